@@ -1,0 +1,334 @@
+"""An agent to try everything with, without a model: it thinks, uses tools, streams and can be slow.
+
+    from netra_trio import create_app
+    from netra_trio.agents.demo import demo
+
+    app = create_app(agents={"demo": demo})
+
+Ask it "what is 12*(3+4)?", "what time is it in New York?", "what did I say?", or to count slowly.
+"""
+
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import time
+
+import trio
+from attrs import frozen
+
+from netra_trio.agents.calculator import calculate
+from netra_trio.agents.clock import find_zones, time_in
+from netra_trio.errors import StoreUnavailable, ToolError
+from netra_trio.runs import Run
+
+PACE = 0.03  # seconds between words: one sees it stream, and 100 words take 3 s
+THINKING = 0.3  # seconds for each thought and each tool: long enough to be seen at work
+THOUGHTS = 3  # steps of every run: read, decide, write
+SLOW_SECONDS = 60  # of slow mode, a line each: time to stop it, to lose the line, to come back
+LOOKED_AT = 2000  # characters of a message that the rules look at: bounds the search
+TOOL_CALLS = 3  # of each tool in one message; what else it asks is left out
+ZONE_WORDS = 4  # of a place's name at most: "Dumont d'Urville" has two, "Port of Spain" three
+REMEMBERED = 50  # messages of the thread that are looked through for the user's own
+QUOTED_MESSAGES = 5  # of them that are quoted, the newest
+QUOTED = 120  # characters of a quotation, beyond which it is shortened
+EXPLAINED = (
+    300  # characters of a tool's error, likewise; the calculator's and the clock's are below
+)
+DIGITS = 40  # of a whole number in the answer, beyond which it is shortened
+
+EXAMPLES = (
+    ("what is 12*(3+4)?", "I ask my calculator"),
+    ("what time is it in New York and Tokyo?", "I ask my clock, twice at the same time"),
+    ("what did I say?", "I look into the history of this thread"),
+    ("count slowly", f"I count for {SLOW_SECONDS} seconds, until you stop me"),
+)
+
+
+async def demo(run: Run) -> None:
+    """Answer by simple rules, word by word, as Markdown; the run's result is what was emitted."""
+    text = run.content[:LOOKED_AT]
+    await _think(run, "Reading your message", 1)
+    rule = next(rule for rule in RULES if rule.applies(text))
+    await _think(run, rule.thought, 2)
+    await rule.answer(run, text)
+
+
+# What it can do. Each answer ends its thinking with the third thought, and writes.
+
+
+async def _count(run: Run, _: str) -> None:
+    await _write(
+        run,
+        f"I count to {SLOW_SECONDS}, one line a second. **You can stop me at any time**, "
+        "or lose the connection and see me go on where you were.\n\n",
+    )
+    for second in range(1, SLOW_SECONDS + 1):
+        await trio.sleep(1)
+        await run.emit(f"- {second} of {SLOW_SECONDS}\n")
+    await _say(run, "\nThat was all; you were patient.")
+
+
+async def _use_tools(run: Run, text: str) -> None:
+    questions = find_questions(text)
+    answers = [""] * len(questions)
+
+    async def ask(place: int, question: "Question") -> None:
+        answers[place] = await _ask(run, question)
+
+    # A nursery of its own, for the answers are needed here; run.nursery is for work that the answer
+    # does not wait for.
+    async with trio.open_nursery() as nursery:
+        for place, question in enumerate(questions):
+            nursery.start_soon(ask, place, question)
+    mark = "- " if len(answers) > 1 else ""
+    await _write(run, "\n".join(mark + answer for answer in answers))
+
+
+async def _tell_history(run: Run, _: str) -> None:
+    try:
+        earlier = await run.history(REMEMBERED)
+    except StoreUnavailable:
+        await _write(run, "I cannot look into the history right now. Please ask again in a moment.")
+        return
+    said = [message.content for message in earlier if message.role == "user"]
+    if not said:
+        await _write(run, "Nothing yet: this is your first message in this thread.")
+        return
+    quotes = (f"{n}. {quoted(content)}\n" for n, content in enumerate(said[-QUOTED_MESSAGES:], 1))
+    await _write(run, "Before this you said, oldest first:\n\n" + "".join(quotes))
+
+
+async def _help(run: Run, _: str) -> None:
+    await _write(
+        run,
+        "Hello! I am the demo agent of **netra-trio**. There is no language model behind me, only "
+        f"a few rules, but all you see is real: thoughts, tools, streaming.\n\n{_suggestions()}",
+    )
+
+
+async def _reflect(run: Run, _: str) -> None:
+    words, characters = len(run.content.split()), len(run.content)
+    await _write(
+        run,
+        f"You wrote {quoted(run.content)}: {_counted(words, 'word')}, "
+        f"{_counted(characters, 'character')}.\n\n"
+        "I am a demo without a language model, so that is all I can say about it. "
+        f"{_suggestions()}",
+    )
+
+
+# Which rule a message falls under. The first that applies counts, so a question that a tool can
+# answer goes before a greeting: "Hello, what is 2+2?".
+
+
+@frozen
+class Rule:
+    """What makes the agent do one of the things it can do."""
+
+    applies: Callable[[str], object]
+    thought: str
+    answer: Callable[[Run, str], Awaitable[None]]
+
+
+@frozen
+class Question:
+    """Something to ask a tool."""
+
+    tool: str
+    text: str
+
+
+def find_questions(text: str) -> Sequence[Question]:
+    """Return what a message asks the calculator and the clock."""
+    return [
+        *(Question("calculator", expression) for expression in find_expressions(text)),
+        *(Question("clock", zone) for zone in find_places(text)),
+    ]
+
+
+RULES = (
+    Rule(re.compile(r"(?i)\bslow(?:ly)?\b").search, "This is to be slow, so I count", _count),
+    Rule(find_questions, "My tools can answer this", _use_tools),
+    Rule(
+        re.compile(r"(?i)\bhistory\b|\bwhat (?:did|have) I (?:just )?sa(?:y|id)\b").search,
+        "This is about what was said before",
+        _tell_history,
+    ),
+    Rule(
+        re.compile(
+            r"(?i)\bhelp\b|\bwhat can you do\b"
+            r"|^\W*(?:hi|hello|hey|hallo|greetings|good (?:morning|afternoon|evening))\b"
+        ).search,
+        "I should introduce myself",
+        _help,
+    ),
+    Rule(lambda _: True, "No rule of mine fits, so I show what I got", _reflect),
+)
+
+# A run of what arithmetic is made of. Its tokens are possessive and guarded on both sides, so that
+# "12x + 3" has none, and a long run costs time in proportion to its length.
+_RUN = re.compile(
+    r"""(?:
+        (?<![\w.]) [0-9.]++ (?:e[+-]?[0-9]++)? (?!\w)
+      | (?<!\w) (?:pi|tau|e) (?!\w)
+      | (?<!\w) (?:sqrt|abs|round|min|max) \(
+      | [-+*/%^×·÷−(),\s]
+    )++""",  # noqa: RUF001
+    re.VERBOSE | re.IGNORECASE,
+)
+_FUNCTION = re.compile(r"[a-z]\(")
+_OPERATION = re.compile(r"[\w.)]\s*(?:\*\*|//|[-+*/%^×·÷−])[-+(\s]*[\w.]")  # noqa: RUF001
+_DATE = re.compile(r"[0-9]+(?:[-/][0-9]+)+")  # or a telephone number, or 24/7
+_ASKED = re.compile(r"(?i)\b(?:(?P<told>calculate|compute)|what is|what's|how much is)[\s:]*\Z")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+
+
+def find_expressions(text: str) -> Sequence[str]:
+    """Return the arithmetic in a message, without what only looks like it.
+
+    >>> find_expressions("What is 12*(3+4)? And 1,000 / 8, by 2025-01-31?")
+    ['12*(3+4)', '1000 / 8']
+    """
+    found = []
+    for run in _RUN.finditer(text):
+        asked = _ASKED.search(text[max(0, run.start() - 20) : run.start()])
+        arithmetic = run[0].lower()
+        has_function = _FUNCTION.search(arithmetic) is not None
+        if not has_function:  # then a comma is one of prose, or one between thousands
+            arithmetic = _THOUSANDS.sub("", arithmetic)
+        for part in [arithmetic] if has_function else arithmetic.split(","):
+            expression = _trimmed(part)
+            if asked is not None and asked["told"]:
+                is_meant = any(c.isalnum() for c in expression)
+            elif asked is None and _DATE.fullmatch(expression):
+                is_meant = expression == text.strip()
+            else:
+                is_meant = has_function or _OPERATION.search(expression) is not None
+            if is_meant:
+                found.append(expression)
+    return list(dict.fromkeys(found))[:TOOL_CALLS]
+
+
+def _trimmed(expression: str) -> str:
+    """Return it without a sentence's punctuation, and without the half of a pair around it."""
+    expression = expression.strip(" \t\r\n,").rstrip(". ")
+    surplus = expression.count(")") - expression.count("(")
+    if surplus > 0 and expression.endswith(")" * surplus):
+        return expression[:-surplus].rstrip()
+    if surplus < 0 and expression.startswith("(" * -surplus):
+        return expression[-surplus:].lstrip()
+    return expression
+
+
+_TIME = re.compile(
+    r"(?i)\btime(?:\s(?:is\sit|it\sis|now|right\snow))*\sin\s(?P<places>[^?!;:]{1,200})"
+)
+_TIME_HERE = re.compile(r"(?i)\bwhat(?:'s|\sis)?\s(?:the\s)?time(?:\sis\sit|\sit\sis|\snow)*\W*\Z")
+_BETWEEN_PLACES = re.compile(r",|&|\s(?:and|or)\s(?:in\s)?")
+
+
+def find_places(text: str) -> Sequence[str]:
+    """Return the places whose time a message asks for; UTC where it names none.
+
+    >>> find_places("What time is it in new york and Tokyo, and what is 2+2?")
+    ['new york', 'Tokyo']
+    """
+    text = " ".join(text.split())
+    found = []
+    for match in _TIME.finditer(text):
+        first, *others = _BETWEEN_PLACES.split(match["places"])
+        found.append(_place(first) or _words(first))  # unknown: the clock says what is similar
+        found += filter(None, map(_place, others))  # unknown: it is about something else
+    if not found and _TIME_HERE.search(text):
+        found.append("UTC")
+    return list(dict.fromkeys(filter(None, found)))[:TOOL_CALLS]
+
+
+def _place(text: str) -> str | None:
+    """Return the longest beginning of a text that names a zone: "Tokyo please" begins with one."""
+    beginnings = (_words(text, count) for count in range(ZONE_WORDS, 0, -1))
+    return next(filter(find_zones, beginnings), None)
+
+
+def _words(text: str, count: int = ZONE_WORDS) -> str:
+    return " ".join(text.split()[:count]).strip(".")
+
+
+# The tools.
+
+TOOLS: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "calculator": ("expression", lambda text: str(calculate(text))),  # as text: JSON has 64 bits
+    "clock": ("zone", lambda text: time_in(text, time())),
+}
+
+
+async def _ask(run: Run, question: Question) -> str:
+    """Ask a tool, and return the answer as a sentence, also where the tool cannot tell."""
+    argument, function = TOOLS[question.tool]
+    try:
+        async with run.tool(question.tool, **{argument: question.text}) as tool:
+            await trio.sleep(THINKING)
+            tool.result = function(question.text)
+    except ToolError as error:
+        return f"I am sorry, {quoted(question.text)} is beyond me: {quoted(str(error), EXPLAINED)}."
+    if question.tool == "clock":
+        return f"The time in {quoted(question.text)} is **{tool.result}**."
+    return f"{quoted(question.text)} is {_rounded(tool.result)}."
+
+
+def _rounded(number: str) -> str:
+    """Return a number as one reads it: 0.1+0.2 is 0.3, and nobody reads 1 000 digits."""
+    digits = number.lstrip("-")
+    if not digits.isdigit():
+        return f"**{float(number):.12g}**"
+    if len(digits) <= DIGITS:
+        return f"**{number}**"
+    half = DIGITS // 2
+    return f"**{number[:half]}…{number[-half:]}** ({len(digits)} digits)"
+
+
+# Writing.
+
+
+async def _think(run: Run, thought: str, step: int) -> None:
+    await run.think(thought, step=step, total=THOUGHTS)
+    await trio.sleep(THINKING)
+
+
+async def _write(run: Run, text: str) -> None:
+    await _think(run, "Writing the answer", 3)
+    await _say(run, text)
+
+
+async def _say(run: Run, text: str) -> None:
+    """Emit a text word by word, each with the space behind it."""
+    for word in re.findall(r"\s*\S+\s*", text):
+        await run.emit(word)
+        await trio.sleep(PACE)
+
+
+def quoted(text: str, limit: int = QUOTED) -> str:
+    """Return any text as a Markdown code span of one line, shortened where it is long.
+
+    >>> quoted("a *bold*  `claim`")
+    '`` a *bold* `claim` ``'
+    """
+    begin = text[: 2 * limit]
+    words = "".join(" " if unicodedata.category(c) in {"Cc", "Cs"} else c for c in begin).split()
+    line = " ".join(words)
+    if len(line) > limit or len(begin) < len(text):
+        line = line[:limit].rstrip() + "…"
+    if not line:
+        return "nothing"
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if "`" in line else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _suggestions() -> str:
+    lines = (f"- `{example}`: {effect}\n" for example, effect in EXAMPLES)
+    return "Try one of these:\n\n" + "".join(lines)

@@ -1,0 +1,187 @@
+"""The ASGI application: lifespan, HTTP endpoints, the opening checks, then the hub.
+
+app = create_app(agents={"shout": shout})
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import structlog
+import trio
+
+from netra_trio import http
+from netra_trio.agents.demo import demo
+from netra_trio.agents.echo import echo
+from netra_trio.auth import TokenVerifier
+from netra_trio.errors import Refused, SettingsError
+from netra_trio.hub import Hub, open_hub
+from netra_trio.ids import new_error_id
+from netra_trio.interfaces import Store
+from netra_trio.opening import Opening, Request, check_opening
+from netra_trio.protocol.codec import HARD_SIZE_FACTOR
+from netra_trio.runs import Agent
+from netra_trio.settings import Settings, load
+from netra_trio.stores.memory import MemoryStore
+from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
+
+DEMO_AGENTS: Mapping[str, Agent] = {"demo": demo, "echo": echo}
+"""What answers where no agent is given; the first one is the default."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Application:
+    """An ASGI 3 application for any server on Trio; made by `create_app`.
+
+    Attributes:
+        settings: What it was made with.
+    """
+
+    def __init__(
+        self,
+        *,
+        agents: Mapping[str, Agent],
+        settings: Settings,
+        store: Store,
+        verifier: TokenVerifier,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self._agents = agents
+        self._store = store
+        self._verifier = verifier
+        self._wall_clock = wall_clock
+        self._hub: Hub | None = None
+        self._watched = False
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one ASGI call."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        hub = self._hub
+        if hub is None:
+            raise RuntimeError("the server did not start the lifespan, which holds every session")
+        self._watch_host(scope, hub)
+        if scope["type"] == "http":
+            await self._contain(http.handle(scope, receive, send, hub))
+        elif scope["type"] == "websocket":
+            await self._contain(self._connect(scope, receive, send, hub))
+
+    async def drain(self) -> None:
+        """Let nobody in and close every connection, within the drain timeout."""
+        if self._hub is not None:
+            await self._hub.drain()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many connections, sessions and users there are now."""
+        return {} if self._hub is None else self._hub.statistics()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        async with open_hub(
+            self.settings,
+            agents=self._agents,
+            store=self._store,
+            verifier=self._verifier,
+            wall_clock=self._wall_clock,
+        ) as hub:
+            self._hub = hub
+            await send({"type": "lifespan.startup.complete"})
+            await receive()  # lifespan.shutdown
+            await hub.drain()
+        self._hub = None
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _watch_host(self, scope: Message, hub: Hub) -> None:
+        """Drain when the host begins to stop: it says so to connections before the lifespan."""
+        extras = scope.get("extensions", {}).get(EXTENSION, {})
+        if not self._watched and "terminated" in extras:
+            self._watched = True
+            hub.start_soon(self._drain_after, extras["terminated"])
+
+    async def _drain_after(self, terminated: Callable[[], Awaitable[None]]) -> None:
+        await terminated()
+        await self.drain()
+
+    async def _contain(self, call: Awaitable[None]) -> None:
+        """Keep one call's fault to itself: the host answers 500, or 1011."""
+        try:
+            await call
+        except* Exception as faults:
+            _log.error("call_failed", error_id=new_error_id(), exc_info=faults)
+
+    async def _connect(self, scope: Message, receive: Receive, send: Send, hub: Hub) -> None:
+        await receive()  # websocket.connect
+        request = Request.of_scope(scope)
+        try:
+            with hub.seat():
+                http.check_websocket_path(scope["path"])
+                opening = await check_opening(request, hub, now=trio.current_time())
+                transport = self._transport(scope, receive, send, opening)
+                await hub.serve(
+                    transport,
+                    opening.identity,
+                    acknowledging=opening.acknowledging,
+                    resume=opening.resume,
+                )
+        except Refused as refused:
+            answer = http.refusal(refused.problem, hub.wall_clock(), request, scope["path"])
+            await http.send_answer(send, "websocket.http", answer)
+
+    def _transport(
+        self, scope: Message, receive: Receive, send: Send, opening: Opening
+    ) -> AsgiTransport:
+        return AsgiTransport(
+            scope,
+            receive,
+            send,
+            subprotocol=opening.subprotocol,
+            send_timeout=self.settings.send_timeout_ms / 1000,
+            max_bytes=self.settings.max_message_size * HARD_SIZE_FACTOR,
+        )
+
+
+def create_app(
+    *,
+    agents: Mapping[str, Agent] | None = None,
+    settings: Settings | None = None,
+    store: Store | None = None,
+    wall_clock: Callable[[], float] = time.time,
+) -> Application:
+    """Make the application.
+
+    Args:
+        agents: The agents by name, the first one the default; the demo agents where none is given.
+        settings: From the environment, where none are given.
+        store: In memory, where none is given.
+        wall_clock: Returns Unix seconds.
+
+    Raises:
+        SettingsError: With every fault of the settings.
+        ValueError: If `agents` is empty.
+    """
+    if agents is not None and not agents:
+        raise ValueError("agents: expected at least one, got none")
+    if settings is None:
+        loaded = load(os.environ, directory=Path.cwd())
+        settings = loaded.settings
+        for warning in loaded.warnings:
+            _log.warning("setting", warning=warning)
+    if settings.jwt_secret_key is None:
+        raise SettingsError("JWT_SECRET_KEY: not set, expected a secret to verify tokens with")
+    verifier = TokenVerifier(
+        settings.jwt_secret_key,
+        algorithms=settings.jwt_algorithms,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
+    return Application(
+        agents=dict(DEMO_AGENTS if agents is None else agents),
+        settings=settings,
+        store=MemoryStore() if store is None else store,
+        verifier=verifier,
+        wall_clock=wall_clock,
+    )

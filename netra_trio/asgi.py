@@ -1,0 +1,13 @@
+"""The application for a stock server: `hypercorn --worker-class trio netra_trio.asgi:app`."""
+
+from netra_trio.app import create_app
+from netra_trio.errors import SettingsError
+from netra_trio.host import prepare_host
+from netra_trio.observe.logs import configure
+
+configure()
+try:
+    app = create_app()
+except SettingsError as error:
+    raise SystemExit(str(error)) from None
+prepare_host(app.settings)

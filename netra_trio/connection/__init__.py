@@ -1,0 +1,1 @@
+"""One nursery per socket: a reader, a writer and a heartbeat."""

@@ -1,0 +1,57 @@
+"""The heartbeat: beats on time, and ends the connection for silence, for its token or its user."""
+
+import trio
+
+from netra_trio.codes import EndReason, ErrorCode
+from netra_trio.connection.state import Connection, check_user
+from netra_trio.errors import StoreUnavailable, problem
+from netra_trio.protocol.liveness import Sign
+from netra_trio.protocol.messages import AuthExpiring, Heartbeat
+
+USER_CHECK = 60.0  # seconds between two looks at the user, section 6 of the contract
+
+
+async def watch(connection: Connection) -> None:
+    """Watch the clock until the connection ends.
+
+    Raises:
+        TransportClosed: If the line turns out to be gone.
+    """
+    user_check = trio.current_time() + USER_CHECK
+    while connection.reason is None:
+        await _wait(connection, user_check)
+        await _look_at_token(connection)
+        await _look_at_line(connection)
+        now = trio.current_time()
+        if now >= user_check:
+            user_check = now + USER_CHECK
+            try:
+                await check_user(connection)
+            except StoreUnavailable:
+                continue  # nobody is put out because the store is down; the next look will tell
+
+
+async def _wait(connection: Connection, user_check: float) -> None:
+    """Wait until there may be something to do, or a new token changes when that is."""
+    token_look = connection.token.seconds_to_look(connection.wall_clock())
+    deadline = min(connection.liveness.next_look, user_check, trio.current_time() + token_look)
+    with trio.move_on_at(deadline):
+        await connection.renewed.wait()
+
+
+async def _look_at_token(connection: Connection) -> None:
+    token, now = connection.token, connection.wall_clock()
+    if token.has_ended(now):
+        fault = problem(ErrorCode.TOKEN_EXPIRED, "The token has expired.")
+        connection.end(EndReason.TOKEN_EXPIRED, fault)
+    elif token.warn(now):
+        await connection.reply(AuthExpiring(token.expires_at))
+
+
+async def _look_at_line(connection: Connection) -> None:
+    sign = connection.liveness.look(trio.current_time())
+    if sign is Sign.LOST:
+        connection.end(EndReason.HEARTBEAT_MISSED)
+    elif sign is Sign.BEAT and connection.reason is None:
+        await connection.reply(Heartbeat(connection.wall_clock()))
+        connection.ping_due = True

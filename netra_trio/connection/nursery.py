@@ -1,0 +1,98 @@
+"""A connection's nursery: one socket, from the answer to the upgrade until it is closed.
+
+Three tasks share it: the reader decodes what comes in and answers control itself, the writer is a
+cursor over the session's log, the heartbeat watches the clock. Whoever finds that the connection
+has to end says so with `Connection.end`: the outbox closes, the writer writes what is left and the
+close frame, and the nursery is cancelled once the peer has closed too. Nothing of a connection
+outlives this function; its session may.
+"""
+
+import structlog
+import trio
+from structlog.contextvars import bind_contextvars
+
+from netra_trio.codes import CloseCode, EndReason, ErrorCode
+from netra_trio.connection.heartbeat import watch
+from netra_trio.connection.reader import Reader
+from netra_trio.connection.state import Connection
+from netra_trio.connection.writer import write
+from netra_trio.errors import TransportClosed, problem
+from netra_trio.ids import new_error_id
+
+CLOSE_WAIT = 2.0  # seconds for the peer to answer the close frame: a slow round trip, twice over
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve_connection(connection: Connection) -> EndReason:
+    """Serve one connection to its end and say why it ended; no exception of it comes out.
+
+    Cancelling aborts it: no close frame is sent.
+    """
+    session = connection.session
+    bind_contextvars(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
+    _log.info("connection_opened")
+    started = trio.current_time()
+    connection.session.attach(connection.outbox)
+    try:
+        with connection.scope:
+            await _run(connection)
+    finally:
+        connection.end(EndReason.ABORTED)
+        connection.session.detach(connection.outbox)
+        connection.ended.set()
+        reason = connection.reason or EndReason.ABORTED
+        _log.info(
+            "connection_ended",
+            reason=reason.label,
+            peer_code=connection.peer_code,
+            seconds=round(trio.current_time() - started, 3),
+            frames_in=connection.frames_in,
+            frames_out=connection.frames_out,
+        )
+    return reason
+
+
+async def _run(connection: Connection) -> None:
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_read, connection, nursery)
+            nursery.start_soon(watch, connection)
+            await write(connection)
+            # The reader hears the peer's close, or the end of the line, and cancels the nursery.
+            await trio.sleep(CLOSE_WAIT)
+            nursery.cancel_scope.cancel()
+    except* TransportClosed as gone:
+        connection.lost(_first(gone))
+    except* Exception as faults:
+        await _fail(connection, faults)
+
+
+async def _read(connection: Connection, nursery: trio.Nursery) -> None:
+    """Read to the end of the line, which is the end of everything here."""
+    try:
+        await Reader(connection, nursery).read()
+    except TransportClosed as gone:
+        connection.lost(gone)
+        nursery.cancel_scope.cancel()
+
+
+async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
+    """Tell the peer that the fault is ours, if the line still takes it."""
+    error_id = new_error_id()
+    _log.error("connection_failed", error_id=error_id, exc_info=faults)
+    fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
+    connection.end(EndReason.INTERNAL, fault)
+    with trio.move_on_after(CLOSE_WAIT):
+        try:
+            if connection.last_words is not None:
+                await connection.transport.send([connection.last_words])
+            await connection.transport.close(CloseCode.INTERNAL, EndReason.INTERNAL.label)
+        except TransportClosed:
+            return
+
+
+def _first(group: BaseExceptionGroup[TransportClosed]) -> TransportClosed:
+    """Return one of the group's leaves: they all say that the line is gone."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

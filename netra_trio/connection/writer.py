@@ -1,0 +1,49 @@
+"""The writer: a cursor over the session's log, with control frames ahead of it.
+
+Everything that is ready goes out in one write. A peer that stops reading stops the writer here;
+the log fills behind it, and the agents wait.
+"""
+
+import trio
+
+from netra_trio.codes import EndReason
+from netra_trio.connection.state import Connection
+
+WRITE_BYTES = 64 * 1024  # of events in one write: what a control frame may have to wait for
+
+
+async def write(connection: Connection) -> None:
+    """Answer the upgrade, then write until the connection ends, and close the line.
+
+    Raises:
+        TransportClosed: If the line is gone before that.
+    """
+    transport, session, outbox = connection.transport, connection.session, connection.outbox
+    await transport.accept()
+    while True:
+        try:
+            frames = await outbox.wait()
+        except trio.EndOfChannel:
+            break
+        frames += session.take(max_bytes=WRITE_BYTES)
+        if frames:
+            connection.frames_out += len(frames)
+            await transport.send(frames)
+        if connection.ping_due:
+            connection.ping_due = False
+            await transport.ping()
+        if session.log.has_pending:
+            outbox.ring()
+    await _finish(connection)
+
+
+async def _finish(connection: Connection) -> None:
+    """Write what a drained connection still has to say, the last words, and the close frame."""
+    transport, reason = connection.transport, connection.reason
+    if reason is EndReason.DRAINED:
+        while frames := connection.session.take(max_bytes=WRITE_BYTES):
+            await transport.send(frames)
+    if connection.last_words is not None:
+        await transport.send([connection.last_words])
+    if reason is not None and reason.close_code is not None:
+        await transport.close(reason.close_code, reason.label)

@@ -1,0 +1,291 @@
+"""The HTTP side: discovery, tickets, health, the development token, and CORS.
+
+Each endpoint is an async function of a `Call` in `ENDPOINTS`; what it returns is sent as JSON.
+"""
+
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from math import ceil
+from typing import Any
+
+import orjson
+import structlog
+import trio
+from attrs import field, frozen
+
+from netra_trio.auth import TICKET_SECONDS, USER_ID_CHARACTERS
+from netra_trio.codes import ErrorCode
+from netra_trio.discovery import document
+from netra_trio.errors import Problem, Refused, StoreUnavailable, problem
+from netra_trio.hub import Hub
+from netra_trio.opening import Request, check_origin, check_ticket_request
+from netra_trio.transports.asgi import Receive, Send
+
+BODY_BYTES = 16 * 1024  # of a request: a user id or nothing is all that is expected
+BODY_SECONDS = 10.0  # for a body to come in, as for the head
+CHECK_SECONDS = 2.0  # for a dependency to answer a health check
+DEV_TOKEN_SECONDS = 24 * 3600  # a day's work with one token
+CORS_SECONDS = 600  # a browser may remember a pre-flight: the least that browsers cap it at
+
+_LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+
+_log = structlog.get_logger(__name__)
+
+
+@frozen
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        method: Its method, in upper case.
+        path: Its path, decoded.
+        hub: The server.
+        receive: The ASGI call's receive, for the body.
+    """
+
+    method: str
+    path: str
+    request: Request
+    hub: Hub
+    receive: Receive
+
+
+@frozen
+class Answer:
+    """An HTTP answer with a JSON body, or with none."""
+
+    status: int
+    body: Any = None
+    headers: dict[str, str] = field(factory=dict)
+
+
+Endpoint = Callable[[Call], Awaitable[Answer]]
+
+
+async def config(call: Call) -> Answer:
+    """Tell what the server can do and where: service discovery."""
+    return Answer(200, document(call.hub.settings, call.hub.wall_clock()))
+
+
+async def ticket(call: Call) -> Answer:
+    """Give a ticket for a token, so that no token has to be in a URL."""
+    now = trio.current_time()
+    identity = await check_ticket_request(call.request, call.hub, now=now)
+    issued = call.hub.tickets.issue(identity, now)
+    return Answer(200, {"ticket": issued, "expires_in": TICKET_SECONDS})
+
+
+async def health(call: Call) -> Answer:
+    """Tell whether the server and what it depends on can answer."""
+    store = "ok"
+    with trio.move_on_after(CHECK_SECONDS) as patience:
+        try:
+            await call.hub.store.check()
+        except StoreUnavailable:
+            store = "unavailable"
+    if patience.cancelled_caught:
+        store = "no answer"
+    draining = call.hub.is_draining
+    status = "draining" if draining else "healthy" if store == "ok" else "degraded"
+    return Answer(503 if draining else 200, {"status": status, "checks": {"store": store}})
+
+
+async def dev_token(call: Call) -> Answer:
+    """Give a token to a developer on this very machine; elsewhere there is no such path."""
+    settings = call.hub.settings
+    if settings.environment != "development" or not _is_local(call.request):
+        raise _no_such_path()
+    if call.request.origins:
+        try:
+            check_origin(call.request, settings)
+        except Refused:
+            raise _no_such_path() from None
+    user = _user(await _read_json(call.receive))
+    expires_at = call.hub.wall_clock() + DEV_TOKEN_SECONDS
+    return Answer(200, {"token": call.hub.verifier.sign(user, expires_at=expires_at)})
+
+
+ENDPOINTS: dict[str, dict[str, Endpoint]] = {
+    "/ws/config": {"GET": config},
+    "/ws/ticket": {"POST": ticket},
+    "/ws/health": {"GET": health},
+    "/ws/dev-token": {"POST": dev_token},
+}
+"""The endpoints by path and method; HEAD follows GET, OPTIONS is answered for each."""
+
+WEBSOCKET_PATHS = frozenset({"/ws", "/ws/"})
+
+
+def check_websocket_path(path: str) -> None:
+    """Check that a WebSocket may be opened at this path.
+
+    Raises:
+        Refused: BAD_REQUEST, with status 404.
+    """
+    if path not in WEBSOCKET_PATHS:
+        raise _no_such_path()
+
+
+async def handle(scope: Mapping[str, Any], receive: Receive, send: Send, hub: Hub) -> None:
+    """Answer one HTTP request."""
+    call = Call(scope["method"].upper(), scope["path"], Request.of_scope(scope), hub, receive)
+    try:
+        answer = await _answer(call)
+    except Refused as refused:
+        answer = refusal(refused.problem, hub.wall_clock(), call.request, call.path)
+    await send_answer(send, "http", answer, cors_headers(call.request, hub))
+
+
+async def _answer(call: Call) -> Answer:
+    if call.path in WEBSOCKET_PATHS:
+        text = "This is a WebSocket endpoint: open it with an upgrade."
+        headers = {"upgrade": "websocket", "connection": "upgrade"}
+        return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
+    methods = ENDPOINTS.get(call.path)
+    if methods is None:
+        raise _no_such_path()
+    allowed = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
+    if call.method not in allowed:
+        text = f"The method {call.method[:20]!r} is not for this path."
+        headers = {"allow": ", ".join(sorted(allowed))}
+        return Answer(405, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
+    if call.method in {"POST", "OPTIONS"} and call.request.origins:
+        _check_foreign(call)
+    if call.method == "OPTIONS":
+        return Answer(204, headers={"allow": ", ".join(sorted(allowed))})
+    answer = await methods["GET" if call.method == "HEAD" else call.method](call)
+    answer.headers.setdefault("cache-control", "no-store")
+    return answer
+
+
+def _check_foreign(call: Call) -> None:
+    """Refuse a foreign page; the development token does not even say that it is there."""
+    try:
+        check_origin(call.request, call.hub.settings)
+    except Refused:
+        if ENDPOINTS[call.path].get("POST") is not dev_token:
+            raise
+        raise _no_such_path() from None
+
+
+def cors_headers(request: Request, hub: Hub) -> dict[str, str]:
+    """Return the headers that let an allowed page read the answer; none for a foreign one."""
+    if not request.origins or not hub.settings.enable_cors:
+        return {}
+    try:
+        check_origin(request, hub.settings)
+    except Refused:
+        return {"vary": "Origin"}
+    return {
+        "access-control-allow-origin": request.origins[0],
+        "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
+        "access-control-allow-headers": "authorization, content-type",
+        "access-control-expose-headers": "retry-after",
+        "access-control-max-age": str(CORS_SECONDS),
+        "vary": "Origin",
+    }
+
+
+def refusal(fault: Problem, now: float, request: Request, path: str) -> Answer:
+    """Return the answer that refuses a request, and log it; `now` is Unix seconds."""
+    _log.warning(
+        "opening_refused",
+        path=path,
+        status=fault.status,
+        code=fault.code,
+        error=fault.error,
+        origin=request.origins[0][:100] if request.origins else None,
+        peer=request.peer,
+    )
+    headers = {}
+    if fault.retry_after_ms is not None:
+        headers["retry-after"] = str(ceil(fault.retry_after_ms / 1000))
+    if fault.status == 401:  # noqa: PLR2004 - HTTP's own number
+        headers["www-authenticate"] = "Bearer"
+    return Answer(fault.status, error_body(fault, now), headers)
+
+
+def error_body(fault: Problem, now: float) -> dict[str, Any]:
+    """Return an error for HTTP: the frame a socket would carry, its fields at the top as well.
+
+    So one reader of errors serves both, and one that only knows HTTP finds `code` where it looks.
+    """
+    body = fault.body(now)
+    return {"type": "error", "payload": body, **body}
+
+
+async def send_answer(
+    send: Send, kind: str, answer: Answer, more_headers: Mapping[str, str] | None = None
+) -> None:
+    """Send an answer; `kind` is `http`, or `websocket.http` for a refused upgrade."""
+    body = b"" if answer.body is None else orjson.dumps(answer.body)
+    headers = {**answer.headers, **(more_headers or {}), "x-content-type-options": "nosniff"}
+    if answer.body is not None:
+        headers |= {"content-type": "application/json", "content-length": str(len(body))}
+    await send(
+        {
+            "type": f"{kind}.response.start",
+            "status": answer.status,
+            "headers": [
+                (name.encode(), value.encode("latin-1")) for name, value in headers.items()
+            ],
+        }
+    )
+    await send({"type": f"{kind}.response.body", "body": body})
+
+
+def _body(fault: Problem, hub: Hub) -> dict[str, Any]:
+    return error_body(fault, hub.wall_clock())
+
+
+def _no_such_path() -> Refused:
+    text = "There is nothing at this path."
+    known = ", ".join(["/ws", *ENDPOINTS])
+    return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help=f"There are: {known}."))
+
+
+def _is_local(request: Request) -> bool:
+    """Whether both the peer and the name it used are this machine's loopback.
+
+    The name matters: a foreign page can point its own name at 127.0.0.1, but not name itself so.
+    """
+    try:
+        address = ipaddress.ip_address(request.peer)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    hosts = request.headers.get("host", [])
+    return (
+        address.is_loopback and len(hosts) == 1 and _LOOPBACK_HOST.fullmatch(hosts[0]) is not None
+    )
+
+
+async def _read_json(receive: Receive) -> Any:
+    body = b""
+    with trio.move_on_after(BODY_SECONDS) as patience:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > BODY_BYTES:
+                text = f"The body has more than {BODY_BYTES} bytes."
+                raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=413))
+    if patience.cancelled_caught:
+        text = f"The body did not come within {BODY_SECONDS:g} s."
+        raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
+
+
+def _user(body: Any) -> str:
+    user = body.get("user") if isinstance(body, dict) else None
+    if type(user) is str and user.isprintable() and 1 <= len(user) <= USER_ID_CHARACTERS:
+        return user
+    text = f"$.user: expected a printable string of 1 to {USER_ID_CHARACTERS} characters"
+    raise Refused(problem(ErrorCode.BAD_REQUEST, text, help='Send {"user": "alice"}.'))

@@ -1,0 +1,284 @@
+"""The hub: every live session and connection; who is let in, who has to go, and the drain.
+
+    async with open_hub(settings, agents=agents, store=store, verifier=verifier) as hub:
+        with hub.seat():
+            await hub.serve(transport, identity, acknowledging=True, resume=resume)
+
+Leaving a context manager is the clean-up: nothing is unregistered by hand.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+import trio
+
+from netra_trio.auth import Identity, Tickets, TokenVerifier
+from netra_trio.codes import EndReason, ErrorCode
+from netra_trio.connection.nursery import serve_connection
+from netra_trio.connection.state import Connection
+from netra_trio.discovery import connection_limits, features
+from netra_trio.errors import Refused, problem
+from netra_trio.ids import ConnectionId, SessionId, new_error_id
+from netra_trio.interfaces import Store, Transport
+from netra_trio.protocol.codec import encode
+from netra_trio.protocol.messages import ConnectionEstablished, ResumeState, ServerDraining
+from netra_trio.runs import Agent
+from netra_trio.session import Session
+from netra_trio.settings import Settings
+from netra_trio.users import User, Users
+
+RECONNECT_AFTER_MS = 1000  # of a drained client; its own jitter spreads the rest
+FULL_RETRY_MS = 5000  # of a client that found no seat: a place frees when somebody leaves
+CLOSING_SHARE = 0.25  # of the drain's time is kept for cancelling, flushing and closing
+CLOSING_SECONDS = 2.0  # of it at most
+LEFT_OVER_SECONDS = 2.0  # for what is still there when the hub is left
+
+_log = structlog.get_logger(__name__)
+
+
+class Hub:
+    """All that is live in this process; made by `open_hub`.
+
+    Attributes:
+        settings: The limits.
+        store: Where users, threads, messages and runs are.
+        verifier: Says whose a token is.
+        tickets: The tickets that are out.
+        wall_clock: Returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        agents: Mapping[str, Agent],
+        store: Store,
+        verifier: TokenVerifier,
+        wall_clock: Callable[[], float],
+        nursery: trio.Nursery,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.verifier = verifier
+        self.tickets = Tickets()
+        self.wall_clock = wall_clock
+        self._agents = agents
+        self._nursery = nursery
+        self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
+        self._sessions: dict[SessionId, Session] = {}
+        self._connections: dict[ConnectionId, Connection] = {}
+        self._seats = 0
+        self._draining = False
+        self._drained = trio.Event()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is about to go."""
+        return self._draining
+
+    def check_open(self) -> None:
+        """Refuse whatever comes while the server drains.
+
+        Raises:
+            Refused: SERVER_DRAINING.
+        """
+        if self._draining:
+            text = "The server is about to restart."
+            raise Refused(
+                problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=RECONNECT_AFTER_MS)
+            )
+
+    def check_room(self) -> None:
+        """Refuse whoever comes while the server drains, or is full.
+
+        Raises:
+            Refused: SERVER_DRAINING or SERVER_FULL.
+        """
+        self.check_open()
+        if self._seats >= self.settings.max_connections:
+            text = f"All {self.settings.max_connections} places are taken."
+            raise Refused(problem(ErrorCode.SERVER_FULL, text, retry_after_ms=FULL_RETRY_MS))
+
+    @contextmanager
+    def seat(self) -> Iterator[None]:
+        """Hold one of the server's places, from the first look at an opening to its end.
+
+        Raises:
+            Refused: SERVER_DRAINING or SERVER_FULL.
+        """
+        self.check_room()
+        self._seats += 1
+        try:
+            yield
+        finally:
+            self._seats -= 1
+
+    async def serve(
+        self,
+        transport: Transport,
+        identity: Identity,
+        *,
+        acknowledging: bool,
+        resume: ResumeState,
+    ) -> EndReason:
+        """Serve a connection that may come in, from its upgrade to its end; say why it ended.
+
+        Cancelling aborts it.
+
+        Raises:
+            Refused: SERVER_DRAINING or CONNECTION_LIMIT_EXCEEDED, before the upgrade is answered.
+        """
+        self.check_open()
+        user = self._users.get(identity.user_id, trio.current_time())
+        self._make_room(user)
+        session = Session(
+            user=user,
+            permissions=identity.permissions,
+            agents=self._agents,
+            store=self.store,
+            settings=self.settings,
+            acknowledging=acknowledging,
+            wall_clock=self.wall_clock,
+        )
+        connection = Connection(
+            session=session,
+            transport=transport,
+            identity=identity,
+            settings=self.settings,
+            store=self.store,
+            verifier=self.verifier,
+            wall_clock=self.wall_clock,
+        )
+        connection.outbox.offer(self._welcome(connection, resume))
+        user.connections.append(connection)
+        self._connections[connection.id] = connection
+        self._sessions[session.id] = session
+        self._nursery.start_soon(self._host, session, connection)
+        try:
+            return await serve_connection(connection)
+        finally:
+            session.close()
+            del self._connections[connection.id]
+            if connection in user.connections:
+                user.connections.remove(connection)
+
+    async def drain(self, reason: str = "restart") -> None:
+        """Let nobody in, let runs finish, and close every connection with 1012.
+
+        Takes at most the drain timeout, whatever the peers and the agents do; ends early when
+        everything is done. A second call waits for the first.
+        """
+        if self._draining:
+            await self._drained.wait()
+            return
+        self._draining = True
+        timeout = self.settings.drain_timeout_ms / 1000
+        deadline = trio.current_time() + timeout
+        grace = deadline - min(CLOSING_SECONDS, timeout * CLOSING_SHARE)
+        _log.info("draining", connections=len(self._connections), seconds=timeout)
+        with trio.move_on_at(deadline):
+            async with trio.open_nursery() as nursery:
+                for connection in list(self._connections.values()):
+                    nursery.start_soon(self._drain_connection, connection, reason, grace)
+        for connection in list(self._connections.values()):
+            connection.abort()
+        self.close()
+        _log.info("drained", aborted=len(self._connections))
+        self._drained.set()
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that lives as long as the hub."""
+        self._nursery.start_soon(function, *args)
+
+    def close(self) -> None:
+        """End every session; their tasks end by themselves."""
+        for session in list(self._sessions.values()):
+            session.close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many seats, connections, sessions and users there are."""
+        return {
+            "seats": self._seats,
+            "connections": len(self._connections),
+            "sessions": len(self._sessions),
+            "users": len(self._users),
+        }
+
+    def _make_room(self, user: User) -> None:
+        """See that the user may have one more connection."""
+        limit = self.settings.max_connections_per_user
+        if len(user.connections) < limit:
+            return
+        text = f"A user may have {limit} connections at once."
+        if self.settings.connection_limit_policy == "reject":
+            raise Refused(
+                problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, retry_after_ms=FULL_RETRY_MS)
+            )
+        fault = problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, recoverable=False)
+        user.connections.pop(0).end(EndReason.EVICTED, fault)
+
+    def _welcome(self, connection: Connection, resume: ResumeState) -> bytes:
+        now = self.wall_clock()
+        established = ConnectionEstablished(
+            connection_id=connection.id,
+            session_id=connection.session.id,
+            user_id=connection.session.user.id,
+            server_time=now,
+            heartbeat_interval=self.settings.heartbeat_interval_ms,
+            features=features(self.settings),
+            limits=connection_limits(self.settings),
+            resume=resume,
+        )
+        return encode(established, now)
+
+    async def _host(self, session: Session, connection: Connection) -> None:
+        """Keep a session running; its fault ends it and its connection, and nothing else."""
+        try:
+            await session.serve()
+        except* Exception as faults:
+            error_id = new_error_id()
+            _log.error("session_failed", error_id=error_id, exc_info=faults)
+            fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
+            connection.end(EndReason.INTERNAL, fault)
+        finally:
+            del self._sessions[session.id]
+
+    async def _drain_connection(self, connection: Connection, reason: str, grace: float) -> None:
+        session = connection.session
+        await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
+        session.drain()
+        with trio.move_on_at(grace) as waiting:
+            await session.wait_idle()
+        if waiting.cancelled_caught:
+            session.interrupt()
+            await session.wait_idle()
+        connection.end(EndReason.DRAINED)
+        await connection.ended.wait()
+
+
+@asynccontextmanager
+async def open_hub(
+    settings: Settings,
+    *,
+    agents: Mapping[str, Agent],
+    store: Store,
+    verifier: TokenVerifier,
+    wall_clock: Callable[[], float] = time.time,
+) -> AsyncIterator[Hub]:
+    """Open the nursery of all sessions; on leaving, what is left is ended within 2 seconds."""
+    async with trio.open_nursery() as nursery:
+        hub = Hub(
+            settings,
+            agents=agents,
+            store=store,
+            verifier=verifier,
+            wall_clock=wall_clock,
+            nursery=nursery,
+        )
+        try:
+            yield hub
+        finally:
+            hub.close()
+            nursery.cancel_scope.deadline = trio.current_time() + LEFT_OVER_SECONDS

@@ -1,0 +1,203 @@
+"""What you may implement, on one page: a transport, a store.
+
+Both come with a contract suite that any implementation has to pass (`tests/transports`,
+`tests/stores`).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
+
+HISTORY_TEXT_BYTES = 64 * 1024  # of an agent's message in history, the contract's bound, section 3
+HISTORY_PAGE_BYTES = 256 * 1024  # of a page of history, the contract's bound, section 3
+
+
+class Transport(Protocol):
+    """One WebSocket that is open already.
+
+    One task receives and one task sends; the two may be different ones.
+    """
+
+    async def accept(self) -> None:
+        """Answer the upgrade; called once, before anything is sent.
+
+        What the peer sends right behind its handshake can be received all the same.
+
+        Raises:
+            TransportClosed: If the peer is gone.
+        """
+        ...
+
+    async def receive(self) -> str | bytes | None:
+        """Wait for what the peer sends: text as `str`, a binary frame as `bytes`.
+
+        Returns None for a sign of life that carries nothing, such as a pong.
+
+        Cancelling is safe: nothing is lost.
+
+        Raises:
+            TransportClosed: If the peer closed or is gone.
+            MessageTooBig: If a frame is beyond the hard limit; nothing can be received after it.
+        """
+        ...
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Send text frames (UTF-8), in one write where the line allows it.
+
+        Cancelling in mid-send ends the line: a part of a frame may be out.
+
+        Raises:
+            TransportClosed: If the peer is gone, or took nothing for the send timeout.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Send a protocol ping, where the line can.
+
+        Raises:
+            TransportClosed: If the peer is gone, or took nothing for the send timeout.
+        """
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send a close frame. What the peer sent before it closes too can still be received.
+
+        Raises:
+            TransportClosed: If the peer is gone, or took nothing for the send timeout.
+        """
+        ...
+
+
+@frozen
+class User:
+    """A row of the users table."""
+
+    id: UserId
+    enabled: bool = True
+
+
+@frozen
+class NewMessage:
+    """A message to record together with the run it starts.
+
+    Attributes:
+        key: The client's idempotency key; None where it gave none.
+        fingerprint: What has to be equal for the same key to mean the same message.
+        content: The text that history shows.
+        created_at: Unix seconds.
+    """
+
+    user_id: UserId
+    thread_id: ThreadId
+    message_id: MessageId
+    run_id: RunId
+    agent_name: str
+    correlation_id: CorrelationId
+    key: CorrelationId | None
+    fingerprint: bytes
+    content: str
+    created_at: float
+
+
+@frozen
+class RunEnd:
+    """How a run ended.
+
+    Attributes:
+        text: What the agent emitted, at most 64 KiB in UTF-8.
+        truncated: Whether `text` was cut.
+        completed: The payload of its `agent_completed` as JSON, for a duplicate of its message.
+    """
+
+    run_id: RunId
+    status: RunStatus
+    message_id: MessageId
+    text: str
+    truncated: bool
+    created_at: float
+    completed: bytes
+
+
+@frozen
+class Duplicate:
+    """A message that was recorded before.
+
+    Attributes:
+        completed: The payload of its run's `agent_completed` as JSON, None while the run goes on.
+    """
+
+    message_id: MessageId
+    run_id: RunId
+    thread_id: ThreadId
+    status: RunStatus
+    completed: bytes | None
+
+
+class Store(Protocol):
+    """Users, threads, messages and runs.
+
+    A method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise;
+    then nothing of the call took effect. Cancelling a call is safe.
+    """
+
+    async def check(self) -> None:
+        """Return if the store can answer now; for health."""
+        ...
+
+    async def get_user(self, user_id: UserId) -> User | None:
+        """Return the user, None if there is none."""
+        ...
+
+    async def create_user(self, user_id: UserId) -> User:
+        """Create the user, enabled, and return it; return the one there is, if there is one."""
+        ...
+
+    async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
+        """Enable or disable the user; return whether there is such a user."""
+        ...
+
+    async def record(self, message: NewMessage) -> Duplicate | None:
+        """Record a message and its run, `queued`; create the thread where there is none yet.
+
+        With a key it returns when both are stored for good. Returns what was recorded before if
+        the key is known and the fingerprint is the same; then nothing is recorded.
+
+        Raises:
+            KeyConflict: If the key is known with another fingerprint.
+        """
+        ...
+
+    def start_run(self, run_id: RunId) -> None:
+        """Note that the run is `running`; written behind, so it neither waits nor fails."""
+        ...
+
+    async def end_run(self, end: RunEnd) -> None:
+        """Note how the run ended, with the agent's message.
+
+        Returns when that is stored for good, if its message had a key. It does not raise
+        `StoreUnavailable`, and cancelling the wait does not take the end back: what the store
+        cannot write now it writes when it can.
+        """
+        ...
+
+    async def history(
+        self,
+        user_id: UserId,
+        thread_id: ThreadId,
+        *,
+        limit: int,
+        before: MessageId | None = None,
+    ) -> tuple[Sequence[HistoryMessage], bool] | None:
+        """Return the newest `limit` messages strictly before `before`, oldest first.
+
+        The second value says whether older ones were left out, for `limit` or for the page's
+        256 KiB. None if the user has no such thread.
+
+        Raises:
+            MessageNotFound: If `before` is no message of the thread.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Where the server shows what it does: one sink per file."""

@@ -1,0 +1,241 @@
+"""The opening: every check before the upgrade, in the contract's order.
+
+A refusal is raised as `Refused` and becomes an HTTP answer; a browser cannot see the one of a
+failed upgrade, so the same checks stand before a ticket, whose answer it can see.
+"""
+
+import base64
+import binascii
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from attrs import frozen
+
+from netra_trio.auth import Identity
+from netra_trio.codes import ErrorCode
+from netra_trio.connection.state import user_refusal
+from netra_trio.discovery import SUBPROTOCOL
+from netra_trio.errors import Refused, StoreUnavailable, problem
+from netra_trio.hub import Hub
+from netra_trio.ids import UserId
+from netra_trio.protocol.messages import ResetReason, ResumeState, Verdict
+from netra_trio.settings import Settings
+
+SESSION_ID_CHARACTERS = 128  # far above any id of ours; a longer one is no session's
+STORE_RETRY_MS = 1000  # a restarted database is back in about that time
+
+_JWT_PROTOCOL = "jwt."
+_NUMBER = re.compile(r"[0-9]{1,18}")  # what fits into 64 bits, whatever its digits
+
+
+@frozen
+class Request:
+    """What the checks look at in a request.
+
+    Attributes:
+        headers: The values of each header, by its name in lower case.
+        query: The values of each query parameter, by its name.
+        subprotocols: What the client offers.
+        peer: The address of the peer, empty where there is none.
+    """
+
+    headers: Mapping[str, list[str]]
+    query: Mapping[str, list[str]]
+    subprotocols: tuple[str, ...]
+    peer: str
+
+    @classmethod
+    def of_scope(cls, scope: Mapping[str, Any]) -> "Request":
+        """Return the request of an ASGI scope."""
+        pairs = (
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        )
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        client = scope.get("client")
+        return cls(
+            headers=_grouped((name.lower(), value) for name, value in pairs),
+            query=_grouped(query),
+            subprotocols=tuple(scope.get("subprotocols", ())),
+            peer=str(client[0]) if client else "",
+        )
+
+    @property
+    def origins(self) -> list[str]:
+        """The values of the Origin headers."""
+        return self.headers.get("origin", [])
+
+
+@frozen
+class Opening:
+    """A connection that may come in, but for the limit of its user's connections."""
+
+    identity: Identity
+    acknowledging: bool
+    resume: ResumeState
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What to select."""
+        return SUBPROTOCOL if self.acknowledging else None
+
+
+async def check_opening(request: Request, hub: Hub, *, now: float) -> Opening:
+    """Check an upgrade; `now` is seconds of Trio's clock.
+
+    Raises:
+        Refused: With the first thing that is wrong.
+    """
+    acknowledging = _check_subprotocols(request.subprotocols)
+    resume = _check_resume(request.query)
+    check_origin(request, hub.settings)
+    identity = _identify(request, hub, _credentials(request, hub.settings), now)
+    await check_user_exists(identity, hub)
+    return Opening(identity, acknowledging, resume)
+
+
+async def check_ticket_request(request: Request, hub: Hub, *, now: float) -> Identity:
+    """Check a request for a ticket, whose credential is in its Authorization header.
+
+    Raises:
+        Refused: With the first thing that is wrong.
+    """
+    hub.check_room()
+    check_origin(request, hub.settings)
+    credentials = [c for c in _credentials(request, hub.settings) if c[0] == "header"]
+    if not credentials:
+        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
+    identity = _identify(request, hub, credentials, now)
+    await check_user_exists(identity, hub)
+    return identity
+
+
+def check_origin(request: Request, settings: Settings) -> None:
+    """Check where a page comes from; without an Origin it is no page.
+
+    Raises:
+        Refused: ORIGIN_NOT_ALLOWED.
+    """
+    origins = request.origins
+    if not origins:
+        if settings.require_origin:
+            _refuse_origin("There is no Origin header, and one is required here.")
+        return
+    if len(origins) > 1:
+        _refuse_origin("There is more than one Origin header.")
+    refusal = settings.origins.refusal(origins[0])
+    if refusal is not None:
+        _refuse_origin(refusal)
+
+
+async def check_user_exists(identity: Identity, hub: Hub) -> None:
+    """Check that the user may be here, creating it on first sight where that is allowed.
+
+    Raises:
+        Refused: USER_NOT_FOUND, USER_DISABLED or SERVICE_UNAVAILABLE.
+    """
+    if identity.is_anonymous:
+        return
+    try:
+        user = await hub.store.get_user(identity.user_id)
+        if user is None and hub.settings.auth_auto_provision:
+            user = await hub.store.create_user(identity.user_id)
+    except StoreUnavailable:
+        text = "The store cannot answer now."
+        raise Refused(
+            problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
+        ) from None
+    refusal = user_refusal(user)
+    if refusal is not None:
+        raise Refused(refusal)
+
+
+def _check_subprotocols(offered: tuple[str, ...]) -> bool:
+    """Return whether the client acknowledges."""
+    if not offered:
+        return False
+    if SUBPROTOCOL not in offered:
+        text = f"None of the offered subprotocols is known; {SUBPROTOCOL} is."
+        raise Refused(problem(ErrorCode.UNSUPPORTED_SUBPROTOCOL, text))
+    return True
+
+
+def _check_resume(query: Mapping[str, list[str]]) -> ResumeState:
+    sessions, seqs = query.get("session_id", []), query.get("last_seq", [])
+    if len(sessions) > 1 or len(seqs) > 1:
+        raise _bad_request("session_id and last_seq may be given once each.")
+    if seqs and not sessions:
+        raise _bad_request("last_seq needs a session_id.")
+    if seqs and not _NUMBER.fullmatch(seqs[0]):
+        raise _bad_request("last_seq: expected an integer from 0.")
+    if not sessions:
+        return ResumeState(Verdict.NEW)
+    if not 1 <= len(sessions[0]) <= SESSION_ID_CHARACTERS:
+        raise _bad_request(f"session_id: expected 1 to {SESSION_ID_CHARACTERS} characters.")
+    return ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
+
+
+def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:
+    """Return every credential in the request, with its kind."""
+    found = []
+    for value in request.headers.get("authorization", []):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(("header", token.strip()))
+    found += [
+        ("subprotocol", offered.removeprefix(_JWT_PROTOCOL))
+        for offered in request.subprotocols
+        if offered.startswith(_JWT_PROTOCOL)
+    ]
+    found += [("ticket", ticket) for ticket in request.query.get("ticket", [])]
+    if settings.query_token:
+        found += [("query", token) for token in request.query.get("token", [])]
+    return found
+
+
+def _identify(
+    request: Request, hub: Hub, credentials: list[tuple[str, str]], now: float
+) -> Identity:
+    if not credentials:
+        if not hub.settings.require_auth:
+            return Identity(UserId(f"anonymous-{secrets.token_hex(8)}"))
+        text = "There is no token."
+        if "token" in request.query:
+            text = "There is no token; one in the query is not accepted here."
+        raise Refused(problem(ErrorCode.AUTH_REQUIRED, text))
+    if len(credentials) > 1:
+        kinds = ", ".join(kind for kind, _ in credentials)
+        text = f"There is more than one credential ({kinds}); send exactly one."
+        raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
+    kind, value = credentials[0]
+    if kind == "ticket":
+        return hub.tickets.redeem(value, now)
+    if kind == "subprotocol":
+        value = _decode_token(value)
+    return hub.verifier.verify(value, hub.wall_clock())
+
+
+def _decode_token(value: str) -> str:
+    try:
+        padded = value + "=" * (-len(value) % 4)
+        return base64.b64decode(padded, altchars="-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        text = "The subprotocol after jwt. is not the unpadded base64url of a token."
+        raise Refused(problem(ErrorCode.INVALID_TOKEN, text)) from None
+
+
+def _refuse_origin(text: str) -> None:
+    raise Refused(problem(ErrorCode.ORIGIN_NOT_ALLOWED, text))
+
+
+def _bad_request(text: str) -> Refused:
+    return Refused(problem(ErrorCode.BAD_REQUEST, text))
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name, value in pairs:
+        grouped.setdefault(name, []).append(value)
+    return grouped

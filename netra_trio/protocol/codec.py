@@ -1,0 +1,381 @@
+"""Bytes to message and back: strict types, and one error that names the path of what is wrong.
+
+    >>> decode('{"type": "ping", "payload": {"n": 1}}').message
+    Ping(payload={'n': 1})
+    >>> decode('{"type": "ack", "payload": {"seq": "5"}}')
+    Traceback (most recent call last):
+    ...
+    netra_trio.protocol.codec.BadFrame: $.payload.seq: expected an integer, got "5"
+
+Types are strict because a server that takes `"5"` for `5` hides the client's fault until the day it
+matters. cattrs structures, its hooks here refuse every coercion, and its tree of exceptions becomes
+the lines a client reads.
+"""
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Final, NoReturn
+
+import attrs
+import cattrs
+import orjson
+from attrs import frozen
+from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
+from cattrs.gen import make_dict_unstructure_fn
+from cattrs.preconf.orjson import make_converter
+
+from netra_trio.codes import ErrorCode
+from netra_trio.errors import NetraError, Problem, problem
+from netra_trio.ids import CorrelationId
+from netra_trio.protocol.messages import (
+    CORRELATION_ID_CHARACTERS,
+    INBOUND,
+    ExpectationError,
+    Inbound,
+    JsonObject,
+    OnBusy,
+    Outbound,
+    Ping,
+    Pong,
+    ToolCompleted,
+    UserMessage,
+)
+
+OPEN_PAYLOAD_BYTES = 1024  # a ping is a probe, not a store: the contract's bound, section 3
+NESTING_LEVELS = 64  # orjson writes 254 levels; whatever is nested deeper than this is no message
+HARD_SIZE_FACTOR = 16  # beyond so many times the message limit the connection ends (section 6)
+
+_SHOWN_CHARACTERS = 40  # of a wrong value, in an error: enough to recognise it
+_FAULTS_SHOWN = 5  # in one error: more do not help, and bound the reply to a hostile frame
+_LEVELS = f"at most {NESTING_LEVELS} levels of nesting"
+_ENVELOPE = frozenset({"type", "payload", "timestamp", "correlation_id"})
+
+
+class BadFrame(NetraError):
+    """A frame that is no message.
+
+    Attributes:
+        problem: What to tell the client.
+        correlation_id: The frame's own, where it could be read.
+    """
+
+    def __init__(self, problem: Problem, correlation_id: CorrelationId | None = None) -> None:
+        super().__init__(problem.error)
+        self.problem = problem
+        self.correlation_id = correlation_id
+
+
+@frozen
+class Encoded:
+    """A message whose payload is JSON already, such as the copy of a run's end."""
+
+    TYPE: str
+    payload: bytes
+
+
+@frozen
+class Frame:
+    """A message that came in, with the correlation id of its envelope or its payload."""
+
+    message: Any  # one of `Inbound`: whoever handles a frame was chosen by its message's class
+    correlation_id: CorrelationId | None
+
+
+_EXPECTED: Final[dict[type, str]] = {
+    str: "a string",
+    int: "an integer",
+    bool: "true or false",
+    float: "a number",
+    dict: "an object",
+}
+
+
+class _MismatchError(TypeError):
+    """A value of the wrong type; carries what was expected and what came."""
+
+    def __init__(self, expected: str, value: object) -> None:
+        super().__init__(f"expected {expected}, got {show(value)}")
+
+
+class _UnfitPayloadError(ValueError):
+    """A payload that is free in its fields, and too large or too deep."""
+
+
+def show(value: object) -> str:
+    """Return a JSON value as an error text may quote it: short, and containers by kind only."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
+        value = value[:_SHOWN_CHARACTERS] + "…"
+    return orjson.dumps(value).decode()
+
+
+def _exactly(kind: type) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not kind:
+            raise _MismatchError(_EXPECTED[kind], value)
+        return value
+
+    return structure
+
+
+def _one_of(value: Any, kind: type[Enum]) -> Enum:
+    try:
+        return kind(value)
+    except ValueError:
+        names = ", ".join(str(member.value) for member in kind)
+        raise _MismatchError(f"one of {names}", value) from None
+
+
+def _object_or_string(value: Any, _: Any) -> Any:
+    if type(value) is not str and type(value) is not dict:
+        raise _MismatchError("an object or a string", value)
+    if _too_deep(value):
+        raise _MismatchError(_LEVELS, value)
+    return value
+
+
+def _without_none(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    """Write a class without its optional fields that are None, and with everything else."""
+    optional = {
+        attribute.name: cattrs.override(omit_if_default=True)
+        for attribute in attrs.fields(kind)
+        if attribute.default is None
+    }
+    return make_dict_unstructure_fn(kind, converter, **optional)
+
+
+def _strict_converter() -> cattrs.Converter:
+    converter = make_converter(forbid_extra_keys=True, detailed_validation=True)
+    converter.register_unstructure_hook_factory(attrs.has, _without_none)
+    for kind in (str, int, bool):
+        converter.register_structure_hook(kind, _exactly(kind))
+    # By name: for a StrEnum the hook of str would match first, and let any string in.
+    converter.register_structure_hook(OnBusy, _one_of)
+    converter.register_structure_hook_func(lambda kind: kind == JsonObject | str, _object_or_string)
+    without_none = _without_none(ToolCompleted, converter)
+
+    def completed(event: ToolCompleted) -> dict[str, Any]:
+        payload = without_none(event)
+        if event.success:
+            payload.setdefault("result", None)
+        return payload
+
+    converter.register_unstructure_hook(ToolCompleted, completed)
+    return converter
+
+
+_converter = _strict_converter()
+
+
+def decode(data: str | bytes, *, max_size: int | None = None) -> Frame:
+    """Decode one frame as it came off the wire: text as `str` or UTF-8 `bytes`.
+
+    Args:
+        data: The frame's text.
+        max_size: The longest frame to look at, in bytes; None for any.
+
+    Raises:
+        BadFrame: With the code, the path and the correlation id where there is one.
+    """
+    if not data:
+        raise BadFrame(problem(ErrorCode.EMPTY_MESSAGE, "The frame is empty."))
+    if max_size is not None and _bytes(data) > max_size:
+        raise BadFrame(too_large(_bytes(data), max_size))
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        text = f"Not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        raise BadFrame(problem(ErrorCode.JSON_PARSE_ERROR, text)) from None
+    if type(value) is not dict:
+        text = f"$: expected an object, got {show(value)}"
+        raise BadFrame(problem(ErrorCode.INVALID_MESSAGE_TYPE, text))
+    return _structure(value)
+
+
+def binary_frame() -> BadFrame:
+    """Return the refusal of a binary frame: the contract knows text frames only."""
+    text = "$: expected a text frame, got a binary one"
+    return BadFrame(problem(ErrorCode.INVALID_MESSAGE_TYPE, text))
+
+
+def too_large(size: int, max_size: int) -> Problem:
+    """Return the refusal of a frame of `size` bytes where `max_size` are allowed."""
+    text = f"The message has {size} bytes; at most {max_size} are allowed."
+    return problem(ErrorCode.MESSAGE_TOO_LARGE, text)
+
+
+def encode(
+    message: Outbound | Encoded,
+    timestamp: float,
+    correlation_id: str | None = None,
+    *,
+    seq: int | None = None,
+    seq_from: int | None = None,
+) -> bytes:
+    """Encode a message for the wire, as UTF-8 JSON.
+
+    Args:
+        message: Any message that the server sends.
+        timestamp: Unix seconds.
+        correlation_id: Of the message that this one answers or belongs to.
+        seq: The event's number; None for control frames.
+        seq_from: The first number a merged event stands for.
+    """
+    return encode_payload(
+        message.TYPE,
+        payload_of(message),
+        timestamp,
+        correlation_id,
+        seq=seq,
+        seq_from=seq_from,
+    )
+
+
+def payload_of(message: Outbound | Encoded) -> Any:
+    """Return a message's payload, in a form that orjson writes."""
+    if isinstance(message, Encoded):
+        return orjson.Fragment(message.payload)
+    return _converter.unstructure(message)
+
+
+def encode_problem(fault: Problem, timestamp: float, correlation_id: str | None = None) -> bytes:
+    """Encode an `error` frame, stamped inside and outside with the same Unix seconds."""
+    return encode_payload("error", fault.body(timestamp), timestamp, correlation_id)
+
+
+def encode_payload(
+    kind: str,
+    payload: Any,
+    timestamp: float,
+    correlation_id: str | None = None,
+    *,
+    seq: int | None = None,
+    seq_from: int | None = None,
+) -> bytes:
+    """Encode an envelope around a payload that orjson can write."""
+    envelope: JsonObject = {"type": kind, "payload": payload, "timestamp": timestamp}
+    if correlation_id is not None:
+        envelope["correlation_id"] = correlation_id
+    if seq is not None:
+        envelope["seq"] = seq
+        if seq_from is not None:
+            envelope["seq_from"] = seq_from
+    return orjson.dumps(envelope)
+
+
+def _structure(value: JsonObject) -> Frame:
+    correlation_id = _find_correlation_id(value)
+
+    def refuse(code: ErrorCode, text: str) -> NoReturn:
+        raise BadFrame(problem(code, text), correlation_id)
+
+    if "type" not in value:
+        refuse(ErrorCode.MISSING_TYPE_FIELD, "$.type: expected a string, got nothing")
+    kind = value["type"]
+    if type(kind) is not str or not kind:
+        refuse(ErrorCode.INVALID_TYPE_FIELD, f"$.type: expected a name, got {show(kind)}")
+    message_class = INBOUND.get(kind)
+    if message_class is None:
+        known = ", ".join(INBOUND)
+        text = f"$.type: expected one of {known}, got {show(kind)}"
+        refuse(ErrorCode.UNKNOWN_MESSAGE_TYPE, text)
+    faults = list(_envelope_faults(value))
+    payload = value.get("payload", {})
+    if not faults:
+        try:
+            message = _payload(message_class, payload)
+        except ClassValidationError as error:
+            faults = list(_payload_faults(error))
+        except _UnfitPayloadError as error:
+            faults = [f"$.payload: expected {error}"]
+    if faults:
+        refuse(ErrorCode.VALIDATION_ERROR, "; ".join(faults[:_FAULTS_SHOWN]))
+    return Frame(message, correlation_id)
+
+
+def _payload(message_class: type[Inbound], payload: JsonObject) -> Inbound:
+    if message_class is Ping or message_class is Pong:
+        if _too_deep(payload):
+            raise _UnfitPayloadError(_LEVELS)
+        size = len(orjson.dumps(payload))
+        if size > OPEN_PAYLOAD_BYTES:
+            raise _UnfitPayloadError(f"at most {OPEN_PAYLOAD_BYTES} bytes, got {size}")
+        return message_class(payload)
+    return _converter.structure(payload, message_class)
+
+
+def _envelope_faults(value: JsonObject) -> Iterator[str]:
+    for name in value.keys() - _ENVELOPE:
+        yield f"$.{_shown_name(name)}: unknown field"
+    if "payload" in value and type(value["payload"]) is not dict:
+        yield f"$.payload: expected an object, got {show(value['payload'])}"
+    if "timestamp" in value and type(value["timestamp"]) not in (int, float):
+        yield f"$.timestamp: expected a number, got {show(value['timestamp'])}"
+    if "correlation_id" in value and not _is_correlation_id(value["correlation_id"]):
+        came = show(value["correlation_id"])
+        expected = f"a string of 1 to {CORRELATION_ID_CHARACTERS} characters"
+        yield f"$.correlation_id: expected {expected}, got {came}"
+
+
+def _payload_faults(error: ClassValidationError) -> Iterator[str]:
+    for fault in error.exceptions:
+        if isinstance(fault, ForbiddenExtraKeysError):
+            for name in fault.extra_fields:
+                yield f"$.payload.{_shown_name(name)}: unknown field"
+        elif isinstance(fault, KeyError):
+            yield f"$.payload.{fault.args[0]}: missing"
+        elif isinstance(fault, ExpectationError):
+            yield f"$.payload.{fault.field}: expected {fault.expected}, got {show(fault.value)}"
+        else:
+            yield f"$.payload.{_attribute(fault)}: {fault}"
+
+
+def _attribute(fault: BaseException) -> str:
+    """Return the attribute that cattrs was at, from the note it leaves on an exception."""
+    notes = getattr(fault, "__notes__", ())
+    return next(note.name for note in notes if isinstance(note, AttributeValidationNote))
+
+
+def _find_correlation_id(value: JsonObject) -> CorrelationId | None:
+    """Return the frame's correlation id, the envelope's before the payload's, if it is one."""
+    if "correlation_id" in value:
+        candidate = value["correlation_id"]
+    else:
+        payload = value.get("payload")
+        if value.get("type") != UserMessage.TYPE or type(payload) is not dict:
+            return None
+        candidate = payload.get("correlation_id")
+    return CorrelationId(candidate) if _is_correlation_id(candidate) else None
+
+
+def _is_correlation_id(value: object) -> bool:
+    return type(value) is str and 1 <= len(value) <= CORRELATION_ID_CHARACTERS
+
+
+def _shown_name(name: str) -> str:
+    return name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…"
+
+
+def _bytes(data: str | bytes) -> int:
+    if isinstance(data, bytes) or data.isascii():
+        return len(data)
+    return len(data.encode())
+
+
+def _too_deep(value: object) -> bool:
+    """Whether JSON is nested too deep to be written again; walks, because recursion has a limit."""
+    level = [value]
+    for _ in range(NESTING_LEVELS):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,130 @@
+"""Which run starts when: one at a time per thread, so many side by side, the rest in order.
+
+    >>> schedule = Schedule(max_active=8, max_waiting=32)
+    >>> schedule.add("r1", "main", turn=0.0); schedule.add("r2", "main", turn=0.0)
+    >>> schedule.start_due(0.0)
+    ['r1']
+    >>> schedule.position("r2", 0.0)
+    1
+    >>> schedule.ended("r1"); schedule.start_due(0.0)
+    ['r2']
+
+A plain object that decides; the session acts. Times are seconds of the caller's clock.
+"""
+
+from enum import Enum
+from math import inf
+
+from attrs import frozen
+
+
+class Outlook(Enum):
+    """What would become of a message, were it taken now."""
+
+    START = "start"
+    WAIT = "wait"
+    BUSY = "busy"
+    FULL = "full"
+
+
+@frozen
+class _Waiting:
+    run: str
+    thread: str
+    turn: float
+
+
+class Schedule:
+    """The runs of one session that wait, and those that are active.
+
+    Args:
+        max_active: Runs side by side, over all threads.
+        max_waiting: Runs that may wait.
+    """
+
+    def __init__(self, *, max_active: int, max_waiting: int) -> None:
+        self._max_active = max_active
+        self._max_waiting = max_waiting
+        self._waiting: list[_Waiting] = []
+        self._active: dict[str, str] = {}  # run to thread
+
+    def outlook(self, thread: str, *, turn: float, now: float, reject_if_busy: bool) -> Outlook:
+        """Say what would become of a message for `thread` whose turn is at `turn`."""
+        busy = self.is_busy(thread)
+        if busy and reject_if_busy:
+            return Outlook.BUSY
+        if not busy and turn <= now and len(self._active) + self._due(now) < self._max_active:
+            return Outlook.START
+        return Outlook.FULL if len(self._waiting) >= self._max_waiting else Outlook.WAIT
+
+    def is_busy(self, thread: str) -> bool:
+        """Whether the thread has a run that is active or waits."""
+        return thread in self._active.values() or any(w.thread == thread for w in self._waiting)
+
+    def active_in(self, thread: str) -> str | None:
+        """Return the run that is active in the thread."""
+        return next((run for run, of in self._active.items() if of == thread), None)
+
+    def add(self, run: str, thread: str, *, turn: float, first: bool = False) -> None:
+        """Let a run wait: last, or `first`, ahead of everything that waits."""
+        self._waiting.insert(0 if first else len(self._waiting), _Waiting(run, thread, turn))
+
+    def position(self, run: str, now: float) -> int | None:
+        """Return a waiting run's place, from 1, among those that must start before it; or None."""
+        ahead = 0
+        mine = next((w for w in self._waiting if w.run == run), None)
+        if mine is None:
+            return None
+        for other in self._waiting:
+            if other is mine:
+                break
+            ahead += other.thread == mine.thread or (other.turn > now and mine.turn > now)
+        return ahead + 1
+
+    def start_due(self, now: float) -> list[str]:
+        """Return the runs to start now, which are active from here on."""
+        started = []
+        taken = set(self._active.values())
+        for waiting in tuple(self._waiting):
+            if len(self._active) >= self._max_active:
+                break
+            if waiting.turn <= now and waiting.thread not in taken:
+                self._waiting.remove(waiting)
+                self._active[waiting.run] = waiting.thread
+                started.append(waiting.run)
+            taken.add(waiting.thread)  # whoever comes behind in this thread waits for this one
+        return started
+
+    def next_turn(self, now: float) -> float:
+        """Return when time alone makes a waiting run due, `inf` for never."""
+        return min((w.turn for w in self._waiting if w.turn > now), default=inf)
+
+    def ended(self, run: str) -> None:
+        """Forget an active run."""
+        del self._active[run]
+
+    def withdraw(self, run: str) -> bool:
+        """Forget a waiting run; return whether it waited."""
+        for waiting in self._waiting:
+            if waiting.run == run:
+                self._waiting.remove(waiting)
+                return True
+        return False
+
+    def withdraw_all(self) -> list[str]:
+        """Forget every waiting run and return them, in order."""
+        runs = [waiting.run for waiting in self._waiting]
+        self._waiting.clear()
+        return runs
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many runs are active and how many wait."""
+        return {"active": len(self._active), "waiting": len(self._waiting)}
+
+    def _due(self, now: float) -> int:
+        """Count the threads whose first waiting run has its turn: they come before a new one."""
+        heads: dict[str, float] = {}
+        for waiting in self._waiting:
+            heads.setdefault(waiting.thread, waiting.turn)
+        active = set(self._active.values())
+        return sum(turn <= now and thread not in active for thread, turn in heads.items())

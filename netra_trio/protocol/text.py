@@ -1,0 +1,54 @@
+"""Cutting text and JSON to the sizes that the contract allows.
+
+>>> cut_text("héllo", 3)
+('hé', True)
+>>> list(pieces("ab")), list(pieces(""))
+(['ab'], [])
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+EVENT_BYTES = 250 * 1024  # of a payload's free part: with its envelope an event stays under 256 KiB
+PIECE_CHARACTERS = 32 * 1024  # of a delta: at most 192 KiB as JSON, where every one is escaped
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Split a text into pieces that fit into one event each; an empty one has none."""
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        yield text[start : start + PIECE_CHARACTERS]
+
+
+def json_size(text: str) -> int:
+    """Return a text's size as UTF-8, in bytes.
+
+    Raises:
+        UnicodeEncodeError: If it has a lone surrogate, which is no text.
+    """
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def cut_text(text: str, limit: int) -> tuple[str, bool]:
+    """Return as much of a text as has at most `limit` bytes in UTF-8, and whether it was cut."""
+    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
+        return text, False
+    return data[:limit].decode(errors="ignore"), True
+
+
+def cut_json(value: Any, limit: int) -> tuple[bytes, bool]:
+    """Return a value as JSON of at most `limit` bytes, and whether it was cut for that.
+
+    A value that is too large becomes text: itself if it is a string, its JSON if not, cut.
+
+    Raises:
+        TypeError: If the value cannot be written as JSON.
+    """
+    data = orjson.dumps(value)
+    if len(data) <= limit:
+        return data, False
+    text, _ = cut_text(value if isinstance(value, str) else data.decode(), limit)
+    while len(data := orjson.dumps(text)) > limit:
+        text = text[: min(len(text) - 1, len(text) * limit // len(data))]
+    return data, True

@@ -1,0 +1,403 @@
+"""One run of an agent: its events, its tools, its deadline, and exactly one ending.
+
+An agent is an async function of a `Run`:
+
+    async def shout(run: Run) -> str:
+        for word in run.content.upper().split():
+            await run.emit(word + " ")
+        return run.content.upper()
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from math import ceil, inf
+from typing import Any, Protocol
+
+import structlog
+import trio
+from attrs import define, frozen
+from orjson import Fragment, dumps
+
+from netra_trio.codes import ErrorCode
+from netra_trio.errors import RetryableAgentError, ToolError, problem
+from netra_trio.ids import CorrelationId, RunId, ThreadId, UserId, new_error_id, new_tool_call_id
+from netra_trio.interfaces import HISTORY_TEXT_BYTES, Store
+from netra_trio.protocol.messages import (
+    AgentStarted,
+    AgentThinking,
+    Event,
+    HistoryMessage,
+    JsonObject,
+    PartialResult,
+    RunStatus,
+    ToolCompleted,
+    ToolExecuting,
+)
+from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text, json_size, pieces
+
+ATTEMPTS = 3  # the contract's bound, api.md
+BACK_OFF = 1.0  # seconds before the second attempt, at most; doubles with each
+
+_log = structlog.get_logger(__name__)
+
+
+class Outlet(Protocol):
+    """Where a run's events go: its session."""
+
+    async def wait_for_room(self, size: int) -> None:
+        """Wait until an event of `size` bytes fits; cancelling is safe."""
+        ...
+
+    def append(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        """Append an event for which there is room."""
+        ...
+
+
+@frozen
+class RunSpec:
+    """What a run is to do.
+
+    Attributes:
+        content: The user's text; of an `agent_request`, its input as text.
+        input: The whole payload of an `agent_request`; None for a `user_message`.
+        timeout: Seconds from the first `agent_started` to `timed_out`.
+    """
+
+    run_id: RunId
+    user_id: UserId
+    permissions: frozenset[str]
+    thread_id: ThreadId
+    correlation_id: CorrelationId
+    agent_name: str
+    agent: "Agent"
+    content: str
+    input: JsonObject | None
+    timeout: float
+
+
+@define
+class Tool:
+    """A tool at work: set `result` to what it found, any JSON."""
+
+    name: str
+    result: Any = None
+
+
+class Run:
+    """What an agent sees of its run: the question, and the ways to answer.
+
+    Attributes:
+        id: The run's id.
+        user: The id of the user who asked.
+        permissions: What the user's token allows.
+        thread_id: The thread it belongs to.
+        correlation_id: Of the message that started it.
+        content: The user's text; of an `agent_request`, its input as text.
+        input: The whole payload of an `agent_request`, None for a `user_message`.
+        attempt: 1, 2 or 3.
+        deadline: When the run ends `timed_out`, on Trio's clock.
+        nursery: For work side by side. The run goes on until its tasks have ended.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        attempt: int,
+        deadline: float,
+        nursery: trio.Nursery,
+        output: "Output",
+        store: Store,
+    ) -> None:
+        self.id = spec.run_id
+        self.user = spec.user_id
+        self.permissions = spec.permissions
+        self.thread_id = spec.thread_id
+        self.correlation_id = spec.correlation_id
+        self.content = spec.content
+        self.input = spec.input
+        self.attempt = attempt
+        self.deadline = deadline
+        self.nursery = nursery
+        self._output = output
+        self._store = store
+
+    async def emit(self, text: str) -> None:
+        """Send a piece of the answer; waits while the client cannot keep up.
+
+        A long text goes out as several events. Cancelling is safe: what was sent stays sent.
+
+        Raises:
+            TypeError: If `text` is no string.
+            ValueError: If `text` cannot be encoded as UTF-8.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"emit takes a str, got {type(text).__name__}")
+        for piece in pieces(text):
+            await self._output.put(PartialResult(self.id, piece), json_size(piece))
+            self._output.add_text(piece)
+
+    async def think(
+        self, thought: str, *, step: int | None = None, total: int | None = None
+    ) -> None:
+        """Show a thought on the way to the answer; `step` of `total`, where there is a plan.
+
+        Raises:
+            TypeError: If `thought` is no string.
+            ValueError: If `thought` cannot be encoded as UTF-8.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if not isinstance(thought, str):
+            raise TypeError(f"think takes a str, got {type(thought).__name__}")
+        for piece in pieces(thought):
+            event = AgentThinking(self.id, piece, step, total)
+            await self._output.put(event, json_size(piece))
+
+    @asynccontextmanager
+    async def tool(self, name: str, /, **arguments: Any) -> AsyncIterator[Tool]:
+        """Show a tool at work while the block runs.
+
+        Set the `result` of what you get. A `ToolError` raised in the block shows its text to the
+        client and goes on out, as does any other exception, whose text is not shown. A block that
+        is cancelled shows no end: the run's own end closes it.
+
+        Raises:
+            TypeError: If arguments or result cannot be written as JSON.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        call_id = new_tool_call_id()
+        shown, truncated = cut_json(arguments, EVENT_BYTES)
+        executing = ToolExecuting(self.id, call_id, name, Fragment(shown), truncated or None)
+        await self._output.put(executing, len(shown))
+        tool = Tool(name)
+        started = trio.current_time()
+
+        async def complete(result: Any = None, error: str | None = None) -> None:
+            shown, truncated = cut_json(result, EVENT_BYTES)
+            event = ToolCompleted(
+                self.id,
+                call_id,
+                name,
+                error is None,
+                milliseconds(trio.current_time() - started),
+                Fragment(shown),
+                error,
+                truncated or None,
+            )
+            await self._output.put(event, len(shown))
+
+        try:
+            yield tool
+        except ToolError as error:
+            await complete(error=cut_text(str(error), EVENT_BYTES)[0])
+            raise
+        except Exception:
+            await complete(error="The tool failed.")
+            raise
+        await complete(tool.result)
+
+    async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
+        """Return up to `limit` earlier messages of the thread, oldest first, without this one.
+
+        Raises:
+            StoreUnavailable: If the store cannot answer now.
+        """
+        page = await self._store.history(self.user, self.thread_id, limit=limit + 1)
+        messages = page[0] if page is not None else ()
+        earlier = [m for m in messages if m.run is None or m.run.run_id != self.id]
+        return earlier[-limit:]
+
+
+Agent = Callable[[Run], Awaitable[Any]]
+"""An agent: an async function of a `Run`; what it returns is the run's result, any JSON."""
+
+
+@frozen
+class Ending:
+    """How a run ended, before it is told.
+
+    Attributes:
+        result: What the agent returned, or what it emitted, as JSON.
+        error: The error's body, of a run that failed or timed out.
+        duration: Seconds from the first `agent_started`.
+    """
+
+    status: RunStatus
+    result: bytes | None = None
+    truncated: bool = False
+    error: JsonObject | None = None
+    duration: float = 0.0
+
+
+class Output:
+    """A run's way to its outlet, open until the run ends, and the text that went that way."""
+
+    def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
+        self._outlet = outlet
+        self._correlation_id = correlation_id
+        self._chunks: list[str] = []
+        self._bytes = 0
+        self._closed = False
+
+    async def put(self, event: Event, size: int) -> None:
+        """Append an event when there is room for it."""
+        await self._outlet.wait_for_room(size)
+        if self._closed:
+            raise trio.ClosedResourceError("the run has ended")
+        self._outlet.append(event, size, self._correlation_id)
+
+    def add_text(self, text: str) -> None:
+        """Remember what was emitted, as much of it as a result may have."""
+        if self._bytes <= EVENT_BYTES:
+            self._chunks.append(text)
+            self._bytes += len(text.encode())
+
+    def close(self) -> None:
+        """Let nothing more out: the fence behind which the end is written."""
+        self._closed = True
+
+    @property
+    def has_text(self) -> bool:
+        """Whether something was emitted."""
+        return bool(self._chunks)
+
+    @property
+    def text(self) -> str:
+        """What was emitted, joined."""
+        return "".join(self._chunks)
+
+
+class Execution:
+    """A run from its first event until its ending is known; the session writes the end itself."""
+
+    def __init__(
+        self, spec: RunSpec, outlet: Outlet, store: Store, wall_clock: Callable[[], float]
+    ) -> None:
+        self.spec = spec
+        self.output = Output(outlet, spec.correlation_id)
+        self._outlet = outlet
+        self._store = store
+        self._wall_clock = wall_clock
+        self._scope = trio.CancelScope()
+        self._stopped: RunStatus | None = None
+        self._started = inf
+
+    def stop(self, status: RunStatus) -> None:
+        """Cancel the run, to end with `status`; the first one that stops it names the end."""
+        if self._stopped is None:
+            self._stopped = status
+        self._scope.cancel()
+
+    async def execute(self) -> Ending:
+        """Run the agent to its end, and say how it ended.
+
+        Agent exceptions end here, in the log. Cancelled from outside, it lets the cancellation
+        through; the run's tasks have all ended in every case.
+        """
+        ending = Ending(RunStatus.CANCELLED)
+        try:
+            with self._scope:
+                ending = await self._attempt_until_done()
+            if self._scope.cancelled_caught:
+                ending = self._cut_off()
+        finally:
+            self.output.close()
+        return ending
+
+    async def _attempt_until_done(self) -> Ending:
+        attempt = 1
+        while True:
+            started = AgentStarted(
+                self.spec.run_id, self.spec.agent_name, self.spec.thread_id, attempt
+            )
+            await self.output.put(started, 0)
+            if attempt == 1:
+                self._started = trio.current_time()
+                self._scope.deadline = self._started + self.spec.timeout
+                self._store.start_run(self.spec.run_id)
+            result, error = await self._call(attempt)
+            if error is None:
+                return self._completed(result)
+            retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
+            if not retryable or attempt == ATTEMPTS:
+                return self._failed(error)
+            _log.warning("run_retried", run_id=self.spec.run_id, attempt=attempt, exc_info=error)
+            await trio.sleep(BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
+            attempt += 1
+
+    async def _call(self, attempt: int) -> tuple[Any, BaseException | None]:
+        """Call the agent once; return its result, or what it raised.
+
+        This is the one place that holds an agent's exception. What is raised beside a cancellation
+        is logged, and the cancellation goes on alone.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                run = Run(
+                    self.spec,
+                    attempt=attempt,
+                    deadline=self._scope.deadline,
+                    nursery=nursery,
+                    output=self.output,
+                    store=self._store,
+                )
+                return await self.spec.agent(run), None
+        except trio.Cancelled:
+            raise
+        except BaseExceptionGroup as group:
+            through, own = group.split((trio.Cancelled, KeyboardInterrupt))
+            if through is None:
+                return None, own
+            if own is not None:
+                _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=own)
+            raise through from None
+
+    def _completed(self, result: Any) -> Ending:
+        if result is None:
+            result = self.output.text
+        try:
+            shown, truncated = cut_json(result, EVENT_BYTES)
+        except (TypeError, ValueError) as error:
+            return self._failed(error)
+        return Ending(RunStatus.COMPLETED, shown, truncated, duration=self._duration())
+
+    def _failed(self, error: BaseException) -> Ending:
+        error_id = new_error_id()
+        _log.error("run_failed", run_id=self.spec.run_id, error_id=error_id, exc_info=error)
+        fault = problem(ErrorCode.AGENT_ERROR, "The agent failed.", error_id=error_id)
+        body = fault.body(self._wall_clock())
+        return Ending(RunStatus.FAILED, error=body, duration=self._duration())
+
+    def _cut_off(self) -> Ending:
+        if self._stopped is not None:
+            return Ending(self._stopped, duration=self._duration())
+        text = f"The agent did not finish within {self.spec.timeout:g} s."
+        body = problem(ErrorCode.AGENT_TIMEOUT, text).body(self._wall_clock())
+        return Ending(RunStatus.TIMED_OUT, error=body, duration=self._duration())
+
+    def _duration(self) -> float:
+        return max(0.0, trio.current_time() - self._started)
+
+
+def history_text(text: str) -> tuple[str, bool]:
+    """Return an agent's text as history keeps it, and whether it was cut."""
+    return cut_text(text, HISTORY_TEXT_BYTES)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, rounded up."""
+    return ceil(seconds * 1000)
+
+
+def content_of(input_: JsonObject | str) -> str:
+    """Return an `agent_request`'s input as text: itself, or its JSON."""
+    return input_ if isinstance(input_, str) else dumps(input_).decode()
+
+
+def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether the exception, or every leaf of the group, is of this kind."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_only(inner, kind) for inner in error.exceptions)
+    return isinstance(error, kind)

@@ -1,0 +1,465 @@
+"""Every setting: its variable, unit, default and reason, and what happens beyond it.
+
+>>> loaded = load({"WEBSOCKET_BURST_QUEUE": "5", "JWT_SECRET_KEY": "s" * 32}, directory=Path())
+>>> loaded.settings.burst_queue, loaded.sources["WEBSOCKET_BURST_QUEUE"]
+(5, 'environment')
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, evolve, field, fields, frozen
+
+from netra_trio._kept_secret import kept_secret
+from netra_trio._setting_kinds import (
+    MAX_SHOWN,
+    Choice,
+    Flag,
+    Setting,
+    Text,
+    Whole,
+    Words,
+    fault,
+    quoted,
+)
+from netra_trio.errors import SettingsError
+from netra_trio.protocol.origin import DEVELOPMENT, ENVIRONMENTS, OriginPolicy
+
+SECRET_BYTES = 32  # UTF-8 bytes: the hash's own length, below which guessing the key is cheaper
+KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""The algorithms that tokens may be signed with, and the bytes RFC 7518 wants of their keys."""
+
+FOLDER = ".netra"
+SECRET_FILE = f"{FOLDER}/secret"
+SECRET_SOURCE = f"generated in {SECRET_FILE}"
+
+_HOW_TO_MAKE_ONE = (
+    'set it, for instance to what `python -c "import secrets; print(secrets.token_urlsafe(48))"` '
+    "prints"
+)
+_TIME = "ms"
+_DAY = 86_400_000  # ms
+_COUNT_MAX = 1_000_000  # far beyond one process; a number above it is a slip of the keyboard
+
+
+def _row(*args: Any, **kwargs: Any) -> dict[str, Setting]:
+    return {"setting": Setting(*args, **kwargs)}
+
+
+@frozen
+class Settings:
+    """Everything that can be set; each field's metadata is its row of the table.
+
+    Without arguments it is what development has, without a key to check tokens with. The
+    constructor trusts its caller: what comes from outside goes through `load`.
+    """
+
+    environment: str = field(
+        default=DEVELOPMENT,
+        metadata=_row("ENVIRONMENT", Choice(ENVIRONMENTS), "how strict the start and origins are"),
+    )
+    allowed_origins: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            "WEBSOCKET_ALLOWED_ORIGINS",
+            Words("origins like https://app.example.com or https://*.example.com"),
+            "pages that may connect; in production no others, else http pages on this machine too",
+            "403 ORIGIN_NOT_ALLOWED",
+            "set it to the origins of your pages, like https://app.example.com",
+        ),
+    )
+    enable_cors: bool = field(
+        default=True,
+        metadata=_row(
+            "WEBSOCKET_ENABLE_CORS",
+            Flag(),
+            "CORS headers on HTTP answers; without them the check of the upgrade stays",
+        ),
+    )
+    require_auth: bool = field(
+        default=True,
+        metadata=_row(
+            "WEBSOCKET_REQUIRE_AUTH",
+            Flag(),
+            "every connection needs a credential; false, in development only: anonymous users",
+            "401 AUTH_REQUIRED",
+        ),
+    )
+    require_origin: bool = field(
+        default=False,
+        metadata=_row(
+            "WEBSOCKET_REQUIRE_ORIGIN",
+            Flag(),
+            "refuse clients that send no Origin, which is all but browsers",
+            "403 ORIGIN_NOT_ALLOWED",
+        ),
+    )
+    query_token: bool = field(
+        default=True,
+        metadata=_row("WEBSOCKET_QUERY_TOKEN", Flag(), "accept a token as ?token= in the URL"),
+    )
+    max_connections_per_user: int = field(
+        default=5,
+        metadata=_row(
+            "WEBSOCKET_MAX_CONNECTIONS_PER_USER",
+            Whole(1, _COUNT_MAX, "connections"),
+            "connections of one user at once",
+            "as WEBSOCKET_CONNECTION_LIMIT_POLICY says",
+        ),
+    )
+    connection_limit_policy: str = field(
+        default="evict_oldest",
+        metadata=_row(
+            "WEBSOCKET_CONNECTION_LIMIT_POLICY",
+            Choice(("evict_oldest", "reject")),
+            "who gives way at the limit: the user's oldest connection (4429) or the new one (429)",
+        ),
+    )
+    max_connections: int = field(
+        default=10_000,
+        metadata=_row(
+            "WEBSOCKET_MAX_CONNECTIONS",
+            Whole(1, _COUNT_MAX, "connections"),
+            "connections of all users at once, in this process",
+            "503 SERVER_FULL",
+        ),
+    )
+    max_message_rate: int = field(
+        default=60,
+        metadata=_row(
+            "WEBSOCKET_MAX_MESSAGE_RATE",
+            Whole(1, None, "messages per minute"),
+            "messages of one user, over all connections, in any minute",
+            "they wait in the burst queue",
+        ),
+    )
+    burst_queue: int = field(
+        default=20,
+        metadata=_row(
+            "WEBSOCKET_BURST_QUEUE",
+            Whole(0, 10_000, "messages"),
+            "messages of one user beyond the rate that wait their turn",
+            "RATE_LIMIT_EXCEEDED",
+        ),
+    )
+    run_queue: int = field(
+        default=32,
+        metadata=_row(
+            "WEBSOCKET_RUN_QUEUE",
+            Whole(1, 10_000, "runs"),
+            "runs of one session that wait for another to end",
+            "QUEUE_FULL",
+        ),
+    )
+    max_message_size: int = field(
+        default=10_240,
+        metadata=_row(
+            "WEBSOCKET_MAX_MESSAGE_SIZE",
+            Whole(64, 16_777_216, "bytes"),
+            "one message from a client",
+            "MESSAGE_TOO_LARGE, and close code 1009 beyond 16 times that",
+        ),
+    )
+    heartbeat_interval_ms: int = field(
+        default=30_000,
+        metadata=_row(
+            "WEBSOCKET_HEARTBEAT_INTERVAL",
+            Whole(50, 3_600_000, _TIME),
+            "time from one heartbeat to the next",
+            "close code 4408 after two intervals and a half of silence",
+        ),
+    )
+    send_timeout_ms: int = field(
+        default=5_000,
+        metadata=_row(
+            "WEBSOCKET_SEND_TIMEOUT",
+            Whole(10, 600_000, _TIME),
+            "time a peer may take nothing while there is something to send",
+            "the connection is given up",
+        ),
+    )
+    drain_timeout_ms: int = field(
+        default=8_000,
+        metadata=_row(
+            "WEBSOCKET_DRAIN_TIMEOUT",
+            Whole(0, 600_000, _TIME),
+            "time to end runs, flush and close at shutdown; give your supervisor 2 s more",
+            "what still runs is cut off",
+        ),
+    )
+    agent_timeout_ms: int = field(
+        default=300_000,
+        metadata=_row(
+            "AGENT_TIMEOUT",
+            Whole(1, _DAY, _TIME),
+            "time of one run from its start, retries included",
+            "the run ends timed_out",
+        ),
+    )
+    replay_events: int = field(
+        default=1000,
+        metadata=_row(
+            "WEBSOCKET_REPLAY_EVENTS",
+            Whole(1, _COUNT_MAX, "events"),
+            "events a session keeps until they are acknowledged",
+            "deltas are merged, then the agent waits",
+        ),
+    )
+    replay_bytes: int = field(
+        default=1_048_576,
+        metadata=_row(
+            "WEBSOCKET_REPLAY_BYTES",
+            Whole(1_024, 1_073_741_824, "bytes"),
+            "memory of those events",
+            "deltas are merged, then the agent waits",
+        ),
+    )
+    jwt_secret_key: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_row(
+            "JWT_SECRET_KEY",
+            Text(f"a secret of {SECRET_BYTES} bytes or more", secret=True),
+            "the key that tokens are signed with; development makes its own",
+            required=_HOW_TO_MAKE_ONE,
+        ),
+    )
+    jwt_algorithms: tuple[str, ...] = field(
+        default=("HS256",),
+        metadata=_row(
+            "JWT_ALGORITHMS",
+            Words("signing algorithms", tuple(KEY_BYTES)),
+            "algorithms a token may be signed with",
+            "401 INVALID_TOKEN",
+        ),
+    )
+    jwt_issuer: str | None = field(
+        default=None,
+        metadata=_row(
+            "JWT_ISSUER", Text("a text"), "the iss a token must have", "401 INVALID_TOKEN"
+        ),
+    )
+    jwt_audience: str | None = field(
+        default=None,
+        metadata=_row(
+            "JWT_AUDIENCE", Text("a text"), "the aud a token must have", "401 INVALID_TOKEN"
+        ),
+    )
+    database_url: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_row(
+            "DATABASE_URL",
+            Text("a URL", ("sqlite", "postgres", "postgresql"), secret=True),
+            "the database of users, threads and history; not used yet",
+            required="set it, for instance to sqlite:///netra.db",
+        ),
+    )
+    auth_auto_provision: bool = field(
+        default=Factory(lambda self: self.environment == DEVELOPMENT, takes_self=True),
+        metadata=_row(
+            "AUTH_AUTO_PROVISION",
+            Flag(),
+            "add a user at first sight; by default in development only",
+            "403 USER_NOT_FOUND",
+        ),
+    )
+
+    @cached_property
+    def origins(self) -> OriginPolicy:
+        """Which origins may enter, parsed at the first use and kept.
+
+        Raises:
+            ValueError: A pattern is wrong, which after `load` none is.
+        """
+        return OriginPolicy.parse(self.environment, self.allowed_origins)
+
+
+TABLE: dict[str, Setting] = {row.name: row.metadata["setting"] for row in fields(Settings)}
+"""Every setting by the name of its field."""
+
+NOT_YET = (
+    Setting(
+        "WEBSOCKET_RESUME_WINDOW",
+        Whole(0, _DAY, _TIME),
+        "how long a session outlives its connection; 0 turns resume off",
+    ),
+    Setting(
+        "WEBSOCKET_MAX_SESSIONS_PER_USER",
+        Whole(1, _COUNT_MAX, "sessions"),
+        "sessions of one user, with and without a connection",
+    ),
+)
+"""Settings of the contract that are read and checked, but that nothing follows yet."""
+
+STOPS = {
+    "JWT_JWKS_URL": "key servers are not supported yet in this version; set JWT_SECRET_KEY",
+    "REDIS_URL": "there is no broker yet: unset it",
+}
+"""Settings of the contract that stop the start: to go on without them would be no kindness."""
+
+
+@frozen
+class Loaded:
+    """The settings and where they come from.
+
+    Attributes:
+        settings: What holds.
+        sources: For each variable `environment`, `default` or what made its value.
+        warnings: What the operator should know though it stops nothing; never a secret.
+    """
+
+    settings: Settings
+    sources: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
+    """Read, check and complete the settings.
+
+    In development a missing key is made and kept below `directory`; nothing else is written, and
+    nothing at all where there is a fault. A variable that is blank counts as unset.
+
+    Raises:
+        SettingsError: Settings are wrong: one line for each, with what came, what was expected
+            and how to mend it.
+    """
+    given = {name: text for name, text in environ.items() if text.strip()}
+    values, wrong = _read(given)
+    # What is wrong has its default here. So after a wrong ENVIRONMENT only development's rules are
+    # asked: which of the others was meant is not ours to guess.
+    settings = Settings(**values)
+    faults = [*wrong.values(), *_joint_faults(settings, wrong), *_faults_of_later(given)]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    sources = {row.env: "environment" if row.env in given else "default" for row in TABLE.values()}
+    warnings = tuple(_warnings(settings, given))
+    if settings.jwt_secret_key is None:
+        settings = evolve(settings, jwt_secret_key=_development_secret(directory))
+        sources[TABLE["jwt_secret_key"].env] = SECRET_SOURCE
+    return Loaded(settings, sources, warnings)
+
+
+def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
+    """Return a row for each setting: variable, value, source and meaning; no secret's value."""
+    return [
+        (
+            row.env,
+            row.show(getattr(loaded.settings, name)),
+            loaded.sources[row.env],
+            row.explanation,
+        )
+        for name, row in TABLE.items()
+    ]
+
+
+def _read(given: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what is given and right by field, and a line for each that is wrong by variable."""
+    values: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
+    for name, row in TABLE.items():
+        if row.env in given:
+            try:
+                values[name] = row.read(given[row.env])
+            except ValueError as error:
+                wrong[row.env] = str(error)
+    return values, wrong
+
+
+def _joint_faults(settings: Settings, wrong: Mapping[str, str]) -> Iterator[str]:
+    """Find what is wrong only beside another setting."""
+    try:
+        _ = settings.origins
+    except ValueError as error:
+        for line in str(error).splitlines():
+            yield f"{TABLE['allowed_origins'].env}: {line}"
+    if settings.environment == DEVELOPMENT:
+        return
+    for name, row in TABLE.items():
+        if row.required and row.env not in wrong and not getattr(settings, name):
+            expected = f"{row.kind.expected} in {settings.environment}"
+            yield fault(row.env, "nothing", expected, row.required)
+    key = settings.jwt_secret_key
+    if key is not None and len(key.encode()) < SECRET_BYTES:
+        row = TABLE["jwt_secret_key"]
+        expected = f"{row.kind.expected} in {settings.environment}"
+        yield fault(row.env, f"{len(key.encode())} bytes (kept secret)", expected, row.required)
+    if not settings.require_auth:
+        expected = f"true in {settings.environment}"
+        mend = "unset it: anonymous users are for development only"
+        yield fault(TABLE["require_auth"].env, "false", expected, mend)
+
+
+def _faults_of_later(given: Mapping[str, str]) -> Iterator[str]:
+    """Judge the settings of the contract that this version does not follow."""
+    for row in NOT_YET:
+        if row.env in given:
+            try:
+                row.read(given[row.env])
+            except ValueError as error:
+                yield str(error)
+    for name, mend in STOPS.items():
+        if name in given:
+            yield fault(name, "a value (kept secret)", "none", mend)
+
+
+def _warnings(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
+    key, database = settings.jwt_secret_key, settings.database_url
+    wanted = max(KEY_BYTES[name] for name in settings.jwt_algorithms)
+    if key is not None and len(key.encode()) < wanted:
+        yield (
+            f"JWT_SECRET_KEY: {len(key.encode())} bytes are fewer than the {wanted} that "
+            f"{', '.join(settings.jwt_algorithms)} can use; {_HOW_TO_MAKE_ONE}"
+        )
+    if database is not None:
+        yield (
+            "DATABASE_URL: this version keeps users, threads and history in memory only and does "
+            "not use it yet"
+        )
+        if settings.environment != DEVELOPMENT and database.lower().startswith("sqlite:"):
+            yield (
+                "DATABASE_URL: SQLite serves one process on one machine; for more use postgresql://"
+            )
+    for row in NOT_YET:
+        # A 0 asks for what there is anyway: no resume.
+        if row.env in given and row.read(given[row.env]):
+            yield f"{row.env}: resume is not available yet, so this has no effect"
+    for name in sorted(given):
+        if name.startswith("WEBSOCKET_") and name not in _KNOWN:
+            yield f"{_shown_name(name)}: no such setting, so it has no effect{_did_you_mean(name)}"
+
+
+_KNOWN = {row.env for row in (*TABLE.values(), *NOT_YET)} | set(STOPS)
+
+
+def _did_you_mean(name: str) -> str:
+    bare = name.removeprefix("WEBSOCKET_")
+    close = [bare] if bare in _KNOWN else difflib.get_close_matches(name, sorted(_KNOWN), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _shown_name(name: str) -> str:
+    # Almost any byte may stand in a variable's name; a plain one needs no quotes.
+    return name if name.isidentifier() and len(name) <= MAX_SHOWN else quoted(name)
+
+
+def _development_secret(directory: Path) -> str:
+    """Return the key that this directory keeps; called in development only, before any task."""
+    row = TABLE["jwt_secret_key"]
+    try:
+        secret = kept_secret(directory / FOLDER)
+    except OSError as error:
+        came = f"nothing, and one kept in {SECRET_FILE} fails ({error.strerror})"
+        mend = "make the folder writable, or set it"
+    except UnicodeDecodeError:
+        came = f"bytes in {SECRET_FILE} that are not UTF-8"
+        mend = "delete the file: a new one is made"
+    else:
+        if len(secret.encode()) >= SECRET_BYTES:
+            return secret
+        came = f"{len(secret.encode())} bytes in {SECRET_FILE} (kept secret)"
+        mend = "delete the file: a new one is made"
+    raise SettingsError(fault(row.env, came, row.kind.expected, mend))

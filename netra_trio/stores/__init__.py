@@ -1,0 +1,1 @@
+"""Where users, threads, messages and runs are kept: one file per store."""

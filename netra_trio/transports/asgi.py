@@ -1,0 +1,111 @@
+"""A WebSocket that an ASGI server on Trio holds, with Hypercorn's extras where it offers them.
+
+The extras are what `netra_trio.transports.hypercorn` adds: many frames in one write, pings and
+pongs, the hard size limit. Under any other server each frame is a message of its own, and only
+frames count as signs of life.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+import trio
+
+from netra_trio.errors import MessageTooBig, TransportClosed
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+EXTENSION = "netra_trio"  # in the scope's extensions: the host has the extras
+
+
+class AsgiTransport:
+    """The WebSocket of one ASGI call, whose `websocket.connect` has been received.
+
+    Args:
+        scope: The call's scope.
+        receive: The call's receive.
+        send: The call's send.
+        subprotocol: What to select when the upgrade is answered.
+        send_timeout: Seconds for the peer to take a frame.
+        max_bytes: The hard limit of a frame.
+    """
+
+    def __init__(
+        self,
+        scope: Message,
+        receive: Receive,
+        send: Send,
+        *,
+        subprotocol: str | None,
+        send_timeout: float,
+        max_bytes: int,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._subprotocol = subprotocol
+        self._send_timeout = send_timeout
+        self._max_bytes = max_bytes
+        self._has_extras = EXTENSION in scope.get("extensions", {})
+        self._gone: int | None = None
+
+    async def accept(self) -> None:
+        """Answer the upgrade."""
+        await self._put({"type": "websocket.accept", "subprotocol": self._subprotocol})
+
+    async def receive(self) -> str | bytes | None:
+        """Wait for what the peer sends; None for a sign of life without content."""
+        if self._gone is not None:
+            raise TransportClosed(self._gone)
+        message = await self._receive()
+        kind = message["type"]
+        if kind == "websocket.receive":
+            return self._checked(message)
+        if kind == "websocket.disconnect":
+            self._gone = message.get("code", 1005)
+            raise TransportClosed(self._gone)
+        if kind == "netra_trio.too_big":
+            raise MessageTooBig
+        return None
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Send text frames, in one write where the host can."""
+        if self._has_extras:
+            await self._put({"type": "netra_trio.send", "frames": frames})
+            return
+        for frame in frames:
+            await self._put({"type": "websocket.send", "text": frame.decode()})
+
+    async def ping(self) -> None:
+        """Send a protocol ping, where the host can."""
+        if self._has_extras:
+            await self._put({"type": "netra_trio.ping"})
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send a close frame."""
+        await self._put({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _put(self, message: Message) -> None:
+        if self._has_extras:  # the host bounds it, by progress
+            await self._send(message)
+            return
+        with trio.move_on_after(self._send_timeout) as patience:
+            try:
+                await self._send(message)
+            except OSError:
+                raise TransportClosed from None
+        if patience.cancelled_caught:
+            raise TransportClosed(timed_out=True)
+        # A server whose peer is gone may return at once, for ever: let the reader hear of it.
+        await trio.lowlevel.checkpoint()
+
+    def _checked(self, message: Message) -> str | bytes:
+        text = message.get("text")
+        if text is None:
+            data: bytes = message["bytes"]
+            if len(data) > self._max_bytes:
+                raise MessageTooBig
+            return data
+        if len(text) > self._max_bytes or len(text.encode()) > self._max_bytes:
+            raise MessageTooBig
+        return str(text)

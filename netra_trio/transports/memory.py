@@ -1,0 +1,189 @@
+"""A WebSocket without a network: two ends in one process, on whatever clock Trio has.
+
+    server, client = memory_pair()
+    await client.send('{"type": "ping"}')
+    assert await server.receive() == '{"type": "ping"}'
+
+It behaves as a socket does, which is what tests need: each direction holds a bounded number of
+bytes, a peer that does not read blocks the other one, and sending has a progress timeout.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import trio
+
+from netra_trio.errors import MessageTooBig, TransportClosed
+
+BUFFER_BYTES = 128 * 1024  # of one direction: what loopback held before a send blocked, measured
+ABNORMAL = 1006
+
+
+class _Line:
+    """One direction: frames and their bytes, bounded, until it is cut."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._frames: deque[str | bytes | None] = deque()
+        self._bytes = 0
+        self._changed = trio.lowlevel.ParkingLot()
+        self.closed: int | None = None
+
+    async def put(self, frame: str | bytes | None) -> None:
+        size = 0 if frame is None else len(frame)
+        while self._bytes and self._bytes + size > self._max_bytes and self.closed is None:
+            await self._changed.park()
+        if self.closed is not None:
+            await trio.lowlevel.checkpoint()
+            raise TransportClosed(self.closed)
+        self._frames.append(frame)
+        self._bytes += size
+        self._changed.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+    async def get(self) -> str | bytes | None:
+        await trio.lowlevel.checkpoint()
+        while not self._frames:
+            if self.closed is not None:
+                raise TransportClosed(self.closed)
+            await self._changed.park()
+        frame = self._frames.popleft()
+        self._bytes -= 0 if frame is None else len(frame)
+        self._changed.unpark_all()
+        return frame
+
+    def close(self, code: int) -> None:
+        """End the line; what is in it can still be read."""
+        if self.closed is None:
+            self.closed = code
+        self._changed.unpark_all()
+
+    def cut(self) -> None:
+        """End the line as a lost network does: what is in it is gone too."""
+        self._frames.clear()
+        self.close(ABNORMAL)
+
+
+class MemoryClient:
+    """The client's end."""
+
+    def __init__(self, to_server: _Line, to_client: _Line) -> None:
+        self._to_server = to_server
+        self._to_client = to_client
+        self.pings = 0
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a text frame, or a binary one.
+
+        Raises:
+            TransportClosed: If the line is closed.
+        """
+        await self._to_server.put(frame)
+
+    async def pong(self) -> None:
+        """Send a protocol pong."""
+        await self._to_server.put(None)
+
+    async def receive(self) -> bytes:
+        """Wait for a text frame, as UTF-8; protocol pings are counted in `pings`.
+
+        Raises:
+            TransportClosed: If the server closed, with its code, or the line was cut.
+        """
+        while True:
+            frame = await self._to_client.get()
+            if isinstance(frame, bytes):
+                return frame
+            self.pings += 1
+
+    def close(self, code: int = 1000) -> None:
+        """Close, with a close frame; what was sent before arrives."""
+        self._to_server.close(code)
+        self._to_client.close(code)
+
+    def cut(self) -> None:
+        """Vanish without a close frame."""
+        self._to_server.cut()
+        self._to_client.cut()
+
+
+class MemoryTransport:
+    """The server's end: a `Transport`."""
+
+    def __init__(
+        self, to_server: _Line, to_client: _Line, *, send_timeout: float, max_bytes: int
+    ) -> None:
+        self._to_server = to_server
+        self._to_client = to_client
+        self._send_timeout = send_timeout
+        self._max_bytes = max_bytes
+        self._is_broken = False
+        self.accepted = trio.Event()
+
+    async def accept(self) -> None:
+        """Answer the upgrade."""
+        await trio.lowlevel.checkpoint()
+        if self._to_client.closed is not None:
+            raise TransportClosed(self._to_client.closed)
+        self.accepted.set()
+
+    async def receive(self) -> str | bytes | None:
+        """Wait for a frame; None for a pong."""
+        frame = await self._to_server.get()
+        if frame is not None and len(frame) > self._max_bytes:
+            raise MessageTooBig
+        return frame
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Send text frames; each has to make progress within the send timeout."""
+        for frame in frames:
+            await self._put(frame)
+
+    async def ping(self) -> None:
+        """Send a protocol ping."""
+        await self._put(None)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send a close frame; a peer that reads answers it by closing its own direction."""
+        await trio.lowlevel.checkpoint()
+        if self._to_client.closed is not None:
+            raise TransportClosed(self._to_client.closed)
+        del reason  # a close frame's reason is for people who watch a network
+        self._to_client.close(code)
+        self._to_server.close(code)
+
+    async def _put(self, frame: bytes | None) -> None:
+        if self._is_broken:
+            raise TransportClosed
+        done = False
+        try:
+            with trio.move_on_after(self._send_timeout) as patience:
+                await self._to_client.put(frame)
+            done = not patience.cancelled_caught
+        finally:
+            if not done:
+                self._is_broken = True
+        if not done:
+            self._to_client.cut()
+            self._to_server.cut()
+            raise TransportClosed(timed_out=True)
+
+
+def memory_pair(
+    *,
+    buffer_bytes: int = BUFFER_BYTES,
+    send_timeout: float = 5.0,
+    max_bytes: int = 16 * 10_240,
+) -> tuple[MemoryTransport, MemoryClient]:
+    """Return the two ends of a line that is open.
+
+    Args:
+        buffer_bytes: What each direction holds before sending blocks.
+        send_timeout: Seconds a send of the server may make no progress.
+        max_bytes: The hard limit of a frame to the server.
+    """
+    to_server, to_client = _Line(buffer_bytes), _Line(buffer_bytes)
+    transport = MemoryTransport(
+        to_server, to_client, send_timeout=send_timeout, max_bytes=max_bytes
+    )
+    return transport, MemoryClient(to_server, to_client)

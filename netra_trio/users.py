@@ -1,0 +1,93 @@
+"""What is kept per user while there is something to keep: connections, rate, runs.
+
+>>> users = Users(rate=60, waiting=20)
+>>> users.get(UserId("alice"), now=0.0) is users.get(UserId("alice"), now=1.0)
+True
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from attrs import define, field
+
+from netra_trio.codes import EndReason
+from netra_trio.errors import Problem
+from netra_trio.ids import RunId, UserId
+from netra_trio.interfaces import RunEnd
+from netra_trio.protocol.ratelimit import SlidingWindow
+
+
+class Endable(Protocol):
+    """A connection, as far as its user's limit is concerned."""
+
+    def end(self, reason: EndReason, problem: Problem | None = None) -> None:
+        """End it, for a reason and with a last word."""
+        ...
+
+
+@define(eq=False)
+class LiveRun:
+    """A run that has not ended, where other sessions of the user can find it.
+
+    Attributes:
+        stop: Stops it; its end is the answer.
+        watchers: Who wants to know its end: sessions that sent its message again.
+    """
+
+    stop: Callable[[], None]
+    watchers: list[Callable[[RunEnd], None]] = field(factory=list)
+
+
+@define(eq=False)
+class User:
+    """One user, over all connections and sessions.
+
+    Attributes:
+        window: The rate of the user's messages.
+        connections: The user's open connections, oldest first.
+        runs: The user's runs that have not ended.
+    """
+
+    id: UserId
+    window: SlidingWindow
+    connections: list[Endable] = field(factory=list)
+    runs: dict[RunId, LiveRun] = field(factory=dict)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing would be lost by forgetting this user."""
+        return not self.connections and not self.runs and self.window.is_idle(now)
+
+
+class Users:
+    """The users about whom there is something to remember.
+
+    A user is forgotten once the rate window is empty and nothing is open, so that the rate limit
+    outlasts a reconnect, and memory is bounded by who was there in the last minute.
+    """
+
+    def __init__(self, *, rate: int, waiting: int) -> None:
+        self._rate = rate
+        self._waiting = waiting
+        self._users: dict[UserId, User] = {}
+
+    def get(self, user_id: UserId, now: float) -> User:
+        """Return the user, made anew if there was nothing to remember."""
+        self._forget_some(now)
+        user = self._users.pop(user_id, None)
+        if user is None:
+            user = User(user_id, SlidingWindow(rate=self._rate, waiting=self._waiting))
+        self._users[user_id] = user
+        return user
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def _forget_some(self, now: float) -> None:
+        """Look at the two that were asked for longest ago: faster than they come in."""
+        for user_id in list(self._oldest(2)):
+            user = self._users.pop(user_id)
+            if not user.is_idle(now):
+                self._users[user_id] = user
+
+    def _oldest(self, count: int) -> list[UserId]:
+        return [user_id for user_id, _ in zip(self._users, range(count), strict=False)]

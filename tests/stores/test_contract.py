@@ -1,0 +1,716 @@
+"""What every store keeps to: the promises of `Store`, asked through nothing but its methods.
+
+A store joins by adding its factory to `STORES`. Nothing here relies on a call that does not wait,
+and what may be written behind is waited for.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from netra_trio.errors import KeyConflict, MessageNotFound
+from netra_trio.ids import (
+    CorrelationId,
+    MessageId,
+    RunId,
+    ThreadId,
+    UserId,
+    new_correlation_id,
+    new_message_id,
+    new_run_id,
+)
+from netra_trio.interfaces import (
+    HISTORY_PAGE_BYTES,
+    HISTORY_TEXT_BYTES,
+    Duplicate,
+    NewMessage,
+    RunEnd,
+    Store,
+    User,
+)
+from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.stores.memory import MemoryStore
+
+Factory = Callable[[Path], AbstractAsyncContextManager[Store]]
+
+NOW = 1_640_995_200.25  # Unix seconds
+PATIENCE = 10  # seconds until what is written behind must be there
+ALICE, BOB = UserId("alice"), UserId("bob")
+MAIN, OTHER = ThreadId("main"), ThreadId("other")
+
+ENDS = [status for status in RunStatus if status not in {RunStatus.QUEUED, RunStatus.RUNNING}]
+TEXTS = [
+    "héllo wörld",
+    "日本語 😀 👩‍👩‍👧 🇪🇺",
+    "e\u0301 is not \xe9",
+    "\u202eright to left\u202c, \u200bzero width, \ufeffmark",
+    "' OR 1=1; -- % _ \\ \" {} $1 :name ?",
+    " blanks stay \r\n\t ",
+    "a zero\x00within",
+    "\U0010ffff",
+]
+
+
+@asynccontextmanager
+async def memory(_: Path) -> AsyncIterator[Store]:
+    """Open a store in memory."""
+    yield MemoryStore()
+
+
+STORES: list[Factory] = [memory]
+
+
+@pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Open an empty store that knows Alice and Bob."""
+    factory: Factory = request.param
+    async with factory(tmp_path) as opened:
+        await opened.create_user(ALICE)
+        await opened.create_user(BOB)
+        yield opened
+
+
+def new(
+    content: str = "hello",
+    *,
+    user: UserId = ALICE,
+    thread: ThreadId = MAIN,
+    key: str | None = None,
+    keyed: bool = True,
+    fingerprint: bytes = b"same",
+    at: float = NOW,
+    agent: str = "echo",
+) -> NewMessage:
+    """Return a message to record, by default with a key that nobody else has."""
+    correlation_id = CorrelationId(key) if key is not None else new_correlation_id()
+    return NewMessage(
+        user_id=user,
+        thread_id=thread,
+        message_id=new_message_id(),
+        run_id=new_run_id(),
+        agent_name=agent,
+        correlation_id=correlation_id,
+        key=correlation_id if keyed else None,
+        fingerprint=fingerprint,
+        content=content,
+        created_at=at,
+    )
+
+
+def end_of(
+    message: NewMessage,
+    text: str = "answer",
+    *,
+    status: RunStatus = RunStatus.COMPLETED,
+    truncated: bool = False,
+    at: float = NOW + 1,
+) -> RunEnd:
+    """Return an end of the message's run."""
+    payload = {"run_id": message.run_id, "status": status, "duration_ms": 1}
+    return RunEnd(
+        run_id=message.run_id,
+        status=status,
+        message_id=new_message_id(),
+        text=text,
+        truncated=truncated,
+        created_at=at,
+        completed=json.dumps(payload).encode(),
+    )
+
+
+def of_user(message: NewMessage, status: RunStatus = RunStatus.QUEUED) -> HistoryMessage:
+    """Return a user's message as history should list it."""
+    return HistoryMessage(
+        message_id=message.message_id,
+        role="user",
+        content=message.content,
+        created_at=message.created_at,
+        correlation_id=message.correlation_id,
+        run=HistoryRun(message.run_id, message.agent_name, status),
+    )
+
+
+def of_agent(end: RunEnd) -> HistoryMessage:
+    """Return an agent's message as history should list it."""
+    return HistoryMessage(
+        message_id=end.message_id,
+        role="agent",
+        content=end.text,
+        created_at=end.created_at,
+        truncated=True if end.truncated else None,
+    )
+
+
+def duplicate_of(
+    message: NewMessage, status: RunStatus = RunStatus.QUEUED, completed: bytes | None = None
+) -> Duplicate:
+    """Return what sending the message again should get."""
+    return Duplicate(message.message_id, message.run_id, message.thread_id, status, completed)
+
+
+def again(message: NewMessage, *, fingerprint: bytes = b"same") -> NewMessage:
+    """Return the message as a client's second sending of it comes in: with ids of its own."""
+    return new("again", user=message.user_id, key=message.key, fingerprint=fingerprint)
+
+
+async def page_of(
+    store: Store,
+    *,
+    user: UserId = ALICE,
+    thread: ThreadId = MAIN,
+    limit: int = 100,
+    before: MessageId | None = None,
+) -> tuple[list[HistoryMessage], bool]:
+    """Return a page of a thread that there is."""
+    page = await store.history(user, thread, limit=limit, before=before)
+    assert page is not None
+    messages, has_more = page
+    return list(messages), has_more
+
+
+async def record(store: Store, *messages: NewMessage) -> None:
+    """Record messages, one after the other, each for the first time."""
+    for message in messages:
+        assert await store.record(message) is None
+
+
+async def wait_until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what may be written behind."""
+    with trio.fail_after(PATIENCE):
+        while not await holds():  # noqa: ASYNC110 - a store has no event for what it wrote
+            await trio.sleep(0.01)
+
+
+async def wait_for_history(
+    store: Store, expected: Sequence[HistoryMessage], thread: ThreadId = MAIN
+) -> None:
+    """Wait until Alice's thread has exactly these messages."""
+
+    async def holds() -> bool:
+        page = await store.history(ALICE, thread, limit=100)
+        return page is not None and list(page[0]) == list(expected)
+
+    await wait_until(holds)
+
+
+# Users
+
+
+async def test_an_unknown_user_is_none(store: Store) -> None:
+    assert await store.get_user(UserId("carol")) is None
+    assert await store.set_user_enabled(UserId("carol"), enabled=True) is False
+    assert await store.get_user(UserId("carol")) is None
+
+
+async def test_a_created_user_is_enabled(store: Store) -> None:
+    carol = UserId("carol")
+    assert await store.create_user(carol) == User(carol, enabled=True)
+    assert await store.get_user(carol) == User(carol, enabled=True)
+
+
+async def test_creating_a_user_again_returns_the_one_there_is(store: Store) -> None:
+    await store.set_user_enabled(ALICE, enabled=False)
+    assert await store.create_user(ALICE) == User(ALICE, enabled=False)
+    assert await store.get_user(ALICE) == User(ALICE, enabled=False)
+
+
+async def test_a_user_is_disabled_and_enabled(store: Store) -> None:
+    for enabled in (False, False, True, True):
+        assert await store.set_user_enabled(ALICE, enabled=enabled) is True
+        assert await store.get_user(ALICE) == User(ALICE, enabled)
+        assert await store.get_user(BOB) == User(BOB, enabled=True)
+
+
+async def test_creating_one_user_side_by_side_makes_one(store: Store) -> None:
+    created: list[User] = []
+
+    async def create() -> None:
+        created.append(await store.create_user(UserId("carol")))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(create)
+    assert created == [User(UserId("carol"))] * 10
+
+
+@pytest.mark.parametrize("name", ["Alice", "alice ", "älice", "a\u0308lice", "用户😀", "a" * 255])
+async def test_user_ids_are_compared_exactly(store: Store, name: str) -> None:
+    assert await store.get_user(UserId(name)) is None
+    assert await store.create_user(UserId(name)) == User(UserId(name))
+    await store.set_user_enabled(UserId(name), enabled=False)
+    assert await store.get_user(ALICE) == User(ALICE, enabled=True)
+
+
+# Recording
+
+
+async def test_a_recorded_message_is_in_history_with_its_run(store: Store) -> None:
+    message = new()
+    assert await store.history(ALICE, MAIN, limit=10) is None
+    await record(store, message)
+    assert await page_of(store) == ([of_user(message)], False)
+
+
+async def test_a_message_without_a_key_keeps_its_correlation_id(store: Store) -> None:
+    message = new(keyed=False)
+    await record(store, message)
+    await wait_for_history(store, [of_user(message)])
+
+
+async def test_a_correlation_id_that_was_no_key_takes_no_key(store: Store) -> None:
+    first = new(key="c-1", keyed=False)
+    second = new(key="c-1", keyed=False, fingerprint=b"other")
+    third = new(key="c-1", fingerprint=b"third")
+    await record(store, first, second, third)
+    await wait_for_history(store, [of_user(first), of_user(second), of_user(third)])
+
+
+async def test_order_is_that_of_recording_with_and_without_keys(store: Store) -> None:
+    messages = [new(f"{n}", keyed=n % 2 == 0, at=NOW - n) for n in range(10)]
+    await record(store, *messages)
+    await wait_for_history(store, [of_user(message) for message in messages])
+
+
+async def test_threads_are_apart(store: Store) -> None:
+    here, there = new(), new(thread=OTHER)
+    await record(store, here, there)
+    assert await page_of(store) == ([of_user(here)], False)
+    assert await page_of(store, thread=OTHER) == ([of_user(there)], False)
+
+
+@pytest.mark.parametrize("name", ["t", "Main", "MAIN", "main_", "-", "_" * 64, "z" * 64])
+async def test_thread_ids_are_compared_exactly(store: Store, name: str) -> None:
+    await record(store, new())
+    assert await store.history(ALICE, ThreadId(name), limit=10) is None
+    message = new(thread=ThreadId(name))
+    await record(store, message)
+    assert await page_of(store, thread=ThreadId(name)) == ([of_user(message)], False)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_texts_come_back_as_they_were(store: Store, text: str) -> None:
+    message = new(text, agent="agënt")
+    end = end_of(message, text)
+    await record(store, message)
+    await store.end_run(end)
+    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    assert await page_of(store) == (expected, False)
+
+
+async def test_a_disabled_user_keeps_the_messages(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    await store.set_user_enabled(ALICE, enabled=False)
+    assert await page_of(store) == ([of_user(message)], False)
+    assert await store.record(again(message)) == duplicate_of(message)
+
+
+# Keys
+
+
+async def test_the_same_key_and_fingerprint_is_a_duplicate(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    for _ in range(2):
+        assert await store.record(again(message)) == duplicate_of(message)
+    assert await page_of(store) == ([of_user(message)], False)
+
+
+async def test_a_duplicate_says_where_the_first_one_went(store: Store) -> None:
+    message = new(thread=OTHER)
+    await record(store, message)
+    assert await store.record(again(message)) == duplicate_of(message)
+    assert await store.history(ALICE, MAIN, limit=10) is None  # where the second one would go
+
+
+@pytest.mark.parametrize("status", ENDS)
+async def test_a_duplicate_has_the_end(store: Store, status: RunStatus) -> None:
+    message = new()
+    end = end_of(message, status=status)
+    await record(store, message)
+    await store.end_run(end)
+    expected = duplicate_of(message, status, end.completed)
+    assert await store.record(again(message)) == expected
+
+
+async def test_a_duplicate_has_a_large_end_byte_by_byte(store: Store) -> None:
+    message = new()
+    end = end_of(message)
+    completed = b'{"result":"' + 'é\\u0000"'.encode() * 32_000 + b'"}'
+    await record(store, message)
+    await store.end_run(
+        RunEnd(end.run_id, end.status, end.message_id, "", False, end.created_at, completed)
+    )
+    expected = duplicate_of(message, RunStatus.COMPLETED, completed)
+    assert await store.record(again(message)) == expected
+
+
+async def test_a_duplicate_of_a_run_going_on_says_so(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    store.start_run(message.run_id)
+
+    async def is_running() -> bool:
+        known = await store.record(again(message))
+        assert known in (duplicate_of(message), duplicate_of(message, RunStatus.RUNNING))
+        return known.status is RunStatus.RUNNING
+
+    await wait_until(is_running)
+
+
+async def test_the_same_key_with_another_fingerprint_conflicts(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    with pytest.raises(KeyConflict):
+        await store.record(again(message, fingerprint=b"other"))
+    await store.end_run(end_of(message, ""))
+    with pytest.raises(KeyConflict):
+        await store.record(again(message, fingerprint=b"other"))
+    expected = [of_user(message, RunStatus.COMPLETED)]
+    assert await page_of(store) == (expected, False)
+
+
+@pytest.mark.parametrize("fingerprint", [b"", b"\0", b"sam", b"same\0", b"\xff\xfe" * 8])
+async def test_fingerprints_are_compared_byte_by_byte(store: Store, fingerprint: bytes) -> None:
+    await record(store, new(key="first"), new(key="second", fingerprint=fingerprint))
+    with pytest.raises(KeyConflict):
+        await store.record(new(key="first", fingerprint=fingerprint))
+    assert await store.record(new(key="second", fingerprint=fingerprint)) is not None
+
+
+@pytest.mark.parametrize(
+    "key", ["K", "k ", "\xe9", "e\u0301", "钥😀", "k\x00", "\x00", "k" * 128, "😀" * 128]
+)
+async def test_keys_are_compared_exactly(store: Store, key: str) -> None:
+    plain, message = new(key="k"), new(key=key)
+    await record(store, plain, message)
+    assert await store.record(again(plain)) == duplicate_of(plain)
+    assert await store.record(again(message)) == duplicate_of(message)
+    assert await page_of(store) == ([of_user(plain), of_user(message)], False)
+
+
+async def test_keys_are_per_user(store: Store) -> None:
+    mine = new(key="c-1")
+    theirs = new(key="c-1", user=BOB, fingerprint=b"other")
+    await record(store, mine, theirs)
+    assert await store.record(again(mine)) == duplicate_of(mine)
+    assert await store.record(again(theirs, fingerprint=b"other")) == duplicate_of(theirs)
+
+
+async def test_one_key_side_by_side_is_recorded_once(store: Store) -> None:
+    messages = [new(f"{n}", key="c-1", thread=ThreadId(f"t{n}")) for n in range(20)]
+    recorded: list[NewMessage] = []
+    known: list[Duplicate] = []
+
+    async def send(message: NewMessage) -> None:
+        duplicate = await store.record(message)
+        if duplicate is None:
+            recorded.append(message)
+        else:
+            known.append(duplicate)
+
+    async with trio.open_nursery() as nursery:
+        for message in messages:
+            nursery.start_soon(send, message)
+    (first,) = recorded
+    assert known == [duplicate_of(first)] * 19
+    for message in messages:
+        page = await store.history(ALICE, message.thread_id, limit=10)
+        assert (page is not None) == (message is first)
+    assert await page_of(store, thread=first.thread_id) == ([of_user(first)], False)
+
+
+async def test_one_key_with_other_content_side_by_side_is_recorded_once(store: Store) -> None:
+    outcomes: list[str] = []
+
+    async def send(n: int) -> None:
+        try:
+            known = await store.record(new(key="c-1", fingerprint=b"%d" % n))
+        except KeyConflict:
+            outcomes.append("conflict")
+        else:
+            assert known is None
+            outcomes.append("recorded")
+
+    async with trio.open_nursery() as nursery:
+        for n in range(20):
+            nursery.start_soon(send, n)
+    assert sorted(outcomes) == ["conflict"] * 19 + ["recorded"]
+
+
+async def test_other_keys_side_by_side_are_all_recorded(store: Store) -> None:
+    messages = [new(f"{n}", user=user, key=f"{n}") for n in range(10) for user in (ALICE, BOB)]
+    async with trio.open_nursery() as nursery:
+        for message in messages:
+            nursery.start_soon(record, store, message)
+    for user in (ALICE, BOB):
+        page, has_more = await page_of(store, user=user)
+        assert not has_more
+        assert {m.message_id: m for m in page} == {
+            m.message_id: of_user(m) for m in messages if m.user_id == user
+        }
+
+
+async def test_a_cancelled_record_is_recorded_or_not(store: Store) -> None:
+    message = new()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.record(message)
+    retried = again(message)
+    known = await store.record(retried)
+    assert known in (None, duplicate_of(message))
+    expected = message if known is not None else retried
+    assert await page_of(store, thread=expected.thread_id) == ([of_user(expected)], False)
+
+
+# Runs
+
+
+async def test_a_started_run_is_running(store: Store) -> None:
+    message, waiting = new(), new()
+    await record(store, message, waiting)
+    store.start_run(message.run_id)
+    expected = [of_user(message, RunStatus.RUNNING), of_user(waiting)]
+    await wait_for_history(store, expected)
+
+
+@pytest.mark.parametrize("status", ENDS)
+@pytest.mark.parametrize("started", [True, False])
+async def test_an_ended_run_has_its_status_and_text(
+    store: Store, status: RunStatus, started: bool
+) -> None:
+    message = new()
+    end = end_of(message, status=status)
+    await record(store, message)
+    if started:
+        store.start_run(message.run_id)
+    await store.end_run(end)
+    assert await page_of(store) == ([of_user(message, status), of_agent(end)], False)
+
+
+@pytest.mark.parametrize("status", ENDS)
+async def test_an_empty_text_is_no_message(store: Store, status: RunStatus) -> None:
+    message = new()
+    await record(store, message)
+    await store.end_run(end_of(message, "", status=status))
+    assert await page_of(store) == ([of_user(message, status)], False)
+
+
+async def test_an_end_without_a_key_is_stored_in_time(store: Store) -> None:
+    message = new(keyed=False)
+    end = end_of(message)
+    await record(store, message)
+    store.start_run(message.run_id)
+    await store.end_run(end)
+    await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end)])
+
+
+async def test_the_agents_longest_text_is_kept_whole(store: Store) -> None:
+    message = new()
+    end = end_of(message, "é" * (HISTORY_TEXT_BYTES // 2), truncated=True)
+    await record(store, message)
+    await store.end_run(end)
+    page, _ = await page_of(store)
+    assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    assert page[1].truncated is True
+
+
+async def test_an_answer_stands_where_its_run_ended(store: Store) -> None:
+    first, second = new("1"), new("2", at=NOW + 100)
+    second_end, first_end = end_of(second), end_of(first, status=RunStatus.CANCELLED)
+    await record(store, first, second)
+    await store.end_run(second_end)
+    third = new("3")
+    await record(store, third)
+    await store.end_run(first_end)
+    expected = [
+        of_user(first, RunStatus.CANCELLED),
+        of_user(second, RunStatus.COMPLETED),
+        of_agent(second_end),
+        of_user(third),
+        of_agent(first_end),
+    ]
+    assert await page_of(store) == (expected, False)
+
+
+async def test_an_end_belongs_to_its_run_alone(store: Store) -> None:
+    mine, there, theirs = new(), new(thread=OTHER), new(user=BOB)
+    await record(store, mine, there, theirs)
+    end = end_of(there)
+    await store.end_run(end)
+    assert await page_of(store) == ([of_user(mine)], False)
+    assert await page_of(store, user=BOB) == ([of_user(theirs)], False)
+    expected = [of_user(there, RunStatus.COMPLETED), of_agent(end)]
+    assert await page_of(store, thread=OTHER) == (expected, False)
+
+
+async def test_a_run_nobody_knows_is_nothing(store: Store) -> None:
+    message = new()
+    store.start_run(message.run_id)
+    await store.end_run(end_of(message))
+    assert await store.history(ALICE, MAIN, limit=10) is None
+
+
+async def test_cancelling_does_not_take_an_end_back(store: Store) -> None:
+    message = new()
+    end = end_of(message)
+    await record(store, message)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.end_run(end)
+    await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end)])
+
+
+async def test_runs_side_by_side_all_end(store: Store) -> None:
+    messages = [new(f"{n}") for n in range(20)]
+    ends = [end_of(message, message.content) for message in messages]
+
+    async def live(message: NewMessage, end: RunEnd) -> None:
+        await record(store, message)
+        store.start_run(message.run_id)
+        await store.end_run(end)
+
+    async with trio.open_nursery() as nursery:
+        for message, end in zip(messages, ends, strict=True):
+            nursery.start_soon(live, message, end)
+    page, _ = await page_of(store)
+    places = {message.message_id: place for place, message in enumerate(page)}
+    assert len(page) == 40
+    for message, end in zip(messages, ends, strict=True):
+        question, answer = places[message.message_id], places[end.message_id]
+        assert question < answer
+        assert page[question] == of_user(message, RunStatus.COMPLETED)
+        assert page[answer] == of_agent(end)
+
+
+# History
+
+
+@pytest.fixture
+async def listed(store: Store) -> list[HistoryMessage]:
+    """Fill Alice's thread with five questions and answers, and return what history has."""
+    expected: list[HistoryMessage] = []
+    for n in range(5):
+        message = new(f"question {n}")
+        end = end_of(message, f"answer {n}")
+        await record(store, message)
+        await store.end_run(end)
+        expected += [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    return expected
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9, 10, 11, 100, 101])
+async def test_a_page_is_the_newest(store: Store, listed: list[HistoryMessage], limit: int) -> None:
+    assert await page_of(store, limit=limit) == (listed[-limit:], limit < len(listed))
+
+
+@pytest.mark.parametrize("place", range(10))
+@pytest.mark.parametrize("limit", [1, 4, 5, 100])
+async def test_a_page_is_strictly_before(
+    store: Store, listed: list[HistoryMessage], place: int, limit: int
+) -> None:
+    page = await page_of(store, limit=limit, before=listed[place].message_id)
+    start = max(0, place - limit)
+    assert page == (listed[start:place], start > 0)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+async def test_pages_together_are_the_thread(
+    store: Store, listed: list[HistoryMessage], limit: int
+) -> None:
+    seen: list[HistoryMessage] = []
+    before, has_more = None, True
+    while has_more:
+        page, has_more = await page_of(store, limit=limit, before=before)
+        assert 0 < len(page) <= limit
+        before = page[0].message_id
+        seen = page + seen
+    assert seen == listed
+
+
+async def test_pages_hold_still_while_the_thread_grows(
+    store: Store, listed: list[HistoryMessage]
+) -> None:
+    await record(store, new())
+    page = await page_of(store, limit=4, before=listed[6].message_id)
+    assert page == (listed[2:6], True)
+
+
+async def test_before_must_be_a_message_of_the_thread(store: Store) -> None:
+    here, there, theirs = new(), new(thread=OTHER), new(user=BOB)
+    await record(store, here, there, theirs)
+    strangers = [
+        there.message_id,
+        theirs.message_id,
+        new_message_id(),
+        MessageId(there.run_id),
+        MessageId(""),
+    ]
+    for stranger in strangers:
+        with pytest.raises(MessageNotFound):
+            await store.history(ALICE, MAIN, limit=10, before=stranger)
+
+
+async def test_a_thread_that_is_not_there_comes_before_the_message(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    assert await store.history(ALICE, OTHER, limit=10, before=message.message_id) is None
+    assert await store.history(BOB, MAIN, limit=10, before=message.message_id) is None
+    assert await store.history(UserId("carol"), MAIN, limit=10) is None
+
+
+async def test_two_users_may_have_a_thread_of_one_name(store: Store) -> None:
+    mine, theirs = new("mine"), new("theirs", user=BOB)
+    await record(store, mine)
+    assert await store.history(BOB, MAIN, limit=10) is None
+    await record(store, theirs)
+    await store.end_run(end_of(theirs, ""))
+    assert await page_of(store) == ([of_user(mine)], False)
+    expected = [of_user(theirs, RunStatus.COMPLETED)]
+    assert await page_of(store, user=BOB) == (expected, False)
+
+
+def size(page: Sequence[HistoryMessage]) -> int:
+    """Return the bytes of a page's texts."""
+    return sum(len(message.content.encode()) for message in page)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "😀"])
+async def test_a_page_has_at_most_256_kib(store: Store, letter: str) -> None:
+    text = letter * (HISTORY_TEXT_BYTES // len(letter.encode()))
+    messages = [new(text) for _ in range(6)]
+    await record(store, *messages)
+    page, has_more = await page_of(store)
+    # Four texts alone are the whole page: with anything beside them there is room for three.
+    assert page == [of_user(message) for message in messages[3:]]
+    assert has_more
+    assert size(page) <= HISTORY_PAGE_BYTES
+    page, has_more = await page_of(store, before=page[0].message_id)
+    assert page == [of_user(message) for message in messages[:3]]
+    assert not has_more
+
+
+async def test_a_hundred_short_messages_are_one_page(store: Store) -> None:
+    messages = [new(f"{n}" + "x" * 1000) for n in range(100)]
+    await record(store, *messages)
+    assert await page_of(store) == ([of_user(message) for message in messages], False)
+
+
+@pytest.mark.parametrize("length", [HISTORY_PAGE_BYTES, HISTORY_PAGE_BYTES + 1])
+async def test_a_page_has_one_message_whatever_its_size(store: Store, length: int) -> None:
+    short, long = new("short"), new("x" * length)
+    await record(store, short, long)
+    assert await page_of(store) == ([of_user(long)], True)
+    assert await page_of(store, before=long.message_id) == ([of_user(short)], False)
+
+
+async def test_an_unknown_run_ends_without_harm_to_others(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    store.start_run(RunId("run_unknown"))
+    await store.end_run(end_of(new()))
+    assert await page_of(store) == ([of_user(message)], False)

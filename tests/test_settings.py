@@ -1,0 +1,465 @@
+"""The table of settings and its loader: every bound, every rule between settings, every secret."""
+
+import itertools
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from netra_trio._kept_secret import kept_secret
+from netra_trio._setting_kinds import MAX_SHOWN, Choice, Flag, Whole
+from netra_trio.errors import SettingsError
+from netra_trio.settings import (
+    NOT_YET,
+    SECRET_SOURCE,
+    STOPS,
+    TABLE,
+    Loaded,
+    Settings,
+    describe,
+    load,
+)
+
+SECRET = "s3cr3t-" + "x" * 57  # 64 bytes: enough for every algorithm
+KEY = {"JWT_SECRET_KEY": SECRET}
+STRICT = {
+    **KEY,
+    "DATABASE_URL": "postgresql://netra:hunter2@db/netra",
+    "WEBSOCKET_ALLOWED_ORIGINS": "https://app.example.com",
+}
+
+WHOLES = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(row.kind, Whole)]
+FLAGS = [(name, row) for name, row in TABLE.items() if isinstance(row.kind, Flag)]
+
+
+def loaded(directory: Path, **environ: str) -> Loaded:
+    return load({**KEY, **environ}, directory=directory)
+
+
+def faults(directory: Path, environ: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(environ, directory=directory)
+    return str(caught.value).splitlines()
+
+
+def test_the_table_has_every_field_once() -> None:
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 25
+    assert all(row.meaning and row.kind.expected for row in TABLE.values())
+    assert all(row.beyond for name, row, _ in WHOLES), "every limit says what happens beyond it"
+    assert all(kind.unit for _, _, kind in WHOLES)
+
+
+def test_the_defaults_are_the_contracts(tmp_path: Path) -> None:
+    assert Settings() == Settings(
+        environment="development",
+        allowed_origins=(),
+        enable_cors=True,
+        require_auth=True,
+        require_origin=False,
+        query_token=True,
+        max_connections_per_user=5,
+        connection_limit_policy="evict_oldest",
+        max_connections=10_000,
+        max_message_rate=60,
+        burst_queue=20,
+        run_queue=32,
+        max_message_size=10_240,
+        heartbeat_interval_ms=30_000,
+        send_timeout_ms=5_000,
+        drain_timeout_ms=8_000,
+        agent_timeout_ms=300_000,
+        replay_events=1000,
+        replay_bytes=1_048_576,
+        jwt_secret_key=None,
+        jwt_algorithms=("HS256",),
+        jwt_issuer=None,
+        jwt_audience=None,
+        database_url=None,
+        auth_auto_provision=True,
+    )
+    outcome = loaded(tmp_path)
+    assert outcome.settings == evolve(Settings(), jwt_secret_key=SECRET)
+    assert outcome.warnings == ()
+    assert outcome.sources.pop("JWT_SECRET_KEY") == "environment"
+    assert set(outcome.sources.values()) == {"default"}
+    assert list(tmp_path.iterdir()) == [], "a configured key leaves the folder alone"
+
+
+@pytest.mark.parametrize(("name", "row", "kind"), WHOLES)
+def test_a_number_at_its_bounds_and_one_beyond(
+    tmp_path: Path, name: str, row: object, kind: Whole
+) -> None:
+    env = TABLE[name].env
+    assert TABLE[name] is row
+    highest = 10**17 if kind.maximum is None else kind.maximum
+    for value in (kind.minimum, highest):
+        outcome = loaded(tmp_path, **{env: f" {value} "})
+        assert getattr(outcome.settings, name) == value
+        assert outcome.sources[env] == "environment"
+    wrong = [kind.minimum - 1] if kind.maximum is None else [kind.minimum - 1, kind.maximum + 1]
+    for value in wrong:
+        (line,) = faults(tmp_path, {**KEY, env: str(value)})
+        assert line.startswith(f"{env}: got '{value}', expected a whole number")
+
+
+def test_only_the_message_rate_has_no_upper_bound() -> None:
+    assert [name for name, _, kind in WHOLES if kind.maximum is None] == ["max_message_rate"]
+
+
+@pytest.mark.parametrize(
+    "text", ["five", "5.0", "1e3", "1_000", "0x10", "+5", "--5", "5 ms", "\u0665", "9" * 5000]
+)
+def test_what_is_no_number(tmp_path: Path, text: str) -> None:
+    (line,) = faults(tmp_path, {**KEY, "WEBSOCKET_MAX_MESSAGE_RATE": text})
+    assert line.startswith("WEBSOCKET_MAX_MESSAGE_RATE: got '")
+    assert "expected a whole number, 1 or more (messages per minute)" in line
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(("name", "row"), FLAGS)
+def test_a_flag_takes_every_word_in_any_case(tmp_path: Path, name: str, row: object) -> None:
+    env = TABLE[name].env
+    assert TABLE[name] is row
+    for word in ("true", "TRUE", "1", "Yes", "on"):
+        assert getattr(loaded(tmp_path, **{env: word}).settings, name) is True
+    for word in ("false", "False", "0", "NO", "off"):
+        assert getattr(loaded(tmp_path, **{env: word}).settings, name) is False
+    for word in ("maybe", "2", "tru", "t"):
+        (line,) = faults(tmp_path, {**KEY, env: word})
+        assert line.startswith(f"{env}: got '{word}', expected one of true, 1,")
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_is_unset(tmp_path: Path, blank: str) -> None:
+    every = [row.env for row in (*TABLE.values(), *NOT_YET)]
+    environ = {**dict.fromkeys([*every, *STOPS, "WEBSOCKET_WRONG"], blank), **KEY}
+    assert load(environ, directory=tmp_path) == loaded(tmp_path)
+
+
+@pytest.mark.parametrize("name", [n for n, row in TABLE.items() if isinstance(row.kind, Choice)])
+def test_choices(tmp_path: Path, name: str) -> None:
+    row = TABLE[name]
+    (line,) = faults(tmp_path, {**KEY, row.env: "another"})
+    assert line.startswith(f"{row.env}: got 'another', expected one of ")
+    assert isinstance(row.kind, Choice)
+    word = row.kind.words[-1]
+    outcome = load({**STRICT, row.env: f" {word.upper()} "}, directory=tmp_path)
+    assert getattr(outcome.settings, name) == word
+
+
+def test_every_fault_is_listed_in_one_message(tmp_path: Path) -> None:
+    lines = faults(
+        tmp_path,
+        {
+            "ENVIRONMENT": "production",
+            "JWT_SECRET_KEY": "short",
+            "DATABASE_URL": "mysql://u:hunter2@h/db",
+            "WEBSOCKET_ALLOWED_ORIGINS": "*, https://fine.example.com, http://a.example.com",
+            "WEBSOCKET_REQUIRE_AUTH": "no",
+            "WEBSOCKET_QUERY_TOKEN": "maybe",
+            "WEBSOCKET_MAX_CONNECTIONS": "0",
+            "WEBSOCKET_RESUME_WINDOW": "-1",
+            "JWT_ALGORITHMS": "none",
+            "REDIS_URL": "redis://:hunter2@h",
+            "JWT_JWKS_URL": "https://keys.example.com/hunter2",
+        },
+    )
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "DATABASE_URL",
+        "JWT_ALGORITHMS",
+        "JWT_JWKS_URL",
+        "JWT_SECRET_KEY",
+        "REDIS_URL",
+        "WEBSOCKET_ALLOWED_ORIGINS",
+        "WEBSOCKET_ALLOWED_ORIGINS",
+        "WEBSOCKET_MAX_CONNECTIONS",
+        "WEBSOCKET_QUERY_TOKEN",
+        "WEBSOCKET_REQUIRE_AUTH",
+        "WEBSOCKET_RESUME_WINDOW",
+    ]
+    text = "\n".join(lines)
+    assert "hunter2" not in text
+    assert "short" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+@pytest.mark.parametrize("missing", sorted(STRICT))
+def test_what_development_can_do_without(tmp_path: Path, environment: str, missing: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": environment}
+    assert load(environ, directory=tmp_path).settings.environment == environment
+    del environ[missing]
+    (line,) = faults(tmp_path, environ)
+    assert line.startswith(f"{missing}: got nothing, expected ")
+    assert f" in {environment}; set it" in line
+    assert list(tmp_path.iterdir()) == [], "no key is made outside development"
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_a_secret_has_32_bytes_of_utf8(tmp_path: Path, environment: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": environment}
+    for fits in ("x" * 32, "\u00e9" * 16):
+        load({**environ, "JWT_SECRET_KEY": fits}, directory=tmp_path)
+    for short in ("x" * 31, "\u00e9" * 15):
+        (line,) = faults(tmp_path, {**environ, "JWT_SECRET_KEY": short})
+        assert line.startswith(f"JWT_SECRET_KEY: got {len(short.encode())} bytes (kept secret)")
+        assert short not in line
+
+
+def test_a_short_secret_is_a_warning_in_development(tmp_path: Path) -> None:
+    for size, warned in ((31, True), (32, False)):
+        outcome = loaded(tmp_path, JWT_SECRET_KEY="x" * size)
+        assert len(outcome.warnings) == warned
+        assert all(w.startswith("JWT_SECRET_KEY: 31 bytes") for w in outcome.warnings)
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
+def test_a_key_shorter_than_its_algorithms_is_a_warning(
+    tmp_path: Path, algorithm: str, size: int
+) -> None:
+    environ = {**STRICT, "ENVIRONMENT": "production", "JWT_ALGORITHMS": algorithm}
+    for have in (size, max(size - 1, 32)):
+        outcome = load({**environ, "JWT_SECRET_KEY": "x" * have}, directory=tmp_path)
+        about = [w for w in outcome.warnings if w.startswith("JWT_SECRET_KEY")]
+        assert len(about) == (have < size)
+
+
+@pytest.mark.parametrize("environment", ["development", "staging", "production"])
+def test_anonymous_users_are_for_development(tmp_path: Path, environment: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": environment, "WEBSOCKET_REQUIRE_AUTH": "false"}
+    if environment == "development":
+        assert load(environ, directory=tmp_path).settings.require_auth is False
+    else:
+        (line,) = faults(tmp_path, environ)
+        assert line.startswith(f"WEBSOCKET_REQUIRE_AUTH: got false, expected true in {environment}")
+
+
+@pytest.mark.parametrize("environment", ["development", "staging", "production"])
+def test_users_are_added_by_themselves_in_development(tmp_path: Path, environment: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": environment}
+    here = load(environ, directory=tmp_path).settings.auth_auto_provision
+    assert here is Settings(environment=environment).auth_auto_provision
+    assert here is (environment == "development")
+    told = load({**environ, "AUTH_AUTO_PROVISION": "true"}, directory=tmp_path)
+    assert told.settings.auth_auto_provision is True
+
+
+@pytest.mark.parametrize("text", ["none", "RS256", "hs256", "HS256,none", "HS1", ","])
+def test_only_hmac_algorithms(tmp_path: Path, text: str) -> None:
+    (line,) = faults(tmp_path, {**KEY, "JWT_ALGORITHMS": text})
+    assert line.startswith(f"JWT_ALGORITHMS: got '{text}', expected ")
+    assert "HS256, HS384, HS512" in line
+
+
+def test_lists_forgive_blanks_and_repetitions(tmp_path: Path) -> None:
+    outcome = loaded(
+        tmp_path,
+        JWT_ALGORITHMS=" HS512 ,, HS256,HS512 ",
+        WEBSOCKET_ALLOWED_ORIGINS=" https://a.example.com , https://*.example.org,",
+    )
+    assert outcome.settings.jwt_algorithms == ("HS512", "HS256")
+    assert outcome.settings.allowed_origins == ("https://a.example.com", "https://*.example.org")
+    assert outcome.settings.origins.allows("https://x.example.org")
+    assert outcome.settings.origins is outcome.settings.origins
+
+
+def test_a_list_of_nothing_is_nothing(tmp_path: Path) -> None:
+    assert loaded(tmp_path, WEBSOCKET_ALLOWED_ORIGINS=",").settings.allowed_origins == ()
+    environ = {**STRICT, "ENVIRONMENT": "production", "WEBSOCKET_ALLOWED_ORIGINS": ", ,"}
+    (line,) = faults(tmp_path, environ)
+    assert line.startswith("WEBSOCKET_ALLOWED_ORIGINS: got nothing")
+
+
+def test_wrong_origins_are_faults_of_their_own_lines(tmp_path: Path) -> None:
+    text = "https://*.com,https://u:hunter2@a.example.com,https://fine.example.com"
+    lines = faults(tmp_path, {**KEY, "WEBSOCKET_ALLOWED_ORIGINS": text})
+    assert len(lines) == 2
+    assert all(line.startswith("WEBSOCKET_ALLOWED_ORIGINS: the pattern '") for line in lines)
+    assert "hunter2" not in "".join(lines)
+
+
+def test_a_wrong_environment_is_judged_alone(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, {"ENVIRONMENT": "prod"})
+    assert line.startswith("ENVIRONMENT: got 'prod', expected one of development, staging, produc")
+
+
+@pytest.mark.parametrize(
+    ("url", "fine"),
+    [
+        ("sqlite:///netra.db", True),
+        ("postgres://u:hunter2@h/db", True),
+        ("PostgreSQL://u:hunter2@h/db", True),
+        ("mysql://u:hunter2@h/db", False),
+        ("postgresql+psycopg://u:hunter2@h/db", False),
+        ("hunter2", False),
+    ],
+)
+def test_databases(tmp_path: Path, url: str, fine: bool) -> None:
+    if fine:
+        outcome = loaded(tmp_path, DATABASE_URL=url)
+        assert outcome.settings.database_url == url
+        (text,) = outcome.warnings
+        assert "in memory only" in text
+    else:
+        (text,) = faults(tmp_path, {**KEY, "DATABASE_URL": url})
+        assert text.startswith(f"DATABASE_URL: got {len(url)} bytes (kept secret), expected a URL")
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("environment", ["development", "staging", "production"])
+def test_sqlite_is_warned_of_outside_development(tmp_path: Path, environment: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": environment, "DATABASE_URL": "sqlite:///netra.db"}
+    about = [w for w in load(environ, directory=tmp_path).warnings if "SQLite" in w]
+    assert len(about) == (environment != "development")
+
+
+@pytest.mark.parametrize("name", sorted(STOPS))
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_what_stops_the_start(tmp_path: Path, name: str, environment: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": environment, name: "https://:hunter2@h"}
+    (line,) = faults(tmp_path, environ)
+    assert line == f"{name}: got a value (kept secret), expected none; {STOPS[name]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "outcome"),
+    [
+        ("WEBSOCKET_RESUME_WINDOW", "0", "silent"),
+        ("WEBSOCKET_RESUME_WINDOW", "1", "warning"),
+        ("WEBSOCKET_RESUME_WINDOW", "-1", "fault"),
+        ("WEBSOCKET_RESUME_WINDOW", "long", "fault"),
+        ("WEBSOCKET_MAX_SESSIONS_PER_USER", "1", "warning"),
+        ("WEBSOCKET_MAX_SESSIONS_PER_USER", "0", "fault"),
+    ],
+)
+def test_settings_of_a_later_version(tmp_path: Path, name: str, text: str, outcome: str) -> None:
+    if outcome == "fault":
+        (line,) = faults(tmp_path, {**KEY, name: text})
+        assert line.startswith(f"{name}: got '{text}', expected a whole number")
+    else:
+        warnings = loaded(tmp_path, **{name: text}).warnings
+        expected = (f"{name}: resume is not available yet, so this has no effect",)
+        assert warnings == (() if outcome == "silent" else expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WEBSOCKET_BURST_QUEU", "WEBSOCKET_BURST_QUEUE"),
+        ("WEBSOCKET_HEARTBEAT_INTERVAL_MS", "WEBSOCKET_HEARTBEAT_INTERVAL"),
+        ("WEBSOCKET_AGENT_TIMEOUT", "AGENT_TIMEOUT"),
+        ("WEBSOCKET_ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ", None),
+    ],
+)
+def test_unknown_names_are_warned_of(tmp_path: Path, name: str, meant: str | None) -> None:
+    (warning,) = loaded(tmp_path, **{name: "hunter2", "HOME": "/", "WEBSOCKETS": "x"}).warnings
+    hint = f"; did you mean {meant}?" if meant else ""
+    assert warning == f"{name}: no such setting, so it has no effect{hint}"
+
+
+def test_a_strange_name_is_shown_safely(tmp_path: Path) -> None:
+    (warning,) = loaded(tmp_path, **{"WEBSOCKET_\x1b[31m": "x"}).warnings
+    assert warning.startswith(r"'WEBSOCKET_\x1b[31m': no such setting")
+
+
+def test_wrong_values_are_shown_short_and_without_control_characters(tmp_path: Path) -> None:
+    for size in (MAX_SHOWN, MAX_SHOWN + 1):
+        (line,) = faults(tmp_path, {**KEY, "WEBSOCKET_ENABLE_CORS": "x" * size})
+        shown = line.split("'")[1]
+        assert shown == "x" * MAX_SHOWN + ("..." if size > MAX_SHOWN else "")
+    (line,) = faults(tmp_path, {**KEY, "WEBSOCKET_ENABLE_CORS": "a\n\x1b\u202e"})
+    assert r"got 'a\n\x1b\u202e'" in line
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "JWT_ISSUER", "WEBSOCKET_ENABLE_CORS"])
+def test_bytes_that_are_no_utf8_are_a_fault(tmp_path: Path, name: str) -> None:
+    (line,) = faults(tmp_path, {**KEY, name: "x" * 40 + "\udcff"})
+    assert line.startswith(f"{name}: got bytes that are not UTF-8, expected ")
+
+
+def test_secrets_are_neither_printed_nor_described(tmp_path: Path) -> None:
+    environ = {**STRICT, "JWT_SECRET_KEY": "s" + "3" * 42}
+    outcome = load(environ, directory=tmp_path)
+    rows = describe(outcome)
+    everything = f"{outcome!r}{rows}"
+    assert environ["JWT_SECRET_KEY"] not in everything
+    assert "hunter2" not in everything
+    shown = {name: (value, source) for name, value, source, _ in rows}
+    assert shown["JWT_SECRET_KEY"] == ("set, 43 bytes", "environment")
+    assert shown["WEBSOCKET_MAX_MESSAGE_SIZE"] == ("10240 bytes", "default")
+    assert shown["WEBSOCKET_ALLOWED_ORIGINS"] == ("https://app.example.com", "environment")
+    assert shown["WEBSOCKET_ENABLE_CORS"] == ("true", "default")
+    assert shown["JWT_ISSUER"] == ("not set", "default")
+    assert [row[0] for row in rows] == [row.env for row in TABLE.values()]
+    meanings = {name: meaning for name, _, _, meaning in rows}
+    assert meanings["WEBSOCKET_RUN_QUEUE"].endswith("; beyond it: QUEUE_FULL")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_development_makes_its_key_once(tmp_path: Path) -> None:
+    first = load({}, directory=tmp_path)
+    assert first.sources["JWT_SECRET_KEY"] == SECRET_SOURCE
+    assert len(first.settings.jwt_secret_key or "") == 64
+    assert load({}, directory=tmp_path) == first
+    folder = tmp_path / ".netra"
+    assert (mode(folder), mode(folder / "secret")) == (0o700, 0o600)
+    assert (folder / ".gitignore").read_text() == "*\n"
+    assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "secret"]
+
+
+def test_a_kept_key_is_closed_to_others_again(tmp_path: Path) -> None:
+    first = load({}, directory=tmp_path)
+    folder = tmp_path / ".netra"
+    folder.chmod(0o755)
+    (folder / "secret").chmod(0o644)
+    assert load({}, directory=tmp_path) == first
+    assert (mode(folder), mode(folder / "secret")) == (0o700, 0o600)
+
+
+def test_two_that_start_together_agree_on_one_key(tmp_path: Path) -> None:
+    for turn in range(20):
+        folder = tmp_path / str(turn)
+        with ThreadPoolExecutor(8) as pool:
+            kept = list(pool.map(kept_secret, itertools.repeat(folder, 8)))
+        assert len(set(kept)) == 1
+        assert len(kept[0]) == 64
+        assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "secret"]
+
+
+def test_the_slower_of_two_takes_the_key_of_the_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = kept_secret(tmp_path / "n")
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # both looked before either wrote
+    assert kept_secret(tmp_path / "n") == ours
+
+
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [
+        (b"", "got 0 bytes in .netra/secret"),
+        (b"hunter2" * 4 + b"xyz", "got 31 bytes in .netra/secret"),
+        (b"\xff" * 64, "got bytes in .netra/secret that are not UTF-8"),
+    ],
+)
+def test_a_spoilt_key_is_a_fault(tmp_path: Path, content: bytes, came: str) -> None:
+    load({}, directory=tmp_path)
+    file = tmp_path / ".netra" / "secret"
+    file.write_bytes(content)
+    (line,) = faults(tmp_path, {})
+    assert line.startswith(f"JWT_SECRET_KEY: {came}")
+    assert line.endswith("delete the file: a new one is made")
+    assert "hunter2" not in line
+    file.write_bytes(b"y" * 32 + b"\n")
+    assert load({}, directory=tmp_path).settings.jwt_secret_key == "y" * 32
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path / "missing", {})
+    assert line.startswith("JWT_SECRET_KEY: got nothing, and one kept in .netra/secret fails (")
+    assert str(tmp_path) not in line
