@@ -28,7 +28,7 @@ MAX_DIGITS = 400  # asked of round(), either way: no float reaches further than 
 
 def _power(base: float, exponent: float) -> Any:
     # The one step whose result can dwarf its operands; any other has at most twice their bits and
-    # is refused afterwards. A power has at least these bits, and less than twice as many:
+    # is refused afterwards. A power has at least these bits, and at most twice as many:
     if isinstance(base, int) and isinstance(exponent, int):
         least = (base.bit_length() - 1) * exponent
         if least > MAX_BITS:
@@ -131,11 +131,7 @@ def calculate(expression: str) -> int | float:
     _check_tokens(text)
     try:
         return _value(ast.parse(text, mode="eval").body)
-    except (
-        SyntaxError,
-        MemoryError,
-        RecursionError,
-    ):  # the last two: called with little stack left
+    except (SyntaxError, MemoryError, RecursionError):  # the last two where little stack is left
         raise ToolError(f"{_EXPECTED}, got {expression!r}") from None
 
 

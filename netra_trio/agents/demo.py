@@ -11,6 +11,7 @@ Ask it "what is 12*(3+4)?", "what time is it in New York?", "what did I say?", o
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from time import time
 
 import trio
@@ -31,9 +32,7 @@ ZONE_WORDS = 4  # of a place's name at most: "Dumont d'Urville" has two, "Port o
 REMEMBERED = 50  # messages of the thread that are looked through for the user's own
 QUOTED_MESSAGES = 5  # of them that are quoted, the newest
 QUOTED = 120  # characters of a quotation, beyond which it is shortened
-EXPLAINED = (
-    300  # characters of a tool's error, likewise; the calculator's and the clock's are below
-)
+EXPLAINED = 300  # characters of a tool's error, likewise; the tools here stay below
 DIGITS = 40  # of a whole number in the answer, beyond which it is shortened
 
 EXAMPLES = (
@@ -166,10 +165,10 @@ RULES = (
 )
 
 # A run of what arithmetic is made of. Its tokens are possessive and guarded on both sides, so that
-# "12x + 3" has none, and a long run costs time in proportion to its length.
+# "12x + 3" and "10.0.0.1" have none, and a run costs time in proportion to its length.
 _RUN = re.compile(
     r"""(?:
-        (?<![\w.]) [0-9.]++ (?:e[+-]?[0-9]++)? (?!\w)
+        (?<![\w.]) (?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++) (?:e[+-]?[0-9]++)?+ (?!\w|\.[0-9])
       | (?<!\w) (?:pi|tau|e) (?!\w)
       | (?<!\w) (?:sqrt|abs|round|min|max) \(
       | [-+*/%^×·÷−(),\s]
@@ -180,6 +179,7 @@ _FUNCTION = re.compile(r"[a-z]\(")
 _OPERATION = re.compile(r"[\w.)]\s*(?:\*\*|//|[-+*/%^×·÷−])[-+(\s]*[\w.]")  # noqa: RUF001
 _DATE = re.compile(r"[0-9]+(?:[-/][0-9]+)+")  # or a telephone number, or 24/7
 _ASKED = re.compile(r"(?i)\b(?:(?P<told>calculate|compute)|what is|what's|how much is)[\s:]*\Z")
+_DASHES = re.compile(r"\A[^\w.(]*\s|[^\w.)]+\Z")  # of prose, before and behind: "well - 2+2 - no"
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 
@@ -197,7 +197,7 @@ def find_expressions(text: str) -> Sequence[str]:
         if not has_function:  # then a comma is one of prose, or one between thousands
             arithmetic = _THOUSANDS.sub("", arithmetic)
         for part in [arithmetic] if has_function else arithmetic.split(","):
-            expression = _trimmed(part)
+            expression = _trimmed(part if asked is not None else _DASHES.sub("", part))
             if asked is not None and asked["told"]:
                 is_meant = any(c.isalnum() for c in expression)
             elif asked is None and _DATE.fullmatch(expression):
@@ -221,7 +221,7 @@ def _trimmed(expression: str) -> str:
 
 
 _TIME = re.compile(
-    r"(?i)\btime(?:\s(?:is\sit|it\sis|now|right\snow))*\sin\s(?P<places>[^?!;:]{1,200})"
+    r"(?i)\btime(?:\s(?:is\sit|it\sis|now|right\snow))*\sin\s(?=(?P<places>[^?!;:]{1,100}))"
 )
 _TIME_HERE = re.compile(r"(?i)\bwhat(?:'s|\sis)?\s(?:the\s)?time(?:\sis\sit|\sit\sis|\snow)*\W*\Z")
 _BETWEEN_PLACES = re.compile(r",|&|\s(?:and|or)\s(?:in\s)?")
@@ -235,7 +235,7 @@ def find_places(text: str) -> Sequence[str]:
     """
     text = " ".join(text.split())
     found = []
-    for match in _TIME.finditer(text):
+    for match in islice(_TIME.finditer(text), TOOL_CALLS):
         first, *others = _BETWEEN_PLACES.split(match["places"])
         found.append(_place(first) or _words(first))  # unknown: the clock says what is similar
         found += filter(None, map(_place, others))  # unknown: it is about something else

@@ -139,7 +139,7 @@ def _object_or_string(value: Any, _: Any) -> Any:
 
 def _without_none(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
     """Write a class without its optional fields that are None, and with everything else."""
-    optional = {
+    optional: dict[str, Any] = {
         attribute.name: cattrs.override(omit_if_default=True)
         for attribute in attrs.fields(kind)
         if attribute.default is None

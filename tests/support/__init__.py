@@ -1,0 +1,1 @@
+"""What the tests share: a server in virtual time, and clients that talk to it."""

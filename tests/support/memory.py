@@ -1,0 +1,192 @@
+"""A server without a network, in virtual time, and clients that talk to it in frames.
+
+    async with open_server(agents={"echo": echo}) as server:
+        async with server.connect("alice") as client:
+            await client.say("hello")
+            events = await client.until("agent_completed")
+"""
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import trio
+from attrs import define, evolve, field
+
+from netra_trio.agents.echo import echo
+from netra_trio.auth import Identity, TokenVerifier
+from netra_trio.codes import EndReason
+from netra_trio.errors import Refused, TransportClosed
+from netra_trio.hub import Hub, open_hub
+from netra_trio.ids import UserId
+from netra_trio.interfaces import Store
+from netra_trio.protocol.messages import ResumeState, Verdict
+from netra_trio.runs import Agent
+from netra_trio.settings import Settings
+from netra_trio.stores.memory import MemoryStore
+from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_pair
+
+SECRET = "a-secret-of-at-least-thirty-two-bytes"
+EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the virtual clock
+NEW = ResumeState(Verdict.NEW)
+
+Frame = dict[str, Any]
+
+
+def wall_clock() -> float:
+    """Return Unix seconds that go by with the virtual clock."""
+    return EPOCH + trio.current_time()
+
+
+@define(eq=False)
+class Client:
+    """A client over the memory transport.
+
+    Attributes:
+        line: Its end of the line.
+        transport: The server's end.
+        welcome: The first frame.
+        ended: Why the connection ended, once it has.
+    """
+
+    line: MemoryClient
+    transport: MemoryTransport
+    welcome: Frame = field(factory=dict)
+    ended: EndReason | None = None
+    refused: Refused | None = None
+    done: trio.Event = field(factory=trio.Event)
+
+    async def send(
+        self, kind: str, payload: Any = None, correlation_id: str | None = None, **more: Any
+    ) -> None:
+        """Send a message."""
+        frame: Frame = {"type": kind, **more}
+        if payload is not None:
+            frame["payload"] = payload
+        if correlation_id is not None:
+            frame["correlation_id"] = correlation_id
+        await self.send_raw(orjson.dumps(frame).decode())
+
+    async def send_raw(self, text: str | bytes) -> None:
+        """Send a text frame (`str`) or a binary one (`bytes`) as it stands."""
+        await self.line.send(text)
+
+    async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
+        """Send a `user_message`."""
+        await self.send("user_message", {"content": content, **payload}, correlation_id)
+
+    async def next(self) -> Frame:
+        """Return the next frame, whatever it is."""
+        frame: Frame = orjson.loads(await self.line.receive())
+        return frame
+
+    async def expect(self, kind: str) -> Frame:
+        """Return the next frame, which has to be of this type."""
+        frame = await self.next()
+        assert frame["type"] == kind, frame
+        return frame
+
+    async def until(self, kind: str) -> list[Frame]:
+        """Return the frames up to and with the next one of this type."""
+        frames = [await self.next()]
+        while frames[-1]["type"] != kind:
+            frames.append(await self.next())
+        return frames
+
+    async def error(self) -> Frame:
+        """Return the payload of the next frame, which has to be an error."""
+        payload: Frame = (await self.expect("error"))["payload"]
+        return payload
+
+    async def rest(self) -> tuple[list[Frame], int | None]:
+        """Return the frames up to the end of the line, and the close code."""
+        frames: list[Frame] = []
+        while True:
+            try:
+                frames.append(await self.next())
+            except TransportClosed as closed:
+                return frames, closed.code
+
+
+@define(eq=False)
+class Server:
+    """A hub, and a nursery for its connections."""
+
+    hub: Hub
+    nursery: trio.Nursery
+
+    def start(
+        self,
+        user: str = "alice",
+        *,
+        acknowledging: bool = False,
+        expires_at: float = EPOCH + 1e9,
+        anonymous: bool = False,
+        permissions: frozenset[str] = frozenset(),
+        **line: Any,
+    ) -> Client:
+        """Start a connection, without waiting for its welcome."""
+        transport, memory_client = memory_pair(**line)
+        client = Client(memory_client, transport)
+        expires = math.inf if anonymous else expires_at
+        identity = Identity(UserId(user), expires, permissions)
+
+        async def serve() -> None:
+            try:
+                client.ended = await self.hub.serve(
+                    transport, identity, acknowledging=acknowledging, resume=NEW
+                )
+            except Refused as refused:
+                client.refused = refused
+                client.line.cut()
+            finally:
+                client.done.set()
+
+        self.nursery.start_soon(serve)
+        return client
+
+    @asynccontextmanager
+    async def connect(self, user: str = "alice", **options: Any) -> AsyncIterator[Client]:
+        """Open a connection; on leaving, the client closes with 1000 and waits for the end."""
+        client = self.start(user, **options)
+        client.welcome = await client.expect("connection_established")
+        yield client
+        client.line.close()
+        await client.done.wait()
+
+
+@asynccontextmanager
+async def open_server(
+    *,
+    agents: Mapping[str, Agent] | None = None,
+    store: Store | None = None,
+    users: tuple[str, ...] = ("alice", "bob"),
+    **settings: Any,
+) -> AsyncIterator[Server]:
+    """Open a server on the memory transport; `settings` are fields of `Settings`."""
+    store = MemoryStore() if store is None else store
+    for user in users:
+        await store.create_user(UserId(user))
+    chosen = evolve(Settings(), jwt_secret_key=SECRET, **settings)
+    async with trio.open_nursery() as nursery:
+        async with open_hub(
+            chosen,
+            agents={"echo": echo} if agents is None else agents,
+            store=store,
+            verifier=TokenVerifier(SECRET),
+            wall_clock=wall_clock,
+        ) as hub:
+            yield Server(hub, nursery)
+            nursery.cancel_scope.cancel()
+
+
+def token(user: str = "alice", *, expires_at: float = EPOCH + 1e9) -> str:
+    """Return a token that the server takes."""
+    return TokenVerifier(SECRET).sign(user, expires_at=expires_at)
+
+
+def kinds(frames: list[Frame]) -> list[str]:
+    """Return the types of frames."""
+    return [frame["type"] for frame in frames]
