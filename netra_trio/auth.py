@@ -97,8 +97,11 @@ class TokenVerifier:
                     "verify_iat": False,
                     "verify_aud": self._audience is not None,
                     "verify_iss": self._issuer is not None,
+                    "verify_sub": False,  # checked below too
                 },
             )
+        except jwt.MissingRequiredClaimError as error:
+            raise _invalid(f'The token lacks the claim "{error.claim}".') from None
         except jwt.PyJWTError as error:
             raise _invalid(_WHY.get(type(error), "The token is malformed.")) from None
         except (ValueError, TypeError, OverflowError, RecursionError, UnicodeError):
@@ -204,7 +207,6 @@ _WHY: dict[type[jwt.PyJWTError], str] = {
     jwt.InvalidAlgorithmError: "The token's algorithm is not accepted here.",
     jwt.InvalidIssuerError: "The token is from another issuer.",
     jwt.InvalidAudienceError: "The token is for another audience.",
-    jwt.MissingRequiredClaimError: 'The token lacks a claim: "sub" and "exp" are required.',
 }
 
 

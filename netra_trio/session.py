@@ -122,6 +122,8 @@ class Session:
         self._idle.set()
         self._draining = False
         self._closing: RunStatus | None = None
+        self._stopped_early: RunId | None = None
+        self._nap = trio.CancelScope()
         self._offer_work, self._inbox = trio.open_memory_channel[_Work](INBOX)
         self._nursery: trio.Nursery | None = None
 
@@ -214,7 +216,10 @@ class Session:
             self._nursery = nursery
             while True:
                 work = None
-                with trio.move_on_at(self._schedule.next_turn(trio.current_time())):
+                self._nap = trio.CancelScope(
+                    deadline=self._schedule.next_turn(trio.current_time())
+                )
+                with self._nap:
                     try:
                         work = await self._inbox.receive()
                     except trio.EndOfChannel:
@@ -268,6 +273,8 @@ class Session:
             self.user.runs[spec.run_id] = live
             try:
                 known = await self._record(new)
+                if known is not None and self._ended_meanwhile(known):
+                    known = await self._record(new)
             except BaseException:
                 del self.user.runs[spec.run_id]
                 raise
@@ -364,6 +371,10 @@ class Session:
                 problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
             ) from None
 
+    def _ended_meanwhile(self, known: Duplicate) -> bool:
+        """Whether the run ended after the store looked: then its end can be had for the asking."""
+        return known.completed is None and known.run_id not in self.user.runs
+
     def _confirm_duplicate(self, known: Duplicate, correlation_id: CorrelationId) -> None:
         """Confirm what was recorded before, and see that its end is told here too."""
         self._confirm(
@@ -388,6 +399,8 @@ class Session:
             self.log.release(1)
 
     def _copy_end(self, completed: bytes, correlation_id: CorrelationId) -> None:
+        if self.log.is_over_bytes:
+            completed = _lean_copy(completed)
         event = Encoded(AgentCompleted.TYPE, completed)
         self.append(event, len(completed), correlation_id, reserved=True)
 
@@ -418,6 +431,8 @@ class Session:
         self._start(started)
         if stopped is not None:  # while the message was being recorded
             self._end_waiting(stopped)
+        elif self._stopped_early == spec.run_id:
+            self._stop(spec.run_id)
 
     def _confirm(self, confirmed: MessageConfirmed, correlation_id: CorrelationId) -> None:
         self.append(confirmed, 0, correlation_id, reserved=True)
@@ -452,9 +467,15 @@ class Session:
 
     def _stop(self, run_id: RunId) -> None:
         """Stop one of this session's runs, started or not."""
+        if run_id not in self._executions:
+            # The store has its message, so that it could be found, and this session has yet to
+            # hear so: it is stopped as soon as it is confirmed. Messages are recorded one by one.
+            self._stopped_early = run_id
+            return
         execution, new = self._executions[run_id]
         if self._schedule.withdraw(run_id):
             self._spawn(self._end, execution, new, Ending(RunStatus.CANCELLED))
+            self._nap.cancel()  # what waited behind it may be due
         else:
             execution.stop(RunStatus.CANCELLED)
 
@@ -513,6 +534,17 @@ def _lean(ending: Ending) -> Ending:
         return ending
     result, _ = cut_json(loads(ending.result), LEAN_RESULT_BYTES)
     return evolve(ending, result=result, truncated=True)
+
+
+def _lean_copy(completed: bytes) -> bytes:
+    """Return the payload of an `agent_completed` with little result, for a log over its bytes."""
+    payload = loads(completed)
+    if len(completed) > LEAN_RESULT_BYTES and "result" in payload:
+        result, truncated = cut_json(payload["result"], LEAN_RESULT_BYTES)
+        payload["result"] = Fragment(result)
+        if truncated:
+            payload["truncated"] = True
+    return dumps(payload)
 
 
 def _fingerprint(message: WorkMessage) -> bytes:

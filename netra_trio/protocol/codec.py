@@ -14,7 +14,8 @@ the lines a client reads.
 
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any, Final, NoReturn
+from types import NoneType
+from typing import Any, Final, NoReturn, get_args
 
 import attrs
 import cattrs
@@ -137,6 +138,10 @@ def _object_or_string(value: Any, _: Any) -> Any:
     return value
 
 
+def _is_optional(kind: Any) -> bool:
+    return NoneType in get_args(kind)
+
+
 def _without_none(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
     """Write a class without its optional fields that are None, and with everything else."""
     optional: dict[str, Any] = {
@@ -155,6 +160,10 @@ def _strict_converter() -> cattrs.Converter:
     # By name: for a StrEnum the hook of str would match first, and let any string in.
     converter.register_structure_hook(OnBusy, _one_of)
     converter.register_structure_hook_func(lambda kind: kind == JsonObject | str, _object_or_string)
+    # An optional field may be left out, not null: there is one way to say nothing.
+    converter.register_structure_hook_factory(
+        _is_optional, lambda kind: converter.get_structure_hook(get_args(kind)[0])
+    )
     without_none = _without_none(ToolCompleted, converter)
 
     def completed(event: ToolCompleted) -> dict[str, Any]:
@@ -238,6 +247,8 @@ def payload_of(message: Outbound | Encoded) -> Any:
     """Return a message's payload, in a form that orjson writes."""
     if isinstance(message, Encoded):
         return orjson.Fragment(message.payload)
+    if isinstance(message, Ping | Pong):
+        return message.payload  # it is free in its fields, so the class only wraps it
     return _converter.unstructure(message)
 
 
@@ -308,10 +319,13 @@ def _payload(message_class: type[Inbound], payload: JsonObject) -> Inbound:
 
 
 def _envelope_faults(value: JsonObject) -> Iterator[str]:
-    for name in value.keys() - _ENVELOPE:
+    for name in sorted(value.keys() - _ENVELOPE):
         yield f"$.{_shown_name(name)}: unknown field"
     if "payload" in value and type(value["payload"]) is not dict:
-        yield f"$.payload: expected an object, got {show(value['payload'])}"
+        # Only the kind of a string: `auth` with a bare token would be answered with the token.
+        payload = value["payload"]
+        came = "a string" if type(payload) is str else show(payload)
+        yield f"$.payload: expected an object, got {came}"
     if "timestamp" in value and type(value["timestamp"]) not in (int, float):
         yield f"$.timestamp: expected a number, got {show(value['timestamp'])}"
     if "correlation_id" in value and not _is_correlation_id(value["correlation_id"]):
@@ -323,7 +337,7 @@ def _envelope_faults(value: JsonObject) -> Iterator[str]:
 def _payload_faults(error: ClassValidationError) -> Iterator[str]:
     for fault in error.exceptions:
         if isinstance(fault, ForbiddenExtraKeysError):
-            for name in fault.extra_fields:
+            for name in sorted(fault.extra_fields):
                 yield f"$.payload.{_shown_name(name)}: unknown field"
         elif isinstance(fault, KeyError):
             yield f"$.payload.{fault.args[0]}: missing"
@@ -362,7 +376,7 @@ def _shown_name(name: str) -> str:
 def _bytes(data: str | bytes) -> int:
     if isinstance(data, bytes) or data.isascii():
         return len(data)
-    return len(data.encode())
+    return len(data.encode(errors="surrogatepass"))
 
 
 def _too_deep(value: object) -> bool:

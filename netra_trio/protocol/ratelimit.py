@@ -11,8 +11,17 @@ The caller brings `now`, in seconds of any clock that does not run backwards.
 
 from collections import deque
 
+from attrs import define
+
 WINDOW = 60.0  # seconds: the contract's limit is per minute
 _SLOTS = 512  # a window remembers at most about this many points in time, whatever its rate
+
+
+@define
+class _Slot:
+    first: float
+    latest: float
+    turns: int = 1
 
 
 class SlidingWindow:
@@ -22,15 +31,16 @@ class SlidingWindow:
     exactly, 60 seconds after the turn that has to leave it, so a message that waits is given its
     turn when it arrives: nothing has to be woken in order, whatever connection it came by.
 
-    Memory is bounded whatever the rate: turns closer together than a 512th of the window share a
-    slot, which counts as the latest of them. That can only make the limit stricter, by 0.2 %.
+    Memory is bounded whatever the rate: turns less than a 512th of the window after the first of a
+    slot share it, and it counts as the latest of them. That can only make the limit stricter, by
+    0.2 %. (Measured from the latest, a slot that is fed steadily would never leave the window.)
     """
 
     def __init__(self, *, rate: int, waiting: int) -> None:
         self._rate = rate
         self._waiting = waiting
         self._grain = 0.0 if rate <= _SLOTS else WINDOW / _SLOTS
-        self._slots: deque[list[float]] = deque()  # [time of the latest turn in it, turns]
+        self._slots: deque[_Slot] = deque()
         self._turns = 0
 
     def turn(self, now: float) -> float | None:
@@ -46,11 +56,11 @@ class SlidingWindow:
         """Take that turn, and return it."""
         turn = self.turn(now)
         if turn is not None:
-            if self._slots and turn - self._slots[-1][0] < self._grain:
-                self._slots[-1][0] = turn
-                self._slots[-1][1] += 1
+            if self._slots and turn - self._slots[-1].first < self._grain:
+                self._slots[-1].latest = turn
+                self._slots[-1].turns += 1
             else:
-                self._slots.append([turn, 1])
+                self._slots.append(_Slot(first=turn, latest=turn))
             self._turns += 1
         return turn
 
@@ -60,7 +70,7 @@ class SlidingWindow:
             return 0.0
         if not self._waiting:
             return self._frees(self._turns - self._rate + 1) - now
-        return next(time for time, _ in self._slots if time > now) - now
+        return next(slot.latest for slot in self._slots if slot.latest > now) - now
 
     def is_idle(self, now: float) -> bool:
         """Whether the window has forgotten every turn, so that a new one would say the same."""
@@ -68,24 +78,24 @@ class SlidingWindow:
         return not self._turns
 
     def _forget(self, now: float) -> None:
-        while self._slots and self._slots[0][0] + WINDOW <= now:
-            self._turns -= int(self._slots.popleft()[1])
+        while self._slots and self._slots[0].latest + WINDOW <= now:
+            self._turns -= self._slots.popleft().turns
 
     def _count_after(self, now: float) -> int:
         count = 0
-        for time, turns in reversed(self._slots):
-            if time <= now:
+        for slot in reversed(self._slots):
+            if slot.latest <= now:
                 break
-            count += int(turns)
+            count += slot.turns
         return count
 
     def _frees(self, turns: int) -> float:
         """Return when the oldest `turns` turns have left the window."""
         left = turns
-        for time, count in self._slots:
-            left -= int(count)
+        for slot in self._slots:
+            left -= slot.turns
             if left <= 0:
-                return time + WINDOW
+                return slot.latest + WINDOW
         raise AssertionError("more turns asked for than the window holds")
 
 

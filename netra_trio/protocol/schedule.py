@@ -75,10 +75,18 @@ class Schedule:
         mine = next((w for w in self._waiting if w.run == run), None)
         if mine is None:
             return None
+        crowded = len(self._active) >= self._max_active
+        seen = set(self._active.values())  # threads in which somebody else goes first
         for other in self._waiting:
             if other is mine:
                 break
-            ahead += other.thread == mine.thread or (other.turn > now and mine.turn > now)
+            takes_a_place = crowded and other.thread not in seen and other.turn <= now
+            ahead += (
+                other.thread == mine.thread
+                or (other.turn > now and mine.turn > now)
+                or takes_a_place
+            )
+            seen.add(other.thread)
         return ahead + 1
 
     def start_due(self, now: float) -> list[str]:

@@ -28,7 +28,7 @@ from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.interfaces import HISTORY_PAGE_BYTES, Duplicate, NewMessage, RunEnd, User
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
 
-USERS = 100_000  # rows: some 50 MB; then one without a thread goes, or create_user is unavailable
+USERS = 100_000  # rows: some 40 MB; then one without a thread goes, or create_user is unavailable
 THREADS = 20_000  # in all: five messages each fill MESSAGES; then the one idle longest goes
 MESSAGES = 100_000  # in all: some 100 MB beside their texts; then the oldest go
 TEXT_BYTES = 256 * 1024 * 1024  # in all: 2.6 KiB for each of MESSAGES; then the oldest go
@@ -188,8 +188,9 @@ class MemoryStore:
         self._threads_of: dict[UserId, int] = {}
 
         self._threads: dict[_ThreadKey, _Thread] = {}
-        # Both in the order of their last write, which comes by itself: whatever puts a thread in
-        # is a write to it. One has those with a loose message, one those with nothing but.
+        # Both in the order of their threads' last write. One has those with a loose message; the
+        # other those with no held one, and it needs no sorting: a write takes a thread out (a
+        # message) or puts it in (an end).
         self._droppable: OrderedDict[_Thread, None] = OrderedDict()
         self._idle: OrderedDict[_Thread, None] = OrderedDict()
 
@@ -215,6 +216,9 @@ class MemoryStore:
             "messages_dropped": self._messages_dropped,
             "early_keys_dropped": self._early_keys_dropped,
         }
+
+    async def check(self) -> None:
+        """Return: memory always answers, a full one too."""
 
     # Users.
 
@@ -395,12 +399,8 @@ class MemoryStore:
     def _touch(self, key: _ThreadKey) -> None:
         """Make the thread, if there is one, the one written to last."""
         thread = self._threads.get(key)
-        if thread is None:
-            return
-        if thread in self._droppable:
+        if thread is not None and thread in self._droppable:
             self._droppable.move_to_end(thread)
-        if thread in self._idle:
-            self._idle.move_to_end(thread)
 
     # Room.
 

@@ -10,6 +10,7 @@ bytes, a peer that does not read blocks the other one, and sending has a progres
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 
 import trio
 
@@ -17,6 +18,13 @@ from netra_trio.errors import MessageTooBig, TransportClosed
 
 BUFFER_BYTES = 128 * 1024  # of one direction: what loopback held before a send blocked, measured
 ABNORMAL = 1006
+
+
+def _size(frame: str | bytes | None) -> int:
+    """Return what a frame counts, in bytes of UTF-8."""
+    if isinstance(frame, str):
+        return len(frame.encode())
+    return 0 if frame is None else len(frame)
 
 
 class _Line:
@@ -29,10 +37,14 @@ class _Line:
         self._changed = trio.lowlevel.ParkingLot()
         self.closed: int | None = None
 
-    async def put(self, frame: str | bytes | None) -> None:
-        size = 0 if frame is None else len(frame)
+    async def put(self, frame: str | bytes | None, patience: float = inf) -> None:
+        """Put a frame in, when there is room; each wait for the peer lasts `patience` at most."""
+        size = _size(frame)
         while self._bytes and self._bytes + size > self._max_bytes and self.closed is None:
-            await self._changed.park()
+            with trio.move_on_after(patience) as wait:
+                await self._changed.park()
+            if wait.cancelled_caught:
+                raise TransportClosed(timed_out=True)
         if self.closed is not None:
             await trio.lowlevel.checkpoint()
             raise TransportClosed(self.closed)
@@ -48,7 +60,7 @@ class _Line:
                 raise TransportClosed(self.closed)
             await self._changed.park()
         frame = self._frames.popleft()
-        self._bytes -= 0 if frame is None else len(frame)
+        self._bytes -= _size(frame)
         self._changed.unpark_all()
         return frame
 
@@ -61,6 +73,7 @@ class _Line:
     def cut(self) -> None:
         """End the line as a lost network does: what is in it is gone too."""
         self._frames.clear()
+        self._bytes = 0
         self.close(ABNORMAL)
 
 
@@ -91,7 +104,11 @@ class MemoryClient:
             TransportClosed: If the server closed, with its code, or the line was cut.
         """
         while True:
-            frame = await self._to_client.get()
+            try:
+                frame = await self._to_client.get()
+            except TransportClosed as closed:
+                self._to_server.close(closed.code or ABNORMAL)  # the answer to a close frame
+                raise
             if isinstance(frame, bytes):
                 return frame
             self.pings += 1
@@ -130,12 +147,12 @@ class MemoryTransport:
     async def receive(self) -> str | bytes | None:
         """Wait for a frame; None for a pong."""
         frame = await self._to_server.get()
-        if frame is not None and len(frame) > self._max_bytes:
+        if _size(frame) > self._max_bytes:
             raise MessageTooBig
         return frame
 
     async def send(self, frames: Sequence[bytes]) -> None:
-        """Send text frames; each has to make progress within the send timeout."""
+        """Send text frames; the peer has to take something within each send timeout."""
         for frame in frames:
             await self._put(frame)
 
@@ -150,23 +167,18 @@ class MemoryTransport:
             raise TransportClosed(self._to_client.closed)
         del reason  # a close frame's reason is for people who watch a network
         self._to_client.close(code)
-        self._to_server.close(code)
 
     async def _put(self, frame: bytes | None) -> None:
         if self._is_broken:
             raise TransportClosed
-        done = False
         try:
-            with trio.move_on_after(self._send_timeout) as patience:
-                await self._to_client.put(frame)
-            done = not patience.cancelled_caught
-        finally:
-            if not done:
-                self._is_broken = True
-        if not done:
-            self._to_client.cut()
-            self._to_server.cut()
-            raise TransportClosed(timed_out=True)
+            await self._to_client.put(frame, self._send_timeout)
+        except BaseException as error:
+            self._is_broken = True
+            if isinstance(error, TransportClosed) and error.timed_out:
+                self._to_client.cut()
+                self._to_server.cut()
+            raise
 
 
 def memory_pair(

@@ -197,6 +197,11 @@ async def wait_for_history(
     await wait_until(holds)
 
 
+async def test_an_open_store_can_answer(store: Store) -> None:
+    for _ in range(2):
+        await store.check()
+
+
 # Users
 
 

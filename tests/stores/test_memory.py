@@ -174,6 +174,17 @@ def test_an_end_is_a_write() -> None:
     assert (contents(store, "a"), contents(store, "b")) == (["a"], None)
 
 
+def test_an_end_is_a_write_to_a_thread_that_had_messages_before() -> None:
+    store = MemoryStore(messages=3)
+    settle(store, new("a1", thread="a"))
+    last = new("a2", thread="a")
+    record(store, last)
+    settle(store, new("b", thread="b"))
+    result(store.end_run(end_of(last)))
+    settle(store, new("c", thread="c"))
+    assert (contents(store, "a"), contents(store, "b")) == (["a1", "a2"], None)
+
+
 def test_the_thread_being_written_to_loses_last() -> None:
     store = MemoryStore(messages=2)
     settle(store, new("a1", thread="a"), new("b1", thread="b"))
@@ -208,6 +219,7 @@ def test_only_runs_going_on_make_it_unavailable() -> None:
     first, second, third = new("1", key="k1"), new("2", thread="other"), new("3", key="k3")
     record(store, first, second)
     assert unavailable(store, third)
+    result(store.check())
     known = result(store.record(first))  # what is known is still told
     assert known == Duplicate(
         first.message_id, first.run_id, first.thread_id, RunStatus.QUEUED, None
@@ -377,6 +389,9 @@ def test_history_closes_up_around_what_was_dropped() -> None:
     page = result(store.history(ALICE, ThreadId("main"), limit=2, before=last.message_id))
     assert page is not None
     assert ([message.content for message in page[0]], page[1]) == (["first"], False)
+    result(store.end_run(end_of(first)))
+    settle(store, new("7", thread="other"))
+    assert contents(store) == ["last"]
 
 
 # Everything against a model that looks at all it has for every answer.

@@ -7,7 +7,7 @@
 """
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from netra_trio.codes import EndReason
 from netra_trio.errors import Refused, TransportClosed
 from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import UserId
-from netra_trio.interfaces import Store
+from netra_trio.interfaces import Store, Transport
 from netra_trio.protocol.messages import ResumeState, Verdict
 from netra_trio.runs import Agent
 from netra_trio.settings import Settings
@@ -49,6 +49,9 @@ class Client:
         transport: The server's end.
         welcome: The first frame.
         ended: Why the connection ended, once it has.
+        refused: Why it was not let in.
+        done: Set when the server's call has returned.
+        scope: Around the server's call: a host that cancels it.
     """
 
     line: MemoryClient
@@ -57,6 +60,7 @@ class Client:
     ended: EndReason | None = None
     refused: Refused | None = None
     done: trio.Event = field(factory=trio.Event)
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
 
     async def send(
         self, kind: str, payload: Any = None, correlation_id: str | None = None, **more: Any
@@ -100,6 +104,15 @@ class Client:
         payload: Frame = (await self.expect("error"))["payload"]
         return payload
 
+    async def sync(self) -> list[Frame]:
+        """Return what came before the answer to a ping, by which all that was sent is read."""
+        await self.send("ping", {}, "sync")
+        frames = [await self.next()]
+        while frames[-1].get("correlation_id") != "sync":
+            frames.append(await self.next())
+        assert frames.pop()["type"] == "pong"
+        return frames
+
     async def rest(self) -> tuple[list[Frame], int | None]:
         """Return the frames up to the end of the line, and the close code."""
         frames: list[Frame] = []
@@ -125,9 +138,10 @@ class Server:
         expires_at: float = EPOCH + 1e9,
         anonymous: bool = False,
         permissions: frozenset[str] = frozenset(),
+        wrap: Callable[[Transport], Transport] | None = None,
         **line: Any,
     ) -> Client:
-        """Start a connection, without waiting for its welcome."""
+        """Start a connection, without waiting for its welcome; `wrap` may change its transport."""
         transport, memory_client = memory_pair(**line)
         client = Client(memory_client, transport)
         expires = math.inf if anonymous else expires_at
@@ -135,13 +149,18 @@ class Server:
 
         async def serve() -> None:
             try:
-                client.ended = await self.hub.serve(
-                    transport, identity, acknowledging=acknowledging, resume=NEW
-                )
+                with client.scope, self.hub.seat():
+                    client.ended = await self.hub.serve(
+                        transport if wrap is None else wrap(transport),
+                        identity,
+                        acknowledging=acknowledging,
+                        resume=NEW,
+                    )
             except Refused as refused:
                 client.refused = refused
                 client.line.cut()
             finally:
+                client.line.close(1006)  # as a host does; nothing if it is closed already
                 client.done.set()
 
         self.nursery.start_soon(serve)

@@ -1,0 +1,224 @@
+"""The commands: serve, token, chat, check."""
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import trio
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from netra_trio.app import DEMO_AGENTS, Application, create_app
+from netra_trio.auth import TokenVerifier
+from netra_trio.chat import ChatError, chat
+from netra_trio.errors import SettingsError
+from netra_trio.observe.logs import configure
+from netra_trio.runs import Agent
+from netra_trio.serve import CannotListen, serve
+from netra_trio.settings import Loaded, describe, load
+
+READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
+DEV_USER = "dev"
+
+_DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+app = cyclopts.App(
+    name="netra-trio",
+    help="A WebSocket server on Trio that puts AI agents in front of users.",
+    version=version("netra-trio"),
+)
+
+
+class UsageError(Exception):
+    """What was typed cannot be done; the text says what to type instead."""
+
+
+@app.command(name="serve")
+def serve_command(
+    *,
+    host: str = "127.0.0.1",
+    port: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0, lte=65_535))] = 8000,
+    agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
+) -> None:
+    """Run the server: settings come from the environment, in development none is needed.
+
+    Parameters
+    ----------
+    host
+        The address to listen on.
+    port
+        The port; 0 takes a free one and prints it.
+    agent
+        An agent as [NAME=]module:function, imported from the working directory too. May be given
+        more than once; the first one answers where a message names none.
+    """
+    configure()
+    loaded = _load()
+    agents = _import_agents(agent) if agent else dict(DEMO_AGENTS)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
+    application = create_app(agents=agents, settings=loaded.settings)
+    trio.run(_serve, application, loaded, agents, host, port)
+
+
+async def _serve(
+    application: Application, loaded: Loaded, agents: dict[str, Agent], host: str, port: int
+) -> None:
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve, application, host=host, port=port))
+        _greet(loaded, list(agents), address)
+
+
+def _greet(loaded: Loaded, agents: list[str], address: str) -> None:
+    environment = loaded.settings.environment
+    lines = [
+        f"netra_trio {version('netra-trio')}, {environment}, agents: {', '.join(agents)}",
+        f"Ready on http://{address} (WebSocket: ws://{address}/ws)",
+    ]
+    if environment == "development":
+        token = _sign(loaded, DEV_USER, READY_TOKEN_SECONDS)
+        lines[1] += f", token of user {DEV_USER!r}: {token}"
+        lines.append(f"Talk to it:  netra-trio chat --url ws://{address}/ws")
+    lines.append("Ctrl-C stops it.")
+    print("\n".join(lines), flush=True)  # noqa: T201 - a command's own output
+
+
+@app.command
+def token(
+    *,
+    user: str,
+    expires: str = "1h",
+    permission: Annotated[tuple[str, ...], Parameter(name="--permission", negative=())] = (),
+) -> None:
+    """Print a token (JWT) signed with the configured secret.
+
+    Parameters
+    ----------
+    user
+        The user's id: the token's subject.
+    expires
+        How long it is good for: a number and s, m, h or d.
+    permission
+        A permission to grant, such as netra:admin; may be given more than once.
+    """
+    duration = _DURATION.fullmatch(expires)
+    if duration is None:
+        raise UsageError(f"--expires: expected something like 30m, 1h or 7d, got {expires!r}")
+    if not user:
+        raise UsageError("--user: expected a user id, got nothing")
+    seconds = int(duration[1]) * _SECONDS[duration[2]]
+    print(_sign(_load(), user, seconds, permission))  # noqa: T201 - a command's own output
+
+
+@app.command(name="chat")
+def chat_command(
+    message: str | None = None,
+    /,
+    *,
+    url: str = "ws://127.0.0.1:8000/ws",
+    user: str | None = None,
+    token: str | None = None,
+    agent: str | None = None,
+) -> None:
+    """Talk to an agent in the terminal; Ctrl-C stops its answer, a second one leaves.
+
+    Parameters
+    ----------
+    message
+        One message: print the answer and leave. Without it, a conversation.
+    url
+        The server's WebSocket.
+    user
+        Who to be, where the server gives tokens to developers or its secret is set here.
+    token
+        A token to come in with, instead of a user.
+    agent
+        The agent to talk to; the server's default without it.
+    """
+    if user is not None and token is not None:
+        raise UsageError("give --user or --token, not both")
+    code = trio.run(
+        partial(chat, url, message=message, user=user or DEV_USER, token=token, agent=agent)
+    )
+    sys.exit(code)
+
+
+@app.command
+def check() -> None:
+    """Show every setting and where it came from; exit with 1 if something is wrong."""
+    loaded = _load()
+    table = Table("setting", "value", "from", "meaning", title="Settings")
+    for row in describe(loaded):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for warning in loaded.warnings:
+        console.print(f"warning: {warning}", markup=False)
+    console.print("Everything can be used as it is set.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what a user can mend is said in a line, with exit code 1."""
+    try:
+        app(arguments)
+    except (UsageError, SettingsError, CannotListen, ChatError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a command's own output
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _load() -> Loaded:
+    return load(os.environ, directory=Path.cwd())
+
+
+def _sign(loaded: Loaded, user: str, seconds: int, permissions: Sequence[str] = ()) -> str:
+    settings = loaded.settings
+    if settings.jwt_secret_key is None:
+        raise SettingsError("JWT_SECRET_KEY: not set, expected a secret to sign tokens with")
+    verifier = TokenVerifier(
+        settings.jwt_secret_key,
+        algorithms=settings.jwt_algorithms,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
+    return verifier.sign(user, expires_at=time.time() + seconds, permissions=permissions)
+
+
+def _import_agents(specs: Sequence[str]) -> dict[str, Agent]:
+    sys.path.insert(0, str(Path.cwd()))
+    agents: dict[str, Agent] = {}
+    for spec in specs:
+        name, agent = _import_agent(spec)
+        if name in agents:
+            raise UsageError(f"--agent: the name {name!r} is given twice; use NAME=module:function")
+        agents[name] = agent
+    return agents
+
+
+def _import_agent(spec: str) -> tuple[str, Agent]:
+    name, _, place = spec.rpartition("=")
+    module_name, colon, function_name = place.partition(":")
+    if not (module_name and colon and function_name):
+        raise UsageError(f"--agent: expected [NAME=]module:function, got {spec!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--agent {spec}: {error}") from None
+    agent: Any = getattr(module, function_name, None)
+    if agent is None:
+        raise UsageError(f"--agent {spec}: {module_name} has no {function_name}")
+    if not inspect.iscoroutinefunction(agent):
+        raise UsageError(f"--agent {spec}: expected an async function of a Run")
+    return name or function_name, agent

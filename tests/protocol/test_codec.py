@@ -1,0 +1,537 @@
+"""Frames: what is none, how large and deep one may be, whose the answer is, and the way back."""
+
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from netra_trio.codes import BAD_FRAME, ErrorCode
+from netra_trio.errors import problem
+from netra_trio.protocol import messages
+from netra_trio.protocol.codec import (
+    NESTING_LEVELS,
+    OPEN_PAYLOAD_BYTES,
+    BadFrame,
+    Encoded,
+    binary_frame,
+    decode,
+    encode,
+    encode_problem,
+    payload_of,
+    show,
+)
+from netra_trio.protocol.messages import INBOUND, Confirmation, RunStatus, Verdict
+
+
+def refused(data: str | bytes, max_size: int | None = None) -> BadFrame:
+    with pytest.raises(BadFrame) as caught:
+        decode(data, max_size=max_size)
+    assert caught.value.problem.code in BAD_FRAME
+    return caught.value
+
+
+def dumped(**frame: Any) -> str:
+    return orjson.dumps(frame).decode()
+
+
+@pytest.mark.parametrize("data", ["", b""])
+def test_an_empty_frame(data: str | bytes) -> None:
+    bad = refused(data)
+    assert bad.problem.code is ErrorCode.EMPTY_MESSAGE
+    assert str(bad) == "The frame is empty."
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        " ",
+        "ping",
+        "{",
+        '{"type": "ping"',
+        '{"type": "ping"} {}',
+        '{"type": "ping",}',
+        "{'type': 'ping'}",
+        '{"type": "ping", "timestamp": NaN}',
+        '{"type": "ping", "timestamp": Infinity}',
+        '{"type": "ping", "timestamp": 1e999}',
+        '{"type": "\\ud800"}',
+        '{"type": "\ud800"}',
+        "\ufeff{}",
+        b"\xff",
+        b'{"type": "\xed\xa0\x80"}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+    ],
+)
+def test_no_json(data: str | bytes) -> None:
+    bad = refused(data)
+    assert bad.problem.code is ErrorCode.JSON_PARSE_ERROR
+    assert str(bad).startswith("Not valid JSON: ")
+    assert " at line 1, column " in str(bad)
+    assert len(str(bad)) < 120
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [([], "an array"), ("ping", '"ping"'), (5, "5"), (None, "null"), (True, "true")],
+)
+def test_no_object(value: object, shown: str) -> None:
+    bad = refused(orjson.dumps(value))
+    assert bad.problem.code is ErrorCode.INVALID_MESSAGE_TYPE
+    assert str(bad) == f"$: expected an object, got {shown}"
+
+
+def test_a_binary_frame() -> None:
+    bad = binary_frame()
+    assert bad.problem.code is ErrorCode.INVALID_MESSAGE_TYPE
+    assert str(bad) == "$: expected a text frame, got a binary one"
+
+
+def test_no_type() -> None:
+    bad = refused(dumped(payload={}, correlation_id="c-1"))
+    assert bad.problem.code is ErrorCode.MISSING_TYPE_FIELD
+    assert str(bad) == "$.type: expected a string, got nothing"
+    assert bad.correlation_id == "c-1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [(5, "5"), (None, "null"), ("", '""'), (["ping"], "an array"), ({}, "an object")],
+)
+def test_a_type_that_is_no_name(kind: object, shown: str) -> None:
+    bad = refused(dumped(type=kind, correlation_id="c-1"))
+    assert bad.problem.code is ErrorCode.INVALID_TYPE_FIELD
+    assert str(bad) == f"$.type: expected a name, got {shown}"
+    assert bad.correlation_id == "c-1"
+
+
+@pytest.mark.parametrize("kind", ["PING", "ping ", "message", "pang\n", "error", "x" * 1000])
+def test_an_unknown_type(kind: str) -> None:
+    bad = refused(dumped(type=kind, correlation_id="c-1"))
+    assert bad.problem.code is ErrorCode.UNKNOWN_MESSAGE_TYPE
+    assert str(bad) == (
+        "$.type: expected one of ping, pong, auth, ack, user_message, agent_request, stop_agent, "
+        f"get_thread_history, got {show(kind)}"
+    )
+    assert bad.correlation_id == "c-1"
+
+
+@pytest.mark.parametrize(
+    ("envelope", "text"),
+    [
+        ({"seq": 1}, "$.seq: unknown field"),
+        ({"id": 1, "a": 1}, "$.a: unknown field; $.id: unknown field"),
+        ({"x" * 41: 1}, f"$.{'x' * 40}\u2026: unknown field"),
+        ({"timestamp": "1"}, '$.timestamp: expected a number, got "1"'),
+        ({"timestamp": True}, "$.timestamp: expected a number, got true"),
+        ({"timestamp": None}, "$.timestamp: expected a number, got null"),
+        ({"payload": 5, "x": 1}, "$.x: unknown field; $.payload: expected an object, got 5"),
+    ],
+)
+def test_an_envelope_is_strict(envelope: dict[str, Any], text: str) -> None:
+    bad = refused(dumped(type="ping", **envelope))
+    assert bad.problem.code is ErrorCode.VALIDATION_ERROR
+    assert str(bad) == text
+
+
+@pytest.mark.parametrize("timestamp", [0, -1, 1640995200, 1640995200.25, 1e300])
+def test_any_number_is_a_timestamp(timestamp: float) -> None:
+    assert decode(dumped(type="ping", timestamp=timestamp)).message == messages.Ping({})
+
+
+# How large, how deep.
+
+
+@pytest.mark.parametrize("sample", ["x", "\u00e9", "\u20ac", "\U0001f600"])
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_a_frame_at_the_size_limit_and_one_byte_beyond(sample: str, as_bytes: bool) -> None:  # noqa: FBT001
+    text = dumped(type="user_message", payload={"content": sample * 50})
+    data: str | bytes = text.encode() if as_bytes else text
+    size = len(text.encode())
+    assert decode(data, max_size=size).message.content == sample * 50
+    bad = refused(data, max_size=size - 1)
+    assert bad.problem.code is ErrorCode.MESSAGE_TOO_LARGE
+    assert str(bad) == f"The message has {size} bytes; at most {size - 1} are allowed."
+
+
+def test_size_comes_before_sense() -> None:
+    assert refused("\ud800" * 10, max_size=29).problem.code is ErrorCode.MESSAGE_TOO_LARGE
+    assert refused("\ud800" * 10, max_size=30).problem.code is ErrorCode.JSON_PARSE_ERROR
+    assert refused(b"\xff" * 11, max_size=10).problem.code is ErrorCode.MESSAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("kind", ["ping", "pong"])
+def test_an_open_payload_at_its_limit_and_one_byte_beyond(kind: str) -> None:
+    fits = {"n": "x" * (OPEN_PAYLOAD_BYTES - len('{"n":""}'))}
+    assert decode(dumped(type=kind, payload=fits)).message.payload == fits
+    bad = refused(dumped(type=kind, payload={"n": fits["n"] + "x"}))
+    assert bad.problem.code is ErrorCode.VALIDATION_ERROR
+    assert str(bad) == "$.payload: expected at most 1024 bytes, got 1025"
+
+
+def nested(levels: int, *, arrays: bool) -> dict[str, Any]:
+    """Return an object of so many levels, itself counted."""
+    value: Any = [] if arrays else {}
+    for _ in range(levels - 2):
+        value = [value, 1] if arrays else {"a": 1, "b": value}
+    return {"value": value}
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+@pytest.mark.parametrize("kind", ["ping", "agent_request"])
+def test_nesting_at_its_limit_and_one_level_beyond(kind: str, arrays: bool) -> None:  # noqa: FBT001
+    def frame(levels: int) -> str:
+        free = nested(levels, arrays=arrays)
+        return dumped(
+            type=kind, payload=free if kind == "ping" else {"agent": "demo", "input": free}
+        )
+
+    assert decode(frame(NESTING_LEVELS))
+    bad = refused(frame(NESTING_LEVELS + 1))
+    assert bad.problem.code is ErrorCode.VALIDATION_ERROR
+    if kind == "ping":
+        assert str(bad) == "$.payload: expected at most 64 levels of nesting"
+    else:
+        expected = "expected at most 64 levels of nesting, got an object"
+        assert str(bad) == f"$.payload.input: {expected}"
+
+
+def test_what_is_nested_deeply_in_a_wrong_place_is_only_named() -> None:
+    deep = "[" * 1000 + "]" * 1000
+    assert str(refused('{"type":"ping","a":' + deep + "}")) == "$.a: unknown field"
+    bad = refused('{"type":"ack","payload":{"seq":' + deep + "}}")
+    assert str(bad) == "$.payload.seq: expected an integer, got an array"
+
+
+# Whose answer it is.
+
+
+def test_the_envelopes_correlation_id_wins() -> None:
+    frame = decode(
+        dumped(
+            type="user_message",
+            payload={"content": "x", "correlation_id": "inner"},
+            correlation_id="outer",
+        )
+    )
+    assert frame.correlation_id == "outer"
+    assert frame.message.correlation_id == "inner"
+
+
+def test_the_payloads_correlation_id_counts_where_the_envelope_has_none() -> None:
+    payload = {"content": "x", "correlation_id": "inner"}
+    assert decode(dumped(type="user_message", payload=payload)).correlation_id == "inner"
+    assert decode(dumped(type="ping", payload=payload)).correlation_id is None
+    assert decode(dumped(type="user_message", payload={"content": "x"})).correlation_id is None
+
+
+@pytest.mark.parametrize(
+    ("envelope", "inner", "found"),
+    [
+        ("outer", "inner", "outer"),
+        ("outer", 5, "outer"),
+        (None, "inner", None),  # null is no correlation id, and the envelope's wins
+        (5, "inner", None),
+        ("", "inner", None),
+        ("c" * 129, "inner", None),
+        ("c" * 128, "inner", "c" * 128),
+        (..., "inner", "inner"),
+        (..., 5, None),
+        (..., "", None),
+        (..., "c" * 129, None),
+    ],
+)
+def test_an_error_carries_the_correlation_id(
+    envelope: object, inner: object, found: str | None
+) -> None:
+    frame = {"type": "user_message", "payload": {"content": 5, "correlation_id": inner}}
+    if envelope is not ...:
+        frame["correlation_id"] = envelope
+    assert refused(orjson.dumps(frame)).correlation_id == found
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "null"),
+        (5, "5"),
+        ("", '""'),
+        ("c" * 129, f'"{"c" * 40}\u2026"'),
+        (["c"], "an array"),
+    ],
+)
+def test_a_wrong_correlation_id_is_refused(value: object, shown: str) -> None:
+    text = str(refused(orjson.dumps({"type": "ping", "correlation_id": value})))
+    assert text == f"$.correlation_id: expected a string of 1 to 128 characters, got {shown}"
+
+
+def test_the_longest_correlation_id() -> None:
+    assert decode(dumped(type="ping", correlation_id="c" * 128)).correlation_id == "c" * 128
+
+
+def test_only_a_user_message_has_its_correlation_id_inside() -> None:
+    payload = {"agent": "demo", "input": {}, "correlation_id": "inner"}
+    bad = refused(dumped(type="agent_request", payload=payload))
+    assert str(bad) == "$.payload.correlation_id: unknown field"
+    assert bad.correlation_id is None
+    assert refused(dumped(type="user_message", payload=[])).correlation_id is None
+
+
+# Whatever comes.
+
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=50),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+NAMES = sorted(
+    {attribute.name for kind in INBOUND.values() for attribute in attrs.fields(kind)}
+    | {"type", "payload", "timestamp", "seq"}
+)
+PAYLOADS = st.dictionaries(
+    st.sampled_from(NAMES) | st.text(max_size=5),
+    JSON | st.sampled_from(["main", "reject", "x" * 200, 1, 100, 0]),
+    max_size=8,
+)
+NEARLY_FRAMES = st.fixed_dictionaries(
+    {"type": st.sampled_from([*INBOUND, "error", ""])},
+    optional={
+        "payload": PAYLOADS | JSON,
+        "timestamp": NUMBERS | JSON,
+        "correlation_id": st.text(max_size=140) | JSON,
+        "extra": JSON,
+    },
+)
+
+
+def check(data: str | bytes, max_size: int | None = None) -> None:
+    try:
+        frame = decode(data, max_size=max_size)
+    except BadFrame as bad:
+        found = bad.correlation_id
+        assert bad.problem.code in BAD_FRAME
+        assert bad.problem.recoverable
+        # Whoever is refused can be told so.
+        assert len(encode_problem(bad.problem, 0.0, found)) < 8192
+    else:
+        found = frame.correlation_id
+        assert type(frame.message) in INBOUND.values()
+    assert found is None or 1 <= len(found) <= 128
+
+
+@given(st.text(st.characters()), st.none() | st.integers(0, 20))
+@example("\ud800", 10)
+def test_any_text_is_a_frame_or_a_bad_one(text: str, max_size: int | None) -> None:
+    check(text, max_size)
+
+
+@given(st.binary(), st.none() | st.integers(0, 20))
+def test_any_bytes_are_a_frame_or_a_bad_one(data: bytes, max_size: int | None) -> None:
+    check(data, max_size)
+
+
+@given(JSON | NEARLY_FRAMES)
+def test_any_json_is_a_frame_or_a_bad_one(value: Any) -> None:
+    data = orjson.dumps(value)
+    check(data)
+    check(data.decode())
+
+
+@given(NEARLY_FRAMES, st.integers(0, 2000), st.binary(max_size=3))
+def test_any_damaged_frame_is_a_frame_or_a_bad_one(value: Any, at: int, damage: bytes) -> None:
+    data = orjson.dumps(value)
+    check(data[:at] + damage + data[at + len(damage) :])
+
+
+@given(st.fixed_dictionaries({}, optional={"a": JSON, "b": JSON}))
+def test_an_open_payload_comes_back_as_it_went(payload: dict[str, Any]) -> None:
+    data = orjson.dumps({"type": "ping", "payload": payload})
+    if len(orjson.dumps(payload)) <= OPEN_PAYLOAD_BYTES:
+        message = decode(data).message
+        assert orjson.loads(encode(message, 0.0))["payload"] == orjson.loads(data)["payload"]
+
+
+# The way back.
+
+RUN = {"run_id": "run_1"}
+CALL = {**RUN, "tool_call_id": "call_1", "tool_name": "calculate"}
+CONFIRMED = {"message_id": "m", "run_id": "r", "thread_id": "t", "status": Confirmation.QUEUED}
+WELCOME = {
+    "connection_id": "conn_1",
+    "session_id": "sess_1",
+    "user_id": "alice",
+    "server_time": 1.5,
+    "heartbeat_interval": 30_000,
+    "features": {"resume": True},
+    "limits": {"max_message_size": 10_240},
+    "resume": messages.ResumeState(Verdict.NEW),
+}
+# Each message: its required fields, and the optional ones with a value for each.
+OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
+    "connection_established": (messages.ConnectionEstablished, WELCOME, {}),
+    "pong": (messages.Pong, {"payload": {"n": 1}}, {}),
+    "heartbeat": (messages.Heartbeat, {"server_time": 1.5}, {}),
+    "auth_ok": (messages.AuthOk, {"expires_at": 1.5}, {}),
+    "auth_expiring": (messages.AuthExpiring, {"expires_at": 1.5}, {}),
+    "server_draining": (
+        messages.ServerDraining,
+        {"reason": "restart", "reconnect_after_ms": 1000},
+        {},
+    ),
+    "thread_history": (
+        messages.ThreadHistory,
+        {"thread_id": "t", "messages": (), "has_more": False},
+        {},
+    ),
+    "message_confirmed": (
+        messages.MessageConfirmed,
+        CONFIRMED,
+        {"position": 1, "run_status": RunStatus.QUEUED},
+    ),
+    "agent_started": (
+        messages.AgentStarted,
+        {**RUN, "agent_name": "echo", "thread_id": "t", "attempt": 1},
+        {},
+    ),
+    "agent_thinking": (
+        messages.AgentThinking,
+        {**RUN, "thought": "Hm."},
+        {"step_number": 1, "total_steps": 2},
+    ),
+    "partial_result": (messages.PartialResult, {**RUN, "content": "x"}, {}),
+    "tool_executing": (
+        messages.ToolExecuting,
+        {**CALL, "arguments": {"x": 1}},
+        {"truncated": True},
+    ),
+    "tool_completed": (
+        messages.ToolCompleted,
+        {**CALL, "success": False, "duration_ms": 5},
+        {"result": 42, "error": "no", "truncated": True},
+    ),
+    "agent_completed": (
+        messages.AgentCompleted,
+        {**RUN, "status": RunStatus.COMPLETED, "duration_ms": 5},
+        {"result": 42, "error": {"code": "AGENT_ERROR"}, "truncated": True},
+    ),
+}
+
+
+def test_every_outbound_class_is_in_the_table() -> None:
+    outbound = {
+        value
+        for value in vars(messages).values()
+        if isinstance(value, type) and attrs.has(value) and "TYPE" in vars(value)
+    } - (set(INBOUND.values()) - {messages.Pong})
+    assert {message_class for message_class, *_ in OUTBOUND.values()} == outbound
+
+
+@pytest.mark.parametrize("kind", OUTBOUND)
+def test_an_outbound_message_has_the_contracts_fields(kind: str) -> None:
+    message_class, required, optional = OUTBOUND[kind]
+    for given_fields in (required, {**required, **optional}):
+        frame = orjson.loads(encode(message_class(**given_fields), 1640995200.25, "c-1", seq=7))
+        assert list(frame) == ["type", "payload", "timestamp", "correlation_id", "seq"]
+        assert frame["type"] == kind
+        assert frame["timestamp"] == 1640995200.25
+        if kind == "pong":
+            assert frame["payload"] == {"n": 1}
+            continue
+        assert set(frame["payload"]) == set(given_fields)
+        for name, value in given_fields.items():
+            if name not in {"resume", "messages"}:
+                assert frame["payload"][name] == value
+
+
+def test_the_state_of_a_resume_has_the_contracts_fields() -> None:
+    assert payload_of(messages.ConnectionEstablished(**WELCOME))["resume"] == {  # type: ignore[arg-type]
+        "verdict": "new",
+        "replayed": 0,
+        "last_seq": 0,
+        "runs": [],
+    }
+
+
+def test_a_successful_tool_always_has_a_result() -> None:
+    message_class, required, _ = OUTBOUND["tool_completed"]
+    done = payload_of(message_class(**{**required, "success": True}))
+    assert done["result"] is None
+    assert "error" not in done
+    assert "result" not in payload_of(message_class(**required))
+
+
+def test_an_envelope_has_only_what_is_given() -> None:
+    beat = messages.Heartbeat(1.5)
+    assert encode(beat, 2.5) == (
+        b'{"type":"heartbeat","payload":{"server_time":1.5},"timestamp":2.5}'
+    )
+    assert "seq_from" not in orjson.loads(encode(beat, 2.5, seq_from=3))
+    assert orjson.loads(encode(beat, 2.5, "c", seq=7, seq_from=3)) == {
+        "type": "heartbeat",
+        "payload": {"server_time": 1.5},
+        "timestamp": 2.5,
+        "correlation_id": "c",
+        "seq": 7,
+        "seq_from": 3,
+    }
+
+
+def test_a_payload_that_is_json_already_goes_out_as_it_is() -> None:
+    copy = Encoded("agent_completed", b'{"run_id":"r",  "status":"failed"}')
+    assert encode(copy, 1.5, seq=1) == (
+        b'{"type":"agent_completed","payload":{"run_id":"r",  "status":"failed"},'
+        b'"timestamp":1.5,"seq":1}'
+    )
+
+
+def test_an_error_is_stamped_inside_and_outside() -> None:
+    fault = problem(ErrorCode.QUEUE_FULL, "Full.", retry_after_ms=1000)
+    assert orjson.loads(encode_problem(fault, 1640995200.25, "c-1")) == {
+        "type": "error",
+        "payload": fault.body(1640995200.25),
+        "timestamp": 1640995200.25,
+        "correlation_id": "c-1",
+    }
+
+
+@given(
+    text=st.text(),
+    value=JSON,
+    timestamp=st.floats(0, 1e12),
+    correlation_id=st.none() | st.text(min_size=1),
+    seq=st.none() | st.integers(1, 2**53),
+)
+def test_what_is_encoded_reads_back_the_same(
+    text: str, value: Any, timestamp: float, correlation_id: str | None, seq: int | None
+) -> None:
+    run_id: Any = "run_1"
+    call_id: Any = "call_1"
+    value = orjson.loads(orjson.dumps(value))
+    for message, payload in (
+        (messages.PartialResult(run_id, text), {**RUN, "content": text}),
+        (messages.AgentThinking(run_id, text), {**RUN, "thought": text}),
+        (
+            messages.ToolExecuting(run_id, call_id, "calculate", value),
+            {**CALL, "arguments": value},
+        ),
+        (
+            messages.ToolCompleted(
+                run_id, call_id, "calculate", success=True, duration_ms=1, result=value
+            ),
+            {**CALL, "success": True, "duration_ms": 1, "result": value},
+        ),
+    ):
+        frame = orjson.loads(encode(message, timestamp, correlation_id, seq=seq))
+        assert frame.pop("payload") == payload
+        assert frame == {
+            "type": message.TYPE,
+            "timestamp": timestamp,
+            **({} if correlation_id is None else {"correlation_id": correlation_id}),
+            **({} if seq is None else {"seq": seq}),
+        }

@@ -1,0 +1,261 @@
+"""The wire examples that other clients' tests read too: what is in them is what happens here.
+
+Each file is a list of `{name, frame, valid, code?}`. A `frame` that is a string is the frame's text
+as it stands, everything else is the frame's JSON. `code` is the error's.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from netra_trio.codes import BAD_FRAME, ErrorCode
+from netra_trio.errors import problem
+from netra_trio.ids import (
+    ConnectionId,
+    CorrelationId,
+    MessageId,
+    RunId,
+    SessionId,
+    ThreadId,
+    ToolCallId,
+    UserId,
+)
+from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
+from netra_trio.protocol.messages import (
+    INBOUND,
+    AgentCompleted,
+    AgentStarted,
+    AgentThinking,
+    AuthExpiring,
+    AuthOk,
+    Confirmation,
+    ConnectionEstablished,
+    Heartbeat,
+    HistoryMessage,
+    HistoryRun,
+    MessageConfirmed,
+    PartialResult,
+    Pong,
+    ResetReason,
+    ResumeState,
+    RunStatus,
+    ServerDraining,
+    ThreadHistory,
+    ToolCompleted,
+    ToolExecuting,
+    Verdict,
+)
+
+Example = dict[str, Any]
+
+NOW = 1640995200.25
+RUN, THREAD, MESSAGE, CALL = RunId("run_1"), ThreadId("main"), MessageId("msg_1"), ToolCallId("call_1")
+END = 1640998800.0
+
+
+def examples(direction: str) -> list[Example]:
+    path = Path(__file__).parent.parent / "golden" / f"{direction}.json"
+    return cast("list[Example]", orjson.loads(path.read_bytes()))
+
+
+def name_of(example: Example) -> str:
+    return str(example["name"])
+
+
+INBOUND_EXAMPLES = examples("client_to_server")
+OUTBOUND_EXAMPLES = {name_of(example): example for example in examples("server_to_client")}
+
+
+@pytest.mark.parametrize("example", INBOUND_EXAMPLES, ids=name_of)
+def test_what_a_client_sends(example: Example) -> None:
+    frame = example["frame"]
+    text = frame if isinstance(frame, str) else orjson.dumps(frame).decode()
+    if example["valid"]:
+        assert decode(text).message.TYPE == frame["type"]
+    else:
+        with pytest.raises(BadFrame) as caught:
+            decode(text)
+        assert caught.value.problem.code == example["code"]
+
+
+def test_the_client_examples_are_complete() -> None:
+    names = [name_of(example) for example in INBOUND_EXAMPLES]
+    assert len(set(names)) == len(names)
+    assert all(set(example) <= {"name", "frame", "valid", "code"} for example in INBOUND_EXAMPLES)
+    valid = {example["frame"]["type"] for example in INBOUND_EXAMPLES if example["valid"]}
+    assert valid == set(INBOUND)
+    # A frame's size is a setting, so no example is too large.
+    codes = {example["code"] for example in INBOUND_EXAMPLES if not example["valid"]}
+    assert codes == {str(code) for code in BAD_FRAME - {ErrorCode.MESSAGE_TOO_LARGE}}
+
+
+def established(resume: ResumeState) -> bytes:
+    message = ConnectionEstablished(
+        connection_id=ConnectionId("conn_1"),
+        session_id=SessionId("sess_1"),
+        user_id=UserId("alice"),
+        server_time=NOW,
+        heartbeat_interval=30_000,
+        features={
+            "json_first": True,
+            "auth_required": True,
+            "heartbeat_supported": True,
+            "reconnection_supported": True,
+            "rate_limiting": True,
+            "message_queuing": True,
+            "resume": True,
+            "tickets": True,
+        },
+        limits={
+            "max_connections_per_user": 5,
+            "max_message_rate": 60,
+            "heartbeat_interval": 30_000,
+            "max_message_size": 10_240,
+            "resume_window": 120_000,
+        },
+        resume=resume,
+    )
+    return encode(message, NOW)
+
+
+def fault(code: ErrorCode, text: str, error_id: str | None = None) -> dict[str, Any]:
+    return problem(code, text, error_id=error_id).body(NOW)
+
+
+def confirmed(
+    status: Confirmation, position: int | None = None, run_status: RunStatus | None = None
+) -> MessageConfirmed:
+    return MessageConfirmed(MESSAGE, RUN, THREAD, status, position, run_status)
+
+
+PAGE = ThreadHistory(
+    THREAD,
+    (
+        HistoryMessage(
+            MESSAGE,
+            "user",
+            "Hello",
+            NOW,
+            CorrelationId("c-4"),
+            HistoryRun(RUN, "echo", RunStatus.COMPLETED),
+        ),
+        HistoryMessage(MessageId("msg_2"), "agent", "Hel", NOW, truncated=True),
+    ),
+    has_more=True,
+)
+ERROR_TEXT = "$.payload.content: expected a string, got 5"
+CUT = '{"expression":"6'
+WRITTEN: dict[str, bytes] = {
+    "connection_established: a new session": established(ResumeState(Verdict.NEW)),
+    "connection_established: a reset": established(
+        ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
+    ),
+    "pong": encode(Pong({"n": 1}), NOW, "c-1"),
+    "heartbeat": encode(Heartbeat(NOW), NOW),
+    "auth_ok": encode(AuthOk(END), NOW, "c-2"),
+    "auth_expiring": encode(AuthExpiring(END), NOW),
+    "server_draining": encode(ServerDraining("restart", 1000), NOW),
+    "thread_history: empty": encode(ThreadHistory(THREAD, (), has_more=False), NOW, "c-3"),
+    "thread_history: a message and its answer": encode(PAGE, NOW, "c-3"),
+    "error: a bad frame": encode_problem(
+        problem(ErrorCode.VALIDATION_ERROR, ERROR_TEXT), NOW, "c-17"
+    ),
+    "error: too much": encode_problem(
+        problem(
+            ErrorCode.RATE_LIMIT_EXCEEDED,
+            "Too many messages: 60 per minute.",
+            help="Wait 12 s and send again.",
+            retry_after_ms=12_000,
+        ),
+        NOW,
+        "c-17",
+    ),
+    "error: ours": encode_problem(
+        problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id="err_1"), NOW
+    ),
+    "message_confirmed: accepted": encode(confirmed(Confirmation.ACCEPTED), NOW, "c-4", seq=1),
+    "message_confirmed: queued": encode(confirmed(Confirmation.QUEUED, 2), NOW, "c-4", seq=1),
+    "message_confirmed: duplicate": encode(
+        confirmed(Confirmation.DUPLICATE, run_status=RunStatus.RUNNING), NOW, "c-4", seq=9
+    ),
+    "agent_started": encode(AgentStarted(RUN, "echo", THREAD, 1), NOW, "c-4", seq=2),
+    "agent_thinking: a thought": encode(AgentThinking(RUN, "Looking it up."), NOW, "c-4", seq=3),
+    "agent_thinking: a step of a plan": encode(
+        AgentThinking(RUN, "Looking it up.", 1, 3), NOW, "c-4", seq=3
+    ),
+    "tool_executing": encode(
+        ToolExecuting(RUN, CALL, "calculate", {"expression": "6*7"}), NOW, "c-4", seq=4
+    ),
+    "tool_executing: cut arguments": encode(
+        ToolExecuting(RUN, CALL, "calculate", CUT, truncated=True), NOW, "c-4", seq=4
+    ),
+    "tool_completed: a result": encode(
+        ToolCompleted(RUN, CALL, "calculate", success=True, duration_ms=12, result=42),
+        NOW,
+        "c-4",
+        seq=5,
+    ),
+    "tool_completed: no result": encode(
+        ToolCompleted(RUN, CALL, "calculate", success=True, duration_ms=12), NOW, "c-4", seq=5
+    ),
+    "tool_completed: a failure": encode(
+        ToolCompleted(
+            RUN, CALL, "calculate", success=False, duration_ms=12, error="Division by zero."
+        ),
+        NOW,
+        "c-4",
+        seq=5,
+    ),
+    "partial_result": encode(PartialResult(RUN, "H\u00e9llo \U0001f600"), NOW, "c-4", seq=6),
+    "partial_result: merged": encode(
+        PartialResult(RUN, "Hello you"), NOW, "c-4", seq=8, seq_from=6
+    ),
+    "agent_completed: completed": encode(
+        AgentCompleted(RUN, RunStatus.COMPLETED, 1200, "Hello"), NOW, "c-4", seq=9
+    ),
+    "agent_completed: completed, cut": encode(
+        AgentCompleted(RUN, RunStatus.COMPLETED, 1200, "Hel", truncated=True), NOW, "c-4", seq=9
+    ),
+    "agent_completed: failed": encode(
+        AgentCompleted(
+            RUN,
+            RunStatus.FAILED,
+            1200,
+            error=fault(ErrorCode.AGENT_ERROR, "The agent failed.", "err_1"),
+        ),
+        NOW,
+        "c-4",
+        seq=9,
+    ),
+    "agent_completed: timed out": encode(
+        AgentCompleted(
+            RUN,
+            RunStatus.TIMED_OUT,
+            300_000,
+            error=fault(ErrorCode.AGENT_TIMEOUT, "The agent did not finish within 300 s."),
+        ),
+        NOW,
+        "c-4",
+        seq=9,
+    ),
+    "agent_completed: cancelled before it started": encode(
+        AgentCompleted(RUN, RunStatus.CANCELLED, 0), NOW, "c-4", seq=2
+    ),
+    "agent_completed: interrupted": encode(
+        AgentCompleted(RUN, RunStatus.INTERRUPTED, 50), NOW, "c-4", seq=9
+    ),
+}
+
+
+def test_every_server_example_is_written_here() -> None:
+    assert set(OUTBOUND_EXAMPLES) == set(WRITTEN)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_the_server_sends(name: str) -> None:
+    example = OUTBOUND_EXAMPLES[name]
+    assert orjson.loads(WRITTEN[name]) == example["frame"]
+    assert example["valid"] is True
+    assert example.get("code") == example["frame"]["payload"].get("code")

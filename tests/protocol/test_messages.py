@@ -1,0 +1,262 @@
+"""Every message a client may send: each field, each strictness rule, and the path in its refusal."""
+
+from typing import Any
+
+import attrs
+import orjson
+import pytest
+
+from netra_trio.codes import ErrorCode
+from netra_trio.protocol.codec import BadFrame, decode
+from netra_trio.protocol.messages import (
+    INBOUND,
+    Ack,
+    AgentRequest,
+    Auth,
+    GetThreadHistory,
+    OnBusy,
+    Ping,
+    Pong,
+    StopAgent,
+    UserMessage,
+)
+
+Payload = dict[str, Any]
+
+SMALLEST: dict[str, Payload] = {  # the required fields alone
+    "ping": {},
+    "pong": {},
+    "auth": {"token": "a.b.c"},
+    "ack": {"seq": 1},
+    "user_message": {"content": "Hello"},
+    "agent_request": {"agent": "demo", "input": {}},
+    "stop_agent": {"run_id": "run_1"},
+    "get_thread_history": {"thread_id": "main"},
+}
+
+STRING, INTEGER = "a string", "an integer"
+BUSY, INPUT = "one of enqueue, reject, interrupt", "an object or a string"
+FIELDS = {
+    ("auth", "token"): STRING,
+    ("ack", "seq"): INTEGER,
+    ("user_message", "content"): STRING,
+    ("user_message", "thread_id"): STRING,
+    ("user_message", "correlation_id"): STRING,
+    ("user_message", "agent"): STRING,
+    ("user_message", "on_busy"): BUSY,
+    ("user_message", "deadline_ms"): INTEGER,
+    ("agent_request", "agent"): STRING,
+    ("agent_request", "input"): INPUT,
+    ("agent_request", "thread_id"): STRING,
+    ("agent_request", "on_busy"): BUSY,
+    ("agent_request", "deadline_ms"): INTEGER,
+    ("stop_agent", "run_id"): STRING,
+    ("get_thread_history", "thread_id"): STRING,
+    ("get_thread_history", "limit"): INTEGER,
+    ("get_thread_history", "before"): STRING,
+}
+
+SHOWN: list[tuple[object, str]] = [
+    (5, "5"),
+    (5.0, "5.0"),
+    (1e300, "1e300"),
+    (-1, "-1"),
+    (True, "true"),
+    (False, "false"),
+    (None, "null"),
+    ("", '""'),
+    ("5", '"5"'),
+    ("enqueued", '"enqueued"'),
+    ('say "\n', '"say \\"\\n"'),
+    ("x" * 40, f'"{"x" * 40}"'),
+    ("x" * 41, f'"{"x" * 40}\u2026"'),
+    ([], "an array"),
+    ([1, "secret"], "an array"),
+    ({}, "an object"),
+    ({"a": "secret"}, "an object"),
+]
+RIGHT_TYPE = {STRING: (str,), INTEGER: (int,), BUSY: (), INPUT: (str, dict)}
+
+
+def refusal(kind: str, payload: object) -> str:
+    with pytest.raises(BadFrame) as caught:
+        decode(orjson.dumps({"type": kind, "payload": payload, "correlation_id": "c-1"}))
+    fault = caught.value.problem
+    assert fault.code is ErrorCode.VALIDATION_ERROR
+    assert fault.recoverable
+    assert caught.value.correlation_id == "c-1"
+    assert str(caught.value) == fault.error
+    return fault.error
+
+
+def message(kind: str, payload: object) -> Any:
+    return decode(orjson.dumps({"type": kind, "payload": payload})).message
+
+
+def test_the_tables_here_are_complete() -> None:
+    assert set(SMALLEST) == set(INBOUND)
+    named = {
+        (kind, attribute.name)
+        for kind, message_class in INBOUND.items()
+        if message_class not in {Ping, Pong}
+        for attribute in attrs.fields(message_class)
+    }
+    assert named == set(FIELDS)
+
+
+@pytest.mark.parametrize("kind", SMALLEST)
+def test_required_fields_are_enough(kind: str) -> None:
+    assert type(message(kind, SMALLEST[kind])) is INBOUND[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "expected"),
+    [
+        ("ping", {"n": [1, None]}, Ping({"n": [1, None]})),
+        ("pong", {"n": {}}, Pong({"n": {}})),
+        ("auth", {"token": "t"}, Auth("t")),
+        ("ack", {"seq": 0}, Ack(0)),
+        (
+            "user_message",
+            {
+                "content": " hi ",
+                "thread_id": "t-1_A",
+                "correlation_id": "c",
+                "agent": "a",
+                "on_busy": "reject",
+                "deadline_ms": 1,
+            },
+            UserMessage(" hi ", "t-1_A", "c", "a", OnBusy.REJECT, 1),  # type: ignore[arg-type]
+        ),
+        (
+            "agent_request",
+            {
+                "agent": "a",
+                "input": "",
+                "thread_id": "t",
+                "on_busy": "interrupt",
+                "deadline_ms": 2**53,
+            },
+            AgentRequest("a", "", "t", OnBusy.INTERRUPT, 2**53),  # type: ignore[arg-type]
+        ),
+        ("agent_request", {"agent": "a", "input": {"x": 1}}, AgentRequest("a", {"x": 1})),
+        ("stop_agent", {"run_id": "r"}, StopAgent("r")),  # type: ignore[arg-type]
+        (
+            "get_thread_history",
+            {"thread_id": "t", "limit": 7, "before": "m"},
+            GetThreadHistory("t", 7, "m"),  # type: ignore[arg-type]
+        ),
+        ("get_thread_history", {"thread_id": "t"}, GetThreadHistory("t", 50)),  # type: ignore[arg-type]
+    ],
+)
+def test_every_field_arrives(kind: str, payload: Payload, expected: object) -> None:
+    assert message(kind, payload) == expected
+
+
+@pytest.mark.parametrize("kind", ["ping", "pong"])
+def test_an_empty_payload_may_be_left_out(kind: str) -> None:
+    assert decode(orjson.dumps({"type": kind})).message.payload == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(kind, field) for kind, payload in SMALLEST.items() for field in payload],
+)
+def test_a_required_field_is_missed(kind: str, field: str) -> None:
+    rest = {name: value for name, value in SMALLEST[kind].items() if name != field}
+    assert refusal(kind, rest) == f"$.payload.{field}: missing"
+
+
+@pytest.mark.parametrize(("value", "shown"), SHOWN)
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_types_are_strict(kind: str, field: str, value: object, shown: str) -> None:
+    expected = FIELDS[kind, field]
+    if type(value) in RIGHT_TYPE[expected]:
+        return
+    text = refusal(kind, {**SMALLEST[kind], field: value})
+    assert text == f"$.payload.{field}: expected {expected}, got {shown}"
+
+
+@pytest.mark.parametrize("kind", sorted(set(SMALLEST) - {"ping", "pong"}))
+def test_unknown_fields_are_named(kind: str) -> None:
+    payload = SMALLEST[kind]
+    assert refusal(kind, {**payload, "text": 1}) == "$.payload.text: unknown field"
+    long = refusal(kind, {**payload, "n" * 41: 1})
+    assert long == f"$.payload.{'n' * 40}\u2026: unknown field"
+    two = refusal(kind, {**payload, "zz": 1, "aa": 1})
+    assert two == "$.payload.aa: unknown field; $.payload.zz: unknown field"
+
+
+@pytest.mark.parametrize("kind", SMALLEST)
+@pytest.mark.parametrize(
+    ("payload", "shown"),
+    [(None, "null"), ([], "an array"), (5, "5"), (True, "true"), ("eyJ.x.y", "a string")],
+)
+def test_a_payload_is_an_object(kind: str, payload: object, shown: str) -> None:
+    assert refusal(kind, payload) == f"$.payload: expected an object, got {shown}"
+
+
+THREAD = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
+KEY = "1 to 128 characters"
+EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
+    ("ack", "seq", [0, 1, 2**63], "an integer from 0", [-1, -(2**63)]),
+    (
+        "user_message",
+        "content",
+        ["x", " x ", "\u200b", "0"],
+        "a text that is not blank",
+        ["", " ", "\n\t\r", "\u00a0\u2003"],
+    ),
+    ("user_message", "agent", ["a", "a" * 1000], "a name", [""]),
+    ("user_message", "deadline_ms", [1, 2**63], "an integer from 1", [0, -1]),
+    ("user_message", "correlation_id", ["c", "c" * 128, "\u00e9" * 128], KEY, ["", "c" * 129]),
+    ("agent_request", "agent", ["a"], "a name", [""]),
+    ("agent_request", "deadline_ms", [1], "an integer from 1", [0, -1]),
+    ("stop_agent", "run_id", ["r"], "a name", [""]),
+    ("get_thread_history", "limit", [1, 100], "an integer from 1 to 100", [0, 101, -1]),
+    ("get_thread_history", "before", ["m"], "a name", [""]),
+    *(
+        (
+            kind,
+            "thread_id",
+            ["t", "t" * 64, "A-z_0"],
+            THREAD,
+            ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"],
+        )
+        for kind in ("user_message", "agent_request", "get_thread_history")
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "fit", "expected", "unfit"),
+    EDGES,
+    ids=[f"{kind}.{field}" for kind, field, *_ in EDGES],
+)
+def test_values_at_the_limit_and_beyond(
+    kind: str, field: str, fit: list[object], expected: str, unfit: list[object]
+) -> None:
+    for value in fit:
+        assert getattr(message(kind, {**SMALLEST[kind], field: value}), field) == value
+    for value in unfit:
+        shown = value[:40] + "\u2026" if isinstance(value, str) and len(value) > 40 else value
+        text = refusal(kind, {**SMALLEST[kind], field: value})
+        assert text == f"$.payload.{field}: expected {expected}, got {orjson.dumps(shown).decode()}"
+
+
+def test_at_most_five_faults_are_told() -> None:
+    text = refusal("user_message", {"content": "x", **{f"f{n}": 1 for n in range(9)}})
+    assert text.split("; ") == [f"$.payload.f{n}: unknown field" for n in range(5)]
+    text = refusal("user_message", {"content": 1, "agent": 2, "deadline_ms": "3"})
+    assert text.split("; ") == [
+        "$.payload.content: expected a string, got 1",
+        "$.payload.agent: expected a string, got 2",
+        '$.payload.deadline_ms: expected an integer, got "3"',
+    ]
+
+
+def test_a_token_is_not_shown() -> None:
+    auth = message("auth", {"token": "hunter2"})
+    assert "hunter2" not in repr(auth)
+    for payload in ("hunter2", {"token": ["hunter2"]}, {"token": {"jwt": "hunter2"}}):
+        assert "hunter2" not in refusal("auth", payload)

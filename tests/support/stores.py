@@ -1,0 +1,102 @@
+"""A store whose mishaps are scripted, and which remembers what it was told of runs.
+
+store = ScriptedStore()
+store.is_down = True          # every question raises StoreUnavailable
+store.hold()                  # every question waits until `store.release()`
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import trio
+
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, User
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.stores.memory import MemoryStore
+
+
+class ScriptedStore(MemoryStore):
+    """A store in memory that waits like a real one, and fails when told to.
+
+    Attributes:
+        is_down: Whether every question raises `StoreUnavailable`.
+        fault: What every question raises, if anything.
+        looks: The times at which a user was looked at.
+        recorded: The runs whose message was recorded.
+        started: The runs that were noted as started.
+        ends: How often the end of each run was stored.
+        statuses: How each run ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_down = False
+        self.fault: Exception | None = None
+        self.looks: list[float] = []
+        self.recorded: list[RunId] = []
+        self.started: list[RunId] = []
+        self.ends: Counter[RunId] = Counter()
+        self.statuses: dict[RunId, RunStatus] = {}
+        self._open = trio.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        """Let every question wait."""
+        self._open = trio.Event()
+
+    def release(self) -> None:
+        """Let them go on."""
+        self._open.set()
+
+    async def get_user(self, user_id: UserId) -> User | None:
+        """Return the user."""
+        self.looks.append(trio.current_time())
+        await self._be_asked()
+        return await super().get_user(user_id)
+
+    async def remove_user(self, user_id: UserId) -> None:
+        """Forget the user, as an administrator does."""
+        del self._rows[user_id]
+
+    async def record(self, message: NewMessage) -> Duplicate | None:
+        """Record a message and its run."""
+        await self._be_asked()
+        known = await super().record(message)
+        if known is None:
+            self.recorded.append(message.run_id)
+        await trio.lowlevel.checkpoint()
+        return known
+
+    def start_run(self, run_id: RunId) -> None:
+        """Note that the run is running."""
+        self.started.append(run_id)
+        super().start_run(run_id)
+
+    async def end_run(self, end: RunEnd) -> None:
+        """Note how the run ended; like a database, it takes a moment."""
+        self.ends[end.run_id] += 1
+        self.statuses[end.run_id] = end.status
+        await super().end_run(end)
+        await trio.lowlevel.checkpoint()
+
+    async def history(
+        self,
+        user_id: UserId,
+        thread_id: ThreadId,
+        *,
+        limit: int,
+        before: MessageId | None = None,
+    ) -> tuple[Sequence[HistoryMessage], bool] | None:
+        """Return a page."""
+        await self._be_asked()
+        return await super().history(user_id, thread_id, limit=limit, before=before)
+
+    async def _be_asked(self) -> None:
+        await trio.lowlevel.checkpoint()
+        await self._open.wait()
+        if self.is_down:
+            raise StoreUnavailable("scripted")
+        if self.fault is not None:
+            raise self.fault
