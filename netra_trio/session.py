@@ -216,9 +216,7 @@ class Session:
             self._nursery = nursery
             while True:
                 work = None
-                self._nap = trio.CancelScope(
-                    deadline=self._schedule.next_turn(trio.current_time())
-                )
+                self._nap = trio.CancelScope(deadline=self._schedule.next_turn(trio.current_time()))
                 with self._nap:
                     try:
                         work = await self._inbox.receive()
