@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ import cyclopts
 import trio
 from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from netra_trio.app import DEMO_AGENTS, Application, create_app
 from netra_trio.auth import TokenVerifier
@@ -24,7 +26,7 @@ from netra_trio.chat import ChatError, chat
 from netra_trio.errors import SettingsError
 from netra_trio.observe.logs import configure
 from netra_trio.runs import Agent
-from netra_trio.serve import CannotListen, serve
+from netra_trio.serve import CannotListen, listen, serve
 from netra_trio.settings import Loaded, describe, load
 
 READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
@@ -69,15 +71,14 @@ def serve_command(
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
     application = create_app(agents=agents, settings=loaded.settings)
-    trio.run(_serve, application, loaded, agents, host, port)
+    trio.run(_serve, application, loaded, list(agents), listen(host, port))
 
 
 async def _serve(
-    application: Application, loaded: Loaded, agents: dict[str, Agent], host: str, port: int
+    application: Application, loaded: Loaded, agents: list[str], sock: socket.socket
 ) -> None:
     async with trio.open_nursery() as nursery:
-        address = await nursery.start(partial(serve, application, host=host, port=port))
-        _greet(loaded, list(agents), address)
+        _greet(loaded, agents, await nursery.start(serve, application, sock))
 
 
 def _greet(loaded: Loaded, agents: list[str], address: str) -> None:
@@ -158,11 +159,10 @@ def chat_command(
 def check() -> None:
     """Show every setting and where it came from; exit with 1 if something is wrong."""
     loaded = _load()
-    table = Table("setting", "value", "from", "meaning", title="Settings")
-    for row in describe(loaded):
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
+    console = Console(highlight=False)
+    for name, value, source, meaning in describe(loaded):
+        console.print(Text.assemble((name, "bold"), f" = {value} ", (f"({source})", "dim")))
+        console.print(Padding(Text(meaning, "dim"), (0, 0, 0, 4)))
     for warning in loaded.warnings:
         console.print(f"warning: {warning}", markup=False)
     console.print("Everything can be used as it is set.")

@@ -1,8 +1,9 @@
 """Run the application: Hypercorn on Trio, with a drain on the first signal.
 
-trio.run(partial(serve, app, host="127.0.0.1", port=8000))
+trio.run(serve, app, listen("127.0.0.1", 8000))
 """
 
+import logging
 import os
 import signal
 import socket
@@ -33,22 +34,18 @@ class CannotListen(Exception):
 
 async def serve(
     app: Application,
+    sock: socket.socket,
     *,
-    host: str,
-    port: int,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal exits at once.
 
-    With `port` 0 a free port is taken. The task status starts with the address as `host:port`,
-    once connections are accepted. On return everything is closed; where a thread of an agent does
-    not end in time the process exits with code 0 from within.
-
-    Raises:
-        CannotListen: If the address is taken, or not this machine's.
+    Takes over the listening socket. The task status starts with the address as `host:port`, once
+    connections are accepted. On return everything is closed; where a thread of an agent does not
+    end in time the process exits with code 0 from within.
     """
     prepare_host(app.settings)
-    config = _config(_listen(host, port), app)
+    config = _config(sock, app)
     drained = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_heed_signals, app, config, drained)
@@ -99,13 +96,17 @@ def _exit(code: int, why: str) -> None:
     os._exit(code)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind a listening socket; Hypercorn takes it over, so that the true port is known before."""
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; `port` 0 takes a free one.
+
+    Raises:
+        CannotListen: If the address is taken, or not this machine's.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from None
 
 
@@ -113,7 +114,9 @@ def _config(sock: socket.socket, app: Application) -> Config:
     config = Config()
     config.bind = [f"fd://{sock.detach()}"]
     config.backlog = BACKLOG
-    config.errorlog = host_logger()
+    # The caller tells where the server is; Hypercorn's own line for it would be a second one.
+    config.errorlog = host_logger().getChild("hypercorn")
+    config.errorlog.setLevel(logging.WARNING)
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE
     config.graceful_timeout = app.settings.drain_timeout_ms / 1000

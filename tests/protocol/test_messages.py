@@ -59,7 +59,7 @@ FIELDS = {
 SHOWN: list[tuple[object, str]] = [
     (5, "5"),
     (5.0, "5.0"),
-    (1e300, "1e300"),
+    (0.5, "0.5"),
     (-1, "-1"),
     (True, "true"),
     (False, "false"),

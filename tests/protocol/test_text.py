@@ -1,0 +1,124 @@
+"""Cutting: whatever the characters, what goes out fits, and nothing else is lost."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netra_trio.protocol.codec import encode
+from netra_trio.protocol.messages import (
+    AgentCompleted,
+    AgentThinking,
+    PartialResult,
+    RunStatus,
+    ToolCompleted,
+    ToolExecuting,
+)
+from netra_trio.protocol.text import (
+    EVENT_BYTES,
+    PIECE_CHARACTERS,
+    cut_json,
+    cut_text,
+    json_size,
+    pieces,
+)
+
+LIMIT = 256 * 1024  # of an event, the contract's bound
+SAMPLES = ["a", "\x00", '"', "\\", "\n", "\x7f", "\u00e9", "\u20ac", "\u2028", "\U0001f600"]
+RUN: Any = "run_" + "0" * 25
+CALL: Any = "call_" + "0" * 25
+KEY = "\x01" * 128  # the longest correlation id, every character of it six bytes
+LAST = 2**53  # a number as long as numbers get
+
+TEXTS = st.lists(
+    st.tuples(st.sampled_from(SAMPLES), st.integers(0, 40)).map(lambda run: run[0] * run[1]),
+    max_size=8,
+).map("".join)
+
+
+def event_size(event: Any) -> int:
+    return len(encode(event, 1_800_000_000.123456, KEY, seq=LAST, seq_from=LAST))
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_a_piece_of_anything_fits_into_an_event(sample: str) -> None:
+    text = sample * (3 * PIECE_CHARACTERS + 1)
+    found = list(pieces(text))
+    assert "".join(found) == text
+    assert [len(piece) for piece in found] == [PIECE_CHARACTERS] * 3 + [1]
+    assert event_size(PartialResult(RUN, found[0])) <= LIMIT
+    assert event_size(AgentThinking(RUN, found[0], LAST, LAST)) <= LIMIT
+
+
+def test_a_text_of_exactly_one_piece_and_one_character_beyond() -> None:
+    assert [len(piece) for piece in pieces("x" * PIECE_CHARACTERS)] == [PIECE_CHARACTERS]
+    assert [len(piece) for piece in pieces("x" * (PIECE_CHARACTERS + 1))] == [PIECE_CHARACTERS, 1]
+    assert list(pieces("")) == []
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("wrap", [str, lambda text: {"x": [text]}], ids=["text", "object"])
+def test_cut_json_of_anything_fits_into_an_event(sample: str, wrap: Any) -> None:
+    data, cut = cut_json(wrap(sample * LIMIT), EVENT_BYTES)
+    assert cut
+    assert len(data) <= EVENT_BYTES
+    assert len(data) > EVENT_BYTES - 40  # no more is lost than has to be
+    value = orjson.Fragment(data)
+    name = "n" * 64
+    for event in (
+        ToolExecuting(RUN, CALL, name, value, truncated=True),
+        ToolCompleted(
+            RUN, CALL, name, success=True, duration_ms=LAST, result=value, truncated=True
+        ),
+        AgentCompleted(RUN, RunStatus.INTERRUPTED, LAST, value, truncated=True),
+    ):
+        assert event_size(event) <= LIMIT
+
+
+@given(TEXTS, st.integers(0, 200))
+def test_cut_text_keeps_as_many_characters_as_fit(text: str, limit: int) -> None:
+    kept, cut = cut_text(text, limit)
+    assert text.startswith(kept)
+    assert cut is (len(text.encode()) > limit)
+    assert len(kept.encode()) <= limit
+    if cut:
+        assert len(text[: len(kept) + 1].encode()) > limit
+    else:
+        assert kept == text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(JSON, st.integers(2, 300))
+def test_cut_json_is_the_value_or_the_start_of_its_text(value: Any, limit: int) -> None:
+    whole = orjson.dumps(value)
+    data, cut = cut_json(value, limit)
+    assert len(data) <= limit
+    assert cut is (len(whole) > limit)
+    if cut:
+        text = orjson.loads(data)
+        assert (value if isinstance(value, str) else whole.decode()).startswith(text)
+    else:
+        assert data == whole
+
+
+@given(st.text())
+def test_json_size_is_the_size_in_utf_8(text: str) -> None:
+    assert json_size(text) == len(text.encode())
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        json_size("\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        cut_text("\ud800" * 10, 5)
+    for value in ("\ud800", {1, 2}, object(), 2**64):
+        with pytest.raises(TypeError):
+            cut_json(value, 100)
