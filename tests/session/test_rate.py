@@ -102,7 +102,7 @@ async def test_a_refused_message_is_taken_after_exactly_its_wait(
         await trio.sleep(0.001)
         assert (await confirmed(client, "late"))["status"] in {"accepted", "queued"}
         frames = await ended(client, "late")
-        assert starts(frames)[-1] in [("late", 60.0), ("late", 120.0)]
+        assert starts(frames)[-1] == ("late", 60.0)
 
 
 async def test_in_any_minute_no_more_than_sixty_start(autojump_clock: MockClock) -> None:
@@ -237,10 +237,9 @@ async def test_what_waits_for_the_rate_waits_behind_its_thread_too(
         open_server(agents={"slow": slow}, **settings) as server,
         server.connect() as client,
     ):
-        await confirmed(client, "a")
-        await confirmed(client, "b")  # its turn is at 60, its thread is free at 90
-        frames = await ended(client, "b")
-        assert starts(frames) == [("a", 0.0), ("b", 90.0)]
+        await say(client, "a")
+        await say(client, "b")  # its turn is at 60, its thread is free at 90
+        assert starts(await ended(client, "b")) == [("a", 0.0), ("b", 90.0)]
 
 
 async def test_a_message_that_waits_for_the_rate_can_be_stopped(

@@ -1,0 +1,77 @@
+"""The project's checks: `nox` runs lint, types, tests and docs, which is what CI runs."""
+
+import json
+import os
+from pathlib import Path
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers: stated once
+COVERED = 90  # percent of lines and branches, of every file
+
+nox.needs_version = ">=2025.5"
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.stop_on_first_error = False
+
+
+def _install(session: nox.Session, *groups: str, package: bool = True) -> None:
+    requirements = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install("--quiet", *requirements, *(["--editable", "."] if package else []))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    _install(session, "lint", package=False)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strict, over package and tests."""
+    _install(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test with branch coverage; arguments go to pytest (then nothing is asserted)."""
+    _install(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--sort=cover")
+    if not session.posargs:
+        _check_each_file(session)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Run every test on every supported Python that is installed."""
+    _install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the examples of the documentation and of the docstrings."""
+    _install(session, "test")
+    session.run("pytest", "--doctest-modules", "netra_trio", "-q")
+    session.run("pytest", "tests/docs", "-q")
+
+
+def _check_each_file(session: nox.Session) -> None:
+    """Fail if a file of the package is covered less than it has to be."""
+    report = Path(session.create_tmp()) / "coverage.json"
+    session.run("coverage", "json", "--quiet", "-o", os.fspath(report))
+    files = json.loads(report.read_text())["files"]
+    short = {
+        name: round(data["summary"]["percent_covered"], 1)
+        for name, data in files.items()
+        if data["summary"]["percent_covered"] < COVERED
+    }
+    if short:
+        session.error(f"covered less than {COVERED} %: {short}")
