@@ -247,8 +247,8 @@ class Hub:
 
     async def _drain_connection(self, connection: Connection, reason: str, grace: float) -> None:
         session = connection.session
-        await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
         session.drain()
+        await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
         with trio.move_on_at(grace) as waiting:
             await session.wait_idle()
         if waiting.cancelled_caught:

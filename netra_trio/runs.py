@@ -17,11 +17,19 @@ from typing import Any, Protocol
 import structlog
 import trio
 from attrs import define, frozen
-from orjson import Fragment, dumps
+from orjson import Fragment, dumps, loads
 
 from netra_trio.codes import ErrorCode
 from netra_trio.errors import RetryableAgentError, ToolError, problem
-from netra_trio.ids import CorrelationId, RunId, ThreadId, UserId, new_error_id, new_tool_call_id
+from netra_trio.ids import (
+    CorrelationId,
+    MessageId,
+    RunId,
+    ThreadId,
+    UserId,
+    new_error_id,
+    new_tool_call_id,
+)
 from netra_trio.interfaces import HISTORY_TEXT_BYTES, Store
 from netra_trio.protocol.messages import (
     AgentStarted,
@@ -37,6 +45,8 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text, json_size, pieces
 
 ATTEMPTS = 3  # the contract's bound, api.md
+STEP_MAX = 2**53 - 1  # what every JSON reader keeps exact; a plan has fewer steps
+TOOL_NAME_BYTES = 256  # of a label; an event's bounds are for its arguments
 BACK_OFF = 1.0  # seconds before the second attempt, at most; doubles with each
 
 _log = structlog.get_logger(__name__)
@@ -145,12 +155,14 @@ class Run:
         """Show a thought on the way to the answer; `step` of `total`, where there is a plan.
 
         Raises:
-            TypeError: If `thought` is no string.
-            ValueError: If `thought` cannot be encoded as UTF-8.
+            TypeError: If `thought` is no string, or a step no integer.
+            ValueError: If `thought` cannot be encoded as UTF-8, or a step is out of all bounds.
             trio.ClosedResourceError: If the run has ended.
         """
         if not isinstance(thought, str):
             raise TypeError(f"think takes a str, got {type(thought).__name__}")
+        _check_step(step)
+        _check_step(total)
         for piece in pieces(thought):
             event = AgentThinking(self.id, piece, step, total)
             await self._output.put(event, json_size(piece))
@@ -164,9 +176,11 @@ class Run:
         is cancelled shows no end: the run's own end closes it.
 
         Raises:
-            TypeError: If arguments or result cannot be written as JSON.
+            TypeError: If the name is no string, or arguments or result cannot be written as JSON.
+            ValueError: If the name is too long, or cannot be encoded as UTF-8.
             trio.ClosedResourceError: If the run has ended.
         """
+        _check_tool_name(name)
         call_id = new_tool_call_id()
         shown, truncated = cut_json(arguments, EVENT_BYTES)
         executing = ToolExecuting(self.id, call_id, name, Fragment(shown), truncated or None)
@@ -175,15 +189,15 @@ class Run:
         started = trio.current_time()
 
         async def complete(result: Any = None, error: str | None = None) -> None:
-            shown, truncated = cut_json(result, EVENT_BYTES)
+            shown, truncated = cut_json(result if error is None else error, EVENT_BYTES)
             event = ToolCompleted(
                 self.id,
                 call_id,
                 name,
                 error is None,
                 milliseconds(trio.current_time() - started),
-                Fragment(shown),
-                error,
+                Fragment(shown) if error is None else None,
+                None if error is None else loads(shown),
                 truncated or None,
             )
             await self._output.put(event, len(shown))
@@ -191,7 +205,8 @@ class Run:
         try:
             yield tool
         except ToolError as error:
-            await complete(error=cut_text(str(error), EVENT_BYTES)[0])
+            # A file name in it may have lone surrogates, which are no text.
+            await complete(error=str(error).encode(errors="replace").decode())
             raise
         except Exception:
             await complete(error="The tool failed.")
@@ -201,13 +216,27 @@ class Run:
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
         """Return up to `limit` earlier messages of the thread, oldest first, without this one.
 
+        Messages that wait for their run are left out: they are the conversation's future.
+
         Raises:
             StoreUnavailable: If the store cannot answer now.
         """
-        page = await self._store.history(self.user, self.thread_id, limit=limit + 1)
-        messages = page[0] if page is not None else ()
-        earlier = [m for m in messages if m.run is None or m.run.run_id != self.id]
-        return earlier[-limit:]
+        earlier: list[HistoryMessage] = []
+        before: MessageId | None = None
+        while len(earlier) < limit:
+            page = await self._store.history(
+                self.user, self.thread_id, limit=limit + 1, before=before
+            )
+            messages, has_more = page if page is not None else ((), False)
+            earlier[:0] = [message for message in messages if self._is_past(message)]
+            if not has_more:
+                break
+            before = messages[0].message_id
+        return earlier[max(0, len(earlier) - limit) :]
+
+    def _is_past(self, message: HistoryMessage) -> bool:
+        run = message.run
+        return run is None or (run.run_id != self.id and run.status is not RunStatus.QUEUED)
 
 
 Agent = Callable[[Run], Awaitable[Any]]
@@ -320,6 +349,10 @@ class Execution:
             result, error = await self._call(attempt)
             if error is None:
                 return self._completed(result)
+            if self._scope.cancel_called:
+                # The agent's cleanup raised in place of the cancellation, which has the last word.
+                self._log_cleanup(error)
+                return self._cut_off()
             retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
             if not retryable or attempt == ATTEMPTS:
                 return self._failed(error)
@@ -351,8 +384,13 @@ class Execution:
             if through is None:
                 return None, own
             if own is not None:
-                _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=own)
+                self._log_cleanup(own)
             raise through from None
+        # The agent cancelled its own nursery: it is done, with what it emitted.
+        return None, None
+
+    def _log_cleanup(self, error: BaseException) -> None:
+        _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=error)
 
     def _completed(self, result: Any) -> Ending:
         if result is None:
@@ -394,6 +432,22 @@ def milliseconds(seconds: float) -> int:
 def content_of(input_: JsonObject | str) -> str:
     """Return an `agent_request`'s input as text: itself, or its JSON."""
     return input_ if isinstance(input_, str) else dumps(input_).decode()
+
+
+def _check_step(step: int | None) -> None:
+    if step is None:
+        return
+    if type(step) is not int:
+        raise TypeError(f"a step is an int, got {type(step).__name__}")
+    if abs(step) > STEP_MAX:
+        raise ValueError(f"a step is at most {STEP_MAX}, got {step}")
+
+
+def _check_tool_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a tool's name is a str, got {type(name).__name__}")
+    if json_size(name) > TOOL_NAME_BYTES:
+        raise ValueError(f"a tool's name has at most {TOOL_NAME_BYTES} bytes")
 
 
 def _is_only(error: BaseException, kind: type[BaseException]) -> bool:

@@ -1,4 +1,4 @@
-"""The tables of codes, as the contract has them: whoever changes one changes it for every client."""
+"""The tables of codes, as the contract has them: a change here is a change for every client."""
 
 import pytest
 

@@ -12,11 +12,7 @@ USER_CHECK = 60.0  # seconds between two looks at the user, section 6 of the con
 
 
 async def watch(connection: Connection) -> None:
-    """Watch the clock until the connection ends.
-
-    Raises:
-        TransportClosed: If the line turns out to be gone.
-    """
+    """Watch the clock until the connection ends."""
     user_check = trio.current_time() + USER_CHECK
     while connection.reason is None:
         await _wait(connection, user_check)
@@ -25,18 +21,31 @@ async def watch(connection: Connection) -> None:
         now = trio.current_time()
         if now >= user_check:
             user_check = now + USER_CHECK
-            try:
-                await check_user(connection)
-            except StoreUnavailable:
-                continue  # nobody is put out because the store is down; the next look will tell
+            await _look_at_user(connection)
 
 
 async def _wait(connection: Connection, user_check: float) -> None:
     """Wait until there may be something to do, or a new token changes when that is."""
-    token_look = connection.token.seconds_to_look(connection.wall_clock())
-    deadline = min(connection.liveness.next_look, user_check, trio.current_time() + token_look)
-    with trio.move_on_at(deadline):
+    with trio.move_on_at(min(_next_look(connection), user_check)):
         await connection.renewed.wait()
+
+
+def _next_look(connection: Connection) -> float:
+    """Return when to look at the line or at the token, at the latest."""
+    token_look = connection.token.seconds_to_look(connection.wall_clock())
+    return min(connection.liveness.next_look, trio.current_time() + token_look)
+
+
+async def _look_at_user(connection: Connection) -> None:
+    """Look at the user, but not longer than line and token can wait.
+
+    Nobody is put out because the store is down or does not answer; the next look will tell.
+    """
+    with trio.move_on_at(_next_look(connection)):
+        try:
+            await check_user(connection)
+        except StoreUnavailable:
+            return
 
 
 async def _look_at_token(connection: Connection) -> None:
@@ -53,5 +62,5 @@ async def _look_at_line(connection: Connection) -> None:
     if sign is Sign.LOST:
         connection.end(EndReason.HEARTBEAT_MISSED)
     elif sign is Sign.BEAT and connection.reason is None:
-        await connection.reply(Heartbeat(connection.wall_clock()))
         connection.ping_due = True
+        await connection.reply(Heartbeat(connection.wall_clock()))

@@ -58,12 +58,8 @@ async def _run(connection: Connection) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_read, connection, nursery)
             nursery.start_soon(watch, connection)
-            await write(connection)
-            # The reader hears the peer's close, or the end of the line, and cancels the nursery.
-            await trio.sleep(CLOSE_WAIT)
+            await _write(connection)
             nursery.cancel_scope.cancel()
-    except* TransportClosed as gone:
-        connection.lost(_first(gone))
     except* Exception as faults:
         await _fail(connection, faults)
 
@@ -75,6 +71,16 @@ async def _read(connection: Connection, nursery: trio.Nursery) -> None:
     except TransportClosed as gone:
         connection.lost(gone)
         nursery.cancel_scope.cancel()
+
+
+async def _write(connection: Connection) -> None:
+    """Write to the end; a line that is given up is named here, before the reader misses it."""
+    try:
+        await write(connection)
+        # The reader hears the peer's close, or the end of the line, and cancels the nursery.
+        await trio.sleep(CLOSE_WAIT)
+    except TransportClosed as gone:
+        connection.lost(gone)
 
 
 async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
@@ -90,9 +96,3 @@ async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
             await connection.transport.close(CloseCode.INTERNAL, EndReason.INTERNAL.label)
         except TransportClosed:
             return
-
-
-def _first(group: BaseExceptionGroup[TransportClosed]) -> TransportClosed:
-    """Return one of the group's leaves: they all say that the line is gone."""
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

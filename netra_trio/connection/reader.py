@@ -81,7 +81,8 @@ class Reader:
             except MessageTooBig:
                 limit = connection.settings.max_message_size * HARD_SIZE_FACTOR
                 text = f"The message has more than {limit} bytes."
-                connection.end(EndReason.TOO_BIG, problem(ErrorCode.MESSAGE_TOO_LARGE, text))
+                last_words = problem(ErrorCode.MESSAGE_TOO_LARGE, text, recoverable=False)
+                connection.end(EndReason.TOO_BIG, last_words)
                 continue
             connection.liveness.heard(trio.current_time())
             if data is not None and connection.reason is None:

@@ -78,7 +78,7 @@ HEAD_TIMEOUT = 10.0  # s for a whole request head, TLS handshake likewise; then 
 LINGER = 1.0  # s of reading on after our last byte: a close with unread input would destroy it
 CLOSE_TIMEOUT = 1.0  # s for closing the stream; then it is closed forcefully
 H2_POLL = 0.005  # s between looks at how much of an HTTP/2 stream is sent
-PIECE = 16 * 1024  # bytes that must leave within send_timeout: small, so that slow is not stuck
+PIECE = 16 * 1024  # bytes handed on at once; under TLS they must all leave within send_timeout
 
 NO_CODE = 1005  # what the application is told for a close frame without a code
 VANISHED = 1006  # what the application is told when no close frame came
@@ -469,7 +469,7 @@ class HostConnection(TCPServer):
                 return
             try:
                 await self._write_pieces(memoryview(data))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 # The reader goes on for a moment: the peer's close frame may still lie there.
                 self.lost = True
                 self._read_only_until(trio.current_time() + LINGER)
@@ -478,13 +478,21 @@ class HostConnection(TCPServer):
                 raise
 
     async def _write_pieces(self, data: memoryview) -> None:
-        for start in range(0, len(data), PIECE):
+        while data:
             with trio.move_on_after(self.limits.send_timeout) as patience:
-                await self.stream.send_all(data[start : start + PIECE])
+                data = data[await self._write_some(data[:PIECE]) :]
             if patience.cancelled_caught:
                 self.timed_out = True
                 await self._abort()
                 return
+
+    async def _write_some(self, data: memoryview) -> int:
+        """Write a part of the data; every byte the peer takes is progress, but under TLS."""
+        stream: object = self.stream
+        if isinstance(stream, trio.SocketStream):
+            return await stream.socket.send(data)
+        await self.stream.send_all(data)
+        return len(data)
 
     async def _end_writing(self) -> None:
         """Say that nothing more comes, and read on for a moment so that it arrives."""

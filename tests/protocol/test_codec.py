@@ -147,7 +147,7 @@ def test_any_number_is_a_timestamp(timestamp: float) -> None:
 
 @pytest.mark.parametrize("sample", ["x", "\u00e9", "\u20ac", "\U0001f600"])
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_a_frame_at_the_size_limit_and_one_byte_beyond(sample: str, as_bytes: bool) -> None:  # noqa: FBT001
+def test_a_frame_at_the_size_limit_and_one_byte_beyond(sample: str, as_bytes: bool) -> None:
     text = dumped(type="user_message", payload={"content": sample * 50})
     data: str | bytes = text.encode() if as_bytes else text
     size = len(text.encode())
@@ -182,14 +182,14 @@ def nested(levels: int, *, arrays: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("arrays", [False, True])
 @pytest.mark.parametrize("kind", ["ping", "agent_request"])
-def test_nesting_at_its_limit_and_one_level_beyond(kind: str, arrays: bool) -> None:  # noqa: FBT001
+def test_nesting_at_its_limit_and_one_level_beyond(kind: str, arrays: bool) -> None:
     def frame(levels: int) -> str:
         free = nested(levels, arrays=arrays)
         return dumped(
             type=kind, payload=free if kind == "ping" else {"agent": "demo", "input": free}
         )
 
-    assert decode(frame(NESTING_LEVELS))
+    assert decode(frame(NESTING_LEVELS)).correlation_id is None
     bad = refused(frame(NESTING_LEVELS + 1))
     assert bad.problem.code is ErrorCode.VALIDATION_ERROR
     if kind == "ping":
@@ -247,7 +247,8 @@ def test_the_payloads_correlation_id_counts_where_the_envelope_has_none() -> Non
 def test_an_error_carries_the_correlation_id(
     envelope: object, inner: object, found: str | None
 ) -> None:
-    frame = {"type": "user_message", "payload": {"content": 5, "correlation_id": inner}}
+    payload = {"content": 5, "correlation_id": inner}
+    frame: dict[str, Any] = {"type": "user_message", "payload": payload}
     if envelope is not ...:
         frame["correlation_id"] = envelope
     assert refused(orjson.dumps(frame)).correlation_id == found
@@ -311,18 +312,20 @@ NEARLY_FRAMES = st.fixed_dictionaries(
 
 
 def check(data: str | bytes, max_size: int | None = None) -> None:
+    bad: BadFrame | None = None
     try:
         frame = decode(data, max_size=max_size)
-    except BadFrame as bad:
-        found = bad.correlation_id
-        assert bad.problem.code in BAD_FRAME
-        assert bad.problem.recoverable
-        # Whoever is refused can be told so.
-        assert len(encode_problem(bad.problem, 0.0, found)) < 8192
+    except BadFrame as caught:
+        bad, found = caught, caught.correlation_id
     else:
         found = frame.correlation_id
         assert type(frame.message) in INBOUND.values()
     assert found is None or 1 <= len(found) <= 128
+    if bad is not None:
+        assert bad.problem.code in BAD_FRAME
+        assert bad.problem.recoverable
+        # Whoever is refused can be told so.
+        assert len(encode_problem(bad.problem, 0.0, found)) < 8192
 
 
 @given(st.text(st.characters()), st.none() | st.integers(0, 20))

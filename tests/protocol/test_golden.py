@@ -51,7 +51,12 @@ from netra_trio.protocol.messages import (
 Example = dict[str, Any]
 
 NOW = 1640995200.25
-RUN, THREAD, MESSAGE, CALL = RunId("run_1"), ThreadId("main"), MessageId("msg_1"), ToolCallId("call_1")
+RUN, THREAD, MESSAGE, CALL = (
+    RunId("run_1"),
+    ThreadId("main"),
+    MessageId("msg_1"),
+    ToolCallId("call_1"),
+)
 END = 1640998800.0
 
 
@@ -149,9 +154,7 @@ ERROR_TEXT = "$.payload.content: expected a string, got 5"
 CUT = '{"expression":"6'
 WRITTEN: dict[str, bytes] = {
     "connection_established: a new session": established(ResumeState(Verdict.NEW)),
-    "connection_established: a reset": established(
-        ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
-    ),
+    "connection_established: a reset": established(ResumeState(Verdict.RESET, ResetReason.UNKNOWN)),
     "pong": encode(Pong({"n": 1}), NOW, "c-1"),
     "heartbeat": encode(Heartbeat(NOW), NOW),
     "auth_ok": encode(AuthOk(END), NOW, "c-2"),
@@ -250,7 +253,7 @@ WRITTEN: dict[str, bytes] = {
 
 
 def test_every_server_example_is_written_here() -> None:
-    assert set(OUTBOUND_EXAMPLES) == set(WRITTEN)
+    assert set(WRITTEN) == set(OUTBOUND_EXAMPLES)
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -15,10 +15,8 @@ class LogMachine(RuleBasedStateMachine):
     @initialize(
         acknowledging=st.booleans(), max_events=st.integers(1, 6), max_bytes=st.integers(1, 40)
     )
-    def start(self, acknowledging: bool, max_events: int, max_bytes: int) -> None:  # noqa: FBT001
-        self.log = EventLog(
-            max_events=max_events, max_bytes=max_bytes, acknowledging=acknowledging
-        )
+    def start(self, acknowledging: bool, max_events: int, max_bytes: int) -> None:
+        self.log = EventLog(max_events=max_events, max_bytes=max_bytes, acknowledging=acknowledging)
         self.acknowledging = acknowledging
         self.max_events, self.max_bytes = max_events, max_bytes
         self.pending: list[tuple[int, int, bool]] = []  # number, size, in a reserved place

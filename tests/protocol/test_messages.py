@@ -1,4 +1,4 @@
-"""Every message a client may send: each field, each strictness rule, and the path in its refusal."""
+"""Every message a client may send: each field, each rule of strictness, each refusal's path."""
 
 from typing import Any
 
@@ -215,17 +215,17 @@ EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
     ("stop_agent", "run_id", ["r"], "a name", [""]),
     ("get_thread_history", "limit", [1, 100], "an integer from 1 to 100", [0, 101, -1]),
     ("get_thread_history", "before", ["m"], "a name", [""]),
-    *(
+]
+for _kind in ("user_message", "agent_request", "get_thread_history"):
+    EDGES.append(
         (
-            kind,
+            _kind,
             "thread_id",
             ["t", "t" * 64, "A-z_0"],
             THREAD,
             ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"],
         )
-        for kind in ("user_message", "agent_request", "get_thread_history")
-    ),
-]
+    )
 
 
 @pytest.mark.parametrize(

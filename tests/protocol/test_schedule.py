@@ -58,7 +58,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         first=st.booleans(),
         starts=st.sampled_from([True, True, True, False]),
     )
-    def offer(self, thread: str, delay: float, reject: bool, first: bool, starts: bool) -> None:  # noqa: FBT001
+    def offer(self, thread: str, delay: float, reject: bool, first: bool, starts: bool) -> None:
         busy = any(self.thread[run] == thread for run in [*self.active, *self.waiting])
         assert self.schedule.is_busy(thread) is busy
         turn = self.now + delay
@@ -70,25 +70,22 @@ class ScheduleMachine(RuleBasedStateMachine):
             return
         self.count += 1
         run = f"r{self.count}"
-        first = first and busy  # what interrupts a run in its thread, as the session does it
         self.schedule.add(run, thread, turn=turn, first=first)
         self.waiting.insert(0 if first else len(self.waiting), run)
         self.thread[run], self.turn[run] = thread, turn
         if not starts:
             return
         started = self.start_due()
-        if not first:
-            assert (outlook is Outlook.START) is (run in started)
-        position = self.schedule.position(run, self.now)
-        assert (position is None) is (run in started)
-        if position is not None:
-            assert len(self.waiting) <= self.max_waiting + 0
-            before = self.waiting[: self.waiting.index(run)]
-            assert position - 1 == sum(
-                self.thread[other] == thread
-                or (self.turn[other] > self.now and self.turn[run] > self.now)
-                for other in before
-            )
+        # Who comes first may overtake what the outlook reckoned with.
+        assert outlook is not Outlook.START or run in started
+        assert first or outlook is not Outlook.WAIT or run not in started
+        if run in self.waiting:
+            assert len(self.waiting) <= max(self.max_waiting, 1)
+        for place, waiting in enumerate(self.waiting, start=1):
+            position = self.schedule.position(waiting, self.now)
+            assert position is not None
+            in_thread = self.waiting_in(self.thread[waiting]).index(waiting) + 1
+            assert in_thread <= position <= place
 
     @rule()
     def look(self) -> None:

@@ -1,6 +1,6 @@
 """A run is a bracket: what an agent does in it, and how it ends, whatever happens."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 import orjson
@@ -24,6 +24,16 @@ INNER = {
     "tool_executing",
     "tool_completed",
 }
+
+
+Logs = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    """What is logged, which is not printed then: a traceback takes longer than a test."""
+    with capture_logs() as captured:
+        yield captured
 
 
 async def echo(run: Run) -> str:
@@ -218,10 +228,9 @@ FAILING: list[Callable[[Run], Awaitable[Any]]] = [
 
 @pytest.mark.parametrize("agent", FAILING)
 async def test_failed_tells_an_error_id_and_nothing_of_the_exception(
-    autojump_clock: MockClock, agent: Agent
+    autojump_clock: MockClock, agent: Agent, logs: Logs
 ) -> None:
-    with capture_logs() as logs:
-        frames = await events_of(agent)
+    frames = await events_of(agent)
     end = end_of(frames)
     assert end["status"] == "failed"
     assert "result" not in end
@@ -400,7 +409,7 @@ async def test_runs_end_cancelled_with_their_session(autojump_clock: MockClock) 
 
 
 async def test_a_run_whose_session_is_torn_down_has_an_end_too(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, logs: Logs
 ) -> None:
     """The hub's nursery is cancelled: not even then is a run left without an end."""
     started = trio.Event()
@@ -411,11 +420,10 @@ async def test_a_run_whose_session_is_torn_down_has_an_end_too(
             await trio.sleep(10)
         await trio.sleep_forever()
 
-    with capture_logs() as logs:
-        async with open_server(agents={"agent": agent}, **QUIET) as server:
-            client = server.start()
-            await client.say("x", "k")
-            await started.wait()
+    async with open_server(agents={"agent": agent}, **QUIET) as server:
+        client = server.start()
+        await client.say("x", "k")
+        await started.wait()
     (logged,) = [entry for entry in logs if entry["event"] == "run_ended"]
     assert logged["status"] in {"cancelled", "interrupted"}
 
@@ -537,10 +545,9 @@ async def test_a_stop_ends_the_run_wherever_it_is(
 
 @pytest.mark.parametrize("agent", [untidy, untidy_instead, untidy_children])
 async def test_a_timeout_is_a_timeout_however_untidy_the_agent(
-    autojump_clock: MockClock, agent: Agent
+    autojump_clock: MockClock, agent: Agent, logs: Logs
 ) -> None:
-    with capture_logs() as logs:
-        frames = await events_of(agent, agent_timeout_ms=1000)
+    frames = await events_of(agent, agent_timeout_ms=1000)
     assert end_of(frames)["status"] == "timed_out"
     assert end_of(frames)["error"]["code"] == "AGENT_TIMEOUT"
     (logged,) = [entry for entry in logs if entry["event"] == "run_failed_in_cleanup"]
@@ -771,7 +778,9 @@ async def test_an_agent_may_cancel_its_own_nursery(autojump_clock: MockClock) ->
 # Trying again.
 
 
-async def test_a_retryable_error_gets_three_attempts(autojump_clock: MockClock) -> None:
+async def test_a_retryable_error_gets_three_attempts(
+    autojump_clock: MockClock, logs: Logs
+) -> None:
     times: list[float] = []
 
     async def agent(run: Run) -> None:
@@ -779,8 +788,7 @@ async def test_a_retryable_error_gets_three_attempts(autojump_clock: MockClock) 
         times.append(trio.current_time())
         raise RetryableAgentError(SECRET_TEXT)
 
-    with capture_logs() as logs:
-        frames = await events_of(agent)
+    frames = await events_of(agent)
     started = payloads(frames, "agent_started")
     assert [payload["attempt"] for payload in started] == [1, 2, 3]
     assert kinds(frames[1:]) == ["agent_started"] * 3 + ["agent_completed"]
@@ -1279,7 +1287,16 @@ def size_of(payload: Frame) -> int:
     return len(orjson.dumps(payload))
 
 
-@pytest.mark.parametrize("name", ["x" * 300_000, 5, None])
+async def test_a_tools_name_at_its_limit(autojump_clock: MockClock) -> None:
+    async def agent(run: Run) -> None:
+        async with run.tool("é" * 128):
+            pass
+
+    (completed,) = payloads(await events_of(agent), "tool_completed")
+    assert completed["tool_name"] == "é" * 128
+
+
+@pytest.mark.parametrize("name", ["x" * 257, 5, None])
 async def test_a_tool_needs_a_name_that_is_one(autojump_clock: MockClock, name: Any) -> None:
     async def agent(run: Run) -> str:
         with pytest.raises((TypeError, ValueError)):

@@ -30,6 +30,7 @@ from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_p
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the virtual clock
+PATIENCE = 200_000.0  # seconds of virtual time, then a test that waits for ever fails
 NEW = ResumeState(Verdict.NEW)
 
 Frame = dict[str, Any]
@@ -189,16 +190,17 @@ async def open_server(
     for user in users:
         await store.create_user(UserId(user))
     chosen = evolve(Settings(), jwt_secret_key=SECRET, **settings)
-    async with trio.open_nursery() as nursery:
-        async with open_hub(
-            chosen,
-            agents={"echo": echo} if agents is None else agents,
-            store=store,
-            verifier=TokenVerifier(SECRET),
-            wall_clock=wall_clock,
-        ) as hub:
-            yield Server(hub, nursery)
-            nursery.cancel_scope.cancel()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            async with open_hub(
+                chosen,
+                agents={"echo": echo} if agents is None else agents,
+                store=store,
+                verifier=TokenVerifier(SECRET),
+                wall_clock=wall_clock,
+            ) as hub:
+                yield Server(hub, nursery)
+                nursery.cancel_scope.cancel()
 
 
 def token(user: str = "alice", *, expires_at: float = EPOCH + 1e9) -> str:
