@@ -23,7 +23,12 @@ from netra_trio.errors import Refused, problem
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
 from netra_trio.interfaces import Store, Transport
 from netra_trio.protocol.codec import encode
-from netra_trio.protocol.messages import ConnectionEstablished, ResumeState, ServerDraining
+from netra_trio.protocol.messages import (
+    ConnectionEstablished,
+    ResumeState,
+    RunStatus,
+    ServerDraining,
+)
 from netra_trio.runs import Agent
 from netra_trio.session import Session
 from netra_trio.settings import Settings
@@ -159,10 +164,10 @@ class Hub:
         try:
             return await serve_connection(connection)
         finally:
-            session.close()
             del self._connections[connection.id]
             if connection in user.connections:
                 user.connections.remove(connection)
+            session.close()
 
     async def drain(self, reason: str = "restart") -> None:
         """Let nobody in, let runs finish, and close every connection with 1012.
@@ -178,24 +183,27 @@ class Hub:
         deadline = trio.current_time() + timeout
         grace = deadline - min(CLOSING_SECONDS, timeout * CLOSING_SHARE)
         _log.info("draining", connections=len(self._connections), seconds=timeout)
-        with trio.move_on_at(deadline):
-            async with trio.open_nursery() as nursery:
-                for connection in list(self._connections.values()):
-                    nursery.start_soon(self._drain_connection, connection, reason, grace)
-        for connection in list(self._connections.values()):
-            connection.abort()
-        self.close()
-        _log.info("drained", aborted=len(self._connections))
-        self._drained.set()
+        try:
+            with trio.move_on_at(deadline):
+                async with trio.open_nursery() as nursery:
+                    for connection in list(self._connections.values()):
+                        nursery.start_soon(self._drain_connection, connection, reason, grace)
+        finally:
+            _log.info("drained", aborted=len(self._connections))
+            self.close()
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a task that lives as long as the hub."""
         self._nursery.start_soon(function, *args)
 
     def close(self) -> None:
-        """End every session; their tasks end by themselves."""
+        """Let nobody in and end all there is, at once; the tasks of it end by themselves."""
+        self._draining = True
+        for connection in list(self._connections.values()):
+            connection.abort()
         for session in list(self._sessions.values()):
-            session.close()
+            session.close(RunStatus.INTERRUPTED)
+        self._drained.set()
 
     def statistics(self) -> dict[str, int]:
         """Return how many seats, connections, sessions and users there are."""
@@ -248,8 +256,8 @@ class Hub:
     async def _drain_connection(self, connection: Connection, reason: str, grace: float) -> None:
         session = connection.session
         session.drain()
-        await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
         with trio.move_on_at(grace) as waiting:
+            await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
             await session.wait_idle()
         if waiting.cancelled_caught:
             session.interrupt()

@@ -171,6 +171,14 @@ class Store(Protocol):
         """
         ...
 
+    async def find(self, message: NewMessage) -> Duplicate | None:
+        """Return what was recorded before under the message's key; record nothing.
+
+        Raises:
+            KeyConflict: If the key is known with another fingerprint.
+        """
+        ...
+
     def start_run(self, run_id: RunId) -> None:
         """Note that the run is `running`; written behind, so it neither waits nor fails."""
         ...
@@ -178,7 +186,8 @@ class Store(Protocol):
     async def end_run(self, end: RunEnd) -> None:
         """Note how the run ended, with the agent's message.
 
-        Returns when that is stored for good, if its message had a key. It does not raise
+        Returns when that is stored for good, if its message had a key; from the call on `record`
+        and `find` tell of it. It does not raise
         `StoreUnavailable`, and cancelling the wait does not take the end back: what the store
         cannot write now it writes when it can.
         """

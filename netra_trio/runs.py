@@ -310,13 +310,13 @@ class Execution:
         self._store = store
         self._wall_clock = wall_clock
         self._scope = trio.CancelScope()
-        self._stopped: RunStatus | None = None
+        self.stopped: RunStatus | None = None
         self._started = inf
 
     def stop(self, status: RunStatus) -> None:
         """Cancel the run, to end with `status`; the first one that stops it names the end."""
-        if self._stopped is None:
-            self._stopped = status
+        if self.stopped is None:
+            self.stopped = status
         self._scope.cancel()
 
     async def execute(self) -> Ending:
@@ -366,6 +366,7 @@ class Execution:
         This is the one place that holds an agent's exception. What is raised beside a cancellation
         is logged, and the cancellation goes on alone.
         """
+        result = None
         try:
             async with trio.open_nursery() as nursery:
                 run = Run(
@@ -376,7 +377,7 @@ class Execution:
                     output=self.output,
                     store=self._store,
                 )
-                return await self.spec.agent(run), None
+                result = await self.spec.agent(run)
         except trio.Cancelled:
             raise
         except BaseExceptionGroup as group:
@@ -386,8 +387,8 @@ class Execution:
             if own is not None:
                 self._log_cleanup(own)
             raise through from None
-        # The agent cancelled its own nursery: it is done, with what it emitted.
-        return None, None
+        # An agent that cancelled its own nursery comes here too, with what it emitted.
+        return result, None
 
     def _log_cleanup(self, error: BaseException) -> None:
         _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=error)
@@ -409,8 +410,8 @@ class Execution:
         return Ending(RunStatus.FAILED, error=body, duration=self._duration())
 
     def _cut_off(self) -> Ending:
-        if self._stopped is not None:
-            return Ending(self._stopped, duration=self._duration())
+        if self.stopped is not None:
+            return Ending(self.stopped, duration=self._duration())
         text = f"The agent did not finish within {self.spec.timeout:g} s."
         body = problem(ErrorCode.AGENT_TIMEOUT, text).body(self._wall_clock())
         return Ending(RunStatus.TIMED_OUT, error=body, duration=self._duration())

@@ -8,26 +8,34 @@ it: the outbox only carries the bell.
     inbox ──► admit: decide, record, confirm ──► schedule ──► runs ──► log ──► writer
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
-from math import inf
+from contextvars import copy_context
 from typing import Any
 
 import structlog
 import trio
 from attrs import evolve, frozen
-from orjson import OPT_SORT_KEYS, Fragment, dumps, loads
+from orjson import Fragment, dumps, loads
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from netra_trio.admission import (
+    agent_busy,
+    check_agent,
+    draining,
+    key_conflict,
+    new_message,
+    not_stored,
+    queue_full,
+    run_spec,
+    too_fast,
+)
 from netra_trio.codes import ErrorCode
-from netra_trio.errors import KeyConflict, Problem, Refused, StoreUnavailable, problem
+from netra_trio.errors import KeyConflict, Problem, Refused, StoreUnavailable
 from netra_trio.ids import (
     CorrelationId,
     RunId,
     ThreadId,
-    new_correlation_id,
     new_message_id,
-    new_run_id,
     new_session_id,
     new_thread_id,
 )
@@ -42,7 +50,6 @@ from netra_trio.protocol.messages import (
     MessageConfirmed,
     OnBusy,
     RunStatus,
-    UserMessage,
     WorkMessage,
 )
 from netra_trio.protocol.schedule import Outlook, Schedule
@@ -51,8 +58,6 @@ from netra_trio.runs import (
     Agent,
     Ending,
     Execution,
-    RunSpec,
-    content_of,
     history_text,
     milliseconds,
 )
@@ -63,7 +68,6 @@ INBOX = 64  # messages: 32 that may wait, 20 of a burst, 8 that run, rounded up
 RUNS_SIDE_BY_SIDE = 8  # per session, the contract's bound, section 3
 END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is told, section 3
 LEAN_RESULT_BYTES = 16 * 1024  # of an end while the log is over its bytes, section 4
-RETRY_MS = 1000  # where nothing better is known: a run or a commit takes about that long
 
 _log = structlog.get_logger(__name__)
 
@@ -107,7 +111,7 @@ class Session:
             max_bytes=settings.replay_bytes,
             acknowledging=acknowledging,
         )
-        self._permissions = permissions
+        self.permissions = permissions
         self._agents = agents
         self._store = store
         self._settings = settings
@@ -122,10 +126,10 @@ class Session:
         self._idle.set()
         self._draining = False
         self._closing: RunStatus | None = None
-        self._stopped_early: RunId | None = None
         self._nap = trio.CancelScope()
         self._offer_work, self._inbox = trio.open_memory_channel[_Work](INBOX)
         self._nursery: trio.Nursery | None = None
+        self._context = copy_context()
 
     # What a connection does with its session. None of it waits.
 
@@ -147,18 +151,15 @@ class Session:
             Refused: With the reason; the message was not taken.
         """
         if self._draining or self._closing is not None:
-            raise Refused(_draining(self._settings.drain_timeout_ms))
-        name = message.agent
-        if name is not None and name not in self._agents:
-            text = f"There is no agent of that name; there are: {', '.join(self._agents)}."
-            raise Refused(problem(ErrorCode.AGENT_NOT_FOUND, text))
+            raise draining(self._settings.drain_timeout_ms)
+        check_agent(message, self._agents)
         if not self.log.reserve():
-            raise _queue_full("too many messages whose end you have not acknowledged")
+            raise queue_full("too many messages whose end you have not acknowledged")
         try:
             self._offer_work.send_nowait(_Work(message, correlation_id))
         except trio.WouldBlock:
             self.log.release()
-            raise _queue_full(f"{INBOX} messages wait to be looked at") from None
+            raise queue_full(f"{INBOX} messages wait to be looked at") from None
 
     def acknowledge(self, seq: int) -> None:
         """Let go of every event up to `seq`.
@@ -212,6 +213,7 @@ class Session:
         """Take messages and run agents until the session is closed and every run has ended."""
         clear_contextvars()
         bind_contextvars(session_id=self.id, user_id=self.user.id)
+        self._context = copy_context()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             while True:
@@ -264,110 +266,95 @@ class Session:
 
     async def _admit(self, work: _Work) -> None:
         """Decide what becomes of a message, record it, and confirm it."""
+        new, execution = self._register(work)
         try:
-            new, spec, turn = self._decide(work)
-            live = LiveRun(stop=lambda: self._stop(spec.run_id))
-            # Before it is recorded, so that whoever finds the record finds the run.
-            self.user.runs[spec.run_id] = live
-            try:
-                known = await self._record(new)
-                if known is not None and self._ended_meanwhile(known):
-                    known = await self._record(new)
-            except BaseException:
-                del self.user.runs[spec.run_id]
-                raise
+            known, turn = await self._record(new, work.message)
         except Refused as refused:
+            self._forget(new.run_id)
             self.log.release()
             await self._tell(refused.problem, work.correlation_id)
             return
         if known is not None:
-            del self.user.runs[spec.run_id]
+            self._forget(new.run_id)
             self._confirm_duplicate(known, new.correlation_id)
         else:
-            self._schedule_run(new, spec, turn, work.message.on_busy)
+            self._schedule_run(new, execution, turn, work.message.on_busy)
 
-    def _decide(self, work: _Work) -> tuple[NewMessage, RunSpec, float]:
+    def _register(self, work: _Work) -> tuple[NewMessage, Execution]:
+        """Note a run before it is recorded, so that whoever finds the record finds the run."""
         message = work.message
-        now = trio.current_time()
-        if self._draining or self._closing is not None:
-            raise Refused(_draining(self._settings.drain_timeout_ms))
-        thread_id = message.thread_id or self._default_thread
-        turn = self._turn(now)
-        outlook = self._schedule.outlook(
-            thread_id, turn=turn, now=now, reject_if_busy=message.on_busy is OnBusy.REJECT
-        )
-        if outlook is Outlook.BUSY:
-            text = "The thread has a run already."
-            raise Refused(problem(ErrorCode.AGENT_BUSY, text, retry_after_ms=RETRY_MS))
-        if outlook is Outlook.FULL:
-            raise _queue_full(f"{self._settings.run_queue} messages wait for their run")
-        self.user.window.take(now)
-        return *self._new_run(message, thread_id, work.correlation_id), turn
-
-    def _turn(self, now: float) -> float:
-        """Return when the user's rate lets another message start."""
-        turn = self.user.window.turn(now)
-        if turn is None:
-            wait = milliseconds(self.user.window.retry_after(now))
-            text = f"Too many messages: {self._settings.max_message_rate} per minute."
-            raise Refused(
-                problem(
-                    ErrorCode.RATE_LIMIT_EXCEEDED,
-                    text,
-                    help=f"Wait {wait / 1000:g} s and send again.",
-                    retry_after_ms=wait,
-                )
-            )
-        return turn
-
-    def _new_run(
-        self, message: WorkMessage, thread_id: ThreadId, key: CorrelationId | None
-    ) -> tuple[NewMessage, RunSpec]:
-        if isinstance(message, UserMessage):
-            content, payload = message.content, None
-        else:
-            content, payload = content_of(message.input), payload_of(message)
-        name = message.agent or next(iter(self._agents))
-        timeout_ms = min(self._settings.agent_timeout_ms, message.deadline_ms or inf)
-        run_id = new_run_id()
-        correlation_id = key or new_correlation_id()
-        new = NewMessage(
+        new = new_message(
+            message,
             user_id=self.user.id,
-            thread_id=thread_id,
-            message_id=new_message_id(),
-            run_id=run_id,
-            agent_name=name,
-            correlation_id=correlation_id,
-            key=key,
-            fingerprint=_fingerprint(message),
-            content=content,
+            thread_id=message.thread_id or self._default_thread,
+            key=work.correlation_id,
+            agents=self._agents,
             created_at=self._wall_clock(),
         )
-        spec = RunSpec(
-            run_id=run_id,
-            user_id=self.user.id,
-            permissions=self._permissions,
-            thread_id=thread_id,
-            correlation_id=correlation_id,
-            agent_name=name,
-            agent=self._agents[name],
-            content=content,
-            input=payload,
-            timeout=timeout_ms / 1000,
+        spec = run_spec(
+            new,
+            message,
+            permissions=self.permissions,
+            agent=self._agents[new.agent_name],
+            agent_timeout_ms=self._settings.agent_timeout_ms,
         )
-        return new, spec
+        execution = Execution(spec, self, self._store, self._wall_clock)
+        if not self._executions:
+            self._idle = trio.Event()
+        self._executions[new.run_id] = (execution, new)
+        self.user.runs[new.run_id] = LiveRun(stop=lambda: self._stop(new.run_id))
+        return new, execution
 
-    async def _record(self, new: NewMessage) -> Duplicate | None:
+    def _forget(self, run_id: RunId) -> LiveRun:
+        del self._executions[run_id]
+        if not self._executions:
+            self._idle.set()
+        return self.user.runs.pop(run_id)
+
+    async def _record(
+        self, new: NewMessage, message: WorkMessage
+    ) -> tuple[Duplicate | None, float]:
+        """Record a message, unless it was before; return that, and when its run may start."""
         try:
-            return await self._store.record(new)
+            try:
+                turn = self._turn(new.thread_id, message.on_busy)
+            except Refused as refused:
+                # What is busy may be this very message's run: then it is no new message.
+                known = await self._find(new, refused)
+                if known is None:
+                    raise
+                return known, 0.0
+            known = await self._store.record(new)
+            if known is not None and self._ended_meanwhile(known):
+                known = await self._store.record(new)
         except KeyConflict:
-            text = "$.correlation_id: expected a new one, got one that came with other content"
-            raise Refused(problem(ErrorCode.VALIDATION_ERROR, text)) from None
+            raise key_conflict() from None
         except StoreUnavailable:
-            text = "The message could not be stored."
-            raise Refused(
-                problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
-            ) from None
+            raise not_stored() from None
+        return known, turn
+
+    async def _find(self, new: NewMessage, refused: Refused) -> Duplicate | None:
+        if new.key is None or refused.problem.code is not ErrorCode.AGENT_BUSY:
+            return None
+        return await self._store.find(new)
+
+    def _turn(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
+        """Take a turn of the user's rate for a message that may come in, and return when it is."""
+        now, window = trio.current_time(), self.user.window
+        if self._draining or self._closing is not None:
+            raise draining(self._settings.drain_timeout_ms)
+        turn = window.turn(now)
+        if turn is None:
+            raise too_fast(self._settings.max_message_rate, window.retry_after(now))
+        outlook = self._schedule.outlook(
+            thread_id, turn=turn, now=now, reject_if_busy=on_busy is OnBusy.REJECT
+        )
+        if outlook is Outlook.BUSY:
+            raise agent_busy()
+        if outlook is Outlook.FULL:
+            raise queue_full(f"{self._settings.run_queue} messages wait for their run")
+        window.take(now)
+        return turn
 
     def _ended_meanwhile(self, known: Duplicate) -> bool:
         """Whether the run ended after the store looked: then its end can be had for the asking."""
@@ -402,35 +389,31 @@ class Session:
         event = Encoded(AgentCompleted.TYPE, completed)
         self.append(event, len(completed), correlation_id, reserved=True)
 
-    def _schedule_run(self, new: NewMessage, spec: RunSpec, turn: float, on_busy: OnBusy) -> None:
-        now = trio.current_time()
-        execution = Execution(spec, self, self._store, self._wall_clock)
-        self._executions[spec.run_id] = (execution, new)
-        if self._idle.is_set():
-            self._idle = trio.Event()
+    def _schedule_run(
+        self, new: NewMessage, execution: Execution, turn: float, on_busy: OnBusy
+    ) -> None:
+        """Confirm a message that was recorded, and let its run start or wait."""
+        stopped = execution.stopped or self._closing
+        if stopped is None and self._draining:
+            stopped = RunStatus.INTERRUPTED
+        if stopped is not None:  # while the message was being recorded
+            self._confirm_run(new, None)
+            self._spawn(self._end, execution, new, Ending(stopped))
+            return
         interrupts = on_busy is OnBusy.INTERRUPT
-        self._schedule.add(spec.run_id, spec.thread_id, turn=turn, first=interrupts)
-        active = self._schedule.active_in(spec.thread_id)
+        self._schedule.add(new.run_id, new.thread_id, turn=turn, first=interrupts)
+        active = self._schedule.active_in(new.thread_id)
         if interrupts and active is not None:
             self._executions[RunId(active)][0].stop(RunStatus.CANCELLED)
-        stopped = RunStatus.INTERRUPTED if self._draining else self._closing
-        started = [] if stopped is not None else self._schedule.start_due(now)
-        position = self._schedule.position(spec.run_id, now)
-        self._confirm(
-            MessageConfirmed(
-                new.message_id,
-                spec.run_id,
-                spec.thread_id,
-                Confirmation.ACCEPTED if position is None else Confirmation.QUEUED,
-                position,
-            ),
-            spec.correlation_id,
-        )
+        now = trio.current_time()
+        started = self._schedule.start_due(now)
+        self._confirm_run(new, self._schedule.position(new.run_id, now))
         self._start(started)
-        if stopped is not None:  # while the message was being recorded
-            self._end_waiting(stopped)
-        elif self._stopped_early == spec.run_id:
-            self._stop(spec.run_id)
+
+    def _confirm_run(self, new: NewMessage, position: int | None) -> None:
+        status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
+        confirmed = MessageConfirmed(new.message_id, new.run_id, new.thread_id, status, position)
+        self._confirm(confirmed, new.correlation_id)
 
     def _confirm(self, confirmed: MessageConfirmed, correlation_id: CorrelationId) -> None:
         self.append(confirmed, 0, correlation_id, reserved=True)
@@ -450,7 +433,8 @@ class Session:
         # Whoever has a run to start or to end has been admitted by the session's own task, inside
         # its nursery.
         assert self._nursery is not None  # noqa: S101 - for mypy, see above
-        self._nursery.start_soon(function, *args)
+        # In the session's own context: who asks may be another connection, with ids of its own.
+        self._context.run(self._nursery.start_soon, function, *args)
 
     async def _perform(self, execution: Execution, new: NewMessage) -> None:
         """Run an agent: whatever happens, its end is written, once."""
@@ -465,11 +449,6 @@ class Session:
 
     def _stop(self, run_id: RunId) -> None:
         """Stop one of this session's runs, started or not."""
-        if run_id not in self._executions:
-            # The store has its message, so that it could be found, and this session has yet to
-            # hear so: it is stopped as soon as it is confirmed. Messages are recorded one by one.
-            self._stopped_early = run_id
-            return
         execution, new = self._executions[run_id]
         if self._schedule.withdraw(run_id):
             self._spawn(self._end, execution, new, Ending(RunStatus.CANCELLED))
@@ -510,13 +489,11 @@ class Session:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + END_STORE_TIMEOUT):
                 await self._store.end_run(end)
         finally:
-            del self._executions[new.run_id]
-            if not self._executions:
-                self._idle.set()
+            live = self._forget(new.run_id)
             self.append(
                 Encoded(AgentCompleted.TYPE, data), len(data), new.correlation_id, reserved=True
             )
-            for watcher in self.user.runs.pop(new.run_id).watchers:
+            for watcher in live.watchers:
                 watcher(end)
             _log.info("run_ended", run_id=new.run_id, status=ending.status)
 
@@ -543,20 +520,3 @@ def _lean_copy(completed: bytes) -> bytes:
         if truncated:
             payload["truncated"] = True
     return dumps(payload)
-
-
-def _fingerprint(message: WorkMessage) -> bytes:
-    """Return what must be equal for one key to mean one message (protocol.md, section 3)."""
-    content = message.content if isinstance(message, UserMessage) else message.input
-    told = [message.TYPE, content, message.agent, message.thread_id]
-    return hashlib.blake2b(dumps(told, option=OPT_SORT_KEYS), digest_size=16).digest()
-
-
-def _queue_full(why: str) -> Refused:
-    text = f"The queue is full: {why}."
-    return Refused(problem(ErrorCode.QUEUE_FULL, text, retry_after_ms=RETRY_MS))
-
-
-def _draining(reconnect_after_ms: int) -> Problem:
-    text = "The server is about to restart and takes no new message."
-    return problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=reconnect_after_ms)

@@ -11,11 +11,11 @@ import structlog
 import trio
 from structlog.contextvars import bind_contextvars
 
-from netra_trio.codes import CloseCode, EndReason, ErrorCode
+from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.connection.heartbeat import watch
 from netra_trio.connection.reader import Reader
 from netra_trio.connection.state import Connection
-from netra_trio.connection.writer import write
+from netra_trio.connection.writer import finish, write
 from netra_trio.errors import TransportClosed, problem
 from netra_trio.ids import new_error_id
 
@@ -91,8 +91,8 @@ async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
     connection.end(EndReason.INTERNAL, fault)
     with trio.move_on_after(CLOSE_WAIT):
         try:
-            if connection.last_words is not None:
-                await connection.transport.send([connection.last_words])
-            await connection.transport.close(CloseCode.INTERNAL, EndReason.INTERNAL.label)
+            await finish(connection)
         except TransportClosed:
             return
+        except Exception:  # of a transport that is at fault itself
+            _log.exception("close_failed", error_id=error_id)

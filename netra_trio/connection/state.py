@@ -34,6 +34,7 @@ class Connection:
         outbox: What is to be written.
         reason: Why it ends, once that is known.
         last_words: An error to send right before the close frame.
+        is_finishing: Whether the last words and the close frame are on their way.
         renewed: Set, and replaced, when a new token was accepted.
         ping_due: Whether the writer is to send a protocol ping with its next write.
         scope: Holds all its tasks.
@@ -55,6 +56,7 @@ class Connection:
     reason: EndReason | None = None
     peer_code: int | None = None
     last_words: bytes | None = None
+    is_finishing: bool = False
     frames_in: int = 0
     frames_out: int = 0
     liveness: Liveness = field(init=False)
@@ -87,6 +89,9 @@ class Connection:
         """Note that the line is gone."""
         self.peer_code = gone.code
         if gone.timed_out:
+            # The reader may have heard first that the line is cut; this is why it was.
+            if self.reason is EndReason.PEER_LOST:
+                self.reason = None
             self.end(EndReason.SEND_TIMEOUT)
         elif gone.code is None or gone.code == ABNORMAL:
             self.end(EndReason.PEER_LOST)
@@ -96,6 +101,7 @@ class Connection:
     def renew(self, identity: Identity) -> None:
         """Go on with a new token of the same user."""
         self.identity = identity
+        self.session.permissions = identity.permissions
         self.token = self._token_life()
         self.renewed.set()
         self.renewed = trio.Event()

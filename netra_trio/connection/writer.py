@@ -34,16 +34,27 @@ async def write(connection: Connection) -> None:
             await transport.ping()
         if session.log.has_pending:
             outbox.ring()
-    await _finish(connection)
+    await finish(connection)
 
 
-async def _finish(connection: Connection) -> None:
-    """Write what a drained connection still has to say, the last words, and the close frame."""
+async def finish(connection: Connection) -> None:
+    """Write what a drained connection still has to say, the last words, and the close frame.
+
+    Once; a second call does nothing.
+
+    Raises:
+        TransportClosed: If the line is gone before that.
+    """
+    if connection.is_finishing:
+        return
+    connection.is_finishing = True
     transport, reason = connection.transport, connection.reason
     if reason is EndReason.DRAINED:
         while frames := connection.session.take(max_bytes=WRITE_BYTES):
+            connection.frames_out += len(frames)
             await transport.send(frames)
     if connection.last_words is not None:
+        connection.frames_out += 1
         await transport.send([connection.last_words])
     if reason is not None and reason.close_code is not None:
         await transport.close(reason.close_code, reason.label)

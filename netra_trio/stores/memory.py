@@ -283,10 +283,9 @@ class MemoryStore:
             KeyConflict: If the key is known with another fingerprint.
             StoreUnavailable: If the bounds are full of messages whose runs go on.
         """
-        if message.key is not None:
-            known = self._keys.get((message.user_id, message.key))
-            if known is not None:
-                return _duplicate(known, message.fingerprint)
+        known = await self.find(message)
+        if known is not None:
+            return known
         text = message.content.encode()
         key = (message.user_id, message.thread_id)
         self._check_room(key, len(text))
@@ -295,6 +294,17 @@ class MemoryStore:
         self._make_room(1, len(text), message.created_at)
         self._insert(message, text, self._open_thread(key))
         return None
+
+    async def find(self, message: NewMessage) -> Duplicate | None:
+        """Return what was recorded before under the message's key; record nothing.
+
+        Raises:
+            KeyConflict: If the key is known with another fingerprint.
+        """
+        if message.key is None:
+            return None
+        known = self._keys.get((message.user_id, message.key))
+        return None if known is None else _duplicate(known, message.fingerprint)
 
     def start_run(self, run_id: RunId) -> None:
         """Note that the run is `running`; nothing happens if it has ended or is unknown."""

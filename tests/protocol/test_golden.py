@@ -78,7 +78,7 @@ def test_what_a_client_sends(example: Example) -> None:
     frame = example["frame"]
     text = frame if isinstance(frame, str) else orjson.dumps(frame).decode()
     if example["valid"]:
-        assert decode(text).message.TYPE == frame["type"]
+        assert frame["type"] == decode(text).message.TYPE
     else:
         with pytest.raises(BadFrame) as caught:
             decode(text)

@@ -198,7 +198,12 @@ def test_a_payload_is_an_object(kind: str, payload: object, shown: str) -> None:
 
 THREAD = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 KEY = "1 to 128 characters"
+THREADS: list[object] = ["t", "t" * 64, "A-z_0"]
+NO_THREADS: list[object] = ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"]
 EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
+    ("user_message", "thread_id", THREADS, THREAD, NO_THREADS),
+    ("agent_request", "thread_id", THREADS, THREAD, NO_THREADS),
+    ("get_thread_history", "thread_id", THREADS, THREAD, NO_THREADS),
     ("ack", "seq", [0, 1, 2**63], "an integer from 0", [-1, -(2**63)]),
     (
         "user_message",
@@ -216,16 +221,6 @@ EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
     ("get_thread_history", "limit", [1, 100], "an integer from 1 to 100", [0, 101, -1]),
     ("get_thread_history", "before", ["m"], "a name", [""]),
 ]
-for _kind in ("user_message", "agent_request", "get_thread_history"):
-    EDGES.append(
-        (
-            _kind,
-            "thread_id",
-            ["t", "t" * 64, "A-z_0"],
-            THREAD,
-            ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"],
-        )
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """Backpressure: a full log makes agents wait, loses nothing, and holds up nobody else."""
 
+from itertools import pairwise
+from typing import Any
+
 import orjson
 import pytest
 import trio
 from support.memory import Client, Frame, kinds, open_server
 from trio.testing import MockClock
 
-from netra_trio.codes import EndReason
 from netra_trio.runs import Run
 
-QUIET = {"heartbeat_interval_ms": 3_600_000}
-ROOMY = {**QUIET, "max_message_rate": 10_000, "run_queue": 1000}
+QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
+ROOMY: dict[str, Any] = {**QUIET, "max_message_rate": 10_000, "run_queue": 1000}
 EVENTS, BYTES = 1000, 1024 * 1024  # of the log, the contract's bounds
 PIECE = 32 * 1024  # bytes: what one event takes of a long text
 WRITE = 64 * 1024  # bytes of events in one write
@@ -59,7 +61,8 @@ async def read_and_acknowledge(client: Client, kind: str) -> list[Frame]:
     """Read up to a frame of this type; acknowledge every 32nd."""
     frames = [await client.next()]
     while frames[-1]["type"] != kind:
-        if frames[-1].get("seq", 0) % 32 == 0:
+        assert "seq" in frames[-1], frames[-1]
+        if frames[-1]["seq"] % 32 == 0:
             await ack(client, frames[-1]["seq"])
         frames.append(await client.next())
     return frames
@@ -69,7 +72,7 @@ def check_numbers(frames: list[Frame]) -> None:
     """See that the events among these follow each other without a gap; merged ones are fine."""
     events = [frame for frame in frames if "seq" in frame]
     numbers = [(event.get("seq_from", event["seq"]), event["seq"]) for event in events]
-    assert all(later[0] == earlier[1] + 1 for earlier, later in zip(numbers, numbers[1:], strict=False))
+    assert all(later[0] == earlier[1] + 1 for earlier, later in pairwise(numbers))
 
 
 def thoughts(frames: list[Frame]) -> list[int]:
@@ -267,10 +270,12 @@ async def test_runs_side_by_side_share_the_log_and_lose_nothing(
     ):
         for name in floods:
             await client.say("x", name, agent=name, thread_id=name)
+        # Some have ended before the log is full: an agent that never waits is not interrupted.
         frames = await read_on(client)
-        assert sum(flood.said for flood in floods.values()) == EVENTS - 8
+        said = sum(flood.said for flood in floods.values())
+        assert said + kinds(frames).count("agent_started") == EVENTS
         await ack(client, frames[-1]["seq"])
-        for _ in floods:
+        while kinds(frames).count("agent_completed") < len(floods):
             frames += await read_and_acknowledge(client, "agent_completed")
             await ack(client, frames[-1]["seq"])
     check_numbers(frames)
@@ -359,8 +364,13 @@ async def test_a_client_that_never_reads_is_given_up_and_the_run_ends(
         await client.expect("connection_established")
         await client.say("x", "k", thread_id="t")
         await client.done.wait()
-        assert client.ended is EndReason.SEND_TIMEOUT
         assert trio.current_time() == 5
+        await flood.ended.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        async with server.connect() as again:
+            await again.send("get_thread_history", {"thread_id": "t"})
+            (message,) = (await again.expect("thread_history"))["payload"]["messages"]
+            assert message["run"]["status"] == "cancelled"
 
 
 async def test_one_client_that_does_not_read_holds_up_nobody_else(
@@ -555,7 +565,7 @@ async def test_a_plain_client_frees_places_by_reading(autojump_clock: MockClock)
 async def test_a_plain_client_that_does_not_read_gets_to_128_messages(
     autojump_clock: MockClock,
 ) -> None:
-    flood = Flood(100_000, size=1024)
+    flood = Flood(3000, size=1024)
     async with (
         open_server(agents={"flood": flood, "echo": echo}, **ROOMY) as server,
         server.connect(buffer_bytes=1024) as client,

@@ -309,9 +309,7 @@ async def test_keys_at_their_limits_are_taken(autojump_clock: MockClock, length:
 
 
 @pytest.mark.parametrize("length", [0, 129])
-async def test_keys_beyond_their_limits_are_refused(
-    autojump_clock: MockClock, length: int
-) -> None:
+async def test_keys_beyond_their_limits_are_refused(autojump_clock: MockClock, length: int) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         await client.say("hello", "k" * length)
         refusal = await client.error()
@@ -320,7 +318,7 @@ async def test_keys_beyond_their_limits_are_refused(
 
 
 async def test_every_refusal_leaves_its_key_free(autojump_clock: MockClock) -> None:
-    settings = {"run_queue": 1, "max_message_rate": 3, "burst_queue": 0}
+    settings: dict[str, Any] = {"run_queue": 1, "max_message_rate": 3, "burst_queue": 0}
     async with (
         open_server(agents={"second": second}, **settings) as server,
         server.connect() as client,
@@ -495,7 +493,7 @@ async def test_the_inbox_is_bounded_and_a_full_one_is_an_answer(
 ) -> None:
     store = Slow()
     store.record_takes = 1
-    settings = {"max_message_rate": 1000, "run_queue": 1000}
+    settings: dict[str, Any] = {"max_message_rate": 1000, "run_queue": 1000}
     async with (
         open_server(agents={"shout": shout}, store=store, **settings) as server,
         server.connect() as client,

@@ -14,7 +14,7 @@ from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.runs import Run
 from netra_trio.stores.memory import MemoryStore
 
-QUIET = {"heartbeat_interval_ms": 3_600_000, "max_message_rate": 10_000}
+QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000, "max_message_rate": 10_000}
 
 
 async def answer(run: Run) -> str:
@@ -130,14 +130,16 @@ async def test_what_was_emitted_stands_whatever_the_end(
 
     agents = {"failed": broken, "timed_out": stuck, "cancelled": stuck}
     with capture_logs():
-        async with open_server(agents=agents, agent_timeout_ms=1000) as server:
-            async with server.connect() as client:
-                await client.say("x", agent=ending, thread_id="t")
-                frames = await client.until("partial_result")
-                if ending == "cancelled":
-                    await client.send("stop_agent", {"run_id": frames[0]["payload"]["run_id"]})
-                await client.until("agent_completed")
-                messages = (await page(client))["messages"]
+        async with (
+            open_server(agents=agents, agent_timeout_ms=1000) as server,
+            server.connect() as client,
+        ):
+            await client.say("x", agent=ending, thread_id="t")
+            frames = await client.until("partial_result")
+            if ending == "cancelled":
+                await client.send("stop_agent", {"run_id": frames[0]["payload"]["run_id"]})
+            await client.until("agent_completed")
+            messages = (await page(client))["messages"]
     assert messages[0]["run"]["status"] == ending
     assert messages[1]["content"] == "as far as it got"
 
@@ -219,8 +221,8 @@ async def test_a_page_has_fifty_messages_unless_asked_for_up_to_a_hundred(
         told = await page(client)
         assert (len(told["messages"]), told["has_more"]) == (50, False)
         await converse(client, *(f"m{number}" for number in range(50, 101)))
-        for payload, count in (({}, 50), ({"limit": 1}, 1), ({"limit": 100}, 100)):
-            told = await page(client, **payload)
+        for limit, count in (({}, 50), ({"limit": 1}, 1), ({"limit": 100}, 100)):
+            told = await page(client, "t", **limit)
             assert contents(told) == [f"m{number}" for number in range(101 - count, 101)]
             assert told["has_more"] is True
 

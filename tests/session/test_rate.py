@@ -1,5 +1,7 @@
 """The rate of a user's messages: what starts, what waits for its exact turn, what is refused."""
 
+from typing import Any
+
 import pytest
 import trio
 from support.memory import EPOCH, Client, Frame, Server, open_server
@@ -7,7 +9,7 @@ from trio.testing import MockClock
 
 from netra_trio.runs import Run
 
-QUIET = {"heartbeat_interval_ms": 3_600_000}  # nothing but answers on the line
+QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}  # nothing but answers on the line
 
 
 async def echo(run: Run) -> str:
@@ -129,7 +131,7 @@ async def test_in_any_minute_no_more_than_sixty_start(autojump_clock: MockClock)
 async def test_the_error_says_what_the_rate_is_and_how_long_to_wait(
     autojump_clock: MockClock,
 ) -> None:
-    settings = {"max_message_rate": 1, "burst_queue": 0, **QUIET}
+    settings: dict[str, Any] = {"max_message_rate": 1, "burst_queue": 0, **QUIET}
     async with (
         open_server(agents={"echo": echo}, **settings) as server,
         server.connect() as client,
@@ -165,7 +167,7 @@ async def test_a_user_has_one_rate_over_all_connections(autojump_clock: MockCloc
 
 
 async def test_turns_are_kept_in_order_over_all_connections(autojump_clock: MockClock) -> None:
-    settings = {"max_message_rate": 4, **QUIET}
+    settings: dict[str, Any] = {"max_message_rate": 4, **QUIET}
     async with (
         open_server(agents={"echo": echo}, **settings) as server,
         server.connect() as one,
@@ -232,7 +234,7 @@ async def test_what_waits_for_the_rate_waits_behind_its_thread_too(
     async def slow(run: Run) -> None:
         await trio.sleep(90)
 
-    settings = {"max_message_rate": 1, **QUIET}
+    settings: dict[str, Any] = {"max_message_rate": 1, **QUIET}
     async with (
         open_server(agents={"slow": slow}, **settings) as server,
         server.connect() as client,
@@ -245,7 +247,7 @@ async def test_what_waits_for_the_rate_waits_behind_its_thread_too(
 async def test_a_message_that_waits_for_the_rate_can_be_stopped(
     autojump_clock: MockClock,
 ) -> None:
-    settings = {"max_message_rate": 1, **QUIET}
+    settings: dict[str, Any] = {"max_message_rate": 1, **QUIET}
     async with (
         open_server(agents={"echo": echo}, **settings) as server,
         server.connect() as client,
@@ -261,7 +263,7 @@ async def test_a_message_that_waits_for_the_rate_can_be_stopped(
 
 
 async def test_a_high_rate_has_no_upper_bound(autojump_clock: MockClock) -> None:
-    settings = {"max_message_rate": 2_000, "burst_queue": 0, **QUIET}
+    settings: dict[str, Any] = {"max_message_rate": 2_000, "burst_queue": 0, **QUIET}
     async with (
         open_server(agents={"echo": echo}, **settings) as server,
         server.connect() as client,

@@ -16,7 +16,7 @@ from netra_trio.runs import Agent, Run
 
 SECRET_TEXT = "the-agents-own-secret"
 EVENT_BYTES = 256 * 1024  # the contract's bound
-QUIET = {"heartbeat_interval_ms": 3_600_000}
+QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 INNER = {
     "agent_started",
     "agent_thinking",
@@ -31,7 +31,7 @@ Logs = list[MutableMapping[str, Any]]
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[Logs]:
-    """What is logged, which is not printed then: a traceback takes longer than a test."""
+    """Hold what is logged, which is not printed then: a traceback takes longer than a test."""
     with capture_logs() as captured:
         yield captured
 
@@ -129,7 +129,8 @@ async def test_without_a_word_the_result_is_empty(autojump_clock: MockClock) -> 
 
 
 async def test_false_results_are_results(autojump_clock: MockClock) -> None:
-    for value in (False, 0, "", [], {}):
+    values: list[Any] = [False, 0, "", [], {}]
+    for value in values:
 
         async def agent(run: Run, value: Any = value) -> Any:
             await run.emit("text")
@@ -205,7 +206,7 @@ async def unspeakable(_: Run) -> None:
 
 
 def not_async(_: Run) -> Any:
-    """An agent that its author forgot to make async."""
+    """Stand for an agent that its author forgot to make async."""
     return 5
 
 
@@ -778,9 +779,7 @@ async def test_an_agent_may_cancel_its_own_nursery(autojump_clock: MockClock) ->
 # Trying again.
 
 
-async def test_a_retryable_error_gets_three_attempts(
-    autojump_clock: MockClock, logs: Logs
-) -> None:
+async def test_a_retryable_error_gets_three_attempts(autojump_clock: MockClock, logs: Logs) -> None:
     times: list[float] = []
 
     async def agent(run: Run) -> None:
@@ -817,9 +816,7 @@ async def test_an_attempt_that_succeeds_completes_the_run(
         return f"attempt {run.attempt}"
 
     frames = await events_of(agent)
-    assert [p["attempt"] for p in payloads(frames, "agent_started")] == list(
-        range(1, succeeds + 1)
-    )
+    assert [p["attempt"] for p in payloads(frames, "agent_started")] == list(range(1, succeeds + 1))
     assert end_of(frames)["result"] == f"attempt {succeeds}"
 
 
@@ -1242,9 +1239,7 @@ async def test_tools_side_by_side_are_told_apart(autojump_clock: MockClock) -> N
 
     frames = await events_of(agent)
     asked = {p["tool_call_id"]: p["arguments"] for p in payloads(frames, "tool_executing")}
-    answers = [
-        (asked[p["tool_call_id"]], p["result"]) for p in payloads(frames, "tool_completed")
-    ]
+    answers = [(asked[p["tool_call_id"]], p["result"]) for p in payloads(frames, "tool_completed")]
     assert answers == [({"seconds": 1}, 1), ({"seconds": 2}, 2)]
 
 

@@ -1,11 +1,11 @@
 """The real server as a process of its own, and what one can do to it from outside.
 
-    with serving(tmp_path, "--agent", "agents:slow", ENVIRONMENT="staging") as server:
-        assert server.http("GET", "/ws/health").status_code == 200
-        assert server.upgrade().status == 401
-        async with server.connect("alice") as client:
-            await client.say("hello")
-            events = await client.until("agent_completed")
+with serving(tmp_path, "--agent", "agents:slow", ENVIRONMENT="staging") as server:
+    assert server.http("GET", "/ws/health").status_code == 200
+    assert server.upgrade().status == 401
+    async with server.connect("alice") as client:
+        await client.say("hello")
+        events = await client.until("agent_completed")
 """
 
 import http.client
@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from attrs import define, field, frozen
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
 PATIENCE = 30.0  # seconds: a safety bound, reached only where something is wrong
+CLOSING = 2.0  # seconds for a server to answer a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
 FRAME_BYTES = 1024 * 1024  # four times the largest event
@@ -46,6 +48,7 @@ _READY = re.compile(
     r"(?:, token of user '(?P<user>[^']+)': (?P<token>\S+))?$"
 )
 _STOCK_READY = re.compile(r"Running on http://(?P<address>[^\s\"]+)")
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused: to load authorities takes 20 ms
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 _MEASURING = ("COVERAGE_", "COV_CORE_")
 
@@ -125,7 +128,7 @@ class Process:
         self, arguments: Sequence[str], *, directory: Path, environ: Mapping[str, str]
     ) -> None:
         self.directory = directory
-        self.popen = subprocess.Popen(
+        self.popen = subprocess.Popen(  # noqa: S603 - a test's own command line
             [sys.executable, *arguments],
             cwd=directory,
             env=clean_environ(directory, environ),
@@ -301,9 +304,7 @@ class Client:
     socket: trio_websocket.WebSocketConnection
     welcome: Frame = field(factory=dict)
 
-    async def send(
-        self, kind: str, payload: Any = None, correlation_id: str | None = None
-    ) -> None:
+    async def send(self, kind: str, payload: Any = None, correlation_id: str | None = None) -> None:
         """Send a message."""
         frame: Frame = {"type": kind}
         if payload is not None:
@@ -390,7 +391,7 @@ class Server:
         self, method: str, path: str, headers: Headers = (), **options: Any
     ) -> httpx2.Response:
         """Ask over HTTP."""
-        with httpx2.Client(timeout=PATIENCE, trust_env=False) as client:
+        with httpx2.Client(timeout=PATIENCE, trust_env=False, verify=_NO_TLS) as client:
             return client.request(
                 method, f"http://{self.address}{path}", headers=list(headers), **options
             )
@@ -433,18 +434,17 @@ async def open_client(
     Raises:
         trio_websocket.ConnectionRejected: If the server refuses.
     """
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
     with trio.fail_after(PATIENCE):
-        # An open nursery would wrap what a test raises in a group: the connection is made by hand.
-        async with trio.open_nursery() as nursery:
-            parts = urlsplit(url)
-            assert parts.hostname is not None
-            assert parts.port is not None
-            socket = await trio_websocket.connect_websocket(
+        stream = await trio.open_tcp_stream(parts.hostname, parts.port)
+        async with stream, trio.open_nursery() as nursery:
+            socket = await trio_websocket.wrap_client_stream(
                 nursery,
-                parts.hostname,
-                parts.port,
+                stream,
+                parts.netloc,
                 f"{parts.path}?{parts.query}" if parts.query else parts.path,
-                use_ssl=False,
                 subprotocols=list(subprotocols) or None,
                 extra_headers=[(name.encode(), value.encode()) for name, value in headers],
                 max_message_size=FRAME_BYTES,
@@ -452,15 +452,15 @@ async def open_client(
             try:
                 yield Client(socket)
             finally:
-                with trio.CancelScope(shield=True), trio.move_on_after(2):
+                nursery.cancel_scope.deadline = trio.current_time() + CLOSING
+                with trio.move_on_after(CLOSING, shield=True):
                     await socket.aclose()
-                nursery.cancel_scope.cancel()
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str, **environ: str) -> Iterator[Server]:
-    """Run `netra-trio serve` on a free port; on leaving it has to drain and exit with 0."""
-    command = ["-m", "netra_trio", "serve", "--port", "0", *arguments]
+def serving(directory: Path, *arguments: str, port: str = "0", **environ: str) -> Iterator[Server]:
+    """Run `netra-trio serve`, on a free port; on leaving it has to drain and exit with 0."""
+    command = ["-m", "netra_trio", "serve", "--port", port, *arguments]
     with Process(command, directory=directory, environ=environ) as process:
         match = process.out.wait_for(lambda lines: _first_match(_READY, lines))
         yield Server(process, match["address"], match["token"])
