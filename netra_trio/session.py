@@ -216,18 +216,27 @@ class Session:
         self._context = copy_context()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            while True:
-                work = None
-                self._nap = trio.CancelScope(deadline=self._schedule.next_turn(trio.current_time()))
-                with self._nap:
-                    try:
-                        work = await self._inbox.receive()
-                    except trio.EndOfChannel:
-                        break
-                if work is not None:
-                    await self._admit(work)
-                self._start_due()
-            self._inbox.close()
+            try:
+                await self._work()
+            finally:
+                self.close(
+                    RunStatus.INTERRUPTED
+                )  # where it did not come to its end by being closed
+                self._inbox.close()
+
+    async def _work(self) -> None:
+        """Take messages out of the inbox, and start what is due, until the inbox is closed."""
+        while True:
+            work = None
+            self._nap = trio.CancelScope(deadline=self._schedule.next_turn(trio.current_time()))
+            with self._nap:
+                try:
+                    work = await self._inbox.receive()
+                except trio.EndOfChannel:
+                    return
+            if work is not None:
+                await self._admit(work)
+            self._start_due()
 
     def drain(self) -> None:
         """Start no run any more: what waits ends `interrupted`, what is offered is refused."""
@@ -269,10 +278,12 @@ class Session:
         new, execution = self._register(work)
         try:
             known, turn = await self._record(new, work.message)
-        except Refused as refused:
+        except BaseException as error:
             self._forget(new.run_id)
             self.log.release()
-            await self._tell(refused.problem, work.correlation_id)
+            if not isinstance(error, Refused):
+                raise
+            await self._tell(error.problem, work.correlation_id)
             return
         if known is not None:
             self._forget(new.run_id)

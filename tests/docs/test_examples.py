@@ -294,10 +294,10 @@ def faults_of_error(body: dict[str, Any]) -> Iterator[Fault]:
 
 def faults_of(value: Any, kind: Any, path: str) -> Iterator[Fault]:
     """Find where a JSON value is not of a kind that `messages` uses."""
-    if isinstance(kind, NewType):
-        kind = kind.__supertype__
     if NoneType in get_args(kind):
         kind = get_args(kind)[0]
+    if isinstance(kind, NewType):
+        kind = kind.__supertype__
     if kind is Any:
         return
     if get_origin(kind) is tuple:

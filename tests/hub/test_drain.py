@@ -14,8 +14,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.errors import Refused
 from netra_trio.ids import RunId
+from netra_trio.interfaces import Transport
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.runs import Run
+from netra_trio.transports.memory import MemoryTransport
 
 TIMEOUT = 8.0  # seconds, the default
 GRACE = 6.0  # of it for runs
@@ -220,9 +222,22 @@ async def test_events_are_flushed_before_the_close(autojump_clock: MockClock) ->
 async def test_an_upgrade_that_is_not_answered_yet_is_drained_too(
     autojump_clock: MockClock,
 ) -> None:
+    answer = trio.Event()
+
+    class Slow(MemoryTransport):
+        async def accept(self) -> None:
+            await answer.wait()
+
+    def slow(transport: Transport) -> Transport:
+        assert isinstance(transport, MemoryTransport)
+        transport.__class__ = Slow
+        return transport
+
     async with open_server() as server:
-        client = server.start()
+        client = server.start(wrap=slow)
+        await wait_all_tasks_blocked()
         async with draining(server):
+            answer.set()
             frames, code = await client.rest()
     assert kinds(frames) == ["connection_established", "server_draining"]
     assert code == 1012
@@ -346,6 +361,8 @@ async def test_it_is_over_in_time(
         client = await hinder(server)
         client.transport._send_timeout = send_timeout
         others = [server.start("bob") for _ in range(3)]
+        for other in others:
+            await other.expect("connection_established")
         async with draining(server) as took:
             pass
         assert took[0] <= TIMEOUT
