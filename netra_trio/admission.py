@@ -25,6 +25,7 @@ from netra_trio.interfaces import NewMessage
 from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
 from netra_trio.runs import Agent, RunSpec, content_of, milliseconds
 
+RECONNECT_AFTER_MS = 1000  # of a drained client; its own jitter spreads the rest
 RETRY_MS = 1000  # where nothing better is known: a run or a commit takes about that long
 
 
@@ -87,10 +88,10 @@ def run_spec(
     )
 
 
-def draining(reconnect_after_ms: int) -> Refused:
+def draining() -> Refused:
     """Return the refusal of a message while the server drains."""
     text = "The server is about to restart and takes no new message."
-    return Refused(problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=reconnect_after_ms))
+    return Refused(problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=RECONNECT_AFTER_MS))
 
 
 def agent_busy() -> Refused:

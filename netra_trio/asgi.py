@@ -2,7 +2,7 @@
 
 from netra_trio.app import create_app
 from netra_trio.errors import SettingsError
-from netra_trio.host import prepare_host
+from netra_trio.host import prepare_host, use_our_log
 from netra_trio.observe.logs import configure
 
 configure()
@@ -10,4 +10,5 @@ try:
     app = create_app()
 except SettingsError as error:
     raise SystemExit(str(error)) from None
+use_our_log()
 prepare_host(app.settings)

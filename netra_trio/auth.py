@@ -16,8 +16,9 @@ import jwt
 from attrs import frozen
 
 from netra_trio.codes import ErrorCode
-from netra_trio.errors import Refused, problem
+from netra_trio.errors import Problem, Refused, problem
 from netra_trio.ids import UserId
+from netra_trio.interfaces import User
 from netra_trio.protocol.liveness import LEEWAY
 
 TOKEN_CHARACTERS = 8192  # half of the request head that carries it; ten megabytes take 14 ms
@@ -132,8 +133,7 @@ class TokenVerifier:
             raise _invalid(f'The token\'s "sub" is not {expected}.')
         expires_at = _time(claims, "exp")
         not_before = _time(claims, "nbf") if "nbf" in claims else -math.inf
-        if now >= expires_at + LEEWAY:
-            raise Refused(problem(ErrorCode.TOKEN_EXPIRED, "The token has expired."))
+        check_expiry(expires_at, now)
         if now < not_before - LEEWAY:
             raise _invalid("The token is not valid yet.")
         return Identity(UserId(user_id), expires_at, _permissions(claims))
@@ -200,6 +200,25 @@ class Tickets:
         if not own:
             del self._by_user[identity.user_id]
         return identity
+
+
+def check_expiry(expires_at: float, now: float) -> None:
+    """Check that a token has not ended; both are Unix seconds.
+
+    Raises:
+        Refused: TOKEN_EXPIRED.
+    """
+    if now >= expires_at + LEEWAY:
+        raise Refused(problem(ErrorCode.TOKEN_EXPIRED, "The token has expired."))
+
+
+def user_refusal(user: User | None) -> Problem | None:
+    """Return why this user may not be here, None if it may."""
+    if user is None:
+        return problem(ErrorCode.USER_NOT_FOUND, "There is no such user.")
+    if not user.enabled:
+        return problem(ErrorCode.USER_DISABLED, "The user is disabled.")
+    return None
 
 
 _WHY: dict[type[jwt.PyJWTError], str] = {

@@ -26,6 +26,7 @@ from netra_trio.settings import SECRET_FILE
 CONNECT_SECONDS = 10.0
 TOKEN_SECONDS = 24 * 3600  # of a token signed here
 FRAME_BYTES = 1024 * 1024  # four times the largest event of the contract
+LOST = 1006  # what a close code reads where the line was cut without a close frame
 READ_BYTES = 64 * 1024  # of what is typed, at once
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
@@ -253,7 +254,14 @@ async def _find_token(url: str, user: str) -> str:
         raise ChatError(
             "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
         )
-    return TokenVerifier(secret).sign(user, expires_at=time.time() + TOKEN_SECONDS)
+    algorithms = os.environ.get("JWT_ALGORITHMS") or "HS256"
+    verifier = TokenVerifier(
+        secret,
+        algorithms=[name.strip() for name in algorithms.split(",")],
+        issuer=os.environ.get("JWT_ISSUER") or None,
+        audience=os.environ.get("JWT_AUDIENCE") or None,
+    )
+    return verifier.sign(user, expires_at=time.time() + TOKEN_SECONDS)
 
 
 def _kept_secret() -> str | None:
@@ -290,7 +298,7 @@ def _explain(rejected: trio_websocket.ConnectionRejected) -> str:
 
 def _why_closed(closed: trio_websocket.ConnectionClosed) -> str:
     reason = closed.reason
-    if reason is None:
+    if reason is None or reason.code == LOST:
         return "the connection was lost"
     return f"the server closed the connection: {reason.code} {reason.reason or ''}".rstrip()
 

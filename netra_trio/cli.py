@@ -175,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UsageError, SettingsError, CannotListen, ChatError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command's own output
         sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -50,6 +50,15 @@ class Problem:
         return body
 
 
+def http_body(fault: Problem, timestamp: float) -> dict[str, Any]:
+    """Return an error for HTTP: the frame a socket would carry, its fields at the top as well.
+
+    So one reader of errors serves both, and one that only knows HTTP finds `code` where it looks.
+    """
+    body = fault.body(timestamp)
+    return {"type": "error", "payload": body, **body}
+
+
 def problem(
     code: ErrorCode,
     error: str,

@@ -1,8 +1,16 @@
 """Hypercorn made ready to hold the application, by `serve` and by its own command alike."""
 
+from hypercorn.config import Config
+
+from netra_trio.observe.logs import host_logger
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.settings import Settings
 from netra_trio.transports.hypercorn import install
+
+
+def use_our_log() -> None:
+    """Let Hypercorn's command write its lines where ours go, once, and redacted like ours."""
+    Config.errorlog = host_logger()
 
 
 def prepare_host(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from attrs import field, frozen
 from netra_trio.auth import TICKET_SECONDS, USER_ID_CHARACTERS
 from netra_trio.codes import ErrorCode
 from netra_trio.discovery import document
-from netra_trio.errors import Problem, Refused, StoreUnavailable, problem
+from netra_trio.errors import Problem, Refused, StoreUnavailable, http_body, problem
 from netra_trio.hub import Hub
 from netra_trio.opening import Request, check_origin, check_ticket_request
 from netra_trio.transports.asgi import Receive, Send
@@ -27,6 +27,8 @@ BODY_SECONDS = 10.0  # for a body to come in, as for the head
 CHECK_SECONDS = 2.0  # for a dependency to answer a health check
 DEV_TOKEN_SECONDS = 24 * 3600  # a day's work with one token
 CORS_SECONDS = 600  # a browser may remember a pre-flight: the least that browsers cap it at
+
+DEV_TOKEN = "/ws/dev-token"  # noqa: S105 - a path; outside development it is not told of
 
 _LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
@@ -110,7 +112,7 @@ ENDPOINTS: dict[str, dict[str, Endpoint]] = {
     "/ws/config": {"GET": config},
     "/ws/ticket": {"POST": ticket},
     "/ws/health": {"GET": health},
-    "/ws/dev-token": {"POST": dev_token},
+    DEV_TOKEN: {"POST": dev_token},
 }
 """The endpoints by path and method; HEAD follows GET, OPTIONS is answered for each."""
 
@@ -207,16 +209,7 @@ def refusal(fault: Problem, now: float, request: Request, path: str) -> Answer:
         headers["retry-after"] = str(ceil(fault.retry_after_ms / 1000))
     if fault.status == 401:  # noqa: PLR2004 - HTTP's own number
         headers["www-authenticate"] = "Bearer"
-    return Answer(fault.status, error_body(fault, now), headers)
-
-
-def error_body(fault: Problem, now: float) -> dict[str, Any]:
-    """Return an error for HTTP: the frame a socket would carry, its fields at the top as well.
-
-    So one reader of errors serves both, and one that only knows HTTP finds `code` where it looks.
-    """
-    body = fault.body(now)
-    return {"type": "error", "payload": body, **body}
+    return Answer(fault.status, http_body(fault, now), headers)
 
 
 async def send_answer(
@@ -240,12 +233,12 @@ async def send_answer(
 
 
 def _body(fault: Problem, hub: Hub) -> dict[str, Any]:
-    return error_body(fault, hub.wall_clock())
+    return http_body(fault, hub.wall_clock())
 
 
 def _no_such_path() -> Refused:
     text = "There is nothing at this path."
-    known = ", ".join(["/ws", *ENDPOINTS])
+    known = ", ".join(["/ws", *(path for path in ENDPOINTS if path != DEV_TOKEN)])
     return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help=f"There are: {known}."))
 
 

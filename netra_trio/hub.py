@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 import trio
 
+from netra_trio.admission import RECONNECT_AFTER_MS
 from netra_trio.auth import Identity, Tickets, TokenVerifier
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.connection.nursery import serve_connection
@@ -34,7 +35,6 @@ from netra_trio.session import Session
 from netra_trio.settings import Settings
 from netra_trio.users import User, Users
 
-RECONNECT_AFTER_MS = 1000  # of a drained client; its own jitter spreads the rest
 FULL_RETRY_MS = 5000  # of a client that found no seat: a place frees when somebody leaves
 CLOSING_SHARE = 0.25  # of the drain's time is kept for cancelling, flushing and closing
 CLOSING_SECONDS = 2.0  # of it at most

@@ -14,9 +14,8 @@ from urllib.parse import parse_qsl
 
 from attrs import frozen
 
-from netra_trio.auth import Identity
+from netra_trio.auth import Identity, check_expiry, user_refusal
 from netra_trio.codes import ErrorCode
-from netra_trio.connection.state import user_refusal
 from netra_trio.discovery import SUBPROTOCOL
 from netra_trio.errors import Refused, StoreUnavailable, problem
 from netra_trio.hub import Hub
@@ -104,8 +103,8 @@ async def check_ticket_request(request: Request, hub: Hub, *, now: float) -> Ide
     """
     hub.check_room()
     check_origin(request, hub.settings)
-    credentials = [c for c in _credentials(request, hub.settings) if c[0] == "header"]
-    if not credentials:
+    credentials = _credentials(request, hub.settings)
+    if "header" not in {kind for kind, _ in credentials}:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
     identity = _identify(request, hub, credentials, now)
     await check_user_exists(identity, hub)
@@ -211,7 +210,9 @@ def _identify(
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
     kind, value = credentials[0]
     if kind == "ticket":
-        return hub.tickets.redeem(value, now)
+        identity = hub.tickets.redeem(value, now)
+        check_expiry(identity.expires_at, hub.wall_clock())
+        return identity
     if kind == "subprotocol":
         value = _decode_token(value)
     return hub.verifier.verify(value, hub.wall_clock())

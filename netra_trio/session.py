@@ -151,7 +151,7 @@ class Session:
             Refused: With the reason; the message was not taken.
         """
         if self._draining or self._closing is not None:
-            raise draining(self._settings.drain_timeout_ms)
+            raise draining()
         check_agent(message, self._agents)
         if not self.log.reserve():
             raise queue_full("too many messages whose end you have not acknowledged")
@@ -353,7 +353,7 @@ class Session:
         """Take a turn of the user's rate for a message that may come in, and return when it is."""
         now, window = trio.current_time(), self.user.window
         if self._draining or self._closing is not None:
-            raise draining(self._settings.drain_timeout_ms)
+            raise draining()
         turn = window.turn(now)
         if turn is None:
             raise too_fast(self._settings.max_message_rate, window.retry_after(now))

@@ -205,7 +205,7 @@ class Settings:
             "WEBSOCKET_REPLAY_EVENTS",
             Whole(1, _COUNT_MAX, "events"),
             "events a session keeps until they are acknowledged",
-            "deltas are merged, then the agent waits",
+            "the agent waits",
         ),
     )
     replay_bytes: int = field(
@@ -214,7 +214,7 @@ class Settings:
             "WEBSOCKET_REPLAY_BYTES",
             Whole(1_024, 1_073_741_824, "bytes"),
             "memory of those events",
-            "deltas are merged, then the agent waits",
+            "the agent waits",
         ),
     )
     jwt_secret_key: str | None = field(
@@ -423,6 +423,11 @@ def _warnings(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
             yield (
                 "DATABASE_URL: SQLite serves one process on one machine; for more use postgresql://"
             )
+    if settings.require_auth and not settings.auth_auto_provision:
+        yield (
+            "AUTH_AUTO_PROVISION: false, and there is no way to add a user in this version, so "
+            "nobody gets in; set it to true"
+        )
     for row in NOT_YET:
         # A 0 asks for what there is anyway: no resume.
         if row.env in given and row.read(given[row.env]):

@@ -22,6 +22,12 @@ async def is_waiting(outbox: Outbox) -> bool:
     return waiting.cancelled_caught
 
 
+async def woken(outbox: Outbox) -> list[bytes]:
+    """Return what the writer takes, which has to be there by now."""
+    with trio.fail_after(5):
+        return await outbox.wait()
+
+
 def run_virtual(main: Callable[[], Awaitable[None]]) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -34,7 +40,7 @@ async def test_what_is_offered_is_taken_in_order() -> None:
     await outbox.put(frame(3))
     outbox.ring()
     await outbox.put(frame(4))
-    assert await outbox.wait() == [frame(3), frame(4)]
+    assert await woken(outbox) == [frame(3), frame(4)]
     assert outbox.take() == []
 
 
@@ -43,10 +49,10 @@ async def test_a_bell_rings_once_until_it_is_heard(autojump_clock: trio.testing.
     for _ in range(2 * CONTROL_FRAMES):
         outbox.ring()
     assert outbox.offer(frame(0))
-    assert await outbox.wait() == [frame(0)]
+    assert await woken(outbox) == [frame(0)]
     assert await is_waiting(outbox)
     outbox.ring()
-    assert await outbox.wait() == []
+    assert await woken(outbox) == []
     assert autojump_clock.autojump_threshold == 0
 
 
@@ -57,9 +63,9 @@ async def test_a_full_channel_refuses_and_forgets_no_news(
     assert all(outbox.offer(frame(number)) for number in range(CONTROL_FRAMES))
     assert not outbox.offer(frame(CONTROL_FRAMES))
     outbox.ring()  # no room for the bell, and none needed: the writer has something to do
-    assert await outbox.wait() == [frame(number) for number in range(CONTROL_FRAMES)]
+    assert await woken(outbox) == [frame(number) for number in range(CONTROL_FRAMES)]
     outbox.ring()
-    assert await outbox.wait() == []
+    assert await woken(outbox) == []
     assert autojump_clock.autojump_threshold == 0
 
 
@@ -80,7 +86,7 @@ async def test_putting_waits_for_room_and_keeps_the_order() -> None:
         await trio.testing.wait_all_tasks_blocked()
         taken: list[bytes] = []
         while len(taken) <= CONTROL_FRAMES:
-            taken += await outbox.wait()
+            taken += await woken(outbox)
     assert taken == [frame(number) for number in range(CONTROL_FRAMES + 1)]
 
 
@@ -105,10 +111,10 @@ async def test_closing_keeps_what_is_in_and_frees_who_waits() -> None:
     assert outbox.offer(frame(2))  # taken and forgotten
     await outbox.put(frame(3))
     outbox.ring()
-    assert await outbox.wait() == [frame(0)] * CONTROL_FRAMES
+    assert await woken(outbox) == [frame(0)] * CONTROL_FRAMES
     assert outbox.take() == []
     with pytest.raises(trio.EndOfChannel):
-        await outbox.wait()
+        await woken(outbox)
     outbox.close()
 
 
@@ -118,7 +124,7 @@ async def test_closing_wakes_the_writer() -> None:
 
     async def write() -> None:
         with pytest.raises(trio.EndOfChannel):
-            await outbox.wait()
+            await woken(outbox)
         ended.set()
 
     async with trio.open_nursery() as nursery:
@@ -133,7 +139,7 @@ async def test_what_comes_while_the_writer_wakes_goes_out_with_it() -> None:
     taken: list[list[bytes]] = []
 
     async def write() -> None:
-        taken.append(await outbox.wait())
+        taken.append(await woken(outbox))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
@@ -240,13 +246,17 @@ class Crowd:
 
 @given(st.lists(st.tuples(STEPS, st.integers(0, 3)), min_size=1, max_size=4))
 def test_no_news_is_missed_by_a_writer_beside_others(actors: list[tuple[list[str], int]]) -> None:
+    async def everybody(crowd: Crowd) -> None:
+        async with trio.open_nursery() as others:
+            for actor, (steps, pause) in enumerate(actors):
+                others.start_soon(crowd.act, actor, steps, pause)
+
     async def play() -> None:
         crowd = Crowd()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crowd.write)
-            async with trio.open_nursery() as others:
-                for actor, (steps, pause) in enumerate(actors):
-                    others.start_soon(crowd.act, actor, steps, pause)
+            with trio.fail_after(1000):
+                await everybody(crowd)
             await trio.sleep(10)
             assert crowd.heard == crowd.told
             crowd.outbox.close()

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import trio
 from attrs import define, field
 
-from netra_trio.auth import Identity, TokenVerifier
-from netra_trio.codes import EndReason, ErrorCode
-from netra_trio.errors import Problem, TransportClosed, problem
+from netra_trio.auth import Identity, TokenVerifier, user_refusal
+from netra_trio.codes import EndReason
+from netra_trio.errors import Problem, TransportClosed
 from netra_trio.ids import ConnectionId, RunId, new_connection_id
-from netra_trio.interfaces import Store, Transport, User
+from netra_trio.interfaces import Store, Transport
 from netra_trio.outbox import Outbox
 from netra_trio.protocol.codec import encode, encode_problem
 from netra_trio.protocol.liveness import Liveness, TokenLife
@@ -141,12 +141,3 @@ async def check_user(connection: Connection) -> bool:
     if refusal is not None:
         connection.end(EndReason.USER_DISABLED, refusal)
     return refusal is None
-
-
-def user_refusal(user: User | None) -> Problem | None:
-    """Return why this user may not be here, if so."""
-    if user is None:
-        return problem(ErrorCode.USER_NOT_FOUND, "There is no such user.")
-    if not user.enabled:
-        return problem(ErrorCode.USER_DISABLED, "The user is disabled.")
-    return None

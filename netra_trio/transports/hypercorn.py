@@ -69,7 +69,7 @@ from wsproto.frame_protocol import Opcode
 from wsproto.utilities import LocalProtocolError
 
 from netra_trio.codes import CloseCode, ErrorCode
-from netra_trio.errors import Problem, TransportClosed, problem
+from netra_trio.errors import Problem, TransportClosed, http_body, problem
 
 logger = logging.getLogger("netra_trio.host")
 
@@ -843,7 +843,8 @@ class HostWebSocket(WSStream):
         await self._finish()
 
     async def _refuse(self, refusal: Problem) -> None:
-        body = json.dumps(refusal.body(time())).encode()
+        logger.warning("opening_refused %s %s", refusal.status, refusal.error)
+        body = json.dumps(http_body(refusal, time())).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

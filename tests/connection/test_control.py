@@ -198,9 +198,7 @@ async def test_an_anonymous_user_cannot_become_somebody(autojump_clock: MockCloc
         assert answer["type"] == "auth_ok"
 
 
-@pytest.mark.parametrize(
-    ("removed", "code"), [(False, "USER_DISABLED"), (True, "USER_NOT_FOUND")]
-)
+@pytest.mark.parametrize(("removed", "code"), [(False, "USER_DISABLED"), (True, "USER_NOT_FOUND")])
 async def test_auth_looks_at_the_user(
     autojump_clock: MockClock, *, removed: bool, code: str
 ) -> None:
@@ -309,9 +307,7 @@ async def test_the_fifth_bad_frame_in_a_row_is_the_last(autojump_clock: MockCloc
         '{"type": "user_message", "payload": {"content": "x", "agent": "none"}}',
     ],
 )
-async def test_a_good_frame_starts_the_count_afresh(
-    autojump_clock: MockClock, good: str
-) -> None:
+async def test_a_good_frame_starts_the_count_afresh(autojump_clock: MockClock, good: str) -> None:
     async with open_server() as server, server.connect() as client:
         for _ in range(3):
             for _ in range(BAD_FRAMES - 1):

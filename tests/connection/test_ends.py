@@ -1,4 +1,4 @@
-"""The ends of a connection: each with its name, close code, log line and last frames, and nothing left."""
+"""Each end of a connection: its name, close code, log line and last frames, and nothing is left."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.codes import CloseCode, EndReason, ErrorCode
 from netra_trio.connection.nursery import CLOSE_WAIT
 from netra_trio.connection.state import Connection
-from netra_trio.errors import problem
+from netra_trio.errors import TransportClosed, problem
 from netra_trio.ids import UserId
 from netra_trio.interfaces import NewMessage, Transport
 from netra_trio.runs import Run
@@ -256,6 +256,31 @@ async def test_a_peer_that_stops_reading_is_a_send_timeout(autojump_clock: MockC
     (line,) = [entry for entry in logs if entry["event"] == "connection_ended"]
     assert line["reason"] == "send_timeout"
     assert line["seconds"] == 5.0
+
+
+async def test_a_send_timeout_is_named_even_if_the_reader_hears_first(
+    autojump_clock: MockClock,
+) -> None:
+    class Late(MemoryTransport):
+        async def send(self, frames: Sequence[bytes]) -> None:
+            try:
+                await super().send(frames)
+            except TransportClosed:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.5)
+                raise
+
+    def late(transport: Transport) -> Transport:
+        assert isinstance(transport, MemoryTransport)
+        transport.__class__ = Late
+        return transport
+
+    async with open_server() as server:
+        client = server.start(wrap=late, buffer_bytes=1000)
+        for _ in range(3):
+            await client.send("ping", {"a": "x" * 900})
+        await client.done.wait()
+        assert client.ended is EndReason.SEND_TIMEOUT
 
 
 def test_every_reason_is_tried() -> None:

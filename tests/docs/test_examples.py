@@ -20,6 +20,7 @@ import sys
 import types
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, NewType, get_args, get_origin, get_type_hints
@@ -38,6 +39,7 @@ from netra_trio.agents.demo import EXAMPLES
 from netra_trio.cli import app
 from netra_trio.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.http import ENDPOINTS
+from netra_trio.interfaces import Store
 from netra_trio.protocol.codec import BadFrame, decode
 from netra_trio.protocol.messages import (
     INBOUND,
@@ -175,6 +177,9 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     module = types.ModuleType(f"documented_{block.line}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(code, module.__dict__)  # noqa: S102 - the project's own documentation
+    for name, kind in get_type_hints(module).items():
+        if kind is Store:  # mypy would say so too, but does not read pages
+            assert {m for m in methods_of(Store) if not hasattr(vars(module)[name], m)} == set()
     for name, agent in agents_of(module):
         if "trio.to_thread" in block.text:
             # A virtual clock would not wait for a thread, which is nothing that it knows of.
@@ -256,7 +261,7 @@ def test_json(block: Block) -> None:
 
 def check_client_message(value: Any, code: str) -> None:
     if not code:
-        assert decode(json.dumps(value)).message.TYPE == value["type"]
+        assert value["type"] == decode(json.dumps(value)).message.TYPE
         return
     with pytest.raises(BadFrame) as caught:
         decode(json.dumps(value))
@@ -294,27 +299,32 @@ def faults_of_error(body: dict[str, Any]) -> Iterator[Fault]:
 
 def faults_of(value: Any, kind: Any, path: str) -> Iterator[Fault]:
     """Find where a JSON value is not of a kind that `messages` uses."""
-    if NoneType in get_args(kind):
-        kind = get_args(kind)[0]
-    if isinstance(kind, NewType):
-        kind = kind.__supertype__
-    if kind is Any:
-        return
+    kind = plain_kind(kind)
     if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            yield f"{path}: expected an array"
-            return
-        for index, item in enumerate(value):
+        items = value if isinstance(value, list) else [None]
+        for index, item in enumerate(items):
             yield from faults_of(item, get_args(kind)[0], f"{path}[{index}]")
     elif isinstance(kind, type) and attrs.has(kind):
         yield from faults_of_object(value, kind, path)
     elif isinstance(kind, type) and issubclass(kind, Enum):
         if value not in [member.value for member in kind]:
             yield f"{path}: {value} is none of {kind.__name__}"
-    else:
-        plain = {float: (int, float)}.get(kind, get_origin(kind) or kind)
-        if plain is None or not isinstance(value, plain) or (type(value) is bool) != (kind is bool):
-            yield f"{path}: expected {kind}, got {value!r}"
+    elif kind is not Any and not is_plain(value, kind):
+        yield f"{path}: expected {kind}, got {value!r}"
+
+
+def plain_kind(kind: Any) -> Any:
+    """Return what stands behind an optional kind, and behind the kind of an id."""
+    if NoneType in get_args(kind):
+        kind = get_args(kind)[0]
+    return kind.__supertype__ if isinstance(kind, NewType) else kind
+
+
+def is_plain(value: object, kind: Any) -> bool:
+    """Whether a value is of a kind of JSON's own; None is no kind."""
+    if kind is float:
+        return type(value) in {int, float}
+    return kind is not None and type(value) is (get_origin(kind) or kind)
 
 
 def faults_of_object(value: Any, kind: type, path: str) -> Iterator[Fault]:
@@ -381,7 +391,7 @@ def text_of(token: Token) -> str:
 
 def anchors_of(page: Path) -> set[str]:
     tokens = TOKENS[page] if page in TOKENS else tokens_of(page)
-    pairs = zip(tokens, tokens[1:], strict=False)
+    pairs = pairwise(tokens)
     return {slug(text_of(text)) for opening, text in pairs if opening.type == "heading_open"}
 
 
@@ -504,7 +514,8 @@ def log_calls(source: Path) -> Iterator[LogCall]:
         first = node.args[0] if node.args else None
         if is_ours and isinstance(first, ast.Constant):
             fields = frozenset(keyword.arg or "" for keyword in node.keywords) - {"exc_info"}
-            yield LogCall(str(first.value), node.func.attr, fields)
+            level = node.func.attr.replace("exception", "error")
+            yield LogCall(str(first.value), level, fields)
 
 
 def test_log_events() -> None:
@@ -514,6 +525,32 @@ def test_log_events() -> None:
         for event, level, fields, *_ in table_of(DOCS / "deployment.md", "Event", "Level")
     }
     assert told == emitted
+
+
+def test_the_methods_of_a_store() -> None:
+    told = {re.split(r"\W", bare(row[0]))[0] for row in table_of(DOCS / "stores.md", "Method")}
+    assert told == methods_of(Store)
+
+
+def methods_of(kind: type) -> set[str]:
+    return {name for name, value in vars(kind).items() if name[0] != "_" and callable(value)}
+
+
+async def test_the_attributes_and_methods_of_a_run() -> None:
+    seen: set[str] = set()
+
+    async def look(run: Run) -> None:
+        seen.update(name for name in vars(run) if not name.startswith("_"))
+
+    async with open_server(agents={"look": look}) as server, server.connect() as client:
+        await client.say("hello")
+        await client.until("agent_completed")
+    rows = table_of(DOCS / "agents.md", "A run has")
+    assert {bare(row[0]) for row in rows} == seen
+    told = {
+        re.findall(r"run\.(\w+)", row[0])[0] for row in table_of(DOCS / "agents.md", "A run can")
+    }
+    assert told == methods_of(Run)
 
 
 def test_the_layout_names_every_module() -> None:

@@ -1,6 +1,5 @@
 """Who is let in: the limit of a user's connections, the server's places, and how they come free."""
 
-import pytest
 import trio
 from support.memory import Client, Server, kinds, open_server
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -68,13 +67,9 @@ async def test_the_limit_is_each_user_s_own(autojump_clock: MockClock) -> None:
 async def test_a_place_is_free_again_after_each_end(autojump_clock: MockClock) -> None:
     async with open_server(max_connections_per_user=2) as server:
         kept = await opened(server)
-        for end in (
-            lambda c: c.line.close(),
-            lambda c: c.line.cut(),
-            lambda c: c.scope.cancel(),
-        ):
+        for end in ("close", "cut", "cancel"):
             client = await opened(server)
-            end(client)
+            getattr(client.scope if end == "cancel" else client.line, end)()
             await client.done.wait()
         await opened(server)
         assert await kept.sync() == []
@@ -173,8 +168,7 @@ async def test_a_place_is_taken_from_the_first_look_on(autojump_clock: MockClock
 
 
 async def test_whoever_is_refused_leaves_no_trace(autojump_clock: MockClock) -> None:
-    settings = {"connection_limit_policy": "reject", "max_connections_per_user": 1}
-    async with open_server(**settings) as server:
+    async with open_server(connection_limit_policy="reject", max_connections_per_user=1) as server:
         await opened(server)
         before = server.hub.statistics()
         for _ in range(10):

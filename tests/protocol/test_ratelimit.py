@@ -116,6 +116,15 @@ def test_a_steady_rate_goes_on_for_ever(rate: int) -> None:
     assert len(window._slots) <= SLOTS + 2
 
 
+@pytest.mark.parametrize("rate", [SLOTS, SLOTS + 1, 600, 6000])
+def test_who_always_asks_for_too_much_gets_the_rate_and_no_more(rate: int) -> None:
+    window = SlidingWindow(rate=rate, waiting=0)
+    step = WINDOW / rate / 1.7
+    turns = [n * step for n in range(5 * rate) if window.take(n * step) is not None]
+    check_rate(turns, rate)
+    assert len(turns) >= 2 * rate
+
+
 def test_the_price_of_slots_is_at_most_a_grain() -> None:
     window = SlidingWindow(rate=6000, waiting=6000)
     step = WINDOW / 6000

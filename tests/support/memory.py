@@ -1,9 +1,9 @@
 """A server without a network, in virtual time, and clients that talk to it in frames.
 
-    async with open_server(agents={"echo": echo}) as server:
-        async with server.connect("alice") as client:
-            await client.say("hello")
-            events = await client.until("agent_completed")
+async with open_server(agents={"echo": echo}) as server:
+    async with server.connect("alice") as client:
+        await client.say("hello")
+        events = await client.until("agent_completed")
 """
 
 import math
@@ -191,16 +191,18 @@ async def open_server(
         await store.create_user(UserId(user))
     chosen = evolve(Settings(), jwt_secret_key=SECRET, **settings)
     with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery:
-            async with open_hub(
+        async with (
+            trio.open_nursery() as nursery,
+            open_hub(
                 chosen,
                 agents={"echo": echo} if agents is None else agents,
                 store=store,
                 verifier=TokenVerifier(SECRET),
                 wall_clock=wall_clock,
-            ) as hub:
-                yield Server(hub, nursery)
-                nursery.cancel_scope.cancel()
+            ) as hub,
+        ):
+            yield Server(hub, nursery)
+            nursery.cancel_scope.cancel()
 
 
 def token(user: str = "alice", *, expires_at: float = EPOCH + 1e9) -> str:

@@ -34,6 +34,7 @@ from attrs import define, field, frozen
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
 PATIENCE = 30.0  # seconds: a safety bound, reached only where something is wrong
+SOON = 15.0  # seconds, likewise, for one step: what is wrong then is told before PATIENCE ends
 CLOSING = 2.0  # seconds for a server to answer a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
@@ -92,7 +93,7 @@ class Output:
         """The lines so far as one text."""
         return "\n".join(self.lines)
 
-    def wait_for(self, look: Callable[[list[str]], T | None], seconds: float = PATIENCE) -> T:
+    def wait_for(self, look: Callable[[list[str]], T | None], seconds: float = SOON) -> T:
         """Return what `look` finds in the lines, as soon as it finds something."""
         deadline = time.monotonic() + seconds
         with self._news:
@@ -125,14 +126,19 @@ class Process:
     """A Python program in a clean environment; leaving its context kills what is left of it."""
 
     def __init__(
-        self, arguments: Sequence[str], *, directory: Path, environ: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        *,
+        directory: Path,
+        environ: Mapping[str, str],
+        typed: bool = False,
     ) -> None:
         self.directory = directory
         self.popen = subprocess.Popen(  # noqa: S603 - a test's own command line
             [sys.executable, *arguments],
             cwd=directory,
             env=clean_environ(directory, environ),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
@@ -149,7 +155,19 @@ class Process:
     def __exit__(self, *_: object) -> None:
         if self.popen.poll() is None:
             self.popen.kill()
+        self.hang_up()
         self.wait()
+
+    def type(self, line: str) -> None:
+        """Write a line to its input, which was asked for with `typed`."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(f"{line}\n")
+        self.popen.stdin.flush()
+
+    def hang_up(self) -> None:
+        """End its input, if it has one."""
+        if self.popen.stdin is not None:
+            self.popen.stdin.close()
 
     @property
     def pid(self) -> int:

@@ -1,0 +1,340 @@
+"""Any sequence of frames, good and bad: each is answered as the contract says, and nothing is left.
+
+Every frame comes with what it has to be answered with. Frames that can carry a correlation id have
+one of their own, by which their answers are told apart; errors without one are counted.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import orjson
+import trio
+from attrs import define, field, frozen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from support.memory import Client, Frame, kinds, open_server, token
+from support.stores import ScriptedStore
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from netra_trio.codes import EndReason
+from netra_trio.connection.reader import BAD_FRAMES
+from netra_trio.errors import TransportClosed
+from netra_trio.runs import Run
+
+SIZE = 300  # bytes of a message
+RUN = "a run"  # message_confirmed, then a run
+STOPPED = "stop_agent"
+
+Key = str
+
+
+@frozen
+class Sent:
+    """A frame, and how it has to be answered.
+
+    Attributes:
+        kind: Its type, None for what is no message.
+        payload: Its payload.
+        raw: What is sent, where it is no message.
+        answer: The type of the answer or the code of the error; None for no answer, RUN for a run.
+        wait: Seconds to wait before it.
+    """
+
+    answer: str | None
+    kind: str | None = None
+    payload: Any = None
+    raw: str | bytes = ""
+    wait: float = 0.0
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it blames the frame, and counts."""
+        return self.answer in BAD
+
+    def data(self, key: Key) -> str | bytes:
+        """Return what goes over the line."""
+        if self.kind is None:
+            return self.raw
+        frame: Frame = {"type": self.kind, "correlation_id": key}
+        if self.payload is not None:
+            frame["payload"] = self.payload
+        return orjson.dumps(frame).decode()
+
+
+BAD = {
+    "EMPTY_MESSAGE",
+    "JSON_PARSE_ERROR",
+    "INVALID_MESSAGE_TYPE",
+    "MISSING_TYPE_FIELD",
+    "INVALID_TYPE_FIELD",
+    "UNKNOWN_MESSAGE_TYPE",
+    "VALIDATION_ERROR",
+    "MESSAGE_TOO_LARGE",
+}
+TOO_BIG = "too big"
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=3,
+)
+probes = st.dictionaries(st.text(max_size=4), json_values, max_size=2).filter(
+    lambda value: len(orjson.dumps(value)) < SIZE - 80
+)
+threads = st.sampled_from(["a", "b", None])
+
+
+def work(content: str, thread: str | None, on_busy: str | None) -> Sent:
+    """Return a message that becomes a run."""
+    payload: Frame = {"content": content}
+    if thread is not None:
+        payload["thread_id"] = thread
+    if on_busy is not None:
+        payload["on_busy"] = on_busy
+    return Sent(RUN, "user_message", payload)
+
+
+def wrong(kind: str, payload: Any) -> Sent:
+    """Return a message that is nearly valid."""
+    return Sent("VALIDATION_ERROR", kind, payload)
+
+
+good = st.one_of(
+    st.builds(lambda p: Sent("pong", "ping", p), probes | st.none()),
+    st.builds(lambda p: Sent(None, "pong", p), probes | st.none()),
+    st.just(Sent(None, "ack", {"seq": 0})),
+    st.just(Sent("auth_ok", "auth", {"token": token()})),
+    st.sampled_from(["", "x.y.z", token("bob")]).map(
+        lambda t: Sent("INVALID_TOKEN", "auth", {"token": t})
+    ),
+    st.just(Sent("RUN_NOT_FOUND", "stop_agent", {"run_id": "run_0"})),
+    st.just(Sent(STOPPED, "stop_agent", {})),
+    st.just(Sent("THREAD_NOT_FOUND", "get_thread_history", {"thread_id": "none"})),
+    st.builds(
+        work,
+        st.text(min_size=1, max_size=8).filter(str.strip),
+        threads,
+        st.sampled_from([None, "enqueue", "interrupt"]),
+    ),
+    st.just(Sent(RUN, "agent_request", {"agent": "talk", "input": {"a": [1]}})),
+    st.just(Sent("AGENT_NOT_FOUND", "agent_request", {"agent": "none", "input": ""})),
+)
+nearly = st.one_of(
+    st.just(wrong("ping", [])),
+    st.just(wrong("ack", {"seq": "0"})),
+    st.just(wrong("ack", {"seq": -1})),
+    st.just(wrong("ack", {"seq": 0.0})),
+    st.just(wrong("ack", {})),
+    st.just(wrong("auth", {"token": 5})),
+    st.just(wrong("user_message", {"content": " \n"})),
+    st.just(wrong("user_message", {"content": "x", "text": "x"})),
+    st.just(wrong("user_message", {"content": "x", "on_busy": "wait"})),
+    st.just(wrong("user_message", {"content": "x", "deadline_ms": 0})),
+    st.just(wrong("user_message", {"content": "x", "thread_id": "a b"})),
+    st.just(wrong("agent_request", {"agent": "talk"})),
+    st.just(wrong("agent_request", {"agent": "talk", "input": [1]})),
+    st.just(wrong("stop_agent", {"run_id": ""})),
+    st.just(wrong("get_thread_history", {"thread_id": "a", "limit": 101})),
+    st.just(Sent("UNKNOWN_MESSAGE_TYPE", "heartbeat", {})),
+    st.just(Sent("MESSAGE_TOO_LARGE", raw='"' + "é" * (SIZE // 2) + '"')),
+    st.just(Sent("MISSING_TYPE_FIELD", raw='{"payload": {}}')),
+    st.just(Sent("INVALID_TYPE_FIELD", raw='{"type": 1}')),
+)
+
+
+def garbage(raw: str) -> Sent:
+    """Return text that is no JSON."""
+    return Sent("JSON_PARSE_ERROR" if raw else "EMPTY_MESSAGE", raw=raw)
+
+
+rubbish = st.one_of(
+    st.text(max_size=20).map(lambda text: garbage("{" + text if text else "")),
+    json_values.filter(lambda value: not isinstance(value, dict)).map(
+        lambda value: Sent("INVALID_MESSAGE_TYPE", raw=orjson.dumps(value).decode())
+    ),
+    st.binary(max_size=20).map(lambda data: Sent("INVALID_MESSAGE_TYPE", raw=data)),
+)
+huge = st.sampled_from([Sent(TOO_BIG, raw="x" * (16 * SIZE + 1)), Sent(TOO_BIG, raw=b"\0" * 9999)])
+waits = st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.05, 1.0, 40.0])
+frames = st.builds(
+    lambda sent, wait: Sent(sent.answer, sent.kind, sent.payload, sent.raw, wait),
+    st.one_of(good, good, good, nearly, rubbish)
+    | st.integers(0, 30).flatmap(lambda n: huge if n == 0 else good),
+    waits,
+)
+
+
+async def talk(run: Run) -> None:
+    """Say something, a little later."""
+    await run.emit("a")
+    await trio.sleep(0.01)
+    await run.emit("b")
+
+
+@define(eq=False)
+class Talk:
+    """What was sent and what came back."""
+
+    client: Client
+    acknowledging: bool
+    sent: dict[Key, Sent] = field(factory=dict)
+    received: list[Frame] = field(factory=list)
+    close_code: int | None = None
+
+    async def send(self, plan: list[Sent]) -> None:
+        """Send all of it, for as long as the line is open."""
+        try:
+            for n, sent in enumerate(plan):
+                await trio.sleep(sent.wait)
+                await self._send_one(f"c-{n}", sent)
+            await trio.sleep(2)
+            await self.client.send("ping", {}, "last")
+            await trio.sleep(1)
+        except TransportClosed:
+            return
+
+    async def _send_one(self, key: Key, sent: Sent) -> None:
+        if sent.answer == STOPPED:
+            runs = [f["payload"]["run_id"] for f in self.received if f["type"] == "agent_started"]
+            ends = [f["payload"]["run_id"] for f in self.received if f["type"] == "agent_completed"]
+            live = [run for run in runs if run not in ends]
+            sent = Sent(None, "pong")
+            if live:
+                sent = Sent(STOPPED, "stop_agent", {"run_id": live[-1]})
+        self.sent[key] = sent
+        await self.client.send_raw(sent.data(key))
+        if self.acknowledging:
+            last = max((f.get("seq", 0) for f in self.received), default=0)
+            await self.client.send("ack", {"seq": last})
+
+    async def listen(self) -> None:
+        """Take down what comes."""
+        try:
+            while True:
+                self.received.append(await self.client.next())
+        except TransportClosed as closed:
+            self.close_code = closed.code
+
+
+def ending(sent: dict[Key, Sent], *, acks_between: bool) -> tuple[int, EndReason | None]:
+    """Return how many frames are looked at, and how the connection ends by itself."""
+    bad = 0
+    for n, frame in enumerate(sent.values(), 1):
+        if frame.answer == TOO_BIG:
+            return n, EndReason.TOO_BIG
+        bad = bad + 1 if frame.is_bad else 0
+        if bad == BAD_FRAMES:
+            return n, EndReason.ERROR_LIMIT
+        if acks_between:
+            bad = 0
+    return len(sent), None
+
+
+def check(talked: Talk) -> None:
+    """Check that each frame was answered as the contract says."""
+    looked_at, reason = ending(talked.sent, acks_between=talked.acknowledging)
+    answers: dict[Key | None, list[Frame]] = defaultdict(list)
+    for frame in talked.received:
+        answers[frame.get("correlation_id")].append(frame)
+    nameless: dict[str, int] = defaultdict(int)
+    for n, (key, sent) in enumerate(talked.sent.items()):
+        if n >= looked_at:
+            assert answers[key] == []
+        elif sent.kind is None:
+            nameless[str(sent.answer)] += 1
+        else:
+            check_answer(sent, answers[key], is_cut_off=reason is not None)
+    if reason is EndReason.TOO_BIG:
+        nameless["MESSAGE_TOO_LARGE"] += 1
+        del nameless[TOO_BIG]
+    elif reason is EndReason.ERROR_LIMIT:
+        nameless["ERROR_LIMIT_EXCEEDED"] += 1
+    codes = [f["payload"]["code"] for f in answers[None] if f["type"] == "error"]
+    assert {code: codes.count(code) for code in codes} == nameless
+    others = {f["type"] for f in answers[None] if f["type"] != "error"}
+    assert others <= {"connection_established", "heartbeat"}
+    expected = EndReason.PEER_CLOSED if reason is None else reason
+    assert talked.client.ended is expected
+    assert talked.close_code == expected.close_code
+    numbers = [frame["seq"] for frame in talked.received if "seq" in frame]
+    assert numbers == list(range(1, len(numbers) + 1))
+    if reason is None:
+        assert kinds(answers["last"]) == ["pong"]
+
+
+def check_answer(sent: Sent, answers: list[Frame], *, is_cut_off: bool) -> None:
+    """Check what came back under a frame's own correlation id."""
+    got = [f["payload"]["code"] if f["type"] == "error" else f["type"] for f in answers]
+    if sent.answer in {None, STOPPED}:
+        # A stop of a run that ends meanwhile finds none; its answer is that run's end.
+        assert got in ([], ["RUN_NOT_FOUND"]) if sent.answer == STOPPED else got == []
+    elif sent.answer == RUN:
+        check_run(answers, got, is_cut_off=is_cut_off)
+    elif not got:
+        assert is_cut_off
+        assert sent.kind in {"auth", "get_thread_history"}  # what asks the store is asked beside
+    else:
+        assert got == [sent.answer]
+        if sent.answer == "pong":
+            assert answers[0]["payload"] == (sent.payload or {})
+
+
+def check_run(answers: list[Frame], got: list[str], *, is_cut_off: bool) -> None:
+    """Check that a message was confirmed, and that its run is a bracket."""
+    if is_cut_off and (not got or got[-1] != "agent_completed"):
+        assert "agent_completed" not in got
+        return
+    assert got[0] == "message_confirmed"
+    assert got[-1] == "agent_completed"
+    assert got.count("agent_completed") == 1
+    assert got[1:-1] in ([], ["agent_started", *["partial_result"] * (len(got) - 3)])
+    assert len({frame["payload"]["run_id"] for frame in answers}) == 1
+    text = "".join(f["payload"]["content"] for f in answers if f["type"] == "partial_result")
+    status = answers[-1]["payload"]["status"]
+    assert (status, text) == ("completed", "ab") or status == "cancelled"
+
+
+async def throw(plan: list[Sent], *, acknowledging: bool) -> None:
+    """Throw frames at a connection, and check what comes of them."""
+    before = trio.lowlevel.current_statistics().tasks_living
+    store = ScriptedStore()
+    async with open_server(agents={"talk": talk}, store=store, max_message_size=SIZE) as server:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        client = server.start(acknowledging=acknowledging, max_bytes=16 * SIZE)
+        talked = Talk(client, acknowledging)
+        talked.received.append(await client.expect("connection_established"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talked.listen)
+            await talked.send(plan)
+            await wait_all_tasks_blocked()
+            client.line.close()
+        await client.done.wait()
+        await wait_all_tasks_blocked()
+        statistics = server.hub.statistics()
+        assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        check(talked)
+    assert set(store.ends) == set(store.recorded)
+    assert set(store.ends.values()) <= {1}
+    assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+@settings(max_examples=300, deadline=None)
+@given(plan=st.lists(frames, max_size=25), acknowledging=st.booleans())
+def test_any_frames_are_answered(plan: list[Sent], *, acknowledging: bool) -> None:
+    async def run() -> None:
+        await throw(plan, acknowledging=acknowledging)
+
+    with capture_logs() as logs:
+        trio.run(run, clock=MockClock(autojump_threshold=0))
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(plan=st.lists(nearly | rubbish, min_size=4, max_size=8), acknowledging=st.booleans())
+def test_any_bad_frames_in_a_row_end_it(plan: list[Sent], *, acknowledging: bool) -> None:
+    async def run() -> None:
+        await throw(plan, acknowledging=acknowledging)
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))

@@ -1,0 +1,442 @@
+"""What every transport keeps to: the promises of `Transport`, asked through its methods.
+
+A transport joins by adding its factory to `TRANSPORTS`: an async context manager that opens a line
+and gives both its ends, the server's as a `Transport` and the other one as a `Peer`.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Protocol
+
+import pytest
+import trio
+from attrs import define
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.interfaces import Transport
+from netra_trio.transports.memory import MemoryClient, memory_pair
+
+SEND_TIMEOUT = 5.0  # seconds
+MAX_BYTES = 1000  # of a frame from the peer
+BUFFER_BYTES = 64 * 1024  # of what may be on its way to a peer that does not read
+FRAME = b'{"type": "pong", "payload": {"text": "h\xc3\xa9"}}'
+ABNORMAL = 1006
+TEXTS = ["", "x", "héllo", "日本語 😀", "a\x00b", '{"type": "ping"}']
+
+
+class Peer(Protocol):
+    """The other end of a line."""
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a text frame, or a binary one."""
+        ...
+
+    async def pong(self) -> None:
+        """Send a protocol pong."""
+        ...
+
+    async def receive(self) -> bytes:
+        """Wait for a text frame; raise `TransportClosed` with the code where the line ends."""
+        ...
+
+    async def close(self, code: int) -> None:
+        """Send a close frame."""
+        ...
+
+    async def vanish(self) -> None:
+        """Be gone, without one."""
+        ...
+
+    @property
+    def pings(self) -> int:
+        """How many protocol pings came, before what was received last."""
+        ...
+
+
+Ends = tuple[Transport, Peer]
+Factory = Callable[[], AbstractAsyncContextManager[Ends]]
+
+
+@define
+class MemoryPeer:
+    """The other end of a line in memory."""
+
+    line: MemoryClient
+
+    async def send(self, frame: str | bytes) -> None:
+        await self.line.send(frame)
+
+    async def pong(self) -> None:
+        await self.line.pong()
+
+    async def receive(self) -> bytes:
+        return await self.line.receive()
+
+    async def close(self, code: int) -> None:
+        self.line.close(code)
+
+    async def vanish(self) -> None:
+        self.line.cut()
+
+    @property
+    def pings(self) -> int:
+        return self.line.pings
+
+
+@asynccontextmanager
+async def memory() -> AsyncIterator[Ends]:
+    """Open a line in memory."""
+    transport, client = memory_pair(
+        buffer_bytes=BUFFER_BYTES, send_timeout=SEND_TIMEOUT, max_bytes=MAX_BYTES
+    )
+    yield transport, MemoryPeer(client)
+
+
+TRANSPORTS: dict[str, Factory] = {"memory": memory}
+
+
+@pytest.fixture(params=list(TRANSPORTS.values()), ids=list(TRANSPORTS))
+async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
+    """Give both ends of a line of each kind."""
+    factory: Factory = request.param
+    with trio.fail_after(1000):
+        async with factory() as both:
+            yield both
+
+
+async def fill(transport: Transport) -> None:
+    """Send until the line takes no more; return when the transport gives it up."""
+    while True:
+        await transport.send([FRAME])
+
+
+# From the peer.
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_a_text_frame_is_received_as_str(
+    autojump_clock: MockClock, ends: Ends, text: str
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.send(text)
+    received = await transport.receive()
+    assert received == text
+    assert isinstance(received, str)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\xff\x00", FRAME])
+async def test_a_binary_frame_is_received_as_bytes(
+    autojump_clock: MockClock, ends: Ends, data: bytes
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.send(data)
+    received = await transport.receive()
+    assert received == data
+    assert isinstance(received, bytes)
+
+
+async def test_a_pong_is_a_sign_of_life(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.pong()
+    assert await transport.receive() is None
+
+
+async def test_frames_come_in_their_order(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    for n in range(20):
+        await peer.send(str(n))
+    assert [await transport.receive() for _ in range(20)] == [str(n) for n in range(20)]
+
+
+async def test_what_is_sent_right_behind_the_handshake_is_not_lost(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.accept)
+        nursery.start_soon(peer.send, "early")
+    assert await transport.receive() == "early"
+
+
+async def test_receiving_can_be_cancelled_and_nothing_is_lost(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    received: list[str | bytes | None] = []
+
+    async def receive_impatiently() -> None:
+        while len(received) < 20:
+            with trio.move_on_after(0.3):
+                received.append(await transport.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive_impatiently)
+        for n in range(20):
+            await trio.sleep(0.1)
+            await peer.send(str(n))
+    assert received == [str(n) for n in range(20)]
+
+
+async def test_receiving_cancelled_at_once_loses_nothing(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.send("kept")
+    await wait_all_tasks_blocked()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport.receive()
+    assert scope.cancelled_caught
+    assert await transport.receive() == "kept"
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "😀"])
+async def test_a_frame_has_at_most_so_many_bytes(
+    autojump_clock: MockClock, ends: Ends, letter: str
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    text = letter * (MAX_BYTES // len(letter.encode()))
+    text += "x" * (MAX_BYTES - len(text.encode()))
+    await peer.send(text)
+    assert await transport.receive() == text
+    await peer.send(text + "x")
+    with pytest.raises(MessageTooBig):
+        await transport.receive()
+
+
+async def test_a_binary_frame_has_at_most_so_many_bytes(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.send(b"x" * MAX_BYTES)
+    assert await transport.receive() == b"x" * MAX_BYTES
+    await peer.send(b"x" * (MAX_BYTES + 1))
+    with pytest.raises(MessageTooBig):
+        await transport.receive()
+
+
+# To the peer.
+
+
+async def test_frames_go_out_in_their_order(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await transport.send([b"1", b"2", FRAME])
+    await transport.send([])
+    await transport.send([b"3"])
+    assert [await peer.receive() for _ in range(4)] == [b"1", b"2", FRAME, b"3"]
+
+
+async def test_a_ping_reaches_the_peer(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await transport.send([b"1"])
+    await transport.ping()
+    await transport.send([b"2"])
+    await peer.receive()
+    assert peer.pings == 0
+    await peer.receive()
+    assert peer.pings == 1
+
+
+async def test_one_task_sends_while_another_receives(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.receive)
+        await wait_all_tasks_blocked()
+        await transport.send([b"1"])
+        assert await peer.receive() == b"1"
+        await peer.send("x")
+
+
+async def test_a_peer_that_does_not_read_makes_the_server_wait(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        for _ in range(100):
+            await transport.send([b"x" * 8000])
+            sent += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.sleep(SEND_TIMEOUT / 2)
+        assert sent < 100
+        for _ in range(100):
+            await peer.receive()
+    assert sent == 100
+
+
+async def test_a_peer_that_stops_reading_is_given_up(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, _ = ends
+    await transport.accept()
+    begun = trio.current_time()
+    with pytest.raises(TransportClosed) as caught:
+        await fill(transport)
+    assert caught.value.timed_out
+    assert trio.current_time() - begun == pytest.approx(SEND_TIMEOUT)
+    with pytest.raises(TransportClosed):
+        await transport.send([FRAME])
+    with pytest.raises(TransportClosed):
+        await transport.receive()
+
+
+async def test_a_peer_that_reads_slowly_but_steadily_is_kept(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.send, [b"x" * 8000] * 20)
+        for _ in range(20):
+            await trio.sleep(SEND_TIMEOUT - 1)
+            await peer.receive()
+
+
+async def test_a_send_that_is_cancelled_ends_the_line(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, _ = ends
+    await transport.accept()
+    with trio.move_on_after(SEND_TIMEOUT / 2) as scope:
+        await fill(transport)
+    assert scope.cancelled_caught
+    for again in (transport.send([FRAME]), transport.ping()):
+        with pytest.raises(TransportClosed):
+            await again
+
+
+# The end.
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 4400])
+async def test_the_peer_s_close_code_is_told(
+    autojump_clock: MockClock, ends: Ends, code: int
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.send("last")
+    await peer.close(code)
+    assert await transport.receive() == "last"
+    for _ in range(3):  # and told again
+        with pytest.raises(TransportClosed) as caught:
+            await transport.receive()
+        assert caught.value.code == code
+        assert not caught.value.timed_out
+
+
+async def test_a_peer_that_is_gone_is_noticed_on_both_ways(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.vanish()
+    with pytest.raises(TransportClosed) as caught:
+        await transport.receive()
+    assert caught.value.code in {None, ABNORMAL}
+    with pytest.raises(TransportClosed):
+        await fill(transport)
+    with pytest.raises(TransportClosed):
+        await transport.close(1000, "done")
+
+
+async def test_a_receive_that_waits_hears_of_the_end(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    caught: list[TransportClosed] = []
+
+    async def receive() -> None:
+        try:
+            await transport.receive()
+        except TransportClosed as closed:
+            caught.append(closed)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        await peer.vanish()
+    assert len(caught) == 1
+
+
+async def test_a_send_that_waits_hears_of_the_end(autojump_clock: MockClock, ends: Ends) -> None:
+    transport, peer = ends
+    await transport.accept()
+    caught: list[TransportClosed] = []
+
+    async def send() -> None:
+        try:
+            await fill(transport)
+        except TransportClosed as closed:
+            caught.append(closed)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.sleep(1)
+        await peer.vanish()
+    assert len(caught) == 1
+    assert not caught[0].timed_out
+
+
+async def test_a_peer_that_is_gone_before_the_answer_is_noticed(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await peer.vanish()
+    with suppress(TransportClosed):  # a line may not know yet
+        await transport.accept()
+    with pytest.raises(TransportClosed):
+        await fill(transport)
+
+
+async def test_the_server_s_close_code_reaches_the_peer_behind_all_frames(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await transport.send([b"1", b"2"])
+    await transport.close(4429, "evicted")
+    assert [await peer.receive(), await peer.receive()] == [b"1", b"2"]
+    with pytest.raises(TransportClosed) as caught:
+        await peer.receive()
+    assert caught.value.code == 4429
+
+
+async def test_what_the_peer_sent_before_it_closes_can_be_received(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await peer.send("before")
+    await transport.close(1012, "drained")
+    await peer.send("behind")
+    assert [await transport.receive(), await transport.receive()] == ["before", "behind"]
+    with pytest.raises(TransportClosed):
+        await peer.receive()
+    with pytest.raises(TransportClosed) as caught:
+        await transport.receive()
+    assert caught.value.code == 1012
+
+
+async def test_a_peer_that_does_not_answer_a_close_leaves_the_server_waiting(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
+    transport, _ = ends
+    await transport.accept()
+    await transport.close(1000, "done")
+    with trio.move_on_after(60) as scope:
+        await transport.receive()
+    assert scope.cancelled_caught
