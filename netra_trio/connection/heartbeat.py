@@ -3,7 +3,7 @@
 import trio
 
 from netra_trio.codes import EndReason, ErrorCode
-from netra_trio.connection.state import Connection, check_user
+from netra_trio.connection.state import CLOSE_WAIT, Connection, check_user
 from netra_trio.errors import StoreUnavailable, problem
 from netra_trio.protocol.liveness import Sign
 from netra_trio.protocol.messages import AuthExpiring, Heartbeat
@@ -22,12 +22,15 @@ async def watch(connection: Connection) -> None:
         if now >= user_check:
             user_check = now + USER_CHECK
             await _look_at_user(connection)
+    # What is left to write is on its way; a peer that takes it by the drop is not waited for.
+    await trio.sleep(connection.settings.send_timeout_ms / 1000 + CLOSE_WAIT)
+    connection.abort()
 
 
 async def _wait(connection: Connection, user_check: float) -> None:
-    """Wait until there may be something to do, or a new token changes when that is."""
+    """Wait until there may be something to do; a new token or the end changes when that is."""
     with trio.move_on_at(min(_next_look(connection), user_check)):
-        await connection.renewed.wait()
+        await connection.changed.wait()
 
 
 def _next_look(connection: Connection) -> float:

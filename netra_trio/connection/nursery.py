@@ -14,12 +14,10 @@ from structlog.contextvars import bind_contextvars
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.connection.heartbeat import watch
 from netra_trio.connection.reader import Reader
-from netra_trio.connection.state import Connection
+from netra_trio.connection.state import CLOSE_WAIT, Connection
 from netra_trio.connection.writer import finish, write
 from netra_trio.errors import TransportClosed, problem
 from netra_trio.ids import new_error_id
-
-CLOSE_WAIT = 2.0  # seconds for the peer to answer the close frame: a slow round trip, twice over
 
 _log = structlog.get_logger(__name__)
 

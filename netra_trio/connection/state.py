@@ -20,6 +20,7 @@ from netra_trio.protocol.messages import Outbound
 from netra_trio.session import Session
 from netra_trio.settings import Settings
 
+CLOSE_WAIT = 2.0  # seconds for the peer to answer the close frame: a slow round trip, twice over
 ABNORMAL = 1006  # what a close code reads where the line was cut without a close frame
 
 
@@ -35,7 +36,7 @@ class Connection:
         reason: Why it ends, once that is known.
         last_words: An error to send right before the close frame.
         is_finishing: Whether the last words and the close frame are on their way.
-        renewed: Set, and replaced, when a new token was accepted.
+        changed: Set when it ends; set and replaced when a new token was accepted.
         ping_due: Whether the writer is to send a protocol ping with its next write.
         scope: Holds all its tasks.
         ended: Set when nothing of it is left.
@@ -61,7 +62,7 @@ class Connection:
     frames_out: int = 0
     liveness: Liveness = field(init=False)
     token: TokenLife = field(init=False)
-    renewed: trio.Event = field(factory=trio.Event)
+    changed: trio.Event = field(factory=trio.Event)
     ping_due: bool = False
     ended: trio.Event = field(factory=trio.Event)
     scope: trio.CancelScope = field(factory=trio.CancelScope)
@@ -76,6 +77,7 @@ class Connection:
         if self.reason is not None:
             return
         self.reason = reason
+        self.changed.set()
         if problem is not None:
             self.last_words = encode_problem(problem, self.wall_clock())
         self.outbox.close()
@@ -103,8 +105,8 @@ class Connection:
         self.identity = identity
         self.session.permissions = identity.permissions
         self.token = self._token_life()
-        self.renewed.set()
-        self.renewed = trio.Event()
+        self.changed.set()
+        self.changed = trio.Event()
 
     async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
         """Send a control frame; waits only for a peer that does not read its replies."""

@@ -1,6 +1,5 @@
 """The demo agent, run as a session runs it: what triggers what, in which order, how fast."""
 
-
 import re
 from collections.abc import Sequence
 from itertools import pairwise

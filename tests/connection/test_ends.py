@@ -1,7 +1,7 @@
 """Each end of a connection: its name, close code, log line and last frames, and nothing is left."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,8 +13,7 @@ from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.codes import CloseCode, EndReason, ErrorCode
-from netra_trio.connection.nursery import CLOSE_WAIT
-from netra_trio.connection.state import Connection
+from netra_trio.connection.state import CLOSE_WAIT, Connection
 from netra_trio.errors import TransportClosed, problem
 from netra_trio.ids import UserId
 from netra_trio.interfaces import NewMessage, Transport
@@ -22,6 +21,11 @@ from netra_trio.runs import Run
 from netra_trio.transports.memory import MemoryTransport
 
 ALICE = UserId("alice")
+
+
+async def flood(run: Run) -> None:
+    for _ in range(500):
+        await run.emit("a piece of an answer that is not short at all")
 
 
 @define
@@ -474,3 +478,23 @@ async def test_a_session_s_fault_leaves_no_waiting_run_behind(autojump_clock: Mo
         assert server.hub.statistics()["sessions"] == 0
         assert set(store.ends) == set(store.recorded)
         assert server.hub._users.get(ALICE, trio.current_time()).runs == {}
+
+
+async def test_a_peer_that_takes_its_end_by_the_drop_is_not_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server(agents={"flood": flood}) as server:
+        client = server.start(buffer_bytes=300)
+        await client.expect("connection_established")
+        await client.say("go")
+        await client.expect("message_confirmed")
+        for _ in range(5):
+            await client.send_raw("[]")
+        ended = trio.current_time()
+        while not client.done.is_set():  # a frame just before each send would time out
+            with trio.move_on_after(4.9):
+                await client.done.wait()
+            with suppress(TransportClosed):
+                await client.next()
+        assert client.ended is EndReason.ERROR_LIMIT
+        assert trio.current_time() - ended < 2 * 4.9 + 5.0 + CLOSE_WAIT

@@ -10,7 +10,7 @@ from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio.codes import EndReason
-from netra_trio.connection.nursery import CLOSE_WAIT
+from netra_trio.connection.state import CLOSE_WAIT
 from netra_trio.errors import TransportClosed
 from netra_trio.ids import UserId
 from netra_trio.runs import Run

@@ -293,8 +293,7 @@ def test_there_is_no_other_websocket(dev: Server, path: str) -> None:
 )
 def test_what_is_no_handshake_is_refused(dev: Server, options: dict[str, str], status: int) -> None:
     answer = ask(dev.address, upgrade_request(dev.address, "/ws", [bearer()], **options))
-    assert (answer.status, answer.body["code"]) == (status, "BAD_REQUEST")
-    assert {"code", "error", "help", "recoverable", "timestamp"} <= answer.body.keys()
+    answer.refuses(status, "BAD_REQUEST")
     if status == 426:
         assert answer.headers["sec-websocket-version"] == "13"
 
@@ -314,7 +313,7 @@ def test_a_head_of_the_limit_opens(dev: Server) -> None:
 
 def test_a_head_beyond_the_limit_is_refused(dev: Server) -> None:
     with open_line(dev.address) as line:
-        line.sendall(padded(dev.address, HEAD_BYTES + 64))
+        line.sendall(padded(dev.address, HEAD_BYTES + 1))
         try:
             status = read_answer(line).status
         except ConnectionError:

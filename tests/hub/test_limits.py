@@ -5,7 +5,7 @@ from support.memory import Client, Server, kinds, open_server
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.codes import EndReason, ErrorCode
-from netra_trio.connection.nursery import CLOSE_WAIT
+from netra_trio.connection.state import CLOSE_WAIT
 from netra_trio.ids import UserId
 from netra_trio.interfaces import Transport
 from netra_trio.runs import Run
