@@ -67,7 +67,9 @@ async def chat(
                     await talk.ask(line)
                 talk.screen.prompt()
         nursery.cancel_scope.cancel()
-    return 0 if talk.status in {None, "completed"} else 1
+    # Who stops an answer in a conversation got what was asked for.
+    fine = {None, "completed"} if message is not None else {None, "completed", "cancelled"}
+    return 0 if talk.status in fine else 1
 
 
 @define

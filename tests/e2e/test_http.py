@@ -236,6 +236,8 @@ def test_a_ticket_needs_a_token_in_its_header(dev: Server) -> None:
     )
     refused(dev.http("POST", "/ws/ticket", [bearer(seconds=-60)]), 401, "TOKEN_EXPIRED")
     refused(dev.http("POST", "/ws/ticket", [bearer(), bearer()]), 401, "INVALID_TOKEN")
+    both = f"/ws/ticket?token={sign()}"
+    refused(dev.http("POST", both, [bearer()]), 401, "INVALID_TOKEN")
 
 
 def test_a_ticket_is_refused_for_the_earlier_fault(dev: Server, production: Server) -> None:

