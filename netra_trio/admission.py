@@ -12,7 +12,7 @@ import attrs
 from orjson import OPT_SORT_KEYS, dumps
 
 from netra_trio.codes import ErrorCode
-from netra_trio.errors import Refused, problem
+from netra_trio.errors import Refused, problem, store_unavailable
 from netra_trio.ids import (
     CorrelationId,
     ThreadId,
@@ -127,8 +127,7 @@ def key_conflict() -> Refused:
 
 def not_stored() -> Refused:
     """Return the refusal of a message that the store could not take."""
-    text = "The message could not be stored."
-    return Refused(problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS))
+    return Refused(store_unavailable("The message could not be stored."))
 
 
 def _fingerprint(message: WorkMessage) -> bytes:

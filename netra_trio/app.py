@@ -4,6 +4,7 @@ app = create_app(agents={"shout": shout})
 """
 
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ from netra_trio import http
 from netra_trio.agents.demo import demo
 from netra_trio.agents.echo import echo
 from netra_trio.auth import TokenVerifier
-from netra_trio.errors import Refused, SettingsError
+from netra_trio.errors import Refused, SettingsError, TransportClosed
+from netra_trio.host import prepare_host
 from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import new_error_id
 from netra_trio.interfaces import Store
@@ -28,6 +30,8 @@ from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receiv
 
 DEMO_AGENTS: Mapping[str, Agent] = {"demo": demo, "echo": echo}
 """What answers where no agent is given; the first one is the default."""
+
+HYPERCORN = "hypercorn.trio.run"  # is imported where it is the host, which takes it up after this
 
 _log = structlog.get_logger(__name__)
 
@@ -81,6 +85,8 @@ class Application:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
+        if HYPERCORN in sys.modules:
+            prepare_host(self.settings)
         async with open_hub(
             self.settings,
             agents=self._agents,
@@ -110,6 +116,8 @@ class Application:
         """Keep one call's fault to itself: the host answers 500, or 1011."""
         try:
             await call
+        except* TransportClosed:
+            pass  # it left before its answer
         except* Exception as faults:
             _log.error("call_failed", error_id=new_error_id(), exc_info=faults)
 

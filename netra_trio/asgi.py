@@ -2,7 +2,7 @@
 
 from netra_trio.app import create_app
 from netra_trio.errors import SettingsError
-from netra_trio.host import prepare_host, use_our_log
+from netra_trio.host import use_our_log
 from netra_trio.observe.logs import configure
 
 configure()
@@ -11,4 +11,3 @@ try:
 except SettingsError as error:
     raise SystemExit(str(error)) from None
 use_our_log()
-prepare_host(app.settings)

@@ -28,8 +28,6 @@ TICKET_SECONDS = 30  # the contract's figure, section 1
 TICKETS_PER_USER = 20  # ten tabs that open twice within a ticket's life
 TICKETS = 20_000  # two for each connection that the default limit allows
 
-ADMIN = "netra:admin"  # the permission to look into the server
-
 
 @frozen
 class Identity:

@@ -10,6 +10,8 @@ from attrs import frozen
 
 from netra_trio.codes import ERRORS, ErrorCode
 
+STORE_RETRY_MS = 1000  # a restarted database is back in about that time
+
 
 @frozen
 class Problem:
@@ -80,6 +82,11 @@ def problem(
         retry_after_ms=retry_after_ms,
         error_id=error_id,
     )
+
+
+def store_unavailable(text: str = "The store cannot answer now.") -> Problem:
+    """Return what a client is told while the store is down."""
+    return problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
 
 
 class NetraError(Exception):

@@ -108,7 +108,16 @@ async def dev_token(call: Call) -> Answer:
     return Answer(200, {"token": call.hub.verifier.sign(user, expires_at=expires_at)})
 
 
+async def upgrade_required(call: Call) -> Answer:
+    """Tell that this is the WebSocket, to be opened with an upgrade."""
+    text = "This is a WebSocket endpoint: open it with an upgrade."
+    headers = {"upgrade": "websocket", "connection": "upgrade"}
+    return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
+
+
 ENDPOINTS: dict[str, dict[str, Endpoint]] = {
+    "/ws": {"GET": upgrade_required},
+    "/ws/": {"GET": upgrade_required},
     "/ws/config": {"GET": config},
     "/ws/ticket": {"POST": ticket},
     "/ws/health": {"GET": health},
@@ -140,39 +149,34 @@ async def handle(scope: Mapping[str, Any], receive: Receive, send: Send, hub: Hu
 
 
 async def _answer(call: Call) -> Answer:
-    if call.path in WEBSOCKET_PATHS:
-        text = "This is a WebSocket endpoint: open it with an upgrade."
-        headers = {"upgrade": "websocket", "connection": "upgrade"}
-        return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
-    methods = ENDPOINTS.get(call.path)
-    if methods is None:
+    methods = ENDPOINTS.get(call.path, {})
+    # A POST's endpoint looks at the origin itself, in its place among the other checks.
+    if call.method == "OPTIONS" or (call.method == "POST" and "POST" not in methods):
+        _check_foreign(call)
+    if call.path not in ENDPOINTS:
         raise _no_such_path()
     allowed = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
+    if call.method == "OPTIONS":
+        return Answer(204, headers={"allow": ", ".join(sorted(allowed))})
     if call.method not in allowed:
         text = f"The method {call.method[:20]!r} is not for this path."
         headers = {"allow": ", ".join(sorted(allowed))}
         return Answer(405, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
-    if call.method == "OPTIONS":
-        _check_foreign(call)
-        return Answer(204, headers={"allow": ", ".join(sorted(allowed))})
     answer = await methods["GET" if call.method == "HEAD" else call.method](call)
     answer.headers.setdefault("cache-control", "no-store")
     return answer
 
 
 def _check_foreign(call: Call) -> None:
-    """Refuse a foreign page's pre-flight; the development token does not even say it is there.
-
-    A POST's endpoint refuses it itself, in its place among the endpoint's other checks.
-    """
+    """Refuse a foreign page; the development token does not even say that it is there."""
     if not call.request.origins:
         return
     try:
         check_origin(call.request, call.hub.settings)
     except Refused:
-        if ENDPOINTS[call.path].get("POST") is not dev_token:
-            raise
-        raise _no_such_path() from None
+        if call.path == DEV_TOKEN:
+            raise _no_such_path() from None
+        raise
 
 
 def cors_headers(request: Request, hub: Hub) -> dict[str, str]:
@@ -238,7 +242,7 @@ def _body(fault: Problem, hub: Hub) -> dict[str, Any]:
 
 def _no_such_path() -> Refused:
     text = "There is nothing at this path."
-    known = ", ".join(["/ws", *(path for path in ENDPOINTS if path != DEV_TOKEN)])
+    known = ", ".join(path for path in ENDPOINTS if path != DEV_TOKEN)
     return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help=f"There are: {known}."))
 
 

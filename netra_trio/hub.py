@@ -10,6 +10,7 @@ Leaving a context manager is the clean-up: nothing is unregistered by hand.
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import structlog
 import trio
@@ -33,6 +34,7 @@ from netra_trio.protocol.messages import (
 from netra_trio.runs import Agent
 from netra_trio.session import Session
 from netra_trio.settings import Settings
+from netra_trio.stores.patient import PatientStore
 from netra_trio.users import User, Users
 
 FULL_RETRY_MS = 5000  # of a client that found no seat: a place frees when somebody leaves
@@ -165,8 +167,7 @@ class Hub:
             return await serve_connection(connection)
         finally:
             del self._connections[connection.id]
-            if connection in user.connections:
-                user.connections.remove(connection)
+            user.connections.remove(connection)
             session.close()
 
     async def drain(self, reason: str = "restart") -> None:
@@ -181,13 +182,15 @@ class Hub:
         self._draining = True
         timeout = self.settings.drain_timeout_ms / 1000
         deadline = trio.current_time() + timeout
-        grace = deadline - min(CLOSING_SECONDS, timeout * CLOSING_SHARE)
+        closing = min(CLOSING_SECONDS, timeout * CLOSING_SHARE)
+        grace, patience = deadline - closing, deadline - closing / 2
         _log.info("draining", connections=len(self._connections), seconds=timeout)
         try:
             with trio.move_on_at(deadline):
                 async with trio.open_nursery() as nursery:
                     for connection in list(self._connections.values()):
-                        nursery.start_soon(self._drain_connection, connection, reason, grace)
+                        drain = partial(self._drain_connection, grace=grace, patience=patience)
+                        nursery.start_soon(drain, connection, reason)
         finally:
             _log.info("drained", aborted=len(self._connections))
             self.close()
@@ -217,7 +220,9 @@ class Hub:
     def _make_room(self, user: User) -> None:
         """See that the user may have one more connection."""
         limit = self.settings.max_connections_per_user
-        if len(user.connections) < limit:
+        # One that is on its way out counts no more: whoever reconnects would evict a healthy one.
+        staying = [connection for connection in user.connections if connection.reason is None]
+        if len(staying) < limit:
             return
         text = f"A user may have {limit} connections at once."
         if self.settings.connection_limit_policy == "reject":
@@ -225,7 +230,7 @@ class Hub:
                 problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, retry_after_ms=FULL_RETRY_MS)
             )
         fault = problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, recoverable=False)
-        user.connections.pop(0).end(EndReason.EVICTED, fault)
+        staying[0].end(EndReason.EVICTED, fault)
 
     def _welcome(self, connection: Connection, resume: ResumeState) -> bytes:
         now = self.wall_clock()
@@ -253,15 +258,19 @@ class Hub:
         finally:
             del self._sessions[session.id]
 
-    async def _drain_connection(self, connection: Connection, reason: str, grace: float) -> None:
+    async def _drain_connection(
+        self, connection: Connection, reason: str, *, grace: float, patience: float
+    ) -> None:
+        """Let runs go on until `grace` and end until `patience`, both on Trio's clock; close."""
         session = connection.session
         session.drain()
-        with trio.move_on_at(grace) as waiting:
+        with trio.move_on_at(grace):
             await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
             await session.wait_idle()
-        if waiting.cancelled_caught:
-            session.interrupt()
+        session.interrupt()
+        with trio.move_on_at(patience):
             await session.wait_idle()
+        await session.abandon()
         connection.end(EndReason.DRAINED)
         await connection.ended.wait()
 
@@ -280,7 +289,7 @@ async def open_hub(
         hub = Hub(
             settings,
             agents=agents,
-            store=store,
+            store=PatientStore(store),
             verifier=verifier,
             wall_clock=wall_clock,
             nursery=nursery,

@@ -17,14 +17,13 @@ from attrs import frozen
 from netra_trio.auth import Identity, check_expiry, user_refusal
 from netra_trio.codes import ErrorCode
 from netra_trio.discovery import SUBPROTOCOL
-from netra_trio.errors import Refused, StoreUnavailable, problem
+from netra_trio.errors import Refused, StoreUnavailable, problem, store_unavailable
 from netra_trio.hub import Hub
 from netra_trio.ids import UserId
 from netra_trio.protocol.messages import ResetReason, ResumeState, Verdict
 from netra_trio.settings import Settings
 
 SESSION_ID_CHARACTERS = 128  # far above any id of ours; a longer one is no session's
-STORE_RETRY_MS = 1000  # a restarted database is back in about that time
 
 _JWT_PROTOCOL = "jwt."
 _NUMBER = re.compile(r"[0-9]{1,18}")  # what fits into 64 bits, whatever its digits
@@ -142,10 +141,7 @@ async def check_user_exists(identity: Identity, hub: Hub) -> None:
         if user is None and hub.settings.auth_auto_provision:
             user = await hub.store.create_user(identity.user_id)
     except StoreUnavailable:
-        text = "The store cannot answer now."
-        raise Refused(
-            problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
-        ) from None
+        raise Refused(store_unavailable()) from None
     refusal = user_refusal(user)
     if refusal is not None:
         raise Refused(refusal)

@@ -14,6 +14,7 @@ stay in the session's log, so the channel carries a bell for them instead, at mo
 import trio
 
 CONTROL_FRAMES = 256  # a full second of the control rate and what a beat adds, twice over
+CONTROL_BYTES = 64 * 1024  # what one write carries of events, too; one larger frame may wait alone
 _BELL = b""
 
 
@@ -23,6 +24,8 @@ class Outbox:
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[bytes](CONTROL_FRAMES)
         self._rung = False
+        self._bytes = 0
+        self._room = trio.lowlevel.ParkingLot()
 
     def ring(self) -> None:
         """Say that the log has news."""
@@ -32,12 +35,15 @@ class Outbox:
 
     def offer(self, frame: bytes) -> bool:
         """Put a control frame in, if there is room; a closed outbox takes and forgets it."""
+        if self._bytes and self._bytes + len(frame) > CONTROL_BYTES:
+            return False
         try:
             self._send.send_nowait(frame)
         except trio.WouldBlock:
             return False
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return True
+        self._bytes += len(frame)
         return True
 
     async def put(self, frame: bytes) -> None:
@@ -45,15 +51,13 @@ class Outbox:
 
         Cancelling is safe: the frame is in or it is not. Without a checkpoint where there is room.
         """
-        if not self.offer(frame):
-            try:
-                await self._send.send(frame)
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
-                return
+        while not self.offer(frame):
+            await self._room.park()
 
     def close(self) -> None:
         """Take nothing more; what is in can still be taken out."""
         self._send.close()
+        self._room.unpark_all()
 
     async def wait(self) -> list[bytes]:
         """Wait until there is something for the writer, and take the control frames of it.
@@ -68,10 +72,11 @@ class Outbox:
         # in the same write, and writes are the dearest thing a connection does.
         await trio.lowlevel.checkpoint()
         frames = self.take()
-        if first != _BELL:
-            return [first, *frames]
-        self._rung = False
-        return frames
+        if first == _BELL:
+            self._rung = False
+            return frames
+        self._free(first)
+        return [first, *frames]
 
     def take(self) -> list[bytes]:
         """Take the control frames that are there now."""
@@ -83,5 +88,10 @@ class Outbox:
                 return frames
             if frame != _BELL:
                 frames.append(frame)
+                self._free(frame)
             else:
                 self._rung = False
+
+    def _free(self, frame: bytes) -> None:
+        self._bytes -= len(frame)
+        self._room.unpark_all()

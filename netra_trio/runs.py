@@ -145,6 +145,8 @@ class Run:
         """
         if not isinstance(text, str):
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
+        if not text:
+            await trio.lowlevel.checkpoint()  # a loop of nothing lets others run all the same
         for piece in pieces(text):
             await self._output.put(PartialResult(self.id, piece), json_size(piece))
             self._output.add_text(piece)
@@ -311,11 +313,12 @@ class Execution:
         self._wall_clock = wall_clock
         self._scope = trio.CancelScope()
         self.stopped: RunStatus | None = None
+        self.has_ended = False
         self._started = inf
 
     def stop(self, status: RunStatus) -> None:
         """Cancel the run, to end with `status`; the first one that stops it names the end."""
-        if self.stopped is None:
+        if self.stopped is None and not self._scope.cancel_called:
             self.stopped = status
         self._scope.cancel()
 
@@ -329,7 +332,8 @@ class Execution:
         try:
             with self._scope:
                 ending = await self._attempt_until_done()
-            if self._scope.cancelled_caught:
+            # Also for an agent that took the cancellation for itself and returned.
+            if self._scope.cancel_called:
                 ending = self._cut_off()
         finally:
             self.output.close()
@@ -356,7 +360,7 @@ class Execution:
             retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
             if not retryable or attempt == ATTEMPTS:
                 return self._failed(error)
-            _log.warning("run_retried", run_id=self.spec.run_id, attempt=attempt, exc_info=error)
+            _log_fault("run_retried", error, run_id=self.spec.run_id, attempt=attempt)
             await trio.sleep(BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
             attempt += 1
 
@@ -366,7 +370,7 @@ class Execution:
         This is the one place that holds an agent's exception. What is raised beside a cancellation
         is logged, and the cancellation goes on alone.
         """
-        result = None
+        result, error = None, None
         try:
             async with trio.open_nursery() as nursery:
                 run = Run(
@@ -377,21 +381,37 @@ class Execution:
                     output=self.output,
                     store=self._store,
                 )
-                result = await self.spec.agent(run)
+                try:
+                    result = await self.spec.agent(run)
+                except (trio.Cancelled, GeneratorExit):
+                    raise
+                except BaseException as raised:
+                    # Before Trio looks at it: what cannot be printed breaks even a nursery.
+                    error = self._own(raised)
+                    nursery.cancel_scope.cancel()
         except trio.Cancelled:
             raise
-        except BaseExceptionGroup as group:
-            through, own = group.split((trio.Cancelled, KeyboardInterrupt))
-            if through is None:
-                return None, own
+        except BaseExceptionGroup as group:  # of tasks that the agent started beside itself
+            beside = self._own(group)
+            if error is not None:
+                self._log_cleanup(beside)
+            error = error or beside
+        # An agent that cancelled its own nursery comes here too, with what it emitted.
+        return result, error
+
+    def _own(self, raised: BaseException) -> BaseException:
+        """Return what the agent raised; a cancellation in it goes on, and the rest is logged."""
+        if not isinstance(raised, BaseExceptionGroup):
+            return raised
+        through, own = _split(raised)
+        if through is not None:
             if own is not None:
                 self._log_cleanup(own)
             raise through from None
-        # An agent that cancelled its own nursery comes here too, with what it emitted.
-        return result, None
+        return own or raised
 
     def _log_cleanup(self, error: BaseException) -> None:
-        _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=error)
+        _log_fault("run_failed_in_cleanup", error, run_id=self.spec.run_id)
 
     def _completed(self, result: Any) -> Ending:
         if result is None:
@@ -404,7 +424,7 @@ class Execution:
 
     def _failed(self, error: BaseException) -> Ending:
         error_id = new_error_id()
-        _log.error("run_failed", run_id=self.spec.run_id, error_id=error_id, exc_info=error)
+        _log_fault("run_failed", error, run_id=self.spec.run_id, error_id=error_id)
         fault = problem(ErrorCode.AGENT_ERROR, "The agent failed.", error_id=error_id)
         body = fault.body(self._wall_clock())
         return Ending(RunStatus.FAILED, error=body, duration=self._duration())
@@ -449,6 +469,24 @@ def _check_tool_name(name: str) -> None:
         raise TypeError(f"a tool's name is a str, got {type(name).__name__}")
     if json_size(name) > TOOL_NAME_BYTES:
         raise ValueError(f"a tool's name has at most {TOOL_NAME_BYTES} bytes")
+
+
+def _log_fault(event: str, error: BaseException, **facts: object) -> None:
+    """Log what an agent raised, even where its exception cannot so much as be printed."""
+    try:
+        _log.error(event, exc_info=error, **facts)
+    except Exception:
+        _log.error(event, unprintable=type(error).__name__, **facts)
+
+
+def _split(
+    group: BaseExceptionGroup[BaseException],
+) -> tuple[BaseExceptionGroup[trio.Cancelled] | None, BaseException | None]:
+    """Split a group into the cancellation, which goes on, and what the agent raised."""
+    try:
+        return group.split(trio.Cancelled)
+    except RecursionError:  # groups in groups without end: nothing of Trio's nests like that
+        return None, RecursionError("exception groups nested too deep")
 
 
 def _is_only(error: BaseException, kind: type[BaseException]) -> bool:

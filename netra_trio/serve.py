@@ -17,7 +17,6 @@ import trio
 from hypercorn.config import Config
 
 from netra_trio.app import Application
-from netra_trio.host import prepare_host
 from netra_trio.observe.logs import host_logger
 
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
@@ -44,7 +43,6 @@ async def serve(
     connections are accepted. On return everything is closed; where a thread of an agent does not
     end in time the process exits with code 0 from within.
     """
-    prepare_host(app.settings)
     config = _config(sock, app)
     drained = trio.Event()
     async with trio.open_nursery() as nursery:

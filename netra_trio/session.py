@@ -8,7 +8,7 @@ it: the outbox only carries the bell.
     inbox ──► admit: decide, record, confirm ──► schedule ──► runs ──► log ──► writer
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -29,7 +29,6 @@ from netra_trio.admission import (
     run_spec,
     too_fast,
 )
-from netra_trio.codes import ErrorCode
 from netra_trio.errors import KeyConflict, Problem, Refused, StoreUnavailable
 from netra_trio.ids import (
     CorrelationId,
@@ -227,8 +226,11 @@ class Session:
     async def _work(self) -> None:
         """Take messages out of the inbox, and start what is due, until the inbox is closed."""
         while True:
+            # One look at the clock for both: a turn between two looks would start nothing.
+            now = trio.current_time()
+            self._start_due(now)
+            self._nap = trio.CancelScope(deadline=self._schedule.next_turn(now))
             work = None
-            self._nap = trio.CancelScope(deadline=self._schedule.next_turn(trio.current_time()))
             with self._nap:
                 try:
                     work = await self._inbox.receive()
@@ -236,7 +238,6 @@ class Session:
                     return
             if work is not None:
                 await self._admit(work)
-            self._start_due()
 
     def drain(self) -> None:
         """Start no run any more: what waits ends `interrupted`, what is offered is refused."""
@@ -252,16 +253,23 @@ class Session:
         """Wait until no run is active or waits."""
         await self._idle.wait()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no run is active or waits."""
-        return not self._executions
+    async def abandon(self) -> None:
+        """Write the end of every run that has not ended, whatever its tasks still do.
+
+        Nothing of such a run is written any more: its way out is closed.
+        """
+        for run_id in self._schedule.active:
+            execution, new = self._executions.get(RunId(run_id), (None, None))
+            if execution is not None and new is not None:
+                await self._end(execution, new, Ending(RunStatus.INTERRUPTED))
 
     def close(self, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End the session: its runs end with `status`, then its task ends."""
         if self._closing is not None:
             return
         self._closing = status
+        for live in self.user.runs.values():
+            live.watchers.pop(self.id, None)
         self._end_waiting(status)
         for execution, _ in self._executions.values():
             execution.stop(status)
@@ -327,27 +335,60 @@ class Session:
     ) -> tuple[Duplicate | None, float]:
         """Record a message, unless it was before; return that, and when its run may start."""
         try:
-            try:
-                turn = self._turn(new.thread_id, message.on_busy)
-            except Refused as refused:
-                # What is busy may be this very message's run: then it is no new message.
-                known = await self._find(new, refused)
-                if known is None:
-                    raise
-                return known, 0.0
-            known = await self._store.record(new)
-            if known is not None and self._ended_meanwhile(known):
-                known = await self._store.record(new)
+            turn = self._turn(new.thread_id, message.on_busy)
+        except Refused:
+            if new.key is None or self._draining or self._closing is not None:
+                raise
+            # What is busy, or fills the queue, may be this very message: then it is no new one.
+            known = await self._ask(self._store.find, new)
+            if known is None:
+                raise
+            return known, 0.0
+        known = None
+        try:
+            known = await self._ask(self._store.record, new)
+        except Refused:
+            self.user.window.give_back(turn)
+            raise
+        if known is not None:
+            self.user.window.give_back(turn)
+        return known, turn
+
+    async def _ask(
+        self, question: Callable[[NewMessage], Awaitable[Duplicate | None]], new: NewMessage
+    ) -> Duplicate | None:
+        """Ask the store for a message that was recorded before; its end is in it, or to come."""
+        try:
+            known = await question(new)
+            if known is not None and self._is_orphan(known):
+                # It may have ended after the store looked; if not, nobody is there to end it.
+                known = await question(new) or known
+                if self._is_orphan(known):
+                    known = await self._end_orphan(known)
         except KeyConflict:
             raise key_conflict() from None
         except StoreUnavailable:
             raise not_stored() from None
-        return known, turn
+        return known
 
-    async def _find(self, new: NewMessage, refused: Refused) -> Duplicate | None:
-        if new.key is None or refused.problem.code is not ErrorCode.AGENT_BUSY:
-            return None
-        return await self._store.find(new)
+    def _is_orphan(self, known: Duplicate) -> bool:
+        return known.completed is None and known.run_id not in self.user.runs
+
+    async def _end_orphan(self, known: Duplicate) -> Duplicate:
+        """End a run that nobody runs: its commit was taken for a failure, and asked for again."""
+        completed = dumps(payload_of(AgentCompleted(known.run_id, RunStatus.INTERRUPTED, 0)))
+        end = RunEnd(
+            run_id=known.run_id,
+            status=RunStatus.INTERRUPTED,
+            message_id=new_message_id(),
+            text="",
+            truncated=False,
+            created_at=self._wall_clock(),
+            completed=completed,
+        )
+        with trio.move_on_after(END_STORE_TIMEOUT):
+            await self._store.end_run(end)
+        return evolve(known, status=RunStatus.INTERRUPTED, completed=completed)
 
     def _turn(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
         """Take a turn of the user's rate for a message that may come in, and return when it is."""
@@ -367,10 +408,6 @@ class Session:
         window.take(now)
         return turn
 
-    def _ended_meanwhile(self, known: Duplicate) -> bool:
-        """Whether the run ended after the store looked: then its end can be had for the asking."""
-        return known.completed is None and known.run_id not in self.user.runs
-
     def _confirm_duplicate(self, known: Duplicate, correlation_id: CorrelationId) -> None:
         """Confirm what was recorded before, and see that its end is told here too."""
         self._confirm(
@@ -383,16 +420,15 @@ class Session:
             ),
             correlation_id,
         )
-        if known.completed is not None:
-            self._copy_end(known.completed, correlation_id)
-        elif known.run_id in self._executions:
+        live = self.user.runs.get(known.run_id)
+        if known.run_id in self._executions:
             self.log.release(1)  # its own end will come here
-        elif known.run_id in self.user.runs:
-            self.user.runs[known.run_id].watchers.append(
-                lambda end: self._copy_end(end.completed, correlation_id)
-            )
+        elif known.completed is not None:
+            self._copy_end(known.completed, correlation_id)
+        elif live is not None and self.id not in live.watchers:
+            live.watchers[self.id] = lambda end: self._copy_end(end.completed, correlation_id)
         else:
-            self.log.release(1)
+            self.log.release(1)  # its end will come here already
 
     def _copy_end(self, completed: bytes, correlation_id: CorrelationId) -> None:
         if self.log.is_over_bytes:
@@ -413,13 +449,9 @@ class Session:
             return
         interrupts = on_busy is OnBusy.INTERRUPT
         self._schedule.add(new.run_id, new.thread_id, turn=turn, first=interrupts)
-        active = self._schedule.active_in(new.thread_id)
-        if interrupts and active is not None:
-            self._executions[RunId(active)][0].stop(RunStatus.CANCELLED)
         now = trio.current_time()
-        started = self._schedule.start_due(now)
+        self._start_due(now)
         self._confirm_run(new, self._schedule.position(new.run_id, now))
-        self._start(started)
 
     def _confirm_run(self, new: NewMessage, position: int | None) -> None:
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
@@ -431,9 +463,11 @@ class Session:
 
     # From a run to its end.
 
-    def _start_due(self) -> None:
+    def _start_due(self, now: float) -> None:
         if not self._draining and self._closing is None:
-            self._start(self._schedule.start_due(trio.current_time()))
+            for run_id in self._schedule.to_interrupt(now):
+                self._executions[RunId(run_id)][0].stop(RunStatus.CANCELLED)
+            self._start(self._schedule.start_due(now))
 
     def _start(self, runs: list[str]) -> None:
         for run_id in runs:
@@ -456,7 +490,7 @@ class Session:
         finally:
             await self._end(execution, new, ending)
             self._schedule.ended(new.run_id)
-        self._start_due()
+        self._start_due(trio.current_time())
 
     def _stop(self, run_id: RunId) -> None:
         """Stop one of this session's runs, started or not."""
@@ -473,7 +507,13 @@ class Session:
             self._spawn(self._end, execution, new, Ending(status))
 
     async def _end(self, execution: Execution, new: NewMessage, ending: Ending) -> None:
-        """Store how a run ended, then tell it: the one place that writes `agent_completed`."""
+        """Store how a run ended, then tell it: the one place that writes `agent_completed`.
+
+        The first end stands: a run that was abandoned ends once more when its tasks do.
+        """
+        if execution.has_ended:
+            return
+        execution.has_ended = True
         execution.output.close()
         if self.log.is_over_bytes:
             ending = _lean(ending)
@@ -504,7 +544,7 @@ class Session:
             self.append(
                 Encoded(AgentCompleted.TYPE, data), len(data), new.correlation_id, reserved=True
             )
-            for watcher in live.watchers:
+            for watcher in live.watchers.values():
                 watcher(end)
             _log.info("run_ended", run_id=new.run_id, status=ending.status)
 

@@ -12,13 +12,18 @@ from attrs import define, field
 
 from netra_trio.codes import EndReason
 from netra_trio.errors import Problem
-from netra_trio.ids import RunId, UserId
+from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.interfaces import RunEnd
 from netra_trio.protocol.ratelimit import SlidingWindow
 
 
 class Endable(Protocol):
     """A connection, as far as its user's limit is concerned."""
+
+    @property
+    def reason(self) -> EndReason | None:
+        """Why it ends, None while it does not."""
+        ...
 
     def end(self, reason: EndReason, problem: Problem | None = None) -> None:
         """End it, for a reason and with a last word."""
@@ -31,11 +36,11 @@ class LiveRun:
 
     Attributes:
         stop: Stops it; its end is the answer.
-        watchers: Who wants to know its end: sessions that sent its message again.
+        watchers: Who wants to know its end: sessions that sent its message again, once each.
     """
 
     stop: Callable[[], None]
-    watchers: list[Callable[[RunEnd], None]] = field(factory=list)
+    watchers: dict[SessionId, Callable[[RunEnd], None]] = field(factory=dict)
 
 
 @define(eq=False)

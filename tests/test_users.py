@@ -13,6 +13,8 @@ from netra_trio.users import LiveRun, User, Users
 class Line:
     """A connection that counts its ends."""
 
+    reason: EndReason | None = None
+
     def __init__(self) -> None:
         self.ends = 0
 
@@ -59,7 +61,7 @@ def test_two_users_have_nothing_in_common() -> None:
     assert bob.window.take(0.0) == 0.0
     assert not bob.connections
     assert not bob.runs
-    assert alice.runs[RunId("r")].watchers == []
+    assert alice.runs[RunId("r")].watchers == {}
 
 
 def test_passers_by_are_forgotten() -> None:

@@ -16,8 +16,8 @@ async def watch(connection: Connection) -> None:
     user_check = trio.current_time() + USER_CHECK
     while connection.reason is None:
         await _wait(connection, user_check)
-        await _look_at_token(connection)
-        await _look_at_line(connection)
+        _look_at_token(connection)
+        _look_at_line(connection)
         now = trio.current_time()
         if now >= user_check:
             user_check = now + USER_CHECK
@@ -51,19 +51,19 @@ async def _look_at_user(connection: Connection) -> None:
             return
 
 
-async def _look_at_token(connection: Connection) -> None:
+def _look_at_token(connection: Connection) -> None:
     token, now = connection.token, connection.wall_clock()
     if token.has_ended(now):
         fault = problem(ErrorCode.TOKEN_EXPIRED, "The token has expired.")
         connection.end(EndReason.TOKEN_EXPIRED, fault)
     elif token.warn(now):
-        await connection.reply(AuthExpiring(token.expires_at))
+        connection.tell(AuthExpiring(token.expires_at))
 
 
-async def _look_at_line(connection: Connection) -> None:
+def _look_at_line(connection: Connection) -> None:
     sign = connection.liveness.look(trio.current_time())
     if sign is Sign.LOST:
         connection.end(EndReason.HEARTBEAT_MISSED)
     elif sign is Sign.BEAT and connection.reason is None:
         connection.ping_due = True
-        await connection.reply(Heartbeat(connection.wall_clock()))
+        connection.tell(Heartbeat(connection.wall_clock()))

@@ -4,6 +4,7 @@ The reader never waits for the log, for a run or for the store, so a stop is hea
 goes on. What has to ask the store is an errand, done beside it, a few at a time.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import Any
@@ -20,13 +21,16 @@ from netra_trio.errors import (
     Refused,
     StoreUnavailable,
     problem,
+    store_unavailable,
 )
+from netra_trio.interfaces import HISTORY_PAGE_BYTES
 from netra_trio.protocol.codec import (
     HARD_SIZE_FACTOR,
     BadFrame,
     Frame,
     binary_frame,
     decode,
+    newest_that_fit,
     show,
 )
 from netra_trio.protocol.messages import (
@@ -47,8 +51,7 @@ from netra_trio.protocol.ratelimit import TokenBucket
 BAD_FRAMES = 5  # in a row end the connection, section 5 of the contract
 CONTROL_RATE, CONTROL_BURST = 100, 1000  # frames a second, frames; section 6
 HISTORY_RATE, HISTORY_BURST = 10, 10  # requests a second, requests; section 6
-STORE_RETRY_MS = 1000  # a restarted database is back in about that time
-ERRANDS = 10  # asked of the store at once by one connection: a second's worth of its rate
+ERRANDS = 10  # of a kind, asked of the store at once by one connection: a second's worth
 
 
 class Reader:
@@ -64,7 +67,8 @@ class Reader:
         self._connection = connection
         self._nursery = nursery
         self._bad_frames = 0
-        self._errands = 0
+        self._errands: Counter[Callable[[Frame], Awaitable[None]]] = Counter()
+        self._renewals = trio.Lock()
         self._control = TokenBucket(rate=CONTROL_RATE, burst=CONTROL_BURST, now=now)
         self._history = TokenBucket(rate=HISTORY_RATE, burst=HISTORY_BURST, now=now)
 
@@ -168,9 +172,9 @@ class Reader:
 
     def _start_errand(self, errand: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
         """Do beside the reader what waits for the store, a few at a time."""
-        if self._errands >= ERRANDS:
+        if self._errands[errand] >= ERRANDS:
             raise Refused(_too_fast(f"{ERRANDS} requests at once", 0.1))
-        self._errands += 1
+        self._errands[errand] += 1
         self._nursery.start_soon(self._run_errand, errand, frame)
 
     async def _run_errand(self, errand: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
@@ -179,11 +183,9 @@ class Reader:
         except Refused as refused:
             await self._connection.refuse(refused.problem, frame.correlation_id)
         except StoreUnavailable:
-            text = "The store cannot answer now."
-            fault = problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
-            await self._connection.refuse(fault, frame.correlation_id)
+            await self._connection.refuse(store_unavailable(), frame.correlation_id)
         finally:
-            self._errands -= 1
+            self._errands[errand] -= 1
 
     async def _renew(self, frame: Frame) -> None:
         connection = self._connection
@@ -196,9 +198,10 @@ class Reader:
             text = "The token belongs to another user."
             fault = problem(ErrorCode.INVALID_TOKEN, text, recoverable=True, help=_OLD_ONE_HOLDS)
             raise Refused(fault)
-        if await check_user(connection):
-            connection.renew(identity)
-            await connection.reply(AuthOk(identity.expires_at), frame.correlation_id)
+        async with self._renewals:  # in the order they came: the newest token is the one that holds
+            if await check_user(connection):
+                connection.renew(identity)
+                await connection.reply(AuthOk(identity.expires_at), frame.correlation_id)
 
     async def _fetch_history(self, frame: Frame) -> None:
         connection, request = self._connection, frame.message
@@ -216,7 +219,9 @@ class Reader:
             text = "You have no thread of that id."
             raise Refused(problem(ErrorCode.THREAD_NOT_FOUND, text))
         messages, has_more = page
-        history = ThreadHistory(request.thread_id, tuple(messages), has_more)
+        fitting = newest_that_fit(messages, HISTORY_PAGE_BYTES)
+        has_more = has_more or len(fitting) < len(messages)
+        history = ThreadHistory(request.thread_id, tuple(fitting), has_more)
         await connection.reply(history, frame.correlation_id)
 
 

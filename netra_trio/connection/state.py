@@ -112,6 +112,10 @@ class Connection:
         """Send a control frame; waits only for a peer that does not read its replies."""
         await self.outbox.put(encode(message, self.wall_clock(), correlation_id))
 
+    def tell(self, message: Outbound) -> bool:
+        """Send a control frame if there is room for it; a peer that does not read misses it."""
+        return self.outbox.offer(encode(message, self.wall_clock()))
+
     async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
         """Send an error; waits only for a peer that does not read its replies."""
         await self.outbox.put(encode_problem(problem, self.wall_clock(), correlation_id))

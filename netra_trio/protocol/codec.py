@@ -12,7 +12,7 @@ matters. cattrs structures, its hooks here refuse every coercion, and its tree o
 the lines a client reads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from types import NoneType
 from typing import Any, Final, NoReturn, get_args
@@ -250,6 +250,22 @@ def payload_of(message: Outbound | Encoded) -> Any:
     if isinstance(message, Ping | Pong):
         return message.payload  # it is free in its fields, so the class only wraps it
     return _converter.unstructure(message)
+
+
+def newest_that_fit(messages: Sequence[Any], limit: int) -> list[Any]:
+    """Return the last of the messages, encoded, as many as have `limit` bytes; always one.
+
+    Encoded is what counts: JSON makes six bytes of some characters.
+    """
+    fitting: list[Any] = []
+    size = 0
+    for message in reversed(messages):
+        data = orjson.dumps(_converter.unstructure(message))
+        size += len(data) + 1
+        if fitting and size > limit:
+            break
+        fitting.append(orjson.Fragment(data))
+    return fitting[::-1]
 
 
 def encode_problem(fault: Problem, timestamp: float, correlation_id: str | None = None) -> bytes:

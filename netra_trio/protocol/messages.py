@@ -91,9 +91,7 @@ class ExpectationError(ValueError):
 
 def _thread_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
     if value is not None and not _THREAD_ID.fullmatch(value):
-        raise ExpectationError(
-            "1 to 64 characters out of A-Z, a-z, 0-9, _ and -", attribute.name, value
-        )
+        raise ExpectationError(_THREAD_ID_TEXT, attribute.name, value)
 
 
 def _not_blank(_: object, attribute: "attrs.Attribute[Any]", value: str) -> None:
@@ -318,7 +316,7 @@ class ThreadHistory:
 
     TYPE: ClassVar[str] = "thread_history"
     thread_id: ThreadId
-    messages: tuple[HistoryMessage, ...]
+    messages: tuple[Any, ...]  # of `HistoryMessage`, or of what it is encoded
     has_more: bool
 
 

@@ -17,7 +17,7 @@ WINDOW = 60.0  # seconds: the contract's limit is per minute
 _SLOTS = 512  # a window remembers at most about this many points in time, whatever its rate
 
 
-@define
+@define(eq=False)
 class _Slot:
     first: float
     latest: float
@@ -56,13 +56,19 @@ class SlidingWindow:
         """Take that turn, and return it."""
         turn = self.turn(now)
         if turn is not None:
-            if self._slots and turn - self._slots[-1].first < self._grain:
-                self._slots[-1].latest = turn
-                self._slots[-1].turns += 1
-            else:
-                self._slots.append(_Slot(first=turn, latest=turn))
+            self._insert(turn)
             self._turns += 1
         return turn
+
+    def give_back(self, turn: float) -> None:
+        """Give back a turn that was not used after all; nothing happens if it is forgotten."""
+        for slot in reversed(self._slots):
+            if slot.first <= turn <= slot.latest:
+                slot.turns -= 1
+                self._turns -= 1
+                if not slot.turns:
+                    self._slots.remove(slot)
+                return
 
     def retry_after(self, now: float) -> float:
         """Return after how many seconds a message that may not wait now would be taken."""
@@ -76,6 +82,18 @@ class SlidingWindow:
         """Whether the window has forgotten every turn, so that a new one would say the same."""
         self._forget(now)
         return not self._turns
+
+    def _insert(self, turn: float) -> None:
+        # At the end, but for a turn that was given back ahead of some that are still to come.
+        place = len(self._slots)
+        while place and self._slots[place - 1].first > turn:
+            place -= 1
+        before = self._slots[place - 1] if place else None
+        if before is not None and turn - before.first < self._grain:
+            before.latest = max(before.latest, turn)
+            before.turns += 1
+        else:
+            self._slots.insert(place, _Slot(first=turn, latest=turn))
 
     def _forget(self, now: float) -> None:
         while self._slots and self._slots[0].latest + WINDOW <= now:

@@ -15,7 +15,7 @@ A plain object that decides; the session acts. Times are seconds of the caller's
 from enum import Enum
 from math import inf
 
-from attrs import frozen
+from attrs import define
 
 
 class Outlook(Enum):
@@ -27,11 +27,12 @@ class Outlook(Enum):
     FULL = "full"
 
 
-@frozen
+@define(eq=False)
 class _Waiting:
     run: str
     thread: str
     turn: float
+    interrupts: bool
 
 
 class Schedule:
@@ -61,13 +62,24 @@ class Schedule:
         """Whether the thread has a run that is active or waits."""
         return thread in self._active.values() or any(w.thread == thread for w in self._waiting)
 
-    def active_in(self, thread: str) -> str | None:
-        """Return the run that is active in the thread."""
-        return next((run for run, of in self._active.items() if of == thread), None)
+    @property
+    def active(self) -> list[str]:
+        """The runs that are active."""
+        return list(self._active)
 
     def add(self, run: str, thread: str, *, turn: float, first: bool = False) -> None:
-        """Let a run wait: last, or `first`, ahead of everything that waits."""
-        self._waiting.insert(0 if first else len(self._waiting), _Waiting(run, thread, turn))
+        """Let a run wait: last, or `first`, to interrupt what is active and come next."""
+        place = 0 if first else len(self._waiting)
+        self._waiting.insert(place, _Waiting(run, thread, turn, first))
+
+    def to_interrupt(self, now: float) -> list[str]:
+        """Return the active runs that make room for one whose turn it is; told once for each."""
+        threads = set()
+        for waiting in self._waiting:
+            if waiting.interrupts and waiting.turn <= now:
+                waiting.interrupts = False
+                threads.add(waiting.thread)
+        return [run for run, thread in self._active.items() if thread in threads]
 
     def position(self, run: str, now: float) -> int | None:
         """Return a waiting run's place, from 1, among those that must start before it; or None."""

@@ -363,9 +363,8 @@ async def test_it_is_over_in_time(
             assert (await other.rest())[1] == 1012
         await wait_all_tasks_blocked()
         if hinder is never_hears_of_it:
-            assert store.ends.total() == 0
-            await trio.sleep(1000)  # it finishes after all, and nobody is there
-            store.statuses.clear()
+            assert store.ends.total() == 1  # written without it
+            await trio.sleep(1000)  # it finishes after all, and that changes nothing
         statistics = server.hub.statistics()
         assert (statistics["connections"], statistics["sessions"]) == (0, 0)
         assert set(store.ends) == set(store.recorded)
@@ -422,7 +421,7 @@ async def test_a_call_that_is_cancelled_leaves_nobody_waiting(autojump_clock: Mo
 
 async def test_it_is_logged(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server:
-        stuck = await never_hears_of_it(server, 5.0)
+        stuck = await never_reads(server, 600.0)
         server.start("bob")
         await wait_all_tasks_blocked()
         with capture_logs() as logs:

@@ -212,17 +212,47 @@ async def test_what_waits_behind_a_withdrawn_message_starts_at_once(
     agents = {"forever": forever, "second": second}
     async with open_server(agents=agents, **settings) as server, server.connect() as client:
         await client.say("a", "a")
-        await client.until("partial_result")
+        first_run = (await client.until("partial_result"))[0]["payload"]["run_id"]
         await client.say("b", "b", agent="second")  # the last one of this minute
         await confirmed(client)
         await client.say("c", "c", on_busy="interrupt")  # next, but not before second 60
         run_id = (await confirmed(client))["run_id"]
+        await client.send("stop_agent", {"run_id": first_run})
         assert (await client.expect("agent_completed"))["correlation_id"] == "a"
         await trio.sleep(1)
         await client.send("stop_agent", {"run_id": run_id})
         frames = await frames_until_ends(client, 2)
         assert keys(frames) == ["c", "b", "b"]
         assert trio.current_time() == 2
+
+
+async def test_an_interrupter_that_waits_for_its_turn_interrupts_then(
+    autojump_clock: MockClock,
+) -> None:
+    settings: dict[str, Any] = {"max_message_rate": 1, "heartbeat_interval_ms": 3_600_000}
+    agents = {"forever": forever, "second": second}
+    async with open_server(agents=agents, **settings) as server, server.connect() as client:
+        await client.say("a", "a")
+        await client.until("partial_result")
+        await client.say("c", "c", agent="second", on_busy="interrupt")
+        await confirmed(client)
+        assert (await client.expect("agent_completed"))["correlation_id"] == "a"
+        assert trio.current_time() == 60
+        assert (await client.expect("agent_started"))["correlation_id"] == "c"
+
+
+async def test_the_second_of_two_interrupters_is_next_and_is_left_alone(
+    autojump_clock: MockClock,
+) -> None:
+    agents = {"forever": forever, "second": second}
+    async with open_server(agents=agents) as server, server.connect() as client:
+        await client.say("a", "a")
+        await client.until("partial_result")
+        await client.say("b", "b", agent="second", on_busy="interrupt")
+        await client.say("c", "c", agent="second", on_busy="interrupt")
+        ends = [f for f in await frames_until_ends(client, 3) if f["type"] == "agent_completed"]
+    told = [(f["correlation_id"], f["payload"]["status"]) for f in ends]
+    assert told == [("a", "cancelled"), ("c", "completed"), ("b", "completed")]
 
 
 async def test_threads_run_side_by_side_up_to_eight(autojump_clock: MockClock) -> None:

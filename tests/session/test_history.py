@@ -389,7 +389,7 @@ async def test_a_slow_store_holds_up_neither_control_nor_runs(autojump_clock: Mo
         server.connect() as client,
     ):
         await converse(client, "hello")
-        store.takes = 5
+        store.takes = 2
         await client.send("get_thread_history", {"thread_id": "t"})
         await client.send("ping", {})
         await client.say("hello")
@@ -397,7 +397,7 @@ async def test_a_slow_store_holds_up_neither_control_nor_runs(autojump_clock: Mo
         assert "pong" in kinds(frames)
         assert trio.current_time() == 0
         await client.expect("thread_history")
-        assert trio.current_time() == 5
+        assert trio.current_time() == 2
 
 
 async def test_an_agent_sees_that_the_store_is_away(autojump_clock: MockClock) -> None:

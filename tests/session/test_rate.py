@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import trio
 from support.memory import EPOCH, Client, Frame, Server, open_server
+from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio.runs import Run
@@ -51,11 +52,11 @@ async def ended(client: Client, key: str) -> list[Frame]:
     return frames
 
 
-async def fill(client: Client, count: int = 60) -> None:
+async def fill(client: Client, count: int = 60, *, name: str = "fill") -> None:
     """Use up the rate at second 0."""
     for number in range(count):
-        await say(client, f"fill{number}")
-    await ended(client, f"fill{count - 1}")
+        await say(client, f"{name}{number}")
+    await ended(client, f"{name}{count - 1}")
 
 
 def starts(frames: list[Frame]) -> list[tuple[str, float]]:
@@ -151,7 +152,7 @@ async def test_a_user_has_one_rate_over_all_connections(autojump_clock: MockCloc
         server.connect() as two,
     ):
         await fill(one, 30)
-        await fill(two, 30)
+        await fill(two, 30, name="too")
         turns = []
         for number in range(20):
             client = (one, two)[number % 2]
@@ -272,3 +273,34 @@ async def test_a_high_rate_has_no_upper_bound(autojump_clock: MockClock) -> None
             assert (await confirmed(client, f"k{number}"))["status"] == "accepted"
             await ended(client, f"k{number}")
         assert (await refusal(client, "late"))["retry_after_ms"] == 60_000
+
+
+async def test_a_duplicate_takes_no_turn_and_is_never_refused(autojump_clock: MockClock) -> None:
+    settings: dict[str, Any] = {"max_message_rate": 4, "burst_queue": 2, **QUIET}
+    async with (
+        open_server(agents={"echo": echo}, **settings) as server,
+        server.connect() as client,
+    ):
+        await fill(client, 4)
+        for number in range(4):  # more than may wait
+            assert (await confirmed(client, f"fill{number}"))["status"] == "duplicate"
+        for number in range(2):
+            assert (await confirmed(client, f"w{number}"))["status"] == "queued"
+        assert (await confirmed(client, "fill0"))["status"] == "duplicate"
+        await refusal(client, "late")
+
+
+async def test_a_message_that_was_not_stored_takes_no_turn(autojump_clock: MockClock) -> None:
+    settings: dict[str, Any] = {"max_message_rate": 2, "burst_queue": 0, **QUIET}
+    store = ScriptedStore()
+    async with (
+        open_server(agents={"echo": echo}, store=store, **settings) as server,
+        server.connect() as client,
+    ):
+        store.is_down = True
+        for number in range(5):
+            await say(client, f"k{number}")
+            assert (await client.error())["code"] == "SERVICE_UNAVAILABLE"
+        store.is_down = False
+        await fill(client, 2)
+        await refusal(client, "late")
