@@ -108,16 +108,7 @@ async def dev_token(call: Call) -> Answer:
     return Answer(200, {"token": call.hub.verifier.sign(user, expires_at=expires_at)})
 
 
-async def upgrade_required(call: Call) -> Answer:
-    """Tell that this is the WebSocket, to be opened with an upgrade."""
-    text = "This is a WebSocket endpoint: open it with an upgrade."
-    headers = {"upgrade": "websocket", "connection": "upgrade"}
-    return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
-
-
 ENDPOINTS: dict[str, dict[str, Endpoint]] = {
-    "/ws": {"GET": upgrade_required},
-    "/ws/": {"GET": upgrade_required},
     "/ws/config": {"GET": config},
     "/ws/ticket": {"POST": ticket},
     "/ws/health": {"GET": health},
@@ -153,7 +144,11 @@ async def _answer(call: Call) -> Answer:
     # A POST's endpoint looks at the origin itself, in its place among the other checks.
     if call.method == "OPTIONS" or (call.method == "POST" and "POST" not in methods):
         _check_foreign(call)
-    if call.path not in ENDPOINTS:
+    if call.path in WEBSOCKET_PATHS and call.method != "OPTIONS":
+        text = "This is a WebSocket endpoint: open it with an upgrade."
+        headers = {"upgrade": "websocket", "connection": "upgrade"}
+        return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
+    if call.path not in ENDPOINTS.keys() | WEBSOCKET_PATHS:
         raise _no_such_path()
     allowed = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
     if call.method == "OPTIONS":
@@ -242,7 +237,7 @@ def _body(fault: Problem, hub: Hub) -> dict[str, Any]:
 
 def _no_such_path() -> Refused:
     text = "There is nothing at this path."
-    known = ", ".join(path for path in ENDPOINTS if path != DEV_TOKEN)
+    known = ", ".join(["/ws", *(path for path in ENDPOINTS if path != DEV_TOKEN)])
     return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help=f"There are: {known}."))
 
 

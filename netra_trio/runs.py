@@ -9,6 +9,7 @@ An agent is an async function of a `Run`:
 """
 
 import random
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import ceil, inf
@@ -360,7 +361,8 @@ class Execution:
             retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
             if not retryable or attempt == ATTEMPTS:
                 return self._failed(error)
-            _log_fault("run_retried", error, run_id=self.spec.run_id, attempt=attempt)
+            spec, shown = self.spec, _printable(error)
+            _log.warning("run_retried", run_id=spec.run_id, attempt=attempt, exc_info=shown)
             await trio.sleep(BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
             attempt += 1
 
@@ -411,7 +413,7 @@ class Execution:
         return own or raised
 
     def _log_cleanup(self, error: BaseException) -> None:
-        _log_fault("run_failed_in_cleanup", error, run_id=self.spec.run_id)
+        _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=_printable(error))
 
     def _completed(self, result: Any) -> Ending:
         if result is None:
@@ -424,7 +426,8 @@ class Execution:
 
     def _failed(self, error: BaseException) -> Ending:
         error_id = new_error_id()
-        _log_fault("run_failed", error, run_id=self.spec.run_id, error_id=error_id)
+        spec, shown = self.spec, _printable(error)
+        _log.error("run_failed", run_id=spec.run_id, error_id=error_id, exc_info=shown)
         fault = problem(ErrorCode.AGENT_ERROR, "The agent failed.", error_id=error_id)
         body = fault.body(self._wall_clock())
         return Ending(RunStatus.FAILED, error=body, duration=self._duration())
@@ -471,12 +474,13 @@ def _check_tool_name(name: str) -> None:
         raise ValueError(f"a tool's name has at most {TOOL_NAME_BYTES} bytes")
 
 
-def _log_fault(event: str, error: BaseException, **facts: object) -> None:
-    """Log what an agent raised, even where its exception cannot so much as be printed."""
+def _printable(error: BaseException) -> BaseException:
+    """Return the exception, or one in its place if it cannot so much as be printed."""
     try:
-        _log.error(event, exc_info=error, **facts)
+        traceback.format_exception(error)
     except Exception:
-        _log.error(event, unprintable=type(error).__name__, **facts)
+        return RuntimeError(f"{type(error).__name__}, which cannot be printed")
+    return error
 
 
 def _split(
