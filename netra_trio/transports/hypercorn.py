@@ -19,13 +19,16 @@ callable that returns when the host begins to shut down.
 
 import base64
 import binascii
+import fcntl
 import importlib
 import importlib.metadata
 import inspect
 import json
 import logging
 import math
+import termios
 import traceback
+from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -479,12 +482,27 @@ class HostConnection(TCPServer):
 
     async def _write_pieces(self, data: memoryview) -> None:
         while data:
+            waiting = self._waiting_for_peer()
             with trio.move_on_after(self.limits.send_timeout) as patience:
                 data = data[await self._write_some(data[:PIECE]) :]
-            if patience.cancelled_caught:
+            if patience.cancelled_caught and self._waiting_for_peer() >= waiting:
                 self.timed_out = True
                 await self._abort()
                 return
+
+    def _waiting_for_peer(self) -> int:
+        """Return how many bytes the kernel holds that the peer has yet to take.
+
+        The kernel asks for more only when a third of its buffer is free, which a slow peer may
+        take longer for than the send timeout. Under TLS a write cannot be taken up again, and
+        elsewhere than on Linux nobody tells: there only whole writes are progress.
+        """
+        stream: object = self.stream
+        held = array("i", [0])
+        if isinstance(stream, trio.SocketStream):
+            with suppress(OSError):
+                fcntl.ioctl(stream.socket.fileno(), termios.TIOCOUTQ, held)
+        return held[0]
 
     async def _write_some(self, data: memoryview) -> int:
         """Write a part of the data; every byte the peer takes is progress, but under TLS."""
