@@ -140,8 +140,9 @@ class Duplicate:
 class Store(Protocol):
     """Users, threads, messages and runs.
 
-    A method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise;
-    then nothing of the call took effect. Cancelling a call is safe.
+    A method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise. A
+    commit whose answer was lost may have taken effect all the same, and so may a call that was
+    cancelled: a message is sent again under its key, and `record` says that it is known.
     """
 
     async def check(self) -> None:
