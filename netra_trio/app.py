@@ -41,6 +41,7 @@ class Application:
 
     Attributes:
         settings: What it was made with.
+        failed: Set when the server has ended otherwise than by its shutdown.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Application:
         wall_clock: Callable[[], float],
     ) -> None:
         self.settings = settings
+        self.failed = trio.Event()
         self._agents = agents
         self._store = store
         self._verifier = verifier
@@ -87,6 +89,16 @@ class Application:
         await receive()  # lifespan.startup
         if HYPERCORN in sys.modules:
             prepare_host(self.settings)
+        try:
+            await self._hold_hub(receive, send)
+        except BaseException:
+            # A host goes on without its lifespan, as if nothing had happened: say that it has.
+            _log.critical("server_failed", exc_info=True)
+            self.failed.set()
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _hold_hub(self, receive: Receive, send: Send) -> None:
         async with open_hub(
             self.settings,
             agents=self._agents,
@@ -99,7 +111,6 @@ class Application:
             await receive()  # lifespan.shutdown
             await hub.drain()
         self._hub = None
-        await send({"type": "lifespan.shutdown.complete"})
 
     def _watch_host(self, scope: Message, hub: Hub) -> None:
         """Drain when the host begins to stop: it says so to connections before the lifespan."""

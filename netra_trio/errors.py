@@ -106,7 +106,7 @@ class SettingsError(NetraError):
 
 
 class StoreUnavailable(NetraError):
-    """The store cannot answer now; nothing of the call took effect, and trying again may help."""
+    """The store cannot answer now; trying again may help."""
 
 
 class KeyConflict(NetraError):

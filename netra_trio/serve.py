@@ -50,6 +50,7 @@ async def serve(
         async with trio.open_nursery() as server:
             run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=drained.wait)  # type: ignore[arg-type]  # its scopes are TypedDicts, ASGI's own are dicts
             binds: list[str] = await server.start(run)
+            nursery.start_soon(_exit_if_failed, app)
             task_status.started(binds[0].partition("://")[2])
         nursery.cancel_scope.cancel()
 
@@ -71,6 +72,12 @@ async def _heed_signals(
                 _log.info("signal", signal=signal.Signals(number).name)
                 draining = True
                 nursery.start_soon(_drain, app, config, drained)
+
+
+async def _exit_if_failed(app: Application) -> None:
+    """Exit when the application's lifespan has: nobody could come in any more."""
+    await app.failed.wait()
+    _exit(1, "the server failed")
 
 
 async def _drain(app: Application, config: Config, drained: trio.Event) -> None:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 import trio
 from attrs import define, evolve
+from structlog.testing import capture_logs
 from support.memory import SECRET, token, wall_clock
 from trio.testing import MockClock
 
@@ -231,3 +232,22 @@ def test_an_application_needs_agents_and_a_secret() -> None:
         create_app(agents={})
     with pytest.raises(SettingsError, match="JWT_SECRET_KEY"):
         create_app(settings=Settings())
+
+
+async def test_a_server_that_fails_says_so(autojump_clock: MockClock) -> None:
+    app, call = make_app(), Call.make()
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("scripted")
+
+    with capture_logs() as logs, pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app, {"type": "lifespan"}, call.receive, call.send)
+            await call.to_app.send({"type": "lifespan.startup"})
+            await call.from_app.receive()
+            extras = {"netra_trio": {"terminated": fail}}
+            nursery.start_soon(app, websocket_scope(extensions=extras), call.receive, call.send)
+            await trio.sleep_forever()
+    assert app.failed.is_set()
+    assert "server_failed" in {entry["event"] for entry in logs}
