@@ -1,7 +1,8 @@
 """A secret that is made once and kept in a folder, the same for all who ask for it there.
 
->>> secret = kept_secret(Path(".netra"))  # doctest: +SKIP
->>> secret == kept_secret(Path(".netra"))  # doctest: +SKIP
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as folder:
+...     kept_secret(Path(folder)) == kept_secret(Path(folder))
 True
 """
 

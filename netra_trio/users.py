@@ -1,7 +1,10 @@
 """What is kept per user while there is something to keep: connections, rate, runs.
 
 >>> users = Users(rate=60, waiting=20)
->>> users.get(UserId("alice"), now=0.0) is users.get(UserId("alice"), now=1.0)
+>>> alice = users.get(UserId("alice"), now=0.0)
+>>> alice.window.take(0.0)
+0.0
+>>> users.get(UserId("alice"), now=59.0) is alice
 True
 """
 
