@@ -10,15 +10,15 @@ Ask it "what is 12*(3+4)?", "what time is it in New York?", "what did I say?", o
 
 import re
 import unicodedata
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Mapping
 from time import time
 
 import trio
 from attrs import frozen
 
 from netra_trio.agents.calculator import calculate
-from netra_trio.agents.clock import find_zones, time_in
+from netra_trio.agents.clock import time_in
+from netra_trio.agents.questions import Question, find_questions
 from netra_trio.errors import StoreUnavailable, ToolError
 from netra_trio.runs import Run
 
@@ -27,8 +27,6 @@ THINKING = 0.3  # seconds for each thought and each tool: long enough to be seen
 THOUGHTS = 3  # steps of every run: read, decide, write
 SLOW_SECONDS = 60  # of slow mode, a line each: time to stop it, to lose the line, to come back
 LOOKED_AT = 2000  # characters of a message that the rules look at: bounds the search
-TOOL_CALLS = 3  # of each tool in one message; what else it asks is left out
-ZONE_WORDS = 4  # of a place's name at most: "Dumont d'Urville" has two, "Port of Spain" three
 REMEMBERED = 50  # messages of the thread that are looked through for the user's own
 QUOTED_MESSAGES = 5  # of them that are quoted, the newest
 QUOTED = 120  # characters of a quotation, beyond which it is shortened
@@ -71,7 +69,7 @@ async def _use_tools(run: Run, text: str) -> None:
     questions = find_questions(text)
     answers = [""] * len(questions)
 
-    async def ask(place: int, question: "Question") -> None:
+    async def ask(place: int, question: Question) -> None:
         answers[place] = await _ask(run, question)
 
     # A nursery of its own, for the answers are needed here; run.nursery is for work that the answer
@@ -129,22 +127,6 @@ class Rule:
     answer: Callable[[Run, str], Awaitable[None]]
 
 
-@frozen
-class Question:
-    """Something to ask a tool."""
-
-    tool: str
-    text: str
-
-
-def find_questions(text: str) -> Sequence[Question]:
-    """Return what a message asks the calculator and the clock."""
-    return [
-        *(Question("calculator", expression) for expression in find_expressions(text)),
-        *(Question("clock", zone) for zone in find_places(text)),
-    ]
-
-
 RULES = (
     Rule(re.compile(r"(?i)\bslow(?:ly)?\b").search, "This is to be slow, so I count", _count),
     Rule(find_questions, "My tools can answer this", _use_tools),
@@ -163,96 +145,6 @@ RULES = (
     ),
     Rule(lambda _: True, "No rule of mine fits, so I show what I got", _reflect),
 )
-
-# A run of what arithmetic is made of. Its tokens are possessive and guarded on both sides, so that
-# "12x + 3" and "10.0.0.1" have none, and a run costs time in proportion to its length.
-_RUN = re.compile(
-    r"""(?:
-        (?<![\w.]) (?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++) (?:e[+-]?[0-9]++)?+ (?!\w|\.[0-9])
-      | (?<!\w) (?:pi|tau|e) (?!\w)
-      | (?<!\w) (?:sqrt|abs|round|min|max) \(
-      | [-+*/%^×·÷−(),\s]
-    )++""",  # noqa: RUF001
-    re.VERBOSE | re.IGNORECASE,
-)
-_FUNCTION = re.compile(r"[a-z]\(")
-_OPERATION = re.compile(r"[\w.)]\s*(?:\*\*|//|[-+*/%^×·÷−])[-+(\s]*[\w.]")  # noqa: RUF001
-_DATE = re.compile(r"[0-9]+(?:[-/][0-9]+)+")  # or a telephone number, or 24/7
-_ASKED = re.compile(r"(?i)\b(?:(?P<told>calculate|compute)|what is|what's|how much is)[\s:]*\Z")
-_DASHES = re.compile(r"\A[^\w.(]*\s|[^\w.)]+\Z")  # of prose, before and behind: "well - 2+2 - no"
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-
-
-def find_expressions(text: str) -> Sequence[str]:
-    """Return the arithmetic in a message, without what only looks like it.
-
-    >>> find_expressions("What is 12*(3+4)? And 1,000 / 8, by 2025-01-31?")
-    ['12*(3+4)', '1000 / 8']
-    """
-    found = []
-    for run in _RUN.finditer(text):
-        asked = _ASKED.search(text[max(0, run.start() - 20) : run.start()])
-        arithmetic = run[0].lower()
-        has_function = _FUNCTION.search(arithmetic) is not None
-        if not has_function:  # then a comma is one of prose, or one between thousands
-            arithmetic = _THOUSANDS.sub("", arithmetic)
-        for part in [arithmetic] if has_function else arithmetic.split(","):
-            expression = _trimmed(part if asked is not None else _DASHES.sub("", part))
-            if asked is not None and asked["told"]:
-                is_meant = any(c.isalnum() for c in expression)
-            elif asked is None and _DATE.fullmatch(expression):
-                is_meant = expression == text.strip()
-            else:
-                is_meant = has_function or _OPERATION.search(expression) is not None
-            if is_meant:
-                found.append(expression)
-    return list(dict.fromkeys(found))[:TOOL_CALLS]
-
-
-def _trimmed(expression: str) -> str:
-    """Return it without a sentence's punctuation, and without the half of a pair around it."""
-    expression = expression.strip(" \t\r\n,").rstrip(". ")
-    surplus = expression.count(")") - expression.count("(")
-    if surplus > 0 and expression.endswith(")" * surplus):
-        return expression[:-surplus].rstrip()
-    if surplus < 0 and expression.startswith("(" * -surplus):
-        return expression[-surplus:].lstrip()
-    return expression
-
-
-_TIME = re.compile(
-    r"(?i)\btime(?:\s(?:is\sit|it\sis|now|right\snow))*\sin\s(?=(?P<places>[^?!;:]{1,100}))"
-)
-_TIME_HERE = re.compile(r"(?i)\bwhat(?:'s|\sis)?\s(?:the\s)?time(?:\sis\sit|\sit\sis|\snow)*\W*\Z")
-_BETWEEN_PLACES = re.compile(r",|&|\s(?:and|or)\s(?:in\s)?")
-
-
-def find_places(text: str) -> Sequence[str]:
-    """Return the places whose time a message asks for; UTC where it names none.
-
-    >>> find_places("What time is it in new york and Tokyo, and what is 2+2?")
-    ['new york', 'Tokyo']
-    """
-    text = " ".join(text.split())
-    found = []
-    for match in islice(_TIME.finditer(text), TOOL_CALLS):
-        first, *others = _BETWEEN_PLACES.split(match["places"])
-        found.append(_place(first) or _words(first))  # unknown: the clock says what is similar
-        found += filter(None, map(_place, others))  # unknown: it is about something else
-    if not found and _TIME_HERE.search(text):
-        found.append("UTC")
-    return list(dict.fromkeys(filter(None, found)))[:TOOL_CALLS]
-
-
-def _place(text: str) -> str | None:
-    """Return the longest beginning of a text that names a zone: "Tokyo please" begins with one."""
-    beginnings = (_words(text, count) for count in range(ZONE_WORDS, 0, -1))
-    return next(filter(find_zones, beginnings), None)
-
-
-def _words(text: str, count: int = ZONE_WORDS) -> str:
-    return " ".join(text.split()[:count]).strip(".")
-
 
 # The tools.
 

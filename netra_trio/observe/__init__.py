@@ -1,1 +1,1 @@
-"""Where the server shows what it does: one sink per file."""
+"""What the process tells the outside of itself: logs, and what is kept out of them."""
