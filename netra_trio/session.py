@@ -218,9 +218,8 @@ class Session:
             try:
                 await self._work()
             finally:
-                self.close(
-                    RunStatus.INTERRUPTED
-                )  # where it did not come to its end by being closed
+                # Nothing is left to do where being closed is what ended it.
+                self.close(RunStatus.INTERRUPTED)
                 self._inbox.close()
 
     async def _work(self) -> None:
@@ -258,10 +257,11 @@ class Session:
 
         Nothing of such a run is written any more: its way out is closed.
         """
-        for run_id in self._schedule.active:
-            execution, new = self._executions.get(RunId(run_id), (None, None))
-            if execution is not None and new is not None:
-                await self._end(execution, new, Ending(RunStatus.INTERRUPTED))
+        async with trio.open_nursery() as nursery:
+            for run_id in self._schedule.active:
+                execution, new = self._executions.get(RunId(run_id), (None, None))
+                if execution is not None and new is not None:
+                    nursery.start_soon(self._end, execution, new, Ending(RunStatus.INTERRUPTED))
 
     def close(self, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End the session: its runs end with `status`, then its task ends."""

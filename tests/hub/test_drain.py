@@ -17,6 +17,7 @@ from netra_trio.ids import RunId
 from netra_trio.interfaces import Transport
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.runs import Run
+from netra_trio.session import END_STORE_TIMEOUT
 from netra_trio.transports.memory import MemoryTransport
 
 TIMEOUT = 8.0  # seconds, the default
@@ -432,3 +433,26 @@ async def test_it_is_logged(autojump_clock: MockClock) -> None:
     assert lines[0]["connections"] == 2
     assert lines[0]["seconds"] == TIMEOUT
     assert lines[1]["aborted"] == 1
+
+
+async def test_many_runs_that_do_not_end_and_a_store_that_hangs(autojump_clock: MockClock) -> None:
+    store = ScriptedStore()
+
+    async def deaf(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1000)
+
+    async with open_server(agents={"deaf": deaf}, store=store) as server:
+        client = server.start()
+        await client.expect("connection_established")
+        for number in range(8):
+            await client.say("go", thread_id=f"t{number}")
+            await client.until("agent_started")
+        store.hold()
+        started = trio.current_time()
+        await server.hub.drain()
+        assert trio.current_time() - started <= TIMEOUT + END_STORE_TIMEOUT
+        frames, code = await client.rest()
+        assert kinds(frames).count("agent_completed") == 8
+        assert code == 1012
+        store.release()
