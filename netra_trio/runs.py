@@ -495,6 +495,11 @@ def _split(
 
 def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
     """Whether the exception, or every leaf of the group, is of this kind."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_only(inner, kind) for inner in error.exceptions)
-    return isinstance(error, kind)
+    left = [error]
+    while left:  # no recursion: groups may nest deeper than the stack
+        inner = left.pop()
+        if isinstance(inner, BaseExceptionGroup):
+            left += inner.exceptions
+        elif not isinstance(inner, kind):
+            return False
+    return True
