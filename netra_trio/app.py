@@ -91,6 +91,8 @@ class Application:
             prepare_host(self.settings)
         try:
             await self._hold_hub(receive, send)
+        except trio.Cancelled:
+            raise
         except BaseException:
             # A host goes on without its lifespan, as if nothing had happened: say that it has.
             _log.critical("server_failed", exc_info=True)
