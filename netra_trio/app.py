@@ -16,7 +16,7 @@ from netra_trio import http
 from netra_trio.agents.demo import demo
 from netra_trio.agents.echo import echo
 from netra_trio.auth import TokenVerifier
-from netra_trio.errors import Refused, SettingsError, TransportClosed
+from netra_trio.errors import Refused, TransportClosed
 from netra_trio.host import prepare_host
 from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import new_error_id
@@ -191,18 +191,10 @@ def create_app(
         settings = loaded.settings
         for warning in loaded.warnings:
             _log.warning("setting", warning=warning)
-    if settings.jwt_secret_key is None:
-        raise SettingsError("JWT_SECRET_KEY: not set, expected a secret to verify tokens with")
-    verifier = TokenVerifier(
-        settings.jwt_secret_key,
-        algorithms=settings.jwt_algorithms,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-    )
     return Application(
         agents=dict(DEMO_AGENTS if agents is None else agents),
         settings=settings,
         store=MemoryStore() if store is None else store,
-        verifier=verifier,
+        verifier=TokenVerifier.of(settings),
         wall_clock=wall_clock,
     )

@@ -10,16 +10,17 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import jwt
 from attrs import frozen
 
 from netra_trio.codes import ErrorCode
-from netra_trio.errors import Problem, Refused, problem
+from netra_trio.errors import Problem, Refused, SettingsError, problem
 from netra_trio.ids import UserId
 from netra_trio.interfaces import User
 from netra_trio.protocol.liveness import LEEWAY
+from netra_trio.settings import Settings
 
 TOKEN_CHARACTERS = 8192  # half of the request head that carries it; ten megabytes take 14 ms
 USER_ID_CHARACTERS = 255  # an OpenID Connect subject's bound, section 2 of its core specification
@@ -71,6 +72,22 @@ class TokenVerifier:
         self._algorithms = tuple(algorithms)
         self._issuer = issuer
         self._audience = audience
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the verifier that the settings ask for.
+
+        Raises:
+            SettingsError: If they have no secret.
+        """
+        if settings.jwt_secret_key is None:
+            raise SettingsError("JWT_SECRET_KEY: not set, expected a secret for tokens")
+        return cls(
+            settings.jwt_secret_key,
+            algorithms=settings.jwt_algorithms,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+        )
 
     def verify(self, token: str, now: float) -> Identity:
         """Return whose token it is; `now` is Unix seconds.

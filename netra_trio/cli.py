@@ -187,15 +187,7 @@ def _load() -> Loaded:
 
 
 def _sign(loaded: Loaded, user: str, seconds: int, permissions: Sequence[str] = ()) -> str:
-    settings = loaded.settings
-    if settings.jwt_secret_key is None:
-        raise SettingsError("JWT_SECRET_KEY: not set, expected a secret to sign tokens with")
-    verifier = TokenVerifier(
-        settings.jwt_secret_key,
-        algorithms=settings.jwt_algorithms,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-    )
+    verifier = TokenVerifier.of(loaded.settings)
     return verifier.sign(user, expires_at=time.time() + seconds, permissions=permissions)
 
 

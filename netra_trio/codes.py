@@ -142,6 +142,10 @@ class CloseCode(IntEnum):
     EVICTED = 4429
 
 
+NO_STATUS = 1005  # what is told of a close frame without a code (RFC 6455, 7.1.5); never sent
+ABNORMAL = 1006  # what is told of a line that was cut without a close frame; never sent
+
+
 class EndReason(Enum):
     """Why a connection ended: picks the close code and names the end in logs and metrics.
 

@@ -363,7 +363,7 @@ class Execution:
                 return self._failed(error)
             spec, shown = self.spec, _printable(error)
             _log.warning("run_retried", run_id=spec.run_id, attempt=attempt, exc_info=shown)
-            await trio.sleep(BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
+            await trio.sleep(BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
             attempt += 1
 
     async def _call(self, attempt: int) -> tuple[Any, BaseException | None]:

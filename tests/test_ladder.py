@@ -20,8 +20,8 @@ LADDER = (  # from the bottom up
         "protocol.origin",
     },
     {"protocol.codec", "_kept_secret", "_setting_kinds", "interfaces"},
-    {"auth", "settings", "outbox", "observe.redact"},
-    {"runs", "users", "discovery", "observe.render", "agents.calculator", "agents.clock"},
+    {"settings", "outbox", "observe.redact"},
+    {"auth", "runs", "users", "discovery", "observe.render", "agents.calculator", "agents.clock"},
     {
         "admission",
         "stores.memory",

@@ -84,7 +84,7 @@ FUNCTIONS: Mapping[str, Function] = {
 }
 
 _EXPECTED = "expected arithmetic such as 12 * (3 + 4)"
-_TYPED = str.maketrans({"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-"})  # noqa: RUF001
+_TYPED = str.maketrans({"^": "**", "×": "*", "·": "*", "÷": "/", "−": "-"})  # noqa: RUF001 - as people type it
 _OPERATORS: Mapping[type[ast.AST], tuple[str, Callable[..., Any]]] = {
     ast.Add: ("+", operator.add),
     ast.Sub: ("-", operator.sub),

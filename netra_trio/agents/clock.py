@@ -70,7 +70,7 @@ def _zones() -> Mapping[str, Sequence[str]]:
 def _plain(name: str) -> str:
     """Return a name in plain letters, with one kind of space: "St. John's" is "st johns"."""
     letters = unicodedata.normalize("NFKD", name).casefold()
-    kept = (c for c in letters if not unicodedata.combining(c) and c not in ".'’")  # noqa: RUF001
+    kept = (c for c in letters if not unicodedata.combining(c) and c not in ".'’")  # noqa: RUF001 - as people type it
     return " ".join("".join(kept).replace("_", " ").replace("-", " ").split())
 
 

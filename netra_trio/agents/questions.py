@@ -40,11 +40,11 @@ _RUN = re.compile(
       | (?<!\w) (?:pi|tau|e) (?!\w)
       | (?<!\w) (?:sqrt|abs|round|min|max) \(
       | [-+*/%^×·÷−(),\s]
-    )++""",  # noqa: RUF001
+    )++""",  # noqa: RUF001 - as people type it
     re.VERBOSE | re.IGNORECASE,
 )
 _FUNCTION = re.compile(r"[a-z]\(")
-_OPERATION = re.compile(r"[\w.)]\s*(?:\*\*|//|[-+*/%^×·÷−])[-+(\s]*[\w.]")  # noqa: RUF001
+_OPERATION = re.compile(r"[\w.)]\s*(?:\*\*|//|[-+*/%^×·÷−])[-+(\s]*[\w.]")  # noqa: RUF001 - as people type it
 _DATE = re.compile(r"[0-9]+(?:[-/][0-9]+)+")  # or a telephone number, or 24/7
 _ASKED = re.compile(r"(?i)\b(?:(?P<told>calculate|compute)|what is|what's|how much is)[\s:]*\Z")
 _DASHES = re.compile(r"\A[^\w.(]*\s|[^\w.)]+\Z")  # of prose, before and behind: "well - 2+2 - no"

@@ -9,7 +9,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.auth import Identity, TokenVerifier, user_refusal
-from netra_trio.codes import EndReason
+from netra_trio.codes import ABNORMAL, EndReason
 from netra_trio.errors import Problem, TransportClosed
 from netra_trio.ids import ConnectionId, RunId, new_connection_id
 from netra_trio.interfaces import Store, Transport
@@ -21,7 +21,6 @@ from netra_trio.session import Session
 from netra_trio.settings import Settings
 
 CLOSE_WAIT = 2.0  # seconds for the peer to answer the close frame: a slow round trip, twice over
-ABNORMAL = 1006  # what a close code reads where the line was cut without a close frame
 
 
 @define(eq=False)

@@ -103,7 +103,7 @@ class _Budget:
             return CUT
         if isinstance(value, dict):
             return self.mapping(value, depth)
-        if isinstance(value, tuple) and len(value) == 2 and is_secret(value[0]):  # noqa: PLR2004
+        if isinstance(value, tuple) and len(value) == 2 and is_secret(value[0]):  # noqa: PLR2004 - a pair
             return [self.value(value[0], depth + 1), REDACTED]  # a header, as ASGI has them
         plain: list[Any] = []
         for item in itertools.islice(value, ITEMS):

@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from netra_trio.codes import NO_STATUS
 from netra_trio.errors import MessageTooBig, TransportClosed
 
 Message = MutableMapping[str, Any]
@@ -62,7 +63,7 @@ class AsgiTransport:
         if kind == "websocket.receive":
             return self._checked(message)
         if kind == "websocket.disconnect":
-            self._gone = message.get("code", 1005)
+            self._gone = message.get("code", NO_STATUS)
             raise TransportClosed(self._gone)
         if kind == "netra_trio.too_big":
             raise MessageTooBig

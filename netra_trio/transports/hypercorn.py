@@ -71,7 +71,7 @@ from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import Opcode
 from wsproto.utilities import LocalProtocolError
 
-from netra_trio.codes import CloseCode, ErrorCode
+from netra_trio.codes import ABNORMAL, CloseCode, ErrorCode
 from netra_trio.errors import Problem, TransportClosed, http_body, problem
 
 logger = logging.getLogger("netra_trio.host")
@@ -83,8 +83,6 @@ CLOSE_TIMEOUT = 1.0  # s for closing the stream; then it is closed forcefully
 H2_POLL = 0.005  # s between looks at how much of an HTTP/2 stream is sent
 PIECE = 16 * 1024  # bytes handed on at once; under TLS they must all leave within send_timeout
 
-NO_CODE = 1005  # what the application is told for a close frame without a code
-VANISHED = 1006  # what the application is told when no close frame came
 
 _KEY_BYTES = 16  # of randomness in Sec-WebSocket-Key (RFC 6455, 4.1)
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the two shorter frame headers
@@ -617,7 +615,7 @@ class HostWebSocket(WSStream):
             isinstance(event, EndBody)
             and self.state in {ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED}
         ):
-            self._end(VANISHED)
+            self._end(ABNORMAL)
 
     async def _begin(self, request: Request) -> None:
         self.start_time = time()
@@ -828,7 +826,7 @@ class HostWebSocket(WSStream):
             await self._wait_sent(patience)
         if patience.cancelled_caught:
             self._timed_out = True
-            self._end(VANISHED)
+            self._end(ABNORMAL)
 
     async def _wait_sent(self, patience: trio.CancelScope) -> None:
         least = math.inf
@@ -879,7 +877,7 @@ class HostWebSocket(WSStream):
         await self.config.log.access(
             self.scope, {"status": refusal.status, "headers": []}, time() - self.start_time
         )
-        self._end(VANISHED)
+        self._end(ABNORMAL)
         await self._finish()
 
     async def _finish(self) -> None:

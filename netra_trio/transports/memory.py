@@ -14,10 +14,10 @@ from math import inf
 
 import trio
 
+from netra_trio.codes import ABNORMAL
 from netra_trio.errors import MessageTooBig, TransportClosed
 
 BUFFER_BYTES = 128 * 1024  # of one direction: what loopback held before a send blocked, measured
-ABNORMAL = 1006
 
 
 def _size(frame: str | bytes | None) -> int:
