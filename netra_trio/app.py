@@ -16,7 +16,7 @@ from netra_trio import http
 from netra_trio.agents.demo import demo
 from netra_trio.agents.echo import echo
 from netra_trio.auth import TokenVerifier
-from netra_trio.errors import Refused, TransportClosed
+from netra_trio.errors import Refused, SettingsError, TransportClosed
 from netra_trio.host import prepare_host
 from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import new_error_id
@@ -26,6 +26,7 @@ from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.runs import Agent
 from netra_trio.settings import Settings, load
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.sql import SqlStore
 from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
 
 DEMO_AGENTS: Mapping[str, Agent] = {"demo": demo, "echo": echo}
@@ -42,6 +43,7 @@ class Application:
     Attributes:
         settings: What it was made with.
         failed: Set when the server has ended otherwise than by its shutdown.
+        fault: Why it could not start, where its settings are wrong.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Application:
     ) -> None:
         self.settings = settings
         self.failed = trio.Event()
+        self.fault: SettingsError | None = None
         self._agents = agents
         self._store = store
         self._verifier = verifier
@@ -93,6 +96,9 @@ class Application:
             await self._hold_hub(receive, send)
         except trio.Cancelled:
             raise
+        except SettingsError as wrong:
+            self.fault = wrong
+            await send({"type": "lifespan.startup.failed", "message": str(wrong)})
         except BaseException:
             # A host goes on without its lifespan, as if nothing had happened: say that it has.
             _log.critical("server_failed", exc_info=True)
@@ -101,13 +107,16 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _hold_hub(self, receive: Receive, send: Send) -> None:
-        async with open_hub(
-            self.settings,
-            agents=self._agents,
-            store=self._store,
-            verifier=self._verifier,
-            wall_clock=self._wall_clock,
-        ) as hub:
+        async with (
+            self._verifier.open(),
+            open_hub(
+                self.settings,
+                agents=self._agents,
+                store=self._store,
+                verifier=self._verifier,
+                wall_clock=self._wall_clock,
+            ) as hub,
+        ):
             self._hub = hub
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
@@ -177,7 +186,7 @@ def create_app(
     Args:
         agents: The agents by name, the first one the default; the demo agents where none is given.
         settings: From the environment, where none are given.
-        store: In memory, where none is given.
+        store: Where the settings' database is, where none is given; without one, in memory.
         wall_clock: Returns Unix seconds.
 
     Raises:
@@ -194,7 +203,13 @@ def create_app(
     return Application(
         agents=dict(DEMO_AGENTS if agents is None else agents),
         settings=settings,
-        store=MemoryStore() if store is None else store,
+        store=_store_of(settings) if store is None else store,
         verifier=TokenVerifier.of(settings),
         wall_clock=wall_clock,
     )
+
+
+def _store_of(settings: Settings) -> Store:
+    if settings.database_url is None:
+        return MemoryStore()
+    return SqlStore(settings.database_url, retention_days=settings.history_retention_days)

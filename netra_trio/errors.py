@@ -105,6 +105,10 @@ class SettingsError(NetraError):
     """The settings are wrong; the text lists every fault and its mend."""
 
 
+class DatabaseUnusable(SettingsError):
+    """What DATABASE_URL names can never work; the text says why and what to do."""
+
+
 class StoreUnavailable(NetraError):
     """The store cannot answer now; trying again may help."""
 

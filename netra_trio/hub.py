@@ -284,12 +284,18 @@ async def open_hub(
     verifier: TokenVerifier,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Hub]:
-    """Open the nursery of all sessions; on leaving, what is left is ended within 2 seconds."""
-    async with trio.open_nursery() as nursery:
+    """Open the store and the nursery of all sessions; what is left is ended within 2 seconds.
+
+    Raises:
+        DatabaseUnusable: If the store can never work.
+    """
+    store = PatientStore(store)
+    # The store is there before the first session, and takes what the last one leaves.
+    async with store.open(), trio.open_nursery() as nursery:
         hub = Hub(
             settings,
             agents=agents,
-            store=PatientStore(store),
+            store=store,
             verifier=verifier,
             wall_clock=wall_clock,
             nursery=nursery,

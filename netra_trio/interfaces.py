@@ -5,6 +5,7 @@ Both come with a contract suite that any implementation has to pass (`tests/tran
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from attrs import frozen
@@ -140,10 +141,18 @@ class Duplicate:
 class Store(Protocol):
     """Users, threads, messages and runs.
 
-    A method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise. A
-    commit whose answer was lost may have taken effect all the same, and so may a call that was
-    cancelled: a message is sent again under its key, and `record` says that it is known.
+    A method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
+    What a call asked for that raised, or was cancelled, may be done all the same.
     """
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Hold the store open for as long as a server uses it; entered once, before any question.
+
+        Entering does not wait for a store that does not answer, and ends the runs that servers
+        which are gone have left unfinished: `interrupted`. On leaving, what was written behind is
+        stored.
+        """
+        ...
 
     async def check(self) -> None:
         """Return if the store can answer now; for health."""
@@ -165,7 +174,8 @@ class Store(Protocol):
         """Record a message and its run, `queued`; create the thread where there is none yet.
 
         With a key it returns when both are stored for good. Returns what was recorded before if
-        the key is known and the fingerprint is the same; then nothing is recorded.
+        the key is known and the fingerprint is the same; then nothing is recorded. If it raises or
+        is cancelled, the message is not stored, or is taken back before its key is asked for again.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.

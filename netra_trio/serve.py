@@ -15,11 +15,13 @@ import hypercorn.trio
 import structlog
 import trio
 from hypercorn.config import Config
+from hypercorn.utils import LifespanFailureError
 
 from netra_trio.app import Application
 from netra_trio.observe.logs import host_logger
 
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
+STARTUP = 3600.0  # seconds for the first start of a new version: it may rewrite a large database
 KEEP_ALIVE = 10.0  # seconds for the next request to begin
 CLOSING = 1.0  # seconds for HTTP requests that are under way when the drain is done
 LAST_RESORT = 1.5  # seconds after the drain's time: threads that do not end keep nobody waiting
@@ -42,17 +44,26 @@ async def serve(
     Takes over the listening socket. The task status starts with the address as `host:port`, once
     connections are accepted. On return everything is closed; where a thread of an agent does not
     end in time the process exits with code 0 from within.
+
+    Raises:
+        SettingsError: If it cannot start with its settings.
     """
     config = _config(sock, app)
     drained = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_heed_signals, app, config, drained)
-        async with trio.open_nursery() as server:
-            run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=drained.wait)  # type: ignore[arg-type]  # its scopes are TypedDicts, ASGI's own are dicts
-            binds: list[str] = await server.start(run)
-            nursery.start_soon(_exit_if_failed, app)
-            task_status.started(binds[0].partition("://")[2])
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_heed_signals, app, config, drained)
+            async with trio.open_nursery() as server:
+                run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=drained.wait)  # type: ignore[arg-type]  # its scopes are TypedDicts, ASGI's own are dicts
+                binds: list[str] = await server.start(run)
+                nursery.start_soon(_exit_if_failed, app)
+                if app.fault is None:
+                    task_status.started(binds[0].partition("://")[2])
+            nursery.cancel_scope.cancel()
+    except* LifespanFailureError:
+        pass  # the application has said why
+    if app.fault is not None:
+        raise app.fault
 
 
 async def _heed_signals(
@@ -124,5 +135,6 @@ def _config(sock: socket.socket, app: Application) -> Config:
     config.errorlog.setLevel(logging.WARNING)
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE
+    config.startup_timeout = STARTUP
     config.graceful_timeout = app.settings.drain_timeout_ms / 1000
     return config

@@ -65,6 +65,8 @@ from netra_trio.users import LiveRun, User
 
 INBOX = 64  # messages: 32 that may wait, 20 of a burst, 8 that run, rounded up
 RUNS_SIDE_BY_SIDE = 8  # per session, the contract's bound, section 3
+FOLLOW_SECONDS = 1.0  # between looks at a run of another server; doubles with each
+FOLLOW_MAX_SECONDS = 10.0  # at most: as often as servers look at each other
 END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is told, section 3
 LEAN_RESULT_BYTES = 16 * 1024  # of an end while the log is over its bytes, section 4
 
@@ -121,6 +123,7 @@ class Session:
         self._room = trio.lowlevel.ParkingLot()
         self._schedule = Schedule(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
         self._executions: dict[RunId, tuple[Execution, NewMessage]] = {}
+        self._followed: dict[RunId, trio.CancelScope] = {}
         self._idle = trio.Event()
         self._idle.set()
         self._draining = False
@@ -273,6 +276,8 @@ class Session:
         self._end_waiting(status)
         for execution, _ in self._executions.values():
             execution.stop(status)
+        for following in self._followed.values():
+            following.cancel()
         self._offer_work.close()
 
     def statistics(self) -> dict[str, int]:
@@ -295,7 +300,7 @@ class Session:
             return
         if known is not None:
             self._forget(new.run_id)
-            self._confirm_duplicate(known, new.correlation_id)
+            self._confirm_duplicate(known, new)
         else:
             self._schedule_run(new, execution, turn, work.message.on_busy)
 
@@ -357,38 +362,17 @@ class Session:
     async def _ask(
         self, question: Callable[[NewMessage], Awaitable[Duplicate | None]], new: NewMessage
     ) -> Duplicate | None:
-        """Ask the store for a message that was recorded before; its end is in it, or to come."""
+        """Ask the store for a message that was recorded before."""
         try:
             known = await question(new)
-            if known is not None and self._is_orphan(known):
-                # It may have ended after the store looked; if not, nobody is there to end it.
+            if known is not None and known.completed is None and known.run_id not in self.user.runs:
+                # It has ended since the store looked; if not, another server has it at work.
                 known = await question(new) or known
-                if self._is_orphan(known):
-                    known = await self._end_orphan(known)
+            return known
         except KeyConflict:
             raise key_conflict() from None
         except StoreUnavailable:
             raise not_stored() from None
-        return known
-
-    def _is_orphan(self, known: Duplicate) -> bool:
-        return known.completed is None and known.run_id not in self.user.runs
-
-    async def _end_orphan(self, known: Duplicate) -> Duplicate:
-        """End a run that nobody runs: its commit was taken for a failure, and asked for again."""
-        completed = dumps(payload_of(AgentCompleted(known.run_id, RunStatus.INTERRUPTED, 0)))
-        end = RunEnd(
-            run_id=known.run_id,
-            status=RunStatus.INTERRUPTED,
-            message_id=new_message_id(),
-            text="",
-            truncated=False,
-            created_at=self._wall_clock(),
-            completed=completed,
-        )
-        with trio.move_on_after(END_STORE_TIMEOUT):
-            await self._store.end_run(end)
-        return evolve(known, status=RunStatus.INTERRUPTED, completed=completed)
 
     def _turn(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
         """Take a turn of the user's rate for a message that may come in, and return when it is."""
@@ -408,7 +392,7 @@ class Session:
         window.take(now)
         return turn
 
-    def _confirm_duplicate(self, known: Duplicate, correlation_id: CorrelationId) -> None:
+    def _confirm_duplicate(self, known: Duplicate, new: NewMessage) -> None:
         """Confirm what was recorded before, and see that its end is told here too."""
         self._confirm(
             MessageConfirmed(
@@ -418,17 +402,46 @@ class Session:
                 Confirmation.DUPLICATE,
                 run_status=known.status,
             ),
-            correlation_id,
+            new.correlation_id,
         )
         live = self.user.runs.get(known.run_id)
-        if known.run_id in self._executions:
-            self.log.release(1)  # its own end will come here
-        elif known.completed is not None:
-            self._copy_end(known.completed, correlation_id)
-        elif live is not None and self.id not in live.watchers:
-            live.watchers[self.id] = lambda end: self._copy_end(end.completed, correlation_id)
-        else:
+        if known.completed is not None:
+            self._copy_end(known.completed, new.correlation_id)
+        elif known.run_id in self._executions or known.run_id in self._followed:
             self.log.release(1)  # its end will come here already
+        elif live is None:
+            self._followed[known.run_id] = trio.CancelScope()
+            self._spawn(self._follow, known.run_id, new)
+        elif self.id in live.watchers:
+            self.log.release(1)
+        else:
+            live.watchers[self.id] = lambda end: self._copy_end(end.completed, new.correlation_id)
+
+    async def _follow(self, run_id: RunId, new: NewMessage) -> None:
+        """Ask for the end of a run that another server has at work, until it is there."""
+        wait = FOLLOW_SECONDS
+        with self._followed[run_id]:
+            await trio.sleep(wait)
+            while not await self._tell_end(new):
+                wait = min(2 * wait, FOLLOW_MAX_SECONDS)
+                await trio.sleep(wait)
+        del self._followed[run_id]
+
+    async def _tell_end(self, new: NewMessage) -> bool:
+        """Tell the end that is stored under a key; return whether there is nothing to wait for."""
+        try:
+            known = await self._store.find(new)
+        except StoreUnavailable:
+            return False
+        except KeyConflict:
+            known = None
+        if known is None:  # history is not kept that long
+            self.log.release(1)
+        elif known.completed is None:
+            return False
+        else:
+            self._copy_end(known.completed, new.correlation_id)
+        return True
 
     def _copy_end(self, completed: bytes, correlation_id: CorrelationId) -> None:
         if self.log.is_over_bytes:

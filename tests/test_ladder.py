@@ -18,14 +18,36 @@ LADDER = (  # from the bottom up
         "protocol.ratelimit",
         "protocol.liveness",
         "protocol.origin",
+        "stores.schema",
+        "stores.migrations.versions.v0001_conversations",
+        "stores.migrations.versions.v0002_owners",
     },
-    {"protocol.codec", "_kept_secret", "_setting_kinds", "interfaces"},
-    {"settings", "outbox", "observe.redact"},
+    {
+        "protocol.codec",
+        "_kept_secret",
+        "_setting_kinds",
+        "interfaces",
+        "stores.behind",
+        "stores.database",
+        "stores.migrate",
+        "stores.owners",
+        "stores.migrations.env",
+    },
+    {
+        "settings",
+        "jwks",
+        "outbox",
+        "observe.redact",
+        "stores.batch",
+        "stores.history",
+        "stores.retention",
+    },
     {"auth", "runs", "users", "discovery", "observe.render", "agents.calculator", "agents.clock"},
     {
         "admission",
         "stores.memory",
         "stores.patient",
+        "stores.sql",
         "transports.asgi",
         "transports.hypercorn",
         "transports.memory",
@@ -44,7 +66,16 @@ LADDER = (  # from the bottom up
     {"cli"},
     {"__main__"},
 )
-FOLDERS = {"protocol", "connection", "transports", "stores", "agents", "observe"}
+FOLDERS = {
+    "protocol",
+    "connection",
+    "transports",
+    "stores",
+    "stores.migrations",
+    "stores.migrations.versions",
+    "agents",
+    "observe",
+}
 
 ROOT = Path(netra_trio.__file__).parent
 RUNG = {name: height for height, names in enumerate(LADDER) for name in names}

@@ -160,6 +160,7 @@ class _Handler(logging.Handler):
 
 
 _HOST = "netra_trio.host"
+_CHATTY = ("alembic", "httpx2", "httpcore2")  # tell of each step; what matters is logged here
 
 
 def _wants_colour(stream: TextIO) -> bool:
@@ -210,6 +211,8 @@ def configure(
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(lowest, logging.WARNING))
     logging.captureWarnings(True)
 
 

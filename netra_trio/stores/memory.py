@@ -18,7 +18,8 @@ An end only turns held into loose, so it always fits, at worst by dropping what 
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
 from attrs import define, evolve, field
@@ -216,6 +217,11 @@ class MemoryStore:
             "messages_dropped": self._messages_dropped,
             "early_keys_dropped": self._early_keys_dropped,
         }
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Do nothing: it is open while it is there."""
+        yield
 
     async def check(self) -> None:
         """Return: memory always answers, a full one too."""

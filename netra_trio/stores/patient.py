@@ -4,6 +4,7 @@ store = PatientStore(MemoryStore())
 """
 
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 import trio
@@ -28,6 +29,10 @@ class PatientStore:
     """
 
     store: Store
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Hold the store open."""
+        return self.store.open()
 
     async def check(self) -> None:
         """Return if the store can answer now."""

@@ -13,7 +13,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.echo import echo
 from netra_trio.codes import EndReason
-from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import MessageId
 from netra_trio.interfaces import HISTORY_PAGE_BYTES, Duplicate, NewMessage
 from netra_trio.outbox import CONTROL_BYTES
@@ -97,36 +96,6 @@ async def test_a_deadline_that_passed_is_not_renamed_by_a_stop(autojump_clock: M
         await client.send("stop_agent", {"run_id": run_id})
         end = (await client.expect("agent_completed"))["payload"]
         assert (end["status"], end["error"]["code"]) == ("timed_out", "AGENT_TIMEOUT")
-
-
-class LosesAnswers(MemoryStore):
-    """A store whose line drops in the middle of a commit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loses = 1
-
-    async def record(self, message: NewMessage) -> Duplicate | None:
-        known = await super().record(message)
-        await trio.lowlevel.checkpoint()
-        if self.loses:
-            self.loses -= 1
-            raise StoreUnavailable
-        return known
-
-
-async def test_a_commit_whose_answer_was_lost_has_an_end(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents={"echo": echo}, store=LosesAnswers()) as server,
-        server.connect() as client,
-    ):
-        await client.say("hello", "k")
-        assert (await client.error())["code"] == "SERVICE_UNAVAILABLE"
-        await client.say("hello", "k")
-        confirmed = (await client.expect("message_confirmed"))["payload"]
-        assert (confirmed["status"], confirmed["run_status"]) == ("duplicate", "interrupted")
-        end = (await client.expect("agent_completed"))["payload"]
-        assert (end["run_id"], end["status"]) == (confirmed["run_id"], "interrupted")
 
 
 class Slow(MemoryStore):

@@ -6,7 +6,6 @@ and what may be written behind is waited for.
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -34,8 +33,9 @@ from netra_trio.interfaces import (
 )
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.sql import SqlStore
 
-Factory = Callable[[Path], AbstractAsyncContextManager[Store]]
+Factory = Callable[[pytest.FixtureRequest], Store]
 
 NOW = 1_640_995_200.25  # Unix seconds
 PATIENCE = 10  # seconds until what is written behind must be there
@@ -55,23 +55,39 @@ TEXTS = [
 ]
 
 
-@asynccontextmanager
-async def memory(_: Path) -> AsyncIterator[Store]:
-    """Open a store in memory."""
-    yield MemoryStore()
+def memory(_: pytest.FixtureRequest) -> Store:
+    """Return a store in memory."""
+    return MemoryStore()
 
 
-STORES: list[Factory] = [memory]
+def sqlite(request: pytest.FixtureRequest) -> Store:
+    """Return a store in a file."""
+    folder: Path = request.getfixturevalue("tmp_path")
+    return SqlStore(f"sqlite:///{folder}/store.db")
+
+
+def sqlite_in_memory(_: pytest.FixtureRequest) -> Store:
+    """Return a store in a database that has no file."""
+    return SqlStore("sqlite://")
+
+
+def postgresql(request: pytest.FixtureRequest) -> Store:
+    """Return a store in a database of a real server."""
+    return SqlStore(request.getfixturevalue("database_url"))
+
+
+STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql]
 
 
 @pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Open an empty store that knows Alice and Bob."""
     factory: Factory = request.param
-    async with factory(tmp_path) as opened:
-        await opened.create_user(ALICE)
-        await opened.create_user(BOB)
-        yield opened
+    empty = factory(request)
+    async with empty.open():
+        await empty.create_user(ALICE)
+        await empty.create_user(BOB)
+        yield empty
 
 
 def new(

