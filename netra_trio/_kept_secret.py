@@ -1,4 +1,4 @@
-"""A secret that is made once and kept in a folder, the same for all who ask for it there.
+"""A folder for what development keeps, and a secret in it, the same for all who ask there.
 
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as folder:
@@ -7,6 +7,8 @@ True
 """
 
 import contextlib
+import errno
+import os
 import secrets
 import stat
 from pathlib import Path
@@ -24,15 +26,26 @@ def kept_secret(folder: Path) -> str:
         OSError: The folder cannot be made, or the file not written or read.
         UnicodeDecodeError: The file holds something else.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _restrict(folder, 0o700)
-    with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x") as ignore:
-        ignore.write("*\n")
+    keep_folder(folder)
     file = folder / "secret"
     if not file.exists():
         _create(file)
     _restrict(file, 0o600)
     return file.read_text(encoding="utf-8").strip()
+
+
+def keep_folder(folder: Path) -> None:
+    """Make the folder where there is none; only the owner may look into it, and git leaves it out.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written there.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _restrict(folder, 0o700)
+    with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x") as ignore:
+        ignore.write("*\n")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _create(file: Path) -> None:

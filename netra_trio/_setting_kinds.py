@@ -6,9 +6,14 @@
 'a whole number from 1 to 20 (messages)'
 """
 
+import ipaddress
+import re
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from attrs import frozen
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 MAX_SHOWN = 60  # characters of a wrong value: enough to find it by, and no wall of text
 
@@ -154,29 +159,123 @@ class Text:
 
     Attributes:
         what: What the text is.
-        schemes: What it must begin with where it is a URL, each before `://`.
         secret: Whether its value must never appear anywhere.
     """
 
     what: str
-    schemes: tuple[str, ...] = ()
     secret: bool = False
 
     @property
     def expected(self) -> str:
-        """What the text is and how it begins."""
-        begins = " or ".join(f"{scheme}://" for scheme in self.schemes)
-        return f"{self.what} that begins with {begins}" if begins else self.what
+        """What the text is."""
+        return self.what
 
     def read(self, text: str) -> str:
         """Read the text."""
-        if self.schemes and not text.lower().startswith(tuple(f"{s}://" for s in self.schemes)):
-            raise ValueError("use one of these")
         return text if self.secret else text.strip()
 
     def show(self, value: str) -> str:
         """Show the text, or of a secret that it is there."""
         return f"set, {len(value.encode())} bytes" if self.secret else value
+
+
+@frozen
+class WebUrl:
+    """An absolute URL of a page, without a credential in it; a wrong one is never repeated."""
+
+    @property
+    def expected(self) -> str:
+        """How it begins and what it must not have."""
+        return "a URL with https:// or http://, without user, password and fragment"
+
+    @property
+    def secret(self) -> bool:
+        """True: what is refused for its password must not be shown for it."""
+        return True
+
+    def read(self, text: str) -> str:
+        """Read the URL."""
+        url = text.strip()
+        if not re.fullmatch(r"[!-~]+", url):
+            raise ValueError("percent-encode blanks, control and non-ASCII characters")
+        try:
+            parts = urlsplit(url)
+            is_web = parts.scheme in {"http", "https"}
+            is_whole = is_web and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError("write it like https://login.example.com/jwks")
+        if "@" in parts.netloc:
+            raise ValueError("leave out user and password")
+        if "#" in url:
+            raise ValueError("leave out the # and what follows")
+        return url
+
+    def show(self, value: str) -> str:
+        """Show the URL, which has nothing secret in it."""
+        return value
+
+
+@frozen
+class DatabaseUrl:
+    """A database, as SQLAlchemy writes it; only `show` ever shows it, without what may be secret.
+
+    Attributes:
+        schemes: What each may begin with before `://`, in whatever case.
+    """
+
+    schemes: tuple[str, ...] = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
+
+    @property
+    def expected(self) -> str:
+        """How it begins."""
+        *others, last = (f"{scheme}://" for scheme in self.schemes)
+        return f"a URL with {', '.join(others)} or {last}"
+
+    @property
+    def secret(self) -> bool:
+        """True: it may have a password in it."""
+        return True
+
+    def read(self, text: str) -> str:
+        """Read the URL; its scheme comes back in lower case."""
+        scheme, colon, rest = text.strip().partition(":")
+        scheme = scheme.lower()
+        if scheme not in self.schemes:
+            bare = scheme.partition("+")[0]
+            known = colon and bare in self.schemes
+            raise ValueError(f"leave out the driver: {bare}://" if known else "use one of these")
+        url = _parsed(f"{scheme}:{rest}")
+        if scheme == "sqlite" and url.host:
+            raise ValueError("write three slashes before a relative path, four before another")
+        if scheme != "sqlite" and not url.database:
+            raise ValueError("name the database: postgresql://user@host/database")
+        return f"{scheme}:{rest}"
+
+    def show(self, value: str) -> str:
+        """Show the URL without its password, and without its query, which may have one too."""
+        return make_url(value).set(query={}).render_as_string(hide_password=True)
+
+
+def _parsed(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        # `from None`: the parser's text has the URL in it.
+        raise ValueError(
+            "write it like postgresql://user:password@host/database, other characters than letters "
+            "and digits percent-encoded"
+        ) from None
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL is of this very machine: `localhost`, or a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @frozen
@@ -231,7 +330,7 @@ class Setting:
         return f"{self.meaning}; {when}: {self.beyond}"
 
     def _came(self, text: str) -> str:
-        if isinstance(self.kind, Text) and self.kind.secret:
+        if getattr(self.kind, "secret", False):
             return f"{len(text.encode())} bytes (kept secret)"
         return quoted(text)
 

@@ -252,10 +252,6 @@ async def _find_token(url: str, user: str) -> str:
             "Start it with: netra-trio serve"
         ) from None
     secret = os.environ.get("JWT_SECRET_KEY") or _kept_secret()
-    if secret is None:
-        raise ChatError(
-            "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
-        )
     algorithms = os.environ.get("JWT_ALGORITHMS") or "HS256"
     verifier = TokenVerifier(
         secret,
@@ -263,6 +259,10 @@ async def _find_token(url: str, user: str) -> str:
         issuer=os.environ.get("JWT_ISSUER") or None,
         audience=os.environ.get("JWT_AUDIENCE") or None,
     )
+    if not verifier.can_sign:
+        raise ChatError(
+            "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
+        )
     return verifier.sign(user, expires_at=time.time() + TOKEN_SECONDS)
 
 

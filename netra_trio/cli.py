@@ -1,4 +1,4 @@
-"""The commands: serve, token, chat, check."""
+"""The commands: serve, token, chat, user, check."""
 
 import importlib
 import inspect
@@ -21,13 +21,21 @@ from rich.padding import Padding
 from rich.text import Text
 
 from netra_trio.app import DEMO_AGENTS, Application, create_app
-from netra_trio.auth import TokenVerifier
+from netra_trio.auth import USER_ID_CHARACTERS, TokenVerifier, is_user_id
 from netra_trio.chat import ChatError, chat
 from netra_trio.errors import SettingsError
 from netra_trio.observe.logs import configure
+from netra_trio.operate import (
+    OperatorError,
+    add_user,
+    ask_database,
+    ask_key_server,
+    list_users,
+    set_user_enabled,
+)
 from netra_trio.runs import Agent
 from netra_trio.serve import CannotListen, listen, serve
-from netra_trio.settings import Loaded, describe, load
+from netra_trio.settings import Loaded, Settings, describe, load
 
 READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
 DEV_USER = "dev"
@@ -77,20 +85,30 @@ def serve_command(
 async def _serve(
     application: Application, loaded: Loaded, agents: list[str], sock: socket.socket
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        _greet(loaded, agents, await nursery.start(serve, application, sock))
+    try:
+        async with trio.open_nursery() as nursery:
+            _greet(loaded, agents, await nursery.start(serve, application, sock))
+    except* SettingsError:
+        pass  # raised below, out of its group
+    if application.fault is not None:
+        raise application.fault
 
 
 def _greet(loaded: Loaded, agents: list[str], address: str) -> None:
     environment = loaded.settings.environment
+    verifier = TokenVerifier.of(loaded.settings)
     lines = [
         f"netra_trio {version('netra-trio')}, {environment}, agents: {', '.join(agents)}",
         f"Ready on http://{address} (WebSocket: ws://{address}/ws)",
     ]
     if environment == "development":
-        token = _sign(loaded, DEV_USER, READY_TOKEN_SECONDS)
-        lines[1] += f", token of user {DEV_USER!r}: {token}"
-        lines.append(f"Talk to it:  netra-trio chat --url ws://{address}/ws")
+        hint = f"Talk to it:  netra-trio chat --url ws://{address}/ws"
+        if verifier.can_sign:
+            token = _sign(verifier, DEV_USER, READY_TOKEN_SECONDS)
+            lines[1] += f", token of user {DEV_USER!r}: {token}"
+            lines.append(hint)
+        else:
+            lines.append(f"{hint} --token TOKEN (from the login whose keys are at JWT_JWKS_URL)")
     lines.append("Ctrl-C stops it.")
     print("\n".join(lines), flush=True)  # noqa: T201 - a command's own output
 
@@ -116,10 +134,12 @@ def token(
     duration = _DURATION.fullmatch(expires)
     if duration is None:
         raise UsageError(f"--expires: expected something like 30m, 1h or 7d, got {expires!r}")
-    if not user:
-        raise UsageError("--user: expected a user id, got nothing")
+    if not is_user_id(user):
+        expected = f"a printable text of 1 to {USER_ID_CHARACTERS} characters"
+        raise UsageError(f"--user: expected {expected}, got {user!r}")
     seconds = int(duration[1]) * _SECONDS[duration[2]]
-    print(_sign(_load(), user, seconds, permission))  # noqa: T201 - a command's own output
+    verifier = TokenVerifier.of(_load().settings)
+    print(_sign(verifier, user, seconds, permission))  # noqa: T201 - a command's own output
 
 
 @app.command(name="chat")
@@ -157,7 +177,7 @@ def chat_command(
 
 @app.command
 def check() -> None:
-    """Show every setting and where it came from; exit with 1 if something is wrong."""
+    """Show every setting, and whether database and key server answer; exit with 1 if not."""
     loaded = _load()
     console = Console(highlight=False)
     for name, value, source, meaning in describe(loaded):
@@ -165,14 +185,94 @@ def check() -> None:
         console.print(Padding(Text(meaning, "dim"), (0, 0, 0, 4)))
     for warning in loaded.warnings:
         console.print(f"warning: {warning}", markup=False)
+    answers = trio.run(_ask_all, loaded.settings)
+    for what, (_, told) in answers.items():
+        console.print(f"{what}: {told}", markup=False)
+    if not all(is_well for is_well, _ in answers.values()):
+        raise UsageError("The settings are right, but not everything that they name answers.")
     console.print("Everything can be used as it is set.")
+
+
+async def _ask_all(settings: Settings) -> dict[str, tuple[bool, str]]:
+    answers = {
+        "database": await ask_database(settings),
+        "key server": await ask_key_server(settings),
+    }
+    return {what: answer for what, answer in answers.items() if answer is not None}
+
+
+users = cyclopts.App(name="user", help="Add, disable, enable and list users.")
+app.command(users)
+
+
+@users.command(name="add")
+def user_add(*user: str) -> None:
+    """Add users, so that they may come in with a good token.
+
+    Parameters
+    ----------
+    user
+        The user's id: the subject of the user's tokens. One or more.
+    """
+    settings = _settings_of_users()
+    for name in _some(user):
+        is_new = trio.run(add_user, settings, name)
+        print(f"{name}: {'added' if is_new else 'was there already'}")  # noqa: T201 - a command's own output
+
+
+@users.command(name="disable")
+def user_disable(*user: str) -> None:
+    """Disable users: they are refused, and connections of theirs end within a minute (4403).
+
+    Parameters
+    ----------
+    user
+        The user's id. One or more.
+    """
+    settings = _settings_of_users()
+    for name in _some(user):
+        trio.run(partial(set_user_enabled, enabled=False), settings, name)
+        print(f"{name}: disabled")  # noqa: T201 - a command's own output
+
+
+@users.command(name="enable")
+def user_enable(*user: str) -> None:
+    """Enable users who were disabled.
+
+    Parameters
+    ----------
+    user
+        The user's id. One or more.
+    """
+    settings = _settings_of_users()
+    for name in _some(user):
+        trio.run(partial(set_user_enabled, enabled=True), settings, name)
+        print(f"{name}: enabled")  # noqa: T201 - a command's own output
+
+
+@users.command(name="list")
+def user_list() -> None:
+    """List every user by id, and whether the user is enabled."""
+    for name, is_enabled in trio.run(list_users, _settings_of_users()):
+        print(f"{name}\t{'enabled' if is_enabled else 'disabled'}")  # noqa: T201 - a command's own output
+
+
+def _settings_of_users() -> Settings:
+    configure(level="warning")  # to the error output, if anything
+    return _load().settings
+
+
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise UsageError("expected a user id, got nothing")
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what a user can mend is said in a line, with exit code 1."""
     try:
         app(arguments)
-    except (UsageError, SettingsError, CannotListen, ChatError) as error:
+    except (UsageError, SettingsError, CannotListen, ChatError, OperatorError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command's own output
         sys.exit(1)
     except BrokenPipeError:  # whoever read the output has left, as `head` does
@@ -186,8 +286,7 @@ def _load() -> Loaded:
     return load(os.environ, directory=Path.cwd())
 
 
-def _sign(loaded: Loaded, user: str, seconds: int, permissions: Sequence[str] = ()) -> str:
-    verifier = TokenVerifier.of(loaded.settings)
+def _sign(verifier: TokenVerifier, user: str, seconds: int, permissions: Sequence[str] = ()) -> str:
     return verifier.sign(user, expires_at=time.time() + seconds, permissions=permissions)
 
 

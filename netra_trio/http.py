@@ -14,7 +14,7 @@ import structlog
 import trio
 from attrs import field, frozen
 
-from netra_trio.auth import TICKET_SECONDS, USER_ID_CHARACTERS
+from netra_trio.auth import TICKET_SECONDS, USER_ID_CHARACTERS, is_user_id
 from netra_trio.codes import ErrorCode
 from netra_trio.discovery import document
 from netra_trio.errors import Problem, Refused, StoreUnavailable, http_body, problem
@@ -80,23 +80,33 @@ async def ticket(call: Call) -> Answer:
 
 async def health(call: Call) -> Answer:
     """Tell whether the server and what it depends on can answer."""
+    checks = {"store": await _check_store(call.hub)}
+    keys = call.hub.verifier.is_key_server_available
+    if keys is not None:
+        checks["keys"] = "ok" if keys else "unavailable"
+    draining = call.hub.is_draining
+    is_well = all(outcome == "ok" for outcome in checks.values())
+    status = "draining" if draining else "healthy" if is_well else "degraded"
+    return Answer(503 if draining else 200, {"status": status, "checks": checks})
+
+
+async def _check_store(hub: Hub) -> str:
     store = "ok"
     with trio.move_on_after(CHECK_SECONDS) as patience:
         try:
-            await call.hub.store.check()
+            await hub.store.check()
         except StoreUnavailable:
             store = "unavailable"
     if patience.cancelled_caught:
         store = "no answer"
-    draining = call.hub.is_draining
-    status = "draining" if draining else "healthy" if store == "ok" else "degraded"
-    return Answer(503 if draining else 200, {"status": status, "checks": {"store": store}})
+    return store
 
 
 async def dev_token(call: Call) -> Answer:
     """Give a token to a developer on this very machine; elsewhere there is no such path."""
     settings = call.hub.settings
-    if settings.environment != "development" or not _is_local(call.request):
+    is_offered = settings.environment == "development" and call.hub.verifier.can_sign
+    if not is_offered or not _is_local(call.request):
         raise _no_such_path()
     if call.request.origins:
         try:
@@ -281,7 +291,7 @@ async def _read_json(receive: Receive) -> Any:
 
 def _user(body: Any) -> str:
     user = body.get("user") if isinstance(body, dict) else None
-    if type(user) is str and user.isprintable() and 1 <= len(user) <= USER_ID_CHARACTERS:
-        return user
+    if is_user_id(user):
+        return str(user)
     text = f"$.user: expected a printable string of 1 to {USER_ID_CHARACTERS} characters"
     raise Refused(problem(ErrorCode.BAD_REQUEST, text, help='Send {"user": "alice"}.'))

@@ -89,7 +89,7 @@ async def check_opening(request: Request, hub: Hub, *, now: float) -> Opening:
     acknowledging = _check_subprotocols(request.subprotocols)
     resume = _check_resume(request.query)
     check_origin(request, hub.settings)
-    identity = _identify(request, hub, _credentials(request, hub.settings), now)
+    identity = await _identify(request, hub, _credentials(request, hub.settings), now)
     await check_user_exists(identity, hub)
     return Opening(identity, acknowledging, resume)
 
@@ -105,7 +105,7 @@ async def check_ticket_request(request: Request, hub: Hub, *, now: float) -> Ide
     credentials = _credentials(request, hub.settings)
     if "header" not in {kind for kind, _ in credentials}:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = _identify(request, hub, credentials, now)
+    identity = await _identify(request, hub, credentials, now)
     await check_user_exists(identity, hub)
     return identity
 
@@ -190,7 +190,7 @@ def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:
     return found
 
 
-def _identify(
+async def _identify(
     request: Request, hub: Hub, credentials: list[tuple[str, str]], now: float
 ) -> Identity:
     if not credentials:
@@ -211,7 +211,7 @@ def _identify(
         return identity
     if kind == "subprotocol":
         value = _decode_token(value)
-    return hub.verifier.verify(value, hub.wall_clock())
+    return await hub.verifier.verify(value, hub.wall_clock())
 
 
 def _decode_token(value: str) -> str:

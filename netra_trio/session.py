@@ -368,11 +368,11 @@ class Session:
             if known is not None and known.completed is None and known.run_id not in self.user.runs:
                 # It has ended since the store looked; if not, another server has it at work.
                 known = await question(new) or known
-            return known
         except KeyConflict:
             raise key_conflict() from None
         except StoreUnavailable:
             raise not_stored() from None
+        return known
 
     def _turn(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
         """Take a turn of the user's rate for a message that may come in, and return when it is."""

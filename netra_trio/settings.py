@@ -1,6 +1,7 @@
 """Every setting: its variable, unit, default and reason, and what happens beyond it.
 
->>> loaded = load({"WEBSOCKET_BURST_QUEUE": "5", "JWT_SECRET_KEY": "s" * 32}, directory=Path())
+>>> given = {"WEBSOCKET_BURST_QUEUE": "5", "JWT_SECRET_KEY": "s" * 32, "DATABASE_URL": "sqlite://"}
+>>> loaded = load(given, directory=Path())
 >>> loaded.settings.burst_queue, loaded.sources["WEBSOCKET_BURST_QUEUE"]
 (5, 'environment')
 """
@@ -12,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, evolve, field, fields, frozen
+from sqlalchemy.engine import URL
 
-from netra_trio._kept_secret import kept_secret
+from netra_trio._kept_secret import keep_folder, kept_secret
 from netra_trio._setting_kinds import (
     MAX_SHOWN,
     Choice,
+    DatabaseUrl,
     Flag,
     Setting,
     Text,
+    WebUrl,
     Whole,
     Words,
     fault,
+    is_loopback,
     quoted,
 )
 from netra_trio.errors import SettingsError
@@ -30,9 +35,13 @@ from netra_trio.protocol.origin import DEVELOPMENT, ENVIRONMENTS, OriginPolicy
 
 SECRET_BYTES = 32  # UTF-8 bytes: the hash's own length, below which guessing the key is cheaper
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""The algorithms that tokens may be signed with, and the bytes RFC 7518 wants of their keys."""
+"""The algorithms of a shared secret, and the bytes RFC 7518 wants of it."""
+
+KEY_SERVER_ALGORITHMS = ("RS256", "ES256", "EdDSA")
+"""The algorithms of a key server's keys."""
 
 FOLDER = ".netra"
+DATABASE_FILE = f"{FOLDER}/netra.db"
 SECRET_FILE = f"{FOLDER}/secret"
 SECRET_SOURCE = f"generated in {SECRET_FILE}"
 
@@ -223,16 +232,26 @@ class Settings:
         metadata=_row(
             "JWT_SECRET_KEY",
             Text(f"a secret of {SECRET_BYTES} bytes or more", secret=True),
-            "the key that tokens are signed with; development makes its own",
-            required=_HOW_TO_MAKE_ONE,
+            "the key that tokens are signed with; development makes its own, staging and "
+            "production need it or JWT_JWKS_URL",
         ),
     )
-    jwt_algorithms: tuple[str, ...] = field(
-        default=("HS256",),
+    jwt_jwks_url: str | None = field(
+        default=None,
+        metadata=_row(
+            "JWT_JWKS_URL",
+            WebUrl(),
+            "where the login publishes the keys of its tokens; https outside development, but for "
+            "this machine",
+        ),
+    )
+    jwt_algorithms: tuple[str, ...] | None = field(
+        default=None,
         metadata=_row(
             "JWT_ALGORITHMS",
-            Words("signing algorithms", tuple(KEY_BYTES)),
-            "algorithms a token may be signed with",
+            Words("signing algorithms", (*KEY_BYTES, *KEY_SERVER_ALGORITHMS)),
+            "algorithms a token may be signed with; by default HS256 where there is a secret, and "
+            "RS256, ES256 and EdDSA where there is a key server",
             "401 INVALID_TOKEN",
         ),
     )
@@ -253,9 +272,19 @@ class Settings:
         repr=False,
         metadata=_row(
             "DATABASE_URL",
-            Text("a URL", ("sqlite", "postgres", "postgresql"), secret=True),
-            "the database of users, threads and history; not used yet",
+            DatabaseUrl(),
+            f"the database of users, threads and history; development has {DATABASE_FILE}, and "
+            "sqlite:// keeps everything in memory",
             required="set it, for instance to sqlite:///netra.db",
+        ),
+    )
+    history_retention_days: int = field(
+        default=0,
+        metadata=_row(
+            "HISTORY_RETENTION_DAYS",
+            Whole(0, 36_500, "days"),
+            "how long messages are kept whose run has ended; 0 keeps them for ever",
+            "they are deleted",
         ),
     )
     auth_auto_provision: bool = field(
@@ -296,7 +325,6 @@ NOT_YET = (
 """Settings of the contract that are read and checked, but that nothing follows yet."""
 
 STOPS = {
-    "JWT_JWKS_URL": "key servers are not supported yet in this version; set JWT_SECRET_KEY",
     "REDIS_URL": "there is no broker yet: unset it",
 }
 """Settings of the contract that stop the start: to go on without them would be no kindness."""
@@ -320,8 +348,9 @@ class Loaded:
 def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
     """Read, check and complete the settings.
 
-    In development a missing key is made and kept below `directory`; nothing else is written, and
-    nothing at all where there is a fault. A variable that is blank counts as unset.
+    In development a missing key is made and kept below `directory`, and so is the folder of a
+    database that nobody named; nothing else is written, and nothing at all where there is a fault
+    before. A variable that is blank counts as unset.
 
     Raises:
         SettingsError: Settings are wrong: one line for each, with what came, what was expected
@@ -336,11 +365,19 @@ def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
     if faults:
         raise SettingsError("\n".join(faults))
     sources = {row.env: "environment" if row.env in given else "default" for row in TABLE.values()}
-    warnings = tuple(_warnings(settings, given))
-    if settings.jwt_secret_key is None:
-        settings = evolve(settings, jwt_secret_key=_development_secret(directory))
+    kept: dict[str, Any] = {}
+    if settings.environment == DEVELOPMENT:
+        kept = _kept_in(directory, settings)
+    if "jwt_secret_key" in kept:
         sources[TABLE["jwt_secret_key"].env] = SECRET_SOURCE
-    return Loaded(settings, sources, warnings)
+    settings = evolve(settings, **kept)
+    settings = evolve(settings, jwt_algorithms=_algorithms(settings))
+    return Loaded(settings, sources, tuple(_warnings(settings, given)))
+
+
+def usual_algorithms(*, has_secret: bool, has_keys: bool) -> tuple[str, ...]:
+    """Return the algorithms that are accepted where nobody says which."""
+    return (*(["HS256"] if has_secret else []), *(KEY_SERVER_ALGORITHMS if has_keys else []))
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
@@ -376,6 +413,7 @@ def _joint_faults(settings: Settings, wrong: Mapping[str, str]) -> Iterator[str]
     except ValueError as error:
         for line in str(error).splitlines():
             yield f"{TABLE['allowed_origins'].env}: {line}"
+    yield from _faults_of_keys(settings, wrong)
     if settings.environment == DEVELOPMENT:
         return
     for name, row in TABLE.items():
@@ -393,6 +431,46 @@ def _joint_faults(settings: Settings, wrong: Mapping[str, str]) -> Iterator[str]
         yield fault(TABLE["require_auth"].env, "false", expected, mend)
 
 
+def _faults_of_keys(settings: Settings, wrong: Mapping[str, str]) -> Iterator[str]:
+    """Find what is wrong with where keys come from, and with what they are used for."""
+    secret, server, algorithms = (
+        TABLE[name] for name in ("jwt_secret_key", "jwt_jwks_url", "jwt_algorithms")
+    )
+    if {secret.env, server.env, algorithms.env} & wrong.keys():
+        return
+    url, environment = settings.jwt_jwks_url, settings.environment
+    makes_secret = environment == DEVELOPMENT
+    if not (settings.jwt_secret_key or url or makes_secret):
+        expected = f"{secret.kind.expected}, or {server.env}, in {environment}"
+        mend = f"{_HOW_TO_MAKE_ONE}, or set {server.env} to where your login publishes its keys"
+        yield fault(secret.env, "nothing", expected, mend)
+        return
+    if url and not (makes_secret or url.lower().startswith("https:") or is_loopback(url)):
+        expected = f"https:// in {environment}, or a host that is this machine"
+        yield fault(server.env, "http://", expected, "use https: keys must come unchanged")
+    listed = settings.jwt_algorithms or ()
+    shared = [name for name in listed if name in KEY_BYTES]
+    public = [name for name in listed if name in KEY_SERVER_ALGORITHMS]
+    if shared and not (settings.jwt_secret_key or makes_secret):
+        mend = f"set {secret.env}, or leave out {', '.join(shared)}"
+        yield fault(algorithms.env, ", ".join(shared), "algorithms that there is a key for", mend)
+    if public and not url:
+        mend = f"set {server.env}, or leave out {', '.join(public)}"
+        yield fault(algorithms.env, ", ".join(public), "algorithms that there is a key for", mend)
+    if url and listed and not public:
+        expected = f"one of {', '.join(KEY_SERVER_ALGORITHMS)} too, for the key server"
+        mend = f"add what your login signs with, or unset {server.env}"
+        yield fault(algorithms.env, ", ".join(listed), expected, mend)
+
+
+def _algorithms(settings: Settings) -> tuple[str, ...]:
+    """Return the algorithms that are accepted, listed or not."""
+    if settings.jwt_algorithms is not None:
+        return settings.jwt_algorithms
+    has_secret, has_keys = settings.jwt_secret_key is not None, settings.jwt_jwks_url is not None
+    return usual_algorithms(has_secret=has_secret, has_keys=has_keys)
+
+
 def _faults_of_later(given: Mapping[str, str]) -> Iterator[str]:
     """Judge the settings of the contract that this version does not follow."""
     for row in NOT_YET:
@@ -407,27 +485,16 @@ def _faults_of_later(given: Mapping[str, str]) -> Iterator[str]:
 
 
 def _warnings(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
-    key, database = settings.jwt_secret_key, settings.database_url
-    wanted = max(KEY_BYTES[name] for name in settings.jwt_algorithms)
+    key = settings.jwt_secret_key
+    shared = [name for name in settings.jwt_algorithms or () if name in KEY_BYTES]
+    wanted = max((KEY_BYTES[name] for name in shared), default=0)
     if key is not None and len(key.encode()) < wanted:
         yield (
             f"JWT_SECRET_KEY: {len(key.encode())} bytes are fewer than the {wanted} that "
-            f"{', '.join(settings.jwt_algorithms)} can use; {_HOW_TO_MAKE_ONE}"
+            f"{', '.join(shared)} can use; {_HOW_TO_MAKE_ONE}"
         )
-    if database is not None:
-        yield (
-            "DATABASE_URL: this version keeps users, threads and history in memory only and does "
-            "not use it yet"
-        )
-        if settings.environment != DEVELOPMENT and database.lower().startswith("sqlite:"):
-            yield (
-                "DATABASE_URL: SQLite serves one process on one machine; for more use postgresql://"
-            )
-    if settings.require_auth and not settings.auth_auto_provision:
-        yield (
-            "AUTH_AUTO_PROVISION: false, and there is no way to add a user in this version, so "
-            "nobody gets in; set it to true"
-        )
+    if settings.environment != DEVELOPMENT and (settings.database_url or "").startswith("sqlite:"):
+        yield "DATABASE_URL: SQLite serves one process on one machine; for more use postgresql://"
     for row in NOT_YET:
         # A 0 asks for what there is anyway: no resume.
         if row.env in given and row.read(given[row.env]):
@@ -451,20 +518,62 @@ def _shown_name(name: str) -> str:
     return name if name.isidentifier() and len(name) <= MAX_SHOWN else quoted(name)
 
 
+def _kept_in(directory: Path, settings: Settings) -> dict[str, str]:
+    """Return what development keeps in this directory, by field; called before any task.
+
+    Raises:
+        SettingsError: It cannot be kept there.
+    """
+    missing = {"database_url": _kept_database} if settings.database_url is None else {}
+    listed = settings.jwt_algorithms
+    if settings.jwt_secret_key is None and (listed is None or set(listed) & set(KEY_BYTES)):
+        missing = {"jwt_secret_key": _development_secret, **missing}
+    kept, faults = {}, []
+    for name, keep in missing.items():
+        try:
+            kept[name] = keep(directory)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return kept
+
+
+def _kept_database(directory: Path) -> str:
+    """Return the URL of the database in this directory; the store makes the file.
+
+    Raises:
+        ValueError: There can be none; the text is the whole line that says so.
+    """
+    row = TABLE["database_url"]
+    try:
+        keep_folder(directory / FOLDER)
+    except OSError as error:
+        came = f"nothing, and one kept in {DATABASE_FILE} fails ({error.strerror})"
+        mend = "make the folder writable, or set it (sqlite:// keeps everything in memory)"
+        raise ValueError(fault(row.env, came, row.kind.expected, mend)) from None
+    path = directory.absolute() / DATABASE_FILE
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 def _development_secret(directory: Path) -> str:
-    """Return the key that this directory keeps; called in development only, before any task."""
+    """Return the key that this directory keeps.
+
+    Raises:
+        ValueError: There can be none; the text is the whole line that says so.
+    """
     row = TABLE["jwt_secret_key"]
     try:
         secret = kept_secret(directory / FOLDER)
-    except OSError as error:
-        came = f"nothing, and one kept in {SECRET_FILE} fails ({error.strerror})"
-        mend = "make the folder writable, or set it"
     except UnicodeDecodeError:
         came = f"bytes in {SECRET_FILE} that are not UTF-8"
         mend = "delete the file: a new one is made"
+    except OSError as error:
+        came = f"nothing, and one kept in {SECRET_FILE} fails ({error.strerror})"
+        mend = "make the folder writable, or set it"
     else:
         if len(secret.encode()) >= SECRET_BYTES:
             return secret
         came = f"{len(secret.encode())} bytes in {SECRET_FILE} (kept secret)"
         mend = "delete the file: a new one is made"
-    raise SettingsError(fault(row.env, came, row.kind.expected, mend))
+    raise ValueError(fault(row.env, came, row.kind.expected, mend))

@@ -8,6 +8,7 @@ from typing import Any
 import jwt
 import orjson
 import pytest
+import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -59,7 +60,7 @@ def with_claim(name: str, json: str) -> str:
 
 def refusal(token: str, verifier: TokenVerifier = VERIFIER, now: float = NOW) -> tuple[str, str]:
     with pytest.raises(Refused) as caught:
-        verifier.verify(token, now)
+        trio.run(verifier.verify, token, now)
     fault = caught.value.problem
     assert fault.status == 401
     assert not fault.recoverable
@@ -73,10 +74,12 @@ def refusal(token: str, verifier: TokenVerifier = VERIFIER, now: float = NOW) ->
 
 
 def accepted(token: str, verifier: TokenVerifier = VERIFIER, now: float = NOW) -> Identity:
-    return verifier.verify(token, now)
+    return trio.run(verifier.verify, token, now)
 
 
 MALFORMED = "The token is malformed."
+SHAPE = "The token is not three parts in base64url with dots between them."
+HEADER_FAULT = 'The token\'s header has a "kid" that is no string, or extensions ("crit", "b64").'
 ALGORITHM = "The token's algorithm is not accepted here."
 SIGNATURE = "The token's signature does not match."
 SUBJECT = 'The token\'s "sub" is not a printable text of 1 to 255 characters.'
@@ -87,16 +90,16 @@ SCOPE = 'The token\'s "scope" is not a string.'
 DEEP = "[" * 2000 + "]" * 2000
 
 HOSTILE = {
-    "empty": ("", MALFORMED),
-    "no token": (MARK, MALFORMED),
-    "two parts": (f"{MARK}.{MARK}", MALFORMED),
-    "four parts": (f"{raw(claims())}.{MARK}", MALFORMED),
-    "dots": ("..", MALFORMED),
-    "blanks around": (f" {raw(claims())} ", MALFORMED),
-    "not base64": ("!!!!.????.####", MALFORMED),
-    "not ASCII": ("t\u00f6k\u00e9n.\u20ac.\U0001f600", MALFORMED),
-    "a lone surrogate": ("\ud800.\udfff.\ud800", MALFORMED),
-    "null bytes": ("\x00.\x00.\x00", MALFORMED),
+    "empty": ("", SHAPE),
+    "no token": (MARK, SHAPE),
+    "two parts": (f"{MARK}.{MARK}", SHAPE),
+    "four parts": (f"{raw(claims())}.{MARK}", SHAPE),
+    "dots": ("..", SHAPE),
+    "blanks around": (f" {raw(claims())} ", SHAPE),
+    "not base64": ("!!!!.????.####", SHAPE),
+    "not ASCII": ("t\u00f6k\u00e9n.\u20ac.\U0001f600", SHAPE),
+    "a lone surrogate": ("\ud800.\udfff.\ud800", SHAPE),
+    "null bytes": ("\x00.\x00.\x00", SHAPE),
     "alg none": (raw(claims(), header='{"alg":"none"}'), ALGORITHM),
     "alg none, unsigned": (
         raw(claims(), header='{"alg":"none"}').rpartition(".")[0] + ".",
@@ -114,8 +117,8 @@ HOSTILE = {
     "header no object": (raw(claims(), header='["HS256"]'), MALFORMED),
     "header no JSON": (raw(claims(), header="HS256"), MALFORMED),
     "header a bomb": (raw(claims(), header=DEEP), MALFORMED),
-    "header with kid 5": (raw(claims(), header='{"alg":"HS256","kid":5}'), MALFORMED),
-    "header with crit": (raw(claims(), header='{"alg":"HS256","crit":["x"]}'), MALFORMED),
+    "header with kid 5": (raw(claims(), header='{"alg":"HS256","kid":5}'), HEADER_FAULT),
+    "header with crit": (raw(claims(), header='{"alg":"HS256","crit":["x"]}'), HEADER_FAULT),
     "header with b64 false": (raw(claims(), header='{"alg":"HS256","b64":false}'), MALFORMED),
     "wrong key": (raw(claims(), key=OTHER), SIGNATURE),
     "empty key": (raw(claims(), key=""), SIGNATURE),
@@ -293,7 +296,7 @@ def test_who_needs_no_token_is_anonymous() -> None:
 @example("\ud800")
 def test_any_text_is_refused(token: str) -> None:
     with pytest.raises(Refused):
-        VERIFIER.verify(token, NOW)
+        trio.run(VERIFIER.verify, token, NOW)
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -317,7 +320,7 @@ def test_any_signed_claims_are_an_identity_or_refused(
     )
     for verifier in (VERIFIER, STRICT):
         try:
-            identity = verifier.verify(token, NOW)
+            identity = trio.run(verifier.verify, token, NOW)
         except Refused as refused:
             assert refused.problem.code in {ErrorCode.INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED}  # noqa: PT017
         else:

@@ -61,7 +61,7 @@ LADDER = (  # from the bottom up
     {"hub"},
     {"opening"},
     {"http"},
-    {"app", "chat"},
+    {"app", "chat", "operate"},
     {"serve", "asgi", ""},  # "" is the package itself, the front door
     {"cli"},
     {"__main__"},

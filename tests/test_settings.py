@@ -1,17 +1,20 @@
 """The table of settings and its loader: every bound, every rule between settings, every secret."""
 
 import itertools
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from attrs import evolve
+from sqlalchemy.engine import make_url
 
-from netra_trio._kept_secret import kept_secret
+from netra_trio._kept_secret import keep_folder, kept_secret
 from netra_trio._setting_kinds import MAX_SHOWN, Choice, Flag, Whole
 from netra_trio.errors import SettingsError
 from netra_trio.settings import (
+    KEY_SERVER_ALGORITHMS,
     NOT_YET,
     SECRET_SOURCE,
     STOPS,
@@ -45,7 +48,7 @@ def faults(directory: Path, environ: dict[str, str]) -> list[str]:
 
 
 def test_the_table_has_every_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 25
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 27
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in WHOLES), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in WHOLES)
@@ -73,18 +76,29 @@ def test_the_defaults_are_the_contracts(tmp_path: Path) -> None:
         replay_events=1000,
         replay_bytes=1_048_576,
         jwt_secret_key=None,
-        jwt_algorithms=("HS256",),
+        jwt_jwks_url=None,
+        jwt_algorithms=None,
         jwt_issuer=None,
         jwt_audience=None,
         database_url=None,
+        history_retention_days=0,
         auth_auto_provision=True,
     )
     outcome = loaded(tmp_path)
-    assert outcome.settings == evolve(Settings(), jwt_secret_key=SECRET)
+    assert outcome.settings == evolve(
+        Settings(),
+        jwt_secret_key=SECRET,
+        jwt_algorithms=("HS256",),
+        database_url=f"sqlite:///{tmp_path}/.netra/netra.db",
+    )
     assert outcome.warnings == ()
     assert outcome.sources.pop("JWT_SECRET_KEY") == "environment"
     assert set(outcome.sources.values()) == {"default"}
-    assert list(tmp_path.iterdir()) == [], "a configured key leaves the folder alone"
+
+
+def test_what_is_configured_leaves_the_folder_alone(tmp_path: Path) -> None:
+    assert loaded(tmp_path, DATABASE_URL="sqlite://").settings.database_url == "sqlite://"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("name", "row", "kind"), WHOLES)
@@ -163,7 +177,7 @@ def test_every_fault_is_listed_in_one_message(tmp_path: Path) -> None:
             "WEBSOCKET_RESUME_WINDOW": "-1",
             "JWT_ALGORITHMS": "none",
             "REDIS_URL": "redis://:hunter2@h",
-            "JWT_JWKS_URL": "https://keys.example.com/hunter2",
+            "JWT_JWKS_URL": "https://u:hunter2@keys.example.com",
         },
     )
     assert sorted(line.partition(":")[0] for line in lines) == [
@@ -246,11 +260,119 @@ def test_users_are_added_by_themselves_in_development(tmp_path: Path, environmen
     assert told.settings.auth_auto_provision is True
 
 
-@pytest.mark.parametrize("text", ["none", "RS256", "hs256", "HS256,none", "HS1", ","])
-def test_only_hmac_algorithms(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["none", "RS512", "hs256", "HS256,none", "HS1", ",", "Ed25519"])
+def test_only_known_algorithms(tmp_path: Path, text: str) -> None:
     (line,) = faults(tmp_path, {**KEY, "JWT_ALGORITHMS": text})
     assert line.startswith(f"JWT_ALGORITHMS: got '{text}', expected ")
-    assert "HS256, HS384, HS512" in line
+    assert "HS256, HS384, HS512, RS256, ES256, EdDSA" in line
+
+
+JWKS = {"JWT_JWKS_URL": "https://login.example.com/jwks?tenant=5"}
+PUBLIC = ("RS256", "ES256", "EdDSA")
+
+
+def test_the_algorithms_of_a_key_server() -> None:
+    assert PUBLIC == KEY_SERVER_ALGORITHMS
+
+
+@pytest.mark.parametrize(
+    ("environment", "environ", "algorithms"),
+    [
+        ("development", {}, ("HS256",)),
+        ("development", KEY, ("HS256",)),
+        ("development", JWKS, ("HS256", *PUBLIC)),
+        ("development", {**JWKS, "JWT_ALGORITHMS": "HS512,ES256"}, ("HS512", "ES256")),
+        ("development", {**JWKS, "JWT_ALGORITHMS": "EdDSA"}, ("EdDSA",)),
+        ("production", KEY, ("HS256",)),
+        ("production", JWKS, PUBLIC),
+        ("production", {**KEY, **JWKS}, ("HS256", *PUBLIC)),
+        ("staging", {**JWKS, "JWT_ALGORITHMS": "RS256"}, ("RS256",)),
+    ],
+)
+def test_the_algorithms_follow_the_keys(
+    tmp_path: Path, environment: str, environ: dict[str, str], algorithms: tuple[str, ...]
+) -> None:
+    rest = {name: value for name, value in STRICT.items() if name not in KEY}
+    outcome = load({**rest, **environ, "ENVIRONMENT": environment}, directory=tmp_path)
+    assert outcome.settings.jwt_algorithms == algorithms
+    assert outcome.settings.jwt_jwks_url == environ.get("JWT_JWKS_URL")
+    shown = {name: value for name, value, *_ in describe(outcome)}
+    assert shown["JWT_JWKS_URL"] == environ.get("JWT_JWKS_URL", "not set")
+    has_secret = any(name.startswith("HS") for name in algorithms)
+    assert (outcome.settings.jwt_secret_key is not None) == has_secret
+    is_kept = outcome.sources["JWT_SECRET_KEY"] == SECRET_SOURCE
+    assert is_kept == (has_secret and "JWT_SECRET_KEY" not in environ)
+    assert (tmp_path / ".netra").exists() == is_kept
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({}, "JWT_SECRET_KEY: got nothing, expected a secret of 32 bytes or more, or JWT_JWKS_URL"),
+        ({**KEY, "JWT_ALGORITHMS": "HS256,RS256"}, "JWT_ALGORITHMS: got RS256, expected"),
+        ({**JWKS, "JWT_ALGORITHMS": "HS512,RS256"}, "JWT_ALGORITHMS: got HS512, expected"),
+        ({**KEY, **JWKS, "JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS: got HS256, expected one of"),
+        ({"JWT_JWKS_URL": "http://login.example.com/jwks"}, "JWT_JWKS_URL: got http://, expected"),
+        ({"JWT_JWKS_URL": "http://localhost.example.com"}, "JWT_JWKS_URL: got http://, expected"),
+        ({"JWT_JWKS_URL": "https://u:hunter2@h/"}, "JWT_JWKS_URL: got 20 bytes (kept secret), exp"),
+        ({**KEY, "JWT_ALGORITHMS": "none"}, "JWT_ALGORITHMS: got 'none', expected"),
+    ],
+)
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_what_is_wrong_with_the_sources_of_keys(
+    tmp_path: Path, environment: str, environ: dict[str, str], line: str
+) -> None:
+    rest = {name: value for name, value in STRICT.items() if name not in KEY}
+    (found,) = faults(tmp_path, {**rest, **environ, "ENVIRONMENT": environment})
+    assert found.startswith(line)
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"JWT_ALGORITHMS": "RS256"}, "JWT_ALGORITHMS: got RS256, expected algorithms that there"),
+        ({**JWKS, "JWT_ALGORITHMS": "HS256,HS512"}, "JWT_ALGORITHMS: got HS256, HS512, expected o"),
+    ],
+)
+def test_algorithms_without_a_key_in_development(
+    tmp_path: Path, environ: dict[str, str], line: str
+) -> None:
+    (found,) = faults(tmp_path, environ)
+    assert found.startswith(line)
+    assert "JWT_JWKS_URL" in found
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "127.5.5.5", "[::1]:80"])
+def test_a_key_server_on_this_machine_may_do_without_tls(tmp_path: Path, host: str) -> None:
+    environ = {**STRICT, "ENVIRONMENT": "production", "JWT_JWKS_URL": f"http://{host}/jwks"}
+    assert load(environ, directory=tmp_path).settings.jwt_jwks_url == f"http://{host}/jwks"
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("login.example.com/jwks", "write it like https://"),
+        ("ftp://login.example.com", "write it like https://"),
+        ("https:///jwks", "write it like https://"),
+        ("https://login.example.com:99999/", "write it like https://"),
+        ("https://login.example.com:port/", "write it like https://"),
+        ("https://[::1/", "write it like https://"),
+        ("https://login.example.com/#keys", "leave out the #"),
+        ("https://login.example.com/#", "leave out the #"),
+        ("https://hunter2@login.example.com/", "leave out user and password"),
+        ("https://u:hunter2@login.example.com/", "leave out user and password"),
+        ("https://login.example.com/a b", "percent-encode"),
+        ("https://l\u00f6gin.example.com/", "percent-encode"),
+        ("https://login.example.com/\x1b", "percent-encode"),
+    ],
+)
+def test_what_is_no_url_of_a_key_server(tmp_path: Path, url: str, mend: str) -> None:
+    (line,) = faults(tmp_path, {**KEY, "JWT_JWKS_URL": url})
+    assert line.startswith(f"JWT_JWKS_URL: got {len(url.encode())} bytes (kept secret), expected ")
+    assert f"; {mend}" in line
+    assert "hunter2" not in line
 
 
 def test_lists_forgive_blanks_and_repetitions(tmp_path: Path) -> None:
@@ -286,26 +408,86 @@ def test_a_wrong_environment_is_judged_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "fine"),
+    ("url", "shown"),
     [
-        ("sqlite:///netra.db", True),
-        ("postgres://u:hunter2@h/db", True),
-        ("PostgreSQL://u:hunter2@h/db", True),
-        ("mysql://u:hunter2@h/db", False),
-        ("postgresql+psycopg://u:hunter2@h/db", False),
-        ("hunter2", False),
+        ("sqlite:///netra.db", "sqlite:///netra.db"),
+        ("sqlite:////var/lib/netra.db", "sqlite:////var/lib/netra.db"),
+        ("sqlite://", "sqlite://"),
+        ("postgres://u:hunter2@h/db", "postgres://u:***@h/db"),
+        ("postgresql://u:hunter2@h:5432/db", "postgresql://u:***@h:5432/db"),
+        ("postgresql+psycopg://u:hunter2@h/db", "postgresql+psycopg://u:***@h/db"),
+        ("postgresql:///db", "postgresql:///db"),
+        ("postgresql://u@h/db?password=hunter2&sslmode=require", "postgresql://u@h/db"),
     ],
 )
-def test_databases(tmp_path: Path, url: str, fine: bool) -> None:
-    if fine:
-        outcome = loaded(tmp_path, DATABASE_URL=url)
-        assert outcome.settings.database_url == url
-        (text,) = outcome.warnings
-        assert "in memory only" in text
-    else:
-        (text,) = faults(tmp_path, {**KEY, "DATABASE_URL": url})
-        assert text.startswith(f"DATABASE_URL: got {len(url)} bytes (kept secret), expected a URL")
-    assert "hunter2" not in text
+def test_databases(tmp_path: Path, url: str, shown: str) -> None:
+    outcome = loaded(tmp_path, DATABASE_URL=f" {url} ")
+    assert outcome.settings.database_url == url
+    assert outcome.warnings == ()
+    (row,) = [row for row in describe(outcome) if row[0] == "DATABASE_URL"]
+    assert row[1:3] == (shown, "environment")
+    assert "hunter2" not in repr(outcome)
+
+
+def test_the_scheme_of_a_database_is_taken_in_any_case(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, DATABASE_URL="PostgreSQL://U:Hunter2@h/Db").settings
+    assert settings.database_url == "postgresql://U:Hunter2@h/Db"
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("mysql://u:hunter2@h/db", "use one of these"),
+        ("hunter2", "use one of these"),
+        ("sqlite3:///x", "use one of these"),
+        ("sqlite+aiosqlite:///netra.db", "leave out the driver: sqlite://"),
+        ("postgresql+asyncpg://u:hunter2@h/db", "leave out the driver: postgresql://"),
+        ("postgres+psycopg2://u:hunter2@h/db", "leave out the driver: postgres://"),
+        ("sqlite://netra.db", "write three slashes"),
+        ("sqlite:netra.db", "write it like"),
+        ("postgresql://u:hunter2@h", "name the database"),
+        ("postgresql://u:hunter2@h/", "name the database"),
+        ("postgresql://u:hunter2@h:port/db", "write it like"),
+        ("postgresql://u:hunter2@[::1/db", "write it like"),
+    ],
+)
+def test_what_is_no_database(tmp_path: Path, url: str, mend: str) -> None:
+    (line,) = faults(tmp_path, {**KEY, "DATABASE_URL": url})
+    assert line.startswith(f"DATABASE_URL: got {len(url)} bytes (kept secret), expected a URL with")
+    assert f"; {mend}" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "x?y#z", "50%41", "\u00fc@:&"])
+def test_development_keeps_its_database(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    outcome = loaded(directory)
+    assert outcome.settings.database_url is not None
+    assert outcome.sources["DATABASE_URL"] == "default"
+    place = make_url(outcome.settings.database_url)
+    assert (place.drivername, place.database) == ("sqlite", f"{directory}/.netra/netra.db")
+    folder = directory / ".netra"
+    assert [path.name for path in folder.iterdir()] == [".gitignore"]
+    assert mode(folder) == 0o700
+
+
+def test_the_database_of_a_relative_folder_has_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert loaded(Path()).settings.database_url == f"sqlite:///{tmp_path}/.netra/netra.db"
+
+
+def test_a_folder_that_cannot_be_written_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_folder(tmp_path / ".netra")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write anywhere
+    (line,) = faults(tmp_path, KEY)
+    assert line.startswith("DATABASE_URL: got nothing, and one kept in .netra/netra.db fails (Perm")
+    assert "make the folder writable, or set it (sqlite:// keeps everything in memory)" in line
+    assert loaded(tmp_path, DATABASE_URL="sqlite://").settings.database_url == "sqlite://"
 
 
 @pytest.mark.parametrize("environment", ["development", "staging", "production"])
@@ -460,6 +642,9 @@ def test_a_spoilt_key_is_a_fault(tmp_path: Path, content: bytes, came: str) -> N
 
 
 def test_a_folder_that_cannot_be_made_is_a_fault(tmp_path: Path) -> None:
-    (line,) = faults(tmp_path / "missing", {})
-    assert line.startswith("JWT_SECRET_KEY: got nothing, and one kept in .netra/secret fails (")
-    assert str(tmp_path) not in line
+    lines = faults(tmp_path / "missing", {})
+    assert [line.partition(" (")[0] for line in lines] == [
+        "JWT_SECRET_KEY: got nothing, and one kept in .netra/secret fails",
+        "DATABASE_URL: got nothing, and one kept in .netra/netra.db fails",
+    ]
+    assert str(tmp_path) not in "".join(lines)

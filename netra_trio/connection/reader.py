@@ -12,6 +12,7 @@ from typing import Any
 import trio
 from attrs import evolve
 
+from netra_trio.auth import Identity
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.connection.state import Connection, check_user
 from netra_trio.errors import (
@@ -188,9 +189,17 @@ class Reader:
             self._errands[errand] -= 1
 
     async def _renew(self, frame: Frame) -> None:
+        async with self._renewals:  # in the order they came: the newest token is the one that holds
+            identity = await self._identify(frame.message.token)
+            if await check_user(self._connection):
+                self._connection.renew(identity)
+                await self._connection.reply(AuthOk(identity.expires_at), frame.correlation_id)
+
+    async def _identify(self, token: str) -> Identity:
+        """Return whose token it is; a refusal, or a key server that is down, ends nothing."""
         connection = self._connection
         try:
-            identity = connection.verifier.verify(frame.message.token, connection.wall_clock())
+            identity = await connection.verifier.verify(token, connection.wall_clock())
         except Refused as refused:
             # The old token still holds, so the connection does too.
             raise Refused(evolve(refused.problem, recoverable=True, help=_OLD_ONE_HOLDS)) from None
@@ -198,10 +207,7 @@ class Reader:
             text = "The token belongs to another user."
             fault = problem(ErrorCode.INVALID_TOKEN, text, recoverable=True, help=_OLD_ONE_HOLDS)
             raise Refused(fault)
-        async with self._renewals:  # in the order they came: the newest token is the one that holds
-            if await check_user(connection):
-                connection.renew(identity)
-                await connection.reply(AuthOk(identity.expires_at), frame.correlation_id)
+        return identity
 
     async def _fetch_history(self, frame: Frame) -> None:
         connection, request = self._connection, frame.message

@@ -55,9 +55,10 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _normal(make_url(url))
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        in_memory = self.is_sqlite and self.url.database in {None, "", ":memory:"}
-        if self.is_sqlite and not in_memory:
-            _check_file(Path(str(self.url.database)))
+        in_memory = is_in_memory(url)
+        file = database_file(url)
+        if file is not None:
+            _check_file(file)
         self._limiter = trio.CapacityLimiter(1 if in_memory else CONNECTIONS)
         if self.is_sqlite:
             pool: dict[str, Any] = {"poolclass": StaticPool} if in_memory else _POOL
@@ -132,6 +133,19 @@ class Database:
             raise
         except SQLAlchemyError as error:
             raise StoreUnavailable(reason(error)) from error
+
+
+def is_in_memory(url: str) -> bool:
+    """Whether the database is in this process's memory."""
+    return make_url(url).get_backend_name() == "sqlite" and database_file(url) is None
+
+
+def database_file(url: str) -> Path | None:
+    """Return where an SQLite database is; None for any other, and for one in memory."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
+        return None
+    return Path(str(parsed.database))
 
 
 def reason(error: SQLAlchemyError) -> str:

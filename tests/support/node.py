@@ -1,6 +1,8 @@
-"""Node, npm's WebSocket clients and a real browser, installed once and kept beside the tree.
+"""Node, npm's WebSocket clients, an identity provider and a real browser, installed once.
 
     output = run_script("clients.mjs", {"url": server.url})
+    with running_script("identity.mjs", {"port": 0}) as ready:
+        port = ready["port"]
 
 The packages are those of `tests/browser/package-lock.json`. Where node, the registry or the
 browser's libraries are missing, tests that need them are skipped, and say so; in CI they fail.
@@ -13,11 +15,15 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from support.server import Output
 
 PROGRAMS = Path(__file__).parents[1] / "browser"
 KEPT_IN = Path(__file__).parents[2] / ".nox"
@@ -30,13 +36,38 @@ _UNPACK = 'import chromium from "@sparticuz/chromium"; await chromium.executable
 def run_script(name: str, argument: Any) -> Any:
     """Run a program of `tests/browser` with one JSON argument; return the JSON it prints."""
     folder = installed()
-    script = folder / name
-    shutil.copyfile(PROGRAMS / name, script)  # beside node_modules, where its imports are found
-    done = _node([str(script), json.dumps(argument)], folder, RUN_SECONDS)
+    done = _node([str(_script(folder, name)), json.dumps(argument)], folder, RUN_SECONDS)
     if "error while loading shared libraries" in done.stderr:
         missing(f"the browser's libraries: {done.stderr[-500:]}")
     assert done.returncode == 0, f"{name} failed:\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout)
+
+
+@contextmanager
+def running_script(name: str, argument: Any) -> Iterator[Any]:
+    """Run a program of `tests/browser` until this is left; yield the first line it prints, JSON."""
+    folder = installed()
+    node = subprocess.Popen(  # noqa: S603 - a test's own command line
+        [*_command(), str(_script(folder, name)), json.dumps(argument)],
+        cwd=folder,
+        env=_environ(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    try:
+        assert node.stdout is not None
+        output = Output(node.stdout)
+        yield output.wait_for(_first_json)
+    finally:
+        node.kill()
+        node.wait()
+        output.join()
+
+
+def _first_json(lines: list[str]) -> Any:
+    return next((json.loads(line) for line in lines if line.startswith("{")), None)
 
 
 def missing(what: str) -> NoReturn:
@@ -86,13 +117,27 @@ def _package() -> Path:
     return Path(spec.origin).parent
 
 
-def _node(arguments: list[str], folder: Path, seconds: float) -> "subprocess.CompletedProcess[str]":
+def _script(folder: Path, name: str) -> Path:
+    script = folder / name
+    shutil.copyfile(PROGRAMS / name, script)  # beside node_modules, where its imports are found
+    return script
+
+
+def _command() -> list[str]:
+    return [str(_package() / "bin" / "node")]
+
+
+def _environ(folder: Path) -> dict[str, str]:
     unpacked = folder / "tmp"  # where the browser's package unpacks it, and finds it again
     unpacked.mkdir(exist_ok=True)
+    return {**os.environ, "TMPDIR": str(unpacked)}
+
+
+def _node(arguments: list[str], folder: Path, seconds: float) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(  # noqa: S603 - a test's own command line
-        [str(_package() / "bin" / "node"), *arguments],
+        [*_command(), *arguments],
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(unpacked)},
+        env=_environ(folder),
         capture_output=True,
         encoding="utf-8",
         timeout=seconds,

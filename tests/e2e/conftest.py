@@ -1,0 +1,36 @@
+"""What the tests from outside share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from support.commands import Typed
+from support.server import clean_environ
+
+from netra_trio.cli import main
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Typed:
+    """Return a function that runs a command right here, in an empty directory."""
+
+    def run_here(*arguments: str, **environ: str) -> tuple[int, str, str]:
+        clean = clean_environ(tmp_path, {"COLUMNS": "200", **environ})
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name in os.environ:
+                patch.delenv(name)
+            for name, value in clean.items():
+                patch.setenv(name, value)
+            code: object = 0
+            try:
+                main(arguments)
+            except SystemExit as end:
+                code = end.code or 0
+        assert isinstance(code, int)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run_here

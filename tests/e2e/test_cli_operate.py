@@ -1,0 +1,183 @@
+"""The commands of an operator: users, and whether database and key server answer."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from support.commands import Typed
+from support.keyserver import SIGNERS, key_server
+from support.server import run, serving, sign
+
+from netra_trio.interfaces import User
+from netra_trio.operate import open_users
+from netra_trio.settings import Settings
+
+
+def users_of(tmp_path: Path) -> list[User]:
+    """Return the users in the database of a directory."""
+
+    async def look() -> list[User]:
+        url = f"sqlite:///{tmp_path}/.netra/netra.db"
+        async with open_users(Settings(database_url=url)) as store:
+            return await store.list_users()
+
+    return trio.run(look)
+
+
+# --- user
+
+
+def test_users_are_added_and_listed(typed: Typed, tmp_path: Path) -> None:
+    assert typed("user", "list") == (0, "", "")
+    assert typed("user", "add", "bob", "alice") == (0, "bob: added\nalice: added\n", "")
+    assert typed("user", "add", "bob") == (0, "bob: was there already\n", "")
+    assert typed("user", "list") == (0, "alice\tenabled\nbob\tenabled\n", "")
+
+
+def test_a_user_is_disabled_and_enabled(typed: Typed, tmp_path: Path) -> None:
+    typed("user", "add", "alice", "bob")
+    assert typed("user", "disable", "alice", "bob") == (0, "alice: disabled\nbob: disabled\n", "")
+    assert typed("user", "enable", "bob") == (0, "bob: enabled\n", "")
+    assert [(user.id, user.enabled) for user in users_of(tmp_path)] == [
+        ("alice", False),
+        ("bob", True),
+    ]
+
+
+def test_adding_a_disabled_user_does_not_enable(typed: Typed) -> None:
+    typed("user", "add", "alice")
+    typed("user", "disable", "alice")
+    assert typed("user", "add", "alice")[1] == "alice: was there already\n"
+    assert typed("user", "list")[1] == "alice\tdisabled\n"
+
+
+def test_more_users_than_a_page_are_listed(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"user-{number}" for number in range(7)]
+    typed("user", "add", *names)
+    for page in (1, 2, 3, 6, 7, 8):
+        monkeypatch.setattr("netra_trio.operate.PAGE", page)
+        assert [line.split("\t")[0] for line in typed("user", "list")[1].splitlines()] == names
+
+
+@pytest.mark.parametrize("deed", ["disable", "enable"])
+def test_a_user_who_is_not_there(typed: Typed, deed: str) -> None:
+    code, out, err = typed("user", deed, "zoe")
+    assert (code, out) == (1, "")
+    assert err == "there is no user 'zoe'; add it with: netra-trio user add\n"
+
+
+@pytest.mark.parametrize("deed", ["add", "disable", "enable"])
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
+def test_what_is_no_user_id(typed: Typed, deed: str, name: str) -> None:
+    code, out, err = typed("user", deed, name)
+    assert (code, out) == (1, "")
+    assert "expected a printable user id of 1 to 255 characters" in err
+
+
+@pytest.mark.parametrize("deed", ["add", "disable", "enable"])
+def test_nobody_is_named(typed: Typed, deed: str) -> None:
+    assert typed("user", deed) == (1, "", "expected a user id, got nothing\n")
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_users_in_memory_are_nobodys(typed: Typed, url: str) -> None:
+    code, out, err = typed("user", "list", DATABASE_URL=url)
+    assert (code, out) == (1, "")
+    assert "set DATABASE_URL to a database" in err
+
+
+def test_a_database_that_does_not_answer(typed: Typed) -> None:
+    url = "postgresql://alice:pass-word@127.0.0.1:1/netra"
+    code, out, err = typed("user", "list", DATABASE_URL=url)
+    assert (code, out) == (1, "")
+    assert err.startswith("the database does not answer: ")
+    assert "pass-word" not in err
+    assert "Traceback" not in err
+
+
+def test_a_folder_that_is_not_there(typed: Typed, tmp_path: Path) -> None:
+    code, _, err = typed("user", "list", DATABASE_URL=f"sqlite:///{tmp_path}/no/where.db")
+    assert code == 1
+    assert err.startswith("DATABASE_URL: ")
+    assert f"make {tmp_path}/no" in err
+
+
+def test_users_of_a_server_that_runs(tmp_path: Path, database_url: str) -> None:
+    """Where nobody is added at first sight, the command lets in and puts out."""
+    environ = {
+        "ENVIRONMENT": "staging",
+        "DATABASE_URL": database_url,
+        "WEBSOCKET_ALLOWED_ORIGINS": "https://app.example.com",
+    }
+
+    def user(*arguments: str) -> None:
+        done = run(["-m", "netra_trio", "user", *arguments], directory=tmp_path, environ=environ)
+        assert done[0] == 0, done
+
+    with serving(tmp_path, **environ) as server:
+        token = f"?token={sign('alice')}"
+        server.upgrade(token).refuses(403, "USER_NOT_FOUND")
+        user("add", "alice")
+        assert server.upgrade(token).status == 101
+        user("disable", "alice")
+        server.upgrade(token).refuses(403, "USER_DISABLED")
+        user("enable", "alice")
+        assert server.upgrade(token).status == 101
+
+
+# --- check
+
+
+def test_check_of_a_database_that_is_not_there_yet(typed: Typed, tmp_path: Path) -> None:
+    code, out, err = typed("check")
+    assert (code, err) == (0, "")
+    assert "database: not there yet; the first start makes it" in out
+    assert not (tmp_path / ".netra" / "netra.db").exists()
+
+
+def test_check_of_a_database_that_answers(typed: Typed) -> None:
+    typed("user", "add", "alice")
+    code, out, _ = typed("check")
+    assert code == 0
+    assert "database: answers, SQLite 3." in out
+    assert "schema 0002" in out
+
+
+def test_check_of_a_database_without_a_schema(typed: Typed, database_url: str) -> None:
+    code, out, _ = typed("check", DATABASE_URL=database_url)
+    assert code == 0
+    assert "database: answers, PostgreSQL 18" in out
+    assert "no schema yet; the first start makes it" in out
+
+
+def test_check_of_a_database_in_memory(typed: Typed) -> None:
+    code, out, _ = typed("check", DATABASE_URL="sqlite://")
+    assert code == 0
+    assert "database: in memory" in out
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://alice:pass-word@127.0.0.1:1/netra", "sqlite:////proc/version"]
+)
+def test_check_of_a_database_that_does_not_answer(typed: Typed, url: str) -> None:
+    code, out, err = typed("check", DATABASE_URL=url)
+    assert code == 1
+    assert "database: does not answer: " in out
+    assert "not everything that they name answers" in err
+    assert "pass-word" not in out + err
+
+
+def test_check_of_a_key_server(typed: Typed) -> None:
+    with key_server(*SIGNERS.values()) as keys:
+        code, out, _ = typed("check", JWT_JWKS_URL=keys.url)
+    assert code == 0
+    assert "key server: answers, 3 usable keys (RS256, ES256, EdDSA)" in out
+
+
+def test_check_of_a_key_server_that_is_away(typed: Typed) -> None:
+    code, out, err = typed("check", JWT_JWKS_URL="http://127.0.0.1:1/jwks")
+    assert code == 1
+    assert "key server: it cannot be reached" in out
+    assert "not everything that they name answers" in err
