@@ -68,6 +68,7 @@ RUNS_SIDE_BY_SIDE = 8  # per session, the contract's bound, section 3
 FOLLOW_SECONDS = 1.0  # between looks at a run of another server; doubles with each
 FOLLOW_MAX_SECONDS = 10.0  # at most: as often as servers look at each other
 END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is told, section 3
+DRAIN_STORE_SHARE = 1 / 16  # of a drain's time instead: half of what is left for ends to be told
 LEAN_RESULT_BYTES = 16 * 1024  # of an end while the log is over its bytes, section 4
 
 _log = structlog.get_logger(__name__)
@@ -550,7 +551,8 @@ class Session:
             completed=data,
         )
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + END_STORE_TIMEOUT):
+            told_by = trio.current_time() + self._end_store_seconds()
+            with trio.CancelScope(shield=True, deadline=told_by):
                 await self._store.end_run(end)
         finally:
             live = self._forget(new.run_id)
@@ -560,6 +562,12 @@ class Session:
             for watcher in live.watchers.values():
                 watcher(end)
             _log.info("run_ended", run_id=new.run_id, status=ending.status)
+
+    def _end_store_seconds(self) -> float:
+        """Return how long an end waits to be stored: in a drain, not until nobody hears it."""
+        if not self._draining:
+            return END_STORE_TIMEOUT
+        return min(END_STORE_TIMEOUT, self._settings.drain_timeout_ms / 1000 * DRAIN_STORE_SHARE)
 
     async def _tell(self, fault: Problem, correlation_id: CorrelationId | None) -> None:
         """Send an error; without a socket nobody is there to be told, and asks again."""

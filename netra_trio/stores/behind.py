@@ -99,7 +99,7 @@ class WriteBehind:
         self._room = trio.lowlevel.ParkingLot()
         self._news = trio.Event()
         self._hurry = trio.Event()
-        self._is_writing = False
+        self._writing: Sequence[Entry] = ()
 
     async def wait_for_room(self) -> None:
         """Wait until there is a place; cancelling is safe.
@@ -149,12 +149,18 @@ class WriteBehind:
         """
         if self.trouble is not None:
             raise StoreUnavailable(self.trouble)
-        if self._queue or self._is_writing:
+        if self._queue or self._writing:
             await self.do(Entry())
 
     def statistics(self) -> dict[str, int]:
         """Return how many entries wait, and how large they are."""
         return {"waiting": len(self._queue), "waiting_bytes": self._bytes}
+
+    @property
+    def unwritten(self) -> int:
+        """How many entries are not known to be written, and should be."""
+        entries = [*self._writing, *self._queue]
+        return len([entry for entry in entries if not entry.is_given_up])
 
     async def run(self) -> None:
         """Write what is put, until cancelled."""
@@ -223,7 +229,7 @@ class WriteBehind:
     async def _attempt(self, batch: Sequence[Entry]) -> str | None:
         """Write a batch; return why it failed, if it did."""
         why = None
-        self._is_writing = True
+        self._writing = batch
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._lose_patience, batch)
             try:
@@ -231,7 +237,7 @@ class WriteBehind:
             except StoreUnavailable as unavailable:
                 why = str(unavailable)
             nursery.cancel_scope.cancel()
-        self._is_writing = False
+        self._writing = ()
         return why
 
     async def _lose_patience(self, batch: Sequence[Entry]) -> None:

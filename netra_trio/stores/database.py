@@ -39,6 +39,8 @@ _LIMITS = (
     "-c idle_in_transaction_session_timeout=60s"
 )
 
+_NO_DATABASE = "file is not a database"  # SQLite's own words for SQLITE_NOTADB
+
 _IS_READ = "netra_read"  # marks a connection whose transaction only reads
 
 
@@ -77,8 +79,8 @@ class Database:
 
     @property
     def name(self) -> str:
-        """What it is and where, without a password."""
-        return self.url.render_as_string(hide_password=True)
+        """What it is and where, without a password, which may stand in its options as well."""
+        return self.url.set(query={}).render_as_string(hide_password=True)
 
     async def read(self, work: Callable[[Connection], _T]) -> _T:
         """Return what `work` finds; a connection that turns out to be dead is replaced once.
@@ -122,7 +124,10 @@ class Database:
 
     def close(self) -> None:
         """Close what nobody uses; the other connections are closed when they are given back."""
+        pool = self.engine.pool
         self.engine.dispose()
+        event.listen(pool, "checkin", lambda _, entry: entry.close())
+        pool.dispose()  # of those that were given back in between
 
     async def _in_thread(self, unit: Callable[[], _T]) -> _T:
         try:
@@ -132,6 +137,11 @@ class Database:
         except (IntegrityError, DataError):
             raise
         except SQLAlchemyError as error:
+            if _NO_DATABASE in str(error):
+                text = (
+                    f"{self.url.database} is a file of something else, expected an SQLite database"
+                )
+                raise DatabaseUnusable(f"DATABASE_URL: {text}; name another file") from None
             raise StoreUnavailable(reason(error)) from error
 
 
@@ -148,8 +158,10 @@ def database_file(url: str) -> Path | None:
     return Path(str(parsed.database))
 
 
-def reason(error: SQLAlchemyError) -> str:
+def reason(error: Exception) -> str:
     """Return in a line why the database did not do it; never a value that it was given."""
+    if not isinstance(error, SQLAlchemyError):
+        return type(error).__name__
     own = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     first = str(own).strip().partition("\n")[0]
     return f"{type(own).__name__}: {first}"[:300]
@@ -186,7 +198,13 @@ def _check_file(file: Path) -> None:
         text = f"{file} cannot be opened, expected a file in a folder that exists"
         raise DatabaseUnusable(f"DATABASE_URL: {text}; make {file.parent}, or name another place")
     # Conversations are nobody else's: the file, and what SQLite puts beside it, have its mode.
-    file.touch(mode=0o600)
+    try:
+        file.touch(mode=0o600)
+    except OSError as error:
+        text = f"{file} cannot be written ({error.strerror}); permit it, or name another place"
+        raise DatabaseUnusable(f"DATABASE_URL: {text}") from error
+    if file.is_dir():
+        raise DatabaseUnusable(f"DATABASE_URL: {file} is a folder, expected a file; name one in it")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

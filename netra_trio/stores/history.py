@@ -47,8 +47,8 @@ def read_page(
         .limit(limit + 1)
     ).all()
     count = _how_many_fit([row.bytes for row in newest[:limit]])
-    if not count:
-        return (), False
+    if not count:  # a thread whose only message was taken back is none
+        return None if before is None else ((), False)
     numbers = messages.c.number.between(newest[count - 1].number, newest[0].number)
     page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers))
     return [_listed(row) for row in page], count < len(newest)

@@ -33,6 +33,8 @@ from netra_trio.stores.schema import owners, runs
 LEASE_SECONDS = 30.0  # the issue's figure: three renewals may fail
 RENEW_SECONDS = 10.0  # between two renewals, each with a look at the others
 
+ROOM_BYTES = 64 * 1024  # the longest text of an agent in history
+
 UNFINISHED = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 _START_TIME = 22  # the field of /proc/<pid>/stat with the time at which the process began
@@ -112,11 +114,23 @@ class Owner:
     def _own(self) -> ColumnElement[bool]:
         return owners.c.owner == self.id
 
+    def try_room(self, connection: Connection) -> None:
+        """Write what a large message would need, and take it away again in the same transaction."""
+        name = f"{self.id} tries"
+        filler = secrets.token_hex(ROOM_BYTES // 2)  # which no database makes smaller
+        row = {"owner": name, "machine": filler, "process": "", "lease_until": 0.0}
+        connection.execute(insert(owners).values(**row))
+        connection.execute(delete(owners).where(owners.c.owner == name))
+
     def leave(self, connection: Connection) -> None:
         """End what is left of this owner's runs, and give the lease up."""
-        _here.discard(self.id)
+        self.forget()
         end_runs(connection, self.id)
         connection.execute(delete(owners).where(self._own))
+
+    def forget(self) -> None:
+        """Have left, even where the database could not be told: the next one here ends the rest."""
+        _here.discard(self.id)
 
     def _end_gone(self, connection: Connection, moment: float, *, is_patient: bool) -> int:
         ended = 0

@@ -1,5 +1,6 @@
 """Deletes what is older than history is kept: messages with their runs and keys, and threads."""
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, exists, select
@@ -42,8 +43,20 @@ def delete_old(connection: Connection, *, older_than: float, after: int = 0) -> 
         )
         is_empty = ~exists().where(messages.c.thread == threads.c.number)
         connection.execute(
-            delete(threads).where(threads.c.number.in_({row.thread for row in old}), is_empty)
+            delete(threads).where(
+                threads.c.number.in_(_hold(connection, {row.thread for row in old})), is_empty
+            )
         )
     # Numbers grow with time: behind a young one there are no old ones.
     is_done = len(looked_at) < CHUNK or looked_at[-1].created_at >= older_than
     return Progress(None if is_done else looked_at[-1].number, len(old))
+
+
+def _hold(connection: Connection, numbers: Collection[int]) -> Sequence[int]:
+    """Hold those of these threads that nobody writes to now, and return them.
+
+    Whoever writes to a thread holds it until the commit. Waited for instead of passed over, it
+    would look empty still, and be deleted with the message that has just come.
+    """
+    these = select(threads.c.number).where(threads.c.number.in_(numbers))
+    return connection.scalars(these.with_for_update(skip_locked=True)).all()

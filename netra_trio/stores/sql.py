@@ -10,22 +10,22 @@ its message, and a hundred messages cost a few statements.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
 import trio
 from sqlalchemy import Connection, select, text, update
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
 from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, User
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.batch import (
     Batch,
     Ending,
+    Key,
     Known,
     Recording,
     Starting,
@@ -75,6 +75,7 @@ class SqlStore:
         self._writes = WriteBehind(self._write)
         self._numbers = ThreadNumbers()
         self._keyed: set[RunId] = set()
+        self._on_the_way: dict[Key, Recording] = {}
         self._is_doubtful = False
         self._is_ready = False
 
@@ -90,17 +91,20 @@ class SqlStore:
             DatabaseUnusable: If the database can never work: it has a newer schema.
         """
         try:
-            await self._get_ready()
-        except StoreUnavailable as unavailable:
-            self._writes.fail(str(unavailable))
-        async with trio.open_nursery() as nursery:
-            stop = await nursery.start(self._work)
             try:
-                yield
-            finally:
-                await self._flush()
-                stop.cancel()
-        self.database.close()
+                await self._get_ready()
+            except StoreUnavailable as unavailable:
+                self._writes.fail(str(unavailable))
+            async with trio.open_nursery() as nursery:
+                stop = await nursery.start(self._work)
+                try:
+                    yield
+                finally:
+                    await self._flush()
+                    stop.cancel()
+        finally:
+            self._owner.forget()
+            self.database.close()
 
     async def bring_up(self) -> None:
         """Bring the schema up, without serving; enough for what has to do with users.
@@ -169,11 +173,24 @@ class SqlStore:
         if message.key is None:
             self._writes.put(entry)
             return None
-        await self._writes.do(entry)
+        await self._write_alone((message.user_id, message.key), entry)
         if entry.known is not None:
             return entry.known.answer(message)
         self._keyed.add(message.run_id)
         return None
+
+    async def _write_alone(self, key: Key, entry: Recording) -> None:
+        """Record a message while no other one of its key is on the way.
+
+        Else it might be told of one that its sender gave up, and that is taken back.
+        """
+        while (other := self._on_the_way.get(key)) is not None:
+            await other.settled.wait()
+        self._on_the_way[key] = entry
+        try:
+            await self._writes.do(entry)
+        finally:
+            del self._on_the_way[key]
 
     async def find(self, message: NewMessage) -> Duplicate | None:
         """Return what was recorded before under the message's key; record nothing.
@@ -229,15 +246,21 @@ class SqlStore:
         """Renew the lease, look at other owners, and delete what is too old."""
         retention_due = trio.current_time()
         while True:
-            try:
-                if self._is_ready and trio.current_time() >= retention_due:
-                    await self._delete_old()
-                    retention_due = trio.current_time() + RETENTION_SECONDS
-                await trio.sleep(RENEW_SECONDS)
-                if self._is_ready:
-                    await self._renew()
-            except StoreUnavailable as unavailable:
-                self._writes.fail(str(unavailable))
+            if trio.current_time() >= retention_due and await self._try(self._delete_old):
+                retention_due = trio.current_time() + RETENTION_SECONDS
+            await trio.sleep(RENEW_SECONDS)
+            await self._try(self._renew)
+
+    async def _try(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do something that can be done later just as well; return whether it is done."""
+        if not self._is_ready:
+            return False
+        try:
+            await work()
+        except StoreUnavailable as unavailable:
+            self._writes.fail(str(unavailable))
+            return False
+        return True
 
     async def _get_ready(self) -> None:
         await self.bring_up()
@@ -267,14 +290,19 @@ class SqlStore:
     async def _flush(self) -> None:
         """Write what is to be written, and leave; what a database does not take now is lost."""
         with trio.move_on_after(FLUSH_SECONDS, shield=True):
-            try:
-                await self._writes.settle()
-                await self.database.write(self._owner.leave)
-            except StoreUnavailable:
-                pass
-        waiting = self._writes.statistics()["waiting"]
-        if waiting:
-            _log.error("writes_lost", writes=waiting, reason=self._writes.trouble)
+            while not await self._try_to_leave():
+                await trio.sleep(FLUSH_SECONDS / 10)
+        if self._writes.unwritten:
+            why = self._writes.trouble or f"no answer within {FLUSH_SECONDS:g} s"
+            _log.error("writes_lost", writes=self._writes.unwritten, reason=why)
+
+    async def _try_to_leave(self) -> bool:
+        try:
+            await self._writes.settle()
+            await self.database.write(self._owner.leave)
+        except StoreUnavailable:
+            return False
+        return True
 
     async def _write(self, entries: Sequence[Entry]) -> None:
         """Write a batch, or find out whether writing works."""
@@ -283,7 +311,10 @@ class SqlStore:
                 await self._get_ready()
             elif self._is_doubtful or not entries:
                 await self._renew()
-            if entries:
+            if not entries:
+                # A lease finds a place on a full disk; a message would not.
+                await self.database.write(self._owner.try_room)
+            else:
                 await self._write_batch(entries)
         except StoreUnavailable:
             self._is_doubtful = True
@@ -291,12 +322,14 @@ class SqlStore:
         self._is_doubtful = False
 
     async def _write_batch(self, entries: Sequence[Entry]) -> None:
-        fault: DBAPIError | None = None
+        fault: Exception | None = None
         for _ in range(CONFLICTS):
             batch = Batch(entries, self._owner.id, self._numbers, self._is_doubtful)
             try:
                 found = await self.database.write(batch.write)
-            except (IntegrityError, DataError) as refused:
+            except (StoreUnavailable, DatabaseUnusable):
+                raise
+            except Exception as refused:
                 # A key of another process's, or a thread that is gone: the next look finds it so.
                 fault = refused
                 self._numbers.forget()
@@ -310,7 +343,7 @@ class SqlStore:
         elif fault is not None:
             self._refuse(entries[0], fault)
 
-    def _refuse(self, entry: Entry, fault: DBAPIError) -> None:
+    def _refuse(self, entry: Entry, fault: Exception) -> None:
         """Let one that the database never takes not hold up the others."""
         _log.error("write_refused", write=type(entry).__name__, reason=reason(fault))
         entry.give_up(StoreUnavailable("the database refuses it"))

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.errors import Refused, TransportClosed
 from netra_trio.ids import RunId
-from netra_trio.interfaces import Transport
+from netra_trio.interfaces import RunEnd, Transport
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.runs import Run
 from netra_trio.session import END_STORE_TIMEOUT
@@ -456,3 +456,32 @@ async def test_many_runs_that_do_not_end_and_a_store_that_hangs(autojump_clock: 
         assert kinds(frames).count("agent_completed") == 8
         assert code == 1012
         store.release()
+
+
+class SlowToEnd(ScriptedStore):
+    """A store that takes for ever to store an end."""
+
+    async def end_run(self, end: RunEnd) -> None:
+        """Note it, and do not come back."""
+        await super().end_run(end)
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("agent", ["quiet", "stubborn"])
+@pytest.mark.parametrize("timeout_ms", [300, 1500, 8000])
+async def test_an_end_is_told_in_time_though_it_cannot_be_stored(
+    autojump_clock: MockClock, agent: str, timeout_ms: int
+) -> None:
+    async with (
+        open_server(agents=AGENTS, store=SlowToEnd(), drain_timeout_ms=timeout_ms) as server,
+        server.connect() as client,
+    ):
+        await at_work(client, agent)
+        await client.say("waits behind it", agent=agent)
+        await client.until("message_confirmed")
+        started = trio.current_time()
+        await server.hub.drain()
+        assert trio.current_time() - started <= timeout_ms / 1000
+        frames, code = await client.rest()
+        assert kinds(frames).count("agent_completed") == 2
+        assert code == 1012

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -49,17 +49,20 @@ _READY = re.compile(
     r"(?:, token of user '(?P<user>[^']+)': (?P<token>\S+))?$"
 )
 _STOCK_READY = re.compile(r"Running on http://(?P<address>[^\s\"]+)")
+_PREPARED = "import sys; from netra_trio.__main__ import main; sys.stdin.readline(); main()"
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused: to load authorities takes 20 ms
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 _MEASURING = ("COVERAGE_", "COV_CORE_")
 
 
-def clean_environ(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def clean_environ(
+    directory: Path, environ: Mapping[str, str], *, measured: bool = True
+) -> dict[str, str]:
     """Return an environment with nothing in it of who runs the tests, but for measuring them."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name in _KEPT or name.startswith(_MEASURING)
+        if name in _KEPT or (measured and name.startswith(_MEASURING))
     }
     return {
         **kept,
@@ -123,7 +126,10 @@ class Output:
 
 
 class Process:
-    """A Python program in a clean environment; leaving its context kills what is left of it."""
+    """A Python program in a clean environment; leaving its context kills what is left of it.
+
+    One that is going to be killed need not be `measured`: it has no time to write what it covered.
+    """
 
     def __init__(
         self,
@@ -132,12 +138,13 @@ class Process:
         directory: Path,
         environ: Mapping[str, str],
         typed: bool = False,
+        measured: bool = True,
     ) -> None:
         self.directory = directory
         self.popen = subprocess.Popen(  # noqa: S603 - a test's own command line
             [sys.executable, *arguments],
             cwd=directory,
-            env=clean_environ(directory, environ),
+            env=clean_environ(directory, environ, measured=measured),
             stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -480,9 +487,36 @@ def serving(directory: Path, *arguments: str, port: str = "0", **environ: str) -
     """Run `netra-trio serve`, on a free port; on leaving it has to drain and exit with 0."""
     command = ["-m", "netra_trio", "serve", "--port", port, *arguments]
     with Process(command, directory=directory, environ=environ) as process:
-        match = process.out.wait_for(lambda lines: _first_match(_READY, lines))
-        yield Server(process, match["address"], match["token"])
+        yield _ready(process)
         _end_well(process)
+
+
+@contextmanager
+def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Callable[[], Server]]:
+    """Offer a function that runs `netra-trio serve` anew each time, for many short lives.
+
+    To load its modules is most of a start, so the next process does that ahead; it knows nothing of
+    what it is to serve until it is asked for. None of them is measured.
+    """
+    command = ["-c", _PREPARED, "serve", "--port", "0", *arguments]
+    with ExitStack() as processes:
+
+        def prepare() -> Process:
+            process = Process(
+                command, directory=directory, environ=environ, typed=True, measured=False
+            )
+            return processes.enter_context(process)
+
+        prepared = prepare()
+
+        def start() -> Server:
+            nonlocal prepared
+            process = prepared
+            process.type("")
+            prepared = prepare()
+            return _ready(process)
+
+        yield start
 
 
 @contextmanager
@@ -498,6 +532,11 @@ def stock_command(*arguments: str) -> list[str]:
     """Return the arguments of the stock command on a free port."""
     app = "netra_trio.asgi:app"
     return ["-m", "hypercorn", "--worker-class", "trio", app, "-b", "127.0.0.1:0", *arguments]
+
+
+def _ready(process: Process) -> Server:
+    match = process.out.wait_for(lambda lines: _first_match(_READY, lines))
+    return Server(process, match["address"], match["token"])
 
 
 def _first_match(pattern: re.Pattern[str], lines: list[str]) -> re.Match[str] | None:

@@ -1,0 +1,579 @@
+"""The real server killed in the middle of conversations: what it confirmed is there, and ran once.
+
+The clients keep a trace of all that they sent and were told, which is compared with what the next
+start of the server knows. The agents write a line into a file at their start, so a message that ran
+twice shows, whatever the server says about it.
+"""
+
+import math
+import os
+import random
+import signal
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+import trio
+import trio_websocket
+from attrs import define, field, frozen
+from support.server import Client, Frame, Server, serving, servings, write_agents
+
+ROUNDS = 50
+FIRST_KILL, LAST_KILL = 0.003, 0.150  # seconds after the first message
+USERS = ["ann", "bob", "cyd"]
+CLIENTS = 2  # connections of each user
+THREADS = ["one", "two", "three"]
+ENDED = {"completed", "interrupted"}
+PAGE = 100  # messages of history, the most there are in an answer
+CHUNK = 25  # messages that are sent again at once: fewer than may wait in a session
+FOLLOWED_SECONDS = 25.0  # for the end of another server's run: the longest pause is 10 s
+LOOK_SECONDS = 45.0  # for a look at other owners: each 10 s, and none in a database's first 30 s
+
+LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
+
+MODULE = "crash_agents"
+AGENTS = '''
+import os
+from pathlib import Path
+
+import trio
+
+LINES = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def note(run):
+    os.write(LINES, f"{run.correlation_id} {run.id}\\n".encode())
+
+
+async def quick(run):
+    note(run)
+    await run.emit(run.content)
+
+
+async def slow(run):
+    note(run)
+    for word in run.content.split():
+        await run.emit(word + " ")
+        await trio.sleep(0.012)
+
+
+async def tools(run):
+    note(run)
+    await run.think("I look it up.")
+    async with run.tool("look", text=run.content) as tool:
+        await trio.sleep(0.005)
+        tool.result = len(run.content)
+    await run.emit(run.content)
+    async with run.tool("look again") as tool:
+        await trio.sleep(0.005)
+
+
+async def until_told(run):
+    """Go on until a file is there that the message names."""
+    note(run)
+    await run.emit("begun ")
+    while not Path(run.content).exists():
+        await trio.sleep(0.01)
+    await run.emit("ended")
+'''
+SPOKEN: dict[str, Callable[[str], str]] = {
+    "quick": lambda content: content,
+    "slow": lambda content: content + " ",
+    "tools": lambda content: content,
+}
+"""What each agent says to a content."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the url of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'conversations.db'}"
+    return str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_agents(tmp_path, AGENTS, MODULE)
+    return tmp_path
+
+
+def with_agents(*names: str) -> list[str]:
+    return [part for name in names for part in ("--agent", f"{MODULE}:{name}")]
+
+
+def change(url: str, statement: LiteralString) -> int:
+    """Change rows past the server; return how many."""
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as file:
+            count = file.execute(statement).rowcount
+        file.close()
+        return count
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(statement).rowcount
+
+
+def kill(server: Server) -> None:
+    """Kill a server, which had nothing to complain about until then."""
+    server.process.send_signal(signal.SIGKILL)
+    assert server.process.wait() == -signal.SIGKILL
+    complaints = [line for line in server.process.logs() if line["level"] not in {"debug", "info"}]
+    assert all(line["event"] == "runs_interrupted" for line in complaints), complaints
+
+
+# --- the trace
+
+
+@frozen
+class Said:
+    """A message, as often as it is sent."""
+
+    user: str
+    thread: str
+    agent: str
+    content: str
+    key: str | None
+
+    @property
+    def answer(self) -> str:
+        """What its agent says."""
+        return SPOKEN[self.agent](self.content)
+
+    async def say(self, client: Client) -> None:
+        """Send it."""
+        await client.say(self.content, self.key, thread_id=self.thread, agent=self.agent)
+
+
+@define(eq=False)
+class Trace:
+    """What the clients sent and were told, over all rounds.
+
+    Attributes:
+        said: The messages by their keys.
+        keyless: The contents of the messages without a key.
+        confirmed: What the confirmation of a key said.
+        accepted: The keys of which one connection was told that they are new.
+        ended: The `agent_completed` of a key.
+        orders: The keys that a connection saw accepted, in that order.
+        outcomes: What became of messages, counted.
+    """
+
+    said: dict[str, Said] = field(factory=dict)
+    keyless: set[str] = field(factory=set)
+    confirmed: dict[str, Frame] = field(factory=dict)
+    accepted: set[str] = field(factory=set)
+    ended: dict[str, Frame] = field(factory=dict)
+    orders: list[list[str]] = field(factory=list)
+    outcomes: Counter[str] = field(factory=Counter)
+
+    def confirm(self, key: str, payload: Frame, order: list[str]) -> None:
+        """Note a confirmation: all but one are duplicates, whoever is told first."""
+        earlier = self.confirmed.setdefault(key, payload)
+        for name in ("message_id", "run_id", "thread_id"):
+            assert earlier[name] == payload[name], (key, earlier, payload)
+        assert payload["thread_id"] == self.said[key].thread
+        if payload["status"] == "duplicate":
+            self.outcomes["duplicate"] += 1
+        else:
+            assert key not in self.accepted, f"accepted twice: {payload}"
+            self.accepted.add(key)
+            order.append(key)
+
+    def end(self, key: str, payload: Frame) -> None:
+        """Note an end: whoever is told it is told the same."""
+        first = key not in self.ended
+        assert self.ended.setdefault(key, payload) == payload, (key, self.ended[key], payload)
+        assert payload["run_id"] == self.confirmed[key]["run_id"]
+        assert payload["status"] in ENDED, payload
+        if payload["status"] == "completed":
+            assert payload["result"] == self.said[key].answer
+        if first:
+            self.outcomes[payload["status"]] += 1
+
+    def of(self, user: str, keys: Iterator[str]) -> list[Said]:
+        """Return the user's messages among these."""
+        return [self.said[key] for key in keys if self.said[key].user == user]
+
+
+# --- a round
+
+
+@define(eq=False)
+class Talk:
+    """What one connection is to say before the server dies.
+
+    Attributes:
+        again: What was confirmed in the round before; said first, and answered whole.
+        lines: What is new, or never was confirmed, with the seconds before each.
+    """
+
+    user: str
+    again: list[Said]
+    lines: list[tuple[float, Said]]
+
+
+@define(eq=False)
+class Start:
+    """Where all wait for each other, so that the first message of each is the round's."""
+
+    missing: int
+    reached: trio.Event = field(factory=trio.Event)
+
+    async def wait(self) -> None:
+        """Wait for all."""
+        self.missing -= 1
+        if not self.missing:
+            self.reached.set()
+        await self.reached.wait()
+
+
+def plan(number: int, trace: Trace, again: Sequence[str], chance: random.Random) -> list[Talk]:
+    """Return what each connection says in a round; some of it twice, here or there."""
+    talks = []
+    for user in USERS:
+        lost = trace.of(user, iter([key for key in trace.said if key not in trace.confirmed]))
+        own = [Talk(user, [], []) for _ in range(CLIENTS)]
+        own[0].again += trace.of(user, iter(again))
+        for said in lost:
+            chance.choice(own).lines.append((0.0, said))
+        for place, talk in enumerate(own):
+            # On a slow machine few are confirmed in a round: those come first, not ever more.
+            for count in range(chance.randint(3, 6) - len(talk.lines)):
+                said = invent(f"k{number}-{user}-{place}-{count}", user, chance)
+                pause = chance.choice([0.0, 0.0, chance.uniform(0, 0.03)])
+                talk.lines.append((pause, said))
+                if said.key is None:
+                    trace.keyless.add(said.content)
+                    continue
+                trace.said[said.key] = said
+                if chance.random() < 0.25:
+                    chance.choice(own).lines.append((chance.uniform(0, 0.02), said))
+        talks += own
+    return talks
+
+
+def invent(name: str, user: str, chance: random.Random) -> Said:
+    """Return a new message, in one case of eight without a key."""
+    words = [f"w{chance.randrange(1000)}" for _ in range(chance.randint(1, 7))]
+    return Said(
+        user=user,
+        thread=chance.choice(THREADS),
+        agent=chance.choice(list(SPOKEN)),
+        content=" ".join([name, *words]),
+        key=None if chance.random() < 0.125 else name,
+    )
+
+
+async def converse(server: Server, talk: Talk, trace: Trace, start: Start) -> None:
+    """Check what the round before left, then talk until the line is cut."""
+    async with server.connect(talk.user) as client:
+        await ask_again(client, talk.again, trace)
+        if talk.again:
+            await check_newest(client, talk.again, trace)
+        await start.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen, client, trace, nursery.cancel_scope)
+            with suppress(trio_websocket.ConnectionClosed):
+                for pause, said in talk.lines:
+                    await trio.sleep(pause)
+                    await said.say(client)
+                await trio.sleep_forever()
+
+
+async def listen(client: Client, trace: Trace, scope: trio.CancelScope) -> None:
+    """Note what is told until the line is cut.
+
+    Each confirmation has one end at most, and after the end of a run nothing of it comes.
+    """
+    order: list[str] = []
+    trace.orders.append(order)
+    confirmed: Counter[str] = Counter()
+    over: Counter[str] = Counter()
+    with suppress(trio_websocket.ConnectionClosed):
+        while True:
+            frame = await client.next()
+            key, payload = frame.get("correlation_id"), frame["payload"]
+            assert frame["type"] != "error", frame
+            run_id = payload["run_id"]
+            if frame["type"] == "message_confirmed":
+                confirmed[run_id] += 1
+                if key in trace.said:
+                    trace.confirm(key, payload, order)
+            elif frame["type"] == "agent_completed":
+                over[run_id] += 1
+                assert over[run_id] <= confirmed[run_id], frame
+                if key in trace.said:
+                    trace.end(key, payload)
+            else:
+                assert not over[run_id], frame
+    scope.cancel()
+
+
+async def ask_again(client: Client, again: Sequence[Said], trace: Trace) -> None:
+    """Send confirmed messages again: each is a duplicate, and its end follows."""
+    for first in range(0, len(again), CHUNK):
+        waiting = {said.key: said for said in again[first : first + CHUNK]}
+        for said in waiting.values():
+            await said.say(client)
+        statuses: dict[str, str] = {}
+        while waiting:
+            frame = await client.next()
+            key, payload = frame["correlation_id"], frame["payload"]
+            if frame["type"] == "message_confirmed":
+                assert payload["status"] == "duplicate", (frame, trace.confirmed[key])
+                assert payload["run_status"] in ENDED, frame
+                assert key not in statuses
+                statuses[key] = payload["run_status"]
+                trace.confirm(key, payload, [])
+            else:
+                assert frame["type"] == "agent_completed", frame
+                assert payload["status"] == statuses[key]
+                trace.end(key, payload)
+                del waiting[key]
+
+
+async def pages(client: Client, thread: str, *, all_of_it: bool) -> list[Frame]:
+    """Return the newest messages of a thread, or all, oldest first."""
+    found: list[Frame] = []
+    request: Frame = {"thread_id": thread, "limit": PAGE}
+    while True:
+        await client.send("get_thread_history", request)
+        page = (await client.expect("thread_history"))["payload"]
+        found[:0] = page["messages"]
+        if not all_of_it or not page["has_more"]:
+            return found
+        request["before"] = found[0]["message_id"]
+        await trio.sleep(0.1)  # ten a second are allowed
+
+
+async def check_newest(client: Client, again: Sequence[Said], trace: Trace) -> None:
+    """Check that history has what was confirmed, and nothing that is not at an end."""
+    for thread in sorted({said.thread for said in again}):
+        messages = await pages(client, thread, all_of_it=False)
+        check_messages(messages, trace)
+        listed = {message.get("correlation_id") for message in messages}
+        missing = {said.key for said in again if said.thread == thread} - listed
+        assert not missing, f"confirmed, and not in history: {missing}"
+
+
+def check_messages(messages: Sequence[Frame], trace: Trace) -> None:
+    """Check messages of one thread by what the clients know."""
+    answers = Counter(said["content"] for said in messages if said["role"] == "agent")
+    asked: Counter[str] = Counter()
+    for message in messages:
+        if message["role"] == "agent":
+            assert "truncated" not in message
+            continue
+        key, run = message["correlation_id"], message["run"]
+        assert run["status"] in ENDED, message
+        asked[message["content"]] += 1
+        if key not in trace.said:
+            assert message["content"] in trace.keyless
+            continue
+        said, confirmed = trace.said[key], trace.confirmed.get(key)
+        assert (message["content"], run["agent_name"]) == (said.content, said.agent)
+        if confirmed is not None:
+            assert message["message_id"] == confirmed["message_id"]
+            assert run["run_id"] == confirmed["run_id"]
+        if key in trace.ended:
+            assert run["status"] == trace.ended[key]["status"], (message, trace.ended[key])
+        # After a crash there is no text; an answer stands where, and only where, it was completed.
+        assert answers[said.answer] == (run["status"] == "completed"), message
+    assert set(asked.values()) <= {1}, asked.most_common(3)
+
+
+def check_order(messages: Sequence[Frame], thread: str, trace: Trace) -> None:
+    """Check that history is in the order of confirmations, with answers behind questions."""
+    places = {
+        message["correlation_id"]: place
+        for place, message in enumerate(messages)
+        if message["role"] == "user"
+    }
+    for order in trace.orders:
+        listed = [
+            places[key] for key in order if trace.said[key].thread == thread and key in places
+        ]
+        assert listed == sorted(listed)
+    answered = {m["content"]: place for place, m in enumerate(messages) if m["role"] == "agent"}
+    for key in places.keys() & trace.said.keys():
+        assert answered.get(trace.said[key].answer, math.inf) > places[key]
+
+
+def check_lines(folder: Path, trace: Trace) -> None:
+    """Check that no key and no run was at work twice, by the word of the agents."""
+    lines = [line.split() for line in (folder / "ran").read_text().splitlines()]
+    for count in (Counter(key for key, _ in lines), Counter(run_id for _, run_id in lines)):
+        assert set(count.values()) <= {1}, count.most_common(3)
+    ran = dict(lines)
+    for key, payload in trace.ended.items():
+        if payload["status"] == "completed":
+            assert ran[key] == payload["run_id"]
+    for key in ran.keys() & trace.confirmed.keys():
+        assert ran[key] == trace.confirmed[key]["run_id"]
+
+
+async def compare_all(server: Server, trace: Trace) -> None:
+    """Have the last word: all that was ever said is known, at an end, and in history once."""
+
+    async def compare(user: str) -> None:
+        async with server.connect(user) as client:
+            await ask_again(client, trace.of(user, iter(trace.said)), trace)
+            for thread in THREADS:
+                messages = await pages(client, thread, all_of_it=True)
+                check_messages(messages, trace)
+                check_order(messages, thread, trace)
+                listed = {m["correlation_id"] for m in messages if m["role"] == "user"}
+                said = {each.key for each in trace.of(user, iter(trace.said))}
+                own = {key for key in said if key and trace.said[key].thread == thread}
+                assert listed & trace.said.keys() == own
+
+    async with trio.open_nursery() as nursery:
+        for user in USERS:
+            nursery.start_soon(compare, user)
+
+
+@contextmanager
+def seeded() -> Iterator[random.Random]:
+    """Offer chance whose seed stands with a failure; CRASH_SEED asks for the same again."""
+    seed = int(os.environ.get("CRASH_SEED", random.randrange(2**32)))  # noqa: S311 - no secret
+    try:
+        yield random.Random(seed)  # noqa: S311 - no secret
+    except BaseException as error:
+        error.add_note(f"CRASH_SEED={seed}")
+        raise
+
+
+async def test_fifty_kills_lose_nothing_and_repeat_nothing(folder: Path, url: str) -> None:
+    trace = Trace()
+    agents = with_agents(*SPOKEN)
+    again: list[str] = []
+    with seeded() as chance, servings(folder, *agents, DATABASE_URL=url, **LIMITS) as start_server:
+        for number in range(ROUNDS):
+            server = start_server()
+            assert server.http("GET", "/ws/health").json()["status"] == "healthy"
+            known = set(trace.confirmed)
+            talks = plan(number, trace, again, chance)
+            start = Start(len(talks) + 1)
+            async with trio.open_nursery() as nursery:
+                for talk in talks:
+                    nursery.start_soon(converse, server, talk, trace, start)
+                await start.wait()
+                await trio.sleep(chance.uniform(FIRST_KILL, LAST_KILL))
+                server.process.send_signal(signal.SIGKILL)
+            kill(server)
+            check_lines(folder, trace)
+            again = [key for key in trace.confirmed if key not in known]
+
+        server = start_server()
+        for user in USERS:
+            await settle(server, user, trace)
+        await compare_all(server, trace)
+        check_lines(folder, trace)
+        assert server.process.end() == 0
+    # It was a test: all that can become of a message has become of some.
+    assert trace.outcomes.keys() >= {*ENDED, "duplicate"}
+    assert trace.said.keys() > trace.accepted, "no confirmation was lost"
+
+
+async def settle(server: Server, user: str, trace: Trace) -> None:
+    """Send again what never was confirmed, until it has ended."""
+    async with server.connect(user) as client:
+        for key in [key for key in trace.said if key not in trace.confirmed]:
+            if trace.said[key].user == user:
+                await trace.said[key].say(client)
+                *_, confirmed = await client.until("message_confirmed")
+                trace.confirm(key, confirmed["payload"], [])
+                *_, end = await client.until("agent_completed")
+                trace.end(key, end["payload"])
+
+
+# --- several servers
+
+
+async def say_until_told(client: Client, key: str, file: str) -> Frame:
+    """Start a run that goes on until a file is there; return what its confirmation said."""
+    await client.say(file, key, thread_id=f"thread-{key}", agent="until_told")
+    confirmed = (await client.expect("message_confirmed"))["payload"]
+    await client.until("partial_result")
+    return dict(confirmed)
+
+
+async def listed_run(client: Client, key: str) -> tuple[str, list[str]]:
+    """Return a run's status in history, and what its agent said."""
+    question, *answers = await pages(client, f"thread-{key}", all_of_it=True)
+    assert question["correlation_id"] == key
+    return question["run"]["status"], [answer["content"] for answer in answers]
+
+
+async def test_a_killed_server_takes_nobody_elses_runs_with_it(folder: Path, url: str) -> None:
+    options = {"DATABASE_URL": url}
+    agents = with_agents("until_told")
+    with (
+        servings(folder, *agents, **options) as start_server,
+        serving(folder, *agents, **options) as staying,
+    ):
+        dying = start_server()
+        async with staying.connect() as here:
+            going_on = await say_until_told(here, "on", "go")
+            async with dying.connect() as there:
+                broken_off = await say_until_told(there, "off", "never")
+                dying.process.send_signal(signal.SIGKILL)
+                await there.rest()
+            kill(dying)
+            restarted = start_server()
+            async with restarted.connect() as asker:
+                # What the dead one had at work has ended, what the living one has goes on.
+                assert await listed_run(asker, "off") == ("interrupted", [])
+                assert await listed_run(asker, "on") == ("running", [])
+                assert await listed_run(here, "off") == ("interrupted", [])
+                await here.say("never", "off", thread_id="thread-off", agent="until_told")
+                told = (await here.expect("message_confirmed"))["payload"]
+                assert told == {**broken_off, "status": "duplicate", "run_status": "interrupted"}
+                end = (await here.expect("agent_completed"))["payload"]
+                assert (end["run_id"], end["status"]) == (told["run_id"], "interrupted")
+
+                await asker.say("go", "on", thread_id="thread-on", agent="until_told")
+                told = (await asker.expect("message_confirmed"))["payload"]
+                assert told == {**going_on, "status": "duplicate", "run_status": "running"}
+                (folder / "go").touch()
+                end = (await here.until("agent_completed"))[-1]["payload"]
+                assert (end["status"], end["result"]) == ("completed", "begun ended")
+                with trio.fail_after(FOLLOWED_SECONDS):
+                    copy = await asker.expect("agent_completed")
+                assert (copy["correlation_id"], copy["payload"]) == ("on", end)
+                assert await listed_run(asker, "on") == ("completed", ["begun ended"])
+        assert restarted.process.end() == 0
+    lines = (folder / "ran").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["on", "off"]
+
+
+async def test_of_an_owner_elsewhere_only_its_lease_tells(folder: Path, url: str) -> None:
+    agents = with_agents("until_told")
+    with servings(folder, *agents, DATABASE_URL=url) as start_server:
+        dying = start_server()
+        async with dying.connect() as client:
+            await say_until_told(client, "k", "never")
+            assert await listed_run(client, "k") == ("running", [])  # and so it is written
+            dying.process.send_signal(signal.SIGKILL)
+            await client.rest()
+        kill(dying)
+        assert change(url, "UPDATE owners SET machine = 'elsewhere'") == 1
+
+        server = start_server()
+        async with server.connect() as client:
+            assert await listed_run(client, "k") == ("running", [])
+            assert not server.process.logs("runs_interrupted")
+            assert change(url, "UPDATE owners SET lease_until = 1 WHERE machine = 'elsewhere'") == 1
+
+        def interrupted(lines: list[str]) -> bool:
+            return any("runs_interrupted" in line for line in lines)
+
+        await trio.to_thread.run_sync(server.process.err.wait_for, interrupted, LOOK_SECONDS)
+        async with server.connect() as client:
+            assert await listed_run(client, "k") == ("interrupted", [])
+        assert server.process.end() == 0

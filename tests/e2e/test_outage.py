@@ -1,0 +1,562 @@
+"""The real server while its database is away: who is there stays there, and nothing is lost.
+
+Clients talk all the time, under keys and without, and send again what was refused, as a client of
+the contract does. The agents write a line into a file at their start, so a message that ran twice
+shows.
+"""
+
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from attrs import define, field, frozen
+from support.postgres import postgres_server
+from support.server import (
+    Answer,
+    Client,
+    Frame,
+    Server,
+    bearer,
+    run,
+    serving,
+    sign,
+    write_agents,
+)
+
+PASSWORD = "the-password-of-the-database"
+DISK_MB = 48
+PAUSED_SECONDS = 5.0
+NOTICED = 10.0  # seconds for health to tell of an outage: a question may hang for 3 s, twice
+RECOVERED = 20.0  # seconds for all to be well again: a killed database replays its log first
+ANSWERED = 5.0  # seconds for an answer to a message, which waits 3 s for the database
+TOLD = 2.0  # seconds from a run's end to its agent_completed, with the database away
+SLACK = 2.0  # seconds more where the machine has other things to do
+EXIT_SECONDS = 10.0
+PAUSE = 0.02  # seconds between two messages of a talker
+FILLING = 4000  # bytes behind every message, twice as many characters: a table has to grow for it
+
+LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
+
+MODULE = "outage_agents"
+AGENTS = '''
+import os
+from pathlib import Path
+
+import trio
+
+LINES = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+async def quick(run):
+    name, *_ = run.content.split()
+    os.write(LINES, f"{name}\\n".encode())
+    await run.emit(f"{name} done")
+
+
+async def until_told(run):
+    """Go on until a file is there that the message names."""
+    while not Path(run.content).exists():
+        await run.emit(".")
+        await trio.sleep(0.02)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_agents(tmp_path, AGENTS, MODULE)
+    return tmp_path
+
+
+def serving_on(folder: Path, url: str) -> AbstractContextManager[Server]:
+    """Run a server that has the agents on a database."""
+    agents = [part for name in ("quick", "until_told") for part in ("--agent", f"{MODULE}:{name}")]
+    return serving(folder, *agents, DATABASE_URL=url, **LIMITS)
+
+
+def lines_of(name: str) -> str:
+    """Return a message of some length that no database makes shorter."""
+    return f"{name} {random.Random(name).randbytes(FILLING).hex()}"  # noqa: S311 - no secret
+
+
+def with_password(url: str) -> str:
+    """Return the url with a password in it, which the database does not ask for."""
+    return url.replace("postgres@", f"postgres:{PASSWORD}@")
+
+
+def check_log(server: Server) -> None:
+    """Check that the password is in no line, and that nothing broke."""
+    text = server.process.out.text + server.process.err.text
+    assert PASSWORD not in text
+    assert "Traceback" not in text
+    assert not [line for line in server.process.logs() if line["level"] in {"error", "critical"}]
+
+
+# --- what is seen from outside
+
+
+async def health(server: Server) -> Frame:
+    """Return what health says; as long as it does not drain that is an answer with 200."""
+    answer = await trio.to_thread.run_sync(server.http, "GET", "/ws/health")
+    assert answer.status_code == 200, answer.text
+    body: Frame = answer.json()
+    return body
+
+
+async def wait_health(server: Server, status: str, seconds: float) -> Frame:
+    """Return what health says once it has this status."""
+    with trio.fail_after(seconds):
+        while True:
+            body = await health(server)
+            if body["status"] == status:
+                return body
+            await trio.sleep(0.05)
+
+
+async def wait_until(happened: Callable[[], bool], seconds: float) -> None:
+    """Wait until something is so."""
+    with trio.fail_after(seconds):
+        while not happened():  # noqa: ASYNC110 - of another process, or of several clients
+            await trio.sleep(0.02)
+
+
+async def wait_degraded(server: Server) -> None:
+    """Wait until health names the store as what fails."""
+    body = await wait_health(server, "degraded", NOTICED)
+    assert body["checks"].keys() == {"store"}
+    assert body["checks"]["store"] in {"unavailable", "no answer"}
+
+
+async def upgrade(server: Server, user: str) -> Answer:
+    """Ask for a WebSocket."""
+    return await trio.to_thread.run_sync(server.upgrade, "", bearer(user))
+
+
+async def ask_ticket(server: Server, user: str) -> Answer:
+    """Ask for a ticket."""
+    found = await trio.to_thread.run_sync(server.http, "POST", "/ws/ticket", [bearer(user)])
+    headers = {name.lower(): value for name, value in found.headers.items()}
+    return Answer(found.status_code, headers, found.json())
+
+
+Opening = Callable[[Server, str], Awaitable[Answer]]
+OPENINGS: list[Opening] = [upgrade, ask_ticket]
+
+
+def check_refused(answer: Answer) -> None:
+    """Check an opening's answer while the database is away."""
+    error = answer.refuses(503, "SERVICE_UNAVAILABLE")
+    assert error["recoverable"] is True
+    assert error["retry_after_ms"] > 0
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+async def check_openings(server: Server, *users: str) -> None:
+    """Check that nobody comes in, known or not, and that all are told why."""
+    for user in users:
+        for opening in OPENINGS:
+            check_refused(await opening(server, user))
+
+
+async def check_goes(server: Server, user: str, name: str) -> None:
+    """Check that somebody comes in, is answered, and finds it in history."""
+    async with server.connect(user) as client:
+        await client.say(name, name, thread_id="check", agent="quick")
+        end = (await client.until("agent_completed"))[-1]["payload"]
+        assert (end["status"], end["result"]) == ("completed", f"{name} done")
+        assert (await history(client, "check"))[-1]["content"] == f"{name} done"
+    for opening in OPENINGS:
+        assert (await opening(server, user)).status in {101, 200}
+
+
+async def history(client: Client, thread: str) -> list[Frame]:
+    """Return all of a thread, oldest first."""
+    found: list[Frame] = []
+    request: Frame = {"thread_id": thread, "limit": 100}
+    while True:
+        await client.send("get_thread_history", request)
+        page = (await client.expect("thread_history"))["payload"]
+        found[:0] = page["messages"]
+        if not page["has_more"]:
+            return found
+        request["before"] = found[0]["message_id"]
+        await trio.sleep(0.1)  # ten a second are allowed
+
+
+def check_unavailable(frame: Frame) -> None:
+    """Check the answer to a message while the database is away."""
+    assert frame["type"] == "error", frame
+    payload = frame["payload"]
+    assert payload["code"] == "SERVICE_UNAVAILABLE", payload
+    assert payload["recoverable"] is True
+    assert payload["retry_after_ms"] > 0
+
+
+# --- clients that talk all the time
+
+
+@define(eq=False)
+class Talker:
+    """A client that says one thing after the other, and says again what was refused.
+
+    Attributes:
+        completed: The names of what was answered, with their confirmations.
+        refused: How often it was told that the database is away.
+    """
+
+    user: str
+    keyed: bool
+    completed: dict[str, Frame] = field(factory=dict)
+    refused: int = 0
+    is_over: bool = False
+
+    async def talk(self, server: Server) -> None:
+        """Talk until it is over; the connection is there all the time."""
+        async with server.connect(self.user) as client:
+            number = 0
+            while not self.is_over:
+                name = f"{self.user}-{number}"
+                await self._say(client, name)
+                number += 1
+                await trio.sleep(PAUSE)
+            await client.answers()
+            await self._ask_again(client)
+            await self._check_history(client)
+
+    async def _say(self, client: Client, name: str) -> None:
+        key = name if self.keyed else None
+        while True:
+            await client.say(lines_of(name), key, thread_id=self.user, agent="quick")
+            with trio.fail_after(ANSWERED + SLACK):
+                answer = await client.next()
+            if answer["type"] != "error":
+                break
+            check_unavailable(answer)
+            if self.keyed:
+                assert answer["correlation_id"] == name
+            self.refused += 1
+            await trio.sleep(answer["payload"]["retry_after_ms"] / 1000)
+        # What was refused left its key free: it is no duplicate.
+        assert (answer["type"], answer["payload"]["status"]) == ("message_confirmed", "accepted")
+        with trio.fail_after(ANSWERED + SLACK):
+            end = (await client.until("agent_completed"))[-1]["payload"]
+        assert (end["status"], end["result"]) == ("completed", f"{name} done")
+        self.completed[name] = answer["payload"]
+
+    async def _ask_again(self, client: Client) -> None:
+        """Send again what was confirmed: it is a duplicate, and completed."""
+        for name, confirmed in list(self.completed.items())[-20:] if self.keyed else ():
+            await client.say(lines_of(name), name, thread_id=self.user, agent="quick")
+            told = (await client.expect("message_confirmed"))["payload"]
+            assert told == {**confirmed, "status": "duplicate", "run_status": "completed"}
+            await client.expect("agent_completed")
+
+    async def _check_history(self, client: Client) -> None:
+        """Check that history has all that was confirmed, in its order, and each only once."""
+        messages = await history(client, self.user)
+        said = [message for message in messages if message["role"] == "user"]
+        assert [message["content"].split()[0] for message in said] == list(self.completed)
+        assert {message["run"]["status"] for message in said} == {"completed"}
+        answers = [message["content"] for message in messages if message["role"] == "agent"]
+        assert answers == [f"{name} done" for name in self.completed]
+        ids = [message["message_id"] for message in said]
+        assert ids == [confirmed["message_id"] for confirmed in self.completed.values()]
+
+
+@define(eq=False)
+class LongRun:
+    """A run that streams through an outage and ends in it.
+
+    Attributes:
+        pieces: How many deltas have come.
+        over: Set when its end was told.
+    """
+
+    folder: Path
+    user: str = "long"
+    pieces: int = 0
+    over: trio.Event = field(factory=trio.Event)
+    _may_leave: trio.Event = field(factory=trio.Event)
+
+    async def hold(self, server: Server) -> None:
+        """Start it and follow it to its end; leave when told to."""
+        async with server.connect(self.user) as client:
+            await client.say("go", "long-1", thread_id="long", agent="until_told")
+            frames = await client.until("partial_result")
+            assert frames[0]["type"] == "message_confirmed"
+            self.pieces = 1
+            while (frame := await client.next())["type"] == "partial_result":
+                self.pieces += 1
+            assert frame["type"] == "agent_completed", frame
+            assert frame["payload"]["status"] == "completed"
+            self.over.set()
+            await self._may_leave.wait()
+            await client.answers()
+            question, answer = await history(client, "long")
+            assert question["run"]["status"] == "completed"
+            assert answer["content"] == frame["payload"]["result"]
+
+    async def check_streams(self) -> None:
+        """Check that it goes on."""
+        seen = self.pieces
+        await wait_until(lambda: self.pieces >= seen + 5, ANSWERED)
+
+    async def end(self) -> None:
+        """End it; its client is told in time, whatever the database does."""
+        (self.folder / "go").touch()
+        with trio.fail_after(TOLD + SLACK):
+            await self.over.wait()
+
+    def leave(self) -> None:
+        """Let it look at history and go."""
+        self._may_leave.set()
+
+
+@define(eq=False)
+class Crowd:
+    """Those who are connected during an outage."""
+
+    long: LongRun
+    talkers: list[Talker]
+
+    async def wait_refused(self) -> None:
+        """Wait until everybody was told that the database is away."""
+        await wait_until(lambda: all(talker.refused for talker in self.talkers), 2 * ANSWERED)
+
+    async def wait_progress(self) -> None:
+        """Wait until everybody was answered something more."""
+        seen = [len(talker.completed) for talker in self.talkers]
+
+        def have_more() -> bool:
+            now = [len(talker.completed) for talker in self.talkers]
+            return all(more > before for more, before in zip(now, seen, strict=True))
+
+        await wait_until(have_more, 2 * ANSWERED)
+
+    def finish(self) -> None:
+        """Let them compare what they know, and go."""
+        self.long.leave()
+        for talker in self.talkers:
+            talker.is_over = True
+
+
+@asynccontextmanager
+async def crowd(server: Server, folder: Path) -> AsyncIterator[Crowd]:
+    """Have clients talk, and strangers knock; on leaving, all have found what they know."""
+    talkers = [Talker("ann", keyed=True), Talker("bob", keyed=True), Talker("cyd", keyed=False)]
+    those = Crowd(LongRun(folder), talkers)
+    async with trio.open_nursery() as strangers:
+        for opening in OPENINGS:
+            strangers.start_soon(knock, server, opening)
+        async with trio.open_nursery() as clients:
+            clients.start_soon(those.long.hold, server)
+            for talker in those.talkers:
+                clients.start_soon(talker.talk, server)
+            await wait_until(lambda: those.long.pieces > 0, ANSWERED)
+            await those.wait_progress()
+            yield those
+            those.finish()
+        strangers.cancel_scope.cancel()
+
+
+async def knock(server: Server, opening: Opening) -> None:
+    """Try to come in all the time: it works, or the database is away, and never anything else."""
+    while True:
+        answer = await opening(server, "stranger")
+        if answer.status not in {101, 200}:
+            check_refused(answer)
+        await trio.sleep(0.1)
+
+
+# --- outages
+
+
+@frozen
+class Outage:
+    """A database, and what can be done to it; the two functions block.
+
+    Attributes:
+        seconds: How long it is away at least.
+    """
+
+    url: str
+    begin: Callable[[], object]
+    end: Callable[[], object]
+    seconds: float = 0.0
+
+
+@contextmanager
+def stopped(folder: Path) -> Iterator[Outage]:
+    """Offer a PostgreSQL that is shut down and started."""
+    with postgres_server() as database:
+        yield Outage(with_password(database.create_database()), database.stop, database.start)
+
+
+@contextmanager
+def killed(folder: Path) -> Iterator[Outage]:
+    """Offer a PostgreSQL that is killed and started."""
+    with postgres_server() as database:
+        yield Outage(with_password(database.create_database()), database.kill, database.start)
+
+
+@contextmanager
+def paused(folder: Path) -> Iterator[Outage]:
+    """Offer a PostgreSQL that says nothing for a while."""
+    with postgres_server() as database:
+        url = with_password(database.create_database())
+        yield Outage(url, database.pause, database.resume, PAUSED_SECONDS)
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Outage]:
+    """Offer a PostgreSQL whose disk is full for a while."""
+    with postgres_server(disk_mb=DISK_MB) as database:
+        url = with_password(database.create_database())
+        yield Outage(url, database.fill_disk, database.free_disk)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Outage]:
+    """Offer an SQLite file that somebody else has for himself for a while."""
+    path = folder / "conversations.db"
+    lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with closing(lock):
+        url = f"sqlite:///{path}"
+        yield Outage(url, lambda: lock.execute("BEGIN EXCLUSIVE"), lock.rollback, PAUSED_SECONDS)
+
+
+in_thread = trio.to_thread.run_sync
+
+
+@pytest.mark.parametrize("kind", [stopped, killed, paused, full, locked])
+async def test_nobody_is_lost_in_an_outage(
+    folder: Path, kind: Callable[[Path], AbstractContextManager[Outage]]
+) -> None:
+    with kind(folder) as outage, serving_on(folder, outage.url) as server:
+        async with crowd(server, folder) as those:
+            await wait_health(server, "healthy", ANSWERED)
+            until = trio.current_time() + outage.seconds
+            await in_thread(outage.begin)
+            await wait_degraded(server)
+            await check_openings(server, "ann", "newcomer")
+            await those.wait_refused()
+            await those.long.check_streams()
+            await those.long.end()
+            await wait_degraded(server)
+            await trio.sleep_until(until)
+            await in_thread(outage.end)
+            await wait_health(server, "healthy", RECOVERED)
+            await those.wait_progress()
+        await check_goes(server, "newcomer", "after")
+        assert server.process.running
+        lost = server.process.logs("connection_ended")
+        assert {line["reason"] for line in lost} <= {"peer_closed", "peer_lost"}
+    check_log(server)
+    names = Counter((folder / "ran").read_text().split())
+    assert set(names.values()) == {1}, names.most_common(3)
+    assert names.keys() == {name for talker in those.talkers for name in talker.completed} | {
+        "after"
+    }
+
+
+async def test_what_is_stored_after_its_refusal_is_taken_back(folder: Path) -> None:
+    with paused(folder) as outage, serving_on(folder, outage.url) as server:
+        async with server.connect() as client:
+            await client.say("before", "before", thread_id="t", agent="quick")
+            await client.until("agent_completed")
+            assert len(await history(client, "t")) == 2  # nothing is to be written
+            await in_thread(outage.begin)
+            # The database has this one's statement, and does what it says when it wakes up.
+            await client.say("late", "late", thread_id="t", agent="quick")
+            check_unavailable(await client.next())
+            await in_thread(outage.end)
+            await wait_health(server, "healthy", RECOVERED)
+            said = [message["content"] for message in await history(client, "t")]
+            assert said == ["before", "before done"]
+            await client.say("late", "late", thread_id="t", agent="quick")
+            confirmed = await client.expect("message_confirmed")
+            assert confirmed["payload"]["status"] == "accepted"
+            await client.until("agent_completed")
+            said = [message["content"] for message in await history(client, "t")]
+            assert said == ["before", "before done", "late", "late done"]
+    check_log(server)
+    assert (folder / "ran").read_text().split() == ["before", "late"]
+
+
+@pytest.mark.parametrize("kind", [stopped, paused])
+async def test_the_database_may_come_later_than_the_server(
+    folder: Path, kind: Callable[[Path], AbstractContextManager[Outage]]
+) -> None:
+    with kind(folder) as outage:
+        await in_thread(outage.begin)
+        with serving_on(folder, outage.url) as server:
+            server.process.wait_log("store_unavailable")
+            await wait_degraded(server)
+            await check_openings(server, "ann")
+            await in_thread(outage.end)
+            await wait_health(server, "healthy", RECOVERED)
+            await check_goes(server, "ann", "first")
+        # It is said once, however often it is tried, and that it is over.
+        assert len(server.process.logs("store_unavailable")) == 1
+        assert len(server.process.logs("store_available")) == 1
+    check_log(server)
+
+
+@pytest.mark.parametrize("kind", [stopped, paused])
+async def test_a_server_ends_without_its_database(
+    folder: Path, kind: Callable[[Path], AbstractContextManager[Outage]]
+) -> None:
+    with kind(folder) as outage, serving_on(folder, outage.url) as server:
+        async with server.connect() as client:
+            await client.say("never", "long", agent="until_told", thread_id="long")
+            await client.until("partial_result")
+            await in_thread(outage.begin)
+            await client.say("more", "k", agent="quick")
+            check_unavailable(await not_streamed(client))
+            told_at = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            frames, code = await client.rest()
+            assert code == 1012
+            ends = [frame["payload"] for frame in frames if frame["type"] == "agent_completed"]
+            assert [end["status"] for end in ends] == ["interrupted"]
+        assert await in_thread(server.process.wait, EXIT_SECONDS) == 0
+        assert time.monotonic() - told_at <= EXIT_SECONDS
+    text = server.process.err.text
+    assert PASSWORD not in text
+    assert "Traceback" not in text
+
+
+async def not_streamed(client: Client) -> Frame:
+    """Return the next frame but deltas."""
+    with trio.fail_after(ANSWERED):
+        while (frame := await client.next())["type"] == "partial_result":
+            pass
+    return frame
+
+
+async def test_who_is_disabled_by_the_operator_has_to_go(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'conversations.db'}"
+    with serving_on(folder, url) as server:
+        async with server.connect("ann") as client, server.connect("bob") as other:
+            command = ["-m", "netra_trio", "user", "disable", "ann"]
+            environ = {"DATABASE_URL": url}
+            outcome = await in_thread(partial(run, command, directory=folder, environ=environ))
+            assert outcome == (0, "ann: disabled", "")
+            # A new token has the user looked at now, and not within a minute.
+            for each in (client, other):
+                user = each.welcome["payload"]["user_id"]
+                await each.send("auth", {"token": sign(user, seconds=7200)})
+            error = await client.error("USER_DISABLED")
+            assert error["recoverable"] is False
+            assert await client.rest() == ([], 4403)
+            await other.expect("auth_ok")
+        for opening in OPENINGS:
+            (await opening(server, "ann")).refuses(403, "USER_DISABLED")
+    check_log(server)

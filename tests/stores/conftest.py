@@ -1,0 +1,162 @@
+"""Databases with the schema in place: made once, and emptied or copied for each test."""
+
+import functools
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+from structlog.testing import capture_logs
+from support.postgres import PostgresServer
+
+from netra_trio.stores.database import Database
+from netra_trio.stores.migrate import migrate
+from netra_trio.stores.schema import metadata
+
+TEMPLATE = "migrated"
+OTHERS = (
+    "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+EMPTY = f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY"
+
+
+def bring_up(url: str) -> None:
+    """Bring the schema up, without a loop."""
+    database = Database(url)
+    with database.engine.begin() as connection:
+        migrate(connection)
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an SQLite file with the schema, to be copied."""
+    file = tmp_path_factory.mktemp("migrated") / "store.db"
+    bring_up(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
+    """Return the url of an empty SQLite file that has the schema."""
+    return f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'store.db')}"
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres: PostgresServer) -> str:
+    """Return the name of a database with the schema, to be copied; nobody connects to it."""
+    bring_up(postgres.create_database(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def shared(
+    postgres: PostgresServer, migrated_database: str
+) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Hold a connection to the database that tests have one after the other."""
+    url = postgres.create_database(template=migrated_database)
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, shared: psycopg.Connection[tuple[Any, ...]]) -> str:
+    """Return the url of an empty database that has the schema."""
+    shared.execute(OTHERS)  # what a test before may have left at work
+    shared.execute(EMPTY)
+    return postgres.url(shared.info.dbname)
+
+
+@pytest.fixture
+def copied_database(postgres: PostgresServer, migrated_database: str) -> Iterator[str]:
+    """Return the url of a database that has the schema, for tests that change more than rows."""
+    url = postgres.create_database(template=migrated_database)
+    yield url
+    postgres.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the url of an empty database that has the schema, of either kind."""
+    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    found: str = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_url(request: pytest.FixtureRequest) -> str:
+    """Return the same, for tests that change more than rows."""
+    name = {"sqlite": "sqlite_url", "postgresql": "copied_database"}[request.param]
+    found: str = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the url of a database with nothing in it, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/fresh.db"
+    found: str = request.getfixturevalue("database_url")
+    return found
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    """Return what is logged, as it comes."""
+    with capture_logs() as captured:
+        yield captured
+
+
+# One database after the other of the same engine: SQL is compiled once, not for each test.
+
+
+@pytest.fixture(scope="session")
+def engines() -> Callable[[str], Database]:
+    """Return what makes a database, once for each url."""
+    return functools.cache(Database)
+
+
+@pytest.fixture
+def sqlite_database(
+    engines: Callable[[str], Database],
+    migrated_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Database:
+    """Return an empty SQLite file that has the schema."""
+    file = tmp_path_factory.getbasetemp() / "shared.db"
+    for beside in ("-wal", "-shm"):
+        file.with_name(file.name + beside).unlink(missing_ok=True)
+    shutil.copy(migrated_file, file)
+    return unused(engines(f"sqlite:///{file}"))
+
+
+@pytest.fixture
+def memory_database(engines: Callable[[str], Database], migrated_file: Path) -> Database:
+    """Return an empty SQLite database in memory that has the schema."""
+    database = unused(engines("sqlite://"))
+    source = sqlite3.connect(migrated_file)
+    with database.engine.connect() as connection:
+        target = connection.connection.driver_connection
+        assert isinstance(target, sqlite3.Connection)
+        source.backup(target)
+    source.close()
+    return database
+
+
+@pytest.fixture
+def postgres_database(engines: Callable[[str], Database], postgres_url: str) -> Database:
+    """Return an empty database of a real server that has the schema."""
+    return unused(engines(postgres_url))
+
+
+def unused(database: Database) -> Database:
+    """Return the database without the connections and threads that a test may have left at work."""
+    database.close()
+    limiter = database._limiter
+    database._limiter = trio.CapacityLimiter(limiter.total_tokens)
+    return database

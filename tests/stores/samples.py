@@ -1,0 +1,151 @@
+"""Messages to record, how their runs end, and what a store should tell of them.
+
+message = new("hello", key="c-1")
+end = end_of(message, "answer")
+assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from netra_trio.ids import (
+    CorrelationId,
+    MessageId,
+    ThreadId,
+    UserId,
+    new_correlation_id,
+    new_message_id,
+    new_run_id,
+)
+from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
+from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+
+NOW = 1_640_995_200.25  # Unix seconds
+PATIENCE = 10  # seconds until what is written behind must be there
+ALICE, BOB = UserId("alice"), UserId("bob")
+MAIN, OTHER = ThreadId("main"), ThreadId("other")
+
+
+def new(
+    content: str = "hello",
+    *,
+    user: UserId = ALICE,
+    thread: ThreadId = MAIN,
+    key: str | None = None,
+    keyed: bool = True,
+    fingerprint: bytes = b"same",
+    at: float = NOW,
+    agent: str = "echo",
+) -> NewMessage:
+    """Return a message to record, by default with a key that nobody else has."""
+    correlation_id = CorrelationId(key) if key is not None else new_correlation_id()
+    return NewMessage(
+        user_id=user,
+        thread_id=thread,
+        message_id=new_message_id(),
+        run_id=new_run_id(),
+        agent_name=agent,
+        correlation_id=correlation_id,
+        key=correlation_id if keyed else None,
+        fingerprint=fingerprint,
+        content=content,
+        created_at=at,
+    )
+
+
+def end_of(
+    message: NewMessage,
+    text: str = "answer",
+    *,
+    status: RunStatus = RunStatus.COMPLETED,
+    truncated: bool = False,
+    at: float = NOW + 1,
+) -> RunEnd:
+    """Return an end of the message's run."""
+    payload = {"run_id": message.run_id, "status": status, "duration_ms": 1}
+    return RunEnd(
+        run_id=message.run_id,
+        status=status,
+        message_id=new_message_id(),
+        text=text,
+        truncated=truncated,
+        created_at=at,
+        completed=json.dumps(payload).encode(),
+    )
+
+
+def of_user(message: NewMessage, status: RunStatus = RunStatus.QUEUED) -> HistoryMessage:
+    """Return a user's message as history should list it."""
+    return HistoryMessage(
+        message_id=message.message_id,
+        role="user",
+        content=message.content,
+        created_at=message.created_at,
+        correlation_id=message.correlation_id,
+        run=HistoryRun(message.run_id, message.agent_name, status),
+    )
+
+
+def of_agent(end: RunEnd) -> HistoryMessage:
+    """Return an agent's message as history should list it."""
+    return HistoryMessage(
+        message_id=end.message_id,
+        role="agent",
+        content=end.text,
+        created_at=end.created_at,
+        truncated=True if end.truncated else None,
+    )
+
+
+def duplicate_of(
+    message: NewMessage, status: RunStatus = RunStatus.QUEUED, completed: bytes | None = None
+) -> Duplicate:
+    """Return what sending the message again should get."""
+    return Duplicate(message.message_id, message.run_id, message.thread_id, status, completed)
+
+
+def again(message: NewMessage, *, fingerprint: bytes = b"same") -> NewMessage:
+    """Return the message as a client's second sending of it comes in: with ids of its own."""
+    return new("again", user=message.user_id, key=message.key, fingerprint=fingerprint)
+
+
+async def page_of(
+    store: Store,
+    *,
+    user: UserId = ALICE,
+    thread: ThreadId = MAIN,
+    limit: int = 100,
+    before: MessageId | None = None,
+) -> tuple[list[HistoryMessage], bool]:
+    """Return a page of a thread that there is."""
+    page = await store.history(user, thread, limit=limit, before=before)
+    assert page is not None
+    messages, has_more = page
+    return list(messages), has_more
+
+
+async def record(store: Store, *messages: NewMessage) -> None:
+    """Record messages, one after the other, each for the first time."""
+    for message in messages:
+        assert await store.record(message) is None
+
+
+async def wait_until(holds: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
+    """Wait for what may be written behind."""
+    with trio.fail_after(seconds):
+        while not await holds():  # noqa: ASYNC110 - a store has no event for what it wrote
+            await trio.sleep(0.01)
+
+
+async def wait_for_history(
+    store: Store, expected: Sequence[HistoryMessage], thread: ThreadId = MAIN
+) -> None:
+    """Wait until Alice's thread has exactly these messages."""
+
+    async def holds() -> bool:
+        page = await store.history(ALICE, thread, limit=100)
+        return page is not None and list(page[0]) == list(expected)
+
+    await wait_until(holds)
