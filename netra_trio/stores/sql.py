@@ -290,7 +290,7 @@ class SqlStore:
     async def _flush(self) -> None:
         """Write what is to be written, and leave; what a database does not take now is lost."""
         with trio.move_on_after(FLUSH_SECONDS, shield=True):
-            while not await self._try_to_leave():
+            while not await self._try_to_leave():  # noqa: ASYNC110 - nobody tells that it is back
                 await trio.sleep(FLUSH_SECONDS / 10)
         if self._writes.unwritten:
             why = self._writes.trouble or f"no answer within {FLUSH_SECONDS:g} s"
