@@ -258,7 +258,7 @@ def user_list() -> None:
 
 
 def _settings_of_users() -> Settings:
-    configure(level="warning")  # to the error output, if anything
+    configure()  # to the error output: that a database was made, if it was
     return _load().settings
 
 
