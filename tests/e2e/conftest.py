@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from support.commands import Typed
 from support.server import clean_environ
 
@@ -24,9 +25,12 @@ def typed(
                 patch.delenv(name)
             for name, value in clean.items():
                 patch.setenv(name, value)
+            # Loggers keep what they were set up with first, and this process is not the command's.
+            patch.setattr("netra_trio.cli.configure", lambda: None)
             code: object = 0
             try:
-                main(arguments)
+                with capture_logs():
+                    main(arguments)
             except SystemExit as end:
                 code = end.code or 0
         assert isinstance(code, int)
