@@ -64,6 +64,13 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "tests/docs", "-q")
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure this server and others side by side: the quick pass, `-- --full` for the long one."""
+    _install(session, "bench")
+    session.run("python", "-m", "bench", *session.posargs)
+
+
 def _check_each_file(session: nox.Session) -> None:
     """Fail if a file of the package is covered less than it has to be."""
     report = Path(session.create_tmp()) / "coverage.json"

@@ -6,7 +6,9 @@ app = create_app(agents={"shout": shout})
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,11 +18,11 @@ from netra_trio import http
 from netra_trio.agents.demo import demo
 from netra_trio.agents.echo import echo
 from netra_trio.auth import TokenVerifier
-from netra_trio.errors import Refused, SettingsError, TransportClosed
+from netra_trio.errors import Problem, Refused, SettingsError, TransportClosed
 from netra_trio.host import prepare_host
 from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import new_error_id
-from netra_trio.interfaces import Store
+from netra_trio.interfaces import Store, Transport
 from netra_trio.opening import Opening, Request, check_opening
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.runs import Agent
@@ -42,8 +44,7 @@ class Application:
 
     Attributes:
         settings: What it was made with.
-        failed: Set when the server has ended otherwise than by its shutdown.
-        fault: Why it could not start, where its settings are wrong.
+        wall_clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -56,12 +57,10 @@ class Application:
         wall_clock: Callable[[], float],
     ) -> None:
         self.settings = settings
-        self.failed = trio.Event()
-        self.fault: SettingsError | None = None
         self._agents = agents
         self._store = store
         self._verifier = verifier
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
         self._hub: Hub | None = None
         self._watched = False
 
@@ -77,7 +76,7 @@ class Application:
         if scope["type"] == "http":
             await self._contain(http.handle(scope, receive, send, hub))
         elif scope["type"] == "websocket":
-            await self._contain(self._connect(scope, receive, send, hub))
+            await self._contain(self._connect(scope, receive, send))
 
     async def drain(self) -> None:
         """Let nobody in and close every connection, within the drain timeout."""
@@ -93,20 +92,24 @@ class Application:
         if HYPERCORN in sys.modules:
             prepare_host(self.settings)
         try:
-            await self._hold_hub(receive, send)
+            await self._live_with_host(receive, send)
         except trio.Cancelled:
             raise
         except SettingsError as wrong:
-            self.fault = wrong
             await send({"type": "lifespan.startup.failed", "message": str(wrong)})
         except BaseException:
             # A host goes on without its lifespan, as if nothing had happened: say that it has.
             _log.critical("server_failed", exc_info=True)
-            self.failed.set()
             raise
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _hold_hub(self, receive: Receive, send: Send) -> None:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Hub]:
+        """Hold all that is live; for a host of our own, and for the lifespan.
+
+        Raises:
+            SettingsError: If it cannot start with its settings.
+        """
         async with (
             self._verifier.open(),
             open_hub(
@@ -114,14 +117,20 @@ class Application:
                 agents=self._agents,
                 store=self._store,
                 verifier=self._verifier,
-                wall_clock=self._wall_clock,
+                wall_clock=self.wall_clock,
             ) as hub,
         ):
             self._hub = hub
+            try:
+                yield hub
+            finally:
+                self._hub = None
+
+    async def _live_with_host(self, receive: Receive, send: Send) -> None:
+        async with self.running() as hub:
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
             await hub.drain()
-        self._hub = None
 
     def _watch_host(self, scope: Message, hub: Hub) -> None:
         """Drain when the host begins to stop: it says so to connections before the lifespan."""
@@ -143,23 +152,46 @@ class Application:
         except* Exception as faults:
             _log.error("call_failed", error_id=new_error_id(), exc_info=faults)
 
-    async def _connect(self, scope: Message, receive: Receive, send: Send, hub: Hub) -> None:
+    async def _connect(self, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        request = Request.of_scope(scope)
+        request, path = Request.of_scope(scope), scope["path"]
+        transport = partial(self._transport, scope, receive, send)
+        answer = await self.serve_upgrade(request, path, transport)
+        if answer is not None:
+            await http.send_answer(send, "websocket.http", answer)
+
+    async def serve_upgrade(
+        self,
+        request: Request,
+        path: str,
+        transport: Callable[[Opening], Transport],
+        *,
+        fault: Problem | None = None,
+    ) -> http.Answer | None:
+        """Serve a WebSocket to its end, or return the answer that refuses it.
+
+        Args:
+            request: What the checks look at.
+            path: Where it wants to.
+            transport: Makes the transport, for an opening that passed every check.
+            fault: What is wrong with the handshake itself, if anything.
+        """
+        hub = self._hub
+        if hub is None:
+            raise RuntimeError("the application is not running: it holds every session while it is")
         try:
             with hub.seat():
-                http.check_websocket_path(scope["path"])
+                _check_handshake(path, fault)
                 opening = await check_opening(request, hub, now=trio.current_time())
-                transport = self._transport(scope, receive, send, opening)
                 await hub.serve(
-                    transport,
+                    transport(opening),
                     opening.identity,
                     acknowledging=opening.acknowledging,
                     resume=opening.resume,
                 )
         except Refused as refused:
-            answer = http.refusal(refused.problem, hub.wall_clock(), request, scope["path"])
-            await http.send_answer(send, "websocket.http", answer)
+            return http.refusal(refused.problem, hub.wall_clock(), request, path)
+        return None
 
     def _transport(
         self, scope: Message, receive: Receive, send: Send, opening: Opening
@@ -172,6 +204,12 @@ class Application:
             send_timeout=self.settings.send_timeout_ms / 1000,
             max_bytes=self.settings.max_message_size * HARD_SIZE_FACTOR,
         )
+
+
+def _check_handshake(path: str, fault: Problem | None) -> None:
+    if fault is not None:
+        raise Refused(fault)
+    http.check_websocket_path(path)
 
 
 def create_app(

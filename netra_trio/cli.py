@@ -5,9 +5,10 @@ import inspect
 import os
 import re
 import socket
+import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ from netra_trio.operate import (
     set_user_enabled,
 )
 from netra_trio.runs import Agent
-from netra_trio.serve import CannotListen, listen, serve
+from netra_trio.serve import CannotListen, listen, secure, serve
 from netra_trio.settings import Loaded, Settings, describe, load
 
 READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
@@ -60,6 +61,8 @@ def serve_command(
     host: str = "127.0.0.1",
     port: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0, lte=65_535))] = 8000,
     agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
+    certfile: str | None = None,
+    keyfile: str | None = None,
 ) -> None:
     """Run the server: settings come from the environment, in development none is needed.
 
@@ -72,37 +75,58 @@ def serve_command(
     agent
         An agent as [NAME=]module:function, imported from the working directory too. May be given
         more than once; the first one answers where a message names none.
+    certfile
+        The certificate to speak TLS with, with those it depends on (PEM).
+    keyfile
+        Its private key (PEM); not needed where the certificate's file has it.
     """
     configure()
+    if keyfile is not None and certfile is None:
+        raise UsageError("--keyfile: give its certificate too, as --certfile")
+    tls = None if certfile is None else secure(certfile, keyfile)
     loaded = _load()
     agents = _import_agents(agent) if agent else dict(DEMO_AGENTS)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
     application = create_app(agents=agents, settings=loaded.settings)
-    trio.run(_serve, application, loaded, list(agents), listen(host, port))
+    trio.run(_serve, application, loaded, list(agents), listen(host, port), tls)
 
 
 async def _serve(
-    application: Application, loaded: Loaded, agents: list[str], sock: socket.socket
+    application: Application,
+    loaded: Loaded,
+    agents: list[str],
+    sock: socket.socket,
+    tls: ssl.SSLContext | None,
 ) -> None:
+    wrong: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            _greet(loaded, agents, await nursery.start(serve, application, sock))
-    except* SettingsError:
-        pass  # raised below, out of its group
-    if application.fault is not None:
-        raise application.fault
+            address = await nursery.start(partial(serve, tls=tls), application, sock)
+            _greet(loaded, agents, address, "" if tls is None else "s")
+    except* SettingsError as group:
+        wrong = next(_leaves(group))
+    if wrong is not None:
+        raise wrong
 
 
-def _greet(loaded: Loaded, agents: list[str], address: str) -> None:
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _greet(loaded: Loaded, agents: list[str], address: str, s: str) -> None:
     environment = loaded.settings.environment
     verifier = TokenVerifier.of(loaded.settings)
     lines = [
         f"netra_trio {version('netra-trio')}, {environment}, agents: {', '.join(agents)}",
-        f"Ready on http://{address} (WebSocket: ws://{address}/ws)",
+        f"Ready on http{s}://{address} (WebSocket: ws{s}://{address}/ws)",
     ]
     if environment == "development":
-        hint = f"Talk to it:  netra-trio chat --url ws://{address}/ws"
+        hint = f"Talk to it:  netra-trio chat --url ws{s}://{address}/ws"
         if verifier.can_sign:
             token = _sign(verifier, DEV_USER, READY_TOKEN_SECONDS)
             lines[1] += f", token of user {DEV_USER!r}: {token}"

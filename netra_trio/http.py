@@ -21,6 +21,7 @@ from netra_trio.errors import Problem, Refused, StoreUnavailable, http_body, pro
 from netra_trio.hub import Hub
 from netra_trio.opening import Request, check_origin, check_ticket_request
 from netra_trio.transports.asgi import Receive, Send
+from netra_trio.transports.handshake import UPGRADE_REQUIRED
 
 BODY_BYTES = 16 * 1024  # of a request: a user id or nothing is all that is expected
 BODY_SECONDS = 10.0  # for a body to come in, as for the head
@@ -218,6 +219,8 @@ def refusal(fault: Problem, now: float, request: Request, path: str) -> Answer:
         headers["retry-after"] = str(ceil(fault.retry_after_ms / 1000))
     if fault.status == 401:  # noqa: PLR2004 - HTTP's own number
         headers["www-authenticate"] = "Bearer"
+    if fault.status == UPGRADE_REQUIRED:
+        headers |= {"upgrade": "websocket", "sec-websocket-version": "13"}
     return Answer(fault.status, http_body(fault, now), headers)
 
 

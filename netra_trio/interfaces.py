@@ -173,9 +173,10 @@ class Store(Protocol):
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run, `queued`; create the thread where there is none yet.
 
-        With a key it returns when both are stored for good. Returns what was recorded before if
-        the key is known and the fingerprint is the same; then nothing is recorded. If it raises or
-        is cancelled, the message is not stored, or is taken back before its key is asked for again.
+        With a key it returns when both are stored for good; without one it waits for nothing but
+        room to write behind, and 3 seconds at most. Returns what was recorded before if the key is
+        known and the fingerprint is the same; then nothing is recorded. If it raises or is
+        cancelled, the message is not stored, or is taken back before its key is asked for again.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
@@ -197,10 +198,9 @@ class Store(Protocol):
     async def end_run(self, end: RunEnd) -> None:
         """Note how the run ended, with the agent's message.
 
-        Returns when that is stored for good, if its message had a key; from the call on `record`
-        and `find` tell of it. It does not raise
-        `StoreUnavailable`, and cancelling the wait does not take the end back: what the store
-        cannot write now it writes when it can.
+        Returns when that is stored for good, if its message had a key, and else at once; from the
+        call on `record` and `find` tell of it. It does not raise `StoreUnavailable`, and cancelling
+        the wait does not take the end back: what the store cannot write now it writes when it can.
         """
         ...
 

@@ -1,28 +1,24 @@
-"""Run the application: Hypercorn on Trio, with a drain on the first signal.
+"""Run the application: a listening socket, the lane, and a drain on the first signal.
 
 trio.run(serve, app, listen("127.0.0.1", 8000))
 """
 
-import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
-from functools import partial
 
-import hypercorn.trio
 import structlog
 import trio
-from hypercorn.config import Config
-from hypercorn.utils import LifespanFailureError
 
 from netra_trio.app import Application
-from netra_trio.observe.logs import host_logger
+from netra_trio.errors import SettingsError
+from netra_trio.lane import Lane
+from netra_trio.observe.logs import flush, write_in_batches
 
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
-STARTUP = 3600.0  # seconds for the first start of a new version: it may rewrite a large database
-KEEP_ALIVE = 10.0  # seconds for the next request to begin
 CLOSING = 1.0  # seconds for HTTP requests that are under way when the drain is done
 LAST_RESORT = 1.5  # seconds after the drain's time: threads that do not end keep nobody waiting
 
@@ -37,6 +33,7 @@ async def serve(
     app: Application,
     sock: socket.socket,
     *,
+    tls: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal exits at once.
@@ -48,33 +45,28 @@ async def serve(
     Raises:
         SettingsError: If it cannot start with its settings.
     """
-    config = _config(sock, app)
-    drained = trio.Event()
-    try:
+    with sock:
+        address = _address(sock)
         async with trio.open_nursery() as nursery:
-            await nursery.start(_heed_signals, app, config, drained)
-            async with trio.open_nursery() as server:
-                run = partial(hypercorn.trio.serve, app, config, shutdown_trigger=drained.wait)  # type: ignore[arg-type]  # its scopes are TypedDicts, ASGI's own are dicts
-                binds: list[str] = await server.start(run)
-                nursery.start_soon(_exit_if_failed, app)
-                if app.fault is None:
-                    task_status.started(binds[0].partition("://")[2])
+            nursery.start_soon(write_in_batches)
+            drained: trio.Event = await nursery.start(_heed_signals, app)
+            async with app.running(), trio.open_nursery() as serving:
+                lane = Lane(app, sock, tls=tls)
+                await serving.start(lane.serve)
+                task_status.started(address)
+                await drained.wait()
+                await lane.stop()
+                serving.cancel_scope.deadline = trio.current_time() + CLOSING
             nursery.cancel_scope.cancel()
-    except* LifespanFailureError:
-        pass  # the application has said why
-    if app.fault is not None:
-        raise app.fault
 
 
 async def _heed_signals(
-    app: Application,
-    config: Config,
-    drained: trio.Event,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    app: Application, task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Drain at the first signal, exit at the second."""
+    drained = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
+        task_status.started(drained)
         draining = False
         async with trio.open_nursery() as nursery:
             async for number in signals:
@@ -82,19 +74,12 @@ async def _heed_signals(
                     _exit(1, "second signal: ended at once")
                 _log.info("signal", signal=signal.Signals(number).name)
                 draining = True
-                nursery.start_soon(_drain, app, config, drained)
+                nursery.start_soon(_drain, app, drained)
 
 
-async def _exit_if_failed(app: Application) -> None:
-    """Exit when the application's lifespan has: nobody could come in any more."""
-    await app.failed.wait()
-    _exit(1, "the server failed")
-
-
-async def _drain(app: Application, config: Config, drained: trio.Event) -> None:
+async def _drain(app: Application, drained: trio.Event) -> None:
     _exit_later(app.settings.drain_timeout_ms / 1000 + LAST_RESORT)
     await app.drain()
-    config.graceful_timeout = CLOSING
     drained.set()
 
 
@@ -107,6 +92,7 @@ def _exit_later(seconds: float) -> None:
 
 def _exit(code: int, why: str) -> None:
     _log.warning("exit", code=code, why=why)
+    flush()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -126,15 +112,23 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from None
 
 
-def _config(sock: socket.socket, app: Application) -> Config:
-    config = Config()
-    config.bind = [f"fd://{sock.detach()}"]
-    config.backlog = BACKLOG
-    # The caller tells where the server is; Hypercorn's own line for it would be a second one.
-    config.errorlog = host_logger().getChild("hypercorn")
-    config.errorlog.setLevel(logging.WARNING)
-    config.include_server_header = False
-    config.keep_alive_timeout = KEEP_ALIVE
-    config.startup_timeout = STARTUP
-    config.graceful_timeout = app.settings.drain_timeout_ms / 1000
-    return config
+def secure(certfile: str, keyfile: str | None) -> ssl.SSLContext:
+    """Return what to speak TLS with: HTTP/1.1 and HTTP/2, TLS 1.2 or later.
+
+    Raises:
+        SettingsError: If the files cannot be read, or do not belong together.
+    """
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.set_alpn_protocols(["h2", "http/1.1"])
+    try:
+        tls.load_cert_chain(certfile, keyfile)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or str(error)
+        files = f"--certfile {certfile}" + (f", --keyfile {keyfile}" if keyfile else "")
+        raise SettingsError(f"{files}: {reason}") from None
+    return tls
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if sock.family is socket.AF_INET6 else f"{host}:{port}"

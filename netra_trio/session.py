@@ -232,15 +232,22 @@ class Session:
             # One look at the clock for both: a turn between two looks would start nothing.
             now = trio.current_time()
             self._start_due(now)
-            self._nap = trio.CancelScope(deadline=self._schedule.next_turn(now))
-            work = None
-            with self._nap:
-                try:
-                    work = await self._inbox.receive()
-                except trio.EndOfChannel:
-                    return
+            try:
+                work = await self._next_work(self._schedule.next_turn(now))
+            except trio.EndOfChannel:
+                return
             if work is not None:
                 await self._admit(work)
+
+    async def _next_work(self, deadline: float) -> _Work | None:
+        """Return the next message; None where something else may be due."""
+        try:
+            return self._inbox.receive_nowait()
+        except trio.WouldBlock:
+            self._nap = trio.CancelScope(deadline=deadline)
+        with self._nap:
+            return await self._inbox.receive()
+        return None
 
     def drain(self) -> None:
         """Start no run any more: what waits ends `interrupted`, what is offered is refused."""

@@ -31,6 +31,7 @@ LADDER = (  # from the bottom up
         "stores.database",
         "stores.migrate",
         "stores.owners",
+        "stores.rows",
         "stores.migrations.env",
     },
     {
@@ -41,6 +42,9 @@ LADDER = (  # from the bottom up
         "stores.batch",
         "stores.history",
         "stores.retention",
+        "transports.frames",
+        "transports.handshake",
+        "transports.line",
     },
     {"auth", "runs", "users", "discovery", "observe.render", "agents.calculator", "agents.clock"},
     {
@@ -51,6 +55,7 @@ LADDER = (  # from the bottom up
         "transports.asgi",
         "transports.hypercorn",
         "transports.memory",
+        "transports.native",
         "observe.logs",
         "agents.questions",
     },
@@ -62,7 +67,8 @@ LADDER = (  # from the bottom up
     {"opening"},
     {"http"},
     {"app", "chat", "operate"},
-    {"serve", "asgi", ""},  # "" is the package itself, the front door
+    {"lane", "asgi", ""},  # "" is the package itself, the front door
+    {"serve"},
     {"cli"},
     {"__main__"},
 )

@@ -29,6 +29,7 @@ async def write(connection: Connection) -> None:
         if frames:
             connection.frames_out += len(frames)
             await transport.send(frames)
+            frames = []  # while it waits for the next ones, nobody needs these
         if connection.ping_due:
             connection.ping_due = False
             await transport.ping()

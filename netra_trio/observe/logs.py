@@ -8,15 +8,19 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TextIO
 
 import structlog
+import trio
 from attrs import define, field, frozen
 from structlog.typing import Processor
 
 from netra_trio.observe.redact import REDACTED, is_secret
 from netra_trio.observe.render import COLOURS, Console, Form, Palette, as_json, described, render
+
+HELD_SECONDS = 0.02  # that a line may lie: nobody reads faster
+HELD_LINES = 64  # then they are written at once
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -34,19 +38,35 @@ class _Sink:
 
     stream: TextIO | None = None
     form: Form = as_json
+    wake: Callable[[], None] | None = None  # who writes what is held, if anybody does
+    thread: int = 0  # where that one may be woken from
     # Reentrant: writing may itself warn, and warnings are logged.
     _lock: Any = field(factory=threading.RLock, init=False)
+    _held: list[str] = field(factory=list, init=False)
 
-    def write(self, line: str) -> None:
-        stream = self.stream
-        if stream is None:
-            return
+    def write(self, line: str, *, at_once: bool = True) -> None:
+        """Write a line, or hold it for a moment where somebody sees to it."""
         with self._lock:
+            self._held.append(line)
+            wake = self.wake if self.thread == threading.get_ident() else None
+            if at_once or wake is None or len(self._held) >= HELD_LINES:
+                self.flush()
+            elif len(self._held) == 1:
+                wake()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        with self._lock:
+            stream, lines = self.stream, self._held
+            self._held = []
+            if stream is None or not lines:
+                return
+            text = "\n".join([*lines, ""])
             try:
-                self._put(stream, f"{line}\n")
+                self._put(stream, text)
             except UnicodeEncodeError:
                 encoding = stream.encoding or "ascii"
-                self._put(stream, f"{line}\n".encode(encoding, "replace").decode(encoding))
+                self._put(stream, text.encode(encoding, "replace").decode(encoding))
 
     @staticmethod
     def _put(stream: TextIO, text: str) -> None:
@@ -62,6 +82,34 @@ class _Sink:
 _SINK = _Sink()
 
 
+def flush() -> None:
+    """Write the lines that are held, before a process ends otherwise than by returning."""
+    _SINK.flush()
+
+
+async def write_in_batches() -> None:
+    """Let lines below warnings be held for 20 ms and written together, while this runs.
+
+    A write for each line costs more than making it, and gives the interpreter to other threads.
+    What a process holds when it is killed is lost. Cancel it to end.
+    """
+    news = trio.Event()
+
+    def wake() -> None:
+        news.set()
+
+    _SINK.wake, _SINK.thread = wake, threading.get_ident()
+    try:
+        while True:
+            await news.wait()
+            news = trio.Event()
+            await trio.sleep(HELD_SECONDS)
+            _SINK.flush()
+    finally:
+        _SINK.wake = None
+        _SINK.flush()
+
+
 # structlog and the standard library, into the same chain.
 
 
@@ -74,7 +122,11 @@ class _Output:
     def msg(self, line: str) -> None:
         _SINK.write(line)
 
-    log = debug = info = warning = warn = error = critical = fatal = exception = msg
+    def info(self, line: str) -> None:
+        _SINK.write(line, at_once=False)
+
+    debug = info
+    log = warning = warn = error = critical = fatal = exception = msg
 
 
 def _output(*args: Any) -> _Output:

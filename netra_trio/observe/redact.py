@@ -7,6 +7,7 @@ r"""What a log line must not hold: credentials, and characters that end a line o
 """
 
 import re
+from functools import lru_cache
 
 LINE = 16 * 1024  # bytes: most collectors split longer lines; what is beyond is cut, and says so
 SCAN = 4 * LINE  # characters of one text that are looked at: bounds the work for one log call
@@ -110,6 +111,11 @@ _INERT = re.compile(r"[\w -]*", re.ASCII)
 _SHAPES = re.compile(r"eyJ|ZXlK|bearer ", re.ASCII | re.IGNORECASE)
 
 
+def is_inert(text: str) -> bool:
+    """Whether a short text has nothing in it that could be a credential, nor needs escaping."""
+    return _INERT.fullmatch(text) is not None and _SHAPES.search(text) is None
+
+
 def redact(text: str) -> str:
     """Return the text without the credentials in it; linear in time, whatever the text.
 
@@ -120,7 +126,7 @@ def redact(text: str) -> str:
         >>> redact("GET /ws?ticket=abc&last_seq=7")
         'GET /ws?ticket=[redacted]&last_seq=7'
     """
-    if len(text) <= SCAN and _INERT.fullmatch(text) and not _SHAPES.search(text):
+    if len(text) <= SCAN and is_inert(text):
         return text
     if len(text) > SCAN:
         text = text[:SCAN]
@@ -145,7 +151,12 @@ def redact_line(line: str) -> str:
 def is_secret(key: object) -> bool:
     """Whether a key says that its value is a credential: a name, or a header's bytes."""
     name = key.decode("latin-1") if isinstance(key, bytes) else key
-    return isinstance(name, str) and name.lower().replace("-", "_").endswith(_SECRET_ENDS)
+    return isinstance(name, str) and _ends_secretly(name)
+
+
+@lru_cache(maxsize=1024)  # a program has a few hundred names of fields, if it has many
+def _ends_secretly(name: str) -> bool:
+    return name.lower().replace("-", "_").endswith(_SECRET_ENDS)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

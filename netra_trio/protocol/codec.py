@@ -36,6 +36,7 @@ from netra_trio.protocol.messages import (
     JsonObject,
     OnBusy,
     Outbound,
+    PartialResult,
     Ping,
     Pong,
     ToolCompleted,
@@ -245,6 +246,8 @@ def encode(
 
 def payload_of(message: Outbound | Encoded) -> Any:
     """Return a message's payload, in a form that orjson writes."""
+    if type(message) is PartialResult:  # most of what is ever sent: the same, without a search
+        return {"run_id": message.run_id, "content": message.content}
     if isinstance(message, Encoded):
         return orjson.Fragment(message.payload)
     if isinstance(message, Ping | Pong):

@@ -54,7 +54,8 @@ class Schedule:
         busy = self.is_busy(thread)
         if busy and reject_if_busy:
             return Outlook.BUSY
-        if not busy and turn <= now and len(self._active) + self._due(now) < self._max_active:
+        free = self._max_active - len(self._active)
+        if free > 0 and not busy and turn <= now and self._due(now) < free:
             return Outlook.START
         return Outlook.FULL if len(self._waiting) >= self._max_waiting else Outlook.WAIT
 
@@ -143,6 +144,8 @@ class Schedule:
 
     def _due(self, now: float) -> int:
         """Count the threads whose first waiting run has its turn: they come before a new one."""
+        if not self._waiting:
+            return 0
         heads: dict[str, float] = {}
         for waiting in self._waiting:
             heads.setdefault(waiting.thread, waiting.turn)

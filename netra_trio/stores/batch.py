@@ -23,7 +23,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    insert,
     select,
     tuple_,
     update,
@@ -36,6 +35,7 @@ from netra_trio.interfaces import Duplicate, NewMessage, RunEnd
 from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.messages import AgentCompleted, RunStatus
 from netra_trio.stores.behind import Entry
+from netra_trio.stores.rows import Insert, Values
 from netra_trio.stores.schema import messages, runs, threads
 
 THREADS_KNOWN = 10_000  # numbers of threads kept, some 3 MB: one for each connection there may be
@@ -144,6 +144,10 @@ class ThreadNumbers:
         self._numbers.clear()
 
 
+_INSERT_MESSAGES = Insert(messages, returning=("message_id", "number"))
+_INSERT_RUNS = Insert(runs)
+
+
 @define(eq=False)
 class Batch:
     """One transaction's worth of writes.
@@ -240,9 +244,8 @@ class Batch:
                 ended.add(end.run_id)
         if not rows:
             return {}
-        # Rows of one statement are numbered in its order; they need not come back in it.
-        inserted = insert(messages).returning(messages.c.message_id, messages.c.number)
-        return {MessageId(row.message_id): row.number for row in connection.execute(inserted, rows)}
+        inserted = _INSERT_MESSAGES.execute(connection, rows)
+        return {row.message_id: row.number for row in inserted}
 
     def _insert_runs(
         self,
@@ -258,11 +261,13 @@ class Batch:
         rows = []
         for entry in recordings:
             end = ends.get(entry.new.run_id)
-            status = RunStatus.RUNNING if entry.new.run_id in started else RunStatus.QUEUED
-            row = _run(entry.new, numbers[entry.new.message_id])
-            row |= {"status": status, "completed": None, "owner": self.owner}
-            rows.append(row if end is None else row | _ended(end))
-        connection.execute(insert(runs), rows)
+            number = numbers[entry.new.message_id]
+            if end is not None:
+                rows.append(_run(entry.new, number, end.status, end.completed, None))
+            else:
+                status = RunStatus.RUNNING if entry.new.run_id in started else RunStatus.QUEUED
+                rows.append(_run(entry.new, number, status, None, self.owner))
+        _INSERT_RUNS.execute(connection, rows)
 
     def _start_earlier(self, connection: Connection, recordings: Sequence[Recording]) -> None:
         done = {entry.new.run_id for entry in recordings} | self._ends().keys()
@@ -274,7 +279,12 @@ class Batch:
     def _end_earlier(self, connection: Connection, earlier: dict[RunId, tuple[int, int]]) -> None:
         ends = self._ends()
         rows = [
-            {"of_message": message, **_ended(ends[run_id])}
+            {
+                "of_message": message,
+                "status": ends[run_id].status,
+                "completed": ends[run_id].completed,
+                "owner": None,
+            }
             for run_id, (message, _) in earlier.items()
         ]
         if rows:
@@ -340,43 +350,34 @@ def _not_there_yet(connection: Connection, recordings: Sequence[Recording]) -> l
     return [entry for entry in recordings if entry.new.message_id not in set(there)]
 
 
-def _said(new: NewMessage, thread: int) -> dict[str, Any]:
-    return _message(new.message_id, thread, USER, new.content, new.created_at)
+def _said(new: NewMessage, thread: int) -> Values:
+    """Return the row of a user's message, as `schema.messages` has its columns."""
+    size = len(new.content.encode())
+    return (thread, new.message_id, USER, new.content, size, False, new.created_at)
 
 
-def _answered(end: RunEnd, thread: int) -> dict[str, Any]:
-    row = _message(end.message_id, thread, AGENT, end.text, end.created_at)
-    return row | {"truncated": end.truncated}
+def _answered(end: RunEnd, thread: int) -> Values:
+    """Return the row of an agent's message, likewise."""
+    size = len(end.text.encode())
+    return (thread, end.message_id, AGENT, end.text, size, end.truncated, end.created_at)
 
 
-def _message(
-    message_id: MessageId, thread: int, role: str, content: str, created_at: float
-) -> dict[str, Any]:
-    return {
-        "thread": thread,
-        "message_id": message_id,
-        "role": role,
-        "content": content,
-        "bytes": len(content.encode()),
-        "truncated": False,
-        "created_at": created_at,
-    }
-
-
-def _run(new: NewMessage, number: int) -> dict[str, Any]:
-    return {
-        "message": number,
-        "run_id": new.run_id,
-        "user_id": new.user_id,
-        "correlation_id": new.correlation_id,
-        "keyed": new.key is not None,
-        "fingerprint": new.fingerprint,
-        "agent_name": new.agent_name,
-    }
-
-
-def _ended(end: RunEnd) -> dict[str, Any]:
-    return {"status": end.status, "completed": end.completed, "owner": None}
+def _run(
+    new: NewMessage, number: int, status: RunStatus, completed: bytes | None, owner: str | None
+) -> Values:
+    """Return the row of a run, as `schema.runs` has its columns."""
+    return (
+        number,
+        new.run_id,
+        new.user_id,
+        new.correlation_id,
+        new.key is not None,
+        new.fingerprint,
+        new.agent_name,
+        status,
+        completed,
+        owner,
+    )
 
 
 def insert_new(connection: Connection, table: Any) -> Any:

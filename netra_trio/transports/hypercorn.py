@@ -17,8 +17,6 @@ receives `{"type": "netra_trio.alive"}` when the peer showed life without a mess
 callable that returns when the host begins to shut down.
 """
 
-import base64
-import binascii
 import fcntl
 import importlib
 import importlib.metadata
@@ -73,6 +71,8 @@ from wsproto.utilities import LocalProtocolError
 
 from netra_trio.codes import ABNORMAL, CloseCode, ErrorCode
 from netra_trio.errors import Problem, TransportClosed, http_body, problem
+from netra_trio.transports.frames import frame
+from netra_trio.transports.handshake import UPGRADE_REQUIRED, Headers, by_name, handshake_fault
 
 logger = logging.getLogger("netra_trio.host")
 
@@ -83,10 +83,6 @@ CLOSE_TIMEOUT = 1.0  # s for closing the stream; then it is closed forcefully
 H2_POLL = 0.005  # s between looks at how much of an HTTP/2 stream is sent
 PIECE = 16 * 1024  # bytes handed on at once; under TLS they must all leave within send_timeout
 
-
-_KEY_BYTES = 16  # of randomness in Sec-WebSocket-Key (RFC 6455, 4.1)
-_SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the two shorter frame headers
-_FINAL = 0x80  # the bit that marks a whole message
 
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, TransportClosed)
 
@@ -249,6 +245,7 @@ class HostConnection(TCPServer):
     It is also the task group that Hypercorn's protocols spawn applications in.
 
     Attributes:
+        before: What was read of the stream before it came here.
         lost: Whether nothing can be sent any more.
         timed_out: Whether that is because the peer took nothing for `send_timeout`.
     """
@@ -261,6 +258,7 @@ class HostConnection(TCPServer):
         super().__init__(app, config, context, state, stream)
         # Hypercorn reads it at its shutdown; the stock command offers no earlier place to set it.
         config.graceful_timeout = max(config.graceful_timeout, self.limits.drain_timeout + 1)
+        self.before = b""
         self.lost = False
         self.timed_out = False
         self._aborted = False
@@ -375,6 +373,10 @@ class HostConnection(TCPServer):
         """Return what came, b"" when nothing more will."""
         if self._hung_up or self._aborted:
             return b""
+        if self.before:
+            size = self._read_size()
+            data, self.before = self.before[:size], self.before[size:]
+            return data
         deadline = min(
             self._read_until, trio.current_time() + (self.config.read_timeout or math.inf)
         )
@@ -619,7 +621,7 @@ class HostWebSocket(WSStream):
 
     async def _begin(self, request: Request) -> None:
         self.start_time = time()
-        headers = _by_name(request.headers)
+        headers = by_name(request.headers)
         path, _, query = request.raw_path.partition(b"?")
         self.handshake = Handshake(_plain_offer(headers), request.http_version)
         self.scope = {
@@ -641,7 +643,8 @@ class HostWebSocket(WSStream):
                 "netra_trio": {"terminated": self.context.terminated.wait},
             },
         }
-        if (refusal := _handshake_fault(request, headers)) is not None:
+        refusal = handshake_fault(request.raw_path, request.http_version, headers)
+        if refusal is not None:
             await self._refuse(refusal)
         elif not valid_server_name(self.config, request):
             await self._refuse(
@@ -783,7 +786,7 @@ class HostWebSocket(WSStream):
             await trio.lowlevel.checkpoint()
             raise self._closed_error()
         elif kind == "netra_trio.send":
-            await self._transmit(b"".join(_frame(Opcode.TEXT, item) for item in message["frames"]))
+            await self._transmit(b"".join(frame(Opcode.TEXT, item) for item in message["frames"]))
         elif kind == "websocket.send":
             await self._transmit(_message_frame(message))
         elif kind == "netra_trio.ping":
@@ -865,7 +868,7 @@ class HostWebSocket(WSStream):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
-        if refusal.status == _UPGRADE_REQUIRED:
+        if refusal.status == UPGRADE_REQUIRED:
             headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
         if not self._http2:
             headers.append((b"connection", b"close"))
@@ -901,19 +904,7 @@ class HostWebSocket(WSStream):
         return TransportClosed(self._peer_code, timed_out=self._timed_out or self._line.timed_out)
 
 
-# --- the handshake, as plain functions
-
-_UPGRADE_REQUIRED = 426
-_ASCII_ONLY = (b"sec-websocket-protocol", b"sec-websocket-extensions", b"connection", b"upgrade")
-
-Headers: TypeAlias = dict[bytes, list[bytes]]
-
-
-def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    found: Headers = {}
-    for name, value in headers:
-        found.setdefault(name.lower(), []).append(value)
-    return found
+# --- plain functions
 
 
 def _plain_offer(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -925,69 +916,14 @@ def _plain_offer(headers: Headers) -> list[tuple[bytes, bytes]]:
     return offer
 
 
-def _handshake_fault(request: Request, headers: Headers) -> Problem | None:
-    """Return why this is no WebSocket handshake, None if it is one; never a header's value."""
-    if (text := next(_faults(request, headers), None)) is not None:
-        return problem(ErrorCode.BAD_REQUEST, text)
-    if headers[b"sec-websocket-version"] != [b"13"]:
-        text = "Sec-WebSocket-Version: expected 13, got another one."
-        return problem(ErrorCode.BAD_REQUEST, text, status=_UPGRADE_REQUIRED)
-    return None
-
-
-def _faults(request: Request, headers: Headers) -> Iterator[str]:
-    for name in _ASCII_ONLY:
-        if not all(value.isascii() for value in headers.get(name, [])):
-            yield f"{name.decode()}: expected ASCII, got another byte."
-    if not request.raw_path.isascii():
-        yield "path: expected ASCII, got another byte."
-    if len(headers.get(b"sec-websocket-version", [])) != 1:
-        yield "Sec-WebSocket-Version: expected it once."
-    if request.http_version == "2":
-        return  # an extended CONNECT has neither key nor upgrade (RFC 8441, 5)
-    if request.http_version != "1.1":
-        yield "HTTP version: expected 1.1 or 2."
-    if headers.get(b"transfer-encoding") or _has_length(headers):
-        yield "body: expected none in an upgrade."
-    keys = headers.get(b"sec-websocket-key", [])
-    if len(keys) != 1 or not _is_key(keys[0]):
-        yield "Sec-WebSocket-Key: expected 16 bytes in base64, once."
-
-
-def _has_length(headers: Headers) -> bool:
-    return any(value.strip(b"0") for value in headers.get(b"content-length", []))
-
-
-def _is_key(value: bytes) -> bool:
-    try:
-        return len(base64.b64decode(value, validate=True)) == _KEY_BYTES
-    except binascii.Error:
-        return False
-
-
-# --- frames and faults, as plain functions
-
-
-def _frame(opcode: Opcode, payload: bytes) -> bytes:
-    """Return the payload as one whole frame from a server: unmasked (RFC 6455, 5.2)."""
-    size = len(payload)
-    if size <= _SHORT:
-        head = bytes((_FINAL | opcode, size))
-    elif size <= _MEDIUM:
-        head = bytes((_FINAL | opcode, 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((_FINAL | opcode, 127)) + size.to_bytes(8, "big")
-    return head + payload
-
-
 def _message_frame(message: AppMessage) -> bytes:
     data = message.get("bytes")
     if data is not None:
-        return _frame(Opcode.BINARY, bytes(data))
+        return frame(Opcode.BINARY, bytes(data))
     text = message.get("text")
     if not isinstance(text, str):
         raise TypeError(f"websocket.send: expected text or bytes, got {type(text).__name__}")
-    return _frame(Opcode.TEXT, text.encode())
+    return frame(Opcode.TEXT, text.encode())
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

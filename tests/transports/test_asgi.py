@@ -249,5 +249,4 @@ async def test_a_server_that_fails_says_so(autojump_clock: MockClock) -> None:
             extras = {"netra_trio": {"terminated": fail}}
             nursery.start_soon(app, websocket_scope(extensions=extras), call.receive, call.send)
             await trio.sleep_forever()
-    assert app.failed.is_set()
     assert "server_failed" in {entry["event"] for entry in logs}

@@ -4,22 +4,33 @@ A transport joins by adding its factory to `TRANSPORTS`: an async context manage
 and gives both its ends, the server's as a `Transport` and the other one as a `Peer`.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol
+from unittest.mock import patch
 
 import pytest
 import trio
 from attrs import define
+from support.server import KEY
+from support.wire import PipeEnd, pipe
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.interfaces import Transport
+from netra_trio.transports import line as lines
+from netra_trio.transports.handshake import accepting
+from netra_trio.transports.line import StreamLine
 from netra_trio.transports.memory import MemoryClient, memory_pair
+from netra_trio.transports.native import NativeTransport
 
 SEND_TIMEOUT = 5.0  # seconds
 MAX_BYTES = 1000  # of a frame from the peer
 BUFFER_BYTES = 64 * 1024  # of what may be on its way to a peer that does not read
+READ_BYTES = 8 * 1024  # at once, by a peer that reads bytes
 FRAME = b'{"type": "pong", "payload": {"text": "h\xc3\xa9"}}'
 ABNORMAL = 1006
 TEXTS = ["", "x", "héllo", "日本語 😀", "a\x00b", '{"type": "ping"}']
@@ -93,7 +104,84 @@ async def memory() -> AsyncIterator[Ends]:
     yield transport, MemoryPeer(client)
 
 
-TRANSPORTS: dict[str, Factory] = {"memory": memory}
+class WsprotoPeer:
+    """The other end of a line of bytes, which speaks through another implementation."""
+
+    def __init__(self, stream: PipeEnd) -> None:
+        self.pings = 0
+        self._stream = stream
+        self._core = Connection(ConnectionType.CLIENT)
+        self._head: bytes | None = b""
+        self._events: deque[Event] = deque()
+
+    async def send(self, frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            await self._say(TextMessage(frame))
+        else:
+            await self._say(BytesMessage(bytearray(frame)))
+
+    async def pong(self) -> None:
+        await self._say(Pong())
+
+    async def receive(self) -> bytes:
+        text = ""
+        while True:
+            event = await self._next()
+            if isinstance(event, Ping):
+                self.pings += 1
+                await self._say(event.response())
+            elif isinstance(event, CloseConnection):
+                if self._core.state is ConnectionState.REMOTE_CLOSING:
+                    await self._say(event.response())
+                raise TransportClosed(int(event.code))
+            elif isinstance(event, TextMessage):
+                text += event.data
+                if event.message_finished:
+                    return text.encode()
+
+    async def close(self, code: int) -> None:
+        await self._say(CloseConnection(code))
+
+    async def vanish(self) -> None:
+        self._stream.close()
+
+    async def _say(self, event: Event) -> None:
+        await self._stream.send_all(self._core.send(event))
+
+    async def _next(self) -> Event:
+        while not self._events:
+            data = await self._stream.receive_some(READ_BYTES)
+            if not data:
+                raise TransportClosed
+            self._core.receive_data(self._without_answer(data))
+            self._events.extend(self._core.events())
+        return self._events.popleft()
+
+    def _without_answer(self, data: bytes) -> bytes:
+        if self._head is None:
+            return data
+        self._head += data
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if not end:
+            return b""
+        assert head.startswith(b"HTTP/1.1 101 ")
+        self._head = None
+        return rest
+
+
+@asynccontextmanager
+async def native() -> AsyncIterator[Ends]:
+    """Open a line of bytes, with the frames of this project on one end of it."""
+    ours, theirs = pipe(BUFFER_BYTES)
+    # A piece is a whole record of TLS in life, and what has to leave in time. Here it is less than
+    # a frame, so that a frame in time is progress.
+    with patch.object(lines, "TLS_PIECE", 4 * 1024):
+        line = StreamLine(ours, send_timeout=SEND_TIMEOUT)
+        answer = accepting(KEY.encode(), None)
+        yield NativeTransport(line, answer=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
+
+
+TRANSPORTS: dict[str, Factory] = {"memory": memory, "native": native}
 
 
 @pytest.fixture(params=list(TRANSPORTS.values()), ids=list(TRANSPORTS))

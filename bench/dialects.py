@@ -1,0 +1,76 @@
+"""The languages the servers speak: the same messages, in different envelopes.
+
+dialect = DIALECTS["netra"]
+wire = dialect.message("user_message", {"content": "hello", "agent": "echo"})
+dialect.kind(b'{"type":"agent_started","payload":{}}')  # b"agent_started"
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from attrs import evolve, field, frozen
+
+_CONTROL = {b"connection_established", b"heartbeat", b"pong", b"error", b"server_draining"}
+
+
+@frozen
+class Dialect:
+    """How to say something to a server, and how to tell what it says.
+
+    Attributes:
+        target: The path and query to connect to, with a place for the token.
+        prefix: What stands before the type in every frame of the server.
+        subprotocol: What to offer, if anything.
+        acknowledges: Whether events have numbers, and the client says which it has seen.
+        engine_io: Whether frames are wrapped the way of Engine.IO and Socket.IO.
+    """
+
+    target: str
+    prefix: bytes = b'{"type":"'
+    subprotocol: str | None = None
+    acknowledges: bool = False
+    engine_io: bool = False
+    delta: bytes = field(init=False)
+
+    @delta.default
+    def _delta(self) -> bytes:
+        return self.prefix + b'partial_result"'
+
+    def message(self, kind: str, payload: Mapping[str, Any], key: str | None = None) -> bytes:
+        """Return a message as it goes into a frame; `key` is its correlation id."""
+        envelope: dict[str, Any] = {"type": kind, "payload": payload}
+        if key is not None:
+            envelope["correlation_id"] = key
+        if self.engine_io:
+            return b"42" + orjson.dumps([kind, envelope])
+        return orjson.dumps(envelope)
+
+    def kind(self, frame: bytes) -> bytes:
+        """Return the type of a message, empty where it has none."""
+        if not frame.startswith(self.prefix):
+            return b""
+        start = len(self.prefix)
+        return frame[start : frame.index(b'"', start)]
+
+    def payload(self, frame: bytes) -> dict[str, Any]:
+        """Return the payload of a message."""
+        body = orjson.loads(frame[2:])[1] if self.engine_io else orjson.loads(frame)
+        payload: dict[str, Any] = body["payload"]
+        return payload
+
+
+def is_event(kind: bytes) -> bool:
+    """Whether a message of this type belongs to what an agent was asked, and has a number."""
+    return bool(kind) and kind not in _CONTROL
+
+
+_PLAIN = Dialect("/ws?token={token}")
+
+DIALECTS: Mapping[str, Dialect] = {
+    "netra": evolve(_PLAIN, subprotocol="netra.v1", acknowledges=True),
+    "plain": _PLAIN,
+    "socketio": Dialect(
+        "/socket.io/?EIO=4&transport=websocket&token={token}", prefix=b'42["', engine_io=True
+    ),
+}

@@ -1,0 +1,74 @@
+"""What is told of a workload, and how many measurements become one number.
+
+>>> percentile([1.0, 2.0, 3.0, 4.0], 50)
+2.5
+>>> median_ratio([2.0, 3.0, 8.0], [4.0, 4.0, 4.0])
+0.75
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil, floor
+from statistics import median
+
+from attrs import frozen
+
+
+@frozen
+class Figure:
+    """A number about a server.
+
+    Attributes:
+        label: What it is, with its unit.
+        digits: Behind the point, where it is shown.
+        more_is_better: Of a ratio: whether it should be above one.
+    """
+
+    label: str
+    digits: int = 1
+    more_is_better: bool = False
+
+
+FIGURES: Mapping[str, Figure] = {
+    "cpu_us": Figure("CPU µs per {unit}"),
+    "per_second": Figure("{unit}s/s", digits=0, more_is_better=True),
+    "p50_ms": Figure("p50 ms", digits=2),
+    "p99_ms": Figure("p99 ms", digits=2),
+    "confirmed_p50_ms": Figure("confirmed p50 ms", digits=2),
+    "confirmed_p99_ms": Figure("confirmed p99 ms", digits=2),
+    "pss_kib": Figure("KiB per {unit} (PSS)"),
+    "uss_kib": Figure("KiB per {unit} (USS)"),
+    "rss_kib": Figure("KiB per {unit} (RSS)"),
+    "core_percent": Figure("% of a core", digits=2),
+    "few_cpu_us": Figure("CPU µs per {unit}, few"),
+    "many_cpu_us": Figure("CPU µs per {unit}, many"),
+    "growth": Figure("many / few", digits=2),
+}
+"""Every figure by its name in the JSON, in the order in which it is shown."""
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile, between the two values next to it where it falls between two.
+
+    Raises:
+        ValueError: If there are no values.
+    """
+    if not values:
+        raise ValueError("expected at least one value, got none")
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below, above = ordered[floor(place)], ordered[ceil(place)]
+    return below + (above - below) * (place - floor(place))
+
+
+def latencies(prefix: str, seconds: Sequence[float]) -> dict[str, float]:
+    """Return p50 and p99 in milliseconds, nothing where nothing was measured."""
+    if not seconds:
+        return {}
+    return {f"{prefix}p{p}_ms": percentile(seconds, p) * 1000 for p in (50, 99)}
+
+
+def median_ratio(values: Sequence[float], others: Sequence[float]) -> float | None:
+    """Return the median of the ratios, repetition by repetition; None where there is none."""
+    pairs = zip(values, others, strict=False)
+    ratios = [value / other for value, other in pairs if other]
+    return median(ratios) if ratios else None

@@ -1,0 +1,13 @@
+"""The project under the stock Hypercorn command, with the agents of the benchmark.
+
+hypercorn --worker-class trio bench.peers.netra_stock:app
+"""
+
+from bench.peers.netra import echo, stream
+from netra_trio import create_app
+from netra_trio.host import use_our_log
+from netra_trio.observe.logs import configure
+
+configure()
+app = create_app(agents={"echo": echo, "stream": stream})
+use_our_log()

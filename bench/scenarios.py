@@ -1,0 +1,346 @@
+"""What the load does with a server: one function for each kind of workload.
+
+    figures = await SCENARIOS["loop"](Load(target, pid, secret), {"connections": 50, ...})
+
+Each returns figures by the names of `bench.figures`, and checks, which say whether to believe
+them: `load_core`, how busy the load's own process was (near 1.0 it was the bottleneck), and
+`merged`, how many events the server merged into others.
+"""
+
+import asyncio
+import gc
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from time import perf_counter
+
+import jwt
+from attrs import define, field, frozen
+
+from bench.connection import Connection, LoadError, Tally, Target, open_connection
+from bench.figures import latencies
+from bench.proc import cpu_seconds, memory
+
+Parameters = Mapping[str, float | str]
+Result = dict[str, dict[str, float]]
+
+OPENING_AT_ONCE = 50  # connections that are opened side by side
+TOKEN_SECONDS = 3600  # more than any workload takes
+ECHO_CHARACTERS = 100  # makes a frame of 190 bytes or so
+ANSWER_SECONDS = 30.0  # for an answer that one waits for: what takes longer is a failure
+MEMORY_MESSAGES = 10  # that a connection exchanges before its memory is measured
+MEMORY_WARM_UP = OPENING_AT_ONCE  # connections that come and go before: what is made once is there
+_SLOT = 2  # digits before the text: which message in flight an answer belongs to
+
+
+@define
+class Window:
+    """What happened while it was measured."""
+
+    seconds: float
+    cpu: float
+    own_cpu: float
+    events: int
+    numbers: int
+
+    def checks(self) -> dict[str, float]:
+        """Say whether to believe the figures."""
+        merged = self.numbers - self.events if self.numbers else 0
+        return {"load_core": self.own_cpu / self.seconds, "merged": float(merged)}
+
+
+@frozen
+class Load:
+    """The load on one server."""
+
+    target: Target
+    pid: int
+    secret: str
+    tally: Tally = field(factory=Tally)
+    _users: "count[int]" = field(factory=count)
+
+    def token(self, user: int) -> str:
+        """Return a token of the user with this number."""
+        expires = int(time.time()) + TOKEN_SECONDS
+        claims = {"sub": f"bench-{user:06}", "exp": expires}
+        return jwt.encode(claims, self.secret, algorithm="HS256")
+
+    async def connect(self, user: int | None = None) -> Connection:
+        """Open one connection; each has a user of its own if none is given."""
+        token = self.token(next(self._users) if user is None else user)
+        return await open_connection(self.target, token, self.tally)
+
+    async def connect_many(self, number: int) -> list[Connection]:
+        """Open many connections."""
+        room = asyncio.Semaphore(OPENING_AT_ONCE)
+
+        async def connect() -> Connection:
+            async with room:
+                return await self.connect()
+
+        connections = await asyncio.gather(*(connect() for _ in range(number)))
+        gc.collect()
+        gc.freeze()  # they stay: to look at them again and again is time of the load's own
+        return connections
+
+    async def run_for(self, seconds: float) -> None:
+        """Let the load go on for a while.
+
+        Raises:
+            LoadError: If something goes wrong meanwhile.
+        """
+        await asyncio.wait([self.tally.fault], timeout=seconds)
+        if self.tally.fault.done():
+            raise LoadError(self.tally.fault.result())
+
+    async def measure(self, seconds: float) -> Window:
+        """Let the load go on for a while, and say what happened."""
+        tally = self.tally
+        started, events, numbers = perf_counter(), tally.events, tally.numbers
+        cpu, own = cpu_seconds(self.pid), time.process_time()
+        await self.run_for(seconds)
+        return Window(
+            cpu=cpu_seconds(self.pid) - cpu,
+            own_cpu=time.process_time() - own,
+            seconds=perf_counter() - started,
+            events=tally.events - events,
+            numbers=tally.numbers - numbers,
+        )
+
+
+Turn = tuple[Connection, int]
+
+
+class Loop:
+    """A closed loop: an answer that is complete sends the next message, of whose turn it is."""
+
+    def __init__(
+        self, load: Load, *, agent: str, keyed: bool = False, threads: bool = False
+    ) -> None:
+        self.seconds: list[float] = []
+        self.confirmed: list[float] = []
+        self._load = load
+        self._agent = agent
+        self._keyed = keyed
+        self._threads = threads
+        self._turns: deque[Turn] = deque()
+        self._sent: dict[Turn, float] = {}
+        self._is_ending = False
+        self._numbers = count()
+
+    def start(self, connections: Sequence[Connection], in_flight: int, active: int) -> None:
+        """Send the first messages: `in_flight` on each of `active` connections."""
+        self._is_ending = False
+        for connection in connections:
+            connection.on_event = self._on_event
+        self._turns = deque((one, slot) for slot in range(in_flight) for one in connections)
+        for _ in range(active * in_flight):
+            self._send(self._turns.popleft())
+
+    async def stop(self) -> None:
+        """Send nothing more, and wait until every answer has come."""
+        self._is_ending = True
+        deadline = perf_counter() + ANSWER_SECONDS
+        while self._sent:
+            if perf_counter() > deadline:
+                raise LoadError(f"{len(self._sent)} messages were not answered")
+            await self._load.run_for(0.01)
+
+    def forget(self) -> None:
+        """Forget what was measured so far."""
+        self.seconds.clear()
+        self.confirmed.clear()
+
+    def _send(self, turn: Turn) -> None:
+        connection, slot = turn
+        content = f"{slot:0{_SLOT}}".ljust(ECHO_CHARACTERS, ".")
+        payload = {"content": content, "agent": self._agent}
+        if self._threads:
+            payload["thread_id"] = f"thread-{slot}"
+        key = f"key-{next(self._numbers)}" if self._keyed else None
+        wire = connection.dialect.message("user_message", payload, key)
+        self._sent[turn] = perf_counter()
+        connection.send(wire)
+
+    def _on_event(self, connection: Connection, kind: bytes, frame: bytes) -> None:
+        if kind == b"agent_completed":
+            self._complete((connection, slot_of(connection, frame)))
+        elif kind == b"message_confirmed" and self._keyed:
+            self.confirmed.append(perf_counter() - self._sent[connection, 0])
+
+    def _complete(self, turn: Turn) -> None:
+        self.seconds.append(perf_counter() - self._sent.pop(turn))
+        if not self._is_ending:
+            self._turns.append(turn)
+            self._send(self._turns.popleft())
+
+
+def slot_of(connection: Connection, frame: bytes) -> int:
+    """Return which message in flight has been answered, from the result that repeats it.
+
+    Raises:
+        LoadError: If the run did not complete.
+    """
+    payload = connection.dialect.payload(frame)
+    if payload["status"] != "completed":
+        raise LoadError(f"a run did not complete: {payload}")
+    return int(payload["result"][:_SLOT])
+
+
+async def loop(load: Load, parameters: Parameters) -> Result:
+    """Keep messages in flight on every connection: stream, echo, echo16, keyed."""
+    keyed, in_flight = bool(parameters.get("keyed")), int(parameters["in_flight"])
+    connections = await load.connect_many(int(parameters["connections"]))
+    going = Loop(load, agent=str(parameters["agent"]), keyed=keyed, threads=in_flight > 1)
+    going.start(connections, in_flight, len(connections))
+    await load.run_for(float(parameters["warm_up"]))
+    going.forget()
+    window = await load.measure(float(parameters["seconds"]))
+    seconds, confirmed = list(going.seconds), list(going.confirmed)
+    await going.stop()
+    units = window.events if parameters["unit"] == "event" else len(seconds)
+    if not units:
+        raise LoadError(f"nothing was answered within {window.seconds:.1f} s")
+    figures = {
+        "cpu_us": window.cpu / units * 1e6,
+        "per_second": units / window.seconds,
+        **latencies("", seconds),
+        **latencies("confirmed_", confirmed),
+    }
+    return {"figures": figures, "checks": window.checks()}
+
+
+async def connect(load: Load, parameters: Parameters) -> Result:
+    """Open and close connections at a steady rate; a latency counts from when one was due."""
+    rate = float(parameters["rate"])
+    seconds: list[float] = []
+
+    async def come_and_go(number: int, due: float) -> None:
+        connection = await load.connect(number % int(rate))
+        seconds.append(perf_counter() - due)
+        await connection.close()
+
+    async def keep_coming(number: int) -> None:
+        started = perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for turn in range(number):
+                due = started + turn / rate
+                await asyncio.sleep(max(0.0, due - perf_counter()))
+                group.create_task(come_and_go(turn, due))
+
+    await keep_coming(int(rate * float(parameters["warm_up"])))
+    seconds.clear()
+    number = max(1, int(rate * float(parameters["seconds"])))
+    cpu, own, started = cpu_seconds(load.pid), time.process_time(), perf_counter()
+    await keep_coming(number)
+    took = perf_counter() - started
+    figures = {
+        "cpu_us": (cpu_seconds(load.pid) - cpu) / number * 1e6,
+        "per_second": number / took,
+        **latencies("", seconds),
+    }
+    return {"figures": figures, "checks": {"load_core": (time.process_time() - own) / took}}
+
+
+async def rest(load: Load, parameters: Parameters) -> Result:
+    """Let connections talk, then be silent, and see what memory each of them keeps."""
+    warm = await load.connect_many(MEMORY_WARM_UP)
+    await _talk(load, warm)
+    await asyncio.gather(*(connection.close() for connection in warm))
+    await load.run_for(1.0)
+    before = memory(load.pid)
+    connections = await load.connect_many(int(parameters["connections"]))
+    await _talk(load, connections)
+    await load.run_for(float(parameters["seconds"]))
+    after, number = memory(load.pid), len(connections)
+    figures = {
+        "pss_kib": (after.pss - before.pss) / number,
+        "uss_kib": (after.uss - before.uss) / number,
+        "rss_kib": (after.rss - before.rss) / number,
+    }
+    return {"figures": figures, "checks": {"empty_server_pss_kib": before.pss}}
+
+
+async def _talk(load: Load, connections: Sequence[Connection]) -> None:
+    """Exchange ten messages on each connection, and then stream one answer."""
+    room = asyncio.Semaphore(OPENING_AT_ONCE)
+
+    async def talk(connection: Connection) -> None:
+        async with room:
+            for _ in range(MEMORY_MESSAGES):
+                await _ask(connection, "echo")
+            await _ask(connection, "stream")
+
+    await asyncio.gather(*(talk(connection) for connection in connections))
+    await load.run_for(0)
+
+
+async def _ask(connection: Connection, agent: str) -> None:
+    """Send a message, and wait until its run has ended."""
+    answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def on_event(connection: Connection, kind: bytes, frame: bytes) -> None:
+        if kind == b"agent_completed":
+            answered.set_result(slot_of(connection, frame))
+
+    connection.on_event = on_event
+    content = "00".ljust(ECHO_CHARACTERS, ".")
+    connection.send(
+        connection.dialect.message("user_message", {"content": content, "agent": agent})
+    )
+    async with asyncio.timeout(ANSWER_SECONDS):
+        await answered
+
+
+async def idle(load: Load, parameters: Parameters) -> Result:
+    """Let connections be silent but for heartbeats, and see what that costs."""
+    await load.connect_many(int(parameters["connections"]))
+    await load.run_for(float(parameters["warm_up"]))
+    window = await load.measure(float(parameters["seconds"]))
+    percent = window.cpu / window.seconds * 100
+    return {"figures": {"core_percent": percent}, "checks": window.checks()}
+
+
+async def growth(load: Load, parameters: Parameters) -> Result:
+    """Stream on few connections, then on as few at a time of very many, one after the other."""
+    few, many = int(parameters["few"]), int(parameters["connections"])
+    warm_up, seconds = float(parameters["warm_up"]), float(parameters["seconds"])
+    connections = await load.connect_many(few)
+    going = Loop(load, agent="stream")
+    costs: list[float] = []
+    for number in (few, many):
+        connections += await load.connect_many(number - len(connections))
+        going.start(connections, 1, few)
+        await load.run_for(warm_up)
+        window = await load.measure(seconds)
+        await going.stop()
+        costs.append(window.cpu / max(1, window.events) * 1e6)
+    ratio = costs[1] / costs[0] if costs[0] else 0.0
+    figures = {"few_cpu_us": costs[0], "many_cpu_us": costs[1], "growth": ratio}
+    return {"figures": figures, "checks": window.checks()}
+
+
+Scenario = Callable[[Load, Parameters], Awaitable[Result]]
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "loop": loop,
+    "connect": connect,
+    "rest": rest,
+    "idle": idle,
+    "growth": growth,
+}
+
+
+@asynccontextmanager
+async def loading(target: Target, pid: int, secret: str) -> AsyncIterator[Load]:
+    """Make a load whose events are acknowledged, and let go of its connections in the end."""
+    load = Load(target, pid, secret)
+    acknowledging = asyncio.create_task(load.tally.acknowledge_all())
+    try:
+        yield load
+    finally:
+        acknowledging.cancel()
+        ending = [connection.close() for connection in load.tally.connections]
+        await asyncio.gather(*ending)

@@ -1,0 +1,89 @@
+"""The opening handshake of a WebSocket: what makes it one, and the answer (RFC 6455, 4.2).
+
+fault = handshake_fault(b"/ws", "1.1", by_name(headers))
+answer = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1")
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+from netra_trio.codes import ErrorCode
+from netra_trio.errors import Problem, problem
+
+UPGRADE_REQUIRED = 426
+
+_KEY_BYTES = 16  # of randomness in Sec-WebSocket-Key (RFC 6455, 4.1)
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # what an answer is made with (RFC 6455, 1.3)
+_ASCII_ONLY = (b"sec-websocket-protocol", b"sec-websocket-extensions", b"connection", b"upgrade")
+
+Headers: TypeAlias = dict[bytes, list[bytes]]
+
+
+def by_name(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Return the values of each header, by its name in lower case."""
+    found: Headers = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+def wants_websocket(headers: Headers) -> bool:
+    """Whether the request asks for a WebSocket, rightly or wrongly."""
+    offers = b",".join(headers.get(b"upgrade", [])).lower().split(b",")
+    return any(offer.strip() == b"websocket" for offer in offers)
+
+
+def handshake_fault(raw_path: bytes, http_version: str, headers: Headers) -> Problem | None:
+    """Return why this is no WebSocket handshake, None if it is one; never a header's value."""
+    if (text := next(_faults(raw_path, http_version, headers), None)) is not None:
+        return problem(ErrorCode.BAD_REQUEST, text)
+    if headers[b"sec-websocket-version"] != [b"13"]:
+        text = "Sec-WebSocket-Version: expected 13, got another one."
+        return problem(ErrorCode.BAD_REQUEST, text, status=UPGRADE_REQUIRED)
+    return None
+
+
+def accepting(key: bytes, subprotocol: str | None) -> bytes:
+    """Return the bytes that accept the upgrade."""
+    digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
+    selected = "" if subprotocol is None else f"sec-websocket-protocol: {subprotocol}\r\n"
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\n"
+        "upgrade: websocket\r\n"
+        "connection: Upgrade\r\n"
+        f"sec-websocket-accept: {base64.b64encode(digest).decode()}\r\n"
+        f"{selected}\r\n"
+    ).encode()
+
+
+def _faults(raw_path: bytes, http_version: str, headers: Headers) -> Iterator[str]:
+    for name in _ASCII_ONLY:
+        if not all(value.isascii() for value in headers.get(name, [])):
+            yield f"{name.decode()}: expected ASCII, got another byte."
+    if not raw_path.isascii():
+        yield "path: expected ASCII, got another byte."
+    if len(headers.get(b"sec-websocket-version", [])) != 1:
+        yield "Sec-WebSocket-Version: expected it once."
+    if http_version == "2":
+        return  # an extended CONNECT has neither key nor upgrade (RFC 8441, 5)
+    if http_version != "1.1":
+        yield "HTTP version: expected 1.1 or 2."
+    if headers.get(b"transfer-encoding") or _has_length(headers):
+        yield "body: expected none in an upgrade."
+    keys = headers.get(b"sec-websocket-key", [])
+    if len(keys) != 1 or not _is_key(keys[0]):
+        yield "Sec-WebSocket-Key: expected 16 bytes in base64, once."
+
+
+def _has_length(headers: Headers) -> bool:
+    return any(value.strip(b"0") for value in headers.get(b"content-length", []))
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return False
