@@ -6,7 +6,7 @@ ok, told = await ask_database(settings)
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import trio
 from sqlalchemy import text
@@ -82,7 +82,7 @@ async def list_users(settings: Settings) -> list[tuple[str, bool]]:
 
 
 async def ask_database(settings: Settings) -> tuple[bool, str]:
-    """Return whether the database answers, and in words how; nothing of it is changed."""
+    """Return whether the database answers, and in words how; no data of it is changed."""
     url = settings.database_url
     if url is None or is_in_memory(url):
         return True, "in memory: everything goes with the process"
@@ -91,7 +91,7 @@ async def ask_database(settings: Settings) -> tuple[bool, str]:
         return True, "not there yet; the first start makes it"
     try:
         database = Database(url)
-        with trio.fail_after(ANSWER_SECONDS):
+        with closing(database), trio.fail_after(ANSWER_SECONDS):
             version, revision = await database.read(
                 lambda connection: (
                     connection.dialect.server_version_info,
@@ -100,7 +100,6 @@ async def ask_database(settings: Settings) -> tuple[bool, str]:
             )
     except (DatabaseUnusable, StoreUnavailable, trio.TooSlowError) as error:
         return False, f"does not answer: {_why(error)}"
-    database.close()
     name = "SQLite" if database.is_sqlite else "PostgreSQL"
     schema = "no schema yet; the first start makes it" if revision is None else f"schema {revision}"
     return True, f"answers, {name} {'.'.join(map(str, version or ()))}, {schema}"

@@ -25,6 +25,7 @@ class Outbox:
         self._send, self._receive = trio.open_memory_channel[bytes](CONTROL_FRAMES)
         self._rung = False
         self._bytes = 0
+        self._closed = False
         self._room = trio.lowlevel.ParkingLot()
 
     def ring(self) -> None:
@@ -35,14 +36,14 @@ class Outbox:
 
     def offer(self, frame: bytes) -> bool:
         """Put a control frame in, if there is room; a closed outbox takes and forgets it."""
+        if self._closed:
+            return True
         if self._bytes and self._bytes + len(frame) > CONTROL_BYTES:
             return False
         try:
             self._send.send_nowait(frame)
         except trio.WouldBlock:
             return False
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
-            return True
         self._bytes += len(frame)
         return True
 
@@ -56,6 +57,7 @@ class Outbox:
 
     def close(self) -> None:
         """Take nothing more; what is in can still be taken out."""
+        self._closed = True
         self._send.close()
         self._room.unpark_all()
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import threading
+from contextlib import ExitStack
 
 import structlog
 import trio
@@ -20,6 +21,7 @@ from netra_trio.observe.logs import flush, write_in_batches
 
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
 CLOSING = 1.0  # seconds for HTTP requests that are under way when the drain is done
+LAST_WORDS = 0.3  # seconds to say why, at an end that waits for nothing
 LAST_RESORT = 1.5  # seconds after the drain's time: threads that do not end keep nobody waiting
 
 _log = structlog.get_logger(__name__)
@@ -45,11 +47,11 @@ async def serve(
     Raises:
         SettingsError: If it cannot start with its settings.
     """
-    with sock:
+    with sock, ExitStack() as timers:
         address = _address(sock)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write_in_batches)
-            drained: trio.Event = await nursery.start(_heed_signals, app)
+            drained: trio.Event = await nursery.start(_heed_signals, app, timers)
             async with app.running(), trio.open_nursery() as serving:
                 lane = Lane(app, sock, tls=tls)
                 await serving.start(lane.serve)
@@ -61,7 +63,9 @@ async def serve(
 
 
 async def _heed_signals(
-    app: Application, task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED
+    app: Application,
+    timers: ExitStack,
+    task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Drain at the first signal, exit at the second."""
     drained = trio.Event()
@@ -74,28 +78,36 @@ async def _heed_signals(
                     _exit(1, "second signal: ended at once")
                 _log.info("signal", signal=signal.Signals(number).name)
                 draining = True
-                nursery.start_soon(_drain, app, drained)
+                nursery.start_soon(_drain, app, drained, timers)
 
 
-async def _drain(app: Application, drained: trio.Event) -> None:
-    _exit_later(app.settings.drain_timeout_ms / 1000 + LAST_RESORT)
+async def _drain(app: Application, drained: trio.Event, timers: ExitStack) -> None:
+    timers.callback(_exit_later(app.settings.drain_timeout_ms / 1000 + LAST_RESORT).cancel)
     await app.drain()
     drained.set()
 
 
-def _exit_later(seconds: float) -> None:
+def _exit_later(seconds: float) -> threading.Timer:
     """Exit in any case: a thread that an agent left behind would keep the loop for ever."""
     timer = threading.Timer(seconds, _exit, (0, "tasks did not end in time: ended without them"))
     timer.daemon = True
     timer.start()
+    return timer
 
 
 def _exit(code: int, why: str) -> None:
+    # Whoever reads the output may be what everything waits for.
+    words = threading.Thread(target=_say_last, args=(code, why), daemon=True)
+    words.start()
+    words.join(LAST_WORDS)
+    os._exit(code)
+
+
+def _say_last(code: int, why: str) -> None:
     _log.warning("exit", code=code, why=why)
     flush()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
 
 
 def listen(host: str, port: int) -> socket.socket:

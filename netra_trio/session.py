@@ -273,6 +273,9 @@ class Session:
                 execution, new = self._executions.get(RunId(run_id), (None, None))
                 if execution is not None and new is not None:
                     nursery.start_soon(self._end, execution, new, Ending(RunStatus.INTERRUPTED))
+            # One that ended by itself a moment ago may still be on its way to the store.
+            with trio.move_on_after(self._end_store_seconds()):
+                await self._idle.wait()
 
     def close(self, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End the session: its runs end with `status`, then its task ends."""
@@ -375,7 +378,7 @@ class Session:
             known = await question(new)
             if known is not None and known.completed is None and known.run_id not in self.user.runs:
                 # It has ended since the store looked; if not, another server has it at work.
-                known = await question(new) or known
+                known = await self._store.find(new) or known
         except KeyConflict:
             raise key_conflict() from None
         except StoreUnavailable:
@@ -413,7 +416,9 @@ class Session:
             new.correlation_id,
         )
         live = self.user.runs.get(known.run_id)
-        if known.completed is not None:
+        if self._closing is not None:
+            self.log.release(1)  # nobody is left to be told
+        elif known.completed is not None:
             self._copy_end(known.completed, new.correlation_id)
         elif known.run_id in self._executions or known.run_id in self._followed:
             self.log.release(1)  # its end will come here already

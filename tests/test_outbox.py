@@ -8,7 +8,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.outbox import CONTROL_FRAMES, Outbox
+from netra_trio.outbox import CONTROL_BYTES, CONTROL_FRAMES, Outbox
 
 
 def frame(number: int) -> bytes:
@@ -264,3 +264,15 @@ def test_no_news_is_missed_by_a_writer_beside_others(actors: list[tuple[list[str
         assert sorted(kept) == sorted(crowd.offered)
 
     run_virtual(play)
+
+
+async def test_closing_frees_whoever_waits_though_it_is_over_its_bytes() -> None:
+    """A writer that is gone takes nothing out any more; nobody may wait for it for ever."""
+    outbox = Outbox()
+    assert outbox.offer(b"x" * (2 * CONTROL_BYTES))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.put, b"y")
+            await trio.testing.wait_all_tasks_blocked()
+            outbox.close()
+    assert outbox.offer(b"z")

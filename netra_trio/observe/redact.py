@@ -33,6 +33,8 @@ _SECRET_ENDS = (
     "secret_key",
     "api_key",
     "apikey",
+    "secretkey",
+    "bearer",
 )
 _PERCENT = r"%(?:25){0,4}"  # a percent sign, itself encoded up to four times
 _EQUALS = rf"(?:=|{_PERCENT}3D)"

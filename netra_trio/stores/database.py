@@ -22,7 +22,8 @@ from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 
 _T = TypeVar("_T")
 
-CONNECTIONS = 8  # of a pool: far more than two cores keep busy, a tenth of PostgreSQL's default
+CONNECTIONS = 8  # for questions: far more than two cores keep busy
+WRITERS = 2  # for what is written, besides: a crowd of questions must not hold that up
 STATEMENT_SECONDS = 2  # for one statement; a second less than the hub waits for an answer
 CONNECT_SECONDS = 3  # to reach a server, from libpq's point of view
 SQLITE_OLDEST = (3, 35)  # the first that tells what it inserted (RETURNING)
@@ -62,17 +63,21 @@ class Database:
         if file is not None:
             _check_file(file)
         self._limiter = trio.CapacityLimiter(1 if in_memory else CONNECTIONS)
+        self._writers = self._limiter if in_memory else trio.CapacityLimiter(WRITERS)
         if self.is_sqlite:
             pool: dict[str, Any] = {"poolclass": StaticPool} if in_memory else _POOL
             self.engine = create_engine(
                 self.url,
                 connect_args={"timeout": STATEMENT_SECONDS, "check_same_thread": False},
+                hide_parameters=True,  # what users say is in no exception's text
                 **pool,
             )
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = create_engine(self.url, connect_args=_arguments(self.url), **_POOL)
+            self.engine = create_engine(
+                self.url, connect_args=_arguments(self.url), hide_parameters=True, **_POOL
+            )
         self._reading = self.engine.execution_options(
             **({_IS_READ: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
@@ -103,7 +108,12 @@ class Database:
                     raise
                 return unit()
 
-        return await self._in_thread(twice)
+        try:
+            return await self._in_thread(twice, self._limiter)
+        except (IntegrityError, DataError) as error:
+            raise StoreUnavailable(reason(error)) from error
+        except DatabaseUnusable as error:
+            raise StoreUnavailable(str(error)) from error
 
     async def write(self, work: Callable[[Connection], _T]) -> _T:
         """Do `work` in one transaction and return what it returns, once that is committed.
@@ -112,6 +122,7 @@ class Database:
 
         Raises:
             StoreUnavailable: If the database does not answer.
+            DatabaseUnusable: If the file is no database.
             IntegrityError: If a constraint is against it.
             DataError: If a value is.
         """
@@ -120,7 +131,7 @@ class Database:
             with self.engine.begin() as connection:
                 return work(connection)
 
-        return await self._in_thread(unit)
+        return await self._in_thread(unit, self._writers)
 
     def close(self) -> None:
         """Close what nobody uses; the other connections are closed when they are given back."""
@@ -129,15 +140,13 @@ class Database:
         event.listen(pool, "checkin", lambda _, entry: entry.close())
         pool.dispose()  # of those that were given back in between
 
-    async def _in_thread(self, unit: Callable[[], _T]) -> _T:
+    async def _in_thread(self, unit: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
         try:
-            return await trio.to_thread.run_sync(
-                unit, abandon_on_cancel=True, limiter=self._limiter
-            )
+            return await trio.to_thread.run_sync(unit, abandon_on_cancel=True, limiter=limiter)
         except (IntegrityError, DataError):
             raise
         except SQLAlchemyError as error:
-            if _NO_DATABASE in str(error):
+            if self.is_sqlite and _NO_DATABASE in reason(error):
                 text = (
                     f"{self.url.database} is a file of something else, expected an SQLite database"
                 )
@@ -169,7 +178,7 @@ def reason(error: Exception) -> str:
 
 _POOL: dict[str, Any] = {
     "poolclass": QueuePool,
-    "pool_size": CONNECTIONS,
+    "pool_size": CONNECTIONS + WRITERS,
     "max_overflow": 0,
     "pool_timeout": CONNECT_SECONDS,
 }

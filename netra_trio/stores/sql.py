@@ -13,10 +13,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 import structlog
 import trio
 from sqlalchemy import Connection, select, text, update
+from sqlalchemy.exc import DataError, IntegrityError
 
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
@@ -45,6 +47,8 @@ FLUSH_SECONDS = 1.0  # at the end, for what is not written: the drain has 10 s f
 RETENTION_SECONDS = 3600.0  # between two looks for what is too old
 CONFLICTS = 3  # tries of a batch that meets another process's: each time one of them has won
 ROW_BYTES = 200  # of a row beside its text
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -100,8 +104,10 @@ class SqlStore:
                 try:
                     yield
                 finally:
-                    await self._flush()
-                    stop.cancel()
+                    try:
+                        await self._flush()
+                    finally:
+                        stop.cancel()
         finally:
             self._owner.forget()
             self.database.close()
@@ -267,8 +273,17 @@ class SqlStore:
         await self._renew()
         self._is_ready = True
 
+    async def _maintain(self, work: Callable[[Connection], _T]) -> _T:
+        """Do what has nothing to do with a message; whatever is in its way may be gone later."""
+        try:
+            return await self.database.write(work)
+        except (IntegrityError, DataError) as error:
+            raise StoreUnavailable(reason(error)) from error
+        except DatabaseUnusable as error:  # it was usable at the start
+            raise StoreUnavailable(str(error)) from error
+
     async def _renew(self) -> None:
-        ended = await self.database.write(self._owner.renew)
+        ended = await self._maintain(self._owner.renew)
         if ended:
             _log.warning("runs_interrupted", runs=ended)
 
@@ -279,9 +294,7 @@ class SqlStore:
         last: int | None = 0
         deleted = 0
         while last is not None:
-            progress = await self.database.write(
-                partial(delete_old, older_than=older_than, after=last)
-            )
+            progress = await self._maintain(partial(delete_old, older_than=older_than, after=last))
             last = progress.last
             deleted += progress.deleted
         if deleted:
@@ -299,7 +312,7 @@ class SqlStore:
     async def _try_to_leave(self) -> bool:
         try:
             await self._writes.settle()
-            await self.database.write(self._owner.leave)
+            await self._maintain(self._owner.leave)
         except StoreUnavailable:
             return False
         return True
@@ -313,12 +326,17 @@ class SqlStore:
                 await self._renew()
             if not entries:
                 # A lease finds a place on a full disk; a message would not.
-                await self.database.write(self._owner.try_room)
+                await self._maintain(self._owner.try_room)
             else:
                 await self._write_batch(entries)
         except StoreUnavailable:
             self._is_doubtful = True
             raise
+        except DatabaseUnusable as error:
+            if not self._is_ready:
+                raise
+            self._is_doubtful = True
+            raise StoreUnavailable(str(error)) from error
         self._is_doubtful = False
 
     async def _write_batch(self, entries: Sequence[Entry]) -> None:

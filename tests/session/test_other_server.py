@@ -129,3 +129,28 @@ async def test_an_end_between_two_looks_is_told_with_the_confirmation(
         confirmed = await ask_twice(owner, asker, "1")
         assert confirmed["run_status"] == "completed"
         await asker.expect("agent_completed")
+
+
+async def test_a_duplicate_that_is_found_after_the_end_is_not_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    """Whoever leaves while the store answers does not leave somebody behind who goes on asking."""
+
+    class Slow(Shared):
+        """A store whose answer takes longer than the client stays."""
+
+        async def record(self, message: NewMessage) -> Duplicate | None:
+            known = await super().record(message)
+            if known is not None:
+                await trio.sleep(2)
+            return known
+
+    async with two_servers(Slow()) as (owner, asker, here):
+        await owner.say("3000", "k", thread_id="t")
+        await owner.until("agent_started")
+        await asker.say("3000", "k", thread_id="t")
+        await trio.sleep(1)
+        asker.line.close()
+        await asker.done.wait()
+        await trio.sleep(5)
+        assert here.hub.statistics()["sessions"] == 0

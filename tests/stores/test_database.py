@@ -435,7 +435,7 @@ async def test_a_file_of_something_else_can_never_work(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("This is no database, however long one looks at it.\n" * 100)
     with pytest.raises(DatabaseUnusable, match="is a file of something else"):
-        await Database(f"sqlite:///{file}").read(
+        await Database(f"sqlite:///{file}").write(
             lambda connection: connection.scalar(text("SELECT 1"))
         )
 

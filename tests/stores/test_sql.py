@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from sqlalchemy import Connection, delete, event, func, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from stores.conftest import bring_up
 from stores.samples import (
     ALICE,
@@ -939,3 +939,67 @@ async def test_what_cannot_even_be_written_holds_up_nothing(store: SqlStore) -> 
     page = await store.history(ALICE, MAIN, limit=10)
     assert page is not None
     assert [listed.message_id for listed in page[0]] == [message.message_id]
+
+
+@pytest.mark.parametrize("content", ["file is not a database", "file is not a database" * 300])
+async def test_what_users_say_is_not_taken_for_the_database_s_words(
+    tmp_path: Path, content: str
+) -> None:
+    store = SqlStore(f"sqlite:///{tmp_path}/store.db")
+    async with store.open():
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StoreUnavailable) as told:
+                await store.record(new(content))
+            assert content not in f"{told.value!r} {told.value.__cause__!r}"
+            other.execute("ROLLBACK")
+        await wait_until(lambda: answers(store))
+        await store.record(new(content))
+
+
+async def answers(store: SqlStore) -> bool:
+    """Whether the store takes something again."""
+    try:
+        await store.check()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def test_a_renewal_that_loses_a_race_is_tried_again(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two renewals that find no row both insert it; the one that comes second is no catastrophe."""
+
+    def lost(connection: Connection) -> int:
+        raise IntegrityError("", None, Exception("duplicate key"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_owner", Lost(lost, store._owner))
+        with pytest.raises(StoreUnavailable):
+            await store._renew()
+        assert not await store._try(store._renew)
+    await wait_until(lambda: answers(store))
+
+
+class Lost:
+    """An owner whose renewal fails; in all else the one it stands for."""
+
+    def __init__(self, renew: Callable[[Connection], int], owner: Any) -> None:
+        self.renew = renew
+        self._owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+
+async def test_leaving_ends_whatever_the_last_write_comes_to(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> None:
+        raise RuntimeError("scripted")
+
+    store = SqlStore(url)
+    with trio.fail_after(5), pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        async with store.open():
+            monkeypatch.setattr(store, "_flush", fails)
