@@ -24,7 +24,6 @@ from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import new_error_id
 from netra_trio.interfaces import Store, Transport
 from netra_trio.opening import Opening, Request, check_opening
-from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.runs import Agent
 from netra_trio.settings import Settings, load
 from netra_trio.stores.memory import MemoryStore
@@ -202,7 +201,7 @@ class Application:
             send,
             subprotocol=opening.subprotocol,
             send_timeout=self.settings.send_timeout_ms / 1000,
-            max_bytes=self.settings.max_message_size * HARD_SIZE_FACTOR,
+            max_bytes=self.settings.hard_message_size,
         )
 
 

@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from rich.text import Text
 from netra_trio.app import DEMO_AGENTS, Application, create_app
 from netra_trio.auth import USER_ID_CHARACTERS, TokenVerifier, is_user_id
 from netra_trio.chat import ChatError, chat
-from netra_trio.errors import SettingsError
+from netra_trio.errors import SettingsError, leaves
 from netra_trio.observe.logs import configure
 from netra_trio.operate import (
     OperatorError,
@@ -105,17 +105,9 @@ async def _serve(
             address = await nursery.start(partial(serve, tls=tls), application, sock)
             _greet(loaded, agents, address, "" if tls is None else "s")
     except* SettingsError as group:
-        wrong = next(_leaves(group))
+        wrong = next(leaves(group))
     if wrong is not None:
         raise wrong
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _greet(loaded: Loaded, agents: list[str], address: str, s: str) -> None:
@@ -253,10 +245,7 @@ def user_disable(*user: str) -> None:
     user
         The user's id. One or more.
     """
-    settings = _settings_of_users()
-    for name in _some(user):
-        trio.run(partial(set_user_enabled, enabled=False), settings, name)
-        print(f"{name}: disabled")  # noqa: T201 - a command's own output
+    _set_enabled(user, enabled=False)
 
 
 @users.command(name="enable")
@@ -268,17 +257,24 @@ def user_enable(*user: str) -> None:
     user
         The user's id. One or more.
     """
-    settings = _settings_of_users()
-    for name in _some(user):
-        trio.run(partial(set_user_enabled, enabled=True), settings, name)
-        print(f"{name}: enabled")  # noqa: T201 - a command's own output
+    _set_enabled(user, enabled=True)
 
 
 @users.command(name="list")
 def user_list() -> None:
     """List every user by id, and whether the user is enabled."""
     for name, is_enabled in trio.run(list_users, _settings_of_users()):
-        print(f"{name}\t{'enabled' if is_enabled else 'disabled'}")  # noqa: T201 - a command's own output
+        print(f"{name}\t{_STATE[is_enabled]}")  # noqa: T201 - a command's own output
+
+
+_STATE = {True: "enabled", False: "disabled"}
+
+
+def _set_enabled(names: tuple[str, ...], *, enabled: bool) -> None:
+    settings = _settings_of_users()
+    for name in _some(names):
+        trio.run(partial(set_user_enabled, enabled=enabled), settings, name)
+        print(f"{name}: {_STATE[enabled]}")  # noqa: T201 - a command's own output
 
 
 def _settings_of_users() -> Settings:

@@ -4,6 +4,8 @@ A `Problem` is what a client is told; `Refused` carries one to the place that te
 else here is raised for the program's own use and never shown to a client.
 """
 
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from attrs import frozen
@@ -87,6 +89,21 @@ def problem(
 def store_unavailable(text: str = "The store cannot answer now.") -> Problem:
     """Return what a client is told while the store is down."""
     return problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Return the exceptions in a group, however deep; of any other exception itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and line where an exception was raised: its text may quote what came in."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
 class NetraError(Exception):

@@ -10,7 +10,6 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from netra_trio.observe.logs import host_logger
-from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.settings import Settings
 from netra_trio.transports.hypercorn import HostConnection, install
 
@@ -30,7 +29,7 @@ def prepare_host(settings: Settings) -> None:
     """
     install(
         send_timeout=settings.send_timeout_ms / 1000,
-        max_message_bytes=settings.max_message_size * HARD_SIZE_FACTOR,
+        max_message_bytes=settings.hard_message_size,
         drain_timeout=settings.drain_timeout_ms / 1000,
     )
 

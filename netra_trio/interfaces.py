@@ -14,6 +14,7 @@ from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 
 HISTORY_TEXT_BYTES = 64 * 1024  # of an agent's message in history, the contract's bound, section 3
+HISTORY_LISTED_BYTES = 512  # of a message beside its text: ids, times and names, rounded up
 HISTORY_PAGE_BYTES = 256 * 1024  # of a page of history, the contract's bound, section 3
 
 

@@ -12,8 +12,7 @@ import errno
 import re
 import socket
 import ssl
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import unquote
 
@@ -26,10 +25,9 @@ from attrs import field, frozen
 from netra_trio import http
 from netra_trio.app import Application
 from netra_trio.codes import ErrorCode
-from netra_trio.errors import Problem, TransportClosed, problem
+from netra_trio.errors import Problem, TransportClosed, leaves, place_of, problem
 from netra_trio.host import HttpHost
 from netra_trio.opening import Opening, Request
-from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.transports.handshake import (
     Headers,
     accepting,
@@ -133,11 +131,9 @@ class Lane:
         except* _GONE:
             pass
         except* Exception as faults:
-            # The kind and the place, not the text, which may quote what came in.
-            for fault in _leaves(faults):
-                place = traceback.extract_tb(fault.__traceback__)[-1]
-                where = f"{place.filename}:{place.lineno}"
-                _log.error("connection_broke", peer=peer, fault=type(fault).__name__, where=where)
+            for fault in leaves(faults):
+                kind, where = type(fault).__name__, place_of(fault)
+                _log.error("connection_broke", peer=peer, fault=kind, where=where)
         finally:
             if sock.fileno() >= 0:
                 trio.lowlevel.notify_closing(sock)
@@ -148,22 +144,10 @@ class Lane:
             await self._welcome_tls(sock, self._tls, peer)
             return
         line = SocketLine(sock, send_timeout=self._send_timeout, buffer=self._buffer)
-        head = await self._read_head(line, peer)
-        if head is None:
-            return
-        if _is_upgrade(head):
-            await self._serve_upgrade(line, head, peer)
-        else:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-            await self._host.serve(stream, before=head.raw + head.rest)
+        await self._serve(line, peer, lambda: _stream(sock))
 
     async def _welcome_tls(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> None:
-        stream = trio.SSLStream(
-            trio.SocketStream(trio.socket.from_stdlib_socket(sock)),
-            tls,
-            server_side=True,
-            https_compatible=True,
-        )
+        stream = trio.SSLStream(_stream(sock), tls, server_side=True, https_compatible=True)
         with trio.move_on_after(HEAD_SECONDS) as patience:
             await stream.do_handshake()
         if patience.cancelled_caught:
@@ -172,13 +156,17 @@ class Lane:
             await self._host.serve(stream)
             return
         line = StreamLine(stream, send_timeout=self._send_timeout)
+        await self._serve(line, peer, lambda: stream)
+
+    async def _serve(self, line: Line, peer: str, as_stream: Callable[[], trio.abc.Stream]) -> None:
+        """Serve what the first head asks for: a WebSocket on the line, all else as a stream."""
         head = await self._read_head(line, peer)
         if head is None:
             return
         if _is_upgrade(head):
             await self._serve_upgrade(line, head, peer)
         else:
-            await self._host.serve(stream, before=head.raw + head.rest)
+            await self._host.serve(as_stream(), before=head.raw + head.rest)
 
     async def _read_head(self, line: Line, peer: str) -> Head | None:
         """Read the head of the first request; None where there is none, and no more to say."""
@@ -219,7 +207,7 @@ class Lane:
             return NativeTransport(
                 line,
                 answer=accepting(key, opening.subprotocol),
-                max_bytes=self._app.settings.max_message_size * HARD_SIZE_FACTOR,
+                max_bytes=self._app.settings.hard_message_size,
                 before=head.rest,
             )
 
@@ -251,6 +239,10 @@ class Lane:
                 pass
 
 
+def _stream(sock: socket.socket) -> trio.SocketStream:
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
 def _parse(raw: bytes, rest: bytes) -> Head:
     """Return a head with what is in it; nothing is, where it is no HTTP/1.1."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
@@ -280,11 +272,3 @@ def _offered(headers: Headers) -> list[str]:
     """Return the subprotocols that the client offers."""
     offers = b",".join(headers.get(b"sec-websocket-protocol", [])).decode("latin-1").split(",")
     return [offer.strip() for offer in offers if offer.strip()]
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

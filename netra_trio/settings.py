@@ -31,6 +31,7 @@ from netra_trio._setting_kinds import (
     quoted,
 )
 from netra_trio.errors import SettingsError
+from netra_trio.protocol.codec import HARD_SIZE_FACTOR
 from netra_trio.protocol.origin import DEVELOPMENT, ENVIRONMENTS, OriginPolicy
 
 SECRET_BYTES = 32  # UTF-8 bytes: the hash's own length, below which guessing the key is cheaper
@@ -296,6 +297,11 @@ class Settings:
             "403 USER_NOT_FOUND",
         ),
     )
+
+    @property
+    def hard_message_size(self) -> int:
+        """The bytes beyond which a message ends its connection."""
+        return self.max_message_size * HARD_SIZE_FACTOR
 
     @cached_property
     def origins(self) -> OriginPolicy:

@@ -26,7 +26,6 @@ from netra_trio.errors import (
 )
 from netra_trio.interfaces import HISTORY_PAGE_BYTES
 from netra_trio.protocol.codec import (
-    HARD_SIZE_FACTOR,
     BadFrame,
     Frame,
     binary_frame,
@@ -84,7 +83,7 @@ class Reader:
             try:
                 data = await connection.transport.receive()
             except MessageTooBig:
-                limit = connection.settings.max_message_size * HARD_SIZE_FACTOR
+                limit = connection.settings.hard_message_size
                 text = f"The message has more than {limit} bytes."
                 last_words = problem(ErrorCode.MESSAGE_TOO_LARGE, text, recoverable=False)
                 connection.end(EndReason.TOO_BIG, last_words)

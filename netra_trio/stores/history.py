@@ -7,11 +7,9 @@ from sqlalchemy import Connection, Row, Select, select
 
 from netra_trio.errors import MessageNotFound
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import HISTORY_PAGE_BYTES
+from netra_trio.interfaces import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
 from netra_trio.stores.schema import messages, runs, threads
-
-LISTED_BYTES = 512  # of a message in history beside its text: ids, times and names, rounded up
 
 
 def read_page(
@@ -58,7 +56,7 @@ def _how_many_fit(sizes: Sequence[int]) -> int:
     """Return how many of the newest messages a page holds: one whatever its size."""
     total = 0
     for count, size in enumerate(sizes):
-        total += size + LISTED_BYTES
+        total += size + HISTORY_LISTED_BYTES
         if count and total > HISTORY_PAGE_BYTES:
             return count
     return len(sizes)

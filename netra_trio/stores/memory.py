@@ -26,7 +26,14 @@ from attrs import define, evolve, field
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import HISTORY_PAGE_BYTES, Duplicate, NewMessage, RunEnd, User
+from netra_trio.interfaces import (
+    HISTORY_LISTED_BYTES,
+    HISTORY_PAGE_BYTES,
+    Duplicate,
+    NewMessage,
+    RunEnd,
+    User,
+)
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
 
 USERS = 100_000  # rows: some 40 MB; then one without a thread goes, or create_user is unavailable
@@ -35,8 +42,6 @@ MESSAGES = 100_000  # in all: some 100 MB beside their texts; then the oldest go
 TEXT_BYTES = 256 * 1024 * 1024  # in all: 2.6 KiB for each of MESSAGES; then the oldest go
 
 KEY_HOURS = 24  # what the contract asks for; a key that had to go earlier shows in statistics()
-LISTED_BYTES = 512  # of a message in history beside its text: ids, times and names, rounded up
-
 _ThreadKey = tuple[UserId, ThreadId]
 
 
@@ -369,7 +374,7 @@ class MemoryStore:
         page: list[HistoryMessage] = []
         size = 0
         while message is not None and len(page) < limit:
-            size += len(message.text) + LISTED_BYTES
+            size += len(message.text) + HISTORY_LISTED_BYTES
             if page and size > HISTORY_PAGE_BYTES:
                 break
             page.append(message.listed())

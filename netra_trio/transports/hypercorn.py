@@ -17,16 +17,13 @@ receives `{"type": "netra_trio.alive"}` when the peer showed life without a mess
 callable that returns when the host begins to shut down.
 """
 
-import fcntl
 import importlib
 import importlib.metadata
 import inspect
 import json
 import logging
 import math
-import termios
 import traceback
-from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -70,9 +67,10 @@ from wsproto.frame_protocol import Opcode
 from wsproto.utilities import LocalProtocolError
 
 from netra_trio.codes import ABNORMAL, CloseCode, ErrorCode
-from netra_trio.errors import Problem, TransportClosed, http_body, problem
+from netra_trio.errors import Problem, TransportClosed, http_body, leaves, place_of, problem
 from netra_trio.transports.frames import frame
 from netra_trio.transports.handshake import UPGRADE_REQUIRED, Headers, by_name, handshake_fault
+from netra_trio.transports.line import waiting_for_peer
 
 logger = logging.getLogger("netra_trio.host")
 
@@ -341,16 +339,13 @@ class HostConnection(TCPServer):
 
     def _report(self, error: BaseException) -> None:
         """Log one line for each fault: its kind and place, never its text, which quotes input."""
-        for leaf in _leaves(error):
+        for leaf in leaves(error):
             if isinstance(leaf, _GONE):
                 logger.debug("connection of %s lost: %s", self._peer, type(leaf).__name__)
                 continue
-            frames = traceback.extract_tb(leaf.__traceback__)
-            place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-            logger.warning(
-                "connection of %s closed after %s at %s", self._peer, type(leaf).__name__, place
-            )
-            logger.debug("the way there:\n%s", "".join(traceback.format_list(frames)))
+            kind, place = type(leaf).__name__, place_of(leaf)
+            logger.warning("connection of %s closed after %s at %s", self._peer, kind, place)
+            logger.debug("the way there:\n%s", "".join(traceback.format_tb(leaf.__traceback__)))
 
     # --- reading
 
@@ -493,16 +488,12 @@ class HostConnection(TCPServer):
     def _waiting_for_peer(self) -> int:
         """Return how many bytes the kernel holds that the peer has yet to take.
 
-        The kernel asks for more only when a third of its buffer is free, which a slow peer may
-        take longer for than the send timeout. Under TLS a write cannot be taken up again, and
-        elsewhere than on Linux nobody tells: there only whole writes are progress.
+        Under TLS a write cannot be taken up again, so only whole writes are progress there.
         """
         stream: object = self.stream
-        held = array("i", [0])
         if isinstance(stream, trio.SocketStream):
-            with suppress(OSError):
-                fcntl.ioctl(stream.socket.fileno(), termios.TIOCOUTQ, held)
-        return held[0]
+            return waiting_for_peer(stream.socket.fileno())
+        return 0
 
     async def _write_some(self, data: memoryview) -> int:
         """Write a part of the data; every byte the peer takes is progress, but under TLS."""
@@ -924,11 +915,3 @@ def _message_frame(message: AppMessage) -> bytes:
     if not isinstance(text, str):
         raise TypeError(f"websocket.send: expected text or bytes, got {type(text).__name__}")
     return frame(Opcode.TEXT, text.encode())
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

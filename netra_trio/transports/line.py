@@ -58,6 +58,19 @@ class Line(Protocol):
         ...
 
 
+def waiting_for_peer(fileno: int) -> int:
+    """Return how many bytes the kernel holds that the peer of a socket has yet to take.
+
+    The kernel asks for more only when a third of its buffer is free, which a slow peer may take
+    longer for than the send timeout. Elsewhere than on Linux nobody tells, and only what the kernel
+    takes is progress; a socket that is closed holds nothing.
+    """
+    held = array("i", [0])
+    with suppress(OSError, ValueError):
+        fcntl.ioctl(fileno, termios.TIOCOUTQ, held)
+    return held[0]
+
+
 class SocketLine:
     """A line over a socket that does not block.
 
@@ -118,10 +131,10 @@ class SocketLine:
     async def _write_rest(self, data: memoryview) -> None:
         """Write what the kernel did not take at once; each byte that leaves it is progress."""
         while data:
-            waiting = self._waiting_for_peer()
+            waiting = waiting_for_peer(self.sock.fileno())
             with trio.move_on_after(self._send_timeout) as patience:
                 await self._wait(trio.lowlevel.wait_writable)
-            if patience.cancelled_caught and self._waiting_for_peer() >= waiting:
+            if patience.cancelled_caught and waiting_for_peer(self.sock.fileno()) >= waiting:
                 self.cut()
                 raise TransportClosed(timed_out=True)
             data = data[self._send(data) :]
@@ -139,18 +152,6 @@ class SocketLine:
             await ready(self.sock)
         except (OSError, ValueError, trio.ClosedResourceError):  # closed by another task
             raise TransportClosed from None
-
-    def _waiting_for_peer(self) -> int:
-        """Return how many bytes the kernel holds that the peer has yet to take.
-
-        The kernel asks for more only when a third of its buffer is free, which a slow peer may
-        take longer for than the send timeout. Elsewhere than on Linux nobody tells, and only what
-        the kernel takes is progress.
-        """
-        held = array("i", [0])
-        with suppress(OSError, ValueError):
-            fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, held)
-        return held[0]
 
 
 class StreamLine:
@@ -192,9 +193,7 @@ class StreamLine:
 
     async def end(self) -> None:
         """Say that nothing more comes: TLS can only end both ways, so its socket says it."""
-        stream = self._stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
+        stream = self._transport
         with (
             trio.move_on_after(EOF_SECONDS),
             suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError),
@@ -204,14 +203,18 @@ class StreamLine:
 
     def cut(self) -> None:
         """Close the stream now."""
-        stream = self._stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
+        stream = self._transport
         if isinstance(stream, trio.SocketStream):
             stream.socket.close()
         else:
             with suppress(AttributeError):
                 stream.close()  # type: ignore[attr-defined]  # Trio's memory streams have it
+
+    @property
+    def _transport(self) -> trio.abc.Stream:
+        """The stream below TLS, where there is TLS."""
+        stream = self._stream
+        return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
 
     async def _write_piece(self, piece: memoryview) -> None:
         try:

@@ -35,6 +35,17 @@ class Shared(ScriptedStore):
         return None if self.forgets else await super().find(message)
 
 
+class Slow(Shared):
+    """A store that looks, and tells what it saw a moment later."""
+
+    async def record(self, message: NewMessage) -> Duplicate | None:
+        """Record a message, or return what is known, two seconds old."""
+        known = await super().record(message)
+        if known is not None:
+            await trio.sleep(2)
+        return known
+
+
 @asynccontextmanager
 async def two_servers(store: Shared) -> AsyncIterator[tuple[Client, Client, Server]]:
     """Open two servers, and a client of Alice at each."""
@@ -116,15 +127,6 @@ async def test_leaving_ends_the_waiting(autojump_clock: MockClock) -> None:
 async def test_an_end_between_two_looks_is_told_with_the_confirmation(
     autojump_clock: MockClock,
 ) -> None:
-    class Slow(Shared):
-        """A store that looks, and tells what it saw a moment later."""
-
-        async def record(self, message: NewMessage) -> Duplicate | None:
-            known = await super().record(message)
-            if known is not None:
-                await trio.sleep(2)
-            return known
-
     async with two_servers(Slow()) as (owner, asker, _):
         confirmed = await ask_twice(owner, asker, "1")
         assert confirmed["run_status"] == "completed"
@@ -135,16 +137,6 @@ async def test_a_duplicate_that_is_found_after_the_end_is_not_waited_for(
     autojump_clock: MockClock,
 ) -> None:
     """Whoever leaves while the store answers does not leave somebody behind who goes on asking."""
-
-    class Slow(Shared):
-        """A store whose answer takes longer than the client stays."""
-
-        async def record(self, message: NewMessage) -> Duplicate | None:
-            known = await super().record(message)
-            if known is not None:
-                await trio.sleep(2)
-            return known
-
     async with two_servers(Slow()) as (owner, asker, here):
         await owner.say("3000", "k", thread_id="t")
         await owner.until("agent_started")

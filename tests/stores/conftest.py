@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+from stores.samples import change
 from structlog.testing import capture_logs
 from support.postgres import PostgresServer
 
@@ -27,10 +28,7 @@ EMPTY = f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY"
 
 def bring_up(url: str) -> None:
     """Bring the schema up, without a loop."""
-    database = Database(url)
-    with database.engine.begin() as connection:
-        migrate(connection)
-    database.close()
+    change(url, migrate)
 
 
 @pytest.fixture(scope="session")

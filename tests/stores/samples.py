@@ -7,8 +7,11 @@ assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end)]
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from typing import TypeVar
 
 import trio
+from sqlalchemy import Connection
 
 from netra_trio.ids import (
     CorrelationId,
@@ -21,6 +24,9 @@ from netra_trio.ids import (
 )
 from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.stores.database import Database
+
+T = TypeVar("T")
 
 NOW = 1_640_995_200.25  # Unix seconds
 PATIENCE = 10  # seconds until what is written behind must be there
@@ -149,3 +155,9 @@ async def wait_for_history(
         return page is not None and list(page[0]) == list(expected)
 
     await wait_until(holds)
+
+
+def change(url: str, work: Callable[[Connection], T]) -> T:
+    """Do something to a database, past the store."""
+    with closing(Database(url)) as database, database.engine.begin() as connection:
+        return work(connection)

@@ -12,9 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import HISTORY_PAGE_BYTES, Duplicate, NewMessage, RunEnd, Store, User
+from netra_trio.interfaces import (
+    HISTORY_LISTED_BYTES,
+    HISTORY_PAGE_BYTES,
+    Duplicate,
+    NewMessage,
+    RunEnd,
+    Store,
+    User,
+)
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
-from netra_trio.stores.memory import KEY_HOURS, LISTED_BYTES, MemoryStore
+from netra_trio.stores.memory import KEY_HOURS, MemoryStore
 
 T = TypeVar("T")
 
@@ -363,7 +371,7 @@ def test_users_with_a_thread_and_disabled_ones_stay() -> None:
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_a_page_at_its_bytes_is_whole_and_one_more_is_not(beyond: int) -> None:
     store = MemoryStore()
-    half = HISTORY_PAGE_BYTES // 2 - LISTED_BYTES
+    half = HISTORY_PAGE_BYTES // 2 - HISTORY_LISTED_BYTES
     settle(store, new("x" * half), new("é" * (half // 2) + "x" * beyond))
     page = result(store.history(ALICE, ThreadId("main"), limit=2))
     assert page is not None

@@ -27,14 +27,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import OperationalError
-from stores.samples import ALICE, BOB, MAIN, new, page_of
+from stores.samples import ALICE, BOB, MAIN, change, new, page_of
 
 from netra_trio.errors import DatabaseUnusable, KeyConflict
 from netra_trio.ids import CorrelationId, MessageId, RunId
 from netra_trio.interfaces import Duplicate, User
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
 from netra_trio.stores import migrate as migrating
-from netra_trio.stores.database import Database
 from netra_trio.stores.migrate import SCRIPTS, current_revision, migrate
 from netra_trio.stores.schema import REVISIONS, metadata
 from netra_trio.stores.sql import SqlStore
@@ -80,16 +79,6 @@ for number in range(int(sys.argv[2])):
 os.write(go, b"." * len(children))
 print("ended", [os.waitpid(pid, 0)[1] for pid in children], flush=True)
 """
-
-
-def change(url: str, work: Callable[[Connection], T]) -> T:
-    """Do something to a database, past the store."""
-    database = Database(url)
-    try:
-        with database.engine.begin() as connection:
-            return work(connection)
-    finally:
-        database.close()
 
 
 def tables(url: str) -> list[str]:

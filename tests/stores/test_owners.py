@@ -15,6 +15,7 @@ from sqlalchemy import Connection, insert, select, update
 from stores.samples import (
     ALICE,
     again,
+    change,
     duplicate_of,
     end_of,
     new,
@@ -29,7 +30,6 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.interfaces import NewMessage
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores import owners
-from netra_trio.stores.database import Database
 from netra_trio.stores.owners import LEASE_SECONDS, Owner, end_runs
 from netra_trio.stores.schema import owners as table
 from netra_trio.stores.schema import runs
@@ -57,15 +57,6 @@ async def main(url):
 
 trio.run(main, sys.argv[1])
 """
-
-
-def change(url: str, work: Callable[[Connection], T]) -> T:
-    """Do something to a database, past the store."""
-    database = Database(url)
-    with database.engine.begin() as connection:
-        done = work(connection)
-    database.close()
-    return done
 
 
 def statuses(url: str) -> list[str]:

@@ -1,6 +1,6 @@
 """What is too old goes, with its run and its key; all else stays."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +14,7 @@ from stores.samples import (
     MAIN,
     OTHER,
     again,
+    change,
     duplicate_of,
     end_of,
     new,
@@ -57,15 +58,6 @@ async def ended(store: SqlStore, message: NewMessage, text_: str = "") -> NewMes
     await record(store, message)
     await store.end_run(end_of(message, text_, at=message.created_at))
     return message
-
-
-def change(url: str, work: Callable[[Connection], T]) -> T:
-    """Do something to a database, past the store."""
-    database = Database(url)
-    with database.engine.begin() as connection:
-        done = work(connection)
-    database.close()
-    return done
 
 
 def counts(url: str) -> tuple[int, ...]:

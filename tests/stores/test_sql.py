@@ -18,6 +18,7 @@ from stores.samples import (
     MAIN,
     OTHER,
     again,
+    change,
     duplicate_of,
     end_of,
     new,
@@ -111,15 +112,6 @@ async def side_by_side(
         for place in range(len(calls)):
             nursery.start_soon(call, place)
     return [found[place] for place in range(len(calls))]
-
-
-def change(url: str, work: Callable[[Connection], T]) -> T:
-    """Do something to a database, past the store."""
-    database = Database(url)
-    with database.engine.begin() as connection:
-        done = work(connection)
-    database.close()
-    return done
 
 
 def contents(url: str) -> list[str]:
