@@ -7,44 +7,47 @@
     >>> outbox.take()
     [b'{}']
 
-One bounded memory channel joins everybody who has something for the socket with its writer. Events
-stay in the session's log, so the channel carries a bell for them instead, at most one at a time.
+Everybody who has something for the socket meets its writer here. Control frames wait in a queue
+that is bounded in frames and in bytes. Events stay in the session's log; the bell says that it has
+news, however many.
 """
+
+from collections import deque
 
 import trio
 
 CONTROL_FRAMES = 256  # a full second of the control rate and what a beat adds, twice over
 CONTROL_BYTES = 64 * 1024  # what one write carries of events, too; one larger frame may wait alone
-_BELL = b""
 
 
 class Outbox:
     """The joint between a session, a connection's tasks and its writer."""
 
     def __init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[bytes](CONTROL_FRAMES)
-        self._rung = False
+        self._frames: deque[bytes] = deque()
         self._bytes = 0
+        self._has_news = False
         self._closed = False
+        self._writer = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
 
     def ring(self) -> None:
         """Say that the log has news."""
-        if not self._rung:
-            # A full channel needs no bell: its writer will take what is in it and look at the log.
-            self._rung = self.offer(_BELL)
+        if not self._has_news and not self._closed:
+            self._has_news = True
+            self._writer.unpark()
 
     def offer(self, frame: bytes) -> bool:
         """Put a control frame in, if there is room; a closed outbox takes and forgets it."""
         if self._closed:
             return True
+        if len(self._frames) >= CONTROL_FRAMES:
+            return False
         if self._bytes and self._bytes + len(frame) > CONTROL_BYTES:
             return False
-        try:
-            self._send.send_nowait(frame)
-        except trio.WouldBlock:
-            return False
+        self._frames.append(frame)
         self._bytes += len(frame)
+        self._writer.unpark()
         return True
 
     async def put(self, frame: bytes) -> None:
@@ -58,42 +61,39 @@ class Outbox:
     def close(self) -> None:
         """Take nothing more; what is in can still be taken out."""
         self._closed = True
-        self._send.close()
+        self._writer.unpark()
         self._room.unpark_all()
 
     async def wait(self) -> list[bytes]:
         """Wait until there is something for the writer, and take the control frames of it.
 
-        Cancelling may lose what was taken, so only the connection's own end cancels it.
+        Cancelling loses nothing: what is taken is returned.
 
         Raises:
             trio.EndOfChannel: If it is closed and empty.
         """
-        first = await self._receive.receive()
-        # One turn of the loop before the rest is taken: what is put in during this turn goes out
-        # in the same write, and writes are the dearest thing a connection does.
+        while not self._is_awake():
+            if self._closed:
+                raise trio.EndOfChannel
+            await self._writer.park()
+        # Writes are the dearest thing a connection does, so what comes during this turn of the
+        # loop goes out in the same one; and during the next turn, if anything did: a run that
+        # begins in the one may end in the other.
+        self._has_news, frames = False, len(self._frames)
         await trio.lowlevel.checkpoint()
-        frames = self.take()
-        if first == _BELL:
-            self._rung = False
-            return frames
-        self._free(first)
-        return [first, *frames]
+        if self._has_news or len(self._frames) > frames:
+            await trio.lowlevel.checkpoint()
+        return self.take()
 
     def take(self) -> list[bytes]:
-        """Take the control frames that are there now."""
-        frames: list[bytes] = []
-        while True:
-            try:
-                frame = self._receive.receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel):
-                return frames
-            if frame != _BELL:
-                frames.append(frame)
-                self._free(frame)
-            else:
-                self._rung = False
+        """Take the control frames that are there now, and hear the bell."""
+        frames = list(self._frames)
+        self._has_news = False
+        if frames:
+            self._frames.clear()
+            self._bytes = 0
+            self._room.unpark_all()
+        return frames
 
-    def _free(self, frame: bytes) -> None:
-        self._bytes -= len(frame)
-        self._room.unpark_all()
+    def _is_awake(self) -> bool:
+        return self._has_news or bool(self._frames)

@@ -43,7 +43,14 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
     ToolExecuting,
 )
-from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text, json_size, pieces
+from netra_trio.protocol.text import (
+    EVENT_BYTES,
+    PIECE_CHARACTERS,
+    cut_json,
+    cut_text,
+    json_size,
+    pieces,
+)
 
 ATTEMPTS = 3  # the contract's bound, api.md
 STEP_MAX = 2**53 - 1  # what every JSON reader keeps exact; a plan has fewer steps
@@ -148,9 +155,11 @@ class Run:
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
         if not text:
             await trio.lowlevel.checkpoint()  # a loop of nothing lets others run all the same
-        for piece in pieces(text):
-            await self._output.put(PartialResult(self.id, piece), json_size(piece))
-            self._output.add_text(piece)
+        elif len(text) <= PIECE_CHARACTERS:  # as a token of a model is
+            await self._output.say(self.id, text)
+        else:
+            for piece in pieces(text):
+                await self._output.say(self.id, piece)
 
     async def think(
         self, thought: str, *, step: int | None = None, total: int | None = None
@@ -280,11 +289,13 @@ class Output:
             raise trio.ClosedResourceError("the run has ended")
         self._outlet.append(event, size, self._correlation_id)
 
-    def add_text(self, text: str) -> None:
-        """Remember what was emitted, as much of it as a result may have."""
+    async def say(self, run_id: RunId, text: str) -> None:
+        """Append a delta when there is room for it, and remember as much as a result may have."""
+        size = json_size(text)
+        await self.put(PartialResult(run_id, text), size)
         if self._bytes <= EVENT_BYTES:
             self._chunks.append(text)
-            self._bytes += len(text.encode())
+            self._bytes += size
 
     def close(self) -> None:
         """Let nothing more out: the fence behind which the end is written."""
@@ -312,16 +323,18 @@ class Execution:
         self._outlet = outlet
         self._store = store
         self._wall_clock = wall_clock
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None  # of what it does right now
         self.stopped: RunStatus | None = None
         self.has_ended = False
         self._started = inf
+        self._deadline = inf
 
     def stop(self, status: RunStatus) -> None:
         """Cancel the run, to end with `status`; the first one that stops it names the end."""
-        if self.stopped is None and not self._scope.cancel_called:
+        if not self._is_cut_off:
             self.stopped = status
-        self._scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def execute(self) -> Ending:
         """Run the agent to its end, and say how it ended.
@@ -329,60 +342,57 @@ class Execution:
         Agent exceptions end here, in the log. Cancelled from outside, it lets the cancellation
         through; the run's tasks have all ended in every case.
         """
-        ending = Ending(RunStatus.CANCELLED)
         try:
-            with self._scope:
-                ending = await self._attempt_until_done()
-            # Also for an agent that took the cancellation for itself and returned.
-            if self._scope.cancel_called:
-                ending = self._cut_off()
+            attempt = 1
+            while (ending := await self._attempt(attempt)) is None:
+                await self._back_off(attempt)
+                attempt += 1
         finally:
+            self._scope = None
             self.output.close()
         return ending
 
-    async def _attempt_until_done(self) -> Ending:
-        attempt = 1
-        while True:
-            started = AgentStarted(
-                self.spec.run_id, self.spec.agent_name, self.spec.thread_id, attempt
-            )
-            await self.output.put(started, 0)
-            if attempt == 1:
-                self._started = trio.current_time()
-                self._scope.deadline = self._started + self.spec.timeout
-                self._store.start_run(self.spec.run_id)
-            result, error = await self._call(attempt)
-            if error is None:
-                return self._completed(result)
-            if self._scope.cancel_called:
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether the run was stopped, or its time is over."""
+        return self.stopped is not None or trio.current_time() >= self._deadline
+
+    async def _attempt(self, attempt: int) -> Ending | None:
+        """Call the agent once; return how the run ended, None where it is to be tried again."""
+        result, error = await self._call(attempt)
+        # Also for an agent that took the cancellation for itself and returned.
+        if self._is_cut_off:
+            if error is not None:
                 # The agent's cleanup raised in place of the cancellation, which has the last word.
                 self._log_cleanup(error)
-                return self._cut_off()
-            retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
-            if not retryable or attempt == ATTEMPTS:
-                return self._failed(error)
-            spec, shown = self.spec, _printable(error)
-            _log.warning("run_retried", run_id=spec.run_id, attempt=attempt, exc_info=shown)
-            await trio.sleep(BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
-            attempt += 1
+            return self._cut_off()
+        if error is None:
+            return self._completed(result)
+        retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
+        if not retryable or attempt == ATTEMPTS:
+            return self._failed(error)
+        spec, shown = self.spec, _printable(error)
+        _log.warning("run_retried", run_id=spec.run_id, attempt=attempt, exc_info=shown)
+        return None
+
+    async def _back_off(self, attempt: int) -> None:
+        """Pause before the next attempt; a stop or the deadline ends the pause."""
+        seconds = BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
+        with trio.CancelScope(deadline=self._deadline) as self._scope:
+            await trio.sleep(seconds)
 
     async def _call(self, attempt: int) -> tuple[Any, BaseException | None]:
         """Call the agent once; return its result, or what it raised.
 
-        This is the one place that holds an agent's exception. What is raised beside a cancellation
-        is logged, and the cancellation goes on alone.
+        One nursery is all that a run has around it: its scope is what a stop and the deadline
+        cancel. This is the one place that holds an agent's exception. What is raised beside a
+        cancellation is logged, and the cancellation goes on alone.
         """
         result, error = None, None
         try:
             async with trio.open_nursery() as nursery:
-                run = Run(
-                    self.spec,
-                    attempt=attempt,
-                    deadline=self._scope.deadline,
-                    nursery=nursery,
-                    output=self.output,
-                    store=self._store,
-                )
+                self._scope = nursery.cancel_scope
+                run = await self._start(attempt, nursery)
                 try:
                     result = await self.spec.agent(run)
                 except (trio.Cancelled, GeneratorExit):
@@ -400,6 +410,27 @@ class Execution:
             error = error or beside
         # An agent that cancelled its own nursery comes here too, with what it emitted.
         return result, error
+
+    async def _start(self, attempt: int, nursery: trio.Nursery) -> Run:
+        """Say that an attempt begins; the first one begins the run."""
+        spec, scope = self.spec, nursery.cancel_scope
+        if self._is_cut_off:
+            scope.cancel()
+        scope.deadline = self._deadline
+        started = AgentStarted(spec.run_id, spec.agent_name, spec.thread_id, attempt)
+        await self.output.put(started, 0)
+        if attempt == 1:
+            self._started = trio.current_time()
+            scope.deadline = self._deadline = self._started + spec.timeout
+            self._store.start_run(spec.run_id)
+        return Run(
+            spec,
+            attempt=attempt,
+            deadline=self._deadline,
+            nursery=nursery,
+            output=self.output,
+            store=self._store,
+        )
 
     def _own(self, raised: BaseException) -> BaseException:
         """Return what the agent raised; a cancellation in it goes on, and the rest is logged."""

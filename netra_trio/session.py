@@ -10,6 +10,7 @@ it: the outbox only carries the bell.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
+from math import inf
 from typing import Any
 
 import structlog
@@ -40,7 +41,7 @@ from netra_trio.ids import (
 )
 from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
 from netra_trio.outbox import Outbox
-from netra_trio.protocol.codec import Encoded, encode, encode_problem, payload_of
+from netra_trio.protocol.codec import Encoded, encode_event, encode_problem, payload_of
 from netra_trio.protocol.log import EventLog
 from netra_trio.protocol.messages import (
     AgentCompleted,
@@ -178,16 +179,14 @@ class Session:
         entries = self.log.take(max_bytes=max_bytes)
         if entries and not self._acknowledging:
             self._room.unpark_all()
-        return [
-            encode(entry.event, entry.timestamp, entry.correlation_id, seq=entry.seq)
-            for entry in entries
-        ]
+        return [encode_event(e.event, e.timestamp, e.correlation_id, e.seq) for e in entries]
 
     # What runs do with their session.
 
     async def wait_for_room(self, size: int) -> None:
         """Wait until an event of `size` bytes fits; cancelling is safe."""
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.log.has_room(size):
+            await trio.lowlevel.checkpoint_if_cancelled()
         while not self.log.has_room(size):
             await self._room.park()
 
@@ -200,13 +199,7 @@ class Session:
         reserved: bool = False,
     ) -> None:
         """Put an event into the log and tell the socket, if there is one."""
-        self.log.append(
-            event,
-            size,
-            reserved=reserved,
-            timestamp=self._wall_clock(),
-            correlation_id=correlation_id,
-        )
+        self.log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if self._outbox is not None:
             self._outbox.ring()
 
@@ -244,8 +237,10 @@ class Session:
         try:
             return self._inbox.receive_nowait()
         except trio.WouldBlock:
-            self._nap = trio.CancelScope(deadline=deadline)
-        with self._nap:
+            pass
+        if deadline == inf:  # nothing waits for its turn: that is most of the time
+            return await self._inbox.receive()
+        with trio.CancelScope(deadline=deadline) as self._nap:
             return await self._inbox.receive()
         return None
 
@@ -551,7 +546,8 @@ class Session:
             ending.error,
             ending.truncated or None,
         )
-        data = dumps(payload_of(completed))
+        # A copy of its own size: what orjson returns keeps 4 KiB, and this one stays in the log.
+        data = bytes(memoryview(dumps(payload_of(completed))))
         text, truncated = history_text(execution.output.text)
         end = RunEnd(
             run_id=new.run_id,

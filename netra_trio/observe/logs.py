@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import structlog
@@ -133,19 +134,16 @@ def _output(*args: Any) -> _Output:
     return _Output(args[0] if args else None)
 
 
-def _add_context(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    # Before the values of the call, unlike structlog's own step: ids must not be what is cut.
-    return {**structlog.contextvars.get_contextvars(), **event}
-
-
-def _add_name(
-    logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _describe(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Add what every line has: the context's ids, its level, its logger and when it is."""
+    # Ids come before the values of the call, unlike in structlog's own step: they must not be what
+    # is cut. One step for all, because a busy server spends a tenth of its time on its lines.
+    described = {**structlog.contextvars.get_contextvars(), **event}
+    structlog.processors.add_log_level(logger, method, described)
     if (name := getattr(logger, "name", None)) is not None:
-        event.setdefault("logger", name)
-    return event
+        described.setdefault("logger", name)
+    described["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return described
 
 
 def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
@@ -156,10 +154,7 @@ def _render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
 # structlog.testing.capture_logs sees what goes through it.
 _CHAIN: list[Processor] = []
 _STEPS: tuple[Processor, ...] = (
-    _add_context,
-    structlog.processors.add_log_level,
-    _add_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _describe,
     structlog.processors.StackInfoRenderer(),
     structlog.processors.format_exc_info,
     _render,

@@ -170,16 +170,35 @@ def _simple(event: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     plain = {name: event[name] for name in _FIRST if name in event}
     plain |= event
+    texts = []
     for name, value in plain.items():
+        if name not in _names and not _is_name(name):
+            return None
         kind = type(value)
         if kind is str or isinstance(value, StrEnum):
-            if len(value) > SIMPLE_LENGTH or not (name == _TIME or _is_plain(value)):
+            if len(value) > SIMPLE_LENGTH:
                 return None
+            if name != _TIME:
+                texts.append(value)
         elif not (value is None or kind is bool or kind is float or _is_small(value)):
             return None
-        if type(name) is not str or is_secret(name) or not is_inert(name):
-            return None
+    # Most often all of them are ids and words, which one look tells.
+    if not (is_inert(" ".join(texts)) or all(_is_plain(text) for text in texts)):
+        return None
     return plain
+
+
+_names: set[str] = set()
+"""Names of fields that can be shown as they are: a program has a few hundred of them."""
+
+
+def _is_name(name: object) -> bool:
+    """Whether this is the name of a field that is no secret, and can be shown as it is."""
+    if type(name) is not str or is_secret(name) or not is_inert(name):
+        return False
+    if len(_names) < KNOWN_TEXTS:
+        _names.add(name)
+    return True
 
 
 def _is_small(value: object) -> bool:

@@ -31,6 +31,7 @@ from netra_trio.ids import CorrelationId
 from netra_trio.protocol.messages import (
     CORRELATION_ID_CHARACTERS,
     INBOUND,
+    Event,
     ExpectationError,
     Inbound,
     JsonObject,
@@ -244,10 +245,25 @@ def encode(
     )
 
 
+def encode_event(
+    event: Event | Encoded, timestamp: float, correlation_id: str | None, seq: int
+) -> bytes:
+    """Encode an event for the wire: as `encode`, and fast for the deltas that most events are."""
+    if type(event) is not PartialResult:
+        return encode(event, timestamp, correlation_id, seq=seq)
+    return orjson.dumps(
+        {
+            "type": "partial_result",
+            "payload": {"run_id": event.run_id, "content": event.content},
+            "timestamp": timestamp,
+            "correlation_id": correlation_id,
+            "seq": seq,
+        }
+    )
+
+
 def payload_of(message: Outbound | Encoded) -> Any:
     """Return a message's payload, in a form that orjson writes."""
-    if type(message) is PartialResult:  # most of what is ever sent: the same, without a search
-        return {"run_id": message.run_id, "content": message.content}
     if isinstance(message, Encoded):
         return orjson.Fragment(message.payload)
     if isinstance(message, Ping | Pong):

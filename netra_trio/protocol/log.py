@@ -103,7 +103,6 @@ class EventLog:
         self,
         event: Any,
         size: int,
-        *,
         reserved: bool = False,
         timestamp: float = 0.0,
         correlation_id: str | None = None,
@@ -112,12 +111,12 @@ class EventLog:
 
         The caller has made sure of room with `has_room`, or of a place with `reserve`.
         """
-        self.last += 1
-        self._pending.append(Entry(self.last, event, size, reserved, timestamp, correlation_id))
+        self.last = seq = self.last + 1
+        self._pending.append(Entry(seq, event, size, reserved, timestamp, correlation_id))
         self._bytes += size
         if not reserved:
             self._ordinary += 1
-        return self.last
+        return seq
 
     def take(self, *, max_bytes: int) -> list[Entry]:
         """Return the next events to write, at least one if there is any, and count them written."""

@@ -28,7 +28,7 @@ from attrs import define, field
 
 from netra_trio.errors import StoreUnavailable
 
-BATCH = 100  # entries: a transaction of them takes a few ms, and nobody waits longer for it
+BATCH = 300  # entries: a hundred messages with their starts and ends
 BATCH_BYTES = 1024 * 1024  # of their texts, or one entry that is larger
 DELAY = 0.01  # seconds that what nobody waits for may lie, to be joined by others
 QUEUE = 1000  # entries that may wait: ten batches; beyond it who writes waits

@@ -222,6 +222,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
         "journal_mode=WAL",  # readers do not wait for the writer
         "synchronous=FULL",  # what is committed outlasts a loss of power
         "foreign_keys=ON",
+        "temp_store=MEMORY",  # what a statement would undo is not worth a file for each batch
+        "cache_size=-8192",  # KiB, four times the default: an index grows everywhere at once
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 

@@ -27,12 +27,12 @@ from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.batch import (
     Batch,
     Ending,
+    Joining,
     Key,
     Known,
     Recording,
     Starting,
     ThreadNumbers,
-    insert_new,
     look_up,
 )
 from netra_trio.stores.behind import Entry, WriteBehind
@@ -82,6 +82,7 @@ class SqlStore:
         self._on_the_way: dict[Key, Recording] = {}
         self._is_doubtful = False
         self._is_ready = False
+        self._is_open = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -101,9 +102,11 @@ class SqlStore:
                 self._writes.fail(str(unavailable))
             async with trio.open_nursery() as nursery:
                 stop = await nursery.start(self._work)
+                self._is_open = True
                 try:
                     yield
                 finally:
+                    self._is_open = False
                     try:
                         await self._flush()
                     finally:
@@ -141,14 +144,17 @@ class SqlStore:
         return await self.database.read(partial(_find_user, user_id=user_id))
 
     async def create_user(self, user_id: UserId) -> User:
-        """Create the user, enabled, and return it; return the one there is, if there is one."""
-        row = {"user_id": user_id, "enabled": True, "created_at": self._wall_clock()}
+        """Create the user, enabled, and return it; return the one there is, if there is one.
 
-        def work(connection: Connection) -> User:
-            connection.execute(insert_new(connection, users), row)
-            return _find_user(connection, user_id) or User(user_id)
-
-        return await self.database.write(work)
+        A crowd that comes at once is written at once: one commit for all.
+        """
+        self._check_trouble()
+        entry = Joining(user_id=user_id, created_at=self._wall_clock(), size=ROW_BYTES)
+        if self._is_open:
+            await self._writes.do(entry)
+        else:
+            await self.database.write(Batch([entry], self._owner.id, self._numbers).write)
+        return entry.user or User(user_id)
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
         """Enable or disable the user; return whether there is such a user."""

@@ -4,15 +4,28 @@ r"""Frames of a WebSocket as a server writes them: whole messages, unmasked (RFC
 b'\x81\x02hi'
 """
 
+from collections.abc import Sequence
+
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the two shorter headers
 _FINAL = 0x80  # the bit that marks a whole message
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
     """Return the payload as one whole frame."""
-    size = len(payload)
+    return _header(opcode, len(payload)) + payload
+
+
+def frames(opcode: int, payloads: Sequence[bytes]) -> bytes:
+    """Return each payload as one whole frame, all of them joined."""
+    parts: list[bytes] = []
+    for payload in payloads:
+        parts += _header(opcode, len(payload)), payload
+    return b"".join(parts)
+
+
+def _header(opcode: int, size: int) -> bytes:
     if size <= _SHORT:
-        return bytes((_FINAL | opcode, size)) + payload
+        return bytes((_FINAL | opcode, size))
     if size <= _MEDIUM:
-        return bytes((_FINAL | opcode, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((_FINAL | opcode, 127)) + size.to_bytes(8, "big") + payload
+        return bytes((_FINAL | opcode, 126, size >> 8, size & 0xFF))
+    return bytes((_FINAL | opcode, 127)) + size.to_bytes(8, "big")

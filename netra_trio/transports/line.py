@@ -21,9 +21,7 @@ import trio
 
 from netra_trio.errors import TransportClosed
 
-READ_BYTES = 64 * 1024  # at once: the most that a frame of the default size limit needs, and a half
-BUSY_BYTES = 64 * 1024  # read without waiting for any; then others have their turn
-LEAST_BYTES = 4 * 1024  # that a read counts for: each costs something, however little it finds
+READ_BYTES = 16 * 1024  # at once: a message of the default size limit, and what it holds up others
 TLS_PIECE = 16 * 1024  # bytes: one record; under TLS each has to leave within the send timeout
 EOF_SECONDS = 1.0  # to say over TLS that nothing more comes
 
@@ -87,23 +85,24 @@ class SocketLine:
         self.sock = sock
         self._buffer = memoryview(bytearray(READ_BYTES) if buffer is None else buffer)
         self._send_timeout = send_timeout
-        self._busy = 0
+        self._has_more = True
 
     async def read(self) -> bytes:
         """Wait for some bytes; none mean that no more will come."""
-        if self._busy >= BUSY_BYTES:
-            self._busy = 0
-            await trio.lowlevel.checkpoint()
+        if self._has_more:
+            await trio.lowlevel.checkpoint()  # others have their turn
+        else:
+            await self._wait(trio.lowlevel.wait_readable)
         while True:
             try:
                 size = self.sock.recv_into(self._buffer)
             except (BlockingIOError, InterruptedError):
-                self._busy = 0
                 await self._wait(trio.lowlevel.wait_readable)
             except OSError:
                 raise TransportClosed from None
             else:
-                self._busy += max(size, LEAST_BYTES)
+                # A buffer that is not full says that there is no more: to ask once more is dearer.
+                self._has_more = size == len(self._buffer)
                 return bytes(self._buffer[:size])
 
     async def write(self, data: bytes) -> None:

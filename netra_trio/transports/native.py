@@ -21,11 +21,13 @@ from websockets.protocol import SERVER, Protocol
 from netra_trio.codes import ABNORMAL
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.transports.frames import frame
+from netra_trio.transports.frames import frames as joined
 from netra_trio.transports.line import Line
 
 CONTROL_BYTES = 125  # the longest payload of a control frame (RFC 6455, 5.5)
 LINGER = 1.0  # seconds of reading on after a close of ours that the parser cannot see the answer to
 
+_TEXT = int(Opcode.TEXT)  # an enum's member is ten times slower to calculate with
 _INVALID_DATA = 1007  # RFC 6455, 7.4.1: a text that is not UTF-8
 
 _log = logging.getLogger("netra_trio.frames")
@@ -76,7 +78,7 @@ class NativeTransport:
 
     async def send(self, frames: Sequence[bytes]) -> None:
         """Send text frames, in one write."""
-        await self._write(b"".join([frame(Opcode.TEXT, payload) for payload in frames]))
+        await self._write(joined(_TEXT, frames))
 
     async def ping(self) -> None:
         """Send a protocol ping."""
