@@ -186,7 +186,7 @@ class Application:
                     transport(opening),
                     opening.identity,
                     acknowledging=opening.acknowledging,
-                    resume=opening.resume,
+                    wanted=opening.wanted,
                 )
         except Refused as refused:
             return http.refusal(refused.problem, hub.wall_clock(), request, path)

@@ -28,7 +28,7 @@ def features(settings: Settings) -> dict[str, Any]:
         "reconnection_supported": True,
         "rate_limiting": True,
         "message_queuing": True,
-        "resume": False,
+        "resume": settings.resume_window_ms > 0,
         "tickets": True,
     }
 
@@ -40,7 +40,7 @@ def connection_limits(settings: Settings) -> dict[str, Any]:
         "max_message_rate": settings.max_message_rate,
         "heartbeat_interval": settings.heartbeat_interval_ms,
         "max_message_size": settings.max_message_size,
-        "resume_window": 0,
+        "resume_window": settings.resume_window_ms,
     }
 
 

@@ -2,7 +2,7 @@
 
     async with open_hub(settings, agents=agents, store=store, verifier=verifier) as hub:
         with hub.seat():
-            await hub.serve(transport, identity, acknowledging=True, resume=resume)
+            await hub.serve(transport, identity, acknowledging=True)
 
 Leaving a context manager is the clean-up: nothing is unregistered by hand.
 """
@@ -11,9 +11,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
+from attrs import evolve
 
 from netra_trio.admission import RECONNECT_AFTER_MS
 from netra_trio.auth import Identity, Tickets, TokenVerifier
@@ -21,7 +23,7 @@ from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.connection.nursery import serve_connection
 from netra_trio.connection.state import Connection
 from netra_trio.discovery import connection_limits, features
-from netra_trio.errors import Refused, problem
+from netra_trio.errors import Problem, Refused, problem
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
 from netra_trio.interfaces import Store, Transport
 from netra_trio.protocol.codec import encode
@@ -30,12 +32,14 @@ from netra_trio.protocol.messages import (
     ResumeState,
     RunStatus,
     ServerDraining,
+    Verdict,
 )
 from netra_trio.runs import Agent
 from netra_trio.session import Session
+from netra_trio.sessions import Sessions, Wanted, resume
 from netra_trio.settings import Settings
 from netra_trio.stores.patient import PatientStore
-from netra_trio.users import User, Users
+from netra_trio.users import Endable, User, Users
 
 FULL_RETRY_MS = 5000  # of a client that found no seat: a place frees when somebody leaves
 CLOSING_SHARE = 0.25  # of the drain's time is kept for cancelling, flushing and closing
@@ -54,6 +58,7 @@ class Hub:
         verifier: Says whose a token is.
         tickets: The tickets that are out.
         wall_clock: Returns Unix seconds.
+        sessions: The sessions that are live.
     """
 
     def __init__(
@@ -74,8 +79,9 @@ class Hub:
         self._agents = agents
         self._nursery = nursery
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
-        self._sessions: dict[SessionId, Session] = {}
+        self.sessions = Sessions(settings)
         self._connections: dict[ConnectionId, Connection] = {}
+        self._lines: dict[SessionId, Connection] = {}  # the newest connection of each session
         self._seats = 0
         self._draining = False
         self._drained = trio.Event()
@@ -128,27 +134,50 @@ class Hub:
         identity: Identity,
         *,
         acknowledging: bool,
-        resume: ResumeState,
+        wanted: Wanted | None = None,
     ) -> EndReason:
         """Serve a connection that may come in, from its upgrade to its end; say why it ended.
 
         Cancelling aborts it.
 
+        Args:
+            transport: The line.
+            identity: Who it is.
+            acknowledging: Whether the client acknowledges events.
+            wanted: The session to go on with, None for a new one.
+
         Raises:
-            Refused: SERVER_DRAINING or CONNECTION_LIMIT_EXCEEDED, before the upgrade is answered.
+            Refused: SERVER_DRAINING, CONNECTION_LIMIT_EXCEEDED or BAD_REQUEST, before the upgrade
+                is answered.
         """
         self.check_open()
+        found = self.sessions.find(wanted, identity)
+        if found is not None and identity.is_anonymous:
+            identity = evolve(identity, user_id=found.user.id)
         user = self._users.get(identity.user_id, trio.current_time())
-        self._make_room(user)
-        session = Session(
-            user=user,
-            permissions=identity.permissions,
-            agents=self._agents,
-            store=self.store,
-            settings=self.settings,
-            acknowledging=acknowledging,
-            wall_clock=self.wall_clock,
-        )
+        replaced = None
+        # A number that was never written makes it a reset, which is one connection more.
+        if found is not None and wanted is not None and found.journal.knows(wanted.last_seq):
+            replaced = self._lines.get(found.id)
+        crowded_out = self._check_limit(user, replaced)
+        if found is not None and found.journal.acknowledging is not acknowledging:
+            kind = "offer netra.v1" if found.journal.acknowledging else "offer no subprotocol"
+            text = f"The session was opened in the other way; {kind} to go on with it."
+            raise Refused(problem(ErrorCode.BAD_REQUEST, text))
+        session, state = resume(found, wanted)
+        if session is None:
+            session = self._new_session(user, identity, acknowledging=acknowledging)
+        elif replaced is not None:
+            replaced.end(EndReason.TAKEN_OVER)
+        if crowded_out is not None:
+            fault = self._limit_problem(recoverable=False)
+            crowded_out.end(EndReason.EVICTED, fault)
+        return await self._serve(session, transport, identity, state)
+
+    async def _serve(
+        self, session: Session, transport: Transport, identity: Identity, state: ResumeState
+    ) -> EndReason:
+        """Attach a connection to its session and serve it."""
         connection = Connection(
             session=session,
             transport=transport,
@@ -158,17 +187,48 @@ class Hub:
             verifier=self.verifier,
             wall_clock=self.wall_clock,
         )
-        connection.outbox.offer(self._welcome(connection, resume))
-        user.connections.append(connection)
-        self._connections[connection.id] = connection
-        self._sessions[session.id] = session
-        self._nursery.start_soon(self._host, session, connection)
+        session.permissions = identity.permissions
+        connection.outbox.offer(self._welcome(connection, state))
+        session.journal.attach(connection.outbox)
+        session.user.connections.append(connection)
+        self._connections[connection.id] = self._lines[session.id] = connection
+        self.sessions.attach(session)
         try:
-            return await serve_connection(connection)
+            return await serve_connection(connection, verdict=state.verdict)
         finally:
             del self._connections[connection.id]
-            user.connections.remove(connection)
-            session.close()
+            session.user.connections.remove(connection)
+            if session.journal.detach(connection.outbox):
+                del self._lines[session.id]
+                if connection.frames_out or state.verdict in {Verdict.EXACT, Verdict.GAP}:
+                    self._lost(session, connection.reason)
+                else:  # nobody was told its id
+                    self.sessions.close(session, "never_opened")
+
+    def _lost(self, session: Session, reason: EndReason | None) -> None:
+        """Let a session wait for its next connection, unless its user may not come back."""
+        if reason is EndReason.USER_DISABLED:
+            self.sessions.close(session, "user_disabled")
+        elif self._draining:
+            self.sessions.close(session, "drained", RunStatus.INTERRUPTED)
+        else:
+            self.sessions.detach(session)
+
+    def _new_session(self, user: User, identity: Identity, *, acknowledging: bool) -> Session:
+        session = Session(
+            user=user,
+            permissions=identity.permissions,
+            agents=self._agents,
+            store=self.store,
+            settings=self.settings,
+            acknowledging=acknowledging,
+            wall_clock=self.wall_clock,
+            is_anonymous=identity.is_anonymous,
+            on_busy=self.sessions.note_busy,
+        )
+        self.sessions.add(session)
+        self._nursery.start_soon(self._host, session)
+        return session
 
     async def drain(self, reason: str = "restart") -> None:
         """Let nobody in, let runs finish, and close every connection with 1012.
@@ -188,9 +248,9 @@ class Hub:
         try:
             with trio.move_on_at(deadline):
                 async with trio.open_nursery() as nursery:
-                    for connection in list(self._connections.values()):
-                        drain = partial(self._drain_connection, grace=grace, patience=patience)
-                        nursery.start_soon(drain, connection, reason)
+                    for session in self.sessions:
+                        drain = partial(self._drain_session, grace=grace, patience=patience)
+                        nursery.start_soon(drain, session, reason)
         finally:
             _log.info("drained", aborted=len(self._connections))
             self.close()
@@ -204,33 +264,41 @@ class Hub:
         self._draining = True
         for connection in list(self._connections.values()):
             connection.abort()
-        for session in list(self._sessions.values()):
-            session.close(RunStatus.INTERRUPTED)
+        for session in self.sessions:
+            self.sessions.close(session, "closed", RunStatus.INTERRUPTED)
         self._drained.set()
 
     def statistics(self) -> dict[str, int]:
-        """Return how many seats, connections, sessions and users there are."""
+        """Return how many seats, connections, sessions, detached ones and users there are."""
         return {
             "seats": self._seats,
             "connections": len(self._connections),
-            "sessions": len(self._sessions),
+            **self.sessions.statistics(),
             "users": len(self._users),
         }
 
-    def _make_room(self, user: User) -> None:
-        """See that the user may have one more connection."""
-        limit = self.settings.max_connections_per_user
+    def _check_limit(self, user: User, replaced: Connection | None) -> Endable | None:
+        """Return the connection of a user that has to go for one more, if one has to.
+
+        Raises:
+            Refused: CONNECTION_LIMIT_EXCEEDED, where it is the new one.
+        """
         # One that is on its way out counts no more: whoever reconnects would evict a healthy one.
-        staying = [connection for connection in user.connections if connection.reason is None]
-        if len(staying) < limit:
-            return
-        text = f"A user may have {limit} connections at once."
+        staying = [
+            connection
+            for connection in user.connections
+            if connection.reason is None and connection is not replaced
+        ]
+        if len(staying) < self.settings.max_connections_per_user:
+            return None
         if self.settings.connection_limit_policy == "reject":
-            raise Refused(
-                problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, retry_after_ms=FULL_RETRY_MS)
-            )
-        fault = problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, recoverable=False)
-        staying[0].end(EndReason.EVICTED, fault)
+            raise Refused(self._limit_problem(retry_after_ms=FULL_RETRY_MS))
+        return staying[0]
+
+    def _limit_problem(self, **more: Any) -> Problem:
+        limit = self.settings.max_connections_per_user
+        text = f"A user may have {limit} connections at once."
+        return problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, **more)
 
     def _welcome(self, connection: Connection, resume: ResumeState) -> bytes:
         now = self.wall_clock()
@@ -246,33 +314,38 @@ class Hub:
         )
         return encode(established, now)
 
-    async def _host(self, session: Session, connection: Connection) -> None:
+    async def _host(self, session: Session) -> None:
         """Keep a session running; its fault ends it and its connection, and nothing else."""
         try:
             await session.serve()
         except* Exception as faults:
             error_id = new_error_id()
             _log.error("session_failed", error_id=error_id, exc_info=faults)
-            fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
-            connection.end(EndReason.INTERNAL, fault)
+            line = self._lines.get(session.id)
+            if line is not None:
+                fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
+                line.end(EndReason.INTERNAL, fault)
         finally:
-            del self._sessions[session.id]
+            self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
-    async def _drain_connection(
-        self, connection: Connection, reason: str, *, grace: float, patience: float
+    async def _drain_session(
+        self, session: Session, reason: str, *, grace: float, patience: float
     ) -> None:
         """Let runs go on until `grace` and end until `patience`, both on Trio's clock; close."""
-        session = connection.session
         session.drain()
+        line = self._lines.get(session.id)
         with trio.move_on_at(grace):
-            await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
+            if line is not None:
+                await line.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
             await session.wait_idle()
         session.interrupt()
         with trio.move_on_at(patience):
             await session.wait_idle()
         await session.abandon()
-        connection.end(EndReason.DRAINED)
-        await connection.ended.wait()
+        if line is not None:
+            line.end(EndReason.DRAINED)
+            await line.ended.wait()
+        self.sessions.close(session, "drained", RunStatus.INTERRUPTED)
 
 
 @asynccontextmanager
@@ -300,6 +373,8 @@ async def open_hub(
             wall_clock=wall_clock,
             nursery=nursery,
         )
+        nursery.start_soon(hub.sessions.expire)
+        nursery.start_soon(hub.sessions.reap)
         try:
             yield hub
         finally:

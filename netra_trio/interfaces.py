@@ -47,8 +47,10 @@ class Transport(Protocol):
         """
         ...
 
-    async def send(self, frames: Sequence[bytes]) -> None:
+    async def send(self, frames: Sequence[bytes]) -> bool:
         """Send text frames (UTF-8), in one write where the line allows it.
+
+        Returns whether it had to wait for the peer, who does not keep up then.
 
         Cancelling in mid-send ends the line: a part of a frame may be out.
 

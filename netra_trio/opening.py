@@ -19,8 +19,8 @@ from netra_trio.codes import ErrorCode
 from netra_trio.discovery import SUBPROTOCOL
 from netra_trio.errors import Refused, StoreUnavailable, problem, store_unavailable
 from netra_trio.hub import Hub
-from netra_trio.ids import UserId
-from netra_trio.protocol.messages import ResetReason, ResumeState, Verdict
+from netra_trio.ids import SessionId, UserId
+from netra_trio.sessions import Wanted
 from netra_trio.settings import Settings
 
 SESSION_ID_CHARACTERS = 128  # far above any id of ours; a longer one is no session's
@@ -72,7 +72,7 @@ class Opening:
 
     identity: Identity
     acknowledging: bool
-    resume: ResumeState
+    wanted: Wanted | None
 
     @property
     def subprotocol(self) -> str | None:
@@ -87,11 +87,11 @@ async def check_opening(request: Request, hub: Hub, *, now: float) -> Opening:
         Refused: With the first thing that is wrong.
     """
     acknowledging = _check_subprotocols(request.subprotocols)
-    resume = _check_resume(request.query)
+    wanted = _check_resume(request.query)
     check_origin(request, hub.settings)
     identity = await _identify(request, hub, _credentials(request, hub.settings), now)
     await check_user_exists(identity, hub)
-    return Opening(identity, acknowledging, resume)
+    return Opening(identity, acknowledging, wanted)
 
 
 async def check_ticket_request(request: Request, hub: Hub, *, now: float) -> Identity:
@@ -157,7 +157,7 @@ def _check_subprotocols(offered: tuple[str, ...]) -> bool:
     return True
 
 
-def _check_resume(query: Mapping[str, list[str]]) -> ResumeState:
+def _check_resume(query: Mapping[str, list[str]]) -> Wanted | None:
     sessions, seqs = query.get("session_id", []), query.get("last_seq", [])
     if len(sessions) > 1 or len(seqs) > 1:
         raise _bad_request("session_id and last_seq may be given once each.")
@@ -166,10 +166,10 @@ def _check_resume(query: Mapping[str, list[str]]) -> ResumeState:
     if seqs and not _NUMBER.fullmatch(seqs[0]):
         raise _bad_request("last_seq: expected an integer from 0.")
     if not sessions:
-        return ResumeState(Verdict.NEW)
+        return None
     if not 1 <= len(sessions[0]) <= SESSION_ID_CHARACTERS:
         raise _bad_request(f"session_id: expected 1 to {SESSION_ID_CHARACTERS} characters.")
-    return ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
+    return Wanted(SessionId(sessions[0]), int(seqs[0]) if seqs else 0)
 
 
 def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 import trio
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 from orjson import Fragment, dumps, loads
 
 from netra_trio.codes import ErrorCode
@@ -263,6 +263,7 @@ class Ending:
         result: What the agent returned, or what it emitted, as JSON.
         error: The error's body, of a run that failed or timed out.
         duration: Seconds from the first `agent_started`.
+        abandoned: Whether a task of it goes on.
     """
 
     status: RunStatus
@@ -270,6 +271,7 @@ class Ending:
     truncated: bool = False
     error: JsonObject | None = None
     duration: float = 0.0
+    abandoned: bool = False
 
 
 class Output:
@@ -328,11 +330,23 @@ class Execution:
         self.has_ended = False
         self._started = inf
         self._deadline = inf
+        self._stopped_at = inf
+
+    @property
+    def cut_off_at(self) -> float:
+        """When it was stopped or its time was over, on Trio's clock; `inf` for not yet."""
+        return min(self._stopped_at, self._deadline) if self._is_cut_off else inf
+
+    def abandoned(self) -> Ending:
+        """Return how a run ends whose tasks do not."""
+        self.output.close()
+        return evolve(self._cut_off(), abandoned=True)
 
     def stop(self, status: RunStatus) -> None:
         """Cancel the run, to end with `status`; the first one that stops it names the end."""
         if not self._is_cut_off:
             self.stopped = status
+            self._stopped_at = trio.current_time()
         if self._scope is not None:
             self._scope.cancel()
 

@@ -1,11 +1,11 @@
-"""A session: the nursery that outlives a socket, with the numbers, the log and the runs.
+"""A session: the nursery that outlives a socket, with its inbox, its queue and its runs.
 
 The reader of a connection offers messages to the inbox. The session's own task takes them out one
 by one, records each, confirms it, and lets the schedule say when its run starts. Runs are tasks in
-the session's nursery. Whatever is said goes into the log, from which the connection's writer takes
-it: the outbox only carries the bell.
+the session's nursery. Whatever is said goes into the journal, from which the writer of whatever
+connection there is takes it.
 
-    inbox ──► admit: decide, record, confirm ──► schedule ──► runs ──► log ──► writer
+    inbox ──► admit: decide, record, confirm ──► schedule ──► runs ──► journal ──► writer
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +30,7 @@ from netra_trio.admission import (
     run_spec,
     too_fast,
 )
-from netra_trio.errors import KeyConflict, Problem, Refused, StoreUnavailable
+from netra_trio.errors import KeyConflict, Refused, StoreUnavailable
 from netra_trio.ids import (
     CorrelationId,
     RunId,
@@ -40,13 +40,11 @@ from netra_trio.ids import (
     new_thread_id,
 )
 from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
-from netra_trio.outbox import Outbox
-from netra_trio.protocol.codec import Encoded, encode_event, encode_problem, payload_of
-from netra_trio.protocol.log import EventLog
+from netra_trio.journal import Journal
+from netra_trio.protocol.codec import Encoded, payload_of
 from netra_trio.protocol.messages import (
     AgentCompleted,
     Confirmation,
-    Event,
     MessageConfirmed,
     OnBusy,
     RunStatus,
@@ -70,6 +68,7 @@ FOLLOW_SECONDS = 1.0  # between looks at a run of another server; doubles with e
 FOLLOW_MAX_SECONDS = 10.0  # at most: as often as servers look at each other
 END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is told, section 3
 DRAIN_STORE_SHARE = 1 / 16  # of a drain's time instead: half of what is left for ends to be told
+ABANDON_SECONDS = 2.0  # that tasks have to end in, once they are cancelled: a clean-up's time
 LEAN_RESULT_BYTES = 16 * 1024  # of an end while the log is over its bytes, section 4
 
 _log = structlog.get_logger(__name__)
@@ -94,6 +93,12 @@ class Session:
         settings: The limits.
         acknowledging: Whether the client acknowledges events.
         wall_clock: Returns Unix seconds.
+        is_anonymous: Whether its user has no other name than this session.
+        on_busy: Called when the first of its runs begins to wait or to work.
+
+    Attributes:
+        id: Its id, which is not to be guessed.
+        journal: What it says, and who reads it.
     """
 
     def __init__(
@@ -106,28 +111,25 @@ class Session:
         settings: Settings,
         acknowledging: bool,
         wall_clock: Callable[[], float],
+        is_anonymous: bool = False,
+        on_busy: Callable[["Session"], None] = lambda _: None,
     ) -> None:
         self.id = new_session_id()
         self.user = user
-        self.log = EventLog(
-            max_events=settings.replay_events,
-            max_bytes=settings.replay_bytes,
-            acknowledging=acknowledging,
-        )
+        self.is_anonymous = is_anonymous
+        self.journal = Journal(settings, acknowledging=acknowledging, wall_clock=wall_clock)
         self.permissions = permissions
         self._agents = agents
         self._store = store
         self._settings = settings
-        self._acknowledging = acknowledging
         self._wall_clock = wall_clock
         self._default_thread = new_thread_id()
-        self._outbox: Outbox | None = None
-        self._room = trio.lowlevel.ParkingLot()
         self._schedule = Schedule(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
         self._executions: dict[RunId, tuple[Execution, NewMessage]] = {}
         self._followed: dict[RunId, trio.CancelScope] = {}
         self._idle = trio.Event()
         self._idle.set()
+        self._on_busy = on_busy
         self._draining = False
         self._closing: RunStatus | None = None
         self._nap = trio.CancelScope()
@@ -136,17 +138,6 @@ class Session:
         self._context = copy_context()
 
     # What a connection does with its session. None of it waits.
-
-    def attach(self, outbox: Outbox) -> None:
-        """Let this socket's writer be told of news."""
-        self._outbox = outbox
-        if self.log.has_pending:
-            outbox.ring()
-
-    def detach(self, outbox: Outbox) -> None:
-        """Forget the socket, if it is still the session's."""
-        if self._outbox is outbox:
-            self._outbox = None
 
     def offer(self, message: WorkMessage, correlation_id: CorrelationId | None) -> None:
         """Take a message into the inbox.
@@ -157,51 +148,13 @@ class Session:
         if self._draining or self._closing is not None:
             raise draining()
         check_agent(message, self._agents)
-        if not self.log.reserve():
+        if not self.journal.log.reserve():
             raise queue_full("too many messages whose end you have not acknowledged")
         try:
             self._offer_work.send_nowait(_Work(message, correlation_id))
         except trio.WouldBlock:
-            self.log.release()
+            self.journal.log.release()
             raise queue_full(f"{INBOX} messages wait to be looked at") from None
-
-    def acknowledge(self, seq: int) -> None:
-        """Let go of every event up to `seq`.
-
-        Raises:
-            ValueError: If `seq` was never written.
-        """
-        if self._acknowledging and self.log.acknowledge(seq):
-            self._room.unpark_all()
-
-    def take(self, *, max_bytes: int) -> list[bytes]:
-        """Return the next events for the socket, encoded."""
-        entries = self.log.take(max_bytes=max_bytes)
-        if entries and not self._acknowledging:
-            self._room.unpark_all()
-        return [encode_event(e.event, e.timestamp, e.correlation_id, e.seq) for e in entries]
-
-    # What runs do with their session.
-
-    async def wait_for_room(self, size: int) -> None:
-        """Wait until an event of `size` bytes fits; cancelling is safe."""
-        if self.log.has_room(size):
-            await trio.lowlevel.checkpoint_if_cancelled()
-        while not self.log.has_room(size):
-            await self._room.park()
-
-    def append(
-        self,
-        event: Event | Encoded,
-        size: int,
-        correlation_id: CorrelationId,
-        *,
-        reserved: bool = False,
-    ) -> None:
-        """Put an event into the log and tell the socket, if there is one."""
-        self.log.append(event, size, reserved, self._wall_clock(), correlation_id)
-        if self._outbox is not None:
-            self._outbox.ring()
 
     # The session's life.
 
@@ -258,19 +211,43 @@ class Session:
         """Wait until no run is active or waits."""
         await self._idle.wait()
 
-    async def abandon(self) -> None:
-        """Write the end of every run that has not ended, whatever its tasks still do.
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is active or waits."""
+        return self._idle.is_set()
 
-        Nothing of such a run is written any more: its way out is closed.
+    @property
+    def is_closing(self) -> bool:
+        """Whether it has come to its end."""
+        return self._closing is not None
+
+    def abandon_overdue(self) -> None:
+        """Write the end of every run that was cut off and whose tasks do not end.
+
+        Nothing of such a run is written any more: its way out is closed. Its tasks are still there,
+        for the one reason there is: they wait for a thread, or shield themselves.
         """
+        now = trio.current_time()
+        for execution, new in list(self._executions.values()):
+            if now >= execution.cut_off_at + ABANDON_SECONDS and not execution.has_ended:
+                self._spawn(self._abandon, execution, new)
+
+    async def abandon(self) -> None:
+        """Write the end of every run that has not ended, whatever its tasks still do."""
         async with trio.open_nursery() as nursery:
             for run_id in self._schedule.active:
                 execution, new = self._executions.get(RunId(run_id), (None, None))
-                if execution is not None and new is not None:
-                    nursery.start_soon(self._end, execution, new, Ending(RunStatus.INTERRUPTED))
+                if execution is not None and new is not None and not execution.has_ended:
+                    nursery.start_soon(self._abandon, execution, new)
             # One that ended by itself a moment ago may still be on its way to the store.
             with trio.move_on_after(self._end_store_seconds()):
                 await self._idle.wait()
+
+    async def _abandon(self, execution: Execution, new: NewMessage) -> None:
+        _log.warning("run_abandoned", run_id=new.run_id, agent=new.agent_name)
+        await self._end(execution, new, execution.abandoned())
+        self._schedule.ended(new.run_id)
+        self._start_due(trio.current_time())
 
     def close(self, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End the session: its runs end with `status`, then its task ends."""
@@ -288,7 +265,7 @@ class Session:
 
     def statistics(self) -> dict[str, int]:
         """Return how many runs are active and wait, and how far the log is."""
-        return {**self._schedule.statistics(), "last_seq": self.log.last}
+        return {**self._schedule.statistics(), "last_seq": self.journal.log.last}
 
     # From a message to its run.
 
@@ -299,10 +276,10 @@ class Session:
             known, turn = await self._record(new, work.message)
         except BaseException as error:
             self._forget(new.run_id)
-            self.log.release()
+            self.journal.log.release()
             if not isinstance(error, Refused):
                 raise
-            await self._tell(error.problem, work.correlation_id)
+            await self.journal.tell(error.problem, work.correlation_id)
             return
         if known is not None:
             self._forget(new.run_id)
@@ -328,9 +305,10 @@ class Session:
             agent=self._agents[new.agent_name],
             agent_timeout_ms=self._settings.agent_timeout_ms,
         )
-        execution = Execution(spec, self, self._store, self._wall_clock)
+        execution = Execution(spec, self.journal, self._store, self._wall_clock)
         if not self._executions:
             self._idle = trio.Event()
+            self._on_busy(self)
         self._executions[new.run_id] = (execution, new)
         self.user.runs[new.run_id] = LiveRun(stop=lambda: self._stop(new.run_id))
         return new, execution
@@ -412,18 +390,20 @@ class Session:
         )
         live = self.user.runs.get(known.run_id)
         if self._closing is not None:
-            self.log.release(1)  # nobody is left to be told
+            self.journal.log.release(1)  # nobody is left to be told
         elif known.completed is not None:
-            self._copy_end(known.completed, new.correlation_id)
+            self._copy_end(known.run_id, known.completed, new.correlation_id)
         elif known.run_id in self._executions or known.run_id in self._followed:
-            self.log.release(1)  # its end will come here already
+            self.journal.log.release(1)  # its end will come here already
         elif live is None:
             self._followed[known.run_id] = trio.CancelScope()
             self._spawn(self._follow, known.run_id, new)
         elif self.id in live.watchers:
-            self.log.release(1)
+            self.journal.log.release(1)
         else:
-            live.watchers[self.id] = lambda end: self._copy_end(end.completed, new.correlation_id)
+            live.watchers[self.id] = lambda end: self._copy_end(
+                end.run_id, end.completed, new.correlation_id
+            )
 
     async def _follow(self, run_id: RunId, new: NewMessage) -> None:
         """Ask for the end of a run that another server has at work, until it is there."""
@@ -444,18 +424,18 @@ class Session:
         except KeyConflict:
             known = None
         if known is None:  # history is not kept that long
-            self.log.release(1)
+            self.journal.log.release(1)
         elif known.completed is None:
             return False
         else:
-            self._copy_end(known.completed, new.correlation_id)
+            self._copy_end(known.run_id, known.completed, new.correlation_id)
         return True
 
-    def _copy_end(self, completed: bytes, correlation_id: CorrelationId) -> None:
-        if self.log.is_over_bytes:
+    def _copy_end(self, run_id: RunId, completed: bytes, correlation_id: CorrelationId) -> None:
+        if self.journal.log.is_over_bytes:
             completed = _lean_copy(completed)
-        event = Encoded(AgentCompleted.TYPE, completed)
-        self.append(event, len(completed), correlation_id, reserved=True)
+        event = Encoded(AgentCompleted.TYPE, run_id, completed)
+        self.journal.append(event, len(completed), correlation_id, reserved=True)
 
     def _schedule_run(
         self, new: NewMessage, execution: Execution, turn: float, on_busy: OnBusy
@@ -477,10 +457,12 @@ class Session:
     def _confirm_run(self, new: NewMessage, position: int | None) -> None:
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
         confirmed = MessageConfirmed(new.message_id, new.run_id, new.thread_id, status, position)
+        if self.journal.transcript is not None:
+            self.journal.transcript.begin(new.run_id, new.thread_id, new.correlation_id)
         self._confirm(confirmed, new.correlation_id)
 
     def _confirm(self, confirmed: MessageConfirmed, correlation_id: CorrelationId) -> None:
-        self.append(confirmed, 0, correlation_id, reserved=True)
+        self.journal.append(confirmed, 0, correlation_id, reserved=True)
 
     # From a run to its end.
 
@@ -505,6 +487,7 @@ class Session:
     async def _perform(self, execution: Execution, new: NewMessage) -> None:
         """Run an agent: whatever happens, its end is written, once."""
         bind_contextvars(run_id=new.run_id)
+        self._note(new.run_id, RunStatus.RUNNING)
         ending = Ending(RunStatus.INTERRUPTED)
         try:
             ending = await execution.execute()
@@ -536,7 +519,7 @@ class Session:
             return
         execution.has_ended = True
         execution.output.close()
-        if self.log.is_over_bytes:
+        if self.journal.log.is_over_bytes:
             ending = _lean(ending)
         completed = AgentCompleted(
             new.run_id,
@@ -545,6 +528,7 @@ class Session:
             None if ending.result is None else Fragment(ending.result),
             ending.error,
             ending.truncated or None,
+            ending.abandoned or None,
         )
         # A copy of its own size: what orjson returns keeps 4 KiB, and this one stays in the log.
         data = bytes(memoryview(dumps(payload_of(completed))))
@@ -564,9 +548,9 @@ class Session:
                 await self._store.end_run(end)
         finally:
             live = self._forget(new.run_id)
-            self.append(
-                Encoded(AgentCompleted.TYPE, data), len(data), new.correlation_id, reserved=True
-            )
+            self._note(new.run_id, ending.status)
+            event = Encoded(AgentCompleted.TYPE, new.run_id, data)
+            self.journal.append(event, len(data), new.correlation_id, reserved=True)
             for watcher in live.watchers.values():
                 watcher(end)
             _log.info("run_ended", run_id=new.run_id, status=ending.status)
@@ -577,10 +561,9 @@ class Session:
             return END_STORE_TIMEOUT
         return min(END_STORE_TIMEOUT, self._settings.drain_timeout_ms / 1000 * DRAIN_STORE_SHARE)
 
-    async def _tell(self, fault: Problem, correlation_id: CorrelationId | None) -> None:
-        """Send an error; without a socket nobody is there to be told, and asks again."""
-        if self._outbox is not None:
-            await self._outbox.put(encode_problem(fault, self._wall_clock(), correlation_id))
+    def _note(self, run_id: RunId, status: RunStatus) -> None:
+        if self.journal.transcript is not None:
+            self.journal.transcript.note(run_id, status)
 
 
 def _lean(ending: Ending) -> Ending:

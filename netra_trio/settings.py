@@ -227,6 +227,24 @@ class Settings:
             "the agent waits",
         ),
     )
+    resume_window_ms: int = field(
+        default=120_000,
+        metadata=_row(
+            "WEBSOCKET_RESUME_WINDOW",
+            Whole(0, _DAY, _TIME),
+            "how long a session outlives its connection; 0 turns resume off",
+            "its runs end `cancelled`",
+        ),
+    )
+    max_sessions_per_user: int = field(
+        default=20,
+        metadata=_row(
+            "WEBSOCKET_MAX_SESSIONS_PER_USER",
+            Whole(1, _COUNT_MAX, "sessions"),
+            "sessions of one user, with and without a connection",
+            "the oldest one without a connection ends",
+        ),
+    )
     jwt_secret_key: str | None = field(
         default=None,
         repr=False,
@@ -315,20 +333,6 @@ class Settings:
 
 TABLE: dict[str, Setting] = {row.name: row.metadata["setting"] for row in fields(Settings)}
 """Every setting by the name of its field."""
-
-NOT_YET = (
-    Setting(
-        "WEBSOCKET_RESUME_WINDOW",
-        Whole(0, _DAY, _TIME),
-        "how long a session outlives its connection; 0 turns resume off",
-    ),
-    Setting(
-        "WEBSOCKET_MAX_SESSIONS_PER_USER",
-        Whole(1, _COUNT_MAX, "sessions"),
-        "sessions of one user, with and without a connection",
-    ),
-)
-"""Settings of the contract that are read and checked, but that nothing follows yet."""
 
 STOPS = {
     "REDIS_URL": "there is no broker yet: unset it",
@@ -478,13 +482,7 @@ def _algorithms(settings: Settings) -> tuple[str, ...]:
 
 
 def _faults_of_later(given: Mapping[str, str]) -> Iterator[str]:
-    """Judge the settings of the contract that this version does not follow."""
-    for row in NOT_YET:
-        if row.env in given:
-            try:
-                row.read(given[row.env])
-            except ValueError as error:
-                yield str(error)
+    """Judge what stops the start as long as this version does not follow it."""
     for name, mend in STOPS.items():
         if name in given:
             yield fault(name, "a value (kept secret)", "none", mend)
@@ -501,16 +499,12 @@ def _warnings(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
         )
     if settings.environment != DEVELOPMENT and (settings.database_url or "").startswith("sqlite:"):
         yield "DATABASE_URL: SQLite serves one process on one machine; for more use postgresql://"
-    for row in NOT_YET:
-        # A 0 asks for what there is anyway: no resume.
-        if row.env in given and row.read(given[row.env]):
-            yield f"{row.env}: resume is not available yet, so this has no effect"
     for name in sorted(given):
         if name.startswith("WEBSOCKET_") and name not in _KNOWN:
             yield f"{_shown_name(name)}: no such setting, so it has no effect{_did_you_mean(name)}"
 
 
-_KNOWN = {row.env for row in (*TABLE.values(), *NOT_YET)} | set(STOPS)
+_KNOWN = {row.env for row in TABLE.values()} | set(STOPS)
 
 
 def _did_you_mean(name: str) -> str:

@@ -53,17 +53,20 @@ class User:
     Attributes:
         window: The rate of the user's messages.
         connections: The user's open connections, oldest first.
+        sessions: The user's sessions, with and without a connection.
         runs: The user's runs that have not ended.
     """
 
     id: UserId
     window: SlidingWindow
     connections: list[Endable] = field(factory=list)
+    sessions: set[SessionId] = field(factory=set)
     runs: dict[RunId, LiveRun] = field(factory=dict)
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing would be lost by forgetting this user."""
-        return not self.connections and not self.runs and self.window.is_idle(now)
+        in_use = self.connections or self.sessions or self.runs
+        return not in_use and self.window.is_idle(now)
 
 
 class Users:

@@ -13,7 +13,6 @@ LADDER = (  # from the bottom up
     {
         "protocol.messages",
         "protocol.text",
-        "protocol.log",
         "protocol.schedule",
         "protocol.ratelimit",
         "protocol.liveness",
@@ -24,6 +23,7 @@ LADDER = (  # from the bottom up
     },
     {
         "protocol.codec",
+        "protocol.log",
         "_kept_secret",
         "_setting_kinds",
         "interfaces",
@@ -36,6 +36,7 @@ LADDER = (  # from the bottom up
     },
     {
         "settings",
+        "protocol.transcript",
         "jwks",
         "outbox",
         "observe.redact",
@@ -49,6 +50,7 @@ LADDER = (  # from the bottom up
     {"auth", "runs", "users", "discovery", "observe.render", "agents.calculator", "agents.clock"},
     {
         "admission",
+        "journal",
         "stores.memory",
         "stores.patient",
         "stores.sql",
@@ -60,7 +62,7 @@ LADDER = (  # from the bottom up
         "agents.questions",
     },
     {"session", "agents.demo", "agents.echo", "host"},
-    {"connection.state"},
+    {"connection.state", "sessions"},
     {"connection.reader", "connection.writer", "connection.heartbeat"},
     {"connection.nursery"},
     {"hub"},

@@ -15,7 +15,6 @@ from netra_trio._setting_kinds import MAX_SHOWN, Choice, Flag, Whole
 from netra_trio.errors import SettingsError
 from netra_trio.settings import (
     KEY_SERVER_ALGORITHMS,
-    NOT_YET,
     SECRET_SOURCE,
     STOPS,
     TABLE,
@@ -48,7 +47,7 @@ def faults(directory: Path, environ: dict[str, str]) -> list[str]:
 
 
 def test_the_table_has_every_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 27
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 29
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in WHOLES), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in WHOLES)
@@ -147,7 +146,7 @@ def test_a_flag_takes_every_word_in_any_case(tmp_path: Path, name: str, row: obj
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_a_blank_is_unset(tmp_path: Path, blank: str) -> None:
-    every = [row.env for row in (*TABLE.values(), *NOT_YET)]
+    every = [row.env for row in TABLE.values()]
     environ = {**dict.fromkeys([*every, *STOPS, "WEBSOCKET_WRONG"], blank), **KEY}
     assert load(environ, directory=tmp_path) == loaded(tmp_path)
 
@@ -503,27 +502,6 @@ def test_what_stops_the_start(tmp_path: Path, name: str, environment: str) -> No
     environ = {**STRICT, "ENVIRONMENT": environment, name: "https://:hunter2@h"}
     (line,) = faults(tmp_path, environ)
     assert line == f"{name}: got a value (kept secret), expected none; {STOPS[name]}"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "outcome"),
-    [
-        ("WEBSOCKET_RESUME_WINDOW", "0", "silent"),
-        ("WEBSOCKET_RESUME_WINDOW", "1", "warning"),
-        ("WEBSOCKET_RESUME_WINDOW", "-1", "fault"),
-        ("WEBSOCKET_RESUME_WINDOW", "long", "fault"),
-        ("WEBSOCKET_MAX_SESSIONS_PER_USER", "1", "warning"),
-        ("WEBSOCKET_MAX_SESSIONS_PER_USER", "0", "fault"),
-    ],
-)
-def test_settings_of_a_later_version(tmp_path: Path, name: str, text: str, outcome: str) -> None:
-    if outcome == "fault":
-        (line,) = faults(tmp_path, {**KEY, name: text})
-        assert line.startswith(f"{name}: got '{text}', expected a whole number")
-    else:
-        warnings = loaded(tmp_path, **{name: text}).warnings
-        expected = (f"{name}: resume is not available yet, so this has no effect",)
-        assert warnings == (() if outcome == "silent" else expected)
 
 
 @pytest.mark.parametrize(

@@ -18,26 +18,25 @@ from netra_trio.connection.state import CLOSE_WAIT, Connection
 from netra_trio.connection.writer import finish, write
 from netra_trio.errors import TransportClosed, problem
 from netra_trio.ids import new_error_id
+from netra_trio.protocol.messages import Verdict
 
 _log = structlog.get_logger(__name__)
 
 
-async def serve_connection(connection: Connection) -> EndReason:
+async def serve_connection(connection: Connection, *, verdict: Verdict = Verdict.NEW) -> EndReason:
     """Serve one connection to its end and say why it ended; no exception of it comes out.
 
     Cancelling aborts it: no close frame is sent.
     """
     session = connection.session
     bind_contextvars(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
-    _log.info("connection_opened")
+    _log.info("connection_opened", verdict=verdict)
     started = trio.current_time()
-    connection.session.attach(connection.outbox)
     try:
         with connection.scope:
             await _run(connection)
     finally:
         connection.end(EndReason.ABORTED)
-        connection.session.detach(connection.outbox)
         connection.ended.set()
         reason = connection.reason or EndReason.ABORTED
         _log.info(

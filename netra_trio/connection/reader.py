@@ -132,11 +132,11 @@ class Reader:
 
     async def ack(self, frame: Frame) -> None:
         """Let the session's log go on."""
-        session, seq = self._connection.session, frame.message.seq
+        journal, seq = self._connection.session.journal, frame.message.seq
         try:
-            session.acknowledge(seq)
+            journal.acknowledge(seq)
         except ValueError:
-            expected = f"at most {session.log.written}, the last number sent"
+            expected = f"at most {journal.log.written}, the last number sent"
             text = f"$.payload.seq: expected {expected}, got {seq}"
             fault = problem(ErrorCode.VALIDATION_ERROR, text)
             raise BadFrame(fault, frame.correlation_id) from None

@@ -18,22 +18,23 @@ async def write(connection: Connection) -> None:
     Raises:
         TransportClosed: If the line is gone before that.
     """
-    transport, session, outbox = connection.transport, connection.session, connection.outbox
+    transport, outbox = connection.transport, connection.outbox
+    journal, lags = connection.session.journal, False
     await transport.accept()
     while True:
         try:
             frames = await outbox.wait()
         except trio.EndOfChannel:
             break
-        frames += session.take(max_bytes=WRITE_BYTES)
+        frames += journal.take(outbox, max_bytes=WRITE_BYTES, lags=lags)
         if frames:
             connection.frames_out += len(frames)
-            await transport.send(frames)
+            lags = await transport.send(frames)
             frames = []  # while it waits for the next ones, nobody needs these
         if connection.ping_due:
             connection.ping_due = False
             await transport.ping()
-        if session.log.has_pending:
+        if journal.has_pending(outbox):
             outbox.ring()
     await finish(connection)
 
@@ -51,7 +52,8 @@ async def finish(connection: Connection) -> None:
     connection.is_finishing = True
     transport, reason = connection.transport, connection.reason
     if reason is EndReason.DRAINED:
-        while frames := connection.session.take(max_bytes=WRITE_BYTES):
+        journal = connection.session.journal
+        while frames := journal.take(connection.outbox, max_bytes=WRITE_BYTES):
             connection.frames_out += len(frames)
             await transport.send(frames)
     if connection.last_words is not None:

@@ -27,7 +27,7 @@ from cattrs.preconf.orjson import make_converter
 
 from netra_trio.codes import ErrorCode
 from netra_trio.errors import NetraError, Problem, problem
-from netra_trio.ids import CorrelationId
+from netra_trio.ids import CorrelationId, RunId
 from netra_trio.protocol.messages import (
     CORRELATION_ID_CHARACTERS,
     INBOUND,
@@ -70,9 +70,10 @@ class BadFrame(NetraError):
 
 @frozen
 class Encoded:
-    """A message whose payload is JSON already, such as the copy of a run's end."""
+    """A message whose payload is JSON already: the end of a run, or a copy of it."""
 
     TYPE: str
+    run_id: RunId
     payload: bytes
 
 
@@ -246,11 +247,15 @@ def encode(
 
 
 def encode_event(
-    event: Event | Encoded, timestamp: float, correlation_id: str | None, seq: int
+    event: Event | Encoded,
+    timestamp: float,
+    correlation_id: str | None,
+    seq: int,
+    seq_from: int | None = None,
 ) -> bytes:
     """Encode an event for the wire: as `encode`, and fast for the deltas that most events are."""
-    if type(event) is not PartialResult:
-        return encode(event, timestamp, correlation_id, seq=seq)
+    if type(event) is not PartialResult or seq_from is not None:
+        return encode(event, timestamp, correlation_id, seq=seq, seq_from=seq_from)
     return orjson.dumps(
         {
             "type": "partial_result",

@@ -64,6 +64,8 @@ class Verdict(StrEnum):
     """What a connection's session is to the one the client asked for."""
 
     NEW = "new"
+    EXACT = "exact"
+    GAP = "gap"
     RESET = "reset"
 
 
@@ -71,6 +73,7 @@ class ResetReason(StrEnum):
     """Why a session could not be resumed."""
 
     UNKNOWN = "unknown"
+    AHEAD = "ahead"
 
 
 class ExpectationError(ValueError):
@@ -227,7 +230,7 @@ class ResumeState:
     """What the session of a new connection is to the one that was asked for.
 
     Attributes:
-        verdict: New, or a reset with its `reason`.
+        verdict: How much of it there is; a reset has a `reason`.
         replayed: How many numbers come out of the log.
         last_seq: The number after which events follow on this socket.
         runs: Runs that the client does not know the end of.
@@ -396,7 +399,11 @@ class ToolCompleted:
 
 @frozen
 class AgentCompleted:
-    """The one end of a run: nothing of it comes after."""
+    """The one end of a run: nothing of it comes after.
+
+    Attributes:
+        abandoned: True where a task of it did not obey its cancellation, and may still be at work.
+    """
 
     TYPE: ClassVar[str] = "agent_completed"
     run_id: RunId
@@ -405,6 +412,7 @@ class AgentCompleted:
     result: Any = None
     error: JsonObject | None = None
     truncated: bool | None = None
+    abandoned: bool | None = None
 
 
 Event = (

@@ -121,8 +121,8 @@ class Schedule:
         return min((w.turn for w in self._waiting if w.turn > now), default=inf)
 
     def ended(self, run: str) -> None:
-        """Forget an active run."""
-        del self._active[run]
+        """Forget an active run; one that was abandoned ends once more."""
+        self._active.pop(run, None)
 
     def withdraw(self, run: str) -> bool:
         """Forget a waiting run; return whether it waited."""

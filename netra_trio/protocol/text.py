@@ -37,6 +37,13 @@ def cut_text(text: str, limit: int) -> tuple[str, bool]:
     return data[:limit].decode(errors="ignore"), True
 
 
+def cut_front(text: str, limit: int) -> str:
+    """Return the end of a text, as much of it as has at most `limit` bytes in UTF-8."""
+    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
+        return text
+    return data[len(data) - limit :].decode(errors="ignore")
+
+
 def cut_json(value: Any, limit: int) -> tuple[bytes, bool]:
     """Return a value as JSON of at most `limit` bytes, and whether it was cut for that.
 

@@ -12,6 +12,7 @@ import trio
 
 from netra_trio.codes import NO_STATUS
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.transports.line import LAG_SECONDS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -69,13 +70,15 @@ class AsgiTransport:
             raise MessageTooBig
         return None
 
-    async def send(self, frames: Sequence[bytes]) -> None:
-        """Send text frames, in one write where the host can."""
+    async def send(self, frames: Sequence[bytes]) -> bool:
+        """Send text frames, in one write where the host can; return whether that took a while."""
+        begun = trio.current_time()
         if self._has_extras:
             await self._put({"type": "netra_trio.send", "frames": frames})
-            return
-        for frame in frames:
-            await self._put({"type": "websocket.send", "text": frame.decode()})
+        else:
+            for frame in frames:
+                await self._put({"type": "websocket.send", "text": frame.decode()})
+        return trio.current_time() - begun > LAG_SECONDS
 
     async def ping(self) -> None:
         """Send a protocol ping, where the host can."""

@@ -23,6 +23,7 @@ from netra_trio.errors import TransportClosed
 
 READ_BYTES = 16 * 1024  # at once: a message of the default size limit, and what it holds up others
 TLS_PIECE = 16 * 1024  # bytes: one record; under TLS each has to leave within the send timeout
+LAG_SECONDS = 0.01  # of a write over a stream that does not tell: the peer had to be waited for
 EOF_SECONDS = 1.0  # to say over TLS that nothing more comes
 
 
@@ -37,8 +38,8 @@ class Line(Protocol):
         """
         ...
 
-    async def write(self, data: bytes) -> None:
-        """Write all of it, without a checkpoint if it is taken at once.
+    async def write(self, data: bytes) -> bool:
+        """Write all of it, without a checkpoint if it is taken at once; return if it was not.
 
         Cancelling in the middle cuts the line: a part may be out.
 
@@ -105,15 +106,17 @@ class SocketLine:
                 self._has_more = size == len(self._buffer)
                 return bytes(self._buffer[:size])
 
-    async def write(self, data: bytes) -> None:
-        """Write all of it, without a checkpoint if it is taken at once."""
+    async def write(self, data: bytes) -> bool:
+        """Write all of it, without a checkpoint if it is taken at once; return if it was not."""
         sent = self._send(data)
-        if sent < len(data):
-            try:
-                await self._write_rest(memoryview(data)[sent:])
-            except trio.Cancelled:
-                self.cut()  # half a frame may be out: what follows could not be read
-                raise
+        if sent == len(data):
+            return False
+        try:
+            await self._write_rest(memoryview(data)[sent:])
+        except trio.Cancelled:
+            self.cut()  # half a frame may be out: what follows could not be read
+            raise
+        return True
 
     async def end(self) -> None:
         """Say that nothing more comes."""
@@ -179,9 +182,9 @@ class StreamLine:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise TransportClosed from None
 
-    async def write(self, data: bytes) -> None:
-        """Write all of it, a piece at a time."""
-        pieces = memoryview(data)
+    async def write(self, data: bytes) -> bool:
+        """Write all of it, a piece at a time; return whether that took a while."""
+        pieces, begun = memoryview(data), trio.current_time()
         while pieces:
             with trio.move_on_after(self._send_timeout) as patience:
                 await self._write_piece(pieces[:TLS_PIECE])
@@ -189,6 +192,7 @@ class StreamLine:
                 self.cut()
                 raise TransportClosed(timed_out=True)
             pieces = pieces[TLS_PIECE:]
+        return trio.current_time() - begun > LAG_SECONDS
 
     async def end(self) -> None:
         """Say that nothing more comes: TLS can only end both ways, so its socket says it."""

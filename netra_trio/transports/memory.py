@@ -37,10 +37,14 @@ class _Line:
         self._changed = trio.lowlevel.ParkingLot()
         self.closed: int | None = None
 
-    async def put(self, frame: str | bytes | None, patience: float = inf) -> None:
-        """Put a frame in, when there is room; each wait for the peer lasts `patience` at most."""
-        size = _size(frame)
+    async def put(self, frame: str | bytes | None, patience: float = inf) -> bool:
+        """Put a frame in, when there is room; each wait for the peer lasts `patience` at most.
+
+        Returns whether there was such a wait.
+        """
+        size, waited = _size(frame), False
         while self._bytes and self._bytes + size > self._max_bytes and self.closed is None:
+            waited = True
             with trio.move_on_after(patience) as wait:
                 await self._changed.park()
             if wait.cancelled_caught:
@@ -52,6 +56,7 @@ class _Line:
         self._bytes += size
         self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
+        return waited
 
     async def get(self) -> str | bytes | None:
         await trio.lowlevel.checkpoint()
@@ -151,10 +156,10 @@ class MemoryTransport:
             raise MessageTooBig
         return frame
 
-    async def send(self, frames: Sequence[bytes]) -> None:
+    async def send(self, frames: Sequence[bytes]) -> bool:
         """Send text frames; the peer has to take something within each send timeout."""
-        for frame in frames:
-            await self._put(frame)
+        waits = [await self._put(frame) for frame in frames]
+        return any(waits)
 
     async def ping(self) -> None:
         """Send a protocol ping."""
@@ -168,11 +173,11 @@ class MemoryTransport:
         del reason  # a close frame's reason is for people who watch a network
         self._to_client.close(code)
 
-    async def _put(self, frame: bytes | None) -> None:
+    async def _put(self, frame: bytes | None) -> bool:
         if self._is_broken:
             raise TransportClosed
         try:
-            await self._to_client.put(frame, self._send_timeout)
+            return await self._to_client.put(frame, self._send_timeout)
         except BaseException as error:
             self._is_broken = True
             if isinstance(error, TransportClosed) and error.timed_out:

@@ -76,9 +76,9 @@ class NativeTransport:
             await self._read()
         return self._ready.popleft()
 
-    async def send(self, frames: Sequence[bytes]) -> None:
-        """Send text frames, in one write."""
-        await self._write(joined(_TEXT, frames))
+    async def send(self, frames: Sequence[bytes]) -> bool:
+        """Send text frames, in one write; return whether the peer kept it waiting."""
+        return await self._write(joined(_TEXT, frames))
 
     async def ping(self) -> None:
         """Send a protocol ping."""
@@ -190,8 +190,9 @@ class NativeTransport:
 
     # --- out
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes) -> bool:
         """Write, and the pong that is due; without a checkpoint where all is taken at once."""
+        waited = False
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
@@ -199,10 +200,11 @@ class NativeTransport:
         try:
             data += self._due_pong()
             while data:
-                await self._line.write(data)
+                waited |= await self._line.write(data)
                 data = self._due_pong()
         finally:
             self._lock.release()
+        return waited
 
     def _due_pong(self) -> bytes:
         """Return the answer to the last ping, if it has none yet."""

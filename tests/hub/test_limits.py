@@ -193,6 +193,7 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
             "seats": 1,
             "connections": 1,
             "sessions": 1,
+            "detached": 0,
             "users": 1,
         }
         client.scope.cancel()
@@ -202,6 +203,7 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
             "seats": 0,
             "connections": 0,
             "sessions": 0,
+            "detached": 0,
             "users": 1,
         }
         assert server.hub._users.get(UserId("alice"), 0).connections == []
@@ -213,7 +215,7 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
 async def test_users_are_forgotten_when_there_is_nothing_to_remember(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server() as server:
+    async with open_server(resume_window_ms=0) as server:
         for number in range(100):
             client = await opened(server, f"user{number}")
             client.line.close()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from netra_trio.codes import BAD_FRAME, ErrorCode
 from netra_trio.errors import problem
+from netra_trio.ids import RunId
 from netra_trio.protocol import messages
 from netra_trio.protocol.codec import (
     NESTING_LEVELS,
@@ -486,7 +487,7 @@ def test_an_envelope_has_only_what_is_given() -> None:
 
 
 def test_a_payload_that_is_json_already_goes_out_as_it_is() -> None:
-    copy = Encoded("agent_completed", b'{"run_id":"r",  "status":"failed"}')
+    copy = Encoded("agent_completed", RunId("r"), b'{"run_id":"r",  "status":"failed"}')
     assert encode(copy, 1.5, seq=1) == (
         b'{"type":"agent_completed","payload":{"run_id":"r",  "status":"failed"},'
         b'"timestamp":1.5,"seq":1}'

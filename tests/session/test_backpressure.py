@@ -58,12 +58,14 @@ async def ack(client: Client, seq: int) -> None:
 
 
 async def read_and_acknowledge(client: Client, kind: str) -> list[Frame]:
-    """Read up to a frame of this type; acknowledge every 32nd."""
+    """Read up to a frame of this type; acknowledge every 32 numbers."""
     frames = [await client.next()]
+    acknowledged = 0
     while frames[-1]["type"] != kind:
         assert "seq" in frames[-1], frames[-1]
-        if frames[-1]["seq"] % 32 == 0:
-            await ack(client, frames[-1]["seq"])
+        if frames[-1]["seq"] - acknowledged >= 32:
+            acknowledged = frames[-1]["seq"]
+            await ack(client, acknowledged)
         frames.append(await client.next())
     return frames
 

@@ -474,7 +474,8 @@ async def test_a_message_whose_session_closes_while_it_is_recorded_has_an_end(
 ) -> None:
     store = Slow()
     store.record_takes = 1
-    async with open_server(agents={"second": second}, store=store) as server:
+    agents = {"second": second}
+    async with open_server(agents=agents, store=store, resume_window_ms=0) as server:
         async with server.connect() as client:
             await client.say("hello", "k", thread_id="t")
             await client.say("never looked at", "k2", thread_id="t")

@@ -87,15 +87,16 @@ async def test_a_deadline_that_passed_is_not_renamed_by_a_stop(autojump_clock: M
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.sleep(5)
+                await trio.sleep(1.5)
 
     async with open_server(agents={"agent": slow_to_end}) as server, server.connect() as client:
         await client.say("go", deadline_ms=1000)
         run_id = (await client.until("agent_started"))[-1]["payload"]["run_id"]
-        await trio.sleep(3)
+        await trio.sleep(1.5)
         await client.send("stop_agent", {"run_id": run_id})
         end = (await client.expect("agent_completed"))["payload"]
         assert (end["status"], end["error"]["code"]) == ("timed_out", "AGENT_TIMEOUT")
+        assert "abandoned" not in end
 
 
 class Slow(MemoryStore):

@@ -50,6 +50,7 @@ class Slow(Shared):
 async def two_servers(store: Shared) -> AsyncIterator[tuple[Client, Client, Server]]:
     """Open two servers, and a client of Alice at each."""
     options: dict[str, Any] = {"agents": {"seconds": seconds}, "store": store}
+    options["resume_window_ms"] = 0
     options["heartbeat_interval_ms"] = 3_600_000  # nobody here says more than has to be said
     async with (
         open_server(**options) as here,
@@ -108,7 +109,7 @@ async def test_what_is_not_known_any_more_is_not_waited_for(autojump_clock: Mock
             await ask_twice(owner, asker)
             setattr(store, fault, True)
             await trio.sleep(100)
-            (session,) = here.hub._sessions.values()
+            (session,) = here.hub.sessions
             assert session._followed == {}
             assert "agent_completed" not in kinds(await asker.sync())
 

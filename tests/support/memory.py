@@ -20,10 +20,10 @@ from netra_trio.auth import Identity, TokenVerifier
 from netra_trio.codes import EndReason
 from netra_trio.errors import Refused, TransportClosed
 from netra_trio.hub import Hub, open_hub
-from netra_trio.ids import UserId
+from netra_trio.ids import SessionId, UserId
 from netra_trio.interfaces import Store, Transport
-from netra_trio.protocol.messages import ResumeState, Verdict
 from netra_trio.runs import Agent
+from netra_trio.sessions import Wanted
 from netra_trio.settings import Settings
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_pair
@@ -31,7 +31,7 @@ from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_p
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the virtual clock
 PATIENCE = 200_000.0  # seconds of virtual time, then a test that waits for ever fails
-NEW = ResumeState(Verdict.NEW)
+
 
 Frame = dict[str, Any]
 
@@ -140,9 +140,15 @@ class Server:
         anonymous: bool = False,
         permissions: frozenset[str] = frozenset(),
         wrap: Callable[[Transport], Transport] | None = None,
+        session_id: str | None = None,
+        last_seq: int = 0,
         **line: Any,
     ) -> Client:
-        """Start a connection, without waiting for its welcome; `wrap` may change its transport."""
+        """Start a connection, without waiting for its welcome; `wrap` may change its transport.
+
+        With a `session_id` it wants to go on with that session, after `last_seq`.
+        """
+        wanted = None if session_id is None else Wanted(SessionId(session_id), last_seq)
         transport, memory_client = memory_pair(**line)
         client = Client(memory_client, transport)
         expires = math.inf if anonymous else expires_at
@@ -155,7 +161,7 @@ class Server:
                         transport if wrap is None else wrap(transport),
                         identity,
                         acknowledging=acknowledging,
-                        resume=NEW,
+                        wanted=wanted,
                     )
             except Refused as refused:
                 client.refused = refused

@@ -53,12 +53,13 @@ class Tape:
             await trio.sleep_forever()
         return b""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> bool:
         if self.gate is not None:
             await self.gate.wait()
         if self.is_cut:
             raise TransportClosed
         self.out += data
+        return False
 
     async def end(self) -> None:
         await trio.lowlevel.checkpoint()
