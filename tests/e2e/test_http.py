@@ -117,7 +117,7 @@ def test_discovery_is_exactly_this(dev: Server) -> None:
                 "reconnection_supported": True,
                 "rate_limiting": True,
                 "message_queuing": True,
-                "resume": False,
+                "resume": True,
                 "tickets": True,
             },
             "endpoints": {
@@ -131,7 +131,7 @@ def test_discovery_is_exactly_this(dev: Server) -> None:
                 "max_message_rate": 60,
                 "heartbeat_interval": 30000,
                 "max_message_size": 10240,
-                "resume_window": 0,
+                "resume_window": 120_000,
             },
             "auth": {"methods": ["header", "subprotocol", "ticket", "query"]},
         }
@@ -145,7 +145,7 @@ async def test_discovery_and_welcome_follow_the_settings(other: Server) -> None:
         "max_message_rate": 600,
         "heartbeat_interval": 12000,
         "max_message_size": 4096,
-        "resume_window": 0,
+        "resume_window": 120_000,
     }
     token = sign(iss="https://issuer.example", aud="netra")
     async with other.connect(token=token) as client:
