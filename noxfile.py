@@ -1,6 +1,7 @@
 """The project's checks: `nox` runs lint, types, tests and docs, which is what CI runs."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers: stated once
 COVERED = 90  # percent of lines and branches, of every file
+WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
 nox.options.sessions = ["lint", "types", "tests", "docs"]
@@ -38,10 +40,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test with branch coverage; arguments go to pytest (then nothing is asserted)."""
+    """Run every test with branch coverage, by several workers.
+
+    Arguments go to pytest; then there is one process, unless they say more, and nothing is asserted
+    of the coverage.
+    """
     _install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *_chosen(session))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--sort=cover")
     if not session.posargs:
@@ -52,7 +58,7 @@ def tests(session: nox.Session) -> None:
 def tests_all(session: nox.Session) -> None:
     """Run every test on every supported Python that is installed."""
     _install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *_chosen(session))
 
 
 @nox.session
@@ -69,6 +75,25 @@ def bench(session: nox.Session) -> None:
     """Measure this server and others side by side: the quick pass, `-- --full` for the long one."""
     _install(session, "bench")
     session.run("python", "-m", "bench", *session.posargs)
+
+
+def _chosen(session: nox.Session) -> list[str]:
+    """Return what pytest is told: what was typed, or how many workers run everything."""
+    if session.posargs:
+        return list(session.posargs)
+    # One more than cores: many tests wait for seconds, and leave theirs to others.
+    return [f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"]
+
+
+def _cores() -> int:
+    """Return how many cores there are for us: a container may have fewer than its machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        limit = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no control groups, or no limit: "max"
+        return cores or 1
+    return min(cores or 1, limit)
 
 
 def _check_each_file(session: nox.Session) -> None:

@@ -1,9 +1,33 @@
-"""What tests of any folder share: a real database server, started when it is first asked for."""
+"""What tests of any folder share: a real database server, started when it is first asked for.
+
+Where several workers run the tests each has one of its own, as it has its own of all fixtures.
+"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.postgres import PostgresServer, postgres_server
+from support.workers import Sharing, is_last
+
+# Other workers take their part of the machine: how long an example takes says nothing. (In CI that
+# is so anyway; the rest of that profile, or of the usual one, stays as it is.)
+settings.register_profile(
+    "beside others", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("beside others")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out among the workers, where there are some."""
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put last what has to be there in seconds: by then there is little else at work."""
+    items.sort(key=lambda item: is_last(item.nodeid))
 
 
 @pytest.fixture(scope="session")

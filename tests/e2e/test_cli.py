@@ -450,7 +450,7 @@ async def stubborn(run):
     finally:
         print("asked to stop", flush=True)
         with trio.CancelScope(shield=True):
-            await trio.sleep(30)
+            await trio.sleep(120)
 """
 
 

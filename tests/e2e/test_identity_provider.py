@@ -17,6 +17,7 @@ from attrs import define, field
 from jwt.algorithms import get_default_algorithms
 from support.keyserver import SIGNERS, Signer
 from support.node import running_script
+from support.ports import kept_port
 from support.server import PATIENCE, Server, run, serving
 
 CLIENT, PASSWORD = "alice", "the-password-of-a-client-of-thirty-two-bytes"
@@ -28,8 +29,8 @@ ALGORITHMS = tuple(SIGNERS)
 class IdentityProvider:
     """The provider; `start` and `stop` keep its port."""
 
+    _port: int
     issuer: str = ""
-    _port: int = 0
     _running: ExitStack = field(factory=ExitStack)
 
     def start(self, *signers: Signer) -> None:
@@ -42,7 +43,7 @@ class IdentityProvider:
             "audience": AUDIENCE,
         }
         ready = self._running.enter_context(running_script("identity.mjs", argument))
-        self._port, self.issuer = ready["port"], ready["issuer"]
+        self.issuer = ready["issuer"]
 
     def stop(self) -> None:
         """Kill it."""
@@ -75,10 +76,11 @@ def private_jwk(signer: Signer) -> dict[str, Any]:
 
 @pytest.fixture
 def provider() -> Iterator[IdentityProvider]:
-    running = IdentityProvider()
-    running.start(*SIGNERS.values())
-    yield running
-    running.stop()
+    with kept_port() as port:
+        running = IdentityProvider(port)
+        running.start(*SIGNERS.values())
+        yield running
+        running.stop()
 
 
 @contextmanager

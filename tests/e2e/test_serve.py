@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 import trio
+from support.ports import kept_port
 from support.server import (
     PATIENCE,
     SUBPROTOCOL,
@@ -146,10 +147,8 @@ def test_production_prints_no_token(tmp_path: Path) -> None:
 
 
 def test_the_port_that_is_asked_for(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     command = ["-m", "netra_trio", "serve", "--host", "127.0.0.1", "--port"]
-    with serving(tmp_path, port=str(port)) as server:
+    with kept_port() as port, serving(tmp_path, port=str(port)) as server:
         assert server.port == port
         started = time.monotonic()
         code, out, err = run([*command, str(port)], directory=tmp_path)

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from support import postgres as support
+from support.ports import HOST
 from support.postgres import (
-    HOST,
     PATIENCE,
     SMALLEST_DISK_MB,
     PostgresServer,

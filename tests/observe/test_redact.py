@@ -173,7 +173,10 @@ pieces = st.sampled_from(
 surroundings = st.text() | st.lists(pieces | st.text(max_size=3), max_size=8).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
 @given(before=surroundings, after=surroundings, body=claims, ticket=url_safe, as_json=st.booleans())
 @example(before="a://u:", after="@", body={}, ticket="ticketticket", as_json=True)
 @example(before='token="', after="", body={}, ticket="ticketticket", as_json=False)

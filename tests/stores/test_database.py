@@ -405,7 +405,10 @@ def written(request: pytest.FixtureRequest) -> Iterator[Connection]:
 @settings(
     max_examples=100,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # rolled back for each
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,  # rolled back for each
+        HealthCheck.too_slow,
+    ],
 )
 def test_any_text_comes_back_as_it_was(written: Connection, texts: list[str]) -> None:
     with written.begin_nested() as step:

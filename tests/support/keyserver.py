@@ -23,6 +23,8 @@ from attrs import define, field, frozen
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from support.ports import HOST, kept_port
+
 Jwk = dict[str, Any]
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -129,24 +131,26 @@ class LoopbackKeyServer:
 
     Attributes:
         answer: The bytes of its answer.
+        port: Where it listens, each time it starts.
+        tls: What it speaks TLS with, if it does.
         pause: Seconds between the bytes of an answer; 0 for all at once.
         is_mute: Whether it takes requests and says nothing.
         requests: How many it has got.
     """
 
     answer: bytes
+    port: int
     tls: ssl.SSLContext | None = None
     pause: float = 0.0
     is_mute: bool = False
     requests: int = 0
-    _port: int = 0
     _leaving: threading.Event = field(factory=threading.Event)
     _listener: socketserver.TCPServer | None = None
 
     @property
     def url(self) -> str:
         """Where its keys are."""
-        return f"{'http' if self.tls is None else 'https'}://localhost:{self._port}/jwks"
+        return f"{'http' if self.tls is None else 'https'}://localhost:{self.port}/jwks"
 
     def publish(self, *keys: Signer | Jwk) -> None:
         """Answer with these keys from now on."""
@@ -167,8 +171,7 @@ class LoopbackKeyServer:
             request_queue_size = 1024
 
         self._leaving = threading.Event()
-        self._listener = Listener(("127.0.0.1", self._port), Handler)
-        self._port = self._listener.server_address[1]
+        self._listener = Listener((HOST, self.port), Handler)
         listen = self._listener.serve_forever
         threading.Thread(target=listen, args=(0.02,), daemon=True).start()
 
@@ -210,9 +213,10 @@ def key_server(
     *keys: Signer | Jwk, tls: ssl.SSLContext | None = None
 ) -> Iterator[LoopbackKeyServer]:
     """Run a key server with these keys."""
-    server = LoopbackKeyServer(http_answer(key_set(*keys)), tls)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    with kept_port() as port:
+        server = LoopbackKeyServer(http_answer(key_set(*keys)), port, tls)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

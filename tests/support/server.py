@@ -34,7 +34,8 @@ from attrs import define, field, frozen
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
 PATIENCE = 30.0  # seconds: a safety bound, reached only where something is wrong
-SOON = 15.0  # seconds, likewise, for one step: what is wrong then is told before PATIENCE ends
+SOON = 25.0  # seconds, likewise, for one step: what is wrong then is told before PATIENCE ends
+STARTING = 60.0  # seconds, likewise, for a program to be ready, which loads its modules first
 CLOSING = 2.0  # seconds for a server to answer a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
@@ -523,7 +524,7 @@ def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Calla
 def stock_serving(directory: Path, *arguments: str, **environ: str) -> Iterator[Server]:
     """Run the application under the stock Hypercorn command."""
     with Process(stock_command(*arguments), directory=directory, environ=environ) as process:
-        match = process.err.wait_for(lambda lines: _first_match(_STOCK_READY, lines))
+        match = process.err.wait_for(lambda lines: _first_match(_STOCK_READY, lines), STARTING)
         yield Server(process, match["address"])
         _end_well(process)
 
@@ -535,7 +536,7 @@ def stock_command(*arguments: str) -> list[str]:
 
 
 def _ready(process: Process) -> Server:
-    match = process.out.wait_for(lambda lines: _first_match(_READY, lines))
+    match = process.out.wait_for(lambda lines: _first_match(_READY, lines), STARTING)
     return Server(process, match["address"], match["token"])
 
 
