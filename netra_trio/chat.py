@@ -4,12 +4,10 @@ trio.run(partial(chat, "ws://127.0.0.1:8000/ws", user="alice"))
 """
 
 import os
-import secrets
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
@@ -17,19 +15,34 @@ from urllib.parse import urlsplit
 import httpx2
 import orjson
 import trio
-import trio_websocket
-from attrs import define, field
+from attrs import define
 
 from netra_trio.auth import TokenVerifier
+from netra_trio.client import (
+    Client,
+    ClientError,
+    Event,
+    MessageRefused,
+    Network,
+    NoAnswer,
+    OpeningRefused,
+    Run,
+    connect,
+)
+from netra_trio.codes import ErrorCode
 from netra_trio.settings import SECRET_FILE
 
 CONNECT_SECONDS = 10.0
 TOKEN_SECONDS = 24 * 3600  # of a token signed here
-FRAME_BYTES = 1024 * 1024  # four times the largest event of the contract
-LOST = 1006  # what a close code reads where the line was cut without a close frame
+ATTEMPTS = 8  # to get a lost connection back: some 45 seconds, time enough for a restart
 READ_BYTES = 64 * 1024  # of what is typed, at once
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
+_PATIENCE = {
+    ErrorCode.RATE_LIMIT_EXCEEDED,
+    ErrorCode.QUEUE_FULL,
+    ErrorCode.SERVICE_UNAVAILABLE,
+}
 
 
 class ChatError(Exception):
@@ -46,27 +59,26 @@ async def chat(
 ) -> int:
     """Talk until the input ends, or until one message is answered; return the exit code.
 
-    Ctrl-C stops the answer that is under way, a second one leaves.
+    Ctrl-C stops the answer that is under way, a second one leaves. A connection that is lost is
+    told, and got back.
 
     Raises:
-        ChatError: If there is no way in, or the connection is lost.
+        ChatError: If there is no way in, or no way back.
     """
     if token is None:
         token = await _find_token(url, user)
-    async with _connect(url, token) as socket, trio.open_nursery() as nursery:
-        talk = _Talk(socket, _Screen(sys.stdout), agent)
-        nursery.start_soon(talk.read)
-        nursery.start_soon(talk.heed_signals, nursery.cancel_scope)
-        if message is not None:
-            await talk.ask(message)
-        else:
-            talk.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D leaves.")
-            talk.screen.prompt()
-            async for line in _lines():
-                if line.strip():
-                    await talk.ask(line)
-                talk.screen.prompt()
-        nursery.cancel_scope.cancel()
+    else:
+        await _look_for_server(url)
+    try:
+        async with connect(url, token=token, max_attempts=ATTEMPTS) as client:
+            talk = _Talk(client, _Screen(sys.stdout), agent)
+            await talk.hold(message)
+    except ClientError as error:
+        raise ChatError(str(error)) from None
+    except ValueError as error:
+        raise ChatError(f"cannot connect to {url}: {error}") from None
+    if talk.failure is not None:
+        raise ChatError(str(talk.failure))
     # Who stops an answer in a conversation got what was asked for.
     fine = {None, "completed"} if message is not None else {None, "completed", "cancelled"}
     return 0 if talk.status in fine else 1
@@ -110,61 +122,94 @@ class _Screen:
 
 @define(eq=False)
 class _Talk:
-    """One connection, and the question that is open on it."""
+    """A conversation, and the run that is under way."""
 
-    socket: trio_websocket.WebSocketConnection
+    client: Client
     screen: _Screen
     agent: str | None
     status: str | None = None
-    run_id: str | None = None
-    stopping: bool = False
-    _question: str | None = None
-    _settled: trio.Event = field(factory=trio.Event)
+    failure: ClientError | None = None
+    _run: Run | None = None
+    _stopping: bool = False
+    _is_away: bool = False
 
-    async def ask(self, content: str) -> None:
-        """Send a message and wait until it is settled."""
-        self._question = f"chat-{secrets.token_hex(8)}"
-        self._settled = trio.Event()
-        self.stopping = False
-        payload: dict[str, Any] = {"content": content}
-        if self.agent is not None:
-            payload["agent"] = self.agent
-        await self._send("user_message", payload, self._question)
-        await self._settled.wait()
+    async def hold(self, message: str | None) -> None:
+        """Send one message, or what is typed; return when it is answered, or the input ends."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._heed_news, nursery.cancel_scope)
+            nursery.start_soon(self._heed_signals, nursery)
+            if message is not None:
+                await self._ask(message)
+            else:
+                self.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D leaves.")
+                self.screen.prompt()
+                async for line in _lines():
+                    if line.strip():
+                        await self._ask(line)
+                    self.screen.prompt()
+            nursery.cancel_scope.cancel()
 
-    async def read(self) -> None:
-        """Show what comes in, until the line is gone."""
-        while True:
-            try:
-                frame = orjson.loads(await self.socket.get_message())
-            except trio_websocket.ConnectionClosed as closed:
-                raise ChatError(_why_closed(closed)) from None
-            if frame["type"] == "heartbeat":
-                await self._send("pong", {})
-            elif frame["type"] == "server_draining":
-                self.screen.note("The server is about to restart.")
-            elif frame["type"] == "error":
-                self._show_error(frame)
-            elif frame.get("correlation_id") == self._question:
-                self._show(frame["type"], frame["payload"])
+    async def _ask(self, content: str) -> None:
+        """Send a message and show what comes, to its end."""
+        self._stopping = False
+        try:
+            self._run = await self.client.send(content, agent=self.agent)
+            if self._run.status == "queued":
+                self.screen.note("… waiting")
+            async for event in self._run:
+                self._show(event.type, event.payload)
+        except MessageRefused as refused:
+            self.screen.fault(f"{refused.error} {refused.help}")
+            self.status = "failed"
+        except ClientError as error:
+            self.failure = error
+            await trio.sleep_forever()  # until the news, which has heard it too, ends everything
+        finally:
+            self._run = None
 
-    async def heed_signals(self, leave: trio.CancelScope) -> None:
+    async def _heed_news(self, leave: trio.CancelScope) -> None:
+        """Show what goes on beside the answers, until the client cannot go on."""
+        try:
+            async for event in self.client.events():
+                self._show_news(event)
+        except ClientError as error:
+            self.failure = error
+            leave.cancel()
+
+    async def _heed_signals(self, nursery: trio.Nursery) -> None:
         """Stop the answer at the first Ctrl-C, leave at the second."""
         with trio.open_signal_receiver(signal.SIGINT) as signals:
             async for _ in signals:
-                if self.run_id is None or self.stopping:
+                if self._run is None or self._stopping:
                     self.status = self.status or "cancelled"
-                    leave.cancel()
+                    nursery.cancel_scope.cancel()
                     return
-                self.stopping = True
-                await self._send("stop_agent", {"run_id": self.run_id})
+                self._stopping = True
+                nursery.start_soon(self._stop, self._run)
+
+    async def _stop(self, run: Run) -> None:
+        try:
+            await run.stop()
+        except MessageRefused as refused:
+            self._stopping = False  # it goes on, and the next Ctrl-C asks again
+            self.screen.fault(f"{refused.error} {refused.help}")
+        except ClientError as error:
+            self.failure = error
+
+    def _show_news(self, event: Event) -> None:
+        if event.type == "server_draining":
+            self.screen.note("The server is about to restart.")
+        elif event.type == "disconnected" and not self._is_away:
+            self._is_away = True
+            self.screen.note(f"Not connected: {event.payload['reason']}. Trying again …")
+        elif event.type == "connected" and self._is_away:
+            self._is_away = False
+            self.screen.note("Connected again.")
+        elif event.type == "error" and event.payload["code"] in _PATIENCE:
+            self.screen.note(f"… {event.payload['error']} It is sent again.")
 
     def _show(self, kind: str, payload: dict[str, Any]) -> None:
-        if kind == "message_confirmed":
-            self.run_id = payload["run_id"]
-            if payload["status"] == "queued":
-                self.screen.note(f"… waiting, position {payload['position']}")
-        elif kind == "agent_started" and payload["attempt"] > 1:
+        if kind == "agent_started" and payload["attempt"] > 1:
             self.screen.note(f"… trying again, attempt {payload['attempt']}")
         elif kind == "agent_thinking":
             self.screen.note(f"… {payload['thought']}")
@@ -175,8 +220,17 @@ class _Talk:
         elif kind == "tool_completed":
             outcome = payload["result"] if payload["success"] else payload["error"]
             self.screen.note(f"[{payload['tool_name']}] → {_short(outcome)}")
+        elif kind == "gap":
+            self.screen.note("… something was missed; the answer so far:")
+            self.screen.answer(payload.get("content", ""))
+        elif kind == "reset":
+            self.screen.note("… the server does not know this session any more")
         elif kind == "agent_completed":
             self._show_end(payload)
+        elif kind == "lost":
+            self.screen.end()
+            self.status = kind
+            self.screen.fault(f"How it ended is not known: {payload['reason']}.")
 
     def _show_end(self, payload: dict[str, Any]) -> None:
         self.screen.end()
@@ -185,56 +239,30 @@ class _Talk:
             self.screen.fault(f"{payload['error']['error']} {payload['error']['help']}")
         elif self.status != "completed":
             self.screen.note(f"({self.status})")
-        self._settle()
-
-    def _show_error(self, frame: dict[str, Any]) -> None:
-        payload = frame["payload"]
-        if payload["code"] == "RUN_NOT_FOUND":
-            return  # it ended before the stop arrived
-        self.screen.fault(f"{payload['error']} {payload['help']}")
-        if frame.get("correlation_id") == self._question:
-            self.status = "failed"
-            self._settle()
-
-    def _settle(self) -> None:
-        self._question = self.run_id = None
-        self._settled.set()
-
-    async def _send(
-        self, kind: str, payload: dict[str, Any], correlation_id: str | None = None
-    ) -> None:
-        frame: dict[str, Any] = {"type": kind, "payload": payload}
-        if correlation_id is not None:
-            frame["correlation_id"] = correlation_id
-        try:
-            await self.socket.send_message(orjson.dumps(frame).decode())
-        except trio_websocket.ConnectionClosed as closed:
-            raise ChatError(_why_closed(closed)) from None
 
 
-@asynccontextmanager
-async def _connect(url: str, token: str) -> AsyncIterator[trio_websocket.WebSocketConnection]:
-    headers = [(b"Authorization", b"Bearer " + token.encode())]
+async def _look_for_server(url: str) -> None:
+    """Look whether anybody is there at all: to try again and again would only hide a wrong url.
+
+    Raises:
+        ChatError: If nobody is.
+    """
+    parts = urlsplit(url)
+    scheme = "https" if parts.scheme == "wss" else "http"
     try:
-        async with trio_websocket.open_websocket_url(
-            url,
-            extra_headers=headers,
-            max_message_size=FRAME_BYTES,
-            connect_timeout=CONNECT_SECONDS,
-            disconnect_timeout=1,
-        ) as socket:
-            yield socket
-    except trio_websocket.ConnectionRejected as rejected:
-        raise ChatError(f"refused by {url}: {_explain(rejected)}") from None
-    except trio_websocket.ConnectionTimeout:
-        raise ChatError(f"no answer from {url} within {CONNECT_SECONDS:g} s") from None
-    except (trio_websocket.HandshakeError, OSError, ValueError) as error:
-        raise ChatError(
-            f"cannot connect to {url}: {error.__cause__ or error}. Is the server running? "
-            "Start it with: netra-trio serve"
-        ) from None
-    except BaseExceptionGroup as group:
-        raise _only(group) from None
+        await Network().discover(f"{scheme}://{parts.netloc}/ws/config")
+    except NoAnswer as silence:
+        raise _nobody(url, silence) from None
+    except OpeningRefused:
+        return  # the opening will say more
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise _nobody(url, error) from None
+
+
+def _nobody(url: str, error: Exception) -> ChatError:
+    return ChatError(
+        f"cannot connect to {url}: {error}. Is the server running? Start it with: netra-trio serve"
+    )
 
 
 async def _find_token(url: str, user: str) -> str:
@@ -247,10 +275,7 @@ async def _find_token(url: str, user: str) -> str:
         if answer.status_code == httpx2.codes.OK:
             return str(answer.json()["token"])
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise ChatError(
-            f"cannot connect to {url}: {error}. Is the server running? "
-            "Start it with: netra-trio serve"
-        ) from None
+        raise _nobody(url, error) from None
     secret = os.environ.get("JWT_SECRET_KEY") or _kept_secret()
     algorithms = os.environ.get("JWT_ALGORITHMS") or "HS256"
     verifier = TokenVerifier(
@@ -288,29 +313,6 @@ async def _lines() -> AsyncIterator[str]:
             yield line.decode(errors="replace")
     if typed:
         yield typed.decode(errors="replace")
-
-
-def _explain(rejected: trio_websocket.ConnectionRejected) -> str:
-    try:
-        body = orjson.loads(rejected.body or b"")
-        return f"{body['error']} {body['help']}"
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return f"HTTP status {rejected.status_code}"
-
-
-def _why_closed(closed: trio_websocket.ConnectionClosed) -> str:
-    reason = closed.reason
-    if reason is None or reason.code == LOST:
-        return "the connection was lost"
-    return f"the server closed the connection: {reason.code} {reason.reason or ''}".rstrip()
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return a group's one exception, or the group where there are more."""
-    if len(group.exceptions) != 1:
-        return group
-    inner = group.exceptions[0]
-    return _only(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _short(value: Any, limit: int = 200) -> str:

@@ -17,6 +17,13 @@ LADDER = (  # from the bottom up
         "protocol.ratelimit",
         "protocol.liveness",
         "protocol.origin",
+        "client.errors",
+        "client.event",
+        "client.retry",
+        "client.delivery",
+        "client.outbox",
+        "client.stats",
+        "client.sockets",
         "stores.schema",
         "stores.migrations.versions.v0001_conversations",
         "stores.migrations.versions.v0002_owners",
@@ -24,6 +31,10 @@ LADDER = (  # from the bottom up
     {
         "protocol.codec",
         "protocol.log",
+        "client.stream",
+        "client.journal",
+        "client.network",
+        "client.tokens",
         "_kept_secret",
         "_setting_kinds",
         "interfaces",
@@ -39,6 +50,7 @@ LADDER = (  # from the bottom up
         "protocol.transcript",
         "jwks",
         "outbox",
+        "client.run",
         "observe.redact",
         "stores.batch",
         "stores.history",
@@ -47,10 +59,20 @@ LADDER = (  # from the bottom up
         "transports.handshake",
         "transports.line",
     },
-    {"auth", "runs", "users", "discovery", "observe.render", "agents.calculator", "agents.clock"},
+    {
+        "auth",
+        "runs",
+        "users",
+        "discovery",
+        "client.conversation",
+        "observe.render",
+        "agents.calculator",
+        "agents.clock",
+    },
     {
         "admission",
         "journal",
+        "client.connection",
         "stores.memory",
         "stores.patient",
         "stores.sql",
@@ -61,8 +83,8 @@ LADDER = (  # from the bottom up
         "observe.logs",
         "agents.questions",
     },
-    {"session", "agents.demo", "agents.echo", "host"},
-    {"connection.state", "sessions"},
+    {"session", "client.client", "agents.demo", "agents.echo", "host"},
+    {"connection.state", "sessions", "client"},  # "client" is that package's front door
     {"connection.reader", "connection.writer", "connection.heartbeat"},
     {"connection.nursery"},
     {"hub"},
@@ -83,6 +105,15 @@ FOLDERS = {
     "stores.migrations.versions",
     "agents",
     "observe",
+}
+
+CLIENT_RULES = {
+    "client.delivery",
+    "client.event",
+    "client.outbox",
+    "client.retry",
+    "client.stats",
+    "client.stream",
 }
 
 ROOT = Path(netra_trio.__file__).parent
@@ -141,10 +172,22 @@ def test_imports_point_down(module: str) -> None:
     assert not wrong
 
 
+def test_the_client_knows_nothing_of_the_server() -> None:
+    shared = {"codes", "ids", "errors", "protocol.liveness", "protocol.messages"}
+    for module in MODULES:
+        if is_in(module, "client"):
+            others = {other for other in imported_by(module) if not is_in(other, "client")}
+            assert others <= shared, module
+
+
+def is_in(module: str, folder: str) -> bool:
+    return module == folder or module.startswith(f"{folder}.")
+
+
 def test_the_rules_do_without_the_outside() -> None:
     forbidden = {"trio", "time", "random", "secrets", "logging", "structlog", "os", "socket"}
     for module in MODULES:
-        if module.startswith("protocol."):
+        if module.startswith("protocol.") or module in CLIENT_RULES:
             tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
             imports = {
                 name.split(".")[0]

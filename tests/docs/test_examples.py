@@ -2,7 +2,8 @@
 
 The info string of a fenced block says what happens to it:
 
-    python              it is run; each agent in it is served, asked twice, and has to complete
+    python              it is run; each agent in it is served, asked twice, and has to complete;
+                        each function of a `Client` is called with one
     python no-run: why  it is only compiled, for the reason that follows
     json client         a message that the server takes
     json client CODE    a frame that it refuses, with this error code
@@ -18,7 +19,7 @@ import re
 import shlex
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
@@ -31,12 +32,16 @@ import trio
 from attrs import frozen
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from support.clients import client_of
 from support.memory import open_server
 from trio.testing import MockClock
 
 import netra_trio
+from netra_trio import client
 from netra_trio.agents.demo import EXAMPLES
 from netra_trio.cli import app
+from netra_trio.client import Client
+from netra_trio.client.run import Feed
 from netra_trio.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.http import ENDPOINTS
 from netra_trio.interfaces import Store
@@ -58,6 +63,7 @@ from netra_trio.settings import STOPS, TABLE, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
+CLIENT = DOCS / "client.md"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = sorted(Path(netra_trio.__file__).parent.rglob("*.py"))
 
@@ -180,6 +186,8 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, kind in get_type_hints(module).items():
         if kind is Store:  # mypy would say so too, but does not read pages
             assert {m for m in methods_of(Store) if not hasattr(vars(module)[name], m)} == set()
+    for function in functions_of(module, Client):
+        trio.run(use_client, function, clock=MockClock(autojump_threshold=0))
     for name, agent in agents_of(module):
         if "trio.to_thread" in block.text:
             # A virtual clock would not wait for a thread, which is nothing that it knows of.
@@ -190,14 +198,24 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def agents_of(module: types.ModuleType) -> list[tuple[str, Agent]]:
     """Return the async functions of a module that take nothing but a `Run`."""
+    return [(function.__name__, function) for function in functions_of(module, Run)]
+
+
+def functions_of(module: types.ModuleType, kind: type) -> list[Any]:
+    """Return the async functions of a module that take nothing but this."""
     return [
-        (name, function)
-        for name, function in vars(module).items()
+        function
+        for function in vars(module).values()
         if inspect.iscoroutinefunction(function)
         and function.__module__ == module.__name__
         and [get_type_hints(function).get(p) for p in inspect.signature(function).parameters]
-        == [Run]
+        == [kind]
     ]
+
+
+async def use_client(function: Callable[[Client], Awaitable[object]]) -> None:
+    async with open_server() as server, client_of(server) as (client, _):
+        await function(client)
 
 
 async def complete_soon(name: str, agent: Agent) -> None:
@@ -549,6 +567,44 @@ async def test_the_attributes_and_methods_of_a_run() -> None:
         re.findall(r"run\.(\w+)", row[0])[0] for row in table_of(DOCS / "agents.md", "A run can")
     }
     assert told == methods_of(Run)
+
+
+def test_what_a_run_of_the_client_has_and_can() -> None:
+    has = {name for row in table_of(CLIENT, "A run has") for name in bare(row[0]).split(", ")}
+    can = {
+        name
+        for row in table_of(CLIENT, "A run can")
+        for name in re.findall(r"run\.(\w+)\(", row[0])
+    }
+    public = {
+        name
+        for name, value in vars(client.Run).items()
+        if inspect.iscoroutinefunction(value) and name[0] != "_"
+    }
+    assert can == public
+    confirmed = client.Event(
+        "message_confirmed",
+        {"run_id": "r", "message_id": "m", "thread_id": "t", "status": "accepted"},
+    )
+    run = client.Run(confirmed, Feed(set(), float, float), float)  # type: ignore[arg-type]
+    assert has == {name for name in vars(run) if name[0] != "_"}
+
+
+def test_the_errors_of_the_client() -> None:
+    told = {name for row in table_of(CLIENT, "Raised") for name in bare(row[0]).split(", ")}
+    raised = {name for name in client.__all__ if is_error(getattr(client, name))}
+    assert told == raised - {"ClientError", "TokenUnavailable"}
+
+
+def is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, client.ClientError)
+
+
+def test_the_figures_of_the_client() -> None:
+    fields = {field.name for field in attrs.fields(client.Stats)}
+    text = CLIENT.read_text(encoding="utf-8")
+    assert {name for name in fields if f"`{name}`" not in text} == set()
+    assert {status for status in client.Status if status not in text} == set()
 
 
 def test_the_layout_names_every_module() -> None:

@@ -301,13 +301,34 @@ def test_the_server_goes_meanwhile(tmp_path: Path) -> None:
             assert "The server is about to restart." in chat.out.lines
             assert "(interrupted)" in chat.out.lines
         assert server.process.wait() == 0
-    with serving(tmp_path, "--agent", "outside_agents:wait") as server:
-        with Process([*NETRA, *chat_command(server, "x")], directory=tmp_path, environ={}) as chat:
-            chat.out.wait_for(lambda lines: "waiting for ever" in lines)
-            server.process.send_signal(signal.SIGKILL)
-            assert chat.wait() == 1
-            assert chat.err.lines == ["the connection was lost"]
+
+
+def test_the_server_is_killed_and_comes_back(tmp_path: Path) -> None:
+    write_agents(tmp_path, AGENTS)
+    agents = ["--agent=outside_agents:wait", "--agent=outside_agents:whoami"]
+    with (
+        serving(tmp_path, *agents) as server,
+        Process(
+            [*NETRA, *chat_command(server)], directory=tmp_path, environ={}, typed=True
+        ) as chat,
+    ):
+        chat.type("x")
+        chat.out.wait_for(lambda lines: "waiting for ever" in lines)
+        server.process.send_signal(signal.SIGKILL)
+        chat.out.wait_for(
+            lambda lines: "Not connected: the connection was lost. Trying again …" in lines
+        )
         server.process.wait()
+        with serving(tmp_path, *agents, port=str(server.port)):
+            chat.out.wait_for(lambda lines: "(interrupted)" in lines)
+            assert "Connected again." in chat.out.lines
+            chat.type("y")
+            chat.out.wait_for(lambda lines: lines.count("waiting for ever") == 2)
+            chat.send_signal(signal.SIGINT)
+            chat.out.wait_for(lambda lines: "(cancelled)" in lines)
+            chat.hang_up()
+            assert chat.wait() == 0
+            assert chat.err.lines == []
 
 
 # --- chat, a conversation

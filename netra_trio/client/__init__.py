@@ -1,0 +1,57 @@
+"""A client in Python, for Trio: it connects, stays connected, and loses nothing.
+
+from netra_trio.client import connect
+
+async with connect("ws://localhost:8000/ws", token=token) as client:
+    run = await client.send("hello")
+    print(await run.text())
+"""
+
+from netra_trio.client.client import Client, connect
+from netra_trio.client.errors import (
+    ClientClosed,
+    ClientError,
+    ConnectionClosed,
+    ConnectionRefused,
+    GaveUp,
+    MessageRefused,
+    OutboxFull,
+    OutboxUnusable,
+    RunFailed,
+    RunLost,
+    TokenFailed,
+    TokenUnavailable,
+)
+from netra_trio.client.event import Event
+from netra_trio.client.network import Network
+from netra_trio.client.run import Events, Run
+from netra_trio.client.sockets import Dialer, NoAnswer, OpeningRefused, Socket, SocketClosed
+from netra_trio.client.stats import Stats, Status
+
+__all__ = [
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "ConnectionClosed",
+    "ConnectionRefused",
+    "Dialer",
+    "Event",
+    "Events",
+    "GaveUp",
+    "MessageRefused",
+    "Network",
+    "NoAnswer",
+    "OpeningRefused",
+    "OutboxFull",
+    "OutboxUnusable",
+    "Run",
+    "RunFailed",
+    "RunLost",
+    "Socket",
+    "SocketClosed",
+    "Stats",
+    "Status",
+    "TokenFailed",
+    "TokenUnavailable",
+    "connect",
+]

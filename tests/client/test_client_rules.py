@@ -1,0 +1,334 @@
+"""The rules of the client as plain objects: streams, numbers, acknowledgements, pauses, outbox."""
+
+import math
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netra_trio.client.delivery import ACK_NUMBERS, ACK_SECONDS, Delivery
+from netra_trio.client.event import Event, NoEvent
+from netra_trio.client.outbox import Entry, Outbox
+from netra_trio.client.retry import BackOff, Next, after_close, after_refusal
+from netra_trio.client.stream import BYTES, EVENTS, READ_EVENTS, TEXT_BYTES, Stream
+from netra_trio.codes import CloseCode, ErrorCode
+
+
+def delta(seq: int, content: str, run_id: str = "run_1", first: int | None = None) -> Event:
+    return Event("partial_result", {"run_id": run_id, "content": content}, seq, first)
+
+
+def thought(seq: int, run_id: str = "run_1") -> Event:
+    return Event("agent_thinking", {"run_id": run_id, "thought": f"{seq}"}, seq)
+
+
+def drain(stream: Stream) -> list[Event]:
+    events = []
+    while (event := stream.pop(5.0)) is not None:
+        events.append(event)
+    return events
+
+
+def text_of(events: list[Event], run_id: str = "run_1") -> str:
+    return "".join(
+        event.payload["content"]
+        for event in events
+        if event.type == "partial_result" and event.run_id == run_id
+    )
+
+
+# --- streams
+
+LETTERS = st.sampled_from(["a", "é", "€", "😀", ""])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("delta"), LETTERS, st.sampled_from(["run_1", "run_2"])),
+        st.tuples(st.just("thought")),
+        st.tuples(st.just("pop")),
+        st.tuples(st.just("begin")),
+        st.tuples(st.just("end")),
+    )
+)
+
+
+@given(STEPS)
+def test_a_stream_loses_nothing_and_keeps_the_order(steps: list[Any]) -> None:
+    stream, seq, popped = Stream(), 0, []
+    expected = {"run_1": "", "run_2": ""}
+    reading = False
+    for step in steps:
+        match step:
+            case ("delta", content, run_id):
+                seq += 1
+                expected[run_id] += content
+                stream.push(delta(seq, content, run_id), 10)
+            case ("thought",):
+                seq += 1
+                stream.push(thought(seq), 10)
+            case ("pop",):
+                event = stream.pop(5.0)
+                popped += [] if event is None else [event]
+            case ("begin",) if not reading:
+                stream.begin()
+                reading = True
+            case ("end",) if reading:
+                stream.end()
+                reading = False
+        held = stream.held_from
+        assert held is None or reading
+    popped += drain(stream)
+    for run_id, text in expected.items():
+        assert text_of(popped, run_id) == text
+    numbers = [n for event in popped for n in range(event.first or 0, (event.seq or 0) + 1)]
+    assert numbers == list(range(1, seq + 1))
+    assert stream.is_empty
+    assert len(stream) == 0
+
+
+@given(st.lists(st.integers(0, 40_000)), st.booleans())
+def test_the_end_of_the_text_is_what_stays(sizes: list[int], is_wide: bool) -> None:
+    stream, text = Stream(), ""
+    for seq, size in enumerate(sizes, start=1):
+        piece = ("é" if is_wide else "a") * size
+        text += piece
+        stream.push(delta(seq, piece), 10)
+        if seq % 3 == 0:
+            stream.push(thought(0), 10)
+    lagged = [event.payload["cut_bytes"] for event in drain_lagged(stream)]
+    events = drain(stream)
+    kept = text_of(events)
+    assert text.endswith(kept)
+    assert len(kept.encode()) <= TEXT_BYTES
+    assert sum(lagged) == len(text.encode()) - len(kept.encode())
+    if sum(lagged):
+        assert len(kept.encode()) > TEXT_BYTES - 4
+
+
+def drain_lagged(stream: Stream) -> list[Event]:
+    event = stream.pop(5.0) if stream.cut or stream.dropped else None
+    return [] if event is None else [event]
+
+
+def test_a_thousand_events_and_one_more() -> None:
+    stream = Stream()
+    stream.push(delta(1, "a"), 10)
+    for seq in range(2, EVENTS + 2):
+        stream.push(thought(seq), 10)
+    stream.push(delta(EVENTS + 2, "b"), 10)
+    assert stream.dropped == 0
+    stream.push(thought(EVENTS + 3), 10)
+    assert stream.dropped == 1
+    lagged, first, second, *_ = drain(stream)
+    assert (lagged.type, lagged.payload) == ("lagged", {"dropped": 1, "cut_bytes": 0})
+    assert (lagged.seq, lagged.timestamp) == (None, 5.0)
+    assert (first.payload["content"], second.seq) == ("a", 3)
+
+
+def test_text_around_what_is_dropped_becomes_one() -> None:
+    stream = Stream()
+    for seq in range(1, 2 * EVENTS + 4, 2):
+        stream.push(delta(seq, "x"), 10)
+        stream.push(thought(seq + 1), 10)
+    lagged, first, *rest = drain(stream)
+    assert lagged.payload["dropped"] == 2
+    assert (first.payload["content"], first.first, first.seq) == ("xxx", 1, 5)
+    assert text_of([first, *rest]) == "x" * (EVENTS + 2)
+
+
+def test_large_events_are_bounded_in_bytes() -> None:
+    stream = Stream()
+    for seq in range(1, 100):
+        stream.push(thought(seq), BYTES // 4)
+    assert len(stream) == 4
+    stream.push(thought(100), 2 * BYTES)  # the newest stays whatever it takes
+    assert len(stream) == 1
+
+
+def test_deltas_side_by_side_are_bounded_in_pieces() -> None:
+    stream = Stream()
+    for seq in range(1, 5 * EVENTS):
+        stream.push(delta(seq, "x", f"run_{seq % 2}"), 10)
+    assert len(stream) <= EVENTS + 1
+    assert stream.cut == 5 * EVENTS - 1 - len(stream)
+
+
+def test_a_reader_who_does_not_read_is_bounded_too() -> None:
+    stream = Stream()
+    stream.push(thought(1), 10)
+    stream.begin()
+    for seq in range(2, READ_EVENTS + 1):
+        stream.push(delta(seq, "x"), 10)
+    assert (stream.held_from, stream.dropped) == (2, 0)
+    stream.push(delta(READ_EVENTS + 1, "x"), 10)
+    assert (stream.held_from, stream.dropped) == (2, 1)
+    stream.push(delta(READ_EVENTS + 2, "x"), 10)
+    assert (stream.held_from, stream.dropped) == (3, 2)
+
+
+# --- numbers
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans())), st.integers(0, 50))
+def test_each_number_is_new_once(pieces: list[tuple[int, bool]], start: int) -> None:
+    delivery = Delivery()
+    delivery.begin("sess_1", last_seq=start, replayed=0)
+    seq = start
+    for size, again in pieces:
+        first, seq = seq + 1, seq + size
+        taken = delivery.take(first, seq)
+        assert taken.is_new
+        assert taken.missing is None
+        if again:
+            assert not delivery.take(first, seq).is_new
+    assert delivery.last_seq == seq
+    assert delivery.query() == {"session_id": "sess_1", "last_seq": f"{seq}"}
+
+
+def test_a_replay_is_over_once() -> None:
+    delivery = Delivery()
+    assert delivery.query() == {}
+    delivery.begin("sess_1", last_seq=5, replayed=2)
+    delivery.take(6, 6)
+    assert not delivery.caught_up()
+    delivery.take(7, 9)
+    assert delivery.caught_up()
+    assert not delivery.caught_up()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.floats(0, 3), st.one_of(st.none(), st.integers(1, 60)))
+    )
+)
+def test_acknowledgements_are_in_time_and_never_too_high(steps: list[Any]) -> None:
+    delivery, now, sent = Delivery(), 0.0, 0
+    delivery.begin("sess_1", last_seq=0, replayed=0)
+    held: int | None = None
+    for count, wait, wish in steps:
+        if count:
+            delivery.take(delivery.last_seq + 1, delivery.last_seq + count)
+        held = None if wish is None else max(sent + 1, min(wish, delivery.last_seq + 1))
+        highest = delivery.last_seq if held is None else held - 1
+        due = delivery.ack_at(held)
+        assert (due == inf) == (highest <= sent)
+        if highest - sent >= ACK_NUMBERS:
+            assert due == -inf
+        assert due <= now + ACK_SECONDS or due == inf
+        seq = delivery.ack(now, held)
+        assert (seq is not None) == (due <= now)
+        if seq is not None:
+            assert sent < seq == highest
+            sent = seq
+        now += wait
+
+
+# --- pauses
+
+
+def test_after_each_code() -> None:
+    again = {1001, 1006, 1011, 1012, 4408}
+    for code in (*CloseCode, 1005, 1006, 4999):
+        expected = Next.RETRY if code in again else Next.RENEW if code == 4401 else Next.STOP
+        assert after_close(int(code)) is expected
+    for status in (301, 400, 403, 404, 409, 426):
+        assert after_refusal(status) is Next.STOP
+    for status in (429, 500, 502, 503, 504):
+        assert after_refusal(status) is Next.RETRY
+    assert after_refusal(401) is Next.RENEW
+
+
+@given(st.integers(0, 2000), st.floats(0, 1), st.floats(0, 1e5))
+def test_a_pause_is_within_its_ceiling(failures: int, chance: float, at_least: float) -> None:
+    back_off = BackOff()
+    for _ in range(failures):
+        back_off.failed()
+    pause = back_off.pause(chance=chance, at_least=at_least)
+    assert at_least <= pause <= at_least + min(30.0, 2.0 ** max(0, min(failures, 10) - 1)) + 1e-6
+    back_off.progressed()
+    assert back_off.pause(chance=1.0) == 1.0
+    assert not back_off.is_exhausted
+
+
+# --- the outbox
+
+
+def entries(count: int) -> list[Entry]:
+    return [Entry(f"c-{number}", "x" * number) for number in range(count)]
+
+
+@given(st.lists(st.sampled_from(["again", "new line", "refuse", "confirm"])))
+def test_messages_are_settled_in_order(answers: list[str]) -> None:
+    outbox, waiting, now = Outbox(), entries(5), 0.0
+    for entry in waiting:
+        outbox.add(entry)
+    for answer in answers:
+        if not waiting:
+            break
+        now = max(now, outbox.next_at())
+        assert outbox.next(now) is waiting[0]
+        assert outbox.next(now) is None
+        key = waiting[0].key
+        if answer == "again":
+            assert outbox.refuse(key, ErrorCode.QUEUE_FULL, 2500, now) is None
+            assert outbox.next_at() == now + 2.5
+        elif answer == "new line":
+            outbox.new_line()
+        elif answer == "refuse":
+            assert outbox.refuse(key, ErrorCode.AGENT_BUSY, 2500, now) is waiting.pop(0)
+        else:
+            assert outbox.confirm(key) is waiting.pop(0)
+        assert list(outbox) == waiting
+        assert outbox.size == sum(entry.size for entry in waiting)
+
+
+def test_what_asks_goes_first() -> None:
+    outbox = Outbox()
+    for entry in entries(2):
+        outbox.add(entry)
+    for key in ("a", "b"):
+        outbox.ask(Entry(key, "", asks=True))
+    assert [entry.key for entry in outbox] == ["a", "b", "c-0", "c-1"]
+
+
+def test_a_draining_server_is_left_alone() -> None:
+    outbox = Outbox()
+    outbox.add(Entry("c-1", ""))
+    outbox.next(0.0)
+    outbox.refuse("c-1", ErrorCode.SERVER_DRAINING, 100, 0.0)
+    assert outbox.next_at() == inf
+    outbox.new_line()
+    assert outbox.next_at() == -inf
+    assert outbox.confirm("unknown") is None
+    assert outbox.refuse(None, ErrorCode.QUEUE_FULL, None, 0.0) is None
+
+
+# --- events
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"type": 5}',
+        '{"type": "x", "seq": "5"}',
+        '{"type": "x", "seq": true}',
+        '{"type": "x", "payload": []}',
+        '{"type": "x", "correlation_id": null}',
+    ],
+)
+def test_what_is_no_event(text: str) -> None:
+    with pytest.raises(NoEvent):
+        Event.parse(text)
+
+
+@given(st.text())
+def test_any_text_is_an_event_or_none(text: str) -> None:
+    try:
+        event = Event.parse(text)
+    except NoEvent:
+        return
+    assert math.isfinite(event.timestamp)
