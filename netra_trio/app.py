@@ -17,6 +17,7 @@ import trio
 from netra_trio import http
 from netra_trio.agents.demo import demo
 from netra_trio.agents.echo import echo
+from netra_trio.assets import Asset, read_page
 from netra_trio.auth import TokenVerifier
 from netra_trio.errors import Problem, Refused, SettingsError, TransportClosed
 from netra_trio.host import prepare_host
@@ -54,12 +55,14 @@ class Application:
         store: Store,
         verifier: TokenVerifier,
         wall_clock: Callable[[], float],
+        page: Mapping[str, Asset],
     ) -> None:
         self.settings = settings
         self._agents = agents
         self._store = store
         self._verifier = verifier
         self.wall_clock = wall_clock
+        self._page = page
         self._hub: Hub | None = None
         self._watched = False
 
@@ -73,7 +76,7 @@ class Application:
             raise RuntimeError("the server did not start the lifespan, which holds every session")
         self._watch_host(scope, hub)
         if scope["type"] == "http":
-            await self._contain(http.handle(scope, receive, send, hub))
+            await self._contain(http.handle(scope, receive, send, hub, self._page))
         elif scope["type"] == "websocket":
             await self._contain(self._connect(scope, receive, send))
 
@@ -243,6 +246,7 @@ def create_app(
         store=_store_of(settings) if store is None else store,
         verifier=TokenVerifier.of(settings),
         wall_clock=wall_clock,
+        page=read_page(),
     )
 
 

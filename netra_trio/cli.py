@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import time
+import webbrowser
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -41,6 +42,7 @@ from netra_trio.settings import Loaded, Settings, describe, load
 READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
 DEV_USER = "dev"
 
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - only looked up
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -63,6 +65,7 @@ def serve_command(
     agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
     certfile: str | None = None,
     keyfile: str | None = None,
+    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
 ) -> None:
     """Run the server: settings come from the environment, in development none is needed.
 
@@ -79,6 +82,8 @@ def serve_command(
         The certificate to speak TLS with, with those it depends on (PEM).
     keyfile
         Its private key (PEM); not needed where the certificate's file has it.
+    open_page
+        Open the chat page in this machine's browser.
     """
     configure()
     if keyfile is not None and certfile is None:
@@ -89,7 +94,9 @@ def serve_command(
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
     application = create_app(agents=agents, settings=loaded.settings)
-    trio.run(_serve, application, loaded, list(agents), listen(host, port), tls)
+    trio.run(
+        partial(_serve, application, loaded, list(agents), listen(host, port), tls, opens=open_page)
+    )
 
 
 async def _serve(
@@ -98,16 +105,29 @@ async def _serve(
     agents: list[str],
     sock: socket.socket,
     tls: ssl.SSLContext | None,
+    *,
+    opens: bool,
 ) -> None:
     wrong: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             address = await nursery.start(partial(serve, tls=tls), application, sock)
-            _greet(loaded, agents, address, "" if tls is None else "s")
+            s = "" if tls is None else "s"
+            _greet(loaded, agents, address, s)
+            if opens:
+                # Some browsers return only when they are closed: nobody waits for them at the end.
+                open_page = partial(webbrowser.open, f"http{s}://{_reachable(address)}/")
+                await trio.to_thread.run_sync(open_page, abandon_on_cancel=True)
     except* SettingsError as group:
         wrong = next(leaves(group))
     if wrong is not None:
         raise wrong
+
+
+def _reachable(address: str) -> str:
+    """Return an address that a browser can go to: one that means every interface is none."""
+    host, _, port = address.rpartition(":")
+    return f"{_EVERYWHERE.get(host, host)}:{port}"
 
 
 def _greet(loaded: Loaded, agents: list[str], address: str, s: str) -> None:

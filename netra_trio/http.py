@@ -1,6 +1,7 @@
-"""The HTTP side: discovery, tickets, health, the development token, and CORS.
+"""The HTTP side: the chat page, discovery, tickets, health, the development token, and CORS.
 
-Each endpoint is an async function of a `Call` in `ENDPOINTS`; what it returns is sent as JSON.
+Each endpoint is an async function of a `Call` in `ENDPOINTS`; what it returns is sent as JSON, or
+as the bytes of a file.
 """
 
 import ipaddress
@@ -14,6 +15,7 @@ import structlog
 import trio
 from attrs import field, frozen
 
+from netra_trio.assets import Asset, content_security_policy
 from netra_trio.auth import TICKET_SECONDS, USER_ID_CHARACTERS, is_user_id
 from netra_trio.codes import ErrorCode
 from netra_trio.discovery import document
@@ -45,6 +47,7 @@ class Call:
         path: Its path, decoded.
         hub: The server.
         receive: The ASGI call's receive, for the body.
+        page: The files of the chat page, by path.
     """
 
     method: str
@@ -52,18 +55,51 @@ class Call:
     request: Request
     hub: Hub
     receive: Receive
+    page: Mapping[str, Asset]
 
 
 @frozen
 class Answer:
-    """An HTTP answer with a JSON body, or with none."""
+    """An HTTP answer with a JSON body, with the bytes of a file, or with nothing.
+
+    Attributes:
+        body: What is sent as JSON.
+        content: What is sent as it is; `headers` then have its Content-Type.
+    """
 
     status: int
     body: Any = None
     headers: dict[str, str] = field(factory=dict)
+    content: bytes | None = None
 
 
 Endpoint = Callable[[Call], Awaitable[Answer]]
+
+
+async def page(call: Call) -> Answer:
+    """Give a file of the chat page, or say that the browser has it already."""
+    asset = call.page[call.path]
+    hosts = call.request.headers.get("host", [])
+    headers = {
+        "cache-control": asset.cache_control,
+        "content-security-policy": content_security_policy(hosts[0] if len(hosts) == 1 else None),
+        "cross-origin-opener-policy": "same-origin",
+        "etag": asset.etag,
+        "referrer-policy": "no-referrer",
+    }
+    if asset.status == 200 and _has_etag(call.request, asset.etag):  # noqa: PLR2004 - HTTP's own
+        return Answer(304, headers=headers)
+    return Answer(
+        asset.status,
+        headers={**headers, "content-type": asset.media_type},
+        content=asset.content,
+    )
+
+
+def _has_etag(request: Request, etag: str) -> bool:
+    known = ",".join(request.headers.get("if-none-match", []))
+    # A proxy that compresses makes the mark a weak one; for this comparison that is the same.
+    return any(part.strip().removeprefix("W/") in {etag, "*"} for part in known.split(","))
 
 
 async def config(call: Call) -> Answer:
@@ -120,6 +156,7 @@ async def dev_token(call: Call) -> Answer:
 
 
 ENDPOINTS: dict[str, dict[str, Endpoint]] = {
+    "/": {"GET": page},
     "/ws/config": {"GET": config},
     "/ws/ticket": {"POST": ticket},
     "/ws/health": {"GET": health},
@@ -140,9 +177,16 @@ def check_websocket_path(path: str) -> None:
         raise _no_such_path()
 
 
-async def handle(scope: Mapping[str, Any], receive: Receive, send: Send, hub: Hub) -> None:
-    """Answer one HTTP request."""
-    call = Call(scope["method"].upper(), scope["path"], Request.of_scope(scope), hub, receive)
+async def handle(
+    scope: Mapping[str, Any],
+    receive: Receive,
+    send: Send,
+    hub: Hub,
+    files: Mapping[str, Asset],
+) -> None:
+    """Answer one HTTP request; `files` are those of the chat page."""
+    request = Request.of_scope(scope)
+    call = Call(scope["method"].upper(), scope["path"], request, hub, receive, files)
     try:
         answer = await _answer(call)
     except Refused as refused:
@@ -151,7 +195,7 @@ async def handle(scope: Mapping[str, Any], receive: Receive, send: Send, hub: Hu
 
 
 async def _answer(call: Call) -> Answer:
-    methods = ENDPOINTS.get(call.path, {})
+    methods = ENDPOINTS.get(call.path) or ({"GET": page} if call.path in call.page else {})
     # A POST's endpoint looks at the origin itself, in its place among the other checks.
     if call.method == "OPTIONS" or (call.method == "POST" and "POST" not in methods):
         _check_foreign(call)
@@ -159,7 +203,7 @@ async def _answer(call: Call) -> Answer:
         text = "This is a WebSocket endpoint: open it with an upgrade."
         headers = {"upgrade": "websocket", "connection": "upgrade"}
         return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
-    if call.path not in ENDPOINTS.keys() | WEBSOCKET_PATHS:
+    if not methods and call.path not in WEBSOCKET_PATHS:
         raise _no_such_path()
     allowed = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
     if call.method == "OPTIONS":
@@ -228,10 +272,12 @@ async def send_answer(
     send: Send, kind: str, answer: Answer, more_headers: Mapping[str, str] | None = None
 ) -> None:
     """Send an answer; `kind` is `http`, or `websocket.http` for a refused upgrade."""
-    body = b"" if answer.body is None else orjson.dumps(answer.body)
+    body = orjson.dumps(answer.body) if answer.content is None else answer.content
     headers = {**answer.headers, **(more_headers or {}), "x-content-type-options": "nosniff"}
-    if answer.body is not None:
-        headers |= {"content-type": "application/json", "content-length": str(len(body))}
+    if answer.content is None and answer.body is None:
+        body = b""
+    else:
+        headers = {"content-type": "application/json", **headers, "content-length": str(len(body))}
     await send(
         {
             "type": f"{kind}.response.start",

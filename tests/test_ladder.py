@@ -8,7 +8,7 @@ import pytest
 import netra_trio
 
 LADDER = (  # from the bottom up
-    {"codes", "ids"},
+    {"assets", "codes", "ids"},
     {"errors"},
     {
         "protocol.messages",

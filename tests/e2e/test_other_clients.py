@@ -6,10 +6,7 @@ real browser on an allowed page and on a foreign one.
 
 import asyncio
 import base64
-import http.server
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -17,6 +14,7 @@ import pytest
 import websockets.asyncio.client
 import websockets.sync.client
 from support.node import run_script
+from support.pages import pages
 from support.server import (
     PATIENCE,
     SUBPROTOCOL,
@@ -185,37 +183,9 @@ def test_ws_is_told_why_it_is_refused(of_node: Any) -> None:
 # --- a browser
 
 
-class _Page(http.server.BaseHTTPRequestHandler):
-    """An empty page for whatever path."""
-
-    def do_GET(self) -> None:
-        body = b"<!doctype html><title>a page</title>"
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Keep the tests' output clean."""
-
-
-@contextmanager
-def pages() -> Iterator[int]:
-    """Serve pages and yield the port."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page) as host:
-        thread = threading.Thread(target=host.serve_forever)
-        thread.start()
-        try:
-            yield host.server_port
-        finally:
-            host.shutdown()
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def of_browser(server: Server) -> Any:
-    with pages() as port:
+    with pages(b"<!doctype html><title>a page</title>") as port:
         return run_script(
             "page.mjs",
             {

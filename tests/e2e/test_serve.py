@@ -159,6 +159,20 @@ def test_the_port_that_is_asked_for(tmp_path: Path) -> None:
         assert server.http("GET", "/ws/health").status_code == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - this is a test of it
+def test_the_page_is_opened_when_asked_for(tmp_path: Path, host: str) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened.part && mv opened.part opened\n')
+    browser.chmod(0o755)
+    with serving(tmp_path, "--host", host, "--open", BROWSER=f"{browser} %s") as server:
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "opened").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        opened = (tmp_path / "opened").read_text().strip()
+        assert opened == f"http://127.0.0.1:{server.port}/"
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_an_address_that_is_not_ours(tmp_path: Path, host: str) -> None:
     code, out, err = run([*SERVE, "--host", host], directory=tmp_path)

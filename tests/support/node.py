@@ -44,6 +44,14 @@ def run_script(name: str, argument: Any) -> Any:
     return json.loads(done.stdout)
 
 
+def evaluate(source: str) -> str:
+    """Run a module's source; return what it prints."""
+    folder = installed()
+    done = _node(["--input-type=module", "-e", source], folder, RUN_SECONDS)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 @contextmanager
 def running_script(name: str, argument: Any) -> Iterator[Any]:
     """Run a program of `tests/browser` until this is left; yield the first line it prints, JSON."""

@@ -1,0 +1,98 @@
+// Who is here, and the connection that belongs to them.
+
+import { useCallback, useEffect, useMemo, useState } from "react";
+import type { ErrorBody } from "../../src/index.ts";
+import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
+import { Chat } from "./Chat.tsx";
+import { SignInCard } from "./SignInCard.tsx";
+import { forget, hostSignIn, onOtherTab, remember, type SignIn, tokensOf, whoIsHere } from "./signin.ts";
+import { useThreadId } from "./useThreadId.ts";
+
+/** What the demo agent of a fresh server can do. */
+const EXAMPLES = [
+  "what is 12*(3+4)?",
+  "what time is it in New York and Tokyo?",
+  "what did I say?",
+  "count slowly",
+];
+const NONE: readonly string[] = [];
+
+export function App() {
+  const [signIn, setSignIn] = useState(whoIsHere);
+  const [why, setWhy] = useState<{ error: string; help: string } | null>(null);
+
+  useEffect(() => onOtherTab(() => setSignIn(whoIsHere())), []);
+
+  const enter = useCallback((who: SignIn) => {
+    remember(who);
+    setWhy(null);
+    setSignIn(who);
+  }, []);
+  const leave = useCallback((reason: { error: string; help: string } | null) => {
+    forget();
+    setWhy(reason);
+    setSignIn(window.netraTrio?.getToken ? whoIsHere() : null);
+  }, []);
+  const signOut = useCallback(() => leave(null), [leave]);
+  const again = useCallback((error: ErrorBody) => leave(error), [leave]);
+
+  if (signIn === null) return <SignInCard onSignIn={enter} why={why} />;
+  if (signIn.user === null) return <HostSignIn onSignIn={enter} />;
+  return (
+    <SignedIn
+      key={keyOf(signIn)}
+      signIn={signIn}
+      user={signIn.user}
+      onSignOut={signOut}
+      onSignInAgain={again}
+    />
+  );
+}
+
+/** Waits for the page around this one to say who is here. */
+function HostSignIn({ onSignIn }: { onSignIn: (signIn: SignIn) => void }) {
+  const [attempt, setAttempt] = useState(0);
+  const [failed, setFailed] = useState(-1);
+  useEffect(() => {
+    hostSignIn().then(onSignIn, () => setFailed(attempt));
+  }, [onSignIn, attempt]);
+  if (failed !== attempt) return null;
+  return (
+    <main className="sign-in">
+      <div className="card" role="alert">
+        <h1>Nobody is signed in</h1>
+        <p>This page got no token from your login. Sign in there, then try again.</p>
+        <button type="button" className="primary" onClick={() => setAttempt(attempt + 1)}>
+          Try again
+        </button>
+      </div>
+    </main>
+  );
+}
+
+interface SignedInProps {
+  readonly signIn: SignIn;
+  readonly user: string;
+  readonly onSignOut: () => void;
+  readonly onSignInAgain: (why: ErrorBody) => void;
+}
+
+function SignedIn({ signIn, user, onSignOut, onSignInAgain }: SignedInProps) {
+  const getToken = useMemo(() => tokensOf(signIn), [signIn]);
+  const isHost = signIn.kind === "host";
+  const threadId = useThreadId();
+  return (
+    <EnhancedWebSocketProvider getToken={getToken} url={window.netraTrio?.url} threadId={threadId}>
+      <Chat
+        user={user}
+        threadId={threadId}
+        examples={signIn.kind === "developer" ? EXAMPLES : NONE}
+        onSignOut={isHost ? undefined : onSignOut}
+        onSignInAgain={onSignInAgain}
+      />
+    </EnhancedWebSocketProvider>
+  );
+}
+
+const keyOf = (signIn: SignIn) =>
+  signIn.kind === "token" ? `token ${signIn.token}` : `${signIn.kind} ${signIn.user}`;

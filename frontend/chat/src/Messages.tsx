@@ -1,0 +1,177 @@
+// One message: what the user said, or what an agent made of it.
+
+import { memo, useDeferredValue } from "react";
+import type { AgentEntry, ErrorBody, Run, RunStatus, ToolCall, UserEntry } from "../../src/index.ts";
+import { isEnd } from "../../src/snapshot.ts";
+import { Markdown } from "./Markdown.tsx";
+import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, RetryIcon, ThoughtIcon, ToolIcon } from "./icons.tsx";
+import { duration, pretty } from "./text.ts";
+import { delivery, ending, took } from "./words.ts";
+
+interface UserProps {
+  readonly entry: UserEntry;
+  readonly run: Run | undefined;
+  readonly isConnected: boolean;
+  /** Missing where there is nothing to send again. */
+  readonly onRetry: ((entry: UserEntry) => void) | undefined;
+}
+
+export const UserMessage = memo(function UserMessage({ entry, run, isConnected, onRetry }: UserProps) {
+  const words = delivery(entry, isConnected, run);
+  return (
+    <article className={`message user ${entry.status}`} aria-label="You">
+      <div className="bubble">{entry.content}</div>
+      {words && entry.status !== "failed" && <p className="note">{words}</p>}
+      {entry.status === "failed" && (
+        <Trouble
+          text={`${words}. ${entry.error?.error ?? ""}`.trim()}
+          help={entry.error?.help ?? ""}
+          onRetry={onRetry && (() => onRetry(entry))}
+        />
+      )}
+    </article>
+  );
+});
+
+interface AgentProps {
+  readonly entry: AgentEntry | undefined;
+  readonly run: Run | undefined;
+  readonly status: RunStatus;
+  readonly onRetry: (() => void) | undefined;
+}
+
+export const AgentMessage = memo(function AgentMessage({ entry, run, status, onRetry }: AgentProps) {
+  const isLive = !isEnd(status);
+  const text = (entry?.content ?? run?.text) || resultOf(run);
+  const shown = useDeferredValue(text);
+  const end = ending(status, run?.error ?? entry?.error ?? null);
+  const name = run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined) ?? "Agent";
+  const error: ErrorBody | null = run?.error ?? entry?.error ?? null;
+  return (
+    // A screen reader waits with a busy message, and reads it when it is whole.
+    <article className="message agent" aria-label={name} aria-busy={isLive}>
+      <header>
+        <span className="agent-name">{name}</span>
+        {run && run.attempt > 1 && <span className="note">attempt {run.attempt}</span>}
+        {!isLive && <span className="note">{took(run)}</span>}
+      </header>
+      {run && <Thoughts run={run} isLive={isLive} />}
+      {run && run.tools.length > 0 && (
+        <ul className="tools" aria-label="Tools">
+          {run.tools.map((tool) => (
+            <Tool key={tool.tool_call_id} tool={tool} />
+          ))}
+        </ul>
+      )}
+      {(entry?.truncated || run?.truncated) && (
+        <p className="note">This answer is too long to be shown whole.</p>
+      )}
+      {shown && <Markdown text={shown} isWriting={isLive} />}
+      {isLive && !shown && <span className="dots" aria-hidden="true" />}
+      {end && <Trouble {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}
+    </article>
+  );
+});
+
+/** What an agent returned without having written anything, as Markdown. */
+function resultOf(run: Run | undefined): string {
+  const result = run?.status === "completed" ? run.result : undefined;
+  if (result === undefined || result === null) return "";
+  return typeof result === "string" ? result : `\`\`\`json\n${pretty(result)}\n\`\`\``;
+}
+
+function Thoughts({ run, isLive }: { run: Run; isLive: boolean }) {
+  const last = run.thoughts.at(-1);
+  if (!last) return null;
+  const steps = last.total_steps ? `${last.step_number ?? run.thoughts.length} of ${last.total_steps}` : "";
+  const count = run.thoughts.length;
+  return (
+    <details className="thoughts">
+      <summary>
+        <ThoughtIcon />
+        <span className={isLive && !run.text ? "summary shimmers" : "summary"}>
+          {isLive ? last.thought : `${count} ${count === 1 ? "thought" : "thoughts"}`}
+        </span>
+        {isLive && steps && <span className="note">{steps}</span>}
+        <ChevronIcon />
+      </summary>
+      <ol>
+        {run.thoughts.map((thought, index) => (
+          <li key={index}>{thought.thought}</li>
+        ))}
+      </ol>
+    </details>
+  );
+}
+
+const TOOL_STATE: Record<ToolCall["status"], string> = {
+  running: "running",
+  succeeded: "done",
+  failed: "failed",
+  cut: "cut off",
+};
+
+function Tool({ tool }: { tool: ToolCall }) {
+  const outcome = tool.status === "failed" ? tool.error : tool.result;
+  return (
+    <li>
+      <details className={`tool ${tool.status}`}>
+        <summary>
+          <ToolIcon />
+          <span className="summary">
+            <code>{tool.tool_name}</code>
+          </span>
+          <span className="tool-state">
+            {tool.status === "running" && <span className="spinner" aria-hidden="true" />}
+            {tool.status === "succeeded" && <CheckIcon />}
+            {(tool.status === "failed" || tool.status === "cut") && <CrossIcon />}
+            {TOOL_STATE[tool.status]}
+            {tool.duration_ms !== undefined && ` · ${duration(tool.duration_ms)}`}
+          </span>
+          <ChevronIcon />
+        </summary>
+        <dl>
+          <dt>Arguments</dt>
+          <dd>
+            <pre tabIndex={0} aria-label="Arguments">{pretty(tool.arguments)}</pre>
+          </dd>
+          {outcome !== undefined && (
+            <>
+              <dt>{tool.status === "failed" ? "Error" : "Result"}</dt>
+              <dd>
+                <pre tabIndex={0} aria-label="Result">{pretty(outcome)}</pre>
+              </dd>
+            </>
+          )}
+          {tool.truncated && <dd className="note">It is too long to be shown whole.</dd>}
+        </dl>
+      </details>
+    </li>
+  );
+}
+
+interface TroubleProps {
+  readonly text: string;
+  readonly help: string;
+  readonly id?: string | undefined;
+  readonly isCalm?: boolean;
+  readonly onRetry: (() => void) | undefined;
+}
+
+function Trouble({ text, help, id, isCalm = false, onRetry }: TroubleProps) {
+  return (
+    <div className={isCalm ? "trouble calm" : "trouble"}>
+      {!isCalm && <AlertIcon />}
+      <p>
+        {text} {help && <span className="help">{help}</span>}
+        {id && <span className="help"> Error id: {id}</span>}
+      </p>
+      {onRetry && (
+        <button type="button" className="quiet" onClick={onRetry}>
+          <RetryIcon />
+          Send again
+        </button>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,101 @@
+// The conversations of this user in this browser, and who is here.
+
+import { useEffect, useRef, useState } from "react";
+import { AutoIcon, BinIcon, CloseIcon, LeaveIcon, MoonIcon, PlusIcon, SunIcon } from "./icons.tsx";
+import { applyTheme, keptTheme, nextTheme, type Theme } from "./theme.ts";
+import { addressOf, type Thread } from "./threads.ts";
+
+interface Props {
+  readonly threads: readonly Thread[];
+  readonly current: string;
+  readonly user: string;
+  readonly isOpen: boolean;
+  readonly onClose: () => void;
+  readonly onNew: () => void;
+  readonly onRemove: (id: string) => void;
+  /** Missing where the page around this one decides who is here. */
+  readonly onSignOut: (() => void) | undefined;
+}
+
+export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onRemove, onSignOut }: Props) {
+  const close = useRef<HTMLButtonElement>(null);
+  useEffect(() => {
+    if (isOpen) close.current?.focus();
+  }, [isOpen]);
+  return (
+    <>
+      {isOpen && <div className="veil" onClick={onClose} aria-hidden="true" />}
+      <nav className={isOpen ? "sidebar open" : "sidebar"} id="sidebar" aria-label="Conversations">
+        <div className="sidebar-top">
+          <button type="button" className="wide" onClick={onNew}>
+            <PlusIcon />
+            New conversation
+          </button>
+          <button
+            ref={close}
+            type="button"
+            className="square only-narrow"
+            aria-label="Close conversations"
+            onClick={onClose}
+          >
+            <CloseIcon />
+          </button>
+        </div>
+        {threads.length === 0 && <p className="note">Your conversations are listed here.</p>}
+        <ul className="threads">
+          {threads.map((thread) => (
+            <li key={thread.id}>
+              <a
+                href={addressOf(thread.id)}
+                aria-current={thread.id === current ? "page" : undefined}
+                onClick={onClose}
+                title={thread.title}
+              >
+                {thread.title}
+              </a>
+              <button
+                type="button"
+                className="square"
+                aria-label={`Remove from the list: ${thread.title}`}
+                title="Remove from the list"
+                onClick={() => onRemove(thread.id)}
+              >
+                <BinIcon />
+              </button>
+            </li>
+          ))}
+        </ul>
+        <div className="sidebar-end">
+          <span className="avatar" aria-hidden="true">{(user[0] ?? "?").toUpperCase()}</span>
+          <span className="user-name" title={user}>{user}</span>
+          <ThemeButton />
+          {onSignOut && (
+            <button type="button" className="square" aria-label="Sign out" title="Sign out" onClick={onSignOut}>
+              <LeaveIcon />
+            </button>
+          )}
+        </div>
+      </nav>
+    </>
+  );
+}
+
+const THEMES: Record<Theme, string> = {
+  auto: "Theme: as the system",
+  light: "Theme: light",
+  dark: "Theme: dark",
+};
+
+export function ThemeButton() {
+  const [theme, setTheme] = useState(keptTheme);
+  const change = () => {
+    const next = nextTheme(theme);
+    applyTheme(next);
+    setTheme(next);
+  };
+  return (
+    <button type="button" className="square" aria-label={THEMES[theme]} title={THEMES[theme]} onClick={change}>
+      {theme === "auto" ? <AutoIcon /> : theme === "light" ? <SunIcon /> : <MoonIcon />}
+    </button>
+  );
+}

@@ -1,0 +1,60 @@
+// The page's pictures. Each is decoration: what a button does is said by its name.
+
+import type { ReactNode } from "react";
+
+/** The page's mark, of the server that this script came from. */
+export const ICON = new URL("/icon.svg", import.meta.url).href;
+
+function Icon({ children }: { children: ReactNode }) {
+  return (
+    <svg
+      className="icon" viewBox="0 0 24 24" fill="none" stroke="currentColor" strokeWidth="2"
+      strokeLinecap="round" strokeLinejoin="round" aria-hidden="true" focusable="false"
+    >
+      {children}
+    </svg>
+  );
+}
+
+export const SendIcon = () => <Icon><path d="M12 19V5M5.5 11.5 12 5l6.5 6.5" /></Icon>;
+export const StopIcon = () => (
+  <Icon><rect x="7" y="7" width="10" height="10" rx="1.5" fill="currentColor" /></Icon>
+);
+export const PlusIcon = () => <Icon><path d="M12 5v14M5 12h14" /></Icon>;
+export const MenuIcon = () => <Icon><path d="M4 7h16M4 12h16M4 17h16" /></Icon>;
+export const CloseIcon = () => <Icon><path d="M6 6l12 12M18 6 6 18" /></Icon>;
+export const CopyIcon = () => (
+  <Icon>
+    <rect x="9" y="9" width="11" height="11" rx="2" />
+    <path d="M5 15V6a2 2 0 0 1 2-2h9" />
+  </Icon>
+);
+export const CheckIcon = () => <Icon><path d="M5 12.5 10 17.5 19 7" /></Icon>;
+export const CrossIcon = () => <Icon><path d="M7 7l10 10M17 7 7 17" /></Icon>;
+export const ChevronIcon = () => <Icon><path d="m9 6 6 6-6 6" /></Icon>;
+export const DownIcon = () => <Icon><path d="M12 5v14M6 13l6 6 6-6" /></Icon>;
+export const SunIcon = () => (
+  <Icon>
+    <circle cx="12" cy="12" r="4" />
+    <path d="M12 3v1.5M12 19.5V21M3 12h1.5M19.5 12H21M5.6 5.6l1.1 1.1M17.3 17.3l1.1 1.1M5.6 18.4l1.1-1.1M17.3 6.7l1.1-1.1" />
+  </Icon>
+);
+export const MoonIcon = () => <Icon><path d="M20 14.5A8 8 0 0 1 9.5 4 8 8 0 1 0 20 14.5Z" /></Icon>;
+export const AutoIcon = () => (
+  <Icon>
+    <circle cx="12" cy="12" r="8" />
+    <path d="M12 4a8 8 0 0 1 0 16Z" fill="currentColor" />
+  </Icon>
+);
+export const LeaveIcon = () => <Icon><path d="M14 5H6v14h8M11 12h9M16.5 8.5 20 12l-3.5 3.5" /></Icon>;
+export const ToolIcon = () => (
+  <Icon><path d="M14.7 6.3a4 4 0 0 0-5.2 5.2L4 17v3h3l5.5-5.5a4 4 0 0 0 5.2-5.2L15 12l-3-3Z" /></Icon>
+);
+export const ThoughtIcon = () => (
+  <Icon>
+    <path d="M9.5 18h5M10.5 21h3M12 3a6 6 0 0 0-3.7 10.7c.6.5 1 1.2 1.2 2.3h5c.2-1.1.6-1.8 1.2-2.3A6 6 0 0 0 12 3Z" />
+  </Icon>
+);
+export const RetryIcon = () => <Icon><path d="M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6" /></Icon>;
+export const BinIcon = () => <Icon><path d="M5 7h14M10 7V5h4v2M7 7l1 12h8l1-12" /></Icon>;
+export const AlertIcon = () => <Icon><path d="M12 8v5M12 16.5v.01M12 3 2.5 20h19Z" /></Icon>;

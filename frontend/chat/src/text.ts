@@ -1,0 +1,94 @@
+// What the page does with text, without a browser.
+
+import type { JsonValue } from "../../src/index.ts";
+
+const LINKS = new Set(["http:", "https:", "mailto:"]);
+const NAMED: Record<string, string> = {
+  amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", hellip: "…",
+  mdash: "—", ndash: "–", times: "×", middot: "·", rarr: "→", larr: "←", euro: "€", deg: "°",
+};
+const MAX_CODE_POINT = 0x10ffff;
+const TITLE_CHARACTERS = 60; // of a thread's name: a line of the list
+
+/** The address of a link as a browser reads it, or null for one that must not be followed. */
+export function safeLink(href: string): string | null {
+  try {
+    const url = new URL(href);
+    return LINKS.has(url.protocol) ? url.href : null;
+  } catch {
+    return null; // relative, or nothing that a browser knows
+  }
+}
+
+/** A text with its entities as characters: `&lt;` is what HTML would show as `<`. */
+export function decodeEntities(text: string): string {
+  if (!text.includes("&")) return text;
+  return text.replace(/&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-z]{2,6});/g, (all, name: string) => {
+    if (!name.startsWith("#")) return NAMED[name] ?? all;
+    const point = Number(name.replace(/^#x/i, "0x").replace("#", ""));
+    const isCharacter = point > 0 && point <= MAX_CODE_POINT && !(point >= 0xd800 && point <= 0xdfff);
+    return isCharacter ? String.fromCodePoint(point) : "\ufffd";
+  });
+}
+
+/**
+ * Split Markdown at blank lines into pieces that can be read one by one, so that a growing text
+ * changes its last piece only. A list, an indented line and a fence stay with what they belong to.
+ */
+export function splitBlocks(text: string): string[] {
+  const found: string[] = [];
+  let lines: string[] = [];
+  let fence: string | null = null;
+  let blank = false;
+  const end = () => {
+    if (lines.some((line) => line.trim())) found.push(lines.join("\n"));
+    lines = [];
+  };
+  for (const line of text.split("\n")) {
+    const mark = /^ {0,3}(`{3,}|~{3,})(.*)$/.exec(line);
+    if (fence !== null) {
+      lines.push(line);
+      const isEnd = mark?.[1]?.startsWith(fence) && !mark[2]?.trim();
+      if (isEnd) {
+        fence = null;
+        if (!isItem(lines[0] ?? "")) end();
+      }
+      continue;
+    }
+    const first = lines[0] ?? "";
+    const belongs = /^\s/.test(line) || (isItem(line) && isItem(first));
+    if (blank && line.trim() && !belongs) end();
+    blank = !line.trim();
+    // A backtick in the info string makes it no fence, but code within a line.
+    if (mark?.[1] && !(mark[1].startsWith("`") && mark[2]?.includes("`"))) {
+      if (!isItem(first)) end();
+      fence = mark[1];
+    }
+    lines.push(line);
+  }
+  end();
+  return found;
+}
+
+const isItem = (line: string) => /^ {0,3}(?:[-*+]|\d{1,9}[.)])\s/.test(line);
+
+/** The first words of a message, to know a thread by. */
+export function titleOf(content: string): string {
+  const line = content.replace(/\s+/g, " ").trim();
+  if (line.length <= TITLE_CHARACTERS) return line;
+  const cut = line.slice(0, TITLE_CHARACTERS);
+  const space = cut.lastIndexOf(" ");
+  return `${(space > TITLE_CHARACTERS / 2 ? cut.slice(0, space) : cut).trimEnd()}…`;
+}
+
+/** JSON as one reads it. */
+export function pretty(value: JsonValue): string {
+  return typeof value === "string" ? value : JSON.stringify(value, null, 2);
+}
+
+/** A time span as one says it: `0.3 s`, `12 s`, `3 min`. */
+export function duration(ms: number): string {
+  if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 90_000) return `${Math.round(ms / 1000)} s`;
+  return `${Math.round(ms / 60_000)} min`;
+}

@@ -1,0 +1,47 @@
+import hooks from "eslint-plugin-react-hooks";
+import tseslint from "typescript-eslint";
+
+export default tseslint.config(
+  { ignores: ["dist", "chat", "node_modules", "**/node_modules"] },
+  ...tseslint.configs.strictTypeChecked.map((config) => ({ ...config, files: ["**/*.{ts,tsx}"] })),
+  {
+    files: ["**/*.{ts,tsx}"],
+    plugins: { "react-hooks": hooks },
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      ...hooks.configs.recommended.rules,
+      "@typescript-eslint/consistent-type-imports": "error",
+      "@typescript-eslint/explicit-module-boundary-types": "error",
+      "@typescript-eslint/switch-exhaustiveness-check": [
+        "error",
+        { considerDefaultExhaustiveForUnions: true },
+      ],
+      "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
+      // `void promise` and `() => void set.delete(x)` say that a value is let go on purpose.
+      "@typescript-eslint/no-confusing-void-expression": "off",
+      "@typescript-eslint/no-meaningless-void-operator": "off",
+      "@typescript-eslint/no-unused-vars": ["error", { varsIgnorePattern: "^_", argsIgnorePattern: "^_" }],
+      // The type checker asks for the brackets where a name is not a field of the type.
+      "@typescript-eslint/dot-notation": "off",
+      eqeqeq: ["error", "always", { null: "ignore" }],
+    },
+  },
+  {
+    // The rules: no clock, no chance, no waiting.
+    files: ["src/rules/**/*.ts", "src/protocol/**/*.ts"],
+    rules: {
+      "no-restricted-globals": ["error", "setTimeout", "setInterval", "fetch", "WebSocket"],
+      "no-restricted-properties": [
+        "error",
+        { object: "Math", property: "random" },
+        { object: "Date", property: "now" },
+      ],
+      "no-restricted-syntax": ["error", "NewExpression[callee.name='Date']"],
+    },
+  },
+  {
+    // act() of React wants a function that returns a promise, whether or not it waits.
+    files: ["test/**/*.{ts,tsx}"],
+    rules: { "@typescript-eslint/require-await": "off" },
+  },
+);

@@ -1,0 +1,127 @@
+/** What a page has for the core's ports. The one part of the core that knows a browser. */
+
+import type { Cancel, Channel, Locks, PageEvent, Ports, Storage } from "./ports.js";
+
+export function browserPorts(): Ports {
+  const channels = typeof BroadcastChannel === "function" ? { openChannel } : {};
+  const locks = typeof navigator === "object" && "locks" in navigator ? { locks: webLocks } : {};
+  return {
+    WebSocket: globalThis.WebSocket,
+    http,
+    timers: {
+      now: () => Date.now(),
+      setTimeout: (run, ms) => {
+        const id = setTimeout(run, ms);
+        return () => clearTimeout(id);
+      },
+    },
+    random: () => Math.random(),
+    uniqueId,
+    shared: webStorage(() => localStorage),
+    tab: webStorage(() => sessionStorage),
+    onPage,
+    resolve: (address, base) => new URL(address, base ?? here()).href,
+    ...channels,
+    ...locks,
+  };
+}
+
+/** Where a page is rendered on a server there is none yet. */
+const here = (): string => (typeof location === "object" ? location.href : "http://localhost/");
+
+/** 128 bits from the browser's source, in letters that a thread's name may have. */
+function uniqueId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+const http: Ports["http"] = async ({ method, url, headers, timeout_ms }) => {
+  const answer = await fetch(url, {
+    method,
+    headers,
+    cache: "no-store",
+    credentials: "omit",
+    signal: AbortSignal.timeout(timeout_ms),
+  });
+  return {
+    status: answer.status,
+    body: await answer.text(),
+    retryAfter: answer.headers.get("Retry-After"),
+  };
+};
+
+/** A page may be forbidden to store anything; then it forgets. */
+function webStorage(get: () => globalThis.Storage): Storage {
+  try {
+    const storage = get();
+    storage.getItem("");
+    return {
+      get: (name) => storage.getItem(name),
+      set: (name, value) => storage.setItem(name, value),
+      remove: (name) => storage.removeItem(name),
+    };
+  } catch {
+    return memoryStorage();
+  }
+}
+
+/** A storage that lasts as long as the page. */
+export function memoryStorage(): Storage {
+  const values = new Map<string, string>();
+  return {
+    get: (name) => values.get(name) ?? null,
+    set: (name, value) => void values.set(name, value),
+    remove: (name) => void values.delete(name),
+  };
+}
+
+const onPage = (event: PageEvent, run: () => void): Cancel => {
+  switch (event) {
+    case "online":
+      return listen(window, "online", run);
+    case "visible":
+      return listen(document, "visibilitychange", () => {
+        if (document.visibilityState === "visible") run();
+      });
+    case "hide":
+      return listen(window, "pagehide", run);
+    case "show":
+      return listen(window, "pageshow", run);
+  }
+};
+
+function listen(target: EventTarget, name: string, run: () => void): Cancel {
+  target.addEventListener(name, run);
+  return () => target.removeEventListener(name, run);
+}
+
+function openChannel(name: string, onMessage: (message: unknown) => void): Channel {
+  const channel = new BroadcastChannel(name);
+  channel.onmessage = (event: MessageEvent<unknown>) => onMessage(event.data);
+  return { post: (message) => channel.postMessage(message), close: () => channel.close() };
+}
+
+const webLocks: Locks = {
+  request(name, granted) {
+    const waiting = new AbortController();
+    let release: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    navigator.locks
+      .request(name, { signal: waiting.signal }, () => {
+        // Given up between the grant and this call: let the next one have it.
+        if (waiting.signal.aborted) return undefined;
+        granted();
+        return held;
+      })
+      // Giving up rejects the request, which is what was wanted.
+      .catch((error: unknown) => {
+        if (!waiting.signal.aborted) throw error;
+      });
+    return () => {
+      waiting.abort();
+      release();
+    };
+  },
+};

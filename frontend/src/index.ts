@@ -1,0 +1,14 @@
+/**
+ * The core: no React, and no browser but in `browserPorts`.
+ *
+ *     import { browserPorts, createClient } from "@netra-trio/client";
+ */
+
+export { browserPorts, memoryStorage } from "./browser.js";
+export { RequestError } from "./api.js";
+export type { ClientOptions, Handler, NetraClient, OutgoingMessage, Subscribe } from "./api.js";
+export { createClient } from "./client.js";
+export type * from "./ports.js";
+export type * from "./protocol/messages.js";
+export { isEnd } from "./snapshot.js";
+export type * from "./snapshot.js";

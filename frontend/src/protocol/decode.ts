@@ -1,0 +1,253 @@
+/**
+ * From a frame to a message. A frame that is none is counted and passed over: whatever a server
+ * sends, the page goes on.
+ *
+ * Types are strict. Fields that this version does not know are passed over, so that a newer server
+ * may say more; unknown types are faults.
+ */
+
+import {
+  anyObject,
+  anything,
+  eachOf,
+  integer,
+  isObject,
+  matching,
+  may,
+  must,
+  name,
+  number,
+  object,
+  oneOf,
+  show,
+  text,
+  truth,
+  type Check,
+  type Shape,
+} from "./check.js";
+import {
+  CONFIRMATIONS,
+  END_STATUSES,
+  RESET_REASONS,
+  RUN_STATUSES,
+  VERDICTS,
+  type ControlPayloads,
+  type ControlType,
+  type ErrorBody,
+  type EventPayloads,
+  type EventType,
+  type HistoryMessage,
+  type ResumedRun,
+  type ResumeState,
+  type ServerFeatures,
+  type ServerLimits,
+  type ServerMessage,
+} from "./messages.js";
+
+export type Decoded =
+  | { readonly ok: true; readonly message: ServerMessage }
+  | {
+      readonly ok: false;
+      readonly fault: string;
+      /** The number of an event that could not be read, where that much could. */
+      readonly seq: number | null;
+    };
+
+const FEATURES: Shape<ServerFeatures> = {
+  json_first: must(truth),
+  auth_required: must(truth),
+  heartbeat_supported: must(truth),
+  reconnection_supported: must(truth),
+  rate_limiting: must(truth),
+  message_queuing: must(truth),
+  resume: must(truth),
+  tickets: must(truth),
+};
+
+const LIMITS: Shape<ServerLimits> = {
+  max_connections_per_user: must(integer(0)),
+  max_message_rate: must(integer(1)),
+  heartbeat_interval: must(integer(1)),
+  max_message_size: must(integer(1)),
+  resume_window: must(integer(0)),
+};
+
+export const features = object(FEATURES);
+export const limits = object(LIMITS);
+
+const ERROR: Shape<ErrorBody> = {
+  code: must(name),
+  error: must(text),
+  timestamp: must(number),
+  recoverable: must(truth),
+  help: must(text),
+  retry_after_ms: may(integer(0)),
+  error_id: may(name),
+};
+
+export const errorBody = object(ERROR);
+
+const RESUMED_RUN: Shape<ResumedRun> = {
+  run_id: must(name),
+  thread_id: must(name),
+  correlation_id: must(name),
+  status: must(oneOf(RUN_STATUSES)),
+  content: must(text),
+  truncated: may(truth),
+};
+
+const RESUME: Shape<ResumeState> = {
+  verdict: must(oneOf(VERDICTS)),
+  reason: may(oneOf(RESET_REASONS)),
+  replayed: must(integer(0)),
+  last_seq: must(integer(0)),
+  runs: must(eachOf(object(RESUMED_RUN))),
+};
+
+const HISTORY_RUN: Shape<NonNullable<HistoryMessage["run"]>> = {
+  run_id: must(name),
+  agent_name: must(text),
+  status: must(oneOf(RUN_STATUSES)),
+};
+
+const HISTORY_MESSAGE: Shape<HistoryMessage> = {
+  message_id: must(name),
+  role: must(oneOf(["user", "agent"])),
+  content: must(text),
+  created_at: must(number),
+  correlation_id: may(name),
+  run: may(object(HISTORY_RUN)),
+  truncated: may(truth),
+};
+
+type Shapes<P> = { readonly [T in keyof P]: Shape<P[T]> };
+
+const CONTROL: Shapes<Omit<ControlPayloads, "pong">> = {
+  connection_established: {
+    connection_id: must(name),
+    session_id: must(name),
+    user_id: must(name),
+    server_time: must(number),
+    heartbeat_interval: must(integer(1)),
+    features: must(features),
+    limits: must(limits),
+    resume: must(object(RESUME)),
+  },
+  heartbeat: { server_time: must(number) },
+  auth_ok: { expires_at: must(number) },
+  auth_expiring: { expires_at: must(number) },
+  server_draining: { reason: must(text), reconnect_after_ms: must(integer(0)) },
+  thread_history: {
+    thread_id: must(name),
+    messages: must(eachOf(object(HISTORY_MESSAGE))),
+    has_more: must(truth),
+  },
+  error: ERROR,
+};
+
+const EVENTS: Shapes<EventPayloads> = {
+  message_confirmed: {
+    message_id: must(name),
+    run_id: must(name),
+    thread_id: must(name),
+    status: must(oneOf(CONFIRMATIONS)),
+    position: may(integer(1)),
+    run_status: may(oneOf(RUN_STATUSES)),
+  },
+  agent_started: {
+    run_id: must(name),
+    agent_name: must(text),
+    thread_id: must(name),
+    attempt: must(integer(1)),
+  },
+  agent_thinking: {
+    run_id: must(name),
+    thought: must(text),
+    step_number: may(integer(0)),
+    total_steps: may(integer(0)),
+  },
+  partial_result: { run_id: must(name), content: must(text) },
+  tool_executing: {
+    run_id: must(name),
+    tool_call_id: must(name),
+    tool_name: must(text),
+    arguments: must(anything),
+    truncated: may(truth),
+  },
+  tool_completed: {
+    run_id: must(name),
+    tool_call_id: must(name),
+    tool_name: must(text),
+    success: must(truth),
+    duration_ms: must(integer(0)),
+    result: may(anything),
+    error: may(text),
+    truncated: may(truth),
+  },
+  agent_completed: {
+    run_id: must(name),
+    status: must(oneOf(END_STATUSES)),
+    duration_ms: must(integer(0)),
+    result: may(anything),
+    error: may(errorBody),
+    truncated: may(truth),
+  },
+};
+
+const checks = (shapes: object): ReadonlyMap<string, Check> =>
+  new Map(Object.entries(shapes).map(([type, shape]) => [type, object(shape as Shape<object>)]));
+
+const CONTROL_CHECKS = new Map([...checks(CONTROL), ["pong", anyObject] as const]);
+const EVENT_CHECKS = checks(EVENTS);
+
+export const isEventType = (type: string): type is EventType => EVENT_CHECKS.has(type);
+export const isServerType = (type: string): type is EventType | ControlType =>
+  EVENT_CHECKS.has(type) || CONTROL_CHECKS.has(type);
+
+const number1 = integer(1);
+const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
+
+export function decode(data: unknown): Decoded {
+  if (typeof data !== "string") return bad("$: expected a text frame, got a binary one");
+  let value: unknown;
+  try {
+    value = JSON.parse(data);
+  } catch {
+    return bad("$: expected JSON");
+  }
+  if (!isObject(value)) return bad(`$: expected an object, got ${show(value)}`);
+  const fault = frameFault(value);
+  if (fault === null) return { ok: true, message: value as unknown as ServerMessage };
+  return { ok: false, fault, seq: number1(value["seq"], "") === null ? (value["seq"] as number) : null };
+}
+
+const bad = (fault: string): Decoded => ({ ok: false, fault, seq: null });
+
+function frameFault(frame: Record<string, unknown>): string | null {
+  const type = frame["type"];
+  if (typeof type !== "string" || !isServerType(type)) {
+    return `$.type: expected a type of netra.v1, got ${show(type)}`;
+  }
+  return (
+    number(frame["timestamp"], "$.timestamp") ??
+    ("correlation_id" in frame ? CORRELATION_ID(frame["correlation_id"], "$.correlation_id") : null) ??
+    numberFault(frame, type) ??
+    payloadFault(frame, type)
+  );
+}
+
+function payloadFault(frame: Record<string, unknown>, type: string): string | null {
+  const check = EVENT_CHECKS.get(type) ?? CONTROL_CHECKS.get(type) ?? anyObject;
+  return check(frame["payload"], "$.payload");
+}
+
+/** An event has a number, a control frame has none; only merged text stands for several. */
+function numberFault(frame: Record<string, unknown>, type: string): string | null {
+  if (!isEventType(type)) {
+    return "seq" in frame ? `$.seq: expected nothing, got ${show(frame["seq"])}` : null;
+  }
+  const fault = number1(frame["seq"], "$.seq");
+  if (fault !== null || !("seq_from" in frame)) return fault;
+  if (type !== "partial_result") return `$.seq_from: expected nothing in ${type}`;
+  return integer(1, frame["seq"] as number)(frame["seq_from"], "$.seq_from");
+}

@@ -1,0 +1,92 @@
+/** From a message to a frame, checked as the server checks it, so that faults show at once. */
+
+import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, show, type Check, type Shape } from "./check.js";
+import { ON_BUSY, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
+
+const OPEN_PAYLOAD_BYTES = 1024; // of ping and pong, the contract's bound
+
+const THREAD_ID = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 characters out of A-Z, a-z, 0-9, _ and -");
+// Characters, as the server counts them: [^] with `u` is one code point.
+const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
+const NOT_BLANK = matching(/\S/, "a text that is not blank");
+
+const openPayload: Check = (value, path) => {
+  const fault = anyObject(value, path);
+  if (fault !== null) return fault;
+  const size = utf8Bytes(JSON.stringify(value));
+  return size > OPEN_PAYLOAD_BYTES ? `${path}: expected at most ${OPEN_PAYLOAD_BYTES} bytes, got ${size}` : null;
+};
+
+const objectOrText: Check = (value, path) =>
+  typeof value === "string" || isObject(value) ? null : `${path}: expected an object or a string, got ${show(value)}`;
+
+const USER_MESSAGE: Shape<UserMessagePayload> = {
+  content: must(NOT_BLANK),
+  thread_id: may(THREAD_ID),
+  correlation_id: may(CORRELATION_ID),
+  agent: may(name),
+  on_busy: may(oneOf(ON_BUSY)),
+  deadline_ms: may(integer(1)),
+};
+
+const AGENT_REQUEST: Shape<AgentRequestPayload> = {
+  agent: must(name),
+  input: must(objectOrText),
+  thread_id: may(THREAD_ID),
+  on_busy: may(oneOf(ON_BUSY)),
+  deadline_ms: may(integer(1)),
+};
+
+const closed = <T>(shape: Shape<T>): Check => object(shape, true);
+
+const PAYLOADS: Readonly<Record<ClientType, Check>> = {
+  ping: openPayload,
+  pong: openPayload,
+  auth: closed<ClientPayloads["auth"]>({ token: must(name) }),
+  ack: closed<ClientPayloads["ack"]>({ seq: must(integer(0)) }),
+  user_message: closed(USER_MESSAGE),
+  agent_request: closed(AGENT_REQUEST),
+  stop_agent: closed<ClientPayloads["stop_agent"]>({ run_id: must(name) }),
+  get_thread_history: closed<ClientPayloads["get_thread_history"]>({
+    thread_id: must(THREAD_ID),
+    limit: may(integer(1, 100)),
+    before: may(name),
+  }),
+};
+
+const ENVELOPE = {
+  type: must(name),
+  payload: may(anyObject),
+  timestamp: may(number),
+  correlation_id: may(CORRELATION_ID),
+};
+
+export const isClientType = (type: unknown): type is ClientType =>
+  typeof type === "string" && Object.hasOwn(PAYLOADS, type);
+
+/** What is wrong with a frame that is about to be sent, with its path; null where nothing is. */
+export function outgoingFault(frame: unknown): string | null {
+  const fault = object<{ type: string; payload?: object; timestamp?: number; correlation_id?: string }>(ENVELOPE, true)(frame, "$");
+  if (fault !== null) return fault;
+  const { type, payload = {} } = frame as { type: string; payload?: object };
+  if (!isClientType(type)) {
+    return `$.type: expected one of ${Object.keys(PAYLOADS).join(", ")}, got ${show(type)}`;
+  }
+  return PAYLOADS[type](payload, "$.payload");
+}
+
+export function encode(message: ClientMessage, unixSeconds: number): string {
+  return JSON.stringify({ timestamp: unixSeconds, ...message });
+}
+
+/** How many bytes a text has as UTF-8. */
+export function utf8Bytes(text: string): number {
+  let bytes = text.length;
+  for (let index = 0; index < text.length; index += 1) {
+    const unit = text.charCodeAt(index);
+    if (unit > 0x7f) bytes += 1;
+    // Half of a pair counts 2, the pair 4; any other unit from here on has 3 bytes.
+    if (unit > 0x7ff && (unit < 0xd800 || unit > 0xdfff)) bytes += 1;
+  }
+  return bytes;
+}

@@ -1,0 +1,258 @@
+/**
+ * Every message of `netra.v1`, both directions, as types.
+ *
+ * The names are the server's. `docs/asyncapi.yaml` says the same, and `npm run asyncapi` fails where
+ * the two differ.
+ */
+
+export type JsonValue =
+  | null
+  | boolean
+  | number
+  | string
+  | readonly JsonValue[]
+  | { readonly [name: string]: JsonValue };
+export type JsonObject = { readonly [name: string]: JsonValue };
+
+export const SUBPROTOCOL = "netra.v1";
+
+export const ON_BUSY = ["enqueue", "reject", "interrupt"] as const;
+export type OnBusy = (typeof ON_BUSY)[number];
+
+export const END_STATUSES = [
+  "completed",
+  "failed",
+  "cancelled",
+  "timed_out",
+  "interrupted",
+] as const;
+export type EndStatus = (typeof END_STATUSES)[number];
+
+export const RUN_STATUSES = ["queued", "running", ...END_STATUSES] as const;
+export type RunStatus = (typeof RUN_STATUSES)[number];
+
+export const CONFIRMATIONS = ["accepted", "queued", "duplicate"] as const;
+export type Confirmation = (typeof CONFIRMATIONS)[number];
+
+export const VERDICTS = ["new", "exact", "gap", "reset"] as const;
+export type Verdict = (typeof VERDICTS)[number];
+
+export const RESET_REASONS = ["unknown", "ahead"] as const;
+export type ResetReason = (typeof RESET_REASONS)[number];
+
+/** The body of an error, in a frame, in a run's end and in an HTTP refusal. */
+export interface ErrorBody {
+  readonly code: string;
+  readonly error: string;
+  /** Unix seconds. */
+  readonly timestamp: number;
+  readonly recoverable: boolean;
+  readonly help: string;
+  readonly retry_after_ms?: number;
+  readonly error_id?: string;
+}
+
+// Client to server.
+
+export interface UserMessagePayload {
+  readonly content: string;
+  readonly thread_id?: string;
+  readonly correlation_id?: string;
+  readonly agent?: string;
+  readonly on_busy?: OnBusy;
+  readonly deadline_ms?: number;
+}
+
+export interface AgentRequestPayload {
+  readonly agent: string;
+  readonly input: JsonObject | string;
+  readonly thread_id?: string;
+  readonly on_busy?: OnBusy;
+  readonly deadline_ms?: number;
+}
+
+export interface ClientPayloads {
+  ping: JsonObject;
+  pong: JsonObject;
+  auth: { readonly token: string };
+  ack: { readonly seq: number };
+  user_message: UserMessagePayload;
+  agent_request: AgentRequestPayload;
+  stop_agent: { readonly run_id: string };
+  get_thread_history: {
+    readonly thread_id: string;
+    readonly limit?: number;
+    readonly before?: string;
+  };
+}
+export type ClientType = keyof ClientPayloads;
+
+/** A frame as this side writes it. */
+export type ClientMessage = {
+  [T in ClientType]: {
+    readonly type: T;
+    readonly payload: ClientPayloads[T];
+    readonly correlation_id?: string;
+    readonly timestamp?: number;
+  };
+}[ClientType];
+
+// Server to client.
+
+export interface ServerFeatures {
+  readonly json_first: boolean;
+  readonly auth_required: boolean;
+  readonly heartbeat_supported: boolean;
+  readonly reconnection_supported: boolean;
+  readonly rate_limiting: boolean;
+  readonly message_queuing: boolean;
+  readonly resume: boolean;
+  readonly tickets: boolean;
+}
+
+export interface ServerLimits {
+  readonly max_connections_per_user: number;
+  /** Messages in any minute. */
+  readonly max_message_rate: number;
+  /** Milliseconds. */
+  readonly heartbeat_interval: number;
+  /** Bytes. */
+  readonly max_message_size: number;
+  /** Milliseconds. */
+  readonly resume_window: number;
+}
+
+/** A run whose end the client has not acknowledged, as a resume tells of it. */
+export interface ResumedRun {
+  readonly run_id: string;
+  readonly thread_id: string;
+  readonly correlation_id: string;
+  readonly status: RunStatus;
+  /** Its text up to and including `resume.last_seq`. */
+  readonly content: string;
+  readonly truncated?: boolean;
+}
+
+export interface ResumeState {
+  readonly verdict: Verdict;
+  readonly reason?: ResetReason;
+  readonly replayed: number;
+  readonly last_seq: number;
+  readonly runs: readonly ResumedRun[];
+}
+
+export interface HistoryMessage {
+  readonly message_id: string;
+  readonly role: "user" | "agent";
+  readonly content: string;
+  /** Unix seconds. */
+  readonly created_at: number;
+  readonly correlation_id?: string;
+  readonly run?: {
+    readonly run_id: string;
+    readonly agent_name: string;
+    readonly status: RunStatus;
+  };
+  readonly truncated?: boolean;
+}
+
+export interface ControlPayloads {
+  connection_established: {
+    readonly connection_id: string;
+    readonly session_id: string;
+    readonly user_id: string;
+    readonly server_time: number;
+    readonly heartbeat_interval: number;
+    readonly features: ServerFeatures;
+    readonly limits: ServerLimits;
+    readonly resume: ResumeState;
+  };
+  pong: JsonObject;
+  heartbeat: { readonly server_time: number };
+  auth_ok: { readonly expires_at: number };
+  auth_expiring: { readonly expires_at: number };
+  server_draining: { readonly reason: string; readonly reconnect_after_ms: number };
+  thread_history: {
+    readonly thread_id: string;
+    readonly messages: readonly HistoryMessage[];
+    readonly has_more: boolean;
+  };
+  error: ErrorBody;
+}
+
+export interface EventPayloads {
+  message_confirmed: {
+    readonly message_id: string;
+    readonly run_id: string;
+    readonly thread_id: string;
+    readonly status: Confirmation;
+    readonly position?: number;
+    readonly run_status?: RunStatus;
+  };
+  agent_started: {
+    readonly run_id: string;
+    readonly agent_name: string;
+    readonly thread_id: string;
+    readonly attempt: number;
+  };
+  agent_thinking: {
+    readonly run_id: string;
+    readonly thought: string;
+    readonly step_number?: number;
+    readonly total_steps?: number;
+  };
+  partial_result: { readonly run_id: string; readonly content: string };
+  tool_executing: {
+    readonly run_id: string;
+    readonly tool_call_id: string;
+    readonly tool_name: string;
+    readonly arguments: JsonValue;
+    readonly truncated?: boolean;
+  };
+  tool_completed: {
+    readonly run_id: string;
+    readonly tool_call_id: string;
+    readonly tool_name: string;
+    readonly success: boolean;
+    readonly duration_ms: number;
+    readonly result?: JsonValue;
+    readonly error?: string;
+    readonly truncated?: boolean;
+  };
+  agent_completed: {
+    readonly run_id: string;
+    readonly status: EndStatus;
+    readonly duration_ms: number;
+    readonly result?: JsonValue;
+    readonly error?: ErrorBody;
+    readonly truncated?: boolean;
+  };
+}
+
+export type ControlType = keyof ControlPayloads;
+export type EventType = keyof EventPayloads;
+export type ServerType = ControlType | EventType;
+
+interface Envelope {
+  /** Unix seconds. */
+  readonly timestamp: number;
+  readonly correlation_id?: string;
+}
+
+/** A message without a number: never replayed. */
+export type ControlMessage = {
+  [T in ControlType]: Envelope & { readonly type: T; readonly payload: ControlPayloads[T] };
+}[ControlType];
+
+/** A numbered event of a session: in order, once, replayed after a lost line. */
+export type EventMessage = {
+  [T in EventType]: Envelope & {
+    readonly type: T;
+    readonly payload: EventPayloads[T];
+    readonly seq: number;
+    readonly seq_from?: number;
+  };
+}[EventType];
+
+export type ServerMessage = ControlMessage | EventMessage;
+export type ServerMessageOf<T extends ServerType> = Extract<ServerMessage, { readonly type: T }>;

@@ -1,0 +1,121 @@
+/** The ports of a page, with Node's own locks, channels and fetch, and a page's events made up. */
+
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { browserPorts, memoryStorage, type Ports } from "../../src/index.js";
+
+class FakePage extends EventTarget {
+  visibilityState = "visible";
+}
+
+let ports: Ports;
+let page: FakePage;
+
+const soon = (ms = 20): Promise<void> => new Promise((done) => setTimeout(done, ms));
+
+beforeEach(() => {
+  page = new FakePage();
+  const storage = memoryStorage();
+  vi.stubGlobal("window", page);
+  vi.stubGlobal("document", page);
+  vi.stubGlobal("location", { href: "https://page.example/chat/" });
+  vi.stubGlobal("localStorage", {
+    getItem: (name: string) => storage.get(name),
+    setItem: (name: string, value: string) => storage.set(name, value),
+    removeItem: (name: string) => storage.remove(name),
+  });
+  vi.stubGlobal("sessionStorage", undefined);
+  ports = browserPorts();
+});
+
+afterEach(() => vi.unstubAllGlobals());
+
+describe("locks", () => {
+  it("are granted one after the other, and not to one that gave up", async () => {
+    const order: string[] = [];
+    const first = ports.locks?.request("n", () => order.push("first"));
+    const second = ports.locks?.request("n", () => order.push("second"));
+    const third = ports.locks?.request("n", () => order.push("third"));
+    await soon();
+    expect(order).toEqual(["first"]);
+    second?.();
+    first?.();
+    await soon();
+    expect(order).toEqual(["first", "third"]);
+    third?.();
+  });
+});
+
+describe("channels", () => {
+  it("tell the others, and not the one that speaks", async () => {
+    const heard: unknown[] = [];
+    const one = ports.openChannel?.("n", (message) => heard.push(["one", message]));
+    const two = ports.openChannel?.("n", (message) => heard.push(["two", message]));
+    one?.post({ a: [1] });
+    await soon(100);
+    expect(heard).toEqual([["two", { a: [1] }]]);
+    one?.close();
+    two?.close();
+  });
+});
+
+describe("http", () => {
+  let server: Server;
+  let address: string;
+
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      if (request.url === "/slow") return;
+      response.writeHead(429, { "Retry-After": "7" });
+      response.end(`${request.method} ${request.headers.authorization}`);
+    });
+    await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+    address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  });
+
+  afterAll(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+
+  it("brings status, body and Retry-After", async () => {
+    const request = { method: "POST", url: address, headers: { Authorization: "Bearer x" }, timeout_ms: 1_000 } as const;
+    expect(await ports.http(request)).toEqual({ status: 429, body: "POST Bearer x", retryAfter: "7" });
+  });
+
+  it("rejects where there is no answer in time", async () => {
+    const request = { method: "GET", url: `${address}/slow`, headers: {}, timeout_ms: 30 } as const;
+    await expect(ports.http(request)).rejects.toThrow();
+  });
+});
+
+describe("the page", () => {
+  it("tells when it is back, online, hidden and shown again", () => {
+    const told: string[] = [];
+    const cancels = (["online", "visible", "hide", "show"] as const).map((event) =>
+      ports.onPage(event, () => told.push(event)),
+    );
+    page.visibilityState = "hidden";
+    page.dispatchEvent(new Event("visibilitychange"));
+    page.visibilityState = "visible";
+    for (const name of ["visibilitychange", "online", "pagehide", "pageshow"]) page.dispatchEvent(new Event(name));
+    expect(told).toEqual(["visible", "online", "hide", "show"]);
+    for (const cancel of cancels) cancel();
+    page.dispatchEvent(new Event("online"));
+    expect(told).toHaveLength(4);
+  });
+
+  it("resolves addresses, stores, forgets where it may not store, and gives ids", () => {
+    expect(ports.resolve("/ws")).toBe("https://page.example/ws");
+    expect(ports.resolve("/ws/ticket", "wss://api.example/ws/config")).toBe("wss://api.example/ws/ticket");
+    for (const storage of [ports.shared, ports.tab]) {
+      storage.set("a", "1");
+      expect(storage.get("a")).toBe("1");
+      storage.remove("a");
+      expect(storage.get("a")).toBeNull();
+    }
+    expect(ports.uniqueId()).toMatch(/^[0-9a-f]{32}$/);
+    expect(ports.uniqueId()).not.toBe(ports.uniqueId());
+  });
+});

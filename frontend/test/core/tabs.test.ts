@@ -1,0 +1,262 @@
+/** Ten tabs, one user, one socket. */
+
+import { describe, expect, it } from "vitest";
+import type { NetraClient } from "../../src/index.js";
+import { Browser, type Tab } from "../support/browser.js";
+import { tokenFor } from "../support/server.js";
+
+async function tenTabs(): Promise<{ browser: Browser; tabs: Tab[]; clients: NetraClient[] }> {
+  const browser = new Browser();
+  const tabs = Array.from({ length: 10 }, () => browser.tab());
+  const clients: NetraClient[] = [];
+  for (const tab of tabs) clients.push(await tab.open());
+  return { browser, tabs, clients };
+}
+
+const say = (client: NetraClient, content: string): Promise<boolean> =>
+  client.sendMessage({ type: "user_message", payload: { content } });
+
+const shown = (client: NetraClient): string[] =>
+  client.getSnapshot().messages.map(({ role, content }) => `${role}: ${content}`);
+
+describe("ten tabs", () => {
+  it("have one socket, and all are connected", async () => {
+    const { browser, clients } = await tenTabs();
+    expect(browser.server.sockets).toHaveLength(1);
+    const snapshots = clients.map((client) => client.getSnapshot());
+    expect(snapshots.map(({ role }) => role)).toEqual(["holder", ...Array<string>(9).fill("follower")]);
+    expect(new Set(snapshots.map(({ status }) => status))).toEqual(new Set(["CONNECTED"]));
+    expect(snapshots[9]?.config?.version).toBe("1.0");
+    expect(new Set(snapshots.map(({ threadId }) => threadId)).size).toBe(10);
+  });
+
+  it("opened all at once have one socket too", async () => {
+    const browser = new Browser();
+    const clients = await Promise.all(Array.from({ length: 10 }, () => browser.tab().open()));
+    await browser.clock.advance(10);
+    expect(browser.server.sockets).toHaveLength(1);
+    expect(clients.every((client) => client.getSnapshot().isConnected)).toBe(true);
+  });
+
+  it("each have their own conversation, and hear only of that", async () => {
+    const { browser, clients } = await tenTabs();
+    const heard: string[][] = clients.map(() => []);
+    clients.forEach((client, n) => client.subscribe("partial_result", ({ payload }) => heard[n]?.push(payload.content)));
+    const sent = clients.map((client, n) => say(client, `question ${n}`));
+    await browser.clock.advance(10);
+    expect(await Promise.all(sent)).toEqual(Array<boolean>(10).fill(true));
+    for (const run of [...browser.server.runs.values()]) {
+      browser.server.say(run.id, `answer to ${run.key}`);
+      browser.server.end(run.id);
+    }
+    await browser.clock.advance(10);
+    for (const [n, client] of clients.entries()) {
+      const key = client.getSnapshot().messages[0]?.correlation_id ?? "";
+      expect(shown(client)).toEqual([`user: question ${n}`, `agent: answer to ${key}`]);
+      expect(heard[n]).toEqual([`answer to ${key}`]);
+      expect(client.getSnapshot().queued).toBe(0);
+    }
+  });
+
+  it("hand over when the holder closes: resumed, nothing lost, nothing doubled", async () => {
+    const { browser, tabs, clients } = await tenTabs();
+    const [, second, third] = clients as [NetraClient, NetraClient, NetraClient];
+    const numbers: number[] = [];
+    third.subscribe("*", (message) => "seq" in message && numbers.push(message.seq));
+    const sent = say(third, "hello");
+    await browser.clock.advance(10);
+    expect(await sent).toBe(true);
+    const { id } = browser.server.run;
+    browser.server.say(id, "one ");
+    await browser.clock.advance(10);
+    tabs[0]?.unload();
+    browser.server.say(id, "two ");
+    const during = say(third, "again");
+    await browser.clock.advance(100);
+    browser.server.say(id, "three");
+    await browser.clock.advance(10);
+    expect(browser.server.sockets).toHaveLength(2);
+    expect(browser.server.open).toHaveLength(1);
+    expect(second.getSnapshot()).toMatchObject({ role: "holder", session: { verdict: "exact" } });
+    expect(third.getSnapshot()).toMatchObject({ role: "follower", status: "CONNECTED" });
+    expect(await during).toBe(true);
+    expect(shown(third).slice(0, 2)).toEqual(["user: hello", "agent: one two three"]);
+    expect(numbers).toEqual(numbers.map((_, n) => n + 1));
+    expect(browser.server.contents.filter((content) => content === "again")).toHaveLength(1);
+  });
+
+  it("hand over again and again, to the last one", async () => {
+    const { browser, tabs, clients } = await tenTabs();
+    const last = clients[9] as NetraClient;
+    const sent = say(last, "hello");
+    await browser.clock.advance(10);
+    expect(await sent).toBe(true);
+    const { id } = browser.server.run;
+    for (const [n, tab] of tabs.slice(0, 9).entries()) {
+      browser.server.say(id, `${n} `);
+      tab.unload();
+      browser.server.say(id, "+ ");
+      await browser.clock.advance(2_000);
+    }
+    expect(last.getSnapshot()).toMatchObject({ role: "holder", isConnected: true });
+    expect(shown(last)[1]).toBe("agent: 0 + 1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + ");
+    expect(browser.server.sessions.size).toBe(1);
+  });
+
+  it("send what was handed to a holder that went before it could", async () => {
+    const { browser, tabs, clients } = await tenTabs();
+    browser.server.isUp = false;
+    browser.server.socket.drop(1006);
+    const sent = clients.map((client, n) => say(client, `question ${n}`));
+    await browser.clock.advance(10);
+    tabs[0]?.unload();
+    await browser.clock.advance(10);
+    tabs[1]?.unload();
+    await browser.clock.advance(10);
+    browser.server.isUp = true;
+    await browser.clock.advance(60_000);
+    expect(await Promise.all(sent.slice(2))).toEqual(Array<boolean>(8).fill(true));
+    expect(browser.server.contents).toEqual(Array.from({ length: 10 }, (_, n) => `question ${n}`));
+  });
+
+  it("show a reloaded tab what it had", async () => {
+    const { browser, tabs, clients } = await tenTabs();
+    void say(clients[4] as NetraClient, "hello");
+    await browser.clock.advance(10);
+    const { id } = browser.server.run;
+    browser.server.event(id, "agent_thinking", { thought: "Hm" });
+    browser.server.say(id, "one ");
+    const client = await (tabs[4] as Tab).reload();
+    browser.server.say(id, "two");
+    await browser.clock.advance(10);
+    expect(shown(client)).toEqual(["user: hello", "agent: one two"]);
+    expect(client.getSnapshot().runs).toMatchObject([{ thoughts: [{ thought: "Hm" }] }]);
+    expect(browser.server.sockets).toHaveLength(1);
+  });
+
+  it("ask for history, stop runs and reconnect through the holder", async () => {
+    const { browser, clients } = await tenTabs();
+    const client = clients[7] as NetraClient;
+    void say(client, "hello");
+    await browser.clock.advance(10);
+    const stopped = client.stopRun(browser.server.run.id);
+    browser.server.threads.set("old", [{ message_id: "m", role: "user", content: "x", created_at: 1 }]);
+    const page = client.loadThread("old");
+    const unknown = client.loadThread("unknown");
+    const ping = client.sendMessage({ type: "ping", payload: {} });
+    void unknown.catch(() => undefined);
+    await browser.clock.advance(10);
+    expect(await stopped).toBe(true);
+    expect((await page).messages).toHaveLength(1);
+    await expect(unknown).rejects.toMatchObject({ body: { code: "THREAD_NOT_FOUND" } });
+    expect(await ping).toBe(true);
+    client.forceReconnect();
+    await browser.clock.advance(10);
+    expect(browser.server.sockets).toHaveLength(2);
+    expect(client.getSnapshot().isConnected).toBe(true);
+  });
+
+  it("wake the one that has the connection when any of them comes to the front", async () => {
+    const { browser, tabs, clients } = await tenTabs();
+    browser.chance = 0.999;
+    browser.server.isUp = false;
+    browser.server.socket.drop(1006);
+    await browser.clock.advance(60_000);
+    browser.server.isUp = true;
+    tabs[6]?.page("visible");
+    await browser.clock.advance(10);
+    expect(clients[6]?.getSnapshot().isConnected).toBe(true);
+  });
+
+  it("see the state of the connection, and why there is none", async () => {
+    const { browser, clients } = await tenTabs();
+    browser.server.socket.drop(4429);
+    await browser.clock.advance(10);
+    for (const client of clients) {
+      expect(client.getSnapshot()).toMatchObject({ status: "ERROR", lastError: { code: "CONNECTION_LIMIT_EXCEEDED" } });
+    }
+    clients[5]?.clearError();
+    await browser.clock.advance(10);
+    expect(clients[8]?.getSnapshot().lastError).toBeNull();
+  });
+});
+
+it("tabs of two users have two sockets, and see nothing of each other", async () => {
+  const browser = new Browser();
+  const alice = browser.tab();
+  const bob = browser.tab();
+  bob.token = tokenFor("bob");
+  const one = await alice.open();
+  const two = await bob.open();
+  void say(one, "alice's");
+  await browser.clock.advance(10);
+  expect(browser.server.open).toHaveLength(2);
+  expect(shown(two)).toEqual([]);
+  expect(two.getSnapshot().session?.user_id).toBe("bob");
+});
+
+describe("without Web Locks", () => {
+  it("each tab is on its own, with a session that survives its reload", async () => {
+    const browser = new Browser();
+    browser.hasLocks = false;
+    const tabs = [browser.tab(), browser.tab()] as const;
+    const one = await tabs[0].open();
+    const two = await tabs[1].open();
+    expect(browser.server.open).toHaveLength(2);
+    const session = one.getSnapshot().session?.session_id;
+    expect(two.getSnapshot().session?.session_id).not.toBe(session);
+    const again = await tabs[0].reload();
+    expect(again.getSnapshot()).toMatchObject({ role: "alone", session: { session_id: session, verdict: "exact" } });
+  });
+
+  it("a duplicated tab begins a session of its own instead of taking its twin's", async () => {
+    const browser = new Browser();
+    browser.hasLocks = false;
+    const tab = browser.tab();
+    const one = await tab.open();
+    const copy = new Map<string, string>();
+    const twin = browser.tab({
+      get: (name) => copy.get(name) ?? tab.storage.get(name),
+      set: (name, value) => void copy.set(name, value),
+      remove: (name) => void copy.delete(name),
+    });
+    const two = await twin.open();
+    expect(browser.server.open).toHaveLength(2);
+    expect(one.getSnapshot().isConnected).toBe(true);
+    expect(two.getSnapshot().session?.verdict).toBe("new");
+  });
+});
+
+it("a tab that was asleep while the holder closed shows all of it", async () => {
+  const { browser, tabs, clients } = await tenTabs();
+  const client = clients[3] as NetraClient;
+  void say(client, "hello");
+  await browser.clock.advance(10);
+  browser.server.say(browser.server.run.id, "one ");
+  await browser.clock.advance(10);
+  browser.isDeaf = true;
+  browser.server.say(browser.server.run.id, "two");
+  await browser.clock.advance(10);
+  browser.isDeaf = false;
+  tabs[0]?.unload();
+  await browser.clock.advance(100);
+  expect(clients[1]?.getSnapshot()).toMatchObject({ role: "holder", isConnected: true });
+  expect(shown(client)).toEqual(["user: hello", "agent: one two"]);
+});
+
+it("a tab that was asleep catches up with what it missed", async () => {
+  const { browser, clients } = await tenTabs();
+  const client = clients[3] as NetraClient;
+  void say(client, "hello");
+  await browser.clock.advance(10);
+  const { id } = browser.server.run;
+  browser.server.say(id, "one ");
+  await browser.clock.advance(10);
+  browser.isDeaf = true;
+  browser.server.say(id, "two ");
+  await browser.clock.advance(10);
+  browser.isDeaf = false;
+  browser.server.say(id, "three");
+  await browser.clock.advance(10);
+  expect(shown(client)).toEqual(["user: hello", "agent: one two three"]);
+});

@@ -1,0 +1,440 @@
+/**
+ * A server of `netra.v1` in memory: discovery, tickets, sessions with numbers and a log, keys and
+ * the four verdicts. Agents do what the test makes them emit.
+ */
+
+import type {
+  ClientMessage,
+  HistoryMessage,
+  EventPayloads,
+  HttpAnswer,
+  HttpRequest,
+  ResumedRun,
+  RunStatus,
+  ServerMessage,
+  Socket,
+  SocketClass,
+} from "../../src/index.js";
+import type { Clock } from "./clock.js";
+
+interface Session {
+  readonly id: string;
+  readonly user: string;
+  readonly events: (ServerMessage & { seq: number })[];
+  seq: number;
+  acknowledged: number;
+  written: number;
+  socket: FakeSocket | null;
+}
+
+interface Run {
+  readonly id: string;
+  readonly session: Session;
+  readonly thread: string;
+  readonly key: string;
+  text: string;
+  status: RunStatus;
+  end: EventPayloads["agent_completed"] | null;
+}
+
+export const FEATURES = {
+  json_first: true,
+  auth_required: true,
+  heartbeat_supported: true,
+  reconnection_supported: true,
+  rate_limiting: true,
+  message_queuing: true,
+  resume: true,
+  tickets: true,
+};
+
+export class FakeServer {
+  readonly clock: Clock;
+  readonly sockets: FakeSocket[] = [];
+  readonly sessions = new Map<string, Session>();
+  readonly runs = new Map<string, Run>();
+  readonly threads = new Map<string, HistoryMessage[]>();
+  readonly requests: HttpRequest[] = [];
+  /** What came over any socket, in order. */
+  readonly received: ClientMessage[] = [];
+  limits = {
+    max_connections_per_user: 5,
+    max_message_rate: 60,
+    heartbeat_interval: 30_000,
+    max_message_size: 10_240,
+    resume_window: 120_000,
+  };
+  features = FEATURES;
+  /** HTTP answers that go before the server's own, each once; `null` is no answer at all. */
+  answers: (Partial<HttpAnswer> | null)[] = [];
+  /** False: an upgrade fails as a browser sees it. */
+  isUp = true;
+  /** True: messages are taken and not answered. */
+  isMute = false;
+  selects = "netra.v1";
+  /** True: a resume tells only the end of each text. */
+  isShort = false;
+  #tickets = new Map<string, string>();
+  #count = 0;
+
+  constructor(clock: Clock) {
+    this.clock = clock;
+  }
+
+  get open(): FakeSocket[] {
+    return this.sockets.filter((socket) => socket.state === "open");
+  }
+
+  get socket(): FakeSocket {
+    const socket = this.open.at(-1);
+    if (socket === undefined) throw new Error("no socket is open");
+    return socket;
+  }
+
+  readonly http = (request: HttpRequest): Promise<HttpAnswer> => {
+    this.requests.push(request);
+    if (!this.isUp) return Promise.reject(new Error("no answer"));
+    const answer = this.answers.shift();
+    if (answer === null) return Promise.reject(new Error("no answer"));
+    if (answer !== undefined) {
+      return Promise.resolve({ status: 200, body: "", retryAfter: null, ...answer });
+    }
+    return Promise.resolve(this.#answer(request));
+  };
+
+  #answer(request: HttpRequest): HttpAnswer {
+    if (request.url.endsWith("/ws/config")) return { status: 200, body: this.#config(), retryAfter: null };
+    const token = request.headers["Authorization"]?.replace("Bearer ", "") ?? "";
+    this.#count += 1;
+    const ticket = `ticket-${this.#count}`;
+    this.#tickets.set(ticket, userOf(token));
+    return { status: 200, body: JSON.stringify({ ticket, expires_in: 30 }), retryAfter: null };
+  }
+
+  #config(): string {
+    return JSON.stringify({
+      websocket_config: {
+        version: "1.0",
+        features: this.features,
+        endpoints: {
+          websocket: "/ws",
+          service_discovery: "/ws/config",
+          ticket: "/ws/ticket",
+          health: "/ws/health",
+        },
+        connection_limits: this.limits,
+        auth: { methods: ["header", "subprotocol", "ticket"] },
+        server_time: this.clock.now / 1000,
+      },
+    });
+  }
+
+  get WebSocket(): SocketClass {
+    const accept = (socket: FakeSocket): void => this.#accept(socket);
+    return class extends FakeSocket {
+      constructor(url: string, protocols: string[] = []) {
+        super(url, protocols);
+        accept(this);
+      }
+    };
+  }
+
+  #accept(socket: FakeSocket): void {
+    this.sockets.push(socket);
+    this.clock.timers.setTimeout(() => {
+      if (socket.state !== "connecting") return;
+      const query = new URL(socket.url).searchParams;
+      const ticket = query.get("ticket") ?? "";
+      const user = this.#tickets.get(ticket) ?? (this.features.auth_required ? undefined : "anonymous");
+      this.#tickets.delete(ticket);
+      if (!this.isUp || user === undefined) {
+        socket.drop(1006);
+        return;
+      }
+      socket.state = "open";
+      socket.protocol = this.selects;
+      socket.onData = (data) => this.#take(socket, data);
+      socket.onopen?.({});
+      this.#establish(socket, user, query);
+    }, 5);
+  }
+
+  #establish(socket: FakeSocket, user: string, query: URLSearchParams): void {
+    const asked = query.get("session_id");
+    const after = Number(query.get("last_seq") ?? "0");
+    const found = asked === null ? undefined : this.sessions.get(asked);
+    const isHis = found?.user === user;
+    let session = isHis && after <= found.written ? found : undefined;
+    const reason = isHis && after > found.written ? ("ahead" as const) : ("unknown" as const);
+    let verdict: "new" | "exact" | "gap" | "reset" = asked === null ? "new" : "reset";
+    let last = 0;
+    if (session === undefined) {
+      this.#count += 1;
+      session = { id: `sess-${this.#count}`, user, events: [], seq: 0, acknowledged: 0, written: 0, socket: null };
+      this.sessions.set(session.id, session);
+    } else {
+      const oldest = session.events[0]?.seq ?? session.seq + 1;
+      verdict = after >= oldest - 1 ? "exact" : "gap";
+      last = verdict === "exact" ? after : oldest - 1;
+      if (session.socket !== null) session.socket.drop(4409);
+      this.#acknowledge(session, last);
+    }
+    session.socket = socket;
+    socket.session = session.id;
+    this.#count += 1;
+    const replay = session.events.filter((event) => event.seq > last);
+    session.written = session.seq;
+    socket.deliver({
+      type: "connection_established",
+      payload: {
+        connection_id: `conn-${this.#count}`,
+        session_id: session.id,
+        user_id: user,
+        server_time: this.clock.now / 1000,
+        heartbeat_interval: this.limits.heartbeat_interval,
+        features: this.features,
+        limits: this.limits,
+        resume: {
+          verdict,
+          ...(verdict === "reset" ? { reason } : {}),
+          replayed: replay.length,
+          last_seq: last,
+          runs: verdict === "exact" || verdict === "gap" ? this.#told(session, last) : [],
+        },
+      },
+      timestamp: this.clock.now / 1000,
+    });
+    for (const event of replay) socket.deliver(event);
+  }
+
+  #told(session: Session, last: number): ResumedRun[] {
+    const told: ResumedRun[] = [];
+    for (const run of this.runs.values()) {
+      if (run.session !== session) continue;
+      const ends = session.events.find((e) => e.type === "agent_completed" && e.payload.run_id === run.id);
+      if (run.end !== null && (ends === undefined || ends.seq <= last)) continue;
+      const later = session.events.filter(
+        (e) => e.type === "partial_result" && e.payload.run_id === run.id && e.seq > last,
+      );
+      const tail = later.map((e) => (e.payload as { content: string }).content).join("");
+      const content = run.text.slice(0, run.text.length - tail.length);
+      told.push({
+        run_id: run.id,
+        thread_id: run.thread,
+        correlation_id: run.key,
+        status: run.status,
+        content: this.isShort ? content.slice(-4) : content,
+        ...(this.isShort ? { truncated: true } : {}),
+      });
+    }
+    return told;
+  }
+
+  #take(socket: FakeSocket, data: string): void {
+    const message = JSON.parse(data) as ClientMessage;
+    this.received.push(message);
+    if (this.isMute) return;
+    const session = this.sessions.get(socket.session);
+    if (session === undefined) return;
+    const id = message.correlation_id;
+    if (message.type === "ack") {
+      if (message.payload.seq > session.written) throw new Error("acknowledged what was never sent");
+      this.#acknowledge(session, message.payload.seq);
+    } else if (message.type === "ping") {
+      this.control(socket, "pong", message.payload, id);
+    } else if (message.type === "auth") {
+      this.control(socket, "auth_ok", { expires_at: this.clock.now / 1000 + 600 }, id);
+    } else if (message.type === "get_thread_history") {
+      const messages = this.threads.get(message.payload.thread_id);
+      const { thread_id } = message.payload;
+      if (messages === undefined) this.error(socket, "THREAD_NOT_FOUND", id);
+      else this.control(socket, "thread_history", { thread_id, messages, has_more: false }, id);
+    } else if (message.type === "stop_agent") {
+      const run = this.runs.get(message.payload.run_id);
+      if (run === undefined || run.end !== null) this.error(socket, "RUN_NOT_FOUND", id);
+      else this.end(run.id, "cancelled");
+    } else if (message.type === "user_message" || message.type === "agent_request") {
+      this.#work(session, message);
+    }
+  }
+
+  #work(session: Session, message: Extract<ClientMessage, { type: "user_message" | "agent_request" }>): void {
+    const key = message.correlation_id ?? "";
+    const known = [...this.runs.values()].find((run) => run.key === key);
+    const thread = message.payload.thread_id ?? "main";
+    if (known !== undefined) {
+      this.emit(session, "message_confirmed", key, {
+        message_id: `msg-${known.id}`,
+        run_id: known.id,
+        thread_id: known.thread,
+        status: "duplicate",
+        run_status: known.status,
+      });
+      if (known.end !== null) this.emit(session, "agent_completed", key, known.end);
+      return;
+    }
+    this.#count += 1;
+    const run: Run = { id: `run-${this.#count}`, session, thread, key, text: "", status: "running", end: null };
+    this.runs.set(run.id, run);
+    this.emit(session, "message_confirmed", key, {
+      message_id: `msg-${run.id}`,
+      run_id: run.id,
+      thread_id: thread,
+      status: "accepted",
+    });
+    this.emit(session, "agent_started", key, { run_id: run.id, agent_name: "echo", thread_id: thread, attempt: 1 });
+  }
+
+  /** The newest run. */
+  get run(): Run {
+    const run = [...this.runs.values()].at(-1);
+    if (run === undefined) throw new Error("there is no run");
+    return run;
+  }
+
+  say(runId: string, content: string): void {
+    const run = this.#find(runId);
+    run.text += content;
+    this.emit(run.session, "partial_result", run.key, { run_id: run.id, content });
+  }
+
+  end(runId: string, status: EventPayloads["agent_completed"]["status"] = "completed"): void {
+    const run = this.#find(runId);
+    run.status = status;
+    run.end = { run_id: run.id, status, duration_ms: 5, result: run.text };
+    this.emit(run.session, "agent_completed", run.key, run.end);
+  }
+
+  event<T extends keyof EventPayloads>(runId: string, type: T, payload: Omit<EventPayloads[T], "run_id">): void {
+    const run = this.#find(runId);
+    this.emit(run.session, type, run.key, { run_id: runId, ...payload } as EventPayloads[T]);
+  }
+
+  emit<T extends keyof EventPayloads>(session: Session, type: T, key: string, payload: EventPayloads[T]): void {
+    session.seq += 1;
+    const event = {
+      type,
+      payload,
+      timestamp: this.clock.now / 1000,
+      correlation_id: key,
+      seq: session.seq,
+    } as ServerMessage & { seq: number };
+    session.events.push(event);
+    if (session.socket?.state !== "open") return;
+    session.written = session.seq;
+    session.socket.deliver(event);
+  }
+
+  control(socket: FakeSocket, type: string, payload: unknown, correlation_id?: string): void {
+    socket.deliver({
+      type,
+      payload,
+      timestamp: this.clock.now / 1000,
+      ...(correlation_id === undefined ? {} : { correlation_id }),
+    });
+  }
+
+  error(socket: FakeSocket, code: string, correlation_id?: string, more: object = {}): void {
+    const body = {
+      code,
+      error: `This is ${code}.`,
+      timestamp: this.clock.now / 1000,
+      recoverable: true,
+      help: "Help.",
+      ...more,
+    };
+    this.control(socket, "error", body, correlation_id);
+  }
+
+  /** The session of the newest socket. */
+  get session(): Session {
+    const session = this.sessions.get(this.socket.session);
+    if (session === undefined) throw new Error("there is no session");
+    return session;
+  }
+
+  /** What a user typed, as it arrived. */
+  get contents(): string[] {
+    return this.received.flatMap((m) => (m.type === "user_message" ? [m.payload.content] : []));
+  }
+
+  of<T extends ClientMessage["type"]>(type: T): Extract<ClientMessage, { type: T }>[] {
+    return this.received.filter((m): m is Extract<ClientMessage, { type: T }> => m.type === type);
+  }
+
+  #acknowledge(session: Session, seq: number): void {
+    session.acknowledged = Math.max(session.acknowledged, seq);
+    while ((session.events[0]?.seq ?? Infinity) <= session.acknowledged) session.events.shift();
+  }
+
+  #find(id: string): Run {
+    const run = this.runs.get(id);
+    if (run === undefined) throw new Error(`there is no run ${id}`);
+    return run;
+  }
+}
+
+export class FakeSocket implements Socket {
+  readonly url: string;
+  readonly protocols: string[];
+  protocol = "";
+  state: "connecting" | "open" | "closed" = "connecting";
+  session = "";
+  closedWith: number | undefined;
+  onopen: Socket["onopen"] = null;
+  onmessage: Socket["onmessage"] = null;
+  onclose: Socket["onclose"] = null;
+  onerror: Socket["onerror"] = null;
+  onData: (data: string) => void = () => undefined;
+  /** Counts down with each frame; at nothing the line is cut right behind it. */
+  framesLeft = Infinity;
+
+  constructor(url: string, protocols: string[] = []) {
+    this.url = url;
+    this.protocols = protocols;
+  }
+
+  get query(): URLSearchParams {
+    return new URL(this.url).searchParams;
+  }
+
+  send(data: string): void {
+    if (this.state !== "open") return;
+    // Never answered within the call: what is on its way already arrives first.
+    queueMicrotask(() => {
+      if (this.state === "open") this.onData(data);
+    });
+  }
+
+  close(code?: number): void {
+    if (this.state === "closed") return;
+    this.closedWith = code;
+    this.drop(code ?? 1005);
+  }
+
+  deliver(message: unknown): void {
+    this.deliverText(JSON.stringify(message));
+  }
+
+  deliverText(data: unknown): void {
+    if (this.state !== "open" || this.framesLeft <= 0) return;
+    this.framesLeft -= 1;
+    this.onmessage?.({ data });
+    if (this.framesLeft <= 0) this.drop(1006);
+  }
+
+  /** The line ends, from the server's side or from in between. */
+  drop(code: number): void {
+    if (this.state === "closed") return;
+    this.state = "closed";
+    this.onclose?.({ code });
+  }
+}
+
+export function tokenFor(user: string): string {
+  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
+  return `${part({ alg: "none" })}.${part({ sub: user, exp: 2_000_000_000 })}.x`;
+}
+
+const userOf = (token: string): string =>
+  (JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string }).sub;

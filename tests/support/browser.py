@@ -1,0 +1,199 @@
+"""A real Chromium on the real server's page, driven by Playwright.
+
+    with chromium() as browser, visiting(browser, server) as visitor:
+        page = visitor.page()
+        sign_in(page)
+        say(page, "hello")
+        expect(answers(page)).to_have_count(1)
+
+The browser is the one of `tests/browser/package-lock.json`; where it cannot be had the tests are
+skipped, and fail in CI.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import orjson
+from attrs import define, field
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    Request,
+    WebSocket,
+    sync_playwright,
+)
+
+from netra_trio.assets import FOLDER, INDEX
+from support.node import evaluate, installed, missing
+from support.server import SOON
+
+DEVELOPER = "Sign in as developer"
+
+_NETWORK = re.compile(r"Failed to load resource|WebSocket connection to|net::ERR_")
+_ASK = """
+import chromium from "@sparticuz/chromium";
+console.log(JSON.stringify({ path: await chromium.executablePath(), args: chromium.args }));
+"""
+# The package switches the browser's security off, which is part of what is tested here; and in a
+# single process the browser does not survive its first page.
+_OFF = {"--disable-web-security", "--allow-running-insecure-content", "--single-process"}
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Run a browser."""
+    if not (FOLDER / INDEX).is_file():
+        missing("the chat page: pip install . builds it")
+    found = orjson.loads(evaluate(_ASK))
+    arguments = [argument for argument in found["args"] if argument not in _OFF]
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(
+                executable_path=found["path"],
+                args=arguments,
+                env={**os.environ, "TMPDIR": str(installed() / "tmp")},
+            )
+        except Error as error:
+            missing(f"a browser that starts: {error.message[-500:]}")
+        with browser:
+            yield browser
+
+
+@cache
+def axe() -> str:
+    """Return the script of axe, which looks for what keeps people out."""
+    return (installed() / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+@define(eq=False, slots=False)  # Playwright keeps marks on who listens
+class Visitor:
+    """One person's browser: pages share what it keeps.
+
+    Attributes:
+        context: Playwright's.
+        address: The server's, as `http://…`.
+        sockets: Every WebSocket that any page opened, in order.
+        faults: What pages complained of: exceptions, and what the policy blocked.
+        asked: The method, path and status of each answer over HTTP.
+    """
+
+    context: BrowserContext
+    address: str
+    sockets: list[WebSocket] = field(factory=list)
+    faults: list[str] = field(factory=list)
+    asked: list[tuple[str, str, int]] = field(factory=list)
+    _pages: list[Page] = field(factory=list)
+    _left: list[WebSocket] = field(factory=list)
+
+    def page(self, path: str = "/") -> Page:
+        """Open a page and watch it."""
+        page = self.context.new_page()
+        page.on("websocket", partial(self._opened, page))
+        page.on("request", self._requested)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", self._heard)
+        page.on(
+            "response",
+            lambda answer: self.asked.append(
+                (
+                    answer.request.method,
+                    answer.url.removeprefix(self.address).partition("?")[0],
+                    answer.status,
+                )
+            ),
+        )
+        page.goto(self.address + path)
+        return page
+
+    @property
+    def open_sockets(self) -> int:
+        """How many WebSockets stand."""
+        return sum(
+            not (socket.is_closed() or page.is_closed() or socket in self._left)
+            for socket, page in zip(self.sockets, self._pages, strict=True)
+        )
+
+    def page_of(self, socket: WebSocket) -> Page:
+        """Return the page that opened a WebSocket."""
+        return self._pages[self.sockets.index(socket)]
+
+    def _opened(self, page: Page, socket: WebSocket) -> None:
+        self.sockets.append(socket)
+        self._pages.append(page)
+
+    def _requested(self, request: Request) -> None:
+        # Of a page that is left for another, or for itself again, the browser closes every socket
+        # and tells nobody.
+        if request.is_navigation_request():
+            page = request.frame.page
+            self._left += [
+                one for one, its in zip(self.sockets, self._pages, strict=True) if its is page
+            ]
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        # What the network does is the tests' own doing; a blocked script is not.
+        if message.type == "error" and _NETWORK.search(message.text) is None:
+            self.faults.append(message.text)
+
+
+@contextmanager
+def visiting(browser: Browser, address: str, **options: Any) -> Iterator[Visitor]:
+    """Give somebody a browser of their own; leaving fails if a page complained."""
+    context = browser.new_context(**{"viewport": {"width": 1100, "height": 760}, **options})
+    context.set_default_timeout(SOON * 1000)
+    visitor = Visitor(context, f"http://{address}")
+    try:
+        yield visitor
+    finally:
+        context.close()
+    assert visitor.faults == []
+
+
+def sign_in(page: Page) -> None:
+    """Come in as a developer, with one click."""
+    page.get_by_role("button", name=DEVELOPER).click()
+    connected(page)
+
+
+def connected(page: Page) -> None:
+    """Wait until the page says that it is connected."""
+    state(page).filter(has_text=re.compile("^Connected$")).wait_for()
+
+
+def state(page: Page) -> Locator:
+    """Return where the page says how the connection is."""
+    return page.get_by_role("status")
+
+
+def message_box(page: Page) -> Locator:
+    """Return where one types."""
+    return page.get_by_role("textbox", name="Message")
+
+
+def say(page: Page, text: str) -> None:
+    """Type a message and send it."""
+    message_box(page).fill(text)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def articles(page: Page) -> Locator:
+    """Return every message of the conversation."""
+    return page.get_by_role("log").get_by_role("article")
+
+
+def said(page: Page) -> Locator:
+    """Return what the user said."""
+    return page.get_by_role("log").get_by_role("article", name="You")
+
+
+def answers(page: Page) -> Locator:
+    """Return what agents said."""
+    return page.locator("[role=log] article.agent")

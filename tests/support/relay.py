@@ -1,0 +1,103 @@
+"""A line between a client and the server that can be cut and mended, as a network is.
+
+with relaying(server.address) as relay:
+    … http://{relay.address} …
+    relay.cut()      # what stands is closed, what comes is refused
+    relay.mend()
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+CHUNK = 64 * 1024  # bytes of one read
+LOOK_SECONDS = 0.2  # how often the listener sees whether it is to end
+
+
+class Relay:
+    """Passes bytes on in both directions, in threads of its own."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(LOOK_SECONDS)
+        self._lock = threading.Lock()
+        self._lines: set[socket.socket] = set()
+        self._is_cut = False
+        self._is_over = False
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """Close every line, and let no new one through."""
+        with self._lock:
+            self._is_cut = True
+            lines, self._lines = self._lines, set()
+        for line in lines:
+            _hang_up(line)
+
+    def mend(self) -> None:
+        """Let new lines through again."""
+        with self._lock:
+            self._is_cut = False
+
+    def drop(self) -> None:
+        """Close every line, once."""
+        self.cut()
+        self.mend()
+
+    def close(self) -> None:
+        """End it."""
+        self._is_over = True
+        self.cut()
+        self._thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._is_over:
+            try:
+                near, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
+            with self._lock:
+                if not self._is_cut:
+                    self._lines |= {near, far}
+            if near not in self._lines:
+                near.close()
+                far.close()
+                continue
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(CHUNK):
+                sink.sendall(data)
+        for line in (source, sink):
+            _hang_up(line)
+        with self._lock:
+            self._lines -= {source, sink}
+
+
+def _hang_up(line: socket.socket) -> None:
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+    line.close()
+
+
+@contextmanager
+def relaying(target: str) -> Iterator[Relay]:
+    """Run a relay to an address."""
+    relay = Relay(target)
+    try:
+        yield relay
+    finally:
+        relay.close()
