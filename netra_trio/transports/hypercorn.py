@@ -456,7 +456,7 @@ class HostConnection(TCPServer):
                 self._become_busy()
 
     async def _write(self, data: bytes) -> None:
-        """Write all of it. Cancelling while bytes are on their way cuts the line."""
+        """Write all of it. Cancelling when some of them are out cuts the line."""
         if self._closing:
             await trio.lowlevel.checkpoint()
             return
@@ -471,19 +471,24 @@ class HostConnection(TCPServer):
                 # The reader goes on for a moment: the peer's close frame may still lie there.
                 self.lost = True
                 self._read_only_until(trio.current_time() + LINGER)
-            except trio.Cancelled:
-                await self._abort()  # half a frame may be out: what follows could not be read
-                raise
 
     async def _write_pieces(self, data: memoryview) -> None:
-        while data:
-            waiting = self._waiting_for_peer()
-            with trio.move_on_after(self.limits.send_timeout) as patience:
-                data = data[await self._write_some(data[:PIECE]) :]
-            if patience.cancelled_caught and self._waiting_for_peer() >= waiting:
-                self.timed_out = True
+        whole = len(data)
+        try:
+            while data:
+                waiting = self._waiting_for_peer()
+                with trio.move_on_after(self.limits.send_timeout) as patience:
+                    data = data[await self._write_some(data[:PIECE]) :]
+                if patience.cancelled_caught and self._waiting_for_peer() >= waiting:
+                    self.timed_out = True
+                    await self._abort()
+                    return
+        except trio.Cancelled:
+            # Half a frame is out: what follows could not be read. (TLS does not tell if it is.) If
+            # none is, the line is whole, and a close frame may still go over it.
+            if len(data) < whole or isinstance(self.stream, trio.SSLStream):
                 await self._abort()
-                return
+            raise
 
     def _waiting_for_peer(self) -> int:
         """Return how many bytes the kernel holds that the peer has yet to take.

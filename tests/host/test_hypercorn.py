@@ -520,6 +520,23 @@ async def test_being_cancelled_before_a_send_cuts_nothing() -> None:
         await peer.stream.aclose()
 
 
+async def test_being_cancelled_when_it_is_its_turn_to_send_cuts_nothing() -> None:
+    async def cancelled(_scope: Message, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        for _ in range(20):  # tasks take turns in no certain order
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, {"type": "websocket.send", "text": "never"})
+                await trio.lowlevel.checkpoint()  # it has the line to itself, and nothing is out
+                nursery.cancel_scope.cancel()
+        await send({"type": "websocket.send", "text": "then"})
+        await receive()
+
+    async with serving(cancelled) as server:
+        peer = await server.upgraded()
+        assert await peer.frame() == (TEXT, b"then")
+        await peer.stream.aclose()
+
+
 async def test_a_batch_is_one_write_of_separate_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [b'{"n":1}', '{"text":"é"}'.encode(), b'"' + b"x" * 300 + b'"', b"y" * 70_000]
     writes: list[int] = []
