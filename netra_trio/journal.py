@@ -153,6 +153,8 @@ class Journal:
     ) -> None:
         """Put an event into the log and tell the socket, if there is one."""
         self.log.append(event, size, reserved, self._wall_clock(), correlation_id)
+        if not self.acknowledging:
+            self._forget(self.log.trim())
         if self._outbox is not None:
             self._outbox.ring()
 

@@ -48,7 +48,7 @@ class Entry:
         seq: Its number, from 1; of a merged event the last number it stands for.
         event: The event itself, for the writer to encode.
         size: What it counts in bytes.
-        reserved: Whether it sits in a reserved place.
+        reserved: Whether it sits in a reserved place; after a plain client came back, no more.
         timestamp: Unix seconds at which it happened.
         correlation_id: Of the message it belongs to.
         seq_from: The first number a merged event stands for, None for any other.
@@ -223,7 +223,10 @@ class EventLog:
         return self._drop_kept(seq)
 
     def trim(self) -> list[Entry]:
-        """Let go of the oldest events that need not stay and have no room, and return them."""
+        """Let go of the oldest events that need not stay and have no room, and return them.
+
+        Called whenever events came, it keeps the ring and what waits within the bounds together.
+        """
         forgotten: list[Entry] = []
         if not self._keeps_ring:
             return forgotten
@@ -246,7 +249,9 @@ class EventLog:
         forgotten = self.acknowledge(last_seq)
         if not self._acknowledging:
             for entry in self._kept:  # to be written once more, so it may not leave
-                self._hold(entry)
+                entry.reserved = False  # its place is another message's by now
+                self._ordinary += 1
+                self._bytes += entry.size
             self._ring_bytes = 0
         self._pending.extendleft(reversed(self._kept))
         self._kept.clear()
@@ -279,13 +284,6 @@ class EventLog:
             self._reserved -= 1
         else:
             self._ordinary -= 1
-
-    def _hold(self, entry: Entry) -> None:
-        self._bytes += entry.size
-        if entry.reserved:
-            self._reserved += 1
-        else:
-            self._ordinary += 1
 
 
 def _merged(entries: Iterable[Entry]) -> list[Entry]:
