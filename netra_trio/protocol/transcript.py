@@ -3,7 +3,7 @@
     >>> from netra_trio.ids import CorrelationId, RunId, ThreadId
     >>> transcript = Transcript()
     >>> transcript.begin(RunId("r1"), ThreadId("main"), CorrelationId("c1"))
-    >>> [run["status"] for run in transcript.runs()]
+    >>> [run["status"].value for run in transcript.runs()]
     ['queued']
 
 The text of a run up to a number is what was emitted and has left the log before it, so this keeps
