@@ -1,5 +1,7 @@
 """Coming back to a session: nothing is lost, nothing comes twice, and what is gone is told."""
 
+import math
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.ids import UserId
+from netra_trio.interfaces import RunEnd
 from netra_trio.runs import Run
 from netra_trio.stores.memory import MemoryStore
 
@@ -621,6 +624,85 @@ async def test_a_run_that_does_not_end_is_abandoned(autojump_clock: MockClock) -
         assert await client.sync() == []  # there is one end
         await client.say("z", "k3", thread_id="t", agent="talker")
         assert (await client.until("agent_completed"))[-1]["payload"]["status"] == "completed"
+
+
+async def test_a_thread_that_does_not_obey_is_abandoned(autojump_clock: MockClock) -> None:
+    release, over = threading.Event(), trio.Event()
+
+    async def threaded(run: Run) -> str:
+        await run.emit("off it goes")
+        try:
+            await trio.to_thread.run_sync(release.wait)
+        finally:
+            over.set()
+        return "late"
+
+    async with (
+        open_server(agents={"threaded": threaded, "talker": talker}, **QUIET) as server,
+        server.connect() as client,
+    ):
+        try:
+            await client.say("x", "k", thread_id="t")
+            run_id = (await client.until("partial_result"))[-1]["payload"]["run_id"]
+            await client.send("stop_agent", {"run_id": run_id})
+            end = (await client.expect("agent_completed"))["payload"]
+            assert (end["status"], end["abandoned"]) == ("cancelled", True)
+            await client.say("y", "k2", thread_id="t", agent="talker")
+            assert (await client.until("agent_completed"))[-1]["payload"]["status"] == "completed"
+        finally:
+            autojump_clock.autojump_threshold = math.inf  # a thread takes no virtual time
+            release.set()
+            await over.wait()
+            autojump_clock.autojump_threshold = 0
+        assert await client.sync() == []
+
+
+# The fence while nobody is there, and at the very end.
+
+
+@KINDS
+async def test_a_run_is_stopped_while_its_session_has_no_socket(
+    autojump_clock: MockClock, acknowledging: bool
+) -> None:
+    async with open_server(agents={"forever": forever}, **QUIET) as server:
+        async with server.connect(acknowledging=acknowledging) as client:
+            await client.say("x", "k")
+            frames = await client.until("partial_result")
+        run_id = frames[0]["payload"]["run_id"]
+        async with server.connect() as other:
+            await other.send("stop_agent", {"run_id": run_id})
+            assert await other.sync() == []
+        more = {"acknowledging": acknowledging}
+        async with back(server, client, frames[-1]["seq"], **more) as again:
+            assert verdict(again) == "exact"
+            end = await again.expect("agent_completed")
+            assert (end["payload"]["status"], end["seq"]) == ("cancelled", frames[-1]["seq"] + 1)
+            await again.send("stop_agent", {"run_id": run_id})
+            assert (await again.error())["code"] == "RUN_NOT_FOUND"
+
+
+async def test_a_stop_that_comes_while_the_end_is_stored_changes_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    class SlowToEnd(MemoryStore):
+        async def end_run(self, end: RunEnd) -> None:
+            await trio.sleep(1)
+            await super().end_run(end)
+
+    async with (
+        open_server(agents={"talker": talker}, store=SlowToEnd(), **QUIET) as server,
+        server.connect() as client,
+    ):
+        await client.say("x", "k")
+        while (frame := await client.next())["type"] != "partial_result" or (
+            frame["payload"]["content"] != WORDS[-1]
+        ):
+            pass
+        await client.send("stop_agent", {"run_id": frame["payload"]["run_id"]})
+        end = await client.expect("agent_completed")
+        assert (end["payload"]["status"], end["payload"]["result"]) == ("completed", "done")
+        assert end["seq"] == frame["seq"] + 1
+        assert await client.sync() == []
 
 
 async def test_a_reset_is_one_connection_more(autojump_clock: MockClock) -> None:
