@@ -150,12 +150,16 @@ class Journal:
         correlation_id: CorrelationId,
         *,
         reserved: bool = False,
+        more: bool = False,
     ) -> None:
-        """Put an event into the log and tell the socket, if there is one."""
+        """Put an event into the log and tell the socket, if there is one.
+
+        Where `more` follows in a moment, that tells the socket of both: a wake less.
+        """
         self.log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if not self.acknowledging:
             self._forget(self.log.trim())
-        if self._outbox is not None:
+        if self._outbox is not None and not (more and self.log.has_room(0)):
             self._outbox.ring()
 
     async def tell(self, fault: Problem, correlation_id: CorrelationId | None) -> None:

@@ -430,7 +430,8 @@ class Execution:
         spec, scope = self.spec, nursery.cancel_scope
         if self._is_cut_off:
             scope.cancel()
-        scope.deadline = self._deadline
+        if attempt > 1:
+            scope.deadline = self._deadline
         started = AgentStarted(spec.run_id, spec.agent_name, spec.thread_id, attempt)
         await self.output.put(started, 0)
         if attempt == 1:

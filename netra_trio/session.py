@@ -452,22 +452,27 @@ class Session:
         self._schedule.add(new.run_id, new.thread_id, turn=turn, first=interrupts)
         now = trio.current_time()
         self._start_due(now)
-        self._confirm_run(new, self._schedule.position(new.run_id, now))
+        position = self._schedule.position(new.run_id, now)
+        self._confirm_run(new, position, starts=position is None)
 
-    def _confirm_run(self, new: NewMessage, position: int | None) -> None:
+    def _confirm_run(
+        self, new: NewMessage, position: int | None, *, starts: bool = False
+    ) -> None:
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
         confirmed = MessageConfirmed(new.message_id, new.run_id, new.thread_id, status, position)
         if self.journal.transcript is not None:
             self.journal.transcript.begin(new.run_id, new.thread_id, new.correlation_id)
-        self._confirm(confirmed, new.correlation_id)
+        self._confirm(confirmed, new.correlation_id, more=starts)
 
-    def _confirm(self, confirmed: MessageConfirmed, correlation_id: CorrelationId) -> None:
-        self.journal.append(confirmed, 0, correlation_id, reserved=True)
+    def _confirm(
+        self, confirmed: MessageConfirmed, correlation_id: CorrelationId, *, more: bool = False
+    ) -> None:
+        self.journal.append(confirmed, 0, correlation_id, reserved=True, more=more)
 
     # From a run to its end.
 
     def _start_due(self, now: float) -> None:
-        if not self._draining and self._closing is None:
+        if self._schedule.has_waiting and not self._draining and self._closing is None:
             for run_id in self._schedule.to_interrupt(now):
                 self._executions[RunId(run_id)][0].stop(RunStatus.CANCELLED)
             self._start(self._schedule.start_due(now))
@@ -543,9 +548,12 @@ class Session:
             completed=data,
         )
         try:
-            told_by = trio.current_time() + self._end_store_seconds()
-            with trio.CancelScope(shield=True, deadline=told_by):
+            if new.key is None:  # which waits for nothing
                 await self._store.end_run(end)
+            else:
+                told_by = trio.current_time() + self._end_store_seconds()
+                with trio.CancelScope(shield=True, deadline=told_by):
+                    await self._store.end_run(end)
         finally:
             live = self._forget(new.run_id)
             self._note(new.run_id, ending.status)

@@ -175,6 +175,8 @@ def escape(text: str) -> str:
 
 def escape_json(text: str) -> str:
     """Return JSON that says the same, with each control character escaped."""
+    if text.isascii() and text.isprintable():  # as most lines are
+        return text
     return _CONTROL.sub(_escaped_json, text)
 
 

@@ -168,22 +168,22 @@ def _simple(event: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     if len(event) > SIMPLE_FIELDS:
         return None
+    if not (event.keys() <= _names or all(map(_is_name, event))):
+        return None
     plain = {name: event[name] for name in _FIRST if name in event}
     plain |= event
-    texts = []
-    for name, value in plain.items():
-        if name not in _names and not _is_name(name):
-            return None
+    stamp, texts = plain.get(_TIME), []
+    for value in plain.values():
         kind = type(value)
         if kind is str or isinstance(value, StrEnum):
             if len(value) > SIMPLE_LENGTH:
                 return None
-            if name != _TIME:
+            if value not in _known and value is not stamp:
                 texts.append(value)
         elif not (value is None or kind is bool or kind is float or _is_small(value)):
             return None
-    # Most often all of them are ids and words, which one look tells.
-    if not (is_inert(" ".join(texts)) or all(_is_plain(text) for text in texts)):
+    # Most often all that is new are ids and words, which one look tells.
+    if not (is_inert(" ".join(texts)) or all(map(_is_plain, texts))):
         return None
     return plain
 

@@ -64,6 +64,11 @@ class Schedule:
         return thread in self._active.values() or any(w.thread == thread for w in self._waiting)
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether a run waits."""
+        return bool(self._waiting)
+
+    @property
     def active(self) -> list[str]:
         """The runs that are active."""
         return list(self._active)
@@ -80,10 +85,14 @@ class Schedule:
             if waiting.interrupts and waiting.turn <= now:
                 waiting.interrupts = False
                 threads.add(waiting.thread)
+        if not threads:
+            return []
         return [run for run, thread in self._active.items() if thread in threads]
 
     def position(self, run: str, now: float) -> int | None:
         """Return a waiting run's place, from 1, among those that must start before it; or None."""
+        if not self._waiting:
+            return None
         ahead = 0
         mine = next((w for w in self._waiting if w.run == run), None)
         if mine is None:
@@ -118,6 +127,8 @@ class Schedule:
 
     def next_turn(self, now: float) -> float:
         """Return when time alone makes a waiting run due, `inf` for never."""
+        if not self._waiting:
+            return inf
         return min((w.turn for w in self._waiting if w.turn > now), default=inf)
 
     def ended(self, run: str) -> None:

@@ -30,7 +30,7 @@ from netra_trio.errors import StoreUnavailable
 
 BATCH = 300  # entries: a hundred messages with their starts and ends
 BATCH_BYTES = 1024 * 1024  # of their texts, or one entry that is larger
-DELAY = 0.01  # seconds that what nobody waits for may lie, to be joined by others
+DELAY = 0.05  # seconds that what nobody waits for may lie; a batch costs as much as 20 messages
 QUEUE = 1000  # entries that may wait: ten batches; beyond it who writes waits
 QUEUE_BYTES = 16 * 1024 * 1024  # of their texts; beyond it likewise
 SLOW_SECONDS = 2.0  # for a batch; then who waits is told that there is no answer
@@ -50,7 +50,6 @@ class Entry:
         is_done: Whether it was written.
         is_given_up: Whether nobody wants it written any more.
         fault: Why it was given up.
-        settled: Set when it was written, or given up.
     """
 
     size: int = 0
@@ -58,7 +57,16 @@ class Entry:
     is_done: bool = False
     is_given_up: bool = False
     fault: Exception | None = None
-    settled: trio.Event = field(factory=trio.Event)
+    _settled: trio.Event | None = field(default=None, init=False)
+
+    @property
+    def settled(self) -> trio.Event:
+        """Set when it was written, or given up; made for who asks, as most are not waited for."""
+        if self._settled is None:
+            self._settled = trio.Event()
+            if self.is_done or self.is_given_up:
+                self._settled.set()
+        return self._settled
 
     def undo(self) -> "Entry | None":
         """Return what has to be written if this may have been, and must not."""
@@ -68,12 +76,16 @@ class Entry:
         """Let nobody wait for it any more."""
         self.is_given_up = True
         self.fault = fault
-        self.settled.set()
+        self._tell()
 
     def done(self) -> None:
         """Note that it was written."""
         self.is_done = True
-        self.settled.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._settled is not None:
+            self._settled.set()
 
 
 Write = Callable[[Sequence[Entry]], Awaitable[None]]
