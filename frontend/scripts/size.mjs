@@ -5,9 +5,9 @@ import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
 const LIMITS = [
-  // Bytes. The core is everything a page without React needs; about 10 % above what it has today.
-  ["dist/index.js", 17_000],
-  ["dist/react/index.js", 17_700],
+  // Bytes. The core is everything a page without React needs; about 7 % above what it has today.
+  ["dist/index.js", 18_000],
+  ["dist/react/index.js", 18_600],
 ];
 
 let isTooLarge = false;

@@ -28,8 +28,8 @@ import type {
 import { Listeners } from "./listeners.js";
 import { Requests, type Hooks } from "./requests.js";
 import { userName } from "./rules/names.js";
-import { readEntries, type Entry } from "./rules/outbox.js";
-import { localError } from "./rules/retry.js";
+import { OUTBOX_MESSAGES, readEntries, type Entry } from "./rules/outbox.js";
+import { localError, TOKEN_REFUSED } from "./rules/retry.js";
 import { Seats } from "./seats.js";
 import { isEnd, type ChatMessage, type Run, type Snapshot } from "./snapshot.js";
 import type { Settled, TabMessage, Wish } from "./tabs.js";
@@ -71,6 +71,8 @@ class Client implements NetraClient {
 
   readonly #threads = new Set<string>();
   readonly #reloads = new Map<string, Cancel>();
+  /** Who waits for the end of which run. */
+  readonly #stops = new Map<string, Set<(ok: boolean) => void>>();
   #threadId: string;
   #hasHistory: boolean;
   #hasBegun = false;
@@ -80,6 +82,10 @@ class Client implements NetraClient {
   /** The holder's state, as this tab heard of it. */
   #remote: EngineState | null = null;
   #isSynced = false;
+  /** Somebody wants this tab connected, and it has not been since, nor had its turn. */
+  #isAsked = false;
+  /** The holder of the connection knows. */
+  #hasWished = false;
   #isPosting = false;
   #isClosed = false;
 
@@ -112,7 +118,10 @@ class Client implements NetraClient {
       },
       {
         seat: (subject) => this.#seat(subject),
-        seated: () => this.#deliverAll(),
+        seated: () => {
+          this.#isAsked = false;
+          this.#deliverAll();
+        },
         position: () => this.#view.position,
         note: (note) => this.#tell(note),
         written: (id) => {
@@ -129,13 +138,16 @@ class Client implements NetraClient {
   }
 
   connect(): void {
-    if (this.#isClosed || this.#wish("connect")) return;
+    if (this.#isClosed) return;
+    this.#isAsked = !this.#seats.hasTurn;
+    if (this.#wish("connect")) return;
     this.#keepThread();
     this.#engine.start();
   }
 
   disconnect(): void {
     if (this.#isClosed) return;
+    this.#isAsked = false;
     this.#engine.stop();
     this.#leave();
     this.#changed();
@@ -146,15 +158,16 @@ class Client implements NetraClient {
     this.#isClosed = true;
     this.#engine.kill();
     this.#leave();
-    const error = this.#error("CLOSED", "The client was closed.", "Open a new one.");
-    this.#requests.answerAll({ error });
+    this.#requests.answerAll({ error: this.#closedError() });
     for (const { resolve } of this.#pending.values()) resolve(false);
     this.#pending.clear();
     this.#listeners.clear();
   }
 
   forceReconnect(): void {
-    if (!this.#isClosed && !this.#wish("forceReconnect")) this.#engine.restart();
+    if (this.#isClosed) return;
+    this.#isAsked = !this.#seats.hasTurn;
+    if (!this.#wish("forceReconnect")) this.#engine.restart();
   }
 
   clearError(): void {
@@ -171,6 +184,7 @@ class Client implements NetraClient {
   readonly subscribe: Subscribe;
 
   sendMessage({ type, payload = {}, correlation_id }: OutgoingMessage): Promise<boolean> {
+    if (this.#isClosed) return Promise.resolve(false);
     const { correlation_id: inside, ...rest } = payload;
     const isWork = type === "user_message" || type === "agent_request";
     const key = correlation_id ?? (isWork ? inside : undefined) ?? this.#ports.uniqueId();
@@ -220,16 +234,18 @@ class Client implements NetraClient {
   stopRun(runId: string): Promise<boolean> {
     const run = this.#view.run(runId);
     if (run !== undefined && isEnd(run.status)) return Promise.resolve(true);
+    if (this.#isClosed) return Promise.resolve(false);
     return new Promise((resolve) => {
       const id = this.#ports.uniqueId();
+      const waiting = this.#stops.get(runId) ?? new Set();
+      this.#stops.set(runId, waiting);
       const done = (ok: boolean): void => {
-        off();
+        waiting.delete(done);
+        if (waiting.size === 0) this.#stops.delete(runId);
         this.#requests.forget(id);
         resolve(ok);
       };
-      const off = this.subscribe("agent_completed", ({ payload }) => {
-        if (payload.run_id === runId) done(true);
-      });
+      waiting.add(done);
       const message = { type: "stop_agent", payload: { run_id: runId }, correlation_id: id } as const;
       this.#ask(id, message, {
         written: () => undefined,
@@ -251,6 +267,7 @@ class Client implements NetraClient {
       const body = this.#error("VALIDATION_ERROR", fault, "Mend the field at the path.");
       return Promise.reject(new RequestError(body));
     }
+    if (this.#isClosed) return Promise.reject(new RequestError(this.#closedError()));
     this.#threads.add(threadId);
     return new Promise((resolve, reject) => {
       this.#ask(id, message, {
@@ -278,6 +295,10 @@ class Client implements NetraClient {
     const pending = this.#pending.get(key);
     if (pending !== undefined) return pending.done; // one key is one message, however often it is sent
     if (this.#settled.get(key)?.ok === true) return Promise.resolve(true);
+    if (this.#pending.size >= OUTBOX_MESSAGES) {
+      this.#tell({ kind: "settled", entry, ok: false, error: this.#outboxFull() });
+      return Promise.resolve(false);
+    }
     const { thread_id } = entry.message.payload;
     if (thread_id !== undefined) this.#threads.add(thread_id);
     const timestamp = this.#ports.timers.now() / 1000;
@@ -315,9 +336,12 @@ class Client implements NetraClient {
       this.#accepted(entry.key);
       return;
     }
+    this.#tell({ kind: "settled", entry, ok: false, error: this.#outboxFull() });
+  }
+
+  #outboxFull(): ErrorBody {
     const help = "Wait until the connection is back.";
-    const error = this.#error("OUTBOX_FULL", "Too many messages wait to be sent.", help);
-    this.#tell({ kind: "settled", entry, ok: false, error });
+    return this.#error("OUTBOX_FULL", "Too many messages wait to be sent.", help);
   }
 
   #accepted(key: string): void {
@@ -364,9 +388,16 @@ class Client implements NetraClient {
     if (this.#seats.role === "follower") {
       this.#seats.tabs?.post({ kind: "control", id, message });
     } else if (!this.#engine.control(id, message)) {
-      const text = "Too many requests wait for an answer.";
-      this.#requests.answer(id, { error: this.#error("TOO_MANY_REQUESTS", text, "Wait for them.") });
+      this.#requests.answer(id, { error: this.#tooMany() });
     }
+  }
+
+  #tooMany(): ErrorBody {
+    return this.#error("TOO_MANY_REQUESTS", "Too many requests wait for an answer.", "Wait for them.");
+  }
+
+  #ended(runId: string): void {
+    for (const done of [...(this.#stops.get(runId) ?? [])]) done(true);
   }
 
   // The seat, and whose it is.
@@ -405,6 +436,9 @@ class Client implements NetraClient {
     this.#seats.drop(before);
     this.#view.clear();
     this.#settled.clear();
+    this.#ownError = null;
+    const error = this.#error("USER_CHANGED", "Another user is here now.", "Ask again as this user.");
+    this.#requests.answerAll({ error });
     for (const { resolve } of this.#pending.values()) resolve(false);
     this.#pending.clear();
     this.#saveUnsent();
@@ -412,8 +446,9 @@ class Client implements NetraClient {
   }
 
   #leave(): void {
-    this.#seats.leave();
+    // Stored first: whoever is next reads it.
     this.#engine.leaveSeat();
+    this.#seats.leave();
     for (const cancel of this.#reloads.values()) cancel();
     this.#reloads.clear();
     this.#remote = null;
@@ -458,6 +493,7 @@ class Client implements NetraClient {
     const isAnswer = this.#requests.has(message.correlation_id);
     if (message.type === "thread_history" && isAnswer) this.#view.history(message.payload);
     this.#changed();
+    if (message.type === "agent_completed") this.#ended(message.payload.run_id);
     if (message.type === "connection_established") this.#connected(message);
     if (message.type === "error") this.#requests.answer(message.correlation_id, { error: message.payload });
     else if (!("seq" in message)) this.#requests.answer(message.correlation_id, { error: null, message });
@@ -534,7 +570,7 @@ class Client implements NetraClient {
         break;
       }
       case "control":
-        this.#engine.control(message.id, message.message);
+        if (!this.#engine.control(message.id, message.message)) this.#decline(message.id);
         break;
       case "please":
         this.#grant(message.wish);
@@ -549,6 +585,7 @@ class Client implements NetraClient {
     if (tabs === null) return;
     switch (message.kind) {
       case "holder":
+        this.#hasWished = false;
         this.#isSynced = false;
         tabs.post({ kind: "hello", from: tabs.id });
         break;
@@ -557,8 +594,7 @@ class Client implements NetraClient {
         break;
       case "state":
         tabs.hasFollowed = true;
-        this.#remote = message.state;
-        this.#noticeError(message.state.lastError);
+        this.#hearState(message.state);
         this.#changed();
         break;
       case "note":
@@ -583,9 +619,11 @@ class Client implements NetraClient {
     if (tabs !== null) tabs.hasFollowed = true;
     const isFirst = !this.#hasBegun && told.state.status === "CONNECTED";
     this.#isSynced = true;
-    this.#remote = told.state;
-    this.#noticeError(told.state.lastError);
+    this.#hearState(told.state);
     this.#view.adopt(told.view);
+    for (const runId of [...this.#stops.keys()]) {
+      if (isEnd(this.#view.run(runId)?.status ?? "running")) this.#ended(runId);
+    }
     for (const settled of told.settled) this.#settle(settled);
     for (const key of told.waiting) this.#accepted(key);
     const waiting = new Set(told.waiting);
@@ -605,8 +643,34 @@ class Client implements NetraClient {
     return true;
   }
 
+  #hearState(state: EngineState): void {
+    this.#remote = state;
+    this.#noticeError(state.lastError);
+    if (state.status === "CONNECTED") this.#isAsked = false;
+    // The holder's token was refused. This tab's own may be newer: it asks each holder that fails,
+    // once, for its turn.
+    if (!this.#isAsked || !isRefused(state) || this.#hasWished) return;
+    this.#hasWished = true;
+    this.#wish("connect");
+  }
+
+  /** The requests of other tabs are bounded like this one's. */
+  #decline(id: string): void {
+    const timestamp = this.#ports.timers.now() / 1000;
+    const message = { type: "error", payload: this.#tooMany(), timestamp, correlation_id: id } as const;
+    this.#seats.tabs?.post({ kind: "note", note: { kind: "message", message } });
+  }
+
+  /** Lets another tab try that asked for it: this one's token was refused. */
+  #passOn(): void {
+    this.#leave();
+    this.#engine.queueAgain();
+  }
+
   #grant(wish: Wish): void {
-    if (wish === "connect") this.#engine.start();
+    const isConnect = wish === "connect" || wish === "forceReconnect";
+    if (isConnect && isRefused(this.#engine.state)) this.#passOn();
+    else if (wish === "connect") this.#engine.start();
     else if (wish === "forceReconnect") this.#engine.restart();
     else if (wish === "wake") this.#engine.wake();
     else this.#engine.clearError();
@@ -671,10 +735,17 @@ class Client implements NetraClient {
     };
   }
 
+  #closedError(): ErrorBody {
+    return this.#error("CLOSED", "The client was closed.", "Open a new one.");
+  }
+
   #error(code: string, error: string, help: string): ErrorBody {
     return localError(this.#ports.timers.now(), code, error, help);
   }
 }
+
+const isRefused = ({ status, lastError }: EngineState): boolean =>
+  status === "ERROR" && lastError !== null && TOKEN_REFUSED.has(lastError.code);
 
 /** Keeps what was added last, within bounds. */
 function remember<V>(map: Map<string, V>, key: string, value: V): void {

@@ -31,7 +31,7 @@ import { ACK_WITHIN, Delivery } from "./rules/delivery.js";
 import { subjectOf } from "./rules/names.js";
 import { Outbox, type Entry } from "./rules/outbox.js";
 import { RateWindow } from "./rules/rate.js";
-import { closeKind, localError, SEND_AGAIN } from "./rules/retry.js";
+import { closeKind, localError, SEND_AGAIN, TOKEN_REFUSED } from "./rules/retry.js";
 import { Stats } from "./rules/stats.js";
 import type { ConnectionStats, Retry, ServerConfig, SessionInfo, Status } from "./snapshot.js";
 import type { Position, Store } from "./store.js";
@@ -125,6 +125,9 @@ export class Engine {
   #store: Store | null = null;
   #delivery = new Delivery();
   #renewal: string | null = null;
+  /** Whom the seat is for; undefined before the first. */
+  #subject: string | null | undefined;
+  #refused: { readonly token: string | null; readonly why: Refusal } | null = null;
 
   constructor(ports: Ports, options: EngineOptions, host: EngineHost) {
     this.#ports = ports;
@@ -165,6 +168,13 @@ export class Engine {
       ];
     }
     this.#begin();
+  }
+
+  /** Waits for the seat that was left, as the last of all tabs, to try again when it comes. */
+  queueAgain(): void {
+    this.#failures = 0;
+    this.#dropLine();
+    this.#begin(this.#subject);
   }
 
   /** The page is back, or the network: waiting has no point any more, and an old line may be dead. */
@@ -209,6 +219,7 @@ export class Engine {
     this.#store = null;
     this.#session = null;
     this.#outbox.clear();
+    this.#controls.clear();
     this.#stats.queued(0);
   }
 
@@ -266,7 +277,7 @@ export class Engine {
 
   // Opening.
 
-  #begin(): void {
+  #begin(subject?: string | null): void {
     this.#generation += 1;
     this.#alarms.cancelAll();
     this.#retry = null;
@@ -274,30 +285,31 @@ export class Engine {
     const wasHere = this.#failures > 0 || this.#session !== null;
     this.#status = wasHere ? "RECONNECTING" : "CONNECTING";
     this.#changed();
-    void this.#open(this.#generation);
+    void this.#open(this.#generation, subject);
   }
 
-  async #open(generation: number): Promise<void> {
+  async #open(generation: number, subject: string | null | undefined): Promise<void> {
     const isStale = (): boolean => generation !== this.#generation;
+    let tried: string | null = null;
     try {
-      const { getToken, url } = this.#options;
-      const obtain = async (): Promise<string | null> =>
-        getToken === null ? null : obtainToken(this.#ports, getToken);
-      let token = await obtain();
-      if (isStale()) return;
-      const seat = await this.#host.seat(token === null ? "" : subjectOf(token));
-      if (isStale()) return;
-      this.#takeSeat(seat.store);
-      if (seat.waited) token = await obtain();
-      const server = serverAddress(this.#ports, url);
+      const taken = await this.#sit(isStale, subject);
+      if (taken === null) return;
+      const { token, store } = taken;
+      tried = token;
+      // Only its turn has come again, nobody asked: the same token would get the same answer.
+      if (subject !== undefined && token === this.#refused?.token) throw this.#refused.why;
+      const server = serverAddress(this.#ports, this.#options.url);
       if (!this.#isConfigFresh) this.#config = await discover(this.#ports, server);
       if (isStale() || this.#config === null) return;
       this.#isConfigFresh = true;
       this.#limits ??= this.#config.connection_limits;
       this.#rate.limit = this.#limits.max_message_rate;
       if (token === null && this.#config.features.auth_required) throw this.#needsToken();
-      const position = this.#position(seat.store);
-      const again = async (): Promise<string> => (await obtain()) ?? "";
+      const position = this.#position(store);
+      const again = async (): Promise<string> => {
+        tried = this.#sameUsers((await this.#obtain()) ?? "");
+        return tried;
+      };
       const address = await socketAddress(this.#ports, server, this.#config, token, again, position);
       if (!isStale()) this.#connect(address.url, address.protocols, generation);
     } catch (error) {
@@ -305,9 +317,46 @@ export class Engine {
       if (!(error instanceof Refusal)) throw error;
       this.#isConfigFresh = false;
       this.#stats.failed();
+      this.#refused = TOKEN_REFUSED.has(error.body.code) ? { token: tried, why: error } : null;
       if (error.again) this.#tryLater(error.body, error.wait);
       else this.#giveUp(error.body);
     }
+  }
+
+  async #obtain(): Promise<string | null> {
+    const { getToken } = this.#options;
+    return getToken === null ? null : obtainToken(this.#ports, getToken);
+  }
+
+  /** The seat of a token's user, and the token; null where something newer has begun. */
+  async #sit(
+    isStale: () => boolean,
+    known: string | null | undefined,
+  ): Promise<{ readonly token: string | null; readonly store: Store } | null> {
+    let token = known === undefined ? await this.#obtain() : null;
+    let subject = known === undefined ? userOf(token) : known;
+    for (;;) {
+      if (isStale()) return null;
+      this.#subject = subject;
+      const { store, waited } = await this.#host.seat(subject);
+      if (isStale()) return null;
+      this.#takeSeat(store);
+      if (!waited && known === undefined) return { token, store };
+      known = undefined;
+      token = await this.#obtain();
+      if (isStale()) return null;
+      // Somebody else may have come in while this tab waited: the seat is not theirs.
+      if (userOf(token) === subject) return { token, store };
+      subject = userOf(token);
+    }
+  }
+
+  /** The token, unless it is for somebody else: theirs is another seat. */
+  #sameUsers(token: string): string {
+    if (userOf(token) === this.#subject) return token;
+    const help = "Nothing to do: the client connects as the new user.";
+    const error = "The token is for another user than before.";
+    throw new Refusal(localError(this.#ports.timers.now(), "USER_CHANGED", error, help), true);
   }
 
   #needsToken(): Refusal {
@@ -382,7 +431,7 @@ export class Engine {
     this.#changed();
   }
 
-  #unreadable(line: Line, { fault, seq }: Extract<Decoded, { ok: false }>): void {
+  #unreadable(line: Line, { fault, seq, seq_from }: Extract<Decoded, { ok: false }>): void {
     if (!line.isEstablished) {
       this.#outOfOrder(fault);
       return;
@@ -390,9 +439,9 @@ export class Engine {
     const help = "Reload the page to get its newest version.";
     this.fail(localError(this.#ports.timers.now(), "BAD_SERVER_FRAME", fault, help));
     // It has a number, so it counts as taken: asking for it again would bring it again.
-    if (seq === null || this.#delivery.place(seq) !== "next") return;
+    if (seq === null || this.#delivery.place(seq, seq_from) !== "next") return;
     this.#delivery.take(seq);
-    this.#host.note({ kind: "skipped", seq });
+    this.#host.note({ kind: "skipped", seq, from: seq_from ?? seq });
     this.#acknowledge(line);
   }
 
@@ -588,6 +637,10 @@ export class Engine {
     try {
       const token = await obtainToken(this.#ports, getToken);
       if (this.#line !== line) return;
+      if (userOf(token) !== this.#subject) {
+        this.restart();
+        return;
+      }
       this.#renewal = this.#ports.uniqueId();
       again();
       this.#send(line, { type: "auth", payload: { token }, correlation_id: this.#renewal });
@@ -728,3 +781,6 @@ export class Engine {
     this.#host.changed();
   }
 }
+
+/** Without tokens there is one user; one whose token tells no name is null. */
+const userOf = (token: string | null): string | null => (token === null ? "" : subjectOf(token));

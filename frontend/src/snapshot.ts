@@ -86,6 +86,8 @@ export interface Run {
   readonly result: JsonValue | undefined;
   readonly error: ErrorBody | null;
   readonly duration_ms: number | null;
+  /** It has ended, but something of it did not obey its cancellation, and may still be at work. */
+  readonly abandoned: boolean;
 }
 
 /** What the user said. */

@@ -19,7 +19,7 @@ export type Note =
   /** A reload brought it back. */
   | { readonly kind: "restored"; readonly entry: Entry }
   /** An event that could not be read; nothing is known of it but its number. */
-  | { readonly kind: "skipped"; readonly seq: number }
+  | { readonly kind: "skipped"; readonly seq: number; readonly from: number }
   /** The line dropped before an answer to these. */
   | { readonly kind: "unconfirmed"; readonly keys: readonly string[] }
   | {
@@ -105,7 +105,9 @@ export class View {
       const known = run && this.#runs.get(run.run_id);
       // Its end was missed: after a reset or a gap the history is what tells of it.
       if (run && known && isEnd(run.status) && !isEnd(known.status)) {
-        this.#runs.set(run.run_id, { ...known, status: run.status, text: "", position: null });
+        // Where the history has no answer, as after a crash, what was seen of it stays.
+        const text = messages.some((message) => isAnswer(message, known)) ? "" : known.text;
+        this.#runs.set(run.run_id, { ...known, status: run.status, text, position: null });
       }
     }
     this.version += 1;
@@ -152,7 +154,7 @@ export class View {
     const runs = new Set<string>();
     for (const thread of threads) {
       const page = this.#history.get(thread) ?? [];
-      const texts = new Set(page.filter(isAgents).map((message) => message.content));
+      const texts = counted(page.filter(isAgents).map((message) => message.content));
       for (const message of page) {
         list.push(this.#old(message, thread));
         if (message.correlation_id !== undefined) keys.add(message.correlation_id);
@@ -160,7 +162,9 @@ export class View {
         if (run === undefined) continue;
         runs.add(run.run_id);
         // Where the history has the answer already, it stands there.
-        if (!isEnd(run.status) || (run.text !== "" && !texts.has(run.text))) list.push(this.#agent(run));
+        const left = texts.get(run.text) ?? 0;
+        texts.set(run.text, left - 1);
+        if (!isEnd(run.status) || (run.text !== "" && left <= 0)) list.push(this.#agent(run));
       }
     }
     for (const user of this.#users.values()) {
@@ -227,7 +231,7 @@ export class View {
       return "applied";
     }
     if (note.kind === "skipped") {
-      const place = this.#delivery.place(note.seq);
+      const place = this.#delivery.place(note.seq, note.from);
       if (place === "next") this.#delivery.take(note.seq);
       return place === "next" ? "applied" : place === "again" ? "known" : "missed";
     }
@@ -307,6 +311,19 @@ export function contentOf({ message }: Entry): string {
 
 const isIn = (threads: ReadonlySet<string>, thread: string | null): boolean =>
   thread === null || threads.has(thread);
+
+/** How often there is each of them. */
+function counted(texts: readonly string[]): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1);
+  return counts;
+}
+
+/** Whether a message of the history has what was seen of a run, and perhaps more. */
+function isAnswer({ role, content, truncated }: HistoryMessage, { text, truncated: isCut }: Run): boolean {
+  if (role !== "agent") return false;
+  return content.startsWith(text) || (isCut && content.includes(text)) || (truncated === true && text.startsWith(content));
+}
 
 const isAgents = (message: Page[number]): boolean => message.role === "agent";
 

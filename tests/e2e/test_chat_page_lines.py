@@ -31,21 +31,6 @@ from support.pages import pages
 from support.relay import Relay, relaying
 from support.server import PATIENCE, Server, serving, sign, write_agents
 
-from netra_trio.discovery import features
-from netra_trio.settings import Settings
-
-SERVER_RESUMES = False
-"""Whether the server keeps a session for a page that comes back: to be set when it does.
-
-The tests below that need it run when this is true, or when the server says that it resumes; where
-this is true and the server does not resume, `test_the_server_resumes_if_it_is_said_to` fails.
-"""
-
-resuming = pytest.mark.skipif(
-    not (SERVER_RESUMES or features(Settings())["resume"]),
-    reason="the server does not resume yet: see SERVER_RESUMES",
-)
-
 ROOT = Path(__file__).parent.parent.parent
 STORM_SECONDS = 3.0  # in which a page that retries without a pause would open dozens of sockets
 
@@ -230,7 +215,6 @@ def test_each_message_runs_once_whatever_the_line_does(browser: Browser, relay: 
         expect(said(page)).to_have_text(expected)
 
 
-@resuming
 def test_a_line_that_drops_in_mid_stream_costs_nothing(
     browser: Browser, folder: Path, relay: Relay
 ) -> None:
@@ -249,7 +233,6 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
 # --- a reload
 
 
-@resuming
 def test_a_reload_while_an_answer_is_written(
     browser: Browser, folder: Path, server: Server
 ) -> None:
@@ -497,8 +480,3 @@ def test_mounting_twice_opens_one_socket(
         connected(page)
         assert visitor.open_sockets == 1
         assert len(visitor.sockets) == 2
-
-
-def test_the_server_resumes_if_it_is_said_to(server: Server) -> None:
-    config = server.http("GET", "/ws/config").json()["websocket_config"]
-    assert config["features"]["resume"] or not SERVER_RESUMES

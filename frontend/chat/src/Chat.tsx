@@ -82,7 +82,8 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      if (event.key !== "Escape" || event.defaultPrevented) return;
+      // While a character is being composed, Escape takes that back, and nothing else.
+      if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
       if (isDrawerOpen) setDrawerOpen(false);
       else stop();
     };

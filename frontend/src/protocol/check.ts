@@ -57,6 +57,8 @@ export const integer = (from: number, to = Number.MAX_SAFE_INTEGER): Check =>
 export const matching = (pattern: RegExp, expected: string): Check =>
   expect((value) => typeof value === "string" && pattern.test(value), expected);
 
+export const exactly = (only: boolean): Check => expect((value) => value === only, String(only));
+
 export const oneOf = (names: readonly string[]): Check =>
   expect((value) => names.includes(value as string), `one of ${names.join(", ")}`);
 

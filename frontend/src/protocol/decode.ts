@@ -10,6 +10,7 @@ import {
   anyObject,
   anything,
   eachOf,
+  exactly,
   integer,
   isObject,
   matching,
@@ -49,8 +50,9 @@ export type Decoded =
   | {
       readonly ok: false;
       readonly fault: string;
-      /** The number of an event that could not be read, where that much could. */
+      /** The numbers of an event that could not be read, where that much could. */
       readonly seq: number | null;
+      readonly seq_from?: number;
     };
 
 const FEATURES: Shape<ServerFeatures> = {
@@ -191,6 +193,7 @@ const EVENTS: Shapes<EventPayloads> = {
     result: may(anything),
     error: may(errorBody),
     truncated: may(truth),
+    abandoned: may(exactly(true)),
   },
 };
 
@@ -218,7 +221,10 @@ export function decode(data: unknown): Decoded {
   if (!isObject(value)) return bad(`$: expected an object, got ${show(value)}`);
   const fault = frameFault(value);
   if (fault === null) return { ok: true, message: value as unknown as ServerMessage };
-  return { ok: false, fault, seq: number1(value["seq"], "") === null ? (value["seq"] as number) : null };
+  const { seq, seq_from } = value;
+  if (number1(seq, "") !== null) return bad(fault);
+  const isMerged = integer(1, seq as number)(seq_from, "") === null;
+  return { ok: false, fault, seq: seq as number, ...(isMerged ? { seq_from: seq_from as number } : {}) };
 }
 
 const bad = (fault: string): Decoded => ({ ok: false, fault, seq: null });

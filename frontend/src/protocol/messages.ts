@@ -226,6 +226,8 @@ export interface EventPayloads {
     readonly result?: JsonValue;
     readonly error?: ErrorBody;
     readonly truncated?: boolean;
+    /** Something of it did not obey its cancellation, and may still be at work. */
+    readonly abandoned?: true;
   };
 }
 

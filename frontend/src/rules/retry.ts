@@ -54,6 +54,13 @@ export const SEND_AGAIN: ReadonlySet<string> = new Set([
   "SERVER_DRAINING",
 ]);
 
+/** Refusals that another token of the same user may get past. */
+export const TOKEN_REFUSED: ReadonlySet<string> = new Set([
+  "AUTH_REQUIRED",
+  "INVALID_TOKEN",
+  "TOKEN_EXPIRED",
+]);
+
 /** An error of this side's, in the form of the server's. `now` is in milliseconds. */
 export function localError(
   now: number,

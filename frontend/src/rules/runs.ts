@@ -18,6 +18,7 @@ const NEW_RUN: Run = {
   result: undefined,
   error: null,
   duration_ms: null,
+  abandoned: false,
 };
 
 /** The run after an event of it; the same object where the event says nothing new. */
@@ -56,7 +57,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
     case "tool_completed":
       return { ...run, tools: withTool(run.tools, endedTool(run.tools, event.payload)) };
     case "agent_completed": {
-      const { status, result, error, duration_ms, truncated } = event.payload;
+      const { status, result, error, duration_ms, truncated, abandoned = false } = event.payload;
       return {
         ...run,
         status,
@@ -64,6 +65,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
         result,
         error: error ?? null,
         duration_ms,
+        abandoned,
         // An agent may return its answer without having streamed it.
         text: run.text === "" && typeof result === "string" ? result : run.text,
         truncated: run.truncated || (run.text === "" && truncated === true),

@@ -12,7 +12,7 @@ class FakePage extends EventTarget {
 let ports: Ports;
 let page: FakePage;
 
-const soon = (ms = 20): Promise<void> => new Promise((done) => setTimeout(done, ms));
+const SOON = { timeout: 5_000 }; // ms: a machine may be busy
 
 beforeEach(() => {
   page = new FakePage();
@@ -37,12 +37,10 @@ describe("locks", () => {
     const first = ports.locks?.request("n", () => order.push("first"));
     const second = ports.locks?.request("n", () => order.push("second"));
     const third = ports.locks?.request("n", () => order.push("third"));
-    await soon();
-    expect(order).toEqual(["first"]);
+    await vi.waitFor(() => expect(order).toEqual(["first"]), SOON);
     second?.();
     first?.();
-    await soon();
-    expect(order).toEqual(["first", "third"]);
+    await vi.waitFor(() => expect(order).toEqual(["first", "third"]), SOON);
     third?.();
   });
 });
@@ -53,8 +51,7 @@ describe("channels", () => {
     const one = ports.openChannel?.("n", (message) => heard.push(["one", message]));
     const two = ports.openChannel?.("n", (message) => heard.push(["two", message]));
     one?.post({ a: [1] });
-    await soon(100);
-    expect(heard).toEqual([["two", { a: [1] }]]);
+    await vi.waitFor(() => expect(heard).toEqual([["two", { a: [1] }]]), SOON);
     one?.close();
     two?.close();
   });

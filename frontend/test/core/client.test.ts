@@ -507,3 +507,110 @@ describe("the line", () => {
     expect(client.getSnapshot().session).toMatchObject({ session_id: session, verdict: "exact" });
   });
 });
+
+describe("at the edges", () => {
+  it("answers everything with no once it is closed, and starts nothing", async () => {
+    const { browser, client } = await connected();
+    client.close();
+    expect(await client.sendMessage(hello)).toBe(false);
+    expect(await client.sendMessage({ type: "ping", payload: {} })).toBe(false);
+    expect(await client.stopRun("run-1")).toBe(false);
+    await expect(client.loadThread("old")).rejects.toMatchObject({ body: { code: "CLOSED" } });
+    client.connect();
+    client.forceReconnect();
+    await browser.clock.advance(60_000);
+    expect(browser.server.sockets).toHaveLength(1);
+    expect(browser.clock.waiting).toBe(0);
+  });
+
+  it("counts merged text that it cannot read as taken", async () => {
+    const { browser, client } = await connected();
+    void client.sendMessage(hello);
+    await browser.clock.advance(10);
+    const { id } = browser.server.run;
+    const { socket, session } = browser.server;
+    session.seq += 2;
+    session.written = session.seq;
+    socket.deliver({ type: "partial_result", payload: {}, timestamp: 1, seq: session.seq, seq_from: session.seq - 1 });
+    browser.server.say(id, "after");
+    await browser.clock.advance(2_000);
+    expect(client.getSnapshot().lastError?.code).toBe("BAD_SERVER_FRAME");
+    expect(client.getSnapshot().runs[0]?.text).toBe("after");
+    expect(browser.server.sockets).toHaveLength(1);
+    expect(browser.server.of("ack").at(-1)?.payload.seq).toBe(session.seq);
+  });
+
+  it("stops a run of a thread that it does not show", async () => {
+    const { browser, client } = await connected();
+    void client.sendMessage({ type: "user_message", payload: { content: "hello", thread_id: "other" } });
+    await browser.clock.advance(10);
+    client.openThread("shown");
+    const stopped = client.stopRun(browser.server.run.id);
+    await browser.clock.advance(10);
+    expect(await stopped).toBe(true);
+    expect(browser.server.of("stop_agent")).toHaveLength(1);
+  });
+
+  it("keeps 500 messages without a connection, and refuses one more", async () => {
+    const { browser, client } = await connected();
+    client.disconnect();
+    await browser.clock.advance(10);
+    for (let n = 0; n < 500; n += 1) void client.sendMessage({ type: "user_message", payload: { content: `${n}` } });
+    expect(client.getSnapshot()).toMatchObject({ queued: 500, lastError: null });
+    const key = client.sendOptimisticMessage("one more");
+    expect(await client.sendMessage({ type: "user_message", payload: { content: "one more", correlation_id: key } })).toBe(false);
+    expect(client.getSnapshot().queued).toBe(500);
+    expect(client.getSnapshot().messages.at(-1)).toMatchObject({ status: "failed", error: { code: "OUTBOX_FULL" } });
+  });
+
+  it("says of a run that something of it may still be at work", async () => {
+    const { browser, client } = await connected();
+    void client.sendMessage(hello);
+    await browser.clock.advance(10);
+    expect(client.getSnapshot().runs[0]?.abandoned).toBe(false);
+    browser.server.event(browser.server.run.id, "agent_completed", { status: "cancelled", duration_ms: 1, abandoned: true });
+    expect(client.getSnapshot().runs[0]).toMatchObject({ status: "cancelled", abandoned: true });
+  });
+});
+
+describe("a token of another user", () => {
+  it("is not used for a ticket of the one who was here", async () => {
+    const browser = new Browser();
+    const tab = browser.tab();
+    const users = ["alice", "bob"];
+    tab.token = () => Promise.resolve(tokenFor(users.shift() ?? "bob"));
+    const { http } = browser.server;
+    const asked: string[] = [];
+    (browser.server as { http: typeof http }).http = (request) => {
+      const token = request.headers["Authorization"];
+      if (token === undefined) return Promise.resolve(http(request));
+      asked.push(token === `Bearer ${tokenFor("alice")}` ? "alice" : "bob");
+      return asked.length === 1
+        ? Promise.resolve({ status: 401, body: "", retryAfter: null })
+        : http(request);
+    };
+    const client = await tab.open();
+    expect(client.getSnapshot()).toMatchObject({ status: "RECONNECTING", lastError: { code: "USER_CHANGED" } });
+    await browser.clock.advance(2_000);
+    expect(client.getSnapshot()).toMatchObject({ isConnected: true, session: { user_id: "bob", verdict: "new" } });
+    expect(asked).toEqual(["alice", "bob"]);
+  });
+
+  it("is not sent to renew the one who was here: the new user begins afresh", async () => {
+    const { browser, client, tab } = await connected();
+    void client.sendMessage(hello);
+    await browser.clock.advance(10);
+    const page = client.loadThread("old");
+    void page.catch(() => undefined);
+    browser.server.isMute = true;
+    const late = client.loadThread("late");
+    const outcome = expect(late).rejects.toMatchObject({ body: { code: "USER_CHANGED" } });
+    tab.token = tokenFor("bob");
+    browser.server.control(browser.server.socket, "auth_expiring", { expires_at: 1 });
+    await browser.clock.advance(10);
+    await outcome;
+    expect(browser.server.of("auth")).toEqual([]);
+    expect(client.getSnapshot()).toMatchObject({ isConnected: true, messages: [], runs: [], session: { user_id: "bob", verdict: "new" } });
+    expect(browser.server.open).toHaveLength(1);
+  });
+});

@@ -131,6 +131,60 @@ describe("verdicts", () => {
     expect(await lost).toBe(true);
   });
 
+  it("reset after a crash: what was seen of an answer stays where the history has none", async () => {
+    const browser = new Browser();
+    const client = await browser.tab().open();
+    const thread = client.getSnapshot().threadId;
+    await client.sendMessage({ ...hello, correlation_id: "k1" });
+    const { run, session } = browser.server;
+    browser.server.say(run.id, "half an ans");
+    browser.server.threads.set(thread, [
+      {
+        message_id: "m1",
+        role: "user",
+        content: "hello",
+        created_at: 1,
+        correlation_id: "k1",
+        run: { run_id: run.id, agent_name: "echo", status: "interrupted" },
+      },
+    ]);
+    browser.server.sessions.delete(session.id);
+    browser.server.socket.drop(1006);
+    await browser.clock.advance(1_000);
+    expect(client.getSnapshot().session?.verdict).toBe("reset");
+    expect(client.getSnapshot().messages).toMatchObject([
+      { role: "user", run_status: "interrupted" },
+      { role: "agent", content: "half an ans", status: "interrupted" },
+    ]);
+  });
+
+  it("shows an answer of which the history has the like, but not this one yet", async () => {
+    const browser = new Browser();
+    const client = await browser.tab().open();
+    const thread = client.getSnapshot().threadId;
+    for (const key of ["k1", "k2"]) {
+      await client.sendMessage({ ...hello, correlation_id: key });
+      browser.server.say(browser.server.run.id, "hello!");
+      browser.server.end(browser.server.run.id);
+    }
+    const [one, two] = [...browser.server.runs.keys()];
+    const asked = (n: number, key: string, run_id = "") => ({
+      message_id: `m${n}`,
+      role: "user" as const,
+      content: "hello",
+      created_at: n,
+      correlation_id: key,
+      run: { run_id, agent_name: "echo", status: "completed" as const },
+    });
+    browser.server.threads.set(thread, [
+      asked(1, "k1", one),
+      { message_id: "m2", role: "agent", content: "hello!", created_at: 2 },
+      asked(3, "k2", two),
+    ]);
+    await client.loadThread(thread);
+    expect(answers(client)).toEqual(["hello!", "hello!"]);
+  });
+
   it.each(["unknown", "ahead"] as const)("reset (%s): a new session, the old key, the history", async (reason) => {
     const browser = new Browser();
     const client = await browser.tab().open();

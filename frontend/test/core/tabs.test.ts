@@ -260,3 +260,126 @@ it("a tab that was asleep catches up with what it missed", async () => {
   await browser.clock.advance(10);
   expect(shown(client)).toEqual(["user: hello", "agent: one two three"]);
 });
+
+describe("a tab whose token is refused", () => {
+  const REFUSED = {
+    status: 401,
+    body: JSON.stringify({ code: "TOKEN_EXPIRED", error: "It has ended.", timestamp: 1, recoverable: false, help: "Log in." }),
+  };
+
+  /** Tickets are refused to all tokens but these. */
+  function refuseAllBut(browser: Browser, good: ReadonlySet<string>): { refusals: () => number } {
+    const { http } = browser.server;
+    let refusals = 0;
+    (browser.server as { http: typeof http }).http = (request) => {
+      const token = request.headers["Authorization"]?.replace("Bearer ", "");
+      if (token === undefined || good.has(token)) return http(request);
+      refusals += 1;
+      return Promise.resolve({ ...REFUSED, retryAfter: null });
+    };
+    return { refusals: () => refusals };
+  }
+
+  const fresh = `${tokenFor("alice")}-fresh`;
+
+  it("lets one that comes with a newer token connect for both", async () => {
+    const browser = new Browser();
+    const { refusals } = refuseAllBut(browser, new Set([fresh]));
+    const one = await browser.tab().open();
+    expect(one.getSnapshot()).toMatchObject({ status: "ERROR", lastError: { code: "TOKEN_EXPIRED" } });
+    const tab = browser.tab();
+    tab.token = fresh;
+    const two = await tab.open();
+    await browser.clock.advance(10);
+    expect(two.getSnapshot()).toMatchObject({ role: "holder", status: "CONNECTED" });
+    expect(one.getSnapshot()).toMatchObject({ role: "follower", status: "CONNECTED", lastError: null });
+    expect(refusals()).toBe(2); // with the token, and once more with the newest there is
+    expect(browser.server.sockets).toHaveLength(1);
+    const sent = say(one, "hello");
+    await browser.clock.advance(10);
+    expect(await sent).toBe(true);
+  });
+
+  it("passes on to a third where the second is refused too, and no further", async () => {
+    const browser = new Browser();
+    const { refusals } = refuseAllBut(browser, new Set([fresh]));
+    const clients: NetraClient[] = [];
+    for (let n = 0; n < 5; n += 1) clients.push(await browser.tab().open());
+    await browser.clock.advance(120_000);
+    // Each of them has tried once, and then they wait to be asked.
+    expect(refusals()).toBe(2 * 5);
+    expect(clients.every((client) => client.getSnapshot().status === "ERROR")).toBe(true);
+    const tab = browser.tab();
+    tab.token = fresh;
+    const last = await tab.open();
+    await browser.clock.advance(1_000);
+    expect(clients.every((client) => client.getSnapshot().isConnected)).toBe(true);
+    expect(last.getSnapshot().isConnected).toBe(true);
+    expect(browser.server.sockets).toHaveLength(1);
+  });
+
+  it("tries with the token of the tab where one asks", async () => {
+    const browser = new Browser();
+    const good = new Set<string>();
+    refuseAllBut(browser, good);
+    const tabs = [browser.tab(), browser.tab(), browser.tab()] as const;
+    const clients: NetraClient[] = [];
+    for (const tab of tabs) clients.push(await tab.open());
+    await browser.clock.advance(1_000);
+    good.add(fresh);
+    tabs[1].token = fresh;
+    clients[1]?.forceReconnect();
+    await browser.clock.advance(1_000);
+    expect(clients.map((client) => client.getSnapshot().status)).toEqual(Array<string>(3).fill("CONNECTED"));
+    expect(clients[1]?.getSnapshot().role).toBe("holder");
+  });
+});
+
+it("a tab whose user changes while it waits for its turn does not send as the new one what was the old one's", async () => {
+  const browser = new Browser();
+  const first = browser.tab();
+  const second = browser.tab();
+  const one = await first.open();
+  const two = await second.open();
+  browser.server.isUp = false;
+  browser.server.socket.drop(1006);
+  void say(one, "alice's, one");
+  void say(two, "alice's, two");
+  await browser.clock.advance(10);
+  second.token = tokenFor("bob");
+  browser.server.isUp = true;
+  first.unload();
+  await browser.clock.advance(60_000);
+  expect(two.getSnapshot()).toMatchObject({ isConnected: true, session: { user_id: "bob" } });
+  expect(browser.server.contents).toEqual([]);
+  expect(shown(two)).toEqual([]);
+});
+
+it("more requests than are allowed at once are declined in every tab", async () => {
+  const browser = new Browser();
+  await browser.tab().open();
+  const follower = await browser.tab().open();
+  browser.server.isMute = true;
+  const pages = Array.from({ length: 101 }, () => follower.loadThread("old"));
+  const outcomes = Promise.allSettled(pages);
+  await browser.clock.advance(10);
+  await expect(pages[100]).rejects.toMatchObject({ body: { code: "TOO_MANY_REQUESTS" } });
+  follower.close();
+  expect((await outcomes).filter(({ status }) => status === "rejected")).toHaveLength(101);
+});
+
+it("a tab that was asleep when its run ended knows that it has stopped", async () => {
+  const { browser, clients } = await tenTabs();
+  const client = clients[3] as NetraClient;
+  void say(client, "hello");
+  await browser.clock.advance(10);
+  const { id } = browser.server.run;
+  browser.isDeaf = true;
+  const stopped = client.stopRun(id);
+  browser.server.end(id, "cancelled");
+  await browser.clock.advance(10);
+  browser.isDeaf = false;
+  void say(client, "next");
+  await browser.clock.advance(10);
+  expect(await stopped).toBe(true);
+});
