@@ -118,7 +118,7 @@ class MemoryNetwork:
         self._clients += 1
         name, followed = f"{user} ({self._clients})", trio.Event()
         given = {"token": self.token(user), "random": lambda: CHANCE, "wall_clock": wall_clock}
-        async with connect(self.url, dialer=self, **{**given, **options}) as client:
+        async with connect(self.url, **{"dialer": self, **given, **options}) as client:
             self._nursery.start_soon(self._follow, client, name, followed)
             yield client
         await followed.wait()
