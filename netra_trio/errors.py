@@ -162,3 +162,12 @@ class ToolError(NetraError):
 
 class MessageTooBig(NetraError):
     """A peer sent a frame beyond the hard size limit."""
+
+
+def is_only(group: BaseException, error: BaseException) -> bool:
+    """Whether a group has nothing in it but an error, or what is in that one.
+
+    A nursery makes a group of what a block raised, and may copy groups, but not their leaves.
+    """
+    known = {id(leaf) for leaf in leaves(error)}
+    return all(id(leaf) in known for leaf in leaves(group))

@@ -24,6 +24,7 @@ LADDER = (  # from the bottom up
         "client.outbox",
         "client.stats",
         "client.sockets",
+        "testing.faults",
         "stores.schema",
         "stores.migrations.versions.v0001_conversations",
         "stores.migrations.versions.v0002_owners",
@@ -47,6 +48,7 @@ LADDER = (  # from the bottom up
     },
     {
         "settings",
+        "testing.access",
         "protocol.transcript",
         "jwks",
         "outbox",
@@ -85,14 +87,14 @@ LADDER = (  # from the bottom up
     },
     {"session", "client.client", "agents.demo", "agents.echo", "host"},
     {"connection.state", "sessions", "client"},  # "client" is that package's front door
-    {"connection.reader", "connection.writer", "connection.heartbeat"},
-    {"connection.nursery"},
-    {"hub"},
+    {"connection.reader", "connection.writer", "connection.heartbeat", "testing.line"},
+    {"connection.nursery", "testing.trace"},
+    {"hub", "testing.losses"},
     {"opening"},
     {"http"},
     {"app", "chat", "operate"},
-    {"lane", "asgi", ""},  # "" is the package itself, the front door
-    {"serve"},
+    {"lane", "asgi", "testing.network", ""},  # "" is the package itself, the front door
+    {"serve", "testing"},  # "testing" is that package's front door
     {"cli"},
     {"__main__"},
 )

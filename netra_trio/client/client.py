@@ -26,7 +26,7 @@ from netra_trio.client.run import Events, Run
 from netra_trio.client.sockets import Dialer
 from netra_trio.client.stats import Stats, Status
 from netra_trio.client.tokens import GetToken, Tokens
-from netra_trio.errors import leaves
+from netra_trio.errors import is_only
 from netra_trio.ids import new_correlation_id
 from netra_trio.protocol.messages import CORRELATION_ID_CHARACTERS, HISTORY_PAGE
 
@@ -109,9 +109,8 @@ async def _kept(client: "Client") -> AsyncIterator[None]:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # Who writes `except MessageRefused` around the block means that error, and not a group
-        # with nothing else in it. Trio may have copied a group of the block, but not its leaves.
-        known = set() if body is None else {id(leaf) for leaf in leaves(body)}
-        if any(id(leaf) not in known for leaf in leaves(group)):
+        # with nothing else in it.
+        if body is None or not is_only(group, body):
             raise
     finally:
         client.connection.status = Status.DISCONNECTED

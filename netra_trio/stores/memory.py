@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
 from attrs import define, evolve, field
+from orjson import dumps
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
@@ -34,7 +35,8 @@ from netra_trio.interfaces import (
     RunEnd,
     User,
 )
-from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.protocol.codec import payload_of
+from netra_trio.protocol.messages import AgentCompleted, HistoryMessage, HistoryRun, RunStatus
 
 USERS = 100_000  # rows: some 40 MB; then one without a thread goes, or create_user is unavailable
 THREADS = 20_000  # in all: five messages each fill MESSAGES; then the one idle longest goes
@@ -208,6 +210,7 @@ class MemoryStore:
         self._users_dropped = 0
         self._messages_dropped = 0
         self._early_keys_dropped = 0
+        self._openings = 0  # how many servers hold it open
 
     def statistics(self) -> dict[str, int]:
         """Return how much is kept, how many runs go on, and how much has gone so far."""
@@ -225,8 +228,15 @@ class MemoryStore:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Do nothing: it is open while it is there."""
-        yield
+        """Hold it open; who is the first to do so ends the runs that are left unfinished."""
+        if not self._openings:
+            for run_id in list(self._held):
+                await self._interrupt(run_id)
+        self._openings += 1
+        try:
+            yield
+        finally:
+            self._openings -= 1
 
     async def check(self) -> None:
         """Return: memory always answers, a full one too."""
@@ -345,6 +355,20 @@ class MemoryStore:
             self._idle[thread] = None
         self._touch(thread.key)
         self._make_room(0, 0, end.created_at)
+
+    async def _interrupt(self, run_id: RunId) -> None:
+        """End a run whose server did not live to do so."""
+        completed = AgentCompleted(run_id, RunStatus.INTERRUPTED, 0)
+        end = RunEnd(
+            run_id=run_id,
+            status=completed.status,
+            message_id=MessageId(""),  # of a text, and there is none
+            text="",
+            truncated=False,
+            created_at=self._held[run_id].created_at,
+            completed=dumps(payload_of(completed)),
+        )
+        await self.end_run(end)
 
     async def history(
         self,

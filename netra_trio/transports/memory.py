@@ -5,7 +5,8 @@
     assert await server.receive() == '{"type": "ping"}'
 
 It behaves as a socket does, which is what tests need: each direction holds a bounded number of
-bytes, a peer that does not read blocks the other one, and sending has a progress timeout.
+bytes, a peer that does not read blocks the other one, and sending has a progress timeout. Lines may
+be slow, and a line may stall, so that neither end hears of the other any more.
 """
 
 from collections import deque
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from math import inf
 
 import trio
+from attrs import define
 
 from netra_trio.codes import ABNORMAL
 from netra_trio.errors import MessageTooBig, TransportClosed
@@ -27,14 +29,30 @@ def _size(frame: str | bytes | None) -> int:
     return 0 if frame is None else len(frame)
 
 
+@define
+class Weather:
+    """What lines are like; it may change while they are open.
+
+    Attributes:
+        delay: Seconds that a frame is under way.
+        rate: Bytes a second that pass, each way.
+    """
+
+    delay: float = 0.0
+    rate: float = inf
+
+
 class _Line:
     """One direction: frames and their bytes, bounded, until it is cut."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, weather: Weather) -> None:
         self._max_bytes = max_bytes
-        self._frames: deque[str | bytes | None] = deque()
+        self._weather = weather
+        self._frames: deque[tuple[float, str | bytes | None]] = deque()  # each with its arrival
         self._bytes = 0
+        self._busy_until = -inf  # with what is under way
         self._changed = trio.lowlevel.ParkingLot()
+        self._is_stalled = False
         self.closed: int | None = None
 
     async def put(self, frame: str | bytes | None, patience: float = inf) -> bool:
@@ -43,16 +61,16 @@ class _Line:
         Returns whether there was such a wait.
         """
         size, waited = _size(frame), False
-        while self._bytes and self._bytes + size > self._max_bytes and self.closed is None:
+        while self._bytes and self._bytes + size > self._max_bytes and self._known_end is None:
             waited = True
             with trio.move_on_after(patience) as wait:
                 await self._changed.park()
             if wait.cancelled_caught:
                 raise TransportClosed(timed_out=True)
-        if self.closed is not None:
+        if self._known_end is not None:
             await trio.lowlevel.checkpoint()
-            raise TransportClosed(self.closed)
-        self._frames.append(frame)
+            raise TransportClosed(self._known_end)
+        self._frames.append((self._arrival(size), frame))
         self._bytes += size
         self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
@@ -60,11 +78,12 @@ class _Line:
 
     async def get(self) -> str | bytes | None:
         await trio.lowlevel.checkpoint()
-        while not self._frames:
-            if self.closed is not None:
-                raise TransportClosed(self.closed)
-            await self._changed.park()
-        frame = self._frames.popleft()
+        while (arrival := self._next_arrival()) > trio.current_time():
+            if self._known_end is not None and not self._frames:
+                raise TransportClosed(self._known_end)
+            with trio.move_on_at(arrival):
+                await self._changed.park()
+        _, frame = self._frames.popleft()
         self._bytes -= _size(frame)
         self._changed.unpark_all()
         return frame
@@ -80,6 +99,24 @@ class _Line:
         self._frames.clear()
         self._bytes = 0
         self.close(ABNORMAL)
+
+    def stall(self) -> None:
+        """Let nothing through any more, not even that the line has ended."""
+        self._is_stalled = True
+
+    @property
+    def _known_end(self) -> int | None:
+        """The code that the line was closed with, where that can be heard."""
+        return None if self._is_stalled else self.closed
+
+    def _arrival(self, size: int) -> float:
+        """Return when a frame arrives that is put in now."""
+        weather, now = self._weather, trio.current_time()
+        self._busy_until = max(now, self._busy_until) + size / weather.rate
+        return self._busy_until + weather.delay
+
+    def _next_arrival(self) -> float:
+        return self._frames[0][0] if self._frames and not self._is_stalled else inf
 
 
 class MemoryClient:
@@ -127,6 +164,11 @@ class MemoryClient:
         """Vanish without a close frame."""
         self._to_server.cut()
         self._to_client.cut()
+
+    def stall(self) -> None:
+        """Let nothing through any more, either way; whatever happens then, neither end is told."""
+        self._to_server.stall()
+        self._to_client.stall()
 
 
 class MemoryTransport:
@@ -191,6 +233,7 @@ def memory_pair(
     buffer_bytes: int = BUFFER_BYTES,
     send_timeout: float = 5.0,
     max_bytes: int = 16 * 10_240,
+    weather: Weather | None = None,
 ) -> tuple[MemoryTransport, MemoryClient]:
     """Return the two ends of a line that is open.
 
@@ -198,8 +241,10 @@ def memory_pair(
         buffer_bytes: What each direction holds before sending blocks.
         send_timeout: Seconds a send of the server may make no progress.
         max_bytes: The hard limit of a frame to the server.
+        weather: What the line is like; where none is given, frames arrive at once.
     """
-    to_server, to_client = _Line(buffer_bytes), _Line(buffer_bytes)
+    weather = Weather() if weather is None else weather
+    to_server, to_client = _Line(buffer_bytes, weather), _Line(buffer_bytes, weather)
     transport = MemoryTransport(
         to_server, to_client, send_timeout=send_timeout, max_bytes=max_bytes
     )

@@ -5,13 +5,13 @@ async with open_server() as server, client_of(server) as (client, network):
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import trio
 from attrs import frozen
 
-from netra_trio.client import Client, Dialer, SocketClosed, connect
+from netra_trio.client import Client, Dialer, Socket, SocketClosed, connect
 from netra_trio.errors import TransportClosed
 from support.memory import Client as Wire
 from support.memory import Server, wall_clock
@@ -75,3 +75,21 @@ async def client_of(server: Server) -> AsyncIterator[tuple[Client, MemoryNetwork
     network = MemoryNetwork(server)
     async with connect(URL, token="t", dialer=network, wall_clock=wall_clock) as client:
         yield client, network
+
+
+@frozen
+class Plain(Dialer):
+    """A network on which the client offers no subprotocol, so that the server takes it for plain.
+
+    What it acknowledges all the same is ignored.
+    """
+
+    dialer: Dialer
+
+    def open(
+        self, url: str, *, headers: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> AbstractAsyncContextManager[Socket]:
+        return self.dialer.open(url, headers=headers, subprotocols=())
+
+    async def discover(self, url: str) -> Mapping[str, Any]:
+        return await self.dialer.discover(url)

@@ -1,0 +1,87 @@
+"""A line that is lost after each frame: what the client makes of it is what it would have been."""
+
+from typing import Any
+
+import pytest
+from support.clients import Plain
+from support.talk import EVENTS, WHOLE, talk, talker
+from trio.testing import MockClock
+
+from netra_trio.client import Stats
+from netra_trio.testing import (
+    After,
+    Crash,
+    Drop,
+    Every,
+    HalfOpen,
+    MemoryNetwork,
+    Step,
+    assert_nothing_lost,
+    open_network,
+)
+
+KINDS = pytest.mark.parametrize("is_plain", [False, True], ids=["acknowledging", "plain"])
+INTERRUPTED = ("agent_completed", {"status": "interrupted"})
+
+
+async def conversation(*script: Step, is_plain: bool, **settings: Any) -> tuple[Stats, int]:
+    """Check that a conversation is what it has to be, whatever happens to the line."""
+    async with open_network({"talker": talker}, script, **settings) as network:
+        async with network.connect(**dialer(network, is_plain)) as client:
+            assert await talk(client) == WHOLE
+    assert_nothing_lost(network.trace)
+    assert network.trace.announced == []
+    return client.stats, network.events
+
+
+def dialer(network: MemoryNetwork, is_plain: bool) -> dict[str, Any]:
+    return {"dialer": Plain(network)} if is_plain else {}
+
+
+@KINDS
+async def test_an_uninterrupted_one(autojump_clock: MockClock, is_plain: bool) -> None:
+    stats, events = await conversation(is_plain=is_plain)
+    assert (stats.reconnections, events) == (0, EVENTS)
+
+
+@KINDS
+@pytest.mark.parametrize("fault", [Drop(), HalfOpen()], ids=["drop", "half-open"])
+@pytest.mark.parametrize("cut", range(EVENTS))
+async def test_lost_after_one_frame(
+    autojump_clock: MockClock, is_plain: bool, fault: Drop | HalfOpen, cut: int
+) -> None:
+    stats, _ = await conversation(After(cut, fault), is_plain=is_plain)
+    assert (stats.reconnections, stats.last_resume_verdict) == (1, "exact")
+
+
+@KINDS
+@pytest.mark.parametrize("fault", [Drop(), HalfOpen()], ids=["drop", "half-open"])
+@pytest.mark.parametrize("n", range(1, EVENTS))
+async def test_lost_after_every_nth_frame(
+    autojump_clock: MockClock, is_plain: bool, fault: Drop | HalfOpen, n: int
+) -> None:
+    stats, events = await conversation(Every(n, fault), is_plain=is_plain)
+    assert stats.reconnections >= (events - 1) // n
+    assert stats.last_resume_verdict == "exact"
+
+
+@KINDS
+@pytest.mark.parametrize("cut", range(EVENTS))
+async def test_the_server_dies_after_one_frame(
+    autojump_clock: MockClock, is_plain: bool, cut: int
+) -> None:
+    async with open_network({"talker": talker}, [After(cut, Crash())]) as network:
+        async with network.connect(**dialer(network, is_plain)) as client:
+            for said, whole in zip(await talk(client), WHOLE, strict=True):
+                # A run that had ended before is told so; one that was on its way ended with it.
+                assert said[-1] in (whole[-1], INTERRUPTED)
+                assert is_beginning([each for each in said[:-1] if each[0] != "reset"], whole)
+    assert_nothing_lost(network.trace)
+    assert [event.payload["reason"] for event in network.trace.announced] == ["unknown"]
+
+
+def is_beginning(said: list[Any], whole: list[Any]) -> bool:
+    if said and said[-1][0] == "text":
+        what, text = whole[len(said) - 1]
+        return is_beginning(said[:-1], whole) and what == "text" and text.startswith(said[-1][1])
+    return said == whole[: len(said)]

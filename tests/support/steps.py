@@ -1,0 +1,80 @@
+"""A Trio program that a test takes step by step, on a virtual clock that stands still in between.
+
+    program = Program()
+    program.do(trio.sleep, 3600)
+    program.end()
+
+Trio runs in a thread of its own, so that a state machine of Hypothesis, which knows no `async`, has
+one program for all of its steps. One of the two threads waits for the other, always.
+"""
+
+from collections.abc import Awaitable, Callable
+from math import inf
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+import outcome
+import trio
+from trio.testing import MockClock
+
+PATIENCE = 50_000.0  # seconds of virtual time for a step
+
+T = TypeVar("T")
+Step = Callable[[], Awaitable[Any]]
+
+
+class Program:
+    """A running program; its clock moves while a step is at work.
+
+    Attributes:
+        nursery: For what goes on from step to step.
+    """
+
+    nursery: trio.Nursery
+
+    def __init__(self) -> None:
+        self._clock = MockClock()
+        self._steps: list[Step] = []
+        self._order = trio.Event()
+        self._answers: SimpleQueue[outcome.Outcome[Any]] = SimpleQueue()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._answers.get().unwrap()
+
+    def do(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Do one step to its end, and return what it returns; what it raises ends the program."""
+        self._steps.append(lambda: function(*args))
+        result: T = self._give_order()
+        return result
+
+    def end(self) -> None:
+        """End the program; nothing where it has ended."""
+        if self._thread.is_alive():
+            self._give_order()
+        self._thread.join()
+
+    def _give_order(self) -> Any:
+        assert self._token is not None
+        self._token.run_sync_soon(lambda: self._order.set())
+        return self._answers.get().unwrap()
+
+    def _run(self) -> None:
+        self._answers.put(outcome.capture(trio.run, self._main, clock=self._clock))
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        result: Any = None
+        async with trio.open_nursery() as self.nursery:
+            while True:
+                self._clock.autojump_threshold = inf
+                self._answers.put(outcome.Value(result))
+                await self._order.wait()
+                self._order = trio.Event()
+                self._clock.autojump_threshold = 0
+                if not self._steps:
+                    break
+                with trio.fail_after(PATIENCE):
+                    result = await self._steps.pop()()
+            self.nursery.cancel_scope.cancel()
