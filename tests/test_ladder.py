@@ -35,7 +35,9 @@ LADDER = (  # from the bottom up
         "client.journal",
         "client.network",
         "client.tokens",
+        "diagnosis",
         "_kept_secret",
+        "_secret_file",
         "_setting_kinds",
         "interfaces",
         "stores.behind",
@@ -90,7 +92,7 @@ LADDER = (  # from the bottom up
     {"hub"},
     {"opening"},
     {"http"},
-    {"app", "chat", "operate"},
+    {"app", "chat", "checkup", "operate"},
     {"lane", "asgi", ""},  # "" is the package itself, the front door
     {"serve"},
     {"cli"},
