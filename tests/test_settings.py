@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from netra_trio._kept_secret import keep_folder, kept_secret
 from netra_trio._secret_file import FILE_BYTES
-from netra_trio._setting_kinds import MAX_SHOWN, Choice, Flag, Whole, quoted
+from netra_trio._setting_kinds import MAX_SHOWN, Choice, Flag, Whole
 from netra_trio.errors import SettingsError
 from netra_trio.settings import (
     KEY_SERVER_ALGORITHMS,
@@ -655,8 +655,8 @@ def test_a_secret_in_a_file(tmp_path: Path, end: bytes) -> None:
     outcome = load({**environ, "ENVIRONMENT": "production"}, directory=tmp_path)
     assert outcome.settings.jwt_secret_key == f" {SECRET}"
     assert outcome.settings.database_url == "postgresql://netra:hunter2@db/netra"
-    assert outcome.sources["JWT_SECRET_KEY"] == f"file {quoted(path)}"
-    assert outcome.sources["DATABASE_URL"] == f"file {quoted(url)}"
+    assert outcome.sources["JWT_SECRET_KEY"] == f"file {ascii(path)}"
+    assert outcome.sources["DATABASE_URL"] == f"file {ascii(url)}"
     assert outcome.warnings == ()
     assert all("hunter2" not in cell for row in describe(outcome) for cell in row)
 

@@ -188,5 +188,5 @@ def test_check_says_which_file_a_secret_is_from(typed: Typed, tmp_path: Path) ->
     file.write_text("x" * 64 + "\n")
     code, out, _ = typed("check", JWT_SECRET_KEY="", JWT_SECRET_KEY_FILE=str(file))
     assert code == 0
-    assert f"JWT_SECRET_KEY = set, 64 bytes (file '{file}')" in out
+    assert f"JWT_SECRET_KEY = set, 64 bytes (file '{file}')" in out.replace("\n", "")
     assert "x" * 64 not in out
