@@ -15,6 +15,7 @@ from attrs import frozen
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+FILE_SUFFIX = "_FILE"
 MAX_SHOWN = 60  # characters of a wrong value: enough to find it by, and no wall of text
 
 _TRUE = ("true", "1", "yes", "on")
@@ -288,6 +289,7 @@ class Setting:
         meaning: What it is for.
         beyond: What happens beyond it, or without what it asks for; empty where nothing does.
         required: How to get one, where staging and production do not start without; else empty.
+        in_file: Whether it may stand in a file that `file_env` names, as a secret should.
     """
 
     env: str
@@ -295,6 +297,12 @@ class Setting:
     meaning: str
     beyond: str = ""
     required: str = ""
+    in_file: bool = False
+
+    @property
+    def file_env(self) -> str:
+        """The name of the variable that names a file with it."""
+        return f"{self.env}{FILE_SUFFIX}"
 
     def read(self, text: str) -> Any:
         """Return the value of a text that is not blank.

@@ -9,7 +9,7 @@ import ssl
 import sys
 import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from rich.text import Text
 from netra_trio.app import DEMO_AGENTS, Application, create_app
 from netra_trio.auth import USER_ID_CHARACTERS, TokenVerifier, is_user_id
 from netra_trio.chat import ChatError, chat
+from netra_trio.checkup import BadAddress, Outcome, Step, check_up
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.observe.logs import configure
 from netra_trio.operate import (
@@ -37,8 +38,9 @@ from netra_trio.operate import (
 )
 from netra_trio.runs import Agent
 from netra_trio.serve import CannotListen, listen, secure, serve
-from netra_trio.settings import Loaded, Settings, describe, load
+from netra_trio.settings import SECRET_FILE, Loaded, Settings, describe, load
 
+CHECK_TOKEN_SECONDS = 300  # of the token that `check` signs: the walk takes a minute at most
 READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
 DEV_USER = "dev"
 
@@ -212,8 +214,76 @@ def chat_command(
 
 
 @app.command
-def check() -> None:
-    """Show every setting, and whether database and key server answer; exit with 1 if not."""
+def check(
+    *,
+    url: str | None = None,
+    user: str | None = None,
+    token: str | None = None,
+    origin: str | None = None,
+) -> None:
+    """Show every setting, or walk to a running server; exit with 1 if something is wrong.
+
+    Without --url: every setting, where it came from, and whether database and key server answer.
+    With it: discovery, clock, health, a ticket, a connection, a ping and a resume, each with what
+    is wrong and what to do.
+
+    Parameters
+    ----------
+    url
+        The WebSocket of a running server, such as wss://example.com/ws.
+    user
+        Who to be, where the server gives tokens to developers or its secret is set here.
+    token
+        A token to come in with, instead of a user.
+    origin
+        The page to come from, such as https://app.example.com; none without it.
+    """
+    if url is None:
+        if (user, token, origin) != (None, None, None):
+            raise UsageError("--user, --token and --origin are for a server: give its --url too")
+        _check_settings()
+        return
+    if user is not None and token is not None:
+        raise UsageError("give --user or --token, not both")
+    console = Console(highlight=False, soft_wrap=True)  # a line for each step, however long
+    walk = partial(
+        check_up,
+        url,
+        tell=partial(_tell_step, console),
+        user=user or DEV_USER,
+        token=token,
+        sign=_signer(),
+        origin=origin,
+    )
+    if not trio.run(walk):
+        raise UsageError("Something is wrong on the way to the server.")
+    console.print("Everything works as a client sees it.")
+
+
+_COLOURS = {Outcome.WELL: "green", Outcome.WRONG: "bold red", Outcome.SKIPPED: "dim"}
+
+
+def _tell_step(console: Console, step: Step) -> None:
+    outcome = (f"{step.outcome.value:8}", _COLOURS[step.outcome])
+    console.print(Text.assemble(outcome, (f"{step.name:10}", "bold"), step.told))
+    if step.advice:
+        console.print(Text(f"{'':18}{step.advice}"))
+
+
+def _signer() -> Callable[[str], str] | None:
+    """Return what signs with the secret that is set or kept here; None where there is none."""
+    given = {
+        name: text for name, text in os.environ.items() if name.startswith("JWT_") and text.strip()
+    }
+    if not (given.keys() & {"JWT_SECRET_KEY", "JWT_SECRET_KEY_FILE"} or Path(SECRET_FILE).exists()):
+        return None
+    # The other settings of this machine need not be those of a server.
+    loaded = load({**given, "DATABASE_URL": "sqlite://"}, directory=Path.cwd())
+    verifier = TokenVerifier.of(loaded.settings)
+    return partial(_sign, verifier, seconds=CHECK_TOKEN_SECONDS) if verifier.can_sign else None
+
+
+def _check_settings() -> None:
     loaded = _load()
     console = Console(highlight=False)
     for name, value, source, meaning in describe(loaded):
@@ -312,7 +382,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what a user can mend is said in a line, with exit code 1."""
     try:
         app(arguments)
-    except (UsageError, SettingsError, CannotListen, ChatError, OperatorError) as error:
+    except (
+        BadAddress,
+        CannotListen,
+        ChatError,
+        OperatorError,
+        SettingsError,
+        UsageError,
+    ) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command's own output
         sys.exit(1)
     except BrokenPipeError:  # whoever read the output has left, as `head` does

@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, evolve, field, fields, frozen
+from attrs import Factory, define, evolve, field, fields, frozen
 from sqlalchemy.engine import URL
 
 from netra_trio._kept_secret import keep_folder, kept_secret
+from netra_trio._secret_file import SecretFileUnusable, read_secret
 from netra_trio._setting_kinds import (
+    FILE_SUFFIX,
     MAX_SHOWN,
     Choice,
     DatabaseUrl,
@@ -253,6 +255,7 @@ class Settings:
             Text(f"a secret of {SECRET_BYTES} bytes or more", secret=True),
             "the key that tokens are signed with; development makes its own, staging and "
             "production need it or JWT_JWKS_URL",
+            in_file=True,
         ),
     )
     jwt_jwks_url: str | None = field(
@@ -295,6 +298,7 @@ class Settings:
             f"the database of users, threads and history; development has {DATABASE_FILE}, and "
             "sqlite:// keeps everything in memory",
             required="set it, for instance to sqlite:///netra.db",
+            in_file=True,
         ),
     )
     history_retention_days: int = field(
@@ -346,7 +350,7 @@ class Loaded:
 
     Attributes:
         settings: What holds.
-        sources: For each variable `environment`, `default` or what made its value.
+        sources: For each variable `environment`, `default`, the file or what made its value.
         warnings: What the operator should know though it stops nothing; never a secret.
     """
 
@@ -360,21 +364,26 @@ def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
 
     In development a missing key is made and kept below `directory`, and so is the folder of a
     database that nobody named; nothing else is written, and nothing at all where there is a fault
-    before. A variable that is blank counts as unset.
+    before. A variable that is blank counts as unset. A secret may stand in a file instead, which
+    `<variable>_FILE` names.
 
     Raises:
         SettingsError: Settings are wrong: one line for each, with what came, what was expected
             and how to mend it.
     """
     given = {name: text for name, text in environ.items() if text.strip()}
-    values, wrong = _read(given)
+    files = _read_files(given, directory)
+    values, wrong = _read(given, files)
     # What is wrong has its default here. So after a wrong ENVIRONMENT only development's rules are
     # asked: which of the others was meant is not ours to guess.
     settings = Settings(**values)
     faults = [*wrong.values(), *_joint_faults(settings, wrong), *_faults_of_later(given)]
     if faults:
         raise SettingsError("\n".join(faults))
-    sources = {row.env: "environment" if row.env in given else "default" for row in TABLE.values()}
+    sources = {
+        row.env: "environment" if row.env in given else files.sources.get(row.env, "default")
+        for row in TABLE.values()
+    }
     kept: dict[str, Any] = {}
     if settings.environment == DEVELOPMENT:
         kept = _kept_in(directory, settings)
@@ -382,7 +391,7 @@ def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
         sources[TABLE["jwt_secret_key"].env] = SECRET_SOURCE
     settings = evolve(settings, **kept)
     settings = evolve(settings, jwt_algorithms=_algorithms(settings))
-    return Loaded(settings, sources, tuple(_warnings(settings, given)))
+    return Loaded(settings, sources, (*files.warnings, *_warnings(settings, given)))
 
 
 def usual_algorithms(*, has_secret: bool, has_keys: bool) -> tuple[str, ...]:
@@ -403,16 +412,55 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _read(given: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+@define
+class _Files:
+    """What files have, by the variable that it is for."""
+
+    texts: dict[str, str] = field(factory=dict)
+    sources: dict[str, str] = field(factory=dict)
+    wrong: dict[str, str] = field(factory=dict)
+    warnings: list[str] = field(factory=list)
+
+
+def _read_files(given: Mapping[str, str], directory: Path) -> _Files:
+    """Read every secret that stands in a file; a relative path begins at `directory`."""
+    files = _Files()
+    for row in TABLE.values():
+        if not row.in_file or row.file_env not in given:
+            continue
+        if row.env in given:
+            mend = f"unset {row.env} or {row.file_env}"
+            files.wrong[row.env] = fault(row.file_env, f"a file beside {row.env}", "one", mend)
+            continue
+        path = directory / given[row.file_env]
+        try:
+            secret = read_secret(path)
+        except SecretFileUnusable as error:
+            expected = f"the path of a file with {row.kind.expected}"
+            files.wrong[row.env] = fault(row.file_env, error.came, expected, error.mend)
+            continue
+        files.texts[row.env] = secret.text
+        files.sources[row.env] = f"file {ascii(str(path))}"
+        if secret.is_open:
+            files.warnings.append(
+                f"{row.file_env}: everybody on this machine can read the file; chmod o-r it"
+            )
+    return files
+
+
+def _read(given: Mapping[str, str], files: _Files) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what is given and right by field, and a line for each that is wrong by variable."""
     values: dict[str, Any] = {}
-    wrong: dict[str, str] = {}
+    wrong = dict(files.wrong)
     for name, row in TABLE.items():
-        if row.env in given:
-            try:
-                values[name] = row.read(given[row.env])
-            except ValueError as error:
-                wrong[row.env] = str(error)
+        is_in_file = row.env in files.texts
+        text = files.texts[row.env] if is_in_file else given.get(row.env)
+        if text is None or row.env in wrong:
+            continue
+        try:
+            values[name] = (evolve(row, env=row.file_env) if is_in_file else row).read(text)
+        except ValueError as error:
+            wrong[row.env] = str(error)
     return values, wrong
 
 
@@ -483,9 +531,10 @@ def _algorithms(settings: Settings) -> tuple[str, ...]:
 
 def _faults_of_later(given: Mapping[str, str]) -> Iterator[str]:
     """Judge what stops the start as long as this version does not follow it."""
-    for name, mend in STOPS.items():
-        if name in given:
-            yield fault(name, "a value (kept secret)", "none", mend)
+    for stop, mend in STOPS.items():
+        for name in (stop, f"{stop}{FILE_SUFFIX}"):
+            if name in given:
+                yield fault(name, "a value (kept secret)", "none", mend)
 
 
 def _warnings(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
@@ -500,11 +549,15 @@ def _warnings(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
     if settings.environment != DEVELOPMENT and (settings.database_url or "").startswith("sqlite:"):
         yield "DATABASE_URL: SQLite serves one process on one machine; for more use postgresql://"
     for name in sorted(given):
-        if name.startswith("WEBSOCKET_") and name not in _KNOWN:
+        bare = name.removesuffix(FILE_SUFFIX)
+        if bare != name and bare in _KNOWN - _IN_FILES:
+            yield f"{name}: only secrets are read from files, so it has no effect; set {bare}"
+        elif name.startswith("WEBSOCKET_") and name not in _KNOWN:
             yield f"{_shown_name(name)}: no such setting, so it has no effect{_did_you_mean(name)}"
 
 
 _KNOWN = {row.env for row in TABLE.values()} | set(STOPS)
+_IN_FILES = {row.env for row in TABLE.values() if row.in_file} | set(STOPS)
 
 
 def _did_you_mean(name: str) -> str:

@@ -36,7 +36,9 @@ LADDER = (  # from the bottom up
         "client.journal",
         "client.network",
         "client.tokens",
+        "diagnosis",
         "_kept_secret",
+        "_secret_file",
         "_setting_kinds",
         "interfaces",
         "stores.behind",
@@ -92,7 +94,7 @@ LADDER = (  # from the bottom up
     {"hub", "testing.losses"},
     {"opening"},
     {"http"},
-    {"app", "chat", "operate"},
+    {"app", "chat", "checkup", "operate"},
     {"lane", "asgi", "testing.network", ""},  # "" is the package itself, the front door
     {"serve", "testing"},  # "testing" is that package's front door
     {"cli"},

@@ -482,6 +482,11 @@ def test_settings(table: str) -> None:
     assert table in text, f"settings.md: expected this table:\n{table}"
 
 
+def test_secrets_from_files() -> None:
+    told = {bare(row[0]): bare(row[1]) for row in table_of(DOCS / "settings.md", "Instead of")}
+    assert told == {row.env: row.file_env for row in TABLE.values() if row.in_file}
+
+
 @pytest.mark.parametrize("name", ["errors.md", "protocol.md"])
 def test_error_codes(name: str) -> None:
     rows = [table for table in tables_of(DOCS / name) if table[0][0] == "Code"]

@@ -181,3 +181,12 @@ def test_check_of_a_key_server_that_is_away(typed: Typed) -> None:
     assert code == 1
     assert "key server: it cannot be reached" in out
     assert "not everything that they name answers" in err
+
+
+def test_check_says_which_file_a_secret_is_from(typed: Typed, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("x" * 64 + "\n")
+    code, out, _ = typed("check", JWT_SECRET_KEY="", JWT_SECRET_KEY_FILE=str(file))
+    assert code == 0
+    assert f"JWT_SECRET_KEY = set, 64 bytes (file '{file}')" in out.replace("\n", "")
+    assert "x" * 64 not in out
