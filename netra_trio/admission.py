@@ -72,6 +72,7 @@ def run_spec(
     permissions: frozenset[str],
     agent: Agent,
     agent_timeout_ms: int,
+    received: float,
 ) -> RunSpec:
     """Return what the run of a message is to do."""
     return RunSpec(
@@ -85,6 +86,7 @@ def run_spec(
         content=new.content,
         input=_payload(message) if isinstance(message, AgentRequest) else None,
         timeout=min(agent_timeout_ms, message.deadline_ms or inf) / 1000,
+        received=received,
     )
 
 

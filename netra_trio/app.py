@@ -6,7 +6,7 @@ app = create_app(agents={"shout": shout})
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,17 @@ from netra_trio.agents.echo import echo
 from netra_trio.assets import Asset, read_page
 from netra_trio.auth import TokenVerifier
 from netra_trio.errors import Problem, Refused, SettingsError, TransportClosed
+from netra_trio.facts import OpeningFailed, OpeningStarted
+from netra_trio.figures import Figures
 from netra_trio.host import prepare_host
 from netra_trio.hub import Hub, open_hub
 from netra_trio.ids import new_error_id
-from netra_trio.interfaces import Store, Transport
-from netra_trio.opening import Opening, Request, check_opening
+from netra_trio.instruments import Instruments
+from netra_trio.interfaces import Instrument, Store, Transport
+from netra_trio.observe.loop import watch_loop
+from netra_trio.observe.otlp import is_installed
+from netra_trio.observe.prometheus import Exposition
+from netra_trio.opening import Opening, Request, check_opening, trace_of
 from netra_trio.runs import Agent
 from netra_trio.settings import Settings, load
 from netra_trio.stores.memory import MemoryStore
@@ -45,6 +51,7 @@ class Application:
     Attributes:
         settings: What it was made with.
         wall_clock: Returns Unix seconds.
+        instruments: What watches it.
     """
 
     def __init__(
@@ -56,8 +63,12 @@ class Application:
         verifier: TokenVerifier,
         wall_clock: Callable[[], float],
         page: Mapping[str, Asset],
+        more_instruments: Sequence[Instrument] = (),
     ) -> None:
         self.settings = settings
+        figures = Figures(tuple(agents), tuple(http.ENDPOINTS))
+        self.instruments = Instruments(figures, more_instruments)
+        self._exposition = Exposition(figures)
         self._agents = agents
         self._store = store
         self._verifier = verifier
@@ -76,9 +87,12 @@ class Application:
             raise RuntimeError("the server did not start the lifespan, which holds every session")
         self._watch_host(scope, hub)
         if scope["type"] == "http":
-            await self._contain(http.handle(scope, receive, send, hub, self._page))
+            await self._contain(self._answer(scope, receive, send, hub))
         elif scope["type"] == "websocket":
             await self._contain(self._connect(scope, receive, send))
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send, hub: Hub) -> None:
+        await http.handle(scope, receive, send, hub, files=self._page, exposition=self._exposition)
 
     async def drain(self) -> None:
         """Let nobody in and close every connection, within the drain timeout."""
@@ -120,9 +134,13 @@ class Application:
                 store=self._store,
                 verifier=self._verifier,
                 wall_clock=self.wall_clock,
+                instruments=self.instruments,
             ) as hub,
         ):
             self._hub = hub
+            instruments = self.instruments
+            lag = instruments.figures.loop_lag
+            hub.start_soon(watch_loop, lag.observe, instruments.story.sum_up)
             try:
                 yield hub
             finally:
@@ -181,18 +199,26 @@ class Application:
         hub = self._hub
         if hub is None:
             raise RuntimeError("the application is not running: it holds every session while it is")
+        since, note = trio.current_time(), self.instruments.note
+        note(OpeningStarted(trace_of(request)))
         try:
             with hub.seat():
                 _check_handshake(path, fault)
-                opening = await check_opening(request, hub, now=trio.current_time())
+                opening = await check_opening(request, hub, now=since)
                 await hub.serve(
                     transport(opening),
                     opening.identity,
                     acknowledging=opening.acknowledging,
                     wanted=opening.wanted,
+                    since=since,
+                    traceparent=opening.traceparent,
                 )
         except Refused as refused:
-            return http.refusal(refused.problem, hub.wall_clock(), request, path)
+            now = hub.wall_clock()
+            return http.refusal(refused.problem, now, request, path, note, upgrade=True)
+        except Exception:
+            note(OpeningFailed())
+            raise
         return None
 
     def _transport(
@@ -247,7 +273,17 @@ def create_app(
         verifier=TokenVerifier.of(settings),
         wall_clock=wall_clock,
         page=read_page(),
+        more_instruments=_traces(),
     )
+
+
+def _traces() -> tuple[Instrument, ...]:
+    """Return what makes spans, where OpenTelemetry is installed."""
+    if not is_installed("opentelemetry.trace"):
+        return ()
+    from netra_trio.observe.traces import Traces  # noqa: PLC0415 - only where it can be
+
+    return (Traces(),)
 
 
 def _store_of(settings: Settings) -> Store:

@@ -28,6 +28,7 @@ from netra_trio.chat import ChatError, chat
 from netra_trio.checkup import BadAddress, Outcome, Step, check_up
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.observe.logs import configure
+from netra_trio.observe.otlp import exporting
 from netra_trio.operate import (
     OperatorError,
     add_user,
@@ -96,9 +97,9 @@ def serve_command(
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
     application = create_app(agents=agents, settings=loaded.settings)
-    trio.run(
-        partial(_serve, application, loaded, list(agents), listen(host, port), tls, opens=open_page)
-    )
+    run = partial(_serve, application, loaded, list(agents), listen(host, port), tls)
+    with exporting(os.environ):
+        trio.run(partial(run, opens=open_page))
 
 
 async def _serve(

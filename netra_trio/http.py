@@ -11,7 +11,6 @@ from math import ceil
 from typing import Any
 
 import orjson
-import structlog
 import trio
 from attrs import field, frozen
 
@@ -20,8 +19,17 @@ from netra_trio.auth import TICKET_SECONDS, USER_ID_CHARACTERS, is_user_id
 from netra_trio.codes import ErrorCode
 from netra_trio.discovery import document
 from netra_trio.errors import Problem, Refused, StoreUnavailable, http_body, problem
+from netra_trio.facts import Fact, OpeningRefused, RequestAnswered
 from netra_trio.hub import Hub
-from netra_trio.opening import Request, check_origin, check_ticket_request
+from netra_trio.observe.prometheus import CONTENT_TYPE, Exposition
+from netra_trio.observe.stats import document as document_of
+from netra_trio.opening import (
+    Request,
+    check_administrator,
+    check_metrics_token,
+    check_origin,
+    check_ticket_request,
+)
 from netra_trio.transports.asgi import Receive, Send
 from netra_trio.transports.handshake import UPGRADE_REQUIRED
 
@@ -35,8 +43,6 @@ DEV_TOKEN = "/ws/dev-token"  # noqa: S105 - a path; outside development it is no
 
 _LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
-_log = structlog.get_logger(__name__)
-
 
 @frozen
 class Call:
@@ -48,6 +54,7 @@ class Call:
         hub: The server.
         receive: The ASGI call's receive, for the body.
         page: The files of the chat page, by path.
+        exposition: The figures for Prometheus.
     """
 
     method: str
@@ -56,6 +63,7 @@ class Call:
     hub: Hub
     receive: Receive
     page: Mapping[str, Asset]
+    exposition: Exposition
 
 
 @frozen
@@ -155,11 +163,26 @@ async def dev_token(call: Call) -> Answer:
     return Answer(200, {"token": call.hub.verifier.sign(user, expires_at=expires_at)})
 
 
+async def stats(call: Call) -> Answer:
+    """Give an administrator the figures, and the users with the most connections."""
+    await check_administrator(call.request, call.hub, now=trio.current_time())
+    return Answer(200, document_of(call.hub.instruments.figures), {"cache-control": "no-store"})
+
+
+async def metrics(call: Call) -> Answer:
+    """Give Prometheus the figures."""
+    check_metrics_token(call.request, call.hub.settings.metrics_token)
+    headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
+    return Answer(200, headers=headers, content=call.exposition.text())
+
+
 ENDPOINTS: dict[str, dict[str, Endpoint]] = {
     "/": {"GET": page},
     "/ws/config": {"GET": config},
     "/ws/ticket": {"POST": ticket},
     "/ws/health": {"GET": health},
+    "/ws/stats": {"GET": stats},
+    "/metrics": {"GET": metrics},
     DEV_TOKEN: {"POST": dev_token},
 }
 """The endpoints by path and method; HEAD follows GET, OPTIONS is answered for each."""
@@ -182,16 +205,36 @@ async def handle(
     receive: Receive,
     send: Send,
     hub: Hub,
+    *,
     files: Mapping[str, Asset],
+    exposition: Exposition,
 ) -> None:
-    """Answer one HTTP request; `files` are those of the chat page."""
+    """Answer one HTTP request.
+
+    Args:
+        scope: Of ASGI, as `receive` and `send` are.
+        receive: Gives the body.
+        send: Takes the answer.
+        hub: The server.
+        files: Those of the chat page.
+        exposition: The figures for Prometheus.
+    """
+    since, note = trio.current_time(), hub.instruments.note
     request = Request.of_scope(scope)
-    call = Call(scope["method"].upper(), scope["path"], request, hub, receive, files)
+    call = Call(scope["method"].upper(), scope["path"], request, hub, receive, files, exposition)
     try:
         answer = await _answer(call)
     except Refused as refused:
-        answer = refusal(refused.problem, hub.wall_clock(), call.request, call.path)
+        answer = refusal(refused.problem, hub.wall_clock(), call.request, call.path, note)
     await send_answer(send, "http", answer, cors_headers(call.request, hub))
+    note(RequestAnswered(_endpoint_of(call), trio.current_time() - since))
+
+
+def _endpoint_of(call: Call) -> str:
+    """Return what the figures call a path: a client may ask for any."""
+    if call.path in ENDPOINTS:
+        return call.path
+    return "page" if call.path in call.page else "other"
 
 
 async def _answer(call: Call) -> Answer:
@@ -247,16 +290,26 @@ def cors_headers(request: Request, hub: Hub) -> dict[str, str]:
     }
 
 
-def refusal(fault: Problem, now: float, request: Request, path: str) -> Answer:
-    """Return the answer that refuses a request, and log it; `now` is Unix seconds."""
-    _log.warning(
-        "opening_refused",
-        path=path,
-        status=fault.status,
-        code=fault.code,
-        error=fault.error,
-        origin=request.origins[0][:100] if request.origins else None,
-        peer=request.peer,
+def refusal(
+    fault: Problem,
+    now: float,
+    request: Request,
+    path: str,
+    note: Callable[[Fact], None],
+    *,
+    upgrade: bool = False,
+) -> Answer:
+    """Return the answer that refuses a request, and tell of it; `now` is Unix seconds."""
+    note(
+        OpeningRefused(
+            path=path,
+            status=fault.status,
+            code=fault.code,
+            error=fault.error,
+            origin=request.origins[0][:100] if request.origins else None,
+            peer=request.peer,
+            upgrade=upgrade,
+        )
     )
     headers = {}
     if fault.retry_after_ms is not None:

@@ -8,6 +8,7 @@ Leaving a context manager is the clean-up: nothing is unregistered by hand.
 """
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -24,7 +25,10 @@ from netra_trio.connection.nursery import serve_connection
 from netra_trio.connection.state import Connection
 from netra_trio.discovery import connection_limits, features
 from netra_trio.errors import Problem, Refused, problem
+from netra_trio.facts import LOST, ConnectionOpened, ConnectionResumed
+from netra_trio.figures import Figures, Key, Levels
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
+from netra_trio.instruments import Instruments
 from netra_trio.interfaces import Store, Transport
 from netra_trio.protocol.codec import encode
 from netra_trio.protocol.messages import (
@@ -45,6 +49,7 @@ FULL_RETRY_MS = 5000  # of a client that found no seat: a place frees when someb
 CLOSING_SHARE = 0.25  # of the drain's time is kept for cancelling, flushing and closing
 CLOSING_SECONDS = 2.0  # of it at most
 LEFT_OVER_SECONDS = 2.0  # for what is still there when the hub is left
+USERS_LISTED = 100  # in the statistics: more nobody reads, and a server may have 10 000
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +64,7 @@ class Hub:
         tickets: The tickets that are out.
         wall_clock: Returns Unix seconds.
         sessions: The sessions that are live.
+        instruments: What is told of what happens.
     """
 
     def __init__(
@@ -70,8 +76,11 @@ class Hub:
         verifier: TokenVerifier,
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
+        instruments: Instruments,
     ) -> None:
         self.settings = settings
+        self.instruments = instruments
+        instruments.figures.read_levels = self._levels
         self.store = store
         self.verifier = verifier
         self.tickets = Tickets()
@@ -79,7 +88,7 @@ class Hub:
         self._agents = agents
         self._nursery = nursery
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
-        self.sessions = Sessions(settings)
+        self.sessions = Sessions(settings, instruments)
         self._connections: dict[ConnectionId, Connection] = {}
         self._lines: dict[SessionId, Connection] = {}  # the newest connection of each session
         self._seats = 0
@@ -135,6 +144,8 @@ class Hub:
         *,
         acknowledging: bool,
         wanted: Wanted | None = None,
+        since: float | None = None,
+        traceparent: str | None = None,
     ) -> EndReason:
         """Serve a connection that may come in, from its upgrade to its end; say why it ended.
 
@@ -145,6 +156,8 @@ class Hub:
             identity: Who it is.
             acknowledging: Whether the client acknowledges events.
             wanted: The session to go on with, None for a new one.
+            since: When its opening began, on Trio's clock.
+            traceparent: The trace that its opening belongs to.
 
         Raises:
             Refused: SERVER_DRAINING, CONNECTION_LIMIT_EXCEEDED or BAD_REQUEST, before the upgrade
@@ -172,10 +185,16 @@ class Hub:
         if crowded_out is not None:
             fault = self._limit_problem(recoverable=False)
             crowded_out.end(EndReason.EVICTED, fault)
-        return await self._serve(session, transport, identity, state)
+        session.traceparent = traceparent
+        return await self._serve(session, transport, identity, state, since)
 
     async def _serve(
-        self, session: Session, transport: Transport, identity: Identity, state: ResumeState
+        self,
+        session: Session,
+        transport: Transport,
+        identity: Identity,
+        state: ResumeState,
+        since: float | None,
     ) -> EndReason:
         """Attach a connection to its session and serve it."""
         connection = Connection(
@@ -186,15 +205,17 @@ class Hub:
             store=self.store,
             verifier=self.verifier,
             wall_clock=self.wall_clock,
+            figures=self.instruments.figures,
         )
         session.permissions = identity.permissions
         connection.outbox.offer(self._welcome(connection, state))
+        self.instruments.figures.control_sent[ConnectionEstablished.TYPE] += 1
         session.journal.attach(connection.outbox)
         session.user.connections.append(connection)
         self._connections[connection.id] = self._lines[session.id] = connection
-        self.sessions.attach(session)
+        opened = self._opened(session, state, since)
         try:
-            return await serve_connection(connection, verdict=state.verdict)
+            return await serve_connection(connection, opened, self.instruments.note)
         finally:
             del self._connections[connection.id]
             session.user.connections.remove(connection)
@@ -205,6 +226,23 @@ class Hub:
                 else:  # nobody was told its id
                     self.sessions.close(session, "never_opened")
 
+    def _opened(
+        self, session: Session, state: ResumeState, since: float | None
+    ) -> ConnectionOpened | ConnectionResumed:
+        """Note that a session has a connection, and return how that came."""
+        away, was_lost, session.is_lost = self.sessions.attach(session), session.is_lost, False
+        seconds = None if since is None else trio.current_time() - since
+        if state.verdict in {Verdict.NEW, Verdict.RESET}:
+            return ConnectionOpened(state.verdict, state.reason, session.id, seconds)
+        return ConnectionResumed(
+            state.verdict,
+            None if away is None else round(away, 3),
+            state.replayed,
+            was_lost,
+            session.id,
+            seconds,
+        )
+
     def _lost(self, session: Session, reason: EndReason | None) -> None:
         """Let a session wait for its next connection, unless its user may not come back."""
         if reason is EndReason.USER_DISABLED:
@@ -212,6 +250,7 @@ class Hub:
         elif self._draining:
             self.sessions.close(session, "drained", RunStatus.INTERRUPTED)
         else:
+            session.is_lost = reason in LOST
             self.sessions.detach(session)
 
     def _new_session(self, user: User, identity: Identity, *, acknowledging: bool) -> Session:
@@ -223,6 +262,7 @@ class Hub:
             settings=self.settings,
             acknowledging=acknowledging,
             wall_clock=self.wall_clock,
+            instruments=self.instruments,
             is_anonymous=identity.is_anonymous,
             on_busy=self.sessions.note_busy,
         )
@@ -276,6 +316,27 @@ class Hub:
             **self.sessions.statistics(),
             "users": len(self._users),
         }
+
+    def _levels(self) -> Levels:
+        """Return what there is right now, for the figures."""
+        sessions = list(self.sessions)
+        depths = [session.journal.log.depth for session in sessions]
+        runs = Counter[Key]()
+        for session in sessions:
+            schedule = session.statistics()
+            runs.update({state: schedule[state] for state in ("active", "waiting")})
+        detached = self.sessions.statistics()["detached"]
+        return Levels(
+            connections=len(self._connections),
+            users=self._users.by_connections(),
+            sessions={"attached": len(sessions) - detached, "detached": detached},
+            runs={"active": runs["active"], "waiting": runs["waiting"]},
+            log_events=sum(depths),
+            log_events_max=max(depths, default=0),
+            tasks=trio.lowlevel.current_statistics().tasks_living,
+            users_in_all=len(self._users),
+            largest_users=self._users.largest(USERS_LISTED),
+        )
 
     def _check_limit(self, user: User, replaced: Connection | None) -> Endable | None:
         """Return the connection of a user that has to go for one more, if one has to.
@@ -356,6 +417,7 @@ async def open_hub(
     store: Store,
     verifier: TokenVerifier,
     wall_clock: Callable[[], float] = time.time,
+    instruments: Instruments | None = None,
 ) -> AsyncIterator[Hub]:
     """Open the store and the nursery of all sessions; what is left is ended within 2 seconds.
 
@@ -372,6 +434,7 @@ async def open_hub(
             verifier=verifier,
             wall_clock=wall_clock,
             nursery=nursery,
+            instruments=instruments or Instruments(Figures(tuple(agents))),
         )
         nursery.start_soon(hub.sessions.expire)
         nursery.start_soon(hub.sessions.reap)

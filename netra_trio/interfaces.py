@@ -1,6 +1,6 @@
-"""What you may implement, on one page: a transport, a store.
+"""What you may implement, on one page: a transport, a store, an instrument.
 
-Both come with a contract suite that any implementation has to pass (`tests/transports`,
+The first two come with a contract suite that any implementation has to pass (`tests/transports`,
 `tests/stores`).
 """
 
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from netra_trio.facts import Fact
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 
@@ -222,5 +223,16 @@ class Store(Protocol):
 
         Raises:
             MessageNotFound: If `before` is no message of the thread.
+        """
+        ...
+
+
+class Instrument(Protocol):
+    """A sink of facts: a log, figures, traces."""
+
+    def note(self, fact: Fact) -> None:
+        """Take in a fact, at once and without raising.
+
+        Called in the task in which it happens, at the moment in which it does.
         """
         ...

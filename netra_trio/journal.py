@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 
 import trio
 
+from netra_trio.delivery import Delivery
 from netra_trio.errors import Problem
+from netra_trio.figures import Figures
 from netra_trio.ids import CorrelationId
 from netra_trio.outbox import Outbox
 from netra_trio.protocol.codec import Encoded, encode_event, encode_problem
@@ -32,14 +34,21 @@ class Journal:
         settings: The limits.
         acknowledging: Whether the client acknowledges events.
         wall_clock: Returns Unix seconds.
+        figures: Where it is counted.
 
     Attributes:
         log: The events, with their numbers.
         transcript: What a client that comes back is told of runs; None where none can.
+        delivery: Sees what goes out.
     """
 
     def __init__(
-        self, settings: Settings, *, acknowledging: bool, wall_clock: Callable[[], float]
+        self,
+        settings: Settings,
+        *,
+        acknowledging: bool,
+        wall_clock: Callable[[], float],
+        figures: Figures,
     ) -> None:
         resumes = settings.resume_window_ms > 0
         self.log = EventLog(
@@ -50,6 +59,8 @@ class Journal:
         )
         self.transcript = Transcript() if resumes else None
         self.acknowledging = acknowledging
+        self.delivery = Delivery(figures)
+        self._figures = figures
         self._wall_clock = wall_clock
         self._outbox: Outbox | None = None
         self._room = trio.lowlevel.ParkingLot()
@@ -73,6 +84,7 @@ class Journal:
         if self._outbox is not outbox:
             return False
         self._outbox = None
+        self.delivery.lost()
         return True
 
     def acknowledge(self, seq: int) -> None:
@@ -110,9 +122,11 @@ class Journal:
             return []
         entries = self.log.take(max_bytes=max_bytes, merge=lags or self._was_full)
         self._was_full = False
-        if entries and not self.acknowledging:
-            self._forget(self.log.trim())
-            self._room.unpark_all()
+        if entries:
+            self.delivery.took(entries)
+            if not self.acknowledging:
+                self._forget(self.log.trim())
+                self._room.unpark_all()
         return [
             encode_event(e.event, e.timestamp, e.correlation_id, e.seq, e.seq_from) for e in entries
         ]
@@ -165,6 +179,7 @@ class Journal:
     async def tell(self, fault: Problem, correlation_id: CorrelationId | None) -> None:
         """Send an error; without a socket nobody is there to be told, and asks again."""
         if self._outbox is not None:
+            self._figures.note_error(fault.code)
             await self._outbox.put(encode_problem(fault, self._wall_clock(), correlation_id))
 
     def _forget(self, entries: Iterable[Entry]) -> None:

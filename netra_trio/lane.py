@@ -218,7 +218,9 @@ class Lane:
 
     async def _refuse(self, line: Line, fault: Problem, peer: str) -> None:
         request = Request(headers={}, query={}, subprotocols=(), peer=peer)
-        await self._answer(line, http.refusal(fault, self._app.wall_clock(), request, ""))
+        note = self._app.instruments.note
+        answer = http.refusal(fault, self._app.wall_clock(), request, "", note)
+        await self._answer(line, answer)
 
     async def _answer(self, line: Line, answer: http.Answer) -> None:
         """Answer over HTTP and end the line, in a way that lets the answer arrive."""

@@ -6,6 +6,7 @@ failed upgrade, so the same checks stand before a ticket, whose answer it can se
 
 import base64
 import binascii
+import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,10 @@ from netra_trio.hub import Hub
 from netra_trio.ids import SessionId, UserId
 from netra_trio.sessions import Wanted
 from netra_trio.settings import Settings
+from netra_trio.tracing import TRACESTATE_CHARACTERS, is_traceparent
 
+ADMINISTRATOR = "netra:admin"  # the permission to read the statistics
+TRACE_HEADERS = ("traceparent", "tracestate")  # of W3C's Trace Context
 SESSION_ID_CHARACTERS = 128  # far above any id of ours; a longer one is no session's
 
 _JWT_PROTOCOL = "jwt."
@@ -73,6 +77,7 @@ class Opening:
     identity: Identity
     acknowledging: bool
     wanted: Wanted | None
+    traceparent: str | None = None
 
     @property
     def subprotocol(self) -> str | None:
@@ -91,7 +96,53 @@ async def check_opening(request: Request, hub: Hub, *, now: float) -> Opening:
     check_origin(request, hub.settings)
     identity = await _identify(request, hub, _credentials(request, hub.settings), now)
     await check_user_exists(identity, hub)
-    return Opening(identity, acknowledging, wanted)
+    return Opening(identity, acknowledging, wanted, trace_of(request).get(TRACE_HEADERS[0]))
+
+
+async def check_administrator(request: Request, hub: Hub, *, now: float) -> None:
+    """Check that a request comes from an administrator, by the token in its Authorization header.
+
+    Raises:
+        Refused: AUTH_REQUIRED or INVALID_TOKEN with 401, INVALID_TOKEN with 403 where the token
+            lacks the permission, or that its user may not be here.
+    """
+    credentials = _credentials(request, hub.settings)
+    if "header" not in {kind for kind, _ in credentials}:
+        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
+    identity = await _identify(request, hub, credentials, now)
+    await check_user_exists(identity, hub)
+    if ADMINISTRATOR not in identity.permissions:
+        text = f"The token does not have the permission {ADMINISTRATOR}."
+        help_ = "Use a token that has it."
+        raise Refused(problem(ErrorCode.INVALID_TOKEN, text, status=403, help=help_))
+
+
+def check_metrics_token(request: Request, token: str | None) -> None:
+    """Check that who reads the metrics has the token for it, where one is set.
+
+    Raises:
+        Refused: AUTH_REQUIRED or INVALID_TOKEN.
+    """
+    if token is None:
+        return
+    given = [value for kind, value in _bearers(request) if kind == "header"]
+    if not given:
+        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
+    if len(given) > 1 or not hmac.compare_digest(given[0].encode(), token.encode()):
+        text = "This is not the token that METRICS_TOKEN sets."
+        raise Refused(problem(ErrorCode.INVALID_TOKEN, text, help="Send that one."))
+
+
+def trace_of(request: Request) -> dict[str, str]:
+    """Return the headers that say which trace a request belongs to; none if they are not right."""
+    given = {name: request.headers.get(name, []) for name in TRACE_HEADERS}
+    parent, state = given.values()
+    if len(parent) != 1 or not is_traceparent(parent[0]):
+        return {}
+    carrier = {TRACE_HEADERS[0]: parent[0]}
+    if len(state) == 1 and len(state[0]) <= TRACESTATE_CHARACTERS:
+        carrier[TRACE_HEADERS[1]] = state[0]
+    return carrier
 
 
 async def check_ticket_request(request: Request, hub: Hub, *, now: float) -> Identity:
@@ -174,11 +225,7 @@ def _check_resume(query: Mapping[str, list[str]]) -> Wanted | None:
 
 def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:
     """Return every credential in the request, with its kind."""
-    found = []
-    for value in request.headers.get("authorization", []):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer":
-            found.append(("header", token.strip()))
+    found = _bearers(request)
     found += [
         ("subprotocol", offered.removeprefix(_JWT_PROTOCOL))
         for offered in request.subprotocols
@@ -187,6 +234,15 @@ def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:
     found += [("ticket", ticket) for ticket in request.query.get("ticket", [])]
     if settings.query_token:
         found += [("query", token) for token in request.query.get("token", [])]
+    return found
+
+
+def _bearers(request: Request) -> list[tuple[str, str]]:
+    found = []
+    for value in request.headers.get("authorization", []):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer":
+            found.append(("header", token.strip()))
     return found
 
 

@@ -22,6 +22,7 @@ from orjson import Fragment, dumps, loads
 
 from netra_trio.codes import ErrorCode
 from netra_trio.errors import RetryableAgentError, ToolError, problem
+from netra_trio.facts import Fact, ToolEnded, ToolStarted
 from netra_trio.ids import (
     CorrelationId,
     MessageId,
@@ -51,6 +52,7 @@ from netra_trio.protocol.text import (
     json_size,
     pieces,
 )
+from netra_trio.tracing import TRACEPARENT
 
 ATTEMPTS = 3  # the contract's bound, api.md
 STEP_MAX = 2**53 - 1  # what every JSON reader keeps exact; a plan has fewer steps
@@ -80,6 +82,7 @@ class RunSpec:
         content: The user's text; of an `agent_request`, its input as text.
         input: The whole payload of an `agent_request`; None for a `user_message`.
         timeout: Seconds from the first `agent_started` to `timed_out`.
+        received: When the message came, on Trio's clock.
     """
 
     run_id: RunId
@@ -92,6 +95,7 @@ class RunSpec:
     content: str
     input: JsonObject | None
     timeout: float
+    received: float = 0.0
 
 
 @define
@@ -116,6 +120,8 @@ class Run:
         attempt: 1, 2 or 3.
         deadline: When the run ends `timed_out`, on Trio's clock.
         nursery: For work side by side. The run goes on until its tasks have ended.
+        traceparent: The run's trace, to hand on as the header of that name; None where there is
+            none.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Run:
         nursery: trio.Nursery,
         output: "Output",
         store: Store,
+        note: Callable[[Fact], None],
     ) -> None:
         self.id = spec.run_id
         self.user = spec.user_id
@@ -138,8 +145,10 @@ class Run:
         self.attempt = attempt
         self.deadline = deadline
         self.nursery = nursery
+        self.traceparent = TRACEPARENT.get()
         self._output = output
         self._store = store
+        self._note = note
 
     async def emit(self, text: str) -> None:
         """Send a piece of the answer; waits while the client cannot keep up.
@@ -199,6 +208,7 @@ class Run:
         await self._output.put(executing, len(shown))
         tool = Tool(name)
         started = trio.current_time()
+        self._note(ToolStarted(self.id, call_id, name))
 
         async def complete(result: Any = None, error: str | None = None) -> None:
             shown, truncated = cut_json(result if error is None else error, EVENT_BYTES)
@@ -214,15 +224,21 @@ class Run:
             )
             await self._output.put(event, len(shown))
 
+        outcome = "cut_off"
         try:
             yield tool
+            outcome = "completed"
         except ToolError as error:
+            outcome = "failed"
             # A file name in it may have lone surrogates, which are no text.
             await complete(error=str(error).encode(errors="replace").decode())
             raise
         except Exception:
+            outcome = "failed"
             await complete(error="The tool failed.")
             raise
+        finally:
+            self._note(ToolEnded(call_id, outcome, trio.current_time() - started))
         await complete(tool.result)
 
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
@@ -318,9 +334,17 @@ class Execution:
     """A run from its first event until its ending is known; the session writes the end itself."""
 
     def __init__(
-        self, spec: RunSpec, outlet: Outlet, store: Store, wall_clock: Callable[[], float]
+        self,
+        spec: RunSpec,
+        outlet: Outlet,
+        store: Store,
+        wall_clock: Callable[[], float],
+        *,
+        note: Callable[[Fact], None] = lambda _: None,
     ) -> None:
         self.spec = spec
+        self.attempts = 0
+        self._note = note
         self.output = Output(outlet, spec.correlation_id)
         self._outlet = outlet
         self._store = store
@@ -373,6 +397,7 @@ class Execution:
 
     async def _attempt(self, attempt: int) -> Ending | None:
         """Call the agent once; return how the run ended, None where it is to be tried again."""
+        self.attempts = attempt
         result, error = await self._call(attempt)
         # Also for an agent that took the cancellation for itself and returned.
         if self._is_cut_off:
@@ -445,6 +470,7 @@ class Execution:
             nursery=nursery,
             output=self.output,
             store=self._store,
+            note=self._note,
         )
 
     def _own(self, raised: BaseException) -> BaseException:

@@ -31,6 +31,7 @@ from netra_trio.admission import (
     too_fast,
 )
 from netra_trio.errors import KeyConflict, Refused, StoreUnavailable
+from netra_trio.facts import RunEnded, RunStarted
 from netra_trio.ids import (
     CorrelationId,
     RunId,
@@ -39,6 +40,7 @@ from netra_trio.ids import (
     new_session_id,
     new_thread_id,
 )
+from netra_trio.instruments import Instruments
 from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
 from netra_trio.journal import Journal
 from netra_trio.protocol.codec import Encoded, payload_of
@@ -60,6 +62,7 @@ from netra_trio.runs import (
     milliseconds,
 )
 from netra_trio.settings import Settings
+from netra_trio.tracing import TRACEPARENT
 from netra_trio.users import LiveRun, User
 
 INBOX = 64  # messages: 32 that may wait, 20 of a burst, 8 that run, rounded up
@@ -76,10 +79,11 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class _Work:
-    """A message in the inbox."""
+    """A message in the inbox; `received` is when it came, on Trio's clock."""
 
     message: WorkMessage
     correlation_id: CorrelationId | None
+    received: float
 
 
 class Session:
@@ -93,12 +97,16 @@ class Session:
         settings: The limits.
         acknowledging: Whether the client acknowledges events.
         wall_clock: Returns Unix seconds.
+        instruments: What is told of its runs.
         is_anonymous: Whether its user has no other name than this session.
         on_busy: Called when the first of its runs begins to wait or to work.
 
     Attributes:
         id: Its id, which is not to be guessed.
         journal: What it says, and who reads it.
+        opened_at: When it began, on Trio's clock.
+        is_lost: Whether it waits for a connection that its client did not end.
+        traceparent: Of the newest opening, for its runs.
     """
 
     def __init__(
@@ -111,14 +119,24 @@ class Session:
         settings: Settings,
         acknowledging: bool,
         wall_clock: Callable[[], float],
+        instruments: Instruments,
         is_anonymous: bool = False,
         on_busy: Callable[["Session"], None] = lambda _: None,
     ) -> None:
         self.id = new_session_id()
         self.user = user
         self.is_anonymous = is_anonymous
-        self.journal = Journal(settings, acknowledging=acknowledging, wall_clock=wall_clock)
+        self.journal = Journal(
+            settings,
+            acknowledging=acknowledging,
+            wall_clock=wall_clock,
+            figures=instruments.figures,
+        )
         self.permissions = permissions
+        self.opened_at = trio.current_time()
+        self.is_lost = False
+        self.traceparent: str | None = None
+        self._instruments = instruments
         self._agents = agents
         self._store = store
         self._settings = settings
@@ -151,7 +169,7 @@ class Session:
         if not self.journal.log.reserve():
             raise queue_full("too many messages whose end you have not acknowledged")
         try:
-            self._offer_work.send_nowait(_Work(message, correlation_id))
+            self._offer_work.send_nowait(_Work(message, correlation_id, trio.current_time()))
         except trio.WouldBlock:
             self.journal.log.release()
             raise queue_full(f"{INBOX} messages wait to be looked at") from None
@@ -285,7 +303,9 @@ class Session:
             self._forget(new.run_id)
             self._confirm_duplicate(known, new)
         else:
+            self.journal.delivery.expect(new.run_id, work.received)
             self._schedule_run(new, execution, turn, work.message.on_busy)
+        self._instruments.figures.confirmation.observe(trio.current_time() - work.received)
 
     def _register(self, work: _Work) -> tuple[NewMessage, Execution]:
         """Note a run before it is recorded, so that whoever finds the record finds the run."""
@@ -304,8 +324,11 @@ class Session:
             permissions=self.permissions,
             agent=self._agents[new.agent_name],
             agent_timeout_ms=self._settings.agent_timeout_ms,
+            received=work.received,
         )
-        execution = Execution(spec, self.journal, self._store, self._wall_clock)
+        execution = Execution(
+            spec, self.journal, self._store, self._wall_clock, note=self._instruments.note
+        )
         if not self._executions:
             self._idle = trio.Event()
             self._on_busy(self)
@@ -365,6 +388,7 @@ class Session:
             raise draining()
         turn = window.turn(now)
         if turn is None:
+            self._instruments.figures.rate_events["messages", "refused"] += 1
             raise too_fast(self._settings.max_message_rate, window.retry_after(now))
         outlook = self._schedule.outlook(
             thread_id, turn=turn, now=now, reject_if_busy=on_busy is OnBusy.REJECT
@@ -374,6 +398,8 @@ class Session:
         if outlook is Outlook.FULL:
             raise queue_full(f"{self._settings.run_queue} messages wait for their run")
         window.take(now)
+        if turn > now:
+            self._instruments.figures.rate_events["messages", "delayed"] += 1
         return turn
 
     def _confirm_duplicate(self, known: Duplicate, new: NewMessage) -> None:
@@ -492,7 +518,10 @@ class Session:
     async def _perform(self, execution: Execution, new: NewMessage) -> None:
         """Run an agent: whatever happens, its end is written, once."""
         bind_contextvars(run_id=new.run_id)
+        TRACEPARENT.set(self.traceparent)
         self._note(new.run_id, RunStatus.RUNNING)
+        waited = round(trio.current_time() - execution.spec.received, 3)
+        self._instruments.note(RunStarted(new.run_id, new.agent_name, waited, self.id))
         ending = Ending(RunStatus.INTERRUPTED)
         try:
             ending = await execution.execute()
@@ -504,6 +533,7 @@ class Session:
     def _stop(self, run_id: RunId) -> None:
         """Stop one of this session's runs, started or not."""
         execution, new = self._executions[run_id]
+        self.journal.delivery.stop(run_id)
         if self._schedule.withdraw(run_id):
             self._spawn(self._end, execution, new, Ending(RunStatus.CANCELLED))
             self._nap.cancel()  # what waited behind it may be due
@@ -561,7 +591,16 @@ class Session:
             self.journal.append(event, len(data), new.correlation_id, reserved=True)
             for watcher in live.watchers.values():
                 watcher(end)
-            _log.info("run_ended", run_id=new.run_id, status=ending.status)
+            self._instruments.note(
+                RunEnded(
+                    new.run_id,
+                    new.agent_name,
+                    ending.status,
+                    seconds=round(ending.duration, 3),
+                    attempts=execution.attempts,
+                    code=None if ending.error is None else ending.error["code"],
+                )
+            )
 
     def _end_store_seconds(self) -> float:
         """Return how long an end waits to be stored: in a drain, not until nobody hears it."""

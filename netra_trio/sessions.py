@@ -6,19 +6,18 @@ A session that lost its connection stays for the resume window. Whatever ends it
 
 from collections.abc import Iterator
 
-import structlog
 import trio
 from attrs import frozen
 
 from netra_trio.auth import Identity
+from netra_trio.facts import SessionEnded
 from netra_trio.ids import SessionId
+from netra_trio.instruments import Instruments
 from netra_trio.protocol.messages import ResetReason, ResumeState, RunStatus, Verdict
 from netra_trio.session import Session
 from netra_trio.settings import Settings
 
 LOOK_SECONDS = 1.0  # between two looks for runs whose tasks do not end
-
-_log = structlog.get_logger(__name__)
 
 
 @frozen
@@ -38,9 +37,11 @@ class Sessions:
 
     Args:
         settings: The limits.
+        instruments: What is told of each session's end.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, instruments: Instruments) -> None:
+        self._instruments = instruments
         self._window = settings.resume_window_ms / 1000
         self._max_per_user = settings.max_sessions_per_user
         self._all: dict[SessionId, Session] = {}
@@ -69,9 +70,10 @@ class Sessions:
         mine.add(session.id)
         self._all[session.id] = session
 
-    def attach(self, session: Session) -> None:
-        """Note that a session has a connection."""
-        self._detached.pop(session.id, None)
+    def attach(self, session: Session) -> float | None:
+        """Note that a session has a connection; return the seconds it had none, if it had none."""
+        until = self._detached.pop(session.id, None)
+        return None if until is None else trio.current_time() - (until - self._window)
 
     def detach(self, session: Session) -> None:
         """Let a session that lost its connection wait for the next one."""
@@ -87,7 +89,15 @@ class Sessions:
             return
         self._detached.pop(session.id, None)
         session.user.sessions.discard(session.id)
-        _log.info("session_ended", session_id=session.id, user_id=session.user.id, reason=why)
+        self._instruments.note(
+            SessionEnded(
+                session.id,
+                session.user.id,
+                why,
+                seconds=round(trio.current_time() - session.opened_at, 3),
+                was_lost=session.is_lost,
+            )
+        )
         session.close(status)
 
     def note_busy(self, session: Session) -> None:

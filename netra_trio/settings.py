@@ -289,6 +289,17 @@ class Settings:
             "JWT_AUDIENCE", Text("a text"), "the aud a token must have", "401 INVALID_TOKEN"
         ),
     )
+    metrics_token: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_row(
+            "METRICS_TOKEN",
+            Text("a secret", secret=True),
+            "what reads /metrics has to send as `Authorization: Bearer`; without it, whoever "
+            "reaches the port may read them",
+            "401 INVALID_TOKEN",
+        ),
+    )
     database_url: str | None = field(
         default=None,
         repr=False,

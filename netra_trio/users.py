@@ -9,12 +9,14 @@ True
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from heapq import nlargest
+from typing import Any, Protocol
 
 from attrs import define, field
 
 from netra_trio.codes import EndReason
 from netra_trio.errors import Problem
+from netra_trio.figures import CONNECTIONS, Key
 from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.interfaces import RunEnd
 from netra_trio.protocol.ratelimit import SlidingWindow
@@ -93,6 +95,27 @@ class Users:
     def __len__(self) -> int:
         return len(self._users)
 
+    def by_connections(self) -> dict[Key, int]:
+        """Return how many users have how many connections, as the figures have it."""
+        counts: dict[Key, int] = dict.fromkeys(CONNECTIONS, 0)
+        for user in self._users.values():
+            if user.connections:
+                counts[_class_of(len(user.connections))] += 1
+        return counts
+
+    def largest(self, limit: int) -> tuple[dict[str, Any], ...]:
+        """Return so many users, those with the most connections first, and what each has."""
+        found = nlargest(limit, self._users.values(), key=lambda user: len(user.connections))
+        return tuple(
+            {
+                "user_id": user.id,
+                "connections": len(user.connections),
+                "sessions": len(user.sessions),
+                "runs": len(user.runs),
+            }
+            for user in found
+        )
+
     def _forget_some(self, now: float) -> None:
         """Look at the two that were asked for longest ago: faster than they come in."""
         for user_id in list(self._oldest(2)):
@@ -102,3 +125,10 @@ class Users:
 
     def _oldest(self, count: int) -> list[UserId]:
         return [user_id for user_id, _ in zip(self._users, range(count), strict=False)]
+
+
+def _class_of(connections: int) -> str:
+    """Return which of `CONNECTIONS` a user with so many belongs to."""
+    if connections <= 5:  # noqa: PLR2004 - up to the default limit each number is a class
+        return str(connections)
+    return "6-10" if connections <= 10 else "11+"  # noqa: PLR2004 - the class says it

@@ -7,6 +7,8 @@ close frame, and the nursery is cancelled once the peer has closed too. Nothing 
 outlives this function; its session may.
 """
 
+from collections.abc import Callable
+
 import structlog
 import trio
 from structlog.contextvars import bind_contextvars
@@ -17,20 +19,27 @@ from netra_trio.connection.reader import Reader
 from netra_trio.connection.state import CLOSE_WAIT, Connection
 from netra_trio.connection.writer import finish, write
 from netra_trio.errors import TransportClosed, problem
+from netra_trio.facts import ConnectionEnded, Fact
 from netra_trio.ids import new_error_id
-from netra_trio.protocol.messages import Verdict
 
 _log = structlog.get_logger(__name__)
 
 
-async def serve_connection(connection: Connection, *, verdict: Verdict = Verdict.NEW) -> EndReason:
+async def serve_connection(
+    connection: Connection, opened: Fact, note: Callable[[Fact], None]
+) -> EndReason:
     """Serve one connection to its end and say why it ended; no exception of it comes out.
 
     Cancelling aborts it: no close frame is sent.
+
+    Args:
+        connection: The connection.
+        opened: How it begins.
+        note: Is told how it begins and ends.
     """
     session = connection.session
     bind_contextvars(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
-    _log.info("connection_opened", verdict=verdict)
+    note(opened)
     started = trio.current_time()
     try:
         with connection.scope:
@@ -39,13 +48,14 @@ async def serve_connection(connection: Connection, *, verdict: Verdict = Verdict
         connection.end(EndReason.ABORTED)
         connection.ended.set()
         reason = connection.reason or EndReason.ABORTED
-        _log.info(
-            "connection_ended",
-            reason=reason.label,
-            peer_code=connection.peer_code,
-            seconds=round(trio.current_time() - started, 3),
-            frames_in=connection.frames_in,
-            frames_out=connection.frames_out,
+        note(
+            ConnectionEnded(
+                reason=reason.label,
+                peer_code=connection.peer_code,
+                seconds=round(trio.current_time() - started, 3),
+                frames_in=connection.frames_in,
+                frames_out=connection.frames_out,
+            )
         )
     return reason
 

@@ -24,6 +24,7 @@ from netra_trio.errors import (
     problem,
     store_unavailable,
 )
+from netra_trio.figures import INVALID
 from netra_trio.interfaces import HISTORY_PAGE_BYTES
 from netra_trio.protocol.codec import (
     BadFrame,
@@ -95,10 +96,12 @@ class Reader:
 
     async def _frame(self, data: str | bytes) -> None:
         connection = self._connection
+        kind, since = INVALID, trio.current_time()
         try:
             if isinstance(data, bytes):
                 raise binary_frame()
             frame = decode(data, max_size=connection.settings.max_message_size)
+            kind = frame.message.TYPE
             try:
                 await _HANDLERS[type(frame.message)](self, frame)
             except Refused as refused:
@@ -106,7 +109,10 @@ class Reader:
         except BadFrame as bad:
             await self._bad(bad)
         else:
-            self._bad_frames = 0
+            if self._bad_frames:
+                connection.figures.recoveries["frame", "recovered"] += 1
+                self._bad_frames = 0
+        connection.figures.note_received(kind, since)
 
     async def _bad(self, bad: BadFrame) -> None:
         """Answer a bad frame; the fifth in a row ends the connection."""
@@ -118,6 +124,7 @@ class Reader:
             fault = refused.problem
         await self._connection.refuse(fault, bad.correlation_id)
         if self._bad_frames >= BAD_FRAMES:
+            self._connection.figures.recoveries["frame", "failed"] += 1
             text = f"{BAD_FRAMES} bad frames in a row."
             last_words = problem(ErrorCode.ERROR_LIMIT_EXCEEDED, text)
             self._connection.end(EndReason.ERROR_LIMIT, last_words)
@@ -162,18 +169,22 @@ class Reader:
         self._take_control()
         wait = self._history.take(trio.current_time())
         if wait:
-            raise Refused(_too_fast(f"{HISTORY_RATE} history requests a second", wait))
+            raise self._too_fast("history", f"{HISTORY_RATE} history requests a second", wait)
         self._start_errand(self._fetch_history, frame)
 
     def _take_control(self) -> None:
         wait = self._control.take(trio.current_time())
         if wait:
-            raise Refused(_too_fast(f"{CONTROL_RATE} control frames a second", wait))
+            raise self._too_fast("control", f"{CONTROL_RATE} control frames a second", wait)
+
+    def _too_fast(self, limit: str, text: str, wait: float) -> Refused:
+        self._connection.figures.rate_events[limit, "refused"] += 1
+        return Refused(_too_fast(text, wait))
 
     def _start_errand(self, errand: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
         """Do beside the reader what waits for the store, a few at a time."""
         if self._errands[errand] >= ERRANDS:
-            raise Refused(_too_fast(f"{ERRANDS} requests at once", 0.1))
+            raise self._too_fast("requests", f"{ERRANDS} requests at once", 0.1)
         self._errands[errand] += 1
         self._nursery.start_soon(self._run_errand, errand, frame)
 

@@ -11,6 +11,7 @@ from attrs import define, field
 from netra_trio.auth import Identity, TokenVerifier, user_refusal
 from netra_trio.codes import ABNORMAL, EndReason
 from netra_trio.errors import Problem, TransportClosed
+from netra_trio.figures import Figures
 from netra_trio.ids import ConnectionId, RunId, new_connection_id
 from netra_trio.interfaces import Store, Transport
 from netra_trio.outbox import Outbox
@@ -31,6 +32,7 @@ class Connection:
         session: What survives it.
         transport: The line.
         identity: Who it belongs to, as the newest token says.
+        figures: Where it is counted.
         outbox: What is to be written.
         reason: Why it ends, once that is known.
         last_words: An error to send right before the close frame.
@@ -51,6 +53,7 @@ class Connection:
     store: Store
     verifier: TokenVerifier
     wall_clock: Callable[[], float]
+    figures: Figures
     id: ConnectionId = field(factory=new_connection_id)
     outbox: Outbox = field(factory=Outbox)
     reason: EndReason | None = None
@@ -78,6 +81,7 @@ class Connection:
         self.reason = reason
         self.changed.set()
         if problem is not None:
+            self.figures.note_error(problem.code)
             self.last_words = encode_problem(problem, self.wall_clock())
         self.outbox.close()
 
@@ -109,14 +113,18 @@ class Connection:
 
     async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
         """Send a control frame; waits only for a peer that does not read its replies."""
+        self.figures.control_sent[message.TYPE] += 1
         await self.outbox.put(encode(message, self.wall_clock(), correlation_id))
 
     def tell(self, message: Outbound) -> bool:
         """Send a control frame if there is room for it; a peer that does not read misses it."""
-        return self.outbox.offer(encode(message, self.wall_clock()))
+        has_room = self.outbox.offer(encode(message, self.wall_clock()))
+        self.figures.control_sent[message.TYPE] += has_room
+        return has_room
 
     async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
         """Send an error; waits only for a peer that does not read its replies."""
+        self.figures.note_error(problem.code)
         await self.outbox.put(encode_problem(problem, self.wall_clock(), correlation_id))
 
     def stop_run(self, run_id: RunId) -> bool:

@@ -1,0 +1,120 @@
+"""How a session's events go out, for the figures: first deltas, gaps, stops, what was merged.
+
+    delivery = Delivery(figures)
+    delivery.expect(run_id, received=trio.current_time())
+    delivery.took(entries)          # the journal gives these to a writer now
+
+Each write of each connection comes by here. So what is done for a delta is next to nothing: events
+are counted by the write, what is no delta is looked at one by one, and of the gaps between deltas
+one in `GAP_EVERY` is measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from netra_trio.figures import Figures
+from netra_trio.ids import RunId
+from netra_trio.protocol.log import Entry
+from netra_trio.protocol.messages import AgentCompleted, AgentStarted, PartialResult
+
+GAP_EVERY = 16  # writes: to measure each gap would cost a delta more than all else here together
+
+
+class Delivery:
+    """What a session's writers take, seen from the client's side.
+
+    Args:
+        figures: Where it is counted.
+    """
+
+    __slots__ = (
+        "_armed_at",
+        "_armed_run",
+        "_awaited",
+        "_expected",
+        "_figures",
+        "_stops",
+        "_writes",
+    )
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        self._expected: dict[RunId, float] = {}  # when the messages of runs came that wait
+        self._awaited: dict[RunId, float] = {}  # likewise, of runs whose first delta is to come
+        self._stops: dict[RunId, float] = {}
+        self._writes = 0  # until the next gap is measured: up to there
+        self._armed_run: RunId | None = None  # whose next delta ends the gap
+        self._armed_at = 0.0
+
+    def expect(self, run_id: RunId, received: float) -> None:
+        """Time the first delta of a run whose message came at `received`, of Trio's clock."""
+        self._expected[run_id] = received
+
+    def stop(self, run_id: RunId) -> None:
+        """Time the end of a run that its user stops now."""
+        self._stops.setdefault(run_id, trio.current_time())
+
+    def lost(self) -> None:
+        """Time nothing that waits for a connection: how long that takes is a figure of its own."""
+        self._expected.clear()
+        self._awaited.clear()
+        self._stops.clear()
+        self._armed_run = None
+
+    def took(self, entries: Sequence[Entry]) -> None:
+        """Count events that are handed to the transport, one or more."""
+        self._figures.events_sent += len(entries)
+        for entry in entries:
+            if type(entry.event) is not PartialResult or entry.seq_from is not None:
+                self._look(entry)
+        if self._awaited:
+            self._look_for_first(entries)
+        self._writes += 1
+        if self._writes >= GAP_EVERY:
+            self._measure(entries)
+
+    def _look(self, entry: Entry) -> None:
+        """Take in an event that is no plain delta."""
+        event = entry.event
+        if entry.seq_from is not None:
+            self._figures.merged += entry.seq - entry.seq_from
+            return
+        self._figures.other_events_sent[event.TYPE] += 1
+        if event.TYPE == AgentStarted.TYPE:
+            received = self._expected.pop(event.run_id, None)
+            if received is not None:
+                self._awaited[event.run_id] = received
+        elif event.TYPE == AgentCompleted.TYPE:
+            self._end(event.run_id)
+
+    def _end(self, run_id: RunId) -> None:
+        self._expected.pop(run_id, None)
+        self._awaited.pop(run_id, None)
+        stopped = self._stops.pop(run_id, None)
+        if stopped is not None:
+            self._figures.stop.observe(trio.current_time() - stopped)
+        if self._armed_run == run_id:
+            self._armed_run = None
+
+    def _look_for_first(self, entries: Sequence[Entry]) -> None:
+        for run_id in _runs_of(entries):
+            received = self._awaited.pop(run_id, None)
+            if received is not None:
+                self._figures.first_delta.observe(trio.current_time() - received)
+
+    def _measure(self, entries: Sequence[Entry]) -> None:
+        """Begin or end the measurement of a gap."""
+        runs = _runs_of(entries)
+        if self._armed_run is None:
+            if runs:
+                self._armed_run, self._armed_at = runs[-1], trio.current_time()
+        elif self._armed_run in runs:
+            self._figures.delta_gap.observe(trio.current_time() - self._armed_at)
+            self._armed_run, self._writes = None, 0
+
+
+def _runs_of(entries: Sequence[Entry]) -> list[Any]:
+    """Return the run of each delta."""
+    return [entry.event.run_id for entry in entries if type(entry.event) is PartialResult]

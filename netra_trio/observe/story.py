@@ -1,0 +1,87 @@
+"""Facts as lines of the log: the story of a connection and of a run, and refusals in bounds.
+
+    story = Story()
+    story.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
+
+A refused opening is told at once. More of the same cause are counted, and told in one line every
+`INTERVAL` seconds, so that a flood of them cannot fill a disk.
+"""
+
+from typing import Any, get_args
+
+import structlog
+import trio
+from attrs import define, evolve
+
+from netra_trio.facts import Fact, OpeningRefused, logged_fields
+
+INTERVAL = 10.0  # seconds of refusals in one line: soon enough for whoever looks on
+CAUSES = 256  # kept apart; beyond it those of one code are one cause, whoever they come from
+
+_log = structlog.get_logger(__name__)
+
+_SHOWN: dict[type[Any], tuple[str, tuple[str, ...]]] = {
+    kind: (kind.LEVEL, logged_fields(kind))
+    for kind in get_args(Fact)
+    if kind.LEVEL is not None and kind is not OpeningRefused
+}
+_REFUSAL = logged_fields(OpeningRefused)
+
+_Cause = tuple[Any, ...]
+
+
+@define
+class _Repeated:
+    """What came of one cause since its last line."""
+
+    told_at: float
+    last: OpeningRefused
+    count: int = 0
+
+
+class Story:
+    """Writes facts to the log."""
+
+    def __init__(self) -> None:
+        self._causes: dict[_Cause, _Repeated] = {}
+
+    def note(self, fact: Fact) -> None:
+        """Write a fact, if the log has it."""
+        if isinstance(fact, OpeningRefused):
+            self._note_refusal(fact)
+            return
+        shown = _SHOWN.get(type(fact))
+        if shown is not None:
+            level, names = shown
+            told = {name: getattr(fact, name) for name in names}
+            getattr(_log, level)(fact.EVENT, **told)
+
+    def sum_up(self, now: float) -> None:
+        """Write a line for each cause that came again, once its interval is over."""
+        for cause, repeated in list(self._causes.items()):
+            if now < repeated.told_at + INTERVAL:
+                continue
+            if repeated.count:
+                _tell(evolve(repeated.last, repeated=repeated.count))
+                repeated.told_at, repeated.count = now, 0
+            else:
+                del self._causes[cause]
+
+    def _note_refusal(self, fact: OpeningRefused) -> None:
+        now = trio.current_time()
+        cause: _Cause = (fact.code, fact.status, fact.origin, fact.peer)
+        if cause not in self._causes and len(self._causes) >= CAUSES:
+            cause = (fact.code, fact.status)
+        repeated = self._causes.get(cause)
+        if repeated is None:
+            self._causes[cause] = _Repeated(now, fact)
+            _tell(fact)
+        elif now >= repeated.told_at + INTERVAL:
+            _tell(evolve(fact, repeated=repeated.count))
+            self._causes[cause] = _Repeated(now, fact)
+        else:
+            repeated.last, repeated.count = fact, repeated.count + 1
+
+
+def _tell(fact: OpeningRefused) -> None:
+    _log.warning(fact.EVENT, **{name: getattr(fact, name) for name in _REFUSAL})
