@@ -222,16 +222,22 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
         sign_in(page)
         say(page, "hold resumed")
         expect(answers(page)).to_contain_text("first")
+        say(page, "in line")
+        expect(said(page).last).to_contain_text("Waiting its turn")
         relay.cut()
         expect(state(page)).to_contain_text("Reconnecting")
+        say(page, "typed meanwhile")
+        asked = ["hold resumed", "in line", "typed meanwhile"]
+        expect(said(page).locator(".bubble")).to_have_text(asked)
         # What is written meanwhile is waiting when the line is back.
         (folder / "resumed").touch()
         expect(answers(page).locator(".markdown")).to_have_text(["first"])
         relay.mend()
         connected(page)
-        expect(answers(page).locator(".markdown")).to_have_text(["first second"])
-        expect(answers(page)).to_have_attribute("aria-busy", "false")
-        expect(answers(page)).not_to_contain_text("Stopped")
+        answered = ["first second", "in line", "typed meanwhile"]
+        expect(answers(page).locator(".markdown")).to_have_text(answered)
+        expect(said(page)).to_have_text(asked)
+        expect(page.get_by_text("Stopped")).to_have_count(0)
 
 
 # --- a reload
