@@ -369,6 +369,26 @@ def test_a_page_of_ones_own_on_another_origin(browser: Browser, server: Server) 
         assert len(visitor.sockets) == 1
 
 
+def test_a_full_server_is_waited_for(browser: Browser, folder: Path) -> None:
+    with (
+        talking(folder, WEBSOCKET_MAX_CONNECTIONS="1") as server,
+        visiting(browser, server.address) as inside,
+        pages(HOST_PAGE.format(server=server.address, token=sign("olivia")).encode()) as port,
+        visiting(browser, f"localhost:{port}") as outside,
+    ):
+        first = inside.page()
+        sign_in(first)
+        page = outside.page()
+        expect(page.get_by_role("alert")).to_contain_text("full")
+        expect(state(page)).to_contain_text("Reconnecting")
+        ask = "url => fetch(url, {method: 'POST'}).then(a => a.headers.get('Retry-After'))"
+        assert int(page.evaluate(ask, f"http://{server.address}/ws/ticket")) >= 1
+        no_storm(page, outside, 0)
+        first.close()
+        connected(page)
+        assert len(outside.sockets) == 1
+
+
 def test_a_page_around_that_has_no_token_says_so(browser: Browser, server: Server) -> None:
     with visiting(browser, server.address) as visitor:
         answers_no = "window.netraTrio = { getToken: () => Promise.reject(new Error('no')) }"
