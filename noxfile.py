@@ -46,14 +46,13 @@ def frontend(session: nox.Session) -> None:
     _install_node(session)
     client, page = Path("frontend").absolute(), Path("frontend", "chat").absolute()
     _install_packages(session, client)
+    if not session.posargs:
+        _install_packages(session, page)
     with session.chdir(client):
         if session.posargs:
             session.run("npm", "run", "test", "--", *session.posargs)
-            return
-        session.run("npm", "run", "check")
-    _install_packages(session, page)
-    with session.chdir(page):
-        session.run("npm", "run", "check")
+        else:
+            session.run("npm", "run", "check", "--", "chat:lint", "chat:types")
 
 
 @nox.session

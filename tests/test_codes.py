@@ -1,8 +1,11 @@
 """The tables of codes, as the contract has them: a change here is a change for every client."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from netra_trio.codes import BAD_FRAME, ERRORS, CloseCode, EndReason, ErrorCode
+from netra_trio.codes import ABNORMAL, BAD_FRAME, ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.errors import problem
 
 CODES = {  # code: (HTTP status, recoverable)
@@ -114,3 +117,11 @@ def test_an_error_has_what_is_given() -> None:
         "retry_after_ms": 0,
         "error_id": "err_1",
     }
+
+
+def test_the_asyncapi_document_has_the_same_codes() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "asyncapi.yaml").read_text(encoding="utf-8")
+    closes = re.findall(r'^ +"(\d{4})": \{means: ', text, re.MULTILINE)
+    assert [int(code) for code in closes] == sorted({*CloseCode, ABNORMAL})
+    (listed,) = re.findall(r"x-codes: \[(.+?)\]", text, re.DOTALL)
+    assert re.findall(r"\w+", listed) == list(CODES)

@@ -155,8 +155,11 @@ export class View {
     for (const thread of threads) {
       const page = this.#history.get(thread) ?? [];
       const texts = counted(page.filter(isAgents).map((message) => message.content));
+      let name: string | null = null;
       for (const message of page) {
-        list.push(this.#old(message, thread));
+        // The history names the agent of a question; what follows is the answer of that one.
+        name = message.run?.agent_name ?? name;
+        list.push(this.#old(message, thread, name));
         if (message.correlation_id !== undefined) keys.add(message.correlation_id);
         const run = message.run && this.#runs.get(message.run.run_id);
         if (run === undefined) continue;
@@ -255,7 +258,7 @@ export class View {
     if (user !== undefined) this.#users.set(key, { ...user, ...change });
   }
 
-  #old(message: HistoryMessage, thread: string): ChatMessage {
+  #old(message: HistoryMessage, thread: string, agent: string | null): ChatMessage {
     const run_status = message.run && (this.#runs.get(message.run.run_id)?.status ?? message.run.status);
     const known = this.#past.get(message);
     if (known !== undefined && (known.role === "agent" || known.run_status === (run_status ?? null))) {
@@ -263,7 +266,7 @@ export class View {
     }
     const entry =
       message.role === "agent"
-        ? saidBefore(message, thread)
+        ? saidBefore(message, thread, agent)
         : { ...fromHistory(message, thread), run_status: run_status ?? null };
     this.#past.set(message, entry);
     return entry;
@@ -345,12 +348,12 @@ function fromHistory(message: Page[number], thread: string): UserEntry {
   };
 }
 
-function saidBefore(message: Page[number], thread: string): AgentEntry {
+function saidBefore(message: Page[number], thread: string, agent: string | null): AgentEntry {
   return {
     role: "agent",
     id: message.message_id,
     type: "agent_message",
-    payload: { content: message.content },
+    payload: { content: message.content, ...(agent === null ? {} : { agent_name: agent }) },
     content: message.content,
     correlation_id: null,
     thread_id: thread,

@@ -278,6 +278,8 @@ def test_markdown(page: Page) -> None:
     expect(answer.locator("ol > li")).to_have_text(["one", "two"])
     expect(answer.get_by_role("img", name="done")).to_be_visible()
     expect(answer.locator("figure pre")).to_have_text("print('hi')")
+    expect(answer.locator("figure pre .hl-call")).to_have_text("print")
+    expect(answer.locator("figure pre .hl-string")).to_have_text("'hi'")
     expect(answer.locator("tbody td")).to_have_text(["1", "2"])
     expect(answer.locator("blockquote")).to_have_text("quoted")
 
@@ -288,9 +290,13 @@ def test_code_is_copied(browser: Browser, server: Server) -> None:
         page = visitor.page()
         sign_in(page)
         say(page, "markdown")
-        page.get_by_role("button", name="Copy").click()
-        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        page.get_by_role("button", name="Copy", exact=True).click()
+        expect(page.get_by_role("button", name="Copied", exact=True)).to_be_visible()
         assert page.evaluate("navigator.clipboard.readText()") == "print('hi')"
+        page.get_by_role("button", name="Copy answer").click()
+        expect(page.get_by_role("button", name="Copied answer")).to_be_visible()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("# Title\n\nA *word* and `code`.")
 
 
 # --- conversations

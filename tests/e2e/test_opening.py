@@ -517,6 +517,10 @@ async def test_a_full_server_says_so_before_anything_else(tmp_path: Path) -> Non
                 error = answer.refuses(503, "SERVER_FULL")
                 assert error["recoverable"]
                 assert int(answer.headers["retry-after"]) >= 1
+            # A page of an allowed origin can read how long to wait.
+            answer = raw_http(server, "POST", "/ws/ticket", origin("http://localhost:3000"))
+            answer.refuses(503, "SERVER_FULL")
+            assert answer.headers["access-control-expose-headers"] == "retry-after"
             await client.answers()
             assert server.http("GET", "/ws/health").json()["status"] == "healthy"
         await trio.to_thread.run_sync(server.process.wait_log, "connection_ended")

@@ -7,6 +7,7 @@ as it stands, everything else is the frame's JSON. `code` is the error's.
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import orjson
 import pytest
 
@@ -22,6 +23,7 @@ from netra_trio.ids import (
     ToolCallId,
     UserId,
 )
+from netra_trio.protocol import messages
 from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
 from netra_trio.protocol.messages import (
     INBOUND,
@@ -125,6 +127,16 @@ def established(resume: ResumeState) -> bytes:
     return encode(message, NOW)
 
 
+def unfinished(run_id: str, correlation_id: str, status: str, content: str) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "thread_id": THREAD,
+        "correlation_id": correlation_id,
+        "status": status,
+        "content": content,
+    }
+
+
 def fault(code: ErrorCode, text: str, error_id: str | None = None) -> dict[str, Any]:
     return problem(code, text, error_id=error_id).body(NOW)
 
@@ -155,6 +167,28 @@ CUT = '{"expression":"6'
 WRITTEN: dict[str, bytes] = {
     "connection_established: a new session": established(ResumeState(Verdict.NEW)),
     "connection_established: a reset": established(ResumeState(Verdict.RESET, ResetReason.UNKNOWN)),
+    "connection_established: a reset, ahead": established(
+        ResumeState(Verdict.RESET, ResetReason.AHEAD)
+    ),
+    "connection_established: an exact resume in mid-stream": established(
+        ResumeState(
+            Verdict.EXACT,
+            replayed=3,
+            last_seq=6,
+            runs=(
+                unfinished("run_1", "c-4", "running", "Hel"),
+                unfinished("run_2", "c-5", "queued", ""),
+            ),
+        )
+    ),
+    "connection_established: a gap, with a text cut at its front": established(
+        ResumeState(
+            Verdict.GAP,
+            replayed=2,
+            last_seq=9,
+            runs=({**unfinished("run_1", "c-4", "completed", "lo"), "truncated": True},),
+        )
+    ),
     "pong": encode(Pong({"n": 1}), NOW, "c-1"),
     "heartbeat": encode(Heartbeat(NOW), NOW),
     "auth_ok": encode(AuthOk(END), NOW, "c-2"),
@@ -211,6 +245,14 @@ WRITTEN: dict[str, bytes] = {
         "c-4",
         seq=5,
     ),
+    "tool_completed: a result that was cut": encode(
+        ToolCompleted(
+            RUN, CALL, "calculate", success=True, duration_ms=12, result="[4", truncated=True
+        ),
+        NOW,
+        "c-4",
+        seq=5,
+    ),
     "partial_result": encode(PartialResult(RUN, "H\u00e9llo \U0001f600"), NOW, "c-4", seq=6),
     "partial_result: merged": encode(
         PartialResult(RUN, "Hello you"), NOW, "c-4", seq=8, seq_from=6
@@ -246,6 +288,9 @@ WRITTEN: dict[str, bytes] = {
     "agent_completed: cancelled before it started": encode(
         AgentCompleted(RUN, RunStatus.CANCELLED, 0), NOW, "c-4", seq=2
     ),
+    "agent_completed: cancelled, and abandoned": encode(
+        AgentCompleted(RUN, RunStatus.CANCELLED, 2000, abandoned=True), NOW, "c-4", seq=9
+    ),
     "agent_completed: interrupted": encode(
         AgentCompleted(RUN, RunStatus.INTERRUPTED, 50), NOW, "c-4", seq=9
     ),
@@ -262,3 +307,28 @@ def test_what_the_server_sends(name: str) -> None:
     assert orjson.loads(WRITTEN[name]) == example["frame"]
     assert example["valid"] is True
     assert example.get("code") == example["frame"]["payload"].get("code")
+
+
+OUTBOUND = [
+    kind
+    for kind in vars(messages).values()
+    if attrs.has(kind) and hasattr(kind, "TYPE") and kind not in INBOUND.values()
+]
+
+
+@pytest.mark.parametrize("kind", OUTBOUND, ids=lambda kind: kind.TYPE)
+def test_the_server_examples_have_every_field(kind: type[attrs.AttrsInstance]) -> None:
+    payloads = [
+        example["frame"]["payload"]
+        for example in OUTBOUND_EXAMPLES.values()
+        if example["frame"]["type"] == kind.TYPE  # type: ignore[attr-defined]
+    ]
+    assert {name for payload in payloads for name in payload} == {
+        field.name for field in attrs.fields(kind)
+    }
+
+
+def test_the_server_examples_have_every_outcome() -> None:
+    text = orjson.dumps([example["frame"] for example in OUTBOUND_EXAMPLES.values()]).decode()
+    for word in (*Verdict, *ResetReason, *RunStatus, *Confirmation):
+        assert f'"{word}"' in text

@@ -10,10 +10,10 @@ import { useThreadId } from "./useThreadId.ts";
 
 /** What the demo agent of a fresh server can do. */
 const EXAMPLES = [
-  "what is 12*(3+4)?",
-  "what time is it in New York and Tokyo?",
-  "what did I say?",
-  "count slowly",
+  "What is 12*(3+4)?",
+  "What time is it in New York and Tokyo?",
+  "What did I say?",
+  "Count slowly",
 ];
 const NONE: readonly string[] = [];
 

@@ -74,9 +74,8 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
   const wasOpen = useRef(false);
   useEffect(() => {
     // Who closed the list goes back to where it was opened, unless something else has the focus.
-    if (wasOpen.current && !isDrawerOpen && document.activeElement === document.body) {
-      opener.current?.focus();
-    }
+    const isFree = document.activeElement?.matches("body, #sidebar *") ?? true;
+    if (wasOpen.current && !isDrawerOpen && isFree) opener.current?.focus();
     wasOpen.current = isDrawerOpen;
   }, [isDrawerOpen]);
 

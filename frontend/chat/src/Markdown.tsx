@@ -2,13 +2,13 @@
 // becomes elements made here, and HTML in the text is shown as the text that it is.
 
 import { Lexer, type Token, type Tokens } from "marked";
-import { type ReactNode, memo, useEffect, useMemo, useRef, useState } from "react";
-import { CheckIcon, CopyIcon } from "./icons.tsx";
+import { type ReactNode, memo, useMemo, useRef } from "react";
+import { CopyButton } from "./CopyButton.tsx";
+import { highlight } from "./highlight.ts";
 import { decodeEntities, safeLink, splitBlocks } from "./text.ts";
 
 const MAX_DEPTH = 24; // lists in quotes in lists: what is deeper is shown as text
 const MAX_BLOCK = 10_000; // characters of a block: reading some texts takes the square of their length
-const COPIED_MS = 2_000; // a button says so long that it has copied
 
 /** A text; while it grows, only its last block is read again. */
 export const Markdown = memo(function Markdown({ text, isWriting }: { text: string; isWriting: boolean }) {
@@ -176,39 +176,22 @@ function Link({ href, children }: { href: string; children: ReactNode }) {
 }
 
 function Code({ text, language }: { text: string; language: string }) {
-  const [copied, setCopied] = useState(false);
   const code = useRef<HTMLElement>(null);
-  useEffect(() => {
-    if (!copied) return undefined;
-    const timer = setTimeout(() => setCopied(false), COPIED_MS);
-    return () => clearTimeout(timer);
-  }, [copied]);
-  const copy = () => {
-    copyText(text).then(
-      () => setCopied(true),
-      () => {
-        // A page without https may not copy: leave the text selected, to be copied by hand.
-        if (code.current) getSelection()?.selectAllChildren(code.current);
-      },
-    );
-  };
   const name = language.split(/\s/, 1)[0]?.slice(0, 30) ?? "";
+  const pieces = useMemo(() => highlight(text, name), [text, name]);
   return (
     <figure className="code">
       <figcaption>
         <span>{name || "text"}</span>
-        <button type="button" className="quiet" onClick={copy}>
-          {copied ? <CheckIcon /> : <CopyIcon />}
-          {copied ? "Copied" : "Copy"}
-        </button>
+        <CopyButton text={text} source={code} />
       </figcaption>
       <pre tabIndex={0} aria-label={name ? `Code, ${name}` : "Code"}>
-        <code ref={code}>{text}</code>
+        <code ref={code}>
+          {pieces.map((piece, index) =>
+            piece.kind === null ? piece.text : <span key={index} className={`hl-${piece.kind}`}>{piece.text}</span>,
+          )}
+        </code>
       </pre>
     </figure>
   );
-}
-
-async function copyText(text: string): Promise<void> {
-  await navigator.clipboard.writeText(text);
 }

@@ -1,8 +1,9 @@
 // One message: what the user said, or what an agent made of it.
 
-import { memo, useDeferredValue } from "react";
+import { memo, useDeferredValue, useRef } from "react";
 import type { AgentEntry, ErrorBody, Run, RunStatus, ToolCall, UserEntry } from "../../src/index.ts";
 import { isEnd } from "../../src/snapshot.ts";
+import { CopyButton } from "./CopyButton.tsx";
 import { Markdown } from "./Markdown.tsx";
 import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, RetryIcon, ThoughtIcon, ToolIcon } from "./icons.tsx";
 import { duration, pretty } from "./text.ts";
@@ -41,6 +42,7 @@ interface AgentProps {
 }
 
 export const AgentMessage = memo(function AgentMessage({ entry, run, status, onRetry }: AgentProps) {
+  const answer = useRef<HTMLDivElement>(null);
   const isLive = !isEnd(status);
   const text = (entry?.content ?? run?.text) || resultOf(run);
   const shown = useDeferredValue(text);
@@ -66,9 +68,19 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
       {(entry?.truncated || run?.truncated) && (
         <p className="note">This answer is too long to be shown whole.</p>
       )}
-      {shown && <Markdown text={shown} isWriting={isLive} />}
+      {shown && (
+        <div ref={answer}>
+          <Markdown text={shown} isWriting={isLive} />
+        </div>
+      )}
       {isLive && !shown && <span className="dots" aria-hidden="true" />}
       {end && <Trouble {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}
+      {run?.abandoned && <p className="note">A part of it did not stop, and may still be at work.</p>}
+      {!isLive && text && (
+        <div className="actions">
+          <CopyButton text={text} source={answer} what="answer" />
+        </div>
+      )}
     </article>
   );
 });

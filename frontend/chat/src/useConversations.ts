@@ -137,8 +137,10 @@ function itemsOf(entries: readonly ChatMessage[], runs: ReadonlyMap<string, Run>
       items.push({ kind: "agent", key, entry: undefined, run, status, question: entry });
     }
   }
-  // What waits its turn comes after the answer that it waits for.
-  const waits = (item: Item) => item.kind === "user" && item.run?.status === "queued";
+  // What waits its turn, or to be sent, comes after the answer that it waits for.
+  const waits = (item: Item) =>
+    item.kind === "user" &&
+    (item.run?.status === "queued" || item.entry.status === "pending" || item.entry.status === "unconfirmed");
   return [...items.filter((item) => !waits(item)), ...items.filter(waits)];
 }
 

@@ -6,6 +6,7 @@ import { describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { decode } from "../../src/protocol/decode.js";
 import { outgoingFault } from "../../src/protocol/encode.js";
+import { closeKind } from "../../src/rules/retry.js";
 
 interface Example {
   readonly name: string;
@@ -17,6 +18,7 @@ const repository = new URL("../../../", import.meta.url);
 const read = (path: string): string => readFileSync(new URL(path, repository), "utf8");
 const document = parse(read("docs/asyncapi.yaml")) as {
   components: { messages: Record<string, { name: string; payload: object }> };
+  channels: { connection: { "x-close-codes": Record<string, { again: string }> } };
 };
 const golden = (name: string): Example[] => JSON.parse(read(`tests/golden/${name}.json`)) as Example[];
 
@@ -71,6 +73,45 @@ describe("the document and the server's examples", () => {
     }
     expect(count).toBeGreaterThan(20);
   });
+});
+
+describe("what the document does not say", () => {
+  interface Schema {
+    properties?: Record<string, Schema>;
+    additionalProperties?: boolean;
+    [name: string]: unknown;
+  }
+
+  /** The same schema, open to nothing that it does not name. */
+  function closed(schema: unknown): unknown {
+    if (Array.isArray(schema)) return schema.map(closed);
+    if (typeof schema !== "object" || schema === null) return schema;
+    const inside = Object.fromEntries(Object.entries(schema).map(([name, value]) => [name, closed(value)]));
+    return (schema as Schema).properties === undefined ? inside : { ...inside, additionalProperties: false };
+  }
+
+  const strict = new Ajv({ strict: false });
+  strict.addSchema(closed(document) as object, "closed");
+
+  it.each(golden("server_to_client"))("the server does not send: $name", ({ frame }) => {
+    const { type } = frame as { type: string };
+    const key = Object.keys(document.components.messages).find(
+      (name) => name.startsWith("server") && document.components.messages[name]?.name === type,
+    );
+    const check = strict.compile({ $ref: `closed#/components/messages/${key}/payload` });
+    expect(check(frame), JSON.stringify(check.errors)).toBe(true);
+  });
+});
+
+it("the document and this side say the same of every close code", () => {
+  const codes = document.channels.connection["x-close-codes"];
+  const after = { retry: "yes", token: "token", stop: "asked", done: "asked" } as const;
+  for (let code = 1000; code < 5000; code += 1) {
+    const { after: then, error } = closeKind(code);
+    // One that this side does not know is told with its number.
+    const isKnown = !error.includes(`(${code})`);
+    expect(codes[code]?.again, `${code}`).toBe(isKnown ? after[then] : undefined);
+  }
 });
 
 describe("the document and the client's examples", () => {

@@ -27,7 +27,7 @@ describe("what the server sends", () => {
   it.each(fromServer.filter(({ valid }) => valid))("$name: without any one field, or with null in it", ({ frame }) => {
     const { type, payload } = frame as { type: string; payload: Record<string, unknown> };
     if (type === "pong") return;
-    const optional = new Set(["position", "run_status", "step_number", "total_steps", "truncated", "result", "error_id", "retry_after_ms"]);
+    const optional = new Set(["position", "run_status", "step_number", "total_steps", "truncated", "abandoned", "reason", "result", "error_id", "retry_after_ms"]);
     for (const name of Object.keys(payload)) {
       if (optional.has(name) || (name === "error" && type !== "error")) continue;
       const { [name]: _, ...rest } = payload;

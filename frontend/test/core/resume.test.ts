@@ -183,6 +183,7 @@ describe("verdicts", () => {
     ]);
     await client.loadThread(thread);
     expect(answers(client)).toEqual(["hello!", "hello!"]);
+    expect(client.getSnapshot().messages[1]?.payload).toEqual({ content: "hello!", agent_name: "echo" });
   });
 
   it.each(["unknown", "ahead"] as const)("reset (%s): a new session, the old key, the history", async (reason) => {

@@ -203,6 +203,17 @@ describe("props", () => {
     expect(browser.server.sockets).toHaveLength(1);
   });
 
+  it("tries as often as it is told, and waits as long", async () => {
+    browser.server.isUp = false;
+    browser.chance = 0.999;
+    await show(<App maxReconnectAttempts={2} reconnectInterval={400} />);
+    await pass();
+    expect(seen).toMatchObject({ status: "RECONNECTING", isReconnecting: true, retry: { attempt: 1, delay_ms: 399 } });
+    await pass(60_000);
+    expect(seen).toMatchObject({ status: "ERROR", lastError: { code: "RETRIES_EXHAUSTED" } });
+    expect(browser.server.requests).toHaveLength(3);
+  });
+
   it("waits for forceReconnect with autoConnect={false}", async () => {
     await show(<App autoConnect={false} />);
     await pass(5_000);
@@ -241,6 +252,17 @@ describe("the hook", () => {
     expect(seen.lastError?.code).toBe("VALIDATION_ERROR");
     await act(async () => seen.clearError());
     expect(seen.lastError).toBeNull();
+  });
+
+  it("gives everything that pages rely on", async () => {
+    await show(<App />);
+    await pass();
+    const names = "status config connectionStats lastError isConnected isReconnecting messages";
+    const functions = "sendMessage sendOptimisticMessage subscribe stopRun clearError forceReconnect";
+    for (const name of names.split(" ")) expect(seen).toHaveProperty(name);
+    for (const name of functions.split(" ")) expect(seen).toHaveProperty(name, expect.any(Function));
+    const figures = "connected_at last_activity messages_sent messages_received errors_encountered reconnections connection_id queued";
+    for (const name of figures.split(" ")) expect(seen.connectionStats).toHaveProperty(name);
   });
 
   it("gives functions that stay the same", async () => {

@@ -1,0 +1,106 @@
+// Code in colours: comments, strings, numbers, keywords and calls. It reads no grammar, so it can be
+// wrong where a language is odd; what it gives is always the text it got, in pieces.
+
+export type Kind = "comment" | "string" | "number" | "keyword" | "call";
+
+export interface Piece {
+  readonly text: string;
+  readonly kind: Kind | null;
+}
+
+const MAX_CHARACTERS = 20_000; // of a block: it is read again with every word that is written
+
+interface Language {
+  readonly comment: string;
+  readonly string: string;
+  readonly keywords: ReadonlySet<string>;
+}
+
+const words = (text: string): ReadonlySet<string> => new Set(text.split(" "));
+
+// Whatever comes, a pattern reads no character often: what has no end of its own is bounded, or ends
+// with the text.
+const DOUBLE = String.raw`"(?:\\.|[^"\\\n]){0,500}"`;
+const QUOTED = String.raw`${DOUBLE}|'(?:\\.|[^'\\\n]){0,500}'`;
+const STARS = String.raw`\/\*[^]*?(?:\*\/|$)`;
+const SLASHES = String.raw`\/\/[^\n]*|${STARS}`;
+
+const PYTHON: Language = {
+  comment: "#[^\\n]*",
+  string: `"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|${QUOTED}`,
+  keywords: words(
+    "and as assert async await break case class continue def del elif else except False finally for from global if import in is lambda match None nonlocal not or pass raise return True try while with yield",
+  ),
+};
+const BRACES: Language = {
+  comment: SLASHES,
+  string: `${QUOTED}|${String.raw`\`(?:\\.|[^\`\\])*(?:\`|\\?$)`}`,
+  keywords: words(
+    "abstract any as async await bool boolean break case catch char class const continue def default defer delete do double else enum export extends false final finally float fn for from func function go if impl implements import in instanceof int interface let long match mod mut namespace new nil null number of override package private protected pub public range readonly return self static string struct super switch this throw throws trait true try type typeof undefined union use using var void where while yield",
+  ),
+};
+/** A quote begins a lifetime there as often as a character. */
+const RUST: Language = { ...BRACES, string: DOUBLE };
+const HASHES: Language = {
+  comment: "(?<=^|\\s)#[^\\n]*",
+  string: QUOTED,
+  keywords: words(
+    "begin case def do done elif else end esac export false fi for function if in local module nil null return set then true unless until while",
+  ),
+};
+const SQL: Language = {
+  comment: `--[^\\n]*|${STARS}`,
+  string: QUOTED,
+  keywords: words(
+    "add all alter and as asc begin between by case check column commit constraint create cross default delete desc distinct drop else end exists foreign from full group having if in index inner insert into is join key left like limit not null offset on or order outer primary references returning right rollback select set table then union unique update using values view when where with",
+  ),
+};
+
+const LANGUAGES: ReadonlyMap<string, Language> = new Map([
+  ...["py", "python", "python3"].map((name) => [name, PYTHON] as const),
+  ...["bash", "console", "ini", "rb", "ruby", "sh", "shell", "toml", "yaml", "yml", "zsh"].map(
+    (name) => [name, HASHES] as const,
+  ),
+  ...[
+    "c", "c++", "cpp", "cs", "csharp", "css", "dart", "go", "java", "javascript", "js", "json", "jsonc",
+    "jsx", "kotlin", "php", "scala", "swift", "ts", "tsx", "typescript", "zig",
+  ].map((name) => [name, BRACES] as const),
+  ["rs", RUST],
+  ["rust", RUST],
+  ["sql", SQL],
+]);
+
+/** A text in pieces; one piece where its language is not known. */
+export function highlight(text: string, name: string): readonly Piece[] {
+  const language = LANGUAGES.get(name.toLowerCase());
+  if (language === undefined || text.length > MAX_CHARACTERS) return [{ text, kind: null }];
+  const pattern = `(?<comment>${language.comment})|(?<string>${language.string})|(?<number>\\b\\d[\\w.]*)|(?<word>[A-Za-z_$][\\w$]*)`;
+  const pieces: Piece[] = [];
+  let end = 0;
+  const add = (from: number, to: number, kind: Kind | null): void => {
+    if (from > end) pieces.push({ text: text.slice(end, from), kind: null });
+    pieces.push({ text: text.slice(from, to), kind });
+    end = to;
+  };
+  for (const found of text.matchAll(new RegExp(pattern, "g"))) {
+    const to = found.index + found[0].length;
+    const kind = kindOf(found.groups ?? {}, language, text[to] === "(");
+    if (kind !== null) add(found.index, to, kind);
+  }
+  if (end < text.length) pieces.push({ text: text.slice(end), kind: null });
+  return pieces;
+}
+
+function kindOf(
+  { comment, string, number, word }: Record<string, string | undefined>,
+  language: Language,
+  isCalled: boolean,
+): Kind | null {
+  if (comment !== undefined) return "comment";
+  if (string !== undefined) return "string";
+  if (number !== undefined) return "number";
+  if (word === undefined) return null;
+  const known = language === SQL ? word.toLowerCase() : word;
+  if (language.keywords.has(known)) return "keyword";
+  return isCalled ? "call" : null;
+}
