@@ -96,6 +96,14 @@ def screenshots(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Put known faults into a copy, one at a time: the tests have to see each; or those named."""
+    _install(session, "test")
+    with session.chdir("tests"):
+        session.run("python", "-m", "support.mutating", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure this server and others side by side: the quick pass, `-- --full` for the long one."""
     _install(session, "bench")

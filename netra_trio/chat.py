@@ -3,49 +3,56 @@
 trio.run(partial(chat, "ws://127.0.0.1:8000/ws", user="alice"))
 """
 
-import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any, TextIO
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
-import httpx2
 import orjson
 import trio
-from attrs import define
+from attrs import define, field
 
-from netra_trio.auth import TokenVerifier
 from netra_trio.client import (
     Client,
     ClientError,
+    ConnectionClosed,
     Event,
     MessageRefused,
     Network,
     NoAnswer,
     OpeningRefused,
     Run,
+    TokenFailed,
     connect,
 )
-from netra_trio.codes import ErrorCode
-from netra_trio.settings import SECRET_FILE
+from netra_trio.client.network import WebSocket
+from netra_trio.client.retry import Next, after_refusal
+from netra_trio.codes import CloseCode, ErrorCode
+from netra_trio.errors import NetraError
+from netra_trio.ids import new_thread_id
+from netra_trio.login import Login, NoWayIn, look_for_server
+from netra_trio.terminal import Screen, typed_lines
 
-CONNECT_SECONDS = 10.0
-TOKEN_SECONDS = 24 * 3600  # of a token signed here
-ATTEMPTS = 8  # to get a lost connection back: some 45 seconds, time enough for a restart
-READ_BYTES = 64 * 1024  # of what is typed, at once
+ATTEMPTS = 8  # of one message to get a lost connection back: some 45 seconds, a restart's time
 
-_DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 _PATIENCE = {
     ErrorCode.RATE_LIMIT_EXCEEDED,
     ErrorCode.QUEUE_FULL,
     ErrorCode.SERVICE_UNAVAILABLE,
 }
+_BACK = {
+    "new": "Connected.",
+    "exact": "Connected again; nothing was missed.",
+    "gap": "Connected again; something was missed.",
+    "reset": "Connected again; the server has forgotten this session and begun a new one.",
+}
+_ENDS = {
+    "interrupted": "(interrupted: the server ended before the answer did; ask again)",
+}
 
 
-class ChatError(Exception):
+class ChatError(NetraError):
     """The chat cannot go on; the text says why and what to do."""
 
 
@@ -60,127 +67,120 @@ async def chat(
     """Talk until the input ends, or until one message is answered; return the exit code.
 
     Ctrl-C stops the answer that is under way, a second one leaves. A connection that is lost is
-    told, and got back.
+    told, and got back: a conversation tries for as long as it takes, one message `ATTEMPTS` times.
 
     Raises:
         ChatError: If there is no way in, or no way back.
     """
-    if token is None:
-        token = await _find_token(url, user)
-    else:
-        await _look_for_server(url)
-    try:
-        async with connect(url, token=token, max_attempts=ATTEMPTS) as client:
-            talk = _Talk(client, _Screen(sys.stdout), agent)
-            await talk.hold(message)
-    except ClientError as error:
-        raise ChatError(str(error)) from None
-    except ValueError as error:
-        raise ChatError(f"cannot connect to {url}: {error}") from None
-    if talk.failure is not None:
-        raise ChatError(str(talk.failure))
+    talk = _Talk(Screen(sys.stdout), agent, is_conversation=message is None)
+    login = Login(url, user)
+    failure: ChatError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(talk.heed_signals, nursery)
+        try:
+            await (login.look() if token is None else look_for_server(url))
+            async with connect(
+                url,
+                token=token,
+                get_token=login.token if token is None else None,
+                max_attempts=None if message is None else ATTEMPTS,
+                dialer=_FirstDialer(talk.tell_no_connection),
+            ) as client:
+                await talk.hold(client, message)
+        except NoWayIn as error:
+            failure = ChatError(str(error))
+        except ClientError as error:
+            failure = ChatError(_explain(error))
+        except ValueError as error:
+            failure = ChatError(f"cannot connect to {url}: {error}")
+        finally:
+            talk.screen.end()
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     # Who stops an answer in a conversation got what was asked for.
     fine = {None, "completed"} if message is not None else {None, "completed", "cancelled"}
     return 0 if talk.status in fine else 1
 
 
-@define
-class _Screen:
-    """What is shown, with colours only on a terminal."""
-
-    stream: TextIO
-
-    def answer(self, text: str) -> None:
-        """Show a piece of the answer."""
-        self._write(text)
-
-    def note(self, text: str) -> None:
-        """Show a line about what goes on."""
-        self._write(self._coloured(text, _DIM) + "\n")
-
-    def fault(self, text: str) -> None:
-        """Show a line about what went wrong."""
-        self._write(self._coloured(text, _RED) + "\n")
-
-    def end(self) -> None:
-        """End the answer's line."""
-        self._write("\n")
-
-    def prompt(self) -> None:
-        """Ask for a line, where somebody can see it."""
-        if self.stream.isatty():
-            self._write("> ")
-
-    def _coloured(self, text: str, colour: str) -> str:
-        plain = not self.stream.isatty() or "NO_COLOR" in os.environ
-        return text if plain else f"{colour}{text}{_PLAIN}"
-
-    def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
-
-
 @define(eq=False)
 class _Talk:
-    """A conversation, and the run that is under way."""
+    """A conversation, or one message, and the run that is under way."""
 
-    client: Client
-    screen: _Screen
+    screen: Screen
     agent: str | None
+    is_conversation: bool
     status: str | None = None
-    failure: ClientError | None = None
+    # One thread of our own: a session's would end with the session.
+    _thread_id: str = field(factory=new_thread_id)
     _run: Run | None = None
     _stopping: bool = False
     _is_away: bool = False
+    _told: set[str] = field(factory=set)  # why there is no connection, since it was lost
 
-    async def hold(self, message: str | None) -> None:
-        """Send one message, or what is typed; return when it is answered, or the input ends."""
+    async def hold(self, client: Client, message: str | None) -> None:
+        """Send one message, or what is typed; return when it is answered, or the input ends.
+
+        Raises:
+            ClientError: The client cannot go on.
+        """
+        failure: ClientError | None = None
+        self._is_away = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._heed_news, nursery.cancel_scope)
-            nursery.start_soon(self._heed_signals, nursery)
-            if message is not None:
-                await self._ask(message)
-            else:
-                self.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D leaves.")
-                self.screen.prompt()
-                async for line in _lines():
-                    if line.strip():
-                        await self._ask(line)
-                    self.screen.prompt()
-            nursery.cancel_scope.cancel()
 
-    async def _ask(self, content: str) -> None:
+            async def heed_news() -> None:
+                nonlocal failure
+                try:
+                    async for event in client.events():
+                        self._show_news(event)
+                except ClientError as error:
+                    failure = error
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(heed_news)
+            if message is not None:
+                await self._ask(client, message)
+            else:
+                await self._converse(client)
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _converse(self, client: Client) -> None:
+        self.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D leaves.")
+        self.screen.prompt()
+        async for line in typed_lines():
+            self.screen.heard()
+            if line.strip():
+                await self._ask(client, line)
+            self.screen.prompt()
+
+    async def _ask(self, client: Client, content: str) -> None:
         """Send a message and show what comes, to its end."""
         self._stopping = False
+        if self._is_away:
+            self.screen.note("… it is sent when the connection is back")
         try:
-            self._run = await self.client.send(content, agent=self.agent)
-            if self._run.status == "queued":
+            run = await client.send(content, agent=self.agent, thread_id=self._thread_id)
+            self._run = run
+            if run.status == "queued":
                 self.screen.note("… waiting")
-            async for event in self._run:
+            async for event in run:
                 self._show(event.type, event.payload)
         except MessageRefused as refused:
             self.screen.fault(f"{refused.error} {refused.help}")
             self.status = "failed"
-        except ClientError as error:
-            self.failure = error
+        except ClientError:
             await trio.sleep_forever()  # until the news, which has heard it too, ends everything
         finally:
             self._run = None
 
-    async def _heed_news(self, leave: trio.CancelScope) -> None:
-        """Show what goes on beside the answers, until the client cannot go on."""
-        try:
-            async for event in self.client.events():
-                self._show_news(event)
-        except ClientError as error:
-            self.failure = error
-            leave.cancel()
-
-    async def _heed_signals(self, nursery: trio.Nursery) -> None:
-        """Stop the answer at the first Ctrl-C, leave at the second."""
+    async def heed_signals(self, nursery: trio.Nursery) -> None:
+        """Stop the answer at the first Ctrl-C; leave at the second, or where there is none."""
         with trio.open_signal_receiver(signal.SIGINT) as signals:
             async for _ in signals:
-                if self._run is None or self._stopping:
+                self.screen.interrupted()
+                if self._run is None or self._stopping or self._is_away:
                     self.status = self.status or "cancelled"
                     nursery.cancel_scope.cancel()
                     return
@@ -193,18 +193,34 @@ class _Talk:
         except MessageRefused as refused:
             self._stopping = False  # it goes on, and the next Ctrl-C asks again
             self.screen.fault(f"{refused.error} {refused.help}")
-        except ClientError as error:
-            self.failure = error
+        except ClientError:
+            return  # the news has heard it too
+
+    def tell_no_connection(self, why: str) -> None:
+        """Say why there is no connection; each reason once, until there is one."""
+        self._is_away = True
+        if why in self._told:
+            return
+        told = f"connected: {why.rstrip('.')}."
+        if self._told:
+            self.screen.note(f"Still not {told}")
+        elif self.is_conversation:
+            self.screen.note(f"Not {told} Trying until it is back; Ctrl-C leaves.")
+        else:
+            self.screen.note(f"Not {told} Trying {ATTEMPTS} times at most.")
+        self._told.add(why)
 
     def _show_news(self, event: Event) -> None:
+        """Show what goes on beside the answers."""
         if event.type == "server_draining":
             self.screen.note("The server is about to restart.")
-        elif event.type == "disconnected" and not self._is_away:
-            self._is_away = True
-            self.screen.note(f"Not connected: {event.payload['reason']}. Trying again …")
-        elif event.type == "connected" and self._is_away:
+        elif event.type == "disconnected":
+            self.tell_no_connection(event.payload["reason"])
+        elif event.type == "connected":
             self._is_away = False
-            self.screen.note("Connected again.")
+            if self._told:
+                self._told.clear()
+                self.screen.note(_BACK[event.payload["verdict"]])
         elif event.type == "error" and event.payload["code"] in _PATIENCE:
             self.screen.note(f"… {event.payload['error']} It is sent again.")
 
@@ -220,15 +236,12 @@ class _Talk:
         elif kind == "tool_completed":
             outcome = payload["result"] if payload["success"] else payload["error"]
             self.screen.note(f"[{payload['tool_name']}] → {_short(outcome)}")
-        elif kind == "gap":
-            self.screen.note("… something was missed; the answer so far:")
-            self.screen.answer(payload.get("content", ""))
-        elif kind == "reset":
-            self.screen.note("… the server does not know this session any more")
+        elif kind == "gap" and "content" in payload:
+            self.screen.note("… the answer so far:")
+            self.screen.answer(payload["content"])
         elif kind == "agent_completed":
             self._show_end(payload)
         elif kind == "lost":
-            self.screen.end()
             self.status = kind
             self.screen.fault(f"How it ended is not known: {payload['reason']}.")
 
@@ -238,81 +251,50 @@ class _Talk:
         if "error" in payload:
             self.screen.fault(f"{payload['error']['error']} {payload['error']['help']}")
         elif self.status != "completed":
-            self.screen.note(f"({self.status})")
+            self.screen.note(_ENDS.get(payload["status"], f"({self.status})"))
 
 
-async def _look_for_server(url: str) -> None:
-    """Look whether anybody is there at all: to try again and again would only hide a wrong url.
+def _explain(error: ClientError) -> str:
+    """Return in words for somebody at a terminal why the client cannot go on."""
+    if isinstance(error, TokenFailed) and isinstance(error.__cause__, NoWayIn):
+        return str(error.__cause__)
+    if isinstance(error, ConnectionClosed) and error.code == CloseCode.TOKEN_EXPIRED:
+        return "the token has expired: come back with another one (--token)"
+    return str(error)
 
-    Raises:
-        ChatError: If nobody is.
+
+class _FirstDialer(Network):
+    """The network, which tells why there is no first connection: later on, events do.
+
+    Args:
+        tell: Told in words why an opening failed.
     """
-    parts = urlsplit(url)
-    scheme = "https" if parts.scheme == "wss" else "http"
-    try:
-        await Network().discover(f"{scheme}://{parts.netloc}/ws/config")
-    except NoAnswer as silence:
-        raise _nobody(url, silence) from None
-    except OpeningRefused:
-        return  # the opening will say more
-    except (httpx2.InvalidURL, ValueError) as error:
-        raise _nobody(url, error) from None
 
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+        self._is_first = True
 
-def _nobody(url: str, error: Exception) -> ChatError:
-    return ChatError(
-        f"cannot connect to {url}: {error}. Is the server running? Start it with: netra-trio serve"
-    )
+    @asynccontextmanager
+    async def open(
+        self, url: str, *, headers: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> AsyncIterator[WebSocket]:
+        """Open a WebSocket (see `Dialer`)."""
+        try:
+            async with super().open(url, headers=headers, subprotocols=subprotocols) as socket:
+                self._is_first = False
+                yield socket
+        except OpeningRefused as refused:
+            if after_refusal(refused.status) is Next.RETRY:
+                self._note(refused.told)
+            raise
+        except NoAnswer as silence:
+            self._note(str(silence))
+            raise
 
-
-async def _find_token(url: str, user: str) -> str:
-    """Get a token: from a server in development, or by signing it with the secret set here."""
-    parts = urlsplit(url)
-    scheme = "https" if parts.scheme == "wss" else "http"
-    try:
-        async with httpx2.AsyncClient(timeout=CONNECT_SECONDS) as http:
-            answer = await http.post(f"{scheme}://{parts.netloc}/ws/dev-token", json={"user": user})
-        if answer.status_code == httpx2.codes.OK:
-            return str(answer.json()["token"])
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise _nobody(url, error) from None
-    secret = os.environ.get("JWT_SECRET_KEY") or _kept_secret()
-    algorithms = os.environ.get("JWT_ALGORITHMS") or "HS256"
-    verifier = TokenVerifier(
-        secret,
-        algorithms=[name.strip() for name in algorithms.split(",")],
-        issuer=os.environ.get("JWT_ISSUER") or None,
-        audience=os.environ.get("JWT_AUDIENCE") or None,
-    )
-    if not verifier.can_sign:
-        raise ChatError(
-            "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
-        )
-    return verifier.sign(user, expires_at=time.time() + TOKEN_SECONDS)
-
-
-def _kept_secret() -> str | None:
-    try:
-        return Path(SECRET_FILE).read_text().strip()
-    except OSError:
-        return None
-
-
-async def _lines() -> AsyncIterator[str]:
-    """Yield what is typed, line by line.
-
-    The thread reads the descriptor itself: one that holds Python's own stdin when the program
-    leaves would end it with a crash.
-    """
-    typed = b""
-    while data := await trio.to_thread.run_sync(
-        os.read, sys.stdin.fileno(), READ_BYTES, abandon_on_cancel=True
-    ):
-        *lines, typed = (typed + data).split(b"\n")
-        for line in lines:
-            yield line.decode(errors="replace")
-    if typed:
-        yield typed.decode(errors="replace")
+    def _note(self, why: str) -> None:
+        if self._is_first:
+            self._tell(why)
 
 
 def _short(value: Any, limit: int = 200) -> str:

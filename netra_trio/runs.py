@@ -363,7 +363,6 @@ class Execution:
 
     def abandoned(self) -> Ending:
         """Return how a run ends whose tasks do not."""
-        self.output.close()
         return evolve(self._cut_off(), abandoned=True)
 
     def stop(self, status: RunStatus) -> None:

@@ -8,7 +8,7 @@ import pytest
 import netra_trio
 
 LADDER = (  # from the bottom up
-    {"assets", "codes", "ids"},
+    {"assets", "codes", "ids", "terminal"},
     {"errors"},
     {
         "protocol.messages",
@@ -99,7 +99,7 @@ LADDER = (  # from the bottom up
     },
     {"session", "client.client", "agents.demo", "agents.echo", "host"},
     {"connection.state", "sessions", "client"},  # "client" is that package's front door
-    {"connection.reader", "connection.writer", "connection.heartbeat", "testing.line"},
+    {"connection.reader", "connection.writer", "connection.heartbeat", "login", "testing.line"},
     {"connection.nursery", "testing.trace"},
     {"hub", "testing.losses"},
     {"opening"},

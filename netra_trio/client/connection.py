@@ -32,7 +32,7 @@ from netra_trio.protocol.liveness import MISSED_INTERVALS
 SUBPROTOCOL = "netra.v1"  # by which a server knows a client that acknowledges
 WELCOME_SECONDS = 10.0  # for the first frame, which the server has ready before it answers
 CLOSING_SECONDS = 2.0  # for the close frames when the client is left; loopback takes 1 ms
-TOKEN_SECONDS = 5.0  # until `get_token` is asked again while the old token still holds
+TOKEN_SECONDS = 5.0  # until `get_token` is asked again while a token still holds
 
 
 class Connection:
@@ -144,7 +144,7 @@ class Connection:
             except OpeningRefused as refused:
                 if self._heed_refusal(refused):
                     continue
-                at_least, why = refused.retry_after or 0.0, _told(refused)
+                at_least, why = refused.retry_after or 0.0, refused.told
                 self._note_failure(why)
             except NoAnswer as silence:
                 why = str(silence)
@@ -179,7 +179,7 @@ class Connection:
         if step is not Next.RETRY:
             code = refused.body.get("code")
             raise ConnectionRefused(
-                f"refused by {self._address}: {_told(refused)}",
+                f"refused by {self._address}: {refused.told}",
                 status=refused.status,
                 code=code if isinstance(code, str) else None,
             )
@@ -321,24 +321,17 @@ class Connection:
             try:
                 self._conversation.authenticate(await self._tokens.get())
             except NoAnswer:
-                await trio.sleep(TOKEN_SECONDS)
                 self._conversation.token_ends.set()
             except TokenFailed:
                 return  # the connection ends with its token, and the next opening says why
+            # What was given may end soon, too, or be the same: the server says so at once.
+            await trio.sleep(TOKEN_SECONDS)
 
     @property
     def _address(self) -> str:
         """The url as it may be shown: a query, or what stands before the host, may be secret."""
         host = self._parts.netloc.rpartition("@")[2]
         return urlunsplit((self._parts.scheme, host, self._parts.path, "", ""))
-
-
-def _told(refused: OpeningRefused) -> str:
-    """Return in words what the body of a refusal says."""
-    error, advice = refused.body.get("error"), refused.body.get("help")
-    if isinstance(error, str):
-        return f"{error} {advice}" if isinstance(advice, str) else error
-    return f"HTTP status {refused.status}"
 
 
 _REASONS = {

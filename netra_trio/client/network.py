@@ -4,6 +4,7 @@ async with Network().open(url, headers={}, subprotocols=("netra.v1",)) as socket
     print(await socket.receive())
 """
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from wsproto.utilities import ProtocolError
 
 from netra_trio.client.sockets import NoAnswer, OpeningRefused, SocketClosed
 from netra_trio.codes import ABNORMAL
+from netra_trio.errors import leaves
 
 ANSWER_SECONDS = 10.0  # for an opening and for a document; a server in good health takes a few ms
 FRAME_BYTES = 1024 * 1024  # four times the largest event of the contract
@@ -32,6 +34,21 @@ _TROUBLE = (
     trio.ClosedResourceError,
     OSError,
 )
+
+
+def words_of(error: BaseException) -> str:
+    """Return in words why nobody answered: the system's, which what is around them hides."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return ", ".join(dict.fromkeys(map(_words, leaves(error))))
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno > 0 and not isinstance(error, ssl.SSLError):
+            return os.strerror(error.errno)  # Trio's text has the address in it once more
+        return str(error.strerror)
+    return str(error) or type(error).__name__
 
 
 class Network:
@@ -98,7 +115,7 @@ class Network:
         except trio.TooSlowError:
             raise NoAnswer(_TOO_SLOW) from None
         except _TROUBLE as error:
-            raise NoAnswer(str(error.__cause__ or error) or type(error).__name__) from None
+            raise NoAnswer(words_of(error)) from None
 
     async def discover(self, url: str) -> Mapping[str, Any]:
         """Read a JSON object (see `Dialer`)."""
@@ -117,7 +134,7 @@ class Network:
                             # to the garbage collector.
                             scope.cancel()
             except (httpx2.HTTPError, OSError) as error:
-                raise NoAnswer(str(error) or type(error).__name__) from None
+                raise NoAnswer(words_of(error)) from None
         if len(body) > DOCUMENT_BYTES:
             raise NoAnswer(f"{url} has more than {DOCUMENT_BYTES} bytes")
         if scope.cancelled_caught:

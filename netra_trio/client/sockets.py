@@ -44,6 +44,14 @@ class OpeningRefused(NetraError):
         self.retry_after = retry_after
         self.body = body
 
+    @property
+    def told(self) -> str:
+        """What the answer says, in words; the status where it says nothing."""
+        error, advice = self.body.get("error"), self.body.get("help")
+        if isinstance(error, str):
+            return f"{error} {advice}" if isinstance(advice, str) else error
+        return f"HTTP status {self.status}"
+
 
 class NoAnswer(NetraError):
     """Nobody answered, or not in time; the text says what happened."""

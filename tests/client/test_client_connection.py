@@ -1,6 +1,7 @@
 """The client's connection: opening, resuming, giving up, renewing, leaving; in virtual time."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -290,6 +291,21 @@ async def test_a_token_is_renewed_in_place(
         assert (await told(client, "auth_expiring"))[0].payload["expires_at"] == wall_clock() + 55
         peer.close(1006)
         assert (await network.accept()).headers == {"Authorization": "Bearer new"}
+
+
+async def test_a_token_that_ends_soon_again_is_not_asked_for_without_a_pause(
+    autojump_clock: MockClock, network: ScriptedNetwork
+) -> None:
+    get_token = tokens(*["short"] * 5)
+    async with opened(network, token=None, get_token=get_token) as (_, peer):
+        asked_at = []
+        for _ in range(4):
+            peer.control("auth_expiring", {"expires_at": wall_clock() + 20})
+            auth = await peer.expect("auth")
+            asked_at.append(trio.current_time())
+            peer.control("auth_ok", {"expires_at": wall_clock() + 20}, auth["correlation_id"])
+        pauses = [later - earlier for earlier, later in pairwise(asked_at)]
+        assert pauses == pytest.approx([5.0] * 3)
 
 
 async def test_get_token_fails(autojump_clock: MockClock, network: ScriptedNetwork) -> None:

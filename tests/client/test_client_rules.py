@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.client.delivery import ACK_NUMBERS, ACK_SECONDS, Delivery
+from netra_trio.client.delivery import ACK_NUMBERS, ACK_SECONDS, Delivery, Taken
 from netra_trio.client.event import Event, NoEvent
 from netra_trio.client.outbox import Entry, Outbox
 from netra_trio.client.retry import BackOff, Next, after_close, after_refusal
@@ -181,7 +181,7 @@ def test_each_number_is_new_once(pieces: list[tuple[int, bool]], start: int) -> 
         assert taken.is_new
         assert taken.missing is None
         if again:
-            assert not delivery.take(first, seq).is_new
+            assert delivery.take(first, seq) == Taken(is_new=False)
     assert delivery.last_seq == seq
     assert delivery.query() == {"session_id": "sess_1", "last_seq": f"{seq}"}
 

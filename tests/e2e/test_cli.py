@@ -1,15 +1,11 @@
 """The commands as somebody types them: token, check, chat, help, and what goes wrong."""
 
-import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jwt
@@ -18,7 +14,6 @@ from support.commands import Typed
 from support.server import (
     PATIENCE,
     SECRET,
-    SOON,
     Process,
     Server,
     clean_environ,
@@ -27,9 +22,11 @@ from support.server import (
     sign,
     write_agents,
 )
+from support.terminal import CTRL_C, CTRL_D, terminal
 
 NETRA = ("-m", "netra_trio")
 ESCAPE = "\x1b"
+INTERRUPTED = "(interrupted: the server ended before the answer did; ask again)"
 DEPLOYED = {
     "ENVIRONMENT": "staging",
     "DATABASE_URL": "sqlite:///netra.db",
@@ -299,36 +296,8 @@ def test_the_server_goes_meanwhile(tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGTERM)
             assert chat.wait() == 1
             assert "The server is about to restart." in chat.out.lines
-            assert "(interrupted)" in chat.out.lines
+            assert INTERRUPTED in chat.out.lines
         assert server.process.wait() == 0
-
-
-def test_the_server_is_killed_and_comes_back(tmp_path: Path) -> None:
-    write_agents(tmp_path, AGENTS)
-    agents = ["--agent=outside_agents:wait", "--agent=outside_agents:whoami"]
-    with (
-        serving(tmp_path, *agents) as server,
-        Process(
-            [*NETRA, *chat_command(server)], directory=tmp_path, environ={}, typed=True
-        ) as chat,
-    ):
-        chat.type("x")
-        chat.out.wait_for(lambda lines: "waiting for ever" in lines)
-        server.process.send_signal(signal.SIGKILL)
-        chat.out.wait_for(
-            lambda lines: "Not connected: the connection was lost. Trying again …" in lines
-        )
-        server.process.wait()
-        with serving(tmp_path, *agents, port=str(server.port)):
-            chat.out.wait_for(lambda lines: "(interrupted)" in lines)
-            assert "Connected again." in chat.out.lines
-            chat.type("y")
-            chat.out.wait_for(lambda lines: lines.count("waiting for ever") == 2)
-            chat.send_signal(signal.SIGINT)
-            chat.out.wait_for(lambda lines: "(cancelled)" in lines)
-            chat.hang_up()
-            assert chat.wait() == 0
-            assert chat.err.lines == []
 
 
 # --- chat, a conversation
@@ -346,84 +315,6 @@ def test_a_conversation_by_pipe(server: Server, tmp_path: Path) -> None:
         assert chat.wait() == 0
         assert ESCAPE not in chat.out.text
         assert "> " not in chat.out.text
-
-
-class Terminal:
-    """A program on a terminal of its own, as a shell starts it."""
-
-    # The program takes the terminal, so that Ctrl-C reaches it as from a keyboard.
-    START = (
-        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    )
-
-    def __init__(self, arguments: list[str], *, directory: Path, **environ: str) -> None:
-        self.master, slave = pty.openpty()
-        self.popen = subprocess.Popen(  # noqa: S603 - a test's own command line
-            [sys.executable, "-c", self.START, *arguments],
-            cwd=directory,
-            env=clean_environ(directory, {"TERM": "xterm", **environ}),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.shown = ""
-        self._read_to = 0
-        self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._gather, daemon=True)
-        self._thread.start()
-
-    def _gather(self) -> None:
-        while True:
-            try:
-                data = os.read(self.master, 65536)
-            except OSError:  # the program has left its terminal
-                return
-            if not data:
-                return
-            with self._news:
-                self.shown += data.decode(errors="replace")
-                self._news.notify_all()
-
-    def wait_for(self, text: str) -> None:
-        """Wait until a text is shown behind what was waited for before."""
-        deadline = time.monotonic() + SOON
-        with self._news:
-            while (place := self.shown.find(text, self._read_to)) < 0:
-                left = deadline - time.monotonic()
-                assert left > 0, f"{text!r} is not in {self.shown[self._read_to :]!r}"
-                self._news.wait(left)
-            self._read_to = place + len(text)
-
-    def press(self, keys: str) -> None:
-        """Type."""
-        os.write(self.master, keys.encode())
-
-    def wait(self) -> int:
-        """Return the exit code."""
-        return self.popen.wait(SOON)
-
-    def close(self) -> None:
-        """End it in any case."""
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait()
-        self._thread.join(SOON)
-        os.close(self.master)
-
-
-@contextmanager
-def terminal(arguments: list[str], *, directory: Path, **environ: str) -> Iterator[Terminal]:
-    shown = Terminal(arguments, directory=directory, **environ)
-    try:
-        yield shown
-    finally:
-        shown.close()
-
-
-CTRL_C, CTRL_D = "\x03", "\x04"
 
 
 def test_ctrl_c_stops_the_run_and_then_leaves(server: Server, tmp_path: Path) -> None:

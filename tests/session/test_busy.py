@@ -7,6 +7,7 @@ import trio
 from support.memory import Client, Frame, kinds, open_server
 from trio.testing import MockClock
 
+from netra_trio.protocol.log import PLACES_PER_MESSAGE, RESERVED_PLACES
 from netra_trio.runs import Run
 
 ROOMY: dict[str, Any] = {"max_message_rate": 1000, "heartbeat_interval_ms": 3_600_000}
@@ -107,6 +108,18 @@ async def test_a_refused_message_takes_nothing_of_the_rate(autojump_clock: MockC
             assert (await client.error())["code"] == "AGENT_BUSY"
         await client.say("c", "c")
         assert (await confirmed(client))["status"] == "queued"
+
+
+async def test_refused_messages_hold_no_reserved_places(autojump_clock: MockClock) -> None:
+    async with (
+        open_server(agents={"forever": forever}, **ROOMY) as server,
+        server.connect() as client,
+    ):
+        await client.say("a", "a")
+        await client.until("partial_result")
+        for _ in range(RESERVED_PLACES // PLACES_PER_MESSAGE + 1):
+            await client.say("b", "b", on_busy="reject")
+            assert (await client.error())["code"] == "AGENT_BUSY"
 
 
 async def test_a_duplicate_of_a_message_that_would_be_refused_is_a_duplicate(

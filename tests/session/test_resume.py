@@ -601,6 +601,7 @@ async def test_a_run_that_does_not_end_is_abandoned(autojump_clock: MockClock) -
         await run.emit("no")
         with trio.CancelScope(shield=True):
             await release.wait()
+            await run.emit("behind the end")
         return "late"
 
     async with (

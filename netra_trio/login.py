@@ -1,0 +1,128 @@
+"""The token of somebody at a terminal: from a server in development, or signed with a secret here.
+
+login = Login("ws://127.0.0.1:8000/ws", user="alice")
+await login.look()
+async with connect(login.url, get_token=login.token) as client:
+    ...
+"""
+
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+from attrs import define
+
+from netra_trio.auth import TokenVerifier
+from netra_trio.client import Network, NoAnswer, OpeningRefused, TokenUnavailable
+from netra_trio.client.network import words_of
+from netra_trio.errors import NetraError
+from netra_trio.settings import SECRET_FILE
+
+CONNECT_SECONDS = 10.0
+TOKEN_SECONDS = 24 * 3600  # of a token signed here
+
+
+class NoWayIn(NetraError):
+    """There is no way in; the text says why and what to do."""
+
+
+@define(eq=False)
+class Login:
+    """The way in for a user.
+
+    Args:
+        url: The server's WebSocket.
+        user: The user's id.
+    """
+
+    url: str
+    user: str
+    _found: str | None = None
+
+    async def look(self) -> None:
+        """Get the first token.
+
+        Raises:
+            NoWayIn: Nobody is there, or there is no token.
+        """
+        try:
+            self._found = await self._find()
+        except NoAnswer as silence:
+            raise nobody(self.url, str(silence)) from None
+
+    async def token(self) -> str:
+        """Return a token, a new one each time: `get_token` for a client.
+
+        Raises:
+            TokenUnavailable: Nobody answers right now.
+            NoWayIn: There is no token any more.
+        """
+        found, self._found = self._found, None
+        try:
+            return found or await self._find()
+        except NoAnswer as silence:
+            raise TokenUnavailable(str(silence)) from None
+
+    async def _find(self) -> str:
+        try:
+            async with httpx2.AsyncClient(timeout=CONNECT_SECONDS) as http:
+                answer = await http.post(
+                    f"{_origin(self.url)}/ws/dev-token", json={"user": self.user}
+                )
+            if answer.status_code == httpx2.codes.OK:
+                return str(answer.json()["token"])
+        except httpx2.InvalidURL as error:
+            raise nobody(self.url, str(error)) from None
+        except httpx2.HTTPError as error:
+            raise NoAnswer(words_of(error)) from None
+        return self._sign()
+
+    def _sign(self) -> str:
+        secret = os.environ.get("JWT_SECRET_KEY") or _kept_secret()
+        algorithms = os.environ.get("JWT_ALGORITHMS") or "HS256"
+        verifier = TokenVerifier(
+            secret,
+            algorithms=[name.strip() for name in algorithms.split(",")],
+            issuer=os.environ.get("JWT_ISSUER") or None,
+            audience=os.environ.get("JWT_AUDIENCE") or None,
+        )
+        if not verifier.can_sign:
+            raise NoWayIn(
+                "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
+            )
+        return verifier.sign(self.user, expires_at=time.time() + TOKEN_SECONDS)
+
+
+async def look_for_server(url: str) -> None:
+    """Look whether anybody is there at all: to try again and again would only hide a wrong url.
+
+    Raises:
+        NoWayIn: Nobody is.
+    """
+    try:
+        await Network().discover(f"{_origin(url)}/ws/config")
+    except OpeningRefused:
+        return  # the opening will say more
+    except (NoAnswer, httpx2.InvalidURL, ValueError) as error:
+        raise nobody(url, str(error)) from None
+
+
+def nobody(url: str, why: str) -> NoWayIn:
+    """Return the error of a server that is not there."""
+    return NoWayIn(
+        f"cannot connect to {url}: {why}. Is the server running? Start it with: netra-trio serve"
+    )
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
+
+
+def _kept_secret() -> str | None:
+    try:
+        return Path(SECRET_FILE).read_text().strip()
+    except OSError:
+        return None

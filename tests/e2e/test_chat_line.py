@@ -1,0 +1,217 @@
+"""The chat in the terminal while its server is killed, restarted, full, or nowhere."""
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.ports import HOST, kept_port
+from support.relay import relaying
+from support.server import Process, serving, sign, write_agents
+from support.terminal import CTRL_C, CTRL_D, terminal
+
+NETRA = ("-m", "netra_trio")
+# The same command, with pauses and patience for a test.
+HASTILY = """
+import netra_trio.chat
+import netra_trio.client.retry
+from netra_trio.cli import main
+
+netra_trio.client.retry.BACK_OFF_SECONDS = (0.02, 0.05)
+netra_trio.chat.ATTEMPTS = 3
+main()
+"""
+HASTY = ("-c", HASTILY)
+LOST = "Not connected: the connection was lost. Trying until it is back; Ctrl-C leaves."
+FORGOTTEN = "Connected again; the server has forgotten this session and begun a new one."
+INTERRUPTED = "(interrupted: the server ended before the answer did; ask again)"
+AGENTS = """
+import trio
+
+
+async def count(run):
+    for number in range(600):
+        await run.emit(f"{number}\\n")
+        await trio.sleep(0.005)
+
+
+async def wait(run):
+    await run.emit("at work\\n")
+    await run.emit("waiting for ever")
+    await trio.sleep_forever()
+
+
+async def recall(run):
+    for message in await run.history(10):
+        await run.emit(f"{message.role} said: {message.content}\\n")
+    await run.emit("that was all\\n")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_agents(tmp_path, AGENTS)
+    return tmp_path
+
+
+def agent(name: str) -> str:
+    return f"--agent=outside_agents:{name}"
+
+
+def test_a_server_that_is_killed_while_it_answers(folder: Path) -> None:
+    with (
+        kept_port() as port,
+        serving(folder, agent("wait"), port=str(port)) as server,
+        terminal([*HASTY, "chat", "--url", server.url], directory=folder) as chat,
+    ):
+        chat.wait_for("> ")
+        chat.press("hello\r")
+        chat.wait_for("waiting for ever")
+        server.process.end(signal.SIGKILL)
+        chat.wait_for(LOST)
+        chat.wait_for("Still not connected: Connection refused.")
+        with serving(folder, agent("recall"), agent("wait"), port=str(port)) as second:
+            chat.wait_for(FORGOTTEN)
+            chat.wait_for(INTERRUPTED)
+            chat.wait_for("> ")
+            # It goes on in the same thread, though the session is another one.
+            chat.press("and now\r")
+            chat.wait_for("user said: hello")
+            chat.wait_for("that was all")
+            chat.wait_for("> ")
+            second.process.end(signal.SIGKILL)
+            chat.wait_for(LOST)
+            chat.wait_for("> ")
+            chat.press("sent later\r")
+            chat.wait_for("… it is sent when the connection is back")
+            with serving(folder, agent("wait"), port=str(port)):
+                chat.wait_for(FORGOTTEN)
+                chat.wait_for("waiting for ever")
+                chat.press(CTRL_C)
+                chat.wait_for("(cancelled)")
+                chat.wait_for("> ")
+                chat.press(CTRL_D)
+                assert chat.wait() == 0
+        assert "Traceback" not in chat.shown
+        assert "waiting for ever\r\n" in chat.shown  # a note does not stand in the answer
+
+
+def test_a_line_that_is_cut_while_the_answer_streams(folder: Path) -> None:
+    with serving(folder, agent("count")) as server, relaying(server.address) as relay:
+        command = [*HASTY, "chat", "--url", f"ws://{relay.address}/ws", "count"]
+        with Process(command, directory=folder, environ={}) as chat:
+            for seen in (50, 200, 350):
+                chat.out.wait_for(lambda lines, seen=seen: len(lines) > seen)  # type: ignore[misc]
+                relay.drop()
+            assert chat.wait() == 0, chat.err.text
+        told = [line for line in chat.out.lines if not line.isdigit()]
+        lost = "Not connected: the connection was lost. Trying 3 times at most."
+        assert told == [lost, "Connected again; nothing was missed."] * 3
+        assert [line for line in chat.out.lines if line.isdigit()] == [str(n) for n in range(600)]
+
+
+def test_one_message_gives_up(folder: Path) -> None:
+    with serving(folder, agent("wait")) as server:
+        command = [*HASTY, "chat", "--url", server.url, "hello"]
+        with Process(command, directory=folder, environ={}) as chat:
+            chat.out.wait_for(lambda lines: "at work" in lines)
+            server.process.end(signal.SIGKILL)
+            assert chat.wait() == 1
+            assert chat.err.lines == [
+                f"cannot connect to {server.url}: Connection refused (attempts: 3)"
+            ]
+
+
+@contextmanager
+def hanging_up(port: int) -> Iterator[list[int]]:
+    """Accept connections and hang up; the list gets an entry for each."""
+    attempts: list[int] = []
+    with socket.create_server((HOST, port)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    line, _ = listener.accept()
+                except OSError:
+                    return
+                attempts.append(1)
+                line.close()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield attempts
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_conversation_does_not_give_up_until_ctrl_c(folder: Path) -> None:
+    with (
+        kept_port() as port,
+        serving(folder, agent("wait"), port=str(port)) as server,
+        terminal([*HASTY, "chat", "--url", server.url], directory=folder) as chat,
+    ):
+        chat.wait_for("> ")
+        chat.press("hello\r")
+        chat.wait_for("waiting for ever")
+        server.process.end(signal.SIGKILL)
+        chat.wait_for(LOST)
+        with hanging_up(port) as attempts:
+            while len(attempts) < 20:
+                assert chat.popen.poll() is None
+            # An answer is under way, but nobody is there to stop it: one Ctrl-C leaves.
+            chat.press(CTRL_C)
+            assert chat.wait() == 0
+        assert "Traceback" not in chat.shown
+        assert chat.shown.count("not connected") < 5
+
+
+async def test_a_server_that_is_full_is_waited_for(folder: Path) -> None:
+    with serving(folder, agent("wait"), WEBSOCKET_MAX_CONNECTIONS="1") as server:
+        async with server.connect():
+            command = [*NETRA, "chat", "--url", server.url]
+            with Process(command, directory=folder, environ={}, typed=True) as chat:
+                full = "Not connected: All 1 places are taken."
+                chat.out.wait_for(lambda lines: lines[:1] and lines[0].startswith(full))
+                chat.send_signal(signal.SIGINT)
+                assert chat.wait() == 0
+                assert chat.err.lines == []
+            waiting = Process(command, directory=folder, environ={}, typed=True)
+            waiting.out.wait_for(lambda lines: lines[:1] and lines[0].startswith(full))
+        with waiting:
+            waiting.out.wait_for(lambda lines: "Connected." in lines)
+            waiting.type("hello")
+            waiting.out.wait_for(lambda lines: "at work" in lines)
+            waiting.send_signal(signal.SIGINT)
+            waiting.hang_up()
+            assert waiting.wait() == 0
+
+
+def test_a_server_that_comes_back_with_another_secret(folder: Path) -> None:
+    other = {"JWT_SECRET_KEY": "another-secret-that-signs-after-the-restart-of-48"}
+    with (
+        kept_port() as port,
+        serving(folder, agent("recall"), port=str(port)) as server,
+        Process(
+            [*HASTY, "chat", "--url", server.url], directory=folder, environ={}, typed=True
+        ) as chat,
+    ):
+        chat.type("one")
+        chat.out.wait_for(lambda lines: "that was all" in lines)
+        server.process.end(signal.SIGKILL)
+        with serving(folder, agent("recall"), port=str(port), **other):
+            chat.out.wait_for(lambda lines: FORGOTTEN in lines)
+            chat.type("two")
+            chat.out.wait_for(lambda lines: "user said: one" in lines)
+            chat.hang_up()
+            assert chat.wait() == 0
+
+
+def test_a_token_that_ends(folder: Path) -> None:
+    with serving(folder, agent("wait")) as server:
+        command = [*HASTY, "chat", "--url", server.url, "--token", sign(seconds=3), "hello"]
+        with Process(command, directory=folder, environ={}) as chat:
+            assert chat.wait() == 1
+            assert chat.err.lines == ["the token has expired: come back with another one (--token)"]
