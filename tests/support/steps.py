@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import outcome
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 PATIENCE = 50_000.0  # seconds of virtual time for a step
 
@@ -69,6 +69,7 @@ class Program:
         async with trio.open_nursery() as self.nursery:
             while True:
                 self._clock.autojump_threshold = inf
+                await wait_all_tasks_blocked()
                 self._answers.put(outcome.Value(result))
                 await self._order.wait()
                 self._order = trio.Event()
