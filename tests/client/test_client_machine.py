@@ -136,7 +136,7 @@ class Sessions(RuleBasedStateMachine):
             await self.over.wait()
 
     async def _use(self, is_plain: bool, task_status: trio.TaskStatus[User]) -> None:
-        options = {"dialer": Plain(self.network)} if is_plain else {}
+        options: dict[str, Any] = {"dialer": Plain(self.network)} if is_plain else {}
         async with self.network.connect(**options) as client:
             user = User(client)
             task_status.started(user)
@@ -259,8 +259,8 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        process = self.network._process
-        for session in [] if process is None else process.app._hub.sessions:
+        hub = self.network._process and self.network._process.app._hub
+        for session in hub.sessions if hub else []:
             log = session.journal.log
             assert log._ordinary <= REPLAY_EVENTS
             assert 0 <= log._reserved <= RESERVED_PLACES

@@ -57,11 +57,11 @@ class Program:
 
     def _give_order(self) -> Any:
         assert self._token is not None
-        self._token.run_sync_soon(lambda: self._order.set())
+        self._token.run_sync_soon(self._order.set)
         return self._answers.get().unwrap()
 
     def _run(self) -> None:
-        self._answers.put(outcome.capture(trio.run, self._main, clock=self._clock))
+        self._answers.put(outcome.capture(lambda: trio.run(self._main, clock=self._clock)))
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
