@@ -170,6 +170,8 @@ class _Reading:
                 yield self._fault(f"{what} is of run {run_id}, which was not confirmed")
         if event.type == "agent_completed":
             run.statuses.append(str(event.payload["status"]))
+            # The confirmation that asked for this copy may be one of the events that are gone.
+            run.copies += self._has_gap and len(run.statuses) > run.is_awaited + run.copies
         elif event.type in _OF_RUN:
             yield from self._went_on(run, event)
 

@@ -97,6 +97,7 @@ def trace_of(*events: Event, emitted: str = "Hello") -> Trace:
             confirmed(8, "duplicate", run_status="completed"),
             end(9),
         ],
+        [*WHOLE, connected("gap"), gap(7), end(8)],  # a copy: who asked for it is gone
         [*BEGUN, delta(3, "H"), LAGGED, delta(90, "o"), end(91)],
     ],
 )
