@@ -86,6 +86,7 @@ class Connection:
         self._was_renewed = False  # whether a 401 was answered with a new token already
         self._settled = trio.Event()  # connected, or failed
         self._asked = trio.Event()  # somebody wants a new connection now
+        self._goodbye = trio.Event()  # said, or given up
 
     @property
     def is_left(self) -> bool:
@@ -119,9 +120,12 @@ class Connection:
     async def close(self) -> None:
         """Say goodbye, in bounded time; whoever keeps the connection is cancelled next."""
         self.status = Status.DISCONNECTING
-        if self._socket is not None:
-            with trio.move_on_after(CLOSING_SECONDS, shield=True):
-                await self._socket.close(CloseCode.NORMAL)
+        try:
+            if self._socket is not None:
+                with trio.move_on_after(CLOSING_SECONDS, shield=True):
+                    await self._socket.close(CloseCode.NORMAL)
+        finally:
+            self._goodbye.set()
 
     async def keep(self) -> NoReturn:
         """Connect, again and again; after a failure wait until somebody asks for more."""
@@ -265,6 +269,9 @@ class Connection:
                 self._settled = trio.Event()
             if trio.current_time() - opened >= PROGRESS_SECONDS:
                 self._conversation.has_news = True
+            if self.is_left:
+                # Whoever says goodbye waits for the socket, which must be there until it is said.
+                await self._goodbye.wait()
 
     async def _talk(self, socket: Socket) -> int:
         """Read and write until the line ends or is dropped; return the close code."""

@@ -82,7 +82,7 @@ class Network:
                         extra_headers=[(k.encode(), v.encode()) for k, v in headers.items()],
                         max_message_size=FRAME_BYTES,
                     )
-                    if connection.subprotocol in subprotocols:
+                    if connection.subprotocol in (subprotocols or (None,)):
                         reader.is_open = True
                 if reader.is_open:
                     yield WebSocket(connection)

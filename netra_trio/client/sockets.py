@@ -91,7 +91,7 @@ class Dialer(Protocol):
     ) -> AbstractAsyncContextManager[Socket]:
         """Open a WebSocket; on leaving, it is gone, closed or not, within a second or so.
 
-        The server has to select one of the subprotocols.
+        The server has to select one of the subprotocols, or none where none is offered.
 
         Raises:
             OpeningRefused: The server answered with something else than a WebSocket.

@@ -170,6 +170,8 @@ class _Reading:
                 yield self._fault(f"{what} is of run {run_id}, which was not confirmed")
         if event.type == "agent_completed":
             run.statuses.append(str(event.payload["status"]))
+            # The confirmation that asked for this copy may be one of the events that are gone.
+            run.copies += self._has_gap and len(run.statuses) > run.is_awaited + run.copies
         elif event.type in _OF_RUN:
             yield from self._went_on(run, event)
 
@@ -207,9 +209,9 @@ class _Reading:
         self._has_gap = True
         self._expected = after if self._expected is None else max(self._expected, after)
         for run_id, state in listed.items():
+            # Its confirmation and its beginning may be among the events that are gone.
             run = self.runs.setdefault(run_id, _Told(state["correlation_id"]))
-            # The confirmation may be one of the events that are gone.
-            run.is_new = run.is_awaited = run.has_begun = True
+            run.is_awaited = run.has_begun = True
             run.text, run.is_whole = state["content"], not state.get("truncated", False)
         self._end_text(but=listed)
 

@@ -26,9 +26,11 @@ INTERRUPTED = ("agent_completed", {"status": "interrupted"})
 
 async def conversation(*script: Step, is_plain: bool, **settings: Any) -> tuple[Stats, int]:
     """Check that a conversation is what it has to be, whatever happens to the line."""
-    async with open_network({"talker": talker}, script, **settings) as network:
-        async with network.connect(**dialer(network, is_plain)) as client:
-            assert await talk(client) == WHOLE
+    async with (
+        open_network({"talker": talker}, script, **settings) as network,
+        network.connect(**dialer(network, is_plain)) as client,
+    ):
+        assert await talk(client) == WHOLE
     assert_nothing_lost(network.trace)
     assert network.trace.announced == []
     return client.stats, network.events
@@ -70,12 +72,14 @@ async def test_lost_after_every_nth_frame(
 async def test_the_server_dies_after_one_frame(
     autojump_clock: MockClock, is_plain: bool, cut: int
 ) -> None:
-    async with open_network({"talker": talker}, [After(cut, Crash())]) as network:
-        async with network.connect(**dialer(network, is_plain)) as client:
-            for said, whole in zip(await talk(client), WHOLE, strict=True):
-                # A run that had ended before is told so; one that was on its way ended with it.
-                assert said[-1] in (whole[-1], INTERRUPTED)
-                assert is_beginning([each for each in said[:-1] if each[0] != "reset"], whole)
+    async with (
+        open_network({"talker": talker}, [After(cut, Crash())]) as network,
+        network.connect(**dialer(network, is_plain)) as client,
+    ):
+        for said, whole in zip(await talk(client), WHOLE, strict=True):
+            # A run that had ended before is told so; one that was on its way ended with it.
+            assert said[-1] in (whole[-1], INTERRUPTED)
+            assert is_beginning([each for each in said[:-1] if each[0] != "reset"], whole)
     assert_nothing_lost(network.trace)
     assert [event.payload["reason"] for event in network.trace.announced] == ["unknown"]
 

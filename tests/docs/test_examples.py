@@ -3,7 +3,7 @@
 The info string of a fenced block says what happens to it:
 
     python              it is run; each agent in it is served, asked twice, and has to complete;
-                        each function of a `Client` is called with one
+                        each function of a `Client` is called with one; each test is run
     python no-run: why  it is only compiled, for the reason that follows
     json client         a message that the server takes
     json client CODE    a frame that it refuses, with this error code
@@ -37,7 +37,7 @@ from support.memory import open_server
 from trio.testing import MockClock
 
 import netra_trio
-from netra_trio import client
+from netra_trio import client, testing
 from netra_trio.agents.demo import EXAMPLES
 from netra_trio.cli import app
 from netra_trio.client import Client
@@ -64,6 +64,7 @@ from netra_trio.settings import STOPS, TABLE, Settings
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 CLIENT = DOCS / "client.md"
+TESTING = DOCS / "testing.md"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = sorted(Path(netra_trio.__file__).parent.rglob("*.py"))
 
@@ -189,12 +190,23 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert {m for m in methods_of(Store) if not hasattr(vars(module)[name], m)} == set()
     for function in functions_of(module, Client):
         trio.run(use_client, function, clock=MockClock(autojump_threshold=0))
+    for test in own_tests(module):
+        if inspect.iscoroutinefunction(test):
+            clock = MockClock(autojump_threshold=0)
+            trio.run(test, clock, clock=clock)
+        else:
+            test()
     for name, agent in agents_of(module):
         if "trio.to_thread" in block.text:
             # A virtual clock would not wait for a thread, which is nothing that it knows of.
             trio.run(complete_soon, name, agent)
         else:
             trio.run(complete, name, agent, clock=MockClock(autojump_threshold=0))
+
+
+def own_tests(module: types.ModuleType) -> list[Callable[..., Any]]:
+    """Return the functions of a module that pytest would take for tests."""
+    return [function for name, function in vars(module).items() if name.startswith("test_")]
 
 
 def agents_of(module: types.ModuleType) -> list[tuple[str, Agent]]:
@@ -611,6 +623,12 @@ def test_the_figures_of_the_client() -> None:
     text = CLIENT.read_text(encoding="utf-8")
     assert {name for name in fields if f"`{name}`" not in text} == set()
     assert {status for status in client.Status if status not in text} == set()
+
+
+def test_the_faults_of_the_test_kit() -> None:
+    for heading, kind in (("Fault", testing.Fault), ("Step", testing.Step)):
+        told = {bare(row[0]).partition("(")[0] for row in table_of(TESTING, heading)}
+        assert told == {each.__name__ for each in get_args(kind)}
 
 
 def test_the_layout_names_every_module() -> None:

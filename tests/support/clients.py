@@ -87,7 +87,11 @@ class Plain(Dialer):
     dialer: Dialer
 
     def open(
-        self, url: str, *, headers: Mapping[str, str], subprotocols: Sequence[str]
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        subprotocols: Sequence[str],  # noqa: ARG002 - it is what this is for
     ) -> AbstractAsyncContextManager[Socket]:
         return self.dialer.open(url, headers=headers, subprotocols=())
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import outcome
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 PATIENCE = 50_000.0  # seconds of virtual time for a step
 
@@ -57,11 +57,11 @@ class Program:
 
     def _give_order(self) -> Any:
         assert self._token is not None
-        self._token.run_sync_soon(lambda: self._order.set())
+        self._token.run_sync_soon(self._order.set)
         return self._answers.get().unwrap()
 
     def _run(self) -> None:
-        self._answers.put(outcome.capture(trio.run, self._main, clock=self._clock))
+        self._answers.put(outcome.capture(lambda: trio.run(self._main, clock=self._clock)))
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -69,6 +69,7 @@ class Program:
         async with trio.open_nursery() as self.nursery:
             while True:
                 self._clock.autojump_threshold = inf
+                await wait_all_tasks_blocked()
                 self._answers.put(outcome.Value(result))
                 await self._order.wait()
                 self._order = trio.Event()
