@@ -1,4 +1,4 @@
-"""The project's checks: `nox` runs lint, types, frontend, tests and docs, which is what CI runs."""
+"""The project's checks: `nox` runs what CI runs, `nox -l` lists everything."""
 
 import hashlib
 import json
@@ -11,10 +11,11 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers: stated once
 COVERED = 90  # percent of lines and branches, of every file
+NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "frontend", "tests", "docs"]
+nox.options.sessions = ["lint", "types", "frontend", "tests", "nginx", "docs", "site"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
@@ -89,6 +90,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def nginx(session: nox.Session) -> None:
+    """Run the server behind a real nginx, with the configuration in `deploy/`."""
+    _install(session, "test")
+    session.run("pytest", NGINX, *(session.posargs or ["--numprocesses=2"]))
+
+
+@nox.session
 def screenshots(session: nox.Session) -> None:
     """Take the pictures of the chat page for the documentation."""
     _install(session, "test")
@@ -108,7 +116,7 @@ def _chosen(session: nox.Session) -> list[str]:
     if session.posargs:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
-    return [f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"]
+    return [f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}", f"--ignore={NGINX}"]
 
 
 def _cores() -> int:
