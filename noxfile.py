@@ -1,9 +1,10 @@
-"""The project's checks: `nox` runs lint, types, frontend, tests and docs, which is what CI runs."""
+"""The project's checks: `nox` runs what CI runs, `nox -l` lists everything."""
 
 import hashlib
 import json
 import math
 import os
+import tarfile
 from pathlib import Path
 
 import nox
@@ -11,10 +12,13 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers: stated once
 COVERED = 90  # percent of lines and branches, of every file
+MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
+MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
+NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "frontend", "tests", "docs"]
+nox.options.sessions = ["lint", "types", "frontend", "tests", "nginx", "docs", "site"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
@@ -26,10 +30,13 @@ def _install(session: nox.Session, *groups: str, package: bool = True) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format with ruff."""
+    """Check style and format with ruff, and the spelling of everything."""
     _install(session, "lint", package=False)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run(
+        "codespell", *str(session.run("git", "ls-files", silent=True, external=True)).split()
+    )
 
 
 @nox.session
@@ -88,6 +95,31 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation as a site, where every warning and every dead link is a failure."""
+    _install(session, "site")
+    _install_node(session)
+    folder = Path(session.create_tmp())
+    archive, script = folder / f"mermaid-{MERMAID}.tgz", folder / "mermaid.min.js"
+    if not archive.is_file():
+        pack = ["--silent", f"--pack-destination={folder}"]
+        session.run("npm", "pack", *pack, f"mermaid@{MERMAID}", silent=True)
+    with tarfile.open(archive) as packed:
+        found = packed.extractfile("package/dist/mermaid.min.js")
+        script.write_bytes(b"" if found is None else found.read())
+    if hashlib.sha256(script.read_bytes()).hexdigest() != MERMAID_SHA256:
+        session.error(f"{script} is not the file that was looked at")
+    session.run("python", "docs/make_site.py", "build/site", f"--mermaid={script}")
+
+
+@nox.session
+def nginx(session: nox.Session) -> None:
+    """Run the server behind a real nginx, with the configuration in `deploy/`."""
+    _install(session, "test")
+    session.run("pytest", NGINX, *(session.posargs or ["--numprocesses=2"]))
+
+
+@nox.session
 def screenshots(session: nox.Session) -> None:
     """Take the pictures of the chat page for the documentation."""
     _install(session, "test")
@@ -115,7 +147,7 @@ def _chosen(session: nox.Session) -> list[str]:
     if session.posargs:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
-    return [f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"]
+    return [f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}", f"--ignore={NGINX}"]
 
 
 def _cores() -> int:

@@ -152,24 +152,13 @@ class _Walk:
 
     async def go(self, tell: Callable[[Step], None]) -> bool:
         """Take each step, up to the one behind which there is nothing to find."""
-        steps: tuple[tuple[str, Callable[[], Awaitable[str]]], ...] = (
-            ("address", self.address),
-            ("discovery", self.discovery),
-            ("clock", self.clock),
-            ("health", self.health),
-            ("token", self.find_token),
-            ("ticket", self.ticket),
-            ("opening", self.opening),
-            ("ping", self.ping),
-            ("resume", self.resume),
-        )
         is_well, is_over = True, False
-        for name, step in steps:
+        for name, look in STEPS.items():
             if is_over:
                 tell(Step(name, Outcome.SKIPPED, "Not asked, for what is wrong above."))
                 continue
             try:
-                tell(Step(name, Outcome.WELL, await step()))
+                tell(Step(name, Outcome.WELL, await look(self)))
             except _Skipped as why:
                 tell(Step(name, Outcome.SKIPPED, str(why)))
             except _Wrong as wrong:
@@ -412,6 +401,20 @@ class _Walk:
     def _url(self, scheme: str, path: str, query: str = "") -> str:
         secure = "s" if self.is_tls else ""
         return urlunsplit((f"{scheme}{secure}", self.netloc, f"{self.path}{path}", query, ""))
+
+
+STEPS: Mapping[str, Callable[[_Walk], Awaitable[str]]] = {
+    "address": _Walk.address,
+    "discovery": _Walk.discovery,
+    "clock": _Walk.clock,
+    "health": _Walk.health,
+    "token": _Walk.find_token,
+    "ticket": _Walk.ticket,
+    "opening": _Walk.opening,
+    "ping": _Walk.ping,
+    "resume": _Walk.resume,
+}
+"""Each step by its name, in the order in which they are taken."""
 
 
 async def _dial(

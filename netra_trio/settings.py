@@ -451,7 +451,7 @@ def _read_files(given: Mapping[str, str], directory: Path) -> _Files:
             files.wrong[row.env] = fault(row.file_env, error.came, expected, error.mend)
             continue
         files.texts[row.env] = secret.text
-        files.sources[row.env] = f"file {ascii(str(path))}"
+        files.sources[row.env] = f"file {str(path)!a}"
         if secret.is_open:
             files.warnings.append(
                 f"{row.file_env}: everybody on this machine can read the file; chmod o-r it"

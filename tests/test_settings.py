@@ -655,8 +655,8 @@ def test_a_secret_in_a_file(tmp_path: Path, end: bytes) -> None:
     outcome = load({**environ, "ENVIRONMENT": "production"}, directory=tmp_path)
     assert outcome.settings.jwt_secret_key == f" {SECRET}"
     assert outcome.settings.database_url == "postgresql://netra:hunter2@db/netra"
-    assert outcome.sources["JWT_SECRET_KEY"] == f"file {ascii(path)}"
-    assert outcome.sources["DATABASE_URL"] == f"file {ascii(url)}"
+    assert outcome.sources["JWT_SECRET_KEY"] == f"file {path!a}"
+    assert outcome.sources["DATABASE_URL"] == f"file {url!a}"
     assert outcome.warnings == ()
     assert all("hunter2" not in cell for row in describe(outcome) for cell in row)
 

@@ -39,6 +39,7 @@ from trio.testing import MockClock
 import netra_trio
 from netra_trio import client, testing
 from netra_trio.agents.demo import EXAMPLES
+from netra_trio.checkup import STEPS
 from netra_trio.cli import app
 from netra_trio.client import Client
 from netra_trio.client.run import Feed
@@ -68,6 +69,17 @@ TESTING = DOCS / "testing.md"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = sorted(Path(netra_trio.__file__).parent.rglob("*.py"))
 
+GUIDE_ROWS = (  # of its troubleshooting, by the words of the row that is about each
+    "token validity",
+    "origin configuration",
+    "404 from discovery",
+    "message format",
+    "rate limiting",
+    "is the connection active",
+    "the network between",
+    "4408: heartbeat",
+    "error handling",
+)
 COMMANDS = (  # what one types first: the two lines stand in the README just so
     "python3 -m venv .venv && . .venv/bin/activate && pip install . && netra-trio serve",
     "python3 -m venv .venv && . .venv/bin/activate && pip install nox && nox",
@@ -514,6 +526,39 @@ def test_error_codes(name: str) -> None:
 def test_close_codes(name: str) -> None:
     told = [bare(row[0]) for row in table_of(DOCS / name, "Close code")]
     assert told == [str(int(code)) for code in CloseCode]
+
+
+def test_troubleshooting_has_every_code() -> None:
+    page = DOCS / "troubleshooting.md"
+    assert [bare(row[0]) for row in table_of(page, "Code")] == list(ErrorCode)
+    reasons = {
+        str(int(code)): next((one.label for one in EndReason if one.close_code is code), "")
+        for code in CloseCode
+    }
+    assert {bare(row[0]): bare(row[1]) for row in table_of(page, "Close code")} == reasons
+
+
+def test_troubleshooting_has_every_step_of_the_check() -> None:
+    told = [bare(row[0]) for row in table_of(DOCS / "troubleshooting.md", "Step")]
+    assert told == list(STEPS)
+
+
+def test_troubleshooting_has_every_row_of_the_guide() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert [words for words in GUIDE_ROWS if words not in text] == []
+
+
+def test_each_defence_has_its_test() -> None:
+    tests = {
+        f"{path.name}::{node.name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    tables = tables_of(DOCS / "threat-model.md")
+    named = [bare(row[2]) for table in tables for row in table[1:]]
+    assert len(named) > len(tables)
+    assert [name for name in named if name not in tests] == []
 
 
 def test_end_reasons() -> None:

@@ -37,17 +37,8 @@ from support.server import (
 )
 from websockets.sync.server import ServerConnection
 
-STEPS = (
-    "address",
-    "discovery",
-    "clock",
-    "health",
-    "token",
-    "ticket",
-    "opening",
-    "ping",
-    "resume",
-)
+from netra_trio.checkup import STEPS
+
 SHIFTED = """
 import sys, time
 real = time.time
@@ -347,7 +338,7 @@ def test_a_proxy_that_changes_requests(
         code, out = check(typed, address, "--token", sign())
     assert code == 1
     assert text in wrong(out, step), out
-    before = STEPS[: STEPS.index(step)]
+    before = list(STEPS)[: list(STEPS).index(step)]
     assert {outcomes(out)[name] for name in before} == {"ok"}, out
 
 
