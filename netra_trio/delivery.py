@@ -9,8 +9,7 @@ are counted by the write, what is no delta is looked at one by one, and of the g
 one in `GAP_EVERY` is measured.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -19,7 +18,7 @@ from netra_trio.ids import RunId
 from netra_trio.protocol.log import Entry
 from netra_trio.protocol.messages import AgentCompleted, AgentStarted, PartialResult
 
-GAP_EVERY = 16  # writes: to measure each gap would cost a delta more than all else here together
+GAP_EVERY = 32  # events: to measure each gap would cost a delta more than all else here together
 
 
 class Delivery:
@@ -33,10 +32,11 @@ class Delivery:
         "_armed_at",
         "_armed_run",
         "_awaited",
+        "_due",
         "_expected",
         "_figures",
         "_stops",
-        "_writes",
+        "_unsettled",
     )
 
     def __init__(self, figures: Figures) -> None:
@@ -44,7 +44,8 @@ class Delivery:
         self._expected: dict[RunId, float] = {}  # when the messages of runs came that wait
         self._awaited: dict[RunId, float] = {}  # likewise, of runs whose first delta is to come
         self._stops: dict[RunId, float] = {}
-        self._writes = 0  # until the next gap is measured: up to there
+        self._unsettled = 0  # events that the figures do not have yet
+        self._due = GAP_EVERY  # so many of them until the next look at a gap
         self._armed_run: RunId | None = None  # whose next delta ends the gap
         self._armed_at = 0.0
 
@@ -61,19 +62,24 @@ class Delivery:
         self._expected.clear()
         self._awaited.clear()
         self._stops.clear()
-        self._armed_run = None
+        self._disarm()
 
     def took(self, entries: Sequence[Entry]) -> None:
         """Count events that are handed to the transport, one or more."""
-        self._figures.events_sent += len(entries)
         for entry in entries:
             if type(entry.event) is not PartialResult or entry.seq_from is not None:
                 self._look(entry)
         if self._awaited:
             self._look_for_first(entries)
-        self._writes += 1
-        if self._writes >= GAP_EVERY:
+        self._unsettled += len(entries)
+        if self._unsettled >= self._due:
+            self.settle()
             self._measure(entries)
+
+    def settle(self) -> None:
+        """Bring the figures up to date: what is counted for each delta is counted here at first."""
+        self._figures.events_sent += self._unsettled
+        self._unsettled = 0
 
     def _look(self, entry: Entry) -> None:
         """Take in an event that is no plain delta."""
@@ -96,7 +102,7 @@ class Delivery:
         if stopped is not None:
             self._figures.stop.observe(trio.current_time() - stopped)
         if self._armed_run == run_id:
-            self._armed_run = None
+            self._disarm()
 
     def _look_for_first(self, entries: Sequence[Entry]) -> None:
         for run_id in _runs_of(entries):
@@ -105,16 +111,20 @@ class Delivery:
                 self._figures.first_delta.observe(trio.current_time() - received)
 
     def _measure(self, entries: Sequence[Entry]) -> None:
-        """Begin or end the measurement of a gap."""
-        runs = _runs_of(entries)
+        """Begin the measurement of a gap, or end it: the next write with a delta of the run does."""
         if self._armed_run is None:
-            if runs:
-                self._armed_run, self._armed_at = runs[-1], trio.current_time()
-        elif self._armed_run in runs:
+            last = entries[-1].event
+            if type(last) is PartialResult:
+                self._armed_run, self._armed_at = last.run_id, trio.current_time()
+                self._due = 0
+        elif any(run_id == self._armed_run for run_id in _runs_of(entries)):
             self._figures.delta_gap.observe(trio.current_time() - self._armed_at)
-            self._armed_run, self._writes = None, 0
+            self._disarm()
+
+    def _disarm(self) -> None:
+        self._armed_run, self._due = None, GAP_EVERY
 
 
-def _runs_of(entries: Sequence[Entry]) -> list[Any]:
+def _runs_of(entries: Sequence[Entry]) -> Iterator[RunId]:
     """Return the run of each delta."""
-    return [entry.event.run_id for entry in entries if type(entry.event) is PartialResult]
+    return (entry.event.run_id for entry in entries if type(entry.event) is PartialResult)
