@@ -16,7 +16,7 @@ import trio
 from netra_trio.figures import Figures
 from netra_trio.ids import RunId
 from netra_trio.protocol.log import Entry
-from netra_trio.protocol.messages import AgentCompleted, AgentStarted, PartialResult
+from netra_trio.protocol.messages import AgentCompleted, PartialResult
 
 GAP_EVERY = 32  # events: to measure each gap would cost a delta more than all else here together
 
@@ -33,7 +33,6 @@ class Delivery:
         "_armed_run",
         "_awaited",
         "_due",
-        "_expected",
         "_figures",
         "_stops",
         "_unsettled",
@@ -41,8 +40,7 @@ class Delivery:
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
-        self._expected: dict[RunId, float] = {}  # when the messages of runs came that wait
-        self._awaited: dict[RunId, float] = {}  # likewise, of runs whose first delta is to come
+        self._awaited: dict[RunId, float] = {}  # when messages came whose first delta is to come
         self._stops: dict[RunId, float] = {}
         self._unsettled = 0  # events that the figures do not have yet
         self._due = GAP_EVERY  # so many of them until the next look at a gap
@@ -51,7 +49,7 @@ class Delivery:
 
     def expect(self, run_id: RunId, received: float) -> None:
         """Time the first delta of a run whose message came at `received`, of Trio's clock."""
-        self._expected[run_id] = received
+        self._awaited[run_id] = received
 
     def stop(self, run_id: RunId) -> None:
         """Time the end of a run that its user stops now."""
@@ -59,18 +57,17 @@ class Delivery:
 
     def lost(self) -> None:
         """Time nothing that waits for a connection: how long that takes is a figure of its own."""
-        self._expected.clear()
         self._awaited.clear()
         self._stops.clear()
         self._disarm()
 
     def took(self, entries: Sequence[Entry]) -> None:
         """Count events that are handed to the transport, one or more."""
+        if self._awaited:  # before the ends, which forget what came to none
+            self._look_for_first(entries)
         for entry in entries:
             if type(entry.event) is not PartialResult or entry.seq_from is not None:
                 self._look(entry)
-        if self._awaited:
-            self._look_for_first(entries)
         self._unsettled += len(entries)
         if self._unsettled >= self._due:
             self.settle()
@@ -88,15 +85,10 @@ class Delivery:
             self._figures.merged += entry.seq - entry.seq_from
             return
         self._figures.other_events_sent[event.TYPE] += 1
-        if event.TYPE == AgentStarted.TYPE:
-            received = self._expected.pop(event.run_id, None)
-            if received is not None:
-                self._awaited[event.run_id] = received
-        elif event.TYPE == AgentCompleted.TYPE:
+        if event.TYPE == AgentCompleted.TYPE:
             self._end(event.run_id)
 
     def _end(self, run_id: RunId) -> None:
-        self._expected.pop(run_id, None)
         self._awaited.pop(run_id, None)
         stopped = self._stops.pop(run_id, None)
         if stopped is not None:
@@ -111,7 +103,7 @@ class Delivery:
                 self._figures.first_delta.observe(trio.current_time() - received)
 
     def _measure(self, entries: Sequence[Entry]) -> None:
-        """Begin the measurement of a gap, or end it: the next write with a delta of the run does."""
+        """Begin to measure a gap, or end it: the next write with a delta of the run does."""
         if self._armed_run is None:
             last = entries[-1].event
             if type(last) is PartialResult:

@@ -62,7 +62,7 @@ class Story:
             if now < repeated.told_at + INTERVAL:
                 continue
             if repeated.count:
-                _tell(evolve(repeated.last, repeated=repeated.count))
+                _tell(evolve(repeated.last, repeated=repeated.count - 1))
                 repeated.told_at, repeated.count = now, 0
             else:
                 del self._causes[cause]

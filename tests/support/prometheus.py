@@ -129,7 +129,7 @@ class Prometheus:
 
     address: str
     client: httpx2.Client = field(
-        factory=lambda: httpx2.Client(timeout=PATIENCE, trust_env=False, verify=False)  # noqa: S501
+        factory=lambda: httpx2.Client(timeout=PATIENCE, trust_env=False, verify=False)
     )
 
     def query(self, expression: str) -> list[Any]:
