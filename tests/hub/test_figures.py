@@ -249,7 +249,7 @@ async def test_tools_and_how_they_ended(autojump_clock: MockClock) -> None:
             await trio.sleep(1)
         try:
             async with run.tool("bad"):
-                raise ToolError("no")
+                raise ToolError("no")  # noqa: TRY301 - a tool that fails
         except ToolError:
             pass
         async with run.tool("endless"):
