@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,8 +12,8 @@ from typing import Any
 import orjson
 import pytest
 import trio
-from attrs import frozen
-from support.prometheus import Prometheus, check_metrics, prometheus
+from attrs import evolve, frozen
+from support.prometheus import Prometheus, check, check_metrics, prometheus
 from support.server import (
     Client,
     Server,
@@ -26,7 +27,13 @@ from support.server import (
 )
 from support.wire import TEXT, client_frame
 
-DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana-dashboard.json"
+from netra_trio.app import create_app
+from netra_trio.settings import Settings
+from netra_trio.stores.memory import MemoryStore
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
+DOCS = ROOT / "docs"
 NETRA = "netra.v1"
 SECONDS = 30.0  # for Prometheus to have scraped what there was: a bound, not a wait
 LOOK = 0.2  # seconds between two looks
@@ -263,3 +270,64 @@ def test_an_administrator_reads_the_same(watched: Watched) -> None:
     assert users["carol"] == {"user_id": "carol", "connections": 0, "sessions": 1, "runs": 0}
     assert watched.server.http("GET", "/ws/stats", [bearer("alice")]).status_code == 403
     assert watched.server.http("GET", "/ws/stats").status_code == 401
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_promtool_takes_the_configuration_that_is_documented(tmp_path: Path) -> None:
+    scrape, alerts = yaml_blocks(DOCS / "metrics.md")
+    assert check(tmp_path, "config", scrape, "--syntax-only") == 0
+    assert check(tmp_path, "rules", alerts) == 0
+    assert check(tmp_path, "rules", alerts.replace("rate(", "late(")) != 0
+
+
+def test_every_alert_that_is_documented_can_be_asked(watched: Watched) -> None:
+    _, alerts = yaml_blocks(DOCS / "metrics.md")
+    expressions = re.findall(r"expr: (?:>\n)?(.*?)\n +for:", alerts, re.DOTALL)
+    assert len(expressions) == 4
+    for expression in expressions:
+        # Without what it is compared with, so that it tells of what is well, too.
+        series, _, _ = expression.rpartition(" > ") if " > " in expression else (expression, "", "")
+        asked = " ".join(series.split()).removesuffix(" == 0")
+        wait_for_data(watched.prometheus, asked)
+
+
+TOKEN = "a-token-for-prometheus"
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ([TOKEN], 200),
+        ([], 401),
+        (["another"], 401),
+        ([TOKEN, TOKEN], 401),
+        (["ünï"], 401),
+    ],
+)
+async def test_who_may_read_the_metrics(given: list[str], status: int) -> None:
+    settings = evolve(Settings(), jwt_secret_key="s" * 32, metrics_token=TOKEN)
+    app = create_app(settings=settings, store=MemoryStore())
+    headers = [(b"authorization", f"Bearer {token}".encode("latin-1")) for token in given]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/metrics",
+        "query_string": b"",
+        "headers": headers,
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with app.running():
+        await app(scope, receive, send)
+    assert sent[0]["status"] == status
+    assert (b"netra_connections " in sent[1]["body"]) is (status == 200)
+    assert TOKEN.encode() not in sent[1]["body"]

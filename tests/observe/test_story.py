@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from netra_trio.codes import ErrorCode
 from netra_trio.facts import OpeningRefused, OpeningStarted, RunStarted, SessionEnded
 from netra_trio.observe.loop import PERIOD, watch_loop
-from netra_trio.observe.story import CAUSES, INTERVAL, Story
+from netra_trio.observe.story import CAUSES, FIRST, INTERVAL, Story
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -66,29 +66,27 @@ async def test_a_flood_is_a_line_in_each_interval(logs: Logs, autojump_clock: ob
             await trio.sleep(0.01)
         await trio.sleep(2 * INTERVAL)
         nursery.cancel_scope.cancel()
-    assert len(logs) == 4
-    assert logs[0]["repeated"] == 0
+    assert [line["repeated"] for line in logs[:FIRST]] == [0] * FIRST
+    assert len(logs) == FIRST + 3
     assert sum(1 + line["repeated"] for line in logs) == 2500
     assert {line["log_level"] for line in logs} == {"warning"}
 
 
-async def test_without_a_watch_the_next_one_tells_of_those_before(
-    logs: Logs, autojump_clock: object
-) -> None:
+@pytest.mark.parametrize(("count", "lines"), [(FIRST, FIRST), (FIRST + 1, FIRST)])
+async def test_the_first_ones_are_told_one_by_one(logs: Logs, count: int, lines: int) -> None:
     story = Story()
-    for _ in range(3):
+    for _ in range(count):
         story.note(refused())
-    await trio.sleep(INTERVAL)
-    story.note(refused())
-    assert [line["repeated"] for line in logs] == [0, 2]
+    assert len(logs) == lines
 
 
 async def test_causes_are_told_apart(logs: Logs) -> None:
     story = Story()
-    for peer in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
-        story.note(refused(peer))
-    story.note(refused(code=ErrorCode.SERVER_FULL))
-    assert [line["peer"] for line in logs] == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
+    for _ in range(FIRST):
+        story.note(refused())
+    for other in (refused(), refused("10.0.0.2"), refused(code=ErrorCode.SERVER_FULL)):
+        story.note(other)
+    assert [line["peer"] for line in logs[FIRST:]] == ["10.0.0.2", "10.0.0.1"]
 
 
 async def test_so_many_causes_and_no_more(logs: Logs, autojump_clock: object) -> None:
@@ -98,13 +96,13 @@ async def test_so_many_causes_and_no_more(logs: Logs, autojump_clock: object) ->
     assert len(logs) == CAUSES
     for number in range(CAUSES, 2 * CAUSES):
         story.note(refused(f"peer {number}"))
-    assert len(logs) == CAUSES + 1  # beyond the bound those of one code are one cause
+    assert len(logs) == CAUSES + FIRST  # beyond the bound those of one code are one cause
     await trio.sleep(INTERVAL)
     story.sum_up(trio.current_time())
-    assert [line["repeated"] for line in logs[CAUSES + 1 :]] == [CAUSES - 2]
+    assert [line["repeated"] for line in logs[CAUSES + FIRST :]] == [CAUSES - FIRST - 1]
     await trio.sleep(INTERVAL)
     story.sum_up(trio.current_time())
-    assert len(logs) == CAUSES + 2
+    assert len(logs) == CAUSES + FIRST + 1
     story.note(refused("peer 0"))
     assert logs[-1]["repeated"] == 0  # nothing is remembered of causes that stopped
 

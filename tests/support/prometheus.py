@@ -123,6 +123,19 @@ def check_metrics(text: str) -> str:
     return told or ("" if done.returncode == 0 else f"exit code {done.returncode}")
 
 
+def check(folder: Path, kind: str, text: str, *options: str) -> int:
+    """Return promtool's exit code for a file of a kind: `config` or `rules`."""
+    file = folder / f"{kind}.yml"
+    file.write_text(text)
+    done = subprocess.run(  # noqa: S603 - a test's own command line
+        [programs() / "promtool", "check", kind, *options, file],
+        capture_output=True,
+        timeout=CHECK_SECONDS,
+        check=False,
+    )
+    return done.returncode
+
+
 @frozen
 class Prometheus:
     """A Prometheus that scrapes a server."""
