@@ -9,7 +9,7 @@ are counted by the write, what is no delta is looked at one by one, and of the g
 one in `GAP_EVERY` is measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import trio
 
@@ -18,7 +18,7 @@ from netra_trio.ids import RunId
 from netra_trio.protocol.log import Entry
 from netra_trio.protocol.messages import AgentCompleted, PartialResult
 
-GAP_EVERY = 32  # events: to measure each gap would cost a delta more than all else here together
+GAP_EVERY = 64  # events: to measure each gap would cost a delta more than all else here together
 
 
 class Delivery:
@@ -43,13 +43,14 @@ class Delivery:
         self._awaited: dict[RunId, float] = {}  # when messages came whose first delta is to come
         self._stops: dict[RunId, float] = {}
         self._unsettled = 0  # events that the figures do not have yet
-        self._due = GAP_EVERY  # so many of them until the next look at a gap
+        self._due = GAP_EVERY  # so many of them until a look at the clock; 0 for the next write
         self._armed_run: RunId | None = None  # whose next delta ends the gap
         self._armed_at = 0.0
 
     def expect(self, run_id: RunId, received: float) -> None:
         """Time the first delta of a run whose message came at `received`, of Trio's clock."""
         self._awaited[run_id] = received
+        self._due = 0
 
     def stop(self, run_id: RunId) -> None:
         """Time the end of a run that its user stops now."""
@@ -59,19 +60,16 @@ class Delivery:
         """Time nothing that waits for a connection: how long that takes is a figure of its own."""
         self._awaited.clear()
         self._stops.clear()
-        self._disarm()
+        self._armed_run = None
 
     def took(self, entries: Sequence[Entry]) -> None:
         """Count events that are handed to the transport, one or more."""
-        if self._awaited:  # before the ends, which forget what came to none
-            self._look_for_first(entries)
+        self._unsettled += len(entries)
+        if self._unsettled >= self._due:  # before the ends: they forget what came to nothing
+            self._time(entries)
         for entry in entries:
             if type(entry.event) is not PartialResult or entry.seq_from is not None:
                 self._look(entry)
-        self._unsettled += len(entries)
-        if self._unsettled >= self._due:
-            self.settle()
-            self._measure(entries)
 
     def settle(self) -> None:
         """Bring the figures up to date: what is counted for each delta is counted here at first."""
@@ -94,29 +92,21 @@ class Delivery:
         if stopped is not None:
             self._figures.stop.observe(trio.current_time() - stopped)
         if self._armed_run == run_id:
-            self._disarm()
+            self._armed_run = None
 
-    def _look_for_first(self, entries: Sequence[Entry]) -> None:
-        for run_id in _runs_of(entries):
+    def _time(self, entries: Sequence[Entry]) -> None:
+        """Look for first deltas, and for the two writes that a gap lies between."""
+        now = trio.current_time()
+        runs = [entry.event.run_id for entry in entries if type(entry.event) is PartialResult]
+        for run_id in runs if self._awaited else ():
             received = self._awaited.pop(run_id, None)
             if received is not None:
-                self._figures.first_delta.observe(trio.current_time() - received)
-
-    def _measure(self, entries: Sequence[Entry]) -> None:
-        """Begin to measure a gap, or end it: the next write with a delta of the run does."""
-        if self._armed_run is None:
-            last = entries[-1].event
-            if type(last) is PartialResult:
-                self._armed_run, self._armed_at = last.run_id, trio.current_time()
-                self._due = 0
-        elif any(run_id == self._armed_run for run_id in _runs_of(entries)):
-            self._figures.delta_gap.observe(trio.current_time() - self._armed_at)
-            self._disarm()
-
-    def _disarm(self) -> None:
-        self._armed_run, self._due = None, GAP_EVERY
-
-
-def _runs_of(entries: Sequence[Entry]) -> Iterator[RunId]:
-    """Return the run of each delta."""
-    return (entry.event.run_id for entry in entries if type(entry.event) is PartialResult)
+                self._figures.first_delta.observe(now - received)
+        if self._armed_run is not None:
+            if self._armed_run in runs:
+                self._figures.delta_gap.observe(now - self._armed_at)
+                self._armed_run = None
+        elif runs and self._unsettled >= GAP_EVERY:
+            self._armed_run, self._armed_at = runs[-1], now
+            self.settle()
+        self._due = 0 if self._awaited or self._armed_run else GAP_EVERY

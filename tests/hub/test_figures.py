@@ -83,7 +83,7 @@ async def test_gaps_between_deltas(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as client:
         await ask(client, "steady")
         gaps = figures_of(server).delta_gap
-        assert gaps.count == 3  # of the last one only the beginning was seen, if that
+        assert gaps.count == 4
         assert gaps.total / gaps.count == pytest.approx(0.04)
 
 
