@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import structlog
@@ -145,6 +146,7 @@ class Application:
                 yield hub
             finally:
                 self._hub = None
+                instruments.story.sum_up(inf)
 
     async def _live_with_host(self, receive: Receive, send: Send) -> None:
         async with self.running() as hub:

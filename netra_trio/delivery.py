@@ -10,16 +10,15 @@ one in `GAP_EVERY` is measured.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import trio
 
 from netra_trio.figures import Figures
 from netra_trio.ids import RunId
 from netra_trio.protocol.log import Entry
-from netra_trio.protocol.messages import AgentCompleted, AgentStarted, PartialResult
+from netra_trio.protocol.messages import AgentCompleted, PartialResult
 
-GAP_EVERY = 16  # writes: to measure each gap would cost a delta more than all else here together
+GAP_EVERY = 64  # events: to measure each gap would cost a delta more than all else here together
 
 
 class Delivery:
@@ -33,24 +32,25 @@ class Delivery:
         "_armed_at",
         "_armed_run",
         "_awaited",
-        "_expected",
+        "_due",
         "_figures",
         "_stops",
-        "_writes",
+        "_unsettled",
     )
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
-        self._expected: dict[RunId, float] = {}  # when the messages of runs came that wait
-        self._awaited: dict[RunId, float] = {}  # likewise, of runs whose first delta is to come
+        self._awaited: dict[RunId, float] = {}  # when messages came whose first delta is to come
         self._stops: dict[RunId, float] = {}
-        self._writes = 0  # until the next gap is measured: up to there
+        self._unsettled = 0  # events that the figures do not have yet
+        self._due = GAP_EVERY  # so many of them until a look at the clock; 0 for the next write
         self._armed_run: RunId | None = None  # whose next delta ends the gap
         self._armed_at = 0.0
 
     def expect(self, run_id: RunId, received: float) -> None:
         """Time the first delta of a run whose message came at `received`, of Trio's clock."""
-        self._expected[run_id] = received
+        self._awaited[run_id] = received
+        self._due = 0
 
     def stop(self, run_id: RunId) -> None:
         """Time the end of a run that its user stops now."""
@@ -58,22 +58,23 @@ class Delivery:
 
     def lost(self) -> None:
         """Time nothing that waits for a connection: how long that takes is a figure of its own."""
-        self._expected.clear()
         self._awaited.clear()
         self._stops.clear()
         self._armed_run = None
 
     def took(self, entries: Sequence[Entry]) -> None:
         """Count events that are handed to the transport, one or more."""
-        self._figures.events_sent += len(entries)
+        self._unsettled += len(entries)
+        if self._unsettled >= self._due:  # before the ends: they forget what came to nothing
+            self._time(entries)
         for entry in entries:
             if type(entry.event) is not PartialResult or entry.seq_from is not None:
                 self._look(entry)
-        if self._awaited:
-            self._look_for_first(entries)
-        self._writes += 1
-        if self._writes >= GAP_EVERY:
-            self._measure(entries)
+
+    def settle(self) -> None:
+        """Bring the figures up to date: what is counted for each delta is counted here at first."""
+        self._figures.events_sent += self._unsettled
+        self._unsettled = 0
 
     def _look(self, entry: Entry) -> None:
         """Take in an event that is no plain delta."""
@@ -82,15 +83,10 @@ class Delivery:
             self._figures.merged += entry.seq - entry.seq_from
             return
         self._figures.other_events_sent[event.TYPE] += 1
-        if event.TYPE == AgentStarted.TYPE:
-            received = self._expected.pop(event.run_id, None)
-            if received is not None:
-                self._awaited[event.run_id] = received
-        elif event.TYPE == AgentCompleted.TYPE:
+        if event.TYPE == AgentCompleted.TYPE:
             self._end(event.run_id)
 
     def _end(self, run_id: RunId) -> None:
-        self._expected.pop(run_id, None)
         self._awaited.pop(run_id, None)
         stopped = self._stops.pop(run_id, None)
         if stopped is not None:
@@ -98,23 +94,19 @@ class Delivery:
         if self._armed_run == run_id:
             self._armed_run = None
 
-    def _look_for_first(self, entries: Sequence[Entry]) -> None:
-        for run_id in _runs_of(entries):
+    def _time(self, entries: Sequence[Entry]) -> None:
+        """Look for first deltas, and for the two writes that a gap lies between."""
+        now = trio.current_time()
+        runs = [entry.event.run_id for entry in entries if type(entry.event) is PartialResult]
+        for run_id in runs if self._awaited else ():
             received = self._awaited.pop(run_id, None)
             if received is not None:
-                self._figures.first_delta.observe(trio.current_time() - received)
-
-    def _measure(self, entries: Sequence[Entry]) -> None:
-        """Begin or end the measurement of a gap."""
-        runs = _runs_of(entries)
-        if self._armed_run is None:
-            if runs:
-                self._armed_run, self._armed_at = runs[-1], trio.current_time()
-        elif self._armed_run in runs:
-            self._figures.delta_gap.observe(trio.current_time() - self._armed_at)
-            self._armed_run, self._writes = None, 0
-
-
-def _runs_of(entries: Sequence[Entry]) -> list[Any]:
-    """Return the run of each delta."""
-    return [entry.event.run_id for entry in entries if type(entry.event) is PartialResult]
+                self._figures.first_delta.observe(now - received)
+        if self._armed_run is not None:
+            if self._armed_run in runs:
+                self._figures.delta_gap.observe(now - self._armed_at)
+                self._armed_run = None
+        elif runs and self._unsettled >= GAP_EVERY:
+            self._armed_run, self._armed_at = runs[-1], now
+            self.settle()
+        self._due = 0 if self._awaited or self._armed_run else GAP_EVERY

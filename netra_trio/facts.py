@@ -45,7 +45,7 @@ class OpeningRefused:
 
     Attributes:
         upgrade: Whether it was an upgrade.
-        repeated: How many more with the same code, origin and peer came since the last line.
+        repeated: How many more of the same cause the line stands for.
     """
 
     EVENT: ClassVar[str] = "opening_refused"

@@ -507,7 +507,7 @@ METRICS: tuple[Metric, ...] = (
         "histogram",
         "delivery",
         "delta_gap_seconds",
-        "From a write with a delta to the next one of the same run; one in 16 is looked at",
+        "From a write with a delta to the next one of the same run; one in 64 is looked at",
         lambda f, _: f.delta_gap,
     ),
     _row(

@@ -323,6 +323,7 @@ class Hub:
         depths = [session.journal.log.depth for session in sessions]
         runs = Counter[Key]()
         for session in sessions:
+            session.journal.delivery.settle()
             schedule = session.statistics()
             runs.update({state: schedule[state] for state in ("active", "waiting")})
         detached = self.sessions.statistics()["detached"]

@@ -84,6 +84,7 @@ class Journal:
         if self._outbox is not outbox:
             return False
         self._outbox = None
+        self.delivery.settle()
         self.delivery.lost()
         return True
 

@@ -226,19 +226,21 @@ class Run:
 
         outcome = "cut_off"
         try:
-            yield tool
-            outcome = "completed"
+            try:
+                yield tool
+                outcome = "completed"
+            except Exception:
+                outcome = "failed"
+                raise
+            finally:  # before the client is told, which may have to wait
+                self._note(ToolEnded(call_id, outcome, trio.current_time() - started))
         except ToolError as error:
-            outcome = "failed"
             # A file name in it may have lone surrogates, which are no text.
             await complete(error=str(error).encode(errors="replace").decode())
             raise
         except Exception:
-            outcome = "failed"
             await complete(error="The tool failed.")
             raise
-        finally:
-            self._note(ToolEnded(call_id, outcome, trio.current_time() - started))
         await complete(tool.result)
 
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:

@@ -23,6 +23,7 @@ from netra_trio.codes import ErrorCode
 from netra_trio.errors import Refused, SettingsError
 from netra_trio.http import refusal
 from netra_trio.jwks import GAP_SECONDS, KeySet, KeysUnavailable
+from netra_trio.observe.story import Story
 from netra_trio.opening import Request
 from netra_trio.settings import Settings
 
@@ -295,7 +296,8 @@ async def test_a_hostile_token(name: str, autojump_clock: trio.testing.MockClock
             with pytest.raises(Refused) as caught:
                 await verifier.verify(token, NOW)
             fault = caught.value.problem
-            refusal(fault, NOW, Request({}, {}, (), ""), "/ws")  # what is logged of it
+            request = Request({}, {}, (), "")
+            refusal(fault, NOW, request, "/ws", Story().note)  # what is logged of it
             # Whoever comes next is none the worse for it.
             assert (await verifier.verify(good(), NOW)).user_id == MARK
     code = ErrorCode.TOKEN_EXPIRED if reason == EXPIRED else ErrorCode.INVALID_TOKEN

@@ -76,4 +76,4 @@ def _family(metric: table.Metric, values: table.Values) -> Metric:
 
 
 def _values_of(key: table.Key) -> list[str]:
-    return [key] if isinstance(key, str) else list(key)
+    return [str(key)] if isinstance(key, str) else [str(part) for part in key]

@@ -34,7 +34,7 @@ def _shown(values: Values) -> Any:
 
 
 def _name(key: Key) -> str:
-    return key if isinstance(key, str) else "/".join(key)
+    return str(key) if isinstance(key, str) else "/".join(key)
 
 
 def _value(value: int | Histogram) -> Any:

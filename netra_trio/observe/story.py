@@ -3,8 +3,8 @@
     story = Story()
     story.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
 
-A refused opening is told at once. More of the same cause are counted, and told in one line every
-`INTERVAL` seconds, so that a flood of them cannot fill a disk.
+The first refusals of a cause are told one by one. More of it are counted, and told in one line
+every `INTERVAL` seconds for as long as they come, so that a flood of them cannot fill a disk.
 """
 
 from typing import Any, get_args
@@ -16,6 +16,7 @@ from attrs import define, evolve
 from netra_trio.facts import Fact, OpeningRefused, logged_fields
 
 INTERVAL = 10.0  # seconds of refusals in one line: soon enough for whoever looks on
+FIRST = 5  # refusals of a cause, each in a line of its own: what somebody tries by hand
 CAUSES = 256  # kept apart; beyond it those of one code are one cause, whoever they come from
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class _Repeated:
 
     told_at: float
     last: OpeningRefused
+    told: int = 1
     count: int = 0
 
 
@@ -62,23 +64,23 @@ class Story:
             if now < repeated.told_at + INTERVAL:
                 continue
             if repeated.count:
-                _tell(evolve(repeated.last, repeated=repeated.count))
+                _tell(evolve(repeated.last, repeated=repeated.count - 1))
                 repeated.told_at, repeated.count = now, 0
             else:
                 del self._causes[cause]
 
     def _note_refusal(self, fact: OpeningRefused) -> None:
         now = trio.current_time()
-        cause: _Cause = (fact.code, fact.status, fact.origin, fact.peer)
+        cause: _Cause = (fact.code, fact.status, fact.upgrade, fact.origin, fact.peer)
         if cause not in self._causes and len(self._causes) >= CAUSES:
             cause = (fact.code, fact.status)
         repeated = self._causes.get(cause)
         if repeated is None:
             self._causes[cause] = _Repeated(now, fact)
             _tell(fact)
-        elif now >= repeated.told_at + INTERVAL:
-            _tell(evolve(fact, repeated=repeated.count))
-            self._causes[cause] = _Repeated(now, fact)
+        elif repeated.told < FIRST:
+            repeated.told += 1
+            _tell(fact)
         else:
             repeated.last, repeated.count = fact, repeated.count + 1
 

@@ -45,10 +45,14 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class Traces:
-    """A sink of facts that makes spans of them."""
+    """A sink of facts that makes spans of them.
 
-    def __init__(self) -> None:
-        self._tracer = trace.get_tracer("netra_trio", version("netra-trio"))
+    Args:
+        provider: Whose tracer makes them; the process's own, if not given.
+    """
+
+    def __init__(self, provider: trace.TracerProvider | None = None) -> None:
+        self._tracer = trace.get_tracer("netra_trio", version("netra-trio"), provider)
         self._openings: dict[str, Context] = {}  # the newest one of each session
         self._runs: dict[str, Span] = {}
         self._tools: dict[str, tuple[Span, Context]] = {}

@@ -44,8 +44,12 @@ from netra_trio.cli import app
 from netra_trio.client import Client
 from netra_trio.client.run import Feed
 from netra_trio.codes import ERRORS, CloseCode, EndReason, ErrorCode
+from netra_trio.facts import Fact, logged_fields
+from netra_trio.figures import METRICS, Figures, Levels
 from netra_trio.http import ENDPOINTS
 from netra_trio.interfaces import Store
+from netra_trio.observe.prometheus import BUILD, BUILD_MEANING
+from netra_trio.observe.traces import OPENING, RESUME, RUN, TOOL
 from netra_trio.protocol.codec import BadFrame, decode
 from netra_trio.protocol.messages import (
     INBOUND,
@@ -166,7 +170,7 @@ def bare(cell: str) -> str:
 
 def test_every_block_says_what_it_is() -> None:
     run = {"python", "json", "console"}
-    known = run | {"html", "ini", "js", "mermaid", "nginx", "sh", "text", "ts", "tsx"}
+    known = run | {"html", "ini", "js", "mermaid", "nginx", "sh", "text", "ts", "tsx", "yaml"}
     assert [f"{block}: {block.info}" for block in BLOCKS if block.language not in known] == []
 
 
@@ -562,7 +566,7 @@ def test_each_defence_has_its_test() -> None:
 
 
 def test_end_reasons() -> None:
-    told = {bare(row[0]): bare(row[1]) for row in table_of(DOCS / "deployment.md", "Reason")}
+    told = {bare(row[0]): bare(row[1]) for row in table_of(DOCS / "logs.md", "Reason")}
     expected = {
         reason.label: "none" if reason.close_code is None else str(int(reason.close_code))
         for reason in EndReason
@@ -598,12 +602,44 @@ def log_calls(source: Path) -> Iterator[LogCall]:
 
 
 def test_log_events() -> None:
-    emitted = {call for source in SOURCES for call in log_calls(source)}
+    emitted = {call for source in SOURCES for call in log_calls(source)} | {
+        LogCall(fact.EVENT, fact.LEVEL, frozenset(logged_fields(fact)))
+        for fact in get_args(Fact)
+        if fact.LEVEL is not None
+    }
     told = {
         LogCall(bare(event), bare(level), frozenset(filter(None, bare(fields).split(", "))))
-        for event, level, fields, *_ in table_of(DOCS / "deployment.md", "Event", "Level")
+        for event, level, fields, *_ in table_of(DOCS / "logs.md", "Event", "Level")
     }
     assert told == emitted
+
+
+LABEL_VALUES_SHOWN = 8  # in the table of metrics; a longer list is one of the tables elsewhere
+
+
+def metrics_page_table() -> str:
+    """Return the table of metrics.md as it has to be."""
+    rows = [["Metric", "Type", "Labels", "Meaning"]]
+    figures = Figures()
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        values = [str(key) for key in metric.read(figures, Levels()) if isinstance(key, str)]
+        if len(metric.labels) == 1 and 0 < len(values) <= LABEL_VALUES_SHOWN:
+            labels += ": " + ", ".join(values)
+        rows.append([f"`{metric.name}`", metric.kind, labels, f"{metric.meaning}."])
+    rows.append([f"`{BUILD}`", "gauge", "`version`", f"{BUILD_MEANING}."])
+    return as_markdown(rows)
+
+
+def test_metrics() -> None:
+    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    table = metrics_page_table()
+    assert table in text, f"metrics.md: expected this table:\n{table}"
+
+
+def test_spans() -> None:
+    told = {bare(row[0]) for row in table_of(DOCS / "traces.md", "Span")}
+    assert told == {OPENING, RESUME, RUN, TOOL}
 
 
 def test_the_methods_of_a_store() -> None:

@@ -1,0 +1,205 @@
+"""A real Prometheus and its promtool: Debian's package, unpacked without installing it.
+
+    check_metrics(text)
+    with prometheus(tmp_path, target="127.0.0.1:8000") as server:
+        series = server.query("netra_connections")
+
+What the machine has is used as it is. Otherwise apt fetches the package, with lists of its own, so
+that it needs no permission and changes nothing. Where there is no apt, or no network, tests that
+need it are skipped, and say so; in CI they fail.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx2
+import pytest
+from attrs import field, frozen
+
+from support.ports import HOST, kept_port
+
+KEPT_IN = Path(__file__).parents[2] / ".nox"
+FETCH_SECONDS = 300.0
+CHECK_SECONDS = 30.0
+READY_SECONDS = 30.0
+PATIENCE = 20.0  # seconds: a bound, not a wait
+NEWS = 0.05  # seconds between two looks at another process
+SCRAPE = "250ms"
+
+_CONFIG = """
+global:
+  scrape_interval: {scrape}
+  scrape_timeout: {scrape}
+scrape_configs:
+  - job_name: netra
+    static_configs:
+      - targets: ["{target}"]
+"""
+
+
+def missing(what: str) -> NoReturn:
+    """Fail in CI, skip elsewhere: the environment lacks something."""
+    text = f"NOT TESTED with Prometheus, for want of {what}"
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@cache
+def programs() -> Path:
+    """Return the folder with `prometheus` and `promtool`, fetched where there is none."""
+    found = [shutil.which(name) for name in ("prometheus", "promtool")]
+    if found[0] is not None and found[1] is not None:
+        return Path(found[0]).parent
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        missing("the programs prometheus and promtool, and of apt to fetch them with")
+    KEPT_IN.mkdir(exist_ok=True)
+    folder = KEPT_IN / "prometheus"
+    # Of several who find nothing one fetches it, and the others wait.
+    with folder.with_suffix(".lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not folder.exists():
+            _fetch(folder)
+    return folder / "usr" / "bin"
+
+
+def _fetch(folder: Path) -> None:
+    draft = Path(tempfile.mkdtemp(prefix="prometheus-draft-", dir=KEPT_IN))
+    try:
+        for name in ("lists/partial", "cache/archives/partial", "root"):
+            (draft / name).mkdir(parents=True)
+        _run(["apt-get", *_apart(draft), "update"], draft)
+        _run(["apt-get", *_apart(draft), "download", "prometheus"], draft)
+        (package,) = draft.glob("prometheus_*.deb")
+        _run(["dpkg-deb", "--extract", str(package), str(draft / "root")], draft)
+        (draft / "root").rename(folder)  # whole or not at all
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _apart(draft: Path) -> list[str]:
+    """Return what makes apt keep to a folder, and not want to be another user there."""
+    chosen = {
+        "Dir::State::Lists": draft / "lists",
+        "Dir::Cache": draft / "cache",
+        "APT::Sandbox::User": "",
+    }
+    return [f"-o={name}={value}" for name, value in chosen.items()]
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(  # noqa: S603 - a test's own command line
+        command,
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=FETCH_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        missing(f"Debian's package prometheus: {' '.join(command)}: {done.stderr[-1000:]}")
+
+
+def check_metrics(text: str) -> str:
+    """Return what promtool says against an exposition: nothing, where it is as it should be."""
+    done = subprocess.run(  # noqa: S603 - a test's own command line
+        [programs() / "promtool", "check", "metrics"],
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=CHECK_SECONDS,
+        check=False,
+    )
+    told = (done.stdout + done.stderr).strip()
+    return told or ("" if done.returncode == 0 else f"exit code {done.returncode}")
+
+
+def check(folder: Path, kind: str, text: str, *options: str) -> int:
+    """Return promtool's exit code for a file of a kind: `config` or `rules`."""
+    file = folder / f"{kind}.yml"
+    file.write_text(text)
+    done = subprocess.run(  # noqa: S603 - a test's own command line
+        [programs() / "promtool", "check", kind, *options, file],
+        capture_output=True,
+        timeout=CHECK_SECONDS,
+        check=False,
+    )
+    return done.returncode
+
+
+@frozen
+class Prometheus:
+    """A Prometheus that scrapes a server."""
+
+    address: str
+    client: httpx2.Client = field(
+        factory=lambda: httpx2.Client(timeout=PATIENCE, trust_env=False, verify=False)
+    )
+
+    def query(self, expression: str) -> list[Any]:
+        """Return the series that an expression gives now."""
+        return self._ask("/api/v1/query", query=expression)["result"]  # type: ignore[no-any-return]
+
+    def label_values(self, label: str, metric: str) -> list[str]:
+        """Return what a label is among the series of a metric."""
+        path = f"/api/v1/label/{label}/values"
+        return self._ask(path, **{"match[]": metric})  # type: ignore[return-value]
+
+    def is_ready(self) -> bool:
+        """Whether it answers, and has scraped."""
+        try:
+            return bool(self.query("up == 1"))
+        except httpx2.TransportError:
+            return False
+
+    def _ask(self, path: str, **parameters: str) -> dict[str, Any]:
+        body = self.client.get(f"http://{self.address}{path}", params=parameters).json()
+        assert body["status"] == "success", body
+        return body["data"]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def prometheus(folder: Path, *, target: str) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes `host:port`, from its first scrape on."""
+    program = programs() / "prometheus"
+    config = folder / "prometheus.yml"
+    config.write_text(_CONFIG.format(scrape=SCRAPE, target=target))
+    with kept_port() as port, (folder / "prometheus.log").open("w") as log:
+        server = Prometheus(f"{HOST}:{port}")
+        process = subprocess.Popen(  # noqa: S603 - a test's own command line
+            [
+                program,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'prometheus'}",
+                f"--web.listen-address={server.address}",
+                "--log.level=warn",
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_ready(server, process, folder / "prometheus.log")
+            yield server
+        finally:
+            server.client.close()
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(server: Prometheus, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not server.is_ready():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(NEWS)
