@@ -12,8 +12,6 @@ that is bounded in frames and in bytes. Events stay in the session's log; the be
 news, however many.
 """
 
-from collections import deque
-
 import trio
 
 CONTROL_FRAMES = 256  # a full second of the control rate and what a beat adds, twice over
@@ -24,7 +22,7 @@ class Outbox:
     """The joint between a session, a connection's tasks and its writer."""
 
     def __init__(self) -> None:
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []
         self._bytes = 0
         self._has_news = False
         self._closed = False
@@ -87,10 +85,9 @@ class Outbox:
 
     def take(self) -> list[bytes]:
         """Take the control frames that are there now, and hear the bell."""
-        frames = list(self._frames)
+        frames, self._frames = self._frames, []
         self._has_news = False
         if frames:
-            self._frames.clear()
             self._bytes = 0
             self._room.unpark_all()
         return frames

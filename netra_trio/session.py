@@ -481,9 +481,7 @@ class Session:
         position = self._schedule.position(new.run_id, now)
         self._confirm_run(new, position, starts=position is None)
 
-    def _confirm_run(
-        self, new: NewMessage, position: int | None, *, starts: bool = False
-    ) -> None:
+    def _confirm_run(self, new: NewMessage, position: int | None, *, starts: bool = False) -> None:
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
         confirmed = MessageConfirmed(new.message_id, new.run_id, new.thread_id, status, position)
         if self.journal.transcript is not None:

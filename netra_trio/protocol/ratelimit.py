@@ -9,8 +9,6 @@
 The caller brings `now`, in seconds of any clock that does not run backwards.
 """
 
-from collections import deque
-
 from attrs import define
 
 WINDOW = 60.0  # seconds: the contract's limit is per minute
@@ -40,7 +38,7 @@ class SlidingWindow:
         self._rate = rate
         self._waiting = waiting
         self._grain = 0.0 if rate <= _SLOTS else WINDOW / _SLOTS
-        self._slots: deque[_Slot] = deque()
+        self._slots: list[_Slot] = []
         self._turns = 0
 
     def turn(self, now: float) -> float | None:
@@ -97,7 +95,7 @@ class SlidingWindow:
 
     def _forget(self, now: float) -> None:
         while self._slots and self._slots[0].latest + WINDOW <= now:
-            self._turns -= self._slots.popleft().turns
+            self._turns -= self._slots.pop(0).turns
 
     def _count_after(self, now: float) -> int:
         count = 0

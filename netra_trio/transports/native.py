@@ -8,7 +8,6 @@ before a payload, and are made here. Extensions are refused, so nothing is ever 
 """
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -52,7 +51,7 @@ class NativeTransport:
         self._core = Protocol(SERVER, max_size=max_bytes + CONTROL_BYTES, logger=_log)
         self._lock = trio.Lock()
         self._pong: bytes | None = None
-        self._ready: deque[str | bytes | None] = deque()
+        self._ready: list[str | bytes | None] = []  # of one read; few
         self._parts: list[bytes] = []
         self._parts_bytes = 0
         self._is_text = False
@@ -74,7 +73,7 @@ class NativeTransport:
             if self._gone is not None:
                 raise self._gone
             await self._read()
-        return self._ready.popleft()
+        return self._ready.pop(0)
 
     async def send(self, frames: Sequence[bytes]) -> bool:
         """Send text frames, in one write; return whether the peer kept it waiting."""
