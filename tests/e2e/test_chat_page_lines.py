@@ -379,7 +379,7 @@ def test_a_full_server_is_waited_for(browser: Browser, folder: Path) -> None:
         first = inside.page()
         sign_in(first)
         page = outside.page()
-        expect(page.get_by_role("alert")).to_contain_text("full")
+        expect(page.get_by_role("alert")).to_contain_text("places are taken")
         expect(state(page)).to_contain_text("Reconnecting")
         ask = "url => fetch(url, {method: 'POST'}).then(a => a.headers.get('Retry-After'))"
         assert int(page.evaluate(ask, f"http://{server.address}/ws/ticket")) >= 1
