@@ -101,27 +101,36 @@ function openChannel(name: string, onMessage: (message: unknown) => void): Chann
   return { post: (message) => channel.postMessage(message), close: () => channel.close() };
 }
 
-const webLocks: Locks = {
-  request(name, granted) {
-    const waiting = new AbortController();
-    let release: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => {
-      release = resolve;
-    });
-    navigator.locks
-      .request(name, { signal: waiting.signal }, () => {
-        // Given up between the grant and this call: let the next one have it.
-        if (waiting.signal.aborted) return undefined;
-        granted();
-        return held;
-      })
+function lock(name: string, isStolen: boolean, granted: () => void, lost: () => void): Cancel {
+  const waiting = new AbortController();
+  let isHeld = false;
+  let release: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  // Who steals does not wait, so there is nothing to give up; the two don't go together.
+  const options = isStolen ? { steal: true } : { signal: waiting.signal };
+  navigator.locks
+    .request(name, options, () => {
+      // Given up between the grant and this call: let the next one have it.
+      if (waiting.signal.aborted) return undefined;
+      isHeld = true;
+      granted();
+      return held;
+    })
+    .catch((error: unknown) => {
       // Giving up rejects the request, which is what was wanted.
-      .catch((error: unknown) => {
-        if (!waiting.signal.aborted) throw error;
-      });
-    return () => {
-      waiting.abort();
-      release();
-    };
-  },
+      if (waiting.signal.aborted) return;
+      if (!isHeld) throw error;
+      lost();
+    });
+  return () => {
+    waiting.abort();
+    release();
+  };
+}
+
+const webLocks: Locks = {
+  request: (name, granted, lost) => lock(name, false, granted, lost),
+  steal: (name, granted, lost) => lock(name, true, granted, lost),
 };

@@ -39,6 +39,7 @@ const FIRST_WAIT = 1_000; // ms, the guide's `reconnectInterval`
 const REMEMBERED = 1_000; // settled messages and own ids: more than are under way at any time
 const RELOADS = 3; // of a thread that the server could not give just now
 const RELOAD_AFTER = 5_000; // ms, where the server names no time
+const HOLDER_WITHIN = 10_000; // ms: a page that is busy answers by then, one that is frozen never does
 
 export function createClient(options: ClientOptions, ports: Ports): NetraClient {
   return new Client(options, ports);
@@ -87,6 +88,8 @@ class Client implements NetraClient {
   /** The holder of the connection knows. */
   #hasWished = false;
   #isPosting = false;
+  /** Running while the holder of the connection owes this tab an answer. */
+  #patience: Cancel | null = null;
   #isClosed = false;
 
   /** This tab's own error, until there is a newer one of the connection's. */
@@ -107,7 +110,8 @@ class Client implements NetraClient {
     this.#threadId = options.threadId ?? stored ?? ports.uniqueId();
     this.#threads.add(this.#threadId);
     const shares = options.shareAcrossTabs !== false;
-    this.#seats = new Seats(ports, address, shares, (message) => this.#heard(message));
+    const heard = (message: TabMessage): void => this.#heard(message);
+    this.#seats = new Seats(ports, address, shares, heard, () => this.#queueAgain(true));
     this.#engine = new Engine(
       ports,
       {
@@ -119,6 +123,7 @@ class Client implements NetraClient {
       {
         seat: (subject) => this.#seat(subject),
         seated: () => {
+          this.#answered();
           this.#isAsked = false;
           this.#deliverAll();
         },
@@ -319,7 +324,7 @@ class Client implements NetraClient {
   }
 
   #deliver(entry: Entry): void {
-    if (this.#seats.role === "follower") this.#seats.tabs?.post({ kind: "submit", entry });
+    if (this.#seats.role === "follower") this.#askHolder({ kind: "submit", entry });
     else if (this.#seats.hasTurn) this.#accept(entry);
   }
 
@@ -412,7 +417,10 @@ class Client implements NetraClient {
     }
     const seat = this.#seats.take(subject);
     if (isFirst) this.#restoreUnsent();
-    if (this.#seats.role === "follower") this.#deliverAll();
+    if (this.#seats.role === "follower") {
+      this.#owesAnswer(); // to the `hello` of a tab that joins
+      this.#deliverAll();
+    }
     this.#changed();
     return seat;
   }
@@ -445,10 +453,11 @@ class Client implements NetraClient {
     this.#newThread();
   }
 
-  #leave(): void {
+  #leave(wasTaken = false): void {
     // Stored first: whoever is next reads it.
-    this.#engine.leaveSeat();
+    this.#engine.leaveSeat(wasTaken);
     this.#seats.leave();
+    this.#answered();
     for (const cancel of this.#reloads.values()) cancel();
     this.#reloads.clear();
     this.#remote = null;
@@ -547,8 +556,16 @@ class Client implements NetraClient {
   // The other tabs.
 
   #heard(message: TabMessage): void {
-    if (this.#seats.role === "holder") this.#heardAsHolder(message);
-    else this.#heardAsFollower(message);
+    if (this.#seats.role === "holder") {
+      this.#heardAsHolder(message);
+      return;
+    }
+    this.#heardAsFollower(message);
+    if (!OF_HOLDERS.has(message.kind)) return;
+    this.#answered();
+    // It lives; what was handed in is not accepted by that.
+    const isOwed = [...this.#pending.values()].some((pending) => !pending.isAccepted);
+    if (isOwed && this.#seats.role === "follower") this.#owesAnswer(true);
   }
 
   #heardAsHolder(message: TabMessage): void {
@@ -574,6 +591,9 @@ class Client implements NetraClient {
         break;
       case "please":
         this.#grant(message.wish);
+        if (this.#seats.role === "holder") {
+          this.#seats.tabs?.post({ kind: "state", state: this.#engine.state });
+        }
         break;
       default:
         break; // of another holder, which this tab has followed
@@ -639,8 +659,34 @@ class Client implements NetraClient {
   /** Passes a wish on to the tab that has the connection; false where that is this one. */
   #wish(wish: Wish): boolean {
     if (this.#seats.role !== "follower") return false;
-    this.#seats.tabs?.post({ kind: "please", wish });
+    this.#askHolder({ kind: "please", wish });
     return true;
+  }
+
+  #askHolder(message: TabMessage): void {
+    this.#seats.tabs?.post(message);
+    this.#owesAnswer();
+  }
+
+  /** The holder answers at once, whatever it answers; one that does not has been put to sleep. */
+  #owesAnswer(isAlive = false): void {
+    if (this.#patience !== null) return;
+    const { timers } = this.#ports;
+    const asked = timers.now();
+    this.#patience = timers.setTimeout(() => {
+      this.#patience = null;
+      const { tabs } = this.#seats;
+      if (tabs === null) return;
+      // A tab that was asleep itself has an answer waiting, perhaps: it asks once more.
+      const wasAsleep = timers.now() - asked > 2 * HOLDER_WITHIN;
+      if (isAlive || wasAsleep) this.#askHolder({ kind: "hello", from: tabs.id });
+      else tabs.steal();
+    }, HOLDER_WITHIN);
+  }
+
+  #answered(): void {
+    this.#patience?.();
+    this.#patience = null;
   }
 
   #hearState(state: EngineState): void {
@@ -661,15 +707,16 @@ class Client implements NetraClient {
     this.#seats.tabs?.post({ kind: "note", note: { kind: "message", message } });
   }
 
-  /** Lets another tab try that asked for it: this one's token was refused. */
-  #passOn(): void {
-    this.#leave();
+  /** Another tab has the turn, or is to have it; this one is the last in line. */
+  #queueAgain(wasTaken: boolean): void {
+    this.#leave(wasTaken);
     this.#engine.queueAgain();
   }
 
   #grant(wish: Wish): void {
     const isConnect = wish === "connect" || wish === "forceReconnect";
-    if (isConnect && isRefused(this.#engine.state)) this.#passOn();
+    // This tab's token was refused; the one that asks may have a better one.
+    if (isConnect && isRefused(this.#engine.state)) this.#queueAgain(false);
     else if (wish === "connect") this.#engine.start();
     else if (wish === "forceReconnect") this.#engine.restart();
     else if (wish === "wake") this.#engine.wake();
@@ -743,6 +790,16 @@ class Client implements NetraClient {
     return localError(this.#ports.timers.now(), code, error, help);
   }
 }
+
+/** What only the tab says that has the connection. */
+const OF_HOLDERS: ReadonlySet<TabMessage["kind"]> = new Set([
+  "holder",
+  "sync",
+  "state",
+  "note",
+  "accepted",
+  "written",
+]);
 
 const isRefused = ({ status, lastError }: EngineState): boolean =>
   status === "ERROR" && lastError !== null && TOKEN_REFUSED.has(lastError.code);

@@ -213,9 +213,9 @@ export class Engine {
     this.#status = "DISCONNECTED";
   }
 
-  /** What is stored is another's from here on. */
-  leaveSeat(): void {
-    this.#savePosition();
+  /** What is stored is another's from here on; or since before, where the seat was taken away. */
+  leaveSeat(wasTaken: boolean): void {
+    if (!wasTaken) this.#savePosition();
     this.#store = null;
     this.#session = null;
     this.#outbox.clear();

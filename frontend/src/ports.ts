@@ -55,9 +55,11 @@ export interface Channel {
 export interface Locks {
   /**
    * Waits for the lock, calls `granted`, and holds the lock until the returned function is called.
-   * Called before that, it gives up waiting.
+   * Called before that, it gives up waiting. `lost` is called where another tab took it away.
    */
-  request(name: string, granted: () => void): Cancel;
+  request(name: string, granted: () => void, lost: () => void): Cancel;
+  /** The same without waiting: takes it away from whoever has it. */
+  steal(name: string, granted: () => void, lost: () => void): Cancel;
 }
 
 export type PageEvent = "online" | "visible" | "hide" | "show";

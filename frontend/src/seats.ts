@@ -19,6 +19,7 @@ export class Seats {
   readonly #address: string;
   readonly #shares: boolean;
   readonly #heard: (message: TabMessage) => void;
+  readonly #lost: () => void;
   #current: Current | null = null;
 
   constructor(
@@ -26,11 +27,13 @@ export class Seats {
     address: string,
     shares: boolean,
     heard: (message: TabMessage) => void,
+    lost: () => void,
   ) {
     this.#ports = ports;
     this.#address = address;
     this.#shares = shares;
     this.#heard = heard;
+    this.#lost = lost;
   }
 
   get role(): Role {
@@ -97,6 +100,9 @@ export class Seats {
         current.store = new Store(ports.shared, name);
         tabs.post({ kind: "holder" });
         granted({ store: current.store, waited: tabs.hasFollowed });
+      },
+      () => {
+        if (this.#current === current) this.#lost();
       },
       (message) => {
         if (this.#current === current) this.#heard(message);

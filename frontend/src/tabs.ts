@@ -9,7 +9,8 @@
  *     any other tab        submit, control, please
  *
  * A follower keeps what it handed in until the holder has accepted it, and hands it in again to the
- * next holder; keys make that harmless. Chrome neither freezes nor discards a tab with a lock.
+ * next holder; keys make that harmless. Chrome neither freezes nor discards a tab with a lock; other
+ * browsers may, and a follower that asks such a holder in vain takes its turn away.
  */
 
 import { isObject } from "./protocol/check.js";
@@ -63,25 +64,35 @@ export class Tabs {
   /** Whether another tab had the connection while this one was waiting. */
   hasFollowed = false;
   readonly #channel: Channel;
-  readonly #release: Cancel;
+  readonly #stealLock: () => Cancel;
+  #release: Cancel;
 
   /**
    * @param name Of lock and channel.
    * @param granted Called once, when this tab's turn has come, and not from within here.
+   * @param lost Called when another tab has taken the turn away.
    */
   constructor(
     ports: SharingPorts,
     name: string,
     granted: () => void,
+    lost: () => void,
     heard: (message: TabMessage) => void,
   ) {
     this.id = ports.uniqueId();
     const versioned = `${name}:${VERSION}`;
+    this.#stealLock = () => ports.locks.steal(versioned, granted, lost);
     this.#channel = ports.openChannel(versioned, (message) => {
       // Same origin, same version: its form needs no check beyond this.
       if (isObject(message) && "kind" in message) heard(message as unknown as TabMessage);
     });
-    this.#release = ports.locks.request(versioned, granted);
+    this.#release = ports.locks.request(versioned, granted, lost);
+  }
+
+  /** Takes the turn now, from a holder that does not answer. */
+  steal(): void {
+    this.#release();
+    this.#release = this.#stealLock();
   }
 
   post(message: TabMessage): void {

@@ -128,6 +128,7 @@ def test_a_server_that_is_killed_in_mid_stream(browser: Browser, folder: Path) -
             assert len(visitor.sockets) <= before + 3
             # The run that the crash cut off says so, and can be asked for again.
             expect(answers(page).first).to_contain_text("The server ended")
+            expect(answers(page).first).to_contain_text("first")
             expect(answers(page).last).to_contain_text("typed while it was away")
             expect(said(page)).to_have_text(["hold never", "typed while it was away"])
             no_storm(page, visitor, before + 3)
@@ -379,7 +380,7 @@ def test_a_full_server_is_waited_for(browser: Browser, folder: Path) -> None:
         first = inside.page()
         sign_in(first)
         page = outside.page()
-        expect(page.get_by_role("alert")).to_contain_text("full")
+        expect(page.get_by_role("alert")).to_contain_text("places are taken")
         expect(state(page)).to_contain_text("Reconnecting")
         ask = "url => fetch(url, {method: 'POST'}).then(a => a.headers.get('Retry-After'))"
         assert int(page.evaluate(ask, f"http://{server.address}/ws/ticket")) >= 1
@@ -453,6 +454,30 @@ def test_ten_tabs_have_one_socket(browser: Browser, folder: Path, server: Server
         say(others[4], "after it has gone")
         expect(answers(others[4]).last).to_contain_text("after it has gone")
         no_storm(others[0], visitor, 3)
+        assert visitor.open_sockets == 1
+
+
+def test_a_frozen_tab_loses_the_connection_to_one_that_is_used(
+    browser: Browser, server: Server
+) -> None:
+    with visiting(browser, server.address) as visitor:
+        first = visitor.page()
+        sign_in(first)
+        second = visitor.page()
+        connected(second)
+        # As phones do with pages in the background: no script runs, and the lock is held.
+        debugger = visitor.context.new_cdp_session(first)
+        debugger.send("Debugger.enable")
+        debugger.send("Debugger.pause")
+        say(second, "is anybody there?")
+        expect(answers(second)).to_contain_text("is anybody there?")
+        assert len(visitor.sockets) == 2
+        debugger.send("Debugger.disable")
+        connected(first)
+        expect(first.get_by_role("alert")).to_have_count(0)
+        say(first, "here again")
+        expect(answers(first)).to_contain_text("here again")
+        no_storm(second, visitor, 2)
         assert visitor.open_sockets == 1
 
 

@@ -12,6 +12,7 @@ class FakePage extends EventTarget {
 let ports: Ports;
 let page: FakePage;
 
+const never = (): void => expect.unreachable();
 const SOON = { timeout: 5_000 }; // ms: a machine may be busy
 
 beforeEach(() => {
@@ -34,14 +35,26 @@ afterEach(() => vi.unstubAllGlobals());
 describe("locks", () => {
   it("are granted one after the other, and not to one that gave up", async () => {
     const order: string[] = [];
-    const first = ports.locks?.request("n", () => order.push("first"));
-    const second = ports.locks?.request("n", () => order.push("second"));
-    const third = ports.locks?.request("n", () => order.push("third"));
+    const first = ports.locks?.request("n", () => order.push("first"), never);
+    const second = ports.locks?.request("n", () => order.push("second"), never);
+    const third = ports.locks?.request("n", () => order.push("third"), never);
     await vi.waitFor(() => expect(order).toEqual(["first"]), SOON);
     second?.();
     first?.();
     await vi.waitFor(() => expect(order).toEqual(["first", "third"]), SOON);
     third?.();
+  });
+
+  it("can be stolen, and the one that had it is told", async () => {
+    const order: string[] = [];
+    ports.locks?.request("s", () => order.push("first"), () => order.push("first lost it"));
+    const second = ports.locks?.request("s", () => order.push("second"), never);
+    await vi.waitFor(() => expect(order).toEqual(["first"]), SOON);
+    const thief = ports.locks?.steal("s", () => order.push("thief"), never);
+    await vi.waitFor(() => expect(order.toSorted()).toEqual(["first", "first lost it", "thief"]), SOON);
+    thief?.();
+    await vi.waitFor(() => expect(order.at(-1)).toBe("second"), SOON);
+    second?.();
   });
 });
 

@@ -383,3 +383,58 @@ it("a tab that was asleep when its run ended knows that it has stopped", async (
   await browser.clock.advance(10);
   expect(await stopped).toBe(true);
 });
+
+describe("a holder that was put to sleep", () => {
+  it("loses its turn to a tab that asks it in vain, and is one of the others when it wakes up", async () => {
+    const browser = new Browser();
+    const [first, second] = [browser.tab(), browser.tab()];
+    const one = await first.open();
+    const two = await second.open();
+    const before = say(one, "before");
+    await browser.clock.advance(2_000);
+    expect(await before).toBe(true);
+    browser.server.say(browser.server.run.id, "half ");
+    await browser.clock.advance(10);
+    first.freeze();
+    const sent = say(two, "is anybody there?");
+    await browser.clock.advance(9_900);
+    expect(browser.server.sockets).toHaveLength(1);
+    await browser.clock.advance(200);
+    expect(await sent).toBe(true);
+    expect(two.getSnapshot()).toMatchObject({ role: "holder", status: "CONNECTED" });
+    expect(browser.server.contents).toEqual(["before", "is anybody there?"]);
+    first.thaw();
+    await browser.clock.advance(100);
+    expect(one.getSnapshot()).toMatchObject({ role: "follower", status: "CONNECTED", lastError: null });
+    const [run] = browser.server.runs.values();
+    browser.server.say(run?.id ?? "", "and whole");
+    await browser.clock.advance(60_000);
+    expect(shown(one)).toEqual(["user: before", "agent: half and whole"]);
+    expect(browser.server.open).toHaveLength(1);
+    expect(browser.server.sockets).toHaveLength(2);
+    expect(browser.server.sessions.size).toBe(1);
+  });
+
+  it("loses it to a tab that is opened meanwhile", async () => {
+    const browser = new Browser();
+    const tab = browser.tab();
+    await tab.open();
+    tab.freeze();
+    const client = await browser.tab().open();
+    expect(client.getSnapshot().status).not.toBe("CONNECTED");
+    await browser.clock.advance(10_100);
+    expect(client.getSnapshot()).toMatchObject({ role: "holder", status: "CONNECTED" });
+  });
+
+  it("keeps it where it was the one that asked that slept", async () => {
+    const { browser, clients } = await tenTabs();
+    const follower = clients[4] as NetraClient;
+    browser.isDeaf = true;
+    void say(follower, "hello");
+    browser.clock.sleep(60_000);
+    browser.isDeaf = false;
+    await browser.clock.advance(20_000);
+    expect(follower.getSnapshot().role).toBe("follower");
+    expect(browser.server.sockets).toHaveLength(1);
+  });
+});

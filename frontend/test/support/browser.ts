@@ -14,6 +14,7 @@ import { FakeServer, tokenFor } from "./server.js";
 
 interface Waiting {
   readonly granted: () => void;
+  readonly lost: () => void;
 }
 
 export class Browser {
@@ -39,24 +40,32 @@ export class Browser {
   }
 
   readonly locks: NonNullable<Ports["locks"]> = {
-    request: (name, granted) => {
-      const queue = this.#locks.get(name) ?? [];
-      this.#locks.set(name, queue);
-      const me = { granted };
-      queue.push(me);
-      const grant = (): void => {
-        const first = queue[0];
-        if (first !== undefined) setImmediate(() => queue[0] === first && first.granted());
-      };
-      if (queue[0] === me) grant();
-      return () => {
-        const wasFirst = queue[0] === me;
-        const index = queue.indexOf(me);
-        if (index >= 0) queue.splice(index, 1);
-        if (wasFirst) grant();
-      };
-    },
+    request: (name, granted, lost) => this.#lock(name, { granted, lost }, false),
+    steal: (name, granted, lost) => this.#lock(name, { granted, lost }, true),
   };
+
+  #lock(name: string, me: Waiting, isStolen: boolean): () => void {
+    const queue = this.#locks.get(name) ?? [];
+    this.#locks.set(name, queue);
+    if (isStolen) {
+      const robbed = queue.shift();
+      if (robbed !== undefined) setImmediate(robbed.lost);
+      queue.unshift(me);
+    } else {
+      queue.push(me);
+    }
+    const grant = (): void => {
+      const first = queue[0];
+      if (first !== undefined) setImmediate(() => queue[0] === first && first.granted());
+    };
+    if (queue[0] === me) grant();
+    return () => {
+      const wasFirst = queue[0] === me;
+      const index = queue.indexOf(me);
+      if (index >= 0) queue.splice(index, 1);
+      if (wasFirst) grant();
+    };
+  }
 
   readonly openChannel: NonNullable<Ports["openChannel"]> = (name, onMessage) => {
     const all = this.#channels.get(name) ?? new Set();
@@ -79,6 +88,7 @@ export class Tab {
   readonly storage: Storage;
   readonly #events = new Map<PageEvent, Set<() => void>>();
   #client: NetraClient | null = null;
+  #missed: (() => void)[] | null = null;
   token: string | (() => Promise<string>) = tokenFor("alice");
   tokensGiven = 0;
 
@@ -104,8 +114,34 @@ export class Tab {
         return () => void all.delete(run);
       },
       resolve: (address, base = "https://page.example/chat") => new URL(address, base).href,
-      ...(browser.hasLocks ? { locks: browser.locks, openChannel: browser.openChannel } : {}),
+      ...(browser.hasLocks ? { locks: this.#locks, openChannel: this.#openChannel } : {}),
     };
+  }
+
+  readonly #locks: NonNullable<Ports["locks"]> = {
+    request: (name, granted, lost) => this.browser.locks.request(name, granted, () => this.#hear(lost)),
+    steal: (name, granted, lost) => this.browser.locks.steal(name, granted, () => this.#hear(lost)),
+  };
+
+  readonly #openChannel: NonNullable<Ports["openChannel"]> = (name, onMessage) => {
+    const channel = this.browser.openChannel(name, (message) => this.#hear(() => onMessage(message)));
+    return { ...channel, post: (message) => this.#missed ?? channel.post(message) };
+  };
+
+  #hear(run: () => void): void {
+    if (this.#missed === null) run();
+    else this.#missed.push(run);
+  }
+
+  /** The browser puts the page to sleep: it hears nothing and says nothing until it wakes up. */
+  freeze(): void {
+    this.#missed = [];
+  }
+
+  thaw(): void {
+    const missed = this.#missed ?? [];
+    this.#missed = null;
+    for (const hear of missed) hear();
   }
 
   get listeners(): number {

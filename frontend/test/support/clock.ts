@@ -32,6 +32,11 @@ export class Clock {
     return this.#timers.size;
   }
 
+  /** The machine sleeps: time goes on, and what was due is late. */
+  sleep(ms: number): void {
+    this.#now += ms;
+  }
+
   async advance(ms: number): Promise<void> {
     const end = this.#now + ms;
     await settle();
