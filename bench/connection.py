@@ -33,6 +33,14 @@ class LoadError(Exception):
 
 
 @frozen
+class Place:
+    """Where a client was in a session: the last number that it has seen."""
+
+    session_id: str
+    seq: int = 0
+
+
+@frozen
 class Target:
     """Where a server listens, and what it speaks."""
 
@@ -40,11 +48,12 @@ class Target:
     port: int
     dialect: Dialect
 
-    def request(self, token: str) -> bytes:
-        """Return the opening request."""
+    def request(self, token: str, place: "Place | None" = None) -> bytes:
+        """Return the opening request, of a new session or of one that is gone on with."""
         offer = self.dialect.subprotocol
+        query = "" if place is None else f"&session_id={place.session_id}&last_seq={place.seq}"
         lines = [
-            f"GET {self.dialect.target.format(token=token)} HTTP/1.1",
+            f"GET {self.dialect.target.format(token=token)}{query} HTTP/1.1",
             f"Host: {self.host}:{self.port}",
             "Upgrade: websocket",
             "Connection: Upgrade",
@@ -87,24 +96,38 @@ OnEvent = Callable[["Connection", bytes, bytes], None]
 
 
 class Connection(asyncio.Protocol):
-    """A WebSocket of a client that may send no more than it has to."""
+    """A WebSocket of a client that may send no more than it has to.
 
-    def __init__(self, dialect: Dialect, request: bytes, tally: Tally) -> None:
+    Attributes:
+        seen: The last number that came.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        request: bytes,
+        tally: Tally,
+        *,
+        seen: int = 0,
+        is_silent: bool = False,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.dialect = dialect
         self.on_event: OnEvent = _ignore
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._delta = dialect.delta
-        self._acknowledges = dialect.acknowledges
+        self._has_numbers = dialect.numbers
+        self._is_silent = is_silent or not dialect.acknowledges
+        self.seen = seen
         self._request = request
         self._tally = tally
         self._transport: Any = None
         self._is_upgraded = False
         self._is_closing = False
         self._rest = b""
-        self._seen = 0
-        self._acknowledged = 0
+        self._acknowledged = seen
+        self._welcome = b""
 
     # What the load does with it.
 
@@ -114,9 +137,19 @@ class Connection(asyncio.Protocol):
 
     def acknowledge(self) -> None:
         """Say which events have been seen, if there is news."""
-        if self._acknowledges and self._seen > self._acknowledged and not self._is_closing:
-            self._acknowledged = self._seen
-            self.send(b'{"type":"ack","payload":{"seq":%d}}' % self._seen)
+        if not (self._is_silent or self._is_closing) and self.seen > self._acknowledged:
+            self._acknowledged = self.seen
+            self.send(b'{"type":"ack","payload":{"seq":%d}}' % self.seen)
+
+    @property
+    def welcome(self) -> dict[str, Any]:
+        """What the first message said."""
+        return self.dialect.payload(self._welcome)
+
+    def drop(self) -> None:
+        """Lose the line: nobody says goodbye."""
+        self._is_closing = True
+        self._transport.abort()
 
     async def close(self) -> None:
         """Close, and wait for the server to do so too."""
@@ -159,7 +192,7 @@ class Connection(asyncio.Protocol):
             position = end
         self._rest = data[position:]
         self._tally.events += events
-        if events and self._acknowledges:
+        if events and self._has_numbers:
             self._see(data, last, last_end)
 
     def _see(self, data: bytes, start: int, end: int) -> None:
@@ -169,8 +202,8 @@ class Connection(asyncio.Protocol):
             self._fail(f"an event without a number: {data[start:end]!r}")
             return
         seq = int(data[found + 6 : end].partition(b",")[0].rstrip(b"}"))
-        self._tally.numbers += seq - self._seen
-        self._seen = seq
+        self._tally.numbers += seq - self.seen
+        self.seen = seq
         if seq - self._acknowledged >= ACK_EVENTS:
             self.acknowledge()
 
@@ -215,6 +248,7 @@ class Connection(asyncio.Protocol):
             self.on_event(self, kind, payload)
             return True
         if kind == b"connection_established":
+            self._welcome = payload
             self._tally.connections.add(self)
             if not self.opened.done():
                 self.opened.set_result(None)
@@ -234,15 +268,25 @@ def _ignore(connection: Connection, kind: bytes, frame: bytes) -> None:
     """Take an event that nobody asked for."""
 
 
-async def open_connection(target: Target, token: str, tally: Tally) -> Connection:
-    """Connect, and wait for the welcome.
+async def open_connection(
+    target: Target, token: str, tally: Tally, place: Place | None = None, *, is_silent: bool = False
+) -> Connection:
+    """Connect, and wait for the welcome; from `place` on, where there is one.
+
+    A silent one never acknowledges anything.
 
     Raises:
         LoadError: If the server refuses, or does not answer.
     """
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(
-        lambda: Connection(target.dialect, target.request(token), tally),
+        lambda: Connection(
+            target.dialect,
+            target.request(token, place),
+            tally,
+            seen=0 if place is None else place.seq,
+            is_silent=is_silent,
+        ),
         target.host,
         target.port,
     )

@@ -22,13 +22,15 @@ class Dialect:
         target: The path and query to connect to, with a place for the token.
         prefix: What stands before the type in every frame of the server.
         subprotocol: What to offer, if anything.
-        acknowledges: Whether events have numbers, and the client says which it has seen.
+        numbers: Whether events have numbers.
+        acknowledges: Whether the client says which it has seen.
         engine_io: Whether frames are wrapped the way of Engine.IO and Socket.IO.
     """
 
     target: str
     prefix: bytes = b'{"type":"'
     subprotocol: str | None = None
+    numbers: bool = False
     acknowledges: bool = False
     engine_io: bool = False
     delta: bytes = field(init=False)
@@ -68,7 +70,8 @@ def is_event(kind: bytes) -> bool:
 _PLAIN = Dialect("/ws?token={token}")
 
 DIALECTS: Mapping[str, Dialect] = {
-    "netra": evolve(_PLAIN, subprotocol="netra.v1", acknowledges=True),
+    "netra": evolve(_PLAIN, subprotocol="netra.v1", numbers=True, acknowledges=True),
+    "netra-plain": evolve(_PLAIN, numbers=True),
     "plain": _PLAIN,
     "socketio": Dialect(
         "/socket.io/?EIO=4&transport=websocket&token={token}", prefix=b'42["', engine_io=True

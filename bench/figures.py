@@ -42,6 +42,11 @@ FIGURES: Mapping[str, Figure] = {
     "few_cpu_us": Figure("CPU µs per {unit}, few"),
     "many_cpu_us": Figure("CPU µs per {unit}, many"),
     "growth": Figure("many / few", digits=2),
+    "stream_cpu_us": Figure("CPU µs per {unit}, streamed", digits=2),
+    "replay_cpu_us": Figure("CPU µs per {unit}, replayed", digits=2),
+    "replay": Figure("replayed / streamed", digits=2),
+    "exact_percent": Figure("% exact", digits=1, more_is_better=True),
+    "peak_per_second": Figure("attempts in the busiest second", digits=0),
 }
 """Every figure by its name in the JSON, in the order in which it is shown."""
 

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from bench.connection import LoadError, Target
 from bench.dialects import DIALECTS
+from bench.returning import RETURNING
 from bench.scenarios import SCENARIOS, Result, loading
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -52,7 +53,7 @@ async def work(job: Job) -> Result:
     target = Target("127.0.0.1", job.port, DIALECTS[job.dialect])
     try:
         async with loading(target, job.pid, job.secret) as load:
-            return await SCENARIOS[job.scenario](load, job.parameters)
+            return await {**SCENARIOS, **RETURNING}[job.scenario](load, job.parameters)
     except* LoadError as faults:
         error: BaseException = faults
         while isinstance(error, BaseExceptionGroup):

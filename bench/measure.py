@@ -43,7 +43,12 @@ class Plan:
     plain: bool = False
 
     def __len__(self) -> int:
-        return len(self.workloads) * len(self.servers) * self.repeat
+        return sum(len(self.servers_of(name)) for name in self.workloads) * self.repeat
+
+    def servers_of(self, workload: str) -> list[str]:
+        """Return the servers that can do this workload."""
+        resumes = WORKLOADS[workload].resumes
+        return [name for name in self.servers if SERVERS[name].resumes or not resumes]
 
     @property
     def files(self) -> int:
@@ -75,7 +80,7 @@ def measure(plan: Plan, tell: Callable[[str], None]) -> Iterator[Measurement]:
     number = 0
     for workload, parameters in plan.workloads.items():
         for repetition in range(plan.repeat):
-            for server in plan.servers:
+            for server in plan.servers_of(workload):
                 number += 1
                 tell(f"[{number}/{len(plan)}] {workload} on {server}, {repetition + 1}")
                 try:
@@ -98,7 +103,7 @@ def _measure_one(
             port=server.port,
             pid=server.pid,
             secret=server.secret,
-            dialect="plain" if plain and dialect == "netra" else dialect,
+            dialect="netra-plain" if plain and dialect == "netra" else dialect,
             scenario=WORKLOADS[workload].scenario,
             parameters=dict(parameters),
         )

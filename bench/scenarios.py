@@ -19,7 +19,7 @@ from time import perf_counter
 import jwt
 from attrs import define, field, frozen
 
-from bench.connection import Connection, LoadError, Tally, Target, open_connection
+from bench.connection import Connection, LoadError, Place, Tally, Target, open_connection
 from bench.figures import latencies
 from bench.proc import cpu_seconds, memory
 
@@ -67,10 +67,12 @@ class Load:
         claims = {"sub": f"bench-{user:06}", "exp": expires}
         return jwt.encode(claims, self.secret, algorithm="HS256")
 
-    async def connect(self, user: int | None = None) -> Connection:
+    async def connect(
+        self, user: int | None = None, place: Place | None = None, *, is_silent: bool = False
+    ) -> Connection:
         """Open one connection; each has a user of its own if none is given."""
         token = self.token(next(self._users) if user is None else user)
-        return await open_connection(self.target, token, self.tally)
+        return await open_connection(self.target, token, self.tally, place, is_silent=is_silent)
 
     async def connect_many(self, number: int) -> list[Connection]:
         """Open many connections."""
@@ -270,14 +272,14 @@ async def _talk(load: Load, connections: Sequence[Connection]) -> None:
     async def talk(connection: Connection) -> None:
         async with room:
             for _ in range(MEMORY_MESSAGES):
-                await _ask(connection, "echo")
-            await _ask(connection, "stream")
+                await ask(connection, "echo")
+            await ask(connection, "stream")
 
     await asyncio.gather(*(talk(connection) for connection in connections))
     await load.run_for(0)
 
 
-async def _ask(connection: Connection, agent: str) -> None:
+async def ask(connection: Connection, agent: str) -> None:
     """Send a message, and wait until its run has ended."""
     answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 

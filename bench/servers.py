@@ -53,6 +53,7 @@ class Kind:
         dialect: What it speaks.
         needs: Modules that must be installed.
         only_full: Whether a quick pass leaves it out, unless it is asked for.
+        resumes: Whether a client that lost its line can go on with its session.
     """
 
     about: str
@@ -60,6 +61,7 @@ class Kind:
     dialect: str = "plain"
     needs: Sequence[str] = ()
     only_full: bool = False
+    resumes: bool = False
 
     @property
     def missing(self) -> list[str]:
@@ -87,6 +89,7 @@ SERVERS: Mapping[str, Kind] = {
             *(part for name in _AGENTS for part in ("--agent", f"{name}=bench.peers.netra:{name}")),
         ),
         dialect="netra",
+        resumes=True,
     ),
     "netra-stock": Kind(
         "this project under the stock Hypercorn command",
@@ -96,6 +99,7 @@ SERVERS: Mapping[str, Kind] = {
         ),
         dialect="netra",
         only_full=True,
+        resumes=True,
     ),
     "fastapi": Kind(
         "FastAPI on uvicorn, as the guide describes",

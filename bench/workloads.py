@@ -27,6 +27,7 @@ class Workload:
         quick: Parameters of the quick pass.
         full: Parameters of the full pass.
         unlimited: Whether the rate of messages must not be what is measured.
+        resumes: Whether it is for servers alone on which a client can go on with its session.
     """
 
     about: str
@@ -37,6 +38,7 @@ class Workload:
     full: Amount
     always: Amount = field(factory=dict)
     unlimited: bool = True
+    resumes: bool = False
 
     def parameters(self, *, full: bool) -> dict[str, float | str]:
         """Return all of a pass; `heartbeat` is for the server."""
@@ -90,7 +92,7 @@ WORKLOADS: Mapping[str, Workload] = {
         unit="connection",
         figure="p99_ms",
         quick={"rate": 100, "warm_up": 1, "seconds": 2},
-        full={"rate": 300, "warm_up": 2, "seconds": 20},
+        full={"rate": 150, "warm_up": 2, "seconds": 20},
         unlimited=False,
     ),
     "memory": Workload(
@@ -118,6 +120,24 @@ WORKLOADS: Mapping[str, Workload] = {
         figure="growth",
         quick={"few": 50, "connections": 500, "warm_up": 0.5, "seconds": 1.5},
         full={"few": 50, "connections": 5000, "warm_up": 5, "seconds": 15},
+    ),
+    "resume": Workload(
+        "stream; then come back to a session 1 000 events behind, again and again",
+        "resume",
+        unit="event",
+        figure="replay",
+        resumes=True,
+        quick={"connections": 10, "warm_up": 0.5, "seconds": 1.5},
+        full={"connections": 20, "warm_up": 3, "seconds": 10},
+    ),
+    "storm": Workload(
+        "every line is lost at once in the middle of a run; all come back, with full jitter",
+        "storm",
+        unit="connection",
+        figure="p99_ms",
+        resumes=True,
+        quick={"connections": 200, "seconds": 1},
+        full={"connections": 1000, "seconds": 5},
     ),
 }
 """Every workload, in the order in which it is run and shown."""

@@ -16,13 +16,14 @@ import pytest
 
 from bench import __main__ as command
 from bench import proc, servers
-from bench.connection import ACK_EVENTS, Connection, LoadError, Tally
+from bench.connection import ACK_EVENTS, Connection, LoadError, Place, Tally, Target
 from bench.dialects import DIALECTS
 from bench.figures import FIGURES, latencies, median_ratio, percentile
 from bench.frames import CLOSE, INCOMPLETE, PING, bounds, client_frame, masked, server_frame
 from bench.load import Job, work
 from bench.measure import Measurement
 from bench.report import notes, ratios_of, values_of
+from bench.returning import BEHIND, RETURNING, busiest
 from bench.scenarios import SCENARIOS
 from bench.servers import SERVERS, Kind
 from bench.workloads import WORKLOADS
@@ -77,9 +78,28 @@ def test_every_kind_of_workload_measures(tmp_path: Path, workload: str) -> None:
     assert set(median) <= set(FIGURES)
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["acknowledging", "plain"])
+def test_what_is_replayed_is_measured(tmp_path: Path, plain: bool) -> None:
+    arguments = ["--only", "resume", "--servers", "netra,floor", *["--plain"] * plain]
+    code, found = run_bench(tmp_path, *arguments, scale=SMALL)
+    assert code == 0, found
+    servers = found["results"]["resume"]["servers"]
+    assert {"replay", "stream_cpu_us", "replay_cpu_us", "p99_ms"} <= set(servers["netra"]["median"])
+    assert servers["floor"]["repetitions"] == []  # it has no sessions
+
+
+def test_a_storm_is_measured(tmp_path: Path) -> None:
+    code, found = run_bench(tmp_path, "--only", "storm", "--servers", "netra")
+    assert code == 0, found
+    median = found["results"]["storm"]["servers"]["netra"]["median"]
+    assert {"exact_percent", "peak_per_second", "cpu_us", "p50_ms", "p99_ms"} == set(median)
+    assert median["exact_percent"] == 100.0
+    assert 0 < median["peak_per_second"] <= WORKLOADS["storm"].quick["connections"]
+
+
 def test_every_workload_is_a_scenario_with_a_figure() -> None:
     for workload in WORKLOADS.values():
-        assert workload.scenario in SCENARIOS
+        assert workload.scenario in {**SCENARIOS, **RETURNING}
         assert workload.figure in FIGURES
         assert set(workload.quick) == {*workload.full} | ({"heartbeat"} & set(workload.quick))
 
@@ -161,7 +181,8 @@ def test_the_full_pass_repeats_and_the_help_lists_everything() -> None:
     assert plan.files > 5000
     assert "netra-stock" in command.plan_of(["--full"])[0].servers
     assert "netra-stock" not in command.plan_of([])[0].servers
-    assert len(plan) == len(WORKLOADS) * 2 * 5
+    everywhere = [name for name, workload in WORKLOADS.items() if not workload.resumes]
+    assert len(plan) == (2 * len(everywhere) + len(WORKLOADS) - len(everywhere)) * 5
     shown = command.parser().format_help()
     assert all(name in shown for name in [*WORKLOADS, *SERVERS])
 
@@ -227,6 +248,17 @@ def test_a_process_is_measured_with_its_children() -> None:
     assert proc.cpu_seconds(child.pid) == 0.0
 
 
+def test_the_densest_second() -> None:
+    assert busiest([]) == 0
+    assert busiest([3.0]) == 1
+    assert busiest([2.0, 0.0, 1.0, 0.999]) == 2
+    assert busiest([0.0, 0.5, 0.9, 5.0, 5.1, 5.2, 5.99]) == 4
+
+
+def test_a_client_is_a_thousand_events_behind() -> None:
+    assert BEHIND == 1000
+
+
 # The client.
 
 
@@ -255,6 +287,8 @@ class Wire:
 
     def close(self) -> None:
         self.is_closed = True
+
+    abort = close
 
 
 def connected(dialect: str = "netra") -> tuple[Connection, Wire, Tally]:
@@ -299,6 +333,30 @@ def test_acknowledgements_come_every_32_numbers_and_only_where_they_are_wanted()
     assert asyncio.run(acknowledged("plain")) == []
 
 
+def test_a_client_that_comes_back_goes_on_counting() -> None:
+    async def come_back() -> None:
+        target = Target("127.0.0.1", 8000, DIALECTS["netra"])
+        assert b"GET /ws?token=t&session_id=s-1&last_seq=7 HTTP/1.1" in target.request(
+            "t", Place("s-1", 7)
+        )
+        tally, wire = Tally(), Wire()
+        connection = Connection(target.dialect, b"GET", tally, seen=7, is_silent=True)
+        connection.connection_made(wire)  # type: ignore[arg-type]  # as much of one as it uses
+        established = b'{"type":"connection_established","payload":{"session_id":"s-1"}}'
+        connection.data_received(UPGRADED + server_frame(established) + delta(8) + delta(9))
+        assert connection.welcome == {"session_id": "s-1"}
+        assert (tally.events, tally.numbers, connection.seen) == (2, 2, 9)
+        wire.written.clear()
+        connection.acknowledge()
+        assert wire.written == []
+        connection.drop()
+        assert wire.is_closed
+        connection.connection_lost(None)
+        assert not tally.fault.done()
+
+    asyncio.run(come_back())
+
+
 def test_control_frames_are_answered_and_faults_are_noted() -> None:
     async def answers() -> None:
         connection, wire, tally = connected()
@@ -333,7 +391,9 @@ def test_settings_of_whoever_runs_it_do_not_reach_the_server(
     assert not server.output.exists()
 
 
-@pytest.mark.parametrize("module", ["frames", "figures", "workloads", "__main__", "peers.work"])
+@pytest.mark.parametrize(
+    "module", ["frames", "figures", "workloads", "returning", "__main__", "peers.work"]
+)
 def test_the_examples_of_the_docstrings(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"bench.{module}"))
     assert result.attempted

@@ -184,6 +184,34 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
         assert ran(folder) == {f"c-{number}": 1 for number in range(TEXTS)}
 
 
+async def test_a_line_on_which_nothing_comes_any_more(folder: Path) -> None:
+    text = "word after word " * 300
+    with (
+        serving(folder, *WITH_AGENTS, WEBSOCKET_HEARTBEAT_INTERVAL="300") as server,
+        relaying(server.address) as relay,
+        trio.fail_after(PATIENCE),
+    ):
+        async with (
+            connect(through(relay), token=sign(), random=soon) as client,
+            trio.open_nursery() as nursery,
+        ):
+            trace = Trace(client)
+            nursery.start_soon(trace.gather)
+            run = await client.send(text, correlation_id="c-1")
+            read = ""
+            async for event in run:
+                if event.type == "partial_result":
+                    before, read = len(read), read + event.payload["content"]
+                    if before < EVERY <= len(read):
+                        relay.freeze()
+            assert read == text
+            assert (await trace.wait_for("disconnected")).payload["code"] == 1006
+            assert trace.verdicts == ["new", "exact"]
+            nursery.cancel_scope.cancel()
+        trace.check_numbers()
+        assert ran(folder) == {"c-1": 1}
+
+
 async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
     chance = random.Random(7)  # noqa: S311 - no secret
     contents = {

@@ -25,6 +25,7 @@ class Relay:
         self._listener.settimeout(LOOK_SECONDS)
         self._lock = threading.Lock()
         self._lines: set[socket.socket] = set()
+        self._frozen: set[socket.socket] = set()
         self._is_cut = False
         self._is_over = False
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -38,6 +39,11 @@ class Relay:
             lines, self._lines = self._lines, set()
         for line in lines:
             _hang_up(line)
+
+    def freeze(self) -> None:
+        """Pass nothing more on over the lines that there are, which nobody is told."""
+        with self._lock:
+            self._frozen |= self._lines
 
     def mend(self) -> None:
         """Let new lines through again."""
@@ -80,11 +86,13 @@ class Relay:
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
-                sink.sendall(data)
+                if source not in self._frozen:
+                    sink.sendall(data)
         for line in (source, sink):
             _hang_up(line)
         with self._lock:
             self._lines -= {source, sink}
+            self._frozen -= {source, sink}
 
 
 def _hang_up(line: socket.socket) -> None:

@@ -12,6 +12,9 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 APART = (
+    "e2e/test_chat_line.py",
+    "e2e/test_client_line.py",
+    "e2e/test_client_outbox.py",
     "e2e/test_crash.py",
     "e2e/test_identity_provider.py",
     "e2e/test_outage.py",
