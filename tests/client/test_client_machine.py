@@ -118,6 +118,7 @@ class Sessions(RuleBasedStateMachine):
         self.users: list[User] = []
         self.said: list[Said] = []
         self.was_away = False
+        self.reading = 0
 
     @initialize(weather=st.sampled_from([Delay(0.0), Delay(0.4), Throttle(1500)]))
     def begin(self, weather: Fault) -> None:
@@ -177,7 +178,9 @@ class Sessions(RuleBasedStateMachine):
             run = await user.client.send(**said.payload, correlation_id=said.key)
             said.runs.append(run)
             if reader != "none":
+                self.reading += 1
                 await self._read(user, run, said, pause_at=3 if reader == "some" else 0)
+                self.reading -= 1
         except ClientError:
             return  # the client was left, or may not come back by itself
 
@@ -292,6 +295,9 @@ class Sessions(RuleBasedStateMachine):
                 assert run.end.type == "agent_completed"
                 assert {each.run_id for each in said.runs} <= {run.run_id}, "a message ran twice"
                 said.runs.append(run)
+        with trio.fail_after(1000):  # each reader gets to an end too
+            while self.reading:  # noqa: ASYNC110 - nobody tells when the last one is done
+                await trio.sleep(1)
         for user in self.users:
             await self._leave(user)
         self.check_texts()
