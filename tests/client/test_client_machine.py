@@ -49,6 +49,7 @@ BUFFER_BYTES = 6000  # of a line: more than a log keeps, and little enough to fi
 WHICH = st.integers(0, 1)  # the acknowledging client, or the plain one
 BACK = st.integers(0, 3)  # messages ago
 SECONDS = st.sampled_from([0.0, 0.01, 0.3, 3.0, 15.0])  # until the next step
+PADDING = "." * 20  # of a word, so that few of them fill a line and a log
 ENDLESS = "0 0"
 CONTENTS = ["3 0", "40 0", "40 0.3", "300 0", "10 2", ENDLESS]  # so many words, seconds between
 PAYLOADS = st.fixed_dictionaries(
@@ -76,7 +77,7 @@ async def agent(run: AgentRun) -> str:
     count, pause = run.content.split()
     await run.think("hm")
     for number in range(int(count)):
-        await run.emit(f"{run.correlation_id}:{number} ")
+        await run.emit(f"{run.correlation_id}:{number}{PADDING} ")
         await trio.sleep(float(pause))
         if number % 30 == 7:
             async with run.tool("look", at=number) as tool:
@@ -120,7 +121,7 @@ class Sessions(RuleBasedStateMachine):
         self.was_away = False
         self.reading = 0
 
-    @initialize(weather=st.sampled_from([Delay(0.0), Delay(0.4), Throttle(1500)]))
+    @initialize(weather=st.sampled_from([Throttle(1500), Delay(0.4), Delay(0.0)]))
     def begin(self, weather: Fault) -> None:
         self.program.do(self._begin, weather)
 
@@ -163,6 +164,11 @@ class Sessions(RuleBasedStateMachine):
     def say(self, which: int, payload: dict[str, Any], reader: str, seconds: float) -> None:
         self.said.append(Said(f"k{len(self.said)}", payload))
         self.program.do(self._start, self.users[which], self.said[-1], reader, seconds)
+
+    @rule(which=WHICH, payload=PAYLOADS, reader=READERS, fault=st.sampled_from(FAULTS))
+    def say_and_fail(self, which: int, payload: dict[str, Any], reader: str, fault: Fault) -> None:
+        self.say(which, payload, reader, 1.0)
+        self.happen(fault, 1.0)
 
     @precondition(lambda self: self.said)
     @rule(which=WHICH, back=BACK, reader=READERS, seconds=SECONDS)
@@ -317,7 +323,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 Sessions.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
