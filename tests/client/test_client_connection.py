@@ -507,7 +507,7 @@ class _SlowToSayGoodbye(ScriptedNetwork):
                 heard.set()
                 await through.wait()
 
-            socket.close = close_slowly
+            socket.close = close_slowly  # type: ignore[method-assign]
             nursery.start_soon(finish)
             yield socket
             nursery.cancel_scope.cancel()

@@ -271,7 +271,11 @@ class Sessions(RuleBasedStateMachine):
         hub = self.network._process and self.network._process.app._hub
         for session in hub.sessions if hub else []:
             log = session.journal.log
-            assert log._ordinary <= REPLAY_EVENTS
+            entries = [*log._kept, *log._pending]
+            ordinary = sum(not entry.reserved for entry in entries)
+            # A plain client has beside what is to be written a ring of what was.
+            assert ordinary <= REPLAY_EVENTS * (1 if session.journal.acknowledging else 2)
+            assert sum(entry.reserved for entry in entries) <= RESERVED_PLACES
             assert 0 <= log._reserved <= RESERVED_PLACES
 
     # The end.
