@@ -327,7 +327,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 Sessions.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=30,  # some ten seconds
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
