@@ -1,6 +1,7 @@
 """The client's connection: opening, resuming, giving up, renewing, leaving; in virtual time."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -500,6 +501,38 @@ async def test_cancelled_it_still_says_goodbye(
     assert scope.cancelled_caught
     assert peer.client_closed == 1000
     assert status_of(client) is Status.DISCONNECTED
+
+
+class _SlowToSayGoodbye(ScriptedNetwork):
+    """A network whose sockets need to be there until a close is through, as real ones do."""
+
+    @asynccontextmanager
+    async def open(self, url: str, **opening: Any) -> AsyncIterator[Any]:
+        async with super().open(url, **opening) as socket, trio.open_nursery() as nursery:
+            heard, through = trio.Event(), trio.Event()
+            close = socket.close
+
+            async def finish() -> None:
+                await heard.wait()
+                for _ in range(3):  # the reader of the client has heard it by now
+                    await trio.lowlevel.checkpoint()
+                through.set()
+
+            async def close_slowly(code: int) -> None:
+                await close(code)
+                heard.set()
+                await through.wait()
+
+            socket.close = close_slowly  # type: ignore[method-assign]
+            nursery.start_soon(finish)
+            yield socket
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_socket_is_there_until_goodbye_is_said(autojump_clock: MockClock) -> None:
+    async with opened(_SlowToSayGoodbye()) as (_, peer):
+        pass
+    assert (peer.client_closed, trio.current_time()) == (1000, 0.0)
 
 
 async def life(network: ScriptedNetwork) -> AsyncIterator[Peer]:

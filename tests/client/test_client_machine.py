@@ -49,6 +49,7 @@ BUFFER_BYTES = 6000  # of a line: more than a log keeps, and little enough to fi
 WHICH = st.integers(0, 1)  # the acknowledging client, or the plain one
 BACK = st.integers(0, 3)  # messages ago
 SECONDS = st.sampled_from([0.0, 0.01, 0.3, 3.0, 15.0])  # until the next step
+PADDING = "." * 20  # of a word, so that few of them fill a line and a log
 ENDLESS = "0 0"
 CONTENTS = ["3 0", "40 0", "40 0.3", "300 0", "10 2", ENDLESS]  # so many words, seconds between
 PAYLOADS = st.fixed_dictionaries(
@@ -76,7 +77,7 @@ async def agent(run: AgentRun) -> str:
     count, pause = run.content.split()
     await run.think("hm")
     for number in range(int(count)):
-        await run.emit(f"{run.correlation_id}:{number} ")
+        await run.emit(f"{run.correlation_id}:{number}{PADDING} ")
         await trio.sleep(float(pause))
         if number % 30 == 7:
             async with run.tool("look", at=number) as tool:
@@ -118,8 +119,9 @@ class Sessions(RuleBasedStateMachine):
         self.users: list[User] = []
         self.said: list[Said] = []
         self.was_away = False
+        self.reading = 0
 
-    @initialize(weather=st.sampled_from([Delay(0.0), Delay(0.4), Throttle(1500)]))
+    @initialize(weather=st.sampled_from([Throttle(1500), Delay(0.4), Delay(0.0)]))
     def begin(self, weather: Fault) -> None:
         self.program.do(self._begin, weather)
 
@@ -163,6 +165,11 @@ class Sessions(RuleBasedStateMachine):
         self.said.append(Said(f"k{len(self.said)}", payload))
         self.program.do(self._start, self.users[which], self.said[-1], reader, seconds)
 
+    @rule(which=WHICH, payload=PAYLOADS, reader=READERS, fault=st.sampled_from(FAULTS))
+    def say_and_fail(self, which: int, payload: dict[str, Any], reader: str, fault: Fault) -> None:
+        self.say(which, payload, reader, 1.0)
+        self.happen(fault, 1.0)
+
     @precondition(lambda self: self.said)
     @rule(which=WHICH, back=BACK, reader=READERS, seconds=SECONDS)
     def say_again(self, which: int, back: int, reader: str, seconds: float) -> None:
@@ -177,7 +184,9 @@ class Sessions(RuleBasedStateMachine):
             run = await user.client.send(**said.payload, correlation_id=said.key)
             said.runs.append(run)
             if reader != "none":
+                self.reading += 1
                 await self._read(user, run, said, pause_at=3 if reader == "some" else 0)
+                self.reading -= 1
         except ClientError:
             return  # the client was left, or may not come back by itself
 
@@ -262,7 +271,11 @@ class Sessions(RuleBasedStateMachine):
         hub = self.network._process and self.network._process.app._hub
         for session in hub.sessions if hub else []:
             log = session.journal.log
-            assert log._ordinary <= REPLAY_EVENTS
+            entries = [*log._kept, *log._pending]
+            ordinary = sum(not entry.reserved for entry in entries)
+            # A plain client has beside what is to be written a ring of what was.
+            assert ordinary <= REPLAY_EVENTS * (1 if session.journal.acknowledging else 2)
+            assert sum(entry.reserved for entry in entries) <= RESERVED_PLACES
             assert 0 <= log._reserved <= RESERVED_PLACES
 
     # The end.
@@ -292,6 +305,9 @@ class Sessions(RuleBasedStateMachine):
                 assert run.end.type == "agent_completed"
                 assert {each.run_id for each in said.runs} <= {run.run_id}, "a message ran twice"
                 said.runs.append(run)
+        with trio.fail_after(1000):  # each reader gets to an end too
+            while self.reading:  # noqa: ASYNC110 - nobody tells when the last one is done
+                await trio.sleep(1)
         for user in self.users:
             await self._leave(user)
         self.check_texts()
@@ -311,7 +327,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 Sessions.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=30,  # some ten seconds
     stateful_step_count=25,
     deadline=None,
     derandomize=True,

@@ -107,6 +107,15 @@ async def test_a_server_that_selects_nothing_is_another_one() -> None:
     assert "subprotocols" in caught.value.body["error"]
 
 
+async def test_a_client_that_offers_nothing() -> None:
+    async with (
+        answering(partial(echo_websocket, subprotocol=None)) as address,
+        Network().open(f"ws://{address}/ws", headers={}, subprotocols=()) as socket,
+    ):
+        await socket.send("hello")
+        assert await socket.receive() == "hello"
+
+
 async def test_tls() -> None:
     authority = trustme.CA()
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

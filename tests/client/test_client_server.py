@@ -1,12 +1,10 @@
-"""The client and the real server: over the memory transport, and over TCP."""
+"""The client and the real server: over a network in memory, and over TCP."""
 
 import signal
 from pathlib import Path
 
 import pytest
 import trio
-from support.clients import client_of
-from support.memory import open_server
 from support.server import PATIENCE, serving, sign, write_agents
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -21,6 +19,7 @@ from netra_trio.client import (
     connect,
 )
 from netra_trio.runs import Run
+from netra_trio.testing import Drop, assert_nothing_lost, open_network
 
 
 async def talk(run: Run) -> None:
@@ -44,7 +43,7 @@ AGENTS = {"echo": echo, "talk": talk, "wait": wait, "fail": fail}
 
 
 async def test_a_conversation(autojump_clock: MockClock) -> None:
-    async with open_server(agents=AGENTS) as server, client_of(server) as (client, _):
+    async with open_network(AGENTS) as network, network.connect() as client:
         run = await client.send("hello", thread_id="main")
         assert (await run.text(), run.status) == ("hello", "accepted")
         run = await client.send("5000", agent="talk", thread_id="main")
@@ -71,6 +70,7 @@ async def test_a_conversation(autojump_clock: MockClock) -> None:
         assert [message["role"] for message in page["messages"]] == ["user", "agent"]
         with pytest.raises(MessageRefused, match="THREAD_NOT_FOUND"):
             await client.history("nowhere")
+    assert_nothing_lost(network.trace)
 
 
 async def test_a_slow_reader_slows_the_agent(autojump_clock: MockClock) -> None:
@@ -82,7 +82,7 @@ async def test_a_slow_reader_slows_the_agent(autojump_clock: MockClock) -> None:
             await run.emit("x" * 100)
             emitted += 1
 
-    async with open_server(agents={"endless": endless}) as server, client_of(server) as (client, _):
+    async with open_network({"endless": endless}) as network, network.connect() as client:
         run = await client.send("go")
         events = aiter(run)
         await anext(events)
@@ -98,10 +98,7 @@ async def test_a_slow_reader_slows_the_agent(autojump_clock: MockClock) -> None:
 
 
 async def test_many_at_once_keep_their_order(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, max_message_rate=10) as server,
-        client_of(server) as (client, _),
-    ):
+    async with open_network(AGENTS, max_message_rate=10) as network, network.connect() as client:
         ends: list[str] = []
 
         async def say(number: int) -> None:
@@ -116,19 +113,23 @@ async def test_many_at_once_keep_their_order(autojump_clock: MockClock) -> None:
         said = [each["content"] for each in page["messages"] if each["role"] == "user"]
         assert said == [f"{number}" for number in range(45)]
         assert sorted(ends, key=int) == said
+    assert_nothing_lost(network.trace)
 
 
 async def test_a_lost_line(autojump_clock: MockClock) -> None:
-    async with open_server(agents=AGENTS) as server, client_of(server) as (client, network):
+    async with open_network(AGENTS) as network, network.connect() as client:
         run = await client.send("x", agent="wait", thread_id="main")
         async for event in run:
             if event.type == "partial_result":
-                network.lines[-1].line.cut()
+                lost = network.lines[0]
+                network.inject(Drop())
+                await run.stop()
         assert run.end is not None
         assert run.end.type == "agent_completed"
         assert (await (await client.send("again")).text()) == "again"
         assert client.stats.reconnections == 1
-    assert network.lines[-1].ended is not None
+        assert lost.ended.is_set()
+    assert_nothing_lost(network.trace)
 
 
 # --- over TCP

@@ -32,13 +32,13 @@ import trio
 from attrs import frozen
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from support.clients import client_of
 from support.memory import open_server
 from trio.testing import MockClock
 
 import netra_trio
 from netra_trio import client, testing
 from netra_trio.agents.demo import EXAMPLES
+from netra_trio.agents.echo import echo
 from netra_trio.checkup import STEPS
 from netra_trio.cli import app
 from netra_trio.client import Client
@@ -65,6 +65,7 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.runs import Agent, Run
 from netra_trio.settings import STOPS, TABLE, Settings
+from netra_trio.testing import open_network
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -243,8 +244,10 @@ def functions_of(module: types.ModuleType, kind: type) -> list[Any]:
 
 
 async def use_client(function: Callable[[Client], Awaitable[object]]) -> None:
-    async with open_server() as server, client_of(server) as (client, _):
-        await function(client)
+    async with open_network({"echo": echo}) as network:
+        token = network.token("alice")
+        async with client.connect(network.url, token=token, dialer=network) as connected:
+            await function(connected)
 
 
 async def complete_soon(name: str, agent: Agent) -> None:
