@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from netra_trio.codes import EndReason, ErrorCode
@@ -147,6 +148,24 @@ def test_every_metric_is_shown_to_prometheus_and_to_people() -> None:
         names = {metric.name} if metric.kind != "histogram" else {f"{metric.name}_count"}
         assert names <= shown
         assert metric.name.removeprefix("netra_") in people[metric.group]
+
+
+def test_the_text_is_that_of_the_library() -> None:
+    figures = Figures(
+        agents=("demo", 'a "quoted" \\ name\nin two lines'), endpoints=("/ws/config",)
+    )
+    figures.note(ConnectionEnded(EndReason.SEND_TIMEOUT.label, None, 1234567.25, 1, 2))
+    figures.merged = 12_345_678
+    exposition = Exposition(figures)
+    for _ in range(2):
+        ours, theirs = exposition.text(), generate_latest(exposition.registry)
+        assert without_process(ours) == without_process(theirs)
+    assert b"process_open_fds" in ours
+
+
+def without_process(text: bytes) -> list[bytes]:
+    """Return the lines of a text, but for those that change by the moment."""
+    return [line for line in text.splitlines() if not line.startswith(b"process_")]
 
 
 def test_people_see_numbers() -> None:
