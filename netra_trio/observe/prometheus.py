@@ -60,7 +60,8 @@ class Exposition:
                 series = self._series.get(key)
                 if series is None:
                     series = self._series[key] = _series(sample.name, sample.labels)
-                yield f"{series} {floatToGoString(sample.value)}\n"
+                value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+                yield f"{series} {value}\n"
 
 
 class _Reader(Collector):

@@ -143,7 +143,7 @@ def test_a_fact_is_counted(fact: Any, counted: list[tuple[str, tuple[str, ...]]]
 def test_every_metric_is_shown_to_prometheus_and_to_people() -> None:
     figures = Figures(agents=("demo",), endpoints=("/ws/config",))
     shown = {name for name, _ in samples(figures)}
-    people = document(figures)
+    people = document(figures, users=[])
     for metric in METRICS:
         names = {metric.name} if metric.kind != "histogram" else {f"{metric.name}_count"}
         assert names <= shown
@@ -169,11 +169,9 @@ def without_process(text: bytes) -> list[bytes]:
 
 
 def test_people_see_numbers() -> None:
-    figures = Figures(
-        read_levels=lambda: Levels(connections=2, largest_users=({"user_id": "alice"},))
-    )
+    figures = Figures(read_levels=lambda: Levels(connections=2))
     figures.stop.observe(0.02)
-    shown = document(figures)
+    shown = document(figures, users=[{"user_id": "alice"}])
     assert shown["connections"]["connections"] == 2
     assert shown["connections"]["per_user"] == [{"user_id": "alice"}]
     expected = {"count": 1, "sum": 0.02, "mean": 0.02, "p50": 0.025, "p95": 0.025, "p99": 0.025}
