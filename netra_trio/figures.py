@@ -156,8 +156,6 @@ class Levels:
     log_events: int = 0
     log_events_max: int = 0
     tasks: int = 0
-    users_in_all: int = 0
-    largest_users: tuple[Mapping[str, Any], ...] = ()
 
 
 @define(eq=False)

@@ -166,7 +166,9 @@ async def dev_token(call: Call) -> Answer:
 async def stats(call: Call) -> Answer:
     """Give an administrator the figures, and the users with the most connections."""
     await check_administrator(call.request, call.hub, now=trio.current_time())
-    return Answer(200, document_of(call.hub.instruments.figures), {"cache-control": "no-store"})
+    hub = call.hub
+    figures = document_of(hub.instruments.figures, hub.largest_users())
+    return Answer(200, figures, {"cache-control": "no-store"})
 
 
 async def metrics(call: Call) -> Answer:

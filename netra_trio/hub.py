@@ -8,7 +8,6 @@ Leaving a context manager is the clean-up: nothing is unregistered by hand.
 """
 
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -26,7 +25,7 @@ from netra_trio.connection.state import Connection
 from netra_trio.discovery import connection_limits, features
 from netra_trio.errors import Problem, Refused, problem
 from netra_trio.facts import LOST, ConnectionOpened, ConnectionResumed
-from netra_trio.figures import Figures, Key, Levels
+from netra_trio.figures import Figures, Levels
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
 from netra_trio.instruments import Instruments
 from netra_trio.interfaces import Store, Transport
@@ -317,26 +316,32 @@ class Hub:
             "users": len(self._users),
         }
 
+    def largest_users(self) -> tuple[dict[str, Any], ...]:
+        """Return the users with the most connections, and what each has."""
+        return self._users.largest(USERS_LISTED)
+
     def _levels(self) -> Levels:
         """Return what there is right now, for the figures."""
         sessions = list(self.sessions)
-        depths = [session.journal.log.depth for session in sessions]
-        runs = Counter[Key]()
+        depths = []
+        active = waiting = 0
         for session in sessions:
-            session.journal.delivery.settle()
-            schedule = session.statistics()
-            runs.update({state: schedule[state] for state in ("active", "waiting")})
+            journal = session.journal
+            journal.delivery.settle()
+            depths.append(journal.log.depth)
+            if not session.is_idle:
+                schedule = session.statistics()
+                active += schedule["active"]
+                waiting += schedule["waiting"]
         detached = self.sessions.statistics()["detached"]
         return Levels(
             connections=len(self._connections),
             users=self._users.by_connections(),
             sessions={"attached": len(sessions) - detached, "detached": detached},
-            runs={"active": runs["active"], "waiting": runs["waiting"]},
+            runs={"active": active, "waiting": waiting},
             log_events=sum(depths),
             log_events_max=max(depths, default=0),
             tasks=trio.lowlevel.current_statistics().tasks_living,
-            users_in_all=len(self._users),
-            largest_users=self._users.largest(USERS_LISTED),
         )
 
     def _check_limit(self, user: User, replaced: Connection | None) -> Endable | None:

@@ -1,9 +1,10 @@
 """The figures as JSON for an administrator: the same ones, in groups, with what users there are.
 
->>> sorted(document(Figures()))
+>>> sorted(document(Figures(), users=[]))
 ['connections', 'delivery', 'health', 'messages', 'runs', 'server']
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netra_trio.figures import METRICS, Figures, Histogram, Key, Values
@@ -12,8 +13,8 @@ PREFIX = "netra_"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-def document(figures: Figures) -> dict[str, Any]:
-    """Return every figure by its group and its name, without the prefix of Prometheus.
+def document(figures: Figures, users: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return every figure by its group and its name, without the prefix of Prometheus; and users.
 
     The quantiles of a histogram are bounds: so much is at or below them. They are None where there
     is nothing yet, or where it is beyond the last bound.
@@ -23,8 +24,7 @@ def document(figures: Figures) -> dict[str, Any]:
     for metric in METRICS:
         group = groups.setdefault(metric.group, {})
         group[metric.name.removeprefix(PREFIX)] = _shown(metric.read(figures, levels))
-    groups["connections"]["users_in_all"] = levels.users_in_all
-    groups["connections"]["per_user"] = list(levels.largest_users)
+    groups["connections"]["per_user"] = list(users)
     return groups
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 import trio
-from attrs import evolve, frozen
+from attrs import frozen
 from support.prometheus import Prometheus, check, check_metrics, prometheus
 from support.server import (
     Client,
@@ -26,10 +26,6 @@ from support.server import (
     write_agents,
 )
 from support.wire import TEXT, client_frame
-
-from netra_trio.app import create_app
-from netra_trio.settings import Settings
-from netra_trio.stores.memory import MemoryStore
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
@@ -292,42 +288,3 @@ def test_every_alert_that_is_documented_can_be_asked(watched: Watched) -> None:
         series, _, _ = expression.rpartition(" > ") if " > " in expression else (expression, "", "")
         asked = " ".join(series.split()).removesuffix(" == 0")
         wait_for_data(watched.prometheus, asked)
-
-
-TOKEN = "a-token-for-prometheus"
-
-
-@pytest.mark.parametrize(
-    ("given", "status"),
-    [
-        ([TOKEN], 200),
-        ([], 401),
-        (["another"], 401),
-        ([TOKEN, TOKEN], 401),
-        (["ünï"], 401),
-    ],
-)
-async def test_who_may_read_the_metrics(given: list[str], status: int) -> None:
-    settings = evolve(Settings(), jwt_secret_key="s" * 32, metrics_token=TOKEN)
-    app = create_app(settings=settings, store=MemoryStore())
-    headers = [(b"authorization", f"Bearer {token}".encode("latin-1")) for token in given]
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/metrics",
-        "query_string": b"",
-        "headers": headers,
-    }
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async with app.running():
-        await app(scope, receive, send)
-    assert sent[0]["status"] == status
-    assert (b"netra_connections " in sent[1]["body"]) is (status == 200)
-    assert TOKEN.encode() not in sent[1]["body"]

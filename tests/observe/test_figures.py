@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from netra_trio.codes import EndReason, ErrorCode
@@ -142,19 +143,35 @@ def test_a_fact_is_counted(fact: Any, counted: list[tuple[str, tuple[str, ...]]]
 def test_every_metric_is_shown_to_prometheus_and_to_people() -> None:
     figures = Figures(agents=("demo",), endpoints=("/ws/config",))
     shown = {name for name, _ in samples(figures)}
-    people = document(figures)
+    people = document(figures, users=[])
     for metric in METRICS:
         names = {metric.name} if metric.kind != "histogram" else {f"{metric.name}_count"}
         assert names <= shown
         assert metric.name.removeprefix("netra_") in people[metric.group]
 
 
-def test_people_see_numbers() -> None:
+def test_the_text_is_that_of_the_library() -> None:
     figures = Figures(
-        read_levels=lambda: Levels(connections=2, largest_users=({"user_id": "alice"},))
+        agents=("demo", 'a "quoted" \\ name\nin two lines'), endpoints=("/ws/config",)
     )
+    figures.note(ConnectionEnded(EndReason.SEND_TIMEOUT.label, None, 1234567.25, 1, 2))
+    figures.merged = 12_345_678
+    exposition = Exposition(figures)
+    for _ in range(2):
+        ours, theirs = exposition.text(), generate_latest(exposition.registry)
+        assert without_process(ours) == without_process(theirs)
+    assert b"process_open_fds" in ours
+
+
+def without_process(text: bytes) -> list[bytes]:
+    """Return the lines of a text, but for those that change by the moment."""
+    return [line for line in text.splitlines() if not line.startswith(b"process_")]
+
+
+def test_people_see_numbers() -> None:
+    figures = Figures(read_levels=lambda: Levels(connections=2))
     figures.stop.observe(0.02)
-    shown = document(figures)
+    shown = document(figures, users=[{"user_id": "alice"}])
     assert shown["connections"]["connections"] == 2
     assert shown["connections"]["per_user"] == [{"user_id": "alice"}]
     expected = {"count": 1, "sum": 0.02, "mean": 0.02, "p50": 0.025, "p95": 0.025, "p99": 0.025}

@@ -34,6 +34,7 @@ READY_SECONDS = 30.0
 PATIENCE = 20.0  # seconds: a bound, not a wait
 NEWS = 0.05  # seconds between two looks at another process
 SCRAPE = "250ms"
+READY = 200  # HTTP's own; before that it answers 503, in words
 
 _CONFIG = """
 global:
@@ -157,9 +158,10 @@ class Prometheus:
     def is_ready(self) -> bool:
         """Whether it answers, and has scraped."""
         try:
-            return bool(self.query("up == 1"))
+            is_up = self.client.get(f"http://{self.address}/-/ready").status_code == READY
         except httpx2.TransportError:
             return False
+        return is_up and bool(self.query("up == 1"))
 
     def _ask(self, path: str, **parameters: str) -> dict[str, Any]:
         body = self.client.get(f"http://{self.address}{path}", params=parameters).json()
