@@ -576,12 +576,9 @@ class Session:
             completed=data,
         )
         try:
-            if new.key is None:  # which waits for nothing
+            told_by = trio.current_time() + self._end_store_seconds()
+            with trio.CancelScope(shield=True, deadline=told_by):
                 await self._store.end_run(end)
-            else:
-                told_by = trio.current_time() + self._end_store_seconds()
-                with trio.CancelScope(shield=True, deadline=told_by):
-                    await self._store.end_run(end)
         finally:
             live = self._forget(new.run_id)
             self._note(new.run_id, ending.status)

@@ -273,8 +273,7 @@ class Sessions(RuleBasedStateMachine):
             log = session.journal.log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)
-            # A plain client has beside what is to be written a ring of what was.
-            assert ordinary <= REPLAY_EVENTS * (1 if session.journal.acknowledging else 2)
+            assert ordinary <= REPLAY_EVENTS
             assert sum(entry.reserved for entry in entries) <= RESERVED_PLACES
             assert 0 <= log._reserved <= RESERVED_PLACES
 
