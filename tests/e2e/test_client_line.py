@@ -26,6 +26,7 @@ SENDERS = 3  # side by side, each in a thread of its own
 MESSAGES = 15  # of each
 LIFE = (0.05, 0.5)  # seconds of a server from a connection to its kill
 BEYOND = 0.5  # seconds after the end of a token: by then the server would have closed
+LONG = 4 * PATIENCE  # seconds: several servers start in one test, perhaps beside other tests
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 
 AGENTS = '''
@@ -140,7 +141,7 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
     with (
         serving(folder, *WITH_AGENTS, **LIMITS) as server,
         relaying(server.address) as relay,
-        trio.fail_after(PATIENCE),
+        trio.fail_after(LONG),
     ):
         async with (
             connect(through(relay), token=sign(), random=soon) as client,
@@ -189,7 +190,7 @@ async def test_a_line_on_which_nothing_comes_any_more(folder: Path) -> None:
     with (
         serving(folder, *WITH_AGENTS, WEBSOCKET_HEARTBEAT_INTERVAL="300") as server,
         relaying(server.address) as relay,
-        trio.fail_after(PATIENCE),
+        trio.fail_after(LONG),
     ):
         async with (
             connect(through(relay), token=sign(), random=soon) as client,
@@ -220,7 +221,7 @@ async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
         for number in range(MESSAGES)
     }
     ends: dict[str, str] = {}
-    with kept_port() as port, trio.fail_after(2 * PATIENCE):
+    with kept_port() as port, trio.fail_after(LONG):
         async with trio.open_nursery() as nursery:
             done = trio.Event()
             first_is_up = trio.Event()
@@ -285,7 +286,7 @@ async def test_a_message_that_was_on_its_way_when_the_server_was_killed(folder: 
     with (
         kept_port() as port,
         serving(folder, *WITH_AGENTS, port=str(port)) as first,
-        trio.fail_after(PATIENCE),
+        trio.fail_after(LONG),
     ):
         async with connect(first.url, token=sign(), random=soon) as client:
             run = await client.send("never", agent="until_told", correlation_id="c-1")
@@ -334,7 +335,7 @@ async def test_a_token_that_ends_is_renewed_in_place(folder: Path) -> None:
         ends_at = int(time.time()) + 2
         return sign(exp=ends_at)
 
-    with serving(folder, *WITH_AGENTS) as server, trio.fail_after(PATIENCE):
+    with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
         async with connect(server.url, get_token=get_token) as client:
             run = await client.send("go", agent="until_told")
             await begin(run)
@@ -358,7 +359,7 @@ async def test_a_token_that_ends_before_there_is_another(folder: Path) -> None:
         ends_at = int(time.time()) + 2
         return sign(exp=ends_at)
 
-    with serving(folder, *WITH_AGENTS) as server, trio.fail_after(PATIENCE):
+    with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
         async with (
             connect(server.url, get_token=get_token, random=soon) as client,
             trio.open_nursery() as nursery,
@@ -375,7 +376,7 @@ async def test_a_token_that_ends_before_there_is_another(folder: Path) -> None:
 
 
 async def test_a_session_that_is_taken_over_and_taken_back(folder: Path) -> None:
-    with serving(folder, *WITH_AGENTS) as server, trio.fail_after(PATIENCE):
+    with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
         async with connect(server.url, token=sign()) as client:
             run = await client.send("go", agent="until_told")
             await begin(run)
@@ -399,7 +400,7 @@ async def test_a_session_that_is_taken_over_and_taken_back(folder: Path) -> None
 async def test_a_server_that_drains(folder: Path) -> None:
     with (
         kept_port() as port,
-        trio.fail_after(PATIENCE),
+        trio.fail_after(LONG),
         serving(folder, *WITH_AGENTS, port=str(port), WEBSOCKET_DRAIN_TIMEOUT="2000") as server,
     ):
         async with (

@@ -156,7 +156,8 @@ def main(names: Sequence[str]) -> int:
             console.print(wrong, markup=False)
             return 1
         verdicts = []
-        for mutant in chosen:
+        for number, mutant in enumerate(chosen, start=1):
+            console.print(f"[{number}/{len(chosen)}] {mutant.name}", markup=False)
             verdict = try_mutant(mutant, root)
             verdicts.append(verdict)
             style = None if verdict.is_seen else "red"
