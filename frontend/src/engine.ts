@@ -37,6 +37,7 @@ import type { ConnectionStats, Retry, ServerConfig, SessionInfo, Status } from "
 import type { Position, Store } from "./store.js";
 import type { Note } from "./view.js";
 
+const OPEN = 1; // of a WebSocket's states
 const SILENT_INTERVALS = 2.5; // heartbeats, as the server itself gives up
 const PROBE_WITHIN = 5_000; // ms: a line that was asleep answers by then, or is gone
 const INSTANT_EVERY = 1_000; // ms between attempts that a page event starts
@@ -586,7 +587,8 @@ export class Engine {
 
   #flush(): void {
     const line = this.#line;
-    if (line === null || !line.isEstablished) return;
+    // What cannot be written any more waits for the next line.
+    if (line === null || !line.isEstablished || line.socket.readyState !== OPEN) return;
     for (const [id, control] of this.#controls) {
       if (control.sent) continue;
       control.sent = true;
@@ -624,6 +626,8 @@ export class Engine {
   }
 
   #send(line: Line, message: ClientMessage): void {
+    // Its last frames are still told of after the other side has closed it.
+    if (line.socket.readyState !== OPEN) return;
     const now = this.#ports.timers.now();
     line.socket.send(encode(message, now / 1000));
     this.#stats.sent(now);

@@ -11,6 +11,8 @@ type On<E> = { on(event: E): void }["on"] | null;
 /** The part of a WebSocket that is used; the browser's class and that of `ws` both fit. */
 export interface Socket {
   readonly protocol: string;
+  /** 1 while it is open. */
+  readonly readyState: number;
   onopen: On<unknown>;
   onmessage: On<{ readonly data: unknown }>;
   onclose: On<{ readonly code: number }>;

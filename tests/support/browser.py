@@ -154,7 +154,7 @@ def visiting(browser: Browser, address: str, **options: Any) -> Iterator[Visitor
         yield visitor
     finally:
         context.close()
-    assert visitor.faults == []
+    assert visitor.faults == [], visitor.faults
 
 
 def sign_in(page: Page) -> None:

@@ -614,3 +614,26 @@ describe("a token of another user", () => {
     expect(browser.server.open).toHaveLength(1);
   });
 });
+
+it("writes nothing to a socket that is being closed, and loses nothing by that", async () => {
+  const { browser, client } = await connected();
+  const first = client.sendMessage(hello);
+  await browser.clock.advance(10);
+  expect(await first).toBe(true);
+  const { socket } = browser.server;
+  const { id } = browser.server.run;
+  socket.isClosing = true;
+  browser.server.control(socket, "heartbeat", { server_time: 1 });
+  for (let n = 0; n < 40; n += 1) browser.server.say(id, `${n} `);
+  const sent = client.sendMessage({ type: "user_message", payload: { content: "late" } });
+  const page = client.loadThread("old");
+  void page.catch(() => undefined);
+  await browser.clock.advance(10);
+  expect(client.getSnapshot().messages.at(-1)?.content).toContain("39");
+  socket.drop(1012);
+  await browser.clock.advance(2_000);
+  expect(await sent).toBe(true);
+  await expect(page).rejects.toMatchObject({ body: { code: "THREAD_NOT_FOUND" } });
+  expect(client.getSnapshot().session?.verdict).toBe("exact");
+  expect(browser.server.contents).toEqual(["hello", "late"]);
+});

@@ -380,6 +380,7 @@ export class FakeSocket implements Socket {
   protocol = "";
   state: "connecting" | "open" | "closed" = "connecting";
   session = "";
+  isClosing = false;
   closedWith: number | undefined;
   onopen: Socket["onopen"] = null;
   onmessage: Socket["onmessage"] = null;
@@ -394,12 +395,17 @@ export class FakeSocket implements Socket {
     this.protocols = protocols;
   }
 
+  /** As a browser's: 2 from the other side's close on, while its last frames are still told of. */
+  get readyState(): number {
+    return this.state === "open" ? (this.isClosing ? 2 : 1) : this.state === "connecting" ? 0 : 3;
+  }
+
   get query(): URLSearchParams {
     return new URL(this.url).searchParams;
   }
 
   send(data: string): void {
-    if (this.state !== "open") return;
+    if (this.readyState !== 1) throw new Error("the socket is not open");
     // Never answered within the call: what is on its way already arrives first.
     queueMicrotask(() => {
       if (this.state === "open") this.onData(data);
