@@ -164,7 +164,7 @@ async def soak(plan: Plan, served: Served, tell: Callable[[str], None]) -> Resul
     Raises:
         SoakError: The server ended.
     """
-    started = trio.current_time()
+    started, found = trio.current_time(), machine()
     url = f"ws://{HOST}:{served.port}/ws"
     async with connect(url, token=served.token("watcher")) as client:
         watcher = Watcher(served.process.pid, served.database, client, started)
@@ -183,7 +183,7 @@ async def soak(plan: Plan, served: Served, tell: Callable[[str], None]) -> Resul
     wrong += unsettled(served.database, work.tally.confirmed)
     return Result(
         plan,
-        machine(),
+        found,
         before,
         after,
         work.samples,
