@@ -75,6 +75,7 @@ class Hub:
         verifier: TokenVerifier,
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
+        caretakers: trio.Nursery,
         instruments: Instruments,
     ) -> None:
         self.settings = settings
@@ -86,6 +87,7 @@ class Hub:
         self.wall_clock = wall_clock
         self._agents = agents
         self._nursery = nursery
+        self._caretakers = caretakers
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
         self.sessions = Sessions(settings, instruments)
         self._connections: dict[ConnectionId, Connection] = {}
@@ -295,8 +297,8 @@ class Hub:
             self.close()
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that lives as long as the hub."""
-        self._nursery.start_soon(function, *args)
+        """Start a task that is cancelled when the hub is left and its last session is gone."""
+        self._caretakers.start_soon(function, *args)
 
     def close(self) -> None:
         """Let nobody in and end all there is, at once; the tasks of it end by themselves."""
@@ -431,21 +433,25 @@ async def open_hub(
         DatabaseUnusable: If the store can never work.
     """
     store = PatientStore(store)
-    # The store is there before the first session, and takes what the last one leaves.
-    async with store.open(), trio.open_nursery() as nursery:
-        hub = Hub(
-            settings,
-            agents=agents,
-            store=store,
-            verifier=verifier,
-            wall_clock=wall_clock,
-            nursery=nursery,
-            instruments=instruments or Instruments(Figures(tuple(agents))),
-        )
-        nursery.start_soon(hub.sessions.expire)
-        nursery.start_soon(hub.sessions.reap)
-        try:
-            yield hub
-        finally:
-            hub.close()
-            nursery.cancel_scope.deadline = trio.current_time() + LEFT_OVER_SECONDS
+    # The store is there before the first session, and takes what the last one leaves. What looks
+    # after sessions does so until the last one is gone, and no longer.
+    async with store.open(), trio.open_nursery() as caretakers:
+        async with trio.open_nursery() as nursery:
+            hub = Hub(
+                settings,
+                agents=agents,
+                store=store,
+                verifier=verifier,
+                wall_clock=wall_clock,
+                nursery=nursery,
+                caretakers=caretakers,
+                instruments=instruments or Instruments(Figures(tuple(agents))),
+            )
+            hub.start_soon(hub.sessions.expire)
+            hub.start_soon(hub.sessions.reap)
+            try:
+                yield hub
+            finally:
+                hub.close()
+                nursery.cancel_scope.deadline = trio.current_time() + LEFT_OVER_SECONDS
+        caretakers.cancel_scope.cancel()

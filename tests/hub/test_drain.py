@@ -485,3 +485,11 @@ async def test_an_end_is_told_in_time_though_it_cannot_be_stored(
         frames, code = await client.rest()
         assert kinds(frames).count("agent_completed") == 2
         assert code == 1012
+
+
+async def test_a_hub_that_is_left_waits_for_nothing(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server:
+        async with server.connect() as client:
+            await at_work(client, "quiet")
+        left = trio.current_time()
+    assert trio.current_time() == left
