@@ -9,7 +9,7 @@ import ssl
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from netra_trio.auth import USER_ID_CHARACTERS, TokenVerifier, is_user_id
 from netra_trio.chat import ChatError, chat
 from netra_trio.checkup import BadAddress, Outcome, Step, check_up
 from netra_trio.errors import SettingsError, leaves
+from netra_trio.login import signer
 from netra_trio.observe.logs import configure
 from netra_trio.observe.otlp import exporting
 from netra_trio.operate import (
@@ -39,7 +40,7 @@ from netra_trio.operate import (
 )
 from netra_trio.runs import Agent
 from netra_trio.serve import CannotListen, listen, secure, serve
-from netra_trio.settings import SECRET_FILE, Loaded, Settings, describe, load
+from netra_trio.settings import Loaded, Settings, describe, load
 
 CHECK_TOKEN_SECONDS = 300  # of the token that `check` signs: the walk takes a minute at most
 READY_TOKEN_SECONDS = 24 * 3600  # of the token that `serve` prints: a day's work
@@ -253,7 +254,7 @@ def check(
         tell=partial(_tell_step, console),
         user=user or DEV_USER,
         token=token,
-        sign=_signer(),
+        sign=signer(os.environ, Path.cwd(), seconds=CHECK_TOKEN_SECONDS),
         origin=origin,
     )
     if not trio.run(walk):
@@ -269,19 +270,6 @@ def _tell_step(console: Console, step: Step) -> None:
     console.print(Text.assemble(outcome, (f"{step.name:10}", "bold"), step.told))
     if step.advice:
         console.print(Text(f"{'':18}{step.advice}"))
-
-
-def _signer() -> Callable[[str], str] | None:
-    """Return what signs with the secret that is set or kept here; None where there is none."""
-    given = {
-        name: text for name, text in os.environ.items() if name.startswith("JWT_") and text.strip()
-    }
-    if not (given.keys() & {"JWT_SECRET_KEY", "JWT_SECRET_KEY_FILE"} or Path(SECRET_FILE).exists()):
-        return None
-    # The other settings of this machine need not be those of a server.
-    loaded = load({**given, "DATABASE_URL": "sqlite://"}, directory=Path.cwd())
-    verifier = TokenVerifier.of(loaded.settings)
-    return partial(_sign, verifier, seconds=CHECK_TOKEN_SECONDS) if verifier.can_sign else None
 
 
 def _check_settings() -> None:

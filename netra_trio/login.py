@@ -8,6 +8,7 @@ async with connect(login.url, get_token=login.token) as client:
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +18,8 @@ from attrs import define
 from netra_trio.auth import TokenVerifier
 from netra_trio.client import Network, NoAnswer, OpeningRefused, TokenUnavailable
 from netra_trio.client.network import words_of
-from netra_trio.errors import NetraError
-from netra_trio.settings import SECRET_FILE
+from netra_trio.errors import NetraError, SettingsError
+from netra_trio.settings import SECRET_FILE, load
 
 CONNECT_SECONDS = 10.0
 TOKEN_SECONDS = 24 * 3600  # of a token signed here
@@ -80,19 +81,43 @@ class Login:
         return self._sign()
 
     def _sign(self) -> str:
-        secret = os.environ.get("JWT_SECRET_KEY") or _kept_secret()
-        algorithms = os.environ.get("JWT_ALGORITHMS") or "HS256"
-        verifier = TokenVerifier(
-            secret,
-            algorithms=[name.strip() for name in algorithms.split(",")],
-            issuer=os.environ.get("JWT_ISSUER") or None,
-            audience=os.environ.get("JWT_AUDIENCE") or None,
-        )
-        if not verifier.can_sign:
+        try:
+            sign = signer(os.environ, Path.cwd(), seconds=TOKEN_SECONDS)
+        except SettingsError as wrong:
+            raise NoWayIn(str(wrong)) from None
+        if sign is None:
             raise NoWayIn(
                 "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
             )
-        return verifier.sign(self.user, expires_at=time.time() + TOKEN_SECONDS)
+        return sign(self.user)
+
+
+def signer(
+    environ: Mapping[str, str], directory: Path, *, seconds: float
+) -> Callable[[str], str] | None:
+    """Return what signs tokens of users with the secret that is set or kept here, if there is one.
+
+    Args:
+        environ: The settings; of them those of tokens count, as others need not be a server's.
+        directory: Where a secret of development may be kept.
+        seconds: How long a token is good.
+
+    Raises:
+        SettingsError: The settings of tokens are wrong.
+    """
+    given = {
+        name: text for name, text in environ.items() if name.startswith("JWT_") and text.strip()
+    }
+    is_kept = (directory / SECRET_FILE).exists()
+    if not (given.keys() & {"JWT_SECRET_KEY", "JWT_SECRET_KEY_FILE"} or is_kept):
+        return None
+    loaded = load({**given, "DATABASE_URL": "sqlite://"}, directory=directory)
+    verifier = TokenVerifier.of(loaded.settings)
+
+    def sign(user: str) -> str:
+        return verifier.sign(user, expires_at=time.time() + seconds)
+
+    return sign if verifier.can_sign else None
 
 
 async def look_for_server(url: str) -> None:
@@ -119,10 +144,3 @@ def nobody(url: str, why: str) -> NoWayIn:
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
-
-
-def _kept_secret() -> str | None:
-    try:
-        return Path(SECRET_FILE).read_text().strip()
-    except OSError:
-        return None

@@ -236,6 +236,14 @@ def test_a_deployment_is_talked_to_with_its_secret(typed: Typed, tmp_path: Path)
         command = chat_command(server, "--user", "alice", "--agent", "echo", "hello")
         code, out, err = typed(*command, **DEPLOYED)
         assert (code, out.strip(), err) == (0, "hello", "")
+        secret = tmp_path / "secret"
+        secret.write_text(f"{SECRET}\n")
+        from_file = {**DEPLOYED, "JWT_SECRET_KEY": "", "JWT_SECRET_KEY_FILE": str(secret)}
+        code, out, err = typed(*command, **from_file)
+        assert (code, out.strip(), err) == (0, "hello", "")
+        code, out, err = typed(*command, JWT_SECRET_KEY="", JWT_SECRET_KEY_FILE="/nowhere")
+        assert (code, out) == (1, "")
+        assert "JWT_SECRET_KEY_FILE" in err
         code, out, err = typed(*command, JWT_SECRET_KEY="")
         assert (code, out) == (1, "")
         assert "--token" in err
