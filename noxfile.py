@@ -19,11 +19,13 @@ SPELLED = (
 )
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
 MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
+MIGRATIONS = "netra_trio/stores/migrations/env.py"  # Alembic runs it
+DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}")
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "frontend", "tests", "nginx", "docs", "site"]
+nox.options.sessions = ["lint", "types", "frontend", "tests", "nginx", "site"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
@@ -73,6 +75,8 @@ def tests(session: nox.Session) -> None:
     of the coverage.
     """
     _install(session, "test")
+    if not session.posargs:
+        session.run(*DOCTESTS)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *_chosen(session))
     session.run("coverage", "combine", "--quiet")
@@ -90,10 +94,9 @@ def tests_all(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the examples of the documentation and of the docstrings."""
+    """Run the examples of the documentation and of the docstrings, which are in `tests` too."""
     _install(session, "test")
-    alembic_runs_it = "--ignore=netra_trio/stores/migrations/env.py"
-    session.run("pytest", "--doctest-modules", "netra_trio", "-q", alembic_runs_it)
+    session.run(*DOCTESTS)
     session.run("pytest", "tests/docs", "-q")
 
 
