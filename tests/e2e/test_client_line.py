@@ -176,8 +176,8 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
                 for number in range(TEXTS):
                     talks.start_soon(talk, number)
             assert read == texts
-            assert drops == DROPS
-            assert client.stats.reconnections >= DROPS / 2
+            assert drops == DROPS  # some of them of a line that was lost already
+            assert client.stats.reconnections >= 1
             nursery.cancel_scope.cancel()
         assert trace.verdicts == ["new"] + ["exact"] * client.stats.reconnections
         assert not [*trace.of("gap"), *trace.of("reset"), *trace.of("lost"), *trace.of("lagged")]

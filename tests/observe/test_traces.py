@@ -179,7 +179,7 @@ async def test_a_fault_of_ours_is_one_too(
         raise ValueError("a fault")
 
     monkeypatch.setattr("netra_trio.opening._check_resume", fail)
-    with pytest.RaisesGroup(pytest.RaisesGroup(ValueError)):
+    with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
         async with traced(agent) as server:
             await server.open()
     opening = server.one(OPENING)
