@@ -27,6 +27,7 @@ Neighbouring deltas of one run may become one: in the log where they were never 
 room; and in what a client gets that lags or comes back. The text is the same either way.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -105,9 +106,8 @@ class EventLog:
         self._max_bytes = max_bytes
         self._acknowledging = acknowledging
         self._keeps_ring = keeps_ring and not acknowledging
-        # Lists, which give back what a burst took; an empty deque is 760 bytes, a used one more.
-        self._pending: list[Entry] = []
-        self._kept: list[Entry] = []
+        self._pending: deque[Entry] = deque()
+        self._kept: deque[Entry] = deque()
         # Of what may not leave: ordinary events, reserved places, bytes.
         self._ordinary = 0
         self._reserved = 0
@@ -191,15 +191,13 @@ class EventLog:
             merge: Whether neighbouring deltas are to be merged, for a client that lags.
         """
         taken: list[Entry] = []
-        kept, size = self._kept, 0
-        for entry in self._pending:
-            if taken and size + entry.size > max_bytes:
-                break
+        pending, kept, size = self._pending, self._kept, 0
+        while pending and (not taken or size + pending[0].size <= max_bytes):
+            entry = pending.popleft()
             size += entry.size
             taken.append(entry)
         if not taken:
             return taken
-        del self._pending[: len(taken)]
         self.written = max(self.written, taken[-1].seq)
         if not self._acknowledging:
             for entry in taken:
@@ -232,14 +230,14 @@ class EventLog:
         forgotten: list[Entry] = []
         if not self._keeps_ring:
             return forgotten
-        depth = self.depth
-        for entry in self._kept:
-            if depth <= self._max_events and self._ring_bytes + self._bytes <= self._max_bytes:
-                break
-            depth -= 1
+        kept, pending = self._kept, self._pending
+        while kept and (
+            len(kept) + len(pending) > self._max_events
+            or self._ring_bytes + self._bytes > self._max_bytes
+        ):
+            entry = kept.popleft()
             self._ring_bytes -= entry.size
             forgotten.append(entry)
-        del self._kept[: len(forgotten)]
         return forgotten
 
     def rewind(self, last_seq: int) -> Rewound:
@@ -255,7 +253,7 @@ class EventLog:
                 self._ordinary += 1
                 self._bytes += entry.size
             self._ring_bytes = 0
-        self._pending[:0] = self._kept
+        self._pending.extendleft(reversed(self._kept))
         self._kept.clear()
         self._replays_until = self.last
         start = self._pending[0].first - 1 if self._pending else self.last
@@ -270,15 +268,14 @@ class EventLog:
 
     def _drop_kept(self, seq: int) -> list[Entry]:
         forgotten: list[Entry] = []
-        for entry in self._kept:
-            if entry.seq > seq:
-                break
+        kept = self._kept
+        while kept and kept[0].seq <= seq:
+            entry = kept.popleft()
             if self._acknowledging:
                 self._free(entry)
             else:
                 self._ring_bytes -= entry.size
             forgotten.append(entry)
-        del self._kept[: len(forgotten)]
         return forgotten
 
     def _free(self, entry: Entry) -> None:
