@@ -3,15 +3,18 @@
 from typing import Any
 
 import pytest
+import trio
 from support.clients import Plain
-from support.talk import EVENTS, WHOLE, talk, talker
+from support.talk import EVENTS, WHOLE, WORDS, talk, talker
 from trio.testing import MockClock
 
-from netra_trio.client import Stats
+from netra_trio.client import ConnectionClosed, Stats, Status
+from netra_trio.codes import CloseCode
 from netra_trio.testing import (
     After,
     Crash,
     Drop,
+    DuplicateConnect,
     Every,
     HalfOpen,
     MemoryNetwork,
@@ -65,6 +68,33 @@ async def test_lost_after_every_nth_frame(
     stats, events = await conversation(Every(n, fault), is_plain=is_plain)
     assert stats.reconnections >= (events - 1) // n
     assert stats.last_resume_verdict == "exact"
+
+
+@KINDS
+@pytest.mark.parametrize("cut", range(EVENTS))
+async def test_taken_over_after_one_frame(
+    autojump_clock: MockClock, is_plain: bool, cut: int
+) -> None:
+    async with (
+        open_network({"talker": talker}, [After(cut, DuplicateConnect())]) as network,
+        network.connect(**dialer(network, is_plain)) as client,
+    ):
+        try:
+            await talk(client)
+        except* ConnectionClosed:
+            assert client.status is Status.ERROR
+        await trio.sleep(1)
+        await client.reconnect()
+        for name in ("one", "two"):
+            run = await client.send(name, thread_id=name, correlation_id=name)
+            assert await run.result() == f"answer to {name}"
+        assert client.stats.last_resume_verdict == "exact"
+    assert_nothing_lost(network.trace)
+    assert network.trace.announced == []
+    assert list(network.trace.emitted.values()) == ["".join(WORDS)] * 2
+    (events,) = network.trace.delivered.values()
+    lost = [event.payload["code"] for event in events if event.type == "disconnected"]
+    assert lost[0] == CloseCode.TAKEN_OVER
 
 
 @KINDS
