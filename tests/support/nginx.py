@@ -56,7 +56,7 @@ def program() -> Path:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         missing("nginx, or apt-get to fetch it with")
     KEPT_IN.mkdir(exist_ok=True)
-    folder = KEPT_IN / "nginx"
+    folder = KEPT_IN / "debian-nginx"  # "nginx" is the session's own environment
     # Of several who find nothing one fetches, and the others wait for it.
     with folder.with_suffix(".lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)

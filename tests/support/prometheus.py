@@ -64,7 +64,7 @@ def programs() -> Path:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         missing("the programs prometheus and promtool, and of apt to fetch them with")
     KEPT_IN.mkdir(exist_ok=True)
-    folder = KEPT_IN / "prometheus"
+    folder = KEPT_IN / "debian-prometheus"
     # Of several who find nothing one fetches it, and the others wait.
     with folder.with_suffix(".lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
