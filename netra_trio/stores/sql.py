@@ -10,7 +10,7 @@ its message, and a hundred messages cost a few statements.
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -38,6 +38,7 @@ from netra_trio.stores.batch import (
 from netra_trio.stores.behind import Entry, WriteBehind
 from netra_trio.stores.database import Database, reason
 from netra_trio.stores.history import read_page
+from netra_trio.stores.lookups import Lookups
 from netra_trio.stores.migrate import migrate
 from netra_trio.stores.owners import RENEW_SECONDS, Owner
 from netra_trio.stores.retention import DAY, delete_old
@@ -78,6 +79,7 @@ class SqlStore:
         self._owner = Owner()
         self._writes = WriteBehind(self._write)
         self._numbers = ThreadNumbers()
+        self._lookups = Lookups(self._find_users)
         self._keyed: set[RunId] = set()
         self._on_the_way: dict[Key, Recording] = {}
         self._is_doubtful = False
@@ -141,7 +143,15 @@ class SqlStore:
         Not while nothing can be written: who comes in now could do nothing.
         """
         self._check_trouble()
-        return await self.database.read(partial(_find_user, user_id=user_id))
+        return await self._lookups.get(user_id)
+
+    async def _find_users(self, user_ids: Collection[UserId]) -> Mapping[UserId, User]:
+        # In the driver's own words: SQLAlchemy takes ten times as long for so short a question.
+        mark = "?" if self.database.is_sqlite else "%s"
+        marks = ", ".join([mark] * len(user_ids))
+        sql = f"SELECT user_id, enabled FROM users WHERE user_id IN ({marks})"  # noqa: S608 - marks
+        rows = await self.database.find(sql, tuple(user_ids))
+        return {UserId(user_id): User(UserId(user_id), bool(enabled)) for user_id, enabled in rows}
 
     async def create_user(self, user_id: UserId) -> User:
         """Create the user, enabled, and return it; return the one there is, if there is one.
@@ -375,11 +385,6 @@ class SqlStore:
     def _check_trouble(self) -> None:
         if self._writes.trouble is not None:
             raise StoreUnavailable(self._writes.trouble)
-
-
-def _find_user(connection: Connection, user_id: UserId) -> User | None:
-    row = connection.execute(select(users).where(users.c.user_id == user_id)).first()
-    return None if row is None else User(user_id, row.enabled)
 
 
 def _tell(found: dict[Recording, Known]) -> None:
