@@ -265,11 +265,15 @@ class Hub:
             wall_clock=self.wall_clock,
             instruments=self.instruments,
             is_anonymous=identity.is_anonymous,
-            on_busy=self.sessions.note_busy,
+            wake=self._wake,
         )
         self.sessions.add(session)
-        self._nursery.start_soon(self._host, session)
         return session
+
+    def _wake(self, session: Session) -> None:
+        """Let a session have a task while it has something to do."""
+        self.sessions.note_busy(session)
+        self._nursery.start_soon(self._host, session)
 
     async def drain(self, reason: str = "restart") -> None:
         """Let nobody in, let runs finish, and close every connection with 1012.
@@ -395,7 +399,8 @@ class Hub:
                 fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
                 line.end(EndReason.INTERNAL, fault)
         finally:
-            self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
+            if session.is_closing:  # by itself, where it was not closed from here
+                self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
     async def _drain_session(
         self, session: Session, reason: str, *, grace: float, patience: float

@@ -1,11 +1,14 @@
 """A session: the nursery that outlives a socket, with its inbox, its queue and its runs.
 
-The reader of a connection offers messages to the inbox. The session's own task takes them out one
-by one, records each, confirms it, and lets the schedule say when its run starts. Runs are tasks in
-the session's nursery. Whatever is said goes into the journal, from which the writer of whatever
-connection there is takes it.
+The reader of a connection offers messages to the inbox. A task takes them out one by one, records
+each, confirms it, and lets the schedule say when its run starts. The first one whose run may start
+at once is run by that very task, while another one goes on with the inbox: a message costs one task
+and not two. Whatever is said goes into the journal, from which the writer of whatever connection
+there is takes it.
 
     inbox ──► admit: decide, record, confirm ──► schedule ──► runs ──► journal ──► writer
+
+A session that has nothing to do has no task and no nursery: both begin with the next message.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -99,7 +102,7 @@ class Session:
         wall_clock: Returns Unix seconds.
         instruments: What is told of its runs.
         is_anonymous: Whether its user has no other name than this session.
-        on_busy: Called when the first of its runs begins to wait or to work.
+        wake: Has `serve` called, in a task of its own: there is a message.
 
     Attributes:
         id: Its id, which is not to be guessed.
@@ -120,8 +123,8 @@ class Session:
         acknowledging: bool,
         wall_clock: Callable[[], float],
         instruments: Instruments,
+        wake: Callable[["Session"], None],
         is_anonymous: bool = False,
-        on_busy: Callable[["Session"], None] = lambda _: None,
     ) -> None:
         self.id = new_session_id()
         self.user = user
@@ -145,14 +148,15 @@ class Session:
         self._schedule = Schedule(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
         self._executions: dict[RunId, tuple[Execution, NewMessage]] = {}
         self._followed: dict[RunId, trio.CancelScope] = {}
-        self._idle = trio.Event()
-        self._idle.set()
-        self._on_busy = on_busy
+        self._became_idle: trio.Event | None = None  # where somebody waits for it
+        self._wake = wake
         self._draining = False
         self._closing: RunStatus | None = None
-        self._nap = trio.CancelScope()
-        self._offer_work, self._inbox = trio.open_memory_channel[_Work](INBOX)
+        self._inbox: list[_Work] = []
+        self._admitting = False
+        self._alarm: trio.CancelScope | None = None  # of who waits for a turn that time brings
         self._nursery: trio.Nursery | None = None
+        self._rest: trio.Event | None = None  # ends the wait for something to do
         self._context = copy_context()
 
     # What a connection does with its session. None of it waits.
@@ -168,52 +172,63 @@ class Session:
         check_agent(message, self._agents)
         if not self.journal.log.reserve():
             raise queue_full("too many messages whose end you have not acknowledged")
-        try:
-            self._offer_work.send_nowait(_Work(message, correlation_id, trio.current_time()))
-        except trio.WouldBlock:
+        if len(self._inbox) >= INBOX:
             self.journal.log.release()
-            raise queue_full(f"{INBOX} messages wait to be looked at") from None
+            raise queue_full(f"{INBOX} messages wait to be looked at")
+        self._inbox.append(_Work(message, correlation_id, trio.current_time()))
+        self._look_into_inbox()
 
     # The session's life.
 
     async def serve(self) -> None:
-        """Take messages and run agents until the session is closed and every run has ended."""
+        """Take messages and run agents until there is nothing more to do, or the session closes.
+
+        Where it ends otherwise, cancelled or with a fault, the session is closed.
+        """
         clear_contextvars()
         bind_contextvars(session_id=self.id, user_id=self.user.id)
         self._context = copy_context()
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._nursery, rest = nursery, self._rest
+            self._look_into_inbox()
             try:
-                await self._work()
-            finally:
-                # Nothing is left to do where being closed is what ended it.
+                if rest is not None:
+                    await rest.wait()
+            except trio.Cancelled:
                 self.close(RunStatus.INTERRUPTED)
-                self._inbox.close()
+                raise
 
-    async def _work(self) -> None:
-        """Take messages out of the inbox, and start what is due, until the inbox is closed."""
-        while True:
-            # One look at the clock for both: a turn between two looks would start nothing.
-            now = trio.current_time()
-            self._start_due(now)
-            try:
-                work = await self._next_work(self._schedule.next_turn(now))
-            except trio.EndOfChannel:
+    def try_to_rest(self) -> bool:
+        """End the task that serves it, if there is nothing to do; return whether that is so."""
+        if self._inbox or self._nursery is None or self._nursery.child_tasks:
+            return False
+        if self._rest is not None:
+            self._rest.set()
+        self._rest = self._nursery = None
+        return True
+
+    def _look_into_inbox(self) -> None:
+        """See that somebody looks at what is in the inbox."""
+        if not self._inbox or self._admitting:
+            return
+        if self._nursery is not None:
+            self._admitting = True
+            self._spawn(self._take_messages)
+        elif self._rest is None:
+            self._rest = trio.Event()
+            self._wake(self)
+
+    async def _take_messages(self) -> None:
+        """Admit what is in the inbox, in order; the first run that starts at once is run here."""
+        while self._inbox:
+            work = self._inbox.pop(0)
+            run = await self._admit(work)
+            if run is not None:
+                self._admitting = False
+                self._look_into_inbox()
+                await self._perform(*run)
                 return
-            if work is not None:
-                await self._admit(work)
-
-    async def _next_work(self, deadline: float) -> _Work | None:
-        """Return the next message; None where something else may be due."""
-        try:
-            return self._inbox.receive_nowait()
-        except trio.WouldBlock:
-            pass
-        if deadline == inf:  # nothing waits for its turn: that is most of the time
-            return await self._inbox.receive()
-        with trio.CancelScope(deadline=deadline) as self._nap:
-            return await self._inbox.receive()
-        return None
+        self._admitting = False
 
     def drain(self) -> None:
         """Start no run any more: what waits ends `interrupted`, what is offered is refused."""
@@ -227,12 +242,15 @@ class Session:
 
     async def wait_idle(self) -> None:
         """Wait until no run is active or waits."""
-        await self._idle.wait()
+        while self._executions:
+            if self._became_idle is None:
+                self._became_idle = trio.Event()
+            await self._became_idle.wait()
 
     @property
     def is_idle(self) -> bool:
         """Whether no run is active or waits."""
-        return self._idle.is_set()
+        return not self._executions
 
     @property
     def is_closing(self) -> bool:
@@ -259,7 +277,7 @@ class Session:
                     nursery.start_soon(self._abandon, execution, new)
             # One that ended by itself a moment ago may still be on its way to the store.
             with trio.move_on_after(self._end_store_seconds()):
-                await self._idle.wait()
+                await self.wait_idle()
 
     async def _abandon(self, execution: Execution, new: NewMessage) -> None:
         _log.warning("run_abandoned", run_id=new.run_id, agent=new.agent_name)
@@ -279,7 +297,10 @@ class Session:
             execution.stop(status)
         for following in self._followed.values():
             following.cancel()
-        self._offer_work.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._rest is not None:
+            self._rest.set()
 
     def statistics(self) -> dict[str, int]:
         """Return how many runs are active and wait, and how far the log is."""
@@ -287,8 +308,8 @@ class Session:
 
     # From a message to its run.
 
-    async def _admit(self, work: _Work) -> None:
-        """Decide what becomes of a message, record it, and confirm it."""
+    async def _admit(self, work: _Work) -> tuple[Execution, NewMessage] | None:
+        """Decide what becomes of a message, record it, confirm it; return its run if it starts."""
         new, execution = self._register(work)
         try:
             known, turn = await self._record(new, work.message)
@@ -298,14 +319,16 @@ class Session:
             if not isinstance(error, Refused):
                 raise
             await self.journal.tell(error.problem, work.correlation_id)
-            return
+            return None
+        starts = False
         if known is not None:
             self._forget(new.run_id)
             self._confirm_duplicate(known, new)
         else:
             self.journal.delivery.expect(new.run_id, work.received)
-            self._schedule_run(new, execution, turn, work.message.on_busy)
+            starts = self._schedule_run(new, execution, turn, work.message.on_busy)
         self._instruments.figures.confirmation.observe(trio.current_time() - work.received)
+        return (execution, new) if starts else None
 
     def _register(self, work: _Work) -> tuple[NewMessage, Execution]:
         """Note a run before it is recorded, so that whoever finds the record finds the run."""
@@ -329,17 +352,15 @@ class Session:
         execution = Execution(
             spec, self.journal, self._store, self._wall_clock, note=self._instruments.note
         )
-        if not self._executions:
-            self._idle = trio.Event()
-            self._on_busy(self)
         self._executions[new.run_id] = (execution, new)
         self.user.runs[new.run_id] = LiveRun(stop=lambda: self._stop(new.run_id))
         return new, execution
 
     def _forget(self, run_id: RunId) -> LiveRun:
         del self._executions[run_id]
-        if not self._executions:
-            self._idle.set()
+        if not self._executions and self._became_idle is not None:
+            self._became_idle.set()
+            self._became_idle = None
         return self.user.runs.pop(run_id)
 
     async def _record(
@@ -465,21 +486,22 @@ class Session:
 
     def _schedule_run(
         self, new: NewMessage, execution: Execution, turn: float, on_busy: OnBusy
-    ) -> None:
-        """Confirm a message that was recorded, and let its run start or wait."""
+    ) -> bool:
+        """Confirm a message that was recorded; return whether its run is to start now."""
         stopped = execution.stopped or self._closing
         if stopped is None and self._draining:
             stopped = RunStatus.INTERRUPTED
         if stopped is not None:  # while the message was being recorded
             self._confirm_run(new, None)
             self._spawn(self._end, execution, new, Ending(stopped))
-            return
+            return False
         interrupts = on_busy is OnBusy.INTERRUPT
         self._schedule.add(new.run_id, new.thread_id, turn=turn, first=interrupts)
         now = trio.current_time()
-        self._start_due(now)
-        position = self._schedule.position(new.run_id, now)
-        self._confirm_run(new, position, starts=position is None)
+        starts = self._start_due(now, but=new.run_id)
+        position = None if starts else self._schedule.position(new.run_id, now)
+        self._confirm_run(new, position, starts=starts)
+        return starts
 
     def _confirm_run(self, new: NewMessage, position: int | None, *, starts: bool = False) -> None:
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
@@ -495,20 +517,39 @@ class Session:
 
     # From a run to its end.
 
-    def _start_due(self, now: float) -> None:
-        if self._schedule.has_waiting and not self._draining and self._closing is None:
-            for run_id in self._schedule.to_interrupt(now):
-                self._executions[RunId(run_id)][0].stop(RunStatus.CANCELLED)
-            self._start(self._schedule.start_due(now))
+    def _start_due(self, now: float, *, but: RunId | None = None) -> bool:
+        """Start what is due; return whether that is one that the caller runs itself."""
+        mine = False
+        if not self._schedule.has_waiting or self._draining or self._closing is not None:
+            return mine
+        for run_id in self._schedule.to_interrupt(now):
+            self._executions[RunId(run_id)][0].stop(RunStatus.CANCELLED)
+        for run_id in self._schedule.start_due(now):
+            if run_id == but:
+                mine = True
+            else:
+                self._spawn(self._perform, *self._executions[RunId(run_id)])
+        self._set_alarm(self._schedule.next_turn(now))
+        return mine
 
-    def _start(self, runs: list[str]) -> None:
-        for run_id in runs:
-            execution, new = self._executions[RunId(run_id)]
-            self._spawn(self._perform, execution, new)
+    def _set_alarm(self, turn: float) -> None:
+        """See that somebody looks when the next turn has come that time alone brings."""
+        if turn == inf:
+            return
+        if self._alarm is None:
+            self._alarm = trio.CancelScope(deadline=turn)
+            self._spawn(self._wait_for_turns, self._alarm)
+        else:
+            self._alarm.deadline = min(self._alarm.deadline, turn)
+
+    async def _wait_for_turns(self, alarm: trio.CancelScope) -> None:
+        with alarm:
+            await trio.sleep_forever()
+        self._alarm = None
+        self._start_due(trio.current_time())
 
     def _spawn(self, function: Callable[..., Any], *args: object) -> None:
-        # Whoever has a run to start or to end has been admitted by the session's own task, inside
-        # its nursery.
+        # Whoever has a run to start or to end is served: it does not rest while there is one.
         assert self._nursery is not None  # noqa: S101 - for mypy, see above
         # In the session's own context: who asks may be another connection, with ids of its own.
         self._context.run(self._nursery.start_soon, function, *args)
@@ -534,7 +575,7 @@ class Session:
         self.journal.delivery.stop(run_id)
         if self._schedule.withdraw(run_id):
             self._spawn(self._end, execution, new, Ending(RunStatus.CANCELLED))
-            self._nap.cancel()  # what waited behind it may be due
+            self._set_alarm(trio.current_time())  # what waited behind it may be due
         else:
             execution.stop(RunStatus.CANCELLED)
 

@@ -101,7 +101,7 @@ class Sessions:
         session.close(status)
 
     def note_busy(self, session: Session) -> None:
-        """Watch a session until it is idle: its runs have to end when they are told to."""
+        """Watch a session that has something to do, until it rests."""
         self._busy.add(session)
         self._got_busy.set()
 
@@ -118,7 +118,7 @@ class Sessions:
                 self.close(self._all[session_id], "window_passed")
 
     async def reap(self) -> None:
-        """End the runs whose tasks do not, though they were told to; for ever."""
+        """End the runs whose tasks do not, though they were told to, and let sessions rest."""
         while True:
             if not self._busy:
                 self._got_busy = trio.Event()
@@ -126,7 +126,7 @@ class Sessions:
             await trio.sleep(LOOK_SECONDS)
             for session in list(self._busy):
                 session.abandon_overdue()
-                if session.is_idle:
+                if session.try_to_rest():
                     self._busy.discard(session)
 
     def statistics(self) -> dict[str, int]:
