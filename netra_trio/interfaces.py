@@ -48,20 +48,14 @@ class Transport(Protocol):
         """
         ...
 
-    async def send(self, frames: Sequence[bytes]) -> bool:
+    async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
         """Send text frames (UTF-8), in one write where the line allows it.
+
+        With `ping` a protocol ping follows them, where the line can send one.
 
         Returns whether it had to wait for the peer, who does not keep up then.
 
         Cancelling in mid-send ends the line: a part of a frame may be out.
-
-        Raises:
-            TransportClosed: If the peer is gone, or took nothing for the send timeout.
-        """
-        ...
-
-    async def ping(self) -> None:
-        """Send a protocol ping, where the line can.
 
         Raises:
             TransportClosed: If the peer is gone, or took nothing for the send timeout.

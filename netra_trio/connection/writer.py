@@ -27,13 +27,11 @@ async def write(connection: Connection) -> None:
         except trio.EndOfChannel:
             break
         frames += journal.take(outbox, max_bytes=WRITE_BYTES, lags=lags)
-        if frames:
+        ping, connection.ping_due = connection.ping_due, False
+        if frames or ping:
             connection.frames_out += len(frames)
-            lags = await transport.send(frames)
+            lags = await transport.send(frames, ping=ping)
             frames = []  # while it waits for the next ones, nobody needs these
-        if connection.ping_due:
-            connection.ping_due = False
-            await transport.ping()
         if journal.has_pending(outbox):
             outbox.ring()
     await finish(connection)

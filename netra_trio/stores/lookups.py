@@ -39,9 +39,7 @@ class Lookups(Generic[_Key, _Found]):
         ask: Returns what is found, without what is not; raises `StoreUnavailable`.
     """
 
-    def __init__(
-        self, ask: Callable[[Collection[_Key]], Awaitable[Mapping[_Key, _Found]]]
-    ) -> None:
+    def __init__(self, ask: Callable[[Collection[_Key]], Awaitable[Mapping[_Key, _Found]]]) -> None:
         self._ask = ask
         self._turns = trio.Lock()
         self._next: _Question[_Key, _Found] | None = None  # whose asker waits for its turn

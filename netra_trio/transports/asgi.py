@@ -70,20 +70,20 @@ class AsgiTransport:
             raise MessageTooBig
         return None
 
-    async def send(self, frames: Sequence[bytes]) -> bool:
-        """Send text frames, in one write where the host can; return whether that took a while."""
+    async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
+        """Send text frames, in one write where the host can, which can send a ping besides.
+
+        Return whether that took a while.
+        """
         begun = trio.current_time()
         if self._has_extras:
             await self._put({"type": "netra_trio.send", "frames": frames})
+            if ping:
+                await self._put({"type": "netra_trio.ping"})
         else:
             for frame in frames:
                 await self._put({"type": "websocket.send", "text": frame.decode()})
         return trio.current_time() - begun > LAG_SECONDS
-
-    async def ping(self) -> None:
-        """Send a protocol ping, where the host can."""
-        if self._has_extras:
-            await self._put({"type": "netra_trio.ping"})
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame."""

@@ -198,14 +198,12 @@ class MemoryTransport:
             raise MessageTooBig
         return frame
 
-    async def send(self, frames: Sequence[bytes]) -> bool:
-        """Send text frames; the peer has to take something within each send timeout."""
+    async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
+        """Send text frames, and a ping; the peer has to take something within each send timeout."""
         waits = [await self._put(frame) for frame in frames]
+        if ping:
+            waits.append(await self._put(None))
         return any(waits)
-
-    async def ping(self) -> None:
-        """Send a protocol ping."""
-        await self._put(None)
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame; a peer that reads answers it by closing its own direction."""

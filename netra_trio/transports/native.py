@@ -75,13 +75,10 @@ class NativeTransport:
             await self._read()
         return self._ready.pop(0)
 
-    async def send(self, frames: Sequence[bytes]) -> bool:
-        """Send text frames, in one write; return whether the peer kept it waiting."""
-        return await self._write(joined(_TEXT, frames))
-
-    async def ping(self) -> None:
-        """Send a protocol ping."""
-        await self._write(frame(Opcode.PING, b""))
+    async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
+        """Send text frames, and a ping, in one write; return whether the peer kept it waiting."""
+        data = joined(_TEXT, frames)
+        return await self._write(data + frame(Opcode.PING, b"") if ping else data)
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame, once."""

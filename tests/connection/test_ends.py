@@ -46,15 +46,11 @@ class Recorder:
             raise RuntimeError("scripted")
         return data
 
-    async def send(self, frames: Sequence[bytes]) -> bool:
-        self.written.append("send")
+    async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
+        self.written.append("send and ping" if ping else "send")
         if self.fault is not None:
             raise self.fault
-        return await self.inner.send(frames)
-
-    async def ping(self) -> None:
-        self.written.append("ping")
-        await self.inner.ping()
+        return await self.inner.send(frames, ping=ping)
 
     async def close(self, code: int, reason: str) -> None:
         self.written.append(f"close {code} {reason}")
@@ -266,9 +262,9 @@ async def test_a_send_timeout_is_named_even_if_the_reader_hears_first(
     autojump_clock: MockClock,
 ) -> None:
     class Late(MemoryTransport):
-        async def send(self, frames: Sequence[bytes]) -> bool:
+        async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
             try:
-                return await super().send(frames)
+                return await super().send(frames, ping=ping)
             except TransportClosed:
                 with trio.CancelScope(shield=True):
                     await trio.sleep(0.5)

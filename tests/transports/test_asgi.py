@@ -58,8 +58,7 @@ async def test_every_frame_is_a_message_where_the_host_has_no_extras() -> None:
     call = Call.make()
     transport = call.transport()
     await transport.accept()
-    await transport.send([b"1", b"2"])
-    await transport.ping()
+    await transport.send([b"1", b"2"], ping=True)
     await transport.close(4401, "token_expired")
     sent = [call.from_app.receive_nowait() for _ in range(4)]
     assert sent == [
@@ -74,8 +73,7 @@ async def test_every_frame_is_a_message_where_the_host_has_no_extras() -> None:
 async def test_extras_are_one_write_and_pings() -> None:
     call = Call.make()
     transport = call.transport(extras=True)
-    await transport.send([b"1", b"2"])
-    await transport.ping()
+    await transport.send([b"1", b"2"], ping=True)
     assert call.from_app.receive_nowait() == {"type": "netra_trio.send", "frames": [b"1", b"2"]}
     assert call.from_app.receive_nowait() == {"type": "netra_trio.ping"}
 

@@ -327,8 +327,7 @@ async def test_frames_go_out_in_their_order(autojump_clock: MockClock, ends: End
 async def test_a_ping_reaches_the_peer(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
-    await transport.send([b"1"])
-    await transport.ping()
+    await transport.send([b"1"], ping=True)
     await transport.send([b"2"])
     await peer.receive()
     assert peer.pings == 0
@@ -403,7 +402,7 @@ async def test_a_send_that_is_cancelled_ends_the_line(
     with trio.move_on_after(SEND_TIMEOUT / 2) as scope:
         await fill(transport)
     assert scope.cancelled_caught
-    for again in (transport.send([FRAME]), transport.ping()):
+    for again in (transport.send([FRAME]), transport.send([], ping=True)):
         with pytest.raises(TransportClosed):
             await again
 
