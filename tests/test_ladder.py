@@ -49,6 +49,7 @@ LADDER = (  # from the bottom up
         "observe.traces",
         "stores.behind",
         "stores.database",
+        "stores.lookups",
         "stores.migrate",
         "stores.owners",
         "stores.rows",
