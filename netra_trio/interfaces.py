@@ -4,9 +4,9 @@ The first two come with a contract suite that any implementation has to pass (`t
 `tests/stores`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import frozen
 
@@ -136,6 +136,17 @@ class Duplicate:
     completed: bytes | None
 
 
+class _Stored:
+    """What is awaited where there is nothing to wait for; any number of times."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+STORED: Awaitable[None] = _Stored()
+"""What `Store.end_run` may return to say that it is done: the server then need not even look."""
+
+
 class Store(Protocol):
     """Users, threads, messages and runs.
 
@@ -193,12 +204,13 @@ class Store(Protocol):
         """Note that the run is `running`; written behind, so it neither waits nor fails."""
         ...
 
-    async def end_run(self, end: RunEnd) -> None:
-        """Note how the run ended, with the agent's message.
+    def end_run(self, end: RunEnd) -> Awaitable[None]:
+        """Note how the run ended, with the agent's message; an async function, or `STORED`.
 
-        Returns when that is stored for good, if its message had a key, and else at once; from the
-        call on `record` and `find` tell of it. It does not raise `StoreUnavailable`, and cancelling
-        the wait does not take the end back: what the store cannot write now it writes when it can.
+        Awaiting what it returns ends when that is stored for good, if its message had a key, and
+        else at once; from the call on `record` and `find` tell of it. It does not raise
+        `StoreUnavailable`, and cancelling the wait does not take the end back: what the store
+        cannot write now it writes when it can.
         """
         ...
 

@@ -166,16 +166,18 @@ class Journal:
         *,
         reserved: bool = False,
         more: bool = False,
+        is_last: bool = False,
     ) -> None:
         """Put an event into the log and tell the socket, if there is one.
 
-        Where `more` follows in a moment, that tells the socket of both: a wake less.
+        Where `more` follows in a moment, that tells the socket of both: a wake less. What `is_last`
+        leaves nothing to wait for.
         """
         self.log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if not self.acknowledging:
             self._forget(self.log.trim())
         if self._outbox is not None and not (more and self.log.has_room(0)):
-            self._outbox.ring()
+            self._outbox.ring(is_last=is_last)
 
     async def tell(self, fault: Problem, correlation_id: CorrelationId | None) -> None:
         """Send an error; without a socket nobody is there to be told, and asks again."""

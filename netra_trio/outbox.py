@@ -15,6 +15,7 @@ news, however many.
 import trio
 
 CONTROL_FRAMES = 256  # a full second of the control rate and what a beat adds, twice over
+TURNS = 2  # of the loop that a write waits for more to join it
 CONTROL_BYTES = 64 * 1024  # what one write carries of events, too; one larger frame may wait alone
 
 
@@ -25,12 +26,14 @@ class Outbox:
         self._frames: list[bytes] = []
         self._bytes = 0
         self._has_news = False
+        self._is_settled = True
         self._closed = False
         self._writer = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
 
-    def ring(self) -> None:
-        """Say that the log has news."""
+    def ring(self, *, is_last: bool = False) -> None:
+        """Say that the log has news; `is_last` if no more of it is to be expected soon."""
+        self._is_settled = is_last
         if not self._has_news and not self._closed:
             self._has_news = True
             self._writer.unpark()
@@ -75,12 +78,15 @@ class Outbox:
                 raise trio.EndOfChannel
             await self._writer.park()
         # Writes are the dearest thing a connection does, so what comes during this turn of the
-        # loop goes out in the same one; and during the next turn, if anything did: a run that
-        # begins in the one may end in the other.
-        self._has_news, frames = False, len(self._frames)
-        await trio.lowlevel.checkpoint()
-        if self._has_news or len(self._frames) > frames:
+        # loop goes out in the same one; and during the next turn, if anything did: of several runs
+        # some begin in the one and end in the other.
+        for _ in range(TURNS):
+            if self._is_settled:
+                break
+            self._has_news, frames = False, len(self._frames)
             await trio.lowlevel.checkpoint()
+            if not self._has_news and len(self._frames) == frames:
+                break
         return self.take()
 
     def take(self) -> list[bytes]:

@@ -44,7 +44,7 @@ from netra_trio.ids import (
     new_thread_id,
 )
 from netra_trio.instruments import Instruments
-from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
+from netra_trio.interfaces import STORED, Duplicate, NewMessage, RunEnd, Store
 from netra_trio.journal import Journal
 from netra_trio.protocol.codec import Encoded, payload_of
 from netra_trio.protocol.messages import (
@@ -567,7 +567,8 @@ class Session:
         finally:
             await self._end(execution, new, ending)
             self._schedule.ended(new.run_id)
-        self._start_due(trio.current_time())
+        if self._schedule.has_waiting:
+            self._start_due(trio.current_time())
 
     def _stop(self, run_id: RunId) -> None:
         """Stop one of this session's runs, started or not."""
@@ -617,14 +618,22 @@ class Session:
             completed=data,
         )
         try:
-            told_by = trio.current_time() + self._end_store_seconds()
-            with trio.CancelScope(shield=True, deadline=told_by):
-                await self._store.end_run(end)
+            stored = self._store.end_run(end)
+            if stored is not STORED:
+                told_by = trio.current_time() + self._end_store_seconds()
+                with trio.CancelScope(shield=True, deadline=told_by):
+                    await stored
         finally:
             live = self._forget(new.run_id)
             self._note(new.run_id, ending.status)
             event = Encoded(AgentCompleted.TYPE, new.run_id, data)
-            self.journal.append(event, len(data), new.correlation_id, reserved=True)
+            self.journal.append(
+                event,
+                len(data),
+                new.correlation_id,
+                reserved=True,
+                is_last=not self._executions and not self._inbox,
+            )
             for watcher in live.watchers.values():
                 watcher(end)
             self._instruments.note(

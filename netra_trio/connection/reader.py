@@ -89,14 +89,15 @@ class Reader:
                 last_words = problem(ErrorCode.MESSAGE_TOO_LARGE, text, recoverable=False)
                 connection.end(EndReason.TOO_BIG, last_words)
                 continue
-            connection.liveness.heard(trio.current_time())
+            now = trio.current_time()
+            connection.liveness.heard(now)
             if data is not None and connection.reason is None:
                 connection.frames_in += 1
-                await self._frame(data)
+                await self._frame(data, now)
 
-    async def _frame(self, data: str | bytes) -> None:
+    async def _frame(self, data: str | bytes, since: float) -> None:
         connection = self._connection
-        kind, since = INVALID, trio.current_time()
+        kind = INVALID
         try:
             if isinstance(data, bytes):
                 raise binary_frame()

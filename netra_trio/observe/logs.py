@@ -65,7 +65,7 @@ class _Sink:
             if stream is None or not held:
                 return
             # One after the other it takes half as long as each in the middle of something else.
-            lines = [each if type(each) is str else _line(each) for each in held]
+            lines = [each if isinstance(each, str) else _line(each) for each in held]
             text = "\n".join([*lines, ""])
             try:
                 self._put(stream, text)
@@ -161,22 +161,52 @@ def _show_traces(
     return event
 
 
+_ASKS_FOR_TRACE = frozenset({"exc_info", "stack_info"})
 _show_stack = structlog.processors.StackInfoRenderer()
 
 _UNCHANGING = (str, int, float, bool, NoneType)
+_SEEN_UNCHANGING: set[type[Any]] = set()  # a few: those, and enums
 
 
 def _render(logger: Any, _method: str, event: Any) -> Any:
     """Return the line; or the event itself, where it can be rendered later just as well."""
-    if type(logger) is _Output and all(isinstance(each, _UNCHANGING) for each in event.values()):
+    if type(logger) is _Output and _can_wait(event):
         return (event,), {}
     return _line(event)
+
+
+def _can_wait(event: Mapping[str, Any]) -> bool:
+    """Whether an event is the same a moment later: made of words and numbers."""
+    if _SEEN_UNCHANGING.issuperset(map(type, event.values())):
+        return True
+    if not all(isinstance(each, _UNCHANGING) for each in event.values()):
+        return False
+    _SEEN_UNCHANGING.update(map(type, event.values()))
+    return True
 
 
 def _line(event: dict[str, Any]) -> str:
     stamp = datetime.fromtimestamp(event["timestamp"], UTC)
     event["timestamp"] = stamp.isoformat(timespec="microseconds").replace("+00:00", "Z")
     return render(event, _SINK.form)
+
+
+def _short_cut(bound: Any) -> Any:
+    """Return a class of loggers whose `info` takes the common case past structlog's own way.
+
+    That way is through four calls and as many copies of the event, which cost more than the line.
+    """
+
+    class Bound(bound):  # type: ignore[misc]
+        def info(self, event: str | None = None, *args: Any, **values: Any) -> Any:
+            is_common = not args and not self._context and _ASKS_FOR_TRACE.isdisjoint(values)
+            if not is_common or _CHAIN[:1] != [_describe] or not _can_wait(values):
+                return super().info(event, *args, **values)
+            values["event"] = event
+            _SINK.write(_describe(self._logger, "info", values), at_once=False)
+            return None
+
+    return Bound
 
 
 # Always the same list: loggers that cached it follow when the process is configured again, and
@@ -273,9 +303,10 @@ def configure(
     palette = COLOURS if _wants_colour(stream) else Palette()
     _SINK.form = as_json if is_json else Console(palette)
     _CHAIN[:] = _STEPS
+    bound = structlog.make_filtering_bound_logger(lowest)
     structlog.configure(
         processors=_CHAIN,
-        wrapper_class=structlog.make_filtering_bound_logger(lowest),
+        wrapper_class=_short_cut(bound) if lowest <= logging.INFO else bound,
         logger_factory=_output,
         cache_logger_on_first_use=True,
     )

@@ -7,6 +7,8 @@ The first refusals of a cause are told one by one. More of it are counted, and t
 every `INTERVAL` seconds for as long as they come, so that a flood of them cannot fill a disk.
 """
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, get_args
 
 import structlog
@@ -21,10 +23,11 @@ CAUSES = 256  # kept apart; beyond it those of one code are one cause, whoever t
 
 _log = structlog.get_logger(__name__)
 
-_SHOWN: dict[type[Any], tuple[str, tuple[str, ...]]] = {
-    kind: (kind.LEVEL, logged_fields(kind))
+_SHOWN: dict[type[Any], tuple[str, tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {
+    kind: (kind.LEVEL, names, attrgetter(*names))
     for kind in get_args(Fact)
     if kind.LEVEL is not None and kind is not OpeningRefused
+    for names in [logged_fields(kind)]
 }
 _REFUSAL = logged_fields(OpeningRefused)
 
@@ -54,9 +57,8 @@ class Story:
             return
         shown = _SHOWN.get(type(fact))
         if shown is not None:
-            level, names = shown
-            told = {name: getattr(fact, name) for name in names}
-            getattr(_log, level)(fact.EVENT, **told)
+            level, names, values = shown
+            getattr(_log, level)(fact.EVENT, **dict(zip(names, values(fact), strict=True)))
 
     def sum_up(self, now: float) -> None:
         """Write a line for each cause that came again, once its interval is over."""

@@ -18,7 +18,7 @@ An end only turns held into loose, so it always fits, at worst by dropping what 
 
 import itertools
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
@@ -30,6 +30,7 @@ from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.interfaces import (
     HISTORY_LISTED_BYTES,
     HISTORY_PAGE_BYTES,
+    STORED,
     Duplicate,
     NewMessage,
     RunEnd,
@@ -333,14 +334,14 @@ class MemoryStore:
         if message is not None and message.run is not None:
             message.run.status = RunStatus.RUNNING
 
-    async def end_run(self, end: RunEnd) -> None:
+    def end_run(self, end: RunEnd) -> Awaitable[None]:
         """Note how the run ended, with the agent's message; an empty text makes none.
 
         The first end stands: nothing happens if the run has ended or is unknown.
         """
         message = self._held.pop(end.run_id, None)
         if message is None or message.run is None:
-            return
+            return STORED
         thread, text = message.thread, end.text.encode()
         self._held_bytes -= message.size
         thread.held -= 1
@@ -355,6 +356,7 @@ class MemoryStore:
             self._idle[thread] = None
         self._touch(thread.key)
         self._make_room(0, 0, end.created_at)
+        return STORED
 
     async def _interrupt(self, run_id: RunId) -> None:
         """End a run whose server did not live to do so."""

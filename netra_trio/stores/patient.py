@@ -64,9 +64,9 @@ class PatientStore:
         """Note that the run is `running`."""
         self.store.start_run(run_id)
 
-    async def end_run(self, end: RunEnd) -> None:
+    def end_run(self, end: RunEnd) -> Awaitable[None]:
         """Note how the run ended; the caller bounds the wait, and the end is never given up."""
-        await self.store.end_run(end)
+        return self.store.end_run(end)
 
     async def history(
         self,

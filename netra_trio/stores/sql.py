@@ -22,7 +22,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, User
+from netra_trio.interfaces import STORED, Duplicate, NewMessage, RunEnd, User
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.batch import (
     Batch,
@@ -231,14 +231,13 @@ class SqlStore:
         """Note that the run is `running`."""
         self._writes.put(Starting(run_id=run_id, size=ROW_BYTES))
 
-    async def end_run(self, end: RunEnd) -> None:
+    def end_run(self, end: RunEnd) -> Awaitable[None]:
         """Note how the run ended; the first end stands, and an unknown run has none."""
         entry = Ending(end=end, size=ROW_BYTES + len(end.text) + len(end.completed))
         is_keyed = end.run_id in self._keyed
         self._keyed.discard(end.run_id)
         self._writes.put(entry, at_once=is_keyed)
-        if is_keyed:
-            await entry.settled.wait()
+        return entry.settled.wait() if is_keyed else STORED
 
     async def history(
         self,

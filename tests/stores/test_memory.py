@@ -1,8 +1,8 @@
 """The bounds of the store in memory: each at the limit and one beyond, and all against a model."""
 
 import itertools
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import pytest
 from attrs import define, field
@@ -33,10 +33,10 @@ COMPLETED = b"{}"
 _count = itertools.count()
 
 
-def result(call: Coroutine[Any, Any, T]) -> T:
+def result(call: Awaitable[T]) -> T:
     """Run a call to its end without a loop: it may not wait for anything."""
     try:
-        call.send(None)
+        call.__await__().send(None)
     except StopIteration as done:
         value: T = done.value
         return value

@@ -563,9 +563,8 @@ async def test_nothing_starts_or_ends_twice(store: SqlStore) -> None:
     store.start_run(message.run_id)
     store.start_run(message.run_id)
     first, second = end_of(message, "first"), end_of(message, "second")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.end_run, first)
-        nursery.start_soon(store.end_run, second)
+    await store.end_run(first)
+    await store.end_run(second)
     store.start_run(message.run_id)
     page, _ = await page_of(store)
     assert page[0] == of_user(message, RunStatus.COMPLETED)
