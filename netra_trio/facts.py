@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
-from attrs import field, frozen
+from attrs import field
 
 from netra_trio.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import ResetReason, RunStatus, Verdict
+from netra_trio.values import frozen
 
 _UNLOGGED = "unlogged"
 

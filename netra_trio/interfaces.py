@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from attrs import frozen
-
 from netra_trio.facts import Fact
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.values import frozen
 
 HISTORY_TEXT_BYTES = 64 * 1024  # of an agent's message in history, the contract's bound, section 3
 HISTORY_LISTED_BYTES = 512  # of a message beside its text: ids, times and names, rounded up

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 import trio
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 from orjson import Fragment, dumps, loads
 
 from netra_trio.codes import ErrorCode
@@ -53,6 +53,7 @@ from netra_trio.protocol.text import (
     pieces,
 )
 from netra_trio.tracing import TRACEPARENT
+from netra_trio.values import frozen
 
 ATTEMPTS = 3  # the contract's bound, api.md
 STEP_MAX = 2**53 - 1  # what every JSON reader keeps exact; a plan has fewer steps

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 import trio
-from attrs import evolve, frozen
+from attrs import evolve
 from orjson import Fragment, dumps, loads
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
@@ -67,6 +67,7 @@ from netra_trio.runs import (
 from netra_trio.settings import Settings
 from netra_trio.tracing import TRACEPARENT
 from netra_trio.users import LiveRun, User
+from netra_trio.values import frozen
 
 INBOX = 64  # messages: 32 that may wait, 20 of a burst, 8 that run, rounded up
 RUNS_SIDE_BY_SIDE = 8  # per session, the contract's bound, section 3

@@ -8,7 +8,7 @@ import pytest
 import netra_trio
 
 LADDER = (  # from the bottom up
-    {"assets", "codes", "ids", "terminal"},
+    {"assets", "codes", "ids", "terminal", "values"},
     {"errors"},
     {
         "protocol.messages",

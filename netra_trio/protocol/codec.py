@@ -20,7 +20,6 @@ from typing import Any, Final, NoReturn, get_args
 import attrs
 import cattrs
 import orjson
-from attrs import frozen
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.orjson import make_converter
@@ -43,6 +42,7 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
     UserMessage,
 )
+from netra_trio.values import frozen
 
 OPEN_PAYLOAD_BYTES = 1024  # a ping is a probe, not a store: the contract's bound, section 3
 NESTING_LEVELS = 64  # orjson writes 254 levels; whatever is nested deeper than this is no message

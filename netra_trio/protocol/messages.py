@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 import attrs
-from attrs import field, frozen
+from attrs import field
 
 from netra_trio.ids import (
     ConnectionId,
@@ -21,6 +21,7 @@ from netra_trio.ids import (
     ToolCallId,
     UserId,
 )
+from netra_trio.values import frozen
 
 JsonObject = dict[str, Any]
 
