@@ -1,10 +1,9 @@
 """A session: the nursery that outlives a socket, with its inbox, its queue and its runs.
 
 The reader of a connection offers messages to the inbox. A task takes them out one by one, records
-each, confirms it, and lets the schedule say when its run starts. The first one whose run may start
-at once is run by that very task, while another one goes on with the inbox: a message costs one task
-and not two. Whatever is said goes into the journal, from which the writer of whatever connection
-there is takes it.
+each, confirms it, and lets the schedule say when its run starts. A run that may start at once when
+the inbox is empty is run by that very task: most messages cost one task and not two. Whatever is
+said goes into the journal, from which the writer of whatever connection there is takes it.
 
     inbox ──► admit: decide, record, confirm ──► schedule ──► runs ──► journal ──► writer
 
@@ -220,16 +219,15 @@ class Session:
             self._wake(self)
 
     async def _take_messages(self) -> None:
-        """Admit what is in the inbox, in order; the first run that starts at once is run here."""
+        """Admit what is in the inbox, in order; the last one's run is run right here."""
+        run = None
         while self._inbox:
-            work = self._inbox.pop(0)
-            run = await self._admit(work)
             if run is not None:
-                self._admitting = False
-                self._look_into_inbox()
-                await self._perform(*run)
-                return
+                self._spawn(self._perform, *run)
+            run = await self._admit(self._inbox.pop(0))
         self._admitting = False
+        if run is not None:
+            await self._perform(*run)
 
     def drain(self) -> None:
         """Start no run any more: what waits ends `interrupted`, what is offered is refused."""

@@ -200,10 +200,11 @@ def _short_cut(bound: Any) -> Any:
     class Bound(bound):  # type: ignore[misc]
         def info(self, event: str | None = None, *args: Any, **values: Any) -> Any:
             is_common = not args and not self._context and _ASKS_FOR_TRACE.isdisjoint(values)
-            if not is_common or _CHAIN[:1] != [_describe] or not _can_wait(values):
+            if not is_common or _CHAIN[:1] != [_describe]:
                 return super().info(event, *args, **values)
             values["event"] = event
-            _SINK.write(_describe(self._logger, "info", values), at_once=False)
+            described = _describe(self._logger, "info", values)
+            self._logger.info(described if _can_wait(described) else _line(described))
             return None
 
     return Bound

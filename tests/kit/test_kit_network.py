@@ -319,7 +319,11 @@ async def test_two_clients(autojump_clock: MockClock, is_plain: bool) -> None:
     assert_nothing_lost(network.trace)
 
 
-async def test_a_test_that_waits_for_ever_fails(autojump_clock: MockClock) -> None:
+async def test_a_test_that_waits_for_ever_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A virtual day of a server that looks at its loop twice a second is ten seconds of a real one.
+    monkeypatch.setattr("netra_trio.testing.network.PATIENCE", 1000.0)
     with pytest.raises(trio.TooSlowError):
         async with open_network(AGENTS):
             await trio.sleep_forever()
