@@ -53,15 +53,25 @@ class Traces:
 
     def __init__(self, provider: trace.TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("netra_trio", version("netra-trio"), provider)
+        self._is_wanted = provider is not None
         self._openings: dict[str, Context] = {}  # the newest one of each session
         self._runs: dict[str, Span] = {}
         self._tools: dict[str, tuple[Span, Context]] = {}
 
     def note(self, fact: Fact) -> None:
-        """Begin or end a span."""
+        """Begin or end a span, once somebody has said where spans go.
+
+        OpenTelemetry's interface often comes along with something else. Spans that nobody sees
+        would cost a message a seventh of its time all the same.
+        """
         handle = _HANDLERS.get(type(fact))
-        if handle is not None:
+        if handle is not None and (self._is_wanted or self._became_wanted()):
             handle(self, fact)
+
+    def _became_wanted(self) -> bool:
+        # Of the type itself: to ask an abstract class is ten times as dear.
+        self._is_wanted = type(trace.get_tracer_provider()) is not trace.ProxyTracerProvider
+        return self._is_wanted
 
     def opening_started(self, fact: OpeningStarted) -> None:
         """Begin an opening's span."""
@@ -133,6 +143,8 @@ class Traces:
 
     def tool_ended(self, fact: ToolEnded) -> None:
         """End it, and make current what was before."""
+        if fact.tool_call_id not in self._tools:  # it began before anybody wanted to know
+            return
         span, before = self._tools.pop(fact.tool_call_id)
         contexts.attach(before)
         fault = fact.outcome if fact.outcome == "failed" else None

@@ -311,7 +311,7 @@ async def open_network(
         settings: Fields of `Settings`, such as `heartbeat_interval_ms`.
 
     Raises:
-        trio.TooSlowError: After twelve days on Trio's clock.
+        trio.TooSlowError: After a day on Trio's clock.
     """
     body: BaseException | None = None
     try:
