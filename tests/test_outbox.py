@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 
+import outcome
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.outbox import CONTROL_BYTES, CONTROL_FRAMES, Outbox
+from netra_trio.outbox import CONTROL_BYTES, CONTROL_FRAMES, TURNS, Outbox
 
 
 def frame(number: int) -> bytes:
@@ -277,3 +278,46 @@ async def test_closing_frees_whoever_waits_though_it_is_over_its_bytes() -> None
             await trio.testing.wait_all_tasks_blocked()
             outbox.close()
     assert outbox.offer(b"z")
+
+
+def turns(outbox: Outbox, between: Callable[[], None] = lambda: None) -> int:
+    """Return how many turns of the loop a writer gives to others before it takes what is there."""
+    waiting, counted = outbox.wait(), 0
+    try:
+        waiting.send(None)
+        while True:
+            counted += 1
+            between()
+            waiting.send(outcome.Value(None))
+    except StopIteration:
+        return counted
+
+
+async def test_what_is_last_is_taken_at_once() -> None:
+    outbox = Outbox()
+    outbox.ring(is_last=True)
+    assert turns(outbox) == 0
+
+
+async def test_what_is_not_last_waits_for_more_to_join_it() -> None:
+    outbox = Outbox()
+    outbox.ring()
+    assert turns(outbox) == 1
+
+
+async def test_it_waits_for_two_turns_at_most() -> None:
+    outbox = Outbox()
+    outbox.ring()
+    assert turns(outbox, between=outbox.ring) == TURNS
+
+
+async def test_the_last_one_ends_the_wait() -> None:
+    outbox = Outbox()
+    outbox.ring()
+    assert turns(outbox, between=lambda: outbox.ring(is_last=True)) == 1
+
+
+async def test_control_frames_alone_wait_for_nothing() -> None:
+    outbox = Outbox()
+    assert outbox.offer(frame(0))
+    assert turns(outbox) == 0

@@ -5,7 +5,7 @@
     store.write(Message(...))             # some time soon
     await store.commit(Message(...))      # and now it is there
 
-It does what this project's own store does: up to 300 rows or 50 ms make a batch, a batch is one
+It does what this project's own store does: up to 1 000 rows or 50 ms make a batch, a batch is one
 transaction, with one statement for all rows of a kind, and the file is kept as safe (WAL, every
 commit on disk).
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-BATCH = 300  # rows in one transaction
+BATCH = 1000  # rows in one transaction
 DELAY = 0.05  # seconds that a row may wait for others, unless somebody waits for it
 
 _SCHEMA = """

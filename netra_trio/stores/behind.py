@@ -28,10 +28,10 @@ from attrs import define, field
 
 from netra_trio.errors import StoreUnavailable
 
-BATCH = 300  # entries: a hundred messages with their starts and ends
+BATCH = 1000  # entries: three hundred messages with their starts and ends
 BATCH_BYTES = 1024 * 1024  # of their texts, or one entry that is larger
 DELAY = 0.05  # seconds that what nobody waits for may lie; a batch costs as much as 20 messages
-QUEUE = 1000  # entries that may wait: ten batches; beyond it who writes waits
+QUEUE = 3000  # entries that may wait: three batches; beyond it who writes waits
 QUEUE_BYTES = 16 * 1024 * 1024  # of their texts; beyond it likewise
 SLOW_SECONDS = 2.0  # for a batch; then who waits is told that there is no answer
 RETRY_SECONDS = 1.0  # from a failure to the next try: a restarted database is back in about that
@@ -109,22 +109,23 @@ class WriteBehind:
         self._bytes = 0
         self._oldest = 0.0
         self._room = trio.lowlevel.ParkingLot()
+        self._promised = 0  # places, to those who were woken and have not come yet
         self._news = trio.Event()
         self._hurry = trio.Event()
         self._writing: Sequence[Entry] = ()
 
     async def wait_for_room(self) -> None:
-        """Wait until there is a place; cancelling is safe.
+        """Wait until there is a place, in the order of coming; cancelling is safe.
 
         Raises:
             StoreUnavailable: If nothing can be written now.
         """
-        while True:
-            if self.trouble is not None:
-                raise StoreUnavailable(self.trouble)
-            if len(self._queue) < QUEUE and self._bytes < QUEUE_BYTES:
-                return
+        # Nobody overtakes who waits: with many who write, some would wait for seconds.
+        if self.trouble is None and (self._room or not self._places()):
             await self._room.park()
+            self._promised = max(0, self._promised - 1)
+        if self.trouble is not None:
+            raise StoreUnavailable(self.trouble)
 
     def put(self, entry: Entry, *, at_once: bool = False) -> None:
         """Take an entry as the last one, also where there is no place for it."""
@@ -198,6 +199,18 @@ class WriteBehind:
         self._news.set()
         self._room.unpark_all()
 
+    def _places(self) -> int:
+        """Return how many entries may come in, but for those that were told so already."""
+        if self._bytes >= QUEUE_BYTES:
+            return 0
+        return max(0, QUEUE - len(self._queue) - self._promised)
+
+    def _let_in(self) -> None:
+        """Wake those who wait, as far as there are places."""
+        count = min(self._places(), len(self._room))
+        self._promised += count
+        self._room.unpark(count=count)
+
     def _notice(self, entry: Entry) -> None:
         if len(self._queue) == 1:
             self._oldest = trio.current_time()
@@ -229,7 +242,7 @@ class WriteBehind:
         self._bytes -= size
         if self._queue:
             self._hurry.set()  # it has waited long enough
-        self._room.unpark_all()
+        self._let_in()
         return batch
 
     def _drop_given_up(self) -> None:

@@ -4,14 +4,18 @@ import io
 import json
 import logging
 import sys
+import time
 import warnings
+from datetime import datetime
 from typing import Any
 
 import pytest
 import structlog
+import trio
 from hypercorn.config import Config
 from hypercorn.logging import AccessLogAtoms, Logger
 from support.logs import JWT, SUBPROTOCOL, TICKET, Terminal, fail, only
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.observe import logs
 
@@ -204,3 +208,104 @@ def test_a_stream_that_is_gone_ends_nothing() -> None:
     logs.configure(stream=closed)
     closed.close()
     structlog.get_logger("a").info("hello")
+
+
+# Lines that are held
+
+
+async def test_lines_are_written_together_a_moment_later(
+    autojump_clock: MockClock, out: io.StringIO
+) -> None:
+    logs.configure(stream=out)
+    log = structlog.get_logger("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.write_in_batches)
+        await wait_all_tasks_blocked()
+        log.info("first", n=1)
+        log.info("second", n=2)
+        assert out.getvalue() == ""
+        await trio.sleep(2 * logs.HELD_SECONDS)
+        assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
+            "first",
+            "second",
+        ]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("beyond", [-1, 0])
+async def test_so_many_lines_are_written_at_once(
+    autojump_clock: MockClock, out: io.StringIO, beyond: int
+) -> None:
+    logs.configure(stream=out)
+    log = structlog.get_logger("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.write_in_batches)
+        await wait_all_tasks_blocked()
+        for number in range(logs.HELD_LINES + beyond):
+            log.info("line", n=number)
+        written = out.getvalue().count("\n")
+        assert written == (logs.HELD_LINES if beyond == 0 else 0)
+        nursery.cancel_scope.cancel()
+    assert out.getvalue().count("\n") == logs.HELD_LINES + beyond
+
+
+async def test_a_held_line_shows_what_was_when_it_was_logged(
+    autojump_clock: MockClock, out: io.StringIO
+) -> None:
+    logs.configure(stream=out)
+    log = structlog.get_logger("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.write_in_batches)
+        await wait_all_tasks_blocked()
+        changing = ["then"]
+        log.info("list", value=changing)
+        with structlog.contextvars.bound_contextvars(bound=changing):
+            log.info("bound")
+        before = time.time()
+        log.info("time")
+        changing[0] = "now"
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    listed, bound, timed = map(json.loads, out.getvalue().splitlines())
+    assert listed["value"] == ["then"]
+    assert bound["bound"] == ["then"]
+    stamp = datetime.fromisoformat(timed["timestamp"]).timestamp()
+    assert before - 1e-5 <= stamp <= before + 0.1
+
+
+async def test_a_warning_is_written_at_once_with_what_came_before(
+    autojump_clock: MockClock, out: io.StringIO
+) -> None:
+    logs.configure(stream=out)
+    log = structlog.get_logger("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.write_in_batches)
+        await wait_all_tasks_blocked()
+        log.info("first")
+        log.warning("second")
+        assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
+            "first",
+            "second",
+        ]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("asks", ["exc_info", "stack_info"])
+def test_a_line_of_information_may_have_a_trace(out: io.StringIO, asks: str) -> None:
+    logs.configure(stream=out)
+    try:
+        fail("the fault")
+    except ValueError:
+        structlog.get_logger("a").info("it happened", **{asks: True})
+    line = only(out)
+    shown = line["exception"] if asks == "exc_info" else line["stack"]
+    assert "test_logs.py" in shown
+    assert asks not in line
+
+
+def test_a_line_of_information_may_have_arguments_and_bound_values(out: io.StringIO) -> None:
+    logs.configure(stream=out)
+    log = structlog.get_logger("a").bind(more=1)
+    log.info("%s of %s", 1, 2)
+    line = only(out)
+    assert (line["event"], line["more"], line["level"]) == ("1 of 2", 1, "info")

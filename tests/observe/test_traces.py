@@ -25,6 +25,7 @@ from trio.testing import MockClock
 
 from netra_trio.app import Application, create_app
 from netra_trio.errors import ToolError
+from netra_trio.facts import ToolEnded, ToolStarted
 from netra_trio.instruments import Instruments
 from netra_trio.observe.otlp import exporting
 from netra_trio.observe.traces import OPENING, RESUME, RUN, TOOL, Traces
@@ -361,3 +362,22 @@ def test_a_collector_that_is_down_holds_no_exit_up(tmp_path: Path) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     with serving(tmp_path, **environ) as server:
         server.upgrade("?ticket=none")
+
+
+async def test_without_a_provider_no_span_is_begun_and_one_that_comes_later_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(recorded))
+    current: trace.TracerProvider = trace.ProxyTracerProvider()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: current)
+    traces = Traces()
+    monkeypatch.setattr(traces, "_tracer", provider.get_tracer("netra_trio"))
+    traces.note(ToolStarted("run_1", "call_1", "search"))
+    assert recorded.get_finished_spans() == ()
+    current = provider
+    traces.note(ToolEnded("call_1", "completed", 0.1))  # it began before
+    traces.note(ToolStarted("run_1", "call_2", "search"))
+    traces.note(ToolEnded("call_2", "completed", 0.1))
+    assert [span.name for span in recorded.get_finished_spans()] == [TOOL]
