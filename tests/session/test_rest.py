@@ -1,4 +1,4 @@
-"""A session that has nothing to do has no task: when it rests, what keeps it awake, what wakes it."""
+"""A session that has nothing to do has no task: when it rests, what keeps it awake, what wakes."""
 
 from typing import Any
 
