@@ -160,7 +160,8 @@ def _chosen(session: nox.Session) -> list[str]:
     if session.posargs:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
-    return [f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}", f"--ignore={NGINX}"]
+    workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
+    return [workers, f"--ignore={NGINX}", "--durations=15", "--durations-min=5"]
 
 
 def _cores() -> int:
