@@ -24,7 +24,6 @@ from netra_trio.observe.logs import flush, write_in_batches
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
 CLOSING = 1.0  # seconds for HTTP requests that are under way when the drain is done
 COLLECT_AFTER = 50_000  # objects that were made and not freed: some 5 MB, beyond what a burst makes
-HAND_OVER = 0.001  # seconds until a thread that works lets another one in; Python's own are 5 ms
 LAST_WORDS = 0.3  # seconds to say why, at an end that waits for nothing
 LAST_RESORT = 1.5  # seconds after the drain's time: threads that do not end keep nobody waiting
 
@@ -54,7 +53,6 @@ async def serve(
     with sock, ExitStack() as timers:
         address = _address(sock)
         timers.enter_context(_fewer_collections())
-        timers.enter_context(_quick_threads())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write_in_batches)
             drained: trio.Event = await nursery.start(_heed_signals, app, timers)
@@ -82,21 +80,6 @@ def _fewer_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-@contextmanager
-def _quick_threads() -> Iterator[None]:
-    """Let a thread of the store wait for the loop no longer than a millisecond at a time.
-
-    Storing a batch, it comes back to the interpreter some ten times; whoever waits for a commit
-    waits for each of them.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(HAND_OVER)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 async def _heed_signals(
