@@ -110,12 +110,15 @@ def _without_shapes(text: str) -> str:
 
 # Most values are ids and words: without a separator only these can be credentials.
 _INERT = re.compile(r"[\w -]*", re.ASCII)
-_SHAPES = re.compile(r"eyJ|ZXlK|bearer ", re.ASCII | re.IGNORECASE)
 
 
 def is_inert(text: str) -> bool:
     """Whether a short text has nothing in it that could be a credential, nor needs escaping."""
-    return _INERT.fullmatch(text) is not None and _SHAPES.search(text) is None
+    if _INERT.fullmatch(text) is None:
+        return False
+    # In any case of letters, and a pattern that ignores it takes ten times as long.
+    lower = text.lower()
+    return "eyj" not in lower and "zxlk" not in lower and "bearer " not in lower
 
 
 def redact(text: str) -> str:
@@ -166,6 +169,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
 )
+_PRINTABLE = re.compile("[ -~]*")  # takes half the time of `str.isprintable`
 
 
 def escape(text: str) -> str:
@@ -175,7 +179,7 @@ def escape(text: str) -> str:
 
 def escape_json(text: str) -> str:
     """Return JSON that says the same, with each control character escaped."""
-    if text.isascii() and text.isprintable():  # as most lines are
+    if _PRINTABLE.fullmatch(text) is not None:  # as most lines are
         return text
     return _CONTROL.sub(_escaped_json, text)
 

@@ -173,17 +173,18 @@ def _simple(event: Mapping[str, Any]) -> dict[str, Any] | None:
     plain = {name: event[name] for name in _FIRST if name in event}
     plain |= event
     stamp, texts = plain.get(_TIME), []
-    for value in plain.values():
+    for value in event.values():
         kind = type(value)
         if kind is str or isinstance(value, StrEnum):
-            if len(value) > SIMPLE_LENGTH:
-                return None
             if value not in _known and value is not stamp:
                 texts.append(value)
-        elif not (value is None or kind is bool or kind is float or _is_small(value)):
+        elif not (value is None or kind is float or kind is bool or _is_small(value)):
             return None
     # Most often all that is new are ids and words, which one look tells.
-    if not (is_inert(" ".join(texts)) or all(map(_is_plain, texts))):
+    together = " ".join(texts)
+    if len(together) > SIMPLE_LENGTH and max(map(len, texts)) > SIMPLE_LENGTH:
+        return None
+    if not (is_inert(together) or all(map(_is_plain, texts))):
         return None
     return plain
 
