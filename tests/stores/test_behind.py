@@ -289,7 +289,7 @@ async def has_room(writes: WriteBehind) -> bool:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(QUEUE - 1, True), (QUEUE, False)])
-async def test_there_is_room_for_a_thousand(
+async def test_there_is_room_for_so_many(
     autojump_clock: MockClock, count: int, expected: bool
 ) -> None:
     writes = WriteBehind(Disk().write)
@@ -340,6 +340,32 @@ async def test_many_that_wait_for_room_stay_within_it(autojump_clock: MockClock)
         await writes.settle()
     assert largest == QUEUE
     assert sorted(disk.kept) == sorted(names(items(2 * QUEUE)))
+
+
+async def test_nobody_overtakes_who_waits_for_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netra_trio.stores.behind.QUEUE", 2)
+    monkeypatch.setattr("netra_trio.stores.behind.BATCH", 1)
+    disk = Disk(*[Fate(seconds=0.1)] * 30)
+
+    async def write(name: str) -> None:
+        for number in range(4):
+            await writes.wait_for_room()
+            writes.put(Item(name=f"{name}{number}"))
+
+    async with at_work(disk) as writes:
+        for entry in items(3):  # one is being written, and two fill the queue
+            writes.put(entry)
+            await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for name in "abc":
+                nursery.start_soon(write, name)
+                await trio.testing.wait_all_tasks_blocked()
+        await writes.settle()
+    assert [name for name in disk.kept if name[0] in "abc"] == [
+        f"{name}{number}" for number in range(4) for name in "abc"
+    ]
 
 
 async def test_who_waits_for_room_is_told_of_trouble(autojump_clock: MockClock) -> None:

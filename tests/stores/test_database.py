@@ -241,6 +241,27 @@ async def test_a_connection_that_was_killed_is_replaced_in_a_read(
     assert await server.read(scalar("SELECT pg_backend_pid()")) != own
 
 
+async def test_a_short_question_past_sqlalchemy_finds_rows(database: Database) -> None:
+    mark = "?" if database.is_sqlite else "%s"
+    found = await database.find(f"SELECT {mark}, 2", ("one",))
+    assert found == [("one", 2)]
+
+
+async def test_a_short_question_that_fails_is_told_as_any_other(database: Database) -> None:
+    with pytest.raises(StoreUnavailable, match="nowhere"):
+        await database.find("SELECT 1 FROM nowhere", ())
+    assert await database.find("SELECT 1", ()) == [(1,)]
+
+
+async def test_a_short_question_replaces_a_connection_that_was_killed(
+    server: Database, postgres: PostgresServer
+) -> None:
+    ((own,),) = await server.find("SELECT pg_backend_pid()", ())
+    postgres.execute(f"SELECT pg_terminate_backend({own}, 5000)")
+    ((now,),) = await server.find("SELECT pg_backend_pid()", ())
+    assert now != own
+
+
 async def test_a_connection_that_was_killed_fails_a_write_once(
     server: Database, postgres: PostgresServer
 ) -> None:
