@@ -23,7 +23,7 @@ from netra_trio.observe.logs import flush, write_in_batches
 
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
 CLOSING = 1.0  # seconds for HTTP requests that are under way when the drain is done
-COLLECT_AFTER = 50_000  # objects that were made and not freed: some 5 MB, beyond what a burst makes
+COLLECT_AFTER = 20_000  # objects that were made and not freed: to look at them takes some 8 ms
 LAST_WORDS = 0.3  # seconds to say why, at an end that waits for nothing
 LAST_RESORT = 1.5  # seconds after the drain's time: threads that do not end keep nobody waiting
 
