@@ -190,20 +190,21 @@ class Session:
         self._context = copy_context()
         async with trio.open_nursery() as nursery:
             self._nursery, rest = nursery, self._rest
+            assert rest is not None  # noqa: S101 - for mypy: it was woken
             self._look_into_inbox()
             try:
-                if rest is not None:
-                    await rest.wait()
+                await rest.wait()
             except trio.Cancelled:
                 self.close(RunStatus.INTERRUPTED)
                 raise
 
     def try_to_rest(self) -> bool:
         """End the task that serves it, if there is nothing to do; return whether that is so."""
-        if self._inbox or self._nursery is None or self._nursery.child_tasks:
+        if self._rest is None or self._nursery is None:  # it is only about to be served
             return False
-        if self._rest is not None:
-            self._rest.set()
+        if self._inbox or self._nursery.child_tasks:
+            return False
+        self._rest.set()
         self._rest = self._nursery = None
         return True
 
@@ -518,18 +519,16 @@ class Session:
 
     def _start_due(self, now: float, *, but: RunId | None = None) -> bool:
         """Start what is due; return whether that is one that the caller runs itself."""
-        mine = False
         if not self._schedule.has_waiting or self._draining or self._closing is not None:
-            return mine
+            return False
         for run_id in self._schedule.to_interrupt(now):
             self._executions[RunId(run_id)][0].stop(RunStatus.CANCELLED)
-        for run_id in self._schedule.start_due(now):
-            if run_id == but:
-                mine = True
-            else:
+        due = self._schedule.start_due(now)
+        for run_id in due:
+            if run_id != but:
                 self._spawn(self._perform, *self._executions[RunId(run_id)])
         self._set_alarm(self._schedule.next_turn(now))
-        return mine
+        return but in due
 
     def _set_alarm(self, turn: float) -> None:
         """See that somebody looks when the next turn has come that time alone brings."""

@@ -151,29 +151,19 @@ def _describe(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict
     return described
 
 
-def _show_traces(
-    logger: Any, method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Turn what came with a call into text, for the few that have something."""
-    if "stack_info" in event:
-        event = _show_stack(logger, method, event)
-    if "exc_info" in event:
-        event = structlog.processors.format_exc_info(logger, method, event)
-    return event
-
-
 _ASKS_FOR_TRACE = frozenset({"exc_info", "stack_info"})
-_show_stack = structlog.processors.StackInfoRenderer()
-
 _UNCHANGING = (str, int, float, bool, NoneType)
 _SEEN_UNCHANGING: set[type[Any]] = set()  # a few: those, and enums
 
 
 def _render(logger: Any, _method: str, event: Any) -> Any:
+    """Return the line, for the standard library; for structlog, what it calls `_Output` with."""
+    return ((_ready(event),), {}) if type(logger) is _Output else _line(event)
+
+
+def _ready(event: dict[str, Any]) -> str | dict[str, Any]:
     """Return the line; or the event itself, where it can be rendered later just as well."""
-    if type(logger) is _Output and _can_wait(event):
-        return (event,), {}
-    return _line(event)
+    return event if _can_wait(event) else _line(event)
 
 
 def _can_wait(event: Mapping[str, Any]) -> bool:
@@ -209,9 +199,7 @@ def _short_cut(bound: Any) -> Any:
             if not is_common or _CHAIN[:1] != [_describe]:
                 return super().info(event, *args, **values)
             values["event"] = event
-            described = _describe(self._logger, "info", values)
-            self._logger.info(described if _can_wait(described) else _line(described))
-            return None
+            return self._logger.info(_ready(_describe(self._logger, "info", values)))
 
     return Bound
 
@@ -221,7 +209,8 @@ def _short_cut(bound: Any) -> Any:
 _CHAIN: list[Processor] = []
 _STEPS: tuple[Processor, ...] = (
     _describe,
-    _show_traces,
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.format_exc_info,
     _render,
 )
 

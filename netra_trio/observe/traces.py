@@ -143,12 +143,12 @@ class Traces:
 
     def tool_ended(self, fact: ToolEnded) -> None:
         """End it, and make current what was before."""
-        if fact.tool_call_id not in self._tools:  # it began before anybody wanted to know
-            return
-        span, before = self._tools.pop(fact.tool_call_id)
-        contexts.attach(before)
-        fault = fact.outcome if fact.outcome == "failed" else None
-        _end(span, {"netra.outcome": fact.outcome}, fault)
+        begun = self._tools.pop(fact.tool_call_id, None)
+        if begun is not None:  # and not before anybody wanted to know
+            span, before = begun
+            contexts.attach(before)
+            fault = fact.outcome if fact.outcome == "failed" else None
+            _end(span, {"netra.outcome": fact.outcome}, fault)
 
 
 def _end(span: Span, attributes: dict[str, Any], fault: str | None) -> None:

@@ -123,7 +123,7 @@ class WriteBehind:
         # Nobody overtakes who waits: with many who write, some would wait for seconds.
         if self.trouble is None and (self._room or not self._places()):
             await self._room.park()
-            self._promised = max(0, self._promised - 1)
+            self._promised -= 1
         if self.trouble is not None:
             raise StoreUnavailable(self.trouble)
 
@@ -197,7 +197,7 @@ class WriteBehind:
             entry.give_up(StoreUnavailable(why))
         self._drop_given_up()
         self._news.set()
-        self._room.unpark_all()
+        self._let_in(len(self._room))  # to be told
 
     def _places(self) -> int:
         """Return how many entries may come in, but for those that were told so already."""
@@ -205,9 +205,8 @@ class WriteBehind:
             return 0
         return max(0, QUEUE - len(self._queue) - self._promised)
 
-    def _let_in(self) -> None:
-        """Wake those who wait, as far as there are places."""
-        count = min(self._places(), len(self._room))
+    def _let_in(self, count: int) -> None:
+        """Wake so many of those who wait."""
         self._promised += count
         self._room.unpark(count=count)
 
@@ -242,7 +241,7 @@ class WriteBehind:
         self._bytes -= size
         if self._queue:
             self._hurry.set()  # it has waited long enough
-        self._let_in()
+        self._let_in(min(self._places(), len(self._room)))
         return batch
 
     def _drop_given_up(self) -> None:

@@ -6,6 +6,8 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -213,50 +215,49 @@ def test_a_stream_that_is_gone_ends_nothing() -> None:
 # Lines that are held
 
 
-async def test_lines_are_written_together_a_moment_later(
-    autojump_clock: MockClock, out: io.StringIO
-) -> None:
+@asynccontextmanager
+async def held(out: io.StringIO) -> AsyncIterator[Any]:
+    """Return a logger whose lines are held for a moment."""
     logs.configure(stream=out)
-    log = structlog.get_logger("a")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(logs.write_in_batches)
         await wait_all_tasks_blocked()
+        yield structlog.get_logger("a")
+        nursery.cancel_scope.cancel()
+
+
+def events(out: io.StringIO) -> list[str]:
+    """Return what was written, by name."""
+    return [json.loads(line)["event"] for line in out.getvalue().splitlines()]
+
+
+async def test_lines_are_written_together_a_moment_later(
+    autojump_clock: MockClock, out: io.StringIO
+) -> None:
+    async with held(out) as log:
         log.info("first", n=1)
         log.info("second", n=2)
         assert out.getvalue() == ""
         await trio.sleep(2 * logs.HELD_SECONDS)
-        assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
-            "first",
-            "second",
-        ]
-        nursery.cancel_scope.cancel()
+        assert events(out) == ["first", "second"]
 
 
 @pytest.mark.parametrize("beyond", [-1, 0])
 async def test_so_many_lines_are_written_at_once(
     autojump_clock: MockClock, out: io.StringIO, beyond: int
 ) -> None:
-    logs.configure(stream=out)
-    log = structlog.get_logger("a")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(logs.write_in_batches)
-        await wait_all_tasks_blocked()
+    async with held(out) as log:
         for number in range(logs.HELD_LINES + beyond):
             log.info("line", n=number)
         written = out.getvalue().count("\n")
         assert written == (logs.HELD_LINES if beyond == 0 else 0)
-        nursery.cancel_scope.cancel()
     assert out.getvalue().count("\n") == logs.HELD_LINES + beyond
 
 
 async def test_a_held_line_shows_what_was_when_it_was_logged(
     autojump_clock: MockClock, out: io.StringIO
 ) -> None:
-    logs.configure(stream=out)
-    log = structlog.get_logger("a")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(logs.write_in_batches)
-        await wait_all_tasks_blocked()
+    async with held(out) as log:
         changing = ["then"]
         log.info("list", value=changing)
         with structlog.contextvars.bound_contextvars(bound=changing):
@@ -265,7 +266,6 @@ async def test_a_held_line_shows_what_was_when_it_was_logged(
         log.info("time")
         changing[0] = "now"
         await trio.sleep(1)
-        nursery.cancel_scope.cancel()
     listed, bound, timed = map(json.loads, out.getvalue().splitlines())
     assert listed["value"] == ["then"]
     assert bound["bound"] == ["then"]
@@ -276,18 +276,10 @@ async def test_a_held_line_shows_what_was_when_it_was_logged(
 async def test_a_warning_is_written_at_once_with_what_came_before(
     autojump_clock: MockClock, out: io.StringIO
 ) -> None:
-    logs.configure(stream=out)
-    log = structlog.get_logger("a")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(logs.write_in_batches)
-        await wait_all_tasks_blocked()
+    async with held(out) as log:
         log.info("first")
         log.warning("second")
-        assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
-            "first",
-            "second",
-        ]
-        nursery.cancel_scope.cancel()
+        assert events(out) == ["first", "second"]
 
 
 @pytest.mark.parametrize("asks", ["exc_info", "stack_info"])

@@ -50,9 +50,8 @@ async def test_a_session_has_no_task_before_its_first_message(autojump_clock: Mo
         before = await tasks()
         async with server.connect():
             assert not is_served(server)
-            assert (
-                await tasks() - before == 3
-            )  # the call of its host, which writes; reader; heartbeat
+            # The call of its host, which writes; the reader; the heartbeat.
+            assert await tasks() - before == 3
 
 
 async def test_it_rests_after_its_last_run_and_wakes_again(autojump_clock: MockClock) -> None:
@@ -93,18 +92,16 @@ async def test_a_turn_to_come_keeps_it_awake(autojump_clock: MockClock) -> None:
 
 
 async def test_a_message_that_is_being_recorded_keeps_it_awake(autojump_clock: MockClock) -> None:
-    class Slow(ScriptedStore):
-        async def record(self, message: Any) -> Any:
-            await trio.sleep(2)
-            return await super().record(message)
-
+    store = ScriptedStore()
     async with (
-        open_server(agents={"echo": echo}, store=Slow(), **QUIET) as server,
+        open_server(agents={"echo": echo}, store=store, **QUIET) as server,
         server.connect() as client,
     ):
+        store.hold()
         await client.say("hello", "a")
-        await trio.sleep(1.9)
+        await trio.sleep(LOOKS)
         assert is_served(server)
+        store.release()
         await ended(client, "a")
 
 
