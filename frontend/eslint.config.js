@@ -28,7 +28,7 @@ export default tseslint.config(
   },
   {
     // The rules: no clock, no chance, no waiting.
-    files: ["src/rules/**/*.ts", "src/protocol/**/*.ts"],
+    files: ["src/core/**/*.ts", "src/protocol/**/*.ts"],
     rules: {
       "no-restricted-globals": ["error", "setTimeout", "setInterval", "fetch", "WebSocket"],
       "no-restricted-properties": [

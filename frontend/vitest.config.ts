@@ -7,7 +7,7 @@ const older = (name: string): string =>
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: "core", include: ["test/core/**/*.test.ts"], environment: "node", testTimeout: 15_000 } },
+      { test: { name: "core", include: ["test/**/*.test.ts"], environment: "node", testTimeout: 15_000 } },
       {
         test: { name: "react-19", include: ["test/react/**/*.test.tsx"], environment: "jsdom" },
       },

@@ -2,7 +2,7 @@
 
 import { memo, useDeferredValue, useRef } from "react";
 import type { AgentEntry, ErrorBody, Run, RunStatus, ToolCall, UserEntry } from "../../src/index.ts";
-import { isEnd } from "../../src/snapshot.ts";
+import { isEnd } from "../../src/core/snapshot.ts";
 import { CopyButton } from "./CopyButton.tsx";
 import { Markdown } from "./Markdown.tsx";
 import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, RetryIcon, ThoughtIcon, ToolIcon } from "./icons.tsx";

@@ -11,7 +11,7 @@ import type {
   UserEntry,
 } from "../../src/index.ts";
 import { type EnhancedWebSocket, useEnhancedWebSocket } from "../../src/react/index.ts";
-import { isEnd } from "../../src/snapshot.ts";
+import { isEnd } from "../../src/core/snapshot.ts";
 
 const PAGE = 50; // messages of the history at a time
 

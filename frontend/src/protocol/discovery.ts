@@ -1,6 +1,6 @@
 /** The document of `/ws/config`: what the server can do, and where. */
 
-import type { ServerConfig } from "../snapshot.js";
+import type { ServerConfig } from "../core/snapshot.js";
 import { eachOf, isObject, must, name, number, object, text, type Check, type Shape } from "./check.js";
 import { features, limits } from "./decode.js";
 

@@ -16,11 +16,11 @@ import {
   useSyncExternalStore,
   type ReactNode,
 } from "react";
-import type { ClientOptions, NetraClient } from "../api.js";
+import type { ClientOptions, NetraClient } from "../client/api.js";
 import { browserPorts } from "../browser.js";
-import { createClient } from "../client.js";
+import { createClient } from "../client/client.js";
 import type { Ports } from "../ports.js";
-import type { Snapshot } from "../snapshot.js";
+import type { Snapshot } from "../core/snapshot.js";
 
 export const LINGER = 1_000; // ms: StrictMode, hot reload and a change of page remount within that
 

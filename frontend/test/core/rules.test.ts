@@ -1,14 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { discoveryAddress, readConfig } from "../../src/protocol/discovery.js";
 import { utf8Bytes } from "../../src/protocol/encode.js";
-import { fullJitter } from "../../src/rules/backoff.js";
-import { ACK_EVERY, Delivery } from "../../src/rules/delivery.js";
-import { withPage } from "../../src/rules/history.js";
-import { subjectOf, toBase64Url } from "../../src/rules/names.js";
-import { Outbox, OUTBOX_MESSAGES, readEntries, type Entry } from "../../src/rules/outbox.js";
-import { RateWindow } from "../../src/rules/rate.js";
-import { afterStatus, closeKind, retryAfterMs } from "../../src/rules/retry.js";
-import { Stats } from "../../src/rules/stats.js";
+import { fullJitter } from "../../src/core/backoff.js";
+import { ACK_EVERY, Delivery } from "../../src/core/sequence.js";
+import { withPage } from "../../src/core/history.js";
+import { subjectOf, toBase64Url } from "../../src/core/names.js";
+import { Outbox, OUTBOX_MESSAGES, readEntries, type Entry } from "../../src/core/outbox.js";
+import { RateWindow } from "../../src/core/rate.js";
+import { afterStatus, closeKind, retryAfterMs } from "../../src/core/retry-rules.js";
+import { Stats } from "../../src/core/stats.js";
 import { tokenFor } from "../support/server.js";
 
 const entry = (key: string): Entry => ({

@@ -1,8 +1,8 @@
 /** Who wants to know: of every change, or of messages of a type. */
 
 import type { Handler, Subscribe } from "./api.js";
-import type { Timers } from "./ports.js";
-import type { ServerMessage } from "./protocol/messages.js";
+import type { Timers } from "../ports.js";
+import type { ServerMessage } from "../protocol/messages.js";
 
 export class Listeners {
   readonly #timers: Timers;

@@ -5,12 +5,12 @@
  * opened later, or asleep): `missed` says so, and the holder's state takes the place of its own.
  */
 
-import type { ErrorBody, HistoryMessage, ServerMessage, ServerMessageOf } from "./protocol/messages.js";
-import { Delivery } from "./rules/delivery.js";
-import { withPage, type Page } from "./rules/history.js";
-import type { Entry } from "./rules/outbox.js";
-import { afterEvent, afterResume } from "./rules/runs.js";
-import { isEnd, type AgentEntry, type ChatMessage, type Run, type UserEntry } from "./snapshot.js";
+import type { ErrorBody, HistoryMessage, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import { Delivery } from "../core/sequence.js";
+import { withPage, type Page } from "../core/history.js";
+import type { Entry } from "../core/outbox.js";
+import { afterEvent, afterResume } from "../core/runs.js";
+import { isEnd, type AgentEntry, type ChatMessage, type Run, type UserEntry } from "../core/snapshot.js";
 
 export type Note =
   | { readonly kind: "message"; readonly message: ServerMessage }

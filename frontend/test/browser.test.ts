@@ -3,7 +3,7 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { browserPorts, memoryStorage, type Ports } from "../../src/index.js";
+import { browserPorts, memoryStorage, type Ports } from "../src/index.js";
 
 class FakePage extends EventTarget {
   visibilityState = "visible";

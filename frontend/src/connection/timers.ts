@@ -1,6 +1,6 @@
 /** Timers with names: setting one again puts it off, and all of them can be cancelled at once. */
 
-import type { Cancel, Timers } from "./ports.js";
+import type { Cancel, Timers } from "../ports.js";
 
 export class Alarms {
   readonly #timers: Timers;

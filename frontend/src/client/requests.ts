@@ -1,7 +1,7 @@
 /** What has an answer and no outbox: requests of this tab that are open. */
 
-import type { Control } from "./engine.js";
-import type { ErrorBody, ServerMessage } from "./protocol/messages.js";
+import type { Control } from "../connection/connection.js";
+import type { ErrorBody, ServerMessage } from "../protocol/messages.js";
 
 export type Answer =
   | { readonly error: ErrorBody }

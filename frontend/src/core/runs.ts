@@ -1,7 +1,7 @@
 /** Runs put together from their events, and from what a resume says of them. */
 
 import type { EventMessage, ResumedRun } from "../protocol/messages.js";
-import { isEnd, type Run, type ToolCall } from "../snapshot.js";
+import { isEnd, type Run, type ToolCall } from "./snapshot.js";
 
 const NEW_RUN: Run = {
   run_id: "",

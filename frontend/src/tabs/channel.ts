@@ -13,12 +13,12 @@
  * browsers may, and a follower that asks such a holder in vain takes its turn away.
  */
 
-import { isObject } from "./protocol/check.js";
-import type { Cancel, Channel, Locks, Ports } from "./ports.js";
-import type { ErrorBody } from "./protocol/messages.js";
-import type { Control, EngineState } from "./engine.js";
-import type { Entry } from "./rules/outbox.js";
-import type { Note, ViewState } from "./view.js";
+import { isObject } from "../protocol/check.js";
+import type { Cancel, Channel, Locks, Ports } from "../ports.js";
+import type { ErrorBody } from "../protocol/messages.js";
+import type { Control, EngineState } from "../connection/connection.js";
+import type { Entry } from "../core/outbox.js";
+import type { Note, ViewState } from "../store/view.js";
 
 /** What became of a message, for tabs that were not listening when it did. */
 export interface Settled {

@@ -3,15 +3,15 @@
  * and help, which a browser never tells of a failed upgrade.
  */
 
-import { asHttpAddress, asWebSocketAddress, discoveryAddress, readConfig } from "./protocol/discovery.js";
-import { isObject } from "./protocol/check.js";
-import { errorBody } from "./protocol/decode.js";
-import { SUBPROTOCOL, type ErrorBody } from "./protocol/messages.js";
-import type { HttpAnswer, HttpRequest, Ports } from "./ports.js";
-import { toBase64Url } from "./rules/names.js";
-import { afterStatus, localError, retryAfterMs } from "./rules/retry.js";
-import type { ServerConfig } from "./snapshot.js";
-import type { Position } from "./store.js";
+import { asHttpAddress, asWebSocketAddress, discoveryAddress, readConfig } from "../protocol/discovery.js";
+import { isObject } from "../protocol/check.js";
+import { errorBody } from "../protocol/decode.js";
+import { SUBPROTOCOL, type ErrorBody } from "../protocol/messages.js";
+import type { HttpAnswer, HttpRequest, Ports } from "../ports.js";
+import { toBase64Url } from "../core/names.js";
+import { afterStatus, localError, retryAfterMs } from "../core/retry-rules.js";
+import type { ServerConfig } from "../core/snapshot.js";
+import type { Position } from "../store/session-store.js";
 
 export const ANSWER_WITHIN = 15_000; // ms for each step of an opening: a proxy gives up later than that
 

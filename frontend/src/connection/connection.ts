@@ -2,11 +2,11 @@
  * The connection: opens it, keeps it, gives it up, comes back. It has the session's numbers, the
  * outbox and the figures; what came in it hands on as notes, in order.
  *
- * The rules it acts by are in `rules/`. One attempt is one generation: whatever an earlier one
+ * The rules it acts by are in `core/`. One attempt is one generation: whatever an earlier one
  * still brings, an answer or a frame, is nobody's any more.
  */
 
-import { Alarms } from "./alarms.js";
+import { Alarms } from "./timers.js";
 import {
   discover,
   obtainToken,
@@ -15,9 +15,9 @@ import {
   socketAddress,
   ANSWER_WITHIN,
 } from "./opening.js";
-import type { Cancel, Ports, Socket } from "./ports.js";
-import { decode, type Decoded } from "./protocol/decode.js";
-import { encode, utf8Bytes } from "./protocol/encode.js";
+import type { Cancel, Ports, Socket } from "../ports.js";
+import { decode, type Decoded } from "../protocol/decode.js";
+import { encode, utf8Bytes } from "../protocol/encode.js";
 import {
   SUBPROTOCOL,
   type ClientMessage,
@@ -25,17 +25,17 @@ import {
   type ServerLimits,
   type ServerMessage,
   type ServerMessageOf,
-} from "./protocol/messages.js";
-import { fullJitter } from "./rules/backoff.js";
-import { ACK_WITHIN, Delivery } from "./rules/delivery.js";
-import { subjectOf } from "./rules/names.js";
-import { Outbox, type Entry } from "./rules/outbox.js";
-import { RateWindow } from "./rules/rate.js";
-import { closeKind, localError, SEND_AGAIN, TOKEN_REFUSED } from "./rules/retry.js";
-import { Stats } from "./rules/stats.js";
-import type { ConnectionStats, Retry, ServerConfig, SessionInfo, Status } from "./snapshot.js";
-import type { Position, Store } from "./store.js";
-import type { Note } from "./view.js";
+} from "../protocol/messages.js";
+import { fullJitter } from "../core/backoff.js";
+import { ACK_WITHIN, Delivery } from "../core/sequence.js";
+import { subjectOf } from "../core/names.js";
+import { Outbox, type Entry } from "../core/outbox.js";
+import { RateWindow } from "../core/rate.js";
+import { closeKind, localError, SEND_AGAIN, TOKEN_REFUSED } from "../core/retry-rules.js";
+import { Stats } from "../core/stats.js";
+import type { ConnectionStats, Retry, ServerConfig, SessionInfo, Status } from "../core/snapshot.js";
+import type { Position, Store } from "../store/session-store.js";
+import type { Note } from "../store/view.js";
 
 const OPEN = 1; // of a WebSocket's states
 const SILENT_INTERVALS = 2.5; // heartbeats, as the server itself gives up

@@ -1,11 +1,11 @@
 /** This tab's right to the connection: at once where tabs don't share, else in its turn. */
 
-import type { Seat } from "./engine.js";
-import type { Cancel, Ports } from "./ports.js";
-import { seatName } from "./rules/names.js";
-import type { Role } from "./snapshot.js";
-import { Store } from "./store.js";
-import { canShare, Tabs, type TabMessage } from "./tabs.js";
+import type { Seat } from "../connection/connection.js";
+import type { Cancel, Ports } from "../ports.js";
+import { seatName } from "../core/names.js";
+import type { Role } from "../core/snapshot.js";
+import { Store } from "../store/session-store.js";
+import { canShare, Tabs, type TabMessage } from "./channel.js";
 
 interface Current {
   readonly tabs: Tabs | null;

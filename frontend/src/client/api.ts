@@ -6,8 +6,8 @@ import type {
   ServerMessage,
   ServerMessageOf,
   ServerType,
-} from "./protocol/messages.js";
-import type { Snapshot } from "./snapshot.js";
+} from "../protocol/messages.js";
+import type { Snapshot } from "../core/snapshot.js";
 
 export interface ClientOptions {
   /** The server: `https://host`, `wss://host/ws`, or a path; the page's own `/ws` without it. */

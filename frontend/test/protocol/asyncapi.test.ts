@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { decode } from "../../src/protocol/decode.js";
 import { outgoingFault } from "../../src/protocol/encode.js";
-import { closeKind } from "../../src/rules/retry.js";
+import { closeKind } from "../../src/core/retry-rules.js";
 
 interface Example {
   readonly name: string;

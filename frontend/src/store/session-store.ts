@@ -1,8 +1,8 @@
 /** What survives a reload: the session with its last number, and the messages not yet confirmed. */
 
-import { isObject } from "./protocol/check.js";
-import type { Cancel, Ports, Storage } from "./ports.js";
-import { readEntries, type Entry } from "./rules/outbox.js";
+import { isObject } from "../protocol/check.js";
+import type { Cancel, Ports, Storage } from "../ports.js";
+import { readEntries, type Entry } from "../core/outbox.js";
 
 export interface Position {
   readonly session: string;

@@ -15,25 +15,25 @@ import {
   type OutgoingMessage,
   type Subscribe,
 } from "./api.js";
-import { Engine, type Control, type EngineState, type Seat } from "./engine.js";
-import { serverAddress } from "./opening.js";
-import type { Cancel, Ports } from "./ports.js";
-import { outgoingFault } from "./protocol/encode.js";
+import { Engine, type Control, type EngineState, type Seat } from "../connection/connection.js";
+import { serverAddress } from "../connection/opening.js";
+import type { Cancel, Ports } from "../ports.js";
+import { outgoingFault } from "../protocol/encode.js";
 import type {
   ControlPayloads,
   ErrorBody,
   ServerMessage,
   ServerMessageOf,
-} from "./protocol/messages.js";
+} from "../protocol/messages.js";
 import { Listeners } from "./listeners.js";
 import { Requests, type Hooks } from "./requests.js";
-import { userName } from "./rules/names.js";
-import { OUTBOX_MESSAGES, readEntries, type Entry } from "./rules/outbox.js";
-import { localError, TOKEN_REFUSED } from "./rules/retry.js";
-import { Seats } from "./seats.js";
-import { isEnd, type ChatMessage, type Run, type Snapshot } from "./snapshot.js";
-import type { Settled, TabMessage, Wish } from "./tabs.js";
-import { View, type Note } from "./view.js";
+import { userName } from "../core/names.js";
+import { OUTBOX_MESSAGES, readEntries, type Entry } from "../core/outbox.js";
+import { localError, TOKEN_REFUSED } from "../core/retry-rules.js";
+import { Seats } from "../tabs/leader.js";
+import { isEnd, type ChatMessage, type Run, type Snapshot } from "../core/snapshot.js";
+import type { Settled, TabMessage, Wish } from "../tabs/channel.js";
+import { View, type Note } from "../store/view.js";
 
 const FIRST_WAIT = 1_000; // ms, the guide's `reconnectInterval`
 const REMEMBERED = 1_000; // settled messages and own ids: more than are under way at any time

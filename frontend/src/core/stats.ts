@@ -1,6 +1,6 @@
 /** The figures of a connection, as plain values that are replaced, never changed. */
 
-import type { ConnectionStats } from "../snapshot.js";
+import type { ConnectionStats } from "./snapshot.js";
 
 export class Stats {
   #figures: ConnectionStats = {

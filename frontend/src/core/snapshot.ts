@@ -9,7 +9,7 @@ import type {
   ServerFeatures,
   ServerLimits,
   Verdict,
-} from "./protocol/messages.js";
+} from "../protocol/messages.js";
 
 export type Status =
   | "CONNECTING"
