@@ -1,4 +1,4 @@
-/** What an application gets: the client's methods and what they take. */
+/** The interface of the client: its options and methods. */
 
 import type {
   ControlPayloads,
@@ -12,13 +12,13 @@ import type { Snapshot } from "../core/snapshot.js";
 export interface ClientOptions {
   /** The server: `https://host`, `wss://host/ws`, or a path; the page's own `/ws` without it. */
   readonly url?: string | undefined;
-  /** A token of the user that is still good; asked for at every opening and renewal. */
+  /** Returns a valid token of the user; called for each connection and each renewal. */
   readonly getToken?: (() => Promise<string> | string) | undefined;
-  /** Attempts in a row without progress; for ever without it. */
+  /** Attempts in a row without progress; unlimited if absent. */
   readonly maxReconnectAttempts?: number | undefined;
-  /** Milliseconds; the first wait is up to so long, each next one up to twice as long, to 30 s. */
+  /** Milliseconds: the bound of the first delay, which doubles with each attempt, up to 30 s. */
   readonly reconnectInterval?: number | undefined;
-  /** The conversation of this tab; without it the tab makes one and keeps it over a reload. */
+  /** The thread of this tab; if absent, the tab creates one and keeps it over a reload. */
   readonly threadId?: string | undefined;
   /** False: this tab has a socket and a session of its own. */
   readonly shareAcrossTabs?: boolean | undefined;
@@ -33,7 +33,7 @@ export interface OutgoingMessage {
 
 export type Handler<M> = (message: M) => void;
 
-/** The server answered a request with an error, or the client was closed before it answered. */
+/** The server answered a request with an error, or the client was closed before the answer. */
 export class RequestError extends Error {
   constructor(readonly body: ErrorBody) {
     super(`${body.code}: ${body.error}`);
@@ -49,37 +49,41 @@ export interface Subscribe {
   <T extends ServerType>(type: T, handler: Handler<ServerMessageOf<T>>): () => void;
 }
 
+/** A part of a thread's history: the newest messages, or those before a message. */
+export interface HistoryPage {
+  readonly limit?: number;
+  /** A `message_id`. */
+  readonly before?: string;
+}
+
 export interface NetraClient {
-  /** Begins; harmless where it has begun. */
+  /** Connects, unless it is connected or connecting. */
   connect(): void;
-  /** Lets go of the connection on purpose; `connect` begins again, and resumes. */
+  /** Closes the connection; `connect` opens it again, and resumes the session. */
   disconnect(): void;
-  /** Ends the client for good: nothing of it runs afterwards. What is unsent stays stored. */
+  /** Ends the client permanently. Unsent messages stay stored. */
   close(): void;
-  /** Tries now, whatever the state. */
+  /** Connects anew at once, whatever the state. */
   forceReconnect(): void;
-  /** The state: the same value until something changes. May be passed on as it is. */
+  /** The current state: the same object until something changes. Needs no `this`. */
   readonly getSnapshot: () => Snapshot;
   readonly subscribe: Subscribe;
   /**
-   * True once the server has confirmed it (types without a confirmation: once written); false when
-   * it was refused. While offline it waits, and a reload does not lose it.
+   * Resolves to true once the server has confirmed the message (types without a confirmation: once
+   * it is written), to false if it was refused. Offline, the message waits, and survives a reload.
    */
   sendMessage(message: OutgoingMessage): Promise<boolean>;
   /** Shows a message at once and returns its correlation id; `sendMessage` sends it. */
   sendOptimisticMessage(content: string, type?: string): string;
-  /** Shows and sends again, under a new key, what failed or was interrupted. Returns the key. */
+  /** Shows and sends a message again under a new key. Returns the key, or null if it is unknown. */
   resend(correlationId: string): string | null;
-  /** True once the run has ended; false where the server refused to stop it. */
+  /** Resolves to true once the run has ended, to false if the server refuses to stop it. */
   stopRun(runId: string): Promise<boolean>;
   /**
    * Reads a page of a thread's history and shows it. Rejects with `RequestError`.
    */
-  loadThread(
-    threadId: string,
-    page?: { readonly limit?: number; readonly before?: string },
-  ): Promise<ControlPayloads["thread_history"]>;
-  /** Goes to another conversation: new messages belong to it. */
+  loadThread(threadId: string, page?: HistoryPage): Promise<ControlPayloads["thread_history"]>;
+  /** Shows another thread; new messages belong to it. */
   openThread(threadId: string): void;
   clearError(): void;
 }

@@ -1,13 +1,13 @@
-/** Who wants to know: of every change, or of messages of a type. */
+/** The application's callbacks: for changes of the snapshot, and for messages by type. */
 
-import type { Handler, Subscribe } from "./api.js";
 import type { Timers } from "../ports.js";
 import type { ServerMessage } from "../protocol/messages.js";
+import type { Handler, Subscribe } from "./api.js";
 
 export class Listeners {
   readonly #timers: Timers;
-  readonly #ofChanges = new Set<() => void>();
-  readonly #ofMessages = new Map<string, Set<Handler<ServerMessage>>>();
+  readonly #changes = new Set<() => void>();
+  readonly #messages = new Map<string, Set<Handler<ServerMessage>>>();
 
   constructor(timers: Timers) {
     this.#timers = timers;
@@ -15,38 +15,38 @@ export class Listeners {
 
   readonly add: Subscribe = (
     first: string | (() => void),
-    // The overloads say which handler belongs to which type; in here they are all the same.
+    // The overloads of `Subscribe` state which handler belongs to which type.
     handler?: Handler<never>,
   ): (() => void) => {
-    // A function of its own for each, so that one that is given twice is two.
+    // Wrapped in a new function each time, so that a callback can be subscribed twice.
     if (typeof first === "function") {
       const listener = (): void => first();
-      this.#ofChanges.add(listener);
-      return () => void this.#ofChanges.delete(listener);
+      this.#changes.add(listener);
+      return () => void this.#changes.delete(listener);
     }
-    const handlers = this.#ofMessages.get(first) ?? new Set();
-    this.#ofMessages.set(first, handlers);
+    const handlers = this.#messages.get(first) ?? new Set();
+    this.#messages.set(first, handlers);
     const own = (message: ServerMessage): void => handler?.(message as never);
     handlers.add(own);
     return () => void handlers.delete(own);
   };
 
   changed(): void {
-    for (const listener of [...this.#ofChanges]) this.#run(listener);
+    for (const listener of [...this.#changes]) this.#run(listener);
   }
 
-  tell(message: ServerMessage): void {
+  message(message: ServerMessage): void {
     for (const type of [message.type, "*"]) {
-      for (const handler of [...(this.#ofMessages.get(type) ?? [])]) this.#run(() => handler(message));
+      for (const handler of [...(this.#messages.get(type) ?? [])]) this.#run(() => handler(message));
     }
   }
 
   clear(): void {
-    this.#ofChanges.clear();
-    this.#ofMessages.clear();
+    this.#changes.clear();
+    this.#messages.clear();
   }
 
-  /** An application's fault is its own: it is raised, and does not stop a frame from being taken. */
+  /** An exception of a callback is thrown later, so that it does not interrupt the client. */
   #run(callback: () => void): void {
     try {
       callback();

@@ -1,39 +1,38 @@
-/** What has an answer and no outbox: requests of this tab that are open. */
+/** The open requests of this tab: messages with an answer that are not in the outbox. */
 
-import type { Control } from "../connection/connection.js";
-import type { ErrorBody, ServerMessage } from "../protocol/messages.js";
+import type { ControlRequest, ErrorBody, ServerMessage } from "../protocol/messages.js";
 
 export type Answer =
   | { readonly error: ErrorBody }
   | { readonly error: null; readonly message: ServerMessage };
 
-export interface Hooks {
+export interface RequestCallbacks {
   readonly written: () => void;
   readonly answered: (answer: Answer) => void;
 }
 
-interface Request extends Hooks {
-  readonly message: Control;
+interface OpenRequest extends RequestCallbacks {
+  readonly message: ControlRequest;
 }
 
 export class Requests {
-  readonly #open = new Map<string, Request>();
-  readonly #forgotten: (id: string) => void;
+  readonly #open = new Map<string, OpenRequest>();
+  readonly #closed: (id: string) => void;
 
-  /** @param forgotten Told of each request that is over. */
-  constructor(forgotten: (id: string) => void) {
-    this.#forgotten = forgotten;
+  /** @param closed Called when a request is answered or given up. */
+  constructor(closed: (id: string) => void) {
+    this.#closed = closed;
   }
 
-  add(id: string, message: Control, hooks: Hooks): void {
-    this.#open.set(id, { message, ...hooks });
+  add(id: string, message: ControlRequest, callbacks: RequestCallbacks): void {
+    this.#open.set(id, { message, ...callbacks });
   }
 
   has(id: string | undefined): boolean {
     return id !== undefined && this.#open.has(id);
   }
 
-  open(): readonly (readonly [string, Control])[] {
+  open(): readonly (readonly [string, ControlRequest])[] {
     return [...this.#open].map(([id, { message }]) => [id, message]);
   }
 
@@ -41,7 +40,7 @@ export class Requests {
     const request = this.#open.get(id);
     if (request === undefined) return;
     request.written();
-    // Nobody waits for an answer to these.
+    // No caller waits for the answer to these.
     if (request.message.type === "ping" || request.message.type === "pong") this.forget(id);
   }
 
@@ -52,12 +51,12 @@ export class Requests {
     request.answered(answer);
   }
 
-  answerAll(answer: Answer): void {
-    for (const id of [...this.#open.keys()]) this.answer(id, answer);
+  failAll(error: ErrorBody): void {
+    for (const id of [...this.#open.keys()]) this.answer(id, { error });
   }
 
   forget(id: string): void {
     this.#open.delete(id);
-    this.#forgotten(id);
+    this.#closed(id);
   }
 }

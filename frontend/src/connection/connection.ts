@@ -1,790 +1,462 @@
 /**
- * The connection: opens it, keeps it, gives it up, comes back. It has the session's numbers, the
- * outbox and the figures; what came in it hands on as notes, in order.
+ * The connection to the server: opens lines, replaces a lost line, and resumes the session.
  *
- * The rules it acts by are in `core/`. One attempt is one generation: whatever an earlier one
- * still brings, an answer or a frame, is nobody's any more.
+ * It decides what happens next; its parts do one job each: `Opener` prepares an attempt, `Line` is
+ * one socket, `Sender` and `Receiver` are the two directions, `RetryTimer` and `Renewal` decide when
+ * to try again. Each attempt has a number: results of an earlier attempt are ignored.
  */
 
-import { Alarms } from "./timers.js";
-import {
-  discover,
-  obtainToken,
-  Refusal,
-  serverAddress,
-  socketAddress,
-  ANSWER_WITHIN,
-} from "./opening.js";
+import type { OutboxMessage } from "../core/outbox.js";
+import { closeError, closeKind, localError } from "../core/retry-rules.js";
+import type { ConnectionState, Status } from "../core/snapshot.js";
+import type { Update } from "../core/updates.js";
+import type { ServerConfig } from "../protocol/discovery.js";
+import type { ControlRequest, ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
 import type { Cancel, Ports, Socket } from "../ports.js";
-import { decode, type Decoded } from "../protocol/decode.js";
-import { encode, utf8Bytes } from "../protocol/encode.js";
-import {
-  SUBPROTOCOL,
-  type ClientMessage,
-  type ErrorBody,
-  type ServerLimits,
-  type ServerMessage,
-  type ServerMessageOf,
-} from "../protocol/messages.js";
-import { fullJitter } from "../core/backoff.js";
-import { ACK_WITHIN, Delivery } from "../core/sequence.js";
-import { subjectOf } from "../core/names.js";
-import { Outbox, type Entry } from "../core/outbox.js";
-import { RateWindow } from "../core/rate.js";
-import { closeKind, localError, SEND_AGAIN, TOKEN_REFUSED } from "../core/retry-rules.js";
-import { Stats } from "../core/stats.js";
-import type { ConnectionStats, Retry, ServerConfig, SessionInfo, Status } from "../core/snapshot.js";
-import type { Position, Store } from "../store/session-store.js";
-import type { Note } from "../store/view.js";
+import type { Position, SessionStore } from "../store/session-store.js";
+import type { Leadership } from "../tabs/leader.js";
+import { Line, type LineEvents, type UnreadableFrame } from "./line.js";
+import { Opener } from "./opener.js";
+import { OpeningError, type Address, type GetToken } from "./opening.js";
+import { Receiver } from "./receiver.js";
+import { Renewal } from "./renewal.js";
+import { RetryTimer, type RetryOptions } from "./retry.js";
+import { Sender } from "./sender.js";
+import { StateTracker } from "./state.js";
+import { NamedTimers } from "./timers.js";
 
-const OPEN = 1; // of a WebSocket's states
-const SILENT_INTERVALS = 2.5; // heartbeats, as the server itself gives up
-const PROBE_WITHIN = 5_000; // ms: a line that was asleep answers by then, or is gone
-const INSTANT_EVERY = 1_000; // ms between attempts that a page event starts
-const CLOSE_WITHIN = 1_000; // ms for the server's half of a good-bye
-const RENEW_AGAIN = 10_000; // ms after a token that was not accepted; a minute is left then
-const HELD_BACK = 1_000; // ms where the server names no time
-const CONTROLS = 100; // requests that wait for a line or an answer; a page asks for a few at once
-
-export interface EngineState {
-  readonly status: Status;
-  readonly config: ServerConfig | null;
-  readonly stats: ConnectionStats;
-  readonly lastError: ErrorBody | null;
-  readonly retry: Retry | null;
-  readonly session: SessionInfo | null;
-}
-
-export type Control = Extract<ClientMessage, { type: "ping" | "pong" | "stop_agent" | "get_thread_history" }>;
-
-export interface EngineOptions {
+export interface ConnectionOptions extends RetryOptions {
   readonly url?: string | undefined;
-  readonly maxReconnectAttempts: number;
-  readonly reconnectInterval: number;
-  readonly getToken: (() => Promise<string> | string) | null;
+  readonly getToken: GetToken | null;
 }
 
-/** A tab's right to the connection. */
-export interface Seat {
-  readonly store: Store;
-  /** Others had it meanwhile: what was known from before may be old. */
-  readonly waited: boolean;
-}
-
-export interface EngineHost {
-  /** Waits for this tab's turn to connect as this user; null for one whose name is not known. */
-  seat(subject: string | null): Promise<Seat>;
-  /** The stored outbox is read: what waits elsewhere may come in. */
-  seated(): void;
-  /** Up to where this tab has seen everything. */
+export interface ConnectionOwner {
+  /** Waits until this tab may connect as this user; null for a token that names no user. */
+  lead(subject: string | null): Promise<Leadership>;
+  /** The stored outbox is loaded: messages that wait elsewhere may be submitted. */
+  ready(): void;
+  /** The position up to which this tab has seen every event. */
   position(): Position | null;
-  note(note: Note): void;
+  update(update: Update): void;
+  /** A request was written. */
   written(id: string): void;
-  /** The page came back, or the network. */
-  woken(): void;
+  /** The page came to the front, or the network is back. */
+  pageIsBack(): void;
   changed(): void;
 }
 
-interface WaitingControl {
-  readonly message: Control;
-  sent: boolean;
-}
+type Event = Extract<ServerMessage, { readonly seq: number }>;
 
-interface Line {
-  readonly socket: Socket;
-  readonly acknowledges: boolean;
-  isEstablished: boolean;
-  isDraining: boolean;
-  heardAt: number;
-}
-
-export class Engine {
+export class Connection {
   readonly #ports: Ports;
-  readonly #options: EngineOptions;
-  readonly #host: EngineHost;
-  readonly #outbox = new Outbox();
-  readonly #rate = new RateWindow();
-  readonly #stats = new Stats();
-  readonly #controls = new Map<string, WaitingControl>();
-  readonly #alarms: Alarms;
+  readonly #owner: ConnectionOwner;
+  readonly #maxAttempts: number;
+  readonly #state = new StateTracker();
+  /** The timers of the current line's parts; all end with it. */
+  readonly #timers: NamedTimers;
+  readonly #opener: Opener;
+  readonly #sender: Sender;
+  readonly #receiver: Receiver;
+  readonly #renewal: Renewal;
+  readonly #retry: RetryTimer;
   #pageEvents: readonly Cancel[] = [];
-
-  #status: Status = "DISCONNECTED";
-  #config: ServerConfig | null = null;
-  #isConfigFresh = false;
-  #limits: ServerLimits | null = null;
-  #lastError: ErrorBody | null = null;
-  #errorIsOfLine = false;
-  #retry: Retry | null = null;
-  #session: SessionInfo | null = null;
-
-  #generation = 0;
-  #failures = 0;
-  #startedAt = 0;
-  #notBefore = 0;
+  #attempt = 0;
   #line: Line | null = null;
-  #store: Store | null = null;
-  #delivery = new Delivery();
-  #renewal: string | null = null;
-  /** Whom the seat is for; undefined before the first. */
-  #subject: string | null | undefined;
-  #refused: { readonly token: string | null; readonly why: Refusal } | null = null;
+  #closing: Line | null = null;
+  #store: SessionStore | null = null;
 
-  constructor(ports: Ports, options: EngineOptions, host: EngineHost) {
+  constructor(ports: Ports, options: ConnectionOptions, owner: ConnectionOwner) {
     this.#ports = ports;
-    this.#alarms = new Alarms(ports.timers);
-    this.#options = options;
-    this.#host = host;
+    this.#owner = owner;
+    this.#maxAttempts = options.maxReconnectAttempts;
+    this.#timers = new NamedTimers(ports.timers);
+    this.#retry = new RetryTimer(ports, options);
+    this.#opener = new Opener(ports, options.url, options.getToken, {
+      lead: (subject) => owner.lead(subject),
+      leads: (store) => this.#leads(store),
+      position: () => owner.position(),
+      configured: (config) => this.#configured(config),
+    });
+    this.#sender = new Sender(this.#timers, {
+      update: (update) => owner.update(update),
+      written: (id) => owner.written(id),
+      failed: (error) => this.#failed(error),
+      queued: (count) => this.#state.stats.queued(count),
+    });
+    this.#receiver = new Receiver(this.#timers, (seq) => {
+      if (this.#line?.acknowledges === true) this.#line.send({ type: "ack", payload: { seq } });
+    });
+    this.#renewal = new Renewal(this.#timers, {
+      obtainToken: () => this.#opener.obtainToken(),
+      isSameUser: (token) => this.#opener.isSameUser(token),
+      sendToken: (token) => this.#sendToken(token),
+      userChanged: () => this.restart(),
+      failed: (error) => this.#failed(error),
+    });
   }
 
-  get state(): EngineState {
-    return {
-      status: this.#status,
-      config: this.#config,
-      stats: this.#stats.figures,
-      lastError: this.#lastError,
-      retry: this.#retry,
-      session: this.#session,
-    };
+  get state(): ConnectionState {
+    return this.#state.value({ retry: this.#retry.retry, tokenEndsAt: this.#renewal.endsAt });
   }
 
-  get outbox(): readonly Entry[] {
-    return this.#outbox.entries();
+  get outbox(): readonly OutboxMessage[] {
+    return this.#sender.messages;
   }
 
+  /** Connects, unless it is connected or connecting. */
   start(): void {
-    const isAtRest = ["DISCONNECTED", "DISCONNECTING", "ERROR"].includes(this.#status);
-    if (isAtRest) this.restart();
+    const resting: readonly Status[] = ["DISCONNECTED", "DISCONNECTING", "ERROR"];
+    if (resting.includes(this.#state.status)) this.restart();
   }
 
-  /** Begins afresh, whatever the state. */
+  /** Connects anew, whatever the state. */
   restart(): void {
-    this.#failures = 0;
-    this.#dropLine();
+    this.#retry.reset();
+    this.#endLine();
     if (this.#pageEvents.length === 0) {
       this.#pageEvents = [
-        this.#ports.onPage("online", () => this.#host.woken()),
-        this.#ports.onPage("visible", () => this.#host.woken()),
-        this.#ports.onPage("hide", () => this.#savePosition()),
+        this.#ports.onPage("online", () => this.#owner.pageIsBack()),
+        this.#ports.onPage("visible", () => this.#owner.pageIsBack()),
+        this.#ports.onPage("hide", () => this.#receiver.savePosition()),
       ];
     }
-    this.#begin();
+    this.#begin(false);
   }
 
-  /** Waits for the seat that was left, as the last of all tabs, to try again when it comes. */
-  queueAgain(): void {
-    this.#failures = 0;
-    this.#dropLine();
-    this.#begin(this.#subject);
+  /** Waits for the leadership again, after all other tabs, and then tries once more. */
+  rejoin(): void {
+    this.#retry.reset();
+    this.#endLine();
+    this.#begin(true);
   }
 
-  /** The page is back, or the network: waiting has no point any more, and an old line may be dead. */
+  /** Ends a wait between attempts, or checks whether the current line still delivers. */
   wake(): void {
-    const now = this.#ports.timers.now();
-    if (this.#retry !== null) {
-      if (now >= this.#notBefore && now - this.#startedAt >= INSTANT_EVERY) this.#begin();
-      return;
-    }
-    const line = this.#line;
-    if (line === null || !line.isEstablished || this.#alarms.has("probe")) return;
-    this.#alarms.set("probe", PROBE_WITHIN, () => this.#lineFailed(this.#closeError(1006)));
-    this.#send(line, { type: "ping", payload: {}, correlation_id: this.#ports.uniqueId() });
+    if (this.#retry.mayStartEarly) this.#begin(false);
+    else this.#line?.probe(this.#ports.uniqueId());
   }
 
-  /** Says good-bye; the session stays resumable for its window. */
+  /** Closes the connection normally; the session can be resumed within its window. */
   stop(): void {
-    const socket = this.#end();
-    if (socket === null) {
+    const line = this.#line;
+    this.#beginEnd();
+    if (line === null) {
       this.#rest("DISCONNECTED");
       return;
     }
-    const generation = this.#generation;
-    const ended = (): void => {
-      if (generation === this.#generation) this.#rest("DISCONNECTED");
-    };
-    socket.onclose = ended;
-    this.#status = "DISCONNECTING";
-    this.#alarms.set("close", CLOSE_WITHIN, ended);
-    this.#changed();
+    line.closeNormally(() => {
+      if (this.#closing !== line) return;
+      this.#closing = null;
+      line.end();
+      this.#rest("DISCONNECTED");
+    });
+    this.#closing = line;
+    this.#lineEnded();
+    this.#state.status = "DISCONNECTING";
+    this.#owner.changed();
   }
 
-  /** Ends at once, and tells nobody. */
-  kill(): void {
-    this.#end();
-    this.#status = "DISCONNECTED";
-  }
-
-  /** What is stored is another's from here on; or since before, where the seat was taken away. */
-  leaveSeat(wasTaken: boolean): void {
-    if (!wasTaken) this.#savePosition();
-    this.#store = null;
-    this.#session = null;
-    this.#outbox.clear();
-    this.#controls.clear();
-    this.#stats.queued(0);
-  }
-
-  #end(): Socket | null {
-    this.#generation += 1;
-    this.#alarms.cancelAll();
-    this.#retry = null;
-    for (const cancel of this.#pageEvents) cancel();
-    this.#pageEvents = [];
-    const socket = this.#line?.socket ?? null;
-    if (socket !== null) {
-      this.#silence(socket);
-      socket.close(1000);
+  /** Ends at once, and reports nothing. */
+  abort(): void {
+    const line = this.#line;
+    this.#beginEnd();
+    if (line !== null) {
+      line.end(1000);
       this.#lineEnded();
     }
-    return socket;
+    this.#state.status = "DISCONNECTED";
+  }
+
+  /**
+   * Gives up the leadership: what is stored belongs to the next leader.
+   *
+   * @param wasTaken Whether another tab has taken it already, and may have written since.
+   */
+  resign(wasTaken: boolean): void {
+    if (!wasTaken) this.#receiver.savePosition();
+    this.#store = null;
+    this.#state.session = null;
+    this.#receiver.use(null);
+    this.#sender.unload();
   }
 
   clearError(): void {
-    this.#lastError = null;
-    this.#changed();
+    this.#state.clearError();
+    this.#owner.changed();
   }
 
-  fail(body: ErrorBody): void {
-    this.#lastError = body;
-    this.#errorIsOfLine = false;
-    this.#stats.failed();
-    this.#changed();
+  /** Accepts a message for sending; false if the outbox is full. Only for a tab that leads. */
+  submit(message: OutboxMessage): boolean {
+    const isAccepted = this.#sender.submit(message);
+    this.#owner.changed();
+    return isAccepted;
   }
 
-  /** Takes a message for sending; false where it is too much. Only for a tab that has its seat. */
-  submit(entry: Entry): boolean {
-    if (this.#outbox.get(entry.key) !== undefined) return true;
-    if (this.#outbox.isFull) return false;
-    this.#outbox.add(entry);
-    this.#saveOutbox();
-    this.#flush();
-    this.#changed();
-    return true;
+  /** Accepts a request; false if too many are open. */
+  request(id: string, message: ControlRequest): boolean {
+    return this.#sender.request(id, message);
   }
 
-  /** Asks the server something; unanswered, it is asked again on the next line. */
-  control(id: string, message: Control): boolean {
-    if (this.#controls.has(id)) return true;
-    if (this.#controls.size >= CONTROLS) return false;
-    this.#controls.set(id, { message, sent: false });
-    this.#flush();
-    return true;
-  }
-
-  /** Nobody waits for the answer any more. */
+  /** The answer to a request is no longer needed. */
   forget(id: string): void {
-    this.#controls.delete(id);
+    this.#sender.forget(id);
   }
 
   // Opening.
 
-  #begin(subject?: string | null): void {
-    this.#generation += 1;
-    this.#alarms.cancelAll();
-    this.#retry = null;
-    this.#startedAt = this.#ports.timers.now();
-    const wasHere = this.#failures > 0 || this.#session !== null;
-    this.#status = wasHere ? "RECONNECTING" : "CONNECTING";
-    this.#changed();
-    void this.#open(this.#generation, subject);
+  #begin(isRejoining: boolean): void {
+    this.#attempt += 1;
+    this.#closing?.end();
+    this.#closing = null;
+    this.#timers.cancelAll();
+    const isReconnecting = this.#retry.hasFailed || this.#state.session !== null;
+    this.#retry.started();
+    this.#state.status = isReconnecting ? "RECONNECTING" : "CONNECTING";
+    this.#owner.changed();
+    void this.#open(isRejoining);
   }
 
-  async #open(generation: number, subject: string | null | undefined): Promise<void> {
-    const isStale = (): boolean => generation !== this.#generation;
-    let tried: string | null = null;
+  async #open(isRejoining: boolean): Promise<void> {
+    const attempt = this.#attempt;
+    const isStale = (): boolean => attempt !== this.#attempt;
     try {
-      const taken = await this.#sit(isStale, subject);
-      if (taken === null) return;
-      const { token, store } = taken;
-      tried = token;
-      // Only its turn has come again, nobody asked: the same token would get the same answer.
-      if (subject !== undefined && token === this.#refused?.token) throw this.#refused.why;
-      const server = serverAddress(this.#ports, this.#options.url);
-      if (!this.#isConfigFresh) this.#config = await discover(this.#ports, server);
-      if (isStale() || this.#config === null) return;
-      this.#isConfigFresh = true;
-      this.#limits ??= this.#config.connection_limits;
-      this.#rate.limit = this.#limits.max_message_rate;
-      if (token === null && this.#config.features.auth_required) throw this.#needsToken();
-      const position = this.#position(store);
-      const again = async (): Promise<string> => {
-        tried = this.#sameUsers((await this.#obtain()) ?? "");
-        return tried;
-      };
-      const address = await socketAddress(this.#ports, server, this.#config, token, again, position);
-      if (!isStale()) this.#connect(address.url, address.protocols, generation);
+      const address = await this.#opener.open(isStale, isRejoining);
+      if (address !== null && !isStale()) this.#connect(address);
     } catch (error) {
       if (isStale()) return;
-      if (!(error instanceof Refusal)) throw error;
-      this.#isConfigFresh = false;
-      this.#stats.failed();
-      this.#refused = TOKEN_REFUSED.has(error.body.code) ? { token: tried, why: error } : null;
-      if (error.again) this.#tryLater(error.body, error.wait);
+      if (!(error instanceof OpeningError)) throw error;
+      this.#state.stats.failed();
+      if (error.isRetryable) this.#tryLater(error.body, error.retryAfter);
       else this.#giveUp(error.body);
     }
   }
 
-  async #obtain(): Promise<string | null> {
-    const { getToken } = this.#options;
-    return getToken === null ? null : obtainToken(this.#ports, getToken);
-  }
-
-  /** The seat of a token's user, and the token; null where something newer has begun. */
-  async #sit(
-    isStale: () => boolean,
-    known: string | null | undefined,
-  ): Promise<{ readonly token: string | null; readonly store: Store } | null> {
-    let token = known === undefined ? await this.#obtain() : null;
-    let subject = known === undefined ? userOf(token) : known;
-    for (;;) {
-      if (isStale()) return null;
-      this.#subject = subject;
-      const { store, waited } = await this.#host.seat(subject);
-      if (isStale()) return null;
-      this.#takeSeat(store);
-      if (!waited && known === undefined) return { token, store };
-      known = undefined;
-      token = await this.#obtain();
-      if (isStale()) return null;
-      // Somebody else may have come in while this tab waited: the seat is not theirs.
-      if (userOf(token) === subject) return { token, store };
-      subject = userOf(token);
-    }
-  }
-
-  /** The token, unless it is for somebody else: theirs is another seat. */
-  #sameUsers(token: string): string {
-    if (userOf(token) === this.#subject) return token;
-    const help = "Nothing to do: the client connects as the new user.";
-    const error = "The token is for another user than before.";
-    throw new Refusal(localError(this.#ports.timers.now(), "USER_CHANGED", error, help), true);
-  }
-
-  #needsToken(): Refusal {
-    const now = this.#ports.timers.now();
-    const help = "Give the client a getToken function.";
-    return new Refusal(localError(now, "AUTH_REQUIRED", "The server asks for a token.", help, false), false);
-  }
-
-  #takeSeat(store: Store): void {
+  #leads(store: SessionStore): void {
     if (store === this.#store) return;
     this.#store = store;
-    this.#session = null;
-    this.#outbox.clear();
-    for (const entry of store.loadOutbox()) {
-      this.#outbox.add(entry);
-      this.#host.note({ kind: "restored", entry });
-    }
-    this.#stats.queued(this.#outbox.size);
-    this.#host.seated();
-    this.#changed();
+    this.#state.session = null;
+    this.#receiver.use(store);
+    this.#sender.load(store);
+    this.#owner.ready();
+    this.#owner.changed();
   }
 
-  /** What this tab has seen is newer than what was stored, where it is of the same session. */
-  #position(store: Store): Position | null {
-    const seen = this.#host.position();
-    const stored = store.position;
-    return seen !== null && (stored === null || seen.session === stored.session) ? seen : stored;
+  #configured(config: ServerConfig): void {
+    this.#state.config = config;
+    this.#sender.limits = config.connection_limits;
   }
 
-  #connect(url: string, protocols: string[], generation: number): void {
+  #connect({ url, protocols }: Address): void {
     let socket: Socket;
     try {
       socket = new this.#ports.WebSocket(url, protocols);
     } catch {
       const help = "Check the address; a page loaded by https can only use wss.";
-      const now = this.#ports.timers.now();
-      this.#giveUp(localError(now, "BAD_ADDRESS", "The browser refused to open the connection.", help, false));
+      const error = "The browser refused to open the connection.";
+      this.#giveUp(localError(this.#now(), "BAD_ADDRESS", error, help, false));
       return;
     }
-    const line: Line = {
-      socket,
-      get acknowledges() {
-        return socket.protocol === SUBPROTOCOL;
-      },
-      isEstablished: false,
-      isDraining: false,
-      heardAt: this.#ports.timers.now(),
+    this.#line = new Line(socket, this.#ports.timers, this.#lineEvents());
+  }
+
+  // The current line. A line that has ended reports nothing more.
+
+  #lineEvents(): LineEvents {
+    const { stats } = this.#state;
+    return {
+      received: () => stats.received(this.#now()),
+      handled: () => this.#owner.changed(),
+      sent: () => stats.sent(this.#now()),
+      established: (message) => this.#established(message),
+      message: (message) => this.#message(message),
+      unreadable: (frame) => this.#unreadable(frame),
+      closed: (code) => this.#closed(code),
+      silent: () => this.#lineFailed(closeError(1006, this.#now())),
+      outOfOrder: (fault) => this.#outOfOrder(fault),
     };
-    this.#line = line;
-    const lost = (code: number): void => {
-      if (generation === this.#generation && this.#line === line) this.#lost(code);
-    };
-    socket.onmessage = (event) => {
-      if (generation === this.#generation && this.#line === line) this.#received(line, event.data);
-    };
-    socket.onclose = (event) => lost(event.code);
-    this.#alarms.set("opening", ANSWER_WITHIN, () => lost(1006));
   }
 
-  // What comes in.
-
-  #received(line: Line, data: unknown): void {
-    const now = this.#ports.timers.now();
-    line.heardAt = now;
-    this.#alarms.cancel("probe");
-    this.#stats.received(now);
-    const decoded = decode(data);
-    if (!decoded.ok) this.#unreadable(line, decoded);
-    else if (line.isEstablished) this.#handle(line, decoded.message);
-    else if (decoded.message.type === "connection_established") this.#established(line, decoded.message);
-    else this.#outOfOrder(`expected connection_established first, got ${decoded.message.type}`);
-    this.#changed();
-  }
-
-  #unreadable(line: Line, { fault, seq, seq_from }: Extract<Decoded, { ok: false }>): void {
-    if (!line.isEstablished) {
-      this.#outOfOrder(fault);
-      return;
-    }
-    const help = "Reload the page to get its newest version.";
-    this.fail(localError(this.#ports.timers.now(), "BAD_SERVER_FRAME", fault, help));
-    // It has a number, so it counts as taken: asking for it again would bring it again.
-    if (seq === null || this.#delivery.place(seq, seq_from) !== "next") return;
-    this.#delivery.take(seq);
-    this.#host.note({ kind: "skipped", seq, from: seq_from ?? seq });
-    this.#acknowledge(line);
-  }
-
-  /** The server broke the order: nothing on this line can be trusted, the session can. */
-  #outOfOrder(fault: string): void {
-    this.#stats.failed();
-    const help = "Nothing to do: the client connects again by itself.";
-    this.#lineFailed(localError(this.#ports.timers.now(), "BAD_SERVER_FRAME", fault, help));
-  }
-
-  #established(line: Line, message: ServerMessageOf<"connection_established">): void {
+  #established(message: ServerMessageOf<"connection_established">): void {
     const { session_id, connection_id, user_id, resume, limits } = message.payload;
-    line.isEstablished = true;
-    this.#alarms.cancel("opening");
-    this.#limits = limits;
-    this.#rate.limit = limits.max_message_rate;
-    this.#session = {
-      session_id,
-      connection_id,
-      user_id,
-      verdict: resume.verdict,
-      reason: resume.reason ?? null,
-    };
-    this.#delivery.startAfter(resume.last_seq);
-    if (this.#store !== null) this.#store.position = { session: session_id, last: resume.last_seq };
-    this.#status = "CONNECTED";
-    this.#notBefore = 0;
-    if (this.#errorIsOfLine) this.#lastError = null;
-    this.#errorIsOfLine = false;
-    this.#stats.connected(this.#ports.timers.now(), connection_id);
-    this.#host.note({ kind: "message", message });
-    this.#watch(line, message.payload.heartbeat_interval);
-    this.#flush();
+    const { verdict, reason = null, last_seq } = resume;
+    this.#sender.limits = limits;
+    this.#receiver.start(session_id, last_seq);
+    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason });
+    this.#retry.connected();
+    this.#owner.update({ kind: "message", message });
+    if (this.#line !== null) this.#sender.attach(this.#line);
   }
 
-  #handle(line: Line, message: ServerMessage): void {
+  #message(message: ServerMessage): void {
     if ("seq" in message) {
-      this.#event(line, message);
+      this.#event(message);
       return;
     }
     switch (message.type) {
       case "heartbeat":
-        this.#failures = 0;
-        this.#send(line, { type: "pong", payload: {} });
+        this.#retry.reset();
         break;
       case "auth_expiring":
-        void this.#renew(line);
+        this.#renewal.expiring(this.#endOf(message));
         break;
       case "auth_ok":
-        if (message.correlation_id === this.#renewal) this.#alarms.cancel("renewal");
+        this.#renewal.accepted(message.correlation_id, this.#endOf(message));
         break;
       case "server_draining":
-        line.isDraining = true;
-        this.#notBefore = this.#ports.timers.now() + message.payload.reconnect_after_ms;
+        this.#sender.drain();
+        this.#retry.postpone(message.payload.reconnect_after_ms);
         break;
       case "error":
-        this.#failed(message);
+        this.#error(message);
         return;
       case "thread_history":
-        if (message.correlation_id !== undefined) this.#controls.delete(message.correlation_id);
+        if (message.correlation_id !== undefined) this.#sender.forget(message.correlation_id);
         break;
       case "connection_established":
-        this.#outOfOrder("expected connection_established once");
-        return;
       case "pong":
         break;
     }
-    this.#host.note({ kind: "message", message });
+    this.#owner.update({ kind: "message", message });
   }
 
-  #event(line: Line, message: Extract<ServerMessage, { seq: number }>): void {
-    const place = this.#delivery.place(message.seq, message.seq_from);
-    if (place === "again") return;
-    if (place === "jump") {
-      this.#outOfOrder(`expected event ${this.#delivery.last + 1}, got ${message.seq_from ?? message.seq}`);
+  /** When a token ends, in this clock's ms: the clocks of server and client may differ. */
+  #endOf({ payload, timestamp }: ServerMessageOf<"auth_expiring" | "auth_ok">): number {
+    return this.#now() + (payload.expires_at - timestamp) * 1000;
+  }
+
+  #event(message: Event): void {
+    const place = this.#receiver.place(message.seq, message.seq_from);
+    if (place === "duplicate") return;
+    if (place === "gap") {
+      this.#outOfOrder(`expected event ${this.#receiver.last + 1}, got ${message.seq_from ?? message.seq}`);
       return;
     }
-    this.#delivery.take(message.seq);
-    this.#failures = 0;
+    this.#receiver.take(message.seq);
+    this.#retry.reset();
     if (message.type === "message_confirmed" && message.correlation_id !== undefined) {
-      this.#settle(message.correlation_id, true, null);
+      this.#sender.confirm(message.correlation_id);
     }
-    if (message.type === "agent_completed") this.#stopped(message.payload.run_id);
-    // Handed on before it is acknowledged: what the server may forget, the tabs have.
-    this.#host.note({ kind: "message", message });
-    this.#acknowledge(line);
+    if (message.type === "agent_completed") this.#sender.forgetStops(message.payload.run_id);
+    // Passed on before it is acknowledged: the server may drop an acknowledged event.
+    this.#owner.update({ kind: "message", message });
+    // A handler of the application may have disconnected.
+    if (this.#line !== null) this.#receiver.acknowledge();
   }
 
-  #stopped(runId: string): void {
-    for (const [id, { message }] of this.#controls) {
-      if (message.type === "stop_agent" && message.payload.run_id === runId) this.#controls.delete(id);
+  #error(message: ServerMessageOf<"error">): void {
+    const { correlation_id: key, payload: body } = message;
+    const isAnswer = key !== undefined && this.#sender.forget(key);
+    if (!isAnswer) {
+      this.#state.stats.failed();
+      this.#state.reported(body, key === undefined && !body.recoverable);
+      if (key !== undefined) this.#sender.reject(key, body);
     }
+    this.#owner.update({ kind: "message", message });
   }
 
-  #failed(message: ServerMessageOf<"error">): void {
-    const key = message.correlation_id;
-    const body = message.payload;
-    if (key !== undefined && this.#controls.delete(key)) {
-      // Whoever asked is told; it is no trouble of the connection's.
-      this.#host.note({ kind: "message", message });
-      return;
-    }
-    this.#stats.failed();
-    this.#lastError = body;
-    this.#errorIsOfLine = key === undefined && !body.recoverable;
-    const isWork = key !== undefined && this.#outbox.get(key) !== undefined;
-    if (isWork && SEND_AGAIN.has(body.code)) {
-      const wait = body.code === "SERVER_DRAINING" ? Infinity : (body.retry_after_ms ?? HELD_BACK);
-      this.#outbox.holdBack(key, this.#ports.timers.now() + wait);
-      this.#flush();
-    } else if (isWork) {
-      this.#settle(key, false, body);
-    }
-    this.#host.note({ kind: "message", message });
+  #unreadable({ fault, seq, seq_from }: UnreadableFrame): void {
+    const help = "Reload the page to get its newest version.";
+    this.#failed(localError(this.#now(), "BAD_SERVER_FRAME", fault, help));
+    // A numbered event counts as received: a replay would only repeat it.
+    if (seq === null || this.#receiver.place(seq, seq_from) !== "next") return;
+    this.#receiver.take(seq);
+    this.#owner.update({ kind: "skipped", seq, from: seq_from ?? seq });
+    this.#receiver.acknowledge();
   }
 
-  #settle(key: string, ok: boolean, error: ErrorBody | null): void {
-    const entry = this.#outbox.settle(key);
-    if (entry === null) return;
-    this.#saveOutbox();
-    this.#host.note({ kind: "settled", entry, ok, error });
+  #sendToken(token: string): string {
+    const correlation_id = this.#ports.uniqueId();
+    this.#line?.send({ type: "auth", payload: { token }, correlation_id });
+    return correlation_id;
   }
 
-  #acknowledge(line: Line): void {
-    if (!this.#delivery.hasToAcknowledge) return;
-    if (!this.#delivery.isAckDue) {
-      if (!this.#alarms.has("ack")) this.#alarms.set("ack", ACK_WITHIN, () => this.#sendAck(line));
-      return;
-    }
-    this.#sendAck(line);
-  }
+  // Losing a line, and reconnecting.
 
-  #sendAck(line: Line): void {
-    this.#alarms.cancel("ack");
-    // Written down first: after a reload the server must not be asked for what it may have dropped.
-    this.#savePosition();
-    const seq = this.#delivery.acknowledge();
-    if (line.acknowledges) this.#send(line, { type: "ack", payload: { seq } });
-  }
-
-  // What goes out.
-
-  #flush(): void {
-    const line = this.#line;
-    // What cannot be written any more waits for the next line.
-    if (line === null || !line.isEstablished || line.socket.readyState !== OPEN) return;
-    for (const [id, control] of this.#controls) {
-      if (control.sent) continue;
-      control.sent = true;
-      this.#send(line, control.message);
-      if (control.message.type === "ping" || control.message.type === "pong") this.#controls.delete(id);
-      this.#host.written(id);
-    }
-    while (!line.isDraining) {
-      const now = this.#ports.timers.now();
-      const entry = this.#outbox.next(now);
-      const wait = entry === null ? this.#outbox.wait(now) : this.#sendEntry(line, entry, now);
-      if (wait > 0 && wait !== Infinity) this.#alarms.set("flush", wait, () => this.#flush());
-      if (wait > 0 || entry === null) break;
-    }
-    this.#stats.queued(this.#outbox.size);
-  }
-
-  /** Writes a message, or fails one that is too large; returns how long it has to wait instead. */
-  #sendEntry(line: Line, entry: Entry, now: number): number {
-    const limit = this.#limits?.max_message_size ?? Infinity;
-    const size = utf8Bytes(encode(entry.message, now / 1000));
-    if (size > limit) {
-      const error = `The message has ${size} bytes; at most ${limit} are allowed.`;
-      const body = localError(now, "MESSAGE_TOO_LARGE", error, "Send a shorter message.");
-      this.fail(body);
-      this.#settle(entry.key, false, body);
-      return 0;
-    }
-    const wait = this.#rate.take(now);
-    if (wait > 0) return wait;
-    this.#outbox.markSent(entry.key);
-    this.#host.note({ kind: "sending", entry });
-    this.#send(line, entry.message);
-    return 0;
-  }
-
-  #send(line: Line, message: ClientMessage): void {
-    // Its last frames are still told of after the other side has closed it.
-    if (line.socket.readyState !== OPEN) return;
-    const now = this.#ports.timers.now();
-    line.socket.send(encode(message, now / 1000));
-    this.#stats.sent(now);
-  }
-
-  async #renew(line: Line): Promise<void> {
-    const { getToken } = this.#options;
-    if (getToken === null) return;
-    // `auth_ok` cancels this; without it the server ends the connection when the token ends.
-    const again = (): void => this.#alarms.set("renewal", RENEW_AGAIN, () => void this.#renew(line));
-    try {
-      const token = await obtainToken(this.#ports, getToken);
-      if (this.#line !== line) return;
-      if (userOf(token) !== this.#subject) {
-        this.restart();
-        return;
-      }
-      this.#renewal = this.#ports.uniqueId();
-      again();
-      this.#send(line, { type: "auth", payload: { token }, correlation_id: this.#renewal });
-    } catch (error) {
-      if (!(error instanceof Refusal)) throw error;
-      if (this.#line !== line) return;
-      this.fail(error.body);
-      again();
-    }
-  }
-
-  // Losing the line, and coming back.
-
-  #watch(line: Line, interval: number): void {
-    const patience = interval * SILENT_INTERVALS;
-    const look = (): void => {
-      const left = line.heardAt + patience - this.#ports.timers.now();
-      if (left > 0) this.#alarms.set("watchdog", left, look);
-      else this.#lineFailed(this.#closeError(1006));
-    };
-    look();
-  }
-
-  #closeError(code: number): ErrorBody {
-    const { code: name, error, help, after } = closeKind(code);
-    return localError(this.#ports.timers.now(), name, error, help, after === "retry" || after === "token");
-  }
-
-  /** A browser does not tell why an upgrade failed; the ticket before it was given. */
-  #notOpened(code: number): ErrorBody {
-    if (code !== 1006) return this.#closeError(code);
-    const help = "Nothing to do: the client tries again. Too many open windows may be the cause.";
-    return localError(this.#ports.timers.now(), "OPENING_FAILED", "The connection did not open.", help);
-  }
-
-  /** The socket closed by itself. */
-  #lost(code: number): void {
-    const told = this.#lastError;
+  #closed(code: number): void {
+    const cause = this.#state.cause;
     const { after } = closeKind(code);
-    const body = this.#line?.isEstablished === true ? this.#closeError(code) : this.#notOpened(code);
-    this.#dropLine();
-    if (after === "retry" || after === "token") this.#tryLater(body, 0);
-    // What the server said before it closed is better than what the code says.
-    else if (after === "stop") this.#giveUp(this.#errorIsOfLine && told !== null ? told : body);
+    const error = this.#line?.isEstablished === true ? closeError(code, this.#now()) : this.#notOpened(code);
+    this.#endLine();
+    if (after === "retry" || after === "token") this.#tryLater(error, 0);
+    // An error that the server sent before it closed says more than the close code.
+    else if (after === "stop") this.#giveUp(cause ?? error);
     else this.#rest("DISCONNECTED");
   }
 
-  /** The socket stands, and is of no use. */
-  #lineFailed(body: ErrorBody): void {
-    this.#dropLine();
-    this.#tryLater(body, 0);
+  /** A browser does not report why an upgrade failed. */
+  #notOpened(code: number): ErrorBody {
+    if (code !== 1006) return closeError(code, this.#now());
+    const help = "Nothing to do: the client tries again. Too many open windows may be the cause.";
+    return localError(this.#now(), "OPENING_FAILED", "The connection did not open.", help);
   }
 
-  #dropLine(): void {
-    const line = this.#line;
-    if (line === null) return;
-    this.#silence(line.socket);
-    line.socket.close();
-    this.#lineEnded();
+  /** The line cannot be trusted any more; the session can. */
+  #outOfOrder(fault: string): void {
+    this.#state.stats.failed();
+    const help = "Nothing to do: the client reconnects automatically.";
+    this.#lineFailed(localError(this.#now(), "BAD_SERVER_FRAME", fault, help));
+  }
+
+  #lineFailed(error: ErrorBody): void {
+    this.#endLine();
+    this.#tryLater(error, 0);
+  }
+
+  #endLine(): void {
+    this.#line?.end();
+    if (this.#line !== null) this.#lineEnded();
   }
 
   #lineEnded(): void {
-    const wasEstablished = this.#line?.isEstablished === true;
+    if (this.#line?.isEstablished === true) this.#state.stats.lost(this.#now());
+    else this.#opener.forgetConfig();
     this.#line = null;
-    this.#savePosition();
-    if (!wasEstablished) this.#isConfigFresh = false;
-    if (wasEstablished) this.#stats.lost(this.#ports.timers.now());
-    for (const control of this.#controls.values()) control.sent = false;
-    const keys = this.#outbox.lineLost();
-    if (keys.length > 0) this.#host.note({ kind: "unconfirmed", keys });
+    this.#renewal.stop();
+    this.#receiver.savePosition();
+    this.#sender.detach();
+    this.#timers.cancelAll();
   }
 
-  /** Reads nothing more from it: what it brings now comes again on the next line. */
-  #silence(socket: Socket): void {
-    socket.onopen = null;
-    socket.onmessage = null;
-    socket.onclose = null;
-    // `ws` raises an error that nobody listens to.
-    socket.onerror = () => undefined;
-  }
-
-  #tryLater(body: ErrorBody, atLeast: number): void {
-    this.#generation += 1;
-    this.#alarms.cancelAll();
-    const { timers } = this.#ports;
-    const now = timers.now();
-    this.#failures += 1;
-    if (this.#failures > this.#options.maxReconnectAttempts) {
-      const error = `No connection after ${this.#options.maxReconnectAttempts} attempts. ${body.error}`;
-      this.#giveUp(localError(now, "RETRIES_EXHAUSTED", error, "Connect again when the server is back."));
+  #tryLater(error: ErrorBody, atLeast: number): void {
+    this.#attempt += 1;
+    if (!this.#retry.plan(atLeast, () => this.#begin(false))) {
+      const text = `No connection after ${this.#maxAttempts} attempts. ${error.error}`;
+      this.#giveUp(localError(this.#now(), "RETRIES_EXHAUSTED", text, "Connect again when the server is back."));
       return;
     }
-    this.#notBefore = Math.max(this.#notBefore, now + atLeast);
-    const jitter = fullJitter(this.#failures, this.#options.reconnectInterval, this.#ports.random());
-    const delay = Math.max(jitter, this.#notBefore - now);
-    this.#status = "RECONNECTING";
-    this.#lastError = body;
-    this.#errorIsOfLine = true;
-    this.#retry = { at: now + delay, delay_ms: delay, attempt: this.#failures };
-    this.#alarms.set("retry", delay, () => this.#begin());
-    this.#changed();
+    this.#state.status = "RECONNECTING";
+    this.#state.reported(error, true);
+    this.#owner.changed();
   }
 
-  #giveUp(body: ErrorBody): void {
-    this.#lastError = body;
-    this.#errorIsOfLine = true;
+  #giveUp(error: ErrorBody): void {
+    this.#state.reported(error, true);
     this.#rest("ERROR");
   }
 
   #rest(status: "DISCONNECTED" | "ERROR"): void {
-    this.#generation += 1;
-    this.#alarms.cancelAll();
-    this.#retry = null;
-    this.#stats.ended();
-    this.#status = status;
-    this.#changed();
+    this.#attempt += 1;
+    this.#retry.cancel();
+    this.#state.stats.ended();
+    this.#state.status = status;
+    this.#owner.changed();
   }
 
-  // Small parts.
-
-  #savePosition(): void {
-    if (this.#store === null || this.#session === null) return;
-    const { session_id } = this.#session;
-    // Another tab, or another session, may have written there since.
-    if (this.#store.position?.session !== session_id) return;
-    this.#store.position = { session: session_id, last: this.#delivery.last };
+  #beginEnd(): void {
+    this.#attempt += 1;
+    this.#retry.cancel();
+    this.#closing?.end();
+    this.#closing = null;
+    for (const cancel of this.#pageEvents) cancel();
+    this.#pageEvents = [];
   }
 
-  #saveOutbox(): void {
-    this.#stats.queued(this.#outbox.size);
-    if (this.#store === null || this.#store.saveOutbox(this.#outbox.entries())) return;
-    const now = this.#ports.timers.now();
-    const help = "Keep this page open until everything is sent.";
-    this.fail(localError(now, "STORAGE_FULL", "The browser has no room for unsent messages.", help));
+  #failed(error: ErrorBody): void {
+    this.#state.failed(error);
+    this.#owner.changed();
   }
 
-  #changed(): void {
-    this.#host.changed();
+  #now(): number {
+    return this.#ports.timers.now();
   }
 }
-
-/** Without tokens there is one user; one whose token tells no name is null. */
-const userOf = (token: string | null): string | null => (token === null ? "" : subjectOf(token));

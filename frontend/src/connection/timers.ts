@@ -1,13 +1,18 @@
-/** Timers with names: setting one again puts it off, and all of them can be cancelled at once. */
+/** Timers with names: setting a timer again replaces it, and all can be cancelled at once. */
 
 import type { Cancel, Timers } from "../ports.js";
 
-export class Alarms {
+export class NamedTimers {
   readonly #timers: Timers;
   readonly #set = new Map<string, Cancel>();
 
   constructor(timers: Timers) {
     this.#timers = timers;
+  }
+
+  /** Milliseconds since 1970. */
+  now(): number {
+    return this.#timers.now();
   }
 
   has(name: string): boolean {
@@ -16,11 +21,11 @@ export class Alarms {
 
   set(name: string, ms: number, run: () => void): void {
     this.cancel(name);
-    const ring = (): void => {
+    const expired = (): void => {
       this.#set.delete(name);
       run();
     };
-    this.#set.set(name, this.#timers.setTimeout(ring, ms));
+    this.#set.set(name, this.#timers.setTimeout(expired, ms));
   }
 
   cancel(name: string): void {

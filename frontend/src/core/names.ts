@@ -1,8 +1,8 @@
-/** The names of lock, channel and storage: of one user at one server, so that two never mix. */
+/** The names of lock, channel and storage: one for each user and server, so that none is shared. */
 
 import { isObject } from "../protocol/check.js";
 
-/** Who a JWT is for; null where it is none. It is read to name things, and not believed. */
+/** The subject of a JWT, or null. It only names local things: the server verifies the token. */
 export function subjectOf(token: string): string | null {
   const [, body] = token.split(".");
   if (body === undefined) return null;
@@ -15,11 +15,11 @@ export function subjectOf(token: string): string | null {
   }
 }
 
-export const seatName = (address: string, sub: string): string =>
+export const sessionName = (address: string, sub: string): string =>
   `netra:${address}:${encodeURIComponent(sub)}`;
 
-/** Where the browser keeps which user was here last. */
-export const userName = (address: string): string => `netra:${address}`;
+/** The prefix of what is stored for a server, whichever user is logged in. */
+export const serverName = (address: string): string => `netra:${address}`;
 
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
@@ -47,5 +47,5 @@ function fromBase64Url(text: string): string {
       held &= (1 << bits) - 1;
     }
   }
-  return decodeURIComponent(escaped); // bytes as UTF-8, without a decoder that only browsers have
+  return decodeURIComponent(escaped); // decodes UTF-8 without TextDecoder, which the core cannot assume
 }

@@ -1,97 +1,105 @@
 /**
- * Messages from their submission to their confirmation, in order. What is not settled survives a
- * lost line and a reload, and goes out again under its old key: the server runs it once.
+ * Messages from their submission to their confirmation, in order. Unconfirmed messages survive a
+ * lost connection and a reload, and are sent again under the same key: the server runs each once.
  */
 
 import { isObject } from "../protocol/check.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ClientMessage } from "../protocol/messages.js";
+import type { RunRequest } from "../protocol/messages.js";
 
-export type Work = Extract<ClientMessage, { readonly type: "user_message" | "agent_request" }>;
-
-export interface Entry {
-  /** The correlation id: what makes sending again harmless. */
+export interface OutboxMessage {
+  /** The correlation id, which makes sending again harmless. */
   readonly key: string;
-  readonly message: Work;
+  readonly message: RunRequest;
 }
 
-export const OUTBOX_MESSAGES = 500; // more than anyone types offline; beyond it a message is refused
+export const OUTBOX_MESSAGES = 500; // more than a user types offline; beyond it messages are refused
 
-interface Waiting extends Entry {
+interface Waiting extends OutboxMessage {
   sent: boolean;
+  rejections: number;
 }
 
 export class Outbox {
-  #entries: Waiting[] = [];
+  #messages: Waiting[] = [];
   #closedUntil = 0;
 
   get size(): number {
-    return this.#entries.length;
+    return this.#messages.length;
   }
 
   get isFull(): boolean {
-    return this.#entries.length >= OUTBOX_MESSAGES;
+    return this.#messages.length >= OUTBOX_MESSAGES;
   }
 
-  get(key: string): Entry | undefined {
-    return this.#entries.find((entry) => entry.key === key);
+  get(key: string): OutboxMessage | undefined {
+    return this.#find(key);
   }
 
-  add(entry: Entry): void {
-    this.#entries.push({ ...entry, sent: false });
+  add({ key, message }: OutboxMessage): void {
+    this.#messages.push({ key, message, sent: false, rejections: 0 });
   }
 
-  /** The next one to write, unless those behind a held one have to wait. */
-  next(now: number): Entry | null {
+  /** The next message to write; null while a rejected message holds back those behind it. */
+  next(now: number): OutboxMessage | null {
     if (now < this.#closedUntil) return null;
-    return this.#entries.find((entry) => !entry.sent) ?? null;
+    return this.#messages.find((waiting) => !waiting.sent) ?? null;
   }
 
-  /** How long until there may be a next one, in ms. */
+  /** Milliseconds until `next` may return a message. */
   wait(now: number): number {
     return Math.max(0, this.#closedUntil - now);
   }
 
   markSent(key: string): void {
-    this.#set(key, true);
+    const waiting = this.#find(key);
+    if (waiting !== undefined) waiting.sent = true;
   }
 
-  /** It was refused for now: it goes again, in its place, and nothing behind it overtakes. */
+  /** How often the server has rejected a message for now. */
+  rejections(key: string): number {
+    return this.#find(key)?.rejections ?? 0;
+  }
+
+  /** The server rejected a message for now: it is sent again later, before those behind it. */
   holdBack(key: string, until: number): void {
-    this.#set(key, false);
+    const waiting = this.#find(key);
+    if (waiting !== undefined) {
+      waiting.sent = false;
+      waiting.rejections += 1;
+    }
     this.#closedUntil = Math.max(this.#closedUntil, until);
   }
 
-  settle(key: string): Entry | null {
-    const index = this.#entries.findIndex((entry) => entry.key === key);
-    return index < 0 ? null : (this.#entries.splice(index, 1)[0] ?? null);
+  settle(key: string): OutboxMessage | null {
+    const index = this.#messages.findIndex((waiting) => waiting.key === key);
+    return index < 0 ? null : (this.#messages.splice(index, 1)[0] ?? null);
   }
 
-  /** The line is gone: nobody knows of what was sent. Returns those keys. */
-  lineLost(): string[] {
+  /** The connection is lost. Returns the keys of the messages that it leaves unconfirmed. */
+  connectionLost(): string[] {
     this.#closedUntil = 0;
-    const unknown = this.#entries.filter((entry) => entry.sent);
-    for (const entry of unknown) entry.sent = false;
-    return unknown.map((entry) => entry.key);
+    const unconfirmed = this.#messages.filter((waiting) => waiting.sent);
+    for (const waiting of unconfirmed) waiting.sent = false;
+    return unconfirmed.map((waiting) => waiting.key);
   }
 
-  entries(): Entry[] {
-    return this.#entries.map(({ key, message }) => ({ key, message }));
+  messages(): OutboxMessage[] {
+    return this.#messages.map(({ key, message }) => ({ key, message }));
   }
 
   clear(): void {
-    this.#entries = [];
+    this.#messages = [];
     this.#closedUntil = 0;
   }
 
-  #set(key: string, sent: boolean): void {
-    const entry = this.#entries.find((candidate) => candidate.key === key);
-    if (entry !== undefined) entry.sent = sent;
+  #find(key: string): Waiting | undefined {
+    return this.#messages.find((waiting) => waiting.key === key);
   }
 }
 
-/** What a storage had, as far as it is an outbox: it may be old, cut or somebody else's. */
-export function readEntries(text: string | null): Entry[] {
+/** The valid messages of a stored outbox, which may be old, incomplete, or written by other code. */
+export function readMessages(text: string | null): OutboxMessage[] {
   if (text === null) return [];
   let value: unknown;
   try {
@@ -100,10 +108,10 @@ export function readEntries(text: string | null): Entry[] {
     return [];
   }
   if (!Array.isArray(value)) return [];
-  return value.filter(isEntry).slice(0, OUTBOX_MESSAGES);
+  return value.filter(isOutboxMessage).slice(0, OUTBOX_MESSAGES);
 }
 
-export function isEntry(value: unknown): value is Entry {
+function isOutboxMessage(value: unknown): value is OutboxMessage {
   if (!isObject(value) || !isObject(value["message"])) return false;
   const { key, message } = value;
   return (

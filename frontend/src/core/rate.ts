@@ -1,4 +1,4 @@
-/** At most so many messages in any minute: the server's limit, kept on this side. */
+/** The server's rate limit, kept by the client: at most `limit` messages in any minute. */
 
 const WINDOW = 60_000; // ms, the contract's
 
@@ -10,12 +10,12 @@ export class RateWindow {
     this.#limit = perMinute;
   }
 
-  /** How long the next message has to wait, in ms; 0: it may go, and counts as gone. */
+  /** Milliseconds that the next message has to wait; 0: it may be sent, and is counted as sent. */
   take(now: number): number {
     this.#sent = this.#sent.filter((at) => at > now - WINDOW);
     const oldest = this.#sent[this.#sent.length - this.#limit];
     if (oldest !== undefined) return oldest + WINDOW - now;
-    // Without a limit there is nothing to remember.
+    // Without a limit no time has to be remembered.
     if (this.#limit !== Infinity) this.#sent.push(now);
     return 0;
   }

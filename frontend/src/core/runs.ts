@@ -1,4 +1,4 @@
-/** Runs put together from their events, and from what a resume says of them. */
+/** Runs assembled from their events, and from the runs that a resume reports. */
 
 import type { EventMessage, ResumedRun } from "../protocol/messages.js";
 import { isEnd, type Run, type ToolCall } from "./snapshot.js";
@@ -21,14 +21,14 @@ const NEW_RUN: Run = {
   abandoned: false,
 };
 
-/** The run after an event of it; the same object where the event says nothing new. */
+/** The run after one of its events; the same object if the event changes nothing. */
 export function afterEvent(before: Run | undefined, event: EventMessage): Run {
   const run = before ?? {
     ...NEW_RUN,
     run_id: event.payload.run_id,
     correlation_id: event.correlation_id ?? null,
   };
-  // Nothing follows an end but copies of it.
+  // After its end a run receives only copies of that end.
   if (isEnd(run.status) && event.type !== "message_confirmed") return run;
   switch (event.type) {
     case "message_confirmed": {
@@ -66,7 +66,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
         error: error ?? null,
         duration_ms,
         abandoned,
-        // An agent may return its answer without having streamed it.
+        // An agent may return its answer without streaming it.
         text: run.text === "" && typeof result === "string" ? result : run.text,
         truncated: run.truncated || (run.text === "" && truncated === true),
         tools: run.tools.map((tool) =>
@@ -78,22 +78,22 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
 }
 
 /**
- * The run as a resume tells of it: its text takes the place of this side's.
+ * The run as a resume reports it: the server's text replaces the client's.
  *
- * @param isComplete Whether this side has every event up to the number the text reaches to. Then a
- *   text that was cut at its front is worse than its own.
+ * @param isComplete Whether the client has every event that the server's text covers. Then its own
+ *   text is kept if the server's lacks its beginning.
  */
-export function afterResume(before: Run | undefined, told: ResumedRun, isComplete: boolean): Run {
-  const keepsText = before !== undefined && isComplete && told.truncated === true;
+export function afterResume(before: Run | undefined, resumed: ResumedRun, isComplete: boolean): Run {
+  const keepsText = before !== undefined && isComplete && resumed.truncated === true;
   return {
     ...(before ?? NEW_RUN),
-    run_id: told.run_id,
-    thread_id: told.thread_id,
-    correlation_id: told.correlation_id,
-    // The end itself follows as an event, with its result.
-    status: isEnd(told.status) ? (before?.status ?? "running") : told.status,
-    text: keepsText ? before.text : told.content,
-    truncated: keepsText ? before.truncated : told.truncated === true,
+    run_id: resumed.run_id,
+    thread_id: resumed.thread_id,
+    correlation_id: resumed.correlation_id,
+    // The end follows as an event, with its result.
+    status: isEnd(resumed.status) ? (before?.status ?? "running") : resumed.status,
+    text: keepsText ? before.text : resumed.content,
+    truncated: keepsText ? before.truncated : resumed.truncated === true,
   };
 }
 

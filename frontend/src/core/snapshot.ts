@@ -1,4 +1,4 @@
-/** What an application sees of a client: one frozen value for each state. */
+/** The state that an application sees: a new value after each change. */
 
 import type {
   EndStatus,
@@ -6,10 +6,9 @@ import type {
   JsonValue,
   ResetReason,
   RunStatus,
-  ServerFeatures,
-  ServerLimits,
   Verdict,
 } from "../protocol/messages.js";
+import type { ServerConfig } from "../protocol/discovery.js";
 
 export type Status =
   | "CONNECTING"
@@ -19,20 +18,8 @@ export type Status =
   | "RECONNECTING"
   | "ERROR";
 
-/** What `/ws/config` says of the server. */
-export interface ServerConfig {
-  readonly version: string;
-  readonly features: ServerFeatures;
-  /** As the server names them: paths, or addresses. */
-  readonly endpoints: Readonly<Record<string, string>>;
-  readonly connection_limits: ServerLimits;
-  readonly auth: { readonly methods: readonly string[] };
-  /** Unix seconds. */
-  readonly server_time: number;
-}
-
 export interface ConnectionStats {
-  /** Milliseconds since 1970, of the connection that stands. */
+  /** Milliseconds since 1970; absent without a connection. */
   readonly connected_at?: number;
   /** Milliseconds since 1970, of the last frame in either direction. */
   readonly last_activity?: number;
@@ -42,11 +29,11 @@ export interface ConnectionStats {
   readonly reconnections: number;
   readonly connection_id?: string;
   readonly average_reconnection_ms?: number;
-  /** Messages that wait for a connection, for the rate, or for their confirmation. */
+  /** Messages that wait for a connection, for the rate limit, or for their confirmation. */
   readonly queued: number;
 }
 
-/** `pending`: on its way; `unconfirmed`: the line dropped before an answer. */
+/** `pending`: not yet answered; `unconfirmed`: the connection was lost before an answer. */
 export type DeliveryState = "pending" | "confirmed" | "unconfirmed" | "failed";
 
 export interface Thought {
@@ -59,7 +46,7 @@ export interface ToolCall {
   readonly tool_call_id: string;
   readonly tool_name: string;
   readonly arguments: JsonValue;
-  /** `cut`: the run ended before the tool did. */
+  /** `cut`: the run ended before the tool. */
   readonly status: "running" | "succeeded" | "failed" | "cut";
   readonly result?: JsonValue;
   readonly error?: string;
@@ -67,30 +54,30 @@ export interface ToolCall {
   readonly truncated?: boolean;
 }
 
-/** One agent at work, put together from its events. */
+/** One run of an agent, assembled from its events. */
 export interface Run {
   readonly run_id: string;
   readonly correlation_id: string | null;
   readonly thread_id: string | null;
   readonly agent_name: string | null;
   readonly status: RunStatus;
-  /** Place in the queue, from 1, while it is `queued`. */
+  /** Position in the queue, from 1, while it is `queued`. */
   readonly position: number | null;
   readonly attempt: number;
   /** The text so far. */
   readonly text: string;
-  /** The text lacks its beginning, or the end was cut. */
+  /** The text lacks its beginning or its end. */
   readonly truncated: boolean;
   readonly thoughts: readonly Thought[];
   readonly tools: readonly ToolCall[];
   readonly result: JsonValue | undefined;
   readonly error: ErrorBody | null;
   readonly duration_ms: number | null;
-  /** It has ended, but something of it did not obey its cancellation, and may still be at work. */
+  /** The run has ended, but a part of it ignored its cancellation and may still be running. */
   readonly abandoned: boolean;
 }
 
-/** What the user said. */
+/** A message of the user. */
 export interface UserEntry {
   readonly role: "user";
   /** Stable, for React's `key`. */
@@ -109,7 +96,7 @@ export interface UserEntry {
   readonly timestamp: number;
 }
 
-/** What an agent said: of a run that was seen, or from the history. */
+/** A message of an agent, from a run or from the history. */
 export interface AgentEntry {
   readonly role: "agent";
   readonly id: string;
@@ -136,18 +123,29 @@ export interface SessionInfo {
   readonly reason: ResetReason | null;
 }
 
-/** When the next attempt comes, while there is none. */
+/** The next attempt to connect, while the client waits for it. */
 export interface Retry {
   /** Milliseconds since 1970. */
   readonly at: number;
-  /** How long the wait is altogether. */
+  /** The whole delay. */
   readonly delay_ms: number;
-  /** Counts from 1, afresh after a connection that brought something. */
+  /** Counts from 1; starts again after a connection that delivered something. */
   readonly attempt: number;
 }
 
-/** `holder`: this tab has the socket for all; `follower`: another one has; `alone`: no sharing. */
-export type Role = "alone" | "holder" | "follower";
+/** `leader`: this tab has the connection for all tabs; `follower`: another one has; `alone`: no sharing. */
+export type Role = "alone" | "leader" | "follower";
+
+/** The state of the connection, as the leader reports it to the other tabs. */
+export interface ConnectionState {
+  readonly status: Status;
+  readonly config: ServerConfig | null;
+  readonly stats: ConnectionStats;
+  readonly lastError: ErrorBody | null;
+  readonly retry: Retry | null;
+  readonly session: SessionInfo | null;
+  readonly tokenEndsAt: number | null;
+}
 
 export interface Snapshot {
   readonly status: Status;
@@ -161,6 +159,10 @@ export interface Snapshot {
   readonly queued: number;
   readonly retry: Retry | null;
   readonly session: SessionInfo | null;
+  /**
+   * When the token ends, in milliseconds since 1970, while it is ending and not renewed; else null.
+   */
+  readonly tokenEndsAt: number | null;
   readonly role: Role;
   readonly threadId: string;
 }

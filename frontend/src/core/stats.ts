@@ -1,9 +1,9 @@
-/** The figures of a connection, as plain values that are replaced, never changed. */
+/** The statistics of a connection. The value is replaced on each change, never modified. */
 
 import type { ConnectionStats } from "./snapshot.js";
 
 export class Stats {
-  #figures: ConnectionStats = {
+  #stats: ConnectionStats = {
     messages_sent: 0,
     messages_received: 0,
     errors_encountered: 0,
@@ -13,29 +13,29 @@ export class Stats {
   #lostAt: number | null = null;
   #reconnecting = 0;
 
-  get figures(): ConnectionStats {
-    return this.#figures;
+  get value(): ConnectionStats {
+    return this.#stats;
   }
 
   sent(now: number): void {
-    this.#set({ messages_sent: this.#figures.messages_sent + 1, last_activity: now });
+    this.#set({ messages_sent: this.#stats.messages_sent + 1, last_activity: now });
   }
 
   received(now: number): void {
-    this.#set({ messages_received: this.#figures.messages_received + 1, last_activity: now });
+    this.#set({ messages_received: this.#stats.messages_received + 1, last_activity: now });
   }
 
   failed(): void {
-    this.#set({ errors_encountered: this.#figures.errors_encountered + 1 });
+    this.#set({ errors_encountered: this.#stats.errors_encountered + 1 });
   }
 
   queued(queued: number): void {
-    if (queued !== this.#figures.queued) this.#set({ queued });
+    if (queued !== this.#stats.queued) this.#set({ queued });
   }
 
   connected(now: number, connection_id: string): void {
     if (this.#lostAt !== null) {
-      const reconnections = this.#figures.reconnections + 1;
+      const reconnections = this.#stats.reconnections + 1;
       this.#reconnecting += now - this.#lostAt;
       this.#set({ reconnections, average_reconnection_ms: this.#reconnecting / reconnections });
     }
@@ -43,24 +43,24 @@ export class Stats {
     this.#set({ connected_at: now, connection_id });
   }
 
-  /** The line dropped; the time until it stands again counts as one reconnection. */
+  /** The connection was lost; the time until the next one counts as one reconnection. */
   lost(now: number): void {
     this.#lostAt ??= now;
     this.#down();
   }
 
-  /** It ended for good, or was ended on purpose: what comes later is no reconnection. */
+  /** The connection ended on purpose: the next one does not count as a reconnection. */
   ended(): void {
     this.#lostAt = null;
     this.#down();
   }
 
   #down(): void {
-    const { connected_at: _, connection_id: __, ...rest } = this.#figures;
-    this.#figures = rest;
+    const { connected_at: _, connection_id: __, ...rest } = this.#stats;
+    this.#stats = rest;
   }
 
-  #set(figures: Partial<ConnectionStats>): void {
-    this.#figures = { ...this.#figures, ...figures };
+  #set(change: Partial<ConnectionStats>): void {
+    this.#stats = { ...this.#stats, ...change };
   }
 }

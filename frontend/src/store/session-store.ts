@@ -1,15 +1,15 @@
-/** What survives a reload: the session with its last number, and the messages not yet confirmed. */
+/** What survives a reload: the session with its last event number, and the unconfirmed messages. */
 
 import { isObject } from "../protocol/check.js";
 import type { Cancel, Ports, Storage } from "../ports.js";
-import { readEntries, type Entry } from "../core/outbox.js";
+import { readMessages, type OutboxMessage } from "../core/outbox.js";
 
 export interface Position {
   readonly session: string;
   readonly last: number;
 }
 
-export class Store {
+export class SessionStore {
   readonly #storage: Storage;
   readonly #name: string;
   #position: Position | null = null;
@@ -30,13 +30,13 @@ export class Store {
     else this.#write("session", position);
   }
 
-  loadOutbox(): Entry[] {
-    return readEntries(this.#storage.get(`${this.#name}:outbox`));
+  loadOutbox(): OutboxMessage[] {
+    return readMessages(this.#storage.get(`${this.#name}:outbox`));
   }
 
-  /** False where the browser has no room for it: then it is kept until the page goes. */
-  saveOutbox(entries: readonly Entry[]): boolean {
-    if (entries.length > 0) return this.#write("outbox", entries);
+  /** False if the browser has no room: then the messages last as long as the page. */
+  saveOutbox(messages: readonly OutboxMessage[]): boolean {
+    if (messages.length > 0) return this.#write("outbox", messages);
     this.#storage.remove(`${this.#name}:outbox`);
     return true;
   }
@@ -47,8 +47,8 @@ export class Store {
   }
 
   /**
-   * Says that this page has the session, until the page goes. A tab that was duplicated has a copy
-   * of its storage: it finds the mark, and begins a session of its own instead of taking this one.
+   * Marks the session as used by this page until the page is closed. A duplicated tab has a copy of
+   * the tab's storage: it finds the mark, and begins a new session instead of taking this one over.
    */
   claim(ports: Ports): Cancel {
     const name = `${this.#name}:taken`;
@@ -63,9 +63,9 @@ export class Store {
     };
   }
 
-  #write(what: string, value: unknown): boolean {
+  #write(suffix: string, value: unknown): boolean {
     try {
-      this.#storage.set(`${this.#name}:${what}`, JSON.stringify(value));
+      this.#storage.set(`${this.#name}:${suffix}`, JSON.stringify(value));
       return true;
     } catch {
       return false;

@@ -1,98 +1,77 @@
 /**
- * Many tabs, one socket: the tab that holds the lock has it, and tells the others what happens.
+ * Messages between the tabs of one user. The tab that holds a lock leads: it has the connection, and
+ * tells the others what happens.
  *
- * The lock is the browser's, so its holder is never in doubt: when that tab closes or crashes the
- * next one in line is granted. What tabs tell each other:
+ *     a tab that joins     join →            the leader answers `sync` with its whole state
+ *     the leader           leader, sync, state, update, accepted, written
+ *     a follower           join, submit, request, command
  *
- *     a tab that joins     hello →           the holder answers `sync` with all it shows
- *     the holder           holder, state, note, accepted, written
- *     any other tab        submit, control, please
- *
- * A follower keeps what it handed in until the holder has accepted it, and hands it in again to the
- * next holder; keys make that harmless. Chrome neither freezes nor discards a tab with a lock; other
- * browsers may, and a follower that asks such a holder in vain takes its turn away.
+ * A follower keeps a message until the leader has accepted it, and submits it again to the next
+ * leader; keys make that harmless.
  */
 
 import { isObject } from "../protocol/check.js";
-import type { Cancel, Channel, Locks, Ports } from "../ports.js";
-import type { ErrorBody } from "../protocol/messages.js";
-import type { Control, EngineState } from "../connection/connection.js";
-import type { Entry } from "../core/outbox.js";
-import type { Note, ViewState } from "../store/view.js";
+import type { ControlRequest, ErrorBody } from "../protocol/messages.js";
+import type { OutboxMessage } from "../core/outbox.js";
+import type { ConnectionState } from "../core/snapshot.js";
+import type { Update } from "../core/updates.js";
+import type { Channel, Ports } from "../ports.js";
+import type { ViewState } from "../store/view.js";
 
-/** What became of a message, for tabs that were not listening when it did. */
+/** The outcome of a message, for tabs that did not receive its update. */
 export interface Settled {
   readonly key: string;
   readonly ok: boolean;
   readonly error: ErrorBody | null;
 }
 
-export type Wish = "connect" | "forceReconnect" | "wake" | "clearError";
+/** What a follower may ask the leader to do with the connection. */
+export type Command = "connect" | "forceReconnect" | "wake" | "clearError";
 
-export type TabMessage =
-  | { readonly kind: "hello"; readonly from: string }
-  | { readonly kind: "holder" }
+export type LeaderMessage =
+  | { readonly kind: "leader" }
   | {
       readonly kind: "sync";
       readonly to: string;
       readonly view: ViewState;
-      readonly state: EngineState;
-      /** Keys in the outbox. */
-      readonly waiting: readonly string[];
+      readonly state: ConnectionState;
+      /** The keys of the messages in the outbox. */
+      readonly queued: readonly string[];
       readonly settled: readonly Settled[];
     }
-  | { readonly kind: "state"; readonly state: EngineState }
-  | { readonly kind: "note"; readonly note: Note }
-  | { readonly kind: "submit"; readonly entry: Entry }
+  | { readonly kind: "state"; readonly state: ConnectionState }
+  | { readonly kind: "update"; readonly update: Update }
   | { readonly kind: "accepted"; readonly key: string }
-  | { readonly kind: "control"; readonly id: string; readonly message: Control }
-  | { readonly kind: "written"; readonly id: string }
-  | { readonly kind: "please"; readonly wish: Wish };
+  | { readonly kind: "written"; readonly id: string };
 
-const VERSION = 1; // of these messages: tabs with different versions of a page don't mix
+export type FollowerMessage =
+  | { readonly kind: "join"; readonly from: string }
+  | { readonly kind: "submit"; readonly message: OutboxMessage }
+  | { readonly kind: "request"; readonly id: string; readonly message: ControlRequest }
+  | { readonly kind: "command"; readonly command: Command };
 
-type SharingPorts = Ports & {
-  readonly locks: Locks;
-  readonly openChannel: NonNullable<Ports["openChannel"]>;
-};
+export type TabMessage = LeaderMessage | FollowerMessage;
 
-export const canShare = (ports: Ports): ports is SharingPorts =>
-  ports.locks !== undefined && ports.openChannel !== undefined;
+const FROM_FOLLOWERS: ReadonlySet<string> = new Set<FollowerMessage["kind"]>(["join", "submit", "request", "command"]);
 
-export class Tabs {
+export const isFromFollower = (message: TabMessage): message is FollowerMessage =>
+  FROM_FOLLOWERS.has(message.kind);
+
+export class TabChannel {
+  /** The name of this tab on the channel. */
   readonly id: string;
-  /** Whether another tab had the connection while this one was waiting. */
-  hasFollowed = false;
   readonly #channel: Channel;
-  readonly #stealLock: () => Cancel;
-  #release: Cancel;
 
-  /**
-   * @param name Of lock and channel.
-   * @param granted Called once, when this tab's turn has come, and not from within here.
-   * @param lost Called when another tab has taken the turn away.
-   */
   constructor(
-    ports: SharingPorts,
+    ports: Pick<Ports, "uniqueId"> & { readonly openChannel: NonNullable<Ports["openChannel"]> },
     name: string,
-    granted: () => void,
-    lost: () => void,
-    heard: (message: TabMessage) => void,
+    received: (message: TabMessage) => void,
   ) {
     this.id = ports.uniqueId();
-    const versioned = `${name}:${VERSION}`;
-    this.#stealLock = () => ports.locks.steal(versioned, granted, lost);
-    this.#channel = ports.openChannel(versioned, (message) => {
-      // Same origin, same version: its form needs no check beyond this.
-      if (isObject(message) && "kind" in message) heard(message as unknown as TabMessage);
+    this.#channel = ports.openChannel(name, (message) => {
+      // The sender has the same origin and version, so no further check is needed.
+      if (isObject(message) && "kind" in message) received(message as unknown as TabMessage);
     });
-    this.#release = ports.locks.request(versioned, granted, lost);
-  }
-
-  /** Takes the turn now, from a holder that does not answer. */
-  steal(): void {
-    this.#release();
-    this.#release = this.#stealLock();
   }
 
   post(message: TabMessage): void {
@@ -100,8 +79,6 @@ export class Tabs {
   }
 
   close(): void {
-    // The channel first: whoever is granted next must not hear this tab any more.
     this.#channel.close();
-    this.#release();
   }
 }

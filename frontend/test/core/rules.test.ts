@@ -2,16 +2,16 @@ import { describe, expect, it } from "vitest";
 import { discoveryAddress, readConfig } from "../../src/protocol/discovery.js";
 import { utf8Bytes } from "../../src/protocol/encode.js";
 import { fullJitter } from "../../src/core/backoff.js";
-import { ACK_EVERY, Delivery } from "../../src/core/sequence.js";
+import { ACK_EVERY, EventSequence } from "../../src/core/sequence.js";
 import { withPage } from "../../src/core/history.js";
 import { subjectOf, toBase64Url } from "../../src/core/names.js";
-import { Outbox, OUTBOX_MESSAGES, readEntries, type Entry } from "../../src/core/outbox.js";
+import { Outbox, OUTBOX_MESSAGES, readMessages, type OutboxMessage } from "../../src/core/outbox.js";
 import { RateWindow } from "../../src/core/rate.js";
 import { afterStatus, closeKind, retryAfterMs } from "../../src/core/retry-rules.js";
 import { Stats } from "../../src/core/stats.js";
 import { tokenFor } from "../support/server.js";
 
-const entry = (key: string): Entry => ({
+const entry = (key: string): OutboxMessage => ({
   key,
   message: { type: "user_message", payload: { content: key }, correlation_id: key },
 });
@@ -44,20 +44,20 @@ describe("retry tables", () => {
 
 describe("delivery", () => {
   it("takes each number once, in order, and knows a merged one", () => {
-    const delivery = new Delivery();
-    delivery.startAfter(4);
-    expect(delivery.place(4)).toBe("again");
-    expect(delivery.place(5)).toBe("next");
-    expect(delivery.place(6)).toBe("jump");
-    expect(delivery.place(9, 5)).toBe("next");
-    expect(delivery.place(9, 4)).toBe("jump");
-    delivery.take(9);
-    expect(delivery.place(9, 5)).toBe("again");
-    expect(delivery.hasToAcknowledge).toBe(true);
-    expect(delivery.acknowledge()).toBe(9);
-    expect(delivery.hasToAcknowledge).toBe(false);
-    delivery.take(9 + ACK_EVERY);
-    expect(delivery.isAckDue).toBe(true);
+    const sequence = new EventSequence();
+    sequence.startAfter(4);
+    expect(sequence.place(4)).toBe("duplicate");
+    expect(sequence.place(5)).toBe("next");
+    expect(sequence.place(6)).toBe("gap");
+    expect(sequence.place(9, 5)).toBe("next");
+    expect(sequence.place(9, 4)).toBe("gap");
+    sequence.take(9);
+    expect(sequence.place(9, 5)).toBe("duplicate");
+    expect(sequence.hasToAcknowledge).toBe(true);
+    expect(sequence.acknowledge()).toBe(9);
+    expect(sequence.hasToAcknowledge).toBe(false);
+    sequence.take(9 + ACK_EVERY);
+    expect(sequence.isAckDue).toBe(true);
   });
 });
 
@@ -85,7 +85,7 @@ describe("the outbox", () => {
     outbox.markSent("a");
     outbox.markSent("b");
     expect(outbox.next(100)).toBeNull();
-    expect(outbox.lineLost()).toEqual(["a", "b"]);
+    expect(outbox.connectionLost()).toEqual(["a", "b"]);
     expect(outbox.settle("a")?.key).toBe("a");
     expect(outbox.settle("a")).toBeNull();
     expect(outbox.next(100)?.key).toBe("b");
@@ -98,13 +98,13 @@ describe("the outbox", () => {
   });
 
   it("reads back what it wrote, and nothing else", () => {
-    expect(readEntries(JSON.stringify([entry("a")]))).toEqual([entry("a")]);
+    expect(readMessages(JSON.stringify([entry("a")]))).toEqual([entry("a")]);
     for (const text of [null, "", "{", "{}", "5", '[{"key": "a"}]', '[{"key": "a", "message": {"type": "auth"}}]']) {
-      expect(readEntries(text)).toEqual([]);
+      expect(readMessages(text)).toEqual([]);
     }
     const renamed = { ...entry("a"), key: "b" };
     const wrong = { key: "c", message: { type: "user_message", payload: { text: "x" }, correlation_id: "c" } };
-    expect(readEntries(JSON.stringify([renamed, wrong, entry("d")]))).toEqual([entry("d")]);
+    expect(readMessages(JSON.stringify([renamed, wrong, entry("d")]))).toEqual([entry("d")]);
   });
 });
 
@@ -164,10 +164,10 @@ describe("statistics", () => {
     stats.connected(4_000, "c2");
     stats.lost(5_000);
     stats.connected(6_000, "c3");
-    expect(stats.figures).toMatchObject({ reconnections: 2, average_reconnection_ms: 2_000, connection_id: "c3" });
+    expect(stats.value).toMatchObject({ reconnections: 2, average_reconnection_ms: 2_000, connection_id: "c3" });
     stats.ended();
     stats.connected(9_000, "c4");
-    expect(stats.figures.reconnections).toBe(2);
+    expect(stats.value.reconnections).toBe(2);
   });
 });
 

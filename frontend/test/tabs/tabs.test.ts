@@ -24,7 +24,7 @@ describe("ten tabs", () => {
     const { browser, clients } = await tenTabs();
     expect(browser.server.sockets).toHaveLength(1);
     const snapshots = clients.map((client) => client.getSnapshot());
-    expect(snapshots.map(({ role }) => role)).toEqual(["holder", ...Array<string>(9).fill("follower")]);
+    expect(snapshots.map(({ role }) => role)).toEqual(["leader", ...Array<string>(9).fill("follower")]);
     expect(new Set(snapshots.map(({ status }) => status))).toEqual(new Set(["CONNECTED"]));
     expect(snapshots[9]?.config?.version).toBe("1.0");
     expect(new Set(snapshots.map(({ threadId }) => threadId)).size).toBe(10);
@@ -77,7 +77,7 @@ describe("ten tabs", () => {
     await browser.clock.advance(10);
     expect(browser.server.sockets).toHaveLength(2);
     expect(browser.server.open).toHaveLength(1);
-    expect(second.getSnapshot()).toMatchObject({ role: "holder", session: { verdict: "exact" } });
+    expect(second.getSnapshot()).toMatchObject({ role: "leader", session: { verdict: "exact" } });
     expect(third.getSnapshot()).toMatchObject({ role: "follower", status: "CONNECTED" });
     expect(await during).toBe(true);
     expect(shown(third).slice(0, 2)).toEqual(["user: hello", "agent: one two three"]);
@@ -98,7 +98,7 @@ describe("ten tabs", () => {
       browser.server.say(id, "+ ");
       await browser.clock.advance(2_000);
     }
-    expect(last.getSnapshot()).toMatchObject({ role: "holder", isConnected: true });
+    expect(last.getSnapshot()).toMatchObject({ role: "leader", isConnected: true });
     expect(shown(last)[1]).toBe("agent: 0 + 1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + ");
     expect(browser.server.sessions.size).toBe(1);
   });
@@ -240,7 +240,7 @@ it("a tab that was asleep while the holder closed shows all of it", async () => 
   browser.isDeaf = false;
   tabs[0]?.unload();
   await browser.clock.advance(100);
-  expect(clients[1]?.getSnapshot()).toMatchObject({ role: "holder", isConnected: true });
+  expect(clients[1]?.getSnapshot()).toMatchObject({ role: "leader", isConnected: true });
   expect(shown(client)).toEqual(["user: hello", "agent: one two"]);
 });
 
@@ -291,7 +291,7 @@ describe("a tab whose token is refused", () => {
     tab.token = fresh;
     const two = await tab.open();
     await browser.clock.advance(10);
-    expect(two.getSnapshot()).toMatchObject({ role: "holder", status: "CONNECTED" });
+    expect(two.getSnapshot()).toMatchObject({ role: "leader", status: "CONNECTED" });
     expect(one.getSnapshot()).toMatchObject({ role: "follower", status: "CONNECTED", lastError: null });
     expect(refusals()).toBe(2); // with the token, and once more with the newest there is
     expect(browser.server.sockets).toHaveLength(1);
@@ -331,7 +331,7 @@ describe("a tab whose token is refused", () => {
     clients[1]?.forceReconnect();
     await browser.clock.advance(1_000);
     expect(clients.map((client) => client.getSnapshot().status)).toEqual(Array<string>(3).fill("CONNECTED"));
-    expect(clients[1]?.getSnapshot().role).toBe("holder");
+    expect(clients[1]?.getSnapshot().role).toBe("leader");
   });
 });
 
@@ -401,7 +401,7 @@ describe("a holder that was put to sleep", () => {
     expect(browser.server.sockets).toHaveLength(1);
     await browser.clock.advance(200);
     expect(await sent).toBe(true);
-    expect(two.getSnapshot()).toMatchObject({ role: "holder", status: "CONNECTED" });
+    expect(two.getSnapshot()).toMatchObject({ role: "leader", status: "CONNECTED" });
     expect(browser.server.contents).toEqual(["before", "is anybody there?"]);
     first.thaw();
     await browser.clock.advance(100);
@@ -423,7 +423,7 @@ describe("a holder that was put to sleep", () => {
     const client = await browser.tab().open();
     expect(client.getSnapshot().status).not.toBe("CONNECTED");
     await browser.clock.advance(10_100);
-    expect(client.getSnapshot()).toMatchObject({ role: "holder", status: "CONNECTED" });
+    expect(client.getSnapshot()).toMatchObject({ role: "leader", status: "CONNECTED" });
   });
 
   it("keeps it where it was the one that asked that slept", async () => {
