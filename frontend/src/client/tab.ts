@@ -13,11 +13,12 @@ import { isEnd, type ChatMessage, type Run, type Snapshot } from "../core/snapsh
 import type { Update } from "../core/updates.js";
 import type { ControlRequest, ErrorBody, ServerMessage } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
-import { View, type Outcome } from "../store/view.js";
-import { isFromFollower, type Command, type TabMessage } from "../tabs/channel.js";
-import { Follower, type Following, type Sync } from "../tabs/follower.js";
-import { LeaderElection, type Leadership } from "../tabs/leader.js";
-import { LeaderService } from "../tabs/service.js";
+import { View } from "../store/view.js";
+import type { Command } from "../tabs/channel.js";
+import type { FollowerOwner, Sync } from "../tabs/follower.js";
+import { TabGroup } from "../tabs/group.js";
+import type { Leadership } from "../tabs/leader.js";
+import type { LeaderOwner } from "../tabs/service.js";
 import { clientClosed, outboxFull, tooManyRequests, userChanged } from "./errors.js";
 import { LatestError } from "./latest-error.js";
 import { Requests, type RequestCallbacks } from "./requests.js";
@@ -25,6 +26,7 @@ import { RunStops } from "./run-stops.js";
 import { SnapshotComposer } from "./snapshot.js";
 import { Submissions } from "./submissions.js";
 import { Threads } from "./threads.js";
+import { Updates } from "./updates.js";
 import { UserTracker } from "./user.js";
 
 const REMEMBERED = 1_000; // own ids: more than are under way at any time
@@ -52,11 +54,10 @@ export class Tab {
   readonly #composer = new SnapshotComposer(this.#view);
   readonly #errors = new LatestError();
   readonly #connection: Connection;
-  readonly #election: LeaderElection;
-  readonly #follower: Follower;
-  readonly #service: LeaderService;
+  readonly #group: TabGroup;
   readonly #submissions: Submissions;
   readonly #requests: Requests;
+  readonly #updates: Updates;
   readonly #user: UserTracker;
   /** Ids that this tab made: answers to the ids of other tabs do not concern it. */
   readonly #ownIds = new BoundedMap<string, true>(REMEMBERED);
@@ -75,28 +76,21 @@ export class Tab {
       ask: (id, message, callbacks) => this.ask(id, message, callbacks),
       forget: (id) => this.#requests.forget(id),
     });
+    this.#updates = new Updates(this.#view, this.#requests, this.stops, {
+      isAlone: () => this.#group.role === "alone",
+      isOwnId: (id) => this.#ownIds.has(id),
+      isShown: (threadId) => this.threads.shown.has(threadId),
+      settled: (key, ok, error) => this.#settle(key, ok, error),
+      connected: (verdict) => this.threads.connected(verdict),
+      message: (message) => owner.message(message),
+      changed: () => this.#changed(),
+    });
     this.#user = new UserTracker(ports, `${name}:user`, {
       changed: (before) => this.#userChanged(before),
-      leftBehind: (before) => this.#election.drop(before),
+      leftBehind: (before) => this.#group.drop(before),
       leftBehindInTab: () => {
         this.#submissions.forgetStored();
         this.threads.renew();
-      },
-    });
-    this.#election = new LeaderElection(ports, address, options.isShared, {
-      received: (message) => this.#received(message),
-      lost: () => this.#rejoin(true),
-    });
-    this.#follower = new Follower(ports.timers, {
-      following: () => this.#following(),
-      apply: (update) => this.#apply(update),
-      sync: (message) => this.#sync(message),
-      accepted: (key) => this.#submissions.accepted(key),
-      written: (id) => this.#requests.written(id),
-      isOwedAcceptance: () => this.#submissions.unaccepted > 0,
-      stateChanged: ({ lastError }) => {
-        this.#errors.connection(lastError);
-        this.#changed();
       },
     });
     this.#connection = new Connection(ports, options, {
@@ -105,14 +99,18 @@ export class Tab {
       position: () => this.#view.position,
       update: (update) => this.#publish(update),
       written: (id) => {
-        this.#election.channel?.post({ kind: "written", id });
+        this.#group.post({ kind: "written", id });
         this.#requests.written(id);
       },
       // The user sees this tab; the connection may be that of a tab in the background.
       pageIsBack: () => this.#command("wake"),
       changed: () => this.#connectionChanged(),
     });
-    this.#service = this.#createService();
+    this.#group = new TabGroup(ports, address, options.isShared, {
+      asLeader: this.#asLeader(),
+      asFollower: this.#asFollower(),
+      lost: () => this.#rejoin(true),
+    });
   }
 
   get snapshot(): Snapshot {
@@ -121,21 +119,20 @@ export class Tab {
   }
 
   connect(): void {
-    this.#follower.wantConnection(!this.#election.isLeader);
-    if (this.#follower.command("connect")) return;
-    this.threads.store();
-    this.#connection.start();
+    this.#group.wantConnection(true);
+    if (this.#group.role !== "follower") this.threads.store();
+    this.#command("connect");
   }
 
   disconnect(): void {
-    this.#follower.wantConnection(false);
+    this.#group.wantConnection(false);
     this.#connection.stop();
     this.#leave(false);
     this.#changed();
   }
 
   forceReconnect(): void {
-    this.#follower.wantConnection(!this.#election.isLeader);
+    this.#group.wantConnection(true);
     this.#command("forceReconnect");
   }
 
@@ -210,16 +207,12 @@ export class Tab {
   }
 
   #deliver(message: OutboxMessage): void {
-    if (this.#election.role === "follower") this.#follower.ask({ kind: "submit", message });
-    else if (this.#election.isLeader) this.#accept(message);
+    if (!this.#group.submit(message) && this.#group.isLeader) this.#accept(message);
   }
 
   #pass(id: string, message: ControlRequest): void {
-    if (this.#election.role === "follower") {
-      this.#election.channel?.post({ kind: "request", id, message });
-    } else if (!this.#connection.request(id, message)) {
-      this.#requests.answer(id, { error: tooManyRequests(this.#now()) });
-    }
+    if (this.#group.request(id, message) || this.#connection.request(id, message)) return;
+    this.#requests.answer(id, { error: tooManyRequests(this.#now()) });
   }
 
   /** Hands everything that is open to a new leader. */
@@ -231,7 +224,7 @@ export class Tab {
   /** Puts a message of this tab or another one into the outbox. */
   #accept(message: OutboxMessage): void {
     if (this.#connection.submit(message)) {
-      this.#election.channel?.post({ kind: "accepted", key: message.key });
+      this.#group.post({ kind: "accepted", key: message.key });
       this.#submissions.accepted(message.key);
     } else {
       this.#publish({ kind: "settled", message, ok: false, error: outboxFull(this.#now()) });
@@ -242,19 +235,15 @@ export class Tab {
 
   #lead(subject: string | null): Promise<Leadership> {
     const isFirst = this.#user.use(subject);
-    const leadership = this.#election.join(subject);
+    const leadership = this.#group.join(subject);
     if (isFirst) this.#restoreUnsent();
-    if (this.#election.role === "follower") {
-      this.#follower.expectAnswer(); // to the message with which the tab joined
-      this.#passAll();
-    }
+    if (this.#group.role === "follower") this.#passAll();
     this.#changed();
     return leadership;
   }
 
   #ready(): void {
-    this.#follower.ended();
-    this.#follower.wantConnection(false);
+    this.#group.ready();
     this.#passAll();
   }
 
@@ -267,7 +256,7 @@ export class Tab {
 
   #userChanged(before: string | null): void {
     this.#leave(false);
-    this.#election.drop(before);
+    this.#group.drop(before);
     this.#view.clear();
     this.#errors.own(null);
     this.#requests.failAll(userChanged(this.#now()));
@@ -278,8 +267,7 @@ export class Tab {
   #leave(wasTaken: boolean): void {
     // Stored before the leadership ends: the next leader reads it.
     this.#connection.resign(wasTaken);
-    this.#election.leave();
-    this.#follower.ended();
+    this.#group.leave();
     this.threads.cancelReloads();
   }
 
@@ -293,41 +281,8 @@ export class Tab {
 
   /** Applies an update of this tab's own connection, in all tabs. */
   #publish(update: Update): void {
-    this.#election.channel?.post({ kind: "update", update });
-    this.#apply(update);
-  }
-
-  #apply(update: Update): Outcome {
-    const outcome = this.#view.apply(update);
-    if (update.kind === "settled") {
-      this.#settle(update.message.key, update.ok, update.error);
-    }
-    if (update.kind === "message" && outcome === "applied") this.#dispatch(update.message);
-    else this.#changed();
-    return outcome;
-  }
-
-  #dispatch(message: ServerMessage): void {
-    const id = message.correlation_id;
-    const isAnswer = this.#requests.has(id);
-    if (message.type === "thread_history" && isAnswer) this.#view.addHistory(message.payload);
-    this.#changed();
-    if (message.type === "agent_completed") this.stops.ended(message.payload.run_id);
-    if (message.type === "connection_established") this.threads.connected(message.payload.resume.verdict);
-    if (message.type === "error") this.#requests.answer(id, { error: message.payload });
-    else if (!("seq" in message)) this.#requests.answer(id, { error: null, message });
-    // The caller of a failed request has its error; no other handler needs it.
-    if (message.type === "error" && isAnswer) return;
-    if (isAnswer || this.#concerns(message)) this.#owner.message(message);
-  }
-
-  /** Whether a message belongs to this tab's threads or answers one of its own. */
-  #concerns(message: ServerMessage): boolean {
-    const id = message.correlation_id;
-    if (this.#election.role === "alone" || (id !== undefined && this.#ownIds.has(id))) return true;
-    if (!("seq" in message)) return id === undefined;
-    const thread = this.#view.run(message.payload.run_id)?.thread_id;
-    return thread == null || this.threads.shown.has(thread);
+    this.#group.post({ kind: "update", update });
+    this.#updates.apply(update);
   }
 
   #settle(key: string, ok: boolean, error: ErrorBody | null): void {
@@ -337,20 +292,18 @@ export class Tab {
   }
 
   #connectionChanged(): void {
-    const { role } = this.#election;
-    if (role !== "follower") this.#errors.connection(this.#connection.state.lastError);
+    if (this.#group.role !== "follower") this.#errors.connection(this.#connection.state.lastError);
     this.#changed();
-    if (role === "leader") this.#service.stateChanged();
+    this.#group.connectionChanged();
   }
 
   // The other tabs.
 
-  #createService(): LeaderService {
+  #asLeader(): LeaderOwner {
     const connection = this.#connection;
     const view = this.#view;
     const submissions = this.#submissions;
-    const election = this.#election;
-    return new LeaderService({
+    return {
       get state() {
         return connection.state;
       },
@@ -363,34 +316,23 @@ export class Tab {
       get settled() {
         return submissions.settled;
       },
-      get isLeader() {
-        return election.role === "leader";
-      },
-      post: (message) => election.channel?.post(message),
       accept: (message) => this.#accept(message),
       request: (id, message) => (connection.request(id, message) ? null : tooManyRequests(this.#now())),
       execute: (command) => this.#execute(command),
-    });
+    };
   }
 
-  #received(message: TabMessage): void {
-    const isLeader = this.#election.role === "leader";
-    if (!isFromFollower(message)) {
-      // A message of a leader that this tab has just replaced is outdated.
-      if (!isLeader) this.#follower.received(message);
-    } else if (isLeader) {
-      this.#service.received(message);
-    }
-  }
-
-  #following(): Following | null {
-    const { channel } = this.#election;
-    if (channel === null || this.#election.role !== "follower") return null;
+  #asFollower(): Omit<FollowerOwner, "following"> {
     return {
-      id: channel.id,
-      post: (message) => channel.post(message),
-      followed: () => this.#election.followed(),
-      steal: () => this.#election.steal(),
+      apply: (update) => this.#updates.apply(update),
+      sync: (message) => this.#sync(message),
+      accepted: (key) => this.#submissions.accepted(key),
+      written: (id) => this.#requests.written(id),
+      isOwedAcceptance: () => this.#submissions.unaccepted > 0,
+      stateChanged: ({ lastError }) => {
+        this.#errors.connection(lastError);
+        this.#changed();
+      },
     };
   }
 
@@ -409,7 +351,7 @@ export class Tab {
 
   /** Executes a command here, or passes it to the leader. */
   #command(command: Command): void {
-    if (this.#follower.command(command)) return;
+    if (this.#group.command(command)) return;
     if (command === "connect") this.#connection.start();
     else if (command === "forceReconnect") this.#connection.restart();
     else if (command === "wake") this.#connection.wake();
@@ -425,13 +367,11 @@ export class Tab {
   }
 
   #compose(): Snapshot {
-    const { role } = this.#election;
-    const own = this.#connection.state;
-    const state = role === "follower" ? (this.#follower.state ?? own) : own;
+    const state = this.#group.leaderState ?? this.#connection.state;
     return this.#composer.compose({
       state,
       lastError: this.#errors.latest(state.lastError),
-      role,
+      role: this.#group.role,
       threadId: this.threads.current,
       threads: this.threads.shown,
       unaccepted: this.#submissions.unaccepted,

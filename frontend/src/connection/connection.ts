@@ -11,11 +11,12 @@ import { closeError, closeKind, localError } from "../core/retry-rules.js";
 import type { ConnectionState, Status } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import type { ServerConfig } from "../protocol/discovery.js";
-import type { ControlRequest, ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import type { ControlRequest, ErrorBody, ServerMessageOf } from "../protocol/messages.js";
 import type { Cancel, Ports, Socket } from "../ports.js";
 import type { Position, SessionStore } from "../store/session-store.js";
 import type { Leadership } from "../tabs/leader.js";
-import { Line, type LineEvents, type UnreadableFrame } from "./line.js";
+import { FrameHandler } from "./frames.js";
+import { Line, type LineEvents } from "./line.js";
 import { Opener } from "./opener.js";
 import { OpeningError, type Address, type GetToken } from "./opening.js";
 import { Receiver } from "./receiver.js";
@@ -45,8 +46,6 @@ export interface ConnectionOwner {
   changed(): void;
 }
 
-type Event = Extract<ServerMessage, { readonly seq: number }>;
-
 export class Connection {
   readonly #ports: Ports;
   readonly #owner: ConnectionOwner;
@@ -58,6 +57,7 @@ export class Connection {
   readonly #sender: Sender;
   readonly #receiver: Receiver;
   readonly #renewal: Renewal;
+  readonly #frames: FrameHandler;
   readonly #retry: RetryTimer;
   #pageEvents: readonly Cancel[] = [];
   #attempt = 0;
@@ -92,6 +92,19 @@ export class Connection {
       sendToken: (token) => this.#sendToken(token),
       userChanged: () => this.restart(),
       failed: (error) => this.#failed(error),
+    });
+    this.#frames = new FrameHandler(this.#sender, this.#receiver, this.#renewal, {
+      now: () => this.#now(),
+      hasLine: () => this.#line !== null,
+      update: (update) => owner.update(update),
+      progress: () => this.#retry.reset(),
+      draining: (reconnectAfter) => this.#retry.postpone(reconnectAfter),
+      failed: (error) => this.#failed(error),
+      serverError: (error, explainsClose) => {
+        this.#state.stats.failed();
+        this.#state.reported(error, explainsClose);
+      },
+      outOfOrder: (fault) => this.#outOfOrder(fault),
     });
   }
 
@@ -268,8 +281,8 @@ export class Connection {
       handled: () => this.#owner.changed(),
       sent: () => stats.sent(this.#now()),
       established: (message) => this.#established(message),
-      message: (message) => this.#message(message),
-      unreadable: (frame) => this.#unreadable(frame),
+      message: (message) => this.#frames.message(message),
+      unreadable: (frame) => this.#frames.unreadable(frame),
       closed: (code) => this.#closed(code),
       silent: () => this.#lineFailed(closeError(1006, this.#now())),
       outOfOrder: (fault) => this.#outOfOrder(fault),
@@ -285,83 +298,6 @@ export class Connection {
     this.#retry.connected();
     this.#owner.update({ kind: "message", message });
     if (this.#line !== null) this.#sender.attach(this.#line);
-  }
-
-  #message(message: ServerMessage): void {
-    if ("seq" in message) {
-      this.#event(message);
-      return;
-    }
-    switch (message.type) {
-      case "heartbeat":
-        this.#retry.reset();
-        break;
-      case "auth_expiring":
-        this.#renewal.expiring(this.#endOf(message));
-        break;
-      case "auth_ok":
-        this.#renewal.accepted(message.correlation_id, this.#endOf(message));
-        break;
-      case "server_draining":
-        this.#sender.drain();
-        this.#retry.postpone(message.payload.reconnect_after_ms);
-        break;
-      case "error":
-        this.#error(message);
-        return;
-      case "thread_history":
-        if (message.correlation_id !== undefined) this.#sender.forget(message.correlation_id);
-        break;
-      case "connection_established":
-      case "pong":
-        break;
-    }
-    this.#owner.update({ kind: "message", message });
-  }
-
-  /** When a token ends, in this clock's ms: the clocks of server and client may differ. */
-  #endOf({ payload, timestamp }: ServerMessageOf<"auth_expiring" | "auth_ok">): number {
-    return this.#now() + (payload.expires_at - timestamp) * 1000;
-  }
-
-  #event(message: Event): void {
-    const place = this.#receiver.place(message.seq, message.seq_from);
-    if (place === "duplicate") return;
-    if (place === "gap") {
-      this.#outOfOrder(`expected event ${this.#receiver.last + 1}, got ${message.seq_from ?? message.seq}`);
-      return;
-    }
-    this.#receiver.take(message.seq);
-    this.#retry.reset();
-    if (message.type === "message_confirmed" && message.correlation_id !== undefined) {
-      this.#sender.confirm(message.correlation_id);
-    }
-    if (message.type === "agent_completed") this.#sender.forgetStops(message.payload.run_id);
-    // Passed on before it is acknowledged: the server may drop an acknowledged event.
-    this.#owner.update({ kind: "message", message });
-    // A handler of the application may have disconnected.
-    if (this.#line !== null) this.#receiver.acknowledge();
-  }
-
-  #error(message: ServerMessageOf<"error">): void {
-    const { correlation_id: key, payload: body } = message;
-    const isAnswer = key !== undefined && this.#sender.forget(key);
-    if (!isAnswer) {
-      this.#state.stats.failed();
-      this.#state.reported(body, key === undefined && !body.recoverable);
-      if (key !== undefined) this.#sender.reject(key, body);
-    }
-    this.#owner.update({ kind: "message", message });
-  }
-
-  #unreadable({ fault, seq, seq_from }: UnreadableFrame): void {
-    const help = "Reload the page to get its newest version.";
-    this.#failed(localError(this.#now(), "BAD_SERVER_FRAME", fault, help));
-    // A numbered event counts as received: a replay would only repeat it.
-    if (seq === null || this.#receiver.place(seq, seq_from) !== "next") return;
-    this.#receiver.take(seq);
-    this.#owner.update({ kind: "skipped", seq, from: seq_from ?? seq });
-    this.#receiver.acknowledge();
   }
 
   #sendToken(token: string): string {

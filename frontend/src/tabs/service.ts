@@ -11,10 +11,6 @@ export interface LeaderOwner {
   readonly view: ViewState;
   readonly queued: readonly string[];
   readonly settled: readonly Settled[];
-  /** Whether this tab still leads. */
-  readonly isLeader: boolean;
-  /** Posts to the other tabs, if there are any. */
-  post(message: LeaderMessage): void;
   /** Accepts a message for the outbox, or reports that it is full. */
   accept(message: OutboxMessage): void;
   /** Sends a request; the error if it cannot be accepted. */
@@ -22,12 +18,20 @@ export interface LeaderOwner {
   execute(command: Command): void;
 }
 
+export interface Followers {
+  /** Whether this tab still leads. */
+  readonly isLeader: boolean;
+  post(message: LeaderMessage): void;
+}
+
 export class LeaderService {
   readonly #owner: LeaderOwner;
+  readonly #followers: Followers;
   #isReporting = false;
 
-  constructor(owner: LeaderOwner) {
+  constructor(owner: LeaderOwner, followers: Followers) {
     this.#owner = owner;
+    this.#followers = followers;
   }
 
   received(message: FollowerMessage): void {
@@ -35,7 +39,7 @@ export class LeaderService {
     switch (message.kind) {
       case "join": {
         const { view, state, queued, settled } = owner;
-        owner.post({ kind: "sync", to: message.from, view, state, queued, settled });
+        this.#followers.post({ kind: "sync", to: message.from, view, state, queued, settled });
         break;
       }
       case "submit":
@@ -48,7 +52,7 @@ export class LeaderService {
       }
       case "command":
         owner.execute(message.command);
-        if (owner.isLeader) owner.post({ kind: "state", state: owner.state });
+        this.#report();
         break;
     }
   }
@@ -59,14 +63,18 @@ export class LeaderService {
     this.#isReporting = true;
     void Promise.resolve().then(() => {
       this.#isReporting = false;
-      if (this.#owner.isLeader) this.#owner.post({ kind: "state", state: this.#owner.state });
+      this.#report();
     });
+  }
+
+  #report(): void {
+    if (this.#followers.isLeader) this.#followers.post({ kind: "state", state: this.#owner.state });
   }
 
   #submit(message: OutboxMessage): void {
     const isConfirmed = this.#owner.settled.some(({ key, ok }) => ok && key === message.key);
     if (isConfirmed) {
-      this.#owner.post({ kind: "update", update: { kind: "settled", message, ok: true, error: null } });
+      this.#followers.post({ kind: "update", update: { kind: "settled", message, ok: true, error: null } });
     } else {
       this.#owner.accept(message);
     }
@@ -74,6 +82,6 @@ export class LeaderService {
 
   #decline(correlation_id: string, error: ErrorBody): void {
     const message = { type: "error", payload: error, timestamp: error.timestamp, correlation_id } as const;
-    this.#owner.post({ kind: "update", update: { kind: "message", message } });
+    this.#followers.post({ kind: "update", update: { kind: "message", message } });
   }
 }
