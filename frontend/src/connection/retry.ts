@@ -5,6 +5,7 @@ import type { Retry } from "../core/snapshot.js";
 import type { Cancel, Ports } from "../ports.js";
 
 const EARLY_EVERY = 1_000; // ms between attempts that an event of the page starts
+const SHORTEST_GAP = 250; // ms between any two attempts: an answer must not drive a loop
 
 export interface RetryOptions {
   readonly maxReconnectAttempts: number;
@@ -73,7 +74,7 @@ export class RetryTimer {
     const now = this.#ports.timers.now();
     this.#notBefore = Math.max(this.#notBefore, now + atLeast);
     const jitter = fullJitter(this.#failures, this.#options.reconnectInterval, this.#ports.random());
-    const delay = Math.max(jitter, this.#notBefore - now);
+    const delay = Math.max(jitter, this.#notBefore - now, Math.min(SHORTEST_GAP, this.#startedAt + SHORTEST_GAP - now));
     this.#retry = { at: now + delay, delay_ms: delay, attempt: this.#failures };
     this.#cancel = this.#ports.timers.setTimeout(run, delay);
     return true;

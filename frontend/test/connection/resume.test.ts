@@ -374,6 +374,16 @@ describe("a reload", () => {
   });
 });
 
+it("asks for a history four times at most if the server cannot send it, and asks for no delay", async () => {
+  const browser = new Browser();
+  const tab = browser.tab();
+  await (await tab.open()).sendMessage(hello);
+  browser.server.rejection = { code: "SERVICE_UNAVAILABLE", retry_after_ms: 0 };
+  await tab.reload();
+  await browser.clock.advance(600_000);
+  expect(browser.server.of("get_thread_history")).toHaveLength(4);
+});
+
 function* storedIn(browser: Browser, storage = browser.shared): Iterable<[string, string]> {
   const base = "netra:https://page.example/ws/config";
   for (const user of ["alice", "bob"]) {

@@ -1,12 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { discoveryAddress, readConfig } from "../../src/protocol/discovery.js";
-import { utf8Bytes } from "../../src/protocol/encode.js";
-import { fullJitter } from "../../src/core/backoff.js";
+import { fullJitter, resendDelay } from "../../src/core/backoff.js";
+import { BoundedMap } from "../../src/core/bounded-map.js";
 import { ACK_EVERY, EventSequence } from "../../src/core/sequence.js";
 import { withPage } from "../../src/core/history.js";
 import { subjectOf, toBase64Url } from "../../src/core/names.js";
 import { Outbox, OUTBOX_MESSAGES, readMessages, type OutboxMessage } from "../../src/core/outbox.js";
 import { RateWindow } from "../../src/core/rate.js";
+import { RenewalSchedule } from "../../src/core/renewal.js";
 import { afterStatus, closeKind, retryAfterMs } from "../../src/core/retry-rules.js";
 import { Stats } from "../../src/core/stats.js";
 import { tokenFor } from "../support/server.js";
@@ -20,6 +20,72 @@ describe("back-off", () => {
   it("spreads over the whole span, which doubles up to 30 s", () => {
     expect([1, 2, 3, 6, 60].map((n) => fullJitter(n, 1_000, 0))).toEqual([0, 0, 0, 0, 0]);
     expect([1, 2, 3, 6, 60].map((n) => fullJitter(n, 1_000, 0.5))).toEqual([500, 1_000, 2_000, 15_000, 15_000]);
+  });
+});
+
+describe("sending a rejected message again", () => {
+  it("waits as long as the server asks, and backs off when it is rejected again", () => {
+    expect([0, 1, 2, 3, 5, 6, 60].map((n) => resendDelay(n, undefined))).toEqual([
+      1_000, 1_000, 2_000, 4_000, 16_000, 30_000, 30_000,
+    ]);
+    expect([0, 1, 3].map((n) => resendDelay(n, 3_000))).toEqual([3_000, 3_000, 4_000]);
+    expect(resendDelay(6, 45_000)).toBe(45_000);
+  });
+
+  it("never happens at once, even if the server asks for no delay", () => {
+    expect([0, 1, 2].map((n) => resendDelay(n, 0))).toEqual([250, 1_000, 2_000]);
+  });
+});
+
+describe("the renewal of a token", () => {
+  const MINUTE = 60_000;
+
+  it("begins at once, and then waits 5, 10, 20 and 30 s while the token lasts", () => {
+    const schedule = new RenewalSchedule();
+    expect(schedule.delay(0, 10 * MINUTE)).toBe(0);
+    const delays: number[] = [];
+    for (let now = 0; delays.length < 6; now += delays.at(-1) ?? 0) {
+      schedule.started(now);
+      delays.push(schedule.delay(now, now + 10 * MINUTE));
+    }
+    expect(delays).toEqual([5_000, 10_000, 20_000, 30_000, 30_000, 30_000]);
+  });
+
+  it("waits half of the time that is left, and never less than 5 s", () => {
+    const schedule = new RenewalSchedule();
+    for (let n = 0; n < 5; n += 1) schedule.started(0);
+    expect([MINUTE, 40_000, 10_000, 5_000, 1].map((endsAt) => schedule.delay(0, endsAt))).toEqual([
+      30_000, 20_000, 5_000, 5_000, 5_000,
+    ]);
+  });
+
+  it("begins without back-off after a token that lasts, but not within 5 s", () => {
+    const schedule = new RenewalSchedule();
+    for (let n = 0; n < 5; n += 1) schedule.started(0);
+    schedule.accepted(119_999);
+    expect(schedule.delay(0, 10 * MINUTE)).toBe(30_000);
+    schedule.accepted(120_000);
+    expect(schedule.delay(4_999, 10 * MINUTE)).toBe(1);
+    expect(schedule.delay(5_000, 10 * MINUTE)).toBe(0);
+  });
+
+  it("is not stopped by a clock that was set back, or by a token whose end has passed", () => {
+    const schedule = new RenewalSchedule();
+    schedule.started(10 * MINUTE);
+    expect(schedule.delay(0, 20 * MINUTE)).toBe(5_000);
+    schedule.started(10 * MINUTE);
+    expect(schedule.delay(10 * MINUTE, 0)).toBe(10_000);
+  });
+});
+
+describe("a bounded map", () => {
+  it("keeps the entries that were set last", () => {
+    const map = new BoundedMap<string, number>(2);
+    for (const [key, value] of [["a", 1], ["b", 2], ["a", 3], ["c", 4]] as const) map.set(key, value);
+    expect(["a", "b", "c"].map((key) => map.get(key))).toEqual([3, undefined, 4]);
+    expect(map.values()).toEqual([3, 4]);
+    map.clear();
+    expect(map.has("a")).toBe(false);
   });
 });
 
@@ -121,24 +187,6 @@ describe("names", () => {
   });
 });
 
-describe("discovery", () => {
-  it.each([
-    ["https://h", "https://h/ws/config"],
-    ["https://h/", "https://h/ws/config"],
-    ["wss://h:8/ws", "https://h:8/ws/config"],
-    ["ws://h/a/ws/?x#y", "http://h/a/ws/config"],
-    ["https://h/ws/config", "https://h/ws/config"],
-  ])("of %s is at %s", (url, config) => expect(discoveryAddress(url)).toBe(config));
-
-  it("says what is wrong with the document", () => {
-    expect(readConfig("no")).toBe("$: expected JSON");
-    expect(readConfig("{}")).toContain("$.websocket_config");
-    expect(readConfig('{"websocket_config": {"version": 1}}')).toBe(
-      "$.websocket_config.version: expected a string, got 1",
-    );
-  });
-});
-
 describe("history", () => {
   const page = (...numbers: number[]): Parameters<typeof withPage>[1] =>
     numbers.map((n) => ({ message_id: `m${n}`, role: "user", content: `${n}`, created_at: n }));
@@ -169,8 +217,4 @@ describe("statistics", () => {
     stats.connected(9_000, "c4");
     expect(stats.value.reconnections).toBe(2);
   });
-});
-
-it("measures text as UTF-8", () => {
-  for (const text of ["", "abc", "ä€", "😀", "a😀ß"]) expect(utf8Bytes(text)).toBe(Buffer.byteLength(text));
 });

@@ -74,6 +74,10 @@ export class FakeServer {
   selects = "netra.v1";
   /** True: a resume tells only the end of each text. */
   isShort = false;
+  /** An error that answers every message and every request for a history. */
+  rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
+  /** True: tokens expire, with a warning a minute before, as on a real server. */
+  checksTokens = false;
   #tickets = new Map<string, string>();
   #count = 0;
 
@@ -107,7 +111,7 @@ export class FakeServer {
     const token = request.headers["Authorization"]?.replace("Bearer ", "") ?? "";
     this.#count += 1;
     const ticket = `ticket-${this.#count}`;
-    this.#tickets.set(ticket, userOf(token));
+    this.#tickets.set(ticket, token);
     return { status: 200, body: JSON.stringify({ ticket, expires_in: 30 }), retryAfter: null };
   }
 
@@ -145,7 +149,8 @@ export class FakeServer {
       if (socket.state !== "connecting") return;
       const query = new URL(socket.url).searchParams;
       const ticket = query.get("ticket") ?? "";
-      const user = this.#tickets.get(ticket) ?? (this.features.auth_required ? undefined : "anonymous");
+      const token = this.#tickets.get(ticket);
+      const user = token === undefined ? (this.features.auth_required ? undefined : "anonymous") : userOf(token);
       this.#tickets.delete(ticket);
       if (!this.isUp || user === undefined) {
         socket.drop(1006);
@@ -156,7 +161,24 @@ export class FakeServer {
       socket.onData = (data) => this.#take(socket, data);
       socket.onopen?.({});
       this.#establish(socket, user, query);
+      if (token !== undefined && this.checksTokens) this.#useToken(socket, token);
     }, 5);
+  }
+
+  /** Warns a minute before the token of a socket expires, or at once, and then closes the socket. */
+  #useToken(socket: FakeSocket, token: string): void {
+    const expires_at = expiryOf(token);
+    socket.cancelExpiry();
+    const left = expires_at * 1000 - this.clock.now;
+    const warn = (): void => this.control(socket, "auth_expiring", { expires_at });
+    if (left <= WARNING) warn();
+    const cancels = [
+      left > WARNING ? this.clock.timers.setTimeout(warn, left - WARNING) : () => undefined,
+      this.clock.timers.setTimeout(() => socket.drop(4401), left),
+    ];
+    socket.cancelExpiry = () => {
+      for (const cancel of cancels) cancel();
+    };
   }
 
   #establish(socket: FakeSocket, user: string, query: URLSearchParams): void {
@@ -243,7 +265,12 @@ export class FakeServer {
     } else if (message.type === "ping") {
       this.control(socket, "pong", message.payload, id);
     } else if (message.type === "auth") {
-      this.control(socket, "auth_ok", { expires_at: this.clock.now / 1000 + 600 }, id);
+      const expires_at = this.checksTokens ? expiryOf(message.payload.token) : this.clock.now / 1000 + 600;
+      this.control(socket, "auth_ok", { expires_at }, id);
+      if (this.checksTokens) this.#useToken(socket, message.payload.token);
+    } else if (this.rejection !== null && id !== undefined && isRejectable(message)) {
+      const { code, ...more } = this.rejection;
+      this.error(socket, code, id, more);
     } else if (message.type === "get_thread_history") {
       const messages = this.threads.get(message.payload.thread_id);
       const { thread_id } = message.payload;
@@ -387,6 +414,7 @@ export class FakeSocket implements Socket {
   onclose: Socket["onclose"] = null;
   onerror: Socket["onerror"] = null;
   onData: (data: string) => void = () => undefined;
+  cancelExpiry: () => void = () => undefined;
   /** Counts down with each frame; at nothing the line is cut right behind it. */
   framesLeft = Infinity;
 
@@ -433,14 +461,23 @@ export class FakeSocket implements Socket {
   drop(code: number): void {
     if (this.state === "closed") return;
     this.state = "closed";
+    this.cancelExpiry();
     this.onclose?.({ code });
   }
 }
 
-export function tokenFor(user: string): string {
+/** @param exp In Unix seconds. */
+export function tokenFor(user: string, exp = 2_000_000_000): string {
   const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  return `${part({ alg: "none" })}.${part({ sub: user, exp: 2_000_000_000 })}.x`;
+  return `${part({ alg: "none" })}.${part({ sub: user, exp })}.x`;
 }
 
-const userOf = (token: string): string =>
-  (JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string }).sub;
+const claimsOf = (token: string): { sub: string; exp: number } =>
+  JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string; exp: number };
+const userOf = (token: string): string => claimsOf(token).sub;
+const expiryOf = (token: string): number => claimsOf(token).exp;
+
+const WARNING = 60_000; // ms before its end that a server warns about a token
+
+const isRejectable = ({ type }: ClientMessage): boolean =>
+  type === "user_message" || type === "agent_request" || type === "get_thread_history";
