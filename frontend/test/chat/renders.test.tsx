@@ -1,0 +1,77 @@
+/** The chat page renders one message for a delta, and neither the sidebar nor the composer. */
+
+import { act, createElement, type ComponentType, type ReactNode } from "react";
+import { createRoot } from "react-dom/client";
+import { expect, it, vi } from "vitest";
+import { EnhancedWebSocketProvider } from "../../src/react/index.js";
+import { Browser } from "../support/browser.js";
+
+type Props = Record<string, unknown>;
+type Components = Record<string, ComponentType<Props>>;
+
+const { counted, renders } = vi.hoisted(() => {
+  const counts: Record<string, number> = {};
+  return {
+    renders: counts,
+    /** A module whose components count how often their parents render them with new props. */
+    counted: async (load: () => Promise<unknown>, names: readonly string[]): Promise<Components> => {
+      const { memo } = await import("react");
+      const module = (await load()) as Components;
+      const wrapped = names.map((name) => {
+        const Component = module[name];
+        if (Component === undefined) throw new Error(`there is no component ${name}`);
+        const Counted = (props: Props): ReactNode => {
+          counts[name] = (counts[name] ?? 0) + 1;
+          return createElement(Component, props);
+        };
+        return [name, name.endsWith("Message") ? memo(Counted) : Counted] as const;
+      });
+      return { ...module, ...Object.fromEntries(wrapped) };
+    },
+  };
+});
+
+vi.mock("../../chat/src/Sidebar.tsx", (load) => counted(load, ["Sidebar"]));
+vi.mock("../../chat/src/Composer.tsx", (load) => counted(load, ["Composer"]));
+vi.mock("../../chat/src/Connection.tsx", (load) => counted(load, ["ConnectionState", "Banner"]));
+vi.mock("../../chat/src/MessageList.tsx", (load) => counted(load, ["MessageList"]));
+vi.mock("../../chat/src/Messages.tsx", (load) => counted(load, ["UserMessage", "AgentMessage"]));
+// The page's own packages are not installed for these tests.
+vi.mock("../../chat/src/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
+
+it("renders one message for each delta", async () => {
+  (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
+  vi.stubGlobal("ResizeObserver", class {
+    observe(): void {}
+    disconnect(): void {}
+  });
+  const source = new URL("../../chat/src/Chat.tsx", import.meta.url).pathname;
+  const { Chat } = (await import(/* @vite-ignore */ source)) as { Chat: ComponentType<Props> };
+  const browser = new Browser();
+  const tab = browser.tab();
+  const page = document.body.appendChild(document.createElement("div"));
+  const root = createRoot(page);
+  const none = (): void => undefined;
+  await act(async () =>
+    root.render(
+      <EnhancedWebSocketProvider getToken={tab.getToken} ports={tab.ports} threadId="t">
+        <Chat user="alice" threadId="t" examples={["First", "Second"]} onSignOut={none} onSignInAgain={none} />
+      </EnhancedWebSocketProvider>,
+    ),
+  );
+  await act(async () => browser.clock.advance(10));
+  const click = (name: string): void => [...page.querySelectorAll("button")].find((button) => button.textContent === name)?.click();
+  await act(async () => click("First"));
+  await act(async () => browser.clock.advance(10));
+  const { id } = browser.server.run;
+  await act(async () => browser.server.say(id, "word"));
+  expect(renders).toMatchObject({ Sidebar: expect.any(Number) as number, Composer: expect.any(Number) as number });
+  for (const name of Object.keys(renders)) renders[name] = 0;
+  for (let n = 0; n < 20; n += 1) await act(async () => browser.server.say(id, ` ${n}`));
+  expect(page.textContent).toContain("word 0 1 2");
+  expect(renders).toEqual({
+    Sidebar: 0, Composer: 0, ConnectionState: 0, Banner: 0, MessageList: 0, UserMessage: 0, AgentMessage: 20,
+  });
+  await act(async () => root.unmount());
+  vi.unstubAllGlobals();
+});
