@@ -1,4 +1,4 @@
-/** The ports of a page, with Node's own locks, channels and fetch, and a page's events made up. */
+/** The ports of a page, with the locks, channels and fetch of Node, and simulated page events. */
 
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -33,7 +33,7 @@ beforeEach(() => {
 afterEach(() => vi.unstubAllGlobals());
 
 describe("locks", () => {
-  it("are granted one after the other, and not to one that gave up", async () => {
+  it("are granted one after the other, and never to a cancelled request", async () => {
     const order: string[] = [];
     const first = ports.locks?.request("n", () => order.push("first"), never);
     const second = ports.locks?.request("n", () => order.push("second"), never);
@@ -45,26 +45,26 @@ describe("locks", () => {
     third?.();
   });
 
-  it("can be stolen, and the one that had it is told", async () => {
+  it("can be stolen, and the previous holder is notified", async () => {
     const order: string[] = [];
-    ports.locks?.request("s", () => order.push("first"), () => order.push("first lost it"));
+    ports.locks?.request("s", () => order.push("first"), () => order.push("first lost"));
     const second = ports.locks?.request("s", () => order.push("second"), never);
     await vi.waitFor(() => expect(order).toEqual(["first"]), SOON);
-    const thief = ports.locks?.steal("s", () => order.push("thief"), never);
-    await vi.waitFor(() => expect(order.toSorted()).toEqual(["first", "first lost it", "thief"]), SOON);
-    thief?.();
+    const third = ports.locks?.steal("s", () => order.push("third"), never);
+    await vi.waitFor(() => expect(order.toSorted()).toEqual(["first", "first lost", "third"]), SOON);
+    third?.();
     await vi.waitFor(() => expect(order.at(-1)).toBe("second"), SOON);
     second?.();
   });
 });
 
 describe("channels", () => {
-  it("tell the others, and not the one that speaks", async () => {
-    const heard: unknown[] = [];
-    const one = ports.openChannel?.("n", (message) => heard.push(["one", message]));
-    const two = ports.openChannel?.("n", (message) => heard.push(["two", message]));
+  it("deliver to the other tabs, and not to the sender", async () => {
+    const received: unknown[] = [];
+    const one = ports.openChannel?.("n", (message) => received.push(["one", message]));
+    const two = ports.openChannel?.("n", (message) => received.push(["two", message]));
     one?.post({ a: [1] });
-    await vi.waitFor(() => expect(heard).toEqual([["two", { a: [1] }]]), SOON);
+    await vi.waitFor(() => expect(received).toEqual([["two", { a: [1] }]]), SOON);
     one?.close();
     two?.close();
   });
@@ -89,34 +89,34 @@ describe("http", () => {
     server.close();
   });
 
-  it("brings status, body and Retry-After", async () => {
+  it("returns status, body and Retry-After", async () => {
     const request = { method: "POST", url: address, headers: { Authorization: "Bearer x" }, timeout_ms: 1_000 } as const;
     expect(await ports.http(request)).toEqual({ status: 429, body: "POST Bearer x", retryAfter: "7" });
   });
 
-  it("rejects where there is no answer in time", async () => {
+  it("rejects without an answer in time", async () => {
     const request = { method: "GET", url: `${address}/slow`, headers: {}, timeout_ms: 30 } as const;
     await expect(ports.http(request)).rejects.toThrow();
   });
 });
 
 describe("the page", () => {
-  it("tells when it is back, online, hidden and shown again", () => {
-    const told: string[] = [];
+  it("reports when it is visible, online, hidden and shown again", () => {
+    const events: string[] = [];
     const cancels = (["online", "visible", "hide", "show"] as const).map((event) =>
-      ports.onPage(event, () => told.push(event)),
+      ports.onPage(event, () => events.push(event)),
     );
     page.visibilityState = "hidden";
     page.dispatchEvent(new Event("visibilitychange"));
     page.visibilityState = "visible";
     for (const name of ["visibilitychange", "online", "pagehide", "pageshow"]) page.dispatchEvent(new Event(name));
-    expect(told).toEqual(["visible", "online", "hide", "show"]);
+    expect(events).toEqual(["visible", "online", "hide", "show"]);
     for (const cancel of cancels) cancel();
     page.dispatchEvent(new Event("online"));
-    expect(told).toHaveLength(4);
+    expect(events).toHaveLength(4);
   });
 
-  it("resolves addresses, stores, forgets where it may not store, and gives ids", () => {
+  it("resolves addresses, stores, works without storage, and creates ids", () => {
     expect(ports.resolve("/ws")).toBe("https://page.example/ws");
     expect(ports.resolve("/ws/ticket", "wss://api.example/ws/config")).toBe("wss://api.example/ws/ticket");
     for (const storage of [ports.shared, ports.tab]) {

@@ -41,7 +41,7 @@ function blocks(tokens: Token[], depth: number): ReactNode {
   return tokens.map((token, index) => <Piece key={index}>{block(token, depth + 1)}</Piece>);
 }
 
-/** Gives a piece a key, without an element of its own. */
+/** A child with a key, without an element of its own. */
 function Piece({ children }: { children: ReactNode }) {
   return children;
 }

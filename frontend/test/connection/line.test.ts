@@ -77,7 +77,7 @@ describe("a line", () => {
       connectionStats: { errors_encountered: 5 },
       lastError: { code: "BAD_SERVER_FRAME" },
     });
-    // An event that cannot be read is passed over; the ones behind it are not.
+    // An event that cannot be read is skipped; the events after it are processed.
     session.seq += 1;
     session.written = session.seq;
     const bad = { type: "partial_result", payload: { run_id: run.id, content: 5 }, timestamp: 1, seq: session.seq };

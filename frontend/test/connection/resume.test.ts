@@ -1,4 +1,4 @@
-/** Lines that are cut, pages that are reloaded: nothing is lost, nothing comes twice. */
+/** Lost connections and reloads: no event is lost, and none is processed twice. */
 
 import { describe, expect, it } from "vitest";
 import type { NetraClient } from "../../src/index.js";
@@ -12,7 +12,7 @@ const PIECES = ["He", "l", "lo ", "Wörld ", "😀", "!", " And", " more."];
 const answers = (client: NetraClient): string[] =>
   client.getSnapshot().messages.filter(({ role }) => role === "agent").map(({ content }) => content);
 
-function agentsWork(server: FakeServer): void {
+function emitRun(server: FakeServer): void {
   const { id } = server.run;
   server.event(id, "agent_thinking", { thought: "Hm" });
   server.event(id, "tool_executing", { tool_call_id: "t1", tool_name: "upper", arguments: {} });
@@ -28,10 +28,10 @@ function agentsWork(server: FakeServer): void {
   server.end(id);
 }
 
-describe("a cut line", () => {
+describe("a lost connection", () => {
   // connection_established, confirmation, start, thought, tool, 4 pieces, tool, 4 pieces, end
   it.each(Array.from({ length: 15 }, (_, n) => n + 1))(
-    "after frame %i of a run: the same text, every event once",
+    "after frame %i of a run gives the same text, and every event once",
     async (frames) => {
       const browser = new Browser();
       const client = await browser.tab().open();
@@ -42,7 +42,7 @@ describe("a cut line", () => {
       const sent = client.sendMessage(hello);
       await browser.clock.advance(frames === 1 ? 2_000 : 0);
       if (browser.server.runs.size === 0) await browser.clock.advance(2_000);
-      agentsWork(browser.server);
+      emitRun(browser.server);
       await browser.clock.advance(2_000);
       expect(await sent).toBe(true);
       expect(answers(client)).toEqual([PIECES.join("")]);
@@ -54,12 +54,12 @@ describe("a cut line", () => {
     },
   );
 
-  it("is cut after every frame, again and again", async () => {
+  it("after every frame, again and again, gives the same text", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     const sent = client.sendMessage(hello);
     await settle();
-    agentsWork(browser.server);
+    emitRun(browser.server);
     for (let n = 0; n < 30; n += 1) {
       browser.server.socket.framesLeft = 1;
       browser.server.control(browser.server.socket, "heartbeat", { server_time: 1 });
@@ -69,7 +69,7 @@ describe("a cut line", () => {
     expect(answers(client)).toEqual([PIECES.join("")]);
   });
 
-  it("takes merged text for all the numbers it stands for", async () => {
+  it("counts merged text as all of its numbers", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     await client.sendMessage(hello);
@@ -86,7 +86,7 @@ describe("a cut line", () => {
 });
 
 describe("verdicts", () => {
-  it("new: a first connection asks for nothing", async () => {
+  it("new: the first connection asks for no session and no history", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     expect(browser.server.socket.query.has("session_id")).toBe(false);
@@ -94,7 +94,7 @@ describe("verdicts", () => {
     expect(client.getSnapshot().session).toMatchObject({ verdict: "new", reason: null });
   });
 
-  it("exact: asks with the last number, and what follows is appended", async () => {
+  it("exact: resumes after the last number, and appends later events", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     await client.sendMessage(hello);
@@ -110,7 +110,7 @@ describe("verdicts", () => {
     expect(browser.server.of("get_thread_history")).toEqual([]);
   });
 
-  it("gap: puts the server's text in place of its own, reloads the thread, sends again", async () => {
+  it("gap: replaces its text by the server's, reloads the thread and sends unconfirmed messages again", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     await client.sendMessage(hello);
@@ -131,7 +131,7 @@ describe("verdicts", () => {
     expect(await lost).toBe(true);
   });
 
-  it("reset after a crash: what was seen of an answer stays where the history has none", async () => {
+  it("reset after a crash: keeps the received part of an answer that the history lacks", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     const thread = client.getSnapshot().threadId;
@@ -158,7 +158,7 @@ describe("verdicts", () => {
     ]);
   });
 
-  it("shows an answer of which the history has the like, but not this one yet", async () => {
+  it("shows an answer that the history lacks, although it has another with the same text", async () => {
     const browser = new Browser();
     const client = await browser.tab().open();
     const thread = client.getSnapshot().threadId;
@@ -186,11 +186,11 @@ describe("verdicts", () => {
     expect(client.getSnapshot().messages[1]?.payload).toEqual({ content: "hello!", agent_name: "echo" });
   });
 
-  it.each(["unknown", "ahead"] as const)("reset (%s): a new session, the old key, the history", async (reason) => {
+  it.each(["unknown", "ahead"] as const)("reset (%s): begins a session, sends under the old key and reads the history", async (reason) => {
     const browser = new Browser();
     const client = await browser.tab().open();
-    const told: string[] = [];
-    client.subscribe("connection_established", ({ payload }) => told.push(payload.resume.verdict));
+    const verdicts: string[] = [];
+    client.subscribe("connection_established", ({ payload }) => verdicts.push(payload.resume.verdict));
     await client.sendMessage({ ...hello, correlation_id: "k1" });
     const { run, session } = browser.server;
     browser.server.say(run.id, "part");
@@ -215,7 +215,7 @@ describe("verdicts", () => {
     if (reason === "unknown") browser.server.sessions.delete(session.id);
     else session.written = 0;
     await browser.clock.advance(1_000);
-    expect(told).toEqual(["reset"]);
+    expect(verdicts).toEqual(["reset"]);
     expect(client.getSnapshot().session).toMatchObject({ verdict: "reset", reason });
     expect(await lost).toBe(true);
     const [question, answer, ...rest] = client.getSnapshot().messages;
@@ -225,7 +225,7 @@ describe("verdicts", () => {
     expect(client.getSnapshot().runs[0]).toMatchObject({ run_id: run.id, status: "interrupted" });
   });
 
-  it("keeps its own text where the server's is cut at the front, and says where it has none", async () => {
+  it("keeps its text if the server's lacks the beginning, and marks a text without one", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     const client = await tab.open();
@@ -267,7 +267,7 @@ describe("a reload", () => {
     expect(client.getSnapshot().runs).toMatchObject([{ status: "completed" }]);
   });
 
-  it("acknowledges nothing that a reload would ask for again", async () => {
+  it("acknowledges only events up to the stored position", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     const client = await tab.open();
@@ -281,7 +281,7 @@ describe("a reload", () => {
     }
   });
 
-  it("sends what was typed offline, in order, once, and shows it meanwhile", async () => {
+  it("sends offline messages in order and once, and shows them meanwhile", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     const first = await tab.open();
@@ -307,7 +307,7 @@ describe("a reload", () => {
     expect(browser.server.contents).toEqual(["one", "two"]);
   });
 
-  it("keeps what was typed before there ever was a token", async () => {
+  it("keeps messages that were typed before the first token", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     tab.token = () => Promise.reject(new Error("offline"));
@@ -319,7 +319,7 @@ describe("a reload", () => {
     expect(browser.server.contents).toEqual(["one"]);
   });
 
-  it("drops it all when another user comes", async () => {
+  it("drops everything if another user has logged in", async () => {
     for (const hasLocks of [true, false]) {
       const browser = new Browser();
       browser.hasLocks = hasLocks;
@@ -343,7 +343,7 @@ describe("a reload", () => {
     }
   });
 
-  it("drops it all when the token is for somebody else while the page is open", async () => {
+  it("drops everything if another user logs in while the page is open", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     const client = await tab.open();
@@ -357,7 +357,7 @@ describe("a reload", () => {
     expect([...storedIn(browser)].map(([name]) => name).join()).not.toContain("alice");
   });
 
-  it("puts up with a storage that is full of somebody else's things, or has no room", async () => {
+  it("works with foreign data in the storage, and without room in it", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     const first = await tab.open();
@@ -374,7 +374,7 @@ describe("a reload", () => {
   });
 });
 
-it("asks for a history four times at most if the server cannot send it, and asks for no delay", async () => {
+it("asks for a history at most four times if the server rejects it without a delay", async () => {
   const browser = new Browser();
   const tab = browser.tab();
   await (await tab.open()).sendMessage(hello);

@@ -90,7 +90,7 @@ describe("a bounded map", () => {
 });
 
 describe("retry tables", () => {
-  it("decide on the code", () => {
+  it("decide by the code", () => {
     const codes = [1000, 1001, 1005, 1006, 1009, 1011, 1012, 4400, 4401, 4403, 4408, 4409, 4429, 4999];
     expect(codes.map((code) => closeKind(code).after)).toEqual([
       "done", "retry", "stop", "retry", "stop", "retry", "retry", "stop", "token", "stop", "retry", "stop", "stop", "stop",
@@ -108,8 +108,8 @@ describe("retry tables", () => {
   });
 });
 
-describe("delivery", () => {
-  it("takes each number once, in order, and knows a merged one", () => {
+describe("the event sequence", () => {
+  it("accepts each number once, in order, and merged events", () => {
     const sequence = new EventSequence();
     sequence.startAfter(4);
     expect(sequence.place(4)).toBe("duplicate");
@@ -127,8 +127,8 @@ describe("delivery", () => {
   });
 });
 
-describe("the rate", () => {
-  it("is so many in any minute", () => {
+describe("the rate limit", () => {
+  it("allows so many messages in any minute", () => {
     const rate = new RateWindow();
     expect(rate.take(0)).toBe(0);
     rate.limit = 2;
@@ -139,7 +139,7 @@ describe("the rate", () => {
 });
 
 describe("the outbox", () => {
-  it("keeps the order while one is held back", () => {
+  it("keeps the order while a message is held back", () => {
     const outbox = new Outbox();
     for (const key of ["a", "b"]) outbox.add(entry(key));
     expect(outbox.next(0)?.key).toBe("a");
@@ -163,7 +163,7 @@ describe("the outbox", () => {
     expect(outbox.isFull).toBe(true);
   });
 
-  it("reads back what it wrote, and nothing else", () => {
+  it("reads stored messages, and ignores everything else", () => {
     expect(readMessages(JSON.stringify([entry("a")]))).toEqual([entry("a")]);
     for (const text of [null, "", "{", "{}", "5", '[{"key": "a"}]', '[{"key": "a", "message": {"type": "auth"}}]']) {
       expect(readMessages(text)).toEqual([]);
@@ -175,7 +175,7 @@ describe("the outbox", () => {
 });
 
 describe("names", () => {
-  it("read the subject of a token, whatever its letters", () => {
+  it("read the subject of a token in any script", () => {
     for (const user of ["alice", "Zoë 😀", "a/b?c:d"]) expect(subjectOf(tokenFor(user))).toBe(user);
     for (const token of ["", "opaque", "a.b.c", "a.e30.c", "a.!!.c", "a.bnVsbA.c"]) expect(subjectOf(token)).toBeNull();
   });
@@ -198,13 +198,13 @@ describe("history", () => {
     ["newer, overlapping", page(1, 2, 3), page(3, 4), [1, 2, 3, 4]],
     ["older, overlapping", page(3, 4, 5), page(2, 3), [2, 3, 4, 5]],
     ["the same", page(1, 2), page(1, 2), [1, 2]],
-    ["newer, with nobody knows what in between", page(1, 2), page(8, 9), [8, 9]],
+    ["newer, with an unknown gap", page(1, 2), page(8, 9), [8, 9]],
     ["empty", page(1), page(), [1]],
   ])("%s", (_, known, more, all) => expect(numbers(withPage(known, more))).toEqual(all));
 });
 
 describe("statistics", () => {
-  it("average the time from a loss to the next connection", () => {
+  it("average the time from a lost connection to the next one", () => {
     const stats = new Stats();
     stats.connected(0, "c1");
     stats.lost(1_000);

@@ -1,4 +1,4 @@
-/** The document's schemas, the golden examples and this side's checks agree about every frame. */
+/** The schemas of the AsyncAPI document agree with the golden examples and the client's checks. */
 
 import { readFileSync } from "node:fs";
 import { Ajv, type ValidateFunction } from "ajv";
@@ -38,7 +38,7 @@ function fits(all: Map<string, ValidateFunction>, frame: unknown): boolean {
   return schema !== undefined && schema(frame);
 }
 
-/** A frame and what becomes of it when any one thing in it is left out, wrong or added. */
+/** A frame, and its variants with one field removed, changed or added. */
 function* variants(value: unknown): Iterable<unknown> {
   yield value;
   if (Array.isArray(value)) {
@@ -52,11 +52,11 @@ function* variants(value: unknown): Iterable<unknown> {
       for (const wrong of [null, true, 5, -1, 1.5, "", "text", [], {}]) yield { ...value, [name]: wrong };
       for (const other of variants(inner)) yield { ...value, [name]: other };
     }
-    yield { ...value, unheard_of: 1 };
+    yield { ...value, unknown_field: 1 };
   }
 }
 
-const SIZE = "ping: payload of "; // a size in bytes is not something a schema can say
+const SIZE = "ping: payload of "; // a schema cannot limit a size in bytes
 
 describe("the document and the server's examples", () => {
   const all = schemas("server");
@@ -67,7 +67,7 @@ describe("the document and the server's examples", () => {
     for (const variant of variants(frame)) {
       count += 1;
       const seen = JSON.stringify(variant);
-      // Numbers of a merged event have an order, which no schema can say either.
+      // The numbers of a merged event are ordered, which a schema cannot express either.
       if (seen.includes('"seq_from"')) continue;
       expect(decode(seen).ok, seen).toBe(fits(all, variant));
     }
@@ -75,14 +75,14 @@ describe("the document and the server's examples", () => {
   });
 });
 
-describe("what the document does not say", () => {
+describe("fields that the document does not have", () => {
   interface Schema {
     properties?: Record<string, Schema>;
     additionalProperties?: boolean;
     [name: string]: unknown;
   }
 
-  /** The same schema, open to nothing that it does not name. */
+  /** The same schema without additional properties. */
   function closed(schema: unknown): unknown {
     if (Array.isArray(schema)) return schema.map(closed);
     if (typeof schema !== "object" || schema === null) return schema;
@@ -93,7 +93,7 @@ describe("what the document does not say", () => {
   const strict = new Ajv({ strict: false });
   strict.addSchema(closed(document) as object, "closed");
 
-  it.each(golden("server_to_client"))("the server does not send: $name", ({ frame }) => {
+  it.each(golden("server_to_client"))("are not in the server's example: $name", ({ frame }) => {
     const { type } = frame as { type: string };
     const key = Object.keys(document.components.messages).find(
       (name) => name.startsWith("server") && document.components.messages[name]?.name === type,
@@ -103,12 +103,12 @@ describe("what the document does not say", () => {
   });
 });
 
-it("the document and this side say the same of every close code", () => {
+it("the document and the client agree about every close code", () => {
   const codes = document.channels.connection["x-close-codes"];
   const after = { retry: "yes", token: "token", stop: "asked", done: "asked" } as const;
   for (let code = 1000; code < 5000; code += 1) {
     const { after: then, error } = closeKind(code);
-    // One that this side does not know is told with its number.
+    // The error of an unknown code contains its number.
     const isKnown = !error.includes(`(${code})`);
     expect(codes[code]?.again, `${code}`).toBe(isKnown ? after[then] : undefined);
   }

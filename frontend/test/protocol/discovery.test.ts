@@ -8,9 +8,9 @@ describe("discovery", () => {
     ["wss://h:8/ws", "https://h:8/ws/config"],
     ["ws://h/a/ws/?x#y", "http://h/a/ws/config"],
     ["https://h/ws/config", "https://h/ws/config"],
-  ])("of %s is at %s", (url, config) => expect(discoveryAddress(url)).toBe(config));
+  ])("for %s is at %s", (url, config) => expect(discoveryAddress(url)).toBe(config));
 
-  it("says what is wrong with the document", () => {
+  it("reports the first fault of the document", () => {
     expect(readConfig("no")).toBe("$: expected JSON");
     expect(readConfig("{}")).toContain("$.websocket_config");
     expect(readConfig('{"websocket_config": {"version": 1}}')).toBe(

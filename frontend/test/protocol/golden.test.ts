@@ -1,4 +1,4 @@
-/** The examples that the Python tests read too: one contract binds both sides. */
+/** The golden examples, which the Python tests read too. */
 
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
@@ -17,7 +17,7 @@ const golden = (name: string): Example[] =>
 const fromServer = golden("server_to_client");
 const fromClient = golden("client_to_server").filter(({ name }) => !name.startsWith("text: "));
 
-describe("what the server sends", () => {
+describe("a frame of the server", () => {
   it.each(fromServer)("$name", ({ frame, valid }) => {
     const decoded = decode(JSON.stringify(frame));
     expect(decoded).toMatchObject({ ok: valid });
@@ -38,36 +38,36 @@ describe("what the server sends", () => {
     }
   });
 
-  it("has every type once", () => {
+  it("has an example of every type", () => {
     const types = new Set(fromServer.map(({ frame }) => (frame as { type: string }).type));
     expect(types.size).toBe(15);
   });
 });
 
-describe("what a client sends", () => {
+describe("a frame of a client", () => {
   it.each(fromClient)("$name", ({ frame, valid }) => {
     const fault = outgoingFault(frame);
     expect(fault === null, String(fault)).toBe(valid);
   });
 });
 
-describe("frames that are none", () => {
+describe("an invalid frame", () => {
   it.each(["", " ", "ping", "5", "null", "[]", '"x"', "{}", '{"type": 5}', '{"type": "nonsense", "timestamp": 1}'])(
     "%j",
     (data) => expect(decode(data).ok).toBe(false),
   );
 
-  it("tells the number of an event that cannot be read", () => {
+  it("reports the number of an event that cannot be read", () => {
     const frame = { type: "partial_result", payload: {}, timestamp: 1, seq: 7 };
     expect(decode(JSON.stringify(frame))).toEqual({ ok: false, fault: "$.payload.run_id: missing", seq: 7 });
   });
 
-  it("passes over fields that a newer server may send", () => {
+  it("is not a frame with the additional fields of a newer server", () => {
     const frame = { type: "heartbeat", payload: { server_time: 1, load: 2 }, timestamp: 1, region: "eu" };
     expect(decode(JSON.stringify(frame)).ok).toBe(true);
   });
 
-  it("wants no number on a control frame, and one on an event", () => {
+  it("is a control frame with a number, or an event without one", () => {
     expect(decode('{"type": "pong", "payload": {}, "timestamp": 1, "seq": 1}').ok).toBe(false);
     const event = { type: "partial_result", payload: { run_id: "r", content: "" }, timestamp: 1 };
     expect(decode(JSON.stringify(event)).ok).toBe(false);

@@ -1,6 +1,6 @@
 /**
- * A server of `netra.v1` in memory: discovery, tickets, sessions with numbers and a log, keys and
- * the four verdicts. Agents do what the test makes them emit.
+ * A server of `netra.v1` in memory: discovery, tickets, sessions with numbered events and a log, keys
+ * and the four verdicts. The test itself emits the events of the agents.
  */
 
 import type {
@@ -55,7 +55,7 @@ export class FakeServer {
   readonly runs = new Map<string, Run>();
   readonly threads = new Map<string, HistoryMessage[]>();
   readonly requests: HttpRequest[] = [];
-  /** What came over any socket, in order. */
+  /** The frames of all sockets, in order. */
   readonly received: ClientMessage[] = [];
   limits = {
     max_connections_per_user: 5,
@@ -65,14 +65,14 @@ export class FakeServer {
     resume_window: 120_000,
   };
   features = FEATURES;
-  /** HTTP answers that go before the server's own, each once; `null` is no answer at all. */
+  /** HTTP answers that replace the server's own, each once; `null` is no answer. */
   answers: (Partial<HttpAnswer> | null)[] = [];
-  /** False: an upgrade fails as a browser sees it. */
+  /** False: requests and upgrades fail. */
   isUp = true;
-  /** True: messages are taken and not answered. */
+  /** True: messages are received and not answered. */
   isMute = false;
   selects = "netra.v1";
-  /** True: a resume tells only the end of each text. */
+  /** True: a resume sends only the end of each text. */
   isShort = false;
   /** An error that answers every message and every request for a history. */
   rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
@@ -182,13 +182,13 @@ export class FakeServer {
   }
 
   #establish(socket: FakeSocket, user: string, query: URLSearchParams): void {
-    const asked = query.get("session_id");
+    const requested = query.get("session_id");
     const after = Number(query.get("last_seq") ?? "0");
-    const found = asked === null ? undefined : this.sessions.get(asked);
-    const isHis = found?.user === user;
-    let session = isHis && after <= found.written ? found : undefined;
-    const reason = isHis && after > found.written ? ("ahead" as const) : ("unknown" as const);
-    let verdict: "new" | "exact" | "gap" | "reset" = asked === null ? "new" : "reset";
+    const found = requested === null ? undefined : this.sessions.get(requested);
+    const isOwn = found?.user === user;
+    let session = isOwn && after <= found.written ? found : undefined;
+    const reason = isOwn && after > found.written ? ("ahead" as const) : ("unknown" as const);
+    let verdict: "new" | "exact" | "gap" | "reset" = requested === null ? "new" : "reset";
     let last = 0;
     if (session === undefined) {
       this.#count += 1;
@@ -221,7 +221,7 @@ export class FakeServer {
           ...(verdict === "reset" ? { reason } : {}),
           replayed: replay.length,
           last_seq: last,
-          runs: verdict === "exact" || verdict === "gap" ? this.#told(session, last) : [],
+          runs: verdict === "exact" || verdict === "gap" ? this.#resumed(session, last) : [],
         },
       },
       timestamp: this.clock.now / 1000,
@@ -229,8 +229,8 @@ export class FakeServer {
     for (const event of replay) socket.deliver(event);
   }
 
-  #told(session: Session, last: number): ResumedRun[] {
-    const told: ResumedRun[] = [];
+  #resumed(session: Session, last: number): ResumedRun[] {
+    const resumed: ResumedRun[] = [];
     for (const run of this.runs.values()) {
       if (run.session !== session) continue;
       const ends = session.events.find((e) => e.type === "agent_completed" && e.payload.run_id === run.id);
@@ -240,7 +240,7 @@ export class FakeServer {
       );
       const tail = later.map((e) => (e.payload as { content: string }).content).join("");
       const content = run.text.slice(0, run.text.length - tail.length);
-      told.push({
+      resumed.push({
         run_id: run.id,
         thread_id: run.thread,
         correlation_id: run.key,
@@ -249,7 +249,7 @@ export class FakeServer {
         ...(this.isShort ? { truncated: true } : {}),
       });
     }
-    return told;
+    return resumed;
   }
 
   #take(socket: FakeSocket, data: string): void {
@@ -380,7 +380,7 @@ export class FakeServer {
     return session;
   }
 
-  /** What a user typed, as it arrived. */
+  /** The contents of the user messages, in order. */
   get contents(): string[] {
     return this.received.flatMap((m) => (m.type === "user_message" ? [m.payload.content] : []));
   }
@@ -415,7 +415,7 @@ export class FakeSocket implements Socket {
   onerror: Socket["onerror"] = null;
   onData: (data: string) => void = () => undefined;
   cancelExpiry: () => void = () => undefined;
-  /** Counts down with each frame; at nothing the line is cut right behind it. */
+  /** Counts down with each frame; at 0 the connection is cut after that frame. */
   framesLeft = Infinity;
 
   constructor(url: string, protocols: string[] = []) {
@@ -423,7 +423,7 @@ export class FakeSocket implements Socket {
     this.protocols = protocols;
   }
 
-  /** As a browser's: 2 from the other side's close on, while its last frames are still told of. */
+  /** As in a browser: 2 once the other side closes, while its last frames still arrive. */
   get readyState(): number {
     return this.state === "open" ? (this.isClosing ? 2 : 1) : this.state === "connecting" ? 0 : 3;
   }
@@ -434,7 +434,7 @@ export class FakeSocket implements Socket {
 
   send(data: string): void {
     if (this.readyState !== 1) throw new Error("the socket is not open");
-    // Never answered within the call: what is on its way already arrives first.
+    // Handled later: frames that are already in flight arrive first.
     queueMicrotask(() => {
       if (this.state === "open") this.onData(data);
     });
@@ -457,7 +457,7 @@ export class FakeSocket implements Socket {
     if (this.framesLeft <= 0) this.drop(1006);
   }
 
-  /** The line ends, from the server's side or from in between. */
+  /** The connection ends, by the server or by the network. */
   drop(code: number): void {
     if (this.state === "closed") return;
     this.state = "closed";

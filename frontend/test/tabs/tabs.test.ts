@@ -1,4 +1,4 @@
-/** Ten tabs, one user, one socket. */
+/** Tabs of one user share one connection. */
 
 import { describe, expect, it } from "vitest";
 import type { NetraClient } from "../../src/index.js";
@@ -20,7 +20,7 @@ const shown = (client: NetraClient): string[] =>
   client.getSnapshot().messages.map(({ role, content }) => `${role}: ${content}`);
 
 describe("ten tabs", () => {
-  it("have one socket, and all are connected", async () => {
+  it("share one socket, and all are connected", async () => {
     const { browser, clients } = await tenTabs();
     expect(browser.server.sockets).toHaveLength(1);
     const snapshots = clients.map((client) => client.getSnapshot());
@@ -30,7 +30,7 @@ describe("ten tabs", () => {
     expect(new Set(snapshots.map(({ threadId }) => threadId)).size).toBe(10);
   });
 
-  it("opened all at once have one socket too", async () => {
+  it("share one socket if they are opened at the same time", async () => {
     const browser = new Browser();
     const clients = await Promise.all(Array.from({ length: 10 }, () => browser.tab().open()));
     await browser.clock.advance(10);
@@ -38,10 +38,10 @@ describe("ten tabs", () => {
     expect(clients.every((client) => client.getSnapshot().isConnected)).toBe(true);
   });
 
-  it("each have their own conversation, and hear only of that", async () => {
+  it("have a thread each, and receive only its events", async () => {
     const { browser, clients } = await tenTabs();
-    const heard: string[][] = clients.map(() => []);
-    clients.forEach((client, n) => client.subscribe("partial_result", ({ payload }) => heard[n]?.push(payload.content)));
+    const received: string[][] = clients.map(() => []);
+    clients.forEach((client, n) => client.subscribe("partial_result", ({ payload }) => received[n]?.push(payload.content)));
     const sent = clients.map((client, n) => say(client, `question ${n}`));
     await browser.clock.advance(10);
     expect(await Promise.all(sent)).toEqual(Array<boolean>(10).fill(true));
@@ -53,12 +53,12 @@ describe("ten tabs", () => {
     for (const [n, client] of clients.entries()) {
       const key = client.getSnapshot().messages[0]?.correlation_id ?? "";
       expect(shown(client)).toEqual([`user: question ${n}`, `agent: answer to ${key}`]);
-      expect(heard[n]).toEqual([`answer to ${key}`]);
+      expect(received[n]).toEqual([`answer to ${key}`]);
       expect(client.getSnapshot().queued).toBe(0);
     }
   });
 
-  it("hand over when the holder closes: resumed, nothing lost, nothing doubled", async () => {
+  it("elect another leader when the leader closes: it resumes, and no event is lost or repeated", async () => {
     const { browser, tabs, clients } = await tenTabs();
     const [, second, third] = clients as [NetraClient, NetraClient, NetraClient];
     const numbers: number[] = [];
@@ -85,7 +85,7 @@ describe("ten tabs", () => {
     expect(browser.server.contents.filter((content) => content === "again")).toHaveLength(1);
   });
 
-  it("hand over again and again, to the last one", async () => {
+  it("elect another leader again and again, down to the last tab", async () => {
     const { browser, tabs, clients } = await tenTabs();
     const last = clients[9] as NetraClient;
     const sent = say(last, "hello");
@@ -103,7 +103,7 @@ describe("ten tabs", () => {
     expect(browser.server.sessions.size).toBe(1);
   });
 
-  it("send what was handed to a holder that went before it could", async () => {
+  it("send the messages that were submitted to a leader that closed", async () => {
     const { browser, tabs, clients } = await tenTabs();
     browser.server.isUp = false;
     browser.server.socket.drop(1006);
@@ -119,7 +119,7 @@ describe("ten tabs", () => {
     expect(browser.server.contents).toEqual(Array.from({ length: 10 }, (_, n) => `question ${n}`));
   });
 
-  it("show a reloaded tab what it had", async () => {
+  it("restore the state of a reloaded tab", async () => {
     const { browser, tabs, clients } = await tenTabs();
     void say(clients[4] as NetraClient, "hello");
     await browser.clock.advance(10);
@@ -134,7 +134,7 @@ describe("ten tabs", () => {
     expect(browser.server.sockets).toHaveLength(1);
   });
 
-  it("ask for history, stop runs and reconnect through the holder", async () => {
+  it("read history, stop runs and reconnect through the leader", async () => {
     const { browser, clients } = await tenTabs();
     const client = clients[7] as NetraClient;
     void say(client, "hello");
@@ -156,7 +156,7 @@ describe("ten tabs", () => {
     expect(client.getSnapshot().isConnected).toBe(true);
   });
 
-  it("wake the one that has the connection when any of them comes to the front", async () => {
+  it("wake the leader when any of them comes to the front", async () => {
     const { browser, tabs, clients } = await tenTabs();
     browser.chance = 0.999;
     browser.server.isUp = false;
@@ -168,7 +168,7 @@ describe("ten tabs", () => {
     expect(clients[6]?.getSnapshot().isConnected).toBe(true);
   });
 
-  it("see the state of the connection, and why there is none", async () => {
+  it("show the state of the connection, and the reason if there is none", async () => {
     const { browser, clients } = await tenTabs();
     browser.server.socket.drop(4429);
     await browser.clock.advance(10);
@@ -181,7 +181,7 @@ describe("ten tabs", () => {
   });
 });
 
-it("tabs of two users have two sockets, and see nothing of each other", async () => {
+it("tabs of two users have two sockets, and share nothing", async () => {
   const browser = new Browser();
   const alice = browser.tab();
   const bob = browser.tab();
@@ -196,7 +196,7 @@ it("tabs of two users have two sockets, and see nothing of each other", async ()
 });
 
 describe("without Web Locks", () => {
-  it("each tab is on its own, with a session that survives its reload", async () => {
+  it("each tab has a connection of its own, and a session that survives a reload", async () => {
     const browser = new Browser();
     browser.hasLocks = false;
     const tabs = [browser.tab(), browser.tab()] as const;
@@ -209,42 +209,42 @@ describe("without Web Locks", () => {
     expect(again.getSnapshot()).toMatchObject({ role: "alone", session: { session_id: session, verdict: "exact" } });
   });
 
-  it("a duplicated tab begins a session of its own instead of taking its twin's", async () => {
+  it("a duplicated tab begins a session of its own, and does not take over the other one", async () => {
     const browser = new Browser();
     browser.hasLocks = false;
     const tab = browser.tab();
     const one = await tab.open();
     const copy = new Map<string, string>();
-    const twin = browser.tab({
+    const duplicate = browser.tab({
       get: (name) => copy.get(name) ?? tab.storage.get(name),
       set: (name, value) => void copy.set(name, value),
       remove: (name) => void copy.delete(name),
     });
-    const two = await twin.open();
+    const two = await duplicate.open();
     expect(browser.server.open).toHaveLength(2);
     expect(one.getSnapshot().isConnected).toBe(true);
     expect(two.getSnapshot().session?.verdict).toBe("new");
   });
 });
 
-it("a tab that was asleep while the holder closed shows all of it", async () => {
+it("a tab that missed messages before the leader closed shows all events", async () => {
   const { browser, tabs, clients } = await tenTabs();
   const client = clients[3] as NetraClient;
   void say(client, "hello");
   await browser.clock.advance(10);
   browser.server.say(browser.server.run.id, "one ");
   await browser.clock.advance(10);
-  browser.isDeaf = true;
+  browser.losesMessages = true;
   browser.server.say(browser.server.run.id, "two");
   await browser.clock.advance(10);
-  browser.isDeaf = false;
+  browser.losesMessages = false;
   tabs[0]?.unload();
   await browser.clock.advance(100);
   expect(clients[1]?.getSnapshot()).toMatchObject({ role: "leader", isConnected: true });
   expect(shown(client)).toEqual(["user: hello", "agent: one two"]);
 });
 
-it("a tab that was asleep catches up with what it missed", async () => {
+it("a tab that missed messages catches up", async () => {
   const { browser, clients } = await tenTabs();
   const client = clients[3] as NetraClient;
   void say(client, "hello");
@@ -252,10 +252,10 @@ it("a tab that was asleep catches up with what it missed", async () => {
   const { id } = browser.server.run;
   browser.server.say(id, "one ");
   await browser.clock.advance(10);
-  browser.isDeaf = true;
+  browser.losesMessages = true;
   browser.server.say(id, "two ");
   await browser.clock.advance(10);
-  browser.isDeaf = false;
+  browser.losesMessages = false;
   browser.server.say(id, "three");
   await browser.clock.advance(10);
   expect(shown(client)).toEqual(["user: hello", "agent: one two three"]);
@@ -282,7 +282,7 @@ describe("a tab whose token is refused", () => {
 
   const fresh = `${tokenFor("alice")}-fresh`;
 
-  it("lets one that comes with a newer token connect for both", async () => {
+  it("gives way to a tab with a newer token, which connects for both", async () => {
     const browser = new Browser();
     const { refusals } = refuseAllBut(browser, new Set([fresh]));
     const one = await browser.tab().open();
@@ -300,13 +300,13 @@ describe("a tab whose token is refused", () => {
     expect(await sent).toBe(true);
   });
 
-  it("passes on to a third where the second is refused too, and no further", async () => {
+  it("gives way until each tab has tried once", async () => {
     const browser = new Browser();
     const { refusals } = refuseAllBut(browser, new Set([fresh]));
     const clients: NetraClient[] = [];
     for (let n = 0; n < 5; n += 1) clients.push(await browser.tab().open());
     await browser.clock.advance(120_000);
-    // Each of them has tried once, and then they wait to be asked.
+    // Each of them has tried once, and then waits until its user asks.
     expect(refusals()).toBe(2 * 5);
     expect(clients.every((client) => client.getSnapshot().status === "ERROR")).toBe(true);
     const tab = browser.tab();
@@ -318,7 +318,7 @@ describe("a tab whose token is refused", () => {
     expect(browser.server.sockets).toHaveLength(1);
   });
 
-  it("tries with the token of the tab where one asks", async () => {
+  it("connects with the token of the tab whose user asks", async () => {
     const browser = new Browser();
     const good = new Set<string>();
     refuseAllBut(browser, good);
@@ -335,7 +335,7 @@ describe("a tab whose token is refused", () => {
   });
 });
 
-it("a tab whose user changes while it waits for its turn does not send as the new one what was the old one's", async () => {
+it("a tab whose user changes while it waits to lead drops the messages of the previous user", async () => {
   const browser = new Browser();
   const first = browser.tab();
   const second = browser.tab();
@@ -355,7 +355,7 @@ it("a tab whose user changes while it waits for its turn does not send as the ne
   expect(shown(two)).toEqual([]);
 });
 
-it("more requests than are allowed at once are declined in every tab", async () => {
+it("a request beyond the limit is declined in every tab", async () => {
   const browser = new Browser();
   await browser.tab().open();
   const follower = await browser.tab().open();
@@ -368,24 +368,24 @@ it("more requests than are allowed at once are declined in every tab", async () 
   expect((await outcomes).filter(({ status }) => status === "rejected")).toHaveLength(101);
 });
 
-it("a tab that was asleep when its run ended knows that it has stopped", async () => {
+it("a tab that missed the end of its run learns that it has stopped", async () => {
   const { browser, clients } = await tenTabs();
   const client = clients[3] as NetraClient;
   void say(client, "hello");
   await browser.clock.advance(10);
   const { id } = browser.server.run;
-  browser.isDeaf = true;
+  browser.losesMessages = true;
   const stopped = client.stopRun(id);
   browser.server.end(id, "cancelled");
   await browser.clock.advance(10);
-  browser.isDeaf = false;
+  browser.losesMessages = false;
   void say(client, "next");
   await browser.clock.advance(10);
   expect(await stopped).toBe(true);
 });
 
-describe("a holder that was put to sleep", () => {
-  it("loses its turn to a tab that asks it in vain, and is one of the others when it wakes up", async () => {
+describe("a suspended leader", () => {
+  it("is replaced by a tab that it does not answer, and follows once it is resumed", async () => {
     const browser = new Browser();
     const [first, second] = [browser.tab(), browser.tab()];
     const one = await first.open();
@@ -395,15 +395,15 @@ describe("a holder that was put to sleep", () => {
     expect(await before).toBe(true);
     browser.server.say(browser.server.run.id, "half ");
     await browser.clock.advance(10);
-    first.freeze();
-    const sent = say(two, "is anybody there?");
+    first.suspend();
+    const sent = say(two, "during");
     await browser.clock.advance(9_900);
     expect(browser.server.sockets).toHaveLength(1);
     await browser.clock.advance(200);
     expect(await sent).toBe(true);
     expect(two.getSnapshot()).toMatchObject({ role: "leader", status: "CONNECTED" });
-    expect(browser.server.contents).toEqual(["before", "is anybody there?"]);
-    first.thaw();
+    expect(browser.server.contents).toEqual(["before", "during"]);
+    first.resume();
     await browser.clock.advance(100);
     expect(one.getSnapshot()).toMatchObject({ role: "follower", status: "CONNECTED", lastError: null });
     const [run] = browser.server.runs.values();
@@ -415,24 +415,24 @@ describe("a holder that was put to sleep", () => {
     expect(browser.server.sessions.size).toBe(1);
   });
 
-  it("loses it to a tab that is opened meanwhile", async () => {
+  it("is replaced by a tab that is opened meanwhile", async () => {
     const browser = new Browser();
     const tab = browser.tab();
     await tab.open();
-    tab.freeze();
+    tab.suspend();
     const client = await browser.tab().open();
     expect(client.getSnapshot().status).not.toBe("CONNECTED");
     await browser.clock.advance(10_100);
     expect(client.getSnapshot()).toMatchObject({ role: "leader", status: "CONNECTED" });
   });
 
-  it("keeps it where it was the one that asked that slept", async () => {
+  it("is not replaced if the asking tab itself was suspended", async () => {
     const { browser, clients } = await tenTabs();
     const follower = clients[4] as NetraClient;
-    browser.isDeaf = true;
+    browser.losesMessages = true;
     void say(follower, "hello");
     browser.clock.sleep(60_000);
-    browser.isDeaf = false;
+    browser.losesMessages = false;
     await browser.clock.advance(20_000);
     expect(follower.getSnapshot().role).toBe("follower");
     expect(browser.server.sockets).toHaveLength(1);
