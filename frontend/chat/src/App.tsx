@@ -1,7 +1,6 @@
 // The sign-in, and the connection of the user who is signed in.
 
 import { useCallback, useEffect, useMemo, useState } from "react";
-import type { ErrorBody } from "../../src/index.ts";
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import { Chat } from "./Chat.tsx";
 import { SignInCard } from "./SignInCard.tsx";
@@ -34,7 +33,6 @@ export function App() {
     setSignIn(window.netraTrio?.getToken ? currentSignIn() : null);
   }, []);
   const signOut = useCallback(() => leave(null), [leave]);
-  const again = useCallback((error: ErrorBody) => leave(error), [leave]);
 
   if (signIn === null) return <SignInCard onSignIn={enter} why={why} />;
   if (signIn.user === null) return <HostSignIn onSignIn={enter} />;
@@ -44,7 +42,7 @@ export function App() {
       signIn={signIn}
       user={signIn.user}
       onSignOut={signOut}
-      onSignInAgain={again}
+      onSignInAgain={leave}
     />
   );
 }
@@ -74,7 +72,7 @@ interface SignedInProps {
   readonly signIn: SignIn;
   readonly user: string;
   readonly onSignOut: () => void;
-  readonly onSignInAgain: (why: ErrorBody) => void;
+  readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
 }
 
 function SignedIn({ signIn, user, onSignOut, onSignInAgain }: SignedInProps) {

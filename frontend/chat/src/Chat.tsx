@@ -2,10 +2,9 @@
 // client's state, so that it does not render again while an answer is streamed.
 
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
-import type { ErrorBody } from "../../src/index.ts";
 import { useNetra } from "../../src/react/index.ts";
 import { Composer } from "./Composer.tsx";
-import { Banner, ConnectionState } from "./Connection.tsx";
+import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
 import { conversationOf } from "./conversation.ts";
 import { MessageList } from "./MessageList.tsx";
 import { Sidebar } from "./Sidebar.tsx";
@@ -21,7 +20,7 @@ interface Props {
   readonly threadId: string;
   readonly examples: readonly string[];
   readonly onSignOut: (() => void) | undefined;
-  readonly onSignInAgain: (why: ErrorBody) => void;
+  readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
 }
 
 export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Props) {
@@ -117,6 +116,7 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
           <h1>{title}</h1>
           <ConnectionState />
         </header>
+        <SignInNotice onSignInAgain={onSignInAgain} />
         <Banner threadId={threadId} onSignInAgain={onSignInAgain} />
         <div className="scroller" ref={scroller} tabIndex={-1}>
           <div className="column" ref={content}>

@@ -7,15 +7,16 @@ import { threadOf } from "./conversation.ts";
 import { AlertIcon, CloseIcon } from "./icons.tsx";
 import { connection, wantsSignIn } from "./words.ts";
 
+const NOTICE_MS = 50_000; // before a sign-in ends: a renewal, a minute before, is complete by then
 const TICK_MS = 500; // so that a countdown of seconds is at most half a second late
 
 export function ConnectionState() {
   const state = useNetra(
-    ({ status, isConnected, queued, retry, tokenEndsAt }) => ({ status, isConnected, queued, retry, tokenEndsAt }),
+    ({ status, isConnected, queued, retry }) => ({ status, isConnected, queued, retry }),
     shallowEqual,
   );
   const isOnline = useSyncExternalStore(onLine, () => navigator.onLine);
-  const now = useNow(state.retry !== null || state.tokenEndsAt !== null);
+  const now = useNow(state.retry !== null);
   const shown = connection(state, isOnline, now);
   return (
     <div role="status" aria-label="Connection" className={`connection ${shown.mood}`}>
@@ -29,9 +30,35 @@ export function ConnectionState() {
   );
 }
 
-interface BannerProps {
+interface NoticeProps {
+  readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
+}
+
+/** A countdown while the sign-in ends, if its token is not renewed. */
+export function SignInNotice({ onSignInAgain }: NoticeProps) {
+  const tokenEndsAt = useNetra((netra) => (netra.isConnected ? netra.tokenEndsAt : null));
+  const left = (tokenEndsAt ?? Infinity) - useNow(tokenEndsAt !== null);
+  if (left > NOTICE_MS) return null;
+  const help = "Sign in again to stay connected.";
+  return (
+    <div className="banner calm" role="note">
+      <AlertIcon />
+      <p>
+        Your sign-in ends in {Math.max(0, Math.ceil(left / 1000))} s. <span className="help">{help}</span>
+      </p>
+      <button
+        type="button"
+        className="secondary"
+        onClick={() => onSignInAgain({ error: "Your sign-in ended.", help })}
+      >
+        Sign in again
+      </button>
+    </div>
+  );
+}
+
+interface BannerProps extends NoticeProps {
   readonly threadId: string;
-  readonly onSignInAgain: (why: ErrorBody) => void;
 }
 
 /** The last error of the connection, with a button that helps. */

@@ -13,9 +13,7 @@ export interface ConnectionText {
   readonly more: string;
 }
 
-type State = Pick<Snapshot, "status" | "isConnected" | "queued" | "retry" | "tokenEndsAt">;
-
-const TOKEN_NOTICE = 50_000; // ms: a renewal at the server's warning, a minute before, is complete by then
+type State = Pick<Snapshot, "status" | "isConnected" | "queued" | "retry">;
 
 /** The state of the connection as a text. */
 export function connection(state: State, isOnline: boolean, now: number): ConnectionText {
@@ -31,12 +29,8 @@ export function connection(state: State, isOnline: boolean, now: number): Connec
     more: waiting,
   });
   switch (state.status) {
-    case "CONNECTED": {
-      const left = (state.tokenEndsAt ?? Infinity) - now;
-      if (left > TOKEN_NOTICE) return say("good", "Connected");
-      const seconds = Math.max(0, Math.ceil(left / 1000));
-      return say("busy", "Connected – your sign-in ends", ` in ${seconds} s`);
-    }
+    case "CONNECTED":
+      return say("good", "Connected");
     case "CONNECTING":
       return say("busy", "Connecting…");
     case "RECONNECTING": {
