@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 from support.clients import Plain
 from support.steps import Program
 
+from netra_trio.agents.run import Run as AgentRun
 from netra_trio.client import Client, ClientError, Event, Run
-from netra_trio.protocol.log import RESERVED_PLACES
-from netra_trio.runs import Run as AgentRun
+from netra_trio.sessions.event_log import RESERVED_PLACES
 from netra_trio.testing import (
     Crash,
     Delay,

@@ -37,20 +37,17 @@ from trio.testing import MockClock
 
 import netra_trio
 from netra_trio import client, testing
-from netra_trio.agents.demo import EXAMPLES
-from netra_trio.agents.echo import echo
-from netra_trio.checkup import STEPS
-from netra_trio.cli import app
+from netra_trio.agents.demo.agent import EXAMPLES
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.run import Agent, Run
+from netra_trio.cli.checkup import STEPS
+from netra_trio.cli.main import app
 from netra_trio.client import Client
 from netra_trio.client.run import Feed
-from netra_trio.codes import ERRORS, CloseCode, EndReason, ErrorCode
-from netra_trio.facts import Fact, logged_fields
-from netra_trio.figures import METRICS, Figures, Levels
-from netra_trio.http import ENDPOINTS
-from netra_trio.interfaces import Store
-from netra_trio.observe.prometheus import BUILD, BUILD_MEANING
-from netra_trio.observe.traces import OPENING, RESUME, RUN, TOOL
+from netra_trio.config.settings import STOPS, TABLE, Settings
+from netra_trio.endpoints.http import ENDPOINTS
 from netra_trio.protocol.codec import BadFrame, decode
+from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     INBOUND,
     AgentCompleted,
@@ -63,8 +60,11 @@ from netra_trio.protocol.messages import (
     ServerDraining,
     ThreadHistory,
 )
-from netra_trio.runs import Agent, Run
-from netra_trio.settings import STOPS, TABLE, Settings
+from netra_trio.stores.base import Store
+from netra_trio.telemetry.events import Fact, logged_fields
+from netra_trio.telemetry.metrics import METRICS, Figures, Levels
+from netra_trio.telemetry.prometheus import BUILD, BUILD_MEANING
+from netra_trio.telemetry.traces import OPENING, RESUME, RUN, TOOL
 from netra_trio.testing import open_network
 
 ROOT = Path(__file__).parent.parent.parent

@@ -15,7 +15,7 @@ from support.server import SUBPROTOCOL, Client, Frame, Server, serving, write_ag
 
 AGENTS = """
 import trio
-from netra_trio.agents.echo import echo
+from netra_trio.agents.demo.echo import echo
 
 
 async def fail(run):

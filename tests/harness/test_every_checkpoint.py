@@ -15,8 +15,8 @@ from support.memory import Client, Server, open_server, token
 from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from netra_trio.agents.run import Run
 from netra_trio.errors import TransportClosed
-from netra_trio.runs import Run
 
 OF_THE_SERVER = ("netra_trio.", "support.memory.Server.start")  # the names of its tasks begin so
 STEPS_MAX = 1000  # far beyond what the conversation takes

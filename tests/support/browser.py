@@ -31,7 +31,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from netra_trio.assets import FOLDER, INDEX
+from netra_trio.endpoints.chat_page import FOLDER, INDEX
 from support.node import evaluate, installed, missing
 from support.server import SOON
 

@@ -15,17 +15,20 @@ import orjson
 import trio
 from attrs import define, evolve, field
 
-from netra_trio.agents.echo import echo
-from netra_trio.auth import Identity, TokenVerifier
-from netra_trio.codes import EndReason
-from netra_trio.errors import Refused, TransportClosed
-from netra_trio.hub import Hub, open_hub
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.run import Agent
+from netra_trio.auth.identity import Identity
+from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.config.settings import Settings
+from netra_trio.errors import TransportClosed
 from netra_trio.ids import SessionId, UserId
-from netra_trio.interfaces import Store, Transport
-from netra_trio.runs import Agent
-from netra_trio.sessions import Wanted
-from netra_trio.settings import Settings
+from netra_trio.node.node import Hub, open_hub
+from netra_trio.node.registry import Wanted
+from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.problem import Refused
+from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.transports.base import Transport
 from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_pair
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"

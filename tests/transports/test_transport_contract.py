@@ -20,12 +20,12 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from netra_trio.errors import MessageTooBig, TransportClosed
-from netra_trio.interfaces import Transport
-from netra_trio.transports import line as lines
+from netra_trio.transports import byte_stream as lines
+from netra_trio.transports.base import Transport
+from netra_trio.transports.byte_stream import StreamLine
 from netra_trio.transports.handshake import accepting
-from netra_trio.transports.line import StreamLine
 from netra_trio.transports.memory import MemoryClient, memory_pair
-from netra_trio.transports.native import NativeTransport
+from netra_trio.transports.websocket import NativeTransport
 
 SEND_TIMEOUT = 5.0  # seconds
 MAX_BYTES = 1000  # of a frame from the peer
