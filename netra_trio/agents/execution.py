@@ -26,7 +26,7 @@ from netra_trio.protocol.messages import AgentStarted, JsonObject, RunStatus
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.text import EVENT_BYTES, cut_json
 from netra_trio.stores.base import Store
-from netra_trio.telemetry.events import Fact
+from netra_trio.telemetry.events import TelemetryEvent
 from netra_trio.values import frozen
 
 ATTEMPTS = 3  # the contract's bound, api.md
@@ -64,7 +64,7 @@ class Execution:
         store: Store,
         wall_clock: Callable[[], float],
         *,
-        note: Callable[[Fact], None] = lambda _: None,
+        note: Callable[[TelemetryEvent], None] = lambda _: None,
     ) -> None:
         self.spec = spec
         self.attempts = 0

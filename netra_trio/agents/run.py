@@ -30,7 +30,7 @@ from netra_trio.protocol.text import (
     pieces,
 )
 from netra_trio.stores.base import HISTORY_TEXT_BYTES, Store
-from netra_trio.telemetry.events import Fact, ToolEnded, ToolStarted
+from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted
 from netra_trio.telemetry.trace_context import TRACEPARENT
 from netra_trio.values import frozen
 
@@ -111,7 +111,7 @@ class Run:
         nursery: trio.Nursery,
         output: "Output",
         store: Store,
-        note: Callable[[Fact], None],
+        note: Callable[[TelemetryEvent], None],
     ) -> None:
         self.id = spec.run_id
         self.user = spec.user_id

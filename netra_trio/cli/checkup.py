@@ -277,10 +277,10 @@ class _Walk:
     async def opening(self) -> str:
         """Open a connection, and hear who one is."""
         started = trio.current_time()
-        welcome = await self._converse({}, self._play)
+        hello = await self._converse({}, self._play)
         seconds = trio.current_time() - started
-        self.session_id = str(welcome.get("session_id"))
-        name = shown(str(welcome.get("user_id")))
+        self.session_id = str(hello.get("session_id"))
+        name = shown(str(hello.get("user_id")))
         return f"Welcome as {name!r}, in {seconds * 1000:.0f} ms."
 
     async def ping(self) -> str:
@@ -304,10 +304,10 @@ class _Walk:
         features = self.document.get("features")
         if isinstance(features, dict) and features.get("resume") is False:
             raise _Skipped("It is turned off: WEBSOCKET_RESUME_WINDOW is 0.")
-        welcome = await self._converse(self._session, _nothing)
-        found = welcome.get("resume")
+        hello = await self._converse(self._session, _nothing)
+        found = hello.get("resume")
         resume: Mapping[str, Any] = found if isinstance(found, dict) else {}
-        if resume.get("verdict") != "exact" or welcome.get("session_id") != self.session_id:
+        if resume.get("verdict") != "exact" or hello.get("session_id") != self.session_id:
             raise _Wrong(of_verdict(resume.get("verdict"), resume.get("reason")))
         return "The session is found again: exact."
 
@@ -326,14 +326,14 @@ class _Walk:
         """Open a connection, talk, close; return the payload of its welcome."""
         ticket = {"ticket": await self._ticket()} if self._needs_credential else {}
         url = self._url("ws", "", urlencode({**query, **ticket}))
-        welcome: Mapping[str, Any] = {}
+        hello: Mapping[str, Any] = {}
         closed: SocketClosed | None = None
         try:
             with trio.fail_after(STEP_SECONDS):
                 async with self._open(url) as socket:
                     try:
-                        welcome = await _next(socket)
-                        if welcome.get("type") == "connection_established":
+                        hello = await _next(socket)
+                        if hello.get("type") == "connection_established":
                             await talk(socket)
                         with trio.move_on_after(CLOSING_SECONDS):
                             await socket.close(1000)
@@ -348,8 +348,8 @@ class _Walk:
         if closed is not None:
             told = f"The connection was closed with {closed.code} before it said what was asked."
             raise _Wrong(Finding(told, "See what the close code means in docs/troubleshooting.md."))
-        payload = welcome.get("payload")
-        if welcome.get("type") != "connection_established" or not isinstance(payload, dict):
+        payload = hello.get("payload")
+        if hello.get("type") != "connection_established" or not isinstance(payload, dict):
             told = "The first frame is not the welcome of this protocol."
             raise _Wrong(Finding(told, "See that the URL is that of a netra_trio server."))
         return payload

@@ -21,7 +21,7 @@ from netra_trio.protocol.problem import Problem
 from netra_trio.sessions.outbox import Outbox
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import Store
-from netra_trio.telemetry.metrics import Figures
+from netra_trio.telemetry.metrics import Metrics
 from netra_trio.transports.base import Transport
 
 CLOSE_WAIT = 2.0  # seconds for the peer to answer the close frame: a slow round trip, twice over
@@ -56,12 +56,12 @@ class Connection:
     store: Store
     verifier: TokenVerifier
     wall_clock: Callable[[], float]
-    figures: Figures
+    metrics: Metrics
     id: ConnectionId = field(factory=new_connection_id)
     outbox: Outbox = field(factory=Outbox)
     reason: EndReason | None = None
     peer_code: int | None = None
-    last_words: bytes | None = None
+    final_error: bytes | None = None
     is_finishing: bool = False
     frames_in: int = 0
     frames_out: int = 0
@@ -84,8 +84,8 @@ class Connection:
         self.reason = reason
         self.changed.set()
         if problem is not None:
-            self.figures.note_error(problem.code)
-            self.last_words = encode_problem(problem, self.wall_clock())
+            self.metrics.note_error(problem.code)
+            self.final_error = encode_problem(problem, self.wall_clock())
         self.outbox.close()
 
     def abort(self) -> None:
@@ -116,18 +116,18 @@ class Connection:
 
     async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
         """Send a control frame; waits only for a peer that does not read its replies."""
-        self.figures.control_sent[message.TYPE] += 1
+        self.metrics.control_sent[message.TYPE] += 1
         await self.outbox.put(encode(message, self.wall_clock(), correlation_id))
 
     def tell(self, message: Outbound) -> bool:
         """Send a control frame if there is room for it; a peer that does not read misses it."""
         has_room = self.outbox.offer(encode(message, self.wall_clock()))
-        self.figures.control_sent[message.TYPE] += has_room
+        self.metrics.control_sent[message.TYPE] += has_room
         return has_room
 
     async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
         """Send an error; waits only for a peer that does not read its replies."""
-        self.figures.note_error(problem.code)
+        self.metrics.note_error(problem.code)
         await self.outbox.put(encode_problem(problem, self.wall_clock(), correlation_id))
 
     def stop_run(self, run_id: RunId) -> bool:

@@ -5,7 +5,7 @@ import trio
 from netra_trio.connections.connection import CLOSE_WAIT, Connection, check_user
 from netra_trio.errors import StoreUnavailable
 from netra_trio.protocol.codes import EndReason, ErrorCode
-from netra_trio.protocol.keepalive import Sign
+from netra_trio.protocol.keepalive import LivenessStatus
 from netra_trio.protocol.messages import AuthExpiring, Heartbeat
 from netra_trio.protocol.problem import problem
 
@@ -63,8 +63,8 @@ def _look_at_token(connection: Connection) -> None:
 
 def _look_at_line(connection: Connection) -> None:
     sign = connection.liveness.look(trio.current_time())
-    if sign is Sign.LOST:
+    if sign is LivenessStatus.LOST:
         connection.end(EndReason.HEARTBEAT_MISSED)
-    elif sign is Sign.BEAT and connection.reason is None:
+    elif sign is LivenessStatus.BEAT and connection.reason is None:
         connection.ping_due = True
         connection.tell(Heartbeat(connection.wall_clock()))

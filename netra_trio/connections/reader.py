@@ -38,7 +38,9 @@ from netra_trio.telemetry.metrics import INVALID
 BAD_FRAMES = 5  # in a row end the connection, section 5 of the contract
 CONTROL_RATE, CONTROL_BURST = 100, 1000  # frames a second, frames; section 6
 HISTORY_RATE, HISTORY_BURST = 10, 10  # requests a second, requests; section 6
-ERRANDS = 10  # of a kind, asked of the store at once by one connection: a second's worth
+BACKGROUND_REQUESTS = (
+    10  # of a kind, asked of the store at once by one connection: a second's worth
+)
 
 
 class Reader:
@@ -54,7 +56,7 @@ class Reader:
         self._connection = connection
         self._nursery = nursery
         self._bad_frames = 0
-        self._errands: Counter[Callable[[Frame], Awaitable[None]]] = Counter()
+        self._background: Counter[Callable[[Frame], Awaitable[None]]] = Counter()
         self._renewals = trio.Lock()
         self._control = TokenBucket(rate=CONTROL_RATE, burst=CONTROL_BURST, now=now)
         self._history = TokenBucket(rate=HISTORY_RATE, burst=HISTORY_BURST, now=now)
@@ -72,8 +74,8 @@ class Reader:
             except MessageTooBig:
                 limit = connection.settings.hard_message_size
                 text = f"The message has more than {limit} bytes."
-                last_words = problem(ErrorCode.MESSAGE_TOO_LARGE, text, recoverable=False)
-                connection.end(EndReason.TOO_BIG, last_words)
+                final_error = problem(ErrorCode.MESSAGE_TOO_LARGE, text, recoverable=False)
+                connection.end(EndReason.TOO_BIG, final_error)
                 continue
             now = trio.current_time()
             connection.liveness.heard(now)
@@ -97,9 +99,9 @@ class Reader:
             await self._bad(bad)
         else:
             if self._bad_frames:
-                connection.figures.recoveries["frame", "recovered"] += 1
+                connection.metrics.recoveries["frame", "recovered"] += 1
                 self._bad_frames = 0
-        connection.figures.note_received(kind, since)
+        connection.metrics.note_received(kind, since)
 
     async def _bad(self, bad: BadFrame) -> None:
         """Answer a bad frame; the fifth in a row ends the connection."""
@@ -111,10 +113,10 @@ class Reader:
             fault = refused.problem
         await self._connection.refuse(fault, bad.correlation_id)
         if self._bad_frames >= BAD_FRAMES:
-            self._connection.figures.recoveries["frame", "failed"] += 1
+            self._connection.metrics.recoveries["frame", "failed"] += 1
             text = f"{BAD_FRAMES} bad frames in a row."
-            last_words = problem(ErrorCode.ERROR_LIMIT_EXCEEDED, text)
-            self._connection.end(EndReason.ERROR_LIMIT, last_words)
+            final_error = problem(ErrorCode.ERROR_LIMIT_EXCEEDED, text)
+            self._connection.end(EndReason.ERROR_LIMIT, final_error)
 
     async def ping(self, frame: Frame) -> None:
         """Answer with the same payload."""
@@ -126,11 +128,11 @@ class Reader:
 
     async def ack(self, frame: Frame) -> None:
         """Let the session's log go on."""
-        journal, seq = self._connection.session.journal, frame.message.seq
+        event_stream, seq = self._connection.session.event_stream, frame.message.seq
         try:
-            journal.acknowledge(seq)
+            event_stream.acknowledge(seq)
         except ValueError:
-            expected = f"at most {journal.log.written}, the last number sent"
+            expected = f"at most {event_stream.log.written}, the last number sent"
             text = f"$.payload.seq: expected {expected}, got {seq}"
             fault = problem(ErrorCode.VALIDATION_ERROR, text)
             raise BadFrame(fault, frame.correlation_id) from None
@@ -149,7 +151,7 @@ class Reader:
     async def auth(self, frame: Frame) -> None:
         """Take a new token of the same user."""
         self._take_control()
-        self._start_errand(self._renew, frame)
+        self._start_background(self._renew, frame)
 
     async def history(self, frame: Frame) -> None:
         """Fetch a page of a thread."""
@@ -157,7 +159,7 @@ class Reader:
         wait = self._history.take(trio.current_time())
         if wait:
             raise self._too_fast("history", f"{HISTORY_RATE} history requests a second", wait)
-        self._start_errand(self._fetch_history, frame)
+        self._start_background(self._fetch_history, frame)
 
     def _take_control(self) -> None:
         wait = self._control.take(trio.current_time())
@@ -165,25 +167,27 @@ class Reader:
             raise self._too_fast("control", f"{CONTROL_RATE} control frames a second", wait)
 
     def _too_fast(self, limit: str, text: str, wait: float) -> Refused:
-        self._connection.figures.rate_events[limit, "refused"] += 1
+        self._connection.metrics.rate_events[limit, "refused"] += 1
         return Refused(_too_fast(text, wait))
 
-    def _start_errand(self, errand: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
+    def _start_background(self, request: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
         """Do beside the reader what waits for the store, a few at a time."""
-        if self._errands[errand] >= ERRANDS:
-            raise self._too_fast("requests", f"{ERRANDS} requests at once", 0.1)
-        self._errands[errand] += 1
-        self._nursery.start_soon(self._run_errand, errand, frame)
+        if self._background[request] >= BACKGROUND_REQUESTS:
+            raise self._too_fast("requests", f"{BACKGROUND_REQUESTS} requests at once", 0.1)
+        self._background[request] += 1
+        self._nursery.start_soon(self._run_background, request, frame)
 
-    async def _run_errand(self, errand: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
+    async def _run_background(
+        self, request: Callable[[Frame], Awaitable[None]], frame: Frame
+    ) -> None:
         try:
-            await errand(frame)
+            await request(frame)
         except Refused as refused:
             await self._connection.refuse(refused.problem, frame.correlation_id)
         except StoreUnavailable:
             await self._connection.refuse(store_unavailable(), frame.correlation_id)
         finally:
-            self._errands[errand] -= 1
+            self._background[request] -= 1
 
     async def _renew(self, frame: Frame) -> None:
         async with self._renewals:  # in the order they came: the newest token is the one that holds

@@ -21,13 +21,13 @@ from netra_trio.errors import TransportClosed
 from netra_trio.ids import new_error_id
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import problem
-from netra_trio.telemetry.events import ConnectionEnded, Fact
+from netra_trio.telemetry.events import ConnectionEnded, TelemetryEvent
 
 _log = structlog.get_logger(__name__)
 
 
 async def serve_connection(
-    connection: Connection, opened: Fact, note: Callable[[Fact], None]
+    connection: Connection, opened: TelemetryEvent, note: Callable[[TelemetryEvent], None]
 ) -> EndReason:
     """Serve one connection to its end and say why it ended; no exception of it comes out.
 

@@ -19,20 +19,20 @@ async def write(connection: Connection) -> None:
         TransportClosed: If the line is gone before that.
     """
     transport, outbox = connection.transport, connection.outbox
-    journal, lags = connection.session.journal, False
+    event_stream, lags = connection.session.event_stream, False
     await transport.accept()
     while True:
         try:
             frames = await outbox.wait()
         except trio.EndOfChannel:
             break
-        frames += journal.take(outbox, max_bytes=WRITE_BYTES, lags=lags)
+        frames += event_stream.take(outbox, max_bytes=WRITE_BYTES, lags=lags)
         ping, connection.ping_due = connection.ping_due, False
         if frames or ping:
             connection.frames_out += len(frames)
             lags = await transport.send(frames, ping=ping)
             frames = []  # while it waits for the next ones, nobody needs these
-        if journal.has_pending(outbox):
+        if event_stream.has_pending(outbox):
             outbox.ring()
     await finish(connection)
 
@@ -50,12 +50,12 @@ async def finish(connection: Connection) -> None:
     connection.is_finishing = True
     transport, reason = connection.transport, connection.reason
     if reason is EndReason.DRAINED:
-        journal = connection.session.journal
-        while frames := journal.take(connection.outbox, max_bytes=WRITE_BYTES):
+        event_stream = connection.session.event_stream
+        while frames := event_stream.take(connection.outbox, max_bytes=WRITE_BYTES):
             connection.frames_out += len(frames)
             await transport.send(frames)
-    if connection.last_words is not None:
+    if connection.final_error is not None:
         connection.frames_out += 1
-        await transport.send([connection.last_words])
+        await transport.send([connection.final_error])
     if reason is not None and reason.close_code is not None:
         await transport.close(reason.close_code, reason.label)

@@ -26,10 +26,10 @@ from netra_trio.endpoints.upgrade import (
     check_ticket_request,
 )
 from netra_trio.errors import StoreUnavailable
-from netra_trio.node.node import Hub
+from netra_trio.node.node import Node
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Problem, Refused, http_body, problem
-from netra_trio.telemetry.events import Fact, OpeningRefused, RequestAnswered
+from netra_trio.telemetry.events import OpeningRefused, RequestAnswered, TelemetryEvent
 from netra_trio.telemetry.prometheus import CONTENT_TYPE, Exposition
 from netra_trio.telemetry.stats import document as document_of
 from netra_trio.transports.asgi import Receive, Send
@@ -53,7 +53,7 @@ class Call:
     Attributes:
         method: Its method, in upper case.
         path: Its path, decoded.
-        hub: The server.
+        node: The server.
         receive: The ASGI call's receive, for the body.
         page: The files of the chat page, by path.
         exposition: The figures for Prometheus.
@@ -62,7 +62,7 @@ class Call:
     method: str
     path: str
     request: Request
-    hub: Hub
+    node: Node
     receive: Receive
     page: Mapping[str, Asset]
     exposition: Exposition
@@ -114,34 +114,34 @@ def _has_etag(request: Request, etag: str) -> bool:
 
 async def config(call: Call) -> Answer:
     """Tell what the server can do and where: service discovery."""
-    return Answer(200, document(call.hub.settings, call.hub.wall_clock()))
+    return Answer(200, document(call.node.settings, call.node.wall_clock()))
 
 
 async def ticket(call: Call) -> Answer:
     """Give a ticket for a token, so that no token has to be in a URL."""
     now = trio.current_time()
-    identity = await check_ticket_request(call.request, call.hub, now=now)
-    issued = call.hub.tickets.issue(identity, now)
+    identity = await check_ticket_request(call.request, call.node, now=now)
+    issued = call.node.tickets.issue(identity, now)
     return Answer(200, {"ticket": issued, "expires_in": TICKET_SECONDS})
 
 
 async def health(call: Call) -> Answer:
     """Tell whether the server and what it depends on can answer."""
-    checks = {"store": await _check_store(call.hub)}
-    keys = call.hub.verifier.is_key_server_available
+    checks = {"store": await _check_store(call.node)}
+    keys = call.node.verifier.is_key_server_available
     if keys is not None:
         checks["keys"] = "ok" if keys else "unavailable"
-    draining = call.hub.is_draining
+    draining = call.node.is_draining
     is_well = all(outcome == "ok" for outcome in checks.values())
     status = "draining" if draining else "healthy" if is_well else "degraded"
     return Answer(503 if draining else 200, {"status": status, "checks": checks})
 
 
-async def _check_store(hub: Hub) -> str:
+async def _check_store(node: Node) -> str:
     store = "ok"
     with trio.move_on_after(CHECK_SECONDS) as patience:
         try:
-            await hub.store.check()
+            await node.store.check()
         except StoreUnavailable:
             store = "unavailable"
     if patience.cancelled_caught:
@@ -151,8 +151,8 @@ async def _check_store(hub: Hub) -> str:
 
 async def dev_token(call: Call) -> Answer:
     """Give a token to a developer on this very machine; elsewhere there is no such path."""
-    settings = call.hub.settings
-    is_offered = settings.environment == "development" and call.hub.verifier.can_sign
+    settings = call.node.settings
+    is_offered = settings.environment == "development" and call.node.verifier.can_sign
     if not is_offered or not _is_local(call.request):
         raise _no_such_path()
     if call.request.origins:
@@ -161,21 +161,21 @@ async def dev_token(call: Call) -> Answer:
         except Refused:
             raise _no_such_path() from None
     user = _user(await _read_json(call.receive))
-    expires_at = call.hub.wall_clock() + DEV_TOKEN_SECONDS
-    return Answer(200, {"token": call.hub.verifier.sign(user, expires_at=expires_at)})
+    expires_at = call.node.wall_clock() + DEV_TOKEN_SECONDS
+    return Answer(200, {"token": call.node.verifier.sign(user, expires_at=expires_at)})
 
 
 async def stats(call: Call) -> Answer:
     """Give an administrator the figures, and the users with the most connections."""
-    await check_administrator(call.request, call.hub, now=trio.current_time())
-    hub = call.hub
-    figures = document_of(hub.instruments.figures, hub.largest_users())
-    return Answer(200, figures, {"cache-control": "no-store"})
+    await check_administrator(call.request, call.node, now=trio.current_time())
+    node = call.node
+    metrics = document_of(node.instruments.metrics, node.largest_users())
+    return Answer(200, metrics, {"cache-control": "no-store"})
 
 
 async def metrics(call: Call) -> Answer:
     """Give Prometheus the figures."""
-    check_metrics_token(call.request, call.hub.settings.metrics_token)
+    check_metrics_token(call.request, call.node.settings.metrics_token)
     headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
     return Answer(200, headers=headers, content=call.exposition.text())
 
@@ -208,7 +208,7 @@ async def handle(
     scope: Mapping[str, Any],
     receive: Receive,
     send: Send,
-    hub: Hub,
+    node: Node,
     *,
     files: Mapping[str, Asset],
     exposition: Exposition,
@@ -219,18 +219,18 @@ async def handle(
         scope: Of ASGI, as `receive` and `send` are.
         receive: Gives the body.
         send: Takes the answer.
-        hub: The server.
+        node: The server.
         files: Those of the chat page.
         exposition: The figures for Prometheus.
     """
-    since, note = trio.current_time(), hub.instruments.note
+    since, note = trio.current_time(), node.instruments.note
     request = Request.of_scope(scope)
-    call = Call(scope["method"].upper(), scope["path"], request, hub, receive, files, exposition)
+    call = Call(scope["method"].upper(), scope["path"], request, node, receive, files, exposition)
     try:
         answer = await _answer(call)
     except Refused as refused:
-        answer = refusal(refused.problem, hub.wall_clock(), call.request, call.path, note)
-    await send_answer(send, "http", answer, cors_headers(call.request, hub))
+        answer = refusal(refused.problem, node.wall_clock(), call.request, call.path, note)
+    await send_answer(send, "http", answer, cors_headers(call.request, node))
     note(RequestAnswered(_endpoint_of(call), trio.current_time() - since))
 
 
@@ -249,7 +249,7 @@ async def _answer(call: Call) -> Answer:
     if call.path in WEBSOCKET_PATHS and call.method != "OPTIONS":
         text = "This is a WebSocket endpoint: open it with an upgrade."
         headers = {"upgrade": "websocket", "connection": "upgrade"}
-        return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
+        return Answer(426, _body(problem(ErrorCode.BAD_REQUEST, text), call.node), headers)
     if not methods and call.path not in WEBSOCKET_PATHS:
         raise _no_such_path()
     allowed = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
@@ -258,7 +258,7 @@ async def _answer(call: Call) -> Answer:
     if call.method not in allowed:
         text = f"The method {call.method[:20]!r} is not for this path."
         headers = {"allow": ", ".join(sorted(allowed))}
-        return Answer(405, _body(problem(ErrorCode.BAD_REQUEST, text), call.hub), headers)
+        return Answer(405, _body(problem(ErrorCode.BAD_REQUEST, text), call.node), headers)
     answer = await methods["GET" if call.method == "HEAD" else call.method](call)
     answer.headers.setdefault("cache-control", "no-store")
     return answer
@@ -269,19 +269,19 @@ def _check_foreign(call: Call) -> None:
     if not call.request.origins:
         return
     try:
-        check_origin(call.request, call.hub.settings)
+        check_origin(call.request, call.node.settings)
     except Refused:
         if call.path == DEV_TOKEN:
             raise _no_such_path() from None
         raise
 
 
-def cors_headers(request: Request, hub: Hub) -> dict[str, str]:
+def cors_headers(request: Request, node: Node) -> dict[str, str]:
     """Return the headers that let an allowed page read the answer; none for a foreign one."""
-    if not request.origins or not hub.settings.enable_cors:
+    if not request.origins or not node.settings.enable_cors:
         return {}
     try:
-        check_origin(request, hub.settings)
+        check_origin(request, node.settings)
     except Refused:
         return {"vary": "Origin"}
     return {
@@ -299,7 +299,7 @@ def refusal(
     now: float,
     request: Request,
     path: str,
-    note: Callable[[Fact], None],
+    note: Callable[[TelemetryEvent], None],
     *,
     upgrade: bool = False,
 ) -> Answer:
@@ -347,8 +347,8 @@ async def send_answer(
     await send({"type": f"{kind}.response.body", "body": body})
 
 
-def _body(fault: Problem, hub: Hub) -> dict[str, Any]:
-    return http_body(fault, hub.wall_clock())
+def _body(fault: Problem, node: Node) -> dict[str, Any]:
+    return http_body(fault, node.wall_clock())
 
 
 def _no_such_path() -> Refused:

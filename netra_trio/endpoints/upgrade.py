@@ -19,8 +19,8 @@ from netra_trio.config.settings import Settings
 from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, UserId
-from netra_trio.node.node import Hub
-from netra_trio.node.registry import Wanted
+from netra_trio.node.node import Node
+from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
 
@@ -32,12 +32,12 @@ _NUMBER = re.compile(r"[0-9]{1,18}")  # what fits into 64 bits, whatever its dig
 
 
 @frozen
-class Opening:
+class AcceptedUpgrade:
     """A connection that may come in, but for the limit of its user's connections."""
 
     identity: Identity
     acknowledging: bool
-    wanted: Wanted | None
+    wanted: ResumeRequest | None
     traceparent: str | None = None
 
     @property
@@ -46,7 +46,7 @@ class Opening:
         return SUBPROTOCOL if self.acknowledging else None
 
 
-async def check_opening(request: Request, hub: Hub, *, now: float) -> Opening:
+async def check_upgrade(request: Request, node: Node, *, now: float) -> AcceptedUpgrade:
     """Check an upgrade; `now` is seconds of Trio's clock.
 
     Raises:
@@ -54,24 +54,24 @@ async def check_opening(request: Request, hub: Hub, *, now: float) -> Opening:
     """
     acknowledging = _check_subprotocols(request.subprotocols)
     wanted = _check_resume(request.query)
-    check_origin(request, hub.settings)
-    identity = await _identify(request, hub, _credentials(request, hub.settings), now)
-    await check_user_exists(identity, hub)
-    return Opening(identity, acknowledging, wanted, trace_of(request).get(TRACE_HEADERS[0]))
+    check_origin(request, node.settings)
+    identity = await _identify(request, node, _credentials(request, node.settings), now)
+    await check_user_exists(identity, node)
+    return AcceptedUpgrade(identity, acknowledging, wanted, trace_of(request).get(TRACE_HEADERS[0]))
 
 
-async def check_administrator(request: Request, hub: Hub, *, now: float) -> None:
+async def check_administrator(request: Request, node: Node, *, now: float) -> None:
     """Check that a request comes from an administrator, by the token in its Authorization header.
 
     Raises:
         Refused: AUTH_REQUIRED or INVALID_TOKEN with 401, INVALID_TOKEN with 403 where the token
             lacks the permission, or that its user may not be here.
     """
-    credentials = _credentials(request, hub.settings)
+    credentials = _credentials(request, node.settings)
     if "header" not in {kind for kind, _ in credentials}:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, hub, credentials, now)
-    await check_user_exists(identity, hub)
+    identity = await _identify(request, node, credentials, now)
+    await check_user_exists(identity, node)
     if ADMINISTRATOR not in identity.permissions:
         text = f"The token does not have the permission {ADMINISTRATOR}."
         help_ = "Use a token that has it."
@@ -94,19 +94,19 @@ def check_metrics_token(request: Request, token: str | None) -> None:
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text, help="Send that one."))
 
 
-async def check_ticket_request(request: Request, hub: Hub, *, now: float) -> Identity:
+async def check_ticket_request(request: Request, node: Node, *, now: float) -> Identity:
     """Check a request for a ticket, whose credential is in its Authorization header.
 
     Raises:
         Refused: With the first thing that is wrong.
     """
-    hub.check_room()
-    check_origin(request, hub.settings)
-    credentials = _credentials(request, hub.settings)
+    node.check_room()
+    check_origin(request, node.settings)
+    credentials = _credentials(request, node.settings)
     if "header" not in {kind for kind, _ in credentials}:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, hub, credentials, now)
-    await check_user_exists(identity, hub)
+    identity = await _identify(request, node, credentials, now)
+    await check_user_exists(identity, node)
     return identity
 
 
@@ -128,7 +128,7 @@ def check_origin(request: Request, settings: Settings) -> None:
         _refuse_origin(refusal)
 
 
-async def check_user_exists(identity: Identity, hub: Hub) -> None:
+async def check_user_exists(identity: Identity, node: Node) -> None:
     """Check that the user may be here, creating it on first sight where that is allowed.
 
     Raises:
@@ -137,9 +137,9 @@ async def check_user_exists(identity: Identity, hub: Hub) -> None:
     if identity.is_anonymous:
         return
     try:
-        user = await hub.store.get_user(identity.user_id)
-        if user is None and hub.settings.auth_auto_provision:
-            user = await hub.store.create_user(identity.user_id)
+        user = await node.store.get_user(identity.user_id)
+        if user is None and node.settings.auth_auto_provision:
+            user = await node.store.create_user(identity.user_id)
     except StoreUnavailable:
         raise Refused(store_unavailable()) from None
     refusal = user_refusal(user)
@@ -157,7 +157,7 @@ def _check_subprotocols(offered: tuple[str, ...]) -> bool:
     return True
 
 
-def _check_resume(query: Mapping[str, list[str]]) -> Wanted | None:
+def _check_resume(query: Mapping[str, list[str]]) -> ResumeRequest | None:
     sessions, seqs = query.get("session_id", []), query.get("last_seq", [])
     if len(sessions) > 1 or len(seqs) > 1:
         raise _bad_request("session_id and last_seq may be given once each.")
@@ -169,7 +169,7 @@ def _check_resume(query: Mapping[str, list[str]]) -> Wanted | None:
         return None
     if not 1 <= len(sessions[0]) <= SESSION_ID_CHARACTERS:
         raise _bad_request(f"session_id: expected 1 to {SESSION_ID_CHARACTERS} characters.")
-    return Wanted(SessionId(sessions[0]), int(seqs[0]) if seqs else 0)
+    return ResumeRequest(SessionId(sessions[0]), int(seqs[0]) if seqs else 0)
 
 
 def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:
@@ -196,10 +196,10 @@ def _bearers(request: Request) -> list[tuple[str, str]]:
 
 
 async def _identify(
-    request: Request, hub: Hub, credentials: list[tuple[str, str]], now: float
+    request: Request, node: Node, credentials: list[tuple[str, str]], now: float
 ) -> Identity:
     if not credentials:
-        if not hub.settings.require_auth:
+        if not node.settings.require_auth:
             return Identity(UserId(f"anonymous-{secrets.token_hex(8)}"))
         text = "There is no token."
         if "token" in request.query:
@@ -211,12 +211,12 @@ async def _identify(
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
     kind, value = credentials[0]
     if kind == "ticket":
-        identity = hub.tickets.redeem(value, now)
-        check_expiry(identity.expires_at, hub.wall_clock())
+        identity = node.tickets.redeem(value, now)
+        check_expiry(identity.expires_at, node.wall_clock())
         return identity
     if kind == "subprotocol":
         value = _decode_token(value)
-    return await hub.verifier.verify(value, hub.wall_clock())
+    return await node.verifier.verify(value, node.wall_clock())
 
 
 def _decode_token(value: str) -> str:

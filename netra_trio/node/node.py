@@ -1,6 +1,6 @@
 """The hub: every live session and connection; who is let in, who has to go, and the drain.
 
-    async with open_hub(settings, agents=agents, store=store, verifier=verifier) as hub:
+    async with open_node(settings, agents=agents, store=store, verifier=verifier) as hub:
         with hub.seat():
             await hub.serve(transport, identity, acknowledging=True)
 
@@ -26,7 +26,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.connections.connection import Connection
 from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
-from netra_trio.node.registry import Sessions, Wanted, resume
+from netra_trio.node.registry import ResumeRequest, Sessions, resume
 from netra_trio.protocol.codec import encode
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
@@ -39,12 +39,12 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.sessions.admission import RECONNECT_AFTER_MS
 from netra_trio.sessions.session import Session
-from netra_trio.sessions.users import Endable, User, Users
+from netra_trio.sessions.users import ClosableConnection, User, Users
 from netra_trio.stores.base import Store
-from netra_trio.stores.timeout import PatientStore
+from netra_trio.stores.timeout import TimeoutStore
 from netra_trio.telemetry.events import LOST, ConnectionOpened, ConnectionResumed
 from netra_trio.telemetry.instruments import Instruments
-from netra_trio.telemetry.metrics import Figures, Levels
+from netra_trio.telemetry.metrics import Gauges, Metrics
 from netra_trio.transports.base import Transport
 
 FULL_RETRY_MS = 5000  # of a client that found no seat: a place frees when somebody leaves
@@ -56,8 +56,8 @@ USERS_LISTED = 100  # in the statistics: more nobody reads, and a server may hav
 _log = structlog.get_logger(__name__)
 
 
-class Hub:
-    """All that is live in this process; made by `open_hub`.
+class Node:
+    """All that is live in this process; made by `open_node`.
 
     Attributes:
         settings: The limits.
@@ -78,24 +78,24 @@ class Hub:
         verifier: TokenVerifier,
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
-        caretakers: trio.Nursery,
+        service_nursery: trio.Nursery,
         instruments: Instruments,
     ) -> None:
         self.settings = settings
         self.instruments = instruments
-        instruments.figures.read_levels = self._levels
+        instruments.metrics.read_gauges = self._gauges
         self.store = store
         self.verifier = verifier
         self.tickets = Tickets()
         self.wall_clock = wall_clock
         self._agents = agents
         self._nursery = nursery
-        self._caretakers = caretakers
+        self._service_nursery = service_nursery
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
         self.sessions = Sessions(settings, instruments)
         self._connections: dict[ConnectionId, Connection] = {}
         self._lines: dict[SessionId, Connection] = {}  # the newest connection of each session
-        self._seats = 0
+        self._slots_used = 0
         self._draining = False
         self._drained = trio.Event()
 
@@ -123,23 +123,23 @@ class Hub:
             Refused: SERVER_DRAINING or SERVER_FULL.
         """
         self.check_open()
-        if self._seats >= self.settings.max_connections:
+        if self._slots_used >= self.settings.max_connections:
             text = f"All {self.settings.max_connections} places are taken."
             raise Refused(problem(ErrorCode.SERVER_FULL, text, retry_after_ms=FULL_RETRY_MS))
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
+    def connection_slot(self) -> Iterator[None]:
         """Hold one of the server's places, from the first look at an opening to its end.
 
         Raises:
             Refused: SERVER_DRAINING or SERVER_FULL.
         """
         self.check_room()
-        self._seats += 1
+        self._slots_used += 1
         try:
             yield
         finally:
-            self._seats -= 1
+            self._slots_used -= 1
 
     async def serve(
         self,
@@ -147,7 +147,7 @@ class Hub:
         identity: Identity,
         *,
         acknowledging: bool,
-        wanted: Wanted | None = None,
+        wanted: ResumeRequest | None = None,
         since: float | None = None,
         traceparent: str | None = None,
     ) -> EndReason:
@@ -174,11 +174,11 @@ class Hub:
         user = self._users.get(identity.user_id, trio.current_time())
         replaced = None
         # A number that was never written makes it a reset, which is one connection more.
-        if found is not None and wanted is not None and found.journal.knows(wanted.last_seq):
+        if found is not None and wanted is not None and found.event_stream.knows(wanted.last_seq):
             replaced = self._lines.get(found.id)
         crowded_out = self._check_limit(user, replaced)
-        if found is not None and found.journal.acknowledging is not acknowledging:
-            kind = "offer netra.v1" if found.journal.acknowledging else "offer no subprotocol"
+        if found is not None and found.event_stream.acknowledging is not acknowledging:
+            kind = "offer netra.v1" if found.event_stream.acknowledging else "offer no subprotocol"
             text = f"The session was opened in the other way; {kind} to go on with it."
             raise Refused(problem(ErrorCode.BAD_REQUEST, text))
         session, state = resume(found, wanted)
@@ -209,12 +209,12 @@ class Hub:
             store=self.store,
             verifier=self.verifier,
             wall_clock=self.wall_clock,
-            figures=self.instruments.figures,
+            metrics=self.instruments.metrics,
         )
         session.permissions = identity.permissions
         connection.outbox.offer(self._welcome(connection, state))
-        self.instruments.figures.control_sent[ConnectionEstablished.TYPE] += 1
-        session.journal.attach(connection.outbox)
+        self.instruments.metrics.control_sent[ConnectionEstablished.TYPE] += 1
+        session.event_stream.attach(connection.outbox)
         session.user.connections.append(connection)
         self._connections[connection.id] = self._lines[session.id] = connection
         opened = self._opened(session, state, since)
@@ -223,7 +223,7 @@ class Hub:
         finally:
             del self._connections[connection.id]
             session.user.connections.remove(connection)
-            if session.journal.detach(connection.outbox):
+            if session.event_stream.detach(connection.outbox):
                 del self._lines[session.id]
                 if connection.frames_out or state.verdict in {Verdict.EXACT, Verdict.GAP}:
                     self._lost(session, connection.reason)
@@ -305,7 +305,7 @@ class Hub:
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a task that is cancelled when the hub is left and its last session is gone."""
-        self._caretakers.start_soon(function, *args)
+        self._service_nursery.start_soon(function, *args)
 
     def close(self) -> None:
         """Let nobody in and end all there is, at once; the tasks of it end by themselves."""
@@ -319,7 +319,7 @@ class Hub:
     def statistics(self) -> dict[str, int]:
         """Return how many seats, connections, sessions, detached ones and users there are."""
         return {
-            "seats": self._seats,
+            "seats": self._slots_used,
             "connections": len(self._connections),
             **self.sessions.statistics(),
             "users": len(self._users),
@@ -329,21 +329,21 @@ class Hub:
         """Return the users with the most connections, and what each has."""
         return self._users.largest(USERS_LISTED)
 
-    def _levels(self) -> Levels:
+    def _gauges(self) -> Gauges:
         """Return what there is right now, for the figures."""
         sessions = list(self.sessions)
         depths = []
         active = waiting = 0
         for session in sessions:
-            journal = session.journal
-            journal.delivery.settle()
-            depths.append(journal.log.depth)
+            event_stream = session.event_stream
+            event_stream.delivery.settle()
+            depths.append(event_stream.log.depth)
             if not session.is_idle:
                 schedule = session.statistics()
                 active += schedule["active"]
                 waiting += schedule["waiting"]
         detached = self.sessions.statistics()["detached"]
-        return Levels(
+        return Gauges(
             connections=len(self._connections),
             users=self._users.by_connections(),
             sessions={"attached": len(sessions) - detached, "detached": detached},
@@ -353,7 +353,7 @@ class Hub:
             tasks=trio.lowlevel.current_statistics().tasks_living,
         )
 
-    def _check_limit(self, user: User, replaced: Connection | None) -> Endable | None:
+    def _check_limit(self, user: User, replaced: Connection | None) -> ClosableConnection | None:
         """Return the connection of a user that has to go for one more, if one has to.
 
         Raises:
@@ -426,7 +426,7 @@ class Hub:
 
 
 @asynccontextmanager
-async def open_hub(
+async def open_node(
     settings: Settings,
     *,
     agents: Mapping[str, Agent],
@@ -434,32 +434,32 @@ async def open_hub(
     verifier: TokenVerifier,
     wall_clock: Callable[[], float] = time.time,
     instruments: Instruments | None = None,
-) -> AsyncIterator[Hub]:
+) -> AsyncIterator[Node]:
     """Open the store and the nursery of all sessions; what is left is ended within 2 seconds.
 
     Raises:
         DatabaseUnusable: If the store can never work.
     """
-    store = PatientStore(store)
+    store = TimeoutStore(store)
     # The store is there before the first session, and takes what the last one leaves. What looks
     # after sessions does so until the last one is gone, and no longer.
-    async with store.open(), trio.open_nursery() as caretakers:
+    async with store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
-            hub = Hub(
+            node = Node(
                 settings,
                 agents=agents,
                 store=store,
                 verifier=verifier,
                 wall_clock=wall_clock,
                 nursery=nursery,
-                caretakers=caretakers,
-                instruments=instruments or Instruments(Figures(tuple(agents))),
+                service_nursery=service_nursery,
+                instruments=instruments or Instruments(Metrics(tuple(agents))),
             )
-            hub.start_soon(hub.sessions.expire)
-            hub.start_soon(hub.sessions.reap)
+            node.start_soon(node.sessions.expire)
+            node.start_soon(node.sessions.reap)
             try:
-                yield hub
+                yield node
             finally:
-                hub.close()
+                node.close()
                 nursery.cancel_scope.deadline = trio.current_time() + LEFT_OVER_SECONDS
-        caretakers.cancel_scope.cancel()
+        service_nursery.cancel_scope.cancel()

@@ -21,7 +21,7 @@ LOOK_SECONDS = 1.0  # between two looks for runs whose tasks do not end
 
 
 @frozen
-class Wanted:
+class ResumeRequest:
     """The session that a connection wants to go on with.
 
     Attributes:
@@ -53,7 +53,7 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._all.values()))
 
-    def find(self, wanted: Wanted | None, identity: Identity) -> Session | None:
+    def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
         """Return the session that is wanted, if it is there and this user's."""
         session = None if wanted is None else self._all.get(wanted.session_id)
         if session is None or session.user.id == identity.user_id:
@@ -141,21 +141,23 @@ class Sessions:
         )
 
 
-def resume(session: Session | None, wanted: Wanted | None) -> tuple[Session | None, ResumeState]:
+def resume(
+    session: Session | None, wanted: ResumeRequest | None
+) -> tuple[Session | None, ResumeState]:
     """Say how a connection goes on: with which session, None for a new one, and from where."""
     if wanted is None:
         return None, ResumeState(Verdict.NEW)
     if session is None:
         return None, ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
-    journal = session.journal
+    event_stream = session.event_stream
     try:
-        rewound = journal.rewind(wanted.last_seq)
+        rewound = event_stream.rewind(wanted.last_seq)
     except ValueError:
         return None, ResumeState(Verdict.RESET, ResetReason.AHEAD)
-    transcript = journal.transcript
+    transcript = event_stream.transcript
     state = ResumeState(
         Verdict.EXACT if rewound.is_exact else Verdict.GAP,
-        replayed=journal.log.last - rewound.last_seq,
+        replayed=event_stream.log.last - rewound.last_seq,
         last_seq=rewound.last_seq,
         runs=() if transcript is None else transcript.runs(),
     )

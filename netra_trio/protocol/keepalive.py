@@ -4,9 +4,9 @@
 >>> life.next_look
 30.0
 >>> life.look(30.0)
-<Sign.BEAT: 'beat'>
+<LivenessStatus.BEAT: 'beat'>
 >>> life.look(75.0)
-<Sign.LOST: 'lost'>
+<LivenessStatus.LOST: 'lost'>
 """
 
 from enum import Enum
@@ -16,7 +16,7 @@ LEEWAY = 10.0  # seconds that a token's times may be off, the contract's bound, 
 EXPIRY_WARNING = 60.0  # seconds before a token ends, the contract's bound, section 6
 
 
-class Sign(Enum):
+class LivenessStatus(Enum):
     """What a look at the line says."""
 
     QUIET = "quiet"
@@ -41,15 +41,15 @@ class Liveness:
         """When to look again, at the latest."""
         return min(self._next_beat, self._heard + MISSED_INTERVALS * self._interval)
 
-    def look(self, now: float) -> Sign:
+    def look(self, now: float) -> LivenessStatus:
         """Say what is due now; a beat that is due is taken as sent."""
         if now >= self._heard + MISSED_INTERVALS * self._interval:
-            return Sign.LOST
+            return LivenessStatus.LOST
         if now >= self._next_beat:
             # From now, not from the beat that was due: after a stall one beat goes out, not many.
             self._next_beat = now + self._interval
-            return Sign.BEAT
-        return Sign.QUIET
+            return LivenessStatus.BEAT
+        return LivenessStatus.QUIET
 
 
 class TokenLife:

@@ -23,19 +23,19 @@ from netra_trio.config.settings import Settings, load
 from netra_trio.endpoints import http
 from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.request import Request, trace_of
-from netra_trio.endpoints.upgrade import Opening, check_opening
+from netra_trio.endpoints.upgrade import AcceptedUpgrade, check_upgrade
 from netra_trio.errors import SettingsError, TransportClosed
 from netra_trio.ids import new_error_id
-from netra_trio.node.node import Hub, open_hub
+from netra_trio.node.node import Node, open_node
 from netra_trio.protocol.problem import Problem, Refused
 from netra_trio.server.hypercorn.install import prepare_host
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.sql.store import SqlStore
-from netra_trio.telemetry.events import OpeningFailed, OpeningStarted
+from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.telemetry.instruments import Instrument, Instruments
 from netra_trio.telemetry.loop_lag import watch_loop
-from netra_trio.telemetry.metrics import Figures
+from netra_trio.telemetry.metrics import Metrics
 from netra_trio.telemetry.otlp import is_installed
 from netra_trio.telemetry.prometheus import Exposition
 from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
@@ -70,15 +70,15 @@ class Application:
         more_instruments: Sequence[Instrument] = (),
     ) -> None:
         self.settings = settings
-        figures = Figures(tuple(agents), tuple(http.ENDPOINTS))
-        self.instruments = Instruments(figures, more_instruments)
-        self._exposition = Exposition(figures)
+        metrics = Metrics(tuple(agents), tuple(http.ENDPOINTS))
+        self.instruments = Instruments(metrics, more_instruments)
+        self._exposition = Exposition(metrics)
         self._agents = agents
         self._store = store
         self._verifier = verifier
         self.wall_clock = wall_clock
         self._page = page
-        self._hub: Hub | None = None
+        self._node: Node | None = None
         self._watched = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -86,26 +86,26 @@ class Application:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        hub = self._hub
-        if hub is None:
+        node = self._node
+        if node is None:
             raise RuntimeError("the server did not start the lifespan, which holds every session")
-        self._watch_host(scope, hub)
+        self._watch_host(scope, node)
         if scope["type"] == "http":
-            await self._contain(self._answer(scope, receive, send, hub))
+            await self._contain(self._answer(scope, receive, send, node))
         elif scope["type"] == "websocket":
             await self._contain(self._connect(scope, receive, send))
 
-    async def _answer(self, scope: Message, receive: Receive, send: Send, hub: Hub) -> None:
-        await http.handle(scope, receive, send, hub, files=self._page, exposition=self._exposition)
+    async def _answer(self, scope: Message, receive: Receive, send: Send, node: Node) -> None:
+        await http.handle(scope, receive, send, node, files=self._page, exposition=self._exposition)
 
     async def drain(self) -> None:
         """Let nobody in and close every connection, within the drain timeout."""
-        if self._hub is not None:
-            await self._hub.drain()
+        if self._node is not None:
+            await self._node.drain()
 
     def statistics(self) -> dict[str, int]:
         """Return how many connections, sessions and users there are now."""
-        return {} if self._hub is None else self._hub.statistics()
+        return {} if self._node is None else self._node.statistics()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
@@ -124,7 +124,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Hub]:
+    async def running(self) -> AsyncIterator[Node]:
         """Hold all that is live; for a host of our own, and for the lifespan.
 
         Raises:
@@ -132,37 +132,37 @@ class Application:
         """
         async with (
             self._verifier.open(),
-            open_hub(
+            open_node(
                 self.settings,
                 agents=self._agents,
                 store=self._store,
                 verifier=self._verifier,
                 wall_clock=self.wall_clock,
                 instruments=self.instruments,
-            ) as hub,
+            ) as node,
         ):
-            self._hub = hub
+            self._node = node
             instruments = self.instruments
-            lag = instruments.figures.loop_lag
-            hub.start_soon(watch_loop, lag.observe, instruments.story.sum_up)
+            lag = instruments.metrics.loop_lag
+            node.start_soon(watch_loop, lag.observe, instruments.log_sink.sum_up)
             try:
-                yield hub
+                yield node
             finally:
-                self._hub = None
-                instruments.story.sum_up(inf)
+                self._node = None
+                instruments.log_sink.sum_up(inf)
 
     async def _live_with_host(self, receive: Receive, send: Send) -> None:
-        async with self.running() as hub:
+        async with self.running() as node:
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
-            await hub.drain()
+            await node.drain()
 
-    def _watch_host(self, scope: Message, hub: Hub) -> None:
+    def _watch_host(self, scope: Message, node: Node) -> None:
         """Drain when the host begins to stop: it says so to connections before the lifespan."""
         extras = scope.get("extensions", {}).get(EXTENSION, {})
         if not self._watched and "terminated" in extras:
             self._watched = True
-            hub.start_soon(self._drain_after, extras["terminated"])
+            node.start_soon(self._drain_after, extras["terminated"])
 
     async def _drain_after(self, terminated: Callable[[], Awaitable[None]]) -> None:
         await terminated()
@@ -189,7 +189,7 @@ class Application:
         self,
         request: Request,
         path: str,
-        transport: Callable[[Opening], Transport],
+        transport: Callable[[AcceptedUpgrade], Transport],
         *,
         fault: Problem | None = None,
     ) -> http.Answer | None:
@@ -201,16 +201,16 @@ class Application:
             transport: Makes the transport, for an opening that passed every check.
             fault: What is wrong with the handshake itself, if anything.
         """
-        hub = self._hub
-        if hub is None:
+        node = self._node
+        if node is None:
             raise RuntimeError("the application is not running: it holds every session while it is")
         since, note = trio.current_time(), self.instruments.note
-        note(OpeningStarted(trace_of(request)))
+        note(UpgradeStarted(trace_of(request)))
         try:
-            with hub.seat():
+            with node.connection_slot():
                 _check_handshake(path, fault)
-                opening = await check_opening(request, hub, now=since)
-                await hub.serve(
+                opening = await check_upgrade(request, node, now=since)
+                await node.serve(
                     transport(opening),
                     opening.identity,
                     acknowledging=opening.acknowledging,
@@ -219,15 +219,15 @@ class Application:
                     traceparent=opening.traceparent,
                 )
         except Refused as refused:
-            now = hub.wall_clock()
+            now = node.wall_clock()
             return http.refusal(refused.problem, now, request, path, note, upgrade=True)
         except Exception:
-            note(OpeningFailed())
+            note(UpgradeFailed())
             raise
         return None
 
     def _transport(
-        self, scope: Message, receive: Receive, send: Send, opening: Opening
+        self, scope: Message, receive: Receive, send: Send, opening: AcceptedUpgrade
     ) -> AsgiTransport:
         return AsgiTransport(
             scope,

@@ -1,6 +1,6 @@
 """The lane: every connection begins here, and WebSocket upgrades over HTTP/1.1 stay.
 
-    lane = Lane(app, listening, tls=None)
+    lane = Listener(app, listening, tls=None)
     await nursery.start(lane.serve)
 
 A connection is a task. It reads the head of the first request. An upgrade is answered and served
@@ -24,13 +24,13 @@ from attrs import field, frozen
 
 from netra_trio.endpoints import http
 from netra_trio.endpoints.request import Request
-from netra_trio.endpoints.upgrade import Opening
+from netra_trio.endpoints.upgrade import AcceptedUpgrade
 from netra_trio.errors import TransportClosed, leaves, place_of
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Problem, problem
 from netra_trio.server.application import Application
 from netra_trio.server.hypercorn.install import HttpHost
-from netra_trio.transports.byte_stream import READ_BYTES, Line, SocketLine, StreamLine
+from netra_trio.transports.byte_stream import READ_BYTES, Line, SocketByteStream, TrioByteStream
 from netra_trio.transports.handshake import (
     Headers,
     accepting,
@@ -38,7 +38,7 @@ from netra_trio.transports.handshake import (
     handshake_fault,
     wants_websocket,
 )
-from netra_trio.transports.websocket import NativeTransport
+from netra_trio.transports.websocket import WebSocketTransport
 
 HEAD_BYTES = 16 * 1024  # of a request's head, the contract's bound, section 6
 HEAD_SECONDS = 10.0  # for a whole head, likewise; for a TLS handshake besides
@@ -73,7 +73,7 @@ class Head:
     headers: list[tuple[bytes, bytes]] = field(factory=list)
 
 
-class Lane:
+class Listener:
     """Listens, and gives each connection to who can serve it.
 
     Args:
@@ -145,7 +145,7 @@ class Lane:
         if self._tls is not None:
             await self._welcome_tls(sock, self._tls, peer)
             return
-        line = SocketLine(sock, send_timeout=self._send_timeout, buffer=self._buffer)
+        line = SocketByteStream(sock, send_timeout=self._send_timeout, buffer=self._buffer)
         await self._serve(line, peer, lambda: _stream(sock))
 
     async def _welcome_tls(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> None:
@@ -157,7 +157,7 @@ class Lane:
         if stream.selected_alpn_protocol() == "h2":
             await self._host.serve(stream)
             return
-        line = StreamLine(stream, send_timeout=self._send_timeout)
+        line = TrioByteStream(stream, send_timeout=self._send_timeout)
         await self._serve(line, peer, lambda: stream)
 
     async def _serve(self, line: Line, peer: str, as_stream: Callable[[], trio.abc.Stream]) -> None:
@@ -204,9 +204,9 @@ class Lane:
             }
         )
 
-        def transport(opening: Opening) -> NativeTransport:
+        def transport(opening: AcceptedUpgrade) -> WebSocketTransport:
             key = headers[b"sec-websocket-key"][0]
-            return NativeTransport(
+            return WebSocketTransport(
                 line,
                 answer=accepting(key, opening.subprotocol),
                 max_bytes=self._app.settings.hard_message_size,

@@ -18,7 +18,7 @@ import trio
 
 from netra_trio.errors import SettingsError
 from netra_trio.server.application import Application
-from netra_trio.server.listener import Lane
+from netra_trio.server.listener import Listener
 from netra_trio.telemetry.logs import flush, write_in_batches
 
 BACKLOG = 1024  # connections that may wait to be accepted: a restart brings everybody at once
@@ -57,11 +57,11 @@ async def serve(
             nursery.start_soon(write_in_batches)
             drained: trio.Event = await nursery.start(_heed_signals, app, timers)
             async with app.running(), trio.open_nursery() as serving:
-                lane = Lane(app, sock, tls=tls)
-                await serving.start(lane.serve)
+                listener = Listener(app, sock, tls=tls)
+                await serving.start(listener.serve)
                 task_status.started(address)
                 await drained.wait()
-                await lane.stop()
+                await listener.stop()
                 serving.cancel_scope.deadline = trio.current_time() + CLOSING
             nursery.cancel_scope.cancel()
 

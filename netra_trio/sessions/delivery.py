@@ -16,7 +16,7 @@ import trio
 from netra_trio.ids import RunId
 from netra_trio.protocol.messages import AgentCompleted, PartialResult
 from netra_trio.sessions.event_log import Entry
-from netra_trio.telemetry.metrics import Figures
+from netra_trio.telemetry.metrics import Metrics
 
 GAP_EVERY = 64  # events: to measure each gap would cost a delta more than all else here together
 
@@ -33,13 +33,13 @@ class Delivery:
         "_armed_run",
         "_awaited",
         "_due",
-        "_figures",
+        "_metrics",
         "_stops",
         "_unsettled",
     )
 
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._awaited: dict[RunId, float] = {}  # when messages came whose first delta is to come
         self._stops: dict[RunId, float] = {}
         self._unsettled = 0  # events that the figures do not have yet
@@ -73,16 +73,16 @@ class Delivery:
 
     def settle(self) -> None:
         """Bring the figures up to date: what is counted for each delta is counted here at first."""
-        self._figures.events_sent += self._unsettled
+        self._metrics.events_sent += self._unsettled
         self._unsettled = 0
 
     def _look(self, entry: Entry) -> None:
         """Take in an event that is no plain delta."""
         event = entry.event
         if entry.seq_from is not None:
-            self._figures.merged += entry.seq - entry.seq_from
+            self._metrics.merged += entry.seq - entry.seq_from
             return
-        self._figures.other_events_sent[event.TYPE] += 1
+        self._metrics.other_events_sent[event.TYPE] += 1
         if event.TYPE == AgentCompleted.TYPE:
             self._end(event.run_id)
 
@@ -90,7 +90,7 @@ class Delivery:
         self._awaited.pop(run_id, None)
         stopped = self._stops.pop(run_id, None)
         if stopped is not None:
-            self._figures.stop.observe(trio.current_time() - stopped)
+            self._metrics.stop.observe(trio.current_time() - stopped)
         if self._armed_run == run_id:
             self._armed_run = None
 
@@ -101,10 +101,10 @@ class Delivery:
         for run_id in runs if self._awaited else ():
             received = self._awaited.pop(run_id, None)
             if received is not None:
-                self._figures.first_delta.observe(now - received)
+                self._metrics.first_delta.observe(now - received)
         if self._armed_run is not None:
             if self._armed_run in runs:
-                self._figures.delta_gap.observe(now - self._armed_at)
+                self._metrics.delta_gap.observe(now - self._armed_at)
                 self._armed_run = None
         elif runs and self._unsettled >= GAP_EVERY:
             self._armed_run, self._armed_at = runs[-1], now

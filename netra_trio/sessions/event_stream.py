@@ -1,6 +1,6 @@
 """What a session says: its numbered events, whoever reads them, and who waits for room.
 
-    journal = Journal(settings, acknowledging=True, wall_clock=time.time)
+    journal = EventStream(settings, acknowledging=True, wall_clock=time.time)
     journal.attach(outbox)                  # a socket reads it from here on
     journal.append(event, size, correlation_id)
     frames = journal.take(outbox, max_bytes=65536)
@@ -22,12 +22,12 @@ from netra_trio.sessions.delivery import Delivery
 from netra_trio.sessions.event_log import Entry, EventLog, Rewound
 from netra_trio.sessions.outbox import Outbox
 from netra_trio.sessions.transcript import Transcript
-from netra_trio.telemetry.metrics import Figures
+from netra_trio.telemetry.metrics import Metrics
 
 WRITER_TURNS = 4  # of the loop until a writer has taken what it was rung for: it waits two itself
 
 
-class Journal:
+class EventStream:
     """The events of one session.
 
     Args:
@@ -48,7 +48,7 @@ class Journal:
         *,
         acknowledging: bool,
         wall_clock: Callable[[], float],
-        figures: Figures,
+        metrics: Metrics,
     ) -> None:
         resumes = settings.resume_window_ms > 0
         self.log = EventLog(
@@ -59,8 +59,8 @@ class Journal:
         )
         self.transcript = Transcript() if resumes else None
         self.acknowledging = acknowledging
-        self.delivery = Delivery(figures)
-        self._figures = figures
+        self.delivery = Delivery(metrics)
+        self._metrics = metrics
         self._wall_clock = wall_clock
         self._outbox: Outbox | None = None
         self._room = trio.lowlevel.ParkingLot()
@@ -182,7 +182,7 @@ class Journal:
     async def tell(self, fault: Problem, correlation_id: CorrelationId | None) -> None:
         """Send an error; without a socket nobody is there to be told, and asks again."""
         if self._outbox is not None:
-            self._figures.note_error(fault.code)
+            self._metrics.note_error(fault.code)
             await self._outbox.put(encode_problem(fault, self._wall_clock(), correlation_id))
 
     def _forget(self, entries: Iterable[Entry]) -> None:

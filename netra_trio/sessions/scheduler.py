@@ -1,6 +1,6 @@
 """Which run starts when: one at a time per thread, so many side by side, the rest in order.
 
-    >>> schedule = Schedule(max_active=8, max_waiting=32)
+    >>> schedule = Scheduler(max_active=8, max_waiting=32)
     >>> schedule.add("r1", "main", turn=0.0); schedule.add("r2", "main", turn=0.0)
     >>> schedule.start_due(0.0)
     ['r1']
@@ -18,7 +18,7 @@ from math import inf
 from attrs import define
 
 
-class Outlook(Enum):
+class AdmissionDecision(Enum):
     """What would become of a message, were it taken now."""
 
     START = "start"
@@ -35,7 +35,7 @@ class _Waiting:
     interrupts: bool
 
 
-class Schedule:
+class Scheduler:
     """The runs of one session that wait, and those that are active.
 
     Args:
@@ -49,15 +49,21 @@ class Schedule:
         self._waiting: list[_Waiting] = []
         self._active: dict[str, str] = {}  # run to thread
 
-    def outlook(self, thread: str, *, turn: float, now: float, reject_if_busy: bool) -> Outlook:
+    def decide(
+        self, thread: str, *, turn: float, now: float, reject_if_busy: bool
+    ) -> AdmissionDecision:
         """Say what would become of a message for `thread` whose turn is at `turn`."""
         busy = self.is_busy(thread)
         if busy and reject_if_busy:
-            return Outlook.BUSY
+            return AdmissionDecision.BUSY
         free = self._max_active - len(self._active)
         if free > 0 and not busy and turn <= now and self._due(now) < free:
-            return Outlook.START
-        return Outlook.FULL if len(self._waiting) >= self._max_waiting else Outlook.WAIT
+            return AdmissionDecision.START
+        return (
+            AdmissionDecision.FULL
+            if len(self._waiting) >= self._max_waiting
+            else AdmissionDecision.WAIT
+        )
 
     def is_busy(self, thread: str) -> bool:
         """Whether the thread has a run that is active or waits."""

@@ -55,8 +55,8 @@ from netra_trio.sessions.admission import (
     run_spec,
     too_fast,
 )
-from netra_trio.sessions.event_stream import Journal
-from netra_trio.sessions.scheduler import Outlook, Schedule
+from netra_trio.sessions.event_stream import EventStream
+from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.users import LiveRun, User
 from netra_trio.stores.base import STORED, Duplicate, NewMessage, RunEnd, Store
 from netra_trio.telemetry.events import RunEnded, RunStarted
@@ -125,11 +125,11 @@ class Session:
         self.id = new_session_id()
         self.user = user
         self.is_anonymous = is_anonymous
-        self.journal = Journal(
+        self.event_stream = EventStream(
             settings,
             acknowledging=acknowledging,
             wall_clock=wall_clock,
-            figures=instruments.figures,
+            metrics=instruments.metrics,
         )
         self.permissions = permissions
         self.opened_at = trio.current_time()
@@ -141,7 +141,7 @@ class Session:
         self._settings = settings
         self._wall_clock = wall_clock
         self._default_thread = new_thread_id()
-        self._schedule = Schedule(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
+        self._schedule = Scheduler(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
         self._executions: dict[RunId, tuple[Execution, NewMessage]] = {}
         self._followed: dict[RunId, trio.CancelScope] = {}
         self._became_idle: trio.Event | None = None  # where somebody waits for it
@@ -166,10 +166,10 @@ class Session:
         if self._draining or self._closing is not None:
             raise draining()
         check_agent(message, self._agents)
-        if not self.journal.log.reserve():
+        if not self.event_stream.log.reserve():
             raise queue_full("too many messages whose end you have not acknowledged")
         if len(self._inbox) >= INBOX:
-            self.journal.log.release()
+            self.event_stream.log.release()
             raise queue_full(f"{INBOX} messages wait to be looked at")
         self._inbox.append(_Work(message, correlation_id, trio.current_time()))
         self._look_into_inbox()
@@ -300,7 +300,7 @@ class Session:
 
     def statistics(self) -> dict[str, int]:
         """Return how many runs are active and wait, and how far the log is."""
-        return {**self._schedule.statistics(), "last_seq": self.journal.log.last}
+        return {**self._schedule.statistics(), "last_seq": self.event_stream.log.last}
 
     # From a message to its run.
 
@@ -311,19 +311,19 @@ class Session:
             known, turn = await self._record(new, work.message)
         except BaseException as error:
             self._forget(new.run_id)
-            self.journal.log.release()
+            self.event_stream.log.release()
             if not isinstance(error, Refused):
                 raise
-            await self.journal.tell(error.problem, work.correlation_id)
+            await self.event_stream.tell(error.problem, work.correlation_id)
             return None
         starts = False
         if known is not None:
             self._forget(new.run_id)
             self._confirm_duplicate(known, new)
         else:
-            self.journal.delivery.expect(new.run_id, work.received)
+            self.event_stream.delivery.expect(new.run_id, work.received)
             starts = self._schedule_run(new, execution, turn, work.message.on_busy)
-        self._instruments.figures.confirmation.observe(trio.current_time() - work.received)
+        self._instruments.metrics.confirmation.observe(trio.current_time() - work.received)
         return (execution, new) if starts else None
 
     def _register(self, work: _Work) -> tuple[NewMessage, Execution]:
@@ -346,7 +346,7 @@ class Session:
             received=work.received,
         )
         execution = Execution(
-            spec, self.journal, self._store, self._wall_clock, note=self._instruments.note
+            spec, self.event_stream, self._store, self._wall_clock, note=self._instruments.note
         )
         self._executions[new.run_id] = (execution, new)
         self.user.runs[new.run_id] = LiveRun(stop=lambda: self._stop(new.run_id))
@@ -405,18 +405,18 @@ class Session:
             raise draining()
         turn = window.turn(now)
         if turn is None:
-            self._instruments.figures.rate_events["messages", "refused"] += 1
+            self._instruments.metrics.rate_events["messages", "refused"] += 1
             raise too_fast(self._settings.max_message_rate, window.retry_after(now))
-        outlook = self._schedule.outlook(
+        decide = self._schedule.decide(
             thread_id, turn=turn, now=now, reject_if_busy=on_busy is OnBusy.REJECT
         )
-        if outlook is Outlook.BUSY:
+        if decide is AdmissionDecision.BUSY:
             raise agent_busy()
-        if outlook is Outlook.FULL:
+        if decide is AdmissionDecision.FULL:
             raise queue_full(f"{self._settings.run_queue} messages wait for their run")
         window.take(now)
         if turn > now:
-            self._instruments.figures.rate_events["messages", "delayed"] += 1
+            self._instruments.metrics.rate_events["messages", "delayed"] += 1
         return turn
 
     def _confirm_duplicate(self, known: Duplicate, new: NewMessage) -> None:
@@ -433,16 +433,16 @@ class Session:
         )
         live = self.user.runs.get(known.run_id)
         if self._closing is not None:
-            self.journal.log.release(1)  # nobody is left to be told
+            self.event_stream.log.release(1)  # nobody is left to be told
         elif known.completed is not None:
             self._copy_end(known.run_id, known.completed, new.correlation_id)
         elif known.run_id in self._executions or known.run_id in self._followed:
-            self.journal.log.release(1)  # its end will come here already
+            self.event_stream.log.release(1)  # its end will come here already
         elif live is None:
             self._followed[known.run_id] = trio.CancelScope()
             self._spawn(self._follow, known.run_id, new)
         elif self.id in live.watchers:
-            self.journal.log.release(1)
+            self.event_stream.log.release(1)
         else:
             live.watchers[self.id] = lambda end: self._copy_end(
                 end.run_id, end.completed, new.correlation_id
@@ -467,7 +467,7 @@ class Session:
         except KeyConflict:
             known = None
         if known is None:  # history is not kept that long
-            self.journal.log.release(1)
+            self.event_stream.log.release(1)
         elif known.completed is None:
             return False
         else:
@@ -475,10 +475,10 @@ class Session:
         return True
 
     def _copy_end(self, run_id: RunId, completed: bytes, correlation_id: CorrelationId) -> None:
-        if self.journal.log.is_over_bytes:
+        if self.event_stream.log.is_over_bytes:
             completed = _lean_copy(completed)
         event = Encoded(AgentCompleted.TYPE, run_id, completed)
-        self.journal.append(event, len(completed), correlation_id, reserved=True)
+        self.event_stream.append(event, len(completed), correlation_id, reserved=True)
 
     def _schedule_run(
         self, new: NewMessage, execution: Execution, turn: float, on_busy: OnBusy
@@ -502,14 +502,14 @@ class Session:
     def _confirm_run(self, new: NewMessage, position: int | None, *, starts: bool = False) -> None:
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
         confirmed = MessageConfirmed(new.message_id, new.run_id, new.thread_id, status, position)
-        if self.journal.transcript is not None:
-            self.journal.transcript.begin(new.run_id, new.thread_id, new.correlation_id)
+        if self.event_stream.transcript is not None:
+            self.event_stream.transcript.begin(new.run_id, new.thread_id, new.correlation_id)
         self._confirm(confirmed, new.correlation_id, more=starts)
 
     def _confirm(
         self, confirmed: MessageConfirmed, correlation_id: CorrelationId, *, more: bool = False
     ) -> None:
-        self.journal.append(confirmed, 0, correlation_id, reserved=True, more=more)
+        self.event_stream.append(confirmed, 0, correlation_id, reserved=True, more=more)
 
     # From a run to its end.
 
@@ -567,7 +567,7 @@ class Session:
     def _stop(self, run_id: RunId) -> None:
         """Stop one of this session's runs, started or not."""
         execution, new = self._executions[run_id]
-        self.journal.delivery.stop(run_id)
+        self.event_stream.delivery.stop(run_id)
         if self._schedule.withdraw(run_id):
             self._spawn(self._end, execution, new, Ending(RunStatus.CANCELLED))
             self._set_alarm(trio.current_time())  # what waited behind it may be due
@@ -588,7 +588,7 @@ class Session:
             return
         execution.has_ended = True
         execution.output.close()
-        if self.journal.log.is_over_bytes:
+        if self.event_stream.log.is_over_bytes:
             ending = _lean(ending)
         completed = AgentCompleted(
             new.run_id,
@@ -621,7 +621,7 @@ class Session:
             live = self._forget(new.run_id)
             self._note(new.run_id, ending.status)
             event = Encoded(AgentCompleted.TYPE, new.run_id, data)
-            self.journal.append(
+            self.event_stream.append(
                 event,
                 len(data),
                 new.correlation_id,
@@ -648,8 +648,8 @@ class Session:
         return min(END_STORE_TIMEOUT, self._settings.drain_timeout_ms / 1000 * DRAIN_STORE_SHARE)
 
     def _note(self, run_id: RunId, status: RunStatus) -> None:
-        if self.journal.transcript is not None:
-            self.journal.transcript.note(run_id, status)
+        if self.event_stream.transcript is not None:
+            self.event_stream.transcript.note(run_id, status)
 
 
 def _lean(ending: Ending) -> Ending:

@@ -22,7 +22,7 @@ from netra_trio.stores.base import RunEnd
 from netra_trio.telemetry.metrics import CONNECTIONS, Key
 
 
-class Endable(Protocol):
+class ClosableConnection(Protocol):
     """A connection, as far as its user's limit is concerned."""
 
     @property
@@ -61,7 +61,7 @@ class User:
 
     id: UserId
     window: SlidingWindow
-    connections: list[Endable] = field(factory=list)
+    connections: list[ClosableConnection] = field(factory=list)
     sessions: set[SessionId] = field(factory=set)
     runs: dict[RunId, LiveRun] = field(factory=dict)
 

@@ -1,6 +1,6 @@
 """A store that answers in time or is unavailable: no connection waits on a hung database for ever.
 
-store = PatientStore(MemoryStore())
+store = TimeoutStore(MemoryStore())
 """
 
 from collections.abc import Awaitable, Sequence
@@ -21,7 +21,7 @@ STORE_SECONDS = 3.0  # one more than a database's own statement timeout should b
 
 
 @frozen
-class PatientStore:
+class TimeoutStore:
     """Any store, with a bound on how long an answer may take.
 
     A call that is given up raises `StoreUnavailable`. What it asked for may be done all the same;

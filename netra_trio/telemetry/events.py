@@ -1,7 +1,7 @@
 """What happens to openings, connections, sessions, runs and tools: each fact once, for every sink.
 
->>> fact = SessionEnded("sess_1", "alice", "window_passed", seconds=2.5)
->>> fact.EVENT, fact.LEVEL
+>>> event = SessionEnded("sess_1", "alice", "window_passed", seconds=2.5)
+>>> event.EVENT, event.LEVEL
 ('session_ended', 'info')
 
 Whoever sees a fact happen says so with `Instruments.note`; the log, the figures and the traces are
@@ -28,7 +28,7 @@ def unlogged(**more: Any) -> Any:
 
 
 @frozen
-class OpeningStarted:
+class UpgradeStarted:
     """Somebody asks for a WebSocket.
 
     Attributes:
@@ -62,7 +62,7 @@ class OpeningRefused:
 
 
 @frozen
-class OpeningFailed:
+class UpgradeFailed:
     """The server failed while it looked at an upgrade; the fault is logged where it is caught."""
 
     EVENT: ClassVar[str] = "opening_failed"
@@ -208,10 +208,10 @@ class RequestAnswered:
     seconds: float
 
 
-Fact = (
-    OpeningStarted
+TelemetryEvent = (
+    UpgradeStarted
     | OpeningRefused
-    | OpeningFailed
+    | UpgradeFailed
     | ConnectionOpened
     | ConnectionResumed
     | ConnectionEnded

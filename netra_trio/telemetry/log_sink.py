@@ -1,6 +1,6 @@
 """Facts as lines of the log: the story of a connection and of a run, and refusals in bounds.
 
-    story = Story()
+    story = LogSink()
     story.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
 
 The first refusals of a cause are told one by one. More of it are counted, and told in one line
@@ -15,7 +15,7 @@ import structlog
 import trio
 from attrs import define, evolve
 
-from netra_trio.telemetry.events import Fact, OpeningRefused, logged_fields
+from netra_trio.telemetry.events import OpeningRefused, TelemetryEvent, logged_fields
 
 INTERVAL = 10.0  # seconds of refusals in one line: soon enough for whoever looks on
 FIRST = 5  # refusals of a cause, each in a line of its own: what somebody tries by hand
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 _SHOWN: dict[type[Any], tuple[str, tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {
     kind: (kind.LEVEL, names, attrgetter(*names))
-    for kind in get_args(Fact)
+    for kind in get_args(TelemetryEvent)
     if kind.LEVEL is not None and kind is not OpeningRefused
     for names in [logged_fields(kind)]
 }
@@ -44,21 +44,21 @@ class _Repeated:
     count: int = 0
 
 
-class Story:
+class LogSink:
     """Writes facts to the log."""
 
     def __init__(self) -> None:
         self._causes: dict[_Cause, _Repeated] = {}
 
-    def note(self, fact: Fact) -> None:
+    def note(self, event: TelemetryEvent) -> None:
         """Write a fact, if the log has it."""
-        if isinstance(fact, OpeningRefused):
-            self._note_refusal(fact)
+        if isinstance(event, OpeningRefused):
+            self._note_refusal(event)
             return
-        shown = _SHOWN.get(type(fact))
+        shown = _SHOWN.get(type(event))
         if shown is not None:
             level, names, values = shown
-            getattr(_log, level)(fact.EVENT, **dict(zip(names, values(fact), strict=True)))
+            getattr(_log, level)(event.EVENT, **dict(zip(names, values(event), strict=True)))
 
     def sum_up(self, now: float) -> None:
         """Write a line for each cause that came again, once its interval is over."""
@@ -71,21 +71,21 @@ class Story:
             else:
                 del self._causes[cause]
 
-    def _note_refusal(self, fact: OpeningRefused) -> None:
+    def _note_refusal(self, event: OpeningRefused) -> None:
         now = trio.current_time()
-        cause: _Cause = (fact.code, fact.status, fact.upgrade, fact.origin, fact.peer)
+        cause: _Cause = (event.code, event.status, event.upgrade, event.origin, event.peer)
         if cause not in self._causes and len(self._causes) >= CAUSES:
-            cause = (fact.code, fact.status)
+            cause = (event.code, event.status)
         repeated = self._causes.get(cause)
         if repeated is None:
-            self._causes[cause] = _Repeated(now, fact)
-            _tell(fact)
+            self._causes[cause] = _Repeated(now, event)
+            _tell(event)
         elif repeated.told < FIRST:
             repeated.told += 1
-            _tell(fact)
+            _tell(event)
         else:
-            repeated.last, repeated.count = fact, repeated.count + 1
+            repeated.last, repeated.count = event, repeated.count + 1
 
 
-def _tell(fact: OpeningRefused) -> None:
-    _log.warning(fact.EVENT, **{name: getattr(fact, name) for name in _REFUSAL})
+def _tell(event: OpeningRefused) -> None:
+    _log.warning(event.EVENT, **{name: getattr(event, name) for name in _REFUSAL})

@@ -1,8 +1,8 @@
 """What is counted and measured, in plain numbers: the hot paths add to them, a scrape reads them.
 
-    >>> figures = Figures()
-    >>> figures.loop_lag.observe(0.002)
-    >>> figures.loop_lag.count
+    >>> metrics = Metrics()
+    >>> metrics.loop_lag.observe(0.002)
+    >>> metrics.loop_lag.count
     1
 
 One object for each application. `METRICS` is the table of what it knows: names, meanings, labels
@@ -38,14 +38,14 @@ from netra_trio.telemetry.events import (
     ConnectionEnded,
     ConnectionOpened,
     ConnectionResumed,
-    Fact,
-    OpeningFailed,
     OpeningRefused,
     RequestAnswered,
     RunEnded,
     RunStarted,
     SessionEnded,
+    TelemetryEvent,
     ToolEnded,
+    UpgradeFailed,
 )
 
 Key = str | tuple[str, ...]
@@ -140,7 +140,7 @@ def _histograms(keys: Iterable[Key], bounds: tuple[float, ...]) -> dict[Key, His
 
 
 @frozen
-class Levels:
+class Gauges:
     """What there is right now; the hub tells.
 
     Attributes:
@@ -159,7 +159,7 @@ class Levels:
 
 
 @define(eq=False)
-class Figures:
+class Metrics:
     """The figures of one application, a sink of its facts; all times are seconds.
 
     Attributes:
@@ -173,7 +173,7 @@ class Figures:
 
     agents: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
-    read_levels: Callable[[], Levels] = Levels
+    read_gauges: Callable[[], Gauges] = Gauges
     events_sent: int = 0
     merged: int = 0
     retries: int = 0
@@ -226,81 +226,81 @@ class Figures:
         self.errors[str(code)] += 1
         self.control_sent["error"] += 1
 
-    def note(self, fact: Fact) -> None:
+    def note(self, event: TelemetryEvent) -> None:
         """Count what a fact says."""
-        count = _COUNTED.get(type(fact))
+        count = _COUNTED.get(type(event))
         if count is not None:
-            count(self, fact)
+            count(self, event)
 
 
-def _opening_refused(figures: Figures, fact: OpeningRefused) -> None:
-    figures.errors[str(fact.code)] += 1
-    if fact.upgrade:
-        figures.openings[str(fact.code)] += 1
+def _opening_refused(metrics: Metrics, event: OpeningRefused) -> None:
+    metrics.errors[str(event.code)] += 1
+    if event.upgrade:
+        metrics.openings[str(event.code)] += 1
 
 
-def _opening_failed(figures: Figures, _: OpeningFailed) -> None:
-    figures.openings["failed"] += 1
+def _opening_failed(metrics: Metrics, _: UpgradeFailed) -> None:
+    metrics.openings["failed"] += 1
 
 
-def _opened(figures: Figures, verdict: str, seconds: float | None) -> None:
-    figures.openings["opened"] += 1
-    figures.opened[verdict] += 1
+def _opened(metrics: Metrics, verdict: str, seconds: float | None) -> None:
+    metrics.openings["opened"] += 1
+    metrics.opened[verdict] += 1
     if seconds is not None:
-        figures.opening.observe(seconds)
+        metrics.opening.observe(seconds)
 
 
-def _connection_opened(figures: Figures, fact: ConnectionOpened) -> None:
-    verdict = "new" if fact.verdict is Verdict.NEW else f"reset_{fact.reason}"
-    _opened(figures, verdict, fact.opening_seconds)
+def _connection_opened(metrics: Metrics, event: ConnectionOpened) -> None:
+    verdict = "new" if event.verdict is Verdict.NEW else f"reset_{event.reason}"
+    _opened(metrics, verdict, event.opening_seconds)
 
 
-def _connection_resumed(figures: Figures, fact: ConnectionResumed) -> None:
-    _opened(figures, str(fact.verdict), fact.opening_seconds)
-    if fact.away is not None:
-        figures.away.observe(fact.away)
-    if fact.was_lost:
-        figures.recoveries["connection", "recovered"] += 1
+def _connection_resumed(metrics: Metrics, event: ConnectionResumed) -> None:
+    _opened(metrics, str(event.verdict), event.opening_seconds)
+    if event.away is not None:
+        metrics.away.observe(event.away)
+    if event.was_lost:
+        metrics.recoveries["connection", "recovered"] += 1
 
 
-def _connection_ended(figures: Figures, fact: ConnectionEnded) -> None:
-    figures.ended[fact.reason] += 1
-    figures.duration.observe(fact.seconds)
+def _connection_ended(metrics: Metrics, event: ConnectionEnded) -> None:
+    metrics.ended[event.reason] += 1
+    metrics.duration.observe(event.seconds)
 
 
-def _session_ended(figures: Figures, fact: SessionEnded) -> None:
-    figures.sessions_ended[fact.reason] += 1
-    if fact.was_lost:
-        figures.recoveries["connection", "failed"] += 1
+def _session_ended(metrics: Metrics, event: SessionEnded) -> None:
+    metrics.sessions_ended[event.reason] += 1
+    if event.was_lost:
+        metrics.recoveries["connection", "failed"] += 1
 
 
-def _run_started(figures: Figures, fact: RunStarted) -> None:
-    figures.run_wait.observe(fact.waited)
+def _run_started(metrics: Metrics, event: RunStarted) -> None:
+    metrics.run_wait.observe(event.waited)
 
 
-def _run_ended(figures: Figures, fact: RunEnded) -> None:
-    figures.run_duration[fact.status].observe(fact.seconds)
-    key = (fact.agent, fact.status)
-    figures.runs_ended[key] = figures.runs_ended.get(key, 0) + 1
-    if fact.code is not None:
-        figures.errors[fact.code] += 1
-    if fact.attempts > 1:
-        figures.retries += fact.attempts - 1
-        outcome = "recovered" if fact.status is RunStatus.COMPLETED else "failed"
-        figures.recoveries["run", outcome] += 1
+def _run_ended(metrics: Metrics, event: RunEnded) -> None:
+    metrics.run_duration[event.status].observe(event.seconds)
+    key = (event.agent, event.status)
+    metrics.runs_ended[key] = metrics.runs_ended.get(key, 0) + 1
+    if event.code is not None:
+        metrics.errors[event.code] += 1
+    if event.attempts > 1:
+        metrics.retries += event.attempts - 1
+        outcome = "recovered" if event.status is RunStatus.COMPLETED else "failed"
+        metrics.recoveries["run", outcome] += 1
 
 
-def _tool_ended(figures: Figures, fact: ToolEnded) -> None:
-    figures.tool_duration[fact.outcome].observe(fact.seconds)
+def _tool_ended(metrics: Metrics, event: ToolEnded) -> None:
+    metrics.tool_duration[event.outcome].observe(event.seconds)
 
 
-def _request_answered(figures: Figures, fact: RequestAnswered) -> None:
-    figures.requests[fact.endpoint].observe(fact.seconds)
+def _request_answered(metrics: Metrics, event: RequestAnswered) -> None:
+    metrics.requests[event.endpoint].observe(event.seconds)
 
 
-_COUNTED: dict[type[Any], Callable[[Figures, Any], None]] = {
+_COUNTED: dict[type[Any], Callable[[Metrics, Any], None]] = {
     OpeningRefused: _opening_refused,
-    OpeningFailed: _opening_failed,
+    UpgradeFailed: _opening_failed,
     ConnectionOpened: _connection_opened,
     ConnectionResumed: _connection_resumed,
     ConnectionEnded: _connection_ended,
@@ -332,7 +332,7 @@ class Metric:
     group: str
     labels: tuple[str, ...]
     meaning: str
-    read: Callable[[Figures, Levels], Values]
+    read: Callable[[Metrics, Gauges], Values]
 
 
 def _row(
@@ -340,11 +340,11 @@ def _row(
     group: str,
     name: str,
     meaning: str,
-    read: Callable[[Figures, Levels], Any],
+    read: Callable[[Metrics, Gauges], Any],
     *labels: str,
 ) -> Metric:
-    def values(figures: Figures, levels: Levels) -> Values:
-        value: Any = read(figures, levels)
+    def values(metrics: Metrics, levels: Gauges) -> Values:
+        value: Any = read(metrics, levels)
         return cast("Values", value if labels else {(): value})
 
     return Metric(f"netra_{name}", kind, group, labels, meaning, values)

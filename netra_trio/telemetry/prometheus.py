@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from netra_trio.telemetry import metrics as table
-from netra_trio.telemetry.metrics import METRICS, Figures, Histogram
+from netra_trio.telemetry.metrics import METRICS, Histogram, Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,9 +41,9 @@ class Exposition:
         registry: The library's own.
     """
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Reader(figures))
+        self.registry.register(_Reader(metrics))
         ProcessCollector(registry=self.registry)
         self._series: dict[tuple[str, ...], str] = {}  # as many as there are labels: they are fixed
 
@@ -65,14 +65,14 @@ class Exposition:
 
 
 class _Reader(Collector):
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         """Read every figure."""
-        levels = self._figures.read_levels()
+        levels = self._metrics.read_gauges()
         for metric in METRICS:
-            yield _family(metric, metric.read(self._figures, levels))
+            yield _family(metric, metric.read(self._metrics, levels))
         build = GaugeMetricFamily(BUILD, BUILD_MEANING, labels=["version"])
         build.add_metric([version("netra-trio")], 1)
         yield build

@@ -1,29 +1,29 @@
 """The figures as JSON for an administrator: the same ones, in groups, with what users there are.
 
->>> sorted(document(Figures(), users=[]))
+>>> sorted(document(Metrics(), users=[]))
 ['connections', 'delivery', 'health', 'messages', 'runs', 'server']
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netra_trio.telemetry.metrics import METRICS, Figures, Histogram, Key, Values
+from netra_trio.telemetry.metrics import METRICS, Histogram, Key, Metrics, Values
 
 PREFIX = "netra_"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-def document(figures: Figures, users: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def document(metrics: Metrics, users: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return every figure by its group and its name, without the prefix of Prometheus; and users.
 
     The quantiles of a histogram are bounds: so much is at or below them. They are None where there
     is nothing yet, or where it is beyond the last bound.
     """
-    levels = figures.read_levels()
+    levels = metrics.read_gauges()
     groups: dict[str, Any] = {}
     for metric in METRICS:
         group = groups.setdefault(metric.group, {})
-        group[metric.name.removeprefix(PREFIX)] = _shown(metric.read(figures, levels))
+        group[metric.name.removeprefix(PREFIX)] = _shown(metric.read(metrics, levels))
     groups["connections"]["per_user"] = list(users)
     return groups
 

@@ -1,7 +1,7 @@
 """Facts as OpenTelemetry's spans: an opening, a resume, a run, and each tool of a run.
 
     traces = Traces()               # the tracer is that of the process, whoever set it up
-    traces.note(OpeningStarted({"traceparent": "00-4bf9…-01"}))
+    traces.note(UpgradeStarted({"traceparent": "00-4bf9…-01"}))
 
 An opening is a child of what its request names. A run is a child of the newest opening of its
 session, and current while it goes on: what an agent does through an instrumented library is part of
@@ -24,15 +24,15 @@ from netra_trio.protocol.messages import RunStatus
 from netra_trio.telemetry.events import (
     ConnectionOpened,
     ConnectionResumed,
-    Fact,
-    OpeningFailed,
     OpeningRefused,
-    OpeningStarted,
     RunEnded,
     RunStarted,
     SessionEnded,
+    TelemetryEvent,
     ToolEnded,
     ToolStarted,
+    UpgradeFailed,
+    UpgradeStarted,
 )
 from netra_trio.telemetry.trace_context import TRACEPARENT
 
@@ -58,47 +58,47 @@ class Traces:
         self._runs: dict[str, Span] = {}
         self._tools: dict[str, tuple[Span, Context]] = {}
 
-    def note(self, fact: Fact) -> None:
+    def note(self, event: TelemetryEvent) -> None:
         """Begin or end a span, once somebody has said where spans go.
 
         OpenTelemetry's interface often comes along with something else. Spans that nobody sees
         would cost a message a seventh of its time all the same.
         """
-        handle = _HANDLERS.get(type(fact))
+        handle = _HANDLERS.get(type(event))
         if handle is not None and (self._is_wanted or self._became_wanted()):
-            handle(self, fact)
+            handle(self, event)
 
     def _became_wanted(self) -> bool:
         # Of the type itself: to ask an abstract class is ten times as dear.
         self._is_wanted = type(trace.get_tracer_provider()) is not trace.ProxyTracerProvider
         return self._is_wanted
 
-    def opening_started(self, fact: OpeningStarted) -> None:
+    def opening_started(self, event: UpgradeStarted) -> None:
         """Begin an opening's span."""
-        parent = _W3C.extract(fact.carrier, context=Context())
+        parent = _W3C.extract(event.carrier, context=Context())
         _opening.set(self._tracer.start_span(OPENING, context=parent, kind=SpanKind.SERVER))
 
-    def opening_refused(self, fact: OpeningRefused) -> None:
+    def opening_refused(self, event: OpeningRefused) -> None:
         """End it: somebody was told no."""
-        self._end_opening({"netra.code": str(fact.code), "netra.status": fact.status}, "refused")
+        self._end_opening({"netra.code": str(event.code), "netra.status": event.status}, "refused")
 
-    def opening_failed(self, _: OpeningFailed) -> None:
+    def opening_failed(self, _: UpgradeFailed) -> None:
         """End it: the fault is the server's."""
         self._end_opening({}, "failed")
 
-    def opened(self, fact: ConnectionOpened | ConnectionResumed) -> None:
+    def opened(self, event: ConnectionOpened | ConnectionResumed) -> None:
         """End it; runs of the session are its children from here on."""
-        span = self._end_opening({"netra.verdict": str(fact.verdict)})
+        span = self._end_opening({"netra.verdict": str(event.verdict)})
         if span is None:
             return
-        context = self._openings[fact.session_id] = trace.set_span_in_context(span, Context())
-        if isinstance(fact, ConnectionResumed):
+        context = self._openings[event.session_id] = trace.set_span_in_context(span, Context())
+        if isinstance(event, ConnectionResumed):
             now = time_ns()
             resume = self._tracer.start_span(
                 RESUME,
                 context=context,
-                attributes={"netra.verdict": str(fact.verdict), "netra.replayed": fact.replayed},
-                start_time=now - round((fact.away or 0.0) * _SECOND),
+                attributes={"netra.verdict": str(event.verdict), "netra.replayed": event.replayed},
+                start_time=now - round((event.away or 0.0) * _SECOND),
             )
             resume.end(now)
 
@@ -109,16 +109,16 @@ class Traces:
             _end(span, attributes, fault)
         return span
 
-    def session_ended(self, fact: SessionEnded) -> None:
+    def session_ended(self, event: SessionEnded) -> None:
         """Forget the session's opening."""
-        self._openings.pop(fact.session_id, None)
+        self._openings.pop(event.session_id, None)
 
-    def run_started(self, fact: RunStarted) -> None:
+    def run_started(self, event: RunStarted) -> None:
         """Begin a run's span, and make it current for the run's task."""
-        parent = self._openings.get(fact.session_id, Context())
-        attributes = {"netra.agent": fact.agent, "netra.run_id": fact.run_id}
+        parent = self._openings.get(event.session_id, Context())
+        attributes = {"netra.agent": event.agent, "netra.run_id": event.run_id}
         span = self._tracer.start_span(RUN, context=parent, attributes=attributes)
-        self._runs[fact.run_id] = span
+        self._runs[event.run_id] = span
         # For the run's task and those it starts; it ends with them.
         contexts.attach(trace.set_span_in_context(span, parent))
         carrier: dict[str, str] = {}
@@ -126,29 +126,29 @@ class Traces:
         if carrier:
             TRACEPARENT.set(carrier["traceparent"])
 
-    def run_ended(self, fact: RunEnded) -> None:
+    def run_ended(self, event: RunEnded) -> None:
         """End it."""
-        span = self._runs.pop(fact.run_id, None)
+        span = self._runs.pop(event.run_id, None)
         if span is not None:
-            fault = str(fact.status) if fact.status in _FAULTS else None
-            attributes = {"netra.status": str(fact.status), "netra.attempts": fact.attempts}
+            fault = str(event.status) if event.status in _FAULTS else None
+            attributes = {"netra.status": str(event.status), "netra.attempts": event.attempts}
             _end(span, attributes, fault)
 
-    def tool_started(self, fact: ToolStarted) -> None:
+    def tool_started(self, event: ToolStarted) -> None:
         """Begin a tool's span, and make it current."""
         before = contexts.get_current()
-        span = self._tracer.start_span(TOOL, attributes={"netra.tool": fact.name})
-        self._tools[fact.tool_call_id] = (span, before)
+        span = self._tracer.start_span(TOOL, attributes={"netra.tool": event.name})
+        self._tools[event.tool_call_id] = (span, before)
         contexts.attach(trace.set_span_in_context(span))
 
-    def tool_ended(self, fact: ToolEnded) -> None:
+    def tool_ended(self, event: ToolEnded) -> None:
         """End it, and make current what was before."""
-        begun = self._tools.pop(fact.tool_call_id, None)
+        begun = self._tools.pop(event.tool_call_id, None)
         if begun is not None:  # and not before anybody wanted to know
             span, before = begun
             contexts.attach(before)
-            fault = fact.outcome if fact.outcome == "failed" else None
-            _end(span, {"netra.outcome": fact.outcome}, fault)
+            fault = event.outcome if event.outcome == "failed" else None
+            _end(span, {"netra.outcome": event.outcome}, fault)
 
 
 def _end(span: Span, attributes: dict[str, Any], fault: str | None) -> None:
@@ -159,9 +159,9 @@ def _end(span: Span, attributes: dict[str, Any], fault: str | None) -> None:
 
 
 _HANDLERS: dict[type[Any], Callable[[Traces, Any], None]] = {
-    OpeningStarted: Traces.opening_started,
+    UpgradeStarted: Traces.opening_started,
     OpeningRefused: Traces.opening_refused,
-    OpeningFailed: Traces.opening_failed,
+    UpgradeFailed: Traces.opening_failed,
     ConnectionOpened: Traces.opened,
     ConnectionResumed: Traces.opened,
     SessionEnded: Traces.session_ended,

@@ -1,6 +1,6 @@
 """A line: the bytes to one peer, with a bound on how long it may take none of them.
 
-    line = SocketLine(sock, send_timeout=5.0)
+    line = SocketByteStream(sock, send_timeout=5.0)
     data = await line.read()
     await line.write(b"...")
 
@@ -70,7 +70,7 @@ def waiting_for_peer(fileno: int) -> int:
     return held[0]
 
 
-class SocketLine:
+class SocketByteStream:
     """A line over a socket that does not block.
 
     Args:
@@ -156,7 +156,7 @@ class SocketLine:
             raise TransportClosed from None
 
 
-class StreamLine:
+class TrioByteStream:
     """A line over any of Trio's streams: TLS, and memory in tests.
 
     Args:

@@ -1,6 +1,6 @@
 """A WebSocket on a line of our own: the fast lane (RFC 6455).
 
-    transport = NativeTransport(line, answer=accepting(key), max_bytes=163_840)
+    transport = WebSocketTransport(line, answer=accepting(key), max_bytes=163_840)
     await transport.accept()
 
 What comes in is parsed by the protocol core of `websockets`; frames that go out are a few bytes
@@ -33,7 +33,7 @@ _log = logging.getLogger("netra_trio.frames")
 _log.disabled = True  # the core writes a line for each connection; the connection has its own
 
 
-class NativeTransport:
+class WebSocketTransport:
     """The WebSocket of one line whose opening handshake was read.
 
     Args:

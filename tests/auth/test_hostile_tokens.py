@@ -26,7 +26,7 @@ from netra_trio.endpoints.request import Request
 from netra_trio.errors import SettingsError
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused
-from netra_trio.telemetry.log_sink import Story
+from netra_trio.telemetry.log_sink import LogSink
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 NOW = 1_800_000_000.0
@@ -298,7 +298,7 @@ async def test_a_hostile_token(name: str, autojump_clock: trio.testing.MockClock
                 await verifier.verify(token, NOW)
             fault = caught.value.problem
             request = Request({}, {}, (), "")
-            refusal(fault, NOW, request, "/ws", Story().note)  # what is logged of it
+            refusal(fault, NOW, request, "/ws", LogSink().note)  # what is logged of it
             # Whoever comes next is none the worse for it.
             assert (await verifier.verify(good(), NOW)).user_id == MARK
     code = ErrorCode.TOKEN_EXPIRED if reason == EXPIRED else ErrorCode.INVALID_TOKEN

@@ -268,9 +268,9 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        hub = self.network._process and self.network._process.app._hub
-        for session in hub.sessions if hub else []:
-            log = session.journal.log
+        node = self.network._process and self.network._process.app._node
+        for session in node.sessions if node else []:
+            log = session.event_stream.log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)
             assert ordinary <= REPLAY_EVENTS

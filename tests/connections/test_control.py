@@ -10,7 +10,7 @@ from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
-from netra_trio.connections.reader import BAD_FRAMES, CONTROL_BURST, ERRANDS
+from netra_trio.connections.reader import BACKGROUND_REQUESTS, BAD_FRAMES, CONTROL_BURST
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import BAD_FRAME, EndReason, ErrorCode
 
@@ -69,12 +69,12 @@ async def test_the_welcome_is_first_and_says_everything(autojump_clock: MockCloc
         await trio.sleep(1.5)
         client = server.start()
         await client.send("ping")  # right behind the handshake
-        welcome, pong = await client.next(), await client.next()
+        hello, pong = await client.next(), await client.next()
         client.line.close()
     assert pong["type"] == "pong"
-    assert set(welcome) == {"type", "payload", "timestamp"}
-    assert welcome["timestamp"] == EPOCH + 1.5
-    payload = welcome["payload"]
+    assert set(hello) == {"type", "payload", "timestamp"}
+    assert hello["timestamp"] == EPOCH + 1.5
+    payload = hello["payload"]
     assert payload.pop("connection_id").startswith("conn_")
     assert payload.pop("session_id").startswith("sess_")
     assert payload == {
@@ -105,7 +105,7 @@ async def test_the_welcome_is_first_and_says_everything(autojump_clock: MockCloc
 async def test_two_connections_have_different_ids(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as one, server.connect() as two:
         for name in ("connection_id", "session_id"):
-            assert one.welcome["payload"][name] != two.welcome["payload"][name]
+            assert one.hello["payload"][name] != two.hello["payload"][name]
 
 
 # Ping and pong.
@@ -236,14 +236,16 @@ async def test_a_store_that_does_not_answer_does_not_hold_the_reader_up(
     store = ScriptedStore()
     async with open_server(store=store) as server, server.connect() as client:
         store.hold()
-        for n in range(ERRANDS):
+        for n in range(BACKGROUND_REQUESTS):
             await client.send("auth", {"token": token()}, f"c-{n}")
         assert await client.sync() == []
         refused = await call(client, "auth", {"token": token()})
         assert refused["payload"]["code"] == "RATE_LIMIT_EXCEEDED"
         store.release()
-        answers = [await client.expect("auth_ok") for _ in range(ERRANDS)]
-        assert {a["correlation_id"] for a in answers} == {f"c-{n}" for n in range(ERRANDS)}
+        answers = [await client.expect("auth_ok") for _ in range(BACKGROUND_REQUESTS)]
+        assert {a["correlation_id"] for a in answers} == {
+            f"c-{n}" for n in range(BACKGROUND_REQUESTS)
+        }
         assert (await call(client, "auth", {"token": token()}))["type"] == "auth_ok"
 
 

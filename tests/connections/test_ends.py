@@ -71,7 +71,7 @@ class Scene:
     @property
     def connection(self) -> Connection:
         """The connection, while there is one."""
-        (connection,) = self.server.hub._connections.values()
+        (connection,) = self.server.node._connections.values()
         return connection
 
 
@@ -100,9 +100,9 @@ async def scene(**options: Any) -> AsyncIterator[Scene]:
         yield Scene(server, store, client, recorders[0])
         await client.done.wait()
         await wait_all_tasks_blocked()
-        statistics = server.hub.statistics()
+        statistics = server.node.statistics()
         assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
-        user = server.hub._users.get(ALICE, trio.current_time())
+        user = server.node._users.get(ALICE, trio.current_time())
         assert (user.connections, user.runs) == ([], {})
         assert list(store.ends.values()) == [1]
         assert trio.lowlevel.current_statistics().tasks_living == before
@@ -158,7 +158,7 @@ async def session_fails(on: Scene) -> None:
 
 
 async def server_drains(on: Scene) -> None:
-    on.server.nursery.start_soon(on.server.hub.drain)
+    on.server.nursery.start_soon(on.server.node.drain)
 
 
 async def peer_sends_rubbish(on: Scene) -> None:
@@ -414,7 +414,7 @@ async def test_a_peer_that_is_gone_before_the_answer(autojump_clock: MockClock) 
         client.line.close(1001)
         await client.done.wait()
         assert client.ended is EndReason.PEER_CLOSED
-        assert server.hub.statistics()["connections"] == 0
+        assert server.node.statistics()["connections"] == 0
 
 
 # What comes out of serving.
@@ -473,9 +473,9 @@ async def test_a_session_s_fault_leaves_no_waiting_run_behind(autojump_clock: Mo
         await wait_all_tasks_blocked()
         assert code == CloseCode.INTERNAL
         assert client.ended is EndReason.INTERNAL
-        assert server.hub.statistics()["sessions"] == 0
+        assert server.node.statistics()["sessions"] == 0
         assert set(store.ends) == set(store.recorded)
-        assert server.hub._users.get(ALICE, trio.current_time()).runs == {}
+        assert server.node._users.get(ALICE, trio.current_time()).runs == {}
 
 
 async def test_a_peer_that_takes_its_end_by_the_drop_is_not_waited_for(

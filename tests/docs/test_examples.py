@@ -61,8 +61,8 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
 )
 from netra_trio.stores.base import Store
-from netra_trio.telemetry.events import Fact, logged_fields
-from netra_trio.telemetry.metrics import METRICS, Figures, Levels
+from netra_trio.telemetry.events import TelemetryEvent, logged_fields
+from netra_trio.telemetry.metrics import METRICS, Gauges, Metrics
 from netra_trio.telemetry.prometheus import BUILD, BUILD_MEANING
 from netra_trio.telemetry.traces import OPENING, RESUME, RUN, TOOL
 from netra_trio.testing import open_network
@@ -606,9 +606,9 @@ def log_calls(source: Path) -> Iterator[LogCall]:
 
 def test_log_events() -> None:
     emitted = {call for source in SOURCES for call in log_calls(source)} | {
-        LogCall(fact.EVENT, fact.LEVEL, frozenset(logged_fields(fact)))
-        for fact in get_args(Fact)
-        if fact.LEVEL is not None
+        LogCall(event.EVENT, event.LEVEL, frozenset(logged_fields(event)))
+        for event in get_args(TelemetryEvent)
+        if event.LEVEL is not None
     }
     told = {
         LogCall(bare(event), bare(level), frozenset(filter(None, bare(fields).split(", "))))
@@ -623,10 +623,10 @@ LABEL_VALUES_SHOWN = 8  # in the table of metrics; a longer list is one of the t
 def metrics_page_table() -> str:
     """Return the table of metrics.md as it has to be."""
     rows = [["Metric", "Type", "Labels", "Meaning"]]
-    figures = Figures()
+    metrics = Metrics()
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        values = [str(key) for key in metric.read(figures, Levels()) if isinstance(key, str)]
+        values = [str(key) for key in metric.read(metrics, Gauges()) if isinstance(key, str)]
         if len(metric.labels) == 1 and 0 < len(values) <= LABEL_VALUES_SHOWN:
             labels += ": " + ", ".join(values)
         rows.append([f"`{metric.name}`", metric.kind, labels, f"{metric.meaning}."])

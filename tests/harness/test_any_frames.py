@@ -312,7 +312,7 @@ async def throw(plan: list[Sent], *, acknowledging: bool) -> None:
             client.line.close()
         await client.done.wait()
         await wait_all_tasks_blocked()
-        statistics = server.hub.statistics()
+        statistics = server.node.statistics()
         assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         check(talked)

@@ -12,7 +12,7 @@ from netra_trio.agents.run import Run
 from netra_trio.errors import ToolError
 from netra_trio.node.node import USERS_LISTED
 from netra_trio.sessions.delivery import GAP_EVERY
-from netra_trio.telemetry.metrics import Figures, Histogram, Levels
+from netra_trio.telemetry.metrics import Gauges, Histogram, Metrics
 
 QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 LATER = 0.3  # seconds
@@ -42,12 +42,12 @@ async def tidy(run: Run) -> None:
 AGENTS: dict[str, Any] = {"later": later, "steady": steady, "tidy": tidy}
 
 
-def figures_of(server: Server) -> Figures:
-    return server.hub.instruments.figures
+def figures_of(server: Server) -> Metrics:
+    return server.node.instruments.metrics
 
 
-def levels_of(server: Server) -> Levels:
-    return figures_of(server).read_levels()
+def levels_of(server: Server) -> Gauges:
+    return figures_of(server).read_gauges()
 
 
 def only(histogram: Histogram) -> float:
@@ -63,10 +63,10 @@ async def ask(client: Client, agent: str, key: str | None = None) -> list[Frame]
 async def test_from_a_message_to_its_first_delta(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as client:
         await ask(client, "later")
-        figures = figures_of(server)
-        assert only(figures.first_delta) == pytest.approx(LATER)
-        assert only(figures.run_wait) == pytest.approx(0.0)
-        assert only(figures.confirmation) == pytest.approx(0.0)
+        metrics = figures_of(server)
+        assert only(metrics.first_delta) == pytest.approx(LATER)
+        assert only(metrics.run_wait) == pytest.approx(0.0)
+        assert only(metrics.confirmation) == pytest.approx(0.0)
 
 
 async def test_a_message_that_waited_is_timed_from_its_arrival(autojump_clock: MockClock) -> None:
@@ -74,9 +74,9 @@ async def test_a_message_that_waited_is_timed_from_its_arrival(autojump_clock: M
         await client.say("hello", agent="later")
         await ask(client, "later")
         await client.until("agent_completed")
-        figures = figures_of(server)
-        assert figures.first_delta.total == pytest.approx(3 * LATER)
-        assert figures.run_wait.total == pytest.approx(LATER)
+        metrics = figures_of(server)
+        assert metrics.first_delta.total == pytest.approx(3 * LATER)
+        assert metrics.run_wait.total == pytest.approx(LATER)
 
 
 async def test_gaps_between_deltas(autojump_clock: MockClock) -> None:
@@ -128,11 +128,11 @@ async def test_what_came_in_is_counted_by_type(autojump_clock: MockClock) -> Non
         await client.send_raw("nonsense")
         await client.send_raw(b"bytes")
         await client.sync()
-        figures = figures_of(server)
-        assert +Counter(figures.received) == {"invalid": 2, "ping": 1}
-        assert figures.processing["ping"].count == 1
-        assert +Counter(figures.errors) == {"JSON_PARSE_ERROR": 1, "INVALID_MESSAGE_TYPE": 1}
-        assert figures.recoveries["frame", "recovered"] == 1
+        metrics = figures_of(server)
+        assert +Counter(metrics.received) == {"invalid": 2, "ping": 1}
+        assert metrics.processing["ping"].count == 1
+        assert +Counter(metrics.errors) == {"JSON_PARSE_ERROR": 1, "INVALID_MESSAGE_TYPE": 1}
+        assert metrics.recoveries["frame", "recovered"] == 1
 
 
 async def test_five_bad_frames_are_no_recovery(autojump_clock: MockClock) -> None:
@@ -140,22 +140,22 @@ async def test_five_bad_frames_are_no_recovery(autojump_clock: MockClock) -> Non
         for _ in range(5):
             await client.send_raw("nonsense")
         await client.rest()
-        figures = figures_of(server)
-        assert figures.recoveries["frame", "failed"] == 1
-        assert figures.recoveries["frame", "recovered"] == 0
-        assert figures.errors["ERROR_LIMIT_EXCEEDED"] == 1
+        metrics = figures_of(server)
+        assert metrics.recoveries["frame", "failed"] == 1
+        assert metrics.recoveries["frame", "recovered"] == 0
+        assert metrics.errors["ERROR_LIMIT_EXCEEDED"] == 1
 
 
 async def lose(client: Client) -> str:
     client.line.cut()
     await client.done.wait()
-    session_id: str = client.welcome["payload"]["session_id"]
+    session_id: str = client.hello["payload"]["session_id"]
     return session_id
 
 
 async def open_one(server: Server, **options: Any) -> Client:
     client = server.start(**options)
-    client.welcome = await client.expect("connection_established")
+    client.hello = await client.expect("connection_established")
     return client
 
 
@@ -168,11 +168,11 @@ async def test_a_lost_connection_that_comes_back(autojump_clock: MockClock) -> N
         assert levels_of(server).sessions == {"attached": 0, "detached": 1}
         again = await open_one(server, acknowledging=True, session_id=session_id)
         replayed = await again.until("agent_completed")
-        figures = figures_of(server)
-        assert only(figures.away) == pytest.approx(7)
-        assert figures.opened["exact"] == 1
-        assert figures.recoveries["connection", "recovered"] == 1
-        assert figures.merged == 4 * GAP_EVERY - 1
+        metrics = figures_of(server)
+        assert only(metrics.away) == pytest.approx(7)
+        assert metrics.opened["exact"] == 1
+        assert metrics.recoveries["connection", "recovered"] == 1
+        assert metrics.merged == 4 * GAP_EVERY - 1
         assert len([frame for frame in replayed if frame["type"] == "partial_result"]) == 1
 
 
@@ -180,9 +180,9 @@ async def test_a_lost_connection_that_does_not_come_back(autojump_clock: MockClo
     async with open_server(**QUIET, resume_window_ms=1000) as server:
         await lose(await open_one(server))
         await trio.sleep(2)
-        figures = figures_of(server)
-        assert figures.recoveries["connection", "failed"] == 1
-        assert figures.sessions_ended["window_passed"] == 1
+        metrics = figures_of(server)
+        assert metrics.recoveries["connection", "failed"] == 1
+        assert metrics.sessions_ended["window_passed"] == 1
 
 
 async def test_who_says_goodbye_was_not_lost(autojump_clock: MockClock) -> None:
@@ -190,9 +190,9 @@ async def test_who_says_goodbye_was_not_lost(autojump_clock: MockClock) -> None:
         async with server.connect():
             pass
         await trio.sleep(2)
-        figures = figures_of(server)
-        assert set(figures.recoveries.values()) == {0}
-        assert figures.sessions_ended["window_passed"] == 1
+        metrics = figures_of(server)
+        assert set(metrics.recoveries.values()) == {0}
+        assert metrics.sessions_ended["window_passed"] == 1
 
 
 async def test_what_waits_for_a_connection_is_not_timed(autojump_clock: MockClock) -> None:
@@ -210,10 +210,10 @@ async def test_what_waits_for_a_connection_is_not_timed(autojump_clock: MockCloc
 async def test_a_takeover_is_no_absence(autojump_clock: MockClock) -> None:
     async with open_server(**QUIET) as server:
         client = await open_one(server)
-        session_id = client.welcome["payload"]["session_id"]
+        session_id = client.hello["payload"]["session_id"]
         await open_one(server, session_id=session_id)
-        figures = figures_of(server)
-        assert (figures.opened["exact"], figures.away.count) == (1, 0)
+        metrics = figures_of(server)
+        assert (metrics.opened["exact"], metrics.away.count) == (1, 0)
 
 
 @pytest.mark.parametrize("last_seq", [0, 7])
@@ -258,12 +258,12 @@ async def test_tools_and_how_they_ended(autojump_clock: MockClock) -> None:
     async with open_server(agents={"work": work}, **QUIET) as server, server.connect() as client:
         await client.say("hello", deadline_ms=3000)
         await client.until("agent_completed")
-        figures = figures_of(server)
-        assert only(figures.tool_duration["completed"]) == pytest.approx(1)
-        assert only(figures.tool_duration["failed"]) == pytest.approx(0)
-        assert only(figures.tool_duration["cut_off"]) == pytest.approx(2)
-        assert figures.runs_ended["work", "timed_out"] == 1
-        assert figures.errors["AGENT_TIMEOUT"] == 1
+        metrics = figures_of(server)
+        assert only(metrics.tool_duration["completed"]) == pytest.approx(1)
+        assert only(metrics.tool_duration["failed"]) == pytest.approx(0)
+        assert only(metrics.tool_duration["cut_off"]) == pytest.approx(2)
+        assert metrics.runs_ended["work", "timed_out"] == 1
+        assert metrics.errors["AGENT_TIMEOUT"] == 1
 
 
 async def test_what_there_is_right_now(autojump_clock: MockClock) -> None:
@@ -282,7 +282,7 @@ async def test_what_there_is_right_now(autojump_clock: MockClock) -> None:
         assert levels.runs == {"active": 1, "waiting": 1}
         assert levels.log_events == levels.log_events_max > 0
         assert levels.tasks >= 18 * 3
-        assert server.hub.largest_users()[0] == {
+        assert server.node.largest_users()[0] == {
             "user_id": "carol",
             "connections": 11,
             "sessions": 11,
@@ -296,6 +296,6 @@ async def test_so_many_users_are_listed(autojump_clock: MockClock, count: int) -
         for number in range(count):
             await open_one(server, user=f"user-{number}")
         await open_one(server, user="user-7")
-        users = server.hub.largest_users()
+        users = server.node.largest_users()
         assert len(users) == USERS_LISTED
         assert users[0]["user_id"] == "user-7"

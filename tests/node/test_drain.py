@@ -63,7 +63,7 @@ async def draining(server: Server) -> AsyncIterator[list[float]]:
 
     async def drain() -> None:
         begun = trio.current_time()
-        await server.hub.drain()
+        await server.node.drain()
         took.append(trio.current_time() - begun)
 
     async with trio.open_nursery() as nursery:
@@ -94,7 +94,7 @@ async def test_an_idle_connection_is_closed_at_once(autojump_clock: MockClock) -
             frames, code = await client.rest()
         assert took == [0]
         assert client.ended is EndReason.DRAINED
-        assert server.hub.is_draining
+        assert server.node.is_draining
     assert code == 1012
     assert kinds(frames) == ["server_draining"]
     assert frames[0]["payload"] == {"reason": "restart", "reconnect_after_ms": 1000}
@@ -102,7 +102,7 @@ async def test_an_idle_connection_is_closed_at_once(autojump_clock: MockClock) -
 
 async def test_the_reason_is_told(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
-        server.nursery.start_soon(server.hub.drain, "new version")
+        server.nursery.start_soon(server.node.drain, "new version")
         assert (await client.expect("server_draining"))["payload"]["reason"] == "new version"
 
 
@@ -255,17 +255,17 @@ async def test_new_openings_are_refused(autojump_clock: MockClock) -> None:
             assert late.refused is not None
             assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
             assert late.refused.problem.retry_after_ms == 1000
-            for check in (server.hub.check_open, server.hub.check_room):
+            for check in (server.node.check_open, server.node.check_room):
                 with pytest.raises(Refused):
                     check()
             await client.rest()
         with pytest.raises(Refused):
-            server.hub.check_open()
+            server.node.check_open()
 
 
 async def test_an_opening_that_was_being_checked_is_refused(autojump_clock: MockClock) -> None:
     async with open_server() as server:
-        with server.hub.seat():
+        with server.node.connection_slot():
             async with draining(server):
                 pass
             late = server.start()
@@ -368,7 +368,7 @@ async def test_it_is_over_in_time(
         if hinder is never_hears_of_it:
             assert store.ends.total() == 1  # written without it
             await trio.sleep(1000)  # it finishes after all, and that changes nothing
-        statistics = server.hub.statistics()
+        statistics = server.node.statistics()
         assert (statistics["connections"], statistics["sessions"]) == (0, 0)
         assert set(store.ends) == set(store.recorded)
         assert set(store.ends.values()) <= {1}
@@ -403,7 +403,7 @@ async def test_a_second_call_waits_for_the_first(autojump_clock: MockClock) -> N
                 frames, _ = await client.rest()
         assert first == [2]
         assert second == [1.5]
-        await server.hub.drain()
+        await server.node.drain()
     assert kinds(frames).count("server_draining") == 1
 
 
@@ -412,13 +412,13 @@ async def test_a_call_that_is_cancelled_leaves_nobody_waiting(autojump_clock: Mo
     async with open_server(agents=AGENTS, store=store) as server, server.connect() as client:
         run_id = await at_work(client, "quiet")
         with trio.move_on_after(1):
-            await server.hub.drain()
+            await server.node.drain()
         with trio.fail_after(1):
-            await server.hub.drain()
+            await server.node.drain()
         await client.rest()
         await client.done.wait()
         await wait_all_tasks_blocked()
-        assert server.hub.statistics()["sessions"] == 0
+        assert server.node.statistics()["sessions"] == 0
         assert store.statuses == {run_id: RunStatus.INTERRUPTED}
 
 
@@ -428,7 +428,7 @@ async def test_it_is_logged(autojump_clock: MockClock) -> None:
         server.start("bob")
         await wait_all_tasks_blocked()
         with capture_logs() as logs:
-            await server.hub.drain()
+            await server.node.drain()
             await stuck.done.wait()
         await trio.sleep(1000)
     lines = [entry for entry in logs if entry["event"] in {"draining", "drained"}]
@@ -452,7 +452,7 @@ async def test_many_runs_that_do_not_end_and_a_store_that_hangs(autojump_clock: 
             await client.until("agent_started")
         store.hold()
         started = trio.current_time()
-        await server.hub.drain()
+        await server.node.drain()
         assert trio.current_time() - started <= TIMEOUT + END_STORE_TIMEOUT
         frames, code = await client.rest()
         assert kinds(frames).count("agent_completed") == 8
@@ -482,7 +482,7 @@ async def test_an_end_is_told_in_time_though_it_cannot_be_stored(
         await client.say("waits behind it", agent=agent)
         await client.until("message_confirmed")
         started = trio.current_time()
-        await server.hub.drain()
+        await server.node.drain()
         assert trio.current_time() - started <= timeout_ms / 1000
         frames, code = await client.rest()
         assert kinds(frames).count("agent_completed") == 2

@@ -17,7 +17,7 @@ LIMIT = 5  # connections of a user, the default
 async def opened(server: Server, user: str = "alice") -> Client:
     """Open a connection that stays."""
     client = server.start(user)
-    client.welcome = await client.expect("connection_established")
+    client.hello = await client.expect("connection_established")
     return client
 
 
@@ -55,7 +55,7 @@ async def test_one_beyond_the_limit_the_oldest_goes(autojump_clock: MockClock) -
             assert evicted.ended is EndReason.EVICTED
         for client in clients[2:]:
             assert await client.sync() == []
-        assert server.hub.statistics()["connections"] == LIMIT
+        assert server.node.statistics()["connections"] == LIMIT
 
 
 async def test_the_limit_is_each_user_s_own(autojump_clock: MockClock) -> None:
@@ -126,7 +126,7 @@ async def test_an_evicted_connection_s_runs_are_cancelled(autojump_clock: MockCl
         await cancelled.wait()
         await client.done.wait()
         await wait_all_tasks_blocked()
-        assert server.hub.statistics()["sessions"] == 1
+        assert server.node.statistics()["sessions"] == 1
 
 
 # The user's limit: the new one is refused.
@@ -160,20 +160,20 @@ async def test_a_full_server_refuses(autojump_clock: MockClock) -> None:
 
 async def test_a_place_is_taken_from_the_first_look_on(autojump_clock: MockClock) -> None:
     async with open_server(max_connections=1) as server:
-        with server.hub.seat():
-            assert server.hub.statistics()["seats"] == 1
+        with server.node.connection_slot():
+            assert server.node.statistics()["seats"] == 1
             assert await refusal(server) is ErrorCode.SERVER_FULL
-        assert server.hub.statistics()["seats"] == 0
+        assert server.node.statistics()["seats"] == 0
         await opened(server)
 
 
 async def test_whoever_is_refused_leaves_no_trace(autojump_clock: MockClock) -> None:
     async with open_server(connection_limit_policy="reject", max_connections_per_user=1) as server:
         await opened(server)
-        before = server.hub.statistics()
+        before = server.node.statistics()
         for _ in range(10):
             await refusal(server)
-        assert server.hub.statistics() == before
+        assert server.node.statistics() == before
 
 
 async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockClock) -> None:
@@ -189,7 +189,7 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
     async with open_server() as server:
         client = server.start(wrap=slow)
         await wait_all_tasks_blocked()
-        assert server.hub.statistics() == {
+        assert server.node.statistics() == {
             "seats": 1,
             "connections": 1,
             "sessions": 1,
@@ -199,14 +199,14 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
         client.scope.cancel()
         await client.done.wait()
         await wait_all_tasks_blocked()
-        assert server.hub.statistics() == {
+        assert server.node.statistics() == {
             "seats": 0,
             "connections": 0,
             "sessions": 0,
             "detached": 0,
             "users": 1,
         }
-        assert server.hub._users.get(UserId("alice"), 0).connections == []
+        assert server.node._users.get(UserId("alice"), 0).connections == []
 
 
 # Who is remembered.
@@ -220,7 +220,7 @@ async def test_users_are_forgotten_when_there_is_nothing_to_remember(
             client = await opened(server, f"user{number}")
             client.line.close()
             await client.done.wait()
-        assert server.hub.statistics()["users"] <= 2
+        assert server.node.statistics()["users"] <= 2
 
 
 async def test_the_message_rate_outlasts_a_connection(autojump_clock: MockClock) -> None:
@@ -253,4 +253,4 @@ async def test_leaving_the_hub_ends_its_connections(autojump_clock: MockClock) -
         await late.done.wait()
         assert late.refused is not None
         assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
-        assert server.hub.statistics()["connections"] == server.hub.statistics()["seats"] == 0
+        assert server.node.statistics()["connections"] == server.node.statistics()["seats"] == 0

@@ -11,7 +11,7 @@ from netra_trio.protocol.keepalive import (
     LEEWAY,
     MISSED_INTERVALS,
     Liveness,
-    Sign,
+    LivenessStatus,
     TokenLife,
 )
 
@@ -25,28 +25,32 @@ def test_a_silent_peer_is_lost_after_two_beats_and_a_half() -> None:
     seen = []
     for _ in range(3):
         now = life.next_look
-        assert life.look(now - 0.25) is Sign.QUIET
+        assert life.look(now - 0.25) is LivenessStatus.QUIET
         seen.append((now, life.look(now)))
-    assert seen == [(130.0, Sign.BEAT), (160.0, Sign.BEAT), (175.0, Sign.LOST)]
+    assert seen == [
+        (130.0, LivenessStatus.BEAT),
+        (160.0, LivenessStatus.BEAT),
+        (175.0, LivenessStatus.LOST),
+    ]
 
 
 def test_a_frame_just_before_the_end_keeps_the_line() -> None:
     life = Liveness(interval=30.0, now=0.0)
     life.heard(74.75)
-    assert life.look(75.0) is Sign.BEAT
+    assert life.look(75.0) is LivenessStatus.BEAT
     assert life.next_look == 105.0
     life.look(105.0)
     life.look(135.0)
     assert life.next_look == 149.75
-    assert life.look(149.5) is Sign.QUIET
-    assert life.look(149.75) is Sign.LOST
-    assert life.look(149.75) is Sign.LOST
+    assert life.look(149.5) is LivenessStatus.QUIET
+    assert life.look(149.75) is LivenessStatus.LOST
+    assert life.look(149.75) is LivenessStatus.LOST
 
 
 def test_after_a_stall_one_beat_goes_out() -> None:
     life = Liveness(interval=30.0, now=0.0)
     life.heard(1000.0)
-    assert [life.look(1000.0), life.look(1000.0)] == [Sign.BEAT, Sign.QUIET]
+    assert [life.look(1000.0), life.look(1000.0)] == [LivenessStatus.BEAT, LivenessStatus.QUIET]
     assert life.next_look == 1030.0
 
 
@@ -64,12 +68,12 @@ def test_any_history(interval: float, steps: list[tuple[bool, float]]) -> None:
             life.heard(now)
         due = life.next_look
         sign = life.look(now)
-        assert (sign is Sign.LOST) is (now - heard >= 2.5 * interval)
-        assert (sign is Sign.QUIET) is (now < due)
-        if sign is Sign.BEAT:
+        assert (sign is LivenessStatus.LOST) is (now - heard >= 2.5 * interval)
+        assert (sign is LivenessStatus.QUIET) is (now < due)
+        if sign is LivenessStatus.BEAT:
             assert now - last_beat >= interval
             last_beat = now
-        if sign is not Sign.LOST:
+        if sign is not LivenessStatus.LOST:
             assert now < life.next_look <= now + interval
 
 

@@ -58,7 +58,7 @@ class Case:
     """Bytes to send, and the statuses of which one has to follow."""
 
     data: bytes
-    lane: set[int]
+    listener: set[int]
     stock: set[int]
 
 
@@ -289,7 +289,7 @@ def status_of(head: bytes) -> int:
 @pytest.mark.parametrize("name", CASES)
 def test_a_hostile_opening_ends_nothing_but_itself(host: Host, name: str) -> None:
     this = CASES[name]
-    allowed = this.lane if host.name == "lane" else this.stock
+    allowed = this.listener if host.name == "lane" else this.stock
     begun = time.monotonic()
     with host.line() as sock:
         send(sock, this.data)

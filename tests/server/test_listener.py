@@ -50,7 +50,7 @@ from netra_trio.agents.demo.echo import echo
 from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError
 from netra_trio.server.application import Application, create_app
-from netra_trio.server.listener import Head, Lane
+from netra_trio.server.listener import Head, Listener
 from netra_trio.server.run import listen
 from netra_trio.server.run import secure as context_of
 from netra_trio.stores.memory import MemoryStore
@@ -411,7 +411,9 @@ def refused(answer: Answer, code: str) -> None:
 
 
 @asynccontextmanager
-async def lane(make: type[Lane] = Lane, **settings: Any) -> AsyncIterator[tuple[Application, str]]:
+async def listener(
+    make: type[Listener] = Listener, **settings: Any
+) -> AsyncIterator[tuple[Application, str]]:
     """Run a lane in this process."""
     chosen = evolve(Settings(), jwt_secret_key=SECRET, send_timeout_ms=500, **settings)
     app = create_app(agents={"echo": echo}, settings=chosen, store=MemoryStore())
@@ -479,7 +481,7 @@ async def test_two_thousand_random_ends_leave_nothing() -> None:
         kinds[await live_and_leave(address, chance, limiter)] += 1
 
     with trio.fail_after(300):  # a safety bound: it takes 12 s where nothing else is at work
-        async with lane(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
+        async with listener(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
             await trio.testing.wait_all_tasks_blocked(0.05)
             tasks = trio.lowlevel.current_statistics().tasks_living
             files = open_files()
@@ -511,7 +513,7 @@ async def test_without_a_file_for_a_connection_it_says_so_and_goes_on() -> None:
                 raise OSError(number, os.strerror(number))
             return super().accept()
 
-    class CrowdedLane(Lane):
+    class CrowdedLane(Listener):
         def __init__(self, app: Application, sock: socket.socket) -> None:
             super().__init__(app, Crowded(fileno=os.dup(sock.fileno())))
 
@@ -522,7 +524,7 @@ async def test_without_a_file_for_a_connection_it_says_so_and_goes_on() -> None:
                 await super().serve(task_status=task_status)
 
     with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
-        async with lane(CrowdedLane) as (_, address):
+        async with listener(CrowdedLane) as (_, address):
             for _ in range(2):
                 assert await trio.to_thread.run_sync(ask_health, address) == 200
     assert not failures
@@ -537,7 +539,7 @@ def ask_health(address: str) -> int:
 
 
 async def test_no_exception_of_one_connection_reaches_another() -> None:
-    class Faulty(Lane):
+    class Faulty(Listener):
         failures = 1
 
         async def _read_head(self, line: Line, peer: str) -> Head | None:
@@ -547,7 +549,7 @@ async def test_no_exception_of_one_connection_reaches_another() -> None:
             return await super()._read_head(line, peer)
 
     with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
-        async with lane(Faulty) as (_, address):
+        async with listener(Faulty) as (_, address):
             stream = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
             assert await stream.receive_some() == b""
             await stream.aclose()

@@ -190,7 +190,7 @@ async def test_replies_that_are_not_read_are_bounded_and_time_goes_on(
         for _ in range(100):
             with trio.move_on_after(0.1):  # in the end the server reads no more of it either
                 await client.send("get_thread_history", {"thread_id": "t"})
-        connection = next(iter(server.hub._connections.values()))
+        connection = next(iter(server.node._connections.values()))
         assert connection.outbox._bytes <= CONTROL_BYTES + HISTORY_PAGE_BYTES + 200
         await trio.sleep_until(101)
         assert connection.reason is EndReason.TOKEN_EXPIRED

@@ -109,7 +109,7 @@ async def test_what_is_not_known_any_more_is_not_waited_for(autojump_clock: Mock
             await ask_twice(owner, asker)
             setattr(store, fault, True)
             await trio.sleep(100)
-            (session,) = here.hub.sessions
+            (session,) = here.node.sessions
             assert session._followed == {}
             assert "agent_completed" not in kinds(await asker.sync())
 
@@ -121,7 +121,7 @@ async def test_leaving_ends_the_waiting(autojump_clock: MockClock) -> None:
         asker.line.close()
         await asker.done.wait()
         await wait_all_tasks_blocked()
-        assert here.hub.statistics()["sessions"] == 0
+        assert here.node.statistics()["sessions"] == 0
         assert trio.current_time() - started < 1
 
 
@@ -146,4 +146,4 @@ async def test_a_duplicate_that_is_found_after_the_end_is_not_waited_for(
         asker.line.close()
         await asker.done.wait()
         await trio.sleep(5)
-        assert here.hub.statistics()["sessions"] == 0
+        assert here.node.statistics()["sessions"] == 0

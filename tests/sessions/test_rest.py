@@ -36,7 +36,7 @@ async def tasks() -> int:
 
 def is_served(server: Server) -> bool:
     """Whether the one session has its nursery."""
-    (session,) = server.hub.sessions
+    (session,) = server.node.sessions
     return session._nursery is not None
 
 
@@ -111,15 +111,15 @@ async def test_a_session_that_rests_can_be_closed_and_resumed(autojump_clock: Mo
             await client.say("hello", "a")
             await ended(client, "a")
         await trio.sleep(LOOKS)
-        (session,) = server.hub.sessions
+        (session,) = server.node.sessions
         assert not is_served(server)
-        wanted = (client.welcome["payload"]["session_id"], session.journal.log.last)
+        wanted = (client.hello["payload"]["session_id"], session.event_stream.log.last)
         async with server.connect(session_id=wanted[0], last_seq=wanted[1]) as client:
-            assert client.welcome["payload"]["resume"]["verdict"] == "exact"
+            assert client.hello["payload"]["resume"]["verdict"] == "exact"
             await client.say("hello again", "b")
             await ended(client, "b")
         await trio.sleep(61)
-        assert not list(server.hub.sessions)
+        assert not list(server.node.sessions)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.5, 1.0, 1.5, 2.0])

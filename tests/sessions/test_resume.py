@@ -68,13 +68,13 @@ class Steps:
 @asynccontextmanager
 async def back(server: Server, lost: Client, last_seq: int, **more: Any) -> AsyncIterator[Client]:
     """Go on with the session of a client that was lost."""
-    session_id = lost.welcome["payload"]["session_id"]
+    session_id = lost.hello["payload"]["session_id"]
     async with server.connect(session_id=session_id, last_seq=last_seq, **more) as client:
         yield client
 
 
 def resume_of(client: Client) -> Frame:
-    state: Frame = client.welcome["payload"]["resume"]
+    state: Frame = client.hello["payload"]["resume"]
     return state
 
 
@@ -83,7 +83,7 @@ def verdict(client: Client) -> str:
 
 
 def same_session(one: Client, other: Client) -> bool:
-    return bool(one.welcome["payload"]["session_id"] == other.welcome["payload"]["session_id"])
+    return bool(one.hello["payload"]["session_id"] == other.hello["payload"]["session_id"])
 
 
 def deltas(frames: list[Frame]) -> str:
@@ -152,7 +152,7 @@ async def test_exact_after_a_cut_at_every_frame(
     whole = await recorded(acknowledging)
     async with open_server(agents={"talker": talker}, **QUIET) as server:
         client = server.start(acknowledging=acknowledging)
-        client.welcome = await client.expect("connection_established")
+        client.hello = await client.expect("connection_established")
         await client.say("x", "k")
         await wait_all_tasks_blocked()
         frames = await read(client, cut)
@@ -279,7 +279,7 @@ async def test_the_newest_socket_wins(autojump_clock: MockClock, acknowledging: 
                 await old.done.wait()
                 assert old.ended is EndReason.TAKEN_OVER
                 assert spans(await new.until("agent_completed")) == [3, 4]
-        assert server.hub.statistics()["sessions"] == 1
+        assert server.node.statistics()["sessions"] == 1
 
 
 async def test_a_takeover_is_not_one_connection_more(autojump_clock: MockClock) -> None:
@@ -301,7 +301,7 @@ async def test_a_takeover_is_not_one_connection_more(autojump_clock: MockClock) 
 async def test_the_other_kind_is_refused(autojump_clock: MockClock, acknowledging: bool) -> None:
     async with open_server(**QUIET) as server:
         async with server.connect(acknowledging=acknowledging) as client:
-            session_id = client.welcome["payload"]["session_id"]
+            session_id = client.hello["payload"]["session_id"]
             other = server.start(session_id=session_id, acknowledging=not acknowledging)
             await other.done.wait()
             assert other.refused is not None
@@ -410,7 +410,7 @@ async def test_the_window_passes(autojump_clock: MockClock, acknowledging: bool)
         assert steps.ended == []
         await trio.sleep(0.2)
         assert steps.ended == ["cancelled"]
-        assert server.hub.statistics()["sessions"] == 0
+        assert server.node.statistics()["sessions"] == 0
         async with back(server, client, 2, **more) as late:
             assert resume_of(late)["reason"] == "unknown"
             await late.send("get_thread_history", {"thread_id": thread})
@@ -447,8 +447,8 @@ async def test_the_oldest_detached_session_goes_and_an_idle_one_first(
             await trio.sleep(1)
 
         async def is_there(client: Client) -> bool:
-            session_id = client.welcome["payload"]["session_id"]
-            return any(session.id == session_id for session in server.hub.sessions)
+            session_id = client.hello["payload"]["session_id"]
+            return any(session.id == session_id for session in server.node.sessions)
 
         async with server.connect(), server.connect("bob"):
             assert [await is_there(client) for client in lost] == [True, False, True]
@@ -458,14 +458,14 @@ async def test_the_oldest_detached_session_goes_and_an_idle_one_first(
                     assert not any([await is_there(client) for client in lost])
                     # Four with a connection: none of them goes.
                     assert len(await third.sync() + await fourth.sync()) == 0
-                    assert server.hub.statistics()["sessions"] == 5
+                    assert server.node.statistics()["sessions"] == 5
 
 
 async def test_a_disabled_user_does_not_come_back(autojump_clock: MockClock) -> None:
     steps, store = Steps(), MemoryStore()
     async with open_server(agents={"steps": steps}, store=store, **QUIET) as server:
         client = server.start()
-        client.welcome = await client.expect("connection_established")
+        client.hello = await client.expect("connection_established")
         await client.say("x", "k")
         await client.until("agent_started")
         await store.set_user_enabled(UserId("alice"), enabled=False)
@@ -475,7 +475,7 @@ async def test_a_disabled_user_does_not_come_back(autojump_clock: MockClock) -> 
         await client.done.wait()
         await wait_all_tasks_blocked()
         assert steps.ended == ["cancelled"]
-        assert server.hub.statistics()["sessions"] == 0
+        assert server.node.statistics()["sessions"] == 0
     assert SECRET
 
 
@@ -552,7 +552,7 @@ async def test_a_full_log_holds_the_agent_up_while_nobody_is_there(
     more: dict[str, Any] = {"acknowledging": acknowledging}
     async with open_server(agents={"thinker": thinker}, replay_events=10, **QUIET) as server:
         client = server.start(**more)
-        client.welcome = await client.expect("connection_established")
+        client.hello = await client.expect("connection_established")
         await client.say("x", "k")
         frames = await read(client, 1)
         await lose(client)
@@ -712,7 +712,7 @@ async def test_a_reset_is_one_connection_more(autojump_clock: MockClock) -> None
         "connection_limit_policy": "reject",
     }
     async with open_server(**policy, **QUIET) as server, server.connect() as client:
-        session_id = client.welcome["payload"]["session_id"]
+        session_id = client.hello["payload"]["session_id"]
         other = server.start(session_id=session_id, last_seq=99)
         with trio.move_on_after(1):
             await other.done.wait()

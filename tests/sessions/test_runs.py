@@ -347,7 +347,7 @@ async def test_interrupted_when_the_server_drains(autojump_clock: MockClock) -> 
         frames = await client.until("partial_result")
         await client.say("y", "waits")
         await client.until("message_confirmed")
-        server.nursery.start_soon(server.hub.drain)
+        server.nursery.start_soon(server.node.drain)
         rest, code = await client.rest()
     assert code == 1012
     assert kinds(rest) == ["server_draining", "agent_completed", "agent_completed"]
@@ -368,7 +368,7 @@ async def test_a_new_message_is_refused_while_the_server_drains(
         await client.expect("connection_established")
         await client.say("x", "k")
         await client.until("partial_result")
-        server.nursery.start_soon(server.hub.drain)
+        server.nursery.start_soon(server.node.drain)
         await client.expect("server_draining")
         await client.say("y", "late")
         refusal = await client.expect("error")
@@ -490,7 +490,7 @@ async def slow_to_clean(run: Run) -> None:
             await trio.sleep(0.25)
 
 
-async def last_words(run: Run) -> None:
+async def final_error(run: Run) -> None:
     """Emit while being cancelled: shielded, it goes out; nothing comes after the end."""
     try:
         await forever(run)
@@ -511,7 +511,7 @@ STOPPED: list[Agent] = [
     untidy_instead,
     untidy_children,
     slow_to_clean,
-    last_words,
+    final_error,
 ]
 
 
@@ -560,7 +560,7 @@ async def test_what_an_agent_says_while_it_is_stopped_comes_before_its_end(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"agent": last_words}) as server,
+        open_server(agents={"agent": final_error}) as server,
         server.connect() as client,
     ):
         await client.say("x", "k")
@@ -708,7 +708,7 @@ async def test_a_leaked_task_that_waits_for_room_gets_nothing_out_either(
             outside.start_soon(flood, run)
             await trio.sleep_forever()
 
-        server.hub._agents = {"leaky": leaky}
+        server.node._agents = {"leaky": leaky}
         async with server.connect(acknowledging=True) as client:
             await client.say("x", "k")
             frames = [await client.next()]

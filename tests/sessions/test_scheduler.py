@@ -5,7 +5,7 @@ from math import inf
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from netra_trio.sessions.scheduler import Outlook, Schedule
+from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 
 THREADS = st.sampled_from("abcd")
 DELAYS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 5.0, 60.0])
@@ -17,7 +17,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @initialize(max_active=st.integers(1, 4), max_waiting=st.integers(0, 6))
     def start(self, max_active: int, max_waiting: int) -> None:
         self.max_active, self.max_waiting = max_active, max_waiting
-        self.schedule = Schedule(max_active=max_active, max_waiting=max_waiting)
+        self.schedule = Scheduler(max_active=max_active, max_waiting=max_waiting)
         self.now = 0.0
         self.count = 0
         self.waiting: list[str] = []
@@ -61,11 +61,11 @@ class ScheduleMachine(RuleBasedStateMachine):
         busy = any(self.thread[run] == thread for run in [*self.active, *self.waiting])
         assert self.schedule.is_busy(thread) is busy
         turn = self.now + delay
-        outlook = self.schedule.outlook(thread, turn=turn, now=self.now, reject_if_busy=reject)
-        assert (outlook is Outlook.BUSY) is (busy and reject)
-        if outlook is Outlook.FULL:
+        decide = self.schedule.decide(thread, turn=turn, now=self.now, reject_if_busy=reject)
+        assert (decide is AdmissionDecision.BUSY) is (busy and reject)
+        if decide is AdmissionDecision.FULL:
             assert len(self.waiting) >= self.max_waiting
-        if outlook in {Outlook.BUSY, Outlook.FULL}:
+        if decide in {AdmissionDecision.BUSY, AdmissionDecision.FULL}:
             return
         self.count += 1
         run = f"r{self.count}"
@@ -76,8 +76,8 @@ class ScheduleMachine(RuleBasedStateMachine):
             return
         started = self.start_due()
         # Who comes first may overtake what the outlook reckoned with.
-        assert outlook is not Outlook.START or run in started
-        assert first or outlook is not Outlook.WAIT or run not in started
+        assert decide is not AdmissionDecision.START or run in started
+        assert first or decide is not AdmissionDecision.WAIT or run not in started
         if run in self.waiting:
             assert len(self.waiting) <= max(self.max_waiting, 1)
         for place, waiting in enumerate(self.waiting, start=1):
@@ -156,36 +156,40 @@ TestSchedule = ScheduleMachine.TestCase
 
 
 def test_eight_start_and_the_ninth_waits() -> None:
-    schedule = Schedule(max_active=8, max_waiting=32)
+    schedule = Scheduler(max_active=8, max_waiting=32)
     for n in range(9):
-        outlook = schedule.outlook(f"t{n}", turn=0.0, now=0.0, reject_if_busy=True)
-        assert outlook is (Outlook.START if n < 8 else Outlook.WAIT)
+        decide = schedule.decide(f"t{n}", turn=0.0, now=0.0, reject_if_busy=True)
+        assert decide is (AdmissionDecision.START if n < 8 else AdmissionDecision.WAIT)
         schedule.add(f"r{n}", f"t{n}", turn=0.0)
         assert schedule.start_due(0.0) == ([f"r{n}"] if n < 8 else [])
     schedule.ended("r3")
     # The place is the ninth's: who comes now does not overtake it.
-    assert schedule.outlook("new", turn=0.0, now=0.0, reject_if_busy=False) is Outlook.WAIT
+    assert schedule.decide("new", turn=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.WAIT
     assert schedule.start_due(0.0) == ["r8"]
 
 
 def test_thirty_two_wait_and_the_next_is_refused() -> None:
-    schedule = Schedule(max_active=8, max_waiting=32)
+    schedule = Scheduler(max_active=8, max_waiting=32)
     for n in range(33):
-        assert schedule.outlook("t", turn=0.0, now=0.0, reject_if_busy=False) in {
-            Outlook.START,
-            Outlook.WAIT,
+        assert schedule.decide("t", turn=0.0, now=0.0, reject_if_busy=False) in {
+            AdmissionDecision.START,
+            AdmissionDecision.WAIT,
         }
         schedule.add(f"r{n}", "t", turn=0.0)
         schedule.start_due(0.0)
-    assert schedule.outlook("t", turn=0.0, now=0.0, reject_if_busy=False) is Outlook.FULL
-    assert schedule.outlook("t", turn=0.0, now=0.0, reject_if_busy=True) is Outlook.BUSY
-    assert schedule.outlook("other", turn=0.0, now=0.0, reject_if_busy=False) is Outlook.START
-    assert schedule.outlook("other", turn=1.0, now=0.0, reject_if_busy=False) is Outlook.FULL
+    assert schedule.decide("t", turn=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.FULL
+    assert schedule.decide("t", turn=0.0, now=0.0, reject_if_busy=True) is AdmissionDecision.BUSY
+    assert (
+        schedule.decide("other", turn=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.START
+    )
+    assert (
+        schedule.decide("other", turn=1.0, now=0.0, reject_if_busy=False) is AdmissionDecision.FULL
+    )
     assert schedule.position("r32", 0.0) == 32
 
 
 def test_what_interrupts_comes_next() -> None:
-    schedule = Schedule(max_active=2, max_waiting=32)
+    schedule = Scheduler(max_active=2, max_waiting=32)
     for run in ("r1", "r2", "r3"):
         schedule.add(run, "t", turn=0.0)
     assert schedule.start_due(0.0) == ["r1"]
@@ -198,7 +202,7 @@ def test_what_interrupts_comes_next() -> None:
 
 
 def test_a_run_whose_turn_has_not_come_holds_back_its_thread_alone() -> None:
-    schedule = Schedule(max_active=2, max_waiting=32)
+    schedule = Scheduler(max_active=2, max_waiting=32)
     schedule.add("late", "t", turn=60.0)
     schedule.add("behind", "t", turn=0.0)
     schedule.add("other", "u", turn=0.0)
@@ -211,7 +215,7 @@ def test_a_run_whose_turn_has_not_come_holds_back_its_thread_alone() -> None:
 
 
 def test_all_that_waits_goes_in_order() -> None:
-    schedule = Schedule(max_active=1, max_waiting=32)
+    schedule = Scheduler(max_active=1, max_waiting=32)
     for run in ("r1", "r2", "r3"):
         schedule.add(run, "t", turn=0.0)
     schedule.start_due(0.0)

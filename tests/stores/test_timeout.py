@@ -13,11 +13,11 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import User
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.stores.timeout import STORE_SECONDS, PatientStore
+from netra_trio.stores.timeout import STORE_SECONDS, TimeoutStore
 
 
 async def test_everything_is_passed_on(autojump_clock: MockClock) -> None:
-    store = PatientStore(MemoryStore())
+    store = TimeoutStore(MemoryStore())
     async with store.open():
         await store.check()
         assert await store.create_user(ALICE) == User(ALICE)
@@ -35,7 +35,7 @@ async def test_everything_is_passed_on(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 0
 
 
-QUESTIONS: dict[str, Callable[[PatientStore], Awaitable[Any]]] = {
+QUESTIONS: dict[str, Callable[[TimeoutStore], Awaitable[Any]]] = {
     "get_user": lambda store: store.get_user(ALICE),
     "record": lambda store: store.record(new()),
     "history": lambda store: store.history(ALICE, MAIN, limit=1),
@@ -49,7 +49,7 @@ async def test_an_answer_that_does_not_come_is_given_up(
     hung = ScriptedStore()
     hung.hold()
     with pytest.raises(StoreUnavailable, match="no answer within 3 s"):
-        await QUESTIONS[name](PatientStore(hung))
+        await QUESTIONS[name](TimeoutStore(hung))
     assert trio.current_time() == STORE_SECONDS
 
 
@@ -57,7 +57,7 @@ async def test_a_fault_is_passed_on_at_once(autojump_clock: MockClock) -> None:
     down = ScriptedStore()
     down.is_down = True
     with pytest.raises(StoreUnavailable, match="scripted"):
-        await PatientStore(down).get_user(ALICE)
+        await TimeoutStore(down).get_user(ALICE)
     assert trio.current_time() == 0
 
 
@@ -66,5 +66,5 @@ async def test_an_end_is_not_given_up(autojump_clock: MockClock) -> None:
         async def end_run(self, _: object) -> None:
             await trio.sleep(10 * STORE_SECONDS)
 
-    await PatientStore(Slow()).end_run(end_of(new()))
+    await TimeoutStore(Slow()).end_run(end_of(new()))
     assert trio.current_time() == 10 * STORE_SECONDS

@@ -88,7 +88,7 @@ MUTANTS = (
         "forget the reserved places",
         "a refused message gives its two places back",
         "netra_trio/sessions/session.py",
-        "            self._forget(new.run_id)\n            self.journal.log.release()\n",
+        "            self._forget(new.run_id)\n            self.event_stream.log.release()\n",
         "            self._forget(new.run_id)\n",
         ("tests/sessions/test_confirmations.py", "tests/sessions/test_busy.py"),
     ),

@@ -130,7 +130,7 @@ async def test_answers_are_timed_by_endpoint(autojump_clock: MockClock) -> None:
             await get(app, path)
         counts = {
             endpoint: histogram.count
-            for endpoint, histogram in app.instruments.figures.requests.items()
+            for endpoint, histogram in app.instruments.metrics.requests.items()
             if histogram.count
         }
     assert counts == {"/ws/config": 2, "/metrics": 1, "other": 1}

@@ -12,22 +12,22 @@ from netra_trio.telemetry.events import (
     ConnectionEnded,
     ConnectionOpened,
     ConnectionResumed,
-    OpeningFailed,
     OpeningRefused,
-    OpeningStarted,
     RequestAnswered,
     RunEnded,
     SessionEnded,
     ToolEnded,
+    UpgradeFailed,
+    UpgradeStarted,
 )
-from netra_trio.telemetry.metrics import FAST, METRICS, Figures, Histogram, Levels
+from netra_trio.telemetry.metrics import FAST, METRICS, Gauges, Histogram, Metrics
 from netra_trio.telemetry.prometheus import Exposition
 from netra_trio.telemetry.stats import document
 
 
-def samples(figures: Figures) -> dict[tuple[str, tuple[str, ...]], float]:
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
     """Return each sample by its name and its labels' values."""
-    text = Exposition(figures).text().decode()
+    text = Exposition(metrics).text().decode()
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -65,7 +65,7 @@ NOTED: list[tuple[Any, list[tuple[str, tuple[str, ...]]]]] = [
         OpeningRefused("/ws/ticket", 401, ErrorCode.AUTH_REQUIRED, "no", None, "", upgrade=False),
         [("netra_errors_total", ("AUTH_REQUIRED",))],
     ),
-    (OpeningFailed(), [("netra_openings_total", ("failed",))]),
+    (UpgradeFailed(), [("netra_openings_total", ("failed",))]),
     (
         ConnectionOpened(Verdict.RESET, ResetReason.AHEAD, opening_seconds=0.0),
         [
@@ -119,16 +119,16 @@ NOTED: list[tuple[Any, list[tuple[str, tuple[str, ...]]]]] = [
         RequestAnswered("other", 0.01),
         [("netra_http_request_duration_seconds_count", ("other",))],
     ),
-    (OpeningStarted({}), []),
+    (UpgradeStarted({}), []),
 ]
 
 
-@pytest.mark.parametrize(("fact", "counted"), NOTED, ids=lambda value: type(value).__name__)
-def test_a_fact_is_counted(fact: Any, counted: list[tuple[str, tuple[str, ...]]]) -> None:
-    figures = Figures(agents=("demo",), endpoints=("/ws/config",))
-    before = samples(figures)
-    figures.note(fact)
-    after = samples(figures)
+@pytest.mark.parametrize(("event", "counted"), NOTED, ids=lambda value: type(value).__name__)
+def test_a_fact_is_counted(event: Any, counted: list[tuple[str, tuple[str, ...]]]) -> None:
+    metrics = Metrics(agents=("demo",), endpoints=("/ws/config",))
+    before = samples(metrics)
+    metrics.note(event)
+    after = samples(metrics)
     assert set(before) == set(after)  # each series is there from the start
     changed = {
         key
@@ -141,9 +141,9 @@ def test_a_fact_is_counted(fact: Any, counted: list[tuple[str, tuple[str, ...]]]
 
 
 def test_every_metric_is_shown_to_prometheus_and_to_people() -> None:
-    figures = Figures(agents=("demo",), endpoints=("/ws/config",))
-    shown = {name for name, _ in samples(figures)}
-    people = document(figures, users=[])
+    metrics = Metrics(agents=("demo",), endpoints=("/ws/config",))
+    shown = {name for name, _ in samples(metrics)}
+    people = document(metrics, users=[])
     for metric in METRICS:
         names = {metric.name} if metric.kind != "histogram" else {f"{metric.name}_count"}
         assert names <= shown
@@ -151,12 +151,12 @@ def test_every_metric_is_shown_to_prometheus_and_to_people() -> None:
 
 
 def test_the_text_is_that_of_the_library() -> None:
-    figures = Figures(
+    metrics = Metrics(
         agents=("demo", 'a "quoted" \\ name\nin two lines'), endpoints=("/ws/config",)
     )
-    figures.note(ConnectionEnded(EndReason.SEND_TIMEOUT.label, None, 1234567.25, 1, 2))
-    figures.merged = 12_345_678
-    exposition = Exposition(figures)
+    metrics.note(ConnectionEnded(EndReason.SEND_TIMEOUT.label, None, 1234567.25, 1, 2))
+    metrics.merged = 12_345_678
+    exposition = Exposition(metrics)
     for _ in range(2):
         ours, theirs = exposition.text(), generate_latest(exposition.registry)
         assert without_process(ours) == without_process(theirs)
@@ -169,9 +169,9 @@ def without_process(text: bytes) -> list[bytes]:
 
 
 def test_people_see_numbers() -> None:
-    figures = Figures(read_levels=lambda: Levels(connections=2))
-    figures.stop.observe(0.02)
-    shown = document(figures, users=[{"user_id": "alice"}])
+    metrics = Metrics(read_gauges=lambda: Gauges(connections=2))
+    metrics.stop.observe(0.02)
+    shown = document(metrics, users=[{"user_id": "alice"}])
     assert shown["connections"]["connections"] == 2
     assert shown["connections"]["per_user"] == [{"user_id": "alice"}]
     expected = {"count": 1, "sum": 0.02, "mean": 0.02, "p50": 0.025, "p95": 0.025, "p99": 0.025}

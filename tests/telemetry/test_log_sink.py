@@ -8,8 +8,8 @@ import trio
 from structlog.testing import capture_logs
 
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.telemetry.events import OpeningRefused, OpeningStarted, RunStarted, SessionEnded
-from netra_trio.telemetry.log_sink import CAUSES, FIRST, INTERVAL, Story
+from netra_trio.telemetry.events import OpeningRefused, RunStarted, SessionEnded, UpgradeStarted
+from netra_trio.telemetry.log_sink import CAUSES, FIRST, INTERVAL, LogSink
 from netra_trio.telemetry.loop_lag import PERIOD, watch_loop
 
 Logs = list[MutableMapping[str, Any]]
@@ -28,7 +28,7 @@ def refused(
 
 
 def test_a_fact_is_a_line(logs: Logs) -> None:
-    Story().note(SessionEnded("sess_1", "alice", "window_passed", seconds=2.5, was_lost=True))
+    LogSink().note(SessionEnded("sess_1", "alice", "window_passed", seconds=2.5, was_lost=True))
     assert logs == [
         {
             "event": "session_ended",
@@ -42,27 +42,27 @@ def test_a_fact_is_a_line(logs: Logs) -> None:
 
 
 def test_what_is_for_other_sinks_is_left_to_them(logs: Logs) -> None:
-    Story().note(OpeningStarted({}))
-    Story().note(RunStarted("run_1", "demo", 0.25, "sess_1"))
+    LogSink().note(UpgradeStarted({}))
+    LogSink().note(RunStarted("run_1", "demo", 0.25, "sess_1"))
     assert [line["event"] for line in logs] == ["run_started"]
     assert "session_id" not in logs[0]
 
 
 async def test_one_refusal_is_told_at_once_and_once(logs: Logs, autojump_clock: object) -> None:
-    story = Story()
-    story.note(refused())
+    log_sink = LogSink()
+    log_sink.note(refused())
     await trio.sleep(2 * INTERVAL)
-    story.sum_up(trio.current_time())
-    story.sum_up(trio.current_time() + INTERVAL)
+    log_sink.sum_up(trio.current_time())
+    log_sink.sum_up(trio.current_time() + INTERVAL)
     assert [line["repeated"] for line in logs] == [0]
 
 
 async def test_a_flood_is_a_line_in_each_interval(logs: Logs, autojump_clock: object) -> None:
-    story = Story()
+    log_sink = LogSink()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_loop, lambda _: None, story.sum_up)
+        nursery.start_soon(watch_loop, lambda _: None, log_sink.sum_up)
         for number in range(2500):  # 25 s
-            story.note(refused(path=f"/ws?{number}"))
+            log_sink.note(refused(path=f"/ws?{number}"))
             await trio.sleep(0.01)
         await trio.sleep(2 * INTERVAL)
         nursery.cancel_scope.cancel()
@@ -74,36 +74,36 @@ async def test_a_flood_is_a_line_in_each_interval(logs: Logs, autojump_clock: ob
 
 @pytest.mark.parametrize(("count", "lines"), [(FIRST, FIRST), (FIRST + 1, FIRST)])
 async def test_the_first_ones_are_told_one_by_one(logs: Logs, count: int, lines: int) -> None:
-    story = Story()
+    log_sink = LogSink()
     for _ in range(count):
-        story.note(refused())
+        log_sink.note(refused())
     assert len(logs) == lines
 
 
 async def test_causes_are_told_apart(logs: Logs) -> None:
-    story = Story()
+    log_sink = LogSink()
     for _ in range(FIRST):
-        story.note(refused())
+        log_sink.note(refused())
     for other in (refused(), refused("10.0.0.2"), refused(code=ErrorCode.SERVER_FULL)):
-        story.note(other)
+        log_sink.note(other)
     assert [line["peer"] for line in logs[FIRST:]] == ["10.0.0.2", "10.0.0.1"]
 
 
 async def test_so_many_causes_and_no_more(logs: Logs, autojump_clock: object) -> None:
-    story = Story()
+    log_sink = LogSink()
     for number in range(CAUSES):
-        story.note(refused(f"peer {number}"))
+        log_sink.note(refused(f"peer {number}"))
     assert len(logs) == CAUSES
     for number in range(CAUSES, 2 * CAUSES):
-        story.note(refused(f"peer {number}"))
+        log_sink.note(refused(f"peer {number}"))
     assert len(logs) == CAUSES + FIRST  # beyond the bound those of one code are one cause
     await trio.sleep(INTERVAL)
-    story.sum_up(trio.current_time())
+    log_sink.sum_up(trio.current_time())
     assert [line["repeated"] for line in logs[CAUSES + FIRST :]] == [CAUSES - FIRST - 1]
     await trio.sleep(INTERVAL)
-    story.sum_up(trio.current_time())
+    log_sink.sum_up(trio.current_time())
     assert len(logs) == CAUSES + FIRST + 1
-    story.note(refused("peer 0"))
+    log_sink.note(refused("peer 0"))
     assert logs[-1]["repeated"] == 0  # nothing is remembered of causes that stopped
 
 

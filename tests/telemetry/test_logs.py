@@ -58,7 +58,7 @@ def test_no_colour_away_from_a_terminal(out: io.StringIO) -> None:
     assert "\x1b" not in out.getvalue()
 
 
-# Levels
+# Gauges
 
 
 def test_the_level_filters_both_kinds_of_logger(out: io.StringIO) -> None:

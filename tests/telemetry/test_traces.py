@@ -74,7 +74,7 @@ class Traced:
 
         self.nursery.start_soon(serve)
         if given["authorization"].endswith(token()):
-            client.welcome = await client.expect("connection_established")
+            client.hello = await client.expect("connection_established")
         else:
             await client.done.wait()
             assert refused[0].status == 401
@@ -91,7 +91,7 @@ async def traced(agent: Agent, *, with_traces: bool = True) -> AsyncIterator[Tra
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(recorded))
     more = [Traces(provider)] if with_traces else []
-    app.instruments = Instruments(app.instruments.figures, more)
+    app.instruments = Instruments(app.instruments.metrics, more)
     async with app.running(), trio.open_nursery() as nursery:
         yield Traced(app, nursery, recorded)
         nursery.cancel_scope.cancel()
@@ -185,7 +185,7 @@ async def test_a_fault_of_ours_is_one_too(
             await server.open()
     opening = server.one(OPENING)
     assert opening.status.description == "failed"
-    assert server.app.instruments.figures.openings["failed"] == 1
+    assert server.app.instruments.metrics.openings["failed"] == 1
 
 
 async def test_a_resume_shows_how_long_nobody_was_there(autojump_clock: MockClock) -> None:
@@ -194,7 +194,7 @@ async def test_a_resume_shows_how_long_nobody_was_there(autojump_clock: MockCloc
 
     async with traced(agent) as server:
         client = await server.open(traceparent=PARENT)
-        session_id = client.welcome["payload"]["session_id"]
+        session_id = client.hello["payload"]["session_id"]
         client.line.cut()
         await client.done.wait()
         await trio.sleep(3)

@@ -11,7 +11,7 @@ from support.wire import pipe
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
 from netra_trio.errors import TransportClosed
-from netra_trio.transports.byte_stream import READ_BYTES, Line, SocketLine, StreamLine
+from netra_trio.transports.byte_stream import READ_BYTES, Line, SocketByteStream, TrioByteStream
 
 SEND_TIMEOUT = 0.2  # seconds
 BUFFER = 16 * 1024  # bytes asked of the kernel each way; it doubles them
@@ -21,7 +21,7 @@ MUCH = 4 * 1024 * 1024  # bytes: far more than the kernel takes
 @asynccontextmanager
 async def connected(
     send_timeout: float = SEND_TIMEOUT,
-) -> AsyncIterator[tuple[SocketLine, socket.socket]]:
+) -> AsyncIterator[tuple[SocketByteStream, socket.socket]]:
     """Give a line and the peer's socket, over TCP, where the kernel tells what the peer took."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
@@ -32,7 +32,7 @@ async def connected(
     sock.setblocking(False)
     peer.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    line = SocketLine(sock, send_timeout=send_timeout)
+    line = SocketByteStream(sock, send_timeout=send_timeout)
     try:
         with trio.fail_after(20):
             yield line, peer
@@ -291,7 +291,7 @@ async def test_giving_others_their_turn_loses_nothing_where_it_is_cancelled() ->
 
 def stream_line(capacity: int = BUFFER) -> tuple[Line, trio.abc.Stream]:
     ours, theirs = pipe(capacity)
-    return StreamLine(ours, send_timeout=SEND_TIMEOUT, before=b"early "), theirs
+    return TrioByteStream(ours, send_timeout=SEND_TIMEOUT, before=b"early "), theirs
 
 
 async def test_a_line_over_a_stream_reads_what_came_before_first() -> None:

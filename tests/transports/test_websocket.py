@@ -24,7 +24,7 @@ from support.wire import (
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.errors import MessageTooBig, TransportClosed
-from netra_trio.transports.websocket import LINGER, NativeTransport
+from netra_trio.transports.websocket import LINGER, WebSocketTransport
 
 LIMIT = 300  # bytes of a message
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -78,8 +78,8 @@ class Outcome:
     out: list[tuple[int, bytes]] = field(factory=list)
 
 
-def transport_on(tape: Tape, before: bytes = b"") -> NativeTransport:
-    return NativeTransport(tape, answer=ANSWER, max_bytes=LIMIT, before=before)
+def transport_on(tape: Tape, before: bytes = b"") -> WebSocketTransport:
+    return WebSocketTransport(tape, answer=ANSWER, max_bytes=LIMIT, before=before)
 
 
 async def play(*pieces: bytes, before: bytes = b"") -> Outcome:
@@ -89,7 +89,7 @@ async def play(*pieces: bytes, before: bytes = b"") -> Outcome:
     return Outcome(messages, TOO_BIG if too_big else code, list(server_frames(tape.out)))
 
 
-async def drain(transport: NativeTransport) -> tuple[list[str | bytes], int | None, int]:
+async def drain(transport: WebSocketTransport) -> tuple[list[str | bytes], int | None, int]:
     """Return the messages up to the end, its code, and how often one was too big."""
     messages: list[str | bytes] = []
     too_big = 0

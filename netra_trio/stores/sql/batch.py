@@ -168,14 +168,14 @@ class Batch:
     Attributes:
         owner: Who has the runs at work.
         numbers: The threads that are known.
-        is_doubtful: Whether a batch before this one failed, so that a part may be there already.
+        may_be_partial: Whether a batch before this one failed, so that a part may be there already.
         places: The threads that it wrote to, once it is written.
     """
 
     entries: Sequence[Entry]
     owner: str
     numbers: ThreadNumbers
-    is_doubtful: bool = False
+    may_be_partial: bool = False
     places: Mapping[Place, int] = field(factory=dict)
 
     def write(self, connection: Connection) -> dict[Recording, Known]:
@@ -184,7 +184,7 @@ class Batch:
         self._take_back(connection)
         duplicates = self._look_up(connection)
         recordings = [entry for entry in self._of(Recording) if entry not in duplicates]
-        if self.is_doubtful:
+        if self.may_be_partial:
             recordings = _not_there_yet(connection, recordings)
         earlier = self._find_earlier(connection, recordings)
         numbers = self._insert_messages(connection, recordings, earlier)

@@ -82,7 +82,7 @@ class SqlStore:
         self._lookups = Lookups(self._find_users)
         self._keyed: set[RunId] = set()
         self._on_the_way: dict[Key, Recording] = {}
-        self._is_doubtful = False
+        self._may_be_partial = False
         self._is_ready = False
         self._is_open = False
 
@@ -337,7 +337,7 @@ class SqlStore:
         try:
             if not self._is_ready:
                 await self._get_ready()
-            elif self._is_doubtful or not entries:
+            elif self._may_be_partial or not entries:
                 await self._renew()
             if not entries:
                 # A lease finds a place on a full disk; a message would not.
@@ -345,19 +345,19 @@ class SqlStore:
             else:
                 await self._write_batch(entries)
         except StoreUnavailable:
-            self._is_doubtful = True
+            self._may_be_partial = True
             raise
         except DatabaseUnusable as error:
             if not self._is_ready:
                 raise
-            self._is_doubtful = True
+            self._may_be_partial = True
             raise StoreUnavailable(str(error)) from error
-        self._is_doubtful = False
+        self._may_be_partial = False
 
     async def _write_batch(self, entries: Sequence[Entry]) -> None:
         fault: Exception | None = None
         for _ in range(CONFLICTS):
-            batch = Batch(entries, self._owner.id, self._numbers, self._is_doubtful)
+            batch = Batch(entries, self._owner.id, self._numbers, self._may_be_partial)
             try:
                 found = await self.database.write(batch.write)
             except (StoreUnavailable, DatabaseUnusable):

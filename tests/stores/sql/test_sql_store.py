@@ -470,7 +470,7 @@ def _set_trigger(url: str) -> None:
     change(url, work)
 
 
-# Opening and leaving
+# AcceptedUpgrade and leaving
 
 
 async def test_leaving_writes_what_was_written_behind(url: str) -> None:

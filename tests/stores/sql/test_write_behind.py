@@ -80,7 +80,7 @@ class Disk:
         self.fates = deque(fates)
         self.written: list[tuple[float, list[str]]] = []
         self.kept: list[str] = []
-        self._is_doubtful = False
+        self._may_be_partial = False
 
     @property
     def batches(self) -> list[list[str]]:
@@ -96,7 +96,7 @@ class Disk:
         if fate.is_stored:
             self._store(entries)
         await trio.sleep(fate.seconds)
-        self._is_doubtful = fate.fails
+        self._may_be_partial = fate.fails
         if fate.fails:
             raise StoreUnavailable("scripted")
 
@@ -105,7 +105,7 @@ class Disk:
         self.kept = [name for name in self.kept if name not in gone]
         for entry in entries:
             if isinstance(entry, Item):
-                assert entry.name not in self.kept or self._is_doubtful, "written twice"
+                assert entry.name not in self.kept or self._may_be_partial, "written twice"
                 if entry.name not in self.kept:
                     self.kept.append(entry.name)
 
