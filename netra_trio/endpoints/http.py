@@ -114,21 +114,21 @@ def _has_etag(request: Request, etag: str) -> bool:
 
 async def config(call: Call) -> Answer:
     """Tell what the server can do and where: service discovery."""
-    return Answer(200, document(call.node.settings, call.node.wall_clock()))
+    return Answer(200, document(call.node.services.settings, call.node.services.wall_clock()))
 
 
 async def ticket(call: Call) -> Answer:
     """Give a ticket for a token, so that no token has to be in a URL."""
     now = trio.current_time()
     identity = await check_ticket_request(call.request, call.node, now=now)
-    issued = call.node.tickets.issue(identity, now)
+    issued = call.node.services.tickets.issue(identity, now)
     return Answer(200, {"ticket": issued, "expires_in": TICKET_SECONDS})
 
 
 async def health(call: Call) -> Answer:
     """Tell whether the server and what it depends on can answer."""
     checks = {"store": await _check_store(call.node)}
-    keys = call.node.verifier.is_key_server_available
+    keys = call.node.services.verifier.is_key_server_available
     if keys is not None:
         checks["keys"] = "ok" if keys else "unavailable"
     draining = call.node.is_draining
@@ -141,7 +141,7 @@ async def _check_store(node: Node) -> str:
     store = "ok"
     with trio.move_on_after(CHECK_SECONDS) as patience:
         try:
-            await node.store.check()
+            await node.services.store.check()
         except StoreUnavailable:
             store = "unavailable"
     if patience.cancelled_caught:
@@ -151,8 +151,8 @@ async def _check_store(node: Node) -> str:
 
 async def dev_token(call: Call) -> Answer:
     """Give a token to a developer on this very machine; elsewhere there is no such path."""
-    settings = call.node.settings
-    is_offered = settings.environment == "development" and call.node.verifier.can_sign
+    settings = call.node.services.settings
+    is_offered = settings.environment == "development" and call.node.services.verifier.can_sign
     if not is_offered or not _is_local(call.request):
         raise _no_such_path()
     if call.request.origins:
@@ -161,21 +161,21 @@ async def dev_token(call: Call) -> Answer:
         except Refused:
             raise _no_such_path() from None
     user = _user(await _read_json(call.receive))
-    expires_at = call.node.wall_clock() + DEV_TOKEN_SECONDS
-    return Answer(200, {"token": call.node.verifier.sign(user, expires_at=expires_at)})
+    expires_at = call.node.services.wall_clock() + DEV_TOKEN_SECONDS
+    return Answer(200, {"token": call.node.services.verifier.sign(user, expires_at=expires_at)})
 
 
 async def stats(call: Call) -> Answer:
     """Give an administrator the figures, and the users with the most connections."""
-    await check_administrator(call.request, call.node, now=trio.current_time())
+    await check_administrator(call.request, call.node.services, now=trio.current_time())
     node = call.node
-    metrics = document_of(node.instruments.metrics, node.largest_users())
+    metrics = document_of(node.services.instruments.metrics, node.largest_users())
     return Answer(200, metrics, {"cache-control": "no-store"})
 
 
 async def metrics(call: Call) -> Answer:
     """Give Prometheus the figures."""
-    check_metrics_token(call.request, call.node.settings.metrics_token)
+    check_metrics_token(call.request, call.node.services.settings.metrics_token)
     headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
     return Answer(200, headers=headers, content=call.exposition.text())
 
@@ -223,13 +223,13 @@ async def handle(
         files: Those of the chat page.
         exposition: The figures for Prometheus.
     """
-    since, note = trio.current_time(), node.instruments.note
+    since, note = trio.current_time(), node.services.instruments.note
     request = Request.of_scope(scope)
     call = Call(scope["method"].upper(), scope["path"], request, node, receive, files, exposition)
     try:
         answer = await _answer(call)
     except Refused as refused:
-        answer = refusal(refused.problem, node.wall_clock(), call.request, call.path, note)
+        answer = refusal(refused.problem, node.services.wall_clock(), call.request, call.path, note)
     await send_answer(send, "http", answer, cors_headers(call.request, node))
     note(RequestAnswered(_endpoint_of(call), trio.current_time() - since))
 
@@ -269,7 +269,7 @@ def _check_foreign(call: Call) -> None:
     if not call.request.origins:
         return
     try:
-        check_origin(call.request, call.node.settings)
+        check_origin(call.request, call.node.services.settings)
     except Refused:
         if call.path == DEV_TOKEN:
             raise _no_such_path() from None
@@ -278,10 +278,10 @@ def _check_foreign(call: Call) -> None:
 
 def cors_headers(request: Request, node: Node) -> dict[str, str]:
     """Return the headers that let an allowed page read the answer; none for a foreign one."""
-    if not request.origins or not node.settings.enable_cors:
+    if not request.origins or not node.services.settings.enable_cors:
         return {}
     try:
-        check_origin(request, node.settings)
+        check_origin(request, node.services.settings)
     except Refused:
         return {"vary": "Origin"}
     return {
@@ -348,7 +348,7 @@ async def send_answer(
 
 
 def _body(fault: Problem, node: Node) -> dict[str, Any]:
-    return http_body(fault, node.wall_clock())
+    return http_body(fault, node.services.wall_clock())
 
 
 def _no_such_path() -> Refused:

@@ -21,6 +21,7 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.node.node import Node
 from netra_trio.node.registry import ResumeRequest
+from netra_trio.node.services import Services
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
 
@@ -46,7 +47,7 @@ class AcceptedUpgrade:
         return SUBPROTOCOL if self.acknowledging else None
 
 
-async def check_upgrade(request: Request, node: Node, *, now: float) -> AcceptedUpgrade:
+async def check_upgrade(request: Request, services: Services, *, now: float) -> AcceptedUpgrade:
     """Check an upgrade; `now` is seconds of Trio's clock.
 
     Raises:
@@ -54,24 +55,24 @@ async def check_upgrade(request: Request, node: Node, *, now: float) -> Accepted
     """
     acknowledging = _check_subprotocols(request.subprotocols)
     wanted = _check_resume(request.query)
-    check_origin(request, node.settings)
-    identity = await _identify(request, node, _credentials(request, node.settings), now)
-    await check_user_exists(identity, node)
+    check_origin(request, services.settings)
+    identity = await _identify(request, services, _credentials(request, services.settings), now)
+    await check_user_exists(identity, services)
     return AcceptedUpgrade(identity, acknowledging, wanted, trace_of(request).get(TRACE_HEADERS[0]))
 
 
-async def check_administrator(request: Request, node: Node, *, now: float) -> None:
+async def check_administrator(request: Request, services: Services, *, now: float) -> None:
     """Check that a request comes from an administrator, by the token in its Authorization header.
 
     Raises:
         Refused: AUTH_REQUIRED or INVALID_TOKEN with 401, INVALID_TOKEN with 403 where the token
             lacks the permission, or that its user may not be here.
     """
-    credentials = _credentials(request, node.settings)
+    credentials = _credentials(request, services.settings)
     if "header" not in {kind for kind, _ in credentials}:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, node, credentials, now)
-    await check_user_exists(identity, node)
+    identity = await _identify(request, services, credentials, now)
+    await check_user_exists(identity, services)
     if ADMINISTRATOR not in identity.permissions:
         text = f"The token does not have the permission {ADMINISTRATOR}."
         help_ = "Use a token that has it."
@@ -101,12 +102,13 @@ async def check_ticket_request(request: Request, node: Node, *, now: float) -> I
         Refused: With the first thing that is wrong.
     """
     node.check_room()
-    check_origin(request, node.settings)
-    credentials = _credentials(request, node.settings)
+    services = node.services
+    check_origin(request, services.settings)
+    credentials = _credentials(request, services.settings)
     if "header" not in {kind for kind, _ in credentials}:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, node, credentials, now)
-    await check_user_exists(identity, node)
+    identity = await _identify(request, services, credentials, now)
+    await check_user_exists(identity, services)
     return identity
 
 
@@ -128,7 +130,7 @@ def check_origin(request: Request, settings: Settings) -> None:
         _refuse_origin(refusal)
 
 
-async def check_user_exists(identity: Identity, node: Node) -> None:
+async def check_user_exists(identity: Identity, services: Services) -> None:
     """Check that the user may be here, creating it on first sight where that is allowed.
 
     Raises:
@@ -137,9 +139,9 @@ async def check_user_exists(identity: Identity, node: Node) -> None:
     if identity.is_anonymous:
         return
     try:
-        user = await node.store.get_user(identity.user_id)
-        if user is None and node.settings.auth_auto_provision:
-            user = await node.store.create_user(identity.user_id)
+        user = await services.store.get_user(identity.user_id)
+        if user is None and services.settings.auth_auto_provision:
+            user = await services.store.create_user(identity.user_id)
     except StoreUnavailable:
         raise Refused(store_unavailable()) from None
     refusal = user_refusal(user)
@@ -196,10 +198,10 @@ def _bearers(request: Request) -> list[tuple[str, str]]:
 
 
 async def _identify(
-    request: Request, node: Node, credentials: list[tuple[str, str]], now: float
+    request: Request, services: Services, credentials: list[tuple[str, str]], now: float
 ) -> Identity:
     if not credentials:
-        if not node.settings.require_auth:
+        if not services.settings.require_auth:
             return Identity(UserId(f"anonymous-{secrets.token_hex(8)}"))
         text = "There is no token."
         if "token" in request.query:
@@ -211,12 +213,12 @@ async def _identify(
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
     kind, value = credentials[0]
     if kind == "ticket":
-        identity = node.tickets.redeem(value, now)
-        check_expiry(identity.expires_at, node.wall_clock())
+        identity = services.tickets.redeem(value, now)
+        check_expiry(identity.expires_at, services.wall_clock())
         return identity
     if kind == "subprotocol":
         value = _decode_token(value)
-    return await node.verifier.verify(value, node.wall_clock())
+    return await services.verifier.verify(value, services.wall_clock())
 
 
 def _decode_token(value: str) -> str:

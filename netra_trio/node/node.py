@@ -19,7 +19,6 @@ from attrs import evolve
 
 from netra_trio.agents.run import Agent
 from netra_trio.auth.identity import Identity
-from netra_trio.auth.tickets import Tickets
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.config.capabilities import connection_limits, features
 from netra_trio.config.settings import Settings
@@ -27,6 +26,7 @@ from netra_trio.connections.connection import Connection
 from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
 from netra_trio.node.registry import ResumeRequest, Sessions, resume
+from netra_trio.node.services import Services
 from netra_trio.protocol.codec import encode
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
@@ -60,39 +60,27 @@ class Node:
     """All that is live in this process; made by `open_node`.
 
     Attributes:
-        settings: The limits.
-        store: Where users, threads, messages and runs are.
-        verifier: Says whose a token is.
-        tickets: The tickets that are out.
-        wall_clock: Returns Unix seconds.
+        services: What it shares with the endpoints and with its connections.
         sessions: The sessions that are live.
-        instruments: What is told of what happens.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        services: Services,
         *,
         agents: Mapping[str, Agent],
-        store: Store,
-        verifier: TokenVerifier,
-        wall_clock: Callable[[], float],
         nursery: trio.Nursery,
         service_nursery: trio.Nursery,
-        instruments: Instruments,
     ) -> None:
-        self.settings = settings
-        self.instruments = instruments
-        instruments.metrics.read_gauges = self._gauges
-        self.store = store
-        self.verifier = verifier
-        self.tickets = Tickets()
-        self.wall_clock = wall_clock
+        settings = services.settings
+        self.services = services
+        self.sessions = Sessions(settings, services.instruments)
+        services.instruments.metrics.read_gauges = self._gauges
+        self._settings = settings
         self._agents = agents
         self._nursery = nursery
         self._service_nursery = service_nursery
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
-        self.sessions = Sessions(settings, instruments)
         self._connections: dict[ConnectionId, Connection] = {}
         self._lines: dict[SessionId, Connection] = {}  # the newest connection of each session
         self._slots_used = 0
@@ -123,8 +111,8 @@ class Node:
             Refused: SERVER_DRAINING or SERVER_FULL.
         """
         self.check_open()
-        if self._slots_used >= self.settings.max_connections:
-            text = f"All {self.settings.max_connections} places are taken."
+        if self._slots_used >= self._settings.max_connections:
+            text = f"All {self._settings.max_connections} places are taken."
             raise Refused(problem(ErrorCode.SERVER_FULL, text, retry_after_ms=FULL_RETRY_MS))
 
     @contextmanager
@@ -205,21 +193,21 @@ class Node:
             session=session,
             transport=transport,
             identity=identity,
-            settings=self.settings,
-            store=self.store,
-            verifier=self.verifier,
-            wall_clock=self.wall_clock,
-            metrics=self.instruments.metrics,
+            settings=self._settings,
+            store=self.services.store,
+            verifier=self.services.verifier,
+            wall_clock=self.services.wall_clock,
+            metrics=self.services.instruments.metrics,
         )
         session.permissions = identity.permissions
         connection.outbox.offer(self._welcome(connection, state))
-        self.instruments.metrics.control_sent[ConnectionEstablished.TYPE] += 1
+        self.services.instruments.metrics.control_sent[ConnectionEstablished.TYPE] += 1
         session.event_stream.attach(connection.outbox)
         session.user.connections.append(connection)
         self._connections[connection.id] = self._lines[session.id] = connection
         opened = self._opened(session, state, since)
         try:
-            return await serve_connection(connection, opened, self.instruments.note)
+            return await serve_connection(connection, opened, self.services.instruments.note)
         finally:
             del self._connections[connection.id]
             session.user.connections.remove(connection)
@@ -262,11 +250,11 @@ class Node:
             user=user,
             permissions=identity.permissions,
             agents=self._agents,
-            store=self.store,
-            settings=self.settings,
+            store=self.services.store,
+            settings=self._settings,
             acknowledging=acknowledging,
-            wall_clock=self.wall_clock,
-            instruments=self.instruments,
+            wall_clock=self.services.wall_clock,
+            instruments=self.services.instruments,
             is_anonymous=identity.is_anonymous,
             wake=self._wake,
         )
@@ -288,7 +276,7 @@ class Node:
             await self._drained.wait()
             return
         self._draining = True
-        timeout = self.settings.drain_timeout_ms / 1000
+        timeout = self._settings.drain_timeout_ms / 1000
         deadline = trio.current_time() + timeout
         closing = min(CLOSING_SECONDS, timeout * CLOSING_SHARE)
         grace, patience = deadline - closing, deadline - closing / 2
@@ -365,27 +353,27 @@ class Node:
             for connection in user.connections
             if connection.reason is None and connection is not replaced
         ]
-        if len(staying) < self.settings.max_connections_per_user:
+        if len(staying) < self._settings.max_connections_per_user:
             return None
-        if self.settings.connection_limit_policy == "reject":
+        if self._settings.connection_limit_policy == "reject":
             raise Refused(self._limit_problem(retry_after_ms=FULL_RETRY_MS))
         return staying[0]
 
     def _limit_problem(self, **more: Any) -> Problem:
-        limit = self.settings.max_connections_per_user
+        limit = self._settings.max_connections_per_user
         text = f"A user may have {limit} connections at once."
         return problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text, **more)
 
     def _welcome(self, connection: Connection, resume: ResumeState) -> bytes:
-        now = self.wall_clock()
+        now = self.services.wall_clock()
         established = ConnectionEstablished(
             connection_id=connection.id,
             session_id=connection.session.id,
             user_id=connection.session.user.id,
             server_time=now,
-            heartbeat_interval=self.settings.heartbeat_interval_ms,
-            features=features(self.settings),
-            limits=connection_limits(self.settings),
+            heartbeat_interval=self._settings.heartbeat_interval_ms,
+            features=features(self._settings),
+            limits=connection_limits(self._settings),
             resume=resume,
         )
         return encode(established, now)
@@ -445,16 +433,14 @@ async def open_node(
     # after sessions does so until the last one is gone, and no longer.
     async with store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
-            node = Node(
-                settings,
-                agents=agents,
+            services = Services(
+                settings=settings,
                 store=store,
                 verifier=verifier,
-                wall_clock=wall_clock,
-                nursery=nursery,
-                service_nursery=service_nursery,
                 instruments=instruments or Instruments(Metrics(tuple(agents))),
+                wall_clock=wall_clock,
             )
+            node = Node(services, agents=agents, nursery=nursery, service_nursery=service_nursery)
             node.start_soon(node.sessions.expire)
             node.start_soon(node.sessions.reap)
             try:

@@ -209,7 +209,7 @@ class Application:
         try:
             with node.connection_slot():
                 _check_handshake(path, fault)
-                opening = await check_upgrade(request, node, now=since)
+                opening = await check_upgrade(request, node.services, now=since)
                 await node.serve(
                     transport(opening),
                     opening.identity,
@@ -219,7 +219,7 @@ class Application:
                     traceparent=opening.traceparent,
                 )
         except Refused as refused:
-            now = node.wall_clock()
+            now = node.services.wall_clock()
             return http.refusal(refused.problem, now, request, path, note, upgrade=True)
         except Exception:
             note(UpgradeFailed())

@@ -43,7 +43,7 @@ AGENTS: dict[str, Any] = {"later": later, "steady": steady, "tidy": tidy}
 
 
 def figures_of(server: Server) -> Metrics:
-    return server.node.instruments.metrics
+    return server.node.services.instruments.metrics
 
 
 def levels_of(server: Server) -> Gauges:
