@@ -13,15 +13,7 @@ import trio
 from attrs import define, field
 
 from bench.faults import HOST, Relay
-from netra_trio.client import (
-    Client,
-    ClientError,
-    MessageRefused,
-    Run,
-    RunFailed,
-    RunLost,
-    connect,
-)
+from netra_trio.client import Client, ClientError, MessageRefused, Run, RunFailed, RunLost, connect
 
 HALF_OPEN_SECONDS = 6.0  # longer than either end needs to notice, and than the window
 SLOW_SECONDS = 3.0
