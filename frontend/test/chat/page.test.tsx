@@ -1,10 +1,11 @@
-/** The chat page renders one message for a delta, and neither the sidebar nor the composer. */
+/** The chat page with a simulated server: how often it renders, and what it shows of the sign-in. */
 
 import { act, createElement, type ComponentType, type ReactNode } from "react";
-import { createRoot } from "react-dom/client";
-import { expect, it, vi } from "vitest";
+import { createRoot, type Root } from "react-dom/client";
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { EnhancedWebSocketProvider } from "../../src/react/index.js";
 import { Browser } from "../support/browser.js";
+import { tokenFor } from "../support/server.js";
 
 type Props = Record<string, unknown>;
 type Components = Record<string, ComponentType<Props>>;
@@ -39,7 +40,11 @@ vi.mock("../../chat/src/Messages.tsx", (load) => counted(load, ["UserMessage", "
 // The page's own packages are not installed for these tests.
 vi.mock("../../chat/src/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 
-it("renders one message for each delta", async () => {
+const browser = new Browser();
+let page: HTMLElement;
+let root: Root;
+
+beforeEach(async () => {
   (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
   vi.stubGlobal("ResizeObserver", class {
     observe(): void {}
@@ -47,31 +52,62 @@ it("renders one message for each delta", async () => {
   });
   const source = new URL("../../chat/src/Chat.tsx", import.meta.url).pathname;
   const { Chat } = (await import(/* @vite-ignore */ source)) as { Chat: ComponentType<Props> };
-  const browser = new Browser();
-  const tab = browser.tab();
-  const page = document.body.appendChild(document.createElement("div"));
-  const root = createRoot(page);
   const none = (): void => undefined;
+  page = document.body.appendChild(document.createElement("div"));
+  root = createRoot(page);
   await act(async () =>
     root.render(
-      <EnhancedWebSocketProvider getToken={tab.getToken} ports={tab.ports} threadId="t">
+      <EnhancedWebSocketProvider getToken={() => getToken()} ports={browser.tab().ports} threadId="t">
         <Chat user="alice" threadId="t" examples={["First", "Second"]} onSignOut={none} onSignInAgain={none} />
       </EnhancedWebSocketProvider>,
     ),
   );
   await act(async () => browser.clock.advance(10));
-  const click = (name: string): void => [...page.querySelectorAll("button")].find((button) => button.textContent === name)?.click();
-  await act(async () => click("First"));
+});
+
+afterEach(async () => {
+  await act(async () => root.unmount());
+  page.remove();
+  getToken = valid;
+  vi.unstubAllGlobals();
+});
+
+const valid = (): Promise<string> => Promise.resolve(tokenFor("alice"));
+let getToken = valid;
+
+it("renders one message for each delta", async () => {
+  const buttons = [...page.querySelectorAll("button")];
+  await act(async () => buttons.find(({ textContent }) => textContent === "First")?.click());
   await act(async () => browser.clock.advance(10));
   const { id } = browser.server.run;
   await act(async () => browser.server.say(id, "word"));
-  expect(renders).toMatchObject({ Sidebar: expect.any(Number) as number, Composer: expect.any(Number) as number });
+  expect(renders["Sidebar"]).toBeGreaterThan(0);
   for (const name of Object.keys(renders)) renders[name] = 0;
   for (let n = 0; n < 20; n += 1) await act(async () => browser.server.say(id, ` ${n}`));
   expect(page.textContent).toContain("word 0 1 2");
   expect(renders).toEqual({
-    Sidebar: 0, Composer: 0, ConnectionState: 0, Banner: 0, MessageList: 0, UserMessage: 0, AgentMessage: 20,
+    Sidebar: 0,
+    Composer: 0,
+    ConnectionState: 0,
+    Banner: 0,
+    MessageList: 0,
+    UserMessage: 0,
+    AgentMessage: 20,
   });
-  await act(async () => root.unmount());
-  vi.unstubAllGlobals();
+});
+
+it("counts down while the sign-in ends, until the token is renewed", async () => {
+  expect(page.textContent).not.toContain("Your sign-in ends");
+  let renew: (token: string) => void = () => undefined;
+  getToken = () => new Promise((resolve) => (renew = resolve));
+  const end = (Date.now() + 30_000 - browser.clock.now) / 1000; // the page's clock is real
+  await act(async () => {
+    const timestamp = browser.clock.now / 1000;
+    browser.server.socket.deliver({ type: "auth_expiring", payload: { expires_at: timestamp + end }, timestamp });
+  });
+  const notice = (): string => page.querySelector("[role=note]")?.textContent ?? "";
+  await act(async () => vi.waitFor(() => expect(notice()).toMatch(/^Your sign-in ends in \d+ s/)));
+  await act(async () => renew(tokenFor("alice")));
+  await act(async () => browser.clock.advance(10));
+  expect(page.querySelector("[role=note]")).toBeNull();
 });
