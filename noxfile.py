@@ -19,7 +19,7 @@ SPELLED = (
 )
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
 MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
-MIGRATIONS = "netra_trio/stores/migrations/env.py"  # Alembic runs it
+MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
 DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}")
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one

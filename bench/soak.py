@@ -41,7 +41,7 @@ from bench.users import Observations, User
 from bench.workloads import UNLIMITED
 from netra_trio.client import connect
 from netra_trio.errors import leaves
-from netra_trio.stores.database import CONNECTIONS, WRITERS
+from netra_trio.stores.sql.database import CONNECTIONS, WRITERS
 
 MINUTES = 60.0
 WARM_UP = 0.15  # of the time: one-time allocations happen in it

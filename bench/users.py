@@ -13,15 +13,7 @@ import trio
 from attrs import define, field
 
 from bench.faults import HOST, Relay
-from netra_trio.client import (
-    Client,
-    ClientError,
-    MessageRefused,
-    Run,
-    RunFailed,
-    RunLost,
-    connect,
-)
+from netra_trio.client import Client, ClientError, MessageRefused, Run, RunFailed, RunLost, connect
 
 HALF_OPEN_SECONDS = 6.0  # longer than the detection of either side, and than the resume window
 SLOW_SECONDS = 3.0

@@ -27,18 +27,18 @@ OUTSIDE = {  # pages of the repository, by their names on the site
     "frontend/README.md": "frontend.md",
 }
 MODULES = {  # what programs import, and those who extend the server
-    "netra_trio.app": "The application",
-    "netra_trio.runs": "What an agent is given",
+    "netra_trio.server.application": "The application",
+    "netra_trio.agents.execution": "What an agent is given",
     "netra_trio.client": "The client",
-    "netra_trio.settings": "Settings",
-    "netra_trio.codes": "Codes",
+    "netra_trio.config.settings": "Settings",
+    "netra_trio.protocol.codes": "Codes",
     "netra_trio.errors": "Errors",
-    "netra_trio.interfaces": "What may be implemented",
+    "netra_trio.stores.base": "What may be implemented",
     "netra_trio.protocol.messages": "Messages",
     "netra_trio.stores.memory": "The store in memory",
-    "netra_trio.stores.sql": "The store in a database",
-    "netra_trio.host": "Under Hypercorn's command",
-    "netra_trio.observe.logs": "Logs",
+    "netra_trio.stores.sql.store": "The store in a database",
+    "netra_trio.server.hypercorn.install": "Under Hypercorn's command",
+    "netra_trio.telemetry.logs": "Logs",
 }
 SECTIONS = {  # of the navigation: every page has to be in one
     "Tutorial": ("getting-started",),

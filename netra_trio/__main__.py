@@ -1,6 +1,6 @@
 """The command line: `netra-trio`, or `python -m netra_trio`."""
 
-from netra_trio.cli import main
+from netra_trio.cli.main import main
 
 if __name__ == "__main__":
     main()

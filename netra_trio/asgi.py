@@ -1,9 +1,9 @@
 """The application for a stock server: `hypercorn --worker-class trio netra_trio.asgi:app`."""
 
-from netra_trio.app import create_app
 from netra_trio.errors import SettingsError
-from netra_trio.host import use_our_log
-from netra_trio.observe.logs import configure
+from netra_trio.server.application import create_app
+from netra_trio.server.hypercorn.install import use_our_log
+from netra_trio.telemetry.logs import configure
 
 configure()
 try:

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from support.node import missing
 
-from netra_trio.assets import FOLDER, INDEX
+from netra_trio.endpoints.chat_page import FOLDER, INDEX
 
 ROOT = Path(__file__).parent.parent
 PACKAGE_SECONDS = 120.0

@@ -26,8 +26,8 @@ from netra_trio.client.retry import PROGRESS_SECONDS, BackOff, Next, after_close
 from netra_trio.client.sockets import Dialer, NoAnswer, OpeningRefused, Socket, SocketClosed
 from netra_trio.client.stats import Stats, Status
 from netra_trio.client.tokens import Tokens
-from netra_trio.codes import ABNORMAL, CloseCode
-from netra_trio.protocol.liveness import MISSED_INTERVALS
+from netra_trio.protocol.codes import ABNORMAL, CloseCode
+from netra_trio.protocol.keepalive import MISSED_INTERVALS
 
 SUBPROTOCOL = "netra.v1"  # by which a server knows a client that acknowledges
 WELCOME_SECONDS = 10.0  # for the first frame, which the server has ready before it answers

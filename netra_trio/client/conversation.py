@@ -25,8 +25,8 @@ from netra_trio.client.journal import Journal
 from netra_trio.client.outbox import ENTRIES, ENTRY_BYTES, Entry, Outbox
 from netra_trio.client.run import LOST, Feed, Run
 from netra_trio.client.stats import Stats
-from netra_trio.codes import BAD_FRAME, ErrorCode
 from netra_trio.ids import new_correlation_id
+from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 
 CATCH_UP_SECONDS = 5.0  # for what was in the log; then unconfirmed messages go out all the same
 KEY_SECONDS = 24 * 3600.0  # for which a server keeps a key at least; the contract, section 3

@@ -18,8 +18,8 @@ import trio_websocket
 from wsproto.utilities import ProtocolError
 
 from netra_trio.client.sockets import NoAnswer, OpeningRefused, SocketClosed
-from netra_trio.codes import ABNORMAL
 from netra_trio.errors import leaves
+from netra_trio.protocol.codes import ABNORMAL
 
 ANSWER_SECONDS = 10.0  # for an opening and for a document; a server in good health takes a few ms
 FRAME_BYTES = 1024 * 1024  # four times the largest event of the contract

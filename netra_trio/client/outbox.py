@@ -17,7 +17,7 @@ from math import inf
 
 from attrs import define, field
 
-from netra_trio.codes import ErrorCode
+from netra_trio.protocol.codes import ErrorCode
 
 ENTRIES = 1000  # messages that wait, or whose run goes on: a server lets in far fewer at once
 ENTRY_BYTES = 16 * 1024 * 1024  # of all of them: some hundred of the largest that are allowed

@@ -11,7 +11,7 @@
 
 from enum import Enum
 
-from netra_trio.codes import ABNORMAL, CloseCode
+from netra_trio.protocol.codes import ABNORMAL, CloseCode
 
 BACK_OFF_SECONDS = (1.0, 30.0)  # the ceiling of the first pause, and of any; api's figures
 PROGRESS_SECONDS = 30.0  # a connection that lasted so long was a good one, whatever came

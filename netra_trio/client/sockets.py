@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from netra_trio.codes import ABNORMAL
 from netra_trio.errors import NetraError
+from netra_trio.protocol.codes import ABNORMAL
 
 
 class SocketClosed(NetraError):

@@ -24,9 +24,9 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError, Forbidd
 from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.orjson import make_converter
 
-from netra_trio.codes import ErrorCode
-from netra_trio.errors import NetraError, Problem, problem
+from netra_trio.errors import NetraError
 from netra_trio.ids import CorrelationId, RunId
+from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import (
     CORRELATION_ID_CHARACTERS,
     INBOUND,
@@ -42,6 +42,7 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
     UserMessage,
 )
+from netra_trio.protocol.problem import Problem, problem
 from netra_trio.values import frozen
 
 OPEN_PAYLOAD_BYTES = 1024  # a ping is a probe, not a store: the contract's bound, section 3

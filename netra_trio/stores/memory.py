@@ -27,7 +27,9 @@ from orjson import dumps
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import (
+from netra_trio.protocol.codec import payload_of
+from netra_trio.protocol.messages import AgentCompleted, HistoryMessage, HistoryRun, RunStatus
+from netra_trio.stores.base import (
     HISTORY_LISTED_BYTES,
     HISTORY_PAGE_BYTES,
     STORED,
@@ -36,8 +38,6 @@ from netra_trio.interfaces import (
     RunEnd,
     User,
 )
-from netra_trio.protocol.codec import payload_of
-from netra_trio.protocol.messages import AgentCompleted, HistoryMessage, HistoryRun, RunStatus
 
 USERS = 100_000  # rows: some 40 MB; then one without a thread goes, or create_user is unavailable
 THREADS = 20_000  # in all: five messages each fill MESSAGES; then the one idle longest goes

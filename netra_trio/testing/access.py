@@ -11,8 +11,8 @@ from attrs import define
 
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store, User
 from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
 
 
 @define

@@ -9,8 +9,8 @@ import trio
 from attrs import define, field
 
 from netra_trio.client import Event, SocketClosed
-from netra_trio.codes import ABNORMAL
 from netra_trio.errors import NetraError, TransportClosed
+from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.transports.memory import MemoryClient, MemoryTransport
 
 WELCOME = "connection_established"

@@ -20,16 +20,16 @@ import orjson
 import trio
 from attrs import define, evolve
 
-from netra_trio.app import Application, create_app
-from netra_trio.auth import TokenVerifier
+from netra_trio.agents.run import Agent
+from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.client import Client, Event, NoAnswer, OpeningRefused, SocketClosed, connect
-from netra_trio.codes import ABNORMAL
+from netra_trio.config.settings import Settings
+from netra_trio.endpoints.http import Answer
+from netra_trio.endpoints.request import Request
 from netra_trio.errors import is_only
-from netra_trio.http import Answer
-from netra_trio.interfaces import Store
-from netra_trio.opening import Request
-from netra_trio.runs import Agent
-from netra_trio.settings import Settings
+from netra_trio.protocol.codes import ABNORMAL
+from netra_trio.server.application import Application, create_app
+from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing.access import Access
 from netra_trio.testing.faults import (

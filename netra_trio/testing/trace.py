@@ -17,9 +17,9 @@ from typing import Any
 
 import trio
 
+from netra_trio.agents.run import Agent, Run
 from netra_trio.client import Client, ClientError, Event, Status
 from netra_trio.protocol.text import pieces
-from netra_trio.runs import Agent, Run
 
 ANNOUNCED = frozenset({"gap", "reset", "lost", "lagged"})
 LOOK_SECONDS = 1.0  # between two looks at a client that failed, and may be told to reconnect

@@ -1,6 +1,6 @@
 """A WebSocket that an ASGI server on Trio holds, with Hypercorn's extras where it offers them.
 
-The extras are what `netra_trio.transports.hypercorn` adds: many frames in one write, pings and
+The extras are those of `netra_trio.server.hypercorn`: many frames in one write, pings and
 pongs, the hard size limit. Under any other server each frame is a message of its own, and only
 frames count as signs of life.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 import trio
 
-from netra_trio.codes import NO_STATUS
 from netra_trio.errors import MessageTooBig, TransportClosed
-from netra_trio.transports.line import LAG_SECONDS
+from netra_trio.protocol.codes import NO_STATUS
+from netra_trio.transports.byte_stream import LAG_SECONDS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

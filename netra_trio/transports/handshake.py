@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from netra_trio.codes import ErrorCode
-from netra_trio.errors import Problem, problem
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Problem, problem
 
 UPGRADE_REQUIRED = 426
 

@@ -16,8 +16,8 @@ from math import inf
 import trio
 from attrs import define
 
-from netra_trio.codes import ABNORMAL
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.codes import ABNORMAL
 
 BUFFER_BYTES = 128 * 1024  # of one direction: what loopback held before a send blocked, measured
 

@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from netra_trio.agents.run import Run
 from netra_trio.client import Client
-from netra_trio.runs import Run
 from netra_trio.testing import (
     At,
     Crash,

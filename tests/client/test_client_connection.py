@@ -99,7 +99,7 @@ async def test_a_lost_connection_is_resumed(
         assert status_of(client) is Status.RECONNECTING
         assert peer.gone.is_set()
         assert second.query == {"session_id": "sess_1", "last_seq": "3"}
-        second.welcome("exact", last_seq=3, replayed=1)
+        second.hello("exact", last_seq=3, replayed=1)
         second.delta("d")
         assert len(network.discoveries) == 1
         events = await told(client, "disconnected", "connected", "partial_result")
@@ -132,7 +132,7 @@ async def test_after_other_codes_it_waits_to_be_asked(
             nursery.start_soon(client.reconnect)
             second = await network.accept()
             assert second.query["session_id"] == "sess_1"
-            second.welcome("exact")
+            second.hello("exact")
         assert status_of(client) is Status.CONNECTED
         assert (await anext(events)).type == "connected"
 
@@ -147,7 +147,7 @@ async def test_reconnecting_while_connected(
                 nursery.start_soon(client.reconnect)
                 second = await network.accept()
                 assert peer.gone.is_set()
-                second.welcome("exact")
+                second.hello("exact")
                 peer = second
         assert client.stats.reconnections == 3
 
@@ -163,7 +163,7 @@ async def test_reconnecting_ends_a_pause(
         before = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.reconnect)
-            (await network.accept()).welcome("exact")
+            (await network.accept()).hello("exact")
             assert trio.current_time() == before
         assert status_of(client) is Status.CONNECTED
 
@@ -174,7 +174,7 @@ async def test_the_pauses_grow_to_thirty_seconds(
     async def script(network: ScriptedNetwork) -> None:
         for _ in range(8):
             (await network.accept()).ignore()
-        (await network.accept()).welcome()
+        (await network.accept()).hello()
 
     await play(network, script)
     pauses = [round(b - a) for a, b in zip(network.times, network.times[1:], strict=False)]
@@ -189,16 +189,16 @@ async def test_a_connection_without_progress_counts_as_failed(
         peer.close(1011)
         for _ in range(4):
             peer = await network.accept()
-            peer.welcome("exact")
+            peer.hello("exact")
             peer.close(1011)
         peer = await network.accept()
         assert [round(b - a) for a, b in zip(network.times, network.times[1:], strict=False)] == [
             1, 2, 4, 8, 16,
         ]  # fmt: skip
-        peer.welcome("exact")
+        peer.hello("exact")
         peer.delta("news")
         peer.close(1011)
-        (await network.accept()).welcome()
+        (await network.accept()).hello()
         assert round(network.times[-1] - network.times[-2]) == 1
 
 
@@ -208,7 +208,7 @@ async def test_a_refusal_that_passes(
 ) -> None:
     async def script(network: ScriptedNetwork) -> None:
         (await network.accept()).refuse(status, retry_after=12.0)
-        (await network.accept()).welcome()
+        (await network.accept()).hello()
 
     await play(network, script)
     assert network.times == [0.0, 13.0]
@@ -250,7 +250,7 @@ async def test_401_is_tried_once_with_a_new_token(
         (await network.accept()).refuse(401)
         second = await network.accept()
         assert second.headers == {"Authorization": "Bearer new"}
-        second.welcome()
+        second.hello()
 
     await play(network, script, token=None, get_token=tokens("old", "new"))
 
@@ -275,7 +275,7 @@ async def test_4401_with_a_new_token(autojump_clock: MockClock, network: Scripte
         peer.close(4401)
         second = await network.accept()
         assert second.headers == {"Authorization": "Bearer new"}
-        second.welcome("exact")
+        second.hello("exact")
         await wait_all_tasks_blocked()
         assert status_of(client) is Status.CONNECTED
 
@@ -372,7 +372,7 @@ async def test_discovery_that_fails(autojump_clock: MockClock, network: Scripted
     async def script(network: ScriptedNetwork) -> None:
         await trio.sleep(1)
         network.config = OpeningRefused(404)
-        (await network.accept()).welcome()
+        (await network.accept()).hello()
 
     await play(network, script)
     assert len(network.discoveries) == 2
@@ -390,7 +390,7 @@ async def test_a_drain(autojump_clock: MockClock, network: ScriptedNetwork) -> N
             peer.close(1012)
             second = await network.accept()
             assert network.times == [0.0, 7.0]
-            second.welcome("reset", reason="unknown", session_id="sess_2")
+            second.hello("reset", reason="unknown", session_id="sess_2")
             second.confirm(await second.expect("user_message"))
 
 
@@ -404,7 +404,7 @@ async def test_heartbeats(autojump_clock: MockClock, network: ScriptedNetwork) -
         second = await network.accept()  # a half-open line: nothing comes, and nothing is closed
         assert trio.current_time() == 150 + 75
         assert peer.gone.is_set()
-        second.welcome("exact")
+        second.hello("exact")
 
 
 @pytest.mark.parametrize("frame", ["{", "5", '{"type": 5}', '{"type": "x", "seq": true}'])
@@ -413,7 +413,7 @@ async def test_a_frame_of_another_contract(
 ) -> None:
     async with opened(network) as (_, peer):
         peer.write(frame)
-        (await network.accept()).welcome("exact")
+        (await network.accept()).hello("exact")
 
 
 async def test_a_type_from_the_future_is_passed_on(
@@ -469,7 +469,7 @@ async def test_what_the_block_raises_comes_out_as_it_is(
 
 async def raise_inside(network: ScriptedNetwork, error: BaseException) -> None:
     async def answer() -> None:
-        (await network.accept()).welcome()
+        (await network.accept()).hello()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
@@ -538,12 +538,12 @@ async def test_the_socket_is_there_until_goodbye_is_said(autojump_clock: MockClo
 async def life(network: ScriptedNetwork) -> AsyncIterator[Peer]:
     """Play a server that a client uses in every way."""
     peer = await network.accept()
-    peer.welcome()
+    peer.hello()
     peer.confirm(await peer.expect("user_message"))
     peer.delta("one ")
     peer.close(1006)
     peer = await network.accept()
-    peer.welcome("exact", last_seq=2)
+    peer.hello("exact", last_seq=2)
     stop = await peer.expect("stop_agent")
     peer.error("RUN_NOT_FOUND", stop["correlation_id"])
     peer.complete(status="cancelled")

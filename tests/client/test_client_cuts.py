@@ -9,7 +9,7 @@ from support.talk import EVENTS, WHOLE, WORDS, talk, talker
 from trio.testing import MockClock
 
 from netra_trio.client import ConnectionClosed, Stats, Status
-from netra_trio.codes import CloseCode
+from netra_trio.protocol.codes import CloseCode
 from netra_trio.testing import (
     After,
     Crash,

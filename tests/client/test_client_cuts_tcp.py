@@ -12,11 +12,11 @@ from support.cutting import HOST, cutting
 from support.server import PATIENCE, SECRET, sign
 from support.talk import EVENTS, WHOLE, talk, talker
 
-from netra_trio.app import create_app
 from netra_trio.client import Dialer, Network, connect
-from netra_trio.lane import Lane
-from netra_trio.serve import listen
-from netra_trio.settings import Settings
+from netra_trio.config.settings import Settings
+from netra_trio.server.application import create_app
+from netra_trio.server.listener import Listener
+from netra_trio.server.run import listen
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing import Trace, assert_nothing_lost
 
@@ -44,10 +44,10 @@ async def server(trace: Trace) -> AsyncIterator[int]:
     )
     with trio.fail_after(PATIENCE), listen(HOST, 0) as sock:
         async with app.running(), trio.open_nursery() as nursery:
-            lane = Lane(app, sock)
-            await nursery.start(lane.serve)
+            listener = Listener(app, sock)
+            await nursery.start(listener.serve)
             yield sock.getsockname()[1]
-            await lane.stop()
+            await listener.stop()
             nursery.cancel_scope.cancel()
 
 

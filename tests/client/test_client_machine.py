@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 from support.clients import Plain
 from support.steps import Program
 
+from netra_trio.agents.run import Run as AgentRun
 from netra_trio.client import Client, ClientError, Event, Run
-from netra_trio.protocol.log import RESERVED_PLACES
-from netra_trio.runs import Run as AgentRun
+from netra_trio.sessions.event_log import RESERVED_PLACES
 from netra_trio.testing import (
     Crash,
     Delay,
@@ -268,9 +268,9 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        hub = self.network._process and self.network._process.app._hub
-        for session in hub.sessions if hub else []:
-            log = session.journal.log
+        node = self.network._process and self.network._process.app._node
+        for session in node.sessions if node else []:
+            log = session.event_stream.log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)
             assert ordinary <= REPLAY_EVENTS

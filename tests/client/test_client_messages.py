@@ -209,7 +209,7 @@ async def test_a_draining_server_gets_it_on_the_next_connection(
         assert not peer.received
         peer.close(1012)
         peer = await network.accept()
-        peer.welcome("reset", session_id="sess_2", reason="unknown")
+        peer.hello("reset", session_id="sess_2", reason="unknown")
         assert await peer.expect("user_message") == first
         peer.confirm(first)
         await later.wait()
@@ -229,7 +229,7 @@ async def test_what_is_too_large_fails_here(
             await peer.expect("user_message")
             peer.close(1006)
             smaller = await network.accept()
-            smaller.welcome("exact", limits={**LIMITS, "max_message_size": 400})
+            smaller.hello("exact", limits={**LIMITS, "max_message_size": 400})
             with pytest.raises(MessageRefused, match="at most 400 bytes"):
                 await later.wait()
         await wait_all_tasks_blocked()
@@ -249,11 +249,11 @@ async def test_unconfirmed_messages_go_out_again_in_order(
         peer.close(1006)
         for verdict in ("exact", "gap", "reset"):
             peer = await network.accept()
-            peer.welcome(verdict)
+            peer.hello(verdict)
             assert await peer.expect("user_message") == first
             peer.close(1006)
         peer = await network.accept()
-        peer.welcome("exact")
+        peer.hello("exact")
         for number, later in enumerate(laters):
             message = await peer.expect("user_message")
             assert message["payload"]["content"] == f"{number}"
@@ -270,7 +270,7 @@ async def test_a_confirmation_in_the_replay_is_enough(
         message = await peer.expect("user_message")
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("exact", replayed=2)
+        peer.hello("exact", replayed=2)
         await wait_all_tasks_blocked()
         peer.confirm(message)
         peer.delta("Hi")
@@ -289,7 +289,7 @@ async def test_a_replay_that_does_not_come_holds_nothing_back_for_long(
         message = await peer.expect("user_message")
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("exact", replayed=2)
+        peer.hello("exact", replayed=2)
         assert await peer.expect("user_message") == message
         assert trio.current_time() == 5.0
         peer.confirm(message, status="duplicate")
@@ -313,7 +313,7 @@ async def test_replayed_twice_is_shown_once(
         peer.close(1006)
         peer = await network.accept()
         runs = [{"run_id": "run_1", "thread_id": "main", "status": "running", "content": "ab"}]
-        peer.welcome("exact", last_seq=3, replayed=1, runs=runs)
+        peer.hello("exact", last_seq=3, replayed=1, runs=runs)
         peer.delta("c")
         assert (await anext(events)).payload["content"] == "c"
         peer.complete()
@@ -332,7 +332,7 @@ async def test_a_gap_in_a_run(autojump_clock: MockClock, network: ScriptedNetwor
         peer.close(1006)
         peer = await network.accept()
         known = {"run_id": "run_1", "thread_id": "main", "status": "running", "content": "abcd"}
-        peer.welcome("gap", last_seq=9, runs=[known])
+        peer.hello("gap", last_seq=9, runs=[known])
         peer.delta("e")
         peer.complete()
         events = await rest(run)
@@ -358,7 +358,7 @@ async def test_the_text_after_a_gap(autojump_clock: MockClock, network: Scripted
         await wait_all_tasks_blocked()
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("gap", last_seq=9, runs=[{"run_id": "run_1", "content": "abcd"}])
+        peer.hello("gap", last_seq=9, runs=[{"run_id": "run_1", "content": "abcd"}])
         peer.delta("e")
         peer.complete(result="something else")
         assert await run.text() == "abcde"
@@ -413,7 +413,7 @@ async def test_a_reset_ends_runs_by_their_keys(
             await wait_all_tasks_blocked()
             peer.close(1006)
             peer = await network.accept()
-            peer.welcome("reset", session_id="sess_2", reason="unknown")
+            peer.hello("reset", session_id="sess_2", reason="unknown")
             for run_id, key in (("run_1", "c-1"), ("run_2", "c-2")):
                 again = await peer.expect("user_message")
                 assert again["correlation_id"] == key
@@ -438,7 +438,7 @@ async def test_a_forgotten_key_starts_nothing_that_is_not_stopped(
         run = await sent(client, peer, correlation_id="c-1")
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("reset", session_id="sess_2", reason="unknown")
+        peer.hello("reset", session_id="sess_2", reason="unknown")
         peer.confirm(await peer.expect("user_message"), "run_9")
         assert (await peer.expect("stop_agent"))["payload"] == {"run_id": "run_9"}
         with pytest.raises(RunLost, match="forgotten"):
@@ -453,7 +453,7 @@ async def test_a_run_that_cannot_be_asked_for_is_lost(
         run = await sent(client, peer, correlation_id="c-1")
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("reset", session_id="sess_2", reason="unknown")
+        peer.hello("reset", session_id="sess_2", reason="unknown")
         peer.error("VALIDATION_ERROR", (await peer.expect("user_message"))["correlation_id"])
         assert types(await rest(run)) == ["reset", "lost"]
         run = await sent(client, peer, correlation_id="c-2")
@@ -463,7 +463,7 @@ async def test_a_run_that_cannot_be_asked_for_is_lost(
             await trio.sleep(30)
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("reset", session_id="sess_3", reason="unknown")
+        peer.hello("reset", session_id="sess_3", reason="unknown")
         assert types(await rest(run)) == ["reset", "lost"]
         assert not peer.received
 
@@ -477,7 +477,7 @@ async def test_asked_twice_over_two_resets(
         for number in range(2, 5):
             peer.close(1006)
             peer = await network.accept()
-            peer.welcome("reset", session_id=f"sess_{number}", reason="unknown")
+            peer.hello("reset", session_id=f"sess_{number}", reason="unknown")
             again = await peer.expect("user_message")
         await wait_all_tasks_blocked()
         assert not peer.received
@@ -577,7 +577,7 @@ async def test_stop(autojump_clock: MockClock, network: ScriptedNetwork) -> None
             assert (await peer.expect("stop_agent"))["payload"] == {"run_id": "run_1"}
             peer.close(1006)
             peer = await network.accept()
-            peer.welcome("exact", last_seq=1)
+            peer.hello("exact", last_seq=1)
             await peer.expect("stop_agent")
             await wait_all_tasks_blocked()
             assert not later.done.is_set()
@@ -605,7 +605,7 @@ async def test_history(autojump_clock: MockClock, network: ScriptedNetwork) -> N
         assert question["payload"] == {"thread_id": "main", "limit": 10, "before": "msg_9"}
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("exact")
+        peer.hello("exact")
         question = await peer.expect("get_thread_history")
         page: Frame = {"thread_id": "main", "messages": [], "has_more": False}
         peer.control("thread_history", page, question["correlation_id"])
@@ -641,7 +641,7 @@ async def test_cancelled_before_it_was_written_it_is_not_sent(
         await wait_all_tasks_blocked()
         peer.close(1006)
         peer = await network.accept()
-        peer.welcome("exact", last_seq=1)
+        peer.hello("exact", last_seq=1)
         await wait_all_tasks_blocked()
         assert not peer.received
 
@@ -675,7 +675,7 @@ async def test_a_run_of_a_client_that_ends(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.reconnect)
             peer = await network.accept()
-            peer.welcome("exact", last_seq=2)
+            peer.hello("exact", last_seq=2)
         peer.delta("b")
         assert (await anext(aiter(run))).payload["content"] == "b"
         everything = client.events()

@@ -13,7 +13,7 @@ from netra_trio.client.event import Event, NoEvent
 from netra_trio.client.outbox import Entry, Outbox
 from netra_trio.client.retry import BackOff, Next, after_close, after_refusal
 from netra_trio.client.stream import BYTES, EVENTS, READ_EVENTS, TEXT_BYTES, Stream
-from netra_trio.codes import CloseCode, ErrorCode
+from netra_trio.protocol.codes import CloseCode, ErrorCode
 
 
 def delta(seq: int, content: str, run_id: str = "run_1", first: int | None = None) -> Event:

@@ -8,7 +8,8 @@ import trio
 from support.server import PATIENCE, serving, sign, write_agents
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from netra_trio.agents.echo import echo
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.run import Run
 from netra_trio.client import (
     ConnectionRefused,
     GaveUp,
@@ -18,7 +19,6 @@ from netra_trio.client import (
     SocketClosed,
     connect,
 )
-from netra_trio.runs import Run
 from netra_trio.testing import Drop, assert_nothing_lost, open_network
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from netra_trio.cli import app
-from netra_trio.settings import TABLE, Settings
+from netra_trio.cli.main import app
+from netra_trio.config.settings import TABLE, Settings
 
 FOLDER = Path(__file__).parents[2] / "deploy"
 UNIT = FOLDER / "netra-trio.service"

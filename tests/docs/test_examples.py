@@ -37,20 +37,17 @@ from trio.testing import MockClock
 
 import netra_trio
 from netra_trio import client, testing
-from netra_trio.agents.demo import EXAMPLES
-from netra_trio.agents.echo import echo
-from netra_trio.checkup import STEPS
-from netra_trio.cli import app
+from netra_trio.agents.demo.agent import EXAMPLES
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.run import Agent, Run
+from netra_trio.cli.checkup import STEPS
+from netra_trio.cli.main import app
 from netra_trio.client import Client
 from netra_trio.client.run import Feed
-from netra_trio.codes import ERRORS, CloseCode, EndReason, ErrorCode
-from netra_trio.facts import Fact, logged_fields
-from netra_trio.figures import METRICS, Figures, Levels
-from netra_trio.http import ENDPOINTS
-from netra_trio.interfaces import Store
-from netra_trio.observe.prometheus import BUILD, BUILD_MEANING
-from netra_trio.observe.traces import OPENING, RESUME, RUN, TOOL
+from netra_trio.config.settings import STOPS, TABLE, Settings
+from netra_trio.endpoints.http import ENDPOINTS
 from netra_trio.protocol.codec import BadFrame, decode
+from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     INBOUND,
     AgentCompleted,
@@ -63,8 +60,11 @@ from netra_trio.protocol.messages import (
     ServerDraining,
     ThreadHistory,
 )
-from netra_trio.runs import Agent, Run
-from netra_trio.settings import STOPS, TABLE, Settings
+from netra_trio.stores.base import Store
+from netra_trio.telemetry.events import TelemetryEvent, logged_fields
+from netra_trio.telemetry.metrics import METRICS, Gauges, Metrics
+from netra_trio.telemetry.prometheus import BUILD, BUILD_MEANING
+from netra_trio.telemetry.traces import OPENING, RESUME, RUN, TOOL
 from netra_trio.testing import open_network
 
 ROOT = Path(__file__).parent.parent.parent
@@ -606,9 +606,9 @@ def log_calls(source: Path) -> Iterator[LogCall]:
 
 def test_log_events() -> None:
     emitted = {call for source in SOURCES for call in log_calls(source)} | {
-        LogCall(fact.EVENT, fact.LEVEL, frozenset(logged_fields(fact)))
-        for fact in get_args(Fact)
-        if fact.LEVEL is not None
+        LogCall(event.EVENT, event.LEVEL, frozenset(logged_fields(event)))
+        for event in get_args(TelemetryEvent)
+        if event.LEVEL is not None
     }
     told = {
         LogCall(bare(event), bare(level), frozenset(filter(None, bare(fields).split(", "))))
@@ -623,10 +623,10 @@ LABEL_VALUES_SHOWN = 8  # in the table of metrics; a longer list is one of the t
 def metrics_page_table() -> str:
     """Return the table of metrics.md as it has to be."""
     rows = [["Metric", "Type", "Labels", "Meaning"]]
-    figures = Figures()
+    metrics = Metrics()
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        values = [str(key) for key in metric.read(figures, Levels()) if isinstance(key, str)]
+        values = [str(key) for key in metric.read(metrics, Gauges()) if isinstance(key, str)]
         if len(metric.labels) == 1 and 0 < len(values) <= LABEL_VALUES_SHOWN:
             labels += ": " + ", ".join(values)
         rows.append([f"`{metric.name}`", metric.kind, labels, f"{metric.meaning}."])

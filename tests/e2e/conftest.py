@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from support.commands import Typed
 from support.server import clean_environ
 
-from netra_trio.cli import main
+from netra_trio.cli.main import main
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def typed(
             for name, value in clean.items():
                 patch.setenv(name, value)
             # Loggers keep what they were set up with first, and this process is not the command's.
-            patch.setattr("netra_trio.cli.configure", lambda: None)
+            patch.setattr("netra_trio.cli.main.configure", lambda: None)
             code: object = 0
             try:
                 with capture_logs():

@@ -16,12 +16,12 @@ from support.terminal import CTRL_C, CTRL_D, terminal
 NETRA = ("-m", "netra_trio")
 # The same command, with pauses and patience for a test.
 HASTILY = """
-import netra_trio.chat
+import netra_trio.cli.chat
 import netra_trio.client.retry
 from netra_trio.cli import main
 
 netra_trio.client.retry.BACK_OFF_SECONDS = (0.02, 0.05)
-netra_trio.chat.ATTEMPTS = 3
+netra_trio.cli.chat.ATTEMPTS = 3
 main()
 """
 HASTY = ("-c", HASTILY)

@@ -8,7 +8,7 @@ import pytest
 from support.node import missing
 from support.server import Server, ask, serving, stock_serving
 
-from netra_trio.assets import FOLDER, INDEX
+from netra_trio.endpoints.chat_page import FOLDER, INDEX
 
 LOCAL = ("Origin", "http://localhost:3000")
 

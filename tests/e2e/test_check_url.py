@@ -37,7 +37,7 @@ from support.server import (
 )
 from websockets.sync.server import ServerConnection
 
-from netra_trio.checkup import STEPS
+from netra_trio.cli.checkup import STEPS
 
 SHIFTED = """
 import sys, time
@@ -286,7 +286,7 @@ def test_a_wrong_path(typed: Typed, server: Server) -> None:
 
 
 def test_nothing_is_answered(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netra_trio.checkup.STEP_SECONDS", 0.3)
+    monkeypatch.setattr("netra_trio.cli.checkup.STEP_SECONDS", 0.3)
     with silent() as address:
         code, out = check(typed, address)
     assert code == 1
@@ -345,8 +345,8 @@ def test_a_proxy_that_changes_requests(
 def test_a_proxy_that_swallows_frames(
     typed: Typed, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netra_trio.checkup.PING_SECONDS", 0.3)
-    monkeypatch.setattr("netra_trio.checkup.CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr("netra_trio.cli.checkup.PING_SECONDS", 0.3)
+    monkeypatch.setattr("netra_trio.cli.checkup.CLOSING_SECONDS", 0.1)
     with faulty_proxy(server.address, deaf=True) as address:
         code, out = check(typed, address, "--token", sign())
     assert code == 1

@@ -8,9 +8,9 @@ from support.commands import Typed
 from support.keyserver import SIGNERS, key_server
 from support.server import run, serving, sign
 
-from netra_trio.interfaces import User
-from netra_trio.operate import open_users
-from netra_trio.settings import Settings
+from netra_trio.cli.operate import open_users
+from netra_trio.config.settings import Settings
+from netra_trio.stores.base import User
 
 
 def users_of(tmp_path: Path) -> list[User]:
@@ -57,7 +57,7 @@ def test_more_users_than_a_page_are_listed(
     names = [f"user-{number}" for number in range(7)]
     typed("user", "add", *names)
     for page in (1, 2, 3, 6, 7, 8):
-        monkeypatch.setattr("netra_trio.operate.PAGE", page)
+        monkeypatch.setattr("netra_trio.cli.operate.PAGE", page)
         assert [line.split("\t")[0] for line in typed("user", "list")[1].splitlines()] == names
 
 

@@ -382,7 +382,7 @@ async def test_a_session_that_is_taken_over_and_taken_back(folder: Path) -> None
             await begin(run)
             query = f"?session_id={client.stats.session_id}&last_seq=0"
             async with server.connect(query=query, subprotocols=["netra.v1"]) as other:
-                assert other.welcome["payload"]["session_id"] == client.stats.session_id
+                assert other.hello["payload"]["session_id"] == client.stats.session_id
                 with pytest.raises(ConnectionClosed, match="taken the session over") as caught:
                     await run.text()
                 assert caught.value.code == 4409

@@ -149,7 +149,7 @@ async def test_discovery_and_welcome_follow_the_settings(other: Server) -> None:
     }
     token = sign(iss="https://issuer.example", aud="netra")
     async with other.connect(token=token) as client:
-        payload = client.welcome["payload"]
+        payload = client.hello["payload"]
         assert payload["limits"] == config["connection_limits"]
         assert payload["features"] == config["features"]
         assert payload["heartbeat_interval"] == 12000
@@ -307,13 +307,13 @@ async def test_a_developer_gets_a_token(dev: Server) -> None:
     assert claims["sub"] == "alice"
     assert "permissions" not in claims
     async with dev.connect(token=body["token"]) as client:
-        assert client.welcome["payload"]["user_id"] == "alice"
+        assert client.hello["payload"]["user_id"] == "alice"
 
 
 async def test_the_token_has_the_configured_issuer_and_audience(other: Server) -> None:
     token = other.http("POST", "/ws/dev-token", json={"user": "bob"}).json()["token"]
     async with other.connect(token=token) as client:
-        assert client.welcome["payload"]["user_id"] == "bob"
+        assert client.hello["payload"]["user_id"] == "bob"
     other.upgrade("", bearer("bob")).refuses(401, "INVALID_TOKEN")
 
 

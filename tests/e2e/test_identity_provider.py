@@ -122,7 +122,7 @@ async def test_tokens_of_each_algorithm(provider: IdentityProvider, tmp_path: Pa
             token = provider.token(algorithm)
             assert jwt.get_unverified_header(token)["alg"] == algorithm
             async with server.connect(token=token) as client:
-                assert client.welcome["payload"]["user_id"] == CLIENT
+                assert client.hello["payload"]["user_id"] == CLIENT
                 await client.say("hello", agent="echo")
                 assert (await client.until("agent_completed"))[-1]["payload"]["result"] == "hello"
         await wait_checks(server, (200, "healthy", "ok"))
@@ -161,7 +161,7 @@ async def test_a_change_over_from_a_secret(provider: IdentityProvider, tmp_path:
         )
         for token, user in ((before, "bob"), (provider.token("RS256"), CLIENT)):
             async with server.connect(token=token) as client:
-                assert client.welcome["payload"]["user_id"] == user
+                assert client.hello["payload"]["user_id"] == user
 
 
 async def test_rotation_outage_and_recovery(provider: IdentityProvider, tmp_path: Path) -> None:

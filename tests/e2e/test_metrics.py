@@ -133,14 +133,14 @@ async def come_back(server: Server) -> None:
     """Lose a line in mid-run, and go on with the session: what was not seen comes merged."""
     headers = [bearer("carol")]
     async with open_client(server.url, subprotocols=[NETRA], headers=headers) as carol:
-        welcome = await carol.expect("connection_established")
+        hello = await carol.expect("connection_established")
         await carol.send("user_message", {"content": "hello", "agent": "talker"}, "k-lost")
         await carol.until("agent_completed")
         await trio.aclose_forcefully(carol.socket._stream)
     await trio.to_thread.run_sync(server.process.wait_log, "connection_ended", 2)
-    query = f"?session_id={welcome['payload']['session_id']}&last_seq=0"
+    query = f"?session_id={hello['payload']['session_id']}&last_seq=0"
     async with server.connect("carol", subprotocols=[NETRA], query=query) as carol:
-        assert carol.welcome["payload"]["resume"]["verdict"] == "exact"
+        assert carol.hello["payload"]["resume"]["verdict"] == "exact"
         frames = await carol.until("agent_completed")
         assert any("seq_from" in frame for frame in frames)
 
@@ -256,13 +256,13 @@ def test_an_administrator_reads_the_same(watched: Watched) -> None:
     admin = bearer("root", permissions=["netra:admin"])
     answer = watched.server.http("GET", "/ws/stats", [admin])
     assert answer.status_code == 200
-    figures = answer.json()
-    assert set(figures) == {"connections", "messages", "health", "delivery", "runs", "server"}
-    assert figures["connections"]["connections_opened_total"]["exact"] == 1
-    assert figures["messages"]["messages_received_total"]["stop_agent"] == 1
-    assert figures["health"]["recoveries_total"]["run/recovered"] == 1
-    assert figures["delivery"]["first_delta_seconds"]["count"] >= 3
-    users = {each["user_id"]: each for each in figures["connections"]["per_user"]}
+    metrics = answer.json()
+    assert set(metrics) == {"connections", "messages", "health", "delivery", "runs", "server"}
+    assert metrics["connections"]["connections_opened_total"]["exact"] == 1
+    assert metrics["messages"]["messages_received_total"]["stop_agent"] == 1
+    assert metrics["health"]["recoveries_total"]["run/recovered"] == 1
+    assert metrics["delivery"]["first_delta_seconds"]["count"] >= 3
+    users = {each["user_id"]: each for each in metrics["connections"]["per_user"]}
     assert users["carol"] == {"user_id": "carol", "connections": 0, "sessions": 1, "runs": 0}
     assert watched.server.http("GET", "/ws/stats", [bearer("alice")]).status_code == 403
     assert watched.server.http("GET", "/ws/stats").status_code == 401

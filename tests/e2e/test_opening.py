@@ -277,7 +277,7 @@ def test_a_malformed_resume_is_refused(dev: Server, query: str) -> None:
 @pytest.mark.parametrize("query", ["?session_id=gone", "?session_id=gone&last_seq=7"])
 async def test_a_resume_of_nothing_is_a_reset(dev: Server, query: str) -> None:
     async with dev.connect(query=query) as client:
-        resume = client.welcome["payload"]["resume"]
+        resume = client.hello["payload"]["resume"]
         assert (resume["verdict"], resume["reason"]) == ("reset", "unknown")
         assert (resume["replayed"], resume["last_seq"], resume["runs"]) == (0, 0, [])
         await client.answers()
@@ -432,15 +432,15 @@ async def test_development_can_do_without_credentials(tmp_path: Path) -> None:
         users = set()
         for _ in range(2):
             async with open_client(server.url) as client:
-                welcome = await client.expect("connection_established")
-                users.add(welcome["payload"]["user_id"])
+                hello = await client.expect("connection_established")
+                users.add(hello["payload"]["user_id"])
                 await client.say("hello", agent="echo")
                 end = (await client.until("agent_completed"))[-1]["payload"]
                 assert (end["status"], end["result"]) == ("completed", "hello")
         assert len(users) == 2
         assert all(user.startswith("anonymous-") for user in users)
         async with server.connect("alice") as client:
-            assert client.welcome["payload"]["user_id"] == "alice"
+            assert client.hello["payload"]["user_id"] == "alice"
         server.upgrade("?token=wrong").refuses(401, "INVALID_TOKEN")
         raw_http(server, "POST", "/ws/ticket").refuses(401, "AUTH_REQUIRED")
 

@@ -147,7 +147,7 @@ async def test_trio_websocket(server: Server, protocols: tuple[str, ...]) -> Non
     async with server.connect("trio", subprotocols=protocols) as client:
         assert client.socket.subprotocol == (protocols[0] if protocols else None)
         await client.say("hello", agent="echo")
-        frames = [client.welcome, *await client.until("agent_completed")]
+        frames = [client.hello, *await client.until("agent_completed")]
         check_conversation(frames, "hello")
         await client.socket.ping(b"beat")
         await client.answers()

@@ -146,8 +146,8 @@ async def ask_ticket(server: Server, user: str) -> Answer:
     return Answer(found.status_code, headers, found.json())
 
 
-Opening = Callable[[Server, str], Awaitable[Answer]]
-OPENINGS: list[Opening] = [upgrade, ask_ticket]
+AcceptedUpgrade = Callable[[Server, str], Awaitable[Answer]]
+OPENINGS: list[AcceptedUpgrade] = [upgrade, ask_ticket]
 
 
 def check_refused(answer: Answer) -> None:
@@ -366,7 +366,7 @@ async def crowd(server: Server, folder: Path) -> AsyncIterator[Crowd]:
         strangers.cancel_scope.cancel()
 
 
-async def knock(server: Server, opening: Opening) -> None:
+async def knock(server: Server, opening: AcceptedUpgrade) -> None:
     """Try to come in all the time: it works, or the database is away, and never anything else."""
     while True:
         answer = await opening(server, "stranger")
@@ -551,7 +551,7 @@ async def test_who_is_disabled_by_the_operator_has_to_go(folder: Path) -> None:
             assert outcome == (0, "ann: disabled", "")
             # A new token has the user looked at now, and not within a minute.
             for each in (client, other):
-                user = each.welcome["payload"]["user_id"]
+                user = each.hello["payload"]["user_id"]
                 await each.send("auth", {"token": sign(user, seconds=7200)})
             error = await client.error("USER_DISABLED")
             assert error["recoverable"] is False

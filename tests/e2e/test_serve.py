@@ -118,7 +118,7 @@ async def test_development_needs_nothing(tmp_path: Path) -> None:
         assert server.port > 0
         assert (tmp_path / ".netra" / "secret").stat().st_mode & 0o077 == 0
         async with server.connect(token=server.token) as client:
-            assert client.welcome["payload"]["user_id"] == "dev"
+            assert client.hello["payload"]["user_id"] == "dev"
             await client.say("hello", agent="echo")
             assert (await client.until("agent_completed"))[-1]["payload"]["result"] == "hello"
     assert server.process.popen.returncode == 0
@@ -523,7 +523,7 @@ async def test_every_connection_leaves_its_lines(tmp_path: Path) -> None:
             await client.until("agent_completed")
         (opened,) = server.process.wait_log("connection_opened")
         (over,) = server.process.wait_log("connection_ended")
-        payload = client.welcome["payload"]
+        payload = client.hello["payload"]
         for line in (opened, over):
             assert line["connection_id"] == payload["connection_id"]
             assert line["session_id"] == payload["session_id"]

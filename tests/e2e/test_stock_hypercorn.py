@@ -32,7 +32,7 @@ async def test_the_same_conversation(server: Server) -> None:
     token = sign("alice")
     async with server.connect(token=token, subprotocols=[SUBPROTOCOL]) as client:
         assert client.socket.subprotocol == SUBPROTOCOL
-        assert client.welcome["payload"]["resume"]["verdict"] == "new"
+        assert client.hello["payload"]["resume"]["verdict"] == "new"
         await client.say("what is 12*(3+4)?", "c-1")
         frames = await client.until("agent_completed")
         kinds = [frame["type"] for frame in frames]

@@ -19,10 +19,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 async def test_successful_connection_establishment(server: Server) -> None:
     async with server.connect("alice") as client:
-        welcome = client.welcome
-        assert welcome["type"] == "connection_established"
-        assert "seq" not in welcome
-        payload = welcome["payload"]
+        hello = client.hello
+        assert hello["type"] == "connection_established"
+        assert "seq" not in hello
+        payload = hello["payload"]
         assert payload.keys() == {
             "connection_id",
             "session_id",
@@ -39,7 +39,7 @@ async def test_successful_connection_establishment(server: Server) -> None:
         await client.answers()
         async with server.connect("alice") as second:
             for name in ("connection_id", "session_id"):
-                assert second.welcome["payload"][name] != payload[name]
+                assert second.hello["payload"][name] != payload[name]
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ async def test_jwt_authentication_flow_validation(server: Server, way: str) -> N
     else:
         query = f"?ticket={server.http('POST', '/ws/ticket', [bearer]).json()['ticket']}"
     async with open_client(server.url + query, subprotocols=protocols, headers=headers) as client:
-        welcome = await client.expect("connection_established")
-        assert welcome["payload"]["user_id"] == "alice"
+        hello = await client.expect("connection_established")
+        assert hello["payload"]["user_id"] == "alice"
         assert client.socket.subprotocol == SUBPROTOCOL
 
         # A new token renews the connection in place; a bad one, or another user's, does not.
         await client.send("auth", {"token": sign("alice", seconds=7200)}, "a-1")
         renewed = await client.expect("auth_ok")
         assert renewed["correlation_id"] == "a-1"
-        assert renewed["payload"]["expires_at"] > welcome["payload"]["server_time"] + 7000
+        assert renewed["payload"]["expires_at"] > hello["payload"]["server_time"] + 7000
         for wrong in ("garbage", sign("bob"), sign("alice", secret="x" * 40)):
             await client.send("auth", {"token": wrong})
             error = await client.error("INVALID_TOKEN")

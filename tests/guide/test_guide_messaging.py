@@ -140,7 +140,7 @@ async def test_error_message_format_validation(server: Server) -> None:
         assert payload["code"] == "AGENT_NOT_FOUND"
         assert "echo" in payload["error"]
         assert payload["recoverable"] is True
-        assert abs(payload["timestamp"] - client.welcome["timestamp"]) < PATIENCE
+        assert abs(payload["timestamp"] - client.hello["timestamp"]) < PATIENCE
         assert payload["help"]
 
 

@@ -15,7 +15,7 @@ from support.server import SUBPROTOCOL, Client, Frame, Server, serving, write_ag
 
 AGENTS = """
 import trio
-from netra_trio.agents.echo import echo
+from netra_trio.agents.demo.echo import echo
 
 
 async def fail(run):
@@ -59,16 +59,16 @@ async def test_a_lost_connection_goes_on_where_it_was(server: Server) -> None:
     async with server.connect() as client:
         await client.say("hello")
         frames = await client.until("agent_completed")
-        session = client.welcome["payload"]["session_id"]
+        session = client.hello["payload"]["session_id"]
     last = frames[-1]["seq"]
     async with server.connect(query=f"?session_id={session}&last_seq={last - 1}") as client:
-        payload = client.welcome["payload"]
+        payload = client.hello["payload"]
         assert payload["session_id"] == session
         resume = payload["resume"]
         assert (resume["verdict"], resume["replayed"], resume["last_seq"]) == ("exact", 1, last - 1)
         assert (await client.next())["seq"] == last
     async with server.connect(query="?session_id=sess_of_nobody&last_seq=2") as client:
-        assert client.welcome["payload"]["resume"] == {
+        assert client.hello["payload"]["resume"] == {
             "verdict": "reset",
             "reason": "unknown",
             "replayed": 0,
@@ -161,6 +161,6 @@ async def test_concurrent_connection_handling(server: Server) -> None:
         async with trio.open_nursery() as nursery:
             for name, client in clients.items():
                 nursery.start_soon(talk, client, name)
-        ids = {client.welcome["payload"]["connection_id"] for client in clients.values()}
+        ids = {client.hello["payload"]["connection_id"] for client in clients.values()}
         assert len(ids) == count
         await waiting.answers()

@@ -17,10 +17,10 @@ from support.memory import Client, Frame, kinds, open_server, token
 from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from netra_trio.codes import EndReason
-from netra_trio.connection.reader import BAD_FRAMES
+from netra_trio.agents.run import Run
+from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.errors import TransportClosed
-from netra_trio.runs import Run
+from netra_trio.protocol.codes import EndReason
 
 SIZE = 300  # bytes of a message
 RUN = "a run"  # message_confirmed, then a run
@@ -312,7 +312,7 @@ async def throw(plan: list[Sent], *, acknowledging: bool) -> None:
             client.line.close()
         await client.done.wait()
         await wait_all_tasks_blocked()
-        statistics = server.hub.statistics()
+        statistics = server.node.statistics()
         assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         check(talked)

@@ -15,8 +15,8 @@ from support.memory import Client, Server, open_server, token
 from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from netra_trio.agents.run import Run
 from netra_trio.errors import TransportClosed
-from netra_trio.runs import Run
 
 OF_THE_SERVER = ("netra_trio.", "support.memory.Server.start")  # the names of its tasks begin so
 STEPS_MAX = 1000  # far beyond what the conversation takes
@@ -62,7 +62,7 @@ async def converse(server: Server, client: Client) -> None:
     await client.until("thread_history")
     await client.say("more", thread_id="main")  # waits, until the drain ends it
     await client.until("message_confirmed")
-    server.nursery.start_soon(server.hub.drain)
+    server.nursery.start_soon(server.node.drain)
     await client.rest()
 
 
@@ -88,7 +88,7 @@ class Hit(trio.abc.Instrument):
 
 def abort(server: Server) -> None:
     """End every connection, as the drain does at its deadline."""
-    for connection in server.hub._connections.values():
+    for connection in server.node._connections.values():
         connection.abort()
 
 
@@ -118,11 +118,11 @@ async def interrupted_at(
         finally:
             trio.lowlevel.remove_instrument(instrument)
         await client.done.wait()
-        await server.hub.drain()
+        await server.node.drain()
         await wait_all_tasks_blocked()
-        statistics = server.hub.statistics()
+        statistics = server.node.statistics()
         assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
-        for user in server.hub._users._users.values():
+        for user in server.node._users._users.values():
             assert (user.connections, user.runs) == ([], {})
         assert trio.lowlevel.current_statistics().tasks_living == tasks
     assert_ended(store)
@@ -160,7 +160,7 @@ async def cancelled_at(step: int, buffer_bytes: int) -> bool:
                 trio.lowlevel.remove_instrument(instrument)
     assert set(store.started) <= set(store.ends) <= set(store.recorded)
     assert set(store.ends.values()) <= {1}
-    assert server.hub.statistics()["connections"] == server.hub.statistics()["sessions"] == 0
+    assert server.node.statistics()["connections"] == server.node.statistics()["sessions"] == 0
     assert trio.lowlevel.current_statistics().tasks_living == tasks_before
     return instrument.steps >= step
 

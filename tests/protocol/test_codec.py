@@ -8,8 +8,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from netra_trio.codes import BAD_FRAME, ErrorCode
-from netra_trio.errors import problem
 from netra_trio.ids import RunId
 from netra_trio.protocol import messages
 from netra_trio.protocol.codec import (
@@ -24,7 +22,9 @@ from netra_trio.protocol.codec import (
     payload_of,
     show,
 )
+from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 from netra_trio.protocol.messages import INBOUND, Confirmation, RunStatus, Verdict
+from netra_trio.protocol.problem import problem
 
 
 def refused(data: str | bytes, max_size: int | None = None) -> BadFrame:

@@ -11,8 +11,6 @@ import attrs
 import orjson
 import pytest
 
-from netra_trio.codes import BAD_FRAME, ErrorCode
-from netra_trio.errors import problem
 from netra_trio.ids import (
     ConnectionId,
     CorrelationId,
@@ -25,6 +23,7 @@ from netra_trio.ids import (
 )
 from netra_trio.protocol import messages
 from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
+from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 from netra_trio.protocol.messages import (
     INBOUND,
     AgentCompleted,
@@ -49,6 +48,7 @@ from netra_trio.protocol.messages import (
     ToolExecuting,
     Verdict,
 )
+from netra_trio.protocol.problem import problem
 
 Example = dict[str, Any]
 

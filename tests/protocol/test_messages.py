@@ -6,8 +6,8 @@ import attrs
 import orjson
 import pytest
 
-from netra_trio.codes import ErrorCode
 from netra_trio.protocol.codec import BadFrame, decode
+from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import (
     INBOUND,
     Ack,

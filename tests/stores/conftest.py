@@ -14,9 +14,9 @@ from stores.samples import change
 from structlog.testing import capture_logs
 from support.postgres import PostgresServer
 
-from netra_trio.stores.database import Database
-from netra_trio.stores.migrate import migrate
-from netra_trio.stores.schema import metadata
+from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.migrate import migrate
+from netra_trio.stores.sql.schema import metadata
 
 TEMPLATE = "migrated"
 OTHERS = (

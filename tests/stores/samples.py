@@ -22,9 +22,9 @@ from netra_trio.ids import (
     new_message_id,
     new_run_id,
 )
-from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, Store
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
-from netra_trio.stores.database import Database
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
+from netra_trio.stores.sql.database import Database
 
 T = TypeVar("T")
 

@@ -28,7 +28,8 @@ from stores.samples import (
 
 from netra_trio.errors import KeyConflict, MessageNotFound
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId, new_message_id
-from netra_trio.interfaces import (
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.stores.base import (
     HISTORY_PAGE_BYTES,
     HISTORY_TEXT_BYTES,
     Duplicate,
@@ -37,10 +38,9 @@ from netra_trio.interfaces import (
     Store,
     User,
 )
-from netra_trio.protocol.messages import HistoryMessage, RunStatus
-from netra_trio.stores.database import Database
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.stores.sql import SqlStore
+from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.store import SqlStore
 
 Factory = Callable[[pytest.FixtureRequest], Store]
 

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import (
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.stores.base import (
     HISTORY_LISTED_BYTES,
     HISTORY_PAGE_BYTES,
     Duplicate,
@@ -21,7 +22,6 @@ from netra_trio.interfaces import (
     Store,
     User,
 )
-from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.stores.memory import KEY_HOURS, MemoryStore
 
 T = TypeVar("T")

@@ -31,11 +31,11 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from netra_trio.assets import FOLDER, INDEX
+from netra_trio.endpoints.chat_page import FOLDER, INDEX
 from support.node import evaluate, installed, missing
 from support.server import SOON
 
-DEVELOPER = "Sign in as developer"
+DEVELOPER = "LivenessStatus in as developer"
 
 _NETWORK = re.compile(r"Failed to load resource|WebSocket connection to|net::ERR_")
 _ASK = """

@@ -15,17 +15,20 @@ import orjson
 import trio
 from attrs import define, evolve, field
 
-from netra_trio.agents.echo import echo
-from netra_trio.auth import Identity, TokenVerifier
-from netra_trio.codes import EndReason
-from netra_trio.errors import Refused, TransportClosed
-from netra_trio.hub import Hub, open_hub
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.run import Agent
+from netra_trio.auth.identity import Identity
+from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.config.settings import Settings
+from netra_trio.errors import TransportClosed
 from netra_trio.ids import SessionId, UserId
-from netra_trio.interfaces import Store, Transport
-from netra_trio.runs import Agent
-from netra_trio.sessions import Wanted
-from netra_trio.settings import Settings
+from netra_trio.node.node import Node, open_node
+from netra_trio.node.registry import ResumeRequest
+from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.problem import Refused
+from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.transports.base import Transport
 from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_pair
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
@@ -57,7 +60,7 @@ class Client:
 
     line: MemoryClient
     transport: MemoryTransport
-    welcome: Frame = field(factory=dict)
+    hello: Frame = field(factory=dict)
     ended: EndReason | None = None
     refused: Refused | None = None
     done: trio.Event = field(factory=trio.Event)
@@ -128,7 +131,7 @@ class Client:
 class Server:
     """A hub, and a nursery for its connections."""
 
-    hub: Hub
+    node: Node
     nursery: trio.Nursery
 
     def start(
@@ -148,7 +151,7 @@ class Server:
 
         With a `session_id` it wants to go on with that session, after `last_seq`.
         """
-        wanted = None if session_id is None else Wanted(SessionId(session_id), last_seq)
+        wanted = None if session_id is None else ResumeRequest(SessionId(session_id), last_seq)
         transport, memory_client = memory_pair(**line)
         client = Client(memory_client, transport)
         expires = math.inf if anonymous else expires_at
@@ -156,8 +159,8 @@ class Server:
 
         async def serve() -> None:
             try:
-                with client.scope, self.hub.seat():
-                    client.ended = await self.hub.serve(
+                with client.scope, self.node.connection_slot():
+                    client.ended = await self.node.serve(
                         transport if wrap is None else wrap(transport),
                         identity,
                         acknowledging=acknowledging,
@@ -177,7 +180,7 @@ class Server:
     async def connect(self, user: str = "alice", **options: Any) -> AsyncIterator[Client]:
         """Open a connection; on leaving, the client closes with 1000 and waits for the end."""
         client = self.start(user, **options)
-        client.welcome = await client.expect("connection_established")
+        client.hello = await client.expect("connection_established")
         yield client
         client.line.close()
         await client.done.wait()
@@ -199,15 +202,15 @@ async def open_server(
     with trio.fail_after(PATIENCE):
         async with (
             trio.open_nursery() as nursery,
-            open_hub(
+            open_node(
                 chosen,
                 agents={"echo": echo} if agents is None else agents,
                 store=store,
                 verifier=TokenVerifier(SECRET),
                 wall_clock=wall_clock,
-            ) as hub,
+            ) as node,
         ):
-            yield Server(hub, nursery)
+            yield Server(node, nursery)
             nursery.cancel_scope.cancel()
 
 

@@ -47,15 +47,15 @@ class Mutant:
         path.write_text(source.replace(self.old, self.new), encoding="utf-8")
 
 
-_LOG = ("tests/protocol/test_log.py", "tests/session/test_resume.py")
-_RESUME = ("tests/session/test_resume.py",)
+_LOG = ("tests/sessions/test_event_log.py", "tests/sessions/test_resume.py")
+_RESUME = ("tests/sessions/test_resume.py",)
 _CLIENT = ("tests/client/test_client_messages.py", "tests/client/test_client_rules.py")
 
 MUTANTS = (
     Mutant(
         "cursor off by one",
         "what was acknowledged leaves the log, and is not replayed",
-        "netra_trio/protocol/log.py",
+        "netra_trio/sessions/event_log.py",
         "while kept and kept[0].seq <= seq:",
         "while kept and kept[0].seq < seq:",
         _LOG,
@@ -63,7 +63,7 @@ MUTANTS = (
     Mutant(
         "replay twice",
         "exact: each event follows once",
-        "netra_trio/protocol/log.py",
+        "netra_trio/sessions/event_log.py",
         "        self._kept.clear()\n",
         "",
         (*_RESUME, "-k", "twice"),
@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant(
         "log full one too late",
         "the log holds no more than its bound",
-        "netra_trio/protocol/log.py",
+        "netra_trio/sessions/event_log.py",
         "if self._ordinary >= self._max_events:",
         "if self._ordinary > self._max_events:",
         _LOG,
@@ -79,7 +79,7 @@ MUTANTS = (
     Mutant(
         "merge across runs",
         "a run's text is its own, to the byte",
-        "netra_trio/protocol/log.py",
+        "netra_trio/sessions/event_log.py",
         "            or last.event.run_id != event.run_id\n",
         "",
         _LOG,
@@ -87,23 +87,23 @@ MUTANTS = (
     Mutant(
         "forget the reserved places",
         "a refused message gives its two places back",
-        "netra_trio/session.py",
-        "            self._forget(new.run_id)\n            self.journal.log.release()\n",
+        "netra_trio/sessions/session.py",
+        "            self._forget(new.run_id)\n            self.event_stream.log.release()\n",
         "            self._forget(new.run_id)\n",
-        ("tests/session/test_confirmations.py", "tests/session/test_busy.py"),
+        ("tests/sessions/test_confirmations.py", "tests/sessions/test_busy.py"),
     ),
     Mutant(
         "confirm what is not recorded",
         "what is confirmed is stored",
-        "netra_trio/session.py",
+        "netra_trio/sessions/session.py",
         "known = await self._ask(self._store.record, new)",
         "known = await self._ask(self._store.find, new)",
-        ("tests/session/test_confirmations.py",),
+        ("tests/sessions/test_confirmations.py",),
     ),
     Mutant(
         "end twice",
         "a run has exactly one end",
-        "netra_trio/session.py",
+        "netra_trio/sessions/session.py",
         "        if execution.has_ended:\n            return\n",
         "",
         (*_RESUME, "-k", "abandoned"),
@@ -111,7 +111,7 @@ MUTANTS = (
     Mutant(
         "events behind the end",
         "nothing of a run comes after its end",
-        "netra_trio/session.py",
+        "netra_trio/sessions/session.py",
         "        execution.output.close()\n",
         "",
         (*_RESUME, "-k", "abandoned"),
@@ -119,7 +119,7 @@ MUTANTS = (
     Mutant(
         "exact in spite of a gap",
         "a gap is told",
-        "netra_trio/sessions.py",
+        "netra_trio/node/registry.py",
         "Verdict.EXACT if rewound.is_exact else Verdict.GAP",
         "Verdict.EXACT",
         (*_RESUME, "-k", "gap"),
@@ -127,7 +127,7 @@ MUTANTS = (
     Mutant(
         "a session that never expires",
         "when the window passes, the runs end and the session is gone",
-        "netra_trio/sessions.py",
+        "netra_trio/node/registry.py",
         'self.close(self._all[session_id], "window_passed")',
         "del self._detached[session_id]",
         (*_RESUME, "-k", "window"),
@@ -135,7 +135,7 @@ MUTANTS = (
     Mutant(
         "anybody's session",
         "another user's session is as good as unknown",
-        "netra_trio/sessions.py",
+        "netra_trio/node/registry.py",
         "if session is None or session.user.id == identity.user_id:",
         "if session is None or identity.user_id:",
         (*_RESUME, "-k", "unknown"),
@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "takeover leaves the old socket open",
         "two sockets on one session: the older one is closed with 4409",
-        "netra_trio/hub.py",
+        "netra_trio/node/node.py",
         "            replaced.end(EndReason.TAKEN_OVER)\n",
         "            pass\n",
         (*_RESUME, "-k", "newest"),

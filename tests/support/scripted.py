@@ -109,7 +109,7 @@ class Peer:
         self.refusal = NoAnswer("nobody is there")
         self.answered.set()
 
-    def welcome(
+    def hello(
         self,
         verdict: str = "new",
         *,
@@ -251,7 +251,7 @@ async def opened(network: ScriptedNetwork, **options: Any) -> AsyncIterator[tupl
 
     async def answer() -> None:
         first.append(await network.accept())
-        first[0].welcome()
+        first[0].hello()
 
     with trio.fail_after(100_000):
         async with trio.open_nursery() as nursery:

@@ -328,7 +328,7 @@ class Client:
     """A WebSocket client that is not this project's: trio-websocket."""
 
     socket: trio_websocket.WebSocketConnection
-    welcome: Frame = field(factory=dict)
+    hello: Frame = field(factory=dict)
 
     async def send(self, kind: str, payload: Any = None, correlation_id: str | None = None) -> None:
         """Send a message."""
@@ -447,7 +447,7 @@ class Server:
         async with open_client(
             self.url + query, subprotocols=subprotocols, headers=extra
         ) as client:
-            client.welcome = await client.expect("connection_established")
+            client.hello = await client.expect("connection_established")
             yield client
 
 

@@ -12,8 +12,8 @@ import trio
 
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
-from netra_trio.interfaces import Duplicate, NewMessage, RunEnd, User
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
 from netra_trio.stores.memory import MemoryStore
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import trio
 
+from netra_trio.agents.run import Run as AgentRun
 from netra_trio.client import Client, Event, Run
-from netra_trio.runs import Run as AgentRun
 
 WORDS = [f"wörd{number} " for number in range(12)]
 VOLATILE = {"run_id", "tool_call_id", "duration_ms", "thread_id"}

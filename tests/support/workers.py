@@ -26,7 +26,7 @@ APART = (
 LAST = (
     "e2e/test_outage.py::test_a_server_ends_without_its_database",
     "e2e/test_serve.py::test_with_everything_against_it_it_exits_within_ten_seconds",
-    "host/test_lane.py::test_with_bad_peers_attached_it_ends_in_time",
+    "server/test_listener.py::test_with_bad_peers_attached_it_ends_in_time",
 )
 """Tests that wait for seconds, then hold a server to them: beside others that do the same."""
 

@@ -20,12 +20,12 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from netra_trio.errors import MessageTooBig, TransportClosed
-from netra_trio.interfaces import Transport
-from netra_trio.transports import line as lines
+from netra_trio.transports import byte_stream as lines
+from netra_trio.transports.base import Transport
+from netra_trio.transports.byte_stream import TrioByteStream
 from netra_trio.transports.handshake import accepting
-from netra_trio.transports.line import StreamLine
 from netra_trio.transports.memory import MemoryClient, memory_pair
-from netra_trio.transports.native import NativeTransport
+from netra_trio.transports.websocket import WebSocketTransport
 
 SEND_TIMEOUT = 5.0  # seconds
 MAX_BYTES = 1000  # of a frame from the peer
@@ -176,9 +176,9 @@ async def native() -> AsyncIterator[Ends]:
     # A piece is a whole record of TLS in life, and what has to leave in time. Here it is less than
     # a frame, so that a frame in time is progress.
     with patch.object(lines, "TLS_PIECE", 4 * 1024):
-        line = StreamLine(ours, send_timeout=SEND_TIMEOUT)
+        line = TrioByteStream(ours, send_timeout=SEND_TIMEOUT)
         answer = accepting(KEY.encode(), None)
-        yield NativeTransport(line, answer=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
+        yield WebSocketTransport(line, answer=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
 
 
 TRANSPORTS: dict[str, Factory] = {"memory": memory, "native": native}

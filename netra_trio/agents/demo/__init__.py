@@ -1,0 +1,1 @@
+"""The demo agents, which answer where no agent is given."""

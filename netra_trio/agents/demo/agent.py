@@ -1,0 +1,226 @@
+"""An agent to try everything with, without a model: it thinks, uses tools, streams and can be slow.
+
+    from netra_trio import create_app
+    from netra_trio.agents.demo.agent import demo
+
+    app = create_app(agents={"demo": demo})
+
+Ask it "what is 12*(3+4)?", "what time is it in New York?", "what did I say?", or to count slowly.
+"""
+
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable, Mapping
+from time import time
+
+import trio
+from attrs import frozen
+
+from netra_trio.agents.demo.calculator import calculate
+from netra_trio.agents.demo.clock import time_in
+from netra_trio.agents.demo.questions import Question, find_questions
+from netra_trio.agents.run import Run
+from netra_trio.errors import StoreUnavailable, ToolError
+
+PACE = 0.03  # seconds between words: one sees it stream, and 100 words take 3 s
+THINKING = 0.3  # seconds for each thought and each tool: long enough to be seen at work
+THOUGHTS = 3  # steps of every run: read, decide, write
+SLOW_SECONDS = 60  # of slow mode, a line each: time to stop it, to lose the line, to come back
+LOOKED_AT = 2000  # characters of a message that the rules look at: bounds the search
+REMEMBERED = 50  # messages of the thread that are looked through for the user's own
+QUOTED_MESSAGES = 5  # of them that are quoted, the newest
+QUOTED = 120  # characters of a quotation, beyond which it is shortened
+EXPLAINED = 300  # characters of a tool's error, likewise; the tools here stay below
+DIGITS = 40  # of a whole number in the answer, beyond which it is shortened
+
+EXAMPLES = (
+    ("what is 12*(3+4)?", "I ask my calculator"),
+    ("what time is it in New York and Tokyo?", "I ask my clock, twice at the same time"),
+    ("what did I say?", "I look into the history of this thread"),
+    ("count slowly", f"I count for {SLOW_SECONDS} seconds, until you stop me"),
+)
+
+
+async def demo(run: Run) -> None:
+    """Answer by simple rules, word by word, as Markdown; the run's result is what was emitted."""
+    text = run.content[:LOOKED_AT]
+    await _think(run, "Reading your message", 1)
+    rule = next(rule for rule in RULES if rule.applies(text))
+    await _think(run, rule.thought, 2)
+    await rule.answer(run, text)
+
+
+# What it can do. Each answer ends its thinking with the third thought, and writes.
+
+
+async def _count(run: Run, _: str) -> None:
+    await _write(
+        run,
+        f"I count to {SLOW_SECONDS}, one line a second. **You can stop me at any time**, "
+        "or lose the connection and see me go on where you were.\n\n",
+    )
+    for second in range(1, SLOW_SECONDS + 1):
+        await trio.sleep(1)
+        await run.emit(f"- {second} of {SLOW_SECONDS}\n")
+    await _say(run, "\nThat was all; you were patient.")
+
+
+async def _use_tools(run: Run, text: str) -> None:
+    questions = find_questions(text)
+    answers = [""] * len(questions)
+
+    async def ask(place: int, question: Question) -> None:
+        answers[place] = await _ask(run, question)
+
+    # A nursery of its own, for the answers are needed here; run.nursery is for work that the answer
+    # does not wait for.
+    async with trio.open_nursery() as nursery:
+        for place, question in enumerate(questions):
+            nursery.start_soon(ask, place, question)
+    mark = "- " if len(answers) > 1 else ""
+    await _write(run, "\n".join(mark + answer for answer in answers))
+
+
+async def _tell_history(run: Run, _: str) -> None:
+    try:
+        earlier = await run.history(REMEMBERED)
+    except StoreUnavailable:
+        await _write(run, "I cannot look into the history right now. Please ask again in a moment.")
+        return
+    said = [message.content for message in earlier if message.role == "user"]
+    if not said:
+        await _write(run, "Nothing yet: this is your first message in this thread.")
+        return
+    quotes = (f"{n}. {quoted(content)}\n" for n, content in enumerate(said[-QUOTED_MESSAGES:], 1))
+    await _write(run, "Before this you said, oldest first:\n\n" + "".join(quotes))
+
+
+async def _help(run: Run, _: str) -> None:
+    await _write(
+        run,
+        "Hello! I am the demo agent of **netra-trio**. There is no language model behind me, only "
+        f"a few rules, but all you see is real: thoughts, tools, streaming.\n\n{_suggestions()}",
+    )
+
+
+async def _reflect(run: Run, _: str) -> None:
+    words, characters = len(run.content.split()), len(run.content)
+    await _write(
+        run,
+        f"You wrote {quoted(run.content)}: {_counted(words, 'word')}, "
+        f"{_counted(characters, 'character')}.\n\n"
+        "I am a demo without a language model, so that is all I can say about it. "
+        f"{_suggestions()}",
+    )
+
+
+# Which rule a message falls under. The first that applies counts, so a question that a tool can
+# answer goes before a greeting: "Hello, what is 2+2?".
+
+
+@frozen
+class Rule:
+    """What makes the agent do one of the things it can do."""
+
+    applies: Callable[[str], object]
+    thought: str
+    answer: Callable[[Run, str], Awaitable[None]]
+
+
+RULES = (
+    Rule(re.compile(r"(?i)\bslow(?:ly)?\b").search, "This is to be slow, so I count", _count),
+    Rule(find_questions, "My tools can answer this", _use_tools),
+    Rule(
+        re.compile(r"(?i)\bhistory\b|\bwhat (?:did|have) I (?:just )?sa(?:y|id)\b").search,
+        "This is about what was said before",
+        _tell_history,
+    ),
+    Rule(
+        re.compile(
+            r"(?i)\bhelp\b|\bwhat can you do\b"
+            r"|^\W*(?:hi|hello|hey|hallo|greetings|good (?:morning|afternoon|evening))\b"
+        ).search,
+        "I should introduce myself",
+        _help,
+    ),
+    Rule(lambda _: True, "No rule of mine fits, so I show what I got", _reflect),
+)
+
+# The tools.
+
+TOOLS: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "calculator": ("expression", lambda text: str(calculate(text))),  # as text: JSON has 64 bits
+    "clock": ("zone", lambda text: time_in(text, time())),
+}
+
+
+async def _ask(run: Run, question: Question) -> str:
+    """Ask a tool, and return the answer as a sentence, also where the tool cannot tell."""
+    argument, function = TOOLS[question.tool]
+    try:
+        async with run.tool(question.tool, **{argument: question.text}) as tool:
+            await trio.sleep(THINKING)
+            tool.result = function(question.text)
+    except ToolError as error:
+        return f"I am sorry, {quoted(question.text)} is beyond me: {quoted(str(error), EXPLAINED)}."
+    if question.tool == "clock":
+        return f"The time in {quoted(question.text)} is **{tool.result}**."
+    return f"{quoted(question.text)} is {_rounded(tool.result)}."
+
+
+def _rounded(number: str) -> str:
+    """Return a number as one reads it: 0.1+0.2 is 0.3, and nobody reads 1 000 digits."""
+    digits = number.lstrip("-")
+    if not digits.isdigit():
+        return f"**{float(number):.12g}**"
+    if len(digits) <= DIGITS:
+        return f"**{number}**"
+    half = DIGITS // 2
+    return f"**{number[:half]}…{number[-half:]}** ({len(digits)} digits)"
+
+
+# Writing.
+
+
+async def _think(run: Run, thought: str, step: int) -> None:
+    await run.think(thought, step=step, total=THOUGHTS)
+    await trio.sleep(THINKING)
+
+
+async def _write(run: Run, text: str) -> None:
+    await _think(run, "Writing the answer", 3)
+    await _say(run, text)
+
+
+async def _say(run: Run, text: str) -> None:
+    """Emit a text word by word, each with the space behind it."""
+    for word in re.findall(r"\s*\S+\s*", text):
+        await run.emit(word)
+        await trio.sleep(PACE)
+
+
+def quoted(text: str, limit: int = QUOTED) -> str:
+    """Return any text as a Markdown code span of one line, shortened where it is long.
+
+    >>> quoted("a *bold*  `claim`")
+    '`` a *bold* `claim` ``'
+    """
+    begin = text[: 2 * limit]
+    words = "".join(" " if unicodedata.category(c) in {"Cc", "Cs"} else c for c in begin).split()
+    line = " ".join(words)
+    if len(line) > limit or len(begin) < len(text):
+        line = line[:limit].rstrip() + "…"
+    if not line:
+        return "nothing"
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if "`" in line else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _suggestions() -> str:
+    lines = (f"- `{example}`: {effect}\n" for example, effect in EXAMPLES)
+    return "Try one of these:\n\n" + "".join(lines)

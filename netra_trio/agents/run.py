@@ -1,0 +1,322 @@
+"""A run as its agent sees it: the question, and the ways to answer."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from math import ceil
+from typing import Any, Protocol
+
+import trio
+from attrs import define
+from orjson import Fragment, dumps, loads
+
+from netra_trio.errors import ToolError
+from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId, new_tool_call_id
+from netra_trio.protocol.messages import (
+    AgentThinking,
+    Event,
+    HistoryMessage,
+    JsonObject,
+    PartialResult,
+    RunStatus,
+    ToolCompleted,
+    ToolExecuting,
+)
+from netra_trio.protocol.text import (
+    EVENT_BYTES,
+    PIECE_CHARACTERS,
+    cut_json,
+    cut_text,
+    json_size,
+    pieces,
+)
+from netra_trio.stores.base import HISTORY_TEXT_BYTES, Store
+from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted
+from netra_trio.telemetry.trace_context import TRACEPARENT
+from netra_trio.values import frozen
+
+STEP_MAX = 2**53 - 1  # what every JSON reader keeps exact; a plan has fewer steps
+
+
+TOOL_NAME_BYTES = 256  # of a label; an event's bounds are for its arguments
+
+
+class Outlet(Protocol):
+    """Where a run's events go: its session."""
+
+    async def wait_for_room(self, size: int) -> None:
+        """Wait until an event of `size` bytes fits; cancelling is safe."""
+        ...
+
+    def append(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        """Append an event for which there is room."""
+        ...
+
+
+@frozen
+class RunSpec:
+    """What a run is to do.
+
+    Attributes:
+        content: The user's text; of an `agent_request`, its input as text.
+        input: The whole payload of an `agent_request`; None for a `user_message`.
+        timeout: Seconds from the first `agent_started` to `timed_out`.
+        received: When the message came, on Trio's clock.
+    """
+
+    run_id: RunId
+    user_id: UserId
+    permissions: frozenset[str]
+    thread_id: ThreadId
+    correlation_id: CorrelationId
+    agent_name: str
+    agent: "Agent"
+    content: str
+    input: JsonObject | None
+    timeout: float
+    received: float = 0.0
+
+
+@define
+class Tool:
+    """A tool at work: set `result` to what it found, any JSON."""
+
+    name: str
+    result: Any = None
+
+
+class Run:
+    """What an agent sees of its run: the question, and the ways to answer.
+
+    Attributes:
+        id: The run's id.
+        user: The id of the user who asked.
+        permissions: What the user's token allows.
+        thread_id: The thread it belongs to.
+        correlation_id: Of the message that started it.
+        content: The user's text; of an `agent_request`, its input as text.
+        input: The whole payload of an `agent_request`, None for a `user_message`.
+        attempt: 1, 2 or 3.
+        deadline: When the run ends `timed_out`, on Trio's clock.
+        nursery: For work side by side. The run goes on until its tasks have ended.
+        traceparent: The run's trace, to hand on as the header of that name; None where there is
+            none.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        attempt: int,
+        deadline: float,
+        nursery: trio.Nursery,
+        output: "Output",
+        store: Store,
+        note: Callable[[TelemetryEvent], None],
+    ) -> None:
+        self.id = spec.run_id
+        self.user = spec.user_id
+        self.permissions = spec.permissions
+        self.thread_id = spec.thread_id
+        self.correlation_id = spec.correlation_id
+        self.content = spec.content
+        self.input = spec.input
+        self.attempt = attempt
+        self.deadline = deadline
+        self.nursery = nursery
+        self.traceparent = TRACEPARENT.get()
+        self._output = output
+        self._store = store
+        self._note = note
+
+    async def emit(self, text: str) -> None:
+        """Send a piece of the answer; waits while the client cannot keep up.
+
+        A long text goes out as several events. Cancelling is safe: what was sent stays sent.
+
+        Raises:
+            TypeError: If `text` is no string.
+            ValueError: If `text` cannot be encoded as UTF-8.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"emit takes a str, got {type(text).__name__}")
+        if not text:
+            await trio.lowlevel.checkpoint()  # a loop of nothing lets others run all the same
+        elif len(text) <= PIECE_CHARACTERS:  # as a token of a model is
+            await self._output.say(self.id, text)
+        else:
+            for piece in pieces(text):
+                await self._output.say(self.id, piece)
+
+    async def think(
+        self, thought: str, *, step: int | None = None, total: int | None = None
+    ) -> None:
+        """Show a thought on the way to the answer; `step` of `total`, where there is a plan.
+
+        Raises:
+            TypeError: If `thought` is no string, or a step no integer.
+            ValueError: If `thought` cannot be encoded as UTF-8, or a step is out of all bounds.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if not isinstance(thought, str):
+            raise TypeError(f"think takes a str, got {type(thought).__name__}")
+        _check_step(step)
+        _check_step(total)
+        for piece in pieces(thought):
+            event = AgentThinking(self.id, piece, step, total)
+            await self._output.put(event, json_size(piece))
+
+    @asynccontextmanager
+    async def tool(self, name: str, /, **arguments: Any) -> AsyncIterator[Tool]:
+        """Show a tool at work while the block runs.
+
+        Set the `result` of what you get. A `ToolError` raised in the block shows its text to the
+        client and goes on out, as does any other exception, whose text is not shown. A block that
+        is cancelled shows no end: the run's own end closes it.
+
+        Raises:
+            TypeError: If the name is no string, or arguments or result cannot be written as JSON.
+            ValueError: If the name is too long, or cannot be encoded as UTF-8.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        _check_tool_name(name)
+        call_id = new_tool_call_id()
+        shown, truncated = cut_json(arguments, EVENT_BYTES)
+        executing = ToolExecuting(self.id, call_id, name, Fragment(shown), truncated or None)
+        await self._output.put(executing, len(shown))
+        tool = Tool(name)
+        started = trio.current_time()
+        self._note(ToolStarted(self.id, call_id, name))
+
+        async def complete(result: Any = None, error: str | None = None) -> None:
+            shown, truncated = cut_json(result if error is None else error, EVENT_BYTES)
+            event = ToolCompleted(
+                self.id,
+                call_id,
+                name,
+                error is None,
+                milliseconds(trio.current_time() - started),
+                Fragment(shown) if error is None else None,
+                None if error is None else loads(shown),
+                truncated or None,
+            )
+            await self._output.put(event, len(shown))
+
+        outcome = "cut_off"
+        try:
+            try:
+                yield tool
+                outcome = "completed"
+            except Exception:
+                outcome = "failed"
+                raise
+            finally:  # before the client is told, which may have to wait
+                self._note(ToolEnded(call_id, outcome, trio.current_time() - started))
+        except ToolError as error:
+            # A file name in it may have lone surrogates, which are no text.
+            await complete(error=str(error).encode(errors="replace").decode())
+            raise
+        except Exception:
+            await complete(error="The tool failed.")
+            raise
+        await complete(tool.result)
+
+    async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
+        """Return up to `limit` earlier messages of the thread, oldest first, without this one.
+
+        Messages that wait for their run are left out: they are the conversation's future.
+
+        Raises:
+            StoreUnavailable: If the store cannot answer now.
+        """
+        earlier: list[HistoryMessage] = []
+        before: MessageId | None = None
+        while len(earlier) < limit:
+            page = await self._store.history(
+                self.user, self.thread_id, limit=limit + 1, before=before
+            )
+            messages, has_more = page if page is not None else ((), False)
+            earlier[:0] = [message for message in messages if self._is_past(message)]
+            if not has_more:
+                break
+            before = messages[0].message_id
+        return earlier[max(0, len(earlier) - limit) :]
+
+    def _is_past(self, message: HistoryMessage) -> bool:
+        run = message.run
+        return run is None or (run.run_id != self.id and run.status is not RunStatus.QUEUED)
+
+
+Agent = Callable[[Run], Awaitable[Any]]
+"""An agent: an async function of a `Run`; what it returns is the run's result, any JSON."""
+
+
+class Output:
+    """A run's way to its outlet, open until the run ends, and the text that went that way."""
+
+    def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
+        self._outlet = outlet
+        self._correlation_id = correlation_id
+        self._chunks: list[str] = []
+        self._bytes = 0
+        self._closed = False
+
+    async def put(self, event: Event, size: int) -> None:
+        """Append an event when there is room for it."""
+        await self._outlet.wait_for_room(size)
+        if self._closed:
+            raise trio.ClosedResourceError("the run has ended")
+        self._outlet.append(event, size, self._correlation_id)
+
+    async def say(self, run_id: RunId, text: str) -> None:
+        """Append a delta when there is room for it, and remember as much as a result may have."""
+        size = json_size(text)
+        await self.put(PartialResult(run_id, text), size)
+        if self._bytes <= EVENT_BYTES:
+            self._chunks.append(text)
+            self._bytes += size
+
+    def close(self) -> None:
+        """Let nothing more out: the fence behind which the end is written."""
+        self._closed = True
+
+    @property
+    def has_text(self) -> bool:
+        """Whether something was emitted."""
+        return bool(self._chunks)
+
+    @property
+    def text(self) -> str:
+        """What was emitted, joined."""
+        return "".join(self._chunks)
+
+
+def history_text(text: str) -> tuple[str, bool]:
+    """Return an agent's text as history keeps it, and whether it was cut."""
+    return cut_text(text, HISTORY_TEXT_BYTES)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, rounded up."""
+    return ceil(seconds * 1000)
+
+
+def content_of(input_: JsonObject | str) -> str:
+    """Return an `agent_request`'s input as text: itself, or its JSON."""
+    return input_ if isinstance(input_, str) else dumps(input_).decode()
+
+
+def _check_step(step: int | None) -> None:
+    if step is None:
+        return
+    if type(step) is not int:
+        raise TypeError(f"a step is an int, got {type(step).__name__}")
+    if abs(step) > STEP_MAX:
+        raise ValueError(f"a step is at most {STEP_MAX}, got {step}")
+
+
+def _check_tool_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a tool's name is a str, got {type(name).__name__}")
+    if json_size(name) > TOOL_NAME_BYTES:
+        raise ValueError(f"a tool's name has at most {TOOL_NAME_BYTES} bytes")

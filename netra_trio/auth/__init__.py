@@ -1,0 +1,1 @@
+"""Authentication: tokens, tickets and the identity that they carry."""

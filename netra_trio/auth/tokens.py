@@ -1,0 +1,287 @@
+"""Who is there: token to `Identity`, and tickets that stand for a token once.
+
+>>> import trio
+>>> verifier = TokenVerifier("0123456789abcdef0123456789abcdef")
+>>> token = verifier.sign("alice", expires_at=1000.0)
+>>> trio.run(verifier.verify, token, 999.0).user_id
+'alice'
+"""
+
+import math
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Self
+
+import jwt
+
+from netra_trio.auth.identity import (
+    USER_ID_CHARACTERS,
+    Identity,
+    check_expiry,
+    invalid_token,
+    is_user_id,
+)
+from netra_trio.auth.jwks import Key, KeyServer, KeySet, PublicKey, matching
+from netra_trio.config.settings import KEY_BYTES, KEY_SERVER_ALGORITHMS, Settings, usual_algorithms
+from netra_trio.errors import SettingsError
+from netra_trio.ids import UserId
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.keepalive import LEEWAY
+from netra_trio.protocol.problem import Refused, problem
+
+TOKEN_CHARACTERS = 8192  # half of the request head that carries it; ten megabytes take 14 ms
+
+
+class TokenVerifier:
+    """Verifies JSON Web Tokens with a shared secret, with the keys of a key server, or with both.
+
+    The two never mix: an HMAC is checked with the secret and with nothing else, a public key's
+    signature with a key of the set that is for its algorithm. Keys that a token brings or points at
+    (`jwk`, `jku`, `x5c`, `x5u`) are not looked at.
+
+    A token without a `kid` is tried with every key of its algorithm, eight at most. If none fits,
+    or the `kid` is unknown, it waits for fresh keys: a login may have taken a new key a second ago.
+    What that may cost the key server is bounded by the `KeySet`, whatever comes in.
+
+    Args:
+        secret: The key of the HMAC; None where there is none.
+        keys: The keys of the key server; None where there is none.
+        algorithms: The algorithms that are accepted; None for the usual ones of what there is.
+            One that has neither a secret nor keys accepts nothing.
+        issuer: What `iss` has to be; None for anything.
+        audience: What `aud` has to contain; None for anything.
+    """
+
+    def __init__(
+        self,
+        secret: str | None = None,
+        *,
+        keys: KeySet | None = None,
+        algorithms: Iterable[str] | None = None,
+        issuer: str | None = None,
+        audience: str | None = None,
+    ) -> None:
+        usual = usual_algorithms(has_secret=secret is not None, has_keys=keys is not None)
+        listed = usual if algorithms is None else tuple(algorithms)
+        self._secret = secret
+        self._keys = keys
+        self._shared = tuple(name for name in listed if name in KEY_BYTES and secret is not None)
+        self._public = tuple(n for n in listed if n in KEY_SERVER_ALGORITHMS and keys is not None)
+        self._issuer = issuer
+        self._audience = audience
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the verifier that the settings ask for.
+
+        Raises:
+            SettingsError: If they have neither a secret nor a key server.
+        """
+        if settings.jwt_secret_key is None and settings.jwt_jwks_url is None:
+            raise SettingsError(
+                "JWT_SECRET_KEY: not set, expected a secret for tokens; set it, or JWT_JWKS_URL"
+            )
+        url = settings.jwt_jwks_url
+        return cls(
+            settings.jwt_secret_key,
+            keys=None if url is None else KeySet(KeyServer(url).fetch),
+            algorithms=settings.jwt_algorithms,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+        )
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether it has a secret to sign with."""
+        return bool(self._shared)
+
+    @property
+    def is_key_server_available(self) -> bool | None:
+        """Whether the key server gave keys when it was last asked; None where there is none."""
+        return None if self._keys is None else self._keys.is_available
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Keep the keys of the key server fresh until this is left; without one, do nothing."""
+        if self._keys is None:
+            yield
+        else:
+            async with self._keys.open():
+                yield
+
+    async def verify(self, token: str, now: float) -> Identity:
+        """Return whose token it is; `now` is Unix seconds.
+
+        Waits only for fresh keys, 6 s at most. Cancelling is safe.
+
+        Raises:
+            Refused: INVALID_TOKEN or TOKEN_EXPIRED, with a text that says what is wrong with the
+                token and has nothing of it; SERVICE_UNAVAILABLE, if its key is not known and the
+                key server cannot be asked.
+        """
+        if len(token) > TOKEN_CHARACTERS:
+            raise invalid_token(f"The token has more than {TOKEN_CHARACTERS} characters.")
+        header = _header(token)
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm in self._shared and self._secret is not None:
+            claims = self._decode(token, algorithm, self._secret)
+        elif algorithm in self._public and self._keys is not None:
+            claims = await self._decode_with(self._keys, token, algorithm, kid)
+        else:
+            raise invalid_token("The token's algorithm is not accepted here.")
+        return self._identity(claims, now)
+
+    def sign(self, user_id: str, *, expires_at: float, permissions: Iterable[str] = ()) -> str:
+        """Return a token of this user that this verifier accepts until `expires_at` (Unix s).
+
+        Raises:
+            SettingsError: If there is no secret to sign with.
+        """
+        if self._secret is None or not self._shared:
+            raise SettingsError(
+                "JWT_SECRET_KEY: there is no secret for tokens, or JWT_ALGORITHMS has no algorithm "
+                f"for it ({', '.join(KEY_BYTES)}); get a token from the login whose keys are at "
+                "JWT_JWKS_URL"
+            )
+        claims: dict[str, Any] = {"sub": user_id, "exp": int(expires_at)}
+        if self._issuer is not None:
+            claims["iss"] = self._issuer
+        if self._audience is not None:
+            claims["aud"] = self._audience
+        granted = sorted(permissions)
+        if granted:
+            claims["permissions"] = granted
+        return jwt.encode(claims, self._secret, algorithm=self._shared[0])
+
+    async def _decode_with(
+        self, keys: KeySet, token: str, algorithm: str, kid: str | None
+    ) -> dict[str, Any]:
+        """Return the claims, verified with the key that the token names, or with one that fits."""
+        claims = await keys.find(partial(self._try, token, algorithm, kid))
+        if claims is None:
+            raise invalid_token(_UNKNOWN_KEY if kid is not None else _NO_MATCH)
+        return claims
+
+    def _try(
+        self, token: str, algorithm: str, kid: str | None, keys: tuple[Key, ...]
+    ) -> dict[str, Any] | None:
+        """Return the claims, None where fresher keys may verify what these do not."""
+        fitting = matching(keys, algorithm, kid)
+        for key in fitting:
+            try:
+                return self._decode(token, algorithm, key.public)
+            except _WrongSignature:
+                continue
+        if kid is None:
+            return None
+        if fitting:
+            raise invalid_token(_NO_MATCH)
+        if any(key.kid == kid for key in keys):
+            raise invalid_token("The token's key is not for its algorithm.")
+        return None
+
+    def _decode(self, token: str, algorithm: str, key: str | PublicKey) -> dict[str, Any]:
+        """Return the claims, verified with this key and this algorithm only."""
+        try:
+            return jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                issuer=self._issuer,
+                audience=self._audience,
+                # Times are checked below, against the caller's clock.
+                options={
+                    "require": ["exp", "sub"],
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                    "verify_aud": self._audience is not None,
+                    "verify_iss": self._issuer is not None,
+                    "verify_sub": False,  # checked below too
+                },
+            )
+        except jwt.InvalidSignatureError:
+            raise _WrongSignature from None
+        except jwt.MissingRequiredClaimError as error:
+            raise invalid_token(f'The token lacks the claim "{error.claim}".') from None
+        except jwt.PyJWTError as error:
+            raise invalid_token(_WHY.get(type(error), _MALFORMED)) from None
+        except _PARSERS_RAISE:
+            raise invalid_token(_MALFORMED) from None
+
+    def _identity(self, claims: dict[str, Any], now: float) -> Identity:
+        user_id = claims["sub"]
+        if not is_user_id(user_id):
+            expected = f"a printable text of 1 to {USER_ID_CHARACTERS} characters"
+            raise invalid_token(f'The token\'s "sub" is not {expected}.')
+        expires_at = _time(claims, "exp")
+        not_before = _time(claims, "nbf") if "nbf" in claims else -math.inf
+        check_expiry(expires_at, now)
+        if now < not_before - LEEWAY:
+            raise invalid_token("The token is not valid yet.")
+        return Identity(UserId(user_id), expires_at, _permissions(claims))
+
+
+_SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)  # only unsigned ones end with the dot
+
+_MALFORMED = "The token is malformed."
+_HEADER = 'The token\'s header has a "kid" that is no string, or extensions ("crit", "b64").'
+_NO_MATCH = "The token's signature does not match."
+_UNKNOWN_KEY = "The token's key is not known."
+
+_WHY: dict[type[jwt.PyJWTError], str] = {
+    jwt.InvalidIssuerError: "The token is from another issuer.",
+    jwt.InvalidAudienceError: "The token is for another audience.",
+}
+
+# What a hostile header or payload makes the parsers raise beside errors of their own.
+_PARSERS_RAISE = (ValueError, TypeError, OverflowError, RecursionError, UnicodeError)
+
+
+class _WrongSignature(Refused):
+    """The token was signed with another key, or changed since."""
+
+    def __init__(self) -> None:
+        super().__init__(problem(ErrorCode.INVALID_TOKEN, _NO_MATCH))
+
+
+def _header(token: str) -> dict[str, Any]:
+    """Return the token's header, which nobody has vouched for yet.
+
+    Raises:
+        Refused: INVALID_TOKEN, if there is none, or it asks for what is not done here.
+    """
+    if not _SHAPE.fullmatch(token):
+        raise invalid_token("The token is not three parts in base64url with dots between them.")
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.DecodeError, *_PARSERS_RAISE):
+        raise invalid_token(_MALFORMED) from None
+    except jwt.InvalidTokenError:
+        raise invalid_token(_HEADER) from None
+    if "crit" in header or header.get("b64", True) is not True:
+        raise invalid_token(_HEADER)
+    return header
+
+
+def _time(claims: dict[str, Any], name: str) -> float:
+    value = claims[name]
+    try:
+        seconds = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:  # an integer beyond every float
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise invalid_token(f'The token\'s "{name}" is not a number of seconds.')
+    return seconds
+
+
+def _permissions(claims: dict[str, Any]) -> frozenset[str]:
+    listed = claims.get("permissions", [])
+    scope = claims.get("scope", "")
+    if type(listed) is not list or not all(type(item) is str for item in listed):
+        raise invalid_token('The token\'s "permissions" is not an array of strings.')
+    if type(scope) is not str:
+        raise invalid_token('The token\'s "scope" is not a string.')
+    return frozenset(listed) | frozenset(scope.split())

@@ -1,0 +1,1 @@
+"""Configuration: the settings, their sources, the origin policy, and service discovery."""

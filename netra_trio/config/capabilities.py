@@ -1,0 +1,63 @@
+"""What the server tells about itself: in `/ws/config`, and in the first frame of a connection.
+
+>>> from netra_trio.config.settings import Settings
+>>> connection_limits(Settings())["max_message_size"]
+10240
+"""
+
+from typing import Any
+
+from netra_trio.config.settings import Settings
+
+VERSION = "1.0"  # of this document's form, as the guide gives it
+SUBPROTOCOL = "netra.v1"  # what an acknowledging client offers
+ENDPOINTS = {
+    "websocket": "/ws",
+    "service_discovery": "/ws/config",
+    "ticket": "/ws/ticket",
+    "health": "/ws/health",
+}
+
+
+def features(settings: Settings) -> dict[str, Any]:
+    """Return what the server can do."""
+    return {
+        "json_first": True,
+        "auth_required": settings.require_auth,
+        "heartbeat_supported": True,
+        "reconnection_supported": True,
+        "rate_limiting": True,
+        "message_queuing": True,
+        "resume": settings.resume_window_ms > 0,
+        "tickets": True,
+    }
+
+
+def connection_limits(settings: Settings) -> dict[str, Any]:
+    """Return the limits that a client has to know: counts, messages a minute, bytes and ms."""
+    return {
+        "max_connections_per_user": settings.max_connections_per_user,
+        "max_message_rate": settings.max_message_rate,
+        "heartbeat_interval": settings.heartbeat_interval_ms,
+        "max_message_size": settings.max_message_size,
+        "resume_window": settings.resume_window_ms,
+    }
+
+
+def auth_methods(settings: Settings) -> list[str]:
+    """Return the kinds of credential that an opening may carry."""
+    return ["header", "subprotocol", "ticket", *(["query"] if settings.query_token else [])]
+
+
+def document(settings: Settings, server_time: float) -> dict[str, Any]:
+    """Return the whole document of `/ws/config`; `server_time` is Unix seconds."""
+    return {
+        "websocket_config": {
+            "version": VERSION,
+            "features": features(settings),
+            "endpoints": ENDPOINTS,
+            "connection_limits": connection_limits(settings),
+            "auth": {"methods": auth_methods(settings)},
+            "server_time": server_time,
+        }
+    }

@@ -1,1 +1,0 @@
-"""One nursery per socket: a reader, a writer and a heartbeat."""

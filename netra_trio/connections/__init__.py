@@ -1,0 +1,1 @@
+"""Connections: one nursery for each socket."""

@@ -1,0 +1,1 @@
+"""The endpoints: what an HTTP or WebSocket request can reach."""

@@ -1,0 +1,67 @@
+"""The request that the checks look at, whatever host it came through."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from attrs import frozen
+
+from netra_trio.telemetry.trace_context import TRACESTATE_CHARACTERS, is_traceparent
+
+TRACE_HEADERS = ("traceparent", "tracestate")  # of W3C's Trace Context
+
+
+@frozen
+class Request:
+    """What the checks look at in a request.
+
+    Attributes:
+        headers: The values of each header, by its name in lower case.
+        query: The values of each query parameter, by its name.
+        subprotocols: What the client offers.
+        peer: The address of the peer, empty where there is none.
+    """
+
+    headers: Mapping[str, list[str]]
+    query: Mapping[str, list[str]]
+    subprotocols: tuple[str, ...]
+    peer: str
+
+    @classmethod
+    def of_scope(cls, scope: Mapping[str, Any]) -> "Request":
+        """Return the request of an ASGI scope."""
+        pairs = (
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        )
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        client = scope.get("client")
+        return cls(
+            headers=_grouped((name.lower(), value) for name, value in pairs),
+            query=_grouped(query),
+            subprotocols=tuple(scope.get("subprotocols", ())),
+            peer=str(client[0]) if client else "",
+        )
+
+    @property
+    def origins(self) -> list[str]:
+        """The values of the Origin headers."""
+        return self.headers.get("origin", [])
+
+
+def trace_of(request: Request) -> dict[str, str]:
+    """Return the headers that say which trace a request belongs to; none if they are not right."""
+    given = {name: request.headers.get(name, []) for name in TRACE_HEADERS}
+    parent, state = given.values()
+    if len(parent) != 1 or not is_traceparent(parent[0]):
+        return {}
+    carrier = {TRACE_HEADERS[0]: parent[0]}
+    if len(state) == 1 and len(state[0]) <= TRACESTATE_CHARACTERS:
+        carrier[TRACE_HEADERS[1]] = state[0]
+    return carrier
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name, value in pairs:
+        grouped.setdefault(name, []).append(value)
+    return grouped

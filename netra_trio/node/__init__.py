@@ -1,0 +1,1 @@
+"""The node: the sessions and connections of one process."""

@@ -1,0 +1,36 @@
+"""The services of one application, which its components are given.
+
+services = Services(settings=settings, store=store, verifier=verifier, instruments=instruments)
+"""
+
+import time
+from collections.abc import Callable
+
+from attrs import field, frozen
+
+from netra_trio.auth.tickets import Tickets
+from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.config.settings import Settings
+from netra_trio.stores.base import Store
+from netra_trio.telemetry.instruments import Instruments
+
+
+@frozen(kw_only=True)
+class Services:
+    """What the endpoints, the node and its connections share.
+
+    Attributes:
+        settings: The limits.
+        store: Holds users, threads, messages and runs.
+        verifier: Verifies tokens.
+        instruments: Receive the telemetry.
+        tickets: The tickets that have been issued and not been used.
+        wall_clock: Returns Unix seconds.
+    """
+
+    settings: Settings
+    store: Store
+    verifier: TokenVerifier
+    instruments: Instruments
+    tickets: Tickets = field(factory=Tickets)
+    wall_clock: Callable[[], float] = time.time

@@ -1,0 +1,1 @@
+"""The server process: the listener, the application and the host for HTTP."""

@@ -1,0 +1,1 @@
+"""Sessions: logical connections that outlive their sockets."""

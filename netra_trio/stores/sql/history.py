@@ -1,0 +1,91 @@
+"""Pages of history: the newest messages of a thread before one of them, as many as fit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
+
+from netra_trio.errors import MessageNotFound
+from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
+from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.stores.base import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
+from netra_trio.stores.sql.schema import messages, runs, threads
+
+
+def read_page(
+    connection: Connection,
+    user_id: UserId,
+    thread_id: ThreadId,
+    *,
+    limit: int,
+    before: MessageId | None,
+) -> tuple[Sequence[HistoryMessage], bool] | None:
+    """Return a page, oldest first, and whether older messages were left out; None for no thread.
+
+    Raises:
+        MessageNotFound: If `before` is no message of the thread.
+    """
+    whose = (threads.c.user_id == user_id, threads.c.thread_id == thread_id)
+    thread = connection.scalar(select(threads.c.number).where(*whose))
+    if thread is None:
+        return None
+    earlier = messages.c.thread == thread
+    if before is not None:
+        cursor = connection.scalar(
+            select(messages.c.number).where(earlier, messages.c.message_id == before)
+        )
+        if cursor is None:
+            raise MessageNotFound(before)
+        earlier &= messages.c.number < cursor
+    # Measured before it is read: a hundred of the longest texts are 25 times what a page holds.
+    newest = connection.execute(
+        select(messages.c.number, messages.c.bytes)
+        .where(earlier)
+        .order_by(messages.c.number.desc())
+        .limit(limit + 1)
+    ).all()
+    count = _how_many_fit([row.bytes for row in newest[:limit]])
+    if not count:  # a thread whose only message was taken back is none
+        return None if before is None else ((), False)
+    numbers = messages.c.number.between(newest[count - 1].number, newest[0].number)
+    page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers))
+    return [_listed(row) for row in page], count < len(newest)
+
+
+def _how_many_fit(sizes: Sequence[int]) -> int:
+    """Return how many of the newest messages a page holds: one whatever its size."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size + HISTORY_LISTED_BYTES
+        if count and total > HISTORY_PAGE_BYTES:
+            return count
+    return len(sizes)
+
+
+_LISTED: Select[Any] = (
+    select(
+        messages.c.message_id,
+        messages.c.role,
+        messages.c.content,
+        messages.c.truncated,
+        messages.c.created_at,
+        runs.c.run_id,
+        runs.c.correlation_id,
+        runs.c.agent_name,
+        runs.c.status,
+    )
+    .outerjoin(runs, runs.c.message == messages.c.number)
+    .order_by(messages.c.number)
+)
+
+
+def _listed(row: Row[Any]) -> HistoryMessage:
+    message_id = MessageId(row.message_id)
+    if row.run_id is None:
+        truncated = row.truncated or None
+        return HistoryMessage(
+            message_id, row.role, row.content, row.created_at, truncated=truncated
+        )
+    run = HistoryRun(RunId(row.run_id), row.agent_name, RunStatus(row.status))
+    correlation_id = CorrelationId(row.correlation_id)
+    return HistoryMessage(message_id, row.role, row.content, row.created_at, correlation_id, run)

@@ -1,0 +1,87 @@
+"""A store that answers in time or is unavailable: no connection waits on a hung database for ever.
+
+store = TimeoutStore(MemoryStore())
+"""
+
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+import trio
+from attrs import frozen
+
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
+
+_T = TypeVar("_T")
+
+STORE_SECONDS = 3.0  # one more than a database's own statement timeout should be: it speaks first
+
+
+@frozen
+class TimeoutStore:
+    """Any store, with a bound on how long an answer may take.
+
+    A call that is given up raises `StoreUnavailable`. What it asked for may be done all the same;
+    a message that is sent again under its key finds out.
+    """
+
+    store: Store
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Hold the store open."""
+        return self.store.open()
+
+    async def check(self) -> None:
+        """Return if the store can answer now."""
+        await self._within(self.store.check())
+
+    async def get_user(self, user_id: UserId) -> User | None:
+        """Return the user, None if there is none."""
+        return await self._within(self.store.get_user(user_id))
+
+    async def create_user(self, user_id: UserId) -> User:
+        """Create the user, or return the one there is."""
+        return await self._within(self.store.create_user(user_id))
+
+    async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
+        """Enable or disable the user; return whether there is such a user."""
+        return await self._within(self.store.set_user_enabled(user_id, enabled=enabled))
+
+    async def record(self, message: NewMessage) -> Duplicate | None:
+        """Record a message and its run, or return what was recorded before."""
+        if message.key is None:  # waits for room alone, which the store bounds
+            return await self.store.record(message)
+        return await self._within(self.store.record(message))
+
+    async def find(self, message: NewMessage) -> Duplicate | None:
+        """Return what was recorded before under the message's key."""
+        return await self._within(self.store.find(message))
+
+    def start_run(self, run_id: RunId) -> None:
+        """Note that the run is `running`."""
+        self.store.start_run(run_id)
+
+    def end_run(self, end: RunEnd) -> Awaitable[None]:
+        """Note how the run ended; the caller bounds the wait, and the end is never given up."""
+        return self.store.end_run(end)
+
+    async def history(
+        self,
+        user_id: UserId,
+        thread_id: ThreadId,
+        *,
+        limit: int,
+        before: MessageId | None = None,
+    ) -> tuple[Sequence[HistoryMessage], bool] | None:
+        """Return the newest messages strictly before `before`, oldest first."""
+        return await self._within(
+            self.store.history(user_id, thread_id, limit=limit, before=before)
+        )
+
+    async def _within(self, answer: Awaitable[_T]) -> _T:
+        with trio.move_on_after(STORE_SECONDS):
+            return await answer
+        raise StoreUnavailable(f"no answer within {STORE_SECONDS:g} s")

@@ -1,0 +1,337 @@
+"""The demo agent, run as a session runs it: what triggers what, in which order, how fast."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import orjson
+import pytest
+import trio
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from netra_trio.agents.demo.agent import (
+    EXAMPLES,
+    PACE,
+    QUOTED,
+    SLOW_SECONDS,
+    THINKING,
+    demo,
+    quoted,
+)
+from netra_trio.agents.demo.calculator import calculate
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.execution import Ending, Execution
+from netra_trio.agents.run import Agent, RunSpec
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import CorrelationId, ThreadId, UserId, new_message_id, new_run_id
+from netra_trio.protocol.messages import (
+    AgentStarted,
+    AgentThinking,
+    Event,
+    HistoryMessage,
+    PartialResult,
+    RunStatus,
+    ToolCompleted,
+    ToolExecuting,
+)
+from netra_trio.stores.base import NewMessage, RunEnd, Store
+from netra_trio.stores.memory import MemoryStore
+
+T = TypeVar("T")
+ANN, THREAD, CORRELATION = UserId("ann"), ThreadId("thread"), CorrelationId("corr")
+
+
+@define
+class Collector:
+    """An outlet with room for everything, which keeps what it gets and when it got it."""
+
+    events: list[Event] = field(factory=list)
+    times: list[float] = field(factory=list)
+
+    async def wait_for_room(self, size: int) -> None:
+        assert size >= 0
+        await trio.lowlevel.checkpoint()
+
+    def append(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        assert size <= 256 * 1024
+        assert correlation_id == CORRELATION
+        self.events.append(event)
+        self.times.append(trio.current_time())
+
+    def of(self, kind: type[T]) -> list[T]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.content for delta in self.of(PartialResult))
+
+
+def execution(
+    content: str, outlet: Collector, store: Store | None = None, agent: Agent = demo
+) -> Execution:
+    spec = RunSpec(
+        run_id=new_run_id(),
+        user_id=ANN,
+        permissions=frozenset(),
+        thread_id=THREAD,
+        correlation_id=CORRELATION,
+        agent_name="demo",
+        agent=agent,
+        content=content,
+        input=None,
+        timeout=300.0,
+    )
+    return Execution(spec, outlet, store or MemoryStore(), wall_clock=lambda: 0.0)
+
+
+async def ask(content: str, store: Store | None = None) -> Collector:
+    """Let the demo agent answer; check what holds for each of its answers."""
+    outlet = Collector()
+    ending = await execution(content, outlet, store).execute()
+    assert ending.status is RunStatus.COMPLETED
+    assert ending.result == orjson.dumps(outlet.text)
+    assert [type(event) for event in outlet.events[:2]] == [AgentStarted, AgentThinking]
+    thoughts = [(thought.step_number, thought.total_steps) for thought in outlet.of(AgentThinking)]
+    assert thoughts == [(1, 3), (2, 3), (3, 3)]
+    check_markdown(outlet.text)
+    return outlet
+
+
+def check_markdown(text: str) -> None:
+    """Check that every span that is opened is closed, and nothing else has a meaning."""
+    outside = re.sub(r"(?<!`)(`+)(?!`)[^\n]+?(?<!`)\1(?!`)", "", text)
+    assert not re.search(r"[`<>&\[\]\\]", outside)
+    assert all(line.count("**") % 2 == 0 for line in outside.splitlines())
+    assert text == text.lstrip()
+
+
+async def record(store: Store, *, said: str, answered: str) -> None:
+    run_id = new_run_id()
+    await store.record(
+        NewMessage(
+            user_id=ANN,
+            thread_id=THREAD,
+            message_id=new_message_id(),
+            run_id=run_id,
+            agent_name="demo",
+            correlation_id=CORRELATION,
+            key=None,
+            fingerprint=b"",
+            content=said,
+            created_at=0.0,
+        )
+    )
+    await store.end_run(
+        RunEnd(run_id, RunStatus.COMPLETED, new_message_id(), answered, False, 0.0, b"{}")
+    )
+
+
+# What it does.
+
+
+async def test_a_calculation(autojump_clock: MockClock) -> None:
+    outlet = await ask("what is 12*(3+4)?")
+    assert outlet.text == "`12*(3+4)` is **84**."
+    assert [type(event) for event in outlet.events] == [
+        AgentStarted,
+        AgentThinking,
+        AgentThinking,
+        ToolExecuting,
+        ToolCompleted,
+        AgentThinking,
+        PartialResult,
+        PartialResult,
+        PartialResult,
+    ]
+    assert shown(outlet.of(ToolExecuting)) == [("calculator", {"expression": "12*(3+4)"})]
+    assert results(outlet) == ["84"]
+
+
+def shown(tools: Sequence[ToolExecuting]) -> list[tuple[str, object]]:
+    return [(tool.tool_name, orjson.loads(orjson.dumps(tool.arguments))) for tool in tools]
+
+
+def results(outlet: Collector) -> list[object]:
+    return [orjson.loads(orjson.dumps(tool.result)) for tool in outlet.of(ToolCompleted)]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("0.1+0.2", "`0.1+0.2` is **0.3**."),
+        ("sqrt(16)", "`sqrt(16)` is **4**."),
+        ("2^70", "`2^70` is **1180591620717411303424**."),
+        (
+            "-(9**999)",
+            "`-(9**999)` is **-1942079168580724010…99074868783790048889** (954 digits).",
+        ),
+    ],
+)
+async def test_numbers_as_one_reads_them(
+    content: str, text: str, autojump_clock: MockClock
+) -> None:
+    outlet = await ask(content)
+    assert outlet.text == text
+    assert results(outlet) == [str(calculate(content))]
+
+
+async def test_tools_work_side_by_side(autojump_clock: MockClock) -> None:
+    outlet = await ask("What time is it in New York and Tokyo, and what is 2^10?")
+    tools = outlet.of(ToolExecuting)
+    assert sorted(tool.tool_name for tool in tools) == ["calculator", "clock", "clock"]
+    assert all(tool.duration_ms == THINKING * 1000 for tool in outlet.of(ToolCompleted))
+    places = [n for n, event in enumerate(outlet.events) if isinstance(event, ToolExecuting)]
+    assert places == [3, 4, 5], "all begin before one ends"
+    assert re.fullmatch(
+        r"- `2\^10` is \*\*1024\*\*\.\n"
+        r"- The time in `New York` is \*\*[-0-9: ]{16}, America/New_York \(UTC-0[45]:00\)\*\*\.\n"
+        r"- The time in `Tokyo` is \*\*[-0-9: ]{16}, Asia/Tokyo \(UTC\+09:00\)\*\*\.",
+        outlet.text,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("1/0", "expected a divisor other than 0, got 0 at /"),
+        ("calculate 9**9**9", "at most 4096 bits, got a larger one at **"),
+        ("time in Tokio", "did you mean Asia/Tokyo?"),
+        ("1" + "+1" * 200, "at most 200 characters, got 401"),
+    ],
+)
+async def test_a_tools_refusal_is_told(content: str, told: str, autojump_clock: MockClock) -> None:
+    outlet = await ask(content)
+    (completed,) = outlet.of(ToolCompleted)
+    assert not completed.success
+    assert told in (completed.error or "")
+    assert outlet.text.startswith("I am sorry, ")
+    assert told in outlet.text
+
+
+async def test_one_refusal_leaves_the_other_answers(autojump_clock: MockClock) -> None:
+    outlet = await ask("1 / 0; 1+1")
+    assert sorted(tool.success for tool in outlet.of(ToolCompleted)) == [False, True]
+    assert outlet.text.startswith("- I am sorry, `1 / 0` is beyond me")
+    assert outlet.text.endswith("\n- `1+1` is **2**.")
+
+
+async def test_history(autojump_clock: MockClock) -> None:
+    store = MemoryStore()
+    for n in range(6):
+        await record(store, said=f"*question* {n}\n" + n * "x", answered=f"answer {n}")
+    outlet = await ask("what did I say?", store)
+    assert outlet.text == (
+        "Before this you said, oldest first:\n\n1. `*question* 1 x`\n2. `*question* 2 xx`\n"
+        "3. `*question* 3 xxx`\n4. `*question* 4 xxxx`\n5. `*question* 5 xxxxx`\n"
+    )
+
+
+async def test_no_history(autojump_clock: MockClock) -> None:
+    assert "first message" in (await ask("history")).text
+
+
+class Unavailable(MemoryStore):
+    """A store that is down."""
+
+    async def history(self, *_: Any, **__: Any) -> tuple[Sequence[HistoryMessage], bool] | None:
+        raise StoreUnavailable("down")
+
+
+async def test_history_that_cannot_be_read(autojump_clock: MockClock) -> None:
+    assert "ask again in a moment" in (await ask("history", Unavailable())).text
+
+
+@pytest.mark.parametrize("content", ["help", "Hello!", "  good morning", "hi", "can you HELP me?"])
+async def test_help(content: str, autojump_clock: MockClock) -> None:
+    outlet = await ask(content)
+    assert outlet.text.startswith("Hello! I am the demo agent")
+    assert all(f"`{example}`" in outlet.text for example, _ in EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("How are you", "You wrote `How are you`: 3 words, 11 characters."),
+        ("x", "You wrote `x`: 1 word, 1 character."),
+        ("", "You wrote nothing: 0 words, 0 characters."),
+        ("a `b`\n\n# <c>", "You wrote `` a `b` # <c> ``: 4 words, 12 characters."),
+        ("y" * 100_000, f"You wrote `{'y' * QUOTED}…`: 1 word, 100000 characters."),
+        ("this, slowing down", "You wrote `this, slowing down`: 3 words, 18 characters."),
+    ],
+)
+async def test_anything_else(content: str, text: str, autojump_clock: MockClock) -> None:
+    outlet = await ask(content)
+    assert outlet.text.startswith(text + "\n\n")
+    assert all(f"`{example}`" in outlet.text for example, _ in EXAMPLES)
+
+
+async def test_it_streams_word_by_word_at_its_pace(autojump_clock: MockClock) -> None:
+    outlet = await ask("How are you")
+    deltas = outlet.of(PartialResult)
+    assert all(len(delta.content.split()) == 1 for delta in deltas)
+    times = outlet.times[-len(deltas) :]
+    assert times[-1] - times[0] == pytest.approx(PACE * (len(deltas) - 1))
+
+
+async def test_slow_mode(autojump_clock: MockClock) -> None:
+    outlet = await ask("Please count Slowly to 1+1")
+    assert "**You can stop me at any time**" in outlet.text.partition("\n")[0]
+    lines = [n for n, delta in enumerate(outlet.of(PartialResult)) if delta.content[:2] == "- "]
+    assert len(lines) == SLOW_SECONDS
+    times = outlet.times[-len(outlet.of(PartialResult)) :]
+    steps = {round(times[later] - times[n], 6) for n, later in pairwise(lines)}
+    assert steps == {1.0}
+
+
+async def test_slow_mode_is_stopped(autojump_clock: MockClock) -> None:
+    outlet = Collector()
+    run = execution("slow", outlet)
+    endings: list[Ending] = []
+    async with trio.open_nursery() as nursery:
+
+        async def execute() -> None:
+            endings.append(await run.execute())
+
+        nursery.start_soon(execute)
+        await trio.sleep(10)
+        run.stop(RunStatus.CANCELLED)
+    (ending,) = endings
+    assert ending.status is RunStatus.CANCELLED
+    assert 5 < outlet.text.count("\n- ") < 10
+
+
+@pytest.mark.parametrize(("example", "effect"), EXAMPLES)
+async def test_the_examples_do_what_they_say(
+    example: str, effect: str, autojump_clock: MockClock
+) -> None:
+    outlet = await ask(example)
+    signs = {
+        "calculator": "is **84**",
+        "clock": "Asia/Tokyo",
+        "history": "first message",
+        "count": f"of {SLOW_SECONDS}",
+    }
+    (sign,) = (sign for word, sign in signs.items() if word in effect)
+    assert sign in outlet.text
+
+
+@given(st.text(alphabet=st.characters(categories=None)) | st.text(alphabet="`ab *_\n\\"))
+def test_any_text_can_be_quoted(text: str) -> None:
+    quotation = quoted(text)
+    check_markdown(quotation)
+    assert len(quotation) <= 3 * QUOTED + 5
+    quotation.encode()
+
+
+# Its little brother.
+
+
+async def test_echo(autojump_clock: MockClock) -> None:
+    outlet = Collector()
+    ending = await execution("to and fro", outlet, agent=echo).execute()
+    assert ending.result == b'"to and fro"'
+    assert [delta.content for delta in outlet.of(PartialResult)] == ["to and fro"]

@@ -1,0 +1,95 @@
+"""What a terminal is shown, and what a pipe."""
+
+import io
+import os
+
+import pytest
+import trio
+from support.logs import Terminal
+
+from netra_trio.cli.terminal import Screen, typed_lines
+
+CLEAR = "\x1b[2J"
+
+
+@pytest.fixture(autouse=True)
+def usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_note_has_a_line_of_its_own() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.note("begins")
+    screen.answer("Hel")
+    screen.note("in between")
+    screen.answer("lo\n")
+    screen.fault("wrong")
+    screen.answer("")
+    screen.answer("end")
+    screen.end()
+    screen.end()
+    assert out.getvalue() == "begins\nHel\nin between\nlo\nwrong\nend\n"
+
+
+def test_a_terminal_has_colours_and_a_prompt_that_comes_back() -> None:
+    out = Terminal()
+    screen = Screen(out)
+    screen.prompt()
+    screen.note("news")
+    assert out.getvalue() == "> \n\x1b[2mnews\x1b[0m\n> "
+    screen.heard()
+    screen.answer("typed, so a line of its own")
+    screen.interrupted()
+    screen.fault("stopped")
+    assert out.getvalue().endswith("> typed, so a line of its own\n\x1b[31mstopped\x1b[0m\n")
+
+
+def test_an_answer_at_the_prompt_ends_it() -> None:
+    out = Terminal()
+    screen = Screen(out)
+    screen.prompt()
+    screen.answer("late")
+    screen.note("news")
+    assert out.getvalue() == "> \nlate\n\x1b[2mnews\x1b[0m\n"
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", ""), ("TERM", "dumb")])
+def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    out = Terminal()
+    Screen(out).note("plain")
+    assert out.getvalue() == "plain\n"
+
+
+def test_an_agent_does_not_rewrite_the_terminal() -> None:
+    out, pipe = Terminal(), io.StringIO()
+    for stream in (out, pipe):
+        Screen(stream).answer(f"a{CLEAR}\tb\x9b2J\r\x07\nä€🙂")
+    assert out.getvalue() == "a[2J\tb2J\nä€🙂"
+    assert pipe.getvalue() == f"a{CLEAR}\tb\x9b2J\r\x07\nä€🙂"
+
+
+def test_a_pipe_sees_no_prompt() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    screen.prompt()
+    screen.heard()
+    screen.interrupted()
+    screen.note("plain")
+    assert out.getvalue() == "plain\n"
+
+
+async def test_what_is_typed_comes_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, here = os.pipe()
+    with open(there) as typed:  # noqa: ASYNC230, PTH123 - a pipe
+        monkeypatch.setattr("sys.stdin", typed)
+        os.write(here, "one\ntwö\nthr".encode())
+        lines = typed_lines()
+        assert await anext(lines) == "one"
+        assert await anext(lines) == "twö"
+        with trio.move_on_after(0.05):
+            await anext(lines)
+        os.write(here, b"ee")
+        os.close(here)

@@ -1,0 +1,497 @@
+"""The drain: who is told what, how long it may take, and that nobody can make it take longer."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from support.memory import Client, Frame, Server, kinds, open_server
+from support.stores import ScriptedStore
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from netra_trio.agents.run import Run
+from netra_trio.errors import TransportClosed
+from netra_trio.ids import RunId
+from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.messages import RunStatus
+from netra_trio.protocol.problem import Refused
+from netra_trio.sessions.session import END_STORE_TIMEOUT
+from netra_trio.stores.base import RunEnd
+from netra_trio.transports.base import Transport
+from netra_trio.transports.memory import MemoryTransport
+
+TIMEOUT = 8.0  # seconds, the default
+GRACE = 6.0  # of it for runs
+
+
+async def quiet(run: Run) -> None:
+    """Emit a word and wait to be stopped."""
+    await run.emit("…")
+    await trio.sleep_forever()
+
+
+async def two_seconds(run: Run) -> str:
+    """Work for two seconds."""
+    await run.emit("a")
+    await trio.sleep(2)
+    await run.emit("b")
+    return "ab"
+
+
+async def stubborn(run: Run) -> None:
+    """Hear nothing of a cancellation for a long time."""
+    await run.emit("…")
+    with trio.CancelScope(shield=True):
+        await trio.sleep(1000)
+
+
+async def flood(run: Run) -> None:
+    """Say more than log and line hold."""
+    while True:
+        await run.emit("x" * 1000)
+
+
+AGENTS = {"quiet": quiet, "two_seconds": two_seconds, "stubborn": stubborn, "flood": flood}
+
+
+@asynccontextmanager
+async def draining(server: Server) -> AsyncIterator[list[float]]:
+    """Drain while the block runs; the list has how long it took, at the end."""
+    took: list[float] = []
+
+    async def drain() -> None:
+        begun = trio.current_time()
+        await server.node.drain()
+        took.append(trio.current_time() - begun)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        await wait_all_tasks_blocked()
+        yield took
+
+
+async def at_work(client: Client, agent: str, **payload: Any) -> RunId:
+    """Have an agent begin; return its run."""
+    await client.say("go", agent=agent, **payload)
+    return RunId((await client.until("partial_result"))[-1]["payload"]["run_id"])
+
+
+def told(frames: list[Frame]) -> list[str]:
+    """Return the types of frames, with the status of each end."""
+    return [f["payload"]["status"] if f["type"] == "agent_completed" else f["type"] for f in frames]
+
+
+# What clients see.
+
+
+async def test_an_idle_connection_is_closed_at_once(autojump_clock: MockClock) -> None:
+    async with open_server() as server:
+        client = server.start()
+        await client.expect("connection_established")
+        async with draining(server) as took:
+            frames, code = await client.rest()
+        assert took == [0]
+        assert client.ended is EndReason.DRAINED
+        assert server.node.is_draining
+    assert code == 1012
+    assert kinds(frames) == ["server_draining"]
+    assert frames[0]["payload"] == {"reason": "restart", "reconnect_after_ms": 1000}
+
+
+async def test_the_reason_is_told(autojump_clock: MockClock) -> None:
+    async with open_server() as server, server.connect() as client:
+        server.nursery.start_soon(server.node.drain, "new version")
+        assert (await client.expect("server_draining"))["payload"]["reason"] == "new version"
+
+
+async def test_an_empty_server_is_drained_at_once(autojump_clock: MockClock) -> None:
+    async with open_server() as server:
+        async with draining(server) as took:
+            pass
+        assert took == [0]
+
+
+async def test_a_run_may_finish_within_its_grace(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server, server.connect() as client:
+        await at_work(client, "two_seconds")
+        async with draining(server) as took:
+            frames, code = await client.rest()
+        assert took == [2]
+    assert told(frames) == ["server_draining", "partial_result", "completed"]
+    assert code == 1012
+
+
+async def test_a_run_beyond_its_grace_is_interrupted(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server, server.connect() as client:
+        await at_work(client, "quiet")
+        async with draining(server) as took:
+            frames, code = await client.rest()
+        assert took == [GRACE]
+    assert told(frames) == ["server_draining", "interrupted"]
+    assert frames[-1]["payload"]["duration_ms"] == GRACE * 1000
+    assert code == 1012
+
+
+async def test_runs_that_wait_end_at_once(autojump_clock: MockClock) -> None:
+    store = ScriptedStore()
+    async with (
+        open_server(agents=AGENTS, store=store) as server,
+        server.connect() as client,
+    ):
+        active = await at_work(client, "two_seconds")
+        for _ in range(3):
+            await client.say("go")
+            assert (await client.expect("message_confirmed"))["payload"]["status"] == "queued"
+        async with draining(server):
+            frames, code = await client.rest()
+    assert told(frames) == [
+        "server_draining",
+        "interrupted",
+        "interrupted",
+        "interrupted",
+        "partial_result",
+        "completed",
+    ]
+    waiting = [f["payload"] for f in frames if f["payload"].get("status") == "interrupted"]
+    assert [end["duration_ms"] for end in waiting] == [0, 0, 0]
+    assert frames[1]["timestamp"] == frames[0]["timestamp"]
+    assert store.statuses[active] is RunStatus.COMPLETED
+    assert store.started == [active]
+    assert code == 1012
+
+
+async def test_a_new_message_is_refused_and_its_key_stays_free(autojump_clock: MockClock) -> None:
+    store = ScriptedStore()
+    async with (
+        open_server(agents=AGENTS, store=store) as server,
+        server.connect() as client,
+    ):
+        await at_work(client, "two_seconds")
+        async with draining(server):
+            await client.expect("server_draining")
+            await client.say("more", "key")
+            error = await client.expect("error")
+            assert error["payload"]["code"] == "SERVER_DRAINING"
+            assert error["payload"]["recoverable"] is True
+            assert error["payload"]["retry_after_ms"] > 0
+            assert error["correlation_id"] == "key"
+            await client.send("ping")  # control goes on
+            await client.expect("pong")
+            await client.rest()
+        assert len(store.recorded) == 1
+    async with open_server(store=store) as server, server.connect() as client:
+        await client.say("more", "key")
+        assert (await client.expect("message_confirmed"))["payload"]["status"] == "accepted"
+
+
+async def test_a_run_can_be_stopped_meanwhile(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server, server.connect() as client:
+        run_id = await at_work(client, "quiet")
+        async with draining(server) as took:
+            await client.expect("server_draining")
+            await trio.sleep(1)
+            await client.send("stop_agent", {"run_id": run_id})
+            frames, _ = await client.rest()
+        assert took == [1]
+    assert told(frames) == ["cancelled"]
+
+
+async def test_events_are_flushed_before_the_close(autojump_clock: MockClock) -> None:
+    async def burst(run: Run) -> None:
+        await run.emit("…")
+        await trio.sleep(1)
+        for n in range(300):
+            await run.emit(f"{n} ".ljust(1000))  # more than fits into one write
+
+    async with (
+        open_server(agents={"burst": burst}) as server,
+        server.connect(buffer_bytes=4000) as client,
+    ):
+        await at_work(client, "burst")
+        async with draining(server) as took:
+            frames = [await client.expect("server_draining")]
+            while frames[-1]["type"] != "agent_completed":  # slower than the server, but steady
+                await trio.sleep(0.01)
+                frames.append(await client.next())
+            _, code = await client.rest()
+        assert 0 < took[0] < TIMEOUT
+    assert code == 1012
+    assert [f["seq"] for f in frames[1:]] == list(range(4, 4 + 301))
+    assert frames[-1]["payload"]["status"] == "completed"
+
+
+async def test_an_upgrade_that_is_not_answered_yet_is_drained_too(
+    autojump_clock: MockClock,
+) -> None:
+    answer = trio.Event()
+
+    class Slow(MemoryTransport):
+        async def accept(self) -> None:
+            await answer.wait()
+
+    def slow(transport: Transport) -> Transport:
+        assert isinstance(transport, MemoryTransport)
+        transport.__class__ = Slow
+        return transport
+
+    async with open_server() as server:
+        client = server.start(wrap=slow)
+        await wait_all_tasks_blocked()
+        async with draining(server):
+            answer.set()
+            frames, code = await client.rest()
+    assert kinds(frames) == ["connection_established", "server_draining"]
+    assert code == 1012
+
+
+async def test_new_openings_are_refused(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server, server.connect() as client:
+        await at_work(client, "quiet")
+        async with draining(server):
+            late = server.start("bob")
+            await late.done.wait()
+            assert late.refused is not None
+            assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
+            assert late.refused.problem.retry_after_ms == 1000
+            for check in (server.node.check_open, server.node.check_room):
+                with pytest.raises(Refused):
+                    check()
+            await client.rest()
+        with pytest.raises(Refused):
+            server.node.check_open()
+
+
+async def test_an_opening_that_was_being_checked_is_refused(autojump_clock: MockClock) -> None:
+    async with open_server() as server:
+        with server.node.connection_slot():
+            async with draining(server):
+                pass
+            late = server.start()
+            await late.done.wait()
+        assert late.refused is not None
+        assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
+
+
+# Nobody makes it take longer.
+
+
+async def never_reads(server: Server, send_timeout: float) -> Client:
+    """Have a run flood a peer that reads nothing more."""
+    client = server.start(buffer_bytes=4000, send_timeout=send_timeout)
+    await client.expect("connection_established")
+    await client.say("go", agent="flood")
+    return client
+
+
+async def never_reads_replies(server: Server, send_timeout: float) -> Client:
+    """Fill line and outbox with replies that are not read, beside a run."""
+    client = server.start(buffer_bytes=100_000, send_timeout=send_timeout)
+    await client.expect("connection_established")
+    await at_work(client, "quiet")
+    with trio.move_on_after(0.5):
+        while True:
+            await client.send("ping", {"a": "x" * 900})
+    return client
+
+
+async def never_acknowledges(server: Server, send_timeout: float) -> Client:
+    """Fill the log, so that the agent waits for room."""
+    client = server.start(acknowledging=True, send_timeout=send_timeout)
+    await client.expect("connection_established")
+    await client.say("go", agent="flood")
+    server.nursery.start_soon(client.rest)
+    return client
+
+
+async def never_answers_the_close(server: Server, send_timeout: float) -> Client:
+    """Read nothing of the little that is sent."""
+    client = server.start(send_timeout=send_timeout)
+    await client.expect("connection_established")
+    return client
+
+
+async def never_hears_of_it(server: Server, send_timeout: float) -> Client:
+    """Have an agent shield itself from cancellation."""
+    client = server.start(send_timeout=send_timeout)
+    await client.expect("connection_established")
+    await at_work(client, "stubborn")
+    server.nursery.start_soon(client.rest)
+    return client
+
+
+async def reads_slowly(server: Server, send_timeout: float) -> Client:
+    """Make just enough progress not to be given up."""
+
+    async def read() -> None:
+        with suppress(TransportClosed):
+            while True:
+                await trio.sleep(4.5)
+                await client.next()
+
+    client = await never_reads(server, send_timeout)
+    server.nursery.start_soon(read)
+    return client
+
+
+@pytest.mark.parametrize("send_timeout", [5.0, 600.0])
+@pytest.mark.parametrize(
+    "hinder",
+    [
+        never_reads,
+        never_reads_replies,
+        never_acknowledges,
+        never_answers_the_close,
+        never_hears_of_it,
+        reads_slowly,
+    ],
+)
+async def test_it_is_over_in_time(
+    autojump_clock: MockClock,
+    hinder: Callable[[Server, float], Awaitable[Client]],
+    send_timeout: float,
+) -> None:
+    store = ScriptedStore()
+    async with open_server(agents=AGENTS, store=store) as server:
+        client = await hinder(server, send_timeout)
+        others = [server.start("bob") for _ in range(3)]
+        for other in others:
+            await other.expect("connection_established")
+        async with draining(server) as took:
+            pass
+        assert took[0] <= TIMEOUT
+        await client.done.wait()
+        for other in others:
+            assert (await other.rest())[1] == 1012
+        await wait_all_tasks_blocked()
+        if hinder is never_hears_of_it:
+            assert store.ends.total() == 1  # written without it
+            await trio.sleep(1000)  # it finishes after all, and that changes nothing
+        statistics = server.node.statistics()
+        assert (statistics["connections"], statistics["sessions"]) == (0, 0)
+        assert set(store.ends) == set(store.recorded)
+        assert set(store.ends.values()) <= {1}
+        patience_ended_first = send_timeout < GRACE and hinder in {never_reads, never_reads_replies}
+        if not patience_ended_first:
+            assert set(store.statuses.values()) <= {RunStatus.INTERRUPTED}
+
+
+async def test_a_time_of_zero_cuts_everything_off(autojump_clock: MockClock) -> None:
+    store = ScriptedStore()
+    async with open_server(agents=AGENTS, store=store, drain_timeout_ms=0) as server:
+        client = server.start()
+        await client.expect("connection_established")
+        run_id = await at_work(client, "quiet")
+        async with draining(server) as took:
+            pass
+        assert took == [0]
+        await client.rest()
+        await wait_all_tasks_blocked()
+        assert store.statuses == {run_id: RunStatus.INTERRUPTED}
+
+
+# More than one call.
+
+
+async def test_a_second_call_waits_for_the_first(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server, server.connect() as client:
+        await at_work(client, "two_seconds")
+        async with draining(server) as first:
+            await trio.sleep(0.5)
+            async with draining(server) as second:
+                frames, _ = await client.rest()
+        assert first == [2]
+        assert second == [1.5]
+        await server.node.drain()
+    assert kinds(frames).count("server_draining") == 1
+
+
+async def test_a_call_that_is_cancelled_leaves_nobody_waiting(autojump_clock: MockClock) -> None:
+    store = ScriptedStore()
+    async with open_server(agents=AGENTS, store=store) as server, server.connect() as client:
+        run_id = await at_work(client, "quiet")
+        with trio.move_on_after(1):
+            await server.node.drain()
+        with trio.fail_after(1):
+            await server.node.drain()
+        await client.rest()
+        await client.done.wait()
+        await wait_all_tasks_blocked()
+        assert server.node.statistics()["sessions"] == 0
+        assert store.statuses == {run_id: RunStatus.INTERRUPTED}
+
+
+async def test_it_is_logged(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server:
+        stuck = await never_reads(server, 600.0)
+        server.start("bob")
+        await wait_all_tasks_blocked()
+        with capture_logs() as logs:
+            await server.node.drain()
+            await stuck.done.wait()
+        await trio.sleep(1000)
+    lines = [entry for entry in logs if entry["event"] in {"draining", "drained"}]
+    assert lines[0]["connections"] == 2
+    assert lines[0]["seconds"] == TIMEOUT
+    assert lines[1]["aborted"] == 1
+
+
+async def test_many_runs_that_do_not_end_and_a_store_that_hangs(autojump_clock: MockClock) -> None:
+    store = ScriptedStore()
+
+    async def deaf(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1000)
+
+    async with open_server(agents={"deaf": deaf}, store=store) as server:
+        client = server.start()
+        await client.expect("connection_established")
+        for number in range(8):
+            await client.say("go", thread_id=f"t{number}")
+            await client.until("agent_started")
+        store.hold()
+        started = trio.current_time()
+        await server.node.drain()
+        assert trio.current_time() - started <= TIMEOUT + END_STORE_TIMEOUT
+        frames, code = await client.rest()
+        assert kinds(frames).count("agent_completed") == 8
+        assert code == 1012
+        store.release()
+
+
+class SlowToEnd(ScriptedStore):
+    """A store that takes for ever to store an end."""
+
+    async def end_run(self, end: RunEnd) -> None:
+        """Note it, and do not come back."""
+        await super().end_run(end)
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("agent", ["quiet", "stubborn"])
+@pytest.mark.parametrize("timeout_ms", [300, 1500, 8000])
+async def test_an_end_is_told_in_time_though_it_cannot_be_stored(
+    autojump_clock: MockClock, agent: str, timeout_ms: int
+) -> None:
+    async with (
+        open_server(agents=AGENTS, store=SlowToEnd(), drain_timeout_ms=timeout_ms) as server,
+        server.connect() as client,
+    ):
+        await at_work(client, agent)
+        await client.say("waits behind it", agent=agent)
+        await client.until("message_confirmed")
+        started = trio.current_time()
+        await server.node.drain()
+        assert trio.current_time() - started <= timeout_ms / 1000
+        frames, code = await client.rest()
+        assert kinds(frames).count("agent_completed") == 2
+        assert code == 1012
+
+
+async def test_a_hub_that_is_left_waits_for_nothing(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server:
+        async with server.connect() as client:
+            await at_work(client, "quiet")
+        left = trio.current_time()
+    assert trio.current_time() == left

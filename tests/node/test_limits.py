@@ -1,0 +1,256 @@
+"""Who is let in: the limit of a user's connections, the server's places, and how they come free."""
+
+import trio
+from support.memory import Client, Server, kinds, open_server
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from netra_trio.agents.run import Run
+from netra_trio.connections.connection import CLOSE_WAIT
+from netra_trio.ids import UserId
+from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.transports.base import Transport
+from netra_trio.transports.memory import MemoryTransport
+
+LIMIT = 5  # connections of a user, the default
+
+
+async def opened(server: Server, user: str = "alice") -> Client:
+    """Open a connection that stays."""
+    client = server.start(user)
+    client.hello = await client.expect("connection_established")
+    return client
+
+
+async def refusal(server: Server, user: str = "alice") -> ErrorCode:
+    """Start a connection that is refused; return why."""
+    client = server.start(user)
+    await client.done.wait()
+    assert client.refused is not None
+    problem = client.refused.problem
+    assert problem.retry_after_ms is not None
+    assert problem.recoverable
+    assert not client.transport.accepted.is_set()
+    return problem.code
+
+
+# The user's limit: the oldest goes.
+
+
+async def test_at_the_limit_nobody_goes(autojump_clock: MockClock) -> None:
+    async with open_server() as server:
+        clients = [await opened(server) for _ in range(LIMIT)]
+        for client in clients:
+            assert await client.sync() == []
+
+
+async def test_one_beyond_the_limit_the_oldest_goes(autojump_clock: MockClock) -> None:
+    async with open_server() as server:
+        clients = [await opened(server) for _ in range(LIMIT + 2)]
+        for evicted in clients[:2]:
+            frames, code = await evicted.rest()
+            assert [frame["payload"]["code"] for frame in frames] == ["CONNECTION_LIMIT_EXCEEDED"]
+            assert frames[0]["payload"]["recoverable"] is False
+            assert code == 4429
+            await evicted.done.wait()
+            assert evicted.ended is EndReason.EVICTED
+        for client in clients[2:]:
+            assert await client.sync() == []
+        assert server.node.statistics()["connections"] == LIMIT
+
+
+async def test_the_limit_is_each_user_s_own(autojump_clock: MockClock) -> None:
+    async with open_server(max_connections_per_user=1) as server:
+        alice, bob = await opened(server), await opened(server, "bob")
+        assert await alice.sync() == await bob.sync() == []
+
+
+async def test_a_place_is_free_again_after_each_end(autojump_clock: MockClock) -> None:
+    async with open_server(max_connections_per_user=2) as server:
+        kept = await opened(server)
+        for end in ("close", "cut", "cancel"):
+            client = await opened(server)
+            getattr(client.scope if end == "cancel" else client.line, end)()
+            await client.done.wait()
+        await opened(server)
+        assert await kept.sync() == []
+
+
+async def test_an_evicted_peer_that_is_stuck_holds_no_place(autojump_clock: MockClock) -> None:
+    async with open_server(max_connections_per_user=1, max_connections=2) as server:
+        stuck = server.start(buffer_bytes=1000)
+        await stuck.send("ping", {"a": "x" * 900})
+        await stuck.send("ping", {"a": "x" * 900})
+        await wait_all_tasks_blocked()
+        newer = await opened(server)
+        assert trio.current_time() == 0
+        newest = await opened_or_full(server)
+        assert newest is None  # the server's places are for what is open, stuck or not
+        await stuck.done.wait()
+        assert trio.current_time() == 5.0
+        assert stuck.ended is EndReason.EVICTED
+        assert await newer.sync() == []
+        await opened(server)
+
+
+async def opened_or_full(server: Server) -> Client | None:
+    """Open a connection of another user, None if the server is full."""
+    client = server.start("bob")
+    await wait_all_tasks_blocked()
+    return None if client.refused is not None else client
+
+
+async def test_an_evicted_peer_that_does_not_answer_is_left(autojump_clock: MockClock) -> None:
+    async with open_server(max_connections_per_user=1) as server:
+        silent = await opened(server)
+        await opened(server)
+        await silent.done.wait()
+        assert trio.current_time() == CLOSE_WAIT
+
+
+async def test_an_evicted_connection_s_runs_are_cancelled(autojump_clock: MockClock) -> None:
+    cancelled = trio.Event()
+
+    async def wait(run: Run) -> None:
+        try:
+            await run.emit("…")
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with open_server(agents={"wait": wait}, max_connections_per_user=1) as server:
+        client = await opened(server)
+        await client.say("go")
+        await client.until("partial_result")
+        await opened(server)
+        await client.rest()
+        await cancelled.wait()
+        await client.done.wait()
+        await wait_all_tasks_blocked()
+        assert server.node.statistics()["sessions"] == 1
+
+
+# The user's limit: the new one is refused.
+
+
+async def test_the_new_one_is_refused_at_the_limit(autojump_clock: MockClock) -> None:
+    async with open_server(connection_limit_policy="reject") as server:
+        clients = [await opened(server) for _ in range(LIMIT)]
+        assert await refusal(server) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        for client in clients:
+            assert await client.sync() == []
+        clients[0].line.close()
+        await clients[0].done.wait()
+        await opened(server)
+        assert await refusal(server) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+
+
+# The server's places.
+
+
+async def test_a_full_server_refuses(autojump_clock: MockClock) -> None:
+    async with open_server(max_connections=2) as server:
+        await opened(server)
+        bob = await opened(server, "bob")
+        assert await refusal(server, "carol") is ErrorCode.SERVER_FULL
+        bob.line.close()
+        await bob.done.wait()
+        await opened(server, "carol")
+        assert await refusal(server, "bob") is ErrorCode.SERVER_FULL
+
+
+async def test_a_place_is_taken_from_the_first_look_on(autojump_clock: MockClock) -> None:
+    async with open_server(max_connections=1) as server:
+        with server.node.connection_slot():
+            assert server.node.statistics()["seats"] == 1
+            assert await refusal(server) is ErrorCode.SERVER_FULL
+        assert server.node.statistics()["seats"] == 0
+        await opened(server)
+
+
+async def test_whoever_is_refused_leaves_no_trace(autojump_clock: MockClock) -> None:
+    async with open_server(connection_limit_policy="reject", max_connections_per_user=1) as server:
+        await opened(server)
+        before = server.node.statistics()
+        for _ in range(10):
+            await refusal(server)
+        assert server.node.statistics() == before
+
+
+async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockClock) -> None:
+    class Slow(MemoryTransport):
+        async def accept(self) -> None:
+            await trio.sleep_forever()
+
+    def slow(transport: Transport) -> Transport:
+        assert isinstance(transport, MemoryTransport)
+        transport.__class__ = Slow
+        return transport
+
+    async with open_server() as server:
+        client = server.start(wrap=slow)
+        await wait_all_tasks_blocked()
+        assert server.node.statistics() == {
+            "seats": 1,
+            "connections": 1,
+            "sessions": 1,
+            "detached": 0,
+            "users": 1,
+        }
+        client.scope.cancel()
+        await client.done.wait()
+        await wait_all_tasks_blocked()
+        assert server.node.statistics() == {
+            "seats": 0,
+            "connections": 0,
+            "sessions": 0,
+            "detached": 0,
+            "users": 1,
+        }
+        assert server.node._users.get(UserId("alice"), 0).connections == []
+
+
+# Who is remembered.
+
+
+async def test_users_are_forgotten_when_there_is_nothing_to_remember(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server(resume_window_ms=0) as server:
+        for number in range(100):
+            client = await opened(server, f"user{number}")
+            client.line.close()
+            await client.done.wait()
+        assert server.node.statistics()["users"] <= 2
+
+
+async def test_the_message_rate_outlasts_a_connection(autojump_clock: MockClock) -> None:
+    async with open_server(max_message_rate=1, burst_queue=0) as server:
+        async with server.connect() as client:
+            await client.say("one")
+            await client.until("agent_completed")
+        async with server.connect() as client:
+            await client.say("two")
+            assert (await client.error())["code"] == "RATE_LIMIT_EXCEEDED"
+            await client.send("pong")
+            await trio.sleep(60)
+            await client.sync()
+            await client.say("three")
+            assert kinds(await client.until("agent_completed"))[0] == "message_confirmed"
+
+
+# Leaving the hub.
+
+
+async def test_leaving_the_hub_ends_its_connections(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        async with open_server() as server:
+            server.nursery = nursery  # whoever serves them is not told
+            client = await opened(server)
+        await client.rest()
+        await client.done.wait()
+        assert client.ended is EndReason.ABORTED
+        late = server.start()
+        await late.done.wait()
+        assert late.refused is not None
+        assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
+        assert server.node.statistics()["connections"] == server.node.statistics()["seats"] == 0

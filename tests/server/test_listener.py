@@ -1,0 +1,559 @@
+"""The lane: peers that behave badly, TLS, every protocol on one port, and that nothing is left."""
+
+import errno
+import os
+import random
+import signal
+import socket
+import ssl
+import struct
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import httpx2
+import orjson
+import pytest
+import structlog
+import trio
+import trio.testing
+import trio_websocket
+import trustme
+from attrs import evolve
+from support.server import (
+    KEY,
+    SECRET,
+    SUBPROTOCOL,
+    Answer,
+    Process,
+    Server,
+    ask,
+    bearer,
+    open_line,
+    read_answer,
+    run,
+    serving,
+    sign,
+    upgrade_request,
+    write_agents,
+)
+from support.wire import CLOSE, TEXT, client_frame
+from websockets.sync.client import connect
+
+from netra_trio.agents.demo.echo import echo
+from netra_trio.config.settings import Settings
+from netra_trio.errors import SettingsError
+from netra_trio.server.application import Application, create_app
+from netra_trio.server.listener import Head, Listener
+from netra_trio.server.run import listen
+from netra_trio.server.run import secure as context_of
+from netra_trio.stores.memory import MemoryStore
+from netra_trio.transports.byte_stream import Line
+
+EXIT_SECONDS = 2.0  # beyond the drain timeout: 10 in all, where that is the default
+STEP = 10.0  # seconds: a safety bound
+MEMORY = 64 * 1024 * 1024  # bytes that a few dozen bad peers may cost: each session keeps one
+AGENTS = """
+async def flood(run):
+    while True:
+        await run.emit("x" * 10_000)
+
+
+async def wait(run):
+    import trio
+
+    await run.emit("waiting")
+    await trio.sleep_forever()
+"""
+
+
+def opening(token: str, *, path: str = "/ws", subprotocol: str = "") -> bytes:
+    headers = [("Authorization", f"Bearer {token}")]
+    if subprotocol:
+        headers.append(("Sec-WebSocket-Protocol", subprotocol))
+    return upgrade_request("localhost", path, headers)
+
+
+def message(kind: str, payload: object = None, correlation_id: str = "c") -> bytes:
+    frame = {"type": kind, "payload": payload or {}, "correlation_id": correlation_id}
+    return client_frame(TEXT, orjson.dumps(frame))
+
+
+def reset(sock: socket.socket) -> None:
+    """Close without FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def resident(process: Process) -> int:
+    """Return how many bytes of memory a process has."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- peers that behave badly
+
+
+async def test_bad_peers_cost_little_and_nobody_else_notices(tmp_path: Path) -> None:
+    write_agents(tmp_path, AGENTS)
+    settings = {"WEBSOCKET_SEND_TIMEOUT": "1000", "WEBSOCKET_MAX_CONNECTIONS_PER_USER": "100"}
+    agents = ("--agent", "outside_agents:flood", "--agent", "outside_agents:wait")
+    with serving(tmp_path, *agents, **settings) as server:
+        async with server.connect("bystander") as bystander:
+            await bystander.answers()
+            before = resident(server.process)
+            talk = message("user_message", {"content": "go", "agent": "flood"})
+            deaf = [open_line(server.address) for _ in range(10)]
+            slow = [open_line(server.address) for _ in range(5)]
+            for n, sock in enumerate([*deaf, *slow]):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.sendall(opening(sign(f"deaf-{n}")) + talk)
+            half = [open_line(server.address) for _ in range(10)]
+            for n, sock in enumerate(half):
+                sock.sendall(opening(sign(f"half-{n}")) + talk[: n + 1])
+            for n in range(10):
+                gone = open_line(server.address)
+                gone.sendall(opening(sign(f"gone-{n}")) + talk)
+                reset(gone)
+            given_up = 0
+            begun = time.monotonic()
+            while given_up < len(deaf) and time.monotonic() - begun < STEP:
+                for sock in slow:
+                    with suppress(ConnectionError):
+                        sock.recv(1)
+                await bystander.answers()
+                await trio.sleep(0.2)
+                ends = server.process.logs("connection_ended")
+                given_up = sum(line["reason"] == "send_timeout" for line in ends)
+            assert given_up >= len(deaf)
+            assert resident(server.process) - before < MEMORY
+            for sock in (*deaf, *slow, *half):
+                sock.close()
+            await bystander.answers()
+        assert not server.process.logs("connection_broke")
+        assert not server.process.logs("connection_failed")
+
+
+async def test_with_bad_peers_attached_it_ends_in_time(tmp_path: Path) -> None:
+    write_agents(tmp_path, AGENTS)
+    agents = ("--agent", "outside_agents:flood", "--agent", "outside_agents:wait")
+    with serving(tmp_path, *agents, WEBSOCKET_DRAIN_TIMEOUT="1500") as server:
+        socks = [open_line(server.address) for _ in range(30)]
+        flood = message("user_message", {"content": "go", "agent": "flood"})
+        wait = message("user_message", {"content": "go", "agent": "wait"})
+        for n, sock in enumerate(socks):
+            head = opening(sign(f"user-{n}"))
+            sock.sendall([head + flood, head + wait, head + wait[:9], head[:50], b""][n % 5])
+        server.process.wait_log("connection_opened", 18)
+        begun = time.monotonic()
+        assert server.process.end(seconds=STEP) == 0
+        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS + 1  # of a busy machine
+        assert "Traceback" not in server.process.err.text
+        for sock in socks:
+            sock.close()
+        with pytest.raises(ConnectionRefusedError):
+            open_line(server.address)
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("tls")
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+@pytest.fixture(scope="module")
+def secure(
+    files: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Process, str]]:
+    certfile, keyfile = files
+    arguments = ["--port", "0", "--certfile", certfile, "--keyfile", keyfile]
+    command = ["-m", "netra_trio", "serve", *arguments]
+    with Process(command, directory=tmp_path_factory.mktemp("server"), environ={}) as process:
+        ready = process.out.wait_for(
+            lambda lines: next((line for line in lines if line.startswith("Ready on")), None)
+        )
+        assert "wss://" in ready
+        yield process, ready.split("https://")[1].split(" ")[0]
+        assert process.end() == 0
+        assert "Traceback" not in process.err.text
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def test_a_websocket_over_tls(secure: tuple[Process, str], trusting: ssl.SSLContext) -> None:
+    _, address = secure
+    headers = dict([bearer()])
+    with connect(
+        f"wss://{address}/ws", ssl=trusting, additional_headers=headers, proxy=None
+    ) as client:
+        assert orjson.loads(client.recv(STEP))["type"] == "connection_established"
+        client.send('{"type": "ping", "correlation_id": "c"}')
+        assert orjson.loads(client.recv(STEP))["type"] == "pong"
+        assert client.ping().wait(STEP)
+        client.send('{"type": "user_message", "payload": {"content": "2+3"}}')
+        kinds: list[str] = []
+        while not kinds or kinds[-1] != "agent_completed":
+            kinds.append(orjson.loads(client.recv(STEP))["type"])
+        client.send("x" * 100_000)
+        assert orjson.loads(client.recv(STEP))["payload"]["code"] == "MESSAGE_TOO_LARGE"
+        client.close(4321)
+        assert client.close_code == 4321
+
+
+async def test_another_client_over_tls(
+    secure: tuple[Process, str], trusting: ssl.SSLContext
+) -> None:
+    _, address = secure
+    extra = [(name.encode(), value.encode()) for name, value in [bearer()]]
+    with trio.fail_after(STEP):
+        async with trio_websocket.open_websocket_url(
+            f"wss://{address}/ws", ssl_context=trusting, extra_headers=extra
+        ) as client:
+            await client.get_message()
+            await client.send_message('{"type": "ping"}')
+            assert orjson.loads(await client.get_message())["type"] == "pong"
+
+
+@pytest.mark.parametrize(("http2", "version"), [(False, "HTTP/1.1"), (True, "HTTP/2")])
+def test_http_over_tls(
+    secure: tuple[Process, str], trusting: ssl.SSLContext, http2: bool, version: str
+) -> None:
+    _, address = secure
+    with httpx2.Client(http2=http2, verify=trusting, trust_env=False, timeout=STEP) as client:
+        for _ in range(3):
+            answer = client.get(f"https://{address}/ws/health")
+            assert answer.http_version == version
+            assert answer.json()["status"] == "healthy"
+
+
+def test_what_is_no_tls_and_half_a_handshake_end_nothing_but_themselves(
+    secure: tuple[Process, str], trusting: ssl.SSLContext
+) -> None:
+    process, address = secure
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = trusting.wrap_bio(inbound, outbound, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        hello.do_handshake()
+    raw = outbound.read()
+    for data in (raw[:50], raw, opening("x"), b"\x16\x03\x01\xff\xff" + b"\0" * 99, b""):
+        with open_line(address) as sock:
+            sock.settimeout(STEP)
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):
+                while sock.recv(65_536):
+                    pass
+    test_a_websocket_over_tls(secure, trusting)
+    assert not process.logs("connection_broke")
+
+
+def test_wrong_files_are_told_in_a_line(files: tuple[str, str], tmp_path: Path) -> None:
+    certfile, keyfile = files
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("garbage")
+    other = tmp_path / "other.pem"
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(other)
+    for cert, key in (
+        (certfile, str(tmp_path / "nowhere.pem")),
+        (str(tmp_path / "nowhere.pem"), keyfile),
+        (str(garbage), keyfile),
+        (certfile, str(garbage)),
+        (certfile, str(other)),
+        (certfile, None),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            context_of(cert, key)
+        text = str(caught.value)
+        assert text.startswith(f"--certfile {cert}")
+        assert "\n" not in text
+    assert serve_once(tmp_path, "--certfile", certfile, "--keyfile", str(other)) == (
+        1,
+        "",
+        text_of(certfile, str(other)),
+    )
+    expected = "--keyfile: give its certificate too, as --certfile"
+    assert serve_once(tmp_path, "--keyfile", keyfile) == (1, "", expected)
+
+
+def text_of(cert: str, key: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        context_of(cert, key)
+    return str(caught.value)
+
+
+def serve_once(directory: Path, *arguments: str) -> tuple[int, str, str]:
+    command = ["-m", "netra_trio", "serve", "--port", "0", *arguments]
+    return run(command, directory=directory)
+
+
+# --- one port
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+async def test_every_protocol_on_one_port(dev: Server) -> None:
+    assert dev.port > 0
+    async with dev.connect("alice", subprotocols=[SUBPROTOCOL]) as client:
+        await client.answers()
+        with httpx2.Client(trust_env=False, timeout=STEP) as http:
+            for _ in range(3):
+                answer = http.get(f"http://{dev.address}/ws/health")
+                assert (answer.http_version, answer.status_code) == ("HTTP/1.1", 200)
+        await client.answers()
+        assert await trio.to_thread.run_sync(ask_http2, dev.address, 1000) == [200, 404]
+        assert await trio.to_thread.run_sync(ask_http2, dev.address, 7) == [200, 404]
+        await client.answers()
+
+
+def ask_http2(address: str, piece: int) -> list[int]:
+    """Ask over HTTP/2 with prior knowledge, in pieces of so many bytes; return the statuses."""
+    core = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+    core.initiate_connection()
+    for stream, path in ((1, "/ws/health"), (3, "/nowhere")):
+        fields = [(":method", "GET"), (":path", path), (":scheme", "http"), (":authority", "a")]
+        core.send_headers(stream, fields, end_stream=True)
+    statuses: dict[int, int] = {}
+    ended: set[int] = set()
+    with open_line(address) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        data = core.data_to_send()
+        for at in range(0, len(data), piece):
+            sock.sendall(data[at : at + piece])
+        while len(ended) < 2:
+            for event in core.receive_data(sock.recv(65_536)):
+                if isinstance(event, h2.events.ResponseReceived):
+                    statuses[event.stream_id] = int(dict(event.headers)[b":status"])
+                elif isinstance(event, h2.events.StreamEnded):
+                    ended.add(event.stream_id)
+            sock.sendall(core.data_to_send())
+    return [statuses[1], statuses[3]]
+
+
+def test_an_upgrade_on_a_connection_that_was_kept_alive(dev: Server) -> None:
+    get = f"GET /ws/health HTTP/1.1\r\nHost: {dev.address}\r\n\r\n".encode()
+    with open_line(dev.address) as sock:
+        for _ in range(2):
+            sock.sendall(get)
+            assert read_answer(sock).status == 200
+        sock.sendall(opening(sign()))
+        data = sock.recv(65_536)
+        assert data.startswith(b"HTTP/1.1 101 ")
+        sock.sendall(message("ping", {"n": 1}))
+        while b'"pong"' not in data:
+            more = sock.recv(65_536)
+            assert more
+            data += more
+
+
+# --- the order of refusals
+
+MALFORMED = opening("x").replace(KEY.encode(), b"short")
+
+
+def test_another_version_is_told_the_right_one(dev: Server) -> None:
+    answer = ask(dev.address, upgrade_request(dev.address, version="8"))
+    answer.refuses(426, "BAD_REQUEST")
+    assert answer.headers["sec-websocket-version"] == "13"
+
+
+async def test_a_full_server_says_so_before_it_looks_at_the_handshake(tmp_path: Path) -> None:
+    with serving(tmp_path, WEBSOCKET_MAX_CONNECTIONS="1") as server:
+        ask(server.address, MALFORMED).refuses(400, "BAD_REQUEST")
+        async with server.connect():
+            refused(ask(server.address, MALFORMED), "SERVER_FULL")
+
+
+async def test_a_draining_server_says_so_before_it_looks_at_the_handshake(tmp_path: Path) -> None:
+    write_agents(tmp_path, AGENTS)
+    agent = ("--agent", "outside_agents:wait")
+    with serving(tmp_path, *agent, WEBSOCKET_DRAIN_TIMEOUT="1000") as server:
+        async with server.connect() as client:
+            await client.say("hold on")
+            await client.until("partial_result")
+            server.process.send_signal(signal.SIGTERM)
+            await client.until("server_draining")
+            refused(ask(server.address, MALFORMED), "SERVER_DRAINING")
+        assert await trio.to_thread.run_sync(server.process.wait) == 0
+
+
+def refused(answer: Answer, code: str) -> None:
+    answer.refuses(503, code)
+    assert int(answer.headers["retry-after"]) > 0
+
+
+# --- in this process: nothing is left
+
+
+@asynccontextmanager
+async def listener(
+    make: type[Listener] = Listener, **settings: Any
+) -> AsyncIterator[tuple[Application, str]]:
+    """Run a lane in this process."""
+    chosen = evolve(Settings(), jwt_secret_key=SECRET, send_timeout_ms=500, **settings)
+    app = create_app(agents={"echo": echo}, settings=chosen, store=MemoryStore())
+    with listen("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+        async with app.running(), trio.open_nursery() as nursery:
+            await nursery.start(make(app, sock).serve)
+            yield app, f"127.0.0.1:{port}"
+            nursery.cancel_scope.cancel()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+SAY = message("user_message", {"content": "hello"})
+KINDS = ("silent", "http", "head", "open", "frame", "run", "close")
+
+
+async def live_and_leave(address: str, chance: random.Random, limiter: trio.CapacityLimiter) -> str:
+    """Open a connection, come so far, and leave; return how far."""
+    kind = chance.choice(KINDS)
+    host, _, port = address.rpartition(":")
+    async with limiter:
+        stream = await trio.open_tcp_stream(host, int(port))
+        with suppress(trio.BrokenResourceError):
+            await come_so_far(stream, kind, chance)
+        if chance.random() < 0.5:
+            linger = struct.pack("ii", 1, 0)
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        stream.socket.close()
+    return kind
+
+
+async def come_so_far(stream: trio.SocketStream, kind: str, chance: random.Random) -> None:
+    if kind == "silent":
+        return
+    if kind == "http":
+        await stream.send_all(b"GET /ws/health HTTP/1.1\r\nHost: a\r\n\r\n")
+        return
+    token = sign(f"user-{chance.randrange(40)}")
+    head = opening(token, subprotocol=chance.choice(["", SUBPROTOCOL]))
+    if kind == "head":
+        await stream.send_all(head[: chance.randrange(1, len(head))])
+        return
+    await stream.send_all(head)
+    if chance.random() < 0.7:
+        await stream.receive_some(65_536)
+    if kind == "frame":
+        await stream.send_all(SAY[: chance.randrange(1, len(SAY))])
+    elif kind == "run":
+        await stream.send_all(SAY * chance.randrange(1, 4))
+    elif kind == "close":
+        await stream.send_all(client_frame(CLOSE, b"\x03\xe8"))
+    if kind != "open" and chance.random() < 0.5:
+        await stream.receive_some(65_536)
+
+
+async def test_two_thousand_random_ends_leave_nothing() -> None:
+    chance = random.Random(20)  # noqa: S311 - the same ends each time
+    limiter = trio.CapacityLimiter(100)
+    kinds = Counter[str]()
+
+    async def live(address: str) -> None:
+        kinds[await live_and_leave(address, chance, limiter)] += 1
+
+    with trio.fail_after(300):  # a safety bound: it takes 12 s where nothing else is at work
+        async with listener(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            files = open_files()
+
+            def is_left() -> bool:
+                counts = app.statistics()
+                living = trio.lowlevel.current_statistics().tasks_living
+                there = counts["seats"] + counts["connections"] + counts["sessions"]
+                return there > 0 or living > tasks
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(2000):
+                    nursery.start_soon(live, address)
+            while is_left():  # noqa: ASYNC110 - nobody tells
+                await trio.sleep(0.05)
+            assert open_files() == files
+    assert set(kinds) == set(KINDS)
+
+
+async def test_without_a_file_for_a_connection_it_says_so_and_goes_on() -> None:
+    failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+
+    class Crowded(socket.socket):
+        """A listening socket in a system that has no files left, for a while."""
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if failures:
+                number = failures.pop(0)
+                raise OSError(number, os.strerror(number))
+            return super().accept()
+
+    class CrowdedLane(Listener):
+        def __init__(self, app: Application, sock: socket.socket) -> None:
+            super().__init__(app, Crowded(fileno=os.dup(sock.fileno())))
+
+        async def serve(
+            self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
+            with self._sock:
+                await super().serve(task_status=task_status)
+
+    with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
+        async with listener(CrowdedLane) as (_, address):
+            for _ in range(2):
+                assert await trio.to_thread.run_sync(ask_health, address) == 200
+    assert not failures
+    crowded = [line["reason"] for line in logs if line["event"] == "crowded"]
+    assert crowded == [os.strerror(errno.EMFILE), os.strerror(errno.ENFILE)]
+
+
+def ask_health(address: str) -> int:
+    with open_line(address) as sock:
+        sock.sendall(b"GET /ws/health HTTP/1.1\r\nHost: a\r\n\r\n")
+        return read_answer(sock).status
+
+
+async def test_no_exception_of_one_connection_reaches_another() -> None:
+    class Faulty(Listener):
+        failures = 1
+
+        async def _read_head(self, line: Line, peer: str) -> Head | None:
+            if self.failures:
+                self.failures -= 1
+                raise ValueError("hush-hush")
+            return await super()._read_head(line, peer)
+
+    with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
+        async with listener(Faulty) as (_, address):
+            stream = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
+            assert await stream.receive_some() == b""
+            await stream.aclose()
+            assert await trio.to_thread.run_sync(ask_health, address) == 200
+    broke = [line["fault"] for line in logs if line["event"] == "connection_broke"]
+    assert broke == ["ValueError"]
+    assert "hush-hush" not in str(logs)

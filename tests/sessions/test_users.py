@@ -1,0 +1,128 @@
+"""What is kept per user: not lost while it matters, and forgotten when it does not."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netra_trio.ids import RunId, UserId
+from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.problem import Problem
+from netra_trio.protocol.ratelimit import WINDOW
+from netra_trio.sessions.users import LiveRun, User, Users
+
+
+class Line:
+    """A connection that counts its ends."""
+
+    reason: EndReason | None = None
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    def end(self, reason: EndReason, problem: Problem | None = None) -> None:  # noqa: ARG002
+        self.ends += 1
+
+
+def nothing() -> None:
+    """Stop nothing."""
+
+
+def test_a_user_is_the_same_while_there_is_something_to_remember() -> None:
+    users = Users(rate=1, waiting=0)
+    alice = users.get(UserId("alice"), 0.0)
+    alice.window.take(0.0)
+    for second in range(60):
+        users.get(UserId(f"passer-by-{second}"), float(second))
+    assert users.get(UserId("alice"), 59.0) is alice
+    assert alice.window.take(59.0) is None
+    for second in range(60, 70):
+        users.get(UserId(f"passer-by-{second}"), float(second))
+    assert users.get(UserId("alice"), 70.0) is not alice
+
+
+def test_connections_and_runs_keep_a_user() -> None:
+    users = Users(rate=1, waiting=0)
+    alice = users.get(UserId("alice"), 0.0)
+    alice.connections.append(Line())
+    assert not alice.is_idle(0.0)
+    assert users.get(UserId("alice"), 1e6) is alice
+    alice.runs[RunId("r")] = LiveRun(stop=nothing)
+    alice.connections.clear()
+    assert users.get(UserId("alice"), 2e6) is alice
+    alice.runs.clear()
+    assert alice.is_idle(2e6)
+
+
+def test_two_users_have_nothing_in_common() -> None:
+    users = Users(rate=1, waiting=0)
+    alice, bob = (users.get(UserId(name), 0.0) for name in ("alice", "bob"))
+    alice.window.take(0.0)
+    alice.connections.append(Line())
+    alice.runs[RunId("r")] = LiveRun(stop=nothing)
+    assert bob.window.take(0.0) == 0.0
+    assert not bob.connections
+    assert not bob.runs
+    assert alice.runs[RunId("r")].watchers == {}
+
+
+def test_passers_by_are_forgotten() -> None:
+    users = Users(rate=60, waiting=20)
+    for number in range(10_000):
+        users.get(UserId(f"user-{number}"), 0.0)
+        assert len(users) <= 2
+
+
+def test_memory_is_bounded_by_the_last_minute() -> None:
+    users = Users(rate=60, waiting=20)
+    for tenth in range(20_000):  # ten users a second, each of whom says one thing
+        now = tenth / 10
+        users.get(UserId(f"user-{tenth}"), now).window.take(now)
+        assert len(users) <= 2 * 10 * WINDOW + 2
+
+
+def test_who_stays_does_not_hide_who_has_gone() -> None:
+    users = Users(rate=60, waiting=20)
+    staying = [users.get(UserId(f"stays-{number}"), 0.0) for number in range(100)]
+    for user in staying:
+        user.connections.append(Line())
+    for number in range(100):
+        staying[number] = users.get(UserId(f"stays-{number}"), 0.0)
+        staying[number].connections[:] = [Line()]
+    for number in range(10_000):
+        users.get(UserId(f"passer-by-{number}"), 0.0)
+        assert len(users) <= 2 * len(staying) + 2
+    assert all(users.get(user.id, 0.0) is user for user in staying)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.sampled_from(["look", "say", "open", "close", "run", "end"]),
+            st.sampled_from([0.0, 1.0, 30.0, 61.0]),
+        ),
+        max_size=80,
+    )
+)
+def test_nobody_is_forgotten_too_early(steps: list[tuple[str, str, float]]) -> None:
+    users = Users(rate=2, waiting=1)
+    known: dict[str, User] = {}
+    now = 0.0
+    for name, what, step in steps:
+        now += step
+        before = known.get(name)
+        idle = before is None or before.is_idle(now)
+        user = users.get(UserId(name), now)
+        assert idle or user is before
+        assert user.id == name
+        known[name] = user
+        if what == "say":
+            user.window.take(now)
+        elif what == "open":
+            user.connections.append(Line())
+        elif what == "close":
+            user.connections.clear()
+        elif what == "run":
+            user.runs[RunId(f"r{now}")] = LiveRun(stop=nothing)
+        elif what == "end":
+            user.runs.clear()
+        assert len(users) <= len(known)

@@ -1,0 +1,469 @@
+"""A database of either kind: how it is reached, its limits, and what is told of its faults."""
+
+import sqlite3
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Column, Connection, MetaData, Table, event, exc, insert, select, text
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, OperationalError
+from stores.samples import new, record
+from support.postgres import PostgresServer
+
+from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.stores.sql.database import CONNECTIONS, STATEMENT_SECONDS, Database, reason
+from netra_trio.stores.sql.schema import ExactText, users
+from netra_trio.stores.sql.store import SqlStore
+
+T = TypeVar("T")
+
+SECRET = "hunter2"
+PATIENCE = 10  # seconds
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    """Use a database."""
+    database = Database(url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    """Return a database of either kind."""
+    with opened(url) as found:
+        yield found
+        await wait_until_idle(found)
+
+
+@pytest.fixture
+async def server(postgres_url: str) -> AsyncIterator[Database]:
+    """Return a database of PostgreSQL."""
+    with opened(postgres_url) as found:
+        yield found
+        await wait_until_idle(found)
+
+
+async def wait_until_idle(database: Database) -> None:
+    """Wait for the threads that were left to themselves: they give their connections back."""
+    with trio.fail_after(PATIENCE):
+        while database._limiter.borrowed_tokens:  # noqa: ASYNC110 - a thread has no event
+            await trio.sleep(0.01)
+
+
+def scalar(statement: str) -> Callable[[Connection], object]:
+    """Return what asks for one value."""
+    return lambda connection: connection.scalar(text(statement))
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+async def test_a_postgresql_may_be_named_in_three_ways(postgres_url: str, scheme: str) -> None:
+    with opened(postgres_url.replace("postgresql", scheme, 1)) as database:
+        assert await database.read(scalar("SELECT 1")) == 1
+        assert database.url.drivername == "postgresql+psycopg"
+        assert not database.is_sqlite
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+async def test_a_database_in_memory_is_one_connection(url: str) -> None:
+    with opened(url) as database:
+        await database.write(lambda c: c.execute(text("CREATE TABLE t (n)")).close())
+        async with trio.open_nursery() as nursery:
+            for n in range(20):
+                add = text(f"INSERT INTO t VALUES ({n})")  # noqa: S608 - a number
+                nursery.start_soon(database.write, lambda c, add=add: c.execute(add).close())
+        assert await database.read(scalar("SELECT count(*) FROM t")) == 20
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "missing" / "store.db"
+    with pytest.raises(DatabaseUnusable) as refused:
+        Database(f"sqlite:///{file}")
+    assert str(refused.value) == (
+        f"DATABASE_URL: {file} cannot be opened, expected a file in a folder that exists; "
+        f"make {file.parent}, or name another place"
+    )
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    file = tmp_path / ("x" * 300)
+    with pytest.raises(DatabaseUnusable) as refused:
+        Database(f"sqlite:///{file}")
+    assert str(refused.value) == (
+        f"DATABASE_URL: {file} cannot be written (File name too long); permit it, or name another "
+        "place"
+    )
+
+
+def test_an_sqlite_that_is_too_old_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    with pytest.raises(DatabaseUnusable) as refused:
+        Database(f"sqlite:///{tmp_path}/store.db")
+    assert str(refused.value) == (
+        "DATABASE_URL: SQLite 3.34.1 is too old, expected 3.35 or later; use postgresql://, or a "
+        "newer Python"
+    )
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 35, 0))
+    Database(f"sqlite:///{tmp_path}/store.db")
+
+
+async def test_the_file_and_what_is_beside_it_are_nobody_elses(tmp_path: Path) -> None:
+    store = SqlStore(f"sqlite:///{tmp_path}/store.db")
+    async with store.open():
+        await record(store, new())
+        private = "-rw-------"
+        assert modes(tmp_path) == {
+            "store.db": private,
+            "store.db-shm": private,
+            "store.db-wal": private,
+        }
+    assert modes(tmp_path) == {"store.db": private}
+
+
+def modes(folder: Path) -> dict[str, str]:
+    return {file.name: stat.filemode(file.stat().st_mode) for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://user:{SECRET}@host/db",
+        f"postgres://user:{SECRET}@host/db?sslmode=require",
+        f"postgresql://user@host/db?password={SECRET}",
+    ],
+)
+def test_the_name_shows_no_password(url: str) -> None:
+    name = Database(url).name
+    assert SECRET not in name
+    assert "host/db" in name
+
+
+# Limits
+
+
+async def test_our_limits_are_in_force(server: Database) -> None:
+    for read in (server.read, server.write):
+        assert await read(scalar("SHOW statement_timeout")) == "2s"
+        assert await read(scalar("SHOW lock_timeout")) == "2s"
+        assert await read(scalar("SHOW idle_in_transaction_session_timeout")) == "1min"
+        assert await read(scalar("SHOW application_name")) == "netra_trio"
+
+
+async def test_what_the_url_says_wins(postgres_url: str) -> None:
+    query = "?application_name=mine&connect_timeout=9&options=-c%20statement_timeout%3D7s"
+    with opened(postgres_url + query) as database:
+        assert await database.read(scalar("SHOW statement_timeout")) == "7s"
+        assert await database.read(scalar("SHOW lock_timeout")) == "2s"
+        assert await database.read(scalar("SHOW application_name")) == "mine"
+
+        def parameters(connection: Connection) -> dict[str, str]:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, psycopg.Connection)
+            return raw.info.get_parameters()
+
+        given_ = await database.read(parameters)
+        assert given_["connect_timeout"] == "9"
+        assert given_["tcp_user_timeout"] == "20000"
+        assert given_["keepalives_idle"] == "10"
+
+
+@pytest.mark.parametrize("how", ["read", "write"])
+async def test_a_statement_that_takes_too_long_is_cut(server: Database, how: str) -> None:
+    use = server.read if how == "read" else server.write
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"QueryCanceled.*statement timeout"):
+        await use(scalar("SELECT pg_sleep(10)"))
+    assert STATEMENT_SECONDS - 0.5 < time.monotonic() - started < STATEMENT_SECONDS + 2
+    assert await use(scalar("SELECT 1")) == 1
+
+
+async def test_pragmas_are_in_force_on_every_connection(sqlite_url: str) -> None:
+    names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    found: list[list[object]] = []
+    gate = trio.Event()
+
+    def look(connection: Connection) -> None:
+        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+        found.append(values)
+        if len(found) == CONNECTIONS:
+            trio.from_thread.run_sync(gate.set)
+        trio.from_thread.run(gate.wait)  # all of them are in use at once
+
+    with opened(sqlite_url) as database, trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(CONNECTIONS):
+                nursery.start_soon(database.read, look)
+    assert found == [["wal", 2, 1, STATEMENT_SECONDS * 1000]] * CONNECTIONS
+
+
+async def test_there_are_no_more_threads_than_connections(database: Database) -> None:
+    at_work = largest = 0
+
+    def work(_: Connection) -> None:
+        nonlocal at_work, largest
+        at_work += 1
+        largest = max(largest, at_work)
+        time.sleep(0.01)
+        at_work -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * CONNECTIONS):
+            nursery.start_soon(database.read, work)
+    assert largest <= CONNECTIONS
+
+
+# Faults
+
+
+async def test_a_connection_that_was_killed_is_replaced_in_a_read(
+    server: Database, postgres: PostgresServer
+) -> None:
+    own = await server.read(scalar("SELECT pg_backend_pid()"))
+    postgres.execute(f"SELECT pg_terminate_backend({own}, 5000)")
+    assert await server.read(scalar("SELECT pg_backend_pid()")) != own
+
+
+async def test_a_short_question_past_sqlalchemy_finds_rows(database: Database) -> None:
+    mark = "?" if database.is_sqlite else "%s"
+    found = await database.find(f"SELECT {mark}, 2", ("one",))
+    assert found == [("one", 2)]
+
+
+async def test_a_short_question_that_fails_is_told_as_any_other(database: Database) -> None:
+    with pytest.raises(StoreUnavailable, match="nowhere"):
+        await database.find("SELECT 1 FROM nowhere", ())
+    assert await database.find("SELECT 1", ()) == [(1,)]
+
+
+async def test_a_short_question_replaces_a_connection_that_was_killed(
+    server: Database, postgres: PostgresServer
+) -> None:
+    ((own,),) = await server.find("SELECT pg_backend_pid()", ())
+    postgres.execute(f"SELECT pg_terminate_backend({own}, 5000)")
+    ((now,),) = await server.find("SELECT pg_backend_pid()", ())
+    assert now != own
+
+
+async def test_a_connection_that_was_killed_fails_a_write_once(
+    server: Database, postgres: PostgresServer
+) -> None:
+    own = await server.write(scalar("SELECT pg_backend_pid()"))
+    postgres.execute(f"SELECT pg_terminate_backend({own}, 5000)")
+    with pytest.raises(StoreUnavailable, match=r"AdminShutdown|terminating connection"):
+        await server.write(scalar("SELECT 1"))
+    assert await server.write(scalar("SELECT 1")) == 1
+
+
+async def test_a_fault_that_is_not_the_connections_is_not_tried_again(database: Database) -> None:
+    tries = 0
+
+    def work(connection: Connection) -> None:
+        nonlocal tries
+        tries += 1
+        connection.execute(text("SELECT nonsense FROM nowhere"))
+
+    with pytest.raises(StoreUnavailable, match="nowhere"):
+        await database.read(work)
+    assert tries == 1
+
+
+async def test_a_cancelled_read_returns_at_once(server: Database) -> None:
+    with trio.move_on_after(0.2) as scope:
+        await server.read(scalar("SELECT pg_sleep(1)"))
+    assert scope.cancelled_caught
+    assert trio.current_time() < scope.deadline + 0.5
+    assert await server.read(scalar("SELECT 1")) == 1
+
+
+async def test_a_write_that_fails_changes_nothing(database: Database) -> None:
+    row = {"user_id": "a", "enabled": True, "created_at": 1.0}
+
+    def work(connection: Connection) -> None:
+        connection.execute(insert(users), row)
+        raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        await database.write(work)
+    assert await database.read(scalar("SELECT count(*) FROM users")) == 0
+    await database.write(lambda c: c.execute(insert(users), row).close())
+    with pytest.raises(IntegrityError):
+        await database.write(lambda c: c.execute(insert(users), row).close())
+    assert await database.read(scalar("SELECT count(*) FROM users")) == 1
+
+
+async def test_what_is_told_of_a_fault_has_no_value_in_it(database: Database) -> None:
+    row = {"user_id": SECRET, "enabled": True, "created_at": 1.0}
+    faults: list[str] = []
+    for rows in ([row, row], [{**row, "enabled": None}]):
+
+        def work(connection: Connection, rows: list[dict[str, object]] = rows) -> None:
+            connection.execute(insert(users), rows)
+
+        with pytest.raises(IntegrityError) as refused:
+            await database.write(work)
+        faults.append(reason(refused.value))
+    assert not any(SECRET in fault or "\n" in fault for fault in faults)
+    assert ("UNIQUE" in faults[0]) or ("unique" in faults[0])
+
+
+async def test_a_value_out_of_range_is_told_apart(server: Database) -> None:
+    with pytest.raises(DataError) as refused:
+        await server.write(scalar("SELECT 10000000000::integer"))
+    assert reason(refused.value) == "NumericValueOutOfRange: integer out of range"
+
+
+async def test_a_server_that_is_not_there_is_told_without_a_password() -> None:
+    with opened(f"postgresql://user:{SECRET}@127.0.0.1:1/db") as database:
+        with pytest.raises(StoreUnavailable, match="refused") as unavailable:
+            await database.read(scalar("SELECT 1"))
+        with pytest.raises(StoreUnavailable):
+            await database.write(scalar("SELECT 1"))
+    assert SECRET not in str(unavailable.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (
+            OperationalError("INSERT :v", {"v": SECRET}, sqlite3.OperationalError("locked\nmore")),
+            "OperationalError: locked",
+        ),
+        (OperationalError("x", {"v": SECRET}, ValueError("")), "ValueError: "),
+        (exc.TimeoutError("no connection"), "TimeoutError: no connection"),
+        (ArgumentError("x" * 1000), ("ArgumentError: " + "x" * 1000)[:300]),
+    ],
+)
+def test_a_reason_is_one_short_line(fault: OperationalError, expected: str) -> None:
+    assert reason(fault) == expected
+
+
+async def test_who_waits_for_a_connection_does_so_where_it_can_be_cancelled(
+    server: Database,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(CONNECTIONS):
+            nursery.start_soon(server.read, scalar("SELECT pg_sleep(0.5)"))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0.1) as scope:
+            await server.read(scalar("SELECT 1"))
+        assert scope.cancelled_caught
+
+
+async def test_a_connection_that_is_given_back_after_the_end_is_closed(own_url: str) -> None:
+    database = Database(own_url)
+    closed: list[object] = []
+    event.listen(database.engine, "close", lambda connection, _: closed.append(connection))
+    begun, gate = trio.Event(), trio.Event()
+
+    def work(connection: Connection) -> None:
+        trio.from_thread.run_sync(begun.set)
+        trio.from_thread.run(gate.wait)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.read, work)
+        await begun.wait()
+        database.close()
+        assert closed == []
+        gate.set()
+    assert len(closed) == 1
+    # It can be used again all the same.
+    assert await database.read(scalar("SELECT 1")) == 1
+    assert len(closed) == 1
+    database.close()
+    assert len(closed) == 2
+
+
+def test_a_transaction_that_writes_waits_for_another_one(sqlite_url: str) -> None:
+    """It takes the lock at its begin: having read first, it could not wait any more."""
+
+    def work(_: int) -> None:
+        with opened(sqlite_url) as database, database.engine.begin() as connection:
+            count = connection.scalar(text("SELECT count(*) FROM users"))
+            row = {"user_id": f"{count}", "enabled": True, "created_at": 1.0}
+            connection.execute(insert(users), row)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    with opened(sqlite_url) as database, database.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM users")) == 8
+
+
+# Texts
+
+exact = Table("exact", MetaData(), Column("said", ExactText))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x00\x1a01"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def written(request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """Return a connection that sees a table of texts."""
+    url = "sqlite://" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    with opened(url) as database, database.engine.connect() as connection:
+        exact.create(connection)
+        yield connection
+        connection.rollback()
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5))
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,  # rolled back for each
+        HealthCheck.too_slow,
+    ],
+)
+def test_any_text_comes_back_as_it_was(written: Connection, texts: list[str]) -> None:
+    with written.begin_nested() as step:
+        written.execute(insert(exact), [{"said": each} for each in texts])
+        assert sorted(written.scalars(select(exact.c.said))) == sorted(texts)
+        for each in texts:
+            found = written.scalars(select(exact.c.said).where(exact.c.said == each)).all()
+            assert set(found) == {each}
+        step.rollback()
+
+
+def test_no_text_is_no_text(written: Connection) -> None:
+    written.execute(insert(exact), [{"said": None}])
+    assert written.scalars(select(exact.c.said)).all() == [None]
+
+
+@given(TEXTS)
+def test_two_texts_are_never_written_alike(said: str) -> None:
+    kind = ExactText()
+    kept = kind.process_bind_param(said, None)
+    assert kept is not None
+    assert "\x00" not in kept
+    assert kind.process_result_value(kept, None) == said
+
+
+async def test_a_file_of_something_else_can_never_work(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("This is no database, however long one looks at it.\n" * 100)
+    with pytest.raises(DatabaseUnusable, match="is a file of something else"):
+        await Database(f"sqlite:///{file}").write(
+            lambda connection: connection.scalar(text("SELECT 1"))
+        )
+
+
+def test_a_folder_can_never_work(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnusable, match="is a folder"):
+        Database(f"sqlite:///{tmp_path}")

@@ -1,0 +1,445 @@
+"""Whose runs are ended, and whose are left alone."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+from sqlalchemy import Connection, insert, select, update
+from stores.samples import (
+    ALICE,
+    again,
+    change,
+    duplicate_of,
+    end_of,
+    new,
+    of_agent,
+    of_user,
+    page_of,
+    record,
+    wait_until,
+)
+
+from netra_trio.errors import StoreUnavailable
+from netra_trio.protocol.messages import RunStatus
+from netra_trio.stores.base import NewMessage
+from netra_trio.stores.sql import leases as owners
+from netra_trio.stores.sql.leases import LEASE_SECONDS, Owner, end_runs
+from netra_trio.stores.sql.schema import owners as table
+from netra_trio.stores.sql.schema import runs
+from netra_trio.stores.sql.store import SqlStore
+
+T = TypeVar("T")
+
+ELSEWHERE = "another machine"
+
+SERVES = """
+import sys, trio
+from netra_trio.stores.sql.store import SqlStore
+from stores.samples import new
+
+async def main(url):
+    store = SqlStore(url)
+    async with store.open():
+        queued, running = new("queued", key="queued"), new("running", key="running")
+        await store.record(queued)
+        await store.record(running)
+        store.start_run(running.run_id)
+        await store.find(running)
+        print(queued.run_id, running.run_id, flush=True)
+        sys.stdin.readline()
+
+trio.run(main, sys.argv[1])
+"""
+
+
+def statuses(url: str) -> list[str]:
+    """Return the states of all runs, in the order of their messages."""
+    query = select(runs.c.status).order_by(runs.c.message)
+    return change(url, lambda connection: list(connection.scalars(query)))
+
+
+def ids(url: str) -> list[str]:
+    """Return the owners that have a lease."""
+    return change(url, lambda connection: list(connection.scalars(select(table.c.owner))))
+
+
+async def leave_behind(url: str, owner: Owner, lease: float = 1000.0) -> NewMessage:
+    """Record a run of an owner that has not left; its lease ends in so many seconds."""
+    message = new()
+    store = SqlStore(url)
+    async with store.open():
+        await record(store, message)
+
+    def work(connection: Connection) -> None:
+        until = owners.now(connection) + lease
+        row = {"owner": owner.id, "machine": owner.machine, "process": owner.process}
+        connection.execute(insert(table).values(**row, lease_until=until))
+        change_run = update(runs).where(runs.c.run_id == message.run_id)
+        connection.execute(change_run.values(owner=owner.id, status=RunStatus.RUNNING))
+
+    change(url, work)
+    return message
+
+
+async def look(url: str) -> None:
+    """Let a store look at the others once."""
+    async with SqlStore(url).open():
+        pass
+
+
+@pytest.fixture
+def long_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the database have been up for long."""
+    monkeypatch.setattr(owners, "_up_since", lambda _: 0.0)
+
+
+# In this process
+
+
+async def test_two_stores_of_one_process_leave_each_other_alone(
+    url: str, logs: list[Any], long_up: None
+) -> None:
+    one, other = SqlStore(url), SqlStore(url)
+    async with one.open():
+        mine = new()
+        await record(one, mine)
+        async with other.open():
+            theirs = new()
+            await record(other, theirs)
+            await one._renew()
+            await other._renew()
+            assert statuses(url) == ["queued", "queued"]
+        await one._renew()
+        assert statuses(url) == ["queued", "interrupted"]
+        assert len(ids(url)) == 1
+    assert statuses(url) == ["interrupted", "interrupted"]
+    assert ids(url) == []
+    assert logs == []
+
+
+async def test_a_store_that_could_not_tell_that_it_left_is_gone_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_down(_: Callable[[Connection], T]) -> T:
+        raise StoreUnavailable("down")
+
+    store = SqlStore(url)
+    async with store.open():
+        await record(store, new())
+        monkeypatch.setattr(store.database, "write", is_down)
+    assert statuses(url) == ["queued"]
+    await look(url)
+    assert statuses(url) == ["interrupted"]
+
+
+async def test_leaving_gives_the_lease_up_and_ends_the_rest(url: str) -> None:
+    owner = Owner()
+    message = await leave_behind(url, owner)
+    change(url, owner.leave)
+    assert ids(url) == []
+    assert statuses(url) == ["interrupted"]
+    assert message.run_id.startswith("run_")
+
+
+def test_a_lease_is_renewed(url: str) -> None:
+    owner = Owner()
+
+    def lease(connection: Connection) -> float:
+        until = connection.scalar(select(table.c.lease_until))
+        return float(until or 0) - owners.now(connection)
+
+    try:
+        for _ in range(2):
+            change(url, lambda c: c.execute(update(table).values(lease_until=1.0)))
+            assert change(url, owner.renew) == 0
+            assert LEASE_SECONDS - 5 < change(url, lease) <= LEASE_SECONDS
+            assert len(ids(url)) == 1
+    finally:
+        change(url, owner.leave)
+
+
+# Another process of this machine
+
+
+@pytest.fixture
+def server(url: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process that has a queued and a running run."""
+    with subprocess.Popen(  # noqa: S603 - a test's own command line
+        [sys.executable, "-c", SERVES, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:
+        yield process
+        process.kill()
+
+
+async def started(server: "subprocess.Popen[str]") -> list[str]:
+    """Wait until it has recorded; return the ids of its runs."""
+    assert server.stdout is not None
+    line = await trio.to_thread.run_sync(server.stdout.readline)
+    return line.split()
+
+
+async def test_the_runs_of_a_process_are_left_alone_while_it_lives_and_then_ended_at_once(
+    url: str, server: "subprocess.Popen[str]", logs: list[Any], long_up: None
+) -> None:
+    run_ids = await started(server)
+    change(url, lambda c: c.execute(update(table).values(lease_until=1.0)))
+    await look(url)
+    assert statuses(url) == ["queued", "running"]
+    assert len(ids(url)) == 1
+    server.send_signal(signal.SIGKILL)
+    # Not waited for yet, it is a zombie, and gone all the same.
+    await wait_until(lambda: _is_over(server.pid))
+    store = SqlStore(url)
+    async with store.open():
+        assert statuses(url) == ["interrupted", "interrupted"]
+        for key, run_id in zip(("queued", "running"), run_ids, strict=True):
+            known = await store.find(new(key=key))
+            assert known is not None
+            assert known.status is RunStatus.INTERRUPTED
+            completed = f'{{"run_id":"{run_id}","status":"interrupted","duration_ms":0}}'
+            assert known.completed == completed.encode()
+        assert len(ids(url)) == 1
+    interrupted = {"event": "runs_interrupted", "log_level": "warning", "runs": 2}
+    assert logs == [interrupted]
+
+
+async def _is_over(pid: int) -> bool:
+    return owners._process(pid) is None
+
+
+async def test_a_number_that_another_process_has_now_is_not_the_owner(url: str) -> None:
+    """The number is this process's own, and the time at which it began another."""
+    await leave_behind(url, Owner(process=f"{os.getppid()} 1"))
+    await look(url)
+    assert statuses(url) == ["interrupted"]
+
+
+async def test_an_earlier_owner_of_this_process_that_did_not_leave_is_gone(url: str) -> None:
+    await leave_behind(url, Owner())
+    await look(url)
+    assert statuses(url) == ["interrupted"]
+
+
+# Another machine: only its lease tells
+
+
+async def test_a_lease_that_runs_is_respected(url: str, long_up: None) -> None:
+    await leave_behind(url, Owner(machine=ELSEWHERE), lease=5)
+    await look(url)
+    assert statuses(url) == ["running"]
+    assert len(ids(url)) == 1
+
+
+async def test_a_lease_that_ran_out_is_the_end(url: str, long_up: None) -> None:
+    owner = Owner(machine=ELSEWHERE)
+    await leave_behind(url, owner, lease=-1)
+    await look(url)
+    assert statuses(url) == ["interrupted"]
+    assert ids(url) == []
+
+
+async def test_a_process_of_another_machine_may_have_our_number(url: str, long_up: None) -> None:
+    await leave_behind(url, Owner(machine=ELSEWHERE, process=Owner().process), lease=5)
+    await look(url)
+    assert statuses(url) == ["running"]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1, "running"), (100, "interrupted")])
+async def test_a_database_that_was_away_gives_owners_time(
+    url: str, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: str
+) -> None:
+    monkeypatch.setattr(owners, "_up_since", lambda c: owners.now(c) - seconds)
+    await leave_behind(url, Owner(machine=ELSEWHERE), lease=-1)
+    await look(url)
+    assert statuses(url) == [expected]
+
+
+async def test_who_could_not_renew_its_own_lease_gives_the_others_time(
+    url: str, long_up: None
+) -> None:
+    store = SqlStore(url)
+    async with store.open():
+        await leave_behind(url, Owner(machine=ELSEWHERE), lease=-1000)
+        # What the look of the helper above ended is at work again, as is its owner.
+        own = table.c.owner == store._owner.id
+        change(url, lambda c: c.execute(update(table).where(own).values(lease_until=1.0)))
+        await store._renew()
+        assert statuses(url) == ["running"]
+        await store._renew()
+        assert statuses(url) == ["interrupted"]
+
+
+def test_the_time_since_which_a_database_is_up_is_its_own(url: str) -> None:
+    up, moment = change(url, lambda c: (owners._up_since(c), owners.now(c)))
+    assert up <= moment
+    assert up == 0.0 or moment - up < 3600
+
+
+# Declared gone, and alive
+
+
+async def test_an_owner_that_was_declared_gone_has_the_last_word(url: str) -> None:
+    store = SqlStore(url)
+    async with store.open():
+        message = new()
+        await record(store, message)
+        change(url, lambda c: end_runs(c, store._owner.id))
+        known = await store.find(again(message))
+        assert known is not None
+        assert known.status is RunStatus.INTERRUPTED
+        end = end_of(message)
+        await store.end_run(end)
+        expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+        assert await page_of(store) == (expected, False)
+        known = await store.find(again(message))
+        assert known == duplicate_of(message, RunStatus.COMPLETED, end.completed)
+
+
+async def test_an_owner_whose_row_was_taken_gets_another(url: str) -> None:
+    store = SqlStore(url)
+    async with store.open():
+        change(url, lambda c: c.execute(table.delete()))
+        await store._renew()
+        assert len(ids(url)) == 1
+
+
+async def test_runs_without_an_owner_are_ended(url: str, logs: list[Any]) -> None:
+    store = SqlStore(url)
+    async with store.open():
+        ended, unfinished, orphan = new(), new(), new()
+        await record(store, ended, unfinished, orphan)
+        end = end_of(ended, "")
+        await store.end_run(end)
+
+        def work(connection: Connection) -> None:
+            for message, owner in ((unfinished, None), (orphan, "own_of_a_backup")):
+                this = update(runs).where(runs.c.run_id == message.run_id)
+                connection.execute(this.values(owner=owner))
+
+        change(url, work)
+        await store._renew()
+        assert statuses(url) == ["completed", "interrupted", "interrupted"]
+    assert [log["runs"] for log in logs] == [2]
+
+
+# Processes, as Linux tells of them
+
+
+class Proc:
+    """A made-up /proc."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+        def path(name: str) -> "Proc.File":
+            return Proc.File(files.get(name))
+
+        monkeypatch.setattr(owners, "Path", path)
+
+    class File:
+        """A file that is there or not."""
+
+        def __init__(self, content: str | None) -> None:
+            self._content = content
+
+        def read_text(self, **_: object) -> str:
+            if self._content is None:
+                raise FileNotFoundError
+            return self._content
+
+        def readlink(self) -> str:
+            return self.read_text()
+
+        def exists(self) -> bool:
+            return self._content is not None
+
+
+FIELDS = " ".join(str(number) for number in range(4, 53))  # each is its own number
+
+
+@pytest.mark.parametrize("name", ["python", "a b", "a) R 1", ")", "(", "", ") Z 1 2 3", "\n", "é"])
+def test_a_program_may_have_any_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Proc(monkeypatch, {"/proc/7/stat": f"7 ({name}) S {FIELDS}\n"})
+    assert owners._process(7) == "7 22"
+
+
+@pytest.mark.parametrize(("state", "expected"), [("S", "7 22"), ("Z", None), ("X", None)])
+def test_a_zombie_is_gone(
+    monkeypatch: pytest.MonkeyPatch, state: str, expected: str | None
+) -> None:
+    Proc(monkeypatch, {"/proc/7/stat": f"7 (python) {state} {FIELDS}\n"})
+    assert owners._process(7) == expected
+
+
+def test_where_linux_tells_a_process_without_a_file_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Proc(monkeypatch, {"/proc/self/stat": "here"})
+    assert owners._process(os.getpid()) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [(None, "7"), (PermissionError, "7"), (ProcessLookupError, None)],
+)
+def test_elsewhere_a_signal_tells(
+    monkeypatch: pytest.MonkeyPatch, fault: type[OSError] | None, expected: str | None
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def kill(pid: int, number: int) -> None:
+        asked.append((pid, number))
+        if fault is not None:
+            raise fault
+
+    Proc(monkeypatch, {})
+    monkeypatch.setattr(os, "kill", kill)
+    assert owners._process(7) == expected
+    assert asked == [(7, 0)]
+
+
+def test_this_process_is_alive_and_itself() -> None:
+    pid, began = str(owners._process(os.getpid())).split()
+    assert int(pid) == os.getpid()
+    assert int(began) > 0
+    assert Owner().process == Owner().process
+    assert Owner().id != Owner().id
+
+
+def test_a_machine_is_a_boot_and_a_set_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    boot, processes = "/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"
+    Proc(monkeypatch, {boot: "a-boot\n", processes: "pid:[1]"})
+    assert owners._machine() == "a-boot pid:[1]"
+    Proc(monkeypatch, {boot: "a-boot\n", processes: "pid:[2]"})
+    assert owners._machine() == "a-boot pid:[2]"
+    Proc(monkeypatch, {})
+    monkeypatch.setattr(platform, "node", lambda: "node")
+    monkeypatch.setattr(platform, "system", lambda: "Other")
+    assert owners._machine() == "node Other"
+
+
+def test_an_owner_without_a_start_time_is_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "_process", lambda _: None)
+    assert Owner().process == str(os.getpid())
+
+
+async def test_where_only_numbers_are_known_a_process_that_lives_is_left_alone(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "_process", lambda pid: "1" if pid == 1 else None)
+    message = await leave_behind(url, Owner(process="1"))
+    await leave_behind(url, Owner(process="2"))
+    store = SqlStore(url)
+    async with store.open():
+        assert statuses(url) == ["running", "interrupted"]
+        assert await store.find(again(message)) == duplicate_of(message, RunStatus.RUNNING)
+        assert await store.get_user(ALICE) is None

@@ -1,0 +1,407 @@
+"""The schema: up, down and up again, with what is in it; and whoever starts beside."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    UniqueConstraint,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import OperationalError
+from stores.samples import ALICE, BOB, MAIN, change, new, page_of
+
+from netra_trio.errors import DatabaseUnusable, KeyConflict
+from netra_trio.ids import CorrelationId, MessageId, RunId
+from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.stores.base import Duplicate, User
+from netra_trio.stores.sql import migrate as migrating
+from netra_trio.stores.sql.migrate import SCRIPTS, current_revision, migrate
+from netra_trio.stores.sql.schema import REVISIONS, metadata
+from netra_trio.stores.sql.store import SqlStore
+
+T = TypeVar("T")
+
+OLD = Path(__file__).with_name("old_0001.sql")
+OURS = sorted(metadata.tables)
+PROCESSES = 8
+
+# Forked from one that has everything imported, they begin at the same moment.
+OPEN_AT_ONCE = """
+import os, sys, trio
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import UserId
+from netra_trio.stores.sql.store import SqlStore
+
+async def main(url, name):
+    store = SqlStore(url)
+    async with store.open():
+        while True:
+            try:
+                await store.create_user(UserId(name))
+                await store.check()
+            except StoreUnavailable:
+                await trio.sleep(0.1)
+            else:
+                break
+
+def fork(ready, number):
+    pid = os.fork()
+    if pid == 0:
+        os.read(ready, 1)
+        trio.run(main, sys.argv[1], f"user-{number}")
+        sys.stdout.flush()
+        os._exit(0)
+    return pid
+
+ready, go = os.pipe()
+children = []
+for number in range(int(sys.argv[2])):
+    children.append(fork(ready, number))
+os.write(go, b"." * len(children))
+print("ended", [os.waitpid(pid, 0)[1] for pid in children], flush=True)
+"""
+
+
+def tables(url: str) -> list[str]:
+    names = change(url, lambda connection: inspect(connection).get_table_names())
+    return sorted(name for name in names if name != "alembic_version")
+
+
+def to(revision: str) -> Callable[[Connection], None]:
+    """Return what brings a database to a revision."""
+    return lambda connection: migrate(connection, revision)
+
+
+def differences(url: str, wanted: MetaData = metadata) -> list[Any]:
+    """Return what would have to be changed in a database for it to be as wanted."""
+
+    def work(connection: Connection) -> list[Any]:
+        options = {"compare_type": True, "compare_server_default": True}
+        found: list[Any] = compare_metadata(
+            MigrationContext.configure(connection, opts=options), wanted
+        )
+        return found
+
+    return change(url, work)
+
+
+def indexes(url: str) -> list[str]:
+    """Return how the indexes are made, with their conditions."""
+    statements = {
+        "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    }
+
+    def work(connection: Connection) -> list[str]:
+        rows = connection.scalars(text(statements[connection.dialect.name]))
+        return sorted(" ".join(row.split()) for row in rows if "alembic" not in row)
+
+    return change(url, work)
+
+
+def table_sql(url: str) -> list[str]:
+    """Return how SQLite's tables are made."""
+    statement = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'alembic%'"
+    rows = change(url, lambda connection: connection.scalars(text(statement)).all())
+    return sorted("AUTOINCREMENT" * ("AUTOINCREMENT" in row) + row.split()[2] for row in rows)
+
+
+# Up and down
+
+
+def test_the_schema_goes_up_and_down_and_up_again(fresh_url: str) -> None:
+    assert change(fresh_url, current_revision) is None
+    change(fresh_url, migrate)
+    made = differences(fresh_url), indexes(fresh_url)
+    assert change(fresh_url, current_revision) == REVISIONS[-1]
+    assert tables(fresh_url) == OURS
+    for revision in reversed(REVISIONS[:-1]):
+        change(fresh_url, to(revision))
+        assert change(fresh_url, current_revision) == revision
+    assert tables(fresh_url) == [name for name in OURS if name != "owners"]
+    change(fresh_url, down_to_nothing)
+    assert tables(fresh_url) == []
+    for revision in REVISIONS:
+        change(fresh_url, to(revision))
+        assert change(fresh_url, current_revision) == revision
+    assert (differences(fresh_url), indexes(fresh_url)) == made
+
+
+def down_to_nothing(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - as the package has it
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", SCRIPTS)
+    command.downgrade(config, "base")
+
+
+def test_bringing_it_up_twice_changes_nothing(fresh_url: str, logs: list[Any]) -> None:
+    change(fresh_url, migrate)
+    change(fresh_url, migrate)
+    changed = {"event": "schema_changed", "log_level": "info", "before": None, "now": REVISIONS[-1]}
+    assert logs == [changed]
+
+
+def test_the_revisions_are_those_of_the_scripts() -> None:
+    config = Config()
+    config.set_main_option("script_location", SCRIPTS)
+    scripts = ScriptDirectory.from_config(config)
+    assert [script.revision for script in scripts.walk_revisions()] == list(reversed(REVISIONS))
+    assert scripts.get_heads() == [REVISIONS[-1]]
+
+
+# The migrations make what schema.py says
+
+
+def test_the_migrations_make_the_schema(fresh_url: str, tmp_path: Path) -> None:
+    change(fresh_url, migrate)
+    assert differences(fresh_url) == []
+
+
+def test_the_migrations_make_the_same_indexes_and_keys(tmp_path: Path, database_url: str) -> None:
+    """Conditions of indexes and AUTOINCREMENT are not compared by Alembic."""
+    made, said = f"sqlite:///{tmp_path}/made.db", f"sqlite:///{tmp_path}/said.db"
+    change(made, migrate)
+    change(said, metadata.create_all)
+    assert indexes(made) == indexes(said)
+    assert table_sql(made) == table_sql(said)
+    assert sum(row.startswith("AUTOINCREMENT") for row in table_sql(made)) == 2
+    change(database_url, migrate)
+    migrated = indexes(database_url)
+    change(database_url, metadata.drop_all)
+    change(database_url, metadata.create_all)
+    assert indexes(database_url) == migrated
+    assert sum(" WHERE " in index for index in migrated) == 2
+
+
+def _without_a_table(other: MetaData) -> None:
+    other.remove(other.tables["owners"])
+
+
+def _with_a_column(other: MetaData) -> None:
+    other.tables["runs"].append_column(Column("extra", Integer))
+
+
+def _of_another_type(other: MetaData) -> None:
+    other.tables["messages"].c.content.type = Integer()
+
+
+def _that_may_be_empty(other: MetaData) -> None:
+    other.tables["messages"].c.content.nullable = True
+
+
+def _with_an_index(other: MetaData) -> None:
+    Index("extra", other.tables["runs"].c.status)
+
+
+def _with_a_constraint(other: MetaData) -> None:
+    other.tables["threads"].append_constraint(UniqueConstraint("thread_id", name="extra"))
+
+
+@pytest.mark.parametrize(
+    ("alter", "expected"),
+    [
+        (_without_a_table, ["remove_index", "remove_table"]),
+        (_with_a_column, ["add_column"]),
+        (_of_another_type, ["modify_type"]),
+        (_that_may_be_empty, ["modify_nullable"]),
+        (_with_an_index, ["add_index"]),
+        (_with_a_constraint, ["add_constraint"]),
+    ],
+)
+def test_another_schema_would_be_told_apart(
+    url: str, alter: Callable[[MetaData], None], expected: list[str]
+) -> None:
+    other = MetaData()
+    for table in metadata.sorted_tables:
+        table.to_metadata(other)
+    assert differences(url, other) == []
+    alter(other)
+    found = [(each[0] if isinstance(each, list) else each)[0] for each in differences(url, other)]
+    assert set(found) <= set(expected)
+    assert found
+
+
+# From an old schema, with what is in it
+
+
+def build_old(url: str) -> None:
+    """Make a database of the schema 0001 with rows in it."""
+    script = OLD.read_text(encoding="utf-8")
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript(script)
+        return
+    rows = script[script.index("INSERT INTO users") :]
+    rows = re.sub(r"X'(\w+)'", r"'\\x\1'", rows)
+
+    def work(connection: Connection) -> None:
+        migrate(connection, "0001")
+        for statement in rows.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+
+    change(url, work)
+
+
+def test_the_old_file_is_what_the_first_migration_made(tmp_path: Path) -> None:
+    old, made = f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/made.db"
+    build_old(old)
+    change(made, to("0001"))
+    assert indexes(old) == indexes(made)
+    assert table_sql(old) == table_sql(made)
+    reflected = MetaData()
+    change(made, reflected.reflect)
+    reflected.remove(reflected.tables["alembic_version"])
+    assert differences(old, reflected) == []
+
+
+async def test_an_old_database_keeps_all_that_is_in_it(fresh_url: str, logs: list[Any]) -> None:
+    build_old(fresh_url)
+    store = SqlStore(fresh_url)
+    async with store.open():
+        assert await store.list_users() == [User(ALICE), User(BOB, enabled=False)]
+        interrupted = RunStatus.INTERRUPTED
+        assert await page_of(store) == (
+            [
+                _said(1, "What is 6 * 7?", RunStatus.COMPLETED),
+                HistoryMessage(
+                    MessageId("msg_2"), "agent", "42, and so on", 1640995201.25, truncated=True
+                ),
+                _said(3, "Sure?", interrupted),
+                _said(4, "Hello?", interrupted),
+            ],
+            False,
+        )
+        completed = b'{"run_id":"run_1"}'
+        known = Duplicate(MessageId("msg_1"), RunId("run_1"), MAIN, RunStatus.COMPLETED, completed)
+        assert await store.record(new(key="c-1")) == known
+        with pytest.raises(KeyConflict):
+            await store.find(new(key="c-1", fingerprint=b"other"))
+        duplicate = await store.find(new(key="c-3"))
+        assert duplicate is not None
+        assert duplicate.status is interrupted
+        assert await store.record(new(key="c-4")) is None  # that was no key
+        page, _ = await page_of(store)
+        assert len(page) == 5
+    assert [(log["event"], log.get("runs")) for log in logs[-2:]] == [
+        ("schema_changed", None),
+        ("runs_interrupted", 2),
+    ]
+    assert differences(fresh_url) == []
+
+
+def _said(number: int, content: str, status: RunStatus) -> HistoryMessage:
+    return HistoryMessage(
+        MessageId(f"msg_{number}"),
+        "user",
+        content,
+        1640995199.25 + number,
+        CorrelationId(f"c-{number}"),
+        HistoryRun(RunId(f"run_{number}"), "echo", status),
+    )
+
+
+async def test_what_goes_down_and_up_keeps_messages(fresh_url: str) -> None:
+    build_old(fresh_url)
+    change(fresh_url, migrate)
+    change(fresh_url, to("0001"))
+    store = SqlStore(fresh_url)
+    async with store.open():
+        page, _ = await page_of(store)
+    assert [message.message_id for message in page] == ["msg_1", "msg_2", "msg_3", "msg_4"]
+
+
+# What must not be touched
+
+
+async def test_a_newer_schema_is_refused(own_url: str) -> None:
+    newer = text("UPDATE alembic_version SET version_num = '9999'")
+    change(own_url, lambda connection: connection.execute(newer))
+    store = SqlStore(own_url)
+    for use in (store.bring_up, partial(_open, store)):
+        with pytest.raises(DatabaseUnusable) as refused:
+            await use()
+        assert str(refused.value) == (
+            "DATABASE_URL: the database has the schema 9999, made by a newer version; this one "
+            f"knows {REVISIONS[-1]} and before; install the newer one, or restore a backup"
+        )
+    assert tables(own_url) == OURS
+
+
+async def _open(store: SqlStore) -> None:
+    async with store.open():
+        pass
+
+
+def test_a_migration_that_fails_changes_nothing(
+    fresh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_old(fresh_url)
+    before = tables(fresh_url), indexes(fresh_url)
+    run = migrating._run
+
+    def fails(connection: Connection, *revisions: Any) -> None:
+        run(connection, *revisions)
+        assert current_revision(connection) == REVISIONS[-1]
+        raise OperationalError("ALTER TABLE", {}, Exception("no room"))
+
+    monkeypatch.setattr(migrating, "_run", fails)
+    with pytest.raises(OperationalError):
+        change(fresh_url, migrate)
+    assert change(fresh_url, current_revision) == "0001"
+    assert (tables(fresh_url), indexes(fresh_url)) == before
+    monkeypatch.undo()
+    change(fresh_url, migrate)
+    assert differences(fresh_url) == []
+
+
+def test_a_migration_may_take_its_time(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[str] = []
+
+    def look(connection: Connection, *_: Any) -> None:
+        names = ("statement_timeout", "lock_timeout")
+        limits.extend(connection.scalar(text(f"SHOW {name}")) or "" for name in names)
+
+    monkeypatch.setattr(migrating, "_run", look)
+    change(database_url, migrate)
+    assert limits == ["0", "0"]
+
+
+# Many at once
+
+
+def test_processes_that_open_a_fresh_database_at_once_all_succeed(fresh_url: str) -> None:
+    ended = subprocess.run(  # noqa: S603 - a test's own command line
+        [sys.executable, "-c", OPEN_AT_ONCE, fresh_url, str(PROCESSES)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout=60,
+        check=False,
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines()[-1] == f"ended {[0] * PROCESSES}"
+    assert ended.stdout.count("schema_changed") == 1
+    count = text("SELECT count(*) FROM users")
+    assert change(fresh_url, lambda connection: connection.scalar(count)) == PROCESSES
+    assert differences(fresh_url) == []

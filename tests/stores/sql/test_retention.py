@@ -1,0 +1,282 @@
+"""What is too old goes, with its run and its key; all else stays."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+import trio
+from sqlalchemy import Connection, func, insert, select, text, update
+from stores.samples import (
+    ALICE,
+    MAIN,
+    OTHER,
+    again,
+    change,
+    duplicate_of,
+    end_of,
+    new,
+    of_user,
+    page_of,
+    record,
+    wait_until,
+)
+
+from netra_trio.protocol.messages import RunStatus
+from netra_trio.stores.base import NewMessage
+from netra_trio.stores.sql import retention
+from netra_trio.stores.sql import store as sql
+from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.retention import DAY, delete_old
+from netra_trio.stores.sql.schema import messages, runs, threads
+from netra_trio.stores.sql.store import SqlStore
+
+T = TypeVar("T")
+
+NOW = 1_700_000_000.0  # Unix seconds
+DAYS = 7
+LIMIT = NOW - DAYS * DAY
+
+
+@asynccontextmanager
+async def store_of(url: str, days: int = DAYS) -> AsyncIterator[SqlStore]:
+    """Open a store for which it is always the same time, and which deletes when it is told to."""
+    store = SqlStore(url, retention_days=days, wall_clock=lambda: NOW)
+    store._delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
+    async with store.open():
+        yield store
+
+
+async def delete_now(store: SqlStore) -> None:
+    """Delete what is too old."""
+    await SqlStore._delete_old(store)
+
+
+async def ended(store: SqlStore, message: NewMessage, text_: str = "") -> NewMessage:
+    """Record a message and the end of its run, at the same time."""
+    await record(store, message)
+    await store.end_run(end_of(message, text_, at=message.created_at))
+    return message
+
+
+def counts(url: str) -> tuple[int, ...]:
+    """Return how many threads, messages and runs there are."""
+
+    def count(connection: Connection) -> tuple[int, ...]:
+        return tuple(
+            connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (threads, messages, runs)
+        )
+
+    return change(url, count)
+
+
+async def test_what_is_older_goes_with_its_run_and_key(url: str, logs: list[Any]) -> None:
+    async with store_of(url) as store:
+        old = await ended(store, new("old", at=LIMIT - 1), "an old answer")
+        young = await ended(store, new("young", at=LIMIT + 1))
+        assert counts(url) == (1, 3, 2)
+        await delete_now(store)
+        assert counts(url) == (1, 1, 1)
+        assert await page_of(store) == ([of_user(young, RunStatus.COMPLETED)], False)
+        assert await store.find(again(young)) is not None
+        assert await store.find(again(old)) is None
+        resent = again(old, fingerprint=b"other")
+        assert await store.record(resent) is None
+    assert logs == [
+        {"event": "history_deleted", "log_level": "info", "messages": 2, "days": DAYS},
+        *logs[1:],
+    ]
+
+
+@pytest.mark.parametrize(("at", "stays"), [(LIMIT, True), (LIMIT - 1, False), (LIMIT + 1, True)])
+async def test_the_limit_is_to_the_second(url: str, at: float, stays: bool) -> None:
+    async with store_of(url) as store:
+        await ended(store, new(at=at))
+        await delete_now(store)
+        assert counts(url) == ((1, 1, 1) if stays else (0, 0, 0))
+
+
+@pytest.mark.parametrize("started", [True, False])
+async def test_what_goes_on_stays_however_old(url: str, started: bool) -> None:
+    async with store_of(url) as store:
+        message = new(at=1.0)
+        await record(store, message)
+        if started:
+            store.start_run(message.run_id)
+        await delete_now(store)
+        known = await store.find(again(message))
+        assert known is not None
+        end = end_of(message, "", at=NOW)
+        await store.end_run(end)
+        completed = duplicate_of(message, RunStatus.COMPLETED, end.completed)
+        assert await store.find(again(message)) == completed
+        await delete_now(store)
+        assert await store.find(again(message)) is None
+
+
+async def test_empty_threads_go_and_others_stay(url: str, logs: list[Any]) -> None:
+    async with store_of(url) as store:
+        await ended(store, new(thread=OTHER, at=1.0))
+        await ended(store, new("old", at=1.0))
+        young = await ended(store, new("young", at=NOW))
+        await delete_now(store)
+        assert await store.history(ALICE, OTHER, limit=10) is None
+        assert await page_of(store) == ([of_user(young, RunStatus.COMPLETED)], False)
+        # The number of the thread that went is known still, and made again.
+        there = new(thread=OTHER, at=NOW)
+        await record(store, there)
+        assert await page_of(store, thread=OTHER) == ([of_user(there)], False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 35])
+async def test_any_number_goes_in_chunks(
+    url: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(retention, "CHUNK", 10)
+
+    def fill(connection: Connection) -> None:
+        thread = {"number": 1, "user_id": ALICE, "thread_id": MAIN, "created_at": 1.0}
+        connection.execute(insert(threads), thread)
+        row = {"thread": 1, "role": "agent", "content": "x", "bytes": 1, "truncated": False}
+        rows = [
+            {**row, "message_id": f"m{n}", "created_at": 1.0 if n < count else NOW}
+            for n in range(count + 5)
+        ]
+        connection.execute(insert(messages), rows)
+
+    change(url, fill)
+    looks: list[int] = []
+
+    def look(connection: Connection, **options: Any) -> Any:
+        progress = delete_old(connection, **options)
+        looks.append(progress.deleted)
+        return progress
+
+    monkeypatch.setattr(sql, "delete_old", look)
+    async with store_of(url) as store:
+        await delete_now(store)
+    assert sum(looks) == count
+    assert max(looks) <= 10
+    assert len(looks) == count // 10 + 1
+    assert counts(url) == (1, 5, 0)
+
+
+async def test_zero_days_keep_for_ever(url: str) -> None:
+    async with store_of(url, days=0) as store:
+        await ended(store, new(at=1.0))
+        await delete_now(store)
+        assert counts(url) == (1, 1, 1)
+
+
+async def test_a_key_stays_for_a_day_at_least(url: str) -> None:
+    """The smallest setting is a day, and that is what a key is promised."""
+    async with store_of(url, days=1) as store:
+        message = await ended(store, new(at=NOW - 24 * 3600))
+        older = await ended(store, new(at=NOW - 24 * 3600 - 1))
+        await delete_now(store)
+        assert await store.find(again(message)) is not None
+        assert await store.find(again(older)) is None
+
+
+async def test_a_store_deletes_at_its_start_and_from_time_to_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(sql, "RETENTION_SECONDS", 0.05)
+    async with store_of(url) as store:
+        await ended(store, new(at=1.0))
+
+    async def is_empty() -> bool:
+        return counts(url) == (0, 0, 0)
+
+    store = SqlStore(url, retention_days=DAYS, wall_clock=lambda: NOW)
+    async with store.open():
+        await wait_until(is_empty)
+        await ended(store, new(at=1.0))
+        await wait_until(is_empty)
+
+
+async def test_a_store_deletes_only_when_it_is_due(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.02)
+    done: list[str] = []
+    store = SqlStore(url, retention_days=DAYS)
+    delete_some, renew = store._delete_old, store._renew
+
+    async def deletes() -> None:
+        done.append("delete")
+        await delete_some()
+
+    async def renews() -> None:
+        done.append("renew")
+        await renew()
+
+    store._delete_old, store._renew = deletes, renews  # type: ignore[method-assign]
+
+    async def is_renewed() -> bool:
+        return len(done) >= 5
+
+    async with store.open():
+        await wait_until(is_renewed)
+    assert done[:5] == ["renew", "delete", "renew", "renew", "renew"]
+
+
+def test_a_thread_that_is_written_to_meanwhile_stays(postgres_url: str) -> None:
+    """A message that is not committed yet is not seen, and must not go with its thread."""
+
+    async def fill() -> None:
+        async with store_of(postgres_url, days=0) as store:
+            await ended(store, new("old", at=1.0))
+            await ended(store, new("old", at=1.0, thread=OTHER))
+
+    trio.run(fill)
+    database = Database(postgres_url)
+    row = {
+        "thread": 1,
+        "message_id": "m",
+        "role": "user",
+        "content": "young",
+        "bytes": 5,
+        "truncated": False,
+        "created_at": NOW,
+    }
+
+    def delete_in_thread() -> None:
+        with database.engine.begin() as connection:
+            delete_old(connection, older_than=LIMIT)
+
+    with ThreadPoolExecutor() as pool, database.engine.connect() as writer:
+        writer.execute(insert(messages), row)
+        deletion = pool.submit(delete_in_thread)
+        waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        with database.engine.connect() as onlooker:
+            while not deletion.done() and not onlooker.scalar(waits):
+                onlooker.rollback()
+        writer.commit()
+        deletion.result(10)
+    database.close()
+    assert counts(postgres_url) == (1, 1, 0)
+
+
+def test_two_servers_that_delete_at_once_delete_once(postgres_url: str) -> None:
+    async def fill() -> None:
+        async with store_of(postgres_url, days=0) as store:
+            for n in range(30):
+                await record(store, new(f"{n}", at=1.0, keyed=n == 29))
+
+    trio.run(fill)
+    change(postgres_url, lambda c: c.execute(update(runs).values(status=RunStatus.COMPLETED)))
+    database = Database(postgres_url)
+
+    def delete_all(_: int) -> int:
+        with database.engine.begin() as connection:
+            return partial(delete_old, connection, older_than=LIMIT)().deleted
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(delete_all, range(4)))
+    database.close()
+    assert counts(postgres_url) == (0, 0, 0)
