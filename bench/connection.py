@@ -103,7 +103,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         on_event: Called with the connection, the type and the frame of each event but a delta.
-        on_delta: Called with the data of each delta, and its bounds in them; None to only count.
+        on_delta: Called with the received data and the bounds of each delta in it; None if deltas
+            are only counted.
         seen: The last number received.
     """
 

@@ -38,7 +38,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end the benchmark, and everything it started."""
 
 INTERRUPTED = 130
-"""The exit code after one of them, which shells use for Ctrl-C."""
+"""The exit code after one of these signals, as in shells after Ctrl-C."""
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "netra_trio"

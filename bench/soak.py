@@ -287,7 +287,7 @@ def leaks(before: Sample, after: Sample) -> list[str]:
 
 
 def _end(served: Served) -> list[str]:
-    """End the server; say what is wrong with how it ended."""
+    """Stop the server; return an error if it does not stop in time, with exit code 0."""
     served.process.send_signal(signal.SIGTERM)
     try:
         code = served.process.wait(ENDING_SECONDS)

@@ -32,7 +32,7 @@ class Workload:
         bases: The servers that ratios refer to.
         unlimited: Whether the rate limit of messages is raised.
         resumes: Whether it needs a server with sessions that a client can resume.
-        pinned: Whether server and load get CPUs of their own, the server one of them.
+        pinned: Whether the server runs on one CPU, and the load on the others.
     """
 
     about: str
