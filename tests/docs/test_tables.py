@@ -1,6 +1,7 @@
 """The tables of the documentation equal those of the code."""
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import get_args
 import attrs
 import pytest
 from attrs import frozen
-from support.markdown import DOCS, ROOT, bare, table_of, tables_of
+from support.markdown import DOCS, ROOT, bare, only, table_of, tables_in, tables_of, tokens_of
 from support.memory import open_server
 
 import netra_trio
@@ -296,3 +297,17 @@ def test_the_layout_names_every_module() -> None:
         if (path.suffix == ".py" and path.name != "__init__.py") or (path / "__init__.py").exists()
     }
     assert {name for name in names if f" {name} " not in text} == set()
+
+
+MODULE = re.compile(r"`(netra_trio[\w.]*)`")
+NAME = re.compile(r"`(\w+)`")
+
+
+def test_every_moved_module_is_where_the_changelog_says() -> None:
+    changelog = ROOT / "CHANGELOG.md"
+    for before, now in only(tables_in(tokens_of(changelog)), "Before", "Now", where=changelog.name):
+        (old,), (new,) = MODULE.findall(before), MODULE.findall(now)
+        assert old != new
+        module = importlib.import_module(new)
+        missing = [name for name in NAME.findall(before) if not hasattr(module, name)]
+        assert missing == [], f"{new}: {missing}"
