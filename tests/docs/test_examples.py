@@ -45,7 +45,7 @@ from netra_trio.cli.main import app
 from netra_trio.client import Client
 from netra_trio.client.run import Feed
 from netra_trio.config.settings import STOPS, TABLE, Settings
-from netra_trio.endpoints.http import ENDPOINTS
+from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.protocol.codec import BadFrame, decode
 from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.protocol.messages import (

@@ -29,7 +29,12 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from netra_trio.errors import TransportClosed
-from netra_trio.server.hypercorn import connection as host
+from netra_trio.server.hypercorn import connection, idle
+from netra_trio.server.hypercorn.connection import HostConnection
+from netra_trio.server.hypercorn.install import install
+from netra_trio.server.hypercorn.limits import Limits
+from netra_trio.server.hypercorn.websocket import HostWebSocket
+from netra_trio.server.hypercorn.writer import SocketWriter
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -200,7 +205,7 @@ class Recorder:
 async def serving(
     handler: Handler, *, send_timeout: float = 5.0, **settings: Any
 ) -> AsyncIterator[Server]:
-    host.install(send_timeout=send_timeout, max_message_bytes=LIMIT, drain_timeout=0.5)
+    install(Limits(send_timeout=send_timeout, max_message_bytes=LIMIT, drain_timeout=0.5))
     server = Server(handler)
     for name, value in settings.items():
         setattr(server.config, name, value)
@@ -360,7 +365,8 @@ async def test_what_an_application_does_not_read_holds_nothing(count: int) -> No
 
 
 async def test_a_trickling_head_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "HEAD_TIMEOUT", 0.3)
+    for module in (connection, idle):
+        monkeypatch.setattr(module, "HEAD_SECONDS", 0.3)
     async with serving(echo, keep_alive_timeout=0.1) as server, bystander(server):
         peer = await server.peer()
         async with trio.open_nursery() as nursery:
@@ -540,13 +546,13 @@ async def test_being_cancelled_when_it_is_its_turn_to_send_cuts_nothing() -> Non
 async def test_a_batch_is_one_write_of_separate_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [b'{"n":1}', '{"text":"é"}'.encode(), b'"' + b"x" * 300 + b'"', b"y" * 70_000]
     writes: list[int] = []
-    write = host.HostConnection._write
+    write = SocketWriter.write
 
-    async def counted(self: host.HostConnection, data: bytes) -> None:
+    async def counted(self: SocketWriter, data: bytes) -> None:
         writes.append(len(data))
         await write(self, data)
 
-    monkeypatch.setattr(host.HostConnection, "_write", counted)
+    monkeypatch.setattr(SocketWriter, "write", counted)
 
     async def sends(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
@@ -956,15 +962,15 @@ async def test_an_http2_peer_without_a_window_is_given_up() -> None:
 
 
 def put_in() -> None:
-    host.install(send_timeout=1, max_message_bytes=1, drain_timeout=1)
+    install(Limits(send_timeout=1, max_message_bytes=1, drain_timeout=1))
 
 
 def test_install_may_be_called_again() -> None:
     put_in()
     put_in()
-    assert vars(hypercorn.trio.run)["TCPServer"] is host.HostConnection
-    assert vars(hypercorn.protocol.h11)["WSStream"] is host.HostWebSocket
-    assert vars(hypercorn.protocol.h2)["WSStream"] is host.HostWebSocket
+    assert vars(hypercorn.trio.run)["TCPServer"] is HostConnection
+    assert vars(hypercorn.protocol.h11)["WSStream"] is HostWebSocket
+    assert vars(hypercorn.protocol.h2)["WSStream"] is HostWebSocket
 
 
 def test_install_refuses_another_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,12 +49,14 @@ from websockets.sync.client import connect
 from netra_trio.agents.demo.echo import echo
 from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError
+from netra_trio.server import socket_handler
 from netra_trio.server.application import Application, create_app
-from netra_trio.server.listener import Head, Listener
-from netra_trio.server.run import listen
-from netra_trio.server.run import secure as context_of
+from netra_trio.server.listener import Listener
+from netra_trio.server.request_head import RequestHead, read_head
+from netra_trio.server.sockets import listen
+from netra_trio.server.sockets import secure as context_of
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.transports.byte_stream import Line
+from netra_trio.transports.byte_stream import ByteStream
 
 EXIT_SECONDS = 2.0  # beyond the drain timeout: 10 in all, where that is the default
 STEP = 10.0  # seconds: a safety bound
@@ -538,18 +540,19 @@ def ask_health(address: str) -> int:
         return read_answer(sock).status
 
 
-async def test_no_exception_of_one_connection_reaches_another() -> None:
-    class Faulty(Listener):
-        failures = 1
+async def test_no_exception_of_one_connection_reaches_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = [ValueError("hush-hush")]
 
-        async def _read_head(self, line: Line, peer: str) -> Head | None:
-            if self.failures:
-                self.failures -= 1
-                raise ValueError("hush-hush")
-            return await super()._read_head(line, peer)
+    async def faulty(stream: ByteStream) -> RequestHead | None:
+        if failures:
+            raise failures.pop()
+        return await read_head(stream)
 
+    monkeypatch.setattr(socket_handler, "read_head", faulty)
     with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
-        async with listener(Faulty) as (_, address):
+        async with listener() as (_, address):
             stream = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
             assert await stream.receive_some() == b""
             await stream.aclose()

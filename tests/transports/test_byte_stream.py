@@ -11,7 +11,12 @@ from support.wire import pipe
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
 from netra_trio.errors import TransportClosed
-from netra_trio.transports.byte_stream import READ_BYTES, Line, SocketByteStream, TrioByteStream
+from netra_trio.transports.byte_stream import (
+    READ_BYTES,
+    ByteStream,
+    SocketByteStream,
+    TrioByteStream,
+)
 
 SEND_TIMEOUT = 0.2  # seconds
 BUFFER = 16 * 1024  # bytes asked of the kernel each way; it doubles them
@@ -37,7 +42,7 @@ async def connected(
         with trio.fail_after(20):
             yield line, peer
     finally:
-        line.cut()
+        line.abort()
         peer.close()
 
 
@@ -194,10 +199,10 @@ async def test_cut_wakes_whoever_waits() -> None:
             nursery.start_soon(hear, line.read)
             nursery.start_soon(hear, lambda: line.write(b"x" * MUCH))
             await wait_all_tasks_blocked()
-            line.cut()
-            line.cut()
+            line.abort()
+            line.abort()
         assert [closed.timed_out for closed in heard] == [False, False]
-        await line.end()  # says nothing any more, and does no harm
+        await line.send_eof()  # says nothing any more, and does no harm
 
 
 async def test_the_end_of_what_the_peer_sends_is_no_bytes() -> None:
@@ -228,8 +233,8 @@ async def test_a_reset_is_heard_by_whoever_reads() -> None:
 async def test_after_end_the_peer_hears_it_and_can_still_be_read() -> None:
     async with connected() as (line, peer):
         await line.write(b"bye")
-        await line.end()
-        await line.end()
+        await line.send_eof()
+        await line.send_eof()
         assert await take(peer) == b"bye"
         assert await take(peer) == b""
         peer.send(b"and you")
@@ -289,7 +294,7 @@ async def test_giving_others_their_turn_loses_nothing_where_it_is_cancelled() ->
 # --- over a stream
 
 
-def stream_line(capacity: int = BUFFER) -> tuple[Line, trio.abc.Stream]:
+def stream_line(capacity: int = BUFFER) -> tuple[ByteStream, trio.abc.Stream]:
     ours, theirs = pipe(capacity)
     return TrioByteStream(ours, send_timeout=SEND_TIMEOUT, before=b"early "), theirs
 
@@ -324,12 +329,12 @@ async def test_a_line_over_a_stream_is_cut_by_cancelling_in_mid_write() -> None:
 async def test_the_end_of_a_line_over_a_stream_leaves_the_other_way_open() -> None:
     line, peer = stream_line()
     await line.write(b"bye")
-    await line.end()
+    await line.send_eof()
     assert await peer.receive_some() == b"bye"
     assert await peer.receive_some() == b""
     await peer.send_all(b"and you")
     assert [await line.read(), await line.read()] == [b"early ", b"and you"]
-    line.cut()
-    await line.end()
+    line.abort()
+    await line.send_eof()
     with pytest.raises(TransportClosed):
         await line.read()

@@ -178,7 +178,7 @@ async def native() -> AsyncIterator[Ends]:
     with patch.object(lines, "TLS_PIECE", 4 * 1024):
         line = TrioByteStream(ours, send_timeout=SEND_TIMEOUT)
         answer = accepting(KEY.encode(), None)
-        yield WebSocketTransport(line, answer=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
+        yield WebSocketTransport(line, response=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
 
 
 TRANSPORTS: dict[str, Factory] = {"memory": memory, "native": native}

@@ -61,11 +61,11 @@ class Tape:
         self.out += data
         return False
 
-    async def end(self) -> None:
+    async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
         self.ended = True
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         self.is_cut = True
 
 
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def transport_on(tape: Tape, before: bytes = b"") -> WebSocketTransport:
-    return WebSocketTransport(tape, answer=ANSWER, max_bytes=LIMIT, before=before)
+    return WebSocketTransport(tape, response=ANSWER, max_bytes=LIMIT, before=before)
 
 
 async def play(*pieces: bytes, before: bytes = b"") -> Outcome:
