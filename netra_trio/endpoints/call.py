@@ -9,9 +9,9 @@ from attrs import frozen
 
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
-from netra_trio.node.services import Services
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
+from netra_trio.services import Services
 from netra_trio.transports.asgi import Receive
 
 BODY_BYTES = 16 * 1024  # of a request; the longest expected body is a user id

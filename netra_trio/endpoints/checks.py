@@ -20,9 +20,9 @@ from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.node.registry import ResumeRequest
-from netra_trio.node.services import Services
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
+from netra_trio.services import Services
 
 ADMINISTRATOR = "netra:admin"  # the permission for /ws/stats
 SESSION_ID_CHARACTERS = 128  # far longer than any session id

@@ -58,8 +58,8 @@ class Router:
         functions: dict[str, Endpoint] = {
             PAGE: self._page_file,
             CONFIG: config,
-            TICKET: partial(ticket, node.check_room),
-            HEALTH: partial(health, lambda: node.is_draining),
+            TICKET: partial(ticket, node.capacity.check_room),
+            HEALTH: partial(health, lambda: node.capacity.is_draining),
             STATS: partial(stats, node.largest_users),
             METRICS: partial(metrics, exposition),
             DEV_TOKEN: dev_token,

@@ -13,6 +13,7 @@ from netra_trio.endpoints.paths import check_websocket_path
 from netra_trio.endpoints.request import Request, trace_of
 from netra_trio.node.node import Node
 from netra_trio.protocol.problem import Problem, Refused
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
 from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.transports.base import Transport
 
@@ -39,13 +40,13 @@ async def serve_upgrade(
     since, note = trio.current_time(), node.services.instruments.note
     note(UpgradeStarted(trace_of(request)))
     try:
-        with node.connection_slot():
+        with node.capacity.connection_slot():
             _check_handshake(path, fault)
             accepted = await check_upgrade(request, node.services, now=since)
             await node.serve(
                 make_transport(accepted),
                 accepted.identity,
-                acknowledging=accepted.acknowledging,
+                JSON_ACKNOWLEDGING if accepted.acknowledging else JSON_PLAIN,
                 wanted=accepted.wanted,
                 since=since,
                 traceparent=accepted.traceparent,

@@ -270,7 +270,7 @@ class Sessions(RuleBasedStateMachine):
     def the_bounds_hold(self) -> None:
         running = self.network._process and self.network._process.app._open
         for session in running.node.sessions if running else []:
-            log = session.event_stream.log
+            log = session.events._log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)
             assert ordinary <= REPLAY_EVENTS

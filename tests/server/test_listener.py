@@ -493,7 +493,7 @@ async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
             def is_left() -> bool:
                 counts = app.statistics()
                 living = trio.lowlevel.current_statistics().tasks_living
-                there = counts["seats"] + counts["connections"] + counts["sessions"]
+                there = counts["slots"] + counts["connections"] + counts["sessions"]
                 return there > 0 or living > tasks
 
             async with trio.open_nursery() as nursery:
