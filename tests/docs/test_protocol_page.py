@@ -60,7 +60,7 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.protocol.problem import Problem, problem
-from netra_trio.server.listener import HEAD_BYTES, HEAD_SECONDS
+from netra_trio.server.request_head import HEAD_BYTES, HEAD_SECONDS
 from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
