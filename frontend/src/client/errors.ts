@@ -10,7 +10,7 @@ export const tooManyRequests = (now: number): ErrorBody =>
   localError(now, "TOO_MANY_REQUESTS", "Too many requests wait for an answer.", "Wait for their answers.");
 
 export const invalid = (now: number, fault: string): ErrorBody =>
-  localError(now, "VALIDATION_ERROR", fault, "Correct the field at the path.");
+  localError(now, "VALIDATION_ERROR", fault, "Fix the field at the path.");
 
 export const userChanged = (now: number): ErrorBody =>
   localError(now, "USER_CHANGED", "Another user is logged in.", "Send the request again as this user.");
