@@ -168,10 +168,12 @@ class Session:
     @contextmanager
     def attach(self) -> Iterator[EventFeed]:
         """Give a connection the session's events, in place of any other connection."""
-        with self.events.attach() as feed:
-            yield feed
-        if not self.events.is_attached:
-            self.client = None
+        try:
+            with self.events.attach() as feed:
+                yield feed
+        finally:
+            if not self.events.is_attached:
+                self.client = None
 
     # Its life.
 
