@@ -24,7 +24,12 @@ from netra_trio.auth.identity import (
     is_user_id,
 )
 from netra_trio.auth.jwks import Key, KeyServer, KeySet, PublicKey, matching
-from netra_trio.config.settings import KEY_BYTES, KEY_SERVER_ALGORITHMS, Settings, usual_algorithms
+from netra_trio.config.settings import (
+    KEY_BYTES,
+    KEY_SERVER_ALGORITHMS,
+    Settings,
+    default_algorithms,
+)
 from netra_trio.errors import SettingsError
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import ErrorCode
@@ -63,7 +68,7 @@ class TokenVerifier:
         issuer: str | None = None,
         audience: str | None = None,
     ) -> None:
-        usual = usual_algorithms(has_secret=secret is not None, has_keys=keys is not None)
+        usual = default_algorithms(has_secret=secret is not None, has_keys=keys is not None)
         listed = usual if algorithms is None else tuple(algorithms)
         self._secret = secret
         self._keys = keys

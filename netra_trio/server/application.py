@@ -19,7 +19,8 @@ from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.config.settings import Settings, load
+from netra_trio.config.loading import load
+from netra_trio.config.settings import Settings
 from netra_trio.endpoints import http
 from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.request import Request, trace_of

@@ -44,7 +44,7 @@ from netra_trio.cli.checkup import STEPS
 from netra_trio.cli.main import app
 from netra_trio.client import Client
 from netra_trio.client.run import Feed
-from netra_trio.config.settings import STOPS, TABLE, Settings
+from netra_trio.config.settings import TABLE, UNSUPPORTED, Settings
 from netra_trio.endpoints.http import ENDPOINTS
 from netra_trio.protocol.codec import BadFrame, decode
 from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
@@ -483,7 +483,7 @@ def settings_page_tables() -> list[str]:
         required = " Required in staging and production." if row.required else ""
         meaning = f"{row.meaning}.{required}"
         rows.append([f"`{row.env}`", default_of(name), row.kind.expected, meaning, row.beyond])
-    stops = [["Stops the start", "Why"], *([f"`{name}`", why] for name, why in STOPS.items())]
+    stops = [["Stops the start", "Why"], *([f"`{name}`", why] for name, why in UNSUPPORTED.items())]
     return [as_markdown(table) for table in (rows, stops)]
 
 
