@@ -145,12 +145,12 @@ class Application:
             self._node = node
             instruments = self.instruments
             lag = instruments.metrics.loop_lag
-            node.start_soon(watch_loop, lag.observe, instruments.log_sink.sum_up)
+            node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
             try:
                 yield node
             finally:
                 self._node = None
-                instruments.log_sink.sum_up(inf)
+                instruments.log_sink.write_summaries(inf)
 
     async def _live_with_host(self, receive: Receive, send: Send) -> None:
         async with self.running() as node:

@@ -62,7 +62,8 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.events import TelemetryEvent, logged_fields
-from netra_trio.telemetry.metrics import METRICS, Gauges, Metrics
+from netra_trio.telemetry.metric_table import METRICS
+from netra_trio.telemetry.metrics import Gauges, Metrics
 from netra_trio.telemetry.prometheus import BUILD, BUILD_MEANING
 from netra_trio.telemetry.traces import OPENING, RESUME, RUN, TOOL
 from netra_trio.testing import open_network
