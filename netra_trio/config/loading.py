@@ -121,7 +121,7 @@ def _read_files(given: Mapping[str, str], directory: Path) -> _Files:
         files.sources[row.env] = f"file {str(path)!a}"
         if secret.is_open:
             files.warnings.append(
-                f"{row.file_env}: everybody on this machine can read the file; chmod o-r it"
+                f"{row.file_env}: every account on this machine can read the file; chmod o-r it"
             )
     return files
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 TRACEPARENT: ContextVar[str | None] = ContextVar("TRACEPARENT", default=None)
 """What a run passes on: its own span, or without tracing the header of the upgrade request."""
 
-TRACESTATE_CHARACTERS = 512  # the length that W3C's Trace Context requires everybody to forward
+TRACESTATE_CHARACTERS = 512  # the length that W3C's Trace Context requires to be forwarded
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 

@@ -282,12 +282,12 @@ async def opened(**options: Any) -> AsyncIterator[TokenVerifier]:
         yield verifier
 
 
-def check_silence(token: str, told: str) -> None:
+def check_silence(token: str, text: str) -> None:
     """Check that a text contains no part of a token."""
-    assert MARK not in told
+    assert MARK not in text
     for part in token.split("."):
-        assert len(part) <= 3 or part not in told
-    assert token not in told or len(token) <= 3
+        assert len(part) <= 3 or part not in text
+    assert token not in text or len(token) <= 3
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -57,9 +57,9 @@ def refusal(token: str, verifier: TokenVerifier = VERIFIER, now: float = NOW) ->
     fault = caught.value.problem
     assert fault.status == 401
     assert not fault.recoverable
-    told = f"{fault.error} {fault.help} {caught.value}"
-    assert MARK not in told
-    assert not any(part in told for part in token.split(".") if len(part) > 3)
+    text = f"{fault.error} {fault.help} {caught.value}"
+    assert MARK not in text
+    assert not any(part in text for part in token.split(".") if len(part) > 3)
     # No traceback in the log shows the texts of the parsers.
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__

@@ -54,8 +54,10 @@ def test_a_blank_path_counts_as_unset(tmp_path: Path) -> None:
 def test_a_file_that_every_account_can_read_is_a_warning(tmp_path: Path, is_open: bool) -> None:
     path = put(tmp_path, SECRET.encode(), mode=0o644 if is_open else 0o640)
     outcome = load({"JWT_SECRET_KEY_FILE": path}, directory=tmp_path)
-    told = ("JWT_SECRET_KEY_FILE: everybody on this machine can read the file; chmod o-r it",)
-    assert outcome.warnings == (told if is_open else ())
+    warning = (
+        "JWT_SECRET_KEY_FILE: every account on this machine can read the file; chmod o-r it",
+    )
+    assert outcome.warnings == (warning if is_open else ())
 
 
 @pytest.mark.parametrize(

@@ -338,7 +338,7 @@ def test_spans_arrive_at_a_collector(tmp_path: Path) -> None:
     with collector() as (url, received):
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
         with serving(tmp_path, "--agent", "outside_agents:quick", **environ) as server:
-            told = trio.run(talk, server.url)
+            result = trio.run(talk, server.url)
     resources = [resource for request in received for resource in request.resource_spans]
     names = {
         attribute.key: attribute.value.string_value
@@ -355,7 +355,7 @@ def test_spans_arrive_at_a_collector(tmp_path: Path) -> None:
     assert set(spans) == {OPENING, RUN}
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE_ID}
     assert spans[RUN].parent_span_id == spans[OPENING].span_id
-    assert told == f"00-{TRACE_ID}-{spans[RUN].span_id.hex()}-01"
+    assert result == f"00-{TRACE_ID}-{spans[RUN].span_id.hex()}-01"
 
 
 def test_a_collector_that_is_down_does_not_delay_the_exit(tmp_path: Path) -> None:

@@ -91,6 +91,6 @@ async def test_ids_belong_to_a_task_and_its_children(out: io.StringIO) -> None:
     log.info("session")
     set_log_context(user_id="alice")
     assert LOG_CONTEXT.get() == {"user_id": "alice"}
-    told = [(line["event"], line["session_id"], line.get("run_id")) for line in lines(out)]
-    assert sorted(told[:2]) == [("run", "sess_1", "run_0"), ("run", "sess_1", "run_1")]
-    assert told[2] == ("session", "sess_1", None)
+    found = [(line["event"], line["session_id"], line.get("run_id")) for line in lines(out)]
+    assert sorted(found[:2]) == [("run", "sess_1", "run_0"), ("run", "sess_1", "run_1")]
+    assert found[2] == ("session", "sess_1", None)
