@@ -131,7 +131,7 @@ async def health(call: Call) -> Answer:
     keys = call.node.services.verifier.is_key_server_available
     if keys is not None:
         checks["keys"] = "ok" if keys else "unavailable"
-    draining = call.node.is_draining
+    draining = call.node.capacity.is_draining
     is_well = all(outcome == "ok" for outcome in checks.values())
     status = "draining" if draining else "healthy" if is_well else "degraded"
     return Answer(503 if draining else 200, {"status": status, "checks": checks})

@@ -21,9 +21,9 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.node.node import Node
 from netra_trio.node.registry import ResumeRequest
-from netra_trio.node.services import Services
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
+from netra_trio.services import Services
 
 ADMINISTRATOR = "netra:admin"  # the permission to read the statistics
 SESSION_ID_CHARACTERS = 128  # far above any id of ours; a longer one is no session's
@@ -101,7 +101,7 @@ async def check_ticket_request(request: Request, node: Node, *, now: float) -> I
     Raises:
         Refused: With the first thing that is wrong.
     """
-    node.check_room()
+    node.capacity.check_room()
     services = node.services
     check_origin(request, services.settings)
     credentials = _credentials(request, services.settings)

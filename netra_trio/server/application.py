@@ -29,6 +29,7 @@ from netra_trio.errors import SettingsError, TransportClosed
 from netra_trio.ids import new_error_id
 from netra_trio.node.node import Node, open_node
 from netra_trio.protocol.problem import Problem, Refused
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
 from netra_trio.server.hypercorn.install import prepare_host
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
@@ -208,13 +209,13 @@ class Application:
         since, note = trio.current_time(), self.instruments.note
         note(UpgradeStarted(trace_of(request)))
         try:
-            with node.connection_slot():
+            with node.capacity.connection_slot():
                 _check_handshake(path, fault)
                 opening = await check_upgrade(request, node.services, now=since)
                 await node.serve(
                     transport(opening),
                     opening.identity,
-                    acknowledging=opening.acknowledging,
+                    JSON_ACKNOWLEDGING if opening.acknowledging else JSON_PLAIN,
                     wanted=opening.wanted,
                     since=since,
                     traceparent=opening.traceparent,

@@ -270,7 +270,7 @@ class Sessions(RuleBasedStateMachine):
     def the_bounds_hold(self) -> None:
         node = self.network._process and self.network._process.app._node
         for session in node.sessions if node else []:
-            log = session.event_stream.log
+            log = session.events._log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)
             assert ordinary <= REPLAY_EVENTS

@@ -489,7 +489,7 @@ async def test_two_thousand_random_ends_leave_nothing() -> None:
             def is_left() -> bool:
                 counts = app.statistics()
                 living = trio.lowlevel.current_statistics().tasks_living
-                there = counts["seats"] + counts["connections"] + counts["sessions"]
+                there = counts["slots"] + counts["connections"] + counts["sessions"]
                 return there > 0 or living > tasks
 
             async with trio.open_nursery() as nursery:
