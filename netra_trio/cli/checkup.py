@@ -30,8 +30,8 @@ from netra_trio.cli.diagnosis import (
     shown,
 )
 from netra_trio.client import Network, NoAnswer, OpeningRefused, Socket, SocketClosed
-from netra_trio.config.capabilities import SUBPROTOCOL
 from netra_trio.errors import NetraError, leaves
+from netra_trio.protocol.wire_format import SUBPROTOCOL
 
 STEP_SECONDS = 10.0  # for each step; a server in good health takes some ms
 PING_SECONDS = 5.0  # for its answer, within the step that opens the connection

@@ -40,7 +40,8 @@ from netra_trio.config.loading import Loaded, describe, load
 from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
-from netra_trio.server.run import CannotListen, listen, secure, serve
+from netra_trio.server.run import serve
+from netra_trio.server.sockets import CannotListen, listen, secure
 from netra_trio.telemetry.logs import configure
 from netra_trio.telemetry.otlp import exporting
 

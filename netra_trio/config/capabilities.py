@@ -10,7 +10,6 @@ from typing import Any
 from netra_trio.config.settings import Settings
 
 VERSION = "1.0"  # of the structure of this document
-SUBPROTOCOL = "netra.v1"  # offered by clients that acknowledge events
 ENDPOINTS = {
     "websocket": "/ws",
     "service_discovery": "/ws/config",

@@ -15,7 +15,7 @@ from enum import Enum
 
 MISSED_INTERVALS = 2.5  # without a frame from the peer: docs/protocol.md, Limits
 STALL_SECONDS = 0.5  # that a poll may be late: more is a stall of this process, not the peer's
-LEEWAY = 10.0  # seconds that a token's times may be off: docs/protocol.md, Opening
+LEEWAY = 10.0  # seconds that a token's times may be off: docs/protocol.md, Opening a connection
 EXPIRY_WARNING = 60.0  # seconds before a token ends: docs/protocol.md, Limits
 
 

@@ -29,7 +29,7 @@ from netra_trio.stores.base import STORED, RunEnd, Store
 from netra_trio.telemetry.events import RunEnded
 from netra_trio.telemetry.instruments import Instruments
 
-RUNS_SIDE_BY_SIDE = 8  # per session: docs/protocol.md, Busy threads
+RUNS_SIDE_BY_SIDE = 8  # per session: docs/protocol.md, Busy threads and queues
 END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is sent all the same
 DRAIN_STORE_SHARE = 1 / 16  # of a drain's time instead: half of the time left to send ends
 ABANDON_SECONDS = 2.0  # that tasks have to end in once they are cancelled: time for a clean-up

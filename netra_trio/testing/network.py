@@ -24,7 +24,7 @@ from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.client import Client, Event, NoAnswer, OpeningRefused, SocketClosed, connect
 from netra_trio.config.settings import Settings
-from netra_trio.endpoints.http import Answer
+from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
 from netra_trio.errors import is_only
 from netra_trio.protocol.codes import ABNORMAL
@@ -45,7 +45,7 @@ from netra_trio.testing.faults import (
 )
 from netra_trio.testing.line import WELCOME, Line
 from netra_trio.testing.trace import Trace
-from netra_trio.transports.memory import BUFFER_BYTES, Weather, memory_pair
+from netra_trio.transports.memory import BUFFER_BYTES, NetworkConditions, memory_pair
 
 URL = "ws://server.test/ws"
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the clock
@@ -99,7 +99,7 @@ class MemoryNetwork:
         self._settings = settings
         self._buffer_bytes = buffer_bytes
         self._nursery = nursery
-        self._weather = Weather()
+        self._conditions = NetworkConditions()
         self._process: _Process | None = None
         self._back_at = -inf
         self._clients = 0
@@ -137,9 +137,9 @@ class MemoryNetwork:
                 for line in self.lines:
                     line.stall()
             case Delay(seconds):
-                self._weather.delay = seconds
+                self._conditions.delay = seconds
             case Throttle(rate):
-                self._weather.rate = rate
+                self._conditions.rate = rate
             case Crash(seconds):
                 self._crash(seconds)
             case DuplicateConnect():
@@ -180,7 +180,7 @@ class MemoryNetwork:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await trio.sleep(2 * self._weather.delay)
+        await trio.sleep(2 * self._conditions.delay)
         await app(scope, receive, send)
         start, body = sent
         document = orjson.loads(body["body"])
@@ -196,13 +196,13 @@ class MemoryNetwork:
         subprotocols: Sequence[str],
         heard: Callable[[Event], None],
     ) -> Line:
-        await trio.sleep(2 * self._weather.delay)
+        await trio.sleep(2 * self._conditions.delay)
         process = self._running()
         server, client = memory_pair(
             buffer_bytes=self._buffer_bytes,
             send_timeout=self._settings.send_timeout_ms / 1000,
             max_bytes=self._settings.hard_message_size,
-            weather=self._weather,
+            conditions=self._conditions,
         )
         line = Line(url, headers, subprotocols, client, server, heard)
         process.nursery.start_soon(_answer, process.app, line)

@@ -22,7 +22,7 @@ from netra_trio.auth.jwk import KeysUnavailable
 from netra_trio.auth.key_set import GAP_SECONDS, KeySet
 from netra_trio.auth.tokens import TOKEN_CHARACTERS, TokenVerifier
 from netra_trio.config.settings import Settings
-from netra_trio.endpoints.http import refusal
+from netra_trio.endpoints.answer import refusal
 from netra_trio.endpoints.request import Request
 from netra_trio.errors import SettingsError
 from netra_trio.protocol.codes import ErrorCode

@@ -268,8 +268,8 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        node = self.network._process and self.network._process.app._node
-        for session in node.sessions if node else []:
+        running = self.network._process and self.network._process.app._open
+        for session in running.node.sessions if running else []:
             log = session.events._log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)

@@ -20,7 +20,7 @@ from netra_trio.agents.run import Run
 from netra_trio.cli.checkup import STEPS
 from netra_trio.client.run import Feed
 from netra_trio.config.settings import TABLE, UNSUPPORTED, Settings
-from netra_trio.endpoints.http import ENDPOINTS
+from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.events import TelemetryEvent, logged_fields
