@@ -36,6 +36,7 @@ SANS_IO = {
     "protocol.codes",
     "protocol.keepalive",
     "protocol.messages",
+    "protocol.numbers",
     "protocol.problem",
     "protocol.ratelimit",
     "protocol.text",

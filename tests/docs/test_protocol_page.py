@@ -61,6 +61,7 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.problem import Problem, problem
 from netra_trio.server.request_head import HEAD_BYTES, HEAD_SECONDS
+from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
 from netra_trio.sessions.runner import RUNS_SIDE_BY_SIDE
@@ -275,6 +276,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "get_thread_history of a connection per second": str(HISTORY_RATE),
     "auth, and get_thread_history, of a connection in progress, each": str(BACKGROUND_REQUESTS),
     "consecutive bad frames": str(BAD_FRAMES),
+    "events that wait to be written on a connection": str(FEED_EVENTS),
     "text of a merged event": octets(MERGED_BYTES),
     "text of an agent's message in the history": octets(HISTORY_TEXT_BYTES),
     "page of history": octets(HISTORY_PAGE_BYTES),
