@@ -18,7 +18,8 @@ from attrs import define
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.client import Network, NoAnswer, OpeningRefused, TokenUnavailable
 from netra_trio.client.network import words_of
-from netra_trio.config.settings import SECRET_FILE, load
+from netra_trio.config.loading import load
+from netra_trio.config.settings import SECRET_FILE
 from netra_trio.errors import NetraError, SettingsError
 
 CONNECT_SECONDS = 10.0

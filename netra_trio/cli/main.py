@@ -36,7 +36,8 @@ from netra_trio.cli.operate import (
     list_users,
     set_user_enabled,
 )
-from netra_trio.config.settings import Loaded, Settings, describe, load
+from netra_trio.config.loading import Loaded, describe, load
+from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
 from netra_trio.server.run import serve

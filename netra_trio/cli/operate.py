@@ -12,7 +12,8 @@ import trio
 from sqlalchemy import text
 
 from netra_trio.auth.identity import is_user_id
-from netra_trio.auth.jwks import KeyServer, KeysUnavailable, parse_keys
+from netra_trio.auth.jwk import KeysUnavailable, parse_keys
+from netra_trio.auth.key_server import KeyServer
 from netra_trio.config.settings import Settings
 from netra_trio.errors import DatabaseUnusable, NetraError, StoreUnavailable
 from netra_trio.ids import UserId
