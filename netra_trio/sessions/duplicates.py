@@ -35,6 +35,17 @@ class Duplicates:
         spawn: Starts a task of the session.
     """
 
+    __slots__ = (
+        "_closed",
+        "_events",
+        "_followed",
+        "_runner",
+        "_session_id",
+        "_spawn",
+        "_store",
+        "_user",
+    )
+
     def __init__(
         self,
         session_id: SessionId,

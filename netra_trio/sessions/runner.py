@@ -77,6 +77,23 @@ class Runner:
         spawn: Starts another task of the session.
     """
 
+    __slots__ = (
+        "_became_idle",
+        "_events",
+        "_execute",
+        "_instruments",
+        "_is_draining",
+        "_live",
+        "_scheduler",
+        "_settings",
+        "_spawn",
+        "_starts_none",
+        "_store",
+        "_timer",
+        "_user",
+        "_wall_clock",
+    )
+
     def __init__(
         self,
         *,
