@@ -60,6 +60,8 @@ PAYLOADS = st.fixed_dictionaries(
     }
 )
 READERS = st.sampled_from(["all", "none", "some"])  # of the events of a run
+LONGEST_DELAY = 0.4
+DIAL_SECONDS = 3 * LONGEST_DELAY  # to open a connection: there and back, and half of that again
 FAULTS: list[Fault] = [
     Drop(),
     HalfOpen(),
@@ -67,7 +69,7 @@ FAULTS: list[Fault] = [
     Crash(3.0),
     DuplicateConnect(),
     Delay(0.0),
-    Delay(0.4),
+    Delay(LONGEST_DELAY),
     Throttle(2000),
     Throttle(1e9),
 ]
@@ -121,7 +123,7 @@ class Sessions(RuleBasedStateMachine):
         self.was_away = False
         self.reading = 0
 
-    @initialize(weather=st.sampled_from([Throttle(1500), Delay(0.4), Delay(0.0)]))
+    @initialize(weather=st.sampled_from([Throttle(1500), Delay(LONGEST_DELAY), Delay(0.0)]))
     def begin(self, weather: Fault) -> None:
         self.program.do(self._begin, weather)
 
@@ -290,6 +292,9 @@ class Sessions(RuleBasedStateMachine):
         """Mend everything, and ask for the end of each message."""
         self.network.inject(Delay(0.0))
         self.network.inject(Throttle(1e9))
+        # A connection that a `DuplicateConnect` began to open before takes its session over when
+        # it is open. A client that reconnects before that gets the 4409 afterwards, and stays away.
+        await trio.sleep(DIAL_SECONDS)
         self.read_on.set()
         for user in self.users:
             await self._reconnect(user)
@@ -333,3 +338,16 @@ Sessions.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestSessions = Sessions.TestCase
+
+
+def test_a_session_is_taken_over_while_the_network_recovers() -> None:
+    """A client that reconnects is taken over by a connection that began to open before."""
+    state = Sessions()
+    state.begin(weather=Throttle(1500))
+    state.stay_away()
+    state.reconnect(which=0)
+    state.reconnect(which=0)
+    state.say(0, {"content": "40 0", "thread_id": "one", "on_busy": None}, "all", 0.0)
+    state.happen(Delay(LONGEST_DELAY), 0.0)
+    state.happen(DuplicateConnect(), 0.0)
+    state.teardown()
