@@ -40,10 +40,10 @@ from netra_trio import client, testing
 from netra_trio.agents.demo.agent import EXAMPLES
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.run import Agent, Run
-from netra_trio.cli.checkup import STEPS
+from netra_trio.cli.check_server import STEPS
 from netra_trio.cli.main import app
 from netra_trio.client import Client
-from netra_trio.client.run import Feed
+from netra_trio.client.feed import Feed
 from netra_trio.config.settings import STOPS, TABLE, Settings
 from netra_trio.endpoints.http import ENDPOINTS
 from netra_trio.protocol.codec import BadFrame, decode
