@@ -20,6 +20,7 @@ from netra_trio.client import (
     RunLost,
 )
 from netra_trio.client.outbox import MESSAGES
+from netra_trio.client.requests import REQUESTS
 
 
 @pytest.fixture
@@ -615,6 +616,25 @@ async def test_history(autojump_clock: MockClock, network: ScriptedNetwork) -> N
         peer.error("THREAD_NOT_FOUND", question["correlation_id"])
         with pytest.raises(MessageRefused, match="THREAD_NOT_FOUND"):
             await later.wait()
+
+
+async def test_requests_are_bounded(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+    async with opened(network) as (client, peer):
+        async with trio.open_nursery() as nursery:
+            laters = [Later(nursery, lambda: client.history("main")) for _ in range(REQUESTS)]
+            await wait_all_tasks_blocked()
+            assert len(peer.received) == REQUESTS
+            first_key = peer.received[0]["correlation_id"]
+            late = [Later(nursery, lambda: client.history("late")) for _ in range(2)]
+            await wait_all_tasks_blocked()
+            assert len(peer.received) == REQUESTS
+            peer.control("thread_history", {"messages": []}, first_key)
+            await wait_all_tasks_blocked()
+            assert len(peer.received) == REQUESTS + 1
+            peer.close(4403)
+        failed = [later for later in (*laters, *late) if later.error is not None]
+        assert len(failed) == REQUESTS + 1
+        assert {type(later.error) for later in failed} == {ConnectionClosed}
 
 
 async def test_a_message_that_is_cancelled_before_it_is_written_is_not_sent(
