@@ -1,4 +1,4 @@
-"""A client for Trio programs: it reconnects, resumes its session, and repeats what is unconfirmed.
+"""A client for Trio programs: it reconnects, resumes, and repeats unconfirmed messages.
 
 from netra_trio.client import connect
 

@@ -122,7 +122,7 @@ async def _connected(client: "Client") -> AsyncIterator[None]:
 class Client:
     """A client that `connect` has opened.
 
-    Its methods are for tasks of the same Trio program; several may use it side by side.
+    Its methods are for tasks of one Trio program; several tasks may use it concurrently.
 
     Attributes:
         session: Handles the frames; for `connect`.

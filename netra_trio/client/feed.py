@@ -115,7 +115,7 @@ class Feed:
             self._channel.close()
 
     def leave(self) -> None:
-        """Stop reading: what is left is merged and bounded like events that no task reads."""
+        """Stop reading: the remaining events are merged and bounded as if no task read."""
         channel, self._channel = self._channel, None
         self._readers.discard(self)
         for event, size in () if channel is None else channel.drain():
@@ -158,7 +158,7 @@ class _Channel:
     Attributes:
         count: How many events were sent and not taken; one on its way to the reader counts.
         size: Their bytes.
-        held_from: The oldest number that was not taken; after a take, the number behind it.
+        held_from: The oldest number that was not taken; after a take, the number after it.
     """
 
     def __init__(self) -> None:

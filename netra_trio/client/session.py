@@ -229,7 +229,7 @@ class ClientSession:
     # Internals.
 
     def _repeat_unanswered(self, *, is_replayed: bool) -> None:
-        """Send what is not answered again, on a new connection."""
+        """Send unanswered frames again, on a new connection."""
         self._outbox.begin_connection()
         if is_replayed:
             # The replay may have the confirmation of a message that seems unconfirmed.
