@@ -269,7 +269,7 @@ class Client implements NetraClient {
     const message = { type: "get_thread_history", payload, correlation_id: id } as const;
     const fault = outgoingFault(message);
     if (fault !== null) {
-      const body = this.#error("VALIDATION_ERROR", fault, "Mend the field at the path.");
+      const body = this.#error("VALIDATION_ERROR", fault, "Fix the field at the path.");
       return Promise.reject(new RequestError(body));
     }
     if (this.#isClosed) return Promise.reject(new RequestError(this.#closedError()));
@@ -357,7 +357,7 @@ class Client implements NetraClient {
   }
 
   #refuse(key: unknown, fault: string): false {
-    const body = this.#error("VALIDATION_ERROR", fault, "Mend the field at the path.");
+    const body = this.#error("VALIDATION_ERROR", fault, "Fix the field at the path.");
     if (typeof key === "string") this.#view.fail(key, body);
     this.#ownError = body;
     this.#changed();

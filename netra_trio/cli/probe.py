@@ -17,8 +17,8 @@ from attrs import frozen
 
 from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, Socket, SocketClosed
-from netra_trio.config.capabilities import SUBPROTOCOL
 from netra_trio.errors import leaves
+from netra_trio.protocol.wire_format import SUBPROTOCOL
 
 TIMEOUT_SECONDS = 10.0  # for one request or connection; a healthy server takes some ms
 BODY_BYTES = 64 * 1024  # of an answer; no answer of the server is larger

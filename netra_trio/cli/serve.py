@@ -22,8 +22,8 @@ from netra_trio.cli.login import DEV_USER
 from netra_trio.config.settings import Loaded, load
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
-from netra_trio.server.run import CannotListen, listen, secure
 from netra_trio.server.run import serve as run_server
+from netra_trio.server.sockets import CannotListen, listen, secure
 from netra_trio.telemetry import logs
 from netra_trio.telemetry.otlp import exporting
 

@@ -10,7 +10,6 @@ from typing import Any
 from netra_trio.config.settings import Settings
 
 VERSION = "1.0"  # of this document's form, as the guide gives it
-SUBPROTOCOL = "netra.v1"  # what an acknowledging client offers
 ENDPOINTS = {
     "websocket": "/ws",
     "service_discovery": "/ws/config",

@@ -1,7 +1,7 @@
 """The session's numbered events: what is to be written, what may be needed again, and the bounds.
 
     >>> log = EventLog(max_events=2, max_bytes=1000, acknowledging=True)
-    >>> [log.append(name, 1) for name in ("a", "b")]
+    >>> [log.append(name, 1).seq for name in ("a", "b")]
     [1, 2]
     >>> log.has_room(1)
     False
@@ -157,17 +157,18 @@ class EventLog:
         reserved: bool = False,
         timestamp: float = 0.0,
         correlation_id: str | None = None,
-    ) -> int:
-        """Put an event at the end and return the number it got.
+    ) -> Entry:
+        """Put an event at the end and return its entry, with the number it got.
 
         The caller has made sure of room with `has_room`, or of a place with `reserve`.
         """
         self.last = seq = self.last + 1
-        self._pending.append(Entry(seq, event, size, reserved, timestamp, correlation_id))
+        entry = Entry(seq, event, size, reserved, timestamp, correlation_id)
+        self._pending.append(entry)
         self._bytes += size
         if not reserved:
             self._ordinary += 1
-        return seq
+        return entry
 
     def merge(self) -> None:
         """Merge neighbouring deltas that were never written, to make room for others."""

@@ -39,7 +39,7 @@ from netra_trio.testing.faults import (
 )
 from netra_trio.testing.server import MemoryServer, wall_clock
 from netra_trio.testing.trace import Trace
-from netra_trio.transports.memory import BUFFER_BYTES, Weather
+from netra_trio.transports.memory import BUFFER_BYTES, NetworkConditions
 
 URL = "ws://server.test/ws"
 TOKEN_SECONDS = 1e9  # how long a token is valid: longer than any test
@@ -80,14 +80,14 @@ class MemoryNetwork:
         self._script = script
         self._settings = settings
         self._nursery = nursery
-        self._weather = Weather()
+        self._conditions = NetworkConditions()
         self._clients = 0
         self.server = MemoryServer(
             {name: self.trace.recording(agent) for name, agent in agents.items()},
             settings=settings,
             store=store,
             buffer_bytes=buffer_bytes,
-            weather=self._weather,
+            conditions=self._conditions,
         )
 
     @asynccontextmanager
@@ -124,9 +124,9 @@ class MemoryNetwork:
                 for line in self.lines:
                     line.stall()
             case Delay(seconds):
-                self._weather.delay = seconds
+                self._conditions.delay = seconds
             case Throttle(rate):
-                self._weather.rate = rate
+                self._conditions.rate = rate
             case Crash(seconds):
                 self._cut()
                 self.server.crash(seconds)

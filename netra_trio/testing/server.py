@@ -12,14 +12,14 @@ from attrs import define
 from netra_trio.agents.run import Agent
 from netra_trio.client import Event, NoAnswer, OpeningRefused
 from netra_trio.config.settings import Settings
-from netra_trio.endpoints.http import Answer
+from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
 from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.base import Store
 from netra_trio.testing.connection import MemoryConnection
 from netra_trio.testing.killable_store import KillableStore
-from netra_trio.transports.memory import Weather, memory_pair
+from netra_trio.transports.memory import NetworkConditions, memory_pair
 
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the clock
 
@@ -50,7 +50,7 @@ class MemoryServer:
         settings: The settings.
         store: The store, which outlives a crash.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
-        weather: Delay and throughput of the connections.
+        conditions: Delay and throughput of the connections.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class MemoryServer:
         settings: Settings,
         store: Store,
         buffer_bytes: int,
-        weather: Weather,
+        conditions: NetworkConditions,
     ) -> None:
         self._agents = agents
         self._settings = settings
         self._store = store
         self._buffer_bytes = buffer_bytes
-        self._weather = weather
+        self._conditions = conditions
         self._process: _Process | None = None
         self._back_at = -inf
 
@@ -122,7 +122,7 @@ class MemoryServer:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await trio.sleep(2 * self._weather.delay)
+        await trio.sleep(2 * self._conditions.delay)
         await app(scope, receive, send)
         start, body = sent
         document = orjson.loads(body["body"])
@@ -144,13 +144,13 @@ class MemoryServer:
             NoAnswer: The server is down, or went down.
             OpeningRefused: It refused the upgrade.
         """
-        await trio.sleep(2 * self._weather.delay)
+        await trio.sleep(2 * self._conditions.delay)
         process = self._running()
         server, client = memory_pair(
             buffer_bytes=self._buffer_bytes,
             send_timeout=self._settings.send_timeout_ms / 1000,
             max_bytes=self._settings.hard_message_size,
-            weather=self._weather,
+            conditions=self._conditions,
         )
         connection = MemoryConnection(url, headers, subprotocols, client, server, on_event)
         process.nursery.start_soon(_serve_connection, process.app, connection)

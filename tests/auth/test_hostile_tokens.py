@@ -21,7 +21,7 @@ from support.keyserver import SIGNERS, Signer, base64url, key_server, key_set
 from netra_trio.auth.jwks import GAP_SECONDS, KeySet, KeysUnavailable
 from netra_trio.auth.tokens import TOKEN_CHARACTERS, TokenVerifier
 from netra_trio.config.settings import Settings
-from netra_trio.endpoints.http import refusal
+from netra_trio.endpoints.answer import refusal
 from netra_trio.endpoints.request import Request
 from netra_trio.errors import SettingsError
 from netra_trio.protocol.codes import ErrorCode

@@ -16,7 +16,7 @@ from netra_trio.client import Dialer, Network, connect
 from netra_trio.config.settings import Settings
 from netra_trio.server.application import create_app
 from netra_trio.server.listener import Listener
-from netra_trio.server.run import listen
+from netra_trio.server.sockets import listen
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing import Trace, assert_nothing_lost
 

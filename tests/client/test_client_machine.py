@@ -277,9 +277,9 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        node = self.network.server.app and self.network.server.app._node
-        for session in node.sessions if node else []:
-            log = session.event_stream.log
+        running = self.network.server.app and self.network.server.app._open
+        for session in running.node.sessions if running else []:
+            log = session.events._log
             entries = [*log._kept, *log._pending]
             ordinary = sum(not entry.reserved for entry in entries)
             assert ordinary <= REPLAY_EVENTS

@@ -179,7 +179,7 @@ async def test_a_fault_of_ours_is_one_too(
     def fail(_: Any) -> bool:
         raise ValueError("a fault")
 
-    monkeypatch.setattr("netra_trio.endpoints.upgrade._check_resume", fail)
+    monkeypatch.setattr("netra_trio.endpoints.checks._check_resume", fail)
     with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
         async with traced(agent) as server:
             await server.open()

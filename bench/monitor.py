@@ -1,6 +1,6 @@
-"""How the server of the soak is, from inside and from outside.
+"""The resources of the soak's server, measured in its process and from outside.
 
-sample = await Watcher(pid, database, client, started).look()
+sample = await Monitor(pid, database, client, started).sample()
 sample.tasks, sample.sockets, sample.rss_kib
 """
 
@@ -16,24 +16,24 @@ from attrs import frozen
 from bench.proc import memory
 from netra_trio.client import Client
 
-SETTLE_SECONDS = 90.0  # a bound on waiting for what has to come back
+SETTLE_SECONDS = 90.0  # for resources to be released
 TABLES = ("users", "threads", "messages", "runs", "owners")
 
 
 @frozen
 class Sample:
-    """How the server is at one moment.
+    """The resources of the server at one time.
 
     Attributes:
         at: Seconds since the start.
-        tasks: Trio's tasks that are alive.
-        objects: What the garbage collector knows of.
-        sockets: Open sockets, the listening one included.
+        tasks: Trio tasks that are alive.
+        objects: Objects that the garbage collector tracks.
+        sockets: Open sockets, including the listening one.
         files: Open files that are neither sockets nor the database's.
         database_files: Open files of the database: its pool keeps some connections.
         threads: Threads of the process.
         rss_kib: Resident memory.
-        rows: How many rows each table has.
+        rows: The number of rows of each table.
     """
 
     at: float
@@ -54,8 +54,8 @@ class Sample:
         )
 
 
-class Watcher:
-    """Looks at the server, by a connection of its own and from outside."""
+class Monitor:
+    """Samples the server's resources, over a connection of its own and from /proc."""
 
     def __init__(self, pid: int, database: Path, client: Client, started: float) -> None:
         self._pid = pid
@@ -63,9 +63,9 @@ class Watcher:
         self._client = client
         self._started = started
 
-    async def look(self) -> Sample:
-        """Return how it is now."""
-        run = await self._client.send("look", agent="look", thread_id="look")
+    async def sample(self) -> Sample:
+        """Return the resources now."""
+        run = await self._client.send("sample", agent="statistics", thread_id="statistics")
         end = [event async for event in run][-1]
         inside = orjson.loads(end.payload["result"])
         files, threads = await trio.to_thread.run_sync(_files_and_threads, self._pid)
@@ -83,28 +83,28 @@ class Watcher:
             rows=await trio.to_thread.run_sync(rows_of, self._database),
         )
 
-    async def settle(self, is_there: Callable[[Sample], bool]) -> Sample:
-        """Look once a second until it is there, or for as long as it may take."""
+    async def settle(self, is_settled: Callable[[Sample], bool]) -> Sample:
+        """Sample once a second until a condition holds, or for at most 90 s."""
         with trio.move_on_after(SETTLE_SECONDS):
             while True:
-                sample = await self.look()
-                if is_there(sample):
+                sample = await self.sample()
+                if is_settled(sample):
                     return sample
                 await trio.sleep(1)
-        return await self.look()
+        return await self.sample()
 
 
 def _files_and_threads(pid: int) -> tuple[list[str], int]:
-    """Return what the open files of a process are, and how many threads it has."""
+    """Return the targets of a process's open files, and the number of its threads."""
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             found.append(str(path.readlink()))
     return found, len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def rows_of(database: Path) -> dict[str, int]:
-    """Return how many rows each table of a database has."""
+    """Return the number of rows of each table of a database."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return {
             name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]  # noqa: S608

@@ -1,4 +1,4 @@
-"""Lines in memory that are slow, or stall; what they are otherwise is in the contract."""
+"""Connections in memory that are slow or stall; the rest is in the transport contract."""
 
 from math import inf
 
@@ -7,11 +7,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.errors import TransportClosed
-from netra_trio.transports.memory import Weather, memory_pair
+from netra_trio.transports.memory import NetworkConditions, memory_pair
 
 
-async def test_frames_are_under_way_side_by_side(autojump_clock: MockClock) -> None:
-    server, client = memory_pair(weather=Weather(delay=2))
+async def test_delays_of_frames_overlap(autojump_clock: MockClock) -> None:
+    server, client = memory_pair(conditions=NetworkConditions(delay=2))
     await server.send([b"one"])
     await trio.sleep(1)
     await server.send([b"two"])
@@ -21,19 +21,19 @@ async def test_frames_are_under_way_side_by_side(autojump_clock: MockClock) -> N
     assert (await server.receive(), trio.current_time()) == ("three", 5)
 
 
-async def test_a_rate_is_a_queue(autojump_clock: MockClock) -> None:
-    weather = Weather(rate=10)
-    server, client = memory_pair(weather=weather)
+async def test_a_rate_delays_later_frames(autojump_clock: MockClock) -> None:
+    conditions = NetworkConditions(rate=10)
+    server, client = memory_pair(conditions=conditions)
     await server.send([b"x" * 10, b"y" * 20])
     assert (await client.receive(), trio.current_time()) == (b"x" * 10, 1)
-    weather.rate = inf  # what is under way stays so, and nothing overtakes it
+    conditions.rate = inf  # frames on their way stay slow, and keep their order
     await server.send([b"z"])
     assert (await client.receive(), trio.current_time()) == (b"y" * 20, 3)
     assert (await client.receive(), trio.current_time()) == (b"z", 3)
 
 
-async def test_what_is_under_way_arrives_before_the_end(autojump_clock: MockClock) -> None:
-    server, client = memory_pair(weather=Weather(delay=2))
+async def test_frames_arrive_before_the_close(autojump_clock: MockClock) -> None:
+    server, client = memory_pair(conditions=NetworkConditions(delay=2))
     await server.send([b"one"])
     await server.close(1000, "done")
     assert await client.receive() == b"one"
@@ -43,14 +43,14 @@ async def test_what_is_under_way_arrives_before_the_end(autojump_clock: MockCloc
 
 
 async def test_a_wait_for_a_slow_frame_can_be_cancelled(autojump_clock: MockClock) -> None:
-    server, client = memory_pair(weather=Weather(delay=2))
+    server, client = memory_pair(conditions=NetworkConditions(delay=2))
     await server.send([b"one"])
     with trio.move_on_after(1):
         await client.receive()
     assert await client.receive() == b"one"
 
 
-async def test_a_stalled_line_tells_nothing(autojump_clock: MockClock) -> None:
+async def test_a_stalled_connection_delivers_nothing(autojump_clock: MockClock) -> None:
     server, client = memory_pair()
     await server.send([b"before"])
     client.stall()
@@ -75,7 +75,7 @@ async def test_a_stalled_line_tells_nothing(autojump_clock: MockClock) -> None:
     assert heard == []
 
 
-async def test_who_writes_to_a_stalled_line_waits_and_gives_up(autojump_clock: MockClock) -> None:
+async def test_a_send_on_a_stalled_connection_times_out(autojump_clock: MockClock) -> None:
     server, client = memory_pair(buffer_bytes=10, send_timeout=5)
     client.stall()
     await server.send([b"x" * 10])

@@ -1,6 +1,6 @@
-"""The agents of the soak: one that talks, and one that says how the server is.
+"""The agents of the soak: one repeats its message, one reports statistics of the process.
 
-netra-trio serve --agent talk=bench.peers.soaked:talk --agent look=bench.peers.soaked:look
+netra-trio serve --agent repeat=bench.peers.soak_agents:repeat
 """
 
 import gc
@@ -13,9 +13,9 @@ from netra_trio import Run
 WORD_SECONDS = 0.01  # from one word to the next: a run takes some seconds at most
 
 
-async def talk(run: Run) -> str:
-    """Say back what was said, word by word, with a thought and a tool."""
-    await run.think("Saying it back")
+async def repeat(run: Run) -> str:
+    """Repeat the message word by word, after a thought and a tool call."""
+    await run.think("Repeating")
     async with run.tool("split", text=run.content) as tool:
         words = run.content.split(" ")
         tool.result = len(words)
@@ -25,8 +25,8 @@ async def talk(run: Run) -> str:
     return run.content
 
 
-async def look(run: Run) -> str:  # noqa: ARG001 - every agent takes one
-    """Say how many tasks and objects this process has, once what is garbage is gone."""
+async def statistics(run: Run) -> str:  # noqa: ARG001 - every agent has this parameter
+    """Return the number of tasks and objects of this process, after a garbage collection."""
     gc.collect()
     found = {
         "tasks": trio.lowlevel.current_statistics().tasks_living,

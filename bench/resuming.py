@@ -1,8 +1,8 @@
-"""What the load does with sessions that outlive their connections: come back to them.
+"""Scenarios with sessions that outlive their connections, and are resumed.
 
-    figures = await RETURNING["resume"](Load(target, pid, secret), {"connections": 10, ...})
+    figures = await RESUMING["resume"](Load(target, pid, secret), {"connections": 10, ...})
 
-Both scenarios need a server whose sessions can be resumed, and fail where one is not exactly.
+Both scenarios need a server whose sessions can be resumed. `resume` fails if a resume is not exact.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from time import perf_counter
 
 from attrs import define, field
 
-from bench.connection import Connection, LoadError, Place
+from bench.connection import Connection, LoadError, ResumePoint
 from bench.figures import latencies
 from bench.peers.work import TOKENS
 from bench.proc import cpu_seconds
@@ -25,68 +25,70 @@ from bench.scenarios import (
     Parameters,
     Result,
     Scenario,
-    ask,
+    run_once,
 )
 
-STREAMS, ECHOES = 4, 47  # runs that a client is behind, which are 1 000 events
+STREAMS, ECHOES = 4, 47  # runs that a client is behind: 1 000 events
 RUN_EVENTS = 3  # of a run beside its deltas: confirmed, started, completed
 BEHIND = STREAMS * (len(TOKENS) + RUN_EVENTS) + ECHOES * (1 + RUN_EVENTS)
-PAUSES = (1.0, 30.0)  # seconds: the ceiling of the first pause and of any, as the clients have them
-BACK_SECONDS = 60.0  # for all of a storm to be back: what takes longer is a failure
+PAUSES = (1.0, 30.0)  # seconds: upper bounds of the first and of any pause, as in the clients
+RECONNECT_SECONDS = 60.0  # for all clients of a storm to reconnect; a longer time is a failure
 
 
 @define(eq=False)
 class Client:
-    """A user with a session, over as many connections as it takes."""
+    """A user with one session, over any number of connections."""
 
     load: Load
     user: int
     connection: Connection
-    is_silent: bool = False  # acknowledges nothing, so that nothing leaves the log
+    acknowledges: bool = True  # without it, no event leaves the server's log
     session_id: str = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.session_id = self.connection.welcome["session_id"]
+        self.session_id = self.connection.hello["session_id"]
 
     @classmethod
-    async def open(cls, load: Load, user: int, *, is_silent: bool = False) -> "Client":
+    async def open(cls, load: Load, user: int, *, acknowledges: bool = True) -> "Client":
         """Begin a session."""
-        return cls(load, user, await load.connect(user, is_silent=is_silent), is_silent)
+        connection = await load.connect(user, acknowledges=acknowledges)
+        return cls(load, user, connection, acknowledges)
 
-    async def come_back(self, seq: int) -> str:
-        """Go on with the session after a number; return the verdict."""
-        place = Place(self.session_id, seq)
-        self.connection = await self.load.connect(self.user, place, is_silent=self.is_silent)
-        verdict: str = self.connection.welcome["resume"]["verdict"]
+    async def resume(self, seq: int) -> str:
+        """Resume the session after a number, on a new connection; return the verdict."""
+        point = ResumePoint(self.session_id, seq)
+        self.connection = await self.load.connect(self.user, point, acknowledges=self.acknowledges)
+        verdict: str = self.connection.hello["resume"]["verdict"]
         return verdict
 
 
 async def resume(load: Load, parameters: Parameters) -> Result:
-    """Stream; then come back to sessions 1 000 events behind, all of it replayed each time."""
+    """Stream; then resume sessions 1 000 events behind, with all of them replayed each time."""
     number = int(parameters["connections"])
     warm_up, seconds = float(parameters["warm_up"]), float(parameters["seconds"])
     streaming = await load.connect_many(number)
-    going = Loop(load, agent="stream")
-    going.start(streaming, 1, number)
+    messages = Loop(load, agent="stream")
+    messages.start(streaming, 1, number)
     await load.run_for(warm_up)
     streamed = await load.measure(seconds)
-    await going.stop()
+    await messages.stop()
     await asyncio.gather(*(connection.close() for connection in streaming))
 
-    clients = [await Client.open(load, number + user, is_silent=True) for user in range(number)]
+    users = range(number, 2 * number)
+    clients = [await Client.open(load, user, acknowledges=False) for user in users]
     await asyncio.gather(*(_fall_behind(client) for client in clients))
     took: list[float] = []
-    returning = [asyncio.create_task(_keep_coming_back(client, took)) for client in clients]
+    resuming = [asyncio.create_task(_keep_resuming(client, took)) for client in clients]
     try:
-        await _run_for(load, warm_up, returning)
+        await _run_for(load, warm_up, resuming)
         took.clear()
         replayed = await load.measure(seconds)
     finally:
-        for task in returning:
+        for task in resuming:
             task.cancel()
-    await _end(returning)
+    await _end(resuming)
     if not streamed.numbers or not replayed.numbers:
-        raise LoadError("nothing was streamed, or nothing replayed")
+        raise LoadError("no event was streamed, or none was replayed")
     stream_cpu, replay_cpu = (one.cpu / one.numbers * 1e6 for one in (streamed, replayed))
     figures = {
         "stream_cpu_us": stream_cpu,
@@ -98,39 +100,39 @@ async def resume(load: Load, parameters: Parameters) -> Result:
 
 
 async def _fall_behind(client: Client) -> None:
-    """Have 1 000 events that are never acknowledged, and lose the line."""
+    """Receive 1 000 events without acknowledging them, and lose the connection."""
     for agent in ["stream"] * STREAMS + ["echo"] * ECHOES:
-        await ask(client.connection, agent)
+        await run_once(client.connection, agent)
     if client.connection.seen != BEHIND:
         raise LoadError(f"expected {BEHIND} events, got {client.connection.seen}")
     client.connection.drop()
 
 
-async def _keep_coming_back(client: Client, took: list[float]) -> None:
-    """Come back, take all that is replayed, and lose the line, for ever."""
+async def _keep_resuming(client: Client, took: list[float]) -> None:
+    """Resume, receive all replayed events, and lose the connection, until cancelled."""
     while True:
         started = perf_counter()
-        verdict = await client.come_back(0)
+        verdict = await client.resume(0)
         if verdict != "exact":
             raise LoadError(f"expected the verdict exact, got {verdict}")
-        await _take(client, BEHIND)
+        await _wait_for(client, BEHIND)
         took.append(perf_counter() - started)
         client.connection.drop()
 
 
-async def _take(client: Client, seq: int) -> None:
-    """Wait until a number has come."""
+async def _wait_for(client: Client, seq: int) -> None:
+    """Wait until a number is received."""
     connection = client.connection
-    news = asyncio.Event()
-    connection.on_event = lambda *_: news.set()
+    received = asyncio.Event()
+    connection.on_event = lambda *_: received.set()
     async with asyncio.timeout(ANSWER_SECONDS):
         while connection.seen < seq:
-            await news.wait()
-            news.clear()
+            await received.wait()
+            received.clear()
 
 
 async def storm(load: Load, parameters: Parameters) -> Result:
-    """Lose every line at once in the middle of a run, and come back as the clients do."""
+    """Lose every connection at once in the middle of a run, and reconnect as the clients do."""
     number = int(parameters["connections"])
     clients: list[Client] = []
     for start in range(0, number, OPENING_AT_ONCE):
@@ -143,20 +145,20 @@ async def storm(load: Load, parameters: Parameters) -> Result:
     for client in clients:
         client.connection.drop()
     attempts: list[float] = []
-    back = await asyncio.gather(*(_return(client, lost, attempts) for client in clients))
+    resumed = await asyncio.gather(*(_reconnect(client, lost, attempts) for client in clients))
     took = perf_counter() - lost
     figures = {
-        "exact_percent": 100.0 * sum(verdict == "exact" for verdict, _ in back) / number,
+        "exact_percent": 100.0 * sum(verdict == "exact" for verdict, _ in resumed) / number,
         "peak_per_second": float(busiest(attempts)),
         "cpu_us": (cpu_seconds(load.pid) - cpu) / number * 1e6,
-        **latencies("", [seconds for _, seconds in back]),
+        **latencies("", [seconds for _, seconds in resumed]),
     }
     checks = {"load_core": (time.process_time() - own) / took}
-    # What a client missed comes now: its run goes on, and ends.
+    # The missed events arrive now, and the rest of the run.
     await asyncio.gather(
         *(
-            _take(client, len(TOKENS) + RUN_EVENTS)
-            for client, (verdict, _) in zip(clients, back, strict=True)
+            _wait_for(client, len(TOKENS) + RUN_EVENTS)
+            for client, (verdict, _) in zip(clients, resumed, strict=True)
             if verdict == "exact"
         )
     )
@@ -170,29 +172,29 @@ async def _begin_runs(clients: Sequence[Client]) -> None:
         payload = {"content": "00", "agent": "stream"}
         client.connection.send(dialect.message("user_message", payload))
     for client in clients:
-        await _take(client, 1)
+        await _wait_for(client, 1)
 
 
-async def _return(client: Client, lost: float, attempts: list[float]) -> tuple[str, float]:
-    """Come back after pauses of full jitter; return the verdict, and seconds since the loss."""
+async def _reconnect(client: Client, lost: float, attempts: list[float]) -> tuple[str, float]:
+    """Resume after pauses with full jitter; return the verdict, and seconds since the loss."""
     first, most = PAUSES
     seq = client.connection.seen
     for failures in range(10):
-        pause = min(most, first * 2**failures) * random.random()  # noqa: S311 - no secret
+        pause = min(most, first * 2**failures) * random.random()  # noqa: S311 - not a secret
         await asyncio.sleep(pause)
         attempts.append(perf_counter())
         try:
-            verdict = await client.come_back(seq)
+            verdict = await client.resume(seq)
         except (LoadError, OSError):
-            if perf_counter() - lost > BACK_SECONDS:
+            if perf_counter() - lost > RECONNECT_SECONDS:
                 break
             continue
         return verdict, perf_counter() - lost
-    raise LoadError(f"not back within {BACK_SECONDS:g} s")
+    raise LoadError(f"not reconnected within {RECONNECT_SECONDS:g} s")
 
 
 def busiest(times: Sequence[float], seconds: float = 1.0) -> int:
-    """Return how many of these moments lie within a second, where they are densest.
+    """Return the greatest number of these times that lie within one second.
 
     >>> busiest([0.0, 0.4, 0.9, 1.0, 1.1, 5.0])
     4
@@ -207,7 +209,7 @@ def busiest(times: Sequence[float], seconds: float = 1.0) -> int:
 
 
 async def _run_for(load: Load, seconds: float, tasks: Sequence["asyncio.Task[None]"]) -> None:
-    """Let tasks go on for a while; what one of them raises comes out."""
+    """Let tasks run for a time; raise the error of one that failed."""
     await load.run_for(seconds)
     for task in tasks:
         if task.done():
@@ -215,10 +217,10 @@ async def _run_for(load: Load, seconds: float, tasks: Sequence["asyncio.Task[Non
 
 
 async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
-    """Wait for tasks that were cancelled; what else one of them raises comes out."""
+    """Wait for cancelled tasks; raise the error of one that failed."""
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(ended, Exception):
             raise ended
 
 
-RETURNING: Mapping[str, Scenario] = {"resume": resume, "storm": storm}
+RESUMING: Mapping[str, Scenario] = {"resume": resume, "storm": storm}
