@@ -225,9 +225,10 @@ async def test_a_server_that_is_killed_repeatedly(folder: Path) -> None:
         async with trio.open_nursery() as nursery:
             done = trio.Event()
             first_is_up = trio.Event()
+            killed = [trio.Event() for _ in range(KILLS)]
 
             async def keep_serving() -> None:
-                for _ in range(KILLS):
+                for was_killed in killed:
                     with serving(folder, *WITH_AGENTS, port=str(port), **LIMITS) as server:
                         first_is_up.set()
                         ran_before = len(ends)
@@ -235,6 +236,7 @@ async def test_a_server_that_is_killed_repeatedly(folder: Path) -> None:
                             await trio.sleep(0.01)
                         await trio.sleep(chance.uniform(*LIFE))
                         server.process.end(signal.SIGKILL)
+                    was_killed.set()
                 with serving(folder, *WITH_AGENTS, port=str(port), **LIMITS):
                     await done.wait()
 
@@ -250,6 +252,8 @@ async def test_a_server_that_is_killed_repeatedly(folder: Path) -> None:
 
                 async def talk(sender: int) -> None:
                     for number in range(MESSAGES):
+                        if number >= MESSAGES - KILLS:  # each server gets at least one message
+                            await killed[number - MESSAGES + KILLS].wait()
                         key = f"{sender}-{number}"
                         run = await client.send(
                             contents[key], thread_id=f"thread-{sender}", correlation_id=key
