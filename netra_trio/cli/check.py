@@ -13,7 +13,7 @@ from netra_trio.cli.check_server import Outcome, StepResult, check_server
 from netra_trio.cli.check_services import check_services
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER, signer
-from netra_trio.config.settings import describe, load
+from netra_trio.config.loading import describe, load
 
 TOKEN_SECONDS = 300  # of the token that is signed here: the test takes a minute at most
 

@@ -8,7 +8,8 @@ from contextlib import closing
 import trio
 from sqlalchemy import text
 
-from netra_trio.auth.jwks import KeyServer, KeysUnavailable, parse_keys
+from netra_trio.auth.jwk import KeysUnavailable, parse_keys
+from netra_trio.auth.key_server import KeyServer
 from netra_trio.config.settings import Settings
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 from netra_trio.stores.sql.database import Database, database_file, is_in_memory

@@ -19,7 +19,8 @@ from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, OpeningRefused, TokenUnavailable
 from netra_trio.client.network import reason_of
-from netra_trio.config.settings import SECRET_FILE, load
+from netra_trio.config.loading import load
+from netra_trio.config.settings import SECRET_FILE
 from netra_trio.errors import SettingsError
 
 DEV_USER = "dev"  # the user of commands that are given neither a user nor a token

@@ -19,7 +19,7 @@ from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.agent_import import import_agents
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER
-from netra_trio.config.settings import Loaded, load
+from netra_trio.config.loading import Loaded, load
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
 from netra_trio.server.run import serve as run_server

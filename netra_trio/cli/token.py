@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from netra_trio.auth.identity import USER_ID_CHARACTERS, is_user_id
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.errors import CommandError
-from netra_trio.config.settings import load
+from netra_trio.config.loading import load
 
 _DURATION = re.compile(r"([0-9]{1,6})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

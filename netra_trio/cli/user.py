@@ -12,7 +12,8 @@ import trio
 from netra_trio.auth.identity import is_user_id
 from netra_trio.cli.check_services import ANSWER_SECONDS, reason_of
 from netra_trio.cli.errors import CommandError
-from netra_trio.config.settings import Settings, load
+from netra_trio.config.loading import load
+from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import UserId
 from netra_trio.stores.sql.database import is_in_memory
