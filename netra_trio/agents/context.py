@@ -1,9 +1,9 @@
-"""Run a coroutine in a context of its own, without a task of its own.
+"""Runs a coroutine in its own context variables, in the current task.
 
     result = await run_in_context(agent(run), copy_context(), on_suspend)
 
-One task executes many runs in turn. What an agent sets in context variables must not reach the next
-run, so each run has its own `contextvars.Context`.
+One task executes many runs, one after the other. A context variable that an agent sets must not be
+visible in the next run, so each run has its own `contextvars.Context`.
 """
 
 from collections.abc import Callable, Coroutine, Generator
@@ -22,9 +22,9 @@ def run_in_context(
 
     Args:
         function: The coroutine.
-        context: The context that it and the tasks that it starts see.
-        on_suspend: Called once, where the coroutine first gives control to the event loop, and not
-            at all if it ends before.
+        context: The context of the coroutine and of the tasks that it starts.
+        on_suspend: Called once, when the coroutine first gives control to the event loop; not
+            called if it ends before.
     """
     try:
         request = context.run(function.send, None)

@@ -60,11 +60,11 @@ class Replies:
         self.ended.append(reason)
         assert problem is not None
 
-    async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
+    async def send(self, message: Outbound, correlation_id: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
         self.answers.append((message.TYPE, correlation_id))
 
-    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
+    async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
         self.answers.append((str(problem.code), correlation_id))
 

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from netra_trio.agents.run import Run
 from netra_trio.errors import ToolError
 from netra_trio.node.node import USERS_LISTED
-from netra_trio.sessions.delivery import GAP_EVERY
+from netra_trio.sessions.delivery_times import GAP_EVERY
 from netra_trio.telemetry.metrics import Gauges, Histogram, Metrics
 
 QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}

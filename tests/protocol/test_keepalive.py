@@ -39,7 +39,7 @@ def test_a_frame_just_before_the_end_keeps_the_line() -> None:
     life = Liveness(interval=30.0, now=0.0)
     life.poll(30.0)
     life.poll(60.0)
-    life.heard(74.75)
+    life.note_frame(74.75)
     assert life.next_poll == 90.0
     life.poll(90.0)
     life.poll(120.0)
@@ -51,7 +51,7 @@ def test_a_frame_just_before_the_end_keeps_the_line() -> None:
 
 def test_a_stall_of_the_process_is_not_the_silence_of_the_peer() -> None:
     life = Liveness(interval=1.0, now=0.0)
-    life.heard(0.9)
+    life.note_frame(0.9)
     # Polled at 5 instead of 1: what the peer has sent meanwhile may lie unread.
     assert life.poll(5.0) is LivenessStatus.HEARTBEAT_DUE
     assert life.poll(6.0) is LivenessStatus.HEARTBEAT_DUE
@@ -74,7 +74,7 @@ def test_a_poll_may_be_late_by_half_a_second(late: float, status: LivenessStatus
 
 def test_after_a_stall_one_beat_goes_out() -> None:
     life = Liveness(interval=30.0, now=0.0)
-    life.heard(1000.0)
+    life.note_frame(1000.0)
     assert [life.poll(1000.0), life.poll(1000.0)] == [
         LivenessStatus.HEARTBEAT_DUE,
         LivenessStatus.QUIET,
@@ -93,7 +93,7 @@ def test_any_history(interval: float, steps: list[tuple[bool, float]]) -> None:
         now += step
         if hears:
             heard = now
-            life.heard(now)
+            life.note_frame(now)
         due = life.next_poll
         if now - due > STALL_SECONDS:  # this process was late, not the peer
             heard = now

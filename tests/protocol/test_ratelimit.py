@@ -169,8 +169,8 @@ def test_a_window_is_idle_when_it_would_say_what_a_new_one_says() -> None:
 
 
 def test_more_slots_than_there_are_never_leave() -> None:
-    with pytest.raises(AssertionError, match="more slots"):
-        SlidingWindow(rate=1, waiting=1)._frees(1)
+    with pytest.raises(AssertionError, match="fewer slots"):
+        SlidingWindow(rate=1, waiting=1)._time_when_free(1)
 
 
 def test_a_bucket_is_full_at_first_and_fills_up_again() -> None:

@@ -151,9 +151,9 @@ async def test_the_feed_takes_its_bound_and_one_more_event_waits(
         assert feed.push(source.log.append(number, 1))
     beyond = source.log.append("beyond", 1)
     assert not feed.push(beyond)
-    assert await waits(lambda: feed.push_when_possible(beyond))
+    assert await waits(lambda: feed.wait_to_push(beyond))
     assert [e.event for e in feed.take(max_bytes=1)] == [0]
-    await feed.push_when_possible(beyond)  # there is a place now
+    await feed.wait_to_push(beyond)  # there is a place now
 
 
 async def test_what_found_the_feed_full_is_taken_in_order_all_the_same(
@@ -179,7 +179,7 @@ async def test_events_that_wait_for_the_feed_are_in_it_in_order(
     async def push(number: int) -> None:
         entry = source.log.append(number, 1)
         if not feed.push(entry):
-            await feed.push_when_possible(entry)
+            await feed.wait_to_push(entry)
         pushed.append(number)
 
     async with trio.open_nursery() as nursery:
@@ -201,7 +201,7 @@ async def test_closing_the_feed_frees_the_agents_and_ends_the_writer(
     while feed.push(entry := source.log.append("x", 1)):
         pass
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed.push_when_possible, entry)
+        nursery.start_soon(feed.wait_to_push, entry)
         await trio.testing.wait_all_tasks_blocked()
         feed.close()
     with pytest.raises(trio.EndOfChannel):

@@ -210,7 +210,7 @@ class LogMachine(RuleBasedStateMachine):
         self.replays_until = self.count
         start = self.pending[0].first - 1 if self.pending else self.count
         rewound = self.log.rewind(seq)
-        assert [seen(entry) for entry in rewound.forgotten] == dropped
+        assert [seen(entry) for entry in rewound.removed] == dropped
         assert (rewound.last_seq, rewound.is_exact) == (start, start == seq)
 
     @invariant()
@@ -364,7 +364,7 @@ def test_a_lagging_client_gets_merged_deltas_and_may_come_back_between_them() ->
     [merged] = log.take(max_bytes=1000, merge=True)
     assert (merged.seq_from, merged.seq, merged.event.content) == (1, 4, "abcd")
     rewound = log.rewind(2)
-    assert [entry.event.content for entry in rewound.forgotten] == ["a", "b"]
+    assert [entry.event.content for entry in rewound.removed] == ["a", "b"]
     assert (rewound.last_seq, rewound.is_exact) == (2, True)
     delta(log, "e")
     delta(log, "f")

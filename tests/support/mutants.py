@@ -72,8 +72,8 @@ MUTANTS = (
         "log full one too late",
         "the log holds no more than its bound",
         "netra_trio/sessions/event_log.py",
-        "if self._ordinary >= self._max_events:",
-        "if self._ordinary > self._max_events:",
+        "if self._unreserved_count >= self._max_events:",
+        "if self._unreserved_count > self._max_events:",
         _LOG,
     ),
     Mutant(

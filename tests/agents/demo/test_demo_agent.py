@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from netra_trio.agents.demo.agent import (
     EXAMPLES,
     PACE,
-    QUOTED,
+    QUOTE_CHARACTERS,
     SLOW_SECONDS,
     THINKING,
     demo,
@@ -292,7 +292,7 @@ async def test_help(content: str, autojump_clock: MockClock) -> None:
         ("x", "You wrote `x`: 1 word, 1 character."),
         ("", "You wrote nothing: 0 words, 0 characters."),
         ("a `b`\n\n# <c>", "You wrote `` a `b` # <c> ``: 4 words, 12 characters."),
-        ("y" * 100_000, f"You wrote `{'y' * QUOTED}…`: 1 word, 100000 characters."),
+        ("y" * 100_000, f"You wrote `{'y' * QUOTE_CHARACTERS}…`: 1 word, 100000 characters."),
         ("this, slowing down", "You wrote `this, slowing down`: 3 words, 18 characters."),
     ],
 )
@@ -356,7 +356,7 @@ async def test_the_examples_do_what_they_say(
 def test_any_text_can_be_quoted(text: str) -> None:
     quotation = quoted(text)
     check_markdown(quotation)
-    assert len(quotation) <= 3 * QUOTED + 5
+    assert len(quotation) <= 3 * QUOTE_CHARACTERS + 5
     quotation.encode()
 
 
