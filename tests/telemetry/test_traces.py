@@ -69,7 +69,7 @@ class Traced:
 
         async def serve() -> None:
             refused.append(await self.app.serve_upgrade(request, "/ws", lambda _: transport))
-            client.line.close(1006)
+            client.peer.close(1006)
             client.done.set()
 
         self.nursery.start_soon(serve)
@@ -195,7 +195,7 @@ async def test_a_resume_shows_the_time_without_a_connection(autojump_clock: Mock
     async with traced(agent) as server:
         client = await server.open(traceparent=PARENT)
         session_id = client.hello["payload"]["session_id"]
-        client.line.cut()
+        client.peer.cut()
         await client.done.wait()
         await trio.sleep(3)
         other = PARENT.replace(TRACE_ID, "a" * 32)

@@ -1,4 +1,4 @@
-"""What the demo agent hears: arithmetic and places, and not what only looks like them."""
+"""Finding questions: arithmetic and places in a message, and no other text."""
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +67,6 @@ def test_places_are_found(text: str, places: list[str]) -> None:
     st.text(max_size=RULES_CHARACTERS)
     | st.text(alphabet="time in,and12+(-*) .", max_size=RULES_CHARACTERS)
 )
-def test_any_text_is_looked_through(text: str) -> None:
+def test_any_text_is_searched(text: str) -> None:
     assert len(find_expressions(text)) <= 3
     assert len(find_places(text)) <= 3
