@@ -78,10 +78,8 @@ def postgresql(request: pytest.FixtureRequest) -> Store:
 
 
 def on(database: Database) -> Store:
-    """Return a store on a database that others had before: what it compiled for them is kept."""
-    store = SqlStore("sqlite://")
-    store.database = database
-    return store
+    """Return a store on a database of earlier tests, which keeps its compiled statements."""
+    return SqlStore(database)
 
 
 STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql]

@@ -197,6 +197,7 @@ _POOL: dict[str, Any] = {
     "pool_size": CONNECTIONS + WRITERS,
     "max_overflow": 0,
     "pool_timeout": CONNECT_SECONDS,
+    "pool_use_lifo": True,
 }
 
 

@@ -26,12 +26,12 @@ from stores.samples import (
 
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import NewMessage
-from netra_trio.stores.sql import retention
-from netra_trio.stores.sql import store as sql
+from netra_trio.stores.sql import retention, upkeep
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.retention import DAY, delete_old
 from netra_trio.stores.sql.schema import messages, runs, threads
 from netra_trio.stores.sql.store import SqlStore
+from netra_trio.stores.sql.upkeep import Upkeep
 
 T = TypeVar("T")
 
@@ -44,14 +44,14 @@ LIMIT = NOW - DAYS * DAY
 async def store_of(url: str, days: int = DAYS) -> AsyncIterator[SqlStore]:
     """Open a store for which it is always the same time, and which deletes when it is told to."""
     store = SqlStore(url, retention_days=days, wall_clock=lambda: NOW)
-    store._delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
+    store._upkeep.delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
     async with store.open():
         yield store
 
 
 async def delete_now(store: SqlStore) -> None:
     """Delete what is too old."""
-    await SqlStore._delete_old(store)
+    await Upkeep.delete_old(store._upkeep)
 
 
 async def ended(store: SqlStore, message: NewMessage, text_: str = "") -> NewMessage:
@@ -155,7 +155,7 @@ async def test_any_number_goes_in_chunks(
         looks.append(progress.deleted)
         return progress
 
-    monkeypatch.setattr(sql, "delete_old", look)
+    monkeypatch.setattr(upkeep, "delete_old", look)
     async with store_of(url) as store:
         await delete_now(store)
     assert sum(looks) == count
@@ -184,8 +184,8 @@ async def test_a_key_stays_for_a_day_at_least(url: str) -> None:
 async def test_a_store_deletes_at_its_start_and_from_time_to_time(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.02)
-    monkeypatch.setattr(sql, "RETENTION_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "RETENTION_SECONDS", 0.05)
     async with store_of(url) as store:
         await ended(store, new(at=1.0))
 
@@ -202,10 +202,11 @@ async def test_a_store_deletes_at_its_start_and_from_time_to_time(
 async def test_a_store_deletes_only_when_it_is_due(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "RENEW_SECONDS", 0.02)
     done: list[str] = []
     store = SqlStore(url, retention_days=DAYS)
-    delete_some, renew = store._delete_old, store._renew
+    kept = store._upkeep
+    delete_some, renew = kept.delete_old, kept.renew
 
     async def deletes() -> None:
         done.append("delete")
@@ -215,7 +216,7 @@ async def test_a_store_deletes_only_when_it_is_due(
         done.append("renew")
         await renew()
 
-    store._delete_old, store._renew = deletes, renews  # type: ignore[method-assign]
+    kept.delete_old, kept.renew = deletes, renews  # type: ignore[method-assign]
 
     async def is_renewed() -> bool:
         return len(done) >= 5

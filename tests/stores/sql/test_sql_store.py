@@ -37,9 +37,11 @@ from netra_trio.ids import ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import Duplicate, NewMessage, User
 from netra_trio.stores.sql import store as sql
+from netra_trio.stores.sql import upkeep
 from netra_trio.stores.sql import write_behind as behind
-from netra_trio.stores.sql.batch import Batch, Recording, Starting
+from netra_trio.stores.sql.batch import Batch
 from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.entries import RecordMessage, StartRun
 from netra_trio.stores.sql.migrate import current_revision
 from netra_trio.stores.sql.schema import REVISIONS, messages, runs, threads
 from netra_trio.stores.sql.store import SqlStore
@@ -199,13 +201,13 @@ async def test_what_another_server_recorded_in_between_is_found(
     """The other's message is committed after the look for its key, and before ours is inserted."""
     async with two_stores(url) as (one, other):
         message, theirs = new(key="c-1"), new(key="c-1")
-        look_up = Batch._look_up
+        find_duplicates = Batch._find_duplicates
         tries = 0
 
         def late(batch: Any, connection: Connection) -> Any:
             nonlocal tries
-            found = look_up(batch, connection)
-            if batch._of(Recording):
+            found = find_duplicates(batch, connection)
+            if batch._of(RecordMessage):
                 tries += 1
                 if tries == 1:
                     # As if it had been looked up a moment before the other's commit.
@@ -213,7 +215,7 @@ async def test_what_another_server_recorded_in_between_is_found(
             return found
 
         await record(other, theirs)
-        monkeypatch.setattr(Batch, "_look_up", late)
+        monkeypatch.setattr(Batch, "_find_duplicates", late)
         assert await outcome(one, message) == duplicate_of(theirs)
         assert tries == 2
         assert await page_of(one) == ([of_user(theirs)], False)
@@ -267,14 +269,14 @@ async def test_finding_records_nothing(store: SqlStore) -> None:
 
 async def test_one_key_twice_in_a_batch_conflicts_or_is_known(store: SqlStore) -> None:
     first, same, other = new(key="k"), new(key="k"), new(key="k", fingerprint=b"other")
-    batch = [Recording(new=message) for message in (first, same, other)]
+    batch = [RecordMessage(message) for message in (first, same, other)]
     await store._write(batch)
     assert batch[0].known is None
     assert batch[1].known is not None
-    assert batch[1].known.answer(same) == duplicate_of(first)
+    assert batch[1].known.duplicate_of(same) == duplicate_of(first)
     assert batch[2].known is not None
     with pytest.raises(KeyConflict):
-        batch[2].known.answer(other)
+        batch[2].known.duplicate_of(other)
 
 
 # An answer that is lost after the commit
@@ -409,7 +411,7 @@ async def test_one_key_twice_at_once_and_the_first_is_cancelled(store: SqlStore)
 
     store.database.write = late  # type: ignore[method-assign]
     found: list[Duplicate | str] = []
-    store._writes.put(Starting(run_id=first.run_id), at_once=True)
+    store._writes.put(StartRun(first.run_id), urgent=True)
     async with trio.open_nursery() as nursery:
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(record_first)
@@ -447,7 +449,7 @@ async def test_what_is_refused_does_not_hold_up_the_others(own_url: str, logs: l
         await wait_for_history(store, expected)
         await store.check()
     (refused,) = [log for log in logs if log["event"] == "write_refused"]
-    assert refused["write"] == "Recording"
+    assert refused["write"] == "RecordMessage"
     assert "not this one" in refused["reason"]
 
 
@@ -547,12 +549,12 @@ async def test_users_are_listed_in_pages(store: SqlStore) -> None:
 async def test_thread_numbers_are_kept_within_bounds(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netra_trio.stores.sql.batch.THREADS_KNOWN", 3)
+    monkeypatch.setattr("netra_trio.stores.sql.thread_numbers.THREADS_KNOWN", 3)
     names = [ThreadId(f"t{n}") for n in range(4)]
     for _ in range(2):
         for name in names:
             await record(store, new(thread=name))
-    assert len(store._numbers._numbers) == 3
+    assert len(store._writer.numbers._numbers) == 3
     for name in names:
         page, _ = await page_of(store, thread=name)
         assert len(page) == 2
@@ -629,7 +631,7 @@ async def test_a_full_disk_is_told_and_recovers(sqlite_url: str) -> None:
         await wait_until_ready(store)  # there is room for what is small
         await record(store, large)
         await wait_until(lambda: _has_trouble(store))
-        assert "full" in str(store._writes.trouble)
+        assert "full" in str(store._writes.unavailable_reason)
         limit(1_000_000)
         await wait_until_ready(store)
         assert await page_of(store) == ([of_user(large)], False)
@@ -863,7 +865,7 @@ async def test_a_database_that_nobody_made_is_waited_for(own_server: PostgresSer
     store = SqlStore(own_server.url("nobody_made_it"))
     async with store.open():
         assert not await is_ready(store)
-        assert "does not exist" in str(store._writes.trouble)
+        assert "does not exist" in str(store._writes.unavailable_reason)
 
 
 async def test_what_is_too_old_is_not_asked_for_again_and_again(
@@ -877,7 +879,7 @@ async def test_what_is_too_old_is_not_asked_for_again_and_again(
         asked += 1
         raise OperationalError("DELETE", {}, Exception("no"))
 
-    monkeypatch.setattr(sql, "delete_old", fails)
+    monkeypatch.setattr(upkeep, "delete_old", fails)
     store = SqlStore(url, retention_days=1)
     async with store.open():
         await wait_for_event(logs, "store_available")
@@ -889,7 +891,7 @@ async def test_what_is_too_old_is_not_asked_for_again_and_again(
 async def test_a_lease_that_cannot_be_renewed_is_trouble(
     url: str, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
 ) -> None:
-    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "RENEW_SECONDS", 0.05)
     store = SqlStore(url)
     async with store.open():
         line = Unheard(store.database)
@@ -967,10 +969,11 @@ async def test_a_renewal_that_loses_a_race_is_tried_again(
         raise IntegrityError("", None, Exception("duplicate key"))
 
     with monkeypatch.context() as broken:
-        broken.setattr(store, "_owner", Lost(lost, store._owner))
+        broken.setattr(store._upkeep, "lease", Lost(lost, store._upkeep.lease))
         with pytest.raises(StoreUnavailable):
-            await store._renew()
-        assert not await store._try(store._renew)
+            await store._upkeep.renew()
+        report = store._writes.mark_unavailable
+        assert not await store._upkeep._try(store._upkeep.renew, report)
     await wait_until(lambda: answers(store))
 
 

@@ -34,7 +34,7 @@ class Item(Entry):
 
     name: str = field(kw_only=True)
 
-    def undo(self) -> Entry:
+    def compensation(self) -> Entry:
         return Undo(name=self.name)
 
 
@@ -148,7 +148,7 @@ async def outcomes(writes: WriteBehind, *entries: Item) -> list[str]:
     found: dict[str, str] = {}
 
     async def wait(entry: Item) -> None:
-        found[entry.name] = await told(writes.do(entry))
+        found[entry.name] = await told(writes.write(entry))
 
     async with trio.open_nursery() as nursery:
         for entry in entries:
@@ -158,7 +158,7 @@ async def outcomes(writes: WriteBehind, *entries: Item) -> list[str]:
 
 
 def trouble(writes: WriteBehind) -> str | None:
-    return writes.trouble
+    return writes.unavailable_reason
 
 
 # In order, in batches, in time
@@ -168,11 +168,12 @@ async def test_what_is_put_is_written_in_order(autojump_clock: MockClock) -> Non
     disk = Disk()
     async with at_work(disk) as writes:
         entries = items(5)
+        stored = [entry.complete() for entry in entries]
         for entry in entries:
             writes.put(entry)
-        await writes.settle()
+        await writes.flush()
         assert disk.batches == [[*names(entries), "."]]
-        assert all(entry.is_done and entry.settled.is_set() for entry in entries)
+        assert all(event.is_set() for event in stored)
 
 
 @pytest.mark.parametrize("count", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 1])
@@ -230,7 +231,7 @@ async def test_what_somebody_waits_for_goes_at_once_with_all_that_is_there(
     disk = Disk()
     async with at_work(disk) as writes:
         writes.put(Item(name="a"))
-        await writes.do(Item(name="b"))
+        await writes.write(Item(name="b"))
     assert disk.written == [(0.0, ["a", "b"])]
 
 
@@ -239,8 +240,9 @@ async def test_what_is_put_at_once_does_not_lie(autojump_clock: MockClock) -> No
     async with at_work(disk) as writes:
         writes.put(Item(name="a"))
         entry = Item(name="b")
-        writes.put(entry, at_once=True)
-        await entry.settled.wait()
+        stored = entry.complete()
+        writes.put(entry, urgent=True)
+        await stored.wait()
     assert disk.written == [(0.0, ["a", "b"])]
 
 
@@ -249,32 +251,32 @@ async def test_what_comes_while_a_batch_is_written_is_the_next_one(
 ) -> None:
     disk = Disk(Fate(seconds=1))
     async with at_work(disk) as writes:
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.5)
         writes.put(Item(name="b"))
-        await writes.settle()
+        await writes.flush()
     assert disk.written == [(0.0, ["a"]), (1.0, ["b", "."])]
 
 
 async def test_settling_waits_for_a_batch_that_is_being_written(autojump_clock: MockClock) -> None:
     disk = Disk(Fate(seconds=1))
     async with at_work(disk) as writes:
-        await told(writes.settle())
+        await told(writes.flush())
         assert disk.written == []  # nothing there, nothing to wait for
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.5)
-        assert await told(writes.settle()) == "stored at 1"
+        assert await told(writes.flush()) == "stored at 1"
 
 
 async def test_a_cancelled_settling_changes_nothing(autojump_clock: MockClock) -> None:
     disk = Disk(Fate(seconds=1))
     async with at_work(disk) as writes:
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.1)
         with trio.move_on_after(0.5):
-            await writes.settle()
+            await writes.flush()
         with trio.move_on_after(1):
-            await writes.settle()
+            await writes.flush()
         assert disk.batches == [["a"], ["."]]
         assert writes.statistics() == {"waiting": 0, "waiting_bytes": 0}
 
@@ -284,7 +286,7 @@ async def test_a_cancelled_settling_changes_nothing(autojump_clock: MockClock) -
 
 async def has_room(writes: WriteBehind) -> bool:
     with trio.move_on_after(1) as scope:
-        await writes.wait_for_room()
+        await writes.admit()
     return not scope.cancelled_caught
 
 
@@ -312,14 +314,14 @@ async def test_there_is_room_for_so_many_bytes(
 async def test_who_waits_for_room_goes_on_when_there_is_some(autojump_clock: MockClock) -> None:
     disk = Disk(Fate(seconds=1))
     async with at_work(disk) as writes:
-        writes.put(Item(name="first"), at_once=True)
+        writes.put(Item(name="first"), urgent=True)
         await trio.sleep(0.5)
         for entry in items(QUEUE):
             writes.put(entry)
         with trio.move_on_after(0.1) as scope:
-            await writes.wait_for_room()
+            await writes.admit()
         assert scope.cancelled_caught
-        assert await told(writes.wait_for_room()) == "stored at 1"
+        assert await told(writes.admit()) == "stored at 1"
         assert writes.statistics()["waiting"] == QUEUE - BATCH
 
 
@@ -329,7 +331,7 @@ async def test_many_that_wait_for_room_stay_within_it(autojump_clock: MockClock)
 
     async def write(entry: Item) -> None:
         nonlocal largest
-        await writes.wait_for_room()
+        await writes.admit()
         writes.put(entry)
         largest = max(largest, writes.statistics()["waiting"])
 
@@ -337,7 +339,7 @@ async def test_many_that_wait_for_room_stay_within_it(autojump_clock: MockClock)
         async with trio.open_nursery() as nursery:
             for entry in items(2 * QUEUE):
                 nursery.start_soon(write, entry)
-        await writes.settle()
+        await writes.flush()
     assert largest == QUEUE
     assert sorted(disk.kept) == sorted(names(items(2 * QUEUE)))
 
@@ -351,7 +353,7 @@ async def test_nobody_overtakes_who_waits_for_room(
 
     async def write(name: str) -> None:
         for number in range(4):
-            await writes.wait_for_room()
+            await writes.admit()
             writes.put(Item(name=f"{name}{number}"))
 
     async with at_work(disk) as writes:
@@ -362,7 +364,7 @@ async def test_nobody_overtakes_who_waits_for_room(
             for name in "abc":
                 nursery.start_soon(write, name)
                 await trio.testing.wait_all_tasks_blocked()
-        await writes.settle()
+        await writes.flush()
     assert [name for name in disk.kept if name[0] in "abc"] == [
         f"{name}{number}" for number in range(4) for name in "abc"
     ]
@@ -377,14 +379,14 @@ async def test_who_waits_for_room_is_told_of_trouble(autojump_clock: MockClock) 
         @nursery.start_soon
         async def wait() -> None:
             with pytest.raises(StoreUnavailable, match="gone"):
-                await writes.wait_for_room()
+                await writes.admit()
 
         await trio.testing.wait_all_tasks_blocked()
-        writes.fail("gone")
+        writes.mark_unavailable("gone")
     with pytest.raises(StoreUnavailable, match="gone"):
-        await writes.wait_for_room()
+        await writes.admit()
     with pytest.raises(StoreUnavailable, match="gone"):
-        await writes.settle()
+        await writes.flush()
 
 
 # Failures
@@ -424,7 +426,7 @@ async def test_an_answer_that_was_lost_is_taken_back_before_anything_else(
 ) -> None:
     disk = Disk(Fate(seconds=1), ANSWER_LOST)
     async with at_work(disk) as writes:
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.5)
         writes.put(Item(name="b"))
         told_first = await outcomes(writes, Item(name="c"), Item(name="d"))
@@ -454,7 +456,7 @@ async def test_whoever_comes_during_trouble_is_told_with_the_next_try(
 ) -> None:
     disk = Disk(FAILS, FAILS)
     async with at_work(disk) as writes:
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.5)
         assert await outcomes(writes, Item(name="b")) == ["scripted at 1"]
         assert await outcomes(writes, Item(name="c")) == ["stored at 2"]
@@ -467,7 +469,7 @@ async def test_trouble_that_others_met_is_looked_into_at_once(
     disk = Disk(FAILS)
     async with at_work(disk) as writes:
         await trio.sleep(1)
-        writes.fail("no lease")
+        writes.mark_unavailable("no lease")
         assert trouble(writes) == "no lease"
         await trio.sleep(RETRY_SECONDS + 1)
         assert trouble(writes) is None
@@ -480,7 +482,7 @@ async def test_trouble_before_the_start_is_looked_into(
 ) -> None:
     disk = Disk()
     writes = WriteBehind(disk.write)
-    writes.fail("no answer")
+    writes.mark_unavailable("no answer")
     writes.put(Item(name="a"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writes.run)
@@ -533,12 +535,12 @@ async def test_what_takes_too_long_back_is_in_the_order_of_the_batch(
 ) -> None:
     disk = Disk(Fate(), SLOW)
     async with at_work(disk) as writes:
-        await writes.do(Item(name="first"))
+        await writes.write(Item(name="first"))
         async with trio.open_nursery() as nursery:
             for entry in items(3):
-                nursery.start_soon(told, writes.do(entry))
+                nursery.start_soon(told, writes.write(entry))
         await trio.sleep(2)
-        await writes.settle()
+        await writes.flush()
     assert disk.batches[2][0].startswith("-")
     assert disk.batches[2] == [f"-{name}" for name in disk.batches[1]]
     assert disk.kept == ["first"]
@@ -563,11 +565,11 @@ async def test_a_slow_write_that_fails_is_taken_back_once(
 async def test_cancelled_before_it_is_written_it_is_never_begun(autojump_clock: MockClock) -> None:
     disk = Disk(Fate(seconds=1))
     async with at_work(disk) as writes:
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.1)
         with trio.move_on_after(0.1):
-            await writes.do(Item(name="b", size=9))
-        await writes.do(Item(name="c"))
+            await writes.write(Item(name="b", size=9))
+        await writes.write(Item(name="c"))
         assert writes.statistics() == {"waiting": 0, "waiting_bytes": 0}
     assert disk.batches == [["a"], ["c"]]
 
@@ -577,7 +579,7 @@ async def test_cancelled_from_the_start_it_is_never_begun(autojump_clock: MockCl
     async with at_work(disk) as writes:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await writes.do(Item(name="a"))
+            await writes.write(Item(name="a"))
         assert scope.cancelled_caught
         await trio.sleep(1)
     assert disk.kept == []
@@ -590,7 +592,7 @@ async def test_cancelled_while_it_is_written_it_is_taken_back(
     disk = Disk(fate)
     async with at_work(disk) as writes:
         with trio.move_on_after(0.5):
-            await writes.do(Item(name="a"))
+            await writes.write(Item(name="a"))
         writes.put(Item(name="b"))
         await trio.sleep(5)
     assert disk.batches == [["a"], ["-a", "b"]]
@@ -612,9 +614,9 @@ async def test_cancelled_in_the_moment_it_was_written_it_is_taken_back(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writes.run)
         with scope:
-            await writes.do(entry)
+            await writes.write(entry)
         assert scope.cancelled_caught
-        await writes.settle()
+        await writes.flush()
         nursery.cancel_scope.cancel()
     assert disk.batches[0] == ["a"]
     assert "-a" in disk.batches[1]
@@ -625,7 +627,7 @@ async def test_cancelled_after_it_was_told_it_stands(autojump_clock: MockClock) 
     disk = Disk()
     async with at_work(disk) as writes:
         with trio.CancelScope() as scope:
-            await writes.do(Item(name="a"))
+            await writes.write(Item(name="a"))
             scope.cancel()
         await trio.sleep(1)
     assert disk.kept == ["a"]
@@ -634,7 +636,7 @@ async def test_cancelled_after_it_was_told_it_stands(autojump_clock: MockClock) 
 async def test_the_end_of_the_task_leaves_the_rest(autojump_clock: MockClock) -> None:
     disk = Disk(Fate(seconds=1))
     async with at_work(disk) as writes:
-        writes.put(Item(name="a"), at_once=True)
+        writes.put(Item(name="a"), urgent=True)
         await trio.sleep(0.5)
         writes.put(Item(name="b"))
     assert writes.statistics()["waiting"] == 1
@@ -708,24 +710,24 @@ class Crowd:
                 elif step.how == "settle":
                     nursery.start_soon(self.settle, step)
                 elif step.how == "look":
-                    self.writes.fail("seen elsewhere")
+                    self.writes.mark_unavailable("seen elsewhere")
                 elif step.how == "burst":
                     for _ in range(SMALL + 1):
                         self.put(step)
                 else:
-                    self.put(step, at_once=step.how == "put at once")
+                    self.put(step, urgent=step.how == "put at once")
 
-    def put(self, step: Step, *, at_once: bool = False) -> None:
+    def put(self, step: Step, *, urgent: bool = False) -> None:
         name = self.next_name()
         self.behind.append(name)
-        self.writes.put(Item(name=name, size=step.size), at_once=at_once)
+        self.writes.put(Item(name=name, size=step.size), urgent=urgent)
 
     async def do(self, step: Step) -> None:
         name = self.next_name()
         ended = self.failed
         with trio.move_on_after(step.patience):
             try:
-                await self.writes.do(Item(name=name, size=step.size))
+                await self.writes.write(Item(name=name, size=step.size))
             except StoreUnavailable:
                 pass
             else:
@@ -736,7 +738,7 @@ class Crowd:
         before = list(self.behind)
         with trio.move_on_after(step.patience):
             try:
-                await self.writes.settle()
+                await self.writes.flush()
             except StoreUnavailable:
                 return
             assert set(before) <= set(self.disk.kept), "settled, and not there"
