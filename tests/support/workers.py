@@ -24,7 +24,7 @@ APART = (
 """Modules of long tests that share nothing: each test goes to whoever is free."""
 
 LAST = (
-    "e2e/test_outage.py::test_a_server_ends_without_its_database",
+    "e2e/test_outage.py::test_a_server_stops_without_its_database",
     "e2e/test_serve.py::test_with_everything_against_it_it_exits_within_ten_seconds",
     "server/test_listener.py::test_with_bad_peers_attached_it_ends_in_time",
 )
