@@ -58,6 +58,11 @@ class LiveRun:
         """The id of the run."""
         return self.execution.spec.message.run_id
 
+    @property
+    def status(self) -> RunStatus:
+        """Whether the run waits or has started: the store learns that a moment later."""
+        return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
+
     def stop(self) -> None:
         """Stop the run, started or not; its `agent_completed` is the answer."""
         self._runner.stop(self)
