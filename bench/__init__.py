@@ -1,4 +1,4 @@
-"""The benchmark: the same work given to this server and to others, side by side in one run.
+"""The benchmark: the same workloads on this server and on others, side by side in one run.
 
 python -m bench --only stream --servers netra,fastapi
 """

@@ -1,12 +1,13 @@
-"""One connection of the load generator: it counts frames and looks into as few as it can.
+"""One connection of the load generator: it counts frames, and parses as few as it can.
 
-    connection = await open_connection(server, token, tally)
+    connection = await open_connection(target, token, counters)
     connection.on_event = lambda connection, kind, frame: ...
     connection.send(connection.dialect.message("user_message", {...}))
 
-Deltas are counted by how they begin. The other events are given to who asked, as bytes. Pings and
-heartbeats are answered, and events acknowledged as the contract says (section 4): every 32
-numbers, and every second by `Tally.acknowledge_all`.
+Deltas are recognized by their first bytes and counted. The other events are passed to `on_event`
+as bytes. Pings and heartbeats are answered. Events are acknowledged as the protocol requires
+(docs/protocol.md, Numbers and acknowledgements): every 32 numbers, and every second by
+`Counters.acknowledge_all`.
 """
 
 import asyncio
@@ -19,9 +20,9 @@ from attrs import define, field, frozen
 from bench.dialects import Dialect, is_event
 from bench.frames import CLOSE, INCOMPLETE, KEY, PING, PONG, TEXT, bounds, client_frame
 
-ACK_EVENTS = 32  # numbers, at most, from one acknowledgement to the next
-ACK_SECONDS = 1.0  # likewise, while there is something to acknowledge
-OPENING_SECONDS = 30.0  # for a connection to be welcomed: what takes longer is a failure
+ACK_EVENTS = 32  # most numbers from one acknowledgement to the next
+ACK_SECONDS = 1.0  # most time between them, while something is not acknowledged
+OPENING_SECONDS = 30.0  # for a connection to be established; a longer time is a failure
 CLOSING_SECONDS = 5.0  # for a server to answer a close
 
 _FINAL = 0x80
@@ -29,12 +30,12 @@ _NORMAL = (1000).to_bytes(2, "big")
 
 
 class LoadError(Exception):
-    """The server did not do what it was asked; figures would say nothing."""
+    """The server did not do what was requested; figures would have no meaning."""
 
 
 @frozen
-class Place:
-    """Where a client was in a session: the last number that it has seen."""
+class ResumePoint:
+    """A client's position in a session: the last number that it has received."""
 
     session_id: str
     seq: int = 0
@@ -42,16 +43,16 @@ class Place:
 
 @frozen
 class Target:
-    """Where a server listens, and what it speaks."""
+    """The address of a server, and its dialect."""
 
     host: str
     port: int
     dialect: Dialect
 
-    def request(self, token: str, place: "Place | None" = None) -> bytes:
-        """Return the opening request, of a new session or of one that is gone on with."""
+    def request(self, token: str, resume: "ResumePoint | None" = None) -> bytes:
+        """Return the upgrade request, for a new session or to resume one."""
         offer = self.dialect.subprotocol
-        query = "" if place is None else f"&session_id={place.session_id}&last_seq={place.seq}"
+        query = "" if resume is None else f"&session_id={resume.session_id}&last_seq={resume.seq}"
         lines = [
             f"GET {self.dialect.target.format(token=token)}{query} HTTP/1.1",
             f"Host: {self.host}:{self.port}",
@@ -65,13 +66,14 @@ class Target:
 
 
 @define(eq=False)
-class Tally:
-    """What all connections of a load count together.
+class Counters:
+    """The counters that all connections of a load share.
 
     Attributes:
-        events: Frames with an event in them.
-        numbers: Numbers those stand for: more than events where the server merged some.
-        fault: The first thing that went wrong.
+        events: Frames that contain an event.
+        numbers: Sequence numbers of those events: more than events if the server merged some.
+        connections: The established connections.
+        fault: The first failure.
     """
 
     events: int = 0
@@ -80,12 +82,12 @@ class Tally:
     fault: "asyncio.Future[str]" = field(factory=lambda: asyncio.get_running_loop().create_future())
 
     def fail(self, why: str) -> None:
-        """Note that the load cannot go on."""
+        """Note that the load cannot continue."""
         if not self.fault.done():
             self.fault.set_result(why)
 
     async def acknowledge_all(self) -> None:
-        """Acknowledge every second what has come in, until cancelled."""
+        """Acknowledge every second what has been received, until cancelled."""
         while True:
             await asyncio.sleep(ACK_SECONDS)
             for connection in list(self.connections):
@@ -93,89 +95,94 @@ class Tally:
 
 
 OnEvent = Callable[["Connection", bytes, bytes], None]
+OnDelta = Callable[[bytes, int, int], None]
 
 
 class Connection(asyncio.Protocol):
-    """A WebSocket of a client that may send no more than it has to.
+    """A WebSocket of a client that reads and writes no more than it has to.
 
     Attributes:
-        seen: The last number that came.
+        on_event: Called with the connection, the type and the frame of each event but a delta.
+        on_delta: Called with the received data and the bounds of each delta in it; None if deltas
+            are only counted.
+        seen: The last number received.
     """
 
     def __init__(
         self,
         dialect: Dialect,
         request: bytes,
-        tally: Tally,
+        counters: Counters,
         *,
         seen: int = 0,
-        is_silent: bool = False,
+        acknowledges: bool = True,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.dialect = dialect
         self.on_event: OnEvent = _ignore
+        self.on_delta: OnDelta | None = None
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._delta = dialect.delta
         self._has_numbers = dialect.numbers
-        self._is_silent = is_silent or not dialect.acknowledges
+        self._acknowledges = acknowledges and dialect.acknowledges
         self.seen = seen
         self._request = request
-        self._tally = tally
+        self._counters = counters
         self._transport: Any = None
         self._is_upgraded = False
         self._is_closing = False
         self._rest = b""
         self._acknowledged = seen
-        self._welcome = b""
+        self._hello = b""
 
-    # What the load does with it.
+    # For the load.
 
     def send(self, payload: bytes) -> None:
         """Send a text frame."""
         self._transport.write(client_frame(payload))
 
     def acknowledge(self) -> None:
-        """Say which events have been seen, if there is news."""
-        if not (self._is_silent or self._is_closing) and self.seen > self._acknowledged:
+        """Acknowledge the events received since the last acknowledgement, if there are any."""
+        if self._acknowledges and not self._is_closing and self.seen > self._acknowledged:
             self._acknowledged = self.seen
             self.send(b'{"type":"ack","payload":{"seq":%d}}' % self.seen)
 
     @property
-    def welcome(self) -> dict[str, Any]:
-        """What the first message said."""
-        return self.dialect.payload(self._welcome)
+    def hello(self) -> dict[str, Any]:
+        """The payload of `connection_established`."""
+        return self.dialect.payload(self._hello)
 
     def drop(self) -> None:
-        """Lose the line: nobody says goodbye."""
+        """Lose the connection, without a close frame."""
         self._is_closing = True
         self._transport.abort()
 
     async def close(self) -> None:
-        """Close, and wait for the server to do so too."""
+        """Close, and wait until the server has closed too."""
         if not self._is_closing:
             self._is_closing = True
             self._transport.write(client_frame(_NORMAL, CLOSE))
         await asyncio.wait([self.closed], timeout=CLOSING_SECONDS)
         self._transport.abort()
 
-    # What the event loop does with it.
+    # For the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
+        """Send the upgrade request."""
         self._transport = transport
         self._transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end, which is a fault where nobody asked for it."""
-        self._tally.connections.discard(self)
+        """Note the end, which is a fault unless the load closed the connection."""
+        self._counters.connections.discard(self)
         if not self.closed.done():
             self.closed.set_result(None)
         if not self._is_closing:
             self._fail(f"the server closed a connection ({exc or 'without an error'})")
 
     def data_received(self, data: bytes) -> None:
-        """Take in what came: the events in it are counted, and perhaps acknowledged."""
+        """Handle received bytes: count the events in them, and acknowledge if it is time."""
         data = self._rest + data if self._rest else data
         position = 0 if self._is_upgraded else self._upgrade(data)
         if not self._is_upgraded:
@@ -186,29 +193,32 @@ class Connection(asyncio.Protocol):
             start, end = bounds(data, position)
             if end == INCOMPLETE:
                 break
-            if data.startswith(self._delta, start) or self._take(data[position], data[start:end]):
+            is_delta = data.startswith(self._delta, start)
+            if is_delta and self.on_delta is not None:
+                self.on_delta(data, start, end)
+            if is_delta or self._handle(data[position], data[start:end]):
                 events += 1
                 last, last_end = start, end
             position = end
         self._rest = data[position:]
-        self._tally.events += events
+        self._counters.events += events
         if events and self._has_numbers:
-            self._see(data, last, last_end)
+            self._note_number(data, last, last_end)
 
-    def _see(self, data: bytes, start: int, end: int) -> None:
-        """Note the number of the last event of a piece."""
+    def _note_number(self, data: bytes, start: int, end: int) -> None:
+        """Note the number of the last event in the received bytes."""
         found = data.rfind(b'"seq":', start, end)
         if found < 0:
             self._fail(f"an event without a number: {data[start:end]!r}")
             return
         seq = int(data[found + 6 : end].partition(b",")[0].rstrip(b"}"))
-        self._tally.numbers += seq - self.seen
+        self._counters.numbers += seq - self.seen
         self.seen = seq
         if seq - self._acknowledged >= ACK_EVENTS:
             self.acknowledge()
 
     def _upgrade(self, data: bytes) -> int:
-        """Look at the answer to the request, and return where the frames begin."""
+        """Check the response to the upgrade request, and return where the frames begin."""
         end = data.find(b"\r\n\r\n")
         if end < 0:
             return 0
@@ -218,8 +228,8 @@ class Connection(asyncio.Protocol):
         self._is_upgraded = True
         return end + 4
 
-    def _take(self, first: int, payload: bytes) -> bool:
-        """Take one frame that is no delta; return whether it is an event."""
+    def _handle(self, first: int, payload: bytes) -> bool:
+        """Handle one frame that is not a delta; return whether it is an event."""
         opcode = first & 0x0F
         if opcode == TEXT and first & _FINAL:
             if self.dialect.engine_io:
@@ -236,10 +246,10 @@ class Connection(asyncio.Protocol):
         return False
 
     def _answer_engine(self, payload: bytes) -> None:
-        """Answer what belongs to Engine.IO."""
-        if payload[:1] == b"0":  # it is open: connect to the default namespace
+        """Answer the packets of Engine.IO."""
+        if payload[:1] == b"0":  # open: connect to the default namespace
             self.send(b"40")
-        elif payload[:1] == b"2":  # a ping of its own
+        elif payload[:1] == b"2":  # its own ping
             self.send(b"3")
 
     def _message(self, payload: bytes) -> bool:
@@ -248,8 +258,8 @@ class Connection(asyncio.Protocol):
             self.on_event(self, kind, payload)
             return True
         if kind == b"connection_established":
-            self._welcome = payload
-            self._tally.connections.add(self)
+            self._hello = payload
+            self._counters.connections.add(self)
             if not self.opened.done():
                 self.opened.set_result(None)
         elif kind == b"heartbeat":
@@ -261,31 +271,36 @@ class Connection(asyncio.Protocol):
     def _fail(self, why: str) -> None:
         if not self.opened.done():
             self.opened.set_exception(LoadError(why))
-        self._tally.fail(why)
+        self._counters.fail(why)
 
 
 def _ignore(connection: Connection, kind: bytes, frame: bytes) -> None:
-    """Take an event that nobody asked for."""
+    """Ignore an event."""
 
 
 async def open_connection(
-    target: Target, token: str, tally: Tally, place: Place | None = None, *, is_silent: bool = False
+    target: Target,
+    token: str,
+    counters: Counters,
+    resume: ResumePoint | None = None,
+    *,
+    acknowledges: bool = True,
 ) -> Connection:
-    """Connect, and wait for the welcome; from `place` on, where there is one.
+    """Connect, and wait for `connection_established`; resume a session if one is given.
 
-    A silent one never acknowledges anything.
+    Without `acknowledges`, the connection never acknowledges an event.
 
     Raises:
-        LoadError: If the server refuses, or does not answer.
+        LoadError: If the server refuses, or does not answer within 30 s.
     """
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(
         lambda: Connection(
             target.dialect,
-            target.request(token, place),
-            tally,
-            seen=0 if place is None else place.seq,
-            is_silent=is_silent,
+            target.request(token, resume),
+            counters,
+            seen=0 if resume is None else resume.seq,
+            acknowledges=acknowledges,
         ),
         target.host,
         target.port,
@@ -293,6 +308,6 @@ async def open_connection(
     started = perf_counter()
     done, _ = await asyncio.wait([connection.opened], timeout=OPENING_SECONDS)
     if not done:
-        raise LoadError(f"no welcome after {perf_counter() - started:.0f} s")
+        raise LoadError(f"not established after {perf_counter() - started:.0f} s")
     connection.opened.result()
     return connection

@@ -1,4 +1,4 @@
-"""The languages the servers speak: the same messages, in different envelopes.
+"""The dialects of the servers: the same messages in different envelopes.
 
 dialect = DIALECTS["netra"]
 wire = dialect.message("user_message", {"content": "hello", "agent": "echo"})
@@ -16,15 +16,15 @@ _CONTROL = {b"connection_established", b"heartbeat", b"pong", b"error", b"server
 
 @frozen
 class Dialect:
-    """How to say something to a server, and how to tell what it says.
+    """The envelope of a server's messages.
 
     Attributes:
-        target: The path and query to connect to, with a place for the token.
-        prefix: What stands before the type in every frame of the server.
-        subprotocol: What to offer, if anything.
-        numbers: Whether events have numbers.
-        acknowledges: Whether the client says which it has seen.
-        engine_io: Whether frames are wrapped the way of Engine.IO and Socket.IO.
+        target: The path and query to connect to, with a placeholder for the token.
+        prefix: The bytes before the type in every frame of the server.
+        subprotocol: The WebSocket subprotocol to offer, if any.
+        numbers: Whether events have sequence numbers.
+        acknowledges: Whether the client acknowledges events.
+        engine_io: Whether frames are wrapped as Engine.IO and Socket.IO packets.
     """
 
     target: str
@@ -40,7 +40,7 @@ class Dialect:
         return self.prefix + b'partial_result"'
 
     def message(self, kind: str, payload: Mapping[str, Any], key: str | None = None) -> bytes:
-        """Return a message as it goes into a frame; `key` is its correlation id."""
+        """Return the payload of a frame with a message; `key` is its correlation id."""
         envelope: dict[str, Any] = {"type": kind, "payload": payload}
         if key is not None:
             envelope["correlation_id"] = key
@@ -49,7 +49,7 @@ class Dialect:
         return orjson.dumps(envelope)
 
     def kind(self, frame: bytes) -> bytes:
-        """Return the type of a message, empty where it has none."""
+        """Return the type of a message, empty if it has none."""
         if not frame.startswith(self.prefix):
             return b""
         start = len(self.prefix)
@@ -63,7 +63,7 @@ class Dialect:
 
 
 def is_event(kind: bytes) -> bool:
-    """Whether a message of this type belongs to what an agent was asked, and has a number."""
+    """Return whether messages of this type are events of a run, which have numbers."""
     return bool(kind) and kind not in _CONTROL
 
 

@@ -1,4 +1,4 @@
-"""What is told of a workload, and how many measurements become one number.
+"""The figures of a workload, and the statistics over several measurements.
 
 >>> percentile([1.0, 2.0, 3.0, 4.0], 50)
 2.5
@@ -18,9 +18,9 @@ class Figure:
     """A number about a server.
 
     Attributes:
-        label: What it is, with its unit.
-        digits: Behind the point, where it is shown.
-        more_is_better: Of a ratio: whether it should be above one.
+        label: Its name, with its unit.
+        digits: Digits after the point in the table.
+        more_is_better: Whether a ratio above one is the better one.
     """
 
     label: str
@@ -29,6 +29,7 @@ class Figure:
 
 
 FIGURES: Mapping[str, Figure] = {
+    "runs": Figure("runs side by side", digits=0, more_is_better=True),
     "cpu_us": Figure("CPU µs per {unit}"),
     "per_second": Figure("{unit}s/s", digits=0, more_is_better=True),
     "p50_ms": Figure("p50 ms", digits=2),
@@ -52,7 +53,7 @@ FIGURES: Mapping[str, Figure] = {
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile, between the two values next to it where it falls between two.
+    """Return a percentile, interpolated between the two nearest values.
 
     Raises:
         ValueError: If there are no values.
@@ -66,14 +67,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def latencies(prefix: str, seconds: Sequence[float]) -> dict[str, float]:
-    """Return p50 and p99 in milliseconds, nothing where nothing was measured."""
+    """Return p50 and p99 in milliseconds; no figures without values."""
     if not seconds:
         return {}
     return {f"{prefix}p{p}_ms": percentile(seconds, p) * 1000 for p in (50, 99)}
 
 
 def median_ratio(values: Sequence[float], others: Sequence[float]) -> float | None:
-    """Return the median of the ratios, repetition by repetition; None where there is none."""
+    """Return the median of the ratios, repetition by repetition; None if there are none."""
     pairs = zip(values, others, strict=False)
     ratios = [value / other for value, other in pairs if other]
     return median(ratios) if ratios else None

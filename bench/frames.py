@@ -1,4 +1,4 @@
-r"""The client's side of WebSocket frames, as little of it as a load generator needs.
+r"""WebSocket frames, to the extent that the load generator and the floor need them.
 
 >>> client_frame(b"hi").hex()
 '81825ba719e433ce'
@@ -14,15 +14,15 @@ CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
 
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3: one key will do where nobody caches
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3: a constant key is enough without caches
 INCOMPLETE = -1
 
 _FINAL = 0x80
 _MASKED = 0x80
-_ONE_BYTE = 125  # the longest payload whose length is in the second byte itself
+_ONE_BYTE = 125  # the longest payload whose length fits into the second byte
 _TWO_BYTES = 126
 _TWO_BYTES_MAX = 0xFFFF
-_MASK = bytes.fromhex("5ba719e4")  # one mask for all: the server unmasks just the same
+_MASK = bytes.fromhex("5ba719e4")  # a constant mask costs the server the same
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -39,7 +39,7 @@ def client_frame(payload: bytes, opcode: int = TEXT) -> bytes:
 
 
 def masked(payload: bytes, mask: bytes) -> bytes:
-    """Return the payload with the mask put on, or taken off."""
+    """Return the payload XORed with the mask: masks and unmasks."""
     size = len(payload)
     pattern = (mask * (size // 4 + 1))[:size]
     number = int.from_bytes(payload, "little") ^ int.from_bytes(pattern, "little")
@@ -47,7 +47,7 @@ def masked(payload: bytes, mask: bytes) -> bytes:
 
 
 def server_frame(payload: bytes, opcode: int = TEXT) -> bytes:
-    """Return one frame without a mask."""
+    """Return one unmasked frame."""
     size = len(payload)
     if size <= _ONE_BYTE:
         return bytes((_FINAL | opcode, size)) + payload
@@ -57,9 +57,9 @@ def server_frame(payload: bytes, opcode: int = TEXT) -> bytes:
 
 
 def bounds(data: bytes, position: int) -> tuple[int, int]:
-    """Return where the payload of the server's frame at `position` begins and ends.
+    """Return the bounds of the payload of the server's frame at `position`.
 
-    The end is INCOMPLETE where not all of the frame is there.
+    The end is INCOMPLETE if a part of the frame is missing.
     """
     size = len(data)
     if size - position < 2:
@@ -76,5 +76,5 @@ def bounds(data: bytes, position: int) -> tuple[int, int]:
 
 
 def accept_of(key: bytes) -> bytes:
-    """Return what a server answers a client's key with."""
+    """Return the value of Sec-WebSocket-Accept for a client's key."""
     return base64.b64encode(hashlib.sha1(key + _MAGIC, usedforsecurity=False).digest())

@@ -2,14 +2,14 @@
 
     python -m bench.load < job.json > result.json
 
-The job is the JSON of a `Job`, and the result is what a scenario returns, or `{"error": …}`.
+The job is the JSON of a `Job`. The result is that of a scenario, or `{"error": …}`.
 """
 
 import asyncio
 import gc
 import resource
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
@@ -17,23 +17,27 @@ from attrs import frozen
 
 from bench.connection import LoadError, Target
 from bench.dialects import DIALECTS
-from bench.returning import RETURNING
-from bench.scenarios import SCENARIOS, Result, loading
+from bench.pacing import PACED
+from bench.resuming import RESUMING
+from bench.scenarios import SCENARIOS, Result, Scenario, loading
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+ALL_SCENARIOS: Mapping[str, Scenario] = {**SCENARIOS, **PACED, **RESUMING}
+"""Every function of the load, by the name that a workload has for it."""
 
 
 @frozen
 class Job:
-    """What the load is to do.
+    """A job for the load.
 
     Attributes:
-        port: The server's, on this machine.
+        port: The server's port on this machine.
         pid: The server's process, whose CPU and memory are measured.
-        secret: What tokens are signed with.
-        dialect: What the server speaks.
-        scenario: The kind of workload.
-        parameters: How much of it.
+        secret: The key that signs tokens.
+        dialect: The name of the server's dialect.
+        scenario: The name of the function to run.
+        parameters: The parameters of the workload.
     """
 
     port: int
@@ -45,15 +49,15 @@ class Job:
 
 
 async def work(job: Job) -> Result:
-    """Do it, and return what came of it.
+    """Run a job, and return its result.
 
     Raises:
-        LoadError: If the server did not do its part.
+        LoadError: If the server did not do what was requested.
     """
     target = Target("127.0.0.1", job.port, DIALECTS[job.dialect])
     try:
         async with loading(target, job.pid, job.secret) as load:
-            return await {**SCENARIOS, **RETURNING}[job.scenario](load, job.parameters)
+            return await ALL_SCENARIOS[job.scenario](load, job.parameters)
     except* LoadError as faults:
         error: BaseException = faults
         while isinstance(error, BaseExceptionGroup):
@@ -65,7 +69,7 @@ async def work(job: Job) -> Result:
 
 
 def raise_file_limit() -> int:
-    """Allow this process, and those it starts, as many files as it may; return how many."""
+    """Raise the limit of open files to the hard limit, which children inherit; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -73,9 +77,9 @@ def raise_file_limit() -> int:
 
 
 def _runner() -> Run:
-    """Return uvloop's way to run where it is installed: the load should not be what is slow."""
+    """Return the `run` of uvloop if it is installed: the load must not be the bottleneck."""
     try:
-        import uvloop  # noqa: PLC0415 - it may be missing
+        import uvloop  # noqa: PLC0415 - optional
     except ImportError:
         return asyncio.run
     run: Run = uvloop.run
@@ -83,7 +87,7 @@ def _runner() -> Run:
 
 
 def main() -> None:
-    """Read the job, do it, and print the result."""
+    """Read the job, run it, and print the result."""
     job = Job(**orjson.loads(sys.stdin.buffer.read()))
     raise_file_limit()
     gc.set_threshold(100_000)

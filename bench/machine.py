@@ -1,10 +1,11 @@
-"""What the figures were measured on.
+"""The machine and the software that figures were measured on.
 
 machine()["cpu"]  # "AMD EPYC 7763 64-Core Processor"
 """
 
 import os
 import platform
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,17 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine, as far as figures depend on it."""
+    """Return the properties of the machine that figures depend on."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],
         "kernel": platform.release(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python_build": {
+            "compiler": platform.python_compiler(),
+            "options": sysconfig.get_config_var("CONFIG_ARGS"),
+        },
         "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
     }
 

@@ -1,40 +1,40 @@
-"""The measuring: each workload on each server, in turn, as often as asked for.
+"""The measurements: each workload on each server, in turns, as often as requested.
 
-    for measurement in measure(plan):
+    for measurement in measure(plan, print):
         ...
 
-The servers take turns (A B A B), so that what the machine does meanwhile meets all of them. Each
-measurement has a fresh server, with an empty database, and a fresh load.
+The servers take turns (A B A B), so that other activity of the machine affects all of them. Each
+measurement starts a new server, with an empty database, and a new load.
 """
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import orjson
 from attrs import asdict, field, frozen
 
 from bench.load import Job
-from bench.servers import ROOT, SERVERS, Server, child, running, tail
+from bench.servers import ROOT, Name, Server, child, kind_of, running, separate_cpus, tail
 from bench.workloads import WORKLOADS
 
-PATIENCE = 120.0  # seconds a load may take beyond its warm-up and what it measures, twice over
-STAYING = 50  # open files of a server or a load that are no connections
+EXTRA_SECONDS = 120.0  # for a load, beyond twice the time that its workload takes
+OTHER_FILES = 50  # open files of a server or a load that are not connections
 
 
 class MeasureError(Exception):
-    """Something could not be measured; the text says what and why."""
+    """A measurement failed; the text has the reason."""
 
 
 @frozen
 class Plan:
-    """What to measure.
+    """The measurements to make.
 
     Attributes:
         workloads: The parameters of each, by name.
         servers: Their names.
-        repeat: How often.
-        plain: Whether clients of this project leave acknowledging away.
+        repeat: The number of repetitions.
+        plain: Whether clients of this project do not acknowledge events.
     """
 
     workloads: Mapping[str, Mapping[str, float | str]]
@@ -46,15 +46,28 @@ class Plan:
         return sum(len(self.servers_of(name)) for name in self.workloads) * self.repeat
 
     def servers_of(self, workload: str) -> list[str]:
-        """Return the servers that can do this workload."""
+        """Return the servers that support a workload."""
         resumes = WORKLOADS[workload].resumes
-        return [name for name in self.servers if SERVERS[name].resumes or not resumes]
+        return [name for name in self.servers if kind_of(name).resumes or not resumes]
+
+    def bases_of(self, workload: str) -> list[str]:
+        """Return the servers that ratios of a workload refer to: its bases, and other checkouts."""
+        bases = WORKLOADS[workload].bases
+        return [name for name in self.bases if name in bases or Name.parse(name).checkout]
+
+    @property
+    def bases(self) -> list[str]:
+        """The servers that ratios of any workload refer to."""
+        named = dict.fromkeys(base for name in self.workloads for base in WORKLOADS[name].bases)
+        checkouts = [name for name in self.servers if Name.parse(name).checkout]
+        return [name for name in named if name in self.servers] + checkouts
 
     @property
     def files(self) -> int:
-        """How many files a process of it has open, at the most."""
-        numbers = [float(amount.get("connections", 0)) for amount in self.workloads.values()]
-        return int(max(numbers, default=0)) + STAYING
+        """The greatest number of files that one of its processes has open."""
+        amounts = self.workloads.values()
+        numbers = [float(one.get("connections", one.get("most", 0))) for one in amounts]
+        return int(max(numbers, default=0)) + OTHER_FILES
 
 
 @frozen
@@ -63,8 +76,8 @@ class Measurement:
 
     Attributes:
         figures: By their names in `bench.figures`.
-        checks: Whether to believe them: see `bench.scenarios`.
-        error: Why there are none.
+        checks: Whether the figures are valid: see `bench.scenarios`.
+        error: The reason if there are no figures.
     """
 
     workload: str
@@ -75,18 +88,18 @@ class Measurement:
     error: str | None = None
 
 
-def measure(plan: Plan, tell: Callable[[str], None]) -> Iterator[Measurement]:
-    """Measure everything; whatever cannot be measured is told, and the rest goes on."""
+def measure(plan: Plan, progress: Callable[[str], None]) -> Iterator[Measurement]:
+    """Make all measurements; a failure is reported, and the others continue."""
     number = 0
     for workload, parameters in plan.workloads.items():
         for repetition in range(plan.repeat):
             for server in plan.servers_of(workload):
                 number += 1
-                tell(f"[{number}/{len(plan)}] {workload} on {server}, {repetition + 1}")
+                progress(f"[{number}/{len(plan)}] {workload} on {server}, {repetition + 1}")
                 try:
                     result = _measure_one(workload, parameters, server, plain=plan.plain)
                 except Exception as fault:
-                    tell(f"failed: {fault}")
+                    progress(f"failed: {fault}")
                     yield Measurement(workload, server, repetition, error=str(fault))
                 else:
                     figures, checks = result["figures"], result["checks"]
@@ -97,8 +110,10 @@ def _measure_one(
     workload: str, parameters: Mapping[str, float | str], name: str, *, plain: bool
 ) -> dict[str, dict[str, float]]:
     heartbeat, unlimited = float(parameters["heartbeat"]), WORKLOADS[workload].unlimited
-    with running(name, heartbeat=heartbeat, unlimited=unlimited) as server:
-        dialect = SERVERS[name].dialect
+    cpus = separate_cpus() if WORKLOADS[workload].pinned else None
+    server_cpus, load_cpus = cpus or (None, None)
+    with running(name, heartbeat=heartbeat, unlimited=unlimited, cpus=server_cpus) as server:
+        dialect = kind_of(name).dialect
         job = Job(
             port=server.port,
             pid=server.pid,
@@ -107,22 +122,31 @@ def _measure_one(
             scenario=WORKLOADS[workload].scenario,
             parameters=dict(parameters),
         )
-        return _load(job, server)
+        result = _load(job, server, load_cpus)
+    if WORKLOADS[workload].pinned:
+        result["checks"]["pinned"] = float(cpus is not None)
+    return result
 
 
-def _load(job: Job, server: Server) -> dict[str, dict[str, float]]:
-    """Run the load, and return what it found."""
-    going = float(job.parameters.get("warm_up", 0)) + float(job.parameters["seconds"])
+def _load(job: Job, server: Server, cpus: Collection[int] | None) -> dict[str, dict[str, float]]:
+    """Run the load, and return its result."""
     command = [sys.executable, "-m", "bench.load"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with child(command, cwd=ROOT, **pipes) as process:
+    with child(command, cpus=cpus, cwd=ROOT, **pipes) as process:
         question = orjson.dumps(asdict(job))
+        timeout = EXTRA_SECONDS + 2 * _seconds_of(job.parameters)
         try:
-            output, _ = process.communicate(question, timeout=PATIENCE + 2 * going)
+            output, _ = process.communicate(question, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise MeasureError("the load does not end") from None
     result: dict[str, dict[str, float]] = orjson.loads(output) if output else {}
     if "figures" not in result:
         said = tail(server.output.read_text(errors="replace"))
-        raise MeasureError(f"{result.get('error', 'the load broke')}\nThe server said:\n{said}")
+        raise MeasureError(f"{result.get('error', 'the load broke')}\nThe server's output:\n{said}")
     return result
+
+
+def _seconds_of(parameters: Mapping[str, float | str]) -> float:
+    """Return how long a workload takes, its probes and ramps included."""
+    each = sum(float(parameters.get(name, 0)) for name in ("ramp", "ramp", "warm_up", "seconds"))
+    return each * float(parameters.get("probes", 1))

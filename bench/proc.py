@@ -1,4 +1,4 @@
-"""What a process used, from /proc: CPU time of it and its children, and its memory.
+"""CPU time and memory of a process and its children, from /proc.
 
 before = cpu_seconds(pid)
 ...
@@ -12,7 +12,7 @@ from attrs import frozen
 
 _PROC = Path("/proc")
 _TICK = os.sysconf("SC_CLK_TCK")  # per second: 100, so CPU time is known to 10 ms
-_UTIME, _STIME = 11, 12  # in /proc/PID/stat, counted from behind the name (proc(5), 14 and 15)
+_UTIME, _STIME = 11, 12  # fields after the name in /proc/PID/stat (proc(5), 14 and 15)
 
 
 @frozen
@@ -20,9 +20,9 @@ class Memory:
     """The memory of a process and its children, in KiB.
 
     Attributes:
-        pss: Its own, and its share of what it shares; the resident set where nobody tells.
-        uss: Its own alone; likewise.
-        rss: All that is resident.
+        pss: Private pages and its share of shared ones; the resident set without smaps_rollup.
+        uss: Private pages; the same fallback.
+        rss: The resident set.
     """
 
     pss: float
@@ -33,10 +33,16 @@ class Memory:
 def tree(pid: int) -> list[int]:
     """Return a process and its descendants: Hypercorn serves from a child."""
     pids = [pid]
-    for parent in pids:  # grows while it is gone through
+    for parent in pids:  # grows during the iteration
         for task in _PROC.joinpath(str(parent), "task").glob("*"):
             pids += [int(child) for child in _read(task / "children").split()]
     return pids
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    fields = _read(_PROC / str(pid) / "stat").rpartition(")")[2].split()
+    return bool(fields) and fields[0] != "Z"
 
 
 def cpu_seconds(pid: int) -> float:
@@ -68,7 +74,7 @@ def _memory_of(pid: int) -> Memory:
 
 
 def _sizes(text: str) -> dict[str, float]:
-    """Return the lines that say a size: `Pss:   4050 kB`."""
+    """Return the sizes of lines such as `Pss:   4050 kB`, in KiB."""
     lines = (line.split() for line in text.splitlines() if line.endswith(" kB"))
     return {words[0].rstrip(":"): float(words[1]) for words in lines}
 
@@ -76,5 +82,5 @@ def _sizes(text: str) -> dict[str, float]:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return ""

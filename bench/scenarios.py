@@ -1,10 +1,10 @@
-"""What the load does with a server: one function for each kind of workload.
+"""The scenarios of the load: one function for each kind of workload.
 
     figures = await SCENARIOS["loop"](Load(target, pid, secret), {"connections": 50, ...})
 
-Each returns figures by the names of `bench.figures`, and checks, which say whether to believe
-them: `load_core`, how busy the load's own process was (near 1.0 it was the bottleneck), and
-`merged`, how many events the server merged into others.
+Each returns figures by the names of `bench.figures`, and checks that say whether the figures are
+valid: `load_core`, the CPU time of the load as a part of one core (near 1.0 the load was the
+bottleneck), and `merged`, the number of events that the server merged into others.
 """
 
 import asyncio
@@ -19,25 +19,32 @@ from time import perf_counter
 import jwt
 from attrs import define, field, frozen
 
-from bench.connection import Connection, LoadError, Place, Tally, Target, open_connection
+from bench.connection import (
+    Connection,
+    Counters,
+    LoadError,
+    ResumePoint,
+    Target,
+    open_connection,
+)
 from bench.figures import latencies
 from bench.proc import cpu_seconds, memory
 
 Parameters = Mapping[str, float | str]
 Result = dict[str, dict[str, float]]
 
-OPENING_AT_ONCE = 50  # connections that are opened side by side
-TOKEN_SECONDS = 3600  # more than any workload takes
-ECHO_CHARACTERS = 100  # makes a frame of 190 bytes or so
-ANSWER_SECONDS = 30.0  # for an answer that one waits for: what takes longer is a failure
+OPENING_AT_ONCE = 50  # connections that are opened concurrently
+TOKEN_SECONDS = 3600  # longer than any workload
+ECHO_CHARACTERS = 100  # results in a frame of about 190 bytes
+ANSWER_SECONDS = 30.0  # for an answer; a longer time is a failure
 MEMORY_MESSAGES = 10  # that a connection exchanges before its memory is measured
-MEMORY_WARM_UP = OPENING_AT_ONCE  # connections that come and go before: what is made once is there
-_SLOT = 2  # digits before the text: which message in flight an answer belongs to
+MEMORY_WARM_UP = OPENING_AT_ONCE  # connections opened and closed before: one-time allocations
+_SLOT_DIGITS = 2  # at the start of a message: the slot that its answer belongs to
 
 
 @define
 class Window:
-    """What happened while it was measured."""
+    """The activity in a measured window."""
 
     seconds: float
     cpu: float
@@ -46,7 +53,7 @@ class Window:
     numbers: int
 
     def checks(self) -> dict[str, float]:
-        """Say whether to believe the figures."""
+        """Return the checks that say whether the figures are valid."""
         merged = self.numbers - self.events if self.numbers else 0
         return {"load_core": self.own_cpu / self.seconds, "merged": float(merged)}
 
@@ -58,7 +65,7 @@ class Load:
     target: Target
     pid: int
     secret: str
-    tally: Tally = field(factory=Tally)
+    counters: Counters = field(factory=Counters)
     _users: "count[int]" = field(factory=count)
 
     def token(self, user: int) -> str:
@@ -68,55 +75,61 @@ class Load:
         return jwt.encode(claims, self.secret, algorithm="HS256")
 
     async def connect(
-        self, user: int | None = None, place: Place | None = None, *, is_silent: bool = False
+        self,
+        user: int | None = None,
+        resume: ResumePoint | None = None,
+        *,
+        acknowledges: bool = True,
     ) -> Connection:
-        """Open one connection; each has a user of its own if none is given."""
+        """Open one connection, of a new user if none is given."""
         token = self.token(next(self._users) if user is None else user)
-        return await open_connection(self.target, token, self.tally, place, is_silent=is_silent)
+        return await open_connection(
+            self.target, token, self.counters, resume, acknowledges=acknowledges
+        )
 
     async def connect_many(self, number: int) -> list[Connection]:
         """Open many connections."""
-        room = asyncio.Semaphore(OPENING_AT_ONCE)
+        limit = asyncio.Semaphore(OPENING_AT_ONCE)
 
         async def connect() -> Connection:
-            async with room:
+            async with limit:
                 return await self.connect()
 
         connections = await asyncio.gather(*(connect() for _ in range(number)))
         gc.collect()
-        gc.freeze()  # they stay: to look at them again and again is time of the load's own
+        gc.freeze()  # they last: traversing them again and again would cost the load CPU time
         return connections
 
     async def run_for(self, seconds: float) -> None:
-        """Let the load go on for a while.
+        """Let the load run for a time.
 
         Raises:
-            LoadError: If something goes wrong meanwhile.
+            LoadError: If something fails meanwhile.
         """
-        await asyncio.wait([self.tally.fault], timeout=seconds)
-        if self.tally.fault.done():
-            raise LoadError(self.tally.fault.result())
+        await asyncio.wait([self.counters.fault], timeout=seconds)
+        if self.counters.fault.done():
+            raise LoadError(self.counters.fault.result())
 
     async def measure(self, seconds: float) -> Window:
-        """Let the load go on for a while, and say what happened."""
-        tally = self.tally
-        started, events, numbers = perf_counter(), tally.events, tally.numbers
+        """Let the load run for a time, and return the activity."""
+        counters = self.counters
+        started, events, numbers = perf_counter(), counters.events, counters.numbers
         cpu, own = cpu_seconds(self.pid), time.process_time()
         await self.run_for(seconds)
         return Window(
             cpu=cpu_seconds(self.pid) - cpu,
             own_cpu=time.process_time() - own,
             seconds=perf_counter() - started,
-            events=tally.events - events,
-            numbers=tally.numbers - numbers,
+            events=counters.events - events,
+            numbers=counters.numbers - numbers,
         )
 
 
-Turn = tuple[Connection, int]
+Slot = tuple[Connection, int]
 
 
 class Loop:
-    """A closed loop: an answer that is complete sends the next message, of whose turn it is."""
+    """A closed loop: a complete answer sends the next message, on the slot that waits longest."""
 
     def __init__(
         self, load: Load, *, agent: str, keyed: bool = False, threads: bool = False
@@ -127,8 +140,8 @@ class Loop:
         self._agent = agent
         self._keyed = keyed
         self._threads = threads
-        self._turns: deque[Turn] = deque()
-        self._sent: dict[Turn, float] = {}
+        self._waiting: deque[Slot] = deque()
+        self._sent: dict[Slot, float] = {}
         self._is_ending = False
         self._numbers = count()
 
@@ -137,12 +150,12 @@ class Loop:
         self._is_ending = False
         for connection in connections:
             connection.on_event = self._on_event
-        self._turns = deque((one, slot) for slot in range(in_flight) for one in connections)
+        self._waiting = deque((one, slot) for slot in range(in_flight) for one in connections)
         for _ in range(active * in_flight):
-            self._send(self._turns.popleft())
+            self._send(self._waiting.popleft())
 
     async def stop(self) -> None:
-        """Send nothing more, and wait until every answer has come."""
+        """Send no more messages, and wait until each one is answered."""
         self._is_ending = True
         deadline = perf_counter() + ANSWER_SECONDS
         while self._sent:
@@ -150,20 +163,20 @@ class Loop:
                 raise LoadError(f"{len(self._sent)} messages were not answered")
             await self._load.run_for(0.01)
 
-    def forget(self) -> None:
-        """Forget what was measured so far."""
+    def reset(self) -> None:
+        """Discard the latencies of the warm-up."""
         self.seconds.clear()
         self.confirmed.clear()
 
-    def _send(self, turn: Turn) -> None:
-        connection, slot = turn
-        content = f"{slot:0{_SLOT}}".ljust(ECHO_CHARACTERS, ".")
+    def _send(self, slot: Slot) -> None:
+        connection, number = slot
+        content = f"{number:0{_SLOT_DIGITS}}".ljust(ECHO_CHARACTERS, ".")
         payload = {"content": content, "agent": self._agent}
         if self._threads:
-            payload["thread_id"] = f"thread-{slot}"
+            payload["thread_id"] = f"thread-{number}"
         key = f"key-{next(self._numbers)}" if self._keyed else None
         wire = connection.dialect.message("user_message", payload, key)
-        self._sent[turn] = perf_counter()
+        self._sent[slot] = perf_counter()
         connection.send(wire)
 
     def _on_event(self, connection: Connection, kind: bytes, frame: bytes) -> None:
@@ -172,15 +185,15 @@ class Loop:
         elif kind == b"message_confirmed" and self._keyed:
             self.confirmed.append(perf_counter() - self._sent[connection, 0])
 
-    def _complete(self, turn: Turn) -> None:
-        self.seconds.append(perf_counter() - self._sent.pop(turn))
+    def _complete(self, slot: Slot) -> None:
+        self.seconds.append(perf_counter() - self._sent.pop(slot))
         if not self._is_ending:
-            self._turns.append(turn)
-            self._send(self._turns.popleft())
+            self._waiting.append(slot)
+            self._send(self._waiting.popleft())
 
 
 def slot_of(connection: Connection, frame: bytes) -> int:
-    """Return which message in flight has been answered, from the result that repeats it.
+    """Return the slot of the message that was answered: the result repeats the message.
 
     Raises:
         LoadError: If the run did not complete.
@@ -188,20 +201,20 @@ def slot_of(connection: Connection, frame: bytes) -> int:
     payload = connection.dialect.payload(frame)
     if payload["status"] != "completed":
         raise LoadError(f"a run did not complete: {payload}")
-    return int(payload["result"][:_SLOT])
+    return int(payload["result"][:_SLOT_DIGITS])
 
 
 async def loop(load: Load, parameters: Parameters) -> Result:
     """Keep messages in flight on every connection: stream, echo, echo16, keyed."""
     keyed, in_flight = bool(parameters.get("keyed")), int(parameters["in_flight"])
     connections = await load.connect_many(int(parameters["connections"]))
-    going = Loop(load, agent=str(parameters["agent"]), keyed=keyed, threads=in_flight > 1)
-    going.start(connections, in_flight, len(connections))
+    messages = Loop(load, agent=str(parameters["agent"]), keyed=keyed, threads=in_flight > 1)
+    messages.start(connections, in_flight, len(connections))
     await load.run_for(float(parameters["warm_up"]))
-    going.forget()
+    messages.reset()
     window = await load.measure(float(parameters["seconds"]))
-    seconds, confirmed = list(going.seconds), list(going.confirmed)
-    await going.stop()
+    seconds, confirmed = list(messages.seconds), list(messages.confirmed)
+    await messages.stop()
     units = window.events if parameters["unit"] == "event" else len(seconds)
     if not units:
         raise LoadError(f"nothing was answered within {window.seconds:.1f} s")
@@ -215,28 +228,28 @@ async def loop(load: Load, parameters: Parameters) -> Result:
 
 
 async def connect(load: Load, parameters: Parameters) -> Result:
-    """Open and close connections at a steady rate; a latency counts from when one was due."""
+    """Open and close connections at a steady rate; a latency begins when one is due."""
     rate = float(parameters["rate"])
     seconds: list[float] = []
 
-    async def come_and_go(number: int, due: float) -> None:
+    async def open_and_close(number: int, due: float) -> None:
         connection = await load.connect(number % int(rate))
         seconds.append(perf_counter() - due)
         await connection.close()
 
-    async def keep_coming(number: int) -> None:
+    async def open_all(number: int) -> None:
         started = perf_counter()
         async with asyncio.TaskGroup() as group:
-            for turn in range(number):
-                due = started + turn / rate
+            for index in range(number):
+                due = started + index / rate
                 await asyncio.sleep(max(0.0, due - perf_counter()))
-                group.create_task(come_and_go(turn, due))
+                group.create_task(open_and_close(index, due))
 
-    await keep_coming(int(rate * float(parameters["warm_up"])))
+    await open_all(int(rate * float(parameters["warm_up"])))
     seconds.clear()
     number = max(1, int(rate * float(parameters["seconds"])))
     cpu, own, started = cpu_seconds(load.pid), time.process_time(), perf_counter()
-    await keep_coming(number)
+    await open_all(number)
     took = perf_counter() - started
     figures = {
         "cpu_us": (cpu_seconds(load.pid) - cpu) / number * 1e6,
@@ -246,15 +259,15 @@ async def connect(load: Load, parameters: Parameters) -> Result:
     return {"figures": figures, "checks": {"load_core": (time.process_time() - own) / took}}
 
 
-async def rest(load: Load, parameters: Parameters) -> Result:
-    """Let connections talk, then be silent, and see what memory each of them keeps."""
+async def memory_after_traffic(load: Load, parameters: Parameters) -> Result:
+    """Measure the memory that each connection keeps after traffic."""
     warm = await load.connect_many(MEMORY_WARM_UP)
-    await _talk(load, warm)
+    await _exchange(load, warm)
     await asyncio.gather(*(connection.close() for connection in warm))
     await load.run_for(1.0)
     before = memory(load.pid)
     connections = await load.connect_many(int(parameters["connections"]))
-    await _talk(load, connections)
+    await _exchange(load, connections)
     await load.run_for(float(parameters["seconds"]))
     after, number = memory(load.pid), len(connections)
     figures = {
@@ -265,21 +278,21 @@ async def rest(load: Load, parameters: Parameters) -> Result:
     return {"figures": figures, "checks": {"empty_server_pss_kib": before.pss}}
 
 
-async def _talk(load: Load, connections: Sequence[Connection]) -> None:
+async def _exchange(load: Load, connections: Sequence[Connection]) -> None:
     """Exchange ten messages on each connection, and then stream one answer."""
-    room = asyncio.Semaphore(OPENING_AT_ONCE)
+    limit = asyncio.Semaphore(OPENING_AT_ONCE)
 
-    async def talk(connection: Connection) -> None:
-        async with room:
+    async def exchange(connection: Connection) -> None:
+        async with limit:
             for _ in range(MEMORY_MESSAGES):
-                await ask(connection, "echo")
-            await ask(connection, "stream")
+                await run_once(connection, "echo")
+            await run_once(connection, "stream")
 
-    await asyncio.gather(*(talk(connection) for connection in connections))
+    await asyncio.gather(*(exchange(connection) for connection in connections))
     await load.run_for(0)
 
 
-async def ask(connection: Connection, agent: str) -> None:
+async def run_once(connection: Connection, agent: str) -> None:
     """Send a message, and wait until its run has ended."""
     answered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -297,7 +310,7 @@ async def ask(connection: Connection, agent: str) -> None:
 
 
 async def idle(load: Load, parameters: Parameters) -> Result:
-    """Let connections be silent but for heartbeats, and see what that costs."""
+    """Measure the CPU time of connections without traffic but heartbeats."""
     await load.connect_many(int(parameters["connections"]))
     await load.run_for(float(parameters["warm_up"]))
     window = await load.measure(float(parameters["seconds"]))
@@ -306,18 +319,18 @@ async def idle(load: Load, parameters: Parameters) -> Result:
 
 
 async def growth(load: Load, parameters: Parameters) -> Result:
-    """Stream on few connections, then on as few at a time of very many, one after the other."""
+    """Stream on few connections, then on as many at a time of a large number, in rotation."""
     few, many = int(parameters["few"]), int(parameters["connections"])
     warm_up, seconds = float(parameters["warm_up"]), float(parameters["seconds"])
     connections = await load.connect_many(few)
-    going = Loop(load, agent="stream")
+    messages = Loop(load, agent="stream")
     costs: list[float] = []
     for number in (few, many):
         connections += await load.connect_many(number - len(connections))
-        going.start(connections, 1, few)
+        messages.start(connections, 1, few)
         await load.run_for(warm_up)
         window = await load.measure(seconds)
-        await going.stop()
+        await messages.stop()
         costs.append(window.cpu / max(1, window.events) * 1e6)
     ratio = costs[1] / costs[0] if costs[0] else 0.0
     figures = {"few_cpu_us": costs[0], "many_cpu_us": costs[1], "growth": ratio}
@@ -329,7 +342,7 @@ Scenario = Callable[[Load, Parameters], Awaitable[Result]]
 SCENARIOS: Mapping[str, Scenario] = {
     "loop": loop,
     "connect": connect,
-    "rest": rest,
+    "memory": memory_after_traffic,
     "idle": idle,
     "growth": growth,
 }
@@ -337,12 +350,12 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 @asynccontextmanager
 async def loading(target: Target, pid: int, secret: str) -> AsyncIterator[Load]:
-    """Make a load whose events are acknowledged, and let go of its connections in the end."""
+    """Make a load whose events are acknowledged; its connections close with the block."""
     load = Load(target, pid, secret)
-    acknowledging = asyncio.create_task(load.tally.acknowledge_all())
+    acknowledging = asyncio.create_task(load.counters.acknowledge_all())
     try:
         yield load
     finally:
         acknowledging.cancel()
-        ending = [connection.close() for connection in load.tally.connections]
+        ending = [connection.close() for connection in load.counters.connections]
         await asyncio.gather(*ending)

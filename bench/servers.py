@@ -1,10 +1,13 @@
-"""The servers: how each is started, and what it needs.
+"""The servers: how each is started, and which packages it needs.
 
     with running("netra", heartbeat=30.0, unlimited=True) as server:
         server.port, server.pid
 
-A server runs in an empty folder of its own, where its database is too, and in a session of its
-own: Ctrl-C reaches the benchmark alone, which ends everything it started.
+The name of a server of this project may have a folder, `netra@/path/to/checkout`: it then runs
+with the source of that checkout, in the same environment and with the same agents.
+
+A server runs in an empty folder, which also contains its database, and in a session of its own:
+Ctrl-C reaches only the benchmark, which ends everything it started.
 """
 
 import os
@@ -16,31 +19,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from attrs import frozen
 
-from bench.workloads import UNLIMITED
+from bench.workloads import FASTAPI, FLOOR, UNLIMITED
 
-STARTING_SECONDS = 30.0  # until a server is ready; one that takes longer is broken
-STOPPING_SECONDS = 3.0  # from SIGTERM to SIGKILL: the measuring is over
-LOOK_SECONDS = 0.02  # from one look at a server that starts to the next
+STARTING_SECONDS = 30.0  # until a server is ready; a longer time is a failure
+STOPPING_SECONDS = 3.0  # from SIGTERM to SIGKILL: the measurement is over
+POLL_SECONDS = 0.02  # between two reads of the output of a server that starts
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end the benchmark, and everything it started."""
 
+INTERRUPTED = 130
+"""The exit code after one of these signals, as in shells after Ctrl-C."""
+
 ROOT = Path(__file__).parent.parent
+PACKAGE = "netra_trio"
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
-_MEASURING = ("COVERAGE_", "COV_CORE_")
+_KEPT_PREFIXES = ("COVERAGE_", "COV_CORE_", "BENCH_")
 _READY = re.compile(r"(?:Ready|Running) on http://127\.0\.0\.1:(?P<port>\d+)")
 
 
 class ServerError(Exception):
-    """A server does not start; the text has what it said."""
+    """A server does not start; the text has the end of its output."""
 
 
 @frozen
@@ -48,12 +56,14 @@ class Kind:
     """A server that can be measured.
 
     Attributes:
-        about: What it is, in a line.
+        about: A line that describes it.
         command: The arguments of Python that run it.
-        dialect: What it speaks.
+        dialect: The name of its dialect.
         needs: Modules that must be installed.
-        only_full: Whether a quick pass leaves it out, unless it is asked for.
-        resumes: Whether a client that lost its line can go on with its session.
+        only_full: Whether a quick pass leaves it out, unless it is requested.
+        resumes: Whether a client can resume its session.
+        has_checkouts: Whether it can run with the source of another checkout: it is started with
+            public names of this project only.
     """
 
     about: str
@@ -62,6 +72,7 @@ class Kind:
     needs: Sequence[str] = ()
     only_full: bool = False
     resumes: bool = False
+    has_checkouts: bool = False
 
     @property
     def missing(self) -> list[str]:
@@ -79,17 +90,18 @@ class Server:
     output: Path
 
 
-_AGENTS = ("echo", "stream")
+_AGENTS = ("echo", "stream", "paced")
 
 SERVERS: Mapping[str, Kind] = {
     "netra": Kind(
         "this project, `netra-trio serve`",
         (
-            *("-m", "netra_trio", "serve", "--port", "0"),
+            *("-m", PACKAGE, "serve", "--port", "0"),
             *(part for name in _AGENTS for part in ("--agent", f"{name}=bench.peers.netra:{name}")),
         ),
         dialect="netra",
         resumes=True,
+        has_checkouts=True,
     ),
     "netra-stock": Kind(
         "this project under the stock Hypercorn command",
@@ -101,7 +113,7 @@ SERVERS: Mapping[str, Kind] = {
         only_full=True,
         resumes=True,
     ),
-    "fastapi": Kind(
+    FASTAPI: Kind(
         "FastAPI on uvicorn, as the guide describes",
         ("-m", "bench.peers.fastapi"),
         needs=("fastapi", "uvicorn", "uvloop", "httptools", "websockets"),
@@ -112,17 +124,48 @@ SERVERS: Mapping[str, Kind] = {
         dialect="socketio",
         needs=("socketio", "pydantic", "uvicorn", "uvloop", "httptools", "websockets"),
     ),
-    "floor": Kind("raw Trio, no features", ("-m", "bench.peers.floor")),
+    FLOOR: Kind(
+        "raw Trio, an agent task and a writer task per connection, no features",
+        ("-m", "bench.peers.floor"),
+    ),
 }
 """Every server, in the order in which it is shown."""
 
-BASE = "fastapi"
-"""The one that the ratios are to."""
+
+@frozen
+class Name:
+    """The name of a server: a kind, and the folder of its checkout if it is not this one.
+
+    >>> name = Name.parse("netra@/srv/before")
+    >>> name.kind, str(name.checkout), name.short
+    ('netra', '/srv/before', 'netra@before')
+    """
+
+    kind: str
+    checkout: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Name":
+        """Return the name in `kind` or `kind@folder`."""
+        kind, at, folder = text.partition("@")
+        return cls(kind, Path(folder).absolute() if at else None)
+
+    @property
+    def short(self) -> str:
+        """The name with the last part of the folder only."""
+        return self.kind if self.checkout is None else f"{self.kind}@{self.checkout.name}"
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of a server by its name, with or without a folder."""
+    return SERVERS[Name.parse(name).kind]
 
 
 @contextmanager
-def running(name: str, *, heartbeat: float, unlimited: bool) -> Iterator[Server]:
-    """Run a server; on leaving it is ended, whatever happened.
+def running(
+    name: str, *, heartbeat: float, unlimited: bool, cpus: Collection[int] | None = None
+) -> Iterator[Server]:
+    """Run a server, on some CPUs only if they are given; it ends with the block.
 
     Raises:
         ServerError: If it does not start.
@@ -131,12 +174,18 @@ def running(name: str, *, heartbeat: float, unlimited: bool) -> Iterator[Server]
     try:
         secret = secrets.token_urlsafe(48)
         output = directory / "output.log"
+        environ = {
+            **_environ(secret, heartbeat=heartbeat, unlimited=unlimited),
+            "HOME": str(directory),
+            "PYTHONPATH": _python_path(directory, Name.parse(name).checkout or ROOT),
+        }
         with (
             output.open("wb") as file,
             child(
-                [sys.executable, *SERVERS[name].command],
+                [sys.executable, *kind_of(name).command],
+                cpus=cpus,
                 cwd=directory,
-                env=_environ(directory, secret, heartbeat=heartbeat, unlimited=unlimited),
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -147,12 +196,25 @@ def running(name: str, *, heartbeat: float, unlimited: bool) -> Iterator[Server]
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _python_path(directory: Path, checkout: Path) -> str:
+    """Return where modules are found: `bench` of this checkout, everything else of the given one.
+
+    The agents and the peers are always those of this benchmark; another checkout may not have them.
+    """
+    modules = directory / "modules"
+    modules.mkdir()
+    modules.joinpath("bench").symlink_to(ROOT / "bench")
+    return os.pathsep.join([str(modules), str(checkout)])
+
+
 @contextmanager
-def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a process in a session of its own; on leaving it is ended, with all of that session."""
+def child(
+    command: Sequence[str], *, cpus: Collection[int] | None = None, **options: Any
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process in a session of its own; the whole session ends with the block."""
     process = None
     try:
-        with _uninterrupted():  # or it would have started, and nobody would know of it
+        with _uninterrupted(), _inherited(cpus):  # a process that nothing refers to would remain
             process = subprocess.Popen(command, start_new_session=True, **options)
         yield process
     finally:
@@ -161,17 +223,47 @@ def child(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[
 
 
 @contextmanager
+def _inherited(cpus: Collection[int] | None) -> Iterator[None]:
+    """Let processes that start in the block run on these CPUs only, with all their threads."""
+    if cpus is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def separate_cpus() -> tuple[Collection[int], Collection[int]] | None:
+    """Return one CPU for the server and the others for the load; None if there is only one."""
+    *others, last = sorted(os.sched_getaffinity(0))
+    return ([last], others) if others else None
+
+
+def raise_on_signals() -> None:
+    """Raise KeyboardInterrupt for every signal of `ENDING`, so that blocks end their children."""
+    for one in ENDING:
+        signal.signal(one, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a handler
+    raise KeyboardInterrupt
+
+
+@contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keep signals that would end this process until the block has ended."""
-    came: list[int] = []
-    before = {one: signal.signal(one, lambda number, _: came.append(number)) for one in ENDING}
+    """Delay signals that would end this process until the block has ended."""
+    received: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in ENDING}
     try:
         yield
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-    if came:
-        signal.raise_signal(came[0])
+    if received:
+        signal.raise_signal(received[0])
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -186,30 +278,26 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _environ(
-    directory: Path, secret: str, *, heartbeat: float, unlimited: bool
-) -> Mapping[str, str]:
-    """Return settings by the names of the guide, and nothing of whoever runs the benchmark."""
+def _environ(secret: str, *, heartbeat: float, unlimited: bool) -> Mapping[str, str]:
+    """Return settings by the names of the guide; other variables of the caller are left out."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name in _KEPT or name.startswith(_MEASURING)
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES)
     }
     return {
         **kept,
-        "HOME": str(directory),
-        "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "JWT_SECRET_KEY": secret,
         "WEBSOCKET_HEARTBEAT_INTERVAL": str(round(heartbeat * 1000)),
-        # Users of the connect workload come back while their last connection still ends.
+        # A user of the connect workload returns while the previous connection still ends.
         "WEBSOCKET_MAX_CONNECTIONS_PER_USER": "1000",
         **({"WEBSOCKET_MAX_MESSAGE_RATE": UNLIMITED} if unlimited else {}),
     }
 
 
 def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", output: Path) -> int:
-    """Return the port, once the server says it."""
+    """Return the port from the server's output."""
     deadline = time.monotonic() + STARTING_SECONDS
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
@@ -219,7 +307,7 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", output: Pat
             return int(found["port"])
         if has_ended:
             raise ServerError(f"{name} ended with {process.returncode}:\n{tail(text)}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     raise ServerError(f"{name} is not ready after {STARTING_SECONDS:g} s:\n{tail(text)}")
 
 

@@ -1,12 +1,13 @@
-"""The soak: conversations and random faults for an hour, after which nothing may be left.
+"""The soak: conversations with random faults for an hour, after which no resource may leak.
 
     python -m bench.soak
     python -m bench.soak --minutes 3 --clients 10 --seed 7 --out soak.json
 
-Clients of this project talk to one server process through lines that are cut, half-open and slow;
-clients are killed and come back. When they have left, the server's tasks, sockets, threads and
-memory have to be what they were before, and the database has to have each confirmed message once,
-with its end. The exit code is 1 where something is left.
+Clients of this project exchange messages with one server process over connections that are cut,
+half-open and slow; clients are killed and replaced. After all have disconnected, the server's
+tasks, sockets, threads and memory must be as before, and the database must contain each confirmed
+message once, with the end of its run. The exit code is 1 if something has leaked, and 130 after a
+signal.
 """
 
 import argparse
@@ -34,40 +35,41 @@ from attrs import asdict, define, field, frozen
 
 from bench.faults import HOST
 from bench.machine import machine
-from bench.servers import ROOT, child, tail
-from bench.talkers import Talker, Tally
-from bench.watcher import SETTLE_SECONDS, Sample, Watcher
+from bench.monitor import SETTLE_SECONDS, Monitor, Sample
+from bench.servers import ENDING, INTERRUPTED, ROOT, child, raise_on_signals, tail
+from bench.users import Observations, User
 from bench.workloads import UNLIMITED
 from netra_trio.client import connect
 from netra_trio.errors import leaves
 from netra_trio.stores.sql.database import CONNECTIONS, WRITERS
 
 MINUTES = 60.0
-WARM_UP = 0.15  # of the time: what a process takes once, it has taken then
+WARM_UP = 0.15  # of the time: one-time allocations happen in it
 CLIENTS = 20
 FAULT_SECONDS = 8.0  # on average, from one fault of a client to the next
 SAMPLES = 60  # over the whole time, but no more than one a second
 HEARTBEAT_SECONDS = 1.0
-WINDOW_SECONDS = 5.0  # how long sessions outlive their connections
-SEND_SECONDS = 2.0  # that a peer may take nothing
+WINDOW_SECONDS = 5.0  # that sessions outlive their connections
+SEND_SECONDS = 2.0  # that a peer may not read
 STARTING_SECONDS = 60.0
-ENDING_SECONDS = 12.0  # of the server, from SIGTERM: the drain and two seconds, and some
+ENDING_SECONDS = 12.0  # of the server, from SIGTERM: the drain, two seconds, and a margin
 DATABASE_FILES = 3 * (CONNECTIONS + WRITERS)  # the pool's, each with its log and index
-MEMORY_FACTOR = 1.15  # of what it was; freed memory is not all given back
-MEMORY_KIB = 8 * 1024.0  # besides
+MEMORY_FACTOR = 1.15  # of the memory before; not all freed memory is returned to the system
+MEMORY_KIB = 8 * 1024.0  # in addition
 ENDED = ("completed", "failed", "cancelled", "timed_out", "interrupted")
 
+_AGENTS = "bench.peers.soak_agents"
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
 @frozen
 class Plan:
-    """What to do.
+    """The parameters of a soak.
 
     Attributes:
-        minutes: How long, warm-up included.
-        clients: How many users talk at once.
-        seed: Of chance: the same faults at the same times, as far as the machine goes along.
+        minutes: The duration, with the warm-up.
+        clients: The number of users at once.
+        seed: Of the random generators: the same faults, at the same times if the machine allows.
     """
 
     minutes: float = MINUTES
@@ -86,27 +88,27 @@ class Served:
     output: Path
 
     def token(self, user: str) -> str:
-        """Return a token that outlives the soak."""
+        """Return a token that is valid beyond the soak."""
         claims = {"sub": user, "exp": int(time.time()) + 7 * 24 * 3600}
         return jwt.encode(claims, self.secret, algorithm="HS256")
 
 
 class SoakError(Exception):
-    """The soak cannot go on; the text says why."""
+    """The soak cannot continue; the text has the reason."""
 
 
 @contextmanager
 def serving() -> Iterator[Served]:
-    """Run the server in an empty folder; on leaving it is gone.
+    """Run the server in an empty folder; both end with the block.
 
     Raises:
-        SoakError: It does not start.
+        SoakError: If it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
         secret = secrets.token_urlsafe(48)
         output = folder / "output.log"
-        agents = [f"--agent={agent}=bench.peers.soaked:{agent}" for agent in ("talk", "look")]
+        agents = [f"--agent={name}={_AGENTS}:{name}" for name in ("repeat", "statistics")]
         command = [sys.executable, "-m", "netra_trio", "serve", "--port", "0", *agents]
         environ = {
             **{key: value for key, value in os.environ.items() if key in _KEPT},
@@ -146,7 +148,7 @@ def _port_of(process: "subprocess.Popen[bytes]", output: Path) -> int:
 
 @frozen
 class Result:
-    """What came of it."""
+    """The result of a soak."""
 
     plan: Plan
     machine: Mapping[str, Any]
@@ -155,86 +157,108 @@ class Result:
     samples: Sequence[Sample]
     faults: Mapping[str, int]
     counts: Mapping[str, int]
-    wrong: Sequence[str]
+    errors: Sequence[str]
 
 
-async def soak(plan: Plan, served: Served, tell: Callable[[str], None]) -> Result:
-    """Talk and break things for as long as the plan says; return what is left.
+async def run(plan: Plan, served: Served, log: Callable[[str], None]) -> Result | None:
+    """Run the soak; None if a signal of `ENDING` has cancelled it.
 
     Raises:
-        SoakError: The server ended.
+        SoakError: If the server ends before.
+    """
+    result: Result | None = None
+    with trio.open_signal_receiver(*ENDING) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def cancel_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(cancel_on_signal)
+            result = await soak(plan, served, log)
+            nursery.cancel_scope.cancel()
+    return result
+
+
+async def soak(plan: Plan, served: Served, log: Callable[[str], None]) -> Result:
+    """Exchange messages and inject faults as planned; return the result.
+
+    Raises:
+        SoakError: If the server ends before.
     """
     started, found = trio.current_time(), machine()
     url = f"ws://{HOST}:{served.port}/ws"
-    async with connect(url, token=served.token("watcher")) as client:
-        watcher = Watcher(served.process.pid, served.database, client, started)
-        work = _Work(plan, served, watcher, tell)
-        fresh = await watcher.look()
-        await work.phase(plan.minutes * 60 * WARM_UP, plan.seed)
-        before = await watcher.settle(
+    async with connect(url, token=served.token("monitor")) as client:
+        monitor = Monitor(served.process.pid, served.database, client, started)
+        phases = _Phases(plan, served, monitor, log)
+        fresh = await monitor.sample()
+        await phases.run(plan.minutes * 60 * WARM_UP, plan.seed)
+        before = await monitor.settle(
             lambda now: now.tasks <= fresh.tasks and now.sockets <= fresh.sockets
         )
-        tell(f"before: {before}")
-        await work.phase(plan.minutes * 60 * (1 - WARM_UP), plan.seed + 1)
-        after = await watcher.settle(lambda now: not left_over(before, now))
-        tell(f"after:  {after}")
-    wrong = [*work.tally.wrong, *left_over(before, after)]
-    wrong += await trio.to_thread.run_sync(_end, served)
-    wrong += unsettled(served.database, work.tally.confirmed)
+        log(f"before: {before}")
+        await phases.run(plan.minutes * 60 * (1 - WARM_UP), plan.seed + 1)
+        after = await monitor.settle(lambda now: not leaks(before, now))
+        log(f"after:  {after}")
+    observations = phases.observations
+    errors = [*observations.errors, *leaks(before, after)]
+    errors += await trio.to_thread.run_sync(_end, served)
+    errors += database_errors(served.database, observations.confirmed)
     return Result(
         plan,
         found,
         before,
         after,
-        work.samples,
-        dict(work.faults),
-        dict(work.tally.counts),
-        wrong,
+        phases.samples,
+        dict(phases.faults),
+        dict(observations.counts),
+        errors,
     )
 
 
 @define(eq=False)
-class _Work:
-    """What goes on in a phase, and what came of all of them."""
+class _Phases:
+    """The phases of a soak, and their observations."""
 
     plan: Plan
     served: Served
-    watcher: Watcher
-    tell: Callable[[str], None]
-    tally: Tally = field(factory=Tally)
+    monitor: Monitor
+    log: Callable[[str], None]
+    observations: Observations = field(factory=Observations)
     faults: Counter[str] = field(factory=Counter)
     samples: list[Sample] = field(factory=list)
 
-    async def phase(self, seconds: float, seed: int) -> None:
-        """Let everybody talk and suffer for so long, and leave."""
+    async def run(self, seconds: float, seed: int) -> None:
+        """Run all users with faults for some seconds, and wait until they have disconnected."""
         async with trio.open_nursery() as relays:
-            talkers = [self._talker(f"user-{seed}-{n}", n) for n in range(self.plan.clients)]
-            for talker in talkers:
-                await relays.start(talker.relay.serve)
+            users = [self._user(f"user-{seed}-{n}", n) for n in range(self.plan.clients)]
+            for user in users:
+                await relays.start(user.relay.serve)
             async with trio.open_nursery() as nursery:
-                for talker in talkers:
-                    nursery.start_soon(talker.talk)
+                for user in users:
+                    nursery.start_soon(user.run)
                 with trio.move_on_after(seconds):
                     async with trio.open_nursery() as meanwhile:
-                        meanwhile.start_soon(self._break_things, talkers, seed)
+                        meanwhile.start_soon(self._inject_faults, users, seed)
                         meanwhile.start_soon(self._sample)
-                for talker in talkers:
-                    talker.is_leaving = True
-                # Whoever waits for an answer gets it, or hears that the server forgot it.
+                for user in users:
+                    user.is_stopping = True
+                # A client that waits for an end receives it, or learns that the run is lost.
                 nursery.cancel_scope.deadline = trio.current_time() + SETTLE_SECONDS
             if nursery.cancel_scope.cancelled_caught:
-                self.tally.wrong.append(f"a client got no end within {SETTLE_SECONDS:g} s")
+                error = f"a client received no end within {SETTLE_SECONDS:g} s"
+                self.observations.errors.append(error)
             relays.cancel_scope.cancel()
 
-    def _talker(self, name: str, number: int) -> Talker:
+    def _user(self, name: str, number: int) -> User:
         served, seed = self.served, self.plan.seed * 1000 + number
-        return Talker(name, served.port, served.token(name), self.tally, seed=seed)
+        return User(name, served.port, served.token(name), self.observations, seed=seed)
 
-    async def _break_things(self, talkers: Sequence[Talker], seed: int) -> None:
-        chance = random.Random(seed)  # noqa: S311 - faults, not secrets
+    async def _inject_faults(self, users: Sequence[User], seed: int) -> None:
+        generator = random.Random(seed)  # noqa: S311 - faults, not secrets
         while True:
-            await trio.sleep(chance.expovariate(len(talkers) / FAULT_SECONDS))
-            self.faults[chance.choice(talkers).suffer()] += 1
+            await trio.sleep(generator.expovariate(len(users) / FAULT_SECONDS))
+            self.faults[generator.choice(users).inject_fault()] += 1
 
     async def _sample(self) -> None:
         pause = max(1.0, self.plan.minutes * 60 / SAMPLES)
@@ -242,12 +266,12 @@ class _Work:
             await trio.sleep(pause)
             if self.served.process.poll() is not None:
                 raise SoakError(f"the server ended:\n{tail(self.served.output.read_text())}")
-            self.samples.append(await self.watcher.look())
-            self.tell(str(self.samples[-1]))
+            self.samples.append(await self.monitor.sample())
+            self.log(str(self.samples[-1]))
 
 
-def left_over(before: Sample, after: Sample) -> list[str]:
-    """Say what did not come back to where it was."""
+def leaks(before: Sample, after: Sample) -> list[str]:
+    """Return the resources that exceed their bound after the soak."""
     found = [
         f"{name}: {getattr(before, name)} before, {getattr(after, name)} after"
         for name in ("tasks", "sockets", "files", "threads")
@@ -263,7 +287,7 @@ def left_over(before: Sample, after: Sample) -> list[str]:
 
 
 def _end(served: Served) -> list[str]:
-    """End the server; say what is wrong with how it ended."""
+    """Stop the server; return an error if it does not stop in time, with exit code 0."""
     served.process.send_signal(signal.SIGTERM)
     try:
         code = served.process.wait(ENDING_SECONDS)
@@ -272,44 +296,48 @@ def _end(served: Served) -> list[str]:
     return [] if code == 0 else [f"the server ended with {code}"]
 
 
-def unsettled(database: Path, confirmed: set[str]) -> list[str]:
-    """Say which messages the database does not have once, with an end; and who is still there."""
+def database_errors(database: Path, confirmed: set[str]) -> list[str]:
+    """Return the confirmed messages that are missing, duplicated or without an end; and owners."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         found = connection.execute("SELECT correlation_id, status FROM runs WHERE keyed").fetchall()
         owners = connection.execute("SELECT count(*) FROM owners").fetchone()[0]
     times = Counter(str(key) for key, _ in found)
-    wrong = [f"{key}: confirmed, and not in the database" for key in sorted(confirmed - set(times))]
-    wrong += [f"{key}: {count} times in the database" for key, count in times.items() if count > 1]
-    wrong += [f"{key}: {status} in the end" for key, status in found if status not in ENDED]
-    return wrong + ([f"{owners} owners in the end"] if owners else [])
+    errors = [f"{key}: confirmed, not in the database" for key in sorted(confirmed - set(times))]
+    errors += [f"{key}: {count} times in the database" for key, count in times.items() if count > 1]
+    errors += [f"{key}: {status} in the end" for key, status in found if status not in ENDED]
+    return errors + ([f"{owners} owners in the end"] if owners else [])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soak, show, write; return the exit code."""
     reading = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     add = reading.add_argument
-    add("--minutes", type=float, default=MINUTES, help=f"how long (default: {MINUTES:g})")
+    add("--minutes", type=float, default=MINUTES, help=f"duration (default: {MINUTES:g})")
     add("--clients", type=int, default=CLIENTS, help=f"users at once (default: {CLIENTS})")
-    add("--seed", type=int, default=1, help="of chance (default: 1)")
+    add("--seed", type=int, default=1, help="of the random generators (default: 1)")
     add("--out", type=Path, default=Path("soak.json"), help="the JSON (default: soak.json)")
-    asked = reading.parse_args(arguments)
-    if asked.minutes <= 0 or asked.clients < 1:
+    given = reading.parse_args(arguments)
+    if given.minutes <= 0 or given.clients < 1:
         reading.error("--minutes and --clients: expected more than 0")
-    plan = Plan(asked.minutes, asked.clients, asked.seed)
-    tell = partial(print, flush=True)
+    plan = Plan(given.minutes, given.clients, given.seed)
+    log = partial(print, flush=True)
     result: Result | None = None
+    code = INTERRUPTED
     try:
         with serving() as served:
-            result = trio.run(soak, plan, served, tell)
+            result = trio.run(run, plan, served, log)
     except* SoakError as errors:
-        tell("\n".join(map(str, leaves(errors))))
+        log("\n".join(map(str, leaves(errors))))
+        code = 1
+    except* KeyboardInterrupt:  # before the soak began, or after
+        code = INTERRUPTED
     if result is None:
-        return 1
-    asked.out.write_bytes(orjson.dumps(asdict(result), option=orjson.OPT_INDENT_2))
-    tell(f"faults: {_listed(result.faults)}")
-    tell(f"ends: {_listed(result.counts)}")
-    tell("\n".join(["LEFT OVER:", *result.wrong]) if result.wrong else "Nothing is left over.")
-    return int(bool(result.wrong))
+        return code
+    given.out.write_bytes(orjson.dumps(asdict(result), option=orjson.OPT_INDENT_2))
+    log(f"faults: {_listed(result.faults)}")
+    log(f"ends: {_listed(result.counts)}")
+    log("\n".join(["ERRORS:", *result.errors]) if result.errors else "No leaks and no errors.")
+    return int(bool(result.errors))
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -317,4 +345,5 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 if __name__ == "__main__":
+    raise_on_signals()
     sys.exit(main())

@@ -1,17 +1,20 @@
-"""The workloads: what each one is, and how much of it makes a quick or a full pass.
+"""The workloads, and their amounts in a quick and in a full pass.
 
 workload = WORKLOADS["stream"]
 workload.parameters(full=False)["connections"]  # 50
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
 Amount = Mapping[str, float | str]
 
-UNLIMITED = "1000000000"  # messages per minute: what is measured is not the limit
-HEARTBEAT = 30.0  # seconds, the default of the contract
+UNLIMITED = "1000000000"  # messages per minute: the rate limit must not be measured
+HEARTBEAT = 30.0  # seconds, the default of the protocol
+
+FASTAPI, FLOOR = "fastapi", "floor"
+"""The servers that ratios refer to."""
 
 
 @frozen
@@ -19,15 +22,17 @@ class Workload:
     """One kind of work.
 
     Attributes:
-        about: What happens, in a line.
-        scenario: Which function of `bench.scenarios` does it.
-        unit: What it is counted in.
-        figure: The one that the workload is about, by its name in `bench.figures`.
-        always: Parameters of both passes.
+        about: A line that describes it.
+        scenario: The name of the load's function, see `bench.load`.
+        unit: The unit that figures refer to.
+        figure: The main figure, by its name in `bench.figures`.
         quick: Parameters of the quick pass.
         full: Parameters of the full pass.
-        unlimited: Whether the rate of messages must not be what is measured.
-        resumes: Whether it is for servers alone on which a client can go on with its session.
+        always: Parameters of both passes.
+        bases: The servers that ratios refer to.
+        unlimited: Whether the rate limit of messages is raised.
+        resumes: Whether it needs a server with sessions that a client can resume.
+        pinned: Whether the server runs on one CPU, and the load on the others.
     """
 
     about: str
@@ -37,11 +42,13 @@ class Workload:
     quick: Amount
     full: Amount
     always: Amount = field(factory=dict)
+    bases: Sequence[str] = (FASTAPI,)
     unlimited: bool = True
     resumes: bool = False
+    pinned: bool = False
 
     def parameters(self, *, full: bool) -> dict[str, float | str]:
-        """Return all of a pass; `heartbeat` is for the server."""
+        """Return all parameters of a pass; `heartbeat` is for the server."""
         amount = self.full if full else self.quick
         return {"unit": self.unit, "heartbeat": HEARTBEAT, **self.always, **amount}
 
@@ -50,12 +57,49 @@ _QUICK: Amount = {"connections": 50, "warm_up": 0.5, "seconds": 1.5}
 _FULL: Amount = {"connections": 50, "warm_up": 3, "seconds": 10}
 
 WORKLOADS: Mapping[str, Workload] = {
+    "paced": Workload(
+        "150 runs side by side, each emits a token every 50 ms, as a model does",
+        "paced",
+        unit="event",
+        figure="cpu_us",
+        bases=(FASTAPI, FLOOR),
+        quick={"connections": 150, "ramp": 0.5, "warm_up": 0.5, "seconds": 4},
+        full={"connections": 150, "ramp": 2, "warm_up": 2, "seconds": 20},
+    ),
+    "capacity": Workload(
+        "as many paced runs as one core serves with a p99 of at most 50 ms",
+        "capacity",
+        unit="event",
+        figure="per_second",
+        always={"limit_ms": 50, "most": 4000},
+        bases=(FASTAPI, FLOOR),
+        pinned=True,
+        quick={
+            "first": 400,
+            "growth": 1.5,
+            "precision": 1.5,
+            "probes": 6,
+            "ramp": 0.75,
+            "warm_up": 0.25,
+            "seconds": 1,
+        },
+        full={
+            "first": 300,
+            "growth": 1.25,
+            "precision": 1.03,
+            "probes": 20,
+            "ramp": 2,
+            "warm_up": 2,
+            "seconds": 5,
+        },
+    ),
     "stream": Workload(
-        "one message, 200 deltas; the next one when the run has ended",
+        "one message, 200 deltas; the next message when the run has ended",
         "loop",
         unit="event",
         figure="cpu_us",
         always={"agent": "stream", "in_flight": 1},
+        bases=(FASTAPI, FLOOR),
         quick=_QUICK,
         full=_FULL,
     ),
@@ -65,6 +109,7 @@ WORKLOADS: Mapping[str, Workload] = {
         unit="message",
         figure="cpu_us",
         always={"agent": "echo", "in_flight": 1},
+        bases=(FASTAPI, FLOOR),
         quick=_QUICK,
         full=_FULL,
     ),
@@ -74,11 +119,12 @@ WORKLOADS: Mapping[str, Workload] = {
         unit="message",
         figure="cpu_us",
         always={"agent": "echo", "in_flight": 16},
+        bases=(FASTAPI, FLOOR),
         quick=_QUICK,
         full=_FULL,
     ),
     "keyed": Workload(
-        "as echo, with a key: confirmed and completed when the database has committed it",
+        "as echo, with a key: confirmed and completed after the commit to the database",
         "loop",
         unit="message",
         figure="confirmed_p99_ms",
@@ -87,7 +133,7 @@ WORKLOADS: Mapping[str, Workload] = {
         full=_FULL,
     ),
     "connect": Workload(
-        "open at a steady rate with a token, be welcomed, and close",
+        "connections at a steady rate: open with a token, get established, close",
         "connect",
         unit="connection",
         figure="p99_ms",
@@ -96,8 +142,8 @@ WORKLOADS: Mapping[str, Workload] = {
         unlimited=False,
     ),
     "memory": Workload(
-        "10 messages and one stream on each connection, then silence",
-        "rest",
+        "10 messages and one stream on each connection, then no traffic",
+        "memory",
         unit="connection",
         figure="pss_kib",
         quick={"connections": 200, "seconds": 2},
@@ -105,7 +151,7 @@ WORKLOADS: Mapping[str, Workload] = {
         unlimited=False,
     ),
     "idle": Workload(
-        "silence but for heartbeats",
+        "no traffic but heartbeats",
         "idle",
         unit="connection",
         figure="core_percent",
@@ -114,7 +160,7 @@ WORKLOADS: Mapping[str, Workload] = {
         unlimited=False,
     ),
     "growth": Workload(
-        "stream on few connections, then as many at a time of very many, in turn",
+        "stream on few connections, then on as many at a time of a large number",
         "growth",
         unit="event",
         figure="growth",
@@ -122,7 +168,7 @@ WORKLOADS: Mapping[str, Workload] = {
         full={"few": 50, "connections": 5000, "warm_up": 5, "seconds": 15},
     ),
     "resume": Workload(
-        "stream; then come back to a session 1 000 events behind, again and again",
+        "stream; then resume sessions that are 1 000 events behind, repeatedly",
         "resume",
         unit="event",
         figure="replay",
@@ -131,7 +177,7 @@ WORKLOADS: Mapping[str, Workload] = {
         full={"connections": 20, "warm_up": 3, "seconds": 10},
     ),
     "storm": Workload(
-        "every line is lost at once in the middle of a run; all come back, with full jitter",
+        "all connections are lost at once in the middle of a run; all reconnect with full jitter",
         "storm",
         unit="connection",
         figure="p99_ms",
@@ -144,18 +190,20 @@ WORKLOADS: Mapping[str, Workload] = {
 
 
 def shown(name: str, parameters: Mapping[str, float | str]) -> str:
-    """Return a workload's name with what its figures depend on.
+    """Return a workload's name with the parameters that its figures depend on.
 
     >>> shown("idle", {"connections": 200, "heartbeat": 1})
-    'idle: 200 conn., beat 1 s'
+    'idle: 200 conn., heartbeat 1 s'
     """
     parts = []
     if "rate" in parameters:
         parts.append(f"{parameters['rate']}/s")
+    if "limit_ms" in parameters:
+        parts.append(f"p99 up to {parameters['limit_ms']} ms")
     if "few" in parameters:
         parts.append(f"{parameters['few']} of")
     if "connections" in parameters:
         parts.append(f"{parameters['connections']} conn.")
     if parameters.get("heartbeat", HEARTBEAT) != HEARTBEAT:
-        parts.append(f"beat {parameters['heartbeat']} s")
+        parts.append(f"heartbeat {parameters['heartbeat']} s")
     return f"{name}: {', '.join(parts)}".replace("of,", "of")

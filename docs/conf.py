@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `nox -s site`, which stages the pages first (see `make_site.py`)."""
+"""The configuration of Sphinx for `nox -s site`, which stages the pages (see `make_site.py`)."""
 
 import ast
 from importlib.metadata import version as version_of
@@ -21,7 +21,7 @@ html_show_sourcelink = False
 html_show_copyright = False
 myst_heading_anchors = 6
 myst_fence_as_directive = ["mermaid"]
-default_role = "code"  # what docstrings have in single backticks
+default_role = "code"  # of text in single backticks in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "separated"
@@ -31,12 +31,12 @@ suppress_warnings = ["misc.highlighting_failure"]  # consoles and blocks with an
 
 
 class Mermaid(Directive):
-    """A drawing, as its text: the page's script makes a picture of it."""
+    """A diagram as text: a script on the page renders it."""
 
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """Return the text in the element that the script looks for."""
+        """Return the text in the element that the script renders."""
         text = nodes.Text("\n".join(self.content)).astext()
         escaped = text.replace("&", "&amp;").replace("<", "&lt;")
         return [nodes.raw("", f'<pre class="mermaid">{escaped}</pre>', format="html")]
@@ -45,14 +45,14 @@ class Mermaid(Directive):
 def mark_code(
     _app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
 ) -> None:
-    """Make a block of each paragraph of a docstring that is code, as the synopses are."""
+    """Turn each paragraph of a docstring that is code into a code block."""
     paragraphs = "\n".join(lines).split("\n\n")
     marked = [_as_block(text) if is_code(text) else text for text in paragraphs]
     lines[:] = "\n\n".join(marked).splitlines()
 
 
 def is_code(text: str) -> bool:
-    """Whether a paragraph is a synopsis: more than words, and Python that could be run."""
+    """Whether a paragraph is an example: it has code characters, and it is valid Python."""
     if text.lstrip().startswith(">>>") or not any(mark in text for mark in "(=["):
         return False
     try:
@@ -72,6 +72,6 @@ def _as_block(text: str) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    """Add what is here."""
+    """Register the directive and the hook."""
     app.add_directive("mermaid", Mermaid)
     app.connect("autodoc-process-docstring", mark_code)

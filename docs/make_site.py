@@ -1,9 +1,9 @@
-"""Build the documentation as a site: stage the pages, run Sphinx strictly, look at every link.
+"""Build the documentation as a site: stage the pages, run Sphinx, check every link.
 
 python docs/make_site.py site --mermaid mermaid.min.js
 
-Pages outside of this folder that the documentation links to become pages of the site too, and the
-reference of the code is made from its docstrings. Every warning is an error.
+Pages outside of this folder that the documentation links to become pages of the site too. The API
+reference is generated from docstrings. Every warning is an error.
 """
 
 import argparse
@@ -26,25 +26,33 @@ OUTSIDE = {  # pages of the repository, by their names on the site
     "bench/README.md": "benchmark.md",
     "frontend/README.md": "frontend.md",
 }
-MODULES = {  # what programs import, and those who extend the server
+MODULES = {  # modules that programs and extensions of the server import
     "netra_trio.server.application": "The application",
-    "netra_trio.agents.execution": "What an agent is given",
+    "netra_trio.agents.run": "Runs of agents",
     "netra_trio.client": "The client",
+    "netra_trio.testing": "The test kit",
     "netra_trio.config.settings": "Settings",
+    "netra_trio.errors": "Exceptions",
     "netra_trio.protocol.codes": "Codes",
-    "netra_trio.errors": "Errors",
-    "netra_trio.stores.base": "What may be implemented",
     "netra_trio.protocol.messages": "Messages",
+    "netra_trio.protocol.problem": "Errors of the protocol",
+    "netra_trio.stores.base": "Interface of a store",
     "netra_trio.stores.memory": "The store in memory",
     "netra_trio.stores.sql.store": "The store in a database",
-    "netra_trio.server.hypercorn.install": "Under Hypercorn's command",
+    "netra_trio.transports.base": "Interface of a transport",
+    "netra_trio.telemetry.instruments": "Interface of an instrument",
     "netra_trio.telemetry.logs": "Logs",
+    "netra_trio.server.run": "The process",
+    "netra_trio.server.hypercorn.install": "Hypercorn's command",
 }
-SECTIONS = {  # of the navigation: every page has to be in one
+SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
-    "How to": ("agents", "client", "react", "chat-page", "deployment", "troubleshooting", "stores"),
-    "Reference": ("settings", "protocol", "errors", "api/index"),
-    "Explanation": ("architecture", "threat-model"),
+    "How to": (
+        *("agents", "client", "testing", "react", "chat-page"),
+        *("deployment", "troubleshooting", "stores"),
+    ),
+    "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),
+    "Explanation": ("architecture", "threat-model", "performance"),
     "The project": ("readme", "contributing", "changelog", "benchmark", "frontend"),
 }
 DRAWINGS = """\
@@ -55,7 +63,7 @@ ALLOWED_SCHEMES = {"http", "https", "mailto"}
 
 
 def stage(folder: Path) -> None:
-    """Write the sources of the site into an empty folder."""
+    """Write the source files of the site into an empty folder."""
     for page in DOCS.rglob("*"):
         if page.is_file() and page.suffix in {".md", ".png", ".yaml", ".svg"}:
             _write(folder / page.relative_to(DOCS), page)
@@ -69,24 +77,24 @@ def stage(folder: Path) -> None:
 
 
 def _write(target: Path, source: Path) -> None:
-    """Copy a file; a page with its links led to where things are on the site."""
+    """Copy a file; rewrite the links of a page for the site."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix != ".md":
         shutil.copyfile(source, target)
         return
 
-    def lead(match: re.Match[str]) -> str:
+    def rewrite(match: re.Match[str]) -> str:
         path, mark, anchor = match[1].partition("#")
         if not path or urlsplit(path).scheme:
             return match[0]
         there = (source.parent / path).resolve()
         return f"]({_on_site(there)}{mark}{anchor})"
 
-    target.write_text(re.sub(r"\]\(([^)\s]+)\)", lead, source.read_text()))
+    target.write_text(re.sub(r"\]\(([^)\s]+)\)", rewrite, source.read_text()))
 
 
 def _on_site(path: Path) -> str:
-    """Return where a file of the repository is on the site, seen from its top."""
+    """Return the path of a file of the repository on the site, from its top."""
     name = path.relative_to(ROOT).as_posix()
     return OUTSIDE.get(name, name.removeprefix("docs/"))
 
@@ -95,7 +103,7 @@ def _stage_reference(folder: Path) -> None:
     folder.mkdir()
     entries = "\n".join(MODULES)
     (folder / "index.md").write_text(
-        "# The code\n\nWhat programs import, from its docstrings.\n\n"
+        "# API reference\n\nThe modules that programs import, from their docstrings.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
     )
     for name, title in MODULES.items():
@@ -112,7 +120,7 @@ def _add_navigation(folder: Path) -> None:
     ]
     listed = {page for pages in SECTIONS.values() for page in pages}
     new = [page for page in sorted(folder.glob("*.md")) if page.stem not in {*listed, "index"}]
-    if new:  # pages that nobody has put into a section yet
+    if new:
         names = "\n".join(page.stem for page in new)
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: More\n\n{names}\n```\n")
     index = folder / "index.md"
@@ -120,7 +128,7 @@ def _add_navigation(folder: Path) -> None:
 
 
 class _Page(HTMLParser):
-    """The links of a page, and what links may lead to in it."""
+    """The links and the anchors of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -129,7 +137,7 @@ class _Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take up what is in a tag."""
+        """Collect the links and the anchors of a tag."""
         for name, value in attrs:
             if name == "id" and value:
                 self.anchors.add(value)
@@ -138,7 +146,7 @@ class _Page(HTMLParser):
 
 
 def dead_links(site: Path) -> Iterator[str]:
-    """Find links to what is not on the site; of those that leave it only the form is looked at."""
+    """Find links to missing pages and anchors; of external links only the form is checked."""
     pages = {path: _Page(path.read_text()) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         for link in page.links:
@@ -157,8 +165,10 @@ def dead_links(site: Path) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build; return the exit code."""
     reading = argparse.ArgumentParser(description="Build the documentation as a site.")
-    reading.add_argument("out", type=Path, help="the folder of the site; what is there goes")
-    reading.add_argument("--mermaid", type=Path, required=True, help="the script that draws")
+    reading.add_argument("out", type=Path, help="the folder of the site; its contents are replaced")
+    reading.add_argument(
+        "--mermaid", type=Path, required=True, help="the script that renders diagrams"
+    )
     asked = reading.parse_args(arguments)
     shutil.rmtree(asked.out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as name:
@@ -170,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.copyfile(asked.mermaid, static / "mermaid.min.js")
         (static / "drawings.js").write_text(DRAWINGS)
         sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
-        done = subprocess.run(  # noqa: S603 - the builder of this very environment
+        done = subprocess.run(  # noqa: S603 - Sphinx of this environment
             [*sphinx, "-d", f"{name}/doctrees", str(source), str(asked.out)], check=False
         )
     if done.returncode != 0:

@@ -1,1 +1,1 @@
-"""The servers that are measured: one file each, and what some of them share."""
+"""The servers that are measured, and the modules that they share."""

@@ -1,4 +1,4 @@
-"""How the peers on uvicorn are run: its fastest parts, on a free port.
+"""The settings of uvicorn that the peers share: its fastest components, on a free port.
 
 serve(app, heartbeat=30.0)
 """
@@ -13,10 +13,10 @@ BACKLOG = 1024  # connections that may wait to be accepted
 
 
 def serve(app: Any, *, heartbeat: float) -> None:
-    """Serve until SIGTERM; BENCH_UVICORN_WS picks another of uvicorn's WebSocket parts.
+    """Serve until SIGTERM; the variable BENCH_UVICORN_WS selects another WebSocket implementation.
 
-    Per-message deflate is off, as with this project, and so is the access log. A protocol ping
-    goes with every heartbeat, likewise.
+    As with this project, per-message deflate and the access log are off, and a protocol ping goes
+    with every heartbeat.
     """
     sock = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     config = uvicorn.Config(

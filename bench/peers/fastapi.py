@@ -1,13 +1,13 @@
-"""The FastAPI peer: the server that the guide describes, as good as an ordinary one gets.
+"""The FastAPI peer: the server that the guide describes, in its best ordinary configuration.
 
     python -m bench.peers.fastapi
 
-FastAPI on uvicorn with uvloop, httptools and its default WebSocket part on `websockets`. The token
-comes in the query and is checked before the upgrade is accepted. Each connection has a bounded
-queue, a task that writes, and a task for heartbeats. Messages are validated by pydantic from the
-bytes, events are written by orjson: `send_json` would cost more. What it does with a message is in
-`bench.peers.guide`, and how it stores in `bench.peers.store`. Events have no numbers, nothing is
-acknowledged, and nothing can be resumed: the guide asks for none of it.
+FastAPI on uvicorn with uvloop, httptools and its default WebSocket implementation, which uses
+`websockets`. The token is in the query and is checked before the upgrade is accepted. Each
+connection has a bounded queue, a writer task and a heartbeat task. Messages are validated by
+pydantic from their bytes, and events are encoded by orjson: `send_json` would cost more.
+`bench.peers.guide` has the handling of a message, `bench.peers.store` the storage. Events have no
+numbers and are not acknowledged, and sessions cannot be resumed: the guide does not require it.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ import orjson
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
 from bench.peers.asyncio_server import serve
-from bench.peers.guide import QUEUE, Core, Link, Payload, Settings, configure_log
+from bench.peers.guide import QUEUE, Connection, Core, Payload, Settings, configure_log
 
-SILENCE = 2.5  # heartbeats without a sign of life, after which a connection ends
+SILENCE = 2.5  # heartbeats without a message, after which a connection ends
 FORBIDDEN, EVICTED, SILENT = 4401, 4429, 4408
 
 settings = Settings.load()
@@ -30,7 +30,7 @@ settings = Settings.load()
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open the store, and write what is left of it in the end."""
+    """Open the store, and write all pending rows in the end."""
     app.state.core = Core(settings)
     yield
     await app.state.core.store.close()
@@ -41,7 +41,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/ws/config")
 async def config() -> dict[str, Any]:
-    """Say how to connect."""
+    """Return how to connect."""
     limits = {"max_message_rate": settings.message_rate}
     return {"websocket_config": {"endpoints": {"websocket": "/ws"}, "connection_limits": limits}}
 
@@ -57,7 +57,7 @@ async def endpoint(websocket: WebSocket) -> None:
     await websocket.accept()
     queue: asyncio.Queue[Payload] = asyncio.Queue(QUEUE)
 
-    async def say(kind: str, payload: Payload, key: str | None) -> None:
+    async def send(kind: str, payload: Payload, key: str | None) -> None:
         event: Payload = {"type": kind, "payload": payload, "timestamp": time.time()}
         if key is not None:
             event["correlation_id"] = key
@@ -66,48 +66,52 @@ async def endpoint(websocket: WebSocket) -> None:
     async def evict() -> None:
         await websocket.close(EVICTED)
 
-    link = Link(core, user_id, say, evict)
-    with core.joined(link) as too_many:
-        for one in too_many:
+    connection = Connection(core, user_id, send, evict)
+    with core.registered(connection) as surplus:
+        for one in surplus:
             await one.evict()
-        await _converse(websocket, link, queue)
+        await _run(websocket, connection, queue)
 
 
-async def _converse(websocket: WebSocket, link: Link, queue: "asyncio.Queue[Payload]") -> None:
-    """Read, write and beat until one side ends."""
+async def _run(
+    websocket: WebSocket, connection: Connection, queue: "asyncio.Queue[Payload]"
+) -> None:
+    """Read, write and send heartbeats until one side ends."""
     tasks = [
-        asyncio.create_task(_write(websocket, link, queue)),
-        asyncio.create_task(_beat(websocket, link)),
+        asyncio.create_task(_write(websocket, connection, queue)),
+        asyncio.create_task(_send_heartbeats(websocket, connection)),
     ]
     try:
-        await link.welcome()
+        await connection.hello()
         while True:
-            await link.handle(await websocket.receive_text())
-    except (WebSocketDisconnect, RuntimeError):  # the latter where we have closed it ourselves
+            await connection.handle(await websocket.receive_text())
+    except (WebSocketDisconnect, RuntimeError):  # the latter if this side has closed
         pass
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await link.end()
+        await connection.end()
 
 
-async def _write(websocket: WebSocket, link: Link, queue: "asyncio.Queue[Payload]") -> None:
-    """Write what is in the queue."""
+async def _write(
+    websocket: WebSocket, connection: Connection, queue: "asyncio.Queue[Payload]"
+) -> None:
+    """Send the events in the queue."""
     while True:
         event = await queue.get()
         await websocket.send_text(orjson.dumps(event).decode())
-        link.sent += 1
+        connection.sent += 1
 
 
-async def _beat(websocket: WebSocket, link: Link) -> None:
-    """Say from time to time that the server is there, and look whether the client is."""
+async def _send_heartbeats(websocket: WebSocket, connection: Connection) -> None:
+    """Send heartbeats, and close a connection whose client is silent."""
     while True:
         await asyncio.sleep(settings.heartbeat)
-        if time.monotonic() - link.last_seen > SILENCE * settings.heartbeat:
+        if time.monotonic() - connection.last_seen > SILENCE * settings.heartbeat:
             await websocket.close(SILENT)
             return
-        await link.say("heartbeat", {"server_time": time.time()}, None)
+        await connection.send("heartbeat", {"server_time": time.time()}, None)
 
 
 if __name__ == "__main__":

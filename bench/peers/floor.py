@@ -1,79 +1,108 @@
-"""The floor: what Trio, a socket and JSON cost by themselves, without a single feature.
+"""The floor: the cost of Trio, a socket and JSON without any feature of a server.
 
     python -m bench.peers.floor
 
-The handshake and the frames are made by hand. A message is parsed, and answered with as many
-frames as a run has events, in one write. There is no token, no user, no limit, no task per
-connection but its reader, no heartbeat, no history and no log. No real server can be this cheap:
-it is here to show how much of a figure is the stack's, and how much the server's.
+Raw Trio over TCP. Each connection has an agent task and a writer task, joined by one memory
+channel; the handshake and the frames are made by hand, and the JSON by orjson. The agent task
+reads a message, emits the events of its run into the channel, and reads the next message. The
+writer task sends everything that is in the channel with one write. There is no token, no user, no
+limit, no heartbeat, no history and no log, so a real server cannot be this cheap. The floor shows
+how much of a figure belongs to Python, Trio and the kernel.
 """
 
 import re
 import signal
 import time
-from contextlib import suppress
 from typing import Any
 
 import orjson
 import trio
 
 from bench.frames import CLOSE, PING, PONG, accept_of, masked, server_frame
-from bench.peers.work import TOKENS
+from bench.peers.work import TOKENS, paced_tokens, seconds_until
 
-READ_BYTES = 65_536  # at once
+READ_BYTES = 65_536  # in one read
 BACKLOG = 1024  # connections that may wait to be accepted
+CHANNEL_EVENTS = 256  # from the agent to the writer: a whole stream fits in
 
 _KEY = re.compile(rb"sec-websocket-key: *(\S+)", re.IGNORECASE)
 
+Events = trio.MemorySendChannel[bytes]
+
 
 async def serve(stream: trio.SocketStream) -> None:
-    """Serve one connection."""
-    async with stream:
-        head = await _read_head(stream)
-        if head is None:
-            return
-        await stream.send_all(_welcome(head))
-        data = b""
-        while True:
-            more = await stream.receive_some(READ_BYTES)
-            if not more:
+    """Serve one connection: the agent in this task, the writer in another."""
+    head = await _read_head(stream)
+    if head is None:
+        return
+    await stream.send_all(_hello(head))
+    events, pending = trio.open_memory_channel[bytes](CHANNEL_EVENTS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_write, stream, pending)
+        async with events:
+            await _run_agent(stream, events)
+
+
+async def _write(stream: trio.SocketStream, pending: trio.MemoryReceiveChannel[bytes]) -> None:
+    """Send frames until the channel is closed, with one write for all that are ready."""
+    async for frame in pending:
+        frames = [frame]
+        try:
+            while True:
+                frames.append(pending.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            await stream.send_all(b"".join(frames))
+
+
+async def _run_agent(stream: trio.SocketStream, events: Events) -> None:
+    """Answer each message with a run, until the client closes."""
+    data = b""
+    while more := await stream.receive_some(READ_BYTES):
+        data += more
+        position = 0
+        while (found := frame_of(data, position)) is not None:
+            opcode, payload, position = found
+            if opcode == CLOSE:
+                await _emit(events, server_frame(payload, CLOSE))
                 return
-            answer, data, is_closed = answer_of(data + more)
-            if answer:
-                await stream.send_all(answer)
-            if is_closed:
-                return
+            if opcode == PING:
+                await _emit(events, server_frame(payload, PONG))
+            elif payload:
+                await _run(orjson.loads(payload), events)
+        data = data[position:]
 
 
-def answer_of(data: bytes) -> tuple[bytes, bytes, bool]:
-    """Return what to say to what came in, what is left of it, and whether that is all."""
-    answers: list[bytes] = []
-    position = 0
-    while (found := _frame(data, position)) is not None:
-        opcode, payload, position = found
-        if opcode == CLOSE:
-            return b"".join([*answers, server_frame(payload, CLOSE)]), b"", True
-        if opcode == PING:
-            answers.append(server_frame(payload, PONG))
-        elif payload:
-            answers += run_of(orjson.loads(payload))
-    return b"".join(answers), data[position:], False
+async def _emit(events: Events, frame: bytes) -> None:
+    """Put a frame into the channel, without a checkpoint where there is room."""
+    try:
+        events.send_nowait(frame)
+    except trio.WouldBlock:
+        await events.send(frame)
 
 
-def run_of(message: dict[str, Any]) -> list[bytes]:
-    """Return the frames of a whole run."""
+async def _run(message: dict[str, Any], events: Events) -> None:
+    """Emit the events of a whole run."""
     if message["type"] != "user_message":
-        return []
+        return
     payload = message["payload"]
     content, agent = payload["content"], payload["agent"]
     run = {"run_id": "run_1", "agent_name": agent, "thread_id": "thread_1"}
-    pieces = TOKENS if agent == "stream" else (content,)
-    return [
-        _event("message_confirmed", {**run, "message_id": "msg_1", "status": "accepted"}),
-        _event("agent_started", {**run, "attempt": 1}),
-        *(_event("partial_result", {"run_id": "run_1", "content": piece}) for piece in pieces),
-        _event("agent_completed", {"run_id": "run_1", "status": "completed", "result": content}),
-    ]
+    confirmed = {**run, "message_id": "msg_1", "status": "accepted"}
+    await _emit(events, _event("message_confirmed", confirmed))
+    await _emit(events, _event("agent_started", {**run, "attempt": 1}))
+    if agent == "paced":
+        for due, token in paced_tokens(content):
+            await trio.sleep(seconds_until(due))
+            await _emit(events, _delta(token))
+    else:
+        for token in TOKENS if agent == "stream" else (content,):
+            await _emit(events, _delta(token))
+    end = {"run_id": "run_1", "status": "completed", "result": content}
+    await _emit(events, _event("agent_completed", end))
+
+
+def _delta(content: str) -> bytes:
+    return _event("partial_result", {"run_id": "run_1", "content": content})
 
 
 def _event(kind: str, payload: dict[str, Any]) -> bytes:
@@ -81,8 +110,11 @@ def _event(kind: str, payload: dict[str, Any]) -> bytes:
     return server_frame(orjson.dumps(event))
 
 
-def _frame(data: bytes, position: int) -> tuple[int, bytes, int] | None:
-    """Return the opcode and the payload of a client's frame, and where the next one begins."""
+def frame_of(data: bytes, position: int) -> tuple[int, bytes, int] | None:
+    """Return opcode and payload of a client's frame, and the position of the next frame.
+
+    None if the frame is not complete.
+    """
     size = len(data) - position
     if size < 6:
         return None
@@ -107,7 +139,7 @@ async def _read_head(stream: trio.SocketStream) -> bytes | None:
     return head
 
 
-def _welcome(head: bytes) -> bytes:
+def _hello(head: bytes) -> bytes:
     key = _KEY.search(head)
     if key is None:
         return b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -117,13 +149,17 @@ def _welcome(head: bytes) -> bytes:
         b"Connection: Upgrade",
         b"Sec-WebSocket-Accept: " + accept_of(key[1]),
     )
-    welcome = _event("connection_established", {"connection_id": "conn_1"})
-    return b"\r\n".join(lines) + b"\r\n\r\n" + welcome
+    hello = _event("connection_established", {"connection_id": "conn_1"})
+    return b"\r\n".join(lines) + b"\r\n\r\n" + hello
 
 
 async def _contain(stream: trio.SocketStream) -> None:
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it left
-        await serve(stream)
+    """Serve a connection; an end that the client causes must not end the server."""
+    try:
+        async with stream:
+            await serve(stream)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
 
 
 async def main() -> None:

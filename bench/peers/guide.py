@@ -1,11 +1,11 @@
-"""What the guide asks of a server, on asyncio: the part that the peers share.
+"""The server that the guide requires, on asyncio: the part that the peers share.
 
     user = await core.authenticate(token)
-    with core.joined(link):
-        await link.handle(text)
+    with core.registered(connection):
+        await connection.handle(text)
 
-A message is validated with pydantic, counted by a sliding window per user, stored, confirmed, and
-becomes a run: a task with a deadline that emits the same events as this project's runs. With a
+A message is validated with pydantic, counted in a sliding window per user, stored and confirmed,
+and starts a run: a task with a deadline that emits the same events as this project's runs. With a
 correlation id, the confirmation and the end wait for their commit.
 """
 
@@ -29,12 +29,12 @@ from attrs import define, field, frozen
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bench.peers.store import Message, RunRow, Store
-from bench.peers.work import TOKENS
+from bench.peers.work import TOKENS, paced_tokens, seconds_until
 
 WINDOW = 60.0  # seconds: the guide's limit is per minute
 ID_CHARACTERS = 128  # of a correlation id
 MESSAGE_BYTES = 10_240  # the guide's limit
-QUEUE = 1000  # events that may wait for a client that does not read
+QUEUE = 1000  # events that may wait for a slow client
 AGENT_SECONDS = 300.0  # for a run
 
 Payload = dict[str, Any]
@@ -65,16 +65,16 @@ class Settings:
 
 
 class Strict(BaseModel):
-    """A part of a message: no field too many, no type taken for another."""
+    """A part of a message, without unknown fields and type coercion."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class UserPayload(Strict):
-    """What a user says, to which agent."""
+    """The payload of a message for an agent."""
 
     content: str = Field(min_length=1)
-    agent: Literal["echo", "stream"] = "echo"
+    agent: Literal["echo", "stream", "paced"] = "echo"
     thread_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
 
 
@@ -102,14 +102,14 @@ _INBOUND: TypeAdapter[UserMessage | Control] = TypeAdapter(
 
 
 class RateLimit:
-    """At most so many messages in any minute."""
+    """A limit of messages in any window of a minute."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._times: deque[float] = deque()
 
     def allows(self, now: float) -> bool:
-        """Whether one more may come in now; it is counted if it may."""
+        """Return whether one more message is allowed now; it is counted if so."""
         times = self._times
         while times and times[0] <= now - WINDOW:
             times.popleft()
@@ -120,25 +120,25 @@ class RateLimit:
 
 
 def new_id(prefix: str) -> str:
-    """Return an id that is time-ordered, as this project's are: uuid4 costs ten times as much."""
+    """Return a time-ordered id, as in this project: uuid4 costs ten times as much."""
     return f"{prefix}_{time.time_ns() // 1_000_000:011x}{next(_counter) & 0xFFFFFF:06x}{_PROCESS}"
 
 
-Say = Callable[[str, Payload, str | None], Awaitable[None]]
+Send = Callable[[str, Payload, str | None], Awaitable[None]]
 
 
 @define(eq=False)
-class Link:
+class Connection:
     """One connection of a user.
 
     Attributes:
-        say: Sends a message of a type, with a payload, and with a correlation id if it has one.
-        evict: Ends it, for a newer one of the user.
+        send: Sends a message with a type, a payload, and a correlation id or None.
+        evict: Closes it, because the user has newer ones.
     """
 
     core: "Core"
     user_id: str
-    say: Say
+    send: Send
     evict: Callable[[], Awaitable[None]]
     id: str = field(factory=lambda: new_id("conn"))
     thread_id: str = field(factory=lambda: new_id("thread"))
@@ -148,20 +148,20 @@ class Link:
     sent: int = 0
     _runs: "set[asyncio.Task[None]]" = field(factory=set)
 
-    async def welcome(self) -> None:
-        """Say that the connection is there."""
+    async def hello(self) -> None:
+        """Send `connection_established`."""
         settings = self.core.settings
-        welcome = {
+        hello = {
             "connection_id": self.id,
             "user_id": self.user_id,
             "server_time": time.time(),
             "heartbeat_interval": settings.heartbeat * 1000,
             "limits": {"max_message_rate": settings.message_rate},
         }
-        await self.say("connection_established", welcome, None)
+        await self.send("connection_established", hello, None)
 
     async def handle(self, text: str | bytes) -> None:
-        """Take one message of the client."""
+        """Handle one message of the client."""
         self.last_seen = time.monotonic()
         self.received += 1
         if len(text) > MESSAGE_BYTES:
@@ -175,15 +175,15 @@ class Link:
         if isinstance(message, UserMessage):
             await self._admit(message)
         elif message.type == "ping":
-            await self.say("pong", message.payload, message.correlation_id)
+            await self.send("pong", message.payload, message.correlation_id)
 
     async def refuse(self, code: str, error: str, key: str | None = None) -> None:
-        """Say what is wrong."""
+        """Send an error."""
         body = {"code": code, "error": error, "timestamp": time.time(), "recoverable": True}
-        await self.say("error", body, key)
+        await self.send("error", body, key)
 
     async def end(self) -> None:
-        """End the runs."""
+        """Cancel the runs, and wait for their ends."""
         for run in self._runs:
             run.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
@@ -195,47 +195,51 @@ class Link:
             await self.refuse("RATE_LIMIT_EXCEEDED", "too many messages", key)
             return
         thread_id = message.payload.thread_id or self.thread_id
-        said = Message(new_id("msg"), thread_id, self.user_id, "user", message.payload.content, now)
-        row = RunRow(new_id("run"), said.message_id, self.user_id, key, "running")
+        stored = Message(
+            new_id("msg"), thread_id, self.user_id, "user", message.payload.content, now
+        )
+        row = RunRow(new_id("run"), stored.message_id, self.user_id, key, "running")
         if key is None:
-            self.core.store.write(said, row)
-            await self._confirm(said, row)
-            self._start(message, said, row)
-        else:  # the commit must not keep the next message waiting
-            self._start(message, said, row, commit=True)
+            self.core.store.write(stored, row)
+            await self._confirm(stored, row)
+            self._start(message, stored, row)
+        else:  # the next message must not wait for the commit
+            self._start(message, stored, row, commit=True)
 
-    async def _confirm(self, said: Message, row: RunRow) -> None:
+    async def _confirm(self, stored: Message, row: RunRow) -> None:
         confirmed = {
-            "message_id": said.message_id,
+            "message_id": stored.message_id,
             "run_id": row.run_id,
-            "thread_id": said.thread_id,
+            "thread_id": stored.thread_id,
             "status": "accepted",
         }
-        await self.say("message_confirmed", confirmed, row.key)
+        await self.send("message_confirmed", confirmed, row.key)
 
     def _start(
-        self, message: UserMessage, said: Message, row: RunRow, *, commit: bool = False
+        self, message: UserMessage, stored: Message, row: RunRow, *, commit: bool = False
     ) -> None:
-        run = asyncio.create_task(self._run(message.payload, said, row, commit=commit))
+        run = asyncio.create_task(self._run(message.payload, stored, row, commit=commit))
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    async def _run(self, payload: UserPayload, said: Message, row: RunRow, *, commit: bool) -> None:
+    async def _run(
+        self, payload: UserPayload, stored: Message, row: RunRow, *, commit: bool
+    ) -> None:
         """Run an agent, from its start to its end."""
         if commit:
-            await self.core.store.commit(said, row)
-            await self._confirm(said, row)
-        run_id, thread_id, key = row.run_id, said.thread_id, row.key or new_id("corr")
+            await self.core.store.commit(stored, row)
+            await self._confirm(stored, row)
+        run_id, thread_id, key = row.run_id, stored.thread_id, row.key or new_id("corr")
         started = time.monotonic()
         start = {"run_id": run_id, "agent_name": payload.agent, "thread_id": thread_id}
-        await self.say("agent_started", {**start, "attempt": 1}, key)
+        await self.send("agent_started", {**start, "attempt": 1}, key)
         text: list[str] = []
         status = "failed"
         try:
             async with asyncio.timeout(AGENT_SECONDS):
                 async for piece in AGENTS[payload.agent](payload.content):
                     text.append(piece)
-                    await self.say("partial_result", {"run_id": run_id, "content": piece}, key)
+                    await self.send("partial_result", {"run_id": run_id, "content": piece}, key)
             status = "completed"
         except TimeoutError:
             status = "timed_out"
@@ -247,13 +251,13 @@ class Link:
             end: Payload = {"run_id": run_id, "status": status, "duration_ms": duration}
             if status == "completed":
                 end["result"] = payload.content
-            await self._end_run(end, said, row, "".join(text), key, commit=commit)
+            await self._end_run(end, stored, row, "".join(text), key, commit=commit)
 
     async def _end_run(
-        self, end: Payload, said: Message, row: RunRow, text: str, key: str, *, commit: bool
+        self, end: Payload, stored: Message, row: RunRow, text: str, key: str, *, commit: bool
     ) -> None:
-        """Store how a run ended, tell the client, and the log."""
-        answer = Message(new_id("msg"), said.thread_id, self.user_id, "agent", text, time.time())
+        """Store the end of a run, send it to the client, and log it."""
+        answer = Message(new_id("msg"), stored.thread_id, self.user_id, "agent", text, time.time())
         ended = RunRow(
             row.run_id, row.message_id, row.user_id, row.key, end["status"], orjson.dumps(end)
         )
@@ -262,7 +266,7 @@ class Link:
         else:
             self.core.store.write(answer, ended)
         if end["status"] != "cancelled":
-            await self.say("agent_completed", end, key)
+            await self.send("agent_completed", end, key)
         self.core.log("run_ended", self, run_id=row.run_id, status=end["status"])
 
 
@@ -270,25 +274,35 @@ async def _echo(content: str) -> AsyncIterator[str]:
     yield content
 
 
-async def _stream(content: str) -> AsyncIterator[str]:  # noqa: ARG001 - as every agent is called
+async def _stream(content: str) -> AsyncIterator[str]:  # noqa: ARG001 - every agent has this parameter
     for token in TOKENS:
         yield token
 
 
-AGENTS: dict[str, Callable[[str], AsyncIterator[str]]] = {"echo": _echo, "stream": _stream}
+async def _paced(content: str) -> AsyncIterator[str]:
+    for due, token in paced_tokens(content):
+        await asyncio.sleep(seconds_until(due))
+        yield token
+
+
+AGENTS: dict[str, Callable[[str], AsyncIterator[str]]] = {
+    "echo": _echo,
+    "stream": _stream,
+    "paced": _paced,
+}
 
 
 class Core:
-    """The server: who is connected, the limits, the store and the log."""
+    """The server: its connections, limits, store and log."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store(Path("peer.db"))
-        self.links: dict[str, list[Link]] = {}
+        self.connections: dict[str, list[Connection]] = {}
         self._limits: dict[str, RateLimit] = {}
 
     async def authenticate(self, token: str | None) -> str | None:
-        """Return the user of a token, None for one who may not come in."""
+        """Return the user of a token, None if the token or the user is not valid."""
         try:
             claims = jwt.decode(
                 token or "",
@@ -309,29 +323,30 @@ class Core:
         return found
 
     @contextmanager
-    def joined(self, link: Link) -> Iterator[list[Link]]:
-        """Hold a connection among those of its user; gives those that have to go for it."""
-        links = self.links.setdefault(link.user_id, [])
-        links.append(link)
-        self.log("connection_opened", link)
+    def registered(self, connection: Connection) -> Iterator[list[Connection]]:
+        """Register a connection of its user; yields the oldest ones beyond the limit."""
+        mine = self.connections.setdefault(connection.user_id, [])
+        mine.append(connection)
+        self.log("connection_opened", connection)
         try:
-            yield links[: -self.settings.connections_per_user]
+            yield mine[: -self.settings.connections_per_user]
         finally:
-            links.remove(link)
-            if not links:
-                del self.links[link.user_id]
-            seconds = round(time.monotonic() - link.opened_at, 3)
-            counts = {"frames_in": link.received, "frames_out": link.sent}
-            self.log("connection_ended", link, seconds=seconds, **counts)
+            mine.remove(connection)
+            if not mine:
+                del self.connections[connection.user_id]
+            seconds = round(time.monotonic() - connection.opened_at, 3)
+            counts = {"frames_in": connection.received, "frames_out": connection.sent}
+            self.log("connection_ended", connection, seconds=seconds, **counts)
 
-    def log(self, event: str, link: Link, **more: object) -> None:
-        """Write a line of log, in JSON, as this project does for the same events."""
-        line = {"event": event, "connection_id": link.id, "user_id": link.user_id, **more}
+    def log(self, event: str, connection: Connection, **more: object) -> None:
+        """Write a log line in JSON, as this project does for the same events."""
+        ids = {"connection_id": connection.id, "user_id": connection.user_id}
+        line = {"event": event, **ids, **more}
         _log.info("%s", json.dumps(line))
 
 
 def configure_log() -> None:
-    """Let the log go to the error output."""
+    """Write the log to stderr."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )

@@ -3,11 +3,11 @@
 hypercorn --worker-class trio bench.peers.netra_stock:app
 """
 
-from bench.peers.netra import echo, stream
+from bench.peers.netra import echo, paced, stream
 from netra_trio import create_app
 from netra_trio.server.hypercorn.install import use_our_log
 from netra_trio.telemetry.logs import configure
 
 configure()
-app = create_app(agents={"echo": echo, "stream": stream})
+app = create_app(agents={"echo": echo, "stream": stream, "paced": paced})
 use_our_log()

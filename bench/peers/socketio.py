@@ -2,9 +2,9 @@
 
     python -m bench.peers.socketio
 
-It speaks its own protocol, over WebSocket alone, and has its own queue, writer and pings for each
-connection, so it is given none. The token is checked when the namespace is connected: Socket.IO
-has no hook before the upgrade. JSON is orjson's, which is faster than its default.
+It uses its own protocol, over WebSocket only, and its own queue, writer and pings for each
+connection. The token is checked when the namespace is connected: Socket.IO has no hook before the
+upgrade. The JSON library is orjson, which is faster than the default.
 """
 
 import time
@@ -16,15 +16,15 @@ import orjson
 import socketio
 
 from bench.peers.asyncio_server import serve
-from bench.peers.guide import Core, Link, Payload, Settings, configure_log
+from bench.peers.guide import Connection, Core, Payload, Settings, configure_log
 
-PATIENCE = 1.5  # heartbeats that a client may take to answer a ping
+PING_TIMEOUT = 1.5  # heartbeats, for a client to answer a ping
 
 settings = Settings.load()
 
 
 class Json:
-    """Orjson in the shape of the standard library, as python-socketio wants it."""
+    """Orjson with the interface of the standard library, which python-socketio requires."""
 
     @staticmethod
     def dumps(value: Any, **_: Any) -> str:
@@ -33,7 +33,7 @@ class Json:
 
     @staticmethod
     def loads(text: str | bytes, **_: Any) -> Any:
-        """Return the value of a JSON."""
+        """Return the value of a JSON text."""
         return orjson.loads(text)
 
 
@@ -44,54 +44,54 @@ sio = socketio.AsyncServer(
     transports=["websocket"],
     http_compression=False,
     ping_interval=settings.heartbeat,
-    ping_timeout=settings.heartbeat * PATIENCE,
+    ping_timeout=settings.heartbeat * PING_TIMEOUT,
     cors_allowed_origins=[],
     logger=False,
     engineio_logger=False,
 )
 cores: list[Core] = []
-links: dict[str, tuple[Link, ExitStack]] = {}
+connections: dict[str, tuple[Connection, ExitStack]] = {}
 
 
 async def connect(sid: str, environ: dict[str, Any], _auth: Any = None) -> bool:
-    """Let a user in."""
+    """Accept the connection of a user."""
     (core,) = cores
     token = parse_qs(environ.get("QUERY_STRING", "")).get("token", [None])[0]
     user_id = await core.authenticate(token)
     if user_id is None:
         return False
 
-    async def say(kind: str, payload: Payload, key: str | None) -> None:
+    async def send(kind: str, payload: Payload, key: str | None) -> None:
         event: Payload = {"payload": payload, "timestamp": time.time()}
         if key is not None:
             event["correlation_id"] = key
-        link.sent += 1
+        connection.sent += 1
         await sio.emit(kind, event, to=sid)
 
     async def evict() -> None:
         await sio.disconnect(sid)
 
-    link = Link(core, user_id, say, evict)
-    joined = ExitStack()
-    for one in joined.enter_context(core.joined(link)):
+    connection = Connection(core, user_id, send, evict)
+    stack = ExitStack()
+    for one in stack.enter_context(core.registered(connection)):
         await one.evict()
-    links[sid] = (link, joined)
-    await link.welcome()
+    connections[sid] = (connection, stack)
+    await connection.hello()
     return True
 
 
 async def receive(sid: str, message: Any) -> None:
-    """Take a message; it is validated from its bytes, as pydantic does it fastest."""
-    await links[sid][0].handle(orjson.dumps(message))
+    """Handle a message; it is validated from bytes, which is the fastest way of pydantic."""
+    await connections[sid][0].handle(orjson.dumps(message))
 
 
 async def disconnect(sid: str, _reason: str = "") -> None:
-    """Let a user go."""
-    found = links.pop(sid, None)
+    """Release the connection of a user."""
+    found = connections.pop(sid, None)
     if found is not None:
-        link, joined = found
-        with joined:
-            await link.end()
+        connection, stack = found
+        with stack:
+            await connection.end()
 
 
 sio.on("connect", connect)
@@ -107,7 +107,7 @@ async def start() -> None:
 
 
 async def stop() -> None:
-    """Write what is left in the store."""
+    """Write all pending rows."""
     await cores.pop().store.close()
 
 

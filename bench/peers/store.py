@@ -1,13 +1,13 @@
-"""The store of the peers: users, messages and runs in SQLite, written behind by one thread.
+"""The store of the peers: users, messages and runs in SQLite, with write-behind by one thread.
 
     store = Store(Path("peer.db"))
     await store.find_user("alice")
-    store.write(Message(...))             # some time soon
-    await store.commit(Message(...))      # and now it is there
+    store.write(Message(...))             # committed within a batch, later
+    await store.commit(Message(...))      # committed when it returns
 
-It does what this project's own store does: up to 1 000 rows or 50 ms make a batch, a batch is one
-transaction, with one statement for all rows of a kind, and the file is kept as safe (WAL, every
-commit on disk).
+It works as this project's store: up to 1 000 rows or 50 ms are one batch, a batch is one
+transaction with one statement for all rows of a kind, and the file has the same durability (WAL,
+every commit on disk).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pathlib import Path
 from attrs import define, frozen
 
 BATCH = 1000  # rows in one transaction
-DELAY = 0.05  # seconds that a row may wait for others, unless somebody waits for it
+DELAY = 0.05  # seconds that a row may wait for others, unless a caller waits for its commit
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (
@@ -43,7 +43,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS runs_by_key ON runs (user_id, key) WHERE key I
 
 @frozen
 class Message:
-    """What a user or an agent said."""
+    """A message of a user or an agent."""
 
     message_id: str
     thread_id: str
@@ -55,7 +55,7 @@ class Message:
 
 @frozen
 class RunRow:
-    """A run: as it starts, and once more as it has ended."""
+    """A run: written when it starts, and again when it has ended."""
 
     run_id: str
     message_id: str
@@ -75,36 +75,36 @@ class _Job:
 
 
 class Store:
-    """A file of SQLite with one thread that writes and one that looks users up."""
+    """A SQLite file with one thread that writes and one that finds users."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._looking = ThreadPoolExecutor(1)
+        self._lookups = ThreadPoolExecutor(1)
         self._reading = _open(file)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     async def find_user(self, user_id: str) -> bool:
-        """Return whether the user may come in; a new one is added."""
-        return await self._loop.run_in_executor(self._looking, self._find_user, user_id)
+        """Return whether the user is enabled; a new one is added."""
+        return await self._loop.run_in_executor(self._lookups, self._find_user, user_id)
 
     def write(self, *rows: Row) -> None:
-        """Write some time soon."""
+        """Write in one of the next batches."""
         self._jobs.put(_Job(rows))
 
     async def commit(self, *rows: Row) -> None:
-        """Write, and wait until it is committed."""
+        """Write, and wait for the commit."""
         done = self._loop.create_future()
         self._jobs.put(_Job(rows, done))
         await done
 
     async def close(self) -> None:
-        """Write what is left, and end the threads."""
+        """Write all pending rows, and end the threads."""
         self._jobs.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
-        self._looking.shutdown()
+        self._lookups.shutdown()
         self._reading.close()
 
     def _find_user(self, user_id: str) -> bool:
@@ -118,9 +118,9 @@ class Store:
 
     def _work(self) -> None:
         connection = _open(self._file)
-        going = True
-        while going:
-            batch, going = self._batch()
+        is_open = True
+        while is_open:
+            batch, is_open = self._batch()
             self._write_batch(connection, [row for job in batch for row in job.rows])
             waiting = [job.done for job in batch if job.done is not None]
             if waiting:
@@ -128,7 +128,7 @@ class Store:
         connection.close()
 
     def _batch(self) -> tuple[list[_Job], bool]:
-        """Wait for something to write, and a moment more for others to join it."""
+        """Wait for rows, and up to 50 ms for more of them; False after `close`."""
         batch: list[_Job] = []
         rows, deadline = 0, 0.0
         while rows < BATCH:
@@ -141,7 +141,7 @@ class Store:
                 return batch, False
             deadline = deadline or time.monotonic() + DELAY
             if job.done is not None:
-                deadline = time.monotonic()  # only what is there already
+                deadline = time.monotonic()  # take only jobs that wait already
             batch.append(job)
             rows += len(job.rows)
         return batch, True
@@ -177,7 +177,7 @@ class Store:
 def _insert(
     connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]], also: str = ""
 ) -> None:
-    """Insert all rows with one statement: each of its steps lets go of the interpreter once."""
+    """Insert all rows with one statement: each step of one releases the interpreter lock."""
     places = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
     values = [value for row in rows for value in row]
     connection.execute(f"INSERT INTO {into} VALUES {places} {also}", values)  # noqa: S608 - ours

@@ -1,24 +1,21 @@
-"""One run of an agent: its events, its tools, its deadline, and exactly one ending.
+"""The execution of runs: attempts, the deadline, retries, and exactly one ending for each.
 
-An agent is an async function of a `Run`:
-
-    async def shout(run: Run) -> str:
-        for word in run.content.upper().split():
-            await run.emit(word + " ")
-        return run.content.upper()
+await execute_runs(source)      # one task executes the runs that the source gives it, in turn
 """
 
 import random
 import traceback
 from collections.abc import Callable
+from contextvars import Context
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
 from attrs import evolve
 
-from netra_trio.agents.run import Outlet, Output, Run, RunSpec
+from netra_trio.agents.context import run_in_context
+from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
 from netra_trio.errors import RetryableAgentError
 from netra_trio.ids import new_error_id
 from netra_trio.protocol.codes import ErrorCode
@@ -54,8 +51,39 @@ class Ending:
     abandoned: bool = False
 
 
+class RunSource(Protocol):
+    """Gives a task the runs to execute, and takes their endings: a session."""
+
+    async def next(self) -> "Execution | None":
+        """Wait for the next run; None if there are no more for this task."""
+        ...
+
+    def suspended(self) -> None:
+        """Note that the run waits for something: other runs may be started beside it."""
+        ...
+
+    async def finish(self, execution: "Execution", ending: Ending) -> None:
+        """Write the end of a run, all of whose tasks have ended."""
+        ...
+
+
 class Execution:
-    """A run from its first event until its ending is known; the session writes the end itself."""
+    """A run from its first event until its ending is known; the source writes the end.
+
+    Args:
+        spec: What to do.
+        outlet: Takes the events.
+        store: Notes the start, and has the history.
+        wall_clock: Returns Unix seconds.
+        context: The context variables that the agent sees; not used by another run.
+        note: Receives the telemetry events of its tools.
+
+    Attributes:
+        output: The way of its events.
+        attempts: How many attempts have begun.
+        stopped: The status that a stop gave it.
+        has_ended: Whether its end was written.
+    """
 
     def __init__(
         self,
@@ -64,137 +92,146 @@ class Execution:
         store: Store,
         wall_clock: Callable[[], float],
         *,
+        context: Context,
         note: Callable[[TelemetryEvent], None] = lambda _: None,
     ) -> None:
         self.spec = spec
+        self.context = context
+        self.output = Output(outlet, spec.message.correlation_id)
         self.attempts = 0
+        self.stopped: RunStatus | None = None
+        self.has_ended = False
         self._note = note
-        self.output = Output(outlet, spec.correlation_id)
-        self._outlet = outlet
         self._store = store
         self._wall_clock = wall_clock
         self._scope: trio.CancelScope | None = None  # of what it does right now
-        self.stopped: RunStatus | None = None
-        self.has_ended = False
+        self._result: Any = None  # of the newest attempt, as the next two are
+        self._error: BaseException | None = None
+        self._nursery: RunNursery | None = None
         self._started = inf
         self._deadline = inf
         self._stopped_at = inf
 
     @property
     def cut_off_at(self) -> float:
-        """When it was stopped or its time was over, on Trio's clock; `inf` for not yet."""
+        """When it was stopped or its deadline passed, on Trio's clock; `inf` if neither."""
         return min(self._stopped_at, self._deadline) if self._is_cut_off else inf
 
     def abandoned(self) -> Ending:
-        """Return how a run ends whose tasks do not."""
+        """Return the ending of a run whose tasks do not end."""
         return evolve(self._cut_off(), abandoned=True)
 
     def stop(self, status: RunStatus) -> None:
-        """Cancel the run, to end with `status`; the first one that stops it names the end."""
+        """Cancel the run, to end with `status`; the first stop decides the status."""
         if not self._is_cut_off:
             self.stopped = status
             self._stopped_at = trio.current_time()
         if self._scope is not None:
             self._scope.cancel()
 
-    async def execute(self) -> Ending:
-        """Run the agent to its end, and say how it ended.
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether the run was stopped, or its deadline has passed."""
+        return self.stopped is not None or trio.current_time() >= self._deadline
 
-        Agent exceptions end here, in the log. Cancelled from outside, it lets the cancellation
-        through; the run's tasks have all ended in every case.
+    async def attempt(self, nursery: trio.Nursery, suspended: Callable[[], None]) -> bool:
+        """Call the agent once, and keep its result or its exception.
+
+        The nursery's scope is what a stop and the deadline cancel. This is the one place that
+        catches what an agent raises. An exception beside a cancellation is logged, and the
+        cancellation goes on alone.
+
+        Returns:
+            Whether the nursery is as it was: no task is in it, nothing has cancelled it, and the
+            agent has no reference to it.
         """
+        self._result = self._error = None
+        self._scope = scope = nursery.cancel_scope
         try:
-            attempt = 1
-            while (ending := await self._attempt(attempt)) is None:
-                await self._back_off(attempt)
-                attempt += 1
-        finally:
-            self._scope = None
+            self._result = await run_in_context(self._call(nursery), self.context, suspended)
+        except (trio.Cancelled, GeneratorExit):
+            raise
+        except BaseException as raised:
+            # Before Trio sees it: an exception that cannot be printed breaks even a nursery.
+            self._error = self._own(raised)
+            scope.cancel()
+            return False
+        used = self._nursery is None or self._nursery.is_used
+        if used or scope.cancel_called or nursery.child_tasks:
+            return False
+        scope.deadline = inf
+        self._scope = None
+        return True
+
+    def conclude(self, beside: BaseExceptionGroup[BaseException] | None = None) -> Ending | None:
+        """Return the ending of the run, now that all its tasks have ended.
+
+        Args:
+            beside: What the tasks raised that the agent started.
+
+        Returns:
+            None if the run is to be tried again, after `back_off`.
+        """
+        self._scope = None
+        error = self._error
+        if beside is not None:
+            own = self._own(beside)
+            if error is not None:
+                self._log_cleanup(own)
+            error = error or own
+        ending = self._ending(error)
+        if ending is not None:
             self.output.close()
         return ending
 
-    @property
-    def _is_cut_off(self) -> bool:
-        """Whether the run was stopped, or its time is over."""
-        return self.stopped is not None or trio.current_time() >= self._deadline
+    async def back_off(self) -> None:
+        """Pause before the next attempt; a stop or the deadline ends the pause."""
+        seconds = BACK_OFF * 2 ** (self.attempts - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
+        with trio.CancelScope(deadline=self._deadline) as self._scope:
+            if self._is_cut_off:
+                self._scope.cancel()
+            await trio.sleep(seconds)
 
-    async def _attempt(self, attempt: int) -> Ending | None:
-        """Call the agent once; return how the run ended, None where it is to be tried again."""
-        self.attempts = attempt
-        result, error = await self._call(attempt)
-        # Also for an agent that took the cancellation for itself and returned.
+    def _ending(self, error: BaseException | None) -> Ending | None:
+        # An agent that catches its cancellation and returns was cut off all the same.
         if self._is_cut_off:
             if error is not None:
-                # The agent's cleanup raised in place of the cancellation, which has the last word.
                 self._log_cleanup(error)
             return self._cut_off()
         if error is None:
-            return self._completed(result)
+            return self._completed(self._result)
         retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
-        if not retryable or attempt == ATTEMPTS:
+        if not retryable or self.attempts == ATTEMPTS:
             return self._failed(error)
-        spec, shown = self.spec, _printable(error)
-        _log.warning("run_retried", run_id=spec.run_id, attempt=attempt, exc_info=shown)
+        run_id, shown = self.spec.message.run_id, _printable(error)
+        _log.warning("run_retried", run_id=run_id, attempt=self.attempts, exc_info=shown)
         return None
 
-    async def _back_off(self, attempt: int) -> None:
-        """Pause before the next attempt; a stop or the deadline ends the pause."""
-        seconds = BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
-        with trio.CancelScope(deadline=self._deadline) as self._scope:
-            await trio.sleep(seconds)
-
-    async def _call(self, attempt: int) -> tuple[Any, BaseException | None]:
-        """Call the agent once; return its result, or what it raised.
-
-        One nursery is all that a run has around it: its scope is what a stop and the deadline
-        cancel. This is the one place that holds an agent's exception. What is raised beside a
-        cancellation is logged, and the cancellation goes on alone.
-        """
-        result, error = None, None
-        try:
-            async with trio.open_nursery() as nursery:
-                self._scope = nursery.cancel_scope
-                run = await self._start(attempt, nursery)
-                try:
-                    result = await self.spec.agent(run)
-                except (trio.Cancelled, GeneratorExit):
-                    raise
-                except BaseException as raised:
-                    # Before Trio looks at it: what cannot be printed breaks even a nursery.
-                    error = self._own(raised)
-                    nursery.cancel_scope.cancel()
-        except trio.Cancelled:
-            raise
-        except BaseExceptionGroup as group:  # of tasks that the agent started beside itself
-            beside = self._own(group)
-            if error is not None:
-                self._log_cleanup(beside)
-            error = error or beside
-        # An agent that cancelled its own nursery comes here too, with what it emitted.
-        return result, error
-
-    async def _start(self, attempt: int, nursery: trio.Nursery) -> Run:
-        """Say that an attempt begins; the first one begins the run."""
-        spec, scope = self.spec, nursery.cancel_scope
+    async def _call(self, nursery: trio.Nursery) -> Any:
+        """Append `agent_started`, and call the agent; the first attempt begins the run's time."""
+        spec, message, scope = self.spec, self.spec.message, nursery.cancel_scope
+        self.attempts += 1
         if self._is_cut_off:
             scope.cancel()
-        if attempt > 1:
+        if self.attempts > 1:
             scope.deadline = self._deadline
-        started = AgentStarted(spec.run_id, spec.agent_name, spec.thread_id, attempt)
+        started = AgentStarted(message.run_id, message.agent_name, message.thread_id, self.attempts)
         await self.output.put(started, 0)
-        if attempt == 1:
+        if self.attempts == 1:
             self._started = trio.current_time()
             scope.deadline = self._deadline = self._started + spec.timeout
-            self._store.start_run(spec.run_id)
-        return Run(
+            self._store.start_run(message.run_id)
+        self._nursery = RunNursery(nursery)
+        run = Run(
             spec,
-            attempt=attempt,
+            attempt=self.attempts,
             deadline=self._deadline,
-            nursery=nursery,
+            nursery=self._nursery,
             output=self.output,
             store=self._store,
             note=self._note,
         )
+        return await spec.agent(run)
 
     def _own(self, raised: BaseException) -> BaseException:
         """Return what the agent raised; a cancellation in it goes on, and the rest is logged."""
@@ -208,7 +245,8 @@ class Execution:
         return own or raised
 
     def _log_cleanup(self, error: BaseException) -> None:
-        _log.error("run_failed_in_cleanup", run_id=self.spec.run_id, exc_info=_printable(error))
+        run_id = self.spec.message.run_id
+        _log.error("run_failed_in_cleanup", run_id=run_id, exc_info=_printable(error))
 
     def _completed(self, result: Any) -> Ending:
         if result is None:
@@ -221,8 +259,8 @@ class Execution:
 
     def _failed(self, error: BaseException) -> Ending:
         error_id = new_error_id()
-        spec, shown = self.spec, _printable(error)
-        _log.error("run_failed", run_id=spec.run_id, error_id=error_id, exc_info=shown)
+        run_id, shown = self.spec.message.run_id, _printable(error)
+        _log.error("run_failed", run_id=run_id, error_id=error_id, exc_info=shown)
         fault = problem(ErrorCode.AGENT_ERROR, "The agent failed.", error_id=error_id)
         body = fault.body(self._wall_clock())
         return Ending(RunStatus.FAILED, error=body, duration=self._duration())
@@ -236,6 +274,75 @@ class Execution:
 
     def _duration(self) -> float:
         return max(0.0, trio.current_time() - self._started)
+
+
+class _AgentTask:
+    """One task that executes runs in turn, in one nursery as long as it stays empty.
+
+    A nursery of its own for each run would cost a quarter of a short run. So a nursery is used
+    again, unless the run had tasks in it, was cut off, or asked for it: then it is closed, which
+    waits for all that is in it, and the next run gets a new one.
+    """
+
+    def __init__(self, source: RunSource) -> None:
+        self._source = source
+        self._execution: Execution | None = None
+
+    async def run(self) -> None:
+        try:
+            while True:
+                beside = None
+                try:
+                    async with trio.open_nursery() as nursery:
+                        if not await self._run_in(nursery):
+                            return
+                except trio.Cancelled:
+                    raise
+                except BaseExceptionGroup as group:
+                    if self._execution is None:  # it is a fault of the source
+                        raise
+                    beside = group
+                await self._conclude(beside)
+        finally:
+            if self._execution is not None:
+                await self._finish(Ending(RunStatus.INTERRUPTED))
+
+    async def _run_in(self, nursery: trio.Nursery) -> bool:
+        """Execute runs until one of them needs the nursery closed; return False if none is left."""
+        while True:
+            if self._execution is None:
+                self._execution = await self._source.next()
+                if self._execution is None:
+                    return False
+            if not await self._execution.attempt(nursery, self._source.suspended):
+                self._source.suspended()  # closing the nursery waits
+                return True
+            await self._conclude(None)
+
+    async def _conclude(self, beside: BaseExceptionGroup[BaseException] | None) -> None:
+        """Finish the run whose attempt is over, or pause before the next attempt."""
+        execution = self._execution
+        assert execution is not None  # noqa: S101 - for mypy: an attempt has just ended
+        ending = execution.conclude(beside)
+        if ending is None:
+            self._source.suspended()
+            await execution.back_off()
+        else:
+            await self._finish(ending)
+
+    async def _finish(self, ending: Ending) -> None:
+        execution, self._execution = self._execution, None
+        assert execution is not None  # noqa: S101 - for mypy: the callers have looked
+        execution.output.close()
+        await self._source.finish(execution, ending)
+
+
+async def execute_runs(source: RunSource) -> None:
+    """Execute the runs that a source gives, one after the other, until it gives no more.
+
+    Cancelled, it ends the run at work as `interrupted`, when all its tasks have ended.
+    """
+    await _AgentTask(source).run()
 
 
 def _printable(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from attrs import define
 from orjson import Fragment, dumps, loads
 
 from netra_trio.errors import ToolError
-from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId, new_tool_call_id
+from netra_trio.ids import CorrelationId, MessageId, RunId, new_tool_call_id
 from netra_trio.protocol.messages import (
     AgentThinking,
     Event,
@@ -29,7 +29,7 @@ from netra_trio.protocol.text import (
     json_size,
     pieces,
 )
-from netra_trio.stores.base import HISTORY_TEXT_BYTES, Store
+from netra_trio.stores.base import HISTORY_TEXT_BYTES, NewMessage, Store
 from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted
 from netra_trio.telemetry.trace_context import TRACEPARENT
 from netra_trio.values import frozen
@@ -41,36 +41,39 @@ TOOL_NAME_BYTES = 256  # of a label; an event's bounds are for its arguments
 
 
 class Outlet(Protocol):
-    """Where a run's events go: its session."""
+    """The session of a run, as far as the run writes events into it."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether an event of `size` bytes fits now."""
+        ...
 
     async def wait_for_room(self, size: int) -> None:
         """Wait until an event of `size` bytes fits; cancelling is safe."""
         ...
 
-    def append(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
-        """Append an event for which there is room."""
+    def append(
+        self, event: Event, size: int, correlation_id: CorrelationId
+    ) -> Awaitable[None] | None:
+        """Append an event for which there is room; return the wait for the writer, if there is."""
         ...
 
 
 @frozen
 class RunSpec:
-    """What a run is to do.
+    """The work of a run.
 
     Attributes:
-        content: The user's text; of an `agent_request`, its input as text.
+        message: The message, as it was recorded.
+        agent: The agent.
+        permissions: What the user's token allows.
         input: The whole payload of an `agent_request`; None for a `user_message`.
         timeout: Seconds from the first `agent_started` to `timed_out`.
         received: When the message came, on Trio's clock.
     """
 
-    run_id: RunId
-    user_id: UserId
-    permissions: frozenset[str]
-    thread_id: ThreadId
-    correlation_id: CorrelationId
-    agent_name: str
+    message: NewMessage
     agent: "Agent"
-    content: str
+    permissions: frozenset[str]
     input: JsonObject | None
     timeout: float
     received: float = 0.0
@@ -82,6 +85,16 @@ class Tool:
 
     name: str
     result: Any = None
+
+
+class RunNursery:
+    """The nursery of a run, and whether its agent has asked for it."""
+
+    __slots__ = ("is_used", "nursery")
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.is_used = False
 
 
 class Run:
@@ -97,7 +110,6 @@ class Run:
         input: The whole payload of an `agent_request`, None for a `user_message`.
         attempt: 1, 2 or 3.
         deadline: When the run ends `timed_out`, on Trio's clock.
-        nursery: For work side by side. The run goes on until its tasks have ended.
         traceparent: The run's trace, to hand on as the header of that name; None where there is
             none.
     """
@@ -108,25 +120,38 @@ class Run:
         *,
         attempt: int,
         deadline: float,
-        nursery: trio.Nursery,
+        nursery: RunNursery,
         output: "Output",
         store: Store,
         note: Callable[[TelemetryEvent], None],
     ) -> None:
-        self.id = spec.run_id
-        self.user = spec.user_id
+        message = spec.message
+        self.id = message.run_id
+        self.user = message.user_id
         self.permissions = spec.permissions
-        self.thread_id = spec.thread_id
-        self.correlation_id = spec.correlation_id
-        self.content = spec.content
+        self.thread_id = message.thread_id
+        self.correlation_id = message.correlation_id
+        self.content = message.content
         self.input = spec.input
         self.attempt = attempt
         self.deadline = deadline
-        self.nursery = nursery
+        self._nursery = nursery
         self.traceparent = TRACEPARENT.get()
         self._output = output
         self._store = store
         self._note = note
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """A nursery for work side by side. The run goes on until its tasks have ended.
+
+        Raises:
+            RuntimeError: If the run has ended.
+        """
+        if self._output.is_closed:
+            raise RuntimeError("the run has ended, and its nursery is closed")
+        self._nursery.is_used = True
+        return self._nursery.nursery
 
     async def emit(self, text: str) -> None:
         """Send a piece of the answer; waits while the client cannot keep up.
@@ -141,7 +166,7 @@ class Run:
         if not isinstance(text, str):
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
         if not text:
-            await trio.lowlevel.checkpoint()  # a loop of nothing lets others run all the same
+            await trio.lowlevel.checkpoint()  # a loop of empty texts must not block the event loop
         elif len(text) <= PIECE_CHARACTERS:  # as a token of a model is
             await self._output.say(self.id, text)
         else:
@@ -252,7 +277,14 @@ Agent = Callable[[Run], Awaitable[Any]]
 
 
 class Output:
-    """A run's way to its outlet, open until the run ends, and the text that went that way."""
+    """The events of one run on their way to the session, and the text that was emitted.
+
+    Args:
+        outlet: The session.
+        correlation_id: Of the run's message.
+    """
+
+    __slots__ = ("_bytes", "_chunks", "_closed", "_correlation_id", "_outlet")
 
     def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
         self._outlet = outlet
@@ -262,32 +294,52 @@ class Output:
         self._closed = False
 
     async def put(self, event: Event, size: int) -> None:
-        """Append an event when there is room for it."""
-        await self._outlet.wait_for_room(size)
+        """Append an event when there is room for it, and wait for a writer that is behind."""
+        outlet = self._outlet
+        if outlet.has_room(size):
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await outlet.wait_for_room(size)
         if self._closed:
             raise trio.ClosedResourceError("the run has ended")
-        self._outlet.append(event, size, self._correlation_id)
+        waiting = outlet.append(event, size, self._correlation_id)
+        if waiting is not None:
+            await waiting
 
     async def say(self, run_id: RunId, text: str) -> None:
-        """Append a delta when there is room for it, and remember as much as a result may have."""
-        size = json_size(text)
-        await self.put(PartialResult(run_id, text), size)
+        """Append a delta as `put` does, and keep as much of the text as a result may have."""
+        size = len(text) if text.isascii() else json_size(text)
+        outlet = self._outlet
+        if outlet.has_room(size):
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await outlet.wait_for_room(size)
+        if self._closed:
+            raise trio.ClosedResourceError("the run has ended")
+        waiting = outlet.append(PartialResult(run_id, text), size, self._correlation_id)
         if self._bytes <= EVENT_BYTES:
             self._chunks.append(text)
             self._bytes += size
+        if waiting is not None:
+            await waiting
 
     def close(self) -> None:
-        """Let nothing more out: the fence behind which the end is written."""
+        """Let no event out any more: the end of the run is the last one."""
         self._closed = True
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the run has ended."""
+        return self._closed
+
+    @property
     def has_text(self) -> bool:
-        """Whether something was emitted."""
+        """Whether text was emitted."""
         return bool(self._chunks)
 
     @property
     def text(self) -> str:
-        """What was emitted, joined."""
+        """The text that was emitted, joined."""
         return "".join(self._chunks)
 
 

@@ -1,26 +1,23 @@
-"""What the tasks of one connection share: who it is, whether it ends, and why.
+"""A connection: what its tasks share, and the one way to end it.
 
-connection.end(EndReason.EVICTED, problem)    # from anywhere, at once
+connection.end(EndReason.EVICTED, problem)    # from any task, without waiting
 """
-
-from collections.abc import Callable
 
 import trio
 from attrs import define, field
 
-from netra_trio.auth.identity import Identity, user_refusal
-from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.auth.identity import Identity
 from netra_trio.config.settings import Settings
+from netra_trio.connections.outgoing import Outgoing
 from netra_trio.errors import TransportClosed
-from netra_trio.ids import ConnectionId, RunId, new_connection_id
-from netra_trio.protocol.codec import encode, encode_problem
+from netra_trio.ids import ConnectionId, new_connection_id
 from netra_trio.protocol.codes import ABNORMAL, EndReason
 from netra_trio.protocol.keepalive import Liveness, TokenLife
 from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import Problem
-from netra_trio.sessions.outbox import Outbox
+from netra_trio.protocol.wire_format import WireFormat
+from netra_trio.services import Services
 from netra_trio.sessions.session import Session
-from netra_trio.stores.base import Store
 from netra_trio.telemetry.metrics import Metrics
 from netra_trio.transports.base import Transport
 
@@ -32,16 +29,17 @@ class Connection:
     """One socket of a session.
 
     Attributes:
-        session: What survives it.
-        transport: The line.
-        identity: Who it belongs to, as the newest token says.
-        figures: Where it is counted.
-        outbox: What is to be written.
+        session: The session, which outlives it.
+        transport: The WebSocket.
+        identity: The identity that its newest token carries.
+        services: The settings, the store and what else it uses.
+        wire: How its frames are encoded.
+        outgoing: The channels that end at its writer.
         reason: Why it ends, once that is known.
-        last_words: An error to send right before the close frame.
-        is_finishing: Whether the last words and the close frame are on their way.
+        final_error: A frame to send right before the close frame.
+        is_finishing: Whether the last frames and the close frame are on their way.
         changed: Set when it ends; set and replaced when a new token was accepted.
-        ping_due: Whether the writer is to send a protocol ping with its next write.
+        ping_due: Whether the writer has to send a protocol ping with its next write.
         scope: Holds all its tasks.
         ended: Set when nothing of it is left.
         peer_code: The close code that the peer sent, if it did.
@@ -52,13 +50,10 @@ class Connection:
     session: Session
     transport: Transport
     identity: Identity
-    settings: Settings
-    store: Store
-    verifier: TokenVerifier
-    wall_clock: Callable[[], float]
-    metrics: Metrics
+    services: Services
+    wire: WireFormat
+    outgoing: Outgoing
     id: ConnectionId = field(factory=new_connection_id)
-    outbox: Outbox = field(factory=Outbox)
     reason: EndReason | None = None
     peer_code: int | None = None
     final_error: bytes | None = None
@@ -77,31 +72,41 @@ class Connection:
         self.liveness = Liveness(interval=interval, now=trio.current_time())
         self.token = self._token_life()
 
+    @property
+    def settings(self) -> Settings:
+        """The limits."""
+        return self.services.settings
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics that count its frames."""
+        return self.services.instruments.metrics
+
     def end(self, reason: EndReason, problem: Problem | None = None) -> None:
-        """End the connection, with an error as its last word; the first reason stays."""
+        """End the connection, with an error as its last frame; the first reason counts."""
         if self.reason is not None:
             return
         self.reason = reason
         self.changed.set()
         if problem is not None:
             self.metrics.note_error(problem.code)
-            self.final_error = encode_problem(problem, self.wall_clock())
-        self.outbox.close()
+            self.final_error = self.wire.encode_problem(problem, self.services.wall_clock())
+        self.outgoing.close()
 
     def abort(self) -> None:
         """End the connection now, without a close frame."""
         self.end(EndReason.ABORTED)
         self.scope.cancel()
 
-    def lost(self, gone: TransportClosed) -> None:
-        """Note that the line is gone."""
-        self.peer_code = gone.code
-        if gone.timed_out:
-            # The reader may have heard first that the line is cut; this is why it was.
+    def closed_by(self, closed: TransportClosed) -> None:
+        """End the connection because its transport is closed."""
+        self.peer_code = closed.code
+        if closed.timed_out:
+            # The reader may have noticed the closed socket first; this is why it was closed.
             if self.reason is EndReason.PEER_LOST:
                 self.reason = None
             self.end(EndReason.SEND_TIMEOUT)
-        elif gone.code is None or gone.code == ABNORMAL:
+        elif closed.code is None or closed.code == ABNORMAL:
             self.end(EndReason.PEER_LOST)
         else:
             self.end(EndReason.PEER_CLOSED)
@@ -117,43 +122,21 @@ class Connection:
     async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
         """Send a control frame; waits only for a peer that does not read its replies."""
         self.metrics.control_sent[message.TYPE] += 1
-        await self.outbox.put(encode(message, self.wall_clock(), correlation_id))
+        now = self.services.wall_clock()
+        await self.outgoing.put(self.wire.encode_control(message, now, correlation_id))
 
     def tell(self, message: Outbound) -> bool:
-        """Send a control frame if there is room for it; a peer that does not read misses it."""
-        has_room = self.outbox.offer(encode(message, self.wall_clock()))
+        """Send a control frame if there is room; return whether there was."""
+        frame = self.wire.encode_control(message, self.services.wall_clock())
+        has_room = self.outgoing.offer(frame)
         self.metrics.control_sent[message.TYPE] += has_room
         return has_room
 
     async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
         """Send an error; waits only for a peer that does not read its replies."""
         self.metrics.note_error(problem.code)
-        await self.outbox.put(encode_problem(problem, self.wall_clock(), correlation_id))
-
-    def stop_run(self, run_id: RunId) -> bool:
-        """Stop a run of this user, in whatever session; return whether there is one."""
-        live = self.session.user.runs.get(run_id)
-        if live is None:
-            return False
-        live.stop()
-        return True
+        now = self.services.wall_clock()
+        await self.outgoing.put(self.wire.encode_problem(problem, now, correlation_id))
 
     def _token_life(self) -> TokenLife:
-        return TokenLife(expires_at=self.identity.expires_at, now=self.wall_clock())
-
-
-async def check_user(connection: Connection) -> bool:
-    """Look whether the user may still be here, and end the connection if not.
-
-    Cancelling is safe.
-
-    Raises:
-        StoreUnavailable: If the store cannot answer now; the user stays.
-    """
-    if connection.identity.is_anonymous:
-        return True
-    user = await connection.store.get_user(connection.session.user.id)
-    refusal = user_refusal(user)
-    if refusal is not None:
-        connection.end(EndReason.USER_DISABLED, refusal)
-    return refusal is None
+        return TokenLife(expires_at=self.identity.expires_at, now=self.services.wall_clock())

@@ -1,59 +1,55 @@
-"""The heartbeat: beats on time, and ends the connection for silence, for its token or its user."""
+"""The heartbeat: sends heartbeats, and ends the connection for silence, its token or its user."""
 
 import trio
 
-from netra_trio.connections.connection import CLOSE_WAIT, Connection, check_user
+from netra_trio.connections.connection import CLOSE_WAIT, Connection
+from netra_trio.connections.dispatch import check_user
 from netra_trio.errors import StoreUnavailable
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.keepalive import LivenessStatus
 from netra_trio.protocol.messages import AuthExpiring, Heartbeat
 from netra_trio.protocol.problem import problem
 
-USER_CHECK = 60.0  # seconds between two looks at the user, section 6 of the contract
+USER_CHECK = 60.0  # seconds between two checks of the user: docs/protocol.md, Limits
 
 
 async def watch(connection: Connection) -> None:
-    """Watch the clock until the connection ends."""
+    """Watch the clock until the connection ends, then bound the time of its last write."""
     user_check = trio.current_time() + USER_CHECK
     while connection.reason is None:
-        await _wait(connection, user_check)
-        _look_at_token(connection)
-        _look_at_line(connection)
+        with trio.move_on_at(min(_next_poll(connection), user_check)):
+            await connection.changed.wait()  # a new token, or the end
+        _check_token(connection)
+        _poll_peer(connection)
         now = trio.current_time()
         if now >= user_check:
             user_check = now + USER_CHECK
-            await _look_at_user(connection)
-    # What is left to write is on its way; a peer that takes it by the drop is not waited for.
+            await _check_user(connection)
+    # A slow reader must not delay the close.
     await trio.sleep(connection.settings.send_timeout_ms / 1000 + CLOSE_WAIT)
     connection.abort()
 
 
-async def _wait(connection: Connection, user_check: float) -> None:
-    """Wait until there may be something to do; a new token or the end changes when that is."""
-    with trio.move_on_at(min(_next_look(connection), user_check)):
-        await connection.changed.wait()
+def _next_poll(connection: Connection) -> float:
+    """Return when the peer or the token has to be looked at, at the latest."""
+    token_seconds = connection.token.seconds_to_poll(connection.services.wall_clock())
+    return min(connection.liveness.next_poll, trio.current_time() + token_seconds)
 
 
-def _next_look(connection: Connection) -> float:
-    """Return when to look at the line or at the token, at the latest."""
-    token_look = connection.token.seconds_to_look(connection.wall_clock())
-    return min(connection.liveness.next_look, trio.current_time() + token_look)
+async def _check_user(connection: Connection) -> None:
+    """Check the user, for no longer than peer and token can wait.
 
-
-async def _look_at_user(connection: Connection) -> None:
-    """Look at the user, but not longer than line and token can wait.
-
-    Nobody is put out because the store is down or does not answer; the next look will tell.
+    A store that cannot answer ends no connection; the next check will tell.
     """
-    with trio.move_on_at(_next_look(connection)):
+    with trio.move_on_at(_next_poll(connection)):
         try:
-            await check_user(connection)
+            await check_user(connection, connection.session, connection.services.store)
         except StoreUnavailable:
             return
 
 
-def _look_at_token(connection: Connection) -> None:
-    token, now = connection.token, connection.wall_clock()
+def _check_token(connection: Connection) -> None:
+    token, now = connection.token, connection.services.wall_clock()
     if token.has_ended(now):
         fault = problem(ErrorCode.TOKEN_EXPIRED, "The token has expired.")
         connection.end(EndReason.TOKEN_EXPIRED, fault)
@@ -61,10 +57,10 @@ def _look_at_token(connection: Connection) -> None:
         connection.tell(AuthExpiring(token.expires_at))
 
 
-def _look_at_line(connection: Connection) -> None:
-    sign = connection.liveness.look(trio.current_time())
-    if sign is LivenessStatus.LOST:
+def _poll_peer(connection: Connection) -> None:
+    status = connection.liveness.poll(trio.current_time())
+    if status is LivenessStatus.LOST:
         connection.end(EndReason.HEARTBEAT_MISSED)
-    elif sign is LivenessStatus.BEAT and connection.reason is None:
+    elif status is LivenessStatus.HEARTBEAT_DUE and connection.reason is None:
         connection.ping_due = True
-        connection.tell(Heartbeat(connection.wall_clock()))
+        connection.tell(Heartbeat(connection.services.wall_clock()))

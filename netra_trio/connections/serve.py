@@ -1,19 +1,16 @@
-"""A connection's nursery: one socket, from the answer to the upgrade until it is closed.
+"""The nursery of a connection: one socket, from the answer to its upgrade until it is closed.
 
-Three tasks share it: the reader decodes what comes in and answers control itself, the writer is a
-cursor over the session's log, the heartbeat watches the clock. Whoever finds that the connection
-has to end says so with `Connection.end`: the outbox closes, the writer writes what is left and the
-close frame, and the nursery is cancelled once the peer has closed too. Nothing of a connection
-outlives this function; its session may.
+Three tasks share it: the reader, the writer and the heartbeat. A task that finds that the
+connection has to end calls `Connection.end`: the channels to the writer are closed, the writer
+sends what is left and the close frame, and the nursery is cancelled once the peer has closed too.
+Nothing of a connection outlives this function; its session may.
 """
-
-from collections.abc import Callable
 
 import structlog
 import trio
-from structlog.contextvars import bind_contextvars
 
 from netra_trio.connections.connection import CLOSE_WAIT, Connection
+from netra_trio.connections.dispatch import CommandDispatcher
 from netra_trio.connections.heartbeat import watch
 from netra_trio.connections.reader import Reader
 from netra_trio.connections.writer import finish, write
@@ -22,24 +19,22 @@ from netra_trio.ids import new_error_id
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import problem
 from netra_trio.telemetry.events import ConnectionEnded, TelemetryEvent
+from netra_trio.telemetry.log_context import set_log_context
 
 _log = structlog.get_logger(__name__)
 
 
-async def serve_connection(
-    connection: Connection, opened: TelemetryEvent, note: Callable[[TelemetryEvent], None]
-) -> EndReason:
-    """Serve one connection to its end and say why it ended; no exception of it comes out.
+async def serve_connection(connection: Connection, opened: TelemetryEvent) -> EndReason:
+    """Serve one connection to its end and return why it ended; it raises no exception.
 
     Cancelling aborts it: no close frame is sent.
 
     Args:
         connection: The connection.
-        opened: How it begins.
-        note: Is told how it begins and ends.
+        opened: The telemetry event of its opening.
     """
-    session = connection.session
-    bind_contextvars(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
+    session, note = connection.session, connection.services.instruments.note
+    set_log_context(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
     note(opened)
     started = trio.current_time()
     try:
@@ -73,26 +68,36 @@ async def _run(connection: Connection) -> None:
 
 
 async def _read(connection: Connection, nursery: trio.Nursery) -> None:
-    """Read to the end of the line, which is the end of everything here."""
+    """Read until the transport is closed, which ends the connection."""
+    services = connection.services
+    dispatcher = CommandDispatcher(
+        connection.session,
+        connection,
+        store=services.store,
+        verifier=services.verifier,
+        metrics=services.instruments.metrics,
+        wall_clock=services.wall_clock,
+        nursery=nursery,
+    )
     try:
-        await Reader(connection, nursery).read()
-    except TransportClosed as gone:
-        connection.lost(gone)
+        await Reader(connection, dispatcher).read()
+    except TransportClosed as closed:
+        connection.closed_by(closed)
         nursery.cancel_scope.cancel()
 
 
 async def _write(connection: Connection) -> None:
-    """Write to the end; a line that is given up is named here, before the reader misses it."""
+    """Write to the end, and wait a moment for the peer's close frame."""
     try:
         await write(connection)
-        # The reader hears the peer's close, or the end of the line, and cancels the nursery.
+        # The reader receives the peer's close frame, or its end of file, and cancels the nursery.
         await trio.sleep(CLOSE_WAIT)
-    except TransportClosed as gone:
-        connection.lost(gone)
+    except TransportClosed as closed:
+        connection.closed_by(closed)
 
 
 async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
-    """Tell the peer that the fault is ours, if the line still takes it."""
+    """Tell the peer that the server failed, if the transport still takes it."""
     error_id = new_error_id()
     _log.error("connection_failed", error_id=error_id, exc_info=faults)
     fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
@@ -102,5 +107,5 @@ async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
             await finish(connection)
         except TransportClosed:
             return
-        except Exception:  # of a transport that is at fault itself
+        except Exception:  # the transport itself is at fault
             _log.exception("close_failed", error_id=error_id)

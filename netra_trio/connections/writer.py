@@ -1,7 +1,6 @@
-"""The writer: a cursor over the session's log, with control frames ahead of it.
+"""The writer: control frames first, then the session's events, in one write for what is ready.
 
-Everything that is ready goes out in one write. A peer that stops reading stops the writer here;
-the log fills behind it, and the agents wait.
+A peer that stops reading stops the writer here. Then the feed fills, and the agents wait.
 """
 
 import trio
@@ -9,53 +8,59 @@ import trio
 from netra_trio.connections.connection import Connection
 from netra_trio.protocol.codes import EndReason
 
-WRITE_BYTES = 64 * 1024  # of events in one write: what a control frame may have to wait for
+WRITE_BYTES = 64 * 1024  # of events in one write: a control frame waits for so much at most
 
 
 async def write(connection: Connection) -> None:
-    """Answer the upgrade, then write until the connection ends, and close the line.
+    """Answer the upgrade, write until the connection ends, and close the transport.
 
     Raises:
-        TransportClosed: If the line is gone before that.
+        TransportClosed: If the peer is gone before that.
     """
-    transport, outbox = connection.transport, connection.outbox
-    event_stream, lags = connection.session.event_stream, False
+    transport, outgoing = connection.transport, connection.outgoing
+    feed, encode_event = outgoing.feed, connection.wire.encode_event
+    lags = False
     await transport.accept()
     while True:
         try:
-            frames = await outbox.wait()
+            await outgoing.wait()
         except trio.EndOfChannel:
             break
-        frames += event_stream.take(outbox, max_bytes=WRITE_BYTES, lags=lags)
+        frames = outgoing.take_control()
+        frames += [encode_event(e) for e in feed.take(max_bytes=WRITE_BYTES, lags=lags)]
         ping, connection.ping_due = connection.ping_due, False
         if frames or ping:
             connection.frames_out += len(frames)
             lags = await transport.send(frames, ping=ping)
-            frames = []  # while it waits for the next ones, nobody needs these
-        if event_stream.has_pending(outbox):
-            outbox.ring()
+            frames = []  # not needed while it waits for the next ones
     await finish(connection)
 
 
 async def finish(connection: Connection) -> None:
-    """Write what a drained connection still has to say, the last words, and the close frame.
+    """Write the frames that are left, the final error and the close frame.
 
-    Once; a second call does nothing.
+    Only the first call does anything.
 
     Raises:
-        TransportClosed: If the line is gone before that.
+        TransportClosed: If the peer is gone before that.
     """
     if connection.is_finishing:
         return
     connection.is_finishing = True
-    transport, reason = connection.transport, connection.reason
-    if reason is EndReason.DRAINED:
-        event_stream = connection.session.event_stream
-        while frames := event_stream.take(connection.outbox, max_bytes=WRITE_BYTES):
-            connection.frames_out += len(frames)
-            await transport.send(frames)
+    transport, outgoing = connection.transport, connection.outgoing
+    encode_event = connection.wire.encode_event
+    await _send(connection, outgoing.take_control())
+    if connection.reason is EndReason.DRAINED:
+        while entries := outgoing.feed.take(max_bytes=WRITE_BYTES):
+            await _send(connection, [encode_event(entry) for entry in entries])
     if connection.final_error is not None:
-        connection.frames_out += 1
-        await transport.send([connection.final_error])
+        await _send(connection, [connection.final_error])
+    reason = connection.reason
     if reason is not None and reason.close_code is not None:
         await transport.close(reason.close_code, reason.label)
+
+
+async def _send(connection: Connection, frames: list[bytes]) -> None:
+    if frames:
+        connection.frames_out += len(frames)
+        await connection.transport.send(frames)

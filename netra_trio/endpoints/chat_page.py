@@ -1,4 +1,4 @@
-"""The chat page's files, read once at the start: what is not among them cannot be asked for.
+"""The chat page: its files, which are read once at the start, and the endpoint that serves them.
 
 >>> page = read_page(Path("/no/such/folder"))
 >>> page["/"].status, page["/"].media_type
@@ -12,11 +12,15 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
+from netra_trio.endpoints.answer import Answer
+from netra_trio.endpoints.call import Call
+from netra_trio.endpoints.request import Request
+
 FOLDER = Path(__file__).parent.parent / "page"
-"""Where the build of `frontend/chat` puts the page."""
+"""The output of the build of `frontend/chat`."""
 
 INDEX = "index.html"
-PERMANENT_SECONDS = 365 * 24 * 3600  # a year is what caches take for ever
+PERMANENT_SECONDS = 365 * 24 * 3600  # a year: the longest max-age that caches honour
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -26,10 +30,10 @@ MEDIA_TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".woff2": "font/woff2",
 }
-"""What a page may be made of, by the end of the name; other files are not served."""
+"""The media types by file suffix; other files are not served."""
 
-_HASHED = re.compile(r"assets/.+-[A-Za-z0-9_-]{8}\.[a-z0-9]+")  # as Vite names what never changes
-_ENTRY = re.compile(r'"(/assets/[^"]+(\.js|\.css))"')  # in the page: its script, its style sheet
+_HASHED = re.compile(r"assets/.+-[A-Za-z0-9_-]{8}\.[a-z0-9]+")  # files that never change
+_ENTRY = re.compile(r'"(/assets/[^"]+(\.js|\.css))"')  # the page's script and style
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 _NOT_BUILT = """<!doctype html>
@@ -51,9 +55,9 @@ class Asset:
     Attributes:
         content: Its bytes.
         media_type: Its Content-Type.
-        is_permanent: Whether its name changes when it does, so that it may be kept for ever.
+        is_permanent: Whether its name changes with its content, so that caches may keep it.
         status: The HTTP status to send it with.
-        etag: Says which version it is.
+        etag: The ETag of its content.
     """
 
     content: bytes
@@ -68,7 +72,7 @@ class Asset:
 
     @property
     def cache_control(self) -> str:
-        """How long it may be kept without asking."""
+        """The Cache-Control header."""
         if self.status != 200:  # noqa: PLR2004 - HTTP's own number
             return "no-store"
         if self.is_permanent:
@@ -77,10 +81,10 @@ class Asset:
 
 
 def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """Return the files of the page by their path; where none was built, a page that says so.
+    """Return the files of the page by path; where it was not built, a page that explains that.
 
-    The script and the style sheet are also at `/chat.js` and `/chat.css`, for pages that are not
-    this one and cannot know names that change.
+    The script and the style sheet are also at `/chat.js` and `/chat.css`: other pages that load
+    them cannot know the hashed names.
     """
     if not (folder / INDEX).is_file():
         return {"/": Asset(_NOT_BUILT.encode(), MEDIA_TYPES[".html"], status=503)}
@@ -103,12 +107,43 @@ def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
     return {"/": index, **assets, **entries}
 
 
-def content_security_policy(host: str | None) -> str:
-    """Return what the page may do: its own scripts and styles, and talk to the server it came from.
+async def page_file(files: Mapping[str, Asset], call: Call) -> Answer:
+    """Return the file of the call's path, or 304 where the browser has this version.
 
     Args:
-        host: What the browser calls this server. It is named because not every browser takes
-            `'self'` to mean the WebSocket too; one that is no host name is left out.
+        files: The files of the page, by path.
+        call: The request; its path is one of `files`.
+    """
+    asset = files[call.path]
+    hosts = call.request.headers.get("host", [])
+    headers = {
+        "cache-control": asset.cache_control,
+        "content-security-policy": content_security_policy(hosts[0] if len(hosts) == 1 else None),
+        "cross-origin-opener-policy": "same-origin",
+        "etag": asset.etag,
+        "referrer-policy": "no-referrer",
+    }
+    if asset.status == 200 and _has_etag(call.request, asset.etag):  # noqa: PLR2004 - HTTP's own
+        return Answer(304, headers=headers)
+    return Answer(
+        asset.status,
+        headers={**headers, "content-type": asset.media_type},
+        content=asset.content,
+    )
+
+
+def _has_etag(request: Request, etag: str) -> bool:
+    known = ",".join(request.headers.get("if-none-match", []))
+    # A proxy that compresses turns the ETag into a weak one; If-None-Match compares weakly.
+    return any(part.strip().removeprefix("W/") in {etag, "*"} for part in known.split(","))
+
+
+def content_security_policy(host: str | None) -> str:
+    """Return the page's policy: its own scripts and styles, and connections to its own server.
+
+    Args:
+        host: The Host header. It is listed because `'self'` does not include WebSockets in every
+            browser; an invalid one is left out.
     """
     sockets = f" ws://{host} wss://{host}" if host is not None and _HOST.fullmatch(host) else ""
     return "; ".join(

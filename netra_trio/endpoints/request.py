@@ -1,25 +1,26 @@
-"""The request that the checks look at, whatever host it came through."""
+"""A request as the checks and endpoints see it, independent of the host that received it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 from attrs import frozen
 
 from netra_trio.telemetry.trace_context import TRACESTATE_CHARACTERS, is_traceparent
+from netra_trio.transports.headers import grouped
 
-TRACE_HEADERS = ("traceparent", "tracestate")  # of W3C's Trace Context
+TRACE_HEADERS = ("traceparent", "tracestate")  # W3C Trace Context
 
 
 @frozen
 class Request:
-    """What the checks look at in a request.
+    """A request without its body.
 
     Attributes:
         headers: The values of each header, by its name in lower case.
         query: The values of each query parameter, by its name.
-        subprotocols: What the client offers.
-        peer: The address of the peer, empty where there is none.
+        subprotocols: The subprotocols that the client offers.
+        peer: The address of the peer, empty where it is not known.
     """
 
     headers: Mapping[str, list[str]]
@@ -36,8 +37,8 @@ class Request:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         client = scope.get("client")
         return cls(
-            headers=_grouped((name.lower(), value) for name, value in pairs),
-            query=_grouped(query),
+            headers=grouped((name.lower(), value) for name, value in pairs),
+            query=grouped(query),
             subprotocols=tuple(scope.get("subprotocols", ())),
             peer=str(client[0]) if client else "",
         )
@@ -49,7 +50,7 @@ class Request:
 
 
 def trace_of(request: Request) -> dict[str, str]:
-    """Return the headers that say which trace a request belongs to; none if they are not right."""
+    """Return the trace headers of a request; none where they are invalid."""
     given = {name: request.headers.get(name, []) for name in TRACE_HEADERS}
     parent, state = given.values()
     if len(parent) != 1 or not is_traceparent(parent[0]):
@@ -58,10 +59,3 @@ def trace_of(request: Request) -> dict[str, str]:
     if len(state) == 1 and len(state[0]) <= TRACESTATE_CHARACTERS:
         carrier[TRACE_HEADERS[1]] = state[0]
     return carrier
-
-
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
-    for name, value in pairs:
-        grouped.setdefault(name, []).append(value)
-    return grouped

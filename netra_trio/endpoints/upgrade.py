@@ -1,238 +1,65 @@
-"""The opening: every check before the upgrade, in the contract's order.
+"""Serve an upgrade to a WebSocket: from the request to the end of the connection.
 
-A refusal is raised as `Refused` and becomes an HTTP answer; a browser cannot see the one of a
-failed upgrade, so the same checks stand before a ticket, whose answer it can see.
+answer = await serve_upgrade(node, request, "/ws", make_transport)
 """
 
-import base64
-import binascii
-import hmac
-import re
-import secrets
-from collections.abc import Mapping
+from collections.abc import Callable
 
-from attrs import frozen
+import trio
 
-from netra_trio.auth.identity import Identity, check_expiry, user_refusal
-from netra_trio.config.capabilities import SUBPROTOCOL
-from netra_trio.config.settings import Settings
-from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
-from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import SessionId, UserId
+from netra_trio.endpoints.answer import Answer, refusal
+from netra_trio.endpoints.checks import AcceptedUpgrade, check_upgrade
+from netra_trio.endpoints.paths import check_websocket_path
+from netra_trio.endpoints.request import Request, trace_of
 from netra_trio.node.node import Node
-from netra_trio.node.registry import ResumeRequest
-from netra_trio.node.services import Services
-from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.problem import Refused, problem, store_unavailable
-
-ADMINISTRATOR = "netra:admin"  # the permission to read the statistics
-SESSION_ID_CHARACTERS = 128  # far above any id of ours; a longer one is no session's
-
-_JWT_PROTOCOL = "jwt."
-_NUMBER = re.compile(r"[0-9]{1,18}")  # what fits into 64 bits, whatever its digits
+from netra_trio.protocol.problem import Problem, Refused
+from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
+from netra_trio.transports.base import Transport
 
 
-@frozen
-class AcceptedUpgrade:
-    """A connection that may come in, but for the limit of its user's connections."""
+async def serve_upgrade(
+    node: Node,
+    request: Request,
+    path: str,
+    make_transport: Callable[[AcceptedUpgrade], Transport],
+    *,
+    fault: Problem | None = None,
+) -> Answer | None:
+    """Serve a WebSocket to its end, or return the answer that rejects it.
 
-    identity: Identity
-    acknowledging: bool
-    wanted: ResumeRequest | None
-    traceparent: str | None = None
+    Cancelling aborts the connection.
 
-    @property
-    def subprotocol(self) -> str | None:
-        """What to select."""
-        return SUBPROTOCOL if self.acknowledging else None
-
-
-async def check_upgrade(request: Request, services: Services, *, now: float) -> AcceptedUpgrade:
-    """Check an upgrade; `now` is seconds of Trio's clock.
-
-    Raises:
-        Refused: With the first thing that is wrong.
+    Args:
+        node: The node that serves it.
+        request: Its headers, query and peer.
+        path: Its path, decoded.
+        make_transport: Makes the transport, after every check has passed.
+        fault: The fault of the handshake itself, if it has one.
     """
-    acknowledging = _check_subprotocols(request.subprotocols)
-    wanted = _check_resume(request.query)
-    check_origin(request, services.settings)
-    identity = await _identify(request, services, _credentials(request, services.settings), now)
-    await check_user_exists(identity, services)
-    return AcceptedUpgrade(identity, acknowledging, wanted, trace_of(request).get(TRACE_HEADERS[0]))
-
-
-async def check_administrator(request: Request, services: Services, *, now: float) -> None:
-    """Check that a request comes from an administrator, by the token in its Authorization header.
-
-    Raises:
-        Refused: AUTH_REQUIRED or INVALID_TOKEN with 401, INVALID_TOKEN with 403 where the token
-            lacks the permission, or that its user may not be here.
-    """
-    credentials = _credentials(request, services.settings)
-    if "header" not in {kind for kind, _ in credentials}:
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, services, credentials, now)
-    await check_user_exists(identity, services)
-    if ADMINISTRATOR not in identity.permissions:
-        text = f"The token does not have the permission {ADMINISTRATOR}."
-        help_ = "Use a token that has it."
-        raise Refused(problem(ErrorCode.INVALID_TOKEN, text, status=403, help=help_))
-
-
-def check_metrics_token(request: Request, token: str | None) -> None:
-    """Check that who reads the metrics has the token for it, where one is set.
-
-    Raises:
-        Refused: AUTH_REQUIRED or INVALID_TOKEN.
-    """
-    if token is None:
-        return
-    given = [value for kind, value in _bearers(request) if kind == "header"]
-    if not given:
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    if len(given) > 1 or not hmac.compare_digest(given[0].encode(), token.encode()):
-        text = "This is not the token that METRICS_TOKEN sets."
-        raise Refused(problem(ErrorCode.INVALID_TOKEN, text, help="Send that one."))
-
-
-async def check_ticket_request(request: Request, node: Node, *, now: float) -> Identity:
-    """Check a request for a ticket, whose credential is in its Authorization header.
-
-    Raises:
-        Refused: With the first thing that is wrong.
-    """
-    node.check_room()
-    services = node.services
-    check_origin(request, services.settings)
-    credentials = _credentials(request, services.settings)
-    if "header" not in {kind for kind, _ in credentials}:
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, services, credentials, now)
-    await check_user_exists(identity, services)
-    return identity
-
-
-def check_origin(request: Request, settings: Settings) -> None:
-    """Check where a page comes from; without an Origin it is no page.
-
-    Raises:
-        Refused: ORIGIN_NOT_ALLOWED.
-    """
-    origins = request.origins
-    if not origins:
-        if settings.require_origin:
-            _refuse_origin("There is no Origin header, and one is required here.")
-        return
-    if len(origins) > 1:
-        _refuse_origin("There is more than one Origin header.")
-    refusal = settings.origins.refusal(origins[0])
-    if refusal is not None:
-        _refuse_origin(refusal)
-
-
-async def check_user_exists(identity: Identity, services: Services) -> None:
-    """Check that the user may be here, creating it on first sight where that is allowed.
-
-    Raises:
-        Refused: USER_NOT_FOUND, USER_DISABLED or SERVICE_UNAVAILABLE.
-    """
-    if identity.is_anonymous:
-        return
+    since, note = trio.current_time(), node.services.instruments.note
+    note(UpgradeStarted(trace_of(request)))
     try:
-        user = await services.store.get_user(identity.user_id)
-        if user is None and services.settings.auth_auto_provision:
-            user = await services.store.create_user(identity.user_id)
-    except StoreUnavailable:
-        raise Refused(store_unavailable()) from None
-    refusal = user_refusal(user)
-    if refusal is not None:
-        raise Refused(refusal)
+        with node.capacity.connection_slot():
+            _check_handshake(path, fault)
+            accepted = await check_upgrade(request, node.services, now=since)
+            await node.serve(
+                make_transport(accepted),
+                accepted.identity,
+                accepted.wire,
+                wanted=accepted.wanted,
+                since=since,
+                traceparent=accepted.traceparent,
+            )
+    except Refused as refused:
+        now = node.services.wall_clock()
+        return refusal(refused.problem, now, request, path, note, upgrade=True)
+    except Exception:
+        note(UpgradeFailed())
+        raise
+    return None
 
 
-def _check_subprotocols(offered: tuple[str, ...]) -> bool:
-    """Return whether the client acknowledges."""
-    if not offered:
-        return False
-    if SUBPROTOCOL not in offered:
-        text = f"None of the offered subprotocols is known; {SUBPROTOCOL} is."
-        raise Refused(problem(ErrorCode.UNSUPPORTED_SUBPROTOCOL, text))
-    return True
-
-
-def _check_resume(query: Mapping[str, list[str]]) -> ResumeRequest | None:
-    sessions, seqs = query.get("session_id", []), query.get("last_seq", [])
-    if len(sessions) > 1 or len(seqs) > 1:
-        raise _bad_request("session_id and last_seq may be given once each.")
-    if seqs and not sessions:
-        raise _bad_request("last_seq needs a session_id.")
-    if seqs and not _NUMBER.fullmatch(seqs[0]):
-        raise _bad_request("last_seq: expected an integer from 0.")
-    if not sessions:
-        return None
-    if not 1 <= len(sessions[0]) <= SESSION_ID_CHARACTERS:
-        raise _bad_request(f"session_id: expected 1 to {SESSION_ID_CHARACTERS} characters.")
-    return ResumeRequest(SessionId(sessions[0]), int(seqs[0]) if seqs else 0)
-
-
-def _credentials(request: Request, settings: Settings) -> list[tuple[str, str]]:
-    """Return every credential in the request, with its kind."""
-    found = _bearers(request)
-    found += [
-        ("subprotocol", offered.removeprefix(_JWT_PROTOCOL))
-        for offered in request.subprotocols
-        if offered.startswith(_JWT_PROTOCOL)
-    ]
-    found += [("ticket", ticket) for ticket in request.query.get("ticket", [])]
-    if settings.query_token:
-        found += [("query", token) for token in request.query.get("token", [])]
-    return found
-
-
-def _bearers(request: Request) -> list[tuple[str, str]]:
-    found = []
-    for value in request.headers.get("authorization", []):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer":
-            found.append(("header", token.strip()))
-    return found
-
-
-async def _identify(
-    request: Request, services: Services, credentials: list[tuple[str, str]], now: float
-) -> Identity:
-    if not credentials:
-        if not services.settings.require_auth:
-            return Identity(UserId(f"anonymous-{secrets.token_hex(8)}"))
-        text = "There is no token."
-        if "token" in request.query:
-            text = "There is no token; one in the query is not accepted here."
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, text))
-    if len(credentials) > 1:
-        kinds = ", ".join(kind for kind, _ in credentials)
-        text = f"There is more than one credential ({kinds}); send exactly one."
-        raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
-    kind, value = credentials[0]
-    if kind == "ticket":
-        identity = services.tickets.redeem(value, now)
-        check_expiry(identity.expires_at, services.wall_clock())
-        return identity
-    if kind == "subprotocol":
-        value = _decode_token(value)
-    return await services.verifier.verify(value, services.wall_clock())
-
-
-def _decode_token(value: str) -> str:
-    try:
-        padded = value + "=" * (-len(value) % 4)
-        return base64.b64decode(padded, altchars="-_", validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        text = "The subprotocol after jwt. is not the unpadded base64url of a token."
-        raise Refused(problem(ErrorCode.INVALID_TOKEN, text)) from None
-
-
-def _refuse_origin(text: str) -> None:
-    raise Refused(problem(ErrorCode.ORIGIN_NOT_ALLOWED, text))
-
-
-def _bad_request(text: str) -> Refused:
-    return Refused(problem(ErrorCode.BAD_REQUEST, text))
+def _check_handshake(path: str, fault: Problem | None) -> None:
+    if fault is not None:
+        raise Refused(fault)
+    check_websocket_path(path)

@@ -1,7 +1,7 @@
-"""All live sessions: those with a connection, and those that wait for theirs to come back.
+"""The registry of sessions: those with a connection, and those that wait for their next one.
 
-A session that lost its connection stays for the resume window. Whatever ends it ends in one place,
-`close`, after which nobody finds it any more.
+A session that lost its connection stays for the resume window. Every session ends in `close`, after
+which no opening finds it.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from netra_trio.sessions.session import Session
 from netra_trio.telemetry.events import SessionEnded
 from netra_trio.telemetry.instruments import Instruments
 
-LOOK_SECONDS = 1.0  # between two looks for runs whose tasks do not end
+POLL_SECONDS = 1.0  # between two looks for runs whose tasks do not end
 
 
 @frozen
 class ResumeRequest:
-    """The session that a connection wants to go on with.
+    """The session that a client asks to resume.
 
     Attributes:
         last_seq: The last number that the client has; 0 for none.
@@ -47,23 +47,23 @@ class Sessions:
         self._all: dict[SessionId, Session] = {}
         self._detached: dict[SessionId, float] = {}  # until when; in the order they lost theirs
         self._busy: set[Session] = set()
-        self._lost_one = trio.Event()
-        self._got_busy = trio.Event()
+        self._detached_one = trio.Event()
+        self._busy_one = trio.Event()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._all.values()))
 
     def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
-        """Return the session that is wanted, if it is there and this user's."""
+        """Return the session that is asked for, if it is live and this user's."""
         session = None if wanted is None else self._all.get(wanted.session_id)
         if session is None or session.user.id == identity.user_id:
             return session
-        # Nobody else can know the id, and there is no other way to be the same anonymous user.
+        # The id cannot be guessed, and nothing else identifies an anonymous user.
         is_theirs = identity.is_anonymous and session.is_anonymous
         return session if is_theirs else None
 
     def add(self, session: Session) -> None:
-        """Take in a new session, which has a connection; one of the same user may have to go."""
+        """Add a new session, which has a connection; it may end a detached one of its user."""
         mine = session.user.sessions
         while len(mine) >= self._max_per_user and (oldest := self._oldest_detached(mine)):
             self.close(oldest, "too_many_sessions")
@@ -81,10 +81,10 @@ class Sessions:
             self.close(session, "connection_ended")
         elif session.id in self._all:
             self._detached[session.id] = trio.current_time() + self._window
-            self._lost_one.set()
+            self._detached_one.set()
 
     def close(self, session: Session, why: str, status: RunStatus = RunStatus.CANCELLED) -> None:
-        """End a session: its runs end with `status`, and nobody finds it any more."""
+        """End a session: its runs end with `status`, and no opening finds it any more."""
         if self._all.pop(session.id, None) is None:
             return
         self._detached.pop(session.id, None)
@@ -103,14 +103,14 @@ class Sessions:
     def note_busy(self, session: Session) -> None:
         """Watch a session that has something to do, until it rests."""
         self._busy.add(session)
-        self._got_busy.set()
+        self._busy_one.set()
 
     async def expire(self) -> None:
-        """End the sessions that have waited long enough for a connection; for ever."""
+        """End the sessions whose resume window has passed; runs until it is cancelled."""
         while True:
             if not self._detached:
-                await self._lost_one.wait()
-            self._lost_one = trio.Event()
+                await self._detached_one.wait()
+            self._detached_one = trio.Event()
             await trio.sleep_until(next(iter(self._detached.values()), 0.0))
             now = trio.current_time()
             due = [session_id for session_id, until in self._detached.items() if until <= now]
@@ -118,15 +118,15 @@ class Sessions:
                 self.close(self._all[session_id], "window_passed")
 
     async def reap(self) -> None:
-        """End the runs whose tasks do not, though they were told to, and let sessions rest."""
+        """End cancelled runs whose tasks do not end, and let idle sessions rest."""
         while True:
             if not self._busy:
-                self._got_busy = trio.Event()
-                await self._got_busy.wait()
-            await trio.sleep(LOOK_SECONDS)
+                self._busy_one = trio.Event()
+                await self._busy_one.wait()
+            await trio.sleep(POLL_SECONDS)
             for session in list(self._busy):
                 session.abandon_overdue()
-                if session.try_to_rest():
+                if session.rest():
                     self._busy.discard(session)
 
     def statistics(self) -> dict[str, int]:
@@ -144,21 +144,10 @@ class Sessions:
 def resume(
     session: Session | None, wanted: ResumeRequest | None
 ) -> tuple[Session | None, ResumeState]:
-    """Say how a connection goes on: with which session, None for a new one, and from where."""
+    """Return the session that a connection goes on with, None for a new one, and the verdict."""
     if wanted is None:
         return None, ResumeState(Verdict.NEW)
     if session is None:
         return None, ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
-    event_stream = session.event_stream
-    try:
-        rewound = event_stream.rewind(wanted.last_seq)
-    except ValueError:
-        return None, ResumeState(Verdict.RESET, ResetReason.AHEAD)
-    transcript = event_stream.transcript
-    state = ResumeState(
-        Verdict.EXACT if rewound.is_exact else Verdict.GAP,
-        replayed=event_stream.log.last - rewound.last_seq,
-        last_seq=rewound.last_seq,
-        runs=() if transcript is None else transcript.runs(),
-    )
-    return session, state
+    state = session.events.resume(wanted.last_seq)
+    return (None if state.verdict is Verdict.RESET else session), state

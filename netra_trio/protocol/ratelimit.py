@@ -1,4 +1,4 @@
-"""How much may come in: a sliding window for messages, a token bucket for control frames.
+"""Rate limits: a sliding window for messages, a token bucket for control frames.
 
     >>> window = SlidingWindow(rate=2, waiting=1)
     >>> [window.take(0.0), window.take(1.0), window.take(2.0), window.take(3.0)]
@@ -6,117 +6,136 @@
     >>> window.retry_after(3.0)
     57.0
 
-The caller brings `now`, in seconds of any clock that does not run backwards.
+The caller passes `now`, in seconds of any clock that does not run backwards.
 """
 
 from attrs import define
 
 WINDOW = 60.0  # seconds: the contract's limit is per minute
-_SLOTS = 512  # a window remembers at most about this many points in time, whatever its rate
+_GROUPS = 512  # a window remembers at most about this many points in time, whatever its rate
 
 
 @define(eq=False)
-class _Slot:
+class _Group:
     first: float
     latest: float
-    turns: int = 1
+    used: int = 1
 
 
 class SlidingWindow:
-    """At most `rate` turns in any 60 seconds, and `waiting` more that get a later turn.
+    """At most `rate` messages in any 60 seconds, and `waiting` more that start later.
 
-    A turn is the time at which a message may start. The next turn after a full window is known
-    exactly, 60 seconds after the turn that has to leave it, so a message that waits is given its
-    turn when it arrives: nothing has to be woken in order, whatever connection it came by.
+    Each message uses a slot: the time at which it may start. The next slot of a full window is
+    known exactly, 60 seconds after the one that has to leave it, so a message that waits gets its
+    time when it arrives. No task has to wake the messages in order.
 
-    Memory is bounded whatever the rate: turns less than a 512th of the window after the first of a
-    slot share it, and it counts as the latest of them. That can only make the limit stricter, by
-    0.2 %. (Measured from the latest, a slot that is fed steadily would never leave the window.)
+    Memory is bounded whatever the rate: slots less than a 512th of the window after the first of a
+    group share it, and count as the latest of them. That can only make the limit stricter, by
+    0.2 %. (Measured from the latest, a group that is fed steadily would never leave the window.)
     """
+
+    __slots__ = (
+        "_grain",
+        "_groups",
+        "_rate",
+        "_used",
+        "_waiting",
+    )
 
     def __init__(self, *, rate: int, waiting: int) -> None:
         self._rate = rate
         self._waiting = waiting
-        self._grain = 0.0 if rate <= _SLOTS else WINDOW / _SLOTS
-        self._slots: list[_Slot] = []
-        self._turns = 0
+        self._grain = 0.0 if rate <= _GROUPS else WINDOW / _GROUPS
+        self._groups: list[_Group] = []
+        self._used = 0
 
-    def turn(self, now: float) -> float | None:
-        """Return when a message that came now might start, None where it may not even wait."""
-        self._forget(now)
-        if self._turns < self._rate:
+    def next_slot(self, now: float) -> float | None:
+        """Return when a message that came now may start, None if it may not even wait."""
+        groups = self._groups
+        if groups and groups[0].latest + WINDOW <= now:
+            self._forget(now)
+        if self._used < self._rate:
             return now
         if self._count_after(now) >= self._waiting:
             return None
-        return self._frees(self._turns - self._rate + 1)
+        return self._frees(self._used - self._rate + 1)
+
+    def use(self, slot: float) -> None:
+        """Use a slot that `next_slot` has just returned."""
+        # At the end, but for a slot that was given back ahead of some that are still to come.
+        groups = self._groups
+        place = len(groups)
+        while place and groups[place - 1].first > slot:
+            place -= 1
+        before = groups[place - 1] if place else None
+        if before is not None and slot - before.first < self._grain:
+            before.latest = max(before.latest, slot)
+            before.used += 1
+        else:
+            groups.insert(place, _Group(first=slot, latest=slot))
+        self._used += 1
 
     def take(self, now: float) -> float | None:
-        """Take that turn, and return it."""
-        turn = self.turn(now)
-        if turn is not None:
-            self._insert(turn)
-            self._turns += 1
-        return turn
+        """Use the next slot, and return it; None if there is none."""
+        slot = self.next_slot(now)
+        if slot is not None:
+            self.use(slot)
+        return slot
 
-    def give_back(self, turn: float) -> None:
-        """Give back a turn that was not used after all; nothing happens if it is forgotten."""
-        for slot in reversed(self._slots):
-            if slot.first <= turn <= slot.latest:
-                slot.turns -= 1
-                self._turns -= 1
-                if not slot.turns:
-                    self._slots.remove(slot)
+    def give_back(self, slot: float) -> None:
+        """Give back a slot that was not needed; nothing happens if it is forgotten."""
+        for group in reversed(self._groups):
+            if group.first <= slot <= group.latest:
+                group.used -= 1
+                self._used -= 1
+                if not group.used:
+                    self._groups.remove(group)
                 return
 
     def retry_after(self, now: float) -> float:
         """Return after how many seconds a message that may not wait now would be taken."""
-        if self.turn(now) is not None:
+        if self.next_slot(now) is not None:
             return 0.0
         if not self._waiting:
-            return self._frees(self._turns - self._rate + 1) - now
-        return next(slot.latest for slot in self._slots if slot.latest > now) - now
+            return self._frees(self._used - self._rate + 1) - now
+        return next(group.latest for group in self._groups if group.latest > now) - now
 
     def is_idle(self, now: float) -> bool:
-        """Whether the window has forgotten every turn, so that a new one would say the same."""
+        """Whether every slot is forgotten, so that a new window would say the same."""
         self._forget(now)
-        return not self._turns
-
-    def _insert(self, turn: float) -> None:
-        # At the end, but for a turn that was given back ahead of some that are still to come.
-        place = len(self._slots)
-        while place and self._slots[place - 1].first > turn:
-            place -= 1
-        before = self._slots[place - 1] if place else None
-        if before is not None and turn - before.first < self._grain:
-            before.latest = max(before.latest, turn)
-            before.turns += 1
-        else:
-            self._slots.insert(place, _Slot(first=turn, latest=turn))
+        return not self._used
 
     def _forget(self, now: float) -> None:
-        while self._slots and self._slots[0].latest + WINDOW <= now:
-            self._turns -= self._slots.pop(0).turns
+        while self._groups and self._groups[0].latest + WINDOW <= now:
+            self._used -= self._groups.pop(0).used
 
     def _count_after(self, now: float) -> int:
         count = 0
-        for slot in reversed(self._slots):
-            if slot.latest <= now:
+        for group in reversed(self._groups):
+            if group.latest <= now:
                 break
-            count += slot.turns
+            count += group.used
         return count
 
-    def _frees(self, turns: int) -> float:
-        """Return when the oldest `turns` turns have left the window."""
-        left = turns
-        for slot in self._slots:
-            left -= slot.turns
+    def _frees(self, slots: int) -> float:
+        """Return when the oldest `slots` slots have left the window."""
+        left = slots
+        for group in self._groups:
+            left -= group.used
             if left <= 0:
-                return slot.latest + WINDOW
-        raise AssertionError("more turns asked for than the window holds")
+                return group.latest + WINDOW
+        raise AssertionError("more slots asked for than the window holds")
 
 
 class TokenBucket:
-    """A steady `rate` per second, with a `burst` on top for who has been quiet."""
+    """A steady `rate` per second, and a `burst` after a time without any."""
+
+    __slots__ = (
+        "_at",
+        "_burst",
+        "_rate",
+        "_tokens",
+    )
 
     def __init__(self, *, rate: float, burst: int, now: float) -> None:
         self._rate = rate

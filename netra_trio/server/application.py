@@ -1,61 +1,71 @@
-"""The ASGI application: lifespan, HTTP endpoints, the opening checks, then the hub.
+"""The composition root: makes the application, and opens and closes its parts together.
 
 app = create_app(agents={"shout": shout})
 """
 
 import os
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import structlog
-import trio
+from attrs import frozen
 
 from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.config.settings import Settings, load
-from netra_trio.endpoints import http
+from netra_trio.config.loading import load
+from netra_trio.config.settings import Settings
+from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.chat_page import Asset, read_page
-from netra_trio.endpoints.request import Request, trace_of
-from netra_trio.endpoints.upgrade import AcceptedUpgrade, check_upgrade
-from netra_trio.errors import SettingsError, TransportClosed
-from netra_trio.ids import new_error_id
+from netra_trio.endpoints.checks import AcceptedUpgrade
+from netra_trio.endpoints.http import Router
+from netra_trio.endpoints.paths import ENDPOINTS
+from netra_trio.endpoints.request import Request
+from netra_trio.endpoints.upgrade import serve_upgrade
 from netra_trio.node.node import Node, open_node
-from netra_trio.protocol.problem import Problem, Refused
-from netra_trio.server.hypercorn.install import prepare_host
+from netra_trio.protocol.problem import Problem
+from netra_trio.server.asgi import AsgiAdapter
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.sql.store import SqlStore
-from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.telemetry.instruments import Instrument, Instruments
 from netra_trio.telemetry.loop_lag import watch_loop
 from netra_trio.telemetry.metrics import Metrics
 from netra_trio.telemetry.otlp import is_installed
 from netra_trio.telemetry.prometheus import Exposition
-from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
+from netra_trio.transports.asgi import Message, Receive, Send
 from netra_trio.transports.base import Transport
 
 DEMO_AGENTS: Mapping[str, Agent] = {"demo": demo, "echo": echo}
-"""What answers where no agent is given; the first one is the default."""
+"""The agents of a server that is given none; the first one is the default."""
 
-HYPERCORN = "hypercorn.trio.run"  # is imported where it is the host, which takes it up after this
+Resource = Callable[[], AbstractAsyncContextManager[Any]]
+"""Opens something that lives as long as the application."""
 
 _log = structlog.get_logger(__name__)
+
+
+@frozen
+class _Open:
+    """The parts of an application that runs."""
+
+    node: Node
+    router: Router
 
 
 class Application:
     """An ASGI 3 application for any server on Trio; made by `create_app`.
 
     Attributes:
-        settings: What it was made with.
+        settings: Its settings.
         wall_clock: Returns Unix seconds.
-        instruments: What watches it.
+        instruments: Receive its telemetry.
     """
 
     def __init__(
@@ -70,120 +80,83 @@ class Application:
         more_instruments: Sequence[Instrument] = (),
     ) -> None:
         self.settings = settings
-        metrics = Metrics(tuple(agents), tuple(http.ENDPOINTS))
+        metrics = Metrics(tuple(agents), tuple(ENDPOINTS))
         self.instruments = Instruments(metrics, more_instruments)
+        self.wall_clock = wall_clock
         self._exposition = Exposition(metrics)
         self._agents = agents
         self._store = store
         self._verifier = verifier
-        self.wall_clock = wall_clock
         self._page = page
-        self._node: Node | None = None
-        self._watched = False
+        # Opened before the node, in this order, and closed after it in the opposite one.
+        self._resources: Sequence[Resource] = (verifier.open, *resources_of(agents))
+        self._asgi = AsgiAdapter(self)
+        self._open: _Open | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one ASGI call."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        node = self._node
-        if node is None:
-            raise RuntimeError("the server did not start the lifespan, which holds every session")
-        self._watch_host(scope, node)
-        if scope["type"] == "http":
-            await self._contain(self._answer(scope, receive, send, node))
-        elif scope["type"] == "websocket":
-            await self._contain(self._connect(scope, receive, send))
+        """Serve one ASGI call.
 
-    async def _answer(self, scope: Message, receive: Receive, send: Send, node: Node) -> None:
-        await http.handle(scope, receive, send, node, files=self._page, exposition=self._exposition)
+        Raises:
+            RuntimeError: If the application does not run.
+        """
+        await self._asgi(scope, receive, send)
 
-    async def drain(self) -> None:
-        """Let nobody in and close every connection, within the drain timeout."""
-        if self._node is not None:
-            await self._node.drain()
+    @property
+    def node(self) -> Node:
+        """The node.
 
-    def statistics(self) -> dict[str, int]:
-        """Return how many connections, sessions and users there are now."""
-        return {} if self._node is None else self._node.statistics()
+        Raises:
+            RuntimeError: If the application does not run.
+        """
+        return self._opened().node
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()  # lifespan.startup
-        if HYPERCORN in sys.modules:
-            prepare_host(self.settings)
-        try:
-            await self._live_with_host(receive, send)
-        except trio.Cancelled:
-            raise
-        except SettingsError as wrong:
-            await send({"type": "lifespan.startup.failed", "message": str(wrong)})
-        except BaseException:
-            # A host goes on without its lifespan, as if nothing had happened: say that it has.
-            _log.critical("server_failed", exc_info=True)
-            raise
-        await send({"type": "lifespan.shutdown.complete"})
+    @property
+    def router(self) -> Router:
+        """The HTTP endpoints.
+
+        Raises:
+            RuntimeError: If the application does not run.
+        """
+        return self._opened().router
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Node]:
-        """Hold all that is live; for a host of our own, and for the lifespan.
+        """Open everything that the application needs, and close it at the end of the block.
 
         Raises:
             SettingsError: If it cannot start with its settings.
         """
-        async with (
-            self._verifier.open(),
-            open_node(
-                self.settings,
-                agents=self._agents,
-                store=self._store,
-                verifier=self._verifier,
-                wall_clock=self.wall_clock,
-                instruments=self.instruments,
-            ) as node,
-        ):
-            self._node = node
+        async with AsyncExitStack() as stack:
+            for resource in self._resources:
+                await stack.enter_async_context(resource())
+            node = await stack.enter_async_context(
+                open_node(
+                    self.settings,
+                    agents=self._agents,
+                    store=self._store,
+                    verifier=self._verifier,
+                    wall_clock=self.wall_clock,
+                    instruments=self.instruments,
+                )
+            )
             instruments = self.instruments
             lag = instruments.metrics.loop_lag
-            node.start_soon(watch_loop, lag.observe, instruments.log_sink.sum_up)
+            node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
+            self._open = _Open(node, Router(node, page=self._page, exposition=self._exposition))
             try:
                 yield node
             finally:
-                self._node = None
-                instruments.log_sink.sum_up(inf)
+                self._open = None
+                instruments.log_sink.write_summaries(inf)
 
-    async def _live_with_host(self, receive: Receive, send: Send) -> None:
-        async with self.running() as node:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()  # lifespan.shutdown
-            await node.drain()
+    async def drain(self) -> None:
+        """Accept no more connections and close every open one, within the drain timeout."""
+        if self._open is not None:
+            await self._open.node.drain()
 
-    def _watch_host(self, scope: Message, node: Node) -> None:
-        """Drain when the host begins to stop: it says so to connections before the lifespan."""
-        extras = scope.get("extensions", {}).get(EXTENSION, {})
-        if not self._watched and "terminated" in extras:
-            self._watched = True
-            node.start_soon(self._drain_after, extras["terminated"])
-
-    async def _drain_after(self, terminated: Callable[[], Awaitable[None]]) -> None:
-        await terminated()
-        await self.drain()
-
-    async def _contain(self, call: Awaitable[None]) -> None:
-        """Keep one call's fault to itself: the host answers 500, or 1011."""
-        try:
-            await call
-        except* TransportClosed:
-            pass  # it left before its answer
-        except* Exception as faults:
-            _log.error("call_failed", error_id=new_error_id(), exc_info=faults)
-
-    async def _connect(self, scope: Message, receive: Receive, send: Send) -> None:
-        await receive()  # websocket.connect
-        request, path = Request.of_scope(scope), scope["path"]
-        transport = partial(self._transport, scope, receive, send)
-        answer = await self.serve_upgrade(request, path, transport)
-        if answer is not None:
-            await http.send_answer(send, "websocket.http", answer)
+    def statistics(self) -> dict[str, int]:
+        """Return how many connections, sessions and users there are now."""
+        return {} if self._open is None else self._open.node.statistics()
 
     async def serve_upgrade(
         self,
@@ -192,57 +165,25 @@ class Application:
         transport: Callable[[AcceptedUpgrade], Transport],
         *,
         fault: Problem | None = None,
-    ) -> http.Answer | None:
-        """Serve a WebSocket to its end, or return the answer that refuses it.
+    ) -> Answer | None:
+        """Serve a WebSocket to its end, or return the answer that rejects it.
 
         Args:
-            request: What the checks look at.
-            path: Where it wants to.
-            transport: Makes the transport, for an opening that passed every check.
-            fault: What is wrong with the handshake itself, if anything.
+            request: Its headers, query and peer.
+            path: Its path, decoded.
+            transport: Makes the transport, after every check has passed.
+            fault: The fault of the handshake itself, if it has one.
+
+        Raises:
+            RuntimeError: If the application does not run.
         """
-        node = self._node
-        if node is None:
-            raise RuntimeError("the application is not running: it holds every session while it is")
-        since, note = trio.current_time(), self.instruments.note
-        note(UpgradeStarted(trace_of(request)))
-        try:
-            with node.connection_slot():
-                _check_handshake(path, fault)
-                opening = await check_upgrade(request, node.services, now=since)
-                await node.serve(
-                    transport(opening),
-                    opening.identity,
-                    acknowledging=opening.acknowledging,
-                    wanted=opening.wanted,
-                    since=since,
-                    traceparent=opening.traceparent,
-                )
-        except Refused as refused:
-            now = node.services.wall_clock()
-            return http.refusal(refused.problem, now, request, path, note, upgrade=True)
-        except Exception:
-            note(UpgradeFailed())
-            raise
-        return None
+        return await serve_upgrade(self.node, request, path, transport, fault=fault)
 
-    def _transport(
-        self, scope: Message, receive: Receive, send: Send, opening: AcceptedUpgrade
-    ) -> AsgiTransport:
-        return AsgiTransport(
-            scope,
-            receive,
-            send,
-            subprotocol=opening.subprotocol,
-            send_timeout=self.settings.send_timeout_ms / 1000,
-            max_bytes=self.settings.hard_message_size,
-        )
-
-
-def _check_handshake(path: str, fault: Problem | None) -> None:
-    if fault is not None:
-        raise Refused(fault)
-    http.check_websocket_path(path)
+    def _opened(self) -> _Open:
+        if self._open is None:
+            text = "the application does not run: enter `running()`, or start the ASGI lifespan"
+            raise RuntimeError(text)
+        return self._open
 
 
 def create_app(
@@ -255,9 +196,9 @@ def create_app(
     """Make the application.
 
     Args:
-        agents: The agents by name, the first one the default; the demo agents where none is given.
-        settings: From the environment, where none are given.
-        store: Where the settings' database is, where none is given; without one, in memory.
+        agents: The agents by name, the first one the default; the demo agents by default.
+        settings: The settings; read from the environment by default.
+        store: The store; by default the one of the settings' database, in memory without one.
         wall_clock: Returns Unix seconds.
 
     Raises:
@@ -283,10 +224,10 @@ def create_app(
 
 
 def _traces() -> tuple[Instrument, ...]:
-    """Return what makes spans, where OpenTelemetry is installed."""
+    """Return the instrument that makes spans, where OpenTelemetry is installed."""
     if not is_installed("opentelemetry.trace"):
         return ()
-    from netra_trio.telemetry.traces import Traces  # noqa: PLC0415 - only where it can be
+    from netra_trio.telemetry.traces import Traces  # noqa: PLC0415 - an optional dependency
 
     return (Traces(),)
 

@@ -1,148 +1,239 @@
-"""What a message becomes when it is let in, and what its sender is told when it is not.
+"""Admission: from a message in the inbox to its confirmation and its run, or to its refusal.
 
-The texts and the facts are here; the session decides, records and schedules.
+    live = await admission.admit(work)      # the run, if it is to be executed now
+
+One task admits at a time, so messages are recorded and confirmed in the order in which they came.
 """
 
-import hashlib
-from collections.abc import Mapping
-from math import inf
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 
-import attrs
-from orjson import OPT_SORT_KEYS, dumps
+import trio
 
-from netra_trio.agents.run import Agent, RunSpec, content_of, milliseconds
-from netra_trio.ids import (
-    CorrelationId,
-    ThreadId,
-    UserId,
-    new_correlation_id,
-    new_message_id,
-    new_run_id,
+from netra_trio.agents.execution import Ending
+from netra_trio.agents.run import Agent
+from netra_trio.config.settings import Settings
+from netra_trio.errors import KeyConflict, StoreUnavailable
+from netra_trio.ids import CorrelationId, ThreadId, new_thread_id
+from netra_trio.protocol.messages import (
+    Confirmation,
+    MessageConfirmed,
+    OnBusy,
+    RunStatus,
 )
-from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
-from netra_trio.protocol.problem import Refused, problem, store_unavailable
-from netra_trio.stores.base import NewMessage
+from netra_trio.protocol.problem import Problem, Refused
+from netra_trio.sessions import refusals
+from netra_trio.sessions.duplicates import Duplicates
+from netra_trio.sessions.event_stream import EventStream
+from netra_trio.sessions.inbox import Work
+from netra_trio.sessions.records import new_message, run_spec
+from netra_trio.sessions.runner import LiveRun, Runner
+from netra_trio.sessions.scheduler import AdmissionDecision
+from netra_trio.sessions.users import User
+from netra_trio.stores.base import Duplicate, NewMessage, Store
+from netra_trio.telemetry.metrics import Metrics
 
-RECONNECT_AFTER_MS = 1000  # of a drained client; its own jitter spreads the rest
-RETRY_MS = 1000  # where nothing better is known: a run or a commit takes about that long
+Tell = Callable[[Problem, CorrelationId | None], Awaitable[None]]
 
 
-def check_agent(message: WorkMessage, agents: Mapping[str, Agent]) -> None:
-    """Check that the agent a message names is there.
+class Admission:
+    """Admits the messages of one session.
 
-    Raises:
-        Refused: AGENT_NOT_FOUND.
+    Args:
+        user: The user, whose rate counts.
+        agents: The agents by name; the first one is the default.
+        events: Takes confirmations.
+        runner: Takes the runs.
+        duplicates: Takes the messages that were sent before.
+        store: Records the messages.
+        settings: The limits.
+        metrics: Count what is refused or delayed.
+        wall_clock: Returns Unix seconds.
+        spawn: Starts a task of the session.
+        tell: Sends an error to the client, if it is connected.
     """
-    if message.agent is not None and message.agent not in agents:
-        text = f"There is no agent of that name; there are: {', '.join(agents)}."
-        raise Refused(problem(ErrorCode.AGENT_NOT_FOUND, text))
 
-
-def new_message(
-    message: WorkMessage,
-    *,
-    user_id: UserId,
-    thread_id: ThreadId,
-    key: CorrelationId | None,
-    agents: Mapping[str, Agent],
-    created_at: float,
-) -> NewMessage:
-    """Return the record of a message and its run; without a key it gets a correlation id."""
-    said = message.content if isinstance(message, UserMessage) else content_of(message.input)
-    return NewMessage(
-        user_id=user_id,
-        thread_id=thread_id,
-        message_id=new_message_id(),
-        run_id=new_run_id(),
-        agent_name=message.agent or next(iter(agents)),
-        correlation_id=key or new_correlation_id(),
-        key=key,
-        fingerprint=_fingerprint(message),
-        content=said,
-        created_at=created_at,
+    __slots__ = (
+        "_agents",
+        "_default_thread",
+        "_duplicates",
+        "_events",
+        "_metrics",
+        "_runner",
+        "_settings",
+        "_spawn",
+        "_stopped",
+        "_store",
+        "_tell",
+        "_user",
+        "_wall_clock",
     )
 
+    def __init__(
+        self,
+        *,
+        user: User,
+        agents: Mapping[str, Agent],
+        events: EventStream,
+        runner: Runner,
+        duplicates: Duplicates,
+        store: Store,
+        settings: Settings,
+        metrics: Metrics,
+        wall_clock: Callable[[], float],
+        spawn: Callable[..., None],
+        tell: Tell,
+    ) -> None:
+        self._user = user
+        self._agents = agents
+        self._events = events
+        self._runner = runner
+        self._duplicates = duplicates
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._spawn = spawn
+        self._tell = tell
+        self._default_thread = new_thread_id()
+        self._stopped: RunStatus | None = None
 
-def run_spec(
-    new: NewMessage,
-    message: WorkMessage,
-    *,
-    permissions: frozenset[str],
-    agent: Agent,
-    agent_timeout_ms: int,
-    received: float,
-) -> RunSpec:
-    """Return what the run of a message is to do."""
-    return RunSpec(
-        run_id=new.run_id,
-        user_id=new.user_id,
-        permissions=permissions,
-        thread_id=new.thread_id,
-        correlation_id=new.correlation_id,
-        agent_name=new.agent_name,
-        agent=agent,
-        content=new.content,
-        input=_payload(message) if isinstance(message, AgentRequest) else None,
-        timeout=min(agent_timeout_ms, message.deadline_ms or inf) / 1000,
-        received=received,
-    )
+    def stop(self, status: RunStatus) -> None:
+        """Refuse new messages; one that is being recorded ends with `status` at once."""
+        self._stopped = status
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether messages are refused, because the server drains or the session closes."""
+        return self._stopped is not None
 
-def draining() -> Refused:
-    """Return the refusal of a message while the server drains."""
-    text = "The server is about to restart and takes no new message."
-    return Refused(problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=RECONNECT_AFTER_MS))
+    async def admit(
+        self, work: Work, *, permissions: frozenset[str], context: Context
+    ) -> LiveRun | None:
+        """Record a message and confirm it, or refuse it.
 
+        Args:
+            work: The message.
+            permissions: What the user's token allows.
+            context: The context variables of the run.
 
-def agent_busy() -> Refused:
-    """Return the refusal of a message that wants no queue, for a thread that has one."""
-    text = "The thread has a run already."
-    return Refused(problem(ErrorCode.AGENT_BUSY, text, retry_after_ms=RETRY_MS))
-
-
-def queue_full(why: str) -> Refused:
-    """Return the refusal of a message for which there is no place."""
-    text = f"The queue is full: {why}."
-    return Refused(problem(ErrorCode.QUEUE_FULL, text, retry_after_ms=RETRY_MS))
-
-
-def too_fast(rate: int, seconds: float) -> Refused:
-    """Return the refusal of a message beyond the user's rate, to send again in so many seconds."""
-    wait = milliseconds(seconds)
-    return Refused(
-        problem(
-            ErrorCode.RATE_LIMIT_EXCEEDED,
-            f"Too many messages: {rate} per minute.",
-            help=f"Wait {wait / 1000:g} s and send again.",
-            retry_after_ms=wait,
+        Returns:
+            The run, if the caller has to execute it now.
+        """
+        message = work.message
+        record = new_message(
+            message,
+            user_id=self._user.id,
+            thread_id=message.thread_id or self._default_thread,
+            key=work.correlation_id,
+            agents=self._agents,
+            created_at=self._wall_clock(),
         )
-    )
+        spec = run_spec(
+            record,
+            message,
+            permissions=permissions,
+            agent=self._agents[record.agent_name],
+            agent_timeout_ms=self._settings.agent_timeout_ms,
+            received=work.received,
+        )
+        live = self._runner.register(spec, context)
+        try:
+            known, starts_at = await self._record(record, message.on_busy)
+        except BaseException as error:
+            self._runner.forget(live)
+            self._events.release()
+            if not isinstance(error, Refused):
+                raise
+            await self._tell(error.problem, work.correlation_id)
+            return None
+        starts = False
+        if known is not None:
+            self._runner.forget(live)
+            self._duplicates.confirm(known, record)
+        else:
+            starts = self._confirm(live, work, starts_at)
+        self._metrics.confirmation.observe(trio.current_time() - work.received)
+        return live if starts else None
 
+    def _confirm(self, live: LiveRun, work: Work, starts_at: float) -> bool:
+        """Confirm a message that was recorded; return whether its run is to be executed now."""
+        record = live.execution.spec.message
+        self._events.expect(record.run_id, work.received)
+        stopped = live.execution.stopped or self._stopped
+        if stopped is not None:  # while the message was being recorded
+            self._append_confirmation(record, None)
+            self._spawn(self._runner.finish, live, Ending(stopped))
+            return False
+        interrupts = work.message.on_busy is OnBusy.INTERRUPT
+        starts, position = self._runner.schedule(live, starts_at=starts_at, interrupts=interrupts)
+        self._append_confirmation(record, position)
+        return starts
 
-def key_conflict() -> Refused:
-    """Return the refusal of a key that came with other content before."""
-    text = "$.correlation_id: expected a new one, got one that came with other content"
-    return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
+    def _append_confirmation(self, record: NewMessage, position: int | None) -> None:
+        status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
+        confirmed = MessageConfirmed(
+            record.message_id, record.run_id, record.thread_id, status, position
+        )
+        self._events.confirm(confirmed, record.correlation_id)
 
+    async def _record(self, record: NewMessage, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
+        """Record a message, unless it was before; return that, and when its run may start."""
+        try:
+            starts_at = self._take_slot(record.thread_id, on_busy)
+        except Refused:
+            if record.key is None or self._stopped is not None:
+                raise
+            # The run that keeps the thread busy, or fills the queue, may be this message's own.
+            known = await self._ask(self._store.find, record)
+            if known is None:
+                raise
+            return known, 0.0
+        try:
+            known = await self._ask(self._store.record, record)
+        except Refused:
+            self._user.window.give_back(starts_at)
+            raise
+        if known is not None:
+            self._user.window.give_back(starts_at)
+        return known, starts_at
 
-def not_stored() -> Refused:
-    """Return the refusal of a message that the store could not take."""
-    return Refused(store_unavailable("The message could not be stored."))
+    async def _ask(
+        self, question: Callable[[NewMessage], Awaitable[Duplicate | None]], record: NewMessage
+    ) -> Duplicate | None:
+        """Ask the store for a message that was recorded before."""
+        try:
+            known = await question(record)
+            if (
+                known is not None
+                and known.completed is None
+                and known.run_id not in self._user.runs
+            ):
+                # It has ended since the store looked; if not, another server executes it.
+                known = await self._store.find(record) or known
+        except KeyConflict:
+            raise refusals.key_conflict() from None
+        except StoreUnavailable:
+            raise refusals.not_stored() from None
+        return known
 
-
-def _fingerprint(message: WorkMessage) -> bytes:
-    """Return what must be equal for one key to mean one message (protocol.md, section 3)."""
-    content = message.content if isinstance(message, UserMessage) else message.input
-    told = [message.TYPE, content, message.agent, message.thread_id]
-    return hashlib.blake2b(dumps(told, option=OPT_SORT_KEYS), digest_size=16).digest()
-
-
-def _payload(message: AgentRequest) -> dict[str, Any]:
-    """Return the payload of a request, without the fields that are what they are by default."""
-    return {
-        field.name: value
-        for field in attrs.fields(AgentRequest)
-        if (value := getattr(message, field.name)) != field.default
-    }
+    def _take_slot(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
+        """Take a slot of the user's rate for a message that may come in; return its time."""
+        if self._stopped is not None:
+            raise refusals.draining()
+        now, window = trio.current_time(), self._user.window
+        starts_at = window.next_slot(now)
+        if starts_at is None:
+            self._metrics.rate_events["messages", "refused"] += 1
+            raise refusals.too_fast(self._settings.max_message_rate, window.retry_after(now))
+        decision = self._runner.decide(
+            thread_id, starts_at=starts_at, now=now, reject_if_busy=on_busy is OnBusy.REJECT
+        )
+        if decision is AdmissionDecision.BUSY:
+            raise refusals.agent_busy()
+        if decision is AdmissionDecision.FULL:
+            raise refusals.queue_full(f"{self._settings.run_queue} messages wait for their run")
+        window.use(starts_at)
+        if starts_at > now:
+            self._metrics.rate_events["messages", "delayed"] += 1
+        return starts_at

@@ -21,7 +21,7 @@ from netra_trio.telemetry.metrics import Metrics
 GAP_EVERY = 64  # events: to measure each gap would cost a delta more than all else here together
 
 
-class Delivery:
+class DeliveryTimes:
     """What a session's writers take, seen from the client's side.
 
     Args:

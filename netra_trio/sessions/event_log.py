@@ -1,7 +1,7 @@
 """The session's numbered events: what is to be written, what may be needed again, and the bounds.
 
     >>> log = EventLog(max_events=2, max_bytes=1000, acknowledging=True)
-    >>> [log.append(name, 1) for name in ("a", "b")]
+    >>> [log.append(name, 1).seq for name in ("a", "b")]
     [1, 2]
     >>> log.has_room(1)
     False
@@ -99,6 +99,23 @@ class EventLog:
         written: The highest number that a client may have seen.
     """
 
+    __slots__ = (
+        "_acknowledging",
+        "_bytes",
+        "_keeps_ring",
+        "_kept",
+        "_max_bytes",
+        "_max_events",
+        "_merged_until",
+        "_ordinary",
+        "_pending",
+        "_replays_until",
+        "_reserved",
+        "_ring_bytes",
+        "last",
+        "written",
+    )
+
     def __init__(
         self, *, max_events: int, max_bytes: int, acknowledging: bool, keeps_ring: bool = True
     ) -> None:
@@ -157,17 +174,18 @@ class EventLog:
         reserved: bool = False,
         timestamp: float = 0.0,
         correlation_id: str | None = None,
-    ) -> int:
-        """Put an event at the end and return the number it got.
+    ) -> Entry:
+        """Put an event at the end and return its entry, with the number it got.
 
         The caller has made sure of room with `has_room`, or of a place with `reserve`.
         """
         self.last = seq = self.last + 1
-        self._pending.append(Entry(seq, event, size, reserved, timestamp, correlation_id))
+        entry = Entry(seq, event, size, reserved, timestamp, correlation_id)
+        self._pending.append(entry)
         self._bytes += size
         if not reserved:
             self._ordinary += 1
-        return seq
+        return entry
 
     def merge(self) -> None:
         """Merge neighbouring deltas that were never written, to make room for others."""
@@ -268,14 +286,18 @@ class EventLog:
 
     def _drop_kept(self, seq: int) -> list[Entry]:
         forgotten: list[Entry] = []
-        kept = self._kept
+        kept, size, reserved = self._kept, 0, 0
         while kept and kept[0].seq <= seq:
             entry = kept.popleft()
-            if self._acknowledging:
-                self._free(entry)
-            else:
-                self._ring_bytes -= entry.size
+            size += entry.size
+            reserved += entry.reserved
             forgotten.append(entry)
+        if self._acknowledging:
+            self._bytes -= size
+            self._reserved -= reserved
+            self._ordinary -= len(forgotten) - reserved
+        else:
+            self._ring_bytes -= size
         return forgotten
 
     def _free(self, entry: Entry) -> None:

@@ -1,7 +1,7 @@
 """Which run starts when: one at a time per thread, so many side by side, the rest in order.
 
     >>> schedule = Scheduler(max_active=8, max_waiting=32)
-    >>> schedule.add("r1", "main", turn=0.0); schedule.add("r2", "main", turn=0.0)
+    >>> schedule.add("r1", "main", starts_at=0.0); schedule.add("r2", "main", starts_at=0.0)
     >>> schedule.start_due(0.0)
     ['r1']
     >>> schedule.position("r2", 0.0)
@@ -31,7 +31,7 @@ class AdmissionDecision(Enum):
 class _Waiting:
     run: str
     thread: str
-    turn: float
+    starts_at: float
     interrupts: bool
 
 
@@ -43,6 +43,13 @@ class Scheduler:
         max_waiting: Runs that may wait.
     """
 
+    __slots__ = (
+        "_active",
+        "_max_active",
+        "_max_waiting",
+        "_waiting",
+    )
+
     def __init__(self, *, max_active: int, max_waiting: int) -> None:
         self._max_active = max_active
         self._max_waiting = max_waiting
@@ -50,14 +57,14 @@ class Scheduler:
         self._active: dict[str, str] = {}  # run to thread
 
     def decide(
-        self, thread: str, *, turn: float, now: float, reject_if_busy: bool
+        self, thread: str, *, starts_at: float, now: float, reject_if_busy: bool
     ) -> AdmissionDecision:
-        """Say what would become of a message for `thread` whose turn is at `turn`."""
+        """Say what would become of a message that the rate lets start at `starts_at`."""
         busy = self.is_busy(thread)
         if busy and reject_if_busy:
             return AdmissionDecision.BUSY
         free = self._max_active - len(self._active)
-        if free > 0 and not busy and turn <= now and self._due(now) < free:
+        if free > 0 and not busy and starts_at <= now and self._due(now) < free:
             return AdmissionDecision.START
         return (
             AdmissionDecision.FULL
@@ -79,16 +86,26 @@ class Scheduler:
         """The runs that are active."""
         return list(self._active)
 
-    def add(self, run: str, thread: str, *, turn: float, first: bool = False) -> None:
+    def add(self, run: str, thread: str, *, starts_at: float, first: bool = False) -> None:
         """Let a run wait: last, or `first`, to interrupt what is active and come next."""
         place = 0 if first else len(self._waiting)
-        self._waiting.insert(place, _Waiting(run, thread, turn, first))
+        self._waiting.insert(place, _Waiting(run, thread, starts_at, first))
+
+    def start_if_free(self, run: str, thread: str, *, starts_at: float, now: float) -> bool:
+        """Start a run at once, if nothing waits and nothing is in its way; return whether it is."""
+        active = self._active
+        if self._waiting or starts_at > now or len(active) >= self._max_active:
+            return False
+        if thread in active.values():
+            return False
+        active[run] = thread
+        return True
 
     def to_interrupt(self, now: float) -> list[str]:
-        """Return the active runs that make room for one whose turn it is; told once for each."""
+        """Return the active runs that a waiting one interrupts, once for each."""
         threads = set()
         for waiting in self._waiting:
-            if waiting.interrupts and waiting.turn <= now:
+            if waiting.interrupts and waiting.starts_at <= now:
                 waiting.interrupts = False
                 threads.add(waiting.thread)
         if not threads:
@@ -108,10 +125,10 @@ class Scheduler:
         for other in self._waiting:
             if other is mine:
                 break
-            takes_a_place = crowded and other.thread not in seen and other.turn <= now
+            takes_a_place = crowded and other.thread not in seen and other.starts_at <= now
             ahead += (
                 other.thread == mine.thread
-                or (other.turn > now and mine.turn > now)
+                or (other.starts_at > now and mine.starts_at > now)
                 or takes_a_place
             )
             seen.add(other.thread)
@@ -124,18 +141,18 @@ class Scheduler:
         for waiting in tuple(self._waiting):
             if len(self._active) >= self._max_active:
                 break
-            if waiting.turn <= now and waiting.thread not in taken:
+            if waiting.starts_at <= now and waiting.thread not in taken:
                 self._waiting.remove(waiting)
                 self._active[waiting.run] = waiting.thread
                 started.append(waiting.run)
             taken.add(waiting.thread)  # whoever comes behind in this thread waits for this one
         return started
 
-    def next_turn(self, now: float) -> float:
+    def next_start(self, now: float) -> float:
         """Return when time alone makes a waiting run due, `inf` for never."""
         if not self._waiting:
             return inf
-        return min((w.turn for w in self._waiting if w.turn > now), default=inf)
+        return min((w.starts_at for w in self._waiting if w.starts_at > now), default=inf)
 
     def ended(self, run: str) -> None:
         """Forget an active run; one that was abandoned ends once more."""
@@ -160,11 +177,11 @@ class Scheduler:
         return {"active": len(self._active), "waiting": len(self._waiting)}
 
     def _due(self, now: float) -> int:
-        """Count the threads whose first waiting run has its turn: they come before a new one."""
+        """Count the threads whose first waiting run is due: they come before a new one."""
         if not self._waiting:
             return 0
         heads: dict[str, float] = {}
         for waiting in self._waiting:
-            heads.setdefault(waiting.thread, waiting.turn)
+            heads.setdefault(waiting.thread, waiting.starts_at)
         active = set(self._active.values())
-        return sum(turn <= now and thread not in active for thread, turn in heads.items())
+        return sum(starts_at <= now and thread not in active for thread, starts_at in heads.items())

@@ -16,6 +16,7 @@ from attrs import define, field
 
 from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import SlidingWindow
 from netra_trio.stores.base import RunEnd
@@ -35,17 +36,23 @@ class ClosableConnection(Protocol):
         ...
 
 
-@define(eq=False)
-class LiveRun:
-    """A run that has not ended, where other sessions of the user can find it.
+class LiveRun(Protocol):
+    """A run that has not ended, where the other sessions of its user can find it.
 
     Attributes:
-        stop: Stops it; its end is the answer.
-        watchers: Who wants to know its end: sessions that sent its message again, once each.
+        watchers: Called with its end, once each: sessions that sent its message again.
     """
 
-    stop: Callable[[], None]
-    watchers: dict[SessionId, Callable[[RunEnd], None]] = field(factory=dict)
+    watchers: dict[SessionId, Callable[[RunEnd], None]]
+
+    @property
+    def status(self) -> RunStatus:
+        """Whether it waits or runs."""
+        ...
+
+    def stop(self) -> None:
+        """Stop it; its `agent_completed` is the answer."""
+        ...
 
 
 @define(eq=False)

@@ -1,8 +1,8 @@
-"""A WebSocket that an ASGI server on Trio holds, with Hypercorn's extras where it offers them.
+"""A WebSocket that an ASGI server on Trio serves.
 
-The extras are those of `netra_trio.server.hypercorn`: many frames in one write, pings and
-pongs, the hard size limit. Under any other server each frame is a message of its own, and only
-frames count as signs of life.
+Under Hypercorn as `netra_trio.server.hypercorn` patches it, the transport uses its extensions: many
+frames in one write, pings and pongs, the hard size limit. Under any other server each frame is an
+ASGI message of its own, and only messages show that the peer is alive.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -18,7 +18,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-EXTENSION = "netra_trio"  # in the scope's extensions: the host has the extras
+EXTENSION = "netra_trio"  # in the scope's extensions, where the host has ours
 
 
 class AsgiTransport:
@@ -28,9 +28,9 @@ class AsgiTransport:
         scope: The call's scope.
         receive: The call's receive.
         send: The call's send.
-        subprotocol: What to select when the upgrade is answered.
+        subprotocol: The subprotocol to select, None for none.
         send_timeout: Seconds for the peer to take a frame.
-        max_bytes: The hard limit of a frame.
+        max_bytes: The hard limit of a message, in bytes.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class AsgiTransport:
         self._subprotocol = subprotocol
         self._send_timeout = send_timeout
         self._max_bytes = max_bytes
-        self._has_extras = EXTENSION in scope.get("extensions", {})
+        self._has_extension = EXTENSION in scope.get("extensions", {})
         self._gone: int | None = None
 
     async def accept(self) -> None:
-        """Answer the upgrade."""
+        """Accept the upgrade."""
         await self._put({"type": "websocket.accept", "subprotocol": self._subprotocol})
 
     async def receive(self) -> str | bytes | None:
-        """Wait for what the peer sends; None for a sign of life without content."""
+        """Wait for the peer's next message; None for a frame that is no message."""
         if self._gone is not None:
             raise TransportClosed(self._gone)
         message = await self._receive()
@@ -71,12 +71,13 @@ class AsgiTransport:
         return None
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text frames, in one write where the host can, which can send a ping besides.
+        """Send text messages, and a ping where the host has the extension.
 
-        Return whether that took a while.
+        Returns whether it took longer than `LAG_SECONDS`: an ASGI server does not tell if it waited
+        for the peer.
         """
         begun = trio.current_time()
-        if self._has_extras:
+        if self._has_extension:
             await self._put({"type": "netra_trio.send", "frames": frames})
             if ping:
                 await self._put({"type": "netra_trio.ping"})
@@ -90,7 +91,7 @@ class AsgiTransport:
         await self._put({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _put(self, message: Message) -> None:
-        if self._has_extras:  # the host bounds it, by progress
+        if self._has_extension:  # the host bounds the send by progress
             await self._send(message)
             return
         with trio.move_on_after(self._send_timeout) as patience:
@@ -100,7 +101,7 @@ class AsgiTransport:
                 raise TransportClosed from None
         if patience.cancelled_caught:
             raise TransportClosed(timed_out=True)
-        # A server whose peer is gone may return at once, for ever: let the reader hear of it.
+        # Some servers return at once when the peer is gone: the reader must get to run and see it.
         await trio.lowlevel.checkpoint()
 
     def _checked(self, message: Message) -> str | bytes:

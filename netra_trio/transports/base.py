@@ -1,56 +1,57 @@
-"""The transport: one open WebSocket, as the connection sees it."""
+"""The transport: one WebSocket, as a connection uses it."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 
 class Transport(Protocol):
-    """One WebSocket that is open already.
+    """One WebSocket whose handshake was read.
 
-    One task receives and one task sends; the two may be different ones.
+    One task receives and one task sends; they may be different tasks.
     """
 
     async def accept(self) -> None:
-        """Answer the upgrade; called once, before anything is sent.
+        """Accept the upgrade; called once, before anything is sent.
 
-        What the peer sends right behind its handshake can be received all the same.
+        Data that the peer sends right behind its handshake is not lost.
 
         Raises:
-            TransportClosed: If the peer is gone.
+            TransportClosed: If the connection is lost.
         """
         ...
 
     async def receive(self) -> str | bytes | None:
-        """Wait for what the peer sends: text as `str`, a binary frame as `bytes`.
+        """Wait for the peer's next message: text as `str`, binary data as `bytes`.
 
-        Returns None for a sign of life that carries nothing, such as a pong.
-
-        Cancelling is safe: nothing is lost.
+        Returns None for a frame that shows that the peer is alive but is no message, such as a
+        pong. Cancelling is safe: nothing is lost.
 
         Raises:
-            TransportClosed: If the peer closed or is gone.
-            MessageTooBig: If a frame is beyond the hard limit; nothing can be received after it.
+            TransportClosed: If the peer closed or the connection is lost.
+            MessageTooBig: If a message exceeds the hard size limit; nothing can be received then.
         """
         ...
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text frames (UTF-8), in one write where the line allows it.
+        """Send text messages (UTF-8), in one write where the transport can.
 
-        With `ping` a protocol ping follows them, where the line can send one.
+        With `ping`, a protocol ping follows them where the transport can send one.
 
-        Returns whether it had to wait for the peer, who does not keep up then.
+        Returns whether the write had to wait for the peer, which then does not keep up.
 
-        Cancelling in mid-send ends the line: a part of a frame may be out.
+        Cancelling in mid-send aborts the connection: a part of a frame may be out.
 
         Raises:
-            TransportClosed: If the peer is gone, or took nothing for the send timeout.
+            TransportClosed: If the connection is lost, or the peer took nothing for the send
+                timeout.
         """
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """Send a close frame. What the peer sent before it closes too can still be received.
+        """Send a close frame. What the peer sends before its own can still be received.
 
         Raises:
-            TransportClosed: If the peer is gone, or took nothing for the send timeout.
+            TransportClosed: If the connection is lost, or the peer took nothing for the send
+                timeout.
         """
         ...

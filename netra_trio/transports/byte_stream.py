@@ -1,12 +1,12 @@
-"""A line: the bytes to one peer, with a bound on how long it may take none of them.
+"""Byte streams: a connection to one peer whose writes are bounded in time.
 
-    line = SocketByteStream(sock, send_timeout=5.0)
-    data = await line.read()
-    await line.write(b"...")
+    stream = SocketByteStream(sock, send_timeout=5.0)
+    data = await stream.read()
+    await stream.write(b"...")
 
-A write that the kernel takes at once is one system call and no checkpoint: that is what most are,
-and where the speed of streaming comes from. Whoever writes in a loop waits for something else in
-it, or reads.
+A write that the kernel takes at once is one system call without a checkpoint. Most writes are, and
+the speed of streaming depends on it. A task that writes in a loop must wait for something else, or
+read, in that loop.
 """
 
 import fcntl
@@ -21,48 +21,50 @@ import trio
 
 from netra_trio.errors import TransportClosed
 
-READ_BYTES = 16 * 1024  # at once: a message of the default size limit, and what it holds up others
-TLS_PIECE = 16 * 1024  # bytes: one record; under TLS each has to leave within the send timeout
-LAG_SECONDS = 0.01  # of a write over a stream that does not tell: the peer had to be waited for
-EOF_SECONDS = 1.0  # to say over TLS that nothing more comes
+READ_BYTES = 16 * 1024  # a read holds a message of the default limit, and delays others little
+TLS_PIECE = 16 * 1024  # bytes of one TLS record; each piece has the send timeout to leave
+LAG_SECONDS = 0.01  # a write of a stream that takes longer has waited for its peer
+EOF_SECONDS = 1.0  # bound on the half-close of a TLS connection
 
 
-class Line(Protocol):
-    """Bytes to and from a peer. One task reads; one writes at a time."""
+class ByteStream(Protocol):
+    """Bytes to and from a peer. One task reads; one task writes at a time."""
 
     async def read(self) -> bytes:
-        """Wait for some bytes; none mean that no more will come. Cancelling is safe.
+        """Wait for some bytes; b"" is the end of the stream. Cancelling is safe.
 
         Raises:
-            TransportClosed: If the line is gone.
+            TransportClosed: If the connection is lost.
         """
         ...
 
     async def write(self, data: bytes) -> bool:
-        """Write all of it, without a checkpoint if it is taken at once; return if it was not.
+        """Write all of the data; return whether the write had to wait for the peer.
 
-        Cancelling in the middle cuts the line: a part may be out.
+        A write that the kernel takes at once has no checkpoint. Cancelling in the middle aborts the
+        connection, because a part of a frame may be out.
 
         Raises:
-            TransportClosed: If the line is gone, or the peer took nothing for the send timeout.
+            TransportClosed: If the connection is lost, or the peer took nothing for the send
+                timeout.
         """
         ...
 
-    async def end(self) -> None:
-        """Say that nothing more comes; what the peer sends can still be read."""
+    async def send_eof(self) -> None:
+        """Close the sending direction; the peer's data can still be read."""
         ...
 
-    def cut(self) -> None:
-        """Close the line now; whoever waits on it hears `TransportClosed`."""
+    def abort(self) -> None:
+        """Close the connection now; tasks that wait on it get `TransportClosed`."""
         ...
 
 
 def waiting_for_peer(fileno: int) -> int:
-    """Return how many bytes the kernel holds that the peer of a socket has yet to take.
+    """Return how many bytes the kernel holds that the peer of a socket has not yet acknowledged.
 
-    The kernel asks for more only when a third of its buffer is free, which a slow peer may take
-    longer for than the send timeout. Elsewhere than on Linux nobody tells, and only what the kernel
-    takes is progress; a socket that is closed holds nothing.
+    The kernel asks for more data only when a third of its buffer is free, and a slow peer may need
+    longer than the send timeout for that: this number tells its progress before. Returns 0 where
+    the system does not tell (only Linux does), and for a closed socket.
     """
     held = array("i", [0])
     with suppress(OSError, ValueError):
@@ -71,13 +73,13 @@ def waiting_for_peer(fileno: int) -> int:
 
 
 class SocketByteStream:
-    """A line over a socket that does not block.
+    """A byte stream over a non-blocking socket.
 
     Args:
-        sock: A connected stream socket; the line owns it from here on.
-        send_timeout: Seconds the peer may take nothing while there is something to send.
-        buffer: What to read into; lines of one thread may share it. To allocate so much for each
-            read would leave holes all over the heap: ten times of what a connection needs.
+        sock: A connected stream socket; the stream owns it from here on.
+        send_timeout: Seconds that the peer may take nothing while there is something to send.
+        buffer: The buffer to read into; the streams of one thread may share it. A buffer of this
+            size allocated for each read fragments the heap: ten times the memory of a connection.
     """
 
     def __init__(
@@ -89,9 +91,9 @@ class SocketByteStream:
         self._has_more = True
 
     async def read(self) -> bytes:
-        """Wait for some bytes; none mean that no more will come."""
+        """Wait for some bytes; b"" is the end of the stream."""
         if self._has_more:
-            await trio.lowlevel.checkpoint()  # others have their turn
+            await trio.lowlevel.checkpoint()  # a peer that floods must not starve other tasks
         else:
             await self._wait(trio.lowlevel.wait_readable)
         while True:
@@ -102,29 +104,29 @@ class SocketByteStream:
             except OSError:
                 raise TransportClosed from None
             else:
-                # A buffer that is not full says that there is no more: to ask once more is dearer.
+                # A buffer that was not filled means that no more is there: it saves a system call.
                 self._has_more = size == len(self._buffer)
                 return bytes(self._buffer[:size])
 
     async def write(self, data: bytes) -> bool:
-        """Write all of it, without a checkpoint if it is taken at once; return if it was not."""
+        """Write all of the data, without a checkpoint if the kernel takes it at once."""
         sent = self._send(data)
         if sent == len(data):
             return False
         try:
             await self._write_rest(memoryview(data)[sent:])
         except trio.Cancelled:
-            self.cut()  # half a frame may be out: what follows could not be read
+            self.abort()  # half a frame may be out: what follows could not be read
             raise
         return True
 
-    async def end(self) -> None:
-        """Say that nothing more comes."""
+    async def send_eof(self) -> None:
+        """Close the sending direction."""
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
         await trio.lowlevel.checkpoint()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close the socket now."""
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
@@ -137,7 +139,7 @@ class SocketByteStream:
             with trio.move_on_after(self._send_timeout) as patience:
                 await self._wait(trio.lowlevel.wait_writable)
             if patience.cancelled_caught and waiting_for_peer(self.sock.fileno()) >= waiting:
-                self.cut()
+                self.abort()
                 raise TransportClosed(timed_out=True)
             data = data[self._send(data) :]
 
@@ -157,12 +159,12 @@ class SocketByteStream:
 
 
 class TrioByteStream:
-    """A line over any of Trio's streams: TLS, and memory in tests.
+    """A byte stream over any Trio stream: TLS, and memory in tests.
 
     Args:
-        stream: The stream; the line owns it from here on.
+        stream: The stream; this one owns it from here on.
         send_timeout: Seconds for the peer to take a piece of 16 KiB.
-        before: What was read of the stream already.
+        before: Bytes that were read from the stream already.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class TrioByteStream:
         self._before = before
 
     async def read(self) -> bytes:
-        """Wait for some bytes; none mean that no more will come."""
+        """Wait for some bytes; b"" is the end of the stream."""
         if self._before:
             before, self._before = self._before, b""
             return before
@@ -183,19 +185,19 @@ class TrioByteStream:
             raise TransportClosed from None
 
     async def write(self, data: bytes) -> bool:
-        """Write all of it, a piece at a time; return whether that took a while."""
+        """Write all of the data, a piece at a time; return whether that took a while."""
         pieces, begun = memoryview(data), trio.current_time()
         while pieces:
             with trio.move_on_after(self._send_timeout) as patience:
                 await self._write_piece(pieces[:TLS_PIECE])
             if patience.cancelled_caught:
-                self.cut()
+                self.abort()
                 raise TransportClosed(timed_out=True)
             pieces = pieces[TLS_PIECE:]
         return trio.current_time() - begun > LAG_SECONDS
 
-    async def end(self) -> None:
-        """Say that nothing more comes: TLS can only end both ways, so its socket says it."""
+    async def send_eof(self) -> None:
+        """Close the sending direction of the socket: TLS itself can only close both."""
         stream = self._transport
         with (
             trio.move_on_after(EOF_SECONDS),
@@ -204,7 +206,7 @@ class TrioByteStream:
             if isinstance(stream, trio.abc.HalfCloseableStream):
                 await stream.send_eof()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close the stream now."""
         stream = self._transport
         if isinstance(stream, trio.SocketStream):
@@ -225,5 +227,5 @@ class TrioByteStream:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise TransportClosed from None
         except trio.Cancelled:
-            self.cut()
+            self.abort()
             raise

@@ -1,28 +1,34 @@
-r"""Frames of a WebSocket as a server writes them: whole messages, unmasked (RFC 6455, 5.2).
+r"""WebSocket frames as a server writes them: unfragmented and unmasked (RFC 6455, 5.2).
 
 >>> frame(1, b"hi")
 b'\x81\x02hi'
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-_SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the two shorter headers
-_FINAL = 0x80  # the bit that marks a whole message
+_SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the 7-bit and the 16-bit length
+HEADERS = 512  # that are kept: the sizes of nearly all frames
+
+_FINAL = 0x80  # FIN: the last frame of its message
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """Return the payload as one whole frame."""
+    """Return one frame that holds the whole payload."""
     return _header(opcode, len(payload)) + payload
 
 
 def frames(opcode: int, payloads: Sequence[bytes]) -> bytes:
-    """Return each payload as one whole frame, all of them joined."""
+    """Return one frame for each payload, joined."""
+    if len(payloads) == 1:
+        return _header(opcode, len(payloads[0])) + payloads[0]
     parts: list[bytes] = []
     for payload in payloads:
         parts += _header(opcode, len(payload)), payload
     return b"".join(parts)
 
 
+@lru_cache(maxsize=HEADERS)
 def _header(opcode: int, size: int) -> bytes:
     if size <= _SHORT:
         return bytes((_FINAL | opcode, size))

@@ -1,53 +1,50 @@
-"""The opening handshake of a WebSocket: what makes it one, and the answer (RFC 6455, 4.2).
+"""The opening handshake of a WebSocket: its checks and its response (RFC 6455, 4.2).
 
 fault = handshake_fault(b"/ws", "1.1", by_name(headers))
-answer = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1")
+response = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1")
 """
 
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Problem, problem
+from netra_trio.transports.headers import Headers, list_items
 
 UPGRADE_REQUIRED = 426
 
 _KEY_BYTES = 16  # of randomness in Sec-WebSocket-Key (RFC 6455, 4.1)
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # what an answer is made with (RFC 6455, 1.3)
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of Sec-WebSocket-Accept (RFC 6455, 1.3)
 _ASCII_ONLY = (b"sec-websocket-protocol", b"sec-websocket-extensions", b"connection", b"upgrade")
-
-Headers: TypeAlias = dict[bytes, list[bytes]]
-
-
-def by_name(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the values of each header, by its name in lower case."""
-    found: Headers = {}
-    for name, value in headers:
-        found.setdefault(name.lower(), []).append(value)
-    return found
 
 
 def wants_websocket(headers: Headers) -> bool:
-    """Whether the request asks for a WebSocket, rightly or wrongly."""
-    offers = b",".join(headers.get(b"upgrade", [])).lower().split(b",")
-    return any(offer.strip() == b"websocket" for offer in offers)
+    """Return whether the request asks for a WebSocket, with a valid handshake or not."""
+    return b"websocket" in [offer.lower() for offer in list_items(headers, b"upgrade")]
+
+
+def offered_subprotocols(headers: Headers) -> list[str]:
+    """Return the subprotocols that the client offers, in its order of preference."""
+    return [item.decode("latin-1") for item in list_items(headers, b"sec-websocket-protocol")]
 
 
 def handshake_fault(raw_path: bytes, http_version: str, headers: Headers) -> Problem | None:
-    """Return why this is no WebSocket handshake, None if it is one; never a header's value."""
+    """Return the fault of a handshake, None for a valid one.
+
+    The text never quotes a header's value, which may hold a credential.
+    """
     if (text := next(_faults(raw_path, http_version, headers), None)) is not None:
         return problem(ErrorCode.BAD_REQUEST, text)
     if headers[b"sec-websocket-version"] != [b"13"]:
-        text = "Sec-WebSocket-Version: expected 13, got another one."
+        text = "Sec-WebSocket-Version: expected 13, got another version."
         return problem(ErrorCode.BAD_REQUEST, text, status=UPGRADE_REQUIRED)
     return None
 
 
 def accepting(key: bytes, subprotocol: str | None) -> bytes:
-    """Return the bytes that accept the upgrade."""
+    """Return the response that accepts the upgrade, as bytes of HTTP/1.1."""
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
     selected = "" if subprotocol is None else f"sec-websocket-protocol: {subprotocol}\r\n"
     return (

@@ -1,12 +1,12 @@
-"""A WebSocket without a network: two ends in one process, on whatever clock Trio has.
+"""A WebSocket without a network: both ends in one process, on Trio's clock, virtual or real.
 
     server, client = memory_pair()
     await client.send('{"type": "ping"}')
     assert await server.receive() == '{"type": "ping"}'
 
-It behaves as a socket does, which is what tests need: each direction holds a bounded number of
-bytes, a peer that does not read blocks the other one, and sending has a progress timeout. Lines may
-be slow, and a line may stall, so that neither end hears of the other any more.
+It behaves as a socket does: each direction holds a bounded number of bytes, a peer that does not
+read blocks the sender, and sending has a progress timeout. A network may be slow, and a connection
+may stall: then neither end gets anything from the other, the close included.
 """
 
 from collections import deque
@@ -19,46 +19,48 @@ from attrs import define
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
 
-BUFFER_BYTES = 128 * 1024  # of one direction: what loopback held before a send blocked, measured
+BUFFER_BYTES = 128 * 1024  # of one direction; measured: loopback holds that before a send blocks
 
 
 def _size(frame: str | bytes | None) -> int:
-    """Return what a frame counts, in bytes of UTF-8."""
+    """Return the size of a frame, in bytes of UTF-8."""
     if isinstance(frame, str):
         return len(frame.encode())
     return 0 if frame is None else len(frame)
 
 
 @define
-class Weather:
-    """What lines are like; it may change while they are open.
+class NetworkConditions:
+    """The speed of a network; it may change while connections are open.
 
     Attributes:
-        delay: Seconds that a frame is under way.
-        rate: Bytes a second that pass, each way.
+        delay: Seconds from the send of a frame to its arrival.
+        rate: Bytes per second, each way.
     """
 
     delay: float = 0.0
     rate: float = inf
 
 
-class _Line:
-    """One direction: frames and their bytes, bounded, until it is cut."""
+class _Direction:
+    """The frames on their way to one end; their bytes are bounded."""
 
-    def __init__(self, max_bytes: int, weather: Weather) -> None:
+    def __init__(self, max_bytes: int, conditions: NetworkConditions) -> None:
         self._max_bytes = max_bytes
-        self._weather = weather
-        self._frames: deque[tuple[float, str | bytes | None]] = deque()  # each with its arrival
+        self._conditions = conditions
+        self._frames: deque[tuple[float, str | bytes | None]] = deque()  # (arrival, frame)
         self._bytes = 0
-        self._busy_until = -inf  # with what is under way
+        self._busy_until = -inf  # when the last frame sent so far has left
         self._changed = trio.lowlevel.ParkingLot()
         self._is_stalled = False
         self.closed: int | None = None
 
     async def put(self, frame: str | bytes | None, patience: float = inf) -> bool:
-        """Put a frame in, when there is room; each wait for the peer lasts `patience` at most.
+        """Add a frame when there is room; return whether it had to wait for room.
 
-        Returns whether there was such a wait.
+        Args:
+            frame: The frame, None for a ping or pong.
+            patience: Seconds for each wait; then `TransportClosed` with `timed_out` is raised.
         """
         size, waited = _size(frame), False
         while self._bytes and self._bytes + size > self._max_bytes and self._known_end is None:
@@ -89,49 +91,53 @@ class _Line:
         return frame
 
     def close(self, code: int) -> None:
-        """End the line; what is in it can still be read."""
+        """Close the direction; frames on their way can still be read."""
         if self.closed is None:
             self.closed = code
         self._changed.unpark_all()
 
     def cut(self) -> None:
-        """End the line as a lost network does: what is in it is gone too."""
+        """Close the direction as a lost network does: frames on their way are lost."""
         self._frames.clear()
         self._bytes = 0
         self.close(ABNORMAL)
 
     def stall(self) -> None:
-        """Let nothing through any more, not even that the line has ended."""
+        """Deliver nothing any more, the close included."""
         self._is_stalled = True
 
     @property
     def _known_end(self) -> int | None:
-        """The code that the line was closed with, where that can be heard."""
+        """The code of the close, None while it is open or the close cannot be seen."""
         return None if self._is_stalled else self.closed
 
     def _arrival(self, size: int) -> float:
-        """Return when a frame arrives that is put in now."""
-        weather, now = self._weather, trio.current_time()
-        self._busy_until = max(now, self._busy_until) + size / weather.rate
-        return self._busy_until + weather.delay
+        """Return when a frame that is sent now arrives."""
+        conditions, now = self._conditions, trio.current_time()
+        self._busy_until = max(now, self._busy_until) + size / conditions.rate
+        return self._busy_until + conditions.delay
 
     def _next_arrival(self) -> float:
         return self._frames[0][0] if self._frames and not self._is_stalled else inf
 
 
 class MemoryClient:
-    """The client's end."""
+    """The client's end of a connection in memory.
 
-    def __init__(self, to_server: _Line, to_client: _Line) -> None:
+    Attributes:
+        pings: How many protocol pings came before the last received frame.
+    """
+
+    def __init__(self, to_server: _Direction, to_client: _Direction) -> None:
         self._to_server = to_server
         self._to_client = to_client
         self.pings = 0
 
     async def send(self, frame: str | bytes) -> None:
-        """Send a text frame, or a binary one.
+        """Send a text frame (`str`) or a binary frame (`bytes`).
 
         Raises:
-            TransportClosed: If the line is closed.
+            TransportClosed: If the connection is closed.
         """
         await self._to_server.put(frame)
 
@@ -143,7 +149,7 @@ class MemoryClient:
         """Wait for a text frame, as UTF-8; protocol pings are counted in `pings`.
 
         Raises:
-            TransportClosed: If the server closed, with its code, or the line was cut.
+            TransportClosed: If the server closed, with its code, or the connection was cut.
         """
         while True:
             try:
@@ -156,26 +162,26 @@ class MemoryClient:
             self.pings += 1
 
     def close(self, code: int = 1000) -> None:
-        """Close, with a close frame; what was sent before arrives."""
+        """Send a close frame; frames sent before it arrive."""
         self._to_server.close(code)
         self._to_client.close(code)
 
     def cut(self) -> None:
-        """Vanish without a close frame."""
+        """Lose the connection, without a close frame."""
         self._to_server.cut()
         self._to_client.cut()
 
     def stall(self) -> None:
-        """Let nothing through any more, either way; whatever happens then, neither end is told."""
+        """Deliver nothing any more, either way: neither end sees the other close."""
         self._to_server.stall()
         self._to_client.stall()
 
 
 class MemoryTransport:
-    """The server's end: a `Transport`."""
+    """The server's end of a connection in memory: a `Transport`."""
 
     def __init__(
-        self, to_server: _Line, to_client: _Line, *, send_timeout: float, max_bytes: int
+        self, to_server: _Direction, to_client: _Direction, *, send_timeout: float, max_bytes: int
     ) -> None:
         self._to_server = to_server
         self._to_client = to_client
@@ -185,32 +191,32 @@ class MemoryTransport:
         self.accepted = trio.Event()
 
     async def accept(self) -> None:
-        """Answer the upgrade."""
+        """Accept the upgrade."""
         await trio.lowlevel.checkpoint()
         if self._to_client.closed is not None:
             raise TransportClosed(self._to_client.closed)
         self.accepted.set()
 
     async def receive(self) -> str | bytes | None:
-        """Wait for a frame; None for a pong."""
+        """Wait for the next message; None for a pong."""
         frame = await self._to_server.get()
         if _size(frame) > self._max_bytes:
             raise MessageTooBig
         return frame
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text frames, and a ping; the peer has to take something within each send timeout."""
+        """Send text messages, and a ping; each waits for room at most the send timeout."""
         waits = [await self._put(frame) for frame in frames]
         if ping:
             waits.append(await self._put(None))
         return any(waits)
 
     async def close(self, code: int, reason: str) -> None:
-        """Send a close frame; a peer that reads answers it by closing its own direction."""
+        """Send a close frame; the peer closes its own direction when it reads it."""
         await trio.lowlevel.checkpoint()
         if self._to_client.closed is not None:
             raise TransportClosed(self._to_client.closed)
-        del reason  # a close frame's reason is for people who watch a network
+        del reason  # nothing in memory shows it
         self._to_client.close(code)
 
     async def _put(self, frame: bytes | None) -> bool:
@@ -231,18 +237,21 @@ def memory_pair(
     buffer_bytes: int = BUFFER_BYTES,
     send_timeout: float = 5.0,
     max_bytes: int = 16 * 10_240,
-    weather: Weather | None = None,
+    conditions: NetworkConditions | None = None,
 ) -> tuple[MemoryTransport, MemoryClient]:
-    """Return the two ends of a line that is open.
+    """Return both ends of an open connection.
 
     Args:
         buffer_bytes: What each direction holds before sending blocks.
-        send_timeout: Seconds a send of the server may make no progress.
-        max_bytes: The hard limit of a frame to the server.
-        weather: What the line is like; where none is given, frames arrive at once.
+        send_timeout: Seconds that a send of the server may make no progress.
+        max_bytes: The hard limit of a message to the server, in bytes.
+        conditions: The speed of the network; by default frames arrive at once.
     """
-    weather = Weather() if weather is None else weather
-    to_server, to_client = _Line(buffer_bytes, weather), _Line(buffer_bytes, weather)
+    conditions = NetworkConditions() if conditions is None else conditions
+    to_server, to_client = (
+        _Direction(buffer_bytes, conditions),
+        _Direction(buffer_bytes, conditions),
+    )
     transport = MemoryTransport(
         to_server, to_client, send_timeout=send_timeout, max_bytes=max_bytes
     )

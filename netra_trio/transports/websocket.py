@@ -1,10 +1,10 @@
-"""A WebSocket on a line of our own: the fast lane (RFC 6455).
+"""A WebSocket over a byte stream (RFC 6455).
 
-    transport = WebSocketTransport(line, answer=accepting(key), max_bytes=163_840)
+    transport = WebSocketTransport(stream, response=accepting(key), max_bytes=163_840)
     await transport.accept()
 
-What comes in is parsed by the protocol core of `websockets`; frames that go out are a few bytes
-before a payload, and are made here. Extensions are refused, so nothing is ever inflated.
+Inbound frames are parsed by the sans-I/O core of `websockets`; outbound frames are a short header
+and a payload, and are made here. Extensions are never agreed on, so nothing is decompressed.
 """
 
 import logging
@@ -19,39 +19,41 @@ from websockets.protocol import SERVER, Protocol
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.transports.byte_stream import Line
+from netra_trio.transports.byte_stream import ByteStream
 from netra_trio.transports.frames import frame
 from netra_trio.transports.frames import frames as joined
 
 CONTROL_BYTES = 125  # the longest payload of a control frame (RFC 6455, 5.5)
-LINGER = 1.0  # seconds of reading on after a close of ours that the parser cannot see the answer to
+LINGER = 1.0  # seconds of reading on after a protocol error: unread input would reset our close
 
-_TEXT = int(Opcode.TEXT)  # an enum's member is ten times slower to calculate with
-_INVALID_DATA = 1007  # RFC 6455, 7.4.1: a text that is not UTF-8
+_TEXT = int(Opcode.TEXT)  # arithmetic with an enum member is ten times slower
+_INVALID_DATA = 1007  # RFC 6455, 7.4.1: text that is not UTF-8
 
 _log = logging.getLogger("netra_trio.frames")
-_log.disabled = True  # the core writes a line for each connection; the connection has its own
+_log.disabled = True  # the core logs each connection; the server has its own log of them
 
 
 class WebSocketTransport:
-    """The WebSocket of one line whose opening handshake was read.
+    """The server's side of one WebSocket: a `Transport`.
 
     Args:
-        line: The line.
-        answer: The bytes that accept the upgrade.
-        max_bytes: The hard limit of a message.
-        before: What came behind the request already.
+        stream: The connection, whose opening handshake was read.
+        response: The bytes that accept the upgrade.
+        max_bytes: The hard limit of a message, in bytes.
+        before: Bytes that came behind the handshake already.
     """
 
-    def __init__(self, line: Line, *, answer: bytes, max_bytes: int, before: bytes = b"") -> None:
-        self._line = line
-        self._answer = answer
+    def __init__(
+        self, stream: ByteStream, *, response: bytes, max_bytes: int, before: bytes = b""
+    ) -> None:
+        self._stream = stream
+        self._response = response
         self._max_bytes = max_bytes
-        # The core would count a ping in the middle of a long message towards its size.
+        # The core counts a ping inside a fragmented message towards the size of the message.
         self._core = Protocol(SERVER, max_size=max_bytes + CONTROL_BYTES, logger=_log)
         self._lock = trio.Lock()
         self._pong: bytes | None = None
-        self._ready: list[str | bytes | None] = []  # of one read; few
+        self._ready: list[str | bytes | None] = []  # the messages of one read
         self._parts: list[bytes] = []
         self._parts_bytes = 0
         self._is_text = False
@@ -61,11 +63,11 @@ class WebSocketTransport:
         self._before = before
 
     async def accept(self) -> None:
-        """Answer the upgrade."""
-        await self._write(self._answer)
+        """Accept the upgrade."""
+        await self._write(self._response)
 
     async def receive(self) -> str | bytes | None:
-        """Wait for what the peer sends; None for a sign of life without content."""
+        """Wait for the peer's next message; None for a frame that is no message."""
         while not self._ready:
             if self._fault is not None:
                 fault, self._fault = self._fault, None
@@ -76,7 +78,7 @@ class WebSocketTransport:
         return self._ready.pop(0)
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text frames, and a ping, in one write; return whether the peer kept it waiting."""
+        """Send text messages, and a ping, in one write; return whether it waited for the peer."""
         data = joined(_TEXT, frames)
         return await self._write(data + frame(Opcode.PING, b"") if ping else data)
 
@@ -86,13 +88,13 @@ class WebSocketTransport:
             self._close_sent = True
             await self._write(frame(Opcode.CLOSE, Close(code, reason).serialize()))
 
-    # --- in
+    # --- inbound
 
     async def _read(self) -> None:
-        """Take in what comes next, and what it means."""
+        """Read once, and handle the frames of this read."""
         before, self._before = self._before, b""
         try:
-            data = before or await self._line.read()
+            data = before or await self._stream.read()
         except TransportClosed as gone:
             self._gone = gone
             return
@@ -101,7 +103,7 @@ class WebSocketTransport:
             return
         core = self._core
         core.receive_data(data)
-        core.data_to_send()  # its answers are made here: one at a time, and the last pong alone
+        core.data_to_send()  # discarded: replies are made here, and pongs are coalesced
         for event in core.events_received():
             if not await self._take(event):
                 return
@@ -109,15 +111,15 @@ class WebSocketTransport:
             await self._fail(core.parser_exc)
 
     async def _take(self, event: Any) -> bool:
-        """Take one frame; return whether another may follow."""
+        """Handle one frame; return whether another may follow."""
         if event.opcode is Opcode.PING:
             self._pong = bytes(event.data)
             self._show_life()
-            if not self._lock.locked():  # whoever writes now will see it
+            if not self._lock.locked():  # otherwise the task that writes now sends the pong
                 try:
                     await self._write(b"")
                 except TransportClosed as gone:
-                    self._gone = gone  # what came with the ping is received all the same
+                    self._gone = gone  # messages of this read are still delivered
         elif event.opcode is Opcode.PONG:
             self._show_life()
         elif event.opcode is Opcode.CLOSE:
@@ -128,10 +130,10 @@ class WebSocketTransport:
         return True
 
     async def _add(self, event: Any) -> bool:
-        """Add a frame to its message; return whether that may still be one."""
+        """Add a frame to its message; return whether the message is still valid."""
         if event.opcode is not Opcode.CONT:
             self._is_text = event.opcode is Opcode.TEXT
-        if event.data:  # empty ones without an end would gather for ever
+        if event.data:  # a message may have any number of empty fragments
             self._parts.append(bytes(event.data))
         self._parts_bytes += len(event.data)
         if self._parts_bytes > self._max_bytes:
@@ -151,13 +153,13 @@ class WebSocketTransport:
         return True
 
     def _show_life(self) -> None:
-        if not self._ready:  # a message shows it as well
+        if not self._ready:  # a message shows that the peer is alive, too
             self._ready.append(None)
 
     async def _closed(self, data: bytes) -> None:
-        """Answer the peer's close frame with its own, unless this is the answer to ours."""
+        """Echo the peer's close frame, unless it is the reply to ours."""
         received = self._core.close_rcvd
-        # Known first: whoever is cancelled while the answer waits still hears how it ended.
+        # Set before the write: it may be cancelled, and the code must be known all the same.
         self._gone = TransportClosed(ABNORMAL if received is None else received.code)
         if not self._close_sent:
             self._close_sent = True
@@ -165,45 +167,45 @@ class WebSocketTransport:
                 await self._write(frame(Opcode.CLOSE, data))
 
     async def _fail(self, error: Exception) -> None:
-        """End for what cannot be a message of a peer that keeps to the protocol."""
+        """End the connection after a protocol error."""
         self._parts.clear()
         if isinstance(error, PayloadTooBig):
-            # The connection says so in its own words before it closes.
+            # The connection sends an error before it closes.
             self._fault = MessageTooBig()
             return
         sent = self._core.close_sent
         code = _INVALID_DATA if sent is None else sent.code
-        self._gone = TransportClosed(code)  # first, so that nothing is received behind it
+        self._gone = TransportClosed(code)  # set first: nothing is received after it
         try:
             await self.close(code, "")
-            await self._line.end()
-            # What the peer has on its way must be read: a close with unread input destroys ours.
+            await self._stream.send_eof()
+            # Closing a socket with unread input sends a reset, which may destroy our close frame.
             with trio.move_on_after(LINGER):
-                while await self._line.read():
+                while await self._stream.read():
                     pass
         except TransportClosed:
             pass
 
-    # --- out
+    # --- outbound
 
     async def _write(self, data: bytes) -> bool:
-        """Write, and the pong that is due; without a checkpoint where all is taken at once."""
+        """Write the data and the pending pong, without a checkpoint if all is taken at once."""
         waited = False
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
             await self._lock.acquire()
         try:
-            data += self._due_pong()
+            data += self._pending_pong()
             while data:
-                waited |= await self._line.write(data)
-                data = self._due_pong()
+                waited |= await self._stream.write(data)
+                data = self._pending_pong()
         finally:
             self._lock.release()
         return waited
 
-    def _due_pong(self) -> bytes:
-        """Return the answer to the last ping, if it has none yet."""
+    def _pending_pong(self) -> bytes:
+        """Return the reply to the last ping, if it was not sent yet."""
         if self._pong is None:
             return b""
         payload, self._pong = self._pong, None

@@ -1,7 +1,11 @@
-"""The soak works from end to end, and notices what is left over."""
+"""The soak works from end to end, and detects leaks and errors."""
 
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +15,13 @@ import pytest
 import trio
 from attrs import evolve, fields
 
-from bench import soak
+from bench import proc, soak
 from bench.faults import HOST, Relay
-from bench.talkers import FAULTS
-from bench.watcher import TABLES, Sample, rows_of
+from bench.monitor import TABLES, Sample, rows_of
+from bench.servers import INTERRUPTED
+from bench.users import FAULTS
 
-PATIENCE = 20.0  # seconds: a bound, not a wait
+PATIENCE = 20.0  # seconds: an upper bound
 BEFORE = Sample(
     at=1.0,
     tasks=17,
@@ -30,12 +35,12 @@ BEFORE = Sample(
 )
 
 
-def test_a_short_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "soak.json"
     code = soak.main(["--minutes", "0.15", "--clients", "4", "--out", str(out)])
     shown = capsys.readouterr().out
     assert code == 0, shown
-    assert shown.endswith("Nothing is left over.\n")
+    assert shown.endswith("No leaks and no errors.\n")
     found = json.loads(out.read_text())
     assert found["plan"] == {"minutes": 0.15, "clients": 4, "seed": 1}
     assert {"cpu", "cores", "kernel", "python", "versions"} <= set(found["machine"])
@@ -44,13 +49,38 @@ def test_a_short_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["after"]["rows"]["runs"] > found["counts"]["confirmed"]
     assert set(found["faults"]) <= set(FAULTS)
     assert found["samples"]
-    assert found["wrong"] == []
+    assert found["errors"] == []
 
 
 @pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--clients", "0"]])
-def test_what_cannot_be_done(arguments: list[str]) -> None:
+def test_invalid_arguments_are_rejected(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         soak.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("number", "first_line"),
+    [(signal.SIGTERM, ""), (signal.SIGTERM, "before: "), (signal.SIGINT, "before: ")],
+    ids=["SIGTERM at the start", "SIGTERM in a phase", "SIGINT in a phase"],
+)
+def test_a_signal_ends_the_server_too(
+    tmp_path: Path, number: signal.Signals, first_line: str
+) -> None:
+    arguments = ["--minutes", "0.5", "--clients", "2", "--out", str(tmp_path / "soak.json")]
+    command = [sys.executable, "-u", "-m", "bench.soak", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        deadline = time.monotonic() + 3 * PATIENCE
+        while len(started := proc.tree(process.pid)) < 2:  # the soak and its server
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        while first_line and not process.stdout.readline().startswith(first_line):
+            assert time.monotonic() < deadline
+        process.send_signal(number)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == INTERRUPTED
+    assert not [pid for pid in started if proc.is_alive(pid)]
+    assert not (tmp_path / "soak.json").exists()
 
 
 def test_a_server_that_does_not_start(
@@ -62,61 +92,61 @@ def test_a_server_that_does_not_start(
     assert not (tmp_path / "soak.json").exists()
 
 
-# What is left over.
+# Leaks.
 
 
-def test_nothing_is() -> None:
-    assert soak.left_over(BEFORE, BEFORE) == []
-    assert soak.left_over(BEFORE, evolve(BEFORE, tasks=16, threads=2, objects=9_999)) == []
+def test_no_leaks() -> None:
+    assert soak.leaks(BEFORE, BEFORE) == []
+    assert soak.leaks(BEFORE, evolve(BEFORE, tasks=16, threads=2, objects=9_999)) == []
 
 
 @pytest.mark.parametrize("name", ["tasks", "sockets", "files", "threads"])
-def test_one_more_is_left_over(name: str) -> None:
+def test_one_more_is_a_leak(name: str) -> None:
     more: dict[str, Any] = {name: getattr(BEFORE, name) + 1}
-    (told,) = soak.left_over(BEFORE, evolve(BEFORE, **more))
-    assert told.startswith(f"{name}: ")
+    (error,) = soak.leaks(BEFORE, evolve(BEFORE, **more))
+    assert error.startswith(f"{name}: ")
 
 
 def test_memory_at_its_bound_and_beyond() -> None:
     bound = BEFORE.rss_kib * soak.MEMORY_FACTOR + soak.MEMORY_KIB
-    assert soak.left_over(BEFORE, evolve(BEFORE, rss_kib=bound)) == []
-    (told,) = soak.left_over(BEFORE, evolve(BEFORE, rss_kib=bound + 1))
-    assert told.startswith("memory: ")
+    assert soak.leaks(BEFORE, evolve(BEFORE, rss_kib=bound)) == []
+    (error,) = soak.leaks(BEFORE, evolve(BEFORE, rss_kib=bound + 1))
+    assert error.startswith("memory: ")
 
 
 def test_files_of_the_database_at_their_bound_and_beyond() -> None:
     bound = evolve(BEFORE, database_files=soak.DATABASE_FILES)
-    assert soak.left_over(BEFORE, bound) == []
-    (told,) = soak.left_over(BEFORE, evolve(bound, database_files=soak.DATABASE_FILES + 1))
-    assert told.startswith("database: ")
+    assert soak.leaks(BEFORE, bound) == []
+    (error,) = soak.leaks(BEFORE, evolve(bound, database_files=soak.DATABASE_FILES + 1))
+    assert error.startswith("database: ")
 
 
-def test_a_row_of_an_owner() -> None:
+def test_a_row_of_an_owner_is_a_leak() -> None:
     rows = {**BEFORE.rows, "owners": 2}
-    assert soak.left_over(BEFORE, evolve(BEFORE, rows=rows)) == ["owners: 1 rows before, 2 after"]
+    assert soak.leaks(BEFORE, evolve(BEFORE, rows=rows)) == ["owners: 1 rows before, 2 after"]
 
 
 @pytest.mark.parametrize(
-    ("rows", "owners", "told"),
+    ("rows", "owners", "errors"),
     [
         ({"a": "completed", "b": "cancelled"}, 0, []),
-        ({"a": "completed"}, 0, ["b: confirmed, and not in the database"]),
+        ({"a": "completed"}, 0, ["b: confirmed, not in the database"]),
         ({"a": "running", "b": "interrupted"}, 0, ["a: running in the end"]),
         ({"a": "completed", "b": "failed", "c": "queued"}, 0, ["c: queued in the end"]),
         ({"a": "completed", "b": "timed_out"}, 1, ["1 owners in the end"]),
     ],
     ids=["fine", "lost", "running", "queued", "owner"],
 )
-def test_what_the_database_has_in_the_end(
-    tmp_path: Path, rows: Mapping[str, str], owners: int, told: list[str]
+def test_the_database_has_each_message_once_with_its_end(
+    tmp_path: Path, rows: Mapping[str, str], owners: int, errors: list[str]
 ) -> None:
     database = database_of(tmp_path, list(rows.items()), owners)
-    assert soak.unsettled(database, {"a", "b"}) == told
+    assert soak.database_errors(database, {"a", "b"}) == errors
 
 
-def test_a_message_that_is_there_twice(tmp_path: Path) -> None:
+def test_a_duplicate_message_is_an_error(tmp_path: Path) -> None:
     database = database_of(tmp_path, [("a", "completed"), ("a", "completed")], 0)
-    assert soak.unsettled(database, {"a"}) == ["a: 2 times in the database"]
+    assert soak.database_errors(database, {"a"}) == ["a: 2 times in the database"]
 
 
 def database_of(folder: Path, rows: list[tuple[str, str]], owners: int) -> Path:
@@ -132,12 +162,12 @@ def database_of(folder: Path, rows: list[tuple[str, str]], owners: int) -> Path:
     return path
 
 
-# What happens to lines.
+# The relay.
 
 
 @asynccontextmanager
 async def relayed() -> AsyncIterator[tuple[Relay, trio.SocketStream, trio.SocketStream]]:
-    """Return a relay, a client's end of a line through it, and the server's end."""
+    """Yield a relay, and the client's and the server's end of a connection through it."""
     arrived, arrivals = trio.open_memory_channel[trio.SocketStream](1)
 
     async def take(stream: trio.SocketStream) -> None:
@@ -153,12 +183,12 @@ async def relayed() -> AsyncIterator[tuple[Relay, trio.SocketStream, trio.Socket
             async with await trio.open_tcp_stream(HOST, port) as near:
                 far = await arrivals.receive()
                 await near.send_all(b"?")
-                assert await far.receive_some() == b"?"  # so the relay has the line
+                assert await far.receive_some() == b"?"  # the relay has the connection
                 yield relay, near, far
             nursery.cancel_scope.cancel()
 
 
-async def test_a_line_passes_everything_on() -> None:
+async def test_a_connection_forwards_all_bytes() -> None:
     async with relayed() as (_, near, far):
         await near.send_all(b"there")
         assert await far.receive_some() == b"there"
@@ -170,7 +200,7 @@ async def test_a_line_passes_everything_on() -> None:
         assert await near.receive_some() == b"still"
 
 
-async def test_a_line_that_is_cut_is_reset_on_both_sides() -> None:
+async def test_a_cut_connection_is_reset_on_both_sides() -> None:
     async with relayed() as (relay, near, far):
         relay.cut()
         for end in (near, far):
@@ -178,7 +208,7 @@ async def test_a_line_that_is_cut_is_reset_on_both_sides() -> None:
                 await end.receive_some()
 
 
-async def test_a_half_open_line_says_nothing_and_then_ends() -> None:
+async def test_a_half_open_connection_forwards_nothing_and_is_reset() -> None:
     async with relayed() as (relay, near, far):
         relay.freeze(0.3)
         await near.send_all(b"lost")
@@ -188,28 +218,28 @@ async def test_a_half_open_line_says_nothing_and_then_ends() -> None:
         assert trio.current_time() - started > 0.2
 
 
-async def test_a_slow_line_passes_everything_on_in_pieces() -> None:
+async def test_a_slow_connection_forwards_all_bytes_in_pieces() -> None:
     async with relayed() as (relay, near, far):
         relay.slow(PATIENCE)
-        await near.send_all(b"first")  # whoever waits to read has asked for more than is slow
+        await near.send_all(b"first")  # the pending read still has the full size
         assert await far.receive_some() == b"first"
         await near.send_all(b"x" * 1000)
         assert len(await far.receive_some()) <= 256
 
 
-async def end_of(line: trio.SocketStream) -> bool:
-    """Return whether there is nothing more to read."""
+async def has_ended(stream: trio.SocketStream) -> bool:
+    """Return whether the stream has ended, by EOF or reset."""
     try:
-        return await line.receive_some() == b""
+        return await stream.receive_some() == b""
     except trio.BrokenResourceError:
         return True
 
 
-async def test_nobody_behind_a_relay() -> None:
+async def test_a_relay_without_a_server_closes() -> None:
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             relay = Relay(1)
             port = await nursery.start(relay.serve)
             async with await trio.open_tcp_stream(HOST, port) as near:
-                assert await end_of(near)
+                assert await has_ended(near)
             nursery.cancel_scope.cancel()

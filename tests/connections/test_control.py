@@ -10,7 +10,8 @@ from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
-from netra_trio.connections.reader import BACKGROUND_REQUESTS, BAD_FRAMES, CONTROL_BURST
+from netra_trio.connections.dispatch import BACKGROUND_REQUESTS, CONTROL_BURST
+from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import BAD_FRAME, EndReason, ErrorCode
 

@@ -101,7 +101,7 @@ async def scene(**options: Any) -> AsyncIterator[Scene]:
         await client.done.wait()
         await wait_all_tasks_blocked()
         statistics = server.node.statistics()
-        assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
+        assert (statistics["slots"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
         user = server.node._users.get(ALICE, trio.current_time())
         assert (user.connections, user.runs) == ([], {})
         assert list(store.ends.values()) == [1]

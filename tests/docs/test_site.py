@@ -1,4 +1,4 @@
-"""What builds the site of the documentation: the pages are staged, and dead links are found."""
+"""The build of the documentation site: pages are staged, and dead links are found."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_every_page_of_a_section_is_there(staged: Path) -> None:
         assert [page for page in pages if not (staged / f"{page}.md").exists()] == []
 
 
-def test_links_out_of_the_folder_lead_to_the_site(staged: Path) -> None:
+def test_links_out_of_the_folder_are_rewritten(staged: Path) -> None:
     assert "](../" not in (staged / "deployment.md").read_text()
     assert "](deploy/nginx.conf)" in (staged / "deployment.md").read_text()
     assert "](docs/" not in (staged / "readme.md").read_text()
@@ -57,12 +57,12 @@ def site(folder: Path, body: str) -> list[str]:
         "mailto:somebody@example.com",
     ],
 )
-def test_a_link_that_leads_somewhere(tmp_path: Path, link: str) -> None:
+def test_a_valid_link(tmp_path: Path, link: str) -> None:
     assert site(tmp_path, f'<p id="here"><a href="{link}">x</a>') == []
 
 
 @pytest.mark.parametrize(
     "link", ["gone.html", "other.html#gone", "#gone", "htp://example.com/", "https:", "gone.png"]
 )
-def test_a_link_that_leads_nowhere(tmp_path: Path, link: str) -> None:
+def test_a_dead_link(tmp_path: Path, link: str) -> None:
     assert site(tmp_path, f'<img src="{link}">') == [f"page.html: {link}"]

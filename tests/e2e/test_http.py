@@ -1,4 +1,4 @@
-"""The HTTP side from outside: discovery, tickets, health, the development token, CORS, limits."""
+"""The HTTP endpoints from outside: discovery, tickets, health, tokens, CORS, limits."""
 
 import signal
 import time
@@ -84,7 +84,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def raw(
     server: Server, method: str, path: str, *headers: tuple[str, str], body: str = ""
 ) -> Answer:
-    """Ask in bytes, so that nothing is added or mended on the way; Host too has to be given."""
+    """Send a request in bytes, exactly as given; the Host header is not added."""
     lines = [f"{method} {path} HTTP/1.1", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body:
@@ -100,7 +100,7 @@ def refused(answer: httpx2.Response, status: int, code: str) -> None:
 # --- /ws/config
 
 
-def test_discovery_is_exactly_this(dev: Server) -> None:
+def test_the_discovery_document(dev: Server) -> None:
     answer = dev.http("GET", "/ws/config")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -138,7 +138,7 @@ def test_discovery_is_exactly_this(dev: Server) -> None:
     }
 
 
-async def test_discovery_and_welcome_follow_the_settings(other: Server) -> None:
+async def test_discovery_and_hello_follow_the_settings(other: Server) -> None:
     config = other.http("GET", "/ws/config").json()["websocket_config"]
     assert config["connection_limits"] == {
         "max_connections_per_user": 7,
@@ -155,7 +155,7 @@ async def test_discovery_and_welcome_follow_the_settings(other: Server) -> None:
         assert payload["heartbeat_interval"] == 12000
 
 
-def test_discovery_has_nothing_of_the_user(dev: Server) -> None:
+def test_discovery_has_no_user_data(dev: Server) -> None:
     with_token = dev.http("GET", "/ws/config", [bearer("somebody-special")]).json()
     assert "somebody-special" not in str(with_token)
     assert with_token.keys() == {"websocket_config"}
@@ -187,14 +187,14 @@ def test_head_is_get_without_a_body(dev: Server, path: str) -> None:
     assert (head.status_code, head.content) == (200, b"")
     for name in ("content-type", "cache-control", "x-content-type-options"):
         assert head.headers[name] == get.headers[name]
-    # The connection is in order behind it: the next answer over it is whole.
+    # The connection can still be used: the next answer over it is whole.
     with httpx2.Client(trust_env=False) as client:
         for method in ("HEAD", "GET", "HEAD", "GET"):
             assert client.request(method, f"http://{dev.address}{path}").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/ws/configs", "/ws/config/", "/wsx", "/%00", "/\\"])
-def test_there_is_nothing_elsewhere(dev: Server, path: str) -> None:
+def test_other_paths_are_404(dev: Server, path: str) -> None:
     for method in ("GET", "POST", "OPTIONS"):
         answer = raw(dev, method, path, ("Host", dev.address))
         error = answer.refuses(404, "BAD_REQUEST")
@@ -203,7 +203,7 @@ def test_there_is_nothing_elsewhere(dev: Server, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/ws", "/ws/"])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_the_websocket_wants_an_upgrade(dev: Server, path: str, method: str) -> None:
+def test_the_websocket_path_without_an_upgrade_is_426(dev: Server, path: str, method: str) -> None:
     answer = dev.http(method, path, [bearer()])
     refused(answer, 426, "BAD_REQUEST")
     assert answer.headers["upgrade"] == "websocket"
@@ -240,21 +240,21 @@ def test_a_ticket_needs_a_token_in_its_header(dev: Server) -> None:
     refused(dev.http("POST", both, [bearer()]), 401, "INVALID_TOKEN")
 
 
-def test_a_ticket_is_refused_for_the_earlier_fault(dev: Server, production: Server) -> None:
+def test_a_ticket_request_is_rejected_by_the_earlier_check(dev: Server, production: Server) -> None:
     wrong = ("Authorization", "Bearer wrong")
     refused(dev.http("POST", "/ws/ticket", [FOREIGN, wrong]), 403, "ORIGIN_NOT_ALLOWED")
     refused(production.http("POST", "/ws/ticket", [wrong]), 401, "INVALID_TOKEN")
     refused(production.http("POST", "/ws/ticket", [bearer()]), 403, "USER_NOT_FOUND")
 
 
-def test_a_page_can_read_why_it_gets_no_ticket(dev: Server) -> None:
+def test_a_page_can_read_why_a_ticket_is_rejected(dev: Server) -> None:
     answer = dev.http("POST", "/ws/ticket", [LOCAL])
     refused(answer, 401, "AUTH_REQUIRED")
     assert answer.headers["access-control-allow-origin"] == LOCAL[1]
 
 
 async def test_a_connection_ends_when_the_tickets_token_does(dev: Server) -> None:
-    # All but one or two of the 10 s of leeway have passed when it comes in.
+    # All but one or two of the 10 s of leeway have passed when it opens.
     ticket = dev.ticket("brief", seconds=-8)
     async with open_client(f"{dev.url}?ticket={ticket}") as client:
         frames, code = await client.rest()
@@ -320,7 +320,7 @@ async def test_the_token_has_the_configured_issuer_and_audience(other: Server) -
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:{port}", "127.0.0.1:1", "[::1]:{port}", "LOCALHOST:80"]
 )
-def test_loopback_names_get_a_token(dev: Server, host: str) -> None:
+def test_a_loopback_host_gets_a_development_token(dev: Server, host: str) -> None:
     named = ("Host", host.format(port=dev.port))
     for origin in ([], [LOCAL]):
         answer = raw(dev, "POST", "/ws/dev-token", named, *origin, body=ALICE)
@@ -341,13 +341,13 @@ def test_loopback_names_get_a_token(dev: Server, host: str) -> None:
         "",
     ],
 )
-def test_other_names_get_none(dev: Server, host: str) -> None:
+def test_another_host_gets_no_development_token(dev: Server, host: str) -> None:
     named = ("Host", host.format(port=dev.port))
     raw(dev, "POST", "/ws/dev-token", named, body=ALICE).refuses(404, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://localhost", ""])
-def test_foreign_pages_get_none(dev: Server, origin: str) -> None:
+def test_a_foreign_page_gets_no_development_token(dev: Server, origin: str) -> None:
     headers = [("Host", dev.address), ("Origin", origin)]
     raw(dev, "POST", "/ws/dev-token", *headers, body=ALICE).refuses(404, "BAD_REQUEST")
     raw(dev, "OPTIONS", "/ws/dev-token", *headers).refuses(404, "BAD_REQUEST")
@@ -355,7 +355,7 @@ def test_foreign_pages_get_none(dev: Server, origin: str) -> None:
     raw(dev, "POST", "/ws/dev-token", *twice, body=ALICE).refuses(404, "BAD_REQUEST")
 
 
-def test_elsewhere_than_in_development_there_is_none(production: Server) -> None:
+def test_outside_development_the_path_does_not_exist(production: Server) -> None:
     for headers in ([], [("Origin", "https://app.example.com")]):
         answer = production.http("POST", "/ws/dev-token", headers, json={"user": "alice"})
         refused(answer, 404, "BAD_REQUEST")
@@ -378,12 +378,12 @@ def test_elsewhere_than_in_development_there_is_none(production: Server) -> None
     ],
     ids=lambda body: body[:16],
 )
-def test_a_wrong_body_is_refused(dev: Server, body: str) -> None:
+def test_a_wrong_body_is_rejected(dev: Server, body: str) -> None:
     answer = dev.http("POST", "/ws/dev-token", content=body.encode())
     refused(answer, 400, "BAD_REQUEST")
 
 
-def test_an_oversized_body_is_refused(dev: Server) -> None:
+def test_an_oversized_body_is_rejected(dev: Server) -> None:
     body = '{"user": "' + "x" * 20_000 + '"}'
     refused(dev.http("POST", "/ws/dev-token", content=body.encode()), 413, "BAD_REQUEST")
 
@@ -399,7 +399,7 @@ def test_an_oversized_body_is_refused(dev: Server) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_an_allowed_page_may_read(dev: Server, path: str) -> None:
+def test_an_allowed_page_gets_cors_headers(dev: Server, path: str) -> None:
     for method in PATHS[path]:
         answer = dev.http(method, path, [LOCAL, bearer()])
         assert {name: answer.headers.get(name) for name in CORS} == CORS
@@ -407,7 +407,7 @@ def test_an_allowed_page_may_read(dev: Server, path: str) -> None:
         assert "access-control-allow-credentials" not in answer.headers
 
 
-def test_a_preflight_as_browsers_send_it(dev: Server) -> None:
+def test_a_browsers_preflight(dev: Server) -> None:
     wanted = [
         LOCAL,
         ("Access-Control-Request-Method", "POST"),
@@ -420,7 +420,7 @@ def test_a_preflight_as_browsers_send_it(dev: Server) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_foreign_page_may_not(dev: Server, path: str) -> None:
+def test_a_foreign_page_gets_no_cors_headers(dev: Server, path: str) -> None:
     for method in PATHS[path]:
         answer = dev.http(method, path, [FOREIGN, bearer()])
         if method in {"GET", "HEAD"}:
@@ -441,7 +441,7 @@ def test_cors_can_be_turned_off(other: Server) -> None:
     assert other.upgrade("", LOCAL, ("Authorization", f"Bearer {token}")).status == 101
 
 
-def test_errors_can_be_read_by_an_allowed_page(dev: Server) -> None:
+def test_errors_have_cors_headers_for_an_allowed_page(dev: Server) -> None:
     for method, path, status in (
         ("GET", "/nothing", 404),
         ("PUT", "/ws/config", 405),

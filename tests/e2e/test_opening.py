@@ -1,4 +1,4 @@
-"""The opening from outside: who comes in, who is refused, with what, and in which order."""
+"""The opening handshake from outside: every check, its answer, and their order."""
 
 import base64
 import signal
@@ -71,7 +71,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Start a server that knows no user, adds none, and wants an Origin."""
+    """Start a server without users or provisioning that requires an Origin."""
     with serving(
         tmp_path_factory.mktemp("closed"),
         AUTH_AUTO_PROVISION="false",
@@ -98,7 +98,7 @@ KINDS = ("header", "subprotocol", "ticket", "query")
 
 
 def with_credentials(server: Server, kinds: tuple[str, ...]) -> tuple[str, list[tuple[str, str]]]:
-    """Return the query and the headers with each of these kinds of credential."""
+    """Return the query and the headers with credentials of these kinds."""
     query: list[str] = []
     headers: list[tuple[str, str]] = []
     for kind in kinds:
@@ -115,7 +115,7 @@ def with_credentials(server: Server, kinds: tuple[str, ...]) -> tuple[str, list[
 
 @pytest.mark.parametrize("path", ["/ws", "/ws/"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_credential_opens(dev: Server, kind: str, path: str) -> None:
+def test_each_kind_of_credential_is_accepted(dev: Server, kind: str, path: str) -> None:
     query, headers = with_credentials(dev, (kind,))
     answer = dev.upgrade(query, *headers, path=path)
     assert answer.status == 101
@@ -128,13 +128,13 @@ def test_each_kind_of_credential_opens(dev: Server, kind: str, path: str) -> Non
 @pytest.mark.parametrize(
     "kinds", [*combinations(KINDS, 2), *((kind, kind) for kind in KINDS), KINDS], ids="+".join
 )
-def test_more_than_one_credential_is_refused(dev: Server, kinds: tuple[str, ...]) -> None:
+def test_more_than_one_credential_is_rejected(dev: Server, kinds: tuple[str, ...]) -> None:
     query, headers = with_credentials(dev, kinds)
     error = dev.upgrade(query, *headers).refuses(401, "INVALID_TOKEN")
     assert "more than one" in error["error"]
 
 
-def test_no_credential_is_refused(dev: Server) -> None:
+def test_no_credential_is_rejected(dev: Server) -> None:
     answer = dev.upgrade()
     error = answer.refuses(401, "AUTH_REQUIRED")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -142,7 +142,7 @@ def test_no_credential_is_refused(dev: Server) -> None:
     dev.upgrade("", ("Authorization", "Basic YWxpY2U6c2VjcmV0")).refuses(401, "AUTH_REQUIRED")
 
 
-def test_the_scheme_is_written_in_any_case(dev: Server) -> None:
+def test_the_bearer_scheme_is_case_insensitive(dev: Server) -> None:
     assert dev.upgrade("", ("Authorization", f"bEARER {sign()}")).status == 101
 
 
@@ -161,7 +161,7 @@ BAD_TOKENS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", ["header", "subprotocol", "query"])
 @pytest.mark.parametrize("name", BAD_TOKENS)
-def test_a_bad_token_is_refused_and_not_repeated(dev: Server, name: str, kind: str) -> None:
+def test_a_bad_token_is_rejected_and_not_quoted(dev: Server, name: str, kind: str) -> None:
     claims, code = BAD_TOKENS[name]
     token = sign(**claims)
     answer = {
@@ -183,26 +183,26 @@ def test_a_bad_token_is_refused_and_not_repeated(dev: Server, name: str, kind: s
         "a.b.c",
         "%FF",
         "x" * 9000,
-        # The algorithm is "none"; user and end are in order.
+        # The algorithm is "none"; the user and the expiry are valid.
         "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OTl9.",
     ],
     ids=lambda token: token[:10],
 )
-def test_what_is_no_token_is_refused(dev: Server, token: str) -> None:
+def test_an_invalid_token_is_rejected(dev: Server, token: str) -> None:
     dev.upgrade(f"?token={token}").refuses(401, "INVALID_TOKEN")
     dev.upgrade("", ("Authorization", f"Bearer {token}")).refuses(401, "INVALID_TOKEN")
 
 
 @pytest.mark.parametrize("value", ["jwt.", "jwt.!!", "jwt.a", "jwt.YQ==", "jwt._w"])
-def test_a_subprotocol_that_is_no_token_is_refused(dev: Server, value: str) -> None:
+def test_an_invalid_token_subprotocol_is_rejected(dev: Server, value: str) -> None:
     dev.upgrade("", offer(SUBPROTOCOL, value)).refuses(401, "INVALID_TOKEN")
 
 
-def test_leeway_lets_a_token_in_that_ended_just_now(dev: Server) -> None:
+def test_a_token_is_accepted_within_the_leeway(dev: Server) -> None:
     assert dev.upgrade("", bearer(seconds=-5)).status == 101
 
 
-def test_a_ticket_opens_once(dev: Server) -> None:
+def test_a_ticket_is_accepted_once(dev: Server) -> None:
     ticket = dev.ticket()
     assert dev.upgrade(f"?ticket={ticket}").status == 101
     error = dev.upgrade(f"?ticket={ticket}").refuses(401, "INVALID_TOKEN")
@@ -228,7 +228,7 @@ def test_the_known_subprotocol_is_selected(dev: Server, offered: tuple[str, ...]
     assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, SUBPROTOCOL)
 
 
-def test_it_is_found_in_a_header_of_its_own(dev: Server) -> None:
+def test_the_subprotocol_may_have_a_header_of_its_own(dev: Server) -> None:
     answer = dev.upgrade("", bearer(), offer("other"), offer(SUBPROTOCOL))
     assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, SUBPROTOCOL)
 
@@ -240,17 +240,17 @@ def test_without_an_offer_none_is_selected(dev: Server) -> None:
 
 
 @pytest.mark.parametrize("offered", [("other",), ("netra.v2",), ("NETRA.V1",)])
-def test_others_only_are_refused(dev: Server, offered: tuple[str, ...]) -> None:
+def test_only_unknown_subprotocols_are_rejected(dev: Server, offered: tuple[str, ...]) -> None:
     error = dev.upgrade("", bearer(), offer(*offered)).refuses(400, "UNSUPPORTED_SUBPROTOCOL")
     assert SUBPROTOCOL in error["help"]
 
 
-def test_a_token_without_the_subprotocol_is_refused(dev: Server) -> None:
+def test_a_token_without_the_subprotocol_is_rejected(dev: Server) -> None:
     answer = dev.upgrade("", offer(in_subprotocol(sign())))
     answer.refuses(400, "UNSUPPORTED_SUBPROTOCOL")
 
 
-# --- what is malformed
+# --- malformed requests
 
 
 @pytest.mark.parametrize(
@@ -270,12 +270,12 @@ def test_a_token_without_the_subprotocol_is_refused(dev: Server) -> None:
     ],
     ids=lambda query: query[:30],
 )
-def test_a_malformed_resume_is_refused(dev: Server, query: str) -> None:
+def test_a_malformed_resume_is_rejected(dev: Server, query: str) -> None:
     dev.upgrade(query, bearer()).refuses(400, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize("query", ["?session_id=gone", "?session_id=gone&last_seq=7"])
-async def test_a_resume_of_nothing_is_a_reset(dev: Server, query: str) -> None:
+async def test_a_resume_of_an_unknown_session_is_a_reset(dev: Server, query: str) -> None:
     async with dev.connect(query=query) as client:
         resume = client.hello["payload"]["resume"]
         assert (resume["verdict"], resume["reason"]) == ("reset", "unknown")
@@ -284,14 +284,16 @@ async def test_a_resume_of_nothing_is_a_reset(dev: Server, query: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/ws/other", "/ws//", "/WS", "/wsx", "/ws/config"])
-def test_there_is_no_other_websocket(dev: Server, path: str) -> None:
+def test_other_paths_have_no_websocket(dev: Server, path: str) -> None:
     dev.upgrade("", bearer(), path=path).refuses(404, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize(
     ("options", "status"), [({"key": "short"}, 400), ({"key": ""}, 400), ({"version": "12"}, 426)]
 )
-def test_what_is_no_handshake_is_refused(dev: Server, options: dict[str, str], status: int) -> None:
+def test_an_invalid_handshake_is_rejected(
+    dev: Server, options: dict[str, str], status: int
+) -> None:
     answer = ask(dev.address, upgrade_request(dev.address, "/ws", [bearer()], **options))
     answer.refuses(status, "BAD_REQUEST")
     if status == 426:
@@ -305,19 +307,19 @@ def padded(address: str, size: int) -> bytes:
     return bare.replace(b"X-Padding: ", b"X-Padding: " + b"x" * (size - len(bare)))
 
 
-def test_a_head_of_the_limit_opens(dev: Server) -> None:
+def test_a_head_at_the_limit_is_accepted(dev: Server) -> None:
     request = padded(dev.address, HEAD_BYTES)
     assert len(request) == HEAD_BYTES
     assert ask(dev.address, request).status == 101
 
 
-def test_a_head_beyond_the_limit_is_refused(dev: Server) -> None:
-    with open_line(dev.address) as line:
-        line.sendall(padded(dev.address, HEAD_BYTES + 2))  # the host lets one byte pass
+def test_a_head_beyond_the_limit_is_rejected(dev: Server) -> None:
+    with open_line(dev.address) as sock:
+        sock.sendall(padded(dev.address, HEAD_BYTES + 2))  # Hypercorn accepts one byte more
         try:
-            status = read_answer(line).status
+            status = read_answer(sock).status
         except ConnectionError:
-            status = 431  # closed without a word, which is allowed
+            status = 431  # closed without an answer, which is allowed
     assert status == 431
     assert dev.upgrade("", bearer()).status == 101
 
@@ -391,7 +393,7 @@ def raw_http(server: Server, method: str, path: str, *headers: tuple[str, str]) 
     return ask(server.address, ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
 
-def test_two_origins_are_refused_even_if_both_are_allowed(staging: Server) -> None:
+def test_two_origins_are_rejected_even_if_both_are_allowed(staging: Server) -> None:
     twice = [origin("https://app.example.com")] * 2
     staging.upgrade("", bearer(), *twice).refuses(403, "ORIGIN_NOT_ALLOWED")
     answer = raw_http(staging, "GET", "/ws/config", *twice)
@@ -404,7 +406,7 @@ def test_the_servers_own_origin_has_no_privilege(production: Server) -> None:
     production.upgrade("", bearer(), origin(own)).refuses(403, "ORIGIN_NOT_ALLOWED")
 
 
-def test_no_origin_is_no_page(production: Server) -> None:
+def test_a_request_without_an_origin_is_accepted(production: Server) -> None:
     assert production.upgrade("", bearer()).status == 101
 
 
@@ -418,14 +420,14 @@ def test_an_origin_can_be_required(closed: Server) -> None:
 # --- users
 
 
-def test_an_unknown_user_is_refused_where_none_is_added(closed: Server) -> None:
+def test_an_unknown_user_is_rejected_without_provisioning(closed: Server) -> None:
     allowed = origin("http://localhost:3000")
     error = closed.upgrade("", bearer(), allowed).refuses(403, "USER_NOT_FOUND")
     assert not error["recoverable"]
     raw_http(closed, "POST", "/ws/ticket", bearer(), allowed).refuses(403, "USER_NOT_FOUND")
 
 
-async def test_development_can_do_without_credentials(tmp_path: Path) -> None:
+async def test_credentials_can_be_turned_off_in_development(tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_REQUIRE_AUTH="false") as server:
         features = server.http("GET", "/ws/config").json()["websocket_config"]["features"]
         assert features["auth_required"] is False
@@ -453,11 +455,11 @@ FAULTS: dict[str, tuple[int, str, str, tuple[tuple[str, str], ...]]] = {
     "origin": (403, "ORIGIN_NOT_ALLOWED", "", (origin("https://evil.example"),)),
     "credential": (401, "INVALID_TOKEN", "token=wrong", ()),
 }
-"""Faults of a request in the order in which they are looked for: status, code, query, headers."""
+"""Faults in the order of the checks: status, code, query, headers."""
 
 
 def wrong(server: Server, *names: str) -> Answer:
-    """Ask for a WebSocket, wrong in each of these ways."""
+    """Request an upgrade that has each of these faults."""
     faults = [FAULTS[name] for name in names]
     query = "&".join(query for _, _, query, _ in faults if query)
     headers = [header for *_, headers in faults for header in headers]
@@ -469,13 +471,13 @@ def wrong(server: Server, *names: str) -> Answer:
 
 
 @pytest.mark.parametrize(("earlier", "later"), list(combinations(FAULTS, 2)))
-def test_the_earlier_fault_is_told(dev: Server, earlier: str, later: str) -> None:
+def test_the_earlier_check_decides(dev: Server, earlier: str, later: str) -> None:
     status, code, _, _ = FAULTS[earlier]
     wrong(dev, earlier, later).refuses(status, code)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_of_the_request_comes_before_the_user(closed: Server, name: str) -> None:
+def test_every_check_of_the_request_precedes_the_user(closed: Server, name: str) -> None:
     status, code, _, _ = FAULTS[name]
     wrong(closed, name).refuses(status, code)
     wrong(closed).refuses(403, "USER_NOT_FOUND")
@@ -503,7 +505,7 @@ async def test_the_connection_limit_comes_last(tmp_path: Path) -> None:
         assert wrong(server).status == 101
 
 
-async def test_a_full_server_says_so_before_anything_else(tmp_path: Path) -> None:
+async def test_a_full_server_rejects_before_every_other_check(tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_MAX_CONNECTIONS="1") as server:
         async with server.connect("alice") as client:
             answers = [
@@ -517,7 +519,7 @@ async def test_a_full_server_says_so_before_anything_else(tmp_path: Path) -> Non
                 error = answer.refuses(503, "SERVER_FULL")
                 assert error["recoverable"]
                 assert int(answer.headers["retry-after"]) >= 1
-            # A page of an allowed origin can read how long to wait.
+            # A page of an allowed origin can read Retry-After.
             answer = raw_http(server, "POST", "/ws/ticket", origin("http://localhost:3000"))
             answer.refuses(503, "SERVER_FULL")
             assert answer.headers["access-control-expose-headers"] == "retry-after"
@@ -527,7 +529,7 @@ async def test_a_full_server_says_so_before_anything_else(tmp_path: Path) -> Non
         assert wrong(server).status == 101
 
 
-async def test_a_draining_server_says_so_before_anything_else(tmp_path: Path) -> None:
+async def test_a_draining_server_rejects_before_every_other_check(tmp_path: Path) -> None:
     write_agents(tmp_path, WAITING_AGENT)
     with serving(
         tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="1500"
@@ -551,7 +553,7 @@ async def test_a_draining_server_says_so_before_anything_else(tmp_path: Path) ->
         assert await trio.to_thread.run_sync(server.process.wait) == 0
 
 
-# --- nothing is lost
+# --- frames behind the handshake
 
 
 def masked(text: str) -> bytes:
@@ -574,25 +576,25 @@ def read_frame(stream: Any) -> Any:
 def test_a_message_right_behind_the_handshake_is_not_lost(dev: Server, _time: int) -> None:
     request = upgrade_request(dev.address, "/ws", [bearer()])
     pings = [f'{{"type":"ping","payload":{{"n":{n}}}}}' for n in range(3)]
-    with open_line(dev.address) as line:
-        line.sendall(request + b"".join(masked(ping) for ping in pings))  # one segment
-        assert read_answer_head(line).startswith(b"HTTP/1.1 101 ")
-        with line.makefile("rb") as stream:
+    with open_line(dev.address) as sock:
+        sock.sendall(request + b"".join(masked(ping) for ping in pings))  # one segment
+        assert read_answer_head(sock).startswith(b"HTTP/1.1 101 ")
+        with sock.makefile("rb") as stream:
             assert read_frame(stream)["type"] == "connection_established"
             assert [read_frame(stream)["payload"] for _ in pings] == [{"n": n} for n in range(3)]
 
 
-def read_answer_head(line: Any) -> bytes:
-    """Read byte by byte, so that no frame behind the head is swallowed."""
+def read_answer_head(sock: Any) -> bytes:
+    """Read byte by byte, so that no byte behind the head is lost."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        byte = line.recv(1)
+        byte = sock.recv(1)
         assert byte, head
         head += byte
     return head
 
 
-def test_every_refusal_is_one_line_with_its_reason(tmp_path: Path) -> None:
+def test_every_rejection_is_one_log_line_with_its_reason(tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_MAX_CONNECTIONS_PER_USER="50") as server:
         expected = []
         for name, (status, code, _, _) in FAULTS.items():
@@ -608,7 +610,7 @@ def test_every_refusal_is_one_line_with_its_reason(tmp_path: Path) -> None:
             "https://evil.example"
         ]
 
-        # What is no handshake is refused in the same way.
+        # An invalid handshake is logged in the same way.
         broken = upgrade_request(server.address, "/ws", [bearer()], key="short")
         ask(server.address, broken).refuses(400, "BAD_REQUEST")
         last = server.process.wait_log("opening_refused", len(expected) + 1)[-1]

@@ -1,4 +1,4 @@
-"""`netra-trio serve` as a process: its start, its agents, its end on a signal, and its log."""
+"""`netra-trio serve` as a process: start, agents, exit on a signal, and log."""
 
 import base64
 import re
@@ -32,7 +32,7 @@ from support.server import (
 
 SERVE = ("-m", "netra_trio", "serve", "--port", "0")
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
-EXIT_SECONDS = 10.0  # from the signal, whatever peers and agents do
+EXIT_SECONDS = 10.0  # from the signal to the exit
 
 AGENTS = '''
 import time
@@ -63,7 +63,7 @@ async def stuck(run):
 
 
 async def flood(run):
-    """Say when the client takes no more."""
+    """Report that the client takes no more."""
     while True:
         with trio.move_on_after(0.5) as patience:
             await run.emit("x" * 50_000)
@@ -73,7 +73,7 @@ async def flood(run):
 
 
 def not_async(run):
-    """Be no agent."""
+    """Not an agent: it takes no argument."""
 
 
 a_number = 5
@@ -92,7 +92,7 @@ def with_agents(*names: str) -> list[str]:
 
 
 def exit_code(server: Server, seconds: float) -> int:
-    """Return the exit code of a server that has to end within this time."""
+    """Wait for the exit within this time, and return its code."""
     code = server.process.wait(seconds)
     assert "Traceback" not in server.process.err.text
     return code
@@ -105,7 +105,7 @@ async def ended(server: Server, seconds: float = EXIT_SECONDS) -> int:
 # --- the start
 
 
-async def test_development_needs_nothing(tmp_path: Path) -> None:
+async def test_development_needs_no_settings(tmp_path: Path) -> None:
     with serving(tmp_path, JWT_SECRET_KEY="") as server:
         lines = server.process.out.wait_for(lambda lines: lines if len(lines) >= 4 else None)
         assert re.fullmatch(r"netra_trio [0-9.]+, development, agents: demo, echo", lines[0])
@@ -124,7 +124,7 @@ async def test_development_needs_nothing(tmp_path: Path) -> None:
     assert server.process.popen.returncode == 0
     assert all(line.startswith("{") for line in server.process.err.lines)
 
-    # The secret stays: the token of the first start is good for the second.
+    # The secret is kept: a token of the first start is valid in the second.
     with serving(tmp_path, JWT_SECRET_KEY="") as again:
         assert again.upgrade(f"?token={server.token}").status == 101
 
@@ -146,7 +146,7 @@ def test_production_prints_no_token(tmp_path: Path) -> None:
     assert not (tmp_path / ".netra").exists()
 
 
-def test_the_port_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_port_option(tmp_path: Path) -> None:
     command = ["-m", "netra_trio", "serve", "--host", "127.0.0.1", "--port"]
     with kept_port() as port, serving(tmp_path, port=str(port)) as server:
         assert server.port == port
@@ -160,7 +160,7 @@ def test_the_port_that_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - this is a test of it
-def test_the_page_is_opened_when_asked_for(tmp_path: Path, host: str) -> None:
+def test_the_open_option_opens_the_page(tmp_path: Path, host: str) -> None:
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > opened.part && mv opened.part opened\n')
     browser.chmod(0o755)
@@ -174,7 +174,7 @@ def test_the_page_is_opened_when_asked_for(tmp_path: Path, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_not_ours(tmp_path: Path, host: str) -> None:
+def test_an_address_of_another_machine_is_rejected(tmp_path: Path, host: str) -> None:
     code, out, err = run([*SERVE, "--host", host], directory=tmp_path)
     assert (code, out) == (1, "")
     assert err.startswith(f"cannot listen on {host} port 0: ")
@@ -235,7 +235,7 @@ async def test_agents_are_imported_from_the_working_directory(folder: Path) -> N
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
-def test_what_is_no_agent(folder: Path, arguments: list[str], text: str) -> None:
+def test_an_invalid_agent_option(folder: Path, arguments: list[str], text: str) -> None:
     code, out, err = run([*SERVE, *arguments], directory=folder)
     assert (code, out) == (1, "")
     assert text in err
@@ -246,7 +246,7 @@ def test_what_is_no_agent(folder: Path, arguments: list[str], text: str) -> None
 
 
 async def drained(client: Client) -> list[Frame]:
-    """Return what a client gets from `server_draining` to the end, which has to be 1012."""
+    """Return a client's frames from `server_draining` on; the close has to be 1012."""
     frames, code = await client.rest()
     assert code == 1012
     kinds = [frame["type"] for frame in frames]
@@ -259,11 +259,9 @@ async def drained(client: Client) -> list[Frame]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-async def test_idle_clients_are_told_and_it_exits_at_once(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+async def test_idle_clients_are_drained_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with serving(tmp_path) as server, open_line(server.address) as idle:
-        # An HTTP connection that is kept alive, and half a request, hold nothing up.
+        # A kept-alive HTTP connection and half a request do not delay the exit.
         request = f"GET /ws/health HTTP/1.1\r\nHost: {server.address}\r\n\r\n"
         idle.sendall(request.encode())
         assert read_answer(idle).status == 200
@@ -315,7 +313,7 @@ async def test_a_run_beyond_its_grace_is_interrupted(folder: Path, number: signa
             ends = [f["payload"] for f in frames if f["type"] == "agent_completed"]
             assert [end["status"] for end in ends] == ["interrupted", "interrupted"]
             assert frames[-1]["type"] == "agent_completed"
-            # What waits does not wait for the grace.
+            # A waiting run ends at once.
             first = next(frame for frame in frames if frame["type"] == "agent_completed")
             assert (first["correlation_id"], first["payload"]["duration_ms"]) == ("c-2", 0)
         assert await ended(server, 5) == 0
@@ -323,7 +321,7 @@ async def test_a_run_beyond_its_grace_is_interrupted(folder: Path, number: signa
 
 @contextmanager
 def deaf_peer(server: Server, agent: str) -> Iterator[None]:
-    """Ask an agent something and never read the answer."""
+    """Send a message and never read."""
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.settimeout(PATIENCE)
@@ -337,9 +335,9 @@ def deaf_peer(server: Server, agent: str) -> Iterator[None]:
         yield
 
 
-def test_a_peer_that_never_reads_holds_nothing_up(folder: Path) -> None:
+def test_a_peer_that_never_reads_does_not_delay_the_exit(folder: Path) -> None:
     arguments = with_agents("flood")
-    # Only the drain may end it: the send timeout is out of reach.
+    # Only the drain may end it: the send timeout is very long.
     patient = {"WEBSOCKET_SEND_TIMEOUT": "600000", "WEBSOCKET_DRAIN_TIMEOUT": "1500"}
     with serving(folder, *arguments, **patient) as server, deaf_peer(server, "flood"):
         server.process.out.wait_for(lambda lines: "the client takes no more" in lines)
@@ -349,7 +347,7 @@ def test_a_peer_that_never_reads_holds_nothing_up(folder: Path) -> None:
         assert end["reason"] in {"drained", "aborted"}
 
 
-async def test_an_agent_stuck_in_a_thread_holds_nothing_up(folder: Path) -> None:
+async def test_an_agent_stuck_in_a_thread_does_not_delay_the_exit(folder: Path) -> None:
     with serving(folder, *with_agents("stuck"), WEBSOCKET_DRAIN_TIMEOUT="1000") as server:
         async with server.connect() as client:
             await client.say("block")
@@ -360,7 +358,7 @@ async def test_an_agent_stuck_in_a_thread_holds_nothing_up(folder: Path) -> None
             await client.rest()
 
 
-async def test_with_everything_against_it_it_exits_within_ten_seconds(folder: Path) -> None:
+async def test_it_exits_within_ten_seconds_in_the_worst_case(folder: Path) -> None:
     with (
         serving(
             folder, *with_agents("wait", "stuck", "flood"), WEBSOCKET_SEND_TIMEOUT="600000"
@@ -387,7 +385,7 @@ async def test_with_everything_against_it_it_exits_within_ten_seconds(folder: Pa
 
 
 @pytest.mark.parametrize("second", SIGNALS)
-async def test_a_second_signal_ends_it_at_once(folder: Path, second: signal.Signals) -> None:
+async def test_a_second_signal_exits_at_once(folder: Path, second: signal.Signals) -> None:
     with serving(folder, *with_agents("wait", "stuck")) as server:
         async with server.connect() as client:
             await client.say("wait", agent="wait")
@@ -402,19 +400,19 @@ async def test_a_second_signal_ends_it_at_once(folder: Path, second: signal.Sign
 
 
 def processes_in(directory: Path) -> set[int]:
-    """Return the ids of the processes that work in a directory."""
+    """Return the ids of the processes whose working directory is this one."""
     found = set()
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and (entry / "cwd").readlink() == directory:
                 found.add(int(entry.name))
         except OSError:
-            continue  # it has ended meanwhile, or is another user's
+            continue  # it has ended, or belongs to another user
     return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux's /proc")
-async def test_it_is_one_process_and_nothing_is_left_of_it(folder: Path) -> None:
+async def test_it_is_one_process_and_leaves_none(folder: Path) -> None:
     with serving(folder, *with_agents("stuck")) as server:
         async with server.connect() as client:
             await client.say("block")
@@ -464,7 +462,7 @@ async def test_no_credential_is_in_any_line(tmp_path: Path) -> None:  # noqa: PL
             await client.send_raw('{"type":"auth","payload":{"token":"' + token() + '"')
             await client.error("JSON_PARSE_ERROR")
 
-        # Refusal: the credential is wrong, or something before it is.
+        # Rejected requests: the credential or an earlier check fails.
         foreign = ("Origin", "https://evil.example")
         expired, forged = token(seconds=-99), token(secret="y" * 40)
         for bad in (expired, forged):
@@ -482,7 +480,7 @@ async def test_no_credential_is_in_any_line(tmp_path: Path) -> None:  # noqa: PL
         assert server.upgrade(f"?token={token()}", path="/nothing").status == 404
         assert server.upgrade(f"?ticket={ticket()}&session_id={token()}&last_seq=x").status == 400
 
-        # What never gets as far as that.
+        # Malformed requests.
         assert server.http("GET", f"/ws?token={token()}").status_code == 426
         assert server.http("GET", f"/ws/config?token={token()}").status_code == 200
         assert server.http("POST", f"/{token()}").status_code == 404
@@ -516,7 +514,7 @@ async def test_no_credential_is_in_any_line(tmp_path: Path) -> None:  # noqa: PL
     assert "eyJ" not in text
 
 
-async def test_every_connection_leaves_its_lines(tmp_path: Path) -> None:
+async def test_every_connection_is_logged(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         async with server.connect("alice") as client:
             await client.say("hello", agent="echo")

@@ -48,7 +48,7 @@ async def test_the_same_conversation(server: Server) -> None:
         await client.answers()
 
 
-def test_the_same_http_and_refusals(server: Server) -> None:
+def test_the_same_http_and_rejections(server: Server) -> None:
     config = server.http("GET", "/ws/config").json()["websocket_config"]
     assert config["endpoints"]["websocket"] == "/ws"
     assert server.http("GET", "/ws/health").json()["status"] == "healthy"
@@ -59,7 +59,7 @@ def test_the_same_http_and_refusals(server: Server) -> None:
     )
 
 
-async def test_one_malformed_request_ends_nothing_but_itself(server: Server) -> None:
+async def test_one_malformed_request_affects_no_other_connection(server: Server) -> None:
     async with server.connect() as client:
         request = upgrade_request(
             server.address, f"/ws?token={sign()}", [("Sec-WebSocket-Protocol", "\xff")]
@@ -102,7 +102,7 @@ async def test_a_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_wrong_settings_are_told_in_clear(tmp_path: Path, workers: str) -> None:
+def test_wrong_settings_are_one_message(tmp_path: Path, workers: str) -> None:
     code, out, err = run(
         stock_command("--workers", workers),
         directory=tmp_path,

@@ -1,4 +1,4 @@
-"""The chat page's files: what is read, how long it may be kept, and what the page may do."""
+"""The chat page's files: media types, caching and the content security policy."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return page
 
 
-def test_only_what_a_page_is_made_of(folder: Path) -> None:
+def test_only_known_media_types_are_served(folder: Path) -> None:
     assert set(read_page(folder)) == {
         "/",
         "/icon.svg",
@@ -34,7 +34,7 @@ def test_only_what_a_page_is_made_of(folder: Path) -> None:
     }
 
 
-def test_what_never_changes_may_be_kept_for_ever(folder: Path) -> None:
+def test_hashed_files_are_cached_permanently(folder: Path) -> None:
     page = read_page(folder)
     forever = "public, max-age=31536000, immutable"
     assert page["/assets/index-Ab_-1234.js"].cache_control == forever
@@ -42,7 +42,7 @@ def test_what_never_changes_may_be_kept_for_ever(folder: Path) -> None:
         assert page[path].cache_control == "no-cache"
 
 
-def test_the_script_has_a_name_that_stays(folder: Path) -> None:
+def test_the_script_has_a_stable_name_too(folder: Path) -> None:
     index = (
         '<script src="/assets/index-Ab_-1234.js"></script><link href="/assets/gone-12345678.css">'
     )
@@ -53,7 +53,7 @@ def test_the_script_has_a_name_that_stays(folder: Path) -> None:
     assert "/chat.css" not in page
 
 
-def test_the_mark_is_the_contents(folder: Path) -> None:
+def test_the_etag_depends_on_the_content(folder: Path) -> None:
     before = read_page(folder)
     (folder / "icon.svg").write_text("<svg></svg>")
     after = read_page(folder)
@@ -61,7 +61,7 @@ def test_the_mark_is_the_contents(folder: Path) -> None:
     assert before["/icon.svg"].etag != after["/icon.svg"].etag
 
 
-def test_without_a_page_one_says_how_to_build_it(tmp_path: Path) -> None:
+def test_without_a_build_the_page_explains_how_to_build_it(tmp_path: Path) -> None:
     page = read_page(tmp_path)
     assert set(page) == {"/"}
     assert (page["/"].status, page["/"].cache_control) == (503, "no-store")
@@ -69,7 +69,7 @@ def test_without_a_page_one_says_how_to_build_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "chat.example.com", "[::1]:8000", "10.0.0.1"])
-def test_the_page_may_talk_to_where_it_came_from(host: str) -> None:
+def test_the_policy_allows_the_pages_own_server(host: str) -> None:
     policy = content_security_policy(host)
     assert f"connect-src 'self' ws://{host} wss://{host};" in policy
 
@@ -77,5 +77,5 @@ def test_the_page_may_talk_to_where_it_came_from(host: str) -> None:
 @pytest.mark.parametrize(
     "host", [None, "", "a;script-src *", "a b", "a'", "*", "*.com", "a:x", "a/b", "a\r\nx", "é"]
 )
-def test_what_is_no_host_does_not_get_into_the_policy(host: str | None) -> None:
+def test_an_invalid_host_is_left_out_of_the_policy(host: str | None) -> None:
     assert "connect-src 'self';" in content_security_policy(host)

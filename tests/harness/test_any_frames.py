@@ -313,7 +313,7 @@ async def throw(plan: list[Sent], *, acknowledging: bool) -> None:
         await client.done.wait()
         await wait_all_tasks_blocked()
         statistics = server.node.statistics()
-        assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
+        assert (statistics["slots"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         check(talked)
     assert set(store.ends) == set(store.recorded)

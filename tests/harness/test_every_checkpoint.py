@@ -121,7 +121,7 @@ async def interrupted_at(
         await server.node.drain()
         await wait_all_tasks_blocked()
         statistics = server.node.statistics()
-        assert (statistics["seats"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
+        assert (statistics["slots"], statistics["connections"], statistics["sessions"]) == (0, 0, 0)
         for user in server.node._users._users.values():
             assert (user.connections, user.runs) == ([], {})
         assert trio.lowlevel.current_statistics().tasks_living == tasks

@@ -17,7 +17,7 @@ from netra_trio.ids import RunId
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Refused
-from netra_trio.sessions.session import END_STORE_TIMEOUT
+from netra_trio.sessions.runner import END_STORE_TIMEOUT
 from netra_trio.stores.base import RunEnd
 from netra_trio.transports.base import Transport
 from netra_trio.transports.memory import MemoryTransport
@@ -94,7 +94,7 @@ async def test_an_idle_connection_is_closed_at_once(autojump_clock: MockClock) -
             frames, code = await client.rest()
         assert took == [0]
         assert client.ended is EndReason.DRAINED
-        assert server.node.is_draining
+        assert server.node.capacity.is_draining
     assert code == 1012
     assert kinds(frames) == ["server_draining"]
     assert frames[0]["payload"] == {"reason": "restart", "reconnect_after_ms": 1000}
@@ -255,17 +255,17 @@ async def test_new_openings_are_refused(autojump_clock: MockClock) -> None:
             assert late.refused is not None
             assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
             assert late.refused.problem.retry_after_ms == 1000
-            for check in (server.node.check_open, server.node.check_room):
+            for check in (server.node.capacity.check_open, server.node.capacity.check_room):
                 with pytest.raises(Refused):
                     check()
             await client.rest()
         with pytest.raises(Refused):
-            server.node.check_open()
+            server.node.capacity.check_open()
 
 
 async def test_an_opening_that_was_being_checked_is_refused(autojump_clock: MockClock) -> None:
     async with open_server() as server:
-        with server.node.connection_slot():
+        with server.node.capacity.connection_slot():
             async with draining(server):
                 pass
             late = server.start()

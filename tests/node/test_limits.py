@@ -160,10 +160,10 @@ async def test_a_full_server_refuses(autojump_clock: MockClock) -> None:
 
 async def test_a_place_is_taken_from_the_first_look_on(autojump_clock: MockClock) -> None:
     async with open_server(max_connections=1) as server:
-        with server.node.connection_slot():
-            assert server.node.statistics()["seats"] == 1
+        with server.node.capacity.connection_slot():
+            assert server.node.statistics()["slots"] == 1
             assert await refusal(server) is ErrorCode.SERVER_FULL
-        assert server.node.statistics()["seats"] == 0
+        assert server.node.statistics()["slots"] == 0
         await opened(server)
 
 
@@ -190,7 +190,7 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
         client = server.start(wrap=slow)
         await wait_all_tasks_blocked()
         assert server.node.statistics() == {
-            "seats": 1,
+            "slots": 1,
             "connections": 1,
             "sessions": 1,
             "detached": 0,
@@ -200,7 +200,7 @@ async def test_an_accept_that_is_cancelled_leaves_no_trace(autojump_clock: MockC
         await client.done.wait()
         await wait_all_tasks_blocked()
         assert server.node.statistics() == {
-            "seats": 0,
+            "slots": 0,
             "connections": 0,
             "sessions": 0,
             "detached": 0,
@@ -253,4 +253,4 @@ async def test_leaving_the_hub_ends_its_connections(autojump_clock: MockClock) -
         await late.done.wait()
         assert late.refused is not None
         assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
-        assert server.node.statistics()["connections"] == server.node.statistics()["seats"] == 0
+        assert server.node.statistics()["connections"] == server.node.statistics()["slots"] == 0

@@ -36,7 +36,7 @@ def test_never_more_than_the_rate_in_a_window(rate: int, waiting: int, steps: li
     window = SlidingWindow(rate=rate, waiting=waiting)
     turns: list[float] = []
     for now in times(steps):
-        expected = window.turn(now)
+        expected = window.next_slot(now)
         assert window.take(now) == expected
         if expected is not None:
             assert expected >= now
@@ -68,13 +68,13 @@ def test_retry_after_is_exact(rate: int, waiting: int, steps: list[float]) -> No
     window = SlidingWindow(rate=rate, waiting=waiting)
     for now in times(steps):
         wait = window.retry_after(now)
-        assert (wait == 0.0) is (window.turn(now) is not None)
+        assert (wait == 0.0) is (window.next_slot(now) is not None)
         if wait:
             early = SlidingWindow(rate=rate, waiting=waiting)
-            early._slots.extend(window._slots)
-            early._turns = window._turns
-            assert early.turn(now + wait - 1 / 128) is None
-            assert early.turn(now + wait) is not None
+            early._groups.extend(window._groups)
+            early._used = window._used
+            assert early.next_slot(now + wait - 1 / 128) is None
+            assert early.next_slot(now + wait) is not None
         window.take(now)
 
 
@@ -101,7 +101,7 @@ def test_a_huge_rate_holds_too_in_bounded_slots(
                 break
             assert turn >= now
             turns.append(turn)
-        assert len(window._slots) <= SLOTS + 2 + waiting
+        assert len(window._groups) <= SLOTS + 2 + waiting
     assert turns == sorted(turns)
     check_rate(turns, rate)
 
@@ -113,7 +113,7 @@ def test_a_steady_rate_goes_on_for_ever(rate: int) -> None:
     step = WINDOW / rate / 0.98
     refused = [n for n in range(5 * rate) if window.take(n * step) is None]
     assert refused == []
-    assert len(window._slots) <= SLOTS + 2
+    assert len(window._groups) <= SLOTS + 2
 
 
 @pytest.mark.parametrize("rate", [SLOTS, SLOTS + 1, 600, 6000])
@@ -136,7 +136,7 @@ def test_a_million_a_minute_take_bounded_memory() -> None:
     window = SlidingWindow(rate=1_000_000, waiting=20)
     for n in range(200_000):
         assert window.take(n / 2000) == n / 2000
-    assert len(window._slots) <= SLOTS + 2
+    assert len(window._groups) <= SLOTS + 2
 
 
 def test_exactly_the_rate_and_one_beyond() -> None:
@@ -168,8 +168,8 @@ def test_a_window_is_idle_when_it_would_say_what_a_new_one_says() -> None:
     assert window.is_idle(120.0)
 
 
-def test_more_turns_than_there_are_never_leave() -> None:
-    with pytest.raises(AssertionError, match="more turns"):
+def test_more_slots_than_there_are_never_leave() -> None:
+    with pytest.raises(AssertionError, match="more slots"):
         SlidingWindow(rate=1, waiting=1)._frees(1)
 
 

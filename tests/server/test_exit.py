@@ -1,4 +1,4 @@
-"""The end of a server that waits for nothing: it says why if it can, and goes in any case."""
+"""A forced exit: it logs its reason if it can, and never waits for its output."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from netra_trio.server import run as serve
+from netra_trio.server import exit as exits
 
 
 @pytest.fixture
@@ -17,32 +17,32 @@ def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def test_the_last_words_are_said(codes: list[int]) -> None:
+def test_a_forced_exit_logs_its_reason(codes: list[int]) -> None:
     with capture_logs() as logs:
-        serve._exit(1, "second signal: ended at once")
+        exits.exit_now(1, "second signal: ended at once")
     assert codes == [1]
     assert [(line["event"], line["code"]) for line in logs] == [("exit", 1)]
 
 
-def test_an_output_that_nobody_reads_holds_up_no_end(
+def test_an_unread_output_does_not_delay_the_exit(
     codes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = threading.Event()
-    monkeypatch.setattr(serve, "flush", read.wait)
+    monkeypatch.setattr(exits, "flush", read.wait)
     started = time.monotonic()
-    serve._exit(0, "tasks did not end in time")
+    exits.exit_now(0, "tasks did not end in time")
     assert codes == [0]
-    assert time.monotonic() - started < 10 * serve.LAST_WORDS
+    assert time.monotonic() - started < 10 * exits.FINAL_LOG_SECONDS
     read.set()
 
 
-def test_an_end_in_time_needs_no_last_resort(codes: list[int]) -> None:
-    timer = serve._exit_later(0.05)
+def test_a_cancelled_timer_does_not_exit(codes: list[int]) -> None:
+    timer = exits.exit_later(0.05)
     timer.cancel()
     timer.join()
     assert codes == []
 
 
-def test_the_last_resort_ends_what_does_not_end(codes: list[int]) -> None:
-    serve._exit_later(0.0).join()
+def test_the_timer_exits_with_code_0(codes: list[int]) -> None:
+    exits.exit_later(0.0).join()
     assert codes == [0]

@@ -1,4 +1,4 @@
-"""Hostile openings in bytes, on the lane and under the stock command, while somebody talks."""
+"""Malformed requests in bytes, on both hosts, while another connection is in use."""
 
 import base64
 import select
@@ -16,7 +16,7 @@ from support.server import KEY, Server, open_line, serving, sign, stock_serving
 from support.wire import CLOSE, FIN, TEXT, client_frame, raw_frame, server_frames
 
 STEP = 5.0  # seconds for an answer, or for the end
-HEAD_BYTES, HEAD_SECONDS = 16 * 1024, 10.0  # of a request's head, the contract's bounds
+HEAD_BYTES, HEAD_SECONDS = 16 * 1024, 10.0  # of a request head
 PROTOCOL_ERROR = 1002
 CLOSED = 0  # in place of a status
 SETTINGS = {"WEBSOCKET_MAX_CONNECTIONS_PER_USER": "100", "WEBSOCKET_SEND_TIMEOUT": "500"}
@@ -36,7 +36,7 @@ def request(
     version: bytes = b"Sec-WebSocket-Version: 13",
     end: bytes = b"\r\n",
 ) -> bytes:
-    """Return an upgrade that would open, but for what is put in the place of its lines."""
+    """Return a valid upgrade, except for the lines that are given."""
     if line is None:
         line = b"GET /ws?token=" + TOKEN.encode() + b" HTTP/1.1"
     lines = [line, host, upgrade, connection, key, version, *headers]
@@ -49,16 +49,16 @@ def plain(*headers: bytes, line: bytes = b"GET /ws/health HTTP/1.1") -> bytes:
 
 
 def filled(size: int) -> bytes:
-    """Return an upgrade whose head has exactly so many bytes."""
+    """Return an upgrade whose head has exactly this size."""
     return request(b"X: " + b"x" * (size - len(request(b"X: "))))
 
 
 @frozen
 class Case:
-    """Bytes to send, and the statuses of which one has to follow."""
+    """Bytes to send, and the statuses that may be the answer, on each host."""
 
     data: bytes
-    listener: set[int]
+    own: set[int]
     stock: set[int]
 
 
@@ -68,24 +68,24 @@ def case(data: bytes, *statuses: int, stock: set[int] | None = None) -> Case:
 
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")
 CASES = {
-    # Bytes beyond ASCII, where everything is ASCII.
-    "a foreign byte in the subprotocol": case(request(b"Sec-WebSocket-Protocol: \xff"), 400),
-    "a foreign byte in an extension": case(request(b"Sec-WebSocket-Extensions: \xe9"), 400),
-    "a foreign byte in Connection": case(request(connection=b"Connection: Upgrade, \xff"), 400),
-    "a foreign byte in Upgrade": case(
+    # Bytes beyond ASCII.
+    "a non-ASCII byte in the subprotocol": case(request(b"Sec-WebSocket-Protocol: \xff"), 400),
+    "a non-ASCII byte in an extension": case(request(b"Sec-WebSocket-Extensions: \xe9"), 400),
+    "a non-ASCII byte in Connection": case(request(connection=b"Connection: Upgrade, \xff"), 400),
+    "a non-ASCII byte in Upgrade": case(
         request(upgrade=b"Upgrade: websocket, \xff"), 400, stock={426}
     ),
-    "only foreign bytes in Upgrade": case(request(upgrade=b"Upgrade: \xff\xfe"), 426),
-    "a foreign byte in the path": case(request(line=b"GET /w\xffs HTTP/1.1"), 400),
-    "a foreign byte in the query": case(request(line=b"GET /ws?\xff HTTP/1.1"), 400),
-    "a foreign byte in a header's name": case(request(b"X-\xff: a"), 400),
-    "a foreign byte in a version": case(request(version=b"Sec-WebSocket-Version: \xff"), 426),
-    "a foreign byte in the key": case(request(key=b"Sec-WebSocket-Key: \xff"), 400),
-    "a foreign byte in the Origin": case(request(b"Origin: http://\xff"), 403),
-    "a foreign byte in a credential": case(
+    "only non-ASCII bytes in Upgrade": case(request(upgrade=b"Upgrade: \xff\xfe"), 426),
+    "a non-ASCII byte in the path": case(request(line=b"GET /w\xffs HTTP/1.1"), 400),
+    "a non-ASCII byte in the query": case(request(line=b"GET /ws?\xff HTTP/1.1"), 400),
+    "a non-ASCII byte in a header's name": case(request(b"X-\xff: a"), 400),
+    "a non-ASCII byte in a version": case(request(version=b"Sec-WebSocket-Version: \xff"), 426),
+    "a non-ASCII byte in the key": case(request(key=b"Sec-WebSocket-Key: \xff"), 400),
+    "a non-ASCII byte in the Origin": case(request(b"Origin: http://\xff"), 403),
+    "a non-ASCII byte in a credential": case(
         request(b"Authorization: Bearer \xff", line=b"GET /ws HTTP/1.1"), 401
     ),
-    # Twice what stands once, or not at all.
+    # Headers that are repeated or missing.
     "two Origins": case(request(*[b"Origin: http://localhost"] * 2), 403),
     "two Hosts": case(request(b"Host: other"), 400),
     "no Host": case(request(host=None), 400),
@@ -96,7 +96,7 @@ CASES = {
     "an old version": case(request(version=b"Sec-WebSocket-Version: 8"), 426),
     "no version": case(request(version=b""), 400),
     "two credentials": case(request(b"Authorization: Bearer " + TOKEN.encode()), 401),
-    # Line ends, and what hides behind them.
+    # Line endings.
     "NUL in a value": case(request(b"X: a\0b"), 400),
     "NUL in a name": case(request(b"X\0: b"), 400),
     "NUL in the path": case(request(line=b"GET /ws\0 HTTP/1.1"), 400),
@@ -110,15 +110,15 @@ CASES = {
     "a header without a name": case(request(b": a"), 400),
     "empty lines first": case(b"\r\n\r\n" + request(), 400),
     "an empty line first": case(b"\r\n" + request(), 400),
-    # How much.
-    "a head of the limit": case(filled(HEAD_BYTES), 101),
-    "a head of one byte more": case(filled(HEAD_BYTES + 1), 431, stock={101, 431}),
+    # Sizes.
+    "a head at the limit": case(filled(HEAD_BYTES), 101),
+    "a head one byte beyond it": case(filled(HEAD_BYTES + 1), 431, stock={101, 431}),
     "a head without an end": case(request()[:-2] + b"X: a\r\n" * 20_000, 431),
     "a line without an end": case(request()[:-2] + b"X: " + b"a" * 200_000, 431),
     "a path without an end": case(b"GET /" + b"a" * 200_000, 431),
-    "a thousand headers": case(request(*[b"X-%d: a" % n for n in range(1000)]), 101, 431),
-    "five thousand headers": case(request(*[b"X-%d: a" % n for n in range(5000)]), 431),
-    # Bodies of what has none.
+    "1,000 headers": case(request(*[b"X-%d: a" % n for n in range(1000)]), 101, 431),
+    "5,000 headers": case(request(*[b"X-%d: a" % n for n in range(5000)]), 431),
+    # Bodies.
     "a body": case(request(b"Content-Length: 5") + b"12345", 400),
     "an empty body": case(request(b"Content-Length: 0"), 101),
     "a chunked body": case(
@@ -129,14 +129,14 @@ CASES = {
         request(b"Content-Length: 3", b"Transfer-Encoding: chunked") + b"0\r\n\r\n", 400
     ),
     "two lengths": case(request(b"Content-Length: 3", b"Content-Length: 4") + b"abcd", 400),
-    "a length below nothing": case(request(b"Content-Length: -1"), 400),
-    "a chunk of no size": case(
+    "a negative length": case(request(b"Content-Length: -1"), 400),
+    "an invalid chunk size": case(
         plain(b"Transfer-Encoding: chunked", line=b"POST /ws/ticket HTTP/1.1") + b"zz\r\n\r\n",
         400,
         401,
     ),
     # Other protocols.
-    "h2c with settings that are none": case(plain(*H2C, b"HTTP2-Settings: !!!"), 101, 400, CLOSED),
+    "h2c with invalid settings": case(plain(*H2C, b"HTTP2-Settings: !!!"), 101, 400, CLOSED),
     "h2c with settings of a wrong length": case(
         plain(*H2C, b"HTTP2-Settings: " + base64.urlsafe_b64encode(b"abc")), 101, 400, CLOSED
     ),
@@ -148,35 +148,35 @@ CASES = {
     "HTTP/1.0": case(request(line=b"GET /ws?token=x HTTP/1.0"), 400),
     "HTTP/3.0": case(request(line=b"GET /ws?token=x HTTP/3.0"), 400),
     "HTTP/9": case(request(line=b"GET /ws HTTP/9"), 400),
-    "no HTTP": case(b"EHLO mail\r\n\r\n", 400),
+    "not HTTP": case(b"EHLO mail\r\n\r\n", 400),
     "noise": case(bytes(range(256)) * 8 + b"\r\n\r\n", 400, CLOSED),
     "POST": case(request(line=b"POST /ws?token=" + TOKEN.encode() + b" HTTP/1.1"), 426),
     "CONNECT": case(request(line=b"CONNECT localhost:80 HTTP/1.1"), 400, 404, 405),
-    # Where to.
+    # Request targets.
     "an absolute address": case(
         request(line=b"GET http://localhost/ws?token=" + TOKEN.encode() + b" HTTP/1.1"), 101, 404
     ),
     "no path but *": case(request(line=b"GET * HTTP/1.1"), 404),
     "no path": case(request(line=b"GET  HTTP/1.1"), 400),
     "an escaped path": case(request(line=b"GET /%77s?token=" + TOKEN.encode() + b" HTTP/1.1"), 101),
-    "an escape of no letter": case(request(line=b"GET /ws%zz HTTP/1.1"), 404),
+    "an invalid escape": case(request(line=b"GET /ws%zz HTTP/1.1"), 404),
     "an escape of NUL": case(request(line=b"GET /ws%00 HTTP/1.1"), 404),
     "an escape of a line's end": case(request(line=b"GET /ws%0d%0aX:%20y HTTP/1.1"), 404),
-    "an escape of no UTF-8": case(request(line=b"GET /ws%ff HTTP/1.1"), 404),
-    "up and down again": case(request(line=b"GET /x/../ws HTTP/1.1"), 404),
+    "an escape that is not UTF-8": case(request(line=b"GET /ws%ff HTTP/1.1"), 404),
+    "dot segments": case(request(line=b"GET /x/../ws HTTP/1.1"), 404),
     "two slashes": case(request(line=b"GET //ws HTTP/1.1"), 404),
-    "a question without an end": case(request(line=b"GET /ws?" + b"&" * 5000 + b" HTTP/1.1"), 401),
+    "a long query": case(request(line=b"GET /ws?" + b"&" * 5000 + b" HTTP/1.1"), 401),
     "two requests at once": case(plain() * 2, 200),
 }
 
 
 class Talker:
-    """A connection that goes on talking, whatever others do."""
+    """Another client's connection."""
 
     def __init__(self, server: Server) -> None:
         self._sock = open_line(server.address)
         self._sock.settimeout(STEP)
-        self._sock.sendall(request(b"X-Who: somebody else"))
+        self._sock.sendall(request(b"X-Client: the other"))
         self._data = b""
         while b"\r\n\r\n" not in self._data:
             self._more()
@@ -219,19 +219,19 @@ class Talker:
 
 @frozen
 class Host:
-    """A server under attack, and who talks to it meanwhile."""
+    """A server under attack, and another client of it."""
 
     name: str
     server: Server
     talker: Talker
 
-    def line(self) -> socket.socket:
+    def connect(self) -> socket.socket:
         sock = open_line(self.server.address)
         sock.settimeout(STEP)
         return sock
 
     def is_well(self) -> None:
-        """Check that nobody else noticed anything."""
+        """Check that the other client is served and no exception was logged."""
         self.talker.answers()
         assert self.server.process.running
         text = self.server.process.err.text
@@ -241,12 +241,12 @@ class Host:
         assert not self.server.process.logs("connection_broke")
 
 
-@pytest.fixture(scope="module", params=["lane", "stock"])
+@pytest.fixture(scope="module", params=["own", "stock"])
 def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Host]:
     directory: Path = tmp_path_factory.mktemp("server")
-    run = serving if request.param == "lane" else stock_serving
+    run = serving if request.param == "own" else stock_serving
     with run(directory, **SETTINGS) as server:
         talker = Talker(server)
         yield Host(request.param, server, talker)
@@ -254,7 +254,7 @@ def host(
 
 
 def send(sock: socket.socket, data: bytes) -> None:
-    """Send what the server takes: it may have heard enough."""
+    """Send as much as the server accepts: it may close before the end."""
     with suppress(ConnectionError):
         sock.sendall(data)
 
@@ -287,11 +287,11 @@ def status_of(head: bytes) -> int:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_opening_ends_nothing_but_itself(host: Host, name: str) -> None:
+def test_a_malformed_request_affects_only_its_connection(host: Host, name: str) -> None:
     this = CASES[name]
-    allowed = this.listener if host.name == "lane" else this.stock
+    allowed = this.own if host.name == "own" else this.stock
     begun = time.monotonic()
-    with host.line() as sock:
+    with host.connect() as sock:
         send(sock, this.data)
         if CLOSED in allowed:
             end(sock)
@@ -308,7 +308,7 @@ def test_a_hostile_opening_ends_nothing_but_itself(host: Host, name: str) -> Non
     host.is_well()
 
 
-# --- what comes behind the handshake
+# --- bytes behind the handshake
 
 
 def messages_of(data: bytes) -> list[tuple[int, bytes]]:
@@ -317,7 +317,7 @@ def messages_of(data: bytes) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("count", [1, 20])
 def test_frames_behind_the_handshake_are_not_lost(host: Host, count: int) -> None:
-    with host.line() as sock:
+    with host.connect() as sock:
         send(sock, request() + PING * count)
         head, body = read_head(sock)
         assert status_of(head) == 101
@@ -343,8 +343,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_behind_the_handshake_is_1002(host: Host, name: str) -> None:
-    with host.line() as sock:
+def test_garbage_behind_the_handshake_closes_with_1002(host: Host, name: str) -> None:
+    with host.connect() as sock:
         send(sock, request(DEFLATE) + GARBAGE[name])
         head, body = read_head(sock)
         assert status_of(head) == 101
@@ -355,18 +355,18 @@ def test_garbage_behind_the_handshake_is_1002(host: Host, name: str) -> None:
     host.is_well()
 
 
-# --- who says little, or nothing
+# --- slow and silent peers
 
 
 BEGINNINGS = [b"", b"G", request()[:40], request()[:-2], PREFACE[:10], plain()[:-1]]
 
 
-@pytest.mark.parametrize("host", ["lane"], indirect=True)
-def test_whoever_is_slow_or_silent_is_closed_in_time(host: Host) -> None:
-    """All at once, and each closed by the time a head may take, and a little."""
+@pytest.mark.parametrize("host", ["own"], indirect=True)
+def test_a_slow_or_silent_peer_is_closed_in_time(host: Host) -> None:
+    """All connections at once; each is closed when the time for a head is over."""
     begun = time.monotonic()
-    silent = [host.line() for _ in BEGINNINGS]
-    slow = [host.line() for _ in range(3)]
+    silent = [host.connect() for _ in BEGINNINGS]
+    slow = [host.connect() for _ in range(3)]
     with ExitStack() as stack:
         for sock in (*silent, *slow):
             stack.enter_context(sock)
@@ -391,9 +391,9 @@ def test_whoever_is_slow_or_silent_is_closed_in_time(host: Host) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", request()[:50], request(), request() + PING[:5], plain()])
-def test_whoever_is_reset_in_the_middle_is_forgotten(host: Host, data: bytes) -> None:
+def test_a_reset_connection_affects_no_other(host: Host, data: bytes) -> None:
     for _ in range(10):
-        with host.line() as sock:
+        with host.connect() as sock:
             send(sock, data)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     host.is_well()

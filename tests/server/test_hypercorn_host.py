@@ -1,4 +1,4 @@
-"""The host on real sockets: what a peer does to its own connection, and to nobody else's."""
+"""Hypercorn as we patch it, on real sockets: a peer affects its own connection only."""
 
 import importlib.metadata
 import json
@@ -29,7 +29,12 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from netra_trio.errors import TransportClosed
-from netra_trio.server.hypercorn import connection as host
+from netra_trio.server.hypercorn import connection, idle
+from netra_trio.server.hypercorn.connection import HostConnection
+from netra_trio.server.hypercorn.install import install
+from netra_trio.server.hypercorn.limits import Limits
+from netra_trio.server.hypercorn.websocket import HostWebSocket
+from netra_trio.server.hypercorn.writer import SocketWriter
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -45,7 +50,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave Hypercorn as it was found."""
+    """Undo the patches of Hypercorn."""
     for module, name in (
         (hypercorn.trio.run, "TCPServer"),
         (hypercorn.protocol.h11, "WSStream"),
@@ -55,7 +60,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """A host with one handler for every WebSocket; `/echo` echoes whatever the handler is."""
+    """A host with one handler for every WebSocket; `/echo` always echoes."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -92,7 +97,7 @@ class Server:
 
 
 class Peer:
-    """A client that speaks in bytes."""
+    """A client that sends and receives bytes."""
 
     def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
@@ -180,7 +185,7 @@ async def echo(_scope: Message, receive: Receive, send: Send) -> None:
 
 
 class Recorder:
-    """A handler that accepts and hands every message it receives to the test."""
+    """A handler that accepts and passes every received message to the test."""
 
     def __init__(self) -> None:
         self.put, self.got = trio.open_memory_channel[Message](1000)
@@ -200,7 +205,7 @@ class Recorder:
 async def serving(
     handler: Handler, *, send_timeout: float = 5.0, **settings: Any
 ) -> AsyncIterator[Server]:
-    host.install(send_timeout=send_timeout, max_message_bytes=LIMIT, drain_timeout=0.5)
+    install(Limits(send_timeout=send_timeout, max_message_bytes=LIMIT, drain_timeout=0.5))
     server = Server(handler)
     for name, value in settings.items():
         setattr(server.config, name, value)
@@ -219,7 +224,7 @@ async def serving(
 
 @asynccontextmanager
 async def bystander(server: Server) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Another client's connection: call it to see that it still talks."""
+    """Open another client's connection; call the result to check that it is served."""
     url = f"ws://127.0.0.1:{server.port}/echo"
     async with trio_websocket.open_websocket_url(url) as socket:
 
@@ -236,9 +241,9 @@ def names(messages: list[Message]) -> list[str]:
     return [message["type"] for message in messages]
 
 
-# --- one request ends one connection
+# --- malformed requests
 
-KILLERS = {
+MALFORMED = {
     "protocol": (upgrade(b"Sec-WebSocket-Protocol: \xff, " + SECRET), b"400"),
     "extensions": (upgrade(b"Sec-WebSocket-Extensions: \xff"), b"400"),
     "connection": (upgrade(connection=b"Upgrade, \xff"), b"400"),
@@ -271,11 +276,11 @@ KILLERS = {
 }
 
 
-@pytest.mark.parametrize("name", KILLERS)
-async def test_a_killer_ends_its_own_connection_only(
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_a_malformed_request_ends_only_its_connection(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    request, status = KILLERS[name]
+    request, status = MALFORMED[name]
     async with serving(echo) as server, bystander(server) as talk:
         peer = await server.peer()
         await peer.stream.send_all(request)
@@ -293,12 +298,12 @@ async def test_a_killer_ends_its_own_connection_only(
     assert SECRET.decode() not in caplog.text
 
 
-async def test_a_contained_fault_is_one_warning_without_the_request(
+async def test_an_exception_is_one_warning_without_the_request(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(echo) as server:
         peer = await server.peer()
-        await peer.stream.send_all(KILLERS["h2c"][0])
+        await peer.stream.send_all(MALFORMED["h2c"][0])
         await peer.to_the_end()
     lines = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert [line.name for line in lines] == ["netra_trio.server.hypercorn.install"]
@@ -306,7 +311,7 @@ async def test_a_contained_fault_is_one_warning_without_the_request(
     assert lines[0].exc_info is None
 
 
-async def test_an_application_that_fails_ends_its_own_connection_only() -> None:
+async def test_an_application_error_ends_only_its_connection() -> None:
     async def fails(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         async with trio.open_nursery() as nursery:
@@ -319,7 +324,7 @@ async def test_an_application_that_fails_ends_its_own_connection_only() -> None:
         assert await peer.to_the_end() == b""
 
 
-async def test_an_application_without_an_answer_is_a_500() -> None:
+async def test_an_application_that_returns_without_an_answer_is_500() -> None:
     async def silent(_scope: Message, receive: Receive, _send: Send) -> None:
         await receive()
 
@@ -330,7 +335,7 @@ async def test_an_application_without_an_answer_is_a_500() -> None:
         assert json.loads(await peer.to_the_end())["code"] == "INTERNAL_ERROR"
 
 
-async def test_a_rejection_arrives_with_its_body_and_the_line_ends() -> None:
+async def test_a_rejection_arrives_with_its_body_and_closes_the_connection() -> None:
     async def rejects(_scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         headers = [(b"content-length", b"2")]
@@ -347,7 +352,7 @@ async def test_a_rejection_arrives_with_its_body_and_the_line_ends() -> None:
 
 
 @pytest.mark.parametrize("count", [100, 1])
-async def test_what_an_application_does_not_read_holds_nothing(count: int) -> None:
+async def test_an_unread_body_does_not_block_the_connection(count: int) -> None:
     async with serving(echo) as server:
         peer = await server.peer()
         head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -360,7 +365,8 @@ async def test_what_an_application_does_not_read_holds_nothing(count: int) -> No
 
 
 async def test_a_trickling_head_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "HEAD_TIMEOUT", 0.3)
+    for module in (connection, idle):
+        monkeypatch.setattr(module, "HEAD_SECONDS", 0.3)
     async with serving(echo, keep_alive_timeout=0.1) as server, bystander(server):
         peer = await server.peer()
         async with trio.open_nursery() as nursery:
@@ -378,7 +384,7 @@ async def test_a_trickling_head_is_closed_in_time(monkeypatch: pytest.MonkeyPatc
         assert 0.25 < trio.current_time() - start < 5
 
 
-async def test_a_slow_head_is_served_though_keep_alive_is_shorter() -> None:
+async def test_a_slow_head_is_served_with_a_shorter_keep_alive() -> None:
     async with serving(echo, keep_alive_timeout=0.05) as server:
         peer = await server.peer()
         for _ in range(2):
@@ -393,7 +399,7 @@ async def test_a_slow_head_is_served_though_keep_alive_is_shorter() -> None:
 
 
 @pytest.mark.parametrize(("size", "status"), [(16 * 1024, b"200"), (16 * 1024 + 200, b"431")])
-async def test_the_head_is_bounded_even_when_it_comes_at_once(size: int, status: bytes) -> None:
+async def test_a_head_is_bounded_in_a_single_read(size: int, status: bytes) -> None:
     async with serving(echo) as server:
         peer = await server.peer()
         head = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
@@ -412,7 +418,7 @@ async def test_an_http2_peer_that_opens_no_stream_is_closed() -> None:
 
 
 class Flood:
-    """A handler that sends until it is told that the line is gone."""
+    """A handler that sends until the connection is lost."""
 
     def __init__(self) -> None:
         self.ended = trio.Event()
@@ -464,7 +470,7 @@ async def test_a_slow_reader_is_not_given_up() -> None:
         assert trio.current_time() - start > 0.5
 
 
-async def test_after_the_peer_vanished_a_loop_of_sends_ends() -> None:
+async def test_a_loop_of_sends_ends_when_the_peer_is_lost() -> None:
     flood = Flood()
     async with serving(flood) as server, bystander(server):
         peer = await server.upgraded()
@@ -475,7 +481,7 @@ async def test_after_the_peer_vanished_a_loop_of_sends_ends() -> None:
         assert flood.last["code"] == 1006
 
 
-async def test_sends_that_ignore_the_end_do_not_freeze_the_program() -> None:
+async def test_sends_after_the_end_do_not_block_the_loop() -> None:
     async def stubborn(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         while True:
@@ -492,7 +498,7 @@ async def test_sends_that_ignore_the_end_do_not_freeze_the_program() -> None:
         await talk()
 
 
-async def test_cancelling_in_mid_send_cuts_the_line() -> None:
+async def test_cancelling_in_mid_send_aborts_the_connection() -> None:
     flood = Flood()
     async with serving(flood) as server, bystander(server):
         peer = await server.upgraded()
@@ -505,7 +511,7 @@ async def test_cancelling_in_mid_send_cuts_the_line() -> None:
         await peer.to_the_end()
 
 
-async def test_being_cancelled_before_a_send_cuts_nothing() -> None:
+async def test_cancelling_before_a_send_keeps_the_connection() -> None:
     async def cancelled(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         with trio.CancelScope() as scope:
@@ -520,13 +526,13 @@ async def test_being_cancelled_before_a_send_cuts_nothing() -> None:
         await peer.stream.aclose()
 
 
-async def test_being_cancelled_when_it_is_its_turn_to_send_cuts_nothing() -> None:
+async def test_cancelling_at_the_send_lock_keeps_the_connection() -> None:
     async def cancelled(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
-        for _ in range(20):  # tasks take turns in no certain order
+        for _ in range(20):  # the order of tasks is random
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send, {"type": "websocket.send", "text": "never"})
-                await trio.lowlevel.checkpoint()  # it has the line to itself, and nothing is out
+                await trio.lowlevel.checkpoint()  # it holds the lock, and no byte is out
                 nursery.cancel_scope.cancel()
         await send({"type": "websocket.send", "text": "then"})
         await receive()
@@ -540,13 +546,13 @@ async def test_being_cancelled_when_it_is_its_turn_to_send_cuts_nothing() -> Non
 async def test_a_batch_is_one_write_of_separate_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [b'{"n":1}', '{"text":"é"}'.encode(), b'"' + b"x" * 300 + b'"', b"y" * 70_000]
     writes: list[int] = []
-    write = host.HostConnection._write
+    write = SocketWriter.write
 
-    async def counted(self: host.HostConnection, data: bytes) -> None:
+    async def counted(self: SocketWriter, data: bytes) -> None:
         writes.append(len(data))
         await write(self, data)
 
-    monkeypatch.setattr(host.HostConnection, "_write", counted)
+    monkeypatch.setattr(SocketWriter, "write", counted)
 
     async def sends(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
@@ -565,7 +571,7 @@ async def test_a_batch_is_one_write_of_separate_frames(monkeypatch: pytest.Monke
 # --- messages
 
 
-async def test_bytes_behind_the_request_wait_for_the_answer() -> None:
+async def test_frames_behind_the_handshake_wait_for_the_answer() -> None:
     go = trio.Event()
     recorder = Recorder()
 
@@ -630,7 +636,7 @@ async def next_of(recorder: Recorder, kind: str) -> Message:
     return message
 
 
-async def test_a_huge_message_is_refused_while_it_comes_and_the_close_arrives() -> None:
+async def test_a_huge_message_is_rejected_before_its_end() -> None:
     recorder = Recorder()
     async with serving(recorder) as server, bystander(server):
         peer = await server.upgraded()
@@ -650,7 +656,7 @@ async def test_a_huge_message_is_refused_while_it_comes_and_the_close_arrives() 
         assert (await recorder.got.receive())["code"] == 1006
 
 
-async def test_messages_nobody_takes_do_not_hold_the_connection() -> None:
+async def test_unread_messages_do_not_block_the_close() -> None:
     async def leaves(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         await go.wait()
@@ -665,7 +671,7 @@ async def test_messages_nobody_takes_do_not_hold_the_connection() -> None:
         assert await peer.to_the_end() == b""
 
 
-async def test_pings_and_pongs_are_life_signs() -> None:
+async def test_pings_and_pongs_show_that_the_peer_is_alive() -> None:
     recorder = Recorder()
 
     async def pings(scope: Message, receive: Receive, send: Send) -> None:
@@ -691,7 +697,7 @@ async def test_pings_and_pongs_are_life_signs() -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1012, 3000, 4999, None])
-async def test_the_peers_close_code_is_told(code: int | None) -> None:
+async def test_the_application_gets_the_peers_close_code(code: int | None) -> None:
     recorder = Recorder()
     async with serving(recorder) as server:
         peer = await server.upgraded()
@@ -703,7 +709,7 @@ async def test_the_peers_close_code_is_told(code: int | None) -> None:
         assert end == {"type": "websocket.disconnect", "code": 1005 if code is None else code}
 
 
-async def test_a_peer_that_vanished_is_1006() -> None:
+async def test_a_lost_connection_is_1006() -> None:
     recorder = Recorder()
     async with serving(recorder) as server:
         peer = await server.upgraded()
@@ -726,7 +732,7 @@ async def test_a_peer_that_vanished_is_1006() -> None:
         (frame(CLOSE, b"\x03\xe8\xff"), 1007),
     ],
 )
-async def test_a_bad_frame_is_answered_with_its_code(data: bytes, code: int) -> None:
+async def test_a_protocol_error_is_closed_with_its_code(data: bytes, code: int) -> None:
     recorder = Recorder()
     async with serving(recorder) as server, bystander(server):
         peer = await server.upgraded()
@@ -736,7 +742,7 @@ async def test_a_bad_frame_is_answered_with_its_code(data: bytes, code: int) -> 
         assert await recorder.got.receive() == {"type": "websocket.disconnect", "code": code}
 
 
-async def test_the_application_closes_and_hears_the_answer() -> None:
+async def test_the_application_closes_and_gets_the_reply() -> None:
     told: list[Any] = []
 
     async def closes(_scope: Message, receive: Receive, send: Send) -> None:
@@ -767,7 +773,7 @@ async def test_the_application_closes_and_hears_the_answer() -> None:
     assert told == [None, "crossing", 4409, 4409]
 
 
-async def test_a_close_arrives_though_input_lies_unread() -> None:
+async def test_a_close_arrives_with_unread_input() -> None:
     async def closes(_scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         await go.wait()
@@ -783,7 +789,7 @@ async def test_a_close_arrives_though_input_lies_unread() -> None:
         assert await peer.to_the_end() == b""
 
 
-async def test_the_application_hears_of_the_hosts_shutdown() -> None:
+async def test_the_application_is_told_of_the_hosts_shutdown() -> None:
     async def drains(scope: Message, receive: Receive, send: Send) -> None:
         await accept(receive, send)
         await scope["extensions"]["netra_trio"]["terminated"]()
@@ -806,10 +812,10 @@ async def test_the_graceful_timeout_covers_the_drain() -> None:
         assert server.config.graceful_timeout == 1.5
 
 
-# --- other peers
+# --- negotiation
 
 
-async def test_deflate_is_offered_and_not_agreed_on() -> None:
+async def test_compression_is_never_negotiated() -> None:
     async with serving(echo) as server:
         peer = await server.peer()
         uri = parse_uri(f"ws://127.0.0.1:{server.port}/ws")
@@ -824,7 +830,7 @@ async def test_deflate_is_offered_and_not_agreed_on() -> None:
         assert client.extensions == []
 
 
-async def test_a_subprotocol_is_chosen_from_all_offered_lines() -> None:
+async def test_a_subprotocol_is_chosen_from_all_headers() -> None:
     async def chooses(scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         assert scope["subprotocols"] == ["a", "netra.v1", "b"]
@@ -955,33 +961,33 @@ async def test_an_http2_peer_without_a_window_is_given_up() -> None:
 # --- install
 
 
-def put_in() -> None:
-    host.install(send_timeout=1, max_message_bytes=1, drain_timeout=1)
+def install_here() -> None:
+    install(Limits(send_timeout=1, max_message_bytes=1, drain_timeout=1))
 
 
 def test_install_may_be_called_again() -> None:
-    put_in()
-    put_in()
-    assert vars(hypercorn.trio.run)["TCPServer"] is host.HostConnection
-    assert vars(hypercorn.protocol.h11)["WSStream"] is host.HostWebSocket
-    assert vars(hypercorn.protocol.h2)["WSStream"] is host.HostWebSocket
+    install_here()
+    install_here()
+    assert vars(hypercorn.trio.run)["TCPServer"] is HostConnection
+    assert vars(hypercorn.protocol.h11)["WSStream"] is HostWebSocket
+    assert vars(hypercorn.protocol.h2)["WSStream"] is HostWebSocket
 
 
 def test_install_refuses_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "0.19.1")
     with pytest.raises(RuntimeError, match=r"0\.19\.1 instead of 0\.18\.\*"):
-        put_in()
+        install_here()
 
 
-def test_install_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_install_names_the_missing_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(hypercorn.protocol.h2, "WSStream")
     with pytest.raises(RuntimeError, match=r"hypercorn\.protocol\.h2\.WSStream is missing"):
-        put_in()
+        install_here()
     monkeypatch.undo()
     monkeypatch.delattr(hypercorn.protocol.h11.H11Protocol, "_maybe_recycle")
     with pytest.raises(RuntimeError, match=r"H11Protocol\._maybe_recycle is missing"):
-        put_in()
+        install_here()
     monkeypatch.undo()
     monkeypatch.setattr(hypercorn.trio.run, "TCPServer", lambda _app: None)
     with pytest.raises(RuntimeError, match="takes"):
-        put_in()
+        install_here()

@@ -1,4 +1,4 @@
-"""The lane: peers that behave badly, TLS, every protocol on one port, and that nothing is left."""
+"""The listener: bad peers, TLS, every protocol on one port, and no leaks."""
 
 import errno
 import os
@@ -49,16 +49,18 @@ from websockets.sync.client import connect
 from netra_trio.agents.demo.echo import echo
 from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError
+from netra_trio.server import socket_handler
 from netra_trio.server.application import Application, create_app
-from netra_trio.server.listener import Head, Listener
-from netra_trio.server.run import listen
-from netra_trio.server.run import secure as context_of
+from netra_trio.server.listener import Listener
+from netra_trio.server.request_head import RequestHead, read_head
+from netra_trio.server.sockets import listen
+from netra_trio.server.sockets import secure as context_of
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.transports.byte_stream import Line
+from netra_trio.transports.byte_stream import ByteStream
 
-EXIT_SECONDS = 2.0  # beyond the drain timeout: 10 in all, where that is the default
+EXIT_SECONDS = 2.0  # beyond the drain timeout
 STEP = 10.0  # seconds: a safety bound
-MEMORY = 64 * 1024 * 1024  # bytes that a few dozen bad peers may cost: each session keeps one
+MEMORY = 64 * 1024 * 1024  # bytes that a few dozen bad peers may cost: each session keeps a log
 AGENTS = """
 async def flood(run):
     while True:
@@ -86,21 +88,21 @@ def message(kind: str, payload: object = None, correlation_id: str = "c") -> byt
 
 
 def reset(sock: socket.socket) -> None:
-    """Close without FIN."""
+    """Close with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 def resident(process: Process) -> int:
-    """Return how many bytes of memory a process has."""
+    """Return the resident memory of a process, in bytes."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-# --- peers that behave badly
+# --- bad peers
 
 
-async def test_bad_peers_cost_little_and_nobody_else_notices(tmp_path: Path) -> None:
+async def test_bad_peers_cost_little_memory_and_delay_no_other(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     settings = {"WEBSOCKET_SEND_TIMEOUT": "1000", "WEBSOCKET_MAX_CONNECTIONS_PER_USER": "100"}
     agents = ("--agent", "outside_agents:flood", "--agent", "outside_agents:wait")
@@ -140,7 +142,7 @@ async def test_bad_peers_cost_little_and_nobody_else_notices(tmp_path: Path) -> 
         assert not server.process.logs("connection_failed")
 
 
-async def test_with_bad_peers_attached_it_ends_in_time(tmp_path: Path) -> None:
+async def test_the_server_exits_in_time_with_bad_peers(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     agents = ("--agent", "outside_agents:flood", "--agent", "outside_agents:wait")
     with serving(tmp_path, *agents, WEBSOCKET_DRAIN_TIMEOUT="1500") as server:
@@ -153,7 +155,7 @@ async def test_with_bad_peers_attached_it_ends_in_time(tmp_path: Path) -> None:
         server.process.wait_log("connection_opened", 18)
         begun = time.monotonic()
         assert server.process.end(seconds=STEP) == 0
-        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS + 1  # of a busy machine
+        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS + 1  # a busy machine is slower
         assert "Traceback" not in server.process.err.text
         for sock in socks:
             sock.close()
@@ -248,7 +250,7 @@ def test_http_over_tls(
             assert answer.json()["status"] == "healthy"
 
 
-def test_what_is_no_tls_and_half_a_handshake_end_nothing_but_themselves(
+def test_a_failed_tls_handshake_affects_no_other_connection(
     secure: tuple[Process, str], trusting: ssl.SSLContext
 ) -> None:
     process, address = secure
@@ -269,7 +271,7 @@ def test_what_is_no_tls_and_half_a_handshake_end_nothing_but_themselves(
     assert not process.logs("connection_broke")
 
 
-def test_wrong_files_are_told_in_a_line(files: tuple[str, str], tmp_path: Path) -> None:
+def test_wrong_certificate_files_are_one_line(files: tuple[str, str], tmp_path: Path) -> None:
     certfile, keyfile = files
     garbage = tmp_path / "garbage.pem"
     garbage.write_text("garbage")
@@ -332,7 +334,7 @@ async def test_every_protocol_on_one_port(dev: Server) -> None:
 
 
 def ask_http2(address: str, piece: int) -> list[int]:
-    """Ask over HTTP/2 with prior knowledge, in pieces of so many bytes; return the statuses."""
+    """Send two requests over HTTP/2, in pieces of this size; return the statuses."""
     core = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
     core.initiate_connection()
     for stream, path in ((1, "/ws/health"), (3, "/nowhere")):
@@ -355,7 +357,7 @@ def ask_http2(address: str, piece: int) -> list[int]:
     return [statuses[1], statuses[3]]
 
 
-def test_an_upgrade_on_a_connection_that_was_kept_alive(dev: Server) -> None:
+def test_an_upgrade_on_a_kept_alive_connection(dev: Server) -> None:
     get = f"GET /ws/health HTTP/1.1\r\nHost: {dev.address}\r\n\r\n".encode()
     with open_line(dev.address) as sock:
         for _ in range(2):
@@ -371,25 +373,25 @@ def test_an_upgrade_on_a_connection_that_was_kept_alive(dev: Server) -> None:
             data += more
 
 
-# --- the order of refusals
+# --- the order of checks
 
 MALFORMED = opening("x").replace(KEY.encode(), b"short")
 
 
-def test_another_version_is_told_the_right_one(dev: Server) -> None:
+def test_a_wrong_version_is_answered_with_the_right_one(dev: Server) -> None:
     answer = ask(dev.address, upgrade_request(dev.address, version="8"))
     answer.refuses(426, "BAD_REQUEST")
     assert answer.headers["sec-websocket-version"] == "13"
 
 
-async def test_a_full_server_says_so_before_it_looks_at_the_handshake(tmp_path: Path) -> None:
+async def test_a_full_server_rejects_before_the_handshake_is_checked(tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_MAX_CONNECTIONS="1") as server:
         ask(server.address, MALFORMED).refuses(400, "BAD_REQUEST")
         async with server.connect():
             refused(ask(server.address, MALFORMED), "SERVER_FULL")
 
 
-async def test_a_draining_server_says_so_before_it_looks_at_the_handshake(tmp_path: Path) -> None:
+async def test_a_draining_server_rejects_before_the_handshake_is_checked(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     agent = ("--agent", "outside_agents:wait")
     with serving(tmp_path, *agent, WEBSOCKET_DRAIN_TIMEOUT="1000") as server:
@@ -407,14 +409,14 @@ def refused(answer: Answer, code: str) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
-# --- in this process: nothing is left
+# --- in this process: leaks
 
 
 @asynccontextmanager
 async def listener(
     make: type[Listener] = Listener, **settings: Any
 ) -> AsyncIterator[tuple[Application, str]]:
-    """Run a lane in this process."""
+    """Run a listener in this process."""
     chosen = evolve(Settings(), jwt_secret_key=SECRET, send_timeout_ms=500, **settings)
     app = create_app(agents={"echo": echo}, settings=chosen, store=MemoryStore())
     with listen("127.0.0.1", 0) as sock:
@@ -433,14 +435,16 @@ SAY = message("user_message", {"content": "hello"})
 KINDS = ("silent", "http", "head", "open", "frame", "run", "close")
 
 
-async def live_and_leave(address: str, chance: random.Random, limiter: trio.CapacityLimiter) -> str:
-    """Open a connection, come so far, and leave; return how far."""
+async def connect_and_leave(
+    address: str, chance: random.Random, limiter: trio.CapacityLimiter
+) -> str:
+    """Open a connection, proceed to a random state, and leave; return the state."""
     kind = chance.choice(KINDS)
     host, _, port = address.rpartition(":")
     async with limiter:
         stream = await trio.open_tcp_stream(host, int(port))
         with suppress(trio.BrokenResourceError):
-            await come_so_far(stream, kind, chance)
+            await proceed_to(stream, kind, chance)
         if chance.random() < 0.5:
             linger = struct.pack("ii", 1, 0)
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -448,7 +452,7 @@ async def live_and_leave(address: str, chance: random.Random, limiter: trio.Capa
     return kind
 
 
-async def come_so_far(stream: trio.SocketStream, kind: str, chance: random.Random) -> None:
+async def proceed_to(stream: trio.SocketStream, kind: str, chance: random.Random) -> None:
     if kind == "silent":
         return
     if kind == "http":
@@ -472,15 +476,15 @@ async def come_so_far(stream: trio.SocketStream, kind: str, chance: random.Rando
         await stream.receive_some(65_536)
 
 
-async def test_two_thousand_random_ends_leave_nothing() -> None:
-    chance = random.Random(20)  # noqa: S311 - the same ends each time
+async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
+    chance = random.Random(20)  # noqa: S311 - a fixed seed
     limiter = trio.CapacityLimiter(100)
     kinds = Counter[str]()
 
     async def live(address: str) -> None:
-        kinds[await live_and_leave(address, chance, limiter)] += 1
+        kinds[await connect_and_leave(address, chance, limiter)] += 1
 
-    with trio.fail_after(300):  # a safety bound: it takes 12 s where nothing else is at work
+    with trio.fail_after(300):  # a safety bound: an idle machine takes 12 s
         async with listener(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
             await trio.testing.wait_all_tasks_blocked(0.05)
             tasks = trio.lowlevel.current_statistics().tasks_living
@@ -489,23 +493,23 @@ async def test_two_thousand_random_ends_leave_nothing() -> None:
             def is_left() -> bool:
                 counts = app.statistics()
                 living = trio.lowlevel.current_statistics().tasks_living
-                there = counts["seats"] + counts["connections"] + counts["sessions"]
+                there = counts["slots"] + counts["connections"] + counts["sessions"]
                 return there > 0 or living > tasks
 
             async with trio.open_nursery() as nursery:
                 for _ in range(2000):
                     nursery.start_soon(live, address)
-            while is_left():  # noqa: ASYNC110 - nobody tells
+            while is_left():  # noqa: ASYNC110 - there is no event for it
                 await trio.sleep(0.05)
             assert open_files() == files
     assert set(kinds) == set(KINDS)
 
 
-async def test_without_a_file_for_a_connection_it_says_so_and_goes_on() -> None:
+async def test_accept_without_a_free_file_is_logged_and_retried() -> None:
     failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
 
     class Crowded(socket.socket):
-        """A listening socket in a system that has no files left, for a while."""
+        """A listening socket in a system that has no free file, for a while."""
 
         def accept(self) -> tuple[socket.socket, Any]:
             if failures:
@@ -513,7 +517,7 @@ async def test_without_a_file_for_a_connection_it_says_so_and_goes_on() -> None:
                 raise OSError(number, os.strerror(number))
             return super().accept()
 
-    class CrowdedLane(Listener):
+    class CrowdedListener(Listener):
         def __init__(self, app: Application, sock: socket.socket) -> None:
             super().__init__(app, Crowded(fileno=os.dup(sock.fileno())))
 
@@ -524,7 +528,7 @@ async def test_without_a_file_for_a_connection_it_says_so_and_goes_on() -> None:
                 await super().serve(task_status=task_status)
 
     with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
-        async with listener(CrowdedLane) as (_, address):
+        async with listener(CrowdedListener) as (_, address):
             for _ in range(2):
                 assert await trio.to_thread.run_sync(ask_health, address) == 200
     assert not failures
@@ -538,18 +542,19 @@ def ask_health(address: str) -> int:
         return read_answer(sock).status
 
 
-async def test_no_exception_of_one_connection_reaches_another() -> None:
-    class Faulty(Listener):
-        failures = 1
+async def test_no_exception_of_one_connection_reaches_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = [ValueError("hush-hush")]
 
-        async def _read_head(self, line: Line, peer: str) -> Head | None:
-            if self.failures:
-                self.failures -= 1
-                raise ValueError("hush-hush")
-            return await super()._read_head(line, peer)
+    async def faulty(stream: ByteStream) -> RequestHead | None:
+        if failures:
+            raise failures.pop()
+        return await read_head(stream)
 
+    monkeypatch.setattr(socket_handler, "read_head", faulty)
     with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
-        async with listener(Faulty) as (_, address):
+        async with listener() as (_, address):
             stream = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
             assert await stream.receive_some() == b""
             await stream.aclose()

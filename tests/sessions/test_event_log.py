@@ -105,7 +105,7 @@ class LogMachine(RuleBasedStateMachine):
         self.count += 1
         text = f"<{self.count}>"
         event = text if run is None else PartialResult(RunId(run), text)
-        seq = self.log.append(event, size, reserved, self.count / 4, "c")
+        seq = self.log.append(event, size, reserved, self.count / 4, "c").seq
         assert seq == self.count
         self.pending.append(Held(seq, seq, size, reserved, run, text))
         assert [seen(entry) for entry in self.log.trim()] == self.overflow()
@@ -246,7 +246,7 @@ def numbers(entries: list[Entry]) -> list[tuple[int, int]]:
 
 
 def delta(log: EventLog, text: str, run: str = "r", size: int = 1) -> int:
-    return log.append(PartialResult(RunId(run), text), size)
+    return log.append(PartialResult(RunId(run), text), size).seq
 
 
 def test_the_bounds_are_the_contracts() -> None:
@@ -273,10 +273,7 @@ def test_confirmations_and_ends_never_wait() -> None:
     assert log.reserve()
     log.append("delta", 10)
     assert not log.has_room(0)
-    assert [log.append("confirmed", 5, reserved=True), log.append("ended", 5, reserved=True)] == [
-        2,
-        3,
-    ]
+    assert [log.append(event, 5, reserved=True).seq for event in ("confirmed", "ended")] == [2, 3]
     assert log.is_over_bytes
 
 

@@ -13,10 +13,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.run import Run
+from netra_trio.connections.dispatch import BACKGROUND_REQUESTS
+from netra_trio.connections.outgoing import CONTROL_FRAMES
 from netra_trio.ids import MessageId
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.messages import HistoryMessage
-from netra_trio.sessions.outbox import CONTROL_BYTES
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, Duplicate, NewMessage
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.timeout import STORE_SECONDS
@@ -183,7 +184,7 @@ async def test_a_page_of_history_is_bounded_as_it_is_written(autojump_clock: Moc
 async def test_replies_that_are_not_read_are_bounded_and_time_goes_on(
     autojump_clock: MockClock,
 ) -> None:
-    """A peer that asks and does not read fills its outbox; its token ends all the same."""
+    """A peer that asks and does not read fills its channels; its token ends all the same."""
     async with open_server(store=Bulky(), heartbeat_interval_ms=3_600_000) as server:
         client = server.start(expires_at=EPOCH + 100, buffer_bytes=300, send_timeout=10_000.0)
         await client.expect("connection_established")
@@ -191,7 +192,9 @@ async def test_replies_that_are_not_read_are_bounded_and_time_goes_on(
             with trio.move_on_after(0.1):  # in the end the server reads no more of it either
                 await client.send("get_thread_history", {"thread_id": "t"})
         connection = next(iter(server.node._connections.values()))
-        assert connection.outbox._bytes <= CONTROL_BYTES + HISTORY_PAGE_BYTES + 200
+        waiting = connection.outgoing.statistics()
+        assert 0 < waiting["control"] <= CONTROL_FRAMES
+        assert 0 < waiting["large"] <= BACKGROUND_REQUESTS
         await trio.sleep_until(101)
         assert connection.reason is EndReason.TOKEN_EXPIRED
         client.line.cut()

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
 from netra_trio.errors import KeyConflict
-from netra_trio.sessions.session import FOLLOW_MAX_SECONDS
+from netra_trio.sessions.duplicates import FOLLOW_MAX_SECONDS
 from netra_trio.stores.base import Duplicate, NewMessage
 
 
@@ -110,7 +110,7 @@ async def test_what_is_not_known_any_more_is_not_waited_for(autojump_clock: Mock
             setattr(store, fault, True)
             await trio.sleep(100)
             (session,) = here.node.sessions
-            assert session._followed == {}
+            assert session._duplicates._followed == {}
             assert "agent_completed" not in kinds(await asker.sync())
 
 

@@ -113,7 +113,7 @@ async def test_a_session_that_rests_can_be_closed_and_resumed(autojump_clock: Mo
         await trio.sleep(LOOKS)
         (session,) = server.node.sessions
         assert not is_served(server)
-        wanted = (client.hello["payload"]["session_id"], session.event_stream.log.last)
+        wanted = (client.hello["payload"]["session_id"], session.statistics()["last_seq"])
         async with server.connect(session_id=wanted[0], last_seq=wanted[1]) as client:
             assert client.hello["payload"]["resume"]["verdict"] == "exact"
             await client.say("hello again", "b")

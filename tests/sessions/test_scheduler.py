@@ -61,7 +61,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         busy = any(self.thread[run] == thread for run in [*self.active, *self.waiting])
         assert self.schedule.is_busy(thread) is busy
         turn = self.now + delay
-        decide = self.schedule.decide(thread, turn=turn, now=self.now, reject_if_busy=reject)
+        decide = self.schedule.decide(thread, starts_at=turn, now=self.now, reject_if_busy=reject)
         assert (decide is AdmissionDecision.BUSY) is (busy and reject)
         if decide is AdmissionDecision.FULL:
             assert len(self.waiting) >= self.max_waiting
@@ -69,7 +69,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             return
         self.count += 1
         run = f"r{self.count}"
-        self.schedule.add(run, thread, turn=turn, first=first)
+        self.schedule.add(run, thread, starts_at=turn, first=first)
         self.waiting.insert(0 if first else len(self.waiting), run)
         self.thread[run], self.turn[run] = thread, turn
         if not starts:
@@ -92,7 +92,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule(step=st.sampled_from([0.5, 1.0, 30.0]))
     def let_time_pass(self, step: float) -> None:
-        following = self.schedule.next_turn(self.now)
+        following = self.schedule.next_start(self.now)
         assert following == min(
             (self.turn[run] for run in self.waiting if self.turn[run] > self.now), default=inf
         )
@@ -142,7 +142,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             for run in list(self.active):
                 self.end(run)
             if not self.start_due():
-                following = self.schedule.next_turn(self.now)
+                following = self.schedule.next_start(self.now)
                 if following == inf:
                     break
                 self.now = following
@@ -158,32 +158,41 @@ TestSchedule = ScheduleMachine.TestCase
 def test_eight_start_and_the_ninth_waits() -> None:
     schedule = Scheduler(max_active=8, max_waiting=32)
     for n in range(9):
-        decide = schedule.decide(f"t{n}", turn=0.0, now=0.0, reject_if_busy=True)
+        decide = schedule.decide(f"t{n}", starts_at=0.0, now=0.0, reject_if_busy=True)
         assert decide is (AdmissionDecision.START if n < 8 else AdmissionDecision.WAIT)
-        schedule.add(f"r{n}", f"t{n}", turn=0.0)
+        schedule.add(f"r{n}", f"t{n}", starts_at=0.0)
         assert schedule.start_due(0.0) == ([f"r{n}"] if n < 8 else [])
     schedule.ended("r3")
     # The place is the ninth's: who comes now does not overtake it.
-    assert schedule.decide("new", turn=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.WAIT
+    assert (
+        schedule.decide("new", starts_at=0.0, now=0.0, reject_if_busy=False)
+        is AdmissionDecision.WAIT
+    )
     assert schedule.start_due(0.0) == ["r8"]
 
 
 def test_thirty_two_wait_and_the_next_is_refused() -> None:
     schedule = Scheduler(max_active=8, max_waiting=32)
     for n in range(33):
-        assert schedule.decide("t", turn=0.0, now=0.0, reject_if_busy=False) in {
+        assert schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=False) in {
             AdmissionDecision.START,
             AdmissionDecision.WAIT,
         }
-        schedule.add(f"r{n}", "t", turn=0.0)
+        schedule.add(f"r{n}", "t", starts_at=0.0)
         schedule.start_due(0.0)
-    assert schedule.decide("t", turn=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.FULL
-    assert schedule.decide("t", turn=0.0, now=0.0, reject_if_busy=True) is AdmissionDecision.BUSY
     assert (
-        schedule.decide("other", turn=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.START
+        schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.FULL
     )
     assert (
-        schedule.decide("other", turn=1.0, now=0.0, reject_if_busy=False) is AdmissionDecision.FULL
+        schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=True) is AdmissionDecision.BUSY
+    )
+    assert (
+        schedule.decide("other", starts_at=0.0, now=0.0, reject_if_busy=False)
+        is AdmissionDecision.START
+    )
+    assert (
+        schedule.decide("other", starts_at=1.0, now=0.0, reject_if_busy=False)
+        is AdmissionDecision.FULL
     )
     assert schedule.position("r32", 0.0) == 32
 
@@ -191,9 +200,9 @@ def test_thirty_two_wait_and_the_next_is_refused() -> None:
 def test_what_interrupts_comes_next() -> None:
     schedule = Scheduler(max_active=2, max_waiting=32)
     for run in ("r1", "r2", "r3"):
-        schedule.add(run, "t", turn=0.0)
+        schedule.add(run, "t", starts_at=0.0)
     assert schedule.start_due(0.0) == ["r1"]
-    schedule.add("now", "t", turn=0.0, first=True)
+    schedule.add("now", "t", starts_at=0.0, first=True)
     assert schedule.position("now", 0.0) == 1
     assert schedule.position("r2", 0.0) == 2
     assert schedule.start_due(0.0) == []
@@ -203,21 +212,21 @@ def test_what_interrupts_comes_next() -> None:
 
 def test_a_run_whose_turn_has_not_come_holds_back_its_thread_alone() -> None:
     schedule = Scheduler(max_active=2, max_waiting=32)
-    schedule.add("late", "t", turn=60.0)
-    schedule.add("behind", "t", turn=0.0)
-    schedule.add("other", "u", turn=0.0)
-    schedule.add("later", "v", turn=61.0)
+    schedule.add("late", "t", starts_at=60.0)
+    schedule.add("behind", "t", starts_at=0.0)
+    schedule.add("other", "u", starts_at=0.0)
+    schedule.add("later", "v", starts_at=61.0)
     assert schedule.position("later", 0.0) == 2
-    assert schedule.next_turn(0.0) == 60.0
+    assert schedule.next_start(0.0) == 60.0
     assert schedule.start_due(0.0) == ["other"]
     assert schedule.start_due(60.0) == ["late"]
-    assert schedule.next_turn(60.0) == 61.0
+    assert schedule.next_start(60.0) == 61.0
 
 
 def test_all_that_waits_goes_in_order() -> None:
     schedule = Scheduler(max_active=1, max_waiting=32)
     for run in ("r1", "r2", "r3"):
-        schedule.add(run, "t", turn=0.0)
+        schedule.add(run, "t", starts_at=0.0)
     schedule.start_due(0.0)
     assert schedule.withdraw_all() == ["r2", "r3"]
     assert schedule.withdraw_all() == []

@@ -1,13 +1,17 @@
 """What is kept per user: not lost while it matters, and forgotten when it does not."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.ids import RunId, UserId
+from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import WINDOW
-from netra_trio.sessions.users import LiveRun, User, Users
+from netra_trio.sessions.users import User, Users
+from netra_trio.stores.base import RunEnd
 
 
 class Line:
@@ -22,8 +26,18 @@ class Line:
         self.ends += 1
 
 
-def nothing() -> None:
-    """Stop nothing."""
+class Live:
+    """A run that has not ended."""
+
+    def __init__(self) -> None:
+        self.watchers: dict[SessionId, Callable[[RunEnd], None]] = {}
+
+    @property
+    def status(self) -> RunStatus:
+        return RunStatus.RUNNING
+
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 def test_a_user_is_the_same_while_there_is_something_to_remember() -> None:
@@ -45,7 +59,7 @@ def test_connections_and_runs_keep_a_user() -> None:
     alice.connections.append(Line())
     assert not alice.is_idle(0.0)
     assert users.get(UserId("alice"), 1e6) is alice
-    alice.runs[RunId("r")] = LiveRun(stop=nothing)
+    alice.runs[RunId("r")] = Live()
     alice.connections.clear()
     assert users.get(UserId("alice"), 2e6) is alice
     alice.runs.clear()
@@ -57,7 +71,7 @@ def test_two_users_have_nothing_in_common() -> None:
     alice, bob = (users.get(UserId(name), 0.0) for name in ("alice", "bob"))
     alice.window.take(0.0)
     alice.connections.append(Line())
-    alice.runs[RunId("r")] = LiveRun(stop=nothing)
+    alice.runs[RunId("r")] = Live()
     assert bob.window.take(0.0) == 0.0
     assert not bob.connections
     assert not bob.runs
@@ -122,7 +136,7 @@ def test_nobody_is_forgotten_too_early(steps: list[tuple[str, str, float]]) -> N
         elif what == "close":
             user.connections.clear()
         elif what == "run":
-            user.runs[RunId(f"r{now}")] = LiveRun(stop=nothing)
+            user.runs[RunId(f"r{now}")] = Live()
         elif what == "end":
             user.runs.clear()
         assert len(users) <= len(known)

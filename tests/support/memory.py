@@ -26,6 +26,7 @@ from netra_trio.node.node import Node, open_node
 from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.problem import Refused
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.base import Transport
@@ -159,11 +160,11 @@ class Server:
 
         async def serve() -> None:
             try:
-                with client.scope, self.node.connection_slot():
+                with client.scope, self.node.capacity.connection_slot():
                     client.ended = await self.node.serve(
                         transport if wrap is None else wrap(transport),
                         identity,
-                        acknowledging=acknowledging,
+                        JSON_ACKNOWLEDGING if acknowledging else JSON_PLAIN,
                         wanted=wanted,
                     )
             except Refused as refused:

@@ -87,31 +87,33 @@ MUTANTS = (
     Mutant(
         "forget the reserved places",
         "a refused message gives its two places back",
-        "netra_trio/sessions/session.py",
-        "            self._forget(new.run_id)\n            self.event_stream.log.release()\n",
-        "            self._forget(new.run_id)\n",
+        "netra_trio/sessions/admission.py",
+        "            self._runner.forget(live)\n            self._events.release()\n",
+        "            self._runner.forget(live)\n",
         ("tests/sessions/test_confirmations.py", "tests/sessions/test_busy.py"),
     ),
     Mutant(
         "confirm what is not recorded",
         "what is confirmed is stored",
-        "netra_trio/sessions/session.py",
-        "known = await self._ask(self._store.record, new)",
-        "known = await self._ask(self._store.find, new)",
+        "netra_trio/sessions/admission.py",
+        "known = await self._ask(self._store.record, record)",
+        "known = await self._ask(self._store.find, record)",
         ("tests/sessions/test_confirmations.py",),
     ),
     Mutant(
         "end twice",
         "a run has exactly one end",
-        "netra_trio/sessions/session.py",
-        "        if execution.has_ended:\n            return\n",
+        "netra_trio/sessions/runner.py",
+        "        if execution.has_ended:\n"
+        "            self._scheduler.ended(message.run_id)\n"
+        "            return\n",
         "",
         (*_RESUME, "-k", "abandoned"),
     ),
     Mutant(
         "events behind the end",
         "nothing of a run comes after its end",
-        "netra_trio/sessions/session.py",
+        "netra_trio/sessions/runner.py",
         "        execution.output.close()\n",
         "",
         (*_RESUME, "-k", "abandoned"),
@@ -119,7 +121,7 @@ MUTANTS = (
     Mutant(
         "exact in spite of a gap",
         "a gap is told",
-        "netra_trio/node/registry.py",
+        "netra_trio/sessions/event_stream.py",
         "Verdict.EXACT if rewound.is_exact else Verdict.GAP",
         "Verdict.EXACT",
         (*_RESUME, "-k", "gap"),
@@ -149,32 +151,32 @@ MUTANTS = (
         (*_RESUME, "-k", "newest"),
     ),
     Mutant(
-        "acknowledge what was not read",
+        "acknowledge events that were not read",
         "a slow reader slows the agent, and nothing unread leaves the server's log",
-        "netra_trio/client/delivery.py",
+        "netra_trio/client/sequence.py",
         "return self.last_seq if held_from is None else min(self.last_seq, held_from - 1)",
         "return self.last_seq",
         _CLIENT,
     ),
     Mutant(
         "a false gap",
-        "what comes twice is passed over in silence",
-        "netra_trio/client/delivery.py",
+        "an event that comes twice is ignored",
+        "netra_trio/client/sequence.py",
         "        if last <= before:\n",
         "        if last < before:\n",
         _CLIENT,
     ),
     Mutant(
-        "forget what was on its way",
-        "what is not confirmed is sent again on the next connection",
+        "forget the message in flight",
+        "an unconfirmed message is sent again on the next connection",
         "netra_trio/client/outbox.py",
-        'sent again."""\n        self._on_its_way = None\n',
+        'sent again."""\n        self._in_flight = None\n',
         'sent again."""\n',
         _CLIENT,
     ),
     Mutant(
-        "come back after every close",
-        "a client whose session was taken over does not take it back by itself",
+        "reconnect after every close",
+        "a client whose session was taken over does not reconnect by itself",
         "netra_trio/client/retry.py",
         "return _AFTER_CLOSE.get(code, Next.STOP)",
         "return _AFTER_CLOSE.get(code, Next.RETRY)",
@@ -182,22 +184,22 @@ MUTANTS = (
     ),
     Mutant(
         "send before it is on the disk",
-        "a client that is killed loses no message that went out",
+        "a client that is killed loses no message that was sent",
         "netra_trio/client/client.py",
-        "                await trio.to_thread.run_sync(self._journal.add, entry)\n"
-        "            wait = self.conversation.post(entry)\n",
-        "                self.conversation.post(entry)\n"
-        "                await trio.to_thread.run_sync(self._journal.add, entry)\n"
-        "            wait = self.conversation.post(entry)\n",
-        ("tests/client/test_client_journal.py",),
+        "                await trio.to_thread.run_sync(self._file.add, message)\n"
+        "            reply = messages.post(message)\n",
+        "                messages.post(message)\n"
+        "                await trio.to_thread.run_sync(self._file.add, message)\n"
+        "            reply = messages.post(message)\n",
+        ("tests/client/test_client_outbox_file.py",),
     ),
     Mutant(
         "a message is settled in memory alone",
         "a message that was confirmed is not sent again by the next process",
-        "netra_trio/client/conversation.py",
-        "            self._journal.remove(entry)\n",
+        "netra_trio/client/messages.py",
+        "            self._file.remove(message)\n",
         "            pass\n",
-        ("tests/client/test_client_journal.py",),
+        ("tests/client/test_client_outbox_file.py",),
     ),
 )
 """Every mutant, in the order in which they are put in."""

@@ -1,4 +1,4 @@
-"""The ASGI transport under a host without extras, and the application under such a host."""
+"""The ASGI transport and the application under a host without our extension."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 @define(eq=False)
 class Call:
-    """The host's side of one ASGI call, whose sends may be held up."""
+    """The host's side of one ASGI call, whose sends may block."""
 
     to_app: trio.MemorySendChannel[Message]
     inbox: trio.MemoryReceiveChannel[Message]
@@ -54,7 +54,7 @@ class Call:
         )
 
 
-async def test_every_frame_is_a_message_where_the_host_has_no_extras() -> None:
+async def test_each_frame_is_a_message_without_the_extension() -> None:
     call = Call.make()
     transport = call.transport()
     await transport.accept()
@@ -70,7 +70,7 @@ async def test_every_frame_is_a_message_where_the_host_has_no_extras() -> None:
     assert call.from_app.statistics().current_buffer_used == 0
 
 
-async def test_extras_are_one_write_and_pings() -> None:
+async def test_the_extension_has_batches_and_pings() -> None:
     call = Call.make()
     transport = call.transport(extras=True)
     await transport.send([b"1", b"2"], ping=True)
@@ -78,7 +78,7 @@ async def test_extras_are_one_write_and_pings() -> None:
     assert call.from_app.receive_nowait() == {"type": "netra_trio.ping"}
 
 
-async def test_a_host_that_does_not_take_a_frame_is_given_up(autojump_clock: MockClock) -> None:
+async def test_a_send_that_blocks_times_out(autojump_clock: MockClock) -> None:
     call = Call.make(room=0)
     started = trio.current_time()
     with pytest.raises(TransportClosed) as closed:
@@ -87,7 +87,7 @@ async def test_a_host_that_does_not_take_a_frame_is_given_up(autojump_clock: Moc
     assert trio.current_time() - started == 5.0
 
 
-async def test_a_host_that_says_the_line_is_gone_by_an_oserror() -> None:
+async def test_an_oserror_of_the_host_is_a_closed_transport() -> None:
     call = Call.make()
     transport = call.transport()
 
@@ -111,7 +111,7 @@ async def test_a_host_that_says_the_line_is_gone_by_an_oserror() -> None:
         ({"type": "netra_trio.alive"}, None),
     ],
 )
-async def test_what_comes_in(message: Message, expected: str | bytes | None) -> None:
+async def test_received_messages(message: Message, expected: str | bytes | None) -> None:
     call = Call.make()
     await call.to_app.send(message)
     assert await call.transport().receive() == expected
@@ -126,14 +126,14 @@ async def test_what_comes_in(message: Message, expected: str | bytes | None) -> 
         {"type": "netra_trio.too_big"},
     ],
 )
-async def test_what_is_too_big(message: Message) -> None:
+async def test_messages_beyond_the_limit(message: Message) -> None:
     call = Call.make()
     await call.to_app.send(message)
     with pytest.raises(MessageTooBig):
         await call.transport().receive()
 
 
-async def test_a_disconnect_is_told_again_and_again() -> None:
+async def test_a_disconnect_is_raised_again() -> None:
     call = Call.make()
     transport = call.transport()
     await call.to_app.send({"type": "websocket.disconnect", "code": 1001})
@@ -172,7 +172,7 @@ def websocket_scope(**more: Any) -> dict[str, Any]:
     }
 
 
-async def test_a_conversation_under_a_host_without_extras(autojump_clock: MockClock) -> None:
+async def test_a_conversation_without_the_extension(autojump_clock: MockClock) -> None:
     app, call = make_app(), Call.make()
     async with lifespan(app) as nursery:
         nursery.start_soon(app, websocket_scope(), call.receive, call.send)
@@ -194,7 +194,7 @@ async def test_a_conversation_under_a_host_without_extras(autojump_clock: MockCl
     assert app.statistics() == {}
 
 
-async def test_a_refused_upgrade_is_an_http_answer(autojump_clock: MockClock) -> None:
+async def test_a_rejected_upgrade_is_an_http_answer(autojump_clock: MockClock) -> None:
     app, call = make_app(), Call.make()
     async with lifespan(app) as nursery:
         nursery.start_soon(app, websocket_scope(query_string=b""), call.receive, call.send)
@@ -205,7 +205,7 @@ async def test_a_refused_upgrade_is_an_http_answer(autojump_clock: MockClock) ->
     assert body["code"] == body["payload"]["code"] == "AUTH_REQUIRED"
 
 
-async def test_the_host_s_end_drains(autojump_clock: MockClock) -> None:
+async def test_the_end_of_the_lifespan_drains(autojump_clock: MockClock) -> None:
     app, call, terminated = make_app(), Call.make(), trio.Event()
     extras = {"netra_trio": {"terminated": terminated.wait}}
     async with lifespan(app) as nursery:
@@ -219,7 +219,7 @@ async def test_the_host_s_end_drains(autojump_clock: MockClock) -> None:
         assert (await call.from_app.receive())["code"] == 1012
 
 
-async def test_without_a_lifespan_there_is_no_server() -> None:
+async def test_a_call_without_a_lifespan_fails() -> None:
     call = Call.make()
     with pytest.raises(RuntimeError, match="lifespan"):
         await make_app()(websocket_scope(), call.receive, call.send)
@@ -232,7 +232,7 @@ def test_an_application_needs_agents_and_a_secret() -> None:
         create_app(settings=Settings())
 
 
-async def test_a_server_that_fails_says_so(autojump_clock: MockClock) -> None:
+async def test_a_failed_server_is_logged(autojump_clock: MockClock) -> None:
     app, call = make_app(), Call.make()
 
     async def fail() -> None:

@@ -1,4 +1,4 @@
-"""Lines over real sockets, in real time: who waits for whom, and for how long."""
+"""Byte streams over real sockets, in real time: blocking, time-outs and ends."""
 
 import socket
 import struct
@@ -11,10 +11,15 @@ from support.wire import pipe
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
 from netra_trio.errors import TransportClosed
-from netra_trio.transports.byte_stream import READ_BYTES, Line, SocketByteStream, TrioByteStream
+from netra_trio.transports.byte_stream import (
+    READ_BYTES,
+    ByteStream,
+    SocketByteStream,
+    TrioByteStream,
+)
 
 SEND_TIMEOUT = 0.2  # seconds
-BUFFER = 16 * 1024  # bytes asked of the kernel each way; it doubles them
+BUFFER = 16 * 1024  # bytes of each socket buffer; the kernel doubles them
 MUCH = 4 * 1024 * 1024  # bytes: far more than the kernel takes
 
 
@@ -22,7 +27,7 @@ MUCH = 4 * 1024 * 1024  # bytes: far more than the kernel takes
 async def connected(
     send_timeout: float = SEND_TIMEOUT,
 ) -> AsyncIterator[tuple[SocketByteStream, socket.socket]]:
-    """Give a line and the peer's socket, over TCP, where the kernel tells what the peer took."""
+    """Yield a byte stream and the peer's socket, over TCP."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         peer = socket.socket()
@@ -32,17 +37,17 @@ async def connected(
     sock.setblocking(False)
     peer.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    line = SocketByteStream(sock, send_timeout=send_timeout)
+    stream = SocketByteStream(sock, send_timeout=send_timeout)
     try:
         with trio.fail_after(20):
-            yield line, peer
+            yield stream, peer
     finally:
-        line.cut()
+        stream.abort()
         peer.close()
 
 
 async def take(peer: socket.socket, size: int = READ_BYTES) -> bytes:
-    """Read at most so much as the peer."""
+    """Read at most this many bytes as the peer."""
     while True:
         try:
             return peer.recv(size)
@@ -51,7 +56,7 @@ async def take(peer: socket.socket, size: int = READ_BYTES) -> bytes:
 
 
 async def take_all(peer: socket.socket, size: int) -> int:
-    """Read so many bytes as the peer, or up to the end; return how many."""
+    """Read this many bytes as the peer, or up to the end; return how many."""
     taken = 0
     while taken < size and (data := await take(peer)):
         taken += len(data)
@@ -59,7 +64,7 @@ async def take_all(peer: socket.socket, size: int) -> int:
 
 
 async def until_closed(call: Callable[[], Awaitable[object]]) -> TransportClosed:
-    """Return what a call raised, again and again made if it must."""
+    """Repeat a call until it raises `TransportClosed`; return that."""
     while True:
         try:
             await call()
@@ -76,67 +81,67 @@ def reset(peer: socket.socket) -> None:
 # --- writing
 
 
-async def test_a_write_that_is_taken_at_once_has_no_checkpoint() -> None:
-    async with connected() as (line, peer):
+async def test_a_write_that_the_kernel_takes_has_no_checkpoint() -> None:
+    async with connected() as (stream, peer):
         with assert_no_checkpoints():
-            await line.write(b"hello")
-            await line.write(b"")
+            await stream.write(b"hello")
+            await stream.write(b"")
         assert await take(peer) == b"hello"
 
 
-async def test_such_a_write_is_done_though_its_task_is_cancelled() -> None:
-    async with connected() as (line, peer):
+async def test_such_a_write_is_done_in_a_cancelled_scope() -> None:
+    async with connected() as (stream, peer):
         with trio.CancelScope() as scope:
             scope.cancel()
-            await line.write(b"hello")
+            await stream.write(b"hello")
         assert not scope.cancelled_caught
         assert await take(peer) == b"hello"
 
 
-async def test_much_arrives_whole_and_in_order() -> None:
+async def test_a_large_write_arrives_whole_and_in_order() -> None:
     data = bytes(range(256)) * (MUCH // 256)
-    async with connected() as (line, peer), trio.open_nursery() as nursery:
-        nursery.start_soon(line.write, data)
+    async with connected() as (stream, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(stream.write, data)
         received = bytearray()
         while len(received) < len(data):
             received += await take(peer)
         assert received == data
 
 
-async def test_a_peer_that_stops_reading_is_given_up() -> None:
-    async with connected() as (line, _):
+async def test_a_peer_that_stops_reading_times_out() -> None:
+    async with connected() as (stream, _):
         begun = trio.current_time()
         with pytest.raises(TransportClosed) as caught:
-            await line.write(b"x" * MUCH)
+            await stream.write(b"x" * MUCH)
         assert caught.value.timed_out
         assert SEND_TIMEOUT <= trio.current_time() - begun < 10 * SEND_TIMEOUT
-        assert line.sock.fileno() == -1
-        for call in (line.read, lambda: line.write(b"x")):
+        assert stream.sock.fileno() == -1
+        for call in (stream.read, lambda: stream.write(b"x")):
             with pytest.raises(TransportClosed) as caught:
                 await call()
             assert not caught.value.timed_out
 
 
-async def test_whoever_reads_hears_when_the_peer_is_given_up() -> None:
-    async with connected() as (line, _):
-        heard: list[TransportClosed] = []
+async def test_a_send_timeout_ends_the_blocked_read() -> None:
+    async with connected() as (stream, _):
+        caught_ends: list[TransportClosed] = []
 
         async def read() -> None:
-            heard.append(await until_closed(line.read))
+            caught_ends.append(await until_closed(stream.read))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             await wait_all_tasks_blocked()
-            closed = await until_closed(lambda: line.write(b"x" * MUCH))
+            closed = await until_closed(lambda: stream.write(b"x" * MUCH))
         assert closed.timed_out
-        assert len(heard) == 1
+        assert len(caught_ends) == 1
 
 
-async def test_a_peer_that_reads_slowly_but_steadily_is_kept() -> None:
+async def test_a_slow_but_steady_reader_does_not_time_out() -> None:
     size = 20 * BUFFER
-    async with connected() as (line, peer), trio.open_nursery() as nursery:
+    async with connected() as (stream, peer), trio.open_nursery() as nursery:
         begun = trio.current_time()
-        nursery.start_soon(line.write, b"x" * size)
+        nursery.start_soon(stream.write, b"x" * size)
         taken = 0
         while taken < size:
             await trio.sleep(SEND_TIMEOUT / 4)
@@ -144,37 +149,37 @@ async def test_a_peer_that_reads_slowly_but_steadily_is_kept() -> None:
         assert trio.current_time() - begun > 3 * SEND_TIMEOUT
 
 
-async def test_cancelling_in_mid_write_cuts() -> None:
-    async with connected(send_timeout=10) as (line, peer):
+async def test_cancelling_in_mid_write_aborts() -> None:
+    async with connected(send_timeout=10) as (stream, peer):
         with trio.move_on_after(0.05) as scope:
-            await line.write(b"x" * MUCH)
+            await stream.write(b"x" * MUCH)
         assert scope.cancelled_caught
-        assert line.sock.fileno() == -1
+        assert stream.sock.fileno() == -1
         assert 0 < await take_all(peer, MUCH) < MUCH
         with pytest.raises(TransportClosed):
-            await line.write(b"x")
+            await stream.write(b"x")
 
 
-async def test_a_peer_that_is_reset_in_mid_write_is_no_timeout() -> None:
-    async with connected(send_timeout=10) as (line, peer):
-        heard: list[TransportClosed] = []
+async def test_a_reset_in_mid_write_is_no_timeout() -> None:
+    async with connected(send_timeout=10) as (stream, peer):
+        caught_ends: list[TransportClosed] = []
 
         async def write() -> None:
-            heard.append(await until_closed(lambda: line.write(b"x" * MUCH)))
+            caught_ends.append(await until_closed(lambda: stream.write(b"x" * MUCH)))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
             await wait_all_tasks_blocked()
             reset(peer)
-        assert not heard[0].timed_out
+        assert not caught_ends[0].timed_out
 
 
-async def test_writing_to_a_peer_that_left_ends() -> None:
-    async with connected() as (line, peer):
+async def test_writes_to_a_lost_peer_end() -> None:
+    async with connected() as (stream, peer):
         peer.close()
 
         async def write() -> None:
-            await line.write(b"x")
+            await stream.write(b"x")
             await trio.sleep(0.001)
 
         assert not (await until_closed(write)).timed_out
@@ -183,78 +188,78 @@ async def test_writing_to_a_peer_that_left_ends() -> None:
 # --- the end
 
 
-async def test_cut_wakes_whoever_waits() -> None:
-    async with connected(send_timeout=10) as (line, _):
-        heard: list[TransportClosed] = []
+async def test_abort_wakes_every_waiting_task() -> None:
+    async with connected(send_timeout=10) as (stream, _):
+        caught_ends: list[TransportClosed] = []
 
         async def hear(call: Callable[[], Awaitable[object]]) -> None:
-            heard.append(await until_closed(call))
+            caught_ends.append(await until_closed(call))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hear, line.read)
-            nursery.start_soon(hear, lambda: line.write(b"x" * MUCH))
+            nursery.start_soon(hear, stream.read)
+            nursery.start_soon(hear, lambda: stream.write(b"x" * MUCH))
             await wait_all_tasks_blocked()
-            line.cut()
-            line.cut()
-        assert [closed.timed_out for closed in heard] == [False, False]
-        await line.end()  # says nothing any more, and does no harm
+            stream.abort()
+            stream.abort()
+        assert [closed.timed_out for closed in caught_ends] == [False, False]
+        await stream.send_eof()  # has no effect
 
 
-async def test_the_end_of_what_the_peer_sends_is_no_bytes() -> None:
-    async with connected() as (line, peer):
+async def test_the_end_of_the_stream_is_no_bytes() -> None:
+    async with connected() as (stream, peer):
         peer.send(b"last")
         peer.shutdown(socket.SHUT_WR)
-        assert await line.read() == b"last"
-        assert await line.read() == b""
-        assert await line.read() == b""
-        await line.write(b"still heard")
-        assert await take(peer) == b"still heard"
+        assert await stream.read() == b"last"
+        assert await stream.read() == b""
+        assert await stream.read() == b""
+        await stream.write(b"still caught_ends")
+        assert await take(peer) == b"still caught_ends"
 
 
-async def test_a_reset_is_heard_by_whoever_reads() -> None:
-    async with connected() as (line, peer), trio.open_nursery() as nursery:
-        heard = trio.Event()
+async def test_a_reset_ends_a_blocked_read() -> None:
+    async with connected() as (stream, peer), trio.open_nursery() as nursery:
+        caught_ends = trio.Event()
 
         async def read() -> None:
-            await until_closed(line.read)
-            heard.set()
+            await until_closed(stream.read)
+            caught_ends.set()
 
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
         reset(peer)
-        await heard.wait()
+        await caught_ends.wait()
 
 
-async def test_after_end_the_peer_hears_it_and_can_still_be_read() -> None:
-    async with connected() as (line, peer):
-        await line.write(b"bye")
-        await line.end()
-        await line.end()
+async def test_after_send_eof_the_peer_can_still_be_read() -> None:
+    async with connected() as (stream, peer):
+        await stream.write(b"bye")
+        await stream.send_eof()
+        await stream.send_eof()
         assert await take(peer) == b"bye"
         assert await take(peer) == b""
         peer.send(b"and you")
-        assert await line.read() == b"and you"
+        assert await stream.read() == b"and you"
         with pytest.raises(TransportClosed):
-            await line.write(b"more")
+            await stream.write(b"more")
 
 
 async def test_cancelling_a_read_loses_nothing() -> None:
-    async with connected() as (line, peer):
+    async with connected() as (stream, peer):
         with trio.move_on_after(0.01) as scope:
-            await line.read()
+            await stream.read()
         assert scope.cancelled_caught
         peer.send(b"kept")
         with trio.CancelScope() as scope:
             scope.cancel()
-            assert await line.read() == b"kept"
+            assert await stream.read() == b"kept"
 
 
-# --- who else has a turn
+# --- fairness
 
 
 @pytest.mark.parametrize("size", [1, 100, READ_BYTES - 1, READ_BYTES])
-async def test_a_peer_that_floods_does_not_stop_another_task(size: int) -> None:
-    """A turn is one read, of 16 KiB at most."""
+async def test_a_flood_does_not_stop_another_task(size: int) -> None:
+    """Other tasks run between two reads of 16 KiB at most."""
     turns = 0
 
     async def other() -> None:
@@ -263,73 +268,73 @@ async def test_a_peer_that_floods_does_not_stop_another_task(size: int) -> None:
             await trio.lowlevel.checkpoint()
             turns += 1
 
-    async with connected() as (line, peer), trio.open_nursery() as nursery:
+    async with connected() as (stream, peer), trio.open_nursery() as nursery:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MUCH)
         nursery.start_soon(other)
         await trio.lowlevel.checkpoint()
         before = turns
         for _ in range(5):
             peer.send(b"x" * size)
-            assert await line.read()
-        assert turns > before + 2  # one for each read, give or take who comes first in a turn
+            assert await stream.read()
+        assert turns > before + 2  # one for each read, but for the order in a scheduler batch
         nursery.cancel_scope.cancel()
 
 
-async def test_giving_others_their_turn_loses_nothing_where_it_is_cancelled() -> None:
-    async with connected() as (line, peer):
+async def test_a_read_cancelled_at_its_checkpoint_loses_nothing() -> None:
+    async with connected() as (stream, peer):
         with trio.CancelScope() as scope:
             scope.cancel()
             for n in range(200):
                 peer.send(bytes([n]))
-                assert await line.read() == bytes([n])
+                assert await stream.read() == bytes([n])
         assert scope.cancelled_caught
-        assert await line.read() == bytes([n])
+        assert await stream.read() == bytes([n])
 
 
-# --- over a stream
+# --- over a Trio stream
 
 
-def stream_line(capacity: int = BUFFER) -> tuple[Line, trio.abc.Stream]:
+def trio_byte_stream(capacity: int = BUFFER) -> tuple[ByteStream, trio.abc.Stream]:
     ours, theirs = pipe(capacity)
     return TrioByteStream(ours, send_timeout=SEND_TIMEOUT, before=b"early "), theirs
 
 
-async def test_a_line_over_a_stream_reads_what_came_before_first() -> None:
-    line, peer = stream_line()
+async def test_over_trio_early_bytes_are_read_first() -> None:
+    stream, peer = trio_byte_stream()
     await peer.send_all(b"later")
-    assert [await line.read(), await line.read()] == [b"early ", b"later"]
+    assert [await stream.read(), await stream.read()] == [b"early ", b"later"]
     await peer.aclose()
-    assert await line.read() == b""
+    assert await stream.read() == b""
 
 
-async def test_a_line_over_a_stream_gives_up_a_peer_that_stops_reading() -> None:
-    line, _ = stream_line()
+async def test_over_trio_a_peer_that_stops_reading_times_out() -> None:
+    stream, _ = trio_byte_stream()
     with trio.fail_after(5), pytest.raises(TransportClosed) as caught:
-        await line.write(b"x" * MUCH)
+        await stream.write(b"x" * MUCH)
     assert caught.value.timed_out
-    assert await line.read() == b"early "
+    assert await stream.read() == b"early "
     with pytest.raises(TransportClosed):
-        await line.read()
+        await stream.read()
 
 
-async def test_a_line_over_a_stream_is_cut_by_cancelling_in_mid_write() -> None:
-    line, _ = stream_line()
+async def test_over_trio_cancelling_in_mid_write_aborts() -> None:
+    stream, _ = trio_byte_stream()
     with trio.move_on_after(SEND_TIMEOUT / 4) as scope:
-        await line.write(b"x" * MUCH)
+        await stream.write(b"x" * MUCH)
     assert scope.cancelled_caught
     with pytest.raises(TransportClosed):
-        await line.write(b"x")
+        await stream.write(b"x")
 
 
-async def test_the_end_of_a_line_over_a_stream_leaves_the_other_way_open() -> None:
-    line, peer = stream_line()
-    await line.write(b"bye")
-    await line.end()
+async def test_over_trio_send_eof_leaves_reading_open() -> None:
+    stream, peer = trio_byte_stream()
+    await stream.write(b"bye")
+    await stream.send_eof()
     assert await peer.receive_some() == b"bye"
     assert await peer.receive_some() == b""
     await peer.send_all(b"and you")
-    assert [await line.read(), await line.read()] == [b"early ", b"and you"]
-    line.cut()
-    await line.end()
+    assert [await stream.read(), await stream.read()] == [b"early ", b"and you"]
+    stream.abort()
+    await stream.send_eof()
     with pytest.raises(TransportClosed):
-        await line.read()
+        await stream.read()

@@ -1,7 +1,7 @@
-"""What every transport keeps to: the promises of `Transport`, asked through its methods.
+"""The contract of `Transport`, which every transport has to pass.
 
-A transport joins by adding its factory to `TRANSPORTS`: an async context manager that opens a line
-and gives both its ends, the server's as a `Transport` and the other one as a `Peer`.
+To add a transport, add its factory to `TRANSPORTS`: an async context manager that opens a
+connection and yields both ends, the server's as a `Transport` and the client's as a `Peer`.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from netra_trio.errors import MessageTooBig, TransportClosed
-from netra_trio.transports import byte_stream as lines
+from netra_trio.transports import byte_stream
 from netra_trio.transports.base import Transport
 from netra_trio.transports.byte_stream import TrioByteStream
 from netra_trio.transports.handshake import accepting
@@ -29,18 +29,18 @@ from netra_trio.transports.websocket import WebSocketTransport
 
 SEND_TIMEOUT = 5.0  # seconds
 MAX_BYTES = 1000  # of a frame from the peer
-BUFFER_BYTES = 64 * 1024  # of what may be on its way to a peer that does not read
-READ_BYTES = 8 * 1024  # at once, by a peer that reads bytes
+BUFFER_BYTES = 64 * 1024  # in flight to a peer that does not read
+READ_BYTES = 8 * 1024  # of a peer that reads bytes
 FRAME = b'{"type": "pong", "payload": {"text": "h\xc3\xa9"}}'
 ABNORMAL = 1006
 TEXTS = ["", "x", "héllo", "日本語 😀", "a\x00b", '{"type": "ping"}']
 
 
 class Peer(Protocol):
-    """The other end of a line."""
+    """The client's end."""
 
     async def send(self, frame: str | bytes) -> None:
-        """Send a text frame, or a binary one."""
+        """Send a text frame (`str`) or a binary frame (`bytes`)."""
         ...
 
     async def pong(self) -> None:
@@ -48,7 +48,7 @@ class Peer(Protocol):
         ...
 
     async def receive(self) -> bytes:
-        """Wait for a text frame; raise `TransportClosed` with the code where the line ends."""
+        """Wait for a text frame; raise `TransportClosed` with the code at the end."""
         ...
 
     async def close(self, code: int) -> None:
@@ -56,12 +56,12 @@ class Peer(Protocol):
         ...
 
     async def vanish(self) -> None:
-        """Be gone, without one."""
+        """Lose the connection, without a close frame."""
         ...
 
     @property
     def pings(self) -> int:
-        """How many protocol pings came, before what was received last."""
+        """How many protocol pings came before the last received frame."""
         ...
 
 
@@ -71,33 +71,33 @@ Factory = Callable[[], AbstractAsyncContextManager[Ends]]
 
 @define
 class MemoryPeer:
-    """The other end of a line in memory."""
+    """The client's end of a connection in memory."""
 
-    line: MemoryClient
+    client: MemoryClient
 
     async def send(self, frame: str | bytes) -> None:
-        await self.line.send(frame)
+        await self.client.send(frame)
 
     async def pong(self) -> None:
-        await self.line.pong()
+        await self.client.pong()
 
     async def receive(self) -> bytes:
-        return await self.line.receive()
+        return await self.client.receive()
 
     async def close(self, code: int) -> None:
-        self.line.close(code)
+        self.client.close(code)
 
     async def vanish(self) -> None:
-        self.line.cut()
+        self.client.cut()
 
     @property
     def pings(self) -> int:
-        return self.line.pings
+        return self.client.pings
 
 
 @asynccontextmanager
 async def memory() -> AsyncIterator[Ends]:
-    """Open a line in memory."""
+    """Open a connection in memory."""
     transport, client = memory_pair(
         buffer_bytes=BUFFER_BYTES, send_timeout=SEND_TIMEOUT, max_bytes=MAX_BYTES
     )
@@ -105,7 +105,7 @@ async def memory() -> AsyncIterator[Ends]:
 
 
 class WsprotoPeer:
-    """The other end of a line of bytes, which speaks through another implementation."""
+    """The client's end of a byte stream, with wsproto's implementation."""
 
     def __init__(self, stream: PipeEnd) -> None:
         self.pings = 0
@@ -171,14 +171,14 @@ class WsprotoPeer:
 
 @asynccontextmanager
 async def native() -> AsyncIterator[Ends]:
-    """Open a line of bytes, with the frames of this project on one end of it."""
+    """Open a byte stream, with our WebSocket on the server's end."""
     ours, theirs = pipe(BUFFER_BYTES)
-    # A piece is a whole record of TLS in life, and what has to leave in time. Here it is less than
-    # a frame, so that a frame in time is progress.
-    with patch.object(lines, "TLS_PIECE", 4 * 1024):
-        line = TrioByteStream(ours, send_timeout=SEND_TIMEOUT)
+    # A piece has to leave within the send timeout. Here it is smaller than a frame, so that a frame
+    # in time is progress.
+    with patch.object(byte_stream, "TLS_PIECE", 4 * 1024):
+        stream = TrioByteStream(ours, send_timeout=SEND_TIMEOUT)
         answer = accepting(KEY.encode(), None)
-        yield WebSocketTransport(line, answer=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
+        yield WebSocketTransport(stream, response=answer, max_bytes=MAX_BYTES), WsprotoPeer(theirs)
 
 
 TRANSPORTS: dict[str, Factory] = {"memory": memory, "native": native}
@@ -186,7 +186,7 @@ TRANSPORTS: dict[str, Factory] = {"memory": memory, "native": native}
 
 @pytest.fixture(params=list(TRANSPORTS.values()), ids=list(TRANSPORTS))
 async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
-    """Give both ends of a line of each kind."""
+    """Yield both ends of a connection of each kind."""
     factory: Factory = request.param
     with trio.fail_after(1000):
         async with factory() as both:
@@ -194,7 +194,7 @@ async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
 
 
 async def fill(transport: Transport) -> None:
-    """Send until the line takes no more; return when the transport gives it up."""
+    """Send until the transport raises."""
     while True:
         await transport.send([FRAME])
 
@@ -226,14 +226,14 @@ async def test_a_binary_frame_is_received_as_bytes(
     assert isinstance(received, bytes)
 
 
-async def test_a_pong_is_a_sign_of_life(autojump_clock: MockClock, ends: Ends) -> None:
+async def test_a_pong_is_received_as_none(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
     await peer.pong()
     assert await transport.receive() is None
 
 
-async def test_frames_come_in_their_order(autojump_clock: MockClock, ends: Ends) -> None:
+async def test_frames_are_received_in_order(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
     for n in range(20):
@@ -241,7 +241,7 @@ async def test_frames_come_in_their_order(autojump_clock: MockClock, ends: Ends)
     assert [await transport.receive() for _ in range(20)] == [str(n) for n in range(20)]
 
 
-async def test_what_is_sent_right_behind_the_handshake_is_not_lost(
+async def test_frames_behind_the_handshake_are_received(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
@@ -251,9 +251,7 @@ async def test_what_is_sent_right_behind_the_handshake_is_not_lost(
     assert await transport.receive() == "early"
 
 
-async def test_receiving_can_be_cancelled_and_nothing_is_lost(
-    autojump_clock: MockClock, ends: Ends
-) -> None:
+async def test_cancelling_a_receive_loses_nothing(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
     received: list[str | bytes | None] = []
@@ -271,7 +269,7 @@ async def test_receiving_can_be_cancelled_and_nothing_is_lost(
     assert received == [str(n) for n in range(20)]
 
 
-async def test_receiving_cancelled_at_once_loses_nothing(
+async def test_a_receive_cancelled_at_once_loses_nothing(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
@@ -286,9 +284,7 @@ async def test_receiving_cancelled_at_once_loses_nothing(
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀"])
-async def test_a_frame_has_at_most_so_many_bytes(
-    autojump_clock: MockClock, ends: Ends, letter: str
-) -> None:
+async def test_a_text_frame_is_bounded(autojump_clock: MockClock, ends: Ends, letter: str) -> None:
     transport, peer = ends
     await transport.accept()
     text = letter * (MAX_BYTES // len(letter.encode()))
@@ -300,9 +296,7 @@ async def test_a_frame_has_at_most_so_many_bytes(
         await transport.receive()
 
 
-async def test_a_binary_frame_has_at_most_so_many_bytes(
-    autojump_clock: MockClock, ends: Ends
-) -> None:
+async def test_a_binary_frame_is_bounded(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
     await peer.send(b"x" * MAX_BYTES)
@@ -315,7 +309,7 @@ async def test_a_binary_frame_has_at_most_so_many_bytes(
 # To the peer.
 
 
-async def test_frames_go_out_in_their_order(autojump_clock: MockClock, ends: Ends) -> None:
+async def test_frames_are_sent_in_order(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
     await transport.send([b"1", b"2", FRAME])
@@ -346,7 +340,7 @@ async def test_one_task_sends_while_another_receives(autojump_clock: MockClock, 
         await peer.send("x")
 
 
-async def test_a_peer_that_does_not_read_makes_the_server_wait(
+async def test_a_peer_that_does_not_read_blocks_the_server(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
@@ -368,7 +362,7 @@ async def test_a_peer_that_does_not_read_makes_the_server_wait(
     assert sent == 100
 
 
-async def test_a_peer_that_stops_reading_is_given_up(autojump_clock: MockClock, ends: Ends) -> None:
+async def test_a_peer_that_stops_reading_times_out(autojump_clock: MockClock, ends: Ends) -> None:
     transport, _ = ends
     await transport.accept()
     begun = trio.current_time()
@@ -382,7 +376,7 @@ async def test_a_peer_that_stops_reading_is_given_up(autojump_clock: MockClock, 
         await transport.receive()
 
 
-async def test_a_peer_that_reads_slowly_but_steadily_is_kept(
+async def test_a_slow_but_steady_reader_does_not_time_out(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
@@ -394,7 +388,7 @@ async def test_a_peer_that_reads_slowly_but_steadily_is_kept(
             await peer.receive()
 
 
-async def test_a_send_that_is_cancelled_ends_the_line(
+async def test_a_cancelled_send_aborts_the_connection(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, _ = ends
@@ -411,7 +405,7 @@ async def test_a_send_that_is_cancelled_ends_the_line(
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4400])
-async def test_the_peer_s_close_code_is_told(
+async def test_the_peers_close_code_is_raised(
     autojump_clock: MockClock, ends: Ends, code: int
 ) -> None:
     transport, peer = ends
@@ -419,16 +413,14 @@ async def test_the_peer_s_close_code_is_told(
     await peer.send("last")
     await peer.close(code)
     assert await transport.receive() == "last"
-    for _ in range(3):  # and told again
+    for _ in range(3):  # and raised again
         with pytest.raises(TransportClosed) as caught:
             await transport.receive()
         assert caught.value.code == code
         assert not caught.value.timed_out
 
 
-async def test_a_peer_that_is_gone_is_noticed_on_both_ways(
-    autojump_clock: MockClock, ends: Ends
-) -> None:
+async def test_a_lost_peer_ends_both_directions(autojump_clock: MockClock, ends: Ends) -> None:
     transport, peer = ends
     await transport.accept()
     await peer.vanish()
@@ -441,7 +433,9 @@ async def test_a_peer_that_is_gone_is_noticed_on_both_ways(
         await transport.close(1000, "done")
 
 
-async def test_a_receive_that_waits_hears_of_the_end(autojump_clock: MockClock, ends: Ends) -> None:
+async def test_a_blocked_receive_ends_with_the_connection(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
     transport, peer = ends
     await transport.accept()
     caught: list[TransportClosed] = []
@@ -459,7 +453,9 @@ async def test_a_receive_that_waits_hears_of_the_end(autojump_clock: MockClock, 
     assert len(caught) == 1
 
 
-async def test_a_send_that_waits_hears_of_the_end(autojump_clock: MockClock, ends: Ends) -> None:
+async def test_a_blocked_send_ends_with_the_connection(
+    autojump_clock: MockClock, ends: Ends
+) -> None:
     transport, peer = ends
     await transport.accept()
     caught: list[TransportClosed] = []
@@ -478,18 +474,18 @@ async def test_a_send_that_waits_hears_of_the_end(autojump_clock: MockClock, end
     assert not caught[0].timed_out
 
 
-async def test_a_peer_that_is_gone_before_the_answer_is_noticed(
+async def test_a_peer_lost_before_the_accept_is_noticed(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
     await peer.vanish()
-    with suppress(TransportClosed):  # a line may not know yet
+    with suppress(TransportClosed):  # a transport may not know yet
         await transport.accept()
     with pytest.raises(TransportClosed):
         await fill(transport)
 
 
-async def test_the_server_s_close_code_reaches_the_peer_behind_all_frames(
+async def test_the_servers_close_code_arrives_behind_all_frames(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
@@ -502,7 +498,7 @@ async def test_the_server_s_close_code_reaches_the_peer_behind_all_frames(
     assert caught.value.code == 4429
 
 
-async def test_what_the_peer_sent_before_it_closes_can_be_received(
+async def test_frames_before_the_peers_close_are_received(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, peer = ends
@@ -518,7 +514,7 @@ async def test_what_the_peer_sent_before_it_closes_can_be_received(
     assert caught.value.code == 1012
 
 
-async def test_a_peer_that_does_not_answer_a_close_leaves_the_server_waiting(
+async def test_without_the_peers_close_the_receive_goes_on(
     autojump_clock: MockClock, ends: Ends
 ) -> None:
     transport, _ = ends

@@ -1,4 +1,4 @@
-"""The native transport and the bytes of RFC 6455: what is legal, what is not, and how it ends."""
+"""The WebSocket over a byte stream, in bytes of RFC 6455: errors, limits, closing."""
 
 import tracemalloc
 from collections import deque
@@ -29,18 +29,18 @@ from netra_trio.transports.websocket import LINGER, WebSocketTransport
 LIMIT = 300  # bytes of a message
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 PROTOCOL_ERROR, NO_STATUS, ABNORMAL, INVALID_DATA = 1002, 1005, 1006, 1007
-TOO_BIG = -1  # in an outcome: the transport said so, and leaves the closing to the connection
+TOO_BIG = -1  # in an outcome: `MessageTooBig` was raised; the connection closes
 
 
 class Tape:
-    """A line that plays what the peer sends, then ends, and keeps what is written."""
+    """A byte stream that plays the peer's reads, then ends, and keeps the writes."""
 
     def __init__(self, pieces: Iterable[bytes], *, stays: bool = False) -> None:
         self.pieces = deque(piece for piece in pieces if piece)
         self.out = b""
         self.ended = False
         self.is_cut = False
-        self.gate: trio.Event | None = None  # while set and closed, writes wait
+        self.gate: trio.Event | None = None  # writes wait for it
         self._stays = stays
 
     async def read(self) -> bytes:
@@ -61,17 +61,17 @@ class Tape:
         self.out += data
         return False
 
-    async def end(self) -> None:
+    async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
         self.ended = True
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         self.is_cut = True
 
 
 @frozen
 class Outcome:
-    """What was received, how it ended, and what was written."""
+    """The received messages, the code of the end, and the written frames."""
 
     messages: list[str | bytes]
     code: int | None
@@ -79,11 +79,11 @@ class Outcome:
 
 
 def transport_on(tape: Tape, before: bytes = b"") -> WebSocketTransport:
-    return WebSocketTransport(tape, answer=ANSWER, max_bytes=LIMIT, before=before)
+    return WebSocketTransport(tape, response=ANSWER, max_bytes=LIMIT, before=before)
 
 
 async def play(*pieces: bytes, before: bytes = b"") -> Outcome:
-    """Receive what these pieces say, to the end."""
+    """Receive these reads to the end."""
     tape = Tape(pieces)
     messages, code, too_big = await drain(transport_on(tape, before))
     return Outcome(messages, TOO_BIG if too_big else code, list(server_frames(tape.out)))
@@ -106,17 +106,17 @@ async def drain(transport: WebSocketTransport) -> tuple[list[str | bytes], int |
 
 
 def splits(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the bytes as two reads, in every way."""
+    """Yield the bytes as two reads, split at every place."""
     for at in range(1, len(raw) + 1):
         yield raw[:at], raw[at:]
 
 
 def closes(code: int) -> list[tuple[int, bytes]]:
-    """Return what is written for a close frame of our own."""
+    """Return the frames written for a close of our own."""
     return [(CLOSE, code.to_bytes(2, "big"))]
 
 
-# --- what is illegal
+# --- protocol errors
 
 RESERVED_BITS = {
     f"bits {bits:03b}": raw_frame(FIN | bits << 4 | TEXT, b"x") for bits in range(1, 8)
@@ -161,7 +161,7 @@ ILLEGAL = {
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
-async def test_what_is_illegal_ends_with_1002_however_it_is_split(name: str) -> None:
+async def test_a_protocol_error_closes_with_1002_however_it_is_split(name: str) -> None:
     raw = client_frame(TEXT, b"before") + ILLEGAL[name]
     told: list[str | bytes]
     told = ["before", ""] if name == "continuation behind a whole" else ["before"]
@@ -170,7 +170,7 @@ async def test_what_is_illegal_ends_with_1002_however_it_is_split(name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["bits 100", "opcode 3", "unmasked 1", "close 999"])
-async def test_what_is_illegal_ends_it_a_byte_at_a_time_and_with_more_behind(name: str) -> None:
+async def test_a_protocol_error_closes_in_single_bytes_and_with_more_behind(name: str) -> None:
     raw = ILLEGAL[name]
     behind = client_frame(TEXT, b"behind") + client_frame(PING, b"p") + b"\xff" * 50
     expected = Outcome([], PROTOCOL_ERROR, closes(PROTOCOL_ERROR))
@@ -193,7 +193,7 @@ BAD_TEXT = {
 
 
 @pytest.mark.parametrize("text", BAD_TEXT.values(), ids=BAD_TEXT)
-async def test_text_that_is_not_utf_8_ends_with_1007_however_it_is_split(text: bytes) -> None:
+async def test_invalid_utf_8_closes_with_1007_however_it_is_split(text: bytes) -> None:
     expected = Outcome([], INVALID_DATA, closes(INVALID_DATA))
     for pieces in splits(client_frame(TEXT, text)):
         assert await play(*pieces) == expected
@@ -207,15 +207,15 @@ async def test_text_that_is_not_utf_8_ends_with_1007_however_it_is_split(text: b
 
 
 @pytest.mark.parametrize("text", BAD_TEXT.values(), ids=BAD_TEXT)
-async def test_a_reason_that_is_not_utf_8_ends_with_1007(text: bytes) -> None:
+async def test_an_invalid_utf_8_reason_closes_with_1007(text: bytes) -> None:
     for pieces in splits(close_frame(1000, text)):
         assert await play(*pieces) == Outcome([], INVALID_DATA, closes(INVALID_DATA))
 
 
-async def test_nothing_comes_behind_a_text_that_is_not_utf_8(autojump_clock: MockClock) -> None:
+async def test_nothing_is_received_behind_invalid_utf_8(autojump_clock: MockClock) -> None:
     tape = Tape([client_frame(TEXT, b"\xff") + client_frame(TEXT, b"behind")], stays=True)
     transport = transport_on(tape)
-    with trio.move_on_after(LINGER / 2) as scope:  # while it reads on so that its close arrives
+    with trio.move_on_after(LINGER / 2) as scope:  # while it reads on
         await transport.receive()
     assert scope.cancelled_caught
     tape.pieces.append(client_frame(TEXT, b"later"))
@@ -234,7 +234,7 @@ async def test_a_character_may_be_split_over_frames_and_reads() -> None:
         assert (await play(*[bytes([byte]) for byte in first + last])).messages == [text]
 
 
-# --- how much
+# --- limits
 
 
 def in_pieces(data: bytes, size: int, between: bytes = b"") -> bytes:
@@ -247,7 +247,7 @@ def in_pieces(data: bytes, size: int, between: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("size", [1, 7, 100, LIMIT - 1, LIMIT])
 @pytest.mark.parametrize("ping", [b"", client_frame(PING, b"p" * 125)], ids=["", "with pings"])
-async def test_a_message_in_fragments_has_at_most_so_many_bytes(size: int, ping: bytes) -> None:
+async def test_a_fragmented_message_is_bounded(size: int, ping: bytes) -> None:
     whole = await play(in_pieces(b"x" * LIMIT, size, ping))
     assert whole.messages == ["x" * LIMIT]
     assert whole.code == ABNORMAL
@@ -255,7 +255,7 @@ async def test_a_message_in_fragments_has_at_most_so_many_bytes(size: int, ping:
     assert (await play(in_pieces(b"x" * (LIMIT + 1), size, ping))).code == TOO_BIG
 
 
-async def test_a_frame_has_at_most_so_many_bytes_however_it_is_split() -> None:
+async def test_a_frame_is_bounded_however_it_is_split() -> None:
     for opcode, data in ((TEXT, "x" * LIMIT), (BINARY, b"x" * LIMIT)):
         for pieces in splits(client_frame(opcode, b"x" * LIMIT)):
             assert (await play(*pieces)).messages == [data]
@@ -264,7 +264,7 @@ async def test_a_frame_has_at_most_so_many_bytes_however_it_is_split() -> None:
 
 
 @pytest.mark.parametrize("size", [LIMIT + 126, 2**31, 2**62, 2**63, 2**64 - 1])
-async def test_what_is_announced_too_big_is_not_waited_for(size: int) -> None:
+async def test_an_announced_size_beyond_the_limit_is_rejected_at_once(size: int) -> None:
     head = bytes([FIN | TEXT, 0xFF]) + size.to_bytes(8, "big") + MASK
     tape = Tape([head], stays=True)
     with trio.fail_after(5), pytest.raises(MessageTooBig):
@@ -272,7 +272,7 @@ async def test_what_is_announced_too_big_is_not_waited_for(size: int) -> None:
 
 
 @pytest.mark.parametrize("beyond", [1, 125, 126, 10_000])
-async def test_nothing_comes_behind_what_was_too_big(beyond: int) -> None:
+async def test_nothing_is_received_behind_a_message_that_is_too_big(beyond: int) -> None:
     raw = client_frame(TEXT, b"x" * LIMIT, final=False)
     raw += client_frame(CONT, b"x" * beyond, final=False)
     tape = Tape([raw, client_frame(CONT, b"tail"), client_frame(TEXT, b"behind")])
@@ -281,7 +281,7 @@ async def test_nothing_comes_behind_what_was_too_big(beyond: int) -> None:
     assert messages == []
 
 
-async def test_empty_fragments_without_an_end_take_no_memory() -> None:
+async def test_endless_empty_fragments_take_no_memory() -> None:
     tape = Tape([client_frame(TEXT, b"a", final=False)], stays=True)
     transport = transport_on(tape)
     many = client_frame(CONT, b"", final=False) * 5000
@@ -320,7 +320,7 @@ async def test_pings_are_answered_inside_a_message() -> None:
         assert await play(*pieces) == whole
 
 
-async def test_a_flood_of_pings_while_the_writer_waits_has_one_answer() -> None:
+async def test_pings_during_a_blocked_write_are_answered_once() -> None:
     tape = Tape([], stays=True)
     tape.gate = trio.Event()
     transport = transport_on(tape)
@@ -342,7 +342,7 @@ async def test_a_flood_of_pings_while_the_writer_waits_has_one_answer() -> None:
     assert list(server_frames(tape.out)) == [(TEXT, b"slow"), (PONG, b"1999")]
 
 
-async def test_what_came_with_a_ping_is_received_though_its_pong_finds_nobody() -> None:
+async def test_frames_behind_a_ping_are_received_though_its_pong_fails() -> None:
     raw = client_frame(PING) + client_frame(TEXT, b"last words") + close_frame(1001)
     tape = Tape([raw])
     tape.is_cut = True
@@ -358,22 +358,22 @@ GOOD_CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 
 
 @pytest.mark.parametrize("code", GOOD_CODES)
 @pytest.mark.parametrize("reason", [b"", "bye é".encode(), b"x" * 123])
-async def test_the_peer_s_close_is_answered_with_its_own(code: int, reason: bytes) -> None:
+async def test_the_peers_close_is_echoed(code: int, reason: bytes) -> None:
     payload = code.to_bytes(2, "big") + reason
     for pieces in splits(client_frame(TEXT, b"x") + client_frame(CLOSE, payload)):
         assert await play(*pieces) == Outcome(["x"], code, [(CLOSE, payload)])
 
 
-async def test_a_close_without_a_code_is_answered_without_one() -> None:
+async def test_a_close_without_a_code_is_echoed_without_one() -> None:
     assert await play(client_frame(CLOSE)) == Outcome([], NO_STATUS, [(CLOSE, b"")])
 
 
-async def test_nothing_comes_behind_a_close() -> None:
+async def test_nothing_is_received_behind_a_close() -> None:
     raw = close_frame(1000) + client_frame(TEXT, b"x") + client_frame(PING) + close_frame(1001)
     assert await play(raw) == Outcome([], 1000, closes(1000))
 
 
-async def test_our_close_is_sent_once_and_its_answer_is_not_answered() -> None:
+async def test_our_close_is_sent_once_and_its_reply_is_not_echoed() -> None:
     tape = Tape([client_frame(TEXT, b"behind"), close_frame(4400)])
     transport = transport_on(tape)
     await transport.close(4400, "too many faults")
@@ -385,7 +385,7 @@ async def test_our_close_is_sent_once_and_its_answer_is_not_answered() -> None:
     assert list(server_frames(tape.out)) == [(CLOSE, b"\x11\x30too many faults")]
 
 
-async def test_after_our_close_what_is_illegal_has_no_second_one() -> None:
+async def test_a_protocol_error_after_our_close_sends_no_second_one() -> None:
     tape = Tape([ILLEGAL["opcode 3"]])
     transport = transport_on(tape)
     await transport.close(1000, "")
@@ -394,7 +394,7 @@ async def test_after_our_close_what_is_illegal_has_no_second_one() -> None:
     assert list(server_frames(tape.out)) == closes(1000)
 
 
-async def test_the_peer_s_code_is_known_though_the_answer_waits_and_is_given_up(
+async def test_the_peers_code_is_known_when_the_echo_is_cancelled(
     autojump_clock: MockClock,
 ) -> None:
     tape = Tape([close_frame(1001)], stays=True)
@@ -412,7 +412,7 @@ async def test_the_peer_s_code_is_known_though_the_answer_waits_and_is_given_up(
     assert caught.value.code == 1001
 
 
-async def test_our_close_for_what_is_illegal_arrives_though_the_peer_talks_on(
+async def test_our_close_after_a_protocol_error_arrives_with_unread_input(
     autojump_clock: MockClock,
 ) -> None:
     tape = Tape([ILLEGAL["opcode 3"], *[b"x" * 100] * 50], stays=True)
@@ -427,20 +427,20 @@ async def test_our_close_for_what_is_illegal_arrives_though_the_peer_talks_on(
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8])
-async def test_the_end_of_the_line_without_a_close_is_abnormal(count: int) -> None:
+async def test_the_end_of_the_stream_without_a_close_is_1006(count: int) -> None:
     assert await play(client_frame(TEXT, b"xyz")[:count]) == Outcome([], ABNORMAL)
 
 
 # --- reads
 
 
-async def test_what_came_behind_the_handshake_comes_first() -> None:
+async def test_bytes_behind_the_handshake_are_read_first() -> None:
     early = client_frame(TEXT, b"1") + client_frame(TEXT, b"2")[:3]
     later = client_frame(TEXT, b"2")[3:] + client_frame(TEXT, b"3")
     assert await play(later, before=early) == Outcome(["1", "2", "3"], ABNORMAL)
 
 
-async def test_the_answer_to_the_upgrade_is_ahead_of_everything() -> None:
+async def test_the_response_to_the_handshake_is_sent_first() -> None:
     tape = Tape([])
     transport = transport_on(tape, before=client_frame(PING, b"early"))
     await transport.accept()
@@ -448,7 +448,7 @@ async def test_the_answer_to_the_upgrade_is_ahead_of_everything() -> None:
     assert tape.out == ANSWER + b"\x8a\x05early"
 
 
-async def test_many_frames_in_one_read_and_one_byte_a_read() -> None:
+async def test_many_frames_in_one_read_and_single_bytes() -> None:
     texts = [f"{n} {'é' * (n % 70)}" for n in range(200)]
     raw = b"".join(client_frame(TEXT, text.encode()) for text in texts) + close_frame(1000)
     expected = Outcome(list(texts), 1000, closes(1000))
@@ -456,7 +456,7 @@ async def test_many_frames_in_one_read_and_one_byte_a_read() -> None:
     assert await play(*[bytes([byte]) for byte in raw]) == expected
 
 
-async def test_a_frame_of_each_length_of_header_goes_out() -> None:
+async def test_each_header_length_is_sent() -> None:
     tape = Tape([])
     transport = transport_on(tape)
     payloads = [b"x" * size for size in (0, 125, 126, 65_535, 65_536)]

@@ -1,64 +1,126 @@
-"""Hypercorn made ready to hold the application: under its own command, and beside the lane."""
+"""Replaces the classes of Hypercorn 0.18 that one malformed request could end the server through.
 
-import logging
-from typing import Any
+    >>> install(Limits(send_timeout=5.0, max_message_bytes=163_840, drain_timeout=8.0))
 
-import trio
+Stock Hypercorn lets one malformed request end the server, shields its sends from every deadline,
+hides close codes and pongs, and counts characters where bytes are meant. `PATCHES` lists the
+classes that are replaced, `REQUIRED` every name of Hypercorn's code that their replacements use.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Iterator
+
 from hypercorn.config import Config
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
-from hypercorn.utils import wrap_app
 
 from netra_trio.config.settings import Settings
-from netra_trio.server.hypercorn.connection import HostConnection, install
+from netra_trio.server.hypercorn.connection import HostConnection
+from netra_trio.server.hypercorn.limits import Limits
+from netra_trio.server.hypercorn.websocket import HostWebSocket
 from netra_trio.telemetry.logs import host_logger
 
-KEEP_ALIVE = 10.0  # seconds for the next request to begin
+VERSION = "0.18."  # the releases whose code is known here
+
+PATCHES: tuple[tuple[str, str, type], ...] = (
+    ("hypercorn.trio.run", "TCPServer", HostConnection),
+    ("hypercorn.protocol.h11", "WSStream", HostWebSocket),
+    ("hypercorn.protocol.h2", "WSStream", HostWebSocket),
+)
+"""The module, the name in it, and the replacement."""
+
+_STREAM_METHODS = (
+    "handle",
+    "app_send",
+    "_accept",
+    "_send_rejection",
+    "_send_error_response",
+    "_send_wsproto_event",
+)
+REQUIRED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("hypercorn.trio.run", "TCPServer", ("run", "protocol_send", "_read_data", "_close")),
+    ("hypercorn.protocol.h11", "WSStream", _STREAM_METHODS),
+    ("hypercorn.protocol.h2", "WSStream", _STREAM_METHODS),
+    ("hypercorn.protocol.h11", "H11Protocol", ("handle", "stream_send", "_maybe_recycle")),
+    ("hypercorn.protocol.h2", "H2Protocol", ("handle", "stream_send", "idle")),
+    ("hypercorn.protocol.h2", "StreamBuffer", ("push", "pop")),
+    ("hypercorn.protocol.ws_stream", "Handshake", ("accept",)),
+)
+"""The module, the class and the methods that must exist; a missing one stops `install`."""
+
+_COMMAND = "hypercorn.trio.run"  # is imported only where Hypercorn's command is the host
+_CONSTRUCTOR = ("app", "config", "context", "state", "stream")
 
 
-def use_our_log() -> None:
-    """Let Hypercorn's command write its lines where ours go, once, and redacted like ours."""
-    Config.errorlog = host_logger()
+def install(limits: Limits) -> None:
+    """Patch Hypercorn; a second call only sets the limits.
+
+    Hypercorn's `graceful_timeout` is raised to one second more than the drain timeout, because
+    Hypercorn then cancels everything that still runs.
+
+    Raises:
+        RuntimeError: If Hypercorn is not 0.18.*, or a name that is used is missing; the text
+            names it.
+    """
+    _check_hypercorn()
+    HostConnection.limits = limits
+    for module, name, replacement in PATCHES:
+        setattr(importlib.import_module(module), name, replacement)
 
 
 def prepare_host(settings: Settings) -> None:
-    """Put this project's connection handling into Hypercorn, with the limits of the settings.
+    """Patch Hypercorn, with the limits of the settings.
 
     Raises:
-        RuntimeError: If the installed Hypercorn is not one that is known.
+        RuntimeError: See `install`.
     """
     install(
-        send_timeout=settings.send_timeout_ms / 1000,
-        max_message_bytes=settings.hard_message_size,
-        drain_timeout=settings.drain_timeout_ms / 1000,
+        Limits(
+            send_timeout=settings.send_timeout_ms / 1000,
+            max_message_bytes=settings.hard_message_size,
+            drain_timeout=settings.drain_timeout_ms / 1000,
+        )
     )
 
 
-class HttpHost:
-    """Hypercorn's HTTP/1.1 and HTTP/2 for connections that somebody else accepted.
+def prepare_stock_host(settings: Settings) -> None:
+    """Patch Hypercorn where its own command runs; do nothing under another server.
 
-    Args:
-        app: An ASGI application, whose lifespan is somebody else's too.
-        settings: The limits.
+    Raises:
+        RuntimeError: See `install`.
     """
-
-    def __init__(self, app: Any, settings: Settings) -> None:
+    if _COMMAND in sys.modules:
         prepare_host(settings)
-        self._app = wrap_app(app, 0, "asgi")
-        self._context = WorkerContext(None)
-        self._config = Config()
-        self._config.errorlog = host_logger().getChild("hypercorn")
-        self._config.errorlog.setLevel(logging.WARNING)
-        self._config.include_server_header = False
-        self._config.keep_alive_timeout = KEEP_ALIVE
 
-    async def serve(self, stream: trio.abc.Stream, *, before: bytes = b"") -> None:
-        """Serve one connection, of which some bytes may have been read; no exception gets out."""
-        state = ConnectionState({})
-        connection = HostConnection(self._app, self._config, self._context, state, stream)
-        connection.before = before
-        await connection.run()
 
-    async def stop(self) -> None:
-        """Let connections go that are idle, and the others when they have been answered."""
-        await self._context.terminated.set()
+def use_our_log() -> None:
+    """Write the log lines of Hypercorn's command to our log, redacted like ours."""
+    Config.errorlog = host_logger()
+
+
+def _check_hypercorn() -> None:
+    version = importlib.metadata.version("hypercorn")
+    faults = list(_missing())
+    if not version.startswith(VERSION):
+        faults.insert(0, f"version {version} instead of {VERSION}*")
+    if faults:
+        raise RuntimeError(
+            f"this Hypercorn cannot host netra_trio: {'; '.join(faults)}. "
+            f'Install "hypercorn=={VERSION}*".'
+        )
+
+
+def _missing() -> Iterator[str]:
+    for module, name, methods in REQUIRED:
+        found = getattr(importlib.import_module(module), name, None)
+        if found is None:
+            yield f"{module}.{name} is missing"
+            continue
+        for method in methods:
+            if not hasattr(found, method):
+                yield f"{module}.{name}.{method} is missing"
+        if name == "TCPServer":
+            parameters = tuple(inspect.signature(found).parameters)
+            if parameters != _CONSTRUCTOR:
+                yield f"{module}.{name} takes {parameters} instead of {_CONSTRUCTOR}"

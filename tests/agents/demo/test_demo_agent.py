@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextvars import copy_context
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from netra_trio.agents.demo.agent import (
 )
 from netra_trio.agents.demo.calculator import calculate
 from netra_trio.agents.demo.echo import echo
-from netra_trio.agents.execution import Ending, Execution
+from netra_trio.agents.execution import Ending, Execution, execute_runs
 from netra_trio.agents.run import Agent, RunSpec
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import CorrelationId, ThreadId, UserId, new_message_id, new_run_id
@@ -52,9 +53,12 @@ class Collector:
     events: list[Event] = field(factory=list)
     times: list[float] = field(factory=list)
 
-    async def wait_for_room(self, size: int) -> None:
+    def has_room(self, size: int) -> bool:
         assert size >= 0
-        await trio.lowlevel.checkpoint()
+        return True
+
+    async def wait_for_room(self, size: int) -> None:
+        raise AssertionError(f"there is room for {size} bytes")
 
     def append(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
         assert size <= 256 * 1024
@@ -73,25 +77,54 @@ class Collector:
 def execution(
     content: str, outlet: Collector, store: Store | None = None, agent: Agent = demo
 ) -> Execution:
-    spec = RunSpec(
-        run_id=new_run_id(),
+    message = NewMessage(
         user_id=ANN,
-        permissions=frozenset(),
         thread_id=THREAD,
-        correlation_id=CORRELATION,
+        message_id=new_message_id(),
+        run_id=new_run_id(),
         agent_name="demo",
-        agent=agent,
+        correlation_id=CORRELATION,
+        key=None,
+        fingerprint=b"",
         content=content,
-        input=None,
-        timeout=300.0,
+        created_at=0.0,
     )
-    return Execution(spec, outlet, store or MemoryStore(), wall_clock=lambda: 0.0)
+    spec = RunSpec(message, agent, permissions=frozenset(), input=None, timeout=300.0)
+    return Execution(
+        spec, outlet, store or MemoryStore(), wall_clock=lambda: 0.0, context=copy_context()
+    )
+
+
+@define
+class One:
+    """A source that gives one run, and keeps its ending."""
+
+    run: Execution | None
+    endings: list[Ending] = field(factory=list)
+
+    async def next(self) -> Execution | None:
+        run, self.run = self.run, None
+        return run
+
+    def suspended(self) -> None:
+        pass
+
+    async def finish(self, execution: Execution, ending: Ending) -> None:
+        assert execution.has_ended is False
+        self.endings.append(ending)
+
+
+async def execute(run: Execution) -> Ending:
+    source = One(run)
+    await execute_runs(source)
+    (ending,) = source.endings
+    return ending
 
 
 async def ask(content: str, store: Store | None = None) -> Collector:
     """Let the demo agent answer; check what holds for each of its answers."""
     outlet = Collector()
-    ending = await execution(content, outlet, store).execute()
+    ending = await execute(execution(content, outlet, store))
     assert ending.status is RunStatus.COMPLETED
     assert ending.result == orjson.dumps(outlet.text)
     assert [type(event) for event in outlet.events[:2]] == [AgentStarted, AgentThinking]
@@ -293,10 +326,10 @@ async def test_slow_mode_is_stopped(autojump_clock: MockClock) -> None:
     endings: list[Ending] = []
     async with trio.open_nursery() as nursery:
 
-        async def execute() -> None:
-            endings.append(await run.execute())
+        async def keep_ending() -> None:
+            endings.append(await execute(run))
 
-        nursery.start_soon(execute)
+        nursery.start_soon(keep_ending)
         await trio.sleep(10)
         run.stop(RunStatus.CANCELLED)
     (ending,) = endings
@@ -332,6 +365,6 @@ def test_any_text_can_be_quoted(text: str) -> None:
 
 async def test_echo(autojump_clock: MockClock) -> None:
     outlet = Collector()
-    ending = await execution("to and fro", outlet, agent=echo).execute()
+    ending = await execute(execution("to and fro", outlet, agent=echo))
     assert ending.result == b'"to and fro"'
     assert [delta.content for delta in outlet.of(PartialResult)] == ["to and fro"]

@@ -1,0 +1,289 @@
+"""The command dispatcher: what a client may ask for, whatever transport the command came by.
+
+    dispatcher = CommandDispatcher(session, services, client, nursery)
+    await dispatcher.dispatch(frame)
+
+Handlers answer through a `Client`, which is a connection or whatever else can reply. They never
+wait for the log, for a run or for the store, so that a stop is handled at once. What has to ask the
+store is a background request: a task of its own, of which there are a few at a time.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from math import ceil
+from typing import Any, Protocol
+
+import trio
+from attrs import evolve
+
+from netra_trio.auth.identity import Identity, user_refusal
+from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.errors import MessageNotFound, StoreUnavailable
+from netra_trio.ids import RunId
+from netra_trio.protocol.codec import BadFrame, Frame, newest_that_fit, show
+from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.messages import (
+    Ack,
+    AgentRequest,
+    Auth,
+    AuthOk,
+    GetThreadHistory,
+    Inbound,
+    Outbound,
+    Ping,
+    Pong,
+    StopAgent,
+    ThreadHistory,
+    UserMessage,
+)
+from netra_trio.protocol.problem import Problem, Refused, problem, store_unavailable
+from netra_trio.protocol.ratelimit import TokenBucket
+from netra_trio.sessions.session import Session
+from netra_trio.stores.base import HISTORY_PAGE_BYTES, Store
+from netra_trio.telemetry.metrics import Metrics
+
+CONTROL_RATE, CONTROL_BURST = 100, 1000  # frames a second, frames: docs/protocol.md, Limits
+HISTORY_RATE, HISTORY_BURST = 10, 10  # requests a second, requests: docs/protocol.md, Limits
+BACKGROUND_REQUESTS = 10  # of one kind that ask the store at once: a second's worth
+
+
+class Client(Protocol):
+    """The peer that sent a command, as far as the handlers need it."""
+
+    @property
+    def identity(self) -> Identity:
+        """The identity that its newest token carries."""
+        ...
+
+    def renew(self, identity: Identity) -> None:
+        """Go on with a new token of the same user."""
+        ...
+
+    def end(self, reason: EndReason, problem: Problem | None = None) -> None:
+        """End the connection, with an error as its last frame."""
+        ...
+
+    async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
+        """Send a control frame; waits only for a peer that does not read its replies."""
+        ...
+
+    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
+        """Send an error; waits only for a peer that does not read its replies."""
+        ...
+
+
+class CommandDispatcher:
+    """Handles the commands of one client.
+
+    Args:
+        session: The session that the commands are for.
+        client: Receives the answers.
+        store: Holds the history and the users.
+        verifier: Verifies new tokens.
+        metrics: Count what is refused.
+        wall_clock: Returns Unix seconds.
+        nursery: Holds the background requests.
+    """
+
+    __slots__ = (
+        "_background",
+        "_client",
+        "_control",
+        "_history",
+        "_metrics",
+        "_nursery",
+        "_renewals",
+        "_session",
+        "_store",
+        "_verifier",
+        "_wall_clock",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        client: Client,
+        *,
+        store: Store,
+        verifier: TokenVerifier,
+        metrics: Metrics,
+        wall_clock: Callable[[], float],
+        nursery: trio.Nursery,
+    ) -> None:
+        now = trio.current_time()
+        self._session = session
+        self._client = client
+        self._store = store
+        self._verifier = verifier
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._nursery = nursery
+        self._background: Counter[Callable[[Frame], Awaitable[None]]] = Counter()
+        self._renewals = trio.Lock()
+        self._control = TokenBucket(rate=CONTROL_RATE, burst=CONTROL_BURST, now=now)
+        self._history = TokenBucket(rate=HISTORY_RATE, burst=HISTORY_BURST, now=now)
+
+    async def dispatch(self, frame: Frame) -> None:
+        """Handle a command; a refusal is told to the client.
+
+        Raises:
+            BadFrame: If the command contradicts what was sent before.
+        """
+        try:
+            await _HANDLERS[type(frame.message)](self, frame)
+        except Refused as refused:
+            await self._client.refuse(refused.problem, frame.correlation_id)
+
+    def take_control(self) -> None:
+        """Take a place of the control rate, for a frame that is no message.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        wait = self._control.take(trio.current_time())
+        if wait:
+            raise self._too_fast("control", f"{CONTROL_RATE} control frames a second", wait)
+
+    async def ping(self, frame: Frame) -> None:
+        """Answer with the same payload."""
+        self.take_control()
+        await self._client.reply(Pong(frame.message.payload), frame.correlation_id)
+
+    async def pong(self, frame: Frame) -> None:
+        """Do nothing: any frame counts as life, and a pong says nothing else."""
+
+    async def ack(self, frame: Frame) -> None:
+        """Forget the events that the client has."""
+        events, seq = self._session.events, frame.message.seq
+        try:
+            events.acknowledge(seq)
+        except ValueError:
+            expected = f"at most {events.last_sent}, the last number sent"
+            text = f"$.payload.seq: expected {expected}, got {seq}"
+            fault = problem(ErrorCode.VALIDATION_ERROR, text)
+            raise BadFrame(fault, frame.correlation_id) from None
+
+    async def work(self, frame: Frame) -> None:
+        """Put a message into the inbox of the session, which confirms it."""
+        self._session.offer(frame.message, frame.correlation_id)
+
+    async def stop(self, frame: Frame) -> None:
+        """Stop a run of this user; its `agent_completed` is the answer."""
+        self.take_control()
+        live = self._session.user.runs.get(RunId(frame.message.run_id))
+        if live is None:
+            text = "There is no such run, or it has ended."
+            raise Refused(problem(ErrorCode.RUN_NOT_FOUND, text))
+        live.stop()
+
+    async def auth(self, frame: Frame) -> None:
+        """Verify a new token of the same user, in the background."""
+        self.take_control()
+        self._start_background(self._renew, frame)
+
+    async def get_history(self, frame: Frame) -> None:
+        """Fetch a page of a thread, in the background."""
+        self.take_control()
+        wait = self._history.take(trio.current_time())
+        if wait:
+            raise self._too_fast("history", f"{HISTORY_RATE} history requests a second", wait)
+        self._start_background(self._fetch_history, frame)
+
+    def _too_fast(self, limit: str, text: str, wait: float) -> Refused:
+        self._metrics.rate_events[limit, "refused"] += 1
+        return Refused(
+            problem(
+                ErrorCode.RATE_LIMIT_EXCEEDED,
+                f"Too fast: at most {text}.",
+                help=f"Wait {wait:.2g} s and send again.",
+                retry_after_ms=ceil(wait * 1000),
+            )
+        )
+
+    def _start_background(self, request: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
+        if self._background[request] >= BACKGROUND_REQUESTS:
+            raise self._too_fast("requests", f"{BACKGROUND_REQUESTS} requests at once", 0.1)
+        self._background[request] += 1
+        self._nursery.start_soon(self._run_background, request, frame)
+
+    async def _run_background(
+        self, request: Callable[[Frame], Awaitable[None]], frame: Frame
+    ) -> None:
+        try:
+            await request(frame)
+        except Refused as refused:
+            await self._client.refuse(refused.problem, frame.correlation_id)
+        except StoreUnavailable:
+            await self._client.refuse(store_unavailable(), frame.correlation_id)
+        finally:
+            self._background[request] -= 1
+
+    async def _renew(self, frame: Frame) -> None:
+        async with self._renewals:  # in the order they came: the newest token counts
+            identity = await self._identify(frame.message.token)
+            if await check_user(self._client, self._session, self._store):
+                self._client.renew(identity)
+                await self._client.reply(AuthOk(identity.expires_at), frame.correlation_id)
+
+    async def _identify(self, token: str) -> Identity:
+        """Return the identity of a new token; a refusal does not end the connection."""
+        try:
+            identity = await self._verifier.verify(token, self._wall_clock())
+        except Refused as refused:
+            raise Refused(evolve(refused.problem, recoverable=True, help=_OLD_ONE_HOLDS)) from None
+        if identity.user_id != self._session.user.id:
+            text = "The token belongs to another user."
+            fault = problem(ErrorCode.INVALID_TOKEN, text, recoverable=True, help=_OLD_ONE_HOLDS)
+            raise Refused(fault)
+        return identity
+
+    async def _fetch_history(self, frame: Frame) -> None:
+        request = frame.message
+        try:
+            page = await self._store.history(
+                self._session.user.id,
+                request.thread_id,
+                limit=request.limit,
+                before=request.before,
+            )
+        except MessageNotFound:
+            text = f"$.payload.before: expected a message of the thread, got {show(request.before)}"
+            raise Refused(problem(ErrorCode.VALIDATION_ERROR, text)) from None
+        if page is None:
+            text = "You have no thread of that id."
+            raise Refused(problem(ErrorCode.THREAD_NOT_FOUND, text))
+        messages, has_more = page
+        fitting = newest_that_fit(messages, HISTORY_PAGE_BYTES)
+        has_more = has_more or len(fitting) < len(messages)
+        history = ThreadHistory(request.thread_id, tuple(fitting), has_more)
+        await self._client.reply(history, frame.correlation_id)
+
+
+async def check_user(client: Client, session: Session, store: Store) -> bool:
+    """Return whether the user may still be connected; end the connection if not.
+
+    Cancelling is safe.
+
+    Raises:
+        StoreUnavailable: If the store cannot answer now; the connection goes on.
+    """
+    if client.identity.is_anonymous:
+        return True
+    refusal = user_refusal(await store.get_user(session.user.id))
+    if refusal is not None:
+        client.end(EndReason.USER_DISABLED, refusal)
+    return refusal is None
+
+
+_OLD_ONE_HOLDS = "The connection goes on with the old token; send another one before it ends."
+
+_HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None]]] = {
+    Ping: CommandDispatcher.ping,
+    Pong: CommandDispatcher.pong,
+    Auth: CommandDispatcher.auth,
+    Ack: CommandDispatcher.ack,
+    UserMessage: CommandDispatcher.work,
+    AgentRequest: CommandDispatcher.work,
+    StopAgent: CommandDispatcher.stop,
+    GetThreadHistory: CommandDispatcher.get_history,
+}

@@ -1,0 +1,127 @@
+"""The outgoing side of a connection: the memory channels that end at its writer.
+
+    outgoing = Outgoing(feed)
+    outgoing.offer(frame)                  # control: from the reader and the heartbeat
+    await outgoing.wait()
+    frames = outgoing.take_control()       # before any event
+    entries = outgoing.feed.take(max_bytes=65536)
+
+Three channels, each with a bound: control frames, large replies, and the feed of the session's
+events. The writer waits for the feed alone. A control frame therefore wakes it there, and is
+written ahead of every event that waits.
+"""
+
+import trio
+
+from netra_trio.sessions.event_feed import EventFeed
+
+CONTROL_FRAMES = 64  # of at most 2 KiB each: more wait at the reader, which then reads no further
+CONTROL_BYTES = 2048  # of a control frame: an error text, or a pong with its payload of 1 KiB
+LARGE_REPLIES = 0  # wait in the channel: each one waits at its request, of which there are few
+
+
+class Outgoing:
+    """The frames and events that a connection has to write.
+
+    Args:
+        feed: The events of the session.
+    """
+
+    __slots__ = ("_closed", "_control", "_has_control", "_large", "_written", "feed")
+
+    def __init__(self, feed: EventFeed) -> None:
+        self.feed = feed
+        self._control: trio.MemorySendChannel[bytes]
+        self._written: trio.MemoryReceiveChannel[bytes]
+        self._control, self._written = trio.open_memory_channel(CONTROL_FRAMES)
+        # Opened by the first large reply: most connections have none.
+        self._large: (
+            tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] | None
+        ) = None
+        self._has_control = False
+        self._closed = False
+
+    def offer(self, frame: bytes) -> bool:
+        """Send a control frame if there is room; return whether there was.
+
+        A frame for a connection that has ended is dropped, and counts as sent.
+        """
+        try:
+            self._control.send_nowait(frame)
+        except trio.WouldBlock:
+            return False
+        except trio.ClosedResourceError:
+            return True
+        self._has_control = True
+        self.feed.wake()
+        return True
+
+    async def put(self, frame: bytes) -> None:
+        """Send a control frame when there is room. Cancelling is safe: it is sent or it is not.
+
+        Without a checkpoint if there is room. A frame for a connection that has ended is dropped.
+        """
+        if len(frame) > CONTROL_BYTES:
+            await self._put_large(frame)
+        elif not self.offer(frame):
+            try:
+                await self._control.send(frame)
+            except trio.ClosedResourceError:
+                return
+            self._has_control = True
+            self.feed.wake()
+
+    async def _put_large(self, frame: bytes) -> None:
+        """Send a large reply: it waits here until the writer takes it, so few are in memory."""
+        if self._large is None:
+            self._large = trio.open_memory_channel(LARGE_REPLIES)
+            if self._closed:
+                self._large[0].close()
+        self._has_control = True
+        self.feed.wake()
+        try:
+            await self._large[0].send(frame)
+        except trio.ClosedResourceError:
+            return
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many control frames, and how many large replies, wait for the writer."""
+        large = 0 if self._large is None else self._large[0].statistics().tasks_waiting_send
+        return {"control": self._control.statistics().current_buffer_used, "large": large}
+
+    def close(self) -> None:
+        """Take nothing more; the control frames that were sent can still be taken."""
+        self._closed = True
+        self._control.close()
+        if self._large is not None:
+            self._large[0].close()
+        self.feed.close()
+
+    async def wait(self) -> None:
+        """Wait until there may be something to write. Cancelling is safe.
+
+        Raises:
+            trio.EndOfChannel: If the connection has ended; control frames may be left.
+        """
+        if not self._has_control or self._closed:
+            await self.feed.wait()
+
+    def take_control(self) -> list[bytes]:
+        """Return the control frames that are there, and one large reply at most."""
+        if not self._has_control:
+            return []
+        self._has_control = False
+        frames: list[bytes] = []
+        try:
+            while True:
+                frames.append(self._written.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            pass
+        if self._large is not None:
+            try:
+                frames.append(self._large[1].receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                pass
+            else:
+                self._has_control = True  # another one may wait
+        return frames

@@ -1,0 +1,67 @@
+"""One HTTP request, as an endpoint sees it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import orjson
+import trio
+from attrs import frozen
+
+from netra_trio.endpoints.answer import Answer
+from netra_trio.endpoints.request import Request
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.services import Services
+from netra_trio.transports.asgi import Receive
+
+BODY_BYTES = 16 * 1024  # of a request; the longest expected body is a user id
+BODY_SECONDS = 10.0  # for a whole body, as for a request head
+
+
+@frozen
+class Call:
+    """One HTTP request.
+
+    Attributes:
+        method: Its method, in upper case.
+        path: Its path, decoded.
+        request: Its headers, query and peer.
+        services: The services of the application.
+        receive: The ASGI call's receive, for the body.
+    """
+
+    method: str
+    path: str
+    request: Request
+    services: Services
+    receive: Receive
+
+    async def read_json(self) -> Any:
+        """Read the body, at most 16 KiB within 10 s, and return it as JSON.
+
+        Raises:
+            Refused: BAD_REQUEST, with status 413, 408 or 400.
+        """
+        body = b""
+        with trio.move_on_after(BODY_SECONDS) as patience:
+            more = True
+            while more:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    break
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > BODY_BYTES:
+                    text = f"The body has more than {BODY_BYTES} bytes."
+                    raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=413))
+        if patience.cancelled_caught:
+            text = f"The body did not come within {BODY_SECONDS:g} s."
+            raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
+
+
+Endpoint: TypeAlias = Callable[[Call], Awaitable[Answer]]
+"""Answers one request. It raises `Refused` to reject it."""

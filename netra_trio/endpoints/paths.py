@@ -1,0 +1,47 @@
+"""The paths that the server answers, and the error for every other one."""
+
+from collections.abc import Mapping
+
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+
+CONFIG = "/ws/config"
+TICKET = "/ws/ticket"
+HEALTH = "/ws/health"
+STATS = "/ws/stats"
+METRICS = "/metrics"
+DEV_TOKEN = "/ws/dev-token"  # noqa: S105 - a path
+PAGE = "/"
+
+ENDPOINTS: Mapping[str, tuple[str, ...]] = {
+    PAGE: ("GET",),
+    CONFIG: ("GET",),
+    TICKET: ("POST",),
+    HEALTH: ("GET",),
+    STATS: ("GET",),
+    METRICS: ("GET",),
+    DEV_TOKEN: ("POST",),
+}
+"""The HTTP endpoints and their methods; HEAD follows GET, OPTIONS is answered for each."""
+
+WEBSOCKET_PATHS = frozenset({"/ws", "/ws/"})
+
+
+def check_websocket_path(path: str) -> None:
+    """Check that a WebSocket may be opened at this path.
+
+    Raises:
+        Refused: BAD_REQUEST, with status 404.
+    """
+    if path not in WEBSOCKET_PATHS:
+        raise no_such_path()
+
+
+def no_such_path() -> Refused:
+    """Return the error for a path without an endpoint.
+
+    Its help does not list the development token's path: outside development it does not exist.
+    """
+    text = "There is nothing at this path."
+    known = ", ".join(["/ws", *(path for path in ENDPOINTS if path != DEV_TOKEN)])
+    return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help=f"There are: {known}."))

@@ -1,0 +1,37 @@
+"""`GET /ws/stats` and `GET /metrics`: the metrics, for an administrator and for Prometheus."""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from netra_trio.endpoints.answer import Answer
+from netra_trio.endpoints.call import Call
+from netra_trio.endpoints.checks import check_administrator, check_metrics_token
+from netra_trio.telemetry.prometheus import CONTENT_TYPE, Exposition
+from netra_trio.telemetry.stats import document
+
+
+async def stats(largest_users: Callable[[], tuple[dict[str, Any], ...]], call: Call) -> Answer:
+    """Return the metrics as JSON to an administrator.
+
+    Args:
+        largest_users: Returns the users with the most connections.
+        call: The request.
+    """
+    services = call.services
+    await check_administrator(call.request, services, now=trio.current_time())
+    metrics = document(services.instruments.metrics, largest_users())
+    return Answer(200, metrics, {"cache-control": "no-store"})
+
+
+async def metrics(exposition: Exposition, call: Call) -> Answer:
+    """Return the metrics in the text format of Prometheus.
+
+    Args:
+        exposition: Renders the metrics.
+        call: The request.
+    """
+    check_metrics_token(call.request, call.services.settings.metrics_token)
+    headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
+    return Answer(200, headers=headers, content=exposition.text())

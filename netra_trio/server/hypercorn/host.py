@@ -1,0 +1,52 @@
+"""Hypercorn's HTTP/1.1 and HTTP/2 beside our own listener."""
+
+import logging
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+
+from netra_trio.config.settings import Settings
+from netra_trio.server.hypercorn.connection import HostConnection
+from netra_trio.server.hypercorn.install import prepare_host
+from netra_trio.telemetry.logs import host_logger
+
+KEEP_ALIVE = 10.0  # seconds for the next request to begin
+
+
+class HttpHost:
+    """Serves HTTP on connections that the listener accepted.
+
+    Args:
+        app: An ASGI application whose lifespan the caller runs.
+        settings: The limits.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        prepare_host(settings)
+        self._app = wrap_app(app, 0, "asgi")
+        self._context = WorkerContext(None)
+        self._config = Config()
+        self._config.errorlog = host_logger().getChild("hypercorn")
+        self._config.errorlog.setLevel(logging.WARNING)
+        self._config.include_server_header = False
+        self._config.keep_alive_timeout = KEEP_ALIVE
+
+    async def serve(self, stream: trio.abc.Stream, *, before: bytes = b"") -> None:
+        """Serve one connection to its end; raises no exception of it.
+
+        Args:
+            stream: The connection, which is closed at the end.
+            before: Bytes that were read from it already.
+        """
+        state = ConnectionState({})
+        connection = HostConnection(self._app, self._config, self._context, state, stream)
+        connection.before = before
+        await connection.run()
+
+    async def stop(self) -> None:
+        """End idle connections now, and the others when their requests are answered."""
+        await self._context.terminated.set()

@@ -1,0 +1,186 @@
+"""The agent tasks of a session: each takes messages or due runs, and executes them in turn.
+
+One of them leads: it receives from the inbox and admits. It executes the run that it has admitted
+itself. Where that run waits for something, the lead is free: another task takes it when there is a
+message. So most messages cost no task, and a run never holds up the inbox.
+"""
+
+from collections.abc import Callable
+from contextvars import Context
+from typing import Protocol
+
+import trio
+
+from netra_trio.agents.execution import Ending, Execution, execute_runs
+from netra_trio.ids import SessionId
+from netra_trio.sessions.admission import Admission
+from netra_trio.sessions.event_stream import EventStream
+from netra_trio.sessions.inbox import Inbox
+from netra_trio.sessions.runner import LiveRun, Runner
+from netra_trio.telemetry.events import RunStarted
+from netra_trio.telemetry.instruments import Instruments
+from netra_trio.telemetry.log_context import extend_log_context
+from netra_trio.telemetry.trace_context import TRACEPARENT
+
+RUNS_IN_A_ROW = 16  # without giving control to other tasks: some 2 ms of short runs
+
+
+class Owner(Protocol):
+    """The session of the tasks, as far as they need it."""
+
+    id: SessionId
+    events: EventStream
+    permissions: frozenset[str]
+    traceparent: str | None
+    context: Context
+
+
+class AgentTasks:
+    """The agent tasks of one session.
+
+    Args:
+        session: The session.
+        inbox: The messages.
+        admission: Admits them.
+        runner: The runs.
+        instruments: Receive the telemetry.
+        spawn: Starts a task of the session.
+    """
+
+    __slots__ = (
+        "_first",
+        "_spawn",
+        "admission",
+        "executing",
+        "inbox",
+        "instruments",
+        "is_waiting",
+        "leader",
+        "runner",
+        "session",
+    )
+
+    def __init__(
+        self,
+        session: Owner,
+        *,
+        inbox: Inbox,
+        admission: Admission,
+        runner: Runner,
+        instruments: Instruments,
+        spawn: Callable[..., None],
+    ) -> None:
+        self.session = session
+        self.inbox = inbox
+        self.admission = admission
+        self.runner = runner
+        self.instruments = instruments
+        self.leader: AgentTask | None = None
+        self.is_waiting = False  # whether the leader waits for a message
+        self.executing = 0  # runs
+        self._first: AgentTask | None = None
+        self._spawn = spawn
+
+    async def lead(self) -> None:
+        """Be the first agent task, until another one leads or the inbox is closed."""
+        self._first = self.leader = AgentTask(self)
+        await execute_runs(self.leader)
+
+    def ensure_leader(self) -> None:
+        """Start a task that receives from the inbox, if there is none."""
+        if self.leader is None:
+            self.leader = AgentTask(self)
+            self._spawn(execute_runs, self.leader)
+
+    def are_idle(self, spawned: int) -> bool:
+        """Whether no task does anything but wait for a message; `spawned` tasks were started."""
+        if not self.is_waiting or len(self.inbox) or self.executing:
+            return False
+        return spawned == (self.leader is not self._first)
+
+    def dismiss(self) -> None:
+        """Let no task lead any more: the inbox is closed."""
+        self.leader = None
+        self.is_waiting = False
+
+    def execute(self, live: LiveRun) -> None:
+        """Start a task that executes a run."""
+        self._spawn(execute_runs, AgentTask(self, live))
+
+    def begin(self, live: LiveRun) -> None:
+        """Note that a run is about to be executed; called in the context of the run."""
+        spec, message = live.execution.spec, live.execution.spec.message
+        extend_log_context(run_id=message.run_id)
+        TRACEPARENT.set(self.session.traceparent)
+        waited = round(trio.current_time() - spec.received, 3)
+        started = RunStarted(message.run_id, message.agent_name, waited, self.session.id)
+        self.instruments.note(started)
+
+
+class AgentTask:
+    """One agent task: the source of the runs that it executes."""
+
+    __slots__ = ("_first", "_in_a_row", "_live", "_tasks")
+
+    def __init__(self, tasks: AgentTasks, first: LiveRun | None = None) -> None:
+        self._tasks = tasks
+        self._first = first
+        self._live: LiveRun | None = None
+        self._in_a_row = 0
+
+    async def next(self) -> Execution | None:
+        """Wait for the next run; None if another task leads, or if the inbox is closed."""
+        tasks = self._tasks
+        live, self._first = self._first, None
+        if live is None:
+            live = tasks.runner.take_due()
+        if live is None:
+            live = await self._lead()
+        if live is None:
+            return None
+        self._live, execution = live, live.execution
+        tasks.executing += 1
+        tasks.session.events.note_running(live.id)
+        execution.context.run(tasks.begin, live)
+        return execution
+
+    async def _lead(self) -> LiveRun | None:
+        """Receive and admit messages until a run is to be executed."""
+        tasks = self._tasks
+        if tasks.leader is None and tasks.inbox.is_open:
+            tasks.leader = self
+        if tasks.leader is not self:
+            return None
+        if self._in_a_row >= RUNS_IN_A_ROW:
+            self._in_a_row = 0
+            await trio.lowlevel.checkpoint()
+        self._in_a_row += 1
+        session = tasks.session
+        while True:
+            tasks.is_waiting = not len(tasks.inbox)
+            work = await tasks.inbox.receive()
+            if work is None:
+                if tasks.leader is self:
+                    tasks.dismiss()
+                return None
+            tasks.is_waiting = False
+            live = await tasks.admission.admit(
+                work, permissions=session.permissions, context=session.context.copy()
+            )
+            if live is not None:
+                return live
+
+    def suspended(self) -> None:
+        """Let another task lead while a run of this one waits for something."""
+        self._in_a_row = 0
+        if self._tasks.leader is self:
+            self._tasks.leader = None
+            if len(self._tasks.inbox):
+                self._tasks.ensure_leader()
+
+    async def finish(self, execution: Execution, ending: Ending) -> None:
+        """Write the end of the run."""
+        live, self._live = self._live, None
+        self._tasks.executing -= 1
+        assert live is not None and live.execution is execution  # noqa: S101, PT018 - for mypy
+        await self._tasks.runner.finish(live, ending, self.suspended)

@@ -1,0 +1,84 @@
+"""The inbox: the memory channel from the reader of a connection to the session's agent task.
+
+    inbox.offer(Work(message, correlation_id, received))    # the reader; raises if there is no room
+    work = await inbox.receive()                            # the agent task; None at its end
+
+The channel is open while the session has an agent task. The first message opens it. It is closed
+when the session has had nothing to do for a while.
+"""
+
+import trio
+
+from netra_trio.ids import CorrelationId
+from netra_trio.protocol.messages import WorkMessage
+from netra_trio.values import frozen
+
+INBOX_MESSAGES = 64  # 32 that may wait, 20 of a burst, 8 that run, rounded up: then QUEUE_FULL
+
+
+@frozen
+class Work:
+    """A message on its way to the agent task; `received` is when it came, on Trio's clock."""
+
+    message: WorkMessage
+    correlation_id: CorrelationId | None
+    received: float
+
+
+class Inbox:
+    """The messages that wait to be admitted, in order."""
+
+    __slots__ = ("_in", "_out", "_waiting")
+
+    def __init__(self) -> None:
+        self._in: trio.MemorySendChannel[Work] | None = None
+        self._out: trio.MemoryReceiveChannel[Work] | None = None
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return self._waiting
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an agent task that receives, or is about to."""
+        return self._in is not None
+
+    def open(self) -> None:
+        """Open the channel."""
+        self._in, self._out = trio.open_memory_channel(INBOX_MESSAGES)
+
+    def offer(self, work: Work) -> bool:
+        """Send a message if there is room; return whether there was."""
+        if self._in is None:
+            self.open()
+        assert self._in is not None  # noqa: S101 - for mypy: it has just been opened
+        try:
+            self._in.send_nowait(work)
+        except trio.WouldBlock:
+            return False
+        self._waiting += 1
+        return True
+
+    async def receive(self) -> Work | None:
+        """Wait for the next message; None when the inbox is closed and empty.
+
+        Cancelling is safe. Without a checkpoint if a message is there.
+        """
+        out = self._out
+        if out is None:
+            return None
+        try:
+            work = out.receive_nowait() if self._waiting else await out.receive()
+        except trio.EndOfChannel:
+            return None
+        self._waiting -= 1
+        return work
+
+    def close(self) -> None:
+        """Take no more messages; those that wait can still be received."""
+        if self._in is not None:
+            self._in.close()
+            self._in = None
+            if not self._waiting:
+                self._out = None  # a task that waits for it has its own reference

@@ -1,0 +1,83 @@
+"""The records of a message: what the store keeps of it, and the work of its run."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from orjson import OPT_SORT_KEYS, dumps
+
+from netra_trio.agents.run import Agent, RunSpec, content_of
+from netra_trio.ids import (
+    CorrelationId,
+    ThreadId,
+    UserId,
+    new_correlation_id,
+    new_message_id,
+    new_run_id,
+)
+from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
+from netra_trio.stores.base import NewMessage
+
+
+def new_message(
+    message: WorkMessage,
+    *,
+    user_id: UserId,
+    thread_id: ThreadId,
+    key: CorrelationId | None,
+    agents: Mapping[str, Agent],
+    created_at: float,
+) -> NewMessage:
+    """Return the record of a message and its run; without a key it gets a correlation id."""
+    said = message.content if isinstance(message, UserMessage) else content_of(message.input)
+    return NewMessage(
+        user_id=user_id,
+        thread_id=thread_id,
+        message_id=new_message_id(),
+        run_id=new_run_id(),
+        agent_name=message.agent or next(iter(agents)),
+        correlation_id=key or new_correlation_id(),
+        key=key,
+        fingerprint=b"" if key is None else _fingerprint(message),
+        content=said,
+        created_at=created_at,
+    )
+
+
+def run_spec(
+    new: NewMessage,
+    message: WorkMessage,
+    *,
+    permissions: frozenset[str],
+    agent: Agent,
+    agent_timeout_ms: int,
+    received: float,
+) -> RunSpec:
+    """Return the work of the run of a message."""
+    deadline_ms = message.deadline_ms
+    timeout_ms = agent_timeout_ms if deadline_ms is None else min(agent_timeout_ms, deadline_ms)
+    return RunSpec(
+        new,
+        agent,
+        permissions,
+        _payload(message) if isinstance(message, AgentRequest) else None,
+        timeout_ms / 1000,
+        received,
+    )
+
+
+def _fingerprint(message: WorkMessage) -> bytes:
+    """Return a digest of what must be equal for one key to mean one message."""
+    content = message.content if isinstance(message, UserMessage) else message.input
+    compared = [message.TYPE, content, message.agent, message.thread_id]
+    return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def _payload(message: AgentRequest) -> dict[str, Any]:
+    """Return the payload of a request, without the fields that are what they are by default."""
+    return {
+        field.name: value
+        for field in attrs.fields(AgentRequest)
+        if (value := getattr(message, field.name)) != field.default
+    }

@@ -1,0 +1,66 @@
+"""The refusals of messages: each is an error for the sender of a message."""
+
+from collections.abc import Mapping
+
+from netra_trio.agents.run import Agent, milliseconds
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.messages import WorkMessage
+from netra_trio.protocol.problem import Refused, problem, store_unavailable
+
+RECONNECT_AFTER_MS = 1000  # of a drained client; its own jitter spreads the rest
+
+
+RETRY_MS = 1000  # where nothing better is known: a run or a commit takes about that long
+
+
+def check_agent(message: WorkMessage, agents: Mapping[str, Agent]) -> None:
+    """Check that the agent a message names is there.
+
+    Raises:
+        Refused: AGENT_NOT_FOUND.
+    """
+    if message.agent is not None and message.agent not in agents:
+        text = f"There is no agent of that name; there are: {', '.join(agents)}."
+        raise Refused(problem(ErrorCode.AGENT_NOT_FOUND, text))
+
+
+def draining() -> Refused:
+    """Return the refusal of a message while the server drains."""
+    text = "The server is about to restart and takes no new message."
+    return Refused(problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=RECONNECT_AFTER_MS))
+
+
+def agent_busy() -> Refused:
+    """Return the refusal of a message that wants no queue, for a thread that has one."""
+    text = "The thread has a run already."
+    return Refused(problem(ErrorCode.AGENT_BUSY, text, retry_after_ms=RETRY_MS))
+
+
+def queue_full(why: str) -> Refused:
+    """Return the refusal of a message for which there is no place."""
+    text = f"The queue is full: {why}."
+    return Refused(problem(ErrorCode.QUEUE_FULL, text, retry_after_ms=RETRY_MS))
+
+
+def too_fast(rate: int, seconds: float) -> Refused:
+    """Return the refusal of a message beyond the user's rate, to send again in so many seconds."""
+    wait = milliseconds(seconds)
+    return Refused(
+        problem(
+            ErrorCode.RATE_LIMIT_EXCEEDED,
+            f"Too many messages: {rate} per minute.",
+            help=f"Wait {wait / 1000:g} s and send again.",
+            retry_after_ms=wait,
+        )
+    )
+
+
+def key_conflict() -> Refused:
+    """Return the refusal of a key that came with other content before."""
+    text = "$.correlation_id: expected a new one, got one that came with other content"
+    return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
+
+
+def not_stored() -> Refused:
+    """Return the refusal of a message that the store could not take."""
+    return Refused(store_unavailable("The message could not be stored."))

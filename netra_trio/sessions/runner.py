@@ -1,0 +1,403 @@
+"""The runner: the runs of a session that have not ended; it starts, stops and ends them.
+
+live = runner.register(spec, context)
+runner.schedule(live, starts_at=now, interrupts=False)
+live = runner.take_due()                # an agent task executes it
+await runner.finish(live, ending)       # stores the end, then appends `agent_completed`
+"""
+
+from collections.abc import Callable
+from contextvars import Context
+from math import inf
+
+import structlog
+import trio
+from attrs import evolve
+from orjson import Fragment, dumps, loads
+
+from netra_trio.agents.execution import Ending, Execution
+from netra_trio.agents.run import RunSpec, history_text, milliseconds
+from netra_trio.config.settings import Settings
+from netra_trio.ids import RunId, SessionId, ThreadId, new_message_id
+from netra_trio.protocol.codec import payload_of
+from netra_trio.protocol.messages import AgentCompleted, RunStatus
+from netra_trio.protocol.text import cut_json
+from netra_trio.sessions.event_stream import EventStream
+from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
+from netra_trio.sessions.users import User
+from netra_trio.stores.base import STORED, RunEnd, Store
+from netra_trio.telemetry.events import RunEnded
+from netra_trio.telemetry.instruments import Instruments
+
+RUNS_SIDE_BY_SIDE = 8  # per session: docs/protocol.md, Busy threads and queues
+END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is sent all the same
+DRAIN_STORE_SHARE = 1 / 16  # of a drain's time instead: half of the time left to send ends
+ABANDON_SECONDS = 2.0  # that tasks have to end in once they are cancelled: time for a clean-up
+LEAN_RESULT_BYTES = 16 * 1024  # of a result while the log is over its bytes
+
+_log = structlog.get_logger(__name__)
+
+
+class LiveRun:
+    """A run of a session that has not ended.
+
+    Attributes:
+        execution: What is executed.
+        watchers: Called with the end, once each: sessions that sent the same message again.
+    """
+
+    __slots__ = ("_runner", "execution", "watchers")
+
+    def __init__(self, runner: "Runner", execution: Execution) -> None:
+        self._runner = runner
+        self.execution = execution
+        self.watchers: dict[SessionId, Callable[[RunEnd], None]] = {}
+
+    @property
+    def id(self) -> RunId:
+        """The id of the run."""
+        return self.execution.spec.message.run_id
+
+    @property
+    def status(self) -> RunStatus:
+        """Whether the run waits or has started: the store learns that a moment later."""
+        return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
+
+    def stop(self) -> None:
+        """Stop the run, started or not; its `agent_completed` is the answer."""
+        self._runner.stop(self)
+
+
+class Runner:
+    """The live runs of one session.
+
+    Args:
+        user: The user, whose other sessions find the runs.
+        events: Takes the events and the ends.
+        store: Stores the ends.
+        settings: The limits.
+        instruments: Receive the telemetry.
+        wall_clock: Returns Unix seconds.
+        execute: Starts an agent task that executes a run.
+        spawn: Starts another task of the session.
+    """
+
+    __slots__ = (
+        "_became_idle",
+        "_events",
+        "_execute",
+        "_instruments",
+        "_is_draining",
+        "_live",
+        "_scheduler",
+        "_settings",
+        "_spawn",
+        "_starts_none",
+        "_store",
+        "_timer",
+        "_user",
+        "_wall_clock",
+    )
+
+    def __init__(
+        self,
+        *,
+        user: User,
+        events: EventStream,
+        store: Store,
+        settings: Settings,
+        instruments: Instruments,
+        wall_clock: Callable[[], float],
+        execute: Callable[[LiveRun], None],
+        spawn: Callable[..., None],
+    ) -> None:
+        self._user = user
+        self._events = events
+        self._store = store
+        self._settings = settings
+        self._instruments = instruments
+        self._wall_clock = wall_clock
+        self._execute = execute
+        self._spawn = spawn
+        self._scheduler = Scheduler(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
+        self._live: dict[RunId, LiveRun] = {}
+        self._became_idle: trio.Event | None = None  # only while a task waits for it
+        self._timer: trio.CancelScope | None = None  # of the wait for the next rate slot
+        self._starts_none = False  # in a drain, or once the session closes
+        self._is_draining = False
+
+    # Before a run starts.
+
+    def register(self, spec: RunSpec, context: Context) -> LiveRun:
+        """Add a run before its message is recorded: who finds the record then finds the run."""
+        execution = Execution(
+            spec,
+            self._events,
+            self._store,
+            self._wall_clock,
+            context=context,
+            note=self._instruments.note,
+        )
+        live = LiveRun(self, execution)
+        run_id = spec.message.run_id
+        self._live[run_id] = self._user.runs[run_id] = live
+        return live
+
+    def forget(self, live: LiveRun) -> None:
+        """Remove a run that has ended, or that came to nothing."""
+        run_id = live.id
+        del self._live[run_id]
+        self._user.runs.pop(run_id, None)
+        if not self._live and self._became_idle is not None:
+            self._became_idle.set()
+            self._became_idle = None
+
+    def has(self, run_id: RunId) -> bool:
+        """Whether this is a live run of this session."""
+        return run_id in self._live
+
+    def decide(
+        self, thread_id: ThreadId, *, starts_at: float, now: float, reject_if_busy: bool
+    ) -> AdmissionDecision:
+        """Say what would become of a message for a thread that the rate lets start then."""
+        return self._scheduler.decide(
+            thread_id, starts_at=starts_at, now=now, reject_if_busy=reject_if_busy
+        )
+
+    def schedule(
+        self, live: LiveRun, *, starts_at: float, interrupts: bool
+    ) -> tuple[bool, int | None]:
+        """Let a run wait for its thread, a free place and its time.
+
+        Returns:
+            Whether the caller has to execute it now; if not, its position, from 1, or None if
+            another task executes it.
+        """
+        message, now = live.execution.spec.message, trio.current_time()
+        run_id, thread_id = message.run_id, message.thread_id
+        scheduler = self._scheduler
+        if not self._starts_none and scheduler.start_if_free(
+            run_id, thread_id, starts_at=starts_at, now=now
+        ):
+            return True, None
+        scheduler.add(run_id, thread_id, starts_at=starts_at, first=interrupts)
+        due = self._start_due(now, but=live)
+        return due, None if due else self._scheduler.position(run_id, now)
+
+    def take_due(self) -> LiveRun | None:
+        """Return a waiting run that is due, for the caller to execute; start the other ones."""
+        due = self._due(trio.current_time())
+        for live in due[1:]:
+            self._execute(live)
+        return due[0] if due else None
+
+    # While it runs.
+
+    def stop(self, live: LiveRun) -> None:
+        """Stop a run, started or not."""
+        self._events.note_stop(live.id)
+        if self._scheduler.withdraw(live.id):
+            self._spawn(self.finish, live, Ending(RunStatus.CANCELLED))
+            self._set_timer(trio.current_time())  # the runs behind it may be due
+        else:
+            live.execution.stop(RunStatus.CANCELLED)
+
+    def stop_all(self, status: RunStatus) -> None:
+        """Cancel the runs that are active; they end with `status`."""
+        for live in self._live.values():
+            live.execution.stop(status)
+
+    def start_none(self, status: RunStatus, *, draining: bool = False) -> None:
+        """Start no run any more: the waiting ones end with `status`."""
+        self._starts_none = True
+        self._is_draining |= draining
+        if self._timer is not None and not draining:
+            self._timer.cancel()
+        for run_id in self._scheduler.withdraw_all():
+            self._spawn(self.finish, self._live[RunId(run_id)], Ending(status))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run is live."""
+        return not self._live
+
+    async def wait_idle(self) -> None:
+        """Wait until no run is live. Cancelling is safe."""
+        while self._live:
+            if self._became_idle is None:
+                self._became_idle = trio.Event()
+            await self._became_idle.wait()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many runs are active, and how many wait."""
+        return self._scheduler.statistics()
+
+    # Its end.
+
+    async def finish(
+        self, live: LiveRun, ending: Ending, before_waiting: Callable[[], None] | None = None
+    ) -> None:
+        """Store how a run ended, then append its end: the one place that does.
+
+        The first end counts: a run that was abandoned ends once more when its tasks do.
+
+        Args:
+            live: The run.
+            ending: How it ended.
+            before_waiting: Called if the store has to be waited for.
+        """
+        execution, message = live.execution, live.execution.spec.message
+        if execution.has_ended:
+            self._scheduler.ended(message.run_id)
+            return
+        execution.has_ended = True
+        execution.output.close()
+        if self._events.is_over_bytes:
+            ending = _lean(ending)
+        payload = _completed(message.run_id, ending)
+        text, truncated = history_text(execution.output.text)
+        end = RunEnd(
+            message.run_id,
+            ending.status,
+            new_message_id(),
+            text,
+            truncated,
+            self._wall_clock(),
+            payload,
+        )
+        try:
+            stored = self._store.end_run(end)
+            if stored is not STORED:
+                if before_waiting is not None:
+                    before_waiting()
+                deadline = trio.current_time() + self.store_seconds
+                with trio.CancelScope(shield=True, deadline=deadline):
+                    await stored
+        finally:
+            self.forget(live)
+            self._scheduler.ended(message.run_id)
+            self._events.end(message.run_id, ending.status, payload, message.correlation_id)
+            for watcher in live.watchers.values():
+                watcher(end)
+            execution.context.run(
+                self._instruments.note,
+                RunEnded(
+                    message.run_id,
+                    message.agent_name,
+                    ending.status,
+                    seconds=round(ending.duration, 3),
+                    attempts=execution.attempts,
+                    code=None if ending.error is None else ending.error["code"],
+                ),
+            )
+
+    def abandon_overdue(self) -> None:
+        """Write the end of each run that was cancelled a while ago and whose tasks do not end.
+
+        No event of such a run is written any more. Its tasks wait for a thread, or shield
+        themselves: nothing else outlasts a cancellation.
+        """
+        now = trio.current_time()
+        for live in list(self._live.values()):
+            execution = live.execution
+            if now >= execution.cut_off_at + ABANDON_SECONDS and not execution.has_ended:
+                self._spawn(self._abandon, live)
+
+    async def abandon(self) -> None:
+        """Write the end of every active run, whatever its tasks still do."""
+        async with trio.open_nursery() as nursery:
+            for run_id in self._scheduler.active:
+                live = self._live.get(RunId(run_id))
+                if live is not None and not live.execution.has_ended:
+                    nursery.start_soon(self._abandon, live)
+            # An end that came just before may still be on its way to the store.
+            with trio.move_on_after(self.store_seconds):
+                await self.wait_idle()
+
+    async def _abandon(self, live: LiveRun) -> None:
+        message = live.execution.spec.message
+        _log.warning("run_abandoned", run_id=message.run_id, agent=message.agent_name)
+        await self.finish(live, live.execution.abandoned())
+        self.start_due()
+
+    @property
+    def store_seconds(self) -> float:
+        """How long an end waits to be stored: in a drain, shorter than clients wait for it."""
+        if not self._is_draining:
+            return END_STORE_TIMEOUT
+        return min(END_STORE_TIMEOUT, self._settings.drain_timeout_ms / 1000 * DRAIN_STORE_SHARE)
+
+    # What is due.
+
+    def start_due(self) -> None:
+        """Start the runs that are due, in tasks of their own."""
+        self._start_due(trio.current_time(), but=None)
+
+    def _start_due(self, now: float, *, but: LiveRun | None) -> bool:
+        """Start what is due; return whether `but`, which the caller executes, is due as well."""
+        due = self._due(now)
+        for live in due:
+            if live is not but:
+                self._execute(live)
+        return but in due
+
+    def _due(self, now: float) -> list[LiveRun]:
+        """Return the runs that become active now."""
+        scheduler = self._scheduler
+        if not scheduler.has_waiting or self._starts_none:
+            return []
+        for run_id in scheduler.to_interrupt(now):
+            self._live[RunId(run_id)].execution.stop(RunStatus.CANCELLED)
+        due = [self._live[RunId(run_id)] for run_id in scheduler.start_due(now)]
+        self._set_timer(scheduler.next_start(now))
+        return due
+
+    def _set_timer(self, starts_at: float) -> None:
+        """Look for runs that are due when time alone makes the next one due."""
+        if starts_at == inf:
+            return
+        if self._timer is None:
+            self._timer = trio.CancelScope(deadline=starts_at)
+            self._spawn(self._wait_for_slots, self._timer)
+        else:
+            self._timer.deadline = min(self._timer.deadline, starts_at)
+
+    async def _wait_for_slots(self, timer: trio.CancelScope) -> None:
+        with timer:
+            await trio.sleep_forever()
+        self._timer = None
+        self.start_due()
+
+
+def _completed(run_id: RunId, ending: Ending) -> bytes:
+    """Return the payload of `agent_completed`, as JSON."""
+    completed = AgentCompleted(
+        run_id,
+        ending.status,
+        milliseconds(ending.duration),
+        None if ending.result is None else Fragment(ending.result),
+        ending.error,
+        ending.truncated or None,
+        ending.abandoned or None,
+    )
+    # A copy of its own size: a result of orjson keeps 4 KiB, and this one stays in the log.
+    return bytes(memoryview(dumps(payload_of(completed))))
+
+
+def _lean(ending: Ending) -> Ending:
+    """Return an ending with little result, for a log that is over its bytes."""
+    if ending.result is None or len(ending.result) <= LEAN_RESULT_BYTES:
+        return ending
+    result, _ = cut_json(loads(ending.result), LEAN_RESULT_BYTES)
+    return evolve(ending, result=result, truncated=True)
+
+
+def lean_copy(completed: bytes) -> bytes:
+    """Return the payload of an `agent_completed` with little result, as `_lean` does."""
+    payload = loads(completed)
+    if len(completed) > LEAN_RESULT_BYTES and "result" in payload:
+        result, truncated = cut_json(payload["result"], LEAN_RESULT_BYTES)
+        payload["result"] = Fragment(result)
+        if truncated:
+            payload["truncated"] = True
+    return dumps(payload)
