@@ -23,12 +23,19 @@ def put(directory: Path, content: bytes, name: str = "secret.txt", mode: int = 0
 def test_secrets_are_read_from_files(tmp_path: Path, end: bytes) -> None:
     path = put(tmp_path, b" " + SECRET.encode() + end)
     url = put(tmp_path, b"postgresql://netra:hunter2@db/netra" + end, "url.txt")
-    environ = {**STRICT, "JWT_SECRET_KEY_FILE": path, "DATABASE_URL_FILE": url}
+    token = put(tmp_path, b"t0ken" + end, "token.txt")
+    environ = {
+        **STRICT,
+        "JWT_SECRET_KEY_FILE": path,
+        "DATABASE_URL_FILE": url,
+        "METRICS_TOKEN_FILE": token,
+    }
     del environ["JWT_SECRET_KEY"], environ["DATABASE_URL"]
     outcome = load({**environ, "ENVIRONMENT": "production"}, directory=tmp_path)
     assert outcome.settings.jwt_secret_key == f" {SECRET}"
     assert outcome.settings.database_url == "postgresql://netra:hunter2@db/netra"
     assert outcome.sources["JWT_SECRET_KEY"] == f"file {path!a}"
+    assert outcome.settings.metrics_token == "t0ken"
     assert outcome.sources["DATABASE_URL"] == f"file {url!a}"
     assert outcome.warnings == ()
     assert all("hunter2" not in cell for row in describe(outcome) for cell in row)
