@@ -114,18 +114,16 @@ class EventStream:
     async def wait_for_room(self, size: int) -> None:
         """Wait until an event of `size` bytes fits into the log. Cancelling is safe.
 
-        While no socket is attached, a full log makes room by merging deltas that were never
-        written. A writer that keeps up has its turn before that, so that its client gets each
-        delta as it was emitted.
+        A full log makes room by merging deltas that were never written. A writer that keeps up has
+        its turn before that, so that its client gets each delta as it was emitted.
         """
         for _ in range(WRITER_TURNS):
             await trio.lowlevel.checkpoint()
             if self._log.has_room(size):
                 return
         while True:
-            if self._feed is None:
-                self._log.merge()
-            else:
+            self._log.merge()
+            if self._feed is not None:
                 self._feed.merges = True
             if self._log.has_room(size):
                 return
@@ -197,7 +195,7 @@ class EventStream:
                 self._feed = None
                 self._times.settle()
                 self._times.lost()
-                self._wake_waiting()  # without a socket, merging may make room
+                self._wake_waiting()
 
     def is_read_by(self, feed: EventFeed) -> bool:
         """Whether this socket is the one that is attached now."""

@@ -17,7 +17,6 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 import trio
-from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from netra_trio.agents.run import Agent
 from netra_trio.ids import CorrelationId, new_session_id
@@ -33,6 +32,7 @@ from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import INBOX_MESSAGES, Inbox, Work
 from netra_trio.sessions.runner import LiveRun, Runner
 from netra_trio.sessions.users import User
+from netra_trio.telemetry.log_context import set_log_context
 
 
 class SessionClient(Protocol):
@@ -168,10 +168,12 @@ class Session:
     @contextmanager
     def attach(self) -> Iterator[EventFeed]:
         """Give a connection the session's events, in place of any other connection."""
-        with self.events.attach() as feed:
-            yield feed
-        if not self.events.is_attached:
-            self.client = None
+        try:
+            with self.events.attach() as feed:
+                yield feed
+        finally:
+            if not self.events.is_attached:
+                self.client = None
 
     # Its life.
 
@@ -180,8 +182,7 @@ class Session:
 
         Cancelled, or where it fails, it closes the session.
         """
-        clear_contextvars()
-        bind_contextvars(session_id=self.id, user_id=self.user.id)
+        set_log_context(session_id=self.id, user_id=self.user.id)
         self.context = copy_context()
         async with trio.open_nursery() as nursery:
             self._nursery, over = nursery, trio.Event()
