@@ -47,6 +47,19 @@ class AgentTasks:
         spawn: Starts a task of the session.
     """
 
+    __slots__ = (
+        "_first",
+        "_spawn",
+        "admission",
+        "executing",
+        "inbox",
+        "instruments",
+        "is_waiting",
+        "leader",
+        "runner",
+        "session",
+    )
+
     def __init__(
         self,
         session: Owner,

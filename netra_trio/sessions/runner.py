@@ -58,6 +58,11 @@ class LiveRun:
         """The id of the run."""
         return self.execution.spec.message.run_id
 
+    @property
+    def status(self) -> RunStatus:
+        """Whether the run waits or has started: the store learns that a moment later."""
+        return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
+
     def stop(self) -> None:
         """Stop the run, started or not; its `agent_completed` is the answer."""
         self._runner.stop(self)
@@ -76,6 +81,23 @@ class Runner:
         execute: Starts an agent task that executes a run.
         spawn: Starts another task of the session.
     """
+
+    __slots__ = (
+        "_became_idle",
+        "_events",
+        "_execute",
+        "_instruments",
+        "_is_draining",
+        "_live",
+        "_scheduler",
+        "_settings",
+        "_spawn",
+        "_starts_none",
+        "_store",
+        "_timer",
+        "_user",
+        "_wall_clock",
+    )
 
     def __init__(
         self,

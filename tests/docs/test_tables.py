@@ -17,8 +17,8 @@ from support.memory import open_server
 import netra_trio
 from netra_trio import client, testing
 from netra_trio.agents.run import Run
-from netra_trio.cli.checkup import STEPS
-from netra_trio.client.run import Feed
+from netra_trio.cli.check_server import STEPS
+from netra_trio.client.feed import Feed
 from netra_trio.config.settings import TABLE, UNSUPPORTED, Settings
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode

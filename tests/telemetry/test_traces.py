@@ -265,7 +265,7 @@ async def test_without_tracing_an_agent_gets_the_header_of_the_request(
 WITHOUT = """
 import sys
 sys.modules["opentelemetry"] = None
-import os, netra_trio.cli.main
+import os, netra_trio.cli.serve
 from netra_trio.server.application import create_app
 from netra_trio.telemetry.otlp import exporting
 from netra_trio.config.settings import Settings
@@ -278,7 +278,7 @@ assert loaded == ["opentelemetry"], loaded
 """
 OFF = """
 import sys
-import netra_trio.cli.main
+import netra_trio.cli.serve
 from netra_trio.telemetry.otlp import exporting
 with exporting({}):
     pass

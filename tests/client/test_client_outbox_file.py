@@ -1,4 +1,4 @@
-"""The file of the outbox: what is not confirmed survives the client."""
+"""The file of the outbox: unconfirmed messages survive the client."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import trio.lowlevel
 from support.scripted import ScriptedNetwork, opened
 
 from netra_trio.client import OutboxUnusable
-from netra_trio.client.journal import SPARE_BYTES, Journal
-from netra_trio.client.outbox import Entry
+from netra_trio.client.outbox import OutboxMessage
+from netra_trio.client.outbox_file import SPARE_BYTES, OutboxFile
 
 
 @pytest.fixture
@@ -19,47 +19,47 @@ def path(tmp_path: Path) -> Path:
 
 
 def kept(path: Path) -> list[tuple[str, str]]:
-    with Journal.open(path) as journal:
-        return [(entry.key, entry.text) for entry in journal.entries]
+    with OutboxFile.open(path) as file:
+        return [(message.key, message.text) for message in file.messages]
 
 
-def test_what_is_not_settled_is_there_again(path: Path) -> None:
-    first, second = Entry("c-1", '{"é": 1}'), Entry("c-2", "two")
-    with Journal.open(path) as journal:
-        assert journal.entries == []
-        journal.add(first)
-        journal.add(second)
-        journal.remove(first)
-        journal.remove(first)
+def test_unsettled_messages_are_read_again(path: Path) -> None:
+    first, second = OutboxMessage("c-1", '{"é": 1}'), OutboxMessage("c-2", "two")
+    with OutboxFile.open(path) as file:
+        assert file.messages == []
+        file.add(first)
+        file.add(second)
+        file.remove(first)
+        file.remove(first)
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(path.read_bytes().splitlines()) == 3
     assert kept(path) == [("c-2", "two")]
     assert len(path.read_bytes().splitlines()) == 1
 
 
-def test_a_line_that_was_cut_off_was_not_sent(path: Path) -> None:
-    with Journal.open(path) as journal:
-        journal.add(Entry("c-1", "one"))
-        journal.add(Entry("c-2", "two"))
+def test_an_incomplete_last_line_is_ignored(path: Path) -> None:
+    with OutboxFile.open(path) as file:
+        file.add(OutboxMessage("c-1", "one"))
+        file.add(OutboxMessage("c-2", "two"))
     path.write_bytes(path.read_bytes()[:-5])
     assert kept(path) == [("c-1", "one")]
 
 
 @pytest.mark.parametrize("line", ["something else", "[]", '{"done": "c-9"}', '{"add": "c-1"}', "5"])
-def test_what_is_no_outbox(path: Path, line: str) -> None:
+def test_an_invalid_file_is_rejected_and_unchanged(path: Path, line: str) -> None:
     path.write_text(f"{line}\n")
     with pytest.raises(OutboxUnusable, match="line 1"):
         kept(path)
     assert path.read_text() == f"{line}\n"
 
 
-def test_one_client_at_a_time(path: Path) -> None:
-    with Journal.open(path), pytest.raises(OutboxUnusable, match="another client"):
+def test_a_second_client_is_rejected(path: Path) -> None:
+    with OutboxFile.open(path), pytest.raises(OutboxUnusable, match="another client"):
         kept(path)
     assert kept(path) == []
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_an_unusable_path_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(OutboxUnusable, match="No such file"):
         kept(tmp_path / "nowhere" / "outbox")
     (tmp_path / "folder").mkdir()
@@ -67,18 +67,18 @@ def test_no_folder(tmp_path: Path) -> None:
         kept(tmp_path / "folder")
 
 
-def test_it_does_not_grow_for_ever(path: Path) -> None:
-    with Journal.open(path) as journal:
+def test_the_file_is_emptied_when_everything_is_settled(path: Path) -> None:
+    with OutboxFile.open(path) as file:
         for number in range(150):
-            entry = Entry(f"c-{number}", "x" * 10_000)
-            journal.add(entry)
-            journal.remove(entry)
+            message = OutboxMessage(f"c-{number}", "x" * 10_000)
+            file.add(message)
+            file.remove(message)
             assert path.stat().st_size < SPARE_BYTES + 20_000
-        journal.add(Entry("last", "x"))
+        file.add(OutboxMessage("last", "x"))
     assert kept(path) == [("last", "x")]
 
 
-async def test_what_was_written_stays_and_what_was_not_goes(path: Path) -> None:
+async def test_a_cancelled_message_stays_if_it_was_written(path: Path) -> None:
     with trio.fail_after(30):
         async with opened(ScriptedNetwork(), outbox=path) as (client, peer):
             async with trio.open_nursery() as nursery:
@@ -92,10 +92,10 @@ async def test_what_was_written_stays_and_what_was_not_goes(path: Path) -> None:
     assert [orjson.loads(text)["payload"] for _, text in kept(path)] == [{"content": "one"}]
 
 
-async def test_unconfirmed_messages_go_out_under_their_keys(path: Path) -> None:
-    with Journal.open(path) as journal:
-        journal.add(Entry("c-1", '{"type":"user_message","correlation_id":"c-1"}'))
-        journal.add(Entry("c-2", '{"type":"user_message","correlation_id":"c-2"}'))
+async def test_unconfirmed_messages_are_sent_under_their_keys(path: Path) -> None:
+    with OutboxFile.open(path) as file:
+        file.add(OutboxMessage("c-1", '{"type":"user_message","correlation_id":"c-1"}'))
+        file.add(OutboxMessage("c-2", '{"type":"user_message","correlation_id":"c-2"}'))
     with trio.fail_after(30):
         async with opened(ScriptedNetwork(), outbox=path) as (client, peer):
             assert client.stats.queued == 2

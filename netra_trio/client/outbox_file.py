@@ -1,14 +1,15 @@
 """A file that keeps unconfirmed messages over a restart: one line of JSON for each change.
 
-    with Journal.open(Path("outbox.jsonl")) as journal:
-        for entry in journal.entries:
-            print(entry.key)
+    with OutboxFile.open(Path("outbox.jsonl")) as file:
+        for message in file.messages:
+            print(message.key)
 
     {"add": "c-1", "frame": "…"}
     {"done": "c-1"}
 
-A message is on the disk before it is sent. That it is settled is written without waiting for the
-disk: if that is lost in a crash, the message is sent again, and its key makes it a duplicate.
+A message is on the disk before it is sent. The line that it is settled is written without waiting
+for the disk: if a crash loses that line, the message is sent again, and its key makes it a
+duplicate.
 """
 
 import contextlib
@@ -22,35 +23,35 @@ from typing import Self
 import orjson
 
 from netra_trio.client.errors import OutboxUnusable
-from netra_trio.client.outbox import Entry
+from netra_trio.client.outbox import OutboxMessage
 
-SPARE_BYTES = 1024 * 1024  # of settled messages in the file, then it is emptied
+SPARE_BYTES = 1024 * 1024  # of settled messages in the file before it is emptied
 
 
-class Journal:
+class OutboxFile:
     """The open file.
 
     Attributes:
-        entries: The messages that were not settled when it was opened, in their order.
+        messages: The messages that were not settled when it was opened, in their order.
     """
 
-    def __init__(self, path: Path, entries: list[Entry]) -> None:
+    def __init__(self, path: Path, messages: list[OutboxMessage]) -> None:
         self._path = path
-        self._pending = {id(entry): entry for entry in entries}
+        self._pending = {id(message): message for message in messages}
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._size = os.fstat(self._file).st_size
-        self.entries = entries
+        self.messages = messages
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[Self]:
-        """Read what the file has, write it anew without what is settled, and hold it open.
+        """Read the file, rewrite it without settled messages, and hold it open. Blocks.
 
-        Nobody but the owner may read a file that is made. Beside it there is one of the same name
-        with `.lock` at its end, which keeps a second client out. Blocks on the disk.
+        A new file is readable by its owner only. A file of the same name with the suffix `.lock`
+        keeps a second client out.
 
         Raises:
-            OutboxUnusable: It cannot be read or written, holds something else, or is held open by
+            OutboxUnusable: It cannot be read or written, has other content, or is held open by
                 another client.
         """
         try:
@@ -58,45 +59,45 @@ class Journal:
         except OSError as error:
             raise OutboxUnusable(f"cannot use the outbox {path}: {error.strerror}") from None
         try:
-            _take(lock, path)
-            journal = cls._load(path)
+            _lock(lock, path)
+            file = cls._load(path)
             try:
-                yield journal
+                yield file
             finally:
-                journal.close()
+                file.close()
         finally:
             os.close(lock)
 
     @classmethod
     def _load(cls, path: Path) -> Self:
         try:
-            entries = list(_read(path))
-            _write(path, b"".join(map(_line_of, entries)))
-            return cls(path, entries)
+            messages = list(_read(path))
+            _write(path, b"".join(map(_line_of, messages)))
+            return cls(path, messages)
         except OSError as error:
             raise OutboxUnusable(f"cannot use the outbox {path}: {error.strerror}") from None
 
-    def add(self, entry: Entry) -> None:
-        """Write a message to the disk, and wait until it is there. Blocks.
+    def add(self, message: OutboxMessage) -> None:
+        """Write a message, and wait until it is on the disk. Blocks.
 
         Raises:
-            OutboxUnusable: The disk does not take it.
+            OutboxUnusable: Writing failed.
         """
         try:
-            self._append(_line_of(entry))
+            self._append(_line_of(message))
             os.fsync(self._file)
         except OSError as error:
             text = f"cannot write the outbox {self._path}: {error.strerror}"
             raise OutboxUnusable(text) from None
-        self._pending[id(entry)] = entry
+        self._pending[id(message)] = message
 
-    def remove(self, entry: Entry) -> None:
-        """Note that a message is settled; nothing where it is not in the file."""
-        if self._pending.pop(id(entry), None) is None:
+    def remove(self, message: OutboxMessage) -> None:
+        """Note that a message is settled; does nothing if it is not in the file."""
+        if self._pending.pop(id(message), None) is None:
             return
         # On a full disk the line is missing, and the next start sends the message again.
         with contextlib.suppress(OSError):
-            self._append(orjson.dumps({"done": entry.key}) + b"\n")
+            self._append(orjson.dumps({"done": message.key}) + b"\n")
             if not self._pending and self._size > SPARE_BYTES:
                 os.ftruncate(self._file, 0)
                 self._size = 0
@@ -110,7 +111,7 @@ class Journal:
         self._size += len(line)
 
 
-def _take(lock: int, path: Path) -> None:
+def _lock(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -118,7 +119,7 @@ def _take(lock: int, path: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file: after a crash it is the old one or the new one."""
+    """Replace a file atomically: after a crash it has the old or the new content."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600, exist_ok=False)
@@ -134,25 +135,25 @@ def _write(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _line_of(entry: Entry) -> bytes:
-    return orjson.dumps({"add": entry.key, "frame": entry.text}) + b"\n"
+def _line_of(message: OutboxMessage) -> bytes:
+    return orjson.dumps({"add": message.key, "frame": message.text}) + b"\n"
 
 
-def _read(path: Path) -> Iterator[Entry]:
-    """Return the messages that a file has and that are not settled."""
+def _read(path: Path) -> Iterator[OutboxMessage]:
+    """Return the messages of a file that are not settled."""
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")
-    lines.pop()  # nothing, or what a crash left of a last line: its message was not sent
-    pending: list[Entry] = []
+    lines.pop()  # empty, or a line that a crash cut off: its message was not sent
+    pending: list[OutboxMessage] = []
     for number, line in enumerate(lines, start=1):
         try:
             change = orjson.loads(line)
             if "add" in change:
-                pending.append(Entry(str(change["add"]), str(change["frame"])))
+                pending.append(OutboxMessage(str(change["add"]), str(change["frame"])))
             else:
                 done = str(change["done"])
-                pending.remove(next(entry for entry in pending if entry.key == done))
+                pending.remove(next(message for message in pending if message.key == done))
         except (orjson.JSONDecodeError, KeyError, TypeError, StopIteration):
             text = f"{path}, line {number}: not a line of an outbox; move the file away"
             raise OutboxUnusable(text) from None

@@ -1,7 +1,4 @@
-"""One connection in memory: the client's end, and what the network sees of it.
-
-It is a `Socket`, and tells the network of each frame that the client takes.
-"""
+"""One connection in memory: the client's `Socket`, which reports each event that is received."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,19 +10,21 @@ from netra_trio.errors import NetraError, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.transports.memory import MemoryClient, MemoryTransport
 
-WELCOME = "connection_established"
+HELLO = "connection_established"
 
 
 @define(eq=False)
-class Line:
+class MemoryConnection:
     """A connection of a client.
 
     Attributes:
-        url: What it was opened with, likewise `headers` and `subprotocols`.
-        session_id: The session, once the server has told it.
-        last_seq: The last number that came to the client.
-        refusal: Why it was not let in.
-        ended: Set when the server is done with it.
+        url: The address of the upgrade request.
+        headers: Its headers.
+        subprotocols: Its subprotocols.
+        session_id: The session, once the client has received it.
+        last_seq: The last number that the client received.
+        refusal: Why the upgrade was refused.
+        ended: Set when the server has ended the connection.
     """
 
     url: str
@@ -33,18 +32,18 @@ class Line:
     subprotocols: Sequence[str]
     client: MemoryClient
     server: MemoryTransport
-    heard: Callable[[Event], None]
+    on_event: Callable[[Event], None]
     session_id: str = ""
     last_seq: int = 0
     refusal: NetraError | None = None
     ended: trio.Event = field(factory=trio.Event)
 
     def cut(self) -> None:
-        """Cut it: both ends know, and what was under way is gone."""
+        """Cut the connection: both ends are told, and frames in transit are lost."""
         self.client.cut()
 
     def stall(self) -> None:
-        """Let nothing through any more; neither end is told."""
+        """Deliver nothing any more; neither end is told."""
         self.client.stall()
 
     async def send(self, text: str) -> None:
@@ -61,12 +60,12 @@ class Line:
         except TransportClosed as closed:
             raise SocketClosed(closed.code or ABNORMAL) from None
         event = Event.parse(text)
-        if event.type == WELCOME:
+        if event.type == HELLO:
             self.session_id = event.payload["session_id"]
             self.last_seq = event.payload["resume"]["last_seq"]
         elif event.seq is not None:
             self.last_seq = event.seq
-        self.heard(event)
+        self.on_event(event)
         return text
 
     async def close(self, code: int) -> None:

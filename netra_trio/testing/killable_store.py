@@ -1,7 +1,7 @@
-"""A store as one server sees it: when that server is killed, nothing of it arrives any more.
+"""The store of one server: once that server is killed, its writes are lost.
 
-access = Access(store)
-access.is_cut = True
+killable = KillableStore(store)
+killable.is_killed = True
 """
 
 from collections.abc import Sequence
@@ -16,52 +16,52 @@ from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
 
 
 @define
-class Access:
-    """Any store, until it is cut off.
+class KillableStore:
+    """Passes calls on to a store until the server is killed.
 
     Attributes:
-        is_cut: Whether the server is dead: what it writes is lost, and what it asks fails.
+        is_killed: Whether the server is killed: its writes are lost, and its reads fail.
     """
 
     store: Store
-    is_cut: bool = False
+    is_killed: bool = False
 
     def open(self) -> AbstractAsyncContextManager[None]:
-        """Hold the store open."""
+        """Open the store for a block."""
         return self.store.open()
 
     async def check(self) -> None:
         """Return if the store can answer now."""
-        await self._reached().check()
+        await self._reachable().check()
 
     async def get_user(self, user_id: UserId) -> User | None:
         """Return the user."""
-        return await self._reached().get_user(user_id)
+        return await self._reachable().get_user(user_id)
 
     async def create_user(self, user_id: UserId) -> User:
         """Create the user."""
-        return await self._reached().create_user(user_id)
+        return await self._reachable().create_user(user_id)
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
         """Enable or disable the user."""
-        return await self._reached().set_user_enabled(user_id, enabled=enabled)
+        return await self._reachable().set_user_enabled(user_id, enabled=enabled)
 
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run."""
-        return await self._reached().record(message)
+        return await self._reachable().record(message)
 
     async def find(self, message: NewMessage) -> Duplicate | None:
-        """Return what was recorded before."""
-        return await self._reached().find(message)
+        """Return the recorded message with the same key."""
+        return await self._reachable().find(message)
 
     def start_run(self, run_id: RunId) -> None:
-        """Note that the run is `running`."""
-        if not self.is_cut:
+        """Record that the run is `running`."""
+        if not self.is_killed:
             self.store.start_run(run_id)
 
     async def end_run(self, end: RunEnd) -> None:
-        """Note how the run ended."""
-        if not self.is_cut:
+        """Record the end of a run."""
+        if not self.is_killed:
             await self.store.end_run(end)
 
     async def history(
@@ -73,9 +73,9 @@ class Access:
         before: MessageId | None = None,
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return a page of a thread."""
-        return await self._reached().history(user_id, thread_id, limit=limit, before=before)
+        return await self._reachable().history(user_id, thread_id, limit=limit, before=before)
 
-    def _reached(self) -> Store:
-        if self.is_cut:
+    def _reachable(self) -> Store:
+        if self.is_killed:
             raise StoreUnavailable("the server was killed")
         return self.store

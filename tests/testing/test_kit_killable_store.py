@@ -1,4 +1,4 @@
-"""A store as a server sees it that was killed: nothing of it arrives any more."""
+"""The store of a server that is killed: its reads fail and its writes are lost."""
 
 from collections.abc import Awaitable, Callable
 
@@ -9,7 +9,7 @@ from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import NewMessage, RunEnd
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.testing.access import Access
+from netra_trio.testing.killable_store import KillableStore
 
 ALICE, RUN = UserId("alice"), RunId("run_1")
 MESSAGE = NewMessage(
@@ -26,52 +26,52 @@ MESSAGE = NewMessage(
 )
 END = RunEnd(RUN, RunStatus.COMPLETED, MessageId("n"), "hi", False, 2.0, b"{}")
 
-QUESTIONS: dict[str, Callable[[Access], Awaitable[object]]] = {
-    "check": lambda access: access.check(),
-    "get_user": lambda access: access.get_user(ALICE),
-    "create_user": lambda access: access.create_user(ALICE),
-    "set_user_enabled": lambda access: access.set_user_enabled(ALICE, enabled=True),
-    "record": lambda access: access.record(MESSAGE),
-    "find": lambda access: access.find(MESSAGE),
-    "history": lambda access: access.history(ALICE, ThreadId("t"), limit=1),
+READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
+    "check": lambda killable: killable.check(),
+    "get_user": lambda killable: killable.get_user(ALICE),
+    "create_user": lambda killable: killable.create_user(ALICE),
+    "set_user_enabled": lambda killable: killable.set_user_enabled(ALICE, enabled=True),
+    "record": lambda killable: killable.record(MESSAGE),
+    "find": lambda killable: killable.find(MESSAGE),
+    "history": lambda killable: killable.history(ALICE, ThreadId("t"), limit=1),
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
-async def test_questions(question: Callable[[Access], Awaitable[object]]) -> None:
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+async def test_reads(read: Callable[[KillableStore], Awaitable[object]]) -> None:
     store = MemoryStore()
-    access = Access(store)
-    await question(access)
-    access.is_cut = True
+    killable = KillableStore(store)
+    await read(killable)
+    killable.is_killed = True
     before = store.statistics()
     with pytest.raises(StoreUnavailable):
-        await question(access)
+        await read(killable)
     assert store.statistics() == before
 
 
-async def test_what_is_written() -> None:
+async def test_writes() -> None:
     store = MemoryStore()
-    dead, alive = Access(store, is_cut=True), Access(store)
+    dead, alive = KillableStore(store, is_killed=True), KillableStore(store)
     await alive.record(MESSAGE)
-    for access, status in ((dead, RunStatus.QUEUED), (alive, RunStatus.RUNNING)):
-        access.start_run(RUN)
+    for killable, status in ((dead, RunStatus.QUEUED), (alive, RunStatus.RUNNING)):
+        killable.start_run(RUN)
         known = await alive.find(MESSAGE)
         assert known is not None
         assert known.status is status
-    for access, runs in ((dead, 1), (alive, 0)):
-        await access.end_run(END)
+    for killable, runs in ((dead, 1), (alive, 0)):
+        await killable.end_run(END)
         assert store.statistics()["runs"] == runs
 
 
-async def test_who_opens_the_store_next_ends_what_was_left() -> None:
+async def test_the_next_server_ends_the_runs_that_were_left() -> None:
     store = MemoryStore()
-    async with Access(store).open():
+    async with KillableStore(store).open():
         await store.record(MESSAGE)
-        async with Access(store).open():  # another server beside the one that has it at work
+        async with KillableStore(store).open():  # another server beside the one that has the run
             known = await store.find(MESSAGE)
             assert known is not None
             assert known.status is RunStatus.QUEUED
-    async with Access(store).open():
+    async with KillableStore(store).open():
         known = await store.find(MESSAGE)
         assert known is not None
         assert known.status is RunStatus.INTERRUPTED
