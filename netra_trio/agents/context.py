@@ -8,7 +8,7 @@ run, so each run has its own `contextvars.Context`.
 
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from types import coroutine
+from types import FrameType, coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -38,3 +38,11 @@ def run_in_context(
                 request = context.run(function.send, answer)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+def context_of(frame: FrameType) -> Context | None:
+    """Return the context that a frame runs a coroutine in, None for a frame that does not."""
+    if frame.f_code is not run_in_context.__code__:
+        return None
+    context: Context = frame.f_locals["context"]
+    return context
