@@ -29,15 +29,13 @@ def run_in_context(
     try:
         request = context.run(function.send, None)
         on_suspend()
-        while True:
-            try:
-                answer = yield request
-            except BaseException as error:
-                request = context.run(function.throw, error)
-            else:
-                request = context.run(function.send, answer)
+        while True:  # Trio resumes a task by `send` alone: a cancellation is a value too
+            # Not by a local variable: an exception in it would be in a cycle with this frame.
+            request = context.run(function.send, (yield request))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    finally:
+        function.close()  # where this one is closed; nothing if it has ended
 
 
 def context_of(frame: FrameType) -> Context | None:
