@@ -8,7 +8,7 @@ run, so each run has its own `contextvars.Context`.
 
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from types import coroutine
+from types import FrameType, coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -36,3 +36,11 @@ def run_in_context(
         return end.value  # type: ignore[no-any-return]
     finally:
         function.close()  # where this one is closed; nothing if it has ended
+
+
+def context_of(frame: FrameType) -> Context | None:
+    """Return the context that a frame runs a coroutine in, None for a frame that does not."""
+    if frame.f_code is not run_in_context.__code__:
+        return None
+    context: Context = frame.f_locals["context"]
+    return context

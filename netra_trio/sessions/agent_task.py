@@ -116,7 +116,7 @@ class AgentTasks:
     def begin(self, live: LiveRun) -> None:
         """Note that a run is about to be executed; called in the context of the run."""
         spec, message = live.execution.spec, live.execution.spec.message
-        extend_log_context(run_id=message.run_id)
+        extend_log_context(run_id=message.run_id, agent=message.agent_name)
         TRACEPARENT.set(self.session.traceparent)
         waited = round(trio.current_time() - spec.received, 3)
         started = RunStarted(message.run_id, message.agent_name, waited, self.session.id)
