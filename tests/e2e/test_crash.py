@@ -31,8 +31,8 @@ THREADS = ["one", "two", "three"]
 ENDED = {"completed", "interrupted"}
 PAGE = 100  # messages of history, the most there are in an answer
 CHUNK = 25  # messages that are sent again at once: fewer than may wait in a session
-FOLLOWED_SECONDS = 25.0  # for the end of another server's run: the longest pause is 10 s
-LOOK_SECONDS = 45.0  # for a look at other owners: each 10 s, and none in a database's first 30 s
+FOLLOWED_SECONDS = 100.0  # for the end of another server's run: the longest pause is 10 s
+LOOK_SECONDS = 150.0  # for a look at other owners: each 10 s, and none in a database's first 30 s
 
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 
