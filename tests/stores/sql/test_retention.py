@@ -13,6 +13,7 @@ from stores.samples import (
     ALICE,
     MAIN,
     OTHER,
+    PATIENCE,
     again,
     change,
     duplicate_of,
@@ -257,7 +258,7 @@ def test_a_thread_that_is_written_to_meanwhile_stays(postgres_url: str) -> None:
             while not deletion.done() and not onlooker.scalar(waits):
                 onlooker.rollback()
         writer.commit()
-        deletion.result(10)
+        deletion.result(PATIENCE)
     database.close()
     assert counts(postgres_url) == (1, 1, 0)
 
