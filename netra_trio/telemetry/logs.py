@@ -160,7 +160,14 @@ class EventLog:
         self._name = name
         self._structlog = structlog.get_logger(name)
 
-    def log(self, level: str, event: str, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    def log(
+        self,
+        level: str,
+        event: str,
+        names: tuple[str, ...],
+        values: tuple[Any, ...],
+        ids: Mapping[str, str] | None = None,
+    ) -> None:
         """Log an event, unless its level is filtered.
 
         Args:
@@ -168,6 +175,7 @@ class EventLog:
             event: The name of the event.
             names: The names of its fields.
             values: The values of its fields: `str`, numbers, `bool`, enums or None.
+            ids: The ids of the line; those of the current task by default.
         """
         if _CHAIN[:1] != [_describe]:
             getattr(self._structlog, level)(event, **dict(zip(names, values, strict=True)))
@@ -175,7 +183,7 @@ class EventLog:
         severity = LEVELS[level]
         if severity < _FORMAT.level:
             return
-        ids = LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
+        ids = ids or LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
         line = {
             "timestamp": time.time_ns(),
             "level": level,
