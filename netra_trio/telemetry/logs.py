@@ -68,6 +68,7 @@ def flush(seconds: float = FLUSH_SECONDS) -> bool:
 
 
 atexit.register(flush)
+os.register_at_fork(after_in_child=_OUTPUT.restart)
 
 
 def dropped_lines() -> int:
