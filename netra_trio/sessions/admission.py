@@ -27,13 +27,17 @@ from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import Work
 from netra_trio.sessions.records import new_message, run_spec
-from netra_trio.sessions.runner import LiveRun, Runner
+from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.sessions.scheduler import AdmissionDecision
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
 
 SendError = Callable[[Problem, CorrelationId | None], Awaitable[None]]
+
+
+async def _send_nothing(_problem: Problem, _correlation_id: CorrelationId | None) -> None:
+    """Send nothing, because the session has ended."""
 
 
 class Admission:
@@ -101,6 +105,11 @@ class Admission:
     def stop(self, status: RunStatus) -> None:
         """Refuse new messages; the run of a message that is being recorded ends with `status`."""
         self._stopped = status
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._spawn = raise_session_ended
+        self._send_error = _send_nothing
 
     @property
     def is_stopped(self) -> bool:

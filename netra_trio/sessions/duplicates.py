@@ -15,7 +15,7 @@ from netra_trio.errors import KeyConflict, StoreUnavailable
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.messages import Confirmation, MessageConfirmed
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.runner import Runner, shorten_payload
+from netra_trio.sessions.runner import Runner, raise_session_ended, shorten_payload
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
 
@@ -67,17 +67,18 @@ class Duplicates:
 
     def confirm(self, known: Duplicate, message: NewMessage) -> None:
         """Confirm a message that was recorded before; a copy of the end of its run follows."""
+        run_id, live = known.run_id, self._user.runs.get(known.run_id)
+        status = known.status if live is None or known.completed is not None else live.status
         self._events.confirm(
             MessageConfirmed(
                 known.message_id,
-                known.run_id,
+                run_id,
                 known.thread_id,
                 Confirmation.DUPLICATE,
-                run_status=known.status,
+                run_status=status,
             ),
             message.correlation_id,
         )
-        run_id, live = known.run_id, self._user.runs.get(known.run_id)
         if self._closed:
             self._events.release(1)
         elif known.completed is not None:
@@ -103,6 +104,10 @@ class Duplicates:
             live.watchers.pop(self._session_id, None)
         for following in self._followed.values():
             following.cancel()
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._spawn = raise_session_ended
 
     async def _follow(self, run_id: RunId, message: NewMessage) -> None:
         """Poll the store for the end of a run of another server, until there is one."""

@@ -38,6 +38,11 @@ SHORT_RESULT_BYTES = 16 * 1024  # of a result while all bytes of the log are use
 _log = structlog.get_logger(__name__)
 
 
+def raise_session_ended(*_: object) -> None:
+    """Raise an error; replaces the functions of a session that has ended."""
+    raise RuntimeError("the session has ended")
+
+
 class LiveRun:
     """A run of a session that has not ended.
 
@@ -57,6 +62,11 @@ class LiveRun:
     def id(self) -> RunId:
         """The id of the run."""
         return self.execution.spec.message.run_id
+
+    @property
+    def status(self) -> RunStatus:
+        """`running` if the run has started, otherwise `queued`; the store has it a moment later."""
+        return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
 
     def stop(self) -> None:
         """Stop the run, whether it has started or not; its `agent_completed` is the reply."""
@@ -120,6 +130,10 @@ class Runner:
         self._timer: trio.CancelScope | None = None  # ends when the next rate slot is due
         self._is_stopped = False  # set by a drain, and when the session closes
         self._is_draining = False
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._execute = self._spawn = raise_session_ended
 
     # Before a run starts.
 

@@ -208,15 +208,19 @@ class Session:
         """
         set_log_context(session_id=self.id, user_id=self.user.id)
         self.context = copy_context()
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._serving_ended = over = trio.Event()
-            try:
-                await self._tasks.lead()
-                await over.wait()
-            except BaseException:  # also when it is cancelled
-                self.close(RunStatus.INTERRUPTED)
-                raise
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._serving_ended = ended = trio.Event()
+                try:
+                    await self._tasks.lead()
+                    await ended.wait()
+                except BaseException:  # also when it is cancelled
+                    self.close(RunStatus.INTERRUPTED)
+                    raise
+        finally:
+            if self._closing is not None:
+                self._disconnect_parts()
 
     def suspend(self) -> bool:
         """End the agent task if the session is idle; return whether it was ended."""
@@ -270,8 +274,22 @@ class Session:
         self._runner.stop_all(status)
         if self._nursery is not None and len(self._inbox):
             self._tasks.ensure_leader()  # it refuses the messages in the inbox
-        self._inbox.close()
-        self._end_serving()
+        if self._inbox.is_open:  # `serve` is running, or is about to run
+            self._inbox.close()
+            self._end_serving()
+        else:
+            self._disconnect_parts()
+
+    def _disconnect_parts(self) -> None:
+        """Drop the references from its parts back to the session.
+
+        Otherwise each ended session would be cyclic garbage, and a garbage collection that frees
+        thousands of sessions would block the event loop.
+        """
+        self._runner.disconnect()
+        self._duplicates.disconnect()
+        self._admission.disconnect()
+        self._tasks.disconnect()
 
     def _end_serving(self) -> None:
         if self._serving_ended is not None:

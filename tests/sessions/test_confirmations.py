@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import RunId
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd
 from netra_trio.stores.memory import MemoryStore
 
@@ -104,6 +105,29 @@ async def test_a_duplicate_of_a_waiting_message_has_the_status_queued(
         frames = [*await client.until("agent_completed"), *await client.until("agent_completed")]
         assert kinds(frames) == ["agent_completed", "agent_started", "agent_completed"]
         await assert_no_frame(client)
+
+
+class LateStart(MemoryStore):
+    """A store that records the start of a run later, as an SQL store does."""
+
+    def start_run(self, run_id: RunId) -> None:
+        """Do nothing: the start is not written yet."""
+
+
+async def test_a_duplicate_right_after_the_start_has_the_status_running(
+    autojump_clock: MockClock,
+) -> None:
+    agents = {"one_second": one_second}
+    async with (
+        open_server(agents=agents, store=LateStart()) as server,
+        server.connect() as client,
+        server.connect() as other,
+    ):
+        first = await say(client, "hello", "k", thread_id="t")
+        await client.expect("agent_started")
+        for asker in (client, other):  # in the session of the run, and in another one of the user
+            again = await say(asker, "hello", "k", thread_id="t")
+            assert again == {**first, "status": "duplicate", "run_status": "running"}
 
 
 async def test_a_duplicate_after_the_end_gets_a_copy_of_the_end_at_once(

@@ -16,7 +16,7 @@ from websockets.typing import Subprotocol
 
 CHUNK = 64 * 1024  # bytes of one read
 POLL_SECONDS = 0.2  # between two checks of the listener whether to stop
-PATIENCE = 30.0  # seconds: a bound for each wait of a connection
+PATIENCE = 100.0  # seconds: a bound for each wait of a connection
 
 Change = Callable[[bytes], bytes]
 

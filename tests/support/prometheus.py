@@ -29,9 +29,9 @@ from support.ports import HOST, kept_port
 
 KEPT_IN = Path(__file__).parents[2] / ".nox"
 FETCH_SECONDS = 300.0
-CHECK_SECONDS = 30.0
-READY_SECONDS = 30.0
-PATIENCE = 20.0  # seconds: only a bound
+CHECK_SECONDS = 100.0
+READY_SECONDS = 100.0
+PATIENCE = 100.0  # seconds: only a bound
 POLL_SECONDS = 0.05  # seconds between two checks of another process
 SCRAPE = "250ms"
 READY = 200  # the HTTP status; before that it is 503

@@ -33,9 +33,11 @@ import trio_websocket
 from attrs import define, field, frozen
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
-PATIENCE = 30.0  # seconds: a bound that is reached only if a test fails
-SOON = 25.0  # seconds, the same for one step: a failure is reported before PATIENCE ends
-STARTING = 60.0  # seconds, the same for a program to load its modules and be ready
+# Bounds on what hangs, in seconds. A busy machine takes many times as long as an idle one, and no
+# test depends on their size.
+PATIENCE = 120.0  # for the whole connection of a test, or the end of a process
+SOON = 100.0  # for one step: its failure is reported before PATIENCE ends
+STARTING = 180.0  # for a program to load its modules and be ready
 CLOSING = 2.0  # seconds for a server to reply to a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
@@ -205,23 +207,28 @@ class Process:
         self.send_signal(number)
         return self.wait(seconds)
 
-    def logs(self, event: str | None = None) -> list[Frame]:
-        """Return the log lines so far; with `event`, only those of this event."""
-        return _logs(self.err.lines, event)
+    def logs(self, event: str | None = None, **fields: Any) -> list[Frame]:
+        """Return the log lines so far; only those of `event`, if given, and with these fields."""
+        return _logs(self.err.lines, event, fields)
 
-    def wait_log(self, event: str, count: int = 1) -> list[Frame]:
-        """Wait until an event has `count` log lines, and return them."""
+    def wait_log(self, event: str, count: int = 1, **fields: Any) -> list[Frame]:
+        """Wait until an event has `count` log lines with these fields, and return them.
+
+        If several tests share the server, the fields have to identify the lines of the test.
+        """
 
         def look(lines: list[str]) -> list[Frame] | None:
-            found = _logs(lines, event)
+            found = _logs(lines, event, fields)
             return found if len(found) >= count else None
 
         return self.err.wait_for(look)
 
 
-def _logs(lines: list[str], event: str | None) -> list[Frame]:
+def _logs(lines: list[str], event: str | None, fields: Frame) -> list[Frame]:
     found = [json.loads(line) for line in lines if line.startswith("{")]
-    return [line for line in found if event in {None, line["event"]}]
+    return [
+        line for line in found if event in {None, line["event"]} and fields.items() <= line.items()
+    ]
 
 
 def run(

@@ -58,7 +58,7 @@ class ScriptedStore(MemoryStore):
 
     async def remove_user(self, user_id: UserId) -> None:
         """Remove the user, as an administrator does."""
-        del self._rows[user_id]
+        del self._users.rows[user_id]
 
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run."""
