@@ -5,7 +5,7 @@
 
 Handlers reply through a `Client`, such as a connection. They never wait for the log, for a run or
 for the store, so that a stop is handled at once. A command that needs the store becomes a
-background request: a task of its own, of which a limited number run at the same time.
+background request: a task of its own, and a limited number of them run at the same time.
 """
 
 from collections import Counter

@@ -510,11 +510,11 @@ async def test_a_run_is_stopped_from_another_connection_of_its_user_only(
         open_server(agents={"wait": wait}) as server,
         server.connect() as client,
         server.connect() as second,
-        server.connect("bob") as stranger,
+        server.connect("bob") as other_user,
     ):
         await client.say("go")
         run_id = (await client.until("partial_result"))[-1]["payload"]["run_id"]
-        error = await call(stranger, "stop_agent", {"run_id": run_id})
+        error = await call(other_user, "stop_agent", {"run_id": run_id})
         assert error["payload"]["code"] == "RUN_NOT_FOUND"
         await second.send("stop_agent", {"run_id": run_id})
         end = await client.expect("agent_completed")

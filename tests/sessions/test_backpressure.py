@@ -18,7 +18,7 @@ EVENTS, BYTES = 1000, 1024 * 1024  # of the log, the default settings
 EVENT_BYTES = 32 * 1024  # bytes of a piece of a long text
 WRITE_BYTES = 64 * 1024  # bytes of events in one write
 RESULT_BYTES = 100 * 1024  # bytes, much more than a shortened result may have
-LEAN = 16 * 1024
+SHORT_RESULT_BYTES = 16 * 1024
 
 
 class Thinker:
@@ -468,9 +468,9 @@ async def test_confirmations_and_ends_never_wait(autojump_clock: MockClock) -> N
         runs = []
         for number in range(20):
             await client.say("y", f"k{number}", agent="echo")
-            told = await client.expect("message_confirmed")
-            assert told["payload"]["position"] == number + 1
-            runs.append(told["payload"]["run_id"])
+            confirmed = await client.expect("message_confirmed")
+            assert confirmed["payload"]["position"] == number + 1
+            runs.append(confirmed["payload"]["run_id"])
         for run_id in [*runs, first]:
             await client.send("stop_agent", {"run_id": run_id})
             end = await client.expect("agent_completed")
@@ -608,11 +608,15 @@ class ResultAgent:
 
 
 @pytest.mark.parametrize(
-    ("length", "told"),
-    [(LEAN - 2, LEAN - 2), (LEAN - 1, LEAN - 2), (RESULT_BYTES, LEAN - 2)],
+    ("length", "kept"),
+    [
+        (SHORT_RESULT_BYTES - 2, SHORT_RESULT_BYTES - 2),
+        (SHORT_RESULT_BYTES - 1, SHORT_RESULT_BYTES - 2),
+        (RESULT_BYTES, SHORT_RESULT_BYTES - 2),
+    ],
 )
 async def test_a_result_is_shortened_while_all_bytes_of_the_log_are_used(
-    autojump_clock: MockClock, length: int, told: int
+    autojump_clock: MockClock, length: int, kept: int
 ) -> None:
     answer, thinker = ResultAgent(), Thinker(1000, size=EVENT_BYTES)
     async with (
@@ -626,8 +630,8 @@ async def test_a_result_is_shortened_while_all_bytes_of_the_log_are_used(
         answer.go_on.set()
         end = (await client.expect("agent_completed"))["payload"]
         assert end["status"] == "completed"
-        assert end["result"] == "x" * told
-        assert end.get("truncated") is (True if told < length else None)
+        assert end["result"] == "x" * kept
+        assert end.get("truncated") is (True if kept < length else None)
 
 
 async def test_a_result_is_complete_while_the_log_has_free_bytes(autojump_clock: MockClock) -> None:
@@ -664,12 +668,16 @@ async def test_the_result_of_a_copied_end_is_shortened_too(autojump_clock: MockC
         await read_for(client)
         for length in (10, RESULT_BYTES):
             await client.say(str(length), f"k{length}")
-            told = await client.expect("message_confirmed")
-            assert told["payload"]["status"] == "duplicate"
+            confirmed = await client.expect("message_confirmed")
+            assert confirmed["payload"]["status"] == "duplicate"
             copy = (await client.expect("agent_completed"))["payload"]
             if length == RESULT_BYTES:
                 assert copy["run_id"] == ends[length]["run_id"]
                 assert copy["truncated"] is True
-                assert LEAN * 0.9 < len(orjson.dumps(copy["result"])) <= LEAN
+                assert (
+                    SHORT_RESULT_BYTES * 0.9
+                    < len(orjson.dumps(copy["result"]))
+                    <= SHORT_RESULT_BYTES
+                )
             else:
                 assert copy == ends[length]

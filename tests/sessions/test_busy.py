@@ -264,8 +264,8 @@ async def test_the_second_of_two_interrupting_messages_is_not_interrupted(
         await client.say("b", "b", agent="one_second", on_busy="interrupt")
         await client.say("c", "c", agent="one_second", on_busy="interrupt")
         ends = [f for f in await frames_until_ends(client, 3) if f["type"] == "agent_completed"]
-    told = [(f["correlation_id"], f["payload"]["status"]) for f in ends]
-    assert told == [("a", "cancelled"), ("c", "completed"), ("b", "completed")]
+    confirmed = [(f["correlation_id"], f["payload"]["status"]) for f in ends]
+    assert confirmed == [("a", "cancelled"), ("c", "completed"), ("b", "completed")]
 
 
 async def test_at_most_eight_threads_run_concurrently(autojump_clock: MockClock) -> None:
@@ -287,8 +287,8 @@ async def test_at_most_eight_threads_run_concurrently(autojump_clock: MockClock)
         for number in (8, 9):
             await client.say("1", f"k{number}", thread_id=f"t{number}")
         waiting = [await expect_confirmation(client), await expect_confirmation(client)]
-        assert [told["status"] for told in waiting] == ["queued", "queued"]
-        assert [told["position"] for told in waiting] == [1, 2]
+        assert [confirmed["status"] for confirmed in waiting] == ["queued", "queued"]
+        assert [confirmed["position"] for confirmed in waiting] == [1, 2]
         assert trio.current_time() == 0
         frames = await frames_until_ends(client, 10)
     # The first place is free at second 2 and the next one at 3, when the ninth has ended too.
@@ -348,8 +348,8 @@ async def test_the_run_queue_at_its_limit_and_one_message_more(
     ):
         for number in range(limit + 1):
             await client.say("x", f"k{number}")
-        told = [await expect_confirmation(client) for _ in range(limit + 1)]
-        assert [payload.get("position") for payload in told] == [None, *range(1, limit + 1)]
+        confirmed = [await expect_confirmation(client) for _ in range(limit + 1)]
+        assert [payload.get("position") for payload in confirmed] == [None, *range(1, limit + 1)]
         await client.say("x", "beyond")
         refusal = await client.expect("error")
         assert refusal["correlation_id"] == "beyond"
@@ -420,8 +420,8 @@ async def test_the_default_thread_can_be_named_and_has_a_history(
         thread_id = (await expect_confirmation(client))["thread_id"]
         await client.expect("agent_started")
         await client.say("y", "b", thread_id=thread_id)
-        told = await expect_confirmation(client)
-        assert (told["thread_id"], told["status"]) == (thread_id, "queued")
+        confirmed = await expect_confirmation(client)
+        assert (confirmed["thread_id"], confirmed["status"]) == (thread_id, "queued")
 
 
 @pytest.mark.parametrize("thread_id", ["t", "A-Z_09", "x" * 64])

@@ -28,8 +28,8 @@ async def one_second(run: Run) -> str:
 async def say(client: Client, content: str, key: str | None = None, **payload: Any) -> Frame:
     """Send a message and return the payload of its confirmation."""
     await client.say(content, key, **payload)
-    told: Frame = (await client.expect("message_confirmed"))["payload"]
-    return told
+    confirmed: Frame = (await client.expect("message_confirmed"))["payload"]
+    return confirmed
 
 
 async def assert_no_frame(client: Client) -> None:
@@ -42,11 +42,11 @@ async def assert_no_frame(client: Client) -> None:
 async def test_a_message_is_accepted_before_its_run_starts(autojump_clock: MockClock) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         await client.say("hello", "k")
-        told, *events = await client.until("agent_completed")
-    assert told["type"] == "message_confirmed"
+        confirmed, *events = await client.until("agent_completed")
+    assert confirmed["type"] == "message_confirmed"
     assert kinds(events) == ["agent_started", "partial_result", "agent_completed"]
-    assert told["correlation_id"] == "k"
-    payload = told["payload"]
+    assert confirmed["correlation_id"] == "k"
+    payload = confirmed["payload"]
     assert set(payload) == {"message_id", "run_id", "thread_id", "status"}
     assert payload["status"] == "accepted"
     assert {event["payload"]["run_id"] for event in events} == {payload["run_id"]}
@@ -62,9 +62,14 @@ async def test_messages_of_a_busy_thread_are_queued_with_their_position(
         frames: list[Frame] = []
         for _ in range(4):
             frames += await client.until("agent_completed")
-    told = [frame["payload"] for frame in frames if frame["type"] == "message_confirmed"]
-    assert [payload["status"] for payload in told] == ["accepted", "queued", "queued", "queued"]
-    assert [payload.get("position") for payload in told] == [None, 1, 2, 3]
+    confirmed = [frame["payload"] for frame in frames if frame["type"] == "message_confirmed"]
+    assert [payload["status"] for payload in confirmed] == [
+        "accepted",
+        "queued",
+        "queued",
+        "queued",
+    ]
+    assert [payload.get("position") for payload in confirmed] == [None, 1, 2, 3]
     ends = [frame for frame in frames if frame["type"] == "agent_completed"]
     assert [end["correlation_id"] for end in ends] == ["k0", "k1", "k2", "k3"]
     assert [end["payload"]["result"] for end in ends] == [f"message {n}" for n in range(4)]
@@ -367,8 +372,8 @@ async def test_the_key_of_a_refused_message_stays_unused(autojump_clock: MockClo
         assert refusal["code"] == "RATE_LIMIT_EXCEEDED"
         await trio.sleep(refusal["retry_after_ms"] / 1000)
         await client.say("something new", "k", thread_id="elsewhere")
-        told = (await client.until("message_confirmed"))[-1]
-        assert (told["payload"]["status"], told["correlation_id"]) == ("accepted", "k")
+        confirmed = (await client.until("message_confirmed"))[-1]
+        assert (confirmed["payload"]["status"], confirmed["correlation_id"]) == ("accepted", "k")
 
 
 class UnavailableStore(MemoryStore):

@@ -165,9 +165,11 @@ class LogMachine(RuleBasedStateMachine):
         if self.keeps:
             self.kept += expected
         replayed = [entry for entry in expected if entry.seq <= self.replays_until]
-        told = merge_model(expected) if lags else merge_model(replayed) + expected[len(replayed) :]
+        merged = (
+            merge_model(expected) if lags else merge_model(replayed) + expected[len(replayed) :]
+        )
         taken = self.log.take(max_bytes=max_bytes, merge=lags)
-        assert [model_of(entry) for entry in taken] == told
+        assert [model_of(entry) for entry in taken] == merged
         assert [model_of(entry) for entry in self.log.trim()] == self.trim_model()
 
     def trim_model(self) -> list[ModelEntry]:

@@ -158,8 +158,8 @@ async def test_history_requests_do_not_delay_a_token_renewal(autojump_clock: Moc
             await one.send("auth", {"token": token(expires_at=EPOCH + hours * 3600)})
         await wait_all_tasks_blocked()
         store.release()
-        told = [await one.next() for _ in range(12)]
-        renewed = [f["payload"]["expires_at"] for f in told if f["type"] == "auth_ok"]
+        replies = [await one.next() for _ in range(12)]
+        renewed = [f["payload"]["expires_at"] for f in replies if f["type"] == "auth_ok"]
         assert renewed == [EPOCH + 3600, EPOCH + 7200]
 
 

@@ -81,9 +81,9 @@ async def test_sixty_messages_start_at_once_and_twenty_start_at_their_slots(
             await trio.sleep(0.25)
         assert trio.current_time() == 15
         for number in range(20):
-            told = await expect_confirmation(client, f"w{number}")
-            assert told["status"] == "queued"
-            assert told["position"] == number + 1
+            confirmed = await expect_confirmation(client, f"w{number}")
+            assert confirmed["status"] == "queued"
+            assert confirmed["position"] == number + 1
         # The first of them starts at second 60; then the next one can wait.
         assert (await expect_refusal(client, "w20"))["retry_after_ms"] == 45_000
         assert trio.current_time() == 15
@@ -148,10 +148,10 @@ async def test_the_error_has_the_rate_and_the_wait(
     ):
         await fill(client, 1)
         await trio.sleep(48)
-        told = await expect_refusal(client, "k")
-    assert told["error"] == "Too many messages: 1 per minute."
-    assert told["help"] == "Wait 12 s and send again."
-    assert told["retry_after_ms"] == 12_000
+        confirmed = await expect_refusal(client, "k")
+    assert confirmed["error"] == "Too many messages: 1 per minute."
+    assert confirmed["help"] == "Wait 12 s and send again."
+    assert confirmed["retry_after_ms"] == 12_000
 
 
 async def test_the_connections_of_a_user_share_the_rate(autojump_clock: MockClock) -> None:

@@ -976,11 +976,11 @@ async def test_the_history_of_a_run_has_the_earlier_messages(autojump_clock: Moc
         await client.say("elsewhere", thread_id="u")
         for _ in range(4):
             await client.until("agent_completed")
-    confirmed = {content: [(m.role, m.content) for m in page] for content, page in seen.items()}
-    assert confirmed["one"] == []
-    assert confirmed["elsewhere"] == []
-    assert confirmed["two"] == [("user", "one"), ("agent", "about one")]
-    assert sorted(confirmed["three"]) == [
+    histories = {content: [(m.role, m.content) for m in page] for content, page in seen.items()}
+    assert histories["one"] == []
+    assert histories["elsewhere"] == []
+    assert histories["two"] == [("user", "one"), ("agent", "about one")]
+    assert sorted(histories["three"]) == [
         ("agent", "about one"),
         ("agent", "about two"),
         ("user", "one"),
