@@ -17,6 +17,7 @@ from netra_trio.errors import TransportClosed, leaves, place_of
 from netra_trio.server.application import Application
 from netra_trio.server.hypercorn.host import HttpHost
 from netra_trio.server.socket_handler import SocketHandler
+from netra_trio.transports.pacing import Turns
 
 ACCEPTS = 64  # connections accepted in a row before other tasks run
 CROWDED_SECONDS = 0.1  # until the next accept after the system was out of resources
@@ -41,8 +42,9 @@ class Listener:
     ) -> None:
         self._sock = sock
         self._accepting = trio.CancelScope()
-        self._http = HttpHost(app, app.settings)
-        self._handler = SocketHandler(app, self._http, tls)
+        turns = Turns()
+        self._http = HttpHost(app, app.settings, turns)
+        self._handler = SocketHandler(app, self._http, turns, tls)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve connections until `stop` is called and the last connection has ended."""
