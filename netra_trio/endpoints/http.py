@@ -41,7 +41,6 @@ from netra_trio.telemetry.prometheus import Exposition
 from netra_trio.transports.asgi import Receive, Send
 from netra_trio.transports.handshake import UPGRADE_REQUIRED
 
-
 SERVER = "*"  # the target of an OPTIONS request for the whole server (RFC 9112, 3.2.4)
 
 
