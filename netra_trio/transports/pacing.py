@@ -65,10 +65,13 @@ class FramePacer:
         self._in_a_row += 1
         if is_message or size >= SMALL_BYTES:
             return
+        self._wait = self._take()
+
+    def _take(self) -> float:
         now = trio.current_time()
         if self._bucket is None:
             self._bucket = TokenBucket(rate=SMALL_RATE, burst=SMALL_BURST, now=now)
-        self._wait = self._bucket.take(now)
+        return self._bucket.take(now)
 
     @property
     def is_due(self) -> bool:
@@ -79,7 +82,7 @@ class FramePacer:
         """Wait until the next frame may be handled. Cancelling is safe."""
         if self._wait:
             await trio.sleep(max(self._wait, PAUSE))
-            self._wait = 0.0
+            self._wait = self._take()  # the token of the frame that was handled without one
         if self._in_a_row >= self._most:
             await self._turns.take()
             self._in_a_row = 0

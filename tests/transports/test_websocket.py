@@ -370,6 +370,51 @@ async def test_the_peers_close_is_echoed(code: int, reason: bytes) -> None:
         assert await play(*pieces) == Outcome(["x"], code, [(CLOSE, payload)])
 
 
+@pytest.mark.parametrize("payload", [b"", b"part"])
+async def test_a_close_inside_a_fragmented_message_is_echoed(payload: bytes) -> None:
+    raw = client_frame(TEXT, payload, final=False) + close_frame(1000, b"bye")
+    for pieces in splits(raw):
+        assert await play(*pieces) == Outcome([], 1000, [(CLOSE, b"\x03\xe8bye")])
+
+
+async def test_pings_before_a_close_are_answered_and_nothing_follows_the_close() -> None:
+    raw = client_frame(PING, b"1") + client_frame(PING, b"2") + close_frame(1000)
+    raw += client_frame(PING, b"3") + client_frame(TEXT, b"behind")
+    tape = Tape([raw], stays=True)
+    transport = transport_on(tape)
+    with pytest.raises(TransportClosed):
+        await transport.receive()
+    with pytest.raises(TransportClosed):
+        await transport.send([b"late"], ping=True)
+    expected = [(PONG, b"1"), (PONG, b"2"), (CLOSE, b"\x03\xe8")]
+    assert list(server_frames(tape.out)) == expected
+
+
+async def test_a_close_behind_a_blocked_write_is_the_last_frame(autojump_clock: MockClock) -> None:
+    tape = Tape([client_frame(PING, b"1") + close_frame(1001)], stays=True)
+    tape.gate = trio.Event()
+    transport = transport_on(tape)
+    late: list[TransportClosed] = []
+
+    async def send_late() -> None:
+        with pytest.raises(TransportClosed) as caught:
+            await transport.send([b"late"])
+        late.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.send, [b"slow"])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(drain, transport)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(send_late)
+        await wait_all_tasks_blocked()
+        tape.gate.set()
+    sent = list(server_frames(tape.out))
+    assert sent[0] == (TEXT, b"slow")
+    assert sent[-1] == (CLOSE, b"\x03\xe9")
+    assert len(late) == 1
+
+
 async def test_a_close_without_a_code_is_echoed_without_one() -> None:
     assert await play(client_frame(CLOSE)) == Outcome([], NO_STATUS, [(CLOSE, b"")])
 
