@@ -17,18 +17,18 @@ export default tseslint.config(
         { considerDefaultExhaustiveForUnions: true },
       ],
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
-      // `void promise` and `() => void set.delete(x)` say that a value is let go on purpose.
+      // `void promise` and `() => void set.delete(x)` state that a value is ignored on purpose.
       "@typescript-eslint/no-confusing-void-expression": "off",
       "@typescript-eslint/no-meaningless-void-operator": "off",
       "@typescript-eslint/no-unused-vars": ["error", { varsIgnorePattern: "^_", argsIgnorePattern: "^_" }],
-      // The type checker asks for the brackets where a name is not a field of the type.
+      // The type checker requires brackets for names that are not fields of the type.
       "@typescript-eslint/dot-notation": "off",
       eqeqeq: ["error", "always", { null: "ignore" }],
     },
   },
   {
-    // The rules: no clock, no chance, no waiting.
-    files: ["src/rules/**/*.ts", "src/protocol/**/*.ts"],
+    // Pure code: no clock, no randomness, no timers, no I/O.
+    files: ["src/core/**/*.ts", "src/protocol/**/*.ts"],
     rules: {
       "no-restricted-globals": ["error", "setTimeout", "setInterval", "fetch", "WebSocket"],
       "no-restricted-properties": [
@@ -40,7 +40,7 @@ export default tseslint.config(
     },
   },
   {
-    // act() of React wants a function that returns a promise, whether or not it waits.
+    // React's act() requires a function that returns a promise, even if it does not wait.
     files: ["test/**/*.{ts,tsx}"],
     rules: { "@typescript-eslint/require-await": "off" },
   },

@@ -7,12 +7,17 @@ const older = (name: string): string =>
 export default defineConfig({
   test: {
     projects: [
-      { test: { name: "core", include: ["test/core/**/*.test.ts"], environment: "node", testTimeout: 15_000 } },
+      { test: { name: "core", include: ["test/**/*.test.ts"], environment: "node", testTimeout: 15_000 } },
       {
         test: { name: "react-19", include: ["test/react/**/*.test.tsx"], environment: "jsdom" },
       },
       {
-        // The same tests with the oldest React that is promised.
+        // The sources of the chat page, with the React of these tests instead of the page's own.
+        resolve: { dedupe: ["react", "react-dom"] },
+        test: { name: "chat", include: ["test/chat/**/*.test.tsx"], environment: "jsdom" },
+      },
+      {
+        // The tests of the binding with the oldest supported React.
         resolve: { alias: { react: older("react"), "react-dom": older("react-dom") } },
         test: { name: "react-18", include: ["test/react/**/*.test.tsx"], environment: "jsdom" },
       },

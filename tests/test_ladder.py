@@ -25,17 +25,19 @@ LADDER = (  # from the bottom up; "" is the package itself, with the public name
 """Packages, and the modules beside them: each imports only from the rungs below its own."""
 
 SANS_IO = {
-    "client.delivery",
+    "client.backlog",
     "client.event",
+    "client.frames",
     "client.outbox",
     "client.retry",
+    "client.sequence",
     "client.stats",
-    "client.stream",
     "config.origins",
     "protocol.codec",
     "protocol.codes",
     "protocol.keepalive",
     "protocol.messages",
+    "protocol.numbers",
     "protocol.problem",
     "protocol.ratelimit",
     "protocol.text",

@@ -1,4 +1,4 @@
-// The rules of the client, whose packages these are, for the page.
+// The client's rules, applied to the page; the packages are the client's too.
 
 import hooks from "eslint-plugin-react-hooks";
 import tseslint from "typescript-eslint";

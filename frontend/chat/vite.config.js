@@ -1,4 +1,4 @@
-// The page has one script and one style sheet, with names that change when they do.
+// The page has one script and one style sheet, with a hash of their content in their names.
 
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
@@ -8,7 +8,7 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 export default defineConfig(({ mode }) => ({
   root: here("."),
   base: "/",
-  // The client's sources are beside this folder and have no packages of their own in a build.
+  // The client's sources are outside of this folder, and have no node_modules of their own in a build.
   resolve: { dedupe: ["react", "react-dom"] },
   define: {
     "process.env.NODE_ENV": JSON.stringify(mode === "development" ? "development" : "production"),

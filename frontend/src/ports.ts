@@ -1,17 +1,18 @@
 /**
- * What the core needs from its surroundings, handed in: the core itself has no DOM, no timers, no
- * clock and no chance. `browserPorts()` has what a page has; a test hands in fakes.
+ * The interfaces through which the core uses its environment: sockets, HTTP, timers, randomness,
+ * storage, page events, locks and channels. `browserPorts()` implements them in a page; tests pass
+ * their own.
  */
 
 export type Cancel = () => void;
 
-/** A handler that may ask for more of its event than is promised here, as the browser's types do. */
+/** A handler whose event may have more fields than listed here, as the browser's types do. */
 type On<E> = { on(event: E): void }["on"] | null;
 
-/** The part of a WebSocket that is used; the browser's class and that of `ws` both fit. */
+/** The part of a WebSocket that the core uses; the classes of browsers and of `ws` both fit. */
 export interface Socket {
   readonly protocol: string;
-  /** 1 while it is open. */
+  /** 1 while the socket is open. */
   readonly readyState: number;
   onopen: On<unknown>;
   onmessage: On<{ readonly data: unknown }>;
@@ -26,7 +27,7 @@ export interface HttpRequest {
   readonly method: "GET" | "POST";
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
-  /** After so many milliseconds there is no answer. */
+  /** Milliseconds after which the request fails. */
   readonly timeout_ms: number;
 }
 export interface HttpAnswer {
@@ -37,7 +38,7 @@ export interface HttpAnswer {
 
 export interface Storage {
   get(name: string): string | null;
-  /** Throws where there is no room. */
+  /** Throws if there is no room. */
   set(name: string, value: string): void;
   remove(name: string): void;
 }
@@ -53,14 +54,14 @@ export interface Channel {
   close(): void;
 }
 
-/** One holder of each name among all tabs. */
+/** Locks by name: one tab holds each at a time. */
 export interface Locks {
   /**
    * Waits for the lock, calls `granted`, and holds the lock until the returned function is called.
-   * Called before that, it gives up waiting. `lost` is called where another tab took it away.
+   * Called earlier, that function ends the wait. `lost` is called if another tab steals the lock.
    */
   request(name: string, granted: () => void, lost: () => void): Cancel;
-  /** The same without waiting: takes it away from whoever has it. */
+  /** Takes the lock at once, from the tab that holds it. */
   steal(name: string, granted: () => void, lost: () => void): Cancel;
 }
 
@@ -68,22 +69,22 @@ export type PageEvent = "online" | "visible" | "hide" | "show";
 
 export interface Ports {
   readonly WebSocket: SocketClass;
-  /** Rejects where there is no HTTP answer. */
+  /** Rejects if there is no HTTP answer. */
   http(request: HttpRequest): Promise<HttpAnswer>;
   readonly timers: Timers;
-  /** From 0 up to, not including, 1; for spreading retries. */
+  /** A number from 0 up to, not including, 1, for the jitter of retries. */
   random(): number;
-  /** A new name that nobody can guess or meet again. */
+  /** A new id that is unique and cannot be guessed. */
   uniqueId(): string;
-  /** Shared by all tabs of the origin: the session and the outbox of the tab that holds the lock. */
+  /** Storage of all tabs of the origin, for the session and the outbox of the tab that leads. */
   readonly shared: Storage;
-  /** This tab's own, and kept over its reload. */
+  /** Storage of this tab, which survives a reload. */
   readonly tab: Storage;
-  /** The page came online, came to the front, or is going away. */
+  /** Calls back when the page comes online, becomes visible, is hidden or is shown again. */
   onPage(event: PageEvent, run: () => void): Cancel;
-  /** The absolute form of an address, as seen from `base`; from the page where that is left out. */
+  /** The absolute form of an address, relative to `base`, or to the page. */
   resolve(address: string, base?: string): string;
-  /** Missing where the browser lacks it: then each tab is on its own. */
+  /** Absent if the browser lacks it: then each tab has a connection of its own. */
   readonly locks?: Locks;
   readonly openChannel?: (name: string, onMessage: (message: unknown) => void) => Channel;
 }

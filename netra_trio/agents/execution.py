@@ -15,7 +15,7 @@ import trio
 from attrs import evolve
 
 from netra_trio.agents.context import run_in_context
-from netra_trio.agents.run import Outlet, Output, Run, RunSpec
+from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
 from netra_trio.errors import RetryableAgentError
 from netra_trio.ids import new_error_id
 from netra_trio.protocol.codes import ErrorCode
@@ -107,7 +107,7 @@ class Execution:
         self._scope: trio.CancelScope | None = None  # of what it does right now
         self._result: Any = None  # of the newest attempt, as the next two are
         self._error: BaseException | None = None
-        self._run: Run | None = None
+        self._nursery: RunNursery | None = None
         self._started = inf
         self._deadline = inf
         self._stopped_at = inf
@@ -156,8 +156,8 @@ class Execution:
             self._error = self._own(raised)
             scope.cancel()
             return False
-        run = self._run
-        if run is None or run.has_used_nursery or scope.cancel_called or nursery.child_tasks:
+        used = self._nursery is None or self._nursery.is_used
+        if used or scope.cancel_called or nursery.child_tasks:
             return False
         scope.deadline = inf
         self._scope = None
@@ -221,11 +221,12 @@ class Execution:
             self._started = trio.current_time()
             scope.deadline = self._deadline = self._started + spec.timeout
             self._store.start_run(message.run_id)
-        self._run = run = Run(
+        self._nursery = RunNursery(nursery)
+        run = Run(
             spec,
             attempt=self.attempts,
             deadline=self._deadline,
-            nursery=nursery,
+            nursery=self._nursery,
             output=self.output,
             store=self._store,
             note=self._note,

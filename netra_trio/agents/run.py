@@ -87,6 +87,16 @@ class Tool:
     result: Any = None
 
 
+class RunNursery:
+    """The nursery of a run, and whether its agent has asked for it."""
+
+    __slots__ = ("is_used", "nursery")
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.is_used = False
+
+
 class Run:
     """What an agent sees of its run: the question, and the ways to answer.
 
@@ -110,7 +120,7 @@ class Run:
         *,
         attempt: int,
         deadline: float,
-        nursery: trio.Nursery,
+        nursery: RunNursery,
         output: "Output",
         store: Store,
         note: Callable[[TelemetryEvent], None],
@@ -125,7 +135,6 @@ class Run:
         self.input = spec.input
         self.attempt = attempt
         self.deadline = deadline
-        self.has_used_nursery = False
         self._nursery = nursery
         self.traceparent = TRACEPARENT.get()
         self._output = output
@@ -141,8 +150,8 @@ class Run:
         """
         if self._output.is_closed:
             raise RuntimeError("the run has ended, and its nursery is closed")
-        self.has_used_nursery = True
-        return self._nursery
+        self._nursery.is_used = True
+        return self._nursery.nursery
 
     async def emit(self, text: str) -> None:
         """Send a piece of the answer; waits while the client cannot keep up.
@@ -157,7 +166,7 @@ class Run:
         if not isinstance(text, str):
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
         if not text:
-            await trio.lowlevel.checkpoint()  # a loop of nothing lets others run all the same
+            await trio.lowlevel.checkpoint()  # a loop of empty texts must not block the event loop
         elif len(text) <= PIECE_CHARACTERS:  # as a token of a model is
             await self._output.say(self.id, text)
         else:

@@ -10,17 +10,17 @@ from netra_trio.protocol.keepalive import LEEWAY
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.stores.base import User
 
-USER_ID_CHARACTERS = 255  # an OpenID Connect subject's bound, section 2 of its core specification
+USER_ID_CHARACTERS = 255  # the greatest length of `sub` in OpenID Connect Core 1.0
 
 
 @frozen
 class Identity:
-    """Who a connection belongs to.
+    """The user of a connection.
 
     Attributes:
-        user_id: The token's `sub`.
-        expires_at: Unix seconds at which the token ends; infinity where nobody had to show one.
-        permissions: What the token allows besides.
+        user_id: The `sub` claim of the token.
+        expires_at: Unix seconds at which the token expires; infinity without a token.
+        permissions: The permissions that the token grants.
     """
 
     user_id: UserId
@@ -29,17 +29,17 @@ class Identity:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether there was no token, so that there is no user in the table either."""
+        """Whether there was no token; an anonymous user has no row in the store."""
         return self.expires_at == math.inf
 
 
 def is_user_id(value: object) -> bool:
-    """Whether this may be the id of a user."""
+    """Whether this is a valid user id."""
     return type(value) is str and 1 <= len(value) <= USER_ID_CHARACTERS and value.isprintable()
 
 
 def check_expiry(expires_at: float, now: float) -> None:
-    """Check that a token has not ended; both are Unix seconds.
+    """Check that a token has not expired; both times are Unix seconds.
 
     Raises:
         Refused: TOKEN_EXPIRED.
@@ -49,7 +49,7 @@ def check_expiry(expires_at: float, now: float) -> None:
 
 
 def user_refusal(user: User | None) -> Problem | None:
-    """Return why this user may not be here, None if it may."""
+    """Return why this user is refused, None if the user is allowed."""
     if user is None:
         return problem(ErrorCode.USER_NOT_FOUND, "There is no such user.")
     if not user.enabled:
@@ -58,5 +58,5 @@ def user_refusal(user: User | None) -> Problem | None:
 
 
 def invalid_token(text: str) -> Refused:
-    """Return the refusal of a token or ticket, with INVALID_TOKEN."""
+    """Return the exception that refuses a token or ticket, with INVALID_TOKEN."""
     return Refused(problem(ErrorCode.INVALID_TOKEN, text))

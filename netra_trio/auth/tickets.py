@@ -1,4 +1,4 @@
-"""Tickets: each stands for a token once, within 30 seconds."""
+"""Tickets: each replaces a token once, within 30 seconds."""
 
 import secrets
 from collections import deque
@@ -8,30 +8,26 @@ from netra_trio.ids import UserId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 
-TICKET_SECONDS = 30  # the contract's figure, section 1
-
-
-TICKETS_PER_USER = 20  # ten tabs that open twice within a ticket's life
-
-
+TICKET_SECONDS = 30  # documented in docs/protocol.md
+TICKETS_PER_USER = 20  # ten tabs that connect twice within the lifetime of a ticket
 TICKETS = 20_000  # two for each connection that the default limit allows
 
 
 class Tickets:
-    """Tickets that have been given out and not been used, within bounds.
+    """The issued and unused tickets, within bounds.
 
-    A user's oldest ticket goes when there are more than `TICKETS_PER_USER`.
+    The oldest ticket of a user is dropped when there are more than `TICKETS_PER_USER`.
     """
 
     def __init__(self) -> None:
-        self._tickets: dict[str, tuple[Identity, float]] = {}  # in the order of their deadlines
+        self._tickets: dict[str, tuple[Identity, float]] = {}  # ordered by expiry
         self._by_user: dict[UserId, deque[str]] = {}
 
     def issue(self, identity: Identity, now: float) -> str:
-        """Return a new ticket, good once and for 30 seconds; `now` is seconds of any clock.
+        """Return a new ticket, valid once within 30 seconds; `now` is seconds of any clock.
 
         Raises:
-            Refused: SERVICE_UNAVAILABLE, if too many tickets are out.
+            Refused: SERVICE_UNAVAILABLE, if there are too many unused tickets.
         """
         self._drop_expired(now)
         own = self._by_user.get(identity.user_id)
@@ -51,14 +47,14 @@ class Tickets:
         return ticket
 
     def redeem(self, ticket: str, now: float) -> Identity:
-        """Return whose ticket it is, and use it up.
+        """Return the identity of a ticket, and invalidate the ticket.
 
         Raises:
-            Refused: INVALID_TOKEN, if it was used, has expired or never was.
+            Refused: INVALID_TOKEN, if it was used, has expired or never existed.
         """
         self._drop_expired(now)
         if ticket not in self._tickets:
-            raise invalid_token("The ticket was used already, has expired, or never was.")
+            raise invalid_token("The ticket was used already, has expired, or never existed.")
         return self._remove(ticket)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Who is there: token to `Identity`, and tickets that stand for a token once.
+"""Verifies tokens: from a JSON Web Token to an `Identity`.
 
 >>> import trio
 >>> verifier = TokenVerifier("0123456789abcdef0123456789abcdef")
@@ -23,8 +23,15 @@ from netra_trio.auth.identity import (
     invalid_token,
     is_user_id,
 )
-from netra_trio.auth.jwks import Key, KeyServer, KeySet, PublicKey, matching
-from netra_trio.config.settings import KEY_BYTES, KEY_SERVER_ALGORITHMS, Settings, usual_algorithms
+from netra_trio.auth.jwk import Key, PublicKey, matching
+from netra_trio.auth.key_server import KeyServer
+from netra_trio.auth.key_set import KeySet
+from netra_trio.config.settings import (
+    KEY_BYTES,
+    KEY_SERVER_ALGORITHMS,
+    Settings,
+    default_algorithms,
+)
 from netra_trio.errors import SettingsError
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import ErrorCode
@@ -37,21 +44,21 @@ TOKEN_CHARACTERS = 8192  # half of the request head that carries it; ten megabyt
 class TokenVerifier:
     """Verifies JSON Web Tokens with a shared secret, with the keys of a key server, or with both.
 
-    The two never mix: an HMAC is checked with the secret and with nothing else, a public key's
-    signature with a key of the set that is for its algorithm. Keys that a token brings or points at
-    (`jwk`, `jku`, `x5c`, `x5u`) are not looked at.
+    The two never mix: an HMAC is checked with the secret only, and the signature of a public key
+    with a key of the key server that is for this algorithm. Keys that a token contains or refers to
+    (`jwk`, `jku`, `x5c`, `x5u`) are ignored.
 
-    A token without a `kid` is tried with every key of its algorithm, eight at most. If none fits,
-    or the `kid` is unknown, it waits for fresh keys: a login may have taken a new key a second ago.
-    What that may cost the key server is bounded by the `KeySet`, whatever comes in.
+    A token without a `kid` is tried with each key of its algorithm, eight at most. If none fits, or
+    the `kid` is unknown, verification waits for fresh keys, because the login service may have
+    started to use a new key. The `KeySet` bounds the requests to the key server.
 
     Args:
-        secret: The key of the HMAC; None where there is none.
-        keys: The keys of the key server; None where there is none.
-        algorithms: The algorithms that are accepted; None for the usual ones of what there is.
-            One that has neither a secret nor keys accepts nothing.
-        issuer: What `iss` has to be; None for anything.
-        audience: What `aud` has to contain; None for anything.
+        secret: The key of the HMAC, if any.
+        keys: The keys of the key server, if any.
+        algorithms: The accepted algorithms; by default the usual ones for the given keys. Without
+            a secret and keys every token is refused.
+        issuer: The required `iss` claim; None accepts any.
+        audience: The required member of the `aud` claim; None accepts any.
     """
 
     def __init__(
@@ -63,8 +70,8 @@ class TokenVerifier:
         issuer: str | None = None,
         audience: str | None = None,
     ) -> None:
-        usual = usual_algorithms(has_secret=secret is not None, has_keys=keys is not None)
-        listed = usual if algorithms is None else tuple(algorithms)
+        default = default_algorithms(has_secret=secret is not None, has_keys=keys is not None)
+        listed = default if algorithms is None else tuple(algorithms)
         self._secret = secret
         self._keys = keys
         self._shared = tuple(name for name in listed if name in KEY_BYTES and secret is not None)
@@ -74,10 +81,10 @@ class TokenVerifier:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return the verifier that the settings ask for.
+        """Return the verifier for these settings.
 
         Raises:
-            SettingsError: If they have neither a secret nor a key server.
+            SettingsError: There is neither a secret nor a key server.
         """
         if settings.jwt_secret_key is None and settings.jwt_jwks_url is None:
             raise SettingsError(
@@ -94,17 +101,17 @@ class TokenVerifier:
 
     @property
     def can_sign(self) -> bool:
-        """Whether it has a secret to sign with."""
+        """Whether there is a secret to sign with."""
         return bool(self._shared)
 
     @property
     def is_key_server_available(self) -> bool | None:
-        """Whether the key server gave keys when it was last asked; None where there is none."""
+        """Whether the last fetch from the key server succeeded; None without a key server."""
         return None if self._keys is None else self._keys.is_available
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Keep the keys of the key server fresh until this is left; without one, do nothing."""
+        """Keep the keys of the key server fresh inside this block; do nothing without one."""
         if self._keys is None:
             yield
         else:
@@ -112,14 +119,14 @@ class TokenVerifier:
                 yield
 
     async def verify(self, token: str, now: float) -> Identity:
-        """Return whose token it is; `now` is Unix seconds.
+        """Return the identity that a token proves; `now` is Unix seconds.
 
-        Waits only for fresh keys, 6 s at most. Cancelling is safe.
+        Waits for fresh keys only, 6 s at most. Cancelling is safe.
 
         Raises:
-            Refused: INVALID_TOKEN or TOKEN_EXPIRED, with a text that says what is wrong with the
-                token and has nothing of it; SERVICE_UNAVAILABLE, if its key is not known and the
-                key server cannot be asked.
+            Refused: INVALID_TOKEN or TOKEN_EXPIRED, with a text that gives the reason and contains
+                no part of the token; SERVICE_UNAVAILABLE, if its key is unknown and the key server
+                does not answer.
         """
         if len(token) > TOKEN_CHARACTERS:
             raise invalid_token(f"The token has more than {TOKEN_CHARACTERS} characters.")
@@ -134,10 +141,10 @@ class TokenVerifier:
         return self._identity(claims, now)
 
     def sign(self, user_id: str, *, expires_at: float, permissions: Iterable[str] = ()) -> str:
-        """Return a token of this user that this verifier accepts until `expires_at` (Unix s).
+        """Return a token of this user that this verifier accepts until `expires_at` (Unix seconds).
 
         Raises:
-            SettingsError: If there is no secret to sign with.
+            SettingsError: There is no secret to sign with.
         """
         if self._secret is None or not self._shared:
             raise SettingsError(
@@ -158,7 +165,7 @@ class TokenVerifier:
     async def _decode_with(
         self, keys: KeySet, token: str, algorithm: str, kid: str | None
     ) -> dict[str, Any]:
-        """Return the claims, verified with the key that the token names, or with one that fits."""
+        """Return the claims, verified with the key that the token names or one that fits."""
         claims = await keys.find(partial(self._try, token, algorithm, kid))
         if claims is None:
             raise invalid_token(_UNKNOWN_KEY if kid is not None else _NO_MATCH)
@@ -167,7 +174,7 @@ class TokenVerifier:
     def _try(
         self, token: str, algorithm: str, kid: str | None, keys: tuple[Key, ...]
     ) -> dict[str, Any] | None:
-        """Return the claims, None where fresher keys may verify what these do not."""
+        """Return the claims; None if these keys do not verify the token and fresh ones may."""
         fitting = matching(keys, algorithm, kid)
         for key in fitting:
             try:
@@ -191,7 +198,7 @@ class TokenVerifier:
                 algorithms=[algorithm],
                 issuer=self._issuer,
                 audience=self._audience,
-                # Times are checked below, against the caller's clock.
+                # Times are checked in `_identity`, against the clock of the caller.
                 options={
                     "require": ["exp", "sub"],
                     "verify_exp": False,
@@ -199,7 +206,7 @@ class TokenVerifier:
                     "verify_iat": False,
                     "verify_aud": self._audience is not None,
                     "verify_iss": self._issuer is not None,
-                    "verify_sub": False,  # checked below too
+                    "verify_sub": False,  # checked in `_identity` too
                 },
             )
         except jwt.InvalidSignatureError:
@@ -224,7 +231,7 @@ class TokenVerifier:
         return Identity(UserId(user_id), expires_at, _permissions(claims))
 
 
-_SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)  # only unsigned ones end with the dot
+_SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)  # unsigned tokens end with the dot
 
 _MALFORMED = "The token is malformed."
 _HEADER = 'The token\'s header has a "kid" that is no string, or extensions ("crit", "b64").'
@@ -236,22 +243,22 @@ _WHY: dict[type[jwt.PyJWTError], str] = {
     jwt.InvalidAudienceError: "The token is for another audience.",
 }
 
-# What a hostile header or payload makes the parsers raise beside errors of their own.
+# Exceptions that the parsers raise for hostile input, besides their own classes.
 _PARSERS_RAISE = (ValueError, TypeError, OverflowError, RecursionError, UnicodeError)
 
 
 class _WrongSignature(Refused):
-    """The token was signed with another key, or changed since."""
+    """The signature of the token does not match its content and the key."""
 
     def __init__(self) -> None:
         super().__init__(problem(ErrorCode.INVALID_TOKEN, _NO_MATCH))
 
 
 def _header(token: str) -> dict[str, Any]:
-    """Return the token's header, which nobody has vouched for yet.
+    """Return the header of a token, which is not verified yet.
 
     Raises:
-        Refused: INVALID_TOKEN, if there is none, or it asks for what is not done here.
+        Refused: INVALID_TOKEN, if there is no header, or it requires an unsupported extension.
     """
     if not _SHAPE.fullmatch(token):
         raise invalid_token("The token is not three parts in base64url with dots between them.")
@@ -270,7 +277,7 @@ def _time(claims: dict[str, Any], name: str) -> float:
     value = claims[name]
     try:
         seconds = float(value) if type(value) in (int, float) else math.nan
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer that is too large for a float
         seconds = math.nan
     if not math.isfinite(seconds):
         raise invalid_token(f'The token\'s "{name}" is not a number of seconds.')

@@ -1,7 +1,7 @@
-"""The token of somebody at a terminal: from a server in development, or signed with a secret here.
+"""Tokens for commands: from a server in development, or signed with the secret that is set here.
 
 login = Login("ws://127.0.0.1:8000/ws", user="alice")
-await login.look()
+await login.prepare()
 async with connect(login.url, get_token=login.token) as client:
     ...
 """
@@ -16,22 +16,25 @@ import httpx2
 from attrs import define
 
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, OpeningRefused, TokenUnavailable
-from netra_trio.client.network import words_of
-from netra_trio.config.settings import SECRET_FILE, load
-from netra_trio.errors import NetraError, SettingsError
+from netra_trio.client.network import reason_of
+from netra_trio.config.loading import load
+from netra_trio.config.settings import SECRET_FILE
+from netra_trio.errors import SettingsError
 
+DEV_USER = "dev"  # the user of commands that are given neither a user nor a token
 CONNECT_SECONDS = 10.0
-TOKEN_SECONDS = 24 * 3600  # of a token signed here
+TOKEN_SECONDS = 24 * 3600  # of a token that is signed here
 
 
-class NoWayIn(NetraError):
-    """There is no way in; the text says why and what to do."""
+class LoginError(CommandError):
+    """There is no token, or no server; the text says why and what to do."""
 
 
 @define(eq=False)
 class Login:
-    """The way in for a user.
+    """The tokens of a user.
 
     Args:
         url: The server's WebSocket.
@@ -40,33 +43,33 @@ class Login:
 
     url: str
     user: str
-    _found: str | None = None
+    _first: str | None = None
 
-    async def look(self) -> None:
+    async def prepare(self) -> None:
         """Get the first token.
 
         Raises:
-            NoWayIn: Nobody is there, or there is no token.
+            LoginError: There is no server, or no token.
         """
         try:
-            self._found = await self._find()
-        except NoAnswer as silence:
-            raise nobody(self.url, str(silence)) from None
+            self._first = await self._get()
+        except NoAnswer as no_answer:
+            raise no_server(self.url, str(no_answer)) from None
 
     async def token(self) -> str:
-        """Return a token, a new one each time: `get_token` for a client.
+        """Return a token, a new one each time: the `get_token` of a client.
 
         Raises:
-            TokenUnavailable: Nobody answers right now.
-            NoWayIn: There is no token any more.
+            TokenUnavailable: The server does not answer now.
+            LoginError: There is no token any more.
         """
-        found, self._found = self._found, None
+        first, self._first = self._first, None
         try:
-            return found or await self._find()
-        except NoAnswer as silence:
-            raise TokenUnavailable(str(silence)) from None
+            return first or await self._get()
+        except NoAnswer as no_answer:
+            raise TokenUnavailable(str(no_answer)) from None
 
-    async def _find(self) -> str:
+    async def _get(self) -> str:
         try:
             async with httpx2.AsyncClient(timeout=CONNECT_SECONDS) as http:
                 answer = await http.post(
@@ -75,18 +78,18 @@ class Login:
             if answer.status_code == httpx2.codes.OK:
                 return str(answer.json()["token"])
         except httpx2.InvalidURL as error:
-            raise nobody(self.url, str(error)) from None
+            raise no_server(self.url, str(error)) from None
         except httpx2.HTTPError as error:
-            raise NoAnswer(words_of(error)) from None
+            raise NoAnswer(reason_of(error)) from None
         return self._sign()
 
     def _sign(self) -> str:
         try:
             sign = signer(os.environ, Path.cwd(), seconds=TOKEN_SECONDS)
         except SettingsError as wrong:
-            raise NoWayIn(str(wrong)) from None
+            raise LoginError(str(wrong)) from None
         if sign is None:
-            raise NoWayIn(
+            raise LoginError(
                 "this server gives no token to developers: use --token, or set JWT_SECRET_KEY here"
             )
         return sign(self.user)
@@ -95,21 +98,21 @@ class Login:
 def signer(
     environ: Mapping[str, str], directory: Path, *, seconds: float
 ) -> Callable[[str], str] | None:
-    """Return what signs tokens of users with the secret that is set or kept here, if there is one.
+    """Return a function that signs tokens with the secret that is set here; None without one.
 
     Args:
-        environ: The settings; of them those of tokens count, as others need not be a server's.
-        directory: Where a secret of development may be kept.
-        seconds: How long a token is good.
+        environ: The settings. Only those of tokens are read: the others need not be a server's.
+        directory: Where a development secret may be stored.
+        seconds: How long a token is valid.
 
     Raises:
-        SettingsError: The settings of tokens are wrong.
+        SettingsError: The settings of tokens are invalid.
     """
     given = {
         name: text for name, text in environ.items() if name.startswith("JWT_") and text.strip()
     }
-    is_kept = (directory / SECRET_FILE).exists()
-    if not (given.keys() & {"JWT_SECRET_KEY", "JWT_SECRET_KEY_FILE"} or is_kept):
+    is_stored = (directory / SECRET_FILE).exists()
+    if not (given.keys() & {"JWT_SECRET_KEY", "JWT_SECRET_KEY_FILE"} or is_stored):
         return None
     loaded = load({**given, "DATABASE_URL": "sqlite://"}, directory=directory)
     verifier = TokenVerifier.of(loaded.settings)
@@ -120,23 +123,23 @@ def signer(
     return sign if verifier.can_sign else None
 
 
-async def look_for_server(url: str) -> None:
-    """Look whether anybody is there at all: to try again and again would only hide a wrong url.
+async def find_server(url: str) -> None:
+    """Check that a server answers at all: retries would only hide a wrong url.
 
     Raises:
-        NoWayIn: Nobody is.
+        LoginError: No server answers.
     """
     try:
         await Network().discover(f"{_origin(url)}/ws/config")
     except OpeningRefused:
-        return  # the opening will say more
+        return  # the upgrade will give the reason
     except (NoAnswer, httpx2.InvalidURL, ValueError) as error:
-        raise nobody(url, str(error)) from None
+        raise no_server(url, str(error)) from None
 
 
-def nobody(url: str, why: str) -> NoWayIn:
-    """Return the error of a server that is not there."""
-    return NoWayIn(
+def no_server(url: str, why: str) -> LoginError:
+    """Return the error of a server that does not answer."""
+    return LoginError(
         f"cannot connect to {url}: {why}. Is the server running? Start it with: netra-trio serve"
     )
 

@@ -1,4 +1,4 @@
-"""A client in Python, for Trio: it connects, stays connected, and loses nothing.
+"""A client for Trio programs: it reconnects, resumes, and repeats unconfirmed messages.
 
 from netra_trio.client import connect
 
@@ -23,8 +23,9 @@ from netra_trio.client.errors import (
     TokenUnavailable,
 )
 from netra_trio.client.event import Event
+from netra_trio.client.feed import Events
 from netra_trio.client.network import Network
-from netra_trio.client.run import Events, Run
+from netra_trio.client.run import Run
 from netra_trio.client.sockets import Dialer, NoAnswer, OpeningRefused, Socket, SocketClosed
 from netra_trio.client.stats import Stats, Status
 

@@ -1,4 +1,4 @@
-"""The client: one connection that is kept, whatever happens to the line.
+"""The client: it keeps a connection, and reconnects when the connection is lost.
 
 async with connect("ws://localhost:8000/ws", token=token) as client:
     run = await client.send("hello")
@@ -6,7 +6,7 @@ async with connect("ws://localhost:8000/ws", token=token) as client:
         print(event.type, event.payload)
 """
 
-import random as chance
+import random as random_module
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import trio
 
-from netra_trio.client.connection import Connection
-from netra_trio.client.conversation import Conversation
 from netra_trio.client.errors import ClientClosed
-from netra_trio.client.event import Event
-from netra_trio.client.journal import Journal
+from netra_trio.client.feed import Events
+from netra_trio.client.manager import ConnectionManager
 from netra_trio.client.network import Network
+from netra_trio.client.outbox_file import OutboxFile
 from netra_trio.client.retry import BackOff
-from netra_trio.client.run import Events, Run
+from netra_trio.client.run import Run
+from netra_trio.client.session import ClientSession
 from netra_trio.client.sockets import Dialer
 from netra_trio.client.stats import Stats, Status
 from netra_trio.client.tokens import GetToken, Tokens
@@ -42,62 +42,62 @@ async def connect(
     max_attempts: int | None = None,
     outbox: str | Path | None = None,
     dialer: Dialer | None = None,
-    random: Callable[[], float] = chance.random,
+    random: Callable[[], float] = random_module.random,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator["Client"]:
     """Open a client, and keep it connected until the block is left.
 
-    It waits for the first connection. From then on a lost line is the client's business: it
-    connects again with exponential back-off, resumes the session, and sends what was not confirmed.
-    Leaving the block closes with 1000 and waits for every task; what is not confirmed then is
-    forgotten, unless there is an `outbox`. Cancelling is safe, and takes 2 seconds at most. What
-    the block raises comes out as it is.
+    It waits for the first connection. When a connection is lost, the client reconnects with
+    exponential back-off, resumes the session, and sends unconfirmed messages again. Leaving the
+    block closes with 1000 and waits for every task; messages that are not confirmed by then are
+    lost, unless there is an `outbox`. Cancelling is safe, and takes 2 seconds at most. An exception
+    of the block is raised as it is, not in a group.
 
     Args:
         url: The server's WebSocket, such as `wss://example.com/ws`.
         token: A JSON Web Token.
         get_token: Instead of `token`: an async function that returns one, called before the first
-            connection, before the token ends, and after a refusal. It may raise `TokenUnavailable`
-            or `OSError` for "not now"; anything else ends the client as `TokenFailed`.
-        max_attempts: How many attempts may fail in a row; for ever where None.
+            connection, before the token expires, and after a 401. It may raise `TokenUnavailable`
+            or `OSError` if there is no token now; other exceptions end the client: `TokenFailed`.
+        max_attempts: How many attempts may fail in a row; None for any number.
         outbox: A file for unconfirmed messages. A client that is opened with it later sends them
-            under their keys; what comes of them is in `Client.events`.
+            under their keys; their events are in `Client.events`.
         dialer: Another network, for tests.
-        random: Returns a number from 0 to 1, by which the pauses of many clients differ.
+        random: Returns a number from 0 to 1: the jitter of the pauses between attempts.
         wall_clock: Returns Unix seconds.
 
     Raises:
-        ConnectionRefused: The server refuses, and would again.
-        ConnectionClosed: It closed the first connection at once, likewise.
+        ConnectionRefused: The server refused the upgrade, and trying again would not help.
+        ConnectionClosed: It closed the first connection, and trying again would not help.
         GaveUp: `max_attempts` attempts failed.
         TokenFailed: `get_token` raised.
         OutboxUnusable: The file cannot be used.
-        ValueError: There is neither a token nor a function for it, or both; or the url is none.
+        ValueError: Not exactly one of `token` and `get_token` is given, or the url is invalid.
     """
     stats = Stats()
     tokens = Tokens(token, get_token)
     with ExitStack() as files:
-        journal = None if outbox is None else files.enter_context(Journal.open(Path(outbox)))
-        client = Client(journal, stats, wall_clock)
-        client.connection = Connection(
+        file = None if outbox is None else files.enter_context(OutboxFile.open(Path(outbox)))
+        client = Client(file, stats, wall_clock)
+        client.connection = ConnectionManager(
             url,
             dialer=Network() if dialer is None else dialer,
             tokens=tokens,
             back_off=BackOff(max_attempts),
-            conversation=client.conversation,
+            session=client.session,
             stats=stats,
             random=random,
         )
-        async with _kept(client):
+        async with _connected(client):
             yield client
 
 
 @asynccontextmanager
-async def _kept(client: "Client") -> AsyncIterator[None]:
+async def _connected(client: "Client") -> AsyncIterator[None]:
     body: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.connection.keep)
+            nursery.start_soon(client.connection.run)
             try:
                 await client.connection.until_connected()
                 yield
@@ -108,13 +108,13 @@ async def _kept(client: "Client") -> AsyncIterator[None]:
                 await client.connection.close()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # Who writes `except MessageRefused` around the block means that error, and not a group
-        # with nothing else in it.
+        # `except MessageRefused` around the block has to match the error of the block, which the
+        # nursery has put into a group.
         if body is None or not is_only(group, body):
             raise
     finally:
         client.connection.status = Status.DISCONNECTED
-        client.conversation.fail(None, ClientClosed("the client has been left"))
+        client.session.fail(None, ClientClosed("the client was left"))
     if body is not None:
         raise body
 
@@ -122,39 +122,37 @@ async def _kept(client: "Client") -> AsyncIterator[None]:
 class Client:
     """A client that `connect` has opened.
 
-    Its methods are for tasks of the same Trio program; several may use it side by side.
+    Its methods are for tasks of one Trio program; several tasks may use it concurrently.
 
     Attributes:
-        conversation: What is said; for `connect`.
-        connection: The connection; for `connect`.
+        session: Handles the frames; for `connect`.
+        connection: Keeps the connection; for `connect`.
     """
 
-    connection: Connection
+    connection: ConnectionManager
 
     def __init__(
-        self, journal: Journal | None, stats: Stats, wall_clock: Callable[[], float]
+        self, file: OutboxFile | None, stats: Stats, wall_clock: Callable[[], float]
     ) -> None:
-        self.conversation = Conversation(
-            stats=stats, journal=journal, stop=self._stop, wall_clock=wall_clock
-        )
+        self.session = ClientSession(stats=stats, file=file, stop=self._stop, wall_clock=wall_clock)
         self._stats = stats
-        self._journal = journal
+        self._file = file
         self._adding = trio.Lock()
 
     @property
     def status(self) -> Status:
-        """Where the client is."""
+        """The status of the client."""
         return self.connection.status
 
     @property
     def stats(self) -> Stats:
-        """What happened so far: the live figures, not a copy."""
-        self._stats.queued = len(self.conversation)
+        """The live counters, not a copy."""
+        self._stats.queued = len(self.session)
         return self._stats
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The discovery document as the server gave it; empty where it gave none."""
+        """The discovery document of the server; empty if the server gave none."""
         return self.connection.config or {}
 
     async def send(
@@ -167,28 +165,28 @@ class Client:
         deadline_ms: int | None = None,
         correlation_id: str | None = None,
     ) -> Run:
-        """Say something to an agent; return when the server has confirmed it.
+        """Send a message to an agent; return when the server has confirmed it.
 
-        Offline it waits for the connection. A server that asks for patience gets the message again
-        later, and those behind it wait. Cancelled before the message was written, it is not sent;
-        afterwards it stays in the outbox, and what comes of it is in `events`.
+        While there is no connection, it waits. After a temporary error the message is sent again
+        later, and later messages wait. If it is cancelled before the message was written, the
+        message is not sent; afterwards it stays in the outbox, and its events are in `events`.
 
         Args:
             content: The text.
-            thread_id: The conversation; the session's own where None.
-            agent: The agent; the server's default where None.
-            on_busy: What to do when the thread has a run; `enqueue` where None.
+            thread_id: The thread; the session's own if None.
+            agent: The agent; the server's default if None.
+            on_busy: What to do if the thread has a run already; `enqueue` if None.
             deadline_ms: Milliseconds that the run may take.
-            correlation_id: The key: the same key and content again, even after a restart, is a
-                duplicate and starts nothing. A new one where None.
+            correlation_id: The key: a second message with the same key and content is a duplicate
+                and starts nothing, even after a restart. A new key if None.
 
         Raises:
-            MessageRefused: The server refuses it, or it is too large.
-            OutboxFull: Too many messages wait.
-            OutboxUnusable: The disk does not take it.
-            ConnectionRefused, ConnectionClosed, GaveUp, TokenFailed: The client cannot connect any
-                more. The message stays in the outbox, and goes out after `reconnect`.
-            ClientClosed: The client has been left.
+            MessageRefused: The server refused it, or it is too large.
+            OutboxFull: Too many messages are unconfirmed.
+            OutboxUnusable: It could not be written to the file of the outbox.
+            ConnectionRefused, ConnectionClosed, GaveUp, TokenFailed: The client has stopped
+                connecting. The message stays in the outbox, and is sent after `reconnect`.
+            ClientClosed: The client was left.
             ValueError: The correlation id is not 1 to 128 characters.
         """
         payload = {
@@ -203,7 +201,7 @@ class Client:
     async def request(
         self,
         agent: str,
-        input: dict[str, Any] | str,  # noqa: A002 - the contract's name for it
+        input: dict[str, Any] | str,  # noqa: A002 - its name in the protocol
         *,
         thread_id: str | None = None,
         on_busy: OnBusy | None = None,
@@ -221,22 +219,22 @@ class Client:
         return await self._post("agent_request", payload, correlation_id)
 
     def events(self) -> Events:
-        """Return everything that happens, in order, each once; one task at a time may iterate.
+        """Return all events in order, each once; one task at a time may iterate.
 
         These are the server's events, its `error`, `auth_expiring` and `server_draining` frames,
-        and what the client itself tells: `connected`, `disconnected`, `gap`, `reset`, `lost`,
-        `lagged` (see `docs/client.md`). What came before the first iteration is there too, within
-        the bounds of a run that nobody reads. It ends when the client is left, and raises when the
-        client fails.
+        and the client's own events: `connected`, `disconnected`, `gap`, `reset`, `lost`, `lagged`
+        (see `docs/client.md`). Events from before the first iteration are included, within the
+        bounds for events that no task reads. The iteration ends when the client is left, and raises
+        when the client fails.
         """
-        return Events(self.conversation.feed)
+        return Events(self.session.feed)
 
     async def history(
         self, thread_id: str, limit: int = HISTORY_PAGE, before: str | None = None
     ) -> dict[str, Any]:
         """Return a page of a thread: `thread_id`, `messages` (oldest first), `has_more`.
 
-        Over a lost connection it is asked again. Cancelling is safe.
+        If the connection is lost, the request is sent again. Cancelling is safe.
 
         Args:
             thread_id: The thread.
@@ -244,23 +242,26 @@ class Client:
             before: A message id: the page ends just before it.
 
         Raises:
-            MessageRefused: With THREAD_NOT_FOUND, or what else the server says.
+            MessageRefused: The server refused it, for example with THREAD_NOT_FOUND.
             ClientError: The client ended first.
         """
         payload = {"thread_id": thread_id, "limit": limit, "before": before}
-        page: Event = await self._ask("get_thread_history", payload)
+        self._check_usable()
+        page = await self.session.requests.ask("get_thread_history", payload)
+        assert page is not None  # noqa: S101 - only a request to stop a run is settled with None
         return page.payload
 
     async def reconnect(self) -> None:
-        """Connect again after the client failed, or drop the line and do so now; wait for it.
+        """Connect again now, after a failure or instead of the present connection; wait for it.
 
-        The session is resumed where it still is there. Cancelling is safe; it goes on trying.
+        The session is resumed if the server still has it. Cancelling is safe; the client continues
+        to connect.
 
         Raises:
             ClientError: As `connect`.
         """
         if self.connection.is_left:
-            raise ClientClosed("the client has been left")
+            raise ClientClosed("the client was left")
         self.connection.try_now()
         await self.connection.until_connected()
 
@@ -271,38 +272,32 @@ class Client:
             raise ValueError(
                 f"correlation_id: expected 1 to {CORRELATION_ID_CHARACTERS} characters"
             )
-        entry = self.conversation.entry_of(kind, payload, key)
-        # One after the other, so that they go out in the order in which they were given.
+        messages = self.session.messages
+        message = messages.make(kind, payload, key)
+        # One after the other, so that they are sent in the order of the calls.
         async with self._adding:
             self._check_usable()
-            self.conversation.check_room(entry)
-            if self._journal is not None:
-                await trio.to_thread.run_sync(self._journal.add, entry)
-            wait = self.conversation.post(entry)
+            self.session.check_room(message)
+            if self._file is not None:
+                await trio.to_thread.run_sync(self._file.add, message)
+            reply = messages.post(message)
         try:
-            run: Run = await wait.result()
+            run = await reply.result()
         except trio.Cancelled:
-            self.conversation.abandon(entry)
+            messages.abandon(message)
             raise
+        assert run is not None  # noqa: S101 - a message is settled with its run
         return run
-
-    async def _ask(
-        self, kind: str, payload: Mapping[str, Any], *, run_id: str | None = None
-    ) -> Any:
-        self._check_usable()
-        question = self.conversation.ask(kind, payload, run_id=run_id)
-        try:
-            return await question.result()
-        finally:
-            self.conversation.withdraw(question)
 
     async def _stop(self, run: Run) -> None:
         await trio.lowlevel.checkpoint()
         if run.end is None:
-            await self._ask("stop_agent", {"run_id": run.run_id}, run_id=run.run_id)
+            self._check_usable()
+            payload = {"run_id": run.run_id}
+            await self.session.requests.ask("stop_agent", payload, run_id=run.run_id)
 
     def _check_usable(self) -> None:
         if self.connection.is_left:
-            raise ClientClosed("the client has been left")
+            raise ClientClosed("the client was left")
         if self.connection.failure is not None:
             raise self.connection.failure.with_traceback(None)

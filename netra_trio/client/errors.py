@@ -1,6 +1,6 @@
-"""What a client raises: one tree under `ClientError`; no text of it has a token in it.
+"""The exceptions of a client, all below `ClientError`; no text contains a token.
 
->>> isinstance(MessageRefused("QUEUE_FULL", "Too much waits.", "Wait."), ClientError)
+>>> isinstance(MessageRefused("QUEUE_FULL", "The queue is full.", "Wait."), ClientError)
 True
 """
 
@@ -10,15 +10,15 @@ from netra_trio.errors import NetraError
 
 
 class ClientError(NetraError):
-    """The root of what a client raises on purpose."""
+    """The base class of the exceptions of a client."""
 
 
 class ConnectionRefused(ClientError):
-    """The server refused the opening, and trying the same again would not help.
+    """The server refused the upgrade, and trying again would not help.
 
     Attributes:
         status: The HTTP status.
-        code: The error code, such as `ORIGIN_NOT_ALLOWED`; None where the answer had none.
+        code: The error code, such as `ORIGIN_NOT_ALLOWED`; None if the answer had none.
     """
 
     def __init__(self, text: str, *, status: int, code: str | None = None) -> None:
@@ -28,9 +28,9 @@ class ConnectionRefused(ClientError):
 
 
 class ConnectionClosed(ClientError):
-    """The server closed the connection, with a code after which one does not just come back.
+    """The server closed the connection with a code after which the client does not reconnect.
 
-    `Client.reconnect` tries all the same.
+    `Client.reconnect` connects all the same.
 
     Attributes:
         code: The close code.
@@ -42,37 +42,37 @@ class ConnectionClosed(ClientError):
 
 
 class GaveUp(ClientError):
-    """As many attempts as `max_attempts` allows failed in a row; the text has the last reason."""
+    """`max_attempts` attempts failed in a row; the text has the last reason."""
 
 
 class TokenFailed(ClientError):
-    """`get_token` raised; what it raised is the cause."""
+    """`get_token` raised an exception, which is the cause of this one."""
 
 
 class TokenUnavailable(ClientError):
-    """For `get_token` to raise when there is no token right now: it is asked again later."""
+    """Raised by a `get_token` that has no token now: it is called again later."""
 
 
 class ClientClosed(ClientError):
-    """The client has been left, or is being left."""
+    """The client was left, or is being left."""
 
 
 class MessageRefused(ClientError):
-    """The server refused a message or a request, or it was too large to be sent.
+    """The server refused a message or a request, or it is too large to be sent.
 
     Attributes:
         code: The error code.
-        error: What was expected and what came.
-        help: What to do now.
-        retry_after_ms: How long to wait before it may work, in milliseconds; None for "no matter".
-        correlation_id: The key of the message; it is free again.
+        error: What was expected and what was received.
+        help: What to do.
+        retry_after_ms: Milliseconds after which it may succeed; None if the server gives none.
+        correlation_id: The key of the message; it may be used again.
     """
 
     def __init__(
         self,
         code: str,
         error: str,
-        help: str,  # noqa: A002 - the contract's name for it
+        help: str,  # noqa: A002 - its name in the protocol
         *,
         retry_after_ms: int | None = None,
         correlation_id: str | None = None,
@@ -86,7 +86,7 @@ class MessageRefused(ClientError):
 
 
 class OutboxFull(ClientError):
-    """Too many messages wait for their confirmation or for their run to end."""
+    """Too many messages are unconfirmed or have a run that is not over."""
 
 
 class OutboxUnusable(ClientError):
@@ -94,19 +94,19 @@ class OutboxUnusable(ClientError):
 
 
 class RunFailed(ClientError):
-    """A run ended otherwise than `completed`.
+    """A run ended with another status than `completed`.
 
     Attributes:
         status: How it ended.
-        error: The error body of its `agent_completed`; None where it has none.
+        error: The error body of its `agent_completed`; None if it has none.
     """
 
     def __init__(self, status: str, error: dict[str, Any] | None) -> None:
-        told = "" if error is None else f": {error.get('error')} {error.get('help')}"
-        super().__init__(f"the run ended {status}{told}")
+        detail = "" if error is None else f": {error.get('error')} {error.get('help')}"
+        super().__init__(f"the run ended {status}{detail}")
         self.status = status
         self.error = error
 
 
 class RunLost(ClientError):
-    """The server forgot the session of a run and the key of its message: its end is not known."""
+    """The end of a run is unknown: the server lost its session and the key of its message."""

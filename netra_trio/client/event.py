@@ -1,4 +1,4 @@
-"""What comes in: a frame of the server, or something that the client itself has to tell.
+"""The events that a client delivers: frames of the server, and events of the client itself.
 
 >>> Event.parse('{"type": "pong", "payload": {"n": 1}, "timestamp": 5.5}').payload
 {'n': 1}
@@ -16,22 +16,22 @@ DELTA = "partial_result"
 END = "agent_completed"
 
 
-class NoEvent(NetraError):
-    """A frame that a server of this contract does not send."""
+class InvalidEvent(NetraError):
+    """The text is not a frame of the protocol."""
 
 
 @frozen
 class Event:
-    """Something that happened.
+    """One event.
 
     Attributes:
-        type: The message type of the contract, or, for what the client tells, one of `connected`,
-            `disconnected`, `gap`, `reset`, `lagged`, `lost`.
+        type: A message type of the protocol, or, for an event of the client itself, one of
+            `connected`, `disconnected`, `gap`, `reset`, `lagged`, `lost`.
         payload: Its fields.
-        seq: Its number in the session; None for control frames and what the client tells.
-        seq_from: On a merged event the first number it stands for, else None.
+        seq: Its number in the session; None for control frames and for events of the client.
+        seq_from: The first number that a merged event covers, else None.
         timestamp: Unix seconds.
-        correlation_id: The key of the message it belongs to.
+        correlation_id: The key of the message that the event belongs to.
     """
 
     type: str
@@ -43,38 +43,38 @@ class Event:
 
     @property
     def first(self) -> int | None:
-        """The first number it stands for, which is `seq` unless it is a merged one."""
+        """The first number that the event covers: `seq`, unless the event is a merged one."""
         return self.seq if self.seq_from is None else self.seq_from
 
     @property
     def run_id(self) -> str | None:
-        """The run it belongs to."""
+        """The run that the event belongs to."""
         found = self.payload.get("run_id")
         return found if isinstance(found, str) else None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a frame; fields that this version does not know are passed over.
+        """Parse a frame; unknown fields are ignored.
 
         Raises:
-            NoEvent: It is none.
+            InvalidEvent: The text is not a frame of the protocol.
         """
         try:
             frame = orjson.loads(text)
         except orjson.JSONDecodeError:
-            raise NoEvent("not JSON") from None
+            raise InvalidEvent("not JSON") from None
         if not isinstance(frame, dict):
-            raise NoEvent("not an object")
-        found = {name: frame[name] for name in _KINDS if name in frame}
+            raise InvalidEvent("not an object")
+        found = {name: frame[name] for name in _FIELD_TYPES if name in frame}
         for name, value in found.items():
-            if type(value) not in _KINDS[name]:
-                raise NoEvent(f"$.{name}: not of its type")
+            if type(value) not in _FIELD_TYPES[name]:
+                raise InvalidEvent(f"$.{name}: wrong type")
         if "type" not in found:
-            raise NoEvent("$.type: missing")
+            raise InvalidEvent("$.type: missing")
         return cls(**found)
 
 
-_KINDS: Mapping[str, tuple[type, ...]] = {
+_FIELD_TYPES: Mapping[str, tuple[type, ...]] = {
     "type": (str,),
     "payload": (dict,),
     "seq": (int,),

@@ -21,13 +21,13 @@ from netra_trio.client.sockets import NoAnswer, OpeningRefused, SocketClosed
 from netra_trio.errors import leaves
 from netra_trio.protocol.codes import ABNORMAL
 
-ANSWER_SECONDS = 10.0  # for an opening and for a document; a server in good health takes a few ms
-FRAME_BYTES = 1024 * 1024  # four times the largest event of the contract
-SWITCHING = 101  # the HTTP status of an opening that went well (RFC 6455, 4.1)
-DOCUMENT_BYTES = 64 * 1024  # a hundred times the document
-RETRY_AFTER_DIGITS = 6  # seconds of eleven days; a larger number is no wait but a mistake
+ANSWER_SECONDS = 10.0  # for an upgrade and for a document; a healthy server takes a few ms
+FRAME_BYTES = 1024 * 1024  # four times the largest event (docs/protocol.md, Limits)
+SWITCHING = 101  # the HTTP status of an accepted upgrade (RFC 6455, 4.1)
+DOCUMENT_BYTES = 64 * 1024  # a hundred times the usual document
+RETRY_AFTER_DIGITS = 6  # eleven days; a larger number is a mistake
 
-_TROUBLE = (
+_NETWORK_ERRORS = (
     trio_websocket.HandshakeError,
     ProtocolError,
     trio.BrokenResourceError,
@@ -36,17 +36,17 @@ _TROUBLE = (
 )
 
 
-def words_of(error: BaseException) -> str:
-    """Return in words why nobody answered: the system's, which what is around them hides."""
+def reason_of(error: BaseException) -> str:
+    """Return why there was no answer: the text of the innermost error, without its wrappers."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return ", ".join(dict.fromkeys(map(_words, leaves(error))))
+    return ", ".join(dict.fromkeys(map(_text_of, leaves(error))))
 
 
-def _words(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno > 0 and not isinstance(error, ssl.SSLError):
-            return os.strerror(error.errno)  # Trio's text has the address in it once more
+            return os.strerror(error.errno)  # Trio's text repeats the address
         return str(error.strerror)
     return str(error) or type(error).__name__
 
@@ -55,7 +55,7 @@ class Network:
     """A `Dialer` over TCP.
 
     Args:
-        tls: Whom to trust for `wss`; the system's authorities where none is given.
+        tls: The authorities to trust for `wss`; the system's if None.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -88,7 +88,7 @@ class Network:
                     yield WebSocket(connection)
                 nursery.cancel_scope.cancel()
         finally:
-            # Not left to trio-websocket: it keeps the stream of a connection that the peer ended.
+            # trio-websocket does not close the stream of a connection that the peer ended.
             await trio.aclose_forcefully(stream)
         if not reader.is_open:
             raise reader.explain()
@@ -96,7 +96,7 @@ class Network:
     async def _dial(
         self, parts: SplitResult
     ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-        assert parts.hostname is not None  # noqa: S101 - the client has looked
+        assert parts.hostname is not None  # noqa: S101 - the manager has checked
         is_tls = parts.scheme == "wss"
         port = parts.port or (443 if is_tls else 80)
         try:
@@ -114,8 +114,8 @@ class Network:
                 return stream
         except trio.TooSlowError:
             raise NoAnswer(_TOO_SLOW) from None
-        except _TROUBLE as error:
-            raise NoAnswer(words_of(error)) from None
+        except _NETWORK_ERRORS as error:
+            raise NoAnswer(reason_of(error)) from None
 
     async def discover(self, url: str) -> Mapping[str, Any]:
         """Read a JSON object (see `Dialer`)."""
@@ -130,11 +130,10 @@ class Network:
                     async for piece in answer.aiter_raw():
                         body += piece
                         if len(body) > DOCUMENT_BYTES:
-                            # Not by leaving the loop: the client's generators would then be left
-                            # to the garbage collector.
+                            # Leaving the loop would leave the generators of the HTTP client open.
                             scope.cancel()
             except (httpx2.HTTPError, OSError) as error:
-                raise NoAnswer(words_of(error)) from None
+                raise NoAnswer(reason_of(error)) from None
         if len(body) > DOCUMENT_BYTES:
             raise NoAnswer(f"{url} has more than {DOCUMENT_BYTES} bytes")
         if scope.cancelled_caught:
@@ -143,7 +142,7 @@ class Network:
             raise _refusal(answer.status_code, answer.headers, bytes(body))
         document = _object(bytes(body))
         if document is None:
-            raise NoAnswer(f"{url} is no JSON object")
+            raise NoAnswer(f"{url} is not a JSON object")
         return document
 
     def _trust(self, url: str) -> ssl.SSLContext:
@@ -151,16 +150,18 @@ class Network:
             return self._tls
         if urlsplit(url).scheme == "https":
             return httpx2.create_ssl_context()
-        # To read the system's authorities takes 20 ms and more, and here nobody asks them.
+        # Reading the system's authorities takes 20 ms and more, and is not needed for http.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class _Reader:
-    """Runs the reader of trio-websocket, which asks for a nursery, and keeps what it raises.
+    """Runs the reader task of trio-websocket, and keeps its exception.
+
+    It has the one method of a nursery that trio-websocket calls.
 
     Attributes:
-        handshake: Around the wait for the handshake, which is over when the reader has ended.
-        is_open: Whether the handshake went well.
+        handshake: The scope of the handshake; cancelled when the reader ends before it is done.
+        is_open: Whether the handshake succeeded.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -171,20 +172,20 @@ class _Reader:
         self.is_open = False
 
     def start_soon(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Start it."""
+        """Start the reader task."""
         self._nursery.start_soon(self._run, task, *args)
 
     async def _run(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
             await task(*args)
-        except _TROUBLE as fault:
+        except _NETWORK_ERRORS as fault:
             self._fault = fault
         self._has_ended = True
         if not self.is_open:
             self.handshake.cancel()
 
     def explain(self) -> NoAnswer | OpeningRefused:
-        """Say why there is no connection."""
+        """Return why there is no connection."""
         fault = self._fault
         if isinstance(fault, trio_websocket.ConnectionRejected):
             headers = {k.decode().lower(): v.decode("latin-1") for k, v in fault.headers or ()}
@@ -193,14 +194,14 @@ class _Reader:
             return NoAnswer("the connection was closed before it was open")
         if self.handshake.cancelled_caught:
             return NoAnswer(_TOO_SLOW)
-        # An answer, and no more to be had by asking again.
+        # The server answered; trying again would give the same answer.
         error = "The server selected none of the subprotocols that were offered."
-        advice = "Look whether the url is that of a netra_trio server."
+        advice = "Check that the url is that of a netra_trio server."
         return OpeningRefused(SWITCHING, body={"error": error, "help": advice})
 
 
 class WebSocket:
-    """A `Socket` of trio-websocket, which answers pings as long as it is read."""
+    """A `Socket` of trio-websocket, whose reader task answers pings."""
 
     def __init__(self, connection: trio_websocket.WebSocketConnection) -> None:
         self._connection = connection
@@ -213,7 +214,7 @@ class WebSocket:
             raise SocketClosed(_code(closed)) from None
 
     async def receive(self) -> str:
-        """Wait for a text frame (see `Socket`); a binary one is not of the contract."""
+        """Wait for a text frame (see `Socket`); a binary one is returned as an empty text."""
         try:
             message = await self._connection.get_message()
         except trio_websocket.ConnectionClosed as closed:

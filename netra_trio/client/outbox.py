@@ -1,15 +1,15 @@
-"""Messages that are not confirmed yet: in order, one on its way at a time; the caller brings `now`.
+"""Unconfirmed messages in their order, one in flight at a time. Rules only; no waiting.
 
 >>> outbox = Outbox()
->>> hello = Entry("c-1", '{"type": "user_message"}')
+>>> hello = OutboxMessage("c-1", '{"type": "user_message"}')
 >>> outbox.add(hello)
 >>> outbox.next(now=0.0) is hello, outbox.next(now=0.0)
 (True, None)
 >>> outbox.confirm("c-1") is hello, len(outbox)
 (True, 0)
 
-One at a time, because a message that is to be sent again must not be overtaken by those behind it.
-The confirmation comes when the message is stored, so the price is one round trip for each.
+One at a time, because later messages must not overtake one that has to be sent again. A message is
+confirmed once it is stored, so each message costs one round trip.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from attrs import define, field
 
 from netra_trio.protocol.codes import ErrorCode
 
-ENTRIES = 1000  # messages that wait, or whose run goes on: a server lets in far fewer at once
-ENTRY_BYTES = 16 * 1024 * 1024  # of all of them: some hundred of the largest that are allowed
-RETRY_SECONDS = 1.0  # where an error that asks for patience does not say for how long
+MESSAGES = 1000  # unconfirmed, or with a run that is not over (docs/client.md, Bounds)
+MESSAGE_BYTES = 16 * 1024 * 1024  # of all of them: some hundred of the largest that are allowed
+RETRY_SECONDS = 1.0  # if a temporary error does not say how long to wait
 
-_AGAIN = frozenset(
+_TEMPORARY = frozenset(
     {
         ErrorCode.RATE_LIMIT_EXCEEDED,
         ErrorCode.QUEUE_FULL,
@@ -31,23 +31,23 @@ _AGAIN = frozenset(
         ErrorCode.SERVER_DRAINING,
     }
 )
-"""The codes after which a message is sent again under its key; every other settles it."""
+"""The codes after which a message is sent again under its key; every other one is final."""
 
 
 @define(eq=False)
-class Entry:
+class OutboxMessage:
     """A message under its key.
 
     Attributes:
         key: Its correlation id.
         text: The whole frame: a message that is sent again is the same to the last byte.
-        asks: Whether it was confirmed once, and is sent again to hear of its run's end.
+        is_repeat: Whether it was confirmed before, and is sent again to learn the end of its run.
         is_written: Whether it was ever handed to a socket.
     """
 
     key: str
     text: str = field(repr=False)
-    asks: bool = False
+    is_repeat: bool = False
     is_written: bool = False
     size: int = field(init=False)
 
@@ -56,100 +56,103 @@ class Entry:
 
 
 class Outbox:
-    """What waits for its confirmation."""
+    """The messages that are not confirmed."""
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
-        self._on_its_way: Entry | None = None
-        self._rests_until = -inf
+        self._messages: list[OutboxMessage] = []
+        self._in_flight: OutboxMessage | None = None
+        self._paused_until = -inf
         self.size = 0  # bytes
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._messages)
 
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(tuple(self._entries))
+    def __iter__(self) -> Iterator[OutboxMessage]:
+        return iter(tuple(self._messages))
 
-    def add(self, entry: Entry) -> None:
-        """Put a message behind the others."""
-        self._entries.append(entry)
-        self.size += entry.size
+    def add(self, message: OutboxMessage) -> None:
+        """Append a message."""
+        self._messages.append(message)
+        self.size += message.size
 
-    def ask(self, entry: Entry) -> None:
-        """Put a message that asks before those that don't: it was confirmed before them."""
-        self._entries.insert(sum(other.asks for other in self._entries), entry)
-        self.size += entry.size
+    def add_repeat(self, message: OutboxMessage) -> None:
+        """Insert a repeated message before the others: it was confirmed before them."""
+        self._messages.insert(sum(other.is_repeat for other in self._messages), message)
+        self.size += message.size
 
-    def next(self, now: float) -> Entry | None:
-        """Return the message to send now, None where there is none; it is then on its way."""
+    def next(self, now: float) -> OutboxMessage | None:
+        """Return the message to send now, or None; it is in flight afterwards."""
         if now < self.next_at():
             return None
-        self._on_its_way = self._entries[0]
-        self._on_its_way.is_written = True
-        return self._on_its_way
+        self._in_flight = self._messages[0]
+        self._in_flight.is_written = True
+        return self._in_flight
 
     def next_at(self) -> float:
-        """Return when there is a message to send; infinity where something else comes first."""
-        if self._on_its_way is not None or not self._entries:
+        """Return when there is a message to send; infinity if an answer has to come first."""
+        if self._in_flight is not None or not self._messages:
             return inf
-        return self._rests_until
+        return self._paused_until
 
-    def rest(self, until: float) -> None:
-        """Send nothing before `until`, or before the line is a new one."""
-        self._rests_until = max(self._rests_until, until)
+    def pause(self, until: float) -> None:
+        """Send nothing before `until`, or before the next connection."""
+        self._paused_until = max(self._paused_until, until)
 
-    def wake(self) -> None:
-        """Rest no longer."""
-        self._rests_until = -inf
+    def resume(self) -> None:
+        """End the pause."""
+        self._paused_until = -inf
 
-    def new_line(self) -> None:
-        """Begin on a new connection: what was on its way on the old one is sent again."""
-        self._on_its_way = None
-        self._rests_until = -inf
+    def begin_connection(self) -> None:
+        """Begin on a new connection: the message in flight on the old one is sent again."""
+        self._in_flight = None
+        self._paused_until = -inf
 
-    def confirm(self, key: str | None) -> Entry | None:
-        """Take out the message of this key, the oldest where there are several."""
-        entry = self._find(key)
-        if entry is not None:
-            self.withdraw(entry)
-        return entry
+    def confirm(self, key: str | None) -> OutboxMessage | None:
+        """Remove and return the message of this key, the oldest if there are several."""
+        message = self._find(key)
+        if message is not None:
+            self.remove(message)
+        return message
 
     def refuse(
         self, key: str | None, code: str, retry_after_ms: int | None, now: float
-    ) -> Entry | None:
-        """Take out the message that an error settles; None if it is sent again, or unknown."""
-        entry = self._find(key)
-        if entry is None:
+    ) -> OutboxMessage | None:
+        """Remove and return the message that an error settles.
+
+        Returns None if the message is sent again, or there is no message of this key.
+        """
+        message = self._find(key)
+        if message is None:
             return None
-        if code not in _AGAIN:
-            self.withdraw(entry)
-            return entry
-        if entry is self._on_its_way:
-            self._on_its_way = None
+        if code not in _TEMPORARY:
+            self.remove(message)
+            return message
+        if message is self._in_flight:
+            self._in_flight = None
             wait = RETRY_SECONDS if retry_after_ms is None else retry_after_ms / 1000
-            # A server that drains takes nothing any more: the next connection does.
-            self.rest(inf if code == ErrorCode.SERVER_DRAINING else now + wait)
+            # A draining server accepts no more messages: the next connection does.
+            self.pause(inf if code == ErrorCode.SERVER_DRAINING else now + wait)
         return None
 
     @property
-    def on_its_way(self) -> Entry | None:
-        """The message that was written and not answered yet."""
-        return self._on_its_way
+    def in_flight(self) -> OutboxMessage | None:
+        """The message that was written and not answered."""
+        return self._in_flight
 
-    def beyond(self, limit: int) -> list[Entry]:
-        """Take out the messages of more than `limit` bytes."""
-        found = [entry for entry in self._entries if entry.size > limit]
-        for entry in found:
-            self.withdraw(entry)
+    def take_larger_than(self, limit: int) -> list[OutboxMessage]:
+        """Remove and return the messages of more than `limit` bytes."""
+        found = [message for message in self._messages if message.size > limit]
+        for message in found:
+            self.remove(message)
         return found
 
-    def withdraw(self, entry: Entry) -> None:
-        """Take a message out, whatever became of it."""
-        if entry in self._entries:
-            self._entries.remove(entry)
-            self.size -= entry.size
-        if entry is self._on_its_way:
-            self._on_its_way = None
+    def remove(self, message: OutboxMessage) -> None:
+        """Remove a message; does nothing if it is not in the outbox."""
+        if message in self._messages:
+            self._messages.remove(message)
+            self.size -= message.size
+        if message is self._in_flight:
+            self._in_flight = None
 
-    def _find(self, key: str | None) -> Entry | None:
-        return next((entry for entry in self._entries if entry.key == key), None)
+    def _find(self, key: str | None) -> OutboxMessage | None:
+        return next((message for message in self._messages if message.key == key), None)

@@ -1,4 +1,4 @@
-"""When to connect again, and when not: rules to which the caller brings the chance.
+"""When to connect again, and when not. Rules only; the caller passes the random number.
 
 >>> after_close(1012), after_close(4409), after_refusal(503)
 (<Next.RETRY: 'retry'>, <Next.STOP: 'stop'>, <Next.RETRY: 'retry'>)
@@ -13,18 +13,18 @@ from enum import Enum
 
 from netra_trio.protocol.codes import ABNORMAL, CloseCode
 
-BACK_OFF_SECONDS = (1.0, 30.0)  # the ceiling of the first pause, and of any; api's figures
-PROGRESS_SECONDS = 30.0  # a connection that lasted so long was a good one, whatever came
+BACK_OFF_SECONDS = (1.0, 30.0)  # the ceiling of the first pause, and of any (docs/client.md)
+PROGRESS_SECONDS = 30.0  # a connection that lasted this long resets the back-off
 
 _TOO_MANY, _UNAUTHORIZED, _SERVER_FAULTS = 429, 401, 500
 
 
 class Next(Enum):
-    """What to do after a connection or an opening failed."""
+    """What to do after a connection or an attempt failed."""
 
     RETRY = "retry"
     RENEW = "renew"  # with a new token
-    STOP = "stop"  # until somebody asks for it
+    STOP = "stop"  # until the application calls `reconnect`
 
 
 _AFTER_CLOSE = {
@@ -35,18 +35,38 @@ _AFTER_CLOSE = {
     CloseCode.HEARTBEAT_MISSED: Next.RETRY,
     CloseCode.TOKEN_EXPIRED: Next.RENEW,
 }
-"""The contract's section 5; whatever is not in it is STOP."""
+"""By close code (docs/protocol.md, Close codes); every other code is STOP."""
+
+_DESCRIPTIONS = {
+    CloseCode.NORMAL: "the server closed the connection",
+    CloseCode.GOING_AWAY: "the server went away",
+    ABNORMAL: "the connection was lost",
+    CloseCode.TOO_BIG: "a frame was too large",
+    CloseCode.INTERNAL: "the server failed",
+    CloseCode.RESTART: "the server restarts",
+    CloseCode.ERROR_LIMIT: "the server refused too many frames",
+    CloseCode.TOKEN_EXPIRED: "the token has expired; with get_token the client would renew it",
+    CloseCode.USER_DISABLED: "the user is disabled or removed",
+    CloseCode.HEARTBEAT_MISSED: "the server received nothing from the client for too long",
+    CloseCode.TAKEN_OVER: "another connection has taken the session over",
+    CloseCode.EVICTED: "the user has too many connections: close one, then reconnect",
+}
 
 
 def after_close(code: int) -> Next:
-    """Say what to do after a connection was closed with this code; 1006 for a lost line."""
+    """Return what to do after a close with this code; 1006 stands for a lost connection."""
     return _AFTER_CLOSE.get(code, Next.STOP)
 
 
-def after_refusal(status: int) -> Next:
-    """Say what to do after an opening was refused with this HTTP status.
+def describe_close(code: int) -> str:
+    """Return in words what a close code means."""
+    return _DESCRIPTIONS.get(code, f"the server closed the connection with {code}")
 
-    A gateway's 502 or 504 stands for a server that is not there, so every 5xx is tried again.
+
+def after_refusal(status: int) -> Next:
+    """Return what to do after an upgrade was refused with this HTTP status.
+
+    Every 5xx is temporary: a gateway answers 502 or 504 while the server is down.
     """
     if status == _UNAUTHORIZED:
         return Next.RENEW
@@ -70,22 +90,22 @@ class BackOff:
         return self._max_attempts is not None and self.failures >= self._max_attempts
 
     def failed(self) -> None:
-        """Count an attempt that failed, or a connection that was lost before it was any use."""
+        """Count a failed attempt, or a connection that was lost without progress."""
         self.failures += 1
 
     def progressed(self) -> None:
-        """Begin afresh: the connection was of use."""
+        """Reset the back-off after a connection that made progress."""
         self.failures = 0
 
     def pause(self, *, chance: float, at_least: float = 0.0) -> float:
-        """Return for how long to wait before the next attempt, in seconds.
+        """Return the seconds to wait before the next attempt.
 
         Args:
             chance: A random number from 0 to 1.
-            at_least: What the server asked for, in seconds. The jitter comes on top: all of a
-                server's clients are told the same.
+            at_least: The seconds that the server asked for. The jitter is added: the server gives
+                the same number to all of its clients.
         """
         first, most = BACK_OFF_SECONDS
-        # The exponent is bounded: after a day of failures the power would be no float.
+        # The exponent is bounded: after a day of failures the power would overflow a float.
         ceiling = min(most, first * 2.0 ** min(max(self.failures - 1, 0), 10))
         return at_least + ceiling * chance

@@ -1,10 +1,10 @@
-"""What a client needs of a network, so that tests can hand in another one.
+"""The network interfaces of a client, which tests can implement.
 
     async with dialer.open(url, headers={}, subprotocols=("netra.v1",)) as socket:
         await socket.send('{"type": "ping"}')
         print(await socket.receive())
 
-A test kit implements `Dialer` and `Socket`, and has a network in memory on a virtual clock.
+`netra_trio.testing` implements `Dialer` and `Socket` in memory, for a virtual clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class SocketClosed(NetraError):
     """The connection is closed.
 
     Attributes:
-        code: The peer's close code; 1006 where the line was lost.
+        code: The peer's close code; 1006 if the connection was lost.
     """
 
     def __init__(self, code: int = ABNORMAL) -> None:
@@ -28,12 +28,12 @@ class SocketClosed(NetraError):
 
 
 class OpeningRefused(NetraError):
-    """An HTTP answer other than the one that was asked for.
+    """An HTTP answer other than the expected one.
 
     Attributes:
         status: The HTTP status.
-        retry_after: What the header `Retry-After` asks for, in seconds; None where it is missing.
-        body: The error of the answer: `code`, `error`, `help`; empty where it is none.
+        retry_after: The seconds of the header `Retry-After`; None if it is missing.
+        body: The error body of the answer: `code`, `error`, `help`; empty if there is none.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class OpeningRefused(NetraError):
         self.body = body
 
     @property
-    def told(self) -> str:
-        """What the answer says, in words; the status where it says nothing."""
+    def reason(self) -> str:
+        """The text of the error body; the status if there is none."""
         error, advice = self.body.get("error"), self.body.get("help")
         if isinstance(error, str):
             return f"{error} {advice}" if isinstance(advice, str) else error
@@ -54,16 +54,16 @@ class OpeningRefused(NetraError):
 
 
 class NoAnswer(NetraError):
-    """Nobody answered, or not in time; the text says what happened."""
+    """There was no answer, or not in time; the text has the reason."""
 
 
 class Socket(Protocol):
-    """An open WebSocket. Several tasks may send; one receives."""
+    """An open WebSocket. Several tasks may send; one may receive."""
 
     async def send(self, text: str) -> None:
-        """Send a text frame; waits while the peer does not take it.
+        """Send a text frame; waits while the peer does not read.
 
-        Cancelling may leave half a frame on the line: the socket is of no use then.
+        Cancelling may leave half a frame on the connection, which is unusable afterwards.
 
         Raises:
             SocketClosed: The connection is closed.
@@ -74,12 +74,12 @@ class Socket(Protocol):
         """Wait for a text frame. Cancelling is safe.
 
         Raises:
-            SocketClosed: The connection is closed, and what came before has been received.
+            SocketClosed: The connection is closed, and every frame before that was returned.
         """
         ...
 
     async def close(self, code: int) -> None:
-        """Send a close frame, and wait for the peer's; nothing on a closed one."""
+        """Send a close frame, and wait for the peer's; does nothing on a closed connection."""
         ...
 
 
@@ -89,13 +89,13 @@ class Dialer(Protocol):
     def open(
         self, url: str, *, headers: Mapping[str, str], subprotocols: Sequence[str]
     ) -> AbstractAsyncContextManager[Socket]:
-        """Open a WebSocket; on leaving, it is gone, closed or not, within a second or so.
+        """Open a WebSocket; leaving the block ends it, closed or not, within about a second.
 
-        The server has to select one of the subprotocols, or none where none is offered.
+        The server has to select one of the subprotocols, or none if none is offered.
 
         Raises:
-            OpeningRefused: The server answered with something else than a WebSocket.
-            NoAnswer: There was no answer in time, or none that makes sense.
+            OpeningRefused: The server answered, but did not open a WebSocket.
+            NoAnswer: There was no valid answer in time.
         """
         ...
 
@@ -104,6 +104,6 @@ class Dialer(Protocol):
 
         Raises:
             OpeningRefused: The answer is not 200.
-            NoAnswer: There was no answer in time, or it is no JSON object.
+            NoAnswer: There was no answer in time, or it is not a JSON object.
         """
         ...

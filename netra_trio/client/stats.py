@@ -1,4 +1,4 @@
-"""Where a client is, and what happened so far.
+"""The status and the counters of a client.
 
 >>> Stats().reconnections, str(Status.CONNECTED)
 (0, 'CONNECTED')
@@ -10,7 +10,7 @@ from attrs import define
 
 
 class Status(StrEnum):
-    """Where a client is."""
+    """The status of a client."""
 
     CONNECTING = "CONNECTING"
     CONNECTED = "CONNECTED"
@@ -22,18 +22,19 @@ class Status(StrEnum):
 
 @define
 class Stats:
-    """What happened so far.
+    """The counters of a client.
 
     Attributes:
         messages_sent: Messages written to a socket; one that is sent again counts again.
-        messages_received: Frames that came in, of whatever type.
+        messages_received: Frames that were received, of every type.
         reconnections: Connections after the first.
-        last_resume_verdict: The verdict of the last welcome; None before the first.
+        last_resume_verdict: The verdict of the last connection; None before the first.
         errors_encountered: `error` frames, failed attempts and lost connections.
-        connected_at: Unix seconds of the last welcome; None before the first.
-        last_activity: Unix seconds of the last frame that came in; likewise.
-        connection_id: The connection's name, likewise.
-        session_id: The session's, likewise.
+        connected_at: Unix seconds at which the last connection was established; None before the
+            first.
+        last_activity: Unix seconds at which the last frame was received; None before the first.
+        connection_id: The id of the last connection; None before the first.
+        session_id: The id of the session; None before the first connection.
         queued: Messages that are not confirmed.
     """
 

@@ -1,4 +1,4 @@
-"""The token of a client, and where the next one comes from.
+"""The token of a client, and its renewal.
 
 token = await Tokens(None, get_token).get()
 """
@@ -14,14 +14,14 @@ GetToken = Callable[[], Awaitable[str]]
 
 
 class Tokens:
-    """Keeps a token until it is told to forget it.
+    """Keeps a token until `forget` is called.
 
     Args:
-        token: The token; None where there is a function for it.
-        get_token: Returns a new one; None where there is only the one.
+        token: The token; None if there is a function for it.
+        get_token: Returns a new one; None if there is only one token.
 
     Raises:
-        ValueError: Neither is given, or both, or the token is none.
+        ValueError: Not exactly one of the two is given, or the token is not valid in a header.
     """
 
     def __init__(self, token: str | None, get_token: GetToken | None) -> None:
@@ -34,11 +34,11 @@ class Tokens:
 
     @property
     def can_renew(self) -> bool:
-        """Whether there may be another one."""
+        """Whether there is a function that returns a new token."""
         return self._get_token is not None
 
     def forget(self) -> None:
-        """Ask for another one next time, where there is somebody to ask."""
+        """Call `get_token` next time; does nothing if there is only one token."""
         if self.can_renew:
             self._token = None
 
@@ -46,17 +46,17 @@ class Tokens:
         """Return the token. Cancelling is as safe as it is in `get_token`.
 
         Raises:
-            NoAnswer: There is none right now.
-            TokenFailed: There will be none.
+            NoAnswer: There is no token now.
+            TokenFailed: `get_token` failed.
         """
         if self._token is None:
-            assert self._get_token is not None  # noqa: S101 - the constructor has looked
+            assert self._get_token is not None  # noqa: S101 - the constructor has checked
             try:
                 token = await self._get_token()
             except (TokenUnavailable, OSError, trio.TooSlowError) as error:
                 raise NoAnswer(f"there is no token now ({type(error).__name__})") from None
             except Exception as error:
-                # Its text is the program's own: it may quote anything, so it is only the cause.
+                # The text of that exception may contain the token, so it is only the cause.
                 raise TokenFailed(f"get_token raised {type(error).__name__}") from error
             if not _fits(token):
                 raise TokenFailed(f"get_token: {_UNFIT}")
@@ -65,8 +65,8 @@ class Tokens:
 
 
 def _fits(token: str) -> bool:
-    """Whether it can stand in a header: an exception of the network would show it."""
+    """Return whether a token is valid in a header; an error of the HTTP library would show it."""
     return bool(token) and token.isascii() and token.isprintable() and " " not in token
 
 
-_UNFIT = "expected a token without blanks and line ends in it"
+_UNFIT = "expected a token without blanks and line ends"

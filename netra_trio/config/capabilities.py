@@ -1,4 +1,4 @@
-"""What the server tells about itself: in `/ws/config`, and in the first frame of a connection.
+"""What clients discover: in `/ws/config`, and in the first frame of a connection.
 
 >>> from netra_trio.config.settings import Settings
 >>> connection_limits(Settings())["max_message_size"]
@@ -9,8 +9,7 @@ from typing import Any
 
 from netra_trio.config.settings import Settings
 
-VERSION = "1.0"  # of this document's form, as the guide gives it
-SUBPROTOCOL = "netra.v1"  # what an acknowledging client offers
+VERSION = "1.0"  # of the structure of this document
 ENDPOINTS = {
     "websocket": "/ws",
     "service_discovery": "/ws/config",
@@ -20,7 +19,7 @@ ENDPOINTS = {
 
 
 def features(settings: Settings) -> dict[str, Any]:
-    """Return what the server can do."""
+    """Return the features that this server has."""
     return {
         "json_first": True,
         "auth_required": settings.require_auth,
@@ -34,7 +33,7 @@ def features(settings: Settings) -> dict[str, Any]:
 
 
 def connection_limits(settings: Settings) -> dict[str, Any]:
-    """Return the limits that a client has to know: counts, messages a minute, bytes and ms."""
+    """Return the limits for clients: counts, messages per minute, bytes and milliseconds."""
     return {
         "max_connections_per_user": settings.max_connections_per_user,
         "max_message_rate": settings.max_message_rate,
@@ -45,12 +44,12 @@ def connection_limits(settings: Settings) -> dict[str, Any]:
 
 
 def auth_methods(settings: Settings) -> list[str]:
-    """Return the kinds of credential that an opening may carry."""
+    """Return the ways in which an upgrade may carry its credential."""
     return ["header", "subprotocol", "ticket", *(["query"] if settings.query_token else [])]
 
 
 def document(settings: Settings, server_time: float) -> dict[str, Any]:
-    """Return the whole document of `/ws/config`; `server_time` is Unix seconds."""
+    """Return the document of `/ws/config`; `server_time` is Unix seconds."""
     return {
         "websocket_config": {
             "version": VERSION,

@@ -1,4 +1,4 @@
-"""Which browser origins may enter: parsed and compared part by part, never matched as text.
+"""The origin policy: origins are parsed and compared part by part, never matched as text.
 
 >>> policy = OriginPolicy.parse("production", ["https://*.example.com"])
 >>> policy.allows("https://app.example.com")
@@ -19,25 +19,25 @@ DEVELOPMENT = "development"
 STAGING = "staging"
 PRODUCTION = "production"
 ENVIRONMENTS = (DEVELOPMENT, STAGING, PRODUCTION)
-"""Every environment, from the most open to the strictest."""
+"""Every environment, from the least to the most strict."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-"""The schemes an origin may have, with the port that is meant where none is written."""
+"""The schemes an origin may have, with their default ports."""
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-"""Hosts whose http origins enter on any port, in development and staging."""
+"""Hosts whose http origins are allowed on any port, in development and staging."""
 
 MAX_ORIGIN = 253  # characters: the longest name DNS allows; no browser on the internet sends more
 MAX_PORT = 65_535
 MAX_LABEL = 63  # characters: the longest label DNS allows
-MAX_SHOWN = 80  # characters of an origin in a text: long enough to know it by, short enough to log
+MAX_SHOWN = 80  # characters of an origin in a text: enough to recognise it, short enough to log
 
 # The underscore is no host name by RFC 1123, but such names exist and browsers send them.
 _LABEL_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "-_")
 
 
-class Flaw(Enum):
-    """What can be wrong with an origin or a pattern: `(what is wrong, how to mend a pattern)`."""
+class OriginFault(Enum):
+    """A fault of an origin or of a pattern: `(description, how to fix a pattern)`."""
 
     TOO_LONG = (f"has more than {MAX_ORIGIN} characters", "shorten it")
     CHARACTERS = (
@@ -46,15 +46,15 @@ class Flaw(Enum):
     )
     NULL = (
         "is null, which every sandboxed page sends",
-        "serve the page from an origin of its own and name that",
+        "serve the page from an origin of its own and configure that one",
     )
     SCHEME = ("does not begin with http:// or https://", "write it like https://app.example.com")
     USER_INFO = ("has user info", "leave out everything up to the @")
-    QUERY = ("has a query or a fragment", "end it behind the host or the port")
-    PATH = ("has a path", "end it behind the host or the port, without a slash")
+    QUERY = ("has a query or a fragment", "end it after the host or the port")
+    PATH = ("has a path", "end it after the host or the port, without a slash")
     PORT = (
         "has a wrong port",
-        f"write a number from 1 to {MAX_PORT}, or none for the scheme's own",
+        f"write a number from 1 to {MAX_PORT}, or omit the default port of the scheme",
     )
     TRAILING_DOT = ("has a host that ends with a dot", "leave out the last dot")
     HOST = (
@@ -66,46 +66,46 @@ class Flaw(Enum):
         "write it like https://*.example.com, and name hosts and ports that differ one by one",
     )
     STAR_ALONE = (
-        "lets every page in",
-        "name the origins, like https://app.example.com or https://*.example.com",
+        "allows every page",
+        "list the origins, like https://app.example.com or https://*.example.com",
     )
     STAR_TOO_WIDE = (
         "has its * directly above a single label or an address",
-        "name the domain that is yours, like https://*.example.com",
+        "use your own domain, like https://*.example.com",
     )
-    INSECURE = ("is http, and production takes https only", "write it with https://")
+    INSECURE = ("is http, and production requires https", "write it with https://")
 
     @property
-    def what(self) -> str:
-        """What is wrong, to follow the name of the thing."""
+    def description(self) -> str:
+        """The fault, to follow the subject of a sentence."""
         return self.value[0]
 
     @property
-    def mend(self) -> str:
-        """What to write into a pattern instead."""
+    def fix(self) -> str:
+        """How to fix a pattern that has it."""
         return self.value[1]
 
 
-class FlawedOrigin(ValueError):
-    """A text is no origin, or no pattern.
+class InvalidOrigin(ValueError):
+    """A text is not a valid origin or pattern.
 
     Attributes:
-        flaw: What is wrong with it.
+        fault: The reason.
     """
 
-    def __init__(self, flaw: Flaw) -> None:
-        super().__init__(flaw.what)
-        self.flaw = flaw
+    def __init__(self, fault: OriginFault) -> None:
+        super().__init__(fault.description)
+        self.fault = fault
 
 
 @frozen
 class Origin:
-    """An origin in its parts, normalised: two are equal where a browser would say so.
+    """A parsed and normalised origin: two are equal if they are the same origin for a browser.
 
     Attributes:
         scheme: `http` or `https`.
         host: In lower case; an IPv6 address compressed and in brackets.
-        port: Always a number, the scheme's own where none was written.
+        port: The default port of the scheme if none was written.
     """
 
     scheme: str
@@ -114,30 +114,34 @@ class Origin:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take `text` apart.
+        """Parse `text`.
 
         Raises:
-            FlawedOrigin: It is not what a browser sends for an http or https page.
+            InvalidOrigin: A browser never sends this for an http or https page.
         """
         if len(text) > MAX_ORIGIN:
-            raise FlawedOrigin(Flaw.TOO_LONG)
+            raise InvalidOrigin(OriginFault.TOO_LONG)
         if not all("!" <= character <= "~" for character in text):
-            raise FlawedOrigin(Flaw.CHARACTERS)
+            raise InvalidOrigin(OriginFault.CHARACTERS)
         if text.lower() == "null":
-            raise FlawedOrigin(Flaw.NULL)
+            raise InvalidOrigin(OriginFault.NULL)
         scheme, _, rest = text.partition("://")
         scheme = scheme.lower()
         if scheme not in DEFAULT_PORTS:
-            raise FlawedOrigin(Flaw.SCHEME)
-        for characters, flaw in _NEVER_IN_AUTHORITY:
+            raise InvalidOrigin(OriginFault.SCHEME)
+        for characters, fault in _NEVER_IN_AUTHORITY:
             if any(character in rest for character in characters):
-                raise FlawedOrigin(flaw)
+                raise InvalidOrigin(fault)
         host, port = _split_port(rest)
         return cls(scheme, _host(host), DEFAULT_PORTS[scheme] if port is None else _port(port))
 
 
-# Browsers read a backslash as a slash. The order decides which flaw is named first.
-_NEVER_IN_AUTHORITY = (("@", Flaw.USER_INFO), ("?#", Flaw.QUERY), ("/\\", Flaw.PATH))
+# Browsers read a backslash as a slash. The order decides which fault is reported first.
+_NEVER_IN_AUTHORITY = (
+    ("@", OriginFault.USER_INFO),
+    ("?#", OriginFault.QUERY),
+    ("/\\", OriginFault.PATH),
+)
 
 
 def _split_port(authority: str) -> tuple[str, str | None]:
@@ -148,12 +152,12 @@ def _split_port(authority: str) -> tuple[str, str | None]:
 
 
 def _port(text: str) -> int:
-    # A leading zero, a sign or an empty port is something no browser writes.
+    # No browser writes a leading zero, a sign or an empty port.
     if not text.isdigit() or text.startswith("0") or len(text) > len(str(MAX_PORT)):
-        raise FlawedOrigin(Flaw.PORT)
+        raise InvalidOrigin(OriginFault.PORT)
     port = int(text)
     if port > MAX_PORT:
-        raise FlawedOrigin(Flaw.PORT)
+        raise InvalidOrigin(OriginFault.PORT)
     return port
 
 
@@ -162,27 +166,27 @@ def _host(text: str) -> str:
         return _ipv6(text)
     text = text.lower()
     if text.endswith("."):
-        raise FlawedOrigin(Flaw.TRAILING_DOT)
+        raise InvalidOrigin(OriginFault.TRAILING_DOT)
     labels = text.split(".")
     if not all(0 < len(label) <= MAX_LABEL and set(label) <= _LABEL_CHARACTERS for label in labels):
-        raise FlawedOrigin(Flaw.HOST)
+        raise InvalidOrigin(OriginFault.HOST)
     if _is_number(labels[-1]):
-        # Browsers write every such host as four decimal numbers; `127.1` or `0x7f.1` is a disguise.
+        # Browsers normalise such a host to four decimal numbers and never send `127.1` or `0x7f.1`.
         try:
             ipaddress.IPv4Address(text)
         except ValueError:
-            raise FlawedOrigin(Flaw.HOST) from None
+            raise InvalidOrigin(OriginFault.HOST) from None
     return text
 
 
 def _ipv6(text: str) -> str:
-    # A zone (`%eth0`) names an interface of the sender: it means nothing here.
+    # A zone (`%eth0`) names an interface of the sender and is meaningless here.
     if not text.endswith("]") or "%" in text:
-        raise FlawedOrigin(Flaw.HOST)
+        raise InvalidOrigin(OriginFault.HOST)
     try:
         return f"[{ipaddress.IPv6Address(text[1:-1]).compressed}]"
     except ValueError:
-        raise FlawedOrigin(Flaw.HOST) from None
+        raise InvalidOrigin(OriginFault.HOST) from None
 
 
 def _is_number(label: str) -> bool:
@@ -191,11 +195,11 @@ def _is_number(label: str) -> bool:
 
 @frozen
 class Pattern:
-    """One configured origin, or with `wildcard` everything below it.
+    """One configured origin, or with `wildcard` every origin whose host is below it.
 
     Attributes:
         origin: The origin as written, without its `*.`.
-        wildcard: One or more labels must stand in front of the host; the bare host is not meant.
+        wildcard: Matches hosts with one or more further labels in front, and not the bare host.
     """
 
     origin: Origin
@@ -203,57 +207,57 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read one pattern.
+        """Parse one pattern.
 
         Raises:
-            FlawedOrigin: It could never match, or would let in more than anyone can mean.
+            InvalidOrigin: It can never match, or is too wide to be intended.
         """
         if "*" not in text:
             return cls(Origin.parse(text), wildcard=False)
         if len(text) > MAX_ORIGIN:
-            raise FlawedOrigin(Flaw.TOO_LONG)
+            raise InvalidOrigin(OriginFault.TOO_LONG)
         if text in {"*", "http://*", "https://*"}:
-            raise FlawedOrigin(Flaw.STAR_ALONE)
+            raise InvalidOrigin(OriginFault.STAR_ALONE)
         scheme, found, rest = text.partition("://*.")
         if not found or "*" in scheme or "*" in rest:
-            raise FlawedOrigin(Flaw.STAR)
+            raise InvalidOrigin(OriginFault.STAR)
         origin = Origin.parse(f"{scheme}://{rest}")
         parent, _, top = origin.host.rpartition(".")
-        # Which longer suffixes are shared, like co.uk, is a list that changes: the operator knows.
+        # Longer public suffixes, like co.uk, are a list that changes: they are not checked.
         if not parent or top.isdigit() or origin.host.startswith("["):
-            raise FlawedOrigin(Flaw.STAR_TOO_WIDE)
+            raise InvalidOrigin(OriginFault.STAR_TOO_WIDE)
         return cls(origin, wildcard=True)
 
     def matches(self, origin: Origin) -> bool:
-        """Return whether `origin` is this one, or below it where it is a wildcard."""
+        """Return whether `origin` is this one, or for a wildcard, is below it."""
         if not self.wildcard:
             return origin == self.origin
-        mine = self.origin
+        own = self.origin
         return (
-            origin.scheme == mine.scheme
-            and origin.port == mine.port
-            # Labels are never empty: what ends with ".example.com" has one or more before it.
-            and origin.host.endswith(f".{mine.host}")
+            origin.scheme == own.scheme
+            and origin.port == own.port
+            # Labels are never empty, so a host that ends with ".example.com" has one before it.
+            and origin.host.endswith(f".{own.host}")
         )
 
 
 def _pattern_for(environment: str, text: str) -> Pattern:
     pattern = Pattern.parse(text)
     if environment == PRODUCTION and pattern.origin.scheme != "https":
-        raise FlawedOrigin(Flaw.INSECURE)
+        raise InvalidOrigin(OriginFault.INSECURE)
     return pattern
 
 
 def shown(text: str) -> str:
-    """Return `text` fit for a log line or an error: no credential, no control character, short.
+    """Return `text` shortened and cleaned for a log line or an error.
 
-    User info, path, query and fragment are left out, as an origin has none and each may hold a
-    secret; what is not printable ASCII becomes `?`.
+    User info, path, query and fragment are removed: an origin has none, and each may contain a
+    credential. Characters other than printable ASCII become `?`.
     """
     scheme, found, rest = text.partition("://")
     if not found:
         scheme, rest = "", text
-    rest = rest.rpartition("@")[2]  # first of all, as a password may hold any of the next
+    rest = rest.rpartition("@")[2]  # first, as a password may contain the characters below
     for end in "/\\?#":
         rest = rest.partition(end)[0]
     clean = "".join(c if " " <= c <= "~" else "?" for c in f"{scheme}{found}{rest}")
@@ -262,11 +266,11 @@ def shown(text: str) -> str:
 
 @frozen
 class OriginPolicy:
-    """Decides on the Origin header; a missing one is not its business.
+    """Decides on the value of an Origin header; a missing header is decided elsewhere.
 
     Attributes:
-        patterns: What is configured.
-        loopback: Whether http pages on this machine enter too, on any port.
+        patterns: The configured patterns.
+        loopback: Whether http pages on this machine are allowed too, on any port.
     """
 
     patterns: tuple[Pattern, ...]
@@ -274,11 +278,11 @@ class OriginPolicy:
 
     @classmethod
     def parse(cls, environment: str, configured: Iterable[str]) -> Self:
-        """Read the configured patterns, to be used in `environment`.
+        """Parse the configured patterns for use in `environment`.
 
         Raises:
-            ValueError: The environment is unknown, or patterns are wrong: one line for each, with
-                what is wrong and how to mend it.
+            ValueError: The environment is unknown, or patterns are invalid: one line for each,
+                with the fault and how to fix it.
         """
         if environment not in ENVIRONMENTS:
             raise ValueError(f"expected one of {', '.join(ENVIRONMENTS)} as the environment")
@@ -287,22 +291,24 @@ class OriginPolicy:
         for text in configured:
             try:
                 patterns.append(_pattern_for(environment, text))
-            except FlawedOrigin as error:
-                faults.append(f"the pattern '{shown(text)}' {error.flaw.what}; {error.flaw.mend}")
+            except InvalidOrigin as error:
+                faults.append(
+                    f"the pattern '{shown(text)}' {error.fault.description}; {error.fault.fix}"
+                )
         if faults:
             raise ValueError("\n".join(faults))
         return cls(tuple(patterns), loopback=environment != PRODUCTION)
 
     def allows(self, origin: str) -> bool:
-        """Return whether a page of this origin may enter."""
+        """Return whether pages of this origin may connect."""
         return self.refusal(origin) is None
 
     def refusal(self, origin: str) -> str | None:
-        """Return why `origin` may not enter, in a short text safe to show; None where it may."""
+        """Return why `origin` is refused, in a short text that is safe to show; None if allowed."""
         try:
             parsed = Origin.parse(origin)
-        except FlawedOrigin as error:
-            return f"the origin '{shown(origin)}' {error.flaw.what}"
+        except InvalidOrigin as error:
+            return f"the origin '{shown(origin)}' {error.fault.description}"
         if self.loopback and parsed.scheme == "http" and parsed.host in LOOPBACK_HOSTS:
             return None
         if any(pattern.matches(parsed) for pattern in self.patterns):

@@ -1,4 +1,4 @@
-r"""A secret in a file, as containers and systemd hand it over.
+r"""Read a secret from a file, as containers and systemd provide it.
 
 >>> from tempfile import NamedTemporaryFile
 >>> with NamedTemporaryFile() as file:
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from attrs import frozen
 
-FILE_BYTES = 64 * 1024  # a thousand times a key; a larger file is another one than was meant
+FILE_BYTES = 64 * 1024  # a thousand keys: a larger file is the wrong file
 
 
 @frozen
 class SecretFile:
-    """What a file has.
+    """The content of a secret file.
 
     Attributes:
         text: The secret, without the newline at its end.
-        is_open: Whether everybody on the machine may read the file.
+        is_open: Whether every account on the machine can read the file.
     """
 
     text: str
@@ -29,25 +29,25 @@ class SecretFile:
 
 
 class SecretFileUnusable(Exception):
-    """There is no secret in the file.
+    """The file does not contain a usable secret.
 
     Attributes:
-        came: What there is instead, to follow "got"; neither the path, which may be the secret
-            itself by mistake, nor anything of the file.
-        mend: What to do.
+        got: What was found, to follow the word "got"; contains neither the path, which may be the
+            secret itself by mistake, nor anything of the file.
+        fix: How to fix it.
     """
 
-    def __init__(self, came: str, mend: str) -> None:
-        super().__init__(came)
-        self.came = came
-        self.mend = mend
+    def __init__(self, got: str, fix: str) -> None:
+        super().__init__(got)
+        self.got = got
+        self.fix = fix
 
 
 def read_secret(path: Path) -> SecretFile:
     """Read a secret; one newline at its end is dropped, every other byte belongs to it.
 
     Raises:
-        SecretFileUnusable: There is none.
+        SecretFileUnusable: The file cannot be read, or contains no secret.
     """
     try:
         with path.open("rb") as file:
@@ -55,9 +55,9 @@ def read_secret(path: Path) -> SecretFile:
             content = file.read(FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else "no path"
-        raise SecretFileUnusable(f"a file that cannot be read ({why})", _MEND) from None
+        raise SecretFileUnusable(f"a file that cannot be read ({why})", _FIX) from None
     if len(content) > FILE_BYTES:
-        raise SecretFileUnusable(f"a file of more than {FILE_BYTES} bytes", _MEND)
+        raise SecretFileUnusable(f"a file of more than {FILE_BYTES} bytes", _FIX)
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -68,4 +68,4 @@ def read_secret(path: Path) -> SecretFile:
     return SecretFile(text, bool(mode & stat.S_IROTH))
 
 
-_MEND = "name a file that this process can read"
+_FIX = "name a file that this process can read"

@@ -1,8 +1,8 @@
-"""What a setting can be: how its text is read, what is expected of it, how its value is shown.
+"""The kinds of values that settings have: how each is parsed, described and shown.
 
->>> Whole(1, 20, "messages").read("5")
+>>> Integer(1, 20, "messages").read("5")
 5
->>> Whole(1, 20, "messages").expected
+>>> Integer(1, 20, "messages").expected
 'a whole number from 1 to 20 (messages)'
 """
 
@@ -16,38 +16,38 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 FILE_SUFFIX = "_FILE"
-MAX_SHOWN = 60  # characters of a wrong value: enough to find it by, and no wall of text
+MAX_SHOWN = 60  # characters of an invalid value: enough to recognise it, short enough to read
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
-_MAX_DIGITS = 18  # beyond it a number is a mistake, and Python itself refuses to read 4300 digits
+_MAX_DIGITS = 18  # a longer number is a mistake, and Python itself refuses to parse 4300 digits
 
 
-class Kind(Protocol):
-    """How one sort of value is read, checked and shown."""
+class ValueKind(Protocol):
+    """Parses, checks and shows one kind of value."""
 
     @property
     def expected(self) -> str:
-        """What a text must be, to follow "expected"."""
+        """A description of valid texts, to follow the word "expected"."""
         ...
 
     def read(self, text: str) -> Any:
         """Return the value of a text that is not blank.
 
         Raises:
-            ValueError: The text is not as expected; the error's own text says how to mend it, and
-                never repeats the text that came.
+            ValueError: The text is invalid; the text of the error says how to fix it, and never
+                contains the invalid text.
         """
         ...
 
     def show(self, value: Any) -> str:
-        """Return a value, which is not None, as people read it."""
+        """Return a value that is not None as text for people."""
         ...
 
 
 @frozen
-class Whole:
-    """A whole number between bounds that are both allowed; `maximum` None means no upper bound."""
+class Integer:
+    """A whole number between two inclusive bounds; `maximum` None means no upper bound."""
 
     minimum: int
     maximum: int | None = None
@@ -62,7 +62,7 @@ class Whole:
         return f"a whole number from {lowest} to {self.maximum}{unit}"
 
     def read(self, text: str) -> int:
-        """Read decimal digits, with a minus sign at most."""
+        """Read decimal digits with an optional minus sign."""
         text = text.strip()
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit()) or len(digits) > _MAX_DIGITS:
@@ -81,11 +81,11 @@ class Whole:
 
 @frozen
 class Flag:
-    """Yes or no."""
+    """A boolean."""
 
     @property
     def expected(self) -> str:
-        """Every word that is taken, in whatever case."""
+        """Every accepted word, in any case of letters."""
         return f"one of {', '.join(_TRUE + _FALSE)}"
 
     def read(self, text: str) -> bool:
@@ -102,13 +102,13 @@ class Flag:
 
 @frozen
 class Choice:
-    """One of some words, in whatever case."""
+    """One of a few words, in any case of letters."""
 
     words: tuple[str, ...]
 
     @property
     def expected(self) -> str:
-        """Every word that is taken."""
+        """Every accepted word."""
         return f"one of {', '.join(self.words)}"
 
     def read(self, text: str) -> str:
@@ -124,29 +124,29 @@ class Choice:
 
 
 @frozen
-class Words:
-    """A list, separated with commas; blanks and repetitions do not count.
+class WordList:
+    """A list separated with commas; blanks and repetitions are ignored.
 
     Attributes:
-        what: What the words are.
-        allowed: The only words taken, None where this is not the place to judge them. Where it
-            is given there must be one at least.
+        meaning: What the words are.
+        allowed: The accepted words, of which at least one must be given; None accepts any list,
+            which is then checked elsewhere.
     """
 
-    what: str
+    meaning: str
     allowed: tuple[str, ...] | None = None
 
     @property
     def expected(self) -> str:
-        """What the words are and which of them are taken."""
+        """What the words are and which are accepted."""
         among = "" if self.allowed is None else f", of {', '.join(self.allowed)}"
-        return f"{self.what}, separated with commas{among}"
+        return f"{self.meaning}, separated with commas{among}"
 
     def read(self, text: str) -> tuple[str, ...]:
         """Read the words in their order."""
         words = tuple(dict.fromkeys(word for part in text.split(",") if (word := part.strip())))
         if self.allowed is not None and not (words and set(words) <= set(self.allowed)):
-            raise ValueError("leave out every other one, and name one at least")
+            raise ValueError("remove every other one, and name at least one")
         return words
 
     def show(self, value: tuple[str, ...]) -> str:
@@ -156,42 +156,42 @@ class Words:
 
 @frozen
 class Text:
-    """Any text. A secret is taken as it is, with its blanks, and only its length is ever shown.
+    """Any text. A secret keeps its blanks, and only its length is ever shown.
 
     Attributes:
-        what: What the text is.
-        secret: Whether its value must never appear anywhere.
+        meaning: What the text is.
+        secret: Whether the value must never be shown.
     """
 
-    what: str
+    meaning: str
     secret: bool = False
 
     @property
     def expected(self) -> str:
         """What the text is."""
-        return self.what
+        return self.meaning
 
     def read(self, text: str) -> str:
         """Read the text."""
         return text if self.secret else text.strip()
 
     def show(self, value: str) -> str:
-        """Show the text, or of a secret that it is there."""
+        """Show the text, or only the length of a secret."""
         return f"set, {len(value.encode())} bytes" if self.secret else value
 
 
 @frozen
 class WebUrl:
-    """An absolute URL of a page, without a credential in it; a wrong one is never repeated."""
+    """An absolute http or https URL without credentials; an invalid one is never shown."""
 
     @property
     def expected(self) -> str:
-        """How it begins and what it must not have."""
+        """How it begins and what it must not contain."""
         return "a URL with https:// or http://, without user, password and fragment"
 
     @property
     def secret(self) -> bool:
-        """True: what is refused for its password must not be shown for it."""
+        """True: a URL that is refused because it contains a password must not be shown."""
         return True
 
     def read(self, text: str) -> str:
@@ -214,16 +214,16 @@ class WebUrl:
         return url
 
     def show(self, value: str) -> str:
-        """Show the URL, which has nothing secret in it."""
+        """Show the URL; a valid one contains no secret."""
         return value
 
 
 @frozen
 class DatabaseUrl:
-    """A database, as SQLAlchemy writes it; only `show` ever shows it, without what may be secret.
+    """A database URL in SQLAlchemy's form; only `show` shows it, without its secret parts.
 
     Attributes:
-        schemes: What each may begin with before `://`, in whatever case.
+        schemes: The accepted schemes, in any case of letters.
     """
 
     schemes: tuple[str, ...] = ("sqlite", "postgresql", "postgres", "postgresql+psycopg")
@@ -236,11 +236,11 @@ class DatabaseUrl:
 
     @property
     def secret(self) -> bool:
-        """True: it may have a password in it."""
+        """True: it may contain a password."""
         return True
 
     def read(self, text: str) -> str:
-        """Read the URL; its scheme comes back in lower case."""
+        """Read the URL; its scheme is returned in lower case."""
         scheme, colon, rest = text.strip().partition(":")
         scheme = scheme.lower()
         if scheme not in self.schemes:
@@ -255,7 +255,7 @@ class DatabaseUrl:
         return f"{scheme}:{rest}"
 
     def show(self, value: str) -> str:
-        """Show the URL without its password, and without its query, which may have one too."""
+        """Show the URL without its password and its query, which may contain one too."""
         return make_url(value).set(query={}).render_as_string(hide_password=True)
 
 
@@ -263,15 +263,15 @@ def _parsed(text: str) -> URL:
     try:
         return make_url(text)
     except (ArgumentError, ValueError):
-        # `from None`: the parser's text has the URL in it.
+        # `from None`: the text of the parser's error contains the URL.
         raise ValueError(
-            "write it like postgresql://user:password@host/database, other characters than letters "
-            "and digits percent-encoded"
+            "write it like postgresql://user:password@host/database, and percent-encode characters "
+            "other than letters and digits"
         ) from None
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL is of this very machine: `localhost`, or a loopback address."""
+    """Whether the host of a URL is `localhost` or a loopback address."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -285,15 +285,16 @@ class Setting:
 
     Attributes:
         env: The name of its environment variable.
-        kind: How its text is read.
+        kind: How its text is parsed.
         meaning: What it is for.
-        beyond: What happens beyond it, or without what it asks for; empty where nothing does.
-        required: How to get one, where staging and production do not start without; else empty.
-        in_file: Whether it may stand in a file that `file_env` names, as a secret should.
+        beyond: What happens beyond the limit, or to a request that lacks what is required; empty
+            if nothing does.
+        required: How to set it, if staging and production do not start without it; else empty.
+        in_file: Whether it may be in a file that `file_env` names.
     """
 
     env: str
-    kind: Kind
+    kind: ValueKind
     meaning: str
     beyond: str = ""
     required: str = ""
@@ -301,53 +302,55 @@ class Setting:
 
     @property
     def file_env(self) -> str:
-        """The name of the variable that names a file with it."""
+        """The name of the variable that names a file with the value."""
         return f"{self.env}{FILE_SUFFIX}"
 
     def read(self, text: str) -> Any:
         """Return the value of a text that is not blank.
 
         Raises:
-            ValueError: It is wrong; the text is the whole line that says so, without the value
-                where that is a secret.
+            ValueError: It is invalid; the text is the line for the user, which never contains a
+                secret value.
         """
         try:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                fault(self.env, "bytes that are not UTF-8", self.kind.expected, "write it in UTF-8")
+                fault_line(
+                    self.env, "bytes that are not UTF-8", self.kind.expected, "write it in UTF-8"
+                )
             ) from None
         try:
             return self.kind.read(text)
         except ValueError as error:
-            # `from None`: a traceback must not lead to the value.
+            # `from None`: the chained traceback would show the value.
             raise ValueError(
-                fault(self.env, self._came(text), self.kind.expected, str(error))
+                fault_line(self.env, self._given(text), self.kind.expected, str(error))
             ) from None
 
     def show(self, value: Any) -> str:
-        """Return the value as people read it, or of a secret that it is there."""
+        """Return the value as text for people; of a secret only its length."""
         return "not set" if value is None else self.kind.show(value)
 
     @property
     def explanation(self) -> str:
-        """The meaning and what happens beyond it, in one line."""
+        """The meaning and the effect beyond the limit, in one line."""
         if not self.beyond:
             return self.meaning
-        when = "beyond it" if isinstance(self.kind, Whole) else "else"
+        when = "beyond it" if isinstance(self.kind, Integer) else "else"
         return f"{self.meaning}; {when}: {self.beyond}"
 
-    def _came(self, text: str) -> str:
+    def _given(self, text: str) -> str:
         if getattr(self.kind, "secret", False):
             return f"{len(text.encode())} bytes (kept secret)"
         return quoted(text)
 
 
 def quoted(text: str) -> str:
-    """Return `text` in quotes, in ASCII, without control characters and cut where it is long."""
+    """Return `text` in quotes, in ASCII, without control characters, cut to `MAX_SHOWN`."""
     return ascii(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
-def fault(name: str, came: str, expected: str, mend: str) -> str:
-    """Return the one line that tells of a wrong setting."""
-    return f"{name}: got {came}, expected {expected}; {mend}"
+def fault_line(name: str, got: str, expected: str, fix: str) -> str:
+    """Return the line that reports an invalid setting."""
+    return f"{name}: got {got}, expected {expected}; {fix}"

@@ -14,7 +14,7 @@ from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.metrics import INVALID
 
-BAD_FRAMES = 5  # in a row end the connection: docs/protocol.md, Errors
+BAD_FRAMES = 5  # in a row end the connection: docs/protocol.md, Error codes
 
 
 class Reader:
@@ -24,6 +24,12 @@ class Reader:
         connection: The connection.
         dispatcher: Handles its commands.
     """
+
+    __slots__ = (
+        "_bad_frames",
+        "_connection",
+        "_dispatcher",
+    )
 
     def __init__(self, connection: Connection, dispatcher: CommandDispatcher) -> None:
         self._connection = connection

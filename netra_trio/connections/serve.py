@@ -8,7 +8,6 @@ Nothing of a connection outlives this function; its session may.
 
 import structlog
 import trio
-from structlog.contextvars import bind_contextvars
 
 from netra_trio.connections.connection import CLOSE_WAIT, Connection
 from netra_trio.connections.dispatch import CommandDispatcher
@@ -20,6 +19,7 @@ from netra_trio.ids import new_error_id
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import problem
 from netra_trio.telemetry.events import ConnectionEnded, TelemetryEvent
+from netra_trio.telemetry.log_context import set_log_context
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ async def serve_connection(connection: Connection, opened: TelemetryEvent) -> En
         opened: The telemetry event of its opening.
     """
     session, note = connection.session, connection.services.instruments.note
-    bind_contextvars(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
+    set_log_context(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
     note(opened)
     started = trio.current_time()
     try:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from netra_trio.auth.identity import Identity, check_expiry, user_refusal
-from netra_trio.config.capabilities import SUBPROTOCOL
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
 from netra_trio.errors import StoreUnavailable
@@ -22,6 +21,7 @@ from netra_trio.ids import SessionId, UserId
 from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, SUBPROTOCOL, WireFormat
 from netra_trio.services import Services
 
 ADMINISTRATOR = "netra:admin"  # the permission for /ws/stats
@@ -36,14 +36,14 @@ class AcceptedUpgrade:
     """An upgrade that passed every check but the limit of its user's connections."""
 
     identity: Identity
-    acknowledging: bool
+    wire: WireFormat
     wanted: ResumeRequest | None
     traceparent: str | None = None
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol to select."""
-        return SUBPROTOCOL if self.acknowledging else None
+        return self.wire.name
 
 
 async def check_upgrade(request: Request, services: Services, *, now: float) -> AcceptedUpgrade:
@@ -52,12 +52,12 @@ async def check_upgrade(request: Request, services: Services, *, now: float) -> 
     Raises:
         Refused: With the first fault.
     """
-    acknowledging = _check_subprotocols(request.subprotocols)
+    wire = _check_subprotocols(request.subprotocols)
     wanted = _check_resume(request.query)
     check_origin(request, services.settings)
     identity = await _identify(request, services, _credentials(request, services.settings), now)
     await check_user_exists(identity, services)
-    return AcceptedUpgrade(identity, acknowledging, wanted, trace_of(request).get(TRACE_HEADERS[0]))
+    return AcceptedUpgrade(identity, wire, wanted, trace_of(request).get(TRACE_HEADERS[0]))
 
 
 async def check_administrator(request: Request, services: Services, *, now: float) -> None:
@@ -146,14 +146,14 @@ async def check_user_exists(identity: Identity, services: Services) -> None:
         raise Refused(refusal)
 
 
-def _check_subprotocols(offered: tuple[str, ...]) -> bool:
-    """Return whether the client acknowledges."""
+def _check_subprotocols(offered: tuple[str, ...]) -> WireFormat:
+    """Return the wire format that the offered subprotocols choose."""
     if not offered:
-        return False
+        return JSON_PLAIN
     if SUBPROTOCOL not in offered:
         text = f"None of the offered subprotocols is known; {SUBPROTOCOL} is."
         raise Refused(problem(ErrorCode.UNSUPPORTED_SUBPROTOCOL, text))
-    return True
+    return JSON_ACKNOWLEDGING
 
 
 def _check_resume(query: Mapping[str, list[str]]) -> ResumeRequest | None:

@@ -13,7 +13,6 @@ from netra_trio.endpoints.paths import check_websocket_path
 from netra_trio.endpoints.request import Request, trace_of
 from netra_trio.node.node import Node
 from netra_trio.protocol.problem import Problem, Refused
-from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
 from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.transports.base import Transport
 
@@ -46,7 +45,7 @@ async def serve_upgrade(
             await node.serve(
                 make_transport(accepted),
                 accepted.identity,
-                JSON_ACKNOWLEDGING if accepted.acknowledging else JSON_PLAIN,
+                accepted.wire,
                 wanted=accepted.wanted,
                 since=since,
                 traceparent=accepted.traceparent,

@@ -70,7 +70,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.MISSING_TYPE_FIELD: ErrorKind(400, True, 'Add a "type" field to the message.'),
     ErrorCode.INVALID_TYPE_FIELD: ErrorKind(400, True, 'Make "type" a string with a type in it.'),
     ErrorCode.UNKNOWN_MESSAGE_TYPE: ErrorKind(400, True, "Use one of the types listed."),
-    ErrorCode.VALIDATION_ERROR: ErrorKind(400, True, "Mend the field at the path and send again."),
+    ErrorCode.VALIDATION_ERROR: ErrorKind(400, True, "Fix the field at the path and send again."),
     ErrorCode.MESSAGE_TOO_LARGE: ErrorKind(413, True, "Send a shorter message."),
     ErrorCode.ERROR_LIMIT_EXCEEDED: ErrorKind(
         400, False, "Check how the client builds its messages, then connect again."
@@ -99,7 +99,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.UNSUPPORTED_SUBPROTOCOL: ErrorKind(
         400, False, "Offer the subprotocol netra.v1, or none."
     ),
-    ErrorCode.BAD_REQUEST: ErrorKind(400, False, "Mend the request and try again."),
+    ErrorCode.BAD_REQUEST: ErrorKind(400, False, "Fix the request and try again."),
     ErrorCode.CONNECTION_LIMIT_EXCEEDED: ErrorKind(
         429, True, "Close a connection that is not needed and try again."
     ),

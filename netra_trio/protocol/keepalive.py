@@ -15,7 +15,7 @@ from enum import Enum
 
 MISSED_INTERVALS = 2.5  # without a frame from the peer: docs/protocol.md, Limits
 STALL_SECONDS = 0.5  # that a poll may be late: more is a stall of this process, not the peer's
-LEEWAY = 10.0  # seconds that a token's times may be off: docs/protocol.md, Opening
+LEEWAY = 10.0  # seconds that a token's times may be off: docs/protocol.md, Opening a connection
 EXPIRY_WARNING = 60.0  # seconds before a token ends: docs/protocol.md, Limits
 
 
@@ -33,6 +33,12 @@ class Liveness:
     A poll that comes late was held up by this process, not by the peer. What the peer sent
     meanwhile may lie unread. So after a stall the peer gets its whole time again.
     """
+
+    __slots__ = (
+        "_heard",
+        "_interval",
+        "_next_heartbeat",
+    )
 
     def __init__(self, *, interval: float, now: float) -> None:
         self._interval = interval
@@ -66,6 +72,12 @@ class TokenLife:
 
     A token that was accepted within the leeway ends with the leeway; any other at its `exp`.
     """
+
+    __slots__ = (
+        "_warned",
+        "ends_at",
+        "expires_at",
+    )
 
     def __init__(self, *, expires_at: float, now: float) -> None:
         self.expires_at = expires_at

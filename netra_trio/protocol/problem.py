@@ -12,7 +12,7 @@ STORE_RETRY_MS = 1000  # a restarted database is back in about that time
 
 @frozen
 class Problem:
-    """An error as a client sees it (protocol.md, section 5).
+    """An error as a client sees it (docs/protocol.md, Error codes).
 
     Attributes:
         code: For programs.

@@ -16,9 +16,11 @@ from attrs import frozen
 
 from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.config.settings import Settings, load
+from netra_trio.config.loading import load
+from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.checks import AcceptedUpgrade
@@ -87,7 +89,7 @@ class Application:
         self._verifier = verifier
         self._page = page
         # Opened before the node, in this order, and closed after it in the opposite one.
-        self._resources: Sequence[Resource] = (verifier.open,)
+        self._resources: Sequence[Resource] = (verifier.open, *resources_of(agents))
         self._asgi = AsgiAdapter(self)
         self._open: _Open | None = None
 
@@ -139,13 +141,13 @@ class Application:
             )
             instruments = self.instruments
             lag = instruments.metrics.loop_lag
-            node.start_soon(watch_loop, lag.observe, instruments.log_sink.sum_up)
+            node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
             self._open = _Open(node, Router(node, page=self._page, exposition=self._exposition))
             try:
                 yield node
             finally:
                 self._open = None
-                instruments.log_sink.sum_up(inf)
+                instruments.log_sink.write_summaries(inf)
 
     async def drain(self) -> None:
         """Accept no more connections and close every open one, within the drain timeout."""

@@ -53,6 +53,22 @@ class Admission:
         tell: Sends an error to the client, if it is connected.
     """
 
+    __slots__ = (
+        "_agents",
+        "_default_thread",
+        "_duplicates",
+        "_events",
+        "_metrics",
+        "_runner",
+        "_settings",
+        "_spawn",
+        "_stopped",
+        "_store",
+        "_tell",
+        "_user",
+        "_wall_clock",
+    )
+
     def __init__(
         self,
         *,

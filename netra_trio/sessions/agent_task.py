@@ -10,7 +10,6 @@ from contextvars import Context
 from typing import Protocol
 
 import trio
-from structlog.contextvars import bind_contextvars
 
 from netra_trio.agents.execution import Ending, Execution, execute_runs
 from netra_trio.ids import SessionId
@@ -20,6 +19,7 @@ from netra_trio.sessions.inbox import Inbox
 from netra_trio.sessions.runner import LiveRun, Runner
 from netra_trio.telemetry.events import RunStarted
 from netra_trio.telemetry.instruments import Instruments
+from netra_trio.telemetry.log_context import extend_log_context
 from netra_trio.telemetry.trace_context import TRACEPARENT
 
 RUNS_IN_A_ROW = 16  # without giving control to other tasks: some 2 ms of short runs
@@ -46,6 +46,19 @@ class AgentTasks:
         instruments: Receive the telemetry.
         spawn: Starts a task of the session.
     """
+
+    __slots__ = (
+        "_first",
+        "_spawn",
+        "admission",
+        "executing",
+        "inbox",
+        "instruments",
+        "is_waiting",
+        "leader",
+        "runner",
+        "session",
+    )
 
     def __init__(
         self,
@@ -97,7 +110,7 @@ class AgentTasks:
     def begin(self, live: LiveRun) -> None:
         """Note that a run is about to be executed; called in the context of the run."""
         spec, message = live.execution.spec, live.execution.spec.message
-        bind_contextvars(run_id=message.run_id)
+        extend_log_context(run_id=message.run_id)
         TRACEPARENT.set(self.session.traceparent)
         waited = round(trio.current_time() - spec.received, 3)
         started = RunStarted(message.run_id, message.agent_name, waited, self.session.id)

@@ -35,6 +35,17 @@ class Duplicates:
         spawn: Starts a task of the session.
     """
 
+    __slots__ = (
+        "_closed",
+        "_events",
+        "_followed",
+        "_runner",
+        "_session_id",
+        "_spawn",
+        "_store",
+        "_user",
+    )
+
     def __init__(
         self,
         session_id: SessionId,
@@ -56,17 +67,18 @@ class Duplicates:
 
     def confirm(self, known: Duplicate, message: NewMessage) -> None:
         """Confirm a message that was recorded before, and let the end of its run follow."""
+        run_id, live = known.run_id, self._user.runs.get(known.run_id)
+        status = known.status if live is None or known.completed is not None else live.status
         self._events.confirm(
             MessageConfirmed(
                 known.message_id,
-                known.run_id,
+                run_id,
                 known.thread_id,
                 Confirmation.DUPLICATE,
-                run_status=known.status,
+                run_status=status,
             ),
             message.correlation_id,
         )
-        run_id, live = known.run_id, self._user.runs.get(known.run_id)
         if self._closed:
             self._events.release(1)
         elif known.completed is not None:

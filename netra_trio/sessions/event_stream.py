@@ -51,6 +51,17 @@ class EventStream:
         metrics: Count the events.
     """
 
+    __slots__ = (
+        "_feed",
+        "_log",
+        "_room",
+        "_times",
+        "_transcript",
+        "_wall_clock",
+        "acknowledging",
+        "has_room",
+    )
+
     def __init__(
         self,
         settings: Settings,
@@ -67,6 +78,7 @@ class EventStream:
             acknowledging=acknowledging,
             keeps_ring=resumes,
         )
+        self.has_room = self._log.has_room  # asked for each delta: a call less
         self._transcript = Transcript() if resumes else None
         self._times = DeliveryTimes(metrics)
         self._wall_clock = wall_clock
@@ -107,25 +119,19 @@ class EventStream:
         if self._transcript is not None:
             self._transcript.note(run_id, RunStatus.RUNNING)
 
-    def has_room(self, size: int) -> bool:
-        """Whether an event of `size` bytes fits into the log now."""
-        return self._log.has_room(size)
-
     async def wait_for_room(self, size: int) -> None:
         """Wait until an event of `size` bytes fits into the log. Cancelling is safe.
 
-        While no socket is attached, a full log makes room by merging deltas that were never
-        written. A writer that keeps up has its turn before that, so that its client gets each
-        delta as it was emitted.
+        A full log makes room by merging deltas that were never written. A writer that keeps up has
+        its turn before that, so that its client gets each delta as it was emitted.
         """
         for _ in range(WRITER_TURNS):
             await trio.lowlevel.checkpoint()
             if self._log.has_room(size):
                 return
         while True:
-            if self._feed is None:
-                self._log.merge()
-            else:
+            self._log.merge()
+            if self._feed is not None:
                 self._feed.merges = True
             if self._log.has_room(size):
                 return
@@ -197,7 +203,7 @@ class EventStream:
                 self._feed = None
                 self._times.settle()
                 self._times.lost()
-                self._wake_waiting()  # without a socket, merging may make room
+                self._wake_waiting()
 
     def is_read_by(self, feed: EventFeed) -> bool:
         """Whether this socket is the one that is attached now."""

@@ -29,7 +29,7 @@ from netra_trio.stores.base import STORED, RunEnd, Store
 from netra_trio.telemetry.events import RunEnded
 from netra_trio.telemetry.instruments import Instruments
 
-RUNS_SIDE_BY_SIDE = 8  # per session: docs/protocol.md, Busy threads
+RUNS_SIDE_BY_SIDE = 8  # per session: docs/protocol.md, Busy threads and queues
 END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is sent all the same
 DRAIN_STORE_SHARE = 1 / 16  # of a drain's time instead: half of the time left to send ends
 ABANDON_SECONDS = 2.0  # that tasks have to end in once they are cancelled: time for a clean-up
@@ -58,6 +58,11 @@ class LiveRun:
         """The id of the run."""
         return self.execution.spec.message.run_id
 
+    @property
+    def status(self) -> RunStatus:
+        """Whether the run waits or has started: the store learns that a moment later."""
+        return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
+
     def stop(self) -> None:
         """Stop the run, started or not; its `agent_completed` is the answer."""
         self._runner.stop(self)
@@ -76,6 +81,23 @@ class Runner:
         execute: Starts an agent task that executes a run.
         spawn: Starts another task of the session.
     """
+
+    __slots__ = (
+        "_became_idle",
+        "_events",
+        "_execute",
+        "_instruments",
+        "_is_draining",
+        "_live",
+        "_scheduler",
+        "_settings",
+        "_spawn",
+        "_starts_none",
+        "_store",
+        "_timer",
+        "_user",
+        "_wall_clock",
+    )
 
     def __init__(
         self,

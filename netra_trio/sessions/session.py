@@ -17,7 +17,6 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 import trio
-from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from netra_trio.agents.run import Agent
 from netra_trio.ids import CorrelationId, new_session_id
@@ -33,6 +32,7 @@ from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import INBOX_MESSAGES, Inbox, Work
 from netra_trio.sessions.runner import LiveRun, Runner
 from netra_trio.sessions.users import User
+from netra_trio.telemetry.log_context import set_log_context
 
 
 class SessionClient(Protocol):
@@ -65,6 +65,29 @@ class Session:
         traceparent: Of the newest opening, for its runs.
     """
 
+    __slots__ = (
+        "_admission",
+        "_agents",
+        "_closing",
+        "_duplicates",
+        "_inbox",
+        "_nursery",
+        "_over",
+        "_runner",
+        "_tasks",
+        "_wake",
+        "client",
+        "context",
+        "events",
+        "id",
+        "is_anonymous",
+        "is_lost",
+        "opened_at",
+        "permissions",
+        "traceparent",
+        "user",
+    )
+
     def __init__(
         self,
         *,
@@ -95,7 +118,7 @@ class Session:
         self._wake = wake
         self._closing: RunStatus | None = None
         self._nursery: trio.Nursery | None = None
-        self._over = trio.Event()  # set when it rests or is closed
+        self._over: trio.Event | None = None  # set when it rests or is closed
         self.context = copy_context()
         self._inbox = Inbox()
         self._runner = Runner(
@@ -168,10 +191,12 @@ class Session:
     @contextmanager
     def attach(self) -> Iterator[EventFeed]:
         """Give a connection the session's events, in place of any other connection."""
-        with self.events.attach() as feed:
-            yield feed
-        if not self.events.is_attached:
-            self.client = None
+        try:
+            with self.events.attach() as feed:
+                yield feed
+        finally:
+            if not self.events.is_attached:
+                self.client = None
 
     # Its life.
 
@@ -180,12 +205,11 @@ class Session:
 
         Cancelled, or where it fails, it closes the session.
         """
-        clear_contextvars()
-        bind_contextvars(session_id=self.id, user_id=self.user.id)
+        set_log_context(session_id=self.id, user_id=self.user.id)
         self.context = copy_context()
         async with trio.open_nursery() as nursery:
-            self._nursery, over = nursery, trio.Event()
-            self._over = over
+            self._nursery = nursery
+            self._over = over = trio.Event()
             try:
                 await self._tasks.lead()
                 await over.wait()
@@ -199,7 +223,7 @@ class Session:
             return False
         self._tasks.dismiss()
         self._inbox.close()
-        self._over.set()
+        self._end_serving()
         self._nursery = None
         return True
 
@@ -246,7 +270,12 @@ class Session:
         if self._nursery is not None and len(self._inbox):
             self._tasks.ensure_leader()  # the messages in the inbox are refused
         self._inbox.close()
-        self._over.set()
+        self._end_serving()
+
+    def _end_serving(self) -> None:
+        if self._over is not None:
+            self._over.set()
+            self._over = None
 
     def statistics(self) -> dict[str, int]:
         """Return how many runs are active and wait, and how much the event log holds."""

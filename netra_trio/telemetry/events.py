@@ -1,12 +1,13 @@
-"""What happens to openings, connections, sessions, runs and tools: each fact once, for every sink.
+"""Telemetry events: what happens to upgrades, connections, sessions, runs and tools.
 
 >>> event = SessionEnded("sess_1", "alice", "window_passed", seconds=2.5)
 >>> event.EVENT, event.LEVEL
 ('session_ended', 'info')
 
-Whoever sees a fact happen says so with `Instruments.note`; the log, the figures and the traces are
-sinks that take from it what they need. `EVENT` is its name in the log, `LEVEL` the level there, and
-None is for facts that the log leaves to the others. A field made with `unlogged` is for them too.
+The code that causes an event passes it once to `Instruments.note`; the log, the metrics and the
+traces each use what they need of it. `EVENT` is its name in the log and `LEVEL` its level; an event
+with `LEVEL` None is not logged. Fields made with `unlogged` are not logged either. The values are
+immutable, because the log line may be rendered later.
 """
 
 from collections.abc import Mapping
@@ -23,16 +24,16 @@ _UNLOGGED = "unlogged"
 
 
 def unlogged(**more: Any) -> Any:
-    """Return a field that stays out of the log."""
+    """Return a field that is not logged."""
     return field(metadata={_UNLOGGED: True}, **more)
 
 
 @frozen
 class UpgradeStarted:
-    """Somebody asks for a WebSocket.
+    """An upgrade was requested.
 
     Attributes:
-        carrier: The headers of the request that say which trace it belongs to.
+        carrier: The headers of the request that identify its trace.
     """
 
     EVENT: ClassVar[str] = "opening_started"
@@ -46,7 +47,7 @@ class OpeningRefused:
 
     Attributes:
         upgrade: Whether it was an upgrade.
-        repeated: How many more of the same cause the line stands for.
+        repeated: How many more refusals with the same cause this line stands for.
     """
 
     EVENT: ClassVar[str] = "opening_refused"
@@ -63,7 +64,7 @@ class OpeningRefused:
 
 @frozen
 class UpgradeFailed:
-    """The server failed while it looked at an upgrade; the fault is logged where it is caught."""
+    """The server failed to process an upgrade; the exception is logged where it is caught."""
 
     EVENT: ClassVar[str] = "opening_failed"
     LEVEL: ClassVar[str | None] = None
@@ -71,12 +72,12 @@ class UpgradeFailed:
 
 @frozen
 class ConnectionOpened:
-    """A connection comes in, with a new session.
+    """A connection was accepted with a new session.
 
     Attributes:
-        verdict: `new`, or `reset` where it wanted an older session.
-        reason: Why it is a reset.
-        opening_seconds: From the request's head to here.
+        verdict: `new`, or `reset` if an older session was requested.
+        reason: The reason for a reset.
+        opening_seconds: Time since the head of the request was read.
     """
 
     EVENT: ClassVar[str] = "connection_opened"
@@ -89,12 +90,12 @@ class ConnectionOpened:
 
 @frozen
 class ConnectionResumed:
-    """A connection comes in and goes on with its session.
+    """A connection was accepted and resumed its session.
 
     Attributes:
-        away: Seconds that the session had no connection; None where it still had its old one.
-        was_lost: Whether the one before was lost, and not closed.
-        replayed: How many numbers come out of the log.
+        away: Seconds that the session had no connection; None if it still had its previous one.
+        was_lost: Whether the previous connection was lost, and not closed.
+        replayed: The number of sequence numbers that are sent from the log.
     """
 
     EVENT: ClassVar[str] = "connection_resumed"
@@ -109,7 +110,7 @@ class ConnectionResumed:
 
 @frozen
 class ConnectionEnded:
-    """A connection is gone."""
+    """A connection ended."""
 
     EVENT: ClassVar[str] = "connection_ended"
     LEVEL: ClassVar[str | None] = "info"
@@ -122,10 +123,10 @@ class ConnectionEnded:
 
 @frozen
 class SessionEnded:
-    """A session has come to its end.
+    """A session ended.
 
     Attributes:
-        was_lost: Whether it waited for a connection that was lost.
+        was_lost: Whether its last connection was lost, and not closed.
     """
 
     EVENT: ClassVar[str] = "session_ended"
@@ -139,14 +140,14 @@ class SessionEnded:
 
 @frozen
 class RunStarted:
-    """A run begins.
+    """A run started.
 
     Attributes:
-        waited: Seconds since its message came in.
+        waited: Seconds since its message arrived.
     """
 
     EVENT: ClassVar[str] = "run_started"
-    LEVEL: ClassVar[str | None] = "info"
+    LEVEL: ClassVar[str | None] = "debug"
     run_id: str
     agent: str
     waited: float
@@ -155,11 +156,11 @@ class RunStarted:
 
 @frozen
 class RunEnded:
-    """A run has ended, however.
+    """A run ended, with any status.
 
     Attributes:
-        seconds: From its first `agent_started`; 0 where it never started.
-        code: Of its error, if it has one.
+        seconds: Time since its first `agent_started`; 0 if it never started.
+        code: The code of its error, if it has one.
     """
 
     EVENT: ClassVar[str] = "run_ended"
@@ -174,7 +175,7 @@ class RunEnded:
 
 @frozen
 class ToolStarted:
-    """A tool is at work."""
+    """A tool call started."""
 
     EVENT: ClassVar[str] = "tool_started"
     LEVEL: ClassVar[str | None] = None
@@ -185,7 +186,7 @@ class ToolStarted:
 
 @frozen
 class ToolEnded:
-    """A tool has ended: `completed`, `failed`, or `cut_off` with its run."""
+    """A tool call ended: `completed`, `failed`, or `cut_off` by the end of its run."""
 
     EVENT: ClassVar[str] = "tool_ended"
     LEVEL: ClassVar[str | None] = None
@@ -199,7 +200,7 @@ class RequestAnswered:
     """An HTTP request was answered.
 
     Attributes:
-        endpoint: One of the server's own paths, `page` for the chat page's files, or `other`.
+        endpoint: A path of the server, `page` for the files of the chat page, or `other`.
     """
 
     EVENT: ClassVar[str] = "request_answered"
@@ -224,7 +225,7 @@ TelemetryEvent = (
 )
 
 LOST = frozenset({EndReason.PEER_LOST, EndReason.SEND_TIMEOUT, EndReason.HEARTBEAT_MISSED})
-"""The ends of connections that their clients did not want."""
+"""The reasons of ended connections that count as lost: their clients did not close them."""
 
 TOOL_OUTCOMES = ("completed", "failed", "cut_off")
 
@@ -238,9 +239,9 @@ SESSION_ENDS = (
     "closed",
     "ended",
 )
-"""Why sessions end."""
+"""The reasons for which sessions end."""
 
 
 def logged_fields(kind: type[Any]) -> tuple[str, ...]:
-    """Return the fields of a fact that the log shows, in order."""
+    """Return the logged fields of a kind of event, in order."""
     return tuple(each.name for each in attrs.fields(kind) if _UNLOGGED not in each.metadata)

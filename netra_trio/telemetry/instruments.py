@@ -1,9 +1,9 @@
-"""What watches an application: its figures, its log, and where they are wanted its traces.
+"""Telemetry of an application: its metrics, its log, and optionally its traces.
 
     instruments = Instruments(Metrics())
     instruments.note(SessionEnded("sess_1", "alice", "window_passed", seconds=2.5))
 
-Facts go to every sink. What happens for each frame goes to the figures alone, which are cheap.
+Events go to every sink. What happens for each frame is only added to the metrics, which is cheap.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from netra_trio.telemetry.metrics import Metrics
 
 
 class Instrument(Protocol):
-    """A sink of facts: a log, figures, traces."""
+    """A sink of telemetry events: a log, metrics, traces."""
 
     def note(self, event: TelemetryEvent) -> None:
-        """Take in a fact, at once and without raising.
+        """Process an event without waiting and without raising.
 
-        Called in the task in which it happens, at the moment in which it does.
+        It is called in the task that causes the event, at that moment.
         """
         ...
 
@@ -29,11 +29,12 @@ class Instruments:
     """The sinks of one application.
 
     Args:
-        figures: What is counted.
-        more: Sinks beside the figures and the log.
+        metrics: Counts the events.
+        more: Sinks in addition to the metrics and the log.
 
     Attributes:
-        story: The log's part of it.
+        metrics: Counts the events; hot paths also add to it directly.
+        log_sink: Logs the events.
     """
 
     def __init__(self, metrics: Metrics | None = None, more: Sequence[Instrument] = ()) -> None:
@@ -42,6 +43,6 @@ class Instruments:
         self._sinks: tuple[Instrument, ...] = (self.metrics, self.log_sink, *more)
 
     def note(self, event: TelemetryEvent) -> None:
-        """Tell every sink of a fact, in the task and at the moment in which it happens."""
+        """Pass an event to every sink, in the task that causes it and at that moment."""
         for sink in self._sinks:
             sink.note(event)

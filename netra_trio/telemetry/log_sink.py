@@ -1,77 +1,77 @@
-"""Facts as lines of the log: the story of a connection and of a run, and refusals in bounds.
+"""Logs telemetry events; repeated refusals are summarized.
 
-    story = LogSink()
-    story.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
+    log_sink = LogSink()
+    log_sink.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
 
-The first refusals of a cause are told one by one. More of it are counted, and told in one line
-every `INTERVAL` seconds for as long as they come, so that a flood of them cannot fill a disk.
+The first refusals of a cause have a line each. Further ones are counted, and summarized in one line
+every `INTERVAL` seconds while they continue, so that a flood cannot fill a disk.
 """
 
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, get_args
 
-import structlog
 import trio
 from attrs import define, evolve
 
 from netra_trio.telemetry.events import OpeningRefused, TelemetryEvent, logged_fields
+from netra_trio.telemetry.logs import EventLog
 
-INTERVAL = 10.0  # seconds of refusals in one line: soon enough for whoever looks on
-FIRST = 5  # refusals of a cause, each in a line of its own: what somebody tries by hand
-CAUSES = 256  # kept apart; beyond it those of one code are one cause, whoever they come from
+INTERVAL = 10.0  # seconds that one summary covers
+FIRST = 5  # refusals of a cause that have a line each: as many as a person causes by hand
+CAUSES = 256  # tracked separately; beyond it all refusals with one code are one cause
 
-_log = structlog.get_logger(__name__)
+_event_log = EventLog(__name__)
 
-_SHOWN: dict[type[Any], tuple[str, tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {
+_LOGGED: dict[type[Any], tuple[str, tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {
     kind: (kind.LEVEL, names, attrgetter(*names))
     for kind in get_args(TelemetryEvent)
     if kind.LEVEL is not None and kind is not OpeningRefused
     for names in [logged_fields(kind)]
 }
-_REFUSAL = logged_fields(OpeningRefused)
+_REFUSAL_FIELDS = logged_fields(OpeningRefused)
 
 _Cause = tuple[Any, ...]
 
 
 @define
 class _Repeated:
-    """What came of one cause since its last line."""
+    """The refusals of one cause since its last line."""
 
-    told_at: float
+    logged_at: float
     last: OpeningRefused
-    told: int = 1
+    lines: int = 1
     count: int = 0
 
 
 class LogSink:
-    """Writes facts to the log."""
+    """Logs telemetry events."""
 
     def __init__(self) -> None:
         self._causes: dict[_Cause, _Repeated] = {}
 
     def note(self, event: TelemetryEvent) -> None:
-        """Write a fact, if the log has it."""
+        """Log an event, unless it has no level."""
         if isinstance(event, OpeningRefused):
-            self._note_refusal(event)
+            self._log_refusal(event)
             return
-        shown = _SHOWN.get(type(event))
-        if shown is not None:
-            level, names, values = shown
-            getattr(_log, level)(event.EVENT, **dict(zip(names, values(event), strict=True)))
+        logged = _LOGGED.get(type(event))
+        if logged is not None:
+            level, names, values = logged
+            _event_log.log(level, event.EVENT, names, values(event))
 
-    def sum_up(self, now: float) -> None:
-        """Write a line for each cause that came again, once its interval is over."""
+    def write_summaries(self, now: float) -> None:
+        """Write a line for each cause that was repeated and whose interval is over."""
         for cause, repeated in list(self._causes.items()):
-            if now < repeated.told_at + INTERVAL:
+            if now < repeated.logged_at + INTERVAL:
                 continue
             if repeated.count:
-                _tell(evolve(repeated.last, repeated=repeated.count - 1))
-                repeated.told_at, repeated.count = now, 0
+                _write(evolve(repeated.last, repeated=repeated.count - 1))
+                repeated.logged_at, repeated.count = now, 0
             else:
                 del self._causes[cause]
 
-    def _note_refusal(self, event: OpeningRefused) -> None:
+    def _log_refusal(self, event: OpeningRefused) -> None:
         now = trio.current_time()
         cause: _Cause = (event.code, event.status, event.upgrade, event.origin, event.peer)
         if cause not in self._causes and len(self._causes) >= CAUSES:
@@ -79,13 +79,18 @@ class LogSink:
         repeated = self._causes.get(cause)
         if repeated is None:
             self._causes[cause] = _Repeated(now, event)
-            _tell(event)
-        elif repeated.told < FIRST:
-            repeated.told += 1
-            _tell(event)
+            _write(event)
+        elif repeated.lines < FIRST:
+            repeated.lines += 1
+            _write(event)
         else:
             repeated.last, repeated.count = event, repeated.count + 1
 
 
-def _tell(event: OpeningRefused) -> None:
-    _log.warning(event.EVENT, **{name: getattr(event, name) for name in _REFUSAL})
+def _write(event: OpeningRefused) -> None:
+    _event_log.log(
+        "warning",
+        event.EVENT,
+        _REFUSAL_FIELDS,
+        tuple(getattr(event, name) for name in _REFUSAL_FIELDS),
+    )

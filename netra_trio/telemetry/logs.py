@@ -1,4 +1,4 @@
-"""Logs for the whole process: one format and one sink, with credentials removed on the way out.
+"""Logging for the whole process: one format and one output, from which credentials are removed.
 
 >>> configure(level="info")
 >>> structlog.get_logger(__name__).info("connection opened", connection_id="conn_1")
@@ -20,11 +20,12 @@ import trio
 from attrs import define, field, frozen
 from structlog.typing import Processor
 
+from netra_trio.telemetry.log_context import LOG_CONTEXT
 from netra_trio.telemetry.redact import REDACTED, is_secret
 from netra_trio.telemetry.render import COLOURS, Console, Form, Palette, as_json, described, render
 
-HELD_SECONDS = 0.02  # that a line may lie: nobody reads faster
-HELD_LINES = 64  # then they are written at once
+HELD_SECONDS = 0.02  # that a line may wait to be written: not noticeable for a reader
+HELD_LINES = 64  # that wait; at this number they are written at once
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -33,23 +34,24 @@ LEVELS = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
-"""The names `configure` takes for its level."""
+"""The names that `configure` accepts for its level."""
 
 
 @define
 class _Sink:
-    """The one place where log lines leave the process."""
+    """The single output of all log lines."""
 
     stream: TextIO | None = None
     form: Form = as_json
-    wake: Callable[[], None] | None = None  # who writes what is held, if anybody does
-    thread: int = 0  # where that one may be woken from
-    # Reentrant: writing may itself warn, and warnings are logged.
+    level: int = logging.INFO
+    wake: Callable[[], None] | None = None  # wakes the task that writes waiting lines, if any
+    thread: int = 0  # the thread of that task, from which it may be woken
+    # Reentrant: writing may cause a warning, and warnings are logged.
     _lock: Any = field(factory=threading.RLock, init=False)
     _held: list[str | dict[str, Any]] = field(factory=list, init=False)
 
     def write(self, line: str | dict[str, Any], *, at_once: bool = True) -> None:
-        """Write a line, or the event that becomes one; hold it where somebody sees to it."""
+        """Write a line, or an event to be rendered; let it wait if a task writes waiting lines."""
         with self._lock:
             self._held.append(line)
             wake = self.wake if self.thread == threading.get_ident() else None
@@ -59,13 +61,13 @@ class _Sink:
                 wake()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the waiting lines."""
         with self._lock:
             stream, held = self.stream, self._held
             self._held = []
             if stream is None or not held:
                 return
-            # One after the other it takes half as long as each in the middle of something else.
+            # Rendering a batch takes half the time of rendering each line between other work.
             lines = [each if isinstance(each, str) else _line(each) for each in held]
             text = "\n".join([*lines, ""])
             try:
@@ -82,33 +84,33 @@ class _Sink:
         except UnicodeEncodeError:
             raise
         except (OSError, ValueError):
-            pass  # the reader is gone, the file is closed, the disk is full
+            pass  # the reader has exited, the file is closed, the disk is full
 
 
 _SINK = _Sink()
 
 
 def flush() -> None:
-    """Write the lines that are held, before a process ends otherwise than by returning."""
+    """Write the waiting lines; needed only before the process exits with `os._exit`."""
     _SINK.flush()
 
 
 async def write_in_batches() -> None:
-    """Let lines below warnings be held for 20 ms and written together, while this runs.
+    """Let lines below warnings wait up to 20 ms, to be written together; cancel it to stop.
 
-    A write for each line costs more than making it, and gives the interpreter to other threads.
-    What a process holds when it is killed is lost. Cancel it to end.
+    A write for each line costs more than making it, and releases the interpreter to other threads.
+    Lines that wait when the process is killed are lost.
     """
-    news = trio.Event()
+    pending = trio.Event()
 
     def wake() -> None:
-        news.set()
+        pending.set()
 
     _SINK.wake, _SINK.thread = wake, threading.get_ident()
     try:
         while True:
-            await news.wait()
-            news = trio.Event()
+            await pending.wait()
+            pending = trio.Event()
             await trio.sleep(HELD_SECONDS)
             _SINK.flush()
     finally:
@@ -116,12 +118,12 @@ async def write_in_batches() -> None:
         _SINK.flush()
 
 
-# structlog and the standard library, into the same chain.
+# structlog and the standard library use the same chain of processors.
 
 
 @frozen
 class _Output:
-    """What structlog calls with a line, or with the event that becomes one."""
+    """The logger that structlog calls with a line, or with an event to be rendered."""
 
     name: str | None = None
 
@@ -140,34 +142,33 @@ def _output(*args: Any) -> _Output:
 
 
 def _describe(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Add what every line has: the context's ids, its level, its logger and when it is."""
-    # Ids come before the values of the call, unlike in structlog's own step: they must not be what
-    # is cut. One step for all, because a busy server spends a tenth of its time on its lines.
-    described = {**structlog.contextvars.get_contextvars(), **event}
+    """Add the fields of every line: the ids of the context, level, logger and time."""
+    # Ids come before the values of the call, unlike in structlog's own step, because a line that
+    # is too long is cut at its end.
+    described = {**structlog.contextvars.get_contextvars(), **LOG_CONTEXT.get(), **event}
     structlog.processors.add_log_level(logger, method, described)
     if (name := getattr(logger, "name", None)) is not None:
         described.setdefault("logger", name)
-    described["timestamp"] = time.time()
+    described["timestamp"] = time.time_ns()
     return described
 
 
-_ASKS_FOR_TRACE = frozenset({"exc_info", "stack_info"})
 _UNCHANGING = (str, int, float, bool, NoneType)
-_SEEN_UNCHANGING: set[type[Any]] = set()  # a few: those, and enums
+_SEEN_UNCHANGING: set[type[Any]] = set()  # a few types: those above, and enums
 
 
 def _render(logger: Any, _method: str, event: Any) -> Any:
-    """Return the line, for the standard library; for structlog, what it calls `_Output` with."""
+    """Return the line, or for structlog the arguments for `_Output`."""
     return ((_ready(event),), {}) if type(logger) is _Output else _line(event)
 
 
 def _ready(event: dict[str, Any]) -> str | dict[str, Any]:
-    """Return the line; or the event itself, where it can be rendered later just as well."""
+    """Return the line, or the event itself if it can be rendered later."""
     return event if _can_wait(event) else _line(event)
 
 
 def _can_wait(event: Mapping[str, Any]) -> bool:
-    """Whether an event is the same a moment later: made of words and numbers."""
+    """Whether all values of an event are immutable words and numbers."""
     if _SEEN_UNCHANGING.issuperset(map(type, event.values())):
         return True
     if not all(isinstance(each, _UNCHANGING) for each in event.values()):
@@ -177,35 +178,18 @@ def _can_wait(event: Mapping[str, Any]) -> bool:
 
 
 def _line(event: dict[str, Any]) -> str:
-    second, fraction = divmod(event["timestamp"], 1)
-    event["timestamp"] = f"{_second(second)}.{int(fraction * 1_000_000):06d}Z"
+    second, nanoseconds = divmod(event["timestamp"], 1_000_000_000)
+    event["timestamp"] = f"{_second(second)}.{nanoseconds // 1000:06d}Z"
     return render(event, _SINK.form)
 
 
-@lru_cache(maxsize=2)  # lines come second by second, and to write one takes as long as the rest
-def _second(second: float) -> str:
+@lru_cache(maxsize=2)  # many lines have the same second, and to format one costs more than the line
+def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _short_cut(bound: Any) -> Any:
-    """Return a class of loggers whose `info` takes the common case past structlog's own way.
-
-    That way is through four calls and as many copies of the event, which cost more than the line.
-    """
-
-    class Bound(bound):  # type: ignore[misc]
-        def info(self, event: str | None = None, *args: Any, **values: Any) -> Any:
-            is_common = not args and not self._context and _ASKS_FOR_TRACE.isdisjoint(values)
-            if not is_common or _CHAIN[:1] != [_describe]:
-                return super().info(event, *args, **values)
-            values["event"] = event
-            return self._logger.info(_ready(_describe(self._logger, "info", values)))
-
-    return Bound
-
-
 # Always the same list: loggers that cached it follow when the process is configured again, and
-# structlog.testing.capture_logs sees what goes through it.
+# structlog.testing.capture_logs replaces its content.
 _CHAIN: list[Processor] = []
 _STEPS: tuple[Processor, ...] = (
     _describe,
@@ -215,14 +199,56 @@ _STEPS: tuple[Processor, ...] = (
 )
 
 
+class EventLog:
+    """Logs events whose values are immutable words and numbers, for hot paths.
+
+    The lines are those of a structlog logger, at a fraction of the cost: structlog copies the
+    context and the values of a line several times. Lines go through structlog when the process is
+    not configured with `configure`, and inside `structlog.testing.capture_logs`.
+
+    Args:
+        name: The name of the logger.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._structlog = structlog.get_logger(name)
+
+    def log(self, level: str, event: str, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        """Log an event, unless its level is filtered.
+
+        Args:
+            level: One of `LEVELS`.
+            event: The name of the event.
+            names: The names of its fields.
+            values: The values of its fields: `str`, numbers, `bool`, enums or None.
+        """
+        if _CHAIN[:1] != [_describe]:
+            getattr(self._structlog, level)(event, **dict(zip(names, values, strict=True)))
+            return
+        severity = LEVELS[level]
+        if severity < _SINK.level:
+            return
+        ids = LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
+        line = {
+            "timestamp": time.time_ns(),
+            "level": level,
+            "logger": self._name,
+            "event": event,
+            **ids,
+            **dict(zip(names, values, strict=True)),
+        }
+        _SINK.write(line, at_once=severity > logging.INFO)
+
+
 @frozen
-class _Veiled:
-    """The mapping a log record's text is filled from, with its secrets covered."""
+class _Redacted:
+    """The arguments of a log record by name, without secrets."""
 
     inner: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
-        # Hypercorn calls a header {authorization}i and an environment variable {name}e.
+        # Hypercorn writes {authorization}i for a header and {name}e for an environment variable.
         plain = name[1:].partition("}")[0] if name.startswith("{") else name
         return REDACTED if is_secret(plain) else self.inner[name]
 
@@ -237,14 +263,14 @@ def _message(record: logging.LogRecord) -> str:
         text = str(record.msg)
         args: Any = record.args
         if args:
-            text %= _Veiled(args) if isinstance(args, Mapping) else args
+            text %= _Redacted(args) if isinstance(args, Mapping) else args
     except Exception:
         return f"{described(record.msg)} (its arguments do not fit it)"
     return text
 
 
 class _Handler(logging.Handler):
-    """Sends the standard library's records through the same chain."""
+    """Processes the records of the standard library with the same chain."""
 
     def emit(self, record: logging.LogRecord) -> None:
         event: Any = {"event": _message(record)}
@@ -261,7 +287,7 @@ class _Handler(logging.Handler):
 
 
 _HOST = "netra_trio.server.hypercorn.install"
-_CHATTY = ("alembic", "httpx2", "httpcore2")  # tell of each step; what matters is logged here
+_VERBOSE = ("alembic", "httpx2", "httpcore2")  # log each step, which is not needed here
 
 
 def _wants_colour(stream: TextIO) -> bool:
@@ -274,35 +300,34 @@ def configure(
 ) -> None:
     """Set up logging for the whole process: structlog, the standard library and warnings.
 
-    On a terminal, lines for people, with colours unless `NO_COLOR` is set; otherwise one JSON
-    object a line. Timestamps are ISO, in UTC. A line has at most `redact.LINE` bytes. Handlers that
-    the root logger and Hypercorn's loggers had are removed. What a stream refuses to take is lost:
-    a server that cannot log goes on serving.
+    On a terminal, lines are formatted for people, with colours unless `NO_COLOR` is set; otherwise
+    each line is a JSON object. Timestamps are ISO 8601 in UTC. A line has at most `redact.LINE`
+    bytes. Existing handlers of the root logger and of Hypercorn's loggers are removed. Lines that
+    the stream does not accept are lost: a server that cannot log goes on serving.
 
-    Calling it again changes the stream and the format at once; loggers that were used before keep
-    their level.
+    A second call changes the stream and the format at once; structlog loggers that were used
+    before keep their level.
 
     Args:
-        stream: Where lines go; `sys.stderr` as it is now if not given.
-        level: The lowest level that is logged, one of `LEVELS`, in any case.
-        json: True for JSON, False for lines for people, None to ask the stream.
+        stream: The output; the current `sys.stderr` by default.
+        level: The lowest level that is logged, one of `LEVELS`, in any case of letters.
+        json: True for JSON, False for lines for people, None to decide by the stream.
 
     Raises:
-        ValueError: The level is none of `LEVELS`.
+        ValueError: The level is not one of `LEVELS`.
     """
     lowest = LEVELS.get(level.lower())
     if lowest is None:
         raise ValueError(f"expected a log level of {', '.join(LEVELS)}; got {level!r}")
     stream = sys.stderr if stream is None else stream
-    _SINK.stream = stream
+    _SINK.stream, _SINK.level = stream, lowest
     is_json = not stream.isatty() if json is None else json
     palette = COLOURS if _wants_colour(stream) else Palette()
     _SINK.form = as_json if is_json else Console(palette)
     _CHAIN[:] = _STEPS
-    bound = structlog.make_filtering_bound_logger(lowest)
     structlog.configure(
         processors=_CHAIN,
-        wrapper_class=_short_cut(bound) if lowest <= logging.INFO else bound,
+        wrapper_class=structlog.make_filtering_bound_logger(lowest),
         logger_factory=_output,
         cache_logger_on_first_use=True,
     )
@@ -313,15 +338,15 @@ def configure(
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    for name in _CHATTY:
+    for name in _VERBOSE:
         logging.getLogger(name).setLevel(max(lowest, logging.WARNING))
     logging.captureWarnings(True)
 
 
 def host_logger() -> logging.Logger:
-    """Return the logger for the ASGI server that hosts the app.
+    """Return the logger for the ASGI server that hosts the application.
 
-    Hypercorn writes to a handler of its own, past the redaction, unless it is given a logger:
+    Without it Hypercorn writes to its own handler, and its lines are not redacted:
 
         config.errorlog = host_logger()
         config.accesslog = host_logger()  # or None

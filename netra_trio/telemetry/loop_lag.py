@@ -1,21 +1,21 @@
-"""How late the event loop is: a task that asks to be woken, and measures when it is.
+"""Measures how late the event loop wakes a task.
 
-nursery.start_soon(watch_loop, figures.loop_lag.observe, story.sum_up)
+nursery.start_soon(watch_loop, metrics.loop_lag.observe, log_sink.write_summaries)
 """
 
 from collections.abc import Callable
 
 import trio
 
-PERIOD = 0.5  # seconds: what blocks the loop for longer than a user notices is seen
+PERIOD = 0.5  # seconds between two measurements
 
 
 async def watch_loop(observe: Callable[[float], None], each_time: Callable[[float], None]) -> None:
-    """Measure for ever how many seconds late this task is woken; cancel it to end.
+    """Measure permanently how many seconds late this task is woken; cancel it to stop.
 
     Args:
-        observe: Takes the seconds.
-        each_time: Is called besides with the time on Trio's clock.
+        observe: Is called with the delay in seconds.
+        each_time: Is called after each measurement with the time on Trio's clock.
     """
     while True:
         wanted = trio.current_time() + PERIOD

@@ -1,4 +1,4 @@
-"""Where spans go: to the collector that OpenTelemetry's own variables name.
+"""Exports spans to the collector that the environment variables of OpenTelemetry name.
 
     with exporting(os.environ):
         trio.run(serve, app, sock)
@@ -14,14 +14,14 @@ from importlib.util import find_spec
 import structlog
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-LAST_SPANS = 0.4  # seconds for the last ones to arrive: a collector that is down holds no exit up
+FLUSH_SECONDS = 0.4  # for the last spans at exit: a collector that is down must not delay it
 
 _log = structlog.get_logger(__name__)
 
 
 @contextmanager
 def exporting(environ: Mapping[str, str]) -> Iterator[None]:
-    """Send spans over HTTP (protobuf) while this is held, if a collector is named."""
+    """Send spans over HTTP (protobuf) inside this block, if a collector is configured."""
     if not any(environ.get(name) for name in ENDPOINTS):
         yield
         return
@@ -33,15 +33,15 @@ def exporting(environ: Mapping[str, str]) -> Iterator[None]:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module is there, without importing it."""
+    """Whether a module is installed; does not import it."""
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even its package
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def _exporting(environ: Mapping[str, str]) -> Iterator[None]:
-    # Here, because to import them takes a tenth of a second and more (hence PLC0415).
+    # Imported here, because that takes more than 0.1 s (hence PLC0415).
     from opentelemetry import trace  # noqa: PLC0415
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
@@ -57,6 +57,6 @@ def _exporting(environ: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        last = threading.Thread(target=provider.shutdown, daemon=True)
-        last.start()
-        last.join(LAST_SPANS)
+        flush = threading.Thread(target=provider.shutdown, daemon=True)
+        flush.start()
+        flush.join(FLUSH_SECONDS)

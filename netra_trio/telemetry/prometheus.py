@@ -1,11 +1,11 @@
-"""The figures for Prometheus, in its text format.
+"""The metrics in the text format of Prometheus.
 
-    exposition = Exposition(figures)
+    exposition = Exposition(metrics)
     answer(exposition.text(), content_type=CONTENT_TYPE)
 
-No figure is kept here: a scrape reads them, which the server counts in plain numbers. The text is
-that of `prometheus_client.generate_latest`, to the byte, in a fifth of the time: a scrape holds up
-everybody while it is made.
+Nothing is stored here: a scrape reads the plain numbers that the server counts. The text is equal
+to that of `prometheus_client.generate_latest` and takes a fifth of the time to make: the event loop
+is blocked meanwhile.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,33 +22,33 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from netra_trio.telemetry import metrics as table
-from netra_trio.telemetry.metrics import METRICS, Histogram, Metrics
+from netra_trio.telemetry import metric_table as table
+from netra_trio.telemetry.metrics import Histogram, Key, Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 BUILD = "netra_build_info"
-BUILD_MEANING = "The version that runs; its value is 1"
+BUILD_MEANING = "The running version; the value is always 1"
 
 
 class Exposition:
-    """The registry of one application: its figures, and what the system says of its process.
+    """The registry of one application: its metrics, and those of its process.
 
     Args:
-        figures: What is read at each scrape.
+        metrics: Is read at each scrape.
 
     Attributes:
-        registry: The library's own.
+        registry: The registry of the Prometheus client library.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Reader(metrics))
         ProcessCollector(registry=self.registry)
-        self._series: dict[tuple[str, ...], str] = {}  # as many as there are labels: they are fixed
+        self._series: dict[tuple[str, ...], str] = {}  # bounded, because label values are fixed
 
     def text(self) -> bytes:
-        """Return everything in the text format, as `CONTENT_TYPE` says."""
+        """Return all metrics in the format of `CONTENT_TYPE`."""
         return "".join(self._lines()).encode()
 
     def _lines(self) -> Iterator[str]:
@@ -69,17 +69,17 @@ class _Reader(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """Read every figure."""
-        levels = self._metrics.read_gauges()
-        for metric in METRICS:
-            yield _family(metric, metric.read(self._metrics, levels))
+        """Read every metric."""
+        gauges = self._metrics.read_gauges()
+        for metric in table.METRICS:
+            yield _family(metric, metric.read(self._metrics, gauges))
         build = GaugeMetricFamily(BUILD, BUILD_MEANING, labels=["version"])
         build.add_metric([version("netra-trio")], 1)
         yield build
 
 
 def _series(name: str, labels: Mapping[str, str]) -> str:
-    """Return what stands before a value."""
+    """Return the name and the labels that precede a value."""
     shown = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels.items()))
     return f"{name}{{{shown}}}" if shown else name
 
@@ -104,5 +104,5 @@ def _family(metric: table.Metric, values: table.Values) -> Metric:
     return numbers
 
 
-def _values_of(key: table.Key) -> list[str]:
+def _values_of(key: Key) -> list[str]:
     return [str(key)] if isinstance(key, str) else [str(part) for part in key]

@@ -1,4 +1,4 @@
-r"""What a log line must not hold: credentials, and characters that end a line or steer a terminal.
+r"""Removes credentials from log lines, and characters that end a line or control a terminal.
 
 >>> redact("GET /ws?ticket=abc&last_seq=7")
 'GET /ws?ticket=[redacted]&last_seq=7'
@@ -9,18 +9,18 @@ r"""What a log line must not hold: credentials, and characters that end a line o
 import re
 from functools import lru_cache
 
-LINE = 16 * 1024  # bytes: most collectors split longer lines; what is beyond is cut, and says so
-SCAN = 4 * LINE  # characters of one text that are looked at: bounds the work for one log call
+LINE = 16 * 1024  # bytes: most collectors split longer lines; the rest is cut and marked
+SCAN = 4 * LINE  # characters of one text that are scanned: bounds the work of one log call
 REDACTED = "[redacted]"
 CUT = "… cut"
 
-# Every pattern below is linear on hostile text, for one of two reasons: past a literal start it can
-# only fail within a bounded number of characters (so a new attempt at the next start repeats a
-# constant, not the rest of the text), or a lookbehind lets it start once per run of its characters.
-# Patterns with two neighbouring unbounded parts would be shorter to write and quadratic to run.
+# Every pattern below runs in linear time on hostile text, for one of two reasons: after a literal
+# start it can only fail within a bounded number of characters (so each attempt repeats a constant
+# amount of work, not the rest of the text), or a lookbehind lets it start once per run of its
+# characters. Patterns with two adjacent unbounded parts would be shorter, and quadratic.
 #
-# They err on the side of removing: a credential may touch any text on either side, so what matches
-# runs on to the next character that cannot belong to it.
+# They rather remove too much: a credential may touch other text on either side, so a match extends
+# to the next character that cannot belong to a credential.
 
 _SECRET_ENDS = (
     "token",
@@ -36,7 +36,7 @@ _SECRET_ENDS = (
     "secretkey",
     "bearer",
 )
-_PERCENT = r"%(?:25){0,4}"  # a percent sign, itself encoded up to four times
+_PERCENT = r"%(?:25){0,4}"  # a percent sign, encoded up to four times
 _EQUALS = rf"(?:=|{_PERCENT}3D)"
 _NAME = r"(?:token|ticket|secret|passw(?:or)?d|secret[_-]?key|api[_-]?key)"
 _SEPARATOR = (
@@ -48,7 +48,7 @@ _QUOTED = (
     r"\"(?:[^\"\\\n]|\\.)*+\"?"
     r"|'(?:[^'\\\n]|\\.)*+'?"
     r"|\\{1,4}[\"'][^\"'\\\n]*+(?:\\{1,4}[\"'])?"
-    r")[^\s\"'\\,;:&<>(){}\[\]]*+"  # a quote inside the value, its backslash lost in a second repr
+    r")[^\s\"'\\,;:&<>(){}\[\]]*+"  # after an inner quote without its backslash
 )
 _FLAGS = re.ASCII | re.IGNORECASE
 
@@ -60,31 +60,31 @@ def _encoded(word: str) -> str:
     )
 
 
-# Over plain text, before it is rendered: these may consume quotes and backslashes.
+# For plain text, before it is rendered: these may consume quotes and backslashes.
 _AUTHORIZATION = re.compile(
     rf"(authorization{_SEPARATOR})(?:{_QUOTED}|[^\s\"]+(?:[ \t]{{1,4}}[^\s\"]+)?)", _FLAGS
 )
 _PAIR = re.compile(rf"({_NAME}{_SEPARATOR})(?:{_QUOTED}|[^\s&\"]+)", _FLAGS)
 _URL = re.compile(r"://[^\s\"<>]+", re.ASCII)
 
-# Over a rendered line: these never touch a quote, a backslash or a colour, so JSON stays JSON.
+# For a rendered line: these never match a quote, a backslash or a colour, so JSON stays valid.
 _LINE_PAIR = re.compile(rf"({_NAME}{_EQUALS})[^\s&\"'\\\x1b]+", _FLAGS)
 _LINE_URL = re.compile(r"://[^\s\"'\\\x1b]+", re.ASCII)
 
-# Over both.
+# For both.
 _ENCODED_PAIR = re.compile(
     rf"((?:{_encoded('token')}|{_encoded('ticket')}){_EQUALS})[^\s&\"'\\\x1b]+", _FLAGS
 )
 _BEARER = re.compile(r"(bearer)(?:[ \t+:=]|%20){1,8}[^\s\"'\\,;\x1b]+", _FLAGS)
 _SUBPROTOCOL = re.compile(r"(jwt(?:\.|%2E))[\w-]{20,}", _FLAGS)  # 20: jwt.exceptions is a module
-# "eyJ" is '{"' in base64 and "ZXlK" is "eyJ" in base64: whole tokens, tokens cut short, and the
-# parts of one. The second pattern is for headers that begin otherwise ('{ "alg"', '{\n').
+# "eyJ" is '{"' in base64 and "ZXlK" is "eyJ" in base64: this matches whole tokens, truncated ones
+# and their parts. The second pattern is for headers that start differently ('{ "alg"', '{\n').
 _JWT = re.compile(r"(?:eyJ|ZXlK)[\w.%-]{8,}", re.ASCII)
 _THREE_PARTS = re.compile(r"(?<![\w-])[\w-]{16,}\.[\w-]{16,}\.[\w-]{32,}(?:\.[\w-]+)*", re.ASCII)
 
 
 def _without_passwords(url: re.Match[str]) -> str:
-    """Replace what stands between user and host in each URL of a run without spaces."""
+    """Replace the password in each URL of a text without spaces."""
     parts = url[0].split("://")
     for index, part in enumerate(parts):
         colon, at = part.find(":"), part.rfind("@")
@@ -94,8 +94,8 @@ def _without_passwords(url: re.Match[str]) -> str:
 
 
 def _without_shapes(text: str) -> str:
-    """Replace what is a credential by its own shape, in plain text or in a rendered line."""
-    # Looking for a word costs a tenth of running the pattern that begins with it.
+    """Replace credentials that are recognisable by their form, in plain text or in a line."""
+    # Searching a word costs a tenth of running the pattern that starts with it.
     lower = text.lower()
     if "%" in text:
         text = _ENCODED_PAIR.sub(rf"\1{REDACTED}", text)
@@ -108,24 +108,24 @@ def _without_shapes(text: str) -> str:
     return _THREE_PARTS.sub(REDACTED, text)
 
 
-# Most values are ids and words: without a separator only these can be credentials.
+# Most values are ids and words; without a separator few texts can be credentials.
 _INERT = re.compile(r"[\w -]*", re.ASCII)
 
 
 def is_inert(text: str) -> bool:
-    """Whether a short text has nothing in it that could be a credential, nor needs escaping."""
+    """Whether a short text certainly contains no credential and needs no escaping."""
     if _INERT.fullmatch(text) is None:
         return False
-    # In any case of letters, and a pattern that ignores it takes ten times as long.
+    # Case-insensitive search by `lower`: a case-insensitive pattern takes ten times as long.
     lower = text.lower()
     return "eyj" not in lower and "zxlk" not in lower and "bearer " not in lower
 
 
 def redact(text: str) -> str:
-    """Return the text without the credentials in it; linear in time, whatever the text.
+    """Return the text without credentials, in linear time.
 
-    Goes: JWTs, `Authorization` and `Bearer` values, `jwt.` subprotocols, passwords in URLs, and
-    what follows the name of a secret (`token=…`, `"ticket": "…"`), percent-encoded too. Text
+    Removed are JWTs, `Authorization` and `Bearer` values, `jwt.` subprotocols, passwords in URLs,
+    and values after the name of a secret (`token=…`, `"ticket": "…"`), percent-encoded too. Text
     beyond `SCAN` characters is dropped.
 
         >>> redact("GET /ws?ticket=abc&last_seq=7")
@@ -135,7 +135,7 @@ def redact(text: str) -> str:
         return text
     if len(text) > SCAN:
         text = text[:SCAN]
-        # The cut may have left a URL without its "@": its password would no longer look like one.
+        # The cut may have removed the "@" of a URL: its password could not be recognised any more.
         text = text[: max(text.rfind(" "), text.rfind("\n")) + 1 or SCAN] + CUT
     if "://" in text:
         text = _URL.sub(_without_passwords, text)
@@ -145,7 +145,7 @@ def redact(text: str) -> str:
 
 
 def redact_line(line: str) -> str:
-    """Catch in the whole rendered line what its values did not show one by one."""
+    """Remove credentials that only the rendered line shows, and not its single values."""
     if "://" in line:
         line = _LINE_URL.sub(_without_passwords, line)
     if "=" in line or "%" in line:
@@ -154,18 +154,18 @@ def redact_line(line: str) -> str:
 
 
 def is_secret(key: object) -> bool:
-    """Whether a key says that its value is a credential: a name, or a header's bytes."""
+    """Whether the value of this key is a credential; the key is a name or the bytes of a header."""
     name = key.decode("latin-1") if isinstance(key, bytes) else key
     return isinstance(name, str) and _ends_secretly(name)
 
 
-@lru_cache(maxsize=1024)  # a program has a few hundred names of fields, if it has many
+@lru_cache(maxsize=1024)  # a program has at most a few hundred field names
 def _ends_secretly(name: str) -> bool:
     return name.lower().replace("-", "_").endswith(_SECRET_ENDS)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# What can move a cursor, colour a terminal, end a line or turn the direction of writing.
+# Characters that move a cursor, colour a terminal, end a line or change the text direction.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -173,19 +173,19 @@ _PRINTABLE = re.compile("[ -~]*")  # takes half the time of `str.isprintable`
 
 
 def escape(text: str) -> str:
-    """Return the text with each control character as a Python string shows it."""
+    """Return the text with control characters escaped as in Python."""
     return _CONTROL.sub(_escaped, text)
 
 
 def escape_json(text: str) -> str:
-    """Return JSON that says the same, with each control character escaped."""
-    if _PRINTABLE.fullmatch(text) is not None:  # as most lines are
+    """Return the same JSON with all control characters escaped."""
+    if _PRINTABLE.fullmatch(text) is not None:  # most lines
         return text
     return _CONTROL.sub(_escaped_json, text)
 
 
 def escape_surrogates(text: str) -> str:
-    """Return the text with each surrogate, which UTF-8 refuses, as a Python string shows it."""
+    """Return the text with surrogates, which UTF-8 cannot encode, escaped as in Python."""
     return _SURROGATE.sub(_escaped, text)
 
 

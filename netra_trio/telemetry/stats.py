@@ -1,4 +1,4 @@
-"""The figures as JSON for an administrator: the same ones, in groups, with what users there are.
+"""The metrics as JSON for an administrator, in groups, with a list of users.
 
 >>> sorted(document(Metrics(), users=[]))
 ['connections', 'delivery', 'health', 'messages', 'runs', 'server']
@@ -7,23 +7,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netra_trio.telemetry.metrics import METRICS, Histogram, Key, Metrics, Values
+from netra_trio.telemetry.metric_table import METRICS, Values
+from netra_trio.telemetry.metrics import Histogram, Key, Metrics
 
 PREFIX = "netra_"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def document(metrics: Metrics, users: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return every figure by its group and its name, without the prefix of Prometheus; and users.
+    """Return all metrics by group and by name without the Prometheus prefix, and the users.
 
-    The quantiles of a histogram are bounds: so much is at or below them. They are None where there
-    is nothing yet, or where it is beyond the last bound.
+    The quantiles of a histogram are bounds of its buckets: that share of the values is at or below
+    them. They are None without any values, and if the quantile is above the last bound.
     """
-    levels = metrics.read_gauges()
+    gauges = metrics.read_gauges()
     groups: dict[str, Any] = {}
     for metric in METRICS:
         group = groups.setdefault(metric.group, {})
-        group[metric.name.removeprefix(PREFIX)] = _shown(metric.read(metrics, levels))
+        group[metric.name.removeprefix(PREFIX)] = _shown(metric.read(metrics, gauges))
     groups["connections"]["per_user"] = list(users)
     return groups
 

@@ -1,4 +1,4 @@
-"""The trace that work belongs to, as W3C's `traceparent` header has it, in the task's context.
+"""The trace that a task belongs to, as a W3C `traceparent` in the context of the task.
 
 >>> is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 True
@@ -10,13 +10,13 @@ import re
 from contextvars import ContextVar
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("TRACEPARENT", default=None)
-"""What a run hands on: its own trace, or without traces that of the opening request."""
+"""What a run passes on: its own span, or without tracing the header of the upgrade request."""
 
-TRACESTATE_CHARACTERS = 512  # what W3C's Trace Context asks everybody to pass on
+TRACESTATE_CHARACTERS = 512  # the length that W3C's Trace Context requires to be forwarded
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def is_traceparent(text: str) -> bool:
-    """Whether this is the header of version 00, as W3C's Trace Context defines it."""
+    """Whether this is a valid header of version 00 of W3C's Trace Context."""
     return _TRACEPARENT.fullmatch(text) is not None

@@ -1,11 +1,12 @@
-"""Facts as OpenTelemetry's spans: an opening, a resume, a run, and each tool of a run.
+"""OpenTelemetry spans of telemetry events: an upgrade, a resume, a run, and each tool of a run.
 
-    traces = Traces()               # the tracer is that of the process, whoever set it up
+    traces = Traces()               # uses the tracer provider of the process
     traces.note(UpgradeStarted({"traceparent": "00-4bf9…-01"}))
 
-An opening is a child of what its request names. A run is a child of the newest opening of its
-session, and current while it goes on: what an agent does through an instrumented library is part of
-it. No span has a credential, a text, or an id of a user in it. Needs the extra `traces`.
+The span of an upgrade is a child of the span that its request names. The span of a run is a child
+of the latest upgrade of its session, and is current during the run: spans that instrumented
+libraries make in an agent are its children. No span contains a credential, a text or the id of a
+user. Needs the extra `traces`.
 """
 
 from collections.abc import Callable
@@ -45,49 +46,49 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class Traces:
-    """A sink of facts that makes spans of them.
+    """A sink of telemetry events that makes spans of them.
 
     Args:
-        provider: Whose tracer makes them; the process's own, if not given.
+        provider: Makes the tracer; the provider of the process by default.
     """
 
     def __init__(self, provider: trace.TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("netra_trio", version("netra-trio"), provider)
-        self._is_wanted = provider is not None
-        self._openings: dict[str, Context] = {}  # the newest one of each session
+        self._is_enabled = provider is not None
+        self._openings: dict[str, Context] = {}  # the context of the latest upgrade, by session
         self._runs: dict[str, Span] = {}
         self._tools: dict[str, tuple[Span, Context]] = {}
 
     def note(self, event: TelemetryEvent) -> None:
-        """Begin or end a span, once somebody has said where spans go.
+        """Start or end a span, if a tracer provider is set.
 
-        OpenTelemetry's interface often comes along with something else. Spans that nobody sees
-        would cost a message a seventh of its time all the same.
+        OpenTelemetry's API is often installed with other packages. Without a provider, spans would
+        be discarded and still cost a seventh of the time of a message.
         """
         handle = _HANDLERS.get(type(event))
-        if handle is not None and (self._is_wanted or self._became_wanted()):
+        if handle is not None and (self._is_enabled or self._became_enabled()):
             handle(self, event)
 
-    def _became_wanted(self) -> bool:
-        # Of the type itself: to ask an abstract class is ten times as dear.
-        self._is_wanted = type(trace.get_tracer_provider()) is not trace.ProxyTracerProvider
-        return self._is_wanted
+    def _became_enabled(self) -> bool:
+        # By the type itself: `isinstance` with an abstract class takes ten times as long.
+        self._is_enabled = type(trace.get_tracer_provider()) is not trace.ProxyTracerProvider
+        return self._is_enabled
 
     def opening_started(self, event: UpgradeStarted) -> None:
-        """Begin an opening's span."""
+        """Start the span of an upgrade."""
         parent = _W3C.extract(event.carrier, context=Context())
         _opening.set(self._tracer.start_span(OPENING, context=parent, kind=SpanKind.SERVER))
 
     def opening_refused(self, event: OpeningRefused) -> None:
-        """End it: somebody was told no."""
+        """End the span of an upgrade that was refused."""
         self._end_opening({"netra.code": str(event.code), "netra.status": event.status}, "refused")
 
     def opening_failed(self, _: UpgradeFailed) -> None:
-        """End it: the fault is the server's."""
+        """End the span of an upgrade that failed in the server."""
         self._end_opening({}, "failed")
 
     def opened(self, event: ConnectionOpened | ConnectionResumed) -> None:
-        """End it; runs of the session are its children from here on."""
+        """End the span of an upgrade; later runs of the session are its children."""
         span = self._end_opening({"netra.verdict": str(event.verdict)})
         if span is None:
             return
@@ -110,16 +111,16 @@ class Traces:
         return span
 
     def session_ended(self, event: SessionEnded) -> None:
-        """Forget the session's opening."""
+        """Forget the upgrade of the session."""
         self._openings.pop(event.session_id, None)
 
     def run_started(self, event: RunStarted) -> None:
-        """Begin a run's span, and make it current for the run's task."""
+        """Start the span of a run and make it current in the task of the run."""
         parent = self._openings.get(event.session_id, Context())
         attributes = {"netra.agent": event.agent, "netra.run_id": event.run_id}
         span = self._tracer.start_span(RUN, context=parent, attributes=attributes)
         self._runs[event.run_id] = span
-        # For the run's task and those it starts; it ends with them.
+        # In the task of the run and in tasks that it starts; never detached, it ends with them.
         contexts.attach(trace.set_span_in_context(span, parent))
         carrier: dict[str, str] = {}
         _W3C.inject(carrier)
@@ -127,7 +128,7 @@ class Traces:
             TRACEPARENT.set(carrier["traceparent"])
 
     def run_ended(self, event: RunEnded) -> None:
-        """End it."""
+        """End the span of a run."""
         span = self._runs.pop(event.run_id, None)
         if span is not None:
             fault = str(event.status) if event.status in _FAULTS else None
@@ -135,16 +136,16 @@ class Traces:
             _end(span, attributes, fault)
 
     def tool_started(self, event: ToolStarted) -> None:
-        """Begin a tool's span, and make it current."""
+        """Start the span of a tool call and make it current."""
         before = contexts.get_current()
         span = self._tracer.start_span(TOOL, attributes={"netra.tool": event.name})
         self._tools[event.tool_call_id] = (span, before)
         contexts.attach(trace.set_span_in_context(span))
 
     def tool_ended(self, event: ToolEnded) -> None:
-        """End it, and make current what was before."""
+        """End the span of a tool call and make the previous one current again."""
         begun = self._tools.pop(event.tool_call_id, None)
-        if begun is not None:  # and not before anybody wanted to know
+        if begun is not None:  # None if it started before a provider was set
             span, before = begun
             contexts.attach(before)
             fault = event.outcome if event.outcome == "failed" else None

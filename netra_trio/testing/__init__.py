@@ -1,4 +1,4 @@
-"""Test an agent, or anything that talks to one, over a network that fails when you say so.
+"""Tests of an agent, or of a program that talks to one, over a network with scripted faults.
 
     async with open_network({"shout": shout}, [Every(3, Drop())]) as network:
         async with network.connect() as client:
@@ -7,7 +7,7 @@
     assert_nothing_lost(network.trace)
 
 The real client talks to the real server, in one process and without a socket; on a virtual clock a
-day of mishaps takes a moment. See `docs/testing.md`.
+day of faults takes a moment. See `docs/testing.md`.
 """
 
 from netra_trio.testing.faults import (
@@ -24,7 +24,8 @@ from netra_trio.testing.faults import (
     Throttle,
 )
 from netra_trio.testing.losses import assert_nothing_lost, losses
-from netra_trio.testing.network import MemoryNetwork, open_network, wall_clock
+from netra_trio.testing.network import MemoryNetwork, open_network
+from netra_trio.testing.server import wall_clock
 from netra_trio.testing.trace import Trace
 
 __all__ = [

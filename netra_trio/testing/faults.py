@@ -1,7 +1,7 @@
-"""What may happen to a network, and when: values, and the order in which they are due.
+"""The faults of a network, and when they happen.
 
 >>> script = Script([After(2, Drop()), Every(3, HalfOpen())])
->>> [script.came(events) for events in (1, 2, 3)]
+>>> [script.received(events) for events in (1, 2, 3)]
 [[], [Drop()], [HalfOpen()]]
 """
 
@@ -13,20 +13,20 @@ from attrs.validators import ge, gt
 
 @frozen
 class Drop:
-    """Every open line is cut, and both ends know; what was under way is gone."""
+    """Every open connection is cut, and both ends are told; frames in transit are lost."""
 
 
 @frozen
 class HalfOpen:
-    """Nothing passes on any open line any more, and neither end is told."""
+    """No frame is delivered on any open connection any more, and neither end is told."""
 
 
 @frozen
 class Delay:
-    """From now on frames are under way for so long, on every line.
+    """From now on each frame is delayed, on every connection.
 
     Attributes:
-        seconds: The time each way; 0 for a network that is well again.
+        seconds: The delay each way; 0 ends it.
     """
 
     seconds: float = field(validator=ge(0))
@@ -34,10 +34,10 @@ class Delay:
 
 @frozen
 class Throttle:
-    """From now on so much passes, on every line.
+    """From now on the throughput is limited, on every connection.
 
     Attributes:
-        bytes_per_second: Each way; `math.inf` for a network that is well again.
+        bytes_per_second: The limit each way; `math.inf` ends it.
     """
 
     bytes_per_second: float = field(validator=gt(0))
@@ -45,13 +45,13 @@ class Throttle:
 
 @frozen
 class Crash:
-    """The server dies like a killed process, and another one comes, with the same store.
+    """The server is killed, and another one starts with the same store.
 
-    All lines are cut, sessions and runs are gone, and nothing that they still do is stored. An
-    agent that shields itself from its cancellation keeps the next server waiting.
+    All connections are cut, sessions and runs are lost, and none of their later writes is stored.
+    An agent that shields itself from cancellation delays the next server.
 
     Attributes:
-        seconds: For which nobody answers.
+        seconds: How long there is no server.
     """
 
     seconds: float = field(default=1.0, validator=ge(0))
@@ -59,9 +59,9 @@ class Crash:
 
 @frozen
 class DuplicateConnect:
-    """Somebody opens the session of every open line once more, as a duplicated page does.
+    """A second connection resumes the session of every open connection, as a duplicated page does.
 
-    The server closes the line that the client has, with 4409, and the client does not come back
+    The server closes the connection of the client with 4409, and the client does not reconnect
     before `Client.reconnect`.
     """
 
@@ -71,11 +71,11 @@ Fault = Drop | HalfOpen | Delay | Throttle | Crash | DuplicateConnect
 
 @frozen
 class After:
-    """Once, when so many events have come to clients.
+    """Once, when clients have received so many events.
 
     Attributes:
-        events: Numbered frames, over all lines; 0 for when the first line is open.
-        fault: What happens then.
+        events: Numbered frames, over all connections; 0 for the first open connection.
+        fault: The fault.
     """
 
     events: int = field(validator=ge(0))
@@ -84,11 +84,11 @@ class After:
 
 @frozen
 class Every:
-    """Each time when so many more events have come to clients.
+    """Each time that clients have received so many more events.
 
     Attributes:
-        events: Numbered frames, over all lines.
-        fault: What happens then.
+        events: Numbered frames, over all connections.
+        fault: The fault.
     """
 
     events: int = field(validator=ge(1))
@@ -100,8 +100,8 @@ class At:
     """Once, at a time.
 
     Attributes:
-        seconds: From when the network was opened.
-        fault: What happens then.
+        seconds: Seconds after the network was opened.
+        fault: The fault.
     """
 
     seconds: float = field(validator=ge(0))
@@ -112,10 +112,10 @@ Step = After | Every | At
 
 
 class Script:
-    """Steps, each of which knows when it is due.
+    """The steps that are not done.
 
     Attributes:
-        timed: Those that wait for a time, for whoever has a clock.
+        timed: The steps that are due at a time; the caller has the clock.
     """
 
     def __init__(self, steps: Iterable[Step]) -> None:
@@ -125,12 +125,12 @@ class Script:
         self._once = [step for step in steps if isinstance(step, After)]
 
     def opened(self, events: int) -> list[Fault]:
-        """Return what is due when a line is open and so many events have come."""
+        """Return the faults that are due when a connection is opened after so many events."""
         due = [step for step in self._once if step.events <= events]
         self._once = [step for step in self._once if step.events > events]
         return [step.fault for step in due]
 
-    def came(self, events: int) -> list[Fault]:
-        """Return what is due when one more event has come, so many in all."""
+    def received(self, events: int) -> list[Fault]:
+        """Return the faults that are due after one more event, `events` in all."""
         repeated = [step.fault for step in self._every if events % step.events == 0]
         return [*self.opened(events), *repeated]

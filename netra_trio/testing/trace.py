@@ -1,4 +1,4 @@
-"""What agents emitted and what clients delivered, for whoever compares the two.
+"""A record of what agents emitted and what clients delivered.
 
     trace = Trace()
     app = create_app(agents={"shout": trace.recording(shout)})
@@ -7,7 +7,7 @@
         trace.deliver(event)
     assert_nothing_lost(trace)
 
-It knows no network: a program that tests against a server on a real one records in the same way.
+It is independent of the network: a test against a server on a real one records in the same way.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ from netra_trio.client import Client, ClientError, Event, Status
 from netra_trio.protocol.text import pieces
 
 ANNOUNCED = frozenset({"gap", "reset", "lost", "lagged"})
-LOOK_SECONDS = 1.0  # between two looks at a client that failed, and may be told to reconnect
+POLL_SECONDS = 1.0  # between two polls of a client that failed, and may reconnect
 
 
 class Trace:
@@ -30,7 +30,7 @@ class Trace:
 
     Attributes:
         emitted: The text that agents emitted, by run id.
-        delivered: The events that clients gave, each in their order, by the client's name.
+        delivered: The events of each client in their order, by the client's name.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Trace:
 
     @property
     def announced(self) -> list[Event]:
-        """What clients were told that is gone: nothing is the best one may hope for."""
+        """The events that announce a loss; none if nothing was lost."""
         return [
             event
             for events in self.delivered.values()
@@ -48,7 +48,7 @@ class Trace:
         ]
 
     def recording(self, agent: Agent) -> Agent:
-        """Return the agent, with what it emits recorded."""
+        """Return the agent, with the text that it emits recorded."""
 
         @wraps(agent)
         async def recorded(run: Run) -> Any:
@@ -61,31 +61,32 @@ class Trace:
         self.emitted[run_id] += text
 
     def deliver(self, event: Event, client: str = "client") -> None:
-        """Record an event that a client gave."""
+        """Record an event that a client delivered."""
         self.delivered[client].append(event)
 
     async def follow(self, client: Client, name: str) -> None:
-        """Record every event of a client until it is left, over its failures."""
+        """Record every event of a client until it is left; it may fail and reconnect."""
         while True:
             try:
                 async for event in client.events():
                     self.deliver(event, name)
             except ClientError:
-                while client.status is Status.ERROR:  # noqa: ASYNC110 - it tells nobody that it goes on
-                    await trio.sleep(LOOK_SECONDS)
+                while client.status is Status.ERROR:  # noqa: ASYNC110 - there is no notification
+                    await trio.sleep(POLL_SECONDS)
             else:
                 return
 
 
 class _RecordedRun(Run):
-    """A run as its agent sees it, that tells what was emitted."""
+    """A run whose emitted text is recorded."""
 
-    def __init__(self, run: Run, tell: Callable[[str, str], None]) -> None:
-        vars(self).update(vars(run))  # it is that run, with one method more to it
-        self._tell = tell
+    def __init__(self, run: Run, record: Callable[[str, str], None]) -> None:
+        vars(self).update(vars(run))  # the same run, with one method replaced
+        self._record = record
 
     async def emit(self, text: str) -> None:
-        """Send a piece of the answer, and record what of it was sent."""
-        for piece in list(pieces(text)) or [text]:  # cancelled in between, the first ones were sent
+        """Send a piece of the answer, and record the text that was sent."""
+        # Piece by piece: if it is cancelled in between, the first pieces were sent.
+        for piece in list(pieces(text)) or [text]:
             await super().emit(piece)
-            self._tell(self.id, piece)
+            self._record(self.id, piece)

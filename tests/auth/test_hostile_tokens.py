@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from structlog.testing import capture_logs
 from support.keyserver import SIGNERS, Signer, base64url, key_server, key_set
 
-from netra_trio.auth.jwks import GAP_SECONDS, KeySet, KeysUnavailable
+from netra_trio.auth.jwk import KeysUnavailable
+from netra_trio.auth.key_set import GAP_SECONDS, KeySet
 from netra_trio.auth.tokens import TOKEN_CHARACTERS, TokenVerifier
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import refusal
@@ -76,7 +77,7 @@ def joined(header: Any, payload: Any = None, signature: bytes = b"x" * 64) -> st
 
 
 def rightly(signer: Signer, header: Any = None, payload: Any = None) -> str:
-    """Return a token of any header and payload, rightly signed."""
+    """Return a token of any header and payload with a valid signature."""
     known = {"alg": signer.algorithm, "kid": signer.kid} if header is None else header
     signed = joined(known, payload).rpartition(".")[0]
     algorithm: Any = jwt.get_algorithm_by_name(signer.algorithm)
@@ -105,13 +106,13 @@ def swapped(head: str, tail: str) -> str:
 
 
 def with_claim(text: str) -> str:
-    """Return a token with a claim as JSON text that no writer would write."""
+    """Return a token with a claim as JSON text that no encoder writes."""
     payload = json.dumps(claims(exp=...))[:-1] + f", {text}}}"
     return rightly(RSA, payload=payload.encode())
 
 
 def padded(length: int) -> str:
-    """Return a good token of exactly so many characters."""
+    """Return a valid token of exactly this many characters."""
     for pad in range(length):
         token = RSA.sign(claims(pad="x" * ((length - 700) * 3 // 4 + pad)))
         if len(token) == length:
@@ -124,7 +125,7 @@ HEAD, BODY, TAIL = good().split(".")
 TURNED = base64url(b'{"alg":"RS256","kid":"RS256-1","alg":"none"}')
 
 HOSTILE: dict[str, tuple[str, str]] = {
-    # One algorithm's key for another's.
+    # The key of one algorithm for another.
     "HS256 over RSA's PEM": (keyed(public(RSA)), SIGNATURE),
     "HS256 over RSA's PEM with its kid": (keyed(public(RSA), kid=RSA.kid), SIGNATURE),
     "HS256 over RSA's PEM cut": (keyed(public(RSA).strip(), kid=RSA.kid), SIGNATURE),
@@ -151,7 +152,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "signed ES256, says EdDSA": (rightly(EC, {"alg": "EdDSA", "kid": ED.kid}), SIGNATURE),
     "signed EdDSA, says HS256": (rightly(ED, {"alg": "HS256", "kid": ED.kid}), SIGNATURE),
     "signed RS256, says HS256": (rightly(RSA, {"alg": "HS256", "kid": RSA.kid}), SIGNATURE),
-    # Algorithms that are none, or not accepted.
+    # No algorithm, or one that is not accepted.
     "none": (joined({"alg": "none"}, signature=b""), ALGORITHM),
     "None": (joined({"alg": "None", "kid": RSA.kid}, signature=b""), ALGORITHM),
     "nOnE": (joined({"alg": "nOnE"}), ALGORITHM),
@@ -180,7 +181,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "ES256 too long": (joined({"alg": "ES256", "kid": EC.kid}, signature=b"x" * 65), SIGNATURE),
     "EdDSA of zeros": (joined({"alg": "EdDSA", "kid": ED.kid}, signature=bytes(64)), SIGNATURE),
     "RS256 of zeros": (joined({"alg": "RS256", "kid": RSA.kid}, signature=bytes(256)), SIGNATURE),
-    # Keys that are pointed at, or brought along.
+    # Keys that the token refers to, or contains.
     "kid a path": (good(kid="../../../../dev/null"), UNKNOWN),
     "kid of SQL": (good(kid="x' UNION SELECT 'AA' --"), UNKNOWN),
     "kid a URL": (good(kid="https://evil.example.com/key"), UNKNOWN),
@@ -236,7 +237,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
         padded(TOKEN_CHARACTERS + 1),
         f"The token has more than {TOKEN_CHARACTERS} characters.",
     ),
-    # Claims, rightly signed.
+    # Claims with a valid signature.
     "wrong issuer": (having(iss="https://evil.example.com"), "The token is from another issuer."),
     "issuer a list": (
         rightly(RSA, payload=claims(iss=[ISSUER])),
@@ -281,12 +282,12 @@ async def opened(**options: Any) -> AsyncIterator[TokenVerifier]:
         yield verifier
 
 
-def check_silence(token: str, told: str) -> None:
-    """Check that nothing of a token is in a text."""
-    assert MARK not in told
+def check_silence(token: str, text: str) -> None:
+    """Check that a text contains no part of a token."""
+    assert MARK not in text
     for part in token.split("."):
-        assert len(part) <= 3 or part not in told
-    assert token not in told or len(token) <= 3
+        assert len(part) <= 3 or part not in text
+    assert token not in text or len(token) <= 3
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -298,8 +299,8 @@ async def test_a_hostile_token(name: str, autojump_clock: trio.testing.MockClock
                 await verifier.verify(token, NOW)
             fault = caught.value.problem
             request = Request({}, {}, (), "")
-            refusal(fault, NOW, request, "/ws", LogSink().note)  # what is logged of it
-            # Whoever comes next is none the worse for it.
+            refusal(fault, NOW, request, "/ws", LogSink().note)  # the log line of the refusal
+            # A following valid token is accepted.
             assert (await verifier.verify(good(), NOW)).user_id == MARK
     code = ErrorCode.TOKEN_EXPIRED if reason == EXPIRED else ErrorCode.INVALID_TOKEN
     assert (fault.code, fault.error, fault.status) == (code, reason, 401)
@@ -309,7 +310,7 @@ async def test_a_hostile_token(name: str, autojump_clock: trio.testing.MockClock
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-async def test_what_is_not_hostile(autojump_clock: trio.testing.MockClock) -> None:
+async def test_valid_tokens_are_accepted(autojump_clock: trio.testing.MockClock) -> None:
     async with opened() as verifier:
         for signer in (RSA, EC, ED):
             for token in (
@@ -325,7 +326,7 @@ async def test_what_is_not_hostile(autojump_clock: trio.testing.MockClock) -> No
         assert (await verifier.verify(own, NOW)).user_id == "alice"
 
 
-async def test_only_the_listed_algorithms(autojump_clock: trio.testing.MockClock) -> None:
+async def test_only_listed_algorithms_are_accepted(autojump_clock: trio.testing.MockClock) -> None:
     async with opened(algorithms=["EdDSA", "ES256"]) as verifier:
         assert not verifier.can_sign
         assert (await verifier.verify(good(ED), NOW)).user_id == MARK
@@ -367,8 +368,8 @@ def test_a_verifier_needs_a_source_of_keys() -> None:
     assert (verifier.can_sign, verifier.is_key_server_available) == (False, False)
 
 
-async def test_a_new_key_without_a_name(autojump_clock: trio.testing.MockClock) -> None:
-    """A token without kid whose key is newer than ours waits for it, at the same price."""
+async def test_a_new_key_without_a_kid(autojump_clock: trio.testing.MockClock) -> None:
+    """A token without kid whose key is not fetched yet waits for a fetch, as with a kid."""
     published, fetches = [RSA], []
 
     async def fetch() -> bytes:
@@ -383,23 +384,23 @@ async def test_a_new_key_without_a_name(autojump_clock: trio.testing.MockClock) 
         await trio.sleep(10)
         published[:] = [OTHER_RSA]
         assert (await verifier.verify(good(OTHER_RSA, kid=...), NOW)).user_id == MARK
-        # The one that is revoked by that waits too, and is refused.
+        # A token of the revoked key waits too, and is refused.
         with pytest.raises(Refused, match="signature does not match"):
             await verifier.verify(good(RSA, kid=...), NOW)
         assert fetches == [0, 10, 10 + GAP_SECONDS]
-        # While nobody can be asked nobody can say that it is wrong.
+        # While the key server is down, the token cannot be refused as invalid.
         published.clear()
         with pytest.raises(Refused) as caught:
             await verifier.verify(good(RSA, kid=...), NOW)
         assert caught.value.problem.code is ErrorCode.SERVICE_UNAVAILABLE
         assert (await verifier.verify(good(OTHER_RSA, kid=...), NOW)).user_id == MARK
-        # A key of this name is known: to ask again would only help the one who guesses.
+        # A key with this kid is known: another fetch would only help an attacker who guesses.
         with pytest.raises(Refused, match="signature does not match"):
             await verifier.verify(good(RSA), NOW)
 
 
 async def test_no_token_makes_the_server_ask_elsewhere() -> None:
-    """What a token points at is never fetched."""
+    """URLs in a token are never fetched."""
     with key_server(RSA) as ours, key_server(OTHER_RSA) as theirs:
         verifier = TokenVerifier.of(Settings(jwt_jwks_url=ours.url))
         async with verifier.open():

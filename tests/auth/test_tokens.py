@@ -1,4 +1,4 @@
-"""Tokens and tickets: hostile ones are refused for what they are, and nothing of them is told."""
+"""Tokens and tickets: invalid ones are refused with a reason that contains no part of them."""
 
 import base64
 import hmac
@@ -34,19 +34,19 @@ def base64url(data: bytes) -> str:
 
 
 def raw(payload: str, *, header: str = HEADER, key: str = SECRET, digest: str = "sha256") -> str:
-    """Return a token whose header and payload are any text, signed all the same."""
+    """Return a signed token whose header and payload are any text."""
     signed = f"{base64url(header.encode())}.{base64url(payload.encode())}"
     return f"{signed}.{base64url(hmac.digest(key.encode(), signed.encode(), digest))}"
 
 
 def claims(**more: Any) -> str:
-    """Return a good payload but for what is given; a claim that is `...` is left out."""
+    """Return a valid payload with these changes; a claim that is `...` is left out."""
     payload = {"sub": MARK, "exp": NOW + 60, **more}
     return orjson.dumps({k: v for k, v in payload.items() if v is not ...}).decode()
 
 
 def with_claim(name: str, json: str) -> str:
-    """Return a token with one claim as JSON text that no writer would write."""
+    """Return a token with one claim as JSON text that no encoder writes."""
     rest = claims(**{name: ...})
     return raw(f'{rest[:-1]},"{name}":{json}}}')
 
@@ -57,10 +57,10 @@ def refusal(token: str, verifier: TokenVerifier = VERIFIER, now: float = NOW) ->
     fault = caught.value.problem
     assert fault.status == 401
     assert not fault.recoverable
-    told = f"{fault.error} {fault.help} {caught.value}"
-    assert MARK not in told
-    assert not any(part in told for part in token.split(".") if len(part) > 3)
-    # No traceback that a log may show has what the parsers below said.
+    text = f"{fault.error} {fault.help} {caught.value}"
+    assert MARK not in text
+    assert not any(part in text for part in token.split(".") if len(part) > 3)
+    # No traceback in the log shows the texts of the parsers.
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
     return str(fault.code), fault.error
@@ -164,13 +164,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_token_is_refused_for_what_it_is(name: str) -> None:
+def test_an_invalid_token_is_refused_with_its_reason(name: str) -> None:
     token, reason = HOSTILE[name]
     assert refusal(token) == ("INVALID_TOKEN", reason)
 
 
 def test_a_bomb_in_the_payload_of_an_expired_token() -> None:
-    # What is found first depends on how deep this Python's json goes.
+    # The reason depends on the recursion limit of json in this Python.
     code, _ = refusal(raw('{"sub":"a","exp":1,"x":' + DEEP + "}"))
     assert code in {"INVALID_TOKEN", "TOKEN_EXPIRED"}
 
@@ -181,13 +181,13 @@ def test_an_expired_token(exp: float) -> None:
 
 
 @pytest.mark.parametrize("exp", [NOW + 1, NOW + 0.5, int(NOW) + 60, 2**63, 1e300])
-def test_a_good_token(exp: float) -> None:
+def test_a_valid_token(exp: float) -> None:
     identity = accepted(raw(claims(exp=exp)))
     assert identity.expires_at == exp
     assert not identity.is_anonymous
 
 
-def test_the_leeway_at_its_edge() -> None:
+def test_the_leeway_at_its_bound() -> None:
     token = raw(claims(exp=NOW, nbf=NOW))
     assert accepted(token, now=NOW + LEEWAY - 0.25).expires_at == NOW
     assert refusal(token, now=NOW + LEEWAY)[0] == "TOKEN_EXPIRED"
@@ -204,7 +204,7 @@ def test_the_longest_user_id() -> None:
 
 
 def padded(length: int) -> str:
-    """Return a good token of exactly so many characters."""
+    """Return a valid token of exactly this many characters."""
     for pad in range(length):
         token = raw(claims(pad="x" * (length * 3 // 4 - 200 + pad)))
         if len(token) == length:
@@ -248,23 +248,25 @@ STRICT = TokenVerifier(SECRET, issuer="https://issuer.example", audience="netra"
         ({"iss": "https://issuer.example", "aud": 5}, AUDIENCE),
     ],
 )
-def test_issuer_and_audience_where_configured(more: dict[str, Any], reason: str | None) -> None:
+def test_a_configured_issuer_and_audience_are_required(
+    more: dict[str, Any], reason: str | None
+) -> None:
     token = raw(claims(**more))
     if reason is None:
         assert accepted(token, STRICT).user_id == MARK
     else:
         assert refusal(token, STRICT) == ("INVALID_TOKEN", reason)
-    # Where they are not, anything passes.
+    # Without configuration any issuer and audience is accepted.
     assert accepted(token).user_id == MARK
 
 
-def test_permissions_from_both_places() -> None:
+def test_permissions_from_both_claims() -> None:
     assert accepted(raw(claims())).permissions == frozenset()
     token = raw(claims(permissions=["a", "b c"], scope=" d  a\te "))
     assert accepted(token).permissions == {"a", "b c", "d", "e"}
 
 
-def test_what_it_signs_it_accepts() -> None:
+def test_a_signed_token_is_accepted() -> None:
     token = STRICT.sign("alice", expires_at=NOW + 60.9, permissions=("b", "a"))
     assert accepted(token, STRICT) == Identity(UserId("alice"), NOW + 60, frozenset({"a", "b"}))
     payload = jwt.decode(token, options={"verify_signature": False})
@@ -273,7 +275,7 @@ def test_what_it_signs_it_accepts() -> None:
     assert jwt.decode(bare, options={"verify_signature": False}) == {"sub": "alice", "exp": NOW}
 
 
-def test_another_algorithm_where_configured() -> None:
+def test_a_configured_algorithm_is_used() -> None:
     verifier = TokenVerifier(SECRET * 2, algorithms=("HS512", "HS256"))
     assert jwt.get_unverified_header(verifier.sign("a", expires_at=NOW + 60))["alg"] == "HS512"
     assert accepted(verifier.sign("a", expires_at=NOW + 60), verifier).user_id == "a"
@@ -281,7 +283,7 @@ def test_another_algorithm_where_configured() -> None:
     assert refusal(raw(claims(), header='{"alg":"HS384"}'), verifier)[1] == ALGORITHM
 
 
-def test_who_needs_no_token_is_anonymous() -> None:
+def test_an_identity_without_expiry_is_anonymous() -> None:
     assert Identity(UserId("anonymous-1")).is_anonymous
 
 
@@ -304,7 +306,7 @@ NAMES = ("sub", "exp", "nbf", "iat", "jti", "iss", "aud", "permissions", "scope"
     st.dictionaries(st.sampled_from(NAMES), JSON),
     st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "b64", "cty", "jku"]), JSON),
 )
-def test_any_signed_claims_are_an_identity_or_refused(
+def test_any_signed_claims_give_an_identity_or_a_refusal(
     payload: dict[str, Any], header: dict[str, Any]
 ) -> None:
     token = raw(
@@ -337,7 +339,7 @@ def used_up(tickets: Tickets, ticket: str, now: float = 0.0) -> bool:
     return False
 
 
-def test_a_ticket_is_good_once() -> None:
+def test_a_ticket_is_valid_once() -> None:
     tickets = Tickets()
     ticket = tickets.issue(ALICE, 0.0)
     assert len(ticket) == 32
@@ -349,11 +351,11 @@ def test_a_ticket_is_good_once() -> None:
 
 
 @pytest.mark.parametrize("ticket", ["guess", "\ud800", "\u00e9" * 32, "x" * 100_000])
-def test_what_never_was_a_ticket(ticket: str) -> None:
+def test_an_unknown_ticket_is_refused(ticket: str) -> None:
     assert used_up(Tickets(), ticket)
 
 
-def test_a_ticket_ends_after_exactly_30_seconds() -> None:
+def test_a_ticket_expires_after_exactly_30_seconds() -> None:
     tickets = Tickets()
     first, second = tickets.issue(ALICE, 100.0), tickets.issue(ALICE, 100.0)
     assert TICKET_SECONDS == 30
@@ -363,7 +365,7 @@ def test_a_ticket_ends_after_exactly_30_seconds() -> None:
     assert tickets._by_user == {}
 
 
-def test_a_users_oldest_ticket_goes_for_one_too_many() -> None:
+def test_the_oldest_ticket_of_a_user_is_dropped_above_the_bound() -> None:
     tickets = Tickets()
     own = [tickets.issue(ALICE, 0.0) for _ in range(TICKETS_PER_USER)]
     bobs = tickets.issue(Identity(UserId("bob")), 0.0)
@@ -375,7 +377,7 @@ def test_a_users_oldest_ticket_goes_for_one_too_many() -> None:
     assert tickets._by_user == {}
 
 
-def test_all_tickets_are_out() -> None:
+def test_the_number_of_tickets_is_bounded() -> None:
     tickets = Tickets()
     for number in range(TICKETS):
         last = tickets.issue(Identity(UserId(f"user-{number}")), 0.0)
@@ -384,14 +386,14 @@ def test_all_tickets_are_out() -> None:
     assert caught.value.problem.code is ErrorCode.SERVICE_UNAVAILABLE
     assert caught.value.problem.retry_after_ms == 30_000
     assert "alice" not in tickets._by_user
-    # One used makes room for one.
+    # A used ticket makes room for another.
     tickets.redeem(last, 29.75)
     ticket = tickets.issue(ALICE, 29.75)
     with pytest.raises(Refused):
         tickets.issue(Identity(UserId("bob")), 29.75)
-    # And who has too many of them makes room too.
+    # So does a user above the bound of a user.
     assert len(tickets) == TICKETS
-    # After 30 seconds all others are gone, and so is what was kept of their users.
+    # After 30 seconds all others have expired, and their users are forgotten.
     assert tickets.redeem(ticket, 30.0) is ALICE
     assert len(tickets) == 0
     assert tickets._by_user == {}
@@ -427,7 +429,7 @@ def test_tickets_against_a_simple_model(steps: list[tuple[str, int, float]]) -> 
     }
 
 
-def test_the_tokens_here_are_signed_as_others_are() -> None:
-    # The tokens above are signed by hand: a slip there must not pass for a refusal.
+def test_the_helpers_sign_correctly() -> None:
+    # The tokens above are signed by hand: a mistake there must not look like a refusal.
     signed = jwt.encode({"sub": MARK, "exp": NOW + 60}, SECRET, algorithm="HS256")
     assert accepted(signed) == accepted(raw(claims()))

@@ -1,4 +1,4 @@
-"""What a terminal is shown, and what a pipe."""
+"""The output of the chat on a terminal and through a pipe."""
 
 import io
 import os
@@ -13,12 +13,12 @@ CLEAR = "\x1b[2J"
 
 
 @pytest.fixture(autouse=True)
-def usual(monkeypatch: pytest.MonkeyPatch) -> None:
+def default_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
 
-def test_a_note_has_a_line_of_its_own() -> None:
+def test_a_note_is_a_line_of_its_own() -> None:
     out = io.StringIO()
     screen = Screen(out)
     screen.note("begins")
@@ -33,17 +33,17 @@ def test_a_note_has_a_line_of_its_own() -> None:
     assert out.getvalue() == "begins\nHel\nin between\nlo\nwrong\nend\n"
 
 
-def test_a_terminal_has_colours_and_a_prompt_that_comes_back() -> None:
+def test_a_terminal_has_colours_and_the_prompt_is_repeated() -> None:
     out = Terminal()
     screen = Screen(out)
     screen.prompt()
     screen.note("news")
     assert out.getvalue() == "> \n\x1b[2mnews\x1b[0m\n> "
-    screen.heard()
-    screen.answer("typed, so a line of its own")
+    screen.line_entered()
+    screen.answer("after a typed line")
     screen.interrupted()
     screen.fault("stopped")
-    assert out.getvalue().endswith("> typed, so a line of its own\n\x1b[31mstopped\x1b[0m\n")
+    assert out.getvalue().endswith("> after a typed line\n\x1b[31mstopped\x1b[0m\n")
 
 
 def test_an_answer_at_the_prompt_ends_it() -> None:
@@ -63,7 +63,7 @@ def test_no_colours(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> N
     assert out.getvalue() == "plain\n"
 
 
-def test_an_agent_does_not_rewrite_the_terminal() -> None:
+def test_control_characters_are_removed_on_a_terminal() -> None:
     out, pipe = Terminal(), io.StringIO()
     for stream in (out, pipe):
         Screen(stream).answer(f"a{CLEAR}\tb\x9b2J\r\x07\nä€🙂")
@@ -71,17 +71,17 @@ def test_an_agent_does_not_rewrite_the_terminal() -> None:
     assert pipe.getvalue() == f"a{CLEAR}\tb\x9b2J\r\x07\nä€🙂"
 
 
-def test_a_pipe_sees_no_prompt() -> None:
+def test_a_pipe_gets_no_prompt() -> None:
     out = io.StringIO()
     screen = Screen(out)
     screen.prompt()
-    screen.heard()
+    screen.line_entered()
     screen.interrupted()
     screen.note("plain")
     assert out.getvalue() == "plain\n"
 
 
-async def test_what_is_typed_comes_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_input_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     there, here = os.pipe()
     with open(there) as typed:  # noqa: ASYNC230, PTH123 - a pipe
         monkeypatch.setattr("sys.stdin", typed)

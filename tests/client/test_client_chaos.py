@@ -1,4 +1,4 @@
-"""Conversations over a network that fails at random: nothing is lost, doubled or reordered."""
+"""Conversations over a network that fails at random: nothing is lost, duplicated or reordered."""
 
 import random
 
@@ -37,7 +37,7 @@ def answer(content: str) -> str:
 
 
 def script(chance: random.Random) -> list[Step]:
-    """Return some mishaps for a quarter of an hour."""
+    """Return faults for a quarter of an hour."""
     kinds: list[Fault] = [Drop(), Drop(), HalfOpen(), Crash(2), Delay(0.3), Delay(0), Throttle(900)]
     steps: list[Step] = [At(chance.uniform(0, 30), chance.choice(kinds)) for _ in range(8)]
     return [*steps, Every(chance.randrange(3, 40), Drop())]
@@ -49,7 +49,7 @@ async def say(client: Client, key: str, ends: dict[str, str]) -> None:
     ends[key] = events[-1].payload["status"]
     text = "".join(e.payload["content"] for e in events if e.type == "partial_result")
     if ends[key] == "completed" and not any(event.type == "reset" for event in events):
-        # A duplicate may be all that is left to hear of it: its deltas went to another session.
+        # After a reset the message may be a duplicate, and its deltas went to the old session.
         assert text == answer(key) or run.status == "duplicate"
     else:
         assert answer(key).startswith(text) or run.status == "duplicate"
@@ -58,7 +58,7 @@ async def say(client: Client, key: str, ends: dict[str, str]) -> None:
 async def converse(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - to be repeatable
     ends: dict[str, str] = {}
-    # So few messages a minute that some have to be sent again.
+    # With so few messages per minute some have to be sent again.
     async with (
         open_network(
             {"pieces": pieces}, script(chance), max_message_rate=4, burst_queue=1
@@ -76,5 +76,5 @@ async def converse(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_nothing_is_lost_doubled_or_reordered(seed: int) -> None:
+def test_nothing_is_lost_duplicated_or_reordered(seed: int) -> None:
     trio.run(converse, seed, clock=MockClock(autojump_threshold=0))

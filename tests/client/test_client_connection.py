@@ -1,4 +1,4 @@
-"""The client's connection: opening, resuming, giving up, renewing, leaving; in virtual time."""
+"""Connecting, resuming, giving up, renewing the token, closing; in virtual time."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -45,18 +45,18 @@ async def play(network: ScriptedNetwork, script: Script, **options: Any) -> None
                 async with connect(URL, dialer=network, **{**given, **options}):
                     pass
             except ClientError as error:
-                raised = error  # to be raised outside, as it is
+                raised = error  # raised outside of the nursery, without a group
             nursery.cancel_scope.cancel()
     if raised is not None:
         raise raised
 
 
 def status_of(client: Client) -> Status:
-    return client.status  # by a call, as a type checker remembers what an attribute was
+    return client.status  # a call, because a type checker narrows an attribute
 
 
-async def told(client: Client, *kinds: str) -> list[Event]:
-    """Return events of all events up to the first of each of these types, in this order."""
+async def first_of_each(client: Client, *kinds: str) -> list[Event]:
+    """Return the first event of each of these types, in this order."""
     found = []
     events = client.events()
     for kind in kinds:
@@ -102,7 +102,7 @@ async def test_a_lost_connection_is_resumed(
         second.hello("exact", last_seq=3, replayed=1)
         second.delta("d")
         assert len(network.discoveries) == 1
-        events = await told(client, "disconnected", "connected", "partial_result")
+        events = await first_of_each(client, "disconnected", "connected", "partial_result")
         assert events[0].payload["code"] == code
         assert events[1].payload["verdict"] == "exact"
         assert events[2].seq == 4
@@ -111,7 +111,7 @@ async def test_a_lost_connection_is_resumed(
 
 
 @pytest.mark.parametrize("code", [1000, 1005, 1009, 4400, 4401, 4403, 4409, 4429, 4999])
-async def test_after_other_codes_it_waits_to_be_asked(
+async def test_after_other_codes_it_waits_for_reconnect(
     autojump_clock: MockClock, network: ScriptedNetwork, code: int
 ) -> None:
     async with opened(network) as (client, peer):
@@ -137,7 +137,7 @@ async def test_after_other_codes_it_waits_to_be_asked(
         assert (await anext(events)).type == "connected"
 
 
-async def test_reconnecting_while_connected(
+async def test_reconnect_while_connected(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network, max_attempts=1) as (client, line):
@@ -152,9 +152,7 @@ async def test_reconnecting_while_connected(
         assert client.stats.reconnections == 3
 
 
-async def test_reconnecting_ends_a_pause(
-    autojump_clock: MockClock, network: ScriptedNetwork
-) -> None:
+async def test_reconnect_ends_a_pause(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
     async with opened(network, random=lambda: 1.0) as (client, peer):
         peer.close(1012)
         for _ in range(8):
@@ -203,7 +201,7 @@ async def test_a_connection_without_progress_counts_as_failed(
 
 
 @pytest.mark.parametrize("status", [429, 503, 502, 500])
-async def test_a_refusal_that_passes(
+async def test_a_temporary_refusal(
     autojump_clock: MockClock, network: ScriptedNetwork, status: int
 ) -> None:
     async def script(network: ScriptedNetwork) -> None:
@@ -215,7 +213,7 @@ async def test_a_refusal_that_passes(
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 301, 426])
-async def test_a_refusal_that_stays(
+async def test_a_final_refusal(
     autojump_clock: MockClock, network: ScriptedNetwork, status: int
 ) -> None:
     body = {"code": "ORIGIN_NOT_ALLOWED", "error": "Not from there.", "help": "Add it."}
@@ -243,7 +241,7 @@ def tokens(*given: str | Exception) -> Callable[[], Awaitable[str]]:
     return get_token
 
 
-async def test_401_is_tried_once_with_a_new_token(
+async def test_after_401_one_attempt_with_a_new_token(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async def script(network: ScriptedNetwork) -> None:
@@ -289,12 +287,14 @@ async def test_a_token_is_renewed_in_place(
         auth = await peer.expect("auth")
         assert auth["payload"] == {"token": "new"}
         peer.control("auth_ok", {"expires_at": wall_clock() + 3600}, auth["correlation_id"])
-        assert (await told(client, "auth_expiring"))[0].payload["expires_at"] == wall_clock() + 55
+        assert (await first_of_each(client, "auth_expiring"))[0].payload[
+            "expires_at"
+        ] == wall_clock() + 55
         peer.close(1006)
         assert (await network.accept()).headers == {"Authorization": "Bearer new"}
 
 
-async def test_a_token_that_ends_soon_again_is_not_asked_for_without_a_pause(
+async def test_short_lived_tokens_are_renewed_with_a_pause(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     get_token = tokens(*["short"] * 5)
@@ -324,7 +324,7 @@ async def test_max_attempts(autojump_clock: MockClock, network: ScriptedNetwork)
         while True:
             (await network.accept()).ignore()
 
-    with pytest.raises(GaveUp, match="nobody is there") as caught:
+    with pytest.raises(GaveUp, match="no server") as caught:
         await play(network, script, max_attempts=3)
     assert len(network.times) == 3
     assert isinstance(caught.value, ClientError)
@@ -334,7 +334,7 @@ async def test_max_attempts(autojump_clock: MockClock, network: ScriptedNetwork)
     "first",
     ['{"type": "pong"}', "no JSON", "[]", '{"type": "connection_established", "payload": {}}', ""],
 )
-async def test_what_is_no_welcome(
+async def test_an_invalid_first_frame(
     autojump_clock: MockClock, network: ScriptedNetwork, first: str
 ) -> None:
     async def script(network: ScriptedNetwork) -> None:
@@ -346,15 +346,15 @@ async def test_what_is_no_welcome(
         await play(network, script, max_attempts=1)
 
 
-async def test_no_welcome(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+async def test_no_first_frame(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
     async def script(network: ScriptedNetwork) -> None:
         (await network.accept()).answered.set()
 
-    with pytest.raises(GaveUp, match="no welcome within 10 s"):
+    with pytest.raises(GaveUp, match="no connection_established within 10 s"):
         await play(network, script, max_attempts=1)
 
 
-async def test_closed_instead_of_a_welcome(
+async def test_closed_before_the_first_frame(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async def script(network: ScriptedNetwork) -> None:
@@ -382,7 +382,7 @@ async def test_discovery_that_fails(autojump_clock: MockClock, network: Scripted
 async def test_a_drain(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
     async with opened(network) as (client, peer):
         peer.control("server_draining", {"reason": "restart", "reconnect_after_ms": 7000})
-        assert await told(client, "server_draining")
+        assert await first_of_each(client, "server_draining")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send, "hello")
             await wait_all_tasks_blocked()
@@ -401,14 +401,16 @@ async def test_heartbeats(autojump_clock: MockClock, network: ScriptedNetwork) -
             peer.control("heartbeat", {"server_time": wall_clock()})
             await peer.expect("pong")
         peer.deaf = True
-        second = await network.accept()  # a half-open line: nothing comes, and nothing is closed
+        second = (
+            await network.accept()
+        )  # a half-open connection: nothing is received, and it is not closed
         assert trio.current_time() == 150 + 75
         assert peer.gone.is_set()
         second.hello("exact")
 
 
 @pytest.mark.parametrize("frame", ["{", "5", '{"type": 5}', '{"type": "x", "seq": true}'])
-async def test_a_frame_of_another_contract(
+async def test_an_invalid_frame(
     autojump_clock: MockClock, network: ScriptedNetwork, frame: str
 ) -> None:
     async with opened(network) as (_, peer):
@@ -416,25 +418,25 @@ async def test_a_frame_of_another_contract(
         (await network.accept()).hello("exact")
 
 
-async def test_a_type_from_the_future_is_passed_on(
+async def test_an_unknown_type_is_delivered(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer):
         peer.event("room_joined", {"room": "x"})
-        assert (await told(client, "room_joined"))[0].payload == {"room": "x"}
+        assert (await first_of_each(client, "room_joined"))[0].payload == {"room": "x"}
 
 
 @pytest.mark.parametrize(
     "url", ["nothing", "http://127.0.0.1:9/ws", "ws://127.0.0.1:port/ws", "ws:///ws"]
 )
-async def test_what_is_no_address(url: str) -> None:
+async def test_invalid_urls(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected|[Pp]ort"):
         async with connect(url, token="t.o.k"):
             pass
 
 
 @pytest.mark.parametrize("token", ["a b", "t.o.k\n", "é", ""])
-async def test_what_cannot_be_a_token(
+async def test_invalid_tokens(
     autojump_clock: MockClock, network: ScriptedNetwork, token: str
 ) -> None:
     if token:
@@ -451,13 +453,13 @@ async def test_what_cannot_be_a_token(
 
 
 @pytest.mark.parametrize("options", [{}, {"token": "t", "get_token": tokens("t")}])
-async def test_a_token_or_a_function(options: dict[str, Any]) -> None:
+async def test_exactly_one_of_token_and_function(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="token or get_token"):
         async with connect(URL, **options):
             pass
 
 
-async def test_what_the_block_raises_comes_out_as_it_is(
+async def test_an_exception_of_the_block_is_raised_as_it_is(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     group = ExceptionGroup("several", [KeyError(), ValueError()])
@@ -475,13 +477,13 @@ async def raise_inside(network: ScriptedNetwork, error: BaseException) -> None:
         nursery.start_soon(answer)
         try:
             async with connect(URL, dialer=network, token="t"):
-                raise error  # noqa: TRY301 - as a block does
+                raise error  # noqa: TRY301 - the block raises it
         except BaseException as raised:
             caught = raised
     raise caught
 
 
-async def test_a_peer_that_does_not_close_is_left(
+async def test_closing_is_bounded_if_the_peer_does_not_answer(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (_, peer):
@@ -491,7 +493,7 @@ async def test_a_peer_that_does_not_close_is_left(
     assert peer.gone.is_set()
 
 
-async def test_cancelled_it_still_says_goodbye(
+async def test_cancelling_sends_a_close_frame(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     with trio.CancelScope() as scope:
@@ -503,8 +505,8 @@ async def test_cancelled_it_still_says_goodbye(
     assert status_of(client) is Status.DISCONNECTED
 
 
-class _SlowToSayGoodbye(ScriptedNetwork):
-    """A network whose sockets need to be there until a close is through, as real ones do."""
+class _SlowToClose(ScriptedNetwork):
+    """A network whose sockets must exist until a close is complete, as real ones must."""
 
     @asynccontextmanager
     async def open(self, url: str, **opening: Any) -> AsyncIterator[Any]:
@@ -514,7 +516,7 @@ class _SlowToSayGoodbye(ScriptedNetwork):
 
             async def finish() -> None:
                 await heard.wait()
-                for _ in range(3):  # the reader of the client has heard it by now
+                for _ in range(3):  # the reader of the client has got it by now
                     await trio.lowlevel.checkpoint()
                 through.set()
 
@@ -529,14 +531,14 @@ class _SlowToSayGoodbye(ScriptedNetwork):
             nursery.cancel_scope.cancel()
 
 
-async def test_the_socket_is_there_until_goodbye_is_said(autojump_clock: MockClock) -> None:
-    async with opened(_SlowToSayGoodbye()) as (_, peer):
+async def test_the_socket_exists_until_the_close_is_complete(autojump_clock: MockClock) -> None:
+    async with opened(_SlowToClose()) as (_, peer):
         pass
     assert (peer.client_closed, trio.current_time()) == (1000, 0.0)
 
 
 async def life(network: ScriptedNetwork) -> AsyncIterator[Peer]:
-    """Play a server that a client uses in every way."""
+    """Be a server that a client uses in every way."""
     peer = await network.accept()
     peer.hello()
     peer.confirm(await peer.expect("user_message"))
@@ -565,7 +567,7 @@ class Clock(trio.abc.Instrument):
 
 
 async def live(network: ScriptedNetwork, scope: trio.CancelScope) -> bool:
-    """Use a client in every way; return whether it came to the end."""
+    """Use a client in every way; return whether it was not cancelled."""
 
     async def serve() -> None:
         async for _ in life(network):

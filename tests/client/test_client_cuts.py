@@ -1,4 +1,4 @@
-"""A line that is lost after each frame: what the client makes of it is what it would have been."""
+"""The connection is lost after each frame: the client delivers the same events."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ INTERRUPTED = ("agent_completed", {"status": "interrupted"})
 
 
 async def conversation(*script: Step, is_plain: bool, **settings: Any) -> tuple[Stats, int]:
-    """Check that a conversation is what it has to be, whatever happens to the line."""
+    """Check that a conversation is complete in spite of the faults."""
     async with (
         open_network({"talker": talker}, script, **settings) as network,
         network.connect(**dialer(network, is_plain)) as client,
@@ -99,7 +99,7 @@ async def test_taken_over_after_one_frame(
 
 @KINDS
 @pytest.mark.parametrize("cut", range(EVENTS))
-async def test_the_server_dies_after_one_frame(
+async def test_the_server_is_killed_after_one_frame(
     autojump_clock: MockClock, is_plain: bool, cut: int
 ) -> None:
     async with (
@@ -107,7 +107,7 @@ async def test_the_server_dies_after_one_frame(
         network.connect(**dialer(network, is_plain)) as client,
     ):
         for said, whole in zip(await talk(client), WHOLE, strict=True):
-            # A run that had ended before is told so; one that was on its way ended with it.
+            # A run that had ended before keeps its end; one in progress is interrupted.
             assert said[-1] in (whole[-1], INTERRUPTED)
             assert is_beginning([each for each in said[:-1] if each[0] != "reset"], whole)
     assert_nothing_lost(network.trace)

@@ -1,4 +1,4 @@
-"""The same over real sockets: a line that is lost behind each frame, or in the middle of one."""
+"""The same over real sockets: the connection is lost after each frame, or within one."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 KINDS = pytest.mark.parametrize("dialer", [Network(), Plain(Network())], ids=["acking", "plain"])
-SIDE_BY_SIDE = 4  # conversations: most of their time is pauses of the agent
+SIDE_BY_SIDE = 4  # conversations at once: most of their time is pauses of the agent
 
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Keep the log out of the output, where hundreds of connections come and go."""
+    """Keep the log of hundreds of connections out of the output."""
     with capture_logs():
         yield
 
@@ -57,7 +57,7 @@ Cut = Callable[[int], bool]
 async def converse(
     trace: Trace, target: int, dialer: Dialer, user: str, is_cut: Cut, *, in_frame: bool = False
 ) -> None:
-    """Check that a conversation is what it has to be, and that the line was lost."""
+    """Check that a conversation is complete, and that the connection was lost."""
     async with (
         cutting(target, is_cut, in_frame=in_frame) as (port, relay),
         trio.open_nursery() as nursery,
@@ -67,12 +67,12 @@ async def converse(
     ):
         nursery.start_soon(trace.follow, client, user)
         assert await talk(client) == WHOLE
-    # The last line may be lost behind everything that there is to say.
+    # The last connection may be lost after the end of the conversation.
     assert max(1, relay.cuts - 1) <= client.stats.reconnections <= relay.cuts
 
 
 async def converse_in_turn(dialer: Dialer, cuts: Mapping[int, Cut]) -> None:
-    """Have one conversation for each way to lose the line, a few at a time."""
+    """Have one conversation for each way to lose the connection, a few at a time."""
     trace, turns = Trace(), trio.CapacityLimiter(SIDE_BY_SIDE)
 
     async def one(number: int, is_cut: Cut) -> None:
@@ -98,7 +98,7 @@ async def test_lost_after_every_nth_frame(dialer: Dialer) -> None:
 
 
 def once(cut: int) -> Cut:
-    """Say yes once, when so many frames have passed."""
+    """Return True once, after so many frames."""
     left = [cut]
 
     def is_cut(frames: int) -> bool:
@@ -108,7 +108,7 @@ def once(cut: int) -> Cut:
 
 
 def every(n: int) -> Cut:
-    """Say yes each time that so many more frames have passed."""
+    """Return True after each so many frames."""
     last = 0
 
     def is_cut(frames: int) -> bool:

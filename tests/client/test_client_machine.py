@@ -1,7 +1,7 @@
-"""Whatever users, networks and servers do, in whatever order: the promises of a session hold.
+"""Random steps of users, networks and servers: the guarantees of a session hold.
 
-Real clients, a real server that is killed now and then, and a store that stays. Each step is
-followed by a look at what came; the last one mends everything, and asks for the end of each run.
+Real clients, a real server that is killed now and then, and a store that remains. After each step
+the trace is checked; the last step restores the network, and asks for the end of each run.
 """
 
 from typing import Any
@@ -45,13 +45,20 @@ LIMITS: dict[str, Any] = {
     "heartbeat_interval_ms": 5000,
     "max_message_rate": 100,
 }
-BUFFER_BYTES = 6000  # of a line: more than a log keeps, and little enough to fill
-WHICH = st.integers(0, 1)  # the acknowledging client, or the plain one
+BUFFER_BYTES = 6000  # of a connection: more than a log keeps, and few enough to fill
+WHICH = st.integers(0, 1)  # the acknowledging client or the plain one
 BACK = st.integers(0, 3)  # messages ago
 SECONDS = st.sampled_from([0.0, 0.01, 0.3, 3.0, 15.0])  # until the next step
-PADDING = "." * 20  # of a word, so that few of them fill a line and a log
+PADDING = "." * 20  # of a word, so that few of them fill a connection and a log
 ENDLESS = "0 0"
-CONTENTS = ["3 0", "40 0", "40 0.3", "300 0", "10 2", ENDLESS]  # so many words, seconds between
+CONTENTS = [
+    "3 0",
+    "40 0",
+    "40 0.3",
+    "300 0",
+    "10 2",
+    ENDLESS,
+]  # the number of words, the seconds between two
 PAYLOADS = st.fixed_dictionaries(
     {
         "content": st.sampled_from(CONTENTS),
@@ -60,6 +67,8 @@ PAYLOADS = st.fixed_dictionaries(
     }
 )
 READERS = st.sampled_from(["all", "none", "some"])  # of the events of a run
+LONGEST_DELAY = 0.4
+DIAL_SECONDS = 3 * LONGEST_DELAY  # to open a connection: there and back, and half of that again
 FAULTS: list[Fault] = [
     Drop(),
     HalfOpen(),
@@ -67,7 +76,7 @@ FAULTS: list[Fault] = [
     Crash(3.0),
     DuplicateConnect(),
     Delay(0.0),
-    Delay(0.4),
+    Delay(LONGEST_DELAY),
     Throttle(2000),
     Throttle(1e9),
 ]
@@ -89,8 +98,8 @@ async def agent(run: AgentRun) -> str:
 
 
 @define(eq=False)
-class Said:
-    """A message, and what came of it."""
+class Message:
+    """A message, its runs, and the events that were read of them."""
 
     key: str
     payload: dict[str, Any]
@@ -100,7 +109,7 @@ class Said:
 
 @define(eq=False)
 class User:
-    """A client, and when to leave it."""
+    """A client, and the notification to leave it."""
 
     client: Client
     leave: trio.Event = field(factory=trio.Event)
@@ -108,7 +117,7 @@ class User:
 
 
 class Sessions(RuleBasedStateMachine):
-    """One person with two clients, one of them plain, in random steps."""
+    """One user with two clients, one of them plain, in random steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,17 +126,17 @@ class Sessions(RuleBasedStateMachine):
         self.over = trio.Event()
         self.read_on = trio.Event()
         self.users: list[User] = []
-        self.said: list[Said] = []
+        self.messages: list[Message] = []
         self.was_away = False
         self.reading = 0
 
-    @initialize(weather=st.sampled_from([Throttle(1500), Delay(0.4), Delay(0.0)]))
-    def begin(self, weather: Fault) -> None:
-        self.program.do(self._begin, weather)
+    @initialize(conditions=st.sampled_from([Throttle(1500), Delay(LONGEST_DELAY), Delay(0.0)]))
+    def begin(self, conditions: Fault) -> None:
+        self.program.do(self._begin, conditions)
 
-    async def _begin(self, weather: Fault) -> None:
+    async def _begin(self, conditions: Fault) -> None:
         self.network = await self.program.nursery.start(self._hold)
-        self.network.inject(weather)
+        self.network.inject(conditions)
         for is_plain in (False, True):
             self.users.append(await self.program.nursery.start(self._use, is_plain))
 
@@ -145,14 +154,14 @@ class Sessions(RuleBasedStateMachine):
             await user.leave.wait()
         user.left.set()
 
-    # What users do.
+    # Steps of users.
 
-    @precondition(lambda self: self.said)
+    @precondition(lambda self: self.messages)
     @rule(which=WHICH)
-    def leave_and_come_anew(self, which: int) -> None:
-        self.program.do(self._leave_and_come_anew, which)
+    def leave_and_open_again(self, which: int) -> None:
+        self.program.do(self._leave_and_open_again, which)
 
-    async def _leave_and_come_anew(self, which: int) -> None:
+    async def _leave_and_open_again(self, which: int) -> None:
         await self._leave(self.users[which])
         self.users[which] = await self.program.nursery.start(self._use, bool(which))
 
@@ -162,36 +171,36 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(which=WHICH, payload=PAYLOADS, reader=READERS, seconds=SECONDS)
     def say(self, which: int, payload: dict[str, Any], reader: str, seconds: float) -> None:
-        self.said.append(Said(f"k{len(self.said)}", payload))
-        self.program.do(self._start, self.users[which], self.said[-1], reader, seconds)
+        self.messages.append(Message(f"k{len(self.messages)}", payload))
+        self.program.do(self._start, self.users[which], self.messages[-1], reader, seconds)
 
     @rule(which=WHICH, payload=PAYLOADS, reader=READERS, fault=st.sampled_from(FAULTS))
     def say_and_fail(self, which: int, payload: dict[str, Any], reader: str, fault: Fault) -> None:
         self.say(which, payload, reader, 1.0)
         self.happen(fault, 1.0)
 
-    @precondition(lambda self: self.said)
+    @precondition(lambda self: self.messages)
     @rule(which=WHICH, back=BACK, reader=READERS, seconds=SECONDS)
     def say_again(self, which: int, back: int, reader: str, seconds: float) -> None:
-        self.program.do(self._start, self.users[which], self._look_back(back), reader, seconds)
+        self.program.do(self._start, self.users[which], self._earlier(back), reader, seconds)
 
-    async def _start(self, user: User, said: Said, reader: str, seconds: float) -> None:
-        self.program.nursery.start_soon(self._say, user, said, reader)
+    async def _start(self, user: User, message: Message, reader: str, seconds: float) -> None:
+        self.program.nursery.start_soon(self._say, user, message, reader)
         await trio.sleep(seconds)
 
-    async def _say(self, user: User, said: Said, reader: str) -> None:
+    async def _say(self, user: User, message: Message, reader: str) -> None:
         try:
-            run = await user.client.send(**said.payload, correlation_id=said.key)
-            said.runs.append(run)
+            run = await user.client.send(**message.payload, correlation_id=message.key)
+            message.runs.append(run)
             if reader != "none":
                 self.reading += 1
-                await self._read(user, run, said, pause_at=3 if reader == "some" else 0)
+                await self._read(user, run, message, pause_at=3 if reader == "some" else 0)
                 self.reading -= 1
         except ClientError:
-            return  # the client was left, or may not come back by itself
+            return  # the client was left, or does not reconnect by itself
 
-    async def _read(self, user: User, run: Run, said: Said, *, pause_at: int) -> None:
-        """Read a run to its end, perhaps with a pause that lasts until everything is mended."""
+    async def _read(self, user: User, run: Run, message: Message, *, pause_at: int) -> None:
+        """Read a run to its end, perhaps with a pause until the network is restored."""
         events: list[Event] = []
         while not events or events[-1] is not run.end:
             try:
@@ -202,14 +211,14 @@ class Sessions(RuleBasedStateMachine):
             except ClientError:
                 if user.leave.is_set():
                     return
-                await trio.sleep(5)  # until somebody reconnects
-        if run.status != "duplicate":  # of that, what came before may have gone somewhere else
-            said.read.append(events)
+                await trio.sleep(5)  # until a later step reconnects
+        if run.status != "duplicate":  # its first events may have gone to another client
+            message.read.append(events)
 
-    @precondition(lambda self: self.said)
+    @precondition(lambda self: self.messages)
     @rule(back=BACK)
     def stop(self, back: int) -> None:
-        runs = self._look_back(back).runs
+        runs = self._earlier(back).runs
         if runs:
             self.program.do(self._stop, runs[-1])
 
@@ -234,10 +243,10 @@ class Sessions(RuleBasedStateMachine):
             except ClientError:
                 return
 
-    def _look_back(self, count: int) -> Said:
-        return self.said[-1 - count % len(self.said)]
+    def _earlier(self, count: int) -> Message:
+        return self.messages[-1 - count % len(self.messages)]
 
-    # What happens to them.
+    # Faults.
 
     @rule(fault=st.sampled_from(FAULTS), seconds=SECONDS)
     def happen(self, fault: Fault, seconds: float) -> None:
@@ -250,7 +259,7 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: not self.was_away)
     @rule()
     def stay_away(self) -> None:
-        """Be without a network for so long that sessions end; once is enough."""
+        """Have no network for so long that sessions end; at most once."""
         self.was_away = True
         self.program.do(self._stay_away)
 
@@ -260,7 +269,7 @@ class Sessions(RuleBasedStateMachine):
         await trio.sleep(WINDOW + 1)
         self.network.inject(Delay(0.0))
 
-    # What holds all the time.
+    # Invariants.
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -268,7 +277,7 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        running = self.network._process and self.network._process.app._open
+        running = self.network.server.app and self.network.server.app._open
         for session in running.node.sessions if running else []:
             log = session.events._log
             entries = [*log._kept, *log._pending]
@@ -287,25 +296,28 @@ class Sessions(RuleBasedStateMachine):
             self.program.end()
 
     async def _settle(self) -> None:
-        """Mend everything, and ask for the end of each message."""
+        """Restore the network, and ask for the end of each message."""
         self.network.inject(Delay(0.0))
         self.network.inject(Throttle(1e9))
+        # A connection that a `DuplicateConnect` began to open before takes its session over when
+        # it is open. A client that reconnects before that gets the 4409 afterwards, and stays away.
+        await trio.sleep(DIAL_SECONDS)
         self.read_on.set()
         for user in self.users:
             await self._reconnect(user)
         async with self.network.connect() as auditor:
-            for said in self.said:
-                run = await auditor.send(**said.payload, correlation_id=said.key)
-                if said.payload["content"] == ENDLESS:
+            for message in self.messages:
+                run = await auditor.send(**message.payload, correlation_id=message.key)
+                if message.payload["content"] == ENDLESS:
                     await run.stop()
                 else:
                     await run.text()
                 assert run.end is not None
                 assert run.end.type == "agent_completed"
-                assert {each.run_id for each in said.runs} <= {run.run_id}, "a message ran twice"
-                said.runs.append(run)
-        with trio.fail_after(1000):  # each reader gets to an end too
-            while self.reading:  # noqa: ASYNC110 - nobody tells when the last one is done
+                assert {each.run_id for each in message.runs} <= {run.run_id}, "a message ran twice"
+                message.runs.append(run)
+        with trio.fail_after(1000):  # each reader reaches an end too
+            while self.reading:  # noqa: ASYNC110 - there is no notification
                 await trio.sleep(1)
         for user in self.users:
             await self._leave(user)
@@ -314,10 +326,10 @@ class Sessions(RuleBasedStateMachine):
         self.over.set()
 
     def check_texts(self) -> None:
-        """Compare what each reader of a run got with what its agent emitted."""
-        for said in self.said:
-            for events in said.read:
-                run_id = said.runs[0].run_id
+        """Compare the text that each reader got with the text that its agent emitted."""
+        for message in self.messages:
+            for events in message.read:
+                run_id = message.runs[0].run_id
                 emitted = self.network.trace.emitted.get(run_id, "")
                 kinds = {event.type for event in events}
                 text = "".join(e.payload["content"] for e in events if e.type == "partial_result")
@@ -333,3 +345,16 @@ Sessions.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestSessions = Sessions.TestCase
+
+
+def test_a_session_is_taken_over_while_the_network_recovers() -> None:
+    """A client that reconnects is taken over by a connection that began to open before."""
+    state = Sessions()
+    state.begin(conditions=Throttle(1500))
+    state.stay_away()
+    state.reconnect(which=0)
+    state.reconnect(which=0)
+    state.say(0, {"content": "40 0", "thread_id": "one", "on_busy": None}, "all", 0.0)
+    state.happen(Delay(LONGEST_DELAY), 0.0)
+    state.happen(DuplicateConnect(), 0.0)
+    state.teardown()

@@ -19,7 +19,8 @@ from netra_trio.client import (
     RunFailed,
     RunLost,
 )
-from netra_trio.client.outbox import ENTRIES
+from netra_trio.client.outbox import MESSAGES
+from netra_trio.client.requests import REQUESTS
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ async def sent(client: Client, peer: Peer, run_id: str = "run_1", **options: Any
     return run
 
 
-async def rest(run: Run) -> list[Event]:
+async def remaining(run: Run) -> list[Event]:
     return [event async for event in run]
 
 
@@ -103,19 +104,19 @@ async def test_a_message_becomes_a_run(autojump_clock: MockClock, network: Scrip
         peer.event("agent_started", {"run_id": "run_1", "agent_name": "demo", "attempt": 1})
         peer.delta("Hel")
         peer.delta("lo", merged=3)
-        peer.event("agent_thinking", {"run_id": "run_2", "thought": "another's"})
+        peer.event("agent_thinking", {"run_id": "run_2", "thought": "of another run"})
         peer.complete(result="Hello")
         async for event in run:
             assert event.type == "agent_started"
             break
         await wait_all_tasks_blocked()
-        events = await rest(run)
+        events = await remaining(run)
         assert types(events) == ["partial_result", "agent_completed"]
-        assert events[0].payload["content"] == "Hello"  # nobody read, so they are one
+        assert events[0].payload["content"] == "Hello"  # no task read, so they are merged
         assert (events[0].seq_from, events[0].seq) == (3, 6)
         assert run.end == events[-1]
-        assert await rest(run) == []
-        await run.stop()  # nothing any more
+        assert await remaining(run) == []
+        await run.stop()  # does nothing after the end
         everything = client.events()
         found = [await anext(everything) for _ in range(6)]
         assert types(found) == [
@@ -142,7 +143,7 @@ async def test_a_request(autojump_clock: MockClock, network: ScriptedNetwork) ->
         assert await run.text() == ""
 
 
-async def test_the_text_and_the_result(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+async def test_text_and_result(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
     async with opened(network) as (client, peer):
         run = await sent(client, peer)
         peer.delta("Hel")
@@ -173,7 +174,7 @@ async def test_a_refusal_raises(
 
 
 @pytest.mark.parametrize("code", ["RATE_LIMIT_EXCEEDED", "QUEUE_FULL", "SERVICE_UNAVAILABLE"])
-async def test_what_is_sent_again_holds_back_the_others(
+async def test_a_repeated_message_holds_back_the_others(
     autojump_clock: MockClock, network: ScriptedNetwork, code: str
 ) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
@@ -197,7 +198,7 @@ async def test_what_is_sent_again_holds_back_the_others(
                 assert first["payload"]["content"] == f"{number + 1}"
 
 
-async def test_a_draining_server_gets_it_on_the_next_connection(
+async def test_a_message_for_a_draining_server_waits_for_the_next_connection(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line), trio.open_nursery() as nursery:
@@ -215,7 +216,7 @@ async def test_a_draining_server_gets_it_on_the_next_connection(
         await later.wait()
 
 
-async def test_what_is_too_large_fails_here(
+async def test_a_message_that_is_too_large_is_refused_by_the_client(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer):
@@ -236,7 +237,7 @@ async def test_what_is_too_large_fails_here(
         assert not smaller.received
 
 
-async def test_unconfirmed_messages_go_out_again_in_order(
+async def test_unconfirmed_messages_are_sent_again_in_order(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line), trio.open_nursery() as nursery:
@@ -280,7 +281,7 @@ async def test_a_confirmation_in_the_replay_is_enough(
         assert [frame for frame in peer.received if frame["type"] != "ack"] == []
 
 
-async def test_a_replay_that_does_not_come_holds_nothing_back_for_long(
+async def test_a_missing_replay_holds_messages_back_for_five_seconds(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line), trio.open_nursery() as nursery:
@@ -296,7 +297,7 @@ async def test_a_replay_that_does_not_come_holds_nothing_back_for_long(
         await later.wait()
 
 
-async def test_replayed_twice_is_shown_once(
+async def test_an_event_that_comes_twice_is_delivered_once(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line):
@@ -335,17 +336,17 @@ async def test_a_gap_in_a_run(autojump_clock: MockClock, network: ScriptedNetwor
         peer.hello("gap", last_seq=9, runs=[known])
         peer.delta("e")
         peer.complete()
-        events = await rest(run)
+        events = await remaining(run)
         assert types(events) == ["partial_result", "gap", "partial_result", "agent_completed"]
         assert events[1].payload == known
-        # The other one has ended in the gap: it is asked for by its key.
+        # The other one has ended in the gap: its end is looked up by its key.
         again = await peer.expect("user_message")
         assert again["correlation_id"] == "c-2"
         peer.confirm(again, "run_2", "duplicate")
         peer.complete("run_2", "failed", error={"code": "AGENT_ERROR"})
-        assert types(await rest(other)) == ["gap", "agent_completed"]
-        told = client.events()
-        while (event := await anext(told)).type != "gap":
+        assert types(await remaining(other)) == ["gap", "agent_completed"]
+        everything = client.events()
+        while (event := await anext(everything)).type != "gap":
             pass
         assert event.payload == {"last_seq": 9, "runs": [known]}
 
@@ -364,7 +365,7 @@ async def test_the_text_after_a_gap(autojump_clock: MockClock, network: Scripted
         assert await run.text() == "abcde"
 
 
-async def test_numbers_that_never_come_are_told(
+async def test_missing_numbers_are_reported(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer):
@@ -399,7 +400,7 @@ class Taking:
         return await anext(self.events)
 
 
-async def test_a_reset_ends_runs_by_their_keys(
+async def test_after_a_reset_the_ends_of_runs_are_looked_up(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line):
@@ -422,7 +423,7 @@ async def test_a_reset_ends_runs_by_their_keys(
             assert (await third.wait()).run_id == "run_3"
         peer.complete("run_1", "interrupted")
         peer.complete("run_2", "completed", result="the whole answer")
-        events = await rest(first)
+        events = await remaining(first)
         assert types(events) == ["partial_result", "reset", "agent_completed"]
         assert events[1].payload == {"run_id": "run_1", "reason": "unknown"}
         assert events[2].payload["status"] == "interrupted"
@@ -430,7 +431,7 @@ async def test_a_reset_ends_runs_by_their_keys(
         assert client.stats.last_resume_verdict == "reset"
 
 
-async def test_a_forgotten_key_starts_nothing_that_is_not_stopped(
+async def test_a_run_that_a_forgotten_key_started_is_stopped(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line):
@@ -445,7 +446,7 @@ async def test_a_forgotten_key_starts_nothing_that_is_not_stopped(
             await run.result()
 
 
-async def test_a_run_that_cannot_be_asked_for_is_lost(
+async def test_a_run_that_cannot_be_looked_up_is_lost(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line):
@@ -455,7 +456,7 @@ async def test_a_run_that_cannot_be_asked_for_is_lost(
         peer = await network.accept()
         peer.hello("reset", session_id="sess_2", reason="unknown")
         peer.error("VALIDATION_ERROR", (await peer.expect("user_message"))["correlation_id"])
-        assert types(await rest(run)) == ["reset", "lost"]
+        assert types(await remaining(run)) == ["reset", "lost"]
         run = await sent(client, peer, correlation_id="c-2")
         await trio.sleep(60)
         for _ in range(24 * 120):
@@ -464,11 +465,11 @@ async def test_a_run_that_cannot_be_asked_for_is_lost(
         peer.close(1006)
         peer = await network.accept()
         peer.hello("reset", session_id="sess_3", reason="unknown")
-        assert types(await rest(run)) == ["reset", "lost"]
+        assert types(await remaining(run)) == ["reset", "lost"]
         assert not peer.received
 
 
-async def test_asked_twice_over_two_resets(
+async def test_two_resets_look_a_run_up_once(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line):
@@ -483,7 +484,7 @@ async def test_asked_twice_over_two_resets(
         assert not peer.received
         peer.confirm(again, status="duplicate")
         peer.complete()
-        assert types(await rest(run))[-1] == "agent_completed"
+        assert types(await remaining(run))[-1] == "agent_completed"
 
 
 async def test_acknowledgements(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
@@ -528,11 +529,11 @@ async def test_only_an_iteration_that_has_begun_holds_acknowledgements(
         assert peer.acks()[-1] == 71
         peer.complete()
         await trio.sleep(2)
-        assert peer.acks()[-1] == 71  # the end is not read either
+        assert peer.acks()[-1] == 71  # the end was not read either
         del events
         await trio.sleep(2)
         assert peer.acks()[-1] == 152
-        left = await rest(run)
+        left = await remaining(run)
         assert types(left) == ["partial_result", "agent_completed"]
         assert left[0].payload["content"] == "x" * 40
 
@@ -549,7 +550,7 @@ async def test_one_reader_at_a_time(autojump_clock: MockClock, network: Scripted
         assert (await anext(aiter(run))).payload["content"] == "b"
 
 
-async def test_what_nobody_reads_is_bounded(
+async def test_events_that_no_task_reads_are_bounded(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer):
@@ -560,7 +561,7 @@ async def test_what_nobody_reads_is_bounded(
         peer.complete()
         while run.end is None:
             await wait_all_tasks_blocked()
-        events = await rest(run)
+        events = await remaining(run)
         assert events[0].type == "lagged"
         assert events[0].payload == {"dropped": 6, "cut_bytes": 400_000 - 256 * 1024}
         assert events[1].payload["thought"] == "6"
@@ -617,7 +618,26 @@ async def test_history(autojump_clock: MockClock, network: ScriptedNetwork) -> N
             await later.wait()
 
 
-async def test_cancelled_before_it_was_written_it_is_not_sent(
+async def test_requests_are_bounded(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+    async with opened(network) as (client, peer):
+        async with trio.open_nursery() as nursery:
+            laters = [Later(nursery, lambda: client.history("main")) for _ in range(REQUESTS)]
+            await wait_all_tasks_blocked()
+            assert len(peer.received) == REQUESTS
+            first_key = peer.received[0]["correlation_id"]
+            late = [Later(nursery, lambda: client.history("late")) for _ in range(2)]
+            await wait_all_tasks_blocked()
+            assert len(peer.received) == REQUESTS
+            peer.control("thread_history", {"messages": []}, first_key)
+            await wait_all_tasks_blocked()
+            assert len(peer.received) == REQUESTS + 1
+            peer.close(4403)
+        failed = [later for later in (*laters, *late) if later.error is not None]
+        assert len(failed) == REQUESTS + 1
+        assert {type(later.error) for later in failed} == {ConnectionClosed}
+
+
+async def test_a_message_that_is_cancelled_before_it_is_written_is_not_sent(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line), trio.open_nursery() as nursery:
@@ -650,7 +670,7 @@ async def test_a_full_outbox(autojump_clock: MockClock, network: ScriptedNetwork
     async with opened(network) as (client, peer):
         peer.close(1006)
         async with trio.open_nursery() as nursery:
-            for number in range(ENTRIES):
+            for number in range(MESSAGES):
                 nursery.start_soon(client.send, f"{number}")
             await wait_all_tasks_blocked()
             with pytest.raises(OutboxFull):
@@ -659,7 +679,7 @@ async def test_a_full_outbox(autojump_clock: MockClock, network: ScriptedNetwork
         assert client.stats.queued == 0
 
 
-async def test_a_run_of_a_client_that_ends(
+async def test_the_run_of_a_client_that_fails_and_ends(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, line):
@@ -680,7 +700,7 @@ async def test_a_run_of_a_client_that_ends(
         assert (await anext(aiter(run))).payload["content"] == "b"
         everything = client.events()
     with pytest.raises(ClientClosed):
-        await rest(run)
+        await remaining(run)
     with pytest.raises(ClientClosed):
         await run.stop()
     assert types([event async for event in everything])[-1] == "partial_result"
@@ -696,4 +716,4 @@ async def test_the_same_key_twice(autojump_clock: MockClock, network: ScriptedNe
         peer.complete()
         peer.complete()  # the copy after the duplicate
         for run in (first, second):
-            assert types(await rest(run)) == ["agent_completed"]
+            assert types(await remaining(run)) == ["agent_completed"]

@@ -1,4 +1,4 @@
-"""The real network of the client: what trio-websocket and httpx2 make of good and bad servers."""
+"""The real network of the client: trio-websocket and httpx2 against good and bad servers."""
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +13,7 @@ import trustme
 from netra_trio.client import Network, NoAnswer, OpeningRefused, SocketClosed
 from netra_trio.client.network import DOCUMENT_BYTES
 
-PATIENCE = 10.0  # seconds of real time: a bound, not a wait
+PATIENCE = 10.0  # seconds of real time, for a whole test
 HEADERS = {"Authorization": "Bearer t.o.k"}
 OFFER = ("netra.v1",)
 
@@ -50,7 +50,7 @@ async def open_and_leave(address: str) -> None:
         pass
 
 
-async def test_a_refusal_has_its_body_and_its_wait() -> None:
+async def test_a_refusal_has_its_body_and_retry_after() -> None:
     body = b'{"code": "SERVER_FULL", "error": "Full.", "help": "Wait."}'
     answer = http("503 Service Unavailable", body, "Retry-After: 7")
     async with answering(saying(answer)) as address:
@@ -61,7 +61,7 @@ async def test_a_refusal_has_its_body_and_its_wait() -> None:
 
 
 @pytest.mark.parametrize("wait", ["soon", "-1", "1.5", "9999999", "²"])
-async def test_a_wait_that_is_none(wait: str) -> None:
+async def test_invalid_retry_after(wait: str) -> None:
     head = f"HTTP/1.1 429 Too Many\r\nRetry-After: {wait}\r\nContent-Length: 2\r\n\r\nno"
     async with answering(saying(head.encode("utf-8"))) as address:
         with pytest.raises((OpeningRefused, NoAnswer)) as caught:
@@ -70,21 +70,21 @@ async def test_a_wait_that_is_none(wait: str) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 101 Switching\r\n"])
-async def test_what_is_no_answer(answer: bytes) -> None:
+async def test_invalid_answers(answer: bytes) -> None:
     async with answering(saying(answer)) as address:
         with pytest.raises(NoAnswer):
             await open_and_leave(address)
 
 
-async def test_nobody_is_there() -> None:
-    for host, told in (
+async def test_no_server() -> None:
+    for host, reason in (
         ("127.0.0.1", "^Connection refused$"),
         ("localhost", "^Connection refused$"),  # of both of its addresses
         ("nowhere.invalid", "name|Name"),
     ):
-        with pytest.raises(NoAnswer, match=told):
+        with pytest.raises(NoAnswer, match=reason):
             await open_and_leave(f"{host}:9")
-        with pytest.raises(NoAnswer, match=told):
+        with pytest.raises(NoAnswer, match=reason):
             await Network().discover(f"http://{host}:9/ws/config")
 
 
@@ -100,7 +100,7 @@ async def echo_websocket(stream: trio.abc.Stream, *, subprotocol: str | None) ->
     await trio.aclose_forcefully(stream)
 
 
-async def test_a_server_that_selects_nothing_is_another_one() -> None:
+async def test_a_server_that_selects_no_subprotocol_is_refused() -> None:
     async with answering(partial(echo_websocket, subprotocol=None)) as address:
         with pytest.raises(OpeningRefused) as caught:
             await open_and_leave(address)
@@ -163,7 +163,7 @@ async def test_a_certificate_that_is_not_trusted() -> None:
     [(b"[]", NoAnswer), (b"no", NoAnswer), (b" " * (DOCUMENT_BYTES + 1), NoAnswer)],
     ids=["array", "no JSON", "too large"],
 )
-async def test_what_is_no_document(body: bytes, error: type[Exception]) -> None:
+async def test_invalid_documents(body: bytes, error: type[Exception]) -> None:
     async with answering(saying(http("200 OK", body))) as address:
         with pytest.raises(error):
             await Network().discover(f"http://{address}/ws/config")

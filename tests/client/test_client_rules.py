@@ -1,4 +1,4 @@
-"""The rules of the client as plain objects: streams, numbers, acknowledgements, pauses, outbox."""
+"""The rules of the client without I/O: feeds, numbers, acknowledgements, pauses, outbox."""
 
 import math
 from math import inf
@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.client.delivery import ACK_NUMBERS, ACK_SECONDS, Delivery, Taken
-from netra_trio.client.event import Event, NoEvent
-from netra_trio.client.outbox import Entry, Outbox
+from netra_trio.client.backlog import BYTES, EVENTS, TEXT_BYTES
+from netra_trio.client.event import Event, InvalidEvent
+from netra_trio.client.feed import READ_EVENTS, Feed
+from netra_trio.client.outbox import Outbox, OutboxMessage
 from netra_trio.client.retry import BackOff, Next, after_close, after_refusal
-from netra_trio.client.stream import BYTES, EVENTS, READ_EVENTS, TEXT_BYTES, Stream
+from netra_trio.client.sequence import ACK_NUMBERS, ACK_SECONDS, Receipt, SequenceTracker
 from netra_trio.protocol.codes import CloseCode, ErrorCode
 
 
@@ -24,9 +25,13 @@ def thought(seq: int, run_id: str = "run_1") -> Event:
     return Event("agent_thinking", {"run_id": run_id, "thought": f"{seq}"}, seq)
 
 
-def drain(stream: Stream) -> list[Event]:
+def new_feed() -> Feed:
+    return Feed(set(), lambda: 5.0, lambda: None)
+
+
+def drain(feed: Feed) -> list[Event]:
     events = []
-    while (event := stream.pop(5.0)) is not None:
+    while (event := feed.pop()) is not None:
         events.append(event)
     return events
 
@@ -39,7 +44,7 @@ def text_of(events: list[Event], run_id: str = "run_1") -> str:
     )
 
 
-# --- streams
+# --- feeds
 
 LETTERS = st.sampled_from(["a", "é", "€", "😀", ""])
 STEPS = st.lists(
@@ -54,8 +59,8 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_a_stream_loses_nothing_and_keeps_the_order(steps: list[Any]) -> None:
-    stream, seq, popped = Stream(), 0, []
+def test_a_feed_loses_nothing_and_keeps_the_order(steps: list[Any]) -> None:
+    feed, seq, popped = new_feed(), 0, []
     expected = {"run_1": "", "run_2": ""}
     reading = False
     for step in steps:
@@ -63,41 +68,41 @@ def test_a_stream_loses_nothing_and_keeps_the_order(steps: list[Any]) -> None:
             case ("delta", content, run_id):
                 seq += 1
                 expected[run_id] += content
-                stream.push(delta(seq, content, run_id), 10)
+                feed.push(delta(seq, content, run_id), 10)
             case ("thought",):
                 seq += 1
-                stream.push(thought(seq), 10)
+                feed.push(thought(seq), 10)
             case ("pop",):
-                event = stream.pop(5.0)
+                event = feed.pop()
                 popped += [] if event is None else [event]
             case ("begin",) if not reading:
-                stream.begin()
+                feed.enter()
                 reading = True
             case ("end",) if reading:
-                stream.end()
+                feed.leave()
                 reading = False
-        held = stream.held_from
+        held = feed.held_from
         assert held is None or reading
-    popped += drain(stream)
+    popped += drain(feed)
     for run_id, text in expected.items():
         assert text_of(popped, run_id) == text
     numbers = [n for event in popped for n in range(event.first or 0, (event.seq or 0) + 1)]
     assert numbers == list(range(1, seq + 1))
-    assert stream.is_empty
-    assert len(stream) == 0
+    assert feed.pop() is None
+    assert len(feed) == 0
 
 
 @given(st.lists(st.integers(0, 40_000)), st.booleans())
-def test_the_end_of_the_text_is_what_stays(sizes: list[int], is_wide: bool) -> None:
-    stream, text = Stream(), ""
+def test_text_is_cut_at_its_front(sizes: list[int], is_wide: bool) -> None:
+    feed, text = new_feed(), ""
     for seq, size in enumerate(sizes, start=1):
         piece = ("é" if is_wide else "a") * size
         text += piece
-        stream.push(delta(seq, piece), 10)
+        feed.push(delta(seq, piece), 10)
         if seq % 3 == 0:
-            stream.push(thought(0), 10)
-    lagged = [event.payload["cut_bytes"] for event in drain_lagged(stream)]
-    events = drain(stream)
+            feed.push(thought(0), 10)
+    lagged = [event.payload["cut_bytes"] for event in drain_lagged(feed)]
+    events = drain(feed)
     kept = text_of(events)
     assert text.endswith(kept)
     assert len(kept.encode()) <= TEXT_BYTES
@@ -106,65 +111,65 @@ def test_the_end_of_the_text_is_what_stays(sizes: list[int], is_wide: bool) -> N
         assert len(kept.encode()) > TEXT_BYTES - 4
 
 
-def drain_lagged(stream: Stream) -> list[Event]:
-    event = stream.pop(5.0) if stream.cut or stream.dropped else None
+def drain_lagged(feed: Feed) -> list[Event]:
+    event = feed.pop() if feed.cut or feed.dropped else None
     return [] if event is None else [event]
 
 
-def test_a_thousand_events_and_one_more() -> None:
-    stream = Stream()
-    stream.push(delta(1, "a"), 10)
+def test_the_bound_in_events_and_one_more() -> None:
+    feed = new_feed()
+    feed.push(delta(1, "a"), 10)
     for seq in range(2, EVENTS + 2):
-        stream.push(thought(seq), 10)
-    stream.push(delta(EVENTS + 2, "b"), 10)
-    assert stream.dropped == 0
-    stream.push(thought(EVENTS + 3), 10)
-    assert stream.dropped == 1
-    lagged, first, second, *_ = drain(stream)
+        feed.push(thought(seq), 10)
+    feed.push(delta(EVENTS + 2, "b"), 10)
+    assert feed.dropped == 0
+    feed.push(thought(EVENTS + 3), 10)
+    assert feed.dropped == 1
+    lagged, first, second, *_ = drain(feed)
     assert (lagged.type, lagged.payload) == ("lagged", {"dropped": 1, "cut_bytes": 0})
     assert (lagged.seq, lagged.timestamp) == (None, 5.0)
     assert (first.payload["content"], second.seq) == ("a", 3)
 
 
-def test_text_around_what_is_dropped_becomes_one() -> None:
-    stream = Stream()
+def test_text_on_both_sides_of_a_dropped_event_is_merged() -> None:
+    feed = new_feed()
     for seq in range(1, 2 * EVENTS + 4, 2):
-        stream.push(delta(seq, "x"), 10)
-        stream.push(thought(seq + 1), 10)
-    lagged, first, *rest = drain(stream)
+        feed.push(delta(seq, "x"), 10)
+        feed.push(thought(seq + 1), 10)
+    lagged, first, *rest = drain(feed)
     assert lagged.payload["dropped"] == 2
     assert (first.payload["content"], first.first, first.seq) == ("xxx", 1, 5)
     assert text_of([first, *rest]) == "x" * (EVENTS + 2)
 
 
 def test_large_events_are_bounded_in_bytes() -> None:
-    stream = Stream()
+    feed = new_feed()
     for seq in range(1, 100):
-        stream.push(thought(seq), BYTES // 4)
-    assert len(stream) == 4
-    stream.push(thought(100), 2 * BYTES)  # the newest stays whatever it takes
-    assert len(stream) == 1
+        feed.push(thought(seq), BYTES // 4)
+    assert len(feed) == 4
+    feed.push(thought(100), 2 * BYTES)  # the newest is kept in any case
+    assert len(feed) == 1
 
 
-def test_deltas_side_by_side_are_bounded_in_pieces() -> None:
-    stream = Stream()
+def test_deltas_of_concurrent_runs_are_bounded_in_pieces() -> None:
+    feed = new_feed()
     for seq in range(1, 5 * EVENTS):
-        stream.push(delta(seq, "x", f"run_{seq % 2}"), 10)
-    assert len(stream) <= EVENTS + 1
-    assert stream.cut == 5 * EVENTS - 1 - len(stream)
+        feed.push(delta(seq, "x", f"run_{seq % 2}"), 10)
+    assert len(feed) <= EVENTS + 1
+    assert feed.cut == 5 * EVENTS - 1 - len(feed)
 
 
-def test_a_reader_who_does_not_read_is_bounded_too() -> None:
-    stream = Stream()
-    stream.push(thought(1), 10)
-    stream.begin()
+def test_a_reader_that_takes_nothing_is_bounded() -> None:
+    feed = new_feed()
+    feed.push(thought(1), 10)
+    feed.enter()
     for seq in range(2, READ_EVENTS + 1):
-        stream.push(delta(seq, "x"), 10)
-    assert (stream.held_from, stream.dropped) == (2, 0)
-    stream.push(delta(READ_EVENTS + 1, "x"), 10)
-    assert (stream.held_from, stream.dropped) == (2, 1)
-    stream.push(delta(READ_EVENTS + 2, "x"), 10)
-    assert (stream.held_from, stream.dropped) == (3, 2)
+        feed.push(delta(seq, "x"), 10)
+    assert (feed.held_from, feed.dropped) == (2, 0)
+    feed.push(delta(READ_EVENTS + 1, "x"), 10)
+    assert (feed.held_from, feed.dropped) == (2, 1)
+    feed.push(delta(READ_EVENTS + 2, "x"), 10)
+    assert (feed.held_from, feed.dropped) == (3, 2)
 
 
 # --- numbers
@@ -172,29 +177,29 @@ def test_a_reader_who_does_not_read_is_bounded_too() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.booleans())), st.integers(0, 50))
 def test_each_number_is_new_once(pieces: list[tuple[int, bool]], start: int) -> None:
-    delivery = Delivery()
-    delivery.begin("sess_1", last_seq=start, replayed=0)
+    sequence = SequenceTracker()
+    sequence.begin("sess_1", last_seq=start, replayed=0)
     seq = start
     for size, again in pieces:
         first, seq = seq + 1, seq + size
-        taken = delivery.take(first, seq)
-        assert taken.is_new
-        assert taken.missing is None
+        receipt = sequence.receive(first, seq)
+        assert receipt.is_new
+        assert receipt.missing is None
         if again:
-            assert delivery.take(first, seq) == Taken(is_new=False)
-    assert delivery.last_seq == seq
-    assert delivery.query() == {"session_id": "sess_1", "last_seq": f"{seq}"}
+            assert sequence.receive(first, seq) == Receipt(is_new=False)
+    assert sequence.last_seq == seq
+    assert sequence.query() == {"session_id": "sess_1", "last_seq": f"{seq}"}
 
 
-def test_a_replay_is_over_once() -> None:
-    delivery = Delivery()
-    assert delivery.query() == {}
-    delivery.begin("sess_1", last_seq=5, replayed=2)
-    delivery.take(6, 6)
-    assert not delivery.caught_up()
-    delivery.take(7, 9)
-    assert delivery.caught_up()
-    assert not delivery.caught_up()
+def test_the_end_of_a_replay_is_reported_once() -> None:
+    sequence = SequenceTracker()
+    assert sequence.query() == {}
+    sequence.begin("sess_1", last_seq=5, replayed=2)
+    sequence.receive(6, 6)
+    assert not sequence.caught_up()
+    sequence.receive(7, 9)
+    assert sequence.caught_up()
+    assert not sequence.caught_up()
 
 
 @given(
@@ -202,21 +207,21 @@ def test_a_replay_is_over_once() -> None:
         st.tuples(st.integers(0, 40), st.floats(0, 3), st.one_of(st.none(), st.integers(1, 60)))
     )
 )
-def test_acknowledgements_are_in_time_and_never_too_high(steps: list[Any]) -> None:
-    delivery, now, sent = Delivery(), 0.0, 0
-    delivery.begin("sess_1", last_seq=0, replayed=0)
+def test_acknowledgements_are_in_time_and_not_too_high(steps: list[Any]) -> None:
+    sequence, now, sent = SequenceTracker(), 0.0, 0
+    sequence.begin("sess_1", last_seq=0, replayed=0)
     held: int | None = None
     for count, wait, wish in steps:
         if count:
-            delivery.take(delivery.last_seq + 1, delivery.last_seq + count)
-        held = None if wish is None else max(sent + 1, min(wish, delivery.last_seq + 1))
-        highest = delivery.last_seq if held is None else held - 1
-        due = delivery.ack_at(held)
+            sequence.receive(sequence.last_seq + 1, sequence.last_seq + count)
+        held = None if wish is None else max(sent + 1, min(wish, sequence.last_seq + 1))
+        highest = sequence.last_seq if held is None else held - 1
+        due = sequence.ack_at(held)
         assert (due == inf) == (highest <= sent)
         if highest - sent >= ACK_NUMBERS:
             assert due == -inf
         assert due <= now + ACK_SECONDS or due == inf
-        seq = delivery.ack(now, held)
+        seq = sequence.ack(now, held)
         assert (seq is not None) == (due <= now)
         if seq is not None:
             assert sent < seq == highest
@@ -227,7 +232,7 @@ def test_acknowledgements_are_in_time_and_never_too_high(steps: list[Any]) -> No
 # --- pauses
 
 
-def test_after_each_code() -> None:
+def test_the_step_after_each_code() -> None:
     again = {1001, 1006, 1011, 1012, 4408}
     for code in (*CloseCode, 1005, 1006, 4999):
         expected = Next.RETRY if code in again else Next.RENEW if code == 4401 else Next.STOP
@@ -254,15 +259,15 @@ def test_a_pause_is_within_its_ceiling(failures: int, chance: float, at_least: f
 # --- the outbox
 
 
-def entries(count: int) -> list[Entry]:
-    return [Entry(f"c-{number}", "x" * number) for number in range(count)]
+def messages(count: int) -> list[OutboxMessage]:
+    return [OutboxMessage(f"c-{number}", "x" * number) for number in range(count)]
 
 
-@given(st.lists(st.sampled_from(["again", "new line", "refuse", "confirm"])))
+@given(st.lists(st.sampled_from(["again", "new connection", "refuse", "confirm"])))
 def test_messages_are_settled_in_order(answers: list[str]) -> None:
-    outbox, waiting, now = Outbox(), entries(5), 0.0
-    for entry in waiting:
-        outbox.add(entry)
+    outbox, waiting, now = Outbox(), messages(5), 0.0
+    for message in waiting:
+        outbox.add(message)
     for answer in answers:
         if not waiting:
             break
@@ -273,32 +278,32 @@ def test_messages_are_settled_in_order(answers: list[str]) -> None:
         if answer == "again":
             assert outbox.refuse(key, ErrorCode.QUEUE_FULL, 2500, now) is None
             assert outbox.next_at() == now + 2.5
-        elif answer == "new line":
-            outbox.new_line()
+        elif answer == "new connection":
+            outbox.begin_connection()
         elif answer == "refuse":
             assert outbox.refuse(key, ErrorCode.AGENT_BUSY, 2500, now) is waiting.pop(0)
         else:
             assert outbox.confirm(key) is waiting.pop(0)
         assert list(outbox) == waiting
-        assert outbox.size == sum(entry.size for entry in waiting)
+        assert outbox.size == sum(message.size for message in waiting)
 
 
-def test_what_asks_goes_first() -> None:
+def test_repeated_messages_are_sent_first() -> None:
     outbox = Outbox()
-    for entry in entries(2):
-        outbox.add(entry)
+    for message in messages(2):
+        outbox.add(message)
     for key in ("a", "b"):
-        outbox.ask(Entry(key, "", asks=True))
-    assert [entry.key for entry in outbox] == ["a", "b", "c-0", "c-1"]
+        outbox.add_repeat(OutboxMessage(key, "", is_repeat=True))
+    assert [message.key for message in outbox] == ["a", "b", "c-0", "c-1"]
 
 
-def test_a_draining_server_is_left_alone() -> None:
+def test_nothing_is_sent_to_a_draining_server() -> None:
     outbox = Outbox()
-    outbox.add(Entry("c-1", ""))
+    outbox.add(OutboxMessage("c-1", ""))
     outbox.next(0.0)
     outbox.refuse("c-1", ErrorCode.SERVER_DRAINING, 100, 0.0)
     assert outbox.next_at() == inf
-    outbox.new_line()
+    outbox.begin_connection()
     assert outbox.next_at() == -inf
     assert outbox.confirm("unknown") is None
     assert outbox.refuse(None, ErrorCode.QUEUE_FULL, None, 0.0) is None
@@ -320,15 +325,15 @@ def test_a_draining_server_is_left_alone() -> None:
         '{"type": "x", "correlation_id": null}',
     ],
 )
-def test_what_is_no_event(text: str) -> None:
-    with pytest.raises(NoEvent):
+def test_invalid_events(text: str) -> None:
+    with pytest.raises(InvalidEvent):
         Event.parse(text)
 
 
 @given(st.text())
-def test_any_text_is_an_event_or_none(text: str) -> None:
+def test_any_text_is_an_event_or_invalid(text: str) -> None:
     try:
         event = Event.parse(text)
-    except NoEvent:
+    except InvalidEvent:
         return
     assert math.isfinite(event.timestamp)

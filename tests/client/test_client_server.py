@@ -29,8 +29,8 @@ async def talk(run: Run) -> None:
 
 
 async def wait(run: Run) -> None:
-    """Go on until stopped."""
-    await run.emit("going on")
+    """Run until stopped."""
+    await run.emit("running")
     await trio.sleep_forever()
 
 
@@ -97,7 +97,7 @@ async def test_a_slow_reader_slows_the_agent(autojump_clock: MockClock) -> None:
         await run.stop()
 
 
-async def test_many_at_once_keep_their_order(autojump_clock: MockClock) -> None:
+async def test_concurrent_messages_keep_their_order(autojump_clock: MockClock) -> None:
     async with open_network(AGENTS, max_message_rate=10) as network, network.connect() as client:
         ends: list[str] = []
 
@@ -110,13 +110,13 @@ async def test_many_at_once_keep_their_order(autojump_clock: MockClock) -> None:
                 nursery.start_soon(say, number)
                 await wait_all_tasks_blocked()
         page = await client.history("main", limit=100)
-        said = [each["content"] for each in page["messages"] if each["role"] == "user"]
-        assert said == [f"{number}" for number in range(45)]
-        assert sorted(ends, key=int) == said
+        contents = [each["content"] for each in page["messages"] if each["role"] == "user"]
+        assert contents == [f"{number}" for number in range(45)]
+        assert sorted(ends, key=int) == contents
     assert_nothing_lost(network.trace)
 
 
-async def test_a_lost_line(autojump_clock: MockClock) -> None:
+async def test_a_lost_connection(autojump_clock: MockClock) -> None:
     async with open_network(AGENTS) as network, network.connect() as client:
         run = await client.send("x", agent="wait", thread_id="main")
         async for event in run:

@@ -1,4 +1,4 @@
-"""Which origins enter: every rule at its edge, and a property that no trick gets around."""
+"""The origin policy: each rule at its bound, and properties over generated origins."""
 
 from urllib.parse import urlsplit
 
@@ -6,7 +6,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from netra_trio.config.origins import ENVIRONMENTS, MAX_ORIGIN, MAX_SHOWN, Flaw, OriginPolicy, shown
+from netra_trio.config.origins import (
+    ENVIRONMENTS,
+    MAX_ORIGIN,
+    MAX_SHOWN,
+    OriginFault,
+    OriginPolicy,
+    shown,
+)
 
 
 def policy(*patterns: str, environment: str = "production") -> OriginPolicy:
@@ -41,7 +48,7 @@ def long_origin(length: int) -> str:
         ("https://localhost", "https://localhost"),
     ],
 )
-def test_what_is_configured_enters(pattern: str, origin: str) -> None:
+def test_a_configured_origin_is_allowed(pattern: str, origin: str) -> None:
     assert policy(pattern).allows(origin)
     assert policy(pattern).refusal(origin) is None
 
@@ -77,75 +84,75 @@ def test_what_is_configured_enters(pattern: str, origin: str) -> None:
         ("https://[::1]", "https://[::1%25eth0]"),
     ],
 )
-def test_what_only_looks_like_it_does_not(pattern: str, origin: str) -> None:
+def test_an_origin_that_only_resembles_a_pattern_is_refused(pattern: str, origin: str) -> None:
     assert not policy(pattern).allows(origin)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize(
-    ("origin", "flaw"),
+    ("origin", "fault"),
     [
-        ("null", Flaw.NULL),
-        ("NULL", Flaw.NULL),
-        ("", Flaw.SCHEME),
-        ("localhost", Flaw.SCHEME),
-        ("//localhost", Flaw.SCHEME),
-        ("http:/localhost", Flaw.SCHEME),
-        ("file://", Flaw.SCHEME),
-        ("ws://localhost", Flaw.SCHEME),
-        ("chrome-extension://abcdef", Flaw.SCHEME),
-        ("javascript://localhost", Flaw.SCHEME),
-        ("http://user@localhost", Flaw.USER_INFO),
-        ("http://user:pass@localhost", Flaw.USER_INFO),
-        ("http://@localhost", Flaw.USER_INFO),
-        ("http://localhost/", Flaw.PATH),
-        ("http://localhost/path", Flaw.PATH),
-        ("http://localhost\\", Flaw.PATH),
-        ("http://localhost?", Flaw.QUERY),
-        ("http://localhost?q", Flaw.QUERY),
-        ("http://localhost#", Flaw.QUERY),
-        ("http://localhost#f", Flaw.QUERY),
-        ("http://localhost ", Flaw.CHARACTERS),
-        (" http://localhost", Flaw.CHARACTERS),
-        ("http://local\thost", Flaw.CHARACTERS),
-        ("http://localhost\r\n", Flaw.CHARACTERS),
-        ("http://localhost\x00", Flaw.CHARACTERS),
-        ("http://localhost\x7f", Flaw.CHARACTERS),
-        ("http://l\u00f6calhost", Flaw.CHARACTERS),
-        ("http://localhost:\u0663", Flaw.CHARACTERS),
-        ("http://localhost.", Flaw.TRAILING_DOT),
-        ("http://localhost:", Flaw.PORT),
-        ("http://localhost:0", Flaw.PORT),
-        ("http://localhost:65536", Flaw.PORT),
-        ("http://localhost:080", Flaw.PORT),
-        ("http://localhost:+80", Flaw.PORT),
-        ("http://localhost:80:80", Flaw.PORT),
-        ("http://localhost:http", Flaw.PORT),
-        ("http://[::1]:", Flaw.PORT),
-        ("http://", Flaw.HOST),
-        ("http://:80", Flaw.HOST),
-        ("http://::1", Flaw.HOST),
-        ("http://[::1", Flaw.HOST),
-        ("http://[::1]x", Flaw.HOST),
-        ("http://[]", Flaw.HOST),
-        ("http://[localhost]", Flaw.HOST),
-        ("http://[::1%lo]", Flaw.HOST),
-        ("http://127.1", Flaw.HOST),
-        ("http://127.0.0.01", Flaw.HOST),
-        ("http://2130706433", Flaw.HOST),
-        ("http://0x7f000001", Flaw.HOST),
-        ("http://0x7F.1", Flaw.HOST),
-        ("http://local%68ost", Flaw.HOST),
-        ("http://a..b", Flaw.HOST),
+        ("null", OriginFault.NULL),
+        ("NULL", OriginFault.NULL),
+        ("", OriginFault.SCHEME),
+        ("localhost", OriginFault.SCHEME),
+        ("//localhost", OriginFault.SCHEME),
+        ("http:/localhost", OriginFault.SCHEME),
+        ("file://", OriginFault.SCHEME),
+        ("ws://localhost", OriginFault.SCHEME),
+        ("chrome-extension://abcdef", OriginFault.SCHEME),
+        ("javascript://localhost", OriginFault.SCHEME),
+        ("http://user@localhost", OriginFault.USER_INFO),
+        ("http://user:pass@localhost", OriginFault.USER_INFO),
+        ("http://@localhost", OriginFault.USER_INFO),
+        ("http://localhost/", OriginFault.PATH),
+        ("http://localhost/path", OriginFault.PATH),
+        ("http://localhost\\", OriginFault.PATH),
+        ("http://localhost?", OriginFault.QUERY),
+        ("http://localhost?q", OriginFault.QUERY),
+        ("http://localhost#", OriginFault.QUERY),
+        ("http://localhost#f", OriginFault.QUERY),
+        ("http://localhost ", OriginFault.CHARACTERS),
+        (" http://localhost", OriginFault.CHARACTERS),
+        ("http://local\thost", OriginFault.CHARACTERS),
+        ("http://localhost\r\n", OriginFault.CHARACTERS),
+        ("http://localhost\x00", OriginFault.CHARACTERS),
+        ("http://localhost\x7f", OriginFault.CHARACTERS),
+        ("http://l\u00f6calhost", OriginFault.CHARACTERS),
+        ("http://localhost:\u0663", OriginFault.CHARACTERS),
+        ("http://localhost.", OriginFault.TRAILING_DOT),
+        ("http://localhost:", OriginFault.PORT),
+        ("http://localhost:0", OriginFault.PORT),
+        ("http://localhost:65536", OriginFault.PORT),
+        ("http://localhost:080", OriginFault.PORT),
+        ("http://localhost:+80", OriginFault.PORT),
+        ("http://localhost:80:80", OriginFault.PORT),
+        ("http://localhost:http", OriginFault.PORT),
+        ("http://[::1]:", OriginFault.PORT),
+        ("http://", OriginFault.HOST),
+        ("http://:80", OriginFault.HOST),
+        ("http://::1", OriginFault.HOST),
+        ("http://[::1", OriginFault.HOST),
+        ("http://[::1]x", OriginFault.HOST),
+        ("http://[]", OriginFault.HOST),
+        ("http://[localhost]", OriginFault.HOST),
+        ("http://[::1%lo]", OriginFault.HOST),
+        ("http://127.1", OriginFault.HOST),
+        ("http://127.0.0.01", OriginFault.HOST),
+        ("http://2130706433", OriginFault.HOST),
+        ("http://0x7f000001", OriginFault.HOST),
+        ("http://0x7F.1", OriginFault.HOST),
+        ("http://local%68ost", OriginFault.HOST),
+        ("http://a..b", OriginFault.HOST),
     ],
 )
-def test_flawed_origins_stay_out_whatever_is_configured(
-    environment: str, origin: str, flaw: Flaw
+def test_an_invalid_origin_is_refused_with_any_configuration(
+    environment: str, origin: str, fault: OriginFault
 ) -> None:
     some = policy("https://localhost", "https://*.example.com", environment=environment)
     refusal = some.refusal(origin)
     assert refusal is not None
-    assert refusal.endswith(flaw.what)
+    assert refusal.endswith(fault.description)
 
 
 @pytest.mark.parametrize("length", [63, 64])
@@ -154,14 +161,14 @@ def test_the_longest_label(length: int) -> None:
     assert policy("https://*.example.com").allows(origin) is (length == 63)
 
 
-def test_the_longest_origin_enters_and_one_character_more_does_not() -> None:
+def test_an_origin_of_the_greatest_length_is_allowed_and_a_longer_one_refused() -> None:
     fits, beyond = long_origin(MAX_ORIGIN), long_origin(MAX_ORIGIN + 1)
     assert (len(fits), len(beyond)) == (253, 254)
     some = policy("https://*.example.com")
     assert some.allows(fits)
     refusal = some.refusal(beyond)
     assert refusal is not None
-    assert refusal.endswith(Flaw.TOO_LONG.what)
+    assert refusal.endswith(OriginFault.TOO_LONG.description)
     assert policy(fits).allows(fits)
     with pytest.raises(ValueError, match="more than 253"):
         policy(beyond)
@@ -177,7 +184,7 @@ LOOPBACK = [
 
 
 @pytest.mark.parametrize("origin", LOOPBACK)
-def test_pages_on_this_machine_enter_outside_production(origin: str) -> None:
+def test_pages_on_this_machine_are_allowed_outside_production(origin: str) -> None:
     assert policy(environment="development").allows(origin)
     assert policy(environment="staging").allows(origin)
     assert not policy(environment="production").allows(origin)
@@ -197,60 +204,62 @@ def test_pages_on_this_machine_enter_outside_production(origin: str) -> None:
     ],
 )
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_nothing_else_enters_unasked(origin: str, environment: str) -> None:
+def test_other_origins_are_refused_without_configuration(origin: str, environment: str) -> None:
     assert not policy(environment=environment).allows(origin)
 
 
 @pytest.mark.parametrize("environment", ["development", "staging"])
-def test_http_may_be_configured_outside_production_only(environment: str) -> None:
+def test_http_origins_can_be_configured_outside_production_only(environment: str) -> None:
     assert policy("http://intra.example:8080", environment=environment).allows(
         "http://intra.example:8080"
     )
-    with pytest.raises(ValueError, match="production takes https only; write it with https://"):
+    with pytest.raises(ValueError, match="production requires https; write it with https://"):
         policy("http://intra.example:8080")
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize(
-    ("pattern", "flaw"),
+    ("pattern", "fault"),
     [
-        ("*", Flaw.STAR_ALONE),
-        ("https://*", Flaw.STAR_ALONE),
-        ("https://*.com", Flaw.STAR_TOO_WIDE),
-        ("https://*.localhost", Flaw.STAR_TOO_WIDE),
-        ("https://*.1.0.0.127", Flaw.STAR_TOO_WIDE),
-        ("https://*.[2001:db8::1]", Flaw.STAR_TOO_WIDE),
-        ("*.example.com", Flaw.STAR),
-        ("https://*.*.example.com", Flaw.STAR),
-        ("https://a.*.example.com", Flaw.STAR),
-        ("https://a*.example.com", Flaw.STAR),
-        ("https://*a.example.com", Flaw.STAR),
-        ("https://example.*", Flaw.STAR),
-        ("https://example.com:*", Flaw.STAR),
-        ("https://*.example.com:*", Flaw.STAR),
-        ("*://example.com", Flaw.STAR),
-        ("*://*.example.com", Flaw.STAR),
-        ("https://*.example.com/", Flaw.PATH),
-        ("https://*.user@example.com", Flaw.USER_INFO),
-        ("https://*..example.com", Flaw.HOST),
-        ("https://*.", Flaw.HOST),
-        ("null", Flaw.NULL),
-        ("", Flaw.SCHEME),
-        ("example.com", Flaw.SCHEME),
-        ("wss://example.com", Flaw.SCHEME),
-        ("https://example.com/", Flaw.PATH),
-        ("https://b\u00fccher.example", Flaw.CHARACTERS),
-        ("https://a.example https://b.example", Flaw.CHARACTERS),
+        ("*", OriginFault.STAR_ALONE),
+        ("https://*", OriginFault.STAR_ALONE),
+        ("https://*.com", OriginFault.STAR_TOO_WIDE),
+        ("https://*.localhost", OriginFault.STAR_TOO_WIDE),
+        ("https://*.1.0.0.127", OriginFault.STAR_TOO_WIDE),
+        ("https://*.[2001:db8::1]", OriginFault.STAR_TOO_WIDE),
+        ("*.example.com", OriginFault.STAR),
+        ("https://*.*.example.com", OriginFault.STAR),
+        ("https://a.*.example.com", OriginFault.STAR),
+        ("https://a*.example.com", OriginFault.STAR),
+        ("https://*a.example.com", OriginFault.STAR),
+        ("https://example.*", OriginFault.STAR),
+        ("https://example.com:*", OriginFault.STAR),
+        ("https://*.example.com:*", OriginFault.STAR),
+        ("*://example.com", OriginFault.STAR),
+        ("*://*.example.com", OriginFault.STAR),
+        ("https://*.example.com/", OriginFault.PATH),
+        ("https://*.user@example.com", OriginFault.USER_INFO),
+        ("https://*..example.com", OriginFault.HOST),
+        ("https://*.", OriginFault.HOST),
+        ("null", OriginFault.NULL),
+        ("", OriginFault.SCHEME),
+        ("example.com", OriginFault.SCHEME),
+        ("wss://example.com", OriginFault.SCHEME),
+        ("https://example.com/", OriginFault.PATH),
+        ("https://b\u00fccher.example", OriginFault.CHARACTERS),
+        ("https://a.example https://b.example", OriginFault.CHARACTERS),
     ],
 )
-def test_wrong_patterns_stop_with_a_mend(environment: str, pattern: str, flaw: Flaw) -> None:
+def test_an_invalid_pattern_is_reported_with_its_fix(
+    environment: str, pattern: str, fault: OriginFault
+) -> None:
     with pytest.raises(ValueError, match=r"^the pattern ") as caught:
         policy(pattern, environment=environment)
-    assert str(caught.value).endswith(f"{flaw.what}; {flaw.mend}")
+    assert str(caught.value).endswith(f"{fault.description}; {fault.fix}")
     assert str(caught.value).isascii()
 
 
-def test_every_wrong_pattern_is_listed_once() -> None:
+def test_each_invalid_pattern_is_listed_once() -> None:
     with pytest.raises(ValueError, match="the pattern") as caught:
         policy("*", "https://fine.example.com", "https://*.com", "http://a.example.com")
     lines = str(caught.value).splitlines()
@@ -276,7 +285,7 @@ def test_an_unknown_environment_is_refused() -> None:
         ("a" * (MAX_SHOWN + 1), "a" * (MAX_SHOWN - 3) + "..."),
     ],
 )
-def test_what_is_shown_is_safe(text: str, safe: str) -> None:
+def test_a_shown_origin_is_cleaned(text: str, safe: str) -> None:
     assert shown(text) == safe
     assert f"'{safe}'" in (policy().refusal(text) or "")
 
@@ -305,7 +314,7 @@ NEAR_MISSES = st.builds(
 @given(NEAR_MISSES | st.text())
 @example("https://a.example.com")
 @example("https://app.other.org:8443")
-def test_nothing_enters_whose_host_is_not_configured(origin: str) -> None:
+def test_no_host_that_is_not_configured_is_allowed(origin: str) -> None:
     some = policy("https://*.example.com", "https://app.other.org:8443")
     if some.allows(origin):
         parts = urlsplit(origin)
@@ -322,7 +331,7 @@ def test_nothing_enters_whose_host_is_not_configured(origin: str) -> None:
 
 
 @given(NEAR_MISSES | st.text())
-def test_development_adds_this_machine_and_nothing_else(origin: str) -> None:
+def test_development_allows_only_this_machine_in_addition(origin: str) -> None:
     patterns = ("https://*.example.com", "https://app.other.org:8443")
     if policy(*patterns, environment="development").allows(origin):
         parts = urlsplit(origin)

@@ -28,13 +28,13 @@ from netra_trio.client.retry import Next, after_close
 from netra_trio.config.capabilities import auth_methods, connection_limits, document, features
 from netra_trio.config.origins import ENVIRONMENTS
 from netra_trio.config.settings import TABLE, Settings
-from netra_trio.connections.reader import (
+from netra_trio.connections.dispatch import (
     BACKGROUND_REQUESTS,
-    BAD_FRAMES,
     CONTROL_BURST,
     CONTROL_RATE,
     HISTORY_RATE,
 )
+from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR, OPEN_PAYLOAD_BYTES
 from netra_trio.protocol.codes import CloseCode, ErrorCode
@@ -61,8 +61,10 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.problem import Problem, problem
 from netra_trio.server.request_head import HEAD_BYTES, HEAD_SECONDS
+from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
-from netra_trio.sessions.session import INBOX, RUNS_SIDE_BY_SIDE
+from netra_trio.sessions.inbox import INBOX_MESSAGES
+from netra_trio.sessions.runner import RUNS_SIDE_BY_SIDE
 from netra_trio.sessions.transcript import RUNS_BYTES, Transcript
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, HISTORY_TEXT_BYTES
 
@@ -265,7 +267,7 @@ SETTINGS = {row.env: (row, getattr(Settings(), name)) for name, row in TABLE.ite
 
 LIMITS: Mapping[str, str] = {  # those that are no setting
     "active runs of a session": str(RUNS_SIDE_BY_SIDE),
-    "messages of a session that wait to be recorded": str(INBOX),
+    "messages of a session that wait to be recorded": str(INBOX_MESSAGES),
     "reserved places in the log of a session, two for each message": str(RESERVED_PLACES),
     "size of a frame, hard limit": octets(Settings().hard_message_size),
     "payload of ping and pong": octets(OPEN_PAYLOAD_BYTES),
@@ -274,6 +276,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "get_thread_history of a connection per second": str(HISTORY_RATE),
     "auth, and get_thread_history, of a connection in progress, each": str(BACKGROUND_REQUESTS),
     "consecutive bad frames": str(BAD_FRAMES),
+    "events that wait to be written on a connection": str(FEED_EVENTS),
     "text of a merged event": octets(MERGED_BYTES),
     "text of an agent's message in the history": octets(HISTORY_TEXT_BYTES),
     "page of history": octets(HISTORY_PAGE_BYTES),

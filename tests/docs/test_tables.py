@@ -17,14 +17,15 @@ from support.memory import open_server
 import netra_trio
 from netra_trio import client, testing
 from netra_trio.agents.run import Run
-from netra_trio.cli.checkup import STEPS
-from netra_trio.client.run import Feed
-from netra_trio.config.settings import STOPS, TABLE, Settings
+from netra_trio.cli.check_server import STEPS
+from netra_trio.client.feed import Feed
+from netra_trio.config.settings import TABLE, UNSUPPORTED, Settings
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.events import TelemetryEvent, logged_fields
-from netra_trio.telemetry.metrics import METRICS, Gauges, Metrics
+from netra_trio.telemetry.metric_table import METRICS
+from netra_trio.telemetry.metrics import Gauges, Metrics
 from netra_trio.telemetry.prometheus import BUILD, BUILD_MEANING
 from netra_trio.telemetry.traces import OPENING, RESUME, RUN, TOOL
 
@@ -52,7 +53,7 @@ def settings_page_tables() -> list[str]:
         required = " Required in staging and production." if row.required else ""
         meaning = f"{row.meaning}.{required}"
         rows.append([f"`{row.env}`", default_of(name), row.kind.expected, meaning, row.beyond])
-    stops = [["Stops the start", "Why"], *([f"`{name}`", why] for name, why in STOPS.items())]
+    stops = [["Stops the start", "Why"], *([f"`{name}`", why] for name, why in UNSUPPORTED.items())]
     return [as_markdown(table) for table in (rows, stops)]
 
 
@@ -231,7 +232,9 @@ async def test_the_attributes_and_methods_of_a_run() -> None:
     seen: set[str] = set()
 
     async def look(run: Run) -> None:
-        seen.update(name for name in vars(run) if not name.startswith("_"))
+        properties = {name for name, value in vars(Run).items() if isinstance(value, property)}
+        names = {name for name in vars(run) if not name.startswith("_")} | properties
+        seen.update(names)
 
     async with open_server(agents={"look": look}) as server, server.connect() as client:
         await client.say("hello")

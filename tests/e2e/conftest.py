@@ -1,4 +1,4 @@
-"""What the tests from outside share."""
+"""Fixtures of the end-to-end tests."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from netra_trio.cli.main import main
 def typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Typed:
-    """Return a function that runs a command right here, in an empty directory."""
+    """Return a function that runs a command in this process, in an empty directory."""
 
     def run_here(*arguments: str, **environ: str) -> tuple[int, str, str]:
         clean = clean_environ(tmp_path, {"COLUMNS": "200", **environ})
@@ -25,8 +25,8 @@ def typed(
                 patch.delenv(name)
             for name, value in clean.items():
                 patch.setenv(name, value)
-            # Loggers keep what they were set up with first, and this process is not the command's.
-            patch.setattr("netra_trio.cli.main.configure", lambda: None)
+            # Loggers keep their first configuration, and this process is not the command's.
+            patch.setattr("netra_trio.telemetry.logs.configure", lambda: None)
             code: object = 0
             try:
                 with capture_logs():

@@ -1,4 +1,4 @@
-"""The chat in the terminal while its server is killed, restarted, full, or nowhere."""
+"""The chat in the terminal while its server is killed, restarted, full, or absent."""
 
 import signal
 import socket
@@ -14,19 +14,19 @@ from support.server import Process, serving, sign, write_agents
 from support.terminal import CTRL_C, CTRL_D, terminal
 
 NETRA = ("-m", "netra_trio")
-# The same command, with pauses and patience for a test.
-HASTILY = """
+# The same command, with short pauses and few attempts.
+QUICK_CHAT = """
 import netra_trio.cli.chat
 import netra_trio.client.retry
-from netra_trio.cli import main
+from netra_trio.cli.main import main
 
 netra_trio.client.retry.BACK_OFF_SECONDS = (0.02, 0.05)
 netra_trio.cli.chat.ATTEMPTS = 3
 main()
 """
-HASTY = ("-c", HASTILY)
-LOST = "Not connected: the connection was lost. Trying until it is back; Ctrl-C leaves."
-FORGOTTEN = "Connected again; the server has forgotten this session and begun a new one."
+QUICK = ("-c", QUICK_CHAT)
+LOST = "Not connected: the connection was lost. Trying until it is back; Ctrl-C quits."
+RESET = "Connected again; the server has lost this session and begun a new one."
 INTERRUPTED = "(interrupted: the server ended before the answer did; ask again)"
 AGENTS = """
 import trio
@@ -61,11 +61,11 @@ def agent(name: str) -> str:
     return f"--agent=outside_agents:{name}"
 
 
-def test_a_server_that_is_killed_while_it_answers(folder: Path) -> None:
+def test_the_server_is_killed_while_it_answers(folder: Path) -> None:
     with (
         kept_port() as port,
         serving(folder, agent("wait"), port=str(port)) as server,
-        terminal([*HASTY, "chat", "--url", server.url], directory=folder) as chat,
+        terminal([*QUICK, "chat", "--url", server.url], directory=folder) as chat,
     ):
         chat.wait_for("> ")
         chat.press("hello\r")
@@ -74,10 +74,10 @@ def test_a_server_that_is_killed_while_it_answers(folder: Path) -> None:
         chat.wait_for(LOST)
         chat.wait_for("Still not connected: Connection refused.")
         with serving(folder, agent("recall"), agent("wait"), port=str(port)) as second:
-            chat.wait_for(FORGOTTEN)
+            chat.wait_for(RESET)
             chat.wait_for(INTERRUPTED)
             chat.wait_for("> ")
-            # It goes on in the same thread, though the session is another one.
+            # It continues in the same thread, though the session is another one.
             chat.press("and now\r")
             chat.wait_for("user said: hello")
             chat.wait_for("that was all")
@@ -88,7 +88,7 @@ def test_a_server_that_is_killed_while_it_answers(folder: Path) -> None:
             chat.press("sent later\r")
             chat.wait_for("… it is sent when the connection is back")
             with serving(folder, agent("wait"), port=str(port)):
-                chat.wait_for(FORGOTTEN)
+                chat.wait_for(RESET)
                 chat.wait_for("waiting for ever")
                 chat.press(CTRL_C)
                 chat.wait_for("(cancelled)")
@@ -96,26 +96,26 @@ def test_a_server_that_is_killed_while_it_answers(folder: Path) -> None:
                 chat.press(CTRL_D)
                 assert chat.wait() == 0
         assert "Traceback" not in chat.shown
-        assert "waiting for ever\r\n" in chat.shown  # a note does not stand in the answer
+        assert "waiting for ever\r\n" in chat.shown  # the note is not inside of the answer
 
 
-def test_a_line_that_is_cut_while_the_answer_streams(folder: Path) -> None:
+def test_the_connection_is_cut_while_the_answer_streams(folder: Path) -> None:
     with serving(folder, agent("count")) as server, relaying(server.address) as relay:
-        command = [*HASTY, "chat", "--url", f"ws://{relay.address}/ws", "count"]
+        command = [*QUICK, "chat", "--url", f"ws://{relay.address}/ws", "count"]
         with Process(command, directory=folder, environ={}) as chat:
             for seen in (50, 200, 350):
                 chat.out.wait_for(lambda lines, seen=seen: len(lines) > seen)  # type: ignore[misc]
                 relay.drop()
             assert chat.wait() == 0, chat.err.text
-        told = [line for line in chat.out.lines if not line.isdigit()]
+        notes = [line for line in chat.out.lines if not line.isdigit()]
         lost = "Not connected: the connection was lost. Trying 3 times at most."
-        assert told == [lost, "Connected again; nothing was missed."] * 3
+        assert notes == [lost, "Connected again; nothing was missed."] * 3
         assert [line for line in chat.out.lines if line.isdigit()] == [str(n) for n in range(600)]
 
 
 def test_one_message_gives_up(folder: Path) -> None:
     with serving(folder, agent("wait")) as server:
-        command = [*HASTY, "chat", "--url", server.url, "hello"]
+        command = [*QUICK, "chat", "--url", server.url, "hello"]
         with Process(command, directory=folder, environ={}) as chat:
             chat.out.wait_for(lambda lines: "at work" in lines)
             server.process.end(signal.SIGKILL)
@@ -127,7 +127,7 @@ def test_one_message_gives_up(folder: Path) -> None:
 
 @contextmanager
 def hanging_up(port: int) -> Iterator[list[int]]:
-    """Accept connections and hang up; the list gets an entry for each."""
+    """Accept and close connections; the list gets an item for each."""
     attempts: list[int] = []
     with socket.create_server((HOST, port)) as listener:
 
@@ -151,7 +151,7 @@ def test_a_conversation_does_not_give_up_until_ctrl_c(folder: Path) -> None:
     with (
         kept_port() as port,
         serving(folder, agent("wait"), port=str(port)) as server,
-        terminal([*HASTY, "chat", "--url", server.url], directory=folder) as chat,
+        terminal([*QUICK, "chat", "--url", server.url], directory=folder) as chat,
     ):
         chat.wait_for("> ")
         chat.press("hello\r")
@@ -161,14 +161,14 @@ def test_a_conversation_does_not_give_up_until_ctrl_c(folder: Path) -> None:
         with hanging_up(port) as attempts:
             while len(attempts) < 20:
                 assert chat.popen.poll() is None
-            # An answer is under way, but nobody is there to stop it: one Ctrl-C leaves.
+            # A run is in progress, but there is no server to stop it: one Ctrl-C quits.
             chat.press(CTRL_C)
             assert chat.wait() == 0
         assert "Traceback" not in chat.shown
         assert chat.shown.count("not connected") < 5
 
 
-async def test_a_server_that_is_full_is_waited_for(folder: Path) -> None:
+async def test_the_chat_waits_for_a_full_server(folder: Path) -> None:
     with serving(folder, agent("wait"), WEBSOCKET_MAX_CONNECTIONS="1") as server:
         async with server.connect():
             command = [*NETRA, "chat", "--url", server.url]
@@ -189,29 +189,31 @@ async def test_a_server_that_is_full_is_waited_for(folder: Path) -> None:
             assert waiting.wait() == 0
 
 
-def test_a_server_that_comes_back_with_another_secret(folder: Path) -> None:
+def test_the_server_restarts_with_another_secret(folder: Path) -> None:
     other = {"JWT_SECRET_KEY": "another-secret-that-signs-after-the-restart-of-48"}
     with (
         kept_port() as port,
         serving(folder, agent("recall"), port=str(port)) as server,
         Process(
-            [*HASTY, "chat", "--url", server.url], directory=folder, environ={}, typed=True
+            [*QUICK, "chat", "--url", server.url], directory=folder, environ={}, typed=True
         ) as chat,
     ):
         chat.type("one")
         chat.out.wait_for(lambda lines: "that was all" in lines)
         server.process.end(signal.SIGKILL)
         with serving(folder, agent("recall"), port=str(port), **other):
-            chat.out.wait_for(lambda lines: FORGOTTEN in lines)
+            chat.out.wait_for(lambda lines: RESET in lines)
             chat.type("two")
             chat.out.wait_for(lambda lines: "user said: one" in lines)
             chat.hang_up()
             assert chat.wait() == 0
 
 
-def test_a_token_that_ends(folder: Path) -> None:
+def test_the_token_expires(folder: Path) -> None:
     with serving(folder, agent("wait")) as server:
-        command = [*HASTY, "chat", "--url", server.url, "--token", sign(seconds=3), "hello"]
+        command = [*QUICK, "chat", "--url", server.url, "--token", sign(seconds=3), "hello"]
         with Process(command, directory=folder, environ={}) as chat:
             assert chat.wait() == 1
-            assert chat.err.lines == ["the token has expired: come back with another one (--token)"]
+            assert chat.err.lines == [
+                "the token has expired: start again with another one (--token)"
+            ]

@@ -289,10 +289,10 @@ def test_a_reload_with_messages_that_wait(browser: Browser, relay: Relay) -> Non
 
 
 def use_token(page: Page, token: str) -> None:
-    """LivenessStatus in with a pasted token."""
-    page.get_by_text("LivenessStatus in with a token instead").click()
+    """Sign in with a pasted token."""
+    page.get_by_text("Sign in with a token instead").click()
     page.get_by_label("Token", exact=True).fill(token)
-    page.get_by_role("button", name="LivenessStatus in with token").click()
+    page.get_by_role("button", name="Sign in with token").click()
 
 
 def test_a_pasted_token(browser: Browser, server: Server) -> None:
@@ -301,7 +301,7 @@ def test_a_pasted_token(browser: Browser, server: Server) -> None:
         use_token(page, "not a token")
         expect(page.get_by_role("alert")).to_contain_text("This is no token.")
         page.get_by_label("Token", exact=True).fill(sign("paula"))
-        page.get_by_role("button", name="LivenessStatus in with token").click()
+        page.get_by_role("button", name="Sign in with token").click()
         connected(page)
         expect(page.get_by_role("navigation")).to_contain_text("paula")
         page.reload()
@@ -320,7 +320,7 @@ def test_a_token_that_expires(browser: Browser, server: Server) -> None:
         expect(state(page)).not_to_have_text("Connected")
         no_storm(page, visitor, 1)
         say(page, "kept for later")
-        page.get_by_role("button", name="LivenessStatus in again").click()
+        page.get_by_role("button", name="Sign in again").click()
         expect(page.get_by_role("alert")).to_contain_text("token")
         use_token(page, sign("brief"))
         connected(page)
@@ -341,7 +341,7 @@ def test_the_page_around_renews_the_token(browser: Browser, server: Server) -> N
         page = visitor.page()
         connected(page)
         expect(page.get_by_role("button", name=DEVELOPER)).to_have_count(0)
-        expect(page.get_by_role("button", name="LivenessStatus out")).to_have_count(0)
+        expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
         eventually(page, lambda: len(given) >= 2)
         page.wait_for_timeout(7_000)  # past the end of the first token
         connected(page)
@@ -414,13 +414,13 @@ def test_a_refusal_is_clear_and_is_not_tried_again(browser: Browser, folder: Pat
         expect(page.get_by_role("alert")).to_contain_text("gives no tokens to developers")
         expect(page.get_by_role("button", name=DEVELOPER)).to_have_count(0)
         page.get_by_label("Token", exact=True).fill(sign("nobody"))
-        page.get_by_role("button", name="LivenessStatus in with token").click()
+        page.get_by_role("button", name="Sign in with token").click()
         alert = page.get_by_role("alert")
         expect(alert).to_contain_text("user")
         expect(state(page)).to_have_text("Not connected")
         no_storm(page, visitor, 1)
         assert visitor.open_sockets == 0
-        alert.get_by_role("button", name="LivenessStatus in again").click()
+        alert.get_by_role("button", name="Sign in again").click()
         expect(page.get_by_label("Token", exact=True)).to_be_visible()
 
 

@@ -332,7 +332,7 @@ def test_somebody_else_sees_nothing_of_it(browser: Browser, server: Server) -> N
         sign_in(page)
         say(page, "something private")
         expect(answers(page)).to_have_count(1)
-        page.get_by_role("button", name="LivenessStatus out").click()
+        page.get_by_role("button", name="Sign out").click()
         page.get_by_label("User name").fill("somebody-else")
         sign_in(page)
         expect(articles(page)).to_have_count(0)
@@ -376,7 +376,7 @@ def test_everything_can_be_reached_by_keyboard(page: Page) -> None:
         ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         has_own = page.evaluate("document.activeElement.matches('body, .box textarea')")
         assert ring == "solid" or has_own
-    assert {"New conversation", "work", "LivenessStatus out", "Theme: as the system"} <= reached
+    assert {"New conversation", "work", "Sign out", "Theme: as the system"} <= reached
 
 
 def test_what_is_typed_survives_a_reload(page: Page) -> None:

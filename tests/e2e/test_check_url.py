@@ -1,4 +1,4 @@
-"""`netra-trio check --url`: against real servers, and against what goes wrong on the way to one."""
+"""`netra-trio check --url` against real servers, and against faults on the way to one."""
 
 import os
 import pty
@@ -37,7 +37,7 @@ from support.server import (
 )
 from websockets.sync.server import ServerConnection
 
-from netra_trio.cli.checkup import STEPS
+from netra_trio.cli.check_server import STEPS
 
 SHIFTED = """
 import sys, time
@@ -65,16 +65,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def outcomes(out: str) -> dict[str, str]:
-    """Return how each step ended, in their order."""
+    """Return the outcome of each step, in their order."""
     lines = [line.split(maxsplit=2) for line in out.splitlines()]
     return {line[1]: line[0] for line in lines if line and line[0] in {"ok", "wrong", "skipped"}}
 
 
 def wrong(out: str, step: str) -> str:
-    """Return what is told of a step that is wrong, with the advice below it."""
+    """Return the text of a step that is wrong, with the advice below it."""
     lines = out.splitlines()
     (found,) = [i for i, line in enumerate(lines) if line.split()[:2] == ["wrong", step]]
-    assert lines[found + 1].startswith(" " * 18), "every fault has an advice"
+    assert lines[found + 1].startswith(" " * 18), "every error has an advice"
     return f"{lines[found]} {lines[found + 1].strip()}"
 
 
@@ -88,19 +88,19 @@ def check(typed: Typed, address: str, *arguments: str, path: str = "/ws") -> tup
     return code, out
 
 
-def test_a_server_in_good_health(typed: Typed, server: Server) -> None:
+def test_a_healthy_server(typed: Typed, server: Server) -> None:
     code, out = check(typed, server.address)
     assert code == 0, out
     assert set(outcomes(out).values()) == {"ok"}
-    assert "Welcome as 'dev'" in out
-    assert "The session is found again: exact." in out
+    assert "Connected as 'dev'" in out
+    assert "The session was resumed: exact." in out
 
 
 def test_the_path_with_a_slash(typed: Typed, server: Server) -> None:
     assert check(typed, server.address, path="/ws/")[0] == 0
 
 
-def test_a_page_that_may_come_in(typed: Typed, server: Server) -> None:
+def test_an_allowed_origin(typed: Typed, server: Server) -> None:
     code, out = check(typed, server.address, "--origin", "http://localhost:3000")
     assert code == 0, out
     assert "a page of http://localhost:3000" in out
@@ -109,9 +109,9 @@ def test_a_page_that_may_come_in(typed: Typed, server: Server) -> None:
 def test_a_wrong_origin(typed: Typed, server: Server) -> None:
     code, out = check(typed, server.address, "--origin", "https://evil.example")
     assert code == 1
-    told = wrong(out, "ticket")
-    assert "ORIGIN_NOT_ALLOWED" in told
-    assert "WEBSOCKET_ALLOWED_ORIGINS" in told
+    shown = wrong(out, "ticket")
+    assert "ORIGIN_NOT_ALLOWED" in shown
+    assert "WEBSOCKET_ALLOWED_ORIGINS" in shown
     assert outcomes(out)["opening"] == "skipped"
 
 
@@ -119,7 +119,7 @@ def test_a_token_that_is_given(typed: Typed, server: Server) -> None:
     code, out = check(typed, server.address, "--token", sign("zoe"))
     assert code == 0
     assert "It was given" in out
-    assert "Welcome as 'zoe'" in out
+    assert "Connected as 'zoe'" in out
 
 
 @pytest.mark.parametrize(
@@ -129,21 +129,19 @@ def test_a_token_that_is_given(typed: Typed, server: Server) -> None:
         (sign(seconds=-3600), "ticket", "TOKEN_EXPIRED"),
         (sign(secret="x" * 48), "ticket", "INVALID_TOKEN"),
         (sign(exp=None), "token", "It has no exp"),
-        ("not-a-token", "token", "It is no JSON Web Token"),
+        ("not-a-token", "token", "It is not a JSON Web Token"),
     ],
     ids=["expired", "expired-there", "foreign", "endless", "none"],
 )
-def test_a_token_that_is_no_good(
-    typed: Typed, server: Server, token: str, step: str, text: str
-) -> None:
+def test_invalid_tokens(typed: Typed, server: Server, token: str, step: str, text: str) -> None:
     code, out = check(typed, server.address, "--token", token)
     assert code == 1
-    told = wrong(out, step)
-    assert text in told
+    shown = wrong(out, step)
+    assert text in shown
     assert outcomes(out)["opening"] == "skipped"
 
 
-def test_a_user_who_is_not_there(typed: Typed, tmp_path: Path) -> None:
+def test_an_unknown_user(typed: Typed, tmp_path: Path) -> None:
     with serving(tmp_path, AUTH_AUTO_PROVISION="false") as server:
         code, out = check(typed, server.address)
         assert code == 1
@@ -166,11 +164,11 @@ def test_a_token_signed_here(typed: Typed, tmp_path: Path) -> None:
         assert "Give one with --token." in wrong(out, "token")
 
 
-def test_a_server_that_wants_no_token(typed: Typed, tmp_path: Path) -> None:
+def test_a_server_that_requires_no_token(typed: Typed, tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_REQUIRE_AUTH="false", WEBSOCKET_RESUME_WINDOW="0") as server:
         code, out = check(typed, server.address)
     assert code == 0
-    assert "Welcome as 'anonymous-" in out
+    assert "Connected as 'anonymous-" in out
     assert [name for name, how in outcomes(out).items() if how == "skipped"] == [
         "token",
         "ticket",
@@ -178,7 +176,7 @@ def test_a_server_that_wants_no_token(typed: Typed, tmp_path: Path) -> None:
     ]
 
 
-def test_an_anonymous_user_comes_back(typed: Typed, tmp_path: Path) -> None:
+def test_an_anonymous_user_resumes(typed: Typed, tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_REQUIRE_AUTH="false") as server:
         code, out = check(typed, server.address)
     assert code == 0
@@ -188,20 +186,20 @@ def test_an_anonymous_user_comes_back(typed: Typed, tmp_path: Path) -> None:
 # --- The address.
 
 
-def test_nobody_listens(typed: Typed) -> None:
+def test_no_server_listens(typed: Typed) -> None:
     with kept_port() as port:
         code, out = check(typed, f"127.0.0.1:{port}")
     assert code == 1
-    assert "Nobody listens on" in wrong(out, "address")
+    assert "no server listens on" in wrong(out, "address")
 
 
-def test_a_name_that_is_not_known(typed: Typed) -> None:
+def test_an_unknown_host(typed: Typed) -> None:
     code, out = check(typed, "no-such-host.invalid:8000")
     assert code == 1
     assert "The name no-such-host.invalid is not known." in wrong(out, "address")
 
 
-def test_tls_to_a_server_without(typed: Typed, server: Server) -> None:
+def test_tls_to_a_server_without_tls(typed: Typed, server: Server) -> None:
     code, out, _ = typed("check", "--url", f"wss://{server.address}/ws")
     assert code == 1
     assert "write ws:// instead of wss://" in wrong(out, "address")
@@ -217,10 +215,10 @@ def serving_tls(folder: Path, host: str) -> Iterator[tuple[str, Path]]:
     command = ["-m", "netra_trio", "serve", "--port", "0", "--certfile", "server.pem"]
     with Process(command, directory=folder, environ={}) as process:
 
-        def look(lines: list[str]) -> str | None:
+        def find(lines: list[str]) -> str | None:
             return next((line.split()[2] for line in lines if line.startswith("Ready on")), None)
 
-        address = process.out.wait_for(look, STARTING).removeprefix("https://")
+        address = process.out.wait_for(find, STARTING).removeprefix("https://")
         yield address, folder / "authority.pem"
         assert process.end() == 0
 
@@ -244,10 +242,10 @@ def test_a_certificate_of_another_host(typed: Typed, tmp_path: Path) -> None:
         url = f"wss://{address}/ws"
         code, out, _ = typed("check", "--url", url, SSL_CERT_FILE=str(authority))
         assert code == 1
-        assert "not good: " in wrong(out, "address")
+        assert "not valid: " in wrong(out, "address")
 
 
-# --- Not our server.
+# --- Other servers.
 
 
 def reply(status: str, body: str = "", *headers: str) -> bytes:
@@ -258,21 +256,24 @@ def reply(status: str, body: str = "", *headers: str) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (reply("200 OK", "<html>"), "There is a page or a file"),
-        (reply("200 OK", "{}"), "There is JSON of another kind"),
+        (reply("200 OK", "<html>"), "The answer is a page or a file"),
+        (reply("200 OK", "{}"), "The answer is other JSON"),
         (reply("404 Not Found", "<html>"), "There is no such endpoint. (404)"),
-        (reply("301 Moved", "", "location: https://b.example/ws/"), "sends to https://b.example"),
-        (reply("302 Found"), "sends elsewhere. (302)"),
-        (reply("401 Unauthorized"), "Something in front of the server refuses"),
+        (
+            reply("301 Moved", "", "location: https://b.example/ws/"),
+            "redirects to https://b.example",
+        ),
+        (reply("302 Found"), "redirects. (302)"),
+        (reply("401 Unauthorized"), "A proxy in front of the server refuses"),
         (reply("429 Too Many"), "allows no more requests"),
         (reply("502 Bad Gateway", "<html>"), "gets no answer from it. (502)"),
         (reply("418 Teapot"), "The answer is 418"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "There is no answer"),
-        (reply("200 OK", "x" * 100_000), "There is a page or a file"),
+        (reply("200 OK", "x" * 100_000), "The answer is a page or a file"),
     ],
     ids=str,
 )
-def test_somebody_else_answers(typed: Typed, answer: bytes, text: str) -> None:
+def test_another_server_answers(typed: Typed, answer: bytes, text: str) -> None:
     with answering(answer) as address:
         code, out = check(typed, address)
     assert code == 1
@@ -285,8 +286,8 @@ def test_a_wrong_path(typed: Typed, server: Server) -> None:
     assert "it ends in /ws" in wrong(out, "discovery")
 
 
-def test_nothing_is_answered(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netra_trio.cli.checkup.STEP_SECONDS", 0.3)
+def test_no_answer(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netra_trio.cli.probe.TIMEOUT_SECONDS", 0.3)
     with silent() as address:
         code, out = check(typed, address)
     assert code == 1
@@ -342,11 +343,11 @@ def test_a_proxy_that_changes_requests(
     assert {outcomes(out)[name] for name in before} == {"ok"}, out
 
 
-def test_a_proxy_that_swallows_frames(
+def test_a_proxy_that_drops_frames(
     typed: Typed, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netra_trio.cli.checkup.PING_SECONDS", 0.3)
-    monkeypatch.setattr("netra_trio.cli.checkup.CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr("netra_trio.cli.check_server.PING_SECONDS", 0.3)
+    monkeypatch.setattr("netra_trio.cli.probe.CLOSING_SECONDS", 0.1)
     with faulty_proxy(server.address, deaf=True) as address:
         code, out = check(typed, address, "--token", sign())
     assert code == 1
@@ -364,9 +365,9 @@ def leave(line: ServerConnection) -> None:
 
 @pytest.mark.parametrize(
     ("talk", "text"),
-    [(hello, "not the welcome of this protocol"), (leave, "was closed with 4999")],
+    [(hello, "not the connection_established of this protocol"), (leave, "was closed with 4999")],
 )
-def test_upgrades_go_to_somebody_else(
+def test_upgrades_reach_another_server(
     typed: Typed, server: Server, talk: Callable[[ServerConnection], None], text: str
 ) -> None:
     with (
@@ -378,7 +379,7 @@ def test_upgrades_go_to_somebody_else(
     assert text in wrong(out, "opening")
 
 
-# --- The server's own state.
+# --- The state of the server.
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600])
@@ -391,9 +392,9 @@ def test_a_clock_that_is_off(typed: Typed, tmp_path: Path, seconds: int) -> None
         ).removeprefix("http://")
         code, out = check(typed, address)
         assert code == 1
-        told = wrong(out, "clock")
-        assert ("ahead of" if seconds > 0 else "behind") in told
-        assert re.search("clock is (3599|3600|3601) s ", told)
+        shown = wrong(out, "clock")
+        assert ("ahead of" if seconds > 0 else "behind") in shown
+        assert re.search("clock is (3599|3600|3601) s ", shown)
         code, out = check(typed, address, "--token", sign(seconds=60))
         assert code == 1
         if seconds > 0:
@@ -405,7 +406,7 @@ def test_a_server_that_drains(typed: Typed, tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     with serving(tmp_path, "--agent", "outside_agents:wait") as server:
 
-        async def ask_while_draining() -> tuple[int, str]:
+        async def check_while_draining() -> tuple[int, str]:
             async with server.connect("alice") as client:
                 await client.say("hello")
                 await client.until("partial_result")
@@ -413,7 +414,7 @@ def test_a_server_that_drains(typed: Typed, tmp_path: Path) -> None:
                 await client.until("server_draining")
                 return await trio.to_thread.run_sync(check, typed, server.address)
 
-        code, out = trio.run(ask_while_draining)
+        code, out = trio.run(check_while_draining)
         assert code == 1
         assert "about to restart" in wrong(out, "health")
         assert server.process.wait() == 0
@@ -422,23 +423,23 @@ def test_a_server_that_drains(typed: Typed, tmp_path: Path) -> None:
 def test_a_server_that_is_full(typed: Typed, tmp_path: Path) -> None:
     with serving(tmp_path, WEBSOCKET_MAX_CONNECTIONS="1") as server:
 
-        async def ask_while_full() -> tuple[int, str]:
+        async def check_while_full() -> tuple[int, str]:
             async with server.connect("alice"):
                 return await trio.to_thread.run_sync(check, typed, server.address)
 
-        code, out = trio.run(ask_while_full)
+        code, out = trio.run(check_while_full)
     assert code == 1
     assert "WEBSOCKET_MAX_CONNECTIONS" in wrong(out, "ticket")
 
 
-# --- What is typed.
+# --- Arguments.
 
 
 @pytest.mark.parametrize(
     "url",
     ["http://127.0.0.1:8000/ws", "127.0.0.1:8000", "ws://", "ws://u:pass-word@h/ws", "ws://h:x/"],
 )
-def test_what_is_no_url(typed: Typed, url: str) -> None:
+def test_invalid_urls(typed: Typed, url: str) -> None:
     code, out, err = typed("check", "--url", url)
     assert (code, out) == (1, "")
     assert "--url: expected one like" in err
@@ -454,13 +455,13 @@ def test_what_is_no_url(typed: Typed, url: str) -> None:
         ("--url", "ws://h/ws", "--user", "bob", "--token", "t"),
     ],
 )
-def test_what_does_not_go_together(typed: Typed, arguments: tuple[str, ...]) -> None:
+def test_options_that_exclude_each_other(typed: Typed, arguments: tuple[str, ...]) -> None:
     code, out, err = typed("check", *arguments)
     assert (code, out) == (1, "")
     assert "give " in err
 
 
-def test_colours_on_a_terminal_only(server: Server, tmp_path: Path) -> None:
+def test_colours_on_a_terminal(server: Server, tmp_path: Path) -> None:
     near, far = pty.openpty()
     try:
         command = [sys.executable, "-m", "netra_trio", "check", "--url", server.url]

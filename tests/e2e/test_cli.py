@@ -1,4 +1,4 @@
-"""The commands as somebody types them: token, check, chat, help, and what goes wrong."""
+"""The commands token, check and chat, the help, and their errors."""
 
 import re
 import signal
@@ -57,7 +57,7 @@ async def two_lines(run):
 
 
 async def wait(run):
-    await run.emit("waiting for ever\\n")
+    await run.emit("waiting forever\\n")
     await trio.sleep_forever()
 
 
@@ -121,7 +121,7 @@ def test_a_token_with_permissions_for_a_deployment(typed: Typed) -> None:
     assert claims["permissions"] == ["netra:admin", "read"]
 
 
-def test_a_token_of_the_development_secret_opens(tmp_path: Path) -> None:
+def test_a_token_of_the_development_secret_is_accepted(tmp_path: Path) -> None:
     code, out, _ = netra(tmp_path, "token", "--user", "alice", JWT_SECRET_KEY="")
     assert code == 0
     with serving(tmp_path, JWT_SECRET_KEY="") as server:
@@ -138,9 +138,9 @@ def test_a_token_of_the_development_secret_opens(tmp_path: Path) -> None:
         (["--user", "a\nb"], "--user: expected a printable text of 1 to 255 characters"),
         ([], "--user"),
     ],
-    ids=["soon", "negative", "fraction", "nobody", "unprintable", "none"],
+    ids=["soon", "negative", "fraction", "empty", "unprintable", "none"],
 )
-def test_no_token(typed: Typed, arguments: list[str], text: str) -> None:
+def test_invalid_token_options(typed: Typed, arguments: list[str], text: str) -> None:
     code, out, err = typed("token", *arguments)
     assert code in {1, 2}
     assert text in out + err
@@ -159,7 +159,7 @@ def test_check_shows_every_setting_and_no_secret(typed: Typed) -> None:
         COLUMNS="200",
     )
     assert code == 1
-    assert "not everything that they name answers" in err
+    assert "a service that they name does not answer" in err
     for name in ("ENVIRONMENT", "WEBSOCKET_ALLOWED_ORIGINS", "AGENT_TIMEOUT", "JWT_SECRET_KEY"):
         assert name in out
     (rate,) = [line for line in out.splitlines() if "WEBSOCKET_MAX_MESSAGE_RATE" in line]
@@ -194,7 +194,7 @@ def test_check_lists_every_fault(typed: Typed) -> None:
 # --- chat, one message
 
 
-def test_one_message_and_out(server: Server, tmp_path: Path) -> None:
+def test_one_message(server: Server, tmp_path: Path) -> None:
     code, out, err = run(
         [*NETRA, *chat_command(server, "--user", "alice", "hello")], directory=tmp_path
     )
@@ -209,18 +209,18 @@ def test_one_message_and_out(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_answer_streams(server: Server, tmp_path: Path) -> None:
-    told = server.process.directory / "go"
+    go = server.process.directory / "go"
     command = [*NETRA, *chat_command(server, "--agent", "two_lines", "hello")]
     with Process(command, directory=tmp_path, environ={}) as chat:
         chat.out.wait_for(lambda lines: "the first line" in lines)
         assert chat.running
         assert "the second line" not in chat.out.lines
-        told.touch()
+        go.touch()
         assert chat.wait() == 0
         assert chat.out.lines[:2] == ["the first line", "the second line"]
 
 
-def test_who_it_is(server: Server, typed: Typed) -> None:
+def test_the_user_of_a_chat(server: Server, typed: Typed) -> None:
     for arguments, user in (
         ([], "dev"),
         (["--user", "carol"], "carol"),
@@ -231,7 +231,7 @@ def test_who_it_is(server: Server, typed: Typed) -> None:
         assert (code, out.strip()) == (0, user)
 
 
-def test_a_deployment_is_talked_to_with_its_secret(typed: Typed, tmp_path: Path) -> None:
+def test_a_chat_with_a_deployment_uses_its_secret(typed: Typed, tmp_path: Path) -> None:
     with serving(tmp_path, **DEPLOYED) as server:
         command = chat_command(server, "--user", "alice", "--agent", "echo", "hello")
         code, out, err = typed(*command, **DEPLOYED)
@@ -264,7 +264,7 @@ def test_a_run_that_fails_is_exit_code_one(server: Server, typed: Typed) -> None
 
 
 @pytest.mark.parametrize("arguments", [["--user", "alice"], ["--token", "x"]])
-def test_nobody_is_there(typed: Typed, arguments: list[str]) -> None:
+def test_no_server(typed: Typed, arguments: list[str]) -> None:
     url = "ws://127.0.0.1:9/ws"
     code, out, err = typed("chat", "--url", url, *arguments, "hello")
     assert (code, out) == (1, "")
@@ -275,7 +275,7 @@ def test_nobody_is_there(typed: Typed, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["--user", "alice"], ["--token", "x"]])
 @pytest.mark.parametrize("url", ["nothing", "http://127.0.0.1:9/ws", "ws://127.0.0.1:port/ws"])
-def test_what_is_no_address(typed: Typed, url: str, arguments: list[str]) -> None:
+def test_invalid_urls(typed: Typed, url: str, arguments: list[str]) -> None:
     code, out, err = typed("chat", "--url", url, *arguments, "hello")
     assert (code, out) == (1, "")
     assert url in err
@@ -294,13 +294,13 @@ def test_a_refusal_says_why(server: Server, typed: Typed, tmp_path: Path) -> Non
     assert (code, err) == (1, "give --user or --token, not both\n")
 
 
-def test_the_server_goes_meanwhile(tmp_path: Path) -> None:
+def test_the_server_stops_during_a_chat(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     with serving(
         tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="500"
     ) as server:
         with Process([*NETRA, *chat_command(server, "x")], directory=tmp_path, environ={}) as chat:
-            chat.out.wait_for(lambda lines: "waiting for ever" in lines)
+            chat.out.wait_for(lambda lines: "waiting forever" in lines)
             server.process.send_signal(signal.SIGTERM)
             assert chat.wait() == 1
             assert "The server is about to restart." in chat.out.lines
@@ -325,19 +325,19 @@ def test_a_conversation_by_pipe(server: Server, tmp_path: Path) -> None:
         assert "> " not in chat.out.text
 
 
-def test_ctrl_c_stops_the_run_and_then_leaves(server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_run_and_then_quits(server: Server, tmp_path: Path) -> None:
     command = [*NETRA, *chat_command(server, "--agent", "wait")]
     with terminal(command, directory=tmp_path) as chat:
         chat.wait_for("Ctrl-C stops an answer")
         chat.wait_for("> ")
         chat.press("hello\r")
-        chat.wait_for("waiting for ever")
+        chat.wait_for("waiting forever")
         chat.press(CTRL_C)
         chat.wait_for("(cancelled)")
         chat.wait_for("> ")
-        # It goes on: the run was stopped, not the chat.
+        # The run was stopped, not the chat.
         chat.press("again\r")
-        chat.wait_for("waiting for ever")
+        chat.wait_for("waiting forever")
         chat.press(CTRL_C)
         chat.wait_for("(cancelled)")
         chat.wait_for("> ")
@@ -347,7 +347,7 @@ def test_ctrl_c_stops_the_run_and_then_leaves(server: Server, tmp_path: Path) ->
         assert ESCAPE in chat.shown
 
 
-def test_ctrl_d_leaves(server: Server, tmp_path: Path) -> None:
+def test_ctrl_d_quits(server: Server, tmp_path: Path) -> None:
     with terminal([*NETRA, *chat_command(server)], directory=tmp_path, NO_COLOR="1") as chat:
         chat.wait_for("> ")
         chat.press("hello\r")
@@ -374,7 +374,7 @@ async def stubborn(run):
 """
 
 
-def test_a_second_ctrl_c_leaves_while_the_run_does_not_stop(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_quits_while_the_run_does_not_stop(tmp_path: Path) -> None:
     write_agents(tmp_path, STUBBORN)
     agent = "outside_agents:stubborn"
     with (
@@ -411,7 +411,7 @@ def test_help(typed: Typed, command: list[str], expected: list[str]) -> None:
     assert ESCAPE not in out
 
 
-def test_version_and_what_is_unknown(typed: Typed) -> None:
+def test_version_and_unknown_options(typed: Typed) -> None:
     code, out, _ = typed("--version")
     assert code == 0
     assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+\S*", out.strip())

@@ -1,4 +1,4 @@
-"""The commands of an operator: users, and whether database and key server answer."""
+"""The commands `user` and `check`: users, database and key server."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from support.commands import Typed
 from support.keyserver import SIGNERS, key_server
 from support.server import run, serving, sign
 
-from netra_trio.cli.operate import open_users
+from netra_trio.cli.user import open_users
 from netra_trio.config.settings import Settings
 from netra_trio.stores.base import User
 
@@ -16,12 +16,12 @@ from netra_trio.stores.base import User
 def users_of(tmp_path: Path) -> list[User]:
     """Return the users in the database of a directory."""
 
-    async def look() -> list[User]:
+    async def read() -> list[User]:
         url = f"sqlite:///{tmp_path}/.netra/netra.db"
         async with open_users(Settings(database_url=url)) as store:
             return await store.list_users()
 
-    return trio.run(look)
+    return trio.run(read)
 
 
 # --- user
@@ -30,7 +30,7 @@ def users_of(tmp_path: Path) -> list[User]:
 def test_users_are_added_and_listed(typed: Typed, tmp_path: Path) -> None:
     assert typed("user", "list") == (0, "", "")
     assert typed("user", "add", "bob", "alice") == (0, "bob: added\nalice: added\n", "")
-    assert typed("user", "add", "bob") == (0, "bob: was there already\n", "")
+    assert typed("user", "add", "bob") == (0, "bob: exists already\n", "")
     assert typed("user", "list") == (0, "alice\tenabled\nbob\tenabled\n", "")
 
 
@@ -47,7 +47,7 @@ def test_a_user_is_disabled_and_enabled(typed: Typed, tmp_path: Path) -> None:
 def test_adding_a_disabled_user_does_not_enable(typed: Typed) -> None:
     typed("user", "add", "alice")
     typed("user", "disable", "alice")
-    assert typed("user", "add", "alice")[1] == "alice: was there already\n"
+    assert typed("user", "add", "alice")[1] == "alice: exists already\n"
     assert typed("user", "list")[1] == "alice\tdisabled\n"
 
 
@@ -57,32 +57,32 @@ def test_more_users_than_a_page_are_listed(
     names = [f"user-{number}" for number in range(7)]
     typed("user", "add", *names)
     for page in (1, 2, 3, 6, 7, 8):
-        monkeypatch.setattr("netra_trio.cli.operate.PAGE", page)
+        monkeypatch.setattr("netra_trio.cli.user.PAGE", page)
         assert [line.split("\t")[0] for line in typed("user", "list")[1].splitlines()] == names
 
 
-@pytest.mark.parametrize("deed", ["disable", "enable"])
-def test_a_user_who_is_not_there(typed: Typed, deed: str) -> None:
-    code, out, err = typed("user", deed, "zoe")
+@pytest.mark.parametrize("command", ["disable", "enable"])
+def test_an_unknown_user(typed: Typed, command: str) -> None:
+    code, out, err = typed("user", command, "zoe")
     assert (code, out) == (1, "")
     assert err.endswith("there is no user 'zoe'; add it with: netra-trio user add\n")
 
 
-@pytest.mark.parametrize("deed", ["add", "disable", "enable"])
+@pytest.mark.parametrize("command", ["add", "disable", "enable"])
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
-def test_what_is_no_user_id(typed: Typed, deed: str, name: str) -> None:
-    code, out, err = typed("user", deed, name)
+def test_invalid_user_ids(typed: Typed, command: str, name: str) -> None:
+    code, out, err = typed("user", command, name)
     assert (code, out) == (1, "")
     assert "expected a printable user id of 1 to 255 characters" in err
 
 
-@pytest.mark.parametrize("deed", ["add", "disable", "enable"])
-def test_nobody_is_named(typed: Typed, deed: str) -> None:
-    assert typed("user", deed) == (1, "", "expected a user id, got nothing\n")
+@pytest.mark.parametrize("command", ["add", "disable", "enable"])
+def test_no_user_is_named(typed: Typed, command: str) -> None:
+    assert typed("user", command) == (1, "", "expected a user id, got nothing\n")
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
-def test_users_in_memory_are_nobodys(typed: Typed, url: str) -> None:
+def test_users_in_memory_are_rejected(typed: Typed, url: str) -> None:
     code, out, err = typed("user", "list", DATABASE_URL=url)
     assert (code, out) == (1, "")
     assert "set DATABASE_URL to a database" in err
@@ -97,15 +97,15 @@ def test_a_database_that_does_not_answer(typed: Typed) -> None:
     assert "Traceback" not in err
 
 
-def test_a_folder_that_is_not_there(typed: Typed, tmp_path: Path) -> None:
+def test_a_missing_folder(typed: Typed, tmp_path: Path) -> None:
     code, _, err = typed("user", "list", DATABASE_URL=f"sqlite:///{tmp_path}/no/where.db")
     assert code == 1
     assert err.startswith("DATABASE_URL: ")
     assert f"make {tmp_path}/no" in err
 
 
-def test_users_of_a_server_that_runs(tmp_path: Path, database_url: str) -> None:
-    """Where nobody is added at first sight, the command lets in and puts out."""
+def test_users_of_a_running_server(tmp_path: Path, database_url: str) -> None:
+    """Without automatic provisioning, the command admits and disables users."""
     environ = {
         "ENVIRONMENT": "staging",
         "DATABASE_URL": database_url,
@@ -130,10 +130,10 @@ def test_users_of_a_server_that_runs(tmp_path: Path, database_url: str) -> None:
 # --- check
 
 
-def test_check_of_a_database_that_is_not_there_yet(typed: Typed, tmp_path: Path) -> None:
+def test_check_of_a_database_that_does_not_exist_yet(typed: Typed, tmp_path: Path) -> None:
     code, out, err = typed("check")
     assert (code, err) == (0, "")
-    assert "database: not there yet; the first start makes it" in out
+    assert "database: does not exist yet; the first start creates it" in out
     assert not (tmp_path / ".netra" / "netra.db").exists()
 
 
@@ -149,7 +149,7 @@ def test_check_of_a_database_without_a_schema(typed: Typed, database_url: str) -
     code, out, _ = typed("check", DATABASE_URL=database_url)
     assert code == 0
     assert "database: answers, PostgreSQL 18" in out
-    assert "no schema yet; the first start makes it" in out
+    assert "no schema yet; the first start creates it" in out
 
 
 def test_check_of_a_database_in_memory(typed: Typed) -> None:
@@ -165,7 +165,7 @@ def test_check_of_a_database_that_does_not_answer(typed: Typed, url: str) -> Non
     code, out, err = typed("check", DATABASE_URL=url)
     assert code == 1
     assert "database: does not answer: " in out
-    assert "not everything that they name answers" in err
+    assert "a service that they name does not answer" in err
     assert "pass-word" not in out + err
 
 
@@ -176,14 +176,14 @@ def test_check_of_a_key_server(typed: Typed) -> None:
     assert "key server: answers, 3 usable keys (RS256, ES256, EdDSA)" in out
 
 
-def test_check_of_a_key_server_that_is_away(typed: Typed) -> None:
+def test_check_of_a_key_server_that_does_not_answer(typed: Typed) -> None:
     code, out, err = typed("check", JWT_JWKS_URL="http://127.0.0.1:1/jwks")
     assert code == 1
     assert "key server: it cannot be reached" in out
-    assert "not everything that they name answers" in err
+    assert "a service that they name does not answer" in err
 
 
-def test_check_says_which_file_a_secret_is_from(typed: Typed, tmp_path: Path) -> None:
+def test_check_names_the_file_of_a_secret(typed: Typed, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("x" * 64 + "\n")
     code, out, _ = typed("check", JWT_SECRET_KEY="", JWT_SECRET_KEY_FILE=str(file))

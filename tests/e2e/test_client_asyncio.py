@@ -1,4 +1,4 @@
-"""The client in an asyncio program, as `docs/client.md` shows it."""
+"""The client in an asyncio program: the example of `docs/client.md`."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ async def wait(run):
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the module that the page's example is."""
+    """Return the example of the page as a module."""
     (example,) = [
         block.partition("```")[0]
         for block in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]
@@ -46,7 +46,7 @@ def test_an_answer(page: Any, tmp_path: Path) -> None:
         assert asyncio.run(main()).startswith("Hello!")
 
 
-def test_a_refusal_comes_out(page: Any, tmp_path: Path) -> None:
+def test_a_refusal_is_raised(page: Any, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
 
         async def main() -> None:

@@ -1,7 +1,7 @@
-"""The Python client and the real server: the line is cut, the server killed, drained, taken over.
+"""The Python client and the real server: connections are cut, servers killed and drained.
 
-The agents write a line into a file at their start, so a message that ran twice shows, whatever is
-said about it. What an agent emits is what the message said, so a text that is not whole shows, too.
+The agents append to a file at their start, so that a message that ran twice is noticed. An agent
+emits the content of its message, so that missing text is noticed.
 """
 
 import random
@@ -18,15 +18,15 @@ from support.server import PATIENCE, serving, sign, write_agents
 
 from netra_trio.client import Client, ConnectionClosed, Event, Run, RunFailed, connect
 
-TEXTS = 3  # runs side by side
-DROPS = 8  # of the line, while they stream
-EVERY = 150  # characters that are read between two of them
+TEXTS = 3  # concurrent runs
+DROPS = 8  # of the connection, while they stream
+EVERY = 150  # characters that are read between two drops
 KILLS = 3  # of the server, while messages are sent
-SENDERS = 3  # side by side, each in a thread of its own
-MESSAGES = 15  # of each
+SENDERS = 3  # concurrent, each in a thread of its own
+MESSAGES = 15  # of each sender
 LIFE = (0.05, 0.5)  # seconds of a server from a connection to its kill
-BEYOND = 0.5  # seconds after the end of a token: by then the server would have closed
-LONG = 4 * PATIENCE  # seconds: several servers start in one test, perhaps beside other tests
+BEYOND = 0.5  # seconds after the expiry of a token: by then the server would have closed
+LONG = 4 * PATIENCE  # seconds: several servers start in one test, and other tests may run
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 
 AGENTS = '''
@@ -44,7 +44,7 @@ def note(run):
 
 
 async def repeat(run):
-    """Say what the message says, in small pieces."""
+    """Emit the content of the message in small pieces."""
     note(run)
     chance, rest = random.Random(run.content), run.content
     while rest:
@@ -55,15 +55,15 @@ async def repeat(run):
             await trio.sleep(0.003)
 
 
-async def until_told(run):
-    """Go on until a file is there that the message names."""
+async def until_file(run):
+    """Wait for the file that the message names."""
     note(run)
     await run.emit("begun ")
     while not Path(run.content).exists():
         await trio.sleep(0.01)
     await run.emit("ended")
 '''
-WITH_AGENTS = ("--agent=outside_agents:repeat", "--agent=outside_agents:until_told")
+WITH_AGENTS = ("--agent=outside_agents:repeat", "--agent=outside_agents:until_file")
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def soon() -> float:
-    """Make pauses between attempts short, as chance may."""
+def no_jitter() -> float:
+    """Keep the pauses between attempts short."""
     return 0.02
 
 
@@ -83,40 +83,40 @@ def through(relay: Relay) -> str:
 
 
 def ran(folder: Path) -> Counter[str]:
-    """Return how often each message ran, by its key."""
+    """Return how many times each message ran, by its key."""
     return Counter((folder / "ran").read_text().split())
 
 
 async def begin(run: Run) -> None:
-    """Read a run up to its first text, which another loop goes on from."""
+    """Read a run up to its first text; another loop continues from there."""
     async for event in run:
         if event.type == "partial_result":
             return
 
 
 class Trace:
-    """Everything that a client tells, gathered beside what a test does."""
+    """All events of a client, recorded in a task of its own."""
 
     def __init__(self, client: Client) -> None:
         self.events: list[Event] = []
         self._client = client
-        self._news = trio.Event()
+        self._changed = trio.Event()
 
-    async def gather(self) -> None:
-        """Gather for ever."""
+    async def record(self) -> None:
+        """Record events until cancelled."""
         async for event in self._client.events():
             self.events.append(event)
-            self._news.set()
-            self._news = trio.Event()
+            self._changed.set()
+            self._changed = trio.Event()
 
     async def wait_for(self, kind: str, count: int = 1) -> Event:
-        """Wait until there are so many events of a type, and return the last one of them."""
+        """Wait for so many events of a type, and return the last one of them."""
         while len(found := self.of(kind)) < count:
-            await self._news.wait()
+            await self._changed.wait()
         return found[count - 1]
 
     def of(self, kind: str) -> list[Event]:
-        """Return the events of a type so far."""
+        """Return the events of a type that were recorded."""
         return [event for event in self.events if event.type == kind]
 
     @property
@@ -125,7 +125,7 @@ class Trace:
         return [event.payload["verdict"] for event in self.of("connected")]
 
     def check_numbers(self) -> None:
-        """Check that each session's numbers came in order, each once, none left out."""
+        """Check that the numbers of each session are in order, each once, none missing."""
         last = 0
         for event in self.events:
             if event.type == "connected" and event.payload["verdict"] in {"new", "reset"}:
@@ -135,7 +135,7 @@ class Trace:
                 last = event.seq
 
 
-async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
+async def test_the_connection_is_cut_during_streams(folder: Path) -> None:
     chance = random.Random(5)  # noqa: S311 - no secret
     texts = ["".join(chance.choices("abc äöü€ 🙂\n", k=1500)) + "." for _ in range(TEXTS)]
     with (
@@ -144,11 +144,11 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
         trio.fail_after(LONG),
     ):
         async with (
-            connect(through(relay), token=sign(), random=soon) as client,
+            connect(through(relay), token=sign(), random=no_jitter) as client,
             trio.open_nursery() as nursery,
         ):
             trace = Trace(client)
-            nursery.start_soon(trace.gather)
+            nursery.start_soon(trace.record)
             read = [""] * TEXTS
             drops = 0
 
@@ -165,10 +165,10 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
                             relay.drop()
                         else:
                             relay.cut()
-                            nursery.start_soon(mend_later)
+                            nursery.start_soon(restore_later)
                 assert await run.result() == texts[number]
 
-            async def mend_later() -> None:
+            async def restore_later() -> None:
                 await trace.wait_for("disconnected", len(trace.of("connected")))
                 relay.mend()
 
@@ -176,7 +176,7 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
                 for number in range(TEXTS):
                     talks.start_soon(talk, number)
             assert read == texts
-            assert drops == DROPS  # some of them of a line that was lost already
+            assert drops == DROPS  # some of them of a connection that was lost already
             assert client.stats.reconnections >= 1
             nursery.cancel_scope.cancel()
         assert trace.verdicts == ["new"] + ["exact"] * client.stats.reconnections
@@ -185,7 +185,7 @@ async def test_a_line_that_is_cut_in_mid_stream(folder: Path) -> None:
         assert ran(folder) == {f"c-{number}": 1 for number in range(TEXTS)}
 
 
-async def test_a_line_on_which_nothing_comes_any_more(folder: Path) -> None:
+async def test_a_silent_connection(folder: Path) -> None:
     text = "word after word " * 300
     with (
         serving(folder, *WITH_AGENTS, WEBSOCKET_HEARTBEAT_INTERVAL="300") as server,
@@ -193,11 +193,11 @@ async def test_a_line_on_which_nothing_comes_any_more(folder: Path) -> None:
         trio.fail_after(LONG),
     ):
         async with (
-            connect(through(relay), token=sign(), random=soon) as client,
+            connect(through(relay), token=sign(), random=no_jitter) as client,
             trio.open_nursery() as nursery,
         ):
             trace = Trace(client)
-            nursery.start_soon(trace.gather)
+            nursery.start_soon(trace.record)
             run = await client.send(text, correlation_id="c-1")
             read = ""
             async for event in run:
@@ -213,7 +213,7 @@ async def test_a_line_on_which_nothing_comes_any_more(folder: Path) -> None:
         assert ran(folder) == {"c-1": 1}
 
 
-async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
+async def test_a_server_that_is_killed_repeatedly(folder: Path) -> None:
     chance = random.Random(7)  # noqa: S311 - no secret
     contents = {
         f"{sender}-{number}": f"{sender}-{number} " + "word " * chance.randint(1, 60)
@@ -225,16 +225,18 @@ async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
         async with trio.open_nursery() as nursery:
             done = trio.Event()
             first_is_up = trio.Event()
+            killed = [trio.Event() for _ in range(KILLS)]
 
             async def keep_serving() -> None:
-                for _ in range(KILLS):
+                for was_killed in killed:
                     with serving(folder, *WITH_AGENTS, port=str(port), **LIMITS) as server:
                         first_is_up.set()
                         ran_before = len(ends)
-                        while len(ends) == ran_before:  # noqa: ASYNC110 - of another task
+                        while len(ends) == ran_before:  # noqa: ASYNC110 - set by another task
                             await trio.sleep(0.01)
                         await trio.sleep(chance.uniform(*LIFE))
                         server.process.end(signal.SIGKILL)
+                    was_killed.set()
                 with serving(folder, *WITH_AGENTS, port=str(port), **LIMITS):
                     await done.wait()
 
@@ -242,14 +244,16 @@ async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
             await first_is_up.wait()
             url = f"ws://127.0.0.1:{port}/ws"
             async with (
-                connect(url, token=sign(), random=soon) as client,
+                connect(url, token=sign(), random=no_jitter) as client,
                 trio.open_nursery() as gathering,
             ):
                 trace = Trace(client)
-                gathering.start_soon(trace.gather)
+                gathering.start_soon(trace.record)
 
                 async def talk(sender: int) -> None:
                     for number in range(MESSAGES):
+                        if number >= MESSAGES - KILLS:  # each server gets at least one message
+                            await killed[number - MESSAGES + KILLS].wait()
                         key = f"{sender}-{number}"
                         run = await client.send(
                             contents[key], thread_id=f"thread-{sender}", correlation_id=key
@@ -263,7 +267,7 @@ async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
                 async with trio.open_nursery() as talks:
                     for sender in range(SENDERS):
                         talks.start_soon(talk, sender)
-                said = {
+                pages = {
                     sender: await client.history(f"thread-{sender}", limit=100)
                     for sender in range(SENDERS)
                 }
@@ -274,7 +278,7 @@ async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
     assert not trace.of("lost")
     assert ends.keys() == contents.keys()
     assert set(ends.values()) <= {"completed", "interrupted"}
-    for sender, page in said.items():  # each message is there once, in its order
+    for sender, page in pages.items():  # each message is stored once, in order
         asked = [each["content"] for each in page["messages"] if each["role"] == "user"]
         assert asked == [contents[f"{sender}-{number}"] for number in range(MESSAGES)]
     times = ran(folder)
@@ -282,14 +286,14 @@ async def test_a_server_that_is_killed_again_and_again(folder: Path) -> None:
     assert {key for key, end in ends.items() if end == "completed"} <= set(times)
 
 
-async def test_a_message_that_was_on_its_way_when_the_server_was_killed(folder: Path) -> None:
+async def test_messages_in_flight_when_the_server_is_killed(folder: Path) -> None:
     with (
         kept_port() as port,
         serving(folder, *WITH_AGENTS, port=str(port)) as first,
         trio.fail_after(LONG),
     ):
-        async with connect(first.url, token=sign(), random=soon) as client:
-            run = await client.send("never", agent="until_told", correlation_id="c-1")
+        async with connect(first.url, token=sign(), random=no_jitter) as client:
+            run = await client.send("never", agent="until_file", correlation_id="c-1")
             await begin(run)
             first.process.end(signal.SIGKILL)
             async with trio.open_nursery() as nursery:
@@ -301,10 +305,10 @@ async def test_a_message_that_was_on_its_way_when_the_server_was_killed(folder: 
 
                 for number in (2, 3):
                     nursery.start_soon(say, number)
-                    while client.stats.queued < number - 1:  # noqa: ASYNC110 - a live figure
+                    while client.stats.queued < number - 1:  # noqa: ASYNC110 - a counter
                         await trio.sleep(0.01)
                 nursery.start_soon(serve_until, folder, port, done := trio.Event())
-                while len(runs) < 2:  # noqa: ASYNC110 - of another task
+                while len(runs) < 2:  # noqa: ASYNC110 - set by another task
                     await trio.sleep(0.01)
                 assert [each.correlation_id for each in runs] == ["c-2", "c-3"]
                 assert [await each.text() for each in runs] == ["hello", "hello"]
@@ -317,56 +321,56 @@ async def test_a_message_that_was_on_its_way_when_the_server_was_killed(folder: 
 
 
 async def serve_until(folder: Path, port: int, done: trio.Event) -> None:
-    """Run a server until told."""
+    """Run a server until `done` is set."""
     with serving(folder, *WITH_AGENTS, port=str(port)):
         await done.wait()
 
 
-async def test_a_token_that_ends_is_renewed_in_place(folder: Path) -> None:
-    ends_at = 0.0
+async def test_an_expiring_token_is_renewed_in_place(folder: Path) -> None:
+    expires_at = 0.0
     asked = 0
 
     async def get_token() -> str:
-        nonlocal ends_at, asked
+        nonlocal expires_at, asked
         await trio.lowlevel.checkpoint()
         asked += 1
         if asked > 1:
             return sign()
-        ends_at = int(time.time()) + 2
-        return sign(exp=ends_at)
+        expires_at = int(time.time()) + 2
+        return sign(exp=expires_at)
 
     with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
         async with connect(server.url, get_token=get_token) as client:
-            run = await client.send("go", agent="until_told")
+            run = await client.send("go", agent="until_file")
             await begin(run)
-            await trio.sleep(ends_at + BEYOND - time.time())
+            await trio.sleep(expires_at + BEYOND - time.time())
             (folder / "go").touch()
             assert await run.text() == "ended"
             assert (client.stats.reconnections, asked) == (0, 2)
             assert client.stats.errors_encountered == 0
 
 
-async def test_a_token_that_ends_before_there_is_another(folder: Path) -> None:
-    ends_at = 0.0
+async def test_a_token_that_expires_before_there_is_another(folder: Path) -> None:
+    expires_at = 0.0
 
     async def get_token() -> str:
-        nonlocal ends_at
+        nonlocal expires_at
         await trio.lowlevel.checkpoint()
-        if ends_at and time.time() < ends_at:
+        if expires_at and time.time() < expires_at:
             raise OSError("the login server is down")
-        if ends_at:
+        if expires_at:
             return sign()
-        ends_at = int(time.time()) + 2
-        return sign(exp=ends_at)
+        expires_at = int(time.time()) + 2
+        return sign(exp=expires_at)
 
     with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
         async with (
-            connect(server.url, get_token=get_token, random=soon) as client,
+            connect(server.url, get_token=get_token, random=no_jitter) as client,
             trio.open_nursery() as nursery,
         ):
             trace = Trace(client)
-            nursery.start_soon(trace.gather)
-            run = await client.send("go", agent="until_told")
+            nursery.start_soon(trace.record)
+            run = await client.send("go", agent="until_file")
             await trace.wait_for("connected", 2)
             (folder / "go").touch()
             assert await run.text() == "begun ended"
@@ -378,7 +382,7 @@ async def test_a_token_that_ends_before_there_is_another(folder: Path) -> None:
 async def test_a_session_that_is_taken_over_and_taken_back(folder: Path) -> None:
     with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
         async with connect(server.url, token=sign()) as client:
-            run = await client.send("go", agent="until_told")
+            run = await client.send("go", agent="until_file")
             await begin(run)
             query = f"?session_id={client.stats.session_id}&last_seq=0"
             async with server.connect(query=query, subprotocols=["netra.v1"]) as other:
@@ -404,14 +408,14 @@ async def test_a_server_that_drains(folder: Path) -> None:
         serving(folder, *WITH_AGENTS, port=str(port), WEBSOCKET_DRAIN_TIMEOUT="2000") as server,
     ):
         async with (
-            connect(server.url, token=sign(), random=soon) as client,
+            connect(server.url, token=sign(), random=no_jitter) as client,
             trio.open_nursery() as nursery,
         ):
             trace = Trace(client)
-            nursery.start_soon(trace.gather)
-            short = await client.send("go", agent="until_told", correlation_id="c-1")
+            nursery.start_soon(trace.record)
+            short = await client.send("go", agent="until_file", correlation_id="c-1")
             long = await client.send(
-                "never", agent="until_told", thread_id="long", correlation_id="c-2"
+                "never", agent="until_file", thread_id="long", correlation_id="c-2"
             )
             await begin(short)
             await begin(long)
@@ -431,7 +435,7 @@ async def test_a_server_that_drains(folder: Path) -> None:
             assert server.process.wait() == 0
             nursery.start_soon(serve_until, folder, port, done := trio.Event())
             await trace.wait_for("connected", 2)
-            while not late:  # noqa: ASYNC110 - of another task
+            while not late:  # noqa: ASYNC110 - set by another task
                 await trio.sleep(0.01)
             assert await late[0].text() == "hello"
             assert trace.verdicts == ["new", "reset"]

@@ -1,6 +1,6 @@
-"""The Python client's outbox on the disk: its process is killed, and nothing is lost or done twice.
+"""The outbox of the Python client on the disk: its process is killed, and no message is lost.
 
-The client is a process of its own, which writes what it knows to its output.
+The client is a process of its own, which reports to its output. No message runs twice.
 """
 
 import json
@@ -17,7 +17,7 @@ from support.relay import relaying
 from support.server import PATIENCE, STARTING, Process, Server, serving, sign, write_agents
 
 ROUNDS = 5  # of a process that is killed while it sends
-MANY = 1000  # messages, more than it gets to
+MANY = 1000  # messages, more than it can send
 LIFE = (0.0, 0.3)  # seconds from its first confirmation to its kill
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 AGENT = '''
@@ -27,7 +27,7 @@ RAN = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 async def note(run):
-    """Note that it ran, and say the same again."""
+    """Record the message, and answer with its content."""
     os.write(RAN, f"{run.content}\\n".encode())
     await run.emit(run.content)
 '''
@@ -58,7 +58,7 @@ async def main(url, token, first, last):
                 sending.start_soon(send, client, f"m-{number}")
                 while (client.stats.queued, client.stats.messages_sent) == before:
                     await trio.sleep(0.001)
-                print("in its turn", f"m-{number}", flush=True)
+                print("queued", f"m-{number}", flush=True)
         while client.stats.queued:
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
@@ -70,7 +70,7 @@ async def send(client, key):
 
 trio.run(main, *sys.argv[1:])
 """
-"""The client: it waits for a line, then sends the messages from one number to another."""
+"""The client: it waits for a line of input, then sends the messages of a range of numbers."""
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def server_of(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def client_of(folder: Path, url: str, first: int, last: int) -> Iterator[Process]:
-    # One that is going to be killed measures nothing, and the next one is to be like it.
+    # A killed process writes no coverage data; the last one is run in the same way.
     arguments = ["client.py", url, sign(), str(first), str(last)]
     with Process(
         arguments, directory=folder / "client", environ={}, typed=True, measured=False
@@ -98,13 +98,13 @@ def client_of(folder: Path, url: str, first: int, last: int) -> Iterator[Process
         yield client
 
 
-def said(client: Process, word: str) -> list[str]:
-    """Return the keys of which a client said this."""
+def reported(client: Process, word: str) -> list[str]:
+    """Return the keys that a client reported with this word."""
     return [line.split()[1] for line in client.out.lines if line.startswith(f"{word} ")]
 
 
 def unsettled(folder: Path) -> list[str]:
-    """Return the keys that are left in the file; its last line may be half a one."""
+    """Return the keys that are left in the file; its last line may be incomplete."""
     left: list[str] = []
     for line in (folder / "client" / "outbox.jsonl").read_text().split("\n")[:-1]:
         change = json.loads(line)
@@ -116,7 +116,7 @@ def unsettled(folder: Path) -> list[str]:
 
 
 async def history(server: Server) -> list[tuple[str, str]]:
-    """Return who said what in the thread, from its beginning."""
+    """Return role and content of each message of the thread, from its beginning."""
     found: list[tuple[str, str]] = []
     async with server.connect() as client:
         before: dict[str, str] = {}
@@ -143,21 +143,21 @@ async def check(server: Server, folder: Path, expected: set[str]) -> None:
     assert Counter((folder / "ran").read_text().split()) == Counter(asked)
 
 
-async def test_what_was_said_offline_outlives_the_client(folder: Path) -> None:
+async def test_messages_of_a_disconnected_client_survive_it(folder: Path) -> None:
     with server_of(folder) as server, relaying(server.address) as relay:
         url = f"ws://{relay.address}/ws"
         with client_of(folder, url, 0, 5) as client:
             relay.cut()
             client.type("")
-            client.out.wait_for(lambda lines: "in its turn m-4" in lines)
+            client.out.wait_for(lambda lines: "queued m-4" in lines)
             assert client.end(signal.SIGKILL) == -signal.SIGKILL
-            assert not said(client, "confirmed")
+            assert not reported(client, "confirmed")
         assert unsettled(folder) == [f"m-{number}" for number in range(5)]
         relay.mend()
         with client_of(folder, url, 5, 6) as client:
             client.type("")
             assert client.wait() == 0, client.err.text
-            assert said(client, "confirmed") == [f"m-{number}" for number in range(6)]
+            assert reported(client, "confirmed") == [f"m-{number}" for number in range(6)]
         assert not unsettled(folder)
         await check(server, folder, {f"m-{number}" for number in range(6)})
 
@@ -172,8 +172,8 @@ async def test_a_client_that_is_killed_while_it_sends(folder: Path) -> None:
                 client.out.wait_for(lambda lines: any("confirmed" in line for line in lines))
                 await trio.sleep(chance.uniform(*LIFE))
                 client.end(signal.SIGKILL)
-                promised |= {*said(client, "confirmed"), *unsettled(folder)}
-                first += len(said(client, "trying"))
+                promised |= {*reported(client, "confirmed"), *unsettled(folder)}
+                first += len(reported(client, "trying"))
         with client_of(folder, server.url, first, first + 1) as client:
             client.type("")
             assert client.wait() == 0, client.err.text

@@ -50,7 +50,7 @@ class IdentityProvider:
         self._running.close()
 
     def token(self, algorithm: str) -> str:
-        """Get a token the way a service does: by the client credentials grant."""
+        """Get a token with the client credentials grant, as a service does."""
         answer = httpx2.post(
             f"{self.issuer}/token",
             auth=(CLIENT, PASSWORD),
@@ -67,7 +67,7 @@ class IdentityProvider:
 
 
 def private_jwk(signer: Signer) -> dict[str, Any]:
-    """Return a key as the provider wants it, with its private half."""
+    """Return a private key in the form that the provider requires."""
     writer = cast("Any", get_default_algorithms()[signer.algorithm])
     jwk = {**writer.to_jwk(signer.private, as_dict=True), "kid": signer.kid, "use": "sig"}
     jwk.pop("key_ops", None)
@@ -101,7 +101,7 @@ def trusting(provider: IdentityProvider, directory: Path, **environ: str) -> Ite
 
 
 def checks(server: Server) -> tuple[int, str, str]:
-    """Return the status of the health check, what it says, and what it says of the keys."""
+    """Return the HTTP status of the health check, its status, and its status of the keys."""
     answer = server.http("GET", "/ws/health")
     return answer.status_code, answer.json()["status"], answer.json()["checks"]["keys"]
 
@@ -109,7 +109,7 @@ def checks(server: Server) -> tuple[int, str, str]:
 async def wait_checks(server: Server, expected: tuple[int, str, str]) -> None:
     with trio.fail_after(PATIENCE):
         while await trio.to_thread.run_sync(checks, server) != expected:  # noqa: ASYNC110
-            await trio.sleep(0.1)  # another process: nothing tells us when
+            await trio.sleep(0.1)  # another process, which sends no notification
 
 
 def upgrade(server: Server, token: str) -> Any:
@@ -126,7 +126,7 @@ async def test_tokens_of_each_algorithm(provider: IdentityProvider, tmp_path: Pa
                 await client.say("hello", agent="echo")
                 assert (await client.until("agent_completed"))[-1]["payload"]["result"] == "hello"
         await wait_checks(server, (200, "healthy", "ok"))
-        # What the provider signed for another audience or in another name is not for this server.
+        # A token of the provider for another audience or from another issuer is refused.
         wrong = SIGNERS["ES256"].sign({"sub": CLIENT, "exp": 4e9, "iss": "x", "aud": AUDIENCE})
         upgrade(server, wrong).refuses(401, "INVALID_TOKEN")
         told = f"{server.process.out.text}\n{server.process.err.text}"
@@ -168,7 +168,7 @@ async def test_rotation_outage_and_recovery(provider: IdentityProvider, tmp_path
     with trusting(provider, tmp_path) as server:
         old = provider.token("RS256")
         async with server.connect(token=old) as client:
-            # Other keys, under other names: known as soon as the first token comes.
+            # Other keys with other kids are fetched when the first token arrives.
             provider.stop()
             provider.start(*(Signer.new(name, f"{name}-2") for name in ALGORITHMS))
             new = {name: provider.token(name) for name in ALGORITHMS}
@@ -176,10 +176,10 @@ async def test_rotation_outage_and_recovery(provider: IdentityProvider, tmp_path
             assert upgrade(server, new["ES256"]).status == 101
             assert trio.current_time() - began < 6
             assert upgrade(server, new["RS256"]).status == 101
-            # The old ones are not published any more. Who came in with one stays.
+            # The old keys are no longer published. Connections that used one stay open.
             upgrade(server, old).refuses(401, "INVALID_TOKEN")
             await client.answers()
-            # An outage: the keys there are stay good, and an unknown one is nobody's fault.
+            # An outage: known keys stay valid, and an unknown one is refused with 503.
             provider.stop()
             unknown = SIGNERS["ES256"].sign({"sub": "a", "exp": 4e9})
             refused = upgrade(server, unknown)
@@ -194,7 +194,7 @@ async def test_rotation_outage_and_recovery(provider: IdentityProvider, tmp_path
             await client.send("auth", {"token": new["EdDSA"]}, "c-2")
             await client.expect("auth_ok")
             await client.answers()
-            # And it comes back.
+            # The provider is available again.
             provider.start(*SIGNERS.values())
             await wait_checks(server, (200, "healthy", "ok"))
             assert upgrade(server, provider.token("RS256")).status == 101

@@ -1,4 +1,4 @@
-"""The figures of a real server: Prometheus scrapes it, and its dashboard has data everywhere."""
+"""The metrics of a real server: Prometheus scrapes it, and each panel of the dashboard has data."""
 
 import json
 import math
@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
 DOCS = ROOT / "docs"
 NETRA = "netra.v1"
-SECONDS = 30.0  # for Prometheus to have scraped what there was: a bound, not a wait
-LOOK = 0.2  # seconds between two looks
+SECONDS = 30.0  # for Prometheus to scrape the server: an upper bound, not a fixed wait
+POLL = 0.2  # seconds between two queries
 
 AGENTS = """
 import trio
@@ -80,7 +80,7 @@ SETTINGS = {
 
 @frozen
 class Watched:
-    """A server that was talked to, and the Prometheus that saw it."""
+    """A server with traffic, and the Prometheus that scrapes it."""
 
     server: Server
     prometheus: Prometheus
@@ -100,7 +100,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 async def traffic(server: Server) -> None:
-    """Let everything happen that a figure tells of."""
+    """Cause everything that a metric counts."""
     server.http("GET", "/ws/config")
     server.http("GET", "/ws/nothing")
     server.upgrade("?ticket=none")
@@ -130,7 +130,7 @@ async def stopped(client: Client) -> None:
 
 
 async def come_back(server: Server) -> None:
-    """Lose a line in mid-run, and go on with the session: what was not seen comes merged."""
+    """Lose a connection during a run and resume: missed deltas arrive merged."""
     headers = [bearer("carol")]
     async with open_client(server.url, subprotocols=[NETRA], headers=headers) as carol:
         hello = await carol.expect("connection_established")
@@ -153,7 +153,7 @@ async def too_many(server: Server) -> None:
 
 
 def deaf(server: Server) -> None:
-    """Ask for much and take nothing, until the server gives the connection up."""
+    """Request much data and read nothing, until the server closes the connection."""
     with closing(open_line(server.address)) as line:
         line.sendall(upgrade_request(server.address, headers=[bearer("dave")]))
         assert read_answer(line).status == 101
@@ -164,14 +164,14 @@ def deaf(server: Server) -> None:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Return the title and the query of everything that the dashboard shows."""
+    """Return the title and the query of each panel of the dashboard."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
 
 
 def wait_for_data(watcher: Prometheus, query: str) -> list[Any]:
-    """Return the series of a query, once one of them has a number."""
+    """Return the series of a query as soon as one of them has a number."""
     asked = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
     deadline = time.monotonic() + SECONDS
     while True:
@@ -179,17 +179,17 @@ def wait_for_data(watcher: Prometheus, query: str) -> list[Any]:
         if any(math.isfinite(float(each["value"][1])) for each in series):
             return series
         assert time.monotonic() < deadline, f"no data: {asked}: {series}"
-        time.sleep(LOOK)
+        time.sleep(POLL)
 
 
-def test_promtool_finds_no_fault(watched: Watched) -> None:
+def test_promtool_reports_no_problem(watched: Watched) -> None:
     answer = watched.server.http("GET", "/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert check_metrics(answer.text) == ""
     assert check_metrics("# TYPE wrongTotal counter\nwrongTotal 1\n") != ""
 
 
-def test_every_query_of_the_dashboard_gives_data(watched: Watched) -> None:
+def test_every_query_of_the_dashboard_returns_data(watched: Watched) -> None:
     found = list(queries())
     assert len(found) > 40
     for title, query in found:
@@ -241,18 +241,18 @@ NOT_ZERO = (
 
 
 @pytest.mark.parametrize("series", NOT_ZERO)
-def test_what_happened_was_counted(watched: Watched, series: str) -> None:
+def test_traffic_is_counted(watched: Watched, series: str) -> None:
     wait_for_data(watched.prometheus, f"{series} > 0")
 
 
-def test_no_label_has_what_a_client_sent(watched: Watched) -> None:
+def test_no_label_contains_input_of_a_client(watched: Watched) -> None:
     text = watched.server.http("GET", "/metrics").text
     for told in ("alice", "carol", "nonsense", "/ws/nothing", "sess_", "conn_", "run_", "k-"):
         values = [line for line in text.splitlines() if line[:1] != "#" and f'"{told}' in line]
         assert values == []
 
 
-def test_an_administrator_reads_the_same(watched: Watched) -> None:
+def test_an_administrator_reads_the_same_metrics(watched: Watched) -> None:
     admin = bearer("root", permissions=["netra:admin"])
     answer = watched.server.http("GET", "/ws/stats", [admin])
     assert answer.status_code == 200
@@ -272,19 +272,19 @@ def yaml_blocks(page: Path) -> list[str]:
     return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_promtool_takes_the_configuration_that_is_documented(tmp_path: Path) -> None:
+def test_promtool_accepts_the_documented_configuration(tmp_path: Path) -> None:
     scrape, alerts = yaml_blocks(DOCS / "metrics.md")
     assert check(tmp_path, "config", scrape, "--syntax-only") == 0
     assert check(tmp_path, "rules", alerts) == 0
     assert check(tmp_path, "rules", alerts.replace("rate(", "late(")) != 0
 
 
-def test_every_alert_that_is_documented_can_be_asked(watched: Watched) -> None:
+def test_every_documented_alert_can_be_queried(watched: Watched) -> None:
     _, alerts = yaml_blocks(DOCS / "metrics.md")
     expressions = re.findall(r"expr: (?:>\n)?(.*?)\n +for:", alerts, re.DOTALL)
     assert len(expressions) == 4
     for expression in expressions:
-        # Without what it is compared with, so that it tells of what is well, too.
+        # Without the comparison, so that a healthy server has data too.
         series, _, _ = expression.rpartition(" > ") if " > " in expression else (expression, "", "")
         asked = " ".join(series.split()).removesuffix(" == 0")
         wait_for_data(watched.prometheus, asked)

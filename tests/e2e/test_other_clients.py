@@ -1,7 +1,7 @@
-"""Conversations by WebSocket clients that this project did not write.
+"""Conversations with WebSocket clients of other projects.
 
 The command line and the two clients of `websockets`, trio-websocket, npm's `ws`, Node's own, and a
-real browser on an allowed page and on a foreign one.
+real browser on a page of an allowed origin and of a foreign one.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ def message(kind: str, **payload: Any) -> str:
 
 
 def check_conversation(frames: list[Frame], text: str) -> None:
-    """Check what a client gets that said one thing to the echo."""
+    """Check the frames of a client that sent one message to the echo agent."""
     assert [frame["type"] for frame in frames if "seq" in frame] == KINDS
     assert frames[0]["type"] == "connection_established"
     assert frames[-1]["payload"]["result"] == text
@@ -57,12 +57,12 @@ def check_conversation(frames: list[Frame], text: str) -> None:
 def ended(server: Server, user: str, count: int = 1) -> list[Frame]:
     """Wait until that many connections of the user have ended, and return their log lines."""
 
-    def look(lines: list[str]) -> list[Frame] | None:
+    def find(lines: list[str]) -> list[Frame] | None:
         logs = [orjson.loads(line) for line in lines if '"connection_ended"' in line]
         found = [line for line in logs if line["user_id"] == user]
         return found if len(found) >= count else None
 
-    return server.process.err.wait_for(look)
+    return server.process.err.wait_for(find)
 
 
 # --- Python
@@ -88,7 +88,7 @@ def test_websockets_sync(server: Server, compression: str | None) -> None:
             frames.append(orjson.loads(client.recv(PATIENCE)))
         client.send(message("ack", seq=4))
         assert client.ping().wait(PATIENCE)
-        # A long message comes in pieces that are one message.
+        # A message in several fragments is one message.
         client.send(iter([message("ping", n=1)[:5], message("ping", n=1)[5:]]))
         assert orjson.loads(client.recv(PATIENCE))["type"] == "pong"
     check_conversation(frames, "grüße")
@@ -117,7 +117,7 @@ def test_websockets_asyncio(server: Server) -> None:
     assert ended(server, "asyncio")[0]["peer_code"] == 1000
 
 
-def test_websockets_is_told_why_it_is_refused(server: Server) -> None:
+def test_websockets_gets_the_reason_of_a_refusal(server: Server) -> None:
     with pytest.raises(InvalidStatus) as refused:
         websockets.sync.client.connect(f"{server.url}?token=wrong", proxy=None)
     assert refused.value.response.status_code == 401
@@ -164,17 +164,17 @@ def of_node(server: Server) -> Any:
 @pytest.mark.parametrize(
     ("name", "protocol"), [("ws", SUBPROTOCOL), ("plain", ""), ("builtin", SUBPROTOCOL)]
 )
-def test_a_client_of_node(of_node: Any, name: str, protocol: str) -> None:
+def test_clients_of_node(of_node: Any, name: str, protocol: str) -> None:
     talk = of_node[name]
     assert (talk["code"], talk["clean"], talk["protocol"]) == (1000, True, protocol)
     assert talk["extensions"] == ""
-    # What is sent in the open event comes before the welcome is read, and is not lost.
+    # A frame that is sent in the open event arrives before the first frame is read.
     assert talk["frames"][1]["type"] == "pong"
     assert talk["frames"][1]["payload"] == {"from": name}
     check_conversation(talk["frames"], f"hello from {name}")
 
 
-def test_ws_is_told_why_it_is_refused(of_node: Any) -> None:
+def test_ws_gets_the_reason_of_a_refusal(of_node: Any) -> None:
     assert of_node["refused"]["status"] == 401
     assert of_node["refused"]["body"]["code"] == "INVALID_TOKEN"
     assert of_node["pong"] == "are you there"
@@ -201,7 +201,7 @@ def of_browser(server: Server) -> Any:
     ("way", "protocol"),
     [("by_ticket", SUBPROTOCOL), ("by_subprotocol", SUBPROTOCOL), ("by_query", "")],
 )
-def test_a_browser_talks(of_browser: Any, way: str, protocol: str) -> None:
+def test_a_browser_converses(of_browser: Any, way: str, protocol: str) -> None:
     talk = of_browser["allowed"][way]
     assert talk["opened"]
     assert (talk["code"], talk["clean"]) == (1000, True)
@@ -217,19 +217,19 @@ def test_a_page_of_an_allowed_origin_reads_http(of_browser: Any, server: Server)
     got = page["config"]["body"]["websocket_config"]
     assert got["connection_limits"] == expected["connection_limits"]
     assert page["ticket"]["body"]["expires_in"] == 30
-    # A browser hides why an upgrade was refused; the ticket's answer tells.
+    # A browser hides why an upgrade was refused; the answer for the ticket has the reason.
     assert page["no_ticket"]["status"] == 401
     assert page["no_ticket"]["body"]["code"] == "INVALID_TOKEN"
 
 
 @pytest.mark.parametrize("way", ["by_ticket_again", "without"])
-def test_a_browser_without_a_good_credential_is_refused(of_browser: Any, way: str) -> None:
+def test_a_browser_without_a_valid_credential_is_refused(of_browser: Any, way: str) -> None:
     talk = of_browser["allowed"][way]
     assert not talk["opened"]
     assert (talk["code"], talk["clean"], talk["frames"]) == (1006, False, [])
 
 
-def test_a_browser_learns_the_close_code(of_browser: Any) -> None:
+def test_a_browser_gets_the_close_code(of_browser: Any) -> None:
     talk = of_browser["allowed"]["failing"]
     codes = [frame["payload"].get("code") for frame in talk["frames"]]
     assert codes == [

@@ -35,7 +35,7 @@ from netra_trio.endpoints.chat_page import FOLDER, INDEX
 from support.node import evaluate, installed, missing
 from support.server import SOON
 
-DEVELOPER = "LivenessStatus in as developer"
+DEVELOPER = "Sign in as developer"
 
 _NETWORK = re.compile(r"Failed to load resource|WebSocket connection to|net::ERR_")
 _ASK = """

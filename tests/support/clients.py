@@ -1,4 +1,4 @@
-"""The client of this package in another way than it comes.
+"""A variant of the client of this package.
 
 async with network.connect(dialer=Plain(network)) as client:
     print(await (await client.send("hello")).text())
@@ -15,9 +15,9 @@ from netra_trio.client import Dialer, Socket
 
 @frozen
 class Plain(Dialer):
-    """A network on which the client offers no subprotocol, so that the server takes it for plain.
+    """A network on which the client offers no subprotocol, so the server treats it as a plain one.
 
-    What it acknowledges all the same is ignored.
+    The server ignores its acknowledgements.
     """
 
     dialer: Dialer
@@ -27,7 +27,7 @@ class Plain(Dialer):
         url: str,
         *,
         headers: Mapping[str, str],
-        subprotocols: Sequence[str],  # noqa: ARG002 - it is what this is for
+        subprotocols: Sequence[str],  # noqa: ARG002 - replaced on purpose
     ) -> AbstractAsyncContextManager[Socket]:
         return self.dialer.open(url, headers=headers, subprotocols=())
 

@@ -96,7 +96,7 @@ def base64url(data: bytes) -> str:
 _OCT = {"kty": "oct", "k": base64url(b"x" * 32), "alg": "HS256", "kid": "RS256-1"}
 
 LIES = {
-    "HTML": http_answer(b"<!doctype html><title>LivenessStatus in</title>"),
+    "HTML": http_answer(b"<!doctype html><title>Sign in</title>"),
     "nothing": http_answer(b""),
     "not HTTP": b"SSH-2.0-OpenSSH_9.9\r\n",
     "a closed door": b"",

@@ -151,32 +151,32 @@ MUTANTS = (
         (*_RESUME, "-k", "newest"),
     ),
     Mutant(
-        "acknowledge what was not read",
+        "acknowledge events that were not read",
         "a slow reader slows the agent, and nothing unread leaves the server's log",
-        "netra_trio/client/delivery.py",
+        "netra_trio/client/sequence.py",
         "return self.last_seq if held_from is None else min(self.last_seq, held_from - 1)",
         "return self.last_seq",
         _CLIENT,
     ),
     Mutant(
         "a false gap",
-        "what comes twice is passed over in silence",
-        "netra_trio/client/delivery.py",
+        "an event that comes twice is ignored",
+        "netra_trio/client/sequence.py",
         "        if last <= before:\n",
         "        if last < before:\n",
         _CLIENT,
     ),
     Mutant(
-        "forget what was on its way",
-        "what is not confirmed is sent again on the next connection",
+        "forget the message in flight",
+        "an unconfirmed message is sent again on the next connection",
         "netra_trio/client/outbox.py",
-        'sent again."""\n        self._on_its_way = None\n',
+        'sent again."""\n        self._in_flight = None\n',
         'sent again."""\n',
         _CLIENT,
     ),
     Mutant(
-        "come back after every close",
-        "a client whose session was taken over does not take it back by itself",
+        "reconnect after every close",
+        "a client whose session was taken over does not reconnect by itself",
         "netra_trio/client/retry.py",
         "return _AFTER_CLOSE.get(code, Next.STOP)",
         "return _AFTER_CLOSE.get(code, Next.RETRY)",
@@ -184,22 +184,22 @@ MUTANTS = (
     ),
     Mutant(
         "send before it is on the disk",
-        "a client that is killed loses no message that went out",
+        "a client that is killed loses no message that was sent",
         "netra_trio/client/client.py",
-        "                await trio.to_thread.run_sync(self._journal.add, entry)\n"
-        "            wait = self.conversation.post(entry)\n",
-        "                self.conversation.post(entry)\n"
-        "                await trio.to_thread.run_sync(self._journal.add, entry)\n"
-        "            wait = self.conversation.post(entry)\n",
-        ("tests/client/test_client_journal.py",),
+        "                await trio.to_thread.run_sync(self._file.add, message)\n"
+        "            reply = messages.post(message)\n",
+        "                messages.post(message)\n"
+        "                await trio.to_thread.run_sync(self._file.add, message)\n"
+        "            reply = messages.post(message)\n",
+        ("tests/client/test_client_outbox_file.py",),
     ),
     Mutant(
         "a message is settled in memory alone",
         "a message that was confirmed is not sent again by the next process",
-        "netra_trio/client/conversation.py",
-        "            self._journal.remove(entry)\n",
+        "netra_trio/client/messages.py",
+        "            self._file.remove(message)\n",
         "            pass\n",
-        ("tests/client/test_client_journal.py",),
+        ("tests/client/test_client_outbox_file.py",),
     ),
 )
 """Every mutant, in the order in which they are put in."""

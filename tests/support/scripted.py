@@ -1,4 +1,4 @@
-"""A server that a test plays itself, on a network in memory, for the client.
+"""A scripted server for the client, on a network in memory.
 
 network = ScriptedNetwork()
 async with opened(network) as (client, peer):
@@ -28,12 +28,12 @@ Frame = dict[str, Any]
 
 
 def wall_clock() -> float:
-    """Return Unix seconds that go by with the virtual clock."""
+    """Return Unix seconds that pass with the virtual clock."""
     return EPOCH + trio.current_time()
 
 
 class _Socket:
-    """The client's end of a line."""
+    """The client's end of a connection."""
 
     def __init__(self, peer: "Peer") -> None:
         self._peer = peer
@@ -64,15 +64,15 @@ class _Socket:
 
 @define(eq=False)
 class Peer:
-    """The server's end of a line, and what the client asked for in opening it.
+    """The server's end of a connection, and its upgrade request.
 
     Attributes:
         url: The address.
         headers: The headers.
-        received: Frames of the client that nobody looked at yet.
-        client_closed: The code with which the client closed; None while it has not.
+        received: Frames of the client that the test has not taken.
+        client_closed: The code with which the client closed; None before that.
         deaf: Whether a close frame of the client gets no answer.
-        gone: Set when the client has let go of the line.
+        gone: Set when the client has released the connection.
     """
 
     url: str
@@ -91,7 +91,7 @@ class Peer:
 
     @property
     def query(self) -> dict[str, str]:
-        """The query of the opening."""
+        """The query of the upgrade request."""
         return {k: v[0] for k, v in parse_qs(urlsplit(self.url).query).items()}
 
     def ring(self) -> None:
@@ -100,13 +100,13 @@ class Peer:
     def refuse(
         self, status: int, *, retry_after: float | None = None, body: Mapping[str, Any] = {}
     ) -> None:
-        """Answer the opening with an HTTP status."""
+        """Answer the upgrade request with an HTTP status."""
         self.refusal = OpeningRefused(status, retry_after=retry_after, body=body)
         self.answered.set()
 
     def ignore(self) -> None:
-        """Let the opening go without an answer."""
-        self.refusal = NoAnswer("nobody is there")
+        """Give no answer to the upgrade request."""
+        self.refusal = NoAnswer("no server")
         self.answered.set()
 
     def hello(
@@ -121,7 +121,7 @@ class Peer:
         limits: Mapping[str, Any] = LIMITS,
         **resume: Any,
     ) -> None:
-        """Open the line, with a welcome."""
+        """Accept the upgrade, and send the first frame."""
         self.seq = last_seq
         state = {"verdict": verdict, "last_seq": last_seq, "replayed": replayed, **resume}
         self.control(
@@ -140,7 +140,7 @@ class Peer:
         self.answered.set()
 
     def write(self, frame: Frame | str) -> None:
-        """Send a frame as it stands."""
+        """Send a frame unchanged."""
         self.sent.append(frame if isinstance(frame, str) else orjson.dumps(frame).decode())
         self.ring()
 
@@ -155,7 +155,7 @@ class Peer:
         self.control("error", {**body, "timestamp": wall_clock()}, correlation_id)
 
     def event(self, kind: str, payload: Frame, key: str = "c-1", *, merged: int = 1) -> int:
-        """Send an event that stands for so many numbers; return its number."""
+        """Send an event that covers so many numbers; return its number."""
         first, self.seq = self.seq + 1, self.seq + merged
         frame: Frame = {"type": kind, "payload": payload, "timestamp": wall_clock()}
         frame |= {"correlation_id": key, "seq": self.seq}
@@ -178,36 +178,36 @@ class Peer:
         return self.event("agent_completed", payload)
 
     def close(self, code: int) -> None:
-        """End the line; 1006 for one that is cut."""
+        """End the connection; 1006 stands for a lost one."""
         if self.closed is None:
             self.closed = code
         self.ring()
 
     async def next(self) -> Frame:
-        """Return the next frame of the client, whatever it is."""
+        """Return the next frame of the client, of any type."""
         while not self.received:
             await self.news.park()
         return self.received.popleft()
 
     async def expect(self, kind: str) -> Frame:
-        """Return the next frame of the client but acknowledgements, which has to be of a type."""
+        """Return the next frame that is not an `ack`; it must be of this type."""
         while (frame := await self.next())["type"] == "ack" != kind:
             pass
         assert frame["type"] == kind, frame
         return frame
 
     def acks(self) -> list[int]:
-        """Return the numbers that were acknowledged and not looked at yet."""
+        """Return the acknowledged numbers that the test has not taken."""
         return [frame["payload"]["seq"] for frame in self.received if frame["type"] == "ack"]
 
 
 class ScriptedNetwork:
-    """A `Dialer` whose openings a test answers.
+    """A `Dialer` whose upgrade requests a test answers.
 
     Attributes:
         config: What discovery answers: a document, or an exception.
-        discoveries: The addresses that were asked.
-        times: When each opening came.
+        discoveries: The addresses that were read.
+        times: When each upgrade request came.
     """
 
     def __init__(self) -> None:
@@ -239,13 +239,13 @@ class ScriptedNetwork:
             peer.gone.set()
 
     async def accept(self) -> Peer:
-        """Return the next opening, which waits for an answer."""
+        """Return the next upgrade request, which waits for an answer."""
         return await self._receive.receive()
 
 
 @asynccontextmanager
 async def opened(network: ScriptedNetwork, **options: Any) -> AsyncIterator[tuple[Client, Peer]]:
-    """Open a client with a token and without jitter, and welcome it."""
+    """Open a client with a token and without jitter, and send its first frame."""
     given: dict[str, Any] = {"token": "t.o.k", "random": lambda: 0.0, "wall_clock": wall_clock}
     first: list[Peer] = []
 

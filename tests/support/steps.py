@@ -1,11 +1,11 @@
-"""A Trio program that a test takes step by step, on a virtual clock that stands still in between.
+"""A Trio program that a test runs step by step, on a virtual clock that stops in between.
 
     program = Program()
     program.do(trio.sleep, 3600)
     program.end()
 
-Trio runs in a thread of its own, so that a state machine of Hypothesis, which knows no `async`, has
-one program for all of its steps. One of the two threads waits for the other, always.
+Trio runs in a thread of its own, so that a state machine of Hypothesis, which is not async, has one
+program for all of its steps. Always one of the two threads waits for the other.
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,10 +25,10 @@ Step = Callable[[], Awaitable[Any]]
 
 
 class Program:
-    """A running program; its clock moves while a step is at work.
+    """A running program; its clock moves during a step.
 
     Attributes:
-        nursery: For what goes on from step to step.
+        nursery: For tasks that continue from step to step.
     """
 
     nursery: trio.Nursery
@@ -44,13 +44,13 @@ class Program:
         self._answers.get().unwrap()
 
     def do(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Do one step to its end, and return what it returns; what it raises ends the program."""
+        """Run one step and return its result; an exception ends the program."""
         self._steps.append(lambda: function(*args))
         result: T = self._give_order()
         return result
 
     def end(self) -> None:
-        """End the program; nothing where it has ended."""
+        """End the program; does nothing if it has ended."""
         if self._thread.is_alive():
             self._give_order()
         self._thread.join()

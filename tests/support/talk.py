@@ -1,4 +1,4 @@
-"""A conversation with something of everything in it, and what a client makes of it.
+"""A conversation with events of every type, and the events that a client delivers of it.
 
 runs = await talk(client)
 assert runs == WHOLE
@@ -19,7 +19,7 @@ Said = tuple[str, Any]
 
 
 async def talker(run: AgentRun) -> str:
-    """Think, use a tool, and answer in words: some at once, some a moment apart."""
+    """Think, use a tool, and answer in words: some at once, some with pauses."""
     await run.think("hm", step=1, total=2)
     for word in WORDS[:4]:
         await run.emit(word)
@@ -49,11 +49,11 @@ WHOLE: list[list[Said]] = [
     ]
     for name in ("one", "two")
 ]
-"""What comes of it when nothing comes in between."""
+"""The events without any fault."""
 
 
 async def talk(client: Client) -> list[list[Said]]:
-    """Have two runs side by side, and return what the client made of each."""
+    """Have two concurrent runs, and return the events of each."""
     made: dict[str, list[Said]] = {}
 
     async def say(name: str) -> None:

@@ -25,8 +25,8 @@ APART = (
 
 LAST = (
     "e2e/test_outage.py::test_a_server_ends_without_its_database",
-    "e2e/test_serve.py::test_with_everything_against_it_it_exits_within_ten_seconds",
-    "server/test_listener.py::test_with_bad_peers_attached_it_ends_in_time",
+    "e2e/test_serve.py::test_it_exits_within_ten_seconds_in_the_worst_case",
+    "server/test_listener.py::test_the_server_exits_in_time_with_bad_peers",
 )
 """Tests that wait for seconds, then hold a server to them: beside others that do the same."""
 

@@ -1,4 +1,4 @@
-"""What the tests of the log share: a stream, and the process's logging as it was."""
+"""Fixtures for the tests of the log: a stream, and the restored logging of the process."""
 
 import io
 import logging
@@ -12,7 +12,7 @@ from netra_trio.telemetry import logs
 
 @pytest.fixture(autouse=True)
 def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the process's logging back as it was."""
+    """Restore the logging of the process."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     loggers = [logging.getLogger(), logging.getLogger("py.warnings"), logs.host_logger()]
@@ -24,6 +24,7 @@ def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logger.propagate = propagate
     logging.captureWarnings(False)
     logs._SINK.stream = None
+    logs._CHAIN.clear()
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 

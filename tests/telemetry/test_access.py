@@ -1,4 +1,4 @@
-"""Who may read the figures: what is asked of a request, and what a refusal tells."""
+"""Access to the metrics: the credentials of a request, and its refusal."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -34,7 +34,7 @@ def application(store: MemoryStore | None = None, **settings: Any) -> Applicatio
 
 
 async def get(app: Application, path: str, *tokens: str, query: str = "") -> tuple[int, bytes]:
-    """Ask a running application; return the status and the body."""
+    """Send a request to a running application; return the status and the body."""
     scope = {
         "type": "http",
         "method": "GET",
@@ -106,13 +106,13 @@ async def test_statistics(
     assert (answer, orjson.loads(body).get("code")) == (status, code)
 
 
-async def test_nobody_is_an_administrator_for_want_of_a_login(autojump_clock: MockClock) -> None:
+async def test_an_anonymous_user_is_no_administrator(autojump_clock: MockClock) -> None:
     app = application(require_auth=False)
     async with app.running():
         assert (await get(app, "/ws/stats"))[0] == 401
 
 
-async def test_what_was_not_told_yet_is_told_at_the_end(autojump_clock: MockClock) -> None:
+async def test_pending_summaries_are_written_at_the_end(autojump_clock: MockClock) -> None:
     app = application()
     with capture_logs() as logs:
         async with app.running():
@@ -123,7 +123,7 @@ async def test_what_was_not_told_yet_is_told_at_the_end(autojump_clock: MockCloc
     assert refusals[-1]["upgrade"] is False
 
 
-async def test_answers_are_timed_by_endpoint(autojump_clock: MockClock) -> None:
+async def test_requests_are_timed_by_endpoint(autojump_clock: MockClock) -> None:
     app = application()
     async with app.running():
         for path in ("/ws/config", "/ws/config", "/metrics", "/no/such/path"):

@@ -1,4 +1,4 @@
-"""What is counted, in plain numbers, and how it is shown: for Prometheus and for people."""
+"""The metrics: what each event adds, and how they are shown to Prometheus and as JSON."""
 
 from typing import Any
 
@@ -20,13 +20,14 @@ from netra_trio.telemetry.events import (
     UpgradeFailed,
     UpgradeStarted,
 )
-from netra_trio.telemetry.metrics import FAST, METRICS, Gauges, Histogram, Metrics
+from netra_trio.telemetry.metric_table import METRICS
+from netra_trio.telemetry.metrics import FAST, Gauges, Histogram, Metrics
 from netra_trio.telemetry.prometheus import Exposition
 from netra_trio.telemetry.stats import document
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return each sample by its name and its labels' values."""
+    """Return each sample by its name and the values of its labels."""
     text = Exposition(metrics).text().decode()
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
@@ -38,14 +39,14 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 @pytest.mark.parametrize(
     ("value", "bound"), [(0.0, "0.001"), (0.001, "0.001"), (0.0011, "0.0025"), (10.1, "+Inf")]
 )
-def test_a_bound_belongs_to_its_bucket(value: float, bound: str) -> None:
+def test_the_bound_of_a_bucket_is_inclusive(value: float, bound: str) -> None:
     histogram = Histogram(FAST)
     histogram.observe(value)
     assert next(name for name, count in histogram.cumulative() if count) == bound
     assert (histogram.count, histogram.total) == (1, value)
 
 
-def test_a_quantile_is_the_bound_that_it_is_below() -> None:
+def test_a_quantile_is_the_upper_bound_of_its_bucket() -> None:
     histogram = Histogram((1.0, 2.0, 3.0))
     assert histogram.quantile(0.5) is None
     for value in (0.5, 1.5, 1.5, 9.0):
@@ -124,12 +125,12 @@ NOTED: list[tuple[Any, list[tuple[str, tuple[str, ...]]]]] = [
 
 
 @pytest.mark.parametrize(("event", "counted"), NOTED, ids=lambda value: type(value).__name__)
-def test_a_fact_is_counted(event: Any, counted: list[tuple[str, tuple[str, ...]]]) -> None:
+def test_an_event_is_counted(event: Any, counted: list[tuple[str, tuple[str, ...]]]) -> None:
     metrics = Metrics(agents=("demo",), endpoints=("/ws/config",))
     before = samples(metrics)
     metrics.note(event)
     after = samples(metrics)
-    assert set(before) == set(after)  # each series is there from the start
+    assert set(before) == set(after)  # each series exists from the start
     changed = {
         key
         for key, value in after.items()
@@ -140,17 +141,17 @@ def test_a_fact_is_counted(event: Any, counted: list[tuple[str, tuple[str, ...]]
     assert changed == set(counted)
 
 
-def test_every_metric_is_shown_to_prometheus_and_to_people() -> None:
+def test_every_metric_is_in_prometheus_and_in_json() -> None:
     metrics = Metrics(agents=("demo",), endpoints=("/ws/config",))
     shown = {name for name, _ in samples(metrics)}
-    people = document(metrics, users=[])
+    shown_as_json = document(metrics, users=[])
     for metric in METRICS:
         names = {metric.name} if metric.kind != "histogram" else {f"{metric.name}_count"}
         assert names <= shown
-        assert metric.name.removeprefix("netra_") in people[metric.group]
+        assert metric.name.removeprefix("netra_") in shown_as_json[metric.group]
 
 
-def test_the_text_is_that_of_the_library() -> None:
+def test_the_text_equals_that_of_the_library() -> None:
     metrics = Metrics(
         agents=("demo", 'a "quoted" \\ name\nin two lines'), endpoints=("/ws/config",)
     )
@@ -164,11 +165,11 @@ def test_the_text_is_that_of_the_library() -> None:
 
 
 def without_process(text: bytes) -> list[bytes]:
-    """Return the lines of a text, but for those that change by the moment."""
+    """Return the lines of a text, without those of the process, which change all the time."""
     return [line for line in text.splitlines() if not line.startswith(b"process_")]
 
 
-def test_people_see_numbers() -> None:
+def test_the_json_has_numbers() -> None:
     metrics = Metrics(read_gauges=lambda: Gauges(connections=2))
     metrics.stop.observe(0.02)
     shown = document(metrics, users=[{"user_id": "alice"}])

@@ -1,4 +1,4 @@
-"""One sink for the whole process: what is configured, what joins, where it goes."""
+"""Logging of the process: its configuration, the standard library, and the output."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from netra_trio.telemetry import logs
 # Configuration
 
 
-def test_the_stream_picks_the_format() -> None:
+def test_the_stream_decides_the_format() -> None:
     terminal = Terminal()
     logs.configure(stream=terminal)
     structlog.get_logger("a").info("hello")
@@ -43,7 +43,7 @@ def test_the_default_is_stderr(monkeypatch: pytest.MonkeyPatch, out: io.StringIO
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_colour_can_be_declined(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_colours_can_be_disabled(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     terminal = Terminal()
     logs.configure(stream=terminal)
@@ -52,13 +52,13 @@ def test_colour_can_be_declined(monkeypatch: pytest.MonkeyPatch, name: str, valu
     assert "info     hello" in terminal.getvalue()
 
 
-def test_no_colour_away_from_a_terminal(out: io.StringIO) -> None:
+def test_a_file_gets_no_colours(out: io.StringIO) -> None:
     logs.configure(stream=out, json=False)
     structlog.get_logger("a").error("hello", a=1)
     assert "\x1b" not in out.getvalue()
 
 
-# Gauges
+# Levels
 
 
 def test_the_level_filters_both_kinds_of_logger(out: io.StringIO) -> None:
@@ -101,7 +101,7 @@ def test_lines_can_be_captured(out: io.StringIO) -> None:
 # The standard library
 
 
-def test_records_take_the_same_way(out: io.StringIO) -> None:
+def test_records_have_the_same_fields(out: io.StringIO) -> None:
     logs.configure(stream=out)
     structlog.contextvars.bind_contextvars(connection_id="conn_1")
     logging.getLogger("hypercorn.error").warning("took %d ms", 5)
@@ -115,7 +115,7 @@ def test_records_take_the_same_way(out: io.StringIO) -> None:
     }
 
 
-def test_records_bring_their_exception(out: io.StringIO) -> None:
+def test_records_show_their_exception(out: io.StringIO) -> None:
     logs.configure(stream=out)
     try:
         fail(f"bad {JWT}")
@@ -126,7 +126,7 @@ def test_records_bring_their_exception(out: io.StringIO) -> None:
     assert line["stack"].startswith("Stack")
 
 
-def test_arguments_that_do_not_fit_go_nowhere_else(
+def test_arguments_that_do_not_fit_the_format_are_not_printed(
     out: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(stream=out)
@@ -147,7 +147,7 @@ def test_warnings_are_logged(out: io.StringIO) -> None:
     assert TICKET not in out.getvalue()
 
 
-def test_handlers_that_were_there_are_gone(out: io.StringIO) -> None:
+def test_existing_handlers_are_removed(out: io.StringIO) -> None:
     other = io.StringIO()
     logging.getLogger("hypercorn.access").addHandler(logging.StreamHandler(other))
     logging.getLogger("hypercorn.access").propagate = False
@@ -192,14 +192,14 @@ async def test_hypercorn_writes_through_the_host_logger(
 # The stream
 
 
-def test_a_stream_that_cannot_say_it_says_less() -> None:
+def test_a_stream_with_a_small_encoding_gets_replacements() -> None:
     raw = io.BytesIO()
     logs.configure(stream=io.TextIOWrapper(raw, encoding="ascii"))
     structlog.get_logger("a").info("größer")
     assert json.loads(raw.getvalue())["event"] == "gr??er"
 
 
-def test_a_stream_that_is_gone_ends_nothing() -> None:
+def test_a_broken_stream_raises_nothing() -> None:
     class Full(io.StringIO):
         def write(self, _text: str) -> int:
             raise OSError
@@ -212,12 +212,12 @@ def test_a_stream_that_is_gone_ends_nothing() -> None:
     structlog.get_logger("a").info("hello")
 
 
-# Lines that are held
+# Lines that wait
 
 
 @asynccontextmanager
 async def held(out: io.StringIO) -> AsyncIterator[Any]:
-    """Return a logger whose lines are held for a moment."""
+    """Return a logger whose lines wait to be written together."""
     logs.configure(stream=out)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(logs.write_in_batches)
@@ -227,11 +227,11 @@ async def held(out: io.StringIO) -> AsyncIterator[Any]:
 
 
 def events(out: io.StringIO) -> list[str]:
-    """Return what was written, by name."""
+    """Return the names of the written events."""
     return [json.loads(line)["event"] for line in out.getvalue().splitlines()]
 
 
-async def test_lines_are_written_together_a_moment_later(
+async def test_lines_are_written_together_after_a_delay(
     autojump_clock: MockClock, out: io.StringIO
 ) -> None:
     async with held(out) as log:
@@ -243,7 +243,7 @@ async def test_lines_are_written_together_a_moment_later(
 
 
 @pytest.mark.parametrize("beyond", [-1, 0])
-async def test_so_many_lines_are_written_at_once(
+async def test_the_number_of_waiting_lines_is_bounded(
     autojump_clock: MockClock, out: io.StringIO, beyond: int
 ) -> None:
     async with held(out) as log:
@@ -254,7 +254,7 @@ async def test_so_many_lines_are_written_at_once(
     assert out.getvalue().count("\n") == logs.HELD_LINES + beyond
 
 
-async def test_a_held_line_shows_what_was_when_it_was_logged(
+async def test_a_waiting_line_shows_the_values_of_its_call(
     autojump_clock: MockClock, out: io.StringIO
 ) -> None:
     async with held(out) as log:
@@ -273,7 +273,7 @@ async def test_a_held_line_shows_what_was_when_it_was_logged(
     assert before - 1e-5 <= stamp <= before + 0.1
 
 
-async def test_a_warning_is_written_at_once_with_what_came_before(
+async def test_a_warning_is_written_at_once_with_the_lines_before_it(
     autojump_clock: MockClock, out: io.StringIO
 ) -> None:
     async with held(out) as log:
@@ -283,7 +283,7 @@ async def test_a_warning_is_written_at_once_with_what_came_before(
 
 
 @pytest.mark.parametrize("asks", ["exc_info", "stack_info"])
-def test_a_line_of_information_may_have_a_trace(out: io.StringIO, asks: str) -> None:
+def test_an_info_line_can_have_a_traceback(out: io.StringIO, asks: str) -> None:
     logs.configure(stream=out)
     try:
         fail("the fault")
@@ -295,7 +295,7 @@ def test_a_line_of_information_may_have_a_trace(out: io.StringIO, asks: str) -> 
     assert asks not in line
 
 
-def test_a_line_of_information_may_have_arguments_and_bound_values(out: io.StringIO) -> None:
+def test_an_info_line_can_have_arguments_and_bound_values(out: io.StringIO) -> None:
     logs.configure(stream=out)
     log = structlog.get_logger("a").bind(more=1)
     log.info("%s of %s", 1, 2)

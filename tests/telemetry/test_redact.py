@@ -1,4 +1,4 @@
-"""What must not be in any line: credentials, wherever and however they are written."""
+"""No line contains a credential, wherever and in whatever form it is written."""
 
 import base64
 import io
@@ -19,12 +19,12 @@ from support.logs import JWT, KEY, SUBPROTOCOL, TICKET, Terminal, each_format, f
 from netra_trio.telemetry import logs
 from netra_trio.telemetry.redact import REDACTED, redact
 
-SPACED_JWT = ".".join(  # a header that does not begin with {"
+SPACED_JWT = ".".join(  # a header that does not start with {"
     base64.urlsafe_b64encode(part).rstrip(b"=").decode()
     for part in (b'{ "alg": "HS256" }', b'{ "sub": "user_1" }', b"\xfa" * 32)
 )
 
-# How a credential can be written, and the part of it that must never be seen.
+# Forms of credentials, with the part that must never be shown.
 FORMS = {
     "jwt": (JWT, JWT),
     "jwt, spaced header": (SPACED_JWT, SPACED_JWT),
@@ -69,7 +69,7 @@ each_form = pytest.mark.parametrize(("text", "hidden"), FORMS.values(), ids=FORM
 
 
 @each_form
-def test_redact(text: str, hidden: str) -> None:
+def test_a_credential_is_redacted(text: str, hidden: str) -> None:
     assert hidden in text
     for around in ("{}", "before {} after", "x{}", "«{}»", "\x1b[1m{}\x1b[0m", "a\n{}\nb"):
         cleaned = redact(around.format(text))
@@ -77,7 +77,7 @@ def test_redact(text: str, hidden: str) -> None:
         assert REDACTED in cleaned
 
 
-def test_redact_leaves_the_rest() -> None:
+def test_other_text_is_unchanged() -> None:
     for text in (
         "max_tokens=100, 5 tickets, no token",
         "http://localhost:8000/thread/7?last_seq=3",
@@ -147,7 +147,7 @@ def test_values_of_secret_keys(out: io.StringIO, key: str, as_json: bool) -> Non
     assert out.getvalue().count(REDACTED) == 6
 
 
-def test_colours_hide_nothing() -> None:
+def test_a_credential_beside_colours_is_redacted() -> None:
     terminal = Terminal()
     logs.configure(stream=terminal)
     for text, _ in FORMS.values():
@@ -159,7 +159,7 @@ def test_colours_hide_nothing() -> None:
     assert [hidden for _, hidden in FORMS.values() if hidden in terminal.getvalue()] == []
 
 
-def test_whether_there_was_a_secret_may_be_said(out: io.StringIO) -> None:
+def test_the_presence_of_a_secret_is_shown(out: io.StringIO) -> None:
     logs.configure(stream=out)
     structlog.get_logger("a").info("asked", token=None, ticket=True)
     assert only(out).items() >= {"token": None, "ticket": True}.items()
@@ -193,7 +193,7 @@ def test_no_token_survives_any_surroundings(
     written = out.getvalue()
     assert token not in written
     assert token.rpartition(".")[2] not in written
-    # The ticket may happen to be part of what surrounds it.
+    # The surrounding text may happen to contain the ticket.
     if ticket not in before + after:
         assert f"={ticket}" not in written
     assert len(written.splitlines()) == written.count("\n") == 4

@@ -1,4 +1,4 @@
-"""Every line that leaves the process: its format, its bounds, and that it stays one line."""
+"""The format of a line, its bounds, and that input cannot break it."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from netra_trio.telemetry.render import DEPTH, ITEMS
 # Formats
 
 
-def test_json_has_one_object_a_line(out: io.StringIO) -> None:
+def test_json_has_one_object_per_line(out: io.StringIO) -> None:
     logs.configure(stream=out)
     structlog.contextvars.bind_contextvars(connection_id="conn_1")
     structlog.get_logger("netra_trio.node.node").info(
@@ -83,7 +83,7 @@ def test_exceptions_in_the_console_are_indented(out: io.StringIO) -> None:
 # Bounds
 
 
-def test_ids_are_not_what_is_cut(out: io.StringIO) -> None:
+def test_ids_are_never_cut(out: io.StringIO) -> None:
     logs.configure(stream=out)
     structlog.contextvars.bind_contextvars(connection_id="conn_1")
     structlog.get_logger("a").bind(run_id="run_1").info("x" * 20_000, said="y" * 20_000)
@@ -137,7 +137,7 @@ def test_a_long_traceback_keeps_both_ends_and_the_ids(out: io.StringIO) -> None:
     assert line["exception"].endswith("x the end")
 
 
-def test_more_than_a_log_can_show_is_cut(out: io.StringIO) -> None:
+def test_large_containers_are_cut(out: io.StringIO) -> None:
     logs.configure(stream=out)
     loop: list[Any] = []
     loop.append(loop)
@@ -166,7 +166,7 @@ def test_many_long_values_are_cut(out: io.StringIO) -> None:
     assert len(out.getvalue()) <= LINE
 
 
-def test_values_json_does_not_know(out: io.StringIO) -> None:
+def test_values_that_json_cannot_express(out: io.StringIO) -> None:
     class Broken:
         def __repr__(self) -> str:
             raise RuntimeError
@@ -189,7 +189,7 @@ def test_values_json_does_not_know(out: io.StringIO) -> None:
 INJECTION = "x\r\n2026 critical forged \x1b[31m\x07\x08\x7f\x9b2J\u2028\u202e\x00"
 
 
-def test_nothing_a_client_says_moves_the_cursor(out: io.StringIO) -> None:
+def test_input_of_a_client_cannot_move_the_cursor(out: io.StringIO) -> None:
     logs.configure(stream=out, json=False)
     structlog.get_logger("a").info(INJECTION, a=INJECTION, b=[INJECTION], **{INJECTION: "\x1b[31m"})
     logging.getLogger(INJECTION).info(INJECTION)
@@ -199,7 +199,7 @@ def test_nothing_a_client_says_moves_the_cursor(out: io.StringIO) -> None:
     assert "x\\r\\n2026 critical forged \\x1b[31m\\x07" in written
 
 
-def test_a_value_cannot_pass_for_two(out: io.StringIO) -> None:
+def test_a_value_cannot_look_like_two(out: io.StringIO) -> None:
     logs.configure(stream=out, json=False)
     structlog.get_logger("a").info("asked", said="hi user_id=admin", other='"')
     assert 'said="hi user_id=admin" other="\\""' in out.getvalue()

@@ -1,4 +1,4 @@
-"""Spans of openings, resumes, runs and tools, as OpenTelemetry's own SDK records them."""
+"""Spans of upgrades, resumes, runs and tools, recorded with the SDK of OpenTelemetry."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ class Traced:
         return span
 
     async def open(self, query: dict[str, str] | None = None, **headers: str) -> Client:
-        """Open a connection, up to its welcome or its refusal."""
+        """Open a connection, and wait for its first frame or its refusal."""
         transport, line = memory_pair()
         client = Client(line, transport)
         given = {"authorization": f"Bearer {token()}", **headers}
@@ -112,7 +112,7 @@ async def ask(client: Client) -> None:
     await client.until("agent_completed")
 
 
-async def test_a_request_its_opening_its_run_and_its_tools_are_one_trace(
+async def test_a_request_its_upgrade_its_run_and_its_tools_are_one_trace(
     autojump_clock: MockClock,
 ) -> None:
     seen: dict[str, Any] = {}
@@ -146,7 +146,7 @@ async def test_a_request_its_opening_its_run_and_its_tools_are_one_trace(
     assert dict(tool.attributes or {}) == {"netra.tool": "look", "netra.outcome": "completed"}
 
 
-async def test_without_a_parent_an_opening_begins_a_trace(autojump_clock: MockClock) -> None:
+async def test_an_upgrade_without_a_parent_starts_a_trace(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         pass
 
@@ -158,7 +158,7 @@ async def test_without_a_parent_an_opening_begins_a_trace(autojump_clock: MockCl
     assert len({ids(span)[0] for span in openings}) == 4
 
 
-async def test_a_refusal_is_a_fault_and_names_no_credential(autojump_clock: MockClock) -> None:
+async def test_a_refusal_is_an_error_and_contains_no_credential(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         pass
 
@@ -170,7 +170,7 @@ async def test_a_refusal_is_a_fault_and_names_no_credential(autojump_clock: Mock
     assert "a-credential" not in opening.to_json()
 
 
-async def test_a_fault_of_ours_is_one_too(
+async def test_a_failure_of_the_server_is_an_error(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def agent(run: Run) -> None:
@@ -188,7 +188,7 @@ async def test_a_fault_of_ours_is_one_too(
     assert server.app.instruments.metrics.openings["failed"] == 1
 
 
-async def test_a_resume_shows_how_long_nobody_was_there(autojump_clock: MockClock) -> None:
+async def test_a_resume_shows_the_time_without_a_connection(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         pass
 
@@ -210,7 +210,7 @@ async def test_a_resume_shows_how_long_nobody_was_there(autojump_clock: MockCloc
     assert dict(resume.attributes or {}) == {"netra.verdict": "exact", "netra.replayed": 0}
 
 
-async def test_what_fails_is_marked(autojump_clock: MockClock) -> None:
+async def test_failed_runs_and_tools_are_errors(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         try:
             async with run.tool("break"):
@@ -243,7 +243,7 @@ async def test_a_run_that_never_started_has_no_span(autojump_clock: MockClock) -
         assert server.spans(RUN) == []
 
 
-async def test_without_traces_an_agent_gets_what_the_request_had(
+async def test_without_tracing_an_agent_gets_the_header_of_the_request(
     autojump_clock: MockClock,
 ) -> None:
     seen: list[str | None] = []
@@ -258,12 +258,12 @@ async def test_without_traces_an_agent_gets_what_the_request_had(
     assert seen == [PARENT, None, None]
 
 
-# Where spans go, and what is imported for it.
+# The exporter, and what is imported for it.
 
 WITHOUT = """
 import sys
 sys.modules["opentelemetry"] = None
-import os, netra_trio.cli.main
+import os, netra_trio.cli.serve
 from netra_trio.server.application import create_app
 from netra_trio.telemetry.otlp import exporting
 from netra_trio.config.settings import Settings
@@ -276,7 +276,7 @@ assert loaded == ["opentelemetry"], loaded
 """
 OFF = """
 import sys
-import netra_trio.cli.main
+import netra_trio.cli.serve
 from netra_trio.telemetry.otlp import exporting
 with exporting({}):
     pass
@@ -290,7 +290,7 @@ def test_nothing_is_imported(program: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # noqa: S603
 
 
-def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netra_trio.telemetry.otlp.is_installed", lambda _: False)
     with capture_logs() as logs, exporting({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}):
         pass
@@ -299,7 +299,7 @@ def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    """Take spans over HTTP as a collector does."""
+    """Receive spans over HTTP as a collector does."""
     received: list[ExportTraceServiceRequest] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -338,7 +338,7 @@ def test_spans_arrive_at_a_collector(tmp_path: Path) -> None:
     with collector() as (url, received):
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
         with serving(tmp_path, "--agent", "outside_agents:quick", **environ) as server:
-            told = trio.run(talk, server.url)
+            result = trio.run(talk, server.url)
     resources = [resource for request in received for resource in request.resource_spans]
     names = {
         attribute.key: attribute.value.string_value
@@ -355,16 +355,16 @@ def test_spans_arrive_at_a_collector(tmp_path: Path) -> None:
     assert set(spans) == {OPENING, RUN}
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE_ID}
     assert spans[RUN].parent_span_id == spans[OPENING].span_id
-    assert told == f"00-{TRACE_ID}-{spans[RUN].span_id.hex()}-01"
+    assert result == f"00-{TRACE_ID}-{spans[RUN].span_id.hex()}-01"
 
 
-def test_a_collector_that_is_down_holds_no_exit_up(tmp_path: Path) -> None:
+def test_a_collector_that_is_down_does_not_delay_the_exit(tmp_path: Path) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     with serving(tmp_path, **environ) as server:
         server.upgrade("?ticket=none")
 
 
-async def test_without_a_provider_no_span_is_begun_and_one_that_comes_later_is_used(
+async def test_spans_start_when_a_provider_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorded = InMemorySpanExporter()
@@ -377,7 +377,7 @@ async def test_without_a_provider_no_span_is_begun_and_one_that_comes_later_is_u
     traces.note(ToolStarted("run_1", "call_1", "search"))
     assert recorded.get_finished_spans() == ()
     current = provider
-    traces.note(ToolEnded("call_1", "completed", 0.1))  # it began before
+    traces.note(ToolEnded("call_1", "completed", 0.1))  # it started without a provider
     traces.note(ToolStarted("run_1", "call_2", "search"))
     traces.note(ToolEnded("call_2", "completed", 0.1))
     assert [span.name for span in recorded.get_finished_spans()] == [TOOL]

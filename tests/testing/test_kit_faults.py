@@ -1,4 +1,4 @@
-"""When a step of a script is due, and which figures make no sense."""
+"""When a step of a script is due, and invalid values."""
 
 from collections.abc import Callable
 from math import inf
@@ -12,29 +12,29 @@ from netra_trio.testing.faults import Script
 def test_after_happens_once() -> None:
     script = Script([After(2, Drop()), After(2, HalfOpen()), After(1, Delay(1))])
     assert script.opened(0) == []
-    assert [script.came(events) for events in (1, 2, 3)] == [
+    assert [script.received(events) for events in (1, 2, 3)] == [
         [Delay(1)],
         [Drop(), HalfOpen()],
         [],
     ]
 
 
-def test_after_nothing_is_when_the_line_is_open() -> None:
+def test_after_zero_events_is_when_the_connection_is_open() -> None:
     script = Script([After(0, Drop())])
     assert script.opened(0) == [Drop()]
     assert script.opened(0) == []
 
 
-def test_every_happens_again_and_not_when_a_line_is_opened() -> None:
+def test_every_is_repeated_and_not_due_when_a_connection_is_opened() -> None:
     script = Script([Every(2, Drop())])
-    due = [script.came(events) for events in (1, 2, 3, 4)]
+    due = [script.received(events) for events in (1, 2, 3, 4)]
     assert due == [[], [Drop()], [], [Drop()]]
     assert script.opened(4) == []
 
 
-def test_a_time_is_for_who_has_a_clock() -> None:
+def test_timed_steps_are_left_to_the_caller() -> None:
     script = Script([At(5, Drop())])
-    assert (script.timed, script.came(5)) == ([At(5, Drop())], [])
+    assert (script.timed, script.received(5)) == ([At(5, Drop())], [])
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_a_time_is_for_who_has_a_clock() -> None:
         lambda: At(-1, Drop()),
     ],
 )
-def test_figures_that_make_no_sense(make: Callable[[], Fault]) -> None:
+def test_invalid_values(make: Callable[[], Fault]) -> None:
     with pytest.raises(ValueError, match="must be"):
         make()
 
 
-def test_figures_at_their_limits() -> None:
+def test_values_at_their_limits() -> None:
     assert (Delay(0), Throttle(inf), Crash(0)) == (Delay(0.0), Throttle(inf), Crash(0.0))
     assert (After(0, Drop()), Every(1, Drop()), At(0, Drop())) is not None

@@ -1,4 +1,4 @@
-"""What `assert_nothing_lost` lets pass, and every fault that it finds."""
+"""`assert_nothing_lost`: traces that it accepts, and every violation that it finds."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def trace_of(*events: Event, emitted: str = "Hello") -> Trace:
         WHOLE,
         [*BEGUN, delta(4, "Hello", first=3), end(5)],
         [*BEGUN, connected("exact"), delta(3, "Hello"), end(4)],
-        # A duplicate, when the run has ended and when it goes on.
+        # A duplicate after the end of its run, and one before.
         [*WHOLE, confirmed(6, "duplicate", run_status="completed"), end(7)],
         [*BEGUN, confirmed(3, "duplicate", run_status="running"), delta(4, "Hello"), end(5)],
         # What was announced.
@@ -101,7 +101,7 @@ def trace_of(*events: Event, emitted: str = "Hello") -> Trace:
         [*BEGUN, delta(3, "H"), LAGGED, delta(90, "o"), end(91)],
     ],
 )
-def test_what_is_well(events: list[Event]) -> None:
+def test_accepted_traces(events: list[Event]) -> None:
     assert_nothing_lost(trace_of(*events))
 
 
@@ -111,21 +111,24 @@ def test_what_is_well(events: list[Event]) -> None:
         # Numbers.
         ([*BEGUN, delta(4, "Hello"), end(5)], "number 3 never came"),
         ([*BEGUN, delta(7, "Hello"), end(8)], "numbers 3 to 6 never came"),
-        ([*WHOLE, delta(4, "")], "number 4 came twice, or too late: 6 was the next"),
+        ([*WHOLE, delta(4, "")], "number 4 came twice or too late: 6 was expected"),
         ([*BEGUN, delta(4, "Hello", first=2), end(5)], "number 2 came twice"),
         ([*WHOLE, Event("gap", {"from": 6, "to": 9})], "numbers 6 to 9 never came; the client"),
         ([*BEGUN, connected("exact"), delta(5, "Hello"), end(6)], "numbers 3 to 4 never came"),
         # Verdicts.
-        ([*WHOLE, connected("reset", "s2"), LOST], "the verdict was reset, and no reset was told"),
-        ([*WHOLE, connected("gap"), LOST], "the verdict was gap, and no gap was told"),
-        ([*WHOLE, connected("new", "s2")], "session s2 began, and no reset was told"),
-        ([*WHOLE, connected("exact", "s2")], "the verdict is exact, and the session another"),
-        ([*WHOLE, connected("gap"), gap(5)], "a gap was told before number 6, and nothing is"),
+        (
+            [*WHOLE, connected("reset", "s2"), LOST],
+            "the verdict was reset, and no reset was announced",
+        ),
+        ([*WHOLE, connected("gap"), LOST], "the verdict was gap, and no gap was announced"),
+        ([*WHOLE, connected("new", "s2")], "session s2 began, and no reset was announced"),
+        ([*WHOLE, connected("exact", "s2")], "the verdict is exact, but the session is another"),
+        ([*WHOLE, connected("gap"), gap(5)], "a gap was announced before number 6, and nothing is"),
         # Text.
         ([*BEGUN, delta(3, "Hel"), end(4)], "the last 2 characters are missing: 'lo'"),
-        ([*BEGUN, delta(3, "Heo"), end(4)], "behind 2 characters expected 'llo', got 'o'"),
+        ([*BEGUN, delta(3, "Heo"), end(4)], "after 2 characters expected 'llo', got 'o'"),
         ([*BEGUN, delta(3, "HelHello"), end(4)], "expected 'lo', got 'Hello' (emitted 5 char"),
-        ([*BEGUN, delta(3, "Hello!"), end(4)], "behind 5 characters expected '', got '!'"),
+        ([*BEGUN, delta(3, "Hello!"), end(4)], "after 5 characters expected '', got '!'"),
         ([*BEGUN, delta(3, "x" * 21), end(4)], f"got '{'x' * 20}'…"),
         (
             [*BEGUN, delta(3, "Ho"), connected("reset", "s2"), RESET, LOST],
@@ -133,7 +136,7 @@ def test_what_is_well(events: list[Event]) -> None:
         ),
         (
             [*BEGUN, connected("gap"), gap(7, state("Hel")), delta(8, "o"), end(9)],
-            "behind 3 characters expected 'lo', got 'o'",
+            "after 3 characters expected 'lo', got 'o'",
         ),
         # Runs.
         (BEGUN, "run run_1 (message k) has no end"),
@@ -155,23 +158,23 @@ def test_what_is_well(events: list[Event]) -> None:
         ([*WHOLE, Event("agent_thinking", {}, 6)], "event 6 (agent_thinking) belongs to no run"),
     ],
 )
-def test_what_is_found(events: list[Event], fault: str) -> None:
+def test_violations(events: list[Event], fault: str) -> None:
     trace = trace_of(*events)
     with pytest.raises(AssertionError) as caught:
         assert_nothing_lost(trace)
     assert fault in str(caught.value)
-    assert str(caught.value).startswith(f"{len(list(losses(trace)))} promises broken:\n- ")
+    assert str(caught.value).startswith(f"{len(list(losses(trace)))} violations:\n- ")
 
 
-def test_a_conversation_that_goes_on() -> None:
+def test_an_unfinished_conversation() -> None:
     trace = trace_of(*BEGUN, delta(3, "Hel"))
     assert_nothing_lost(trace, is_over=False)
     trace.deliver(delta(4, "x"))
-    with pytest.raises(AssertionError, match="1 promises broken"):
+    with pytest.raises(AssertionError, match="1 violations"):
         assert_nothing_lost(trace, is_over=False)
 
 
-def test_an_end_may_come_to_another_client() -> None:
+def test_an_end_may_be_received_by_another_client() -> None:
     trace = trace_of(*BEGUN)
     for each in (connected(session="s2"), confirmed(1, "duplicate", run_status="running"), end(2)):
         trace.deliver(each, "another")
@@ -183,7 +186,7 @@ def test_an_end_may_come_to_another_client() -> None:
     ]
 
 
-def test_what_was_announced() -> None:
+def test_announced_losses() -> None:
     trace = trace_of(*BEGUN, connected("reset", "s2"), RESET, LOST)
     assert trace.announced == [RESET, LOST]
 

@@ -1,4 +1,4 @@
-"""The network in memory: a whole server behind it, and what each fault does to it."""
+"""The network in memory with its whole server, and the effect of each fault."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ from netra_trio.testing import (
 
 
 async def count(run: AgentRun) -> str:
-    """Say as many numbers as it is told to, one a second."""
+    """Emit as many numbers as the message says, one per second."""
     for number in range(int(run.content)):
         await run.emit(f"{number} ")
         await trio.sleep(1)
@@ -54,7 +54,7 @@ async def ended(run: Run) -> tuple[str, str]:
     return text, run.end.payload["status"]
 
 
-async def test_everything_is_the_real_thing(autojump_clock: MockClock) -> None:
+async def test_client_and_server_are_the_real_ones(autojump_clock: MockClock) -> None:
     async with open_network(AGENTS, max_message_size=500) as network:
         async with network.connect("alice") as client:
             limits = client.config["websocket_config"]["connection_limits"]
@@ -74,7 +74,7 @@ async def test_everything_is_the_real_thing(autojump_clock: MockClock) -> None:
     assert [network.events, len(network.trace.delivered)] == [1 + 1 + 5 + 1, 2]
 
 
-async def test_openings_pass_the_real_checks(autojump_clock: MockClock) -> None:
+async def test_upgrades_pass_the_real_checks(autojump_clock: MockClock) -> None:
     policy: dict[str, Any] = {
         "max_connections_per_user": 1,
         "connection_limit_policy": "reject",
@@ -105,7 +105,7 @@ async def test_openings_pass_the_real_checks(autojump_clock: MockClock) -> None:
         assert nothing.value.status == 404
 
 
-async def test_what_the_block_raises_comes_out_as_it_is(autojump_clock: MockClock) -> None:
+async def test_an_exception_of_the_block_is_raised_as_it_is(autojump_clock: MockClock) -> None:
     with pytest.raises(ZeroDivisionError):
         async with open_network(AGENTS) as network, network.connect():
             raise ZeroDivisionError
@@ -115,7 +115,7 @@ async def test_what_the_block_raises_comes_out_as_it_is(autojump_clock: MockCloc
     assert len(caught.value.exceptions) == 1
 
 
-async def test_a_client_of_ones_own(autojump_clock: MockClock) -> None:
+async def test_a_client_that_the_test_opens(autojump_clock: MockClock) -> None:
     async with (
         open_network(AGENTS) as network,
         connect(network.url, token=network.token("alice"), dialer=network) as client,
@@ -163,9 +163,9 @@ async def test_half_open(autojump_clock: MockClock) -> None:
         line = network.lines[0]
         network.inject(HalfOpen())
         await trio.sleep(70)
-        assert (network.lines, client.status) == ([line], Status.CONNECTED)  # nobody knows
+        assert (network.lines, client.status) == ([line], Status.CONNECTED)  # neither end is told
         assert await ended(run) == (FIVE, "completed")
-        assert trio.current_time() == pytest.approx(76, abs=2)  # two heartbeats and a half
+        assert trio.current_time() == pytest.approx(76, abs=2)  # two and a half heartbeats
         assert client.stats.last_resume_verdict == "exact"
     assert_nothing_lost(network.trace)
 
@@ -177,7 +177,7 @@ async def test_half_open_for_the_server(autojump_clock: MockClock) -> None:
         await trio.sleep(1)
         network.inject(HalfOpen())
         await trio.sleep(100)
-        assert line.ended.is_set()  # it gave up by itself
+        assert line.ended.is_set()  # the server ended it
         assert line.client is not network.lines[0].client
 
 
@@ -186,9 +186,9 @@ async def test_delayed(autojump_clock: MockClock) -> None:
         run = await client.send("1")
         assert trio.current_time() == pytest.approx(4)  # there and back
         assert await ended(run) == ("0 ", "completed")
-        assert trio.current_time() == pytest.approx(5)  # frames follow each other, and don't wait
+        assert trio.current_time() == pytest.approx(5)  # the delays of frames overlap
         network.inject(Delay(0))
-        await trio.sleep(5)  # for what was under way before
+        await trio.sleep(5)  # for the frames in transit
         await client.send("0")
         assert trio.current_time() == pytest.approx(10)
 
@@ -208,7 +208,7 @@ async def test_throttled(autojump_clock: MockClock) -> None:
     assert_nothing_lost(network.trace)
 
 
-async def test_at_a_time(autojump_clock: MockClock) -> None:
+async def test_faults_at_a_time(autojump_clock: MockClock) -> None:
     script = [At(3, Drop()), At(2, Delay(0.1))]
     async with open_network(AGENTS, script) as network, network.connect() as client:
         await trio.sleep(2.9)
@@ -218,7 +218,7 @@ async def test_at_a_time(autojump_clock: MockClock) -> None:
     assert_nothing_lost(network.trace)
 
 
-async def test_a_crash_ends_what_ran_and_keeps_what_was_stored(autojump_clock: MockClock) -> None:
+async def test_a_crash_ends_runs_and_keeps_the_store(autojump_clock: MockClock) -> None:
     store = MemoryStore()
     async with open_network(AGENTS, store=store) as network, network.connect() as client:
         first = await client.send("1", thread_id="t")
@@ -226,7 +226,7 @@ async def test_a_crash_ends_what_ran_and_keeps_what_was_stored(autojump_clock: M
         run = await client.send("5", correlation_id="k", thread_id="t")
         await trio.sleep(2.5)
         network.inject(Crash(seconds=10))
-        network.inject(Crash(seconds=20))  # what is down cannot fall; it only comes back later
+        network.inject(Crash(seconds=20))  # a server that is down is back later
         crashed = trio.current_time()
         await wait_all_tasks_blocked()
         assert store.statistics()["runs"] == 1
@@ -241,7 +241,7 @@ async def test_a_crash_ends_what_ran_and_keeps_what_was_stored(autojump_clock: M
     assert [event.type for event in network.trace.announced] == ["reset"]
 
 
-async def test_a_crash_during_an_opening(autojump_clock: MockClock) -> None:
+async def test_a_crash_during_an_upgrade(autojump_clock: MockClock) -> None:
     class SlowStore(MemoryStore):
         async def get_user(self, user_id: Any) -> Any:
             await trio.sleep(2)
@@ -257,7 +257,7 @@ async def test_a_crash_during_an_opening(autojump_clock: MockClock) -> None:
     assert reasons[:2] == ["the server went away", "connection refused: there is no server"]
 
 
-async def test_a_cancelled_opening_leaves_nothing(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_upgrade_leaves_no_connection(autojump_clock: MockClock) -> None:
     class SlowStore(MemoryStore):
         async def get_user(self, user_id: Any) -> Any:
             await trio.sleep(2)
@@ -274,7 +274,7 @@ async def test_a_cancelled_opening_leaves_nothing(autojump_clock: MockClock) -> 
             assert client.status is Status.CONNECTED
 
 
-async def test_a_duplicate_takes_the_session(autojump_clock: MockClock) -> None:
+async def test_a_duplicate_takes_the_session_over(autojump_clock: MockClock) -> None:
     async with open_network(AGENTS) as network, network.connect() as client:
         run = await client.send("5")
         await trio.sleep(1.5)
@@ -287,14 +287,14 @@ async def test_a_duplicate_takes_the_session(autojump_clock: MockClock) -> None:
         await client.reconnect()
         assert client.stats.last_resume_verdict == "exact"
         assert run.end is None
-        assert await ended(run) == ("2 3 4 ", "completed")  # what was read was read
+        assert await ended(run) == ("2 3 4 ", "completed")  # the text before that was read
     assert_nothing_lost(network.trace)
 
 
-async def test_a_duplicate_of_nothing(autojump_clock: MockClock) -> None:
+async def test_a_duplicate_without_a_server(autojump_clock: MockClock) -> None:
     async with open_network(AGENTS) as network, network.connect() as client:
         network.inject(DuplicateConnect())
-        network.inject(Crash(0))  # nobody answers it
+        network.inject(Crash(0))  # the duplicate gets no answer
         await client.send("0")
         assert client.stats.reconnections == 1
 
@@ -319,11 +319,11 @@ async def test_two_clients(autojump_clock: MockClock, is_plain: bool) -> None:
     assert_nothing_lost(network.trace)
 
 
-async def test_a_test_that_waits_for_ever_fails(
+async def test_a_test_that_never_ends_fails(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A virtual day of a server that looks at its loop twice a second is ten seconds of a real one.
-    monkeypatch.setattr("netra_trio.testing.network.PATIENCE", 1000.0)
+    # A virtual day of a server that polls its loop twice a second takes ten real seconds.
+    monkeypatch.setattr("netra_trio.testing.network.MAX_SECONDS", 1000.0)
     with pytest.raises(trio.TooSlowError):
         async with open_network(AGENTS):
             await trio.sleep_forever()

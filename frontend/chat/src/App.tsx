@@ -1,14 +1,13 @@
-// Who is here, and the connection that belongs to them.
+// The sign-in, and the connection of the user who is signed in.
 
 import { useCallback, useEffect, useMemo, useState } from "react";
-import type { ErrorBody } from "../../src/index.ts";
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import { Chat } from "./Chat.tsx";
 import { SignInCard } from "./SignInCard.tsx";
-import { forget, hostSignIn, onOtherTab, remember, type SignIn, tokensOf, whoIsHere } from "./signin.ts";
+import { currentSignIn, forget, hostSignIn, onOtherTab, remember, type SignIn, tokensOf } from "./signin.ts";
 import { useThreadId } from "./useThreadId.ts";
 
-/** What the demo agent of a fresh server can do. */
+/** Examples for the demo agent of a new server. */
 const EXAMPLES = [
   "What is 12*(3+4)?",
   "What time is it in New York and Tokyo?",
@@ -18,23 +17,22 @@ const EXAMPLES = [
 const NONE: readonly string[] = [];
 
 export function App() {
-  const [signIn, setSignIn] = useState(whoIsHere);
+  const [signIn, setSignIn] = useState(currentSignIn);
   const [why, setWhy] = useState<{ error: string; help: string } | null>(null);
 
-  useEffect(() => onOtherTab(() => setSignIn(whoIsHere())), []);
+  useEffect(() => onOtherTab(() => setSignIn(currentSignIn())), []);
 
-  const enter = useCallback((who: SignIn) => {
-    remember(who);
+  const enter = useCallback((next: SignIn) => {
+    remember(next);
     setWhy(null);
-    setSignIn(who);
+    setSignIn(next);
   }, []);
   const leave = useCallback((reason: { error: string; help: string } | null) => {
     forget();
     setWhy(reason);
-    setSignIn(window.netraTrio?.getToken ? whoIsHere() : null);
+    setSignIn(window.netraTrio?.getToken ? currentSignIn() : null);
   }, []);
   const signOut = useCallback(() => leave(null), [leave]);
-  const again = useCallback((error: ErrorBody) => leave(error), [leave]);
 
   if (signIn === null) return <SignInCard onSignIn={enter} why={why} />;
   if (signIn.user === null) return <HostSignIn onSignIn={enter} />;
@@ -44,12 +42,12 @@ export function App() {
       signIn={signIn}
       user={signIn.user}
       onSignOut={signOut}
-      onSignInAgain={again}
+      onSignInAgain={leave}
     />
   );
 }
 
-/** Waits for the page around this one to say who is here. */
+/** Waits for the embedding page's token, which names the user. */
 function HostSignIn({ onSignIn }: { onSignIn: (signIn: SignIn) => void }) {
   const [attempt, setAttempt] = useState(0);
   const [failed, setFailed] = useState(-1);
@@ -74,7 +72,7 @@ interface SignedInProps {
   readonly signIn: SignIn;
   readonly user: string;
   readonly onSignOut: () => void;
-  readonly onSignInAgain: (why: ErrorBody) => void;
+  readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
 }
 
 function SignedIn({ signIn, user, onSignOut, onSignInAgain }: SignedInProps) {

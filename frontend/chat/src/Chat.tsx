@@ -1,40 +1,37 @@
-// The conversation: its messages, where one types, and how the connection is.
+// The page: conversations at the side, the messages, and the box to type in. It selects little of the
+// client's state, so that it does not render again while an answer is streamed.
 
-import {
-  type ReactNode,
-  useCallback,
-  useEffect,
-  useMemo,
-  useRef,
-  useState,
-  useSyncExternalStore,
-} from "react";
-import type { ErrorBody, Snapshot, UserEntry } from "../../src/index.ts";
+import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+import { useNetra } from "../../src/react/index.ts";
 import { Composer } from "./Composer.tsx";
-import { AgentMessage, UserMessage } from "./Messages.tsx";
+import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
+import { conversationOf } from "./conversation.ts";
+import { MessageList } from "./MessageList.tsx";
 import { Sidebar } from "./Sidebar.tsx";
-import { AlertIcon, CloseIcon, DownIcon, ICON, MenuIcon } from "./icons.tsx";
+import { DownIcon, ICON, MenuIcon } from "./icons.tsx";
 import { titleOf } from "./text.ts";
 import { addressOf, newThreadId, Threads } from "./threads.ts";
-import { type Conversations, type Item, useConversations } from "./useConversations.ts";
+import { useHistory } from "./useHistory.ts";
+import { useSend } from "./useSend.ts";
 import { useStickToEnd } from "./useStickToEnd.ts";
-import { connection, wantsSignIn } from "./words.ts";
-
-const TICK_MS = 500; // a countdown of seconds, never more than half of one late
 
 interface Props {
   readonly user: string;
   readonly threadId: string;
   readonly examples: readonly string[];
   readonly onSignOut: (() => void) | undefined;
-  readonly onSignInAgain: (why: ErrorBody) => void;
+  readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
 }
 
 export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Props) {
   const threads = useMemo(() => new Threads(user), [user]);
   const listed = useSyncExternalStore(threads.subscribe, threads.list);
-  const talk = useConversations(threadId);
-  const { socket, items, activeRun } = talk;
+  const isEmpty = useNetra((netra) => conversationOf(netra, threadId).keys.length === 0);
+  const first = useNetra((netra) => conversationOf(netra, threadId).first);
+  const activeRunId = useNetra((netra) => conversationOf(netra, threadId).activeRunId);
+  const stopRun = useNetra((netra) => netra.stopRun);
+  const { send, sendAgain } = useSend();
+  const { hasEarlier, loadEarlier } = useHistory(threadId);
   const [isDrawerOpen, setDrawerOpen] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);
   const opener = useRef<HTMLButtonElement>(null);
@@ -42,29 +39,27 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
 
   const title = listed.find((thread) => thread.id === threadId)?.title ?? "New conversation";
   useEffect(() => {
-    document.title = items.length > 0 ? `${title} – Chat` : "Chat";
-  }, [title, items.length]);
+    document.title = isEmpty ? "Chat" : `${title} – Chat`;
+  }, [title, isEmpty]);
 
-  // A thread that was opened by its address alone is listed once there is something in it.
-  const first = items.find((item) => item.kind === "user")?.entry;
+  // A thread that was opened by its address alone is listed once it has a message.
   useEffect(() => {
     if (first && !threads.has(threadId)) {
       threads.touch(threadId, titleOf(first.content), first.timestamp * 1000);
     }
   }, [first, threadId, threads]);
 
-  const send = useCallback(
+  const sendHere = useCallback(
     (text: string) => {
-      talk.send(text);
+      send(text);
       threads.touch(threadId, titleOf(text), Date.now());
       toEnd();
     },
-    [talk, threads, threadId, toEnd],
+    [send, threads, threadId, toEnd],
   );
   const stop = useCallback(() => {
-    if (activeRun) talk.stop(activeRun);
-  }, [talk, activeRun]);
-  const again = useCallback((entry: UserEntry) => talk.again(entry), [talk]);
+    if (activeRunId !== undefined) void stopRun(activeRunId);
+  }, [stopRun, activeRunId]);
   const begin = useCallback(() => {
     location.hash = addressOf(newThreadId());
     setDrawerOpen(false);
@@ -73,7 +68,7 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
 
   const wasOpen = useRef(false);
   useEffect(() => {
-    // Who closed the list goes back to where it was opened, unless something else has the focus.
+    // A closed drawer returns the focus to its button, unless another element has it.
     const isFree = document.activeElement?.matches("body, #sidebar *") ?? true;
     if (wasOpen.current && !isDrawerOpen && isFree) opener.current?.focus();
     wasOpen.current = isDrawerOpen;
@@ -81,7 +76,7 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      // While a character is being composed, Escape takes that back, and nothing else.
+      // While an input method composes a character, Escape cancels only that.
       if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
       if (isDrawerOpen) setDrawerOpen(false);
       else stop();
@@ -119,28 +114,19 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
             <MenuIcon />
           </button>
           <h1>{title}</h1>
-          <ConnectionState snapshot={socket} />
+          <ConnectionState />
         </header>
-        <Banner talk={talk} onSignInAgain={onSignInAgain} />
+        <SignInNotice onSignInAgain={onSignInAgain} />
+        <Banner threadId={threadId} onSignInAgain={onSignInAgain} />
         <div className="scroller" ref={scroller} tabIndex={-1}>
           <div className="column" ref={content}>
-            {talk.hasEarlier && (
-              <button type="button" className="quiet earlier" onClick={talk.loadEarlier}>
+            {hasEarlier && (
+              <button type="button" className="quiet earlier" onClick={loadEarlier}>
                 Show earlier messages
               </button>
             )}
-            {items.length === 0 && <Welcome examples={examples} onPick={send} />}
-            <div role="log" aria-label="Conversation" className="log">
-              {items.map((item, index) => (
-                <Message
-                  key={item.key}
-                  item={item}
-                  isLast={index === items.length - 1}
-                  isConnected={socket.isConnected}
-                  again={again}
-                />
-              ))}
-            </div>
+            {isEmpty && <Welcome examples={examples} onPick={sendHere} />}
+            <MessageList threadId={threadId} onSendAgain={sendAgain} />
           </div>
         </div>
         <div className="foot">
@@ -154,78 +140,12 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
             key={threadId}
             box={box}
             draftName={`netra.draft.${user}.${threadId}`}
-            isRunning={activeRun !== undefined}
-            onSend={send}
+            isRunning={activeRunId !== undefined}
+            onSend={sendHere}
             onStop={stop}
           />
         </div>
       </main>
-    </div>
-  );
-}
-
-interface MessageProps {
-  readonly item: Item;
-  readonly isLast: boolean;
-  readonly isConnected: boolean;
-  readonly again: (entry: UserEntry) => void;
-}
-
-function Message({ item, isLast, isConnected, again }: MessageProps) {
-  const question = item.kind === "agent" && isLast ? item.question : undefined;
-  const onRetry = useMemo(() => question && (() => again(question)), [question, again]);
-  if (item.kind === "user") {
-    return <UserMessage entry={item.entry} run={item.run} isConnected={isConnected} onRetry={again} />;
-  }
-  return <AgentMessage entry={item.entry} run={item.run} status={item.status} onRetry={onRetry} />;
-}
-
-function ConnectionState({ snapshot }: { snapshot: Snapshot }) {
-  const isOnline = useSyncExternalStore(onLine, () => navigator.onLine);
-  const now = useNow(snapshot.retry !== null);
-  const said = connection(snapshot, isOnline, now);
-  return (
-    <div role="status" aria-label="Connection" className={`connection ${said.mood}`}>
-      <span className="lamp" aria-hidden="true" />
-      <span>
-        {said.text}
-        {said.countdown && <span aria-hidden="true">{said.countdown}</span>}
-        {said.more}
-      </span>
-    </div>
-  );
-}
-
-/** What is wrong with the connection, with what helps. */
-function Banner({ talk, onSignInAgain }: { talk: Conversations; onSignInAgain: (why: ErrorBody) => void }) {
-  const { socket } = talk;
-  const error = socket.lastError;
-  if (!error || talk.isShownElsewhere(error)) return null;
-  let act: ReactNode = null;
-  if (!socket.isConnected && wantsSignIn(error)) {
-    act = (
-      <button type="button" className="secondary" onClick={() => onSignInAgain(error)}>
-        Sign in again
-      </button>
-    );
-  } else if (socket.status === "ERROR" || socket.status === "DISCONNECTED") {
-    act = (
-      <button type="button" className="secondary" onClick={() => socket.forceReconnect()}>
-        Connect again
-      </button>
-    );
-  }
-  return (
-    <div className={socket.isReconnecting ? "banner calm" : "banner"} role="alert">
-      <AlertIcon />
-      <p>
-        {error.error} {error.help && <span className="help">{error.help}</span>}
-        {error.error_id && <span className="help"> Error id: {error.error_id}</span>}
-      </p>
-      {act}
-      <button type="button" className="square" aria-label="Dismiss" onClick={() => socket.clearError()}>
-        <CloseIcon />
-      </button>
     </div>
   );
 }
@@ -247,28 +167,3 @@ function Welcome({ examples, onPick }: { examples: readonly string[]; onPick: (t
     </section>
   );
 }
-
-function useNow(isTicking: boolean): number {
-  const [now, setNow] = useState(Date.now);
-  useEffect(() => {
-    if (!isTicking) return undefined;
-    const tick = () => setNow(Date.now());
-    const first = setTimeout(tick);
-    const timer = setInterval(tick, TICK_MS);
-    return () => {
-      clearTimeout(first);
-      clearInterval(timer);
-    };
-  }, [isTicking]);
-  return now;
-}
-
-function onLine(run: () => void): () => void {
-  addEventListener("online", run);
-  addEventListener("offline", run);
-  return () => {
-    removeEventListener("online", run);
-    removeEventListener("offline", run);
-  };
-}
-

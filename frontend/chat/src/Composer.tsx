@@ -1,11 +1,11 @@
-// Where one types: Enter sends, Shift and Enter begins a new line, Escape stops the answer.
+// The box to type in: Enter sends, Shift and Enter begins a new line, Escape stops the answer.
 
 import { type KeyboardEvent, type RefObject, useEffect, useLayoutEffect, useState } from "react";
 import { SendIcon, StopIcon } from "./icons.tsx";
 
 interface Props {
   readonly box: RefObject<HTMLTextAreaElement | null>;
-  /** What is typed is kept under this name until it is sent. */
+  /** The draft is stored under this name until it is sent. */
   readonly draftName: string;
   readonly isRunning: boolean;
   readonly onSend: (content: string) => void;
@@ -15,8 +15,8 @@ interface Props {
 const MAX_HEIGHT = 220; // pixels: about nine lines, then the box scrolls
 
 export function Composer({ box, draftName, isRunning, onSend, onStop }: Props) {
-  const [text, setText] = useState(() => kept(draftName));
-  useEffect(() => keep(draftName, text), [draftName, text]);
+  const [text, setText] = useState(() => readDraft(draftName));
+  useEffect(() => storeDraft(draftName, text), [draftName, text]);
   useLayoutEffect(() => fit(box.current), [box, text]);
 
   const send = () => {
@@ -26,7 +26,7 @@ export function Composer({ box, draftName, isRunning, onSend, onStop }: Props) {
     box.current?.focus();
   };
   const onKeyDown = (event: KeyboardEvent) => {
-    // While a character is being composed, Enter takes it.
+    // While an input method composes a character, Enter accepts it.
     if (event.key === "Enter" && !event.shiftKey && !event.nativeEvent.isComposing) {
       event.preventDefault();
       send();
@@ -76,7 +76,7 @@ function fit(area: HTMLTextAreaElement | null): void {
   area.style.height = `${Math.min(area.scrollHeight, MAX_HEIGHT)}px`;
 }
 
-function kept(name: string): string {
+function readDraft(name: string): string {
   try {
     return sessionStorage.getItem(name) ?? "";
   } catch {
@@ -84,11 +84,11 @@ function kept(name: string): string {
   }
 }
 
-function keep(name: string, text: string): void {
+function storeDraft(name: string, text: string): void {
   try {
     if (text) sessionStorage.setItem(name, text);
     else sessionStorage.removeItem(name);
   } catch {
-    // It lasts as long as the page.
+    // Without storage the draft lasts as long as the page.
   }
 }

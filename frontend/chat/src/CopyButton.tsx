@@ -1,15 +1,15 @@
-// Copies a text, and says for a moment that it has.
+// Copies a text, and confirms that for a moment.
 
 import { type RefObject, useEffect, useState } from "react";
 import { CheckIcon, CopyIcon } from "./icons.tsx";
 
-const COPIED_MS = 2_000; // it says so long that it has copied
+const COPIED_MS = 2_000; // that the confirmation is shown
 
 interface Props {
   readonly text: string;
-  /** Where the text stands on the page. */
+  /** The element that shows the text. */
   readonly source: RefObject<HTMLElement | null>;
-  /** What is copied, where that needs to be said. */
+  /** The object of the button's name, for screen readers. */
   readonly what?: string;
 }
 
@@ -24,7 +24,7 @@ export function CopyButton({ text, source, what }: Props) {
     copyText(text).then(
       () => setCopied(true),
       () => {
-        // A page without https may not copy: leave the text selected, to be copied by hand.
+        // A page without https must not copy: select the text instead, so that the user can.
         if (source.current) getSelection()?.selectAllChildren(source.current);
       },
     );

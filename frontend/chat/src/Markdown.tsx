@@ -1,5 +1,5 @@
-// Markdown as React elements. There is no way from a model's text to HTML: what the lexer finds
-// becomes elements made here, and HTML in the text is shown as the text that it is.
+// Markdown as React elements. A model's text never becomes HTML: elements are created here from the
+// lexer's tokens, and HTML in the text is shown as text.
 
 import { Lexer, type Token, type Tokens } from "marked";
 import { type ReactNode, memo, useMemo, useRef } from "react";
@@ -7,10 +7,10 @@ import { CopyButton } from "./CopyButton.tsx";
 import { highlight } from "./highlight.ts";
 import { decodeEntities, safeLink, splitBlocks } from "./text.ts";
 
-const MAX_DEPTH = 24; // lists in quotes in lists: what is deeper is shown as text
-const MAX_BLOCK = 10_000; // characters of a block: reading some texts takes the square of their length
+const MAX_DEPTH = 24; // of nested lists and quotes: deeper ones are shown as text
+const MAX_BLOCK = 10_000; // characters of a block: the lexer's time can grow with the square of the length
 
-/** A text; while it grows, only its last block is read again. */
+/** A text. While it grows, only its last block is parsed again. */
 export const Markdown = memo(function Markdown({ text, isWriting }: { text: string; isWriting: boolean }) {
   const parts = useMemo(() => splitBlocks(text), [text]);
   return (
@@ -32,7 +32,7 @@ function read(text: string): ReactNode {
   try {
     return blocks(new Lexer({ gfm: true, breaks: true }).lex(text), 0);
   } catch {
-    // Text that is nested deeper than the stack: show it as it came.
+    // The text is nested deeper than the stack allows: show it unformatted.
     return <p className="plain">{text}</p>;
   }
 }
@@ -41,7 +41,7 @@ function blocks(tokens: Token[], depth: number): ReactNode {
   return tokens.map((token, index) => <Piece key={index}>{block(token, depth + 1)}</Piece>);
 }
 
-/** Gives a piece of text its place among the others, without an element of its own. */
+/** A child with a key, without an element of its own. */
 function Piece({ children }: { children: ReactNode }) {
   return children;
 }
@@ -77,7 +77,7 @@ function block(token: Token, depth: number): ReactNode {
 }
 
 function Heading({ depth, children }: { depth: number; children: ReactNode }) {
-  // The page has a heading of its own above the whole conversation.
+  // Level 1 is the page's own heading.
   const Tag = (["h2", "h3", "h4", "h5", "h6", "h6"] as const)[depth - 1] ?? "h6";
   return <Tag>{children}</Tag>;
 }
@@ -154,7 +154,7 @@ function span(token: Token, depth: number): ReactNode {
     case "link":
       return <Link href={known["href"] as string}>{inline(known, depth)}</Link>;
     case "image":
-      // An image would tell its host that this was read: it is a link instead.
+      // Loading an image would tell its host who reads it, so it is shown as a link.
       return <Link href={known["href"] as string}>{`image: ${known["text"] || "no title"}`}</Link>;
     case "escape":
       return known["text"] as string;

@@ -1,31 +1,34 @@
-// One message: what the user said, or what an agent made of it.
+// One message: of the user, or of an agent.
 
 import { memo, useDeferredValue, useRef } from "react";
 import type { AgentEntry, ErrorBody, Run, RunStatus, ToolCall, UserEntry } from "../../src/index.ts";
-import { isEnd } from "../../src/snapshot.ts";
+import { isEnd } from "../../src/index.ts";
 import { CopyButton } from "./CopyButton.tsx";
 import { Markdown } from "./Markdown.tsx";
 import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, RetryIcon, ThoughtIcon, ToolIcon } from "./icons.tsx";
 import { duration, pretty } from "./text.ts";
-import { delivery, ending, took } from "./words.ts";
+import { delivery, durationText, ending } from "./words.ts";
 
 interface UserProps {
   readonly entry: UserEntry;
-  readonly run: Run | undefined;
+  readonly runStatus: RunStatus | undefined;
+  /** In the queue. */
+  readonly position: number | null;
   readonly isConnected: boolean;
-  /** Missing where there is nothing to send again. */
+  /** Absent if the message cannot be sent again. */
   readonly onRetry: ((entry: UserEntry) => void) | undefined;
 }
 
-export const UserMessage = memo(function UserMessage({ entry, run, isConnected, onRetry }: UserProps) {
-  const words = delivery(entry, isConnected, run);
+export const UserMessage = memo(function UserMessage(props: UserProps) {
+  const { entry, runStatus, position, isConnected, onRetry } = props;
+  const state = delivery(entry, isConnected, runStatus ?? entry.run_status, position);
   return (
     <article className={`message user ${entry.status}`} aria-label="You">
       <div className="bubble">{entry.content}</div>
-      {words && entry.status !== "failed" && <p className="note">{words}</p>}
+      {state && entry.status !== "failed" && <p className="note">{state}</p>}
       {entry.status === "failed" && (
-        <Trouble
-          text={`${words}. ${entry.error?.error ?? ""}`.trim()}
+        <Problem
+          text={`${state}. ${entry.error?.error ?? ""}`.trim()}
           help={entry.error?.help ?? ""}
           onRetry={onRetry && (() => onRetry(entry))}
         />
@@ -50,12 +53,12 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
   const name = run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined) ?? "Agent";
   const error: ErrorBody | null = run?.error ?? entry?.error ?? null;
   return (
-    // A screen reader waits with a busy message, and reads it when it is whole.
+    // Screen readers read a busy element only once it is complete.
     <article className="message agent" aria-label={name} aria-busy={isLive}>
       <header>
         <span className="agent-name">{name}</span>
         {run && run.attempt > 1 && <span className="note">attempt {run.attempt}</span>}
-        {!isLive && <span className="note">{took(run)}</span>}
+        {!isLive && <span className="note">{durationText(run)}</span>}
       </header>
       {run && <Thoughts run={run} isLive={isLive} />}
       {run && run.tools.length > 0 && (
@@ -66,7 +69,7 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
         </ul>
       )}
       {(entry?.truncated || run?.truncated) && (
-        <p className="note">This answer is too long to be shown whole.</p>
+        <p className="note">This answer is too long to be shown completely.</p>
       )}
       {shown && (
         <div ref={answer}>
@@ -74,8 +77,8 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
         </div>
       )}
       {isLive && !shown && <span className="dots" aria-hidden="true" />}
-      {end && <Trouble {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}
-      {run?.abandoned && <p className="note">A part of it did not stop, and may still be at work.</p>}
+      {end && <Problem {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}
+      {run?.abandoned && <p className="note">A part of this run did not stop, and may still be running.</p>}
       {!isLive && text && (
         <div className="actions">
           <CopyButton text={text} source={answer} what="answer" />
@@ -85,7 +88,7 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
   );
 });
 
-/** What an agent returned without having written anything, as Markdown. */
+/** The result of a run that streamed no text, as Markdown. */
 function resultOf(run: Run | undefined): string {
   const result = run?.status === "completed" ? run.result : undefined;
   if (result === undefined || result === null) return "";
@@ -124,7 +127,7 @@ const TOOL_STATE: Record<ToolCall["status"], string> = {
 };
 
 function Tool({ tool }: { tool: ToolCall }) {
-  const outcome = tool.status === "failed" ? tool.error : tool.result;
+  const output = tool.status === "failed" ? tool.error : tool.result;
   return (
     <li>
       <details className={`tool ${tool.status}`}>
@@ -147,22 +150,22 @@ function Tool({ tool }: { tool: ToolCall }) {
           <dd>
             <pre tabIndex={0} aria-label="Arguments">{pretty(tool.arguments)}</pre>
           </dd>
-          {outcome !== undefined && (
+          {output !== undefined && (
             <>
               <dt>{tool.status === "failed" ? "Error" : "Result"}</dt>
               <dd>
-                <pre tabIndex={0} aria-label="Result">{pretty(outcome)}</pre>
+                <pre tabIndex={0} aria-label="Result">{pretty(output)}</pre>
               </dd>
             </>
           )}
-          {tool.truncated && <dd className="note">It is too long to be shown whole.</dd>}
+          {tool.truncated && <dd className="note">This is too long to be shown completely.</dd>}
         </dl>
       </details>
     </li>
   );
 }
 
-interface TroubleProps {
+interface ProblemProps {
   readonly text: string;
   readonly help: string;
   readonly id?: string | undefined;
@@ -170,9 +173,9 @@ interface TroubleProps {
   readonly onRetry: (() => void) | undefined;
 }
 
-function Trouble({ text, help, id, isCalm = false, onRetry }: TroubleProps) {
+function Problem({ text, help, id, isCalm = false, onRetry }: ProblemProps) {
   return (
-    <div className={isCalm ? "trouble calm" : "trouble"}>
+    <div className={isCalm ? "problem calm" : "problem"}>
       {!isCalm && <AlertIcon />}
       <p>
         {text} {help && <span className="help">{help}</span>}

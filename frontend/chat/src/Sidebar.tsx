@@ -1,8 +1,8 @@
-// The conversations of this user in this browser, and who is here.
+// The list of the user's conversations in this browser, and the user's name.
 
 import { useEffect, useRef, useState } from "react";
 import { AutoIcon, BinIcon, CloseIcon, LeaveIcon, MoonIcon, PlusIcon, SunIcon } from "./icons.tsx";
-import { applyTheme, keptTheme, nextTheme, type Theme } from "./theme.ts";
+import { applyTheme, storedTheme, nextTheme, type Theme } from "./theme.ts";
 import { addressOf, type Thread } from "./threads.ts";
 
 interface Props {
@@ -13,7 +13,7 @@ interface Props {
   readonly onClose: () => void;
   readonly onNew: () => void;
   readonly onRemove: (id: string) => void;
-  /** Missing where the page around this one decides who is here. */
+  /** Absent if the embedding page controls the sign-in. */
   readonly onSignOut: (() => void) | undefined;
 }
 
@@ -24,7 +24,7 @@ export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onRemo
   }, [isOpen]);
   return (
     <>
-      {isOpen && <div className="veil" onClick={onClose} aria-hidden="true" />}
+      {isOpen && <div className="backdrop" onClick={onClose} aria-hidden="true" />}
       <nav className={isOpen ? "sidebar open" : "sidebar"} id="sidebar" aria-label="Conversations">
         <div className="sidebar-top">
           <button type="button" className="wide" onClick={onNew}>
@@ -87,7 +87,7 @@ const THEMES: Record<Theme, string> = {
 };
 
 export function ThemeButton() {
-  const [theme, setTheme] = useState(keptTheme);
+  const [theme, setTheme] = useState(storedTheme);
   const change = () => {
     const next = nextTheme(theme);
     applyTheme(next);

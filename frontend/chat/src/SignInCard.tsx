@@ -1,23 +1,23 @@
-// The way in: one click on a developer's own machine, elsewhere a pasted token.
+// Signing in: with one click on a developer's own machine, elsewhere with a pasted token.
 
 import { type SyntheticEvent, useState } from "react";
 import { ThemeButton } from "./Sidebar.tsx";
 import { AlertIcon, ICON } from "./icons.tsx";
 import { DEVELOPER, developerToken, mayBeDeveloper, type SignIn, SignInFailed, userOf } from "./signin.ts";
 
-interface Trouble {
+interface Problem {
   readonly error: string;
   readonly help: string;
 }
 
 interface Props {
   readonly onSignIn: (signIn: SignIn) => void;
-  /** Why somebody who was here has to come in again. */
-  readonly why: Trouble | null;
+  /** Why the user has to sign in again. */
+  readonly why: Problem | null;
 }
 
 export function SignInCard({ onSignIn, why }: Props) {
-  const [trouble, setTrouble] = useState<Trouble | null>(why);
+  const [problem, setProblem] = useState<Problem | null>(why);
   const [user, setUser] = useState(DEVELOPER);
   const [token, setToken] = useState("");
   const [isBusy, setBusy] = useState(false);
@@ -27,15 +27,15 @@ export function SignInCard({ onSignIn, why }: Props) {
     event.preventDefault();
     const name = user.trim() || DEVELOPER;
     setBusy(true);
-    setTrouble(null);
+    setProblem(null);
     try {
       await developerToken(name);
       onSignIn({ kind: "developer", user: name });
     } catch (error) {
       const known = error instanceof SignInFailed;
-      setTrouble({
+      setProblem({
         error: known ? error.message : "The server does not answer.",
-        help: known ? error.help : "See whether it runs, and try again.",
+        help: known ? error.help : "Check that it is running, and try again.",
       });
       setOffersDeveloper(mayBeDeveloper());
       setBusy(false);
@@ -46,7 +46,7 @@ export function SignInCard({ onSignIn, why }: Props) {
     const trimmed = token.trim();
     const found = userOf(trimmed);
     if (found === null) {
-      setTrouble({
+      setProblem({
         error: "This is no token.",
         help: "A token has three parts with dots between them. `netra-trio token --user alice` prints one.",
       });
@@ -62,11 +62,11 @@ export function SignInCard({ onSignIn, why }: Props) {
       <div className="card">
         <img src={ICON} alt="" width="48" height="48" />
         <h1>Sign in to chat</h1>
-        {trouble && (
-          <div className="trouble" role="alert">
+        {problem && (
+          <div className="problem" role="alert">
             <AlertIcon />
             <p>
-              {trouble.error} <span className="help">{trouble.help}</span>
+              {problem.error} <span className="help">{problem.help}</span>
             </p>
           </div>
         )}
@@ -120,7 +120,7 @@ function TokenForm({ token, setToken, onSubmit, isMain }: TokenFormProps) {
         spellCheck={false}
         placeholder="eyJhbGci…"
       />
-      <p className="note">It is kept in this tab only, until you close it.</p>
+      <p className="note">It is stored in this tab only, until you close the tab.</p>
       <button type="submit" className={isMain ? "primary" : "secondary"} disabled={!token.trim()}>
         Sign in with token
       </button>

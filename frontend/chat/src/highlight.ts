@@ -1,5 +1,5 @@
-// Code in colours: comments, strings, numbers, keywords and calls. It reads no grammar, so it can be
-// wrong where a language is odd; what it gives is always the text it got, in pieces.
+// Code highlighting: comments, strings, numbers, keywords and calls. It knows no grammar, so it can
+// be wrong; the pieces always add up to the text.
 
 export type Kind = "comment" | "string" | "number" | "keyword" | "call";
 
@@ -8,7 +8,7 @@ export interface Piece {
   readonly kind: Kind | null;
 }
 
-const MAX_CHARACTERS = 20_000; // of a block: it is read again with every word that is written
+const MAX_CHARACTERS = 20_000; // of a block: it is parsed again with each delta
 
 interface Language {
   readonly comment: string;
@@ -18,8 +18,7 @@ interface Language {
 
 const words = (text: string): ReadonlySet<string> => new Set(text.split(" "));
 
-// Whatever comes, a pattern reads no character often: what has no end of its own is bounded, or ends
-// with the text.
+// No pattern backtracks far: a repetition without a clear end is bounded, or ends with the text.
 const DOUBLE = String.raw`"(?:\\.|[^"\\\n]){0,500}"`;
 const QUOTED = String.raw`${DOUBLE}|'(?:\\.|[^'\\\n]){0,500}'`;
 const STARS = String.raw`\/\*[^]*?(?:\*\/|$)`;
@@ -39,7 +38,7 @@ const BRACES: Language = {
     "abstract any as async await bool boolean break case catch char class const continue def default defer delete do double else enum export extends false final finally float fn for from func function go if impl implements import in instanceof int interface let long match mod mut namespace new nil null number of override package private protected pub public range readonly return self static string struct super switch this throw throws trait true try type typeof undefined union use using var void where while yield",
   ),
 };
-/** A quote begins a lifetime there as often as a character. */
+/** A single quote may begin a lifetime, so it does not begin a string. */
 const RUST: Language = { ...BRACES, string: DOUBLE };
 const HASHES: Language = {
   comment: "(?<=^|\\s)#[^\\n]*",
@@ -70,7 +69,7 @@ const LANGUAGES: ReadonlyMap<string, Language> = new Map([
   ["sql", SQL],
 ]);
 
-/** A text in pieces; one piece where its language is not known. */
+/** The pieces of a text; one piece if its language is unknown. */
 export function highlight(text: string, name: string): readonly Piece[] {
   const language = LANGUAGES.get(name.toLowerCase());
   if (language === undefined || text.length > MAX_CHARACTERS) return [{ text, kind: null }];

@@ -1,8 +1,8 @@
-// The page's pictures. Each is decoration: what a button does is said by its name.
+// The icons of the page. They are decoration: the name of a button states its function.
 
 import type { ReactNode } from "react";
 
-/** The page's mark, of the server that this script came from. */
+/** The page's icon, from the server that sent this script. */
 export const ICON = new URL("/icon.svg", import.meta.url).href;
 
 function Icon({ children }: { children: ReactNode }) {

@@ -1,9 +1,9 @@
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./App.tsx";
-import { applyTheme, keptTheme } from "./theme.ts";
+import { applyTheme, storedTheme } from "./theme.ts";
 
-applyTheme(keptTheme());
+applyTheme(storedTheme());
 
 const place = document.getElementById("chat");
 if (place) {

@@ -1,20 +1,19 @@
-// Who is here: a developer of this machine, somebody with a pasted token, or a user of the page
-// around this one.
+// Signing in: as a developer of this machine, with a pasted token, or as a user of the embedding page.
 //
-// A developer's name and token are kept for all tabs, and new tokens are asked for when they are
-// needed. A pasted token is kept for its tab only, and ends with it.
+// A developer's name and token are stored for all tabs, and the token is renewed when needed. A pasted
+// token is stored for its tab only, and cannot be renewed.
 
 export type SignIn =
   | { readonly kind: "developer"; readonly user: string }
   | { readonly kind: "token"; readonly user: string; readonly token: string }
-  /** Of the page around this one; the user is known once it has given a token. */
+  /** Signed in on the embedding page; its first token names the user. */
   | { readonly kind: "host"; readonly user: string | null };
 
-/** What a page may set as `window.netraTrio` before this one's script runs. */
+/** The options that a page may set as `window.netraTrio` before this page's script runs. */
 export interface HostPage {
-  /** A token of the page's own login, asked for at every opening. */
+  /** Returns a token of the page's own login; called for each connection and each renewal. */
   readonly getToken?: () => Promise<string> | string;
-  /** The server's address, where it is not the page's own. */
+  /** The server's address, if it is not the page's own. */
   readonly url?: string;
 }
 
@@ -26,9 +25,9 @@ declare global {
 
 export const DEVELOPER = "dev";
 
-const KEPT = "netra.sign-in";
+const STORED = "netra.sign-in";
 const TOKEN = "netra.developer-token";
-const SPARE = 60_000; // ms that a kept token has to be good for: the server asks for a new one then
+const SPARE = 60_000; // ms that a stored token must be valid for: the server warns a minute before its end
 const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 export class SignInFailed extends Error {
@@ -39,54 +38,54 @@ export class SignInFailed extends Error {
   }
 }
 
-/** Set when the server said that it gives no tokens to developers. */
+/** Set once the server has answered that it gives no tokens to developers. */
 let isDeployed = false;
 
-/** Whether this page may offer a developer's sign-in: the server gives it to its own machine only. */
+/** Whether to offer the developer's sign-in, which the server allows on its own machine only. */
 export const mayBeDeveloper = () => LOOPBACK.has(location.hostname) && !isDeployed;
 
-export function whoIsHere(): SignIn | null {
+export function currentSignIn(): SignIn | null {
   if (window.netraTrio?.getToken) return { kind: "host", user: null };
   return read(sessionStorage) ?? read(localStorage);
 }
 
 export function remember(signIn: SignIn): void {
   if (signIn.kind === "host") return;
-  const keeper = signIn.kind === "developer" ? localStorage : sessionStorage;
+  const storage = signIn.kind === "developer" ? localStorage : sessionStorage;
   try {
-    keeper.setItem(KEPT, JSON.stringify(signIn));
+    storage.setItem(STORED, JSON.stringify(signIn));
   } catch {
-    // A browser that keeps nothing asks again after a reload.
+    // Without storage the user signs in again after a reload.
   }
 }
 
 export function forget(): void {
-  for (const keeper of [sessionStorage, localStorage]) {
+  for (const storage of [sessionStorage, localStorage]) {
     try {
-      keeper.removeItem(KEPT);
-      keeper.removeItem(TOKEN);
+      storage.removeItem(STORED);
+      storage.removeItem(TOKEN);
     } catch {
-      // Nothing was kept.
+      // Without storage there is nothing to remove.
     }
   }
 }
 
-/** Call back when somebody signs in or out in another tab. */
+/** Call back when the user signs in or out in another tab. */
 export function onOtherTab(run: () => void): () => void {
   const listen = (event: StorageEvent) => {
-    if (event.key === KEPT) run();
+    if (event.key === STORED) run();
   };
   addEventListener("storage", listen);
   return () => removeEventListener("storage", listen);
 }
 
-/** Ask the page around this one who is here. */
+/** Sign in with the token of the embedding page. */
 export async function hostSignIn(): Promise<SignIn> {
   const token = (await window.netraTrio?.getToken?.()) ?? "";
   return { kind: "host", user: userOf(token) ?? "guest" };
 }
 
-/** Return a function that gives a good token whenever the client asks for one. */
+/** Return the function that gives the client a valid token. */
 export function tokensOf(signIn: SignIn): () => Promise<string> {
   switch (signIn.kind) {
     case "host":
@@ -101,24 +100,24 @@ export function tokensOf(signIn: SignIn): () => Promise<string> {
 function developerTokens(user: string): () => Promise<string> {
   let isFirst = true;
   return async () => {
-    const kept = keptToken(user);
-    // The kept one is good enough to begin with, also without a server: what waits to be sent is
-    // known by it. If it was refused, or is about to end, this is asked again.
-    if (isFirst && kept !== null) {
+    const stored = storedToken(user);
+    // The stored token is tried first. It works without a server too, and names the user whose unsent
+    // messages are shown. If it is refused or expires, the client asks again.
+    if (isFirst && stored !== null) {
       isFirst = false;
-      return kept;
+      return stored;
     }
     isFirst = false;
     try {
       return await developerToken(user);
     } catch (error) {
-      if (kept === null || error instanceof SignInFailed) throw error;
-      return kept;
+      if (stored === null || error instanceof SignInFailed) throw error;
+      return stored;
     }
   };
 }
 
-/** Ask the server for a developer's token, and keep it. */
+/** Ask the server for a developer's token, and store it. */
 export async function developerToken(user: string): Promise<string> {
   const answer = await fetch("/ws/dev-token", {
     method: "POST",
@@ -139,23 +138,23 @@ export async function developerToken(user: string): Promise<string> {
   try {
     localStorage.setItem(TOKEN, body.token);
   } catch {
-    // A browser that keeps nothing asks again after a reload.
+    // Without storage the user signs in again after a reload.
   }
   return body.token;
 }
 
-function keptToken(user: string): string | null {
+function storedToken(user: string): string | null {
   try {
     const token = localStorage.getItem(TOKEN) ?? "";
     const claims = claimsOf(token);
-    const isGood = claims?.sub === user && (claims.exp ?? 0) * 1000 > Date.now() + SPARE;
-    return isGood ? token : null;
+    const isValid = claims?.sub === user && (claims.exp ?? 0) * 1000 > Date.now() + SPARE;
+    return isValid ? token : null;
   } catch {
     return null;
   }
 }
 
-/** The user of a token as it says itself, for the page's own shelves; the server checks it. */
+/** The user that a token names. It only names local things: the server verifies the token. */
 export const userOf = (token: string): string | null => claimsOf(token)?.sub ?? null;
 
 interface Claims {
@@ -174,13 +173,13 @@ function claimsOf(token: string): Claims | null {
   }
 }
 
-function read(keeper: Storage): SignIn | null {
+function read(storage: Storage): SignIn | null {
   try {
-    const kept = JSON.parse(keeper.getItem(KEPT) ?? "null") as SignIn | null;
-    if (kept?.kind === "developer" && typeof kept.user === "string") return kept;
-    if (kept?.kind === "token" && typeof kept.token === "string") return kept;
+    const stored = JSON.parse(storage.getItem(STORED) ?? "null") as SignIn | null;
+    if (stored?.kind === "developer" && typeof stored.user === "string") return stored;
+    if (stored?.kind === "token" && typeof stored.token === "string") return stored;
   } catch {
-    // What cannot be read was not kept.
+    // An unreadable value counts as absent.
   }
   return null;
 }

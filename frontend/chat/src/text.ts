@@ -1,4 +1,4 @@
-// What the page does with text, without a browser.
+// Text functions that need no browser.
 
 import type { JsonValue } from "../../src/index.ts";
 
@@ -10,17 +10,17 @@ const NAMED: Record<string, string> = {
 const MAX_CODE_POINT = 0x10ffff;
 const TITLE_CHARACTERS = 60; // of a thread's name: a line of the list
 
-/** The address of a link as a browser reads it, or null for one that must not be followed. */
+/** The address of a link as a browser reads it, or null if it must not be followed. */
 export function safeLink(href: string): string | null {
   try {
     const url = new URL(href);
     return LINKS.has(url.protocol) ? url.href : null;
   } catch {
-    return null; // relative, or nothing that a browser knows
+    return null; // relative or malformed
   }
 }
 
-/** A text with its entities as characters: `&lt;` is what HTML would show as `<`. */
+/** A text with its HTML entities replaced by characters: `&lt;` becomes `<`. */
 export function decodeEntities(text: string): string {
   if (!text.includes("&")) return text;
   return text.replace(/&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-z]{2,6});/g, (all, name: string) => {
@@ -32,8 +32,8 @@ export function decodeEntities(text: string): string {
 }
 
 /**
- * Split Markdown at blank lines into pieces that can be read one by one, so that a growing text
- * changes its last piece only. A list, an indented line and a fence stay with what they belong to.
+ * Split Markdown at blank lines into blocks that can be parsed one by one, so that a growing text
+ * changes only its last block. A list, an indented line and a fence stay in one block.
  */
 export function splitBlocks(text: string): string[] {
   const found: string[] = [];
@@ -59,7 +59,7 @@ export function splitBlocks(text: string): string[] {
     const belongs = /^\s/.test(line) || (isItem(line) && isItem(first));
     if (blank && line.trim() && !belongs) end();
     blank = !line.trim();
-    // A backtick in the info string makes it no fence, but code within a line.
+    // With a backtick in the info string it is inline code, not a fence.
     if (mark?.[1] && !(mark[1].startsWith("`") && mark[2]?.includes("`"))) {
       if (!isItem(first)) end();
       fence = mark[1];
@@ -72,7 +72,7 @@ export function splitBlocks(text: string): string[] {
 
 const isItem = (line: string) => /^ {0,3}(?:[-*+]|\d{1,9}[.)])\s/.test(line);
 
-/** The first words of a message, to know a thread by. */
+/** The first words of a message, as the title of its thread. */
 export function titleOf(content: string): string {
   const line = content.replace(/\s+/g, " ").trim();
   if (line.length <= TITLE_CHARACTERS) return line;
@@ -81,12 +81,12 @@ export function titleOf(content: string): string {
   return `${(space > TITLE_CHARACTERS / 2 ? cut.slice(0, space) : cut).trimEnd()}…`;
 }
 
-/** JSON as one reads it. */
+/** JSON for display. */
 export function pretty(value: JsonValue): string {
   return typeof value === "string" ? value : JSON.stringify(value, null, 2);
 }
 
-/** A time span as one says it: `0.3 s`, `12 s`, `3 min`. */
+/** A duration for display: `0.3 s`, `12 s`, `3 min`. */
 export function duration(ms: number): string {
   if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`;
   if (ms < 90_000) return `${Math.round(ms / 1000)} s`;

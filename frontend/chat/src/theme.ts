@@ -1,14 +1,14 @@
-// Light or dark: as the system says, unless the reader chose.
+// The theme: the system's, unless the user has chosen one.
 
 export type Theme = "auto" | "light" | "dark";
 
-const KEPT = "netra.theme";
+const STORED = "netra.theme";
 const NEXT: Record<Theme, Theme> = { auto: "light", light: "dark", dark: "auto" };
 
-export function keptTheme(): Theme {
+export function storedTheme(): Theme {
   try {
-    const kept = localStorage.getItem(KEPT);
-    return kept === "light" || kept === "dark" ? kept : "auto";
+    const stored = localStorage.getItem(STORED);
+    return stored === "light" || stored === "dark" ? stored : "auto";
   } catch {
     return "auto";
   }
@@ -17,9 +17,9 @@ export function keptTheme(): Theme {
 export function applyTheme(theme: Theme): void {
   document.documentElement.dataset["theme"] = theme;
   try {
-    localStorage.setItem(KEPT, theme);
+    localStorage.setItem(STORED, theme);
   } catch {
-    // It lasts as long as the page.
+    // Without storage the choice lasts as long as the page.
   }
 }
 

@@ -1,5 +1,5 @@
-// The conversations that this browser knows of. The server has no list of them: this one is kept in
-// the browser, for each user, and the messages come from the server's history.
+// The list of conversations. It is stored in the browser, for each user; the messages come from the
+// server's history.
 
 export interface Thread {
   readonly id: string;
@@ -8,7 +8,7 @@ export interface Thread {
   readonly at: number;
 }
 
-const MAX_THREADS = 200; // the oldest goes: its history stays on the server
+const MAX_THREADS = 200; // the oldest is removed from the list; its history stays on the server
 const NONE: readonly Thread[] = [];
 
 const nameOf = (user: string) => `netra.threads.${user}`;
@@ -74,7 +74,7 @@ export class Threads {
     try {
       localStorage.setItem(this.#name, this.#text);
     } catch {
-      // A full or closed storage: the list lasts as long as the page.
+      // Without storage the list lasts as long as the page.
     }
     for (const run of this.#listeners) run();
   }
@@ -96,7 +96,7 @@ function isThread(value: unknown): value is Thread {
   );
 }
 
-// Which thread is open stands in the address, so that a reload and the back button find it.
+// The open thread is in the page's address, so that a reload and the back button work.
 
 const ID = /^[A-Za-z0-9_-]{1,64}$/;
 

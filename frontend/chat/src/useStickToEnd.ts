@@ -1,8 +1,8 @@
-// Scrolling that follows what is written, until the reader scrolls up.
+// Scrolling that follows the streamed text until the user scrolls up.
 
 import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 
-const NEAR = 48; // pixels from the end that still count as being there
+const NEAR = 48; // pixels from the end that count as the end
 
 interface StickToEnd {
   readonly scroller: RefObject<HTMLDivElement | null>;
@@ -11,7 +11,7 @@ interface StickToEnd {
   readonly toEnd: () => void;
 }
 
-/** `place` names what is shown: another one begins at its end. */
+/** @param place Names the content: other content begins at its end. */
 export function useStickToEnd(place: string): StickToEnd {
   const scroller = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
@@ -37,7 +37,7 @@ export function useStickToEnd(place: string): StickToEnd {
     let last = area.scrollTop;
     const onScroll = () => {
       const left = area.scrollHeight - area.scrollTop - area.clientHeight;
-      // Only the reader scrolls up; that the text grew below is no wish to stay behind.
+      // Only the user scrolls up. Growing text changes the distance to the end too, but not that.
       if (left <= NEAR) follows.current = true;
       else if (area.scrollTop < last) follows.current = false;
       last = area.scrollTop;

@@ -1,9 +1,9 @@
-// The conversation that the address names.
+// The thread in the page's address.
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 import { addressOf, newThreadId, threadInAddress } from "./threads.ts";
 
-/** The thread in the address; where there is none, a new one is put there. */
+/** The thread in the address; if there is none, a new one is put there. */
 export function useThreadId(): string {
   const found = useSyncExternalStore(onHash, threadInAddress);
   const [fresh] = useState(newThreadId);

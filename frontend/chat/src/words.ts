@@ -1,39 +1,41 @@
-// What the page says about states and errors.
+// Texts of the page for states and errors.
 
 import type { ErrorBody, Run, RunStatus, Snapshot, UserEntry } from "../../src/index.ts";
 import { duration } from "./text.ts";
 
 export type Mood = "good" | "busy" | "bad";
 
-export interface Said {
+export interface ConnectionText {
   readonly mood: Mood;
   readonly text: string;
-  /** Changes every second, so it is shown and not read out. */
+  /** Changes every second, so screen readers do not read it. */
   readonly countdown: string;
   readonly more: string;
 }
 
-/** The connection's state in words. */
-export function connection(snapshot: Snapshot, isOnline: boolean, now: number): Said {
-  const { queued } = snapshot;
+type State = Pick<Snapshot, "status" | "isConnected" | "queued" | "retry">;
+
+/** The state of the connection as a text. */
+export function connection(state: State, isOnline: boolean, now: number): ConnectionText {
+  const { queued } = state;
   const waiting =
-    queued > 0 && !snapshot.isConnected
+    queued > 0 && !state.isConnected
       ? ` – ${queued} ${queued === 1 ? "message waits" : "messages wait"}`
       : "";
-  const say = (mood: Mood, text: string, countdown = ""): Said => ({
+  const say = (mood: Mood, text: string, countdown = ""): ConnectionText => ({
     mood,
     text,
     countdown,
     more: waiting,
   });
-  switch (snapshot.status) {
+  switch (state.status) {
     case "CONNECTED":
       return say("good", "Connected");
     case "CONNECTING":
       return say("busy", "Connecting…");
     case "RECONNECTING": {
       if (!isOnline) return say("busy", "You are offline");
-      const left = snapshot.retry ? Math.ceil((snapshot.retry.at - now) / 1000) : 0;
+      const left = state.retry ? Math.ceil((state.retry.at - now) / 1000) : 0;
       return say("busy", "Reconnecting", left > 0 ? ` in ${left} s` : "…");
     }
     case "ERROR":
@@ -44,7 +46,7 @@ export function connection(snapshot: Snapshot, isOnline: boolean, now: number): 
   }
 }
 
-/** Errors that the reader can do away with only by signing in again. */
+/** Errors that only a new sign-in resolves. */
 const SIGN_IN_CODES = new Set([
   "AUTH_REQUIRED",
   "INVALID_TOKEN",
@@ -55,8 +57,13 @@ const SIGN_IN_CODES = new Set([
 
 export const wantsSignIn = (error: ErrorBody) => SIGN_IN_CODES.has(error.code);
 
-/** What became of a message, where that needs to be said. */
-export function delivery(entry: UserEntry, isConnected: boolean, run: Run | undefined): string {
+/** The state of a message, unless it is simply confirmed. */
+export function delivery(
+  entry: UserEntry,
+  isConnected: boolean,
+  runStatus: RunStatus | null,
+  position: number | null,
+): string {
   switch (entry.status) {
     case "failed":
       return "Not sent";
@@ -67,8 +74,7 @@ export function delivery(entry: UserEntry, isConnected: boolean, run: Run | unde
     case "confirmed":
       break;
   }
-  if ((run?.status ?? entry.run_status) !== "queued") return "";
-  const position = run?.position;
+  if (runStatus !== "queued") return "";
   return position ? `Waiting its turn – number ${position} in line` : "Waiting its turn";
 }
 
@@ -78,7 +84,7 @@ export interface EndWords {
   readonly mayRetry: boolean;
 }
 
-/** How a run ended, where it did not simply complete. */
+/** How a run ended, unless it completed. */
 export function ending(status: RunStatus, error: ErrorBody | null): EndWords | null {
   switch (status) {
     case "cancelled":
@@ -106,5 +112,5 @@ export function ending(status: RunStatus, error: ErrorBody | null): EndWords | n
   }
 }
 
-export const took = (run: Run | undefined): string =>
+export const durationText = (run: Run | undefined): string =>
   run?.duration_ms ? `took ${duration(run.duration_ms)}` : "";

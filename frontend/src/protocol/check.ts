@@ -1,9 +1,8 @@
 /**
- * Checks of decoded JSON, strict like the server's: `"5"` is not 5 and `true` is not 1.
+ * Checks of decoded JSON, as strict as the server's: `"5"` is not 5 and `true` is not 1.
  *
- * A check returns the first fault as text with its path, or null. `Shape<T>` asks for a check of
- * every field of `T` and knows which are optional, so that a field that is added to a type and
- * forgotten here does not compile.
+ * A check returns the first fault as text with its path, or null. `Shape<T>` requires a check for
+ * every field of `T` and knows which fields are optional, so a field without a check does not compile.
  */
 
 export type Check = (value: unknown, path: string) => string | null;
@@ -24,7 +23,7 @@ export type Fields = Readonly<Record<string, Field<boolean>>>;
 export const must = (check: Check): Field<false> => ({ check, optional: false });
 export const may = (check: Check): Field<true> => ({ check, optional: true });
 
-const SHOWN_CHARACTERS = 40; // of a wrong value: enough to recognise it
+const SHOWN_CHARACTERS = 40; // of a wrong value, in the text of a fault
 
 export function show(value: unknown): string {
   if (Array.isArray(value)) return "an array";
@@ -73,7 +72,7 @@ export const eachOf =
     return null;
   };
 
-/** An object with these fields. `closed`: and with no other. */
+/** An object with these fields; if `closed`, with no others. */
 export const object =
   <T>(shape: Shape<T>, closed = false): Check =>
   (value, path) => {
@@ -81,7 +80,7 @@ export const object =
     const fields: Fields = shape;
     for (const key of Object.keys(fields)) {
       const field = fields[key];
-      // An optional field is left out, not null: there is one way to say nothing.
+      // An optional field without a value is left out; null is a fault.
       if (field === undefined || (field.optional && !(key in value))) continue;
       if (!(key in value)) return `${path}.${key}: missing`;
       const fault = field.check(value[key], `${path}.${key}`);

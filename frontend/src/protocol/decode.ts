@@ -1,9 +1,8 @@
 /**
- * From a frame to a message. A frame that is none is counted and passed over: whatever a server
- * sends, the page goes on.
+ * Decodes a frame into a message. An invalid frame is reported as a fault, never as an exception.
  *
- * Types are strict. Fields that this version does not know are passed over, so that a newer server
- * may say more; unknown types are faults.
+ * Types are checked strictly. Unknown fields are ignored, so that a newer server may add some;
+ * unknown message types are faults.
  */
 
 import {
@@ -50,7 +49,7 @@ export type Decoded =
   | {
       readonly ok: false;
       readonly fault: string;
-      /** The numbers of an event that could not be read, where that much could. */
+      /** The numbers of an invalid event, if they are valid. */
       readonly seq: number | null;
       readonly seq_from?: number;
     };
@@ -247,7 +246,7 @@ function payloadFault(frame: Record<string, unknown>, type: string): string | nu
   return check(frame["payload"], "$.payload");
 }
 
-/** An event has a number, a control frame has none; only merged text stands for several. */
+/** An event has a number, a control frame has none; only merged text covers several numbers. */
 function numberFault(frame: Record<string, unknown>, type: string): string | null {
   if (!isEventType(type)) {
     return "seq" in frame ? `$.seq: expected nothing, got ${show(frame["seq"])}` : null;

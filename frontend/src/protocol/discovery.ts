@@ -1,8 +1,20 @@
-/** The document of `/ws/config`: what the server can do, and where. */
+/** The document of `/ws/config`: the server's features, limits and addresses. */
 
-import type { ServerConfig } from "../snapshot.js";
 import { eachOf, isObject, must, name, number, object, text, type Check, type Shape } from "./check.js";
 import { features, limits } from "./decode.js";
+import type { ServerFeatures, ServerLimits } from "./messages.js";
+
+/** The server's configuration, from `/ws/config`. */
+export interface ServerConfig {
+  readonly version: string;
+  readonly features: ServerFeatures;
+  /** As the server names them: paths, or addresses. */
+  readonly endpoints: Readonly<Record<string, string>>;
+  readonly connection_limits: ServerLimits;
+  readonly auth: { readonly methods: readonly string[] };
+  /** Unix seconds. */
+  readonly server_time: number;
+}
 
 const endpoints: Check = (value, path) => {
   if (!isObject(value)) return `${path}: expected an object`;
@@ -23,7 +35,7 @@ const CONFIG: Shape<ServerConfig> = {
   server_time: must(number),
 };
 
-/** The configuration, or what is wrong with the document. */
+/** The configuration, or the first fault of the document. */
 export function readConfig(body: string): ServerConfig | string {
   let document: unknown;
   try {
@@ -36,8 +48,8 @@ export function readConfig(body: string): ServerConfig | string {
 }
 
 /**
- * The address of the discovery document for what an application gave as `url`: a host, a page's
- * path or the WebSocket's own address.
+ * The address of the discovery document for an application's `url`: a host, a path, or the
+ * WebSocket's own address.
  */
 export function discoveryAddress(absolute: string): string {
   const [, scheme = "", rest = ""] = /^(\w+:\/\/)([^?#]*)/.exec(absolute) ?? [];

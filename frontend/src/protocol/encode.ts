@@ -1,12 +1,12 @@
-/** From a message to a frame, checked as the server checks it, so that faults show at once. */
+/** Encodes a message as a frame, after the checks that the server makes, so that faults show at once. */
 
 import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, show, type Check, type Shape } from "./check.js";
 import { ON_BUSY, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
 
-const OPEN_PAYLOAD_BYTES = 1024; // of ping and pong, the contract's bound
+const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong, the contract's bound
 
 const THREAD_ID = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 characters out of A-Z, a-z, 0-9, _ and -");
-// Characters, as the server counts them: [^] with `u` is one code point.
+// Counted in code points, as the server does: [^] with `u` matches one.
 const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
 const NOT_BLANK = matching(/\S/, "a text that is not blank");
 
@@ -64,7 +64,7 @@ const ENVELOPE = {
 export const isClientType = (type: unknown): type is ClientType =>
   typeof type === "string" && Object.hasOwn(PAYLOADS, type);
 
-/** What is wrong with a frame that is about to be sent, with its path; null where nothing is. */
+/** The first fault of a frame that is about to be sent, with its path; null if there is none. */
 export function outgoingFault(frame: unknown): string | null {
   const fault = object<{ type: string; payload?: object; timestamp?: number; correlation_id?: string }>(ENVELOPE, true)(frame, "$");
   if (fault !== null) return fault;
@@ -79,13 +79,13 @@ export function encode(message: ClientMessage, unixSeconds: number): string {
   return JSON.stringify({ timestamp: unixSeconds, ...message });
 }
 
-/** How many bytes a text has as UTF-8. */
+/** The length of a text in bytes as UTF-8. */
 export function utf8Bytes(text: string): number {
   let bytes = text.length;
   for (let index = 0; index < text.length; index += 1) {
     const unit = text.charCodeAt(index);
     if (unit > 0x7f) bytes += 1;
-    // Half of a pair counts 2, the pair 4; any other unit from here on has 3 bytes.
+    // Half of a surrogate pair counts 2 bytes, the pair 4; any other unit above 0x7ff has 3.
     if (unit > 0x7ff && (unit < 0xd800 || unit > 0xdfff)) bytes += 1;
   }
   return bytes;

@@ -1,8 +1,7 @@
 /**
  * Every message of `netra.v1`, both directions, as types.
  *
- * The names are the server's. `docs/asyncapi.yaml` says the same, and `npm run asyncapi` fails where
- * the two differ.
+ * The names are the server's. `npm run asyncapi` fails if these types and `docs/asyncapi.yaml` differ.
  */
 
 export type JsonValue =
@@ -40,7 +39,7 @@ export type Verdict = (typeof VERDICTS)[number];
 export const RESET_REASONS = ["unknown", "ahead"] as const;
 export type ResetReason = (typeof RESET_REASONS)[number];
 
-/** The body of an error, in a frame, in a run's end and in an HTTP refusal. */
+/** The body of an error, in a frame, at the end of a run and in an HTTP answer. */
 export interface ErrorBody {
   readonly code: string;
   readonly error: string;
@@ -87,7 +86,7 @@ export interface ClientPayloads {
 }
 export type ClientType = keyof ClientPayloads;
 
-/** A frame as this side writes it. */
+/** A frame as the client writes it. */
 export type ClientMessage = {
   [T in ClientType]: {
     readonly type: T;
@@ -96,6 +95,15 @@ export type ClientMessage = {
     readonly timestamp?: number;
   };
 }[ClientType];
+
+/** A message that starts a run, and is confirmed by the server. */
+export type RunRequest = Extract<ClientMessage, { readonly type: "user_message" | "agent_request" }>;
+
+/** A message that is answered directly, or not at all, and is never stored. */
+export type ControlRequest = Extract<
+  ClientMessage,
+  { readonly type: "ping" | "pong" | "stop_agent" | "get_thread_history" }
+>;
 
 // Server to client.
 
@@ -122,7 +130,7 @@ export interface ServerLimits {
   readonly resume_window: number;
 }
 
-/** A run whose end the client has not acknowledged, as a resume tells of it. */
+/** A run whose end the client has not acknowledged, as a resume reports it. */
 export interface ResumedRun {
   readonly run_id: string;
   readonly thread_id: string;
@@ -226,7 +234,7 @@ export interface EventPayloads {
     readonly result?: JsonValue;
     readonly error?: ErrorBody;
     readonly truncated?: boolean;
-    /** Something of it did not obey its cancellation, and may still be at work. */
+    /** A part of the run ignored its cancellation, and may still be running. */
     readonly abandoned?: true;
   };
 }
@@ -241,12 +249,12 @@ interface Envelope {
   readonly correlation_id?: string;
 }
 
-/** A message without a number: never replayed. */
+/** A message without a number, which is never replayed. */
 export type ControlMessage = {
   [T in ControlType]: Envelope & { readonly type: T; readonly payload: ControlPayloads[T] };
 }[ControlType];
 
-/** A numbered event of a session: in order, once, replayed after a lost line. */
+/** A numbered event of a session: delivered in order, once, and replayed after a reconnection. */
 export type EventMessage = {
   [T in EventType]: Envelope & {
     readonly type: T;

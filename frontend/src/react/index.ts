@@ -1,13 +1,12 @@
+"use client";
+
 /**
  * The React binding.
  *
  *     import { EnhancedWebSocketProvider, useEnhancedWebSocket } from "@netra-trio/client/react";
  */
 
-export {
-  EnhancedWebSocketProvider,
-  useEnhancedWebSocket,
-  useNetraClient,
-  type EnhancedWebSocket,
-  type EnhancedWebSocketProviderProps,
-} from "./provider.js";
+export type { EnhancedWebSocket } from "./context.js";
+export { useEnhancedWebSocket, useNetra, useNetraClient } from "./hooks.js";
+export { EnhancedWebSocketProvider, type EnhancedWebSocketProviderProps } from "./provider.js";
+export { shallowEqual } from "./selection.js";

@@ -1,72 +1,45 @@
 /**
- * The binding: React subscribes to a client that lives outside of it.
+ * The provider: gives a client that lives outside React to the components below it.
  *
- * No effect decides anything about the connection but that somebody is there. A client that React
- * makes and throws away (StrictMode renders twice) has done nothing yet, and one whose component
- * goes waits a moment before it lets go, so that a remount finds its connection as it was.
+ * Effects only count whether the client is in use. A client that React creates and discards, as in
+ * StrictMode, has done nothing yet; a client that is no longer used keeps its connection for a
+ * moment, so that a remount continues with it.
  */
 
-import {
-  createContext,
-  createElement,
-  useContext,
-  useEffect,
-  useMemo,
-  useState,
-  useSyncExternalStore,
-  type ReactNode,
-} from "react";
-import type { ClientOptions, NetraClient } from "../api.js";
+import { createElement, useEffect, useState, type ReactNode } from "react";
 import { browserPorts } from "../browser.js";
-import { createClient } from "../client.js";
+import type { ClientOptions, NetraClient } from "../client/api.js";
+import { createClient } from "../client/client.js";
 import type { Ports } from "../ports.js";
-import type { Snapshot } from "../snapshot.js";
+import { createHandle, HandleContext, type ClientHandle } from "./context.js";
 
-export const LINGER = 1_000; // ms: StrictMode, hot reload and a change of page remount within that
+const LINGER = 1_000; // ms: StrictMode, hot reload and navigation remount within that
 
 export interface EnhancedWebSocketProviderProps {
   /** The server: `https://host`, `wss://host/ws`, or a path; the page's own `/ws` without it. */
   readonly url?: string | undefined;
-  /** A token of the user that is still good. A new function is used without a new connection. */
+  /** Returns a valid token of the user. A new function is used without a new connection. */
   readonly getToken?: ClientOptions["getToken"];
-  /** False: nothing happens before `forceReconnect()`. */
+  /** If false, the client connects only at `forceReconnect()`. */
   readonly autoConnect?: boolean | undefined;
   readonly maxReconnectAttempts?: number | undefined;
   /** Milliseconds. */
   readonly reconnectInterval?: number | undefined;
-  /** The conversation of this tab; another one is opened without a new connection. */
+  /** The thread of this tab; another one is opened without a new connection. */
   readonly threadId?: string | undefined;
   readonly shareAcrossTabs?: boolean | undefined;
-  /** What the client has of a browser; for tests, and where there is none. */
+  /** The parts of the browser that the client uses; for tests, and outside of a browser. */
   readonly ports?: Ports | undefined;
   readonly children?: ReactNode;
 }
 
-type Methods = Pick<
-  NetraClient,
-  | "sendMessage"
-  | "sendOptimisticMessage"
-  | "subscribe"
-  | "resend"
-  | "stopRun"
-  | "loadThread"
-  | "openThread"
-  | "clearError"
-  | "forceReconnect"
-  | "disconnect"
->;
-
-/** The state of the connection and what one can do with it. The functions never change. */
-export type EnhancedWebSocket = Snapshot & Methods;
-
-interface Held {
+/** A client with the options that it was created with. */
+interface Held extends ClientHandle {
   readonly key: string;
-  readonly client: NetraClient;
   readonly tokens: LatestToken;
-  readonly methods: Methods;
 }
 
-/** The application's newest function, so that a new one needs no new connection. */
+/** The application's latest `getToken`, so that a new function needs no new connection. */
 class LatestToken {
   #getToken: ClientOptions["getToken"];
 
@@ -82,8 +55,6 @@ class LatestToken {
     return this.#getToken?.() ?? "";
   }
 }
-
-const Context = createContext<Held | null>(null);
 
 export function EnhancedWebSocketProvider(props: EnhancedWebSocketProviderProps): ReactNode {
   const { url, getToken, autoConnect = true, maxReconnectAttempts, reconnectInterval } = props;
@@ -106,7 +77,7 @@ export function EnhancedWebSocketProvider(props: EnhancedWebSocketProviderProps)
     const tokens = new LatestToken(getToken);
     const asks = getToken && { getToken: () => tokens.get() };
     const client = createClient({ ...options, ...asks }, ports ?? browserPorts());
-    return { key, client, tokens, methods: methodsOf(client) };
+    return { key, tokens, ...createHandle(client) };
   };
   const [held, setHeld] = useState(hold);
   const current = held.key === key ? held : hold();
@@ -116,63 +87,30 @@ export function EnhancedWebSocketProvider(props: EnhancedWebSocketProviderProps)
   useEffect(() => tokens.use(getToken), [tokens, getToken]);
 
   useEffect(() => {
-    const leave = occupy(client);
+    const release = retain(client);
     if (autoConnect) client.connect();
-    return leave;
+    return release;
   }, [client, autoConnect]);
 
   useEffect(() => {
     if (threadId !== undefined && client.getSnapshot().threadId !== threadId) client.openThread(threadId);
   }, [client, threadId]);
 
-  return createElement(Context.Provider, { value: current }, children);
+  return createElement(HandleContext.Provider, { value: current }, children);
 }
 
-/** The client itself, for what the hook below does not give. */
-export function useNetraClient(): NetraClient {
-  return useHeld().client;
-}
+/** Timers that disconnect clients that are no longer used. */
+const disconnecting = new WeakMap<NetraClient, ReturnType<typeof setTimeout>>();
 
-export function useEnhancedWebSocket(): EnhancedWebSocket {
-  const { client, methods } = useHeld();
-  const snapshot = useSyncExternalStore<Snapshot>(
-    client.subscribe,
-    client.getSnapshot,
-    client.getSnapshot,
-  );
-  return useMemo(() => ({ ...snapshot, ...methods }), [snapshot, methods]);
-}
-
-function useHeld(): Held {
-  const held = useContext(Context);
-  if (held !== null) return held;
-  throw new Error("useEnhancedWebSocket: put <EnhancedWebSocketProvider> around this component");
-}
-
-/** Timers that let go of a client that nobody occupies. */
-const leaving = new WeakMap<NetraClient, ReturnType<typeof setTimeout>>();
-
-function occupy(client: NetraClient): () => void {
-  clearTimeout(leaving.get(client));
-  leaving.delete(client);
+/** Marks a client as used; the returned function ends that. */
+function retain(client: NetraClient): () => void {
+  clearTimeout(disconnecting.get(client));
+  disconnecting.delete(client);
   return () => {
     const timer = setTimeout(() => {
-      leaving.delete(client);
+      disconnecting.delete(client);
       client.disconnect();
     }, LINGER);
-    leaving.set(client, timer);
+    disconnecting.set(client, timer);
   };
 }
-
-const methodsOf = (client: NetraClient): Methods => ({
-  sendMessage: (message) => client.sendMessage(message),
-  sendOptimisticMessage: (content, type) => client.sendOptimisticMessage(content, type),
-  subscribe: client.subscribe,
-  resend: (correlationId) => client.resend(correlationId),
-  stopRun: (runId) => client.stopRun(runId),
-  loadThread: (threadId, page) => client.loadThread(threadId, page),
-  openThread: (threadId) => client.openThread(threadId),
-  clearError: () => client.clearError(),
-  forceReconnect: () => client.forceReconnect(),
-  disconnect: () => client.disconnect(),
-});

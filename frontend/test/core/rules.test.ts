@@ -1,17 +1,17 @@
 import { describe, expect, it } from "vitest";
-import { discoveryAddress, readConfig } from "../../src/protocol/discovery.js";
-import { utf8Bytes } from "../../src/protocol/encode.js";
-import { fullJitter } from "../../src/rules/backoff.js";
-import { ACK_EVERY, Delivery } from "../../src/rules/delivery.js";
-import { withPage } from "../../src/rules/history.js";
-import { subjectOf, toBase64Url } from "../../src/rules/names.js";
-import { Outbox, OUTBOX_MESSAGES, readEntries, type Entry } from "../../src/rules/outbox.js";
-import { RateWindow } from "../../src/rules/rate.js";
-import { afterStatus, closeKind, retryAfterMs } from "../../src/rules/retry.js";
-import { Stats } from "../../src/rules/stats.js";
+import { fullJitter, resendDelay } from "../../src/core/backoff.js";
+import { BoundedMap } from "../../src/core/bounded-map.js";
+import { ACK_EVERY, EventSequence } from "../../src/core/sequence.js";
+import { withPage } from "../../src/core/history.js";
+import { subjectOf, toBase64Url } from "../../src/core/names.js";
+import { Outbox, OUTBOX_MESSAGES, readMessages, type OutboxMessage } from "../../src/core/outbox.js";
+import { RateWindow } from "../../src/core/rate.js";
+import { RenewalSchedule } from "../../src/core/renewal.js";
+import { afterStatus, closeKind, retryAfterMs } from "../../src/core/retry-rules.js";
+import { Stats } from "../../src/core/stats.js";
 import { tokenFor } from "../support/server.js";
 
-const entry = (key: string): Entry => ({
+const entry = (key: string): OutboxMessage => ({
   key,
   message: { type: "user_message", payload: { content: key }, correlation_id: key },
 });
@@ -23,8 +23,74 @@ describe("back-off", () => {
   });
 });
 
+describe("sending a rejected message again", () => {
+  it("waits as long as the server asks, and backs off when it is rejected again", () => {
+    expect([0, 1, 2, 3, 5, 6, 60].map((n) => resendDelay(n, undefined))).toEqual([
+      1_000, 1_000, 2_000, 4_000, 16_000, 30_000, 30_000,
+    ]);
+    expect([0, 1, 3].map((n) => resendDelay(n, 3_000))).toEqual([3_000, 3_000, 4_000]);
+    expect(resendDelay(6, 45_000)).toBe(45_000);
+  });
+
+  it("never happens at once, even if the server asks for no delay", () => {
+    expect([0, 1, 2].map((n) => resendDelay(n, 0))).toEqual([250, 1_000, 2_000]);
+  });
+});
+
+describe("the renewal of a token", () => {
+  const MINUTE = 60_000;
+
+  it("begins at once, and then waits 5, 10, 20 and 30 s while the token lasts", () => {
+    const schedule = new RenewalSchedule();
+    expect(schedule.delay(0, 10 * MINUTE)).toBe(0);
+    const delays: number[] = [];
+    for (let now = 0; delays.length < 6; now += delays.at(-1) ?? 0) {
+      schedule.started(now);
+      delays.push(schedule.delay(now, now + 10 * MINUTE));
+    }
+    expect(delays).toEqual([5_000, 10_000, 20_000, 30_000, 30_000, 30_000]);
+  });
+
+  it("waits half of the time that is left, and never less than 5 s", () => {
+    const schedule = new RenewalSchedule();
+    for (let n = 0; n < 5; n += 1) schedule.started(0);
+    expect([MINUTE, 40_000, 10_000, 5_000, 1].map((endsAt) => schedule.delay(0, endsAt))).toEqual([
+      30_000, 20_000, 5_000, 5_000, 5_000,
+    ]);
+  });
+
+  it("begins without back-off after a token that lasts, but not within 5 s", () => {
+    const schedule = new RenewalSchedule();
+    for (let n = 0; n < 5; n += 1) schedule.started(0);
+    schedule.accepted(119_999);
+    expect(schedule.delay(0, 10 * MINUTE)).toBe(30_000);
+    schedule.accepted(120_000);
+    expect(schedule.delay(4_999, 10 * MINUTE)).toBe(1);
+    expect(schedule.delay(5_000, 10 * MINUTE)).toBe(0);
+  });
+
+  it("is not stopped by a clock that was set back, or by a token whose end has passed", () => {
+    const schedule = new RenewalSchedule();
+    schedule.started(10 * MINUTE);
+    expect(schedule.delay(0, 20 * MINUTE)).toBe(5_000);
+    schedule.started(10 * MINUTE);
+    expect(schedule.delay(10 * MINUTE, 0)).toBe(10_000);
+  });
+});
+
+describe("a bounded map", () => {
+  it("keeps the entries that were set last", () => {
+    const map = new BoundedMap<string, number>(2);
+    for (const [key, value] of [["a", 1], ["b", 2], ["a", 3], ["c", 4]] as const) map.set(key, value);
+    expect(["a", "b", "c"].map((key) => map.get(key))).toEqual([3, undefined, 4]);
+    expect(map.values()).toEqual([3, 4]);
+    map.clear();
+    expect(map.has("a")).toBe(false);
+  });
+});
+
 describe("retry tables", () => {
-  it("decide on the code", () => {
+  it("decide by the code", () => {
     const codes = [1000, 1001, 1005, 1006, 1009, 1011, 1012, 4400, 4401, 4403, 4408, 4409, 4429, 4999];
     expect(codes.map((code) => closeKind(code).after)).toEqual([
       "done", "retry", "stop", "retry", "stop", "retry", "retry", "stop", "token", "stop", "retry", "stop", "stop", "stop",
@@ -42,27 +108,27 @@ describe("retry tables", () => {
   });
 });
 
-describe("delivery", () => {
-  it("takes each number once, in order, and knows a merged one", () => {
-    const delivery = new Delivery();
-    delivery.startAfter(4);
-    expect(delivery.place(4)).toBe("again");
-    expect(delivery.place(5)).toBe("next");
-    expect(delivery.place(6)).toBe("jump");
-    expect(delivery.place(9, 5)).toBe("next");
-    expect(delivery.place(9, 4)).toBe("jump");
-    delivery.take(9);
-    expect(delivery.place(9, 5)).toBe("again");
-    expect(delivery.hasToAcknowledge).toBe(true);
-    expect(delivery.acknowledge()).toBe(9);
-    expect(delivery.hasToAcknowledge).toBe(false);
-    delivery.take(9 + ACK_EVERY);
-    expect(delivery.isAckDue).toBe(true);
+describe("the event sequence", () => {
+  it("accepts each number once, in order, and merged events", () => {
+    const sequence = new EventSequence();
+    sequence.startAfter(4);
+    expect(sequence.place(4)).toBe("duplicate");
+    expect(sequence.place(5)).toBe("next");
+    expect(sequence.place(6)).toBe("gap");
+    expect(sequence.place(9, 5)).toBe("next");
+    expect(sequence.place(9, 4)).toBe("gap");
+    sequence.take(9);
+    expect(sequence.place(9, 5)).toBe("duplicate");
+    expect(sequence.hasToAcknowledge).toBe(true);
+    expect(sequence.acknowledge()).toBe(9);
+    expect(sequence.hasToAcknowledge).toBe(false);
+    sequence.take(9 + ACK_EVERY);
+    expect(sequence.isAckDue).toBe(true);
   });
 });
 
-describe("the rate", () => {
-  it("is so many in any minute", () => {
+describe("the rate limit", () => {
+  it("allows so many messages in any minute", () => {
     const rate = new RateWindow();
     expect(rate.take(0)).toBe(0);
     rate.limit = 2;
@@ -73,7 +139,7 @@ describe("the rate", () => {
 });
 
 describe("the outbox", () => {
-  it("keeps the order while one is held back", () => {
+  it("keeps the order while a message is held back", () => {
     const outbox = new Outbox();
     for (const key of ["a", "b"]) outbox.add(entry(key));
     expect(outbox.next(0)?.key).toBe("a");
@@ -85,7 +151,7 @@ describe("the outbox", () => {
     outbox.markSent("a");
     outbox.markSent("b");
     expect(outbox.next(100)).toBeNull();
-    expect(outbox.lineLost()).toEqual(["a", "b"]);
+    expect(outbox.connectionLost()).toEqual(["a", "b"]);
     expect(outbox.settle("a")?.key).toBe("a");
     expect(outbox.settle("a")).toBeNull();
     expect(outbox.next(100)?.key).toBe("b");
@@ -97,19 +163,19 @@ describe("the outbox", () => {
     expect(outbox.isFull).toBe(true);
   });
 
-  it("reads back what it wrote, and nothing else", () => {
-    expect(readEntries(JSON.stringify([entry("a")]))).toEqual([entry("a")]);
+  it("reads stored messages, and ignores everything else", () => {
+    expect(readMessages(JSON.stringify([entry("a")]))).toEqual([entry("a")]);
     for (const text of [null, "", "{", "{}", "5", '[{"key": "a"}]', '[{"key": "a", "message": {"type": "auth"}}]']) {
-      expect(readEntries(text)).toEqual([]);
+      expect(readMessages(text)).toEqual([]);
     }
     const renamed = { ...entry("a"), key: "b" };
     const wrong = { key: "c", message: { type: "user_message", payload: { text: "x" }, correlation_id: "c" } };
-    expect(readEntries(JSON.stringify([renamed, wrong, entry("d")]))).toEqual([entry("d")]);
+    expect(readMessages(JSON.stringify([renamed, wrong, entry("d")]))).toEqual([entry("d")]);
   });
 });
 
 describe("names", () => {
-  it("read the subject of a token, whatever its letters", () => {
+  it("read the subject of a token in any script", () => {
     for (const user of ["alice", "Zoë 😀", "a/b?c:d"]) expect(subjectOf(tokenFor(user))).toBe(user);
     for (const token of ["", "opaque", "a.b.c", "a.e30.c", "a.!!.c", "a.bnVsbA.c"]) expect(subjectOf(token)).toBeNull();
   });
@@ -118,24 +184,6 @@ describe("names", () => {
     for (const text of ["", "a", "ab", "abc", "abcd", "?>?>"]) {
       expect(toBase64Url(text)).toBe(Buffer.from(text).toString("base64url"));
     }
-  });
-});
-
-describe("discovery", () => {
-  it.each([
-    ["https://h", "https://h/ws/config"],
-    ["https://h/", "https://h/ws/config"],
-    ["wss://h:8/ws", "https://h:8/ws/config"],
-    ["ws://h/a/ws/?x#y", "http://h/a/ws/config"],
-    ["https://h/ws/config", "https://h/ws/config"],
-  ])("of %s is at %s", (url, config) => expect(discoveryAddress(url)).toBe(config));
-
-  it("says what is wrong with the document", () => {
-    expect(readConfig("no")).toBe("$: expected JSON");
-    expect(readConfig("{}")).toContain("$.websocket_config");
-    expect(readConfig('{"websocket_config": {"version": 1}}')).toBe(
-      "$.websocket_config.version: expected a string, got 1",
-    );
   });
 });
 
@@ -150,13 +198,13 @@ describe("history", () => {
     ["newer, overlapping", page(1, 2, 3), page(3, 4), [1, 2, 3, 4]],
     ["older, overlapping", page(3, 4, 5), page(2, 3), [2, 3, 4, 5]],
     ["the same", page(1, 2), page(1, 2), [1, 2]],
-    ["newer, with nobody knows what in between", page(1, 2), page(8, 9), [8, 9]],
+    ["newer, with an unknown gap", page(1, 2), page(8, 9), [8, 9]],
     ["empty", page(1), page(), [1]],
   ])("%s", (_, known, more, all) => expect(numbers(withPage(known, more))).toEqual(all));
 });
 
 describe("statistics", () => {
-  it("average the time from a loss to the next connection", () => {
+  it("average the time from a lost connection to the next one", () => {
     const stats = new Stats();
     stats.connected(0, "c1");
     stats.lost(1_000);
@@ -164,13 +212,9 @@ describe("statistics", () => {
     stats.connected(4_000, "c2");
     stats.lost(5_000);
     stats.connected(6_000, "c3");
-    expect(stats.figures).toMatchObject({ reconnections: 2, average_reconnection_ms: 2_000, connection_id: "c3" });
+    expect(stats.value).toMatchObject({ reconnections: 2, average_reconnection_ms: 2_000, connection_id: "c3" });
     stats.ended();
     stats.connected(9_000, "c4");
-    expect(stats.figures.reconnections).toBe(2);
+    expect(stats.value.reconnections).toBe(2);
   });
-});
-
-it("measures text as UTF-8", () => {
-  for (const text of ["", "abc", "ä€", "😀", "a😀ß"]) expect(utf8Bytes(text)).toBe(Buffer.byteLength(text));
 });

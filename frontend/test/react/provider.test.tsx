@@ -1,4 +1,4 @@
-/** The binding, with real React and jsdom; run with React 18 and with 19. */
+/** The binding with real React and jsdom, with React 18 and with React 19. */
 
 import { act, StrictMode, useEffect, useState, version, type ReactNode } from "react";
 import { createRoot, type Root } from "react-dom/client";
@@ -32,15 +32,15 @@ afterEach(async () => {
 
 const show = (what: ReactNode): Promise<void> => act(async () => root.render(what));
 const pass = (ms = 10): Promise<void> => act(async () => browser.clock.advance(ms));
-/** The binding's linger is real time: it is the page's, not the connection's. */
+/** The delay before an unused client disconnects is in real time. */
 const linger = (): Promise<void> => act(async () => void (await new Promise((done) => setTimeout(done, 1_100))));
 
 let seen: EnhancedWebSocket;
-const look = (socket: EnhancedWebSocket): void => void (seen = socket);
+const record = (socket: EnhancedWebSocket): void => void (seen = socket);
 
 function Probe(): ReactNode {
   const socket = useEnhancedWebSocket();
-  look(socket);
+  record(socket);
   return <output>{socket.status}</output>;
 }
 
@@ -51,11 +51,11 @@ const App = (props: Props): ReactNode => (
   </EnhancedWebSocketProvider>
 );
 
-it("runs with the React that its project names", ({ task }) => {
+it("runs with the version of React that its project names", ({ task }) => {
   expect(task.file.projectName).toBe(`react-${version.split(".")[0]}`);
 });
 
-/** The guide's component, as it is printed there. */
+/** The component of the guide, unchanged. */
 function ChatComponent(): ReactNode {
   const { status, sendMessage, sendOptimisticMessage, isConnected, connectionStats } = useEnhancedWebSocket();
 
@@ -80,7 +80,7 @@ function ChatComponent(): ReactNode {
   );
 }
 
-it("runs the guide's component: shown once, sent once", async () => {
+it("runs the guide's component: the message is shown once and sent once", async () => {
   const wsConfig = { autoConnect: true, maxReconnectAttempts: 5, reconnectInterval: 1000 };
   await show(
     <App {...wsConfig}>
@@ -98,8 +98,8 @@ it("runs the guide's component: shown once, sent once", async () => {
   expect(page.textContent).toContain("Messages sent: 1");
 });
 
-describe("one socket", () => {
-  it("under StrictMode, however many components ask", async () => {
+describe("one socket serves", () => {
+  it("many components under StrictMode", async () => {
     const many = Array.from({ length: 20 }, (_, n) => <Probe key={n} />);
     await show(
       <StrictMode>
@@ -114,7 +114,7 @@ describe("one socket", () => {
     expect(seen.isConnected).toBe(true);
   });
 
-  it("over re-renders, new functions and new objects", async () => {
+  it("re-renders with new functions and new objects", async () => {
     for (let n = 0; n < 50; n += 1) await show(<App getToken={() => tab.getToken()} autoConnect />);
     await pass();
     for (let n = 0; n < 50; n += 1) await show(<App getToken={() => tab.getToken()} autoConnect />);
@@ -122,7 +122,7 @@ describe("one socket", () => {
     expect(browser.server.sockets).toHaveLength(1);
   });
 
-  it("over an unmount and a remount in time, and none after an unmount for good", async () => {
+  it("a remount in time; after a longer time the client disconnects", async () => {
     await show(<App />);
     await pass();
     await show(null);
@@ -136,14 +136,14 @@ describe("one socket", () => {
     expect(seen.messages).toEqual([]);
   });
 
-  it("for two providers of one page", async () => {
+  it("two providers of one page", async () => {
     await show([<App key="1" />, <App key="2" />]);
     await pass(1_000);
     expect(browser.server.open).toHaveLength(1);
     expect(page.textContent).toBe("CONNECTEDCONNECTED");
   });
 
-  it("for a component that is hidden and shown by its parent's state", async () => {
+  it("a component that its parent hides and shows", async () => {
     function Toggle(): ReactNode {
       const [isOpen, setOpen] = useState(true);
       return (
@@ -165,7 +165,7 @@ describe("one socket", () => {
 });
 
 describe("props", () => {
-  it("asks the newest getToken", async () => {
+  it("use the newest getToken", async () => {
     let newest = 0;
     await show(<App />);
     await pass();
@@ -182,7 +182,7 @@ describe("props", () => {
     expect(newest).toBe(1);
   });
 
-  it("goes to another server when the url changes", async () => {
+  it("connect to another server when the url changes", async () => {
     await show(<App url="wss://one.example/ws" />);
     await pass();
     await show(<App url="wss://two.example/ws" />);
@@ -193,7 +193,7 @@ describe("props", () => {
     expect(seen.isConnected).toBe(true);
   });
 
-  it("opens another thread without another connection", async () => {
+  it("open another thread without another connection", async () => {
     await show(<App threadId="a" />);
     await pass();
     await show(<App threadId="b" />);
@@ -203,7 +203,7 @@ describe("props", () => {
     expect(browser.server.sockets).toHaveLength(1);
   });
 
-  it("tries as often as it is told, and waits as long", async () => {
+  it("limit the attempts and the delays", async () => {
     browser.server.isUp = false;
     browser.chance = 0.999;
     await show(<App maxReconnectAttempts={2} reconnectInterval={400} />);
@@ -214,7 +214,7 @@ describe("props", () => {
     expect(browser.server.requests).toHaveLength(3);
   });
 
-  it("waits for forceReconnect with autoConnect={false}", async () => {
+  it("wait for forceReconnect with autoConnect={false}", async () => {
     await show(<App autoConnect={false} />);
     await pass(5_000);
     expect(seen.status).toBe("DISCONNECTED");
@@ -226,7 +226,7 @@ describe("props", () => {
 });
 
 describe("the hook", () => {
-  it("streams, tells events, stops, clears errors", async () => {
+  it("streams, delivers events, stops runs and clears errors", async () => {
     const pieces: string[] = [];
     function Listener(): ReactNode {
       const { subscribe } = useEnhancedWebSocket();
@@ -254,7 +254,7 @@ describe("the hook", () => {
     expect(seen.lastError).toBeNull();
   });
 
-  it("gives everything that pages rely on", async () => {
+  it("has every documented field and function", async () => {
     await show(<App />);
     await pass();
     const names = "status config connectionStats lastError isConnected isReconnecting messages";
@@ -265,7 +265,7 @@ describe("the hook", () => {
     for (const name of figures.split(" ")) expect(seen.connectionStats).toHaveProperty(name);
   });
 
-  it("gives functions that stay the same", async () => {
+  it("has functions that never change", async () => {
     await show(<App />);
     const before = seen;
     await pass();
@@ -280,7 +280,7 @@ describe("the hook", () => {
     expect(browser.server.requests).toEqual([]);
   });
 
-  it("says what is missing outside of a provider", async () => {
+  it("reports a missing provider", async () => {
     function Lost(): ReactNode {
       try {
         useNetraClient();

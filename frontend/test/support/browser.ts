@@ -12,7 +12,7 @@ import {
 import { Clock } from "./clock.js";
 import { FakeServer, tokenFor } from "./server.js";
 
-interface Waiting {
+interface LockRequest {
   readonly granted: () => void;
   readonly lost: () => void;
 }
@@ -21,13 +21,13 @@ export class Browser {
   readonly clock = new Clock();
   readonly server = new FakeServer(this.clock);
   readonly shared = memoryStorage();
-  /** From 0 to 1: where in its span each wait lies. */
+  /** From 0 to 1: the value of each random number. */
   chance = 0.5;
   hasLocks = true;
-  /** What is said over a channel meanwhile is heard by nobody. */
-  isDeaf = false;
+  /** True: messages over channels are lost. */
+  losesMessages = false;
   #ids = 0;
-  #locks = new Map<string, Waiting[]>();
+  #locks = new Map<string, LockRequest[]>();
   #channels = new Map<string, Set<(message: unknown) => void>>();
 
   tab(storage: Storage = memoryStorage()): Tab {
@@ -44,24 +44,24 @@ export class Browser {
     steal: (name, granted, lost) => this.#lock(name, { granted, lost }, true),
   };
 
-  #lock(name: string, me: Waiting, isStolen: boolean): () => void {
+  #lock(name: string, own: LockRequest, isStolen: boolean): () => void {
     const queue = this.#locks.get(name) ?? [];
     this.#locks.set(name, queue);
     if (isStolen) {
-      const robbed = queue.shift();
-      if (robbed !== undefined) setImmediate(robbed.lost);
-      queue.unshift(me);
+      const previous = queue.shift();
+      if (previous !== undefined) setImmediate(previous.lost);
+      queue.unshift(own);
     } else {
-      queue.push(me);
+      queue.push(own);
     }
     const grant = (): void => {
       const first = queue[0];
       if (first !== undefined) setImmediate(() => queue[0] === first && first.granted());
     };
-    if (queue[0] === me) grant();
+    if (queue[0] === own) grant();
     return () => {
-      const wasFirst = queue[0] === me;
-      const index = queue.indexOf(me);
+      const wasFirst = queue[0] === own;
+      const index = queue.indexOf(own);
       if (index >= 0) queue.splice(index, 1);
       if (wasFirst) grant();
     };
@@ -75,7 +75,7 @@ export class Browser {
       post: (message) => {
         const others = [...all].filter((other) => other !== onMessage);
         const copy: unknown = structuredClone(message);
-        if (this.isDeaf) return;
+        if (this.losesMessages) return;
         for (const other of others) void Promise.resolve().then(() => all.has(other) && other(copy));
       },
       close: () => void all.delete(onMessage),
@@ -88,7 +88,7 @@ export class Tab {
   readonly storage: Storage;
   readonly #events = new Map<PageEvent, Set<() => void>>();
   #client: NetraClient | null = null;
-  #missed: (() => void)[] | null = null;
+  #suspended: (() => void)[] | null = null;
   token: string | (() => Promise<string>) = tokenFor("alice");
   tokensGiven = 0;
 
@@ -119,29 +119,29 @@ export class Tab {
   }
 
   readonly #locks: NonNullable<Ports["locks"]> = {
-    request: (name, granted, lost) => this.browser.locks.request(name, granted, () => this.#hear(lost)),
-    steal: (name, granted, lost) => this.browser.locks.steal(name, granted, () => this.#hear(lost)),
+    request: (name, granted, lost) => this.browser.locks.request(name, granted, () => this.#deliver(lost)),
+    steal: (name, granted, lost) => this.browser.locks.steal(name, granted, () => this.#deliver(lost)),
   };
 
   readonly #openChannel: NonNullable<Ports["openChannel"]> = (name, onMessage) => {
-    const channel = this.browser.openChannel(name, (message) => this.#hear(() => onMessage(message)));
-    return { ...channel, post: (message) => this.#missed ?? channel.post(message) };
+    const channel = this.browser.openChannel(name, (message) => this.#deliver(() => onMessage(message)));
+    return { ...channel, post: (message) => this.#suspended ?? channel.post(message) };
   };
 
-  #hear(run: () => void): void {
-    if (this.#missed === null) run();
-    else this.#missed.push(run);
+  #deliver(run: () => void): void {
+    if (this.#suspended === null) run();
+    else this.#suspended.push(run);
   }
 
-  /** The browser puts the page to sleep: it hears nothing and says nothing until it wakes up. */
-  freeze(): void {
-    this.#missed = [];
+  /** The browser suspends the page: it receives and sends nothing until it is resumed. */
+  suspend(): void {
+    this.#suspended = [];
   }
 
-  thaw(): void {
-    const missed = this.#missed ?? [];
-    this.#missed = null;
-    for (const hear of missed) hear();
+  resume(): void {
+    const callbacks = this.#suspended ?? [];
+    this.#suspended = null;
+    for (const run of callbacks) run();
   }
 
   get listeners(): number {
@@ -157,7 +157,7 @@ export class Tab {
     return typeof this.token === "string" ? Promise.resolve(this.token) : this.token();
   };
 
-  /** Opens the page in this tab and waits until it has a connection. */
+  /** Opens the page in this tab and gives it time to connect. */
   async open(options: ClientOptions = {}): Promise<NetraClient> {
     this.#client = createClient({ getToken: this.getToken, ...options }, this.ports);
     this.#client.connect();
@@ -165,7 +165,7 @@ export class Tab {
     return this.#client;
   }
 
-  /** The page goes: its timers, sockets, locks and channels with it, and nothing is told to it. */
+  /** Closes the page with its timers, sockets, locks and channels; nothing is delivered to it any more. */
   unload(): void {
     this.page("hide");
     this.#client?.close();

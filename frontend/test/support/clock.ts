@@ -1,4 +1,4 @@
-/** Virtual time: timers run in order when a test says so, and promises settle in between. */
+/** Virtual time: `advance` runs the due timers in order, and lets promises settle in between. */
 
 import type { Timers } from "../../src/index.js";
 
@@ -27,12 +27,12 @@ export class Clock {
     return this.#now;
   }
 
-  /** How many timers are set. */
+  /** The number of pending timers. */
   get waiting(): number {
     return this.#timers.size;
   }
 
-  /** The machine sleeps: time goes on, and what was due is late. */
+  /** The machine sleeps: time passes, and the due timers run late. */
   sleep(ms: number): void {
     this.#now += ms;
   }
@@ -55,7 +55,7 @@ export class Clock {
   }
 }
 
-/** Lets every promise that can settle do so; locks are granted in a turn of their own. */
+/** Lets promises settle; each grant of a lock needs one more turn of the event loop. */
 export async function settle(): Promise<void> {
   for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }

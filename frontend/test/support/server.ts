@@ -1,6 +1,6 @@
 /**
- * A server of `netra.v1` in memory: discovery, tickets, sessions with numbers and a log, keys and
- * the four verdicts. Agents do what the test makes them emit.
+ * A server of `netra.v1` in memory: discovery, tickets, sessions with numbered events and a log, keys
+ * and the four verdicts. The test itself emits the events of the agents.
  */
 
 import type {
@@ -55,7 +55,7 @@ export class FakeServer {
   readonly runs = new Map<string, Run>();
   readonly threads = new Map<string, HistoryMessage[]>();
   readonly requests: HttpRequest[] = [];
-  /** What came over any socket, in order. */
+  /** The frames of all sockets, in order. */
   readonly received: ClientMessage[] = [];
   limits = {
     max_connections_per_user: 5,
@@ -65,15 +65,19 @@ export class FakeServer {
     resume_window: 120_000,
   };
   features = FEATURES;
-  /** HTTP answers that go before the server's own, each once; `null` is no answer at all. */
+  /** HTTP answers that replace the server's own, each once; `null` is no answer. */
   answers: (Partial<HttpAnswer> | null)[] = [];
-  /** False: an upgrade fails as a browser sees it. */
+  /** False: requests and upgrades fail. */
   isUp = true;
-  /** True: messages are taken and not answered. */
+  /** True: messages are received and not answered. */
   isMute = false;
   selects = "netra.v1";
-  /** True: a resume tells only the end of each text. */
+  /** True: a resume sends only the end of each text. */
   isShort = false;
+  /** An error that answers every message and every request for a history. */
+  rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
+  /** True: tokens expire, with a warning a minute before, as on a real server. */
+  checksTokens = false;
   #tickets = new Map<string, string>();
   #count = 0;
 
@@ -107,7 +111,7 @@ export class FakeServer {
     const token = request.headers["Authorization"]?.replace("Bearer ", "") ?? "";
     this.#count += 1;
     const ticket = `ticket-${this.#count}`;
-    this.#tickets.set(ticket, userOf(token));
+    this.#tickets.set(ticket, token);
     return { status: 200, body: JSON.stringify({ ticket, expires_in: 30 }), retryAfter: null };
   }
 
@@ -145,7 +149,8 @@ export class FakeServer {
       if (socket.state !== "connecting") return;
       const query = new URL(socket.url).searchParams;
       const ticket = query.get("ticket") ?? "";
-      const user = this.#tickets.get(ticket) ?? (this.features.auth_required ? undefined : "anonymous");
+      const token = this.#tickets.get(ticket);
+      const user = token === undefined ? (this.features.auth_required ? undefined : "anonymous") : userOf(token);
       this.#tickets.delete(ticket);
       if (!this.isUp || user === undefined) {
         socket.drop(1006);
@@ -156,17 +161,34 @@ export class FakeServer {
       socket.onData = (data) => this.#take(socket, data);
       socket.onopen?.({});
       this.#establish(socket, user, query);
+      if (token !== undefined && this.checksTokens) this.#useToken(socket, token);
     }, 5);
   }
 
+  /** Warns a minute before the token of a socket expires, or at once, and then closes the socket. */
+  #useToken(socket: FakeSocket, token: string): void {
+    const expires_at = expiryOf(token);
+    socket.cancelExpiry();
+    const left = expires_at * 1000 - this.clock.now;
+    const warn = (): void => this.control(socket, "auth_expiring", { expires_at });
+    if (left <= WARNING) warn();
+    const cancels = [
+      left > WARNING ? this.clock.timers.setTimeout(warn, left - WARNING) : () => undefined,
+      this.clock.timers.setTimeout(() => socket.drop(4401), left),
+    ];
+    socket.cancelExpiry = () => {
+      for (const cancel of cancels) cancel();
+    };
+  }
+
   #establish(socket: FakeSocket, user: string, query: URLSearchParams): void {
-    const asked = query.get("session_id");
+    const requested = query.get("session_id");
     const after = Number(query.get("last_seq") ?? "0");
-    const found = asked === null ? undefined : this.sessions.get(asked);
-    const isHis = found?.user === user;
-    let session = isHis && after <= found.written ? found : undefined;
-    const reason = isHis && after > found.written ? ("ahead" as const) : ("unknown" as const);
-    let verdict: "new" | "exact" | "gap" | "reset" = asked === null ? "new" : "reset";
+    const found = requested === null ? undefined : this.sessions.get(requested);
+    const isOwn = found?.user === user;
+    let session = isOwn && after <= found.written ? found : undefined;
+    const reason = isOwn && after > found.written ? ("ahead" as const) : ("unknown" as const);
+    let verdict: "new" | "exact" | "gap" | "reset" = requested === null ? "new" : "reset";
     let last = 0;
     if (session === undefined) {
       this.#count += 1;
@@ -199,7 +221,7 @@ export class FakeServer {
           ...(verdict === "reset" ? { reason } : {}),
           replayed: replay.length,
           last_seq: last,
-          runs: verdict === "exact" || verdict === "gap" ? this.#told(session, last) : [],
+          runs: verdict === "exact" || verdict === "gap" ? this.#resumed(session, last) : [],
         },
       },
       timestamp: this.clock.now / 1000,
@@ -207,8 +229,8 @@ export class FakeServer {
     for (const event of replay) socket.deliver(event);
   }
 
-  #told(session: Session, last: number): ResumedRun[] {
-    const told: ResumedRun[] = [];
+  #resumed(session: Session, last: number): ResumedRun[] {
+    const resumed: ResumedRun[] = [];
     for (const run of this.runs.values()) {
       if (run.session !== session) continue;
       const ends = session.events.find((e) => e.type === "agent_completed" && e.payload.run_id === run.id);
@@ -218,7 +240,7 @@ export class FakeServer {
       );
       const tail = later.map((e) => (e.payload as { content: string }).content).join("");
       const content = run.text.slice(0, run.text.length - tail.length);
-      told.push({
+      resumed.push({
         run_id: run.id,
         thread_id: run.thread,
         correlation_id: run.key,
@@ -227,7 +249,7 @@ export class FakeServer {
         ...(this.isShort ? { truncated: true } : {}),
       });
     }
-    return told;
+    return resumed;
   }
 
   #take(socket: FakeSocket, data: string): void {
@@ -243,7 +265,12 @@ export class FakeServer {
     } else if (message.type === "ping") {
       this.control(socket, "pong", message.payload, id);
     } else if (message.type === "auth") {
-      this.control(socket, "auth_ok", { expires_at: this.clock.now / 1000 + 600 }, id);
+      const expires_at = this.checksTokens ? expiryOf(message.payload.token) : this.clock.now / 1000 + 600;
+      this.control(socket, "auth_ok", { expires_at }, id);
+      if (this.checksTokens) this.#useToken(socket, message.payload.token);
+    } else if (this.rejection !== null && id !== undefined && isRejectable(message)) {
+      const { code, ...more } = this.rejection;
+      this.error(socket, code, id, more);
     } else if (message.type === "get_thread_history") {
       const messages = this.threads.get(message.payload.thread_id);
       const { thread_id } = message.payload;
@@ -353,7 +380,7 @@ export class FakeServer {
     return session;
   }
 
-  /** What a user typed, as it arrived. */
+  /** The contents of the user messages, in order. */
   get contents(): string[] {
     return this.received.flatMap((m) => (m.type === "user_message" ? [m.payload.content] : []));
   }
@@ -387,7 +414,8 @@ export class FakeSocket implements Socket {
   onclose: Socket["onclose"] = null;
   onerror: Socket["onerror"] = null;
   onData: (data: string) => void = () => undefined;
-  /** Counts down with each frame; at nothing the line is cut right behind it. */
+  cancelExpiry: () => void = () => undefined;
+  /** Counts down with each frame; at 0 the connection is cut after that frame. */
   framesLeft = Infinity;
 
   constructor(url: string, protocols: string[] = []) {
@@ -395,7 +423,7 @@ export class FakeSocket implements Socket {
     this.protocols = protocols;
   }
 
-  /** As a browser's: 2 from the other side's close on, while its last frames are still told of. */
+  /** As in a browser: 2 once the other side closes, while its last frames still arrive. */
   get readyState(): number {
     return this.state === "open" ? (this.isClosing ? 2 : 1) : this.state === "connecting" ? 0 : 3;
   }
@@ -406,7 +434,7 @@ export class FakeSocket implements Socket {
 
   send(data: string): void {
     if (this.readyState !== 1) throw new Error("the socket is not open");
-    // Never answered within the call: what is on its way already arrives first.
+    // Handled later: frames that are already in flight arrive first.
     queueMicrotask(() => {
       if (this.state === "open") this.onData(data);
     });
@@ -429,18 +457,27 @@ export class FakeSocket implements Socket {
     if (this.framesLeft <= 0) this.drop(1006);
   }
 
-  /** The line ends, from the server's side or from in between. */
+  /** The connection ends, by the server or by the network. */
   drop(code: number): void {
     if (this.state === "closed") return;
     this.state = "closed";
+    this.cancelExpiry();
     this.onclose?.({ code });
   }
 }
 
-export function tokenFor(user: string): string {
+/** @param exp In Unix seconds. */
+export function tokenFor(user: string, exp = 2_000_000_000): string {
   const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  return `${part({ alg: "none" })}.${part({ sub: user, exp: 2_000_000_000 })}.x`;
+  return `${part({ alg: "none" })}.${part({ sub: user, exp })}.x`;
 }
 
-const userOf = (token: string): string =>
-  (JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string }).sub;
+const claimsOf = (token: string): { sub: string; exp: number } =>
+  JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string; exp: number };
+const userOf = (token: string): string => claimsOf(token).sub;
+const expiryOf = (token: string): number => claimsOf(token).exp;
+
+const WARNING = 60_000; // ms before its end that a server warns about a token
+
+const isRejectable = ({ type }: ClientMessage): boolean =>
+  type === "user_message" || type === "agent_request" || type === "get_thread_history";

@@ -1,0 +1,89 @@
+/** The interface of the client: its options and methods. */
+
+import type {
+  ControlPayloads,
+  ErrorBody,
+  ServerMessage,
+  ServerMessageOf,
+  ServerType,
+} from "../protocol/messages.js";
+import type { Snapshot } from "../core/snapshot.js";
+
+export interface ClientOptions {
+  /** The server: `https://host`, `wss://host/ws`, or a path; the page's own `/ws` without it. */
+  readonly url?: string | undefined;
+  /** Returns a valid token of the user; called for each connection and each renewal. */
+  readonly getToken?: (() => Promise<string> | string) | undefined;
+  /** Attempts in a row without progress; unlimited if absent. */
+  readonly maxReconnectAttempts?: number | undefined;
+  /** Milliseconds: the bound of the first delay, which doubles with each attempt, up to 30 s. */
+  readonly reconnectInterval?: number | undefined;
+  /** The thread of this tab; if absent, the tab creates one and keeps it over a reload. */
+  readonly threadId?: string | undefined;
+  /** False: this tab has a socket and a session of its own. */
+  readonly shareAcrossTabs?: boolean | undefined;
+}
+
+/** Anything with `type` and `payload`, as in the guide. */
+export interface OutgoingMessage {
+  readonly type: string;
+  readonly payload?: Readonly<Record<string, unknown>> | undefined;
+  readonly correlation_id?: string | undefined;
+}
+
+export type Handler<M> = (message: M) => void;
+
+/** The server answered a request with an error, or the client was closed before the answer. */
+export class RequestError extends Error {
+  constructor(readonly body: ErrorBody) {
+    super(`${body.code}: ${body.error}`);
+    this.name = "RequestError";
+  }
+}
+
+export interface Subscribe {
+  /** Calls `listener` after every change of the snapshot. */
+  (listener: () => void): () => void;
+  /** Calls `handler` with every message that concerns this tab. */
+  (type: "*", handler: Handler<ServerMessage>): () => void;
+  <T extends ServerType>(type: T, handler: Handler<ServerMessageOf<T>>): () => void;
+}
+
+/** A part of a thread's history: the newest messages, or those before a message. */
+export interface HistoryPage {
+  readonly limit?: number;
+  /** A `message_id`. */
+  readonly before?: string;
+}
+
+export interface NetraClient {
+  /** Connects, unless it is connected or connecting. */
+  connect(): void;
+  /** Closes the connection; `connect` opens it again, and resumes the session. */
+  disconnect(): void;
+  /** Ends the client permanently. Unsent messages stay stored. */
+  close(): void;
+  /** Connects anew at once, whatever the state. */
+  forceReconnect(): void;
+  /** The current state: the same object until something changes. Needs no `this`. */
+  readonly getSnapshot: () => Snapshot;
+  readonly subscribe: Subscribe;
+  /**
+   * Resolves to true once the server has confirmed the message (types without a confirmation: once
+   * it is written), to false if it was refused. Offline, the message waits, and survives a reload.
+   */
+  sendMessage(message: OutgoingMessage): Promise<boolean>;
+  /** Shows a message at once and returns its correlation id; `sendMessage` sends it. */
+  sendOptimisticMessage(content: string, type?: string): string;
+  /** Shows and sends a message again under a new key. Returns the key, or null if it is unknown. */
+  resend(correlationId: string): string | null;
+  /** Resolves to true once the run has ended, to false if the server refuses to stop it. */
+  stopRun(runId: string): Promise<boolean>;
+  /**
+   * Reads a page of a thread's history and shows it. Rejects with `RequestError`.
+   */
+  loadThread(threadId: string, page?: HistoryPage): Promise<ControlPayloads["thread_history"]>;
+  /** Shows another thread; new messages belong to it. */
+  openThread(threadId: string): void;
+  clearError(): void;
+}

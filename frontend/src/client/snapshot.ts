@@ -1,0 +1,53 @@
+/** Composes the snapshot, with the same arrays as before for what has not changed. */
+
+import type { ChatMessage, ConnectionState, Role, Run, Snapshot } from "../core/snapshot.js";
+import type { ErrorBody } from "../protocol/messages.js";
+import type { View } from "../store/view.js";
+
+export interface SnapshotParts {
+  readonly state: ConnectionState;
+  readonly lastError: ErrorBody | null;
+  readonly role: Role;
+  readonly threadId: string;
+  readonly threads: ReadonlySet<string>;
+  /** Messages that no outbox has accepted yet. */
+  readonly unaccepted: number;
+}
+
+export class SnapshotComposer {
+  readonly #view: View;
+  #version = -1;
+  #threads: ReadonlySet<string> | null = null;
+  #messages: readonly ChatMessage[] = [];
+  #runs: readonly Run[] = [];
+
+  constructor(view: View) {
+    this.#view = view;
+  }
+
+  compose({ state, lastError, role, threadId, threads, unaccepted }: SnapshotParts): Snapshot {
+    if (this.#version !== this.#view.version || this.#threads !== threads) {
+      this.#version = this.#view.version;
+      this.#threads = threads;
+      this.#messages = this.#view.messages(threads);
+      this.#runs = this.#view.runs(threads);
+    }
+    const queued = state.stats.queued + unaccepted;
+    return {
+      status: state.status,
+      isConnected: state.status === "CONNECTED",
+      isReconnecting: state.status === "RECONNECTING",
+      config: state.config,
+      connectionStats: unaccepted === 0 ? state.stats : { ...state.stats, queued },
+      lastError,
+      messages: this.#messages,
+      runs: this.#runs,
+      queued,
+      retry: state.retry,
+      session: state.session,
+      tokenEndsAt: state.tokenEndsAt,
+      role,
+      threadId,
+    };
+  }
+}

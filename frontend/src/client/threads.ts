@@ -1,0 +1,120 @@
+/** The threads that this tab shows, and when their history is read from the server. */
+
+import type { Verdict } from "../protocol/messages.js";
+import type { Cancel, Ports } from "../ports.js";
+import { RequestError } from "./api.js";
+import { tryToStore } from "./storage.js";
+
+const RELOADS = 3; // of a thread whose history the server could not send
+const RELOAD_AFTER = 5_000; // ms, where the server states no delay
+
+export class Threads {
+  readonly #ports: Pick<Ports, "timers" | "tab" | "uniqueId">;
+  readonly #name: string;
+  readonly #isChosen: boolean;
+  readonly #load: (threadId: string) => Promise<unknown>;
+  readonly #reloads = new Map<string, Cancel>();
+  #current: string;
+  #shown: ReadonlySet<string>;
+  #hasHistory: boolean;
+  #hasConnected = false;
+
+  /**
+   * @param name Of the stored thread id.
+   * @param chosen The thread that the application chose, if it did.
+   * @param load Reads a thread's history from the server; rejects with `RequestError`.
+   */
+  constructor(
+    ports: Pick<Ports, "timers" | "tab" | "uniqueId">,
+    name: string,
+    chosen: string | undefined,
+    load: (threadId: string) => Promise<unknown>,
+  ) {
+    this.#ports = ports;
+    this.#name = name;
+    this.#isChosen = chosen !== undefined;
+    this.#load = load;
+    const stored = ports.tab.get(name);
+    this.#hasHistory = chosen !== undefined || stored !== null;
+    this.#current = chosen ?? stored ?? ports.uniqueId();
+    this.#shown = new Set([this.#current]);
+  }
+
+  /** The thread that new messages belong to. */
+  get current(): string {
+    return this.#current;
+  }
+
+  /** The threads that are shown: another set after each change. */
+  get shown(): ReadonlySet<string> {
+    return this.#shown;
+  }
+
+  show(threadId: string): void {
+    if (!this.#shown.has(threadId)) this.#shown = new Set([...this.#shown, threadId]);
+  }
+
+  open(threadId: string): void {
+    this.#hasHistory = true;
+    this.#showOnly(threadId);
+    this.#reload(threadId);
+  }
+
+  /** Begins a new thread for another user, unless the application chose the thread. */
+  renew(): void {
+    if (!this.#isChosen) {
+      this.#current = this.#ports.uniqueId();
+      this.#hasHistory = false;
+    }
+    this.#showOnly(this.#current);
+  }
+
+  /** Stores the current thread, to be found again after a reload. */
+  store(): void {
+    tryToStore(this.#ports.tab, this.#name, this.#current);
+  }
+
+  /** A message was confirmed, so the server has a history. */
+  confirmed(): void {
+    this.#hasHistory = true;
+  }
+
+  /** The connection is established: a resume without the verdict `exact` may lack events. */
+  connected(verdict: Verdict): void {
+    const isFirst = !this.#hasConnected;
+    this.#hasConnected = true;
+    if (!this.#hasHistory || (!isFirst && verdict === "exact")) return;
+    for (const thread of this.#shown) this.#reload(thread);
+  }
+
+  /** The tab received the state of a leader that is connected. */
+  synced(): void {
+    if (this.#hasConnected) return;
+    this.#hasConnected = true;
+    if (this.#hasHistory) this.#reload(this.#current);
+  }
+
+  cancelReloads(): void {
+    for (const cancel of this.#reloads.values()) cancel();
+    this.#reloads.clear();
+  }
+
+  #showOnly(threadId: string): void {
+    this.#current = threadId;
+    this.#shown = new Set([threadId]);
+    this.store();
+  }
+
+  /** Reads a thread's history; a thread that the server does not know is empty. */
+  #reload(thread: string, left = RELOADS): void {
+    this.#reloads.get(thread)?.();
+    this.#reloads.delete(thread);
+    this.#load(thread).catch((error: unknown) => {
+      if (!(error instanceof RequestError)) throw error;
+      const { code, retry_after_ms = RELOAD_AFTER } = error.body;
+      if (left === 0 || (code !== "RATE_LIMIT_EXCEEDED" && code !== "SERVICE_UNAVAILABLE")) return;
+      const again = (): void => this.#reload(thread, left - 1);
+      this.#reloads.set(thread, this.#ports.timers.setTimeout(again, retry_after_ms));
+    });
+  }
+}

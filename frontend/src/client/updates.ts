@@ -1,0 +1,65 @@
+/** Applies the updates of the connection to one tab: its view, its open messages and its requests. */
+
+import type { Update } from "../core/updates.js";
+import type { ErrorBody, ServerMessage, Verdict } from "../protocol/messages.js";
+import type { Outcome, View } from "../store/view.js";
+import type { Requests } from "./requests.js";
+import type { RunStops } from "./run-stops.js";
+
+export interface UpdatesOwner {
+  /** Whether every message concerns this tab, because no other tab shares the connection. */
+  isAlone(): boolean;
+  /** Whether this tab made a correlation id. */
+  isOwnId(id: string): boolean;
+  isShown(threadId: string): boolean;
+  settled(key: string, ok: boolean, error: ErrorBody | null): void;
+  connected(verdict: Verdict): void;
+  /** A message that concerns this tab. */
+  message(message: ServerMessage): void;
+  changed(): void;
+}
+
+export class Updates {
+  readonly #view: View;
+  readonly #requests: Requests;
+  readonly #stops: RunStops;
+  readonly #owner: UpdatesOwner;
+
+  constructor(view: View, requests: Requests, stops: RunStops, owner: UpdatesOwner) {
+    this.#view = view;
+    this.#requests = requests;
+    this.#stops = stops;
+    this.#owner = owner;
+  }
+
+  apply(update: Update): Outcome {
+    const outcome = this.#view.apply(update);
+    if (update.kind === "settled") this.#owner.settled(update.message.key, update.ok, update.error);
+    if (update.kind === "message" && outcome === "applied") this.#dispatch(update.message);
+    else this.#owner.changed();
+    return outcome;
+  }
+
+  #dispatch(message: ServerMessage): void {
+    const id = message.correlation_id;
+    const isAnswer = this.#requests.has(id);
+    if (message.type === "thread_history" && isAnswer) this.#view.addHistory(message.payload);
+    this.#owner.changed();
+    if (message.type === "agent_completed") this.#stops.ended(message.payload.run_id);
+    if (message.type === "connection_established") this.#owner.connected(message.payload.resume.verdict);
+    if (message.type === "error") this.#requests.answer(id, { error: message.payload });
+    else if (!("seq" in message)) this.#requests.answer(id, { error: null, message });
+    // The caller of a failed request has its error; no other handler needs it.
+    if (message.type === "error" && isAnswer) return;
+    if (isAnswer || this.#concerns(message)) this.#owner.message(message);
+  }
+
+  /** Whether a message belongs to the threads of this tab, or answers one of its own messages. */
+  #concerns(message: ServerMessage): boolean {
+    const id = message.correlation_id;
+    if (this.#owner.isAlone() || (id !== undefined && this.#owner.isOwnId(id))) return true;
+    if (!("seq" in message)) return id === undefined;
+    const thread = this.#view.run(message.payload.run_id)?.thread_id;
+    return thread == null || this.#owner.isShown(thread);
+  }
+}

@@ -1,0 +1,398 @@
+/**
+ * The connection to the server: opens lines, replaces a lost line, and resumes the session.
+ *
+ * It decides what happens next; its parts do one job each: `Opener` prepares an attempt, `Line` is
+ * one socket, `Sender` and `Receiver` are the two directions, `RetryTimer` and `Renewal` decide when
+ * to try again. Each attempt has a number: results of an earlier attempt are ignored.
+ */
+
+import type { OutboxMessage } from "../core/outbox.js";
+import { closeError, closeKind, localError } from "../core/retry-rules.js";
+import type { ConnectionState, Status } from "../core/snapshot.js";
+import type { Update } from "../core/updates.js";
+import type { ServerConfig } from "../protocol/discovery.js";
+import type { ControlRequest, ErrorBody, ServerMessageOf } from "../protocol/messages.js";
+import type { Cancel, Ports, Socket } from "../ports.js";
+import type { Position, SessionStore } from "../store/session-store.js";
+import type { Leadership } from "../tabs/leader.js";
+import { FrameHandler } from "./frames.js";
+import { Line, type LineEvents } from "./line.js";
+import { Opener } from "./opener.js";
+import { OpeningError, type Address, type GetToken } from "./opening.js";
+import { Receiver } from "./receiver.js";
+import { Renewal } from "./renewal.js";
+import { RetryTimer, type RetryOptions } from "./retry.js";
+import { Sender } from "./sender.js";
+import { StateTracker } from "./state.js";
+import { NamedTimers } from "./timers.js";
+
+export interface ConnectionOptions extends RetryOptions {
+  readonly url?: string | undefined;
+  readonly getToken: GetToken | null;
+}
+
+export interface ConnectionOwner {
+  /** Waits until this tab may connect as this user; null for a token that names no user. */
+  lead(subject: string | null): Promise<Leadership>;
+  /** The stored outbox is loaded: messages that wait elsewhere may be submitted. */
+  ready(): void;
+  /** The position up to which this tab has seen every event. */
+  position(): Position | null;
+  update(update: Update): void;
+  /** A request was written. */
+  written(id: string): void;
+  /** The page came to the front, or the network is back. */
+  pageIsBack(): void;
+  changed(): void;
+}
+
+export class Connection {
+  readonly #ports: Ports;
+  readonly #owner: ConnectionOwner;
+  readonly #maxAttempts: number;
+  readonly #state = new StateTracker();
+  /** The timers of the current line's parts; all end with it. */
+  readonly #timers: NamedTimers;
+  readonly #opener: Opener;
+  readonly #sender: Sender;
+  readonly #receiver: Receiver;
+  readonly #renewal: Renewal;
+  readonly #frames: FrameHandler;
+  readonly #retry: RetryTimer;
+  #pageEvents: readonly Cancel[] = [];
+  #attempt = 0;
+  #line: Line | null = null;
+  #closing: Line | null = null;
+  #store: SessionStore | null = null;
+
+  constructor(ports: Ports, options: ConnectionOptions, owner: ConnectionOwner) {
+    this.#ports = ports;
+    this.#owner = owner;
+    this.#maxAttempts = options.maxReconnectAttempts;
+    this.#timers = new NamedTimers(ports.timers);
+    this.#retry = new RetryTimer(ports, options);
+    this.#opener = new Opener(ports, options.url, options.getToken, {
+      lead: (subject) => owner.lead(subject),
+      leads: (store) => this.#leads(store),
+      position: () => owner.position(),
+      configured: (config) => this.#configured(config),
+    });
+    this.#sender = new Sender(this.#timers, {
+      update: (update) => owner.update(update),
+      written: (id) => owner.written(id),
+      failed: (error) => this.#failed(error),
+      queued: (count) => this.#state.stats.queued(count),
+    });
+    this.#receiver = new Receiver(this.#timers, (seq) => {
+      if (this.#line?.acknowledges === true) this.#line.send({ type: "ack", payload: { seq } });
+    });
+    this.#renewal = new Renewal(this.#timers, {
+      obtainToken: () => this.#opener.obtainToken(),
+      isSameUser: (token) => this.#opener.isSameUser(token),
+      sendToken: (token) => this.#sendToken(token),
+      userChanged: () => this.restart(),
+      failed: (error) => this.#failed(error),
+    });
+    this.#frames = new FrameHandler(this.#sender, this.#receiver, this.#renewal, {
+      now: () => this.#now(),
+      hasLine: () => this.#line !== null,
+      update: (update) => owner.update(update),
+      progress: () => this.#retry.reset(),
+      draining: (reconnectAfter) => this.#retry.postpone(reconnectAfter),
+      failed: (error) => this.#failed(error),
+      serverError: (error, explainsClose) => {
+        this.#state.stats.failed();
+        this.#state.reported(error, explainsClose);
+      },
+      outOfOrder: (fault) => this.#outOfOrder(fault),
+    });
+  }
+
+  get state(): ConnectionState {
+    return this.#state.value({ retry: this.#retry.retry, tokenEndsAt: this.#renewal.endsAt });
+  }
+
+  get outbox(): readonly OutboxMessage[] {
+    return this.#sender.messages;
+  }
+
+  /** Connects, unless it is connected or connecting. */
+  start(): void {
+    const resting: readonly Status[] = ["DISCONNECTED", "DISCONNECTING", "ERROR"];
+    if (resting.includes(this.#state.status)) this.restart();
+  }
+
+  /** Connects anew, whatever the state. */
+  restart(): void {
+    this.#retry.reset();
+    this.#endLine();
+    if (this.#pageEvents.length === 0) {
+      this.#pageEvents = [
+        this.#ports.onPage("online", () => this.#owner.pageIsBack()),
+        this.#ports.onPage("visible", () => this.#owner.pageIsBack()),
+        this.#ports.onPage("hide", () => this.#receiver.savePosition()),
+      ];
+    }
+    this.#begin(false);
+  }
+
+  /** Waits for the leadership again, after all other tabs, and then tries once more. */
+  rejoin(): void {
+    this.#retry.reset();
+    this.#endLine();
+    this.#begin(true);
+  }
+
+  /** Ends a wait between attempts, or checks whether the current line still delivers. */
+  wake(): void {
+    if (this.#retry.mayStartEarly) this.#begin(false);
+    else this.#line?.probe(this.#ports.uniqueId());
+  }
+
+  /** Closes the connection normally; the session can be resumed within its window. */
+  stop(): void {
+    const line = this.#line;
+    this.#beginEnd();
+    if (line === null) {
+      this.#rest("DISCONNECTED");
+      return;
+    }
+    line.closeNormally(() => {
+      if (this.#closing !== line) return;
+      this.#closing = null;
+      line.end();
+      this.#rest("DISCONNECTED");
+    });
+    this.#closing = line;
+    this.#lineEnded();
+    this.#state.status = "DISCONNECTING";
+    this.#owner.changed();
+  }
+
+  /** Ends at once, and reports nothing. */
+  abort(): void {
+    const line = this.#line;
+    this.#beginEnd();
+    if (line !== null) {
+      line.end(1000);
+      this.#lineEnded();
+    }
+    this.#state.status = "DISCONNECTED";
+  }
+
+  /**
+   * Gives up the leadership: what is stored belongs to the next leader.
+   *
+   * @param wasTaken Whether another tab has taken it already, and may have written since.
+   */
+  resign(wasTaken: boolean): void {
+    if (!wasTaken) this.#receiver.savePosition();
+    this.#store = null;
+    this.#state.session = null;
+    this.#receiver.use(null);
+    this.#sender.unload();
+  }
+
+  clearError(): void {
+    this.#state.clearError();
+    this.#owner.changed();
+  }
+
+  /** Accepts a message for sending; false if the outbox is full. Only for a tab that leads. */
+  submit(message: OutboxMessage): boolean {
+    const isAccepted = this.#sender.submit(message);
+    this.#owner.changed();
+    return isAccepted;
+  }
+
+  /** Accepts a request; false if too many are open. */
+  request(id: string, message: ControlRequest): boolean {
+    return this.#sender.request(id, message);
+  }
+
+  /** The answer to a request is no longer needed. */
+  forget(id: string): void {
+    this.#sender.forget(id);
+  }
+
+  // Opening.
+
+  #begin(isRejoining: boolean): void {
+    this.#attempt += 1;
+    this.#closing?.end();
+    this.#closing = null;
+    this.#timers.cancelAll();
+    const isReconnecting = this.#retry.hasFailed || this.#state.session !== null;
+    this.#retry.started();
+    this.#state.status = isReconnecting ? "RECONNECTING" : "CONNECTING";
+    this.#owner.changed();
+    void this.#open(isRejoining);
+  }
+
+  async #open(isRejoining: boolean): Promise<void> {
+    const attempt = this.#attempt;
+    const isStale = (): boolean => attempt !== this.#attempt;
+    try {
+      const address = await this.#opener.open(isStale, isRejoining);
+      if (address !== null && !isStale()) this.#connect(address);
+    } catch (error) {
+      if (isStale()) return;
+      if (!(error instanceof OpeningError)) throw error;
+      this.#state.stats.failed();
+      if (error.isRetryable) this.#tryLater(error.body, error.retryAfter);
+      else this.#giveUp(error.body);
+    }
+  }
+
+  #leads(store: SessionStore): void {
+    if (store === this.#store) return;
+    this.#store = store;
+    this.#state.session = null;
+    this.#receiver.use(store);
+    this.#sender.load(store);
+    this.#owner.ready();
+    this.#owner.changed();
+  }
+
+  #configured(config: ServerConfig): void {
+    this.#state.config = config;
+    this.#sender.limits = config.connection_limits;
+  }
+
+  #connect({ url, protocols }: Address): void {
+    let socket: Socket;
+    try {
+      socket = new this.#ports.WebSocket(url, protocols);
+    } catch {
+      const help = "Check the address; a page loaded by https can only use wss.";
+      const error = "The browser refused to open the connection.";
+      this.#giveUp(localError(this.#now(), "BAD_ADDRESS", error, help, false));
+      return;
+    }
+    this.#line = new Line(socket, this.#ports.timers, this.#lineEvents());
+  }
+
+  // The current line. A line that has ended reports nothing more.
+
+  #lineEvents(): LineEvents {
+    const { stats } = this.#state;
+    return {
+      received: () => stats.received(this.#now()),
+      handled: () => this.#owner.changed(),
+      sent: () => stats.sent(this.#now()),
+      established: (message) => this.#established(message),
+      message: (message) => this.#frames.message(message),
+      unreadable: (frame) => this.#frames.unreadable(frame),
+      closed: (code) => this.#closed(code),
+      silent: () => this.#lineFailed(closeError(1006, this.#now())),
+      outOfOrder: (fault) => this.#outOfOrder(fault),
+    };
+  }
+
+  #established(message: ServerMessageOf<"connection_established">): void {
+    const { session_id, connection_id, user_id, resume, limits } = message.payload;
+    const { verdict, reason = null, last_seq } = resume;
+    this.#sender.limits = limits;
+    this.#receiver.start(session_id, last_seq);
+    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason });
+    this.#retry.connected();
+    this.#owner.update({ kind: "message", message });
+    if (this.#line !== null) this.#sender.attach(this.#line);
+  }
+
+  #sendToken(token: string): string {
+    const correlation_id = this.#ports.uniqueId();
+    this.#line?.send({ type: "auth", payload: { token }, correlation_id });
+    return correlation_id;
+  }
+
+  // Losing a line, and reconnecting.
+
+  #closed(code: number): void {
+    const cause = this.#state.cause;
+    const { after } = closeKind(code);
+    const error = this.#line?.isEstablished === true ? closeError(code, this.#now()) : this.#notOpened(code);
+    this.#endLine();
+    if (after === "retry" || after === "token") this.#tryLater(error, 0);
+    // An error that the server sent before it closed says more than the close code.
+    else if (after === "stop") this.#giveUp(cause ?? error);
+    else this.#rest("DISCONNECTED");
+  }
+
+  /** A browser does not report why an upgrade failed. */
+  #notOpened(code: number): ErrorBody {
+    if (code !== 1006) return closeError(code, this.#now());
+    const help = "Nothing to do: the client tries again. Too many open windows may be the cause.";
+    return localError(this.#now(), "OPENING_FAILED", "The connection did not open.", help);
+  }
+
+  /** The line cannot be trusted any more; the session can. */
+  #outOfOrder(fault: string): void {
+    this.#state.stats.failed();
+    const help = "Nothing to do: the client reconnects automatically.";
+    this.#lineFailed(localError(this.#now(), "BAD_SERVER_FRAME", fault, help));
+  }
+
+  #lineFailed(error: ErrorBody): void {
+    this.#endLine();
+    this.#tryLater(error, 0);
+  }
+
+  #endLine(): void {
+    this.#line?.end();
+    if (this.#line !== null) this.#lineEnded();
+  }
+
+  #lineEnded(): void {
+    if (this.#line?.isEstablished === true) this.#state.stats.lost(this.#now());
+    else this.#opener.forgetConfig();
+    this.#line = null;
+    this.#renewal.stop();
+    this.#receiver.savePosition();
+    this.#sender.detach();
+    this.#timers.cancelAll();
+  }
+
+  #tryLater(error: ErrorBody, atLeast: number): void {
+    this.#attempt += 1;
+    if (!this.#retry.plan(atLeast, () => this.#begin(false))) {
+      const text = `No connection after ${this.#maxAttempts} attempts. ${error.error}`;
+      this.#giveUp(localError(this.#now(), "RETRIES_EXHAUSTED", text, "Connect again when the server is back."));
+      return;
+    }
+    this.#state.status = "RECONNECTING";
+    this.#state.reported(error, true);
+    this.#owner.changed();
+  }
+
+  #giveUp(error: ErrorBody): void {
+    this.#state.reported(error, true);
+    this.#rest("ERROR");
+  }
+
+  #rest(status: "DISCONNECTED" | "ERROR"): void {
+    this.#attempt += 1;
+    this.#retry.cancel();
+    this.#state.stats.ended();
+    this.#state.status = status;
+    this.#owner.changed();
+  }
+
+  #beginEnd(): void {
+    this.#attempt += 1;
+    this.#retry.cancel();
+    this.#closing?.end();
+    this.#closing = null;
+    for (const cancel of this.#pageEvents) cancel();
+    this.#pageEvents = [];
+  }
+
+  #failed(error: ErrorBody): void {
+    this.#state.failed(error);
+    this.#owner.changed();
+  }
+
+  #now(): number {
+    return this.#ports.timers.now();
+  }
+}

@@ -1,0 +1,156 @@
+/**
+ * One WebSocket, from its creation to its end: decodes frames, answers heartbeats, and detects a
+ * socket that no longer delivers anything. It never reconnects; it reports its end once.
+ */
+
+import { decode, type Decoded } from "../protocol/decode.js";
+import { encode } from "../protocol/encode.js";
+import {
+  SUBPROTOCOL,
+  type ClientMessage,
+  type ServerMessage,
+  type ServerMessageOf,
+} from "../protocol/messages.js";
+import type { Socket, Timers } from "../ports.js";
+import { ANSWER_WITHIN } from "./opening.js";
+import { NamedTimers } from "./timers.js";
+
+const OPEN = 1; // `readyState` of a WebSocket
+const SILENT_INTERVALS = 2.5; // heartbeat intervals, as the server's own limit
+const PROBE_WITHIN = 5_000; // ms to answer a probe
+const CLOSE_WITHIN = 1_000; // ms for the server's half of the closing handshake
+
+export type UnreadableFrame = Extract<Decoded, { readonly ok: false }>;
+
+export interface LineEvents {
+  /** A frame arrived. */
+  received(): void;
+  /** The frame that arrived was passed on. */
+  handled(): void;
+  established(message: ServerMessageOf<"connection_established">): void;
+  message(message: ServerMessage): void;
+  unreadable(frame: UnreadableFrame): void;
+  sent(): void;
+  /** The socket closed, or did not open in time. */
+  closed(code: number): void;
+  /** The socket is open, and delivers nothing. */
+  silent(): void;
+  /** The server broke the protocol: no later frame of this socket can be trusted. */
+  outOfOrder(fault: string): void;
+}
+
+export class Line {
+  readonly #socket: Socket;
+  readonly #timers: NamedTimers;
+  readonly #events: LineEvents;
+  #isEstablished = false;
+  #isEnded = false;
+  #heardAt = 0;
+
+  constructor(socket: Socket, timers: Timers, events: LineEvents) {
+    this.#socket = socket;
+    this.#timers = new NamedTimers(timers);
+    this.#events = events;
+    socket.onmessage = ({ data }) => this.#received(data);
+    socket.onclose = ({ code }) => this.#closed(code);
+    this.#timers.set("opening", ANSWER_WITHIN, () => this.#closed(1006));
+  }
+
+  get isEstablished(): boolean {
+    return this.#isEstablished;
+  }
+
+  get isWritable(): boolean {
+    return this.#isEstablished && this.#socket.readyState === OPEN;
+  }
+
+  /** Whether the server expects acknowledgements. */
+  get acknowledges(): boolean {
+    return this.#socket.protocol === SUBPROTOCOL;
+  }
+
+  send(message: ClientMessage): void {
+    // Frames still arrive after the other side has begun to close; nothing can be sent by then.
+    if (this.#socket.readyState !== OPEN) return;
+    this.#socket.send(encode(message, this.#timers.now() / 1000));
+    this.#events.sent();
+  }
+
+  /** Sends a ping, and reports silence if nothing arrives within seconds. */
+  probe(correlation_id: string): void {
+    if (!this.#isEstablished || this.#timers.has("probe")) return;
+    this.#timers.set("probe", PROBE_WITHIN, () => this.#events.silent());
+    this.send({ type: "ping", payload: {}, correlation_id });
+  }
+
+  /** Ends the line at once. Later frames are ignored: events are replayed on the next line. */
+  end(code?: number): void {
+    this.#detach();
+    this.#socket.close(code);
+  }
+
+  /** Closes the socket normally, and calls `closed` once the server has answered, or after a second. */
+  closeNormally(closed: () => void): void {
+    this.#detach();
+    this.#socket.close(1000);
+    this.#socket.onclose = closed;
+    this.#timers.set("close", CLOSE_WITHIN, closed);
+  }
+
+  #detach(): void {
+    this.#isEnded = true;
+    this.#timers.cancelAll();
+    this.#socket.onopen = null;
+    this.#socket.onmessage = null;
+    this.#socket.onclose = null;
+    // `ws` throws an error event that has no listener.
+    this.#socket.onerror = () => undefined;
+  }
+
+  #closed(code: number): void {
+    if (!this.#isEnded) this.#events.closed(code);
+  }
+
+  #received(data: unknown): void {
+    this.#heardAt = this.#timers.now();
+    this.#timers.cancel("probe");
+    this.#events.received();
+    const decoded = decode(data);
+    if (!decoded.ok) this.#unreadable(decoded);
+    else if (this.#isEstablished) this.#message(decoded.message);
+    else if (decoded.message.type === "connection_established") this.#established(decoded.message);
+    else this.#events.outOfOrder(`expected connection_established first, got ${decoded.message.type}`);
+    this.#events.handled();
+  }
+
+  #unreadable(frame: UnreadableFrame): void {
+    if (this.#isEstablished) this.#events.unreadable(frame);
+    else this.#events.outOfOrder(frame.fault);
+  }
+
+  #established(message: ServerMessageOf<"connection_established">): void {
+    this.#isEstablished = true;
+    this.#timers.cancel("opening");
+    this.#watch(message.payload.heartbeat_interval);
+    this.#events.established(message);
+  }
+
+  #message(message: ServerMessage): void {
+    if (message.type === "connection_established") {
+      this.#events.outOfOrder("expected connection_established once");
+      return;
+    }
+    if (message.type === "heartbeat") this.send({ type: "pong", payload: {} });
+    this.#events.message(message);
+  }
+
+  #watch(interval: number): void {
+    const limit = interval * SILENT_INTERVALS;
+    const check = (): void => {
+      const left = this.#heardAt + limit - this.#timers.now();
+      if (left > 0) this.#timers.set("watchdog", left, check);
+      else this.#events.silent();
+    };
+    check();
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * The steps before the socket: discovery, a token, a ticket. A rejection states its reason here,
+ * with code and help, which a browser does not report for a failed upgrade.
+ */
+
+import { asHttpAddress, asWebSocketAddress, discoveryAddress, readConfig, type ServerConfig } from "../protocol/discovery.js";
+import { isObject } from "../protocol/check.js";
+import { errorBody } from "../protocol/decode.js";
+import { SUBPROTOCOL, type ErrorBody } from "../protocol/messages.js";
+import { toBase64Url } from "../core/names.js";
+import { afterStatus, localError, retryAfterMs } from "../core/retry-rules.js";
+import type { HttpAnswer, HttpRequest, Ports } from "../ports.js";
+import type { Position } from "../store/session-store.js";
+
+export const ANSWER_WITHIN = 15_000; // ms for each step: a proxy gives up later than that
+
+/** The steps before the socket failed. */
+export class OpeningError extends Error {
+  constructor(
+    readonly body: ErrorBody,
+    /** Whether to try again automatically. */
+    readonly isRetryable: boolean,
+    /** Milliseconds to wait at least before that. */
+    readonly retryAfter = 0,
+  ) {
+    super(body.error);
+  }
+}
+
+export type GetToken = () => Promise<string> | string;
+
+/** The address of the discovery document, which also names the server in storage. */
+export const serverAddress = (ports: Ports, url: string | undefined): string =>
+  discoveryAddress(ports.resolve(url ?? "/ws"));
+
+export async function discover(ports: Ports, address: string): Promise<ServerConfig> {
+  const answer = await ask(ports, { method: "GET", url: address, headers: {}, timeout_ms: ANSWER_WITHIN });
+  if (answer.status !== 200) throw rejected(ports, answer);
+  const config = readConfig(answer.body);
+  if (typeof config !== "string") return config;
+  const now = ports.timers.now();
+  const help = "Check that the address is that of a netra_trio server.";
+  throw new OpeningError(localError(now, "DISCOVERY_FAILED", `${address}: ${config}`, help, false), false);
+}
+
+/** The application's token. A failure is an `OpeningError` that is retried. */
+export async function obtainToken(now: () => number, getToken: GetToken): Promise<string> {
+  const fail = (error: string): OpeningError => {
+    const help = "Log in again if the error persists.";
+    return new OpeningError(localError(now(), "TOKEN_UNAVAILABLE", error, help), true);
+  };
+  let token: unknown;
+  try {
+    token = await getToken();
+  } catch {
+    // The exception's text is not shown: it may quote the answer of a login server.
+    throw fail("The application could not get a token.");
+  }
+  if (typeof token !== "string" || token === "") throw fail("The application has no token.");
+  return token;
+}
+
+export interface Address {
+  readonly url: string;
+  readonly protocols: string[];
+}
+
+/**
+ * The address of the socket, with the credentials. The token itself is never a part of an address.
+ *
+ * @param freshToken Called once if the server rejects the token: it may have expired meanwhile.
+ */
+export async function socketAddress(
+  ports: Ports,
+  server: string,
+  config: ServerConfig,
+  token: string | null,
+  freshToken: () => Promise<string>,
+  position: Position | null,
+): Promise<Address> {
+  const endpoint = (name: string): string | null => {
+    const address = config.endpoints[name];
+    return address === undefined ? null : ports.resolve(asHttpAddress(address), server);
+  };
+  const query: string[] = [];
+  const protocols = [SUBPROTOCOL];
+  const ticketAddress = config.features.tickets ? endpoint("ticket") : null;
+  if (token !== null && ticketAddress !== null) {
+    query.push(`ticket=${encodeURIComponent(await obtainTicket(ports, ticketAddress, token, freshToken))}`);
+  } else if (token !== null) {
+    protocols.push(`jwt.${toBase64Url(token)}`);
+  }
+  if (position !== null) {
+    query.push(`session_id=${encodeURIComponent(position.session)}`, `last_seq=${position.last}`);
+  }
+  const socket = asWebSocketAddress(endpoint("websocket") ?? server);
+  return { url: query.length > 0 ? `${socket}?${query.join("&")}` : socket, protocols };
+}
+
+async function obtainTicket(
+  ports: Ports,
+  url: string,
+  token: string,
+  freshToken: () => Promise<string>,
+): Promise<string> {
+  let answer = await askTicket(ports, url, token);
+  if (afterStatus(answer.status) === "fresh") answer = await askTicket(ports, url, await freshToken());
+  if (answer.status !== 200) throw rejected(ports, answer);
+  const body = parse(answer.body);
+  const ticket = isObject(body) ? body["ticket"] : null;
+  if (typeof ticket === "string" && ticket !== "") return ticket;
+  const help = "Check the proxies between this page and the server.";
+  throw new OpeningError(localError(ports.timers.now(), "BAD_ANSWER", "The server sent no ticket.", help), true);
+}
+
+const askTicket = (ports: Ports, url: string, token: string): Promise<HttpAnswer> =>
+  ask(ports, {
+    method: "POST",
+    url,
+    headers: { Authorization: `Bearer ${token}` },
+    timeout_ms: ANSWER_WITHIN,
+  });
+
+async function ask(ports: Ports, request: HttpRequest): Promise<HttpAnswer> {
+  try {
+    return await ports.http(request);
+  } catch {
+    const help = "Check the network; and, from a page of another origin, WEBSOCKET_ALLOWED_ORIGINS.";
+    throw new OpeningError(localError(ports.timers.now(), "NO_ANSWER", "The server did not answer.", help), true);
+  }
+}
+
+function rejected(ports: Ports, answer: HttpAnswer): OpeningError {
+  const now = ports.timers.now();
+  const isRetryable = afterStatus(answer.status) === "retry";
+  const help = isRetryable ? "Nothing to do: the client tries again." : "Check the address and the server.";
+  const body =
+    problemIn(answer.body) ??
+    localError(now, `HTTP_${answer.status}`, `The server answered ${answer.status}.`, help, isRetryable);
+  const retryAfter = Math.max(retryAfterMs(answer.retryAfter, now), body.retry_after_ms ?? 0);
+  return new OpeningError(body, isRetryable, retryAfter);
+}
+
+/** The error in an answer: its fields are at the top level, or in the payload of a frame. */
+function problemIn(text: string): ErrorBody | null {
+  const value = parse(text);
+  const candidates = isObject(value) ? [value["payload"], value] : [];
+  const found = candidates.find((candidate) => errorBody(candidate, "$") === null);
+  if (found === undefined) return null;
+  const { code, error, timestamp, recoverable, help, retry_after_ms, error_id } = found as ErrorBody;
+  return {
+    code,
+    error,
+    timestamp,
+    recoverable,
+    help,
+    ...(retry_after_ms === undefined ? {} : { retry_after_ms }),
+    ...(error_id === undefined ? {} : { error_id }),
+  };
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

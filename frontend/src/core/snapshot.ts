@@ -1,0 +1,171 @@
+/** The state that an application sees: a new value after each change. */
+
+import type {
+  EndStatus,
+  ErrorBody,
+  JsonValue,
+  ResetReason,
+  RunStatus,
+  Verdict,
+} from "../protocol/messages.js";
+import type { ServerConfig } from "../protocol/discovery.js";
+
+export type Status =
+  | "CONNECTING"
+  | "CONNECTED"
+  | "DISCONNECTING"
+  | "DISCONNECTED"
+  | "RECONNECTING"
+  | "ERROR";
+
+export interface ConnectionStats {
+  /** Milliseconds since 1970; absent without a connection. */
+  readonly connected_at?: number;
+  /** Milliseconds since 1970, of the last frame in either direction. */
+  readonly last_activity?: number;
+  readonly messages_sent: number;
+  readonly messages_received: number;
+  readonly errors_encountered: number;
+  readonly reconnections: number;
+  readonly connection_id?: string;
+  readonly average_reconnection_ms?: number;
+  /** Messages that wait for a connection, for the rate limit, or for their confirmation. */
+  readonly queued: number;
+}
+
+/** `pending`: not yet answered; `unconfirmed`: the connection was lost before an answer. */
+export type DeliveryState = "pending" | "confirmed" | "unconfirmed" | "failed";
+
+export interface Thought {
+  readonly thought: string;
+  readonly step_number?: number;
+  readonly total_steps?: number;
+}
+
+export interface ToolCall {
+  readonly tool_call_id: string;
+  readonly tool_name: string;
+  readonly arguments: JsonValue;
+  /** `cut`: the run ended before the tool. */
+  readonly status: "running" | "succeeded" | "failed" | "cut";
+  readonly result?: JsonValue;
+  readonly error?: string;
+  readonly duration_ms?: number;
+  readonly truncated?: boolean;
+}
+
+/** One run of an agent, assembled from its events. */
+export interface Run {
+  readonly run_id: string;
+  readonly correlation_id: string | null;
+  readonly thread_id: string | null;
+  readonly agent_name: string | null;
+  readonly status: RunStatus;
+  /** Position in the queue, from 1, while it is `queued`. */
+  readonly position: number | null;
+  readonly attempt: number;
+  /** The text so far. */
+  readonly text: string;
+  /** The text lacks its beginning or its end. */
+  readonly truncated: boolean;
+  readonly thoughts: readonly Thought[];
+  readonly tools: readonly ToolCall[];
+  readonly result: JsonValue | undefined;
+  readonly error: ErrorBody | null;
+  readonly duration_ms: number | null;
+  /** The run has ended, but a part of it ignored its cancellation and may still be running. */
+  readonly abandoned: boolean;
+}
+
+/** A message of the user. */
+export interface UserEntry {
+  readonly role: "user";
+  /** Stable, for React's `key`. */
+  readonly id: string;
+  readonly type: string;
+  readonly payload: Readonly<Record<string, unknown>>;
+  readonly content: string;
+  readonly correlation_id: string | null;
+  readonly thread_id: string | null;
+  readonly message_id: string | null;
+  readonly run_id: string | null;
+  readonly run_status: RunStatus | null;
+  readonly status: DeliveryState;
+  readonly error: ErrorBody | null;
+  /** Unix seconds. */
+  readonly timestamp: number;
+}
+
+/** A message of an agent, from a run or from the history. */
+export interface AgentEntry {
+  readonly role: "agent";
+  readonly id: string;
+  readonly type: "agent_message";
+  readonly payload: Readonly<Record<string, unknown>>;
+  readonly content: string;
+  readonly correlation_id: string | null;
+  readonly thread_id: string | null;
+  readonly message_id: string | null;
+  readonly run_id: string | null;
+  readonly status: RunStatus;
+  readonly error: ErrorBody | null;
+  readonly truncated: boolean;
+  readonly timestamp: number;
+}
+
+export type ChatMessage = UserEntry | AgentEntry;
+
+export interface SessionInfo {
+  readonly session_id: string;
+  readonly connection_id: string;
+  readonly user_id: string;
+  readonly verdict: Verdict;
+  readonly reason: ResetReason | null;
+}
+
+/** The next attempt to connect, while the client waits for it. */
+export interface Retry {
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  /** The whole delay. */
+  readonly delay_ms: number;
+  /** Counts from 1; starts again after a connection that delivered something. */
+  readonly attempt: number;
+}
+
+/** `leader`: this tab has the connection for all tabs; `follower`: another one has; `alone`: no sharing. */
+export type Role = "alone" | "leader" | "follower";
+
+/** The state of the connection, as the leader reports it to the other tabs. */
+export interface ConnectionState {
+  readonly status: Status;
+  readonly config: ServerConfig | null;
+  readonly stats: ConnectionStats;
+  readonly lastError: ErrorBody | null;
+  readonly retry: Retry | null;
+  readonly session: SessionInfo | null;
+  readonly tokenEndsAt: number | null;
+}
+
+export interface Snapshot {
+  readonly status: Status;
+  readonly isConnected: boolean;
+  readonly isReconnecting: boolean;
+  readonly config: ServerConfig | null;
+  readonly connectionStats: ConnectionStats;
+  readonly lastError: ErrorBody | null;
+  readonly messages: readonly ChatMessage[];
+  readonly runs: readonly Run[];
+  readonly queued: number;
+  readonly retry: Retry | null;
+  readonly session: SessionInfo | null;
+  /**
+   * When the token ends, in milliseconds since 1970, while it is ending and not renewed; else null.
+   */
+  readonly tokenEndsAt: number | null;
+  readonly role: Role;
+  readonly threadId: string;
+}
+
+export const isEnd = (status: RunStatus): status is EndStatus =>
+  status !== "queued" && status !== "running";

@@ -1,0 +1,58 @@
+/** The client of a provider, for the hooks below it. */
+
+import { createContext, useContext } from "react";
+import type { NetraClient } from "../client/api.js";
+import type { Snapshot } from "../core/snapshot.js";
+
+export type Methods = Pick<
+  NetraClient,
+  | "sendMessage"
+  | "sendOptimisticMessage"
+  | "subscribe"
+  | "resend"
+  | "stopRun"
+  | "loadThread"
+  | "openThread"
+  | "clearError"
+  | "forceReconnect"
+  | "disconnect"
+>;
+
+/** The state of the connection, and the methods of the client, which never change. */
+export type EnhancedWebSocket = Snapshot & Methods;
+
+export interface ClientHandle {
+  readonly client: NetraClient;
+  /** The current value: the same object until something changes. */
+  readonly read: () => EnhancedWebSocket;
+}
+
+export function createHandle(client: NetraClient): ClientHandle {
+  const methods: Methods = {
+    sendMessage: (message) => client.sendMessage(message),
+    sendOptimisticMessage: (content, type) => client.sendOptimisticMessage(content, type),
+    subscribe: client.subscribe,
+    resend: (correlationId) => client.resend(correlationId),
+    stopRun: (runId) => client.stopRun(runId),
+    loadThread: (threadId, page) => client.loadThread(threadId, page),
+    openThread: (threadId) => client.openThread(threadId),
+    clearError: () => client.clearError(),
+    forceReconnect: () => client.forceReconnect(),
+    disconnect: () => client.disconnect(),
+  };
+  let last: { readonly snapshot: Snapshot; readonly value: EnhancedWebSocket } | null = null;
+  const read = (): EnhancedWebSocket => {
+    const snapshot = client.getSnapshot();
+    if (last?.snapshot !== snapshot) last = { snapshot, value: { ...snapshot, ...methods } };
+    return last.value;
+  };
+  return { client, read };
+}
+
+export const HandleContext = createContext<ClientHandle | null>(null);
+
+export function useHandle(): ClientHandle {
+  const handle = useContext(HandleContext);
+  if (handle !== null) return handle;
+  throw new Error("netra_trio: this hook needs an <EnhancedWebSocketProvider> around its component");
+}

@@ -1,0 +1,101 @@
+/** Entries of a conversation, made from a message, from a run, or from the history. */
+
+import type { HistoryMessage } from "../protocol/messages.js";
+import type { OutboxMessage } from "../core/outbox.js";
+import type { AgentEntry, Run, UserEntry } from "../core/snapshot.js";
+
+/** @param timestamp In Unix seconds. */
+export function userEntry(
+  { key, message }: OutboxMessage,
+  type: string,
+  content: string,
+  timestamp: number,
+): UserEntry {
+  return {
+    role: "user",
+    id: key,
+    type,
+    payload: { ...message.payload },
+    content,
+    correlation_id: key,
+    thread_id: message.payload.thread_id ?? null,
+    message_id: null,
+    run_id: null,
+    run_status: null,
+    status: "pending",
+    error: null,
+    timestamp,
+  };
+}
+
+export function contentOf({ message }: OutboxMessage): string {
+  if (message.type === "user_message") return message.payload.content;
+  const { input } = message.payload;
+  return typeof input === "string" ? input : JSON.stringify(input);
+}
+
+/** @param timestamp Of the question, in Unix seconds. */
+export function runEntry(run: Run, timestamp: number): AgentEntry {
+  return {
+    role: "agent",
+    id: run.run_id,
+    type: "agent_message",
+    payload: { content: run.text },
+    content: run.text,
+    correlation_id: run.correlation_id,
+    thread_id: run.thread_id,
+    message_id: null,
+    run_id: run.run_id,
+    status: run.status,
+    error: run.error,
+    truncated: run.truncated,
+    timestamp,
+  };
+}
+
+export function questionFromHistory(message: HistoryMessage, thread: string): UserEntry {
+  return {
+    role: "user",
+    id: message.correlation_id ?? message.message_id,
+    type: "user_message",
+    payload: { content: message.content },
+    content: message.content,
+    correlation_id: message.correlation_id ?? null,
+    thread_id: thread,
+    message_id: message.message_id,
+    run_id: message.run?.run_id ?? null,
+    run_status: null,
+    status: "confirmed",
+    error: null,
+    timestamp: message.created_at,
+  };
+}
+
+export function answerFromHistory(
+  message: HistoryMessage,
+  thread: string,
+  agent: string | null,
+): AgentEntry {
+  return {
+    role: "agent",
+    id: message.message_id,
+    type: "agent_message",
+    payload: { content: message.content, ...(agent === null ? {} : { agent_name: agent }) },
+    content: message.content,
+    correlation_id: null,
+    thread_id: thread,
+    message_id: message.message_id,
+    run_id: null,
+    status: "completed",
+    error: null,
+    truncated: message.truncated === true,
+    timestamp: message.created_at,
+  };
+}
+
+/** Whether a message of the history contains the text that was received of a run. */
+export function isAnswerOf({ role, content, truncated }: HistoryMessage, run: Run): boolean {
+  if (role !== "agent") return false;
+  if (content.startsWith(run.text) || (run.truncated && content.includes(run.text))) return true;
+  return truncated === true && run.text.startsWith(content);
+}

@@ -1,0 +1,216 @@
+/**
+ * What a tab shows: messages and runs, derived from the updates of the connection.
+ *
+ * Updates arrive in the order in which they happened. A tab without the connection may miss some,
+ * because it was opened later or was suspended: `apply` returns `missed`, and the leader's state
+ * replaces the tab's own.
+ */
+
+import type { ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import { withPage, type Page } from "../core/history.js";
+import type { OutboxMessage } from "../core/outbox.js";
+import { afterEvent, afterResume } from "../core/runs.js";
+import { EventSequence } from "../core/sequence.js";
+import { isEnd, type ChatMessage, type Run, type UserEntry } from "../core/snapshot.js";
+import type { Update } from "../core/updates.js";
+import { Conversation, isIn } from "./conversation.js";
+import { contentOf, isAnswerOf, userEntry } from "./entries.js";
+import type { Position } from "./session-store.js";
+
+/** The state that a leader sends to a tab that joins. */
+export interface ViewState {
+  readonly session: string | null;
+  readonly last: number;
+  readonly runs: readonly Run[];
+  readonly users: readonly UserEntry[];
+}
+
+export type Outcome = "applied" | "duplicate" | "missed";
+
+const KEPT = 500; // messages and ended runs; older ones are in the server's history
+
+export class View {
+  #session: string | null = null;
+  #sequence = new EventSequence();
+  readonly #runs = new Map<string, Run>();
+  readonly #users = new Map<string, UserEntry>();
+  readonly #history = new Map<string, Page>();
+  readonly #conversation = new Conversation({ runs: this.#runs, users: this.#users, history: this.#history });
+  #version = 0;
+
+  /** Increases with every change. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** The number up to which the view has every event of its session. */
+  get position(): Position | null {
+    return this.#session === null ? null : { session: this.#session, last: this.#sequence.last };
+  }
+
+  run(runId: string): Run | undefined {
+    return this.#runs.get(runId);
+  }
+
+  runs(threads: ReadonlySet<string>): readonly Run[] {
+    return [...this.#runs.values()].filter((run) => isIn(threads, run.thread_id));
+  }
+
+  messages(threads: ReadonlySet<string>): readonly ChatMessage[] {
+    return this.#conversation.messages(threads);
+  }
+
+  apply(update: Update): Outcome {
+    const outcome = update.kind === "message" ? this.#applyMessage(update.message) : this.#applyOther(update);
+    if (outcome === "applied") this.#version += 1;
+    return outcome;
+  }
+
+  /** Shows a message before it is sent. A key that is shown already is not shown again. */
+  show(message: OutboxMessage, content: string, type: string, timestamp: number): void {
+    if (this.#users.has(message.key)) return;
+    this.#users.set(message.key, userEntry(message, type, content, timestamp));
+    this.#prune();
+    this.#version += 1;
+  }
+
+  fail(key: string, error: ErrorBody): void {
+    this.#mark(key, { status: "failed", error });
+    this.#version += 1;
+  }
+
+  addHistory({ thread_id, messages }: ServerMessageOf<"thread_history">["payload"]): void {
+    this.#history.set(thread_id, withPage(this.#history.get(thread_id) ?? [], messages));
+    for (const { run } of messages) {
+      const known = run && this.#runs.get(run.run_id);
+      // The end of this run was missed: after a reset or a gap only the history reports it.
+      if (run && known && isEnd(run.status) && !isEnd(known.status)) {
+        // After a crash the history may lack the answer: then the received text is kept.
+        const text = messages.some((message) => isAnswerOf(message, known)) ? "" : known.text;
+        this.#runs.set(run.run_id, { ...known, status: run.status, text, position: null });
+      }
+    }
+    this.#version += 1;
+  }
+
+  clear(): void {
+    this.#session = null;
+    this.#sequence = new EventSequence();
+    this.#runs.clear();
+    this.#users.clear();
+    this.#history.clear();
+    this.#version += 1;
+  }
+
+  state(): ViewState {
+    return {
+      session: this.#session,
+      last: this.#sequence.last,
+      runs: [...this.#runs.values()],
+      users: [...this.#users.values()],
+    };
+  }
+
+  /** Replaces the state by the leader's if that is newer. Messages that only this tab shows stay. */
+  adopt(state: ViewState): void {
+    const isCurrent = state.session === this.#session && this.#sequence.last >= state.last;
+    if (!isCurrent) {
+      this.#session = state.session;
+      this.#sequence.startAfter(state.last);
+      this.#runs.clear();
+      for (const run of state.runs) this.#runs.set(run.run_id, run);
+    }
+    for (const user of state.users) this.#users.set(user.id, user);
+    this.#version += 1;
+  }
+
+  #applyMessage(message: ServerMessage): Outcome {
+    if (message.type === "connection_established") return this.#established(message.payload);
+    if (!("seq" in message)) return "applied";
+    const place = this.#sequence.place(message.seq, message.seq_from);
+    if (place !== "next") return place === "duplicate" ? "duplicate" : "missed";
+    this.#sequence.take(message.seq);
+    const run = afterEvent(this.#runs.get(message.payload.run_id), message);
+    this.#runs.set(run.run_id, run);
+    this.#linkQuestion(run, message);
+    if (message.type === "agent_completed") this.#prune();
+    return "applied";
+  }
+
+  #established({
+    session_id,
+    resume,
+  }: ServerMessageOf<"connection_established">["payload"]): Outcome {
+    const isSame = this.#session === session_id;
+    const { last } = this.#sequence;
+    if (isSame && resume.verdict === "exact" && last < resume.last_seq) return "missed";
+    const isAhead = isSame && last > resume.last_seq;
+    this.#session = session_id;
+    if (!isAhead) this.#sequence.startAfter(resume.last_seq);
+    for (const resumed of resume.runs) {
+      const known = this.#runs.get(resumed.run_id);
+      if (isAhead && known !== undefined) continue;
+      const isComplete = isSame && last === resume.last_seq;
+      this.#runs.set(resumed.run_id, afterResume(known, resumed, isComplete));
+    }
+    return "applied";
+  }
+
+  /** Stores at a question which run answers it, and that run's status. */
+  #linkQuestion(run: Run, message: Extract<ServerMessage, { seq: number }>): void {
+    const key = message.correlation_id;
+    const user = key === undefined ? undefined : this.#users.get(key);
+    if (key === undefined || user === undefined) return;
+    if (user.run_status === run.status && user.run_id === run.run_id) return;
+    const confirmed =
+      message.type === "message_confirmed"
+        ? { message_id: message.payload.message_id, thread_id: message.payload.thread_id }
+        : {};
+    this.#users.set(key, { ...user, ...confirmed, run_id: run.run_id, run_status: run.status });
+  }
+
+  #applyOther(update: Exclude<Update, { kind: "message" }>): Outcome {
+    switch (update.kind) {
+      case "unconfirmed":
+        for (const key of update.keys) this.#mark(key, { status: "unconfirmed" });
+        return "applied";
+      case "skipped": {
+        const place = this.#sequence.place(update.seq, update.from);
+        if (place === "next") this.#sequence.take(update.seq);
+        return place === "next" ? "applied" : place === "duplicate" ? "duplicate" : "missed";
+      }
+      case "restored":
+        this.#showSent(update.message);
+        return "applied";
+      case "sending":
+        this.#mark(update.message.key, { status: "pending", error: null });
+        return "applied";
+      case "settled":
+        // A message that no tab has shown yet is shown once it is confirmed.
+        if (update.ok) this.#showSent(update.message);
+        this.#mark(update.message.key, { status: update.ok ? "confirmed" : "failed", error: update.error });
+        return "applied";
+    }
+  }
+
+  #showSent(message: OutboxMessage): void {
+    const { type, timestamp = 0 } = message.message;
+    this.show(message, contentOf(message), type, timestamp);
+  }
+
+  #mark(key: string, change: Partial<UserEntry>): void {
+    const user = this.#users.get(key);
+    if (user !== undefined) this.#users.set(key, { ...user, ...change });
+  }
+
+  #prune(): void {
+    for (const [key, user] of this.#users) {
+      if (this.#users.size <= KEPT) break;
+      if (user.status === "confirmed" || user.status === "failed") this.#users.delete(key);
+    }
+    for (const [key, run] of this.#runs) {
+      if (this.#runs.size <= KEPT) break;
+      if (isEnd(run.status)) this.#runs.delete(key);
+    }
+  }
+}

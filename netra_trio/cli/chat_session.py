@@ -1,0 +1,153 @@
+"""A chat over one client: messages out, answers in, and Ctrl-C in between."""
+
+import signal
+
+import trio
+from attrs import define, field
+
+from netra_trio.cli.chat_view import ChatView
+from netra_trio.cli.terminal import Screen, typed_lines
+from netra_trio.client import Client, ClientError, Event, MessageRefused, Run
+from netra_trio.ids import new_thread_id
+from netra_trio.protocol.codes import ErrorCode
+
+_TEMPORARY = {
+    ErrorCode.RATE_LIMIT_EXCEEDED,
+    ErrorCode.QUEUE_FULL,
+    ErrorCode.SERVICE_UNAVAILABLE,
+}
+
+
+@define(eq=False)
+class ChatSession:
+    """A conversation, or one message, and the run that is in progress.
+
+    Attributes:
+        screen: The output.
+        agent: The agent; None for the server's default.
+        max_attempts: How many connection attempts may fail in a row; None for any number.
+        thread_id: The thread. Not the session's own, which would end with the session.
+        status: How the last run ended; None before the first end.
+    """
+
+    screen: Screen
+    agent: str | None
+    max_attempts: int | None
+    thread_id: str = field(factory=new_thread_id)
+    status: str | None = None
+    _view: ChatView = field(init=False)
+    _run: Run | None = None
+    _is_stopping: bool = False
+    _is_disconnected: bool = False
+    _shown_reasons: set[str] = field(factory=set)  # why there is no connection, since it was lost
+
+    def __attrs_post_init__(self) -> None:
+        self._view = ChatView(self.screen)
+
+    async def run(self, client: Client, message: str | None) -> None:
+        """Send one message, or every line of the input; return after the last answer.
+
+        Raises:
+            ClientError: The client cannot continue.
+        """
+        failure: ClientError | None = None
+        self._is_disconnected = False
+        async with trio.open_nursery() as nursery:
+
+            async def follow_connection() -> None:
+                nonlocal failure
+                try:
+                    async for event in client.events():
+                        self._show_connection(event)
+                except ClientError as error:
+                    failure = error
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(follow_connection)
+            if message is not None:
+                await self._ask(client, message)
+            else:
+                await self._converse(client)
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _converse(self, client: Client) -> None:
+        self.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D quits.")
+        self.screen.prompt()
+        async for line in typed_lines():
+            self.screen.line_entered()
+            if line.strip():
+                await self._ask(client, line)
+            self.screen.prompt()
+
+    async def _ask(self, client: Client, content: str) -> None:
+        """Send a message and show its run to the end."""
+        self._is_stopping = False
+        if self._is_disconnected:
+            self.screen.note("… it is sent when the connection is back")
+        try:
+            run = await client.send(content, agent=self.agent, thread_id=self.thread_id)
+            self._run = run
+            if run.status == "queued":
+                self.screen.note("… waiting")
+            async for event in run:
+                self._view.show(event)
+            if run.end is not None:
+                self.status = run.end.payload.get("status", run.end.type)
+        except MessageRefused as refused:
+            self.screen.fault(f"{refused.error} {refused.help}")
+            self.status = "failed"
+        except ClientError:
+            await trio.sleep_forever()  # the task that follows the connection ends everything
+        finally:
+            self._run = None
+
+    async def handle_signals(self, nursery: trio.Nursery) -> None:
+        """Stop the answer at the first Ctrl-C; quit at the second, or if there is no answer."""
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            async for _ in signals:
+                self.screen.interrupted()
+                if self._run is None or self._is_stopping or self._is_disconnected:
+                    self.status = self.status or "cancelled"
+                    nursery.cancel_scope.cancel()
+                    return
+                self._is_stopping = True
+                nursery.start_soon(self._stop, self._run)
+
+    async def _stop(self, run: Run) -> None:
+        try:
+            await run.stop()
+        except MessageRefused as refused:
+            self._is_stopping = False  # the run continues, and the next Ctrl-C tries again
+            self.screen.fault(f"{refused.error} {refused.help}")
+        except ClientError:
+            return  # the task that follows the connection reports it
+
+    def show_no_connection(self, why: str) -> None:
+        """Show why there is no connection; each reason once until there is one."""
+        self._is_disconnected = True
+        if why in self._shown_reasons:
+            return
+        reason = f"connected: {why.rstrip('.')}."
+        if self._shown_reasons:
+            self.screen.note(f"Still not {reason}")
+        elif self.max_attempts is None:
+            self.screen.note(f"Not {reason} Trying until it is back; Ctrl-C quits.")
+        else:
+            self.screen.note(f"Not {reason} Trying {self.max_attempts} times at most.")
+        self._shown_reasons.add(why)
+
+    def _show_connection(self, event: Event) -> None:
+        """Show an event that does not belong to a run."""
+        if event.type == "server_draining":
+            self.screen.note("The server is about to restart.")
+        elif event.type == "disconnected":
+            self.show_no_connection(event.payload["reason"])
+        elif event.type == "connected":
+            self._is_disconnected = False
+            if self._shown_reasons:
+                self._shown_reasons.clear()
+                self._view.show_connected(event.payload["verdict"])
+        elif event.type == "error" and event.payload["code"] in _TEMPORARY:
+            self.screen.note(f"… {event.payload['error']} It is sent again.")

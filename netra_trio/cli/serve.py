@@ -1,0 +1,127 @@
+"""The command `serve`: runs the server."""
+
+import os
+import socket
+import ssl
+import sys
+import time
+import webbrowser
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import trio
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.cli.agent_import import import_agents
+from netra_trio.cli.errors import CommandError
+from netra_trio.cli.login import DEV_USER
+from netra_trio.config.loading import Loaded, load
+from netra_trio.errors import SettingsError, leaves
+from netra_trio.server.application import DEMO_AGENTS, Application, create_app
+from netra_trio.server.run import serve as run_server
+from netra_trio.server.sockets import CannotListen, listen, secure
+from netra_trio.telemetry import logs
+from netra_trio.telemetry.otlp import exporting
+
+READY_TOKEN_SECONDS = 24 * 3600  # of the token that is printed: a day's work
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - only looked up
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
+    agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
+    certfile: str | None = None,
+    keyfile: str | None = None,
+    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
+) -> None:
+    """Run the server; settings come from the environment, and development needs none.
+
+    Parameters
+    ----------
+    host
+        The address to listen on.
+    port
+        The port; 0 takes a free one and prints it.
+    agent
+        An agent as [NAME=]module:function, imported from the working directory too. May be given
+        more than once; the first one answers messages that name no agent.
+    certfile
+        The certificate for TLS, with its chain (PEM).
+    keyfile
+        Its private key (PEM); not needed if the certificate's file contains it.
+    open_page
+        Open the chat page in this machine's browser.
+    """
+    logs.configure()
+    if keyfile is not None and certfile is None:
+        raise CommandError("--keyfile: give its certificate too, as --certfile")
+    tls = None if certfile is None else secure(certfile, keyfile)
+    loaded = load(os.environ, directory=Path.cwd())
+    agents = import_agents(agent) if agent else dict(DEMO_AGENTS)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
+    application = create_app(agents=agents, settings=loaded.settings)
+    try:
+        sock = listen(host, port)
+    except CannotListen as error:
+        raise CommandError(str(error)) from None
+    run = partial(_serve, application, loaded, list(agents), sock, tls, opens=open_page)
+    with exporting(os.environ):
+        trio.run(run)
+
+
+async def _serve(
+    application: Application,
+    loaded: Loaded,
+    agents: list[str],
+    sock: socket.socket,
+    tls: ssl.SSLContext | None,
+    *,
+    opens: bool,
+) -> None:
+    wrong: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(partial(run_server, tls=tls), application, sock)
+            s = "" if tls is None else "s"
+            print(_greeting(loaded, agents, address, s), flush=True)  # noqa: T201 - its output
+            if opens:
+                # Some browsers return only when they are closed: the shutdown does not wait.
+                open_page = partial(webbrowser.open, f"http{s}://{_reachable(address)}/")
+                await trio.to_thread.run_sync(open_page, abandon_on_cancel=True)
+    except* SettingsError as group:
+        wrong = next(leaves(group))
+    if wrong is not None:
+        raise wrong
+
+
+def _reachable(address: str) -> str:
+    """Return an address for a browser: the address of all interfaces is not one."""
+    host, _, port = address.rpartition(":")
+    return f"{_ANY_ADDRESS.get(host, host)}:{port}"
+
+
+def _greeting(loaded: Loaded, agents: list[str], address: str, s: str) -> str:
+    environment = loaded.settings.environment
+    verifier = TokenVerifier.of(loaded.settings)
+    lines = [
+        f"netra_trio {version('netra-trio')}, {environment}, agents: {', '.join(agents)}",
+        f"Ready on http{s}://{address} (WebSocket: ws{s}://{address}/ws)",
+    ]
+    if environment == "development":
+        hint = f"Talk to it:  netra-trio chat --url ws{s}://{address}/ws"
+        if verifier.can_sign:
+            token = verifier.sign(DEV_USER, expires_at=time.time() + READY_TOKEN_SECONDS)
+            lines[1] += f", token of user {DEV_USER!r}: {token}"
+            lines.append(hint)
+        else:
+            lines.append(f"{hint} --token TOKEN (from the login whose keys are at JWT_JWKS_URL)")
+    lines.append("Ctrl-C stops it.")
+    return "\n".join(lines)

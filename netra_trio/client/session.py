@@ -1,0 +1,332 @@
+"""The client's half of a session: frames in, frames out, over one connection after the other.
+
+    session.begin(Event.parse(first_frame))
+    session.receive(frame)
+    frame = session.next_frame(now)
+
+Nothing here waits or touches a socket, so each frame is handled completely before the next one.
+What outlives a connection (the outbox, the runs, the requests) is kept here.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+from attrs import define
+
+from netra_trio.client.errors import ClientError, MessageRefused, OutboxFull
+from netra_trio.client.event import Event, InvalidEvent
+from netra_trio.client.feed import Feed
+from netra_trio.client.frames import HELLO, Hello, frame_of
+from netra_trio.client.messages import Messages
+from netra_trio.client.notifier import Notifier
+from netra_trio.client.outbox import MESSAGE_BYTES, MESSAGES, Outbox, OutboxMessage
+from netra_trio.client.outbox_file import OutboxFile
+from netra_trio.client.requests import Request, Requests
+from netra_trio.client.run import Run
+from netra_trio.client.runs import Runs
+from netra_trio.client.sequence import SequenceTracker
+from netra_trio.client.stats import Stats
+from netra_trio.ids import new_correlation_id
+from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
+
+REPLAY_SECONDS = 5.0  # wait for the replay before unconfirmed messages are sent all the same
+HEARTBEAT_MS = 30_000  # until a server says more (docs/protocol.md)
+
+# Frames that the client answers itself, and does not deliver as events.
+_INTERNAL = frozenset({"heartbeat", "pong", "thread_history", "auth_ok", HELLO})
+
+
+@define
+class ConnectionState:
+    """What a session knows of its present connection, or of the last one.
+
+    Attributes:
+        heartbeat_ms: Milliseconds between two heartbeats of the server.
+        made_progress: Whether a new event was received.
+        token_ended: Whether the server said that the token has expired.
+        reconnect_after: How many seconds the server wants to pass before the next connection.
+    """
+
+    heartbeat_ms: int = HEARTBEAT_MS
+    made_progress: bool = False
+    token_ended: bool = False
+    reconnect_after: float = 0.0
+
+
+class ClientSession:
+    """Handles the frames of a session.
+
+    Args:
+        stats: Counters.
+        file: The file of the outbox; None if there is none.
+        stop: Called by `Run.stop`.
+        wall_clock: Returns Unix seconds.
+
+    Attributes:
+        feed: The events of the session, for `Client.events`.
+        messages: The messages of the application.
+        requests: The requests of the application.
+        connection: The state of the connection.
+        to_write: Notified when there may be a frame to write.
+        token_expiring: Notified when the server asks for a new token.
+    """
+
+    def __init__(
+        self,
+        *,
+        stats: Stats,
+        file: OutboxFile | None,
+        stop: Callable[[Run], Any],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._stats = stats
+        self._stop = stop
+        self._wall_clock = wall_clock
+        self._sequence = SequenceTracker()
+        self._outbox = Outbox()
+        self._readers: set[Feed] = set()
+        self._limits: dict[str, Any] = {}
+        self._owes_pong = False
+        self.to_write = Notifier()
+        self.token_expiring = Notifier()
+        self.feed = self._new_feed()
+        self.connection = ConnectionState()
+        self.messages = Messages(self._outbox, file, self.to_write.notify)
+        self.requests = Requests(self.to_write.notify)
+        self._runs = Runs(self._outbox, self.requests, self.tell, wall_clock)
+
+    # For the connection.
+
+    def query(self) -> dict[str, str]:
+        """Return the query parameters of an upgrade request."""
+        return self._sequence.query()
+
+    def set_limits(self, limits: Mapping[str, Any]) -> None:
+        """Take over limits that the server gives."""
+        self._limits |= limits
+        max_bytes = self._limits.get("max_message_size")
+        if type(max_bytes) is int:
+            self.messages.max_bytes = max_bytes
+
+    def begin(self, event: Event) -> None:
+        """Handle the first frame of a connection.
+
+        Raises:
+            InvalidEvent: It is not a valid `connection_established`.
+        """
+        hello = Hello.parse(event)
+        is_first = self._sequence.session_id is None
+        last_seq, replayed = hello.last_seq, hello.replayed
+        if hello.verdict == "exact":  # then the client's own number counts
+            replayed += last_seq - self._sequence.last_seq
+            last_seq = self._sequence.last_seq
+        self._sequence.begin(hello.session_id, last_seq=last_seq, replayed=max(0, replayed))
+        self.connection = ConnectionState(heartbeat_ms=hello.heartbeat_ms)
+        self.token_expiring.clear()
+        self.set_limits(hello.limits)
+
+        stats = self._stats
+        stats.messages_received += 1
+        stats.reconnections += 0 if is_first else 1
+        stats.last_resume_verdict = hello.verdict
+        stats.connected_at = stats.last_activity = self._wall_clock()
+        stats.connection_id, stats.session_id = hello.connection_id, hello.session_id
+
+        self._repeat_unanswered(is_replayed=bool(replayed))
+        self.tell("connected", {"verdict": hello.verdict, "session_id": hello.session_id})
+        if hello.verdict == "gap":
+            runs = list(hello.runs)
+            self.tell("gap", {"last_seq": last_seq, "runs": runs})
+            self._runs.recover_from_gap(runs)
+        elif hello.verdict != "exact" and not is_first:
+            self.tell("reset", {"reason": hello.reason})
+            self._runs.recover_from_reset(hello.reason)
+        self.to_write.notify()
+
+    def receive(self, text: str) -> None:
+        """Handle a frame.
+
+        Raises:
+            InvalidEvent: It is not a frame of the protocol.
+        """
+        self._stats.messages_received += 1
+        self._stats.last_activity = self._wall_clock()
+        event = Event.parse(text)
+        if event.seq is not None and event.first is not None:
+            self._receive_numbered(event, event.first, event.seq, len(text))
+        else:
+            self._receive_control(event, len(text))
+        self.to_write.notify()
+
+    def next_frame(self, now: float) -> str | None:
+        """Return the next frame to write, or None: control frames first, then messages."""
+        if self._owes_pong:
+            self._owes_pong = False
+            return frame_of("pong", {})
+        control = self.requests.next()
+        if control is not None:
+            return control
+        seq = self._sequence.ack(now, self._held_from)
+        if seq is not None:
+            return frame_of("ack", {"seq": seq})
+        message = self._outbox.next(now)
+        if message is None:
+            return None
+        self._stats.messages_sent += 1
+        return message.text
+
+    def next_at(self) -> float:
+        """Return when there will be a frame to write, if nothing happens before."""
+        return min(self._sequence.ack_at(self._held_from), self._outbox.next_at())
+
+    def authenticate(self, token: str) -> None:
+        """Send a new token."""
+        self.requests.send(frame_of("auth", {"token": token}, new_correlation_id()))
+
+    def tell(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Deliver an event of the client itself to the readers of all events."""
+        self.feed.push(Event(kind, dict(payload), timestamp=self._wall_clock()))
+
+    # For the client.
+
+    def __len__(self) -> int:
+        return len(self._outbox)
+
+    def check_room(self, message: OutboxMessage) -> None:
+        """Check that one more message fits.
+
+        Raises:
+            OutboxFull: It does not.
+        """
+        waiting, running = len(self._outbox), len(self._runs)
+        size = self._outbox.size + self._runs.size
+        if waiting + running >= MESSAGES or size + message.size > MESSAGE_BYTES:
+            raise OutboxFull(
+                f"{waiting} messages are not confirmed and {running} runs are not over: "
+                "wait for one of them"
+            )
+
+    def fail(self, failure: ClientError | None, for_tasks: ClientError) -> None:
+        """End every wait of the application.
+
+        Args:
+            failure: Raised in readers of all events; None ends their iteration.
+            for_tasks: Raised in every other task that waits.
+        """
+        self.messages.fail(for_tasks)
+        self.requests.fail(for_tasks)
+        self.feed.finish(failure)
+        self._runs.finish(for_tasks)
+
+    def resume(self) -> None:
+        """Continue after `fail`."""
+        self.requests.resume()
+        self.feed.resume()
+        self._runs.resume()
+
+    # Internals.
+
+    def _repeat_unanswered(self, *, is_replayed: bool) -> None:
+        """Send unanswered frames again, on a new connection."""
+        self._outbox.begin_connection()
+        if is_replayed:
+            # The replay may have the confirmation of a message that seems unconfirmed.
+            self._outbox.pause(trio.current_time() + REPLAY_SECONDS)
+        # The limit may be that of another server than the one the messages were made for.
+        for message in self._outbox.take_larger_than(self.messages.max_bytes):
+            self._refuse(message, self.messages.too_large(message))
+        self.requests.begin_connection()
+        self._owes_pong = False
+
+    def _receive_numbered(self, event: Event, first: int, seq: int, size: int) -> None:
+        receipt = self._sequence.receive(first, seq)
+        if receipt.missing is not None:
+            low, high = receipt.missing
+            self.tell("gap", {"from": low, "to": high})
+        if receipt.is_new:
+            self.connection.made_progress = True
+            self.feed.push(event, size)
+            if event.type == "message_confirmed":
+                self._confirm(event)
+            else:
+                self._runs.deliver(event, size)
+        if self._sequence.caught_up():
+            self._outbox.resume()
+
+    def _confirm(self, event: Event) -> None:
+        """Handle the confirmation of a message."""
+        required = {"message_id", "thread_id", "status"}
+        if event.run_id is None or not required <= event.payload.keys():
+            raise InvalidEvent("a confirmation lacks a required field")
+        message = self._outbox.confirm(event.correlation_id)
+        if message is None:
+            return
+        if message.is_repeat:
+            self._runs.repeat_confirmed(message, event.run_id)
+            return
+        reply = self.messages.settle(message)
+        if reply is not None:
+            run = Run(event, self._new_feed(), self._stop)
+            self._runs.track(run, message)
+            reply.settle(run)
+
+    def _receive_control(self, event: Event, size: int) -> None:
+        request = self.requests.take(event.correlation_id)
+        if event.type == "error":
+            self._stats.errors_encountered += 1
+            self._receive_error(event, request)
+        elif request is not None:
+            request.reply.settle(event)
+        elif event.type == "heartbeat":
+            self._owes_pong = True
+        elif event.type == "auth_expiring":
+            self.token_expiring.notify()
+        elif event.type == "server_draining":
+            # The server accepts no more messages: they wait for the next connection.
+            wait = event.payload.get("reconnect_after_ms")
+            self.connection.reconnect_after = max(0, wait) / 1000 if type(wait) is int else 0.0
+            self._outbox.pause(math.inf)
+        if event.type not in _INTERNAL:
+            self.feed.push(event, size)
+
+    def _receive_error(self, event: Event, request: Request | None) -> None:
+        code = str(event.payload.get("code"))
+        wait = event.payload.get("retry_after_ms")
+        retry_after_ms = wait if type(wait) is int else None
+        refusal = MessageRefused(
+            code,
+            str(event.payload.get("error", "")),
+            str(event.payload.get("help", "")),
+            retry_after_ms=retry_after_ms,
+            correlation_id=event.correlation_id,
+        )
+        if request is not None:
+            # A run that has ended, or does not exist, need not be stopped.
+            is_done = request.run_id is not None and code == ErrorCode.RUN_NOT_FOUND
+            request.reply.settle(event, None if is_done else refusal)
+            return
+        if code == ErrorCode.TOKEN_EXPIRED:
+            self.connection.token_ended = True
+        key, in_flight = event.correlation_id, self._outbox.in_flight
+        if key is None and in_flight is not None and code in BAD_FRAME:
+            key = in_flight.key  # no other frame that this client writes can be a bad one
+        message = self._outbox.refuse(key, code, retry_after_ms, trio.current_time())
+        if message is not None:
+            self._refuse(message, refusal)
+
+    def _refuse(self, message: OutboxMessage, refusal: MessageRefused) -> None:
+        if message.is_repeat:
+            self._runs.repeat_refused(message)
+        else:
+            self.messages.refuse(message, refusal)
+
+    @property
+    def _held_from(self) -> int | None:
+        """The oldest number that some reader has not taken yet."""
+        held = (feed.held_from for feed in self._readers)
+        return min((first for first in held if first is not None), default=None)
+
+    def _new_feed(self) -> Feed:
+        return Feed(self._readers, self._wall_clock, self.to_write.notify)

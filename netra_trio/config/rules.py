@@ -1,0 +1,107 @@
+"""Rules between settings: which combinations stop the start, and which are warned of.
+
+>>> anonymous = Settings(environment="production", require_auth=False)
+>>> [line.partition(":")[0] for line in combined_faults(anonymous, invalid=set())][-1]
+'WEBSOCKET_REQUIRE_AUTH'
+"""
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from netra_trio.config.origins import DEVELOPMENT
+from netra_trio.config.settings import (
+    KEY_BYTES,
+    KEY_SERVER_ALGORITHMS,
+    SECRET_BYTES,
+    TABLE,
+    Settings,
+)
+from netra_trio.config.value_kinds import fault_line, is_loopback
+
+_MAKE_A_KEY = (
+    "set it, for instance to the output of "
+    '`python -c "import secrets; print(secrets.token_urlsafe(48))"`'
+)
+
+
+def combined_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
+    """Return a line for each setting that is wrong in combination with the others.
+
+    Args:
+        settings: The values; an invalid one is replaced by its default.
+        invalid: The variables that are reported already.
+    """
+    try:
+        _ = settings.origins
+    except ValueError as error:
+        for line in str(error).splitlines():
+            yield f"{TABLE['allowed_origins'].env}: {line}"
+    yield from _key_faults(settings, invalid)
+    if settings.environment == DEVELOPMENT:
+        return
+    for name, row in TABLE.items():
+        if row.required and row.env not in invalid and not getattr(settings, name):
+            expected = f"{row.kind.expected} in {settings.environment}"
+            yield fault_line(row.env, "nothing", expected, row.required)
+    key = settings.jwt_secret_key
+    if key is not None and len(key.encode()) < SECRET_BYTES:
+        row = TABLE["jwt_secret_key"]
+        expected = f"{row.kind.expected} in {settings.environment}"
+        yield fault_line(
+            row.env, f"{len(key.encode())} bytes (kept secret)", expected, "use a longer one"
+        )
+    if not settings.require_auth:
+        expected = f"true in {settings.environment}"
+        fix = "unset it: anonymous users are for development only"
+        yield fault_line(TABLE["require_auth"].env, "false", expected, fix)
+
+
+def _key_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
+    """Check that each algorithm has a key, and each key an algorithm."""
+    secret, server, algorithms = (
+        TABLE[name] for name in ("jwt_secret_key", "jwt_jwks_url", "jwt_algorithms")
+    )
+    if {secret.env, server.env, algorithms.env} & invalid:
+        return
+    url, environment = settings.jwt_jwks_url, settings.environment
+    generates_secret = environment == DEVELOPMENT
+    if not (settings.jwt_secret_key or url or generates_secret):
+        expected = f"{secret.kind.expected}, or {server.env}, in {environment}"
+        fix = f"{_MAKE_A_KEY}, or set {server.env} to where your login publishes its keys"
+        yield fault_line(secret.env, "nothing", expected, fix)
+        return
+    if url and not (generates_secret or url.lower().startswith("https:") or is_loopback(url)):
+        expected = f"https:// in {environment}, or a loopback address"
+        fix = "use https: over http anyone on the way can replace the keys"
+        yield fault_line(server.env, "http://", expected, fix)
+    listed = settings.jwt_algorithms or ()
+    shared = [name for name in listed if name in KEY_BYTES]
+    public = [name for name in listed if name in KEY_SERVER_ALGORITHMS]
+    has_key = "algorithms that there is a key for"
+    if shared and not (settings.jwt_secret_key or generates_secret):
+        fix = f"set {secret.env}, or remove {', '.join(shared)}"
+        yield fault_line(algorithms.env, ", ".join(shared), has_key, fix)
+    if public and not url:
+        fix = f"set {server.env}, or remove {', '.join(public)}"
+        yield fault_line(algorithms.env, ", ".join(public), has_key, fix)
+    if url and listed and not public:
+        expected = f"one of {', '.join(KEY_SERVER_ALGORITHMS)} too, for the key server"
+        fix = f"add the algorithm of your login service, or unset {server.env}"
+        yield fault_line(algorithms.env, ", ".join(listed), expected, fix)
+
+
+def combined_warnings(settings: Settings) -> Iterator[str]:
+    """Return a line for each valid combination that is probably not intended."""
+    key = settings.jwt_secret_key
+    shared = [name for name in settings.jwt_algorithms or () if name in KEY_BYTES]
+    wanted = max((KEY_BYTES[name] for name in shared), default=0)
+    if key is not None and len(key.encode()) < wanted:
+        yield (
+            f"{TABLE['jwt_secret_key'].env}: {len(key.encode())} bytes are fewer than the {wanted} "
+            f"that {', '.join(shared)} can use; {_MAKE_A_KEY}"
+        )
+    if settings.environment != DEVELOPMENT and (settings.database_url or "").startswith("sqlite:"):
+        yield (
+            f"{TABLE['database_url'].env}: SQLite serves one process on one machine; for more use "
+            "postgresql://"
+        )

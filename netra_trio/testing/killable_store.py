@@ -1,0 +1,81 @@
+"""The store of one server: once that server is killed, its writes are lost.
+
+killable = KillableStore(store)
+killable.is_killed = True
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+
+from attrs import define
+
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
+
+
+@define
+class KillableStore:
+    """Passes calls on to a store until the server is killed.
+
+    Attributes:
+        is_killed: Whether the server is killed: its writes are lost, and its reads fail.
+    """
+
+    store: Store
+    is_killed: bool = False
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Open the store for a block."""
+        return self.store.open()
+
+    async def check(self) -> None:
+        """Return if the store can answer now."""
+        await self._reachable().check()
+
+    async def get_user(self, user_id: UserId) -> User | None:
+        """Return the user."""
+        return await self._reachable().get_user(user_id)
+
+    async def create_user(self, user_id: UserId) -> User:
+        """Create the user."""
+        return await self._reachable().create_user(user_id)
+
+    async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
+        """Enable or disable the user."""
+        return await self._reachable().set_user_enabled(user_id, enabled=enabled)
+
+    async def record(self, message: NewMessage) -> Duplicate | None:
+        """Record a message and its run."""
+        return await self._reachable().record(message)
+
+    async def find(self, message: NewMessage) -> Duplicate | None:
+        """Return the recorded message with the same key."""
+        return await self._reachable().find(message)
+
+    def start_run(self, run_id: RunId) -> None:
+        """Record that the run is `running`."""
+        if not self.is_killed:
+            self.store.start_run(run_id)
+
+    async def end_run(self, end: RunEnd) -> None:
+        """Record the end of a run."""
+        if not self.is_killed:
+            await self.store.end_run(end)
+
+    async def history(
+        self,
+        user_id: UserId,
+        thread_id: ThreadId,
+        *,
+        limit: int,
+        before: MessageId | None = None,
+    ) -> tuple[Sequence[HistoryMessage], bool] | None:
+        """Return a page of a thread."""
+        return await self._reachable().history(user_id, thread_id, limit=limit, before=before)
+
+    def _reachable(self) -> Store:
+        if self.is_killed:
+            raise StoreUnavailable("the server was killed")
+        return self.store
