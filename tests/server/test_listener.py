@@ -51,7 +51,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError
 from netra_trio.server import socket_handler
 from netra_trio.server.application import Application, create_app
-from netra_trio.server.listener import Listener
+from netra_trio.server.listeners import Listeners
 from netra_trio.server.request_head import RequestHead, read_head
 from netra_trio.server.sockets import listen
 from netra_trio.server.sockets import secure as context_of
@@ -414,15 +414,16 @@ def refused(answer: Answer, code: str) -> None:
 
 @asynccontextmanager
 async def listener(
-    make: type[Listener] = Listener, **settings: Any
+    sock: socket.socket | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Application, str]]:
     """Run a listener in this process."""
     chosen = evolve(Settings(), jwt_secret_key=SECRET, send_timeout_ms=500, **settings)
     app = create_app(agents={"echo": echo}, settings=chosen, store=MemoryStore())
-    with listen("127.0.0.1", 0) as sock:
+    [sock] = listen("127.0.0.1", 0) if sock is None else [sock]
+    with sock:
         port = sock.getsockname()[1]
         async with app.running(), trio.open_nursery() as nursery:
-            await nursery.start(make(app, sock).serve)
+            await nursery.start(Listeners(app, [sock]).serve)
             yield app, f"127.0.0.1:{port}"
             nursery.cancel_scope.cancel()
 
@@ -517,18 +518,10 @@ async def test_accept_without_a_free_file_is_logged_and_retried() -> None:
                 raise OSError(number, os.strerror(number))
             return super().accept()
 
-    class CrowdedListener(Listener):
-        def __init__(self, app: Application, sock: socket.socket) -> None:
-            super().__init__(app, Crowded(fileno=os.dup(sock.fileno())))
-
-        async def serve(
-            self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-        ) -> None:
-            with self._sock:
-                await super().serve(task_status=task_status)
-
+    [sock] = listen("127.0.0.1", 0)
+    crowded_sock = Crowded(fileno=sock.detach())
     with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
-        async with listener(CrowdedListener) as (_, address):
+        async with listener(crowded_sock) as (_, address):
             for _ in range(2):
                 assert await trio.to_thread.run_sync(ask_health, address) == 200
     assert not failures
