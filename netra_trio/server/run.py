@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 
 import trio
 
+from netra_trio.agents.context import context_of
 from netra_trio.server.application import Application
 from netra_trio.server.exit import ExitWatchdog, drain_on_signal
 from netra_trio.server.listeners import Listeners
 from netra_trio.server.sockets import address_of
-from netra_trio.telemetry.logs import write_in_batches
+from netra_trio.telemetry.watchdog import LoopWatchdog
 
 CLOSING = 1.0  # seconds for HTTP requests that are still at work when the drain is done
 COLLECT_AFTER = 20_000  # new objects before a garbage collection, which takes about 8 ms for them
@@ -44,8 +45,8 @@ async def serve(
         stack.enter_context(_rare_collections())
         watchdog = stack.enter_context(ExitWatchdog(app.settings.drain_timeout_ms / 1000))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write_in_batches)
             drained: trio.Event = await nursery.start(drain_on_signal, app.drain, watchdog)
+            stack.enter_context(LoopWatchdog(context_of))
             async with app.running(), trio.open_nursery() as serving:
                 listeners = Listeners(app, socks, tls=tls)
                 await serving.start(listeners.serve)

@@ -15,7 +15,7 @@ from netra_trio.errors import KeyConflict, StoreUnavailable
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.messages import Confirmation, MessageConfirmed
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.runner import Runner, lean_copy
+from netra_trio.sessions.runner import Runner, has_ended, lean_copy
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
 
@@ -104,6 +104,10 @@ class Duplicates:
             live.watchers.pop(self._session_id, None)
         for following in self._followed.values():
             following.cancel()
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._spawn = has_ended
 
     async def _follow(self, run_id: RunId, message: NewMessage) -> None:
         """Ask for the end of a run of another server, until there is one."""

@@ -38,6 +38,11 @@ LEAN_RESULT_BYTES = 16 * 1024  # of a result while the log is over its bytes
 _log = structlog.get_logger(__name__)
 
 
+def has_ended(*_: object) -> None:
+    """Take the place of a function of a session that has ended, and refuse the call."""
+    raise RuntimeError("the session has ended")
+
+
 class LiveRun:
     """A run of a session that has not ended.
 
@@ -125,6 +130,10 @@ class Runner:
         self._timer: trio.CancelScope | None = None  # of the wait for the next rate slot
         self._starts_none = False  # in a drain, or once the session closes
         self._is_draining = False
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended: no task starts any more."""
+        self._execute = self._spawn = has_ended
 
     # Before a run starts.
 

@@ -207,15 +207,19 @@ class Session:
         """
         set_log_context(session_id=self.id, user_id=self.user.id)
         self.context = copy_context()
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._over = over = trio.Event()
-            try:
-                await self._tasks.lead()
-                await over.wait()
-            except BaseException:  # cancelled, or a fault: in either case it is over
-                self.close(RunStatus.INTERRUPTED)
-                raise
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._over = over = trio.Event()
+                try:
+                    await self._tasks.lead()
+                    await over.wait()
+                except BaseException:  # cancelled, or a fault: in either case it is over
+                    self.close(RunStatus.INTERRUPTED)
+                    raise
+        finally:
+            if self._closing is not None:
+                self._disconnect_parts()
 
     def rest(self) -> bool:
         """End the agent task if there is nothing to do; return whether there was one to end."""
@@ -269,8 +273,22 @@ class Session:
         self._runner.stop_all(status)
         if self._nursery is not None and len(self._inbox):
             self._tasks.ensure_leader()  # the messages in the inbox are refused
-        self._inbox.close()
-        self._end_serving()
+        if self._inbox.is_open:  # then `serve` runs, or is about to
+            self._inbox.close()
+            self._end_serving()
+        else:
+            self._disconnect_parts()
+
+    def _disconnect_parts(self) -> None:
+        """Drop the references from its parts back to the session.
+
+        Without this every ended session would be cyclic garbage: a collection that has thousands of
+        them to free stops the event loop.
+        """
+        self._runner.disconnect()
+        self._duplicates.disconnect()
+        self._admission.disconnect()
+        self._tasks.disconnect()
 
     def _end_serving(self) -> None:
         if self._over is not None:

@@ -1,4 +1,4 @@
-"""Whose runs are ended, and whose are left alone."""
+"""Leases: whose runs are ended, and whose are kept."""
 
 import os
 import platform
@@ -29,8 +29,8 @@ from stores.samples import (
 from netra_trio.errors import StoreUnavailable
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import NewMessage
-from netra_trio.stores.sql import leases as owners
-from netra_trio.stores.sql.leases import LEASE_SECONDS, Owner, end_runs
+from netra_trio.stores.sql import leases
+from netra_trio.stores.sql.leases import LEASE_SECONDS, Lease, end_runs
 from netra_trio.stores.sql.schema import owners as table
 from netra_trio.stores.sql.schema import runs
 from netra_trio.stores.sql.store import SqlStore
@@ -60,50 +60,50 @@ trio.run(main, sys.argv[1])
 
 
 def statuses(url: str) -> list[str]:
-    """Return the states of all runs, in the order of their messages."""
+    """Return the status of every run, in the order of their messages."""
     query = select(runs.c.status).order_by(runs.c.message)
     return change(url, lambda connection: list(connection.scalars(query)))
 
 
 def ids(url: str) -> list[str]:
-    """Return the owners that have a lease."""
+    """Return the ids of all leases."""
     return change(url, lambda connection: list(connection.scalars(select(table.c.owner))))
 
 
-async def leave_behind(url: str, owner: Owner, lease: float = 1000.0) -> NewMessage:
-    """Record a run of an owner that has not left; its lease ends in so many seconds."""
+async def record_run_of(url: str, lease: Lease, seconds: float = 1000.0) -> NewMessage:
+    """Record a running run of another lease, which expires in so many seconds."""
     message = new()
     store = SqlStore(url)
     async with store.open():
         await record(store, message)
 
     def work(connection: Connection) -> None:
-        until = owners.now(connection) + lease
-        row = {"owner": owner.id, "machine": owner.machine, "process": owner.process}
+        until = leases.now(connection) + seconds
+        row = {"owner": lease.id, "machine": lease.machine, "process": lease.process}
         connection.execute(insert(table).values(**row, lease_until=until))
         change_run = update(runs).where(runs.c.run_id == message.run_id)
-        connection.execute(change_run.values(owner=owner.id, status=RunStatus.RUNNING))
+        connection.execute(change_run.values(owner=lease.id, status=RunStatus.RUNNING))
 
     change(url, work)
     return message
 
 
 async def look(url: str) -> None:
-    """Let a store look at the others once."""
+    """Open and close a store, which ends the runs of processes that are gone."""
     async with SqlStore(url).open():
         pass
 
 
 @pytest.fixture
 def long_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the database have been up for long."""
-    monkeypatch.setattr(owners, "_up_since", lambda _: 0.0)
+    """Pretend that the database was started long ago."""
+    monkeypatch.setattr(leases, "_up_since", lambda _: 0.0)
 
 
 # In this process
 
 
-async def test_two_stores_of_one_process_leave_each_other_alone(
+async def test_two_stores_of_one_process_keep_each_others_runs(
     url: str, logs: list[Any], long_up: None
 ) -> None:
     one, other = SqlStore(url), SqlStore(url)
@@ -113,10 +113,10 @@ async def test_two_stores_of_one_process_leave_each_other_alone(
         async with other.open():
             theirs = new()
             await record(other, theirs)
-            await one._renew()
-            await other._renew()
+            await one._upkeep.renew()
+            await other._upkeep.renew()
             assert statuses(url) == ["queued", "queued"]
-        await one._renew()
+        await one._upkeep.renew()
         assert statuses(url) == ["queued", "interrupted"]
         assert len(ids(url)) == 1
     assert statuses(url) == ["interrupted", "interrupted"]
@@ -124,7 +124,7 @@ async def test_two_stores_of_one_process_leave_each_other_alone(
     assert logs == []
 
 
-async def test_a_store_that_could_not_tell_that_it_left_is_gone_all_the_same(
+async def test_runs_of_a_store_that_could_not_release_its_lease_are_ended(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def is_down(_: Callable[[Connection], T]) -> T:
@@ -139,30 +139,30 @@ async def test_a_store_that_could_not_tell_that_it_left_is_gone_all_the_same(
     assert statuses(url) == ["interrupted"]
 
 
-async def test_leaving_gives_the_lease_up_and_ends_the_rest(url: str) -> None:
-    owner = Owner()
-    message = await leave_behind(url, owner)
-    change(url, owner.leave)
+async def test_releasing_a_lease_ends_its_runs(url: str) -> None:
+    lease = Lease()
+    message = await record_run_of(url, lease)
+    change(url, lease.release)
     assert ids(url) == []
     assert statuses(url) == ["interrupted"]
     assert message.run_id.startswith("run_")
 
 
 def test_a_lease_is_renewed(url: str) -> None:
-    owner = Owner()
+    lease = Lease()
 
-    def lease(connection: Connection) -> float:
+    def seconds_left(connection: Connection) -> float:
         until = connection.scalar(select(table.c.lease_until))
-        return float(until or 0) - owners.now(connection)
+        return float(until or 0) - leases.now(connection)
 
     try:
         for _ in range(2):
             change(url, lambda c: c.execute(update(table).values(lease_until=1.0)))
-            assert change(url, owner.renew) == 0
-            assert LEASE_SECONDS - 5 < change(url, lease) <= LEASE_SECONDS
+            assert change(url, lease.renew) == 0
+            assert LEASE_SECONDS - 5 < change(url, seconds_left) <= LEASE_SECONDS
             assert len(ids(url)) == 1
     finally:
-        change(url, owner.leave)
+        change(url, lease.release)
 
 
 # Another process of this machine
@@ -170,7 +170,7 @@ def test_a_lease_is_renewed(url: str) -> None:
 
 @pytest.fixture
 def server(url: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process that has a queued and a running run."""
+    """Run a process with a queued and a running run."""
     with subprocess.Popen(  # noqa: S603 - a test's own command line
         [sys.executable, "-c", SERVES, url],
         stdin=subprocess.PIPE,
@@ -183,13 +183,13 @@ def server(url: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 async def started(server: "subprocess.Popen[str]") -> list[str]:
-    """Wait until it has recorded; return the ids of its runs."""
+    """Wait until the process has recorded its messages; return the ids of their runs."""
     assert server.stdout is not None
     line = await trio.to_thread.run_sync(server.stdout.readline)
     return line.split()
 
 
-async def test_the_runs_of_a_process_are_left_alone_while_it_lives_and_then_ended_at_once(
+async def test_runs_are_kept_while_their_process_lives_and_ended_once_it_is_gone(
     url: str, server: "subprocess.Popen[str]", logs: list[Any], long_up: None
 ) -> None:
     run_ids = await started(server)
@@ -198,7 +198,7 @@ async def test_the_runs_of_a_process_are_left_alone_while_it_lives_and_then_ende
     assert statuses(url) == ["queued", "running"]
     assert len(ids(url)) == 1
     server.send_signal(signal.SIGKILL)
-    # Not waited for yet, it is a zombie, and gone all the same.
+    # Its parent has not waited for it: a zombie is gone, too.
     await wait_until(lambda: _is_over(server.pid))
     store = SqlStore(url)
     async with store.open():
@@ -215,86 +215,88 @@ async def test_the_runs_of_a_process_are_left_alone_while_it_lives_and_then_ende
 
 
 async def _is_over(pid: int) -> bool:
-    return owners._process(pid) is None
+    return leases._process(pid) is None
 
 
-async def test_a_number_that_another_process_has_now_is_not_the_owner(url: str) -> None:
-    """The number is this process's own, and the time at which it began another."""
-    await leave_behind(url, Owner(process=f"{os.getppid()} 1"))
+async def test_a_reused_process_id_is_not_the_owner(url: str) -> None:
+    """The process id exists, but its process started at another time."""
+    await record_run_of(url, Lease(process=f"{os.getppid()} 1"))
     await look(url)
     assert statuses(url) == ["interrupted"]
 
 
-async def test_an_earlier_owner_of_this_process_that_did_not_leave_is_gone(url: str) -> None:
-    await leave_behind(url, Owner())
+async def test_an_earlier_lease_of_this_process_is_gone(url: str) -> None:
+    await record_run_of(url, Lease())
     await look(url)
     assert statuses(url) == ["interrupted"]
 
 
-# Another machine: only its lease tells
+# Another machine: only the lease counts
 
 
-async def test_a_lease_that_runs_is_respected(url: str, long_up: None) -> None:
-    await leave_behind(url, Owner(machine=ELSEWHERE), lease=5)
+async def test_runs_of_a_valid_lease_are_kept(url: str, long_up: None) -> None:
+    await record_run_of(url, Lease(machine=ELSEWHERE), seconds=5)
     await look(url)
     assert statuses(url) == ["running"]
     assert len(ids(url)) == 1
 
 
-async def test_a_lease_that_ran_out_is_the_end(url: str, long_up: None) -> None:
-    owner = Owner(machine=ELSEWHERE)
-    await leave_behind(url, owner, lease=-1)
+async def test_runs_of_an_expired_lease_are_ended(url: str, long_up: None) -> None:
+    lease = Lease(machine=ELSEWHERE)
+    await record_run_of(url, lease, seconds=-1)
     await look(url)
     assert statuses(url) == ["interrupted"]
     assert ids(url) == []
 
 
-async def test_a_process_of_another_machine_may_have_our_number(url: str, long_up: None) -> None:
-    await leave_behind(url, Owner(machine=ELSEWHERE, process=Owner().process), lease=5)
+async def test_a_process_of_another_machine_may_have_the_same_process_id(
+    url: str, long_up: None
+) -> None:
+    await record_run_of(url, Lease(machine=ELSEWHERE, process=Lease().process), seconds=5)
     await look(url)
     assert statuses(url) == ["running"]
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1, "running"), (100, "interrupted")])
-async def test_a_database_that_was_away_gives_owners_time(
+async def test_after_a_restart_of_the_database_leases_may_be_renewed(
     url: str, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: str
 ) -> None:
-    monkeypatch.setattr(owners, "_up_since", lambda c: owners.now(c) - seconds)
-    await leave_behind(url, Owner(machine=ELSEWHERE), lease=-1)
+    monkeypatch.setattr(leases, "_up_since", lambda c: leases.now(c) - seconds)
+    await record_run_of(url, Lease(machine=ELSEWHERE), seconds=-1)
     await look(url)
     assert statuses(url) == [expected]
 
 
-async def test_who_could_not_renew_its_own_lease_gives_the_others_time(
+async def test_a_server_whose_own_lease_expired_waits_for_the_others(
     url: str, long_up: None
 ) -> None:
     store = SqlStore(url)
     async with store.open():
-        await leave_behind(url, Owner(machine=ELSEWHERE), lease=-1000)
-        # What the look of the helper above ended is at work again, as is its owner.
-        own = table.c.owner == store._owner.id
+        await record_run_of(url, Lease(machine=ELSEWHERE), seconds=-1000)
+        # The helper opened a store, which ended the run; the helper then restored run and lease.
+        own = table.c.owner == store._upkeep.lease.id
         change(url, lambda c: c.execute(update(table).where(own).values(lease_until=1.0)))
-        await store._renew()
+        await store._upkeep.renew()
         assert statuses(url) == ["running"]
-        await store._renew()
+        await store._upkeep.renew()
         assert statuses(url) == ["interrupted"]
 
 
-def test_the_time_since_which_a_database_is_up_is_its_own(url: str) -> None:
-    up, moment = change(url, lambda c: (owners._up_since(c), owners.now(c)))
+def test_the_start_time_of_the_database_is_on_its_own_clock(url: str) -> None:
+    up, moment = change(url, lambda c: (leases._up_since(c), leases.now(c)))
     assert up <= moment
     assert up == 0.0 or moment - up < 3600
 
 
-# Declared gone, and alive
+# Taken for gone, and alive
 
 
-async def test_an_owner_that_was_declared_gone_has_the_last_word(url: str) -> None:
+async def test_a_process_that_was_taken_for_gone_stores_its_own_ends(url: str) -> None:
     store = SqlStore(url)
     async with store.open():
         message = new()
         await record(store, message)
-        change(url, lambda c: end_runs(c, store._owner.id))
+        change(url, lambda c: end_runs(c, store._upkeep.lease.id))
         known = await store.find(again(message))
         assert known is not None
         assert known.status is RunStatus.INTERRUPTED
@@ -306,11 +308,11 @@ async def test_an_owner_that_was_declared_gone_has_the_last_word(url: str) -> No
         assert known == duplicate_of(message, RunStatus.COMPLETED, end.completed)
 
 
-async def test_an_owner_whose_row_was_taken_gets_another(url: str) -> None:
+async def test_a_deleted_lease_is_taken_again(url: str) -> None:
     store = SqlStore(url)
     async with store.open():
         change(url, lambda c: c.execute(table.delete()))
-        await store._renew()
+        await store._upkeep.renew()
         assert len(ids(url)) == 1
 
 
@@ -328,25 +330,25 @@ async def test_runs_without_an_owner_are_ended(url: str, logs: list[Any]) -> Non
                 connection.execute(this.values(owner=owner))
 
         change(url, work)
-        await store._renew()
+        await store._upkeep.renew()
         assert statuses(url) == ["completed", "interrupted", "interrupted"]
     assert [log["runs"] for log in logs] == [2]
 
 
-# Processes, as Linux tells of them
+# Processes of Linux
 
 
 class Proc:
-    """A made-up /proc."""
+    """A scripted /proc."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
         def path(name: str) -> "Proc.File":
             return Proc.File(files.get(name))
 
-        monkeypatch.setattr(owners, "Path", path)
+        monkeypatch.setattr(leases, "Path", path)
 
     class File:
-        """A file that is there or not."""
+        """A file that exists or not."""
 
         def __init__(self, content: str | None) -> None:
             self._content = content
@@ -363,13 +365,15 @@ class Proc:
             return self._content is not None
 
 
-FIELDS = " ".join(str(number) for number in range(4, 53))  # each is its own number
+FIELDS = " ".join(str(number) for number in range(4, 53))  # the value of each field is its number
 
 
 @pytest.mark.parametrize("name", ["python", "a b", "a) R 1", ")", "(", "", ") Z 1 2 3", "\n", "é"])
-def test_a_program_may_have_any_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_name_of_a_program_may_contain_anything(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     Proc(monkeypatch, {"/proc/7/stat": f"7 ({name}) S {FIELDS}\n"})
-    assert owners._process(7) == "7 22"
+    assert leases._process(7) == "7 22"
 
 
 @pytest.mark.parametrize(("state", "expected"), [("S", "7 22"), ("Z", None), ("X", None)])
@@ -377,21 +381,21 @@ def test_a_zombie_is_gone(
     monkeypatch: pytest.MonkeyPatch, state: str, expected: str | None
 ) -> None:
     Proc(monkeypatch, {"/proc/7/stat": f"7 (python) {state} {FIELDS}\n"})
-    assert owners._process(7) == expected
+    assert leases._process(7) == expected
 
 
-def test_where_linux_tells_a_process_without_a_file_is_gone(
+def test_on_linux_a_process_without_a_stat_file_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Proc(monkeypatch, {"/proc/self/stat": "here"})
-    assert owners._process(os.getpid()) is None
+    assert leases._process(os.getpid()) is None
 
 
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [(None, "7"), (PermissionError, "7"), (ProcessLookupError, None)],
 )
-def test_elsewhere_a_signal_tells(
+def test_on_other_systems_a_signal_finds_a_process(
     monkeypatch: pytest.MonkeyPatch, fault: type[OSError] | None, expected: str | None
 ) -> None:
     asked: list[tuple[int, int]] = []
@@ -403,41 +407,41 @@ def test_elsewhere_a_signal_tells(
 
     Proc(monkeypatch, {})
     monkeypatch.setattr(os, "kill", kill)
-    assert owners._process(7) == expected
+    assert leases._process(7) == expected
     assert asked == [(7, 0)]
 
 
-def test_this_process_is_alive_and_itself() -> None:
-    pid, began = str(owners._process(os.getpid())).split()
+def test_this_process_is_found_with_its_start_time() -> None:
+    pid, began = str(leases._process(os.getpid())).split()
     assert int(pid) == os.getpid()
     assert int(began) > 0
-    assert Owner().process == Owner().process
-    assert Owner().id != Owner().id
+    assert Lease().process == Lease().process
+    assert Lease().id != Lease().id
 
 
-def test_a_machine_is_a_boot_and_a_set_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_is_a_boot_and_a_process_id_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     boot, processes = "/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"
     Proc(monkeypatch, {boot: "a-boot\n", processes: "pid:[1]"})
-    assert owners._machine() == "a-boot pid:[1]"
+    assert leases._machine() == "a-boot pid:[1]"
     Proc(monkeypatch, {boot: "a-boot\n", processes: "pid:[2]"})
-    assert owners._machine() == "a-boot pid:[2]"
+    assert leases._machine() == "a-boot pid:[2]"
     Proc(monkeypatch, {})
     monkeypatch.setattr(platform, "node", lambda: "node")
     monkeypatch.setattr(platform, "system", lambda: "Other")
-    assert owners._machine() == "node Other"
+    assert leases._machine() == "node Other"
 
 
-def test_an_owner_without_a_start_time_is_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners, "_process", lambda _: None)
-    assert Owner().process == str(os.getpid())
+def test_without_a_start_time_a_process_is_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_process", lambda _: None)
+    assert Lease().process == str(os.getpid())
 
 
-async def test_where_only_numbers_are_known_a_process_that_lives_is_left_alone(
+async def test_without_start_times_runs_of_a_living_process_are_kept(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owners, "_process", lambda pid: "1" if pid == 1 else None)
-    message = await leave_behind(url, Owner(process="1"))
-    await leave_behind(url, Owner(process="2"))
+    monkeypatch.setattr(leases, "_process", lambda pid: "1" if pid == 1 else None)
+    message = await record_run_of(url, Lease(process="1"))
+    await record_run_of(url, Lease(process="2"))
     store = SqlStore(url)
     async with store.open():
         assert statuses(url) == ["running", "interrupted"]
