@@ -9,6 +9,7 @@ No exception of one connection reaches another.
 import errno
 import socket
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TypeAlias
 
 import structlog
@@ -19,6 +20,7 @@ from netra_trio.errors import TransportClosed, leaves, place_of
 
 ACCEPTS = 64  # connections accepted in a row before other tasks run
 CROWDED_SECONDS = 0.1  # until the next accept after the system was out of resources
+CROWDED_LOG_SECONDS = 10.0  # between two log lines of the same lack
 
 _CROWDED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LOST = (OSError, TransportClosed, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -41,6 +43,7 @@ class Listener:
         self._sock = sock
         self._handle = handle
         self._accepting = trio.CancelScope()
+        self._logged_at: dict[int | None, float] = {}  # when each lack was logged last
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve connections until `stop` is called and the last connection has ended."""
@@ -66,11 +69,18 @@ class Listener:
                 break
             except OSError as error:
                 if error.errno in _CROWDED:
-                    _log.error("crowded", reason=error.strerror)
+                    self._log_crowded(error)
                     return False
                 continue  # the peer of this connection left before it was accepted
             nursery.start_soon(self._isolate, sock, peer_address(str(address[0])))
         return True
+
+    def _log_crowded(self, error: OSError) -> None:
+        """Log the lack of a resource, once in a while: it is met ten times a second."""
+        now = trio.current_time()
+        if self._logged_at.get(error.errno, -inf) + CROWDED_LOG_SECONDS <= now:
+            self._logged_at[error.errno] = now
+            _log.error("crowded", reason=error.strerror)
 
     async def _isolate(self, sock: socket.socket, peer: str) -> None:
         """Serve one connection, log its exceptions, and close its socket."""

@@ -58,7 +58,7 @@ from netra_trio.server.sockets import secure as context_of
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.byte_stream import ByteStream
 
-EXIT_SECONDS = 2.0  # beyond the drain timeout
+EXIT_SECONDS = 10.0  # from the signal to the exit
 STEP = 10.0  # seconds: a safety bound
 MEMORY = 64 * 1024 * 1024  # bytes that a few dozen bad peers may cost: each session keeps a log
 AGENTS = """
@@ -155,7 +155,7 @@ async def test_the_server_exits_in_time_with_bad_peers(tmp_path: Path) -> None:
         server.process.wait_log("connection_opened", 18)
         begun = time.monotonic()
         assert server.process.end(seconds=STEP) == 0
-        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS + 1  # a busy machine is slower
+        assert time.monotonic() - begun < EXIT_SECONDS
         assert "Traceback" not in server.process.err.text
         for sock in socks:
             sock.close()
@@ -507,7 +507,7 @@ async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
 
 
 async def test_accept_without_a_free_file_is_logged_and_retried() -> None:
-    failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+    failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.EMFILE, errno.ENFILE]
 
     class Crowded(socket.socket):
         """A listening socket in a system that has no free file, for a while."""
