@@ -1,5 +1,7 @@
 """The command `serve`: runs the server."""
 
+import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -17,8 +19,10 @@ from cyclopts.validators import Number
 
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.agent_import import import_agents
+from netra_trio.cli.arguments import Text, Texts
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER
+from netra_trio.cli.streams import report
 from netra_trio.config.loading import Loaded, load
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
@@ -34,9 +38,9 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - only lo
 
 def serve(
     *,
-    host: str = "127.0.0.1",
+    host: Text = "127.0.0.1",
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
-    agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
+    agent: Annotated[Texts, Parameter(name="--agent", negative=())] = (),
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
@@ -66,12 +70,14 @@ def serve(
     loaded = load(os.environ, directory=Path.cwd())
     agents = import_agents(agent) if agent else dict(DEMO_AGENTS)
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
+        report(f"warning: {warning}")
     application = create_app(agents=agents, settings=loaded.settings)
     try:
         sock = listen(host, port)
     except CannotListen as error:
-        raise CommandError(str(error)) from None
+        is_taken = str(error).endswith(os.strerror(errno.EADDRINUSE))
+        advice = "; choose another port with --port, or a free one with --port 0"
+        raise CommandError(f"{error}{advice if is_taken else ''}") from None
     run = partial(_serve, application, loaded, list(agents), sock, tls, opens=open_page)
     with exporting(os.environ):
         trio.run(run)
@@ -89,9 +95,17 @@ async def _serve(
     wrong: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(partial(run_server, tls=tls), application, sock)
+
+            async def serve_until_stopped(task_status: trio.TaskStatus[str]) -> None:
+                await run_server(application, sock, tls=tls, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            address = await nursery.start(serve_until_stopped)
             s = "" if tls is None else "s"
-            print(_greeting(loaded, agents, address, s), flush=True)  # noqa: T201 - its output
+            greeting = f"{_greeting(loaded, agents, address, s)}\n"
+            # In a thread: a reader that does not read, or has left, does not stop the server.
+            write = partial(_write, greeting)
+            nursery.start_soon(partial(trio.to_thread.run_sync, write, abandon_on_cancel=True))
             if opens:
                 # Some browsers return only when they are closed: the shutdown does not wait.
                 open_page = partial(webbrowser.open, f"http{s}://{_reachable(address)}/")
@@ -100,6 +114,12 @@ async def _serve(
         wrong = next(leaves(group))
     if wrong is not None:
         raise wrong
+
+
+def _write(text: str) -> None:
+    # Not by `print`: at the end of the interpreter, a thread must not hold the lock of stdout.
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), text.encode(sys.stdout.encoding, errors="replace"))
 
 
 def _reachable(address: str) -> str:
