@@ -31,6 +31,10 @@ class SettingsError(NetraError):
     """The settings are wrong; the text lists every fault and its mend."""
 
 
+class AgentUnusable(SettingsError):
+    """The resources of an agent cannot be opened; the text names the agent and the reason."""
+
+
 class DatabaseUnusable(SettingsError):
     """What DATABASE_URL names can never work; the text says why and what to do."""
 

@@ -8,7 +8,7 @@ run, so each run has its own `contextvars.Context`.
 
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from types import coroutine
+from types import FrameType, coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -29,12 +29,18 @@ def run_in_context(
     try:
         request = context.run(function.send, None)
         on_suspend()
-        while True:
-            try:
-                answer = yield request
-            except BaseException as error:
-                request = context.run(function.throw, error)
-            else:
-                request = context.run(function.send, answer)
+        while True:  # Trio resumes a task by `send` alone: a cancellation is a value too
+            # Not by a local variable: an exception in it would be in a cycle with this frame.
+            request = context.run(function.send, (yield request))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    finally:
+        function.close()  # where this one is closed; nothing if it has ended
+
+
+def context_of(frame: FrameType) -> Context | None:
+    """Return the context that a frame runs a coroutine in, None for a frame that does not."""
+    if frame.f_code is not run_in_context.__code__:
+        return None
+    context: Context = frame.f_locals["context"]
+    return context

@@ -180,6 +180,8 @@ class Execution:
                 self._log_cleanup(own)
             error = error or own
         ending = self._ending(error)
+        # An exception keeps its traceback, whose frames keep this run and the agent's values.
+        self._result = self._error = self._nursery = None
         if ending is not None:
             self.output.close()
         return ending

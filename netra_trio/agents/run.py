@@ -166,7 +166,7 @@ class Run:
         if not isinstance(text, str):
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
         if not text:
-            await trio.lowlevel.checkpoint()  # a loop of nothing lets others run all the same
+            await trio.lowlevel.checkpoint()  # a loop of empty texts must not block the event loop
         elif len(text) <= PIECE_CHARACTERS:  # as a token of a model is
             await self._output.say(self.id, text)
         else:

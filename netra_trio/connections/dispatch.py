@@ -85,6 +85,20 @@ class CommandDispatcher:
         nursery: Holds the background requests.
     """
 
+    __slots__ = (
+        "_background",
+        "_client",
+        "_control",
+        "_history",
+        "_metrics",
+        "_nursery",
+        "_renewals",
+        "_session",
+        "_store",
+        "_verifier",
+        "_wall_clock",
+    )
+
     def __init__(
         self,
         session: Session,

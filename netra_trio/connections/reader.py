@@ -25,6 +25,12 @@ class Reader:
         dispatcher: Handles its commands.
     """
 
+    __slots__ = (
+        "_bad_frames",
+        "_connection",
+        "_dispatcher",
+    )
+
     def __init__(self, connection: Connection, dispatcher: CommandDispatcher) -> None:
         self._connection = connection
         self._dispatcher = dispatcher

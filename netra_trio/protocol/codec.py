@@ -15,7 +15,7 @@ the lines a client reads.
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from types import NoneType
-from typing import Any, Final, NoReturn, get_args
+from typing import Any, Final, NoReturn, Protocol, get_args
 
 import attrs
 import cattrs
@@ -32,7 +32,6 @@ from netra_trio.protocol.messages import (
     INBOUND,
     Ack,
     AgentStarted,
-    Event,
     ExpectationError,
     Inbound,
     JsonObject,
@@ -299,24 +298,39 @@ def encode(
     )
 
 
-def encode_event(
-    event: Event | Encoded,
-    timestamp: float,
-    correlation_id: str | None,
-    seq: int,
-    seq_from: int | None = None,
-) -> bytes:
+class NumberedEvent(Protocol):
+    """An event as the log keeps it.
+
+    Attributes:
+        event: The event.
+        timestamp: Unix seconds at which it happened.
+        correlation_id: Of the message that it belongs to.
+        seq: Its number; of a merged event the last number it stands for.
+        seq_from: The first number that a merged event stands for.
+    """
+
+    event: Any
+    timestamp: float
+    correlation_id: str | None
+    seq: int
+    seq_from: int | None
+
+
+def encode_event(entry: NumberedEvent) -> bytes:
     """Encode an event for the wire: as `encode`, and fast for the deltas that most events are."""
-    if type(event) is not PartialResult or seq_from is not None:
-        return encode(event, timestamp, correlation_id, seq=seq, seq_from=seq_from)
-    return orjson.dumps(
-        {
-            "type": "partial_result",
-            "payload": {"run_id": event.run_id, "content": event.content},
-            "timestamp": timestamp,
-            "correlation_id": correlation_id,
-            "seq": seq,
-        }
+    event = entry.event
+    if type(event) is PartialResult and entry.seq_from is None:
+        return orjson.dumps(
+            {
+                "type": "partial_result",
+                "payload": {"run_id": event.run_id, "content": event.content},
+                "timestamp": entry.timestamp,
+                "correlation_id": entry.correlation_id,
+                "seq": entry.seq,
+            }
+        )
+    return encode(
+        event, entry.timestamp, entry.correlation_id, seq=entry.seq, seq_from=entry.seq_from
     )
 
 

@@ -34,6 +34,12 @@ class Liveness:
     meanwhile may lie unread. So after a stall the peer gets its whole time again.
     """
 
+    __slots__ = (
+        "_heard",
+        "_interval",
+        "_next_heartbeat",
+    )
+
     def __init__(self, *, interval: float, now: float) -> None:
         self._interval = interval
         self._next_heartbeat = now + interval
@@ -66,6 +72,12 @@ class TokenLife:
 
     A token that was accepted within the leeway ends with the leeway; any other at its `exp`.
     """
+
+    __slots__ = (
+        "_warned",
+        "ends_at",
+        "expires_at",
+    )
 
     def __init__(self, *, expires_at: float, now: float) -> None:
         self.expires_at = expires_at

@@ -34,6 +34,14 @@ class SlidingWindow:
     0.2 %. (Measured from the latest, a group that is fed steadily would never leave the window.)
     """
 
+    __slots__ = (
+        "_grain",
+        "_groups",
+        "_rate",
+        "_used",
+        "_waiting",
+    )
+
     def __init__(self, *, rate: int, waiting: int) -> None:
         self._rate = rate
         self._waiting = waiting
@@ -121,6 +129,13 @@ class SlidingWindow:
 
 class TokenBucket:
     """A steady `rate` per second, and a `burst` after a time without any."""
+
+    __slots__ = (
+        "_at",
+        "_burst",
+        "_rate",
+        "_tokens",
+    )
 
     def __init__(self, *, rate: float, burst: int, now: float) -> None:
         self._rate = rate

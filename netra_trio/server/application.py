@@ -16,6 +16,7 @@ from attrs import frozen
 
 from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.config.loading import load
@@ -88,7 +89,7 @@ class Application:
         self._verifier = verifier
         self._page = page
         # Opened before the node, in this order, and closed after it in the opposite one.
-        self._resources: Sequence[Resource] = (verifier.open,)
+        self._resources: Sequence[Resource] = (verifier.open, *resources_of(agents))
         self._asgi = AsgiAdapter(self)
         self._open: _Open | None = None
 

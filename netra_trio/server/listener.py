@@ -17,6 +17,7 @@ from netra_trio.errors import TransportClosed, leaves, place_of
 from netra_trio.server.application import Application
 from netra_trio.server.hypercorn.host import HttpHost
 from netra_trio.server.socket_handler import SocketHandler
+from netra_trio.telemetry.events import ListenerCrowded
 
 ACCEPTS = 64  # connections accepted in a row before other tasks run
 CROWDED_SECONDS = 0.1  # until the next accept after the system was out of resources
@@ -41,6 +42,7 @@ class Listener:
     ) -> None:
         self._sock = sock
         self._accepting = trio.CancelScope()
+        self._note = app.instruments.note
         self._http = HttpHost(app, app.settings)
         self._handler = SocketHandler(app, self._http, tls)
 
@@ -69,7 +71,7 @@ class Listener:
                 break
             except OSError as error:
                 if error.errno in _CROWDED:
-                    _log.error("crowded", reason=error.strerror)
+                    self._note(ListenerCrowded(str(error.strerror)))
                     return False
                 continue  # the peer of this connection left before it was accepted
             nursery.start_soon(self._isolate, sock, str(address[0]))

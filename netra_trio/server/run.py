@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 
 import trio
 
+from netra_trio.agents.context import context_of
 from netra_trio.server.application import Application
 from netra_trio.server.exit import drain_on_signal
 from netra_trio.server.listener import Listener
 from netra_trio.server.sockets import address_of
-from netra_trio.telemetry.logs import write_in_batches
+from netra_trio.telemetry.watchdog import LoopWatchdog
 
 CLOSING = 1.0  # seconds for HTTP requests that are still at work when the drain is done
 COLLECT_AFTER = 20_000  # new objects before a garbage collection, which takes about 8 ms for them
@@ -42,8 +43,8 @@ async def serve(
         timers.enter_context(_rare_collections())
         timeout = app.settings.drain_timeout_ms / 1000
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write_in_batches)
             drained: trio.Event = await nursery.start(drain_on_signal, app.drain, timeout, timers)
+            timers.enter_context(LoopWatchdog(context_of))
             async with app.running(), trio.open_nursery() as serving:
                 listener = Listener(app, sock, tls=tls)
                 await serving.start(listener.serve)

@@ -27,13 +27,17 @@ from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import Work
 from netra_trio.sessions.records import new_message, run_spec
-from netra_trio.sessions.runner import LiveRun, Runner
+from netra_trio.sessions.runner import LiveRun, Runner, has_ended
 from netra_trio.sessions.scheduler import AdmissionDecision
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
 
 Tell = Callable[[Problem, CorrelationId | None], Awaitable[None]]
+
+
+async def _tell_none(_problem: Problem, _correlation_id: CorrelationId | None) -> None:
+    """Send nothing: the session has ended."""
 
 
 class Admission:
@@ -52,6 +56,22 @@ class Admission:
         spawn: Starts a task of the session.
         tell: Sends an error to the client, if it is connected.
     """
+
+    __slots__ = (
+        "_agents",
+        "_default_thread",
+        "_duplicates",
+        "_events",
+        "_metrics",
+        "_runner",
+        "_settings",
+        "_spawn",
+        "_stopped",
+        "_store",
+        "_tell",
+        "_user",
+        "_wall_clock",
+    )
 
     def __init__(
         self,
@@ -85,6 +105,11 @@ class Admission:
     def stop(self, status: RunStatus) -> None:
         """Refuse new messages; one that is being recorded ends with `status` at once."""
         self._stopped = status
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._spawn = has_ended
+        self._tell = _tell_none
 
     @property
     def is_stopped(self) -> bool:

@@ -16,7 +16,7 @@ from netra_trio.ids import SessionId
 from netra_trio.sessions.admission import Admission
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import Inbox
-from netra_trio.sessions.runner import LiveRun, Runner
+from netra_trio.sessions.runner import LiveRun, Runner, has_ended
 from netra_trio.telemetry.events import RunStarted
 from netra_trio.telemetry.instruments import Instruments
 from netra_trio.telemetry.log_context import extend_log_context
@@ -46,6 +46,19 @@ class AgentTasks:
         instruments: Receive the telemetry.
         spawn: Starts a task of the session.
     """
+
+    __slots__ = (
+        "_first",
+        "_spawn",
+        "admission",
+        "executing",
+        "inbox",
+        "instruments",
+        "is_waiting",
+        "leader",
+        "runner",
+        "session",
+    )
 
     def __init__(
         self,
@@ -94,10 +107,16 @@ class AgentTasks:
         """Start a task that executes a run."""
         self._spawn(execute_runs, AgentTask(self, live))
 
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._spawn = has_ended
+        self._first = self.leader = None
+        del self.session
+
     def begin(self, live: LiveRun) -> None:
         """Note that a run is about to be executed; called in the context of the run."""
         spec, message = live.execution.spec, live.execution.spec.message
-        extend_log_context(run_id=message.run_id)
+        extend_log_context(run_id=message.run_id, agent=message.agent_name)
         TRACEPARENT.set(self.session.traceparent)
         waited = round(trio.current_time() - spec.received, 3)
         started = RunStarted(message.run_id, message.agent_name, waited, self.session.id)

@@ -15,7 +15,7 @@ from netra_trio.errors import KeyConflict, StoreUnavailable
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.messages import Confirmation, MessageConfirmed
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.runner import Runner, lean_copy
+from netra_trio.sessions.runner import Runner, has_ended, lean_copy
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
 
@@ -34,6 +34,17 @@ class Duplicates:
         store: Asked for the ends of runs of other servers.
         spawn: Starts a task of the session.
     """
+
+    __slots__ = (
+        "_closed",
+        "_events",
+        "_followed",
+        "_runner",
+        "_session_id",
+        "_spawn",
+        "_store",
+        "_user",
+    )
 
     def __init__(
         self,
@@ -56,17 +67,18 @@ class Duplicates:
 
     def confirm(self, known: Duplicate, message: NewMessage) -> None:
         """Confirm a message that was recorded before, and let the end of its run follow."""
+        run_id, live = known.run_id, self._user.runs.get(known.run_id)
+        status = known.status if live is None or known.completed is not None else live.status
         self._events.confirm(
             MessageConfirmed(
                 known.message_id,
-                known.run_id,
+                run_id,
                 known.thread_id,
                 Confirmation.DUPLICATE,
-                run_status=known.status,
+                run_status=status,
             ),
             message.correlation_id,
         )
-        run_id, live = known.run_id, self._user.runs.get(known.run_id)
         if self._closed:
             self._events.release(1)
         elif known.completed is not None:
@@ -92,6 +104,10 @@ class Duplicates:
             live.watchers.pop(self._session_id, None)
         for following in self._followed.values():
             following.cancel()
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended."""
+        self._spawn = has_ended
 
     async def _follow(self, run_id: RunId, message: NewMessage) -> None:
         """Ask for the end of a run of another server, until there is one."""

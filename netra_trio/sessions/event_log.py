@@ -99,6 +99,23 @@ class EventLog:
         written: The highest number that a client may have seen.
     """
 
+    __slots__ = (
+        "_acknowledging",
+        "_bytes",
+        "_keeps_ring",
+        "_kept",
+        "_max_bytes",
+        "_max_events",
+        "_merged_until",
+        "_ordinary",
+        "_pending",
+        "_replays_until",
+        "_reserved",
+        "_ring_bytes",
+        "last",
+        "written",
+    )
+
     def __init__(
         self, *, max_events: int, max_bytes: int, acknowledging: bool, keeps_ring: bool = True
     ) -> None:
@@ -269,14 +286,18 @@ class EventLog:
 
     def _drop_kept(self, seq: int) -> list[Entry]:
         forgotten: list[Entry] = []
-        kept = self._kept
+        kept, size, reserved = self._kept, 0, 0
         while kept and kept[0].seq <= seq:
             entry = kept.popleft()
-            if self._acknowledging:
-                self._free(entry)
-            else:
-                self._ring_bytes -= entry.size
+            size += entry.size
+            reserved += entry.reserved
             forgotten.append(entry)
+        if self._acknowledging:
+            self._bytes -= size
+            self._reserved -= reserved
+            self._ordinary -= len(forgotten) - reserved
+        else:
+            self._ring_bytes -= size
         return forgotten
 
     def _free(self, entry: Entry) -> None:

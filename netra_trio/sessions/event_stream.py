@@ -51,6 +51,17 @@ class EventStream:
         metrics: Count the events.
     """
 
+    __slots__ = (
+        "_feed",
+        "_log",
+        "_room",
+        "_times",
+        "_transcript",
+        "_wall_clock",
+        "acknowledging",
+        "has_room",
+    )
+
     def __init__(
         self,
         settings: Settings,
@@ -67,6 +78,7 @@ class EventStream:
             acknowledging=acknowledging,
             keeps_ring=resumes,
         )
+        self.has_room = self._log.has_room  # asked for each delta: a call less
         self._transcript = Transcript() if resumes else None
         self._times = DeliveryTimes(metrics)
         self._wall_clock = wall_clock
@@ -106,10 +118,6 @@ class EventStream:
         """Note that a run has started, for the list of runs that a resume gets."""
         if self._transcript is not None:
             self._transcript.note(run_id, RunStatus.RUNNING)
-
-    def has_room(self, size: int) -> bool:
-        """Whether an event of `size` bytes fits into the log now."""
-        return self._log.has_room(size)
 
     async def wait_for_room(self, size: int) -> None:
         """Wait until an event of `size` bytes fits into the log. Cancelling is safe.

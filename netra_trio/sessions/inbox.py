@@ -80,3 +80,5 @@ class Inbox:
         if self._in is not None:
             self._in.close()
             self._in = None
+            if not self._waiting:
+                self._out = None  # a task that waits for it has its own reference

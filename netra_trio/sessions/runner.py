@@ -38,6 +38,11 @@ LEAN_RESULT_BYTES = 16 * 1024  # of a result while the log is over its bytes
 _log = structlog.get_logger(__name__)
 
 
+def has_ended(*_: object) -> None:
+    """Take the place of a function of a session that has ended, and refuse the call."""
+    raise RuntimeError("the session has ended")
+
+
 class LiveRun:
     """A run of a session that has not ended.
 
@@ -58,6 +63,11 @@ class LiveRun:
         """The id of the run."""
         return self.execution.spec.message.run_id
 
+    @property
+    def status(self) -> RunStatus:
+        """Whether the run waits or has started: the store learns that a moment later."""
+        return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
+
     def stop(self) -> None:
         """Stop the run, started or not; its `agent_completed` is the answer."""
         self._runner.stop(self)
@@ -76,6 +86,23 @@ class Runner:
         execute: Starts an agent task that executes a run.
         spawn: Starts another task of the session.
     """
+
+    __slots__ = (
+        "_became_idle",
+        "_events",
+        "_execute",
+        "_instruments",
+        "_is_draining",
+        "_live",
+        "_scheduler",
+        "_settings",
+        "_spawn",
+        "_starts_none",
+        "_store",
+        "_timer",
+        "_user",
+        "_wall_clock",
+    )
 
     def __init__(
         self,
@@ -103,6 +130,10 @@ class Runner:
         self._timer: trio.CancelScope | None = None  # of the wait for the next rate slot
         self._starts_none = False  # in a drain, or once the session closes
         self._is_draining = False
+
+    def disconnect(self) -> None:
+        """Drop the references to the session, which has ended: no task starts any more."""
+        self._execute = self._spawn = has_ended
 
     # Before a run starts.
 

@@ -43,6 +43,13 @@ class Scheduler:
         max_waiting: Runs that may wait.
     """
 
+    __slots__ = (
+        "_active",
+        "_max_active",
+        "_max_waiting",
+        "_waiting",
+    )
+
     def __init__(self, *, max_active: int, max_waiting: int) -> None:
         self._max_active = max_active
         self._max_waiting = max_waiting

@@ -65,6 +65,29 @@ class Session:
         traceparent: Of the newest opening, for its runs.
     """
 
+    __slots__ = (
+        "_admission",
+        "_agents",
+        "_closing",
+        "_duplicates",
+        "_inbox",
+        "_nursery",
+        "_over",
+        "_runner",
+        "_tasks",
+        "_wake",
+        "client",
+        "context",
+        "events",
+        "id",
+        "is_anonymous",
+        "is_lost",
+        "opened_at",
+        "permissions",
+        "traceparent",
+        "user",
+    )
+
     def __init__(
         self,
         *,
@@ -95,7 +118,7 @@ class Session:
         self._wake = wake
         self._closing: RunStatus | None = None
         self._nursery: trio.Nursery | None = None
-        self._over = trio.Event()  # set when it rests or is closed
+        self._over: trio.Event | None = None  # set when it rests or is closed
         self.context = copy_context()
         self._inbox = Inbox()
         self._runner = Runner(
@@ -184,15 +207,19 @@ class Session:
         """
         set_log_context(session_id=self.id, user_id=self.user.id)
         self.context = copy_context()
-        async with trio.open_nursery() as nursery:
-            self._nursery, over = nursery, trio.Event()
-            self._over = over
-            try:
-                await self._tasks.lead()
-                await over.wait()
-            except BaseException:  # cancelled, or a fault: in either case it is over
-                self.close(RunStatus.INTERRUPTED)
-                raise
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._over = over = trio.Event()
+                try:
+                    await self._tasks.lead()
+                    await over.wait()
+                except BaseException:  # cancelled, or a fault: in either case it is over
+                    self.close(RunStatus.INTERRUPTED)
+                    raise
+        finally:
+            if self._closing is not None:
+                self._disconnect_parts()
 
     def rest(self) -> bool:
         """End the agent task if there is nothing to do; return whether there was one to end."""
@@ -200,7 +227,7 @@ class Session:
             return False
         self._tasks.dismiss()
         self._inbox.close()
-        self._over.set()
+        self._end_serving()
         self._nursery = None
         return True
 
@@ -246,8 +273,27 @@ class Session:
         self._runner.stop_all(status)
         if self._nursery is not None and len(self._inbox):
             self._tasks.ensure_leader()  # the messages in the inbox are refused
-        self._inbox.close()
-        self._over.set()
+        if self._inbox.is_open:  # then `serve` runs, or is about to
+            self._inbox.close()
+            self._end_serving()
+        else:
+            self._disconnect_parts()
+
+    def _disconnect_parts(self) -> None:
+        """Drop the references from its parts back to the session.
+
+        Without this every ended session would be cyclic garbage: a collection that has thousands of
+        them to free stops the event loop.
+        """
+        self._runner.disconnect()
+        self._duplicates.disconnect()
+        self._admission.disconnect()
+        self._tasks.disconnect()
+
+    def _end_serving(self) -> None:
+        if self._over is not None:
+            self._over.set()
+            self._over = None
 
     def statistics(self) -> dict[str, int]:
         """Return how many runs are active and wait, and how much the event log holds."""

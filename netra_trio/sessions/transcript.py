@@ -47,6 +47,8 @@ class _Told:
 class Transcript:
     """The runs of a session whose end a client may not know."""
 
+    __slots__ = ("_told",)
+
     def __init__(self) -> None:
         self._told: dict[RunId, _Told] = {}
 
@@ -65,10 +67,12 @@ class Transcript:
 
     def forget(self, entries: Iterable[Entry]) -> None:
         """Take in what has left the log."""
+        run_id, told = None, None
         for entry in entries:
             event = entry.event
             if type(event) is PartialResult:
-                told = self._told.get(event.run_id)
+                if event.run_id != run_id:
+                    run_id, told = event.run_id, self._told.get(event.run_id)
                 if told is not None:
                     told.add(event.content, entry.size)
             elif event.TYPE == AgentCompleted.TYPE:

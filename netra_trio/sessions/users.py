@@ -16,6 +16,7 @@ from attrs import define, field
 
 from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import SlidingWindow
 from netra_trio.stores.base import RunEnd
@@ -43,6 +44,11 @@ class LiveRun(Protocol):
     """
 
     watchers: dict[SessionId, Callable[[RunEnd], None]]
+
+    @property
+    def status(self) -> RunStatus:
+        """Whether it waits or runs."""
+        ...
 
     def stop(self) -> None:
         """Stop it; its `agent_completed` is the answer."""

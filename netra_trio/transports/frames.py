@@ -5,8 +5,11 @@ b'\x81\x02hi'
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the 7-bit and the 16-bit length
+HEADERS = 512  # that are kept: the sizes of nearly all frames
+
 _FINAL = 0x80  # FIN: the last frame of its message
 
 
@@ -17,12 +20,15 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 def frames(opcode: int, payloads: Sequence[bytes]) -> bytes:
     """Return one frame for each payload, joined."""
+    if len(payloads) == 1:
+        return _header(opcode, len(payloads[0])) + payloads[0]
     parts: list[bytes] = []
     for payload in payloads:
         parts += _header(opcode, len(payload)), payload
     return b"".join(parts)
 
 
+@lru_cache(maxsize=HEADERS)
 def _header(opcode: int, size: int) -> bytes:
     if size <= _SHORT:
         return bytes((_FINAL | opcode, size))

@@ -57,10 +57,8 @@ async def test_malicious_origin_rejection(production: Server, origin: str) -> No
     answer = production.http("GET", "/ws/config", [("Origin", origin)])
     assert "access-control-allow-origin" not in answer.headers
     assert production.http("POST", "/ws/ticket", headers).status_code == 403
-    assert any(
-        line["code"] == "ORIGIN_NOT_ALLOWED" and line["origin"] == origin
-        for line in production.process.wait_log("opening_refused")
-    )
+    # The log has a line for the first refusal of each origin, and may leave out later ones.
+    production.process.wait_log("opening_refused", code="ORIGIN_NOT_ALLOWED", origin=origin)
 
 
 @pytest.mark.parametrize("policy", ["evict_oldest", "reject"])

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import RunId
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd
 from netra_trio.stores.memory import MemoryStore
 
@@ -102,6 +103,27 @@ async def test_a_duplicate_of_a_waiting_message_says_queued(autojump_clock: Mock
         frames = [*await client.until("agent_completed"), *await client.until("agent_completed")]
         assert kinds(frames) == ["agent_completed", "agent_started", "agent_completed"]
         await nothing_more(client)
+
+
+class LateStart(MemoryStore):
+    """A store that learns of the start of runs behind, as an SQL store does."""
+
+    def start_run(self, run_id: RunId) -> None:
+        """Keep the run as it is: the write is still on its way."""
+
+
+async def test_a_duplicate_right_after_the_start_says_running(autojump_clock: MockClock) -> None:
+    agents = {"second": second}
+    async with (
+        open_server(agents=agents, store=LateStart()) as server,
+        server.connect() as client,
+        server.connect() as other,
+    ):
+        first = await confirmed(client, "hello", "k", thread_id="t")
+        await client.expect("agent_started")
+        for asker in (client, other):  # in the run's session, and in another one of the user
+            again = await confirmed(asker, "hello", "k", thread_id="t")
+            assert again == {**first, "status": "duplicate", "run_status": "running"}
 
 
 async def test_after_the_end_a_duplicate_gets_a_copy_of_it_at_once(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import WINDOW
 from netra_trio.sessions.users import User, Users
@@ -30,6 +31,10 @@ class Live:
 
     def __init__(self) -> None:
         self.watchers: dict[SessionId, Callable[[RunEnd], None]] = {}
+
+    @property
+    def status(self) -> RunStatus:
+        return RunStatus.RUNNING
 
     def stop(self) -> None:
         """Do nothing."""

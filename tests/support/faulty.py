@@ -16,7 +16,7 @@ from websockets.typing import Subprotocol
 
 CHUNK = 64 * 1024  # bytes of one read
 LOOK_SECONDS = 0.2  # how often the listener sees whether it is to end
-PATIENCE = 30.0  # seconds: a bound on everything that a line waits for
+PATIENCE = 100.0  # seconds: a bound on everything that a line waits for
 
 Change = Callable[[bytes], bytes]
 

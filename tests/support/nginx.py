@@ -144,6 +144,14 @@ class Nginx:
         """Return all that its logs have."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
+    def wait_log(self, text: str) -> str:
+        """Return all that its logs have once this is among it: lines follow their answers."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in (logs := self.logs()):
+            assert time.monotonic() < deadline, logs
+            time.sleep(LOOK_SECONDS)
+        return logs
+
 
 @contextmanager
 def nginx(folder: Path, target: str, changes: Mapping[str, str] = {}) -> Iterator[Nginx]:

@@ -29,9 +29,9 @@ from support.ports import HOST, kept_port
 
 KEPT_IN = Path(__file__).parents[2] / ".nox"
 FETCH_SECONDS = 300.0
-CHECK_SECONDS = 30.0
-READY_SECONDS = 30.0
-PATIENCE = 20.0  # seconds: a bound, not a wait
+CHECK_SECONDS = 100.0
+READY_SECONDS = 100.0
+PATIENCE = 100.0  # seconds: a bound, not a wait
 NEWS = 0.05  # seconds between two looks at another process
 SCRAPE = "250ms"
 READY = 200  # HTTP's own; before that it answers 503, in words

@@ -33,9 +33,11 @@ import trio_websocket
 from attrs import define, field, frozen
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
-PATIENCE = 30.0  # seconds: a safety bound, reached only where something is wrong
-SOON = 25.0  # seconds, likewise, for one step: what is wrong then is told before PATIENCE ends
-STARTING = 60.0  # seconds, likewise, for a program to be ready, which loads its modules first
+# Bounds on what hangs, in seconds. A busy machine takes many times as long as an idle one, and no
+# test depends on their size.
+PATIENCE = 120.0  # for a test's whole connection, or the end of a process
+SOON = 100.0  # for one step: its own failure is reported before PATIENCE ends
+STARTING = 180.0  # for a program to be ready, which loads its modules first
 CLOSING = 2.0  # seconds for a server to answer a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
@@ -203,23 +205,28 @@ class Process:
         self.send_signal(number)
         return self.wait(seconds)
 
-    def logs(self, event: str | None = None) -> list[Frame]:
-        """Return the log lines so far, of one event where one is named."""
-        return _logs(self.err.lines, event)
+    def logs(self, event: str | None = None, **fields: Any) -> list[Frame]:
+        """Return the log lines so far: of one event where one is named, with these fields."""
+        return _logs(self.err.lines, event, fields)
 
-    def wait_log(self, event: str, count: int = 1) -> list[Frame]:
-        """Return the log lines of an event once there are that many."""
+    def wait_log(self, event: str, count: int = 1, **fields: Any) -> list[Frame]:
+        """Return the log lines of an event with these fields once there are that many.
+
+        On a server of several tests the fields have to tell this test's lines from the others'.
+        """
 
         def look(lines: list[str]) -> list[Frame] | None:
-            found = _logs(lines, event)
+            found = _logs(lines, event, fields)
             return found if len(found) >= count else None
 
         return self.err.wait_for(look)
 
 
-def _logs(lines: list[str], event: str | None) -> list[Frame]:
+def _logs(lines: list[str], event: str | None, fields: Frame) -> list[Frame]:
     found = [json.loads(line) for line in lines if line.startswith("{")]
-    return [line for line in found if event in {None, line["event"]}]
+    return [
+        line for line in found if event in {None, line["event"]} and fields.items() <= line.items()
+    ]
 
 
 def run(

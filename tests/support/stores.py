@@ -1,8 +1,8 @@
-"""A store whose mishaps are scripted, and which remembers what it was told of runs.
+"""A store with scripted failures, which records the calls about runs.
 
 store = ScriptedStore()
-store.is_down = True          # every question raises StoreUnavailable
-store.hold()                  # every question waits until `store.release()`
+store.is_down = True          # every call raises StoreUnavailable
+store.hold()                  # every call waits until `store.release()`
 """
 
 from collections import Counter
@@ -18,14 +18,14 @@ from netra_trio.stores.memory import MemoryStore
 
 
 class ScriptedStore(MemoryStore):
-    """A store in memory that waits like a real one, and fails when told to.
+    """A store in memory with checkpoints like a real one, which fails on request.
 
     Attributes:
-        is_down: Whether every question raises `StoreUnavailable`.
-        fault: What every question raises, if anything.
-        looks: The times at which a user was looked at.
+        is_down: Whether every call raises `StoreUnavailable`.
+        fault: The exception that every call raises, if any.
+        looks: The times at which a user was looked up.
         recorded: The runs whose message was recorded.
-        started: The runs that were noted as started.
+        started: The runs that were started.
         ends: How often the end of each run was stored.
         statuses: How each run ended.
     """
@@ -43,11 +43,11 @@ class ScriptedStore(MemoryStore):
         self._open.set()
 
     def hold(self) -> None:
-        """Let every question wait."""
+        """Make every call wait."""
         self._open = trio.Event()
 
     def release(self) -> None:
-        """Let them go on."""
+        """Let the waiting calls continue."""
         self._open.set()
 
     async def get_user(self, user_id: UserId) -> User | None:
@@ -57,8 +57,8 @@ class ScriptedStore(MemoryStore):
         return await super().get_user(user_id)
 
     async def remove_user(self, user_id: UserId) -> None:
-        """Forget the user, as an administrator does."""
-        del self._rows[user_id]
+        """Delete the user, as an administrator does."""
+        del self._users.rows[user_id]
 
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run."""
@@ -66,17 +66,17 @@ class ScriptedStore(MemoryStore):
         known = await super().record(message)
         if known is None:
             self.recorded.append(message.run_id)
-        with trio.CancelScope(shield=True):  # what is done is told: nothing has to be taken back
+        with trio.CancelScope(shield=True):  # a recorded message is always reported
             await trio.lowlevel.checkpoint()
         return known
 
     def start_run(self, run_id: RunId) -> None:
-        """Note that the run is running."""
+        """Record the start of a run."""
         self.started.append(run_id)
         super().start_run(run_id)
 
     async def end_run(self, end: RunEnd) -> None:
-        """Note how the run ended; like a database, it takes a moment."""
+        """Record the end of a run; like a database, this has a checkpoint."""
         self.ends[end.run_id] += 1
         self.statuses[end.run_id] = end.status
         await super().end_run(end)

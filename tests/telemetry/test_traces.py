@@ -1,8 +1,10 @@
 """Spans of upgrades, resumes, runs and tools, recorded with the SDK of OpenTelemetry."""
 
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from structlog.testing import capture_logs
 from support.memory import SECRET, Client, token, wall_clock
-from support.server import bearer, open_client, serving, write_agents
+from support.server import STARTING, bearer, open_client, serving, write_agents
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Agent, Run
@@ -287,7 +289,7 @@ assert loaded == [], loaded
 
 @pytest.mark.parametrize("program", [WITHOUT, OFF], ids=["not installed", "off"])
 def test_nothing_is_imported(program: str) -> None:
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # noqa: S603
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=STARTING)  # noqa: S603
 
 
 def test_a_missing_extra_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +364,19 @@ def test_a_collector_that_is_down_does_not_delay_the_exit(tmp_path: Path) -> Non
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     with serving(tmp_path, **environ) as server:
         server.upgrade("?ticket=none")
+        assert server.process.end(seconds=30) == 0  # less than retries of an export would take
+
+
+def test_a_collector_that_never_answers_blocks_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and is never accepted
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        # A batch of one span: the exporter waits for the collector all the time.
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
+        with serving(tmp_path, **environ) as server:
+            for _ in range(100):
+                server.upgrade("?ticket=none").refuses(401, "INVALID_TOKEN")
+            started = time.monotonic()
+        assert time.monotonic() - started < 10
 
 
 async def test_spans_start_when_a_provider_is_set(

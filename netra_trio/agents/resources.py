@@ -1,0 +1,61 @@
+"""The resources of agents: opened once with the application, and closed with it.
+
+    class Shop:
+        @asynccontextmanager
+        async def open(self) -> AsyncIterator[None]:
+            async with httpx2.AsyncClient() as self.http:
+                yield
+
+        async def __call__(self, run: Run) -> str: ...
+
+    app = create_app(agents={"shop": Shop()})
+
+An agent that is an object with `open` gets it entered before the first connection, in the task that
+holds the application, and left after the last session has ended.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+from netra_trio.agents.run import Agent
+from netra_trio.errors import AgentUnusable
+
+
+@runtime_checkable
+class HasResources(Protocol):
+    """An agent with resources of its own."""
+
+    def open(self) -> AbstractAsyncContextManager[object]:
+        """Open what the agent needs for its runs, and close it at the end of the block."""
+        ...
+
+
+def resources_of(
+    agents: Mapping[str, Agent],
+) -> list[Callable[[], AbstractAsyncContextManager[None]]]:
+    """Return what has to be opened for the agents, in their order; each object once.
+
+    Entering one of them raises `AgentUnusable` if the agent cannot be opened.
+    """
+    owners: dict[int, tuple[str, object]] = {}
+    for name, agent in agents.items():
+        owners.setdefault(id(agent), (name, agent))
+    return [
+        partial(_opened, name, agent)
+        for name, agent in owners.values()
+        if isinstance(agent, HasResources)
+    ]
+
+
+@asynccontextmanager
+async def _opened(name: str, agent: HasResources) -> AsyncIterator[None]:
+    """Hold the resources of one agent, and name the agent where they cannot be opened."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(agent.open())
+        except Exception as error:
+            text = f"The agent {name!r} cannot be opened: {type(error).__name__}: {error}"
+            raise AgentUnusable(text) from error
+        yield

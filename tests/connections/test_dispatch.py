@@ -1,0 +1,131 @@
+"""The command dispatcher without a socket: a client is whatever can be replied to."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from attrs import define, field
+from support.memory import open_server
+from trio.testing import MockClock
+
+from netra_trio.auth.identity import Identity
+from netra_trio.connections.dispatch import CommandDispatcher
+from netra_trio.ids import CorrelationId, RunId, ThreadId, UserId
+from netra_trio.protocol.codec import BadFrame, Frame
+from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.messages import (
+    INBOUND,
+    Ack,
+    AgentRequest,
+    Auth,
+    GetThreadHistory,
+    Inbound,
+    Outbound,
+    Ping,
+    Pong,
+    StopAgent,
+    UserMessage,
+)
+from netra_trio.protocol.problem import Problem
+from netra_trio.sessions.session import Session
+
+KEY = CorrelationId("c-1")
+COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
+    Ping: (Ping({"n": 1}), ["pong"]),
+    Pong: (Pong({}), []),
+    Auth: (Auth("no token"), ["INVALID_TOKEN"]),
+    Ack: (Ack(0), []),
+    UserMessage: (UserMessage("hello"), []),
+    AgentRequest: (AgentRequest("nobody", "hello"), ["AGENT_NOT_FOUND"]),
+    StopAgent: (StopAgent(RunId("run_1")), ["RUN_NOT_FOUND"]),
+    GetThreadHistory: (GetThreadHistory(ThreadId("t")), ["THREAD_NOT_FOUND"]),
+}
+"""A command of each kind, and the answers to it: types of messages, or codes of errors."""
+
+
+@define
+class Replies:
+    """A client that keeps its answers, with the correlation ids."""
+
+    identity: Identity
+    answers: list[tuple[str, str | None]] = field(factory=list)
+    ended: list[EndReason] = field(factory=list)
+
+    def renew(self, identity: Identity) -> None:
+        self.identity = identity
+
+    def end(self, reason: EndReason, problem: Problem | None = None) -> None:
+        self.ended.append(reason)
+        assert problem is not None
+
+    async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+        self.answers.append((message.TYPE, correlation_id))
+
+    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+        self.answers.append((str(problem.code), correlation_id))
+
+
+@asynccontextmanager
+async def dispatching() -> AsyncIterator[tuple[CommandDispatcher, Replies, Session]]:
+    """Open a dispatcher for a session without a connection."""
+    async with open_server() as server, trio.open_nursery() as nursery:
+        node = server.node
+        identity = Identity(UserId("alice"), 1e12)
+        user = node._users.get(identity.user_id, trio.current_time())
+        session = node._new_session(user, identity, acknowledging=True)
+        client = Replies(identity)
+        services = node.services
+        yield (
+            CommandDispatcher(
+                session,
+                client,
+                store=services.store,
+                verifier=services.verifier,
+                metrics=services.instruments.metrics,
+                wall_clock=services.wall_clock,
+                nursery=nursery,
+            ),
+            client,
+            session,
+        )
+        nursery.cancel_scope.cancel()
+
+
+def test_there_is_a_command_of_each_kind() -> None:
+    assert set(COMMANDS) == set(INBOUND.values())
+
+
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.TYPE)
+async def test_each_command_is_answered_without_a_socket(
+    kind: type[Inbound], autojump_clock: MockClock
+) -> None:
+    command, answers = COMMANDS[kind]
+    async with dispatching() as (dispatcher, client, _):
+        await dispatcher.dispatch(Frame(command, KEY))
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.answers == [(answer, KEY) for answer in answers]
+        assert client.ended == []
+
+
+async def test_a_message_reaches_the_session(autojump_clock: MockClock) -> None:
+    async with dispatching() as (dispatcher, client, session):
+        await dispatcher.dispatch(Frame(UserMessage("hello"), KEY))
+        await trio.testing.wait_all_tasks_blocked()
+        with session.attach() as feed:
+            kinds = [entry.event.TYPE for entry in feed.take(max_bytes=100_000)]
+        assert kinds[0] == "message_confirmed"
+        assert kinds[-1] == "agent_completed"
+        assert client.answers == []
+
+
+async def test_an_ack_of_a_number_that_was_never_sent_is_a_bad_frame(
+    autojump_clock: MockClock,
+) -> None:
+    async with dispatching() as (dispatcher, _, _):
+        with pytest.raises(BadFrame) as caught:
+            await dispatcher.dispatch(Frame(Ack(1), KEY))
+        assert caught.value.problem.code is ErrorCode.VALIDATION_ERROR
