@@ -26,7 +26,6 @@ APART = (
 LAST = (
     "e2e/test_outage.py::test_a_server_ends_without_its_database",
     "e2e/test_serve.py::test_it_exits_within_ten_seconds_in_the_worst_case",
-    "server/test_listener.py::test_the_server_exits_in_time_with_bad_peers",
 )
 """Tests that wait for seconds, then hold a server to them: beside others that do the same."""
 
