@@ -14,7 +14,7 @@ from netra_trio.agents.demo.echo import echo
 from netra_trio.client import ConnectionRefused, connect
 from netra_trio.config.settings import Settings
 from netra_trio.server.application import create_app
-from netra_trio.server.listener import Listener
+from netra_trio.server.listeners import Listeners
 from netra_trio.server.sockets import listen
 from netra_trio.stores.memory import MemoryStore
 
@@ -101,16 +101,17 @@ async def proxied() -> AsyncIterator[Proxy]:
         settings=evolve(Settings(), jwt_secret_key=SECRET),
         store=MemoryStore(),
     )
-    with trio.fail_after(PATIENCE), listen(HOST, 0) as sock:
+    socks = listen((HOST,), 0)
+    with trio.fail_after(PATIENCE):
         async with app.running(), trio.open_nursery() as nursery:
-            listener = Listener(app, sock)
-            await nursery.start(listener.serve)
-            proxy = Proxy(sock.getsockname()[1])
+            listeners = Listeners(app, socks)
+            await nursery.start(listeners.serve)
+            proxy = Proxy(socks[0].getsockname()[1])
             serve = partial(trio.serve_tcp, proxy.serve, 0, host=HOST)
             (front,) = await nursery.start(serve)
             proxy.address = f"{HOST}:{front.socket.getsockname()[1]}"
             yield proxy
-            await listener.stop()
+            await listeners.stop()
             nursery.cancel_scope.cancel()
 
 

@@ -28,6 +28,7 @@ import trustme
 from attrs import evolve
 from support.server import (
     KEY,
+    PATIENT,
     SECRET,
     SUBPROTOCOL,
     Answer,
@@ -145,7 +146,9 @@ async def test_bad_peers_cost_little_memory_and_delay_no_other(tmp_path: Path) -
 async def test_the_server_exits_in_time_with_bad_peers(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     agents = ("--agent", "outside_agents:flood", "--agent", "outside_agents:wait")
-    with serving(tmp_path, *agents, WEBSOCKET_DRAIN_TIMEOUT="1500") as server:
+    # A server that waited for a head, or for a peer that does not read, would not exit in time.
+    settings = {"WEBSOCKET_DRAIN_TIMEOUT": "1500", "WEBSOCKET_SEND_TIMEOUT": "600000"}
+    with serving(tmp_path, *agents, before=PATIENT, **settings) as server:
         socks = [open_line(server.address) for _ in range(30)]
         flood = message("user_message", {"content": "go", "agent": "flood"})
         wait = message("user_message", {"content": "go", "agent": "wait"})
@@ -153,9 +156,7 @@ async def test_the_server_exits_in_time_with_bad_peers(tmp_path: Path) -> None:
             head = opening(sign(f"user-{n}"))
             sock.sendall([head + flood, head + wait, head + wait[:9], head[:50], b""][n % 5])
         server.process.wait_log("connection_opened", 18)
-        begun = time.monotonic()
-        assert server.process.end(seconds=STEP) == 0
-        assert time.monotonic() - begun < EXIT_SECONDS
+        assert server.process.end() == 0
         assert "Traceback" not in server.process.err.text
         for sock in socks:
             sock.close()

@@ -52,10 +52,13 @@ _READY = re.compile(
     r"(?:, token of user '(?P<user>[^']+)': (?P<token>\S+))?$"
 )
 _STOCK_READY = re.compile(r"Running on http://(?P<address>[^\s\"]+)")
+_MAIN = "from netra_trio.__main__ import main; main()"
 _PREPARED = "import sys; from netra_trio.__main__ import main; sys.stdin.readline(); main()"
-_NO_TLS = ssl.SSLContext(
-    ssl.PROTOCOL_TLS_CLIENT
-)  # not used for TLS; loading the authorities would take 20 ms
+PATIENT = """
+from netra_trio.server import request_head
+request_head.HEAD_SECONDS = 3600
+"""  # for a server: one that waits for the end of a request head does not exit within a test
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused: to load authorities takes 20 ms
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 _MEASURING = ("COVERAGE_", "COV_CORE_")
 
@@ -493,9 +496,20 @@ async def open_client(
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str, port: str = "0", **environ: str) -> Iterator[Server]:
-    """Run `netra-trio serve` on a free port; at the end it has to drain and exit with 0."""
-    command = ["-m", "netra_trio", "serve", "--port", port, *arguments]
+def serving(
+    directory: Path, *arguments: str, port: str = "0", before: str = "", **environ: str
+) -> Iterator[Server]:
+    """Run `netra-trio serve`, on a free port; on leaving it has to drain and exit with 0.
+
+    Args:
+        directory: Its working directory.
+        arguments: More options of the command.
+        port: Where it listens.
+        before: Statements that the process executes first: they may change its constants.
+        environ: Its settings.
+    """
+    program = ["-c", f"{before}\n{_MAIN}"] if before else ["-m", "netra_trio"]
+    command = [*program, "serve", "--port", port, *arguments]
     with Process(command, directory=directory, environ=environ) as process:
         yield _ready(process)
         _end_well(process)

@@ -26,7 +26,6 @@ SEPARATE = (
 LAST = (
     "e2e/test_outage.py::test_a_server_stops_without_its_database",
     "e2e/test_serve.py::test_it_exits_within_ten_seconds_in_the_worst_case",
-    "server/test_listener.py::test_the_server_exits_in_time_with_bad_peers",
 )
 """Tests that check how long a server takes: they run last, so that they run beside each other."""
 
