@@ -30,11 +30,14 @@ CONFIGURED = "https://app.example.com,https://*.example.org,https://odd.example.
 DEPLOYED = {"WEBSOCKET_ALLOWED_ORIGINS": CONFIGURED, "DATABASE_URL": "sqlite:///netra.db"}
 HEAD_BYTES = 16 * 1024
 WAITING_AGENT = """
+from pathlib import Path
+
 import trio
 
 async def wait(run):
     await run.emit("waiting")
-    await trio.sleep_forever()
+    while not Path("go").exists():
+        await trio.sleep(0.01)
 """
 
 
@@ -544,7 +547,7 @@ async def test_a_full_server_rejects_before_every_other_check(tmp_path: Path) ->
 async def test_a_draining_server_rejects_before_every_other_check(tmp_path: Path) -> None:
     write_agents(tmp_path, WAITING_AGENT)
     with serving(
-        tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="1500"
+        tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="600000"
     ) as server:
         async with server.connect("alice") as client:
             await client.say("wait")
@@ -561,6 +564,7 @@ async def test_a_draining_server_rejects_before_every_other_check(tmp_path: Path
                 error = answer.refuses(503, "SERVER_DRAINING")
                 assert error["recoverable"]
                 assert int(answer.headers["retry-after"]) >= 1
+            (tmp_path / "go").touch()
             await client.rest()
         assert await trio.to_thread.run_sync(server.process.wait) == 0
 

@@ -28,7 +28,9 @@ import trustme
 from attrs import evolve
 from support.server import (
     KEY,
+    PATIENCE,
     SECRET,
+    STARTING,
     SUBPROTOCOL,
     Answer,
     Process,
@@ -52,14 +54,12 @@ from netra_trio.errors import SettingsError
 from netra_trio.server import socket_handler
 from netra_trio.server.application import Application, create_app
 from netra_trio.server.listener import Listener
-from netra_trio.server.request_head import RequestHead, read_head
+from netra_trio.server.request_head import HEAD_SECONDS, RequestHead, read_head
 from netra_trio.server.sockets import listen
 from netra_trio.server.sockets import secure as context_of
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.byte_stream import ByteStream
 
-EXIT_SECONDS = 2.0  # beyond the drain timeout
-STEP = 10.0  # seconds: a safety bound
 MEMORY = 64 * 1024 * 1024  # bytes that a few dozen bad peers may cost: each session keeps a log
 AGENTS = """
 async def flood(run):
@@ -72,6 +72,16 @@ async def wait(run):
 
     await run.emit("waiting")
     await trio.sleep_forever()
+
+
+async def until_told(run):
+    from pathlib import Path
+
+    import trio
+
+    await run.emit("waiting")
+    while not Path("go").exists():
+        await trio.sleep(0.01)
 """
 
 
@@ -123,17 +133,13 @@ async def test_bad_peers_cost_little_memory_and_delay_no_other(tmp_path: Path) -
                 gone = open_line(server.address)
                 gone.sendall(opening(sign(f"gone-{n}")) + talk)
                 reset(gone)
-            given_up = 0
-            begun = time.monotonic()
-            while given_up < len(deaf) and time.monotonic() - begun < STEP:
+            ends = server.process.logs
+            while len(ends("connection_ended", reason="send_timeout")) < len(deaf):
                 for sock in slow:
                     with suppress(ConnectionError):
                         sock.recv(1)
-                await bystander.answers()
+                await bystander.answers()  # its connection fails when this takes too long
                 await trio.sleep(0.2)
-                ends = server.process.logs("connection_ended")
-                given_up = sum(line["reason"] == "send_timeout" for line in ends)
-            assert given_up >= len(deaf)
             assert resident(server.process) - before < MEMORY
             for sock in (*deaf, *slow, *half):
                 sock.close()
@@ -145,7 +151,8 @@ async def test_bad_peers_cost_little_memory_and_delay_no_other(tmp_path: Path) -
 async def test_the_server_exits_in_time_with_bad_peers(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     agents = ("--agent", "outside_agents:flood", "--agent", "outside_agents:wait")
-    with serving(tmp_path, *agents, WEBSOCKET_DRAIN_TIMEOUT="1500") as server:
+    slow = {"WEBSOCKET_DRAIN_TIMEOUT": "1500", "WEBSOCKET_SEND_TIMEOUT": "600000"}
+    with serving(tmp_path, *agents, **slow) as server:
         socks = [open_line(server.address) for _ in range(30)]
         flood = message("user_message", {"content": "go", "agent": "flood"})
         wait = message("user_message", {"content": "go", "agent": "wait"})
@@ -154,8 +161,9 @@ async def test_the_server_exits_in_time_with_bad_peers(tmp_path: Path) -> None:
             sock.sendall([head + flood, head + wait, head + wait[:9], head[:50], b""][n % 5])
         server.process.wait_log("connection_opened", 18)
         begun = time.monotonic()
-        assert server.process.end(seconds=STEP) == 0
-        assert time.monotonic() - begun < 1.5 + EXIT_SECONDS + 1  # a busy machine is slower
+        assert server.process.end() == 0
+        # It waits neither for a head nor for a peer that does not read.
+        assert time.monotonic() - begun < HEAD_SECONDS
         assert "Traceback" not in server.process.err.text
         for sock in socks:
             sock.close()
@@ -189,7 +197,8 @@ def secure(
     command = ["-m", "netra_trio", "serve", *arguments]
     with Process(command, directory=tmp_path_factory.mktemp("server"), environ={}) as process:
         ready = process.out.wait_for(
-            lambda lines: next((line for line in lines if line.startswith("Ready on")), None)
+            lambda lines: next((line for line in lines if line.startswith("Ready on")), None),
+            STARTING,
         )
         assert "wss://" in ready
         yield process, ready.split("https://")[1].split(" ")[0]
@@ -210,16 +219,16 @@ def test_a_websocket_over_tls(secure: tuple[Process, str], trusting: ssl.SSLCont
     with connect(
         f"wss://{address}/ws", ssl=trusting, additional_headers=headers, proxy=None
     ) as client:
-        assert orjson.loads(client.recv(STEP))["type"] == "connection_established"
+        assert orjson.loads(client.recv(PATIENCE))["type"] == "connection_established"
         client.send('{"type": "ping", "correlation_id": "c"}')
-        assert orjson.loads(client.recv(STEP))["type"] == "pong"
-        assert client.ping().wait(STEP)
+        assert orjson.loads(client.recv(PATIENCE))["type"] == "pong"
+        assert client.ping().wait(PATIENCE)
         client.send('{"type": "user_message", "payload": {"content": "2+3"}}')
         kinds: list[str] = []
         while not kinds or kinds[-1] != "agent_completed":
-            kinds.append(orjson.loads(client.recv(STEP))["type"])
+            kinds.append(orjson.loads(client.recv(PATIENCE))["type"])
         client.send("x" * 100_000)
-        assert orjson.loads(client.recv(STEP))["payload"]["code"] == "MESSAGE_TOO_LARGE"
+        assert orjson.loads(client.recv(PATIENCE))["payload"]["code"] == "MESSAGE_TOO_LARGE"
         client.close(4321)
         assert client.close_code == 4321
 
@@ -229,7 +238,7 @@ async def test_another_client_over_tls(
 ) -> None:
     _, address = secure
     extra = [(name.encode(), value.encode()) for name, value in [bearer()]]
-    with trio.fail_after(STEP):
+    with trio.fail_after(PATIENCE):
         async with trio_websocket.open_websocket_url(
             f"wss://{address}/ws", ssl_context=trusting, extra_headers=extra
         ) as client:
@@ -243,7 +252,7 @@ def test_http_over_tls(
     secure: tuple[Process, str], trusting: ssl.SSLContext, http2: bool, version: str
 ) -> None:
     _, address = secure
-    with httpx2.Client(http2=http2, verify=trusting, trust_env=False, timeout=STEP) as client:
+    with httpx2.Client(http2=http2, verify=trusting, trust_env=False, timeout=PATIENCE) as client:
         for _ in range(3):
             answer = client.get(f"https://{address}/ws/health")
             assert answer.http_version == version
@@ -261,7 +270,7 @@ def test_a_failed_tls_handshake_affects_no_other_connection(
     raw = outbound.read()
     for data in (raw[:50], raw, opening("x"), b"\x16\x03\x01\xff\xff" + b"\0" * 99, b""):
         with open_line(address) as sock:
-            sock.settimeout(STEP)
+            sock.settimeout(PATIENCE)
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             with suppress(ConnectionError):
@@ -323,7 +332,7 @@ async def test_every_protocol_on_one_port(dev: Server) -> None:
     assert dev.port > 0
     async with dev.connect("alice", subprotocols=[SUBPROTOCOL]) as client:
         await client.answers()
-        with httpx2.Client(trust_env=False, timeout=STEP) as http:
+        with httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
             for _ in range(3):
                 answer = http.get(f"http://{dev.address}/ws/health")
                 assert (answer.http_version, answer.status_code) == ("HTTP/1.1", 200)
@@ -393,14 +402,15 @@ async def test_a_full_server_rejects_before_the_handshake_is_checked(tmp_path: P
 
 async def test_a_draining_server_rejects_before_the_handshake_is_checked(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
-    agent = ("--agent", "outside_agents:wait")
-    with serving(tmp_path, *agent, WEBSOCKET_DRAIN_TIMEOUT="1000") as server:
+    agent = ("--agent", "outside_agents:until_told")
+    with serving(tmp_path, *agent, WEBSOCKET_DRAIN_TIMEOUT="600000") as server:
         async with server.connect() as client:
             await client.say("hold on")
             await client.until("partial_result")
             server.process.send_signal(signal.SIGTERM)
             await client.until("server_draining")
             refused(ask(server.address, MALFORMED), "SERVER_DRAINING")
+            (tmp_path / "go").touch()
         assert await trio.to_thread.run_sync(server.process.wait) == 0
 
 
@@ -484,7 +494,7 @@ async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
     async def live(address: str) -> None:
         kinds[await connect_and_leave(address, chance, limiter)] += 1
 
-    with trio.fail_after(300):  # a safety bound: an idle machine takes 12 s
+    with trio.fail_after(600):  # a safety bound: an idle machine takes 12 s
         async with listener(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
             await trio.testing.wait_all_tasks_blocked(0.05)
             tasks = trio.lowlevel.current_statistics().tasks_living
@@ -527,7 +537,7 @@ async def test_accept_without_a_free_file_is_logged_and_retried() -> None:
             with self._sock:
                 await super().serve(task_status=task_status)
 
-    with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
+    with structlog.testing.capture_logs() as logs, trio.fail_after(PATIENCE):
         async with listener(CrowdedListener) as (_, address):
             for _ in range(2):
                 assert await trio.to_thread.run_sync(ask_health, address) == 200
@@ -553,7 +563,7 @@ async def test_no_exception_of_one_connection_reaches_another(
         return await read_head(stream)
 
     monkeypatch.setattr(socket_handler, "read_head", faulty)
-    with structlog.testing.capture_logs() as logs, trio.fail_after(STEP):
+    with structlog.testing.capture_logs() as logs, trio.fail_after(PATIENCE):
         async with listener() as (_, address):
             stream = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
             assert await stream.receive_some() == b""
