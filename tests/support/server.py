@@ -46,10 +46,11 @@ Headers = Sequence[tuple[str, str]]
 T = TypeVar("T")
 
 _READY = re.compile(
-    r"^Ready on http://(?P<address>\S+) \(WebSocket: (?P<url>ws://\S+)\)"
+    r"^Ready on https?://(?P<address>\S+) \(WebSocket: (?P<url>wss?://\S+)\)"
     r"(?:, token of user '(?P<user>[^']+)': (?P<token>\S+))?$"
 )
-_STOCK_READY = re.compile(r"Running on http://(?P<address>[^\s\"]+)")
+_STOCK_READY = re.compile(r"Running on https?://(?P<address>[^\s\"]+)")
+STOCK_APP = "netra_trio.asgi:app"
 _PREPARED = "import sys; from netra_trio.__main__ import main; sys.stdin.readline(); main()"
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused: to load authorities takes 20 ms
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
@@ -521,17 +522,19 @@ def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Calla
 
 
 @contextmanager
-def stock_serving(directory: Path, *arguments: str, **environ: str) -> Iterator[Server]:
-    """Run the application under the stock Hypercorn command."""
-    with Process(stock_command(*arguments), directory=directory, environ=environ) as process:
+def stock_serving(
+    directory: Path, *arguments: str, app: str = STOCK_APP, **environ: str
+) -> Iterator[Server]:
+    """Run an application under the stock Hypercorn command."""
+    command = stock_command(*arguments, app=app)
+    with Process(command, directory=directory, environ=environ) as process:
         match = process.err.wait_for(lambda lines: _first_match(_STOCK_READY, lines), STARTING)
         yield Server(process, match["address"])
         _end_well(process)
 
 
-def stock_command(*arguments: str) -> list[str]:
+def stock_command(*arguments: str, app: str = STOCK_APP) -> list[str]:
     """Return the arguments of the stock command on a free port."""
-    app = "netra_trio.asgi:app"
     return ["-m", "hypercorn", "--worker-class", "trio", app, "-b", "127.0.0.1:0", *arguments]
 
 
