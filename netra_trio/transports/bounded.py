@@ -51,7 +51,7 @@ class BoundedStream(trio.abc.HalfCloseableStream):
                 self.sent_bytes += sent
                 left = left[sent:]
             if patience.cancelled_caught and waiting_for_peer(sock.fileno()) >= waiting:
-                await trio.aclose_forcefully(self.stream)
+                self.close()  # without a checkpoint: the sender must be told before the reader
                 raise TransportClosed(timed_out=True)
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -48,10 +48,11 @@ Headers = Sequence[tuple[str, str]]
 T = TypeVar("T")
 
 _READY = re.compile(
-    r"^Ready on http://(?P<address>\S+) \(WebSocket: (?P<url>ws://\S+)\)"
+    r"^Ready on https?://(?P<address>\S+) \(WebSocket: (?P<url>wss?://\S+)\)"
     r"(?:, token of user '(?P<user>[^']+)': (?P<token>\S+))?$"
 )
-_STOCK_READY = re.compile(r"Running on http://(?P<address>[^\s\"]+)")
+_STOCK_READY = re.compile(r"Running on https?://(?P<address>[^\s\"]+)")
+STOCK_APP = "netra_trio.asgi:app"
 _MAIN = "from netra_trio.__main__ import main; main()"
 _PREPARED = "import sys; from netra_trio.__main__ import main; sys.stdin.readline(); main()"
 PATIENT = """
@@ -544,17 +545,19 @@ def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Calla
 
 
 @contextmanager
-def stock_serving(directory: Path, *arguments: str, **environ: str) -> Iterator[Server]:
-    """Run the application with Hypercorn's own command."""
-    with Process(stock_command(*arguments), directory=directory, environ=environ) as process:
+def stock_serving(
+    directory: Path, *arguments: str, app: str = STOCK_APP, **environ: str
+) -> Iterator[Server]:
+    """Run an application under the stock Hypercorn command."""
+    command = stock_command(*arguments, app=app)
+    with Process(command, directory=directory, environ=environ) as process:
         match = process.err.wait_for(lambda lines: _first_match(_STOCK_READY, lines), STARTING)
         yield Server(process, match["address"])
         _end_well(process)
 
 
-def stock_command(*arguments: str) -> list[str]:
-    """Return the arguments of Hypercorn's command, for a free port."""
-    app = "netra_trio.asgi:app"
+def stock_command(*arguments: str, app: str = STOCK_APP) -> list[str]:
+    """Return the arguments of the stock command on a free port."""
     return ["-m", "hypercorn", "--worker-class", "trio", app, "-b", "127.0.0.1:0", *arguments]
 
 
