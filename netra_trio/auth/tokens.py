@@ -207,6 +207,7 @@ class TokenVerifier:
                     "verify_aud": self._audience is not None,
                     "verify_iss": self._issuer is not None,
                     "verify_sub": False,  # checked in `_identity` too
+                    "verify_jti": False,  # optional, and not used
                 },
             )
         except jwt.InvalidSignatureError:
@@ -224,7 +225,7 @@ class TokenVerifier:
             expected = f"a printable text of 1 to {USER_ID_CHARACTERS} characters"
             raise invalid_token(f'The token\'s "sub" is not {expected}.')
         expires_at = _time(claims, "exp")
-        not_before = _time(claims, "nbf") if "nbf" in claims else -math.inf
+        not_before = -math.inf if claims.get("nbf") is None else _time(claims, "nbf")
         check_expiry(expires_at, now)
         if now < not_before - LEEWAY:
             raise invalid_token("The token is not valid yet.")
@@ -285,10 +286,16 @@ def _time(claims: dict[str, Any], name: str) -> float:
 
 
 def _permissions(claims: dict[str, Any]) -> frozenset[str]:
-    listed = claims.get("permissions", [])
-    scope = claims.get("scope", "")
-    if type(listed) is not list or not all(type(item) is str for item in listed):
-        raise invalid_token('The token\'s "permissions" is not an array of strings.')
-    if type(scope) is not str:
-        raise invalid_token('The token\'s "scope" is not a string.')
-    return frozenset(listed) | frozenset(scope.split())
+    """Return the permissions of both claims; a claim of any other shape grants none.
+
+    Identity providers write `scope` as a text with spaces or as an array, and write null or objects
+    for what they do not use. Neither claim is required, so that neither refuses the user.
+    """
+    scope = claims.get("scope")
+    listed = scope.split() if type(scope) is str else _strings(scope)
+    return frozenset(_strings(claims.get("permissions"))) | frozenset(listed)
+
+
+def _strings(value: object) -> list[str]:
+    """Return an array of strings, or an empty one for any other value."""
+    return value if type(value) is list and all(type(each) is str for each in value) else []

@@ -1,11 +1,14 @@
 """The command `serve`: runs the server."""
 
+import contextlib
+import errno
 import os
 import socket
 import ssl
 import sys
 import time
 import webbrowser
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +20,14 @@ from cyclopts.validators import Number
 
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.agent_import import import_agents
+from netra_trio.cli.arguments import Texts
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER
+from netra_trio.cli.streams import report
 from netra_trio.config.loading import Loaded, load
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
+from netra_trio.server.exit import flush_or_exit
 from netra_trio.server.run import serve as run_server
 from netra_trio.server.sockets import CannotListen, listen, secure
 from netra_trio.telemetry import logs
@@ -34,9 +40,9 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - only lo
 
 def serve(
     *,
-    host: str = "127.0.0.1",
+    host: Annotated[Texts, Parameter(negative=())] = ("127.0.0.1",),
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
-    agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
+    agent: Annotated[Texts, Parameter(name="--agent", negative=())] = (),
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
@@ -46,7 +52,8 @@ def serve(
     Parameters
     ----------
     host
-        The address to listen on.
+        The address to listen on; `::` is every address of IPv6 and of IPv4. May be given more than
+        once.
     port
         The port; 0 takes a free one and prints it.
     agent
@@ -66,22 +73,25 @@ def serve(
     loaded = load(os.environ, directory=Path.cwd())
     agents = import_agents(agent) if agent else dict(DEMO_AGENTS)
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
+        report(f"warning: {warning}")
     application = create_app(agents=agents, settings=loaded.settings)
     try:
-        sock = listen(host, port)
+        socks = listen(host, port)
     except CannotListen as error:
-        raise CommandError(str(error)) from None
-    run = partial(_serve, application, loaded, list(agents), sock, tls, opens=open_page)
+        is_taken = str(error).endswith(os.strerror(errno.EADDRINUSE))
+        advice = "; choose another port with --port, or a free one with --port 0"
+        raise CommandError(f"{error}{advice if is_taken else ''}") from None
+    run = partial(_serve, application, loaded, list(agents), socks, tls, opens=open_page)
     with exporting(os.environ):
         trio.run(run)
+    flush_or_exit()
 
 
 async def _serve(
     application: Application,
     loaded: Loaded,
     agents: list[str],
-    sock: socket.socket,
+    socks: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
     *,
     opens: bool,
@@ -89,17 +99,31 @@ async def _serve(
     wrong: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(partial(run_server, tls=tls), application, sock)
+
+            async def serve_until_stopped(task_status: trio.TaskStatus[list[str]]) -> None:
+                await run_server(application, socks, tls=tls, task_status=task_status)
+                nursery.cancel_scope.cancel()  # the output and the browser may still be waited for
+
+            addresses: list[str] = await nursery.start(serve_until_stopped)
             s = "" if tls is None else "s"
-            print(_greeting(loaded, agents, address, s), flush=True)  # noqa: T201 - its output
+            greeting = f"{_greeting(loaded, agents, addresses, s)}\n"
+            # In a thread: a reader that does not read, or has left, does not stop the server.
+            write = partial(_write, greeting)
+            nursery.start_soon(partial(trio.to_thread.run_sync, write, abandon_on_cancel=True))
             if opens:
-                # Some browsers return only when they are closed: the shutdown does not wait.
-                open_page = partial(webbrowser.open, f"http{s}://{_reachable(address)}/")
+                # Some browsers return only when they are closed.
+                open_page = partial(webbrowser.open, f"http{s}://{_reachable(addresses[0])}/")
                 await trio.to_thread.run_sync(open_page, abandon_on_cancel=True)
     except* SettingsError as group:
         wrong = next(leaves(group))
     if wrong is not None:
         raise wrong
+
+
+def _write(text: str) -> None:
+    # Not by `print`: at the end of the interpreter, a thread must not hold the lock of stdout.
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), text.encode(sys.stdout.encoding, errors="replace"))
 
 
 def _reachable(address: str) -> str:
@@ -108,7 +132,8 @@ def _reachable(address: str) -> str:
     return f"{_ANY_ADDRESS.get(host, host)}:{port}"
 
 
-def _greeting(loaded: Loaded, agents: list[str], address: str, s: str) -> str:
+def _greeting(loaded: Loaded, agents: list[str], addresses: list[str], s: str) -> str:
+    address, *others = addresses
     environment = loaded.settings.environment
     verifier = TokenVerifier.of(loaded.settings)
     lines = [
@@ -123,5 +148,6 @@ def _greeting(loaded: Loaded, agents: list[str], address: str, s: str) -> str:
             lines.append(hint)
         else:
             lines.append(f"{hint} --token TOKEN (from the login whose keys are at JWT_JWKS_URL)")
+    lines += [f"Also on http{s}://{other}" for other in others]
     lines.append("Ctrl-C stops it.")
     return "\n".join(lines)

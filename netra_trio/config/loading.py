@@ -21,6 +21,11 @@ from netra_trio.config.settings import TABLE, UNSUPPORTED, Settings, default_alg
 from netra_trio.config.value_kinds import FILE_SUFFIX, MAX_SHOWN, fault_line, quoted
 from netra_trio.errors import SettingsError
 
+PREFIXES = ("WEBSOCKET_", "ROOM_", "FILES_", "USAGE_", "NOTIFY_", "OIDC_")
+"""The beginnings of names that are reserved for settings: an unknown one is a warning."""
+
+SIMILARITY = 0.8  # of a name to a suggested one: two or three different characters in most names
+
 _KNOWN = {row.env for row in TABLE.values()} | set(UNSUPPORTED)
 _IN_FILES = {row.env for row in TABLE.values() if row.in_file} | set(UNSUPPORTED)
 
@@ -162,13 +167,15 @@ def _unknown_names(given: Mapping[str, str]) -> Iterator[str]:
         bare = name.removesuffix(FILE_SUFFIX)
         if bare != name and bare in _KNOWN - _IN_FILES:
             yield f"{name}: only secrets are read from files, so it has no effect; set {bare}"
-        elif name.startswith("WEBSOCKET_") and name not in _KNOWN:
+        elif name.startswith(PREFIXES) and name not in _KNOWN:
             yield f"{_shown_name(name)}: no such setting, so it has no effect{_did_you_mean(name)}"
 
 
 def _did_you_mean(name: str) -> str:
-    bare = name.removeprefix("WEBSOCKET_")
-    close = [bare] if bare in _KNOWN else difflib.get_close_matches(name, sorted(_KNOWN), n=1)
+    bare = name.partition("_")[2]
+    close = [bare]
+    if bare not in _KNOWN:
+        close = difflib.get_close_matches(name, sorted(_KNOWN), n=1, cutoff=SIMILARITY)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -8,7 +8,7 @@
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
-from netra_trio.config.origins import DEVELOPMENT
+from netra_trio.config.origins import DEVELOPMENT, PRODUCTION
 from netra_trio.config.settings import (
     KEY_BYTES,
     KEY_SERVER_ALGORITHMS,
@@ -105,3 +105,9 @@ def combined_warnings(settings: Settings) -> Iterator[str]:
             f"{TABLE['database_url'].env}: SQLite serves one process on one machine; for more use "
             "postgresql://"
         )
+    if settings.environment == PRODUCTION and settings.metrics_token is None:
+        token, public = TABLE["metrics_token"].env, TABLE["metrics_public"].env
+        if settings.metrics_public:
+            yield f"{public}: anyone who reaches the port can read /metrics; else set {token}"
+        else:
+            yield f"{token}: not set, so /metrics answers 404; set it, or {public}=true"

@@ -62,7 +62,7 @@ def read_secret(path: Path) -> SecretFile:
         text = content.decode()
     except UnicodeDecodeError:
         raise SecretFileUnusable("a file that is not UTF-8", "write it in UTF-8") from None
-    text = text.removesuffix("\n").removesuffix("\r")
+    text = text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
     if not text.strip():
         raise SecretFileUnusable("an empty file", "write the secret into it")
     return SecretFile(text, bool(mode & stat.S_IROTH))

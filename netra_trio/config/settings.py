@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import Factory, field, fields, frozen
 
-from netra_trio.config.origins import DEVELOPMENT, ENVIRONMENTS, OriginPolicy
+from netra_trio.config.origins import DEVELOPMENT, ENVIRONMENTS, PRODUCTION, OriginPolicy
 from netra_trio.config.value_kinds import (
     Choice,
     DatabaseUrl,
@@ -32,6 +32,8 @@ KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 KEY_SERVER_ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """The algorithms that the keys of a key server are used with."""
+
+OPENING_BURST_SECONDS = 20  # of openings at once: all tabs of a user reconnect after a restart
 
 FOLDER = ".netra"
 DATABASE_FILE = f"{FOLDER}/netra.db"
@@ -127,6 +129,15 @@ class Settings:
             Integer(1, _MAX_COUNT, "connections"),
             "simultaneous connections of all users, in this process",
             "503 SERVER_FULL",
+        ),
+    )
+    opening_rate: int = field(
+        default=10,
+        metadata=_row(
+            "WEBSOCKET_OPENING_RATE",
+            Integer(1, 10_000, "openings per second"),
+            "upgrades of one user per second, after a burst of 20 seconds' worth",
+            "429 RATE_LIMIT_EXCEEDED",
         ),
     )
     max_message_rate: int = field(
@@ -288,9 +299,18 @@ class Settings:
         metadata=_row(
             "METRICS_TOKEN",
             Text("a secret", secret=True),
-            "the token that /metrics requires as `Authorization: Bearer`; without it, anyone who "
-            "reaches the port may read the metrics",
+            "the token that /metrics requires as `Authorization: Bearer`",
             "401 INVALID_TOKEN",
+            in_file=True,
+        ),
+    )
+    metrics_public: bool = field(
+        default=False,
+        metadata=_row(
+            "METRICS_PUBLIC",
+            Flag(),
+            "in production, serve /metrics without METRICS_TOKEN to anyone who reaches the port",
+            "404 in production",
         ),
     )
     database_url: str | None = field(
@@ -323,6 +343,18 @@ class Settings:
             "403 USER_NOT_FOUND",
         ),
     )
+
+    @property
+    def opening_burst(self) -> int:
+        """The number of upgrades that a user may make at once."""
+        return self.opening_rate * OPENING_BURST_SECONDS
+
+    @property
+    def has_open_metrics(self) -> bool:
+        """Whether /metrics is served to requests without a token."""
+        return self.metrics_token is None and (
+            self.metrics_public or self.environment != PRODUCTION
+        )
 
     @property
     def hard_message_size(self) -> int:

@@ -8,6 +8,7 @@
 
 import ipaddress
 import re
+import unicodedata
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -173,7 +174,10 @@ class Text:
 
     def read(self, text: str) -> str:
         """Read the text."""
-        return text if self.secret else text.strip()
+        if not self.secret:
+            return text.strip()
+        check_ends(text)
+        return text
 
     def show(self, value: str) -> str:
         """Show the text, or only the length of a secret."""
@@ -241,7 +245,9 @@ class DatabaseUrl:
 
     def read(self, text: str) -> str:
         """Read the URL; its scheme is returned in lower case."""
-        scheme, colon, rest = text.strip().partition(":")
+        text = text.strip()
+        check_ends(text)
+        scheme, colon, rest = text.partition(":")
         scheme = scheme.lower()
         if scheme not in self.schemes:
             bare = scheme.partition("+")[0]
@@ -257,6 +263,35 @@ class DatabaseUrl:
     def show(self, value: str) -> str:
         """Show the URL without its password and its query, which may contain one too."""
         return make_url(value).set(query={}).render_as_string(hide_password=True)
+
+
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+_NAMES = {"\t": "tab", "\n": "line feed", "\r": "carriage return", "\ufeff": "byte-order mark"}
+
+
+def check_ends(text: str) -> None:
+    """Check that a secret has no characters around it that are probably not part of it.
+
+    An editor or a shell adds them: a line feed, a carriage return, a byte-order mark, quotation
+    marks. Plain spaces are allowed, and any character inside.
+
+    Raises:
+        ValueError: There is one; the text says which and where, and shows nothing else.
+    """
+    for character, place in ((text[0], "beginning"), (text[-1], "end")):
+        if character != " " and not character.isprintable():
+            raise ValueError(f"remove the {_name_of(character)} at its {place}")
+    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
+        raise ValueError(f"remove the quotation marks ({_code_of(text[0])}) around it")
+
+
+def _name_of(character: str) -> str:
+    name = _NAMES.get(character) or unicodedata.name(character, "control character").lower()
+    return f"{name} ({_code_of(character)})"
+
+
+def _code_of(character: str) -> str:
+    return f"U+{ord(character):04X}"
 
 
 def _parsed(text: str) -> URL:

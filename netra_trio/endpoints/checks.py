@@ -78,14 +78,12 @@ async def check_administrator(request: Request, services: Services, *, now: floa
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text, status=403, help=help_))
 
 
-def check_metrics_token(request: Request, token: str | None) -> None:
-    """Check the token for the metrics, where one is set.
+def check_metrics_token(request: Request, token: str) -> None:
+    """Check that a request has the token for the metrics.
 
     Raises:
         Refused: AUTH_REQUIRED or INVALID_TOKEN.
     """
-    if token is None:
-        return
     given = [value for kind, value in _bearers(request) if kind == "header"]
     if not given:
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))

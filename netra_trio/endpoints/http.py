@@ -41,6 +41,8 @@ from netra_trio.telemetry.prometheus import Exposition
 from netra_trio.transports.asgi import Receive, Send
 from netra_trio.transports.handshake import UPGRADE_REQUIRED
 
+SERVER = "*"  # the target of an OPTIONS request for the whole server (RFC 9112, 3.2.4)
+
 
 class Router:
     """Answers HTTP requests with the endpoint of their path and method.
@@ -93,6 +95,8 @@ class Router:
         # An endpoint with POST checks the origin itself, in its order among the other checks.
         if call.method == "OPTIONS" or (call.method == "POST" and "POST" not in methods):
             self._check_origin(call)
+        if call.path == SERVER and call.method == "OPTIONS":
+            return Answer(204, headers={"allow": "GET, HEAD, OPTIONS, POST"})
         if call.path in WEBSOCKET_PATHS and call.method != "OPTIONS":
             text = "This is a WebSocket endpoint: open it with an upgrade."
             return self._problem(text, UPGRADE_REQUIRED, {"connection": "upgrade"})

@@ -9,6 +9,8 @@ from attrs import frozen
 from netra_trio.telemetry.trace_context import TRACESTATE_CHARACTERS, is_traceparent
 from netra_trio.transports.headers import grouped
 
+_MAPPED = "::ffff:"  # begins an IPv4 address in IPv6 (RFC 4291, 2.5.5.2)
+
 TRACE_HEADERS = ("traceparent", "tracestate")  # W3C Trace Context
 
 
@@ -40,13 +42,18 @@ class Request:
             headers=grouped((name.lower(), value) for name, value in pairs),
             query=grouped(query),
             subprotocols=tuple(scope.get("subprotocols", ())),
-            peer=str(client[0]) if client else "",
+            peer=peer_address(str(client[0])) if client else "",
         )
 
     @property
     def origins(self) -> list[str]:
         """The values of the Origin headers."""
         return self.headers.get("origin", [])
+
+
+def peer_address(address: str) -> str:
+    """Return the address of a peer; of one that came over IPv4 to a socket for both, in IPv4."""
+    return address.removeprefix(_MAPPED) if _MAPPED in address and "." in address else address
 
 
 def trace_of(request: Request) -> dict[str, str]:

@@ -8,6 +8,7 @@ import trio
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.checks import check_administrator, check_metrics_token
+from netra_trio.endpoints.paths import no_such_path
 from netra_trio.telemetry.prometheus import CONTENT_TYPE, Exposition
 from netra_trio.telemetry.stats import document
 
@@ -31,7 +32,14 @@ async def metrics(exposition: Exposition, call: Call) -> Answer:
     Args:
         exposition: Renders the metrics.
         call: The request.
+
+    Raises:
+        Refused: AUTH_REQUIRED or INVALID_TOKEN; with status 404 if the metrics are not offered.
     """
-    check_metrics_token(call.request, call.services.settings.metrics_token)
+    settings = call.services.settings
+    if settings.metrics_token is not None:
+        check_metrics_token(call.request, settings.metrics_token)
+    elif not settings.has_open_metrics:
+        raise no_such_path()
     headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
     return Answer(200, headers=headers, content=exposition.text())

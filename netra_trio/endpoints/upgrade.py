@@ -9,6 +9,7 @@ import trio
 
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.checks import AcceptedUpgrade, check_upgrade
+from netra_trio.endpoints.opening_rate import OpeningRate
 from netra_trio.endpoints.paths import check_websocket_path
 from netra_trio.endpoints.request import Request, trace_of
 from netra_trio.node.node import Node
@@ -16,9 +17,12 @@ from netra_trio.protocol.problem import Problem, Refused
 from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.transports.base import Transport
 
+REJECTED = frozenset({400, 401, 403, 404, 426})  # the statuses that count for an address
+
 
 async def serve_upgrade(
     node: Node,
+    rate: OpeningRate,
     request: Request,
     path: str,
     make_transport: Callable[[AcceptedUpgrade], Transport],
@@ -31,6 +35,7 @@ async def serve_upgrade(
 
     Args:
         node: The node that serves it.
+        rate: The rate of openings.
         request: Its headers, query and peer.
         path: Its path, decoded.
         make_transport: Makes the transport, after every check has passed.
@@ -40,8 +45,10 @@ async def serve_upgrade(
     note(UpgradeStarted(trace_of(request)))
     try:
         with node.capacity.connection_slot():
+            rate.check_address(request.peer, since)
             _check_handshake(path, fault)
             accepted = await check_upgrade(request, node.services, now=since)
+            rate.take(accepted.identity.user_id, since)
             await node.serve(
                 make_transport(accepted),
                 accepted.identity,
@@ -51,6 +58,8 @@ async def serve_upgrade(
                 traceparent=accepted.traceparent,
             )
     except Refused as refused:
+        if refused.problem.status in REJECTED:
+            rate.note_rejected(request.peer, since)
         now = node.services.wall_clock()
         return refusal(refused.problem, now, request, path, note, upgrade=True)
     except Exception:

@@ -25,6 +25,7 @@ from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.checks import AcceptedUpgrade
 from netra_trio.endpoints.http import Router
+from netra_trio.endpoints.opening_rate import OpeningRate
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.endpoints.request import Request
 from netra_trio.endpoints.upgrade import serve_upgrade
@@ -57,6 +58,7 @@ class _Open:
 
     node: Node
     router: Router
+    rate: OpeningRate
 
 
 class Application:
@@ -142,7 +144,8 @@ class Application:
             instruments = self.instruments
             lag = instruments.metrics.loop_lag
             node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
-            self._open = _Open(node, Router(node, page=self._page, exposition=self._exposition))
+            router = Router(node, page=self._page, exposition=self._exposition)
+            self._open = _Open(node, router, OpeningRate(self.settings.opening_rate))
             try:
                 yield node
             finally:
@@ -177,7 +180,8 @@ class Application:
         Raises:
             RuntimeError: If the application does not run.
         """
-        return await serve_upgrade(self.node, request, path, transport, fault=fault)
+        opened = self._opened()
+        return await serve_upgrade(opened.node, opened.rate, request, path, transport, fault=fault)
 
     def _opened(self) -> _Open:
         if self._open is None:

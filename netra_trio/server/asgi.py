@@ -7,6 +7,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from netra_trio.agents.context import context_of
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer, send_answer
 from netra_trio.endpoints.checks import AcceptedUpgrade
@@ -17,6 +18,7 @@ from netra_trio.ids import new_error_id
 from netra_trio.node.node import Node
 from netra_trio.protocol.problem import Problem
 from netra_trio.server.hypercorn.install import prepare_stock_host
+from netra_trio.telemetry.watchdog import LoopWatchdog
 from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
 from netra_trio.transports.base import Transport
 
@@ -100,10 +102,11 @@ class AsgiAdapter:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _run(self, receive: Receive, send: Send) -> None:
-        async with self._app.running() as node:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()  # lifespan.shutdown
-            await node.drain()
+        with LoopWatchdog(context_of):
+            async with self._app.running() as node:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # lifespan.shutdown
+                await node.drain()
 
     def _watch_host(self, scope: Message) -> None:
         """Drain when the host begins to stop: it tells connections before the lifespan."""

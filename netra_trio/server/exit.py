@@ -1,88 +1,163 @@
-"""The end of the process: a drain on the first signal, and a forced exit where that does not end.
+"""The end of the process: a drain on the first signal, and an exit in time whatever is blocked.
 
-with ExitStack() as timers:
-    drained = await nursery.start(drain_on_signal, drain, 8.0, timers)
+with ExitWatchdog(drain_timeout=8.0) as watchdog:
+    drained = await nursery.start(drain_on_signal, drain, watchdog)
     await drained.wait()
 """
 
+import atexit
+import multiprocessing.util
 import os
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, Self
 
 import structlog
 import trio
 
 from netra_trio.telemetry.logs import flush
 
-FINAL_LOG_SECONDS = 0.3  # bound on the last log line of a forced exit
-FORCED_AFTER = 1.5  # seconds after the drain timeout: then threads that do not end are left behind
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FORCED_AFTER = 1.5  # seconds after the drain timeout; then what still runs is left behind
+OUTPUT_SECONDS = 0.3  # bound on the last writes to the outputs: nothing may read them
 
 _log = structlog.get_logger(__name__)
 
 
+class ExitWatchdog:
+    """A thread that ends the process in time after a signal, even if the event loop is blocked.
+
+    The loop may be blocked by an agent, or by a thread that an agent has left behind.
+
+    Args:
+        drain_timeout: Seconds that a drain may take after the first signal. The process exits with
+            code 0 when they and another 1.5 s have passed, with code 1 at a second signal.
+    """
+
+    def __init__(self, drain_timeout: float) -> None:
+        self._seconds = drain_timeout + FORCED_AFTER
+        # Its `put` may be called by a signal handler, whatever the interrupted code does.
+        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="exit watchdog")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching: the server has ended by itself."""
+        self._signals.put(None)
+
+    def note(self, number: int) -> None:
+        """Note a signal; safe in a signal handler."""
+        self._signals.put(number)
+
+    def _watch(self) -> None:
+        if self._signals.get() is None:
+            return
+        try:
+            if self._signals.get(timeout=self._seconds) is None:
+                return
+        except queue.Empty:
+            exit_now(0, "tasks did not end in time: ended without them")
+        else:
+            exit_now(1, "second signal: ended at once")
+
+
 async def drain_on_signal(
     drain: Callable[[], Awaitable[None]],
-    seconds: float,
-    timers: ExitStack,
+    watchdog: ExitWatchdog,
     task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Drain at the first SIGTERM or SIGINT, exit with code 1 at the second.
+    """Drain at the first SIGTERM or SIGINT; cancelled by the caller.
 
     The task status starts with the event that is set when the drain is done.
 
     Args:
         drain: Closes every connection.
-        seconds: The time that it may take; 1.5 s later the process exits in any case.
-        timers: Cancels that forced exit when it is closed.
+        watchdog: Is told of every signal.
         task_status: See above.
     """
-    drained = trio.Event()
+    drained, is_draining = trio.Event(), False
 
     async def end() -> None:
-        timers.callback(exit_later(seconds + FORCED_AFTER).cancel)
         await drain()
         drained.set()
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals, _told(watchdog):
         task_status.started(drained)
-        draining = False
         async with trio.open_nursery() as nursery:
             async for number in signals:
-                if draining:
-                    exit_now(1, "second signal: ended at once")
-                _log.info("signal", signal=signal.Signals(number).name)
-                draining = True
-                nursery.start_soon(end)
+                if not is_draining:  # at a second signal the watchdog exits
+                    _log.info("signal", signal=signal.Signals(number).name)
+                    is_draining = True
+                    nursery.start_soon(end)
 
 
-def exit_later(seconds: float) -> threading.Timer:
-    """Exit with code 0 after a time, unless the returned timer is cancelled.
+@contextmanager
+def _told(watchdog: ExitWatchdog) -> Iterator[None]:
+    """Tell the watchdog of signals, from the signal handler itself: the loop may be blocked."""
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in handlers.items():
+        signal.signal(number, partial(_handle, watchdog, handler))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
-    A thread that an agent left behind would otherwise keep the process for ever.
-    """
-    timer = threading.Timer(seconds, exit_now, (0, "tasks did not end in time: ended without them"))
-    timer.daemon = True
-    timer.start()
-    return timer
+
+def _handle(
+    watchdog: ExitWatchdog,
+    handler: Callable[[int, FrameType | None], None],
+    number: int,
+    frame: FrameType | None,
+) -> None:
+    watchdog.note(number)
+    handler(number, frame)
 
 
 def exit_now(code: int, why: str) -> None:
-    """Log the reason and exit without any clean-up.
-
-    The log line is written by a thread: its output may be a full pipe, and the exit must not wait
-    for its reader.
-    """
-    logger = threading.Thread(target=_log_exit, args=(code, why), daemon=True)
-    logger.start()
-    logger.join(FINAL_LOG_SECONDS)
+    """Log the reason and exit without any clean-up."""
+    _bounded(partial(_log_exit, code, why))
     os._exit(code)
+
+
+def flush_or_exit(code: int = 0) -> None:
+    """Write what the outputs have buffered; exit if nothing reads it.
+
+    The end of the interpreter flushes them too, and would wait for ever.
+    """
+    if not _bounded(_flush):
+        os._exit(code)
+
+
+def flush_at_exit() -> None:
+    """Call `flush_or_exit` at the end of this process, and of the worker processes it starts."""
+    atexit.register(flush_or_exit)
+    multiprocessing.util.Finalize(None, flush_or_exit, exitpriority=0)
+
+
+def _bounded(write: Callable[[], None]) -> bool:
+    """Write in a thread; return whether it was done in time."""
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(OUTPUT_SECONDS)
+    return not thread.is_alive()
 
 
 def _log_exit(code: int, why: str) -> None:
     _log.warning("exit", code=code, why=why)
+    _flush()
+
+
+def _flush() -> None:
     flush()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,6 @@
 """The listener: accepts connections, and serves each in a task of its own.
 
-    listener = Listener(app, sock, tls=None)
+    listener = Listener(sock, handler.serve, instruments.note)
     await nursery.start(listener.serve)
 
 No exception of one connection reaches another.
@@ -8,21 +8,24 @@ No exception of one connection reaches another.
 
 import errno
 import socket
-import ssl
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import structlog
 import trio
 
+from netra_trio.endpoints.request import peer_address
 from netra_trio.errors import TransportClosed, leaves, place_of
-from netra_trio.server.application import Application
-from netra_trio.server.hypercorn.host import HttpHost
-from netra_trio.server.socket_handler import SocketHandler
+from netra_trio.telemetry.events import ListenerCrowded, TelemetryEvent
 
 ACCEPTS = 64  # connections accepted in a row before other tasks run
 CROWDED_SECONDS = 0.1  # until the next accept after the system was out of resources
 
 _CROWDED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LOST = (OSError, TransportClosed, trio.BrokenResourceError, trio.ClosedResourceError)
+
+Handler: TypeAlias = Callable[[socket.socket, str], Awaitable[None]]
+"""Serves a connected, non-blocking socket, whose peer has this address, to its end."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,18 +34,18 @@ class Listener:
     """Accepts the connections of one listening socket.
 
     Args:
-        app: The application, which runs.
         sock: A listening socket.
-        tls: The TLS context; None for plain TCP.
+        handle: Serves each connection.
+        note: Receives a telemetry event when no connection can be accepted.
     """
 
     def __init__(
-        self, app: Application, sock: socket.socket, *, tls: ssl.SSLContext | None = None
+        self, sock: socket.socket, handle: Handler, note: Callable[[TelemetryEvent], None]
     ) -> None:
         self._sock = sock
+        self._handle = handle
+        self._note = note
         self._accepting = trio.CancelScope()
-        self._http = HttpHost(app, app.settings)
-        self._handler = SocketHandler(app, self._http, tls)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve connections until `stop` is called and the last connection has ended."""
@@ -55,10 +58,9 @@ class Listener:
                     if not self._accept(nursery):
                         await trio.sleep(CROWDED_SECONDS)
 
-    async def stop(self) -> None:
-        """Accept no more connections; idle HTTP connections end, others end with their answer."""
+    def stop(self) -> None:
+        """Accept no more connections."""
         self._accepting.cancel()
-        await self._http.stop()
 
     def _accept(self, nursery: trio.Nursery) -> bool:
         """Accept the waiting connections; return False if the system is out of resources."""
@@ -69,10 +71,10 @@ class Listener:
                 break
             except OSError as error:
                 if error.errno in _CROWDED:
-                    _log.error("crowded", reason=error.strerror)
+                    self._note(ListenerCrowded(str(error.strerror)))
                     return False
                 continue  # the peer of this connection left before it was accepted
-            nursery.start_soon(self._isolate, sock, str(address[0]))
+            nursery.start_soon(self._isolate, sock, peer_address(str(address[0])))
         return True
 
     async def _isolate(self, sock: socket.socket, peer: str) -> None:
@@ -80,7 +82,7 @@ class Listener:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            await self._handler.serve(sock, peer)
+            await self._handle(sock, peer)
         except* _LOST:
             pass
         except* Exception as faults:

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
+from netra_trio.server.request_target import LINE_END, to_origin_form
 from netra_trio.transports.byte_stream import ByteStream
 from netra_trio.transports.handshake import wants_websocket
 from netra_trio.transports.headers import by_name
@@ -30,9 +31,9 @@ class RequestHead:
         raw: The bytes of the head.
         rest: The bytes that came behind it.
         method: In upper case; empty where the head is not HTTP/1.1.
-        target: The request target, as it came.
+        target: The request target, in origin form.
         http_version: Such as `1.1`.
-        headers: Names and values, as they came.
+        headers: Names and values.
     """
 
     raw: bytes
@@ -51,21 +52,25 @@ class RequestHead:
 async def read_head(stream: ByteStream) -> RequestHead | None:
     """Read the head of the first request; None where none comes in time, or a TLS client speaks.
 
+    Empty lines before it are ignored, as long as they fit into the limit with the head.
+
     Raises:
         Refused: BAD_REQUEST with status 431, for a head beyond 16 KiB.
         TransportClosed: If the connection is lost.
     """
-    data = b""
+    data, start = b"", 0
     with trio.move_on_after(HEAD_SECONDS):
         while True:
             more = await stream.read()
             if not more or (not data and more[0] == _TLS_HELLO):
                 return None
-            start = max(0, len(data) - 3)
             data += more
-            end = _HEAD_END.search(data, start)
-            if end is not None and end.end() <= HEAD_BYTES:
-                return _parse(data[: end.end()], data[end.end() :])
+            if not (head := data.lstrip(LINE_END)):
+                start = 0
+            elif (end := _HEAD_END.search(head, start)) is not None and end.end() <= HEAD_BYTES:
+                return _parse(head[: end.end()], head[end.end() :])
+            else:
+                start = max(0, len(head) - 3)
             if len(data) > HEAD_BYTES:
                 text = f"The head of the request has more than {HEAD_BYTES} bytes."
                 raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=431))
@@ -81,11 +86,12 @@ def _parse(raw: bytes, rest: bytes) -> RequestHead:
         return RequestHead(raw, rest)
     if not isinstance(event, h11.Request):
         return RequestHead(raw, rest)
+    target, headers = to_origin_form(event.target, list(event.headers))
     return RequestHead(
         raw,
         rest,
         method=event.method,
-        target=event.target,
+        target=target,
         http_version=event.http_version.decode(),
-        headers=list(event.headers),
+        headers=headers,
     )

@@ -1,4 +1,4 @@
-"""Run the application: a listening socket, the listener, and a drain on the first signal.
+"""Run the application: listening sockets, their listeners, and a drain on the first signal.
 
 trio.run(serve, app, listen("127.0.0.1", 8000))
 """
@@ -6,16 +6,17 @@ trio.run(serve, app, listen("127.0.0.1", 8000))
 import gc
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import trio
 
+from netra_trio.agents.context import context_of
 from netra_trio.server.application import Application
-from netra_trio.server.exit import drain_on_signal
-from netra_trio.server.listener import Listener
+from netra_trio.server.exit import ExitWatchdog, drain_on_signal
+from netra_trio.server.listeners import Listeners
 from netra_trio.server.sockets import address_of
-from netra_trio.telemetry.logs import write_in_batches
+from netra_trio.telemetry.watchdog import LoopWatchdog
 
 CLOSING = 1.0  # seconds for HTTP requests that are still at work when the drain is done
 COLLECT_AFTER = 20_000  # new objects before a garbage collection, which takes about 8 ms for them
@@ -23,33 +24,35 @@ COLLECT_AFTER = 20_000  # new objects before a garbage collection, which takes a
 
 async def serve(
     app: Application,
-    sock: socket.socket,
+    socks: Sequence[socket.socket],
     *,
     tls: ssl.SSLContext | None = None,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal exits at once.
 
-    Takes over the listening socket. The task status starts with the address as `host:port`, once
-    connections are accepted. On return everything is closed; where a thread of an agent does not
-    end in time the process exits with code 0 from within.
+    Takes over the listening sockets. The task status starts with their addresses as `host:port`,
+    once connections are accepted. On return everything is closed; where the drain does not end in
+    time the process exits with code 0 from within.
 
     Raises:
         SettingsError: If it cannot start with its settings.
     """
-    with sock, ExitStack() as timers:
-        address = address_of(sock)
-        timers.enter_context(_rare_collections())
-        timeout = app.settings.drain_timeout_ms / 1000
+    with ExitStack() as stack:
+        for sock in socks:
+            stack.enter_context(sock)
+        addresses = [address_of(sock) for sock in socks]
+        stack.enter_context(_rare_collections())
+        watchdog = stack.enter_context(ExitWatchdog(app.settings.drain_timeout_ms / 1000))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write_in_batches)
-            drained: trio.Event = await nursery.start(drain_on_signal, app.drain, timeout, timers)
+            drained: trio.Event = await nursery.start(drain_on_signal, app.drain, watchdog)
+            stack.enter_context(LoopWatchdog(context_of))
             async with app.running(), trio.open_nursery() as serving:
-                listener = Listener(app, sock, tls=tls)
-                await serving.start(listener.serve)
-                task_status.started(address)
+                listeners = Listeners(app, socks, tls=tls)
+                await serving.start(listeners.serve)
+                task_status.started(addresses)
                 await drained.wait()
-                await listener.stop()
+                await listeners.stop()
                 serving.cancel_scope.deadline = trio.current_time() + CLOSING
             nursery.cancel_scope.cancel()
 

@@ -18,6 +18,7 @@ from netra_trio.protocol.problem import Refused
 from netra_trio.server.application import Application
 from netra_trio.server.hypercorn.host import HttpHost
 from netra_trio.server.request_head import RequestHead, read_head
+from netra_trio.transports.bounded import BoundedStream
 from netra_trio.transports.byte_stream import (
     READ_BYTES,
     ByteStream,
@@ -26,6 +27,7 @@ from netra_trio.transports.byte_stream import (
 )
 from netra_trio.transports.handshake import accepting, handshake_fault, offered_subprotocols
 from netra_trio.transports.headers import by_name
+from netra_trio.transports.pacing import Turns
 from netra_trio.transports.websocket import WebSocketTransport
 
 TLS_SECONDS = 10.0  # for a TLS handshake
@@ -38,12 +40,16 @@ class SocketHandler:
     Args:
         app: The application, which runs.
         http: Serves HTTP requests.
+        turns: The turns that all connections of the process share.
         tls: The TLS context; None for plain TCP.
     """
 
-    def __init__(self, app: Application, http: HttpHost, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, app: Application, http: HttpHost, turns: Turns, tls: ssl.SSLContext | None
+    ) -> None:
         self._app = app
         self._http = http
+        self._turns = turns
         self._tls = tls
         self._send_timeout = app.settings.send_timeout_ms / 1000
         self._buffer = bytearray(READ_BYTES)
@@ -65,7 +71,8 @@ class SocketHandler:
         await self._serve_requests(stream, peer, lambda: _trio_stream(sock))
 
     async def _serve_tls(self, sock: socket.socket, tls: ssl.SSLContext, peer: str) -> None:
-        stream = trio.SSLStream(_trio_stream(sock), tls, server_side=True, https_compatible=True)
+        tcp = BoundedStream(_trio_stream(sock), send_timeout=self._send_timeout)
+        stream = trio.SSLStream(tcp, tls, server_side=True, https_compatible=True)
         with trio.move_on_after(TLS_SECONDS) as patience:
             await stream.do_handshake()
         if patience.cancelled_caught:
@@ -73,8 +80,7 @@ class SocketHandler:
         if stream.selected_alpn_protocol() == "h2":
             await self._http.serve(stream)
             return
-        byte_stream = TrioByteStream(stream, send_timeout=self._send_timeout)
-        await self._serve_requests(byte_stream, peer, lambda: stream)
+        await self._serve_requests(TrioByteStream(stream), peer, lambda: stream)
 
     async def _serve_requests(
         self, stream: ByteStream, peer: str, trio_stream: Callable[[], trio.abc.Stream]
@@ -114,8 +120,10 @@ class SocketHandler:
                 response=accepting(key, accepted.subprotocol),
                 max_bytes=self._app.settings.hard_message_size,
                 before=head.rest,
+                turns=self._turns,
             )
 
+        await self._turns.take()  # many upgrades that come at once must not delay other tasks
         path = unquote(raw_path.decode("ascii", "replace"))
         fault = handshake_fault(raw_path, head.http_version, headers)
         answer = await self._app.serve_upgrade(request, path, transport, fault=fault)

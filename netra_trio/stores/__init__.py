@@ -1,1 +1,1 @@
-"""Where users, threads, messages and runs are kept: one file per store."""
+"""Stores of users, threads, messages and runs: the interface and its implementations."""

@@ -1,7 +1,7 @@
-"""What you may implement, on one page: a transport, a store, an instrument.
+"""The interface `Store`, and the values that it takes and returns.
 
-The first two come with a contract suite that any implementation has to pass (`tests/transports`,
-`tests/stores`).
+An implementation needs no base class; docs/stores.md says what it has to guarantee, and the
+contract suite `tests/stores/test_contract.py` checks that.
 """
 
 from collections.abc import Awaitable, Generator, Sequence
@@ -12,9 +12,10 @@ from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.values import frozen
 
-HISTORY_TEXT_BYTES = 64 * 1024  # of an agent's message in history, the contract's bound, section 3
-HISTORY_LISTED_BYTES = 512  # of a message beside its text: ids, times and names, rounded up
-HISTORY_PAGE_BYTES = 256 * 1024  # of a page of history, the contract's bound, section 3
+# The bounds of docs/protocol.md, get_thread_history.
+HISTORY_TEXT_BYTES = 64 * 1024  # of an agent's message, in UTF-8
+HISTORY_LISTED_BYTES = 512  # of a message without its text: ids, times and names, rounded up
+HISTORY_PAGE_BYTES = 256 * 1024  # of a page
 
 
 @frozen
@@ -30,8 +31,8 @@ class NewMessage:
     """A message to record together with the run it starts.
 
     Attributes:
-        key: The client's idempotency key; None where it gave none.
-        fingerprint: What has to be equal for the same key to mean the same message.
+        key: The client's idempotency key; None if the client sent none.
+        fingerprint: Equal for two messages that may have the same key.
         content: The text that history shows.
         created_at: Unix seconds.
     """
@@ -53,9 +54,10 @@ class RunEnd:
     """How a run ended.
 
     Attributes:
-        text: What the agent emitted, at most 64 KiB in UTF-8.
+        text: What the agent emitted, at most `HISTORY_TEXT_BYTES`.
         truncated: Whether `text` was cut.
-        completed: The payload of its `agent_completed` as JSON, for a duplicate of its message.
+        created_at: Unix seconds.
+        completed: The payload of its `agent_completed` as JSON, for duplicates of its message.
     """
 
     run_id: RunId
@@ -69,10 +71,10 @@ class RunEnd:
 
 @frozen
 class Duplicate:
-    """A message that was recorded before.
+    """A message that was recorded earlier under the same key.
 
     Attributes:
-        completed: The payload of its run's `agent_completed` as JSON, None while the run goes on.
+        completed: The payload of its run's `agent_completed` as JSON, None until the run has ended.
     """
 
     message_id: MessageId
@@ -83,29 +85,29 @@ class Duplicate:
 
 
 class _Stored:
-    """What is awaited where there is nothing to wait for; any number of times."""
+    """An awaitable that completes at once, any number of times."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         yield from ()
 
 
 STORED: Awaitable[None] = _Stored()
-"""What `Store.end_run` may return to say that it is done: the server then need not even look."""
+"""What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
 
 
 class Store(Protocol):
     """Users, threads, messages and runs.
 
-    A method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
-    What a call asked for that raised, or was cancelled, may be done all the same.
+    Every method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
+    Cancelling is always safe. After a call that raised or was cancelled, the change may be stored
+    all the same, unless the method says otherwise.
     """
 
     def open(self) -> AbstractAsyncContextManager[None]:
-        """Hold the store open for as long as a server uses it; entered once, before any question.
+        """Hold the store open while a server uses it; entered once, before any other call.
 
-        Entering does not wait for a store that does not answer, and ends the runs that servers
-        which are gone have left unfinished: `interrupted`. On leaving, what was written behind is
-        stored.
+        Entering ends the unfinished runs of servers that are gone, as `interrupted`. It does not
+        wait for a database that does not answer. Leaving stores all writes that are queued.
         """
         ...
 
@@ -118,7 +120,7 @@ class Store(Protocol):
         ...
 
     async def create_user(self, user_id: UserId) -> User:
-        """Create the user, enabled, and return it; return the one there is, if there is one."""
+        """Create the user, enabled, and return it; return the existing one, if there is one."""
         ...
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
@@ -126,12 +128,13 @@ class Store(Protocol):
         ...
 
     async def record(self, message: NewMessage) -> Duplicate | None:
-        """Record a message and its run, `queued`; create the thread where there is none yet.
+        """Record a message and its run, `queued`; create the thread if there is none yet.
 
-        With a key it returns when both are stored for good; without one it waits for nothing but
-        room to write behind, and 3 seconds at most. Returns what was recorded before if the key is
-        known and the fingerprint is the same; then nothing is recorded. If it raises or is
-        cancelled, the message is not stored, or is taken back before its key is asked for again.
+        With a key this returns once both are stored permanently. Without a key they may be stored
+        later; this then waits only for room in a queue, for 3 seconds at most. If the key is known
+        and the fingerprint is the same, this records nothing and returns the earlier message. If it
+        raises or is cancelled, the message is not stored, or is deleted before `record` or `find`
+        look its key up again.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
@@ -139,7 +142,7 @@ class Store(Protocol):
         ...
 
     async def find(self, message: NewMessage) -> Duplicate | None:
-        """Return what was recorded before under the message's key; record nothing.
+        """Return the message that was recorded earlier under this message's key; record nothing.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
@@ -147,16 +150,16 @@ class Store(Protocol):
         ...
 
     def start_run(self, run_id: RunId) -> None:
-        """Note that the run is `running`; written behind, so it neither waits nor fails."""
+        """Set the status of the run to `running`, now or later; this neither waits nor raises."""
         ...
 
     def end_run(self, end: RunEnd) -> Awaitable[None]:
-        """Note how the run ended, with the agent's message; an async function, or `STORED`.
+        """Store how the run ended, with the agent's message; an async function, or `STORED`.
 
-        Awaiting what it returns ends when that is stored for good, if its message had a key, and
-        else at once; from the call on `record` and `find` tell of it. It does not raise
-        `StoreUnavailable`, and cancelling the wait does not take the end back: what the store
-        cannot write now it writes when it can.
+        If the run's message had a key, awaiting the result returns once the end is stored
+        permanently, otherwise at once. From the call on, `record` and `find` return the end. This
+        does not raise `StoreUnavailable`, and cancelling the wait does not undo the end: a store
+        that cannot write it now writes it as soon as it can.
         """
         ...
 
@@ -170,8 +173,8 @@ class Store(Protocol):
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return the newest `limit` messages strictly before `before`, oldest first.
 
-        The second value says whether older ones were left out, for `limit` or for the page's
-        256 KiB. None if the user has no such thread.
+        The second value tells whether older messages were left out, because of `limit` or because
+        of `HISTORY_PAGE_BYTES`. None if the user has no such thread.
 
         Raises:
             MessageNotFound: If `before` is no message of the thread.

@@ -1,24 +1,25 @@
-"""Users, threads, messages and runs in this process's memory, within bounds.
+"""A store in this process's memory, within bounds.
 
     >>> store = MemoryStore(messages=10_000)
     >>> store.statistics()["messages"]
     0
 
-For development, tests and demos: it answers at once and forgets everything with the process.
+For development, tests and demos: it answers at once, and everything is lost with the process.
 
-Two kinds of message are told apart. One whose run goes on is *held*: it never goes, because its
-end has yet to find it. All others are *loose*, and any of them may go when room is needed. So what
-is held decides whether a call can succeed at all, before anything is dropped for it:
+There are two kinds of message. A message whose run has not ended is *held*: it is never dropped,
+because the end of its run refers to it. All others are *loose*, and may be dropped to make room. So
+the held messages decide whether a call can succeed, before anything is dropped for it:
 
-    held + new ≤ bound   drop loose ones until it fits; there are always enough of them
-    held + new > bound   StoreUnavailable, and nothing was dropped in vain
+    held + new ≤ bound   loose messages are dropped until the new one fits; there are enough of them
+    held + new > bound   StoreUnavailable; nothing is dropped
 
-An end only turns held into loose, so it always fits, at worst by dropping what it has just added.
+The end of a run only makes a held message loose, so it always fits, at worst by dropping the
+agent's message that it has just added.
 """
 
 import itertools
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
 
@@ -39,18 +40,19 @@ from netra_trio.stores.base import (
     User,
 )
 
-USERS = 100_000  # rows: some 40 MB; then one without a thread goes, or create_user is unavailable
-THREADS = 20_000  # in all: five messages each fill MESSAGES; then the one idle longest goes
-MESSAGES = 100_000  # in all: some 100 MB beside their texts; then the oldest go
-TEXT_BYTES = 256 * 1024 * 1024  # in all: 2.6 KiB for each of MESSAGES; then the oldest go
+USERS = 100_000  # some 40 MB
+THREADS = 20_000  # of all users: five messages in each thread are MESSAGES
+MESSAGES = 100_000  # of all threads: some 100 MB without their texts
+TEXT_BYTES = 256 * 1024 * 1024  # of all messages: 2.6 KiB for each of MESSAGES
 
-KEY_HOURS = 24  # what the contract asks for; a key that had to go earlier shows in statistics()
+KEY_HOURS = 24  # for which docs/protocol.md promises that a key is known
+
 _ThreadKey = tuple[UserId, ThreadId]
 
 
 @define(eq=False, repr=False)
 class _Run:
-    """A run, from its message to its end and for as long as its message is kept."""
+    """A run, kept as long as its message."""
 
     id: RunId
     agent_name: str
@@ -63,12 +65,12 @@ class _Run:
 
 @define(eq=False, repr=False)
 class _Message:
-    """One message, a link in its thread.
+    """A message, linked with the older and the newer one of its thread.
 
     Attributes:
-        number: Its place in the order of recording, over all threads.
-        text: In UTF-8: one rare character makes a `str` take four bytes for every character.
-        run: The run that it started; None marks the agent's message.
+        number: Its position in the order of recording, over all threads.
+        text: In UTF-8: in a `str`, one emoji makes every character take four bytes.
+        run: The run that it started; None for an agent's message.
     """
 
     number: int
@@ -83,12 +85,12 @@ class _Message:
 
     @property
     def size(self) -> int:
-        """What it counts in bytes: its text, and the end that a duplicate would be told."""
+        """The bytes that count against the bound: its text, and the end for duplicates."""
         completed = self.run.completed if self.run is not None else None
         return len(self.text) + (len(completed) if completed is not None else 0)
 
     def listed(self) -> HistoryMessage:
-        """Return it as history lists it."""
+        """Return the message as an item of history."""
         text, run = self.text.decode(), self.run
         if run is None:
             truncated = self.truncated or None
@@ -101,11 +103,12 @@ class _Message:
 
 @define(eq=False, repr=False)
 class _Thread:
-    """One user's thread: its messages as a chain, to take any out and to walk from any.
+    """A thread of a user, with its messages as a doubly linked list.
 
     Attributes:
-        loose: The messages that may go, as a heap by number: a run may end before an older one.
-        held: How many messages may not go.
+        loose: The messages that may be dropped, as a heap by number: a run may end before an older
+            run of the thread.
+        held: How many messages may not be dropped.
     """
 
     key: _ThreadKey
@@ -125,7 +128,7 @@ class _Thread:
         heappush(self.loose, (message.number, message))
 
     def drop_oldest(self) -> _Message:
-        """Take out the oldest message that may go, and return it."""
+        """Remove the oldest message that may be dropped, and return it."""
         _, message = heappop(self.loose)
         if message.newer is None:
             self.newest = message.older
@@ -139,11 +142,11 @@ class _Thread:
 
 @define(eq=False, repr=False)
 class _Row:
-    """A row of the users table.
+    """A user.
 
     Attributes:
-        number: Its place in the order of creation.
-        is_candidate: Whether it stands in the heap of those that might go.
+        number: The position in the order of creation.
+        is_candidate: Whether the user is in the heap of those that may be dropped.
     """
 
     number: int
@@ -151,29 +154,81 @@ class _Row:
     is_candidate: bool = False
 
 
+class _Users:
+    """Users, within a bound.
+
+    Attributes:
+        rows: The users by id.
+        dropped: How many were dropped.
+    """
+
+    def __init__(self, bound: int, threads_of: Mapping[UserId, int]) -> None:
+        self.rows: dict[UserId, _Row] = {}
+        self.dropped = 0
+        self._bound = bound
+        self._threads_of = threads_of
+        self._number = itertools.count()
+        # A heap of the users that may be dropped, by number. A user that must be kept after all is
+        # removed when it comes up, and added again later; each user is in it at most once.
+        self._candidates: list[tuple[int, UserId]] = []
+
+    def add(self, user_id: UserId) -> _Row:
+        """Return the row of a user, which is created if there is none.
+
+        Raises:
+            StoreUnavailable: If no user may be dropped for it.
+        """
+        row = self.rows.get(user_id)
+        if row is None:
+            if len(self.rows) >= self._bound:
+                self._drop()
+            row = self.rows[user_id] = _Row(next(self._number), User(user_id))
+            self.reconsider(user_id)
+        return row
+
+    def reconsider(self, user_id: UserId) -> None:
+        """Add the user to those that may be dropped, if that is so."""
+        row = self.rows.get(user_id)
+        if row is not None and not row.is_candidate and self._may_be_dropped(row):
+            row.is_candidate = True
+            heappush(self._candidates, (row.number, user_id))
+
+    def _may_be_dropped(self, row: _Row) -> bool:
+        return row.user.enabled and row.user.id not in self._threads_of
+
+    def _drop(self) -> None:
+        while self._candidates:
+            _, user_id = heappop(self._candidates)
+            row = self.rows[user_id]
+            row.is_candidate = False
+            if self._may_be_dropped(row):
+                del self.rows[user_id]
+                self.dropped += 1
+                return
+        raise StoreUnavailable(f"all of {self._bound} users are disabled or have a thread")
+
+
 class MemoryStore:
-    """A `Store` that keeps everything in memory, within bounds.
+    """A `Store` in memory, within bounds.
 
-    No method waits: each is done when it returns, without a checkpoint, so nothing can come
-    between a look-up and what follows from it.
+    No method has a checkpoint, so every call is atomic.
 
-    Where a bound is reached, the oldest message goes from the thread that was written to longest
-    ago (by a message or by a run's end), but never one whose run goes on. A thread without a
-    message is no thread any more. A message takes its idempotency key with it, however young: keys
-    have no time limit here, only that of room, and `statistics()["early_keys_dropped"]` says how
-    many went before the 24 hours that the contract asks for. Choose the bounds so that it is 0.
+    When a bound is reached, the oldest message of the least recently written thread is dropped (a
+    message or the end of a run writes to a thread), but never a message whose run has not ended. A
+    thread without messages is deleted. A message takes its idempotency key with it, at any age:
+    `statistics()["early_keys_dropped"]` counts the keys that were dropped before the 24 hours that
+    docs/protocol.md promises. Choose the bounds so that this stays 0.
 
-    If every message goes on and there is no room for one more, `record` raises
-    `StoreUnavailable`.
+    If no message may be dropped, `record` raises `StoreUnavailable`.
 
     Args:
-        users: How many rows to keep. Beyond it the user created longest ago goes who is enabled
-            and has no thread: a disabled one who went could be created anew, enabled. If there is
-            none, `create_user` raises `StoreUnavailable`.
-        threads: How many to keep, over all users. Beyond it goes, with all its messages, the
-            thread written to longest ago in which no run goes on.
-        messages: How many to keep, over all threads.
-        text_bytes: How much to keep of their texts and of the ends of their runs, in UTF-8.
+        users: The bound on users. Beyond it, the user created first is dropped who is enabled and
+            has no thread; a disabled user is kept, or could be created again, enabled. If there is
+            no such user, `create_user` raises `StoreUnavailable`.
+        threads: The bound on threads of all users. Beyond it, the least recently written thread
+            whose runs have all ended is dropped, with its messages.
+        messages: The bound on messages of all threads.
+        text_bytes: The bound on bytes of their texts and of the ends of their runs, in UTF-8.
     """
 
     def __init__(
@@ -184,22 +239,18 @@ class MemoryStore:
         messages: int = MESSAGES,
         text_bytes: int = TEXT_BYTES,
     ) -> None:
-        self._max_users = users
         self._max_threads = threads
         self._max_messages = messages
         self._max_bytes = text_bytes
         self._number = itertools.count()
 
-        self._rows: dict[UserId, _Row] = {}
-        # Users that could go, by number. A row that cannot go after all is passed over and put
-        # back when it can; each has one place at most, so this is never larger than the rows.
-        self._candidates: list[tuple[int, UserId]] = []
         self._threads_of: dict[UserId, int] = {}
+        self._users = _Users(users, self._threads_of)
 
         self._threads: dict[_ThreadKey, _Thread] = {}
-        # Both in the order of their threads' last write. One has those with a loose message; the
-        # other those with no held one, and it needs no sorting: a write takes a thread out (a
-        # message) or puts it in (an end).
+        # Both in the order of their threads' last write: those with a loose message, and those
+        # without a held one. The second one needs no sorting: a message removes a thread from it,
+        # and an end adds it.
         self._droppable: OrderedDict[_Thread, None] = OrderedDict()
         self._idle: OrderedDict[_Thread, None] = OrderedDict()
 
@@ -208,28 +259,27 @@ class MemoryStore:
         self._held_bytes = 0
         self._messages = 0
         self._bytes = 0
-        self._users_dropped = 0
         self._messages_dropped = 0
         self._early_keys_dropped = 0
-        self._openings = 0  # how many servers hold it open
+        self._openings = 0  # servers that hold it open
 
     def statistics(self) -> dict[str, int]:
-        """Return how much is kept, how many runs go on, and how much has gone so far."""
+        """Return how much is kept, how many runs have not ended, and how much was dropped."""
         return {
-            "users": len(self._rows),
+            "users": len(self._users.rows),
             "threads": len(self._threads),
             "messages": self._messages,
             "text_bytes": self._bytes,
             "keys": len(self._keys),
             "runs": len(self._held),
-            "users_dropped": self._users_dropped,
+            "users_dropped": self._users.dropped,
             "messages_dropped": self._messages_dropped,
             "early_keys_dropped": self._early_keys_dropped,
         }
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Hold it open; who is the first to do so ends the runs that are left unfinished."""
+        """Hold the store open; the first server to do so ends the unfinished runs."""
         if not self._openings:
             for run_id in list(self._held):
                 await self._interrupt(run_id)
@@ -240,70 +290,43 @@ class MemoryStore:
             self._openings -= 1
 
     async def check(self) -> None:
-        """Return: memory always answers, a full one too."""
+        """Return: this store always answers, also when it is full."""
 
     # Users.
 
     async def get_user(self, user_id: UserId) -> User | None:
         """Return the user, None if there is none."""
-        row = self._rows.get(user_id)
+        row = self._users.rows.get(user_id)
         return None if row is None else row.user
 
     async def create_user(self, user_id: UserId) -> User:
-        """Create the user, enabled, and return it; return the one there is, if there is one.
+        """Create the user, enabled, and return it; return the existing one, if there is one.
 
         Raises:
-            StoreUnavailable: If there are too many and each is disabled or has a thread.
+            StoreUnavailable: If there are too many users, and each is disabled or has a thread.
         """
-        row = self._rows.get(user_id)
-        if row is None:
-            if len(self._rows) >= self._max_users:
-                self._drop_user()
-            row = self._rows[user_id] = _Row(next(self._number), User(user_id))
-            self._reconsider(user_id)
-        return row.user
+        return self._users.add(user_id).user
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
         """Enable or disable the user; return whether there is such a user."""
-        row = self._rows.get(user_id)
+        row = self._users.rows.get(user_id)
         if row is None:
             return False
         row.user = evolve(row.user, enabled=enabled)
-        self._reconsider(user_id)
+        self._users.reconsider(user_id)
         return True
-
-    def _may_go(self, row: _Row) -> bool:
-        return row.user.enabled and row.user.id not in self._threads_of
-
-    def _reconsider(self, user_id: UserId) -> None:
-        """Make the user one that might go, if nothing speaks against it."""
-        row = self._rows.get(user_id)
-        if row is not None and not row.is_candidate and self._may_go(row):
-            row.is_candidate = True
-            heappush(self._candidates, (row.number, user_id))
-
-    def _drop_user(self) -> None:
-        while self._candidates:
-            _, user_id = heappop(self._candidates)
-            row = self._rows[user_id]
-            row.is_candidate = False
-            if self._may_go(row):
-                del self._rows[user_id]
-                self._users_dropped += 1
-                return
-        raise StoreUnavailable(f"all of {self._max_users} users are disabled or have a thread")
 
     # Messages and runs.
 
     async def record(self, message: NewMessage) -> Duplicate | None:
-        """Record a message and its run, `queued`; create the thread where there is none yet.
+        """Record a message and its run, `queued`; create the thread if there is none yet.
 
-        Returns what was recorded before if the key is known and the fingerprint is the same;
-        then nothing is recorded.
+        If the key is known and the fingerprint is the same, record nothing and return the earlier
+        message.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            StoreUnavailable: If the bounds are full of messages whose runs go on.
+            StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         known = await self.find(message)
         if known is not None:
@@ -318,7 +341,7 @@ class MemoryStore:
         return None
 
     async def find(self, message: NewMessage) -> Duplicate | None:
-        """Return what was recorded before under the message's key; record nothing.
+        """Return the message that was recorded earlier under this message's key; record nothing.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
@@ -329,15 +352,15 @@ class MemoryStore:
         return None if known is None else _duplicate(known, message.fingerprint)
 
     def start_run(self, run_id: RunId) -> None:
-        """Note that the run is `running`; nothing happens if it has ended or is unknown."""
+        """Set the status of the run to `running`, unless it has ended or is unknown."""
         message = self._held.get(run_id)
         if message is not None and message.run is not None:
             message.run.status = RunStatus.RUNNING
 
     def end_run(self, end: RunEnd) -> Awaitable[None]:
-        """Note how the run ended, with the agent's message; an empty text makes none.
+        """Store how the run ended, with the agent's message unless its text is empty.
 
-        The first end stands: nothing happens if the run has ended or is unknown.
+        Only the first end of a run counts; the end of an unknown run is ignored.
         """
         message = self._held.pop(end.run_id, None)
         if message is None or message.run is None:
@@ -359,12 +382,12 @@ class MemoryStore:
         return STORED
 
     async def _interrupt(self, run_id: RunId) -> None:
-        """End a run whose server did not live to do so."""
+        """End a run whose server is gone."""
         completed = AgentCompleted(run_id, RunStatus.INTERRUPTED, 0)
         end = RunEnd(
             run_id=run_id,
             status=completed.status,
-            message_id=MessageId(""),  # of a text, and there is none
+            message_id=MessageId(""),  # not used without a text
             text="",
             truncated=False,
             created_at=self._held[run_id].created_at,
@@ -382,11 +405,12 @@ class MemoryStore:
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return the newest `limit` messages strictly before `before`, oldest first.
 
-        The second value says whether older ones were left out, for `limit` or for the page's
-        256 KiB; a single message may be larger than that. None if the user has no such thread.
+        The second value tells whether older messages were left out, because of `limit` or because
+        of `HISTORY_PAGE_BYTES`, which a single message may exceed. None if the user has no such
+        thread.
 
         Raises:
-            MessageNotFound: If `before` is no message of the thread, or has gone.
+            MessageNotFound: If `before` is no message of the thread, or was dropped.
         """
         thread = self._threads.get((user_id, thread_id))
         if thread is None:
@@ -444,7 +468,7 @@ class MemoryStore:
         return thread
 
     def _touch(self, key: _ThreadKey) -> None:
-        """Make the thread, if there is one, the one written to last."""
+        """Make the thread the most recently written one."""
         thread = self._threads.get(key)
         if thread is not None and thread in self._droppable:
             self._droppable.move_to_end(thread)
@@ -452,14 +476,14 @@ class MemoryStore:
     # Room.
 
     def _check_room(self, key: _ThreadKey, size: int) -> None:
-        """Raise `StoreUnavailable` if there is no room even with everything loose gone."""
+        """Raise `StoreUnavailable` if dropping every loose message would not make room."""
         if len(self._held) >= self._max_messages:
-            raise StoreUnavailable(f"the runs of all {self._max_messages} messages go on")
+            raise StoreUnavailable(f"all {self._max_messages} messages have unfinished runs")
         if self._held_bytes + size > self._max_bytes:
-            raise StoreUnavailable(f"{size} bytes do not fit beside messages whose runs go on")
+            raise StoreUnavailable(f"no room for {size} bytes beside messages of unfinished runs")
         busy = len(self._threads) - len(self._idle)
         if key not in self._threads and busy >= self._max_threads:
-            raise StoreUnavailable(f"a run goes on in each of {self._max_threads} threads")
+            raise StoreUnavailable(f"all {self._max_threads} threads have unfinished runs")
 
     def _make_room_for_thread(self, key: _ThreadKey, now: float) -> None:
         if key not in self._threads and len(self._threads) >= self._max_threads:
@@ -494,14 +518,14 @@ class MemoryStore:
         self._threads_of[user_id] -= 1
         if not self._threads_of[user_id]:
             del self._threads_of[user_id]
-            self._reconsider(user_id)
+            self._users.reconsider(user_id)
 
 
 def _duplicate(known: _Message, fingerprint: bytes) -> Duplicate:
-    """Return what a known key stands for.
+    """Return the duplicate of a known key.
 
     Raises:
-        KeyConflict: If the fingerprint is another.
+        KeyConflict: If the fingerprint differs.
     """
     run = known.run
     if run is None or run.fingerprint != fingerprint:

@@ -1,4 +1,4 @@
-"""A store that answers in time or is unavailable: no connection waits on a hung database for ever.
+"""Bounds the time that a store takes to answer, so that a hung database blocks no connection.
 
 store = TimeoutStore(MemoryStore())
 """
@@ -17,15 +17,15 @@ from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
 
 _T = TypeVar("_T")
 
-STORE_SECONDS = 3.0  # one more than a database's own statement timeout should be: it speaks first
+STORE_SECONDS = 3.0  # one more than a database's statement timeout, whose error says more
 
 
 @frozen
 class TimeoutStore:
-    """Any store, with a bound on how long an answer may take.
+    """A store whose calls raise `StoreUnavailable` after `STORE_SECONDS`.
 
-    A call that is given up raises `StoreUnavailable`. What it asked for may be done all the same;
-    a message that is sent again under its key finds out.
+    The change of such a call may be stored all the same; a message that is sent again with the same
+    key then is a duplicate.
     """
 
     store: Store
@@ -43,7 +43,7 @@ class TimeoutStore:
         return await self._within(self.store.get_user(user_id))
 
     async def create_user(self, user_id: UserId) -> User:
-        """Create the user, or return the one there is."""
+        """Create the user, or return the existing one."""
         return await self._within(self.store.create_user(user_id))
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
@@ -51,21 +51,21 @@ class TimeoutStore:
         return await self._within(self.store.set_user_enabled(user_id, enabled=enabled))
 
     async def record(self, message: NewMessage) -> Duplicate | None:
-        """Record a message and its run, or return what was recorded before."""
-        if message.key is None:  # waits for room alone, which the store bounds
+        """Record a message and its run, or return the earlier message of its key."""
+        if message.key is None:  # it waits only for room in a queue, for a time that it bounds
             return await self.store.record(message)
         return await self._within(self.store.record(message))
 
     async def find(self, message: NewMessage) -> Duplicate | None:
-        """Return what was recorded before under the message's key."""
+        """Return the message that was recorded earlier under this message's key."""
         return await self._within(self.store.find(message))
 
     def start_run(self, run_id: RunId) -> None:
-        """Note that the run is `running`."""
+        """Set the status of the run to `running`."""
         self.store.start_run(run_id)
 
     def end_run(self, end: RunEnd) -> Awaitable[None]:
-        """Note how the run ended; the caller bounds the wait, and the end is never given up."""
+        """Store how the run ended; the caller bounds the wait, which does not cancel the write."""
         return self.store.end_run(end)
 
     async def history(

@@ -4,28 +4,25 @@
 >>> structlog.get_logger(__name__).info("connection opened", connection_id="conn_1")
 """
 
+import atexit
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import NoneType
 from typing import Any, TextIO
 
 import structlog
-import trio
-from attrs import define, field, frozen
+from attrs import define, frozen
 from structlog.typing import Processor
 
 from netra_trio.telemetry.log_context import LOG_CONTEXT
+from netra_trio.telemetry.log_output import FLUSH_SECONDS, LogOutput
 from netra_trio.telemetry.redact import REDACTED, is_secret
 from netra_trio.telemetry.render import COLOURS, Console, Form, Palette, as_json, described, render
-
-HELD_SECONDS = 0.02  # that a line may wait to be written: not noticeable for a reader
-HELD_LINES = 64  # that wait; at this number they are written at once
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -38,107 +35,68 @@ LEVELS = {
 
 
 @define
-class _Sink:
-    """The single output of all log lines."""
+class _Format:
+    """How lines are rendered, and the lowest level that is logged."""
 
-    stream: TextIO | None = None
     form: Form = as_json
     level: int = logging.INFO
-    wake: Callable[[], None] | None = None  # wakes the task that writes waiting lines, if any
-    thread: int = 0  # the thread of that task, from which it may be woken
-    # Reentrant: writing may cause a warning, and warnings are logged.
-    _lock: Any = field(factory=threading.RLock, init=False)
-    _held: list[str | dict[str, Any]] = field(factory=list, init=False)
-
-    def write(self, line: str | dict[str, Any], *, at_once: bool = True) -> None:
-        """Write a line, or an event to be rendered; let it wait if a task writes waiting lines."""
-        with self._lock:
-            self._held.append(line)
-            wake = self.wake if self.thread == threading.get_ident() else None
-            if at_once or wake is None or len(self._held) >= HELD_LINES:
-                self.flush()
-            elif len(self._held) == 1:
-                wake()
-
-    def flush(self) -> None:
-        """Write the waiting lines."""
-        with self._lock:
-            stream, held = self.stream, self._held
-            self._held = []
-            if stream is None or not held:
-                return
-            # Rendering a batch takes half the time of rendering each line between other work.
-            lines = [each if isinstance(each, str) else _line(each) for each in held]
-            text = "\n".join([*lines, ""])
-            try:
-                self._put(stream, text)
-            except UnicodeEncodeError:
-                encoding = stream.encoding or "ascii"
-                self._put(stream, text.encode(encoding, "replace").decode(encoding))
-
-    @staticmethod
-    def _put(stream: TextIO, text: str) -> None:
-        try:
-            stream.write(text)
-            stream.flush()
-        except UnicodeEncodeError:
-            raise
-        except (OSError, ValueError):
-            pass  # the reader has exited, the file is closed, the disk is full
 
 
-_SINK = _Sink()
+_FORMAT = _Format()
 
 
-def flush() -> None:
-    """Write the waiting lines; needed only before the process exits with `os._exit`."""
-    _SINK.flush()
+def _line(event: dict[str, Any]) -> str:
+    second, nanoseconds = divmod(event["timestamp"], 1_000_000_000)
+    event["timestamp"] = f"{_second(second)}.{nanoseconds // 1000:06d}Z"
+    return render(event, _FORMAT.form)
 
 
-async def write_in_batches() -> None:
-    """Let lines below warnings wait up to 20 ms, to be written together; cancel it to stop.
+@lru_cache(maxsize=2)  # many lines have the same second, and to format one costs more than the line
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
-    A write for each line costs more than making it, and releases the interpreter to other threads.
-    Lines that wait when the process is killed are lost.
+
+_OUTPUT = LogOutput(_line)
+
+
+def flush(seconds: float = FLUSH_SECONDS) -> bool:
+    """Wait until all lines are written, or this time has passed; return whether they are.
+
+    It is called at a normal exit of the interpreter, and needed before `os._exit`.
     """
-    pending = trio.Event()
+    return _OUTPUT.flush(seconds)
 
-    def wake() -> None:
-        pending.set()
 
-    _SINK.wake, _SINK.thread = wake, threading.get_ident()
-    try:
-        while True:
-            await pending.wait()
-            pending = trio.Event()
-            await trio.sleep(HELD_SECONDS)
-            _SINK.flush()
-    finally:
-        _SINK.wake = None
-        _SINK.flush()
+atexit.register(flush)
+os.register_at_fork(after_in_child=_OUTPUT.restart)
+
+
+def dropped_lines() -> int:
+    """Return the number of lines of this process that its output did not accept."""
+    return _OUTPUT.dropped
 
 
 # structlog and the standard library use the same chain of processors.
 
 
 @frozen
-class _Output:
+class _Logger:
     """The logger that structlog calls with a line, or with an event to be rendered."""
 
     name: str | None = None
 
     def msg(self, line: str | dict[str, Any]) -> None:
-        _SINK.write(line)
+        _OUTPUT.write(line)
 
     def info(self, line: str | dict[str, Any]) -> None:
-        _SINK.write(line, at_once=False)
+        _OUTPUT.write(line, at_once=False)
 
     debug = info
     log = warning = warn = error = critical = fatal = exception = msg
 
 
-def _output(*args: Any) -> _Output:
-    return _Output(args[0] if args else None)
+def _make_logger(*args: Any) -> _Logger:
+    return _Logger(args[0] if args else None)
 
 
 def _describe(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +116,8 @@ _SEEN_UNCHANGING: set[type[Any]] = set()  # a few types: those above, and enums
 
 
 def _render(logger: Any, _method: str, event: Any) -> Any:
-    """Return the line, or for structlog the arguments for `_Output`."""
-    return ((_ready(event),), {}) if type(logger) is _Output else _line(event)
+    """Return the line, or for structlog the arguments for `_Logger`."""
+    return ((_ready(event),), {}) if type(logger) is _Logger else _line(event)
 
 
 def _ready(event: dict[str, Any]) -> str | dict[str, Any]:
@@ -175,17 +133,6 @@ def _can_wait(event: Mapping[str, Any]) -> bool:
         return False
     _SEEN_UNCHANGING.update(map(type, event.values()))
     return True
-
-
-def _line(event: dict[str, Any]) -> str:
-    second, nanoseconds = divmod(event["timestamp"], 1_000_000_000)
-    event["timestamp"] = f"{_second(second)}.{nanoseconds // 1000:06d}Z"
-    return render(event, _SINK.form)
-
-
-@lru_cache(maxsize=2)  # many lines have the same second, and to format one costs more than the line
-def _second(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 # Always the same list: loggers that cached it follow when the process is configured again, and
@@ -214,7 +161,14 @@ class EventLog:
         self._name = name
         self._structlog = structlog.get_logger(name)
 
-    def log(self, level: str, event: str, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    def log(
+        self,
+        level: str,
+        event: str,
+        names: tuple[str, ...],
+        values: tuple[Any, ...],
+        ids: Mapping[str, str] | None = None,
+    ) -> None:
         """Log an event, unless its level is filtered.
 
         Args:
@@ -222,14 +176,15 @@ class EventLog:
             event: The name of the event.
             names: The names of its fields.
             values: The values of its fields: `str`, numbers, `bool`, enums or None.
+            ids: The ids of the line; those of the current task by default.
         """
         if _CHAIN[:1] != [_describe]:
             getattr(self._structlog, level)(event, **dict(zip(names, values, strict=True)))
             return
         severity = LEVELS[level]
-        if severity < _SINK.level:
+        if severity < _FORMAT.level:
             return
-        ids = LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
+        ids = ids or LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
         line = {
             "timestamp": time.time_ns(),
             "level": level,
@@ -238,7 +193,7 @@ class EventLog:
             **ids,
             **dict(zip(names, values, strict=True)),
         }
-        _SINK.write(line, at_once=severity > logging.INFO)
+        _OUTPUT.write(line, at_once=severity > logging.INFO)
 
 
 @frozen
@@ -283,7 +238,7 @@ class _Handler(logging.Handler):
                 event = step(record, record.levelname.lower(), event)
         except structlog.DropEvent:
             return
-        _SINK.write(event)
+        _OUTPUT.write(event)
 
 
 _HOST = "netra_trio.server.hypercorn.install"
@@ -302,8 +257,10 @@ def configure(
 
     On a terminal, lines are formatted for people, with colours unless `NO_COLOR` is set; otherwise
     each line is a JSON object. Timestamps are ISO 8601 in UTC. A line has at most `redact.LINE`
-    bytes. Existing handlers of the root logger and of Hypercorn's loggers are removed. Lines that
-    the stream does not accept are lost: a server that cannot log goes on serving.
+    bytes. Existing handlers of the root logger and of Hypercorn's loggers are removed.
+
+    Logging never blocks: a thread writes to a stream that has a file descriptor. Lines that the
+    stream does not accept in time are dropped and counted, and the server goes on serving.
 
     A second call changes the stream and the format at once; structlog loggers that were used
     before keep their level.
@@ -320,15 +277,16 @@ def configure(
     if lowest is None:
         raise ValueError(f"expected a log level of {', '.join(LEVELS)}; got {level!r}")
     stream = sys.stderr if stream is None else stream
-    _SINK.stream, _SINK.level = stream, lowest
     is_json = not stream.isatty() if json is None else json
     palette = COLOURS if _wants_colour(stream) else Palette()
-    _SINK.form = as_json if is_json else Console(palette)
+    _OUTPUT.flush()  # the waiting lines are rendered in the previous form
+    _FORMAT.form, _FORMAT.level = as_json if is_json else Console(palette), lowest
+    _OUTPUT.open(stream)
     _CHAIN[:] = _STEPS
     structlog.configure(
         processors=_CHAIN,
         wrapper_class=structlog.make_filtering_bound_logger(lowest),
-        logger_factory=_output,
+        logger_factory=_make_logger,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()

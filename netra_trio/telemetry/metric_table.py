@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from attrs import frozen
 
+from netra_trio.telemetry.logs import dropped_lines
 from netra_trio.telemetry.metrics import Gauges, Histogram, Key, Metrics
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -292,6 +293,13 @@ METRICS: tuple[Metric, ...] = (
         "event_loop_lag_seconds",
         "Delay of a task that asks to be woken; measured twice a second",
         lambda m, _: m.loop_lag,
+    ),
+    _row(
+        "counter",
+        "server",
+        "log_lines_dropped_total",
+        "Log lines of this process that were dropped because the output accepted them too slowly",
+        lambda *_: dropped_lines(),
     ),
     _row("gauge", "server", "tasks", "Live Trio tasks", lambda _, g: g.tasks),
 )

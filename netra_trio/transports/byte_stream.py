@@ -15,6 +15,7 @@ import termios
 from array import array
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Protocol
 
 import trio
@@ -163,12 +164,13 @@ class TrioByteStream:
 
     Args:
         stream: The stream; this one owns it from here on.
-        send_timeout: Seconds for the peer to take a piece of 16 KiB.
+        send_timeout: Seconds for the peer to take a piece of 16 KiB; infinite for a stream that
+            bounds its sends itself.
         before: Bytes that were read from the stream already.
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, *, send_timeout: float, before: bytes = b""
+        self, stream: trio.abc.Stream, *, send_timeout: float = inf, before: bytes = b""
     ) -> None:
         self._stream = stream
         self._send_timeout = send_timeout
@@ -213,7 +215,7 @@ class TrioByteStream:
             stream.socket.close()
         else:
             with suppress(AttributeError):
-                stream.close()  # type: ignore[attr-defined]  # Trio's memory streams have it
+                stream.close()  # type: ignore[attr-defined]  # ours and Trio's memory streams
 
     @property
     def _transport(self) -> trio.abc.Stream:

@@ -21,8 +21,14 @@ _ASCII_ONLY = (b"sec-websocket-protocol", b"sec-websocket-extensions", b"connect
 
 
 def wants_websocket(headers: Headers) -> bool:
-    """Return whether the request asks for a WebSocket, with a valid handshake or not."""
-    return b"websocket" in [offer.lower() for offer in list_items(headers, b"upgrade")]
+    """Return whether the request asks for a WebSocket, with a valid handshake or not.
+
+    Upgrade is a hop-by-hop header: without `Connection: Upgrade` it was meant for another server
+    (RFC 9110, 7.8).
+    """
+    connection = [option.lower() for option in list_items(headers, b"connection")]
+    offers = [offer.lower() for offer in list_items(headers, b"upgrade")]
+    return b"upgrade" in connection and b"websocket" in offers
 
 
 def offered_subprotocols(headers: Headers) -> list[str]:

@@ -3,34 +3,36 @@
     transport = WebSocketTransport(stream, response=accepting(key), max_bytes=163_840)
     await transport.accept()
 
-Inbound frames are parsed by the sans-I/O core of `websockets`; outbound frames are a short header
-and a payload, and are made here. Extensions are never agreed on, so nothing is decompressed.
+Extensions are never agreed on, so nothing is decompressed.
 """
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import trio
-from websockets.exceptions import PayloadTooBig
 from websockets.frames import Close, Opcode
-from websockets.protocol import SERVER, Protocol
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.transports.byte_stream import ByteStream
 from netra_trio.transports.frames import frame
 from netra_trio.transports.frames import frames as joined
+from netra_trio.transports.inbound import (
+    Alive,
+    Broken,
+    InboundEvent,
+    InboundFrames,
+    PeerClosed,
+    Pinged,
+    Received,
+    TooBig,
+)
+from netra_trio.transports.pacing import FramePacer, Turns
 
-CONTROL_BYTES = 125  # the longest payload of a control frame (RFC 6455, 5.5)
 LINGER = 1.0  # seconds of reading on after a protocol error: unread input would reset our close
+PONGS = 16  # answered one by one; of more pings that came together the last ones are answered
 
 _TEXT = int(Opcode.TEXT)  # arithmetic with an enum member is ten times slower
-_INVALID_DATA = 1007  # RFC 6455, 7.4.1: text that is not UTF-8
-
-_log = logging.getLogger("netra_trio.frames")
-_log.disabled = True  # the core logs each connection; the server has its own log of them
 
 
 class WebSocketTransport:
@@ -41,26 +43,28 @@ class WebSocketTransport:
         response: The bytes that accept the upgrade.
         max_bytes: The hard limit of a message, in bytes.
         before: Bytes that came behind the handshake already.
+        turns: The turns that all connections of the process share.
     """
 
     def __init__(
-        self, stream: ByteStream, *, response: bytes, max_bytes: int, before: bytes = b""
+        self,
+        stream: ByteStream,
+        *,
+        response: bytes,
+        max_bytes: int,
+        before: bytes = b"",
+        turns: Turns | None = None,
     ) -> None:
         self._stream = stream
         self._response = response
-        self._max_bytes = max_bytes
-        # The core counts a ping inside a fragmented message towards the size of the message.
-        self._core = Protocol(SERVER, max_size=max_bytes + CONTROL_BYTES, logger=_log)
+        self._inbound = InboundFrames(max_bytes)
+        self._inbound.feed(before)
+        self._pacer = FramePacer(Turns() if turns is None else turns)
         self._lock = trio.Lock()
-        self._pong: bytes | None = None
-        self._ready: list[str | bytes | None] = []  # the messages of one read
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
-        self._is_text = False
+        self._pongs: list[bytes] = []  # payloads of pings that were not answered yet
+        self._is_alive = False  # the peer has sent a frame that was no message
         self._close_sent = False
-        self._fault: MessageTooBig | None = None
         self._gone: TransportClosed | None = None
-        self._before = before
 
     async def accept(self) -> None:
         """Accept the upgrade."""
@@ -68,14 +72,25 @@ class WebSocketTransport:
 
     async def receive(self) -> str | bytes | None:
         """Wait for the peer's next message; None for a frame that is no message."""
-        while not self._ready:
-            if self._fault is not None:
-                fault, self._fault = self._fault, None
-                raise fault
+        while True:
             if self._gone is not None:
-                raise self._gone
-            await self._read()
-        return self._ready.pop(0)
+                raise TransportClosed(self._gone.code, timed_out=self._gone.timed_out)
+            if self._pacer.is_due:
+                if self._tell_alive():
+                    return None
+                await self._pacer.wait()
+            event = self._inbound.next_event()
+            if event is None:
+                await self._send_pongs()
+                if self._tell_alive():
+                    return None
+                await self._read()
+            elif isinstance(event, Received):
+                self._pacer.count(len(event.message), is_message=True)
+                self._is_alive = False  # a message shows it as well
+                return event.message
+            else:
+                await self._control(event)
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
         """Send text messages, and a ping, in one write; return whether it waited for the peer."""
@@ -84,129 +99,99 @@ class WebSocketTransport:
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame, once."""
-        if not self._close_sent:
-            self._close_sent = True
-            await self._write(frame(Opcode.CLOSE, Close(code, reason).serialize()))
+        await self._send_close(Close(code, reason).serialize())
 
     # --- inbound
 
     async def _read(self) -> None:
-        """Read once, and handle the frames of this read."""
-        before, self._before = self._before, b""
+        """Read once."""
+        if self._gone is not None:
+            return
         try:
-            data = before or await self._stream.read()
+            data = await self._stream.read()
         except TransportClosed as gone:
-            self._gone = gone
+            self._gone = TransportClosed(gone.code, timed_out=gone.timed_out)
             return
-        if not data:
-            self._gone = TransportClosed(ABNORMAL)
-            return
-        core = self._core
-        core.receive_data(data)
-        core.data_to_send()  # discarded: replies are made here, and pongs are coalesced
-        for event in core.events_received():
-            if not await self._take(event):
-                return
-        if core.parser_exc is not None and self._fault is None:
-            await self._fail(core.parser_exc)
-
-    async def _take(self, event: Any) -> bool:
-        """Handle one frame; return whether another may follow."""
-        if event.opcode is Opcode.PING:
-            self._pong = bytes(event.data)
-            self._show_life()
-            if not self._lock.locked():  # otherwise the task that writes now sends the pong
-                try:
-                    await self._write(b"")
-                except TransportClosed as gone:
-                    self._gone = gone  # messages of this read are still delivered
-        elif event.opcode is Opcode.PONG:
-            self._show_life()
-        elif event.opcode is Opcode.CLOSE:
-            await self._closed(bytes(event.data))
-            return False
+        self._pacer.has_waited()
+        if data:
+            self._inbound.feed(data)
         else:
-            return await self._add(event)
-        return True
+            self._gone = TransportClosed(ABNORMAL)
 
-    async def _add(self, event: Any) -> bool:
-        """Add a frame to its message; return whether the message is still valid."""
-        if event.opcode is not Opcode.CONT:
-            self._is_text = event.opcode is Opcode.TEXT
-        if event.data:  # a message may have any number of empty fragments
-            self._parts.append(bytes(event.data))
-        self._parts_bytes += len(event.data)
-        if self._parts_bytes > self._max_bytes:
-            await self._fail(PayloadTooBig(self._parts_bytes, self._max_bytes))
-            return False
-        if not event.fin:
-            self._show_life()
-            return True
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._parts_bytes = 0
-        try:
-            self._ready.append(data.decode() if self._is_text else data)
-        except UnicodeDecodeError as error:
-            await self._fail(error)
-            return False
-        return True
+    def _tell_alive(self) -> bool:
+        """Return whether the peer has shown that it is alive since the last call."""
+        was_alive, self._is_alive = self._is_alive, False
+        return was_alive
 
-    def _show_life(self) -> None:
-        if not self._ready:  # a message shows that the peer is alive, too
-            self._ready.append(None)
-
-    async def _closed(self, data: bytes) -> None:
-        """Echo the peer's close frame, unless it is the reply to ours."""
-        received = self._core.close_rcvd
-        # Set before the write: it may be cancelled, and the code must be known all the same.
-        self._gone = TransportClosed(ABNORMAL if received is None else received.code)
-        if not self._close_sent:
-            self._close_sent = True
+    async def _control(self, event: InboundEvent) -> None:
+        """Handle an event that is no message."""
+        if isinstance(event, Pinged):
+            self._pacer.count(len(event.payload), is_message=False)
+            self._pongs.append(event.payload)
+            del self._pongs[: -1 if self._lock.locked() else -PONGS]
+            self._is_alive = True
+        elif isinstance(event, Alive):
+            self._pacer.count(event.size, is_message=False)
+            self._is_alive = True
+        elif isinstance(event, PeerClosed):
+            # Set before the write: it may be cancelled, and the code must be known all the same.
+            self._gone = TransportClosed(event.code)
             with suppress(TransportClosed):
-                await self._write(frame(Opcode.CLOSE, data))
+                await self._send_close(event.payload)
+        elif isinstance(event, Broken):
+            self._gone = TransportClosed(event.code)
+            await self._fail(event.code)
+        elif isinstance(event, TooBig):
+            raise MessageTooBig  # the connection sends an error before it closes
 
-    async def _fail(self, error: Exception) -> None:
+    async def _fail(self, code: int) -> None:
         """End the connection after a protocol error."""
-        self._parts.clear()
-        if isinstance(error, PayloadTooBig):
-            # The connection sends an error before it closes.
-            self._fault = MessageTooBig()
-            return
-        sent = self._core.close_sent
-        code = _INVALID_DATA if sent is None else sent.code
-        self._gone = TransportClosed(code)  # set first: nothing is received after it
-        try:
-            await self.close(code, "")
+        with suppress(TransportClosed):
+            await self._send_close(code.to_bytes(2, "big"))
             await self._stream.send_eof()
             # Closing a socket with unread input sends a reset, which may destroy our close frame.
             with trio.move_on_after(LINGER):
                 while await self._stream.read():
                     pass
-        except TransportClosed:
-            pass
 
     # --- outbound
 
+    async def _send_pongs(self) -> None:
+        if not self._pongs or self._lock.locked():  # the task that holds the lock sends them
+            return
+        try:
+            await self._write(b"")
+        except TransportClosed as gone:
+            self._gone = TransportClosed(gone.code, timed_out=gone.timed_out)
+
+    async def _send_close(self, payload: bytes) -> None:
+        """Send the close frame behind everything that is written, unless one was sent."""
+        if self._close_sent:
+            return
+        self._close_sent = True
+        async with self._lock:
+            await self._stream.write(self._pending_pongs() + frame(Opcode.CLOSE, payload))
+
     async def _write(self, data: bytes) -> bool:
-        """Write the data and the pending pong, without a checkpoint if all is taken at once."""
+        """Write the data and the pending pongs, without a checkpoint if all is taken at once."""
         waited = False
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
             await self._lock.acquire()
         try:
-            data += self._pending_pong()
+            if self._close_sent:  # nothing may follow a close frame (RFC 6455, 5.5.1)
+                raise TransportClosed
+            data += self._pending_pongs()
             while data:
                 waited |= await self._stream.write(data)
-                data = self._pending_pong()
+                data = self._pending_pongs()
         finally:
             self._lock.release()
         return waited
 
-    def _pending_pong(self) -> bytes:
-        """Return the reply to the last ping, if it was not sent yet."""
-        if self._pong is None:
+    def _pending_pongs(self) -> bytes:
+        if not self._pongs:
             return b""
-        payload, self._pong = self._pong, None
-        return frame(Opcode.PONG, payload)
+        payloads, self._pongs = self._pongs, []
+        return joined(int(Opcode.PONG), payloads)

@@ -15,7 +15,7 @@ from support.talk import EVENTS, WHOLE, talk, talker
 from netra_trio.client import Dialer, Network, connect
 from netra_trio.config.settings import Settings
 from netra_trio.server.application import create_app
-from netra_trio.server.listener import Listener
+from netra_trio.server.listeners import Listeners
 from netra_trio.server.sockets import listen
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing import Trace, assert_nothing_lost
@@ -42,12 +42,13 @@ async def server(trace: Trace) -> AsyncIterator[int]:
         settings=evolve(Settings(), jwt_secret_key=SECRET),
         store=MemoryStore(),
     )
-    with trio.fail_after(PATIENCE), listen(HOST, 0) as sock:
+    [sock] = listen(HOST, 0)
+    with trio.fail_after(PATIENCE), sock:
         async with app.running(), trio.open_nursery() as nursery:
-            listener = Listener(app, sock)
-            await nursery.start(listener.serve)
+            listeners = Listeners(app, [sock])
+            await nursery.start(listeners.serve)
             yield sock.getsockname()[1]
-            await listener.stop()
+            await listeners.stop()
             nursery.cancel_scope.cancel()
 
 

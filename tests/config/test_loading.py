@@ -74,6 +74,12 @@ def test_an_unsupported_setting_stops_the_start(
         ("WEBSOCKET_BURST_QUEU", "WEBSOCKET_BURST_QUEUE"),
         ("WEBSOCKET_HEARTBEAT_INTERVAL_MS", "WEBSOCKET_HEARTBEAT_INTERVAL"),
         ("WEBSOCKET_AGENT_TIMEOUT", "AGENT_TIMEOUT"),
+        ("ROOM_HISTORY_EVENT", None),
+        ("FILES_BYTES", None),
+        ("USAGE_LIMIT", None),
+        ("NOTIFY_URL", None),
+        ("OIDC_ISSUER", None),
+        ("OIDC_JWT_ISSUER", "JWT_ISSUER"),
         ("WEBSOCKET_ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ", None),
     ],
 )

@@ -168,3 +168,35 @@ def test_sqlite_outside_development_is_a_warning(tmp_path: Path, environment: st
     environ = {**STRICT, "ENVIRONMENT": environment, "DATABASE_URL": "sqlite:///netra.db"}
     about = [w for w in load(environ, directory=tmp_path).warnings if "SQLite" in w]
     assert len(about) == (environment != "development")
+
+
+@pytest.mark.parametrize(
+    ("environment", "environ", "is_open", "warning"),
+    [
+        ("development", {}, True, None),
+        ("staging", {}, True, None),
+        ("production", {}, False, "METRICS_TOKEN: not set, so /metrics answers 404; set it, or"),
+        ("production", {"METRICS_PUBLIC": "false"}, False, "METRICS_TOKEN: not set, so"),
+        ("production", {"METRICS_PUBLIC": "true"}, True, "METRICS_PUBLIC: anyone who reaches the"),
+        ("production", {"METRICS_TOKEN": "t0ken"}, False, None),
+        ("production", {"METRICS_TOKEN": "t0ken", "METRICS_PUBLIC": "true"}, False, None),
+    ],
+)
+def test_metrics_in_production_need_a_token_or_a_decision(
+    tmp_path: Path,
+    environment: str,
+    environ: dict[str, str],
+    is_open: bool,
+    warning: str | None,
+) -> None:
+    outcome = load({**STRICT, "ENVIRONMENT": environment, **environ}, directory=tmp_path)
+    assert outcome.settings.has_open_metrics is is_open
+    about = [line for line in outcome.warnings if line.startswith("METRICS_")]
+    assert len(about) == (warning is not None)
+    assert all(line.startswith(warning or "") for line in about)
+
+
+def test_the_burst_of_openings_follows_their_rate(tmp_path: Path) -> None:
+    for rate, burst in ((10, 200), (1, 20)):
+        settings = loaded(tmp_path, WEBSOCKET_OPENING_RATE=str(rate)).settings
+        assert (settings.opening_rate, settings.opening_burst) == (rate, burst)

@@ -23,21 +23,81 @@ def put(directory: Path, content: bytes, name: str = "secret.txt", mode: int = 0
 def test_secrets_are_read_from_files(tmp_path: Path, end: bytes) -> None:
     path = put(tmp_path, b" " + SECRET.encode() + end)
     url = put(tmp_path, b"postgresql://netra:hunter2@db/netra" + end, "url.txt")
-    environ = {**STRICT, "JWT_SECRET_KEY_FILE": path, "DATABASE_URL_FILE": url}
+    token = put(tmp_path, b"t0ken" + end, "token.txt")
+    environ = {
+        **STRICT,
+        "JWT_SECRET_KEY_FILE": path,
+        "DATABASE_URL_FILE": url,
+        "METRICS_TOKEN_FILE": token,
+    }
     del environ["JWT_SECRET_KEY"], environ["DATABASE_URL"]
     outcome = load({**environ, "ENVIRONMENT": "production"}, directory=tmp_path)
     assert outcome.settings.jwt_secret_key == f" {SECRET}"
     assert outcome.settings.database_url == "postgresql://netra:hunter2@db/netra"
     assert outcome.sources["JWT_SECRET_KEY"] == f"file {path!a}"
+    assert outcome.settings.metrics_token == "t0ken"
     assert outcome.sources["DATABASE_URL"] == f"file {url!a}"
     assert outcome.warnings == ()
     assert all("hunter2" not in cell for row in describe(outcome) for cell in row)
 
 
-def test_only_one_newline_is_dropped(tmp_path: Path) -> None:
-    path = put(tmp_path, SECRET.encode() + b"\n\n")
+WRAPPED = [
+    ("{}\n\n", "remove the line feed (U+000A) at its end"),
+    ("\n{}", "remove the line feed (U+000A) at its beginning"),
+    ("{}\r", "remove the carriage return (U+000D) at its end"),
+    ("{}\r\r\n", "remove the carriage return (U+000D) at its end"),
+    ("{}\n\r", "remove the carriage return (U+000D) at its end"),
+    ("\t{}", "remove the tab (U+0009) at its beginning"),
+    ("\ufeff{}", "remove the byte-order mark (U+FEFF) at its beginning"),
+    ("\u200b{}", "remove the zero width space (U+200B) at its beginning"),
+    ("{}\u00a0", "remove the no-break space (U+00A0) at its end"),
+    ("{}\x00", "remove the control character (U+0000) at its end"),
+    ('"{}"', "remove the quotation marks (U+0022) around it"),
+    ("'{}'\n", "remove the quotation marks (U+0027) around it"),
+    ("\u201c{}\u201d", "remove the quotation marks (U+201C) around it"),
+]
+
+
+@pytest.mark.parametrize(("form", "fix"), WRAPPED)
+@pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "METRICS_TOKEN"])
+def test_a_character_around_a_secret_in_a_file_is_a_fault(
+    tmp_path: Path, form: str, fix: str, name: str
+) -> None:
+    path = put(tmp_path, form.format(SECRET).encode())
+    (line,) = faults(tmp_path, {f"{name}_FILE": path})
+    assert line.startswith(f"{name}_FILE: got ")
+    assert line.endswith(f"; {fix}")
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(("form", "fix"), [*WRAPPED, ("{}\n", WRAPPED[0][1])])
+@pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "METRICS_TOKEN"])
+def test_a_character_around_a_secret_in_a_variable_is_a_fault(
+    tmp_path: Path, form: str, fix: str, name: str
+) -> None:
+    text = form.format(SECRET)
+    (line,) = faults(tmp_path, {name: text})
+    assert line.startswith(f"{name}: got ")
+    # No file, so no newline is dropped.
+    assert line.endswith("; " + (WRAPPED[0][1] if text.endswith("\n") else fix))
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize("form", ["\ufeff{}", '"{}"', "'{}'\n", "{}\u200b"])
+def test_a_character_around_a_database_url_is_a_fault(tmp_path: Path, form: str) -> None:
+    text = form.format("postgresql://u:hunter2@h/d")
+    (line,) = faults(tmp_path, {**KEY, "DATABASE_URL": text})
+    assert line.startswith("DATABASE_URL: got ")
+    assert "; remove the " in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("secret", [f" {SECRET} ", f'"{SECRET}', f"{SECRET}'", f"a\n{SECRET}", '"'])
+def test_other_characters_belong_to_the_secret(tmp_path: Path, secret: str) -> None:
+    path = put(tmp_path, secret.encode() + b"\n")
     outcome = load({"JWT_SECRET_KEY_FILE": path}, directory=tmp_path)
-    assert outcome.settings.jwt_secret_key == f"{SECRET}\n"
+    assert outcome.settings.jwt_secret_key == secret
+    assert loaded(tmp_path, JWT_SECRET_KEY=secret).settings.jwt_secret_key == secret
 
 
 def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path) -> None:

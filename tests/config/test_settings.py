@@ -13,7 +13,7 @@ INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(r
 
 
 def test_the_table_has_each_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 30
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 32
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in INTEGERS), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in INTEGERS)
@@ -30,6 +30,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         max_connections_per_user=5,
         connection_limit_policy="evict_oldest",
         max_connections=10_000,
+        opening_rate=10,
         max_message_rate=60,
         burst_queue=20,
         run_queue=32,
@@ -45,6 +46,8 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         jwt_algorithms=None,
         jwt_issuer=None,
         jwt_audience=None,
+        metrics_token=None,
+        metrics_public=False,
         database_url=None,
         history_retention_days=0,
         auth_auto_provision=True,
@@ -68,6 +71,7 @@ def test_only_the_message_rate_has_no_upper_bound() -> None:
 def test_the_settings_that_may_be_in_a_file() -> None:
     assert [row.file_env for row in TABLE.values() if row.in_file] == [
         "JWT_SECRET_KEY_FILE",
+        "METRICS_TOKEN_FILE",
         "DATABASE_URL_FILE",
     ]
 

@@ -185,7 +185,7 @@ def test_the_network_goes_off_and_on(browser: Browser, relay: Relay) -> None:
         expect(state(page)).to_contain_text("2 messages wait")
         expect(said(page).last).to_contain_text("Waiting for the connection")
         before = len(visitor.sockets)
-        relay.mend()
+        relay.restore()
         visitor.context.set_offline(False)
         connected(page)
         expect(answers(page).locator(".markdown")).to_have_text(["before", "one", "two"])
@@ -229,7 +229,7 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
         # What is written meanwhile is waiting when the line is back.
         (folder / "resumed").touch()
         expect(answers(page).locator(".markdown")).to_have_text(["first"])
-        relay.mend()
+        relay.restore()
         connected(page)
         answered = ["first second", "in line", "typed meanwhile"]
         expect(answers(page).locator(".markdown")).to_have_text(answered)

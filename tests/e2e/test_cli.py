@@ -274,6 +274,17 @@ def test_no_server(typed: Typed, arguments: list[str]) -> None:
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "socks5://127.0.0.1:1", "://nonsense"])
+def test_proxy_variables_are_ignored(server: Server, typed: Typed, proxy: str) -> None:
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy")
+    environ = dict.fromkeys(names, proxy)
+    for arguments in ([], ["--token", sign()]):
+        code, out, err = typed(*chat_command(server, *arguments, "hello"), **environ)
+        assert (code, err) == (0, "")
+        assert "HELLO" in out
+    assert typed("check", "--url", server.url, **environ)[0] == 0
+
+
 @pytest.mark.parametrize("arguments", [["--user", "alice"], ["--token", "x"]])
 @pytest.mark.parametrize("url", ["nothing", "http://127.0.0.1:9/ws", "ws://127.0.0.1:port/ws"])
 def test_invalid_urls(typed: Typed, url: str, arguments: list[str]) -> None:

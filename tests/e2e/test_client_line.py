@@ -171,7 +171,7 @@ async def test_the_connection_is_cut_during_streams(folder: Path) -> None:
 
             async def restore_later() -> None:
                 await trace.wait_for("disconnected", len(trace.of("connected")))
-                relay.mend()
+                relay.restore()
 
             async with trio.open_nursery() as talks:
                 for number in range(TEXTS):

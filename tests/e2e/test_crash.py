@@ -1,8 +1,8 @@
-"""The real server killed in the middle of conversations: what it confirmed is there, and ran once.
+"""The real server, killed during conversations: confirmed messages are stored and ran once.
 
-The clients keep a trace of all that they sent and were told, which is compared with what the next
-start of the server knows. The agents write a line into a file at their start, so a message that ran
-twice shows, whatever the server says about it.
+The clients keep a trace of all messages and answers, which is compared with the state of the server
+after its next start. Each agent writes a line into a file when it starts, which shows messages that
+ran twice.
 """
 
 import math
@@ -29,10 +29,11 @@ USERS = ["ann", "bob", "cyd"]
 CLIENTS = 2  # connections of each user
 THREADS = ["one", "two", "three"]
 ENDED = {"completed", "interrupted"}
-PAGE = 100  # messages of history, the most there are in an answer
-CHUNK = 25  # messages that are sent again at once: fewer than may wait in a session
-FOLLOWED_SECONDS = 100.0  # for the end of another server's run: the longest pause is 10 s
-LOOK_SECONDS = 150.0  # for a look at other owners: each 10 s, and none in a database's first 30 s
+PAGE = 100  # messages of a page of history, the maximum
+CHUNK = 25  # messages that are sent again together: fewer than a session queues
+# Bounds on a hang, in seconds.
+FOLLOWED_SECONDS = 100.0  # until the end of another server's run is sent: the longest pause is 10 s
+LOOK_SECONDS = 150.0  # until expired leases are found: each 10 s, but 30 s after a start
 
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 
@@ -74,7 +75,7 @@ async def tools(run):
 
 
 async def until_told(run):
-    """Go on until a file is there that the message names."""
+    """Run until the file that the message names exists."""
     note(run)
     await run.emit("begun ")
     while not Path(run.content).exists():
@@ -86,7 +87,7 @@ SPOKEN: dict[str, Callable[[str], str]] = {
     "slow": lambda content: content + " ",
     "tools": lambda content: content,
 }
-"""What each agent says to a content."""
+"""The answer of each agent to a content."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -108,7 +109,7 @@ def with_agents(*names: str) -> list[str]:
 
 
 def change(url: str, statement: LiteralString) -> int:
-    """Change rows past the server; return how many."""
+    """Change rows without the server; return how many."""
     if url.startswith("sqlite"):
         with sqlite3.connect(url.removeprefix("sqlite:///")) as file:
             count = file.execute(statement).rowcount
@@ -119,7 +120,7 @@ def change(url: str, statement: LiteralString) -> int:
 
 
 def kill(server: Server) -> None:
-    """Kill a server, which had nothing to complain about until then."""
+    """Kill a server, which has logged no error until then."""
     server.process.send_signal(signal.SIGKILL)
     assert server.process.wait() == -signal.SIGKILL
     complaints = [line for line in server.process.logs() if line["level"] not in {"debug", "info"}]
@@ -131,7 +132,7 @@ def kill(server: Server) -> None:
 
 @frozen
 class Said:
-    """A message, as often as it is sent."""
+    """A message that is sent once or several times."""
 
     user: str
     thread: str
@@ -141,7 +142,7 @@ class Said:
 
     @property
     def answer(self) -> str:
-        """What its agent says."""
+        """The text of its agent."""
         return SPOKEN[self.agent](self.content)
 
     async def say(self, client: Client) -> None:
@@ -151,16 +152,16 @@ class Said:
 
 @define(eq=False)
 class Trace:
-    """What the clients sent and were told, over all rounds.
+    """The messages and answers of the clients, over all rounds.
 
     Attributes:
         said: The messages by their keys.
         keyless: The contents of the messages without a key.
-        confirmed: What the confirmation of a key said.
-        accepted: The keys of which one connection was told that they are new.
-        ended: The `agent_completed` of a key.
-        orders: The keys that a connection saw accepted, in that order.
-        outcomes: What became of messages, counted.
+        confirmed: The confirmation of each key.
+        accepted: The keys that were confirmed as new on one connection.
+        ended: The `agent_completed` of each key.
+        orders: The keys that were accepted on a connection, in order.
+        outcomes: The number of messages of each outcome.
     """
 
     said: dict[str, Said] = field(factory=dict)
@@ -172,7 +173,7 @@ class Trace:
     outcomes: Counter[str] = field(factory=Counter)
 
     def confirm(self, key: str, payload: Frame, order: list[str]) -> None:
-        """Note a confirmation: all but one are duplicates, whoever is told first."""
+        """Record a confirmation: all but one are duplicates, in any order."""
         earlier = self.confirmed.setdefault(key, payload)
         for name in ("message_id", "run_id", "thread_id"):
             assert earlier[name] == payload[name], (key, earlier, payload)
@@ -185,7 +186,7 @@ class Trace:
             order.append(key)
 
     def end(self, key: str, payload: Frame) -> None:
-        """Note an end: whoever is told it is told the same."""
+        """Record an end: every client gets the same one."""
         first = key not in self.ended
         assert self.ended.setdefault(key, payload) == payload, (key, self.ended[key], payload)
         assert payload["run_id"] == self.confirmed[key]["run_id"]
@@ -205,11 +206,11 @@ class Trace:
 
 @define(eq=False)
 class Talk:
-    """What one connection is to say before the server dies.
+    """The messages of one connection before the server is killed.
 
     Attributes:
-        again: What was confirmed in the round before; said first, and answered whole.
-        lines: What is new, or never was confirmed, with the seconds before each.
+        again: The messages confirmed in the previous round, which are sent first.
+        lines: New and unconfirmed messages, with the seconds before each.
     """
 
     user: str
@@ -219,13 +220,13 @@ class Talk:
 
 @define(eq=False)
 class Start:
-    """Where all wait for each other, so that the first message of each is the round's."""
+    """A barrier, so that the first message of each connection is in the round."""
 
     missing: int
     reached: trio.Event = field(factory=trio.Event)
 
     async def wait(self) -> None:
-        """Wait for all."""
+        """Wait for all connections."""
         self.missing -= 1
         if not self.missing:
             self.reached.set()
@@ -233,7 +234,7 @@ class Start:
 
 
 def plan(number: int, trace: Trace, again: Sequence[str], chance: random.Random) -> list[Talk]:
-    """Return what each connection says in a round; some of it twice, here or there."""
+    """Return the messages of each connection in a round; some are sent twice."""
     talks = []
     for user in USERS:
         lost = trace.of(user, iter([key for key in trace.said if key not in trace.confirmed]))
@@ -242,7 +243,7 @@ def plan(number: int, trace: Trace, again: Sequence[str], chance: random.Random)
         for said in lost:
             chance.choice(own).lines.append((0.0, said))
         for place, talk in enumerate(own):
-            # On a slow machine few are confirmed in a round: those come first, not ever more.
+            # On a slow machine few messages are confirmed in a round: the old ones are sent first.
             for count in range(chance.randint(3, 6) - len(talk.lines)):
                 said = invent(f"k{number}-{user}-{place}-{count}", user, chance)
                 pause = chance.choice([0.0, 0.0, chance.uniform(0, 0.03)])
@@ -270,7 +271,7 @@ def invent(name: str, user: str, chance: random.Random) -> Said:
 
 
 async def converse(server: Server, talk: Talk, trace: Trace, start: Start) -> None:
-    """Check what the round before left, then talk until the line is cut."""
+    """Check the result of the previous round, then send until the connection is lost."""
     async with server.connect(talk.user) as client:
         await ask_again(client, talk.again, trace)
         if talk.again:
@@ -286,9 +287,9 @@ async def converse(server: Server, talk: Talk, trace: Trace, start: Start) -> No
 
 
 async def listen(client: Client, trace: Trace, scope: trio.CancelScope) -> None:
-    """Note what is told until the line is cut.
+    """Record the answers until the connection is lost.
 
-    Each confirmation has one end at most, and after the end of a run nothing of it comes.
+    Each confirmation has at most one end, and no event of a run follows its end.
     """
     order: list[str] = []
     trace.orders.append(order)
@@ -348,11 +349,11 @@ async def pages(client: Client, thread: str, *, all_of_it: bool) -> list[Frame]:
         if not all_of_it or not page["has_more"]:
             return found
         request["before"] = found[0]["message_id"]
-        await trio.sleep(0.1)  # ten a second are allowed
+        await trio.sleep(0.1)  # the rate limit is ten per second
 
 
 async def check_newest(client: Client, again: Sequence[Said], trace: Trace) -> None:
-    """Check that history has what was confirmed, and nothing that is not at an end."""
+    """Check that history has all confirmed messages, and no unfinished run."""
     for thread in sorted({said.thread for said in again}):
         messages = await pages(client, thread, all_of_it=False)
         check_messages(messages, trace)
@@ -362,7 +363,7 @@ async def check_newest(client: Client, again: Sequence[Said], trace: Trace) -> N
 
 
 def check_messages(messages: Sequence[Frame], trace: Trace) -> None:
-    """Check messages of one thread by what the clients know."""
+    """Compare the messages of one thread with those that the clients know."""
     answers = Counter(said["content"] for said in messages if said["role"] == "agent")
     asked: Counter[str] = Counter()
     for message in messages:
@@ -382,13 +383,13 @@ def check_messages(messages: Sequence[Frame], trace: Trace) -> None:
             assert run["run_id"] == confirmed["run_id"]
         if key in trace.ended:
             assert run["status"] == trace.ended[key]["status"], (message, trace.ended[key])
-        # After a crash there is no text; an answer stands where, and only where, it was completed.
+        # An interrupted run has no text; each completed run has one.
         assert answers[said.answer] == (run["status"] == "completed"), message
     assert set(asked.values()) <= {1}, asked.most_common(3)
 
 
 def check_order(messages: Sequence[Frame], thread: str, trace: Trace) -> None:
-    """Check that history is in the order of confirmations, with answers behind questions."""
+    """Check that history is in the order of confirmations, with answers after their messages."""
     places = {
         message["correlation_id"]: place
         for place, message in enumerate(messages)
@@ -405,7 +406,7 @@ def check_order(messages: Sequence[Frame], thread: str, trace: Trace) -> None:
 
 
 def check_lines(folder: Path, trace: Trace) -> None:
-    """Check that no key and no run was at work twice, by the word of the agents."""
+    """Check with the agents' own records that no key and no run was executed twice."""
     lines = [line.split() for line in (folder / "ran").read_text().splitlines()]
     for count in (Counter(key for key, _ in lines), Counter(run_id for _, run_id in lines)):
         assert set(count.values()) <= {1}, count.most_common(3)
@@ -418,7 +419,7 @@ def check_lines(folder: Path, trace: Trace) -> None:
 
 
 async def compare_all(server: Server, trace: Trace) -> None:
-    """Have the last word: all that was ever said is known, at an end, and in history once."""
+    """Check at the end that every message is known, has ended, and is in history once."""
 
     async def compare(user: str) -> None:
         async with server.connect(user) as client:
@@ -439,7 +440,7 @@ async def compare_all(server: Server, trace: Trace) -> None:
 
 @contextmanager
 def seeded() -> Iterator[random.Random]:
-    """Offer chance whose seed stands with a failure; CRASH_SEED asks for the same again."""
+    """Return a random generator whose seed a failure shows; CRASH_SEED repeats it."""
     seed = int(os.environ.get("CRASH_SEED", random.randrange(2**32)))  # noqa: S311 - no secret
     try:
         yield random.Random(seed)  # noqa: S311 - no secret
@@ -475,13 +476,13 @@ async def test_fifty_kills_lose_nothing_and_repeat_nothing(folder: Path, url: st
         await compare_all(server, trace)
         check_lines(folder, trace)
         assert server.process.end() == 0
-    # It was a test: all that can become of a message has become of some.
+    # The test covers every possible outcome of a message.
     assert trace.outcomes.keys() >= {*ENDED, "duplicate"}
     assert trace.said.keys() > trace.accepted, "no confirmation was lost"
 
 
 async def settle(server: Server, user: str, trace: Trace) -> None:
-    """Send again what never was confirmed, until it has ended."""
+    """Send unconfirmed messages again, until their runs have ended."""
     async with server.connect(user) as client:
         for key in [key for key in trace.said if key not in trace.confirmed]:
             if trace.said[key].user == user:
@@ -496,7 +497,7 @@ async def settle(server: Server, user: str, trace: Trace) -> None:
 
 
 async def say_until_told(client: Client, key: str, file: str) -> Frame:
-    """Start a run that goes on until a file is there; return what its confirmation said."""
+    """Start a run that lasts until a file exists; return its confirmation."""
     await client.say(file, key, thread_id=f"thread-{key}", agent="until_told")
     confirmed = (await client.expect("message_confirmed"))["payload"]
     await client.until("partial_result")
@@ -504,13 +505,13 @@ async def say_until_told(client: Client, key: str, file: str) -> Frame:
 
 
 async def listed_run(client: Client, key: str) -> tuple[str, list[str]]:
-    """Return a run's status in history, and what its agent said."""
+    """Return a run's status in history, and the text of its agent."""
     question, *answers = await pages(client, f"thread-{key}", all_of_it=True)
     assert question["correlation_id"] == key
     return question["run"]["status"], [answer["content"] for answer in answers]
 
 
-async def test_a_killed_server_takes_nobody_elses_runs_with_it(folder: Path, url: str) -> None:
+async def test_a_killed_server_ends_no_run_of_another_server(folder: Path, url: str) -> None:
     options = {"DATABASE_URL": url}
     agents = with_agents("until_told")
     with (
@@ -527,7 +528,7 @@ async def test_a_killed_server_takes_nobody_elses_runs_with_it(folder: Path, url
             kill(dying)
             restarted = start_server()
             async with restarted.connect() as asker:
-                # What the dead one had at work has ended, what the living one has goes on.
+                # The runs of the killed server have ended, those of the other one continue.
                 assert await listed_run(asker, "off") == ("interrupted", [])
                 assert await listed_run(asker, "on") == ("running", [])
                 assert await listed_run(here, "off") == ("interrupted", [])
@@ -552,13 +553,15 @@ async def test_a_killed_server_takes_nobody_elses_runs_with_it(folder: Path, url
     assert [line.split()[0] for line in lines] == ["on", "off"]
 
 
-async def test_of_an_owner_elsewhere_only_its_lease_tells(folder: Path, url: str) -> None:
+async def test_runs_of_another_machine_are_ended_when_the_lease_expires(
+    folder: Path, url: str
+) -> None:
     agents = with_agents("until_told")
     with servings(folder, *agents, DATABASE_URL=url) as start_server:
         dying = start_server()
         async with dying.connect() as client:
             await say_until_told(client, "k", "never")
-            assert await listed_run(client, "k") == ("running", [])  # and so it is written
+            assert await listed_run(client, "k") == ("running", [])  # and this is stored
             dying.process.send_signal(signal.SIGKILL)
             await client.rest()
         kill(dying)

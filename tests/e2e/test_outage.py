@@ -1,8 +1,8 @@
-"""The real server while its database is away: who is there stays there, and nothing is lost.
+"""The real server during outages of its database: clients stay connected, nothing is lost.
 
-Clients talk all the time, under keys and without, and send again what was refused, as a client of
-the contract does. The agents write a line into a file at their start, so a message that ran twice
-shows.
+Clients send messages with and without keys all the time, and send rejected ones again, as every
+client of the protocol does. Each agent writes a line into a file when it starts, which shows
+messages that ran twice.
 """
 
 import random
@@ -34,15 +34,15 @@ from support.server import (
 PASSWORD = "the-password-of-the-database"
 DISK_MB = 48
 PAUSED_SECONDS = 5.0
-# Bounds on what hangs, in seconds. What has to be in time has to be before the outage ends.
-NOTICED = 60.0  # for health to tell of an outage: a question may hang for 3 s, twice
-RECOVERED = 100.0  # for all to be well again: a killed database replays its log first
+# Bounds on a hang, in seconds. What has to be in time has to be before the outage ends.
+NOTICED = 60.0  # until health reports an outage: a call may hang for 3 s, twice
+RECOVERED = 100.0  # until the server has recovered: a killed database replays its log first
 ANSWERED = 50.0  # for an answer to a message, which waits 3 s for the database
-TOLD = 50.0  # from a run's end to its agent_completed, with the database away
+TOLD = 50.0  # from a run's end to its agent_completed during an outage
 EXIT_SECONDS = 10.0
 BUSY_SECONDS = 6.0  # more on a busy machine: less than a second drain would take
-PAUSE = 0.02  # seconds between two messages of a talker
-FILLING = 4000  # bytes behind every message, twice as many characters: a table has to grow for it
+PAUSE = 0.02  # seconds between two messages of a client
+FILLING = 4000  # random bytes in each message, as hexadecimal digits: the table has to grow
 
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 
@@ -63,7 +63,7 @@ async def quick(run):
 
 
 async def until_told(run):
-    """Go on until a file is there that the message names."""
+    """Run until the file that the message names exists."""
     while not Path(run.content).exists():
         await run.emit(".")
         await trio.sleep(0.02)
@@ -77,34 +77,34 @@ def folder(tmp_path: Path) -> Path:
 
 
 def serving_on(folder: Path, url: str) -> AbstractContextManager[Server]:
-    """Run a server that has the agents on a database."""
+    """Run a server with the agents on a database."""
     agents = [part for name in ("quick", "until_told") for part in ("--agent", f"{MODULE}:{name}")]
     return serving(folder, *agents, DATABASE_URL=url, **LIMITS)
 
 
 def lines_of(name: str) -> str:
-    """Return a message of some length that no database makes shorter."""
+    """Return a message that no database compresses."""
     return f"{name} {random.Random(name).randbytes(FILLING).hex()}"  # noqa: S311 - no secret
 
 
 def with_password(url: str) -> str:
-    """Return the url with a password in it, which the database does not ask for."""
+    """Return the url with a password, which the database does not require."""
     return url.replace("postgres@", f"postgres:{PASSWORD}@")
 
 
 def check_log(server: Server) -> None:
-    """Check that the password is in no line, and that nothing broke."""
+    """Check that no line contains the password or a traceback."""
     text = server.process.out.text + server.process.err.text
     assert PASSWORD not in text
     assert "Traceback" not in text
     assert not [line for line in server.process.logs() if line["level"] in {"error", "critical"}]
 
 
-# --- what is seen from outside
+# --- requests from outside
 
 
 async def health(server: Server) -> Frame:
-    """Return what health says; as long as it does not drain that is an answer with 200."""
+    """Return the body of /ws/health, whose status is 200 unless the server drains."""
     answer = await trio.to_thread.run_sync(server.http, "GET", "/ws/health")
     assert answer.status_code == 200, answer.text
     body: Frame = answer.json()
@@ -112,7 +112,7 @@ async def health(server: Server) -> Frame:
 
 
 async def wait_health(server: Server, status: str, seconds: float) -> Frame:
-    """Return what health says once it has this status."""
+    """Return the body of /ws/health once it has this status."""
     with trio.fail_after(seconds):
         while True:
             body = await health(server)
@@ -122,26 +122,26 @@ async def wait_health(server: Server, status: str, seconds: float) -> Frame:
 
 
 async def wait_until(happened: Callable[[], bool], seconds: float) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     with trio.fail_after(seconds):
-        while not happened():  # noqa: ASYNC110 - of another process, or of several clients
+        while not happened():  # noqa: ASYNC110 - in another process, or of several clients
             await trio.sleep(0.02)
 
 
 async def wait_degraded(server: Server) -> None:
-    """Wait until health names the store as what fails."""
+    """Wait until health reports that the store fails."""
     body = await wait_health(server, "degraded", NOTICED)
     assert body["checks"].keys() == {"store"}
     assert body["checks"]["store"] in {"unavailable", "no answer"}
 
 
 async def upgrade(server: Server, user: str) -> Answer:
-    """Ask for a WebSocket."""
+    """Request a WebSocket."""
     return await trio.to_thread.run_sync(server.upgrade, "", bearer(user))
 
 
 async def ask_ticket(server: Server, user: str) -> Answer:
-    """Ask for a ticket."""
+    """Request a ticket."""
     found = await trio.to_thread.run_sync(server.http, "POST", "/ws/ticket", [bearer(user)])
     headers = {name.lower(): value for name, value in found.headers.items()}
     return Answer(found.status_code, headers, found.json())
@@ -152,7 +152,7 @@ OPENINGS: list[AcceptedUpgrade] = [upgrade, ask_ticket]
 
 
 def check_refused(answer: Answer) -> None:
-    """Check an opening's answer while the database is away."""
+    """Check the response to an upgrade request during an outage."""
     error = answer.refuses(503, "SERVICE_UNAVAILABLE")
     assert error["recoverable"] is True
     assert error["retry_after_ms"] > 0
@@ -160,14 +160,14 @@ def check_refused(answer: Answer) -> None:
 
 
 async def check_openings(server: Server, *users: str) -> None:
-    """Check that nobody comes in, known or not, and that all are told why."""
+    """Check that known and unknown users are rejected with the reason."""
     for user in users:
         for opening in OPENINGS:
             check_refused(await opening(server, user))
 
 
 async def check_goes(server: Server, user: str, name: str) -> None:
-    """Check that somebody comes in, is answered, and finds it in history."""
+    """Check that a user can connect, gets an answer, and finds it in history."""
     async with server.connect(user) as client:
         await client.say(name, name, thread_id="check", agent="quick")
         end = (await client.until("agent_completed"))[-1]["payload"]
@@ -178,7 +178,7 @@ async def check_goes(server: Server, user: str, name: str) -> None:
 
 
 async def history(client: Client, thread: str) -> list[Frame]:
-    """Return all of a thread, oldest first."""
+    """Return all messages of a thread, oldest first."""
     found: list[Frame] = []
     request: Frame = {"thread_id": thread, "limit": 100}
     while True:
@@ -188,11 +188,11 @@ async def history(client: Client, thread: str) -> list[Frame]:
         if not page["has_more"]:
             return found
         request["before"] = found[0]["message_id"]
-        await trio.sleep(0.1)  # ten a second are allowed
+        await trio.sleep(0.1)  # the rate limit is ten per second
 
 
 def check_unavailable(frame: Frame) -> None:
-    """Check the answer to a message while the database is away."""
+    """Check the answer to a message during an outage."""
     assert frame["type"] == "error", frame
     payload = frame["payload"]
     assert payload["code"] == "SERVICE_UNAVAILABLE", payload
@@ -200,16 +200,16 @@ def check_unavailable(frame: Frame) -> None:
     assert payload["retry_after_ms"] > 0
 
 
-# --- clients that talk all the time
+# --- clients that send all the time
 
 
 @define(eq=False)
 class Talker:
-    """A client that says one thing after the other, and says again what was refused.
+    """A client that sends one message after the other, and rejected ones again.
 
     Attributes:
-        completed: The names of what was answered, with their confirmations.
-        refused: How often it was told that the database is away.
+        completed: The names of the answered messages, with their confirmations.
+        refused: How many messages were rejected because of the outage.
     """
 
     user: str
@@ -219,7 +219,7 @@ class Talker:
     is_over: bool = False
 
     async def talk(self, server: Server) -> None:
-        """Talk until it is over; the connection is there all the time."""
+        """Send until the outage is over, on one connection."""
         async with server.connect(self.user) as client:
             number = 0
             while not self.is_over:
@@ -244,7 +244,7 @@ class Talker:
                 assert answer["correlation_id"] == name
             self.refused += 1
             await trio.sleep(answer["payload"]["retry_after_ms"] / 1000)
-        # What was refused left its key free: it is no duplicate.
+        # A rejected message left its key free: it is no duplicate.
         assert (answer["type"], answer["payload"]["status"]) == ("message_confirmed", "accepted")
         with trio.fail_after(ANSWERED):
             end = (await client.until("agent_completed"))[-1]["payload"]
@@ -252,7 +252,7 @@ class Talker:
         self.completed[name] = answer["payload"]
 
     async def _ask_again(self, client: Client) -> None:
-        """Send again what was confirmed: it is a duplicate, and completed."""
+        """Send confirmed messages again: each is a duplicate of a completed run."""
         for name, confirmed in list(self.completed.items())[-20:] if self.keyed else ():
             await client.say(lines_of(name), name, thread_id=self.user, agent="quick")
             told = (await client.expect("message_confirmed"))["payload"]
@@ -260,7 +260,7 @@ class Talker:
             await client.expect("agent_completed")
 
     async def _check_history(self, client: Client) -> None:
-        """Check that history has all that was confirmed, in its order, and each only once."""
+        """Check that history has each confirmed message once, in order."""
         messages = await history(client, self.user)
         said = [message for message in messages if message["role"] == "user"]
         assert [message["content"].split()[0] for message in said] == list(self.completed)
@@ -273,11 +273,11 @@ class Talker:
 
 @define(eq=False)
 class LongRun:
-    """A run that streams through an outage and ends in it.
+    """A run that streams during an outage and ends in it.
 
     Attributes:
-        pieces: How many deltas have come.
-        over: Set when its end was told.
+        pieces: The number of deltas received.
+        over: Set when the end of the run was received.
     """
 
     folder: Path
@@ -287,7 +287,7 @@ class LongRun:
     _may_leave: trio.Event = field(factory=trio.Event)
 
     async def hold(self, server: Server) -> None:
-        """Start it and follow it to its end; leave when told to."""
+        """Start the run and follow it to its end; close on request."""
         async with server.connect(self.user) as client:
             await client.say("go", "long-1", thread_id="long", agent="until_told")
             frames = await client.until("partial_result")
@@ -305,34 +305,34 @@ class LongRun:
             assert answer["content"] == frame["payload"]["result"]
 
     async def check_streams(self) -> None:
-        """Check that it goes on."""
+        """Check that the run continues."""
         seen = self.pieces
         await wait_until(lambda: self.pieces >= seen + 5, ANSWERED)
 
     async def end(self) -> None:
-        """End it; its client is told in time, whatever the database does."""
+        """End the run; its client is told in time, also during the outage."""
         (self.folder / "go").touch()
         with trio.fail_after(TOLD):
             await self.over.wait()
 
     def leave(self) -> None:
-        """Let it look at history and go."""
+        """Let the client check history and close."""
         self._may_leave.set()
 
 
 @define(eq=False)
 class Crowd:
-    """Those who are connected during an outage."""
+    """The clients that are connected during an outage."""
 
     long: LongRun
     talkers: list[Talker]
 
     async def wait_refused(self) -> None:
-        """Wait until everybody was told that the database is away."""
+        """Wait until every client got an error about the outage."""
         await wait_until(lambda: all(talker.refused for talker in self.talkers), 2 * ANSWERED)
 
     async def wait_progress(self) -> None:
-        """Wait until everybody was answered something more."""
+        """Wait until every client got another answer."""
         seen = [len(talker.completed) for talker in self.talkers]
 
         def have_more() -> bool:
@@ -342,7 +342,7 @@ class Crowd:
         await wait_until(have_more, 2 * ANSWERED)
 
     def finish(self) -> None:
-        """Let them compare what they know, and go."""
+        """Let the clients check their messages, and close."""
         self.long.leave()
         for talker in self.talkers:
             talker.is_over = True
@@ -350,7 +350,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd(server: Server, folder: Path) -> AsyncIterator[Crowd]:
-    """Have clients talk, and strangers knock; on leaving, all have found what they know."""
+    """Run clients and connection attempts; on leaving, all clients have checked their messages."""
     talkers = [Talker("ann", keyed=True), Talker("bob", keyed=True), Talker("cyd", keyed=False)]
     those = Crowd(LongRun(folder), talkers)
     async with trio.open_nursery() as strangers:
@@ -368,7 +368,7 @@ async def crowd(server: Server, folder: Path) -> AsyncIterator[Crowd]:
 
 
 async def knock(server: Server, opening: AcceptedUpgrade) -> None:
-    """Try to come in all the time: it works, or the database is away, and never anything else."""
+    """Connect again and again: each attempt succeeds, or reports the outage."""
     while True:
         answer = await opening(server, "stranger")
         if answer.status not in {101, 200}:
@@ -381,10 +381,10 @@ async def knock(server: Server, opening: AcceptedUpgrade) -> None:
 
 @frozen
 class Outage:
-    """A database, and what can be done to it; the two functions block.
+    """A database, with functions that start and end an outage; both block.
 
     Attributes:
-        seconds: How long it is away at least.
+        seconds: The minimum length of the outage.
     """
 
     url: str
@@ -395,21 +395,21 @@ class Outage:
 
 @contextmanager
 def stopped(folder: Path) -> Iterator[Outage]:
-    """Offer a PostgreSQL that is shut down and started."""
+    """Return a PostgreSQL that is shut down and started."""
     with postgres_server() as database:
         yield Outage(with_password(database.create_database()), database.stop, database.start)
 
 
 @contextmanager
 def killed(folder: Path) -> Iterator[Outage]:
-    """Offer a PostgreSQL that is killed and started."""
+    """Return a PostgreSQL that is killed and started."""
     with postgres_server() as database:
         yield Outage(with_password(database.create_database()), database.kill, database.start)
 
 
 @contextmanager
 def paused(folder: Path) -> Iterator[Outage]:
-    """Offer a PostgreSQL that says nothing for a while."""
+    """Return a PostgreSQL that does not answer for a while."""
     with postgres_server() as database:
         url = with_password(database.create_database())
         yield Outage(url, database.pause, database.resume, PAUSED_SECONDS)
@@ -417,7 +417,7 @@ def paused(folder: Path) -> Iterator[Outage]:
 
 @contextmanager
 def full(folder: Path) -> Iterator[Outage]:
-    """Offer a PostgreSQL whose disk is full for a while."""
+    """Return a PostgreSQL whose disk is full for a while."""
     with postgres_server(disk_mb=DISK_MB) as database:
         url = with_password(database.create_database())
         yield Outage(url, database.fill_disk, database.free_disk)
@@ -425,7 +425,7 @@ def full(folder: Path) -> Iterator[Outage]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Outage]:
-    """Offer an SQLite file that somebody else has for himself for a while."""
+    """Return an SQLite file that another connection locks for a while."""
     path = folder / "conversations.db"
     lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     with closing(lock):
@@ -437,7 +437,7 @@ in_thread = trio.to_thread.run_sync
 
 
 @pytest.mark.parametrize("kind", [stopped, killed, paused, full, locked])
-async def test_nobody_is_lost_in_an_outage(
+async def test_clients_survive_an_outage(
     folder: Path, kind: Callable[[Path], AbstractContextManager[Outage]]
 ) -> None:
     with kind(folder) as outage, serving_on(folder, outage.url) as server:
@@ -467,14 +467,14 @@ async def test_nobody_is_lost_in_an_outage(
     }
 
 
-async def test_what_is_stored_after_its_refusal_is_taken_back(folder: Path) -> None:
+async def test_a_message_stored_after_its_rejection_is_deleted(folder: Path) -> None:
     with paused(folder) as outage, serving_on(folder, outage.url) as server:
         async with server.connect() as client:
             await client.say("before", "before", thread_id="t", agent="quick")
             await client.until("agent_completed")
-            assert len(await history(client, "t")) == 2  # nothing is to be written
+            assert len(await history(client, "t")) == 2  # no write is queued
             await in_thread(outage.begin)
-            # The database has this one's statement, and does what it says when it wakes up.
+            # The database has received this statement, and executes it after the pause.
             await client.say("late", "late", thread_id="t", agent="quick")
             check_unavailable(await client.next())
             await in_thread(outage.end)
@@ -492,7 +492,7 @@ async def test_what_is_stored_after_its_refusal_is_taken_back(folder: Path) -> N
 
 
 @pytest.mark.parametrize("kind", [stopped, paused])
-async def test_the_database_may_come_later_than_the_server(
+async def test_the_database_may_start_later_than_the_server(
     folder: Path, kind: Callable[[Path], AbstractContextManager[Outage]]
 ) -> None:
     with kind(folder) as outage:
@@ -504,14 +504,14 @@ async def test_the_database_may_come_later_than_the_server(
             await in_thread(outage.end)
             await wait_health(server, "healthy", RECOVERED)
             await check_goes(server, "ann", "first")
-        # It is said once, however often it is tried, and that it is over.
+        # Start and end of the outage are logged once, for any number of attempts.
         assert len(server.process.logs("store_unavailable")) == 1
         assert len(server.process.logs("store_available")) == 1
     check_log(server)
 
 
 @pytest.mark.parametrize("kind", [stopped, paused])
-async def test_a_server_ends_without_its_database(
+async def test_a_server_stops_without_its_database(
     folder: Path, kind: Callable[[Path], AbstractContextManager[Outage]]
 ) -> None:
     with kind(folder) as outage, serving_on(folder, outage.url) as server:
@@ -535,14 +535,14 @@ async def test_a_server_ends_without_its_database(
 
 
 async def not_streamed(client: Client) -> Frame:
-    """Return the next frame but deltas."""
+    """Return the next frame that is no delta."""
     with trio.fail_after(ANSWERED):
         while (frame := await client.next())["type"] == "partial_result":
             pass
     return frame
 
 
-async def test_who_is_disabled_by_the_operator_has_to_go(folder: Path) -> None:
+async def test_a_user_disabled_by_the_operator_is_disconnected(folder: Path) -> None:
     url = f"sqlite:///{folder / 'conversations.db'}"
     with serving_on(folder, url) as server:
         async with server.connect("ann") as client, server.connect("bob") as other:
@@ -550,7 +550,7 @@ async def test_who_is_disabled_by_the_operator_has_to_go(folder: Path) -> None:
             environ = {"DATABASE_URL": url}
             outcome = await in_thread(partial(run, command, directory=folder, environ=environ))
             assert outcome == (0, "ann: disabled", "")
-            # A new token has the user looked at now, and not within a minute.
+            # A new token makes the server look the user up now, not within a minute.
             for each in (client, other):
                 user = each.hello["payload"]["user_id"]
                 await each.send("auth", {"token": sign(user, seconds=7200)})

@@ -369,7 +369,7 @@ async def test_an_agent_stuck_in_a_thread_does_not_delay_the_exit(folder: Path) 
 
 def test_the_default_drain_and_the_forced_exit_fit_in_ten_seconds() -> None:
     drain = Settings().drain_timeout_ms / 1000
-    assert drain + exits.FORCED_AFTER + exits.FINAL_LOG_SECONDS <= EXIT_SECONDS
+    assert drain + exits.FORCED_AFTER + exits.OUTPUT_SECONDS <= EXIT_SECONDS
 
 
 async def test_it_exits_within_ten_seconds_in_the_worst_case(folder: Path) -> None:

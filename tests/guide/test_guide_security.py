@@ -1,4 +1,4 @@
-"""The guide's security tests, 16 to 18, from outside over real sockets."""
+"""Acceptance tests of origins and the connection limit, over real sockets."""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -89,10 +89,10 @@ async def test_connection_limit_enforcement(tmp_path: Path, policy: str) -> None
                 assert code == 4429
             for client in (second, third, fourth):
                 await client.answers()
-            # Nobody else is concerned.
+            # Other users are not affected.
             async with server.connect("bob") as other:
                 await other.answers()
-        # And the user is never locked out by connections that are gone.
+        # Connections that have ended do not count for the limit.
         for number in range(5):
             async with server.connect("alice", token=sign("alice", n=number)) as client:
                 await client.answers()

@@ -110,8 +110,11 @@ CASES = {
     "blanks before the colon": case(request(b"X : a"), 400),
     "a header without a colon": case(request(b"colonless"), 400),
     "a header without a name": case(request(b": a"), 400),
-    "empty lines first": case(b"\r\n\r\n" + request(), 400),
-    "an empty line first": case(b"\r\n" + request(), 400),
+    "empty lines first": case(b"\r\n\r\n" + request(), 101),
+    "an empty line first": case(b"\r\n" + request(), 101),
+    "an empty line of LF first": case(b"\n" + request(), 101),
+    "empty lines between requests": case(plain() + b"\r\n\r\n" + request(), 200),
+    "more empty lines than a head may have": case(b"\r\n" * HEAD_BYTES, 431, stock={CLOSED}),
     # Sizes.
     "a head at the limit": case(filled(HEAD_BYTES), 101),
     "a head one byte beyond it": case(filled(HEAD_BYTES + 1), 431, stock={101, 431}),
@@ -155,10 +158,30 @@ CASES = {
     "POST": case(request(line=b"POST /ws?token=" + TOKEN.encode() + b" HTTP/1.1"), 426),
     "CONNECT": case(request(line=b"CONNECT localhost:80 HTTP/1.1"), 400, 404, 405),
     # Request targets.
-    "an absolute address": case(
-        request(line=b"GET http://localhost/ws?token=" + TOKEN.encode() + b" HTTP/1.1"), 101, 404
+    "an absolute target": case(
+        request(line=b"GET http://localhost/ws?token=" + TOKEN.encode() + b" HTTP/1.1"), 101
+    ),
+    "an absolute target of a WebSocket": case(
+        request(line=b"GET WSS://localhost:8000/ws?token=" + TOKEN.encode() + b" HTTP/1.1"), 101
+    ),
+    "an absolute target without a path": case(plain(line=b"GET http://localhost HTTP/1.1"), 200),
+    "an absolute target with a query only": case(
+        plain(line=b"GET http://localhost?a=b HTTP/1.1"), 200
+    ),
+    "an absolute target of an endpoint": case(
+        plain(line=b"GET http://localhost/ws/health HTTP/1.1"), 200
+    ),
+    "an absolute target of another scheme": case(plain(line=b"GET ftp://a/ws HTTP/1.1"), 404),
+    "an absolute target with user information": case(
+        plain(line=b"GET http://user@localhost/ws/health HTTP/1.1"), 404
+    ),
+    "no Connection: Upgrade": case(request(connection=b""), 426),
+    "another Connection option": case(request(connection=b"Connection: keep-alive"), 426),
+    "Connection: Upgrade among others": case(
+        request(connection=b"Connection: keep-alive, upgrade"), 101
     ),
     "no path but *": case(request(line=b"GET * HTTP/1.1"), 404),
+    "OPTIONS for the server": case(plain(line=b"OPTIONS * HTTP/1.1"), 204),
     "no path": case(request(line=b"GET  HTTP/1.1"), 400),
     "an escaped path": case(request(line=b"GET /%77s?token=" + TOKEN.encode() + b" HTTP/1.1"), 101),
     "an invalid escape": case(request(line=b"GET /ws%zz HTTP/1.1"), 404),
@@ -304,6 +327,29 @@ def test_a_malformed_request_affects_only_its_connection(host: Host, name: str) 
         assert b"\r\nsec-websocket-version: 13" in head.lower()
     if status_of(head) >= 400 and b"application/json" in head:
         assert orjson.loads(body)["type"] == "error"
+    host.is_well()
+
+
+BOTH_LENGTHS = {
+    "chunked": plain(
+        b"Content-Length: 3", b"Transfer-Encoding: chunked", line=b"POST /ws/ticket HTTP/1.1"
+    )
+    + b"0\r\n\r\n",
+    "chunked, with a body": plain(
+        b"Transfer-Encoding: chunked", b"Content-Length: 3", line=b"POST /ws/dev-token HTTP/1.1"
+    )
+    + b"3\r\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BOTH_LENGTHS)
+def test_a_request_with_two_body_lengths_is_the_last_one(host: Host, name: str) -> None:
+    """A proxy in front may have seen a request of another user behind it (RFC 9112, 6.1)."""
+    with host.connect() as sock:
+        send(sock, BOTH_LENGTHS[name] + plain())
+        answer = read_to_the_end(sock)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nconnection: close\r\n" in answer.lower()
     host.is_well()
 
 

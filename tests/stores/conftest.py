@@ -1,4 +1,4 @@
-"""Databases with the schema in place: made once, and emptied or copied for each test."""
+"""Databases that have the schema: created once, then emptied or copied for each test."""
 
 import functools
 import shutil
@@ -27,7 +27,7 @@ EMPTY = f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY"
 
 
 def bring_up(url: str) -> None:
-    """Bring the schema up, without a loop."""
+    """Bring the schema up to date, without an event loop."""
     change(url, migrate)
 
 
@@ -56,7 +56,7 @@ def migrated_database(postgres: PostgresServer) -> str:
 def shared(
     postgres: PostgresServer, migrated_database: str
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """Hold a connection to the database that tests have one after the other."""
+    """Hold a connection to the database that the tests use one after the other."""
     url = postgres.create_database(template=migrated_database)
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
@@ -65,7 +65,7 @@ def shared(
 @pytest.fixture
 def postgres_url(postgres: PostgresServer, shared: psycopg.Connection[tuple[Any, ...]]) -> str:
     """Return the url of an empty database that has the schema."""
-    shared.execute(OTHERS)  # what a test before may have left at work
+    shared.execute(OTHERS)  # connections that an earlier test left
     shared.execute(EMPTY)
     return postgres.url(shared.info.dbname)
 
@@ -88,7 +88,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def own_url(request: pytest.FixtureRequest) -> str:
-    """Return the same, for tests that change more than rows."""
+    """Return the url of such a database for tests that change more than rows."""
     name = {"sqlite": "sqlite_url", "postgresql": "copied_database"}[request.param]
     found: str = request.getfixturevalue(name)
     return found
@@ -96,7 +96,7 @@ def own_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the url of a database with nothing in it, of either kind."""
+    """Return the url of a database without tables, of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/fresh.db"
     found: str = request.getfixturevalue("database_url")
@@ -105,17 +105,17 @@ def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def logs() -> Iterator[list[Any]]:
-    """Return what is logged, as it comes."""
+    """Return the list to which log lines are added."""
     with capture_logs() as captured:
         yield captured
 
 
-# One database after the other of the same engine: SQL is compiled once, not for each test.
+# Tests share the engines, so that SQL is compiled once and not for each test.
 
 
 @pytest.fixture(scope="session")
 def engines() -> Callable[[str], Database]:
-    """Return what makes a database, once for each url."""
+    """Return a function that returns the database of a url, the same one each time."""
     return functools.cache(Database)
 
 
@@ -153,7 +153,7 @@ def postgres_database(engines: Callable[[str], Database], postgres_url: str) -> 
 
 
 def unused(database: Database) -> Database:
-    """Return the database without the connections and threads that a test may have left at work."""
+    """Return the database without connections and threads that an earlier test left."""
     database.close()
     limiter = database._limiter
     database._limiter = trio.CapacityLimiter(limiter.total_tokens)

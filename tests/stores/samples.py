@@ -1,4 +1,4 @@
-"""Messages to record, how their runs end, and what a store should tell of them.
+"""Messages to record, ends of their runs, and the results that a store should return.
 
 message = new("hello", key="c-1")
 end = end_of(message, "answer")
@@ -29,7 +29,7 @@ from netra_trio.stores.sql.database import Database
 T = TypeVar("T")
 
 NOW = 1_640_995_200.25  # Unix seconds
-PATIENCE = 100  # seconds, as a bound, until what is written behind must be there
+PATIENCE = 100  # seconds, a bound on a hang, until queued writes must be stored
 ALICE, BOB = UserId("alice"), UserId("bob")
 MAIN, OTHER = ThreadId("main"), ThreadId("other")
 
@@ -45,7 +45,7 @@ def new(
     at: float = NOW,
     agent: str = "echo",
 ) -> NewMessage:
-    """Return a message to record, by default with a key that nobody else has."""
+    """Return a message to record, by default with a unique key."""
     correlation_id = CorrelationId(key) if key is not None else new_correlation_id()
     return NewMessage(
         user_id=user,
@@ -83,7 +83,7 @@ def end_of(
 
 
 def of_user(message: NewMessage, status: RunStatus = RunStatus.QUEUED) -> HistoryMessage:
-    """Return a user's message as history should list it."""
+    """Return a user's message as an item of history."""
     return HistoryMessage(
         message_id=message.message_id,
         role="user",
@@ -95,7 +95,7 @@ def of_user(message: NewMessage, status: RunStatus = RunStatus.QUEUED) -> Histor
 
 
 def of_agent(end: RunEnd) -> HistoryMessage:
-    """Return an agent's message as history should list it."""
+    """Return an agent's message as an item of history."""
     return HistoryMessage(
         message_id=end.message_id,
         role="agent",
@@ -108,12 +108,12 @@ def of_agent(end: RunEnd) -> HistoryMessage:
 def duplicate_of(
     message: NewMessage, status: RunStatus = RunStatus.QUEUED, completed: bytes | None = None
 ) -> Duplicate:
-    """Return what sending the message again should get."""
+    """Return the expected result of recording the message again."""
     return Duplicate(message.message_id, message.run_id, message.thread_id, status, completed)
 
 
 def again(message: NewMessage, *, fingerprint: bytes = b"same") -> NewMessage:
-    """Return the message as a client's second sending of it comes in: with ids of its own."""
+    """Return the message as if its client sent it again: the same key, and new ids."""
     return new("again", user=message.user_id, key=message.key, fingerprint=fingerprint)
 
 
@@ -125,7 +125,7 @@ async def page_of(
     limit: int = 100,
     before: MessageId | None = None,
 ) -> tuple[list[HistoryMessage], bool]:
-    """Return a page of a thread that there is."""
+    """Return a page of an existing thread."""
     page = await store.history(user, thread, limit=limit, before=before)
     assert page is not None
     messages, has_more = page
@@ -133,15 +133,15 @@ async def page_of(
 
 
 async def record(store: Store, *messages: NewMessage) -> None:
-    """Record messages, one after the other, each for the first time."""
+    """Record messages that are not recorded yet, one after the other."""
     for message in messages:
         assert await store.record(message) is None
 
 
 async def wait_until(holds: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
-    """Wait for what may be written behind."""
+    """Wait for queued writes."""
     with trio.fail_after(seconds):
-        while not await holds():  # noqa: ASYNC110 - a store has no event for what it wrote
+        while not await holds():  # noqa: ASYNC110 - a store has no event for its writes
             await trio.sleep(0.01)
 
 
@@ -158,6 +158,6 @@ async def wait_for_history(
 
 
 def change(url: str, work: Callable[[Connection], T]) -> T:
-    """Do something to a database, past the store."""
+    """Run a transaction on a database without the store."""
     with closing(Database(url)) as database, database.engine.begin() as connection:
         return work(connection)

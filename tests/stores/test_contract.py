@@ -1,13 +1,14 @@
-"""What every store keeps to: the promises of `Store`, asked through nothing but its methods.
+"""The contract of `Store`, tested through its methods only, for every implementation.
 
-A store joins by adding its factory to `STORES`. Nothing here relies on a call that does not wait,
-and what may be written behind is waited for.
+A store joins by adding its factory to `stores.implementations.STORES`. The tests wait for writes
+that a store may delay.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import trio
+from stores.implementations import STORES, Factory
 from stores.samples import (
     ALICE,
     BOB,
@@ -38,11 +39,6 @@ from netra_trio.stores.base import (
     Store,
     User,
 )
-from netra_trio.stores.memory import MemoryStore
-from netra_trio.stores.sql.database import Database
-from netra_trio.stores.sql.store import SqlStore
-
-Factory = Callable[[pytest.FixtureRequest], Store]
 
 ENDS = [status for status in RunStatus if status not in {RunStatus.QUEUED, RunStatus.RUNNING}]
 TEXTS = [
@@ -57,39 +53,9 @@ TEXTS = [
 ]
 
 
-def memory(_: pytest.FixtureRequest) -> Store:
-    """Return a store in memory."""
-    return MemoryStore()
-
-
-def sqlite(request: pytest.FixtureRequest) -> Store:
-    """Return a store in a file."""
-    return on(request.getfixturevalue("sqlite_database"))
-
-
-def sqlite_in_memory(request: pytest.FixtureRequest) -> Store:
-    """Return a store in a database that has no file."""
-    return on(request.getfixturevalue("memory_database"))
-
-
-def postgresql(request: pytest.FixtureRequest) -> Store:
-    """Return a store in a database of a real server."""
-    return on(request.getfixturevalue("postgres_database"))
-
-
-def on(database: Database) -> Store:
-    """Return a store on a database that others had before: what it compiled for them is kept."""
-    store = SqlStore("sqlite://")
-    store.database = database
-    return store
-
-
-STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql]
-
-
 @pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """Open an empty store that knows Alice and Bob."""
+    """Open a store with the users Alice and Bob, and nothing else."""
     factory: Factory = request.param
     empty = factory(request)
     async with empty.open():
@@ -98,7 +64,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield empty
 
 
-async def test_an_open_store_can_answer(store: Store) -> None:
+async def test_an_open_store_answers(store: Store) -> None:
     for _ in range(2):
         await store.check()
 
@@ -118,7 +84,7 @@ async def test_a_created_user_is_enabled(store: Store) -> None:
     assert await store.get_user(carol) == User(carol, enabled=True)
 
 
-async def test_creating_a_user_again_returns_the_one_there_is(store: Store) -> None:
+async def test_creating_a_user_again_returns_the_existing_one(store: Store) -> None:
     await store.set_user_enabled(ALICE, enabled=False)
     assert await store.create_user(ALICE) == User(ALICE, enabled=False)
     assert await store.get_user(ALICE) == User(ALICE, enabled=False)
@@ -131,7 +97,7 @@ async def test_a_user_is_disabled_and_enabled(store: Store) -> None:
         assert await store.get_user(BOB) == User(BOB, enabled=True)
 
 
-async def test_creating_one_user_side_by_side_makes_one(store: Store) -> None:
+async def test_concurrent_calls_create_a_user_once(store: Store) -> None:
     created: list[User] = []
 
     async def create() -> None:
@@ -167,7 +133,7 @@ async def test_a_message_without_a_key_keeps_its_correlation_id(store: Store) ->
     await wait_for_history(store, [of_user(message)])
 
 
-async def test_a_correlation_id_that_was_no_key_takes_no_key(store: Store) -> None:
+async def test_a_correlation_id_that_was_no_key_is_free_as_a_key(store: Store) -> None:
     first = new(key="c-1", keyed=False)
     second = new(key="c-1", keyed=False, fingerprint=b"other")
     third = new(key="c-1", fingerprint=b"third")
@@ -175,13 +141,13 @@ async def test_a_correlation_id_that_was_no_key_takes_no_key(store: Store) -> No
     await wait_for_history(store, [of_user(first), of_user(second), of_user(third)])
 
 
-async def test_order_is_that_of_recording_with_and_without_keys(store: Store) -> None:
+async def test_history_is_in_the_order_of_recording_with_and_without_keys(store: Store) -> None:
     messages = [new(f"{n}", keyed=n % 2 == 0, at=NOW - n) for n in range(10)]
     await record(store, *messages)
     await wait_for_history(store, [of_user(message) for message in messages])
 
 
-async def test_threads_are_apart(store: Store) -> None:
+async def test_threads_are_separate(store: Store) -> None:
     here, there = new(), new(thread=OTHER)
     await record(store, here, there)
     assert await page_of(store) == ([of_user(here)], False)
@@ -198,7 +164,7 @@ async def test_thread_ids_are_compared_exactly(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-async def test_texts_come_back_as_they_were(store: Store, text: str) -> None:
+async def test_texts_are_read_as_they_were_written(store: Store, text: str) -> None:
     message = new(text, agent="agënt")
     end = end_of(message, text)
     await record(store, message)
@@ -207,7 +173,7 @@ async def test_texts_come_back_as_they_were(store: Store, text: str) -> None:
     assert await page_of(store) == (expected, False)
 
 
-async def test_a_disabled_user_keeps_the_messages(store: Store) -> None:
+async def test_a_disabled_user_keeps_messages(store: Store) -> None:
     message = new()
     await record(store, message)
     await store.set_user_enabled(ALICE, enabled=False)
@@ -226,11 +192,11 @@ async def test_the_same_key_and_fingerprint_is_a_duplicate(store: Store) -> None
     assert await page_of(store) == ([of_user(message)], False)
 
 
-async def test_a_duplicate_says_where_the_first_one_went(store: Store) -> None:
+async def test_a_duplicate_names_the_thread_of_the_first_message(store: Store) -> None:
     message = new(thread=OTHER)
     await record(store, message)
     assert await store.record(again(message)) == duplicate_of(message)
-    assert await store.history(ALICE, MAIN, limit=10) is None  # where the second one would go
+    assert await store.history(ALICE, MAIN, limit=10) is None  # the thread of the second one
 
 
 @pytest.mark.parametrize("status", ENDS)
@@ -243,7 +209,7 @@ async def test_a_duplicate_has_the_end(store: Store, status: RunStatus) -> None:
     assert await store.record(again(message)) == expected
 
 
-async def test_a_duplicate_has_a_large_end_byte_by_byte(store: Store) -> None:
+async def test_a_duplicate_has_the_exact_bytes_of_a_large_end(store: Store) -> None:
     message = new()
     end = end_of(message)
     completed = b'{"result":"' + 'é\\u0000"'.encode() * 32_000 + b'"}'
@@ -255,7 +221,7 @@ async def test_a_duplicate_has_a_large_end_byte_by_byte(store: Store) -> None:
     assert await store.record(again(message)) == expected
 
 
-async def test_a_duplicate_of_a_run_going_on_says_so(store: Store) -> None:
+async def test_a_duplicate_of_an_unfinished_run_has_its_status(store: Store) -> None:
     message = new()
     await record(store, message)
     store.start_run(message.run_id)
@@ -307,7 +273,7 @@ async def test_keys_are_per_user(store: Store) -> None:
     assert await store.record(again(theirs, fingerprint=b"other")) == duplicate_of(theirs)
 
 
-async def test_one_key_side_by_side_is_recorded_once(store: Store) -> None:
+async def test_concurrent_messages_of_one_key_are_recorded_once(store: Store) -> None:
     messages = [new(f"{n}", key="c-1", thread=ThreadId(f"t{n}")) for n in range(20)]
     recorded: list[NewMessage] = []
     known: list[Duplicate] = []
@@ -330,7 +296,7 @@ async def test_one_key_side_by_side_is_recorded_once(store: Store) -> None:
     assert await page_of(store, thread=first.thread_id) == ([of_user(first)], False)
 
 
-async def test_one_key_with_other_content_side_by_side_is_recorded_once(store: Store) -> None:
+async def test_concurrent_messages_of_one_key_with_other_content_conflict(store: Store) -> None:
     outcomes: list[str] = []
 
     async def send(n: int) -> None:
@@ -348,7 +314,7 @@ async def test_one_key_with_other_content_side_by_side_is_recorded_once(store: S
     assert sorted(outcomes) == ["conflict"] * 19 + ["recorded"]
 
 
-async def test_other_keys_side_by_side_are_all_recorded(store: Store) -> None:
+async def test_concurrent_messages_of_different_keys_are_all_recorded(store: Store) -> None:
     messages = [new(f"{n}", user=user, key=f"{n}") for n in range(10) for user in (ALICE, BOB)]
     async with trio.open_nursery() as nursery:
         for message in messages:
@@ -361,7 +327,7 @@ async def test_other_keys_side_by_side_are_all_recorded(store: Store) -> None:
         }
 
 
-async def test_a_cancelled_record_is_recorded_or_not(store: Store) -> None:
+async def test_a_cancelled_record_is_stored_completely_or_not_at_all(store: Store) -> None:
     message = new()
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -399,14 +365,14 @@ async def test_an_ended_run_has_its_status_and_text(
 
 
 @pytest.mark.parametrize("status", ENDS)
-async def test_an_empty_text_is_no_message(store: Store, status: RunStatus) -> None:
+async def test_an_empty_text_makes_no_message(store: Store, status: RunStatus) -> None:
     message = new()
     await record(store, message)
     await store.end_run(end_of(message, "", status=status))
     assert await page_of(store) == ([of_user(message, status)], False)
 
 
-async def test_an_end_without_a_key_is_stored_in_time(store: Store) -> None:
+async def test_an_end_without_a_key_is_stored_soon(store: Store) -> None:
     message = new(keyed=False)
     end = end_of(message)
     await record(store, message)
@@ -415,7 +381,7 @@ async def test_an_end_without_a_key_is_stored_in_time(store: Store) -> None:
     await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end)])
 
 
-async def test_the_agents_longest_text_is_kept_whole(store: Store) -> None:
+async def test_the_longest_text_of_an_agent_is_kept_whole(store: Store) -> None:
     message = new()
     end = end_of(message, "é" * (HISTORY_TEXT_BYTES // 2), truncated=True)
     await record(store, message)
@@ -425,7 +391,7 @@ async def test_the_agents_longest_text_is_kept_whole(store: Store) -> None:
     assert page[1].truncated is True
 
 
-async def test_an_answer_stands_where_its_run_ended(store: Store) -> None:
+async def test_an_agents_message_is_placed_where_its_run_ended(store: Store) -> None:
     first, second = new("1"), new("2", at=NOW + 100)
     second_end, first_end = end_of(second), end_of(first, status=RunStatus.CANCELLED)
     await record(store, first, second)
@@ -443,7 +409,7 @@ async def test_an_answer_stands_where_its_run_ended(store: Store) -> None:
     assert await page_of(store) == (expected, False)
 
 
-async def test_an_end_belongs_to_its_run_alone(store: Store) -> None:
+async def test_an_end_changes_no_other_run(store: Store) -> None:
     mine, there, theirs = new(), new(thread=OTHER), new(user=BOB)
     await record(store, mine, there, theirs)
     end = end_of(there)
@@ -454,14 +420,14 @@ async def test_an_end_belongs_to_its_run_alone(store: Store) -> None:
     assert await page_of(store, thread=OTHER) == (expected, False)
 
 
-async def test_a_run_nobody_knows_is_nothing(store: Store) -> None:
+async def test_an_unknown_run_is_ignored(store: Store) -> None:
     message = new()
     store.start_run(message.run_id)
     await store.end_run(end_of(message))
     assert await store.history(ALICE, MAIN, limit=10) is None
 
 
-async def test_cancelling_does_not_take_an_end_back(store: Store) -> None:
+async def test_cancelling_does_not_undo_an_end(store: Store) -> None:
     message = new()
     end = end_of(message)
     await record(store, message)
@@ -471,7 +437,7 @@ async def test_cancelling_does_not_take_an_end_back(store: Store) -> None:
     await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end)])
 
 
-async def test_runs_side_by_side_all_end(store: Store) -> None:
+async def test_concurrent_runs_all_end(store: Store) -> None:
     messages = [new(f"{n}") for n in range(20)]
     ends = [end_of(message, message.content) for message in messages]
 
@@ -498,7 +464,7 @@ async def test_runs_side_by_side_all_end(store: Store) -> None:
 
 @pytest.fixture
 async def listed(store: Store) -> list[HistoryMessage]:
-    """Fill Alice's thread with five questions and answers, and return what history has."""
+    """Record five messages with answers in Alice's thread, and return the expected history."""
     expected: list[HistoryMessage] = []
     for n in range(5):
         message = new(f"question {n}")
@@ -509,13 +475,13 @@ async def listed(store: Store) -> list[HistoryMessage]:
     return expected
 
 
-async def test_a_page_is_the_newest(store: Store, listed: list[HistoryMessage]) -> None:
+async def test_a_page_has_the_newest_messages(store: Store, listed: list[HistoryMessage]) -> None:
     for limit in (1, 2, 9, 10, 11, 100, 101):
         assert await page_of(store, limit=limit) == (listed[-limit:], limit < len(listed))
 
 
 @pytest.mark.parametrize("limit", [1, 4, 5, 100])
-async def test_a_page_is_strictly_before(
+async def test_a_page_is_strictly_before_the_cursor(
     store: Store, listed: list[HistoryMessage], limit: int
 ) -> None:
     for place, message in enumerate(listed):
@@ -524,7 +490,9 @@ async def test_a_page_is_strictly_before(
         assert page == (listed[start:place], start > 0)
 
 
-async def test_pages_together_are_the_thread(store: Store, listed: list[HistoryMessage]) -> None:
+async def test_all_pages_together_are_the_thread(
+    store: Store, listed: list[HistoryMessage]
+) -> None:
     for limit in (1, 2, 3, 7):
         seen: list[HistoryMessage] = []
         before, has_more = None, True
@@ -536,7 +504,7 @@ async def test_pages_together_are_the_thread(store: Store, listed: list[HistoryM
         assert seen == listed
 
 
-async def test_pages_hold_still_while_the_thread_grows(
+async def test_pages_stay_the_same_while_the_thread_grows(
     store: Store, listed: list[HistoryMessage]
 ) -> None:
     await record(store, new())
@@ -544,7 +512,7 @@ async def test_pages_hold_still_while_the_thread_grows(
     assert page == (listed[2:6], True)
 
 
-async def test_before_must_be_a_message_of_the_thread(store: Store) -> None:
+async def test_the_cursor_has_to_be_a_message_of_the_thread(store: Store) -> None:
     here, there, theirs = new(), new(thread=OTHER), new(user=BOB)
     await record(store, here, there, theirs)
     strangers = [
@@ -559,7 +527,7 @@ async def test_before_must_be_a_message_of_the_thread(store: Store) -> None:
             await store.history(ALICE, MAIN, limit=10, before=stranger)
 
 
-async def test_a_thread_that_is_not_there_comes_before_the_message(store: Store) -> None:
+async def test_an_unknown_thread_is_reported_before_an_unknown_cursor(store: Store) -> None:
     message = new()
     await record(store, message)
     assert await store.history(ALICE, OTHER, limit=10, before=message.message_id) is None
@@ -567,7 +535,7 @@ async def test_a_thread_that_is_not_there_comes_before_the_message(store: Store)
     assert await store.history(UserId("carol"), MAIN, limit=10) is None
 
 
-async def test_two_users_may_have_a_thread_of_one_name(store: Store) -> None:
+async def test_two_users_may_have_threads_of_the_same_name(store: Store) -> None:
     mine, theirs = new("mine"), new("theirs", user=BOB)
     await record(store, mine)
     assert await store.history(BOB, MAIN, limit=10) is None
@@ -589,7 +557,7 @@ async def test_a_page_has_at_most_256_kib(store: Store, letter: str) -> None:
     messages = [new(text) for _ in range(6)]
     await record(store, *messages)
     page, has_more = await page_of(store)
-    # Four texts alone are the whole page: with anything beside them there is room for three.
+    # Four texts have the size of a page: with their ids there is room for three.
     assert page == [of_user(message) for message in messages[3:]]
     assert has_more
     assert size(page) <= HISTORY_PAGE_BYTES
@@ -598,21 +566,21 @@ async def test_a_page_has_at_most_256_kib(store: Store, letter: str) -> None:
     assert not has_more
 
 
-async def test_a_hundred_short_messages_are_one_page(store: Store) -> None:
+async def test_a_hundred_short_messages_fit_in_a_page(store: Store) -> None:
     messages = [new(f"{n}" + "x" * 1000) for n in range(100)]
     await record(store, *messages)
     assert await page_of(store) == ([of_user(message) for message in messages], False)
 
 
 @pytest.mark.parametrize("length", [HISTORY_PAGE_BYTES, HISTORY_PAGE_BYTES + 1])
-async def test_a_page_has_one_message_whatever_its_size(store: Store, length: int) -> None:
+async def test_a_page_has_at_least_one_message_of_any_size(store: Store, length: int) -> None:
     short, long = new("short"), new("x" * length)
     await record(store, short, long)
     assert await page_of(store) == ([of_user(long)], True)
     assert await page_of(store, before=long.message_id) == ([of_user(short)], False)
 
 
-async def test_an_unknown_run_ends_without_harm_to_others(store: Store) -> None:
+async def test_the_end_of_an_unknown_run_changes_nothing(store: Store) -> None:
     message = new()
     await record(store, message)
     store.start_run(RunId("run_unknown"))

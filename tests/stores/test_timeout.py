@@ -1,4 +1,4 @@
-"""A store that waits too long is unavailable; whatever it says in time is passed on."""
+"""A store that takes too long is unavailable; results in time are passed on."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +16,7 @@ from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.timeout import STORE_SECONDS, TimeoutStore
 
 
-async def test_everything_is_passed_on(autojump_clock: MockClock) -> None:
+async def test_every_call_is_passed_on(autojump_clock: MockClock) -> None:
     store = TimeoutStore(MemoryStore())
     async with store.open():
         await store.check()
@@ -43,9 +43,7 @@ QUESTIONS: dict[str, Callable[[TimeoutStore], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-async def test_an_answer_that_does_not_come_is_given_up(
-    autojump_clock: MockClock, name: str
-) -> None:
+async def test_a_call_without_an_answer_times_out(autojump_clock: MockClock, name: str) -> None:
     hung = ScriptedStore()
     hung.hold()
     with pytest.raises(StoreUnavailable, match="no answer within 3 s"):
@@ -53,7 +51,7 @@ async def test_an_answer_that_does_not_come_is_given_up(
     assert trio.current_time() == STORE_SECONDS
 
 
-async def test_a_fault_is_passed_on_at_once(autojump_clock: MockClock) -> None:
+async def test_an_error_is_passed_on_at_once(autojump_clock: MockClock) -> None:
     down = ScriptedStore()
     down.is_down = True
     with pytest.raises(StoreUnavailable, match="scripted"):
@@ -61,7 +59,7 @@ async def test_a_fault_is_passed_on_at_once(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 0
 
 
-async def test_an_end_is_not_given_up(autojump_clock: MockClock) -> None:
+async def test_an_end_has_no_timeout(autojump_clock: MockClock) -> None:
     class Slow(MemoryStore):
         async def end_run(self, _: object) -> None:
             await trio.sleep(10 * STORE_SECONDS)

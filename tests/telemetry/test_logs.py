@@ -4,20 +4,14 @@ import io
 import json
 import logging
 import sys
-import time
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
 import pytest
 import structlog
-import trio
 from hypercorn.config import Config
 from hypercorn.logging import AccessLogAtoms, Logger
 from support.logs import JWT, SUBPROTOCOL, TICKET, Terminal, fail, only
-from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.telemetry import logs
 
@@ -210,77 +204,6 @@ def test_a_broken_stream_raises_nothing() -> None:
     logs.configure(stream=closed)
     closed.close()
     structlog.get_logger("a").info("hello")
-
-
-# Lines that wait
-
-
-@asynccontextmanager
-async def held(out: io.StringIO) -> AsyncIterator[Any]:
-    """Return a logger whose lines wait to be written together."""
-    logs.configure(stream=out)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(logs.write_in_batches)
-        await wait_all_tasks_blocked()
-        yield structlog.get_logger("a")
-        nursery.cancel_scope.cancel()
-
-
-def events(out: io.StringIO) -> list[str]:
-    """Return the names of the written events."""
-    return [json.loads(line)["event"] for line in out.getvalue().splitlines()]
-
-
-async def test_lines_are_written_together_after_a_delay(
-    autojump_clock: MockClock, out: io.StringIO
-) -> None:
-    async with held(out) as log:
-        log.info("first", n=1)
-        log.info("second", n=2)
-        assert out.getvalue() == ""
-        await trio.sleep(2 * logs.HELD_SECONDS)
-        assert events(out) == ["first", "second"]
-
-
-@pytest.mark.parametrize("beyond", [-1, 0])
-async def test_the_number_of_waiting_lines_is_bounded(
-    autojump_clock: MockClock, out: io.StringIO, beyond: int
-) -> None:
-    async with held(out) as log:
-        for number in range(logs.HELD_LINES + beyond):
-            log.info("line", n=number)
-        written = out.getvalue().count("\n")
-        assert written == (logs.HELD_LINES if beyond == 0 else 0)
-    assert out.getvalue().count("\n") == logs.HELD_LINES + beyond
-
-
-async def test_a_waiting_line_shows_the_values_of_its_call(
-    autojump_clock: MockClock, out: io.StringIO
-) -> None:
-    async with held(out) as log:
-        changing = ["then"]
-        log.info("list", value=changing)
-        with structlog.contextvars.bound_contextvars(bound=changing):
-            log.info("bound")
-        before = time.time()
-        log.info("time")
-        after = time.time()
-        changing[0] = "now"
-        await trio.sleep(1)
-    listed, bound, timed = map(json.loads, out.getvalue().splitlines())
-    assert listed["value"] == ["then"]
-    assert bound["bound"] == ["then"]
-    stamp = datetime.fromisoformat(timed["timestamp"]).timestamp()
-    assert before - 1e-5 <= stamp <= after + 1e-5
-
-
-async def test_a_warning_is_written_at_once_with_the_lines_before_it(
-    autojump_clock: MockClock, out: io.StringIO
-) -> None:
-    async with held(out) as log:
-        log.info("first")
-        log.warning("second")
-        assert events(out) == ["first", "second"]
 
 
 @pytest.mark.parametrize("asks", ["exc_info", "stack_info"])

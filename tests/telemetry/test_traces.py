@@ -1,8 +1,10 @@
 """Spans of upgrades, resumes, runs and tools, recorded with the SDK of OpenTelemetry."""
 
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,7 +71,7 @@ class Traced:
 
         async def serve() -> None:
             refused.append(await self.app.serve_upgrade(request, "/ws", lambda _: transport))
-            client.line.close(1006)
+            client.peer.close(1006)
             client.done.set()
 
         self.nursery.start_soon(serve)
@@ -195,7 +197,7 @@ async def test_a_resume_shows_the_time_without_a_connection(autojump_clock: Mock
     async with traced(agent) as server:
         client = await server.open(traceparent=PARENT)
         session_id = client.hello["payload"]["session_id"]
-        client.line.cut()
+        client.peer.cut()
         await client.done.wait()
         await trio.sleep(3)
         other = PARENT.replace(TRACE_ID, "a" * 32)
@@ -363,6 +365,18 @@ def test_a_collector_that_is_down_does_not_delay_the_exit(tmp_path: Path) -> Non
     with serving(tmp_path, **environ) as server:
         server.upgrade("?ticket=none")
         assert server.process.end(seconds=30) == 0  # less than retries of an export would take
+
+
+def test_a_collector_that_never_answers_blocks_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and is never accepted
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        # A batch of one span: the exporter waits for the collector all the time.
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
+        with serving(tmp_path, **environ) as server:
+            for _ in range(100):
+                server.upgrade("?ticket=none").refuses(401, "INVALID_TOKEN")
+            started = time.monotonic()
+        assert time.monotonic() - started < 10
 
 
 async def test_spans_start_when_a_provider_is_set(

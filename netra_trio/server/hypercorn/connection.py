@@ -5,62 +5,59 @@ import math
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from functools import partial
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from typing import Any, ClassVar, Self
 
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.events import Event as HostEvent
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
-from hypercorn.typing import (
-    AppWrapper,
-    ASGIReceiveEvent,
-    ASGISendEvent,
-    ConnectionState,
-    Scope,
-)
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from netra_trio.errors import TransportClosed, leaves, place_of
+from netra_trio.errors import leaves, place_of
 from netra_trio.server.hypercorn.idle import IdleTimer
-from netra_trio.server.hypercorn.inbox import AppInbox
 from netra_trio.server.hypercorn.limits import HEAD_SECONDS, LINGER, Limits
+from netra_trio.server.hypercorn.stream_host import StreamHost
 from netra_trio.server.hypercorn.writer import LOST, SocketWriter
 from netra_trio.telemetry.logs import host_logger
+from netra_trio.transports.bounded import BoundedStream
+from netra_trio.transports.pacing import Turns
 
 CLOSE_TIMEOUT = 1.0  # seconds for closing the stream; then it is closed forcefully
-
-AppSend: TypeAlias = Callable[[ASGISendEvent | None], Awaitable[None]]
+READ_BYTES = 16 * 1024  # of one read: what it holds delays other tasks
 
 _logger = host_logger()
 
 
-class HostConnection(TCPServer):
-    """One socket, from its accept to its close; the replacement of Hypercorn's `TCPServer`.
+class HostConnection(TCPServer, StreamHost):
+    """One socket, from its accept to its close; it replaces Hypercorn's `TCPServer`.
 
-    It is also the task group in which Hypercorn's protocols start the application.
+    It is the task group in which Hypercorn's protocols start the application.
 
     Attributes:
         before: Bytes that were read from the stream already.
+        turns: The turns that all connections of the process share.
         writer: The sending direction.
     """
 
-    limits: ClassVar[Limits]
+    # Hypercorn constructs the connections: what they share cannot be an argument.
+    shared_limits: ClassVar[Limits]
+    shared_turns: ClassVar[Turns]
 
     def __init__(
         self, app: AppWrapper, config: Config, context: Any, state: Any, stream: Any
     ) -> None:
         super().__init__(app, config, context, state, stream)
+        self.limits = self.shared_limits
         # Hypercorn reads it when it stops; its own command has no earlier place to set it.
         config.graceful_timeout = max(config.graceful_timeout, self.limits.drain_timeout + 1)
         self.before = b""
-        self.writer = SocketWriter(
-            stream, self.limits, abort=self._abort, on_lost=self._read_for_a_moment
-        )
+        self.turns = self.shared_turns
+        self.socket_stream, self.stream = self._bounded(stream)
+        self.writer = SocketWriter(self.stream, abort=self._abort, on_lost=self._read_for_a_moment)
         self._aborted = False
         self._hung_up = False  # nothing is read any more
         self._read_until = math.inf
@@ -69,6 +66,17 @@ class HostConnection(TCPServer):
         self._nursery: trio.Nursery
         self._peer = "an unknown peer"
 
+    def _bounded(self, stream: Any) -> tuple[trio.SocketStream, Any]:
+        """Return the TCP stream, and the stream to use: its sends are bounded below TLS, too."""
+        timeout = self.limits.send_timeout
+        if not isinstance(stream, trio.SSLStream):
+            return stream, BoundedStream(stream, send_timeout=timeout)
+        tcp: Any = stream.transport_stream
+        if isinstance(tcp, BoundedStream):
+            return tcp.stream, stream
+        stream.transport_stream = BoundedStream(tcp, send_timeout=timeout)
+        return tcp, stream
+
     # --- lifetime
 
     async def run(self) -> None:
@@ -76,7 +84,7 @@ class HostConnection(TCPServer):
         try:
             await self._serve()
         except* Exception as group:
-            self._report(group)
+            self.report(group)
         finally:
             await self._close()
 
@@ -90,7 +98,7 @@ class HostConnection(TCPServer):
             except (trio.BrokenResourceError, trio.TooSlowError):
                 return
             protocol = stream.selected_alpn_protocol() or protocol
-        sock = self.writer.socket_stream.socket
+        sock = self.socket_stream.socket
         client = parse_socket_addr(sock.family, sock.getpeername())
         server = parse_socket_addr(sock.family, sock.getsockname())
         self._peer = client[0] if client else self._peer
@@ -128,10 +136,10 @@ class HostConnection(TCPServer):
         self._nursery.start_soon(self._feed, Closed())
 
     async def _fail(self, error: BaseException) -> None:
-        self._report(error)
+        self.report(error)
         await self._abort()
 
-    def _report(self, error: BaseException) -> None:
+    def report(self, error: BaseException) -> None:
         """Log one line for each exception: its type and place, never its text (it quotes input)."""
         for leaf in leaves(error):
             if isinstance(leaf, LOST):
@@ -182,8 +190,9 @@ class HostConnection(TCPServer):
     def _read_size(self) -> int:
         # h11 measures only incomplete heads: a head that comes whole in one read would pass it.
         if not self._idle.is_running or not isinstance(self.protocol.protocol, H11Protocol):
-            return MAX_RECV
-        return max(1, self.config.h11_max_incomplete_size + 1 - self._idle.head_bytes)
+            return READ_BYTES
+        left = self.config.h11_max_incomplete_size + 1 - self._idle.head_bytes
+        return min(READ_BYTES, max(1, left))
 
     async def _feed(self, event: HostEvent) -> bool:
         """Pass the event to the protocol; return False if that failed and ended the connection."""
@@ -195,10 +204,10 @@ class HostConnection(TCPServer):
         return True
 
     def _notice_idle_h2(self) -> None:
-        # Hypercorn calls a connection busy from the HTTP/2 preface on, before any stream is open:
-        # a peer that sends nothing more would stay for ever.
-        inner = self.protocol.protocol
-        if isinstance(inner, H2Protocol) and not self._idle.is_running and inner.idle:
+        # A connection is not idle from the HTTP/2 preface on, before any stream is open: a peer
+        # that sends nothing more would stay for ever.
+        inner: Any = self.protocol.protocol
+        if not isinstance(inner, H11Protocol) and not self._idle.is_running and inner.idle:
             self._become_idle()
 
     def _become_idle(self) -> None:
@@ -217,6 +226,16 @@ class HostConnection(TCPServer):
 
     # --- what the protocols call
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self.writer.lost
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether that is because the peer took nothing for the send timeout."""
+        return self.writer.timed_out
+
     async def protocol_send(self, event: HostEvent) -> None:
         """Write, close, or note that the connection is idle or busy."""
         if isinstance(event, RawData):
@@ -225,7 +244,7 @@ class HostConnection(TCPServer):
             if not self.writer.ended:
                 self._idle.stop()
                 self._read_for_a_moment()
-                await self.writer.end()
+                await self.writer.end(self.socket_stream)
             await self.protocol.handle(Closed())
         elif isinstance(event, Updated):
             if event.idle:
@@ -234,53 +253,14 @@ class HostConnection(TCPServer):
                 self._idle.stop()
 
     def spawn(self, func: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Start a task of a protocol; its exception ends the connection, not the server."""
+        """Start a task; its exception ends the connection, not the server."""
         self._nursery.start_soon(self._guard, func, args)
-
-    async def spawn_app(
-        self, app: AppWrapper, config: Config, scope: Scope, send: AppSend
-    ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Start the application for an HTTP request; return what passes messages to it."""
-        _ = config
-        bounded = partial(self._send_http, send, http2=scope.get("http_version") == "2")
-        return self.start_app(app, scope, bounded).put
-
-    def start_app(self, app: AppWrapper, scope: Scope, send: AppSend) -> AppInbox:
-        """Start the application and return its inbox."""
-        inbox = AppInbox(self.config.max_app_queue_size)
-        self._nursery.start_soon(self._guard, self._run_app, (app, scope, inbox, send))
-        return inbox
 
     async def _guard(self, func: Callable[..., Awaitable[None]], args: Iterable[Any]) -> None:
         try:
             await func(*args)
         except Exception as error:
             await self._fail(error)
-
-    async def _run_app(self, app: AppWrapper, scope: Scope, inbox: AppInbox, send: AppSend) -> None:
-        receive = cast("Callable[[], Awaitable[ASGIReceiveEvent]]", inbox.receive)
-        try:
-            await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
-        except* TransportClosed:
-            pass  # the application ended because its connection is lost: no fault of it
-        except* Exception:
-            await self.config.log.exception("Error in ASGI Framework")
-        finally:
-            inbox.close()
-        await send(None)
-
-    async def _send_http(
-        self, send: AppSend, message: ASGISendEvent | None, *, http2: bool
-    ) -> None:
-        if message is not None and self.writer.lost:
-            await trio.lowlevel.checkpoint()
-            raise TransportClosed(timed_out=self.writer.timed_out)
-        # HTTP/2's flow control blocks before the socket does, where the writer's bound is not.
-        with trio.move_on_after(self.limits.send_timeout if http2 else math.inf) as patience:
-            await send(message)
-        timed_out = self.writer.timed_out or patience.cancelled_caught
-        if message is not None and (self.writer.lost or patience.cancelled_caught):
-            raise TransportClosed(timed_out=timed_out)
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.server.hypercorn.connection import HostConnection
 from netra_trio.server.hypercorn.install import prepare_host
 from netra_trio.telemetry.logs import host_logger
+from netra_trio.transports.pacing import Turns
 
 KEEP_ALIVE = 10.0  # seconds for the next request to begin
 
@@ -23,10 +24,12 @@ class HttpHost:
     Args:
         app: An ASGI application whose lifespan the caller runs.
         settings: The limits.
+        turns: The turns that all connections of the process share.
     """
 
-    def __init__(self, app: Any, settings: Settings) -> None:
+    def __init__(self, app: Any, settings: Settings, turns: Turns) -> None:
         prepare_host(settings)
+        self._turns = turns
         self._app = wrap_app(app, 0, "asgi")
         self._context = WorkerContext(None)
         self._config = Config()
@@ -45,6 +48,7 @@ class HttpHost:
         state = ConnectionState({})
         connection = HostConnection(self._app, self._config, self._context, state, stream)
         connection.before = before
+        connection.turns = self._turns
         await connection.run()
 
     async def stop(self) -> None:

@@ -17,16 +17,20 @@ from hypercorn.config import Config
 
 from netra_trio.config.settings import Settings
 from netra_trio.server.hypercorn.connection import HostConnection
+from netra_trio.server.hypercorn.http1 import HostHttp1
+from netra_trio.server.hypercorn.http2 import Http2Connection
 from netra_trio.server.hypercorn.limits import Limits
 from netra_trio.server.hypercorn.websocket import HostWebSocket
 from netra_trio.telemetry.logs import host_logger
+from netra_trio.transports.pacing import Turns
 
 VERSION = "0.18."  # the releases whose code is known here
 
 PATCHES: tuple[tuple[str, str, type], ...] = (
     ("hypercorn.trio.run", "TCPServer", HostConnection),
+    ("hypercorn.protocol", "H11Protocol", HostHttp1),
+    ("hypercorn.protocol", "H2Protocol", Http2Connection),
     ("hypercorn.protocol.h11", "WSStream", HostWebSocket),
-    ("hypercorn.protocol.h2", "WSStream", HostWebSocket),
 )
 """The module, the name in it, and the replacement."""
 
@@ -38,13 +42,14 @@ _STREAM_METHODS = (
     "_send_error_response",
     "_send_wsproto_event",
 )
+_HTTP1_METHODS = ("handle", "stream_send", "_create_stream", "_maybe_recycle", "_close_stream")
 REQUIRED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("hypercorn.trio.run", "TCPServer", ("run", "protocol_send", "_read_data", "_close")),
+    ("hypercorn.protocol", "ProtocolWrapper", ("initiate", "handle")),
+    ("hypercorn.protocol", "H11Protocol", _HTTP1_METHODS),
+    ("hypercorn.protocol", "H2Protocol", ("initiate", "handle", "idle")),
     ("hypercorn.protocol.h11", "WSStream", _STREAM_METHODS),
-    ("hypercorn.protocol.h2", "WSStream", _STREAM_METHODS),
-    ("hypercorn.protocol.h11", "H11Protocol", ("handle", "stream_send", "_maybe_recycle")),
-    ("hypercorn.protocol.h2", "H2Protocol", ("handle", "stream_send", "idle")),
-    ("hypercorn.protocol.h2", "StreamBuffer", ("push", "pop")),
+    ("hypercorn.protocol.http_stream", "HTTPStream", ("handle", "app_send", "_send_closed")),
     ("hypercorn.protocol.ws_stream", "Handshake", ("accept",)),
 )
 """The module, the class and the methods that must exist; a missing one stops `install`."""
@@ -64,7 +69,8 @@ def install(limits: Limits) -> None:
             names it.
     """
     _check_hypercorn()
-    HostConnection.limits = limits
+    HostConnection.shared_limits = limits
+    HostConnection.shared_turns = Turns()
     for module, name, replacement in PATCHES:
         setattr(importlib.import_module(module), name, replacement)
 

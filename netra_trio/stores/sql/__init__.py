@@ -1,1 +1,1 @@
-"""The SQL store: SQLite and PostgreSQL by SQLAlchemy Core."""
+"""The SQL store: SQLite and PostgreSQL, with SQLAlchemy Core."""

@@ -1,409 +1,303 @@
-"""The SQL of a batch: what a sequence of writes becomes in one transaction.
+"""The SQL of a batch: how a sequence of entries is written in one transaction.
 
-Rows are numbered in the order of the batch, which is that of history, so messages of users and of
-agents go in with one statement. The others are one each too, however many rows they have.
+Messages are numbered in the order of the entries, which is the order of history, so the messages of
+users and of agents are inserted together. Every step is one statement, or a few, whatever the
+number of entries:
 
-    1  take back     what was told that it failed
-    2  look up       keys that are known; after a failure, messages that are
-    3  insert        threads, then messages, then runs
-    4  end           runs that were recorded earlier
+    1  create users, delete messages that are compensated
+    2  select     keys that are known; after a failure, messages that are stored already
+    3  insert     threads, then messages, then runs
+    4  update     runs that an earlier batch inserted
 """
 
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from attrs import define, field, frozen
-from orjson import dumps
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    and_,
-    delete,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from attrs import define, field
+from sqlalchemy import Connection, and_, delete, select, text, update
 
-from netra_trio.errors import KeyConflict
-from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.protocol.codec import payload_of
-from netra_trio.protocol.messages import AgentCompleted, RunStatus
+from netra_trio.ids import MessageId, RunId
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
-from netra_trio.stores.sql.rows import Insert, Values
-from netra_trio.stores.sql.schema import exact, messages, runs, threads, users
+from netra_trio.stores.sql.entries import (
+    CreateUser,
+    DeleteMessage,
+    EndRun,
+    Key,
+    Known,
+    RecordMessage,
+    StartRun,
+)
+from netra_trio.stores.sql.known_keys import find_known
+from netra_trio.stores.sql.rows import Insert, insert_missing, placeholder
+from netra_trio.stores.sql.schema import exact, messages, runs, users
+from netra_trio.stores.sql.thread_numbers import ThreadKey, ThreadNumbers
 from netra_trio.stores.sql.write_behind import Entry
-
-THREADS_KNOWN = 10_000  # numbers of threads kept, some 3 MB: one for each connection there may be
 
 USER, AGENT = "user", "agent"
 
-Key = tuple[UserId, CorrelationId]
-Place = tuple[UserId, ThreadId]
+_EntryT = TypeVar("_EntryT", bound=Entry)
 
-
-@frozen
-class Known:
-    """A message that was recorded before under a key.
-
-    Attributes:
-        fingerprint: What has to be equal for the key to mean it.
-    """
-
-    fingerprint: bytes
-    duplicate: Duplicate
-
-    def answer(self, new: NewMessage) -> Duplicate:
-        """Return what this is to a message of the same key.
-
-        Raises:
-            KeyConflict: If it is another message.
-        """
-        if self.fingerprint != new.fingerprint:
-            raise KeyConflict
-        return self.duplicate
-
-
-@define(eq=False)
-class Recording(Entry):
-    """A message to record; with a key somebody waits for it.
-
-    Attributes:
-        known: What was recorded before under its key, once it is done.
-    """
-
-    new: NewMessage = field(kw_only=True)
-    known: Known | None = None
-
-    def undo(self) -> Entry:
-        """Return what takes it back."""
-        return TakingBack(run_id=self.new.run_id)
-
-
-@define(eq=False)
-class Joining(Entry):
-    """A user who comes for the first time; there is nothing to undo.
-
-    Attributes:
-        user: The one there is, once it is done.
-    """
-
-    user_id: UserId = field(kw_only=True)
-    created_at: float = field(kw_only=True)
-    user: User | None = None
-
-
-@define(eq=False)
-class Starting(Entry):
-    """A run that is at work now."""
-
-    run_id: RunId = field(kw_only=True)
-
-
-@define(eq=False)
-class Ending(Entry):
-    """A run that has ended."""
-
-    end: RunEnd = field(kw_only=True)
-
-
-@define(eq=False)
-class TakingBack(Entry):
-    """A message that was told to be not stored, and may be."""
-
-    run_id: RunId = field(kw_only=True)
-
-
-class ThreadNumbers:
-    """The numbers of the threads that were written to last.
-
-    A number is kept once its thread is committed, and is never another thread's.
-    """
-
-    def __init__(self) -> None:
-        self._numbers: OrderedDict[Place, int] = OrderedDict()
-
-    def find(self, connection: Connection, new: Iterable[NewMessage]) -> dict[Place, int]:
-        """Return the numbers of these messages' threads, which are made where there are none."""
-        wanted = {(message.user_id, message.thread_id): message for message in new}
-        missing = [
-            {"user_id": user_id, "thread_id": thread_id, "created_at": message.created_at}
-            for (user_id, thread_id), message in wanted.items()
-            if (user_id, thread_id) not in self._numbers
-        ]
-        found = {place: self._numbers[place] for place in wanted if place in self._numbers}
-        if missing:
-            connection.execute(insert_new(connection, threads), missing)
-            places = [(row["user_id"], row["thread_id"]) for row in missing]
-            made = tuple_(threads.c.user_id, threads.c.thread_id).in_(places)
-            for row in connection.execute(select(threads).where(made)):
-                found[UserId(row.user_id), ThreadId(row.thread_id)] = row.number
-        return found
-
-    def keep(self, numbers: Mapping[Place, int]) -> None:
-        """Keep what is committed."""
-        for place, number in numbers.items():
-            self._numbers[place] = number
-            self._numbers.move_to_end(place)
-        while len(self._numbers) > THREADS_KNOWN:
-            self._numbers.popitem(last=False)
-
-    def forget(self) -> None:
-        """Ask the database again: a thread may be gone."""
-        self._numbers.clear()
-
-
-_INSERT_MESSAGES = Insert(messages, returning=("message_id", "number"))
+_INSERT_MESSAGES = Insert(messages)
 _INSERT_RUNS = Insert(runs)
-# In the driver's own words, as inserts are: a hundred at once cost a third.
+# Past SQLAlchemy, as the inserts are: a hundred at once cost a third.
 _END_RUN = "UPDATE runs SET status = {0}, completed = {0}, owner = NULL WHERE message = {0}"
+_LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = 'messages'")
+_NEXT_NUMBERS = text(
+    "SELECT nextval(pg_get_serial_sequence('messages', 'number')) FROM generate_series(1, :count)"
+)
 
 
 @define(eq=False)
 class Batch:
-    """One transaction's worth of writes.
+    """The entries of one transaction.
 
     Attributes:
-        owner: Who has the runs at work.
+        owner: The id of this process's lease: its runs are the ones to insert and to end.
         numbers: The threads that are known.
-        may_be_partial: Whether a batch before this one failed, so that a part may be there already.
-        places: The threads that it wrote to, once it is written.
+        may_be_partial: Whether an earlier batch failed, so that some entries may be stored already.
+        threads: The threads of the recorded messages; set by `write`.
     """
 
     entries: Sequence[Entry]
     owner: str
     numbers: ThreadNumbers
     may_be_partial: bool = False
-    places: Mapping[Place, int] = field(factory=dict)
+    threads: Mapping[ThreadKey, int] = field(factory=dict)
+    _by_class: Mapping[type[Entry], list[Any]] = field(init=False)
 
-    def write(self, connection: Connection) -> dict[Recording, Known]:
-        """Write it all; return what was recorded before, under the keys of its recordings."""
-        self._add_users(connection)
-        self._take_back(connection)
-        duplicates = self._look_up(connection)
-        recordings = [entry for entry in self._of(Recording) if entry not in duplicates]
-        if self.may_be_partial:
-            recordings = _not_there_yet(connection, recordings)
-        earlier = self._find_earlier(connection, recordings)
-        numbers = self._insert_messages(connection, recordings, earlier)
-        self._insert_runs(connection, recordings, numbers)
-        self._start_earlier(connection, recordings)
-        self._end_earlier(connection, earlier)
+    def __attrs_post_init__(self) -> None:
+        by_class = defaultdict(list)
+        for entry in self.entries:
+            by_class[type(entry)].append(entry)
+        self._by_class = by_class
+
+    def write(self, connection: Connection) -> dict[RecordMessage, Known]:
+        """Write all entries; return the recordings whose key was known, with what is known."""
+        self._create_users(connection)
+        self._delete_messages(connection)
+        duplicates = self._find_duplicates(connection)
+        recorded = self._to_record(connection, duplicates)
+        ends = self._ends()
+        earlier = self._find_earlier(
+            connection, [run_id for run_id in ends if run_id not in recorded]
+        )
+        numbers = self._insert_messages(connection, recorded, ends, earlier)
+        self._insert_runs(connection, recorded, ends, numbers)
+        self._start_earlier(connection, recorded.keys() | ends.keys())
+        self._end_earlier(connection, ends, earlier)
         return duplicates
 
-    def _of(self, kind: type[Any]) -> list[Any]:
-        return [entry for entry in self.entries if type(entry) is kind]
+    def _of(self, kind: type[_EntryT]) -> list[_EntryT]:
+        return self._by_class.get(kind, [])
 
-    def _add_users(self, connection: Connection) -> None:
-        joining = {entry.user_id: entry for entry in self._of(Joining)}
-        if not joining:
+    def _create_users(self, connection: Connection) -> None:
+        entries = self._of(CreateUser)
+        if not entries:
             return
+        by_id = {entry.user_id: entry for entry in entries}
         rows = [
             {"user_id": entry.user_id, "enabled": True, "created_at": entry.created_at}
-            for entry in joining.values()
+            for entry in by_id.values()
         ]
-        connection.execute(insert_new(connection, users), rows)
-        there = select(users).where(users.c.user_id.in_(joining))
-        found = {row.user_id: User(row.user_id, row.enabled) for row in connection.execute(there)}
-        for entry in self._of(Joining):
+        connection.execute(insert_missing(connection, users), rows)
+        these = select(users).where(users.c.user_id.in_(by_id))
+        found = {row.user_id: User(row.user_id, row.enabled) for row in connection.execute(these)}
+        for entry in entries:
             entry.user = found[entry.user_id]
 
-    def _take_back(self, connection: Connection) -> None:
-        run_ids = [entry.run_id for entry in self._of(TakingBack)]
+    def _delete_messages(self, connection: Connection) -> None:
+        run_ids = [entry.run_id for entry in self._of(DeleteMessage)]
         if run_ids:
-            theirs = select(runs.c.message).where(runs.c.run_id.in_(run_ids))
-            connection.execute(delete(messages).where(messages.c.number.in_(theirs)))
+            of_runs = select(runs.c.message).where(runs.c.run_id.in_(run_ids))
+            connection.execute(delete(messages).where(messages.c.number.in_(of_runs)))
 
-    def _look_up(self, connection: Connection) -> dict[Recording, Known]:
-        """Return what was recorded before, here or earlier in the batch."""
-        keyed = [entry for entry in self._of(Recording) if entry.new.key is not None]
-        if not keyed:
+    def _find_duplicates(self, connection: Connection) -> dict[RecordMessage, Known]:
+        """Return the recordings whose key is in the database, or earlier in this batch."""
+        keys: dict[RecordMessage, Key] = {}
+        for entry in self._of(RecordMessage):
+            if entry.message.key is not None:
+                keys[entry] = (entry.message.user_id, entry.message.key)
+        if not keys:
             return {}
-        known = look_up(connection, [(entry.new.user_id, entry.new.key) for entry in keyed])
-        found: dict[Recording, Known] = {}
-        for entry in keyed:
-            key = (entry.new.user_id, entry.new.key)
+        known = find_known(connection, list(keys.values()))
+        found: dict[RecordMessage, Known] = {}
+        for entry, key in keys.items():
             if key in known:
                 found[entry] = known[key]
             else:
-                known[key] = _as_known(entry.new)
+                known[key] = _as_known(entry.message)
         return found
 
+    def _to_record(
+        self, connection: Connection, duplicates: Mapping[RecordMessage, Known]
+    ) -> dict[RunId, RecordMessage]:
+        """Return the recordings to insert, by their runs."""
+        entries = self._of(RecordMessage)
+        if duplicates:
+            entries = [entry for entry in entries if entry not in duplicates]
+        if self.may_be_partial:
+            entries = _not_stored(connection, entries)
+        return {entry.message.run_id: entry for entry in entries}
+
+    def _ends(self) -> dict[RunId, RunEnd]:
+        """Return the ends by their runs; the first end of a run is the one that counts."""
+        return {entry.end.run_id: entry.end for entry in reversed(self._of(EndRun))}
+
     def _find_earlier(
-        self, connection: Connection, recordings: Sequence[Recording]
+        self, connection: Connection, run_ids: Sequence[RunId]
     ) -> dict[RunId, tuple[int, int]]:
-        """Return message and thread of the runs that end here and were recorded before."""
-        here = {entry.new.run_id for entry in recordings}
-        ending = [entry.end.run_id for entry in self._of(Ending) if entry.end.run_id not in here]
-        if not ending:
+        """Return message and thread of these runs, which an earlier batch has inserted."""
+        if not run_ids:
             return {}
         rows = connection.execute(
             select(runs.c.run_id, runs.c.message, messages.c.thread)
             .join(messages, messages.c.number == runs.c.message)
-            # Its owner goes with its end: who has none has told it.
-            .where(runs.c.run_id.in_(ending), runs.c.owner == self.owner)
+            # A run loses its owner with its end: one that has none has ended.
+            .where(runs.c.run_id.in_(run_ids), runs.c.owner == self.owner)
         )
         return {RunId(row.run_id): (row.message, row.thread) for row in rows}
 
     def _insert_messages(
         self,
         connection: Connection,
-        recordings: Sequence[Recording],
-        earlier: dict[RunId, tuple[int, int]],
-    ) -> dict[MessageId, int]:
-        """Insert what users and agents said, in order; return the numbers."""
-        self.places = self.numbers.find(connection, [entry.new for entry in recordings])
-        places = {run_id: thread for run_id, (_, thread) in earlier.items()}
-        for new in (recording.new for recording in recordings):
-            places[new.run_id] = self.places[new.user_id, new.thread_id]
-        wanted = set(recordings)
-        rows = []
-        ended: set[RunId] = set()
-        for entry in self.entries:
-            if isinstance(entry, Recording):
-                if entry in wanted:
-                    rows.append(_said(entry.new, places[entry.new.run_id]))
-            elif isinstance(entry, Ending):
-                end, thread = entry.end, places.get(entry.end.run_id)
-                if end.text and thread is not None and end.run_id not in ended:
-                    rows.append(_answered(end, thread))
-                ended.add(end.run_id)
-        if not rows:
+        recorded: Mapping[RunId, RecordMessage],
+        ends: Mapping[RunId, RunEnd],
+        earlier: Mapping[RunId, tuple[int, int]],
+    ) -> dict[RunId, int]:
+        """Insert the messages in order; return the numbers of those that start a run."""
+        if not recorded and not earlier:
             return {}
-        inserted = _INSERT_MESSAGES.execute(connection, rows)
-        return {row.message_id: row.number for row in inserted}
+        threads = self.numbers.find(connection, (entry.message for entry in recorded.values()))
+        self.threads = threads
+        free = iter(_take_numbers(connection, len(recorded) + len(ends)))
+        numbers: dict[RunId, int] = {}
+        values: list[object] = []
+        for entry in self.entries:
+            if type(entry) is RecordMessage:
+                new = entry.message
+                run_id = new.run_id
+                if recorded.get(run_id) is entry:
+                    number = numbers[run_id] = next(free)
+                    values += _user_row(number, threads[new.user_id, new.thread_id], new)
+            elif type(entry) is EndRun:
+                end = entry.end
+                run_id = end.run_id
+                if end.text and ends[run_id] is end:
+                    if run_id in numbers:
+                        new = recorded[run_id].message
+                        thread = threads[new.user_id, new.thread_id]
+                    elif run_id in earlier:
+                        _, thread = earlier[run_id]
+                    else:
+                        continue
+                    values += _agent_row(next(free), thread, end)
+        _INSERT_MESSAGES.execute(connection, values)
+        return numbers
 
     def _insert_runs(
         self,
         connection: Connection,
-        recordings: Sequence[Recording],
-        numbers: dict[MessageId, int],
+        recorded: Mapping[RunId, RecordMessage],
+        ends: Mapping[RunId, RunEnd],
+        numbers: Mapping[RunId, int],
     ) -> None:
-        """Insert the runs, as they are by the end of the batch."""
-        if not recordings:
-            return
-        started = {entry.run_id for entry in self._of(Starting)}
-        ends = self._ends()
-        rows = []
-        for entry in recordings:
-            end = ends.get(entry.new.run_id)
-            number = numbers[entry.new.message_id]
+        """Insert the runs with the status that they have at the end of the batch."""
+        started = {entry.run_id for entry in self._of(StartRun)}
+        values: list[object] = []
+        for run_id, entry in recorded.items():
+            end = ends.get(run_id)
+            state: tuple[str, bytes | None, str | None]
             if end is not None:
-                rows.append(_run(entry.new, number, end.status, end.completed, None))
+                state = (str(end.status), end.completed, None)
+            elif entry.is_started or run_id in started:
+                state = ("running", None, self.owner)
             else:
-                status = RunStatus.RUNNING if entry.new.run_id in started else RunStatus.QUEUED
-                rows.append(_run(entry.new, number, status, None, self.owner))
-        _INSERT_RUNS.execute(connection, rows)
+                state = ("queued", None, self.owner)
+            values += _run_row(numbers[run_id], entry.message, state)
+        _INSERT_RUNS.execute(connection, values)
 
-    def _start_earlier(self, connection: Connection, recordings: Sequence[Recording]) -> None:
-        done = {entry.new.run_id for entry in recordings} | self._ends().keys()
-        run_ids = [entry.run_id for entry in self._of(Starting) if entry.run_id not in done]
+    def _start_earlier(self, connection: Connection, done: Iterable[RunId]) -> None:
+        starts = self._of(StartRun)
+        if not starts:
+            return
+        run_ids = {entry.run_id for entry in starts}.difference(done)
         if run_ids:
             queued = and_(runs.c.run_id.in_(run_ids), runs.c.status == RunStatus.QUEUED)
             connection.execute(update(runs).where(queued).values(status=RunStatus.RUNNING))
 
-    def _end_earlier(self, connection: Connection, earlier: dict[RunId, tuple[int, int]]) -> None:
-        ends = self._ends()
-        rows = [
-            (exact(ends[run_id].status), ends[run_id].completed, message)
+    def _end_earlier(
+        self,
+        connection: Connection,
+        ends: Mapping[RunId, RunEnd],
+        earlier: Mapping[RunId, tuple[int, int]],
+    ) -> None:
+        rows: list[tuple[object, ...]] = [
+            (str(ends[run_id].status), ends[run_id].completed, message)
             for run_id, (message, _) in earlier.items()
         ]
         if rows:
-            mark = "?" if connection.dialect.name == "sqlite" else "%s"
-            connection.exec_driver_sql(_END_RUN.format(mark), rows)
-
-    def _ends(self) -> dict[RunId, RunEnd]:
-        """Return how runs end here; the first end stands."""
-        ends: dict[RunId, RunEnd] = {}
-        for entry in self._of(Ending):
-            ends.setdefault(entry.end.run_id, entry.end)
-        return ends
+            connection.exec_driver_sql(_END_RUN.format(placeholder(connection)), rows)
 
 
-def look_up(connection: Connection, keys: Sequence[Key]) -> dict[Key, Known]:
-    """Return what is recorded under these keys."""
-    wanted = tuple_(runs.c.user_id, runs.c.correlation_id).in_(keys)
-    rows = connection.execute(_RECORDED.where(runs.c.keyed, wanted))
-    return {
-        (UserId(row.user_id), CorrelationId(row.correlation_id)): Known(
-            row.fingerprint, _duplicate(row)
-        )
-        for row in rows
-    }
+def _take_numbers(connection: Connection, count: int) -> Sequence[int]:
+    """Take the next numbers of messages, in order; those that are not used are left out."""
+    if connection.dialect.name == "sqlite":  # nobody else writes during this transaction
+        last = connection.scalar(_LAST_NUMBER) or 0
+        return range(last + 1, last + 1 + count)
+    return connection.scalars(_NEXT_NUMBERS, {"count": count}).all()
 
 
-_RECORDED: Select[Any] = (
-    select(
-        runs.c.run_id,
-        runs.c.user_id,
-        runs.c.correlation_id,
-        runs.c.fingerprint,
-        runs.c.status,
-        runs.c.completed,
-        messages.c.message_id,
-        threads.c.thread_id,
-    )
-    .join(messages, messages.c.number == runs.c.message)
-    .join(threads, threads.c.number == messages.c.thread)
-)
-
-
-def _duplicate(row: Row[Any]) -> Duplicate:
-    status, completed = RunStatus(row.status), row.completed
-    if status is RunStatus.INTERRUPTED and completed is None:  # its owner did not live to tell it
-        completed = dumps(payload_of(AgentCompleted(RunId(row.run_id), status, 0)))
-    return Duplicate(
-        MessageId(row.message_id), RunId(row.run_id), ThreadId(row.thread_id), status, completed
-    )
-
-
-def _as_known(new: NewMessage) -> Known:
+def _as_known(message: NewMessage) -> Known:
     """Return what a message of this batch is to a later one of the same key."""
-    duplicate = Duplicate(new.message_id, new.run_id, new.thread_id, RunStatus.QUEUED, None)
-    return Known(new.fingerprint, duplicate)
+    duplicate = Duplicate(
+        message.message_id, message.run_id, message.thread_id, RunStatus.QUEUED, None
+    )
+    return Known(message.fingerprint, duplicate)
 
 
-def _not_there_yet(connection: Connection, recordings: Sequence[Recording]) -> list[Recording]:
-    ids = [entry.new.message_id for entry in recordings]
-    there = connection.scalars(
-        select(messages.c.message_id).where(messages.c.message_id.in_(ids))
-    ).all()
-    return [entry for entry in recordings if entry.new.message_id not in set(there)]
+def _not_stored(connection: Connection, entries: Sequence[RecordMessage]) -> list[RecordMessage]:
+    ids = [entry.message.message_id for entry in entries]
+    these = select(messages.c.message_id).where(messages.c.message_id.in_(ids))
+    stored = {MessageId(message_id) for message_id in connection.scalars(these)}
+    return [entry for entry in entries if entry.message.message_id not in stored]
 
 
-def _said(new: NewMessage, thread: int) -> Values:
-    """Return the row of a user's message, as `schema.messages` has its columns."""
-    size = len(new.content.encode())
-    return (thread, new.message_id, USER, new.content, size, False, new.created_at)
+def _user_row(number: int, thread: int, new: NewMessage) -> tuple[object, ...]:
+    """Return the row of a user's message, in the order of `schema.messages`."""
+    content = new.content
+    size = len(content) if content.isascii() else len(content.encode())
+    return (number, thread, new.message_id, USER, exact(content), size, False, new.created_at)
 
 
-def _answered(end: RunEnd, thread: int) -> Values:
+def _agent_row(number: int, thread: int, end: RunEnd) -> tuple[object, ...]:
     """Return the row of an agent's message, likewise."""
-    size = len(end.text.encode())
-    return (thread, end.message_id, AGENT, end.text, size, end.truncated, end.created_at)
+    content = end.text
+    size = len(content) if content.isascii() else len(content.encode())
+    return (
+        number,
+        thread,
+        end.message_id,
+        AGENT,
+        exact(content),
+        size,
+        end.truncated,
+        end.created_at,
+    )
 
 
-def _run(
-    new: NewMessage, number: int, status: RunStatus, completed: bytes | None, owner: str | None
-) -> Values:
-    """Return the row of a run, as `schema.runs` has its columns."""
+def _run_row(
+    number: int, new: NewMessage, state: tuple[str, bytes | None, str | None]
+) -> tuple[object, ...]:
+    """Return the row of a run, in the order of `schema.runs`."""
     return (
         number,
         new.run_id,
-        new.user_id,
-        new.correlation_id,
+        exact(new.user_id),
+        exact(new.correlation_id),
         new.key is not None,
         new.fingerprint,
-        new.agent_name,
-        status,
-        completed,
-        owner,
+        exact(new.agent_name),
+        *state,
     )
-
-
-def insert_new(connection: Connection, table: Any) -> Any:
-    """Return an insert into a table that passes over what is there."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing()

@@ -1,11 +1,11 @@
-"""A database: its connections, and the worker threads in which they are used.
+"""A database: its connections, and the worker threads that use them.
 
     database = Database("sqlite:///netra.db")
     rows = await database.read(lambda connection: connection.execute(query).all())
 
-A unit of work is a plain function of a connection. It is short: it takes a connection, does one
-thing, and gives the connection back. There are as many threads as connections, so that nobody
-waits inside a thread for a connection, where no cancellation reaches.
+A unit of work is a short function of a connection, run in a worker thread. There are as many
+threads as connections: a call waits for a thread, which can be cancelled, and never inside a thread
+for a connection, which cannot.
 """
 
 import sqlite3
@@ -24,13 +24,13 @@ from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 
 _T = TypeVar("_T")
 
-CONNECTIONS = 8  # for questions: far more than two cores keep busy
-WRITERS = 2  # for what is written, besides: a crowd of questions must not hold that up
-STATEMENT_SECONDS = 2  # for one statement; a second less than the hub waits for an answer
-CONNECT_SECONDS = 3  # to reach a server, from libpq's point of view
-SQLITE_OLDEST = (3, 35)  # the first that tells what it inserted (RETURNING)
+CONNECTIONS = 8  # for reads: far more than two cores keep busy
+WRITERS = 2  # besides, for writes: many reads must not delay them
+STATEMENT_SECONDS = 2  # for one statement; a second less than `TimeoutStore` waits for an answer
+CONNECT_SECONDS = 3  # for libpq, to reach a server
+SQLITE_OLDEST = (3, 35)  # the first with DROP COLUMN, which a downgrade of the schema needs
 
-# A server that vanished without a word is given up within half a minute: it would hold a thread.
+# A connection whose server vanished is closed within half a minute: until then it holds a thread.
 _KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -42,13 +42,13 @@ _LIMITS = (
     "-c idle_in_transaction_session_timeout=60s"
 )
 
-_NO_DATABASE = "file is not a database"  # SQLite's own words for SQLITE_NOTADB
+_NOT_A_DATABASE = "file is not a database"  # SQLite's message for SQLITE_NOTADB
 
-_IS_READ = "netra_read"  # marks a connection whose transaction only reads
+_IS_READ = "netra_read"  # an execution option of connections that only read
 
 
 class Database:
-    """A pool of connections and as many threads to use them in.
+    """A pool of connections, and as many worker threads.
 
     Args:
         url: `sqlite://`, `sqlite:///path` or `postgresql://…`.
@@ -71,7 +71,7 @@ class Database:
             self.engine = create_engine(
                 self.url,
                 connect_args={"timeout": STATEMENT_SECONDS, "check_same_thread": False},
-                hide_parameters=True,  # what users say is in no exception's text
+                hide_parameters=True,  # no exception's text contains a user's text
                 **pool,
             )
             event.listen(self.engine, "connect", _prepare_sqlite)
@@ -86,13 +86,13 @@ class Database:
 
     @property
     def name(self) -> str:
-        """What it is and where, without a password, which may stand in its options as well."""
+        """The URL without its options, which may contain a password, and without the password."""
         return self.url.set(query={}).render_as_string(hide_password=True)
 
     async def read(self, work: Callable[[Connection], _T]) -> _T:
-        """Return what `work` finds; a connection that turns out to be dead is replaced once.
+        """Return the result of `work`; if its connection is closed, try once with a new one.
 
-        Cancelling leaves the thread to itself: it ends by the statement's time limit.
+        Cancelling returns at once; the thread ends with the time limit of the statement.
 
         Raises:
             StoreUnavailable: If the database does not answer.
@@ -118,19 +118,19 @@ class Database:
             raise StoreUnavailable(str(error)) from error
 
     async def find(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        """Return the rows of one question in the driver's own SQL; otherwise as `read`."""
+        """Return the rows of a query in the driver's own SQL; otherwise as `read`."""
         return await self.read(partial(_find, sql=sql, values=values))
 
     async def write(self, work: Callable[[Connection], _T]) -> _T:
-        """Do `work` in one transaction and return what it returns, once that is committed.
+        """Run `work` in one transaction; return its result once the transaction is committed.
 
-        After an error, or when it was cancelled, it may be committed all the same.
+        After an error or a cancellation, the transaction may be committed all the same.
 
         Raises:
             StoreUnavailable: If the database does not answer.
-            DatabaseUnusable: If the file is no database.
-            IntegrityError: If a constraint is against it.
-            DataError: If a value is.
+            DatabaseUnusable: If the file is not a database.
+            IntegrityError: If a constraint rejects it.
+            DataError: If a value is out of range for its column.
         """
 
         def unit() -> _T:
@@ -140,11 +140,11 @@ class Database:
         return await self._in_thread(unit, self._writers)
 
     def close(self) -> None:
-        """Close what nobody uses; the other connections are closed when they are given back."""
+        """Close all idle connections, and every other one when it is returned to the pool."""
         pool = self.engine.pool
         self.engine.dispose()
         event.listen(pool, "checkin", lambda _, entry: entry.close())
-        pool.dispose()  # of those that were given back in between
+        pool.dispose()  # connections that were returned in between
 
     async def _in_thread(self, unit: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
         try:
@@ -152,16 +152,14 @@ class Database:
         except (IntegrityError, DataError):
             raise
         except SQLAlchemyError as error:
-            if self.is_sqlite and _NO_DATABASE in reason(error):
-                text = (
-                    f"{self.url.database} is a file of something else, expected an SQLite database"
-                )
-                raise DatabaseUnusable(f"DATABASE_URL: {text}; name another file") from None
+            if self.is_sqlite and _NOT_A_DATABASE in reason(error):
+                text = f"{self.url.database} is not an SQLite database"
+                raise DatabaseUnusable(f"DATABASE_URL: {text}; use another file") from None
             raise StoreUnavailable(reason(error)) from error
 
 
 def _find(connection: Connection, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-    """Ask past SQLAlchemy, and once more through it where that fails: it knows each fault."""
+    """Query without SQLAlchemy, and again with it after an error, which it classifies."""
     try:
         with closing(connection.connection.cursor()) as cursor:
             cursor.execute(sql, values)
@@ -176,7 +174,7 @@ def is_in_memory(url: str) -> bool:
 
 
 def database_file(url: str) -> Path | None:
-    """Return where an SQLite database is; None for any other, and for one in memory."""
+    """Return the path of an SQLite database; None for any other, and for one in memory."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
         return None
@@ -184,7 +182,7 @@ def database_file(url: str) -> Path | None:
 
 
 def reason(error: Exception) -> str:
-    """Return in a line why the database did not do it; never a value that it was given."""
+    """Return in one line why the database failed, without any value that it was given."""
     if not isinstance(error, SQLAlchemyError):
         return type(error).__name__
     own = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
@@ -197,19 +195,20 @@ _POOL: dict[str, Any] = {
     "pool_size": CONNECTIONS + WRITERS,
     "max_overflow": 0,
     "pool_timeout": CONNECT_SECONDS,
+    "pool_use_lifo": True,
 }
 
 
 def _normal(url: URL) -> URL:
-    """Return the URL with the driver that is used."""
+    """Return the URL with the driver's name."""
     return url if url.get_backend_name() == "sqlite" else url.set(drivername="postgresql+psycopg")
 
 
 def _arguments(url: URL) -> dict[str, Any]:
-    """Return what a connection to PostgreSQL is made with, unless the URL says otherwise."""
+    """Return the connection parameters of PostgreSQL that the URL does not set."""
     own = {"connect_timeout": CONNECT_SECONDS, "application_name": "netra_trio", **_KEEPALIVE}
     kept = {name: value for name, value in own.items() if name not in url.query}
-    # The URL's come last and win.
+    # The options of the URL come last, and take precedence.
     kept["options"] = f"{_LIMITS} {url.query.get('options', '')}".strip()
     return kept
 
@@ -220,31 +219,31 @@ def _check_file(file: Path) -> None:
         text = f"SQLite {sqlite3.sqlite_version} is too old, expected {oldest} or later"
         raise DatabaseUnusable(f"DATABASE_URL: {text}; use postgresql://, or a newer Python")
     if not file.parent.is_dir():
-        text = f"{file} cannot be opened, expected a file in a folder that exists"
-        raise DatabaseUnusable(f"DATABASE_URL: {text}; make {file.parent}, or name another place")
-    # Conversations are nobody else's: the file, and what SQLite puts beside it, have its mode.
+        text = f"{file} cannot be opened, because its folder does not exist"
+        raise DatabaseUnusable(f"DATABASE_URL: {text}; create {file.parent}, or use another path")
+    # Conversations are private. SQLite gives the files that it adds the mode of the database.
     try:
         file.touch(mode=0o600)
     except OSError as error:
-        text = f"{file} cannot be written ({error.strerror}); permit it, or name another place"
+        text = f"{file} cannot be written ({error.strerror}); permit it, or use another path"
         raise DatabaseUnusable(f"DATABASE_URL: {text}") from error
     if file.is_dir():
-        raise DatabaseUnusable(f"DATABASE_URL: {file} is a folder, expected a file; name one in it")
+        raise DatabaseUnusable(f"DATABASE_URL: {file} is a folder; use a file in it")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # transactions begin below, where their kind is known
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     for pragma in (
         "journal_mode=WAL",  # readers do not wait for the writer
-        "synchronous=FULL",  # what is committed outlasts a loss of power
+        "synchronous=FULL",  # a committed transaction survives a loss of power
         "foreign_keys=ON",
-        "temp_store=MEMORY",  # what a statement would undo is not worth a file for each batch
-        "cache_size=-8192",  # KiB, four times the default: an index grows everywhere at once
+        "temp_store=MEMORY",  # else each batch creates a file for its statement journal
+        "cache_size=-8192",  # KiB, four times the default
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes then cannot wait for another writer: it fails.
+    # A transaction that reads before it writes cannot wait for another writer: it would fail.
     is_read = connection.get_execution_options().get(_IS_READ)
     connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Pages of history: the newest messages of a thread before one of them, as many as fit."""
+"""Pages of history: the newest messages of a thread, or the newest before one of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ def read_page(
     Raises:
         MessageNotFound: If `before` is no message of the thread.
     """
-    whose = (threads.c.user_id == user_id, threads.c.thread_id == thread_id)
-    thread = connection.scalar(select(threads.c.number).where(*whose))
+    this = (threads.c.user_id == user_id, threads.c.thread_id == thread_id)
+    thread = connection.scalar(select(threads.c.number).where(*this))
     if thread is None:
         return None
     earlier = messages.c.thread == thread
@@ -37,7 +37,7 @@ def read_page(
         if cursor is None:
             raise MessageNotFound(before)
         earlier &= messages.c.number < cursor
-    # Measured before it is read: a hundred of the longest texts are 25 times what a page holds.
+    # Sizes are read before texts: a hundred of the longest texts are 25 times the size of a page.
     newest = connection.execute(
         select(messages.c.number, messages.c.bytes)
         .where(earlier)
@@ -45,7 +45,7 @@ def read_page(
         .limit(limit + 1)
     ).all()
     count = _how_many_fit([row.bytes for row in newest[:limit]])
-    if not count:  # a thread whose only message was taken back is none
+    if not count:  # the only message of the thread was deleted: there is no such thread
         return None if before is None else ((), False)
     numbers = messages.c.number.between(newest[count - 1].number, newest[0].number)
     page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers))
@@ -53,7 +53,7 @@ def read_page(
 
 
 def _how_many_fit(sizes: Sequence[int]) -> int:
-    """Return how many of the newest messages a page holds: one whatever its size."""
+    """Return how many of the newest messages fit in a page: at least one, whatever its size."""
     total = 0
     for count, size in enumerate(sizes):
         total += size + HISTORY_LISTED_BYTES

@@ -1,11 +1,11 @@
-"""Questions of one kind that come together, asked as one.
+"""Joins concurrent look-ups into few queries.
 
-    lookups = Lookups(ask)            # async: keys to what is found of them
+    lookups = Lookups(query)          # async: takes keys, returns a mapping of the keys it found
     alice = await lookups.get("alice")
 
-Who comes while nobody asks asks at once. Who comes while somebody does is asked for together with
-all others of that time, by one of them, when the answer is there: a thousand look-ups at once take
-two or three questions, and one thread at a time.
+A look-up runs its query at once if no other query runs. Look-ups that are called during a query
+share the next one, which one of them runs: a thousand concurrent look-ups take two or three
+queries, and one thread at a time.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -16,66 +16,69 @@ from attrs import define, field
 
 from netra_trio.errors import StoreUnavailable
 
-TOGETHER = 500  # keys in a question: half of what the oldest SQLite takes as parameters
+KEYS = 500  # of a query: half of the parameters that the oldest SQLite accepts
 
 _Key = TypeVar("_Key")
 _Found = TypeVar("_Found")
 
 
 @define(eq=False)
-class _Question(Generic[_Key, _Found]):
-    """What is asked together; answered when `over`, unless whoever asked was cancelled."""
+class _Query(Generic[_Key, _Found]):
+    """A shared query; when `over` is set without result, the task that ran it was cancelled."""
 
     keys: set[_Key] = field(factory=set)
     found: Mapping[_Key, _Found] | None = None
-    fault: str | None = None
+    error: str | None = None
     over: trio.Event = field(factory=trio.Event)
 
 
 class Lookups(Generic[_Key, _Found]):
-    """Look-ups that join each other.
+    """Look-ups that share their queries.
 
     Args:
-        ask: Returns what is found, without what is not; raises `StoreUnavailable`.
+        query: Returns the values of the keys that it finds; raises `StoreUnavailable`.
     """
 
-    def __init__(self, ask: Callable[[Collection[_Key]], Awaitable[Mapping[_Key, _Found]]]) -> None:
-        self._ask = ask
-        self._turns = trio.Lock()
-        self._next: _Question[_Key, _Found] | None = None  # whose asker waits for its turn
+    def __init__(
+        self, query: Callable[[Collection[_Key]], Awaitable[Mapping[_Key, _Found]]]
+    ) -> None:
+        self._query = query
+        self._running = trio.Lock()
+        self._next: _Query[_Key, _Found] | None = None  # waits for the running one; may be joined
 
     async def get(self, key: _Key) -> _Found | None:
-        """Return what is found under a key, None for nothing; cancelling is safe.
+        """Return the value of a key, None if there is none; cancelling is safe.
 
         Raises:
             StoreUnavailable: If the store cannot answer now.
         """
         while True:
-            question = self._next
-            if question is not None and len(question.keys) < TOGETHER:
-                question.keys.add(key)
-                await question.over.wait()
+            query = self._next
+            if query is not None and len(query.keys) < KEYS:
+                query.keys.add(key)
+                await query.over.wait()
             else:
-                question = _Question({key})
-                await self._lead(question)
-            if question.fault is not None:
-                raise StoreUnavailable(question.fault)
-            if question.found is not None:
-                return question.found.get(key)
+                query = _Query({key})
+                await self._run(query)
+            if query.error is not None:
+                raise StoreUnavailable(query.error)
+            if query.found is not None:
+                return query.found.get(key)
 
-    async def _lead(self, question: _Question[_Key, _Found]) -> None:
-        """Ask for all who join until it is their turn."""
-        self._next = question
+    async def _run(self, query: _Query[_Key, _Found]) -> None:
+        """Run a query for its own key and for those that join while another query runs."""
+        self._next = query
         try:
-            async with self._turns:
-                self._close(question)
-                question.found = await self._ask(question.keys)
+            async with self._running:
+                self._close(query)
+                query.found = await self._query(query.keys)
         except StoreUnavailable as unavailable:
-            question.fault = str(unavailable)
+            query.error = str(unavailable)
         finally:
-            self._close(question)
-            question.over.set()
+            self._close(query)
+            query.over.set()
 
-    def _close(self, question: _Question[_Key, _Found]) -> None:
-        if self._next is question:
+    def _close(self, query: _Query[_Key, _Found]) -> None:
+        """Let no further look-up join."""
+        if self._next is query:
             self._next = None

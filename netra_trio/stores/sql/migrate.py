@@ -1,4 +1,4 @@
-"""Brings a database's schema to where this version has it, once, whoever starts beside.
+"""Brings the schema of a database up to date, once, also if several processes start together.
 
 await database.write(migrate)
 """
@@ -12,7 +12,7 @@ from sqlalchemy import column as named
 from netra_trio.errors import DatabaseUnusable
 from netra_trio.stores.sql.schema import REVISIONS
 
-LOCK = 7_145_623_918  # of PostgreSQL's advisory locks: any number, the same in every version
+LOCK = 7_145_623_918  # the key of an advisory lock of PostgreSQL; the same in every version
 SCRIPTS = "netra_trio:stores/sql/migrations"
 
 _log = structlog.get_logger(__name__)
@@ -23,13 +23,13 @@ _VERSIONS = table("alembic_version", named("version_num"))
 def migrate(connection: Connection, revision: str = REVISIONS[-1]) -> None:
     """Bring the schema to a revision, up or down, in the transaction of this connection.
 
-    Another process that does the same waits until this one has committed, and finds it done.
+    Another process that does the same waits until this transaction is committed.
 
     Raises:
-        DatabaseUnusable: If a newer version has been here.
+        DatabaseUnusable: If the schema is that of a newer version.
     """
     if connection.dialect.name == "postgresql":
-        # A table of any size may take its time, and whoever waits for it too.
+        # A migration of a large table, and the wait for it, may take any time.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
@@ -45,7 +45,7 @@ def migrate(connection: Connection, revision: str = REVISIONS[-1]) -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the revision of the schema, None of a database without one."""
+    """Return the revision of the schema, None if the database has no schema yet."""
     if not inspect(connection).has_table(_VERSIONS.name):
         return None
     revision: str | None = connection.scalar(select(_VERSIONS.c.version_num))
@@ -53,7 +53,7 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def _run(connection: Connection, current: str | None, revision: str) -> None:
-    # Imported where it is needed: a start that finds all in place saves a quarter of a second.
+    # Imported only when needed: a start with an up-to-date schema is a quarter of a second faster.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 

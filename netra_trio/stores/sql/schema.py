@@ -1,12 +1,12 @@
 """The tables of the database: users, threads, messages, runs, owners.
 
-The migrations bring a database here; a test compares what they make with what is written here.
+The migrations create them; a test compares the result with these definitions.
 
-    users     who may come in
-    threads   one row for each thread of a user
-    messages  what users and agents said, numbered in the order in which it was recorded
+    users     the users that may connect
+    threads   the threads of each user
+    messages  the messages of users and agents, numbered in the order in which they were recorded
     runs      one row for each user's message: its key, its run and how that ended
-    owners    the processes that may have runs at work, with their leases
+    owners    the leases of the processes that have runs at work
 """
 
 from typing import Any
@@ -29,34 +29,34 @@ from sqlalchemy import (
 )
 
 REVISIONS = ("0001", "0002")
-"""The migrations in their order; the last one makes what is written here."""
+"""The migrations in their order; the last one results in the tables below."""
 
-NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only INTEGER keys itself
+NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
 
-# PostgreSQL's text cannot hold U+0000, and SQLite's own functions end at it. It is written as two
-# characters, and so is the mark that says so: a text comes back as it was, and stays readable.
+# PostgreSQL's text cannot contain U+0000, and SQLite's own functions stop at it. It is escaped with
+# U+001A, which is escaped itself: every text is read as it was written, and most stay readable.
 _MARK, _ZERO = "\x1a", "\x00"
 
 
 def exact(text: str) -> str:
-    """Return a text as the database holds it."""
+    """Return a text as it is stored in the database."""
     if _ZERO not in text and _MARK not in text:
-        return str(text)  # no subclass: a driver may not know it
+        return str(text)  # not a subclass: the driver may not support it
     return text.replace(_MARK, _MARK + "1").replace(_ZERO, _MARK + "0")
 
 
 class ExactText(TypeDecorator[str]):
-    """A text that comes back as it was, with every character that Unicode has."""
+    """A text of any Unicode characters, read exactly as it was written."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
-        """Return what the database holds."""
+        """Return the text as it is stored."""
         return None if value is None else exact(value)
 
     def process_result_value(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
-        """Return what was written."""
+        """Return the text as it was written."""
         if value is None or _MARK not in value:
             return value
         return value.replace(_MARK + "0", _ZERO).replace(_MARK + "1", _MARK)
@@ -76,12 +76,12 @@ threads = Table(
     "threads",
     metadata,
     Column("number", NUMBER, primary_key=True),
-    # No foreign key: an anonymous user has threads and no row.
+    # No foreign key: an anonymous user has threads, but no row in `users`.
     Column("user_id", ExactText, nullable=False),
     Column("thread_id", ExactText, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("user_id", "thread_id", name="threads_of_user"),
-    sqlite_autoincrement=True,  # a number that was somebody's is never another's
+    sqlite_autoincrement=True,  # the number of a deleted thread is never used again
 )
 
 messages = Table(
@@ -92,7 +92,7 @@ messages = Table(
     Column("message_id", ExactText, nullable=False),
     Column("role", Text, nullable=False),
     Column("content", ExactText, nullable=False),
-    Column("bytes", Integer, nullable=False),  # of the content, to measure a page by
+    Column("bytes", Integer, nullable=False),  # of the content in UTF-8, for the size of a page
     Column("truncated", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("message_id", name="messages_by_id"),
@@ -118,7 +118,7 @@ runs = Table(
     Column("agent_name", ExactText, nullable=False),
     Column("status", Text, nullable=False),
     Column("completed", LargeBinary),  # the payload of its agent_completed, as it was sent
-    Column("owner", Text),  # the process that has it at work; NULL once it has told its end
+    Column("owner", Text),  # the lease of its process; NULL once that process has stored its end
     UniqueConstraint("run_id", name="runs_by_id"),
     Index(
         "runs_by_key",
@@ -140,7 +140,7 @@ owners = Table(
     "owners",
     metadata,
     Column("owner", Text, primary_key=True),
-    Column("machine", Text, nullable=False),  # where its process number means something
-    Column("process", Text, nullable=False),  # its number and when it began
+    Column("machine", Text, nullable=False),  # the namespace of its process id
+    Column("process", Text, nullable=False),  # its process id and start time
     Column("lease_until", Double, nullable=False),  # Unix seconds on the database's clock
 )

@@ -4,52 +4,36 @@
     async with store.open():
         await store.create_user(UserId("alice"))
 
-Questions are answered by short units of work in worker threads. Whatever conversations write goes
-one way, in order and in batches (`behind.py`, `batch.py`), so that an end is never stored before
-its message, and a hundred messages cost a few statements.
+Reads are short units of work in worker threads. All writes of conversations go through one queue,
+in order and in batches (`write_behind.py`, `batch.py`): the end of a run is never stored before its
+message, and a hundred messages cost a few statements.
 """
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
 
 import structlog
 import trio
-from sqlalchemy import Connection, select, text, update
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy import select, text, update
 
-from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.base import STORED, Duplicate, NewMessage, RunEnd, User
-from netra_trio.stores.sql.batch import (
-    Batch,
-    Ending,
-    Joining,
-    Key,
-    Known,
-    Recording,
-    Starting,
-    ThreadNumbers,
-    look_up,
-)
-from netra_trio.stores.sql.database import Database, reason
+from netra_trio.stores.sql.batch_writer import BatchWriter
+from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.entries import CreateUser, EndRun, Key, RecordMessage, StartRun
 from netra_trio.stores.sql.history import read_page
-from netra_trio.stores.sql.leases import RENEW_SECONDS, Owner
+from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.lookups import Lookups
-from netra_trio.stores.sql.migrate import migrate
-from netra_trio.stores.sql.retention import DAY, delete_old
 from netra_trio.stores.sql.schema import users
+from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 
-FLUSH_SECONDS = 1.0  # at the end, for what is not written: the drain has 10 s for all
-RETENTION_SECONDS = 3600.0  # between two looks for what is too old
-CONFLICTS = 3  # tries of a batch that meets another process's: each time one of them has won
-ROW_BYTES = 200  # of a row beside its text
-
-_T = TypeVar("_T")
+FLUSH_SECONDS = 1.0  # on closing, for what is not written yet: the whole drain has 10 s
+ROW_BYTES = 200  # of a row without its text
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +42,7 @@ class SqlStore:
     """A `Store` in a database.
 
     Args:
-        url: `sqlite://`, `sqlite:///path` or `postgresql://…`.
+        database: `sqlite://`, `sqlite:///path`, `postgresql://…`, or a database that is set up.
         retention_days: For how long messages are kept; 0 for ever.
         wall_clock: Returns Unix seconds.
 
@@ -68,40 +52,37 @@ class SqlStore:
 
     def __init__(
         self,
-        url: str,
+        database: str | Database,
         *,
         retention_days: int = 0,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.database = Database(url)
-        self._retention_days = retention_days
+        self.database = Database(database) if isinstance(database, str) else database
         self._wall_clock = wall_clock
-        self._owner = Owner()
+        self._upkeep = Upkeep(self.database, retention_days=retention_days, wall_clock=wall_clock)
+        self._writer = BatchWriter(self.database, self._upkeep)
         self._writes = WriteBehind(self._write)
-        self._numbers = ThreadNumbers()
         self._lookups = Lookups(self._find_users)
-        self._keyed: set[RunId] = set()
-        self._on_the_way: dict[Key, Recording] = {}
-        self._may_be_partial = False
-        self._is_ready = False
+        self._queued: dict[RunId, RecordMessage] = {}  # recordings without a key, in no batch yet
+        self._keyed: set[RunId] = set()  # runs at work whose message has a key
+        self._recording: dict[Key, trio.Event] = {}  # set when the key is free again
         self._is_open = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Hold the store open: brings the schema up, and ends what owners that are gone have left.
+        """Hold the store open: bring the schema up to date, end runs of processes that are gone.
 
-        A database that does not answer is waited for in the background; until it does, every
-        question raises `StoreUnavailable`. On leaving, what is still to be written is written,
-        within a second.
+        A database that does not answer is waited for in the background; until it does, every call
+        raises `StoreUnavailable`. On closing, what is queued is written, for a second at most.
 
         Raises:
             DatabaseUnusable: If the database can never work: it has a newer schema.
         """
         try:
             try:
-                await self._get_ready()
+                await self._upkeep.prepare()
             except StoreUnavailable as unavailable:
-                self._writes.fail(str(unavailable))
+                self._writes.mark_unavailable(str(unavailable))
             async with trio.open_nursery() as nursery:
                 stop = await nursery.start(self._work)
                 self._is_open = True
@@ -114,39 +95,39 @@ class SqlStore:
                     finally:
                         stop.cancel()
         finally:
-            self._owner.forget()
+            self._upkeep.lease.forget()
             self.database.close()
 
     async def bring_up(self) -> None:
-        """Bring the schema up, without serving; enough for what has to do with users.
+        """Bring the schema up to date without opening the store; enough for calls about users.
 
         Raises:
             StoreUnavailable: If the database does not answer.
             DatabaseUnusable: If it has a newer schema.
         """
-        await self.database.write(migrate)
+        await self._upkeep.migrate()
 
     def statistics(self) -> dict[str, int]:
-        """Return how much waits to be written."""
+        """Return how many entries wait to be written, and their size."""
         return self._writes.statistics()
 
     async def check(self) -> None:
         """Return if the store can answer now, and can write."""
-        self._check_trouble()
+        self._check_available()
         await self.database.read(lambda connection: connection.execute(text("SELECT 1")).close())
 
-    # Users.
+    # Users
 
     async def get_user(self, user_id: UserId) -> User | None:
         """Return the user, None if there is none.
 
-        Not while nothing can be written: who comes in now could do nothing.
+        Raises `StoreUnavailable` also while only writing is impossible: the user could do nothing.
         """
-        self._check_trouble()
+        self._check_available()
         return await self._lookups.get(user_id)
 
     async def _find_users(self, user_ids: Collection[UserId]) -> Mapping[UserId, User]:
-        # In the driver's own words: SQLAlchemy takes ten times as long for so short a question.
+        # In the driver's own SQL: SQLAlchemy takes ten times as long for so short a query.
         mark = "?" if self.database.is_sqlite else "%s"
         marks = ", ".join([mark] * len(user_ids))
         sql = f"SELECT user_id, enabled FROM users WHERE user_id IN ({marks})"  # noqa: S608 - marks
@@ -154,16 +135,16 @@ class SqlStore:
         return {UserId(user_id): User(UserId(user_id), bool(enabled)) for user_id, enabled in rows}
 
     async def create_user(self, user_id: UserId) -> User:
-        """Create the user, enabled, and return it; return the one there is, if there is one.
+        """Create the user, enabled, and return it; return the existing one, if there is one.
 
-        A crowd that comes at once is written at once: one commit for all.
+        Users that are created at the same time are written in one transaction.
         """
-        self._check_trouble()
-        entry = Joining(user_id=user_id, created_at=self._wall_clock(), size=ROW_BYTES)
+        self._check_available()
+        entry = CreateUser(user_id, self._wall_clock(), size=ROW_BYTES)
         if self._is_open:
-            await self._writes.do(entry)
+            await self._writes.write(entry)
         else:
-            await self.database.write(Batch([entry], self._owner.id, self._numbers).write)
+            await self._writer.write_one(entry)
         return entry.user or User(user_id)
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
@@ -173,46 +154,48 @@ class SqlStore:
         return bool(changed)
 
     async def list_users(self, *, after: UserId | None = None, limit: int = 1000) -> list[User]:
-        """Return the next users, by their ids."""
+        """Return the next users, in the order of their ids."""
         page = select(users).order_by(users.c.user_id).limit(limit)
         if after is not None:
             page = page.where(users.c.user_id > after)
         rows = await self.database.read(lambda connection: connection.execute(page).all())
         return [User(UserId(row.user_id), row.enabled) for row in rows]
 
-    # Messages and runs.
+    # Messages and runs
 
     async def record(self, message: NewMessage) -> Duplicate | None:
-        """Record a message and its run; with a key, for good.
+        """Record a message and its run; with a key, return when both are stored.
 
-        Without a key it is written behind: this waits only where too much is to be written.
+        Without a key it is written behind: this waits only while too much is queued.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
         """
-        entry = Recording(new=message, size=ROW_BYTES + len(message.content))
-        await self._writes.wait_for_room()
+        entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
         if message.key is None:
-            self._writes.put(entry)
+            await self._writes.send(entry)
+            self._queued[message.run_id] = entry
             return None
+        await self._writes.admit()
         await self._write_alone((message.user_id, message.key), entry)
         if entry.known is not None:
-            return entry.known.answer(message)
+            return entry.known.duplicate_of(message)
         self._keyed.add(message.run_id)
         return None
 
-    async def _write_alone(self, key: Key, entry: Recording) -> None:
-        """Record a message while no other one of its key is on the way.
+    async def _write_alone(self, key: Key, entry: RecordMessage) -> None:
+        """Record a message while no other message of its key is being recorded.
 
-        Else it might be told of one that its sender gave up, and that is taken back.
+        Otherwise its caller could be told of one whose caller was cancelled, and that is deleted.
         """
-        while (other := self._on_the_way.get(key)) is not None:
-            await other.settled.wait()
-        self._on_the_way[key] = entry
+        while (other := self._recording.get(key)) is not None:
+            await other.wait()
+        over = self._recording[key] = trio.Event()
         try:
-            await self._writes.do(entry)
+            await self._writes.write(entry)
         finally:
-            del self._on_the_way[key]
+            del self._recording[key]
+            over.set()
 
     async def find(self, message: NewMessage) -> Duplicate | None:
         """Return what was recorded before under the message's key; record nothing.
@@ -223,21 +206,28 @@ class SqlStore:
         if message.key is None:
             return None
         key = (message.user_id, message.key)
-        await self._writes.settle()
-        known = (await self.database.read(partial(look_up, keys=[key]))).get(key)
-        return None if known is None else known.answer(message)
+        await self._writes.flush()
+        known = (await self.database.read(partial(find_known, keys=[key]))).get(key)
+        return None if known is None else known.duplicate_of(message)
 
     def start_run(self, run_id: RunId) -> None:
         """Note that the run is `running`."""
-        self._writes.put(Starting(run_id=run_id, size=ROW_BYTES))
+        recording = self._queued.get(run_id)
+        if recording is not None:
+            recording.is_started = True
+        else:
+            self._writes.put(StartRun(run_id, size=ROW_BYTES))
 
     def end_run(self, end: RunEnd) -> Awaitable[None]:
-        """Note how the run ended; the first end stands, and an unknown run has none."""
-        entry = Ending(end=end, size=ROW_BYTES + len(end.text) + len(end.completed))
-        is_keyed = end.run_id in self._keyed
+        """Note how the run ended; only its first end counts, and unknown runs are ignored."""
+        entry = EndRun(end, size=ROW_BYTES + len(end.text) + len(end.completed))
+        if end.run_id not in self._keyed:
+            self._writes.put(entry)
+            return STORED
         self._keyed.discard(end.run_id)
-        self._writes.put(entry, at_once=is_keyed)
-        return entry.settled.wait() if is_keyed else STORED
+        stored = entry.complete()
+        self._writes.put(entry, urgent=True)
+        return stored.wait()
 
     async def history(
         self,
@@ -248,144 +238,44 @@ class SqlStore:
         before: MessageId | None = None,
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return the newest `limit` messages strictly before `before`, oldest first."""
-        await self._writes.settle()
+        await self._writes.flush()
         return await self.database.read(
             partial(read_page, user_id=user_id, thread_id=thread_id, limit=limit, before=before)
         )
 
-    # What goes on beside.
+    # The tasks of an open store
 
     async def _work(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-        """Write, and keep the database in order; outlives the cancellation of those who wrote."""
+        """Write, and keep the database in order, also while the store's user is cancelled."""
         with trio.CancelScope(shield=True) as stop:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._writes.run)
-                nursery.start_soon(self._keep)
+                nursery.start_soon(self._upkeep.run, self._writes.mark_unavailable)
                 task_status.started(stop)
 
-    async def _keep(self) -> None:
-        """Renew the lease, look at other owners, and delete what is too old."""
-        retention_due = trio.current_time()
-        while True:
-            if trio.current_time() >= retention_due and await self._try(self._delete_old):
-                retention_due = trio.current_time() + RETENTION_SECONDS
-            await trio.sleep(RENEW_SECONDS)
-            await self._try(self._renew)
-
-    async def _try(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do something that can be done later just as well; return whether it is done."""
-        if not self._is_ready:
-            return False
-        try:
-            await work()
-        except StoreUnavailable as unavailable:
-            self._writes.fail(str(unavailable))
-            return False
-        return True
-
-    async def _get_ready(self) -> None:
-        await self.bring_up()
-        await self._renew()
-        self._is_ready = True
-
-    async def _maintain(self, work: Callable[[Connection], _T]) -> _T:
-        """Do what has nothing to do with a message; whatever is in its way may be gone later."""
-        try:
-            return await self.database.write(work)
-        except (IntegrityError, DataError) as error:
-            raise StoreUnavailable(reason(error)) from error
-        except DatabaseUnusable as error:  # it was usable at the start
-            raise StoreUnavailable(str(error)) from error
-
-    async def _renew(self) -> None:
-        ended = await self._maintain(self._owner.renew)
-        if ended:
-            _log.warning("runs_interrupted", runs=ended)
-
-    async def _delete_old(self) -> None:
-        if not self._retention_days:
-            return
-        older_than = self._wall_clock() - self._retention_days * DAY
-        last: int | None = 0
-        deleted = 0
-        while last is not None:
-            progress = await self._maintain(partial(delete_old, older_than=older_than, after=last))
-            last = progress.last
-            deleted += progress.deleted
-        if deleted:
-            _log.info("history_deleted", messages=deleted, days=self._retention_days)
+    async def _write(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if type(entry) is RecordMessage:  # from now on its start is an entry of its own
+                self._queued.pop(entry.message.run_id, None)
+        await self._writer.write(entries)
 
     async def _flush(self) -> None:
-        """Write what is to be written, and leave; what a database does not take now is lost."""
+        """Write what is queued, and release the lease; what the database does not take is lost."""
         with trio.move_on_after(FLUSH_SECONDS, shield=True):
-            while not await self._try_to_leave():  # noqa: ASYNC110 - nobody tells that it is back
+            while not await self._try_to_release():  # noqa: ASYNC110 - a database sends no event
                 await trio.sleep(FLUSH_SECONDS / 10)
         if self._writes.unwritten:
-            why = self._writes.trouble or f"no answer within {FLUSH_SECONDS:g} s"
-            _log.error("writes_lost", writes=self._writes.unwritten, reason=why)
+            reason = self._writes.unavailable_reason or f"no answer within {FLUSH_SECONDS:g} s"
+            _log.error("writes_lost", writes=self._writes.unwritten, reason=reason)
 
-    async def _try_to_leave(self) -> bool:
+    async def _try_to_release(self) -> bool:
         try:
-            await self._writes.settle()
-            await self._maintain(self._owner.leave)
+            await self._writes.flush()
+            await self._upkeep.release()
         except StoreUnavailable:
             return False
         return True
 
-    async def _write(self, entries: Sequence[Entry]) -> None:
-        """Write a batch, or find out whether writing works."""
-        try:
-            if not self._is_ready:
-                await self._get_ready()
-            elif self._may_be_partial or not entries:
-                await self._renew()
-            if not entries:
-                # A lease finds a place on a full disk; a message would not.
-                await self._maintain(self._owner.try_room)
-            else:
-                await self._write_batch(entries)
-        except StoreUnavailable:
-            self._may_be_partial = True
-            raise
-        except DatabaseUnusable as error:
-            if not self._is_ready:
-                raise
-            self._may_be_partial = True
-            raise StoreUnavailable(str(error)) from error
-        self._may_be_partial = False
-
-    async def _write_batch(self, entries: Sequence[Entry]) -> None:
-        fault: Exception | None = None
-        for _ in range(CONFLICTS):
-            batch = Batch(entries, self._owner.id, self._numbers, self._may_be_partial)
-            try:
-                found = await self.database.write(batch.write)
-            except (StoreUnavailable, DatabaseUnusable):
-                raise
-            except Exception as refused:
-                # A key of another process's, or a thread that is gone: the next look finds it so.
-                fault = refused
-                self._numbers.forget()
-                continue
-            self._numbers.keep(batch.places)
-            _tell(found)
-            return
-        if len(entries) > 1:
-            for entry in entries:
-                await self._write_batch([entry])
-        elif fault is not None:
-            self._refuse(entries[0], fault)
-
-    def _refuse(self, entry: Entry, fault: Exception) -> None:
-        """Let one that the database never takes not hold up the others."""
-        _log.error("write_refused", write=type(entry).__name__, reason=reason(fault))
-        entry.give_up(StoreUnavailable("the database refuses it"))
-
-    def _check_trouble(self) -> None:
-        if self._writes.trouble is not None:
-            raise StoreUnavailable(self._writes.trouble)
-
-
-def _tell(found: dict[Recording, Known]) -> None:
-    for recording, known in found.items():
-        recording.known = known
+    def _check_available(self) -> None:
+        if self._writes.unavailable_reason is not None:
+            raise StoreUnavailable(self._writes.unavailable_reason)

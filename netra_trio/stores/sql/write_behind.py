@@ -1,26 +1,28 @@
-"""Writes that are taken in order and done in batches, by one task.
+"""A bounded queue of writes, and the one task that writes them in order and in batches.
 
     writes = WriteBehind(write)
     nursery.start_soon(writes.run)
-    await writes.wait_for_room()
-    writes.put(Entry())            # on its way; in order, with whatever else is there
-    await writes.settle()          # and now it is done
+    await writes.send(Entry())     # waits only for room in the queue
+    await writes.write(Entry())    # waits until the entry is stored
+    await writes.flush()           # waits until every earlier entry is stored
 
-One transaction for a hundred writes costs a tenth of a hundred transactions. Whoever waits for a
-write does not wait for a batch to fill: what is there is written at once. What nobody waits for
-may lie for a moment.
+The callers and the writer task are joined by a memory channel. One transaction for a hundred
+entries costs a tenth of a hundred transactions, so the writer takes all entries that are ready,
+and lets entries that no task waits for collect for `DELAY` seconds.
 
-    put ──► queue ──► batch ──► write ──► settled
-                        │
-                        └─ fails: whoever waits is told, everything else is tried again
+    send, write ──► admission ──┐
+    put ────────────────────────┴─► channel ──► batch ──► write ──► completed
+                                       ▲          │
+                                       └──────────┴─ failed: awaited entries report the failure,
+                                                     all others are tried again
 
-When a write fails, or takes too long, it is not known whether it was done. Those who wait are told
-that it was not, so it has to be undone where it was: an entry says what undoes it, and that comes
-before anything else that is written afterwards.
+After a failure, or a write that takes too long, it is unknown whether the batch was stored. An
+entry whose caller was told that it failed must not stay in the store: its `compensation` is
+written before any entry that is queued later.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 import trio
@@ -28,272 +30,376 @@ from attrs import define, field
 
 from netra_trio.errors import StoreUnavailable
 
-BATCH = 1000  # entries: three hundred messages with their starts and ends
-BATCH_BYTES = 1024 * 1024  # of their texts, or one entry that is larger
-DELAY = 0.05  # seconds that what nobody waits for may lie; a batch costs as much as 20 messages
-QUEUE = 3000  # entries that may wait: three batches; beyond it who writes waits
-QUEUE_BYTES = 16 * 1024 * 1024  # of their texts; beyond it likewise
-SLOW_SECONDS = 2.0  # for a batch; then who waits is told that there is no answer
-RETRY_SECONDS = 1.0  # from a failure to the next try: a restarted database is back in about that
+BATCH = 1000  # entries of one transaction: 500 messages with the ends of their runs
+BATCH_BYTES = 1024 * 1024  # of their texts, unless a single entry is larger
+DELAY = 0.05  # seconds that entries may collect; a batch costs as much as 20 messages
+QUEUE = 3000  # entries, three batches: `send` waits while so many are queued
+QUEUE_BYTES = 16 * 1024 * 1024  # of texts, likewise
+CHANNEL = 100_000  # entries in the channel: above QUEUE only the starts and ends of admitted runs
+SLOW_SECONDS = 2.0  # for a batch; then its callers are told that the store is unavailable
+RETRY_SECONDS = 1.0  # from a failure to the next attempt: about what a restart of a database takes
 
 _log = structlog.get_logger(__name__)
 
 
 @define(eq=False)
-class Entry:
-    """Something to write; by itself it writes nothing, and tells when it would have been its turn.
+class Completion:
+    """The outcome of an entry that a task waits for.
 
     Attributes:
-        size: What it counts in bytes.
-        is_awaited: Whether somebody waits for it, and is told if it fails. Whatever nobody waits
-            for is tried again until it is done.
-        is_done: Whether it was written.
-        is_given_up: Whether nobody wants it written any more.
-        fault: Why it was given up.
+        fails_with_batch: Whether a failed attempt is reported to the waiting task, and the entry
+            compensated. Other entries are tried again until they are stored.
+        is_stored: Whether the entry was stored.
+        is_withdrawn: Whether the entry must not be stored any more: its caller was told that it
+            failed, or was cancelled.
+        error: Why it was withdrawn.
+        settled: Set once the entry is stored or withdrawn.
     """
 
-    size: int = 0
-    is_awaited: bool = False
-    is_done: bool = False
-    is_given_up: bool = False
-    fault: Exception | None = None
-    _settled: trio.Event | None = field(default=None, init=False)
+    fails_with_batch: bool
+    is_stored: bool = False
+    is_withdrawn: bool = False
+    error: Exception | None = None
+    settled: trio.Event = field(factory=trio.Event)
 
-    @property
-    def settled(self) -> trio.Event:
-        """Set when it was written, or given up; made for who asks, as most are not waited for."""
-        if self._settled is None:
-            self._settled = trio.Event()
-            if self.is_done or self.is_given_up:
-                self._settled.set()
-        return self._settled
+    def confirm(self) -> None:
+        """Report that the entry is stored."""
+        self.is_stored = True
+        self.settled.set()
 
-    def undo(self) -> "Entry | None":
-        """Return what has to be written if this may have been, and must not."""
+    def withdraw(self, error: Exception | None = None) -> None:
+        """Report that the entry is not stored, or not wanted any more."""
+        self.is_withdrawn = True
+        self.error = error
+        self.settled.set()
+
+
+@define(eq=False)
+class Entry:
+    """Something to write. An entry of this class writes nothing; it marks a place in the queue.
+
+    Attributes:
+        size: Bytes that it counts against `BATCH_BYTES` and `QUEUE_BYTES`.
+        completion: Its outcome; None if no task waits for it.
+    """
+
+    size: int = field(default=0, kw_only=True)
+    completion: Completion | None = field(default=None, init=False)
+
+    def compensation(self) -> "Entry | None":
+        """Return the entry that removes this one from the store, None if nothing has to be."""
         return None
 
-    def give_up(self, fault: Exception | None = None) -> None:
-        """Let nobody wait for it any more."""
-        self.is_given_up = True
-        self.fault = fault
-        self._tell()
-
-    def done(self) -> None:
-        """Note that it was written."""
-        self.is_done = True
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._settled is not None:
-            self._settled.set()
+    def complete(self) -> trio.Event:
+        """Return the event that is set when this is stored; attempts that fail are repeated."""
+        self.completion = Completion(fails_with_batch=False)
+        return self.completion.settled
 
 
 Write = Callable[[Sequence[Entry]], Awaitable[None]]
-"""Writes a batch, all of it or nothing; an empty one finds out whether writing works.
+"""Writes a batch completely or not at all; an empty batch tests whether writing works.
 
-Raises StoreUnavailable, after which the batch comes again but for those that were told.
+Raises `StoreUnavailable`. The entries of the batch, without those that were withdrawn, then come
+again with the next batch, and may be stored already.
 """
+
+_WAKE_UP = Entry()
+"""Wakes the writer task up. It is no entry of a caller, and is not counted."""
 
 
 class WriteBehind:
-    """A queue of writes, within bounds, and the task that does them.
+    """A queue of writes within bounds, and the task that empties it.
+
+    Args:
+        write: Writes a batch.
 
     Attributes:
-        trouble: Why nothing can be written now, None where all is well.
+        unavailable_reason: Why nothing can be written now; None while writing works.
     """
 
     def __init__(self, write: Write) -> None:
-        self.trouble: str | None = None
+        self.unavailable_reason: str | None = None
         self._write = write
-        self._queue: deque[Entry] = deque()
-        self._bytes = 0
-        self._oldest = 0.0
-        self._room = trio.lowlevel.ParkingLot()
-        self._promised = 0  # places, to those who were woken and have not come yet
-        self._news = trio.Event()
-        self._hurry = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[Entry](CHANNEL)
+        # Compensations of cancelled calls: each belongs to an awaited entry of the last two
+        # batches, and the writer takes them before it takes another batch.
+        self._undo_send, self._undo_receive = trio.open_memory_channel[Entry](2 * BATCH)
+        self._head: deque[Entry] = deque()  # the writer's own: entries that come before the channel
         self._writing: Sequence[Entry] = ()
+        self._waiting = 0
+        self._bytes = 0
+        self._lost = 0
+        self._oldest = 0.0
+        self._queued: dict[Entry, Completion] = {}  # those that fail with a batch
+        self._admission = trio.Lock()
+        self._room = trio.Event()
+        self._urgent = trio.Event()
+        self._is_idle = False
 
-    async def wait_for_room(self) -> None:
-        """Wait until there is a place, in the order of coming; cancelling is safe.
+    async def send(self, entry: Entry) -> None:
+        """Queue an entry; wait for room, in the order of the calls. Cancelling is safe.
+
+        Raises:
+            StoreUnavailable: If nothing can be written now; the entry is not queued.
+        """
+        await self.admit()
+        self.put(entry)
+
+    async def admit(self) -> None:
+        """Wait until there is room for an entry, which has to be put without a checkpoint then.
 
         Raises:
             StoreUnavailable: If nothing can be written now.
         """
-        # Nobody overtakes who waits: with many who write, some would wait for seconds.
-        if self.trouble is None and (self._room or not self._places()):
-            await self._room.park()
-            self._promised -= 1
-        if self.trouble is not None:
-            raise StoreUnavailable(self.trouble)
+        if self._must_wait() or self._admission.locked():
+            # The lock is FIFO: without it, a caller that comes at the right time would be
+            # admitted before those that have waited, and some of them would wait for seconds.
+            async with self._admission:
+                while self._must_wait():
+                    self._room = trio.Event()
+                    await self._room.wait()
+        if self.unavailable_reason is not None:
+            raise StoreUnavailable(self.unavailable_reason)
 
-    def put(self, entry: Entry, *, at_once: bool = False) -> None:
-        """Take an entry as the last one, also where there is no place for it."""
-        self._queue.append(entry)
-        self._notice(entry)
-        if at_once:
-            self._hurry.set()
-
-    async def do(self, entry: Entry) -> None:
-        """Write an entry that somebody waits for.
-
-        Cancelled, or told that it failed, it is undone where it was done.
-
-        Raises:
-            StoreUnavailable: If it cannot be written now.
-        """
-        entry.is_awaited = True
-        self.put(entry, at_once=True)
+    def put(self, entry: Entry, *, urgent: bool = False) -> None:
+        """Queue an entry that cannot wait for room: the event of a run that was admitted."""
         try:
-            await entry.settled.wait()
-        except trio.Cancelled:
-            entry.give_up()
-            if entry.is_done:
-                self._take_back([entry])
-            raise
-        if entry.fault is not None:
-            raise entry.fault
+            self._send.send_nowait(entry)
+        except trio.WouldBlock:
+            self._lose(entry)
+            return
+        self._waiting += 1
+        self._bytes += entry.size
+        if self._waiting == 1:
+            self._oldest = trio.current_time()
+        if urgent or self._waiting >= BATCH:
+            self._urgent.set()
 
-    async def settle(self) -> None:
-        """Wait until everything that was put before is written; cancelling is safe.
+    async def write(self, entry: Entry) -> None:
+        """Queue an entry and wait until it is stored.
+
+        If this is cancelled, or raises, the entry is not stored, or is compensated before any
+        entry that is queued later.
 
         Raises:
             StoreUnavailable: If it cannot be written now.
         """
-        if self.trouble is not None:
-            raise StoreUnavailable(self.trouble)
-        if self._queue or self._writing:
-            await self.do(Entry())
+        completion = entry.completion = Completion(fails_with_batch=True)
+        self._queued[entry] = completion
+        self.put(entry, urgent=True)
+        try:
+            await completion.settled.wait()
+        except trio.Cancelled:
+            if completion.is_stored:
+                self._compensate_later(entry)
+            self._withdraw(entry, completion)
+            raise
+        if completion.error is not None:
+            raise completion.error
+
+    async def flush(self) -> None:
+        """Wait until every entry that was queued before is stored; cancelling is safe.
+
+        Raises:
+            StoreUnavailable: If they cannot be written now.
+        """
+        if self.unavailable_reason is not None:
+            raise StoreUnavailable(self.unavailable_reason)
+        if self._waiting or self._writing:
+            await self.write(Entry())
 
     def statistics(self) -> dict[str, int]:
-        """Return how many entries wait, and how large they are."""
-        return {"waiting": len(self._queue), "waiting_bytes": self._bytes}
+        """Return how many entries wait to be written, and their size."""
+        return {"waiting": self._waiting, "waiting_bytes": self._bytes}
 
     @property
     def unwritten(self) -> int:
-        """How many entries are not known to be written, and should be."""
-        entries = [*self._writing, *self._queue]
-        return len([entry for entry in entries if not entry.is_given_up])
+        """How many entries are not known to be stored, and should be."""
+        return self._lost + self._waiting + len(_wanted(self._writing))
 
     async def run(self) -> None:
-        """Write what is put, until cancelled."""
+        """Write what is queued, until cancelled."""
         while True:
-            await self._wait_until_due()
-            batch = self._take()
-            why = await self._attempt(batch)
-            if why is None:
-                self._settle(batch)
+            await self._wait_for_work()
+            batch = self._collect()
+            if not batch and self.unavailable_reason is None:
+                continue
+            reason = await self._attempt(batch)
+            if reason is None:
+                self._confirm(batch)
             else:
-                self._retry(batch, why)
-                self.fail(why)
+                self._retry(batch, reason)
+                self.mark_unavailable(reason)
                 await trio.sleep(RETRY_SECONDS)
 
-    def fail(self, why: str) -> None:
-        """Note that nothing can be written now, and tell whoever waits."""
-        if self.trouble is None:
-            _log.warning("store_unavailable", reason=why, waiting=len(self._queue))
-        self.trouble = why
-        for entry in [entry for entry in self._queue if entry.is_awaited]:
-            entry.give_up(StoreUnavailable(why))
-        self._drop_given_up()
-        self._news.set()
-        self._let_in(len(self._room))  # to be told
+    def mark_unavailable(self, reason: str) -> None:
+        """Note that nothing can be written now, and report it to every waiting caller."""
+        if self.unavailable_reason is None:
+            _log.warning("store_unavailable", reason=reason, waiting=self._waiting)
+        self.unavailable_reason = reason
+        for entry, completion in list(self._queued.items()):
+            self._withdraw(entry, completion, StoreUnavailable(reason))
+        self._room.set()
+        self._wake_up()
 
-    def _places(self) -> int:
-        """Return how many entries may come in, but for those that were told so already."""
-        if self._bytes >= QUEUE_BYTES:
-            return 0
-        return max(0, QUEUE - len(self._queue) - self._promised)
+    def _must_wait(self) -> bool:
+        is_full = self._waiting >= QUEUE or self._bytes >= QUEUE_BYTES
+        return is_full and self.unavailable_reason is None
 
-    def _let_in(self, count: int) -> None:
-        """Wake so many of those who wait."""
-        self._promised += count
-        self._room.unpark(count=count)
+    def _lose(self, entry: Entry) -> None:
+        reason = f"{CHANNEL} entries wait to be written"
+        if not self._lost:
+            _log.error("writes_lost", writes=1, reason=reason)
+        self._lost += 1
+        self._queued.pop(entry, None)
+        if entry.completion is not None:
+            entry.completion.withdraw(StoreUnavailable(reason))
 
-    def _notice(self, entry: Entry) -> None:
-        if len(self._queue) == 1:
-            self._oldest = trio.current_time()
-        self._bytes += entry.size
-        self._news.set()
-        if len(self._queue) >= BATCH:
-            self._hurry.set()
+    def _withdraw(
+        self, entry: Entry, completion: Completion, error: Exception | None = None
+    ) -> None:
+        """Withdraw an awaited entry; one that is queued leaves its room at once."""
+        if self._queued.pop(entry, None) is not None:
+            self._waiting -= 1
+            self._bytes -= entry.size
+        completion.withdraw(error)
 
-    async def _wait_until_due(self) -> None:
-        """Wait for something to write, and a moment more for others to join it."""
-        while not self._queue and self.trouble is None:
-            self._news = trio.Event()
-            await self._news.wait()
-        if self.trouble is None:
+    def _compensate_later(self, entry: Entry) -> None:
+        compensation = entry.compensation()
+        if compensation is not None:
+            self._undo_send.send_nowait(compensation)
+            self._count([compensation])
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        """Let the writer task look at something else than a new entry."""
+        if self._is_idle:
+            self._is_idle = False
+            self._send.send_nowait(_WAKE_UP)
+
+    async def _wait_for_work(self) -> None:
+        """Wait for something to write, then for more entries to join it."""
+        self._receive_compensations()
+        if not self._head and self.unavailable_reason is None:
+            self._is_idle = True
+            self._head.append(await self._receive.receive())
+            self._is_idle = False
+        if self.unavailable_reason is None:
             with trio.move_on_at(self._oldest + DELAY):
-                await self._hurry.wait()
-        self._hurry = trio.Event()
+                await self._urgent.wait()
+        self._urgent = trio.Event()
 
-    def _take(self) -> list[Entry]:
-        self._drop_given_up()
+    def _receive_compensations(self) -> None:
+        compensations: list[Entry] = []
+        try:
+            while True:
+                compensations.append(self._undo_receive.receive_nowait())
+        except trio.WouldBlock:
+            self._head.extendleft(reversed(compensations))
+
+    def _collect(self) -> list[Entry]:
+        """Take the entries of the next batch."""
+        self._receive_compensations()
         batch: list[Entry] = []
         size = 0
-        while self._queue and len(batch) < BATCH:
-            entry = self._queue[0]
-            if batch and size + entry.size > BATCH_BYTES:
-                break
-            size += entry.size
-            batch.append(self._queue.popleft())
+        head, receive = self._head, self._receive.receive_nowait
+        is_full = False
+        try:
+            while not is_full:
+                entry = head.popleft() if head else receive()
+                completion = entry.completion
+                if completion is not None:
+                    if completion.is_withdrawn:
+                        continue
+                    self._queued.pop(entry, None)
+                elif entry is _WAKE_UP:
+                    continue
+                size += entry.size
+                batch.append(entry)
+                is_full = len(batch) == BATCH or size > BATCH_BYTES
+        except trio.WouldBlock:
+            pass
+        if size > BATCH_BYTES and len(batch) > 1:
+            size -= batch[-1].size
+            self._put_back([batch.pop()])
+        self._waiting -= len(batch)
         self._bytes -= size
-        if self._queue:
-            self._hurry.set()  # it has waited long enough
-        self._let_in(min(self._places(), len(self._room)))
+        if self._waiting:
+            self._urgent.set()  # they have waited long enough
+        self._room.set()
         return batch
 
-    def _drop_given_up(self) -> None:
-        """Take out what nobody wants any more; it was never begun."""
-        if any(entry.is_given_up for entry in self._queue):
-            self._bytes -= sum(entry.size for entry in self._queue if entry.is_given_up)
-            self._queue = deque(entry for entry in self._queue if not entry.is_given_up)
+    def _put_back(self, entries: Sequence[Entry]) -> None:
+        """Make entries the first ones of the next batch."""
+        self._head.extendleft(reversed(entries))
+        for entry in entries:
+            completion = entry.completion
+            if completion is not None and completion.fails_with_batch:
+                self._queued[entry] = completion
+
+    def _count(self, entries: Sequence[Entry]) -> None:
+        if entries and not self._waiting:
+            self._oldest = trio.current_time()
+        self._waiting += len(entries)
+        self._bytes += sum(entry.size for entry in entries)
 
     async def _attempt(self, batch: Sequence[Entry]) -> str | None:
-        """Write a batch; return why it failed, if it did."""
-        why = None
+        """Write a batch; return why it failed, None if it did not."""
+        reason = None
         self._writing = batch
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._lose_patience, batch)
+            nursery.start_soon(self._report_slow, batch)
             try:
                 await self._write(batch)
             except StoreUnavailable as unavailable:
-                why = str(unavailable)
+                reason = str(unavailable)
             nursery.cancel_scope.cancel()
         self._writing = ()
-        return why
+        return reason
 
-    async def _lose_patience(self, batch: Sequence[Entry]) -> None:
-        """Tell those who wait for a batch that it takes too long; it goes on all the same."""
+    async def _report_slow(self, batch: Sequence[Entry]) -> None:
+        """Report a batch that takes too long as failed; its write goes on."""
         await trio.sleep(SLOW_SECONDS)
-        why = f"no answer within {SLOW_SECONDS:g} s"
-        for entry in batch:
-            if entry.is_awaited:
-                entry.give_up(StoreUnavailable(why))
-        self.fail(why)
+        reason = f"no answer within {SLOW_SECONDS:g} s"
+        self._withdraw_awaited(batch, reason)
+        self.mark_unavailable(reason)
 
-    def _settle(self, batch: Sequence[Entry]) -> None:
-        if self.trouble is not None:
-            _log.info("store_available", waiting=len(self._queue))
-            self.trouble = None
-        for entry in batch:
-            entry.done()
-        self._take_back([entry for entry in batch if entry.is_given_up])
+    def _withdraw_awaited(self, batch: Sequence[Entry], reason: str) -> None:
+        for entry in _wanted(batch):
+            completion = entry.completion
+            if completion is not None and completion.fails_with_batch:
+                completion.withdraw(StoreUnavailable(reason))
 
-    def _retry(self, batch: Sequence[Entry], why: str) -> None:
-        """Put back what nobody waits for; what was told that it failed is undone instead."""
-        for entry in batch:
-            if entry.is_awaited and not entry.is_given_up:
-                entry.give_up(StoreUnavailable(why))
-        self._take_back([entry for entry in batch if entry.is_given_up])
-        self._put_first([entry for entry in batch if not entry.is_given_up])
+    def _confirm(self, batch: Sequence[Entry]) -> None:
+        if self.unavailable_reason is not None:
+            _log.info("store_available", waiting=self._waiting)
+            self.unavailable_reason = None
+        awaited = [entry for entry in batch if entry.completion is not None]
+        for entry in awaited:
+            if entry.completion is not None and not entry.completion.is_withdrawn:
+                entry.completion.confirm()
+        self._go_first(_compensations(entry for entry in awaited if _is_withdrawn(entry)))
 
-    def _take_back(self, given_up: Sequence[Entry]) -> None:
-        """See that what was given up is not there, before anything else is written."""
-        self._put_first([undoing for entry in given_up if (undoing := entry.undo()) is not None])
+    def _retry(self, batch: Sequence[Entry], reason: str) -> None:
+        """Put back the entries whose callers were told nothing; compensate the others."""
+        self._withdraw_awaited(batch, reason)
+        withdrawn = [entry for entry in batch if _is_withdrawn(entry)]
+        self._go_first([*_wanted(batch), *_compensations(withdrawn)])
 
-    def _put_first(self, entries: Sequence[Entry]) -> None:
-        for entry in reversed(entries):
-            self._queue.appendleft(entry)
-            self._notice(entry)
+    def _go_first(self, entries: Sequence[Entry]) -> None:
+        self._count(entries)
+        self._put_back(entries)
+
+
+def _is_withdrawn(entry: Entry) -> bool:
+    return entry.completion is not None and entry.completion.is_withdrawn
+
+
+def _wanted(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries that were not withdrawn."""
+    return [entry for entry in entries if not _is_withdrawn(entry)]
+
+
+def _compensations(entries: Iterable[Entry]) -> list[Entry]:
+    found = (entry.compensation() for entry in entries)
+    return [compensation for compensation in found if compensation is not None]

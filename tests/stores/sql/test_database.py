@@ -1,4 +1,4 @@
-"""A database of either kind: how it is reached, its limits, and what is told of its faults."""
+"""A database of either kind: addresses, limits, and the errors that it reports."""
 
 import sqlite3
 import stat
@@ -57,14 +57,14 @@ async def server(postgres_url: str) -> AsyncIterator[Database]:
 
 
 async def wait_until_idle(database: Database) -> None:
-    """Wait for the threads that were left to themselves: they give their connections back."""
+    """Wait for abandoned threads, which return their connections."""
     with trio.fail_after(PATIENCE):
         while database._limiter.borrowed_tokens:  # noqa: ASYNC110 - a thread has no event
             await trio.sleep(0.01)
 
 
 def scalar(statement: str) -> Callable[[Connection], object]:
-    """Return what asks for one value."""
+    """Return a unit of work that selects one value."""
     return lambda connection: connection.scalar(text(statement))
 
 
@@ -72,7 +72,7 @@ def scalar(statement: str) -> Callable[[Connection], object]:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-async def test_a_postgresql_may_be_named_in_three_ways(postgres_url: str, scheme: str) -> None:
+async def test_postgresql_urls_have_three_forms(postgres_url: str, scheme: str) -> None:
     with opened(postgres_url.replace("postgresql", scheme, 1)) as database:
         assert await database.read(scalar("SELECT 1")) == 1
         assert database.url.drivername == "postgresql+psycopg"
@@ -80,7 +80,7 @@ async def test_a_postgresql_may_be_named_in_three_ways(postgres_url: str, scheme
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
-async def test_a_database_in_memory_is_one_connection(url: str) -> None:
+async def test_a_database_in_memory_has_one_connection(url: str) -> None:
     with opened(url) as database:
         await database.write(lambda c: c.execute(text("CREATE TABLE t (n)")).close())
         async with trio.open_nursery() as nursery:
@@ -90,27 +90,27 @@ async def test_a_database_in_memory_is_one_connection(url: str) -> None:
         assert await database.read(scalar("SELECT count(*) FROM t")) == 20
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_folder_names_it(tmp_path: Path) -> None:
     file = tmp_path / "missing" / "store.db"
     with pytest.raises(DatabaseUnusable) as refused:
         Database(f"sqlite:///{file}")
     assert str(refused.value) == (
-        f"DATABASE_URL: {file} cannot be opened, expected a file in a folder that exists; "
-        f"make {file.parent}, or name another place"
+        f"DATABASE_URL: {file} cannot be opened, because its folder does not exist; "
+        f"create {file.parent}, or use another path"
     )
 
 
-def test_a_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_cannot_be_created_names_it(tmp_path: Path) -> None:
     file = tmp_path / ("x" * 300)
     with pytest.raises(DatabaseUnusable) as refused:
         Database(f"sqlite:///{file}")
     assert str(refused.value) == (
-        f"DATABASE_URL: {file} cannot be written (File name too long); permit it, or name another "
-        "place"
+        f"DATABASE_URL: {file} cannot be written (File name too long); permit it, or use another "
+        "path"
     )
 
 
-def test_an_sqlite_that_is_too_old_is_named(
+def test_an_sqlite_that_is_too_old_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
@@ -126,7 +126,7 @@ def test_an_sqlite_that_is_too_old_is_named(
     Database(f"sqlite:///{tmp_path}/store.db")
 
 
-async def test_the_file_and_what_is_beside_it_are_nobody_elses(tmp_path: Path) -> None:
+async def test_the_files_of_sqlite_are_private(tmp_path: Path) -> None:
     store = SqlStore(f"sqlite:///{tmp_path}/store.db")
     async with store.open():
         await record(store, new())
@@ -151,7 +151,7 @@ def modes(folder: Path) -> dict[str, str]:
         f"postgresql://user@host/db?password={SECRET}",
     ],
 )
-def test_the_name_shows_no_password(url: str) -> None:
+def test_the_name_contains_no_password(url: str) -> None:
     name = Database(url).name
     assert SECRET not in name
     assert "host/db" in name
@@ -160,7 +160,7 @@ def test_the_name_shows_no_password(url: str) -> None:
 # Limits
 
 
-async def test_our_limits_are_in_force(server: Database) -> None:
+async def test_time_limits_are_set_on_every_connection(server: Database) -> None:
     for read in (server.read, server.write):
         assert await read(scalar("SHOW statement_timeout")) == "2s"
         assert await read(scalar("SHOW lock_timeout")) == "2s"
@@ -168,7 +168,7 @@ async def test_our_limits_are_in_force(server: Database) -> None:
         assert await read(scalar("SHOW application_name")) == "netra_trio"
 
 
-async def test_what_the_url_says_wins(postgres_url: str) -> None:
+async def test_options_of_the_url_take_precedence(postgres_url: str) -> None:
     query = "?application_name=mine&connect_timeout=9&options=-c%20statement_timeout%3D7s"
     with opened(postgres_url + query) as database:
         assert await database.read(scalar("SHOW statement_timeout")) == "7s"
@@ -187,7 +187,7 @@ async def test_what_the_url_says_wins(postgres_url: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
-async def test_a_statement_that_takes_too_long_is_cut(server: Database, how: str) -> None:
+async def test_a_slow_statement_is_cancelled(server: Database, how: str) -> None:
     use = server.read if how == "read" else server.write
     started = time.monotonic()
     with (
@@ -199,7 +199,7 @@ async def test_a_statement_that_takes_too_long_is_cut(server: Database, how: str
     assert await use(scalar("SELECT 1")) == 1
 
 
-async def test_pragmas_are_in_force_on_every_connection(sqlite_url: str) -> None:
+async def test_pragmas_are_set_on_every_connection(sqlite_url: str) -> None:
     names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
     found: list[list[object]] = []
     gate = trio.Event()
@@ -209,7 +209,7 @@ async def test_pragmas_are_in_force_on_every_connection(sqlite_url: str) -> None
         found.append(values)
         if len(found) == CONNECTIONS:
             trio.from_thread.run_sync(gate.set)
-        trio.from_thread.run(gate.wait)  # all of them are in use at once
+        trio.from_thread.run(gate.wait)  # all connections are in use at once
 
     with opened(sqlite_url) as database, trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -218,7 +218,7 @@ async def test_pragmas_are_in_force_on_every_connection(sqlite_url: str) -> None
     assert found == [["wal", 2, 1, STATEMENT_SECONDS * 1000]] * CONNECTIONS
 
 
-async def test_there_are_no_more_threads_than_connections(database: Database) -> None:
+async def test_there_are_at_most_as_many_threads_as_connections(database: Database) -> None:
     at_work = largest = 0
     counting = threading.Lock()
     all_at_once = threading.Barrier(CONNECTIONS, timeout=PATIENCE)
@@ -238,10 +238,10 @@ async def test_there_are_no_more_threads_than_connections(database: Database) ->
     assert largest == CONNECTIONS
 
 
-# Faults
+# Errors
 
 
-async def test_a_connection_that_was_killed_is_replaced_in_a_read(
+async def test_a_read_replaces_a_closed_connection(
     server: Database, postgres: PostgresServer
 ) -> None:
     own = await server.read(scalar("SELECT pg_backend_pid()"))
@@ -249,19 +249,19 @@ async def test_a_connection_that_was_killed_is_replaced_in_a_read(
     assert await server.read(scalar("SELECT pg_backend_pid()")) != own
 
 
-async def test_a_short_question_past_sqlalchemy_finds_rows(database: Database) -> None:
+async def test_a_query_without_sqlalchemy_returns_rows(database: Database) -> None:
     mark = "?" if database.is_sqlite else "%s"
     found = await database.find(f"SELECT {mark}, 2", ("one",))
     assert found == [("one", 2)]
 
 
-async def test_a_short_question_that_fails_is_told_as_any_other(database: Database) -> None:
+async def test_a_query_without_sqlalchemy_reports_errors_as_others_do(database: Database) -> None:
     with pytest.raises(StoreUnavailable, match="nowhere"):
         await database.find("SELECT 1 FROM nowhere", ())
     assert await database.find("SELECT 1", ()) == [(1,)]
 
 
-async def test_a_short_question_replaces_a_connection_that_was_killed(
+async def test_a_query_without_sqlalchemy_replaces_a_closed_connection(
     server: Database, postgres: PostgresServer
 ) -> None:
     ((own,),) = await server.find("SELECT pg_backend_pid()", ())
@@ -270,7 +270,7 @@ async def test_a_short_question_replaces_a_connection_that_was_killed(
     assert now != own
 
 
-async def test_a_connection_that_was_killed_fails_a_write_once(
+async def test_a_closed_connection_fails_one_write(
     server: Database, postgres: PostgresServer
 ) -> None:
     own = await server.write(scalar("SELECT pg_backend_pid()"))
@@ -280,7 +280,7 @@ async def test_a_connection_that_was_killed_fails_a_write_once(
     assert await server.write(scalar("SELECT 1")) == 1
 
 
-async def test_a_fault_that_is_not_the_connections_is_not_tried_again(database: Database) -> None:
+async def test_an_error_of_the_statement_is_not_retried(database: Database) -> None:
     tries = 0
 
     def work(connection: Connection) -> None:
@@ -329,7 +329,7 @@ async def test_a_write_that_fails_changes_nothing(database: Database) -> None:
     assert await database.read(scalar("SELECT count(*) FROM users")) == 1
 
 
-async def test_what_is_told_of_a_fault_has_no_value_in_it(database: Database) -> None:
+async def test_a_reason_contains_no_value(database: Database) -> None:
     row = {"user_id": SECRET, "enabled": True, "created_at": 1.0}
     faults: list[str] = []
     for rows in ([row, row], [{**row, "enabled": None}]):
@@ -344,13 +344,13 @@ async def test_what_is_told_of_a_fault_has_no_value_in_it(database: Database) ->
     assert ("UNIQUE" in faults[0]) or ("unique" in faults[0])
 
 
-async def test_a_value_out_of_range_is_told_apart(server: Database) -> None:
+async def test_a_value_out_of_range_is_a_data_error(server: Database) -> None:
     with pytest.raises(DataError) as refused:
         await server.write(scalar("SELECT 10000000000::integer"))
     assert reason(refused.value) == "NumericValueOutOfRange: integer out of range"
 
 
-async def test_a_server_that_is_not_there_is_told_without_a_password() -> None:
+async def test_the_error_for_an_unreachable_server_contains_no_password() -> None:
     with opened(f"postgresql://user:{SECRET}@127.0.0.1:1/db") as database:
         with pytest.raises(StoreUnavailable, match="refused") as unavailable:
             await database.read(scalar("SELECT 1"))
@@ -375,7 +375,7 @@ def test_a_reason_is_one_short_line(fault: OperationalError, expected: str) -> N
     assert reason(fault) == expected
 
 
-async def test_who_waits_for_a_connection_does_so_where_it_can_be_cancelled(
+async def test_waiting_for_a_connection_can_be_cancelled(
     server: Database,
 ) -> None:
     over = threading.Event()
@@ -389,7 +389,7 @@ async def test_who_waits_for_a_connection_does_so_where_it_can_be_cancelled(
         over.set()
 
 
-async def test_a_connection_that_is_given_back_after_the_end_is_closed(own_url: str) -> None:
+async def test_a_connection_returned_after_close_is_closed(own_url: str) -> None:
     database = Database(own_url)
     closed: list[object] = []
     event.listen(database.engine, "close", lambda connection, _: closed.append(connection))
@@ -406,15 +406,15 @@ async def test_a_connection_that_is_given_back_after_the_end_is_closed(own_url: 
         assert closed == []
         gate.set()
     assert len(closed) == 1
-    # It can be used again all the same.
+    # It can still be used.
     assert await database.read(scalar("SELECT 1")) == 1
     assert len(closed) == 1
     database.close()
     assert len(closed) == 2
 
 
-def test_a_transaction_that_writes_waits_for_another_one(sqlite_url: str) -> None:
-    """It takes the lock at its begin: having read first, it could not wait any more."""
+def test_a_write_transaction_waits_for_another_one(sqlite_url: str) -> None:
+    """It takes the lock when it begins: after a read it could not wait for it."""
 
     def work(_: int) -> None:
         with opened(sqlite_url) as database, database.engine.begin() as connection:
@@ -436,7 +436,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x00
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def written(request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """Return a connection that sees a table of texts."""
+    """Return a connection to a table of texts."""
     url = "sqlite://" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     with opened(url) as database, database.engine.connect() as connection:
         exact.create(connection)
@@ -453,7 +453,7 @@ def written(request: pytest.FixtureRequest) -> Iterator[Connection]:
         HealthCheck.too_slow,
     ],
 )
-def test_any_text_comes_back_as_it_was(written: Connection, texts: list[str]) -> None:
+def test_any_text_is_read_as_it_was_written(written: Connection, texts: list[str]) -> None:
     with written.begin_nested() as step:
         written.execute(insert(exact), [{"said": each} for each in texts])
         assert sorted(written.scalars(select(exact.c.said))) == sorted(texts)
@@ -463,13 +463,13 @@ def test_any_text_comes_back_as_it_was(written: Connection, texts: list[str]) ->
         step.rollback()
 
 
-def test_no_text_is_no_text(written: Connection) -> None:
+def test_null_is_read_as_none(written: Connection) -> None:
     written.execute(insert(exact), [{"said": None}])
     assert written.scalars(select(exact.c.said)).all() == [None]
 
 
 @given(TEXTS)
-def test_two_texts_are_never_written_alike(said: str) -> None:
+def test_two_texts_are_never_stored_as_the_same(said: str) -> None:
     kind = ExactText()
     kept = kind.process_bind_param(said, None)
     assert kept is not None
@@ -477,15 +477,15 @@ def test_two_texts_are_never_written_alike(said: str) -> None:
     assert kind.process_result_value(kept, None) == said
 
 
-async def test_a_file_of_something_else_can_never_work(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("This is no database, however long one looks at it.\n" * 100)
-    with pytest.raises(DatabaseUnusable, match="is a file of something else"):
+    with pytest.raises(DatabaseUnusable, match="is not an SQLite database"):
         await Database(f"sqlite:///{file}").write(
             lambda connection: connection.scalar(text("SELECT 1"))
         )
 
 
-def test_a_folder_can_never_work(tmp_path: Path) -> None:
+def test_a_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnusable, match="is a folder"):
         Database(f"sqlite:///{tmp_path}")

@@ -1,4 +1,4 @@
-"""The schema: up, down and up again, with what is in it; and whoever starts beside."""
+"""Migrations: upgrades and downgrades with existing rows, and several processes at once."""
 
 import os
 import re
@@ -44,7 +44,7 @@ OLD = Path(__file__).with_name("old_0001.sql")
 OURS = sorted(metadata.tables)
 PROCESSES = 8
 
-# Forked from one that has everything imported, they begin at the same moment.
+# Forked from a process that has imported everything, so that they start at the same time.
 OPEN_AT_ONCE = """
 import os, sys, trio
 from netra_trio.errors import StoreUnavailable
@@ -87,12 +87,12 @@ def tables(url: str) -> list[str]:
 
 
 def to(revision: str) -> Callable[[Connection], None]:
-    """Return what brings a database to a revision."""
+    """Return a unit of work that migrates a database to a revision."""
     return lambda connection: migrate(connection, revision)
 
 
 def differences(url: str, wanted: MetaData = metadata) -> list[Any]:
-    """Return what would have to be changed in a database for it to be as wanted."""
+    """Return the differences between a database and the expected schema."""
 
     def work(connection: Connection) -> list[Any]:
         options = {"compare_type": True, "compare_server_default": True}
@@ -105,7 +105,7 @@ def differences(url: str, wanted: MetaData = metadata) -> list[Any]:
 
 
 def indexes(url: str) -> list[str]:
-    """Return how the indexes are made, with their conditions."""
+    """Return the definitions of the indexes, with their conditions."""
     statements = {
         "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
         "postgresql": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
@@ -119,16 +119,16 @@ def indexes(url: str) -> list[str]:
 
 
 def table_sql(url: str) -> list[str]:
-    """Return how SQLite's tables are made."""
+    """Return the definitions of SQLite's tables."""
     statement = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'alembic%'"
     rows = change(url, lambda connection: connection.scalars(text(statement)).all())
     return sorted("AUTOINCREMENT" * ("AUTOINCREMENT" in row) + row.split()[2] for row in rows)
 
 
-# Up and down
+# Upgrade and downgrade
 
 
-def test_the_schema_goes_up_and_down_and_up_again(fresh_url: str) -> None:
+def test_the_schema_is_upgraded_downgraded_and_upgraded(fresh_url: str) -> None:
     assert change(fresh_url, current_revision) is None
     change(fresh_url, migrate)
     made = differences(fresh_url), indexes(fresh_url)
@@ -147,14 +147,14 @@ def test_the_schema_goes_up_and_down_and_up_again(fresh_url: str) -> None:
 
 
 def down_to_nothing(connection: Connection) -> None:
-    from alembic import command  # noqa: PLC0415 - as the package has it
+    from alembic import command  # noqa: PLC0415 - as in the package
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", SCRIPTS)
     command.downgrade(config, "base")
 
 
-def test_bringing_it_up_twice_changes_nothing(fresh_url: str, logs: list[Any]) -> None:
+def test_migrating_twice_changes_nothing(fresh_url: str, logs: list[Any]) -> None:
     change(fresh_url, migrate)
     change(fresh_url, migrate)
     changed = {"event": "schema_changed", "log_level": "info", "before": None, "now": REVISIONS[-1]}
@@ -169,16 +169,18 @@ def test_the_revisions_are_those_of_the_scripts() -> None:
     assert scripts.get_heads() == [REVISIONS[-1]]
 
 
-# The migrations make what schema.py says
+# The migrations result in schema.py
 
 
-def test_the_migrations_make_the_schema(fresh_url: str, tmp_path: Path) -> None:
+def test_the_migrations_result_in_the_schema(fresh_url: str, tmp_path: Path) -> None:
     change(fresh_url, migrate)
     assert differences(fresh_url) == []
 
 
-def test_the_migrations_make_the_same_indexes_and_keys(tmp_path: Path, database_url: str) -> None:
-    """Conditions of indexes and AUTOINCREMENT are not compared by Alembic."""
+def test_the_migrations_result_in_the_same_indexes_and_keys(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Alembic does not compare conditions of indexes and AUTOINCREMENT."""
     made, said = f"sqlite:///{tmp_path}/made.db", f"sqlite:///{tmp_path}/said.db"
     change(made, migrate)
     change(said, metadata.create_all)
@@ -228,7 +230,7 @@ def _with_a_constraint(other: MetaData) -> None:
         (_with_a_constraint, ["add_constraint"]),
     ],
 )
-def test_another_schema_would_be_told_apart(
+def test_the_comparison_finds_every_difference(
     url: str, alter: Callable[[MetaData], None], expected: list[str]
 ) -> None:
     other = MetaData()
@@ -241,11 +243,11 @@ def test_another_schema_would_be_told_apart(
     assert found
 
 
-# From an old schema, with what is in it
+# From an old schema with rows
 
 
 def build_old(url: str) -> None:
-    """Make a database of the schema 0001 with rows in it."""
+    """Create a database of the schema 0001 with rows."""
     script = OLD.read_text(encoding="utf-8")
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
@@ -263,7 +265,7 @@ def build_old(url: str) -> None:
     change(url, work)
 
 
-def test_the_old_file_is_what_the_first_migration_made(tmp_path: Path) -> None:
+def test_the_old_file_is_the_result_of_the_first_migration(tmp_path: Path) -> None:
     old, made = f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/made.db"
     build_old(old)
     change(made, to("0001"))
@@ -275,7 +277,7 @@ def test_the_old_file_is_what_the_first_migration_made(tmp_path: Path) -> None:
     assert differences(old, reflected) == []
 
 
-async def test_an_old_database_keeps_all_that_is_in_it(fresh_url: str, logs: list[Any]) -> None:
+async def test_an_old_database_keeps_its_rows(fresh_url: str, logs: list[Any]) -> None:
     build_old(fresh_url)
     store = SqlStore(fresh_url)
     async with store.open():
@@ -300,7 +302,7 @@ async def test_an_old_database_keeps_all_that_is_in_it(fresh_url: str, logs: lis
         duplicate = await store.find(new(key="c-3"))
         assert duplicate is not None
         assert duplicate.status is interrupted
-        assert await store.record(new(key="c-4")) is None  # that was no key
+        assert await store.record(new(key="c-4")) is None  # it was no key
         page, _ = await page_of(store)
         assert len(page) == 5
     assert [(log["event"], log.get("runs")) for log in logs[-2:]] == [
@@ -321,7 +323,7 @@ def _said(number: int, content: str, status: RunStatus) -> HistoryMessage:
     )
 
 
-async def test_what_goes_down_and_up_keeps_messages(fresh_url: str) -> None:
+async def test_a_downgrade_and_an_upgrade_keep_messages(fresh_url: str) -> None:
     build_old(fresh_url)
     change(fresh_url, migrate)
     change(fresh_url, to("0001"))
@@ -331,10 +333,10 @@ async def test_what_goes_down_and_up_keeps_messages(fresh_url: str) -> None:
     assert [message.message_id for message in page] == ["msg_1", "msg_2", "msg_3", "msg_4"]
 
 
-# What must not be touched
+# Databases that must not be changed
 
 
-async def test_a_newer_schema_is_refused(own_url: str) -> None:
+async def test_a_newer_schema_is_rejected(own_url: str) -> None:
     newer = text("UPDATE alembic_version SET version_num = '9999'")
     change(own_url, lambda connection: connection.execute(newer))
     store = SqlStore(own_url)
@@ -375,7 +377,7 @@ def test_a_migration_that_fails_changes_nothing(
     assert differences(fresh_url) == []
 
 
-def test_a_migration_may_take_its_time(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_has_no_time_limit(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[str] = []
 
     def look(connection: Connection, *_: Any) -> None:
@@ -387,10 +389,10 @@ def test_a_migration_may_take_its_time(database_url: str, monkeypatch: pytest.Mo
     assert limits == ["0", "0"]
 
 
-# Many at once
+# Several processes at once
 
 
-def test_processes_that_open_a_fresh_database_at_once_all_succeed(fresh_url: str) -> None:
+def test_several_processes_may_open_an_empty_database_together(fresh_url: str) -> None:
     ended = subprocess.run(  # noqa: S603 - a test's own command line
         [sys.executable, "-c", OPEN_AT_ONCE, fresh_url, str(PROCESSES)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What is too old goes, with its run and its key; all else stays."""
+"""Retention: old messages are deleted with their runs and keys, and all others are kept."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +27,12 @@ from stores.samples import (
 
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import NewMessage
-from netra_trio.stores.sql import retention
-from netra_trio.stores.sql import store as sql
+from netra_trio.stores.sql import retention, upkeep
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.retention import DAY, delete_old
 from netra_trio.stores.sql.schema import messages, runs, threads
 from netra_trio.stores.sql.store import SqlStore
+from netra_trio.stores.sql.upkeep import Upkeep
 
 T = TypeVar("T")
 
@@ -43,16 +43,16 @@ LIMIT = NOW - DAYS * DAY
 
 @asynccontextmanager
 async def store_of(url: str, days: int = DAYS) -> AsyncIterator[SqlStore]:
-    """Open a store for which it is always the same time, and which deletes when it is told to."""
+    """Open a store with a stopped clock, which deletes only in `delete_now`."""
     store = SqlStore(url, retention_days=days, wall_clock=lambda: NOW)
-    store._delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
+    store._upkeep.delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
     async with store.open():
         yield store
 
 
 async def delete_now(store: SqlStore) -> None:
     """Delete what is too old."""
-    await SqlStore._delete_old(store)
+    await Upkeep.delete_old(store._upkeep)
 
 
 async def ended(store: SqlStore, message: NewMessage, text_: str = "") -> NewMessage:
@@ -63,7 +63,7 @@ async def ended(store: SqlStore, message: NewMessage, text_: str = "") -> NewMes
 
 
 def counts(url: str) -> tuple[int, ...]:
-    """Return how many threads, messages and runs there are."""
+    """Return the numbers of threads, messages and runs."""
 
     def count(connection: Connection) -> tuple[int, ...]:
         return tuple(
@@ -74,7 +74,7 @@ def counts(url: str) -> tuple[int, ...]:
     return change(url, count)
 
 
-async def test_what_is_older_goes_with_its_run_and_key(url: str, logs: list[Any]) -> None:
+async def test_old_messages_are_deleted_with_their_runs_and_keys(url: str, logs: list[Any]) -> None:
     async with store_of(url) as store:
         old = await ended(store, new("old", at=LIMIT - 1), "an old answer")
         young = await ended(store, new("young", at=LIMIT + 1))
@@ -93,7 +93,7 @@ async def test_what_is_older_goes_with_its_run_and_key(url: str, logs: list[Any]
 
 
 @pytest.mark.parametrize(("at", "stays"), [(LIMIT, True), (LIMIT - 1, False), (LIMIT + 1, True)])
-async def test_the_limit_is_to_the_second(url: str, at: float, stays: bool) -> None:
+async def test_the_age_limit_is_exact_to_the_second(url: str, at: float, stays: bool) -> None:
     async with store_of(url) as store:
         await ended(store, new(at=at))
         await delete_now(store)
@@ -101,7 +101,7 @@ async def test_the_limit_is_to_the_second(url: str, at: float, stays: bool) -> N
 
 
 @pytest.mark.parametrize("started", [True, False])
-async def test_what_goes_on_stays_however_old(url: str, started: bool) -> None:
+async def test_messages_of_unfinished_runs_are_kept_at_any_age(url: str, started: bool) -> None:
     async with store_of(url) as store:
         message = new(at=1.0)
         await record(store, message)
@@ -118,7 +118,7 @@ async def test_what_goes_on_stays_however_old(url: str, started: bool) -> None:
         assert await store.find(again(message)) is None
 
 
-async def test_empty_threads_go_and_others_stay(url: str, logs: list[Any]) -> None:
+async def test_empty_threads_are_deleted_and_others_kept(url: str, logs: list[Any]) -> None:
     async with store_of(url) as store:
         await ended(store, new(thread=OTHER, at=1.0))
         await ended(store, new("old", at=1.0))
@@ -126,14 +126,14 @@ async def test_empty_threads_go_and_others_stay(url: str, logs: list[Any]) -> No
         await delete_now(store)
         assert await store.history(ALICE, OTHER, limit=10) is None
         assert await page_of(store) == ([of_user(young, RunStatus.COMPLETED)], False)
-        # The number of the thread that went is known still, and made again.
+        # The store has cached the number of the deleted thread, and creates the thread again.
         there = new(thread=OTHER, at=NOW)
         await record(store, there)
         assert await page_of(store, thread=OTHER) == ([of_user(there)], False)
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 35])
-async def test_any_number_goes_in_chunks(
+async def test_any_number_of_messages_is_deleted_in_chunks(
     url: str, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(retention, "CHUNK", 10)
@@ -156,7 +156,7 @@ async def test_any_number_goes_in_chunks(
         looks.append(progress.deleted)
         return progress
 
-    monkeypatch.setattr(sql, "delete_old", look)
+    monkeypatch.setattr(upkeep, "delete_old", look)
     async with store_of(url) as store:
         await delete_now(store)
     assert sum(looks) == count
@@ -165,15 +165,15 @@ async def test_any_number_goes_in_chunks(
     assert counts(url) == (1, 5, 0)
 
 
-async def test_zero_days_keep_for_ever(url: str) -> None:
+async def test_zero_days_keep_messages_for_ever(url: str) -> None:
     async with store_of(url, days=0) as store:
         await ended(store, new(at=1.0))
         await delete_now(store)
         assert counts(url) == (1, 1, 1)
 
 
-async def test_a_key_stays_for_a_day_at_least(url: str) -> None:
-    """The smallest setting is a day, and that is what a key is promised."""
+async def test_a_key_is_kept_for_at_least_a_day(url: str) -> None:
+    """The smallest setting is a day, for which docs/protocol.md promises that a key is known."""
     async with store_of(url, days=1) as store:
         message = await ended(store, new(at=NOW - 24 * 3600))
         older = await ended(store, new(at=NOW - 24 * 3600 - 1))
@@ -182,11 +182,11 @@ async def test_a_key_stays_for_a_day_at_least(url: str) -> None:
         assert await store.find(again(older)) is None
 
 
-async def test_a_store_deletes_at_its_start_and_from_time_to_time(
+async def test_a_store_deletes_at_its_start_and_regularly(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.02)
-    monkeypatch.setattr(sql, "RETENTION_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "RETENTION_SECONDS", 0.05)
     async with store_of(url) as store:
         await ended(store, new(at=1.0))
 
@@ -203,10 +203,11 @@ async def test_a_store_deletes_at_its_start_and_from_time_to_time(
 async def test_a_store_deletes_only_when_it_is_due(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(upkeep, "RENEW_SECONDS", 0.02)
     done: list[str] = []
     store = SqlStore(url, retention_days=DAYS)
-    delete_some, renew = store._delete_old, store._renew
+    kept = store._upkeep
+    delete_some, renew = kept.delete_old, kept.renew
 
     async def deletes() -> None:
         done.append("delete")
@@ -216,7 +217,7 @@ async def test_a_store_deletes_only_when_it_is_due(
         done.append("renew")
         await renew()
 
-    store._delete_old, store._renew = deletes, renews  # type: ignore[method-assign]
+    kept.delete_old, kept.renew = deletes, renews  # type: ignore[method-assign]
 
     async def is_renewed() -> bool:
         return len(done) >= 5
@@ -226,8 +227,8 @@ async def test_a_store_deletes_only_when_it_is_due(
     assert done[:5] == ["renew", "delete", "renew", "renew", "renew"]
 
 
-def test_a_thread_that_is_written_to_meanwhile_stays(postgres_url: str) -> None:
-    """A message that is not committed yet is not seen, and must not go with its thread."""
+def test_a_thread_that_is_written_to_meanwhile_is_kept(postgres_url: str) -> None:
+    """A message that is not committed yet is invisible, and must not be deleted with its thread."""
 
     async def fill() -> None:
         async with store_of(postgres_url, days=0) as store:
@@ -263,7 +264,7 @@ def test_a_thread_that_is_written_to_meanwhile_stays(postgres_url: str) -> None:
     assert counts(postgres_url) == (1, 1, 0)
 
 
-def test_two_servers_that_delete_at_once_delete_once(postgres_url: str) -> None:
+def test_two_servers_may_delete_at_the_same_time(postgres_url: str) -> None:
     async def fill() -> None:
         async with store_of(postgres_url, days=0) as store:
             for n in range(30):

@@ -1,1 +1,1 @@
-"""The migrations of the database's schema, applied at the start."""
+"""The migrations of the schema, applied when a store is opened."""

@@ -1,1 +1,1 @@
-"""One file for each step of the schema."""
+"""The migrations, one module each."""

@@ -1,4 +1,4 @@
-"""Users, threads, messages and runs."""
+"""Creates users, threads, messages and runs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "users",
         sa.Column("user_id", sa.Text, primary_key=True),
@@ -72,6 +72,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, with all that is in them."""
+    """Drop the tables with their rows."""
     for table in ("runs", "messages", "threads", "users"):
         op.drop_table(table)

@@ -1,4 +1,4 @@
-"""Which process has a run at work, so that the runs of one that is gone can be ended."""
+"""Adds leases, so that the runs of a process that is gone can be ended."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _UNFINISHED = "status IN ('queued', 'running')"
 
 
 def upgrade() -> None:
-    """Add the owners; a run that had no end before this has none of them, and is ended at once."""
+    """Add the table; an unfinished run has no owner then, and is ended by the next server."""
     op.create_table(
         "owners",
         sa.Column("owner", sa.Text, primary_key=True),
@@ -29,7 +29,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget the owners; the runs stay as they are."""
+    """Drop the table; the runs stay unchanged."""
     op.drop_index("runs_unfinished", "runs")
     op.drop_column("runs", "owner")
     op.drop_table("owners")

@@ -1,0 +1,116 @@
+"""The rate of openings: those of one user, and the rejected ones of one address.
+
+rate = OpeningRate(10)
+rate.take(identity.user_id, now)
+"""
+
+from collections import OrderedDict
+from ipaddress import IPv6Address, ip_address, ip_network
+from math import ceil
+from typing import Generic, TypeVar
+
+from netra_trio.ids import UserId
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Problem, Refused, problem
+from netra_trio.protocol.ratelimit import TokenBucket
+
+BURST_SECONDS = 20  # the burst is what the rate allows in this time: a reconnect of all tabs
+
+IPV6_PREFIX = 64  # bits of an IPv6 address that one customer of a provider shares
+
+_Key = TypeVar("_Key")
+
+
+class _Buckets(Generic[_Key]):
+    """A token bucket for each key; those that are full again are forgotten."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._buckets: OrderedDict[_Key, tuple[TokenBucket, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, key: _Key, now: float) -> float:
+        """Take a token; return 0, or the seconds until there is one."""
+        self._forget(now)
+        bucket, _ = self._buckets.pop(key, (None, now))
+        if bucket is None:
+            bucket = TokenBucket(rate=self._rate, burst=self._rate * BURST_SECONDS, now=now)
+        self._buckets[key] = bucket, now
+        return bucket.take(now)
+
+    def _forget(self, now: float) -> None:
+        while self._buckets:
+            _, used_at = next(iter(self._buckets.values()))
+            if used_at + BURST_SECONDS > now:
+                return
+            self._buckets.popitem(last=False)
+
+
+class OpeningRate:
+    """Limits how often a connection is opened.
+
+    Of an address only rejected openings count, so that the users behind one address do not limit
+    each other. Addresses that are not public are those of proxies and of the own network: they are
+    not limited.
+
+    Args:
+        rate: Openings in a second, after a burst of 20 times as many.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._users: _Buckets[UserId] = _Buckets(rate)
+        self._rejected: _Buckets[str] = _Buckets(rate)
+        self._blocked: dict[str, float] = {}  # networks, and until when
+
+    def take(self, user_id: UserId, now: float) -> None:
+        """Count an opening of a user; `now` is seconds of any clock.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        wait = self._users.take(user_id, now)
+        if wait:
+            text = f"Too many openings: a user may open {self._rate} connections a second."
+            raise Refused(_too_often(text, wait))
+
+    def check_address(self, address: str, now: float) -> None:
+        """Check that an address has not had too many openings rejected.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        if not self._blocked:
+            return
+        until = self._blocked.get(_public_network(address) or "", now)
+        if until > now:
+            text = "Too many rejected openings of this address."
+            raise Refused(_too_often(text, until - now))
+
+    def note_rejected(self, address: str, now: float) -> None:
+        """Count a rejected opening of an address."""
+        for blocked in [other for other, until in self._blocked.items() if until <= now]:
+            del self._blocked[blocked]
+        network = _public_network(address)
+        if network is not None and (wait := self._rejected.take(network, now)):
+            self._blocked[network] = now + wait
+
+
+def _public_network(address: str) -> str | None:
+    """Return a public address, in IPv6 its network: a host has as many addresses as it likes."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return None
+    if not parsed.is_global:
+        return None
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((parsed, IPV6_PREFIX), strict=False))
+    return address
+
+
+def _too_often(text: str, seconds: float) -> Problem:
+    wait_ms = ceil(seconds * 1000)
+    return problem(ErrorCode.RATE_LIMIT_EXCEEDED, text, retry_after_ms=wait_ms)

@@ -1,0 +1,88 @@
+"""What the queue of writes holds: one class for each kind of write.
+
+entry = RecordMessage(message, size=len(message.content))
+"""
+
+from attrs import define, frozen
+
+from netra_trio.errors import KeyConflict
+from netra_trio.ids import CorrelationId, RunId, UserId
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
+from netra_trio.stores.sql.write_behind import Entry
+
+Key = tuple[UserId, CorrelationId]
+"""An idempotency key with the user that it belongs to."""
+
+
+@frozen
+class Known:
+    """A message that was recorded earlier under a key.
+
+    Attributes:
+        fingerprint: The fingerprint that a message of the same key must have.
+    """
+
+    fingerprint: bytes
+    duplicate: Duplicate
+
+    def duplicate_of(self, message: NewMessage) -> Duplicate:
+        """Return the recorded message for a message of the same key.
+
+        Raises:
+            KeyConflict: If the fingerprints differ.
+        """
+        if self.fingerprint != message.fingerprint:
+            raise KeyConflict
+        return self.duplicate
+
+
+@define(eq=False)
+class RecordMessage(Entry):
+    """Record a message and its run.
+
+    Attributes:
+        is_started: Whether the run started while this was queued: it is inserted as `running`.
+        known: What was recorded earlier under its key; set when this is written.
+    """
+
+    message: NewMessage
+    is_started: bool = False
+    known: Known | None = None
+
+    def compensation(self) -> Entry:
+        """Return the entry that removes the message and its run."""
+        return DeleteMessage(self.message.run_id)
+
+
+@define(eq=False)
+class CreateUser(Entry):
+    """Create a user unless it exists; there is nothing to compensate.
+
+    Attributes:
+        user: The user that exists afterwards; set when this is written.
+    """
+
+    user_id: UserId
+    created_at: float
+    user: User | None = None
+
+
+@define(eq=False)
+class StartRun(Entry):
+    """Set the status of a queued run to `running`."""
+
+    run_id: RunId
+
+
+@define(eq=False)
+class EndRun(Entry):
+    """Store how a run ended, and the agent's message."""
+
+    end: RunEnd
+
+
+@define(eq=False)
+class DeleteMessage(Entry):
+    """Delete a message whose sender was told that it is not stored, if it is stored."""
+
+    run_id: RunId

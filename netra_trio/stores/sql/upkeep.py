@@ -1,0 +1,132 @@
+"""What a server does for its database besides messages: schema, lease, retention.
+
+upkeep = Upkeep(database, retention_days=30, wall_clock=time.time)
+await upkeep.prepare()
+nursery.start_soon(upkeep.run, report)
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import structlog
+import trio
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError
+
+from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.stores.sql.database import Database, reason
+from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease
+from netra_trio.stores.sql.migrate import migrate
+from netra_trio.stores.sql.retention import DAY, delete_old
+
+RETENTION_SECONDS = 3600.0  # between two deletions of what is too old
+
+_T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Keeps the schema, this process's lease and the history of a database up to date.
+
+    Args:
+        database: The database.
+        retention_days: For how long messages are kept; 0 for ever.
+        wall_clock: Returns Unix seconds.
+
+    Attributes:
+        lease: The lease of this process.
+        is_ready: Whether the schema is up to date and the lease was taken.
+    """
+
+    def __init__(
+        self, database: Database, *, retention_days: int, wall_clock: Callable[[], float]
+    ) -> None:
+        self.lease = Lease()
+        self.is_ready = False
+        self._database = database
+        self._retention_days = retention_days
+        self._wall_clock = wall_clock
+
+    async def prepare(self) -> None:
+        """Bring the schema up to date, and take the lease.
+
+        Raises:
+            StoreUnavailable: If the database does not answer.
+            DatabaseUnusable: If it can never work, for example with a newer schema.
+        """
+        await self.migrate()
+        await self.renew()
+        self.is_ready = True
+
+    async def migrate(self) -> None:
+        """Bring the schema up to date; raises as `prepare` does."""
+        await self._database.write(migrate)
+
+    async def run(self, report: Callable[[str], None]) -> None:
+        """Renew the lease and delete what is too old, until cancelled.
+
+        Args:
+            report: Called with the reason if the database is unavailable.
+        """
+        retention_due = trio.current_time()
+        while True:
+            if trio.current_time() >= retention_due and await self._try(self.delete_old, report):
+                retention_due = trio.current_time() + RETENTION_SECONDS
+            await trio.sleep(RENEW_SECONDS)
+            await self._try(self.renew, report)
+
+    async def renew(self) -> None:
+        """Renew the lease, and end the runs of processes that are gone.
+
+        Raises:
+            StoreUnavailable: If the database cannot do it now.
+        """
+        ended = await self._write(self.lease.renew)
+        if ended:
+            _log.warning("runs_interrupted", runs=ended)
+
+    async def probe(self) -> None:
+        """Return if there is room for a large message; raises as `renew` does."""
+        await self._write(self.lease.probe_space)
+
+    async def release(self) -> None:
+        """End the runs that this process has left, and give the lease up; raises as `renew`."""
+        await self._write(self.lease.release)
+
+    async def delete_old(self) -> None:
+        """Delete what is older than the retention time; raises as `renew` does."""
+        if not self._retention_days:
+            return
+        older_than = self._wall_clock() - self._retention_days * DAY
+        last: int | None = 0
+        deleted = 0
+        while last is not None:
+            progress = await self._write(partial(delete_old, older_than=older_than, after=last))
+            last = progress.last
+            deleted += progress.deleted
+        if deleted:
+            _log.info("history_deleted", messages=deleted, days=self._retention_days)
+
+    async def _try(
+        self, work: Callable[[], Awaitable[None]], report: Callable[[str], None]
+    ) -> bool:
+        """Do work that can be done later as well; return whether it was done."""
+        if not self.is_ready:
+            return False
+        try:
+            await work()
+        except StoreUnavailable as unavailable:
+            report(str(unavailable))
+            return False
+        return True
+
+    async def _write(self, work: Callable[[Connection], _T]) -> _T:
+        """Write something that belongs to no message: every failure may be over the next time."""
+        try:
+            return await self._database.write(work)
+        except (IntegrityError, DataError) as error:
+            raise StoreUnavailable(reason(error)) from error
+        except DatabaseUnusable as error:  # it was usable at the start
+            raise StoreUnavailable(str(error)) from error

@@ -1,0 +1,200 @@
+"""Inbound WebSocket frames, parsed into messages without I/O (RFC 6455, 5 to 8).
+
+>>> inbound = InboundFrames(max_bytes=1000)
+>>> inbound.feed(bytes.fromhex("818200000000") + b"hi")
+>>> inbound.next_event()
+Received(message='hi')
+>>> inbound.next_event() is None
+True
+"""
+
+import logging
+from typing import TypeAlias
+
+from attrs import frozen
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import Frame, Opcode
+from websockets.protocol import SERVER, Protocol
+
+from netra_trio.protocol.codes import NO_STATUS
+
+CONTROL_BYTES = 125  # the longest payload of a control frame (RFC 6455, 5.5)
+PARSED_BYTES = 512  # parsed in a row: at most 85 frames, however small they are
+
+_INVALID_DATA = 1007  # RFC 6455, 7.4.1: text that is not UTF-8
+
+_log = logging.getLogger("netra_trio.frames")
+_log.disabled = True  # the core logs each connection; the server has its own log of them
+
+
+@frozen
+class Received:
+    """A whole message: text as `str`, binary data as `bytes`."""
+
+    message: str | bytes
+
+
+@frozen
+class Pinged:
+    """A ping, to be answered with the same payload."""
+
+    payload: bytes
+
+
+@frozen
+class Alive:
+    """A frame that is no message yet: a pong, or a fragment.
+
+    Attributes:
+        size: Bytes of its payload.
+        is_fragment: Whether it is a fragment of a message.
+    """
+
+    size: int
+    is_fragment: bool
+
+
+@frozen
+class PeerClosed:
+    """The peer's close frame; no event follows.
+
+    Attributes:
+        code: Its code, 1005 for none.
+        payload: What an echo has to contain.
+    """
+
+    code: int
+    payload: bytes
+
+
+@frozen
+class Broken:
+    """A protocol error; no event follows.
+
+    Attributes:
+        code: The code to close with.
+    """
+
+    code: int
+
+
+@frozen
+class TooBig:
+    """A message beyond the limit; only the peer's close may follow."""
+
+
+InboundEvent: TypeAlias = Received | Pinged | Alive | PeerClosed | Broken | TooBig
+
+
+class _Core(Protocol):
+    """The parser of `websockets`, whose replies are not used."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Check a frame and add it to the events."""
+        if frame.opcode is Opcode.PING:
+            self.events.append(frame)  # without the pong that the core would prepare
+            return
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None  # a close may come inside a fragmented message (5.4)
+        super().recv_frame(frame)
+
+
+class InboundFrames:
+    """The frames of one client.
+
+    An unfinished message takes the memory of its bytes, whatever the size of its fragments.
+
+    Args:
+        max_bytes: The limit of a message, in bytes.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        # The core counts a ping inside a fragmented message towards the size of the message.
+        self._core = _Core(SERVER, max_size=max_bytes + CONTROL_BYTES, logger=_log)
+        self._unparsed = memoryview(b"")
+        self._frames: list[Frame] = []
+        self._message = bytearray()
+        self._is_text = False
+        self._is_too_big = False  # only a close is reported any more
+        self._is_over = False
+
+    def feed(self, data: bytes) -> None:
+        """Add the bytes of one read, after `next_event` has returned None."""
+        if not self._is_over:
+            self._unparsed = memoryview(data)
+
+    def next_event(self) -> InboundEvent | None:
+        """Return the next event; None if there is none without more bytes."""
+        while not self._is_over:
+            event: InboundEvent | None
+            if self._frames:
+                event = self._event(self._frames.pop())
+            elif self._core.parser_exc is not None:
+                event = self._failure(self._core.parser_exc)
+            elif self._unparsed:
+                self._parse()
+                continue
+            else:
+                return None
+            if isinstance(event, PeerClosed | Broken):
+                self._is_over = True
+                self._unparsed = memoryview(b"")
+                self._frames.clear()
+            if event is not None:
+                return event
+        return None
+
+    def _parse(self) -> None:
+        piece, self._unparsed = self._unparsed[:PARSED_BYTES], self._unparsed[PARSED_BYTES:]
+        core = self._core
+        core.receive_data(bytes(piece))
+        core.writes.clear()
+        events = core.events_received()
+        events.reverse()  # so that the first one is taken off the end
+        self._frames = events  # type: ignore[assignment]  # a server's events are frames
+
+    def _event(self, frame: Frame) -> InboundEvent | None:
+        if frame.opcode is Opcode.CLOSE:
+            received = self._core.close_rcvd
+            return PeerClosed(NO_STATUS if received is None else received.code, bytes(frame.data))
+        if self._is_too_big:
+            if self._core.current_size:
+                self._core.current_size = 0  # the core must not fail before the peer's close
+            return None
+        if frame.opcode is Opcode.PING:
+            return Pinged(bytes(frame.data))
+        if frame.opcode is Opcode.PONG:
+            return Alive(len(frame.data), is_fragment=False)
+        return self._data_event(frame)
+
+    def _data_event(self, frame: Frame) -> InboundEvent:
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        if len(self._message) + len(frame.data) > self._max_bytes:
+            self._is_too_big = True
+            self._message.clear()
+            return TooBig()
+        if frame.fin and not self._message:
+            return self._received(bytes(frame.data))
+        self._message += frame.data
+        if not frame.fin:
+            return Alive(len(frame.data), is_fragment=True)
+        data = bytes(self._message)
+        self._message = bytearray()
+        return self._received(data)
+
+    def _received(self, data: bytes) -> InboundEvent:
+        if not self._is_text:
+            return Received(data)
+        try:
+            return Received(data.decode())
+        except UnicodeDecodeError:
+            return Broken(_INVALID_DATA)
+
+    def _failure(self, error: Exception) -> InboundEvent | None:
+        if isinstance(error, PayloadTooBig):
+            self._is_over = True
+            return None if self._is_too_big else TooBig()
+        sent = self._core.close_sent
+        return Broken(_INVALID_DATA if sent is None else sent.code)

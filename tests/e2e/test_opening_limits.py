@@ -1,0 +1,25 @@
+"""The rate of openings from outside: one user opens too many connections, another one does not."""
+
+from pathlib import Path
+
+from support.server import ask, bearer, serving, sign, upgrade_request
+
+BURST = 20  # of a rate of one a second
+
+
+def test_a_user_beyond_the_rate_is_rejected_and_others_are_not(tmp_path: Path) -> None:
+    with serving(tmp_path, WEBSOCKET_OPENING_RATE="1") as server:
+
+        def opened(user: str) -> int:
+            head = upgrade_request(server.address, "/ws", [bearer(sign(user))])
+            return ask(server.address, head).status
+
+        statuses = [opened("mallory") for _ in range(BURST)]
+        assert statuses == [101] * BURST
+        head = upgrade_request(server.address, "/ws", [bearer(sign("mallory"))])
+        answer = ask(server.address, head)
+        answer.refuses(429, "RATE_LIMIT_EXCEEDED")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert opened("alice") == 101
+        # A rejected opening with a wrong token is not the user's.
+        assert ask(server.address, upgrade_request(server.address)).status == 401
