@@ -70,6 +70,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _report(error: BaseException) -> int:
     """Report an expected error, and return the exit code; raise any other one."""
+    if (logs := sys.modules.get("netra_trio.telemetry.logs")) is not None:
+        logs.flush()  # a thread writes them: they come before the error
     found = list(leaves(error))
     first = found[0]
     if all(isinstance(each, streams.OutputError) for each in found):

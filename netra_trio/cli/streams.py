@@ -51,7 +51,9 @@ def prepare() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - a descriptor
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
+        # A stream that was read already, by the program that called this, stays as it is.
+        with contextlib.suppress(io.UnsupportedOperation):
+            sys.stdin.reconfigure(errors="replace")
     if sys.stdout is sys.__stdout__:
         sys.stdout = _checked(sys.stdout)
     if sys.stderr is None:

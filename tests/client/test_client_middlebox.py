@@ -1,7 +1,7 @@
 """The real client and a real server, with a proxy in between that answers by itself for a while."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -101,8 +101,8 @@ async def proxied() -> AsyncIterator[Proxy]:
         settings=evolve(Settings(), jwt_secret_key=SECRET),
         store=MemoryStore(),
     )
-    socks = listen((HOST,), 0)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(PATIENCE), ExitStack() as stack:
+        socks = [stack.enter_context(sock) for sock in listen(HOST, 0)]
         async with app.running(), trio.open_nursery() as nursery:
             listeners = Listeners(app, socks)
             await nursery.start(listeners.serve)

@@ -89,6 +89,7 @@ with OutboxFile.open(Path(sys.argv[1])) as file:
         else:
             raise AssertionError("half of a message is on the disk")
     file.add(OutboxMessage("c-3", "z"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # what measures the test writes files too
 """
 
 

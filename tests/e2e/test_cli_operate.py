@@ -101,7 +101,7 @@ def test_a_missing_folder(typed: Typed, tmp_path: Path) -> None:
     code, _, err = typed("user", "list", DATABASE_URL=f"sqlite:///{tmp_path}/no/where.db")
     assert code == 1
     assert err.startswith("DATABASE_URL: ")
-    assert f"make {tmp_path}/no" in err
+    assert f"create {tmp_path}/no" in err
 
 
 def test_users_of_a_running_server(tmp_path: Path, database_url: str) -> None:
