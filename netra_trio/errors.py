@@ -1,7 +1,7 @@
-"""One tree of what can go wrong, as plain values.
+"""The exceptions of the package.
 
-A `Problem` is what a client is told; `Refused` carries one to the place that tells it. Everything
-else here is raised for the program's own use and never shown to a client.
+Their texts are for developers and operators, and are not sent to clients, except that of a
+`ToolError`. The errors of the wire protocol are in `netra_trio.protocol.problem`.
 """
 
 import traceback
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Return the exceptions in a group, however deep; of any other exception itself."""
+    """Yield the exceptions in a group and its nested groups; for any other exception, itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)
@@ -18,17 +18,20 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the file and line where an exception was raised: its text may quote what came in."""
+    """Return the file and line where an exception was raised.
+
+    For log lines that must not contain the text of an exception, because it may quote user input.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
 class NetraError(Exception):
-    """The root of everything this package raises on purpose."""
+    """The base class of the exceptions of this package."""
 
 
 class SettingsError(NetraError):
-    """The settings are wrong; the text lists every fault and its mend."""
+    """The settings are invalid; the text lists each error and how to fix it."""
 
 
 class AgentUnusable(SettingsError):
@@ -36,15 +39,15 @@ class AgentUnusable(SettingsError):
 
 
 class DatabaseUnusable(SettingsError):
-    """What DATABASE_URL names can never work; the text says why and what to do."""
+    """The database of DATABASE_URL cannot be used; the text gives the reason and the fix."""
 
 
 class StoreUnavailable(NetraError):
-    """The store cannot answer now; trying again may help."""
+    """The store cannot answer now; a later attempt may succeed."""
 
 
 class KeyConflict(NetraError):
-    """The idempotency key was used before, with other content."""
+    """The idempotency key was used before with different content."""
 
 
 class MessageNotFound(NetraError):
@@ -52,11 +55,11 @@ class MessageNotFound(NetraError):
 
 
 class TransportClosed(NetraError):
-    """The line is gone.
+    """The transport is closed.
 
     Attributes:
-        code: The peer's close code, None where it vanished without one.
-        timed_out: Whether it was given up because the peer took nothing for too long.
+        code: The close code of the peer; None if it sent none.
+        timed_out: Whether it was closed because a send made no progress within its timeout.
     """
 
     def __init__(self, code: int | None = None, *, timed_out: bool = False) -> None:
@@ -66,11 +69,11 @@ class TransportClosed(NetraError):
 
 
 class RetryableAgentError(NetraError):
-    """Raised by an agent before it emitted anything: try the run again."""
+    """Raised by an agent that has emitted nothing yet, so that the run is retried."""
 
 
 class ToolError(NetraError):
-    """Raised inside a `run.tool` block: its text is meant for the client and is shown to it."""
+    """Raised inside a `run.tool` block; its text is sent to the client."""
 
 
 class MessageTooBig(NetraError):
@@ -78,9 +81,9 @@ class MessageTooBig(NetraError):
 
 
 def is_only(group: BaseException, error: BaseException) -> bool:
-    """Whether a group has nothing in it but an error, or what is in that one.
+    """Whether a group contains only an error; if the error is a group, only its leaves.
 
-    A nursery makes a group of what a block raised, and may copy groups, but not their leaves.
+    A nursery wraps the exception of its block into a group. It may copy groups, but not leaves.
     """
     known = {id(leaf) for leaf in leaves(error)}
     return all(id(leaf) in known for leaf in leaves(group))

@@ -1,4 +1,4 @@
-"""Identifiers: one distinct type for each, so that mypy refuses a run id where a thread id belongs.
+"""Identifiers: a distinct type for each kind, so that mypy finds a run id used as a thread id.
 
 >>> run_id = new_run_id()
 >>> run_id.startswith("run_")
@@ -19,8 +19,9 @@ RunId = NewType("RunId", str)
 ToolCallId = NewType("ToolCallId", str)
 CorrelationId = NewType("CorrelationId", str)
 
-# Ids that are no secret are time-ordered: an index over them grows at one end, and making one costs
-# a tenth of uuid4. The process's own random part keeps two processes apart, the counter two ids.
+# Ids that are not secret are ordered by time, so that a database index over them grows at one end.
+# They cost a tenth of uuid4. The random part is different in each process; the counter makes ids of
+# one process different.
 _PROCESS = secrets.token_hex(4)
 _counter = itertools.count()
 
@@ -35,12 +36,12 @@ def new_connection_id() -> ConnectionId:
 
 
 def new_session_id() -> SessionId:
-    """Return a new session id: URL-safe and not to be guessed (128 random bits)."""
+    """Return a new session id: URL-safe, with 128 random bits so that it cannot be guessed."""
     return SessionId(f"sess_{secrets.token_urlsafe(16)}")
 
 
 def new_thread_id() -> ThreadId:
-    """Return a new thread id, time-ordered and within the alphabet of the contract."""
+    """Return a new thread id, time-ordered, of the characters that a thread id may have."""
     return ThreadId(_ordered("thread"))
 
 
@@ -60,10 +61,10 @@ def new_tool_call_id() -> ToolCallId:
 
 
 def new_correlation_id() -> CorrelationId:
-    """Return a correlation id for a message that came without one."""
+    """Return a correlation id for a message without one."""
     return CorrelationId(_ordered("corr"))
 
 
 def new_error_id() -> str:
-    """Return the id that joins an error a client sees with the log line that explains it."""
+    """Return an id that is in an error sent to a client and in the log line about it."""
     return f"err_{secrets.token_hex(6)}"

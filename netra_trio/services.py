@@ -1,4 +1,4 @@
-"""The services of one application, which its components are given.
+"""The services that the components of one application share.
 
 services = Services(settings=settings, store=store, verifier=verifier, instruments=instruments)
 """
@@ -17,14 +17,14 @@ from netra_trio.telemetry.instruments import Instruments
 
 @frozen(kw_only=True)
 class Services:
-    """What the endpoints, the node and its connections share.
+    """Objects that the endpoints, the node and its connections share.
 
     Attributes:
         settings: The limits.
         store: Holds users, threads, messages and runs.
         verifier: Verifies tokens.
         instruments: Receive the telemetry.
-        tickets: The tickets that have been issued and not been used.
+        tickets: The issued tickets that have not been used.
         wall_clock: Returns Unix seconds.
     """
 

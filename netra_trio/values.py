@@ -1,13 +1,13 @@
-"""Values: classes whose fields nobody sets again.
+"""Value classes: the fields of an object are not changed after it is made.
 
     @frozen
     class Point:
         x: int
         y: int
 
-To the type checker this is `attrs.frozen`, and that is who holds it. At run time it is a plain
-class with slots: a frozen one writes each field past its own lock, which takes three times as long,
-and a message becomes fifteen values on its way. What is not made for each message stays
+For the type checker this is `attrs.frozen`, so mypy reports assignments to fields. At run time it
+is a plain class with slots: creating an object of a frozen class takes three times as long, and one
+message creates about fifteen values. Classes that are not created for each message use
 `attrs.frozen`.
 
 >>> Point = frozen(type("Point", (), {"__annotations__": {"x": int, "y": int}}))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from support.postgres import PostgresServer, postgres_server
-from support.workers import Sharing, is_last
+from support.workers import ModuleScheduling, is_last
 
 # Other workers take their part of the machine: how long an example takes says nothing. (In CI that
 # is so anyway; the rest of that profile, or of the usual one, stays as it is.)
@@ -22,7 +22,7 @@ settings.load_profile("beside others")
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Share the tests out among the workers, where there are some."""
-    return Sharing(config, log)
+    return ModuleScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

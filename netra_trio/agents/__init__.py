@@ -1,1 +1,1 @@
-"""The agents that come with the package: one file each."""
+"""Agents: a run as its agent sees it, the execution of runs, and the resources of agents."""

@@ -1,9 +1,9 @@
-"""Run a coroutine in a context of its own, without a task of its own.
+"""Runs a coroutine in its own context variables, in the current task.
 
     result = await run_in_context(agent(run), copy_context(), on_suspend)
 
-One task executes many runs in turn. What an agent sets in context variables must not reach the next
-run, so each run has its own `contextvars.Context`.
+One task executes many runs, one after the other. A context variable that an agent sets must not be
+visible in the next run, so each run has its own `contextvars.Context`.
 """
 
 from collections.abc import Callable, Coroutine, Generator
@@ -22,24 +22,24 @@ def run_in_context(
 
     Args:
         function: The coroutine.
-        context: The context that it and the tasks that it starts see.
-        on_suspend: Called once, where the coroutine first gives control to the event loop, and not
-            at all if it ends before.
+        context: The context of the coroutine and of the tasks that it starts.
+        on_suspend: Called once, when the coroutine first gives control to the event loop; not
+            called if it ends before.
     """
     try:
         request = context.run(function.send, None)
         on_suspend()
-        while True:  # Trio resumes a task by `send` alone: a cancellation is a value too
-            # Not by a local variable: an exception in it would be in a cycle with this frame.
+        while True:  # Trio resumes a task only by `send`; a cancellation is sent as a value too
+            # Without a local variable: an exception in it would be in a cycle with this frame.
             request = context.run(function.send, (yield request))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     finally:
-        function.close()  # where this one is closed; nothing if it has ended
+        function.close()  # if this generator is closed; no effect if the coroutine has ended
 
 
 def context_of(frame: FrameType) -> Context | None:
-    """Return the context that a frame runs a coroutine in, None for a frame that does not."""
+    """Return the context of a frame of `run_in_context`; None for any other frame."""
     if frame.f_code is not run_in_context.__code__:
         return None
     context: Context = frame.f_locals["context"]

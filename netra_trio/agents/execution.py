@@ -1,6 +1,6 @@
-"""The execution of runs: attempts, the deadline, retries, and exactly one ending for each.
+"""The execution of runs: attempts, deadline, retries, and exactly one ending of each run.
 
-await execute_runs(source)      # one task executes the runs that the source gives it, in turn
+await execute_runs(source)      # executes the runs of the source, one after the other
 """
 
 import random
@@ -26,21 +26,23 @@ from netra_trio.stores.base import Store
 from netra_trio.telemetry.events import TelemetryEvent
 from netra_trio.values import frozen
 
-ATTEMPTS = 3  # the contract's bound, api.md
-BACK_OFF = 1.0  # seconds before the second attempt, at most; doubles with each
+ATTEMPTS = 3  # docs/agents.md, Failures and retries
+BACK_OFF = 1.0  # seconds, the maximum pause before the second attempt; doubles with each attempt
 
 _log = structlog.get_logger(__name__)
 
 
 @frozen
 class Ending:
-    """How a run ended, before it is told.
+    """How a run ended, before its `agent_completed` is written.
 
     Attributes:
-        result: What the agent returned, or what it emitted, as JSON.
-        error: The error's body, of a run that failed or timed out.
+        status: The final status.
+        result: The value that the agent returned, or the text that it emitted, as JSON.
+        truncated: Whether the result was cut.
+        error: The body of the error, of a run that failed or timed out.
         duration: Seconds from the first `agent_started`.
-        abandoned: Whether a task of it goes on.
+        abandoned: Whether one of its tasks is still running.
     """
 
     status: RunStatus
@@ -52,36 +54,36 @@ class Ending:
 
 
 class RunSource(Protocol):
-    """Gives a task the runs to execute, and takes their endings: a session."""
+    """Gives runs to an agent task, and receives their endings: a session."""
 
     async def next(self) -> "Execution | None":
-        """Wait for the next run; None if there are no more for this task."""
+        """Wait for the next run; None if there are no more runs for this task."""
         ...
 
     def suspended(self) -> None:
-        """Note that the run waits for something: other runs may be started beside it."""
+        """Let other runs be started, because the run waits for something."""
         ...
 
     async def finish(self, execution: "Execution", ending: Ending) -> None:
-        """Write the end of a run, all of whose tasks have ended."""
+        """Store and append the end of a run; all its tasks have ended."""
         ...
 
 
 class Execution:
-    """A run from its first event until its ending is known; the source writes the end.
+    """The execution of one run, from its first event to its ending; the source writes the end.
 
     Args:
-        spec: What to do.
-        outlet: Takes the events.
-        store: Notes the start, and has the history.
+        spec: The specification of the run.
+        outlet: Receives the events.
+        store: Records the start, and has the history.
         wall_clock: Returns Unix seconds.
-        context: The context variables that the agent sees; not used by another run.
-        note: Receives the telemetry events of its tools.
+        context: The context variables of the agent; no other run may use it.
+        note: Receives the telemetry events of its tool calls.
 
     Attributes:
-        output: The way of its events.
-        attempts: How many attempts have begun.
-        stopped: The status that a stop gave it.
+        output: Sends the events of the run to the outlet.
+        attempts: The number of attempts that have started.
+        stopped: The status that a stop gave to the run; None if it was not stopped.
         has_ended: Whether its end was written.
     """
 
@@ -104,8 +106,9 @@ class Execution:
         self._note = note
         self._store = store
         self._wall_clock = wall_clock
-        self._scope: trio.CancelScope | None = None  # of what it does right now
-        self._result: Any = None  # of the newest attempt, as the next two are
+        self._scope: trio.CancelScope | None = None  # of the current attempt or pause
+        # Of the newest attempt:
+        self._result: Any = None
         self._error: BaseException | None = None
         self._nursery: RunNursery | None = None
         self._started = inf
@@ -114,15 +117,15 @@ class Execution:
 
     @property
     def cut_off_at(self) -> float:
-        """When it was stopped or its deadline passed, on Trio's clock; `inf` if neither."""
+        """When it was stopped or reached its deadline, on Trio's clock; `inf` if neither."""
         return min(self._stopped_at, self._deadline) if self._is_cut_off else inf
 
     def abandoned(self) -> Ending:
-        """Return the ending of a run whose tasks do not end."""
+        """Return the ending of a run whose tasks are still running after a cancellation."""
         return evolve(self._cut_off(), abandoned=True)
 
     def stop(self, status: RunStatus) -> None:
-        """Cancel the run, to end with `status`; the first stop decides the status."""
+        """Cancel the run, so that it ends with `status`; the first stop decides the status."""
         if not self._is_cut_off:
             self.stopped = status
             self._stopped_at = trio.current_time()
@@ -131,19 +134,23 @@ class Execution:
 
     @property
     def _is_cut_off(self) -> bool:
-        """Whether the run was stopped, or its deadline has passed."""
+        """Whether the run was stopped or has reached its deadline."""
         return self.stopped is not None or trio.current_time() >= self._deadline
 
     async def attempt(self, nursery: trio.Nursery, suspended: Callable[[], None]) -> bool:
         """Call the agent once, and keep its result or its exception.
 
-        The nursery's scope is what a stop and the deadline cancel. This is the one place that
-        catches what an agent raises. An exception beside a cancellation is logged, and the
-        cancellation goes on alone.
+        A stop and the deadline cancel the scope of the nursery. All exceptions of an agent are
+        caught here. If it raises a group with a cancellation and other exceptions, the others are
+        logged and the cancellation is raised.
+
+        Args:
+            nursery: The nursery of the run.
+            suspended: Called when the agent first waits for something.
 
         Returns:
-            Whether the nursery is as it was: no task is in it, nothing has cancelled it, and the
-            agent has no reference to it.
+            Whether the nursery can be used for another run: it has no tasks and was not cancelled,
+            and the agent has no reference to it.
         """
         self._result = self._error = None
         self._scope = scope = nursery.cancel_scope
@@ -152,7 +159,7 @@ class Execution:
         except (trio.Cancelled, GeneratorExit):
             raise
         except BaseException as raised:
-            # Before Trio sees it: an exception that cannot be printed breaks even a nursery.
+            # Caught before Trio handles it: an exception that cannot be printed breaks a nursery.
             self._error = self._own(raised)
             scope.cancel()
             return False
@@ -163,24 +170,26 @@ class Execution:
         self._scope = None
         return True
 
-    def conclude(self, beside: BaseExceptionGroup[BaseException] | None = None) -> Ending | None:
-        """Return the ending of the run, now that all its tasks have ended.
+    def conclude(
+        self, task_errors: BaseExceptionGroup[BaseException] | None = None
+    ) -> Ending | None:
+        """Return the ending of the run, after all its tasks have ended.
 
         Args:
-            beside: What the tasks raised that the agent started.
+            task_errors: The exceptions of the tasks that the agent started.
 
         Returns:
-            None if the run is to be tried again, after `back_off`.
+            The ending; None if another attempt has to follow, after `back_off`.
         """
         self._scope = None
         error = self._error
-        if beside is not None:
-            own = self._own(beside)
+        if task_errors is not None:
+            own = self._own(task_errors)
             if error is not None:
                 self._log_cleanup(own)
             error = error or own
         ending = self._ending(error)
-        # An exception keeps its traceback, whose frames keep this run and the agent's values.
+        # The traceback of an exception has frames that refer to this run and the agent's values.
         self._result = self._error = self._nursery = None
         if ending is not None:
             self.output.close()
@@ -195,7 +204,7 @@ class Execution:
             await trio.sleep(seconds)
 
     def _ending(self, error: BaseException | None) -> Ending | None:
-        # An agent that catches its cancellation and returns was cut off all the same.
+        # An agent may have caught its cancellation and returned a result.
         if self._is_cut_off:
             if error is not None:
                 self._log_cleanup(error)
@@ -210,7 +219,7 @@ class Execution:
         return None
 
     async def _call(self, nursery: trio.Nursery) -> Any:
-        """Append `agent_started`, and call the agent; the first attempt begins the run's time."""
+        """Append `agent_started`, and call the agent; the first attempt starts the deadline."""
         spec, message, scope = self.spec, self.spec.message, nursery.cancel_scope
         self.attempts += 1
         if self._is_cut_off:
@@ -218,7 +227,7 @@ class Execution:
         if self.attempts > 1:
             scope.deadline = self._deadline
         started = AgentStarted(message.run_id, message.agent_name, message.thread_id, self.attempts)
-        await self.output.put(started, 0)
+        await self.output.append(started, 0)
         if self.attempts == 1:
             self._started = trio.current_time()
             scope.deadline = self._deadline = self._started + spec.timeout
@@ -236,7 +245,10 @@ class Execution:
         return await spec.agent(run)
 
     def _own(self, raised: BaseException) -> BaseException:
-        """Return what the agent raised; a cancellation in it goes on, and the rest is logged."""
+        """Return the exception of the agent.
+
+        If it is a group with a cancellation, raise the cancellation and log the other exceptions.
+        """
         if not isinstance(raised, BaseExceptionGroup):
             return raised
         through, own = _split(raised)
@@ -279,11 +291,11 @@ class Execution:
 
 
 class _AgentTask:
-    """One task that executes runs in turn, in one nursery as long as it stays empty.
+    """A task that executes runs one after the other, in one nursery while it stays unused.
 
-    A nursery of its own for each run would cost a quarter of a short run. So a nursery is used
-    again, unless the run had tasks in it, was cut off, or asked for it: then it is closed, which
-    waits for all that is in it, and the next run gets a new one.
+    A new nursery for each run would take a quarter of the time of a short run. So runs share a
+    nursery, until a run has tasks in it, is cancelled, or asks for `run.nursery`. Then the nursery
+    is closed, which waits for its tasks, and the next run gets a new one.
     """
 
     def __init__(self, source: RunSource) -> None:
@@ -293,7 +305,7 @@ class _AgentTask:
     async def run(self) -> None:
         try:
             while True:
-                beside = None
+                task_errors = None
                 try:
                     async with trio.open_nursery() as nursery:
                         if not await self._run_in(nursery):
@@ -301,16 +313,16 @@ class _AgentTask:
                 except trio.Cancelled:
                     raise
                 except BaseExceptionGroup as group:
-                    if self._execution is None:  # it is a fault of the source
+                    if self._execution is None:  # raised by the source
                         raise
-                    beside = group
-                await self._conclude(beside)
+                    task_errors = group
+                await self._conclude(task_errors)
         finally:
             if self._execution is not None:
                 await self._finish(Ending(RunStatus.INTERRUPTED))
 
     async def _run_in(self, nursery: trio.Nursery) -> bool:
-        """Execute runs until one of them needs the nursery closed; return False if none is left."""
+        """Execute runs; return True if the nursery has to be closed, False if no run is left."""
         while True:
             if self._execution is None:
                 self._execution = await self._source.next()
@@ -321,11 +333,11 @@ class _AgentTask:
                 return True
             await self._conclude(None)
 
-    async def _conclude(self, beside: BaseExceptionGroup[BaseException] | None) -> None:
-        """Finish the run whose attempt is over, or pause before the next attempt."""
+    async def _conclude(self, task_errors: BaseExceptionGroup[BaseException] | None) -> None:
+        """Finish the run after its attempt, or pause before the next attempt."""
         execution = self._execution
         assert execution is not None  # noqa: S101 - for mypy: an attempt has just ended
-        ending = execution.conclude(beside)
+        ending = execution.conclude(task_errors)
         if ending is None:
             self._source.suspended()
             await execution.back_off()
@@ -334,15 +346,15 @@ class _AgentTask:
 
     async def _finish(self, ending: Ending) -> None:
         execution, self._execution = self._execution, None
-        assert execution is not None  # noqa: S101 - for mypy: the callers have looked
+        assert execution is not None  # noqa: S101 - for mypy: checked by the callers
         execution.output.close()
         await self._source.finish(execution, ending)
 
 
 async def execute_runs(source: RunSource) -> None:
-    """Execute the runs that a source gives, one after the other, until it gives no more.
+    """Execute the runs of a source, one after the other, until it has no more.
 
-    Cancelled, it ends the run at work as `interrupted`, when all its tasks have ended.
+    If it is cancelled, the current run ends `interrupted`, when all its tasks have ended.
     """
     await _AgentTask(source).run()
 
@@ -359,17 +371,17 @@ def _printable(error: BaseException) -> BaseException:
 def _split(
     group: BaseExceptionGroup[BaseException],
 ) -> tuple[BaseExceptionGroup[trio.Cancelled] | None, BaseException | None]:
-    """Split a group into the cancellation, which goes on, and what the agent raised."""
+    """Split a group into its cancellations and the other exceptions."""
     try:
         return group.split(trio.Cancelled)
-    except RecursionError:  # groups in groups without end: nothing of Trio's nests like that
+    except RecursionError:  # only a group made by an agent can be nested so deeply
         return None, RecursionError("exception groups nested too deep")
 
 
 def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether the exception, or every leaf of the group, is of this kind."""
+    """Whether the exception, or each leaf of the group, is of this class."""
     left = [error]
-    while left:  # no recursion: groups may nest deeper than the stack
+    while left:  # without recursion: groups may be nested deeper than the stack
         inner = left.pop()
         if isinstance(inner, BaseExceptionGroup):
             left += inner.exceptions

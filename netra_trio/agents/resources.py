@@ -1,4 +1,4 @@
-"""The resources of agents: opened once with the application, and closed with it.
+"""The resources of agents: opened with the application, and closed with it.
 
     class Shop:
         @asynccontextmanager
@@ -10,8 +10,8 @@
 
     app = create_app(agents={"shop": Shop()})
 
-An agent that is an object with `open` gets it entered before the first connection, in the task that
-holds the application, and left after the last session has ended.
+If an agent is an object with a method `open`, the application enters the context manager that it
+returns before the first connection, and exits it after the last session has ended.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,19 +25,19 @@ from netra_trio.errors import AgentUnusable
 
 @runtime_checkable
 class HasResources(Protocol):
-    """An agent with resources of its own."""
+    """An agent with resources."""
 
     def open(self) -> AbstractAsyncContextManager[object]:
-        """Open what the agent needs for its runs, and close it at the end of the block."""
+        """Open the resources that runs use, and close them at the end of the block."""
         ...
 
 
 def resources_of(
     agents: Mapping[str, Agent],
 ) -> list[Callable[[], AbstractAsyncContextManager[None]]]:
-    """Return what has to be opened for the agents, in their order; each object once.
+    """Return functions that open the resources of the agents, in their order; one for each object.
 
-    Entering one of them raises `AgentUnusable` if the agent cannot be opened.
+    Entering the context manager of such a function raises `AgentUnusable` if `open` fails.
     """
     owners: dict[int, tuple[str, object]] = {}
     for name, agent in agents.items():
@@ -51,7 +51,7 @@ def resources_of(
 
 @asynccontextmanager
 async def _opened(name: str, agent: HasResources) -> AsyncIterator[None]:
-    """Hold the resources of one agent, and name the agent where they cannot be opened."""
+    """Hold the resources of one agent; the text of an error names the agent."""
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(agent.open())

@@ -1,4 +1,4 @@
-"""A run as its agent sees it: the question, and the ways to answer."""
+"""A run, as its agent uses it: the message, and methods that send events."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -34,14 +34,12 @@ from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted
 from netra_trio.telemetry.trace_context import TRACEPARENT
 from netra_trio.values import frozen
 
-STEP_MAX = 2**53 - 1  # what every JSON reader keeps exact; a plan has fewer steps
-
-
-TOOL_NAME_BYTES = 256  # of a label; an event's bounds are for its arguments
+STEP_MAX = 2**53 - 1  # larger integers lose precision in JavaScript
+TOOL_NAME_BYTES = 256  # UTF-8
 
 
 class Outlet(Protocol):
-    """The session of a run, as far as the run writes events into it."""
+    """Receives the events of a run: the event stream of its session."""
 
     def has_room(self, size: int) -> bool:
         """Whether an event of `size` bytes fits now."""
@@ -54,21 +52,25 @@ class Outlet(Protocol):
     def append(
         self, event: Event, size: int, correlation_id: CorrelationId
     ) -> Awaitable[None] | None:
-        """Append an event for which there is room; return the wait for the writer, if there is."""
+        """Append an event; the caller has checked that there is room.
+
+        Returns:
+            None, or an awaitable that waits for room in the channel to the writer.
+        """
         ...
 
 
 @frozen
 class RunSpec:
-    """The work of a run.
+    """The specification of a run.
 
     Attributes:
-        message: The message, as it was recorded.
+        message: The recorded message.
         agent: The agent.
-        permissions: What the user's token allows.
-        input: The whole payload of an `agent_request`; None for a `user_message`.
-        timeout: Seconds from the first `agent_started` to `timed_out`.
-        received: When the message came, on Trio's clock.
+        permissions: The permissions of the user's token.
+        input: The payload of an `agent_request`; None for a `user_message`.
+        timeout: Seconds from the first `agent_started` to the deadline.
+        received: When the message was received, on Trio's clock.
     """
 
     message: NewMessage
@@ -81,14 +83,14 @@ class RunSpec:
 
 @define
 class Tool:
-    """A tool at work: set `result` to what it found, any JSON."""
+    """A tool call in progress; the agent sets `result`, any JSON value."""
 
     name: str
     result: Any = None
 
 
 class RunNursery:
-    """The nursery of a run, and whether its agent has asked for it."""
+    """The nursery of a run, and whether its agent has used it."""
 
     __slots__ = ("is_used", "nursery")
 
@@ -98,20 +100,19 @@ class RunNursery:
 
 
 class Run:
-    """What an agent sees of its run: the question, and the ways to answer.
+    """A run, as its agent uses it: the message, and methods that send events.
 
     Attributes:
-        id: The run's id.
-        user: The id of the user who asked.
-        permissions: What the user's token allows.
-        thread_id: The thread it belongs to.
-        correlation_id: Of the message that started it.
-        content: The user's text; of an `agent_request`, its input as text.
-        input: The whole payload of an `agent_request`, None for a `user_message`.
+        id: The id of the run.
+        user: The id of the user who sent the message.
+        permissions: The permissions of the user's token.
+        thread_id: The thread of the message.
+        correlation_id: The correlation id of the message.
+        content: The text of the message; of an `agent_request`, its input as text.
+        input: The payload of an `agent_request`; None for a `user_message`.
         attempt: 1, 2 or 3.
         deadline: When the run ends `timed_out`, on Trio's clock.
-        traceparent: The run's trace, to hand on as the header of that name; None where there is
-            none.
+        traceparent: The trace of the run, for the HTTP header of that name; None if there is none.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Run:
 
     @property
     def nursery(self) -> trio.Nursery:
-        """A nursery for work side by side. The run goes on until its tasks have ended.
+        """A nursery for concurrent tasks. The run ends after these tasks have ended.
 
         Raises:
             RuntimeError: If the run has ended.
@@ -154,9 +155,9 @@ class Run:
         return self._nursery.nursery
 
     async def emit(self, text: str) -> None:
-        """Send a piece of the answer; waits while the client cannot keep up.
+        """Send a piece of the answer; waits while the client does not keep up.
 
-        A long text goes out as several events. Cancelling is safe: what was sent stays sent.
+        A long text is sent as several events. Cancelling is safe; events that were sent stay sent.
 
         Raises:
             TypeError: If `text` is no string.
@@ -167,20 +168,20 @@ class Run:
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
         if not text:
             await trio.lowlevel.checkpoint()  # a loop of empty texts must not block the event loop
-        elif len(text) <= PIECE_CHARACTERS:  # as a token of a model is
-            await self._output.say(self.id, text)
+        elif len(text) <= PIECE_CHARACTERS:  # the usual case: a token of a model
+            await self._output.append_delta(self.id, text)
         else:
             for piece in pieces(text):
-                await self._output.say(self.id, piece)
+                await self._output.append_delta(self.id, piece)
 
     async def think(
         self, thought: str, *, step: int | None = None, total: int | None = None
     ) -> None:
-        """Show a thought on the way to the answer; `step` of `total`, where there is a plan.
+        """Send a thought; with a plan, it is step `step` of `total`.
 
         Raises:
-            TypeError: If `thought` is no string, or a step no integer.
-            ValueError: If `thought` cannot be encoded as UTF-8, or a step is out of all bounds.
+            TypeError: If `thought` is not a string, or a step is not an integer.
+            ValueError: If `thought` cannot be encoded as UTF-8, or a step exceeds 2^53 - 1.
             trio.ClosedResourceError: If the run has ended.
         """
         if not isinstance(thought, str):
@@ -189,18 +190,19 @@ class Run:
         _check_step(total)
         for piece in pieces(thought):
             event = AgentThinking(self.id, piece, step, total)
-            await self._output.put(event, json_size(piece))
+            await self._output.append(event, json_size(piece))
 
     @asynccontextmanager
     async def tool(self, name: str, /, **arguments: Any) -> AsyncIterator[Tool]:
-        """Show a tool at work while the block runs.
+        """Send `tool_executing` before the block, and `tool_completed` after it.
 
-        Set the `result` of what you get. A `ToolError` raised in the block shows its text to the
-        client and goes on out, as does any other exception, whose text is not shown. A block that
-        is cancelled shows no end: the run's own end closes it.
+        The block sets the `result` of the `Tool`. An exception of the block is sent as a failure
+        and raised again; only the text of a `ToolError` is sent. A block that is cancelled sends no
+        `tool_completed`: the end of the run ends the tool call too.
 
         Raises:
-            TypeError: If the name is no string, or arguments or result cannot be written as JSON.
+            TypeError: If the name is not a string, or arguments or result cannot be encoded as
+                JSON.
             ValueError: If the name is too long, or cannot be encoded as UTF-8.
             trio.ClosedResourceError: If the run has ended.
         """
@@ -208,7 +210,7 @@ class Run:
         call_id = new_tool_call_id()
         shown, truncated = cut_json(arguments, EVENT_BYTES)
         executing = ToolExecuting(self.id, call_id, name, Fragment(shown), truncated or None)
-        await self._output.put(executing, len(shown))
+        await self._output.append(executing, len(shown))
         tool = Tool(name)
         started = trio.current_time()
         self._note(ToolStarted(self.id, call_id, name))
@@ -225,7 +227,7 @@ class Run:
                 None if error is None else loads(shown),
                 truncated or None,
             )
-            await self._output.put(event, len(shown))
+            await self._output.append(event, len(shown))
 
         outcome = "cut_off"
         try:
@@ -235,10 +237,10 @@ class Run:
             except Exception:
                 outcome = "failed"
                 raise
-            finally:  # before the client is told, which may have to wait
+            finally:  # before `tool_completed` is sent, which may have to wait
                 self._note(ToolEnded(call_id, outcome, trio.current_time() - started))
         except ToolError as error:
-            # A file name in it may have lone surrogates, which are no text.
+            # A file name in the text may have lone surrogates, which UTF-8 cannot encode.
             await complete(error=str(error).encode(errors="replace").decode())
             raise
         except Exception:
@@ -247,9 +249,9 @@ class Run:
         await complete(tool.result)
 
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
-        """Return up to `limit` earlier messages of the thread, oldest first, without this one.
+        """Return up to `limit` earlier messages of the thread, oldest first.
 
-        Messages that wait for their run are left out: they are the conversation's future.
+        The message of this run and messages whose run has not started are left out.
 
         Raises:
             StoreUnavailable: If the store cannot answer now.
@@ -273,15 +275,15 @@ class Run:
 
 
 Agent = Callable[[Run], Awaitable[Any]]
-"""An agent: an async function of a `Run`; what it returns is the run's result, any JSON."""
+"""An agent: an async function of a `Run`; it returns the result of the run, any JSON value."""
 
 
 class Output:
-    """The events of one run on their way to the session, and the text that was emitted.
+    """Sends the events of one run to the outlet, and keeps the emitted text.
 
     Args:
-        outlet: The session.
-        correlation_id: Of the run's message.
+        outlet: The event stream of the session.
+        correlation_id: The correlation id of the message.
     """
 
     __slots__ = ("_bytes", "_chunks", "_closed", "_correlation_id", "_outlet")
@@ -293,8 +295,8 @@ class Output:
         self._bytes = 0
         self._closed = False
 
-    async def put(self, event: Event, size: int) -> None:
-        """Append an event when there is room for it, and wait for a writer that is behind."""
+    async def append(self, event: Event, size: int) -> None:
+        """Append an event; waits for room in the log, and for room in the channel to the writer."""
         outlet = self._outlet
         if outlet.has_room(size):
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -306,8 +308,8 @@ class Output:
         if waiting is not None:
             await waiting
 
-    async def say(self, run_id: RunId, text: str) -> None:
-        """Append a delta as `put` does, and keep as much of the text as a result may have."""
+    async def append_delta(self, run_id: RunId, text: str) -> None:
+        """Append a delta as `append` does, and keep its text for the result."""
         size = len(text) if text.isascii() else json_size(text)
         outlet = self._outlet
         if outlet.has_room(size):
@@ -324,7 +326,7 @@ class Output:
             await waiting
 
     def close(self) -> None:
-        """Let no event out any more: the end of the run is the last one."""
+        """Refuse more events, because the end of the run is the last one."""
         self._closed = True
 
     @property
@@ -339,12 +341,12 @@ class Output:
 
     @property
     def text(self) -> str:
-        """The text that was emitted, joined."""
+        """The emitted text, as much of it as a result may have."""
         return "".join(self._chunks)
 
 
 def history_text(text: str) -> tuple[str, bool]:
-    """Return an agent's text as history keeps it, and whether it was cut."""
+    """Return the text of an agent for the history, and whether it was cut."""
     return cut_text(text, HISTORY_TEXT_BYTES)
 
 
@@ -354,7 +356,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def content_of(input_: JsonObject | str) -> str:
-    """Return an `agent_request`'s input as text: itself, or its JSON."""
+    """Return the input of an `agent_request` as text: a string as it is, an object as JSON."""
     return input_ if isinstance(input_, str) else dumps(input_).decode()
 
 

@@ -7,10 +7,11 @@ from functools import partial
 
 import trio
 
+from netra_trio.cli.arguments import OptionalText, Text
 from netra_trio.cli.chat_session import ChatSession
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER, Login, LoginError, find_server
-from netra_trio.cli.terminal import Screen
+from netra_trio.cli.terminal import Screen, restored_terminal
 from netra_trio.client import (
     ClientError,
     ConnectionClosed,
@@ -22,19 +23,21 @@ from netra_trio.client import (
 )
 from netra_trio.client.network import WebSocket
 from netra_trio.client.retry import Next, after_refusal
+from netra_trio.ids import new_thread_id
 from netra_trio.protocol.codes import CloseCode
 
 ATTEMPTS = 8  # to reconnect for one message: some 45 seconds, so that a restart is survived
 
 
 def chat(
-    message: str | None = None,
+    message: OptionalText = None,
     /,
     *,
-    url: str = "ws://127.0.0.1:8000/ws",
-    user: str | None = None,
-    token: str | None = None,
-    agent: str | None = None,
+    url: Text = "ws://127.0.0.1:8000/ws",
+    user: OptionalText = None,
+    token: OptionalText = None,
+    agent: OptionalText = None,
+    thread: OptionalText = None,
 ) -> None:
     """Talk to an agent in the terminal; Ctrl-C stops an answer, a second one quits.
 
@@ -50,15 +53,25 @@ def chat(
         A token to use instead of a user.
     agent
         The agent to talk to; the server's default without it.
+    thread
+        The thread to continue; a new one without it.
     """
     if user is not None and token is not None:
         raise CommandError("give --user or --token, not both")
-    run = partial(run_chat, url, message=message, user=user or DEV_USER, token=token, agent=agent)
-    sys.exit(trio.run(run))
+    session = ChatSession(
+        Screen(sys.stdout),
+        agent=agent,
+        thread_id=thread or new_thread_id(),
+        max_attempts=None if message is None else ATTEMPTS,
+    )
+    run = partial(run_chat, session, url, message=message, user=user or DEV_USER, token=token)
+    with restored_terminal():
+        code = trio.run(run)
+    sys.exit(code)
 
 
 async def run_chat(
-    url: str, *, message: str | None, user: str, token: str | None, agent: str | None
+    session: ChatSession, url: str, *, message: str | None, user: str, token: str | None
 ) -> int:
     """Talk until the input ends, or until one message is answered; return the exit code.
 
@@ -68,8 +81,6 @@ async def run_chat(
     Raises:
         CommandError: There is no connection, or no token.
     """
-    max_attempts = None if message is None else ATTEMPTS
-    session = ChatSession(Screen(sys.stdout), agent, max_attempts)
     login = Login(url, user)
     failure: CommandError | None = None
     async with trio.open_nursery() as nursery:
@@ -80,7 +91,7 @@ async def run_chat(
                 url,
                 token=token,
                 get_token=login.token if token is None else None,
-                max_attempts=max_attempts,
+                max_attempts=session.max_attempts,
                 dialer=_ReportingNetwork(session.show_no_connection),
             ) as client:
                 await session.run(client, message)

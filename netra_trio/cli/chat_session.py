@@ -6,9 +6,10 @@ import trio
 from attrs import define, field
 
 from netra_trio.cli.chat_view import ChatView
+from netra_trio.cli.errors import CommandError
+from netra_trio.cli.streams import OutputError
 from netra_trio.cli.terminal import Screen, typed_lines
 from netra_trio.client import Client, ClientError, Event, MessageRefused, Run
-from netra_trio.ids import new_thread_id
 from netra_trio.protocol.codes import ErrorCode
 
 _TEMPORARY = {
@@ -25,15 +26,15 @@ class ChatSession:
     Attributes:
         screen: The output.
         agent: The agent; None for the server's default.
-        max_attempts: How many connection attempts may fail in a row; None for any number.
         thread_id: The thread. Not the session's own, which would end with the session.
+        max_attempts: How many connection attempts may fail in a row; None for any number.
         status: How the last run ended; None before the first end.
     """
 
     screen: Screen
     agent: str | None
+    thread_id: str
     max_attempts: int | None
-    thread_id: str = field(factory=new_thread_id)
     status: str | None = None
     _view: ChatView = field(init=False)
     _run: Run | None = None
@@ -74,12 +75,14 @@ class ChatSession:
 
     async def _converse(self, client: Client) -> None:
         self.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D quits.")
-        self.screen.prompt()
-        async for line in typed_lines():
-            self.screen.line_entered()
-            if line.strip():
-                await self._ask(client, line)
-            self.screen.prompt()
+        try:
+            async for line in typed_lines(self.screen):
+                if line.strip():
+                    await self._ask(client, line)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise CommandError(f"cannot read standard input: {error.strerror}") from None
 
     async def _ask(self, client: Client, content: str) -> None:
         """Send a message and show its run to the end."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from netra_trio.cli.arguments import OptionalText
 from netra_trio.cli.check_server import Outcome, StepResult, check_server
 from netra_trio.cli.check_services import check_services
 from netra_trio.cli.errors import CommandError
@@ -22,10 +23,10 @@ _COLOURS = {Outcome.OK: "green", Outcome.WRONG: "bold red", Outcome.SKIPPED: "di
 
 def check(
     *,
-    url: str | None = None,
-    user: str | None = None,
-    token: str | None = None,
-    origin: str | None = None,
+    url: OptionalText = None,
+    user: OptionalText = None,
+    token: OptionalText = None,
+    origin: OptionalText = None,
 ) -> None:
     """Show every setting, or test a running server; exit with 1 if something is wrong.
 

@@ -7,25 +7,26 @@ async with connect(login.url, get_token=login.token) as client:
 """
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx2
 from attrs import define
 
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.errors import CommandError
-from netra_trio.client import Network, NoAnswer, OpeningRefused, TokenUnavailable
-from netra_trio.client.network import reason_of
+from netra_trio.cli.probe import BadAddress, Probe
+from netra_trio.client import NoAnswer, OpeningRefused, TokenUnavailable
+from netra_trio.client.retry import Next, after_refusal
 from netra_trio.config.loading import load
 from netra_trio.config.settings import SECRET_FILE
 from netra_trio.errors import SettingsError
 
 DEV_USER = "dev"  # the user of commands that are given neither a user nor a token
-CONNECT_SECONDS = 10.0
 TOKEN_SECONDS = 24 * 3600  # of a token that is signed here
+
+_OK = 200  # the HTTP status
 
 
 class LoginError(CommandError):
@@ -44,6 +45,7 @@ class Login:
     url: str
     user: str
     _first: str | None = None
+    _has_worked: bool = False  # then another answer than the server's is temporary
 
     async def prepare(self) -> None:
         """Get the first token.
@@ -70,17 +72,15 @@ class Login:
             raise TokenUnavailable(str(no_answer)) from None
 
     async def _get(self) -> str:
-        try:
-            async with httpx2.AsyncClient(timeout=CONNECT_SECONDS) as http:
-                answer = await http.post(
-                    f"{_origin(self.url)}/ws/dev-token", json={"user": self.user}
-                )
-            if answer.status_code == httpx2.codes.OK:
-                return str(answer.json()["token"])
-        except httpx2.InvalidURL as error:
-            raise no_server(self.url, str(error)) from None
-        except httpx2.HTTPError as error:
-            raise NoAnswer(reason_of(error)) from None
+        reply = await _probe(self.url).request("POST", "/dev-token", {"user": self.user})
+        token = (reply.body or {}).get("token")
+        if reply.status == _OK and isinstance(token, str):
+            self._has_worked = True
+            return token
+        refused = OpeningRefused(reply.status, body=reply.body or {})
+        is_final = refused.code is not None or not self._has_worked
+        if after_refusal(reply.status, is_final=is_final) is Next.RETRY:
+            raise NoAnswer(refused.reason)
         return self._sign()
 
     def _sign(self) -> str:
@@ -130,11 +130,9 @@ async def find_server(url: str) -> None:
         LoginError: No server answers.
     """
     try:
-        await Network().discover(f"{_origin(url)}/ws/config")
-    except OpeningRefused:
-        return  # the upgrade will give the reason
-    except (NoAnswer, httpx2.InvalidURL, ValueError) as error:
-        raise no_server(url, str(error)) from None
+        await _probe(url).request("GET", "/config")  # the upgrade gives the reason of a refusal
+    except NoAnswer as no_answer:
+        raise no_server(url, str(no_answer)) from None
 
 
 def no_server(url: str, why: str) -> LoginError:
@@ -144,6 +142,8 @@ def no_server(url: str, why: str) -> LoginError:
     )
 
 
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
+def _probe(url: str) -> Probe:
+    try:
+        return Probe.of(url, trust=ssl.create_default_context(), origin=None)
+    except BadAddress as error:
+        raise LoginError(f"cannot connect to {url}: {error}") from None

@@ -3,15 +3,18 @@
 A command's module is imported when the command runs, so `--help` does not load a server.
 """
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
 import cyclopts
 
+from netra_trio.cli import streams
 from netra_trio.cli.errors import CommandError
-from netra_trio.errors import SettingsError
+from netra_trio.errors import SettingsError, leaves
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as shells count
 
@@ -44,14 +47,47 @@ app.command("netra_trio.cli.user:users", name="user", help="Add, disable, enable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error that its user can fix is one line, with exit code 1."""
+    """Run a command, and exit.
+
+    An error that its user can fix is one line on standard error, with exit code 1.
+    """
+    streams.prepare()
+    try:
+        code = _run(arguments)
+        streams.finish()
+    except BaseException as error:
+        code = _report(error)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments)
-    except (CommandError, SettingsError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command's own output
-        sys.exit(1)
-    except BrokenPipeError:  # the reader of the output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _report(error: BaseException) -> int:
+    """Report an expected error, and return the exit code; raise any other one."""
+    found = list(leaves(error))
+    first = found[0]
+    if all(isinstance(each, streams.OutputError) for each in found):
+        return _report_output(first)
+    if all(isinstance(each, KeyboardInterrupt) for each in found):
+        return INTERRUPTED
+    if isinstance(first, CommandError | SettingsError) and len(found) == 1:
+        streams.report(first)
+        return 1
+    raise error
+
+
+def _report_output(error: BaseException) -> int:
+    streams.discard()
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        # The reader of the output has left, as `head` does: end as the signal ends other programs.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    streams.report(f"cannot write to standard output: {reason}")
+    return 1

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, Socket, SocketClosed
+from netra_trio.client.network import reason_of
 from netra_trio.errors import leaves
 from netra_trio.protocol.wire_format import SUBPROTOCOL
 
@@ -163,7 +164,7 @@ class Probe:
                         if len(body) > BODY_BYTES:
                             scope.cancel()  # leaving the loop would leave its generators open
             except (httpx2.HTTPError, OSError) as error:
-                raise NoAnswer(str(error) or type(error).__name__) from None
+                raise NoAnswer(reason_of(error)) from None
         if scope.cancelled_caught and len(body) <= BODY_BYTES:
             raise NoAnswer(f"nothing within {TIMEOUT_SECONDS:g} s")
         return Reply(

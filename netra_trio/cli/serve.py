@@ -1,5 +1,7 @@
 """The command `serve`: runs the server."""
 
+import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -18,8 +20,10 @@ from cyclopts.validators import Number
 
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.agent_import import import_agents
+from netra_trio.cli.arguments import Texts
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER
+from netra_trio.cli.streams import report
 from netra_trio.config.loading import Loaded, load
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
@@ -36,9 +40,9 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - only lo
 
 def serve(
     *,
-    host: Annotated[tuple[str, ...], Parameter(negative=())] = ("127.0.0.1",),
+    host: Annotated[Texts, Parameter(negative=())] = ("127.0.0.1",),
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
-    agent: Annotated[tuple[str, ...], Parameter(name="--agent", negative=())] = (),
+    agent: Annotated[Texts, Parameter(name="--agent", negative=())] = (),
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
@@ -69,12 +73,14 @@ def serve(
     loaded = load(os.environ, directory=Path.cwd())
     agents = import_agents(agent) if agent else dict(DEMO_AGENTS)
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 - a command's own output
+        report(f"warning: {warning}")
     application = create_app(agents=agents, settings=loaded.settings)
     try:
         socks = listen(host, port)
     except CannotListen as error:
-        raise CommandError(str(error)) from None
+        is_taken = str(error).endswith(os.strerror(errno.EADDRINUSE))
+        advice = "; choose another port with --port, or a free one with --port 0"
+        raise CommandError(f"{error}{advice if is_taken else ''}") from None
     run = partial(_serve, application, loaded, list(agents), socks, tls, opens=open_page)
     with exporting(os.environ):
         trio.run(run)
@@ -94,15 +100,16 @@ async def _serve(
     try:
         async with trio.open_nursery() as nursery:
 
-            async def run(task_status: trio.TaskStatus[list[str]]) -> None:
+            async def serve_until_stopped(task_status: trio.TaskStatus[list[str]]) -> None:
                 await run_server(application, socks, tls=tls, task_status=task_status)
                 nursery.cancel_scope.cancel()  # the output and the browser may still be waited for
 
-            addresses: list[str] = await nursery.start(run)
+            addresses: list[str] = await nursery.start(serve_until_stopped)
             s = "" if tls is None else "s"
-            # In a thread: the output may be a pipe that nothing reads.
-            greet = partial(print, _greeting(loaded, agents, addresses, s), flush=True)
-            await trio.to_thread.run_sync(greet, abandon_on_cancel=True)
+            greeting = f"{_greeting(loaded, agents, addresses, s)}\n"
+            # In a thread: a reader that does not read, or has left, does not stop the server.
+            write = partial(_write, greeting)
+            nursery.start_soon(partial(trio.to_thread.run_sync, write, abandon_on_cancel=True))
             if opens:
                 # Some browsers return only when they are closed.
                 open_page = partial(webbrowser.open, f"http{s}://{_reachable(addresses[0])}/")
@@ -111,6 +118,12 @@ async def _serve(
         wrong = next(leaves(group))
     if wrong is not None:
         raise wrong
+
+
+def _write(text: str) -> None:
+    # Not by `print`: at the end of the interpreter, a thread must not hold the lock of stdout.
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), text.encode(sys.stdout.encoding, errors="replace"))
 
 
 def _reachable(address: str) -> str:

@@ -9,13 +9,25 @@ On a terminal there are colours (unless NO_COLOR is set or TERM is `dumb`) and a
 characters from outside are removed: they could rewrite the screen. A pipe gets plain text.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+import termios
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 import trio
 from attrs import define
+
+try:
+    import readline
+except ImportError:  # Python may be built without it
+    HAS_READLINE = False
+else:
+    HAS_READLINE = True
+    # Without this, readline would write control sequences around each prompt.
+    readline.parse_and_bind("set enable-bracketed-paste off")
 
 READ_BYTES = 64 * 1024  # of the input at once
 
@@ -54,12 +66,16 @@ class Screen:
         if self._is_inside:
             self._write("\n")
 
-    def prompt(self) -> None:
-        """Show the prompt, on a terminal."""
+    def prompt(self, typed: str | None = "") -> None:
+        """Show the prompt, on a terminal.
+
+        Args:
+            typed: What is typed already; None if the line editor shows the prompt itself.
+        """
         if self.stream.isatty():
             self.end()
-            self._write(_PROMPT)
-            self._is_prompting = True
+            self._write("" if typed is None else _PROMPT + typed)
+            self._is_inside = self._is_prompting = True
 
     def line_entered(self) -> None:
         """Note that a line was typed, which ended the line of the prompt."""
@@ -78,7 +94,7 @@ class Screen:
         text = self._cleaned(text)
         self._write(f"{colour}{text}{_PLAIN}\n" if self._has_colours else f"{text}\n")
         if was_prompting:
-            self.prompt()
+            self.prompt(readline.get_line_buffer() if HAS_READLINE else "")
 
     def _leave_prompt(self) -> None:
         if self._is_prompting:
@@ -100,18 +116,59 @@ class Screen:
             self.stream.flush()
 
 
-async def typed_lines() -> AsyncIterator[str]:
-    """Yield the lines of the input.
+def typed_lines(screen: Screen) -> AsyncIterator[str]:
+    """Yield the lines of the input, each after a prompt.
+
+    On a terminal a line can be edited, and earlier ones are recalled, if Python has readline.
+
+    Raises:
+        OSError: The input cannot be read.
+    """
+    is_terminal = sys.stdin.isatty() and screen.stream.isatty()
+    return _edited_lines(screen) if HAS_READLINE and is_terminal else _plain_lines(screen)
+
+
+@contextmanager
+def restored_terminal() -> Iterator[None]:
+    """Restore the settings of the terminal, which an abandoned line editor has changed."""
+    settings = None
+    with contextlib.suppress(termios.error, OSError, ValueError):
+        settings = termios.tcgetattr(sys.stdin.fileno())
+    try:
+        yield
+    finally:
+        if settings is not None:
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, settings)
+
+
+async def _edited_lines(screen: Screen) -> AsyncIterator[str]:
+    while True:
+        screen.prompt(typed=None)
+        try:
+            # Abandoned when the chat ends: nothing ends a line editor that waits for a key.
+            line = await trio.to_thread.run_sync(input, _PROMPT, abandon_on_cancel=True)
+        except EOFError:
+            return
+        screen.line_entered()
+        yield line
+
+
+async def _plain_lines(screen: Screen) -> AsyncIterator[str]:
+    """Yield lines of a pipe, or of a terminal without a line editor.
 
     The thread reads the descriptor: a thread that holds Python's own stdin when the program ends
     would crash the interpreter.
     """
+    encoding = sys.stdin.encoding or "utf-8"
     typed = b""
+    screen.prompt()
     while data := await trio.to_thread.run_sync(
         os.read, sys.stdin.fileno(), READ_BYTES, abandon_on_cancel=True
     ):
         *lines, typed = (typed + data).split(b"\n")
         for line in lines:
-            yield line.decode(errors="replace")
+            screen.line_entered()
+            yield line.decode(encoding, errors="replace")
+            screen.prompt()
     if typed:
-        yield typed.decode(errors="replace")
+        yield typed.decode(encoding, errors="replace")

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from netra_trio.auth.identity import USER_ID_CHARACTERS, is_user_id
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.cli.arguments import Text, Texts
 from netra_trio.cli.errors import CommandError
 from netra_trio.config.loading import load
 
@@ -19,9 +20,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def token(
     *,
-    user: str,
-    expires: str = "1h",
-    permission: Annotated[tuple[str, ...], Parameter(name="--permission", negative=())] = (),
+    user: Text,
+    expires: Text = "1h",
+    permission: Annotated[Texts, Parameter(name="--permission", negative=())] = (),
 ) -> None:
     """Print a token (JWT) signed with the configured secret.
 

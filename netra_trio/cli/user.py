@@ -10,6 +10,7 @@ import cyclopts
 import trio
 
 from netra_trio.auth.identity import is_user_id
+from netra_trio.cli.arguments import Text
 from netra_trio.cli.check_services import ANSWER_SECONDS, reason_of
 from netra_trio.cli.errors import CommandError
 from netra_trio.config.loading import load
@@ -28,7 +29,7 @@ users = cyclopts.App(name="user", help="Add, disable, enable and list users.")
 
 
 @users.command(name="add")
-def user_add(*user: str) -> None:
+def user_add(*user: Text) -> None:
     """Add users, so that the server accepts their tokens.
 
     Parameters
@@ -43,7 +44,7 @@ def user_add(*user: str) -> None:
 
 
 @users.command(name="disable")
-def user_disable(*user: str) -> None:
+def user_disable(*user: Text) -> None:
     """Disable users: they are refused, and their connections end within a minute (4403).
 
     Parameters
@@ -55,7 +56,7 @@ def user_disable(*user: str) -> None:
 
 
 @users.command(name="enable")
-def user_enable(*user: str) -> None:
+def user_enable(*user: Text) -> None:
     """Enable users who were disabled.
 
     Parameters

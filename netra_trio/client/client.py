@@ -72,8 +72,14 @@ async def connect(
         GaveUp: `max_attempts` attempts failed.
         TokenFailed: `get_token` raised.
         OutboxUnusable: The file cannot be used.
+        RuntimeError: The caller is not a Trio task, but one of asyncio, for example.
         ValueError: Not exactly one of `token` and `get_token` is given, or the url is invalid.
     """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            "netra_trio.client.connect needs a Trio task; docs/client.md, 'In an asyncio program', "
+            "shows how to run one from asyncio"
+        )
     stats = Stats()
     tokens = Tokens(token, get_token)
     with ExitStack() as files:
@@ -106,7 +112,6 @@ async def _connected(client: "Client") -> AsyncIterator[None]:
                 raise
             finally:
                 await client.connection.close()
-                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # `except MessageRefused` around the block has to match the error of the block, which the
         # nursery has put into a group.

@@ -27,7 +27,14 @@ from netra_trio.client.retry import (
     describe_close,
 )
 from netra_trio.client.session import ClientSession
-from netra_trio.client.sockets import Dialer, NoAnswer, OpeningRefused, Socket, SocketClosed
+from netra_trio.client.sockets import (
+    Dialer,
+    InvalidDocument,
+    NoAnswer,
+    OpeningRefused,
+    Socket,
+    SocketClosed,
+)
 from netra_trio.client.stats import Stats, Status
 from netra_trio.client.tokens import Tokens
 from netra_trio.protocol.codes import CloseCode
@@ -82,7 +89,9 @@ class ConnectionManager:
         self.status = Status.CONNECTING
         self.config: Mapping[str, Any] | None = None
         self.failure: ClientError | None = None
+        self._scope = trio.CancelScope(shield=True)
         self._connection: Connection | None = None
+        self._was_connected = False
         self._was_renewed = False  # whether a 401 was answered with a new token already
         self._settled = trio.Event()  # connected, or failed
         self._reconnect = Notifier()  # the application wants a new connection now
@@ -118,7 +127,7 @@ class ConnectionManager:
         self._reconnect.notify()
 
     async def close(self) -> None:
-        """Send a close frame, in bounded time; the task of `run` is cancelled next."""
+        """Send a close frame, in bounded time, and end `run`."""
         self.status = Status.DISCONNECTING
         try:
             if self._connection is not None:
@@ -126,9 +135,18 @@ class ConnectionManager:
                     await self._connection.close(CloseCode.NORMAL)
         finally:
             self._closed.set()
+            self._scope.cancel()
 
-    async def run(self) -> NoReturn:
-        """Connect again and again; after a failure wait until the application asks for it."""
+    async def run(self) -> None:
+        """Connect again and again until `close`; after a failure wait for `try_now`.
+
+        It is shielded from cancellation: `close` needs a connection that is still read, to receive
+        the answer to its close frame.
+        """
+        with self._scope:
+            await self._run()
+
+    async def _run(self) -> NoReturn:
         while True:
             try:
                 await self._stay_connected()
@@ -155,7 +173,7 @@ class ConnectionManager:
                 self._count_failed_attempt(why)
             else:
                 if self.is_left:
-                    await trio.sleep_forever()  # until the client's nursery is cancelled
+                    await trio.sleep_forever()  # until `close` cancels it
                 at_least, why = self._session.connection.reconnect_after, describe_close(code)
                 self._count_lost_connection(code)
             if self._back_off.is_exhausted:
@@ -175,17 +193,17 @@ class ConnectionManager:
         Raises:
             ConnectionRefused: Trying again would not help.
         """
-        step = after_refusal(refused.status)
+        is_final = refused.code is not None or not self._was_connected
+        step = after_refusal(refused.status, is_final=is_final)
         if step is Next.RENEW and self._tokens.can_renew and not self._was_renewed:
             self._was_renewed = True
             self._tokens.forget()
             return True
-        if step is not Next.RETRY:
-            code = refused.body.get("code")
+        if step is not Next.RETRY and is_final:
             raise ConnectionRefused(
                 f"refused by {self._address}: {refused.reason}",
                 status=refused.status,
-                code=code if isinstance(code, str) else None,
+                code=refused.code,
             )
         return False
 
@@ -238,6 +256,8 @@ class ConnectionManager:
                 raise
             # A proxy may pass on nothing but the WebSocket: the upgrade will show.
             self.config = {}
+        except InvalidDocument:
+            self.config = {}  # likewise
         document = as_object(self.config.get("websocket_config"))
         self._session.set_limits(as_object(document.get("connection_limits")))
 
@@ -257,6 +277,7 @@ class ConnectionManager:
             return NoAnswer(f"this is not a server of {SUBPROTOCOL}: {fault}")
         opened_at = trio.current_time()
         self._connection = Connection(socket, self._session, self._tokens)
+        self._was_connected = True
         self._was_renewed = False
         if not self.is_left:
             self.status = Status.CONNECTED

@@ -17,7 +17,7 @@ import trio
 import trio_websocket
 from wsproto.utilities import ProtocolError
 
-from netra_trio.client.sockets import NoAnswer, OpeningRefused, SocketClosed
+from netra_trio.client.sockets import InvalidDocument, NoAnswer, OpeningRefused, SocketClosed
 from netra_trio.errors import leaves
 from netra_trio.protocol.codes import ABNORMAL
 
@@ -52,10 +52,10 @@ def _text_of(error: BaseException) -> str:
 
 
 class Network:
-    """A `Dialer` over TCP.
+    """A `Dialer` over TCP; it ignores the proxy variables of the environment.
 
     Args:
-        tls: The authorities to trust for `wss`; the system's if None.
+        tls: The authorities to trust for `wss`; the system's, or those of SSL_CERT_FILE, if None.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -104,7 +104,7 @@ class Network:
                 if not is_tls:
                     return await trio.open_tcp_stream(parts.hostname, port)
                 stream = await trio.open_ssl_over_tcp_stream(
-                    parts.hostname, port, ssl_context=self._tls, https_compatible=True
+                    parts.hostname, port, ssl_context=self._trust(), https_compatible=True
                 )
                 try:
                     await stream.do_handshake()
@@ -124,7 +124,12 @@ class Network:
         with trio.move_on_after(ANSWER_SECONDS) as scope:
             try:
                 async with (
-                    httpx2.AsyncClient(verify=self._trust(url), timeout=None) as client,
+                    httpx2.AsyncClient(
+                        # Reading the authorities takes 20 ms and more, and http does not need them.
+                        verify=self._trust() if urlsplit(url).scheme == "https" else _NO_TRUST,
+                        timeout=None,
+                        trust_env=False,
+                    ) as client,
                     client.stream("GET", url, headers=headers) as answer,
                 ):
                     async for piece in answer.aiter_raw():
@@ -135,23 +140,20 @@ class Network:
             except (httpx2.HTTPError, OSError) as error:
                 raise NoAnswer(reason_of(error)) from None
         if len(body) > DOCUMENT_BYTES:
-            raise NoAnswer(f"{url} has more than {DOCUMENT_BYTES} bytes")
+            raise InvalidDocument(f"{url} has more than {DOCUMENT_BYTES} bytes")
         if scope.cancelled_caught:
             raise NoAnswer(_TOO_SLOW)
         if answer.status_code != httpx2.codes.OK:
             raise _refusal(answer.status_code, answer.headers, bytes(body))
         document = _object(bytes(body))
         if document is None:
-            raise NoAnswer(f"{url} is not a JSON object")
+            raise InvalidDocument(f"{url} is not a JSON object")
         return document
 
-    def _trust(self, url: str) -> ssl.SSLContext:
-        if self._tls is not None:
-            return self._tls
-        if urlsplit(url).scheme == "https":
-            return httpx2.create_ssl_context()
-        # Reading the system's authorities takes 20 ms and more, and is not needed for http.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    def _trust(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
 
 
 class _Reader:
@@ -226,6 +228,7 @@ class WebSocket:
         await self._connection.aclose(code)
 
 
+_NO_TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _TOO_SLOW = f"no answer within {ANSWER_SECONDS:g} s"
 
 

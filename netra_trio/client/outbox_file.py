@@ -107,7 +107,14 @@ class OutboxFile:
         os.close(self._file)
 
     def _append(self, line: bytes) -> None:
-        os.write(self._file, line)
+        """Append a line; if the disk is full, the file has all of it or nothing of it."""
+        try:
+            left = line
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
         self._size += len(line)
 
 

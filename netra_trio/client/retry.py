@@ -16,7 +16,8 @@ from netra_trio.protocol.codes import ABNORMAL, CloseCode
 BACK_OFF_SECONDS = (1.0, 30.0)  # the ceiling of the first pause, and of any (docs/client.md)
 PROGRESS_SECONDS = 30.0  # a connection that lasted this long resets the back-off
 
-_TOO_MANY, _UNAUTHORIZED, _SERVER_FAULTS = 429, 401, 500
+_UNAUTHORIZED, _SERVER_FAULTS = 401, 500
+_TEMPORARY = {408, 425, 429}  # Request Timeout, Too Early, Too Many Requests
 
 
 class Next(Enum):
@@ -63,14 +64,21 @@ def describe_close(code: int) -> str:
     return _DESCRIPTIONS.get(code, f"the server closed the connection with {code}")
 
 
-def after_refusal(status: int) -> Next:
+def after_refusal(status: int, *, is_final: bool = True) -> Next:
     """Return what to do after an upgrade was refused with this HTTP status.
 
     Every 5xx is temporary: a gateway answers 502 or 504 while the server is down.
+
+    Args:
+        status: The HTTP status.
+        is_final: Whether another refusal is final. It is not if a connection was open before and
+            the answer is not one of the server: a proxy may answer anything while the server
+            restarts.
     """
     if status == _UNAUTHORIZED:
         return Next.RENEW
-    return Next.RETRY if status == _TOO_MANY or status >= _SERVER_FAULTS else Next.STOP
+    is_temporary = status in _TEMPORARY or status >= _SERVER_FAULTS
+    return Next.RETRY if is_temporary or not is_final else Next.STOP
 
 
 class BackOff:

@@ -45,6 +45,15 @@ class OpeningRefused(NetraError):
         self.body = body
 
     @property
+    def code(self) -> str | None:
+        """The error code of the body; None if it is not an error body of this server.
+
+        A proxy answers with a page, or with JSON of its own.
+        """
+        fields = [self.body.get(name) for name in ("code", "error", "help")]
+        return fields[0] if all(isinstance(field, str) for field in fields) else None
+
+    @property
     def reason(self) -> str:
         """The text of the error body; the status if there is none."""
         error, advice = self.body.get("error"), self.body.get("help")
@@ -55,6 +64,10 @@ class OpeningRefused(NetraError):
 
 class NoAnswer(NetraError):
     """There was no answer, or not in time; the text has the reason."""
+
+
+class InvalidDocument(NoAnswer):
+    """A document was answered that is not a JSON object; the text says so."""
 
 
 class Socket(Protocol):
@@ -104,6 +117,7 @@ class Dialer(Protocol):
 
         Raises:
             OpeningRefused: The answer is not 200.
-            NoAnswer: There was no answer in time, or it is not a JSON object.
+            InvalidDocument: The answer is not a JSON object.
+            NoAnswer: There was no answer in time.
         """
         ...

@@ -1,1 +1,1 @@
-"""Connections: one nursery for each socket."""
+"""Connections: one nursery for each."""

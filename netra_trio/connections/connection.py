@@ -1,4 +1,4 @@
-"""A connection: what its tasks share, and the one way to end it.
+"""A connection: the state that its tasks share, and the method that ends it.
 
 connection.end(EndReason.EVICTED, problem)    # from any task, without waiting
 """
@@ -21,30 +21,30 @@ from netra_trio.sessions.session import Session
 from netra_trio.telemetry.metrics import Metrics
 from netra_trio.transports.base import Transport
 
-CLOSE_WAIT = 2.0  # seconds for the peer to answer the close frame: a slow round trip, twice over
+CLOSE_WAIT = 2.0  # seconds for the peer to reply to the close frame: two slow round trips
 
 
 @define(eq=False)
 class Connection:
-    """One socket of a session.
+    """One connection of a session.
 
     Attributes:
-        session: The session, which outlives it.
+        session: The session, which outlives the connection.
         transport: The WebSocket.
-        identity: The identity that its newest token carries.
-        services: The settings, the store and what else it uses.
-        wire: How its frames are encoded.
-        outgoing: The channels that end at its writer.
-        reason: Why it ends, once that is known.
-        final_error: A frame to send right before the close frame.
-        is_finishing: Whether the last frames and the close frame are on their way.
-        changed: Set when it ends; set and replaced when a new token was accepted.
+        identity: The identity of its newest token.
+        services: The services of the application.
+        wire: Its wire format.
+        outgoing: The channels to its writer.
+        reason: Why it ends; None while it is open.
+        final_error: The encoded error that is sent right before the close frame.
+        is_finishing: Whether the writer has started to send the last frames.
+        changed: Set when it ends; set and replaced when a new token is accepted.
         ping_due: Whether the writer has to send a protocol ping with its next write.
-        scope: Holds all its tasks.
-        ended: Set when nothing of it is left.
-        peer_code: The close code that the peer sent, if it did.
-        frames_in: How many frames came in.
-        frames_out: How many frames went out.
+        scope: The cancel scope of all its tasks.
+        ended: Set when all its tasks have ended.
+        peer_code: The close code of the peer, if it sent one.
+        frames_in: The number of received frames.
+        frames_out: The number of sent frames.
     """
 
     session: Session
@@ -79,7 +79,7 @@ class Connection:
 
     @property
     def metrics(self) -> Metrics:
-        """The metrics that count its frames."""
+        """The metrics of the server."""
         return self.services.instruments.metrics
 
     def end(self, reason: EndReason, problem: Problem | None = None) -> None:
@@ -102,7 +102,7 @@ class Connection:
         """End the connection because its transport is closed."""
         self.peer_code = closed.code
         if closed.timed_out:
-            # The reader may have noticed the closed socket first; this is why it was closed.
+            # The reader may have reported PEER_LOST already, because of this timeout.
             if self.reason is EndReason.PEER_LOST:
                 self.reason = None
             self.end(EndReason.SEND_TIMEOUT)
@@ -112,28 +112,28 @@ class Connection:
             self.end(EndReason.PEER_CLOSED)
 
     def renew(self, identity: Identity) -> None:
-        """Go on with a new token of the same user."""
+        """Replace the token by a new one of the same user."""
         self.identity = identity
         self.session.permissions = identity.permissions
         self.token = self._token_life()
         self.changed.set()
         self.changed = trio.Event()
 
-    async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
-        """Send a control frame; waits only for a peer that does not read its replies."""
+    async def send(self, message: Outbound, correlation_id: str | None = None) -> None:
+        """Send a control frame; waits for room if the peer does not read. Cancelling is safe."""
         self.metrics.control_sent[message.TYPE] += 1
         now = self.services.wall_clock()
         await self.outgoing.put(self.wire.encode_control(message, now, correlation_id))
 
-    def tell(self, message: Outbound) -> bool:
+    def try_send(self, message: Outbound) -> bool:
         """Send a control frame if there is room; return whether there was."""
         frame = self.wire.encode_control(message, self.services.wall_clock())
         has_room = self.outgoing.offer(frame)
         self.metrics.control_sent[message.TYPE] += has_room
         return has_room
 
-    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
-        """Send an error; waits only for a peer that does not read its replies."""
+    async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
+        """Send an error; waits for room if the peer does not read. Cancelling is safe."""
         self.metrics.note_error(problem.code)
         now = self.services.wall_clock()
         await self.outgoing.put(self.wire.encode_problem(problem, now, correlation_id))

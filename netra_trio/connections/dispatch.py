@@ -1,11 +1,11 @@
-"""The command dispatcher: what a client may ask for, whatever transport the command came by.
+"""The command dispatcher: handles the commands of a client, independent of the transport.
 
-    dispatcher = CommandDispatcher(session, services, client, nursery)
+    dispatcher = CommandDispatcher(session, client, store=store, …, nursery=nursery)
     await dispatcher.dispatch(frame)
 
-Handlers answer through a `Client`, which is a connection or whatever else can reply. They never
-wait for the log, for a run or for the store, so that a stop is handled at once. What has to ask the
-store is a background request: a task of its own, of which there are a few at a time.
+Handlers reply through a `Client`, such as a connection. They never wait for the log, for a run or
+for the store, so that a stop is handled at once. A command that needs the store becomes a
+background request: a task of its own, and a limited number of them run at the same time.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from netra_trio.auth.identity import Identity, user_refusal
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.errors import MessageNotFound, StoreUnavailable
 from netra_trio.ids import RunId
-from netra_trio.protocol.codec import BadFrame, Frame, newest_that_fit, show
+from netra_trio.protocol.codec import BadFrame, Frame, encode_newest, show
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     Ack,
@@ -44,31 +44,31 @@ from netra_trio.telemetry.metrics import Metrics
 
 CONTROL_RATE, CONTROL_BURST = 100, 1000  # frames a second, frames: docs/protocol.md, Limits
 HISTORY_RATE, HISTORY_BURST = 10, 10  # requests a second, requests: docs/protocol.md, Limits
-BACKGROUND_REQUESTS = 10  # of one kind that ask the store at once: a second's worth
+BACKGROUND_REQUESTS = 10  # of each kind at the same time: docs/protocol.md, Limits
 
 
 class Client(Protocol):
-    """The peer that sent a command, as far as the handlers need it."""
+    """The part of a connection that the handlers use."""
 
     @property
     def identity(self) -> Identity:
-        """The identity that its newest token carries."""
+        """The identity of its newest token."""
         ...
 
     def renew(self, identity: Identity) -> None:
-        """Go on with a new token of the same user."""
+        """Replace the token by a new one of the same user."""
         ...
 
     def end(self, reason: EndReason, problem: Problem | None = None) -> None:
         """End the connection, with an error as its last frame."""
         ...
 
-    async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
-        """Send a control frame; waits only for a peer that does not read its replies."""
+    async def send(self, message: Outbound, correlation_id: str | None = None) -> None:
+        """Send a control frame; waits for room if the peer does not read."""
         ...
 
-    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
-        """Send an error; waits only for a peer that does not read its replies."""
+    async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
+        """Send an error; waits for room if the peer does not read."""
         ...
 
 
@@ -76,11 +76,11 @@ class CommandDispatcher:
     """Handles the commands of one client.
 
     Args:
-        session: The session that the commands are for.
-        client: Receives the answers.
-        store: Holds the history and the users.
+        session: The session of the client.
+        client: Receives the replies.
+        store: Has the history and the users.
         verifier: Verifies new tokens.
-        metrics: Count what is refused.
+        metrics: Count refused commands.
         wall_clock: Returns Unix seconds.
         nursery: Holds the background requests.
     """
@@ -124,7 +124,7 @@ class CommandDispatcher:
         self._history = TokenBucket(rate=HISTORY_RATE, burst=HISTORY_BURST, now=now)
 
     async def dispatch(self, frame: Frame) -> None:
-        """Handle a command; a refusal is told to the client.
+        """Handle a command; a refused command is answered with an `error`.
 
         Raises:
             BadFrame: If the command contradicts what was sent before.
@@ -132,10 +132,10 @@ class CommandDispatcher:
         try:
             await _HANDLERS[type(frame.message)](self, frame)
         except Refused as refused:
-            await self._client.refuse(refused.problem, frame.correlation_id)
+            await self._client.send_error(refused.problem, frame.correlation_id)
 
     def take_control(self) -> None:
-        """Take a place of the control rate, for a frame that is no message.
+        """Take a token of the control rate, for a control frame or a bad frame.
 
         Raises:
             Refused: RATE_LIMIT_EXCEEDED.
@@ -145,15 +145,15 @@ class CommandDispatcher:
             raise self._too_fast("control", f"{CONTROL_RATE} control frames a second", wait)
 
     async def ping(self, frame: Frame) -> None:
-        """Answer with the same payload."""
+        """Reply with the same payload."""
         self.take_control()
-        await self._client.reply(Pong(frame.message.payload), frame.correlation_id)
+        await self._client.send(Pong(frame.message.payload), frame.correlation_id)
 
     async def pong(self, frame: Frame) -> None:
-        """Do nothing: any frame counts as life, and a pong says nothing else."""
+        """Do nothing: the reader has recorded the frame for the heartbeat."""
 
     async def ack(self, frame: Frame) -> None:
-        """Forget the events that the client has."""
+        """Remove the acknowledged events from the log."""
         events, seq = self._session.events, frame.message.seq
         try:
             events.acknowledge(seq)
@@ -164,15 +164,15 @@ class CommandDispatcher:
             raise BadFrame(fault, frame.correlation_id) from None
 
     async def work(self, frame: Frame) -> None:
-        """Put a message into the inbox of the session, which confirms it."""
+        """Put a message into the inbox of the session; its confirmation is the reply."""
         self._session.offer(frame.message, frame.correlation_id)
 
     async def stop(self, frame: Frame) -> None:
-        """Stop a run of this user; its `agent_completed` is the answer."""
+        """Stop a run of this user; its `agent_completed` is the reply."""
         self.take_control()
         live = self._session.user.runs.get(RunId(frame.message.run_id))
         if live is None:
-            text = "There is no such run, or it has ended."
+            text = "The run does not exist or has ended."
             raise Refused(problem(ErrorCode.RUN_NOT_FOUND, text))
         live.stop()
 
@@ -212,28 +212,28 @@ class CommandDispatcher:
         try:
             await request(frame)
         except Refused as refused:
-            await self._client.refuse(refused.problem, frame.correlation_id)
+            await self._client.send_error(refused.problem, frame.correlation_id)
         except StoreUnavailable:
-            await self._client.refuse(store_unavailable(), frame.correlation_id)
+            await self._client.send_error(store_unavailable(), frame.correlation_id)
         finally:
             self._background[request] -= 1
 
     async def _renew(self, frame: Frame) -> None:
-        async with self._renewals:  # in the order they came: the newest token counts
+        async with self._renewals:  # in order of arrival, so that the newest token is used
             identity = await self._identify(frame.message.token)
             if await check_user(self._client, self._session, self._store):
                 self._client.renew(identity)
-                await self._client.reply(AuthOk(identity.expires_at), frame.correlation_id)
+                await self._client.send(AuthOk(identity.expires_at), frame.correlation_id)
 
     async def _identify(self, token: str) -> Identity:
-        """Return the identity of a new token; a refusal does not end the connection."""
+        """Return the identity of a new token; an invalid token does not end the connection."""
         try:
             identity = await self._verifier.verify(token, self._wall_clock())
         except Refused as refused:
-            raise Refused(evolve(refused.problem, recoverable=True, help=_OLD_ONE_HOLDS)) from None
+            raise Refused(evolve(refused.problem, recoverable=True, help=_RENEWAL_HELP)) from None
         if identity.user_id != self._session.user.id:
             text = "The token belongs to another user."
-            fault = problem(ErrorCode.INVALID_TOKEN, text, recoverable=True, help=_OLD_ONE_HOLDS)
+            fault = problem(ErrorCode.INVALID_TOKEN, text, recoverable=True, help=_RENEWAL_HELP)
             raise Refused(fault)
         return identity
 
@@ -253,19 +253,19 @@ class CommandDispatcher:
             text = "You have no thread of that id."
             raise Refused(problem(ErrorCode.THREAD_NOT_FOUND, text))
         messages, has_more = page
-        fitting = newest_that_fit(messages, HISTORY_PAGE_BYTES)
+        fitting = encode_newest(messages, HISTORY_PAGE_BYTES)
         has_more = has_more or len(fitting) < len(messages)
         history = ThreadHistory(request.thread_id, tuple(fitting), has_more)
-        await self._client.reply(history, frame.correlation_id)
+        await self._client.send(history, frame.correlation_id)
 
 
 async def check_user(client: Client, session: Session, store: Store) -> bool:
-    """Return whether the user may still be connected; end the connection if not.
+    """Return whether the user exists and is enabled; if not, end the connection.
 
     Cancelling is safe.
 
     Raises:
-        StoreUnavailable: If the store cannot answer now; the connection goes on.
+        StoreUnavailable: If the store cannot answer now; the connection stays open.
     """
     if client.identity.is_anonymous:
         return True
@@ -275,7 +275,7 @@ async def check_user(client: Client, session: Session, store: Store) -> bool:
     return refusal is None
 
 
-_OLD_ONE_HOLDS = "The connection goes on with the old token; send another one before it ends."
+_RENEWAL_HELP = "The connection keeps the old token; send another one before it expires."
 
 _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None]]] = {
     Ping: CommandDispatcher.ping,

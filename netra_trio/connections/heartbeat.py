@@ -1,4 +1,4 @@
-"""The heartbeat: sends heartbeats, and ends the connection for silence, its token or its user."""
+"""The heartbeat: sends heartbeats; ends the connection on silence, token expiry, disabled user."""
 
 import trio
 
@@ -14,11 +14,11 @@ USER_CHECK = 60.0  # seconds between two checks of the user: docs/protocol.md, L
 
 
 async def watch(connection: Connection) -> None:
-    """Watch the clock until the connection ends, then bound the time of its last write."""
+    """Run the heartbeat until the connection ends; then limit the time of its last write."""
     user_check = trio.current_time() + USER_CHECK
     while connection.reason is None:
         with trio.move_on_at(min(_next_poll(connection), user_check)):
-            await connection.changed.wait()  # a new token, or the end
+            await connection.changed.wait()  # set by a new token, or by the end
         _check_token(connection)
         _poll_peer(connection)
         now = trio.current_time()
@@ -31,15 +31,15 @@ async def watch(connection: Connection) -> None:
 
 
 def _next_poll(connection: Connection) -> float:
-    """Return when the peer or the token has to be looked at, at the latest."""
+    """Return the latest time of the next check of the peer and the token."""
     token_seconds = connection.token.seconds_to_poll(connection.services.wall_clock())
     return min(connection.liveness.next_poll, trio.current_time() + token_seconds)
 
 
 async def _check_user(connection: Connection) -> None:
-    """Check the user, for no longer than peer and token can wait.
+    """Check the user; give up when the next check of the peer or the token is due.
 
-    A store that cannot answer ends no connection; the next check will tell.
+    If the store cannot answer, the connection stays open, and the user is checked again later.
     """
     with trio.move_on_at(_next_poll(connection)):
         try:
@@ -54,7 +54,7 @@ def _check_token(connection: Connection) -> None:
         fault = problem(ErrorCode.TOKEN_EXPIRED, "The token has expired.")
         connection.end(EndReason.TOKEN_EXPIRED, fault)
     elif token.warn(now):
-        connection.tell(AuthExpiring(token.expires_at))
+        connection.try_send(AuthExpiring(token.expires_at))
 
 
 def _poll_peer(connection: Connection) -> None:
@@ -63,4 +63,4 @@ def _poll_peer(connection: Connection) -> None:
         connection.end(EndReason.HEARTBEAT_MISSED)
     elif status is LivenessStatus.HEARTBEAT_DUE and connection.reason is None:
         connection.ping_due = True
-        connection.tell(Heartbeat(connection.services.wall_clock()))
+        connection.try_send(Heartbeat(connection.services.wall_clock()))

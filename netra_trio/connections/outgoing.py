@@ -1,4 +1,4 @@
-"""The outgoing side of a connection: the memory channels that end at its writer.
+"""The outgoing side of a connection: the memory channels to its writer.
 
     outgoing = Outgoing(feed)
     outgoing.offer(frame)                  # control: from the reader and the heartbeat
@@ -7,21 +7,21 @@
     entries = outgoing.feed.take(max_bytes=65536)
 
 Three channels, each with a bound: control frames, large replies, and the feed of the session's
-events. The writer waits for the feed alone. A control frame therefore wakes it there, and is
-written ahead of every event that waits.
+events. The writer waits on the feed only. A sender of a control frame therefore wakes it there; the
+frame is written before all events.
 """
 
 import trio
 
 from netra_trio.sessions.event_feed import EventFeed
 
-CONTROL_FRAMES = 64  # of at most 2 KiB each: more wait at the reader, which then reads no further
-CONTROL_BYTES = 2048  # of a control frame: an error text, or a pong with its payload of 1 KiB
-LARGE_REPLIES = 0  # wait in the channel: each one waits at its request, of which there are few
+CONTROL_FRAMES = 64  # of at most 2 KiB each; if the channel is full, the reader waits
+CONTROL_BYTES = 2048  # a larger frame uses the channel for large replies
+LARGE_REPLIES = 0  # the sender of a large reply waits until the writer takes it
 
 
 class Outgoing:
-    """The frames and events that a connection has to write.
+    """The frames and events to write on a connection.
 
     Args:
         feed: The events of the session.
@@ -34,7 +34,7 @@ class Outgoing:
         self._control: trio.MemorySendChannel[bytes]
         self._written: trio.MemoryReceiveChannel[bytes]
         self._control, self._written = trio.open_memory_channel(CONTROL_FRAMES)
-        # Opened by the first large reply: most connections have none.
+        # Opened for the first large reply, because most connections have none.
         self._large: (
             tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] | None
         ) = None
@@ -57,9 +57,9 @@ class Outgoing:
         return True
 
     async def put(self, frame: bytes) -> None:
-        """Send a control frame when there is room. Cancelling is safe: it is sent or it is not.
+        """Send a control frame; waits for room. Cancelling is safe: a cancelled frame is not sent.
 
-        Without a checkpoint if there is room. A frame for a connection that has ended is dropped.
+        No checkpoint if there is room. A frame for a connection that has ended is dropped.
         """
         if len(frame) > CONTROL_BYTES:
             await self._put_large(frame)
@@ -72,7 +72,7 @@ class Outgoing:
             self.feed.wake()
 
     async def _put_large(self, frame: bytes) -> None:
-        """Send a large reply: it waits here until the writer takes it, so few are in memory."""
+        """Send a large reply; waits until the writer takes it, so that few are in memory."""
         if self._large is None:
             self._large = trio.open_memory_channel(LARGE_REPLIES)
             if self._closed:
@@ -85,12 +85,12 @@ class Outgoing:
             return
 
     def statistics(self) -> dict[str, int]:
-        """Return how many control frames, and how many large replies, wait for the writer."""
+        """Return the numbers of control frames and of large replies that wait for the writer."""
         large = 0 if self._large is None else self._large[0].statistics().tasks_waiting_send
         return {"control": self._control.statistics().current_buffer_used, "large": large}
 
     def close(self) -> None:
-        """Take nothing more; the control frames that were sent can still be taken."""
+        """Accept no more frames; the control frames that were sent can still be taken."""
         self._closed = True
         self._control.close()
         if self._large is not None:
@@ -101,13 +101,13 @@ class Outgoing:
         """Wait until there may be something to write. Cancelling is safe.
 
         Raises:
-            trio.EndOfChannel: If the connection has ended; control frames may be left.
+            trio.EndOfChannel: If the connection has ended; there may still be control frames.
         """
         if not self._has_control or self._closed:
             await self.feed.wait()
 
     def take_control(self) -> list[bytes]:
-        """Return the control frames that are there, and one large reply at most."""
+        """Return the control frames in the channel, and at most one large reply."""
         if not self._has_control:
             return []
         self._has_control = False
@@ -123,5 +123,5 @@ class Outgoing:
             except (trio.WouldBlock, trio.EndOfChannel):
                 pass
             else:
-                self._has_control = True  # another one may wait
+                self._has_control = True  # there may be another large reply
         return frames

@@ -1,6 +1,6 @@
 """The reader: receives frames, decodes them, and gives each command to the dispatcher.
 
-The reader waits for its peer and, if the peer does not read its replies, for room for a reply. It
+The reader waits for frames of its peer, and for room for a reply if the peer does not read. It
 never waits for the log, for a run or for the store.
 """
 
@@ -14,15 +14,15 @@ from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.metrics import INVALID
 
-BAD_FRAMES = 5  # in a row end the connection: docs/protocol.md, Error codes
+BAD_FRAMES = 5  # in a row end the connection: docs/protocol.md, Limits
 
 
 class Reader:
-    """Reads one connection until it ends.
+    """Reads the frames of one connection.
 
     Args:
         connection: The connection.
-        dispatcher: Handles its commands.
+        dispatcher: Handles the commands.
     """
 
     __slots__ = (
@@ -39,7 +39,7 @@ class Reader:
     async def read(self) -> None:
         """Read until the transport is closed.
 
-        Once the connection has ended, frames are read and dropped until the peer's close frame.
+        After the end of the connection, frames are read and dropped until the peer's close frame.
 
         Raises:
             TransportClosed: When the transport is closed.
@@ -55,7 +55,7 @@ class Reader:
                 connection.end(EndReason.TOO_BIG, fault)
                 continue
             now = trio.current_time()
-            connection.liveness.heard(now)
+            connection.liveness.note_frame(now)
             if data is not None and connection.reason is None:
                 connection.frames_in += 1
                 await self._handle(data, now)
@@ -76,14 +76,14 @@ class Reader:
         connection.metrics.note_received(kind, since)
 
     async def _refuse(self, bad: BadFrame) -> None:
-        """Answer a bad frame; the fifth in a row ends the connection."""
+        """Reply to a bad frame with an error; the fifth in a row ends the connection."""
         self._bad_frames += 1
         try:
             self._dispatcher.take_control()
             fault = bad.problem
         except Refused as refused:
             fault = refused.problem
-        await self._connection.refuse(fault, bad.correlation_id)
+        await self._connection.send_error(fault, bad.correlation_id)
         if self._bad_frames >= BAD_FRAMES:
             self._connection.metrics.recoveries["frame", "failed"] += 1
             text = f"{BAD_FRAMES} bad frames in a row."

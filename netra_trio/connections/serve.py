@@ -1,9 +1,9 @@
-"""The nursery of a connection: one socket, from the answer to its upgrade until it is closed.
+"""The nursery of a connection, from the reply to its upgrade until its transport is closed.
 
-Three tasks share it: the reader, the writer and the heartbeat. A task that finds that the
-connection has to end calls `Connection.end`: the channels to the writer are closed, the writer
-sends what is left and the close frame, and the nursery is cancelled once the peer has closed too.
-Nothing of a connection outlives this function; its session may.
+The nursery has three tasks: the reader, the writer and the heartbeat. The task that ends the
+connection calls `Connection.end`, which closes the channels to the writer. Then the writer sends
+the remaining frames and the close frame, and the nursery is cancelled when the peer has sent its
+close frame. No task of a connection outlives `serve_connection`; its session may.
 """
 
 import structlog
@@ -25,13 +25,13 @@ _log = structlog.get_logger(__name__)
 
 
 async def serve_connection(connection: Connection, opened: TelemetryEvent) -> EndReason:
-    """Serve one connection to its end and return why it ended; it raises no exception.
+    """Serve one connection until it ends, and return the reason; raises no exception.
 
-    Cancelling aborts it: no close frame is sent.
+    Cancelling aborts the connection: no close frame is sent.
 
     Args:
         connection: The connection.
-        opened: The telemetry event of its opening.
+        opened: The telemetry event about its start.
     """
     session, note = connection.session, connection.services.instruments.note
     set_log_context(connection_id=connection.id, session_id=session.id, user_id=session.user.id)
@@ -68,7 +68,7 @@ async def _run(connection: Connection) -> None:
 
 
 async def _read(connection: Connection, nursery: trio.Nursery) -> None:
-    """Read until the transport is closed, which ends the connection."""
+    """Read until the transport is closed; this ends the connection."""
     services = connection.services
     dispatcher = CommandDispatcher(
         connection.session,
@@ -87,7 +87,7 @@ async def _read(connection: Connection, nursery: trio.Nursery) -> None:
 
 
 async def _write(connection: Connection) -> None:
-    """Write to the end, and wait a moment for the peer's close frame."""
+    """Write until the connection ends, and wait for the peer's close frame."""
     try:
         await write(connection)
         # The reader receives the peer's close frame, or its end of file, and cancels the nursery.
@@ -97,7 +97,7 @@ async def _write(connection: Connection) -> None:
 
 
 async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
-    """Tell the peer that the server failed, if the transport still takes it."""
+    """Send `INTERNAL_ERROR` and the close frame, if the transport is still open."""
     error_id = new_error_id()
     _log.error("connection_failed", error_id=error_id, exc_info=faults)
     fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
@@ -107,5 +107,5 @@ async def _fail(connection: Connection, faults: ExceptionGroup) -> None:
             await finish(connection)
         except TransportClosed:
             return
-        except Exception:  # the transport itself is at fault
+        except Exception:  # raised by the transport itself
             _log.exception("close_failed", error_id=error_id)

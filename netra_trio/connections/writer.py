@@ -1,6 +1,6 @@
-"""The writer: control frames first, then the session's events, in one write for what is ready.
+"""The writer: sends control frames first, then events; all that are ready in one write.
 
-A peer that stops reading stops the writer here. Then the feed fills, and the agents wait.
+If the peer stops reading, the writer waits in `send`. Then the feed fills, and the agents wait.
 """
 
 import trio
@@ -8,14 +8,14 @@ import trio
 from netra_trio.connections.connection import Connection
 from netra_trio.protocol.codes import EndReason
 
-WRITE_BYTES = 64 * 1024  # of events in one write: a control frame waits for so much at most
+WRITE_BYTES = 64 * 1024  # of events in one write: a control frame waits for one write at most
 
 
 async def write(connection: Connection) -> None:
-    """Answer the upgrade, write until the connection ends, and close the transport.
+    """Accept the upgrade, write until the connection ends, and send the close frame.
 
     Raises:
-        TransportClosed: If the peer is gone before that.
+        TransportClosed: If the transport is closed before that.
     """
     transport, outgoing = connection.transport, connection.outgoing
     feed, encode_event = outgoing.feed, connection.wire.encode_event
@@ -32,17 +32,17 @@ async def write(connection: Connection) -> None:
         if frames or ping:
             connection.frames_out += len(frames)
             lags = await transport.send(frames, ping=ping)
-            frames = []  # not needed while it waits for the next ones
+            frames = []  # frees their memory while it waits for the next ones
     await finish(connection)
 
 
 async def finish(connection: Connection) -> None:
-    """Write the frames that are left, the final error and the close frame.
+    """Write the remaining frames, the final error and the close frame.
 
-    Only the first call does anything.
+    Only the first call has an effect.
 
     Raises:
-        TransportClosed: If the peer is gone before that.
+        TransportClosed: If the transport is closed before that.
     """
     if connection.is_finishing:
         return

@@ -1,7 +1,7 @@
 """The capacity of a node: connection slots, the connections of each user, and the drain.
 
-with capacity.connection_slot():            # from the first check of an opening to its end
-    replaced = capacity.connection_to_evict(user)
+with capacity.connection_slot():            # from the first check of an upgrade to its end
+    evicted = capacity.connection_to_evict(user, replaced)
 """
 
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.sessions.refusals import RECONNECT_AFTER_MS
 from netra_trio.sessions.users import ClosableConnection, User
 
-FULL_RETRY_MS = 5000  # until a client tries again that found no slot: connections end all the time
+FULL_RETRY_MS = 5000  # before a client without a slot retries: by then other connections may end
 
 
 class Capacity:
-    """Says whether one more connection may come in.
+    """Decides whether a new connection is accepted.
 
     Args:
         settings: The limits.
 
     Attributes:
-        is_draining: Whether no connection may come in any more.
-        slots_used: How many connections and openings there are.
+        is_draining: Whether new connections are refused because the server drains.
+        slots_used: How many connections and upgrades in progress there are.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -46,7 +46,7 @@ class Capacity:
             )
 
     def check_room(self) -> None:
-        """Refuse an opening while the server drains, or is full.
+        """Refuse an upgrade while the server drains, or is full.
 
         Raises:
             Refused: SERVER_DRAINING or SERVER_FULL.
@@ -73,16 +73,16 @@ class Capacity:
     def connection_to_evict(
         self, user: User, replaced: ClosableConnection | None
     ) -> ClosableConnection | None:
-        """Return the connection of a user that one more evicts; None if there is room.
+        """Return the connection that a new connection of a user evicts; None if it evicts none.
 
         Args:
             user: The user.
             replaced: The connection that the new one replaces, on the same session.
 
         Raises:
-            Refused: CONNECTION_LIMIT_EXCEEDED, if the policy is to reject the new one.
+            Refused: CONNECTION_LIMIT_EXCEEDED, if the policy is to reject the new connection.
         """
-        # A connection that is ending does not count: else a reconnect would evict a healthy one.
+        # A connection that is ending does not count: a reconnect must not evict another connection.
         staying = [
             connection
             for connection in user.connections
@@ -95,7 +95,7 @@ class Capacity:
         return staying[0]
 
     def evict(self, connection: ClosableConnection) -> None:
-        """End a connection for the limit of its user."""
+        """End a connection because of the limit of its user."""
         connection.end(EndReason.EVICTED, self._limit_problem(recoverable=False))
 
     def _limit_problem(self, **more: Any) -> Problem:

@@ -1,4 +1,4 @@
-"""The drain: let runs finish for a while, end the others, and close every connection.
+"""The drain: waits for runs to end, cancels the others, and closes all connections.
 
 await drain(sessions, newest, seconds=8.0, reason="restart")
 """
@@ -16,13 +16,13 @@ from netra_trio.protocol.messages import RunStatus, ServerDraining
 from netra_trio.sessions.refusals import RECONNECT_AFTER_MS
 from netra_trio.sessions.session import Session
 
-CLOSING_SHARE = 0.25  # of the drain's time is kept for cancelling, flushing and closing
-CLOSING_SECONDS = 2.0  # of it at most
+CLOSING_SHARE = 0.25  # of the time of a drain, for cancelling runs and closing connections
+CLOSING_SECONDS = 2.0  # at most, of it
 
 
 @frozen
 class _Times:
-    """When the phases of a drain are over, on Trio's clock."""
+    """The ends of the phases of a drain, on Trio's clock."""
 
     grace: float
     cancelling: float
@@ -36,13 +36,13 @@ async def drain(
     seconds: float,
     reason: str,
 ) -> None:
-    """Drain the sessions of a node, within `seconds` whatever peers and agents do.
+    """Drain the sessions of a node.
 
     Args:
         sessions: The sessions.
         newest: The newest connection of each attached session.
-        seconds: For everything.
-        reason: What `server_draining` says.
+        seconds: The time limit of the whole drain.
+        reason: The `reason` of `server_draining`.
     """
     end = trio.current_time() + seconds
     closing = min(CLOSING_SECONDS, seconds * CLOSING_SHARE)
@@ -65,7 +65,7 @@ async def _drain_session(
     session.drain()
     with trio.move_on_at(times.grace):
         if connection is not None:
-            await connection.reply(ServerDraining(reason, RECONNECT_AFTER_MS))
+            await connection.send(ServerDraining(reason, RECONNECT_AFTER_MS))
         await session.wait_idle()
     session.interrupt()
     with trio.move_on_at(times.cancelling):

@@ -1,10 +1,10 @@
-"""The node: the live sessions and connections of one process, from the opening to the drain.
+"""The node: the live sessions and connections of one process.
 
     async with open_node(settings, agents=agents, store=store, verifier=verifier) as node:
         with node.capacity.connection_slot():
             await node.serve(transport, identity, JSON_ACKNOWLEDGING)
 
-Leaving a context manager is the clean-up: nothing is unregistered by hand.
+Each context manager removes what it registered.
 """
 
 import time
@@ -42,8 +42,8 @@ from netra_trio.telemetry.instruments import Instruments
 from netra_trio.telemetry.metrics import Gauges, Metrics
 from netra_trio.transports.base import Transport
 
-LEFT_OVER_SECONDS = 2.0  # for the tasks that are left when the node is closed
-USERS_LISTED = 100  # in the statistics: enough to find a user with too many connections
+CLOSE_SECONDS = 2.0  # for the sessions to end when the node is closed
+USERS_LISTED = 100  # in the statistics: enough to find users with too many connections
 
 _log = structlog.get_logger(__name__)
 
@@ -52,9 +52,9 @@ class Node:
     """The sessions and connections of this process; made by `open_node`.
 
     Attributes:
-        services: The settings, the store and what else it shares with the endpoints.
-        sessions: The sessions that are live.
-        capacity: Says whether one more connection may come in.
+        services: The services that it shares with the endpoints.
+        sessions: The live sessions.
+        capacity: Decides whether a new connection is accepted.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class Node:
         since: float | None = None,
         traceparent: str | None = None,
     ) -> EndReason:
-        """Serve a connection that passed every check, to its end; return why it ended.
+        """Serve a connection whose upgrade passed all checks until it ends; return the reason.
 
-        Cancelling aborts it, without a close frame.
+        Cancelling aborts the connection, without a close frame.
 
         Args:
             transport: The WebSocket.
-            identity: The identity that its token carries.
-            wire: How its frames are encoded.
-            wanted: The session to resume; None for a new one.
-            since: When its opening began, on Trio's clock.
-            traceparent: The trace that its opening belongs to.
+            identity: The identity of its token.
+            wire: Its wire format.
+            wanted: The session to resume; None for a new session.
+            since: When its upgrade request came, on Trio's clock.
+            traceparent: The trace of its upgrade request.
 
         Raises:
             Refused: SERVER_DRAINING, CONNECTION_LIMIT_EXCEEDED or BAD_REQUEST, before the upgrade
@@ -111,13 +111,13 @@ class Node:
             identity = evolve(identity, user_id=found.user.id)
         user = self._users.get(identity.user_id, trio.current_time())
         replaced = None
-        # A number that was never sent makes it a reset, which is one connection more.
+        # A number that was never sent is a reset: the new connection replaces none.
         if found is not None and wanted is not None and wanted.last_seq <= found.events.last_sent:
             replaced = self._newest.get(found.id)
         evicted = self.capacity.connection_to_evict(user, replaced)
         if found is not None and found.events.acknowledging is not wire.acknowledges:
             kind = "offer netra.v1" if found.events.acknowledging else "offer no subprotocol"
-            text = f"The session was opened in the other way; {kind} to go on with it."
+            text = f"The session has another wire format; {kind} to resume it."
             raise Refused(problem(ErrorCode.BAD_REQUEST, text))
         session, state = resume(found, wanted)
         if session is None:
@@ -137,7 +137,7 @@ class Node:
                 outgoing=Outgoing(feed),
             )
             session.client = connection
-            connection.tell(self._hello(connection, state))
+            connection.try_send(self._hello(connection, state))
             return await self._serve(connection, state, since)
 
     async def _serve(
@@ -147,7 +147,7 @@ class Node:
         session = connection.session
         session.user.connections.append(connection)
         self._connections[connection.id] = self._newest[session.id] = connection
-        opened = self._opened(session, state, since)
+        opened = self._on_connect(session, state, since)
         try:
             return await serve_connection(connection, opened)
         finally:
@@ -156,14 +156,14 @@ class Node:
             if self._newest.get(session.id) is connection:
                 del self._newest[session.id]
                 if connection.frames_out or state.verdict in {Verdict.EXACT, Verdict.GAP}:
-                    self._detached(session, connection.reason)
-                else:  # its client was not told its id
+                    self._on_disconnect(session, connection.reason)
+                else:  # the client has not received the session id, so it cannot resume
                     self.sessions.close(session, "never_opened")
 
-    def _opened(
+    def _on_connect(
         self, session: Session, state: ResumeState, since: float | None
     ) -> ConnectionOpened | ConnectionResumed:
-        """Note that a session has a connection; return the telemetry event for it."""
+        """Register that a session has a connection; return the telemetry event of it."""
         away, was_lost, session.is_lost = self.sessions.attach(session), session.is_lost, False
         seconds = None if since is None else trio.current_time() - since
         if state.verdict in {Verdict.NEW, Verdict.RESET}:
@@ -177,8 +177,8 @@ class Node:
             seconds,
         )
 
-    def _detached(self, session: Session, reason: EndReason | None) -> None:
-        """Let a session wait for its next connection, unless there can be none."""
+    def _on_disconnect(self, session: Session, reason: EndReason | None) -> None:
+        """Keep a session for its next connection, or end it if no connection may follow."""
         if reason is EndReason.USER_DISABLED:
             self.sessions.close(session, "user_disabled")
         elif self.capacity.is_draining:
@@ -216,10 +216,10 @@ class Node:
     def _wake(self, session: Session) -> None:
         """Start the agent task of a session that has something to do."""
         self.sessions.note_busy(session)
-        self._nursery.start_soon(self._host, session)
+        self._nursery.start_soon(self._run_session, session)
 
-    async def _host(self, session: Session) -> None:
-        """Hold the tasks of a session; a fault ends it and its connection, and nothing else."""
+    async def _run_session(self, session: Session) -> None:
+        """Run the tasks of a session; an exception ends only this session and its connection."""
         try:
             await session.serve()
         except* Exception as faults:
@@ -230,14 +230,14 @@ class Node:
                 fault = problem(ErrorCode.INTERNAL_ERROR, "The server failed.", error_id=error_id)
                 connection.end(EndReason.INTERNAL, fault)
         finally:
-            if session.is_closing:  # by itself, where it was not closed from here
+            if session.is_closing:  # by an exception or a cancellation
                 self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
     async def drain(self, reason: str = "restart") -> None:
-        """Take no more connections, let runs finish, and close every connection with 1012.
+        """Refuse new connections, wait for runs to end, and close all connections with 1012.
 
-        Takes at most the drain timeout, whatever peers and agents do; ends early when everything
-        is done. A second call waits for the first.
+        Takes at most the drain timeout, and less if all runs and connections end earlier. A second
+        call waits for the first.
         """
         if self.capacity.is_draining:
             await self._drained.wait()
@@ -252,7 +252,7 @@ class Node:
             self.close()
 
     def close(self) -> None:
-        """Take no more connections and end all of them, and their sessions, at once."""
+        """Refuse new connections, and end all connections and sessions at once."""
         self.capacity.is_draining = True
         for connection in list(self._connections.values()):
             connection.abort()
@@ -261,11 +261,11 @@ class Node:
         self._drained.set()
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that is cancelled when the node is closed and its last session is gone."""
+        """Start a task that is cancelled when the node is closed and its last session has ended."""
         self._service_nursery.start_soon(function, *args)
 
     def statistics(self) -> dict[str, int]:
-        """Return how many slots, connections, sessions, detached ones and users there are."""
+        """Return the numbers of slots, connections, sessions, detached sessions and users."""
         return {
             "slots": self.capacity.slots_used,
             "connections": len(self._connections),
@@ -274,11 +274,11 @@ class Node:
         }
 
     def largest_users(self) -> tuple[dict[str, Any], ...]:
-        """Return the users with the most connections, and what each has."""
+        """Return the users with the most connections, each with its numbers."""
         return self._users.largest(USERS_LISTED)
 
     def _gauges(self) -> Gauges:
-        """Return what there is right now, for the metrics."""
+        """Return the current gauges, for the metrics."""
         statistics = [session.statistics() for session in self.sessions]
         depths = [each["log_events"] for each in statistics]
         detached = self.sessions.statistics()["detached"]
@@ -306,14 +306,16 @@ async def open_node(
     wall_clock: Callable[[], float] = time.time,
     instruments: Instruments | None = None,
 ) -> AsyncIterator[Node]:
-    """Open the store and the nursery of all sessions; what is left is ended within 2 seconds.
+    """Open the store and the nursery of all sessions.
+
+    At the end of the block, sessions have 2 seconds to end; then their tasks are cancelled.
 
     Raises:
         DatabaseUnusable: If the store can never work.
     """
     store = TimeoutStore(store)
-    # The store is there before the first session and stays until the last one is gone. So do the
-    # tasks that look after the sessions.
+    # The store and the tasks that expire sessions outlive the sessions: they are opened before the
+    # first session and closed after the last one.
     async with store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
             services = Services(
@@ -330,5 +332,5 @@ async def open_node(
                 yield node
             finally:
                 node.close()
-                nursery.cancel_scope.deadline = trio.current_time() + LEFT_OVER_SECONDS
+                nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
         service_nursery.cancel_scope.cancel()

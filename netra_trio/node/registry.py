@@ -1,7 +1,7 @@
-"""The registry of sessions: those with a connection, and those that wait for their next one.
+"""The registry of sessions, with and without a connection.
 
-A session that lost its connection stays for the resume window. Every session ends in `close`, after
-which no opening finds it.
+A session whose connection has ended is kept for the resume window. Every session ends in `close`;
+after that it cannot be resumed.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from netra_trio.sessions.session import Session
 from netra_trio.telemetry.events import SessionEnded
 from netra_trio.telemetry.instruments import Instruments
 
-POLL_SECONDS = 1.0  # between two looks for runs whose tasks do not end
+POLL_SECONDS = 1.0  # between two checks for cancelled runs that are still running
 
 
 @frozen
@@ -37,7 +37,7 @@ class Sessions:
 
     Args:
         settings: The limits.
-        instruments: What is told of each session's end.
+        instruments: Receive a telemetry event when a session ends.
     """
 
     def __init__(self, settings: Settings, instruments: Instruments) -> None:
@@ -45,16 +45,17 @@ class Sessions:
         self._window = settings.resume_window_ms / 1000
         self._max_per_user = settings.max_sessions_per_user
         self._all: dict[SessionId, Session] = {}
-        self._detached: dict[SessionId, float] = {}  # until when; in the order they lost theirs
+        # When the resume window of each ends; in the order in which they were detached.
+        self._detached: dict[SessionId, float] = {}
         self._busy: set[Session] = set()
-        self._detached_one = trio.Event()
-        self._busy_one = trio.Event()
+        self._has_detached = trio.Event()
+        self._has_busy = trio.Event()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._all.values()))
 
     def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
-        """Return the session that is asked for, if it is live and this user's."""
+        """Return the session of a resume request, if it is live and belongs to the user."""
         session = None if wanted is None else self._all.get(wanted.session_id)
         if session is None or session.user.id == identity.user_id:
             return session
@@ -63,7 +64,7 @@ class Sessions:
         return session if is_theirs else None
 
     def add(self, session: Session) -> None:
-        """Add a new session, which has a connection; it may end a detached one of its user."""
+        """Add a new session, which has a connection; beyond the limit a detached one is ended."""
         mine = session.user.sessions
         while len(mine) >= self._max_per_user and (oldest := self._oldest_detached(mine)):
             self.close(oldest, "too_many_sessions")
@@ -71,20 +72,24 @@ class Sessions:
         self._all[session.id] = session
 
     def attach(self, session: Session) -> float | None:
-        """Note that a session has a connection; return the seconds it had none, if it had none."""
+        """Register that a session has a connection.
+
+        Returns:
+            The seconds that it was without a connection; None if it was not.
+        """
         until = self._detached.pop(session.id, None)
         return None if until is None else trio.current_time() - (until - self._window)
 
     def detach(self, session: Session) -> None:
-        """Let a session that lost its connection wait for the next one."""
+        """Keep a session without a connection for the resume window."""
         if not self._window:
             self.close(session, "connection_ended")
         elif session.id in self._all:
             self._detached[session.id] = trio.current_time() + self._window
-            self._detached_one.set()
+            self._has_detached.set()
 
     def close(self, session: Session, why: str, status: RunStatus = RunStatus.CANCELLED) -> None:
-        """End a session: its runs end with `status`, and no opening finds it any more."""
+        """End a session: its runs end with `status`, and it cannot be resumed any more."""
         if self._all.pop(session.id, None) is None:
             return
         self._detached.pop(session.id, None)
@@ -101,16 +106,16 @@ class Sessions:
         session.close(status)
 
     def note_busy(self, session: Session) -> None:
-        """Watch a session that has something to do, until it rests."""
+        """Poll a session that has an agent task, until it is suspended."""
         self._busy.add(session)
-        self._busy_one.set()
+        self._has_busy.set()
 
     async def expire(self) -> None:
-        """End the sessions whose resume window has passed; runs until it is cancelled."""
+        """End the sessions whose resume window has passed, until cancelled."""
         while True:
             if not self._detached:
-                await self._detached_one.wait()
-            self._detached_one = trio.Event()
+                await self._has_detached.wait()
+            self._has_detached = trio.Event()
             await trio.sleep_until(next(iter(self._detached.values()), 0.0))
             now = trio.current_time()
             due = [session_id for session_id, until in self._detached.items() if until <= now]
@@ -118,23 +123,23 @@ class Sessions:
                 self.close(self._all[session_id], "window_passed")
 
     async def reap(self) -> None:
-        """End cancelled runs whose tasks do not end, and let idle sessions rest."""
+        """End cancelled runs whose tasks do not end, and suspend idle sessions, until cancelled."""
         while True:
             if not self._busy:
-                self._busy_one = trio.Event()
-                await self._busy_one.wait()
+                self._has_busy = trio.Event()
+                await self._has_busy.wait()
             await trio.sleep(POLL_SECONDS)
             for session in list(self._busy):
                 session.abandon_overdue()
-                if session.rest():
+                if session.suspend():
                     self._busy.discard(session)
 
     def statistics(self) -> dict[str, int]:
-        """Return how many sessions there are, and how many of them have no connection."""
+        """Return the number of sessions, and of those without a connection."""
         return {"sessions": len(self._all), "detached": len(self._detached)}
 
     def _oldest_detached(self, mine: set[SessionId]) -> Session | None:
-        """Return the session that goes first: without a run, and longest without a connection."""
+        """Return the session that is detached longest; one without a run, if there is one."""
         waiting = [self._all[session_id] for session_id in self._detached if session_id in mine]
         return next((session for session in waiting if session.is_idle), None) or next(
             iter(waiting), None
@@ -144,7 +149,7 @@ class Sessions:
 def resume(
     session: Session | None, wanted: ResumeRequest | None
 ) -> tuple[Session | None, ResumeState]:
-    """Return the session that a connection goes on with, None for a new one, and the verdict."""
+    """Return the session that a connection resumes, None for a new session, and the result."""
     if wanted is None:
         return None, ResumeState(Verdict.NEW)
     if session is None:

@@ -1,4 +1,4 @@
-"""Bytes to message and back: strict types, and one error that names the path of what is wrong.
+"""The JSON codec: decodes frames strictly, encodes messages, and reports the path of a bad field.
 
     >>> decode('{"type": "ping", "payload": {"n": 1}}').message
     Ping(payload={'n': 1})
@@ -7,9 +7,8 @@
     ...
     netra_trio.protocol.codec.BadFrame: $.payload.seq: expected an integer, got "5"
 
-Types are strict because a server that takes `"5"` for `5` hides the client's fault until the day it
-matters. cattrs structures, its hooks here refuse every coercion, and its tree of exceptions becomes
-the lines a client reads.
+Types are strict because accepting `"5"` for `5` would hide an error of the client. The hooks of the
+cattrs converter reject every coercion, and its exceptions become the error text.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,17 +44,17 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
     UserMessage,
 )
-from netra_trio.protocol.numbers import find_unkept, may_have_unkept
+from netra_trio.protocol.numbers import find_out_of_range, may_have_out_of_range
 from netra_trio.protocol.problem import Problem, problem
 from netra_trio.values import frozen
 
-OPEN_PAYLOAD_BYTES = 1024  # a ping is a probe, not a store: the contract's bound, section 3
-NESTING_LEVELS = 64  # orjson writes 254 levels; whatever is nested deeper than this is no message
-HARD_SIZE_FACTOR = 16  # beyond so many times the message limit the connection ends (section 6)
+OPEN_PAYLOAD_BYTES = 1024  # of the payload of ping and pong: docs/protocol.md, Limits
+NESTING_LEVELS = 64  # docs/protocol.md, Frames; orjson can encode 254 levels
+HARD_SIZE_FACTOR = 16  # a frame beyond 16 times the message limit ends the connection
 
-_SHOWN_CHARACTERS = 40  # of a wrong value, in an error: enough to recognise it
-_FAULTS_SHOWN = 5  # in one error: more do not help, and bound the reply to a hostile frame
-_LEVELS = f"at most {NESTING_LEVELS} levels of nesting"
+_SHOWN_CHARACTERS = 40  # of an invalid value in an error text: enough to recognize it
+_FAULTS_SHOWN = 5  # in one error: bounds the reply to a frame with many invalid fields
+_NESTING_TEXT = f"at most {NESTING_LEVELS} levels of nesting"
 _ENVELOPE = frozenset({"type", "payload", "timestamp", "correlation_id"})
 _NUMBERS = frozenset({int, float})
 _PLAIN: dict[type[Inbound] | None, dict[str, type]] = {
@@ -69,15 +68,15 @@ _PLAIN: dict[type[Inbound] | None, dict[str, type]] = {
     Ack: {"seq": int},
     StopAgent: {"run_id": str},
 }
-"""The fields of frequent messages that are plain values, with their types."""
+"""The types of the fields of frequent messages, for `_plain_message`: only exact types."""
 
 
 class BadFrame(NetraError):
-    """A frame that is no message.
+    """A frame that is not a valid message.
 
     Attributes:
-        problem: What to tell the client.
-        correlation_id: The frame's own, where it could be read.
+        problem: The error for the client.
+        correlation_id: The correlation id of the frame, if it is valid.
     """
 
     def __init__(self, problem: Problem, correlation_id: CorrelationId | None = None) -> None:
@@ -88,7 +87,7 @@ class BadFrame(NetraError):
 
 @frozen
 class Encoded:
-    """A message whose payload is JSON already: the end of a run, or a copy of it."""
+    """A message whose payload is already encoded as JSON: the end of a run, or a copy of it."""
 
     TYPE: str
     run_id: RunId
@@ -97,9 +96,9 @@ class Encoded:
 
 @frozen
 class Frame:
-    """A message that came in, with the correlation id of its envelope or its payload."""
+    """A decoded frame: its message, and the correlation id of its envelope or its payload."""
 
-    message: Any  # one of `Inbound`: whoever handles a frame was chosen by its message's class
+    message: Any  # one of `Inbound`; the dispatcher selects the handler by its class
     correlation_id: CorrelationId | None
 
 
@@ -113,18 +112,18 @@ _EXPECTED: Final[dict[type, str]] = {
 
 
 class _MismatchError(TypeError):
-    """A value of the wrong type; carries what was expected and what came."""
+    """A value of the wrong type; the text has the expected type and the value."""
 
     def __init__(self, expected: str, value: object) -> None:
         super().__init__(f"expected {expected}, got {show(value)}")
 
 
 class _UnfitPayloadError(ValueError):
-    """A payload that is free in its fields, and too large or too deep."""
+    """A payload of ping or pong that is too large or nested too deeply."""
 
 
 def show(value: object) -> str:
-    """Return a JSON value as an error text may quote it: short, and containers by kind only."""
+    """Return a JSON value for an error text: shortened, and objects and arrays without content."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
@@ -155,7 +154,7 @@ def _object_or_string(value: Any, _: Any) -> Any:
     if type(value) is not str and type(value) is not dict:
         raise _MismatchError("an object or a string", value)
     if _too_deep(value):
-        raise _MismatchError(_LEVELS, value)
+        raise _MismatchError(_NESTING_TEXT, value)
     return value
 
 
@@ -164,7 +163,7 @@ def _is_optional(kind: Any) -> bool:
 
 
 def _without_none(kind: type, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    """Write a class without its optional fields that are None, and with everything else."""
+    """Return a hook that encodes a class, without its optional fields that are None."""
     optional: dict[str, Any] = {
         attribute.name: cattrs.override(omit_if_default=True)
         for attribute in attrs.fields(kind)
@@ -174,7 +173,7 @@ def _without_none(kind: type, converter: cattrs.Converter) -> Callable[[Any], di
 
 
 def _confirmed(event: MessageConfirmed) -> dict[str, Any]:
-    """Write a confirmation: as cattrs does, in a third of the time; each message has one."""
+    """Encode a confirmation, as cattrs would, in a third of the time: each message has one."""
     payload: dict[str, Any] = {
         "message_id": event.message_id,
         "run_id": event.run_id,
@@ -189,7 +188,7 @@ def _confirmed(event: MessageConfirmed) -> dict[str, Any]:
 
 
 def _started(event: AgentStarted) -> dict[str, Any]:
-    """Write the start of a run: as cattrs does, in a third of the time; each run has one."""
+    """Encode the start of a run, as cattrs would, in a third of the time: each run has one."""
     return {
         "run_id": event.run_id,
         "agent_name": event.agent_name,
@@ -203,10 +202,10 @@ def _strict_converter() -> cattrs.Converter:
     converter.register_unstructure_hook_factory(attrs.has, _without_none)
     for kind in (str, int, bool):
         converter.register_structure_hook(kind, _exactly(kind))
-    # By name: for a StrEnum the hook of str would match first, and let any string in.
+    # For the exact class: otherwise the hook of str would be used, which accepts any string.
     converter.register_structure_hook(OnBusy, _one_of)
     converter.register_structure_hook_func(lambda kind: kind == JsonObject | str, _object_or_string)
-    # An optional field may be left out, not null: there is one way to say nothing.
+    # An optional field is omitted, never null.
     converter.register_structure_hook_factory(
         _is_optional, lambda kind: converter.get_structure_hook(get_args(kind)[0])
     )
@@ -228,14 +227,14 @@ _converter = _strict_converter()
 
 
 def decode(data: str | bytes, *, max_size: int | None = None) -> Frame:
-    """Decode one frame as it came off the wire: text as `str` or UTF-8 `bytes`.
+    """Decode the text of one frame, `str` or UTF-8 `bytes`.
 
     Args:
-        data: The frame's text.
-        max_size: The longest frame to look at, in bytes; None for any.
+        data: The text.
+        max_size: The maximum size of a frame in bytes; None for no limit.
 
     Raises:
-        BadFrame: With the code, the path and the correlation id where there is one.
+        BadFrame: With the error code, the path, and the correlation id if there is one.
     """
     if not data:
         raise BadFrame(problem(ErrorCode.EMPTY_MESSAGE, "The frame is empty."))
@@ -244,29 +243,31 @@ def decode(data: str | bytes, *, max_size: int | None = None) -> Frame:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        unkept = find_unkept(data)
-        if unkept is not None:  # a decimal beyond all doubles is no fault of the syntax
-            raise BadFrame(problem(ErrorCode.VALIDATION_ERROR, unkept)) from None
+        out_of_range = find_out_of_range(data)
+        if out_of_range is not None:  # orjson reports a too large decimal as a syntax error
+            raise BadFrame(problem(ErrorCode.VALIDATION_ERROR, out_of_range)) from None
         text = f"Not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         raise BadFrame(problem(ErrorCode.JSON_PARSE_ERROR, text)) from None
     if type(value) is not dict:
         text = f"$: expected an object, got {show(value)}"
         raise BadFrame(problem(ErrorCode.INVALID_MESSAGE_TYPE, text))
-    if may_have_unkept(data):
-        unkept = find_unkept(data)
-        if unkept is not None:
-            raise BadFrame(problem(ErrorCode.VALIDATION_ERROR, unkept), _find_correlation_id(value))
+    if may_have_out_of_range(data):
+        out_of_range = find_out_of_range(data)
+        if out_of_range is not None:
+            raise BadFrame(
+                problem(ErrorCode.VALIDATION_ERROR, out_of_range), _find_correlation_id(value)
+            )
     return _structure(value)
 
 
 def binary_frame() -> BadFrame:
-    """Return the refusal of a binary frame: the contract knows text frames only."""
+    """Return the error for a binary frame: this format has text frames only."""
     text = "$: expected a text frame, got a binary one"
     return BadFrame(problem(ErrorCode.INVALID_MESSAGE_TYPE, text))
 
 
 def too_large(size: int, max_size: int) -> Problem:
-    """Return the refusal of a frame of `size` bytes where `max_size` are allowed."""
+    """Return the error for a frame of `size` bytes if at most `max_size` are allowed."""
     text = f"The message has {size} bytes; at most {max_size} are allowed."
     return problem(ErrorCode.MESSAGE_TOO_LARGE, text)
 
@@ -279,14 +280,14 @@ def encode(
     seq: int | None = None,
     seq_from: int | None = None,
 ) -> bytes:
-    """Encode a message for the wire, as UTF-8 JSON.
+    """Encode a message as UTF-8 JSON.
 
     Args:
         message: Any message that the server sends.
         timestamp: Unix seconds.
-        correlation_id: Of the message that this one answers or belongs to.
-        seq: The event's number; None for control frames.
-        seq_from: The first number a merged event stands for.
+        correlation_id: The correlation id of the message that this one replies or belongs to.
+        seq: The number of the event; None for control frames.
+        seq_from: The first number of a merged event.
     """
     return encode_payload(
         message.TYPE,
@@ -299,14 +300,14 @@ def encode(
 
 
 class NumberedEvent(Protocol):
-    """An event as the log keeps it.
+    """An entry of the event log.
 
     Attributes:
         event: The event.
-        timestamp: Unix seconds at which it happened.
-        correlation_id: Of the message that it belongs to.
-        seq: Its number; of a merged event the last number it stands for.
-        seq_from: The first number that a merged event stands for.
+        timestamp: When it was appended, in Unix seconds.
+        correlation_id: The correlation id of the message that it belongs to.
+        seq: The number of the event; the last number of a merged event.
+        seq_from: The first number of a merged event; None for any other event.
     """
 
     event: Any
@@ -317,7 +318,7 @@ class NumberedEvent(Protocol):
 
 
 def encode_event(entry: NumberedEvent) -> bytes:
-    """Encode an event for the wire: as `encode`, and fast for the deltas that most events are."""
+    """Encode an event as `encode` does; faster for deltas, because most events are deltas."""
     event = entry.event
     if type(event) is PartialResult and entry.seq_from is None:
         return orjson.dumps(
@@ -335,18 +336,18 @@ def encode_event(entry: NumberedEvent) -> bytes:
 
 
 def payload_of(message: Outbound | Encoded) -> Any:
-    """Return a message's payload, in a form that orjson writes."""
+    """Return the payload of a message as a value that orjson can encode."""
     if isinstance(message, Encoded):
         return orjson.Fragment(message.payload)
     if isinstance(message, Ping | Pong):
-        return message.payload  # it is free in its fields, so the class only wraps it
+        return message.payload  # any JSON object, as it was received
     return _converter.unstructure(message)
 
 
-def newest_that_fit(messages: Sequence[Any], limit: int) -> list[Any]:
-    """Return the last of the messages, encoded, as many as have `limit` bytes; always one.
+def encode_newest(messages: Sequence[Any], limit: int) -> list[Any]:
+    """Encode the newest messages, as many as fit into `limit` bytes, and at least one.
 
-    Encoded is what counts: JSON makes six bytes of some characters.
+    The encoded size counts, because some characters have six bytes in JSON.
     """
     fitting: list[Any] = []
     size = 0
@@ -360,7 +361,7 @@ def newest_that_fit(messages: Sequence[Any], limit: int) -> list[Any]:
 
 
 def encode_problem(fault: Problem, timestamp: float, correlation_id: str | None = None) -> bytes:
-    """Encode an `error` frame, stamped inside and outside with the same Unix seconds."""
+    """Encode an `error` frame; `timestamp` (Unix seconds) is in the envelope and in the payload."""
     return encode_payload("error", fault.body(timestamp), timestamp, correlation_id)
 
 
@@ -373,7 +374,7 @@ def encode_payload(
     seq: int | None = None,
     seq_from: int | None = None,
 ) -> bytes:
-    """Encode an envelope around a payload that orjson can write."""
+    """Encode an envelope with a payload that orjson can encode."""
     envelope: JsonObject = {"type": kind, "payload": payload, "timestamp": timestamp}
     if correlation_id is not None:
         envelope["correlation_id"] = correlation_id
@@ -385,7 +386,11 @@ def encode_payload(
 
 
 def _structure(value: JsonObject) -> Frame:
-    """Return the message of a JSON object, or raise the error that names what is wrong."""
+    """Return the message of a JSON object.
+
+    Raises:
+        BadFrame: If it is not a valid message.
+    """
     kind = value.get("type")
     if type(kind) is str and _is_plain_envelope(value):
         message = _plain_message(INBOUND.get(kind), value.get("payload"))
@@ -395,7 +400,7 @@ def _structure(value: JsonObject) -> Frame:
 
 
 def _is_plain_envelope(value: JsonObject) -> bool:
-    """Whether nothing is wrong with the fields beside the payload."""
+    """Whether all fields except the payload are valid."""
     return (
         value.keys() <= _ENVELOPE
         and type(value.get("timestamp", 0)) in _NUMBERS
@@ -404,10 +409,11 @@ def _is_plain_envelope(value: JsonObject) -> bool:
 
 
 def _plain_message(message_class: type[Inbound] | None, payload: object) -> Inbound | None:
-    """Return the message if each of its fields is a plain value of the right type.
+    """Return the message if each of its fields has a type of the table `_PLAIN`, otherwise None.
 
-    This is the short way of nearly all frames. It accepts nothing that the strict way refuses: a
-    frame for which it returns None goes the strict way, which also finds the words for a fault.
+    This is the fast path for nearly all frames. It accepts only frames that `_structure_strictly`
+    accepts as well. A frame for which it returns None is decoded by `_structure_strictly`, which
+    also makes the error text.
     """
     kinds = _PLAIN.get(message_class)
     if kinds is None or type(payload) is not dict:
@@ -454,7 +460,7 @@ def _structure_strictly(value: JsonObject) -> Frame:
 def _payload(message_class: type[Inbound], payload: JsonObject) -> Inbound:
     if message_class is Ping or message_class is Pong:
         if _too_deep(payload):
-            raise _UnfitPayloadError(_LEVELS)
+            raise _UnfitPayloadError(_NESTING_TEXT)
         size = len(orjson.dumps(payload))
         if size > OPEN_PAYLOAD_BYTES:
             raise _UnfitPayloadError(f"at most {OPEN_PAYLOAD_BYTES} bytes, got {size}")
@@ -466,7 +472,7 @@ def _envelope_faults(value: JsonObject) -> Iterator[str]:
     for name in sorted(value.keys() - _ENVELOPE):
         yield f"$.{_shown_name(name)}: unknown field"
     if "payload" in value and type(value["payload"]) is not dict:
-        # Only the kind of a string: `auth` with a bare token would be answered with the token.
+        # The text of a string is not shown: it would be the token, if `auth` has it as payload.
         payload = value["payload"]
         came = "a string" if type(payload) is str else show(payload)
         yield f"$.payload: expected an object, got {came}"
@@ -492,13 +498,13 @@ def _payload_faults(error: ClassValidationError) -> Iterator[str]:
 
 
 def _attribute(fault: BaseException) -> str:
-    """Return the attribute that cattrs was at, from the note it leaves on an exception."""
+    """Return the name of the invalid attribute, from the note that cattrs adds to an exception."""
     notes = getattr(fault, "__notes__", ())
     return next(note.name for note in notes if isinstance(note, AttributeValidationNote))
 
 
 def _find_correlation_id(value: JsonObject) -> CorrelationId | None:
-    """Return the frame's correlation id, the envelope's before the payload's, if it is one."""
+    """Return the correlation id of the envelope, or else of the payload, if it is valid."""
     if "correlation_id" in value:
         candidate = value["correlation_id"]
     else:
@@ -524,7 +530,7 @@ def _bytes(data: str | bytes) -> int:
 
 
 def _too_deep(value: object) -> bool:
-    """Whether JSON is nested too deep to be written again; walks, because recursion has a limit."""
+    """Whether JSON is nested deeper than the limit; without recursion, which has a limit too."""
     level = [value]
     for _ in range(NESTING_LEVELS):
         level = [

@@ -1,4 +1,4 @@
-"""Error codes, close codes and the reasons a connection ends, as tables that everything reads.
+"""Error codes, close codes and end reasons, as tables for code, tests and documentation.
 
 >>> ERRORS[ErrorCode.SERVER_FULL].status
 503
@@ -12,7 +12,7 @@ from attrs import frozen
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, for programs: the `code` of an error body."""
+    """The `code` of an error body."""
 
     EMPTY_MESSAGE = "EMPTY_MESSAGE"
     JSON_PARSE_ERROR = "JSON_PARSE_ERROR"
@@ -48,12 +48,12 @@ class ErrorCode(StrEnum):
 
 @frozen
 class ErrorKind:
-    """What holds for every error of one code.
+    """The properties of all errors of one code.
 
     Attributes:
-        status: The HTTP status when an opening or an HTTP request is refused with it.
-        recoverable: Whether the connection stays open after it.
-        help: What the user can do, unless the place that raises it knows better.
+        status: The HTTP status when an upgrade or an HTTP request is refused with this code.
+        recoverable: Whether the connection stays open after the error.
+        help: A hint for the user; the code that creates an error may give a more specific one.
     """
 
     status: int
@@ -82,7 +82,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ),
     ErrorCode.SERVICE_UNAVAILABLE: ErrorKind(503, True, "Wait and try again."),
     ErrorCode.AGENT_NOT_FOUND: ErrorKind(404, True, "Use one of the agents listed."),
-    ErrorCode.RUN_NOT_FOUND: ErrorKind(404, True, "It has ended, or never was: nothing to do."),
+    ErrorCode.RUN_NOT_FOUND: ErrorKind(404, True, "The run has ended or does not exist."),
     ErrorCode.THREAD_NOT_FOUND: ErrorKind(404, True, "Use a thread that you have written to."),
     ErrorCode.AGENT_ERROR: ErrorKind(500, True, "Try again; quote the error_id if it persists."),
     ErrorCode.AGENT_TIMEOUT: ErrorKind(504, True, "Ask for less at once, or allow more time."),
@@ -109,7 +109,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
         500, False, "Try again; quote the error_id if it persists."
     ),
 }
-"""Every error code with what holds for it."""
+"""The properties of each error code."""
 
 BAD_FRAME = frozenset(
     {
@@ -123,7 +123,7 @@ BAD_FRAME = frozenset(
         ErrorCode.MESSAGE_TOO_LARGE,
     }
 )
-"""The codes that blame the frame itself: five such frames in a row end the connection."""
+"""The codes of invalid frames: five such frames in a row end the connection."""
 
 
 class CloseCode(IntEnum):
@@ -142,16 +142,16 @@ class CloseCode(IntEnum):
     EVICTED = 4429
 
 
-NO_STATUS = 1005  # what is told of a close frame without a code (RFC 6455, 7.1.5); never sent
-ABNORMAL = 1006  # what is told of a line that was cut without a close frame; never sent
+NO_STATUS = 1005  # reported for a close frame without a code (RFC 6455, 7.1.5); never sent
+ABNORMAL = 1006  # reported for a connection that ends without a close frame; never sent
 
 
 class EndReason(Enum):
-    """Why a connection ended: picks the close code and names the end in logs and metrics.
+    """Why a connection ended. The reason decides the close code.
 
     Attributes:
-        label: The name in logs and metrics.
-        close_code: The code to send, None where nothing can be sent any more.
+        label: The name of the reason in logs and metrics.
+        close_code: The close code to send; None if no close frame is sent.
     """
 
     PEER_CLOSED = ("peer_closed", CloseCode.NORMAL)

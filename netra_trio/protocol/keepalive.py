@@ -14,8 +14,8 @@ The caller passes `now`.
 from enum import Enum
 
 MISSED_INTERVALS = 2.5  # without a frame from the peer: docs/protocol.md, Limits
-STALL_SECONDS = 0.5  # that a poll may be late: more is a stall of this process, not the peer's
-LEEWAY = 10.0  # seconds that a token's times may be off: docs/protocol.md, Opening a connection
+STALL_SECONDS = 0.5  # a poll that is later than this shows that this process was blocked
+LEEWAY = 10.0  # seconds of clock difference allowed: docs/protocol.md, Opening a connection
 EXPIRY_WARNING = 60.0  # seconds before a token ends: docs/protocol.md, Limits
 
 
@@ -30,47 +30,48 @@ class LivenessStatus(Enum):
 class Liveness:
     """Whether the peer is alive: any frame from it counts.
 
-    A poll that comes late was held up by this process, not by the peer. What the peer sent
-    meanwhile may lie unread. So after a stall the peer gets its whole time again.
+    A late poll means that this process was blocked. Frames of the peer may have arrived and not
+    have been read. Therefore the peer's time starts again after a late poll.
     """
 
     __slots__ = (
-        "_heard",
         "_interval",
+        "_last_frame",
         "_next_heartbeat",
     )
 
     def __init__(self, *, interval: float, now: float) -> None:
         self._interval = interval
         self._next_heartbeat = now + interval
-        self._heard = now
+        self._last_frame = now
 
-    def heard(self, now: float) -> None:
-        """Note that a frame has come."""
-        self._heard = now
+    def note_frame(self, now: float) -> None:
+        """Record that a frame was received."""
+        self._last_frame = now
 
     @property
     def next_poll(self) -> float:
-        """When to poll again, at the latest."""
-        return min(self._next_heartbeat, self._heard + MISSED_INTERVALS * self._interval)
+        """The latest time of the next poll."""
+        return min(self._next_heartbeat, self._last_frame + MISSED_INTERVALS * self._interval)
 
     def poll(self, now: float) -> LivenessStatus:
         """Return what is due now; a heartbeat that is due counts as sent."""
         if now - self.next_poll > STALL_SECONDS:
-            self._heard = now
-        if now >= self._heard + MISSED_INTERVALS * self._interval:
+            self._last_frame = now
+        if now >= self._last_frame + MISSED_INTERVALS * self._interval:
             return LivenessStatus.LOST
         if now >= self._next_heartbeat:
-            # From now, not from when it was due: after a stall one heartbeat is sent, not many.
+            # Counted from now, so that one heartbeat is sent after a stall, not several.
             self._next_heartbeat = now + self._interval
             return LivenessStatus.HEARTBEAT_DUE
         return LivenessStatus.QUIET
 
 
 class TokenLife:
-    """When a token ends, and when its client is warned; `now` is Unix seconds.
+    """When a token expires, and when its client is warned; `now` is Unix seconds.
 
-    A token that was accepted within the leeway ends with the leeway; any other at its `exp`.
+    A token that was accepted after its `exp`, within the leeway, ends when the leeway ends. Any
+    other token ends at its `exp`.
     """
 
     __slots__ = (
@@ -85,7 +86,7 @@ class TokenLife:
         self._warned = False
 
     def seconds_to_poll(self, now: float) -> float:
-        """Return after how many seconds to look again, at the latest."""
+        """Return the seconds until the latest time of the next check."""
         due = self.ends_at if self._warned else self.ends_at - EXPIRY_WARNING
         return max(0.0, due - now)
 
@@ -94,7 +95,7 @@ class TokenLife:
         return now >= self.ends_at
 
     def warn(self, now: float) -> bool:
-        """Whether to warn now; True once."""
+        """Return whether to warn the client now; True only once."""
         if self._warned or now < self.ends_at - EXPIRY_WARNING:
             return False
         self._warned = True

@@ -1,4 +1,4 @@
-"""Every wire message, one frozen class each: the class is the payload, its `TYPE` the envelope's.
+"""The wire messages: a class holds the fields of a payload, and its `TYPE` is the envelope's type.
 
 >>> UserMessage(content="hello").agent is None
 True
@@ -25,7 +25,7 @@ from netra_trio.values import frozen
 
 JsonObject = dict[str, Any]
 
-CORRELATION_ID_CHARACTERS = 128  # the contract's bound, section 3
+CORRELATION_ID_CHARACTERS = 128  # docs/protocol.md, Frames
 HISTORY_PAGE = 50  # messages, unless the client asks for another number
 HISTORY_PAGE_MAX = 100  # messages
 
@@ -34,7 +34,7 @@ _THREAD_ID_TEXT = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 
 
 class OnBusy(StrEnum):
-    """What to do when the thread has a run already."""
+    """How a message is handled if its thread already has a run."""
 
     ENQUEUE = "enqueue"
     REJECT = "reject"
@@ -42,7 +42,7 @@ class OnBusy(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """Where a run is; every status but the first two is an end's."""
+    """The status of a run: the first two are of a live run, the others of a run that has ended."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -54,7 +54,7 @@ class RunStatus(StrEnum):
 
 
 class Confirmation(StrEnum):
-    """What became of a message."""
+    """How a message was confirmed."""
 
     ACCEPTED = "accepted"
     QUEUED = "queued"
@@ -62,7 +62,7 @@ class Confirmation(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a connection's session is to the one the client asked for."""
+    """The result of a resume request."""
 
     NEW = "new"
     EXACT = "exact"
@@ -78,12 +78,12 @@ class ResetReason(StrEnum):
 
 
 class ExpectationError(ValueError):
-    """A field has the right type and a wrong value.
+    """A field has the right type and an invalid value.
 
     Attributes:
-        expected: What was expected.
-        field: The field's name.
-        value: What came.
+        expected: A description of valid values.
+        field: The name of the field.
+        value: The invalid value.
     """
 
     def __init__(self, expected: str, field: str, value: object) -> None:
@@ -93,37 +93,39 @@ class ExpectationError(ValueError):
         self.value = value
 
 
-def _thread_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
+def _validate_thread_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
     if value is not None and not _THREAD_ID.fullmatch(value):
         raise ExpectationError(_THREAD_ID_TEXT, attribute.name, value)
 
 
-def _not_blank(_: object, attribute: "attrs.Attribute[Any]", value: str) -> None:
+def _validate_not_blank(_: object, attribute: "attrs.Attribute[Any]", value: str) -> None:
     if not value.strip():
         raise ExpectationError("a text that is not blank", attribute.name, value)
 
 
-def _name(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
+def _validate_not_empty(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
     if value is not None and not value:
         raise ExpectationError("a name", attribute.name, value)
 
 
-def _positive(_: object, attribute: "attrs.Attribute[Any]", value: int | None) -> None:
+def _validate_positive(_: object, attribute: "attrs.Attribute[Any]", value: int | None) -> None:
     if value is not None and value < 1:
         raise ExpectationError("an integer from 1", attribute.name, value)
 
 
-def _not_negative(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+def _validate_not_negative(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
     if value < 0:
         raise ExpectationError("an integer from 0", attribute.name, value)
 
 
-def _page(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
+def _validate_page_size(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
     if not 1 <= value <= HISTORY_PAGE_MAX:
         raise ExpectationError(f"an integer from 1 to {HISTORY_PAGE_MAX}", attribute.name, value)
 
 
-def _correlation_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
+def _validate_correlation_id(
+    _: object, attribute: "attrs.Attribute[Any]", value: str | None
+) -> None:
     if value is not None and not 1 <= len(value) <= CORRELATION_ID_CHARACTERS:
         raise ExpectationError(
             f"1 to {CORRELATION_ID_CHARACTERS} characters", attribute.name, value
@@ -135,7 +137,7 @@ def _correlation_id(_: object, attribute: "attrs.Attribute[Any]", value: str | N
 
 @frozen
 class Ping:
-    """A client asks whether the server is there; `pong` comes back with the same payload."""
+    """A request for a `pong` with the same payload."""
 
     TYPE: ClassVar[str] = "ping"
     payload: JsonObject
@@ -143,7 +145,7 @@ class Ping:
 
 @frozen
 class Pong:
-    """The answer to `ping` (from the server) or to `heartbeat` (from the client)."""
+    """The reply to `ping` (from the server) or to `heartbeat` (from the client)."""
 
     TYPE: ClassVar[str] = "pong"
     payload: JsonObject
@@ -151,7 +153,7 @@ class Pong:
 
 @frozen
 class Auth:
-    """A new token for the connection, of the same user."""
+    """A new token of the same user, for the connection."""
 
     TYPE: ClassVar[str] = "auth"
     token: str = field(repr=False)
@@ -159,23 +161,23 @@ class Auth:
 
 @frozen
 class Ack:
-    """The client has every event up to and including `seq`."""
+    """The client has received every event up to and including `seq`."""
 
     TYPE: ClassVar[str] = "ack"
-    seq: int = field(validator=_not_negative)
+    seq: int = field(validator=_validate_not_negative)
 
 
 @frozen
 class UserMessage:
-    """Something a user says to an agent."""
+    """A message of the user to an agent."""
 
     TYPE: ClassVar[str] = "user_message"
-    content: str = field(validator=_not_blank)
-    thread_id: ThreadId | None = field(default=None, validator=_thread_id)
-    correlation_id: CorrelationId | None = field(default=None, validator=_correlation_id)
-    agent: str | None = field(default=None, validator=_name)
+    content: str = field(validator=_validate_not_blank)
+    thread_id: ThreadId | None = field(default=None, validator=_validate_thread_id)
+    correlation_id: CorrelationId | None = field(default=None, validator=_validate_correlation_id)
+    agent: str | None = field(default=None, validator=_validate_not_empty)
     on_busy: OnBusy = OnBusy.ENQUEUE
-    deadline_ms: int | None = field(default=None, validator=_positive)
+    deadline_ms: int | None = field(default=None, validator=_validate_positive)
 
 
 @frozen
@@ -183,29 +185,29 @@ class AgentRequest:
     """A request to one agent, with structured input."""
 
     TYPE: ClassVar[str] = "agent_request"
-    agent: str = field(validator=_name)
+    agent: str = field(validator=_validate_not_empty)
     input: JsonObject | str
-    thread_id: ThreadId | None = field(default=None, validator=_thread_id)
+    thread_id: ThreadId | None = field(default=None, validator=_validate_thread_id)
     on_busy: OnBusy = OnBusy.ENQUEUE
-    deadline_ms: int | None = field(default=None, validator=_positive)
+    deadline_ms: int | None = field(default=None, validator=_validate_positive)
 
 
 @frozen
 class StopAgent:
-    """Stop a run; its `agent_completed` is the answer."""
+    """A request to stop a run; the reply is its `agent_completed`."""
 
     TYPE: ClassVar[str] = "stop_agent"
-    run_id: RunId = field(validator=_name)
+    run_id: RunId = field(validator=_validate_not_empty)
 
 
 @frozen
 class GetThreadHistory:
-    """Ask for the newest messages of a thread, strictly before `before` where given."""
+    """A request for the newest messages of a thread; with `before`, of those older than it."""
 
     TYPE: ClassVar[str] = "get_thread_history"
-    thread_id: ThreadId = field(validator=_thread_id)
-    limit: int = field(default=HISTORY_PAGE, validator=_page)
-    before: MessageId | None = field(default=None, validator=_name)
+    thread_id: ThreadId = field(validator=_validate_thread_id)
+    limit: int = field(default=HISTORY_PAGE, validator=_validate_page_size)
+    before: MessageId | None = field(default=None, validator=_validate_not_empty)
 
 
 Inbound = Ping | Pong | Auth | Ack | UserMessage | AgentRequest | StopAgent | GetThreadHistory
@@ -214,27 +216,28 @@ INBOUND: dict[str, type[Inbound]] = {
     cls.TYPE: cls
     for cls in (Ping, Pong, Auth, Ack, UserMessage, AgentRequest, StopAgent, GetThreadHistory)
 }
-"""What a client may send."""
+"""The messages that a client may send, by type."""
 
 
-# Server to client: control frames, never numbered and never replayed.
+# Server to client: control frames, which have no number and are not replayed.
 
 
 class Outbound(Protocol):
-    """What can be encoded: an attrs class whose fields are the payload."""
+    """A message that can be encoded: an attrs class whose fields are the payload."""
 
     TYPE: ClassVar[str]
 
 
 @frozen
 class ResumeState:
-    """What the session of a new connection is to the one that was asked for.
+    """The result of a resume, in `connection_established`.
 
     Attributes:
-        verdict: How much of it there is; a reset has a `reason`.
-        replayed: How many numbers come out of the log.
-        last_seq: The number after which events follow on this socket.
-        runs: Runs that the client does not know the end of.
+        verdict: The result.
+        reason: Why the session could not be resumed, if the verdict is `reset`.
+        replayed: How many event numbers are sent again from the log.
+        last_seq: The events of this connection have larger numbers than this.
+        runs: The runs whose end the client may not have received.
     """
 
     verdict: Verdict
@@ -261,7 +264,7 @@ class ConnectionEstablished:
 
 @frozen
 class Heartbeat:
-    """The server is there; answer with `pong`, or with anything else."""
+    """A heartbeat of the server; the client replies with `pong`, or with any other frame."""
 
     TYPE: ClassVar[str] = "heartbeat"
     server_time: float
@@ -269,7 +272,7 @@ class Heartbeat:
 
 @frozen
 class AuthOk:
-    """The new token holds, until `expires_at` (Unix seconds)."""
+    """The new token was accepted; it expires at `expires_at` (Unix seconds)."""
 
     TYPE: ClassVar[str] = "auth_ok"
     expires_at: float
@@ -277,7 +280,7 @@ class AuthOk:
 
 @frozen
 class AuthExpiring:
-    """The token ends at `expires_at` (Unix seconds); send a new one with `auth`."""
+    """The token expires at `expires_at` (Unix seconds); the client sends a new one with `auth`."""
 
     TYPE: ClassVar[str] = "auth_expiring"
     expires_at: float
@@ -285,7 +288,7 @@ class AuthExpiring:
 
 @frozen
 class ServerDraining:
-    """The server is about to go; connect again after `reconnect_after_ms`."""
+    """The server is shutting down; the client reconnects after `reconnect_after_ms`."""
 
     TYPE: ClassVar[str] = "server_draining"
     reason: str
@@ -294,7 +297,7 @@ class ServerDraining:
 
 @frozen
 class HistoryRun:
-    """The run that a user's message started."""
+    """The run that a message of the user started."""
 
     run_id: RunId
     agent_name: str
@@ -303,7 +306,7 @@ class HistoryRun:
 
 @frozen
 class HistoryMessage:
-    """One message of a thread, as history lists it."""
+    """A message of a thread in its history."""
 
     message_id: MessageId
     role: str
@@ -320,16 +323,16 @@ class ThreadHistory:
 
     TYPE: ClassVar[str] = "thread_history"
     thread_id: ThreadId
-    messages: tuple[Any, ...]  # of `HistoryMessage`, or of what it is encoded
+    messages: tuple[Any, ...]  # of `HistoryMessage`, or of JSON that is already encoded
     has_more: bool
 
 
-# Server to client: events, numbered per session.
+# Server to client: events, numbered in each session.
 
 
 @frozen
 class MessageConfirmed:
-    """The message is recorded; its run starts, waits, or was started before."""
+    """The message is recorded; its run starts, waits, or was started by an earlier message."""
 
     TYPE: ClassVar[str] = "message_confirmed"
     message_id: MessageId
@@ -342,7 +345,7 @@ class MessageConfirmed:
 
 @frozen
 class AgentStarted:
-    """A run begins, or begins again with the next `attempt`."""
+    """An attempt of a run starts."""
 
     TYPE: ClassVar[str] = "agent_started"
     run_id: RunId
@@ -353,7 +356,7 @@ class AgentStarted:
 
 @frozen
 class AgentThinking:
-    """A thought of the agent on its way."""
+    """A thought of the agent."""
 
     TYPE: ClassVar[str] = "agent_thinking"
     run_id: RunId
@@ -364,7 +367,7 @@ class AgentThinking:
 
 @frozen
 class PartialResult:
-    """A piece of the answer, to append to what came before."""
+    """A piece of the answer, which the client appends to the earlier pieces."""
 
     TYPE: ClassVar[str] = "partial_result"
     run_id: RunId
@@ -373,7 +376,7 @@ class PartialResult:
 
 @frozen
 class ToolExecuting:
-    """The agent uses a tool."""
+    """The agent starts a tool call."""
 
     TYPE: ClassVar[str] = "tool_executing"
     run_id: RunId
@@ -385,7 +388,7 @@ class ToolExecuting:
 
 @frozen
 class ToolCompleted:
-    """The tool is done: `result` where `success`, `error` (a text) otherwise."""
+    """A tool call has ended: it has a `result` if `success`, otherwise an `error` (a text)."""
 
     TYPE: ClassVar[str] = "tool_completed"
     run_id: RunId
@@ -400,10 +403,10 @@ class ToolCompleted:
 
 @frozen
 class AgentCompleted:
-    """The one end of a run: nothing of it comes after.
+    """The end of a run: its last event.
 
     Attributes:
-        abandoned: True where a task of it did not obey its cancellation, and may still be at work.
+        abandoned: True if a task of the run ignored its cancellation and may still be running.
     """
 
     TYPE: ClassVar[str] = "agent_completed"

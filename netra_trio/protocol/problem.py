@@ -1,4 +1,4 @@
-"""What a client is told when something is refused or fails."""
+"""The errors of the protocol, which are sent to clients."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ from attrs import frozen
 from netra_trio.errors import NetraError
 from netra_trio.protocol.codes import ERRORS, ErrorCode
 
-STORE_RETRY_MS = 1000  # a restarted database is back in about that time
+STORE_RETRY_MS = 1000  # about the time of a database restart
 
 
 @frozen
 class Problem:
-    """An error as a client sees it (docs/protocol.md, Error codes).
+    """An error that is sent to a client (docs/protocol.md, Error codes).
 
     Attributes:
-        code: For programs.
-        error: For people: what was expected and what came. Never a credential, an exception's
-            text or another user's data.
-        help: What to do now.
+        code: The error code, for programs.
+        error: A text for people. It never contains a credential, the text of an exception or data
+            of another user.
+        help: A hint for the user.
         recoverable: Whether the connection stays open.
-        retry_after_ms: How long to wait before the same thing may work, in milliseconds.
-        error_id: Joins this error with a log line, where the fault is ours or an agent's.
-        status: The HTTP status that goes with it.
+        retry_after_ms: Milliseconds to wait before a retry may succeed.
+        error_id: The id of the log line about it, for errors of the server or of an agent.
+        status: The HTTP status.
     """
 
     code: ErrorCode
@@ -34,7 +34,7 @@ class Problem:
     error_id: str | None = None
 
     def body(self, timestamp: float) -> dict[str, Any]:
-        """Return the error body, stamped with Unix seconds."""
+        """Return the error body; `timestamp` is Unix seconds."""
         body: dict[str, Any] = {
             "code": str(self.code),
             "error": self.error,
@@ -50,9 +50,10 @@ class Problem:
 
 
 def http_body(fault: Problem, timestamp: float) -> dict[str, Any]:
-    """Return an error for HTTP: the frame a socket would carry, its fields at the top as well.
+    """Return the body of an HTTP error: an `error` frame, with the payload's fields at the top too.
 
-    So one reader of errors serves both, and one that only knows HTTP finds `code` where it looks.
+    A client can read it with the code that reads `error` frames. An HTTP client that does not know
+    frames finds `code` at the top.
     """
     body = fault.body(timestamp)
     return {"type": "error", "payload": body, **body}
@@ -62,13 +63,13 @@ def problem(
     code: ErrorCode,
     error: str,
     *,
-    help: str | None = None,  # noqa: A002 - the contract's name for it
+    help: str | None = None,  # noqa: A002 - the name of the field in an error body
     recoverable: bool | None = None,
     status: int | None = None,
     retry_after_ms: int | None = None,
     error_id: str | None = None,
 ) -> Problem:
-    """Make a `Problem`, with what the table of codes says where nothing else is given."""
+    """Return a `Problem`; arguments that are None are taken from the table of error codes."""
     kind = ERRORS[code]
     return Problem(
         code=code,
@@ -82,12 +83,12 @@ def problem(
 
 
 def store_unavailable(text: str = "The store cannot answer now.") -> Problem:
-    """Return what a client is told while the store is down."""
+    """Return the error for an unavailable store."""
     return problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
 
 
 class Refused(NetraError):
-    """Somebody asked for something and is told no."""
+    """A request was refused."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.error)

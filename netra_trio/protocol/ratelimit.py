@@ -6,13 +6,13 @@
     >>> window.retry_after(3.0)
     57.0
 
-The caller passes `now`, in seconds of any clock that does not run backwards.
+The caller passes `now`, in seconds of any monotonic clock.
 """
 
 from attrs import define
 
-WINDOW = 60.0  # seconds: the contract's limit is per minute
-_GROUPS = 512  # a window remembers at most about this many points in time, whatever its rate
+WINDOW = 60.0  # seconds: the limit is for each minute
+_GROUPS = 512  # about the largest number of times that a window stores, whatever its rate
 
 
 @define(eq=False)
@@ -25,17 +25,18 @@ class _Group:
 class SlidingWindow:
     """At most `rate` messages in any 60 seconds, and `waiting` more that start later.
 
-    Each message uses a slot: the time at which it may start. The next slot of a full window is
-    known exactly, 60 seconds after the one that has to leave it, so a message that waits gets its
-    time when it arrives. No task has to wake the messages in order.
+    Each message uses a slot: the time at which it may start. The next slot of a full window is 60
+    seconds after the slot that has to expire first, so a message gets its start time when it
+    arrives, and no task has to wake waiting messages.
 
-    Memory is bounded whatever the rate: slots less than a 512th of the window after the first of a
-    group share it, and count as the latest of them. That can only make the limit stricter, by
-    0.2 %. (Measured from the latest, a group that is fed steadily would never leave the window.)
+    Memory is bounded for any rate: slots that start within a 512th of the window are stored as one
+    group, and count as the latest slot of the group. This makes the limit stricter by at most
+    0.2 %. The length of a group is measured from its first slot: measured from its latest, a group
+    with a steady stream of messages would never expire.
     """
 
     __slots__ = (
-        "_grain",
+        "_group_seconds",
         "_groups",
         "_rate",
         "_used",
@@ -45,30 +46,30 @@ class SlidingWindow:
     def __init__(self, *, rate: int, waiting: int) -> None:
         self._rate = rate
         self._waiting = waiting
-        self._grain = 0.0 if rate <= _GROUPS else WINDOW / _GROUPS
+        self._group_seconds = 0.0 if rate <= _GROUPS else WINDOW / _GROUPS
         self._groups: list[_Group] = []
         self._used = 0
 
     def next_slot(self, now: float) -> float | None:
-        """Return when a message that came now may start, None if it may not even wait."""
+        """Return when a message that arrives now may start; None if it may not wait either."""
         groups = self._groups
         if groups and groups[0].latest + WINDOW <= now:
-            self._forget(now)
+            self._drop_expired(now)
         if self._used < self._rate:
             return now
         if self._count_after(now) >= self._waiting:
             return None
-        return self._frees(self._used - self._rate + 1)
+        return self._time_when_free(self._used - self._rate + 1)
 
     def use(self, slot: float) -> None:
         """Use a slot that `next_slot` has just returned."""
-        # At the end, but for a slot that was given back ahead of some that are still to come.
+        # Slots are in order; this one comes before others if it was given back earlier.
         groups = self._groups
         place = len(groups)
         while place and groups[place - 1].first > slot:
             place -= 1
         before = groups[place - 1] if place else None
-        if before is not None and slot - before.first < self._grain:
+        if before is not None and slot - before.first < self._group_seconds:
             before.latest = max(before.latest, slot)
             before.used += 1
         else:
@@ -83,7 +84,7 @@ class SlidingWindow:
         return slot
 
     def give_back(self, slot: float) -> None:
-        """Give back a slot that was not needed; nothing happens if it is forgotten."""
+        """Give back a slot that was not needed; no effect if it has expired."""
         for group in reversed(self._groups):
             if group.first <= slot <= group.latest:
                 group.used -= 1
@@ -93,19 +94,19 @@ class SlidingWindow:
                 return
 
     def retry_after(self, now: float) -> float:
-        """Return after how many seconds a message that may not wait now would be taken."""
+        """Return the seconds after which a message that may not wait now would be accepted."""
         if self.next_slot(now) is not None:
             return 0.0
         if not self._waiting:
-            return self._frees(self._used - self._rate + 1) - now
+            return self._time_when_free(self._used - self._rate + 1) - now
         return next(group.latest for group in self._groups if group.latest > now) - now
 
     def is_idle(self, now: float) -> bool:
-        """Whether every slot is forgotten, so that a new window would say the same."""
-        self._forget(now)
+        """Whether no slot is in use, so that the window can be dropped."""
+        self._drop_expired(now)
         return not self._used
 
-    def _forget(self, now: float) -> None:
+    def _drop_expired(self, now: float) -> None:
         while self._groups and self._groups[0].latest + WINDOW <= now:
             self._used -= self._groups.pop(0).used
 
@@ -117,18 +118,18 @@ class SlidingWindow:
             count += group.used
         return count
 
-    def _frees(self, slots: int) -> float:
-        """Return when the oldest `slots` slots have left the window."""
+    def _time_when_free(self, slots: int) -> float:
+        """Return when the oldest `slots` slots have expired."""
         left = slots
         for group in self._groups:
             left -= group.used
             if left <= 0:
                 return group.latest + WINDOW
-        raise AssertionError("more slots asked for than the window holds")
+        raise AssertionError("the window has fewer slots")
 
 
 class TokenBucket:
-    """A steady `rate` per second, and a `burst` after a time without any."""
+    """A token bucket: `rate` tokens per second, at most `burst` in stock."""
 
     __slots__ = (
         "_at",

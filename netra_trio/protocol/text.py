@@ -1,4 +1,4 @@
-"""Cutting text and JSON to the sizes that the contract allows.
+"""Cuts text and JSON to the sizes that the protocol allows.
 
 >>> cut_text("héllo", 3)
 ('hé', True)
@@ -11,46 +11,47 @@ from typing import Any
 
 import orjson
 
-EVENT_BYTES = 250 * 1024  # of a payload's free part: with its envelope an event stays under 256 KiB
-PIECE_CHARACTERS = 32 * 1024  # of a delta: at most 192 KiB as JSON, where every one is escaped
+EVENT_BYTES = 250 * 1024  # of the variable part of a payload: an event is at most 256 KiB
+PIECE_CHARACTERS = 32 * 1024  # of a delta: at most 192 KiB as JSON, if each one is escaped
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Split a text into pieces that fit into one event each; an empty one has none."""
+    """Split a text into pieces that each fit into one event; an empty text has no piece."""
     for start in range(0, len(text), PIECE_CHARACTERS):
         yield text[start : start + PIECE_CHARACTERS]
 
 
 def json_size(text: str) -> int:
-    """Return a text's size as UTF-8, in bytes.
+    """Return the size of a text in bytes of UTF-8.
 
     Raises:
-        UnicodeEncodeError: If it has a lone surrogate, which is no text.
+        UnicodeEncodeError: If it has a lone surrogate.
     """
     return len(text) if text.isascii() else len(text.encode())
 
 
 def cut_text(text: str, limit: int) -> tuple[str, bool]:
-    """Return as much of a text as has at most `limit` bytes in UTF-8, and whether it was cut."""
+    """Return the beginning of a text, of at most `limit` bytes of UTF-8, and whether it was cut."""
     if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
         return text, False
     return data[:limit].decode(errors="ignore"), True
 
 
 def cut_front(text: str, limit: int) -> str:
-    """Return the end of a text, as much of it as has at most `limit` bytes in UTF-8."""
+    """Return the end of a text, of at most `limit` bytes of UTF-8."""
     if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
         return text
     return data[len(data) - limit :].decode(errors="ignore")
 
 
 def cut_json(value: Any, limit: int) -> tuple[bytes, bool]:
-    """Return a value as JSON of at most `limit` bytes, and whether it was cut for that.
+    """Return a value as JSON of at most `limit` bytes, and whether it was cut.
 
-    A value that is too large becomes text: itself if it is a string, its JSON if not, cut.
+    A value that is too large becomes a string: the beginning of the string, or of the JSON of any
+    other value.
 
     Raises:
-        TypeError: If the value cannot be written as JSON.
+        TypeError: If the value cannot be encoded as JSON.
     """
     data = orjson.dumps(value)
     if len(data) <= limit:

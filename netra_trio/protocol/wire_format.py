@@ -1,12 +1,12 @@
-"""The wire format of a connection: how messages become frames, and frames messages.
+"""The wire format of a connection: encodes messages into frames, and decodes frames.
 
     >>> JSON_ACKNOWLEDGING.name
     'netra.v1'
     >>> JSON_PLAIN.decode('{"type": "ping", "payload": {}}', max_size=1000).message
     Ping(payload={})
 
-The subprotocol chooses the format when the connection is opened. The log keeps events, and not
-frames, so that sockets with different formats can follow each other on one session.
+The subprotocol selects the format when the connection is opened. The event log keeps events, not
+frames, so that the connections of one session may have different formats.
 """
 
 from typing import Protocol
@@ -17,7 +17,7 @@ from netra_trio.protocol import codec
 from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import Problem
 
-SUBPROTOCOL = "netra.v1"  # of a client that acknowledges
+SUBPROTOCOL = "netra.v1"  # of a client that acknowledges events
 
 
 class WireFormat(Protocol):
@@ -37,7 +37,7 @@ class WireFormat(Protocol):
         """Return the message of a text frame, or of a binary one (`bytes`).
 
         Raises:
-            BadFrame: With the code and the path of the fault.
+            BadFrame: With the error code and the path of the invalid field.
         """
         ...
 
@@ -71,7 +71,7 @@ class JsonFormat:
             raise codec.binary_frame()
         return codec.decode(frame, max_size=max_size)
 
-    encode_event = staticmethod(codec.encode_event)  # for each delta: a call less
+    encode_event = staticmethod(codec.encode_event)  # no wrapper: it is called for each delta
 
     def encode_control(
         self, message: Outbound, timestamp: float, correlation_id: str | None = None

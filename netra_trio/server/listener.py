@@ -1,6 +1,6 @@
 """The listener: accepts connections, and serves each in a task of its own.
 
-    listener = Listener(sock, handler.serve)
+    listener = Listener(sock, handler.serve, instruments.note)
     await nursery.start(listener.serve)
 
 No exception of one connection reaches another.
@@ -9,7 +9,6 @@ No exception of one connection reaches another.
 import errno
 import socket
 from collections.abc import Awaitable, Callable
-from math import inf
 from typing import TypeAlias
 
 import structlog
@@ -17,10 +16,10 @@ import trio
 
 from netra_trio.endpoints.request import peer_address
 from netra_trio.errors import TransportClosed, leaves, place_of
+from netra_trio.telemetry.events import ListenerCrowded, TelemetryEvent
 
 ACCEPTS = 64  # connections accepted in a row before other tasks run
 CROWDED_SECONDS = 0.1  # until the next accept after the system was out of resources
-CROWDED_LOG_SECONDS = 10.0  # between two log lines of the same lack
 
 _CROWDED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LOST = (OSError, TransportClosed, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -37,13 +36,16 @@ class Listener:
     Args:
         sock: A listening socket.
         handle: Serves each connection.
+        note: Receives a telemetry event when no connection can be accepted.
     """
 
-    def __init__(self, sock: socket.socket, handle: Handler) -> None:
+    def __init__(
+        self, sock: socket.socket, handle: Handler, note: Callable[[TelemetryEvent], None]
+    ) -> None:
         self._sock = sock
         self._handle = handle
+        self._note = note
         self._accepting = trio.CancelScope()
-        self._logged_at: dict[int | None, float] = {}  # when each lack was logged last
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve connections until `stop` is called and the last connection has ended."""
@@ -69,18 +71,11 @@ class Listener:
                 break
             except OSError as error:
                 if error.errno in _CROWDED:
-                    self._log_crowded(error)
+                    self._note(ListenerCrowded(str(error.strerror)))
                     return False
                 continue  # the peer of this connection left before it was accepted
             nursery.start_soon(self._isolate, sock, peer_address(str(address[0])))
         return True
-
-    def _log_crowded(self, error: OSError) -> None:
-        """Log the lack of a resource, once in a while: it is met ten times a second."""
-        now = trio.current_time()
-        if self._logged_at.get(error.errno, -inf) + CROWDED_LOG_SECONDS <= now:
-            self._logged_at[error.errno] = now
-            _log.error("crowded", reason=error.strerror)
 
     async def _isolate(self, sock: socket.socket, peer: str) -> None:
         """Serve one connection, log its exceptions, and close its socket."""

@@ -36,7 +36,7 @@ class Listeners:
         turns = Turns()
         self._http = HttpHost(app, app.settings, turns)
         handler = SocketHandler(app, self._http, turns, tls)
-        self._listeners = [Listener(sock, handler.serve) for sock in socks]
+        self._listeners = [Listener(sock, handler.serve, app.instruments.note) for sock in socks]
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve connections until `stop` is called and the last connection has ended."""

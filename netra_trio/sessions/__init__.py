@@ -1,1 +1,1 @@
-"""Sessions: logical connections that outlive their sockets."""
+"""Sessions: logical connections that outlive their WebSocket connections."""

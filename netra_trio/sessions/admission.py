@@ -1,8 +1,8 @@
-"""Admission: from a message in the inbox to its confirmation and its run, or to its refusal.
+"""Admission: records and confirms a message of the inbox and registers its run, or refuses it.
 
     live = await admission.admit(work)      # the run, if it is to be executed now
 
-One task admits at a time, so messages are recorded and confirmed in the order in which they came.
+Only one task admits at a time, so messages are recorded and confirmed in the order of arrival.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,34 +27,34 @@ from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import Work
 from netra_trio.sessions.records import new_message, run_spec
-from netra_trio.sessions.runner import LiveRun, Runner, has_ended
+from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.sessions.scheduler import AdmissionDecision
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
 
-Tell = Callable[[Problem, CorrelationId | None], Awaitable[None]]
+SendError = Callable[[Problem, CorrelationId | None], Awaitable[None]]
 
 
-async def _tell_none(_problem: Problem, _correlation_id: CorrelationId | None) -> None:
-    """Send nothing: the session has ended."""
+async def _send_nothing(_problem: Problem, _correlation_id: CorrelationId | None) -> None:
+    """Send nothing, because the session has ended."""
 
 
 class Admission:
     """Admits the messages of one session.
 
     Args:
-        user: The user, whose rate counts.
+        user: The user, with the message rate.
         agents: The agents by name; the first one is the default.
-        events: Takes confirmations.
-        runner: Takes the runs.
-        duplicates: Takes the messages that were sent before.
+        events: Receives the confirmations.
+        runner: Receives the runs.
+        duplicates: Confirms messages that were recorded before.
         store: Records the messages.
         settings: The limits.
-        metrics: Count what is refused or delayed.
+        metrics: Count refused and delayed messages.
         wall_clock: Returns Unix seconds.
         spawn: Starts a task of the session.
-        tell: Sends an error to the client, if it is connected.
+        send_error: Sends an error to the client, if there is a connection.
     """
 
     __slots__ = (
@@ -64,11 +64,11 @@ class Admission:
         "_events",
         "_metrics",
         "_runner",
+        "_send_error",
         "_settings",
         "_spawn",
         "_stopped",
         "_store",
-        "_tell",
         "_user",
         "_wall_clock",
     )
@@ -86,7 +86,7 @@ class Admission:
         metrics: Metrics,
         wall_clock: Callable[[], float],
         spawn: Callable[..., None],
-        tell: Tell,
+        send_error: SendError,
     ) -> None:
         self._user = user
         self._agents = agents
@@ -98,22 +98,22 @@ class Admission:
         self._metrics = metrics
         self._wall_clock = wall_clock
         self._spawn = spawn
-        self._tell = tell
+        self._send_error = send_error
         self._default_thread = new_thread_id()
         self._stopped: RunStatus | None = None
 
     def stop(self, status: RunStatus) -> None:
-        """Refuse new messages; one that is being recorded ends with `status` at once."""
+        """Refuse new messages; the run of a message that is being recorded ends with `status`."""
         self._stopped = status
 
     def disconnect(self) -> None:
         """Drop the references to the session, which has ended."""
-        self._spawn = has_ended
-        self._tell = _tell_none
+        self._spawn = raise_session_ended
+        self._send_error = _send_nothing
 
     @property
     def is_stopped(self) -> bool:
-        """Whether messages are refused, because the server drains or the session closes."""
+        """Whether messages are refused because the server drains or the session closes."""
         return self._stopped is not None
 
     async def admit(
@@ -123,11 +123,11 @@ class Admission:
 
         Args:
             work: The message.
-            permissions: What the user's token allows.
+            permissions: The permissions of the user's token.
             context: The context variables of the run.
 
         Returns:
-            The run, if the caller has to execute it now.
+            The run, if the caller has to execute it now; otherwise None.
         """
         message = work.message
         record = new_message(
@@ -154,7 +154,7 @@ class Admission:
             self._events.release()
             if not isinstance(error, Refused):
                 raise
-            await self._tell(error.problem, work.correlation_id)
+            await self._send_error(error.problem, work.correlation_id)
             return None
         starts = False
         if known is not None:
@@ -166,11 +166,11 @@ class Admission:
         return live if starts else None
 
     def _confirm(self, live: LiveRun, work: Work, starts_at: float) -> bool:
-        """Confirm a message that was recorded; return whether its run is to be executed now."""
+        """Confirm a recorded message; return whether the caller has to execute its run now."""
         record = live.execution.spec.message
-        self._events.expect(record.run_id, work.received)
+        self._events.start_delta_timer(record.run_id, work.received)
         stopped = live.execution.stopped or self._stopped
-        if stopped is not None:  # while the message was being recorded
+        if stopped is not None:  # it was stopped while the message was being recorded
             self._append_confirmation(record, None)
             self._spawn(self._runner.finish, live, Ending(stopped))
             return False
@@ -187,13 +187,18 @@ class Admission:
         self._events.confirm(confirmed, record.correlation_id)
 
     async def _record(self, record: NewMessage, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
-        """Record a message, unless it was before; return that, and when its run may start."""
+        """Record a message, unless it was recorded before.
+
+        Returns:
+            The earlier record of the message, None if there is none; and when its run may start,
+            on Trio's clock.
+        """
         try:
             starts_at = self._take_slot(record.thread_id, on_busy)
         except Refused:
             if record.key is None or self._stopped is not None:
                 raise
-            # The run that keeps the thread busy, or fills the queue, may be this message's own.
+            # The message may be a duplicate: then its own run may keep the thread busy.
             known = await self._ask(self._store.find, record)
             if known is None:
                 raise
@@ -210,7 +215,7 @@ class Admission:
     async def _ask(
         self, question: Callable[[NewMessage], Awaitable[Duplicate | None]], record: NewMessage
     ) -> Duplicate | None:
-        """Ask the store for a message that was recorded before."""
+        """Record or find a message with `question`; return its earlier record, if there is one."""
         try:
             known = await question(record)
             if (
@@ -218,7 +223,7 @@ class Admission:
                 and known.completed is None
                 and known.run_id not in self._user.runs
             ):
-                # It has ended since the store looked; if not, another server executes it.
+                # Either the run has ended meanwhile, or another server executes it.
                 known = await self._store.find(record) or known
         except KeyConflict:
             raise refusals.key_conflict() from None
@@ -227,7 +232,14 @@ class Admission:
         return known
 
     def _take_slot(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
-        """Take a slot of the user's rate for a message that may come in; return its time."""
+        """Take a slot of the user's message rate, if the message may be admitted.
+
+        Returns:
+            When its run may start, on Trio's clock.
+
+        Raises:
+            Refused: With the reason.
+        """
         if self._stopped is not None:
             raise refusals.draining()
         now, window = trio.current_time(), self._user.window
@@ -241,7 +253,7 @@ class Admission:
         if decision is AdmissionDecision.BUSY:
             raise refusals.agent_busy()
         if decision is AdmissionDecision.FULL:
-            raise refusals.queue_full(f"{self._settings.run_queue} messages wait for their run")
+            raise refusals.queue_full(f"{self._settings.run_queue} runs of the session wait")
         window.use(starts_at)
         if starts_at > now:
             self._metrics.rate_events["messages", "delayed"] += 1

@@ -1,8 +1,9 @@
-"""The agent tasks of a session: each takes messages or due runs, and executes them in turn.
+"""The agent tasks of a session: each one executes runs, one after the other.
 
-One of them leads: it receives from the inbox and admits. It executes the run that it has admitted
-itself. Where that run waits for something, the lead is free: another task takes it when there is a
-message. So most messages cost no task, and a run never holds up the inbox.
+One agent task is the leader: it receives messages from the inbox, admits them, and executes the
+runs that it admits. When such a run waits for something, the task stops being the leader, and
+another task becomes the leader when there is a message. So most messages need no new task, and a
+run does not block the inbox.
 """
 
 from collections.abc import Callable
@@ -16,17 +17,17 @@ from netra_trio.ids import SessionId
 from netra_trio.sessions.admission import Admission
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import Inbox
-from netra_trio.sessions.runner import LiveRun, Runner, has_ended
+from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.telemetry.events import RunStarted
 from netra_trio.telemetry.instruments import Instruments
 from netra_trio.telemetry.log_context import extend_log_context
 from netra_trio.telemetry.trace_context import TRACEPARENT
 
-RUNS_IN_A_ROW = 16  # without giving control to other tasks: some 2 ms of short runs
+RUNS_IN_A_ROW = 16  # without a checkpoint: about 2 ms of short runs
 
 
-class Owner(Protocol):
-    """The session of the tasks, as far as they need it."""
+class OwningSession(Protocol):
+    """The part of the session that its agent tasks use."""
 
     id: SessionId
     events: EventStream
@@ -62,7 +63,7 @@ class AgentTasks:
 
     def __init__(
         self,
-        session: Owner,
+        session: OwningSession,
         *,
         inbox: Inbox,
         admission: Admission,
@@ -82,24 +83,28 @@ class AgentTasks:
         self._spawn = spawn
 
     async def lead(self) -> None:
-        """Be the first agent task, until another one leads or the inbox is closed."""
+        """Run the first agent task, until another one is the leader or the inbox is closed."""
         self._first = self.leader = AgentTask(self)
         await execute_runs(self.leader)
 
     def ensure_leader(self) -> None:
-        """Start a task that receives from the inbox, if there is none."""
+        """Start a leader, if there is none."""
         if self.leader is None:
             self.leader = AgentTask(self)
             self._spawn(execute_runs, self.leader)
 
     def are_idle(self, spawned: int) -> bool:
-        """Whether no task does anything but wait for a message; `spawned` tasks were started."""
+        """Whether the only task is the leader and it waits for a message.
+
+        Args:
+            spawned: The number of tasks in the nursery of the session.
+        """
         if not self.is_waiting or len(self.inbox) or self.executing:
             return False
         return spawned == (self.leader is not self._first)
 
-    def dismiss(self) -> None:
-        """Let no task lead any more: the inbox is closed."""
+    def clear_leader(self) -> None:
+        """Have no leader any more, because the inbox is closed."""
         self.leader = None
         self.is_waiting = False
 
@@ -109,12 +114,12 @@ class AgentTasks:
 
     def disconnect(self) -> None:
         """Drop the references to the session, which has ended."""
-        self._spawn = has_ended
+        self._spawn = raise_session_ended
         self._first = self.leader = None
         del self.session
 
-    def begin(self, live: LiveRun) -> None:
-        """Note that a run is about to be executed; called in the context of the run."""
+    def on_start(self, live: LiveRun) -> None:
+        """Emit the telemetry event of a run's start; called in the context of the run."""
         spec, message = live.execution.spec, live.execution.spec.message
         extend_log_context(run_id=message.run_id, agent=message.agent_name)
         TRACEPARENT.set(self.session.traceparent)
@@ -124,7 +129,7 @@ class AgentTasks:
 
 
 class AgentTask:
-    """One agent task: the source of the runs that it executes."""
+    """One agent task: the `RunSource` of the runs that it executes."""
 
     __slots__ = ("_first", "_in_a_row", "_live", "_tasks")
 
@@ -135,7 +140,7 @@ class AgentTask:
         self._in_a_row = 0
 
     async def next(self) -> Execution | None:
-        """Wait for the next run; None if another task leads, or if the inbox is closed."""
+        """Wait for the next run; None if another task is the leader or the inbox is closed."""
         tasks = self._tasks
         live, self._first = self._first, None
         if live is None:
@@ -147,11 +152,11 @@ class AgentTask:
         self._live, execution = live, live.execution
         tasks.executing += 1
         tasks.session.events.note_running(live.id)
-        execution.context.run(tasks.begin, live)
+        execution.context.run(tasks.on_start, live)
         return execution
 
     async def _lead(self) -> LiveRun | None:
-        """Receive and admit messages until a run is to be executed."""
+        """Receive and admit messages until this task has to execute a run."""
         tasks = self._tasks
         if tasks.leader is None and tasks.inbox.is_open:
             tasks.leader = self
@@ -167,7 +172,7 @@ class AgentTask:
             work = await tasks.inbox.receive()
             if work is None:
                 if tasks.leader is self:
-                    tasks.dismiss()
+                    tasks.clear_leader()
                 return None
             tasks.is_waiting = False
             live = await tasks.admission.admit(
@@ -177,7 +182,7 @@ class AgentTask:
                 return live
 
     def suspended(self) -> None:
-        """Let another task lead while a run of this one waits for something."""
+        """Stop being the leader, because the run of this task waits for something."""
         self._in_a_row = 0
         if self._tasks.leader is self:
             self._tasks.leader = None
@@ -185,7 +190,7 @@ class AgentTask:
                 self._tasks.ensure_leader()
 
     async def finish(self, execution: Execution, ending: Ending) -> None:
-        """Write the end of the run."""
+        """Store the end of the run and append it to the events."""
         live, self._live = self._live, None
         self._tasks.executing -= 1
         assert live is not None and live.execution is execution  # noqa: S101, PT018 - for mypy

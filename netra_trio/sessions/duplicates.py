@@ -1,10 +1,10 @@
-"""Duplicates: messages that were sent again under the same key; each gets the end of its run.
+"""Duplicates: messages that were sent again under the same key; each one gets the end of its run.
 
     duplicates.confirm(known, message)
 
-The confirmation names the run that the first message started. Its end follows: at once if there is
-one; with the run, if it is live here or in another session of the user; or from the store, which is
-asked again and again while another server executes it.
+The confirmation has the ids of the run that the first message started. A copy of its end follows:
+at once if it has ended; when it ends, if it is live in this process; otherwise the store is polled,
+because another server executes the run.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from netra_trio.errors import KeyConflict, StoreUnavailable
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.messages import Confirmation, MessageConfirmed
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.runner import Runner, has_ended, lean_copy
+from netra_trio.sessions.runner import Runner, raise_session_ended, shorten_payload
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
 
-FOLLOW_SECONDS = 1.0  # until the store is asked for the end of a foreign run; doubles each time
-FOLLOW_MAX_SECONDS = 10.0  # at most: as often as servers look at each other's runs
+FOLLOW_SECONDS = 1.0  # before the first poll of the store; doubles with each poll
+FOLLOW_MAX_SECONDS = 10.0  # between two polls: servers check the runs of other servers as often
 
 
 class Duplicates:
@@ -28,10 +28,10 @@ class Duplicates:
 
     Args:
         session_id: The session.
-        user: The user, whose live runs are looked up.
-        events: Takes confirmations and ends.
-        runner: The session's own runs.
-        store: Asked for the ends of runs of other servers.
+        user: The user, with the live runs of this process.
+        events: Receives confirmations and ends.
+        runner: The runs of the session.
+        store: Polled for the ends of runs of other servers.
         spawn: Starts a task of the session.
     """
 
@@ -66,7 +66,7 @@ class Duplicates:
         self._closed = False
 
     def confirm(self, known: Duplicate, message: NewMessage) -> None:
-        """Confirm a message that was recorded before, and let the end of its run follow."""
+        """Confirm a message that was recorded before; a copy of the end of its run follows."""
         run_id, live = known.run_id, self._user.runs.get(known.run_id)
         status = known.status if live is None or known.completed is not None else live.status
         self._events.confirm(
@@ -84,7 +84,7 @@ class Duplicates:
         elif known.completed is not None:
             self._copy_end(run_id, known.completed, message)
         elif self._runner.has(run_id) or run_id in self._followed:
-            self._events.release(1)  # its end will come here already
+            self._events.release(1)  # this session gets the end of the run anyway
         elif live is None:
             self._followed[run_id] = trio.CancelScope()
             self._spawn(self._follow, run_id, message)
@@ -98,7 +98,7 @@ class Duplicates:
             live.watchers[self._session_id] = copy
 
     def close(self) -> None:
-        """Wait for no end any more."""
+        """Stop waiting for the ends of runs."""
         self._closed = True
         for live in self._user.runs.values():
             live.watchers.pop(self._session_id, None)
@@ -107,27 +107,27 @@ class Duplicates:
 
     def disconnect(self) -> None:
         """Drop the references to the session, which has ended."""
-        self._spawn = has_ended
+        self._spawn = raise_session_ended
 
     async def _follow(self, run_id: RunId, message: NewMessage) -> None:
-        """Ask for the end of a run of another server, until there is one."""
+        """Poll the store for the end of a run of another server, until there is one."""
         wait = FOLLOW_SECONDS
         with self._followed[run_id]:
             await trio.sleep(wait)
-            while not await self._find_end(message):
+            while not await self._append_end_if_stored(message):
                 wait = min(2 * wait, FOLLOW_MAX_SECONDS)
                 await trio.sleep(wait)
         del self._followed[run_id]
 
-    async def _find_end(self, message: NewMessage) -> bool:
-        """Append the end that is stored under a key; return whether the wait is over."""
+    async def _append_end_if_stored(self, message: NewMessage) -> bool:
+        """Append a copy of the run's end if it is stored; return whether polling is finished."""
         try:
             known = await self._store.find(message)
         except StoreUnavailable:
             return False
         except KeyConflict:
             known = None
-        if known is None:  # the history is not kept that long
+        if known is None:  # the retention of the store has removed the message
             self._events.release(1)
         elif known.completed is None:
             return False
@@ -137,5 +137,5 @@ class Duplicates:
 
     def _copy_end(self, run_id: RunId, completed: bytes, message: NewMessage) -> None:
         if self._events.is_over_bytes:
-            completed = lean_copy(completed)
+            completed = shorten_payload(completed)
         self._events.copy_end(run_id, completed, message.correlation_id)

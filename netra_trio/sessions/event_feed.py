@@ -1,9 +1,9 @@
-"""The feed: the memory channel that brings the events of a session to one socket's writer.
+"""The feed: the memory channel from the runs of a session to the writer of one connection.
 
-Each event enters the channel when it is appended to the log. When the channel is full an agent
-waits in `emit`: that is the backpressure of a client that does not read. What the writer takes
-comes out of the log in order, and leaves the channel with it. So events that never were in the
-channel are not missed: those that a resume replays, and ends that found the channel full.
+Each event is sent into the channel when it is appended to the log. If the channel is full, the
+agent waits in `emit`: this is the backpressure of a client that does not read. The writer takes the
+events out of the log, in order, and removes them from the channel. So it also gets the events that
+were never in the channel: replayed events, and ends that were appended while the channel was full.
 """
 
 from contextlib import suppress
@@ -13,15 +13,15 @@ import trio
 
 from netra_trio.sessions.event_log import Entry
 
-FEED_EVENTS = 256  # events: a run's burst of 200 tokens passes without a wait; more wait in emit
+FEED_EVENTS = 256  # room for a burst of 200 tokens; if the channel is full, the agent waits
 
 
 class Source(Protocol):
-    """The events that a feed brings: an event stream."""
+    """The event stream of a feed."""
 
     @property
     def has_pending(self) -> bool:
-        """Whether the socket has yet to write an event."""
+        """Whether there are events that the connection has not written yet."""
         ...
 
     def is_read_by(self, feed: "EventFeed") -> bool:
@@ -29,18 +29,18 @@ class Source(Protocol):
         ...
 
     def take(self, *, max_bytes: int, merge: bool) -> list[Entry]:
-        """Return the next events for the socket, at least one if there is any."""
+        """Return the next events for the connection, at least one if there are any."""
         ...
 
 
 class EventFeed:
-    """The events of a session on their way to one socket.
+    """The events of a session for one connection.
 
     Attributes:
-        merges: Whether the next events are merged, because a run found the log full.
+        merges: Whether the next events are merged, because the log was full.
     """
 
-    __slots__ = ("_closed", "_crowded", "_in", "_out", "_pushed", "_received", "_source", "merges")
+    __slots__ = ("_closed", "_in", "_out", "_pushed", "_received", "_source", "_was_full", "merges")
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -48,9 +48,9 @@ class EventFeed:
         self._out: trio.MemoryReceiveChannel[Entry | None]
         self._in, self._out = trio.open_memory_channel(FEED_EVENTS)
         self._closed = False
-        # Numbers, so that an empty channel is not asked: that would cost an exception a write.
+        # Event numbers. They show that the channel is empty without the cost of a WouldBlock.
         self._pushed = self._received = 0
-        self._crowded = False  # whether an event has found the channel full since it was empty
+        self._was_full = False  # since it was last empty
         self.merges = False
 
     # The session's side.
@@ -58,40 +58,43 @@ class EventFeed:
     def push(self, entry: Entry) -> bool:
         """Send an event if there is room; return False if there is none.
 
-        An event for a socket that has ended counts as sent: the log keeps it.
+        An event for a connection that has ended counts as sent, because the log keeps it.
         """
         try:
             self._in.send_nowait(entry)
         except trio.WouldBlock:
-            self._crowded = True
+            self._was_full = True
             return False
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return True
         self._pushed = entry.seq
         return True
 
-    async def push_when_possible(self, entry: Entry) -> None:
-        """Send an event when there is room, or return when the socket ends. Cancelling is safe."""
+    async def wait_to_push(self, entry: Entry) -> None:
+        """Wait for room and send an event, or return when the connection ends.
+
+        Cancelling is safe.
+        """
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
             await self._in.send(entry)
 
     # The connection's side.
 
     def wake(self) -> None:
-        """Wake the writer, which has something to write that is no event."""
-        # A full channel wakes it as well, and so does a closed one.
+        """Wake the writer, because there is a control frame to write."""
+        # If the channel is full or closed, the writer is awake already.
         with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
             self._in.send_nowait(None)
 
     def close(self) -> None:
-        """End the feed: `wait` raises from now on, and no agent waits for this socket."""
+        """Close the feed: `wait` raises from now on, and agents no longer wait for room."""
         self._closed = True
         self._in.close()
 
     async def wait(self) -> None:
         """Wait until there may be something to write. Cancelling is safe.
 
-        Without a checkpoint if there is an event to write.
+        No checkpoint if there is an event to write.
 
         Raises:
             trio.EndOfChannel: If the feed is closed.
@@ -105,30 +108,30 @@ class EventFeed:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is an event to write for this socket."""
+        """Whether there is an event to write on this connection."""
         return self._source.is_read_by(self) and self._source.has_pending
 
     def take(self, *, max_bytes: int, lags: bool = False) -> list[Entry]:
-        """Return the next events; none for a socket that was replaced by another one.
+        """Return the next events; none if another connection has replaced this one.
 
         Args:
-            max_bytes: Of all of them together, as the log counts.
-            lags: Whether the transport blocked in the write before.
+            max_bytes: The size of all of them together, as the log counts it.
+            lags: Whether the transport blocked in the previous write.
         """
         if not self.has_pending:
             return []
         merge, self.merges = lags or self.merges, False
         entries = self._source.take(max_bytes=max_bytes, merge=merge)
-        self._leave(entries[-1].seq)
+        self._drain_channel_to(entries[-1].seq)
         return entries
 
-    def _leave(self, seq: int) -> None:
-        """Let the events up to `seq` leave the channel: they are taken."""
-        while self._received < seq and (self._crowded or self._received < self._pushed):
+    def _drain_channel_to(self, seq: int) -> None:
+        """Remove the events up to `seq` from the channel, because they were taken from the log."""
+        while self._received < seq and (self._was_full or self._received < self._pushed):
             try:
                 entry = self._out.receive_nowait()
             except trio.WouldBlock:
-                self._crowded = False
+                self._was_full = False
                 return
             if entry is not None:
                 self._received = entry.seq

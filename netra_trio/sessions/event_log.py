@@ -1,4 +1,4 @@
-"""The session's numbered events: what is to be written, what may be needed again, and the bounds.
+"""The event log of a session: numbers its events and bounds how many are kept.
 
     >>> log = EventLog(max_events=2, max_bytes=1000, acknowledging=True)
     >>> [log.append(name, 1).seq for name in ("a", "b")]
@@ -12,19 +12,18 @@
     >>> log.has_room(1)
     True
 
-Two queues, with the writer's cursor between them. `pending` is what this socket has yet to write,
-`kept` what was given to it and may be needed again: by an acknowledging client until it says that
-it has it, by a plain one as a ring of the last events. A number is *written* from the moment its
-frame is handed to a transport, because from then on the peer may have it, whatever the transport
-says.
+There are two queues. `pending` has the events that are not written on the current connection.
+`kept` has events that were written and may be needed for a resume: until they are acknowledged; for
+a client that does not acknowledge, a ring of the last events. An event counts as *written* when it
+is taken for a transport, because the peer may receive it from then on, even if the send fails.
 
-Ordinary events wait for room: that is the backpressure to agents. What holds the room is what may
-not leave: all of it for an acknowledging client, what is not written yet for a plain one. A message
-takes two reserved places when it is admitted, for its confirmation and for its run's end, so these
-two never wait.
+Most events need room. The agent waits for room: this is its backpressure. Room is used by events
+that must not be removed: all events for an acknowledging client, only pending events for any other.
+The confirmation of a message and the end of its run have reserved places, which the message takes
+when it is admitted. So these two events never wait.
 
-Neighbouring deltas of one run may become one: in the log where they were never written, to make
-room; and in what a client gets that lags or comes back. The text is the same either way.
+Adjacent deltas of one run may be merged into one event: in a full log, if they were never written;
+and when they are taken, for a client that lags or resumes. The text of the run stays the same.
 """
 
 from collections import deque
@@ -35,23 +34,23 @@ from attrs import define, evolve, frozen
 
 from netra_trio.protocol.messages import PartialResult
 
-RESERVED_PLACES = 256  # per session, the contract's bound, section 4
-PLACES_PER_MESSAGE = 2  # its confirmation and its run's end
-MERGED_BYTES = 64 * 1024  # of the text of a merged delta, the contract's bound, section 4
+RESERVED_PLACES = 256  # of a session: docs/protocol.md, Limits
+PLACES_PER_MESSAGE = 2  # for its confirmation and the end of its run
+MERGED_BYTES = 64 * 1024  # of the text of a merged delta: docs/protocol.md, Limits
 
 
 @define(eq=False)
 class Entry:
-    """One event in the log, or several deltas that became one.
+    """An event in the log, or several merged deltas.
 
     Attributes:
-        seq: Its number, from 1; of a merged event the last number it stands for.
-        event: The event itself, for the writer to encode.
-        size: What it counts in bytes.
-        reserved: Whether it sits in a reserved place; after a plain client came back, no more.
-        timestamp: Unix seconds at which it happened.
-        correlation_id: Of the message it belongs to.
-        seq_from: The first number a merged event stands for, None for any other.
+        seq: The number of the event, from 1; the last number of a merged event.
+        event: The event, which the writer encodes.
+        size: Its size in bytes, for the bounds.
+        reserved: Whether it has a reserved place.
+        timestamp: When it was appended, in Unix seconds.
+        correlation_id: The correlation id of the message that it belongs to.
+        seq_from: The first number of a merged event; None for any other event.
     """
 
     seq: int
@@ -64,39 +63,39 @@ class Entry:
 
     @property
     def first(self) -> int:
-        """The first number it stands for."""
+        """The first number of the event."""
         return self.seq if self.seq_from is None else self.seq_from
 
 
 @frozen
 class Rewound:
-    """Where a client that came back goes on.
+    """The result of a rewind.
 
     Attributes:
-        last_seq: The number after which events follow.
-        is_exact: Whether that is the client's own; if not, some events are gone.
-        forgotten: The entries that left the log, in order.
+        last_seq: The next events have larger numbers than this.
+        is_exact: Whether this is the number that the client asked for; if not, events are missing.
+        removed: The entries that were removed from the log, in order.
     """
 
     last_seq: int
     is_exact: bool
-    forgotten: list[Entry]
+    removed: list[Entry]
 
 
 class EventLog:
-    """Numbers events, holds them within bounds, and lets them go when they are done with.
+    """Numbers events, and keeps them within bounds until they are not needed any more.
 
     Args:
-        max_events: Ordinary events to hold.
-        max_bytes: Bytes to hold before ordinary events wait.
-        acknowledging: Whether the client acknowledges; without it an event may leave when it is
-            given to the writer.
-        keeps_ring: Whether what may leave stays as long as there is room, for a client that
-            comes back.
+        max_events: The maximum number of events without a reserved place.
+        max_bytes: The maximum size of all events; events with a reserved place may exceed it.
+        acknowledging: Whether the client acknowledges events. If not, an event uses no room after
+            it is written.
+        keeps_ring: Whether events without acknowledgement are kept for a resume while there is
+            room.
 
     Attributes:
-        last: The highest number there is.
-        written: The highest number that a client may have seen.
+        last: The largest number of all events.
+        written: The largest number that a client may have received.
     """
 
     __slots__ = (
@@ -107,11 +106,11 @@ class EventLog:
         "_max_bytes",
         "_max_events",
         "_merged_until",
-        "_ordinary",
         "_pending",
         "_replays_until",
-        "_reserved",
+        "_reserved_count",
         "_ring_bytes",
+        "_unreserved_count",
         "last",
         "written",
     )
@@ -125,47 +124,47 @@ class EventLog:
         self._keeps_ring = keeps_ring and not acknowledging
         self._pending: deque[Entry] = deque()
         self._kept: deque[Entry] = deque()
-        # Of what may not leave: ordinary events, reserved places, bytes.
-        self._ordinary = 0
-        self._reserved = 0
+        # Of the events that must not be removed; reserved places are counted before they are used.
+        self._unreserved_count = 0
+        self._reserved_count = 0
         self._bytes = 0
-        self._ring_bytes = 0  # of what may, but stays
-        self._replays_until = 0  # what came out of the log for this socket is merged
-        self._merged_until = 0  # up to here there is nothing left to merge
+        self._ring_bytes = 0  # of the events of the ring
+        self._replays_until = 0  # events up to this number are replayed, and merged when taken
+        self._merged_until = 0  # events up to this number cannot be merged further
         self.last = 0
         self.written = 0
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is something to write."""
+        """Whether there are events to write."""
         return bool(self._pending)
 
     @property
     def is_over_bytes(self) -> bool:
-        """Whether the bytes are used up, so that ends should carry little."""
+        """Whether all bytes are used, so that the ends of runs should be short."""
         return self._bytes >= self._max_bytes
 
     @property
     def depth(self) -> int:
-        """How many events are in it."""
+        """The number of events in the log."""
         return len(self._pending) + len(self._kept)
 
     def has_room(self, size: int) -> bool:
-        """Whether an ordinary event of `size` bytes fits now; an empty log takes any event."""
-        if self._ordinary >= self._max_events:
+        """Whether there is room for an event of `size` bytes; any event fits into an empty log."""
+        if self._unreserved_count >= self._max_events:
             return False
         return self._bytes + size <= self._max_bytes or not self._bytes
 
     def reserve(self) -> bool:
-        """Take the two places of a message, if there are two."""
-        if self._reserved + PLACES_PER_MESSAGE > RESERVED_PLACES:
+        """Reserve the two places of a message; return False if there are not enough."""
+        if self._reserved_count + PLACES_PER_MESSAGE > RESERVED_PLACES:
             return False
-        self._reserved += PLACES_PER_MESSAGE
+        self._reserved_count += PLACES_PER_MESSAGE
         return True
 
     def release(self, places: int = PLACES_PER_MESSAGE) -> None:
-        """Give back places that will not be used after all."""
-        self._reserved -= places
+        """Release reserved places that will not be used."""
+        self._reserved_count -= places
 
     def append(
         self,
@@ -175,20 +174,20 @@ class EventLog:
         timestamp: float = 0.0,
         correlation_id: str | None = None,
     ) -> Entry:
-        """Put an event at the end and return its entry, with the number it got.
+        """Append an event and return its entry, with its number.
 
-        The caller has made sure of room with `has_room`, or of a place with `reserve`.
+        The caller has checked `has_room`, or has reserved a place.
         """
         self.last = seq = self.last + 1
         entry = Entry(seq, event, size, reserved, timestamp, correlation_id)
         self._pending.append(entry)
         self._bytes += size
         if not reserved:
-            self._ordinary += 1
+            self._unreserved_count += 1
         return entry
 
     def merge(self) -> None:
-        """Merge neighbouring deltas that were never written, to make room for others."""
+        """Merge adjacent deltas that were never written, to make room."""
         pending = self._pending
         start = max(self.written, self._merged_until)
         fresh: list[Entry] = []
@@ -197,16 +196,16 @@ class EventLog:
         before = len(fresh)
         merged = _merged(reversed(fresh))
         pending.extend(merged)
-        self._ordinary -= before - len(merged)
+        self._unreserved_count -= before - len(merged)
         if len(merged) > 1:
-            self._merged_until = merged[-2].seq  # the last one may grow
+            self._merged_until = merged[-2].seq  # later deltas may be merged into the last one
 
     def take(self, *, max_bytes: int, merge: bool = False) -> list[Entry]:
-        """Return the next events to write, at least one if there is any, and count them written.
+        """Return the next events to write, at least one if there are any; they count as written.
 
         Args:
-            max_bytes: Of all of them together.
-            merge: Whether neighbouring deltas are to be merged, for a client that lags.
+            max_bytes: The size of all of them together.
+            merge: Whether to merge adjacent deltas, for a client that lags.
         """
         taken: list[Entry] = []
         pending, kept, size = self._pending, self._kept, 0
@@ -219,7 +218,7 @@ class EventLog:
         self.written = max(self.written, taken[-1].seq)
         if not self._acknowledging:
             for entry in taken:
-                self._free(entry)
+                self._release_entry(entry)
             self._ring_bytes += size
         if self._acknowledging or self._keeps_ring:
             kept.extend(taken)
@@ -231,7 +230,7 @@ class EventLog:
         return taken
 
     def acknowledge(self, seq: int) -> list[Entry]:
-        """Let go of every event up to `seq`, and return them.
+        """Remove the events up to `seq`, and return their entries.
 
         Raises:
             ValueError: If `seq` was never written.
@@ -241,13 +240,14 @@ class EventLog:
         return self._drop_kept(seq)
 
     def trim(self) -> list[Entry]:
-        """Let go of the oldest events that need not stay and have no room, and return them.
+        """Remove the oldest events of the ring, and return their entries.
 
-        Called whenever events came, it keeps the ring and what waits within the bounds together.
+        Call it after each append and take: the ring and the pending events together then stay
+        within the bounds.
         """
-        forgotten: list[Entry] = []
+        removed: list[Entry] = []
         if not self._keeps_ring:
-            return forgotten
+            return removed
         kept, pending = self._kept, self._pending
         while kept and (
             len(kept) + len(pending) > self._max_events
@@ -255,63 +255,63 @@ class EventLog:
         ):
             entry = kept.popleft()
             self._ring_bytes -= entry.size
-            forgotten.append(entry)
-        return forgotten
+            removed.append(entry)
+        return removed
 
     def rewind(self, last_seq: int) -> Rewound:
-        """Let a new socket go on after `last_seq`, which it has; everything since is to be written.
+        """Make the events after `last_seq` pending again, for a client that resumes.
 
         Raises:
             ValueError: If `last_seq` was never written.
         """
-        forgotten = self.acknowledge(last_seq)
+        removed = self.acknowledge(last_seq)
         if not self._acknowledging:
-            for entry in self._kept:  # to be written once more, so it may not leave
-                entry.reserved = False  # its place is another message's by now
-                self._ordinary += 1
+            for entry in self._kept:  # pending again, so it uses room
+                entry.reserved = False  # its place has been released
+                self._unreserved_count += 1
                 self._bytes += entry.size
             self._ring_bytes = 0
         self._pending.extendleft(reversed(self._kept))
         self._kept.clear()
         self._replays_until = self.last
         start = self._pending[0].first - 1 if self._pending else self.last
-        return Rewound(start, start == last_seq, forgotten)
+        return Rewound(start, start == last_seq, removed)
 
     def texts(self) -> Iterable[Entry]:
-        """Return the deltas that are in the log, in order."""
+        """Yield the deltas in the log, in order."""
         for entries in (self._kept, self._pending):
             for entry in entries:
                 if type(entry.event) is PartialResult:
                     yield entry
 
     def _drop_kept(self, seq: int) -> list[Entry]:
-        forgotten: list[Entry] = []
+        removed: list[Entry] = []
         kept, size, reserved = self._kept, 0, 0
         while kept and kept[0].seq <= seq:
             entry = kept.popleft()
             size += entry.size
             reserved += entry.reserved
-            forgotten.append(entry)
+            removed.append(entry)
         if self._acknowledging:
             self._bytes -= size
-            self._reserved -= reserved
-            self._ordinary -= len(forgotten) - reserved
+            self._reserved_count -= reserved
+            self._unreserved_count -= len(removed) - reserved
         else:
             self._ring_bytes -= size
-        return forgotten
+        return removed
 
-    def _free(self, entry: Entry) -> None:
+    def _release_entry(self, entry: Entry) -> None:
         self._bytes -= entry.size
         if entry.reserved:
-            self._reserved -= 1
+            self._reserved_count -= 1
         else:
-            self._ordinary -= 1
+            self._unreserved_count -= 1
 
 
 def _merged(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries with neighbouring deltas of one run as one, the originals untouched."""
+    """Return the entries with adjacent deltas of one run merged; the originals do not change."""
     merged: list[Entry] = []
-    parts: list[str] = []  # of the last one, if it is a delta
+    parts: list[str] = []  # the texts of the last entry, if it is a delta
 
     def close() -> None:
         if len(parts) > 1:

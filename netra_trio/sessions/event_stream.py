@@ -1,16 +1,17 @@
-"""The events of a session: numbered, kept in the log, and passed on to the socket there is.
+"""The events of a session: numbered, kept in the log, and passed to the attached connection.
 
     stream = EventStream(settings, acknowledging=True, wall_clock=time.time, metrics=metrics)
-    stream.reserve()                        # the places of a message: its confirmation and its end
+    stream.reserve()                        # two places: for the confirmation and the end
     stream.confirm(confirmed, correlation_id)
-    with stream.attach() as feed:           # a connection's writer reads here
+    with stream.attach() as feed:           # the writer of a connection reads the feed
         await feed.wait()
         entries = feed.take(max_bytes=65536)
 
-Runs write here and a connection's writer reads from the feed. The log keeps what a resume needs;
-the feed is the memory channel between the two. An agent waits for room in the log, and then for
-room in the channel. A confirmation and the end of a run have reserved places in the log and never
-wait: where the channel has no room, the writer takes them from the log.
+Runs append events, and the writer of a connection reads them from the feed. The log keeps the
+events that a resume needs; the feed is the memory channel between the runs and the writer. An agent
+waits for room in the log, and then for room in the feed. The confirmation of a message and the end
+of a run have reserved places in the log and never wait: if the feed is full, the writer takes them
+out of the log.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -32,13 +33,13 @@ from netra_trio.protocol.messages import (
     RunStatus,
     Verdict,
 )
-from netra_trio.sessions.delivery import DeliveryTimes
+from netra_trio.sessions.delivery_times import DeliveryTimes
 from netra_trio.sessions.event_feed import EventFeed
 from netra_trio.sessions.event_log import PLACES_PER_MESSAGE, Entry, EventLog
 from netra_trio.sessions.transcript import Transcript
 from netra_trio.telemetry.metrics import Metrics
 
-WRITER_TURNS = 2  # of the loop until a writer that keeps up has taken what it was woken for
+WRITER_PASSES = 2  # passes of the event loop after which a writer that keeps up has written
 
 
 class EventStream:
@@ -54,7 +55,7 @@ class EventStream:
     __slots__ = (
         "_feed",
         "_log",
-        "_room",
+        "_room_freed",
         "_times",
         "_transcript",
         "_wall_clock",
@@ -78,17 +79,17 @@ class EventStream:
             acknowledging=acknowledging,
             keeps_ring=resumes,
         )
-        self.has_room = self._log.has_room  # asked for each delta: a call less
+        self.has_room = self._log.has_room  # no wrapper: it is called for each delta
         self._transcript = Transcript() if resumes else None
         self._times = DeliveryTimes(metrics)
         self._wall_clock = wall_clock
         self._feed: EventFeed | None = None
-        self._room: trio.Event | None = None  # set when events leave the log, if a run waits
+        self._room_freed: trio.Event | None = None  # set when events leave the log, if a run waits
 
-    # The session and its runs write.
+    # For the session and its runs.
 
     def reserve(self) -> bool:
-        """Reserve the two places of a message, if two are free."""
+        """Reserve the two places of a message; return False if there are not enough."""
         return self._log.reserve()
 
     def release(self, places: int = PLACES_PER_MESSAGE) -> None:
@@ -97,7 +98,7 @@ class EventStream:
 
     @property
     def is_over_bytes(self) -> bool:
-        """Whether the log's bytes are used up, so that an end carries little of its result."""
+        """Whether all bytes of the log are used, so that the ends of runs should be short."""
         return self._log.is_over_bytes
 
     def confirm(self, confirmed: MessageConfirmed, correlation_id: CorrelationId) -> None:
@@ -106,26 +107,26 @@ class EventStream:
             self._transcript.begin(confirmed.run_id, confirmed.thread_id, correlation_id)
         self._append(confirmed, 0, correlation_id, reserved=True)
 
-    def expect(self, run_id: RunId, received: float) -> None:
-        """Measure the time to the first delta of a run whose message came at `received`."""
-        self._times.expect(run_id, received)
+    def start_delta_timer(self, run_id: RunId, received: float) -> None:
+        """Measure the time from `received`, on Trio's clock, to the first delta of a run."""
+        self._times.start_delta_timer(run_id, received)
 
-    def note_stop(self, run_id: RunId) -> None:
+    def start_stop_timer(self, run_id: RunId) -> None:
         """Measure the time from now to the end of a run that its user stops."""
-        self._times.stop(run_id)
+        self._times.start_stop_timer(run_id)
 
     def note_running(self, run_id: RunId) -> None:
-        """Note that a run has started, for the list of runs that a resume gets."""
+        """Record that a run has started, for the list of runs in `resume`."""
         if self._transcript is not None:
             self._transcript.note(run_id, RunStatus.RUNNING)
 
     async def wait_for_room(self, size: int) -> None:
         """Wait until an event of `size` bytes fits into the log. Cancelling is safe.
 
-        A full log makes room by merging deltas that were never written. A writer that keeps up has
-        its turn before that, so that its client gets each delta as it was emitted.
+        If the log is full, deltas that were never written are merged. The writer can run before
+        that, so that a client that keeps up gets each delta as it was emitted.
         """
-        for _ in range(WRITER_TURNS):
+        for _ in range(WRITER_PASSES):
             await trio.lowlevel.checkpoint()
             if self._log.has_room(size):
                 return
@@ -135,26 +136,26 @@ class EventStream:
                 self._feed.merges = True
             if self._log.has_room(size):
                 return
-            if self._room is None:
-                self._room = trio.Event()
-            await self._room.wait()
+            if self._room_freed is None:
+                self._room_freed = trio.Event()
+            await self._room_freed.wait()
 
     def append(
         self, event: Event, size: int, correlation_id: CorrelationId
     ) -> Awaitable[None] | None:
-        """Append an event for which there is room.
+        """Append an event; the caller has checked that there is room in the log.
 
         Returns:
-            None if the writer's channel took it too. Otherwise an awaitable that waits until it
-            does, or until the socket is gone; cancelling it is safe: the event is in the log.
+            None if there was room in the feed too. Otherwise an awaitable that waits until there is
+            room, or until the connection ends. Cancelling it is safe: the event is in the log.
         """
         entry = self._log.append(event, size, False, self._wall_clock(), correlation_id)
         if not self.acknowledging:
-            self._forget(self._log.trim())
+            self._on_removed(self._log.trim())
         feed = self._feed
         if feed is None or feed.push(entry):
             return None
-        return feed.push_when_possible(entry)
+        return feed.wait_to_push(entry)
 
     def end(
         self, run_id: RunId, status: RunStatus, payload: bytes, correlation_id: CorrelationId
@@ -163,36 +164,36 @@ class EventStream:
 
         Args:
             run_id: The run.
-            status: How it ended.
+            status: Its final status.
             payload: The payload of `agent_completed`, as JSON.
-            correlation_id: Of its message.
+            correlation_id: The correlation id of its message.
         """
         if self._transcript is not None:
             self._transcript.note(run_id, status)
         self.copy_end(run_id, payload, correlation_id)
 
     def copy_end(self, run_id: RunId, payload: bytes, correlation_id: CorrelationId) -> None:
-        """Append the end of a run again, for a message that was sent again."""
+        """Append a copy of the end of a run, for a message that was sent again."""
         event = Encoded(AgentCompleted.TYPE, run_id, payload)
         self._append(event, len(payload), correlation_id, reserved=True)
 
     def _append(self, event: Any, size: int, correlation_id: str, *, reserved: bool) -> None:
         entry = self._log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if not self.acknowledging:
-            self._forget(self._log.trim())
+            self._on_removed(self._log.trim())
         if self._feed is not None:
             self._feed.push(entry)
 
-    # A connection reads. Nothing here waits.
+    # For connections.
 
     @property
     def is_attached(self) -> bool:
-        """Whether there is a socket."""
+        """Whether a connection is attached."""
         return self._feed is not None
 
     @contextmanager
     def attach(self) -> Iterator[EventFeed]:
-        """Give a socket the events from the cursor on, in place of any other socket."""
+        """Attach a connection, which replaces any other; yield the feed of its events."""
         feed = EventFeed(self)
         self._feed = feed
         try:
@@ -201,38 +202,40 @@ class EventStream:
             feed.close()
             if self._feed is feed:
                 self._feed = None
-                self._times.settle()
-                self._times.lost()
-                self._wake_waiting()
+                self._times.flush()
+                self._times.on_disconnect()
+                self._wake_agents()
 
     def is_read_by(self, feed: EventFeed) -> bool:
-        """Whether this socket is the one that is attached now."""
+        """Whether this feed is the one that is attached now."""
         return self._feed is feed
 
     @property
     def last_sent(self) -> int:
-        """The highest number that a socket was given."""
+        """The largest number that was taken for a connection."""
         return self._log.written
 
     def acknowledge(self, seq: int) -> None:
-        """Forget every event up to `seq`; for a plain client this does nothing.
+        """Remove the events up to `seq`; no effect for a client that does not acknowledge.
 
         Raises:
-            ValueError: If `seq` was never given to a socket.
+            ValueError: If `seq` was never sent.
         """
         if self.acknowledging:
-            self._forget(self._log.acknowledge(seq))
+            self._on_removed(self._log.acknowledge(seq))
 
     def resume(self, last_seq: int) -> ResumeState:
-        """Set the cursor behind `last_seq`, for the next socket; say how much there is.
+        """Make the events after `last_seq` pending again, for the next connection.
 
-        The verdict is `reset`, and nothing has changed, if `last_seq` was never given to a socket.
+        Returns:
+            The result for the client. If `last_seq` was never sent, the verdict is `reset`, and
+            nothing has changed.
         """
         try:
             rewound = self._log.rewind(last_seq)
         except ValueError:
             return ResumeState(Verdict.RESET, ResetReason.AHEAD)
-        self._forget(rewound.forgotten)
+        self._on_removed(rewound.removed)
         return ResumeState(
             Verdict.EXACT if rewound.is_exact else Verdict.GAP,
             replayed=self._log.last - rewound.last_seq,
@@ -242,36 +245,36 @@ class EventStream:
 
     @property
     def has_pending(self) -> bool:
-        """Whether the socket has yet to write an event."""
+        """Whether there are events that the connection has not written yet."""
         return self._log.has_pending
 
     def take(self, *, max_bytes: int, merge: bool) -> list[Entry]:
-        """Return the next events for the socket, at least one if there is any.
+        """Return the next events for the connection, at least one if there are any.
 
         Args:
-            max_bytes: Of all of them together, as the log counts.
-            merge: Whether neighbouring deltas become one, for a client that lags.
+            max_bytes: The size of all of them together, as the log counts it.
+            merge: Whether to merge adjacent deltas, for a client that lags.
         """
         entries = self._log.take(max_bytes=max_bytes, merge=merge)
         if entries:
-            self._times.took(entries)
+            self._times.count(entries)
             if not self.acknowledging:
-                self._forget(self._log.trim())
-                self._wake_waiting()
+                self._on_removed(self._log.trim())
+                self._wake_agents()
         return entries
 
     def statistics(self) -> dict[str, int]:
-        """Return the last number, and how many events the log holds."""
-        self._times.settle()
+        """Return the largest event number, and the number of events in the log."""
+        self._times.flush()
         return {"last_seq": self._log.last, "log_events": self._log.depth}
 
-    def _forget(self, entries: Iterable[Entry]) -> None:
+    def _on_removed(self, entries: Iterable[Entry]) -> None:
         if entries:
             if self._transcript is not None:
-                self._transcript.forget(entries)
-            self._wake_waiting()
+                self._transcript.add_removed(entries)
+            self._wake_agents()
 
-    def _wake_waiting(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
+    def _wake_agents(self) -> None:
+        if self._room_freed is not None:
+            self._room_freed.set()
+            self._room_freed = None

@@ -1,10 +1,10 @@
 """The inbox: the memory channel from the reader of a connection to the session's agent task.
 
-    inbox.offer(Work(message, correlation_id, received))    # the reader; raises if there is no room
-    work = await inbox.receive()                            # the agent task; None at its end
+    inbox.offer(Work(message, correlation_id, received))    # in the reader; False if it is full
+    work = await inbox.receive()                            # in the agent task; None at the end
 
 The channel is open while the session has an agent task. The first message opens it. It is closed
-when the session has had nothing to do for a while.
+when the session is suspended or closed.
 """
 
 import trio
@@ -13,12 +13,12 @@ from netra_trio.ids import CorrelationId
 from netra_trio.protocol.messages import WorkMessage
 from netra_trio.values import frozen
 
-INBOX_MESSAGES = 64  # 32 that may wait, 20 of a burst, 8 that run, rounded up: then QUEUE_FULL
+INBOX_MESSAGES = 64  # 32 waiting runs, 20 delayed messages and 8 active runs, rounded up
 
 
 @frozen
 class Work:
-    """A message on its way to the agent task; `received` is when it came, on Trio's clock."""
+    """A message in the inbox; `received` is the time of its arrival, on Trio's clock."""
 
     message: WorkMessage
     correlation_id: CorrelationId | None
@@ -36,12 +36,12 @@ class Inbox:
         self._waiting = 0
 
     def __len__(self) -> int:
-        """Return how many messages wait."""
+        """Return the number of messages in the inbox."""
         return self._waiting
 
     @property
     def is_open(self) -> bool:
-        """Whether there is an agent task that receives, or is about to."""
+        """Whether the channel is open."""
         return self._in is not None
 
     def open(self) -> None:
@@ -63,7 +63,7 @@ class Inbox:
     async def receive(self) -> Work | None:
         """Wait for the next message; None when the inbox is closed and empty.
 
-        Cancelling is safe. Without a checkpoint if a message is there.
+        Cancelling is safe. No checkpoint if there is a message.
         """
         out = self._out
         if out is None:
@@ -76,9 +76,9 @@ class Inbox:
         return work
 
     def close(self) -> None:
-        """Take no more messages; those that wait can still be received."""
+        """Close the channel; the messages in it can still be received."""
         if self._in is not None:
             self._in.close()
             self._in = None
             if not self._waiting:
-                self._out = None  # a task that waits for it has its own reference
+                self._out = None  # a task that waits in `receive` has its own reference

@@ -1,4 +1,4 @@
-"""The records of a message: what the store keeps of it, and the work of its run."""
+"""Makes the record of a message for the store, and the specification of its run."""
 
 import hashlib
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ def new_message(
     agents: Mapping[str, Agent],
     created_at: float,
 ) -> NewMessage:
-    """Return the record of a message and its run; without a key it gets a correlation id."""
-    said = message.content if isinstance(message, UserMessage) else content_of(message.input)
+    """Return the record of a message and its run; without a key it gets a new correlation id."""
+    content = message.content if isinstance(message, UserMessage) else content_of(message.input)
     return NewMessage(
         user_id=user_id,
         thread_id=thread_id,
@@ -40,7 +40,7 @@ def new_message(
         correlation_id=key or new_correlation_id(),
         key=key,
         fingerprint=b"" if key is None else _fingerprint(message),
-        content=said,
+        content=content,
         created_at=created_at,
     )
 
@@ -54,7 +54,7 @@ def run_spec(
     agent_timeout_ms: int,
     received: float,
 ) -> RunSpec:
-    """Return the work of the run of a message."""
+    """Return the specification of the run of a message."""
     deadline_ms = message.deadline_ms
     timeout_ms = agent_timeout_ms if deadline_ms is None else min(agent_timeout_ms, deadline_ms)
     return RunSpec(
@@ -68,14 +68,14 @@ def run_spec(
 
 
 def _fingerprint(message: WorkMessage) -> bytes:
-    """Return a digest of what must be equal for one key to mean one message."""
+    """Return a digest of the fields that must be equal in messages with the same key."""
     content = message.content if isinstance(message, UserMessage) else message.input
     compared = [message.TYPE, content, message.agent, message.thread_id]
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 
 def _payload(message: AgentRequest) -> dict[str, Any]:
-    """Return the payload of a request, without the fields that are what they are by default."""
+    """Return the payload of a request, without the fields that have their default value."""
     return {
         field.name: value
         for field in attrs.fields(AgentRequest)

@@ -1,4 +1,4 @@
-"""The refusals of messages: each is an error for the sender of a message."""
+"""The errors of refused messages."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,12 @@ from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import WorkMessage
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
 
-RECONNECT_AFTER_MS = 1000  # of a drained client; its own jitter spreads the rest
-
-
-RETRY_MS = 1000  # where nothing better is known: a run or a commit takes about that long
+RECONNECT_AFTER_MS = 1000  # for a client of a server that drains; clients add jitter
+RETRY_MS = 1000  # if no better time is known: about the time of a run or a commit
 
 
 def check_agent(message: WorkMessage, agents: Mapping[str, Agent]) -> None:
-    """Check that the agent a message names is there.
+    """Check that the agent of a message exists.
 
     Raises:
         Refused: AGENT_NOT_FOUND.
@@ -25,25 +23,25 @@ def check_agent(message: WorkMessage, agents: Mapping[str, Agent]) -> None:
 
 
 def draining() -> Refused:
-    """Return the refusal of a message while the server drains."""
+    """Return the error for a message while the server drains."""
     text = "The server is about to restart and takes no new message."
     return Refused(problem(ErrorCode.SERVER_DRAINING, text, retry_after_ms=RECONNECT_AFTER_MS))
 
 
 def agent_busy() -> Refused:
-    """Return the refusal of a message that wants no queue, for a thread that has one."""
+    """Return the error for a message with `on_busy: reject` whose thread has a run."""
     text = "The thread has a run already."
     return Refused(problem(ErrorCode.AGENT_BUSY, text, retry_after_ms=RETRY_MS))
 
 
 def queue_full(why: str) -> Refused:
-    """Return the refusal of a message for which there is no place."""
+    """Return the error for a message for which a queue has no room."""
     text = f"The queue is full: {why}."
     return Refused(problem(ErrorCode.QUEUE_FULL, text, retry_after_ms=RETRY_MS))
 
 
 def too_fast(rate: int, seconds: float) -> Refused:
-    """Return the refusal of a message beyond the user's rate, to send again in so many seconds."""
+    """Return the error for a message beyond the user's rate; it may be sent after `seconds`."""
     wait = milliseconds(seconds)
     return Refused(
         problem(
@@ -56,11 +54,11 @@ def too_fast(rate: int, seconds: float) -> Refused:
 
 
 def key_conflict() -> Refused:
-    """Return the refusal of a key that came with other content before."""
+    """Return the error for a key that was used before with different content."""
     text = "$.correlation_id: expected a new one, got one that came with other content"
     return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
 
 
 def not_stored() -> Refused:
-    """Return the refusal of a message that the store could not take."""
+    """Return the error for a message that could not be stored."""
     return Refused(store_unavailable("The message could not be stored."))

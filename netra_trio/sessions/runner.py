@@ -1,8 +1,8 @@
-"""The runner: the runs of a session that have not ended; it starts, stops and ends them.
+"""The runner: starts, stops and ends the runs of a session.
 
 live = runner.register(spec, context)
 runner.schedule(live, starts_at=now, interrupts=False)
-live = runner.take_due()                # an agent task executes it
+live = runner.take_due()                # the calling agent task executes it
 await runner.finish(live, ending)       # stores the end, then appends `agent_completed`
 """
 
@@ -29,17 +29,17 @@ from netra_trio.stores.base import STORED, RunEnd, Store
 from netra_trio.telemetry.events import RunEnded
 from netra_trio.telemetry.instruments import Instruments
 
-RUNS_SIDE_BY_SIDE = 8  # per session: docs/protocol.md, Busy threads and queues
-END_STORE_TIMEOUT = 2.0  # seconds an end waits to be stored before it is sent all the same
-DRAIN_STORE_SHARE = 1 / 16  # of a drain's time instead: half of the time left to send ends
-ABANDON_SECONDS = 2.0  # that tasks have to end in once they are cancelled: time for a clean-up
-LEAN_RESULT_BYTES = 16 * 1024  # of a result while the log is over its bytes
+CONCURRENT_RUNS = 8  # of a session: docs/protocol.md, Limits
+END_STORE_TIMEOUT = 2.0  # seconds: then the end of a run is sent without being stored
+DRAIN_STORE_SHARE = 1 / 16  # of the time of a drain, instead: half of the time for sending ends
+ABANDON_SECONDS = 2.0  # for the tasks of a cancelled run to end
+SHORT_RESULT_BYTES = 16 * 1024  # of a result while all bytes of the log are used
 
 _log = structlog.get_logger(__name__)
 
 
-def has_ended(*_: object) -> None:
-    """Take the place of a function of a session that has ended, and refuse the call."""
+def raise_session_ended(*_: object) -> None:
+    """Raise an error; replaces the functions of a session that has ended."""
     raise RuntimeError("the session has ended")
 
 
@@ -47,8 +47,8 @@ class LiveRun:
     """A run of a session that has not ended.
 
     Attributes:
-        execution: What is executed.
-        watchers: Called with the end, once each: sessions that sent the same message again.
+        execution: Its execution.
+        watchers: Called once with its end, for sessions that sent the same message again.
     """
 
     __slots__ = ("_runner", "execution", "watchers")
@@ -65,11 +65,11 @@ class LiveRun:
 
     @property
     def status(self) -> RunStatus:
-        """Whether the run waits or has started: the store learns that a moment later."""
+        """`running` if the run has started, otherwise `queued`; the store has it a moment later."""
         return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
 
     def stop(self) -> None:
-        """Stop the run, started or not; its `agent_completed` is the answer."""
+        """Stop the run, whether it has started or not; its `agent_completed` is the reply."""
         self._runner.stop(self)
 
 
@@ -77,8 +77,8 @@ class Runner:
     """The live runs of one session.
 
     Args:
-        user: The user, whose other sessions find the runs.
-        events: Takes the events and the ends.
+        user: The user, with the live runs of all sessions.
+        events: Receives the events and the ends.
         store: Stores the ends.
         settings: The limits.
         instruments: Receive the telemetry.
@@ -93,11 +93,11 @@ class Runner:
         "_execute",
         "_instruments",
         "_is_draining",
+        "_is_stopped",
         "_live",
         "_scheduler",
         "_settings",
         "_spawn",
-        "_starts_none",
         "_store",
         "_timer",
         "_user",
@@ -124,21 +124,21 @@ class Runner:
         self._wall_clock = wall_clock
         self._execute = execute
         self._spawn = spawn
-        self._scheduler = Scheduler(max_active=RUNS_SIDE_BY_SIDE, max_waiting=settings.run_queue)
+        self._scheduler = Scheduler(max_active=CONCURRENT_RUNS, max_waiting=settings.run_queue)
         self._live: dict[RunId, LiveRun] = {}
-        self._became_idle: trio.Event | None = None  # only while a task waits for it
-        self._timer: trio.CancelScope | None = None  # of the wait for the next rate slot
-        self._starts_none = False  # in a drain, or once the session closes
+        self._became_idle: trio.Event | None = None  # exists only while a task waits for it
+        self._timer: trio.CancelScope | None = None  # ends when the next rate slot is due
+        self._is_stopped = False  # set by a drain, and when the session closes
         self._is_draining = False
 
     def disconnect(self) -> None:
-        """Drop the references to the session, which has ended: no task starts any more."""
-        self._execute = self._spawn = has_ended
+        """Drop the references to the session, which has ended."""
+        self._execute = self._spawn = raise_session_ended
 
     # Before a run starts.
 
     def register(self, spec: RunSpec, context: Context) -> LiveRun:
-        """Add a run before its message is recorded: who finds the record then finds the run."""
+        """Add a run before its message is recorded, so that each recorded run can be found."""
         execution = Execution(
             spec,
             self._events,
@@ -153,7 +153,7 @@ class Runner:
         return live
 
     def forget(self, live: LiveRun) -> None:
-        """Remove a run that has ended, or that came to nothing."""
+        """Remove a run that has ended, or whose message was not recorded."""
         run_id = live.id
         del self._live[run_id]
         self._user.runs.pop(run_id, None)
@@ -168,7 +168,14 @@ class Runner:
     def decide(
         self, thread_id: ThreadId, *, starts_at: float, now: float, reject_if_busy: bool
     ) -> AdmissionDecision:
-        """Say what would become of a message for a thread that the rate lets start then."""
+        """Return whether a message would start, wait or be refused.
+
+        Args:
+            thread_id: The thread of the message.
+            starts_at: When the message rate allows it to start.
+            now: The time on Trio's clock, as `starts_at`.
+            reject_if_busy: Whether to refuse it if the thread has a run.
+        """
         return self._scheduler.decide(
             thread_id, starts_at=starts_at, now=now, reject_if_busy=reject_if_busy
         )
@@ -176,16 +183,16 @@ class Runner:
     def schedule(
         self, live: LiveRun, *, starts_at: float, interrupts: bool
     ) -> tuple[bool, int | None]:
-        """Let a run wait for its thread, a free place and its time.
+        """Add a run to the schedule: it starts when its thread and a place are free, and when due.
 
         Returns:
-            Whether the caller has to execute it now; if not, its position, from 1, or None if
+            Whether the caller has to execute it now. If not: its position, from 1, or None if
             another task executes it.
         """
         message, now = live.execution.spec.message, trio.current_time()
         run_id, thread_id = message.run_id, message.thread_id
         scheduler = self._scheduler
-        if not self._starts_none and scheduler.start_if_free(
+        if not self._is_stopped and scheduler.start_if_free(
             run_id, thread_id, starts_at=starts_at, now=now
         ):
             return True, None
@@ -194,7 +201,7 @@ class Runner:
         return due, None if due else self._scheduler.position(run_id, now)
 
     def take_due(self) -> LiveRun | None:
-        """Return a waiting run that is due, for the caller to execute; start the other ones."""
+        """Return a run that is due, which the caller has to execute; start other due runs."""
         due = self._due(trio.current_time())
         for live in due[1:]:
             self._execute(live)
@@ -203,22 +210,22 @@ class Runner:
     # While it runs.
 
     def stop(self, live: LiveRun) -> None:
-        """Stop a run, started or not."""
-        self._events.note_stop(live.id)
+        """Stop a run, whether it has started or not."""
+        self._events.start_stop_timer(live.id)
         if self._scheduler.withdraw(live.id):
             self._spawn(self.finish, live, Ending(RunStatus.CANCELLED))
-            self._set_timer(trio.current_time())  # the runs behind it may be due
+            self._set_timer(trio.current_time())  # other runs may be due now
         else:
             live.execution.stop(RunStatus.CANCELLED)
 
     def stop_all(self, status: RunStatus) -> None:
-        """Cancel the runs that are active; they end with `status`."""
+        """Cancel all active runs; they end with `status`."""
         for live in self._live.values():
             live.execution.stop(status)
 
-    def start_none(self, status: RunStatus, *, draining: bool = False) -> None:
-        """Start no run any more: the waiting ones end with `status`."""
-        self._starts_none = True
+    def stop_starting(self, status: RunStatus, *, draining: bool = False) -> None:
+        """Start no more runs; the waiting runs end with `status`."""
+        self._is_stopped = True
         self._is_draining |= draining
         if self._timer is not None and not draining:
             self._timer.cancel()
@@ -238,22 +245,23 @@ class Runner:
             await self._became_idle.wait()
 
     def statistics(self) -> dict[str, int]:
-        """Return how many runs are active, and how many wait."""
+        """Return the numbers of active and of waiting runs."""
         return self._scheduler.statistics()
 
-    # Its end.
+    # The end of a run.
 
     async def finish(
         self, live: LiveRun, ending: Ending, before_waiting: Callable[[], None] | None = None
     ) -> None:
-        """Store how a run ended, then append its end: the one place that does.
+        """Store the end of a run, then append it to the events.
 
-        The first end counts: a run that was abandoned ends once more when its tasks do.
+        All runs end here. Only the first call for a run counts: an abandoned run is finished again
+        when its tasks end.
 
         Args:
             live: The run.
-            ending: How it ended.
-            before_waiting: Called if the store has to be waited for.
+            ending: Its ending.
+            before_waiting: Called before waiting for the store, if that is necessary.
         """
         execution, message = live.execution, live.execution.spec.message
         if execution.has_ended:
@@ -262,7 +270,7 @@ class Runner:
         execution.has_ended = True
         execution.output.close()
         if self._events.is_over_bytes:
-            ending = _lean(ending)
+            ending = _shorten(ending)
         payload = _completed(message.run_id, ending)
         text, truncated = history_text(execution.output.text)
         end = RunEnd(
@@ -301,10 +309,10 @@ class Runner:
             )
 
     def abandon_overdue(self) -> None:
-        """Write the end of each run that was cancelled a while ago and whose tasks do not end.
+        """Finish each run whose tasks have not ended within `ABANDON_SECONDS` after a cancellation.
 
-        No event of such a run is written any more. Its tasks wait for a thread, or shield
-        themselves: nothing else outlasts a cancellation.
+        Such tasks wait for a thread, or are shielded from cancellation. Their events are refused
+        from now on.
         """
         now = trio.current_time()
         for live in list(self._live.values()):
@@ -313,13 +321,13 @@ class Runner:
                 self._spawn(self._abandon, live)
 
     async def abandon(self) -> None:
-        """Write the end of every active run, whatever its tasks still do."""
+        """Finish all active runs, even if their tasks are still running."""
         async with trio.open_nursery() as nursery:
             for run_id in self._scheduler.active:
                 live = self._live.get(RunId(run_id))
                 if live is not None and not live.execution.has_ended:
                     nursery.start_soon(self._abandon, live)
-            # An end that came just before may still be on its way to the store.
+            # Other ends may still be waiting for the store.
             with trio.move_on_after(self.store_seconds):
                 await self.wait_idle()
 
@@ -331,19 +339,19 @@ class Runner:
 
     @property
     def store_seconds(self) -> float:
-        """How long an end waits to be stored: in a drain, shorter than clients wait for it."""
+        """The maximum time to store an end; less in a drain, so that ends can still be sent."""
         if not self._is_draining:
             return END_STORE_TIMEOUT
         return min(END_STORE_TIMEOUT, self._settings.drain_timeout_ms / 1000 * DRAIN_STORE_SHARE)
 
-    # What is due.
+    # Due runs.
 
     def start_due(self) -> None:
-        """Start the runs that are due, in tasks of their own."""
+        """Start the runs that are due, each in a new task."""
         self._start_due(trio.current_time(), but=None)
 
     def _start_due(self, now: float, *, but: LiveRun | None) -> bool:
-        """Start what is due; return whether `but`, which the caller executes, is due as well."""
+        """Start the due runs except `but`; return whether `but` is due, for the caller."""
         due = self._due(now)
         for live in due:
             if live is not but:
@@ -351,9 +359,9 @@ class Runner:
         return but in due
 
     def _due(self, now: float) -> list[LiveRun]:
-        """Return the runs that become active now."""
+        """Make the due runs active, and return them."""
         scheduler = self._scheduler
-        if not scheduler.has_waiting or self._starts_none:
+        if not scheduler.has_waiting or self._is_stopped:
             return []
         for run_id in scheduler.to_interrupt(now):
             self._live[RunId(run_id)].execution.stop(RunStatus.CANCELLED)
@@ -362,7 +370,7 @@ class Runner:
         return due
 
     def _set_timer(self, starts_at: float) -> None:
-        """Look for runs that are due when time alone makes the next one due."""
+        """Set the timer that starts the next run delayed by the rate limit."""
         if starts_at == inf:
             return
         if self._timer is None:
@@ -389,23 +397,23 @@ def _completed(run_id: RunId, ending: Ending) -> bytes:
         ending.truncated or None,
         ending.abandoned or None,
     )
-    # A copy of its own size: a result of orjson keeps 4 KiB, and this one stays in the log.
+    # A copy of the exact size: a result of orjson uses at least 4 KiB, and this stays in the log.
     return bytes(memoryview(dumps(payload_of(completed))))
 
 
-def _lean(ending: Ending) -> Ending:
-    """Return an ending with little result, for a log that is over its bytes."""
-    if ending.result is None or len(ending.result) <= LEAN_RESULT_BYTES:
+def _shorten(ending: Ending) -> Ending:
+    """Return an ending with a short result, for a log whose bytes are all used."""
+    if ending.result is None or len(ending.result) <= SHORT_RESULT_BYTES:
         return ending
-    result, _ = cut_json(loads(ending.result), LEAN_RESULT_BYTES)
+    result, _ = cut_json(loads(ending.result), SHORT_RESULT_BYTES)
     return evolve(ending, result=result, truncated=True)
 
 
-def lean_copy(completed: bytes) -> bytes:
-    """Return the payload of an `agent_completed` with little result, as `_lean` does."""
+def shorten_payload(completed: bytes) -> bytes:
+    """Return the payload of an `agent_completed` with a short result, as `_shorten` does."""
     payload = loads(completed)
-    if len(completed) > LEAN_RESULT_BYTES and "result" in payload:
-        result, truncated = cut_json(payload["result"], LEAN_RESULT_BYTES)
+    if len(completed) > SHORT_RESULT_BYTES and "result" in payload:
+        result, truncated = cut_json(payload["result"], SHORT_RESULT_BYTES)
         payload["result"] = Fragment(result)
         if truncated:
             payload["truncated"] = True

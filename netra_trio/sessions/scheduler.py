@@ -1,4 +1,4 @@
-"""Which run starts when: one at a time per thread, so many side by side, the rest in order.
+"""The scheduler: one active run in each thread, a limited number in all, the others in order.
 
     >>> schedule = Scheduler(max_active=8, max_waiting=32)
     >>> schedule.add("r1", "main", starts_at=0.0); schedule.add("r2", "main", starts_at=0.0)
@@ -9,7 +9,7 @@
     >>> schedule.ended("r1"); schedule.start_due(0.0)
     ['r2']
 
-A plain object that decides; the session acts. Times are seconds of the caller's clock.
+The scheduler only decides; the caller starts the runs. Times are seconds of the caller's clock.
 """
 
 from enum import Enum
@@ -19,7 +19,7 @@ from attrs import define
 
 
 class AdmissionDecision(Enum):
-    """What would become of a message, were it taken now."""
+    """Whether the run of a message would start, wait, or be refused."""
 
     START = "start"
     WAIT = "wait"
@@ -36,11 +36,11 @@ class _Waiting:
 
 
 class Scheduler:
-    """The runs of one session that wait, and those that are active.
+    """The waiting and the active runs of one session.
 
     Args:
-        max_active: Runs side by side, over all threads.
-        max_waiting: Runs that may wait.
+        max_active: The maximum number of active runs, over all threads.
+        max_waiting: The maximum number of waiting runs.
     """
 
     __slots__ = (
@@ -59,7 +59,7 @@ class Scheduler:
     def decide(
         self, thread: str, *, starts_at: float, now: float, reject_if_busy: bool
     ) -> AdmissionDecision:
-        """Say what would become of a message that the rate lets start at `starts_at`."""
+        """Return the decision for a message that the rate allows to start at `starts_at`."""
         busy = self.is_busy(thread)
         if busy and reject_if_busy:
             return AdmissionDecision.BUSY
@@ -73,26 +73,26 @@ class Scheduler:
         )
 
     def is_busy(self, thread: str) -> bool:
-        """Whether the thread has a run that is active or waits."""
+        """Whether the thread has an active or a waiting run."""
         return thread in self._active.values() or any(w.thread == thread for w in self._waiting)
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a run waits."""
+        """Whether there are waiting runs."""
         return bool(self._waiting)
 
     @property
     def active(self) -> list[str]:
-        """The runs that are active."""
+        """The active runs."""
         return list(self._active)
 
     def add(self, run: str, thread: str, *, starts_at: float, first: bool = False) -> None:
-        """Let a run wait: last, or `first`, to interrupt what is active and come next."""
+        """Add a waiting run at the end; or `first`, which interrupts the thread's active run."""
         place = 0 if first else len(self._waiting)
         self._waiting.insert(place, _Waiting(run, thread, starts_at, first))
 
     def start_if_free(self, run: str, thread: str, *, starts_at: float, now: float) -> bool:
-        """Start a run at once, if nothing waits and nothing is in its way; return whether it is."""
+        """Make a run active if no run waits and it can start now; return whether it is active."""
         active = self._active
         if self._waiting or starts_at > now or len(active) >= self._max_active:
             return False
@@ -102,7 +102,7 @@ class Scheduler:
         return True
 
     def to_interrupt(self, now: float) -> list[str]:
-        """Return the active runs that a waiting one interrupts, once for each."""
+        """Return the active runs that a waiting run interrupts; each only once."""
         threads = set()
         for waiting in self._waiting:
             if waiting.interrupts and waiting.starts_at <= now:
@@ -113,19 +113,22 @@ class Scheduler:
         return [run for run, thread in self._active.items() if thread in threads]
 
     def position(self, run: str, now: float) -> int | None:
-        """Return a waiting run's place, from 1, among those that must start before it; or None."""
+        """Return the position of a waiting run, from 1, among those that start before it.
+
+        None if the run does not wait.
+        """
         if not self._waiting:
             return None
         ahead = 0
         mine = next((w for w in self._waiting if w.run == run), None)
         if mine is None:
             return None
-        crowded = len(self._active) >= self._max_active
-        seen = set(self._active.values())  # threads in which somebody else goes first
+        is_full = len(self._active) >= self._max_active
+        seen = set(self._active.values())  # threads with an earlier run
         for other in self._waiting:
             if other is mine:
                 break
-            takes_a_place = crowded and other.thread not in seen and other.starts_at <= now
+            takes_a_place = is_full and other.thread not in seen and other.starts_at <= now
             ahead += (
                 other.thread == mine.thread
                 or (other.starts_at > now and mine.starts_at > now)
@@ -135,7 +138,7 @@ class Scheduler:
         return ahead + 1
 
     def start_due(self, now: float) -> list[str]:
-        """Return the runs to start now, which are active from here on."""
+        """Make the due runs active, and return them."""
         started = []
         taken = set(self._active.values())
         for waiting in tuple(self._waiting):
@@ -145,21 +148,21 @@ class Scheduler:
                 self._waiting.remove(waiting)
                 self._active[waiting.run] = waiting.thread
                 started.append(waiting.run)
-            taken.add(waiting.thread)  # whoever comes behind in this thread waits for this one
+            taken.add(waiting.thread)  # later runs of this thread wait for this one
         return started
 
     def next_start(self, now: float) -> float:
-        """Return when time alone makes a waiting run due, `inf` for never."""
+        """Return the earliest future start time of a waiting run; `inf` if there is none."""
         if not self._waiting:
             return inf
         return min((w.starts_at for w in self._waiting if w.starts_at > now), default=inf)
 
     def ended(self, run: str) -> None:
-        """Forget an active run; one that was abandoned ends once more."""
+        """Remove an active run; no effect if it was removed before."""
         self._active.pop(run, None)
 
     def withdraw(self, run: str) -> bool:
-        """Forget a waiting run; return whether it waited."""
+        """Remove a waiting run; return whether it was waiting."""
         for waiting in self._waiting:
             if waiting.run == run:
                 self._waiting.remove(waiting)
@@ -167,17 +170,17 @@ class Scheduler:
         return False
 
     def withdraw_all(self) -> list[str]:
-        """Forget every waiting run and return them, in order."""
+        """Remove all waiting runs and return them, in order."""
         runs = [waiting.run for waiting in self._waiting]
         self._waiting.clear()
         return runs
 
     def statistics(self) -> dict[str, int]:
-        """Return how many runs are active and how many wait."""
+        """Return the numbers of active and of waiting runs."""
         return {"active": len(self._active), "waiting": len(self._waiting)}
 
     def _due(self, now: float) -> int:
-        """Count the threads whose first waiting run is due: they come before a new one."""
+        """Return the number of threads whose first waiting run is due and precedes a new run."""
         if not self._waiting:
             return 0
         heads: dict[str, float] = {}

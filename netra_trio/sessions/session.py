@@ -1,14 +1,14 @@
-"""A session: one logical connection of a user, which outlives its sockets.
+"""A session: one logical connection of a user, which outlives its WebSocket connections.
 
-    session.offer(message, correlation_id)      # the reader: into the inbox, or refused
-    with session.attach() as feed:              # the writer reads its events here
+    session.offer(message, correlation_id)      # in the reader; raises `Refused`
+    with session.attach() as feed:              # the writer reads the events from the feed
         ...
 
 The agent task takes messages out of the inbox, admits them, and executes their runs:
 
     reader ─inbox─► agent task: admission ─► execution ─event log, feed─► writer
 
-A session that has nothing to do has no task: the next message starts one.
+A suspended session has no task; its next message starts one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,10 +36,10 @@ from netra_trio.telemetry.log_context import set_log_context
 
 
 class SessionClient(Protocol):
-    """The newest connection of a session, as far as the session needs it."""
+    """The part of a connection that its session uses."""
 
-    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
-        """Send an error."""
+    async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
+        """Send an error to the client."""
         ...
 
 
@@ -48,21 +48,22 @@ class Session:
 
     Args:
         user: The user.
-        permissions: What the user's token allows.
+        permissions: The permissions of the user's token.
         agents: The agents by name; the first one is the default.
-        services: The settings, the store and the instruments.
+        services: The services of the application.
         acknowledging: Whether the client acknowledges events.
-        wake: Has `serve` called in a task of its own: there is a message.
-        is_anonymous: Whether its user has no other name than this session.
+        wake: Starts a task that calls `serve`; called for a message without one.
+        is_anonymous: Whether the user was not authenticated.
 
     Attributes:
-        id: Its id, which cannot be guessed.
-        events: What its client gets.
-        opened_at: When it began, on Trio's clock.
-        is_lost: Whether its last connection was lost, and not closed by its client.
-        context: The context variables of its tasks: its id and its user, for the log.
-        client: The newest connection; None while there is none.
-        traceparent: Of the newest opening, for its runs.
+        id: The session id, which cannot be guessed.
+        events: The events for its client.
+        opened_at: When it was created, on Trio's clock.
+        is_lost: Whether its last connection was lost, not closed by the client.
+        context: The context variables of its tasks: the ids of the session and its user, for the
+            log.
+        client: The newest connection; None if there is none.
+        traceparent: The trace of the newest upgrade, for its runs.
     """
 
     __slots__ = (
@@ -72,8 +73,8 @@ class Session:
         "_duplicates",
         "_inbox",
         "_nursery",
-        "_over",
         "_runner",
+        "_serving_ended",
         "_tasks",
         "_wake",
         "client",
@@ -118,7 +119,7 @@ class Session:
         self._wake = wake
         self._closing: RunStatus | None = None
         self._nursery: trio.Nursery | None = None
-        self._over: trio.Event | None = None  # set when it rests or is closed
+        self._serving_ended: trio.Event | None = None  # set when it is suspended or closed
         self.context = copy_context()
         self._inbox = Inbox()
         self._runner = Runner(
@@ -150,7 +151,7 @@ class Session:
             metrics=instruments.metrics,
             wall_clock=services.wall_clock,
             spawn=self._spawn,
-            tell=self._tell,
+            send_error=self._send_error,
         )
         self._tasks = AgentTasks(
             self,
@@ -161,13 +162,13 @@ class Session:
             spawn=self._spawn,
         )
 
-    # What a connection does.
+    # For its connection.
 
     def offer(self, message: WorkMessage, correlation_id: CorrelationId | None) -> None:
         """Put a message into the inbox, without waiting.
 
         Raises:
-            Refused: With the reason; the message was not taken.
+            Refused: With the reason.
         """
         if self._admission.is_stopped:
             raise refusals.draining()
@@ -183,14 +184,14 @@ class Session:
         elif self._nursery is not None:
             self._tasks.ensure_leader()
 
-    async def _tell(self, problem: Problem, correlation_id: CorrelationId | None) -> None:
-        """Send an error; without a connection nobody is there, and the client asks again."""
+    async def _send_error(self, problem: Problem, correlation_id: CorrelationId | None) -> None:
+        """Send an error; dropped without a connection: the client sends the message again."""
         if self.client is not None:
-            await self.client.refuse(problem, correlation_id)
+            await self.client.send_error(problem, correlation_id)
 
     @contextmanager
     def attach(self) -> Iterator[EventFeed]:
-        """Give a connection the session's events, in place of any other connection."""
+        """Attach a connection, which replaces any other; yield the feed of its events."""
         try:
             with self.events.attach() as feed:
                 yield feed
@@ -198,34 +199,34 @@ class Session:
             if not self.events.is_attached:
                 self.client = None
 
-    # Its life.
+    # Its tasks.
 
     async def serve(self) -> None:
-        """Execute runs until the session rests or is closed.
+        """Execute runs until the session is suspended or closed.
 
-        Cancelled, or where it fails, it closes the session.
+        A cancellation or an exception closes the session.
         """
         set_log_context(session_id=self.id, user_id=self.user.id)
         self.context = copy_context()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._over = over = trio.Event()
+                self._serving_ended = ended = trio.Event()
                 try:
                     await self._tasks.lead()
-                    await over.wait()
-                except BaseException:  # cancelled, or a fault: in either case it is over
+                    await ended.wait()
+                except BaseException:  # also when it is cancelled
                     self.close(RunStatus.INTERRUPTED)
                     raise
         finally:
             if self._closing is not None:
                 self._disconnect_parts()
 
-    def rest(self) -> bool:
-        """End the agent task if there is nothing to do; return whether there was one to end."""
+    def suspend(self) -> bool:
+        """End the agent task if the session is idle; return whether it was ended."""
         if self._nursery is None or not self._tasks.are_idle(len(self._nursery.child_tasks)):
             return False
-        self._tasks.dismiss()
+        self._tasks.clear_leader()
         self._inbox.close()
         self._end_serving()
         self._nursery = None
@@ -246,34 +247,34 @@ class Session:
         await self._runner.wait_idle()
 
     def drain(self) -> None:
-        """Start no run any more: the waiting ones end `interrupted`, new messages are refused."""
+        """Start no more runs: waiting runs end `interrupted`, and new messages are refused."""
         self._admission.stop(RunStatus.INTERRUPTED)
-        self._runner.start_none(RunStatus.INTERRUPTED, draining=True)
+        self._runner.stop_starting(RunStatus.INTERRUPTED, draining=True)
 
     def interrupt(self) -> None:
-        """Cancel the active runs; they end `interrupted`."""
+        """Cancel all active runs; they end `interrupted`."""
         self._runner.stop_all(RunStatus.INTERRUPTED)
 
     def abandon_overdue(self) -> None:
-        """Write the end of each run that was cancelled and whose tasks do not end in time."""
+        """Finish each run whose tasks have not ended in time after a cancellation."""
         self._runner.abandon_overdue()
 
     async def abandon(self) -> None:
-        """Write the end of every active run, whatever its tasks still do."""
+        """Finish all active runs, even if their tasks are still running."""
         await self._runner.abandon()
 
     def close(self, status: RunStatus = RunStatus.CANCELLED) -> None:
-        """End the session: its runs end with `status`, then its agent task ends."""
+        """End the session: its runs end with `status`, and then its agent task ends."""
         if self._closing is not None:
             return
         self._closing = status
         self._admission.stop(status)
         self._duplicates.close()
-        self._runner.start_none(status)
+        self._runner.stop_starting(status)
         self._runner.stop_all(status)
         if self._nursery is not None and len(self._inbox):
-            self._tasks.ensure_leader()  # the messages in the inbox are refused
-        if self._inbox.is_open:  # then `serve` runs, or is about to
+            self._tasks.ensure_leader()  # it refuses the messages in the inbox
+        if self._inbox.is_open:  # `serve` is running, or is about to run
             self._inbox.close()
             self._end_serving()
         else:
@@ -282,8 +283,8 @@ class Session:
     def _disconnect_parts(self) -> None:
         """Drop the references from its parts back to the session.
 
-        Without this every ended session would be cyclic garbage: a collection that has thousands of
-        them to free stops the event loop.
+        Otherwise each ended session would be cyclic garbage, and a garbage collection that frees
+        thousands of sessions would block the event loop.
         """
         self._runner.disconnect()
         self._duplicates.disconnect()
@@ -291,19 +292,19 @@ class Session:
         self._tasks.disconnect()
 
     def _end_serving(self) -> None:
-        if self._over is not None:
-            self._over.set()
-            self._over = None
+        if self._serving_ended is not None:
+            self._serving_ended.set()
+            self._serving_ended = None
 
     def statistics(self) -> dict[str, int]:
-        """Return how many runs are active and wait, and how much the event log holds."""
+        """Return the numbers of active and waiting runs, and of events in the log."""
         return {**self._runner.statistics(), **self.events.statistics()}
 
     def _execute(self, live: LiveRun) -> None:
         self._tasks.execute(live)
 
     def _spawn(self, function: Callable[..., Any], *args: object) -> None:
-        # A session with a run to start or to end has a nursery: it does not rest with one.
+        # A session with a live run has a nursery: it is not suspended.
         assert self._nursery is not None  # noqa: S101 - for mypy, see above
-        # In the session's own context: the caller may be another connection, with ids of its own.
+        # In the context of the session: the caller may be a connection with other ids in its log.
         self.context.run(self._nursery.start_soon, function, *args)

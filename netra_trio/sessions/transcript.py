@@ -1,4 +1,4 @@
-"""What a client that comes back is told of runs whose end it does not know.
+"""The transcript: the texts and statuses of runs whose end the client may not have, for `resume`.
 
     >>> from netra_trio.ids import CorrelationId, RunId, ThreadId
     >>> transcript = Transcript()
@@ -6,8 +6,8 @@
     >>> [run["status"].value for run in transcript.runs()]
     ['queued']
 
-The text of a run up to a number is what was emitted and has left the log before it, so this keeps
-the text that leaves. A run leaves when its end does.
+The events that are in the log are replayed. So the transcript needs the text that is not in the
+log any more: the text of removed events. A run is removed when its end is removed from the log.
 """
 
 from collections.abc import Iterable
@@ -20,13 +20,13 @@ from netra_trio.protocol.messages import AgentCompleted, JsonObject, PartialResu
 from netra_trio.protocol.text import cut_front
 from netra_trio.sessions.event_log import Entry
 
-RUNS_BYTES = 192 * 1024  # of all texts together, the contract's bound, section 4
-_SLACK = 64 * 1024  # that a text may be longer than it is ever shown, before it is cut
+RUNS_BYTES = 192 * 1024  # of all texts together: docs/protocol.md, Limits
+_CUT_ABOVE = RUNS_BYTES + 64 * 1024  # so that a long text is not cut at each delta
 
 
 @define(eq=False)
-class _Told:
-    """What was told of one run, as far as it has left the log."""
+class _RunText:
+    """The text of one run that is not in the log any more, and its status."""
 
     thread_id: ThreadId
     correlation_id: CorrelationId
@@ -38,68 +38,64 @@ class _Told:
     def add(self, text: str, size: int) -> None:
         self.chunks.append(text)
         self.size += size
-        if self.size > RUNS_BYTES + _SLACK:
+        if self.size > _CUT_ABOVE:
             kept = cut_front("".join(self.chunks), RUNS_BYTES)
             self.chunks, self.is_cut = [kept], True
             self.size = len(kept.encode())
 
 
 class Transcript:
-    """The runs of a session whose end a client may not know."""
+    """The runs of a session whose end the client may not have received."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_runs",)
 
     def __init__(self) -> None:
-        self._told: dict[RunId, _Told] = {}
+        self._runs: dict[RunId, _RunText] = {}
 
     def begin(self, run_id: RunId, thread_id: ThreadId, correlation_id: CorrelationId) -> None:
-        """Add a run, which waits."""
-        self._told[run_id] = _Told(thread_id, correlation_id)
+        """Add a run, with the status `queued`."""
+        self._runs[run_id] = _RunText(thread_id, correlation_id)
 
     def note(self, run_id: RunId, status: RunStatus) -> None:
-        """Note what has become of a run."""
-        if run_id in self._told:
-            self._told[run_id].status = status
+        """Set the status of a run; no effect if the run is not in the transcript."""
+        if run_id in self._runs:
+            self._runs[run_id].status = status
 
-    def drop(self, run_id: RunId) -> None:
-        """Forget a run that came to nothing."""
-        self._told.pop(run_id, None)
-
-    def forget(self, entries: Iterable[Entry]) -> None:
-        """Take in what has left the log."""
-        run_id, told = None, None
+    def add_removed(self, entries: Iterable[Entry]) -> None:
+        """Add the texts of entries that were removed from the log; remove runs that ended."""
+        run_id, run_text = None, None
         for entry in entries:
             event = entry.event
             if type(event) is PartialResult:
                 if event.run_id != run_id:
-                    run_id, told = event.run_id, self._told.get(event.run_id)
-                if told is not None:
-                    told.add(event.content, entry.size)
+                    run_id, run_text = event.run_id, self._runs.get(event.run_id)
+                if run_text is not None:
+                    run_text.add(event.content, entry.size)
             elif event.TYPE == AgentCompleted.TYPE:
-                self._told.pop(event.run_id, None)
+                self._runs.pop(event.run_id, None)
 
     def runs(self) -> tuple[JsonObject, ...]:
-        """Return the runs as a welcome lists them, within the bound."""
-        texts = {run_id: "".join(told.chunks) for run_id, told in self._told.items()}
+        """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together."""
+        texts = {run_id: "".join(run_text.chunks) for run_id, run_text in self._runs.items()}
         limit = _fair_limit([len(text.encode()) for text in texts.values()])
         listed = []
-        for run_id, told in self._told.items():
+        for run_id, run_text in self._runs.items():
             content = cut_front(texts[run_id], limit)
             run: dict[str, Any] = {
                 "run_id": run_id,
-                "thread_id": told.thread_id,
-                "correlation_id": told.correlation_id,
-                "status": told.status,
+                "thread_id": run_text.thread_id,
+                "correlation_id": run_text.correlation_id,
+                "status": run_text.status,
                 "content": content,
             }
-            if told.is_cut or len(content) < len(texts[run_id]):
+            if run_text.is_cut or len(content) < len(texts[run_id]):
                 run["truncated"] = True
             listed.append(run)
         return tuple(listed)
 
 
 def _fair_limit(sizes: list[int]) -> int:
-    """Return what each text may have at most, so that all together keep to the bound."""
+    """Return the maximum size of each text, so that all together have at most `RUNS_BYTES`."""
     left = RUNS_BYTES
     for count, size in zip(range(len(sizes), 0, -1), sorted(sizes), strict=True):
         if size * count > left:

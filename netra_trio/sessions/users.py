@@ -1,4 +1,4 @@
-"""What is kept per user while there is something to keep: connections, rate, runs.
+"""The users of this process: for each user the connections, sessions, live runs and message rate.
 
 >>> users = Users(rate=60, waiting=20)
 >>> alice = users.get(UserId("alice"), now=0.0)
@@ -24,43 +24,43 @@ from netra_trio.telemetry.metrics import CONNECTIONS, Key
 
 
 class ClosableConnection(Protocol):
-    """A connection, as far as its user's limit is concerned."""
+    """The part of a connection that the connection limit of its user needs."""
 
     @property
     def reason(self) -> EndReason | None:
-        """Why it ends, None while it does not."""
+        """Why it ends; None while it is open."""
         ...
 
     def end(self, reason: EndReason, problem: Problem | None = None) -> None:
-        """End it, for a reason and with a last word."""
+        """End it, with an error as its last frame."""
         ...
 
 
 class LiveRun(Protocol):
-    """A run that has not ended, where the other sessions of its user can find it.
+    """The part of a live run that other sessions of its user use.
 
     Attributes:
-        watchers: Called with its end, once each: sessions that sent its message again.
+        watchers: Called once with its end, for sessions that sent its message again.
     """
 
     watchers: dict[SessionId, Callable[[RunEnd], None]]
 
     @property
     def status(self) -> RunStatus:
-        """Whether it waits or runs."""
+        """`queued` or `running`."""
         ...
 
     def stop(self) -> None:
-        """Stop it; its `agent_completed` is the answer."""
+        """Stop it; its `agent_completed` is the reply."""
         ...
 
 
 @define(eq=False)
 class User:
-    """One user, over all connections and sessions.
+    """One user.
 
     Attributes:
-        window: The rate of the user's messages.
+        window: The rate limit of the user's messages.
         connections: The user's open connections, oldest first.
         sessions: The user's sessions, with and without a connection.
         runs: The user's runs that have not ended.
@@ -73,16 +73,16 @@ class User:
     runs: dict[RunId, LiveRun] = field(factory=dict)
 
     def is_idle(self, now: float) -> bool:
-        """Whether nothing would be lost by forgetting this user."""
+        """Whether the user can be removed without losing anything."""
         in_use = self.connections or self.sessions or self.runs
         return not in_use and self.window.is_idle(now)
 
 
 class Users:
-    """The users about whom there is something to remember.
+    """The users with a connection, a session, a live run, or a message in the last minute.
 
-    A user is forgotten once the rate window is empty and nothing is open, so that the rate limit
-    outlasts a reconnect, and memory is bounded by who was there in the last minute.
+    A user is removed when none of these is left. So the rate limit is kept over a reconnect, and
+    memory is bounded by the number of users of the last minute.
     """
 
     def __init__(self, *, rate: int, waiting: int) -> None:
@@ -91,8 +91,8 @@ class Users:
         self._users: dict[UserId, User] = {}
 
     def get(self, user_id: UserId, now: float) -> User:
-        """Return the user, made anew if there was nothing to remember."""
-        self._forget_some(now)
+        """Return the user, or a new one."""
+        self._remove_idle(now)
         user = self._users.pop(user_id, None)
         if user is None:
             user = User(user_id, SlidingWindow(rate=self._rate, waiting=self._waiting))
@@ -103,7 +103,7 @@ class Users:
         return len(self._users)
 
     def by_connections(self) -> dict[Key, int]:
-        """Return how many users have how many connections, as the figures have it."""
+        """Return the numbers of users with 1, 2, … connections, for the metrics."""
         counts: dict[Key, int] = dict.fromkeys(CONNECTIONS, 0)
         for user in self._users.values():
             if user.connections:
@@ -111,7 +111,7 @@ class Users:
         return counts
 
     def largest(self, limit: int) -> tuple[dict[str, Any], ...]:
-        """Return so many users, those with the most connections first, and what each has."""
+        """Return the `limit` users with the most connections, each with its numbers."""
         found = nlargest(limit, self._users.values(), key=lambda user: len(user.connections))
         return tuple(
             {
@@ -123,8 +123,8 @@ class Users:
             for user in found
         )
 
-    def _forget_some(self, now: float) -> None:
-        """Look at the two that were asked for longest ago: faster than they come in."""
+    def _remove_idle(self, now: float) -> None:
+        """Check the two users that were not used longest; two for each new one keeps up."""
         for user_id in list(self._oldest(2)):
             user = self._users.pop(user_id)
             if not user.is_idle(now):
@@ -135,7 +135,7 @@ class Users:
 
 
 def _class_of(connections: int) -> str:
-    """Return which of `CONNECTIONS` a user with so many belongs to."""
-    if connections <= 5:  # noqa: PLR2004 - up to the default limit each number is a class
+    """Return the label in `CONNECTIONS` for a number of connections."""
+    if connections <= 5:  # noqa: PLR2004 - up to the default limit each number has a label
         return str(connections)
-    return "6-10" if connections <= 10 else "11+"  # noqa: PLR2004 - the class says it
+    return "6-10" if connections <= 10 else "11+"  # noqa: PLR2004 - the labels have the numbers

@@ -7,7 +7,8 @@
 The code that causes an event passes it once to `Instruments.note`; the log, the metrics and the
 traces each use what they need of it. `EVENT` is its name in the log and `LEVEL` its level; an event
 with `LEVEL` None is not logged. Fields made with `unlogged` are not logged either. The values are
-immutable, because the log line may be rendered later.
+immutable, because the log line may be rendered later. `repeated` is the number of further events
+that the line of a sampled event stands for.
 """
 
 from collections.abc import Mapping
@@ -86,6 +87,7 @@ class ConnectionOpened:
     reason: ResetReason | None = None
     session_id: str = unlogged(default="")
     opening_seconds: float | None = unlogged(default=None)
+    repeated: int = 0
 
 
 @frozen
@@ -106,6 +108,7 @@ class ConnectionResumed:
     was_lost: bool = unlogged()
     session_id: str = unlogged(default="")
     opening_seconds: float | None = unlogged(default=None)
+    repeated: int = 0
 
 
 @frozen
@@ -119,6 +122,7 @@ class ConnectionEnded:
     seconds: float
     frames_in: int
     frames_out: int
+    repeated: int = 0
 
 
 @frozen
@@ -136,6 +140,7 @@ class SessionEnded:
     reason: str
     seconds: float
     was_lost: bool = unlogged(default=False)
+    repeated: int = 0
 
 
 @frozen
@@ -196,6 +201,16 @@ class ToolEnded:
 
 
 @frozen
+class ListenerCrowded:
+    """No connection can be accepted: the process or the system has no file descriptor left."""
+
+    EVENT: ClassVar[str] = "crowded"
+    LEVEL: ClassVar[str | None] = "error"
+    reason: str
+    repeated: int = 0
+
+
+@frozen
 class RequestAnswered:
     """An HTTP request was answered.
 
@@ -221,6 +236,7 @@ TelemetryEvent = (
     | RunEnded
     | ToolStarted
     | ToolEnded
+    | ListenerCrowded
     | RequestAnswered
 )
 

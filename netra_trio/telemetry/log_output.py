@@ -45,14 +45,14 @@ class LogOutput:
         self._render = render
         self._stream: TextIO | None = None
         self._writer: _Writer | None = None
+        self._reported = 0  # of the dropped lines
         self._lock = threading.RLock()  # reentrant: writing may cause a warning, which is logged
-        os.register_at_fork(after_in_child=self._replace_writer)
 
     def open(self, stream: TextIO | None) -> None:
         """Write to this stream from now on; None discards all lines."""
         self.flush()
         self._stream = stream
-        self._replace_writer()
+        self.restart()
 
     def write(self, line: Line, *, at_once: bool = True) -> None:
         """Write a line, or drop it if the output is too slow; never blocks.
@@ -77,7 +77,7 @@ class LogOutput:
         """Wait until all waiting lines are written; return whether they were, in this time."""
         return self._writer is None or self._writer.flush(seconds)
 
-    def _replace_writer(self) -> None:
+    def restart(self) -> None:
         """Use a new thread: for a new stream, and in the child of a fork, which has no threads."""
         if self._writer is not None:
             self._writer.stop()

@@ -1,96 +1,107 @@
-"""Logs telemetry events; repeated refusals are summarized.
+"""Logs telemetry events; those that a client can cause at will are sampled.
 
-    log_sink = LogSink()
-    log_sink.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
-
-The first refusals of a cause have a line each. Further ones are counted, and summarized in one line
-every `INTERVAL` seconds while they continue, so that a flood cannot fill a disk.
+log_sink = LogSink()
+log_sink.note(ConnectionEnded("peer_closed", 1000, 1.5, 3, 12))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, get_args
 
 import trio
-from attrs import define, evolve
+from attrs import evolve, frozen
 
-from netra_trio.telemetry.events import OpeningRefused, TelemetryEvent, logged_fields
+from netra_trio.telemetry.events import (
+    ConnectionEnded,
+    ConnectionOpened,
+    ConnectionResumed,
+    ListenerCrowded,
+    OpeningRefused,
+    SessionEnded,
+    TelemetryEvent,
+    logged_fields,
+)
+from netra_trio.telemetry.log_context import LOG_CONTEXT
 from netra_trio.telemetry.logs import EventLog
+from netra_trio.telemetry.sampling import Sampler
 
-INTERVAL = 10.0  # seconds that one summary covers
-FIRST = 5  # refusals of a cause that have a line each: as many as a person causes by hand
-CAUSES = 256  # tracked separately; beyond it all refusals with one code are one cause
+REFUSAL_CAUSES = 256  # tracked separately; beyond it all refusals with one code are one cause
+USERS = 4096  # tracked separately; beyond it the lines of one event are one cause for all users
 
 _event_log = EventLog(__name__)
 
 _LOGGED: dict[type[Any], tuple[str, tuple[str, ...], Callable[[Any], tuple[Any, ...]]]] = {
     kind: (kind.LEVEL, names, attrgetter(*names))
     for kind in get_args(TelemetryEvent)
-    if kind.LEVEL is not None and kind is not OpeningRefused
+    if kind.LEVEL is not None
     for names in [logged_fields(kind)]
 }
-_REFUSAL_FIELDS = logged_fields(OpeningRefused)
-
-_Cause = tuple[Any, ...]
 
 
-@define
-class _Repeated:
-    """The refusals of one cause since its last line."""
+@frozen
+class _Sampled:
+    """An event with the ids of the task that caused it: a summary is written by another task."""
 
-    logged_at: float
-    last: OpeningRefused
-    lines: int = 1
-    count: int = 0
+    event: Any
+    ids: Mapping[str, str]
+
+
+def _write(event: Any, ids: Mapping[str, str] | None = None) -> None:
+    level, names, values = _LOGGED[type(event)]
+    shown = values(event) if len(names) > 1 else (values(event),)
+    _event_log.log(level, event.EVENT, names, shown, ids)
+
+
+def _write_sampled(sampled: _Sampled, repeated: int) -> None:
+    event = evolve(sampled.event, repeated=repeated) if repeated else sampled.event
+    _write(event, sampled.ids)
 
 
 class LogSink:
     """Logs telemetry events."""
 
     def __init__(self) -> None:
-        self._causes: dict[_Cause, _Repeated] = {}
+        self._refusals = Sampler(_write_sampled, causes=REFUSAL_CAUSES)
+        self._connections = Sampler(_write_sampled, causes=USERS)
 
     def note(self, event: TelemetryEvent) -> None:
         """Log an event, unless it has no level."""
-        if isinstance(event, OpeningRefused):
-            self._log_refusal(event)
-            return
-        logged = _LOGGED.get(type(event))
-        if logged is not None:
-            level, names, values = logged
-            _event_log.log(level, event.EVENT, names, values(event))
+        sample = _SAMPLED.get(type(event))
+        if sample is not None:
+            sample(self, event)
+        elif type(event) in _LOGGED:
+            _write(event)
 
     def write_summaries(self, now: float) -> None:
         """Write a line for each cause that was repeated and whose interval is over."""
-        for cause, repeated in list(self._causes.items()):
-            if now < repeated.logged_at + INTERVAL:
-                continue
-            if repeated.count:
-                _write(evolve(repeated.last, repeated=repeated.count - 1))
-                repeated.logged_at, repeated.count = now, 0
-            else:
-                del self._causes[cause]
+        self._refusals.write_summaries(now)
+        self._connections.write_summaries(now)
 
-    def _log_refusal(self, event: OpeningRefused) -> None:
-        now = trio.current_time()
-        cause: _Cause = (event.code, event.status, event.upgrade, event.origin, event.peer)
-        if cause not in self._causes and len(self._causes) >= CAUSES:
-            cause = (event.code, event.status)
-        repeated = self._causes.get(cause)
-        if repeated is None:
-            self._causes[cause] = _Repeated(now, event)
-            _write(event)
-        elif repeated.lines < FIRST:
-            repeated.lines += 1
-            _write(event)
-        else:
-            repeated.last, repeated.count = event, repeated.count + 1
+    def sample_refusal(self, event: OpeningRefused) -> None:
+        """Log a refusal, or count it with those of the same code, origin and peer."""
+        cause = (event.code, event.status, event.upgrade, event.origin, event.peer)
+        self._add(self._refusals, cause, (event.code, event.status), event)
+
+    def sample_connection(
+        self, event: ConnectionOpened | ConnectionResumed | ConnectionEnded | SessionEnded
+    ) -> None:
+        """Log a change of a connection or session, or count it with those of the same user."""
+        user = getattr(event, "user_id", None) or LOG_CONTEXT.get().get("user_id")
+        self._add(self._connections, (event.EVENT, user), event.EVENT, event)
+
+    def sample_crowded(self, event: ListenerCrowded) -> None:
+        """Log that no connection can be accepted, or count it with those of the same reason."""
+        self._add(self._refusals, (event.EVENT, event.reason), event.EVENT, event)
+
+    def _add(self, sampler: Sampler[_Sampled], cause: Any, common: Any, event: Any) -> None:
+        sampler.add(cause, common, _Sampled(event, LOG_CONTEXT.get()), trio.current_time())
 
 
-def _write(event: OpeningRefused) -> None:
-    _event_log.log(
-        "warning",
-        event.EVENT,
-        _REFUSAL_FIELDS,
-        tuple(getattr(event, name) for name in _REFUSAL_FIELDS),
-    )
+_SAMPLED: dict[type[Any], Callable[[LogSink, Any], None]] = {
+    OpeningRefused: LogSink.sample_refusal,
+    ConnectionOpened: LogSink.sample_connection,
+    ConnectionResumed: LogSink.sample_connection,
+    ConnectionEnded: LogSink.sample_connection,
+    SessionEnded: LogSink.sample_connection,
+    ListenerCrowded: LogSink.sample_crowded,
+}

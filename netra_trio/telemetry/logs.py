@@ -68,6 +68,7 @@ def flush(seconds: float = FLUSH_SECONDS) -> bool:
 
 
 atexit.register(flush)
+os.register_at_fork(after_in_child=_OUTPUT.restart)
 
 
 def dropped_lines() -> int:
@@ -160,7 +161,14 @@ class EventLog:
         self._name = name
         self._structlog = structlog.get_logger(name)
 
-    def log(self, level: str, event: str, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    def log(
+        self,
+        level: str,
+        event: str,
+        names: tuple[str, ...],
+        values: tuple[Any, ...],
+        ids: Mapping[str, str] | None = None,
+    ) -> None:
         """Log an event, unless its level is filtered.
 
         Args:
@@ -168,6 +176,7 @@ class EventLog:
             event: The name of the event.
             names: The names of its fields.
             values: The values of its fields: `str`, numbers, `bool`, enums or None.
+            ids: The ids of the line; those of the current task by default.
         """
         if _CHAIN[:1] != [_describe]:
             getattr(self._structlog, level)(event, **dict(zip(names, values, strict=True)))
@@ -175,7 +184,7 @@ class EventLog:
         severity = LEVELS[level]
         if severity < _FORMAT.level:
             return
-        ids = LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
+        ids = ids or LOG_CONTEXT.get() or structlog.contextvars.get_contextvars()
         line = {
             "timestamp": time.time_ns(),
             "level": level,

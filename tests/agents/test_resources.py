@@ -1,4 +1,4 @@
-"""Resources of agents: opened once with the application, before any run, and closed after all."""
+"""The resources of agents: opened before any run, and closed after all runs."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 
 class Shop:
-    """An agent with a resource, which notes what happens in order."""
+    """An agent with a resource, which records the order of events."""
 
     def __init__(self, name: str, events: list[str], *, broken: bool = False) -> None:
         self.name = name
@@ -46,7 +46,7 @@ def application(**agents: object) -> Application:
     return create_app(agents=agents, settings=settings, store=MemoryStore())  # type: ignore[arg-type]
 
 
-async def test_resources_are_opened_in_order_and_closed_in_the_opposite_order() -> None:
+async def test_resources_are_opened_in_order_and_closed_in_reverse_order() -> None:
     events: list[str] = []
     app = application(a=Shop("a", events), b=plain, c=Shop("c", events))
     async with app.running():
@@ -81,7 +81,7 @@ async def test_resources_are_closed_after_the_runs_when_the_application_fails() 
     assert events == ["open a", "close a"]
 
 
-async def test_cancelling_closes_the_resources() -> None:
+async def test_resources_are_closed_when_the_application_is_cancelled() -> None:
     events: list[str] = []
     app = application(a=Shop("a", events))
     with trio.CancelScope() as scope:

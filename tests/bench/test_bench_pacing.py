@@ -14,6 +14,7 @@ from bench.peers.work import PACE_SECONDS, paced_tokens, seconds_until
 from bench.scenarios import Load, Parameters, Window
 from bench.servers import running
 
+MICROSECOND = 1e-6  # the resolution of a token's time
 TIMES: Parameters = {"ramp": 0.05, "warm_up": 0.05, "seconds": 0.5}
 SEARCH: Parameters = {"first": 2, "growth": 2.0, "precision": 1.5, "most": 8, "probes": 10}
 EASY: Parameters = {**TIMES, **SEARCH, "limit_ms": 60_000}  # a limit that no machine misses
@@ -33,7 +34,8 @@ def test_tokens_are_due_every_50_ms_from_the_start() -> None:
 def test_a_late_agent_does_not_sleep() -> None:
     now = time.monotonic()
     assert seconds_until(now - 1.0) == 0.0
-    assert 59.0 < seconds_until(now + 60.0) <= 60.0
+    left = seconds_until(now + 60.0)
+    assert 60.0 - (time.monotonic() - now) <= left <= 60.0
 
 
 def test_a_run_that_is_measured_has_the_latency_of_each_token() -> None:
@@ -45,12 +47,12 @@ def test_a_run_that_is_measured_has_the_latency_of_each_token() -> None:
     probe = asyncio.run(measure())
     assert probe.runs == 3
     assert len(probe.seconds) == probe.window.events > 0
-    assert all(0.0 <= seconds < 10.0 for seconds in probe.seconds)
+    assert all(0.0 <= seconds < 100.0 for seconds in probe.seconds)
     assert probe.figures()["p50_ms"] <= probe.figures()["p99_ms"]
 
 
 def test_merged_tokens_count_one_by_one() -> None:
-    async def receive() -> list[float]:
+    async def receive() -> tuple[list[float], float]:
         runs = PacedRuns(Load(target_of(1), 1, ""))
         seconds: list[float] = []
         runs._seconds = seconds
@@ -58,11 +60,11 @@ def test_merged_tokens_count_one_by_one() -> None:
         frame = b'{"type":"partial_result","payload":{"run_id":"r","content":"%.6f %.6f "}}'
         data = b"before" + frame % (now - 2.0, now - 1.0)
         runs._on_delta(data, 6, len(data))
-        return seconds
+        return seconds, time.monotonic() - now
 
-    first, second = asyncio.run(receive())
-    assert 2.0 <= first < 2.5
-    assert 1.0 <= second < 1.5
+    (first, second), later = asyncio.run(receive())
+    assert 2.0 - MICROSECOND <= first <= 2.0 + later + MICROSECOND
+    assert 1.0 - MICROSECOND <= second <= 1.0 + later + MICROSECOND
 
 
 def target_of(port: int) -> Target:

@@ -86,7 +86,7 @@ async def test_the_input_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -
     with open(there) as typed:  # noqa: ASYNC230, PTH123 - a pipe
         monkeypatch.setattr("sys.stdin", typed)
         os.write(here, "one\ntwö\nthr".encode())
-        lines = typed_lines()
+        lines = typed_lines(Screen(io.StringIO()))
         assert await anext(lines) == "one"
         assert await anext(lines) == "twö"
         with trio.move_on_after(0.05):

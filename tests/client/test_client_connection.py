@@ -1,5 +1,6 @@
 """Connecting, resuming, giving up, renewing the token, closing; in virtual time."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -409,6 +410,24 @@ async def test_heartbeats(autojump_clock: MockClock, network: ScriptedNetwork) -
         second.hello("exact")
 
 
+async def test_a_stall_of_the_client_is_not_the_silence_of_the_server(
+    autojump_clock: MockClock, network: ScriptedNetwork
+) -> None:
+    async with opened(network) as (client, peer):
+        for seconds in (75, 76.5, 1000):  # just in time, late, and very late
+            autojump_clock.jump(seconds)
+            peer.control("heartbeat", {"server_time": wall_clock()})  # it has arrived, unread
+            await peer.expect("pong")
+        started = trio.current_time()
+        autojump_clock.jump(1000)  # with nothing to read: the server has its whole time again
+        await trio.sleep(74)
+        assert status_of(client) is Status.CONNECTED
+        assert not peer.gone.is_set()
+        second = await network.accept()
+        assert trio.current_time() == started + 1000 + 75
+        second.hello("exact")
+
+
 @pytest.mark.parametrize("frame", ["{", "5", '{"type": 5}', '{"type": "x", "seq": true}'])
 async def test_an_invalid_frame(
     autojump_clock: MockClock, network: ScriptedNetwork, frame: str
@@ -450,6 +469,15 @@ async def test_invalid_tokens(
 
     with pytest.raises(TokenFailed, match="token without blanks"):
         await play(network, script, token=None, get_token=tokens(f"{token}\t"))
+
+
+def test_in_an_asyncio_program() -> None:
+    async def main() -> None:
+        async with connect(URL, token="t"):
+            pass
+
+    with pytest.raises(RuntimeError, match=r"docs/client\.md, 'In an asyncio program'"):
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("options", [{}, {"token": "t", "get_token": tokens("t")}])

@@ -284,7 +284,7 @@ class Sessions(RuleBasedStateMachine):
             ordinary = sum(not entry.reserved for entry in entries)
             assert ordinary <= REPLAY_EVENTS
             assert sum(entry.reserved for entry in entries) <= RESERVED_PLACES
-            assert 0 <= log._reserved <= RESERVED_PLACES
+            assert 0 <= log._reserved_count <= RESERVED_PLACES
 
     # The end.
 

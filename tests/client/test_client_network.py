@@ -4,6 +4,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ import trustme
 from netra_trio.client import Network, NoAnswer, OpeningRefused, SocketClosed
 from netra_trio.client.network import DOCUMENT_BYTES
 
-PATIENCE = 10.0  # seconds of real time, for a whole test
+PATIENCE = 100.0  # seconds of real time, for a whole test
 HEADERS = {"Authorization": "Bearer t.o.k"}
 OFFER = ("netra.v1",)
 
@@ -141,6 +142,33 @@ async def test_tls() -> None:
                 await socket.receive()
 
 
+async def test_the_authorities_of_ssl_cert_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Discovery and WebSocket trust the same authorities."""
+    authority = trustme.CA()
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(ours)
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+
+    async def serve(stream: trio.SocketStream) -> None:
+        line = trio.SSLStream(stream, ours, server_side=True, https_compatible=True)
+        head = await line.receive_some(4096)
+        body = b'{"a": 1}' if head.startswith(b"GET /ws/config") else b"{}"
+        await line.send_all(http("404 Not Found" if body == b"{}" else "200 OK", body))
+        await line.aclose()
+
+    async with answering(serve) as address:
+        place = f"localhost:{address.rpartition(':')[2]}"
+        network = Network()
+        assert await network.discover(f"https://{place}/ws/config") == {"a": 1}
+        with pytest.raises(OpeningRefused) as caught:
+            async with network.open(f"wss://{place}/ws", headers={}, subprotocols=OFFER):
+                pass
+        assert caught.value.status == 404
+
+
 async def test_a_certificate_that_is_not_trusted() -> None:
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("localhost").configure_cert(ours)
@@ -167,6 +195,29 @@ async def test_invalid_documents(body: bytes, error: type[Exception]) -> None:
     async with answering(saying(http("200 OK", body))) as address:
         with pytest.raises(error):
             await Network().discover(f"http://{address}/ws/config")
+
+
+PROXIES = {
+    "unreachable": "http://127.0.0.1:1",
+    "socks": "socks5://127.0.0.1:1",
+    "invalid": "://nonsense",
+}
+
+
+@pytest.mark.parametrize("proxy", PROXIES.values(), ids=PROXIES)
+async def test_proxy_variables_are_ignored(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv(name.lower(), proxy)
+    monkeypatch.setenv("NO_PROXY", "[")
+    async with answering(saying(http("200 OK", b'{"a": 1}'))) as address:
+        assert await Network().discover(f"http://{address}/ws/config") == {"a": 1}
+    async with (
+        answering(partial(echo_websocket, subprotocol="netra.v1")) as address,
+        Network().open(f"ws://{address}/ws", headers={}, subprotocols=OFFER) as socket,
+    ):
+        await socket.send("hello")
+        assert await socket.receive() == "hello"
 
 
 async def test_a_document() -> None:

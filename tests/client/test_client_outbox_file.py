@@ -1,5 +1,7 @@
 """The file of the outbox: unconfirmed messages survive the client."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -7,6 +9,7 @@ import pytest
 import trio
 import trio.lowlevel
 from support.scripted import ScriptedNetwork, opened
+from support.server import STARTING
 
 from netra_trio.client import OutboxUnusable
 from netra_trio.client.outbox import OutboxMessage
@@ -65,6 +68,34 @@ def test_an_unusable_path_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutboxUnusable):
         kept(tmp_path / "folder")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from netra_trio.client import OutboxUnusable
+from netra_trio.client.outbox import OutboxMessage
+from netra_trio.client.outbox_file import OutboxFile
+
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+with OutboxFile.open(Path(sys.argv[1])) as file:
+    file.add(OutboxMessage("c-1", "x" * 600))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    for number in range(3):
+        try:
+            file.add(OutboxMessage("c-2", "y" * 600))
+        except OutboxUnusable as error:
+            assert "File too large" in str(error), error
+        else:
+            raise AssertionError("half of a message is on the disk")
+    file.add(OutboxMessage("c-3", "z"))
+"""
+
+
+def test_a_message_that_does_not_fit_on_the_disk(path: Path) -> None:
+    """The disk takes the first bytes of a line: the message is refused, the file stays valid."""
+    subprocess.run([sys.executable, "-c", FULL, str(path)], check=True, timeout=STARTING)  # noqa: S603
+    assert [key for key, _ in kept(path)] == ["c-1", "c-3"]
 
 
 def test_the_file_is_emptied_when_everything_is_settled(path: Path) -> None:

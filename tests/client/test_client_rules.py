@@ -239,9 +239,11 @@ def test_the_step_after_each_code() -> None:
         assert after_close(int(code)) is expected
     for status in (301, 400, 403, 404, 409, 426):
         assert after_refusal(status) is Next.STOP
-    for status in (429, 500, 502, 503, 504):
+    for status in (408, 425, 429, 500, 502, 503, 504):
         assert after_refusal(status) is Next.RETRY
     assert after_refusal(401) is Next.RENEW
+    for status in (200, 301, 404):
+        assert after_refusal(status, is_final=False) is Next.RETRY
 
 
 @given(st.integers(0, 2000), st.floats(0, 1), st.floats(0, 1e5))

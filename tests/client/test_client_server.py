@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from support.ports import kept_port
 from support.server import PATIENCE, serving, sign, write_agents
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -171,9 +172,9 @@ async def test_over_tcp(tmp_path: Path) -> None:
 async def test_the_server_is_killed_and_comes_back(tmp_path: Path) -> None:
     write_agents(tmp_path, SLOW)
     agents = ["--agent=outside_agents:slow", "--agent=outside_agents:upper"]
-    with trio.fail_after(PATIENCE):
-        with serving(tmp_path, *agents) as first:
-            port = str(first.port)
+    with kept_port() as kept, trio.fail_after(PATIENCE):
+        port = str(kept)
+        with serving(tmp_path, *agents, port=port) as first:
             async with connect(first.url, token=sign(), random=lambda: 0.2) as client:
                 run = await client.send("hello", correlation_id="c-1")
                 events = aiter(run)

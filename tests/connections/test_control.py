@@ -1,4 +1,4 @@
-"""Control frames: the welcome, ping, auth, ack, what bad frames are answered with, and the rate."""
+"""Control frames: the first frame, ping, auth, ack, errors of bad frames, and the rate limit."""
 
 from typing import Any
 
@@ -43,15 +43,15 @@ BAD: dict[str, tuple[str | bytes, ErrorCode]] = {
 }
 
 
-def sized(size: int, filling: str = "x") -> str:
-    """Return a ping of exactly so many bytes, whose timestamp is padded with blanks."""
-    head, tail = '{"type": "ping", "correlation_id": "' + filling + '"', "}"
+def ping_of_size(size: int, correlation_id: str = "x") -> str:
+    """Return a ping of `size` bytes, padded with spaces."""
+    head, tail = '{"type": "ping", "correlation_id": "' + correlation_id + '"', "}"
     room = size - len((head + tail).encode())
     return head + " " * room + tail
 
 
 async def call(client: Client, kind: str, payload: Any = None) -> Frame:
-    """Send a frame and return the one that comes back."""
+    """Send a frame and return the reply."""
     await client.send(kind, payload, "c-1")
     frame = await client.next()
     assert frame["correlation_id"] == "c-1"
@@ -62,16 +62,16 @@ async def assert_alive(client: Client) -> None:
     assert await client.sync() == []
 
 
-# The welcome.
+# connection_established.
 
 
-async def test_the_welcome_is_first_and_says_everything(autojump_clock: MockClock) -> None:
+async def test_connection_established_is_first_and_complete(autojump_clock: MockClock) -> None:
     async with open_server(max_message_rate=7, heartbeat_interval_ms=9000) as server:
         await trio.sleep(1.5)
         client = server.start()
-        await client.send("ping")  # right behind the handshake
+        await client.send("ping")  # before the first frame of the server
         hello, pong = await client.next(), await client.next()
-        client.line.close()
+        client.peer.close()
     assert pong["type"] == "pong"
     assert set(hello) == {"type", "payload", "timestamp"}
     assert hello["timestamp"] == EPOCH + 1.5
@@ -123,7 +123,7 @@ async def test_a_pong_has_the_payload_of_its_ping(
     assert "seq" not in pong
 
 
-async def test_a_ping_without_payload_is_answered_without_content(
+async def test_a_ping_without_payload_gets_an_empty_payload(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server() as server, server.connect() as client:
@@ -132,7 +132,7 @@ async def test_a_ping_without_payload_is_answered_without_content(
 
 @pytest.mark.parametrize("letter", ["x", "ü", "😀"])
 @pytest.mark.parametrize("kind", ["ping", "pong"])
-async def test_a_probe_has_a_kibibyte_at_most(
+async def test_a_payload_of_ping_or_pong_has_at_most_a_kibibyte(
     autojump_clock: MockClock, kind: str, letter: str
 ) -> None:
     room = 1024 - len(orjson.dumps({"a": ""}))
@@ -147,7 +147,7 @@ async def test_a_probe_has_a_kibibyte_at_most(
         await assert_alive(client)
 
 
-async def test_a_pong_is_not_answered(autojump_clock: MockClock) -> None:
+async def test_a_pong_gets_no_reply(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         await client.send("pong", {"any": "thing"}, "c-1")
         await assert_alive(client)
@@ -156,7 +156,7 @@ async def test_a_pong_is_not_answered(autojump_clock: MockClock) -> None:
 # Auth.
 
 
-async def test_a_new_token_is_taken_in_place(autojump_clock: MockClock) -> None:
+async def test_a_new_token_replaces_the_old_one(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect(expires_at=EPOCH + 100) as client:
         answer = await call(client, "auth", {"token": token(expires_at=EPOCH + 200)})
         assert answer["type"] == "auth_ok"
@@ -176,11 +176,11 @@ async def test_a_new_token_is_taken_in_place(autojump_clock: MockClock) -> None:
     ],
     ids=["rubbish", "empty", "expired", "another user's"],
 )
-async def test_a_bad_token_leaves_the_old_one(
+async def test_an_invalid_token_does_not_replace_the_old_one(
     autojump_clock: MockClock, bad: str, code: str
 ) -> None:
     async with open_server() as server, server.connect(expires_at=EPOCH + 100) as client:
-        for _ in range(2 * BAD_FRAMES):  # it is no bad frame
+        for _ in range(2 * BAD_FRAMES):  # an invalid token is not a bad frame
             answer = await call(client, "auth", {"token": bad})
             assert answer["type"] == "error"
             assert answer["payload"]["code"] == code
@@ -191,7 +191,9 @@ async def test_a_bad_token_leaves_the_old_one(
         assert good["type"] == "auth_ok"
 
 
-async def test_an_anonymous_user_cannot_become_somebody(autojump_clock: MockClock) -> None:
+async def test_an_anonymous_connection_does_not_accept_the_token_of_a_user(
+    autojump_clock: MockClock,
+) -> None:
     async with open_server() as server, server.connect("anonymous-1", anonymous=True) as client:
         answer = await call(client, "auth", {"token": token()})
         assert answer["payload"]["code"] == "INVALID_TOKEN"
@@ -200,9 +202,7 @@ async def test_an_anonymous_user_cannot_become_somebody(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize(("removed", "code"), [(False, "USER_DISABLED"), (True, "USER_NOT_FOUND")])
-async def test_auth_looks_at_the_user(
-    autojump_clock: MockClock, *, removed: bool, code: str
-) -> None:
+async def test_auth_checks_the_user(autojump_clock: MockClock, *, removed: bool, code: str) -> None:
     store = ScriptedStore()
     async with open_server(store=store) as server, server.connect() as client:
         if removed:
@@ -218,7 +218,7 @@ async def test_auth_looks_at_the_user(
     assert client.ended is EndReason.USER_DISABLED
 
 
-async def test_auth_while_the_store_is_down_may_be_tried_again(
+async def test_auth_can_be_retried_after_the_store_was_unavailable(
     autojump_clock: MockClock,
 ) -> None:
     store = ScriptedStore()
@@ -231,7 +231,7 @@ async def test_auth_while_the_store_is_down_may_be_tried_again(
         assert (await call(client, "auth", {"token": token()}))["type"] == "auth_ok"
 
 
-async def test_a_store_that_does_not_answer_does_not_hold_the_reader_up(
+async def test_a_store_that_does_not_answer_does_not_block_the_reader(
     autojump_clock: MockClock,
 ) -> None:
     store = ScriptedStore()
@@ -240,8 +240,8 @@ async def test_a_store_that_does_not_answer_does_not_hold_the_reader_up(
         for n in range(BACKGROUND_REQUESTS):
             await client.send("auth", {"token": token()}, f"c-{n}")
         assert await client.sync() == []
-        refused = await call(client, "auth", {"token": token()})
-        assert refused["payload"]["code"] == "RATE_LIMIT_EXCEEDED"
+        refusal = await call(client, "auth", {"token": token()})
+        assert refusal["payload"]["code"] == "RATE_LIMIT_EXCEEDED"
         store.release()
         answers = [await client.expect("auth_ok") for _ in range(BACKGROUND_REQUESTS)]
         assert {a["correlation_id"] for a in answers} == {
@@ -254,7 +254,7 @@ async def test_a_store_that_does_not_answer_does_not_hold_the_reader_up(
 
 
 @pytest.mark.parametrize(("frame", "code"), BAD.values(), ids=BAD)
-async def test_a_bad_frame_gets_its_code_and_the_connection_lives(
+async def test_a_bad_frame_gets_its_error_code_and_the_connection_stays_open(
     autojump_clock: MockClock, frame: str | bytes, code: ErrorCode
 ) -> None:
     async with open_server() as server, server.connect() as client:
@@ -269,18 +269,18 @@ async def test_a_bad_frame_gets_its_code_and_the_connection_lives(
     assert "seq" not in error
 
 
-def test_every_code_of_a_bad_frame_is_tried() -> None:
+def test_every_code_of_a_bad_frame_is_tested() -> None:
     assert {code for _, code in BAD.values()} == BAD_FRAME
 
 
-async def test_a_bad_frame_s_correlation_id_comes_back(autojump_clock: MockClock) -> None:
+async def test_the_error_has_the_correlation_id_of_the_bad_frame(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         assert (await call(client, "nonsense"))["payload"]["code"] == "UNKNOWN_MESSAGE_TYPE"
         await client.send("user_message", {"content": "", "correlation_id": "c-2"})
         assert (await client.expect("error"))["correlation_id"] == "c-2"
 
 
-async def test_the_fifth_bad_frame_in_a_row_is_the_last(autojump_clock: MockClock) -> None:
+async def test_the_fifth_bad_frame_in_a_row_ends_the_connection(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         for n in range(6):
             await client.send("nonsense", None, f"c-{n}")
@@ -310,7 +310,9 @@ async def test_the_fifth_bad_frame_in_a_row_is_the_last(autojump_clock: MockCloc
         '{"type": "user_message", "payload": {"content": "x", "agent": "none"}}',
     ],
 )
-async def test_a_good_frame_starts_the_count_afresh(autojump_clock: MockClock, good: str) -> None:
+async def test_a_good_frame_resets_the_count_of_bad_frames(
+    autojump_clock: MockClock, good: str
+) -> None:
     async with open_server() as server, server.connect() as client:
         for _ in range(3):
             for _ in range(BAD_FRAMES - 1):
@@ -325,14 +327,14 @@ async def test_a_good_frame_starts_the_count_afresh(autojump_clock: MockClock, g
 # The rate of control frames.
 
 
-async def drain_bucket(client: Client) -> None:
-    """Use the burst up, at second 0."""
+async def use_burst(client: Client) -> None:
+    """Use all tokens of the burst."""
     for n in range(CONTROL_BURST):
         await client.send("ping", {"n": n})
         assert (await client.expect("pong"))["payload"] == {"n": n}
 
 
-async def refused(client: Client) -> Frame:
+async def expect_refusal(client: Client) -> Frame:
     error = await call(client, "ping")
     assert error["type"] == "error"
     assert error["payload"]["code"] == "RATE_LIMIT_EXCEEDED"
@@ -340,40 +342,40 @@ async def refused(client: Client) -> Frame:
     return error
 
 
-async def test_control_is_refused_at_exactly_one_beyond_the_burst(
+async def test_a_control_frame_is_refused_after_the_burst(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server() as server, server.connect() as client:
-        await drain_bucket(client)
-        for _ in range(2 * BAD_FRAMES):  # a refusal is no bad frame, and takes nothing
-            assert (await refused(client))["payload"]["retry_after_ms"] == 10
+        await use_burst(client)
+        for _ in range(2 * BAD_FRAMES):  # a refused frame is not a bad frame and uses no token
+            assert (await expect_refusal(client))["payload"]["retry_after_ms"] == 10
         await trio.sleep(1 / 64)  # exact in binary: 1.5625 frames
         assert (await call(client, "ping"))["type"] == "pong"
-        assert (await refused(client))["payload"]["retry_after_ms"] == 5
+        assert (await expect_refusal(client))["payload"]["retry_after_ms"] == 5
         await trio.sleep(2)
         for _ in range(200):
             assert (await call(client, "ping"))["type"] == "pong"
-        await refused(client)
+        await expect_refusal(client)
 
 
-async def test_ack_and_pong_are_neither_refused_nor_counted(autojump_clock: MockClock) -> None:
+async def test_ack_and_pong_are_not_refused_and_not_counted(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect(acknowledging=True) as client:
         for _ in range(2 * CONTROL_BURST):
             await client.send("ack", {"seq": 0})
             await client.send("pong")
-        await drain_bucket(client)
+        await use_burst(client)
         await client.send("ack", {"seq": 0})
         await client.send("pong")
-        await refused(client)  # the first answer there is
+        await expect_refusal(client)  # the first reply of all
 
 
-async def test_messages_are_not_counted_as_control(autojump_clock: MockClock) -> None:
+async def test_messages_are_not_counted_as_control_frames(autojump_clock: MockClock) -> None:
     async with open_server(max_message_rate=10_000) as server, server.connect() as client:
         for _ in range(20):
             await client.say("hello")
             await client.until("agent_completed")
-        await drain_bucket(client)
-        await refused(client)
+        await use_burst(client)
+        await expect_refusal(client)
         await client.say("hello")
         assert kinds(await client.until("agent_completed"))[0] == "message_confirmed"
         await client.send("agent_request", {"agent": "echo", "input": "hello"})
@@ -389,20 +391,22 @@ async def test_messages_are_not_counted_as_control(autojump_clock: MockClock) ->
         ("nonsense", None),
     ],
 )
-async def test_every_other_frame_is_counted(
+async def test_every_other_frame_is_counted_as_a_control_frame(
     autojump_clock: MockClock, kind: str, payload: Frame | None
 ) -> None:
     async with open_server() as server, server.connect() as client:
         await call(client, kind, payload)
         for _ in range(CONTROL_BURST - 1):
             assert (await call(client, "ping"))["type"] == "pong"
-        await refused(client)
+        await expect_refusal(client)
         assert (await call(client, kind, payload))["payload"]["code"] == "RATE_LIMIT_EXCEEDED"
 
 
-async def test_five_bad_frames_end_it_however_fast(autojump_clock: MockClock) -> None:
+async def test_five_bad_frames_beyond_the_rate_end_the_connection(
+    autojump_clock: MockClock,
+) -> None:
     async with open_server() as server, server.connect() as client:
-        await drain_bucket(client)
+        await use_burst(client)
         for _ in range(BAD_FRAMES):
             await client.send_raw("{")
         frames, close_code = await client.rest()
@@ -411,7 +415,7 @@ async def test_five_bad_frames_end_it_however_fast(autojump_clock: MockClock) ->
     assert close_code == 4400
 
 
-async def test_history_has_a_rate_of_its_own(autojump_clock: MockClock) -> None:
+async def test_history_requests_have_their_own_rate(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         request = {"thread_id": "none"}
         for _ in range(10):
@@ -428,15 +432,15 @@ async def test_history_has_a_rate_of_its_own(autojump_clock: MockClock) -> None:
 # Ack.
 
 
-async def numbered(server: Server, client: Client) -> int:
-    """Make the server say some numbered events; return the last number."""
+async def receive_events(server: Server, client: Client) -> int:
+    """Have a run, receive its events, and return the last number."""
     await client.say("hello")
     return int((await client.until("agent_completed"))[-1]["seq"])
 
 
-async def test_an_ack_is_not_answered_up_to_the_last_number(autojump_clock: MockClock) -> None:
+async def test_an_ack_up_to_the_last_number_gets_no_reply(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect(acknowledging=True) as client:
-        last = await numbered(server, client)
+        last = await receive_events(server, client)
         for seq in (0, 1, last, last, 1, 0):
             await client.send("ack", {"seq": seq}, "c-1")
         await assert_alive(client)
@@ -444,7 +448,7 @@ async def test_an_ack_is_not_answered_up_to_the_last_number(autojump_clock: Mock
 
 async def test_an_ack_above_the_last_number_is_a_bad_frame(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect(acknowledging=True) as client:
-        last = await numbered(server, client)
+        last = await receive_events(server, client)
         error = await call(client, "ack", {"seq": last + 1})
         assert error["payload"]["code"] == "VALIDATION_ERROR"
         assert error["payload"]["recoverable"] is True
@@ -457,14 +461,14 @@ async def test_an_ack_above_the_last_number_is_a_bad_frame(autojump_clock: MockC
     assert close_code == 4400
 
 
-async def test_an_ack_of_a_plain_client_is_ignored(autojump_clock: MockClock) -> None:
+async def test_an_ack_of_a_client_without_subprotocol_is_ignored(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         for seq in (0, 1, 10**12):
             await client.send("ack", {"seq": seq})
         await assert_alive(client)
 
 
-async def test_an_ack_lets_the_agent_go_on(autojump_clock: MockClock) -> None:
+async def test_an_ack_makes_room_for_the_agent(autojump_clock: MockClock) -> None:
     async def count(run: Run) -> None:
         for n in range(5):
             await run.emit(str(n))
@@ -476,9 +480,9 @@ async def test_an_ack_lets_the_agent_go_on(autojump_clock: MockClock) -> None:
         await client.say("go")
         frames = [await client.next() for _ in range(4)]
         assert kinds(frames)[1:] == ["agent_started", "partial_result", "partial_result"]
-        await assert_alive(client)  # the log has three and waits
+        await assert_alive(client)  # the log has three events, so the agent waits
         await client.send("ack", {"seq": frames[-1]["seq"]})
-        # The log was full when there was more, so what is left may come as one.
+        # The log was full, so the other deltas may be merged.
         *deltas, end = await client.until("agent_completed")
         assert set(kinds(deltas)) == {"partial_result"}
         assert "".join(delta["payload"]["content"] for delta in deltas) == "234"
@@ -488,7 +492,7 @@ async def test_an_ack_lets_the_agent_go_on(autojump_clock: MockClock) -> None:
 # Stop and history.
 
 
-async def test_a_run_that_is_not_there_cannot_be_stopped(autojump_clock: MockClock) -> None:
+async def test_an_unknown_run_cannot_be_stopped(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         error = await call(client, "stop_agent", {"run_id": "run_0"})
         assert error["payload"]["code"] == "RUN_NOT_FOUND"
@@ -506,11 +510,11 @@ async def test_a_run_is_stopped_from_another_connection_of_its_user_only(
         open_server(agents={"wait": wait}) as server,
         server.connect() as client,
         server.connect() as second,
-        server.connect("bob") as stranger,
+        server.connect("bob") as other_user,
     ):
         await client.say("go")
         run_id = (await client.until("partial_result"))[-1]["payload"]["run_id"]
-        error = await call(stranger, "stop_agent", {"run_id": run_id})
+        error = await call(other_user, "stop_agent", {"run_id": run_id})
         assert error["payload"]["code"] == "RUN_NOT_FOUND"
         await second.send("stop_agent", {"run_id": run_id})
         end = await client.expect("agent_completed")
@@ -520,7 +524,7 @@ async def test_a_run_is_stopped_from_another_connection_of_its_user_only(
         assert error["payload"]["code"] == "RUN_NOT_FOUND"
 
 
-async def test_history_is_fetched_beside_the_reader(autojump_clock: MockClock) -> None:
+async def test_history_is_fetched_in_the_background(autojump_clock: MockClock) -> None:
     store = ScriptedStore()
     async with open_server(store=store) as server, server.connect() as client:
         await client.say("hello", thread_id="main")
@@ -551,12 +555,14 @@ async def test_history_is_fetched_beside_the_reader(autojump_clock: MockClock) -
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "漢", "😀"])
-async def test_a_message_is_measured_in_bytes(autojump_clock: MockClock, letter: str) -> None:
-    filling = letter * 100
+async def test_the_size_of_a_message_is_measured_in_bytes(
+    autojump_clock: MockClock, letter: str
+) -> None:
+    correlation_id = letter * 100
     async with open_server() as server, server.connect() as client:
-        await client.send_raw(sized(SIZE, filling))
-        assert (await client.expect("pong"))["correlation_id"] == filling
-        await client.send_raw(sized(SIZE + 1, filling))
+        await client.send_raw(ping_of_size(SIZE, correlation_id))
+        assert (await client.expect("pong"))["correlation_id"] == correlation_id
+        await client.send_raw(ping_of_size(SIZE + 1, correlation_id))
         error = await client.error()
         assert error["code"] == "MESSAGE_TOO_LARGE"
         assert str(SIZE + 1) in error["error"]
@@ -564,7 +570,7 @@ async def test_a_message_is_measured_in_bytes(autojump_clock: MockClock, letter:
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "漢", "😀"])
-async def test_beyond_sixteen_times_that_the_connection_ends(
+async def test_a_message_beyond_sixteen_times_the_limit_ends_the_connection(
     autojump_clock: MockClock, letter: str
 ) -> None:
     text = letter * (HARD_SIZE // len(letter.encode()))
@@ -580,7 +586,7 @@ async def test_beyond_sixteen_times_that_the_connection_ends(
     assert client.ended is EndReason.TOO_BIG
 
 
-async def test_a_binary_frame_beyond_the_hard_limit_ends_it_too(
+async def test_a_binary_frame_beyond_the_hard_limit_ends_the_connection(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server() as server, server.connect() as client:

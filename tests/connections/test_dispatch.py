@@ -1,4 +1,4 @@
-"""The command dispatcher without a socket: a client is whatever can be replied to."""
+"""The command dispatcher, without a connection: the client only records the replies."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,15 +42,15 @@ COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
     StopAgent: (StopAgent(RunId("run_1")), ["RUN_NOT_FOUND"]),
     GetThreadHistory: (GetThreadHistory(ThreadId("t")), ["THREAD_NOT_FOUND"]),
 }
-"""A command of each kind, and the answers to it: types of messages, or codes of errors."""
+"""A command of each type, and its replies: types of messages, or error codes."""
 
 
 @define
-class Replies:
-    """A client that keeps its answers, with the correlation ids."""
+class RecordingClient:
+    """A client that records the replies, with their correlation ids."""
 
     identity: Identity
-    answers: list[tuple[str, str | None]] = field(factory=list)
+    replies: list[tuple[str, str | None]] = field(factory=list)
     ended: list[EndReason] = field(factory=list)
 
     def renew(self, identity: Identity) -> None:
@@ -60,24 +60,24 @@ class Replies:
         self.ended.append(reason)
         assert problem is not None
 
-    async def reply(self, message: Outbound, correlation_id: str | None = None) -> None:
+    async def send(self, message: Outbound, correlation_id: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
-        self.answers.append((message.TYPE, correlation_id))
+        self.replies.append((message.TYPE, correlation_id))
 
-    async def refuse(self, problem: Problem, correlation_id: str | None = None) -> None:
+    async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
-        self.answers.append((str(problem.code), correlation_id))
+        self.replies.append((str(problem.code), correlation_id))
 
 
 @asynccontextmanager
-async def dispatching() -> AsyncIterator[tuple[CommandDispatcher, Replies, Session]]:
+async def open_dispatcher() -> AsyncIterator[tuple[CommandDispatcher, RecordingClient, Session]]:
     """Open a dispatcher for a session without a connection."""
     async with open_server() as server, trio.open_nursery() as nursery:
         node = server.node
         identity = Identity(UserId("alice"), 1e12)
         user = node._users.get(identity.user_id, trio.current_time())
         session = node._new_session(user, identity, acknowledging=True)
-        client = Replies(identity)
+        client = RecordingClient(identity)
         services = node.services
         yield (
             CommandDispatcher(
@@ -95,37 +95,35 @@ async def dispatching() -> AsyncIterator[tuple[CommandDispatcher, Replies, Sessi
         nursery.cancel_scope.cancel()
 
 
-def test_there_is_a_command_of_each_kind() -> None:
+def test_the_table_has_a_command_of_each_type() -> None:
     assert set(COMMANDS) == set(INBOUND.values())
 
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.TYPE)
-async def test_each_command_is_answered_without_a_socket(
-    kind: type[Inbound], autojump_clock: MockClock
-) -> None:
-    command, answers = COMMANDS[kind]
-    async with dispatching() as (dispatcher, client, _):
+async def test_each_command_has_its_reply(kind: type[Inbound], autojump_clock: MockClock) -> None:
+    command, replies = COMMANDS[kind]
+    async with open_dispatcher() as (dispatcher, client, _):
         await dispatcher.dispatch(Frame(command, KEY))
         await trio.testing.wait_all_tasks_blocked()
-        assert client.answers == [(answer, KEY) for answer in answers]
+        assert client.replies == [(reply, KEY) for reply in replies]
         assert client.ended == []
 
 
-async def test_a_message_reaches_the_session(autojump_clock: MockClock) -> None:
-    async with dispatching() as (dispatcher, client, session):
+async def test_a_message_is_executed_by_the_session(autojump_clock: MockClock) -> None:
+    async with open_dispatcher() as (dispatcher, client, session):
         await dispatcher.dispatch(Frame(UserMessage("hello"), KEY))
         await trio.testing.wait_all_tasks_blocked()
         with session.attach() as feed:
             kinds = [entry.event.TYPE for entry in feed.take(max_bytes=100_000)]
         assert kinds[0] == "message_confirmed"
         assert kinds[-1] == "agent_completed"
-        assert client.answers == []
+        assert client.replies == []
 
 
 async def test_an_ack_of_a_number_that_was_never_sent_is_a_bad_frame(
     autojump_clock: MockClock,
 ) -> None:
-    async with dispatching() as (dispatcher, _, _):
+    async with open_dispatcher() as (dispatcher, _, _):
         with pytest.raises(BadFrame) as caught:
             await dispatcher.dispatch(Frame(Ack(1), KEY))
         assert caught.value.problem.code is ErrorCode.VALIDATION_ERROR

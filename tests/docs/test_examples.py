@@ -62,7 +62,7 @@ COMMANDS = (  # the first two commands that a reader types
 QUESTIONS = ("Tell me about Oslo", "And about Lima")  # the second one finds a history
 DEADLINE_MS = 20_000  # of virtual time: shorter than the interval in which a client has to answer
 NO_RUN = "no-run: "
-REAL_SECONDS = 10.0  # for an agent that uses a thread: a bound, not a wait
+REAL_SECONDS = 100.0  # for an agent that uses a thread: a bound, not a wait
 
 Fault = str
 

@@ -64,7 +64,7 @@ from netra_trio.server.request_head import HEAD_BYTES, HEAD_SECONDS
 from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
-from netra_trio.sessions.runner import RUNS_SIDE_BY_SIDE
+from netra_trio.sessions.runner import CONCURRENT_RUNS
 from netra_trio.sessions.transcript import RUNS_BYTES, Transcript
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, HISTORY_TEXT_BYTES
 
@@ -266,7 +266,7 @@ def octets(number: int) -> str:
 SETTINGS = {row.env: (row, getattr(Settings(), name)) for name, row in TABLE.items()}
 
 LIMITS: Mapping[str, str] = {  # those that are no setting
-    "active runs of a session": str(RUNS_SIDE_BY_SIDE),
+    "active runs of a session": str(CONCURRENT_RUNS),
     "messages of a session that wait to be recorded": str(INBOX_MESSAGES),
     "reserved places in the log of a session, two for each message": str(RESERVED_PLACES),
     "size of a frame, hard limit": octets(Settings().hard_message_size),

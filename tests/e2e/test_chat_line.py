@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.ports import HOST, kept_port
 from support.relay import relaying
-from support.server import Process, serving, sign, write_agents
+from support.server import STARTING, Process, serving, sign, write_agents
 from support.terminal import CTRL_C, CTRL_D, terminal
 
 NETRA = ("-m", "netra_trio")
@@ -25,6 +25,17 @@ netra_trio.cli.chat.ATTEMPTS = 3
 main()
 """
 QUICK = ("-c", QUICK_CHAT)
+# It reads its token when its modules are loaded, which may take longer than a short token is valid.
+LOADED = "loaded"
+READS_TOKEN = QUICK_CHAT.replace(
+    "main()\n",
+    f"""import sys
+print("{LOADED}", flush=True)
+sys.argv += ["--token", sys.stdin.readline().strip()]
+main()
+""",
+)
+VALID_SECONDS = 6
 LOST = "Not connected: the connection was lost. Trying until it is back; Ctrl-C quits."
 RESET = "Connected again; the server has lost this session and begun a new one."
 INTERRUPTED = "(interrupted: the server ended before the answer did; ask again)"
@@ -211,8 +222,10 @@ def test_the_server_restarts_with_another_secret(folder: Path) -> None:
 
 def test_the_token_expires(folder: Path) -> None:
     with serving(folder, agent("wait")) as server:
-        command = [*QUICK, "chat", "--url", server.url, "--token", sign(seconds=3), "hello"]
-        with Process(command, directory=folder, environ={}) as chat:
+        command = ["-c", READS_TOKEN, "chat", "--url", server.url, "hello"]
+        with Process(command, directory=folder, environ={}, typed=True) as chat:
+            chat.out.wait_for(lambda lines: LOADED in lines, STARTING)
+            chat.type(sign(seconds=VALID_SECONDS))
             assert chat.wait() == 1
             assert chat.err.lines == [
                 "the token has expired: start again with another one (--token)"

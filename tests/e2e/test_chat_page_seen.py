@@ -1,7 +1,6 @@
 """The chat page in a real browser: what one sees, hears and types while everything works."""
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -520,12 +519,10 @@ def test_the_policy_would_stop_a_script(browser: Browser, server: Server) -> Non
 
 
 def test_deep_output_does_not_break_the_page(page: Page) -> None:
-    started = time.monotonic()
     say(page, "deep")
     expect(answers(page)).to_contain_text("the end")
     say(page, "hello")
     expect(answers(page).last).to_contain_text("hello")
-    assert time.monotonic() - started < SOON
 
 
 # --- for everybody

@@ -49,11 +49,14 @@ main()
 SWITCHING = b"101 Switching Protocols\r\n"
 ORDINARY = b"200 OK\r\ncontent-length: 0\r\n"
 AGENTS = """
+from pathlib import Path
+
 import trio
 
 async def wait(run):
     await run.emit("waiting")
-    await trio.sleep_forever()
+    while not Path("go").exists():
+        await trio.sleep(0.01)
 """
 
 
@@ -287,11 +290,11 @@ def test_a_wrong_path(typed: Typed, server: Server) -> None:
 
 
 def test_no_answer(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netra_trio.cli.probe.TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("netra_trio.cli.probe.TIMEOUT_SECONDS", 2.0)
     with silent() as address:
         code, out = check(typed, address)
     assert code == 1
-    assert "nothing within 0.3 s" in wrong(out, "discovery")
+    assert "nothing within 2 s" in wrong(out, "discovery")
 
 
 # --- Proxies.
@@ -394,7 +397,9 @@ def test_a_clock_that_is_off(typed: Typed, tmp_path: Path, seconds: int) -> None
         assert code == 1
         shown = wrong(out, "clock")
         assert ("ahead of" if seconds > 0 else "behind") in shown
-        assert re.search("clock is (3599|3600|3601) s ", shown)
+        told = re.search(r"clock is (\d+) s ", shown)
+        assert told is not None
+        assert abs(int(told[1]) - 3600) < 60  # the answer may take a while on a busy machine
         code, out = check(typed, address, "--token", sign(seconds=60))
         assert code == 1
         if seconds > 0:
@@ -404,7 +409,9 @@ def test_a_clock_that_is_off(typed: Typed, tmp_path: Path, seconds: int) -> None
 
 def test_a_server_that_drains(typed: Typed, tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
-    with serving(tmp_path, "--agent", "outside_agents:wait") as server:
+    with serving(
+        tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="600000"
+    ) as server:
 
         async def check_while_draining() -> tuple[int, str]:
             async with server.connect("alice") as client:
@@ -412,7 +419,9 @@ def test_a_server_that_drains(typed: Typed, tmp_path: Path) -> None:
                 await client.until("partial_result")
                 server.process.popen.terminate()
                 await client.until("server_draining")
-                return await trio.to_thread.run_sync(check, typed, server.address)
+                found = await trio.to_thread.run_sync(check, typed, server.address)
+                (tmp_path / "go").touch()
+                return found
 
         code, out = trio.run(check_while_draining)
         assert code == 1

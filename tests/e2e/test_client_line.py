@@ -26,6 +26,7 @@ SENDERS = 3  # concurrent, each in a thread of its own
 MESSAGES = 15  # of each sender
 LIFE = (0.05, 0.5)  # seconds of a server from a connection to its kill
 BEYOND = 0.5  # seconds after the expiry of a token: by then the server would have closed
+VALID_SECONDS = 6  # of a token that expires during a test: a busy machine connects in time
 LONG = 4 * PATIENCE  # seconds: several servers start in one test, and other tests may run
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 
@@ -170,7 +171,7 @@ async def test_the_connection_is_cut_during_streams(folder: Path) -> None:
 
             async def restore_later() -> None:
                 await trace.wait_for("disconnected", len(trace.of("connected")))
-                relay.mend()
+                relay.restore()
 
             async with trio.open_nursery() as talks:
                 for number in range(TEXTS):
@@ -188,7 +189,7 @@ async def test_the_connection_is_cut_during_streams(folder: Path) -> None:
 async def test_a_silent_connection(folder: Path) -> None:
     text = "word after word " * 300
     with (
-        serving(folder, *WITH_AGENTS, WEBSOCKET_HEARTBEAT_INTERVAL="300") as server,
+        serving(folder, *WITH_AGENTS, WEBSOCKET_HEARTBEAT_INTERVAL="1000") as server,
         relaying(server.address) as relay,
         trio.fail_after(LONG),
     ):
@@ -336,7 +337,7 @@ async def test_an_expiring_token_is_renewed_in_place(folder: Path) -> None:
         asked += 1
         if asked > 1:
             return sign()
-        expires_at = int(time.time()) + 2
+        expires_at = int(time.time()) + VALID_SECONDS
         return sign(exp=expires_at)
 
     with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
@@ -360,7 +361,7 @@ async def test_a_token_that_expires_before_there_is_another(folder: Path) -> Non
             raise OSError("the login server is down")
         if expires_at:
             return sign()
-        expires_at = int(time.time()) + 2
+        expires_at = int(time.time()) + VALID_SECONDS
         return sign(exp=expires_at)
 
     with serving(folder, *WITH_AGENTS) as server, trio.fail_after(LONG):
@@ -405,7 +406,7 @@ async def test_a_server_that_drains(folder: Path) -> None:
     with (
         kept_port() as port,
         trio.fail_after(LONG),
-        serving(folder, *WITH_AGENTS, port=str(port), WEBSOCKET_DRAIN_TIMEOUT="2000") as server,
+        serving(folder, *WITH_AGENTS, port=str(port), WEBSOCKET_DRAIN_TIMEOUT="8000") as server,
     ):
         async with (
             connect(server.url, token=sign(), random=no_jitter) as client,

@@ -153,7 +153,7 @@ async def test_messages_of_a_disconnected_client_survive_it(folder: Path) -> Non
             assert client.end(signal.SIGKILL) == -signal.SIGKILL
             assert not reported(client, "confirmed")
         assert unsettled(folder) == [f"m-{number}" for number in range(5)]
-        relay.mend()
+        relay.restore()
         with client_of(folder, url, 5, 6) as client:
             client.type("")
             assert client.wait() == 0, client.err.text

@@ -31,8 +31,9 @@ THREADS = ["one", "two", "three"]
 ENDED = {"completed", "interrupted"}
 PAGE = 100  # messages of a page of history, the maximum
 CHUNK = 25  # messages that are sent again together: fewer than a session queues
-FOLLOWED_SECONDS = 25.0  # until the end of another server's run is sent: the longest pause is 10 s
-LOOK_SECONDS = 45.0  # until expired leases are found: each 10 s, but 30 s after a start
+# Bounds on a hang, in seconds.
+FOLLOWED_SECONDS = 100.0  # until the end of another server's run is sent: the longest pause is 10 s
+LOOK_SECONDS = 150.0  # until expired leases are found: each 10 s, but 30 s after a start
 
 LIMITS = {"WEBSOCKET_MAX_MESSAGE_RATE": "100000"}
 

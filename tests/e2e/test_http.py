@@ -43,11 +43,14 @@ PATHS = {
     "/ws/dev-token": ("POST", "OPTIONS"),
 }
 WAITING_AGENT = """
+from pathlib import Path
+
 import trio
 
 async def wait(run):
     await run.emit("waiting")
-    await trio.sleep_forever()
+    while not Path("go").exists():
+        await trio.sleep(0.01)
 """
 
 
@@ -276,7 +279,7 @@ def test_a_healthy_server(dev: Server, production: Server) -> None:
 async def test_a_draining_server_is_503(tmp_path: Path) -> None:
     write_agents(tmp_path, WAITING_AGENT)
     with serving(
-        tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="1500"
+        tmp_path, "--agent", "outside_agents:wait", WEBSOCKET_DRAIN_TIMEOUT="600000"
     ) as server:
         async with server.connect() as client:
             await client.say("wait")
@@ -288,6 +291,7 @@ async def test_a_draining_server_is_503(tmp_path: Path) -> None:
             assert answer.json()["checks"] == {"store": "ok"}
             assert server.http("HEAD", "/ws/health").status_code == 503
             assert server.http("GET", "/ws/config").status_code == 200
+            (tmp_path / "go").touch()
             await client.rest()
         assert await trio.to_thread.run_sync(server.process.wait) == 0
 

@@ -248,8 +248,8 @@ def test_a_foreign_page_gets_nothing(of_browser: Any, server: Server) -> None:
         assert page[name] == {"failed": "TypeError"}
     for name in ("by_ticket", "by_subprotocol", "by_query", "without", "failing"):
         assert (page[name]["opened"], page[name]["code"]) == (False, 1006)
-    refusals = [
-        line for line in server.process.logs("opening_refused") if line["origin"] == page["origin"]
-    ]
+    for path in ("/ws", "/ws/ticket"):
+        server.process.wait_log("opening_refused", origin=page["origin"], path=path)
+    refusals = server.process.logs("opening_refused", origin=page["origin"])
     assert {line["code"] for line in refusals} == {"ORIGIN_NOT_ALLOWED"}
     assert {line["path"] for line in refusals} == {"/ws", "/ws/ticket"}

@@ -34,12 +34,13 @@ from support.server import (
 PASSWORD = "the-password-of-the-database"
 DISK_MB = 48
 PAUSED_SECONDS = 5.0
-NOTICED = 10.0  # seconds until health reports an outage: a call may hang for 3 s, twice
-RECOVERED = 20.0  # seconds until the server has recovered: a killed database replays its log first
-ANSWERED = 5.0  # seconds for an answer to a message, which waits 3 s for the database
-TOLD = 2.0  # seconds from a run's end to its agent_completed during an outage
-SLACK = 2.0  # seconds more on a busy machine
+# Bounds on a hang, in seconds. What has to be in time has to be before the outage ends.
+NOTICED = 60.0  # until health reports an outage: a call may hang for 3 s, twice
+RECOVERED = 100.0  # until the server has recovered: a killed database replays its log first
+ANSWERED = 50.0  # for an answer to a message, which waits 3 s for the database
+TOLD = 50.0  # from a run's end to its agent_completed during an outage
 EXIT_SECONDS = 10.0
+BUSY_SECONDS = 6.0  # more on a busy machine: less than a second drain would take
 PAUSE = 0.02  # seconds between two messages of a client
 FILLING = 4000  # random bytes in each message, as hexadecimal digits: the table has to grow
 
@@ -234,7 +235,7 @@ class Talker:
         key = name if self.keyed else None
         while True:
             await client.say(lines_of(name), key, thread_id=self.user, agent="quick")
-            with trio.fail_after(ANSWERED + SLACK):
+            with trio.fail_after(ANSWERED):
                 answer = await client.next()
             if answer["type"] != "error":
                 break
@@ -245,7 +246,7 @@ class Talker:
             await trio.sleep(answer["payload"]["retry_after_ms"] / 1000)
         # A rejected message left its key free: it is no duplicate.
         assert (answer["type"], answer["payload"]["status"]) == ("message_confirmed", "accepted")
-        with trio.fail_after(ANSWERED + SLACK):
+        with trio.fail_after(ANSWERED):
             end = (await client.until("agent_completed"))[-1]["payload"]
         assert (end["status"], end["result"]) == ("completed", f"{name} done")
         self.completed[name] = answer["payload"]
@@ -311,7 +312,7 @@ class LongRun:
     async def end(self) -> None:
         """End the run; its client is told in time, also during the outage."""
         (self.folder / "go").touch()
-        with trio.fail_after(TOLD + SLACK):
+        with trio.fail_after(TOLD):
             await self.over.wait()
 
     def leave(self) -> None:
@@ -526,8 +527,8 @@ async def test_a_server_stops_without_its_database(
             assert code == 1012
             ends = [frame["payload"] for frame in frames if frame["type"] == "agent_completed"]
             assert [end["status"] for end in ends] == ["interrupted"]
-        assert await in_thread(server.process.wait, EXIT_SECONDS) == 0
-        assert time.monotonic() - told_at <= EXIT_SECONDS
+        assert await in_thread(server.process.wait) == 0
+        assert time.monotonic() - told_at <= EXIT_SECONDS + BUSY_SECONDS
     text = server.process.err.text
     assert PASSWORD not in text
     assert "Traceback" not in text

@@ -1,7 +1,4 @@
-"""The guide's connection tests, 1 to 5, from outside over real sockets.
-
-Left out: manual database session handling (5), which comes with storage.
-"""
+"""Acceptance tests of connections and authentication, over real sockets."""
 
 import base64
 from collections.abc import Iterator
@@ -91,7 +88,7 @@ async def test_jwt_authentication_flow_validation(server: Server, way: str) -> N
         assert hello["payload"]["user_id"] == "alice"
         assert client.socket.subprotocol == SUBPROTOCOL
 
-        # A new token renews the connection in place; a bad one, or another user's, does not.
+        # A new token replaces the old one; an invalid one or one of another user does not.
         await client.send("auth", {"token": sign("alice", seconds=7200)}, "a-1")
         renewed = await client.expect("auth_ok")
         assert renewed["correlation_id"] == "a-1"

@@ -1,6 +1,6 @@
-"""The guide's integration tests, 19 to 22, from outside over real sockets.
+"""Acceptance tests of discovery, a whole conversation and error recovery, over real sockets.
 
-Left out: frontend-backend message exchange (19), which comes with the web page.
+The exchange of messages with a browser is tested in `tests/e2e`.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 async def test_service_discovery_integration(server: Server) -> None:
-    # As a page does it: it knows nothing but the address it came from.
+    # As a page does, which knows only its own address.
     origin = ("Origin", "http://localhost:3000")
     base = f"http://{server.address}"
     config = server.http("GET", "/ws/config", [origin]).json()["websocket_config"]
@@ -62,7 +62,7 @@ async def test_service_discovery_integration(server: Server) -> None:
         assert payload["limits"] == config["connection_limits"]
         assert payload["features"] == config["features"]
         assert payload["heartbeat_interval"] == config["connection_limits"]["heartbeat_interval"]
-        # The limits that are told are the limits that hold.
+        # The reported limits are enforced.
         too_long = "x" * config["connection_limits"]["max_message_size"]
         await client.say(too_long)
         await client.error("MESSAGE_TOO_LARGE")
@@ -93,7 +93,7 @@ async def test_complete_chat_message_flow(server: Server) -> None:
         assert "84" in text
         await client.send("ack", {"seq": frames[-1]["seq"]})
 
-        # The same key again starts nothing, and tells how it ended.
+        # The same key again starts no run, and gets a copy of the end.
         await client.say("what is 12*(3+4)?", "chat-1", thread_id="chat")
         duplicate, copy = [await client.next() for _ in range(2)]
         assert duplicate["payload"]["status"] == "duplicate"
@@ -113,26 +113,26 @@ async def test_error_recovery_scenarios(tmp_path: Path) -> None:
     agents = [f"--agent=outside_agents:{name}" for name in ("flaky", "fail", "wait")]
     with serving(tmp_path, *agents) as server:
         async with server.connect() as client:
-            # An agent that may be tried again is.
+            # A retryable error is retried.
             await client.say("try", agent="flaky")
             frames = await client.until("agent_completed")
             attempts = [f["payload"]["attempt"] for f in frames if f["type"] == "agent_started"]
             assert attempts == [1, 2]
             assert frames[-1]["payload"]["result"] == "at last"
 
-            # One that fails says so, without saying too much.
+            # A failed run has an error without the text of the exception.
             await client.say("try", agent="fail")
             end = (await client.until("agent_completed"))[-1]["payload"]
             assert (end["status"], end["error"]["code"]) == ("failed", "AGENT_ERROR")
             assert end["error"]["error_id"]
             assert "never shown" not in str(end)
 
-            # One that takes too long is cut off.
+            # A run that takes too long is timed out.
             await client.say("try", agent="wait", deadline_ms=100)
             end = (await client.until("agent_completed"))[-1]["payload"]
             assert (end["status"], end["error"]["code"]) == ("timed_out", "AGENT_TIMEOUT")
 
-            # One that is stopped stops.
+            # A run can be stopped once.
             await client.say("try", agent="wait")
             delta = (await client.until("partial_result"))[-1]
             await client.send("stop_agent", {"run_id": delta["payload"]["run_id"]}, "stop")
@@ -141,7 +141,7 @@ async def test_error_recovery_scenarios(tmp_path: Path) -> None:
             await client.send("stop_agent", {"run_id": end["run_id"]}, "stop")
             await client.error("RUN_NOT_FOUND")
 
-            # A client that vanishes in the middle harms nobody, and its run ends.
+            # A client that disconnects during a run does not affect other clients.
             async with server.connect("bob") as other:
                 await other.say("try", agent="wait")
                 await other.until("partial_result")

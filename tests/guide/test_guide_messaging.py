@@ -1,4 +1,4 @@
-"""The guide's messaging tests, 6 to 10, from outside over real sockets."""
+"""Acceptance tests of messages, pings and errors, over real sockets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +61,7 @@ async def test_json_first_message_validation(server: Server, frame: str | bytes,
         await client.answers()
 
 
-async def test_validation_tells_the_path_and_what_came(server: Server) -> None:
+async def test_a_validation_error_has_the_path_and_the_value(server: Server) -> None:
     async with server.connect() as client:
         await client.send("user_message", {"content": 5})
         error = await client.error("VALIDATION_ERROR")
@@ -125,7 +125,7 @@ async def test_ping_pong_system_messages(server: Server) -> None:
         await client.send_raw('{"type": "ping"}')
         assert (await client.expect("pong")).get("payload", {}) == {}
         await client.send("pong", {})
-        await client.socket.ping(b"beat")  # the protocol's own, which returns when it is answered
+        await client.socket.ping(b"beat")  # a WebSocket ping, which returns when it is answered
         await client.answers()
 
 
@@ -147,7 +147,7 @@ async def test_error_message_format_validation(server: Server) -> None:
 async def test_malformed_message_handling(server: Server) -> None:
     bad = [frame for frame, _ in BAD_FRAMES[:BAD_IN_A_ROW]]
     async with server.connect() as client:
-        # A good frame starts the count afresh.
+        # A good frame resets the count of bad frames.
         for frame in bad[:-1]:
             await client.send_raw(frame)
         for _ in bad[:-1]:
@@ -162,7 +162,7 @@ async def test_malformed_message_handling(server: Server) -> None:
         assert frames[-1]["payload"]["recoverable"] is False
         assert code == 4400
 
-    # Beyond sixteen times the size there is no answer to every byte, but a close code.
+    # A frame beyond sixteen times the limit ends the connection.
     async with server.connect() as client:
         await client.send_raw("x" * (MAX_SIZE * 16))
         await client.error("MESSAGE_TOO_LARGE")

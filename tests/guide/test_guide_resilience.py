@@ -1,8 +1,6 @@
-"""The guide's resilience tests, 11 to 15, from outside over real sockets.
+"""Acceptance tests of resumes, errors, rate limits and concurrent connections, over real sockets.
 
-Left out: reconnection on network disconnect (11), which comes with resumable sessions, and message
-queuing during disconnection (13), which comes with the Python client. Until then a server says so:
-a resume gets the verdict `reset`.
+Queuing of messages during a disconnection is a feature of the client, tested in `tests/client`.
 """
 
 from collections.abc import Iterator
@@ -52,7 +50,7 @@ async def end_of(client: Client) -> Frame:
     return payload
 
 
-async def test_a_lost_connection_goes_on_where_it_was(server: Server) -> None:
+async def test_a_lost_connection_can_be_resumed(server: Server) -> None:
     config = server.http("GET", "/ws/config").json()["websocket_config"]
     assert config["features"]["resume"] is True
     assert config["connection_limits"]["resume_window"] == 120_000
@@ -113,7 +111,7 @@ async def test_rate_limiting_enforcement(tmp_path: Path) -> None:
         WEBSOCKET_BURST_QUEUE="2",
     ) as server:
         async with server.connect("alice") as one, server.connect("alice") as two:
-            # The limit is the user's, over all connections.
+            # The connections of a user share the limit.
             for client in (one, two, one):
                 await client.say("within the rate")
                 frames = await client.until("agent_completed")
@@ -130,7 +128,7 @@ async def test_rate_limiting_enforcement(tmp_path: Path) -> None:
             assert payload["recoverable"]
             assert 0 < payload["retry_after_ms"] <= 60_000
             assert str(3) in payload["error"]
-            # Control is not held up by it, nor is anybody else.
+            # Control frames and other users are not affected.
             await one.answers()
             async with server.connect("bob") as other:
                 await other.say("mine")
@@ -145,7 +143,7 @@ async def test_concurrent_connection_handling(server: Server) -> None:
             text = f"{name} {number}"
             await client.say(text, f"{name}-{number}")
             frames = await client.until("agent_completed")
-            # What is another's never shows here.
+            # No event of another connection is received.
             assert {frame["correlation_id"] for frame in frames} == {f"{name}-{number}"}
             assert frames[-1]["payload"]["result"] == text
             assert frames[-1]["seq"] == 4 * (number + 1)

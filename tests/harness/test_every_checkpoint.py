@@ -1,9 +1,9 @@
-"""One conversation, interrupted at every step of the server's tasks, one after the other.
+"""One conversation, interrupted at every step of the server's tasks.
 
-A Trio instrument counts the steps of every task of the server. At the n-th one the connection is
-hit: its host cancels it, the hub aborts it, its peer vanishes, or the whole server is cancelled.
-Then the same for n + 1, until the conversation ends without having been hit. After each of them
-nothing is left, and each run that was started has exactly one stored end.
+A Trio instrument counts the steps of all tasks of the server. At step n the connection is
+cancelled, aborted, cut or closed, or the whole server is cancelled. This is repeated for n + 1,
+until the conversation ends before step n. After each repetition no task and no state is left, and
+each run that was started has exactly one stored end.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,13 +18,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.agents.run import Run
 from netra_trio.errors import TransportClosed
 
-OF_THE_SERVER = ("netra_trio.", "support.memory.Server.start")  # the names of its tasks begin so
-STEPS_MAX = 1000  # far beyond what the conversation takes
-ROUNDS = ((0, 128 * 1024), (1, 300))  # seed of Trio's scheduling, bytes that the line holds
+SERVER_TASKS = ("netra_trio.", "support.memory.Server.start")  # prefixes of the names of its tasks
+STEPS_MAX = 1000  # far more than the conversation has
+ROUNDS = ((0, 128 * 1024), (1, 300))  # seed of Trio's scheduling, size of the buffer in bytes
 
 
-async def at_work(run: Run) -> str:
-    """Stream, use a tool, work side by side."""
+async def use_everything(run: Run) -> str:
+    """Emit text, call a tool, and start a task."""
     await run.think("hm")
     async with run.tool("clock", zone="UTC") as tool:
         await trio.sleep(0.1)
@@ -34,17 +34,17 @@ async def at_work(run: Run) -> str:
     return "done"
 
 
-async def quiet(run: Run) -> None:
-    """Emit a word and wait to be stopped."""
+async def wait_forever(run: Run) -> None:
+    """Emit a word and wait for a cancellation."""
     await run.emit("…")
     await trio.sleep_forever()
 
 
-AGENTS = {"at_work": at_work, "quiet": quiet}
+AGENTS = {"use_everything": use_everything, "wait_forever": wait_forever}
 
 
 async def converse(server: Server, client: Client) -> None:
-    """Use everything there is, up to the drain."""
+    """Use all commands, up to the drain."""
     await client.expect("connection_established")
     await client.send("auth", {"token": token()})
     await client.until("auth_ok")
@@ -53,9 +53,11 @@ async def converse(server: Server, client: Client) -> None:
     await client.send("ack", {"seq": 3})
     await client.say("hello", "key-1", thread_id="main")  # a duplicate
     await client.until("agent_completed")
-    await client.say("wait", "key-2", agent="quiet", thread_id="main")
+    await client.say("wait", "key-2", agent="wait_forever", thread_id="main")
     run_id = (await client.until("partial_result"))[-1]["payload"]["run_id"]
-    await client.say("wait", "key-3", agent="quiet", thread_id="main")  # behind the other
+    await client.say(
+        "wait", "key-3", agent="wait_forever", thread_id="main"
+    )  # waits for the other run
     await client.send("stop_agent", {"run_id": run_id})
     await client.until("partial_result")
     await client.send("get_thread_history", {"thread_id": "main"})
@@ -67,11 +69,13 @@ async def converse(server: Server, client: Client) -> None:
 
 
 @define(eq=False)
-class Hit(trio.abc.Instrument):
-    """Does something before the n-th step of the server's tasks.
+class ActAtStep(trio.abc.Instrument):
+    """Calls a function before a step of the server's tasks.
 
     Attributes:
-        steps: How many there have been.
+        step: The number of the step.
+        act: The function.
+        steps: The number of steps so far.
     """
 
     step: int
@@ -79,8 +83,8 @@ class Hit(trio.abc.Instrument):
     steps: int = field(default=0, init=False)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Count."""
-        if task.name.startswith(OF_THE_SERVER):
+        """Count the steps of the server."""
+        if task.name.startswith(SERVER_TASKS):
             self.steps += 1
             if self.steps == self.step:
                 self.act()
@@ -92,24 +96,24 @@ def abort(server: Server) -> None:
         connection.abort()
 
 
-HITS: dict[str, Callable[[Server, Client], object]] = {
-    "its host cancels it": lambda _, client: client.scope.cancel(),
-    "the hub aborts it": lambda server, _: abort(server),
-    "its peer vanishes": lambda _, client: client.line.cut(),
-    "its peer closes": lambda _, client: client.line.close(1001),
+ACTIONS: dict[str, Callable[[Server, Client], object]] = {
+    "cancelled": lambda _, client: client.scope.cancel(),
+    "aborted": lambda server, _: abort(server),
+    "cut": lambda _, client: client.peer.cut(),
+    "closed by the peer": lambda _, client: client.peer.close(1001),
 }
 
 
-async def interrupted_at(
-    step: int, hit: Callable[[Server, Client], object], buffer_bytes: int
+async def connection_ends_at(
+    step: int, act: Callable[[Server, Client], object], buffer_bytes: int
 ) -> bool:
-    """Converse, hit at this step; return whether it came to that."""
+    """Interrupt the conversation at this step; return whether the step was reached."""
     tasks_before = trio.lowlevel.current_statistics().tasks_living
     store = ScriptedStore()
     async with open_server(agents=AGENTS, store=store) as server:
         tasks = trio.lowlevel.current_statistics().tasks_living
         client = server.start(acknowledging=True, buffer_bytes=buffer_bytes)
-        instrument = Hit(step, lambda: hit(server, client))
+        instrument = ActAtStep(step, lambda: act(server, client))
         trio.lowlevel.add_instrument(instrument)
         try:
             await converse(server, client)
@@ -131,22 +135,22 @@ async def interrupted_at(
 
 
 def assert_ended(store: ScriptedStore) -> None:
-    """Assert that every run that was recorded has ended, once."""
+    """Assert that each recorded run has ended once."""
     assert set(store.started) <= set(store.recorded)
     assert set(store.ends) == set(store.recorded)
     assert set(store.ends.values()) <= {1}
     assert store.statistics()["runs"] == 0
 
 
-async def cancelled_at(step: int, buffer_bytes: int) -> bool:
-    """Converse, while the whole server is cancelled at this step; return whether it came to that.
+async def server_is_cancelled_at(step: int, buffer_bytes: int) -> bool:
+    """Cancel the whole server at this step; return whether the step was reached.
 
-    A run that had been recorded and not started is the next start's to end.
+    A run that was recorded and not started has no end: the next start of the server ends it.
     """
     tasks_before = trio.lowlevel.current_statistics().tasks_living
     store = ScriptedStore()
-    with trio.CancelScope() as all_of_it:
-        instrument = Hit(step, all_of_it.cancel)
+    with trio.CancelScope() as scope:
+        instrument = ActAtStep(step, scope.cancel)
         async with open_server(agents=AGENTS, store=store) as server:
             client = server.start(acknowledging=True, buffer_bytes=buffer_bytes)
             trio.lowlevel.add_instrument(instrument)
@@ -165,14 +169,14 @@ async def cancelled_at(step: int, buffer_bytes: int) -> bool:
     return instrument.steps >= step
 
 
-def at_every_step(interrupted: Callable[[int, int], Awaitable[bool]]) -> None:
-    """Interrupt each step, in some orders of tasks and with a line that holds much or little."""
+def at_every_step(run_until: Callable[[int, int], Awaitable[bool]]) -> None:
+    """Interrupt at each step, with two orders of tasks and two sizes of the buffer."""
     scheduling = trio._core._run
     for seed, buffer_bytes in ROUNDS:
         for step in range(1, STEPS_MAX):
-            scheduling._r.seed(seed)  # the same order in each run, so that a step is the same one
+            scheduling._r.seed(seed)  # the same order of steps each time
             clock = MockClock(autojump_threshold=0)
-            if not trio.run(interrupted, step, buffer_bytes, clock=clock):
+            if not trio.run(run_until, step, buffer_bytes, clock=clock):
                 assert step > 100
                 break
         else:
@@ -180,18 +184,18 @@ def at_every_step(interrupted: Callable[[int, int], Awaitable[bool]]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make Trio's scheduling depend on nothing but its seed."""
+def deterministic_scheduling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make Trio's scheduling depend only on its seed."""
     monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
 
 
-@pytest.mark.parametrize("hit", HITS.values(), ids=HITS)
-def test_a_connection_is_hit_at_every_step(hit: Callable[[Server, Client], object]) -> None:
-    async def hit_at(step: int, buffer_bytes: int) -> bool:
-        return await interrupted_at(step, hit, buffer_bytes)
+@pytest.mark.parametrize("act", ACTIONS.values(), ids=ACTIONS)
+def test_a_connection_can_end_at_every_step(act: Callable[[Server, Client], object]) -> None:
+    async def act_at(step: int, buffer_bytes: int) -> bool:
+        return await connection_ends_at(step, act, buffer_bytes)
 
-    at_every_step(hit_at)
+    at_every_step(act_at)
 
 
-def test_the_server_is_cancelled_at_every_step() -> None:
-    at_every_step(cancelled_at)
+def test_the_server_can_be_cancelled_at_every_step() -> None:
+    at_every_step(server_is_cancelled_at)

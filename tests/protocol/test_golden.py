@@ -1,7 +1,7 @@
-"""The wire examples that other clients' tests read too: what is in them is what happens here.
+"""The examples of frames, which the tests of other clients read too: they agree with the codec.
 
-Each file is a list of `{name, frame, valid, code?}`. A `frame` that is a string is the frame's text
-as it stands, everything else is the frame's JSON. `code` is the error's.
+Each file is a list of `{name, frame, valid, code?}`. A `frame` that is a string is the text of a
+frame; any other is its JSON. `code` is the code of the error.
 """
 
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_the_client_examples_are_complete() -> None:
     assert all(set(example) <= {"name", "frame", "valid", "code"} for example in INBOUND_EXAMPLES)
     valid = {example["frame"]["type"] for example in INBOUND_EXAMPLES if example["valid"]}
     assert valid == set(INBOUND)
-    # A frame's size is a setting, so no example is too large.
+    # The maximum size is a setting, so there is no example of a frame that is too large.
     codes = {example["code"] for example in INBOUND_EXAMPLES if not example["valid"]}
     assert codes == {str(code) for code in BAD_FRAME - {ErrorCode.MESSAGE_TOO_LARGE}}
 

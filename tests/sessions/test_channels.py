@@ -1,7 +1,7 @@
-"""The channels between the tasks: each is a memory channel with the bound that the docs state.
+"""The channels between the tasks: each is a memory channel with its documented bound.
 
 Every channel in the table "Tasks and channels" of docs/architecture.md is filled to its bound here,
-and asked for one more.
+and gets one item more.
 """
 
 from collections.abc import Awaitable, Callable
@@ -30,12 +30,12 @@ BOUNDS = {
     "control": f"{CONTROL_FRAMES} frames",
     "large replies": f"{LARGE_REPLIES} replies",
 }
-"""The channels by their name in the table, and their bounds as it states them."""
+"""The names of the channels in the table, and their bounds."""
 
 
 @define
 class Source:
-    """The events of one session, as a feed sees them: a log, and whether the feed is attached."""
+    """The source of a feed: a log, and whether the feed is attached."""
 
     log: EventLog
     is_attached: bool = True
@@ -65,8 +65,8 @@ def frame(number: int) -> bytes:
     return b"frame %d" % number
 
 
-async def waits(function: Callable[[], Awaitable[object]]) -> bool:
-    """Return whether awaiting what `function` returns has to wait."""
+async def must_wait(function: Callable[[], Awaitable[object]]) -> bool:
+    """Return whether the awaitable of a function has to wait."""
     with trio.move_on_after(1) as scope:
         await function()
     return scope.cancelled_caught
@@ -93,7 +93,7 @@ def test_each_channel_is_a_memory_channel_with_its_bound(source: Source) -> None
 # The inbox.
 
 
-async def test_the_inbox_takes_its_bound_and_refuses_one_more() -> None:
+async def test_the_inbox_accepts_its_bound_and_refuses_one_message_more() -> None:
     inbox = Inbox()
     assert all(inbox.offer(work(number)) for number in range(INBOX_MESSAGES))
     assert not inbox.offer(work(-1))
@@ -104,7 +104,9 @@ async def test_the_inbox_takes_its_bound_and_refuses_one_more() -> None:
     assert received == [work(number) for number in range(1, INBOX_MESSAGES + 1)]
 
 
-async def test_a_closed_inbox_gives_what_it_has_and_then_ends(autojump_clock: MockClock) -> None:
+async def test_the_messages_of_a_closed_inbox_are_received_before_its_end(
+    autojump_clock: MockClock,
+) -> None:
     inbox = Inbox()
     inbox.offer(work(0))
     inbox.close()
@@ -113,7 +115,7 @@ async def test_a_closed_inbox_gives_what_it_has_and_then_ends(autojump_clock: Mo
     assert await inbox.receive() is None
 
 
-async def test_closing_an_empty_inbox_ends_the_task_that_waits(autojump_clock: MockClock) -> None:
+async def test_closing_an_empty_inbox_ends_the_waiting_task(autojump_clock: MockClock) -> None:
     inbox = Inbox()
     inbox.open()
     ended: list[Work | None] = []
@@ -130,12 +132,12 @@ async def test_closing_an_empty_inbox_ends_the_task_that_waits(autojump_clock: M
     assert await inbox.receive() == work(1)
 
 
-async def test_cancelling_the_receiver_of_the_inbox_loses_nothing(
+async def test_cancelling_the_receiver_of_the_inbox_loses_no_message(
     autojump_clock: MockClock,
 ) -> None:
     inbox = Inbox()
     inbox.open()
-    assert await waits(inbox.receive)
+    assert await must_wait(inbox.receive)
     inbox.offer(work(0))
     assert await inbox.receive() == work(0)
 
@@ -143,20 +145,20 @@ async def test_cancelling_the_receiver_of_the_inbox_loses_nothing(
 # The feed.
 
 
-async def test_the_feed_takes_its_bound_and_one_more_event_waits(
+async def test_the_feed_accepts_its_bound_and_one_event_more_waits(
     source: Source, autojump_clock: MockClock
 ) -> None:
     feed = EventFeed(source)
     for number in range(FEED_EVENTS):
         assert feed.push(source.log.append(number, 1))
-    beyond = source.log.append("beyond", 1)
-    assert not feed.push(beyond)
-    assert await waits(lambda: feed.push_when_possible(beyond))
+    extra = source.log.append("extra", 1)
+    assert not feed.push(extra)
+    assert await must_wait(lambda: feed.wait_to_push(extra))
     assert [e.event for e in feed.take(max_bytes=1)] == [0]
-    await feed.push_when_possible(beyond)  # there is a place now
+    await feed.wait_to_push(extra)  # there is room now
 
 
-async def test_what_found_the_feed_full_is_taken_in_order_all_the_same(
+async def test_events_appended_while_the_feed_is_full_are_taken_in_order(
     source: Source, autojump_clock: MockClock
 ) -> None:
     feed = EventFeed(source)
@@ -170,7 +172,7 @@ async def test_what_found_the_feed_full_is_taken_in_order_all_the_same(
     assert all(feed.push(source.log.append("more", 1)) for _ in range(FEED_EVENTS))
 
 
-async def test_events_that_wait_for_the_feed_are_in_it_in_order(
+async def test_events_that_wait_for_the_feed_enter_it_in_order(
     source: Source, autojump_clock: MockClock
 ) -> None:
     feed = EventFeed(source)
@@ -179,7 +181,7 @@ async def test_events_that_wait_for_the_feed_are_in_it_in_order(
     async def push(number: int) -> None:
         entry = source.log.append(number, 1)
         if not feed.push(entry):
-            await feed.push_when_possible(entry)
+            await feed.wait_to_push(entry)
         pushed.append(number)
 
     async with trio.open_nursery() as nursery:
@@ -194,14 +196,14 @@ async def test_events_that_wait_for_the_feed_are_in_it_in_order(
     assert [entry.event for entry in taken] == list(range(FEED_EVENTS + 3))
 
 
-async def test_closing_the_feed_frees_the_agents_and_ends_the_writer(
+async def test_closing_the_feed_wakes_the_agents_and_ends_the_writer(
     source: Source, autojump_clock: MockClock
 ) -> None:
     feed = EventFeed(source)
     while feed.push(entry := source.log.append("x", 1)):
         pass
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed.push_when_possible, entry)
+        nursery.start_soon(feed.wait_to_push, entry)
         await trio.testing.wait_all_tasks_blocked()
         feed.close()
     with pytest.raises(trio.EndOfChannel):
@@ -210,7 +212,7 @@ async def test_closing_the_feed_frees_the_agents_and_ends_the_writer(
     assert source.has_pending
 
 
-async def test_a_socket_that_was_replaced_gets_no_event(source: Source) -> None:
+async def test_a_replaced_connection_gets_no_event(source: Source) -> None:
     feed = EventFeed(source)
     feed.push(source.log.append("x", 1))
     source.is_attached = False
@@ -222,7 +224,7 @@ async def test_cancelling_the_writer_loses_no_event(
     source: Source, autojump_clock: MockClock
 ) -> None:
     feed = EventFeed(source)
-    assert await waits(feed.wait)
+    assert await must_wait(feed.wait)
     feed.push(source.log.append("x", 1))
     await feed.wait()
     assert [entry.event for entry in feed.take(max_bytes=100)] == ["x"]
@@ -231,14 +233,14 @@ async def test_cancelling_the_writer_loses_no_event(
 # Control frames and large replies.
 
 
-async def test_control_takes_its_bound_and_one_more_frame_waits(
+async def test_the_control_channel_accepts_its_bound_and_one_frame_more_waits(
     source: Source, autojump_clock: MockClock
 ) -> None:
     outgoing = Outgoing(EventFeed(source))
     for number in range(CONTROL_FRAMES):
         assert outgoing.offer(frame(number))
     assert not outgoing.offer(frame(-1))
-    assert await waits(lambda: outgoing.put(frame(-1)))
+    assert await must_wait(lambda: outgoing.put(frame(-1)))
     assert outgoing.statistics() == {"control": CONTROL_FRAMES, "large": 0}
     await outgoing.wait()
     assert outgoing.take_control() == [frame(number) for number in range(CONTROL_FRAMES)]
@@ -246,7 +248,7 @@ async def test_control_takes_its_bound_and_one_more_frame_waits(
     assert outgoing.take_control() == [frame(64)]
 
 
-async def test_a_full_feed_does_not_hold_up_control(source: Source) -> None:
+async def test_a_full_feed_does_not_delay_control_frames(source: Source) -> None:
     feed = EventFeed(source)
     outgoing = Outgoing(feed)
     while feed.push(source.log.append("x", 1)):
@@ -290,14 +292,14 @@ async def test_each_large_reply_waits_for_the_writer(
 
 
 @pytest.mark.parametrize("size", [CONTROL_BYTES, CONTROL_BYTES + 1])
-async def test_the_size_from_which_a_reply_is_large(
+async def test_a_reply_above_the_size_of_a_control_frame_is_large(
     source: Source, size: int, autojump_clock: MockClock
 ) -> None:
     outgoing = Outgoing(EventFeed(source))
-    assert await waits(lambda: outgoing.put(b"x" * size)) is (size > CONTROL_BYTES)
+    assert await must_wait(lambda: outgoing.put(b"x" * size)) is (size > CONTROL_BYTES)
 
 
-async def test_closing_gives_what_is_left_and_drops_what_comes_later(
+async def test_closing_keeps_earlier_frames_and_drops_later_ones(
     source: Source, autojump_clock: MockClock
 ) -> None:
     outgoing = Outgoing(EventFeed(source))
@@ -307,7 +309,7 @@ async def test_closing_gives_what_is_left_and_drops_what_comes_later(
             nursery.start_soon(outgoing.put, b"full")
         nursery.start_soon(outgoing.put, b"x" * (CONTROL_BYTES + 1))
         await trio.testing.wait_all_tasks_blocked()
-        outgoing.close()  # frees the tasks that wait
+        outgoing.close()  # wakes the waiting tasks
     with pytest.raises(trio.EndOfChannel):
         await outgoing.wait()
     left = outgoing.take_control()

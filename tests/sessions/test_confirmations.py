@@ -1,4 +1,4 @@
-"""What a client hears about its message: accepted, queued, duplicate, or why not."""
+"""The confirmation of a message: accepted, queued or duplicate, or an error."""
 
 from typing import Any
 
@@ -19,21 +19,21 @@ async def shout(run: Run) -> str:
     return run.content.upper()
 
 
-async def second(run: Run) -> str:
-    """Take a second of virtual time."""
+async def one_second(run: Run) -> str:
+    """Run for a second."""
     await trio.sleep(1)
     return run.content
 
 
-async def confirmed(client: Client, content: str, key: str | None = None, **payload: Any) -> Frame:
-    """Say something and return the confirmation's payload."""
+async def say(client: Client, content: str, key: str | None = None, **payload: Any) -> Frame:
+    """Send a message and return the payload of its confirmation."""
     await client.say(content, key, **payload)
-    told: Frame = (await client.expect("message_confirmed"))["payload"]
-    return told
+    confirmed: Frame = (await client.expect("message_confirmed"))["payload"]
+    return confirmed
 
 
-async def nothing_more(client: Client) -> None:
-    """Make sure that nothing is on its way: what comes next is the answer to a ping."""
+async def assert_no_frame(client: Client) -> None:
+    """Check that the next frame is the reply to a ping, so no other frame was sent."""
     await trio.testing.wait_all_tasks_blocked()
     await client.send("ping", {"fence": 1})
     assert (await client.expect("pong"))["payload"] == {"fence": 1}
@@ -42,29 +42,34 @@ async def nothing_more(client: Client) -> None:
 async def test_a_message_is_accepted_before_its_run_starts(autojump_clock: MockClock) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         await client.say("hello", "k")
-        told, *events = await client.until("agent_completed")
-    assert told["type"] == "message_confirmed"
+        confirmed, *events = await client.until("agent_completed")
+    assert confirmed["type"] == "message_confirmed"
     assert kinds(events) == ["agent_started", "partial_result", "agent_completed"]
-    assert told["correlation_id"] == "k"
-    payload = told["payload"]
+    assert confirmed["correlation_id"] == "k"
+    payload = confirmed["payload"]
     assert set(payload) == {"message_id", "run_id", "thread_id", "status"}
     assert payload["status"] == "accepted"
     assert {event["payload"]["run_id"] for event in events} == {payload["run_id"]}
     assert events[0]["payload"]["thread_id"] == payload["thread_id"]
 
 
-async def test_messages_behind_a_run_are_queued_with_their_position(
+async def test_messages_of_a_busy_thread_are_queued_with_their_position(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server(agents={"second": second}) as server, server.connect() as client:
+    async with open_server(agents={"one_second": one_second}) as server, server.connect() as client:
         for number in range(4):
             await client.say(f"message {number}", f"k{number}")
         frames: list[Frame] = []
         for _ in range(4):
             frames += await client.until("agent_completed")
-    told = [frame["payload"] for frame in frames if frame["type"] == "message_confirmed"]
-    assert [payload["status"] for payload in told] == ["accepted", "queued", "queued", "queued"]
-    assert [payload.get("position") for payload in told] == [None, 1, 2, 3]
+    confirmed = [frame["payload"] for frame in frames if frame["type"] == "message_confirmed"]
+    assert [payload["status"] for payload in confirmed] == [
+        "accepted",
+        "queued",
+        "queued",
+        "queued",
+    ]
+    assert [payload.get("position") for payload in confirmed] == [None, 1, 2, 3]
     ends = [frame for frame in frames if frame["type"] == "agent_completed"]
     assert [end["correlation_id"] for end in ends] == ["k0", "k1", "k2", "k3"]
     assert [end["payload"]["result"] for end in ends] == [f"message {n}" for n in range(4)]
@@ -72,110 +77,114 @@ async def test_messages_behind_a_run_are_queued_with_their_position(
 
 
 async def test_a_queued_message_is_confirmed_once(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"second": second}) as server, server.connect() as client:
+    async with open_server(agents={"one_second": one_second}) as server, server.connect() as client:
         await client.say("first", "k1")
-        await client.say("second", "k2")
+        await client.say("one_second", "k2")
         frames = [*await client.until("agent_completed"), *await client.until("agent_completed")]
     confirmations = [f["correlation_id"] for f in frames if f["type"] == "message_confirmed"]
     assert confirmations == ["k1", "k2"]
 
 
-async def test_the_same_key_again_in_the_session_starts_nothing(
+async def test_a_key_that_was_used_in_the_session_starts_no_run(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server(agents={"second": second}) as server, server.connect() as client:
-        first = await confirmed(client, "hello", "k")
+    async with open_server(agents={"one_second": one_second}) as server, server.connect() as client:
+        first = await say(client, "hello", "k")
         await client.expect("agent_started")
-        again = await confirmed(client, "hello", "k")
+        again = await say(client, "hello", "k")
         assert again == {**first, "status": "duplicate", "run_status": "running"}
         end = await client.expect("agent_completed")
         assert end["payload"]["run_id"] == first["run_id"]
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
-async def test_a_duplicate_of_a_waiting_message_says_queued(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"second": second}) as server, server.connect() as client:
-        await confirmed(client, "first", "k1")
+async def test_a_duplicate_of_a_waiting_message_has_the_status_queued(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server(agents={"one_second": one_second}) as server, server.connect() as client:
+        await say(client, "first", "k1")
         await client.expect("agent_started")
-        waiting = await confirmed(client, "second", "k2")
-        again = await confirmed(client, "second", "k2")
+        waiting = await say(client, "one_second", "k2")
+        again = await say(client, "one_second", "k2")
         assert (again["run_id"], again["run_status"]) == (waiting["run_id"], "queued")
         frames = [*await client.until("agent_completed"), *await client.until("agent_completed")]
         assert kinds(frames) == ["agent_completed", "agent_started", "agent_completed"]
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
 class LateStart(MemoryStore):
-    """A store that learns of the start of runs behind, as an SQL store does."""
+    """A store that records the start of a run later, as an SQL store does."""
 
     def start_run(self, run_id: RunId) -> None:
-        """Keep the run as it is: the write is still on its way."""
+        """Do nothing: the start is not written yet."""
 
 
-async def test_a_duplicate_right_after_the_start_says_running(autojump_clock: MockClock) -> None:
-    agents = {"second": second}
+async def test_a_duplicate_right_after_the_start_has_the_status_running(
+    autojump_clock: MockClock,
+) -> None:
+    agents = {"one_second": one_second}
     async with (
         open_server(agents=agents, store=LateStart()) as server,
         server.connect() as client,
         server.connect() as other,
     ):
-        first = await confirmed(client, "hello", "k", thread_id="t")
+        first = await say(client, "hello", "k", thread_id="t")
         await client.expect("agent_started")
-        for asker in (client, other):  # in the run's session, and in another one of the user
-            again = await confirmed(asker, "hello", "k", thread_id="t")
+        for asker in (client, other):  # in the session of the run, and in another one of the user
+            again = await say(asker, "hello", "k", thread_id="t")
             assert again == {**first, "status": "duplicate", "run_status": "running"}
 
 
-async def test_after_the_end_a_duplicate_gets_a_copy_of_it_at_once(
+async def test_a_duplicate_after_the_end_gets_a_copy_of_the_end_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         await client.say("hello", "k")
         frames = await client.until("agent_completed")
         for _ in range(2):
-            again = await confirmed(client, "hello", "k")
+            again = await say(client, "hello", "k")
             copy = await client.expect("agent_completed")
             assert again["status"] == "duplicate"
             assert again["run_status"] == "completed"
             assert copy["payload"] == frames[-1]["payload"]
             assert copy["correlation_id"] == "k"
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
 @pytest.mark.parametrize("acknowledging", [False, True])
-async def test_another_session_of_the_user_hears_the_end_when_it_comes(
+async def test_a_duplicate_in_another_session_gets_the_end_when_the_run_ends(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
     async with (
-        open_server(agents={"second": second}) as server,
+        open_server(agents={"one_second": one_second}) as server,
         server.connect() as owner,
         server.connect(acknowledging=acknowledging) as other,
     ):
-        first = await confirmed(owner, "hello", "k")
+        first = await say(owner, "hello", "k")
         await owner.expect("agent_started")
         await trio.sleep(0.5)
-        again = await confirmed(other, "hello", "k")
+        again = await say(other, "hello", "k")
         assert again == {**first, "status": "duplicate", "run_status": "running"}
         copy = await other.expect("agent_completed")
         assert trio.current_time() == 1
         assert copy["seq"] == 2
         assert copy["payload"] == (await owner.expect("agent_completed"))["payload"]
-        await nothing_more(owner)
-        await nothing_more(other)
+        await assert_no_frame(owner)
+        await assert_no_frame(other)
 
 
-async def test_another_session_hears_the_end_of_a_run_that_was_stopped_while_it_waited(
+async def test_a_duplicate_in_another_session_gets_the_end_of_a_stopped_waiting_run(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"second": second}) as server,
+        open_server(agents={"one_second": one_second}) as server,
         server.connect() as owner,
         server.connect() as other,
     ):
-        await confirmed(owner, "first", "k1", thread_id="t")
+        await say(owner, "first", "k1", thread_id="t")
         await owner.expect("agent_started")
-        run_id = (await confirmed(owner, "second", "k2", thread_id="t"))["run_id"]
-        again = await confirmed(other, "second", "k2", thread_id="t")
+        run_id = (await say(owner, "one_second", "k2", thread_id="t"))["run_id"]
+        again = await say(other, "one_second", "k2", thread_id="t")
         assert again["run_status"] == "queued"
         await other.send("stop_agent", {"run_id": run_id})
         for client in (owner, other):
@@ -183,7 +192,7 @@ async def test_another_session_hears_the_end_of_a_run_that_was_stopped_while_it_
             assert end == {"run_id": run_id, "status": "cancelled", "duration_ms": 0}
 
 
-async def test_after_the_end_another_session_gets_the_copy_at_once(
+async def test_a_duplicate_in_another_session_after_the_end_gets_the_copy_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server(agents={"shout": shout}) as server:
@@ -191,34 +200,34 @@ async def test_after_the_end_another_session_gets_the_copy_at_once(
             await owner.say("hello", "k")
             frames = await owner.until("agent_completed")
         async with server.connect() as other:
-            again = await confirmed(other, "hello", "k")
+            again = await say(other, "hello", "k")
             assert again["run_id"] == frames[0]["payload"]["run_id"]
             assert (await other.expect("agent_completed"))["payload"] == frames[-1]["payload"]
-            await nothing_more(other)
+            await assert_no_frame(other)
 
 
-async def test_a_session_that_is_gone_does_not_disturb_the_end_it_waited_for(
+async def test_a_run_ends_after_the_session_of_its_duplicate_has_ended(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"second": second}) as server,
+        open_server(agents={"one_second": one_second}) as server,
         server.connect() as owner,
     ):
-        await confirmed(owner, "hello", "k")
+        await say(owner, "hello", "k")
         async with server.connect() as other:
-            assert (await confirmed(other, "hello", "k"))["status"] == "duplicate"
+            assert (await say(other, "hello", "k"))["status"] == "duplicate"
         end = (await owner.until("agent_completed"))[-1]
         assert end["payload"]["status"] == "completed"
 
 
-async def test_another_users_key_is_another_key(autojump_clock: MockClock) -> None:
+async def test_keys_are_separate_for_each_user(autojump_clock: MockClock) -> None:
     async with (
         open_server(agents={"shout": shout}) as server,
         server.connect("alice") as alice,
         server.connect("bob") as bob,
     ):
-        hers = await confirmed(alice, "hello", "k")
-        his = await confirmed(bob, "something else", "k")
+        hers = await say(alice, "hello", "k")
+        his = await say(bob, "something else", "k")
         assert (hers["status"], his["status"]) == ("accepted", "accepted")
         assert hers["run_id"] != his["run_id"]
         assert (await bob.until("agent_completed"))[-1]["payload"]["result"] == "SOMETHING ELSE"
@@ -234,7 +243,7 @@ OTHER_CONTENT: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "payload"), OTHER_CONTENT)
-async def test_the_same_key_with_other_content_is_refused_at_its_path(
+async def test_the_same_key_with_other_content_is_refused_with_its_path(
     autojump_clock: MockClock, kind: str, payload: dict[str, Any]
 ) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
@@ -246,18 +255,20 @@ async def test_the_same_key_with_other_content_is_refused_at_its_path(
         assert refusal["payload"]["code"] == "VALIDATION_ERROR"
         assert refusal["payload"]["error"].startswith("$.correlation_id: expected ")
         assert refusal["payload"]["recoverable"] is True
-        # The first message still stands.
-        assert (await confirmed(client, "hello", "k"))["status"] == "duplicate"
+        # The first message is still the one with the key.
+        assert (await say(client, "hello", "k"))["status"] == "duplicate"
         await client.expect("agent_completed")
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
-async def test_requests_are_told_apart_by_agent_and_input(autojump_clock: MockClock) -> None:
-    agents = {"shout": shout, "second": second}
+async def test_requests_with_the_same_key_are_compared_by_agent_and_input(
+    autojump_clock: MockClock,
+) -> None:
+    agents = {"shout": shout, "one_second": one_second}
     request = {"agent": "shout", "input": {"a": 1, "b": 2}}
     same = {"agent": "shout", "input": {"b": 2, "a": 1}}
     others = [
-        {"agent": "second", "input": {"a": 1, "b": 2}},
+        {"agent": "one_second", "input": {"a": 1, "b": 2}},
         {"agent": "shout", "input": {"a": 1, "b": 3}},
         {"agent": "shout", "input": '{"a":1,"b":2}'},
         {"agent": "shout", "input": {"a": 1, "b": 2}, "thread_id": "t"},
@@ -273,29 +284,29 @@ async def test_requests_are_told_apart_by_agent_and_input(autojump_clock: MockCl
         assert again["payload"]["status"] == "duplicate"
 
 
-async def test_on_busy_and_deadline_are_no_content(autojump_clock: MockClock) -> None:
+async def test_on_busy_and_deadline_are_not_compared(autojump_clock: MockClock) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         await client.say("hello", "k")
         await client.until("agent_completed")
-        again = await confirmed(client, "hello", "k", on_busy="interrupt", deadline_ms=5)
+        again = await say(client, "hello", "k", on_busy="interrupt", deadline_ms=5)
         assert again["status"] == "duplicate"
         await client.expect("agent_completed")
-        again = await confirmed(client, "hello", "k", on_busy="reject")
+        again = await say(client, "hello", "k", on_busy="reject")
         assert again["status"] == "duplicate"
 
 
-async def test_a_duplicate_that_would_interrupt_interrupts_nothing(
+async def test_a_duplicate_interrupts_nothing(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server(agents={"second": second}) as server, server.connect() as client:
-        await confirmed(client, "hello", "k", on_busy="interrupt")
+    async with open_server(agents={"one_second": one_second}) as server, server.connect() as client:
+        await say(client, "hello", "k", on_busy="interrupt")
         await client.expect("agent_started")
-        again = await confirmed(client, "hello", "k", on_busy="interrupt")
+        again = await say(client, "hello", "k", on_busy="interrupt")
         assert again["run_status"] == "running"
         assert (await client.expect("agent_completed"))["payload"]["status"] == "completed"
 
 
-async def test_the_envelopes_key_wins_over_the_payloads(autojump_clock: MockClock) -> None:
+async def test_the_key_of_the_envelope_has_precedence(autojump_clock: MockClock) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         both = {"content": "hello", "correlation_id": "inner"}
         await client.send("user_message", both, "outer")
@@ -307,7 +318,7 @@ async def test_the_envelopes_key_wins_over_the_payloads(autojump_clock: MockCloc
         assert again["payload"]["status"] == "duplicate"
 
 
-async def test_without_a_key_one_is_generated_and_every_message_is_new(
+async def test_a_message_without_a_key_gets_a_new_key(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
@@ -323,15 +334,15 @@ async def test_without_a_key_one_is_generated_and_every_message_is_new(
 
 
 @pytest.mark.parametrize("length", [1, 128])
-async def test_keys_at_their_limits_are_taken(autojump_clock: MockClock, length: int) -> None:
+async def test_keys_at_the_limits_are_accepted(autojump_clock: MockClock, length: int) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         key = "é" * length
-        assert (await confirmed(client, "hello", key))["status"] == "accepted"
+        assert (await say(client, "hello", key))["status"] == "accepted"
         assert (await client.until("agent_completed"))[-1]["correlation_id"] == key
 
 
 @pytest.mark.parametrize("length", [0, 129])
-async def test_keys_beyond_their_limits_are_refused(autojump_clock: MockClock, length: int) -> None:
+async def test_keys_beyond_the_limits_are_refused(autojump_clock: MockClock, length: int) -> None:
     async with open_server(agents={"shout": shout}) as server, server.connect() as client:
         await client.say("hello", "k" * length)
         refusal = await client.error()
@@ -339,33 +350,33 @@ async def test_keys_beyond_their_limits_are_refused(autojump_clock: MockClock, l
         assert refusal["error"].startswith("$.correlation_id: ")
 
 
-async def test_every_refusal_leaves_its_key_free(autojump_clock: MockClock) -> None:
+async def test_the_key_of_a_refused_message_stays_unused(autojump_clock: MockClock) -> None:
     settings: dict[str, Any] = {"run_queue": 1, "max_message_rate": 3, "burst_queue": 0}
     async with (
-        open_server(agents={"second": second}, **settings) as server,
+        open_server(agents={"one_second": one_second}, **settings) as server,
         server.connect() as client,
     ):
         await client.say("hello", "k", agent="nobody")
         assert (await client.error())["code"] == "AGENT_NOT_FOUND"
-        await confirmed(client, "first", "k1", thread_id="t")
+        await say(client, "first", "k1", thread_id="t")
         await client.expect("agent_started")
         await client.say("hello", "k", thread_id="t", on_busy="reject")
         assert (await client.error())["code"] == "AGENT_BUSY"
-        await confirmed(client, "second", "k2", thread_id="t")
+        await say(client, "one_second", "k2", thread_id="t")
         await client.say("hello", "k", thread_id="t")
         assert (await client.error())["code"] == "QUEUE_FULL"
-        await confirmed(client, "third", "k3")  # another thread: it need not wait
+        await say(client, "third", "k3")  # another thread, so it does not wait
         await client.expect("agent_started")
         await client.say("hello", "k")
         refusal = await client.error()
         assert refusal["code"] == "RATE_LIMIT_EXCEEDED"
         await trio.sleep(refusal["retry_after_ms"] / 1000)
         await client.say("something new", "k", thread_id="elsewhere")
-        told = (await client.until("message_confirmed"))[-1]
-        assert (told["payload"]["status"], told["correlation_id"]) == ("accepted", "k")
+        confirmed = (await client.until("message_confirmed"))[-1]
+        assert (confirmed["payload"]["status"], confirmed["correlation_id"]) == ("accepted", "k")
 
 
-class Flaky(MemoryStore):
+class UnavailableStore(MemoryStore):
     """A store that cannot answer while `is_down`."""
 
     is_down = False
@@ -377,10 +388,10 @@ class Flaky(MemoryStore):
         return await super().record(message)
 
 
-async def test_a_store_that_is_down_refuses_and_leaves_the_key_free(
+async def test_a_message_is_refused_while_the_store_is_unavailable_and_its_key_stays_unused(
     autojump_clock: MockClock,
 ) -> None:
-    store = Flaky()
+    store = UnavailableStore()
     async with (
         open_server(agents={"shout": shout}, store=store) as server,
         server.connect() as client,
@@ -392,11 +403,11 @@ async def test_a_store_that_is_down_refuses_and_leaves_the_key_free(
         assert refusal["payload"]["code"] == "SERVICE_UNAVAILABLE"
         assert refusal["payload"]["retry_after_ms"] > 0
         store.is_down = False
-        assert (await confirmed(client, "hello", "k"))["status"] == "accepted"
+        assert (await say(client, "hello", "k"))["status"] == "accepted"
 
 
-class Slow(MemoryStore):
-    """A store whose answers take their time to arrive, as a database's do."""
+class SlowStore(MemoryStore):
+    """A store whose calls return later than they take effect, as those of a database."""
 
     record_takes = 0.0
     end_takes = 0.0
@@ -411,10 +422,10 @@ class Slow(MemoryStore):
         await trio.sleep(self.end_takes)
 
 
-async def test_a_confirmation_follows_the_commit_and_so_does_the_end(
+async def test_the_confirmation_and_the_end_are_sent_after_they_are_stored(
     autojump_clock: MockClock,
 ) -> None:
-    store = Slow()
+    store = SlowStore()
     store.record_takes, store.end_takes = 0.5, 0.25
     async with (
         open_server(agents={"shout": shout}, store=store) as server,
@@ -428,10 +439,10 @@ async def test_a_confirmation_follows_the_commit_and_so_does_the_end(
 
 
 @pytest.mark.parametrize(("takes", "waited"), [(1.75, 1.75), (2.25, 2.0), (1000, 2.0)])
-async def test_an_end_waits_two_seconds_to_be_stored(
+async def test_an_end_is_sent_after_two_seconds_if_it_is_not_stored(
     autojump_clock: MockClock, takes: float, waited: float
 ) -> None:
-    store = Slow()
+    store = SlowStore()
     store.end_takes = takes
     async with (
         open_server(agents={"shout": shout}, store=store) as server,
@@ -444,19 +455,19 @@ async def test_an_end_waits_two_seconds_to_be_stored(
         assert trio.current_time() == waited
 
 
-async def test_a_run_that_ends_while_its_duplicate_is_looked_up_is_told_there_too(
+async def test_a_duplicate_gets_the_end_of_a_run_that_ends_during_the_lookup(
     autojump_clock: MockClock,
 ) -> None:
-    store = Slow()
+    store = SlowStore()
     async with (
-        open_server(agents={"second": second}, store=store) as server,
+        open_server(agents={"one_second": one_second}, store=store) as server,
         server.connect() as owner,
         server.connect() as other,
     ):
-        first = await confirmed(owner, "hello", "k")
+        first = await say(owner, "hello", "k")
         await trio.sleep(0.5)
         store.record_takes = 1
-        await other.say("hello", "k")  # looked up at 0.5, answered at 1.5; the run ends at 1
+        await other.say("hello", "k")  # looked up at 0.5, returned at 1.5; the run ends at 1
         again = await other.expect("message_confirmed")
         assert again["payload"]["status"] == "duplicate"
         assert again["payload"]["run_id"] == first["run_id"]
@@ -467,15 +478,15 @@ async def test_a_run_that_ends_while_its_duplicate_is_looked_up_is_told_there_to
 async def test_a_run_can_be_stopped_while_its_message_is_being_recorded(
     autojump_clock: MockClock,
 ) -> None:
-    store = Slow()
+    store = SlowStore()
     store.record_takes = 1
     async with (
-        open_server(agents={"second": second}, store=store) as server,
+        open_server(agents={"one_second": one_second}, store=store) as server,
         server.connect() as owner,
         server.connect() as other,
     ):
         await owner.say("hello", "k", thread_id="t")
-        await trio.sleep(0.5)  # stored, but the session has not heard so yet
+        await trio.sleep(0.5)  # stored, but the call has not returned
         await other.send("get_thread_history", {"thread_id": "t"})
         history = await other.expect("thread_history")
         run = history["payload"]["messages"][0]["run"]
@@ -488,15 +499,15 @@ async def test_a_run_can_be_stopped_while_its_message_is_being_recorded(
             "duration_ms": 0,
         }
         assert trio.current_time() == 1
-        await nothing_more(other)
+        await assert_no_frame(other)
 
 
-async def test_a_message_whose_session_closes_while_it_is_recorded_has_an_end(
+async def test_a_message_has_an_end_if_its_session_closes_while_it_is_recorded(
     autojump_clock: MockClock,
 ) -> None:
-    store = Slow()
+    store = SlowStore()
     store.record_takes = 1
-    agents = {"second": second}
+    agents = {"one_second": one_second}
     async with open_server(agents=agents, store=store, resume_window_ms=0) as server:
         async with server.connect() as client:
             await client.say("hello", "k", thread_id="t")
@@ -504,17 +515,17 @@ async def test_a_message_whose_session_closes_while_it_is_recorded_has_an_end(
             await trio.sleep(0.5)
         await trio.sleep(1)
         async with server.connect() as client:
-            again = await confirmed(client, "hello", "k", thread_id="t")
+            again = await say(client, "hello", "k", thread_id="t")
             assert again["run_status"] == "cancelled"
             assert (await client.expect("agent_completed"))["payload"]["status"] == "cancelled"
             await client.say("never looked at", "k2", thread_id="t")
             assert (await client.expect("message_confirmed"))["payload"]["status"] == "accepted"
 
 
-async def test_the_inbox_is_bounded_and_a_full_one_is_an_answer(
+async def test_a_message_for_a_full_inbox_is_refused(
     autojump_clock: MockClock,
 ) -> None:
-    store = Slow()
+    store = SlowStore()
     store.record_takes = 1
     settings: dict[str, Any] = {"max_message_rate": 1000, "run_queue": 1000}
     async with (
@@ -523,7 +534,7 @@ async def test_the_inbox_is_bounded_and_a_full_one_is_an_answer(
     ):
         for number in range(65):  # one is being recorded, 64 wait
             await client.say("hello", f"k{number}")
-        await nothing_more(client)
+        await assert_no_frame(client)
         await client.say("one too many", "k65")
         refusal = await client.expect("error")
         assert refusal["payload"]["code"] == "QUEUE_FULL"

@@ -1,4 +1,4 @@
-"""A conversation in virtual time: the order of what is said."""
+"""The order of the frames of one message, in virtual time."""
 
 from support.memory import kinds, open_server
 from trio.testing import MockClock

@@ -1,4 +1,4 @@
-"""The log against a simple model: numbers, bounds, merging, acknowledgement and coming back."""
+"""The event log and a simple model: numbers, bounds, merging, acknowledgements and resumes."""
 
 from itertools import pairwise
 
@@ -22,8 +22,8 @@ SIZES = st.integers(0, 12)
 
 
 @frozen
-class Held:
-    """What the model knows of an entry; `run` of a delta only."""
+class ModelEntry:
+    """An entry in the model; only a delta has a `run`."""
 
     first: int
     seq: int
@@ -33,8 +33,8 @@ class Held:
     text: str = ""
 
 
-def seen(entry: Entry) -> Held:
-    """Return what the model should know of an entry."""
+def model_of(entry: Entry) -> ModelEntry:
+    """Return the model of an entry."""
     if isinstance(entry.event, PartialResult):
         run, text = str(entry.event.run_id), entry.event.content
     else:
@@ -42,12 +42,12 @@ def seen(entry: Entry) -> Held:
     if entry.seq_from is not None:
         assert entry.seq_from < entry.seq
     assert entry.timestamp == entry.seq / 4
-    return Held(entry.first, entry.seq, entry.size, entry.reserved, run, text)
+    return ModelEntry(entry.first, entry.seq, entry.size, entry.reserved, run, text)
 
 
-def fold(entries: list[Held]) -> list[Held]:
-    """Merge neighbouring deltas of one run, each into as few as the bound allows."""
-    folded: list[Held] = []
+def merge_model(entries: list[ModelEntry]) -> list[ModelEntry]:
+    """Merge adjacent deltas of one run, up to the maximum size."""
+    folded: list[ModelEntry] = []
     for entry in entries:
         last = folded[-1] if folded else None
         if (
@@ -64,7 +64,7 @@ def fold(entries: list[Held]) -> list[Held]:
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Plays a session with its runs, its writers and its client; the model is two lists."""
+    """Calls the log as a session, its runs and its writers do; the model is two lists."""
 
     @initialize(
         acknowledging=st.booleans(),
@@ -82,15 +82,15 @@ class LogMachine(RuleBasedStateMachine):
         self.acknowledging = acknowledging
         self.keeps = acknowledging or keeps_ring
         self.max_events, self.max_bytes = max_events, max_bytes
-        self.pending: list[Held] = []
-        self.kept: list[Held] = []
-        self.open_places = 0  # taken by messages, not yet by events
+        self.pending: list[ModelEntry] = []
+        self.kept: list[ModelEntry] = []
+        self.unused_places = 0  # reserved by messages and not used by events
         self.written = self.count = 0
         self.replays_until = 0
 
     @property
-    def held(self) -> list[Held]:
-        """What may not leave."""
+    def held(self) -> list[ModelEntry]:
+        """The entries that must not be removed."""
         return self.kept + self.pending if self.acknowledging else self.pending
 
     @property
@@ -99,7 +99,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @property
     def used_places(self) -> int:
-        return self.open_places + sum(entry.reserved for entry in self.held)
+        return self.unused_places + sum(entry.reserved for entry in self.held)
 
     def append(self, size: int, *, reserved: bool = False, run: str | None = None) -> None:
         self.count += 1
@@ -107,8 +107,8 @@ class LogMachine(RuleBasedStateMachine):
         event = text if run is None else PartialResult(RunId(run), text)
         seq = self.log.append(event, size, reserved, self.count / 4, "c").seq
         assert seq == self.count
-        self.pending.append(Held(seq, seq, size, reserved, run, text))
-        assert [seen(entry) for entry in self.log.trim()] == self.overflow()
+        self.pending.append(ModelEntry(seq, seq, size, reserved, run, text))
+        assert [model_of(entry) for entry in self.log.trim()] == self.trim_model()
 
     @rule(
         size=st.one_of(SIZES, st.just(LARGE)), run=st.sampled_from([None, "r1", "r1", "r1", "r2"])
@@ -125,36 +125,36 @@ class LogMachine(RuleBasedStateMachine):
     def merge(self) -> None:
         self.log.merge()
         old = [entry for entry in self.pending if entry.seq <= self.written]
-        self.pending = old + fold(self.pending[len(old) :])
+        self.pending = old + merge_model(self.pending[len(old) :])
 
     @rule(messages=st.sampled_from([1, 1, 1, 60]))
     def admit(self, messages: int) -> None:
         for _ in range(messages):
             free = self.used_places + PLACES_PER_MESSAGE <= RESERVED_PLACES
             assert self.log.reserve() is free
-            self.open_places += PLACES_PER_MESSAGE * free
+            self.unused_places += PLACES_PER_MESSAGE * free
 
-    @precondition(lambda self: self.open_places >= 1)
+    @precondition(lambda self: self.unused_places >= 1)
     @rule(size=SIZES)
     def confirm_or_end(self, size: int) -> None:
-        self.open_places -= 1
+        self.unused_places -= 1
         self.append(size, reserved=True)
 
-    @precondition(lambda self: self.open_places >= 2)
+    @precondition(lambda self: self.unused_places >= 2)
     @rule()
-    def refuse(self) -> None:
+    def release_places(self) -> None:
         self.log.release()
-        self.open_places -= 2
+        self.unused_places -= 2
 
-    @precondition(lambda self: self.open_places >= 1)
+    @precondition(lambda self: self.unused_places >= 1)
     @rule()
-    def do_without_an_end(self) -> None:
+    def release_one_place(self) -> None:
         self.log.release(1)
-        self.open_places -= 1
+        self.unused_places -= 1
 
     @rule(max_bytes=st.one_of(st.integers(0, 60), st.just(2 * LARGE)), lags=st.booleans())
     def write(self, max_bytes: int, lags: bool) -> None:
-        expected: list[Held] = []
+        expected: list[ModelEntry] = []
         while self.pending:
             more = sum(entry.size for entry in expected) + self.pending[0].size
             if expected and more > max_bytes:
@@ -165,14 +165,16 @@ class LogMachine(RuleBasedStateMachine):
         if self.keeps:
             self.kept += expected
         replayed = [entry for entry in expected if entry.seq <= self.replays_until]
-        told = fold(expected) if lags else fold(replayed) + expected[len(replayed) :]
+        merged = (
+            merge_model(expected) if lags else merge_model(replayed) + expected[len(replayed) :]
+        )
         taken = self.log.take(max_bytes=max_bytes, merge=lags)
-        assert [seen(entry) for entry in taken] == told
-        assert [seen(entry) for entry in self.log.trim()] == self.overflow()
+        assert [model_of(entry) for entry in taken] == merged
+        assert [model_of(entry) for entry in self.log.trim()] == self.trim_model()
 
-    def overflow(self) -> list[Held]:
-        """Drop from a ring what has no room, and return it."""
-        dropped: list[Held] = []
+    def trim_model(self) -> list[ModelEntry]:
+        """Remove the entries of the ring that exceed the bounds, and return them."""
+        dropped: list[ModelEntry] = []
         while not self.acknowledging and self.kept:
             both = self.kept + self.pending
             size = sum(entry.size for entry in both)
@@ -181,7 +183,7 @@ class LogMachine(RuleBasedStateMachine):
             dropped.append(self.kept.pop(0))
         return dropped
 
-    def drop_up_to(self, seq: int) -> list[Held]:
+    def drop_up_to(self, seq: int) -> list[ModelEntry]:
         dropped = [entry for entry in self.kept if entry.seq <= seq]
         del self.kept[: len(dropped)]
         return dropped
@@ -193,10 +195,10 @@ class LogMachine(RuleBasedStateMachine):
             with pytest.raises(ValueError, match=str(seq)):
                 self.log.acknowledge(seq)
             return
-        assert [seen(entry) for entry in self.log.acknowledge(seq)] == self.drop_up_to(seq)
+        assert [model_of(entry) for entry in self.log.acknowledge(seq)] == self.drop_up_to(seq)
 
     @rule(offset=st.integers(-8, 2))
-    def come_back(self, offset: int) -> None:
+    def rewind(self, offset: int) -> None:
         seq = max(0, self.written + offset)
         if seq > self.written:
             with pytest.raises(ValueError, match=str(seq)):
@@ -210,7 +212,7 @@ class LogMachine(RuleBasedStateMachine):
         self.replays_until = self.count
         start = self.pending[0].first - 1 if self.pending else self.count
         rewound = self.log.rewind(seq)
-        assert [seen(entry) for entry in rewound.forgotten] == dropped
+        assert [model_of(entry) for entry in rewound.removed] == dropped
         assert (rewound.last_seq, rewound.is_exact) == (start, start == seq)
 
     @invariant()
@@ -221,7 +223,7 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.is_over_bytes is (self.size >= self.max_bytes)
         assert self.log.depth == len(self.kept) + len(self.pending)
         deltas = [entry for entry in self.kept + self.pending if entry.run is not None]
-        assert [seen(entry) for entry in self.log.texts()] == deltas
+        assert [model_of(entry) for entry in self.log.texts()] == deltas
 
     @invariant()
     def numbers_have_no_gap(self) -> None:
@@ -233,7 +235,7 @@ class LogMachine(RuleBasedStateMachine):
     def bounds_hold(self) -> None:
         ordinary = [entry.size for entry in self.held if not entry.reserved]
         assert len(ordinary) <= self.max_events
-        # One event may be larger than the bound, but then it came alone.
+        # An event that is larger than the bound was appended to an empty log.
         assert sum(ordinary) <= max(self.max_bytes, *ordinary, 0)
         assert self.used_places <= RESERVED_PLACES
 
@@ -249,18 +251,18 @@ def delta(log: EventLog, text: str, run: str = "r", size: int = 1) -> int:
     return log.append(PartialResult(RunId(run), text), size).seq
 
 
-def test_the_bounds_are_the_contracts() -> None:
+def test_the_bounds_are_those_of_the_protocol() -> None:
     assert (RESERVED_PLACES, PLACES_PER_MESSAGE, MERGED_BYTES) == (256, 2, 65_536)
 
 
-def test_the_last_place_and_one_message_beyond() -> None:
+def test_the_last_reserved_places_and_one_message_more() -> None:
     log = EventLog(max_events=1, max_bytes=1, acknowledging=True)
     assert all(log.reserve() for _ in range(128))
     assert not log.reserve()
     log.append("confirmed", 0, reserved=True)
     log.append("ended", 10_000, reserved=True)
     log.take(max_bytes=1)
-    assert not log.reserve()  # written is not acknowledged
+    assert not log.reserve()  # written, but not acknowledged
     log.take(max_bytes=1)
     assert numbers(log.acknowledge(1)) == [(1, 1)]
     assert not log.reserve()
@@ -277,7 +279,7 @@ def test_confirmations_and_ends_never_wait() -> None:
     assert log.is_over_bytes
 
 
-def test_an_event_larger_than_the_log_goes_in_alone() -> None:
+def test_an_event_larger_than_the_log_fits_into_an_empty_log() -> None:
     log = EventLog(max_events=10, max_bytes=10, acknowledging=True)
     assert log.has_room(1000)
     log.append("large", 1000)
@@ -288,13 +290,13 @@ def test_an_event_larger_than_the_log_goes_in_alone() -> None:
     assert log.has_room(1000)
 
 
-def test_what_a_plain_client_was_given_holds_no_room() -> None:
+def test_written_events_use_no_room_without_acknowledgements() -> None:
     log = EventLog(max_events=1, max_bytes=10, acknowledging=False)
     log.append("a", 10)
     assert not log.has_room(1)
     log.take(max_bytes=100)
     assert log.has_room(10)
-    assert log.trim() == []  # nothing else needs its place
+    assert log.trim() == []  # there is room for all
     log.append("b", 10)
     log.take(max_bytes=100)
     assert numbers(log.trim()) == [(1, 1)]
@@ -302,7 +304,7 @@ def test_what_a_plain_client_was_given_holds_no_room() -> None:
     assert numbers(log.take(max_bytes=100)) == [(2, 2)]
 
 
-def test_a_ring_and_what_waits_are_within_the_bounds_together() -> None:
+def test_the_ring_and_the_pending_events_together_stay_within_the_bounds() -> None:
     log = EventLog(max_events=5, max_bytes=1000, acknowledging=False)
     for _ in range(5):
         log.append("given", 1)
@@ -317,7 +319,7 @@ def test_a_ring_and_what_waits_are_within_the_bounds_together() -> None:
     assert numbers(log.take(max_bytes=1000)) == [(n, n) for n in range(4, 9)]
 
 
-def test_what_is_written_once_more_takes_no_reserved_place() -> None:
+def test_a_replayed_event_uses_no_reserved_place() -> None:
     log = EventLog(max_events=1000, max_bytes=10**6, acknowledging=False)
     for _ in range(200):
         assert log.reserve()
@@ -332,14 +334,14 @@ def test_what_is_written_once_more_takes_no_reserved_place() -> None:
     assert not log.reserve()
 
 
-def test_without_a_ring_nothing_stays() -> None:
+def test_written_events_are_removed_without_a_ring() -> None:
     log = EventLog(max_events=5, max_bytes=10, acknowledging=False, keeps_ring=False)
     log.append("a", 1)
     log.take(max_bytes=100)
     assert log.depth == 0
 
 
-def test_deltas_that_were_never_written_make_room() -> None:
+def test_merging_deltas_that_were_never_written_makes_room() -> None:
     log = EventLog(max_events=3, max_bytes=1000, acknowledging=True)
     delta(log, "a")
     log.take(max_bytes=1)
@@ -353,28 +355,31 @@ def test_deltas_that_were_never_written_make_room() -> None:
     assert delta(log, "e", run="other") == 5
     log.merge()
     taken = log.take(max_bytes=1000)
-    assert numbers(taken) == [(2, 4), (5, 5)]  # not across what was written: it may be seen
+    assert numbers(taken) == [
+        (2, 4),
+        (5, 5),
+    ]  # not merged with a written event, which the client may have
     assert [entry.event.content for entry in taken] == ["bcd", "e"]
 
 
-def test_a_lagging_client_gets_merged_deltas_and_may_come_back_between_them() -> None:
+def test_a_lagging_client_gets_merged_deltas_and_can_resume_inside_them() -> None:
     log = EventLog(max_events=10, max_bytes=1000, acknowledging=True)
     for text in "abcd":
         delta(log, text)
     [merged] = log.take(max_bytes=1000, merge=True)
     assert (merged.seq_from, merged.seq, merged.event.content) == (1, 4, "abcd")
     rewound = log.rewind(2)
-    assert [entry.event.content for entry in rewound.forgotten] == ["a", "b"]
+    assert [entry.event.content for entry in rewound.removed] == ["a", "b"]
     assert (rewound.last_seq, rewound.is_exact) == (2, True)
     delta(log, "e")
     delta(log, "f")
     taken = log.take(max_bytes=1000)
-    # What is new is not out of the log: it comes singly.
+    # New events are not replayed, so they are not merged.
     assert [entry.event.content for entry in taken] == ["cd", "e", "f"]
 
 
 @pytest.mark.parametrize(("beyond", "expected"), [(0, [(1, 2)]), (1, [(1, 1), (2, 2)])])
-def test_a_merged_delta_has_64_kibibytes_at_most(
+def test_a_merged_delta_has_at_most_64_kibibytes(
     beyond: int, expected: list[tuple[int, int]]
 ) -> None:
     log = EventLog(max_events=10, max_bytes=10**6, acknowledging=True)
@@ -383,7 +388,7 @@ def test_a_merged_delta_has_64_kibibytes_at_most(
     assert numbers(log.take(max_bytes=10**6, merge=True)) == expected
 
 
-def test_other_events_part_deltas() -> None:
+def test_deltas_with_another_event_between_are_not_merged() -> None:
     log = EventLog(max_events=10, max_bytes=1000, acknowledging=True)
     delta(log, "a")
     log.append("thought", 1)

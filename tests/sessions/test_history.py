@@ -1,4 +1,4 @@
-"""What a thread's history shows, page by page, and to whom."""
+"""The history of a thread: its messages, its pages, and access to it."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from netra_trio.ids import MessageId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.memory import MemoryStore
 
-QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000, "max_message_rate": 10_000}
+NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000, "max_message_rate": 10_000}
 
 
 async def answer(run: Run) -> str:
@@ -23,11 +23,11 @@ async def answer(run: Run) -> str:
     return "the result is not what history shows"
 
 
-async def silent(run: Run) -> str:
+async def return_nothing(run: Run) -> str:
     return run.content
 
 
-async def second(run: Run) -> None:
+async def one_second(run: Run) -> None:
     await run.emit("part")
     await trio.sleep(1)
 
@@ -38,24 +38,24 @@ async def broken(run: Run) -> None:
 
 
 async def page(client: Client, thread_id: str = "t", **payload: Any) -> Frame:
-    """Ask for a page and return its payload."""
+    """Request a page and return its payload."""
     await client.send("get_thread_history", {"thread_id": thread_id, **payload}, "h")
     frame = (await client.until("thread_history"))[-1]
     assert frame["correlation_id"] == "h"
     assert "seq" not in frame
-    told: Frame = frame["payload"]
-    assert set(told) == {"thread_id", "messages", "has_more"}
-    assert told["thread_id"] == thread_id
-    return told
+    result: Frame = frame["payload"]
+    assert set(result) == {"thread_id", "messages", "has_more"}
+    assert result["thread_id"] == thread_id
+    return result
 
 
-async def refused(client: Client, payload: dict[str, Any]) -> Frame:
+async def expect_refusal(client: Client, payload: dict[str, Any]) -> Frame:
     await client.send("get_thread_history", payload, "h")
     frame = await client.expect("error")
     assert frame["correlation_id"] == "h"
-    told: Frame = frame["payload"]
-    assert told["recoverable"] is True
-    return told
+    error: Frame = frame["payload"]
+    assert error["recoverable"] is True
+    return error
 
 
 async def converse(client: Client, *contents: str, **payload: Any) -> None:
@@ -64,24 +64,24 @@ async def converse(client: Client, *contents: str, **payload: Any) -> None:
         await client.until("agent_completed")
 
 
-def contents(told: Frame) -> list[str]:
-    return [message["content"] for message in told["messages"]]
+def contents(payload: Frame) -> list[str]:
+    return [message["content"] for message in payload["messages"]]
 
 
-async def test_a_conversation_as_history_shows_it(autojump_clock: MockClock) -> None:
+async def test_the_history_of_a_conversation(autojump_clock: MockClock) -> None:
     async with open_server(agents={"answer": answer}) as server, server.connect() as client:
         await trio.sleep(1.5)
         await client.say("hello", "k", thread_id="t")
-        told = (await client.until("agent_completed"))[0]["payload"]
+        payload = (await client.until("agent_completed"))[0]["payload"]
         history = await page(client)
         user, agent = history["messages"]
         assert user == {
-            "message_id": told["message_id"],
+            "message_id": payload["message_id"],
             "role": "user",
             "content": "hello",
             "created_at": EPOCH + 1.5,
             "correlation_id": "k",
-            "run": {"run_id": told["run_id"], "agent_name": "answer", "status": "completed"},
+            "run": {"run_id": payload["run_id"], "agent_name": "answer", "status": "completed"},
         }
         assert set(agent) == {"message_id", "role", "content", "created_at"}
         assert agent["role"] == "agent"
@@ -91,19 +91,22 @@ async def test_a_conversation_as_history_shows_it(autojump_clock: MockClock) -> 
         assert history["has_more"] is False
 
 
-async def test_an_agent_that_says_nothing_has_no_message(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"silent": silent}) as server, server.connect() as client:
+async def test_an_agent_that_emits_nothing_has_no_message(autojump_clock: MockClock) -> None:
+    async with (
+        open_server(agents={"return_nothing": return_nothing}) as server,
+        server.connect() as client,
+    ):
         await converse(client, "hello")
         assert contents(await page(client)) == ["hello"]
 
 
-async def test_a_runs_status_on_its_way(autojump_clock: MockClock) -> None:
+async def test_the_history_has_the_current_status_of_a_run(autojump_clock: MockClock) -> None:
     async def statuses() -> list[tuple[str, str]]:
         messages = (await page(watcher))["messages"]
         return [(m["content"], m["run"]["status"]) for m in messages if m["role"] == "user"]
 
     async with (
-        open_server(agents={"second": second}) as server,
+        open_server(agents={"one_second": one_second}) as server,
         server.connect() as client,
         server.connect() as watcher,
     ):
@@ -116,19 +119,17 @@ async def test_a_runs_status_on_its_way(autojump_clock: MockClock) -> None:
         assert await statuses() == [("a", "completed"), ("b", "running")]
         await client.until("agent_completed")
         assert await statuses() == [("a", "completed"), ("b", "completed")]
-        # The agent's words come with its end, so they stand behind what waited meanwhile.
+        # The message of the agent is stored with the end, so it follows the waiting message.
         assert contents(await page(watcher)) == ["a", "b", "part", "part"]
 
 
 @pytest.mark.parametrize("ending", ["failed", "timed_out", "cancelled"])
-async def test_what_was_emitted_stands_whatever_the_end(
-    autojump_clock: MockClock, ending: str
-) -> None:
-    async def stuck(run: Run) -> None:
+async def test_emitted_text_is_kept_for_any_status(autojump_clock: MockClock, ending: str) -> None:
+    async def wait_for_room(run: Run) -> None:
         await run.emit("as far as it got")
         await trio.sleep_forever()
 
-    agents = {"failed": broken, "timed_out": stuck, "cancelled": stuck}
+    agents = {"failed": broken, "timed_out": wait_for_room, "cancelled": wait_for_room}
     with capture_logs():
         async with (
             open_server(agents=agents, agent_timeout_ms=1000) as server,
@@ -144,8 +145,10 @@ async def test_what_was_emitted_stands_whatever_the_end(
     assert messages[1]["content"] == "as far as it got"
 
 
-async def test_a_run_that_never_started_has_no_agents_message(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"second": second}) as server, server.connect() as client:
+async def test_a_run_that_never_started_has_no_message_of_an_agent(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server(agents={"one_second": one_second}) as server, server.connect() as client:
         await client.say("a", thread_id="t")
         await client.say("b", thread_id="t")
         await client.until("message_confirmed")
@@ -162,7 +165,7 @@ async def test_a_run_that_never_started_has_no_agents_message(autojump_clock: Mo
 @pytest.mark.parametrize(
     ("length", "kept", "truncated"), [(65_536, 65_536, False), (65_537, 65_536, True)]
 )
-async def test_an_agents_text_has_at_most_64_kib(
+async def test_the_text_of_an_agent_has_at_most_64_kib(
     autojump_clock: MockClock, length: int, kept: int, truncated: bool
 ) -> None:
     async def agent(run: Run) -> None:
@@ -189,7 +192,7 @@ async def test_a_text_is_cut_between_characters(autojump_clock: MockClock) -> No
 # Pages.
 
 
-async def test_pages_go_back_without_a_gap_or_a_repetition(autojump_clock: MockClock) -> None:
+async def test_pages_have_no_gap_and_no_repetition(autojump_clock: MockClock) -> None:
     async with open_server(agents={"answer": answer}) as server, server.connect() as client:
         await converse(client, *(f"m{number}" for number in range(11)))
         everything = contents(await page(client, limit=100))
@@ -198,8 +201,8 @@ async def test_pages_go_back_without_a_gap_or_a_repetition(autojump_clock: MockC
         while pages[-1]["has_more"]:
             oldest = pages[-1]["messages"][0]["message_id"]
             pages.append(await page(client, limit=5, before=oldest))
-        assert [len(told["messages"]) for told in pages] == [5, 5, 5, 5, 2]
-        joined = [content for told in reversed(pages) for content in contents(told)]
+        assert [len(payload["messages"]) for payload in pages] == [5, 5, 5, 5, 2]
+        joined = [content for payload in reversed(pages) for content in contents(payload)]
         assert joined == everything
         assert everything[:2] == ["m0", "about m0"]
         first = pages[-1]["messages"][0]["message_id"]
@@ -210,30 +213,33 @@ async def test_pages_go_back_without_a_gap_or_a_repetition(autojump_clock: MockC
         }
 
 
-async def test_a_page_has_fifty_messages_unless_asked_for_up_to_a_hundred(
+async def test_a_page_has_fifty_messages_by_default_and_at_most_a_hundred(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"silent": silent}, **QUIET) as server,
+        open_server(agents={"return_nothing": return_nothing}, **NO_HEARTBEAT) as server,
         server.connect() as client,
     ):
         await converse(client, *(f"m{number}" for number in range(50)))
-        told = await page(client)
-        assert (len(told["messages"]), told["has_more"]) == (50, False)
+        payload = await page(client)
+        assert (len(payload["messages"]), payload["has_more"]) == (50, False)
         await converse(client, *(f"m{number}" for number in range(50, 101)))
         for limit, count in (({}, 50), ({"limit": 1}, 1), ({"limit": 100}, 100)):
-            told = await page(client, "t", **limit)
-            assert contents(told) == [f"m{number}" for number in range(101 - count, 101)]
-            assert told["has_more"] is True
+            payload = await page(client, "t", **limit)
+            assert contents(payload) == [f"m{number}" for number in range(101 - count, 101)]
+            assert payload["has_more"] is True
 
 
 @pytest.mark.parametrize("limit", [0, 101, -1, "5", 5.0, True])
-async def test_a_limit_beyond_its_bounds_is_refused(autojump_clock: MockClock, limit: Any) -> None:
-    async with open_server(agents={"silent": silent}) as server, server.connect() as client:
+async def test_an_invalid_limit_is_refused(autojump_clock: MockClock, limit: Any) -> None:
+    async with (
+        open_server(agents={"return_nothing": return_nothing}) as server,
+        server.connect() as client,
+    ):
         await converse(client, "hello")
-        told = await refused(client, {"thread_id": "t", "limit": limit})
-        assert told["code"] == "VALIDATION_ERROR"
-        assert told["error"].startswith("$.payload.limit: ")
+        payload = await expect_refusal(client, {"thread_id": "t", "limit": limit})
+        assert payload["code"] == "VALIDATION_ERROR"
+        assert payload["error"].startswith("$.payload.limit: ")
 
 
 async def test_a_page_has_at_most_256_kib(autojump_clock: MockClock) -> None:
@@ -243,24 +249,24 @@ async def test_a_page_has_at_most_256_kib(autojump_clock: MockClock) -> None:
     async with open_server(agents={"agent": agent}) as server, server.connect() as client:
         await converse(client, *"abcdef")
         await client.send("get_thread_history", {"thread_id": "t", "limit": 100})
-        data = await client.line.receive()
+        data = await client.peer.receive()
         assert len(data) <= 256 * 1024
-        told = await page(client, limit=100)
-        assert told["has_more"] is True
-        assert 2 * 4 - 1 <= len(told["messages"]) <= 2 * 4
-        older = await page(client, before=told["messages"][0]["message_id"])
+        payload = await page(client, limit=100)
+        assert payload["has_more"] is True
+        assert 2 * 4 - 1 <= len(payload["messages"]) <= 2 * 4
+        older = await page(client, before=payload["messages"][0]["message_id"])
         assert older["has_more"] is False
-        assert len(older["messages"]) + len(told["messages"]) == 12
+        assert len(older["messages"]) + len(payload["messages"]) == 12
 
 
-# Whose.
+# Access.
 
 
-async def test_another_users_thread_and_no_thread_are_not_found(
+async def test_an_unknown_thread_and_the_thread_of_another_user_are_not_found(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"silent": silent}) as server,
+        open_server(agents={"return_nothing": return_nothing}) as server,
         server.connect("alice") as alice,
         server.connect("bob") as bob,
     ):
@@ -271,63 +277,72 @@ async def test_another_users_thread_and_no_thread_are_not_found(
             {"thread_id": "t", "before": hers},
             {"thread_id": "never"},
         ):
-            assert (await refused(bob, payload))["code"] == "THREAD_NOT_FOUND"
+            assert (await expect_refusal(bob, payload))["code"] == "THREAD_NOT_FOUND"
         await converse(bob, "his")
         assert contents(await page(bob)) == ["his"]
         assert contents(await page(alice)) == ["hers"]
-        # A message of hers says nothing to him, not even that it is there.
-        told = await refused(bob, {"thread_id": "t", "before": hers})
-        assert told["code"] == "VALIDATION_ERROR"
-        assert told["error"].startswith("$.payload.before: ")
+        # The error does not show whether a message of another user exists.
+        payload = await expect_refusal(bob, {"thread_id": "t", "before": hers})
+        assert payload["code"] == "VALIDATION_ERROR"
+        assert payload["error"].startswith("$.payload.before: ")
 
 
-async def test_a_refused_message_makes_no_thread(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"silent": silent}) as server, server.connect() as client:
+async def test_a_refused_message_creates_no_thread(autojump_clock: MockClock) -> None:
+    async with (
+        open_server(agents={"return_nothing": return_nothing}) as server,
+        server.connect() as client,
+    ):
         await client.say("x", thread_id="t", agent="nobody")
         assert (await client.error())["code"] == "AGENT_NOT_FOUND"
-        assert (await refused(client, {"thread_id": "t"}))["code"] == "THREAD_NOT_FOUND"
+        assert (await expect_refusal(client, {"thread_id": "t"}))["code"] == "THREAD_NOT_FOUND"
 
 
 @pytest.mark.parametrize("before", ["", "msg_unknown", "x" * 5000, 5])
-async def test_an_unknown_message_is_refused_at_its_path(
+async def test_an_unknown_message_is_refused_with_its_path(
     autojump_clock: MockClock, before: Any
 ) -> None:
-    async with open_server(agents={"silent": silent}) as server, server.connect() as client:
+    async with (
+        open_server(agents={"return_nothing": return_nothing}) as server,
+        server.connect() as client,
+    ):
         await converse(client, "hello")
-        told = await refused(client, {"thread_id": "t", "before": before})
-        assert told["code"] == "VALIDATION_ERROR"
-        assert told["error"].startswith("$.payload.before: ")
-        assert len(told["error"]) < 500
+        payload = await expect_refusal(client, {"thread_id": "t", "before": before})
+        assert payload["code"] == "VALIDATION_ERROR"
+        assert payload["error"].startswith("$.payload.before: ")
+        assert len(payload["error"]) < 500
 
 
-async def test_other_sessions_of_the_user_read_the_same_history(
+async def test_all_sessions_of_a_user_read_the_same_history(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server(agents={"answer": answer}) as server:
         async with server.connect() as client:
             await converse(client, "hello")
-            told = await page(client)
+            payload = await page(client)
         async with server.connect() as client:
-            assert await page(client) == told
+            assert await page(client) == payload
 
 
-# How often, and when the store is away.
+# The rate, and an unavailable store.
 
 
-async def test_ten_pages_a_second_and_one_beyond(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"silent": silent}) as server, server.connect() as client:
+async def test_ten_pages_a_second_and_one_more(autojump_clock: MockClock) -> None:
+    async with (
+        open_server(agents={"return_nothing": return_nothing}) as server,
+        server.connect() as client,
+    ):
         await converse(client, "hello")
         for _ in range(10):
             await page(client)
-        told = await refused(client, {"thread_id": "t"})
-        assert told["code"] == "RATE_LIMIT_EXCEEDED"
-        assert told["retry_after_ms"] == 100
+        payload = await expect_refusal(client, {"thread_id": "t"})
+        assert payload["code"] == "RATE_LIMIT_EXCEEDED"
+        assert payload["retry_after_ms"] == 100
         await trio.sleep(0.099)
-        assert (await refused(client, {"thread_id": "t"}))["code"] == "RATE_LIMIT_EXCEEDED"
+        assert (await expect_refusal(client, {"thread_id": "t"}))["code"] == "RATE_LIMIT_EXCEEDED"
         await trio.sleep(0.002)
         await page(client)
-        assert (await refused(client, {"thread_id": "t"}))["code"] == "RATE_LIMIT_EXCEEDED"
-        # Nothing else is held up by it.
+        assert (await expect_refusal(client, {"thread_id": "t"}))["code"] == "RATE_LIMIT_EXCEEDED"
+        # Other frames are not delayed.
         await client.send("ping", {})
         await client.expect("pong")
         await trio.sleep(1)
@@ -335,9 +350,9 @@ async def test_ten_pages_a_second_and_one_beyond(autojump_clock: MockClock) -> N
             await page(client)
 
 
-async def test_the_rate_is_the_connections_own(autojump_clock: MockClock) -> None:
+async def test_each_connection_has_a_separate_history_rate(autojump_clock: MockClock) -> None:
     async with (
-        open_server(agents={"silent": silent}) as server,
+        open_server(agents={"return_nothing": return_nothing}) as server,
         server.connect() as one,
         server.connect() as two,
     ):
@@ -347,8 +362,8 @@ async def test_the_rate_is_the_connections_own(autojump_clock: MockClock) -> Non
                 await page(client)
 
 
-class Store(MemoryStore):
-    """A store that can be slow, and can be away."""
+class SlowStore(MemoryStore):
+    """A store that can be slow or unavailable."""
 
     takes = 0.0
     is_down = False
@@ -367,25 +382,29 @@ class Store(MemoryStore):
         return await super().history(user_id, thread_id, limit=limit, before=before)
 
 
-async def test_a_store_that_cannot_answer_is_told(autojump_clock: MockClock) -> None:
-    store = Store()
+async def test_history_gets_an_error_while_the_store_is_unavailable(
+    autojump_clock: MockClock,
+) -> None:
+    store = SlowStore()
     async with (
-        open_server(agents={"silent": silent}, store=store) as server,
+        open_server(agents={"return_nothing": return_nothing}, store=store) as server,
         server.connect() as client,
     ):
         await converse(client, "hello")
         store.is_down = True
-        told = await refused(client, {"thread_id": "t"})
-        assert told["code"] == "SERVICE_UNAVAILABLE"
-        assert told["retry_after_ms"] > 0
+        payload = await expect_refusal(client, {"thread_id": "t"})
+        assert payload["code"] == "SERVICE_UNAVAILABLE"
+        assert payload["retry_after_ms"] > 0
         store.is_down = False
         await page(client)
 
 
-async def test_a_slow_store_holds_up_neither_control_nor_runs(autojump_clock: MockClock) -> None:
-    store = Store()
+async def test_a_slow_store_does_not_delay_control_frames_and_runs(
+    autojump_clock: MockClock,
+) -> None:
+    store = SlowStore()
     async with (
-        open_server(agents={"silent": silent}, store=store) as server,
+        open_server(agents={"return_nothing": return_nothing}, store=store) as server,
         server.connect() as client,
     ):
         await converse(client, "hello")
@@ -400,7 +419,9 @@ async def test_a_slow_store_holds_up_neither_control_nor_runs(autojump_clock: Mo
         assert trio.current_time() == 2
 
 
-async def test_an_agent_sees_that_the_store_is_away(autojump_clock: MockClock) -> None:
+async def test_the_history_of_a_run_raises_while_the_store_is_unavailable(
+    autojump_clock: MockClock,
+) -> None:
     seen: list[HistoryMessage] = []
 
     async def agent(run: Run) -> str:
@@ -410,7 +431,7 @@ async def test_an_agent_sees_that_the_store_is_away(autojump_clock: MockClock) -
             return "no history now"
         return "history"
 
-    store = Store()
+    store = SlowStore()
     async with (
         open_server(agents={"agent": agent}, store=store) as server,
         server.connect() as client,

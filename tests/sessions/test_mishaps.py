@@ -1,4 +1,4 @@
-"""What agents raise, what a store fails to say, what a peer does not read: nobody else knows."""
+"""Faults of agents, stores and peers that affect only their own run or connection."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ class UnprintableError(Exception):
     __repr__ = __str__
 
 
-async def interrupts(run: Run) -> None:
+async def keyboard_interrupt(run: Run) -> None:
     raise KeyboardInterrupt
 
 
@@ -38,7 +38,7 @@ async def unprintable(run: Run) -> None:
     raise UnprintableError
 
 
-async def deep(run: Run) -> None:
+async def nested_groups(run: Run) -> None:
     error: Exception = ValueError("at the bottom")
     for _ in range(3000):
         error = ExceptionGroup("and around it", [error])
@@ -52,8 +52,8 @@ async def takes_it(run: Run) -> str:
         return "not me"
 
 
-@pytest.mark.parametrize("agent", [interrupts, unprintable, deep])
-async def test_whatever_an_agent_raises_ends_its_run_alone(
+@pytest.mark.parametrize("agent", [keyboard_interrupt, unprintable, nested_groups])
+async def test_an_unusual_exception_of_an_agent_ends_only_its_run(
     autojump_clock: MockClock, agent: Any
 ) -> None:
     agents = {"agent": agent, "echo": echo}
@@ -74,7 +74,9 @@ async def test_whatever_an_agent_raises_ends_its_run_alone(
         assert (await other.until("agent_completed"))[-1]["payload"]["status"] == "completed"
 
 
-async def test_an_agent_that_takes_its_cancellation_is_cancelled(autojump_clock: MockClock) -> None:
+async def test_an_agent_that_catches_its_cancellation_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
     async with open_server(agents={"agent": takes_it}) as server, server.connect() as client:
         await client.say("go")
         run_id = (await client.until("agent_started"))[-1]["payload"]["run_id"]
@@ -82,7 +84,9 @@ async def test_an_agent_that_takes_its_cancellation_is_cancelled(autojump_clock:
         assert (await client.expect("agent_completed"))["payload"]["status"] == "cancelled"
 
 
-async def test_a_deadline_that_passed_is_not_renamed_by_a_stop(autojump_clock: MockClock) -> None:
+async def test_a_stop_after_the_deadline_does_not_change_the_status(
+    autojump_clock: MockClock,
+) -> None:
     async def slow_to_end(run: Run) -> None:
         try:
             await trio.sleep_forever()
@@ -100,8 +104,8 @@ async def test_a_deadline_that_passed_is_not_renamed_by_a_stop(autojump_clock: M
         assert "abandoned" not in end
 
 
-class Slow(MemoryStore):
-    """A store that looks, and tells what it saw a moment later."""
+class SlowStore(MemoryStore):
+    """A store whose lookup returns a moment later than it reads."""
 
     seconds = 0.0
 
@@ -111,15 +115,15 @@ class Slow(MemoryStore):
         return known
 
 
-async def test_a_run_that_ends_while_the_store_answers_has_its_end_told(
+async def test_a_duplicate_gets_the_end_of_a_run_that_ends_while_the_store_answers(
     autojump_clock: MockClock,
 ) -> None:
-    async def second(run: Run) -> None:
+    async def one_second(run: Run) -> None:
         await trio.sleep(float(run.content))
 
-    store = Slow()
+    store = SlowStore()
     async with (
-        open_server(agents={"second": second}, store=store) as server,
+        open_server(agents={"one_second": one_second}, store=store) as server,
         server.connect() as one,
         server.connect() as two,
     ):
@@ -132,7 +136,7 @@ async def test_a_run_that_ends_while_the_store_answers_has_its_end_told(
         assert (await two.expect("agent_completed"))["correlation_id"] == "k"
 
 
-async def test_a_store_that_does_not_answer_is_unavailable(autojump_clock: MockClock) -> None:
+async def test_a_message_is_refused_if_the_store_does_not_answer(autojump_clock: MockClock) -> None:
     store = ScriptedStore()
     async with open_server(agents={"echo": echo}, store=store) as server, server.connect() as one:
         store.hold()
@@ -144,7 +148,7 @@ async def test_a_store_that_does_not_answer_is_unavailable(autojump_clock: MockC
         store.release()
 
 
-async def test_history_does_not_stand_in_the_way_of_a_token(autojump_clock: MockClock) -> None:
+async def test_history_requests_do_not_delay_a_token_renewal(autojump_clock: MockClock) -> None:
     store = ScriptedStore()
     async with open_server(agents={"echo": echo}, store=store) as server, server.connect() as one:
         store.hold()
@@ -154,13 +158,13 @@ async def test_history_does_not_stand_in_the_way_of_a_token(autojump_clock: Mock
             await one.send("auth", {"token": token(expires_at=EPOCH + hours * 3600)})
         await wait_all_tasks_blocked()
         store.release()
-        told = [await one.next() for _ in range(12)]
-        renewed = [f["payload"]["expires_at"] for f in told if f["type"] == "auth_ok"]
+        replies = [await one.next() for _ in range(12)]
+        renewed = [f["payload"]["expires_at"] for f in replies if f["type"] == "auth_ok"]
         assert renewed == [EPOCH + 3600, EPOCH + 7200]
 
 
-class Bulky(MemoryStore):
-    """A store with a thread of large answers, full of what JSON escapes."""
+class LargeStore(MemoryStore):
+    """A store with a thread of large messages, of characters that JSON escapes."""
 
     async def history(
         self, *_thread: object, **_page: object
@@ -171,25 +175,25 @@ class Bulky(MemoryStore):
         ], False
 
 
-async def test_a_page_of_history_is_bounded_as_it_is_written(autojump_clock: MockClock) -> None:
-    async with open_server(store=Bulky()) as server, server.connect() as client:
+async def test_a_page_of_history_is_bounded_by_its_encoded_size(autojump_clock: MockClock) -> None:
+    async with open_server(store=LargeStore()) as server, server.connect() as client:
         await client.send("get_thread_history", {"thread_id": "t"})
-        data = await client.line.receive()
+        data = await client.peer.receive()
         page = orjson.loads(data)["payload"]
         assert len(data) <= HISTORY_PAGE_BYTES + 200
         assert [message["message_id"] for message in page["messages"]] == ["m3", "m4"]
         assert page["has_more"] is True
 
 
-async def test_replies_that_are_not_read_are_bounded_and_time_goes_on(
+async def test_unread_replies_are_bounded_and_do_not_delay_the_token_expiry(
     autojump_clock: MockClock,
 ) -> None:
-    """A peer that asks and does not read fills its channels; its token ends all the same."""
-    async with open_server(store=Bulky(), heartbeat_interval_ms=3_600_000) as server:
+    """A peer that sends pings and does not read fills its channels; its token still expires."""
+    async with open_server(store=LargeStore(), heartbeat_interval_ms=3_600_000) as server:
         client = server.start(expires_at=EPOCH + 100, buffer_bytes=300, send_timeout=10_000.0)
         await client.expect("connection_established")
         for _ in range(100):
-            with trio.move_on_after(0.1):  # in the end the server reads no more of it either
+            with trio.move_on_after(0.1):  # the server stops reading when the channels are full
                 await client.send("get_thread_history", {"thread_id": "t"})
         connection = next(iter(server.node._connections.values()))
         waiting = connection.outgoing.statistics()
@@ -197,11 +201,13 @@ async def test_replies_that_are_not_read_are_bounded_and_time_goes_on(
         assert 0 < waiting["large"] <= BACKGROUND_REQUESTS
         await trio.sleep_until(101)
         assert connection.reason is EndReason.TOKEN_EXPIRED
-        client.line.cut()
+        client.peer.cut()
         await client.done.wait()
 
 
-async def test_a_connection_on_its_way_out_evicts_nobody(autojump_clock: MockClock) -> None:
+async def test_a_connection_that_is_ending_does_not_count_for_the_limit(
+    autojump_clock: MockClock,
+) -> None:
     async with (
         open_server(max_connections_per_user=2) as server,
         server.connect() as healthy,
@@ -210,7 +216,7 @@ async def test_a_connection_on_its_way_out_evicts_nobody(autojump_clock: MockClo
         await leaving.expect("connection_established")
         for _ in range(5):
             await leaving.send_raw("[]")
-        await wait_all_tasks_blocked()  # it has been told to go, and does not read
+        await wait_all_tasks_blocked()  # it is ending, and the client does not read
         async with server.connect():
             await healthy.send("ping", {})
             await healthy.expect("pong")

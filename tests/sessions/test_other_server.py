@@ -1,4 +1,4 @@
-"""A message whose run another server has at work: two servers on one store."""
+"""A duplicate of a message whose run another server executes: two servers with one store."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,31 +15,31 @@ from netra_trio.sessions.duplicates import FOLLOW_MAX_SECONDS
 from netra_trio.stores.base import Duplicate, NewMessage
 
 
-async def seconds(run: Run) -> str:
-    """Take as long as the message says."""
+async def run_seconds(run: Run) -> str:
+    """Run for so many seconds as the message says."""
     await trio.sleep(float(run.content))
     return "slept"
 
 
-class Shared(ScriptedStore):
-    """A store that may forget a key, or have it mean something else."""
+class SharedStore(ScriptedStore):
+    """A store whose lookup may not find a key, or find a conflict."""
 
     forgets = False
     conflicts = False
 
     async def find(self, message: NewMessage) -> Duplicate | None:
-        """Return what is known."""
-        await self._be_asked()
+        """Return the record of a message."""
+        await self._wait_or_fail()
         if self.conflicts:
             raise KeyConflict
         return None if self.forgets else await super().find(message)
 
 
-class Slow(Shared):
-    """A store that looks, and tells what it saw a moment later."""
+class SlowStore(SharedStore):
+    """A store whose calls return a moment later than they read."""
 
     async def record(self, message: NewMessage) -> Duplicate | None:
-        """Record a message, or return what is known, two seconds old."""
+        """Record a message, or return its record as it was two seconds before."""
         known = await super().record(message)
         if known is not None:
             await trio.sleep(2)
@@ -47,11 +47,13 @@ class Slow(Shared):
 
 
 @asynccontextmanager
-async def two_servers(store: Shared) -> AsyncIterator[tuple[Client, Client, Server]]:
+async def two_servers(store: SharedStore) -> AsyncIterator[tuple[Client, Client, Server]]:
     """Open two servers, and a client of Alice at each."""
-    options: dict[str, Any] = {"agents": {"seconds": seconds}, "store": store}
+    options: dict[str, Any] = {"agents": {"run_seconds": run_seconds}, "store": store}
     options["resume_window_ms"] = 0
-    options["heartbeat_interval_ms"] = 3_600_000  # nobody here says more than has to be said
+    options["heartbeat_interval_ms"] = (
+        3_600_000  # longer than the tests, so that no heartbeat is sent
+    )
     async with (
         open_server(**options) as here,
         open_server(**options) as there,
@@ -62,7 +64,7 @@ async def two_servers(store: Shared) -> AsyncIterator[tuple[Client, Client, Serv
 
 
 async def ask_twice(owner: Client, asker: Client, content: str = "60") -> Frame:
-    """Start a run at one server, and send its message to the other; return what that confirms."""
+    """Send a message to one server, and again to the other; return its second confirmation."""
     await owner.say(content, "k", thread_id="t")
     await owner.until("agent_started")
     await asker.say(content, "k", thread_id="t")
@@ -70,8 +72,8 @@ async def ask_twice(owner: Client, asker: Client, content: str = "60") -> Frame:
     return confirmed
 
 
-async def test_its_end_is_told_when_it_is_there(autojump_clock: MockClock) -> None:
-    async with two_servers(Shared()) as (owner, asker, _):
+async def test_a_duplicate_gets_the_end_when_it_is_stored(autojump_clock: MockClock) -> None:
+    async with two_servers(SharedStore()) as (owner, asker, _):
         confirmed = await ask_twice(owner, asker)
         assert (confirmed["status"], confirmed["run_status"]) == ("duplicate", "running")
         end = await asker.until("agent_completed")
@@ -81,8 +83,8 @@ async def test_its_end_is_told_when_it_is_there(autojump_clock: MockClock) -> No
         assert 60 <= trio.current_time() <= 60 + FOLLOW_MAX_SECONDS
 
 
-async def test_it_is_told_once_however_often_it_is_asked_for(autojump_clock: MockClock) -> None:
-    async with two_servers(Shared()) as (owner, asker, _):
+async def test_several_duplicates_get_the_end_once(autojump_clock: MockClock) -> None:
+    async with two_servers(SharedStore()) as (owner, asker, _):
         await ask_twice(owner, asker)
         await asker.say("60", "k", thread_id="t")
         await asker.expect("message_confirmed")
@@ -92,8 +94,8 @@ async def test_it_is_told_once_however_often_it_is_asked_for(autojump_clock: Moc
         assert kinds(frames).count("agent_completed") == 1
 
 
-async def test_a_store_that_is_down_is_asked_again(autojump_clock: MockClock) -> None:
-    store = Shared()
+async def test_polling_continues_after_the_store_was_unavailable(autojump_clock: MockClock) -> None:
+    store = SharedStore()
     async with two_servers(store) as (owner, asker, _):
         await ask_twice(owner, asker)
         store.is_down = True
@@ -102,9 +104,11 @@ async def test_a_store_that_is_down_is_asked_again(autojump_clock: MockClock) ->
         assert (await asker.until("agent_completed"))[-1]["payload"]["status"] == "completed"
 
 
-async def test_what_is_not_known_any_more_is_not_waited_for(autojump_clock: MockClock) -> None:
-    for fault in ("forgets", "conflicts"):  # after a retention, or a backup
-        store = Shared()
+async def test_polling_stops_if_the_message_is_not_stored_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    for fault in ("forgets", "conflicts"):  # as after a retention, or a restored backup
+        store = SharedStore()
         async with two_servers(store) as (owner, asker, here):
             await ask_twice(owner, asker)
             setattr(store, fault, True)
@@ -114,36 +118,36 @@ async def test_what_is_not_known_any_more_is_not_waited_for(autojump_clock: Mock
             assert "agent_completed" not in kinds(await asker.sync())
 
 
-async def test_leaving_ends_the_waiting(autojump_clock: MockClock) -> None:
-    async with two_servers(Shared()) as (owner, asker, here):
+async def test_polling_stops_when_the_session_ends(autojump_clock: MockClock) -> None:
+    async with two_servers(SharedStore()) as (owner, asker, here):
         await ask_twice(owner, asker, "3000")
         started = trio.current_time()
-        asker.line.close()
+        asker.peer.close()
         await asker.done.wait()
         await wait_all_tasks_blocked()
         assert here.node.statistics()["sessions"] == 0
         assert trio.current_time() - started < 1
 
 
-async def test_an_end_between_two_looks_is_told_with_the_confirmation(
+async def test_an_end_during_the_lookup_is_sent_with_the_confirmation(
     autojump_clock: MockClock,
 ) -> None:
-    async with two_servers(Slow()) as (owner, asker, _):
+    async with two_servers(SlowStore()) as (owner, asker, _):
         confirmed = await ask_twice(owner, asker, "1")
         assert confirmed["run_status"] == "completed"
         await asker.expect("agent_completed")
 
 
-async def test_a_duplicate_that_is_found_after_the_end_is_not_waited_for(
+async def test_a_duplicate_found_after_the_end_of_its_session_is_not_polled(
     autojump_clock: MockClock,
 ) -> None:
-    """Whoever leaves while the store answers does not leave somebody behind who goes on asking."""
-    async with two_servers(Slow()) as (owner, asker, here):
+    """No task polls the store for a session that ends during the lookup."""
+    async with two_servers(SlowStore()) as (owner, asker, here):
         await owner.say("3000", "k", thread_id="t")
         await owner.until("agent_started")
         await asker.say("3000", "k", thread_id="t")
         await trio.sleep(1)
-        asker.line.close()
+        asker.peer.close()
         await asker.done.wait()
         await trio.sleep(5)
         assert here.node.statistics()["sessions"] == 0

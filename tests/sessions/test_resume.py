@@ -1,4 +1,4 @@
-"""Coming back to a session: nothing is lost, nothing comes twice, and what is gone is told."""
+"""Resuming a session: each event is received once, in order; missing events are reported."""
 
 import math
 import threading
@@ -17,12 +17,12 @@ from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.stores.base import RunEnd
 from netra_trio.stores.memory import MemoryStore
 
-QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
+NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 KINDS = pytest.mark.parametrize("acknowledging", [False, True], ids=["plain", "acknowledging"])
 WORDS = [f"wörd{number} " for number in range(12)]
 
 
-async def talker(run: Run) -> str:
+async def scripted_agent(run: Run) -> str:
     """Think, use a tool, and answer in words: some at once, some a second apart."""
     await run.think("hm", step=1, total=2)
     for word in WORDS[:4]:
@@ -39,13 +39,13 @@ async def talker(run: Run) -> str:
     return "done"
 
 
-async def forever(run: Run) -> None:
+async def wait_forever(run: Run) -> None:
     await run.emit("I wait")
     await trio.sleep_forever()
 
 
-class Steps:
-    """An agent that says one word for each time it is told to."""
+class StepAgent:
+    """An agent that emits each word that is sent to `offer`, until the word is "end"."""
 
     def __init__(self) -> None:
         self.offer, self._orders = trio.open_memory_channel[str](1000)
@@ -66,8 +66,8 @@ class Steps:
 
 
 @asynccontextmanager
-async def back(server: Server, lost: Client, last_seq: int, **more: Any) -> AsyncIterator[Client]:
-    """Go on with the session of a client that was lost."""
+async def resume(server: Server, lost: Client, last_seq: int, **more: Any) -> AsyncIterator[Client]:
+    """Resume the session of a client that lost its connection."""
     session_id = lost.hello["payload"]["session_id"]
     async with server.connect(session_id=session_id, last_seq=last_seq, **more) as client:
         yield client
@@ -90,8 +90,8 @@ def deltas(frames: list[Frame]) -> str:
     return "".join(f["payload"]["content"] for f in frames if f["type"] == "partial_result")
 
 
-def spans(frames: list[Frame]) -> list[int]:
-    """Return every number that these frames stand for, in the order they came."""
+def covered_numbers(frames: list[Frame]) -> list[int]:
+    """Return all numbers of these frames, in the order of arrival."""
     return [
         number
         for frame in frames
@@ -100,8 +100,8 @@ def spans(frames: list[Frame]) -> list[int]:
     ]
 
 
-def others(frames: list[Frame]) -> list[tuple[int, str, Any]]:
-    """Return the events that are no deltas, as far as two runs of the same agent agree."""
+def events_without_deltas(frames: list[Frame]) -> list[tuple[int, str, Any]]:
+    """Return the events except deltas, without fields that are different in each run."""
     chosen = ("status", "thought", "tool_name", "result", "success")
     return [
         (f["seq"], f["type"], {k: v for k, v in f["payload"].items() if k in chosen})
@@ -114,14 +114,14 @@ async def read(client: Client, count: int) -> list[Frame]:
     return [await client.next() for _ in range(count)]
 
 
-async def lose(client: Client) -> None:
-    client.line.cut()
+async def cut_connection(client: Client) -> None:
+    client.peer.cut()
     await client.done.wait()
 
 
 async def recorded(acknowledging: bool) -> list[Frame]:
     async with (
-        open_server(agents={"talker": talker}, **QUIET) as server,
+        open_server(agents={"scripted_agent": scripted_agent}, **NO_HEARTBEAT) as server,
         server.connect(acknowledging=acknowledging) as client,
     ):
         await client.say("x", "k")
@@ -131,26 +131,26 @@ async def recorded(acknowledging: bool) -> list[Frame]:
 FRAMES = 1 + 1 + 2 + len(WORDS) + 2 + 1
 
 
-# Exact.
+# Exact resumes.
 
 
 @KINDS
-async def test_the_recorded_run_has_as_many_frames(
+async def test_the_recorded_run_has_the_expected_number_of_frames(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
     frames = await recorded(acknowledging)
-    assert spans(frames) == list(range(1, FRAMES + 1))
+    assert covered_numbers(frames) == list(range(1, FRAMES + 1))
     assert deltas(frames) == "".join(WORDS)
 
 
 @KINDS
 @pytest.mark.parametrize("pause", [0.0, 2.5, 60.0])
 @pytest.mark.parametrize("cut", range(FRAMES + 1))
-async def test_exact_after_a_cut_at_every_frame(
+async def test_a_resume_is_exact_after_a_cut_at_every_frame(
     autojump_clock: MockClock, acknowledging: bool, pause: float, cut: int
 ) -> None:
     whole = await recorded(acknowledging)
-    async with open_server(agents={"talker": talker}, **QUIET) as server:
+    async with open_server(agents={"scripted_agent": scripted_agent}, **NO_HEARTBEAT) as server:
         client = server.start(acknowledging=acknowledging)
         client.hello = await client.expect("connection_established")
         await client.say("x", "k")
@@ -159,9 +159,9 @@ async def test_exact_after_a_cut_at_every_frame(
         if acknowledging and cut > 3:
             await client.send("ack", {"seq": cut - 2})
             await wait_all_tasks_blocked()
-        await lose(client)
+        await cut_connection(client)
         await trio.sleep(pause)
-        async with back(server, client, cut, acknowledging=acknowledging) as again:
+        async with resume(server, client, cut, acknowledging=acknowledging) as again:
             state = resume_of(again)
             assert same_session(client, again)
             assert (state["verdict"], state["last_seq"]) == ("exact", cut)
@@ -181,76 +181,78 @@ async def test_exact_after_a_cut_at_every_frame(
         if pause == 60:
             assert state["replayed"] == FRAMES - cut
     assert run["content"] + deltas(more) == "".join(WORDS)
-    assert spans(frames + more) == list(range(1, FRAMES + 1))
-    assert others(frames + more) == others(whole)
+    assert covered_numbers(frames + more) == list(range(1, FRAMES + 1))
+    assert events_without_deltas(frames + more) == events_without_deltas(whole)
     assert {frame["payload"]["run_id"] for frame in frames + more} == {run["run_id"]}
 
 
 @KINDS
-async def test_nothing_was_said_yet(autojump_clock: MockClock, acknowledging: bool) -> None:
-    async with open_server(**QUIET) as server:
+async def test_a_resume_before_the_first_event_is_exact(
+    autojump_clock: MockClock, acknowledging: bool
+) -> None:
+    async with open_server(**NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=acknowledging) as client:
             assert verdict(client) == "new"
-        async with back(server, client, 0, acknowledging=acknowledging) as again:
+        async with resume(server, client, 0, acknowledging=acknowledging) as again:
             assert same_session(client, again)
             state = resume_of(again)
             assert (state["verdict"], state["last_seq"], state["replayed"]) == ("exact", 0, 0)
             await again.say("hello")
-            assert spans(await again.until("agent_completed")) == [1, 2, 3, 4]
+            assert covered_numbers(await again.until("agent_completed")) == [1, 2, 3, 4]
 
 
 @KINDS
-async def test_twice_in_a_row_and_once_more_with_the_same_number(
+async def test_a_resume_twice_in_a_row_and_again_with_the_same_number(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
     more: dict[str, Any] = {"acknowledging": acknowledging}
-    async with open_server(agents={"talker": talker}, **QUIET) as server:
+    async with open_server(agents={"scripted_agent": scripted_agent}, **NO_HEARTBEAT) as server:
         async with server.connect(**more) as client:
             await client.say("x", "k")
             frames = await read(client, 5)
-        async with back(server, client, 5, **more) as second:
+        async with resume(server, client, 5, **more) as second:
             assert resume_of(second)["runs"][0]["content"] == deltas(frames)
-        async with back(server, client, 5, **more) as third:
+        async with resume(server, client, 5, **more) as third:
             assert resume_of(third)["runs"][0]["content"] == deltas(frames)
             frames += await read(third, 2)
         last = frames[-1]["seq"]
-        async with back(server, client, last, **more) as fourth:
+        async with resume(server, client, last, **more) as fourth:
             assert verdict(fourth) == "exact"
             assert resume_of(fourth)["runs"][0]["content"] == deltas(frames)
             frames += await fourth.until("agent_completed")
-    assert spans(frames) == list(range(1, FRAMES + 1))
+    assert covered_numbers(frames) == list(range(1, FRAMES + 1))
     assert deltas(frames) == "".join(WORDS)
 
 
 @KINDS
-async def test_a_run_ends_while_nobody_is_there(
+async def test_a_run_ends_while_the_session_has_no_connection(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
-    steps = Steps()
-    async with open_server(agents={"steps": steps}, **QUIET) as server:
+    steps = StepAgent()
+    async with open_server(agents={"steps": steps}, **NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=acknowledging) as client:
             await client.say("x", "k")
             await client.until("agent_started")
         for word in ("a", "b", "end"):
             steps.offer.send_nowait(word)
         await trio.sleep(10)
-        async with back(server, client, 2, acknowledging=acknowledging) as again:
+        async with resume(server, client, 2, acknowledging=acknowledging) as again:
             state = resume_of(again)
             assert [(run["status"], run["content"]) for run in state["runs"]] == [("completed", "")]
             frames = await again.until("agent_completed")
-            assert spans(frames) == [3, 4, 5]
+            assert covered_numbers(frames) == [3, 4, 5]
             assert deltas(frames) == "ab"
-            assert frames[0]["seq_from"] == 3  # what comes out of the log is merged
+            assert frames[0]["seq_from"] == 3  # replayed deltas are merged
             assert frames[-1]["payload"]["result"] == "done"
 
 
-async def test_queued_and_running_are_told_apart(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"forever": forever}, **QUIET) as server:
+async def test_resume_runs_has_the_status_queued_or_running(autojump_clock: MockClock) -> None:
+    async with open_server(agents={"wait_forever": wait_forever}, **NO_HEARTBEAT) as server:
         async with server.connect() as client:
             for key in ("k1", "k2"):
                 await client.say("x", key, thread_id="t")
             frames = await read(client, 4)
-        async with back(server, client, frames[-1]["seq"]) as again:
+        async with resume(server, client, frames[-1]["seq"]) as again:
             runs = resume_of(again)["runs"]
             assert [(run["correlation_id"], run["status"]) for run in runs] == [
                 ("k1", "running"),
@@ -260,17 +262,19 @@ async def test_queued_and_running_are_told_apart(autojump_clock: MockClock) -> N
             assert {run["thread_id"] for run in runs} == {"t"}
 
 
-# Two sockets.
+# Two connections.
 
 
 @KINDS
-async def test_the_newest_socket_wins(autojump_clock: MockClock, acknowledging: bool) -> None:
-    steps = Steps()
-    async with open_server(agents={"steps": steps}, **QUIET) as server:
+async def test_the_newest_connection_replaces_the_older_one(
+    autojump_clock: MockClock, acknowledging: bool
+) -> None:
+    steps = StepAgent()
+    async with open_server(agents={"steps": steps}, **NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=acknowledging) as old:
             await old.say("x", "k")
             await old.until("agent_started")
-            async with back(server, old, 2, acknowledging=acknowledging) as new:
+            async with resume(server, old, 2, acknowledging=acknowledging) as new:
                 assert verdict(new) == "exact"
                 for word in ("a", "end"):
                     steps.offer.send_nowait(word)
@@ -278,19 +282,21 @@ async def test_the_newest_socket_wins(autojump_clock: MockClock, acknowledging: 
                 assert (kinds([f for f in frames if "seq" in f]), code) == ([], 4409)
                 await old.done.wait()
                 assert old.ended is EndReason.TAKEN_OVER
-                assert spans(await new.until("agent_completed")) == [3, 4]
+                assert covered_numbers(await new.until("agent_completed")) == [3, 4]
         assert server.node.statistics()["sessions"] == 1
 
 
-async def test_a_takeover_is_not_one_connection_more(autojump_clock: MockClock) -> None:
+async def test_a_takeover_does_not_count_as_an_additional_connection(
+    autojump_clock: MockClock,
+) -> None:
     policy: dict[str, Any] = {
         "max_connections_per_user": 1,
         "connection_limit_policy": "reject",
     }
     async with (
-        open_server(**policy, **QUIET) as server,
+        open_server(**policy, **NO_HEARTBEAT) as server,
         server.connect() as old,
-        back(server, old, 0) as new,
+        resume(server, old, 0) as new,
     ):
         assert same_session(old, new)
         await old.done.wait()
@@ -298,8 +304,10 @@ async def test_a_takeover_is_not_one_connection_more(autojump_clock: MockClock) 
 
 
 @KINDS
-async def test_the_other_kind_is_refused(autojump_clock: MockClock, acknowledging: bool) -> None:
-    async with open_server(**QUIET) as server:
+async def test_a_resume_with_another_wire_format_is_refused(
+    autojump_clock: MockClock, acknowledging: bool
+) -> None:
+    async with open_server(**NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=acknowledging) as client:
             session_id = client.hello["payload"]["session_id"]
             other = server.start(session_id=session_id, acknowledging=not acknowledging)
@@ -309,7 +317,7 @@ async def test_the_other_kind_is_refused(autojump_clock: MockClock, acknowledgin
             assert not other.transport.accepted.is_set()
             await client.say("still here")
             await client.until("agent_completed")
-        async with back(server, client, 4, acknowledging=acknowledging) as again:
+        async with resume(server, client, 4, acknowledging=acknowledging) as again:
             assert verdict(again) == "exact"
 
 
@@ -321,70 +329,72 @@ async def check_reset(client: Client, reason: str) -> None:
     assert (state["verdict"], state["reason"], state["last_seq"]) == ("reset", reason, 0)
     assert (state["replayed"], state.get("runs", [])) == (0, [])
     await client.say("hello")
-    assert spans(await client.until("agent_completed")) == [1, 2, 3, 4]
+    assert covered_numbers(await client.until("agent_completed")) == [1, 2, 3, 4]
 
 
-async def test_an_unknown_session_and_another_users(autojump_clock: MockClock) -> None:
-    async with open_server(**QUIET) as server, server.connect("alice") as alice:
+async def test_an_unknown_session_and_the_session_of_another_user_are_reset(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server(**NO_HEARTBEAT) as server, server.connect("alice") as alice:
         await alice.say("mine")
         await alice.until("agent_completed")
         async with server.connect("bob", session_id="s_nobody", last_seq=3) as client:
             await check_reset(client, "unknown")
-        async with back(server, alice, 2, user="bob") as bob:
+        async with resume(server, alice, 2, user="bob") as bob:
             assert not same_session(alice, bob)
             await check_reset(bob, "unknown")
         assert await alice.sync() == []
 
 
 @KINDS
-async def test_ahead_of_what_was_ever_written(
+async def test_a_number_that_was_never_sent_is_a_reset(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
-    async with open_server(**QUIET) as server:
+    async with open_server(**NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=acknowledging) as client:
             await client.say("x")
             await client.until("agent_completed")
-        async with back(server, client, 5, acknowledging=acknowledging) as other:
+        async with resume(server, client, 5, acknowledging=acknowledging) as other:
             assert not same_session(client, other)
             await check_reset(other, "ahead")
-        async with back(server, client, 4, acknowledging=acknowledging) as again:
+        async with resume(server, client, 4, acknowledging=acknowledging) as again:
             assert same_session(client, again)
             assert verdict(again) == "exact"
 
 
-async def test_a_gap_where_the_ring_is_too_short(autojump_clock: MockClock) -> None:
-    steps = Steps()
-    async with open_server(agents={"steps": steps}, replay_events=5, **QUIET) as server:
+async def test_a_resume_has_a_gap_if_the_ring_is_too_short(autojump_clock: MockClock) -> None:
+    steps = StepAgent()
+    async with open_server(agents={"steps": steps}, replay_events=5, **NO_HEARTBEAT) as server:
         async with server.connect() as client:
             await client.say("x", "k")
             frames = await client.until("agent_started")
             for number in range(20):
                 steps.offer.send_nowait(f"{number} ")
                 frames.append(await client.expect("partial_result"))
-        async with back(server, client, 4) as again:
+        async with resume(server, client, 4) as again:
             state = resume_of(again)
             assert (state["verdict"], state["last_seq"], state["replayed"]) == ("gap", 17, 5)
             assert state["runs"][0]["content"] == deltas(frames[:17])
             steps.offer.send_nowait("end")
             more = await again.until("agent_completed")
-    assert spans(more) == list(range(18, 24))
+    assert covered_numbers(more) == list(range(18, 24))
     assert state["runs"][0]["content"] + deltas(more) == deltas(frames)
 
 
-async def test_a_gap_before_what_was_acknowledged(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"talker": talker}, **QUIET) as server:
+async def test_a_resume_before_acknowledged_events_has_a_gap(autojump_clock: MockClock) -> None:
+    async with open_server(agents={"scripted_agent": scripted_agent}, **NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=True) as client:
             await client.say("x", "k")
             frames = await client.until("agent_completed")
             await client.send("ack", {"seq": 8})
             await client.sync()
-        async with back(server, client, 5, acknowledging=True) as again:
+        async with resume(server, client, 5, acknowledging=True) as again:
             state = resume_of(again)
             assert (state["verdict"], state["last_seq"]) == ("gap", 8)
             assert state["replayed"] == FRAMES - 8
             assert state["runs"][0]["content"] == deltas(frames[:8])
             more = await again.until("agent_completed")
-    assert spans(more) == list(range(9, FRAMES + 1))
+    assert covered_numbers(more) == list(range(9, FRAMES + 1))
     assert state["runs"][0]["content"] + deltas(more) == "".join(WORDS)
 
 
@@ -392,51 +402,57 @@ async def test_a_gap_before_what_was_acknowledged(autojump_clock: MockClock) -> 
 
 
 @KINDS
-async def test_the_window_passes(autojump_clock: MockClock, acknowledging: bool) -> None:
-    steps, store = Steps(), MemoryStore()
+async def test_a_session_ends_when_the_resume_window_has_passed(
+    autojump_clock: MockClock, acknowledging: bool
+) -> None:
+    steps, store = StepAgent(), MemoryStore()
     window: dict[str, Any] = {"resume_window_ms": 5000}
     more: dict[str, Any] = {"acknowledging": acknowledging}
-    async with open_server(agents={"steps": steps}, store=store, **window, **QUIET) as server:
+    async with open_server(
+        agents={"steps": steps}, store=store, **window, **NO_HEARTBEAT
+    ) as server:
         async with server.connect(**more) as client:
             thread = "t"
             await client.say("x", "k", thread_id=thread)
             await client.until("agent_started")
         await trio.sleep(4.9)
-        async with back(server, client, 2, **more) as again:
+        async with resume(server, client, 2, **more) as again:
             assert verdict(again) == "exact"
-            await trio.sleep(20)  # with a connection no time runs out
+            await trio.sleep(20)  # the window does not run while there is a connection
             assert steps.ended == []
         await trio.sleep(4.9)
         assert steps.ended == []
         await trio.sleep(0.2)
         assert steps.ended == ["cancelled"]
         assert server.node.statistics()["sessions"] == 0
-        async with back(server, client, 2, **more) as late:
+        async with resume(server, client, 2, **more) as late:
             assert resume_of(late)["reason"] == "unknown"
             await late.send("get_thread_history", {"thread_id": thread})
             history = await late.expect("thread_history")
             assert history["payload"]["messages"][0]["run"]["status"] == "cancelled"
 
 
-async def test_without_a_window_a_session_ends_with_its_connection(
+async def test_a_session_without_a_resume_window_ends_with_its_connection(
     autojump_clock: MockClock,
 ) -> None:
-    steps = Steps()
-    async with open_server(agents={"steps": steps}, resume_window_ms=0, **QUIET) as server:
+    steps = StepAgent()
+    async with open_server(agents={"steps": steps}, resume_window_ms=0, **NO_HEARTBEAT) as server:
         async with server.connect() as client:
             await client.say("x", "k")
             await client.until("agent_started")
         await wait_all_tasks_blocked()
         assert steps.ended == ["cancelled"]
-        async with back(server, client, 2) as again:
+        async with resume(server, client, 2) as again:
             assert resume_of(again)["reason"] == "unknown"
 
 
-async def test_the_oldest_detached_session_goes_and_an_idle_one_first(
+async def test_the_oldest_detached_session_is_ended_beyond_the_limit_idle_ones_first(
     autojump_clock: MockClock,
 ) -> None:
     limit: dict[str, Any] = {"max_sessions_per_user": 3}
-    async with open_server(agents={"forever": forever}, **limit, **QUIET) as server:
+    async with open_server(
+        agents={"wait_forever": wait_forever}, **limit, **NO_HEARTBEAT
+    ) as server:
         lost = []
         for number in range(3):
             async with server.connect() as client:
@@ -456,14 +472,14 @@ async def test_the_oldest_detached_session_goes_and_an_idle_one_first(
                 assert [await is_there(client) for client in lost] == [False, False, True]
                 async with server.connect() as third, server.connect() as fourth:
                     assert not any([await is_there(client) for client in lost])
-                    # Four with a connection: none of them goes.
+                    # Four with a connection: none of them ends.
                     assert len(await third.sync() + await fourth.sync()) == 0
                     assert server.node.statistics()["sessions"] == 5
 
 
-async def test_a_disabled_user_does_not_come_back(autojump_clock: MockClock) -> None:
-    steps, store = Steps(), MemoryStore()
-    async with open_server(agents={"steps": steps}, store=store, **QUIET) as server:
+async def test_a_disabled_user_cannot_resume(autojump_clock: MockClock) -> None:
+    steps, store = StepAgent(), MemoryStore()
+    async with open_server(agents={"steps": steps}, store=store, **NO_HEARTBEAT) as server:
         client = server.start()
         client.hello = await client.expect("connection_established")
         await client.say("x", "k")
@@ -479,9 +495,9 @@ async def test_a_disabled_user_does_not_come_back(autojump_clock: MockClock) -> 
     assert SECRET
 
 
-async def test_the_rate_outlasts_a_reconnect(autojump_clock: MockClock) -> None:
+async def test_the_rate_is_kept_over_a_resume(autojump_clock: MockClock) -> None:
     limits: dict[str, Any] = {"max_message_rate": 2, "burst_queue": 0}
-    async with open_server(**limits, **QUIET) as server:
+    async with open_server(**limits, **NO_HEARTBEAT) as server:
         async with server.connect() as client:
             for key in ("k1", "k2"):
                 await client.say("x", key)
@@ -489,7 +505,7 @@ async def test_the_rate_outlasts_a_reconnect(autojump_clock: MockClock) -> None:
         for _ in range(5):
             async with server.connect("bob"):
                 pass
-        async with back(server, client, 8) as again:
+        async with resume(server, client, 8) as again:
             await again.say("x", "k3")
             assert (await again.error())["code"] == "RATE_LIMIT_EXCEEDED"
 
@@ -502,7 +518,7 @@ async def test_a_client_that_keeps_up_gets_every_delta(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
     async with (
-        open_server(agents={"talker": talker}, **QUIET) as server,
+        open_server(agents={"scripted_agent": scripted_agent}, **NO_HEARTBEAT) as server,
         server.connect(acknowledging=acknowledging) as client,
     ):
         await client.say("x", "k")
@@ -517,12 +533,12 @@ async def test_a_client_that_lags_gets_merged_deltas(
 ) -> None:
     words = [f"wörd{number} " for number in range(5000)]
 
-    async def flood(run: Run) -> None:
+    async def emit_much(run: Run) -> None:
         for word in words:
             await run.emit(word)
 
     async with (
-        open_server(agents={"flood": flood}, **QUIET) as server,
+        open_server(agents={"emit_much": emit_much}, **NO_HEARTBEAT) as server,
         server.connect(acknowledging=acknowledging, buffer_bytes=4096) as client,
     ):
         await client.say("x", "k")
@@ -534,34 +550,36 @@ async def test_a_client_that_lags_gets_merged_deltas(
                 await client.send("ack", {"seq": frames[-1]["seq"]})
     assert any("seq_from" in frame for frame in frames)
     assert deltas(frames) == "".join(words)
-    assert spans(frames) == list(range(1, len(words) + 4))
+    assert covered_numbers(frames) == list(range(1, len(words) + 4))
     assert len(frames) < len(words)
 
 
 @KINDS
-async def test_a_full_log_holds_the_agent_up_while_nobody_is_there(
+async def test_an_agent_waits_for_a_full_log_without_a_connection(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
     said: list[int] = []
 
-    async def thinker(run: Run) -> None:
+    async def think_often(run: Run) -> None:
         for number in range(100):
             await run.think(f"{number}")
             said.append(number)
 
     more: dict[str, Any] = {"acknowledging": acknowledging}
-    async with open_server(agents={"thinker": thinker}, replay_events=10, **QUIET) as server:
+    async with open_server(
+        agents={"think_often": think_often}, replay_events=10, **NO_HEARTBEAT
+    ) as server:
         client = server.start(**more)
         client.hello = await client.expect("connection_established")
         await client.say("x", "k")
         frames = await read(client, 1)
-        await lose(client)
+        await cut_connection(client)
         await trio.sleep(60)
         held_up = len(said)
         assert held_up < 100
         await trio.sleep(30)
         assert len(said) == held_up
-        async with back(server, client, 1, **more) as again:
+        async with resume(server, client, 1, **more) as again:
             gone = resume_of(again)["last_seq"]
             while frames[-1]["type"] != "agent_completed":
                 frames.append(await again.next())
@@ -569,14 +587,14 @@ async def test_a_full_log_holds_the_agent_up_while_nobody_is_there(
                     await again.send("ack", {"seq": frames[-1]["seq"]})
     if acknowledging:
         assert verdict(again) == "exact"
-    assert spans(frames[1:]) == list(range(gone + 1, 104))
+    assert covered_numbers(frames[1:]) == list(range(gone + 1, 104))
 
 
-async def test_deltas_merge_in_a_full_log_while_nobody_is_there(
+async def test_deltas_are_merged_in_a_full_log_without_a_connection(
     autojump_clock: MockClock,
 ) -> None:
-    steps = Steps()
-    async with open_server(agents={"steps": steps}, replay_events=10, **QUIET) as server:
+    steps = StepAgent()
+    async with open_server(agents={"steps": steps}, replay_events=10, **NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=True) as client:
             await client.say("x", "k")
             await client.until("agent_started")
@@ -584,20 +602,20 @@ async def test_deltas_merge_in_a_full_log_while_nobody_is_there(
         for word in [*words, "end"]:
             steps.offer.send_nowait(word)
         await trio.sleep(10)
-        assert steps.ended == ["ended"]  # text takes bytes only
-        async with back(server, client, 2, acknowledging=True) as again:
+        assert steps.ended == ["ended"]  # merged text uses only bytes
+        async with resume(server, client, 2, acknowledging=True) as again:
             frames = await again.until("agent_completed")
     assert deltas(frames) == "".join(words)
-    assert spans(frames) == list(range(3, 504))
+    assert covered_numbers(frames) == list(range(3, 504))
 
 
-# An agent that does not end.
+# Agents that ignore their cancellation.
 
 
-async def test_a_run_that_does_not_end_is_abandoned(autojump_clock: MockClock) -> None:
+async def test_a_run_that_ignores_its_cancellation_is_abandoned(autojump_clock: MockClock) -> None:
     release = trio.Event()
 
-    async def stubborn(run: Run) -> str:
+    async def ignore_cancellation(run: Run) -> str:
         await run.emit("no")
         with trio.CancelScope(shield=True):
             await release.wait()
@@ -605,7 +623,10 @@ async def test_a_run_that_does_not_end_is_abandoned(autojump_clock: MockClock) -
         return "late"
 
     async with (
-        open_server(agents={"stubborn": stubborn, "talker": talker}, **QUIET) as server,
+        open_server(
+            agents={"ignore_cancellation": ignore_cancellation, "scripted_agent": scripted_agent},
+            **NO_HEARTBEAT,
+        ) as server,
         server.connect() as client,
     ):
         await client.say("x", "k", thread_id="t")
@@ -616,21 +637,21 @@ async def test_a_run_that_does_not_end_is_abandoned(autojump_clock: MockClock) -
         end = (await client.expect("agent_completed"))["payload"]
         assert 2 <= trio.current_time() - before <= 3
         assert (end["status"], end["abandoned"]) == ("cancelled", True)
-        await client.say("y", "k2", thread_id="t", agent="talker")
+        await client.say("y", "k2", thread_id="t", agent="scripted_agent")
         more = await client.until("agent_completed")
         assert more[-1]["payload"]["status"] == "completed"
         assert "abandoned" not in more[-1]["payload"]
         release.set()
         await trio.sleep(5)
-        assert await client.sync() == []  # there is one end
-        await client.say("z", "k3", thread_id="t", agent="talker")
+        assert await client.sync() == []  # the run has one end
+        await client.say("z", "k3", thread_id="t", agent="scripted_agent")
         assert (await client.until("agent_completed"))[-1]["payload"]["status"] == "completed"
 
 
-async def test_a_thread_that_does_not_obey_is_abandoned(autojump_clock: MockClock) -> None:
+async def test_a_run_that_waits_for_a_thread_is_abandoned(autojump_clock: MockClock) -> None:
     release, over = threading.Event(), trio.Event()
 
-    async def threaded(run: Run) -> str:
+    async def wait_in_thread(run: Run) -> str:
         await run.emit("off it goes")
         try:
             await trio.to_thread.run_sync(release.wait)
@@ -639,7 +660,10 @@ async def test_a_thread_that_does_not_obey_is_abandoned(autojump_clock: MockCloc
         return "late"
 
     async with (
-        open_server(agents={"threaded": threaded, "talker": talker}, **QUIET) as server,
+        open_server(
+            agents={"wait_in_thread": wait_in_thread, "scripted_agent": scripted_agent},
+            **NO_HEARTBEAT,
+        ) as server,
         server.connect() as client,
     ):
         try:
@@ -648,24 +672,24 @@ async def test_a_thread_that_does_not_obey_is_abandoned(autojump_clock: MockCloc
             await client.send("stop_agent", {"run_id": run_id})
             end = (await client.expect("agent_completed"))["payload"]
             assert (end["status"], end["abandoned"]) == ("cancelled", True)
-            await client.say("y", "k2", thread_id="t", agent="talker")
+            await client.say("y", "k2", thread_id="t", agent="scripted_agent")
             assert (await client.until("agent_completed"))[-1]["payload"]["status"] == "completed"
         finally:
-            autojump_clock.autojump_threshold = math.inf  # a thread takes no virtual time
+            autojump_clock.autojump_threshold = math.inf  # a thread runs in real time
             release.set()
             await over.wait()
             autojump_clock.autojump_threshold = 0
         assert await client.sync() == []
 
 
-# The fence while nobody is there, and at the very end.
+# Stops without a connection, and during the end of a run.
 
 
 @KINDS
-async def test_a_run_is_stopped_while_its_session_has_no_socket(
+async def test_a_run_of_a_session_without_a_connection_can_be_stopped(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
-    async with open_server(agents={"forever": forever}, **QUIET) as server:
+    async with open_server(agents={"wait_forever": wait_forever}, **NO_HEARTBEAT) as server:
         async with server.connect(acknowledging=acknowledging) as client:
             await client.say("x", "k")
             frames = await client.until("partial_result")
@@ -674,7 +698,7 @@ async def test_a_run_is_stopped_while_its_session_has_no_socket(
             await other.send("stop_agent", {"run_id": run_id})
             assert await other.sync() == []
         more = {"acknowledging": acknowledging}
-        async with back(server, client, frames[-1]["seq"], **more) as again:
+        async with resume(server, client, frames[-1]["seq"], **more) as again:
             assert verdict(again) == "exact"
             end = await again.expect("agent_completed")
             assert (end["payload"]["status"], end["seq"]) == ("cancelled", frames[-1]["seq"] + 1)
@@ -682,7 +706,7 @@ async def test_a_run_is_stopped_while_its_session_has_no_socket(
             assert (await again.error())["code"] == "RUN_NOT_FOUND"
 
 
-async def test_a_stop_that_comes_while_the_end_is_stored_changes_nothing(
+async def test_a_stop_while_the_end_is_stored_has_no_effect(
     autojump_clock: MockClock,
 ) -> None:
     class SlowToEnd(MemoryStore):
@@ -691,7 +715,9 @@ async def test_a_stop_that_comes_while_the_end_is_stored_changes_nothing(
             await super().end_run(end)
 
     async with (
-        open_server(agents={"talker": talker}, store=SlowToEnd(), **QUIET) as server,
+        open_server(
+            agents={"scripted_agent": scripted_agent}, store=SlowToEnd(), **NO_HEARTBEAT
+        ) as server,
         server.connect() as client,
     ):
         await client.say("x", "k")
@@ -706,12 +732,12 @@ async def test_a_stop_that_comes_while_the_end_is_stored_changes_nothing(
         assert await client.sync() == []
 
 
-async def test_a_reset_is_one_connection_more(autojump_clock: MockClock) -> None:
+async def test_a_reset_counts_as_an_additional_connection(autojump_clock: MockClock) -> None:
     policy: dict[str, Any] = {
         "max_connections_per_user": 1,
         "connection_limit_policy": "reject",
     }
-    async with open_server(**policy, **QUIET) as server, server.connect() as client:
+    async with open_server(**policy, **NO_HEARTBEAT) as server, server.connect() as client:
         session_id = client.hello["payload"]["session_id"]
         other = server.start(session_id=session_id, last_seq=99)
         with trio.move_on_after(1):

@@ -1,4 +1,4 @@
-"""A run is a bracket: what an agent does in it, and how it ends, whatever happens."""
+"""Runs: the events of an agent between `agent_started` and `agent_completed`, and all endings."""
 
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
@@ -15,8 +15,8 @@ from netra_trio.errors import RetryableAgentError, ToolError
 from netra_trio.protocol.messages import HistoryMessage
 
 SECRET_TEXT = "the-agents-own-secret"
-EVENT_BYTES = 256 * 1024  # the contract's bound
-QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
+EVENT_BYTES = 256 * 1024  # of an event
+NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 INNER = {
     "agent_started",
     "agent_thinking",
@@ -31,7 +31,7 @@ Logs = list[MutableMapping[str, Any]]
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[Logs]:
-    """Hold what is logged, which is not printed then: a traceback takes longer than a test."""
+    """Capture log lines instead of printing them: formatting a traceback is slow."""
     with capture_logs() as captured:
         yield captured
 
@@ -41,32 +41,32 @@ async def echo(run: Run) -> str:
     return run.content
 
 
-async def forever(run: Run) -> None:
+async def emit_and_wait(run: Run) -> None:
     await run.emit("going on")
     await trio.sleep_forever()
 
 
 async def events_of(agent: Agent, *, content: str = "hello", **settings: Any) -> list[Frame]:
-    """Run an agent once and return all its frames, from the confirmation to a fence behind."""
+    """Run an agent once and return all its frames; check that no frame follows the end."""
     async with (
-        open_server(agents={"agent": agent}, **QUIET, **settings) as server,
+        open_server(agents={"agent": agent}, **NO_HEARTBEAT, **settings) as server,
         server.connect() as client,
     ):
         await client.say(content, "k")
         frames = await client.until("agent_completed")
-        await nothing_more(client)
-    check_bracket(frames)
+        await assert_no_frame(client)
+    check_run(frames)
     return frames
 
 
-async def nothing_more(client: Client) -> None:
+async def assert_no_frame(client: Client) -> None:
     await trio.testing.wait_all_tasks_blocked()
     await client.send("ping", {"fence": 1})
     assert (await client.expect("pong"))["payload"] == {"fence": 1}
 
 
-def check_bracket(frames: list[Frame]) -> None:
-    """See that one run's frames are a bracket, numbered without a gap and with its key."""
+def check_run(frames: list[Frame]) -> None:
+    """Check the frames of one run: order of start and end, numbers without a gap, the same key."""
     assert frames[0]["type"] == "message_confirmed"
     assert frames[1]["type"] in {"agent_started", "agent_completed"}
     assert frames[-1]["type"] == "agent_completed"
@@ -86,10 +86,10 @@ def payloads(frames: list[Frame], kind: str) -> list[Frame]:
     return [frame["payload"] for frame in frames if frame["type"] == kind]
 
 
-# Every kind of ending.
+# Endings.
 
 
-async def test_completed_with_a_result(autojump_clock: MockClock) -> None:
+async def test_a_run_is_completed_with_its_result(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> dict[str, Any]:
         await run.emit("ignored")
         await trio.sleep(0.25)
@@ -111,7 +111,9 @@ async def test_completed_with_a_result(autojump_clock: MockClock) -> None:
     }
 
 
-async def test_without_a_result_it_is_what_was_emitted(autojump_clock: MockClock) -> None:
+async def test_the_result_is_the_emitted_text_if_nothing_is_returned(
+    autojump_clock: MockClock,
+) -> None:
     async def agent(run: Run) -> None:
         for word in ("a ", "b ", "ç"):
             await run.emit(word)
@@ -119,7 +121,9 @@ async def test_without_a_result_it_is_what_was_emitted(autojump_clock: MockClock
     assert end_of(await events_of(agent))["result"] == "a b ç"
 
 
-async def test_without_a_word_the_result_is_empty(autojump_clock: MockClock) -> None:
+async def test_the_result_is_empty_if_nothing_is_emitted_or_returned(
+    autojump_clock: MockClock,
+) -> None:
     async def agent(run: Run) -> None:
         assert run.attempt == 1
 
@@ -128,7 +132,7 @@ async def test_without_a_word_the_result_is_empty(autojump_clock: MockClock) -> 
     assert end_of(frames)["result"] == ""
 
 
-async def test_false_results_are_results(autojump_clock: MockClock) -> None:
+async def test_a_false_value_is_a_result(autojump_clock: MockClock) -> None:
     values: list[Any] = [False, 0, "", [], {}]
     for value in values:
 
@@ -162,15 +166,15 @@ async def broken_child(run: Run) -> None:
     await trio.sleep_forever()
 
 
-async def leaving(_: Run) -> None:
+async def exit_process(_: Run) -> None:
     raise SystemExit(SECRET_TEXT)
 
 
 class UnknownBase(BaseException):
-    """Something that no `except Exception` catches."""
+    """An exception that `except Exception` does not catch."""
 
 
-async def beyond_exception(_: Run) -> None:
+async def raise_base_exception(_: Run) -> None:
     raise UnknownBase(SECRET_TEXT)
 
 
@@ -190,23 +194,23 @@ async def too_large_number(_: Run) -> object:
     return {SECRET_TEXT: 2**64}
 
 
-async def round_about(_: Run) -> object:
+async def circular(_: Run) -> object:
     turning: list[Any] = [SECRET_TEXT]
     turning.append(turning)
     return turning
 
 
-class Unspeakable(Exception):
+class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError(SECRET_TEXT)
 
 
-async def unspeakable(_: Run) -> None:
-    raise Unspeakable
+async def raise_unprintable(_: Run) -> None:
+    raise Unprintable
 
 
 def not_async(_: Run) -> Any:
-    """Stand for an agent that its author forgot to make async."""
+    """Return a value: an agent that is not an async function."""
     return 5
 
 
@@ -215,20 +219,20 @@ FAILING: list[Callable[[Run], Awaitable[Any]]] = [
     broken_after_output,
     broken_group,
     broken_child,
-    leaving,
-    beyond_exception,
+    exit_process,
+    raise_base_exception,
     unserialisable,
     wrong_key,
     no_text,
     too_large_number,
-    round_about,
-    unspeakable,
+    circular,
+    raise_unprintable,
     not_async,
 ]
 
 
 @pytest.mark.parametrize("agent", FAILING)
-async def test_failed_tells_an_error_id_and_nothing_of_the_exception(
+async def test_a_failed_run_has_an_error_id_and_no_text_of_the_exception(
     autojump_clock: MockClock, agent: Agent, logs: Logs
 ) -> None:
     frames = await events_of(agent)
@@ -246,14 +250,14 @@ async def test_failed_tells_an_error_id_and_nothing_of_the_exception(
     assert isinstance(logged["exc_info"], BaseException)
 
 
-async def test_every_failure_has_its_own_error_id(autojump_clock: MockClock) -> None:
+async def test_each_failure_has_a_different_error_id(autojump_clock: MockClock) -> None:
     ids = {end_of(await events_of(broken))["error"]["error_id"] for _ in range(3)}
     assert len(ids) == 3
 
 
-async def test_a_failed_run_leaves_the_session_in_order(autojump_clock: MockClock) -> None:
+async def test_a_session_works_after_a_failed_run(autojump_clock: MockClock) -> None:
     async with (
-        open_server(agents={"broken": leaving, "echo": echo}) as server,
+        open_server(agents={"broken": exit_process, "echo": echo}) as server,
         server.connect() as client,
     ):
         for _ in range(3):
@@ -267,17 +271,17 @@ async def test_a_failed_run_leaves_the_session_in_order(autojump_clock: MockCloc
     ("settings", "payload"),
     [({"agent_timeout_ms": 1500}, {}), ({}, {"deadline_ms": 1500})],
 )
-async def test_timed_out(
+async def test_a_run_is_timed_out_at_its_deadline(
     autojump_clock: MockClock, settings: dict[str, Any], payload: dict[str, Any]
 ) -> None:
     async with (
-        open_server(agents={"forever": forever}, **settings) as server,
+        open_server(agents={"emit_and_wait": emit_and_wait}, **settings) as server,
         server.connect() as client,
     ):
         await client.say("x", "k", **payload)
         frames = await client.until("agent_completed")
         assert trio.current_time() == 1.5
-    check_bracket(frames)
+    check_run(frames)
     end = end_of(frames)
     assert (end["status"], end["duration_ms"]) == ("timed_out", 1500)
     assert end["error"]["code"] == "AGENT_TIMEOUT"
@@ -286,21 +290,21 @@ async def test_timed_out(
 
 
 @pytest.mark.parametrize(("limit", "wish", "ends"), [(2000, 1000, 1), (1000, 2000, 1)])
-async def test_the_smaller_of_the_two_limits_holds(
+async def test_the_shorter_of_the_two_timeouts_is_used(
     autojump_clock: MockClock, limit: int, wish: int, ends: float
 ) -> None:
     async with (
-        open_server(agents={"forever": forever}, agent_timeout_ms=limit) as server,
+        open_server(agents={"emit_and_wait": emit_and_wait}, agent_timeout_ms=limit) as server,
         server.connect() as client,
     ):
         await client.send(
-            "agent_request", {"agent": "forever", "input": "x", "deadline_ms": wish}, "k"
+            "agent_request", {"agent": "emit_and_wait", "input": "x", "deadline_ms": wish}, "k"
         )
         assert end_of(await client.until("agent_completed"))["status"] == "timed_out"
         assert trio.current_time() == ends
 
 
-async def test_the_deadline_counts_from_the_start_and_not_from_the_message(
+async def test_the_timeout_starts_when_the_run_starts(
     autojump_clock: MockClock,
 ) -> None:
     async def second(run: Run) -> float:
@@ -316,7 +320,9 @@ async def test_the_deadline_counts_from_the_start_and_not_from_the_message(
             assert (end["status"], end["result"]) == ("completed", 1.25)
 
 
-async def test_a_run_that_is_done_at_its_deadline_is_completed(autojump_clock: MockClock) -> None:
+async def test_a_run_that_returns_before_its_deadline_is_completed(
+    autojump_clock: MockClock,
+) -> None:
     async def agent(run: Run) -> str:
         await trio.sleep_until(run.deadline - 0.001)
         return "just in time"
@@ -325,7 +331,7 @@ async def test_a_run_that_is_done_at_its_deadline_is_completed(autojump_clock: M
     assert end_of(frames)["result"] == "just in time"
 
 
-async def test_the_deadline_holds_over_all_attempts(autojump_clock: MockClock) -> None:
+async def test_the_deadline_is_for_all_attempts_together(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         deadlines.append(run.deadline)
         await trio.sleep(0.75)
@@ -339,8 +345,8 @@ async def test_the_deadline_holds_over_all_attempts(autojump_clock: MockClock) -
     assert set(deadlines) == {deadlines[0]}
 
 
-async def test_interrupted_when_the_server_drains(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"forever": forever}, **QUIET) as server:
+async def test_a_run_is_interrupted_when_the_server_drains(autojump_clock: MockClock) -> None:
+    async with open_server(agents={"emit_and_wait": emit_and_wait}, **NO_HEARTBEAT) as server:
         client = server.start()
         await client.expect("connection_established")
         await client.say("x", "k")
@@ -355,7 +361,7 @@ async def test_interrupted_when_the_server_drains(autojump_clock: MockClock) -> 
     assert waiting["correlation_id"] == "waits"
     assert (waiting["payload"]["status"], waiting["payload"]["duration_ms"]) == ("interrupted", 0)
     assert waiting["timestamp"] == EPOCH
-    check_bracket([*frames, {**running, "seq": frames[-1]["seq"] + 1}])
+    check_run([*frames, {**running, "seq": frames[-1]["seq"] + 1}])
     assert running["payload"]["status"] == "interrupted"
     assert running["payload"]["duration_ms"] > 0
 
@@ -363,7 +369,7 @@ async def test_interrupted_when_the_server_drains(autojump_clock: MockClock) -> 
 async def test_a_new_message_is_refused_while_the_server_drains(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server(agents={"forever": forever}, **QUIET) as server:
+    async with open_server(agents={"emit_and_wait": emit_and_wait}, **NO_HEARTBEAT) as server:
         client = server.start()
         await client.expect("connection_established")
         await client.say("x", "k")
@@ -378,8 +384,8 @@ async def test_a_new_message_is_refused_while_the_server_drains(
         assert refusal["payload"]["retry_after_ms"] > 0
 
 
-async def test_runs_end_cancelled_with_their_session(autojump_clock: MockClock) -> None:
-    """Whatever the client has seen of it: the history says how it ended."""
+async def test_runs_are_cancelled_when_their_session_ends(autojump_clock: MockClock) -> None:
+    """The history has the final status, whatever events the client has received."""
     cleaned = trio.Event()
 
     async def agent(run: Run) -> None:
@@ -395,7 +401,7 @@ async def test_runs_end_cancelled_with_their_session(autojump_clock: MockClock) 
         await client.say("x", "k", thread_id="t")
         await client.say("y", "waits", thread_id="t")
         await client.until("partial_result")
-        client.line.cut()
+        client.peer.cut()
         await client.done.wait()
         await cleaned.wait()
         await trio.testing.wait_all_tasks_blocked()
@@ -409,10 +415,10 @@ async def test_runs_end_cancelled_with_their_session(autojump_clock: MockClock) 
     assert [m["content"] for m in messages if m["role"] == "agent"] == ["part of it"]
 
 
-async def test_a_run_whose_session_is_torn_down_has_an_end_too(
+async def test_a_run_has_an_end_when_its_session_is_cancelled(
     autojump_clock: MockClock, logs: Logs
 ) -> None:
-    """The hub's nursery is cancelled: not even then is a run left without an end."""
+    """The nursery of the node is cancelled."""
     started = trio.Event()
 
     async def agent(_: Run) -> None:
@@ -421,7 +427,7 @@ async def test_a_run_whose_session_is_torn_down_has_an_end_too(
             await trio.sleep(10)
         await trio.sleep_forever()
 
-    async with open_server(agents={"agent": agent}, **QUIET) as server:
+    async with open_server(agents={"agent": agent}, **NO_HEARTBEAT) as server:
         client = server.start()
         await client.say("x", "k")
         await started.wait()
@@ -458,42 +464,42 @@ async def backing_off(run: Run) -> None:
     raise RetryableAgentError
 
 
-async def flooding(run: Run) -> None:
+async def think_forever(run: Run) -> None:
     while True:
         await run.think("hm")
 
 
-async def untidy(run: Run) -> None:
+async def fail_in_cleanup(run: Run) -> None:
     try:
-        await forever(run)
+        await emit_and_wait(run)
     finally:
         raise ValueError(SECRET_TEXT)
 
 
-async def untidy_instead(run: Run) -> None:
+async def replace_cancellation(run: Run) -> None:
     try:
-        await forever(run)
+        await emit_and_wait(run)
     except BaseException:
         raise RetryableAgentError(SECRET_TEXT) from None
 
 
-async def untidy_children(run: Run) -> None:
-    run.nursery.start_soon(untidy, run)
-    await forever(run)
+async def fail_in_cleanup_of_child(run: Run) -> None:
+    run.nursery.start_soon(fail_in_cleanup, run)
+    await emit_and_wait(run)
 
 
-async def slow_to_clean(run: Run) -> None:
+async def clean_up_slowly(run: Run) -> None:
     try:
-        await forever(run)
+        await emit_and_wait(run)
     finally:
         with trio.CancelScope(shield=True):
             await trio.sleep(0.25)
 
 
-async def final_error(run: Run) -> None:
-    """Emit while being cancelled: shielded, it goes out; nothing comes after the end."""
+async def emit_in_cleanup(run: Run) -> None:
+    """Emit during a cancellation: only the shielded text is sent."""
     try:
-        await forever(run)
+        await emit_and_wait(run)
     finally:
         with trio.CancelScope(shield=True):
             await run.emit("one more thing")
@@ -501,27 +507,27 @@ async def final_error(run: Run) -> None:
 
 
 STOPPED: list[Agent] = [
-    forever,
+    emit_and_wait,
     thinking,
     in_a_tool,
     with_children,
     backing_off,
-    flooding,
-    untidy,
-    untidy_instead,
-    untidy_children,
-    slow_to_clean,
-    final_error,
+    think_forever,
+    fail_in_cleanup,
+    replace_cancellation,
+    fail_in_cleanup_of_child,
+    clean_up_slowly,
+    emit_in_cleanup,
 ]
 
 
 @pytest.mark.parametrize("acknowledging", [False, True])
 @pytest.mark.parametrize("agent", STOPPED)
-async def test_a_stop_ends_the_run_wherever_it_is(
+async def test_a_stop_ends_a_run_in_any_state(
     autojump_clock: MockClock, agent: Agent, acknowledging: bool
 ) -> None:
     async with (
-        open_server(agents={"agent": agent}, **QUIET) as server,
+        open_server(agents={"agent": agent}, **NO_HEARTBEAT) as server,
         server.connect(acknowledging=acknowledging) as client,
     ):
         await client.say("x", "k")
@@ -529,23 +535,23 @@ async def test_a_stop_ends_the_run_wherever_it_is(
         run_id = frames[0]["payload"]["run_id"]
         await trio.sleep(0.25)
         frames += await stop(client, run_id)
-        await nothing_more(client)
-        # It is over for everybody: the thread is free, and the run is not to be found.
+        await assert_no_frame(client)
+        # The run has ended everywhere: its thread is free, and it cannot be stopped again.
         await client.send("stop_agent", {"run_id": run_id})
         assert (await client.error())["code"] == "RUN_NOT_FOUND"
         await client.say("x", "k2", on_busy="reject")
         assert (await client.until("message_confirmed"))[-1]["payload"]["status"] == "accepted"
-    check_bracket(frames)
+    check_run(frames)
     end = end_of(frames)
     assert end["status"] == "cancelled"
-    assert end["duration_ms"] == (500 if agent is slow_to_clean else 250)
+    assert end["duration_ms"] == (500 if agent is clean_up_slowly else 250)
     assert "error" not in end
     assert "result" not in end
     assert SECRET_TEXT not in str(frames)
 
 
-@pytest.mark.parametrize("agent", [untidy, untidy_instead, untidy_children])
-async def test_a_timeout_is_a_timeout_however_untidy_the_agent(
+@pytest.mark.parametrize("agent", [fail_in_cleanup, replace_cancellation, fail_in_cleanup_of_child])
+async def test_a_run_is_timed_out_even_if_its_cleanup_fails(
     autojump_clock: MockClock, agent: Agent, logs: Logs
 ) -> None:
     frames = await events_of(agent, agent_timeout_ms=1000)
@@ -556,11 +562,11 @@ async def test_a_timeout_is_a_timeout_however_untidy_the_agent(
     assert isinstance(logged["exc_info"], BaseException)
 
 
-async def test_what_an_agent_says_while_it_is_stopped_comes_before_its_end(
+async def test_an_event_emitted_in_the_cleanup_precedes_the_end(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"agent": final_error}) as server,
+        open_server(agents={"agent": emit_in_cleanup}) as server,
         server.connect() as client,
     ):
         await client.say("x", "k")
@@ -568,71 +574,73 @@ async def test_what_an_agent_says_while_it_is_stopped_comes_before_its_end(
         frames += await stop(client, frames[0]["payload"]["run_id"])
     deltas = [payload["content"] for payload in payloads(frames, "partial_result")]
     assert deltas == ["going on", "one more thing"]
-    check_bracket(frames)
+    check_run(frames)
 
 
-async def test_a_run_stopped_while_it_waits_has_its_end_alone(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"agent": forever}) as server, server.connect() as client:
+async def test_a_waiting_run_that_is_stopped_has_only_its_end(autojump_clock: MockClock) -> None:
+    async with open_server(agents={"agent": emit_and_wait}) as server, server.connect() as client:
         await client.say("x", "first")
         await client.until("partial_result")
         await trio.sleep(1)
         await client.say("y", "k")
-        told = await client.expect("message_confirmed")
+        confirmed = await client.expect("message_confirmed")
         await trio.sleep(1)
-        (end,) = await stop(client, told["payload"]["run_id"])
+        (end,) = await stop(client, confirmed["payload"]["run_id"])
         assert end["payload"] == {
-            "run_id": told["payload"]["run_id"],
+            "run_id": confirmed["payload"]["run_id"],
             "status": "cancelled",
             "duration_ms": 0,
         }
         assert end["correlation_id"] == "k"
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
-async def test_a_run_stopped_while_it_starts_has_its_end_alone(
+async def test_a_run_that_is_stopped_before_agent_started_has_only_its_end(
     autojump_clock: MockClock,
 ) -> None:
-    """It may start, but the log has no room to say so."""
+    """The run may start, but the log has no room for `agent_started`."""
     async with (
-        open_server(agents={"flooding": flooding, "echo": echo}, **QUIET) as server,
+        open_server(
+            agents={"think_forever": think_forever, "echo": echo}, **NO_HEARTBEAT
+        ) as server,
         server.connect(acknowledging=True) as client,
     ):
         await client.say("x", "first")
         await trio.testing.wait_all_tasks_blocked()
         await client.say("y", "k", thread_id="elsewhere", agent="echo")
-        told = (await client.until("message_confirmed"))[-1]
-        while told["correlation_id"] != "k":
-            told = (await client.until("message_confirmed"))[-1]
-        assert told["payload"]["status"] == "accepted"
+        confirmed = (await client.until("message_confirmed"))[-1]
+        while confirmed["correlation_id"] != "k":
+            confirmed = (await client.until("message_confirmed"))[-1]
+        assert confirmed["payload"]["status"] == "accepted"
         await trio.sleep(1)
-        (end,) = await stop(client, told["payload"]["run_id"])
+        (end,) = await stop(client, confirmed["payload"]["run_id"])
         assert (end["payload"]["status"], end["payload"]["duration_ms"]) == ("cancelled", 0)
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
-async def test_two_stops_are_one(autojump_clock: MockClock) -> None:
-    async with open_server(agents={"agent": slow_to_clean}) as server, server.connect() as client:
+async def test_a_second_stop_has_no_effect(autojump_clock: MockClock) -> None:
+    async with open_server(agents={"agent": clean_up_slowly}) as server, server.connect() as client:
         await client.say("x", "k")
         frames = await client.until("partial_result")
         run_id = frames[0]["payload"]["run_id"]
         await client.send("stop_agent", {"run_id": run_id})
         await client.send("stop_agent", {"run_id": run_id})
         frames += await client.until("agent_completed")
-        check_bracket(frames)
-        await nothing_more(client)
+        check_run(frames)
+        await assert_no_frame(client)
 
 
-async def test_a_stop_of_what_is_no_run_or_no_more_is_run_not_found(
+async def test_a_stop_of_an_unknown_or_ended_run_is_run_not_found(
     autojump_clock: MockClock,
 ) -> None:
     async with (
-        open_server(agents={"echo": echo, "forever": forever}) as server,
+        open_server(agents={"echo": echo, "emit_and_wait": emit_and_wait}) as server,
         server.connect("alice") as alice,
         server.connect("bob") as bob,
     ):
         await alice.say("x", "k1")
         ended = (await alice.until("agent_completed"))[0]["payload"]["run_id"]
-        await bob.say("x", "k2", agent="forever")
+        await bob.say("x", "k2", agent="emit_and_wait")
         others = (await bob.until("partial_result"))[0]["payload"]["run_id"]
         for run_id in ("run_unknown", "x" * 5000, ended, others):
             await alice.send("stop_agent", {"run_id": run_id}, "s")
@@ -641,12 +649,12 @@ async def test_a_stop_of_what_is_no_run_or_no_more_is_run_not_found(
             assert refusal["payload"]["code"] == "RUN_NOT_FOUND"
             assert refusal["payload"]["recoverable"] is True
             assert run_id not in str(refusal)
-        await nothing_more(bob)
+        await assert_no_frame(bob)
 
 
 async def test_another_session_of_the_user_can_stop_a_run(autojump_clock: MockClock) -> None:
     async with (
-        open_server(agents={"forever": forever}) as server,
+        open_server(agents={"emit_and_wait": emit_and_wait}) as server,
         server.connect() as owner,
         server.connect() as other,
     ):
@@ -658,23 +666,23 @@ async def test_another_session_of_the_user_can_stop_a_run(autojump_clock: MockCl
             await other.send("stop_agent", {"run_id": run_id})
             end = end_of(await owner.until("agent_completed"))
             assert (end["run_id"], end["status"]) == (run_id, "cancelled")
-        await nothing_more(other)
+        await assert_no_frame(other)
 
 
-# The fence.
+# Events after the end.
 
 
-async def test_nothing_of_a_run_comes_after_its_end(autojump_clock: MockClock) -> None:
-    """Even if the agent leaks its `Run` to a task of somebody else."""
+async def test_the_end_is_the_last_event_of_a_run(autojump_clock: MockClock) -> None:
+    """Also if the agent leaks its `Run` to a task outside of the run."""
     leaked: list[Run] = []
 
-    async def leaky(run: Run) -> None:
+    async def leak_run(run: Run) -> None:
         await run.emit("mine")
         leaked.append(run)
 
-    async with open_server(agents={"leaky": leaky}) as server, server.connect() as client:
+    async with open_server(agents={"leak_run": leak_run}) as server, server.connect() as client:
         await client.say("x", "k")
-        check_bracket(await client.until("agent_completed"))
+        check_run(await client.until("agent_completed"))
         (run,) = leaked
         with pytest.raises(trio.ClosedResourceError):
             await run.emit("too late")
@@ -685,42 +693,42 @@ async def test_nothing_of_a_run_comes_after_its_end(autojump_clock: MockClock) -
                 pass
         with pytest.raises(RuntimeError):
             run.nursery.start_soon(trio.sleep, 0)
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
-async def test_a_leaked_task_that_waits_for_room_gets_nothing_out_either(
+async def test_a_leaked_task_that_waits_for_room_sends_no_event_after_the_end(
     autojump_clock: MockClock,
 ) -> None:
     refused: list[int] = []
 
     async with (
         trio.open_nursery() as outside,
-        open_server(**QUIET, agents={}) as server,
+        open_server(**NO_HEARTBEAT, agents={}) as server,
     ):
 
         async def flood(run: Run) -> None:
             try:
-                await flooding(run)
+                await think_forever(run)
             except trio.ClosedResourceError:
                 refused.append(1)
 
-        async def leaky(run: Run) -> None:
+        async def leak_run(run: Run) -> None:
             outside.start_soon(flood, run)
             await trio.sleep_forever()
 
-        server.node._agents = {"leaky": leaky}
+        server.node._agents = {"leak_run": leak_run}
         async with server.connect(acknowledging=True) as client:
             await client.say("x", "k")
             frames = [await client.next()]
             await trio.testing.wait_all_tasks_blocked()
             frames += await stop(client, frames[0]["payload"]["run_id"])
-            check_bracket(frames)
+            check_run(frames)
             await client.send("ack", {"seq": frames[-1]["seq"]})
-            await nothing_more(client)
+            await assert_no_frame(client)
         assert refused == [1]
 
 
-async def test_a_run_ends_when_its_children_have_ended(autojump_clock: MockClock) -> None:
+async def test_a_run_ends_when_its_child_tasks_have_ended(autojump_clock: MockClock) -> None:
     async def child(run: Run) -> None:
         await trio.sleep(1)
         await run.emit("child")
@@ -741,7 +749,7 @@ async def test_a_run_ends_when_its_children_have_ended(autojump_clock: MockClock
     assert end_of(frames)["duration_ms"] == 1000
 
 
-async def test_a_child_that_fails_ends_its_siblings_and_the_run(
+async def test_a_child_task_that_fails_ends_its_siblings_and_the_run(
     autojump_clock: MockClock,
 ) -> None:
     cleaned = trio.Event()
@@ -763,7 +771,7 @@ async def test_a_child_that_fails_ends_its_siblings_and_the_run(
 
 
 async def test_an_agent_may_cancel_its_own_nursery(autojump_clock: MockClock) -> None:
-    """It is the agent's to cancel: what it said stands, and so does the session."""
+    """The emitted text is kept, and the session continues."""
 
     async def agent(run: Run) -> str:
         await run.emit("that is all")
@@ -776,7 +784,7 @@ async def test_an_agent_may_cancel_its_own_nursery(autojump_clock: MockClock) ->
     assert end_of(frames)["result"] == "that is all"
 
 
-# Trying again.
+# Retries.
 
 
 async def test_a_retryable_error_gets_three_attempts(autojump_clock: MockClock, logs: Logs) -> None:
@@ -831,7 +839,7 @@ async def retry_after_a_tool(run: Run) -> None:
 
 
 @pytest.mark.parametrize("agent", [backing_off, retry_in_a_child, retry_after_a_tool])
-async def test_thoughts_tools_and_groups_do_not_stand_in_the_way(
+async def test_a_run_with_thoughts_and_tool_calls_is_retried(
     autojump_clock: MockClock, agent: Agent
 ) -> None:
     frames = await events_of(agent)
@@ -864,7 +872,7 @@ async def retry_after_second_output(run: Run) -> None:
     ("agent", "attempts"),
     [(retry_after_output, 1), (retry_among_others, 1), (retry_after_second_output, 2)],
 )
-async def test_no_attempt_after_output_or_for_anything_else(
+async def test_a_run_is_not_retried_after_output_or_for_other_errors(
     autojump_clock: MockClock, agent: Agent, attempts: int
 ) -> None:
     frames = await events_of(agent)
@@ -872,10 +880,10 @@ async def test_no_attempt_after_output_or_for_anything_else(
     assert end_of(frames)["status"] == "failed"
 
 
-# What an agent is told.
+# The attributes of a run.
 
 
-async def test_an_agent_is_told_who_asks_and_what(autojump_clock: MockClock) -> None:
+async def test_a_run_has_the_user_and_the_message(autojump_clock: MockClock) -> None:
     seen: list[Run] = []
 
     async def agent(run: Run) -> None:
@@ -895,7 +903,7 @@ async def test_an_agent_is_told_who_asks_and_what(autojump_clock: MockClock) -> 
     assert (run.content, run.input) == ("  hello\n", None)
 
 
-async def test_a_request_with_an_object(autojump_clock: MockClock) -> None:
+async def test_a_run_has_the_object_of_a_request(autojump_clock: MockClock) -> None:
     seen: list[Run] = []
 
     async def agent(run: Run) -> None:
@@ -917,7 +925,7 @@ async def test_a_request_with_an_object(autojump_clock: MockClock) -> None:
     assert frames[1]["payload"]["agent_name"] == "other"
 
 
-async def test_a_request_with_a_text(autojump_clock: MockClock) -> None:
+async def test_a_run_has_the_text_of_a_request(autojump_clock: MockClock) -> None:
     seen: list[Run] = []
 
     async def agent(run: Run) -> None:
@@ -950,10 +958,10 @@ async def test_an_unknown_agent_is_not_found(autojump_clock: MockClock, kind: st
         refusal = await client.expect("error")
         assert refusal["correlation_id"] == "k"
         assert refusal["payload"]["code"] == "AGENT_NOT_FOUND"
-        await nothing_more(client)
+        await assert_no_frame(client)
 
 
-async def test_history_is_what_was_said_before(autojump_clock: MockClock) -> None:
+async def test_the_history_of_a_run_has_the_earlier_messages(autojump_clock: MockClock) -> None:
     seen: dict[str, list[HistoryMessage]] = {}
 
     async def agent(run: Run) -> None:
@@ -962,17 +970,17 @@ async def test_history_is_what_was_said_before(autojump_clock: MockClock) -> Non
         await run.emit(f"about {run.content}")
 
     async with open_server(agents={"agent": agent}) as server, server.connect() as client:
-        # The second and third wait while the first one runs: they are no history yet.
+        # The second and the third message wait while the first run is active.
         for content in ("one", "two", "three"):
             await client.say(content, thread_id="t")
         await client.say("elsewhere", thread_id="u")
         for _ in range(4):
             await client.until("agent_completed")
-    told = {content: [(m.role, m.content) for m in page] for content, page in seen.items()}
-    assert told["one"] == []
-    assert told["elsewhere"] == []
-    assert told["two"] == [("user", "one"), ("agent", "about one")]
-    assert sorted(told["three"]) == [
+    histories = {content: [(m.role, m.content) for m in page] for content, page in seen.items()}
+    assert histories["one"] == []
+    assert histories["elsewhere"] == []
+    assert histories["two"] == [("user", "one"), ("agent", "about one")]
+    assert sorted(histories["three"]) == [
         ("agent", "about one"),
         ("agent", "about two"),
         ("user", "one"),
@@ -981,7 +989,7 @@ async def test_history_is_what_was_said_before(autojump_clock: MockClock) -> Non
 
 
 @pytest.mark.parametrize(("limit", "count"), [(0, 0), (1, 1), (4, 4), (5, 4), (100, 4)])
-async def test_history_has_at_most_its_limit(
+async def test_the_history_of_a_run_has_at_most_its_limit(
     autojump_clock: MockClock, limit: int, count: int
 ) -> None:
     pages: list[list[HistoryMessage]] = []
@@ -1003,7 +1011,7 @@ async def test_history_has_at_most_its_limit(
     assert texts == ["a", "answer", "b", "answer"][4 - count :]
 
 
-async def test_history_looks_past_what_waits(autojump_clock: MockClock) -> None:
+async def test_the_history_of_a_run_skips_waiting_messages(autojump_clock: MockClock) -> None:
     pages: list[list[HistoryMessage]] = []
     go_on = trio.Event()
 
@@ -1027,11 +1035,11 @@ async def test_history_looks_past_what_waits(autojump_clock: MockClock) -> None:
     assert [message.content for message in pages[0]] == ["b", "answer"]
 
 
-# What an agent says.
+# Text and thoughts.
 
 
 @pytest.mark.parametrize("text", ["x", "é" * 70_000, "\x01" * 70_000, "😀" * 100_000, "\u2028"])
-async def test_a_text_of_any_length_arrives_as_it_is(autojump_clock: MockClock, text: str) -> None:
+async def test_a_text_of_any_length_is_sent_unchanged(autojump_clock: MockClock, text: str) -> None:
     sizes: list[int] = []
 
     async def agent(run: Run) -> int:
@@ -1039,13 +1047,13 @@ async def test_a_text_of_any_length_arrives_as_it_is(autojump_clock: MockClock, 
         return 1
 
     async with (
-        open_server(agents={"agent": agent}, **QUIET) as server,
+        open_server(agents={"agent": agent}, **NO_HEARTBEAT) as server,
         server.connect() as client,
     ):
         await client.say("x", "k")
         frames: list[Frame] = []
         while not frames or frames[-1]["type"] != "agent_completed":
-            data = await client.line.receive()
+            data = await client.peer.receive()
             sizes.append(len(data))
             frames.append(orjson_loads(data))
     assert "".join(p["content"] for p in payloads(frames, "partial_result")) == text
@@ -1057,7 +1065,7 @@ def orjson_loads(data: bytes) -> Frame:
     return frame
 
 
-async def test_an_empty_text_is_no_event(autojump_clock: MockClock) -> None:
+async def test_an_empty_text_sends_no_event(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         await run.emit("")
         await run.emit("x")
@@ -1068,7 +1076,7 @@ async def test_an_empty_text_is_no_event(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("text", [None, b"bytes", 5, ["x"]])
-async def test_what_is_no_text_is_refused_where_it_is_said(
+async def test_emit_raises_for_a_value_that_is_not_a_string(
     autojump_clock: MockClock, text: Any
 ) -> None:
     async def agent(run: Run) -> str:
@@ -1083,7 +1091,7 @@ async def test_what_is_no_text_is_refused_where_it_is_said(
     assert end_of(frames)["result"] == "done"
 
 
-async def test_what_cannot_be_encoded_is_refused_where_it_is_said(
+async def test_a_text_that_cannot_be_encoded_raises_an_error(
     autojump_clock: MockClock,
 ) -> None:
     async def agent(run: Run) -> str:
@@ -1105,7 +1113,7 @@ async def test_what_cannot_be_encoded_is_refused_where_it_is_said(
     assert end_of(frames)["result"] == "done"
 
 
-async def test_thoughts_may_have_steps(autojump_clock: MockClock) -> None:
+async def test_a_thought_may_have_a_step(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         await run.think("no plan")
         await run.think("first", step=1, total=2)
@@ -1121,9 +1129,7 @@ async def test_thoughts_may_have_steps(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("step", ["1", 1.5, True, 2**64, object()])
-async def test_a_step_that_is_no_number_is_refused_where_it_is_said(
-    autojump_clock: MockClock, step: Any
-) -> None:
+async def test_think_raises_for_an_invalid_step(autojump_clock: MockClock, step: Any) -> None:
     async def agent(run: Run) -> str:
         with pytest.raises((TypeError, ValueError)):
             await run.think("x", step=step)
@@ -1134,21 +1140,21 @@ async def test_a_step_that_is_no_number_is_refused_where_it_is_said(
     assert end_of(await events_of(agent))["result"] == "done"
 
 
-async def test_a_long_thought_goes_out_in_pieces(autojump_clock: MockClock) -> None:
+async def test_a_long_thought_is_sent_in_pieces(autojump_clock: MockClock) -> None:
     thought = "é" * 100_000
 
     async def agent(run: Run) -> None:
         await run.think(thought, step=1)
 
-    told = payloads(await events_of(agent), "agent_thinking")
-    assert len(told) > 1
-    assert "".join(payload["thought"] for payload in told) == thought
+    confirmed = payloads(await events_of(agent), "agent_thinking")
+    assert len(confirmed) > 1
+    assert "".join(payload["thought"] for payload in confirmed) == thought
 
 
 # Tools.
 
 
-async def test_a_tool_that_works(autojump_clock: MockClock) -> None:
+async def test_a_tool_call_that_succeeds(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         async with run.tool("search", query="é", n=3, name="x") as tool:
             assert tool.name == "search"
@@ -1173,7 +1179,7 @@ async def test_a_tool_that_works(autojump_clock: MockClock) -> None:
     }
 
 
-async def test_a_tool_without_arguments_and_result(autojump_clock: MockClock) -> None:
+async def test_a_tool_call_without_arguments_and_result(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         async with run.tool("noop"):
             pass
@@ -1184,7 +1190,7 @@ async def test_a_tool_without_arguments_and_result(autojump_clock: MockClock) ->
     assert (completed["success"], completed["result"]) == (True, None)
 
 
-async def test_a_tools_own_error_is_shown(autojump_clock: MockClock) -> None:
+async def test_the_text_of_a_tool_error_is_sent(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> str:
         with pytest.raises(ToolError):
             async with run.tool("search"):
@@ -1199,7 +1205,7 @@ async def test_a_tools_own_error_is_shown(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError(SECRET_TEXT), RetryableAgentError(SECRET_TEXT)])
-async def test_any_other_error_of_a_tool_is_not_shown(
+async def test_the_text_of_any_other_exception_of_a_tool_is_not_sent(
     autojump_clock: MockClock, error: Exception
 ) -> None:
     async def agent(run: Run) -> str:
@@ -1215,7 +1221,7 @@ async def test_any_other_error_of_a_tool_is_not_shown(
     assert SECRET_TEXT not in str(frames)
 
 
-async def test_a_tool_that_is_cut_off_shows_no_end(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_tool_call_sends_no_end(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> str:
         with trio.move_on_after(1):
             async with run.tool("slow"):
@@ -1227,7 +1233,7 @@ async def test_a_tool_that_is_cut_off_shows_no_end(autojump_clock: MockClock) ->
     assert end_of(frames)["result"] == "went on"
 
 
-async def test_tools_side_by_side_are_told_apart(autojump_clock: MockClock) -> None:
+async def test_concurrent_tool_calls_have_different_ids(autojump_clock: MockClock) -> None:
     async def use(run: Run, seconds: float) -> None:
         async with run.tool("wait", seconds=seconds) as tool:
             await trio.sleep(seconds)
@@ -1243,7 +1249,7 @@ async def test_tools_side_by_side_are_told_apart(autojump_clock: MockClock) -> N
     assert answers == [({"seconds": 1}, 1), ({"seconds": 2}, 2)]
 
 
-async def test_a_tools_arguments_and_result_have_to_be_json(autojump_clock: MockClock) -> None:
+async def test_arguments_and_result_of_a_tool_must_be_json(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> str:
         with pytest.raises(TypeError):
             async with run.tool("x", value=object()):
@@ -1258,7 +1264,7 @@ async def test_a_tools_arguments_and_result_have_to_be_json(autojump_clock: Mock
 
 
 @pytest.mark.parametrize("text", ["\udc80.txt", "x" * 300_000, "\x01" * 250_000, "é" * 200_000])
-async def test_a_tool_error_of_any_text_is_one_event_within_bounds(
+async def test_a_tool_error_with_any_text_is_one_event_within_the_bounds(
     autojump_clock: MockClock, text: str
 ) -> None:
     async def agent(run: Run) -> str:
@@ -1282,7 +1288,7 @@ def size_of(payload: Frame) -> int:
     return len(orjson.dumps(payload))
 
 
-async def test_a_tools_name_at_its_limit(autojump_clock: MockClock) -> None:
+async def test_the_name_of_a_tool_at_its_limit(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         async with run.tool("é" * 128):
             pass
@@ -1292,7 +1298,9 @@ async def test_a_tools_name_at_its_limit(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 257, 5, None])
-async def test_a_tool_needs_a_name_that_is_one(autojump_clock: MockClock, name: Any) -> None:
+async def test_an_invalid_name_of_a_tool_raises_an_error(
+    autojump_clock: MockClock, name: Any
+) -> None:
     async def agent(run: Run) -> str:
         with pytest.raises((TypeError, ValueError)):
             async with run.tool(name):
@@ -1322,7 +1330,7 @@ async def test_large_arguments_and_results_of_tools_are_cut(autojump_clock: Mock
 
 @pytest.mark.parametrize("character", ["x", "é", "😀", "\x01", '"'])
 @pytest.mark.parametrize("wrap", [str, list])
-async def test_a_result_beyond_256_kib_is_cut_and_says_so(
+async def test_a_result_beyond_256_kib_is_cut_and_marked(
     autojump_clock: MockClock, character: str, wrap: type[Any]
 ) -> None:
     async def agent(_: Run) -> Any:
@@ -1337,7 +1345,7 @@ async def test_a_result_beyond_256_kib_is_cut_and_says_so(
         assert set(end["result"]) == {character}
 
 
-async def test_a_result_at_the_bound_is_whole_and_one_beyond_is_not(
+async def test_a_result_at_the_bound_is_complete_and_one_byte_more_is_cut(
     autojump_clock: MockClock,
 ) -> None:
     async def agent(run: Run) -> str:
@@ -1350,7 +1358,7 @@ async def test_a_result_at_the_bound_is_whole_and_one_beyond_is_not(
     assert (len(cut["result"]), cut["truncated"]) == (bound, True)
 
 
-async def test_what_was_emitted_is_cut_as_a_result_too(autojump_clock: MockClock) -> None:
+async def test_the_emitted_text_is_cut_as_a_result(autojump_clock: MockClock) -> None:
     async def agent(run: Run) -> None:
         for _ in range(40):
             await run.emit("x" * 10_000)

@@ -1,4 +1,4 @@
-"""Which run starts when: one per thread, so many at once, in order, and every one in the end."""
+"""The scheduler: one run in each thread, a limited number in all, in order, none forgotten."""
 
 from math import inf
 
@@ -12,7 +12,7 @@ DELAYS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 5.0, 60.0])
 
 
 class ScheduleMachine(RuleBasedStateMachine):
-    """Plays a session; the model is a list of those that wait and a map of those that run."""
+    """Calls the scheduler as a session does; the model is a list of waiting and of active runs."""
 
     @initialize(max_active=st.integers(1, 4), max_waiting=st.integers(0, 6))
     def start(self, max_active: int, max_waiting: int) -> None:
@@ -22,7 +22,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.count = 0
         self.waiting: list[str] = []
         self.thread: dict[str, str] = {}
-        self.turn: dict[str, float] = {}
+        self.slot: dict[str, float] = {}
         self.active: list[str] = []
         self.done: set[str] = set()
 
@@ -31,16 +31,16 @@ class ScheduleMachine(RuleBasedStateMachine):
         order = [run for run in self.waiting if run in started]
         assert started == order
         for run in started:
-            assert self.turn[run] <= self.now
+            assert self.slot[run] <= self.now
             self.waiting.remove(run)
             ahead = self.waiting_in(self.thread[run], of=order)
-            assert run in ahead[:1], "whoever waits in a thread waits its turn"
+            assert run in ahead[:1], "the runs of a thread start in order"
             self.active.append(run)
         if len(self.active) < self.max_active:
             for run in self.waiting:
                 first = self.waiting_in(self.thread[run])[0] == run
                 free = all(self.thread[other] != self.thread[run] for other in self.active)
-                assert not (first and free and self.turn[run] <= self.now), "nothing due is left"
+                assert not (first and free and self.slot[run] <= self.now), "nothing due is left"
         return started
 
     def waiting_in(self, thread: str, of: list[str] | None = None) -> list[str]:
@@ -60,8 +60,8 @@ class ScheduleMachine(RuleBasedStateMachine):
     def offer(self, thread: str, delay: float, reject: bool, first: bool, starts: bool) -> None:
         busy = any(self.thread[run] == thread for run in [*self.active, *self.waiting])
         assert self.schedule.is_busy(thread) is busy
-        turn = self.now + delay
-        decide = self.schedule.decide(thread, starts_at=turn, now=self.now, reject_if_busy=reject)
+        slot = self.now + delay
+        decide = self.schedule.decide(thread, starts_at=slot, now=self.now, reject_if_busy=reject)
         assert (decide is AdmissionDecision.BUSY) is (busy and reject)
         if decide is AdmissionDecision.FULL:
             assert len(self.waiting) >= self.max_waiting
@@ -69,13 +69,13 @@ class ScheduleMachine(RuleBasedStateMachine):
             return
         self.count += 1
         run = f"r{self.count}"
-        self.schedule.add(run, thread, starts_at=turn, first=first)
+        self.schedule.add(run, thread, starts_at=slot, first=first)
         self.waiting.insert(0 if first else len(self.waiting), run)
-        self.thread[run], self.turn[run] = thread, turn
+        self.thread[run], self.slot[run] = thread, slot
         if not starts:
             return
         started = self.start_due()
-        # Who comes first may overtake what the outlook reckoned with.
+        # A run that is added as `first` may start before the runs that `decide` counted.
         assert decide is not AdmissionDecision.START or run in started
         assert first or decide is not AdmissionDecision.WAIT or run not in started
         if run in self.waiting:
@@ -87,14 +87,14 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert in_thread <= position <= place
 
     @rule()
-    def look(self) -> None:
+    def start_due_again(self) -> None:
         self.start_due()
 
     @rule(step=st.sampled_from([0.5, 1.0, 30.0]))
     def let_time_pass(self, step: float) -> None:
         following = self.schedule.next_start(self.now)
         assert following == min(
-            (self.turn[run] for run in self.waiting if self.turn[run] > self.now), default=inf
+            (self.slot[run] for run in self.waiting if self.slot[run] > self.now), default=inf
         )
         self.now = min(self.now + step, following)
         self.start_due()
@@ -119,7 +119,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.done.add(run)
 
     @invariant()
-    def one_in_a_thread_and_so_many_at_once(self) -> None:
+    def active_runs_are_within_the_limits(self) -> None:
         assert len(self.active) <= self.max_active
         threads = [self.thread[run] for run in self.active]
         assert len(set(threads)) == len(threads)
@@ -135,7 +135,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
-        """Every waiting run starts in the end, with no help but ends and time."""
+        """Check that every waiting run starts, when runs end and time passes."""
         if not hasattr(self, "schedule"):
             return
         for _ in range(2 * self.count + 1):
@@ -155,7 +155,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 TestSchedule = ScheduleMachine.TestCase
 
 
-def test_eight_start_and_the_ninth_waits() -> None:
+def test_eight_runs_start_and_the_ninth_waits() -> None:
     schedule = Scheduler(max_active=8, max_waiting=32)
     for n in range(9):
         decide = schedule.decide(f"t{n}", starts_at=0.0, now=0.0, reject_if_busy=True)
@@ -163,7 +163,7 @@ def test_eight_start_and_the_ninth_waits() -> None:
         schedule.add(f"r{n}", f"t{n}", starts_at=0.0)
         assert schedule.start_due(0.0) == ([f"r{n}"] if n < 8 else [])
     schedule.ended("r3")
-    # The place is the ninth's: who comes now does not overtake it.
+    # The place is for the ninth run, which waits longest.
     assert (
         schedule.decide("new", starts_at=0.0, now=0.0, reject_if_busy=False)
         is AdmissionDecision.WAIT
@@ -171,7 +171,7 @@ def test_eight_start_and_the_ninth_waits() -> None:
     assert schedule.start_due(0.0) == ["r8"]
 
 
-def test_thirty_two_wait_and_the_next_is_refused() -> None:
+def test_thirty_two_runs_wait_and_the_next_is_refused() -> None:
     schedule = Scheduler(max_active=8, max_waiting=32)
     for n in range(33):
         assert schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=False) in {
@@ -197,7 +197,7 @@ def test_thirty_two_wait_and_the_next_is_refused() -> None:
     assert schedule.position("r32", 0.0) == 32
 
 
-def test_what_interrupts_comes_next() -> None:
+def test_an_interrupting_run_starts_next() -> None:
     schedule = Scheduler(max_active=2, max_waiting=32)
     for run in ("r1", "r2", "r3"):
         schedule.add(run, "t", starts_at=0.0)
@@ -210,7 +210,7 @@ def test_what_interrupts_comes_next() -> None:
     assert schedule.start_due(0.0) == ["now"]
 
 
-def test_a_run_whose_turn_has_not_come_holds_back_its_thread_alone() -> None:
+def test_a_run_that_is_not_due_delays_only_its_thread() -> None:
     schedule = Scheduler(max_active=2, max_waiting=32)
     schedule.add("late", "t", starts_at=60.0)
     schedule.add("behind", "t", starts_at=0.0)
@@ -223,7 +223,7 @@ def test_a_run_whose_turn_has_not_come_holds_back_its_thread_alone() -> None:
     assert schedule.next_start(60.0) == 61.0
 
 
-def test_all_that_waits_goes_in_order() -> None:
+def test_withdraw_all_returns_the_waiting_runs_in_order() -> None:
     schedule = Scheduler(max_active=1, max_waiting=32)
     for run in ("r1", "r2", "r3"):
         schedule.add(run, "t", starts_at=0.0)
@@ -232,5 +232,5 @@ def test_all_that_waits_goes_in_order() -> None:
     assert schedule.withdraw_all() == []
     assert schedule.active == ["r1"]
     schedule.ended("r1")
-    schedule.ended("r1")  # as one that was abandoned does, once it is really over
+    schedule.ended("r1")  # as for an abandoned run, when its tasks have ended
     assert schedule.active == []

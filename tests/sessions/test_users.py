@@ -1,4 +1,4 @@
-"""What is kept per user: not lost while it matters, and forgotten when it does not."""
+"""The state of users: kept while it is needed, and removed after that."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from netra_trio.sessions.users import User, Users
 from netra_trio.stores.base import RunEnd
 
 
-class Line:
+class FakeConnection:
     """A connection that counts its ends."""
 
     reason: EndReason | None = None
@@ -26,7 +26,7 @@ class Line:
         self.ends += 1
 
 
-class Live:
+class FakeRun:
     """A run that has not ended."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Live:
         """Do nothing."""
 
 
-def test_a_user_is_the_same_while_there_is_something_to_remember() -> None:
+def test_a_user_is_kept_while_its_rate_window_is_in_use() -> None:
     users = Users(rate=1, waiting=0)
     alice = users.get(UserId("alice"), 0.0)
     alice.window.take(0.0)
@@ -53,54 +53,54 @@ def test_a_user_is_the_same_while_there_is_something_to_remember() -> None:
     assert users.get(UserId("alice"), 70.0) is not alice
 
 
-def test_connections_and_runs_keep_a_user() -> None:
+def test_a_user_with_a_connection_or_a_run_is_kept() -> None:
     users = Users(rate=1, waiting=0)
     alice = users.get(UserId("alice"), 0.0)
-    alice.connections.append(Line())
+    alice.connections.append(FakeConnection())
     assert not alice.is_idle(0.0)
     assert users.get(UserId("alice"), 1e6) is alice
-    alice.runs[RunId("r")] = Live()
+    alice.runs[RunId("r")] = FakeRun()
     alice.connections.clear()
     assert users.get(UserId("alice"), 2e6) is alice
     alice.runs.clear()
     assert alice.is_idle(2e6)
 
 
-def test_two_users_have_nothing_in_common() -> None:
+def test_two_users_share_no_state() -> None:
     users = Users(rate=1, waiting=0)
     alice, bob = (users.get(UserId(name), 0.0) for name in ("alice", "bob"))
     alice.window.take(0.0)
-    alice.connections.append(Line())
-    alice.runs[RunId("r")] = Live()
+    alice.connections.append(FakeConnection())
+    alice.runs[RunId("r")] = FakeRun()
     assert bob.window.take(0.0) == 0.0
     assert not bob.connections
     assert not bob.runs
     assert alice.runs[RunId("r")].watchers == {}
 
 
-def test_passers_by_are_forgotten() -> None:
+def test_idle_users_are_removed() -> None:
     users = Users(rate=60, waiting=20)
     for number in range(10_000):
         users.get(UserId(f"user-{number}"), 0.0)
         assert len(users) <= 2
 
 
-def test_memory_is_bounded_by_the_last_minute() -> None:
+def test_memory_is_bounded_by_the_users_of_the_last_minute() -> None:
     users = Users(rate=60, waiting=20)
-    for tenth in range(20_000):  # ten users a second, each of whom says one thing
+    for tenth in range(20_000):  # ten users a second, with one message each
         now = tenth / 10
         users.get(UserId(f"user-{tenth}"), now).window.take(now)
         assert len(users) <= 2 * 10 * WINDOW + 2
 
 
-def test_who_stays_does_not_hide_who_has_gone() -> None:
+def test_idle_users_are_removed_beside_users_that_stay() -> None:
     users = Users(rate=60, waiting=20)
     staying = [users.get(UserId(f"stays-{number}"), 0.0) for number in range(100)]
     for user in staying:
-        user.connections.append(Line())
+        user.connections.append(FakeConnection())
     for number in range(100):
         staying[number] = users.get(UserId(f"stays-{number}"), 0.0)
-        staying[number].connections[:] = [Line()]
+        staying[number].connections[:] = [FakeConnection()]
     for number in range(10_000):
         users.get(UserId(f"passer-by-{number}"), 0.0)
         assert len(users) <= 2 * len(staying) + 2
@@ -117,7 +117,7 @@ def test_who_stays_does_not_hide_who_has_gone() -> None:
         max_size=80,
     )
 )
-def test_nobody_is_forgotten_too_early(steps: list[tuple[str, str, float]]) -> None:
+def test_no_user_is_removed_too_early(steps: list[tuple[str, str, float]]) -> None:
     users = Users(rate=2, waiting=1)
     known: dict[str, User] = {}
     now = 0.0
@@ -132,11 +132,11 @@ def test_nobody_is_forgotten_too_early(steps: list[tuple[str, str, float]]) -> N
         if what == "say":
             user.window.take(now)
         elif what == "open":
-            user.connections.append(Line())
+            user.connections.append(FakeConnection())
         elif what == "close":
             user.connections.clear()
         elif what == "run":
-            user.runs[RunId(f"r{now}")] = Live()
+            user.runs[RunId(f"r{now}")] = FakeRun()
         elif what == "end":
             user.runs.clear()
         assert len(users) <= len(known)

@@ -20,7 +20,7 @@ from netra_trio.stores.sql.schema import metadata
 
 TEMPLATE = "migrated"
 OTHERS = (
-    "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity "
+    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
 EMPTY = f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY"

@@ -29,7 +29,7 @@ from netra_trio.stores.sql.database import Database
 T = TypeVar("T")
 
 NOW = 1_640_995_200.25  # Unix seconds
-PATIENCE = 10  # seconds until queued writes must be stored
+PATIENCE = 100  # seconds, a bound on a hang, until queued writes must be stored
 ALICE, BOB = UserId("alice"), UserId("bob")
 MAIN, OTHER = ThreadId("main"), ThreadId("other")
 

@@ -1,4 +1,4 @@
-"""A real Chromium on the real server's page, driven by Playwright.
+"""A real Chromium that shows the chat page of a server, controlled by Playwright.
 
     with chromium() as browser, visiting(browser, server) as visitor:
         page = visitor.page()
@@ -6,8 +6,8 @@
         say(page, "hello")
         expect(answers(page)).to_have_count(1)
 
-The browser is the one of `tests/browser/package-lock.json`; where it cannot be had the tests are
-skipped, and fail in CI.
+The browser is that of `tests/browser/package-lock.json`; if it is not available, the tests are
+skipped; in CI they fail.
 """
 
 import os
@@ -42,8 +42,8 @@ _ASK = """
 import chromium from "@sparticuz/chromium";
 console.log(JSON.stringify({ path: await chromium.executablePath(), args: chromium.args }));
 """
-# The package switches the browser's security off, which is part of what is tested here; and in a
-# single process the browser does not survive its first page.
+# Options of the package that are removed: they disable the security that is tested here, and a
+# single process, with which the browser ends after its first page.
 _OFF = {"--disable-web-security", "--allow-running-insecure-content", "--single-process"}
 
 
@@ -69,20 +69,20 @@ def chromium() -> Iterator[Browser]:
 
 @cache
 def axe() -> str:
-    """Return the script of axe, which looks for what keeps people out."""
+    """Return the script of axe, which checks accessibility."""
     return (installed() / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
-@define(eq=False, slots=False)  # Playwright keeps marks on who listens
+@define(eq=False, slots=False)  # Playwright sets attributes on listeners
 class Visitor:
-    """One person's browser: pages share what it keeps.
+    """A browser context: its pages share their storage.
 
     Attributes:
-        context: Playwright's.
-        address: The server's, as `http://…`.
-        sockets: Every WebSocket that any page opened, in order.
-        faults: What pages complained of: exceptions, and what the policy blocked.
-        asked: The method, path and status of each answer over HTTP.
+        context: The context of Playwright.
+        address: The address of the server, as `http://…`.
+        sockets: All WebSockets that pages opened, in order.
+        faults: Exceptions in pages, and scripts that the policy blocked.
+        asked: The method, path and status of each HTTP answer.
     """
 
     context: BrowserContext
@@ -115,7 +115,7 @@ class Visitor:
 
     @property
     def open_sockets(self) -> int:
-        """How many WebSockets stand."""
+        """The number of open WebSockets."""
         return sum(
             not (socket.is_closed() or page.is_closed() or socket in self._left)
             for socket, page in zip(self.sockets, self._pages, strict=True)
@@ -130,8 +130,7 @@ class Visitor:
         self._pages.append(page)
 
     def _requested(self, request: Request) -> None:
-        # Of a page that is left for another, or for itself again, the browser closes every socket
-        # and tells nobody.
+        # When a page is left or reloaded, the browser closes its sockets without an event.
         if request.is_navigation_request():
             page = request.frame.page
             self._left += [
@@ -139,14 +138,14 @@ class Visitor:
             ]
 
     def _heard(self, message: ConsoleMessage) -> None:
-        # What the network does is the tests' own doing; a blocked script is not.
+        # The tests cause network errors on purpose, but no blocked script.
         if message.type == "error" and _NETWORK.search(message.text) is None:
             self.faults.append(message.text)
 
 
 @contextmanager
 def visiting(browser: Browser, address: str, **options: Any) -> Iterator[Visitor]:
-    """Give somebody a browser of their own; leaving fails if a page complained."""
+    """Open a new browser context; the end of the block fails if a page had a fault."""
     context = browser.new_context(**{"viewport": {"width": 1100, "height": 760}, **options})
     context.set_default_timeout(SOON * 1000)
     visitor = Visitor(context, f"http://{address}")
@@ -158,7 +157,7 @@ def visiting(browser: Browser, address: str, **options: Any) -> Iterator[Visitor
 
 
 def sign_in(page: Page) -> None:
-    """Come in as a developer, with one click."""
+    """Sign in as developer, with one click."""
     page.get_by_role("button", name=DEVELOPER).click()
     connected(page)
 
@@ -169,12 +168,12 @@ def connected(page: Page) -> None:
 
 
 def state(page: Page) -> Locator:
-    """Return where the page says how the connection is."""
+    """Return the element with the state of the connection."""
     return page.get_by_role("status")
 
 
 def message_box(page: Page) -> Locator:
-    """Return where one types."""
+    """Return the text box for messages."""
     return page.get_by_role("textbox", name="Message")
 
 
@@ -190,10 +189,10 @@ def articles(page: Page) -> Locator:
 
 
 def said(page: Page) -> Locator:
-    """Return what the user said."""
+    """Return the messages of the user."""
     return page.get_by_role("log").get_by_role("article", name="You")
 
 
 def answers(page: Page) -> Locator:
-    """Return what agents said."""
+    """Return the messages of agents."""
     return page.locator("[role=log] article.agent")

@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Typed(Protocol):
-    """Runs a command in this process, which saves the second that importing takes."""
+    """Runs a command in this process, which saves the time of importing the package again."""
 
     def __call__(self, *arguments: str, **environ: str) -> tuple[int, str, str]:
         """Return the exit code, the output and the error output."""

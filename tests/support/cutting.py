@@ -1,9 +1,9 @@
-"""A relay on loopback that loses the line after certain frames of the server.
+"""A relay on loopback that cuts the connection after certain frames of the server.
 
     async with cutting(port, lambda frames: frames % 3 == 0) as (relayed, relay):
         … ws://127.0.0.1:{relayed}/ws …
 
-It reads WebSocket frames, so a line is lost just where a test wants it: behind a frame, or in one.
+It parses WebSocket frames, so that a test can cut a connection after a frame, or inside one.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,19 +16,19 @@ from support.wire import TEXT
 
 CHUNK = 64 * 1024  # bytes of one read
 HOST = "127.0.0.1"
-OPCODE = 0x0F  # the bits of it in a frame's first byte
+OPCODE = 0x0F  # the bits of the opcode in the first byte of a frame
 
 
 @define(eq=False)
 class Relay:
-    """Passes bytes on, over any number of lines.
+    """Relays bytes of any number of connections.
 
     Attributes:
         target: The port of the server.
-        is_cut: Told how many frames have passed; whether the line is to be lost now.
-        in_frame: Whether half of the next frame passes before that.
-        frames: How many text frames have passed, welcomes not counted.
-        cuts: How many lines were lost.
+        is_cut: Called with the number of relayed frames; returns whether to cut the connection.
+        in_frame: Whether half of the next frame is relayed before the cut.
+        frames: The number of relayed text frames, without `connection_established`.
+        cuts: The number of connections that were cut.
     """
 
     target: int
@@ -38,7 +38,7 @@ class Relay:
     cuts: int = 0
 
     async def serve(self, near: trio.SocketStream) -> None:
-        """Relay one line."""
+        """Relay one connection."""
         far = await trio.open_tcp_stream(HOST, self.target)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async with near, far, trio.open_nursery() as nursery:
@@ -49,7 +49,7 @@ class Relay:
                 await trio.aclose_forcefully(far)
 
     async def _pass_frames(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
-        """Pass on what a server says, up to the end of it or to where the line is lost."""
+        """Relay the frames of the server, up to the end or to the cut."""
         data = await _read(source, b"", _head)
         head = _head(data) or b""
         await sink.send_all(head)
@@ -77,7 +77,7 @@ class Relay:
 async def _read(
     source: trio.SocketStream, data: bytes, found: Callable[[bytes], bytes | None]
 ) -> bytes:
-    """Return data with something whole in it, or what there is where nothing more comes."""
+    """Read until the data has a complete item, or ends; return the data."""
     while found(data) is None:
         more = await source.receive_some(CHUNK)
         if not more:
@@ -94,13 +94,13 @@ async def _pass_on(source: trio.SocketStream, sink: trio.SocketStream) -> None:
 
 
 def _head(data: bytes) -> bytes | None:
-    """Return the head of an HTTP answer, None where it is not whole."""
+    """Return the head of an HTTP answer; None if it is not complete."""
     end = data.find(b"\r\n\r\n")
     return None if end < 0 else data[: end + 4]
 
 
 def _frame(data: bytes) -> bytes | None:
-    """Return the first frame that a server wrote (RFC 6455, 5.2), None where it is not whole."""
+    """Return the first frame of a server (RFC 6455, 5.2); None if it is not complete."""
     if len(data) < 2:
         return None
     size, start = data[1], 2
@@ -114,7 +114,7 @@ def _frame(data: bytes) -> bytes | None:
 async def cutting(
     target: int, is_cut: Callable[[int], bool], *, in_frame: bool = False
 ) -> AsyncIterator[tuple[int, Relay]]:
-    """Run a relay to a port of this machine, on a free one."""
+    """Run a relay to a port of this machine; yield its own port and the relay."""
     relay = Relay(target, is_cut, in_frame)
     listeners = await trio.open_tcp_listeners(0, host=HOST)
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-r"""What stands wrongly between a client and the server: proxies that change requests, and others.
+r"""Faulty peers for a client: proxies that change requests, and servers of another kind.
 
 with faulty_proxy(server.address, without("upgrade", "connection")) as address: ...
 with answering(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n") as address: ...
@@ -15,14 +15,14 @@ from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 CHUNK = 64 * 1024  # bytes of one read
-LOOK_SECONDS = 0.2  # how often the listener sees whether it is to end
-PATIENCE = 30.0  # seconds: a bound on everything that a line waits for
+POLL_SECONDS = 0.2  # between two checks of the listener whether to stop
+PATIENCE = 100.0  # seconds: a bound for each wait of a connection
 
 Change = Callable[[bytes], bytes]
 
 
 def without(*names: str) -> Change:
-    """Return what takes headers out of the head of a request or an answer."""
+    """Return a function that removes headers from the head of a request or an answer."""
     pattern = b"|".join(re.escape(name.encode()) for name in names)
 
     def change(head: bytes) -> bytes:
@@ -32,18 +32,18 @@ def without(*names: str) -> Change:
 
 
 def replacing(old: bytes, new: bytes) -> Change:
-    """Return what writes something else into a head."""
+    """Return a function that replaces a part of a head."""
     return lambda head: head.replace(old, new)
 
 
 def unchanged(head: bytes) -> bytes:
-    """Return a head as it is."""
+    """Return a head unchanged."""
     return head
 
 
 @contextmanager
 def answering(answer: bytes, *, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Run a server that says this to each request, whatever it is, and closes."""
+    """Run a server that sends this answer to each request, and closes the connection."""
 
     def handle(near: socket.socket) -> None:
         line = near if tls is None else tls.wrap_socket(near, server_side=True)
@@ -57,7 +57,7 @@ def answering(answer: bytes, *, tls: ssl.SSLContext | None = None) -> Iterator[s
 
 @contextmanager
 def silent() -> Iterator[str]:
-    """Run a server that takes connections and says nothing."""
+    """Run a server that accepts connections and sends nothing."""
 
     def handle(near: socket.socket) -> None:
         while near.recv(CHUNK):
@@ -82,8 +82,8 @@ def faulty_proxy(
         target: The server.
         request: Changes a request.
         answer: Changes an answer.
-        upgrades_to: Another server, which gets the requests for a WebSocket.
-        deaf: Whether what comes from a client behind its request goes nowhere.
+        upgrades_to: Another server, which receives the requests for a WebSocket.
+        deaf: Whether the data of a client after its request is dropped.
     """
 
     def handle(near: socket.socket) -> None:
@@ -117,7 +117,7 @@ def _pump(source: socket.socket, sink: socket.socket, change: Change | None) -> 
 
 @contextmanager
 def stranger(talk: Callable[[ServerConnection], None]) -> Iterator[str]:
-    """Run a WebSocket server of another kind, which selects netra.v1 and then talks so."""
+    """Run another WebSocket server, which selects netra.v1 and then calls `talk`."""
     with serve(talk, "127.0.0.1", 0, subprotocols=[Subprotocol("netra.v1")]) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -127,7 +127,7 @@ def stranger(talk: Callable[[ServerConnection], None]) -> Iterator[str]:
 
 
 def read_head(line: socket.socket) -> bytes:
-    """Return what has come when the head is whole, with what came behind it; empty at the end."""
+    """Read until the head is complete; return all data read, or nothing at the end of the data."""
     head = b""
     while b"\r\n\r\n" not in head:
         data = line.recv(CHUNK)
@@ -158,7 +158,7 @@ def _listening(handle: Callable[[socket.socket], None]) -> Iterator[str]:
             threading.Thread(target=run, args=(near,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(LOOK_SECONDS)
+        listener.settimeout(POLL_SECONDS)
         accepting = threading.Thread(target=accept, daemon=True)
         accepting.start()
         try:

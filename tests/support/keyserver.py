@@ -1,4 +1,4 @@
-"""A key server on this machine that can be told to lie, to hang and to go, and who signs for it.
+"""A key server on this machine with scripted failures, and signers of tokens.
 
 with key_server(SIGNERS["RS256"]) as server:
     keys = KeySet(KeyServer(server.url).fetch)
@@ -37,7 +37,7 @@ MAKERS: dict[str, Callable[[], Private]] = {
 
 @frozen
 class Signer:
-    """Somebody with a private key, and the name of its public half."""
+    """A private key that signs tokens, and the name of its public key."""
 
     algorithm: str
     kid: str | None
@@ -45,11 +45,11 @@ class Signer:
 
     @classmethod
     def new(cls, algorithm: str, kid: str | None) -> "Signer":
-        """Return one with a new key."""
+        """Return a signer with a new key."""
         return cls(algorithm, kid, MAKERS[algorithm]())
 
     def jwk(self, **more: Any) -> Jwk:
-        """Return the public half as it is published; a member that is `...` is left out."""
+        """Return the public key for a key set; a member that is `...` is left out."""
         public = cast("Any", get_default_algorithms()[self.algorithm]).to_jwk(
             self.private.public_key(), as_dict=True
         )
@@ -66,11 +66,11 @@ class Signer:
 
 
 SIGNERS = {name: Signer.new(name, f"{name}-1") for name in MAKERS}
-"""One of each algorithm; to make an RSA key takes a tenth of a second."""
+"""A signer for each algorithm; shared, because an RSA key takes a tenth of a second to make."""
 
 
 def key_set(*keys: Signer | Jwk | Any) -> bytes:
-    """Return a key set with the keys of these signers, or with whatever else is given."""
+    """Return a key set with the keys of these signers, or with any other values."""
     listed = [key.jwk() if isinstance(key, Signer) else key for key in keys]
     return json.dumps({"keys": listed}).encode()
 
@@ -89,7 +89,7 @@ def http_answer(
 
 
 def base64url(data: bytes) -> str:
-    """Return bytes as tokens and key sets have them."""
+    """Return bytes in base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
@@ -122,7 +122,7 @@ LIES = {
     ),
     "an unknown encoding": http_answer(key_set(SIGNERS["RS256"]), "Content-Encoding: zebra"),
 }
-"""What a key server that is none, or a broken one, answers."""
+"""Invalid answers of a key server."""
 
 
 @define(eq=False)
@@ -131,11 +131,11 @@ class LoopbackKeyServer:
 
     Attributes:
         answer: The bytes of its answer.
-        port: Where it listens, each time it starts.
-        tls: What it speaks TLS with, if it does.
+        port: The port, the same after each start.
+        tls: The TLS context; None without TLS.
         pause: Seconds between the bytes of an answer; 0 for all at once.
-        is_mute: Whether it takes requests and says nothing.
-        requests: How many it has got.
+        is_mute: Whether it accepts requests and does not answer.
+        requests: The number of requests.
     """
 
     answer: bytes
@@ -149,7 +149,7 @@ class LoopbackKeyServer:
 
     @property
     def url(self) -> str:
-        """Where its keys are."""
+        """The URL of its key set."""
         return f"{'http' if self.tls is None else 'https'}://localhost:{self.port}/jwks"
 
     def publish(self, *keys: Signer | Jwk) -> None:
@@ -157,12 +157,12 @@ class LoopbackKeyServer:
         self.answer = http_answer(key_set(*keys))
 
     def start(self) -> None:
-        """Listen, on the port it had before."""
+        """Listen on its port."""
         server = self
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                with suppress(OSError):  # the client may leave whenever it likes
+                with suppress(OSError):  # the client may disconnect at any time
                     server._serve(self.request)
 
         class Listener(socketserver.ThreadingTCPServer):
@@ -176,7 +176,7 @@ class LoopbackKeyServer:
         threading.Thread(target=listen, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """Be gone: connections are refused."""
+        """Stop listening: connections are refused."""
         if self._listener is not None:
             self._leaving.set()
             self._listener.shutdown()
@@ -212,7 +212,7 @@ class LoopbackKeyServer:
 def key_server(
     *keys: Signer | Jwk, tls: ssl.SSLContext | None = None
 ) -> Iterator[LoopbackKeyServer]:
-    """Run a key server with these keys."""
+    """Run a key server with these keys, during the block."""
     with kept_port() as port:
         server = LoopbackKeyServer(http_answer(key_set(*keys)), port, tls)
         server.start()

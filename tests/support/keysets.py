@@ -1,4 +1,4 @@
-"""Shared by the tests of keys: keys by name, and the refusal while no key server answers."""
+"""Helpers for the tests of key sets: signers, names of keys, and a check of an error."""
 
 from collections.abc import Callable
 

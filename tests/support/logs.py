@@ -1,4 +1,4 @@
-"""Credentials that no line may show, and what reads and provokes a line.
+"""Credentials that no log line may contain, and helpers that read log lines.
 
 logs.configure(stream=out)
 structlog.get_logger("a").info("asked", token=JWT)

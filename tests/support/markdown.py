@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 Table = list[list[str]]
-"""Rows of cells, the heading first."""
+"""Rows of cells; the first row is the heading."""
 
 
 @frozen

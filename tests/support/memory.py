@@ -1,4 +1,4 @@
-"""A server without a network, in virtual time, and clients that talk to it in frames.
+"""A server without a network, in virtual time, and clients that send and receive frames.
 
 async with open_server(agents={"echo": echo}) as server:
     async with server.connect("alice") as client:
@@ -34,14 +34,14 @@ from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_p
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the virtual clock
-PATIENCE = 200_000.0  # seconds of virtual time, then a test that waits for ever fails
+TEST_SECONDS = 200_000.0  # of virtual time: then a test that waits forever fails
 
 
 Frame = dict[str, Any]
 
 
 def wall_clock() -> float:
-    """Return Unix seconds that go by with the virtual clock."""
+    """Return Unix seconds that pass with the virtual clock."""
     return EPOCH + trio.current_time()
 
 
@@ -50,16 +50,16 @@ class Client:
     """A client over the memory transport.
 
     Attributes:
-        line: Its end of the line.
+        peer: The client's end of the transport.
         transport: The server's end.
-        welcome: The first frame.
-        ended: Why the connection ended, once it has.
-        refused: Why it was not let in.
-        done: Set when the server's call has returned.
-        scope: Around the server's call: a host that cancels it.
+        hello: The first frame.
+        ended: Why the connection ended.
+        refused: The error of a connection that was refused.
+        done: Set when the call of `Node.serve` has returned.
+        scope: The cancel scope of that call.
     """
 
-    line: MemoryClient
+    peer: MemoryClient
     transport: MemoryTransport
     hello: Frame = field(factory=dict)
     ended: EndReason | None = None
@@ -79,38 +79,38 @@ class Client:
         await self.send_raw(orjson.dumps(frame).decode())
 
     async def send_raw(self, text: str | bytes) -> None:
-        """Send a text frame (`str`) or a binary one (`bytes`) as it stands."""
-        await self.line.send(text)
+        """Send a text frame (`str`) or a binary one (`bytes`) unchanged."""
+        await self.peer.send(text)
 
     async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
         """Send a `user_message`."""
         await self.send("user_message", {"content": content, **payload}, correlation_id)
 
     async def next(self) -> Frame:
-        """Return the next frame, whatever it is."""
-        frame: Frame = orjson.loads(await self.line.receive())
+        """Return the next frame, of any type."""
+        frame: Frame = orjson.loads(await self.peer.receive())
         return frame
 
     async def expect(self, kind: str) -> Frame:
-        """Return the next frame, which has to be of this type."""
+        """Return the next frame, which must have this type."""
         frame = await self.next()
         assert frame["type"] == kind, frame
         return frame
 
     async def until(self, kind: str) -> list[Frame]:
-        """Return the frames up to and with the next one of this type."""
+        """Return the frames up to and including the next one of this type."""
         frames = [await self.next()]
         while frames[-1]["type"] != kind:
             frames.append(await self.next())
         return frames
 
     async def error(self) -> Frame:
-        """Return the payload of the next frame, which has to be an error."""
+        """Return the payload of the next frame, which must be an error."""
         payload: Frame = (await self.expect("error"))["payload"]
         return payload
 
     async def sync(self) -> list[Frame]:
-        """Return what came before the answer to a ping, by which all that was sent is read."""
+        """Send a ping, and return the frames before its pong: all sent frames are handled then."""
         await self.send("ping", {}, "sync")
         frames = [await self.next()]
         while frames[-1].get("correlation_id") != "sync":
@@ -119,7 +119,7 @@ class Client:
         return frames
 
     async def rest(self) -> tuple[list[Frame], int | None]:
-        """Return the frames up to the end of the line, and the close code."""
+        """Return the frames up to the end of the connection, and the close code."""
         frames: list[Frame] = []
         while True:
             try:
@@ -130,7 +130,7 @@ class Client:
 
 @define(eq=False)
 class Server:
-    """A hub, and a nursery for its connections."""
+    """A node, and a nursery for its connections."""
 
     node: Node
     nursery: trio.Nursery
@@ -146,14 +146,23 @@ class Server:
         wrap: Callable[[Transport], Transport] | None = None,
         session_id: str | None = None,
         last_seq: int = 0,
-        **line: Any,
+        **options: Any,
     ) -> Client:
-        """Start a connection, without waiting for its welcome; `wrap` may change its transport.
+        """Start a connection, without waiting for its first frame.
 
-        With a `session_id` it wants to go on with that session, after `last_seq`.
+        Args:
+            user: The id of the user.
+            acknowledging: Whether the client offers `netra.v1`.
+            expires_at: When the token expires, in Unix seconds.
+            anonymous: Whether the user is not authenticated.
+            permissions: The permissions of the token.
+            wrap: Replaces the transport.
+            session_id: The session to resume.
+            last_seq: The last number that the client has.
+            options: Options of `memory_pair`.
         """
         wanted = None if session_id is None else ResumeRequest(SessionId(session_id), last_seq)
-        transport, memory_client = memory_pair(**line)
+        transport, memory_client = memory_pair(**options)
         client = Client(memory_client, transport)
         expires = math.inf if anonymous else expires_at
         identity = Identity(UserId(user), expires, permissions)
@@ -169,9 +178,9 @@ class Server:
                     )
             except Refused as refused:
                 client.refused = refused
-                client.line.cut()
+                client.peer.cut()
             finally:
-                client.line.close(1006)  # as a host does; nothing if it is closed already
+                client.peer.close(1006)  # as an HTTP server does; no effect if it is closed already
                 client.done.set()
 
         self.nursery.start_soon(serve)
@@ -179,11 +188,11 @@ class Server:
 
     @asynccontextmanager
     async def connect(self, user: str = "alice", **options: Any) -> AsyncIterator[Client]:
-        """Open a connection; on leaving, the client closes with 1000 and waits for the end."""
+        """Open a connection; at the end of the block, close it with 1000 and wait for its end."""
         client = self.start(user, **options)
         client.hello = await client.expect("connection_established")
         yield client
-        client.line.close()
+        client.peer.close()
         await client.done.wait()
 
 
@@ -200,7 +209,7 @@ async def open_server(
     for user in users:
         await store.create_user(UserId(user))
     chosen = evolve(Settings(), jwt_secret_key=SECRET, **settings)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(TEST_SECONDS):
         async with (
             trio.open_nursery() as nursery,
             open_node(
@@ -216,7 +225,7 @@ async def open_server(
 
 
 def token(user: str = "alice", *, expires_at: float = EPOCH + 1e9) -> str:
-    """Return a token that the server takes."""
+    """Return a token that the server accepts."""
     return TokenVerifier(SECRET).sign(user, expires_at=expires_at)
 
 

@@ -1,9 +1,9 @@
-"""Faults that somebody could make, each in one place of the source: the tests have to see all.
+"""Mutants: faults in one place of the source, which the tests have to detect.
 
 >>> MUTANTS[0].name
 'cursor off by one'
 
-`nox -s mutants` puts them in, one at a time (see `support.mutating`).
+`nox -s mutants` applies them, one at a time (see `support.mutating`).
 """
 
 from pathlib import Path
@@ -18,12 +18,12 @@ class Mutant:
     """A fault.
 
     Attributes:
-        name: What is wrong.
-        breaks: The promise that it breaks.
-        file: Where, from the root of the project.
-        old: The text as it is, which is there exactly once.
+        name: The name of the fault.
+        breaks: The property that it violates.
+        file: The path of the file, from the root of the project.
+        old: The text of the source; it occurs exactly once.
         new: The text with the fault.
-        tests: What has to see it: arguments of pytest.
+        tests: The arguments of pytest for the tests that have to fail.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Mutant:
     tests: tuple[str, ...]
 
     def apply(self, root: Path) -> None:
-        """Put the fault into the project at `root`.
+        """Apply the fault to the project at `root`.
 
         Raises:
-            ValueError: The old text is not there, or more than once.
+            ValueError: If the old text does not occur exactly once.
         """
         path = root / self.file
         source = path.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ _CLIENT = ("tests/client/test_client_messages.py", "tests/client/test_client_rul
 MUTANTS = (
     Mutant(
         "cursor off by one",
-        "what was acknowledged leaves the log, and is not replayed",
+        "acknowledged events are removed from the log, and are not replayed",
         "netra_trio/sessions/event_log.py",
         "while kept and kept[0].seq <= seq:",
         "while kept and kept[0].seq < seq:",
@@ -62,7 +62,7 @@ MUTANTS = (
     ),
     Mutant(
         "replay twice",
-        "exact: each event follows once",
+        "after an exact resume each event is sent once",
         "netra_trio/sessions/event_log.py",
         "        self._kept.clear()\n",
         "",
@@ -70,15 +70,15 @@ MUTANTS = (
     ),
     Mutant(
         "log full one too late",
-        "the log holds no more than its bound",
+        "the log has no more events than its bound",
         "netra_trio/sessions/event_log.py",
-        "if self._ordinary >= self._max_events:",
-        "if self._ordinary > self._max_events:",
+        "if self._unreserved_count >= self._max_events:",
+        "if self._unreserved_count > self._max_events:",
         _LOG,
     ),
     Mutant(
         "merge across runs",
-        "a run's text is its own, to the byte",
+        "the text of a run contains no text of another run",
         "netra_trio/sessions/event_log.py",
         "            or last.event.run_id != event.run_id\n",
         "",
@@ -86,15 +86,15 @@ MUTANTS = (
     ),
     Mutant(
         "forget the reserved places",
-        "a refused message gives its two places back",
+        "a refused message releases its two places",
         "netra_trio/sessions/admission.py",
         "            self._runner.forget(live)\n            self._events.release()\n",
         "            self._runner.forget(live)\n",
         ("tests/sessions/test_confirmations.py", "tests/sessions/test_busy.py"),
     ),
     Mutant(
-        "confirm what is not recorded",
-        "what is confirmed is stored",
+        "confirm a message that is not recorded",
+        "a confirmed message is stored",
         "netra_trio/sessions/admission.py",
         "known = await self._ask(self._store.record, record)",
         "known = await self._ask(self._store.find, record)",
@@ -111,8 +111,8 @@ MUTANTS = (
         (*_RESUME, "-k", "abandoned"),
     ),
     Mutant(
-        "events behind the end",
-        "nothing of a run comes after its end",
+        "events after the end",
+        "the end is the last event of a run",
         "netra_trio/sessions/runner.py",
         "        execution.output.close()\n",
         "",
@@ -120,7 +120,7 @@ MUTANTS = (
     ),
     Mutant(
         "exact in spite of a gap",
-        "a gap is told",
+        "missing events are reported as a gap",
         "netra_trio/sessions/event_stream.py",
         "Verdict.EXACT if rewound.is_exact else Verdict.GAP",
         "Verdict.EXACT",
@@ -128,23 +128,23 @@ MUTANTS = (
     ),
     Mutant(
         "a session that never expires",
-        "when the window passes, the runs end and the session is gone",
+        "when the resume window has passed, the session and its runs end",
         "netra_trio/node/registry.py",
         'self.close(self._all[session_id], "window_passed")',
         "del self._detached[session_id]",
         (*_RESUME, "-k", "window"),
     ),
     Mutant(
-        "anybody's session",
-        "another user's session is as good as unknown",
+        "session of another user",
+        "the session of another user is unknown",
         "netra_trio/node/registry.py",
         "if session is None or session.user.id == identity.user_id:",
         "if session is None or identity.user_id:",
         (*_RESUME, "-k", "unknown"),
     ),
     Mutant(
-        "takeover leaves the old socket open",
-        "two sockets on one session: the older one is closed with 4409",
+        "takeover leaves the old connection open",
+        "the older of two connections of a session is closed with 4409",
         "netra_trio/node/node.py",
         "            replaced.end(EndReason.TAKEN_OVER)\n",
         "            pass\n",
@@ -152,7 +152,7 @@ MUTANTS = (
     ),
     Mutant(
         "acknowledge events that were not read",
-        "a slow reader slows the agent, and nothing unread leaves the server's log",
+        "a slow reader slows the agent, and unread events stay in the log of the server",
         "netra_trio/client/sequence.py",
         "return self.last_seq if held_from is None else min(self.last_seq, held_from - 1)",
         "return self.last_seq",
@@ -160,7 +160,7 @@ MUTANTS = (
     ),
     Mutant(
         "a false gap",
-        "an event that comes twice is ignored",
+        "an event that is received twice is ignored",
         "netra_trio/client/sequence.py",
         "        if last <= before:\n",
         "        if last < before:\n",
@@ -176,7 +176,7 @@ MUTANTS = (
     ),
     Mutant(
         "reconnect after every close",
-        "a client whose session was taken over does not reconnect by itself",
+        "a client whose session was taken over does not reconnect automatically",
         "netra_trio/client/retry.py",
         "return _AFTER_CLOSE.get(code, Next.STOP)",
         "return _AFTER_CLOSE.get(code, Next.RETRY)",
@@ -202,4 +202,4 @@ MUTANTS = (
         ("tests/client/test_client_outbox_file.py",),
     ),
 )
-"""Every mutant, in the order in which they are put in."""
+"""All mutants, in the order in which they are applied."""

@@ -1,10 +1,10 @@
-"""Do the tests see every mutant? Each is put into a copy of the project; its tests have to fail.
+"""Mutation testing: each mutant is applied to a copy of the project, and its tests have to fail.
 
     python -m support.mutating
     python -m support.mutating "end twice" "replay twice"
 
-First the tests of all of them have to pass without a fault. The exit code is 1 where a mutant
-survives, where its old text is not there exactly once, or where its tests cannot be run.
+First the tests of all mutants have to pass without a mutant. The exit code is 1 if a mutant
+survives, if its old text does not occur exactly once, or if its tests cannot be run.
 """
 
 import os
@@ -25,18 +25,18 @@ from rich.table import Table
 
 from support.mutants import MUTANTS, ROOT, Mutant
 
-WIDTH = 200  # characters of the table where nobody says how wide it may be
-PATIENCE = 120.0  # seconds for the tests of one mutant, which take a few
+WIDTH = 200  # characters of the table, if the output is not a terminal
+TIMEOUT = 120.0  # seconds for the tests of one mutant
 
 _COPIED = ("netra_trio", "tests", "docs", "pyproject.toml", "README.md")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", "page", "browser", "images")
-_SEEN = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_DETECTED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 _OPTIONS = (
     *("-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-p", "no:xdist"),
-    # What fails, and not the smallest example of it, which takes a minute more to be found.
+    # Without shrinking of examples, which would take a minute more.
     *("-p", "support.mutating", "--hypothesis-profile=mutants"),
 )
-_PASSED, _FAILED = 0, 1  # exit codes of pytest; anything else is a mistake of ours
+_PASSED, _FAILED = 0, 1  # exit codes of pytest; any other is an error of the run
 
 
 settings.register_profile(
@@ -51,22 +51,22 @@ settings.register_profile(
 
 @frozen
 class Verdict:
-    """What became of a mutant.
+    """The result of a mutant.
 
     Attributes:
-        is_seen: Whether a test failed.
-        told: Which test, or what is wrong.
-        seconds: How long it took.
+        is_detected: Whether a test failed.
+        text: The test that failed, or the reason.
+        seconds: The time that the tests took.
     """
 
-    is_seen: bool
-    told: str
+    is_detected: bool
+    text: str
     seconds: float = 0.0
 
 
 @contextmanager
 def copied() -> Iterator[Path]:
-    """Copy the project into a folder of its own, for as long as the block takes."""
+    """Copy the project into a temporary folder, for the block."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         root = Path(name)
         for part in _COPIED:
@@ -78,7 +78,7 @@ def copied() -> Iterator[Path]:
 
 
 def try_mutant(mutant: Mutant, root: Path) -> Verdict:
-    """Put a mutant into a copy, run its tests, and take it out again."""
+    """Apply a mutant to a copy, run its tests, and revert it."""
     path = root / mutant.file
     before = path.read_bytes()
     started = time.monotonic()
@@ -86,18 +86,18 @@ def try_mutant(mutant: Mutant, root: Path) -> Verdict:
         mutant.apply(root)
         code, output = run_tests(root, mutant.tests)
     except ValueError as error:
-        return Verdict(is_seen=False, told=str(error))
+        return Verdict(is_detected=False, text=str(error))
     finally:
         path.write_bytes(before)
     seconds = time.monotonic() - started
-    if code == _FAILED and (seen := _SEEN.search(output)):
-        return Verdict(is_seen=True, told=seen[1], seconds=seconds)
-    told = "survives" if code == _PASSED else f"pytest ends with {code}:\n{output[-2000:]}"
-    return Verdict(is_seen=False, told=told, seconds=seconds)
+    if code == _FAILED and (detected := _DETECTED.search(output)):
+        return Verdict(is_detected=True, text=detected[1], seconds=seconds)
+    text = "survives" if code == _PASSED else f"pytest ends with {code}:\n{output[-2000:]}"
+    return Verdict(is_detected=False, text=text, seconds=seconds)
 
 
 def run_tests(root: Path, tests: Sequence[str]) -> tuple[int | None, str]:
-    """Run tests of a copy until one fails; return pytest's exit code, None where it hangs."""
+    """Run tests of a copy until one fails; return pytest's exit code (None: timeout) and output."""
     try:
         done = subprocess.run(  # noqa: S603 - our own
             [sys.executable, "-m", "pytest", *_OPTIONS, *tests],
@@ -106,26 +106,26 @@ def run_tests(root: Path, tests: Sequence[str]) -> tuple[int | None, str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return None, f"nothing within {PATIENCE:g} s"
+        return None, f"nothing within {TIMEOUT:g} s"
     return done.returncode, done.stdout + done.stderr
 
 
 def _environ(root: Path) -> dict[str, str]:
-    """Return an environment in which the copy is what is imported, whatever is installed."""
+    """Return an environment in which the copy is imported, not the installed package."""
     measuring = ("COV_", "COVERAGE_", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(measuring)}
     return {
         **kept,
         "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}",
-        "PYTHONDONTWRITEBYTECODE": "1",  # two changes within a second may have the same size
+        "PYTHONDONTWRITEBYTECODE": "1",  # sources change within a second
     }
 
 
 def check_copy(root: Path, mutants: Sequence[Mutant]) -> str | None:
-    """Return what is wrong with a copy without a fault: its tests have to be run, and to pass."""
+    """Run the tests of a copy without a mutant; return an error if they do not pass."""
     where = subprocess.run(
         [sys.executable, "-c", "import netra_trio; print(netra_trio.__file__)"],
         cwd=root,
@@ -142,7 +142,7 @@ def check_copy(root: Path, mutants: Sequence[Mutant]) -> str | None:
 
 
 def main(names: Sequence[str]) -> int:
-    """Try the mutants of these names, or all; show a table; return the exit code."""
+    """Try the mutants with these names, or all; print a table; return the exit code."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -150,7 +150,7 @@ def main(names: Sequence[str]) -> int:
     if unknown := set(names) - {mutant.name for mutant in chosen}:
         console.print(f"no such mutants: {', '.join(sorted(unknown))}", markup=False)
         return 1
-    table = Table("mutant", "breaks", "seen by", "s")
+    table = Table("mutant", "breaks", "detected by", "s")
     with copied() as root:
         if wrong := check_copy(root, chosen):
             console.print(wrong, markup=False)
@@ -160,13 +160,13 @@ def main(names: Sequence[str]) -> int:
             console.print(f"[{number}/{len(chosen)}] {mutant.name}", markup=False)
             verdict = try_mutant(mutant, root)
             verdicts.append(verdict)
-            style = None if verdict.is_seen else "red"
-            told, seconds = verdict.told.removeprefix("tests/"), f"{verdict.seconds:.0f}"
-            table.add_row(mutant.name, mutant.breaks, told, seconds, style=style)
+            style = None if verdict.is_detected else "red"
+            text, seconds = verdict.text.removeprefix("tests/"), f"{verdict.seconds:.0f}"
+            table.add_row(mutant.name, mutant.breaks, text, seconds, style=style)
     console.print(table)
-    unseen = sum(not verdict.is_seen for verdict in verdicts)
-    console.print(f"{len(chosen)} mutants, {unseen} of them not seen")
-    return int(unseen > 0)
+    undetected = sum(not verdict.is_detected for verdict in verdicts)
+    console.print(f"{len(chosen)} mutants, {undetected} of them not detected")
+    return int(undetected > 0)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A real nginx with the project's own configuration, on free ports and in a folder of its own.
+"""A real nginx with the configuration of the project, on free ports and in a temporary folder.
 
     with nginx(tmp_path, server.address) as proxy:
         proxy.url                     # wss://127.0.0.1:PORT/ws
         proxy.reload()
         proxy.access_log()
 
-The program is the machine's own, or Debian's package, fetched and unpacked without being installed.
-Where there is neither, tests that need it are skipped, and say so; in CI they fail.
+The program is the installed one, or Debian's package, which is unpacked without installation.
+Without both, tests that need it are skipped with a reason; in CI they fail.
 """
 
 import fcntl
@@ -35,13 +35,13 @@ from support.server import PATIENCE, Headers
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 KEPT_IN = Path(__file__).parents[2] / ".nox"
 PACKAGES = ("nginx", "nginx-common")
-NAME = "127.0.0.1"  # whom the certificate is for: the configuration's is an example
+NAME = "127.0.0.1"  # the name in the certificate, instead of the example in the configuration
 FETCH_SECONDS = 120.0
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
 def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere: the environment lacks something."""
+    """Fail in CI, skip elsewhere: a requirement is missing."""
     text = f"NOT TESTED with nginx, for want of {what}"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(text)
@@ -50,16 +50,16 @@ def missing(what: str) -> NoReturn:
 
 @cache
 def program() -> Path:
-    """Return the program."""
+    """Return the path of nginx; download it if necessary."""
     if (own := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) is not None:
         return Path(own)
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         missing("nginx, or apt-get to fetch it with")
     KEPT_IN.mkdir(exist_ok=True)
-    folder = KEPT_IN / "debian-nginx"  # "nginx" is the session's own environment
-    # Of several who find nothing one fetches, and the others wait for it.
-    with folder.with_suffix(".lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    folder = KEPT_IN / "debian-nginx"  # the environment of the nox session is "nginx"
+    # One process downloads it, and concurrent ones wait.
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             _fetch(folder)
     return folder / "usr" / "sbin" / "nginx"
@@ -69,7 +69,7 @@ def _fetch(folder: Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix="nginx-draft-", dir=KEPT_IN))
     try:
         draft.chmod(0o755)
-        # Lists of its own: those of the machine may be missing, or too old, and only root's.
+        # Separate package lists: those of the machine may be missing or old, and need root.
         for part in ("state/lists/partial", "cache/archives/partial"):
             (draft / part).mkdir(parents=True)
         own = [f"-oDir::State={draft}/state", f"-oDir::Cache={draft}/cache", "-qq"]
@@ -79,7 +79,7 @@ def _fetch(folder: Path) -> None:
             _run(["dpkg-deb", "-x", str(package), str(draft)], draft)
         shutil.rmtree(draft / "state")
         shutil.rmtree(draft / "cache")
-        draft.rename(folder)  # whole or not at all
+        draft.rename(folder)  # atomic
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -94,15 +94,15 @@ def _run(command: list[str], folder: Path) -> None:
 
 @frozen
 class Nginx:
-    """An nginx that runs.
+    """A running nginx.
 
     Attributes:
-        process: Its master.
-        folder: Its configuration and logs.
-        port: Where it speaks TLS.
-        plain_port: Where it sends pages to TLS.
-        tls: What trusts its certificate.
-        authority: The file of the authority behind that.
+        process: The master process.
+        folder: The folder of its configuration and logs.
+        port: The port with TLS.
+        plain_port: The port without TLS, which redirects.
+        tls: A TLS context that trusts its certificate.
+        authority: The file of the certificate authority.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -114,13 +114,13 @@ class Nginx:
 
     @property
     def url(self) -> str:
-        """The WebSocket behind it."""
+        """The URL of the WebSocket."""
         return f"wss://{NAME}:{self.port}/ws"
 
     def http(
         self, method: str, path: str, headers: Headers = (), **options: Any
     ) -> httpx2.Response:
-        """Ask over HTTP with TLS."""
+        """Send an HTTP request with TLS."""
         with httpx2.Client(timeout=PATIENCE, trust_env=False, verify=self.tls) as client:
             return client.request(
                 method, f"https://{NAME}:{self.port}{path}", headers=list(headers), **options
@@ -132,17 +132,25 @@ class Nginx:
         return {int(pid) for pid in path.read_text().split()}
 
     def reload(self) -> None:
-        """Read the configuration again; return when the workers of before are gone."""
+        """Reload the configuration; return when the old workers have ended."""
         before = self.workers()
         self.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + PATIENCE
         while not (now := self.workers()) or now & before:
             assert time.monotonic() < deadline, "the workers of before are still there"
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def logs(self) -> str:
-        """Return all that its logs have."""
+        """Return the text of its logs."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
+
+    def wait_log(self, text: str) -> str:
+        """Wait until the logs contain a text, and return them: lines are written after answers."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in (logs := self.logs()):
+            assert time.monotonic() < deadline, logs
+            time.sleep(POLL_SECONDS)
+        return logs
 
 
 @contextmanager
@@ -152,7 +160,7 @@ def nginx(folder: Path, target: str, changes: Mapping[str, str] = {}) -> Iterato
     Args:
         folder: An empty folder.
         target: The server's address.
-        changes: What to write instead of parts of the configuration, which have to be there.
+        changes: Parts of the configuration, which have to occur, and their replacements.
     """
     binary = program()
     authority = trustme.CA()
@@ -205,7 +213,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, folder: Pat
         try:
             socket.create_connection((NAME, port), timeout=PATIENCE).close()
         except ConnectionRefusedError:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         else:
             return
     raise AssertionError("nginx is not ready")

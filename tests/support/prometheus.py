@@ -1,12 +1,12 @@
-"""A real Prometheus and its promtool: Debian's package, unpacked without installing it.
+"""A real Prometheus and promtool, from Debian's package, unpacked without installation.
 
     check_metrics(text)
     with prometheus(tmp_path, target="127.0.0.1:8000") as server:
         series = server.query("netra_connections")
 
-What the machine has is used as it is. Otherwise apt fetches the package, with lists of its own, so
-that it needs no permission and changes nothing. Where there is no apt, or no network, tests that
-need it are skipped, and say so; in CI they fail.
+If the programs are installed, they are used. Otherwise apt downloads the package, with package
+lists in a separate folder, so that it needs no permission and changes nothing. Without apt or a
+network, tests that need it are skipped with a reason; in CI they fail.
 """
 
 import fcntl
@@ -29,12 +29,12 @@ from support.ports import HOST, kept_port
 
 KEPT_IN = Path(__file__).parents[2] / ".nox"
 FETCH_SECONDS = 300.0
-CHECK_SECONDS = 30.0
-READY_SECONDS = 30.0
-PATIENCE = 20.0  # seconds: a bound, not a wait
-NEWS = 0.05  # seconds between two looks at another process
+CHECK_SECONDS = 100.0
+READY_SECONDS = 100.0
+PATIENCE = 100.0  # seconds: only a bound
+POLL_SECONDS = 0.05  # seconds between two checks of another process
 SCRAPE = "250ms"
-READY = 200  # HTTP's own; before that it answers 503, in words
+READY = 200  # the HTTP status; before that it is 503
 
 _CONFIG = """
 global:
@@ -48,7 +48,7 @@ scrape_configs:
 
 
 def missing(what: str) -> NoReturn:
-    """Fail in CI, skip elsewhere: the environment lacks something."""
+    """Fail in CI, skip elsewhere: a requirement is missing."""
     text = f"NOT TESTED with Prometheus, for want of {what}"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(text)
@@ -57,7 +57,7 @@ def missing(what: str) -> NoReturn:
 
 @cache
 def programs() -> Path:
-    """Return the folder with `prometheus` and `promtool`, fetched where there is none."""
+    """Return the folder with `prometheus` and `promtool`; download them if necessary."""
     found = [shutil.which(name) for name in ("prometheus", "promtool")]
     if found[0] is not None and found[1] is not None:
         return Path(found[0]).parent
@@ -65,9 +65,9 @@ def programs() -> Path:
         missing("the programs prometheus and promtool, and of apt to fetch them with")
     KEPT_IN.mkdir(exist_ok=True)
     folder = KEPT_IN / "debian-prometheus"
-    # Of several who find nothing one fetches it, and the others wait.
-    with folder.with_suffix(".lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    # One process downloads it, and concurrent ones wait.
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             _fetch(folder)
     return folder / "usr" / "bin"
@@ -78,17 +78,17 @@ def _fetch(folder: Path) -> None:
     try:
         for name in ("lists/partial", "cache/archives/partial", "root"):
             (draft / name).mkdir(parents=True)
-        _run(["apt-get", *_apart(draft), "update"], draft)
-        _run(["apt-get", *_apart(draft), "download", "prometheus"], draft)
+        _run(["apt-get", *_apt_options(draft), "update"], draft)
+        _run(["apt-get", *_apt_options(draft), "download", "prometheus"], draft)
         (package,) = draft.glob("prometheus_*.deb")
         _run(["dpkg-deb", "--extract", str(package), str(draft / "root")], draft)
-        (draft / "root").rename(folder)  # whole or not at all
+        (draft / "root").rename(folder)  # atomic
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _apart(draft: Path) -> list[str]:
-    """Return what makes apt keep to a folder, and not want to be another user there."""
+def _apt_options(draft: Path) -> list[str]:
+    """Return the options for apt to write only to a folder, as the current user."""
     chosen = {
         "Dir::State::Lists": draft / "lists",
         "Dir::Cache": draft / "cache",
@@ -111,7 +111,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def check_metrics(text: str) -> str:
-    """Return what promtool says against an exposition: nothing, where it is as it should be."""
+    """Return the complaints of promtool about an exposition; empty if there are none."""
     done = subprocess.run(  # noqa: S603 - a test's own command line
         [programs() / "promtool", "check", "metrics"],
         input=text,
@@ -120,12 +120,12 @@ def check_metrics(text: str) -> str:
         timeout=CHECK_SECONDS,
         check=False,
     )
-    told = (done.stdout + done.stderr).strip()
-    return told or ("" if done.returncode == 0 else f"exit code {done.returncode}")
+    output = (done.stdout + done.stderr).strip()
+    return output or ("" if done.returncode == 0 else f"exit code {done.returncode}")
 
 
 def check(folder: Path, kind: str, text: str, *options: str) -> int:
-    """Return promtool's exit code for a file of a kind: `config` or `rules`."""
+    """Return the exit code of promtool for a file of a kind: `config` or `rules`."""
     file = folder / f"{kind}.yml"
     file.write_text(text)
     done = subprocess.run(  # noqa: S603 - a test's own command line
@@ -147,16 +147,16 @@ class Prometheus:
     )
 
     def query(self, expression: str) -> list[Any]:
-        """Return the series that an expression gives now."""
+        """Return the current series of an expression."""
         return self._ask("/api/v1/query", query=expression)["result"]  # type: ignore[no-any-return]
 
     def label_values(self, label: str, metric: str) -> list[str]:
-        """Return what a label is among the series of a metric."""
+        """Return the values of a label in the series of a metric."""
         path = f"/api/v1/label/{label}/values"
         return self._ask(path, **{"match[]": metric})  # type: ignore[return-value]
 
     def is_ready(self) -> bool:
-        """Whether it answers, and has scraped."""
+        """Whether it is ready and has scraped the server."""
         try:
             is_up = self.client.get(f"http://{self.address}/-/ready").status_code == READY
         except httpx2.TransportError:
@@ -171,7 +171,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, *, target: str) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes `host:port`, from its first scrape on."""
+    """Run a Prometheus that scrapes `host:port`; yield it after its first scrape."""
     program = programs() / "prometheus"
     config = folder / "prometheus.yml"
     config.write_text(_CONFIG.format(scrape=SCRAPE, target=target))
@@ -204,4 +204,4 @@ def _wait_ready(server: Prometheus, process: "subprocess.Popen[bytes]", log: Pat
     while not server.is_ready():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
-        time.sleep(NEWS)
+        time.sleep(POLL_SECONDS)

@@ -1,9 +1,9 @@
-"""A line between a client and the server that can be cut and mended, as a network is.
+"""A relay between a client and the server whose connections can be cut.
 
 with relaying(server.address) as relay:
     … http://{relay.address} …
-    relay.cut()      # what stands is closed, what comes is refused
-    relay.mend()
+    relay.cut()      # open connections are closed, and new ones are refused
+    relay.restore()
 """
 
 import socket
@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 CHUNK = 64 * 1024  # bytes of one read
-LOOK_SECONDS = 0.2  # how often the listener sees whether it is to end
+POLL_SECONDS = 0.2  # between two checks of the listener whether to stop
 
 
 class Relay:
-    """Passes bytes on in both directions, in threads of its own."""
+    """Relays bytes in both directions, in threads."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(LOOK_SECONDS)
+        self._listener.settimeout(POLL_SECONDS)
         self._lock = threading.Lock()
         self._lines: set[socket.socket] = set()
         self._frozen: set[socket.socket] = set()
@@ -33,7 +33,7 @@ class Relay:
         self._thread.start()
 
     def cut(self) -> None:
-        """Close every line, and let no new one through."""
+        """Close all connections, and refuse new ones."""
         with self._lock:
             self._is_cut = True
             lines, self._lines = self._lines, set()
@@ -41,22 +41,22 @@ class Relay:
             _hang_up(line)
 
     def freeze(self) -> None:
-        """Pass nothing more on over the lines that there are, which nobody is told."""
+        """Stop relaying data of the open connections, without closing them."""
         with self._lock:
             self._frozen |= self._lines
 
-    def mend(self) -> None:
-        """Let new lines through again."""
+    def restore(self) -> None:
+        """Accept new connections again."""
         with self._lock:
             self._is_cut = False
 
     def drop(self) -> None:
-        """Close every line, once."""
+        """Close all connections, and accept new ones."""
         self.cut()
-        self.mend()
+        self.restore()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the relay."""
         self._is_over = True
         self.cut()
         self._thread.join()

@@ -1,6 +1,6 @@
-"""Take the pictures of the chat page that the documentation shows: `nox -s screenshots`.
+"""Take the screenshots of the chat page for the documentation: `nox -s screenshots`.
 
-They are of the real page on the real server, in the middle of an answer.
+They show the page of a running server, while an agent answers.
 """
 
 import re
@@ -57,7 +57,7 @@ async def guide(run):
 
 
 def converse(page: Page) -> None:
-    """Have a conversation worth looking at."""
+    """Have the conversation that the screenshots show."""
     say(page, "What is a nursery?")
     expect(answers(page)).to_have_attribute("aria-busy", "false")
     page.keyboard.press("Escape")
@@ -75,7 +75,7 @@ def converse(page: Page) -> None:
 
 
 def take(server: Server, folder: Path) -> None:
-    """Write a picture for each look."""
+    """Take a screenshot for each of `LOOKS`."""
     with chromium() as browser:
         for name, options in LOOKS.items():
             with visiting(browser, server.address, **options) as visitor:
@@ -86,7 +86,7 @@ def take(server: Server, folder: Path) -> None:
 
 
 def main() -> None:
-    """Take all pictures into the folder of the documentation."""
+    """Take all screenshots for the documentation."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""The real server as a process of its own, and what one can do to it from outside.
+"""A real server in a separate process, and clients for it.
 
 with serving(tmp_path, "--agent", "agents:slow", ENVIRONMENT="staging") as server:
     assert server.http("GET", "/ws/health").status_code == 200
@@ -33,10 +33,12 @@ import trio_websocket
 from attrs import define, field, frozen
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
-PATIENCE = 30.0  # seconds: a safety bound, reached only where something is wrong
-SOON = 25.0  # seconds, likewise, for one step: what is wrong then is told before PATIENCE ends
-STARTING = 60.0  # seconds, likewise, for a program to be ready, which loads its modules first
-CLOSING = 2.0  # seconds for a server to answer a close frame
+# Bounds on what hangs, in seconds. A busy machine takes many times as long as an idle one, and no
+# test depends on their size.
+PATIENCE = 120.0  # for the whole connection of a test, or the end of a process
+SOON = 100.0  # for one step: its failure is reported before PATIENCE ends
+STARTING = 180.0  # for a program to load its modules and be ready
+CLOSING = 2.0  # seconds for a server to reply to a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
 FRAME_BYTES = 1024 * 1024  # four times the largest event
@@ -51,7 +53,12 @@ _READY = re.compile(
 )
 _STOCK_READY = re.compile(r"Running on https?://(?P<address>[^\s\"]+)")
 STOCK_APP = "netra_trio.asgi:app"
+_MAIN = "from netra_trio.__main__ import main; main()"
 _PREPARED = "import sys; from netra_trio.__main__ import main; sys.stdin.readline(); main()"
+PATIENT = """
+from netra_trio.server import request_head
+request_head.HEAD_SECONDS = 3600
+"""  # for a server: one that waits for the end of a request head does not exit within a test
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused: to load authorities takes 20 ms
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 _MEASURING = ("COVERAGE_", "COV_CORE_")
@@ -60,7 +67,7 @@ _MEASURING = ("COVERAGE_", "COV_CORE_")
 def clean_environ(
     directory: Path, environ: Mapping[str, str], *, measured: bool = True
 ) -> dict[str, str]:
-    """Return an environment with nothing in it of who runs the tests, but for measuring them."""
+    """Return an environment without variables of the test process, except those for coverage."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -77,7 +84,7 @@ def clean_environ(
 
 
 class Output:
-    """The lines of a pipe, gathered by a thread so that nobody has to read them in time."""
+    """The lines of a pipe, read by a thread so that the pipe never fills."""
 
     def __init__(self, pipe: IO[str]) -> None:
         self._lines: list[str] = []
@@ -99,7 +106,7 @@ class Output:
         return "\n".join(self.lines)
 
     def wait_for(self, look: Callable[[list[str]], T | None], seconds: float = SOON) -> T:
-        """Return what `look` finds in the lines, as soon as it finds something."""
+        """Return the result of `look` for the lines, when it is not None."""
         deadline = time.monotonic() + seconds
         with self._news:
             while True:
@@ -128,9 +135,9 @@ class Output:
 
 
 class Process:
-    """A Python program in a clean environment; leaving its context kills what is left of it.
+    """A Python program in a clean environment; it is killed at the end of its context.
 
-    One that is going to be killed need not be `measured`: it has no time to write what it covered.
+    A program that will be killed need not be `measured`: it cannot write its coverage data.
     """
 
     def __init__(
@@ -168,13 +175,13 @@ class Process:
         self.wait()
 
     def type(self, line: str) -> None:
-        """Write a line to its input, which was asked for with `typed`."""
+        """Write a line to its input, which it has with `typed`."""
         assert self.popen.stdin is not None
         self.popen.stdin.write(f"{line}\n")
         self.popen.stdin.flush()
 
     def hang_up(self) -> None:
-        """End its input, if it has one."""
+        """Close its input, if it has one."""
         if self.popen.stdin is not None:
             self.popen.stdin.close()
 
@@ -185,7 +192,7 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it is running."""
         return self.popen.poll() is None
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -193,7 +200,7 @@ class Process:
         self.popen.send_signal(number)
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """Return the exit code once it has ended and all it wrote has been read."""
+        """Wait until it has ended and all its output is read; return the exit code."""
         code = self.popen.wait(seconds)
         self.out.join()
         self.err.join()
@@ -204,23 +211,28 @@ class Process:
         self.send_signal(number)
         return self.wait(seconds)
 
-    def logs(self, event: str | None = None) -> list[Frame]:
-        """Return the log lines so far, of one event where one is named."""
-        return _logs(self.err.lines, event)
+    def logs(self, event: str | None = None, **fields: Any) -> list[Frame]:
+        """Return the log lines so far; only those of `event`, if given, and with these fields."""
+        return _logs(self.err.lines, event, fields)
 
-    def wait_log(self, event: str, count: int = 1) -> list[Frame]:
-        """Return the log lines of an event once there are that many."""
+    def wait_log(self, event: str, count: int = 1, **fields: Any) -> list[Frame]:
+        """Wait until an event has `count` log lines with these fields, and return them.
+
+        If several tests share the server, the fields have to identify the lines of the test.
+        """
 
         def look(lines: list[str]) -> list[Frame] | None:
-            found = _logs(lines, event)
+            found = _logs(lines, event, fields)
             return found if len(found) >= count else None
 
         return self.err.wait_for(look)
 
 
-def _logs(lines: list[str], event: str | None) -> list[Frame]:
+def _logs(lines: list[str], event: str | None, fields: Frame) -> list[Frame]:
     found = [json.loads(line) for line in lines if line.startswith("{")]
-    return [line for line in found if event in {None, line["event"]}]
+    return [
+        line for line in found if event in {None, line["event"]} and fields.items() <= line.items()
+    ]
 
 
 def run(
@@ -234,20 +246,20 @@ def run(
 
 @frozen
 class Answer:
-    """An HTTP answer to an upgrade."""
+    """An HTTP answer to an upgrade request."""
 
     status: int
     headers: dict[str, str]
     body: Any
 
     def refuses(self, status: int, code: str) -> Frame:
-        """Check that it is this refusal, whole; return its error."""
+        """Check that it is an error with this status and code; return the error."""
         assert (self.status, self.body.get("code") if self.body else None) == (status, code), self
         return check_error(self.body, code)
 
 
 def check_error(body: Frame, code: str) -> Frame:
-    """Check an HTTP error's body: the frame that a socket would carry, its fields at the top too.
+    """Check the body of an HTTP error: an `error` frame, with the payload's fields at the top too.
 
     Returns:
         The payload.
@@ -273,7 +285,7 @@ def upgrade_request(
     version: str = "13",
     key: str = KEY,
 ) -> bytes:
-    """Return the bytes of a request that asks for a WebSocket."""
+    """Return the bytes of an upgrade request."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: {address if host is None else host}",
@@ -287,7 +299,7 @@ def upgrade_request(
 
 
 def ask(address: str, request: bytes) -> Answer:
-    """Send bytes over a connection of its own and return the answer."""
+    """Send bytes over a new connection and return the answer."""
     with open_line(address) as line:
         line.sendall(request)
         return read_answer(line)
@@ -300,7 +312,7 @@ def open_line(address: str) -> socket.socket:
 
 
 def read_answer(line: socket.socket) -> Answer:
-    """Read an answer's head, and its body where it is no upgrade."""
+    """Read the head of an answer, and its body if it is not an upgrade."""
     response = http.client.HTTPResponse(line)
     try:
         response.begin()
@@ -326,7 +338,7 @@ def bearer(user: str = "alice", **options: Any) -> tuple[str, str]:
 
 @define(eq=False)
 class Client:
-    """A WebSocket client that is not this project's: trio-websocket."""
+    """A client with an independent WebSocket implementation: trio-websocket."""
 
     socket: trio_websocket.WebSocketConnection
     hello: Frame = field(factory=dict)
@@ -341,7 +353,7 @@ class Client:
         await self.send_raw(orjson.dumps(frame).decode())
 
     async def send_raw(self, data: str | bytes) -> None:
-        """Send a text frame (`str`) or a binary one (`bytes`) as it stands."""
+        """Send a text frame (`str`) or a binary one (`bytes`) unchanged."""
         await self.socket.send_message(data)
 
     async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
@@ -349,39 +361,39 @@ class Client:
         await self.send("user_message", {"content": content, **payload}, correlation_id)
 
     async def next(self) -> Frame:
-        """Return the next frame but heartbeats, whatever it is."""
+        """Return the next frame of any type, except heartbeats."""
         while True:
             frame: Frame = orjson.loads(await self.socket.get_message())
             if frame["type"] != "heartbeat":
                 return frame
 
     async def expect(self, kind: str) -> Frame:
-        """Return the next frame, which has to be of this type."""
+        """Return the next frame, which must have this type."""
         frame = await self.next()
         assert frame["type"] == kind, frame
         return frame
 
     async def until(self, kind: str) -> list[Frame]:
-        """Return the frames up to and with the next one of this type."""
+        """Return the frames up to and including the next one of this type."""
         frames = [await self.next()]
         while frames[-1]["type"] != kind:
             frames.append(await self.next())
         return frames
 
     async def error(self, code: str) -> Frame:
-        """Return the payload of the next frame, which has to be this error."""
+        """Return the payload of the next frame, which must be this error."""
         payload: Frame = (await self.expect("error"))["payload"]
         assert payload["code"] == code, payload
         return payload
 
     async def answers(self) -> None:
-        """Check that the connection still works: a ping comes back."""
+        """Check that the connection still works: a ping is answered."""
         await self.send("ping", {"still": "there"}, "still-there")
         pong = await self.expect("pong")
         assert (pong["payload"], pong["correlation_id"]) == ({"still": "there"}, "still-there")
 
     async def rest(self) -> tuple[list[Frame], int | None]:
-        """Return the frames up to the end of the line, and the close code."""
+        """Return the frames up to the end of the connection, and the close code."""
         frames: list[Frame] = []
         while True:
             try:
@@ -392,12 +404,12 @@ class Client:
 
 @frozen
 class Server:
-    """A server that is ready, and the ways to it.
+    """A server that is ready.
 
     Attributes:
-        process: Where it runs.
+        process: Its process.
         address: Its host and port.
-        token: What its start line offers, in development.
+        token: The token in its start message, in development.
     """
 
     process: Process
@@ -406,7 +418,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Its WebSocket."""
+        """The URL of its WebSocket."""
         return f"ws://{self.address}/ws"
 
     @property
@@ -417,14 +429,14 @@ class Server:
     def http(
         self, method: str, path: str, headers: Headers = (), **options: Any
     ) -> httpx2.Response:
-        """Ask over HTTP."""
+        """Send an HTTP request."""
         with httpx2.Client(timeout=PATIENCE, trust_env=False, verify=_NO_TLS) as client:
             return client.request(
                 method, f"http://{self.address}{path}", headers=list(headers), **options
             )
 
     def upgrade(self, query: str = "", *headers: tuple[str, str], path: str = "/ws") -> Answer:
-        """Ask for a WebSocket, hear the answer, and hang up."""
+        """Send an upgrade request, return the answer, and close the connection."""
         return ask(self.address, upgrade_request(self.address, path + query, headers))
 
     def ticket(self, user: str = "alice", **options: Any) -> str:
@@ -443,7 +455,7 @@ class Server:
         subprotocols: Sequence[str] = (),
         headers: Headers = (),
     ) -> AsyncIterator[Client]:
-        """Open a connection, take its welcome, and close it on leaving."""
+        """Open a connection, receive its first frame, and close it at the end of the block."""
         extra = [("Authorization", f"Bearer {token or sign(user)}"), *headers]
         async with open_client(
             self.url + query, subprotocols=subprotocols, headers=extra
@@ -456,7 +468,7 @@ class Server:
 async def open_client(
     url: str, *, subprotocols: Sequence[str] = (), headers: Headers = ()
 ) -> AsyncIterator[Client]:
-    """Open a connection with nothing but what is given; one that hangs fails.
+    """Open a connection with only the given headers; it fails if it hangs.
 
     Raises:
         trio_websocket.ConnectionRejected: If the server refuses.
@@ -485,9 +497,20 @@ async def open_client(
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str, port: str = "0", **environ: str) -> Iterator[Server]:
-    """Run `netra-trio serve`, on a free port; on leaving it has to drain and exit with 0."""
-    command = ["-m", "netra_trio", "serve", "--port", port, *arguments]
+def serving(
+    directory: Path, *arguments: str, port: str = "0", before: str = "", **environ: str
+) -> Iterator[Server]:
+    """Run `netra-trio serve`, on a free port; on leaving it has to drain and exit with 0.
+
+    Args:
+        directory: Its working directory.
+        arguments: More options of the command.
+        port: Where it listens.
+        before: Statements that the process executes first: they may change its constants.
+        environ: Its settings.
+    """
+    program = ["-c", f"{before}\n{_MAIN}"] if before else ["-m", "netra_trio"]
+    command = [*program, "serve", "--port", port, *arguments]
     with Process(command, directory=directory, environ=environ) as process:
         yield _ready(process)
         _end_well(process)
@@ -495,10 +518,10 @@ def serving(directory: Path, *arguments: str, port: str = "0", **environ: str) -
 
 @contextmanager
 def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Callable[[], Server]]:
-    """Offer a function that runs `netra-trio serve` anew each time, for many short lives.
+    """Yield a function that starts a new `netra-trio serve` at each call.
 
-    To load its modules is most of a start, so the next process does that ahead; it knows nothing of
-    what it is to serve until it is asked for. None of them is measured.
+    Most of the time of a start is for loading modules, so the next process does that in advance; it
+    gets its arguments when it is needed. Their coverage is not measured.
     """
     command = ["-c", _PREPARED, "serve", "--port", "0", *arguments]
     with ExitStack() as processes:
@@ -554,5 +577,5 @@ def _end_well(process: Process) -> None:
 
 
 def write_agents(directory: Path, source: str, name: str = "outside_agents") -> None:
-    """Write a module of agents where the server looks for it."""
+    """Write a module of agents into the folder of the server."""
     (directory / f"{name}.py").write_text(source)

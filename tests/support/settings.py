@@ -1,4 +1,4 @@
-"""Load settings in tests: the smallest valid environments, and the faults of an invalid one.
+"""Loads settings in tests: minimal valid environments, and the errors of invalid ones.
 
 lines = faults(tmp_path, {**KEY, "WEBSOCKET_MAX_CONNECTIONS": "0"})
 """
@@ -18,11 +18,11 @@ STRICT = {
     "DATABASE_URL": "postgresql://netra:hunter2@db/netra",
     "WEBSOCKET_ALLOWED_ORIGINS": "https://app.example.com",
 }
-"""What production requires."""
+"""The variables that production requires."""
 
 
 def loaded(directory: Path, **environ: str) -> Loaded:
-    """Load these variables beside a key."""
+    """Load these variables and a key."""
     return load({**KEY, **environ}, directory=directory)
 
 

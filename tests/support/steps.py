@@ -1,11 +1,11 @@
-"""A Trio program that a test runs step by step, on a virtual clock that stops in between.
+"""A Trio program that a test runs step by step, on a virtual clock that stops between the steps.
 
     program = Program()
     program.do(trio.sleep, 3600)
     program.end()
 
-Trio runs in a thread of its own, so that a state machine of Hypothesis, which is not async, has one
-program for all of its steps. Always one of the two threads waits for the other.
+Trio runs in another thread, so that a state machine of Hypothesis, which is not async, has one
+program for all of its steps. At any time one of the two threads waits for the other.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ import outcome
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-PATIENCE = 50_000.0  # seconds of virtual time for a step
+STEP_SECONDS = 50_000.0  # seconds of virtual time for a step
 
 T = TypeVar("T")
 Step = Callable[[], Awaitable[Any]]
@@ -36,32 +36,32 @@ class Program:
     def __init__(self) -> None:
         self._clock = MockClock()
         self._steps: list[Step] = []
-        self._order = trio.Event()
-        self._answers: SimpleQueue[outcome.Outcome[Any]] = SimpleQueue()
+        self._requested = trio.Event()
+        self._results: SimpleQueue[outcome.Outcome[Any]] = SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
-        self._answers.get().unwrap()
+        self._results.get().unwrap()
 
     def do(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run one step and return its result; an exception ends the program."""
         self._steps.append(lambda: function(*args))
-        result: T = self._give_order()
+        result: T = self._request()
         return result
 
     def end(self) -> None:
         """End the program; does nothing if it has ended."""
         if self._thread.is_alive():
-            self._give_order()
+            self._request()
         self._thread.join()
 
-    def _give_order(self) -> Any:
+    def _request(self) -> Any:
         assert self._token is not None
-        self._token.run_sync_soon(self._order.set)
-        return self._answers.get().unwrap()
+        self._token.run_sync_soon(self._requested.set)
+        return self._results.get().unwrap()
 
     def _run(self) -> None:
-        self._answers.put(outcome.capture(lambda: trio.run(self._main, clock=self._clock)))
+        self._results.put(outcome.capture(lambda: trio.run(self._main, clock=self._clock)))
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -70,12 +70,12 @@ class Program:
             while True:
                 self._clock.autojump_threshold = inf
                 await wait_all_tasks_blocked()
-                self._answers.put(outcome.Value(result))
-                await self._order.wait()
-                self._order = trio.Event()
+                self._results.put(outcome.Value(result))
+                await self._requested.wait()
+                self._requested = trio.Event()
                 self._clock.autojump_threshold = 0
                 if not self._steps:
                     break
-                with trio.fail_after(PATIENCE):
+                with trio.fail_after(STEP_SECONDS):
                     result = await self._steps.pop()()
             self.nursery.cancel_scope.cancel()

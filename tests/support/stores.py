@@ -1,4 +1,4 @@
-"""A store with scripted failures, which records the calls about runs.
+"""A store with scripted failures, which records its calls about runs.
 
 store = ScriptedStore()
 store.is_down = True          # every call raises StoreUnavailable
@@ -18,23 +18,23 @@ from netra_trio.stores.memory import MemoryStore
 
 
 class ScriptedStore(MemoryStore):
-    """A store in memory with checkpoints like a real one, which fails on request.
+    """A store in memory that waits like a real one, and fails if it is told to.
 
     Attributes:
         is_down: Whether every call raises `StoreUnavailable`.
-        fault: The exception that every call raises, if any.
-        looks: The times at which a user was looked up.
+        fault: The exception that every call raises; None for no exception.
+        user_checks: The times of the calls of `get_user`.
         recorded: The runs whose message was recorded.
         started: The runs that were started.
         ends: How often the end of each run was stored.
-        statuses: How each run ended.
+        statuses: The final status of each run.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.is_down = False
         self.fault: Exception | None = None
-        self.looks: list[float] = []
+        self.user_checks: list[float] = []
         self.recorded: list[RunId] = []
         self.started: list[RunId] = []
         self.ends: Counter[RunId] = Counter()
@@ -47,36 +47,36 @@ class ScriptedStore(MemoryStore):
         self._open = trio.Event()
 
     def release(self) -> None:
-        """Let the waiting calls continue."""
+        """Let all calls continue."""
         self._open.set()
 
     async def get_user(self, user_id: UserId) -> User | None:
         """Return the user."""
-        self.looks.append(trio.current_time())
-        await self._be_asked()
+        self.user_checks.append(trio.current_time())
+        await self._wait_or_fail()
         return await super().get_user(user_id)
 
     async def remove_user(self, user_id: UserId) -> None:
-        """Delete the user, as an administrator does."""
+        """Remove the user, as an administrator does."""
         del self._users.rows[user_id]
 
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run."""
-        await self._be_asked()
+        await self._wait_or_fail()
         known = await super().record(message)
         if known is None:
             self.recorded.append(message.run_id)
-        with trio.CancelScope(shield=True):  # a recorded message is always reported
+        with trio.CancelScope(shield=True):  # the message is recorded, so the call must return
             await trio.lowlevel.checkpoint()
         return known
 
     def start_run(self, run_id: RunId) -> None:
-        """Record the start of a run."""
+        """Record that the run has started."""
         self.started.append(run_id)
         super().start_run(run_id)
 
     async def end_run(self, end: RunEnd) -> None:
-        """Record the end of a run; like a database, this has a checkpoint."""
+        """Record the end of the run; with a checkpoint, as a database has."""
         self.ends[end.run_id] += 1
         self.statuses[end.run_id] = end.status
         await super().end_run(end)
@@ -91,10 +91,10 @@ class ScriptedStore(MemoryStore):
         before: MessageId | None = None,
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return a page."""
-        await self._be_asked()
+        await self._wait_or_fail()
         return await super().history(user_id, thread_id, limit=limit, before=before)
 
-    async def _be_asked(self) -> None:
+    async def _wait_or_fail(self) -> None:
         await trio.lowlevel.checkpoint()
         await self._open.wait()
         if self.is_down:

@@ -1,4 +1,4 @@
-"""A conversation with events of every type, and the events that a client delivers of it.
+"""A conversation with events of all types, and the events that a client has to deliver.
 
 runs = await talk(client)
 assert runs == WHOLE
@@ -49,7 +49,7 @@ WHOLE: list[list[Said]] = [
     ]
     for name in ("one", "two")
 ]
-"""The events without any fault."""
+"""The events of both runs."""
 
 
 async def talk(client: Client) -> list[list[Said]]:
@@ -67,7 +67,7 @@ async def talk(client: Client) -> list[list[Said]]:
 
 
 async def assembled(run: Run) -> list[Said]:
-    """Read a run, and put neighbouring pieces of text together."""
+    """Return the events of a run, with adjacent pieces of text joined."""
     said: list[Said] = []
     async for event in run:
         what, payload = stable(event)
@@ -79,7 +79,7 @@ async def assembled(run: Run) -> list[Said]:
 
 
 def stable(event: Event) -> Said:
-    """Return of an event what is the same every time."""
+    """Return an event without the fields that are different each time."""
     if event.type == "partial_result":
         return "text", event.payload["content"]
     return event.type, {k: v for k, v in event.payload.items() if k not in VOLATILE}

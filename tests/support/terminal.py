@@ -1,4 +1,4 @@
-r"""A program on a terminal of its own, as a shell starts it, and somebody who types.
+r"""A program in a pseudo-terminal, with keys that a test presses.
 
 with terminal(["-m", "netra_trio", "chat"], directory=tmp_path) as chat:
     chat.wait_for("> ")
@@ -23,9 +23,9 @@ CTRL_C, CTRL_D = "\x03", "\x04"
 
 
 class Terminal:
-    """A program on a terminal of its own, as a shell starts it."""
+    """A program in a pseudo-terminal, started as a shell does."""
 
-    # The program takes the terminal, so that Ctrl-C reaches it as from a keyboard.
+    # The terminal becomes its controlling terminal, so that Ctrl-C sends SIGINT.
     START = (
         "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
@@ -45,7 +45,7 @@ class Terminal:
         os.close(slave)
         self.shown = ""
         self._read_to = 0
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._gather, daemon=True)
         self._thread.start()
 
@@ -53,26 +53,26 @@ class Terminal:
         while True:
             try:
                 data = os.read(self.master, 65536)
-            except OSError:  # the program has left its terminal
+            except OSError:  # the program has closed its terminal
                 return
             if not data:
                 return
-            with self._news:
+            with self._changed:
                 self.shown += data.decode(errors="replace")
-                self._news.notify_all()
+                self._changed.notify_all()
 
     def wait_for(self, text: str) -> None:
-        """Wait until a text is shown behind what was waited for before."""
+        """Wait until a text is shown after the texts that were waited for before."""
         deadline = time.monotonic() + SOON
-        with self._news:
+        with self._changed:
             while (place := self.shown.find(text, self._read_to)) < 0:
                 left = deadline - time.monotonic()
                 assert left > 0, f"{text!r} is not in {self.shown[self._read_to :]!r}"
-                self._news.wait(left)
+                self._changed.wait(left)
             self._read_to = place + len(text)
 
     def press(self, keys: str) -> None:
-        """Type."""
+        """Press keys."""
         os.write(self.master, keys.encode())
 
     def wait(self) -> int:
@@ -80,7 +80,7 @@ class Terminal:
         return self.popen.wait(SOON)
 
     def close(self) -> None:
-        """End it in any case."""
+        """Kill the program if it is running, and release the terminal."""
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait()

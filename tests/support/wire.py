@@ -1,4 +1,4 @@
-"""The peer's side of a WebSocket in bytes: frames as a client writes them, and a bounded pipe.
+"""The client's side of a WebSocket in bytes: encoded frames, and a pipe in memory with a bound.
 
 ours, theirs = pipe(64 * 1024)
 await theirs.send_all(client_frame(TEXT, b"hello"))
@@ -14,7 +14,7 @@ MASK = b"\x01\x02\x03\x04"
 
 
 def raw_frame(first: int, payload: bytes = b"", *, masked: bool = True) -> bytes:
-    """Return a frame with this first byte, whatever it says."""
+    """Return a frame with this first byte, valid or not."""
     flag = 0x80 if masked else 0
     size = len(payload)
     if size < 126:
@@ -31,7 +31,7 @@ def raw_frame(first: int, payload: bytes = b"", *, masked: bool = True) -> bytes
 
 
 def client_frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """Return a frame as a client sends it: masked."""
+    """Return a frame of a client, which is masked."""
     return raw_frame(opcode | (FIN if final else 0), payload)
 
 
@@ -41,7 +41,7 @@ def close_frame(code: int, reason: bytes = b"") -> bytes:
 
 
 def server_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the opcode and the payload of each whole frame that a server wrote."""
+    """Yield the opcode and the payload of each frame of a server."""
     while data:
         first, size = data[0], data[1]
         assert first & 0xF0 == FIN, data[:16]
@@ -57,78 +57,78 @@ def server_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
         data = data[start + size :]
 
 
-class _Way:
+class _Direction:
     """One direction of a pipe."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.data = bytearray()
-        self.ended = False  # nothing more is written
-        self.deaf = False  # nothing more is read
-        self.news = trio.lowlevel.ParkingLot()
+        self.ended = False  # the writer has closed it
+        self.is_read_closed = False  # the reader has closed it
+        self.changed = trio.lowlevel.ParkingLot()
 
 
 class PipeEnd(trio.abc.HalfCloseableStream):
-    """One end of a pipe in memory, which holds only so many bytes."""
+    """One end of a pipe in memory, with a bound of bytes."""
 
-    def __init__(self, inbound: _Way, outbound: _Way) -> None:
+    def __init__(self, inbound: _Direction, outbound: _Direction) -> None:
         self._in = inbound
         self._out = outbound
         self._closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of it, waiting for room."""
+        """Write all data; waits for room."""
         await trio.lowlevel.checkpoint()
         left = memoryview(data)
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
-            if self._out.deaf:
+            if self._out.is_read_closed:
                 raise trio.BrokenResourceError
             room = self._out.capacity - len(self._out.data)
             if left and room:
                 self._out.data += left[:room]
                 left = left[room:]
-                self._out.news.unpark_all()
+                self._out.changed.unpark_all()
             if not left:
                 return
-            await self._out.news.park()
+            await self._out.changed.park()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: nobody here asks."""
+        """Return at once: the tests do not use it."""
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for some bytes; none mean that no more will come."""
+        """Wait for data; empty at the end."""
         await trio.lowlevel.checkpoint()
         while not (self._in.data or self._in.ended or self._closed):
-            await self._in.news.park()
+            await self._in.changed.park()
         if self._closed:
             raise trio.ClosedResourceError
         data = bytes(self._in.data[:max_bytes])
         del self._in.data[:max_bytes]
-        self._in.news.unpark_all()
+        self._in.changed.unpark_all()
         return data
 
     async def send_eof(self) -> None:
-        """Say that nothing more comes."""
+        """Close the outgoing direction."""
         await trio.lowlevel.checkpoint()
         self._out.ended = True
-        self._out.news.unpark_all()
+        self._out.changed.unpark_all()
 
     def close(self) -> None:
-        """Close both ways, now."""
-        self._closed = self._in.deaf = self._out.ended = True
-        self._in.news.unpark_all()
-        self._out.news.unpark_all()
+        """Close both directions, without waiting."""
+        self._closed = self._in.is_read_closed = self._out.ended = True
+        self._in.changed.unpark_all()
+        self._out.changed.unpark_all()
 
     async def aclose(self) -> None:
-        """Close both ways."""
+        """Close both directions."""
         self.close()
         await trio.lowlevel.checkpoint()
 
 
 def pipe(capacity: int) -> tuple[PipeEnd, PipeEnd]:
-    """Return both ends of a pipe that holds so many bytes each way."""
-    there, back = _Way(capacity), _Way(capacity)
+    """Return both ends of a pipe that holds `capacity` bytes in each direction."""
+    there, back = _Direction(capacity), _Direction(capacity)
     return PipeEnd(there, back), PipeEnd(back, there)

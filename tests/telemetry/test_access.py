@@ -15,7 +15,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.ids import UserId
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.telemetry.log_sink import FIRST
+from netra_trio.telemetry.sampling import FIRST
 
 SECRET = "s" * 32
 TOKEN = "a-token-for-prometheus"

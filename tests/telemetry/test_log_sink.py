@@ -1,5 +1,7 @@
 """Telemetry events in the log: their fields and levels, and the summaries of refusals."""
 
+import io
+import json
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -8,9 +10,21 @@ import trio
 from structlog.testing import capture_logs
 
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.telemetry.events import OpeningRefused, RunStarted, SessionEnded, UpgradeStarted
-from netra_trio.telemetry.log_sink import CAUSES, FIRST, INTERVAL, LogSink
+from netra_trio.protocol.messages import Verdict
+from netra_trio.telemetry.events import (
+    ConnectionEnded,
+    ConnectionOpened,
+    ListenerCrowded,
+    OpeningRefused,
+    RunStarted,
+    SessionEnded,
+    UpgradeStarted,
+)
+from netra_trio.telemetry.log_context import set_log_context
+from netra_trio.telemetry.log_sink import REFUSAL_CAUSES, USERS, LogSink
+from netra_trio.telemetry.logs import configure
 from netra_trio.telemetry.loop_lag import PERIOD, watch_loop
+from netra_trio.telemetry.sampling import FIRST, INTERVAL
 
 Logs = list[MutableMapping[str, Any]]
 
@@ -27,7 +41,7 @@ def refused(
     return OpeningRefused(path, 401, code, "no", None, peer, upgrade=True)
 
 
-def test_an_event_is_logged(logs: Logs) -> None:
+async def test_an_event_is_logged(logs: Logs) -> None:
     LogSink().note(SessionEnded("sess_1", "alice", "window_passed", seconds=2.5, was_lost=True))
     assert logs == [
         {
@@ -37,6 +51,7 @@ def test_an_event_is_logged(logs: Logs) -> None:
             "user_id": "alice",
             "reason": "window_passed",
             "seconds": 2.5,
+            "repeated": 0,
         }
     ]
 
@@ -93,20 +108,87 @@ async def test_causes_are_tracked_separately(logs: Logs) -> None:
 
 async def test_the_number_of_causes_is_bounded(logs: Logs, autojump_clock: object) -> None:
     log_sink = LogSink()
-    for number in range(CAUSES):
+    for number in range(REFUSAL_CAUSES):
         log_sink.note(refused(f"peer {number}"))
-    assert len(logs) == CAUSES
-    for number in range(CAUSES, 2 * CAUSES):
+    assert len(logs) == REFUSAL_CAUSES
+    for number in range(REFUSAL_CAUSES, 2 * REFUSAL_CAUSES):
         log_sink.note(refused(f"peer {number}"))
-    assert len(logs) == CAUSES + FIRST  # above the bound, refusals with one code are one cause
+    assert (
+        len(logs) == REFUSAL_CAUSES + FIRST
+    )  # above the bound, refusals with one code are one cause
     await trio.sleep(INTERVAL)
     log_sink.write_summaries(trio.current_time())
-    assert [line["repeated"] for line in logs[CAUSES + FIRST :]] == [CAUSES - FIRST - 1]
+    assert [line["repeated"] for line in logs[REFUSAL_CAUSES + FIRST :]] == [
+        REFUSAL_CAUSES - FIRST - 1
+    ]
     await trio.sleep(INTERVAL)
     log_sink.write_summaries(trio.current_time())
-    assert len(logs) == CAUSES + FIRST + 1
+    assert len(logs) == REFUSAL_CAUSES + FIRST + 1
     log_sink.note(refused("peer 0"))
     assert logs[-1]["repeated"] == 0  # causes without further refusals are forgotten
+
+
+ENDED = ConnectionEnded("peer_closed", 1000, 0.01, 0, 1)
+
+
+async def test_one_user_who_opens_and_aborts_is_sampled(
+    out: io.StringIO, autojump_clock: object
+) -> None:
+    configure(stream=out)
+    log_sink = LogSink()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_loop, lambda _: None, log_sink.write_summaries)
+        for number in range(6000):  # 600 a second
+            for user in ("mallory", *(["alice"] if number % 2000 == 0 else [])):
+                set_log_context(connection_id=f"conn_{number}", user_id=user)
+                log_sink.note(ConnectionOpened(Verdict.NEW))
+                log_sink.note(ENDED)
+                log_sink.note(SessionEnded(f"sess_{number}", user, "closed", 0.01))
+            await trio.sleep(1 / 600)
+        await trio.sleep(2 * INTERVAL)
+        nursery.cancel_scope.cancel()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    for event in ("connection_opened", "connection_ended", "session_ended"):
+        for user, count, at_most in (("mallory", 6000, FIRST + 2), ("alice", 3, 3)):
+            found = [line for line in lines if (line["event"], line["user_id"]) == (event, user)]
+            assert sum(1 + line["repeated"] for line in found) == count
+            assert len(found) <= at_most
+            assert all(line["repeated"] == 0 for line in found[:FIRST])
+    last = [line for line in lines if line["event"] == "connection_ended"][-1]
+    assert (last["connection_id"], last["user_id"]) == ("conn_5999", "mallory")
+
+
+async def test_a_steady_user_has_every_line(logs: Logs, autojump_clock: object) -> None:
+    log_sink = LogSink()
+    set_log_context(user_id="alice")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_loop, lambda _: None, log_sink.write_summaries)
+        for _ in range(100):
+            log_sink.note(ConnectionOpened(Verdict.NEW))
+            await trio.sleep(INTERVAL + 1)
+        nursery.cancel_scope.cancel()
+    assert [line["repeated"] for line in logs] == [0] * 100
+
+
+@pytest.mark.parametrize(("users", "lines"), [(USERS, USERS), (USERS + FIRST + 1, USERS + FIRST)])
+async def test_the_number_of_users_is_bounded(logs: Logs, users: int, lines: int) -> None:
+    log_sink = LogSink()
+    for number in range(users):
+        set_log_context(user_id=f"user-{number}")
+        log_sink.note(ENDED)
+    assert len(logs) == lines
+
+
+async def test_a_crowded_listener_is_sampled(logs: Logs, autojump_clock: object) -> None:
+    log_sink = LogSink()
+    for _ in range(1000):
+        log_sink.note(ListenerCrowded("Too many open files"))
+    log_sink.note(ListenerCrowded("Too many open files in system"))
+    assert len(logs) == FIRST + 1
+    await trio.sleep(INTERVAL)
+    log_sink.write_summaries(trio.current_time())
+    assert {line["log_level"] for line in logs} == {"error"}
+    assert [(line["event"], line["repeated"]) for line in logs[FIRST + 1 :]] == [("crowded", 994)]
 
 
 async def test_the_lag_of_the_loop_is_measured(autojump_clock: trio.testing.MockClock) -> None:

@@ -238,9 +238,9 @@ def test_no_token_survives_any_surroundings(
 )
 def test_hostile_text_takes_linear_time(out: io.StringIO, attack: str) -> None:
     def seconds(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
+        start = time.process_time()  # not the time that other processes take
         run()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     logs.configure(stream=out)
     text = attack * (1_000_000 // len(attack))

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from structlog.testing import capture_logs
 from support.memory import SECRET, Client, token, wall_clock
-from support.server import bearer, open_client, serving, write_agents
+from support.server import STARTING, bearer, open_client, serving, write_agents
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Agent, Run
@@ -71,7 +71,7 @@ class Traced:
 
         async def serve() -> None:
             refused.append(await self.app.serve_upgrade(request, "/ws", lambda _: transport))
-            client.line.close(1006)
+            client.peer.close(1006)
             client.done.set()
 
         self.nursery.start_soon(serve)
@@ -197,7 +197,7 @@ async def test_a_resume_shows_the_time_without_a_connection(autojump_clock: Mock
     async with traced(agent) as server:
         client = await server.open(traceparent=PARENT)
         session_id = client.hello["payload"]["session_id"]
-        client.line.cut()
+        client.peer.cut()
         await client.done.wait()
         await trio.sleep(3)
         other = PARENT.replace(TRACE_ID, "a" * 32)
@@ -289,7 +289,7 @@ assert loaded == [], loaded
 
 @pytest.mark.parametrize("program", [WITHOUT, OFF], ids=["not installed", "off"])
 def test_nothing_is_imported(program: str) -> None:
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # noqa: S603
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=STARTING)  # noqa: S603
 
 
 def test_a_missing_extra_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,6 +364,7 @@ def test_a_collector_that_is_down_does_not_delay_the_exit(tmp_path: Path) -> Non
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     with serving(tmp_path, **environ) as server:
         server.upgrade("?ticket=none")
+        assert server.process.end(seconds=30) == 0  # less than retries of an export would take
 
 
 def test_a_collector_that_never_answers_blocks_nothing(tmp_path: Path) -> None:

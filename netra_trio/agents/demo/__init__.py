@@ -1,1 +1,1 @@
-"""The demo agents, which answer where no agent is given."""
+"""The demo agents, which are served if no agent is configured."""

@@ -1,4 +1,4 @@
-"""An agent to try everything with, without a model: it thinks, uses tools, streams and can be slow.
+"""The demo agent: shows thoughts, tool calls, streaming and slow runs, without a model.
 
     from netra_trio import create_app
     from netra_trio.agents.demo.agent import demo
@@ -22,16 +22,16 @@ from netra_trio.agents.demo.questions import Question, find_questions
 from netra_trio.agents.run import Run
 from netra_trio.errors import StoreUnavailable, ToolError
 
-PACE = 0.03  # seconds between words: one sees it stream, and 100 words take 3 s
-THINKING = 0.3  # seconds for each thought and each tool: long enough to be seen at work
+PACE = 0.03  # seconds between words: streaming is visible, and 100 words take 3 s
+THINKING = 0.3  # seconds for each thought and each tool call, so that they are visible
 THOUGHTS = 3  # steps of every run: read, decide, write
-SLOW_SECONDS = 60  # of slow mode, a line each: time to stop it, to lose the line, to come back
-LOOKED_AT = 2000  # characters of a message that the rules look at: bounds the search
-REMEMBERED = 50  # messages of the thread that are looked through for the user's own
-QUOTED_MESSAGES = 5  # of them that are quoted, the newest
-QUOTED = 120  # characters of a quotation, beyond which it is shortened
-EXPLAINED = 300  # characters of a tool's error, likewise; the tools here stay below
-DIGITS = 40  # of a whole number in the answer, beyond which it is shortened
+SLOW_SECONDS = 60  # of slow mode, one line each: time to stop it, or to disconnect and resume
+RULES_CHARACTERS = 2000  # of a message that the rules search: bounds the time of the search
+HISTORY_MESSAGES = 50  # of the thread that are searched for messages of the user
+QUOTED_MESSAGES = 5  # the newest of them, which are quoted
+QUOTE_CHARACTERS = 120  # of a quotation; a longer one is shortened
+ERROR_CHARACTERS = 300  # of the quoted error of a tool; those of the demo tools are shorter
+DIGITS = 40  # of an integer in the answer; a longer one is shortened
 
 EXAMPLES = (
     ("what is 12*(3+4)?", "I ask my calculator"),
@@ -42,15 +42,15 @@ EXAMPLES = (
 
 
 async def demo(run: Run) -> None:
-    """Answer by simple rules, word by word, as Markdown; the run's result is what was emitted."""
-    text = run.content[:LOOKED_AT]
+    """Answer by simple rules, word by word, as Markdown; the result is the emitted text."""
+    text = run.content[:RULES_CHARACTERS]
     await _think(run, "Reading your message", 1)
     rule = next(rule for rule in RULES if rule.applies(text))
     await _think(run, rule.thought, 2)
     await rule.answer(run, text)
 
 
-# What it can do. Each answer ends its thinking with the third thought, and writes.
+# The answers. Each sends the third thought before it writes.
 
 
 async def _count(run: Run, _: str) -> None:
@@ -72,7 +72,7 @@ async def _use_tools(run: Run, text: str) -> None:
     async def ask(place: int, question: Question) -> None:
         answers[place] = await _ask(run, question)
 
-    # A nursery of its own, for the answers are needed here; run.nursery is for work that the answer
+    # A new nursery, because the answers are needed here. `run.nursery` is for tasks that the agent
     # does not wait for.
     async with trio.open_nursery() as nursery:
         for place, question in enumerate(questions):
@@ -83,7 +83,7 @@ async def _use_tools(run: Run, text: str) -> None:
 
 async def _tell_history(run: Run, _: str) -> None:
     try:
-        earlier = await run.history(REMEMBERED)
+        earlier = await run.history(HISTORY_MESSAGES)
     except StoreUnavailable:
         await _write(run, "I cannot look into the history right now. Please ask again in a moment.")
         return
@@ -114,13 +114,13 @@ async def _reflect(run: Run, _: str) -> None:
     )
 
 
-# Which rule a message falls under. The first that applies counts, so a question that a tool can
-# answer goes before a greeting: "Hello, what is 2+2?".
+# The rules. The first that applies is used, so a question for a tool comes before a greeting:
+# "Hello, what is 2+2?".
 
 
 @frozen
 class Rule:
-    """What makes the agent do one of the things it can do."""
+    """The messages that get one kind of answer, its thought, and the function that writes it."""
 
     applies: Callable[[str], object]
     thought: str
@@ -155,21 +155,22 @@ TOOLS: Mapping[str, tuple[str, Callable[[str], str]]] = {
 
 
 async def _ask(run: Run, question: Question) -> str:
-    """Ask a tool, and return the answer as a sentence, also where the tool cannot tell."""
+    """Call a tool, and return the answer as a sentence, also if the tool fails."""
     argument, function = TOOLS[question.tool]
     try:
         async with run.tool(question.tool, **{argument: question.text}) as tool:
             await trio.sleep(THINKING)
             tool.result = function(question.text)
     except ToolError as error:
-        return f"I am sorry, {quoted(question.text)} is beyond me: {quoted(str(error), EXPLAINED)}."
+        reason = quoted(str(error), ERROR_CHARACTERS)
+        return f"I am sorry, {quoted(question.text)} is beyond me: {reason}."
     if question.tool == "clock":
         return f"The time in {quoted(question.text)} is **{tool.result}**."
     return f"{quoted(question.text)} is {_rounded(tool.result)}."
 
 
 def _rounded(number: str) -> str:
-    """Return a number as one reads it: 0.1+0.2 is 0.3, and nobody reads 1 000 digits."""
+    """Return a number for people: 0.1+0.2 as 0.3, and a long integer shortened."""
     digits = number.lstrip("-")
     if not digits.isdigit():
         return f"**{float(number):.12g}**"
@@ -193,14 +194,14 @@ async def _write(run: Run, text: str) -> None:
 
 
 async def _say(run: Run, text: str) -> None:
-    """Emit a text word by word, each with the space behind it."""
+    """Emit a text word by word, each with the space after it."""
     for word in re.findall(r"\s*\S+\s*", text):
         await run.emit(word)
         await trio.sleep(PACE)
 
 
-def quoted(text: str, limit: int = QUOTED) -> str:
-    """Return any text as a Markdown code span of one line, shortened where it is long.
+def quoted(text: str, limit: int = QUOTE_CHARACTERS) -> str:
+    """Return any text as a Markdown code span of one line, shortened if it is long.
 
     >>> quoted("a *bold*  `claim`")
     '`` a *bold* `claim` ``'

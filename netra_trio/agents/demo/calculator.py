@@ -1,4 +1,4 @@
-"""A calculator that may be given any text: it knows arithmetic and nothing else.
+"""A calculator that is safe for any text: it evaluates arithmetic only, within bounds.
 
 >>> calculate("12 * (3 + 4)")
 84
@@ -20,15 +20,16 @@ from attrs import frozen
 
 from netra_trio.errors import ToolError
 
-MAX_CHARACTERS = 200  # of an expression: more than anybody types; bounds parsing and depth
-MAX_NESTING = 32  # open parentheses: more than anybody types, far from where Python's parser ends
-MAX_BITS = 4096  # of a whole number at every step: 1 234 digits, within what Python prints (4 300)
-MAX_DIGITS = 400  # asked of round(), either way: no float reaches further than 324
+MAX_CHARACTERS = 200  # of an expression: bounds the time of parsing and the depth
+MAX_NESTING = 32  # open parentheses, far below the limit of Python's parser
+MAX_BITS = 4096  # of an integer at each step: 1 234 digits; Python prints at most 4 300
+MAX_DIGITS = 400  # of round(), positive or negative: no float has more than 324
 
 
 def _power(base: float, exponent: float) -> Any:
-    # The one step whose result can dwarf its operands; any other has at most twice their bits and
-    # is refused afterwards. A power has at least these bits, and at most twice as many:
+    # Checked before it is computed: only a power can have many times the bits of its operands. The
+    # result of any other step has at most twice their bits and is checked afterwards. A power has
+    # at least `least` bits, and at most twice as many.
     if isinstance(base, int) and isinstance(exponent, int):
         least = (base.bit_length() - 1) * exponent
         if least > MAX_BITS:
@@ -62,10 +63,13 @@ def _too_large(where: str) -> ToolError:
 
 @frozen
 class Function:
-    """What a name in an expression calls, and how many numbers it takes.
+    """A function of the calculator.
 
     Attributes:
-        takes: For the user, where the number does not fit.
+        call: The function.
+        fewest: The smallest number of arguments.
+        most: The largest number of arguments.
+        takes: The number of arguments as text, for an error.
     """
 
     call: Callable[..., Any]
@@ -101,7 +105,7 @@ _MISUSES: Mapping[type[ast.AST], str] = {
     ast.Name: "a function without its parentheses",
     ast.Call: "parentheses behind what is no function; write * to multiply",
 }
-# A number ends where no letter follows, so that 0x10, 2j and "1if" are never Python's to interpret.
+# A number must not be followed by a letter, so that Python never parses 0x10, 2j or "1if".
 _TOKEN = re.compile(
     r"""\ ?(?:
         (?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_.]))
@@ -115,13 +119,13 @@ _TOKEN = re.compile(
 def calculate(expression: str) -> int | float:
     """Return the value of an arithmetic expression.
 
-    It takes numbers, + - * / // % ** (or ^), parentheses, the functions sqrt, abs, round, min and
-    max, and pi, e and tau, with Python's meaning and precedence. Time and memory are bounded,
-    whatever the text: see the constants above.
+    It may have numbers, + - * / // % ** (or ^), parentheses, the functions sqrt, abs, round, min
+    and max, and pi, e and tau, with Python's meaning and precedence. Time and memory are bounded
+    for any text, by the constants above.
 
     Raises:
-        ToolError: If it is no such expression, grows too large at any step, or has no real value.
-            Its text says what was expected and what came, for the user.
+        ToolError: If it is not such an expression, exceeds a bound at any step, or has no real
+            value. The text is for the user.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ToolError(
@@ -131,12 +135,12 @@ def calculate(expression: str) -> int | float:
     _check_tokens(text)
     try:
         return _value(ast.parse(text, mode="eval").body)
-    except (SyntaxError, MemoryError, RecursionError):  # the last two where little stack is left
+    except (SyntaxError, MemoryError, RecursionError):  # the last two if little stack is left
         raise ToolError(f"{_EXPECTED}, got {expression!r}") from None
 
 
 def _check_tokens(text: str) -> None:
-    """Refuse what is no arithmetic before Python's parser sees it, which warns of some of it."""
+    """Refuse any other text before it is parsed, because Python's parser warns about some of it."""
     position = depth = 0
     while position < len(text):
         token = _TOKEN.match(text, position)
@@ -153,7 +157,7 @@ def _check_tokens(text: str) -> None:
 
 
 def _value(node: ast.expr) -> int | float:
-    """Walk the tree, one frame a level: 200 characters make fewer than 200 levels."""
+    """Evaluate the tree recursively: 200 characters make fewer than 200 levels."""
     match node:
         case ast.Constant(value=int() | float() as number):
             return _checked(number, "a number")
@@ -176,7 +180,7 @@ def _call(name: str, arguments: list[int | float]) -> int | float:
 
 
 def _apply(where: str, function: Callable[..., Any], *operands: float) -> int | float:
-    """Compute one step, and turn what Python raises there into what the user is told."""
+    """Compute one step, and convert Python's exceptions into a `ToolError`."""
     try:
         return _checked(function(*operands), where)
     except ZeroDivisionError:

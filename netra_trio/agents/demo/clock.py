@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from netra_trio.errors import ToolError
 
-MAX_CHARACTERS = 64  # of a name: the longest zone has 32; bounds the search for similar ones
-SUGGESTIONS = 3  # similar names in an error: as many as one reads
-SIMILARITY = 0.7  # of 1: finds Tokyo for Tokio, and not Tomsk
-_NO_ZONE = {"Factory", "localtime"}  # a placeholder; the machine's own, which is not asked for
+MAX_CHARACTERS = 64  # of a name: bounds the search for similar names; the longest zone has 32
+SUGGESTIONS = 3  # similar names in an error
+SIMILARITY = 0.7  # of 1: for Tokio it finds Tokyo, and not Tomsk
+_NO_ZONE = {"Factory", "localtime"}  # a placeholder, and the zone of the machine
 
 
 def time_in(zone: str, now: float) -> str:
@@ -29,8 +29,8 @@ def time_in(zone: str, now: float) -> str:
     underscores: "Europe/Berlin", "berlin", "New York", "São Paulo".
 
     Raises:
-        ToolError: If no zone has that name, or several with different times have it. Its text names
-            the zones that may be meant, for the user.
+        ToolError: If no zone has that name, or several zones with different times have it. The
+            text suggests zones to the user.
     """
     if len(zone) > MAX_CHARACTERS:
         raise ToolError(
@@ -39,7 +39,7 @@ def time_in(zone: str, now: float) -> str:
     names = find_zones(zone)
     if not names:
         raise ToolError(f"expected a city or time zone, got {zone!r}; {_hint(zone)}")
-    # Most names that several zones share are two names of one place: no reason to ask back.
+    # If several zones have the name, they are mostly names of one place, with the same time.
     times = {datetime.fromtimestamp(now, ZoneInfo(n)).isoformat(" ", "minutes") for n in names}
     if len(times) > 1:
         raise ToolError(f"expected one time zone, got {zone!r}: {' or '.join(names)}?")
@@ -48,27 +48,27 @@ def time_in(zone: str, now: float) -> str:
 
 
 def find_zones(zone: str) -> Sequence[str]:
-    """Return the IANA names that a name may stand for; most often one, or none.
+    """Return the IANA names of the zones with this name; mostly one, or none.
 
-    The first call of the process reads which zones there are: some 40 ms of file access, too rare
-    to be worth a thread.
+    The first call of the process reads the list of zones: about 40 ms of file access, which happens
+    too rarely to need a thread.
     """
-    return _zones().get(_plain(zone), ())
+    return _zones().get(_normalized(zone), ())
 
 
 @cache
 def _zones() -> Mapping[str, Sequence[str]]:
-    """Return the zones by their name and its last part, in plain letters."""
+    """Return the zones by their normalized name, and by the last part of it."""
     names = sorted(available_timezones() - _NO_ZONE)
     zones: dict[str, list[str]] = {}
     for name in names:
-        zones.setdefault(_plain(name.rpartition("/")[2]), []).append(name)
-    # A whole name means itself, whatever other name ends like it: "UTC" is not Etc/UTC.
-    return {**zones, **{_plain(name): [name] for name in names}}
+        zones.setdefault(_normalized(name.rpartition("/")[2]), []).append(name)
+    # A whole name has precedence over the last part of another name: "UTC" is not Etc/UTC.
+    return {**zones, **{_normalized(name): [name] for name in names}}
 
 
-def _plain(name: str) -> str:
-    """Return a name in plain letters, with one kind of space: "St. John's" is "st johns"."""
+def _normalized(name: str) -> str:
+    """Normalize case, accents, punctuation and spaces of a name: "St. John's" is "st johns"."""
     letters = unicodedata.normalize("NFKD", name).casefold()
     kept = (c for c in letters if not unicodedata.combining(c) and c not in ".'’")  # noqa: RUF001 - as people type it
     return " ".join("".join(kept).replace("_", " ").replace("-", " ").split())
@@ -78,7 +78,7 @@ def _hint(zone: str) -> str:
     zones = _zones()
     if not zones:
         return "this server has no time zone data"
-    similar = get_close_matches(_plain(zone), zones, SUGGESTIONS, SIMILARITY)
+    similar = get_close_matches(_normalized(zone), zones, SUGGESTIONS, SIMILARITY)
     if not similar:
         return "try a large city such as Tokyo, or a name such as Europe/Berlin"
     meant = dict.fromkeys(zones[name][0] for name in similar)

@@ -1,4 +1,4 @@
-"""An agent that says what it is told, at once: for load tests, and the shortest example.
+"""The echo agent: returns the message at once; for load tests, and as the shortest example.
 
 from netra_trio import create_app
 from netra_trio.agents.demo.echo import echo

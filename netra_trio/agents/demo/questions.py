@@ -1,4 +1,4 @@
-"""What a message asks the calculator and the clock, found in text as people type it.
+"""Finds questions for the calculator and the clock in a message.
 
 >>> [question.text for question in find_questions("What is 2+2, and what time is it in Tokyo?")]
 ['2+2', 'Tokyo']
@@ -12,29 +12,29 @@ from attrs import frozen
 
 from netra_trio.agents.demo.clock import find_zones
 
-TOOL_CALLS = 3  # of each tool in one message; what else it asks is left out
-ZONE_WORDS = 4  # of a place's name at most: "Dumont d'Urville" has two, "Port of Spain" three
+TOOL_CALLS = 3  # of each tool for one message; further questions are ignored
+ZONE_WORDS = 4  # at most, of the name of a place: "Port of Spain" has three
 
 
 @frozen
 class Question:
-    """Something to ask a tool."""
+    """A question for a tool."""
 
     tool: str
     text: str
 
 
 def find_questions(text: str) -> Sequence[Question]:
-    """Return what a message asks the calculator and the clock."""
+    """Return the questions of a message for the calculator and the clock."""
     return [
         *(Question("calculator", expression) for expression in find_expressions(text)),
         *(Question("clock", zone) for zone in find_places(text)),
     ]
 
 
-# A run of what arithmetic is made of. Its tokens are possessive and guarded on both sides, so that
-# "12x + 3" and "10.0.0.1" have none, and a run costs time in proportion to its length.
-_RUN = re.compile(
+# A sequence of tokens of arithmetic. The quantifiers are possessive, so that the time is linear in
+# the length. A number is checked on both sides, so that "12x + 3" and "10.0.0.1" have none.
+_TOKENS = re.compile(
     r"""(?:
         (?<![\w.]) (?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++) (?:e[+-]?[0-9]++)?+ (?!\w|\.[0-9])
       | (?<!\w) (?:pi|tau|e) (?!\w)
@@ -46,27 +46,27 @@ _RUN = re.compile(
 _FUNCTION = re.compile(r"[a-z]\(")
 _OPERATION = re.compile(r"[\w.)]\s*(?:\*\*|//|[-+*/%^×·÷−])[-+(\s]*[\w.]")  # noqa: RUF001 - as people type it
 _DATE = re.compile(r"[0-9]+(?:[-/][0-9]+)+")  # or a telephone number, or 24/7
-_ASKED = re.compile(r"(?i)\b(?:(?P<told>calculate|compute)|what is|what's|how much is)[\s:]*\Z")
-_DASHES = re.compile(r"\A[^\w.(]*\s|[^\w.)]+\Z")  # of prose, before and behind: "well - 2+2 - no"
+_ASKED = re.compile(r"(?i)\b(?:(?P<command>calculate|compute)|what is|what's|how much is)[\s:]*\Z")
+_DASHES = re.compile(r"\A[^\w.(]*\s|[^\w.)]+\Z")  # around an expression: "well - 2+2 - no"
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 
 
 def find_expressions(text: str) -> Sequence[str]:
-    """Return the arithmetic in a message, without what only looks like it.
+    """Return the arithmetic in a message, without dates and the like.
 
     >>> find_expressions("What is 12*(3+4)? And 1,000 / 8, by 2025-01-31?")
     ['12*(3+4)', '1000 / 8']
     """
     found = []
-    for run in _RUN.finditer(text):
-        asked = _ASKED.search(text[max(0, run.start() - 20) : run.start()])
-        arithmetic = run[0].lower()
+    for tokens in _TOKENS.finditer(text):
+        asked = _ASKED.search(text[max(0, tokens.start() - 20) : tokens.start()])
+        arithmetic = tokens[0].lower()
         has_function = _FUNCTION.search(arithmetic) is not None
-        if not has_function:  # then a comma is one of prose, or one between thousands
+        if not has_function:  # then a comma is punctuation, or separates thousands
             arithmetic = _THOUSANDS.sub("", arithmetic)
         for part in [arithmetic] if has_function else arithmetic.split(","):
             expression = _trimmed(part if asked is not None else _DASHES.sub("", part))
-            if asked is not None and asked["told"]:
+            if asked is not None and asked["command"]:
                 is_meant = any(c.isalnum() for c in expression)
             elif asked is None and _DATE.fullmatch(expression):
                 is_meant = expression == text.strip()
@@ -78,7 +78,7 @@ def find_expressions(text: str) -> Sequence[str]:
 
 
 def _trimmed(expression: str) -> str:
-    """Return it without a sentence's punctuation, and without the half of a pair around it."""
+    """Remove the punctuation of the sentence, and unbalanced parentheses at an end."""
     expression = expression.strip(" \t\r\n,").rstrip(". ")
     surplus = expression.count(")") - expression.count("(")
     if surplus > 0 and expression.endswith(")" * surplus):
@@ -96,7 +96,7 @@ _BETWEEN_PLACES = re.compile(r",|&|\s(?:and|or)\s(?:in\s)?")
 
 
 def find_places(text: str) -> Sequence[str]:
-    """Return the places whose time a message asks for; UTC where it names none.
+    """Return the places whose time a message asks for; UTC if it asks for no place.
 
     >>> find_places("What time is it in new york and Tokyo, and what is 2+2?")
     ['new york', 'Tokyo']
@@ -105,15 +105,15 @@ def find_places(text: str) -> Sequence[str]:
     found = []
     for match in islice(_TIME.finditer(text), TOOL_CALLS):
         first, *others = _BETWEEN_PLACES.split(match["places"])
-        found.append(_place(first) or _words(first))  # unknown: the clock says what is similar
-        found += filter(None, map(_place, others))  # unknown: it is about something else
+        found.append(_place(first) or _words(first))  # if unknown, the clock suggests others
+        found += filter(None, map(_place, others))  # unknown ones are not places
     if not found and _TIME_HERE.search(text):
         found.append("UTC")
     return list(dict.fromkeys(filter(None, found)))[:TOOL_CALLS]
 
 
 def _place(text: str) -> str | None:
-    """Return the longest beginning of a text that names a zone: "Tokyo please" begins with one."""
+    """Return the longest beginning of a text that is a zone: of "Tokyo please", "Tokyo"."""
     beginnings = (_words(text, count) for count in range(ZONE_WORDS, 0, -1))
     return next(filter(find_zones, beginnings), None)
 

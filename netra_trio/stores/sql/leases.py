@@ -2,16 +2,13 @@
 
 Each process that serves holds a lease: a row of the table `owners` that it renews. A process that
 starts or renews its lease ends the unfinished runs of processes that are gone, as `interrupted`.
-For a process of this machine, the system tells at once whether it is alive, and when it started.
-For any other process, only the lease tells. Leases are measured on the database's clock, so the
+For a process of this machine, the system tells at once whether it is alive, if it shows it. For any
+other process, only the lease tells. Leases are measured on the database's clock, so the
 clocks of two machines are never compared.
 """
 
-import os
-import platform
 import secrets
 import time
-from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
@@ -29,6 +26,7 @@ from sqlalchemy import (
 )
 
 from netra_trio.protocol.messages import RunStatus
+from netra_trio.stores.sql.processes import ProcessState, machine, state_of, this_process
 from netra_trio.stores.sql.schema import owners, runs
 
 LEASE_SECONDS = 30.0  # three renewals may fail
@@ -38,43 +36,8 @@ PROBE_BYTES = 64 * 1024  # the longest text of an agent in history
 
 UNFINISHED = (RunStatus.QUEUED, RunStatus.RUNNING)
 
-_START_TIME = 22  # the field of /proc/<pid>/stat that holds the start time of the process
-
 _held_here: set[str] = set()
 """The leases that this process holds: one for each open store."""
-
-
-def _machine() -> str:
-    """Return an id of the process id namespace: of this boot, and of this container.
-
-    The process 1 of a container is another one than the process 1 of its host.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux
-        return f"{platform.node()} {platform.system()}"
-
-
-def _process(pid: int) -> str | None:
-    """Return the process id with the start time of the process, None if it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None if Path("/proc/self/stat").exists() or not _is_alive(pid) else str(pid)
-    # The name of the program, in parentheses, may contain anything.
-    state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else f"{pid} {fields[_START_TIME - 4]}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @frozen
@@ -88,8 +51,8 @@ class Lease:
     """
 
     id: str = field(factory=lambda: f"own_{secrets.token_hex(8)}")
-    machine: str = field(factory=_machine)
-    process: str = field(factory=lambda: _process(os.getpid()) or str(os.getpid()))
+    machine: str = field(factory=machine)
+    process: str = field(factory=this_process)
 
     def renew(self, connection: Connection) -> int:
         """Take or renew the lease, and end the runs of processes that are gone.
@@ -148,8 +111,9 @@ class Lease:
         if row.machine == self.machine:
             if row.process == self.process:
                 return str(row.owner) not in _held_here
-            pid = int(row.process.partition(" ")[0])
-            return bool(_process(pid) != row.process)
+            state = state_of(row.process)
+            if state is not ProcessState.UNKNOWN:
+                return state is ProcessState.GONE
         return bool(row.lease_until < moment) and not in_grace
 
 

@@ -1,4 +1,4 @@
-"""The calculator agrees with Python where it answers, and refuses the rest in one way."""
+"""The calculator: the same results as Python, and one kind of error for anything else."""
 
 import math
 import sys
@@ -20,7 +20,7 @@ NUMBERS = st.integers(0, 1000).map(str) | st.sampled_from(
 POWERS = st.builds("{} ** {}".format, st.integers(0, 50), st.integers(-4, 8))
 
 
-def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     signs = st.sampled_from(["+", "-", "*", "/", "//", "%"])
     return st.one_of(
         st.builds("{} {} {}".format, inner, signs, inner),
@@ -31,12 +31,12 @@ def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-# Twelve leaves of at most 48 bits stay below the bound, so Python's answer is the only right one.
-EXPRESSIONS = st.recursive(NUMBERS | POWERS, larger, max_leaves=12)
+# Twelve leaves of at most 48 bits stay below the bound, so the result must be that of Python.
+EXPRESSIONS = st.recursive(NUMBERS | POWERS, extend, max_leaves=12)
 
 
 @given(EXPRESSIONS)
-def test_what_python_computes(expression: str) -> None:
+def test_results_agree_with_python(expression: str) -> None:
     assume(len(expression) <= MAX_CHARACTERS and expression.count("(") <= MAX_NESTING)
     try:
         expected = eval(expression, {"__builtins__": {}}, NAMES)  # noqa: S307 - made above
@@ -53,10 +53,10 @@ SIGNS = "+-*/%^(), \n×÷"  # noqa: RUF001
 
 def check_bounded(expression: str) -> None:
     """Check that it is computed within the bounds, or refused as documented."""
-    result = answer(expression)
+    result = outcome(expression)
     if isinstance(result, ToolError):
         assert str(result).startswith("expected ")
-        assert len(str(result)) <= 11 * MAX_CHARACTERS  # 10: a character escaped
+        assert len(str(result)) <= 11 * MAX_CHARACTERS  # an escaped character has up to 10
     elif isinstance(result, int):
         assert result.bit_length() <= MAX_BITS
         assert int(str(result)) == result
@@ -64,7 +64,7 @@ def check_bounded(expression: str) -> None:
         assert math.isfinite(result)
 
 
-def answer(expression: str) -> float | ToolError:
+def outcome(expression: str) -> float | ToolError:
     try:
         return calculate(expression)
     except ToolError as refusal:
@@ -72,12 +72,12 @@ def answer(expression: str) -> float | ToolError:
 
 
 @given(st.text(alphabet="0123456789.eE" + SIGNS, max_size=MAX_CHARACTERS + 1))
-def test_no_arithmetic_gets_out_of_hand(expression: str) -> None:
+def test_any_arithmetic_is_bounded(expression: str) -> None:
     check_bounded(expression)
 
 
 @given(st.lists(st.sampled_from(["9", "**", "^", "-", "(", ")", "round(", "1e308", ",", "*", " "])))
-def test_no_pile_of_operators_gets_out_of_hand(tokens: list[str]) -> None:
+def test_any_sequence_of_operators_is_bounded(tokens: list[str]) -> None:
     check_bounded("".join(tokens))
 
 
@@ -113,12 +113,12 @@ def test_any_text_is_computed_or_refused(expression: str) -> None:
         ("(-1) ** (2 ** 4000 + 1)", -1),
     ],
 )
-def test_results(expression: str, result: float) -> None:
+def test_results_of_examples(expression: str, result: float) -> None:
     assert calculate(expression) == result
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "error"),
     [
         ("", "arithmetic such as 12 * (3 + 4), got ''"),
         ("2 +", "arithmetic such as 12 * (3 + 4), got '2 +'"),
@@ -160,14 +160,14 @@ def test_results(expression: str, result: float) -> None:
         ("1" * 201, "at most 200 characters, got 201"),
     ],
 )
-def test_refusals(expression: str, told: str) -> None:
+def test_errors_of_examples(expression: str, error: str) -> None:
     with pytest.raises(ToolError) as refusal:
         calculate(expression)
     assert str(refusal.value).startswith("expected ")
-    assert told in str(refusal.value)
+    assert error in str(refusal.value)
 
 
-def test_it_refuses_what_the_stack_has_no_room_for() -> None:
+def test_an_expression_is_refused_if_little_stack_is_left() -> None:
     def call_from(depth: int) -> float:
         return call_from(depth - 1) if depth else calculate("-" * 199 + "1")
 

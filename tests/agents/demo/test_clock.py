@@ -1,4 +1,4 @@
-"""The clock: names as people type them, one answer where there is one, and help where not."""
+"""The clock: names as people type them, and errors with suggestions."""
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ WINTER = 1_735_732_800.0  # 2025-01-01 12:00 UTC
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"),
+    ("zone", "expected"),
     [
         ("Europe/Berlin", "2025-07-01 14:00, Europe/Berlin (UTC+02:00)"),
         ("Berlin", "2025-07-01 14:00, Europe/Berlin (UTC+02:00)"),
@@ -29,24 +29,24 @@ WINTER = 1_735_732_800.0  # 2025-01-01 12:00 UTC
         ("Etc/GMT+5", "2025-07-01 07:00, Etc/GMT+5 (UTC-05:00)"),
     ],
 )
-def test_names(zone: str, told: str) -> None:
-    assert time_in(zone, SUMMER) == told
+def test_names_of_zones(zone: str, expected: str) -> None:
+    assert time_in(zone, SUMMER) == expected
 
 
-def test_the_season_counts() -> None:
+def test_the_offset_depends_on_the_date() -> None:
     assert time_in("Berlin", WINTER) == "2025-01-01 13:00, Europe/Berlin (UTC+01:00)"
 
 
-def test_a_minute_is_begun_not_rounded() -> None:
+def test_minutes_are_rounded_down() -> None:
     assert time_in("UTC", 59.999) == "1970-01-01 00:00, UTC (UTC+00:00)"
 
 
-def test_several_names_of_one_time_are_no_question() -> None:
+def test_zones_with_the_same_name_and_time_are_accepted() -> None:
     assert len(find_zones("Pacific")) > 1
     assert time_in("Pacific", SUMMER).startswith("2025-07-01 05:00, ")
 
 
-def test_several_times_are_one() -> None:
+def test_zones_with_the_same_name_and_different_times_are_refused() -> None:
     with pytest.raises(
         ToolError, match=r"expected one time zone, got 'West': .*Australia/West or "
     ):
@@ -54,7 +54,7 @@ def test_several_times_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"),
+    ("zone", "expected"),
     [
         ("Tokio", "got 'Tokio'; did you mean Asia/Tokyo?"),
         ("Nwe York", "did you mean America/New_York?"),
@@ -67,13 +67,13 @@ def test_several_times_are_one() -> None:
         ("x" * (MAX_CHARACTERS + 1), "at most 64 characters, got 65"),
     ],
 )
-def test_unknown_names(zone: str, told: str) -> None:
+def test_errors_of_unknown_names(zone: str, expected: str) -> None:
     with pytest.raises(ToolError) as refusal:
         time_in(zone, SUMMER)
-    assert told in str(refusal.value)
+    assert expected in str(refusal.value)
 
 
-def test_a_machine_without_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_time_zone_data(monkeypatch: pytest.MonkeyPatch) -> None:
     clock._zones.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(clock, "available_timezones", set)
@@ -85,10 +85,10 @@ def test_a_machine_without_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(deadline=None)  # the first call reads the time zones
 @given(st.text(alphabet=st.characters(categories=None), max_size=MAX_CHARACTERS + 1))
 def test_any_text_is_a_zone_or_refused(zone: str) -> None:
-    assert answer(zone).startswith(("2025-07-0", "expected "))
+    assert outcome(zone).startswith(("2025-07-0", "expected "))
 
 
-def answer(zone: str) -> str:
+def outcome(zone: str) -> str:
     try:
         return time_in(zone, SUMMER)
     except ToolError as refusal:

@@ -1,4 +1,4 @@
-"""The demo agent, run as a session runs it: what triggers what, in which order, how fast."""
+"""The demo agent, executed as in a session: its rules, the order of events, and the pace."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from netra_trio.agents.demo.agent import (
     EXAMPLES,
     PACE,
-    QUOTED,
+    QUOTE_CHARACTERS,
     SLOW_SECONDS,
     THINKING,
     demo,
@@ -48,7 +48,7 @@ ANN, THREAD, CORRELATION = UserId("ann"), ThreadId("thread"), CorrelationId("cor
 
 @define
 class Collector:
-    """An outlet with room for everything, which keeps what it gets and when it got it."""
+    """An outlet with unlimited room, which records each event with its time."""
 
     events: list[Event] = field(factory=list)
     times: list[float] = field(factory=list)
@@ -66,12 +66,12 @@ class Collector:
         self.events.append(event)
         self.times.append(trio.current_time())
 
-    def of(self, kind: type[T]) -> list[T]:
+    def events_of(self, kind: type[T]) -> list[T]:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def text(self) -> str:
-        return "".join(delta.content for delta in self.of(PartialResult))
+        return "".join(delta.content for delta in self.events_of(PartialResult))
 
 
 def execution(
@@ -96,8 +96,8 @@ def execution(
 
 
 @define
-class One:
-    """A source that gives one run, and keeps its ending."""
+class OneRun:
+    """A source of one run, which records its ending."""
 
     run: Execution | None
     endings: list[Ending] = field(factory=list)
@@ -115,34 +115,36 @@ class One:
 
 
 async def execute(run: Execution) -> Ending:
-    source = One(run)
+    source = OneRun(run)
     await execute_runs(source)
     (ending,) = source.endings
     return ending
 
 
 async def ask(content: str, store: Store | None = None) -> Collector:
-    """Let the demo agent answer; check what holds for each of its answers."""
+    """Run the demo agent; check the properties that all its answers have."""
     outlet = Collector()
     ending = await execute(execution(content, outlet, store))
     assert ending.status is RunStatus.COMPLETED
     assert ending.result == orjson.dumps(outlet.text)
     assert [type(event) for event in outlet.events[:2]] == [AgentStarted, AgentThinking]
-    thoughts = [(thought.step_number, thought.total_steps) for thought in outlet.of(AgentThinking)]
+    thoughts = [
+        (thought.step_number, thought.total_steps) for thought in outlet.events_of(AgentThinking)
+    ]
     assert thoughts == [(1, 3), (2, 3), (3, 3)]
     check_markdown(outlet.text)
     return outlet
 
 
 def check_markdown(text: str) -> None:
-    """Check that every span that is opened is closed, and nothing else has a meaning."""
+    """Check that each code span is closed, and that no other text is Markdown by accident."""
     outside = re.sub(r"(?<!`)(`+)(?!`)[^\n]+?(?<!`)\1(?!`)", "", text)
     assert not re.search(r"[`<>&\[\]\\]", outside)
     assert all(line.count("**") % 2 == 0 for line in outside.splitlines())
     assert text == text.lstrip()
 
 
-async def record(store: Store, *, said: str, answered: str) -> None:
+async def record(store: Store, *, question: str, answer: str) -> None:
     run_id = new_run_id()
     await store.record(
         NewMessage(
@@ -154,19 +156,19 @@ async def record(store: Store, *, said: str, answered: str) -> None:
             correlation_id=CORRELATION,
             key=None,
             fingerprint=b"",
-            content=said,
+            content=question,
             created_at=0.0,
         )
     )
     await store.end_run(
-        RunEnd(run_id, RunStatus.COMPLETED, new_message_id(), answered, False, 0.0, b"{}")
+        RunEnd(run_id, RunStatus.COMPLETED, new_message_id(), answer, False, 0.0, b"{}")
     )
 
 
-# What it does.
+# The rules.
 
 
-async def test_a_calculation(autojump_clock: MockClock) -> None:
+async def test_a_calculation_uses_the_calculator(autojump_clock: MockClock) -> None:
     outlet = await ask("what is 12*(3+4)?")
     assert outlet.text == "`12*(3+4)` is **84**."
     assert [type(event) for event in outlet.events] == [
@@ -180,7 +182,7 @@ async def test_a_calculation(autojump_clock: MockClock) -> None:
         PartialResult,
         PartialResult,
     ]
-    assert shown(outlet.of(ToolExecuting)) == [("calculator", {"expression": "12*(3+4)"})]
+    assert shown(outlet.events_of(ToolExecuting)) == [("calculator", {"expression": "12*(3+4)"})]
     assert results(outlet) == ["84"]
 
 
@@ -189,7 +191,7 @@ def shown(tools: Sequence[ToolExecuting]) -> list[tuple[str, object]]:
 
 
 def results(outlet: Collector) -> list[object]:
-    return [orjson.loads(orjson.dumps(tool.result)) for tool in outlet.of(ToolCompleted)]
+    return [orjson.loads(orjson.dumps(tool.result)) for tool in outlet.events_of(ToolCompleted)]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def results(outlet: Collector) -> list[object]:
         ),
     ],
 )
-async def test_numbers_as_one_reads_them(
+async def test_numbers_are_rounded_and_shortened(
     content: str, text: str, autojump_clock: MockClock
 ) -> None:
     outlet = await ask(content)
@@ -212,11 +214,11 @@ async def test_numbers_as_one_reads_them(
     assert results(outlet) == [str(calculate(content))]
 
 
-async def test_tools_work_side_by_side(autojump_clock: MockClock) -> None:
+async def test_tools_are_called_concurrently(autojump_clock: MockClock) -> None:
     outlet = await ask("What time is it in New York and Tokyo, and what is 2^10?")
-    tools = outlet.of(ToolExecuting)
+    tools = outlet.events_of(ToolExecuting)
     assert sorted(tool.tool_name for tool in tools) == ["calculator", "clock", "clock"]
-    assert all(tool.duration_ms == THINKING * 1000 for tool in outlet.of(ToolCompleted))
+    assert all(tool.duration_ms == THINKING * 1000 for tool in outlet.events_of(ToolCompleted))
     places = [n for n, event in enumerate(outlet.events) if isinstance(event, ToolExecuting)]
     assert places == [3, 4, 5], "all begin before one ends"
     assert re.fullmatch(
@@ -228,7 +230,7 @@ async def test_tools_work_side_by_side(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "error"),
     [
         ("1/0", "expected a divisor other than 0, got 0 at /"),
         ("calculate 9**9**9", "at most 4096 bits, got a larger one at **"),
@@ -236,26 +238,28 @@ async def test_tools_work_side_by_side(autojump_clock: MockClock) -> None:
         ("1" + "+1" * 200, "at most 200 characters, got 401"),
     ],
 )
-async def test_a_tools_refusal_is_told(content: str, told: str, autojump_clock: MockClock) -> None:
+async def test_the_error_of_a_tool_is_in_the_answer(
+    content: str, error: str, autojump_clock: MockClock
+) -> None:
     outlet = await ask(content)
-    (completed,) = outlet.of(ToolCompleted)
+    (completed,) = outlet.events_of(ToolCompleted)
     assert not completed.success
-    assert told in (completed.error or "")
+    assert error in (completed.error or "")
     assert outlet.text.startswith("I am sorry, ")
-    assert told in outlet.text
+    assert error in outlet.text
 
 
-async def test_one_refusal_leaves_the_other_answers(autojump_clock: MockClock) -> None:
+async def test_the_other_questions_are_answered_after_an_error(autojump_clock: MockClock) -> None:
     outlet = await ask("1 / 0; 1+1")
-    assert sorted(tool.success for tool in outlet.of(ToolCompleted)) == [False, True]
+    assert sorted(tool.success for tool in outlet.events_of(ToolCompleted)) == [False, True]
     assert outlet.text.startswith("- I am sorry, `1 / 0` is beyond me")
     assert outlet.text.endswith("\n- `1+1` is **2**.")
 
 
-async def test_history(autojump_clock: MockClock) -> None:
+async def test_the_history_is_quoted(autojump_clock: MockClock) -> None:
     store = MemoryStore()
     for n in range(6):
-        await record(store, said=f"*question* {n}\n" + n * "x", answered=f"answer {n}")
+        await record(store, question=f"*question* {n}\n" + n * "x", answer=f"answer {n}")
     outlet = await ask("what did I say?", store)
     assert outlet.text == (
         "Before this you said, oldest first:\n\n1. `*question* 1 x`\n2. `*question* 2 xx`\n"
@@ -263,23 +267,23 @@ async def test_history(autojump_clock: MockClock) -> None:
     )
 
 
-async def test_no_history(autojump_clock: MockClock) -> None:
+async def test_the_answer_without_a_history(autojump_clock: MockClock) -> None:
     assert "first message" in (await ask("history")).text
 
 
-class Unavailable(MemoryStore):
-    """A store that is down."""
+class UnavailableStore(MemoryStore):
+    """A store that cannot answer."""
 
     async def history(self, *_: Any, **__: Any) -> tuple[Sequence[HistoryMessage], bool] | None:
         raise StoreUnavailable("down")
 
 
-async def test_history_that_cannot_be_read(autojump_clock: MockClock) -> None:
-    assert "ask again in a moment" in (await ask("history", Unavailable())).text
+async def test_the_answer_while_the_store_is_unavailable(autojump_clock: MockClock) -> None:
+    assert "ask again in a moment" in (await ask("history", UnavailableStore())).text
 
 
 @pytest.mark.parametrize("content", ["help", "Hello!", "  good morning", "hi", "can you HELP me?"])
-async def test_help(content: str, autojump_clock: MockClock) -> None:
+async def test_the_answer_to_a_greeting(content: str, autojump_clock: MockClock) -> None:
     outlet = await ask(content)
     assert outlet.text.startswith("Hello! I am the demo agent")
     assert all(f"`{example}`" in outlet.text for example, _ in EXAMPLES)
@@ -292,35 +296,39 @@ async def test_help(content: str, autojump_clock: MockClock) -> None:
         ("x", "You wrote `x`: 1 word, 1 character."),
         ("", "You wrote nothing: 0 words, 0 characters."),
         ("a `b`\n\n# <c>", "You wrote `` a `b` # <c> ``: 4 words, 12 characters."),
-        ("y" * 100_000, f"You wrote `{'y' * QUOTED}…`: 1 word, 100000 characters."),
+        ("y" * 100_000, f"You wrote `{'y' * QUOTE_CHARACTERS}…`: 1 word, 100000 characters."),
         ("this, slowing down", "You wrote `this, slowing down`: 3 words, 18 characters."),
     ],
 )
-async def test_anything_else(content: str, text: str, autojump_clock: MockClock) -> None:
+async def test_the_answer_to_other_messages(
+    content: str, text: str, autojump_clock: MockClock
+) -> None:
     outlet = await ask(content)
     assert outlet.text.startswith(text + "\n\n")
     assert all(f"`{example}`" in outlet.text for example, _ in EXAMPLES)
 
 
-async def test_it_streams_word_by_word_at_its_pace(autojump_clock: MockClock) -> None:
+async def test_words_are_emitted_at_a_fixed_pace(autojump_clock: MockClock) -> None:
     outlet = await ask("How are you")
-    deltas = outlet.of(PartialResult)
+    deltas = outlet.events_of(PartialResult)
     assert all(len(delta.content.split()) == 1 for delta in deltas)
     times = outlet.times[-len(deltas) :]
     assert times[-1] - times[0] == pytest.approx(PACE * (len(deltas) - 1))
 
 
-async def test_slow_mode(autojump_clock: MockClock) -> None:
+async def test_slow_mode_emits_a_line_each_second(autojump_clock: MockClock) -> None:
     outlet = await ask("Please count Slowly to 1+1")
     assert "**You can stop me at any time**" in outlet.text.partition("\n")[0]
-    lines = [n for n, delta in enumerate(outlet.of(PartialResult)) if delta.content[:2] == "- "]
+    lines = [
+        n for n, delta in enumerate(outlet.events_of(PartialResult)) if delta.content[:2] == "- "
+    ]
     assert len(lines) == SLOW_SECONDS
-    times = outlet.times[-len(outlet.of(PartialResult)) :]
+    times = outlet.times[-len(outlet.events_of(PartialResult)) :]
     steps = {round(times[later] - times[n], 6) for n, later in pairwise(lines)}
     assert steps == {1.0}
 
 
-async def test_slow_mode_is_stopped(autojump_clock: MockClock) -> None:
+async def test_slow_mode_can_be_stopped(autojump_clock: MockClock) -> None:
     outlet = Collector()
     run = execution("slow", outlet)
     endings: list[Ending] = []
@@ -338,7 +346,7 @@ async def test_slow_mode_is_stopped(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize(("example", "effect"), EXAMPLES)
-async def test_the_examples_do_what_they_say(
+async def test_each_example_has_its_documented_effect(
     example: str, effect: str, autojump_clock: MockClock
 ) -> None:
     outlet = await ask(example)
@@ -356,15 +364,15 @@ async def test_the_examples_do_what_they_say(
 def test_any_text_can_be_quoted(text: str) -> None:
     quotation = quoted(text)
     check_markdown(quotation)
-    assert len(quotation) <= 3 * QUOTED + 5
+    assert len(quotation) <= 3 * QUOTE_CHARACTERS + 5
     quotation.encode()
 
 
-# Its little brother.
+# The echo agent.
 
 
-async def test_echo(autojump_clock: MockClock) -> None:
+async def test_the_echo_agent(autojump_clock: MockClock) -> None:
     outlet = Collector()
     ending = await execute(execution("to and fro", outlet, agent=echo))
     assert ending.result == b'"to and fro"'
-    assert [delta.content for delta in outlet.of(PartialResult)] == ["to and fro"]
+    assert [delta.content for delta in outlet.events_of(PartialResult)] == ["to and fro"]

@@ -1,10 +1,10 @@
-"""What the demo agent hears: arithmetic and places, and not what only looks like them."""
+"""Finding questions: arithmetic and places in a message, and no other text."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netra_trio.agents.demo.agent import LOOKED_AT
+from netra_trio.agents.demo.agent import RULES_CHARACTERS
 from netra_trio.agents.demo.questions import find_expressions, find_places
 
 
@@ -63,7 +63,10 @@ def test_places_are_found(text: str, places: list[str]) -> None:
 
 
 @settings(deadline=None)  # the first call reads the time zones
-@given(st.text(max_size=LOOKED_AT) | st.text(alphabet="time in,and12+(-*) .", max_size=LOOKED_AT))
-def test_any_text_is_looked_through(text: str) -> None:
+@given(
+    st.text(max_size=RULES_CHARACTERS)
+    | st.text(alphabet="time in,and12+(-*) .", max_size=RULES_CHARACTERS)
+)
+def test_any_text_is_searched(text: str) -> None:
     assert len(find_expressions(text)) <= 3
     assert len(find_places(text)) <= 3

@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import OperationalError
-from stores.samples import ALICE, BOB, MAIN, change, new, page_of
+from stores.samples import ALICE, BOB, MAIN, PATIENCE, change, new, page_of
 
 from netra_trio.errors import DatabaseUnusable, KeyConflict
 from netra_trio.ids import CorrelationId, MessageId, RunId
@@ -398,7 +398,7 @@ def test_several_processes_may_open_an_empty_database_together(fresh_url: str) -
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ended.stderr == ""

@@ -13,6 +13,7 @@ from stores.samples import (
     ALICE,
     MAIN,
     OTHER,
+    PATIENCE,
     again,
     change,
     duplicate_of,
@@ -258,7 +259,7 @@ def test_a_thread_that_is_written_to_meanwhile_is_kept(postgres_url: str) -> Non
             while not deletion.done() and not onlooker.scalar(waits):
                 onlooker.rollback()
         writer.commit()
-        deletion.result(10)
+        deletion.result(PATIENCE)
     database.close()
     assert counts(postgres_url) == (1, 1, 0)
 
