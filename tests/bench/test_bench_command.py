@@ -22,24 +22,37 @@ from bench.measure import Plan
 from bench.servers import INTERRUPTED, ROOT, SERVERS, Kind
 from bench.workloads import WORKLOADS
 
-TINY = "0.05"  # of a quick pass: a few connections
-SMALL = "0.4"  # of a quick pass: 0.6 s, long enough for answers on a busy machine
+TINY = 0.05  # of a quick pass: a few connections
+WINDOW_SECONDS = 2.0  # for them: a busy machine answers many times within it
 PATIENCE = 100.0  # seconds: an upper bound
 INSTALLED = [name for name, kind in SERVERS.items() if not kind.missing]
 
 
-def run_bench(tmp_path: Path, *arguments: str, scale: str = TINY) -> tuple[int, dict[str, Any]]:
+def run_bench(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     out = tmp_path / "bench.json"
-    code = command.main(["--scale", scale, "--out", str(out), *arguments])
+    code = command.main(["--scale", str(TINY), "--out", str(out), *arguments])
     return code, json.loads(out.read_text())
 
 
+@pytest.fixture
+def long_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the few connections for longer."""
+    seconds = {"seconds": WINDOW_SECONDS / TINY}
+    changed = {
+        name: evolve(workload, quick={**workload.quick, **seconds})
+        for name, workload in WORKLOADS.items()
+        if "seconds" in workload.quick
+    }
+    monkeypatch.setattr(command, "WORKLOADS", {**WORKLOADS, **changed})
+
+
+@pytest.mark.usefixtures("long_windows")
 @pytest.mark.parametrize("workload", ["stream", "paced"])
 def test_all_installed_servers_are_measured(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], workload: str
 ) -> None:
     servers = ",".join(INSTALLED)
-    code, found = run_bench(tmp_path, "--only", workload, "--servers", servers, scale=SMALL)
+    code, found = run_bench(tmp_path, "--only", workload, "--servers", servers)
     shown = capfd.readouterr()
     assert code == 0, shown.err
     assert {"netra", "floor"} <= set(found["results"][workload]["servers"])
@@ -58,17 +71,18 @@ def test_all_installed_servers_are_measured(
     assert "CPU µs per event" in shown.out
 
 
+@pytest.mark.usefixtures("long_windows")
 def test_messages_with_a_key_are_confirmed(tmp_path: Path) -> None:
-    code, found = run_bench(tmp_path, "--only", "keyed", "--servers", "netra", scale=SMALL)
+    code, found = run_bench(tmp_path, "--only", "keyed", "--servers", "netra")
     assert code == 0, found
     median = found["results"]["keyed"]["servers"]["netra"]["median"]
     assert {"cpu_us", "per_second", "p99_ms", "confirmed_p50_ms", "confirmed_p99_ms"} <= set(median)
 
 
+@pytest.mark.usefixtures("long_windows")
 @pytest.mark.parametrize("workload", ["echo16", "connect", "memory", "idle", "growth"])
 def test_all_workloads_are_measured(tmp_path: Path, workload: str) -> None:
-    scale = SMALL if WORKLOADS[workload].scenario == "loop" else TINY
-    code, found = run_bench(tmp_path, "--only", workload, "--servers", "floor", scale=scale)
+    code, found = run_bench(tmp_path, "--only", workload, "--servers", "floor")
     assert code == 0, found
     median = found["results"][workload]["servers"]["floor"]["median"]
     assert WORKLOADS[workload].figure in median
@@ -80,10 +94,10 @@ def test_capacity_is_measured_on_separate_cpus(
 ) -> None:
     # A limit that no machine misses: the search ends at the greatest number of runs.
     capacity = WORKLOADS["capacity"]
-    easy = {**capacity.quick, "first": 20, "seconds": 10}
+    easy = {**capacity.quick, "first": 20, "seconds": 20}
     changed = evolve(capacity, quick=easy, always={"limit_ms": 60_000, "most": 80})
     monkeypatch.setattr(command, "WORKLOADS", {**WORKLOADS, "capacity": changed})
-    code, found = run_bench(tmp_path, "--only", "capacity", "--servers", "floor", scale=TINY)
+    code, found = run_bench(tmp_path, "--only", "capacity", "--servers", "floor")
     assert code == 0, found
     server = found["results"]["capacity"]["servers"]["floor"]
     assert set(server["median"]) == {"runs", "cpu_us", "per_second", "p50_ms", "p99_ms"}
@@ -93,10 +107,11 @@ def test_capacity_is_measured_on_separate_cpus(
     assert "pinned" in repetition["checks"]
 
 
+@pytest.mark.usefixtures("long_windows")
 @pytest.mark.parametrize("plain", [False, True], ids=["acknowledging", "plain"])
 def test_replay_is_measured(tmp_path: Path, plain: bool) -> None:
     arguments = ["--only", "resume", "--servers", "netra,floor", *["--plain"] * plain]
-    code, found = run_bench(tmp_path, *arguments, scale=SMALL)
+    code, found = run_bench(tmp_path, *arguments)
     assert code == 0, found
     servers = found["results"]["resume"]["servers"]
     assert {"replay", "stream_cpu_us", "replay_cpu_us", "p99_ms"} <= set(servers["netra"]["median"])
@@ -112,6 +127,7 @@ def test_a_reconnect_storm_is_measured(tmp_path: Path) -> None:
     assert 0 < median["peak_per_second"] <= WORKLOADS["storm"].quick["connections"]
 
 
+@pytest.mark.usefixtures("long_windows")
 def test_another_checkout_is_measured_in_turns(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +136,7 @@ def test_another_checkout_is_measured_in_turns(
     before.joinpath("netra_trio").symlink_to(ROOT / "netra_trio")
     name = f"netra@{before}"
     arguments = ["--only", "echo", "--servers", f"{name},netra", "--repeat", "2"]
-    code, found = run_bench(tmp_path, *arguments, scale=SMALL)
+    code, found = run_bench(tmp_path, *arguments)
     shown = capfd.readouterr()
     assert code == 0, shown.err
     assert found["bases"] == [name]

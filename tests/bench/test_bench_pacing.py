@@ -15,7 +15,7 @@ from bench.scenarios import Load, Parameters, Window
 from bench.servers import running
 
 MICROSECOND = 1e-6  # the resolution of a token's time
-TIMES: Parameters = {"ramp": 0.05, "warm_up": 0.05, "seconds": 0.5}
+TIMES: Parameters = {"ramp": 0.05, "warm_up": 0.05, "seconds": 1.0}
 SEARCH: Parameters = {"first": 2, "growth": 2.0, "precision": 1.5, "most": 8, "probes": 10}
 EASY: Parameters = {**TIMES, **SEARCH, "limit_ms": 60_000}  # a limit that no machine misses
 
@@ -42,7 +42,7 @@ def test_a_run_that_is_measured_has_the_latency_of_each_token() -> None:
     async def measure() -> Probe:
         with running("floor", heartbeat=30.0, unlimited=True) as server:
             target_load = Load(target_of(server.port), server.pid, server.secret)
-            return await PacedRuns(target_load).probe(3, ramp=0.05, warm_up=0.1, seconds=0.5)
+            return await PacedRuns(target_load).probe(3, ramp=0.05, warm_up=0.1, seconds=1.0)
 
     probe = asyncio.run(measure())
     assert probe.runs == 3

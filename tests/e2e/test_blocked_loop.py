@@ -36,12 +36,14 @@ async def ask(server: Server, agent: str) -> str:
 def test_an_agent_that_blocks_is_named(tmp_path: Path) -> None:
     write_agents(tmp_path, BLOCKING)
     with serving(tmp_path, "--agent", "outside_agents:slow") as server:
+        begun = time.monotonic()
         run_id = trio.run(ask, server, "slow")
+        passed = time.monotonic() - begun
         (line,) = server.process.wait_log("loop_blocked")
     assert (line["level"], line["run_id"], line["agent"]) == ("warning", run_id, "slow")
     assert (line["user_id"], line["ongoing"], line["repeated"]) == ("alice", False, 0)
     assert line["session_id"].startswith("sess_")
-    assert 1 <= line["seconds"] < 3
+    assert 1 <= line["seconds"] <= passed + 1
     assert line["where"] == f"{tmp_path / 'outside_agents.py'}:6 in slow"
 
 

@@ -16,7 +16,7 @@ import trio
 from support.ports import kept_port
 from support.server import Server, clean_environ
 
-PATIENCE = 30.0  # seconds until it is ready: a bound, not a wait
+PATIENCE = 120.0  # seconds until it is ready: a bound, not a wait
 EXIT_SECONDS = 10.0  # from the signal to the end of the process
 OPENINGS = 100
 

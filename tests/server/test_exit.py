@@ -14,12 +14,13 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 from support.ports import kept_port
-from support.server import STARTING, clean_environ, serving, stock_command, write_agents
+from support.server import PATIENCE, STARTING, clean_environ, serving, stock_command, write_agents
 from trio.testing import wait_all_tasks_blocked
 
 from netra_trio.server import exit as exits
 
 EXIT_SECONDS = 10.0  # from the signal to the exit
+BUSY_SECONDS = 6.0  # more on a busy machine
 
 
 @pytest.fixture
@@ -46,13 +47,17 @@ def test_a_forced_exit_logs_its_reason(codes: list[int]) -> None:
 def test_an_unread_output_does_not_delay_the_exit(
     codes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = threading.Event()
-    monkeypatch.setattr(exits, "flush", read.wait)
-    started = time.monotonic()
+    read, written = threading.Event(), threading.Event()
+
+    def flush() -> None:
+        read.wait(PATIENCE)
+        written.set()
+
+    monkeypatch.setattr(exits, "flush", flush)
     exits.exit_now(0, "tasks did not end in time")
     exits.flush_or_exit(3)
     assert codes == [0, 3]
-    assert time.monotonic() - started < 20 * exits.OUTPUT_SECONDS
+    assert not written.is_set()
     read.set()
 
 
@@ -105,7 +110,7 @@ async def test_the_first_signal_drains_and_the_watchdog_gets_every_one(codes: li
         async with trio.open_nursery() as nursery:
             drained: trio.Event = await nursery.start(exits.drain_on_signal, drain, watchdog)
             os.kill(os.getpid(), signal.SIGTERM)
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 await drained.wait()
             assert drains == ["drained"]
             os.kill(os.getpid(), signal.SIGINT)
@@ -153,8 +158,8 @@ def test_it_exits_in_time_though_nothing_reads_its_outputs(tmp_path: Path, host:
             time.sleep(0.05)
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-        assert time.monotonic() - begun < EXIT_SECONDS
+        assert process.wait(PATIENCE) == 0
+        assert time.monotonic() - begun < EXIT_SECONDS + BUSY_SECONDS
 
 
 def is_listening(port: int) -> bool:
@@ -184,5 +189,5 @@ async def test_it_exits_in_time_though_an_agent_blocks_the_loop(tmp_path: Path) 
             begun = time.monotonic()
             code = await trio.to_thread.run_sync(server.process.end)
         assert code == 0
-        assert time.monotonic() - begun < EXIT_SECONDS
+        assert time.monotonic() - begun < EXIT_SECONDS + BUSY_SECONDS
         assert server.process.logs("exit")

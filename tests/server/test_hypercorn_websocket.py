@@ -12,6 +12,7 @@ from support.stock_host import (
     MASK,
     PING,
     PONG,
+    QUIET,
     TEXT,
     Flood,
     Message,
@@ -28,6 +29,7 @@ from support.stock_host import (
     serving,
     upgrade,
 )
+from trio.testing import MockClock
 
 from netra_trio.errors import TransportClosed
 from netra_trio.server.hypercorn.writer import SocketWriter
@@ -46,7 +48,8 @@ async def test_a_peer_that_never_reads_is_given_up() -> None:
         await peer.stream.aclose()
 
 
-async def test_a_slow_reader_is_not_given_up() -> None:
+async def test_a_slow_reader_is_not_given_up(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = QUIET
     total = 40 * 200_000
 
     async def sends(_scope: Message, receive: Receive, send: Send) -> None:

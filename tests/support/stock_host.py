@@ -21,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 Handler = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LIMIT = 1000  # bytes: the message limit of these tests
+QUIET = 0.02  # seconds of real time without an event, after which virtual time moves on
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 SECRET = b"hush-hush"
 MASK = b"\x01\x02\x03\x04"
@@ -177,7 +178,7 @@ async def serving(
     server = Server(handler)
     for name, value in settings.items():
         setattr(server.config, name, value)
-    with trio.fail_after(20):
+    with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
             run = partial(serve, mode="asgi", shutdown_trigger=server.stop.wait)
             binds = await nursery.start(run, cast("Any", server.app), server.config)

@@ -26,7 +26,7 @@ from netra_trio.telemetry.log_output import (
     _Writer,
 )
 
-PATIENCE = 20.0  # seconds of real time for another thread or process: a bound, not a wait
+PATIENCE = 100.0  # seconds of real time for another thread or process: a bound, not a wait
 LONG = "x" * 100_000  # more than a pipe holds
 
 

@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -371,12 +370,14 @@ def test_a_collector_that_never_answers_blocks_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and is never accepted
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         # A batch of one span: the exporter waits for the collector all the time.
-        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "3600",  # seconds: an exit that waited would fail
+        }
         with serving(tmp_path, **environ) as server:
             for _ in range(100):
                 server.upgrade("?ticket=none").refuses(401, "INVALID_TOKEN")
-            started = time.monotonic()
-        assert time.monotonic() - started < 10
 
 
 async def test_spans_start_when_a_provider_is_set(

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from stores.samples import (
     ALICE,
     MAIN,
+    PATIENCE,
     again,
     change,
     duplicate_of,
@@ -115,7 +116,7 @@ async def test_an_end_is_stored_once_after_a_lost_answer(store: SqlStore) -> Non
     end, late = end_of(message), end_of(message, "late", status=RunStatus.FAILED)
     await record(store, message)
     lost.times = 2
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await store.end_run(end)  # returns once it is stored
     assert await outcome(store, again(message)) == duplicate_of(
         message, RunStatus.COMPLETED, end.completed

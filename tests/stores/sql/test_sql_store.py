@@ -11,6 +11,7 @@ from stores.samples import (
     BOB,
     MAIN,
     OTHER,
+    PATIENCE,
     again,
     change,
     duplicate_of,
@@ -195,6 +196,6 @@ async def test_closing_ends_if_the_last_write_fails(
         raise RuntimeError("scripted")
 
     store = SqlStore(url)
-    with trio.fail_after(5), pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+    with trio.fail_after(PATIENCE), pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
         async with store.open():
             monkeypatch.setattr(store, "_flush", fails)
