@@ -22,6 +22,7 @@ MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9
 MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
 DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}")
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
+AUTOBAHN = "kosoku==0.1.0"  # drives the cases of the Autobahn test suite on Python 3
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
@@ -123,6 +124,13 @@ def nginx(session: nox.Session) -> None:
     """Run the server behind a real nginx, with the configuration in `deploy/`."""
     _install(session, "test")
     session.run("pytest", NGINX, *(session.posargs or ["--numprocesses=2"]))
+
+
+@nox.session
+def autobahn(session: nox.Session) -> None:
+    """Run the WebSocket cases of Autobahn over both hosts; arguments go to kosoku."""
+    session.install("--quiet", "--editable", ".", AUTOBAHN)
+    session.run("python", "tests/autobahn/run.py", *session.posargs)
 
 
 @nox.session

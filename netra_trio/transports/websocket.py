@@ -63,8 +63,10 @@ class WebSocketTransport:
         self._lock = trio.Lock()
         self._pongs: list[bytes] = []  # payloads of pings that were not answered yet
         self._is_alive = False  # the peer has sent a frame that was no message
+        self._message: str | bytes | None = None  # received behind pings that are not answered yet
         self._close_sent = False
         self._gone: TransportClosed | None = None
+        self._write_error: TransportClosed | None = None
 
     async def accept(self) -> None:
         """Accept the upgrade."""
@@ -73,6 +75,11 @@ class WebSocketTransport:
     async def receive(self) -> str | bytes | None:
         """Wait for the peer's next message; None for a frame that is no message."""
         while True:
+            if self._message is not None:
+                # Kept while its pongs are sent, so that cancelling loses nothing.
+                await self._send_pongs()
+                message, self._message = self._message, None
+                return message
             if self._gone is not None:
                 raise TransportClosed(self._gone.code, timed_out=self._gone.timed_out)
             if self._pacer.is_due:
@@ -88,7 +95,9 @@ class WebSocketTransport:
             elif isinstance(event, Received):
                 self._pacer.count(len(event.message), is_message=True)
                 self._is_alive = False  # a message shows it as well
-                return event.message
+                if not self._pongs:
+                    return event.message
+                self._message = event.message
             else:
                 await self._control(event)
 
@@ -104,8 +113,9 @@ class WebSocketTransport:
     # --- inbound
 
     async def _read(self) -> None:
-        """Read once."""
-        if self._gone is not None:
+        """Read once, unless a pong could not be sent."""
+        if self._write_error is not None:
+            self._gone = self._write_error
             return
         try:
             data = await self._stream.read()
@@ -161,8 +171,8 @@ class WebSocketTransport:
             return
         try:
             await self._write(b"")
-        except TransportClosed as gone:
-            self._gone = TransportClosed(gone.code, timed_out=gone.timed_out)
+        except TransportClosed as gone:  # raised when the frames of this read are handled
+            self._write_error = TransportClosed(gone.code, timed_out=gone.timed_out)
 
     async def _send_close(self, payload: bytes) -> None:
         """Send the close frame behind everything that is written, unless one was sent."""

@@ -236,17 +236,23 @@ async def test_an_answer_without_connection_specific_headers() -> None:
 
 
 async def test_cancelling_in_mid_send_resets_only_its_stream() -> None:
+    """The client opens a window for a part of the frame, so the send is in the middle of it."""
     flood = Flood()
-    async with connected(flood) as (_, client):
-        await client.open_websocket(1, "/echo")
-        await client.open_websocket(3)
-        with trio.move_on_after(0.2):
-            await client.until(lambda: False)
+    async with serving(flood) as server:
+        client = Http2Client((await server.peer()).stream, window=0)
+        await client.start()
+        for stream_id, path in ((1, "/echo"), (3, "/ws")):
+            await client.open_websocket(stream_id, path)
+            client.core.increment_flow_control_window(1000, stream_id)
+            await client.flush()
+        await client.until(lambda: len(client.data[3]) == 1000)
         flood.scope.cancel()
         await flood.ended.wait()
         assert flood.last["code"] == 1006
         await client.until(lambda: 3 in client.resets)
+        assert client.resets[3] == ErrorCodes.CANCEL
         await talks(client, 1)
+        await client.stream.aclose()
 
 
 # --- floods

@@ -377,6 +377,24 @@ async def test_a_close_inside_a_fragmented_message_is_echoed(payload: bytes) -> 
         assert await play(*pieces) == Outcome([], 1000, [(CLOSE, b"\x03\xe8bye")])
 
 
+async def test_a_ping_before_a_message_is_answered_before_it_is_received() -> None:
+    first, last = client_frame(TEXT, b"a", final=False), client_frame(CONT, b"b")
+    tape = Tape([first + client_frame(PING, b"1") + last], stays=True)
+    assert await transport_on(tape).receive() == "ab"
+    assert list(server_frames(tape.out)) == [(PONG, b"1")]
+
+
+async def test_cancelling_while_a_pong_waits_keeps_the_message(autojump_clock: MockClock) -> None:
+    tape = Tape([client_frame(PING, b"1") + client_frame(TEXT, b"kept")], stays=True)
+    tape.gate = trio.Event()
+    transport = transport_on(tape)
+    with trio.move_on_after(1) as scope:
+        await transport.receive()
+    assert scope.cancelled_caught
+    tape.gate.set()
+    assert await transport.receive() == "kept"
+
+
 async def test_pings_before_a_close_are_answered_and_nothing_follows_the_close() -> None:
     raw = client_frame(PING, b"1") + client_frame(PING, b"2") + close_frame(1000)
     raw += client_frame(PING, b"3") + client_frame(TEXT, b"behind")

@@ -303,14 +303,18 @@ class Http2Connection:
 
         Cancelling is safe: the frames are written all the same.
         """
-        self._requested += 1
-        number = self._requested
-        # Otherwise the writer is awake already, or has ended.
-        with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
-            self._wake.send_nowait(None)
+        number = self.request_flush()
         await trio.lowlevel.checkpoint()
         while self._written < number and not self.closed:
             await self._round.wait()
+
+    def request_flush(self) -> int:
+        """Have the prepared frames written soon; return the number of this request."""
+        self._requested += 1
+        # Otherwise the writer is awake already, or has ended.
+        with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            self._wake.send_nowait(None)
+        return self._requested
 
     async def _write(self) -> None:
         """Write prepared frames until the connection ends.

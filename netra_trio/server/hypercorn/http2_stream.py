@@ -66,6 +66,10 @@ class Frames(Protocol):
         """Forget a stream, and tell its application."""
         ...
 
+    def request_flush(self) -> int:
+        """Have the prepared frames written soon."""
+        ...
+
     async def flush(self) -> None:
         """Wait until all frames are written that were prepared before the call."""
         ...
@@ -225,6 +229,7 @@ class Http2Stream(StreamHost):
         except trio.Cancelled:
             if len(data) < whole:  # a part of a frame is out: what follows could not be read
                 self._connection.reset(self.stream_id, ErrorCodes.CANCEL)
+                self._connection.request_flush()
                 with trio.CancelScope(shield=True):  # does not block
                     await self._connection.drop(self)
             raise

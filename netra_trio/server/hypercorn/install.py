@@ -46,8 +46,11 @@ _HTTP1_METHODS = ("handle", "stream_send", "_create_stream", "_maybe_recycle", "
 REQUIRED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("hypercorn.trio.run", "TCPServer", ("run", "protocol_send", "_read_data", "_close")),
     ("hypercorn.protocol", "ProtocolWrapper", ("initiate", "handle")),
-    ("hypercorn.protocol", "H11Protocol", _HTTP1_METHODS),
-    ("hypercorn.protocol", "H2Protocol", ("initiate", "handle", "idle")),
+    ("hypercorn.protocol", "H11Protocol", ()),
+    ("hypercorn.protocol", "H2Protocol", ()),
+    # Where they are defined, because a replacement has the methods in any case.
+    ("hypercorn.protocol.h11", "H11Protocol", _HTTP1_METHODS),
+    ("hypercorn.protocol.h2", "H2Protocol", ("initiate", "handle", "idle")),
     ("hypercorn.protocol.h11", "WSStream", _STREAM_METHODS),
     ("hypercorn.protocol.http_stream", "HTTPStream", ("handle", "app_send", "_send_closed")),
     ("hypercorn.protocol.ws_stream", "Handshake", ("accept",)),

@@ -158,6 +158,7 @@ class HostWebSocket(WSStream):
 
     async def _on_message(self, message: str | bytes) -> None:
         self._pacer.count(len(message), is_message=True)
+        await self._send_pongs()
         is_text = isinstance(message, str)
         await self._inbox.put(
             {
