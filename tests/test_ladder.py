@@ -49,6 +49,7 @@ SANS_IO = {
 """Modules without await, clock, randomness, log or socket: the caller passes in `now`."""
 
 OUTSIDE = {"trio", "time", "random", "secrets", "logging", "structlog", "os", "socket"}
+LINES = 600  # of one source file
 FLAT_MODULES = 10  # at the top of the package, `__init__` and `__main__` included
 FRONT_DOORS = {"", "client", "testing"}  # packages that re-export the public names
 
@@ -130,6 +131,11 @@ def test_no_module_imports_itself_by_a_circle() -> None:
 def test_a_package_file_holds_its_docstring_only(package: str) -> None:
     body = ast.parse(SOURCES[package].read_text(encoding="utf-8")).body
     assert [type(statement) for statement in body] == [ast.Expr]
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_no_file_is_too_long(module: str) -> None:
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= LINES
 
 
 def test_the_client_imports_nothing_of_the_server() -> None:
