@@ -163,8 +163,8 @@ class _Check:
         version = shown(str(document.get("version")))
         return f"Version {version}, in {reply.seconds * 1000:.0f} ms."
 
-    async def clock(self) -> str:
-        """Compare the clocks."""
+    async def compare_clocks(self) -> str:
+        """Compare the server's clock with this machine's."""
         if self.clock_seconds is None:
             raise _Skipped("The server does not give its time.")
         finding = of_clock(self.clock_seconds)
@@ -309,7 +309,7 @@ class _Check:
 STEPS: Mapping[str, Callable[[_Check], Awaitable[str]]] = {
     "address": _Check.address,
     "discovery": _Check.discovery,
-    "clock": _Check.clock,
+    "clock": _Check.compare_clocks,
     "health": _Check.health,
     "token": _Check.find_token,
     "ticket": _Check.ticket,

@@ -153,7 +153,7 @@ class Probe:
         with trio.move_on_after(TIMEOUT_SECONDS) as scope:
             try:
                 async with (
-                    # No proxy of the environment: the WebSocket would not use it.
+                    # Proxies in environment variables are ignored, as by the WebSocket connection.
                     httpx2.AsyncClient(verify=self.trust, timeout=None, trust_env=False) as client,
                     client.stream(
                         method, self._url("http", path), headers=headers, json=content

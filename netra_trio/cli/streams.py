@@ -57,7 +57,7 @@ def prepare() -> None:
     if sys.stdout is sys.__stdout__:
         sys.stdout = _checked(sys.stdout)
     if sys.stderr is None:
-        # Without a buffer, which could not be written at the end of the interpreter either.
+        # Without a buffer: a buffer that cannot be written fails again when Python exits.
         raw: Any = _CheckedFile(2, "w", closefd=False)
         sys.stderr = io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=True)
 

@@ -53,7 +53,7 @@ def read_secret(path: Path) -> SecretFile:
         with path.open("rb") as file:
             mode = path.stat().st_mode
             content = file.read(FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+    except (OSError, ValueError) as error:  # `open` raises ValueError for a null byte
         why = error.strerror if isinstance(error, OSError) and error.strerror else "no path"
         raise SecretFileUnusable(f"a file that cannot be read ({why})", _FIX) from None
     if len(content) > FILE_BYTES:

@@ -142,7 +142,7 @@ class CommandDispatcher:
         """
         wait = self._control.take(trio.current_time())
         if wait:
-            raise self._too_fast("control", f"{CONTROL_RATE} control frames a second", wait)
+            raise self._rate_limited("control", f"{CONTROL_RATE} control frames a second", wait)
 
     async def ping(self, frame: Frame) -> None:
         """Reply with the same payload."""
@@ -186,10 +186,10 @@ class CommandDispatcher:
         self.take_control()
         wait = self._history.take(trio.current_time())
         if wait:
-            raise self._too_fast("history", f"{HISTORY_RATE} history requests a second", wait)
+            raise self._rate_limited("history", f"{HISTORY_RATE} history requests a second", wait)
         self._start_background(self._fetch_history, frame)
 
-    def _too_fast(self, limit: str, text: str, wait: float) -> Refused:
+    def _rate_limited(self, limit: str, text: str, wait: float) -> Refused:
         self._metrics.rate_events[limit, "refused"] += 1
         return Refused(
             problem(
@@ -202,7 +202,7 @@ class CommandDispatcher:
 
     def _start_background(self, request: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
         if self._background[request] >= BACKGROUND_REQUESTS:
-            raise self._too_fast("requests", f"{BACKGROUND_REQUESTS} requests at once", 0.1)
+            raise self._rate_limited("requests", f"{BACKGROUND_REQUESTS} requests at once", 0.1)
         self._background[request] += 1
         self._nursery.start_soon(self._run_background, request, frame)
 

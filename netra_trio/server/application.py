@@ -53,8 +53,8 @@ _log = structlog.get_logger(__name__)
 
 
 @frozen
-class _Open:
-    """The parts of an application that runs."""
+class _RunningParts:
+    """The objects that exist while an application runs."""
 
     node: Node
     router: Router
@@ -90,10 +90,10 @@ class Application:
         self._store = store
         self._verifier = verifier
         self._page = page
-        # Opened before the node, in this order, and closed after it in the opposite one.
+        # Opened in this order before the node starts, and closed in reverse order after it ends.
         self._resources: Sequence[Resource] = (verifier.open, *resources_of(agents))
         self._asgi = AsgiAdapter(self)
-        self._open: _Open | None = None
+        self._open: _RunningParts | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI call.
@@ -145,7 +145,7 @@ class Application:
             lag = instruments.metrics.loop_lag
             node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
             router = Router(node, page=self._page, exposition=self._exposition)
-            self._open = _Open(node, router, OpeningRate(self.settings.opening_rate))
+            self._open = _RunningParts(node, router, OpeningRate(self.settings.opening_rate))
             try:
                 yield node
             finally:
@@ -183,7 +183,7 @@ class Application:
         opened = self._opened()
         return await serve_upgrade(opened.node, opened.rate, request, path, transport, fault=fault)
 
-    def _opened(self) -> _Open:
+    def _opened(self) -> _RunningParts:
         if self._open is None:
             text = "the application does not run: enter `running()`, or start the ASGI lifespan"
             raise RuntimeError(text)

@@ -67,7 +67,8 @@ _AUTHORIZATION = re.compile(
 _PAIR = re.compile(rf"({_NAME}{_SEPARATOR})(?:{_QUOTED}|[^\s&\"]+)", _FLAGS)
 _URL = re.compile(r"://[^\s\"<>]+", re.ASCII)
 
-# For a rendered line: these never match a quote, a backslash or a colour, so JSON stays valid.
+# For a rendered line. They match no quote, backslash or escape character, so that JSON stays
+# valid and colour codes stay whole.
 _LINE_PAIR = re.compile(rf"({_NAME}{_EQUALS})[^\s&\"'\\\x1b]+", _FLAGS)
 _LINE_URL = re.compile(r"://[^\s\"'\\\x1b]+", re.ASCII)
 

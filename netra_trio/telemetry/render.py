@@ -310,7 +310,7 @@ class Console:
         if name is not None:
             columns.append(f"{colour.name}[{_word(name)}]{colour.reset}")
         lines = [" ".join(columns)]
-        # Indented, so that no line of the exception looks like a line of the log.
+        # The exception is indented: none of its lines can be mistaken for a line of the log.
         for trace in traces:
             lines += ["    " + escape(line) for line in trace.split("\n")]
         return "\n".join(lines)

@@ -215,7 +215,7 @@ class _ClientChecker:
         self._has_gap = True
         self._expected = after if self._expected is None else max(self._expected, after)
         for run_id, state in listed.items():
-            # Its confirmation and its beginning may be among the lost events.
+            # The events that confirmed and started this run may be lost: expect neither.
             run = self.runs.setdefault(run_id, _RunRecord(state["correlation_id"]))
             run.is_awaited = run.has_begun = True
             run.text, run.is_whole = state["content"], not state.get("truncated", False)

@@ -105,7 +105,8 @@ _MISUSES: Mapping[type[ast.AST], str] = {
     ast.Name: "a function without its parentheses",
     ast.Call: "parentheses behind what is no function; write * to multiply",
 }
-# A number must not be followed by a letter, so that Python never parses 0x10, 2j or "1if".
+# A number directly followed by a letter is rejected: Python would accept "0x10" (hexadecimal),
+# "2j" (complex) and "1if" (a number and a keyword).
 _TOKEN = re.compile(
     r"""\ ?(?:
         (?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_.]))

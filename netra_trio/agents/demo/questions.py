@@ -32,8 +32,9 @@ def find_questions(text: str) -> Sequence[Question]:
     ]
 
 
-# A sequence of tokens of arithmetic. The quantifiers are possessive, so that the time is linear in
-# the length. A number is checked on both sides, so that "12x + 3" and "10.0.0.1" have none.
+# Matches a sequence of tokens of arithmetic. The quantifiers are possessive (no backtracking), so
+# that the time is linear in the length. A number must not touch a letter, a digit or a second
+# point: neither "12x" nor "10.0.0.1" is matched.
 _TOKENS = re.compile(
     r"""(?:
         (?<![\w.]) (?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++) (?:e[+-]?[0-9]++)?+ (?!\w|\.[0-9])

@@ -227,7 +227,7 @@ class Http2Stream(StreamHost):
                 if self.is_lost:
                     raise TransportClosed(timed_out=self.timed_out)
         except trio.Cancelled:
-            if len(data) < whole:  # a part of a frame is out: what follows could not be read
+            if len(data) < whole:  # the peer could not parse what follows a part
                 self._connection.reset(self.stream_id, ErrorCodes.CANCEL)
                 self._connection.request_flush()
                 with trio.CancelScope(shield=True):  # does not block

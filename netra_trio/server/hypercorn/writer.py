@@ -41,12 +41,12 @@ class SocketWriter:
         self.ended = False
 
     async def write(self, data: bytes) -> None:
-        """Write all of the data. Cancelling after a part of it is out aborts the connection."""
+        """Write all of the data. Cancelling after a part of it was sent aborts the connection."""
         if self.ended:
             await trio.lowlevel.checkpoint()
             return
         # Taking the lock is a checkpoint: a loop of sends to a lost peer must not freeze the
-        # process. Cancelling here is harmless: no byte is out yet.
+        # process. Cancelling here is harmless: no byte was sent yet.
         async with self._lock:
             if self.lost:
                 return
@@ -60,8 +60,8 @@ class SocketWriter:
                 self.lost = True
                 self._on_lost()
             except trio.Cancelled:
-                # A part of a frame is out (TLS does not tell): what follows could not be read. If
-                # no byte is out, a close frame can still be sent.
+                # A part of a frame may be sent already; under TLS this is unknown and assumed. The
+                # peer could not parse what follows. If no byte was sent, a close frame can be.
                 if sent_before is None or self._sent_bytes() != sent_before:
                     await self._abort()
                 raise
