@@ -96,7 +96,7 @@ class AsgiAdapter:
         except SettingsError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
         except BaseException:
-            # A server may go on without the lifespan: without this line nothing tells of its end.
+            # A server may go on without the lifespan: without this line its end would be invisible.
             _log.critical("server_failed", exc_info=True)
             raise
         await send({"type": "lifespan.shutdown.complete"})

@@ -31,7 +31,7 @@ from netra_trio.transports.pacing import Turns
 from netra_trio.transports.websocket import WebSocketTransport
 
 TLS_SECONDS = 10.0  # for a TLS handshake
-LINGER = 1.0  # seconds of reading on after an answer: unread input would reset the connection
+LINGER = 1.0  # seconds to read and discard input after an answer; unread input resets a connection
 
 
 class SocketHandler:

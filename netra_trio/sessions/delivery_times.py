@@ -43,7 +43,7 @@ class DeliveryTimes:
         self._received: dict[RunId, float] = {}  # of messages whose runs have no delta yet
         self._stopped_at: dict[RunId, float] = {}
         self._uncounted = 0  # events that are not in the metrics yet
-        self._clock_due = GAP_EVERY  # the clock is read when so many events are uncounted
+        self._clock_due = GAP_EVERY  # uncounted events after which the clock is read
         self._gap_run: RunId | None = None  # the next delta of this run ends the measured gap
         self._gap_start = 0.0
 

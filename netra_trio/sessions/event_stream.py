@@ -39,7 +39,7 @@ from netra_trio.sessions.event_log import PLACES_PER_MESSAGE, Entry, EventLog
 from netra_trio.sessions.transcript import Transcript
 from netra_trio.telemetry.metrics import Metrics
 
-WRITER_PASSES = 2  # passes of the event loop after which a writer that keeps up has written
+WRITER_PASSES = 2  # passes of the event loop; a writer that keeps up has written after them
 
 
 class EventStream:

@@ -101,7 +101,7 @@ class AsgiTransport:
                 raise TransportClosed from None
         if patience.cancelled_caught:
             raise TransportClosed(timed_out=True)
-        # Some servers return at once when the peer is gone: the reader must get to run and see it.
+        # Some servers return at once when the peer is gone: the checkpoint lets the reader see it.
         await trio.lowlevel.checkpoint()
 
     def _checked(self, message: Message) -> str | bytes:

@@ -105,7 +105,7 @@ class SocketByteStream:
             except OSError:
                 raise TransportClosed from None
             else:
-                # A buffer that was not filled means that no more is there: it saves a system call.
+                # A buffer that is not full means that no more data is there; this saves a system call.
                 self._has_more = size == len(self._buffer)
                 return bytes(self._buffer[:size])
 
@@ -117,7 +117,7 @@ class SocketByteStream:
         try:
             await self._write_rest(memoryview(data)[sent:])
         except trio.Cancelled:
-            self.abort()  # half a frame may be out: what follows could not be read
+            self.abort()  # a part of a frame may be sent: the peer could not parse what follows
             raise
         return True
 

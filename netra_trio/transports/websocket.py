@@ -29,7 +29,7 @@ from netra_trio.transports.inbound import (
 )
 from netra_trio.transports.pacing import FramePacer, Turns
 
-LINGER = 1.0  # seconds of reading on after a protocol error: unread input would reset our close
+LINGER = 1.0  # seconds to discard input after a protocol error; unread input resets a connection
 PONGS = 16  # answered one by one; of more pings that came together the last ones are answered
 
 _TEXT = int(Opcode.TEXT)  # arithmetic with an enum member is ten times slower
@@ -144,7 +144,7 @@ class WebSocketTransport:
             self._pacer.count(event.size, is_message=False)
             self._is_alive = True
         elif isinstance(event, PeerClosed):
-            # Set before the write: it may be cancelled, and the code must be known all the same.
+            # Set before the write: if the write is cancelled, the code is still known.
             self._gone = TransportClosed(event.code)
             with suppress(TransportClosed):
                 await self._send_close(event.payload)

@@ -43,7 +43,7 @@ class HostConnection(TCPServer, StreamHost):
         writer: The sending direction.
     """
 
-    # Hypercorn constructs the connections: what they share cannot be an argument.
+    # Hypercorn constructs the connections, so that shared objects cannot be arguments.
     shared_limits: ClassVar[Limits]
     shared_turns: ClassVar[Turns]
 

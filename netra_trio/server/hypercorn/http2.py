@@ -166,7 +166,7 @@ class Http2Connection:
 
     def _on_data(self, event: h2.events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
-        if stream is None:  # it is gone: give its bytes back to the connection's window
+        if stream is None:  # the stream has ended: give its bytes back to the connection's window
             self.acknowledge(event.stream_id, event.flow_controlled_length)
         else:
             stream.add_body(event.data, event.flow_controlled_length)

@@ -3,7 +3,9 @@
 from attrs import frozen
 
 HEAD_SECONDS = 10.0  # for a whole request head, and for a TLS handshake
-LINGER = 1.0  # seconds of reading on after our last byte: unread input would reset the connection
+LINGER = (
+    1.0  # seconds to read and discard input after our last byte; unread input resets a connection
+)
 
 
 @frozen
