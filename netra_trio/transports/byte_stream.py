@@ -105,7 +105,7 @@ class SocketByteStream:
             except OSError:
                 raise TransportClosed from None
             else:
-                # A buffer that is not full means that no more data is there; this saves a system call.
+                # If the buffer is not full, no more data is there: this saves a system call.
                 self._has_more = size == len(self._buffer)
                 return bytes(self._buffer[:size])
 
