@@ -1,11 +1,14 @@
 """An agent that blocks the event loop is named in the log; a process that is suspended is not."""
 
+import os
 import signal
 import time
 from pathlib import Path
 
 import trio
-from support.server import Server, serving, write_agents
+from support.server import STARTING, Server, serving, write_agents
+
+from netra_trio.telemetry.watchdog import PERIOD
 
 BLOCKING = """
 import time
@@ -23,6 +26,7 @@ async def busy(run):
     return "done"
 """
 SUSPENDED_SECONDS = 3.0
+IDLE_CPU_SECONDS = 0.05  # in two periods; the watchdog allows 0.12 in the suspended one
 
 
 async def ask(server: Server, agent: str) -> str:
@@ -57,11 +61,32 @@ def test_an_agent_that_computes_is_named(tmp_path: Path) -> None:
     assert line["where"].endswith(" in busy")
 
 
+def cpu_seconds(process_id: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_idle(process_id: int) -> None:
+    """Wait until a process uses almost no CPU time for longer than the watchdog's period."""
+    deadline = time.monotonic() + STARTING
+    while True:
+        used = cpu_seconds(process_id)
+        time.sleep(2 * PERIOD)
+        if cpu_seconds(process_id) - used <= IDLE_CPU_SECONDS:
+            return
+        assert time.monotonic() < deadline
+
+
 def test_a_suspended_process_is_not_reported(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
+        # A process that works shortly before it is suspended has used CPU time in that period, by
+        # which the watchdog takes it for a blocked one.
+        assert server.http("GET", "/ws/health").status_code == 200
+        wait_until_idle(server.process.pid)
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(SUSPENDED_SECONDS)
         server.process.send_signal(signal.SIGCONT)
+        time.sleep(4 * PERIOD)
         assert server.http("GET", "/ws/health").status_code == 200
-        time.sleep(1.0)
         assert "loop_blocked" not in server.process.err.text
