@@ -24,7 +24,7 @@ from support.server import (
 )
 from support.wire import TEXT, client_frame
 
-SEND_TIMEOUT = 2.5  # seconds
+SEND_TIMEOUT = 5.0  # seconds: three times what the window takes to open at the rate
 RATE = 40_000  # bytes a second
 SECONDS = 12.0
 AGENTS = """
