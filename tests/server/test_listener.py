@@ -67,6 +67,17 @@ async def flood(run):
         await run.emit("x" * 10_000)
 
 
+async def until_told(run):
+    import pathlib
+
+    import trio
+
+    await run.emit("waiting")
+    while not pathlib.Path("go").exists():
+        await trio.sleep(0.05)
+    return "done"
+
+
 async def wait(run):
     import trio
 
