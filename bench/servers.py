@@ -292,6 +292,7 @@ def _environ(secret: str, *, heartbeat: float, unlimited: bool) -> Mapping[str, 
         "WEBSOCKET_HEARTBEAT_INTERVAL": str(round(heartbeat * 1000)),
         # A user of the connect workload returns while the previous connection still ends.
         "WEBSOCKET_MAX_CONNECTIONS_PER_USER": "1000",
+        "WEBSOCKET_OPENING_RATE": "10000",  # the load opens many connections of few users
         **({"WEBSOCKET_MAX_MESSAGE_RATE": UNLIMITED} if unlimited else {}),
     }
 

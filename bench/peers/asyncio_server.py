@@ -23,6 +23,7 @@ def serve(app: Any, *, heartbeat: float) -> None:
         app,
         loop="uvloop",
         http="httptools",
+        # Its type lists the known values; without uvicorn, mypy has no type to check.
         ws=os.environ.get("BENCH_UVICORN_WS", "auto"),  # type: ignore[arg-type, unused-ignore]
         ws_per_message_deflate=False,
         ws_ping_interval=heartbeat,
