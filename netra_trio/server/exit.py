@@ -24,9 +24,7 @@ import trio
 from netra_trio.telemetry.logs import flush
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FORCED_AFTER = (
-    1.5  # seconds after the drain timeout; then the process exits with tasks still running
-)
+FORCED_AFTER = 1.5  # seconds after the drain timeout: then the process exits, whatever still runs
 OUTPUT_SECONDS = 0.3  # bound on the last writes to the outputs: nothing may read them
 
 _log = structlog.get_logger(__name__)

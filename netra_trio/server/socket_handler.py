@@ -24,6 +24,7 @@ from netra_trio.transports.byte_stream import (
     ByteStream,
     SocketByteStream,
     TrioByteStream,
+    end_sending,
 )
 from netra_trio.transports.handshake import accepting, handshake_fault, offered_subprotocols
 from netra_trio.transports.headers import by_name
@@ -31,7 +32,6 @@ from netra_trio.transports.pacing import Turns
 from netra_trio.transports.websocket import WebSocketTransport
 
 TLS_SECONDS = 10.0  # for a TLS handshake
-LINGER = 1.0  # seconds to read and discard input after an answer; unread input resets a connection
 
 
 class SocketHandler:
@@ -134,10 +134,7 @@ class SocketHandler:
 async def _send_last(stream: ByteStream, answer: Answer) -> None:
     """Send an answer as the last thing on a connection, and let it arrive."""
     await stream.write(http1_bytes(answer))
-    await stream.send_eof()
-    with trio.move_on_after(LINGER):
-        while await stream.read():
-            pass
+    await end_sending(stream)
 
 
 def _trio_stream(sock: socket.socket) -> trio.SocketStream:

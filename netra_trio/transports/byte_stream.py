@@ -25,6 +25,7 @@ from netra_trio.errors import TransportClosed
 READ_BYTES = 16 * 1024  # a read holds a message of the default limit, and delays others little
 TLS_PIECE = 16 * 1024  # bytes of one TLS record; each piece has the send timeout to leave
 LAG_SECONDS = 0.01  # a write of a stream that takes longer has waited for its peer
+LINGER = 1.0  # seconds to discard input after the last write: unread input resets a connection
 EOF_SECONDS = 1.0  # bound on the half-close of a TLS connection
 
 
@@ -58,6 +59,20 @@ class ByteStream(Protocol):
     def abort(self) -> None:
         """Close the connection now; tasks that wait on it get `TransportClosed`."""
         ...
+
+
+async def end_sending(stream: ByteStream) -> None:
+    """Close the sending direction, and discard input until its end, for at most `LINGER`.
+
+    Closing a socket with unread input sends a reset, which may destroy what was written last.
+
+    Raises:
+        TransportClosed: If the connection is lost.
+    """
+    await stream.send_eof()
+    with trio.move_on_after(LINGER):
+        while await stream.read():
+            pass
 
 
 def waiting_for_peer(fileno: int) -> int:

@@ -18,6 +18,7 @@ import trio
 from netra_trio.protocol.ratelimit import TokenBucket
 
 FRAMES_IN_A_ROW = 16  # of one connection, before other tasks run
+PONGS = 16  # answered one by one; of more pings that came together the last ones are answered
 SMALL_BYTES = 64  # of a payload: the cost of larger frames is bounded by the size of the message
 SMALL_RATE = 200  # small frames a second that are no messages: pings, pongs, fragments
 SMALL_BURST = 1000

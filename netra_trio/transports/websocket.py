@@ -14,7 +14,7 @@ from websockets.frames import Close, Opcode
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.transports.byte_stream import ByteStream
+from netra_trio.transports.byte_stream import ByteStream, end_sending
 from netra_trio.transports.frames import frame
 from netra_trio.transports.frames import frames as joined
 from netra_trio.transports.inbound import (
@@ -27,10 +27,7 @@ from netra_trio.transports.inbound import (
     Received,
     TooBig,
 )
-from netra_trio.transports.pacing import FramePacer, Turns
-
-LINGER = 1.0  # seconds to discard input after a protocol error; unread input resets a connection
-PONGS = 16  # answered one by one; of more pings that came together the last ones are answered
+from netra_trio.transports.pacing import PONGS, FramePacer, Turns
 
 _TEXT = int(Opcode.TEXT)  # arithmetic with an enum member is ten times slower
 
@@ -158,11 +155,7 @@ class WebSocketTransport:
         """End the connection after a protocol error."""
         with suppress(TransportClosed):
             await self._send_close(code.to_bytes(2, "big"))
-            await self._stream.send_eof()
-            # Closing a socket with unread input sends a reset, which may destroy our close frame.
-            with trio.move_on_after(LINGER):
-                while await self._stream.read():
-                    pass
+            await end_sending(self._stream)
 
     # --- outbound
 

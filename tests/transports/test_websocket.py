@@ -24,7 +24,8 @@ from support.wire import (
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.errors import MessageTooBig, TransportClosed
-from netra_trio.transports.websocket import LINGER, WebSocketTransport
+from netra_trio.transports.byte_stream import LINGER
+from netra_trio.transports.websocket import WebSocketTransport
 
 LIMIT = 300  # bytes of a message
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"

@@ -19,11 +19,12 @@ from hypercorn.utils import parse_socket_addr
 
 from netra_trio.errors import leaves, place_of
 from netra_trio.server.hypercorn.idle import IdleTimer
-from netra_trio.server.hypercorn.limits import HEAD_SECONDS, LINGER, Limits
+from netra_trio.server.hypercorn.limits import HEAD_SECONDS, Limits
 from netra_trio.server.hypercorn.stream_host import StreamHost
 from netra_trio.server.hypercorn.writer import LOST, SocketWriter
 from netra_trio.telemetry.logs import host_logger
 from netra_trio.transports.bounded import BoundedStream
+from netra_trio.transports.byte_stream import LINGER
 from netra_trio.transports.pacing import Turns
 
 CLOSE_TIMEOUT = 1.0  # seconds for closing the stream; then it is closed forcefully

@@ -3,9 +3,6 @@
 from attrs import frozen
 
 HEAD_SECONDS = 10.0  # for a whole request head, and for a TLS handshake
-LINGER = (
-    1.0  # seconds to read and discard input after our last byte; unread input resets a connection
-)
 
 
 @frozen

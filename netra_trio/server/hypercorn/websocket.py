@@ -50,9 +50,7 @@ from netra_trio.transports.inbound import (
     Received,
     TooBig,
 )
-from netra_trio.transports.pacing import FramePacer
-
-PONGS = 16  # answered one by one; of more pings that came together the last ones are answered
+from netra_trio.transports.pacing import PONGS, FramePacer
 
 _logger = host_logger()
 _OPEN = {ASGIWebsocketState.CONNECTED, ASGIWebsocketState.CLOSED}
