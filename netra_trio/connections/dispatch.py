@@ -10,7 +10,6 @@ background request: a task of its own, and a limited number of them run at the s
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from math import ceil
 from typing import Any, Protocol
 
 import trio
@@ -36,7 +35,13 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
     UserMessage,
 )
-from netra_trio.protocol.problem import Problem, Refused, problem, store_unavailable
+from netra_trio.protocol.problem import (
+    Problem,
+    Refused,
+    problem,
+    rate_limited,
+    store_unavailable,
+)
 from netra_trio.protocol.ratelimit import TokenBucket
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, Store
@@ -191,14 +196,8 @@ class CommandDispatcher:
 
     def _rate_limited(self, limit: str, text: str, wait: float) -> Refused:
         self._metrics.rate_events[limit, "refused"] += 1
-        return Refused(
-            problem(
-                ErrorCode.RATE_LIMIT_EXCEEDED,
-                f"Too fast: at most {text}.",
-                help=f"Wait {wait:.2g} s and send again.",
-                retry_after_ms=ceil(wait * 1000),
-            )
-        )
+        help_ = f"Wait {wait:.2g} s and send again."
+        return Refused(rate_limited(f"Too fast: at most {text}.", wait, help=help_))
 
     def _start_background(self, request: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
         if self._background[request] >= BACKGROUND_REQUESTS:

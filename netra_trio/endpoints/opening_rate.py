@@ -1,20 +1,16 @@
 """The rate of openings: those of one user, and the rejected ones of one address.
 
-rate = OpeningRate(10)
+rate = OpeningRate(settings.opening_rate, settings.opening_burst)
 rate.take(identity.user_id, now)
 """
 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address, ip_network
-from math import ceil
 from typing import Generic, TypeVar
 
 from netra_trio.ids import UserId
-from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.problem import Problem, Refused, problem
+from netra_trio.protocol.problem import Refused, rate_limited
 from netra_trio.protocol.ratelimit import TokenBucket
-
-BURST_SECONDS = 20  # the burst is what the rate allows in this time: a reconnect of all tabs
 
 IPV6_PREFIX = 64  # bits of an IPv6 address that one customer of a provider shares
 
@@ -24,8 +20,10 @@ _Key = TypeVar("_Key")
 class _Buckets(Generic[_Key]):
     """A token bucket for each key; those that are full again are forgotten."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, burst: int) -> None:
         self._rate = rate
+        self._burst = burst
+        self._full_after = burst / rate  # seconds
         self._buckets: OrderedDict[_Key, tuple[TokenBucket, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -36,14 +34,14 @@ class _Buckets(Generic[_Key]):
         self._forget(now)
         bucket, _ = self._buckets.pop(key, (None, now))
         if bucket is None:
-            bucket = TokenBucket(rate=self._rate, burst=self._rate * BURST_SECONDS, now=now)
+            bucket = TokenBucket(rate=self._rate, burst=self._burst, now=now)
         self._buckets[key] = bucket, now
         return bucket.take(now)
 
     def _forget(self, now: float) -> None:
         while self._buckets:
             _, used_at = next(iter(self._buckets.values()))
-            if used_at + BURST_SECONDS > now:
+            if used_at + self._full_after > now:
                 return
             self._buckets.popitem(last=False)
 
@@ -56,13 +54,14 @@ class OpeningRate:
     not limited.
 
     Args:
-        rate: Openings in a second, after a burst of 20 times as many.
+        rate: Openings in a second, after the burst.
+        burst: Openings at once.
     """
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, burst: int) -> None:
         self._rate = rate
-        self._users: _Buckets[UserId] = _Buckets(rate)
-        self._rejected: _Buckets[str] = _Buckets(rate)
+        self._users: _Buckets[UserId] = _Buckets(rate, burst)
+        self._rejected: _Buckets[str] = _Buckets(rate, burst)
         self._blocked: dict[str, float] = {}  # networks, and until when
 
     def take(self, user_id: UserId, now: float) -> None:
@@ -74,7 +73,7 @@ class OpeningRate:
         wait = self._users.take(user_id, now)
         if wait:
             text = f"Too many openings: a user may open {self._rate} connections a second."
-            raise Refused(_too_often(text, wait))
+            raise Refused(rate_limited(text, wait))
 
     def check_address(self, address: str, now: float) -> None:
         """Check that an address has not had too many openings rejected.
@@ -87,7 +86,7 @@ class OpeningRate:
         until = self._blocked.get(_public_network(address) or "", now)
         if until > now:
             text = "Too many rejected openings of this address."
-            raise Refused(_too_often(text, until - now))
+            raise Refused(rate_limited(text, until - now))
 
     def note_rejected(self, address: str, now: float) -> None:
         """Count a rejected opening of an address."""
@@ -109,8 +108,3 @@ def _public_network(address: str) -> str | None:
     if isinstance(parsed, IPv6Address):
         return str(ip_network((parsed, IPV6_PREFIX), strict=False))
     return address
-
-
-def _too_often(text: str, seconds: float) -> Problem:
-    wait_ms = ceil(seconds * 1000)
-    return problem(ErrorCode.RATE_LIMIT_EXCEEDED, text, retry_after_ms=wait_ms)

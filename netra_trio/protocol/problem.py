@@ -1,5 +1,6 @@
 """The errors of the protocol, which are sent to clients."""
 
+from math import ceil
 from typing import Any
 
 from attrs import frozen
@@ -85,6 +86,12 @@ def problem(
 def store_unavailable(text: str = "The store cannot answer now.") -> Problem:
     """Return the error for an unavailable store."""
     return problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
+
+
+def rate_limited(text: str, seconds: float, *, help: str | None = None) -> Problem:  # noqa: A002 - as in `problem`
+    """Return the error beyond a rate; a retry may succeed after `seconds`."""
+    wait_ms = ceil(seconds * 1000)
+    return problem(ErrorCode.RATE_LIMIT_EXCEEDED, text, help=help, retry_after_ms=wait_ms)
 
 
 class Refused(NetraError):

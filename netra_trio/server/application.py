@@ -145,7 +145,8 @@ class Application:
             lag = instruments.metrics.loop_lag
             node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
             router = Router(node, page=self._page, exposition=self._exposition)
-            self._open = _RunningParts(node, router, OpeningRate(self.settings.opening_rate))
+            rate = OpeningRate(self.settings.opening_rate, self.settings.opening_burst)
+            self._open = _RunningParts(node, router, rate)
             try:
                 yield node
             finally:

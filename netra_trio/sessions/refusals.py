@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from netra_trio.agents.run import Agent, milliseconds
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import WorkMessage
-from netra_trio.protocol.problem import Refused, problem, store_unavailable
+from netra_trio.protocol.problem import Refused, problem, rate_limited, store_unavailable
 
 RECONNECT_AFTER_MS = 1000  # for a client of a server that drains; clients add jitter
 RETRY_MS = 1000  # if no better time is known: about the time of a run or a commit
@@ -42,15 +42,8 @@ def queue_full(why: str) -> Refused:
 
 def too_fast(rate: int, seconds: float) -> Refused:
     """Return the error for a message beyond the user's rate; it may be sent after `seconds`."""
-    wait = milliseconds(seconds)
-    return Refused(
-        problem(
-            ErrorCode.RATE_LIMIT_EXCEEDED,
-            f"Too many messages: {rate} per minute.",
-            help=f"Wait {wait / 1000:g} s and send again.",
-            retry_after_ms=wait,
-        )
-    )
+    help_ = f"Wait {milliseconds(seconds) / 1000:g} s and send again."
+    return Refused(rate_limited(f"Too many messages: {rate} per minute.", seconds, help=help_))
 
 
 def key_conflict() -> Refused:
