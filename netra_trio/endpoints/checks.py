@@ -67,11 +67,7 @@ async def check_administrator(request: Request, services: Services, *, now: floa
         Refused: AUTH_REQUIRED or INVALID_TOKEN with 401, INVALID_TOKEN with 403 where the token
             lacks the permission, USER_NOT_FOUND or USER_DISABLED.
     """
-    credentials = _credentials(request, services.settings)
-    if "header" not in {kind for kind, _ in credentials}:
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, services, credentials, now)
-    await check_user_exists(identity, services)
+    identity = await _check_header(request, services, now)
     if ADMINISTRATOR not in identity.permissions:
         text = f"The token does not have the permission {ADMINISTRATOR}."
         help_ = "Use a token that has it."
@@ -86,7 +82,7 @@ def check_metrics_token(request: Request, token: str) -> None:
     """
     given = [value for kind, value in _bearers(request) if kind == "header"]
     if not given:
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
+        raise _no_header()
     if len(given) > 1 or not hmac.compare_digest(given[0].encode(), token.encode()):
         text = "This is not the token that METRICS_TOKEN sets."
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text, help="Send that one."))
@@ -99,12 +95,7 @@ async def check_ticket_request(request: Request, services: Services, *, now: flo
         Refused: With the first fault.
     """
     check_origin(request, services.settings)
-    credentials = _credentials(request, services.settings)
-    if "header" not in {kind for kind, _ in credentials}:
-        raise Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
-    identity = await _identify(request, services, credentials, now)
-    await check_user_exists(identity, services)
-    return identity
+    return await _check_header(request, services, now)
 
 
 def check_origin(request: Request, settings: Settings) -> None:
@@ -192,6 +183,16 @@ def _bearers(request: Request) -> list[tuple[str, str]]:
     return found
 
 
+async def _check_header(request: Request, services: Services, now: float) -> Identity:
+    """Check a request whose credential has to be in the Authorization header, and its user."""
+    credentials = _credentials(request, services.settings)
+    if "header" not in {kind for kind, _ in credentials}:
+        raise _no_header()
+    identity = await _identify(request, services, credentials, now)
+    await check_user_exists(identity, services)
+    return identity
+
+
 async def _identify(
     request: Request, services: Services, credentials: list[tuple[str, str]], now: float
 ) -> Identity:
@@ -227,6 +228,10 @@ def _decode_token(value: str) -> str:
 
 def _refuse_origin(text: str) -> None:
     raise Refused(problem(ErrorCode.ORIGIN_NOT_ALLOWED, text))
+
+
+def _no_header() -> Refused:
+    return Refused(problem(ErrorCode.AUTH_REQUIRED, "There is no Authorization header."))
 
 
 def _bad_request(text: str) -> Refused:

@@ -23,7 +23,7 @@ async def stats(largest_users: Callable[[], tuple[dict[str, Any], ...]], call: C
     services = call.services
     await check_administrator(call.request, services, now=trio.current_time())
     metrics = document(services.instruments.metrics, largest_users())
-    return Answer(200, metrics, {"cache-control": "no-store"})
+    return Answer(200, metrics)
 
 
 async def metrics(exposition: Exposition, call: Call) -> Answer:
@@ -41,5 +41,4 @@ async def metrics(exposition: Exposition, call: Call) -> Answer:
         check_metrics_token(call.request, settings.metrics_token)
     elif not settings.has_open_metrics:
         raise no_such_path()
-    headers = {"content-type": CONTENT_TYPE, "cache-control": "no-store"}
-    return Answer(200, headers=headers, content=exposition.text())
+    return Answer(200, headers={"content-type": CONTENT_TYPE}, content=exposition.text())
