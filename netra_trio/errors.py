@@ -10,11 +10,13 @@ from collections.abc import Iterator
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in a group and its nested groups; for any other exception, itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
+    left = [error]
+    while left:  # without recursion: groups may be nested deeper than the stack
+        inner = left.pop()
+        if isinstance(inner, BaseExceptionGroup):
+            left += reversed(inner.exceptions)
+        else:
+            yield inner
 
 
 def place_of(error: BaseException) -> str:

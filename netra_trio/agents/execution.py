@@ -16,7 +16,7 @@ from attrs import evolve
 
 from netra_trio.agents.context import run_in_context
 from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
-from netra_trio.errors import RetryableAgentError
+from netra_trio.errors import RetryableAgentError, leaves
 from netra_trio.ids import new_error_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import AgentStarted, JsonObject, RunStatus
@@ -191,8 +191,6 @@ class Execution:
         ending = self._ending(error)
         # The traceback of an exception has frames that refer to this run and the agent's values.
         self._result = self._error = self._nursery = None
-        if ending is not None:
-            self.output.close()
         return ending
 
     async def back_off(self) -> None:
@@ -211,7 +209,9 @@ class Execution:
             return self._cut_off()
         if error is None:
             return self._completed(self._result)
-        retryable = _is_only(error, RetryableAgentError) and not self.output.has_text
+        retryable = not self.output.has_text and all(
+            isinstance(leaf, RetryableAgentError) for leaf in leaves(error)
+        )
         if not retryable or self.attempts == ATTEMPTS:
             return self._failed(error)
         run_id, shown = self.spec.message.run_id, _printable(error)
@@ -376,15 +376,3 @@ def _split(
         return group.split(trio.Cancelled)
     except RecursionError:  # only a group made by an agent can be nested so deeply
         return None, RecursionError("exception groups nested too deep")
-
-
-def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether the exception, or each leaf of the group, is of this class."""
-    left = [error]
-    while left:  # without recursion: groups may be nested deeper than the stack
-        inner = left.pop()
-        if isinstance(inner, BaseExceptionGroup):
-            left += inner.exceptions
-        elif not isinstance(inner, kind):
-            return False
-    return True

@@ -105,7 +105,7 @@ class EventStream:
         """Append the confirmation of a message, into its reserved place."""
         if self._transcript is not None and confirmed.status is not Confirmation.DUPLICATE:
             self._transcript.begin(confirmed.run_id, confirmed.thread_id, correlation_id)
-        self._append(confirmed, 0, correlation_id, reserved=True)
+        self._append_reserved(confirmed, 0, correlation_id)
 
     def start_delta_timer(self, run_id: RunId, received: float) -> None:
         """Measure the time from `received`, on Trio's clock, to the first delta of a run."""
@@ -149,13 +149,10 @@ class EventStream:
             None if there was room in the feed too. Otherwise an awaitable that waits until there is
             room, or until the connection ends. Cancelling it is safe: the event is in the log.
         """
-        entry = self._log.append(event, size, False, self._wall_clock(), correlation_id)
-        if not self.acknowledging:
-            self._on_removed(self._log.trim())
-        feed = self._feed
-        if feed is None or feed.push(entry):
+        entry = self._append(event, size, correlation_id, reserved=False)
+        if self._feed is None or self._feed.push(entry):
             return None
-        return feed.wait_to_push(entry)
+        return self._feed.wait_to_push(entry)
 
     def end(
         self, run_id: RunId, status: RunStatus, payload: bytes, correlation_id: CorrelationId
@@ -175,14 +172,18 @@ class EventStream:
     def copy_end(self, run_id: RunId, payload: bytes, correlation_id: CorrelationId) -> None:
         """Append a copy of the end of a run, for a message that was sent again."""
         event = Encoded(AgentCompleted.TYPE, run_id, payload)
-        self._append(event, len(payload), correlation_id, reserved=True)
+        self._append_reserved(event, len(payload), correlation_id)
 
-    def _append(self, event: Any, size: int, correlation_id: str, *, reserved: bool) -> None:
+    def _append_reserved(self, event: Any, size: int, correlation_id: str) -> None:
+        entry = self._append(event, size, correlation_id, reserved=True)
+        if self._feed is not None:
+            self._feed.push(entry)
+
+    def _append(self, event: Any, size: int, correlation_id: str, *, reserved: bool) -> Entry:
         entry = self._log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if not self.acknowledging:
             self._on_removed(self._log.trim())
-        if self._feed is not None:
-            self._feed.push(entry)
+        return entry
 
     # For connections.
 

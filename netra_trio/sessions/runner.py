@@ -12,7 +12,6 @@ from math import inf
 
 import structlog
 import trio
-from attrs import evolve
 from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
@@ -269,9 +268,9 @@ class Runner:
             return
         execution.has_ended = True
         execution.output.close()
-        if self._events.is_over_bytes:
-            ending = _shorten(ending)
         payload = _completed(message.run_id, ending)
+        if self._events.is_over_bytes:
+            payload = shorten_payload(payload)
         text, truncated = history_text(execution.output.text)
         end = RunEnd(
             message.run_id,
@@ -401,16 +400,8 @@ def _completed(run_id: RunId, ending: Ending) -> bytes:
     return bytes(memoryview(dumps(payload_of(completed))))
 
 
-def _shorten(ending: Ending) -> Ending:
-    """Return an ending with a short result, for a log whose bytes are all used."""
-    if ending.result is None or len(ending.result) <= SHORT_RESULT_BYTES:
-        return ending
-    result, _ = cut_json(loads(ending.result), SHORT_RESULT_BYTES)
-    return evolve(ending, result=result, truncated=True)
-
-
 def shorten_payload(completed: bytes) -> bytes:
-    """Return the payload of an `agent_completed` with a short result, as `_shorten` does."""
+    """Return the payload of an `agent_completed` with a short result."""
     payload = loads(completed)
     if len(completed) > SHORT_RESULT_BYTES and "result" in payload:
         result, truncated = cut_json(payload["result"], SHORT_RESULT_BYTES)
