@@ -11,12 +11,12 @@ from typing import Any, Self
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import httpx2
-import orjson
 import trio
 from attrs import frozen
 
 from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, Socket, SocketClosed
+from netra_trio.client.frames import parse_object
 from netra_trio.client.network import reason_of
 from netra_trio.errors import leaves
 from netra_trio.protocol.wire_format import SUBPROTOCOL
@@ -169,7 +169,7 @@ class Probe:
             raise NoAnswer(f"nothing within {TIMEOUT_SECONDS:g} s")
         return Reply(
             answer.status_code,
-            as_object(bytes(body)),
+            parse_object(bytes(body)),
             answer.headers.get("location"),
             trio.current_time() - started,
         )
@@ -217,16 +217,7 @@ class Probe:
 
 async def next_frame(socket: Socket) -> Frame:
     """Wait for a frame; an empty one if it is not a JSON object."""
-    return as_object((await socket.receive()).encode()) or {}
-
-
-def as_object(body: bytes) -> Mapping[str, Any] | None:
-    """Return a JSON object; None for anything else."""
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
+    return parse_object(await socket.receive()) or {}
 
 
 def _root_of(error: BaseException) -> Exception:

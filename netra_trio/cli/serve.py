@@ -1,7 +1,6 @@
 """The command `serve`: runs the server."""
 
 import contextlib
-import errno
 import os
 import socket
 import ssl
@@ -78,9 +77,8 @@ def serve(
     try:
         socks = listen(host, port)
     except CannotListen as error:
-        is_taken = str(error).endswith(os.strerror(errno.EADDRINUSE))
         advice = "; choose another port with --port, or a free one with --port 0"
-        raise CommandError(f"{error}{advice if is_taken else ''}") from None
+        raise CommandError(f"{error}{advice if error.is_taken else ''}") from None
     run = partial(_serve, application, loaded, list(agents), socks, tls, opens=open_page)
     with exporting(os.environ):
         trio.run(run)

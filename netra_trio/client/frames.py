@@ -29,6 +29,15 @@ def as_object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def parse_object(data: bytes | str) -> dict[str, Any] | None:
+    """Return a JSON object; None for anything else."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 @frozen
 class Hello:
     """The payload of `connection_established`, as far as the client needs it.

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import httpx2
-import orjson
 import trio
 import trio_websocket
 from wsproto.utilities import ProtocolError
 
+from netra_trio.client.frames import parse_object
 from netra_trio.client.sockets import InvalidDocument, NoAnswer, OpeningRefused, SocketClosed
 from netra_trio.errors import leaves
 from netra_trio.protocol.codes import ABNORMAL
@@ -145,7 +145,7 @@ class Network:
             raise NoAnswer(_TOO_SLOW)
         if answer.status_code != httpx2.codes.OK:
             raise _refusal(answer.status_code, answer.headers, bytes(body))
-        document = _object(bytes(body))
+        document = parse_object(bytes(body))
         if document is None:
             raise InvalidDocument(f"{url} is not a JSON object")
         return document
@@ -240,13 +240,5 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> OpeningRef
     wait = headers.get("retry-after", "")
     is_wait = wait.isascii() and wait.isdigit() and len(wait) <= RETRY_AFTER_DIGITS
     return OpeningRefused(
-        status, retry_after=float(wait) if is_wait else None, body=_object(body) or {}
+        status, retry_after=float(wait) if is_wait else None, body=parse_object(body) or {}
     )
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None

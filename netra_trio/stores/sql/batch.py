@@ -19,6 +19,7 @@ from sqlalchemy import Connection, and_, delete, select, text, update
 
 from netra_trio.ids import MessageId, RunId
 from netra_trio.protocol.messages import RunStatus
+from netra_trio.protocol.text import json_size
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
 from netra_trio.stores.sql.entries import (
     CreateUser,
@@ -243,7 +244,7 @@ class Batch:
 
 def _take_numbers(connection: Connection, count: int) -> Sequence[int]:
     """Take the next numbers of messages, in order; those that are not used are left out."""
-    if connection.dialect.name == "sqlite":  # nobody else writes during this transaction
+    if connection.dialect.name == "sqlite":  # no other process writes during this transaction
         last = connection.scalar(_LAST_NUMBER) or 0
         return range(last + 1, last + 1 + count)
     return connection.scalars(_NEXT_NUMBERS, {"count": count}).all()
@@ -266,25 +267,15 @@ def _not_stored(connection: Connection, entries: Sequence[RecordMessage]) -> lis
 
 def _user_row(number: int, thread: int, new: NewMessage) -> tuple[object, ...]:
     """Return the row of a user's message, in the order of `schema.messages`."""
-    content = new.content
-    size = len(content) if content.isascii() else len(content.encode())
-    return (number, thread, new.message_id, USER, exact(content), size, False, new.created_at)
+    content, size = exact(new.content), json_size(new.content)
+    return (number, thread, new.message_id, USER, content, size, False, new.created_at)
 
 
 def _agent_row(number: int, thread: int, end: RunEnd) -> tuple[object, ...]:
     """Return the row of an agent's message, likewise."""
-    content = end.text
-    size = len(content) if content.isascii() else len(content.encode())
-    return (
-        number,
-        thread,
-        end.message_id,
-        AGENT,
-        exact(content),
-        size,
-        end.truncated,
-        end.created_at,
-    )
+    content, size = exact(end.text), json_size(end.text)
+    created_at, truncated = end.created_at, end.truncated
+    return (number, thread, end.message_id, AGENT, content, size, truncated, created_at)
 
 
 def _run_row(
