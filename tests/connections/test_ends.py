@@ -8,7 +8,7 @@ import pytest
 import trio
 from attrs import define, field
 from structlog.testing import capture_logs
-from support.memory import EPOCH, Client, Server, kinds, open_server, token
+from support.memory import EPOCH, Client, Server, as_kind, kinds, open_server, token
 from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -276,13 +276,8 @@ async def test_a_send_timeout_is_reported_even_if_the_reader_fails_first(
                     await trio.sleep(0.5)
                 raise
 
-    def late(transport: Transport) -> Transport:
-        assert isinstance(transport, MemoryTransport)
-        transport.__class__ = Late
-        return transport
-
     async with open_server() as server:
-        client = server.start(wrap=late, buffer_bytes=1000)
+        client = server.start(wrap=as_kind(Late), buffer_bytes=1000)
         for _ in range(3):
             await client.send("ping", {"a": "x" * 900})
         await client.done.wait()
@@ -437,14 +432,9 @@ async def test_serve_raises_no_exception(autojump_clock: MockClock) -> None:
         async def accept(self) -> None:
             raise RuntimeError("scripted")
 
-    def broken(transport: Transport) -> Transport:
-        assert isinstance(transport, MemoryTransport)
-        transport.__class__ = Broken
-        return transport
-
     async with open_server() as server:
         with capture_logs() as logs:
-            client = server.start(wrap=broken)
+            client = server.start(wrap=as_kind(Broken))
             await client.rest()
             await client.done.wait()
         assert client.ended is EndReason.INTERNAL

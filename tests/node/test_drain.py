@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 from structlog.testing import capture_logs
-from support.memory import Client, Frame, Server, kinds, open_server
+from support.memory import Client, Frame, Server, as_kind, kinds, open_server
 from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -19,7 +19,6 @@ from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Refused
 from netra_trio.sessions.runner import END_STORE_TIMEOUT
 from netra_trio.stores.base import RunEnd
-from netra_trio.transports.base import Transport
 from netra_trio.transports.memory import MemoryTransport
 
 TIMEOUT = 8.0  # seconds, the default
@@ -236,13 +235,8 @@ async def test_an_upgrade_in_progress_is_drained(
         async def accept(self) -> None:
             await answer.wait()
 
-    def slow(transport: Transport) -> Transport:
-        assert isinstance(transport, MemoryTransport)
-        transport.__class__ = Slow
-        return transport
-
     async with open_server() as server:
-        client = server.start(wrap=slow)
+        client = server.start(wrap=as_kind(Slow))
         await wait_all_tasks_blocked()
         async with draining(server):
             answer.set()

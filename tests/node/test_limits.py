@@ -1,14 +1,13 @@
 """The connection limits of a user and of the server, and how slots become free."""
 
 import trio
-from support.memory import Client, Server, kinds, open_server
+from support.memory import Client, Server, as_kind, kinds, open_server
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
 from netra_trio.connections.connection import CLOSE_WAIT
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import EndReason, ErrorCode
-from netra_trio.transports.base import Transport
 from netra_trio.transports.memory import MemoryTransport
 
 LIMIT = 5  # connections of a user, the default
@@ -185,13 +184,8 @@ async def test_an_upgrade_that_is_cancelled_leaves_no_state(autojump_clock: Mock
         async def accept(self) -> None:
             await trio.sleep_forever()
 
-    def slow(transport: Transport) -> Transport:
-        assert isinstance(transport, MemoryTransport)
-        transport.__class__ = Slow
-        return transport
-
     async with open_server() as server:
-        client = server.start(wrap=slow)
+        client = server.start(wrap=as_kind(Slow))
         await wait_all_tasks_blocked()
         assert server.node.statistics() == {
             "slots": 1,

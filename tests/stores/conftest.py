@@ -47,7 +47,7 @@ def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def migrated_database(postgres: PostgresServer) -> str:
-    """Return the name of a database with the schema, to be copied; nobody connects to it."""
+    """Return the name of a database with the schema, to be copied; no test connects to it."""
     bring_up(postgres.create_database(TEMPLATE))
     return TEMPLATE
 

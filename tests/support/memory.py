@@ -232,3 +232,14 @@ def token(user: str = "alice", *, expires_at: float = EPOCH + 1e9) -> str:
 def kinds(frames: list[Frame]) -> list[str]:
     """Return the types of frames."""
     return [frame["type"] for frame in frames]
+
+
+def as_kind(kind: type[MemoryTransport]) -> Callable[[Transport], Transport]:
+    """Return a `wrap` that turns a transport into one of a subclass, which a test defines."""
+
+    def replace(transport: Transport) -> Transport:
+        assert isinstance(transport, MemoryTransport)
+        transport.__class__ = kind
+        return transport
+
+    return replace

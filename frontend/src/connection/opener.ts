@@ -82,7 +82,7 @@ export class Opener {
     const store = await this.#lead(attempt, knownSubject);
     if (store === null) return null;
     const { token } = attempt;
-    // Nobody asked for this attempt, and the same token would be refused again.
+    // No call asked for this attempt, and the same token would be refused again.
     if (knownSubject !== undefined && token === this.#refused?.token) throw this.#refused.error;
     const server = serverAddress(this.#ports, this.#url);
     if (this.#config === null) {

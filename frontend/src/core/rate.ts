@@ -1,6 +1,6 @@
 /** The server's rate limit, kept by the client: at most `limit` messages in any minute. */
 
-const WINDOW = 60_000; // ms, the contract's
+const WINDOW = 60_000; // ms: docs/protocol.md, Limits
 
 export class RateWindow {
   #limit = Infinity;

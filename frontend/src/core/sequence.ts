@@ -4,8 +4,8 @@
  * A merged event covers all numbers from `seq_from` to `seq`.
  */
 
-export const ACK_EVERY = 32; // numbers, the contract's bound
-export const ACK_WITHIN = 1_000; // ms, the contract's bound
+export const ACK_EVERY = 32; // numbers: docs/protocol.md, Limits
+export const ACK_WITHIN = 1_000; // ms: docs/protocol.md, Limits
 
 /** `next`: process it; `duplicate`: it was processed before; `gap`: an earlier event is missing. */
 export type Place = "next" | "duplicate" | "gap";

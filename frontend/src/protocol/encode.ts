@@ -3,7 +3,7 @@
 import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, show, type Check, type Shape } from "./check.js";
 import { ON_BUSY, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
 
-const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong, the contract's bound
+const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong: docs/protocol.md, Limits
 
 const THREAD_ID = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 characters out of A-Z, a-z, 0-9, _ and -");
 // Counted in code points, as the server does: [^] with `u` matches one.
