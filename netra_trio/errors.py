@@ -78,6 +78,25 @@ class ToolError(NetraError):
     """Raised inside a `run.tool` block; its text is sent to the client."""
 
 
+class ToolDenied(NetraError):
+    """A tool call was not approved; the block of `run.tool` is not entered.
+
+    Attributes:
+        tool: The name of the tool.
+        outcome: `denied` if a user denied it, `expired` if no user answered in time, `changed` if
+            its arguments were changed after the question.
+    """
+
+    def __init__(self, tool: str, outcome: str) -> None:
+        super().__init__(f"the call of {tool} was not approved: {outcome}")
+        self.tool = tool
+        self.outcome = outcome
+
+
+class QuestionExpired(NetraError):
+    """No user answered a question of `run.ask` in time."""
+
+
 class MessageTooBig(NetraError):
     """A peer sent a frame beyond the hard size limit."""
 

@@ -18,6 +18,8 @@ MessageId = NewType("MessageId", str)
 RunId = NewType("RunId", str)
 ToolCallId = NewType("ToolCallId", str)
 CorrelationId = NewType("CorrelationId", str)
+QuestionId = NewType("QuestionId", str)
+UsageId = NewType("UsageId", str)
 
 # Ids that are not secret are ordered by time, so that a database index over them grows at one end.
 # They cost a tenth of uuid4. The random part is different in each process; the counter makes ids of
@@ -58,6 +60,16 @@ def new_run_id() -> RunId:
 def new_tool_call_id() -> ToolCallId:
     """Return a new tool call id, time-ordered."""
     return ToolCallId(_ordered("call"))
+
+
+def new_question_id() -> QuestionId:
+    """Return a new question id, time-ordered."""
+    return QuestionId(_ordered("q"))
+
+
+def new_usage_id() -> UsageId:
+    """Return a new id of a reported usage, time-ordered."""
+    return UsageId(_ordered("use"))
 
 
 def new_correlation_id() -> CorrelationId:

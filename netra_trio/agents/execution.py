@@ -5,7 +5,8 @@ await execute_runs(source)      # executes the runs of the source, one after the
 
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from contextvars import Context
 from math import inf
 from typing import Any, Protocol
@@ -15,9 +16,10 @@ import trio
 from attrs import evolve
 
 from netra_trio.agents.context import run_in_context
+from netra_trio.agents.questions import Question, Questions
 from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
 from netra_trio.errors import RetryableAgentError, leaves
-from netra_trio.ids import new_error_id
+from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import AgentStarted, JsonObject, RunStatus
 from netra_trio.protocol.problem import problem
@@ -78,6 +80,7 @@ class Execution:
         store: Records the start, and has the history.
         wall_clock: Returns Unix seconds.
         context: The context variables of the agent; no other run may use it.
+        open_questions: The open questions of the user, for the answers.
         note: Receives the telemetry events of its tool calls.
 
     Attributes:
@@ -95,6 +98,7 @@ class Execution:
         wall_clock: Callable[[], float],
         *,
         context: Context,
+        open_questions: MutableMapping[QuestionId, Question],
         note: Callable[[TelemetryEvent], None] = lambda _: None,
     ) -> None:
         self.spec = spec
@@ -111,14 +115,63 @@ class Execution:
         self._result: Any = None
         self._error: BaseException | None = None
         self._nursery: RunNursery | None = None
+        self._open_questions = open_questions
+        self._questions: Questions | None = None
         self._started = inf
         self._deadline = inf
+        self._pauses = 0  # of the deadline
+        self._left = 0.0  # seconds until the deadline, while it stands still
         self._stopped_at = inf
+
+    @property
+    def deadline(self) -> float:
+        """When the run ends `timed_out`, on Trio's clock; `inf` while a question is open."""
+        return self._deadline
+
+    @property
+    def questions(self) -> Questions:
+        """The questions of the run."""
+        if self._questions is None:
+            self._questions = Questions(
+                self.spec.message,
+                output=self.output,
+                store=self._store,
+                clock=self,
+                open_questions=self._open_questions,
+                wall_clock=self._wall_clock,
+                note=self._note,
+            )
+        return self._questions
+
+    def cancel_questions(self) -> None:
+        """Close the open questions as `cancelled`, because the run ends."""
+        if self._questions is not None:
+            self._questions.cancel_all()
+            self._questions = None  # it refers to this object
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the deadline stand still while the block runs."""
+        self._pauses += 1
+        if self._pauses == 1:
+            self._left = self._deadline - trio.current_time()
+            self._set_deadline(inf)
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                self._set_deadline(trio.current_time() + self._left)
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+        if self._scope is not None:
+            self._scope.deadline = deadline
 
     @property
     def cut_off_at(self) -> float:
         """When it was stopped or reached its deadline, on Trio's clock; `inf` if neither."""
-        return min(self._stopped_at, self._deadline) if self._is_cut_off else inf
+        return min(self._stopped_at, self._deadline) if self.is_cut_off else inf
 
     def abandoned(self) -> Ending:
         """Return the ending of a run whose tasks are still running after a cancellation."""
@@ -126,14 +179,14 @@ class Execution:
 
     def stop(self, status: RunStatus) -> None:
         """Cancel the run, so that it ends with `status`; the first stop decides the status."""
-        if not self._is_cut_off:
+        if not self.is_cut_off:
             self.stopped = status
             self._stopped_at = trio.current_time()
         if self._scope is not None:
             self._scope.cancel()
 
     @property
-    def _is_cut_off(self) -> bool:
+    def is_cut_off(self) -> bool:
         """Whether the run was stopped or has reached its deadline."""
         return self.stopped is not None or trio.current_time() >= self._deadline
 
@@ -197,13 +250,13 @@ class Execution:
         """Pause before the next attempt; a stop or the deadline ends the pause."""
         seconds = BACK_OFF * 2 ** (self.attempts - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
         with trio.CancelScope(deadline=self._deadline) as self._scope:
-            if self._is_cut_off:
+            if self.is_cut_off:
                 self._scope.cancel()
             await trio.sleep(seconds)
 
     def _ending(self, error: BaseException | None) -> Ending | None:
         # An agent may have caught its cancellation and returned a result.
-        if self._is_cut_off:
+        if self.is_cut_off:
             if error is not None:
                 self._log_cleanup(error)
             return self._cut_off()
@@ -222,7 +275,7 @@ class Execution:
         """Append `agent_started`, and call the agent; the first attempt starts the deadline."""
         spec, message, scope = self.spec, self.spec.message, nursery.cancel_scope
         self.attempts += 1
-        if self._is_cut_off:
+        if self.is_cut_off:
             scope.cancel()
         if self.attempts > 1:
             scope.deadline = self._deadline
@@ -236,10 +289,11 @@ class Execution:
         run = Run(
             spec,
             attempt=self.attempts,
-            deadline=self._deadline,
+            control=self,
             nursery=self._nursery,
             output=self.output,
             store=self._store,
+            wall_clock=self._wall_clock,
             note=self._note,
         )
         return await spec.agent(run)

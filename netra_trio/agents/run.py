@@ -2,21 +2,36 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Protocol
 
 import trio
 from attrs import define
 from orjson import Fragment, dumps, loads
 
-from netra_trio.errors import ToolError
-from netra_trio.ids import CorrelationId, MessageId, RunId, new_tool_call_id
+from netra_trio.agents.questions import (
+    ARGUMENTS_BYTES,
+    Questions,
+    digest_of,
+)
+from netra_trio.errors import QuestionExpired, ToolDenied, ToolError
+from netra_trio.ids import (
+    CorrelationId,
+    MessageId,
+    QuestionId,
+    RunId,
+    new_tool_call_id,
+    new_usage_id,
+)
 from netra_trio.protocol.messages import (
     AgentThinking,
+    AgentUsage,
     Event,
     HistoryMessage,
     JsonObject,
     PartialResult,
+    QuestionKind,
+    QuestionOutcome,
     RunStatus,
     ToolCompleted,
     ToolExecuting,
@@ -29,13 +44,16 @@ from netra_trio.protocol.text import (
     json_size,
     pieces,
 )
-from netra_trio.stores.base import HISTORY_TEXT_BYTES, NewMessage, Store
-from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted
+from netra_trio.stores.base import HISTORY_TEXT_BYTES, NewMessage, Store, Usage
+from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted, UsageReported
 from netra_trio.telemetry.trace_context import TRACEPARENT
 from netra_trio.values import frozen
 
 STEP_MAX = 2**53 - 1  # larger integers lose precision in JavaScript
 TOOL_NAME_BYTES = 256  # UTF-8
+MODEL_NAME_BYTES = 256  # UTF-8
+TOKENS_MAX = 2**53 - 1  # of one report of usage, for the same reason
+EXPIRES = 300.0  # seconds for an answer, unless the agent says otherwise
 
 
 class Outlet(Protocol):
@@ -57,6 +75,32 @@ class Outlet(Protocol):
         Returns:
             None, or an awaitable that waits for room in the channel to the writer.
         """
+        ...
+
+    def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        """Append an event without room for it: the end of a question, of at most eight at once."""
+        ...
+
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        """Show an open question to a client that resumes the session."""
+        ...
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        """Show a question no longer, because it is closed."""
+        ...
+
+
+class RunControl(Protocol):
+    """The part of its execution that a run uses."""
+
+    @property
+    def deadline(self) -> float:
+        """When the run ends `timed_out`, on Trio's clock; `inf` while a question is open."""
+        ...
+
+    @property
+    def questions(self) -> Questions:
+        """The questions of the run."""
         ...
 
 
@@ -111,7 +155,6 @@ class Run:
         content: The text of the message; of an `agent_request`, its input as text.
         input: The payload of an `agent_request`; None for a `user_message`.
         attempt: 1, 2 or 3.
-        deadline: When the run ends `timed_out`, on Trio's clock.
         traceparent: The trace of the run, for the HTTP header of that name; None if there is none.
     """
 
@@ -120,10 +163,11 @@ class Run:
         spec: RunSpec,
         *,
         attempt: int,
-        deadline: float,
+        control: RunControl,
         nursery: RunNursery,
         output: "Output",
         store: Store,
+        wall_clock: Callable[[], float],
         note: Callable[[TelemetryEvent], None],
     ) -> None:
         message = spec.message
@@ -135,12 +179,19 @@ class Run:
         self.content = message.content
         self.input = spec.input
         self.attempt = attempt
-        self.deadline = deadline
+        self._agent_name = message.agent_name
+        self._control = control
         self._nursery = nursery
         self.traceparent = TRACEPARENT.get()
         self._output = output
         self._store = store
+        self._wall_clock = wall_clock
         self._note = note
+
+    @property
+    def deadline(self) -> float:
+        """When the run ends `timed_out`, on Trio's clock; `inf` while a question is open."""
+        return self._control.deadline
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -192,21 +243,94 @@ class Run:
             event = AgentThinking(self.id, piece, step, total)
             await self._output.append(event, json_size(piece))
 
+    async def ask(
+        self, prompt: str, schema: JsonObject | None = None, expires: float = EXPIRES
+    ) -> Any:
+        """Ask the user a question; return the answer, a value of JSON.
+
+        The deadline of the run stands still meanwhile. Cancelling is safe: the question is closed.
+
+        Args:
+            prompt: The question, at most 8 KiB of UTF-8.
+            schema: The JSON Schema (draft 2020-12) of the answer, at most 16 KiB; None for any
+                answer. An answer that does not fit it is rejected.
+            expires: Seconds until the question is closed without an answer, at most a day.
+
+        Raises:
+            QuestionExpired: If nobody answered in time.
+            TypeError: If an argument has the wrong type.
+            ValueError: If one is too long, or the schema is not valid.
+            RuntimeError: If the run has eight open questions, or has asked a hundred.
+            StoreUnavailable: If the question cannot be stored now.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        closed = await self._control.questions.ask(
+            QuestionKind.QUESTION, prompt, expires=expires, schema=schema
+        )
+        if closed.outcome is QuestionOutcome.EXPIRED:
+            raise QuestionExpired(f"no answer within {expires:g} s")
+        return closed.answer
+
+    async def usage(
+        self, *, model: str, input_tokens: int, output_tokens: int, cost: float | None = None
+    ) -> None:
+        """Report what the run has used of a model: to the client, the metrics and the store.
+
+        Args:
+            model: The name of the model, at most 256 bytes of UTF-8.
+            input_tokens: Tokens that the model has read, from 0 to 2^53 - 1.
+            output_tokens: Tokens that it has written, likewise.
+            cost: What they cost, in the currency of the application; None if that is unknown.
+
+        Raises:
+            TypeError: If an argument has the wrong type.
+            ValueError: If one is out of range.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        cost = _check_usage(model, input_tokens, output_tokens, cost)
+        event = AgentUsage(self.id, model, input_tokens, output_tokens, cost)
+        await self._output.append(event, json_size(model))
+        self._note(UsageReported(self.id, self._agent_name, input_tokens, output_tokens, cost))
+        await self._store.record_usage(
+            Usage(
+                new_usage_id(),
+                self.id,
+                self.user,
+                self._agent_name,
+                model,
+                input_tokens,
+                output_tokens,
+                cost,
+                self._wall_clock(),
+            )
+        )
+
     @asynccontextmanager
-    async def tool(self, name: str, /, **arguments: Any) -> AsyncIterator[Tool]:
+    async def tool(
+        self, name: str, /, *, approve: bool = False, **arguments: Any
+    ) -> AsyncIterator[Tool]:
         """Send `tool_executing` before the block, and `tool_completed` after it.
 
         The block sets the `result` of the `Tool`. An exception of the block is sent as a failure
         and raised again; only the text of a `ToolError` is sent. A block that is cancelled sends no
         `tool_completed`: the end of the run ends the tool call too.
 
+        Args:
+            name: The name of the tool.
+            approve: Whether to ask the user for approval first, for five minutes. The approval is
+                for this tool with these arguments, and for one call.
+            arguments: The arguments, which the client shows.
+
         Raises:
+            ToolDenied: If the call was not approved; the block is not entered. Otherwise as `ask`.
             TypeError: If the name is not a string, or arguments or result cannot be encoded as
                 JSON.
             ValueError: If the name is too long, or cannot be encoded as UTF-8.
             trio.ClosedResourceError: If the run has ended.
         """
         _check_tool_name(name)
+        if approve:
+            await self._approve(name, arguments)
         call_id = new_tool_call_id()
         shown, truncated = cut_json(arguments, EVENT_BYTES)
         executing = ToolExecuting(self.id, call_id, name, Fragment(shown), truncated or None)
@@ -247,6 +371,24 @@ class Run:
             await complete(error="The tool failed.")
             raise
         await complete(tool.result)
+
+    async def _approve(self, name: str, arguments: JsonObject) -> None:
+        encoded, digest = digest_of(name, arguments)
+        if len(encoded) > ARGUMENTS_BYTES:
+            # A user cannot approve what is not shown.
+            raise ValueError(f"arguments to approve have at most {ARGUMENTS_BYTES} bytes of JSON")
+        closed = await self._control.questions.ask(
+            QuestionKind.APPROVAL,
+            f"Allow the call of {name}?",
+            expires=EXPIRES,
+            tool_name=name,
+            arguments=encoded,
+            digest=digest,
+        )
+        if closed.outcome is not QuestionOutcome.APPROVED:
+            raise ToolDenied(name, closed.outcome)
+        if digest_of(name, arguments)[1] != digest:
+            raise ToolDenied(name, "changed")
 
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
         """Return up to `limit` earlier messages of the thread, oldest first.
@@ -295,8 +437,19 @@ class Output:
         self._bytes = 0
         self._closed = False
 
-    async def append(self, event: Event, size: int) -> None:
-        """Append an event; waits for room in the log, and for room in the channel to the writer."""
+    async def append(
+        self, event: Event, size: int, on_append: Callable[[], None] | None = None
+    ) -> None:
+        """Append an event; waits for room in the log, and for room in the channel to the writer.
+
+        Args:
+            event: The event.
+            size: Its size in bytes.
+            on_append: Called right before it is appended, when there is room.
+
+        Raises:
+            trio.ClosedResourceError: If the run has ended.
+        """
         outlet = self._outlet
         if outlet.has_room(size):
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -304,9 +457,27 @@ class Output:
             await outlet.wait_for_room(size)
         if self._closed:
             raise trio.ClosedResourceError("the run has ended")
+        if on_append is not None:
+            on_append()
         waiting = outlet.append(event, size, self._correlation_id)
         if waiting is not None:
             await waiting
+
+    def append_now(self, event: Event, size: int) -> None:
+        """Append an event without waiting for room, also after the end of the run."""
+        self._outlet.append_now(event, size, self._correlation_id)
+
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        """Show an open question to a client that resumes the session."""
+        self._outlet.show_question(run_id, question)
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        """Show a question no longer, because it is closed."""
+        self._outlet.hide_question(run_id, question_id)
+
+    def is_for(self, reader: object) -> bool:
+        """Whether the events go to this event stream."""
+        return self._outlet is reader
 
     async def append_delta(self, run_id: RunId, text: str) -> None:
         """Append a delta as `append` does, and keep its text for the result."""
@@ -367,6 +538,28 @@ def _check_step(step: int | None) -> None:
         raise TypeError(f"a step is an int, got {type(step).__name__}")
     if abs(step) > STEP_MAX:
         raise ValueError(f"a step is at most {STEP_MAX}, got {step}")
+
+
+def _check_usage(
+    model: str, input_tokens: int, output_tokens: int, cost: float | None
+) -> float | None:
+    """Check the arguments of `usage`; return the cost as a float."""
+    if not isinstance(model, str):
+        raise TypeError(f"a model is a str, got {type(model).__name__}")
+    if not 1 <= json_size(model) <= MODEL_NAME_BYTES:
+        raise ValueError(f"the name of a model has 1 to {MODEL_NAME_BYTES} bytes")
+    for tokens in (input_tokens, output_tokens):
+        if type(tokens) is not int:
+            raise TypeError(f"tokens are an int, got {type(tokens).__name__}")
+        if not 0 <= tokens <= TOKENS_MAX:
+            raise ValueError(f"tokens are from 0 to {TOKENS_MAX}, got {tokens}")
+    if cost is None:
+        return None
+    if isinstance(cost, bool) or not isinstance(cost, int | float):
+        raise TypeError(f"a cost is a number, got {type(cost).__name__}")
+    if not (isfinite(cost) and cost >= 0):
+        raise ValueError(f"a cost is a finite number from 0, got {cost}")
+    return float(cost)
 
 
 def _check_tool_name(name: str) -> None:

@@ -43,6 +43,11 @@ app.command(
     name="check",
     help="Show every setting, or test a running server; exit with 1 if something is wrong.",
 )
+app.command(
+    "netra_trio.cli.usage:usage",
+    name="usage",
+    help="Sum what agents have used of models, by user, agent, model or day.",
+)
 app.command("netra_trio.cli.user:users", name="user", help="Add, disable, enable and list users.")
 
 

@@ -37,7 +37,7 @@ def user_add(*user: Text) -> None:
     user
         The user's id: the subject of the user's tokens. One or more.
     """
-    settings = _settings()
+    settings = load_settings()
     for name in _at_least_one(user):
         is_new = trio.run(add_user, settings, name)
         print(f"{name}: {'added' if is_new else 'exists already'}")  # noqa: T201 - a command's own output
@@ -70,18 +70,19 @@ def user_enable(*user: Text) -> None:
 @users.command(name="list")
 def user_list() -> None:
     """List every user by id, and whether the user is enabled."""
-    for name, is_enabled in trio.run(list_users, _settings()):
+    for name, is_enabled in trio.run(list_users, load_settings()):
         print(f"{name}\t{_STATE[is_enabled]}")  # noqa: T201 - a command's own output
 
 
 def _set_enabled(names: tuple[str, ...], *, enabled: bool) -> None:
-    settings = _settings()
+    settings = load_settings()
     for name in _at_least_one(names):
         trio.run(partial(set_user_enabled, enabled=enabled), settings, name)
         print(f"{name}: {_STATE[enabled]}")  # noqa: T201 - a command's own output
 
 
-def _settings() -> Settings:
+def load_settings() -> Settings:
+    """Return the settings, and prepare the log."""
     logs.configure()  # to standard error: that a database was created, if it was
     return load(os.environ, directory=Path.cwd()).settings
 

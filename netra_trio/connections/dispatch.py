@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import trio
 from attrs import evolve
 
+from netra_trio.agents.questions import rejected
 from netra_trio.auth.identity import Identity, user_refusal
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.errors import MessageNotFound, StoreUnavailable
@@ -24,6 +25,7 @@ from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     Ack,
     AgentRequest,
+    Answer,
     Auth,
     AuthOk,
     GetThreadHistory,
@@ -181,6 +183,31 @@ class CommandDispatcher:
             raise Refused(problem(ErrorCode.RUN_NOT_FOUND, text))
         live.stop()
 
+    async def answer(self, frame: Frame) -> None:
+        """Answer a question of a run of this user; its `agent_answered` is the reply."""
+        self.take_control()
+        session, given = self._session, frame.message
+        question = session.user.questions.get(given.question_id)
+        if question is None:
+            self._start_background(self._reject_answer, frame)
+        else:
+            question.answer(
+                given,
+                user_id=session.user.id,
+                reader=session.events,
+                correlation_id=frame.correlation_id,
+            )
+
+    async def _reject_answer(self, frame: Frame) -> None:
+        """Reject an answer to a question that is not open here; the error says how it was closed.
+
+        Raises:
+            Refused: ANSWER_REJECTED.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        known = await self._store.find_question(self._session.user.id, frame.message.question_id)
+        raise rejected(None if known is None else known.outcome)
+
     async def auth(self, frame: Frame) -> None:
         """Verify a new token of the same user, in the background."""
         self.take_control()
@@ -284,5 +311,6 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     UserMessage: CommandDispatcher.work,
     AgentRequest: CommandDispatcher.work,
     StopAgent: CommandDispatcher.stop,
+    Answer: CommandDispatcher.answer,
     GetThreadHistory: CommandDispatcher.get_history,
 }

@@ -34,6 +34,7 @@ from netra_trio.protocol.messages import (
     ExpectationError,
     Inbound,
     JsonObject,
+    JsonValue,
     MessageConfirmed,
     OnBusy,
     Outbound,
@@ -158,6 +159,14 @@ def _object_or_string(value: Any, _: Any) -> Any:
     return value
 
 
+def _json_value(value: Any, _: Any) -> Any:
+    if value is None:
+        raise _MismatchError("a value that is not null", value)
+    if _too_deep(value):
+        raise _MismatchError(_NESTING_TEXT, value)
+    return value
+
+
 def _is_optional(kind: Any) -> bool:
     return NoneType in get_args(kind)
 
@@ -205,6 +214,7 @@ def _strict_converter() -> cattrs.Converter:
     # For the exact class: otherwise the hook of str would be used, which accepts any string.
     converter.register_structure_hook(OnBusy, _one_of)
     converter.register_structure_hook_func(lambda kind: kind == JsonObject | str, _object_or_string)
+    converter.register_structure_hook_func(lambda kind: kind is JsonValue, _json_value)
     # An optional field is omitted, never null.
     converter.register_structure_hook_factory(
         _is_optional, lambda kind: converter.get_structure_hook(get_args(kind)[0])

@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     AGENT_NOT_FOUND = "AGENT_NOT_FOUND"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
     THREAD_NOT_FOUND = "THREAD_NOT_FOUND"
+    ANSWER_REJECTED = "ANSWER_REJECTED"
     AGENT_ERROR = "AGENT_ERROR"
     AGENT_TIMEOUT = "AGENT_TIMEOUT"
     AUTH_REQUIRED = "AUTH_REQUIRED"
@@ -84,6 +85,9 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.AGENT_NOT_FOUND: ErrorKind(404, True, "Use one of the agents listed."),
     ErrorCode.RUN_NOT_FOUND: ErrorKind(404, True, "The run has ended or does not exist."),
     ErrorCode.THREAD_NOT_FOUND: ErrorKind(404, True, "Use a thread that you have written to."),
+    ErrorCode.ANSWER_REJECTED: ErrorKind(
+        409, True, "Show the question as it stands; an open one can be answered again."
+    ),
     ErrorCode.AGENT_ERROR: ErrorKind(500, True, "Try again; quote the error_id if it persists."),
     ErrorCode.AGENT_TIMEOUT: ErrorKind(504, True, "Ask for less at once, or allow more time."),
     ErrorCode.AUTH_REQUIRED: ErrorKind(

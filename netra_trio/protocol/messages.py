@@ -6,7 +6,7 @@ True
 
 import re
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NewType, Protocol
 
 import attrs
 from attrs import field
@@ -15,6 +15,7 @@ from netra_trio.ids import (
     ConnectionId,
     CorrelationId,
     MessageId,
+    QuestionId,
     RunId,
     SessionId,
     ThreadId,
@@ -24,6 +25,8 @@ from netra_trio.ids import (
 from netra_trio.values import frozen
 
 JsonObject = dict[str, Any]
+JsonValue = NewType("JsonValue", object)
+"""Any value of JSON except null."""
 
 CORRELATION_ID_CHARACTERS = 128  # docs/protocol.md, Frames
 HISTORY_PAGE = 50  # messages, unless the client asks for another number
@@ -51,6 +54,23 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
     INTERRUPTED = "interrupted"
+
+
+class QuestionKind(StrEnum):
+    """What a question of an agent asks for: an answer, or the approval of a tool call."""
+
+    QUESTION = "question"
+    APPROVAL = "approval"
+
+
+class QuestionOutcome(StrEnum):
+    """How a question was closed."""
+
+    ANSWERED = "answered"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
 
 
 class Confirmation(StrEnum):
@@ -201,6 +221,16 @@ class StopAgent:
 
 
 @frozen
+class Answer:
+    """The answer to a question of an agent: `answer` for a question, `approve` for an approval."""
+
+    TYPE: ClassVar[str] = "answer"
+    question_id: QuestionId = field(validator=_validate_not_empty)
+    answer: JsonValue | None = None
+    approve: bool | None = None
+
+
+@frozen
 class GetThreadHistory:
     """A request for the newest messages of a thread; with `before`, of those older than it."""
 
@@ -210,11 +240,16 @@ class GetThreadHistory:
     before: MessageId | None = field(default=None, validator=_validate_not_empty)
 
 
-Inbound = Ping | Pong | Auth | Ack | UserMessage | AgentRequest | StopAgent | GetThreadHistory
+Inbound = (
+    Ping | Pong | Auth | Ack | UserMessage | AgentRequest | StopAgent | Answer | GetThreadHistory
+)
 WorkMessage = UserMessage | AgentRequest
 INBOUND: dict[str, type[Inbound]] = {
     cls.TYPE: cls
-    for cls in (Ping, Pong, Auth, Ack, UserMessage, AgentRequest, StopAgent, GetThreadHistory)
+    for cls in (
+        *(Ping, Pong, Auth, Ack),
+        *(UserMessage, AgentRequest, StopAgent, Answer, GetThreadHistory),
+    )
 }
 """The messages that a client may send, by type."""
 
@@ -296,12 +331,41 @@ class ServerDraining:
 
 
 @frozen
+class HistoryQuestion:
+    """A question that a run has asked; without an `outcome` while it is open.
+
+    Attributes:
+        schema: The JSON Schema of the answer.
+        tool_name: The tool of an approval.
+        arguments: The arguments of that tool.
+        expires_at: Unix seconds.
+        user_id: The user who answered.
+    """
+
+    question_id: QuestionId
+    kind: QuestionKind
+    prompt: str
+    expires_at: float
+    schema: Any = None
+    tool_name: str | None = None
+    arguments: Any = None
+    outcome: QuestionOutcome | None = None
+    answer: Any = None
+    user_id: UserId | None = None
+
+
+@frozen
 class HistoryRun:
-    """The run that a message of the user started."""
+    """The run that a message of the user started.
+
+    Attributes:
+        questions: The questions that it has asked, in order; None if there are none.
+    """
 
     run_id: RunId
     agent_name: str
     status: RunStatus
+    questions: tuple[HistoryQuestion, ...] | None = None
 
 
 @frozen
@@ -402,6 +466,61 @@ class ToolCompleted:
 
 
 @frozen
+class AgentAsking:
+    """The agent asks the user a question, or for the approval of a tool call.
+
+    Attributes:
+        schema: The JSON Schema of the answer.
+        tool_name: The tool of an approval.
+        arguments: The arguments of that tool.
+        expires_at: When the question is closed without an answer, in Unix seconds.
+    """
+
+    TYPE: ClassVar[str] = "agent_asking"
+    run_id: RunId
+    question_id: QuestionId
+    kind: QuestionKind
+    prompt: str
+    expires_at: float
+    schema: Any = None
+    tool_name: str | None = None
+    arguments: Any = None
+
+
+@frozen
+class AgentAnswered:
+    """A question is closed.
+
+    Attributes:
+        answer: The answer, if the outcome is `answered`.
+        user_id: The user who answered; None if no user did.
+    """
+
+    TYPE: ClassVar[str] = "agent_answered"
+    run_id: RunId
+    question_id: QuestionId
+    outcome: QuestionOutcome
+    answer: Any = None
+    user_id: UserId | None = None
+
+
+@frozen
+class AgentUsage:
+    """What a run has used of a model.
+
+    Attributes:
+        cost: In the currency that the agent uses.
+    """
+
+    TYPE: ClassVar[str] = "agent_usage"
+    run_id: RunId
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost: float | None = None
+
+
+@frozen
 class AgentCompleted:
     """The end of a run: its last event.
 
@@ -426,5 +545,8 @@ Event = (
     | PartialResult
     | ToolExecuting
     | ToolCompleted
+    | AgentAsking
+    | AgentAnswered
+    | AgentUsage
     | AgentCompleted
 )

@@ -21,12 +21,13 @@ from typing import Any
 import trio
 
 from netra_trio.config.settings import Settings
-from netra_trio.ids import CorrelationId, RunId
+from netra_trio.ids import CorrelationId, QuestionId, RunId
 from netra_trio.protocol.codec import Encoded
 from netra_trio.protocol.messages import (
     AgentCompleted,
     Confirmation,
     Event,
+    JsonObject,
     MessageConfirmed,
     ResetReason,
     ResumeState,
@@ -154,6 +155,29 @@ class EventStream:
             return None
         return self._feed.wait_to_push(entry)
 
+    def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        """Append an event without room for it: the end of a question, of at most eight at once."""
+        entry = self._append(event, size, correlation_id, reserved=False)
+        if self._feed is not None:
+            self._feed.push(entry)
+
+    def append_copy(self, event: Event, size: int, correlation_id: str | None) -> None:
+        """Append an event of another session, if there is room."""
+        if self._log.has_room(size):
+            entry = self._append(event, size, correlation_id, reserved=False)
+            if self._feed is not None:
+                self._feed.push(entry)
+
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        """List an open question of a run in `resume`."""
+        if self._transcript is not None:
+            self._transcript.show_question(run_id, question)
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        """List a question no longer, because it is closed."""
+        if self._transcript is not None:
+            self._transcript.hide_question(run_id, question_id)
+
     def end(
         self, run_id: RunId, status: RunStatus, payload: bytes, correlation_id: CorrelationId
     ) -> None:
@@ -179,7 +203,9 @@ class EventStream:
         if self._feed is not None:
             self._feed.push(entry)
 
-    def _append(self, event: Any, size: int, correlation_id: str, *, reserved: bool) -> Entry:
+    def _append(
+        self, event: Any, size: int, correlation_id: str | None, *, reserved: bool
+    ) -> Entry:
         entry = self._log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if not self.acknowledging:
             self._on_removed(self._log.trim())

@@ -144,6 +144,7 @@ class Runner:
             self._store,
             self._wall_clock,
             context=context,
+            open_questions=self._user.questions,
             note=self._instruments.note,
         )
         live = LiveRun(self, execution)
@@ -267,6 +268,7 @@ class Runner:
             self._scheduler.ended(message.run_id)
             return
         execution.has_ended = True
+        execution.cancel_questions()
         execution.output.close()
         payload = _completed(message.run_id, ending)
         if self._events.is_over_bytes:

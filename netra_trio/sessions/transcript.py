@@ -1,6 +1,6 @@
 """The transcript: the texts and statuses of runs whose end the client may not have, for `resume`.
 
-    >>> from netra_trio.ids import CorrelationId, RunId, ThreadId
+    >>> from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
     >>> transcript = Transcript()
     >>> transcript.begin(RunId("r1"), ThreadId("main"), CorrelationId("c1"))
     >>> [run["status"].value for run in transcript.runs()]
@@ -14,13 +14,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from attrs import define, field
+from orjson import dumps
 
-from netra_trio.ids import CorrelationId, RunId, ThreadId
+from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
 from netra_trio.protocol.messages import AgentCompleted, JsonObject, PartialResult, RunStatus
 from netra_trio.protocol.text import cut_front
 from netra_trio.sessions.event_log import Entry
 
 RUNS_BYTES = 192 * 1024  # of all texts together: docs/protocol.md, Limits
+QUESTIONS_BYTES = 64 * 1024  # of all open questions together: likewise
 _CUT_ABOVE = RUNS_BYTES + 64 * 1024  # so that a long text is not cut at each delta
 
 
@@ -34,6 +36,7 @@ class _RunText:
     chunks: list[str] = field(factory=list)
     size: int = 0
     is_cut: bool = False
+    questions: dict[QuestionId, JsonObject] = field(factory=dict)
 
     def add(self, text: str, size: int) -> None:
         self.chunks.append(text)
@@ -61,6 +64,16 @@ class Transcript:
         if run_id in self._runs:
             self._runs[run_id].status = status
 
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        """Add an open question of a run."""
+        if run_id in self._runs:
+            self._runs[run_id].questions[question["question_id"]] = question
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        """Remove a question, because it is closed."""
+        if run_id in self._runs:
+            self._runs[run_id].questions.pop(question_id, None)
+
     def add_removed(self, entries: Iterable[Entry]) -> None:
         """Add the texts of entries that were removed from the log; remove runs that ended."""
         run_id, run_text = None, None
@@ -78,6 +91,7 @@ class Transcript:
         """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together."""
         texts = {run_id: "".join(run_text.chunks) for run_id, run_text in self._runs.items()}
         limit = _fair_limit([len(text.encode()) for text in texts.values()])
+        questions_left = QUESTIONS_BYTES
         listed = []
         for run_id, run_text in self._runs.items():
             content = cut_front(texts[run_id], limit)
@@ -90,8 +104,19 @@ class Transcript:
             }
             if run_text.is_cut or len(content) < len(texts[run_id]):
                 run["truncated"] = True
+            if run_text.questions:
+                run["questions"] = questions = []
+                for question in run_text.questions.values():
+                    questions_left -= len(dumps(question))
+                    questions.append(question if questions_left >= 0 else _shortened(question))
             listed.append(run)
         return tuple(listed)
+
+
+def _shortened(question: JsonObject) -> JsonObject:
+    """Return a question without its texts, which are in the thread's history."""
+    kept = ("question_id", "kind", "expires_at")
+    return {**{name: question[name] for name in kept}, "truncated": True}
 
 
 def _fair_limit(sizes: list[int]) -> int:

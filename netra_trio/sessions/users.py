@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from attrs import define, field
 
-from netra_trio.ids import RunId, SessionId, UserId
+from netra_trio.agents.questions import Question
+from netra_trio.ids import QuestionId, RunId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
@@ -64,6 +65,7 @@ class User:
         connections: The user's open connections, oldest first.
         sessions: The user's sessions, with and without a connection.
         runs: The user's runs that have not ended.
+        questions: The open questions of these runs.
     """
 
     id: UserId
@@ -71,6 +73,7 @@ class User:
     connections: list[ClosableConnection] = field(factory=list)
     sessions: set[SessionId] = field(factory=set)
     runs: dict[RunId, LiveRun] = field(factory=dict)
+    questions: dict[QuestionId, Question] = field(factory=dict)
 
     def is_idle(self, now: float) -> bool:
         """Whether the user can be removed without losing anything."""

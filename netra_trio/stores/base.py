@@ -8,8 +8,16 @@ from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.ids import (
+    CorrelationId,
+    MessageId,
+    QuestionId,
+    RunId,
+    ThreadId,
+    UsageId,
+    UserId,
+)
+from netra_trio.protocol.messages import HistoryMessage, QuestionKind, QuestionOutcome, RunStatus
 from netra_trio.values import frozen
 
 # The bounds of docs/protocol.md, get_thread_history.
@@ -67,6 +75,94 @@ class RunEnd:
     truncated: bool
     created_at: float
     completed: bytes
+
+
+@frozen
+class NewQuestion:
+    """A question that a run asks.
+
+    Attributes:
+        user_id: The user who may answer.
+        schema: The JSON Schema of the answer, as JSON.
+        tool_name: The tool of an approval.
+        arguments: The arguments of that tool, as JSON.
+        digest: The SHA-256 of the tool and its arguments, which the approval is bound to.
+        created_at: Unix seconds.
+        expires_at: Unix seconds.
+    """
+
+    question_id: QuestionId
+    run_id: RunId
+    user_id: UserId
+    kind: QuestionKind
+    prompt: str
+    created_at: float
+    expires_at: float
+    schema: bytes | None = None
+    tool_name: str | None = None
+    arguments: bytes | None = None
+    digest: bytes | None = None
+
+
+@frozen
+class QuestionEnd:
+    """How a question was closed.
+
+    Attributes:
+        answer: The answer as JSON, if there is one.
+        user_id: The user who answered; None if no user did.
+    """
+
+    question_id: QuestionId
+    run_id: RunId
+    outcome: QuestionOutcome
+    answer: bytes | None = None
+    user_id: UserId | None = None
+
+
+@frozen
+class StoredQuestion:
+    """A question in the store.
+
+    Attributes:
+        outcome: How it was closed; None while it is open. A question whose run has ended is closed.
+    """
+
+    question_id: QuestionId
+    run_id: RunId
+    outcome: QuestionOutcome | None
+
+
+@frozen
+class Usage:
+    """What a run has used of a model.
+
+    Attributes:
+        id: Of this report: a report that is stored twice counts once.
+        cost: In the currency that the agent uses; None if it is unknown.
+        created_at: Unix seconds.
+    """
+
+    id: UsageId
+    run_id: RunId
+    user_id: UserId
+    agent_name: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    created_at: float
+
+
+def outcome_of(stored: str | None, status: RunStatus) -> QuestionOutcome | None:
+    """Return the outcome of a question of a run, None while it is open.
+
+    A question ends with its run. After a crash, only the end of the run is stored.
+    """
+    if stored is not None:
+        return QuestionOutcome(stored)
+    is_live = status in {RunStatus.QUEUED, RunStatus.RUNNING}
+    return None if is_live else QuestionOutcome.CANCELLED
 
 
 @frozen
@@ -160,6 +256,35 @@ class Store(Protocol):
         permanently, otherwise at once. From the call on, `record` and `find` return the end. This
         does not raise `StoreUnavailable`, and cancelling the wait does not undo the end: a store
         that cannot write it now writes it as soon as it can.
+        """
+        ...
+
+    async def record_question(self, question: NewQuestion) -> None:
+        """Record a question of a run; return once it is stored permanently.
+
+        A question of a run that has ended, or that the store does not know, is ignored.
+        """
+        ...
+
+    def end_question(self, end: QuestionEnd) -> Awaitable[None]:
+        """Store how a question was closed; only its first end counts.
+
+        Awaiting the result returns once the end is stored permanently; an async function, or
+        `STORED`. Like `end_run` this does not raise `StoreUnavailable`, and cancelling the wait
+        does not undo the end.
+        """
+        ...
+
+    async def find_question(
+        self, user_id: UserId, question_id: QuestionId
+    ) -> StoredQuestion | None:
+        """Return a question that this user may answer, None if there is none."""
+        ...
+
+    async def record_usage(self, usage: Usage) -> None:
+        """Store, now or later, what a run has used; does not raise `StoreUnavailable`.
+
+        It waits only for room in a queue, for 3 seconds at most.
         """
         ...
 

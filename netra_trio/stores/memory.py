@@ -19,35 +19,84 @@ agent's message that it has just added.
 
 import itertools
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
+from typing import Any
 
 from attrs import define, evolve, field
-from orjson import dumps
+from orjson import dumps, loads
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
-from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
+from netra_trio.ids import CorrelationId, MessageId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.codec import payload_of
-from netra_trio.protocol.messages import AgentCompleted, HistoryMessage, HistoryRun, RunStatus
+from netra_trio.protocol.messages import (
+    AgentCompleted,
+    HistoryMessage,
+    HistoryQuestion,
+    HistoryRun,
+    RunStatus,
+)
 from netra_trio.stores.base import (
     HISTORY_LISTED_BYTES,
     HISTORY_PAGE_BYTES,
     STORED,
     Duplicate,
     NewMessage,
+    NewQuestion,
+    QuestionEnd,
     RunEnd,
+    StoredQuestion,
+    Usage,
     User,
+    outcome_of,
 )
+from netra_trio.stores.memory_users import MemoryUsers
 
 USERS = 100_000  # some 40 MB
 THREADS = 20_000  # of all users: five messages in each thread are MESSAGES
 MESSAGES = 100_000  # of all threads: some 100 MB without their texts
 TEXT_BYTES = 256 * 1024 * 1024  # of all messages: 2.6 KiB for each of MESSAGES
 
+
 KEY_HOURS = 24  # for which docs/protocol.md promises that a key is known
 
+_NO_ROOM = "no room for {} bytes beside messages of unfinished runs"
+
 _ThreadKey = tuple[UserId, ThreadId]
+
+
+@define(eq=False, repr=False)
+class _Question:
+    """A question, kept as long as its run; `end` is how it was closed."""
+
+    asked: NewQuestion
+    end: QuestionEnd | None = None
+
+    @property
+    def size(self) -> int:
+        asked, end = self.asked, self.end
+        parts = (asked.schema, asked.arguments, None if end is None else end.answer)
+        return len(asked.prompt.encode()) + sum(len(part) for part in parts if part is not None)
+
+    def stored(self, status: RunStatus) -> StoredQuestion:
+        outcome = outcome_of(None if self.end is None else self.end.outcome, status)
+        return StoredQuestion(self.asked.question_id, self.asked.run_id, outcome)
+
+    def listed(self, status: RunStatus) -> HistoryQuestion:
+        asked, end = self.asked, self.end
+        return HistoryQuestion(
+            asked.question_id,
+            asked.kind,
+            asked.prompt,
+            asked.expires_at,
+            _loaded(asked.schema),
+            asked.tool_name,
+            _loaded(asked.arguments),
+            self.stored(status).outcome,
+            None if end is None else _loaded(end.answer),
+            None if end is None else end.user_id,
+        )
 
 
 @define(eq=False, repr=False)
@@ -61,6 +110,16 @@ class _Run:
     fingerprint: bytes
     status: RunStatus = RunStatus.QUEUED
     completed: bytes | None = None
+    questions: dict[QuestionId, _Question] = field(factory=dict)
+
+    @property
+    def size(self) -> int:
+        completed = 0 if self.completed is None else len(self.completed)
+        return completed + sum(question.size for question in self.questions.values())
+
+    def listed(self) -> HistoryRun:
+        questions = tuple(question.listed(self.status) for question in self.questions.values())
+        return HistoryRun(self.id, self.agent_name, self.status, questions or None)
 
 
 @define(eq=False, repr=False)
@@ -85,9 +144,8 @@ class _Message:
 
     @property
     def size(self) -> int:
-        """The bytes that count against the bound: its text, and the end for duplicates."""
-        completed = self.run.completed if self.run is not None else None
-        return len(self.text) + (len(completed) if completed is not None else 0)
+        """The bytes that count against the bound: its text, questions, and end for duplicates."""
+        return len(self.text) + (0 if self.run is None else self.run.size)
 
     def listed(self) -> HistoryMessage:
         """Return the message as an item of history."""
@@ -95,9 +153,8 @@ class _Message:
         if run is None:
             truncated = self.truncated or None
             return HistoryMessage(self.id, "agent", text, self.created_at, truncated=truncated)
-        listed_run = HistoryRun(run.id, run.agent_name, run.status)
         return HistoryMessage(
-            self.id, "user", text, self.created_at, run.correlation_id, listed_run
+            self.id, "user", text, self.created_at, run.correlation_id, run.listed()
         )
 
 
@@ -140,74 +197,6 @@ class _Thread:
         return message
 
 
-@define(eq=False, repr=False)
-class _Row:
-    """A user.
-
-    Attributes:
-        number: The position in the order of creation.
-        is_candidate: Whether the user is in the heap of those that may be dropped.
-    """
-
-    number: int
-    user: User
-    is_candidate: bool = False
-
-
-class _Users:
-    """Users, within a bound.
-
-    Attributes:
-        rows: The users by id.
-        dropped: How many were dropped.
-    """
-
-    def __init__(self, bound: int, threads_of: Mapping[UserId, int]) -> None:
-        self.rows: dict[UserId, _Row] = {}
-        self.dropped = 0
-        self._bound = bound
-        self._threads_of = threads_of
-        self._number = itertools.count()
-        # A heap of the users that may be dropped, by number. A user that must be kept after all is
-        # removed when it comes up, and added again later; each user is in it at most once.
-        self._candidates: list[tuple[int, UserId]] = []
-
-    def add(self, user_id: UserId) -> _Row:
-        """Return the row of a user, which is created if there is none.
-
-        Raises:
-            StoreUnavailable: If no user may be dropped for it.
-        """
-        row = self.rows.get(user_id)
-        if row is None:
-            if len(self.rows) >= self._bound:
-                self._drop()
-            row = self.rows[user_id] = _Row(next(self._number), User(user_id))
-            self.reconsider(user_id)
-        return row
-
-    def reconsider(self, user_id: UserId) -> None:
-        """Add the user to those that may be dropped, if that is so."""
-        row = self.rows.get(user_id)
-        if row is not None and not row.is_candidate and self._may_be_dropped(row):
-            row.is_candidate = True
-            heappush(self._candidates, (row.number, user_id))
-
-    def _may_be_dropped(self, row: _Row) -> bool:
-        return row.user.enabled and row.user.id not in self._threads_of
-
-    def _drop(self) -> None:
-        while self._candidates:
-            _, user_id = heappop(self._candidates)
-            row = self.rows[user_id]
-            row.is_candidate = False
-            if self._may_be_dropped(row):
-                del self.rows[user_id]
-                self.dropped += 1
-                return
-        raise StoreUnavailable(f"all of {self._bound} users are disabled or have a thread")
-
-
 class MemoryStore:
     """A `Store` in memory, within bounds.
 
@@ -245,7 +234,7 @@ class MemoryStore:
         self._number = itertools.count()
 
         self._threads_of: dict[UserId, int] = {}
-        self._users = _Users(users, self._threads_of)
+        self._users = MemoryUsers(users, self._threads_of)
 
         self._threads: dict[_ThreadKey, _Thread] = {}
         # Both in the order of their threads' last write: those with a loose message, and those
@@ -255,6 +244,7 @@ class MemoryStore:
         self._idle: OrderedDict[_Thread, None] = OrderedDict()
 
         self._keys: dict[tuple[UserId, CorrelationId], _Message] = {}
+        self._questions: dict[QuestionId, _Run] = {}
         self._held: dict[RunId, _Message] = {}
         self._held_bytes = 0
         self._messages = 0
@@ -395,6 +385,54 @@ class MemoryStore:
         )
         await self.end_run(end)
 
+    async def record_question(self, question: NewQuestion) -> None:
+        """Record a question of a run that has not ended.
+
+        Raises:
+            StoreUnavailable: If the messages and questions of unfinished runs leave no room.
+        """
+        message = self._held.get(question.run_id)
+        if message is None or message.run is None:
+            return
+        new = _Question(question)
+        if self._held_bytes + new.size > self._max_bytes:
+            raise StoreUnavailable(_NO_ROOM.format(new.size))
+        self._make_room(0, new.size, question.created_at)
+        message.run.questions[question.question_id] = new
+        self._questions[question.question_id] = message.run
+        self._hold(new.size)
+
+    def end_question(self, end: QuestionEnd) -> Awaitable[None]:
+        """Store how a question was closed, without its answer if there is no room for that."""
+        message = self._held.get(end.run_id)
+        run = None if message is None else message.run
+        question = None if run is None else run.questions.get(end.question_id)
+        if question is None or question.end is not None:
+            return STORED
+        size = 0 if end.answer is None else len(end.answer)
+        if self._held_bytes + size > self._max_bytes:
+            end, size = evolve(end, answer=None), 0
+        self._make_room(0, size, question.asked.created_at)
+        question.end = end
+        self._hold(size)
+        return STORED
+
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        self._held_bytes += size
+
+    async def find_question(
+        self, user_id: UserId, question_id: QuestionId
+    ) -> StoredQuestion | None:
+        """Return a question that this user may answer, None if there is none."""
+        run = self._questions.get(question_id)
+        if run is None or run.questions[question_id].asked.user_id != user_id:
+            return None
+        return run.questions[question_id].stored(run.status)
+
+    async def record_usage(self, usage: Usage) -> None:
+        """Do nothing: the metrics count usage, and a sum by day needs a database."""
+
     async def history(
         self,
         user_id: UserId,
@@ -480,7 +518,7 @@ class MemoryStore:
         if len(self._held) >= self._max_messages:
             raise StoreUnavailable(f"all {self._max_messages} messages have unfinished runs")
         if self._held_bytes + size > self._max_bytes:
-            raise StoreUnavailable(f"no room for {size} bytes beside messages of unfinished runs")
+            raise StoreUnavailable(_NO_ROOM.format(size))
         busy = len(self._threads) - len(self._idle)
         if key not in self._threads and busy >= self._max_threads:
             raise StoreUnavailable(f"all {self._max_threads} threads have unfinished runs")
@@ -506,6 +544,9 @@ class MemoryStore:
         if run is not None and run.key is not None:
             del self._keys[user_id, run.key]
             self._early_keys_dropped += now - message.created_at < KEY_HOURS * 3600
+        if run is not None:
+            for question_id in run.questions:
+                del self._questions[question_id]
         if not thread.loose:
             del self._droppable[thread]
         if not thread.messages:
@@ -519,6 +560,10 @@ class MemoryStore:
         if not self._threads_of[user_id]:
             del self._threads_of[user_id]
             self._users.reconsider(user_id)
+
+
+def _loaded(data: bytes | None) -> Any:
+    return None if data is None else loads(data)
 
 
 def _duplicate(known: _Message, fingerprint: bytes) -> Duplicate:

@@ -11,9 +11,19 @@ import trio
 from attrs import frozen
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.ids import MessageId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
+from netra_trio.stores.base import (
+    Duplicate,
+    NewMessage,
+    NewQuestion,
+    QuestionEnd,
+    RunEnd,
+    Store,
+    StoredQuestion,
+    Usage,
+    User,
+)
 
 _T = TypeVar("_T")
 
@@ -67,6 +77,24 @@ class TimeoutStore:
     def end_run(self, end: RunEnd) -> Awaitable[None]:
         """Store how the run ended; the caller bounds the wait, which does not cancel the write."""
         return self.store.end_run(end)
+
+    async def record_question(self, question: NewQuestion) -> None:
+        """Record a question of a run."""
+        await self._within(self.store.record_question(question))
+
+    def end_question(self, end: QuestionEnd) -> Awaitable[None]:
+        """Store how a question was closed; the caller bounds the wait, as of `end_run`."""
+        return self.store.end_question(end)
+
+    async def find_question(
+        self, user_id: UserId, question_id: QuestionId
+    ) -> StoredQuestion | None:
+        """Return a question that this user may answer, None if there is none."""
+        return await self._within(self.store.find_question(user_id, question_id))
+
+    async def record_usage(self, usage: Usage) -> None:
+        """Store what a run has used; it waits only for room, for a time that it bounds."""
+        await self.store.record_usage(usage)
 
     async def history(
         self,

@@ -18,7 +18,13 @@ import attrs
 from attrs import field
 
 from netra_trio.protocol.codes import EndReason, ErrorCode
-from netra_trio.protocol.messages import ResetReason, RunStatus, Verdict
+from netra_trio.protocol.messages import (
+    QuestionKind,
+    QuestionOutcome,
+    ResetReason,
+    RunStatus,
+    Verdict,
+)
 from netra_trio.values import frozen
 
 _UNLOGGED = "unlogged"
@@ -201,6 +207,36 @@ class ToolEnded:
 
 
 @frozen
+class QuestionClosed:
+    """A question of a run was closed.
+
+    Attributes:
+        seconds: Since it was asked.
+    """
+
+    EVENT: ClassVar[str] = "question_closed"
+    LEVEL: ClassVar[str | None] = "info"
+    run_id: str
+    question_id: str
+    kind: QuestionKind
+    outcome: QuestionOutcome
+    seconds: float
+
+
+@frozen
+class UsageReported:
+    """A run has used a model."""
+
+    EVENT: ClassVar[str] = "usage_reported"
+    LEVEL: ClassVar[str | None] = None
+    run_id: str
+    agent: str
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+@frozen
 class ListenerCrowded:
     """No connection can be accepted: the process or the system has no file descriptor left."""
 
@@ -236,6 +272,8 @@ TelemetryEvent = (
     | RunEnded
     | ToolStarted
     | ToolEnded
+    | QuestionClosed
+    | UsageReported
     | ListenerCrowded
     | RequestAnswered
 )

@@ -15,7 +15,7 @@ from netra_trio.telemetry.logs import dropped_lines
 from netra_trio.telemetry.metrics import Gauges, Histogram, Key, Metrics
 
 Kind = Literal["counter", "gauge", "histogram"]
-Values = Mapping[Key, int] | Mapping[Key, Histogram]
+Values = Mapping[Key, int] | Mapping[Key, float] | Mapping[Key, Histogram]
 
 
 @frozen
@@ -286,6 +286,32 @@ METRICS: tuple[Metric, ...] = (
         "Duration of tool calls by outcome",
         lambda m, _: m.tool_duration,
         "outcome",
+    ),
+    _row(
+        "counter",
+        "runs",
+        "questions_closed_total",
+        "Closed questions of agents by kind and outcome",
+        lambda m, _: m.questions,
+        "kind",
+        "outcome",
+    ),
+    _row(
+        "counter",
+        "runs",
+        "usage_tokens_total",
+        "Tokens of models that agents have reported, read (input) and written (output)",
+        lambda m, _: m.usage_tokens,
+        "agent",
+        "direction",
+    ),
+    _row(
+        "counter",
+        "runs",
+        "usage_cost_total",
+        "Cost of models that agents have reported, in the currency of the application",
+        lambda m, _: m.usage_cost,
+        "agent",
     ),
     _row(
         "histogram",

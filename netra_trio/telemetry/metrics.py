@@ -27,6 +27,8 @@ from netra_trio.protocol.messages import (
     Event,
     Heartbeat,
     Pong,
+    QuestionKind,
+    QuestionOutcome,
     RunStatus,
     ServerDraining,
     ThreadHistory,
@@ -39,6 +41,7 @@ from netra_trio.telemetry.events import (
     ConnectionOpened,
     ConnectionResumed,
     OpeningRefused,
+    QuestionClosed,
     RequestAnswered,
     RunEnded,
     RunStarted,
@@ -46,6 +49,7 @@ from netra_trio.telemetry.events import (
     TelemetryEvent,
     ToolEnded,
     UpgradeFailed,
+    UsageReported,
 )
 
 Key = str | tuple[str, ...]
@@ -85,6 +89,7 @@ RATE_EVENTS = (
     ("history", "refused"),
     ("requests", "refused"),
 )
+QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
 _CONTROL = (
@@ -206,11 +211,16 @@ class Metrics:
     run_duration: dict[Key, Histogram] = field(factory=lambda: _histograms(ENDED, LONG))
     runs_ended: dict[Key, int] = field(init=False)
     tool_duration: dict[Key, Histogram] = field(factory=lambda: _histograms(TOOL_OUTCOMES, LONG))
+    questions: dict[Key, int] = field(factory=lambda: _zeros(QUESTIONS))
+    usage_tokens: dict[Key, int] = field(init=False)
+    usage_cost: dict[Key, float] = field(init=False)
     requests: dict[Key, Histogram] = field(init=False)
     loop_lag: Histogram = field(factory=lambda: Histogram(FAST))
 
     def __attrs_post_init__(self) -> None:
         self.runs_ended = _zeros(product(self.agents, ENDED))
+        self.usage_tokens = _zeros(product(self.agents, ("input", "output")))
+        self.usage_cost = dict.fromkeys(self.agents, 0.0)
         self.requests = _histograms([*self.endpoints, "page", "other"], FAST)
 
     @property
@@ -297,6 +307,16 @@ def _tool_ended(metrics: Metrics, event: ToolEnded) -> None:
     metrics.tool_duration[event.outcome].observe(event.seconds)
 
 
+def _question_closed(metrics: Metrics, event: QuestionClosed) -> None:
+    metrics.questions[event.kind, event.outcome] += 1
+
+
+def _usage_reported(metrics: Metrics, event: UsageReported) -> None:
+    metrics.usage_tokens[event.agent, "input"] += event.input_tokens
+    metrics.usage_tokens[event.agent, "output"] += event.output_tokens
+    metrics.usage_cost[event.agent] += event.cost or 0.0
+
+
 def _request_answered(metrics: Metrics, event: RequestAnswered) -> None:
     metrics.requests[event.endpoint].observe(event.seconds)
 
@@ -311,5 +331,7 @@ _COUNTED: dict[type[Any], Callable[[Metrics, Any], None]] = {
     RunStarted: _run_started,
     RunEnded: _run_ended,
     ToolEnded: _tool_ended,
+    QuestionClosed: _question_closed,
+    UsageReported: _usage_reported,
     RequestAnswered: _request_answered,
 }

@@ -38,7 +38,7 @@ def _name(key: Key) -> str:
     return str(key) if isinstance(key, str) else "/".join(key)
 
 
-def _value(value: int | Histogram) -> Any:
+def _value(value: float | Histogram) -> Any:
     if not isinstance(value, Histogram):
         return value
     count = value.count

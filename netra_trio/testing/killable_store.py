@@ -10,9 +10,19 @@ from contextlib import AbstractAsyncContextManager
 from attrs import define
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.ids import MessageId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
+from netra_trio.stores.base import (
+    Duplicate,
+    NewMessage,
+    NewQuestion,
+    QuestionEnd,
+    RunEnd,
+    Store,
+    StoredQuestion,
+    Usage,
+    User,
+)
 
 
 @define
@@ -63,6 +73,26 @@ class KillableStore:
         """Record the end of a run."""
         if not self.is_killed:
             await self.store.end_run(end)
+
+    async def record_question(self, question: NewQuestion) -> None:
+        """Record a question of a run."""
+        await self._reachable().record_question(question)
+
+    async def end_question(self, end: QuestionEnd) -> None:
+        """Record how a question was closed."""
+        if not self.is_killed:
+            await self.store.end_question(end)
+
+    async def find_question(
+        self, user_id: UserId, question_id: QuestionId
+    ) -> StoredQuestion | None:
+        """Return a question."""
+        return await self._reachable().find_question(user_id, question_id)
+
+    async def record_usage(self, usage: Usage) -> None:
+        """Record what a run has used."""
+        if not self.is_killed:
+            await self.store.record_usage(usage)
 
     async def history(
         self,

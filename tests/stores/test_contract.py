@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import trio
+from orjson import loads
 from stores.implementations import STORES, Factory
 from stores.samples import (
     ALICE,
@@ -28,15 +29,33 @@ from stores.samples import (
 )
 
 from netra_trio.errors import KeyConflict, MessageNotFound
-from netra_trio.ids import MessageId, RunId, ThreadId, UserId, new_message_id
-from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.ids import (
+    MessageId,
+    RunId,
+    ThreadId,
+    UserId,
+    new_message_id,
+    new_question_id,
+    new_usage_id,
+)
+from netra_trio.protocol.messages import (
+    HistoryMessage,
+    HistoryQuestion,
+    QuestionKind,
+    QuestionOutcome,
+    RunStatus,
+)
 from netra_trio.stores.base import (
     HISTORY_PAGE_BYTES,
     HISTORY_TEXT_BYTES,
     Duplicate,
     NewMessage,
+    NewQuestion,
+    QuestionEnd,
     RunEnd,
     Store,
+    StoredQuestion,
+    Usage,
     User,
 )
 
@@ -586,3 +605,140 @@ async def test_the_end_of_an_unknown_run_changes_nothing(store: Store) -> None:
     store.start_run(RunId("run_unknown"))
     await store.end_run(end_of(new()))
     assert await page_of(store) == ([of_user(message)], False)
+
+
+# Questions
+
+
+def asked_by(message: NewMessage, *, user: UserId = ALICE, at: float = NOW) -> NewQuestion:
+    """Return an approval that a run of a message asks for."""
+    return NewQuestion(
+        question_id=new_question_id(),
+        run_id=message.run_id,
+        user_id=user,
+        kind=QuestionKind.APPROVAL,
+        prompt="Allow\x00 it, é?",
+        created_at=at,
+        expires_at=at + 300,
+        schema=b'{"type":"string"}',
+        tool_name="delete",
+        arguments=b'{"path":"x"}',
+        digest=b"\x00\xff",
+    )
+
+
+def shown(question: NewQuestion, end: QuestionEnd | None = None) -> HistoryQuestion:
+    """Return the question as history lists it."""
+    return HistoryQuestion(
+        question.question_id,
+        question.kind,
+        question.prompt,
+        question.expires_at,
+        {"type": "string"},
+        "delete",
+        {"path": "x"},
+        None if end is None else end.outcome,
+        None if end is None or end.answer is None else loads(end.answer),
+        None if end is None else end.user_id,
+    )
+
+
+async def questions_of(store: Store) -> tuple[HistoryQuestion, ...] | None:
+    """Return the questions of the run of the first message in history."""
+    (message, *_), _ = await page_of(store)
+    assert message.run is not None
+    return message.run.questions
+
+
+def answer_to(question: NewQuestion, answer: bytes | None = b'"yes"') -> QuestionEnd:
+    outcome = QuestionOutcome.ANSWERED
+    return QuestionEnd(question.question_id, question.run_id, outcome, answer, ALICE)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_a_question_is_open_until_it_is_answered(store: Store, keyed: bool) -> None:
+    message = new(keyed=keyed)
+    await store.record(message)
+    store.start_run(message.run_id)
+    question = asked_by(message)
+    await store.record_question(question)
+    assert await questions_of(store) == (shown(question),)
+    found = await store.find_question(ALICE, question.question_id)
+    assert found == StoredQuestion(question.question_id, message.run_id, None)
+    end = answer_to(question)
+    await store.end_question(end)
+    assert await questions_of(store) == (shown(question, end),)
+    found = await store.find_question(ALICE, question.question_id)
+    assert found == StoredQuestion(question.question_id, message.run_id, end.outcome)
+
+
+async def test_only_the_first_end_of_a_question_counts(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    question = asked_by(message)
+    await store.record_question(question)
+    first, second = answer_to(question), answer_to(question, b'"no"')
+    await store.end_question(first)
+    await store.end_question(second)
+    assert await questions_of(store) == (shown(question, first),)
+
+
+async def test_questions_are_listed_in_order(store: Store) -> None:
+    message, other = new(), new()
+    await record(store, message, other)
+    asked = [asked_by(message, at=NOW + number) for number in range(12)]
+    for question in asked:
+        await store.record_question(question)
+    await store.record_question(asked_by(other))
+    assert await questions_of(store) == tuple(shown(question) for question in asked)
+
+
+async def test_an_open_question_ends_with_its_run(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    question = asked_by(message)
+    await store.record_question(question)
+    await store.end_run(end_of(message))
+    found = await store.find_question(ALICE, question.question_id)
+    assert found is not None
+    assert found.outcome is QuestionOutcome.CANCELLED
+    cancelled = QuestionEnd(question.question_id, message.run_id, QuestionOutcome.CANCELLED)
+    assert await questions_of(store) == (shown(question, cancelled),)
+
+
+async def test_a_question_is_found_by_its_user_only(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    question = asked_by(message)
+    await store.record_question(question)
+    assert await store.find_question(BOB, question.question_id) is None
+    assert await store.find_question(ALICE, new_question_id()) is None
+
+
+async def test_a_question_of_an_unknown_run_is_ignored(store: Store) -> None:
+    message, unknown = new(), new()
+    await record(store, message)
+    question = asked_by(unknown)
+    await store.record_question(question)
+    await store.end_question(answer_to(question))
+    assert await store.find_question(ALICE, question.question_id) is None
+    assert await questions_of(store) is None
+
+
+async def test_the_end_of_an_unknown_question_changes_nothing(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    question = asked_by(message)
+    await store.end_question(answer_to(question))
+    await store.record_question(question)
+    assert await questions_of(store) == (shown(question),)
+
+
+async def test_usage_is_taken_at_any_time(store: Store) -> None:
+    """Sums are read from a database only; here no report may fail."""
+    message = new()
+    await record(store, message)
+    usage = Usage(new_usage_id(), message.run_id, ALICE, "echo", "qwen3", 2**53 - 1, 0, 0.5, NOW)
+    await store.record_usage(usage)
+    await store.record_usage(usage)
+    await store.check()

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from time import time
+from typing import Any
 
 import trio
 from attrs import frozen
@@ -157,8 +158,9 @@ TOOLS: Mapping[str, tuple[str, Callable[[str], str]]] = {
 async def _ask(run: Run, question: Question) -> str:
     """Call a tool, and return the answer as a sentence, also if the tool fails."""
     argument, function = TOOLS[question.tool]
+    arguments: dict[str, Any] = {argument: question.text}
     try:
-        async with run.tool(question.tool, **{argument: question.text}) as tool:
+        async with run.tool(question.tool, **arguments) as tool:
             await trio.sleep(THINKING)
             tool.result = function(question.text)
     except ToolError as error:

@@ -8,6 +8,7 @@ number of entries:
     2  select     keys that are known; after a failure, messages that are stored already
     3  insert     threads, then messages, then runs
     4  update     runs that an earlier batch inserted
+    5  insert     questions and usage, and update questions that were closed
 """
 
 from collections import defaultdict
@@ -24,13 +25,17 @@ from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
 from netra_trio.stores.sql.entries import (
     CreateUser,
     DeleteMessage,
+    EndQuestion,
     EndRun,
     Key,
     Known,
     RecordMessage,
+    RecordQuestion,
+    RecordUsage,
     StartRun,
 )
 from netra_trio.stores.sql.known_keys import find_known
+from netra_trio.stores.sql.questions import write_questions, write_usage
 from netra_trio.stores.sql.rows import Insert, insert_missing, placeholder
 from netra_trio.stores.sql.schema import exact, messages, runs, users
 from netra_trio.stores.sql.thread_numbers import ThreadKey, ThreadNumbers
@@ -88,6 +93,7 @@ class Batch:
         self._insert_runs(connection, recorded, ends, numbers)
         self._start_earlier(connection, recorded.keys() | ends.keys())
         self._end_earlier(connection, ends, earlier)
+        self._write_questions(connection)
         return duplicates
 
     def _of(self, kind: type[_EntryT]) -> list[_EntryT]:
@@ -240,6 +246,16 @@ class Batch:
         ]
         if rows:
             connection.exec_driver_sql(_END_RUN.format(placeholder(connection)), rows)
+
+    def _write_questions(self, connection: Connection) -> None:
+        write_questions(
+            connection,
+            [entry.question for entry in self._of(RecordQuestion)],
+            [entry.end for entry in self._of(EndQuestion)],
+        )
+        reports = [entry.usage for entry in self._of(RecordUsage)]
+        if reports:
+            write_usage(connection, reports)
 
 
 def _take_numbers(connection: Connection, count: int) -> Sequence[int]:

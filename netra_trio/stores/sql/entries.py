@@ -7,7 +7,15 @@ from attrs import define, frozen
 
 from netra_trio.errors import KeyConflict
 from netra_trio.ids import CorrelationId, RunId, UserId
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
+from netra_trio.stores.base import (
+    Duplicate,
+    NewMessage,
+    NewQuestion,
+    QuestionEnd,
+    RunEnd,
+    Usage,
+    User,
+)
 from netra_trio.stores.sql.write_behind import Entry
 
 Key = tuple[UserId, CorrelationId]
@@ -86,3 +94,24 @@ class DeleteMessage(Entry):
     """Delete a message whose sender was told that it is not stored, if it is stored."""
 
     run_id: RunId
+
+
+@define(eq=False)
+class RecordQuestion(Entry):
+    """Record a question of a run; one of a caller that went away ends with its run."""
+
+    question: NewQuestion
+
+
+@define(eq=False)
+class EndQuestion(Entry):
+    """Store how a question was closed."""
+
+    end: QuestionEnd
+
+
+@define(eq=False)
+class RecordUsage(Entry):
+    """Store what a run has used of a model."""
+
+    usage: Usage

@@ -7,8 +7,9 @@ from sqlalchemy import Connection, Row, Select, select
 
 from netra_trio.errors import MessageNotFound
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.protocol.messages import HistoryMessage, HistoryQuestion, HistoryRun, RunStatus
 from netra_trio.stores.base import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
+from netra_trio.stores.sql.questions import read_questions
 from netra_trio.stores.sql.schema import messages, runs, threads
 
 
@@ -48,8 +49,10 @@ def read_page(
     if not count:  # the only message of the thread was deleted: there is no such thread
         return None if before is None else ((), False)
     numbers = messages.c.number.between(newest[count - 1].number, newest[0].number)
-    page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers))
-    return [_listed(row) for row in page], count < len(newest)
+    page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers)).all()
+    statuses = {RunId(row.run_id): RunStatus(row.status) for row in page if row.run_id is not None}
+    asked = read_questions(connection, statuses) if statuses else {}
+    return [_listed(row, asked.get(row.run_id)) for row in page], count < len(newest)
 
 
 def _how_many_fit(sizes: Sequence[int]) -> int:
@@ -79,13 +82,13 @@ _LISTED: Select[Any] = (
 )
 
 
-def _listed(row: Row[Any]) -> HistoryMessage:
+def _listed(row: Row[Any], questions: tuple[HistoryQuestion, ...] | None) -> HistoryMessage:
     message_id = MessageId(row.message_id)
     if row.run_id is None:
         truncated = row.truncated or None
         return HistoryMessage(
             message_id, row.role, row.content, row.created_at, truncated=truncated
         )
-    run = HistoryRun(RunId(row.run_id), row.agent_name, RunStatus(row.status))
+    run = HistoryRun(RunId(row.run_id), row.agent_name, RunStatus(row.status), questions)
     correlation_id = CorrelationId(row.correlation_id)
     return HistoryMessage(message_id, row.role, row.content, row.created_at, correlation_id, run)

@@ -1,4 +1,4 @@
-"""The tables of the database: users, threads, messages, runs, owners.
+"""The tables of the database: users, threads, messages, runs, owners, questions, usage.
 
 The migrations create them; a test compares the result with these definitions.
 
@@ -7,6 +7,8 @@ The migrations create them; a test compares the result with these definitions.
     messages  the messages of users and agents, numbered in the order in which they were recorded
     runs      one row for each user's message: its key, its run and how that ended
     owners    the leases of the processes that have runs at work
+    questions the questions of runs, and how each was closed
+    usage     what runs have used of models
 """
 
 from typing import Any
@@ -28,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The migrations in their order; the last one results in the tables below."""
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
@@ -143,4 +145,40 @@ owners = Table(
     Column("machine", Text, nullable=False),  # the namespace of its process id
     Column("process", Text, nullable=False),  # its process id and start time
     Column("lease_until", Double, nullable=False),  # Unix seconds on the database's clock
+)
+
+questions = Table(
+    "questions",
+    metadata,
+    Column("question_id", ExactText, primary_key=True),
+    Column("run_id", ExactText, ForeignKey("runs.run_id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", ExactText, nullable=False),  # the user who may answer
+    Column("kind", Text, nullable=False),
+    Column("prompt", ExactText, nullable=False),
+    Column("schema", LargeBinary),  # JSON, as the next two
+    Column("tool_name", ExactText),
+    Column("arguments", LargeBinary),
+    Column("digest", LargeBinary),  # of the tool and its arguments
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("outcome", Text),  # NULL while it is open; after a crash, the status of its run counts
+    Column("answer", LargeBinary),  # JSON
+    Column("answered_by", ExactText),
+    Index("questions_of_run", "run_id", "created_at"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("usage_id", ExactText, primary_key=True),
+    Column("run_id", ExactText, nullable=False),  # no foreign key: usage outlives its message
+    Column("user_id", ExactText, nullable=False),
+    Column("agent_name", ExactText, nullable=False),
+    Column("model", ExactText, nullable=False),
+    Column("day", Text, nullable=False),  # 2026-11-30, in UTC
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost", Double),
+    Column("created_at", Double, nullable=False),
+    Index("usage_of_day", "day", "user_id", "agent_name"),
 )

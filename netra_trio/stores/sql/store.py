@@ -11,7 +11,7 @@ message, and a hundred messages cost a few statements.
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import structlog
@@ -19,21 +19,42 @@ import trio
 from sqlalchemy import select, text, update
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.ids import MessageId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage
-from netra_trio.stores.base import STORED, Duplicate, NewMessage, RunEnd, User
+from netra_trio.stores.base import (
+    STORED,
+    Duplicate,
+    NewMessage,
+    NewQuestion,
+    QuestionEnd,
+    RunEnd,
+    StoredQuestion,
+    Usage,
+    User,
+)
 from netra_trio.stores.sql.batch_writer import BatchWriter
 from netra_trio.stores.sql.database import Database
-from netra_trio.stores.sql.entries import CreateUser, EndRun, Key, RecordMessage, StartRun
+from netra_trio.stores.sql.entries import (
+    CreateUser,
+    EndQuestion,
+    EndRun,
+    Key,
+    RecordMessage,
+    RecordQuestion,
+    RecordUsage,
+    StartRun,
+)
 from netra_trio.stores.sql.history import read_page
 from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.lookups import Lookups
+from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
 from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 
 FLUSH_SECONDS = 1.0  # on closing, for what is not written yet: the whole drain has 10 s
 ROW_BYTES = 200  # of a row without its text
+ROOM_SECONDS = 3.0  # that a report of usage waits for room, as a message does
 
 _log = structlog.get_logger(__name__)
 
@@ -228,6 +249,49 @@ class SqlStore:
         stored = entry.complete()
         self._writes.put(entry, urgent=True)
         return stored.wait()
+
+    # Questions and usage
+
+    async def record_question(self, question: NewQuestion) -> None:
+        """Record a question of a run; return once it is stored permanently."""
+        texts = (question.schema, question.arguments)
+        size = len(question.prompt) + sum(len(text) for text in texts if text is not None)
+        entry = RecordQuestion(question, size=ROW_BYTES + size)
+        await self._writes.admit()
+        await self._writes.write(entry)
+
+    def end_question(self, end: QuestionEnd) -> Awaitable[None]:
+        """Store how a question was closed."""
+        size = ROW_BYTES + (0 if end.answer is None else len(end.answer))
+        entry = EndQuestion(end, size=size)
+        stored = entry.complete()
+        self._writes.put(entry, urgent=True)
+        return stored.wait()
+
+    async def find_question(
+        self, user_id: UserId, question_id: QuestionId
+    ) -> StoredQuestion | None:
+        """Return a question that this user may answer, None if there is none."""
+        await self._writes.flush()
+        return await self.database.read(
+            partial(find_question, user_id=user_id, question_id=question_id)
+        )
+
+    async def record_usage(self, usage: Usage) -> None:
+        """Store later what a run has used; wait for room in the queue, for a while."""
+        with suppress(StoreUnavailable):  # it is queued all the same
+            with trio.move_on_after(ROOM_SECONDS):
+                await self._writes.admit()
+        self._writes.put(RecordUsage(usage, size=ROW_BYTES))
+
+    async def sum_usage(self, by: Sequence[str], since: str | None = None) -> list[UsageSum]:
+        """Return the usage that is written, summed by `day`, `user`, `agent` or `model`.
+
+        Args:
+            by: One or more of these, in the order of the result.
+            since: The first day that counts, as `2026-11-30`, in UTC; None for all.
+        """
+        return await self.database.read(partial(sum_usage, by=by, since=since))
 
     async def history(
         self,

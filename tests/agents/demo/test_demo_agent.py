@@ -28,12 +28,21 @@ from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.execution import Ending, Execution, execute_runs
 from netra_trio.agents.run import Agent, RunSpec
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import CorrelationId, ThreadId, UserId, new_message_id, new_run_id
+from netra_trio.ids import (
+    CorrelationId,
+    QuestionId,
+    RunId,
+    ThreadId,
+    UserId,
+    new_message_id,
+    new_run_id,
+)
 from netra_trio.protocol.messages import (
     AgentStarted,
     AgentThinking,
     Event,
     HistoryMessage,
+    JsonObject,
     PartialResult,
     RunStatus,
     ToolCompleted,
@@ -66,6 +75,15 @@ class Collector:
         self.events.append(event)
         self.times.append(trio.current_time())
 
+    def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        raise AssertionError("the demo asks nothing")
+
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        raise AssertionError("the demo asks nothing")
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        raise AssertionError("the demo asks nothing")
+
     def events_of(self, kind: type[T]) -> list[T]:
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -91,7 +109,12 @@ def execution(
     )
     spec = RunSpec(message, agent, permissions=frozenset(), input=None, timeout=300.0)
     return Execution(
-        spec, outlet, store or MemoryStore(), wall_clock=lambda: 0.0, context=copy_context()
+        spec,
+        outlet,
+        store or MemoryStore(),
+        wall_clock=lambda: 0.0,
+        context=copy_context(),
+        open_questions={},
     )
 
 

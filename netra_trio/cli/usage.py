@@ -1,0 +1,84 @@
+"""The command `usage`: sums what agents have used of models."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, Literal
+
+import cyclopts
+import orjson
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from netra_trio.cli.errors import CommandError
+from netra_trio.cli.user import load_settings, open_users
+from netra_trio.config.settings import Settings
+from netra_trio.stores.sql.questions import UsageSum
+
+
+def usage(
+    *,
+    by: tuple[Literal["user", "agent", "model", "day"], ...] = ("day",),
+    since: str | None = None,
+    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+) -> None:
+    """Sum what agents have used of models, as they have reported it.
+
+    Parameters
+    ----------
+    by
+        What to sum by. Give it several times to sum by each combination.
+    since
+        The first day that counts, as 2026-11-30, in UTC. By default all days count.
+    json
+        Print one JSON object for each line, for programs.
+    """
+    chosen = tuple(dict.fromkeys(by))
+    sums = trio.run(sum_usage, load_settings(), chosen, _day(since))
+    if json:
+        for each in sums:
+            print(_encoded(each))  # noqa: T201 - a command's own output
+    elif sums:
+        Console().print(_table(chosen, sums))
+    else:
+        print("No agent has reported any usage.")  # noqa: T201 - a command's own output
+
+
+async def sum_usage(settings: Settings, by: Sequence[str], since: str | None) -> Sequence[UsageSum]:
+    """Return the usage in the configured database, summed."""
+    async with open_users(settings) as store:
+        return await store.sum_usage(by, since)
+
+
+def _day(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise CommandError(f"--since: expected a day like 2026-11-30, got {text!r}") from None
+
+
+def _encoded(each: UsageSum) -> str:
+    cost = {} if each.cost is None else {"cost": each.cost}
+    row = {
+        **each.by,
+        "runs": each.runs,
+        "input_tokens": each.input_tokens,
+        "output_tokens": each.output_tokens,
+        **cost,
+    }
+    return orjson.dumps(row).decode()
+
+
+def _table(by: Sequence[str], sums: Sequence[UsageSum]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in by:
+        table.add_column(name.title(), no_wrap=True)
+    for name in ("Runs", "Input tokens", "Output tokens", "Cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in sums:
+        counts = (each.runs, each.input_tokens, each.output_tokens)
+        cost = "" if each.cost is None else f"{each.cost:.4f}"
+        table.add_row(*(each.by[name] for name in by), *(f"{count:,}" for count in counts), cost)
+    return table

@@ -1,0 +1,208 @@
+"""Questions of runs in the database, and what runs have used of models.
+
+write_questions(connection, new, ends)      # in the transaction of a batch
+found = read_questions(connection, run_ids)
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import frozen
+from orjson import loads
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
+
+from netra_trio.ids import QuestionId, RunId, UserId
+from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, RunStatus
+from netra_trio.stores.base import NewQuestion, QuestionEnd, StoredQuestion, Usage, outcome_of
+from netra_trio.stores.sql.rows import insert_missing
+from netra_trio.stores.sql.schema import questions, runs, usage
+
+_END = (
+    update(questions)
+    .where(questions.c.question_id == bindparam("id"), questions.c.outcome.is_(None))
+    .values(outcome=bindparam("how"), answer=bindparam("text"), answered_by=bindparam("user"))
+)
+
+
+def write_questions(
+    connection: Connection, new: Sequence[NewQuestion], ends: Sequence[QuestionEnd]
+) -> None:
+    """Insert questions whose run exists, and store the first end of each question."""
+    if new:
+        known = set(
+            connection.scalars(
+                select(runs.c.run_id).where(runs.c.run_id.in_({each.run_id for each in new}))
+            )
+        )
+        rows = [_row(each) for each in new if each.run_id in known]
+        if rows:
+            connection.execute(insert_missing(connection, questions), rows)
+    if ends:
+        connection.execute(
+            _END,
+            [
+                {
+                    "id": end.question_id,
+                    "how": str(end.outcome),
+                    "text": end.answer,
+                    "user": end.user_id,
+                }
+                for end in ends
+            ],
+        )
+
+
+def write_usage(connection: Connection, reports: Sequence[Usage]) -> None:
+    """Insert reports of usage, each once."""
+    rows = [
+        {
+            "usage_id": each.id,
+            "run_id": each.run_id,
+            "user_id": each.user_id,
+            "agent_name": each.agent_name,
+            "model": each.model,
+            "day": day_of(each.created_at),
+            "input_tokens": each.input_tokens,
+            "output_tokens": each.output_tokens,
+            "cost": each.cost,
+            "created_at": each.created_at,
+        }
+        for each in reports
+    ]
+    connection.execute(insert_missing(connection, usage), rows)
+
+
+def day_of(seconds: float) -> str:
+    """Return the day of Unix seconds, in UTC: `2026-11-30`."""
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+def find_question(
+    connection: Connection, user_id: UserId, question_id: QuestionId
+) -> StoredQuestion | None:
+    """Return a question that this user may answer, None if there is none."""
+    this = (questions.c.question_id == question_id, questions.c.user_id == user_id)
+    row = connection.execute(
+        select(questions.c.run_id, questions.c.outcome, runs.c.status)
+        .join(runs, runs.c.run_id == questions.c.run_id)
+        .where(*this)
+    ).one_or_none()
+    if row is None:
+        return None
+    outcome = outcome_of(row.outcome, RunStatus(row.status))
+    return StoredQuestion(question_id, RunId(row.run_id), outcome)
+
+
+def read_questions(
+    connection: Connection, statuses: Mapping[RunId, RunStatus]
+) -> dict[RunId, tuple[HistoryQuestion, ...]]:
+    """Return the questions of runs, in order, without the runs that have none.
+
+    Args:
+        connection: A connection.
+        statuses: The status of each run.
+    """
+    found: defaultdict[RunId, list[HistoryQuestion]] = defaultdict(list)
+    for row in connection.execute(
+        select(questions)
+        .where(questions.c.run_id.in_(statuses))
+        .order_by(questions.c.created_at, questions.c.question_id)
+    ):
+        found[row.run_id].append(_listed(row, statuses[row.run_id]))
+    return {run_id: tuple(listed) for run_id, listed in found.items()}
+
+
+@frozen
+class UsageSum:
+    """The usage of all runs with the same values of some columns.
+
+    Attributes:
+        by: These values, by the names in `USAGE_COLUMNS`.
+        runs: The number of runs.
+        cost: The sum of what is known; None if nothing is.
+    """
+
+    by: Mapping[str, str]
+    runs: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+USAGE_COLUMNS: Mapping[str, ColumnElement[str]] = {
+    "day": usage.c.day,
+    "user": usage.c.user_id,
+    "agent": usage.c.agent_name,
+    "model": usage.c.model,
+}
+"""What usage can be summed by."""
+
+
+def sum_usage(
+    connection: Connection, by: Sequence[str], since: str | None = None
+) -> list[UsageSum]:
+    """Return the usage, summed by some of `USAGE_COLUMNS`, in the order of their values.
+
+    Args:
+        connection: A connection.
+        by: The names of the columns.
+        since: The first day that counts, as `2026-11-30`, in UTC; None for all.
+    """
+    columns = [USAGE_COLUMNS[name].label(f"by_{name}") for name in by]
+    sums = (
+        func.count(usage.c.run_id.distinct()).label("runs"),
+        func.sum(usage.c.input_tokens).label("read"),
+        func.sum(usage.c.output_tokens).label("written"),
+        func.sum(usage.c.cost).label("cost"),
+    )
+    query = select(*columns, *sums).group_by(*columns).order_by(*columns)
+    if since is not None:
+        query = query.where(usage.c.day >= since)
+    return [
+        UsageSum(
+            {name: getattr(row, f"by_{name}") for name in by},
+            row.runs,
+            int(row.read),
+            int(row.written),
+            row.cost,
+        )
+        for row in connection.execute(query)
+        if row.runs
+    ]
+
+
+def _listed(row: Row[Any], status: RunStatus) -> HistoryQuestion:
+    return HistoryQuestion(
+        QuestionId(row.question_id),
+        QuestionKind(row.kind),
+        row.prompt,
+        row.expires_at,
+        _loaded(row.schema),
+        row.tool_name,
+        _loaded(row.arguments),
+        outcome_of(row.outcome, status),
+        _loaded(row.answer),
+        None if row.answered_by is None else UserId(row.answered_by),
+    )
+
+
+def _loaded(data: bytes | None) -> Any:
+    return None if data is None else loads(data)
+
+
+def _row(question: NewQuestion) -> dict[str, Any]:
+    return {
+        "question_id": question.question_id,
+        "run_id": question.run_id,
+        "user_id": question.user_id,
+        "kind": str(question.kind),
+        "prompt": question.prompt,
+        "schema": question.schema,
+        "tool_name": question.tool_name,
+        "arguments": question.arguments,
+        "digest": question.digest,
+        "created_at": question.created_at,
+        "expires_at": question.expires_at,
+    }
