@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netra_trio.agents.run import Agent, Run, Tool
     from netra_trio.config.settings import Settings
-    from netra_trio.errors import RetryableAgentError, SettingsError, ToolError
+    from netra_trio.errors import (
+        QuestionExpired,
+        RetryableAgentError,
+        SettingsError,
+        ToolDenied,
+        ToolError,
+    )
     from netra_trio.server.application import Application, create_app
 
 __all__ = [
     "Agent",
     "Application",
+    "QuestionExpired",
     "RetryableAgentError",
     "Run",
     "Settings",
     "SettingsError",
     "Tool",
+    "ToolDenied",
     "ToolError",
     "create_app",
 ]
@@ -24,11 +32,13 @@ __all__ = [
 _MODULES = {
     "Agent": "agents.run",
     "Application": "server.application",
+    "QuestionExpired": "errors",
     "RetryableAgentError": "errors",
     "Run": "agents.run",
     "Settings": "config.settings",
     "SettingsError": "errors",
     "Tool": "agents.run",
+    "ToolDenied": "errors",
     "ToolError": "errors",
     "create_app": "server.application",
 }

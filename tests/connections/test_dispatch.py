@@ -12,16 +12,18 @@ from trio.testing import MockClock
 
 from netra_trio.auth.identity import Identity
 from netra_trio.connections.dispatch import CommandDispatcher
-from netra_trio.ids import CorrelationId, RunId, ThreadId, UserId
+from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.codec import BadFrame, Frame
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     INBOUND,
     Ack,
     AgentRequest,
+    Answer,
     Auth,
     GetThreadHistory,
     Inbound,
+    JsonValue,
     Outbound,
     Ping,
     Pong,
@@ -39,6 +41,7 @@ COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
     Ack: (Ack(0), []),
     UserMessage: (UserMessage("hello"), []),
     AgentRequest: (AgentRequest("nobody", "hello"), ["AGENT_NOT_FOUND"]),
+    Answer: (Answer(QuestionId("q_1"), JsonValue(1)), ["ANSWER_REJECTED"]),
     StopAgent: (StopAgent(RunId("run_1")), ["RUN_NOT_FOUND"]),
     GetThreadHistory: (GetThreadHistory(ThreadId("t")), ["THREAD_NOT_FOUND"]),
 }

@@ -28,6 +28,7 @@ import attrs
 import pytest
 import trio
 from support.markdown import BLOCKS, PAGES, Block, bare, blocks, table_of
+from support.memory import Client as MemoryClient
 from support.memory import open_server
 from trio.testing import MockClock
 
@@ -164,12 +165,23 @@ async def complete(name: str, agent: Agent) -> None:
     async with open_server(agents={name: agent}) as server, server.connect() as client:
         for question in QUESTIONS:
             await client.say(question, deadline_ms=DEADLINE_MS)
-            end = (await client.until("agent_completed"))[-1]
-            assert end["payload"]["status"] == "completed", end
+            await answer_until_completed(client)
         request = {"agent": name, "input": {"city": "Oslo"}, "deadline_ms": DEADLINE_MS}
         await client.send("agent_request", request)
-        end = (await client.until("agent_completed"))[-1]
-        assert end["payload"]["status"] == "completed", end
+        await answer_until_completed(client)
+
+
+async def answer_until_completed(client: MemoryClient) -> None:
+    """Answer each question of a run with its first choice, and approve each of its tool calls."""
+    frame = await client.next()
+    while frame["type"] != "agent_completed":
+        if frame["type"] == "agent_asking":
+            asked = frame["payload"]
+            choices = asked.get("schema", {}).get("enum", ["yes"])
+            given = {"approve": True} if asked["kind"] == "approval" else {"answer": choices[0]}
+            await client.send("answer", {"question_id": asked["question_id"], **given})
+        frame = await client.next()
+    assert frame["payload"]["status"] == "completed", frame
 
 
 # JSON.

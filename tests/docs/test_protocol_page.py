@@ -22,6 +22,15 @@ from support.markdown import (
     tables_in,
 )
 
+from netra_trio.agents.questions import (
+    ANSWER_BYTES,
+    ARGUMENTS_BYTES,
+    EXPIRES_MAX,
+    OPEN_QUESTIONS,
+    PROMPT_BYTES,
+    RUN_QUESTIONS,
+    SCHEMA_BYTES,
+)
 from netra_trio.auth.tickets import TICKET_SECONDS, TICKETS_PER_USER
 from netra_trio.auth.tokens import TOKEN_CHARACTERS
 from netra_trio.client.retry import Next, after_close
@@ -65,7 +74,7 @@ from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
 from netra_trio.sessions.runner import CONCURRENT_RUNS
-from netra_trio.sessions.transcript import RUNS_BYTES, Transcript
+from netra_trio.sessions.transcript import QUESTIONS_BYTES, RUNS_BYTES, Transcript
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, HISTORY_TEXT_BYTES
 
 PAGE = DOCS / "protocol.md"
@@ -192,7 +201,7 @@ def test_the_fields_of_a_resumed_run() -> None:
     transcript = Transcript()
     transcript.begin(RunId("r"), ThreadId("t"), CorrelationId("c"))
     (run,) = transcript.runs()
-    expected = {**dict.fromkeys(run, False), "truncated": True}
+    expected = {**dict.fromkeys(run, False), "questions": True, "truncated": True}
     assert documented_fields(table_of(PAGE, "Field of a run in `runs`")) == expected
 
 
@@ -274,13 +283,23 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "control frames of a connection per second": str(CONTROL_RATE),
     "control frames of a connection at once, after idle time": grouped(CONTROL_BURST),
     "get_thread_history of a connection per second": str(HISTORY_RATE),
-    "auth, and get_thread_history, of a connection in progress, each": str(BACKGROUND_REQUESTS),
+    "auth, get_thread_history, late answer of a connection in progress, each": str(
+        BACKGROUND_REQUESTS
+    ),
     "consecutive bad frames": str(BAD_FRAMES),
     "events that wait to be written on a connection": str(FEED_EVENTS),
     "text of a merged event": octets(MERGED_BYTES),
     "text of an agent's message in the history": octets(HISTORY_TEXT_BYTES),
     "page of history": octets(HISTORY_PAGE_BYTES),
     "contents of resume.runs together": octets(RUNS_BYTES),
+    "open questions of a run": str(OPEN_QUESTIONS),
+    "questions of a run": str(RUN_QUESTIONS),
+    "time for an answer": seconds(EXPIRES_MAX),
+    "prompt of a question": octets(PROMPT_BYTES),
+    "schema of an answer": octets(SCHEMA_BYTES),
+    "arguments of a tool call to approve": octets(ARGUMENTS_BYTES),
+    "answer to a question": octets(ANSWER_BYTES),
+    "questions in resume.runs together": octets(QUESTIONS_BYTES),
     "silence of a client": seconds(MISSED_INTERVALS * Settings().heartbeat_interval_ms / 1000),
     "validity of a ticket": seconds(TICKET_SECONDS),
     "unused tickets of a user": str(TICKETS_PER_USER),

@@ -30,6 +30,8 @@ from netra_trio.protocol.messages import (
     AgentStarted,
     Confirmation,
     MessageConfirmed,
+    QuestionKind,
+    QuestionOutcome,
     RunStatus,
     Verdict,
 )
@@ -123,7 +125,7 @@ def test_an_unknown_type_is_refused(kind: str) -> None:
     assert bad.problem.code is ErrorCode.UNKNOWN_MESSAGE_TYPE
     assert str(bad) == (
         "$.type: expected one of ping, pong, auth, ack, user_message, agent_request, stop_agent, "
-        f"get_thread_history, got {show(kind)}"
+        f"answer, get_thread_history, got {show(kind)}"
     )
     assert bad.correlation_id == "c-1"
 
@@ -376,6 +378,7 @@ def test_an_open_payload_is_encoded_as_it_was_decoded(payload: dict[str, Any]) -
 # Encoding.
 
 RUN = {"run_id": "run_1"}
+ASKED = {**RUN, "question_id": "q_1"}
 CALL = {**RUN, "tool_call_id": "call_1", "tool_name": "calculate"}
 CONFIRMED = {"message_id": "m", "run_id": "r", "thread_id": "t", "status": Confirmation.QUEUED}
 ESTABLISHED = {
@@ -430,6 +433,21 @@ OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
         messages.ToolCompleted,
         {**CALL, "success": False, "duration_ms": 5},
         {"result": 42, "error": "no", "truncated": True},
+    ),
+    "agent_asking": (
+        messages.AgentAsking,
+        {**ASKED, "kind": QuestionKind.APPROVAL, "prompt": "Well?", "expires_at": 1.5},
+        {"schema": {"type": "string"}, "tool_name": "delete", "arguments": {"x": 1}},
+    ),
+    "agent_answered": (
+        messages.AgentAnswered,
+        {**ASKED, "outcome": QuestionOutcome.ANSWERED},
+        {"answer": 42, "user_id": "alice"},
+    ),
+    "agent_usage": (
+        messages.AgentUsage,
+        {**RUN, "model": "qwen3", "input_tokens": 1, "output_tokens": 2},
+        {"cost": 0.5},
     ),
     "agent_completed": (
         messages.AgentCompleted,

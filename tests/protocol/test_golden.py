@@ -15,6 +15,7 @@ from netra_trio.ids import (
     ConnectionId,
     CorrelationId,
     MessageId,
+    QuestionId,
     RunId,
     SessionId,
     ThreadId,
@@ -26,19 +27,25 @@ from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
 from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 from netra_trio.protocol.messages import (
     INBOUND,
+    AgentAnswered,
+    AgentAsking,
     AgentCompleted,
     AgentStarted,
     AgentThinking,
+    AgentUsage,
     AuthExpiring,
     AuthOk,
     Confirmation,
     ConnectionEstablished,
     Heartbeat,
     HistoryMessage,
+    HistoryQuestion,
     HistoryRun,
     MessageConfirmed,
     PartialResult,
     Pong,
+    QuestionKind,
+    QuestionOutcome,
     ResetReason,
     ResumeState,
     RunStatus,
@@ -59,6 +66,7 @@ RUN, THREAD, MESSAGE, CALL = (
     MessageId("msg_1"),
     ToolCallId("call_1"),
 )
+QUESTION, APPROVAL = QuestionId("q_1"), QuestionId("q_2")
 END = 1640998800.0
 
 
@@ -162,6 +170,44 @@ PAGE = ThreadHistory(
     ),
     has_more=True,
 )
+ASKED = ThreadHistory(
+    THREAD,
+    (
+        HistoryMessage(
+            MESSAGE,
+            "user",
+            "Hello",
+            NOW,
+            CorrelationId("c-4"),
+            HistoryRun(
+                RUN,
+                "echo",
+                RunStatus.RUNNING,
+                (
+                    HistoryQuestion(
+                        QUESTION,
+                        QuestionKind.QUESTION,
+                        "On which day?",
+                        END,
+                        schema={"type": "string"},
+                        outcome=QuestionOutcome.ANSWERED,
+                        answer="Friday",
+                        user_id=UserId("alice"),
+                    ),
+                    HistoryQuestion(
+                        APPROVAL,
+                        QuestionKind.APPROVAL,
+                        "Allow the call of delete?",
+                        END,
+                        tool_name="delete",
+                        arguments={"path": "notes.txt"},
+                    ),
+                ),
+            ),
+        ),
+    ),
+    has_more=False,
+)
 ERROR_TEXT = "$.payload.content: expected a string, got 5"
 CUT = '{"expression":"6'
 WRITTEN: dict[str, bytes] = {
@@ -196,6 +242,7 @@ WRITTEN: dict[str, bytes] = {
     "server_draining": encode(ServerDraining("restart", 1000), NOW),
     "thread_history: empty": encode(ThreadHistory(THREAD, (), has_more=False), NOW, "c-3"),
     "thread_history: a message and its answer": encode(PAGE, NOW, "c-3"),
+    "thread_history: a run with questions": encode(ASKED, NOW, "c-3"),
     "error: a bad frame": encode_problem(
         problem(ErrorCode.VALIDATION_ERROR, ERROR_TEXT), NOW, "c-17"
     ),
@@ -257,6 +304,45 @@ WRITTEN: dict[str, bytes] = {
     "partial_result: merged": encode(
         PartialResult(RUN, "Hello you"), NOW, "c-4", seq=8, seq_from=6
     ),
+    "agent_asking: a question": encode(
+        AgentAsking(
+            RUN, QUESTION, QuestionKind.QUESTION, "On which day?", END, schema={"type": "string"}
+        ),
+        NOW,
+        "c-4",
+        seq=7,
+    ),
+    "agent_asking: an approval": encode(
+        AgentAsking(
+            RUN,
+            APPROVAL,
+            QuestionKind.APPROVAL,
+            "Allow the call of delete?",
+            END,
+            tool_name="delete",
+            arguments={"path": "notes.txt"},
+        ),
+        NOW,
+        "c-4",
+        seq=7,
+    ),
+    "agent_answered: answered": encode(
+        AgentAnswered(RUN, QUESTION, QuestionOutcome.ANSWERED, "Friday", UserId("alice")),
+        NOW,
+        "c-4",
+        seq=8,
+    ),
+    "agent_answered: approved": encode(
+        AgentAnswered(RUN, APPROVAL, QuestionOutcome.APPROVED, user_id=UserId("alice")),
+        NOW,
+        "c-4",
+        seq=8,
+    ),
+    "agent_answered: expired": encode(
+        AgentAnswered(RUN, APPROVAL, QuestionOutcome.EXPIRED), NOW, "c-4", seq=8
+    ),
+    "agent_usage": encode(AgentUsage(RUN, "qwen3", 812, 96), NOW, "c-4", seq=8),
+    "agent_usage: with its cost": encode(AgentUsage(RUN, "qwen3", 812, 96, 0.5), NOW, "c-4", seq=8),
     "agent_completed: completed": encode(
         AgentCompleted(RUN, RunStatus.COMPLETED, 1200, "Hello"), NOW, "c-4", seq=9
     ),

@@ -31,10 +31,12 @@ SMALLEST: dict[str, Payload] = {  # only the required fields
     "user_message": {"content": "Hello"},
     "agent_request": {"agent": "demo", "input": {}},
     "stop_agent": {"run_id": "run_1"},
+    "answer": {"question_id": "q_1"},
     "get_thread_history": {"thread_id": "main"},
 }
 
-STRING, INTEGER = "a string", "an integer"
+STRING, INTEGER, BOOLEAN = "a string", "an integer", "true or false"
+NOT_NULL = "a value that is not null"
 BUSY, INPUT = "one of enqueue, reject, interrupt", "an object or a string"
 FIELDS = {
     ("auth", "token"): STRING,
@@ -51,6 +53,9 @@ FIELDS = {
     ("agent_request", "on_busy"): BUSY,
     ("agent_request", "deadline_ms"): INTEGER,
     ("stop_agent", "run_id"): STRING,
+    ("answer", "question_id"): STRING,
+    ("answer", "answer"): NOT_NULL,
+    ("answer", "approve"): BOOLEAN,
     ("get_thread_history", "thread_id"): STRING,
     ("get_thread_history", "limit"): INTEGER,
     ("get_thread_history", "before"): STRING,
@@ -75,7 +80,14 @@ SHOWN: list[tuple[object, str]] = [
     ({}, "an object"),
     ({"a": "secret"}, "an object"),
 ]
-RIGHT_TYPE = {STRING: (str,), INTEGER: (int,), BUSY: (), INPUT: (str, dict)}
+RIGHT_TYPE = {
+    STRING: (str,),
+    INTEGER: (int,),
+    BUSY: (),
+    INPUT: (str, dict),
+    BOOLEAN: (bool,),
+    NOT_NULL: (),
+}
 
 
 def refusal(kind: str, payload: object) -> str:
@@ -171,7 +183,7 @@ def test_a_missing_required_field_is_reported(kind: str, field: str) -> None:
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
 def test_types_are_strict(kind: str, field: str, value: object, shown: str) -> None:
     expected = FIELDS[kind, field]
-    if type(value) in RIGHT_TYPE[expected]:
+    if type(value) in RIGHT_TYPE[expected] or (expected == NOT_NULL and value is not None):
         return
     text = refusal(kind, {**SMALLEST[kind], field: value})
     assert text == f"$.payload.{field}: expected {expected}, got {shown}"

@@ -76,13 +76,13 @@ class Collector:
         self.times.append(trio.current_time())
 
     def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
-        raise AssertionError("the demo asks nothing")
+        raise AssertionError(f"the demo asks nothing: {event} {size} {correlation_id}")
 
     def show_question(self, run_id: RunId, question: JsonObject) -> None:
-        raise AssertionError("the demo asks nothing")
+        raise AssertionError(f"the demo asks nothing: {run_id} {question}")
 
     def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
-        raise AssertionError("the demo asks nothing")
+        raise AssertionError(f"the demo asks nothing: {run_id} {question_id}")
 
     def events_of(self, kind: type[T]) -> list[T]:
         return [event for event in self.events if isinstance(event, kind)]
