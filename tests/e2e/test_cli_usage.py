@@ -1,0 +1,87 @@
+"""The command `usage`: sums of what agents have used of models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+from support.commands import Typed
+
+from netra_trio.cli.user import open_users
+from netra_trio.config.settings import Settings
+from netra_trio.ids import RunId, UserId, new_usage_id
+from netra_trio.stores.base import Usage
+
+DAY = 1_798_675_200.0  # 2026-12-31 00:00 UTC
+
+
+@pytest.fixture
+def reported(typed: Typed, tmp_path: Path) -> None:
+    """Store three reports in the database of the directory."""
+    assert typed("user", "add", "alice")[0] == 0
+
+    async def write() -> None:
+        url = f"sqlite:///{tmp_path}/.netra/netra.db"
+        async with open_users(Settings(database_url=url)) as store, store.open():
+            for number, (user, model, cost) in enumerate(
+                [("alice", "qwen3", 0.5), ("alice", "llama", None), ("bob", "qwen3", None)]
+            ):
+                await store.record_usage(
+                    Usage(
+                        new_usage_id(),
+                        RunId(f"run_{number}"),
+                        UserId(user),
+                        "chat",
+                        model,
+                        1200,
+                        7,
+                        cost,
+                        DAY + number * 86_400,
+                    )
+                )
+
+    trio.run(write)
+
+
+def test_no_usage(typed: Typed) -> None:
+    typed("user", "add", "alice")
+    assert typed("usage") == (0, "No agent has reported any usage.\n", "")
+    assert typed("usage", "--json") == (0, "", "")
+
+
+@pytest.mark.usefixtures("reported")
+def test_usage_is_a_table(typed: Typed) -> None:
+    code, out, err = typed("usage")
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["Day", "Runs", "Input", "tokens", "Output", "tokens", "Cost"]
+    assert rows[1:] == [
+        ["2026-12-31", "1", "1,200", "7", "0.5000"],
+        ["2027-01-01", "1", "1,200", "7"],
+        ["2027-01-02", "1", "1,200", "7"],
+    ]
+
+
+@pytest.mark.usefixtures("reported")
+def test_usage_is_json_for_programs(typed: Typed) -> None:
+    code, out, _ = typed(
+        "usage", "--by", "user", "--by", "model", "--since", "2027-01-01", "--json"
+    )
+    assert code == 0
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"user": "alice", "model": "llama", "runs": 1, "input_tokens": 1200, "output_tokens": 7},
+        {"user": "bob", "model": "qwen3", "runs": 1, "input_tokens": 1200, "output_tokens": 7},
+    ]
+
+
+@pytest.mark.parametrize("day", ["yesterday", "2026-13-01", ""])
+def test_a_bad_day_is_one_line(typed: Typed, day: str) -> None:
+    code, out, err = typed("usage", "--since", day)
+    assert (code, out) == (1, "")
+    assert err == f"--since: expected a day like 2026-11-30, got {day!r}\n"
+
+
+def test_an_unknown_column_is_refused(typed: Typed) -> None:
+    code, _, err = typed("usage", "--by", "colour")
+    assert code == 2
+    assert "colour" in err
