@@ -48,6 +48,10 @@ class StoreUnavailable(NetraError):
     """The store cannot answer now; a later attempt may succeed."""
 
 
+class NotStorable(NetraError):
+    """The store can never keep this, so another attempt is useless."""
+
+
 class KeyConflict(NetraError):
     """The idempotency key was used before with different content."""
 

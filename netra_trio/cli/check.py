@@ -84,7 +84,9 @@ def _check_settings() -> None:
         console.print(f"warning: {warning}", markup=False)
     answers = trio.run(check_services, loaded.settings)
     for service, (_, text) in answers.items():
-        console.print(f"{service}: {text}", markup=False)
+        console.print(f"{service}: {text}", markup=False, soft_wrap=True)  # one line
     if not all(is_well for is_well, _ in answers.values()):
-        raise CommandError("The settings are valid, but a service that they name does not answer.")
+        raise CommandError(
+            "The settings are valid, but a service that they name does not answer as needed."
+        )
     console.print("Everything can be used as it is set.")

@@ -3,17 +3,20 @@
 ok, text = (await check_services(settings))["database"]
 """
 
+import os
 from contextlib import closing
+from pathlib import Path
 
 import trio
-from sqlalchemy import text
 
 from netra_trio.auth.jwk import KeysUnavailable, parse_keys
 from netra_trio.auth.key_server import KeyServer
 from netra_trio.config.settings import Settings
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 from netra_trio.stores.sql.database import Database, database_file, is_in_memory
-from netra_trio.stores.sql.migrate import current_revision
+from netra_trio.stores.sql.errors import advice, is_answer
+from netra_trio.stores.sql.rehearsal import rehearse
+from netra_trio.stores.sql.schema import REVISIONS
 
 ANSWER_SECONDS = 5.0  # for a database: it connects within 3 s and cancels a statement after 2 s
 
@@ -30,29 +33,50 @@ async def check_services(settings: Settings) -> dict[str, Answer]:
 
 
 async def check_database(settings: Settings) -> Answer:
-    """Return whether the database answers, and a text about it; changes no data."""
+    """Return whether the database can do what a server needs, and a text about it.
+
+    Writes are tried and rolled back, the creation of the schema too: no data is changed.
+    """
     url = settings.database_url
     if url is None or is_in_memory(url):
         return True, "in memory: everything is lost when the process ends"
     file = database_file(url)
     if file is not None and not file.exists():
-        return True, "does not exist yet; the first start creates it"
+        return _check_folder(file)
     try:
         database = Database(url)
+    except DatabaseUnusable as error:
+        return False, f"does not answer: {error}"
+    try:
         with closing(database), trio.fail_after(ANSWER_SECONDS):
-            version, revision = await database.read(
-                lambda connection: (
-                    connection.dialect.server_version_info,
-                    current_revision(connection) if connection.scalar(text("SELECT 1")) else None,
-                )
-            )
-    except (DatabaseUnusable, StoreUnavailable, trio.TooSlowError) as error:
-        return False, f"does not answer: {reason_of(error)}"
+            revision = await database.rehearse(rehearse)
+    except DatabaseUnusable as error:
+        return False, f"cannot be used: {error}"
+    except (StoreUnavailable, trio.TooSlowError) as error:
+        how = "cannot be used" if is_answer(error.__cause__) else "does not answer"
+        todo = advice(error.__cause__)
+        return False, f"{how}: {reason_of(error)}" + ("" if todo is None else f"; {todo}")
     name = "SQLite" if database.is_sqlite else "PostgreSQL"
-    schema = (
-        "no schema yet; the first start creates it" if revision is None else f"schema {revision}"
-    )
-    return True, f"answers, {name} {'.'.join(map(str, version or ()))}, {schema}"
+    version = ".".join(map(str, database.engine.dialect.server_version_info or ()))
+    return True, f"answers, {name} {version}, takes writes, {_schema_text(revision)}"
+
+
+def _schema_text(revision: str | None) -> str:
+    if revision is None:
+        return "no schema yet; the first start creates it"
+    if revision != REVISIONS[-1]:
+        return f"schema {revision}; the next start brings it to {REVISIONS[-1]}"
+    return f"schema {revision}"
+
+
+def _check_folder(file: Path) -> Answer:
+    """Return whether a database file that does not exist can be created."""
+    folder = file.parent
+    if not folder.is_dir():
+        return False, f"{file} cannot be created; create {folder}, or use another path"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return False, f"{file} cannot be created; make {folder} writable, or use another path"
+    return True, "does not exist yet; the first start creates it"
 
 
 async def check_key_server(settings: Settings) -> Answer | None:

@@ -13,7 +13,7 @@ import trio
 from netra_trio.agents.execution import Ending
 from netra_trio.agents.run import Agent
 from netra_trio.config.settings import Settings
-from netra_trio.errors import KeyConflict, StoreUnavailable
+from netra_trio.errors import KeyConflict, NotStorable, StoreUnavailable
 from netra_trio.ids import CorrelationId, ThreadId, new_thread_id
 from netra_trio.protocol.messages import (
     Confirmation,
@@ -227,6 +227,8 @@ class Admission:
                 known = await self._store.find(record) or known
         except KeyConflict:
             raise refusals.key_conflict() from None
+        except NotStorable:
+            raise refusals.never_stored() from None
         except StoreUnavailable:
             raise refusals.not_stored() from None
         return known

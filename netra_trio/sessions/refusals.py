@@ -55,3 +55,10 @@ def key_conflict() -> Refused:
 def not_stored() -> Refused:
     """Return the error for a message that could not be stored."""
     return Refused(store_unavailable("The message could not be stored."))
+
+
+def never_stored() -> Refused:
+    """Return the error for a message that the store can never keep."""
+    text = "$.payload: expected values that the database can store"
+    help_ = "Send it with other characters or a shorter text; the same message is refused again."
+    return Refused(problem(ErrorCode.VALIDATION_ERROR, text, help=help_))

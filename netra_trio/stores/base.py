@@ -234,6 +234,7 @@ class Store(Protocol):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            NotStorable: If the message can never be stored; its sender is not asked to retry.
         """
         ...
 

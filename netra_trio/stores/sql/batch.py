@@ -131,10 +131,11 @@ class Batch:
         known = find_known(connection, list(keys.values()))
         found: dict[RecordMessage, Known] = {}
         for entry, key in keys.items():
-            if key in known:
-                found[entry] = known[key]
-            else:
+            recorded = known.get(key)
+            if recorded is None:
                 known[key] = _as_known(entry.message)
+            elif recorded.duplicate.run_id != entry.message.run_id:  # else by a lost answer
+                found[entry] = recorded
         return found
 
     def _to_record(

@@ -7,11 +7,13 @@ writes = WriteBehind(writer.write)
 from collections.abc import Mapping, Sequence
 
 import structlog
+from attrs import evolve
 
-from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.errors import DatabaseUnusable, NotStorable, StoreUnavailable, place_of
 from netra_trio.stores.sql.batch import Batch
-from netra_trio.stores.sql.database import Database, reason
-from netra_trio.stores.sql.entries import Known, RecordMessage
+from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.entries import EndRun, Known, RecordMessage
+from netra_trio.stores.sql.errors import AnswerLost, Fault, fault_of, reason
 from netra_trio.stores.sql.thread_numbers import ThreadNumbers
 from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.write_behind import Entry
@@ -42,15 +44,11 @@ class BatchWriter:
                 same, and `write` is called with its entries again.
         """
         try:
-            if not self._upkeep.is_ready:
-                await self._upkeep.prepare()
-            elif self._may_be_partial or not entries:
-                await self._upkeep.renew()
-            if entries:
-                await self._write_batch(entries)
-            else:
-                # A renewed lease needs no room on a full disk; a message does.
-                await self._upkeep.probe()
+            try:
+                await self._write_once(entries)
+            except AnswerLost:
+                self._may_be_partial = True  # what is stored already is left out
+                await self._write_once(entries)
         except StoreUnavailable:
             self._may_be_partial = True
             raise
@@ -61,9 +59,20 @@ class BatchWriter:
             raise StoreUnavailable(str(error)) from error
         self._may_be_partial = False
 
+    async def _write_once(self, entries: Sequence[Entry]) -> None:
+        if not self._upkeep.is_ready:
+            await self._upkeep.prepare()
+        elif self._may_be_partial or not entries:
+            await self._upkeep.renew()
+        if entries:
+            await self._write_batch(entries)
+        else:
+            # A renewed lease needs no room on a full disk; a message does.
+            await self._upkeep.probe()
+
     async def write_one(self, entry: Entry) -> None:
         """Write one entry of a store that is not open, past the queue."""
-        await self._database.write(self._batch([entry]).write)
+        await self._database.write_repeatable(self._batch([entry]).write)
 
     async def _write_batch(self, entries: Sequence[Entry]) -> None:
         error: Exception | None = None
@@ -78,7 +87,9 @@ class BatchWriter:
                 # the next attempt finds that.
                 error = refused
                 self.numbers.clear()
-                continue
+                if fault_of(refused) is Fault.CONFLICT:
+                    continue
+                break
             self.numbers.keep(batch.threads)
             _set_known(known)
             return
@@ -86,17 +97,30 @@ class BatchWriter:
             for entry in entries:
                 await self._write_batch([entry])
         elif error is not None:
-            self._refuse(entries[0], error)
+            await self._refuse(entries[0], error)
 
     def _batch(self, entries: Sequence[Entry]) -> Batch:
         return Batch(entries, self._upkeep.lease.id, self.numbers, self._may_be_partial)
 
-    def _refuse(self, entry: Entry, error: Exception) -> None:
+    async def _refuse(self, entry: Entry, error: Exception) -> None:
         """Drop an entry that the database never accepts, so that it does not delay the others."""
-        _log.error("write_refused", write=type(entry).__name__, reason=reason(error))
+        _log.error("write_refused", write=type(entry).__name__, reason=_where_and_why(error))
+        if isinstance(entry, EndRun) and entry.end.text:
+            # Without the agent's text: otherwise the run would stay `running` with this process.
+            await self._write_batch([EndRun(evolve(entry.end, text="", truncated=True))])
+            return
         completion = entry.completion
         if completion is not None:
-            completion.withdraw(StoreUnavailable("the database refuses it"))
+            may_succeed = fault_of(error) is Fault.CONFLICT
+            told = StoreUnavailable if may_succeed else NotStorable
+            completion.withdraw(told("the database refuses it"))
+
+
+def _where_and_why(error: Exception) -> str:
+    """Return why a write failed; for an error in a program, whose text may quote users, where."""
+    if fault_of(error) is Fault.OTHER:
+        return f"{type(error).__name__} at {place_of(error)}"
+    return reason(error)
 
 
 def _set_known(known: Mapping[RecordMessage, Known]) -> None:

@@ -9,6 +9,7 @@ for a connection, which cannot.
 """
 
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -16,11 +17,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
-from sqlalchemy import URL, Connection, create_engine, event, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import URL, Connection, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.stores.sql.errors import (
+    BELONGS_TO_DATABASE,
+    NEEDS_NEW_CONNECTION,
+    AnswerLost,
+    Fault,
+    fault_of,
+    reason,
+)
 
 _T = TypeVar("_T")
 
@@ -28,6 +36,9 @@ CONNECTIONS = 8  # for reads: far more than two cores keep busy
 WRITERS = 2  # besides, for writes: many reads must not delay them
 STATEMENT_SECONDS = 2  # for one statement; a second less than `TimeoutStore` waits for an answer
 CONNECT_SECONDS = 3  # for libpq, to reach a server
+AGE_SECONDS = 300  # of a connection; then a new one follows a name or an address that has moved
+RETRY_PAUSES = (0.01, 0.1)  # seconds before another attempt at what was rolled back
+RETRY_WITHIN = 1.0  # seconds from the first attempt: the callers wait two or three
 SQLITE_OLDEST = (3, 35)  # the first with DROP COLUMN, which a downgrade of the schema needs
 
 # A connection whose server vanished is closed within half a minute: until then it holds a thread.
@@ -39,10 +50,10 @@ _KEEPALIVE = {
 }
 _LIMITS = (
     f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s "
-    "-c idle_in_transaction_session_timeout=60s"
+    "-c idle_in_transaction_session_timeout=60s "
+    # Reads are statements without a transaction, which have the session's level.
+    "-c default_transaction_isolation=read\\ committed"
 )
-
-_NOT_A_DATABASE = "file is not a database"  # SQLite's message for SQLITE_NOTADB
 
 _IS_READ = "netra_read"  # an execution option of connections that only read
 
@@ -78,8 +89,16 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self.engine = create_engine(
-                self.url, connect_args=_arguments(self.url), hide_parameters=True, **_POOL
+                self.url,
+                connect_args=_arguments(self.url),
+                hide_parameters=True,
+                isolation_level="READ COMMITTED",
+                pool_recycle=AGE_SECONDS,
+                **_POOL,
             )
+            # Before SQLAlchemy's own listener, whose queries fail with some encodings.
+            event.listen(self.engine, "connect", _check_encoding, insert=True)
+        event.listen(self.engine, "handle_error", _replace_connections)
         self._reading = self.engine.execution_options(
             **({_IS_READ: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
@@ -90,9 +109,10 @@ class Database:
         return self.url.set(query={}).render_as_string(hide_password=True)
 
     async def read(self, work: Callable[[Connection], _T]) -> _T:
-        """Return the result of `work`; if its connection is closed, try once with a new one.
+        """Return the result of `work`; after some failures, of another attempt.
 
-        Cancelling returns at once; the thread ends with the time limit of the statement.
+        It is attempted again if its connection has ended, with a new one, and if the failure was
+        transient. Cancelling returns at once; the thread ends with the time limit of the statement.
 
         Raises:
             StoreUnavailable: If the database does not answer.
@@ -102,20 +122,14 @@ class Database:
             with self._reading.connect() as connection:
                 return work(connection)
 
-        def twice() -> _T:
-            try:
-                return unit()
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                return unit()
-
         try:
-            return await self._in_thread(twice, self._limiter)
-        except (IntegrityError, DataError) as error:
-            raise StoreUnavailable(reason(error)) from error
+            return await self._in_thread(unit, self._limiter)
         except DatabaseUnusable as error:
             raise StoreUnavailable(str(error)) from error
+        except Exception as error:
+            if fault_of(error) is Fault.OTHER:
+                raise
+            raise StoreUnavailable(reason(error)) from error
 
     async def find(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         """Return the rows of a query in the driver's own SQL; otherwise as `read`."""
@@ -124,18 +138,53 @@ class Database:
     async def write(self, work: Callable[[Connection], _T]) -> _T:
         """Run `work` in one transaction; return its result once the transaction is committed.
 
-        After an error or a cancellation, the transaction may be committed all the same.
+        It is attempted again, as a read is, if the failed transaction is certainly not committed.
+        After another error or a cancellation, the transaction may be committed all the same.
 
         Raises:
+            AnswerLost: If the connection ended during the commit; a `StoreUnavailable`.
             StoreUnavailable: If the database does not answer.
-            DatabaseUnusable: If the file is not a database.
-            IntegrityError: If a constraint rejects it.
-            DataError: If a value is out of range for its column.
+            DatabaseUnusable: If it can never work: the file is not a database, the encoding cannot
+                hold every text.
+            Exception: What `work` raised, if another attempt of the same work is useless: a
+                constraint rejects it, a value cannot be stored. `fault_of` tells which.
         """
 
         def unit() -> _T:
-            with self.engine.begin() as connection:
-                return work(connection)
+            with self.engine.connect() as connection, connection.begin() as transaction:
+                done = work(connection)
+                try:
+                    transaction.commit()
+                except Exception as error:
+                    if fault_of(error) is Fault.GONE:
+                        raise AnswerLost(reason(error)) from error
+                    raise
+            return done
+
+        return await self._in_thread(unit, self._writers)
+
+    async def write_repeatable(self, work: Callable[[Connection], _T]) -> _T:
+        """As `write`, for work that may be done twice.
+
+        It is done again after a conflict, and if the connection ended during the commit.
+        """
+        try:
+            return await self.write(work)
+        except AnswerLost:
+            return await self.write(work)
+        except Exception as error:
+            if fault_of(error) is not Fault.CONFLICT:
+                raise
+        return await self.write(work)
+
+    async def rehearse(self, work: Callable[[Connection], _T]) -> _T:
+        """Run `work` in a transaction that is rolled back; otherwise as `write`."""
+
+        def unit() -> _T:
+            with self.engine.connect() as connection, connection.begin() as transaction:
+                done = work(connection)
+                transaction.rollback()
+            return done
 
         return await self._in_thread(unit, self._writers)
 
@@ -147,15 +196,40 @@ class Database:
         pool.dispose()  # connections that were returned in between
 
     async def _in_thread(self, unit: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
+        attempts = partial(_attempt, unit)
         try:
-            return await trio.to_thread.run_sync(unit, abandon_on_cancel=True, limiter=limiter)
-        except (IntegrityError, DataError):
-            raise
-        except SQLAlchemyError as error:
-            if self.is_sqlite and _NOT_A_DATABASE in reason(error):
+            return await trio.to_thread.run_sync(attempts, abandon_on_cancel=True, limiter=limiter)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is Fault.UNUSABLE:
                 text = f"{self.url.database} is not an SQLite database"
                 raise DatabaseUnusable(f"DATABASE_URL: {text}; use another file") from None
-            raise StoreUnavailable(reason(error)) from error
+            if fault in BELONGS_TO_DATABASE:
+                raise StoreUnavailable(reason(error)) from error
+            raise
+
+
+def _attempt(unit: Callable[[], _T]) -> _T:
+    """Run a unit of work until it succeeds or another attempt is useless."""
+    began = time.monotonic()
+    pauses = iter(RETRY_PAUSES)
+    may_reconnect = True
+    while True:
+        try:
+            return unit()
+        except Exception as error:
+            fault = fault_of(error)
+            if fault in NEEDS_NEW_CONNECTION and may_reconnect:
+                may_reconnect = False
+                continue
+            pause = next(pauses, None)
+            if (
+                fault is not Fault.TRANSIENT
+                or pause is None
+                or time.monotonic() - began > RETRY_WITHIN
+            ):
+                raise
+        time.sleep(pause)
 
 
 def _find(connection: Connection, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
@@ -181,15 +255,6 @@ def database_file(url: str) -> Path | None:
     return Path(str(parsed.database))
 
 
-def reason(error: Exception) -> str:
-    """Return in one line why the database failed, without any value that it was given."""
-    if not isinstance(error, SQLAlchemyError):
-        return type(error).__name__
-    own = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    first = str(own).strip().partition("\n")[0]
-    return f"{type(own).__name__}: {first}"[:300]
-
-
 _POOL: dict[str, Any] = {
     "poolclass": QueuePool,
     "pool_size": CONNECTIONS + WRITERS,
@@ -210,7 +275,36 @@ def _arguments(url: URL) -> dict[str, Any]:
     kept = {name: value for name, value in own.items() if name not in url.query}
     # The options of the URL come last, and take precedence.
     kept["options"] = f"{_LIMITS} {url.query.get('options', '')}".strip()
+    # Whatever the URL or PGCLIENTENCODING says: texts are any Unicode characters.
+    kept["client_encoding"] = "utf8"
+    if _has_several_hosts(url) and "target_session_attrs" not in url.query:
+        kept["target_session_attrs"] = "read-write"  # the primary, whichever it is now
     return kept
+
+
+def _has_several_hosts(url: URL) -> bool:
+    hosts = url.query.get("host") or url.host or ""
+    return not isinstance(hosts, str) or "," in hosts
+
+
+def _check_encoding(connection: Any, _: object) -> None:
+    """Reject a database that cannot hold every text, when a connection to it is made."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        connection.close()
+        raise DatabaseUnusable(
+            f"DATABASE_URL: the database has the encoding {encoding}, which cannot hold every "
+            "text; use one that was made with: createdb --encoding=UTF8 --template=template0"
+        )
+
+
+def _replace_connections(context: ExceptionContext) -> None:
+    """Replace all connections of the pool after a failure that another connection may not have.
+
+    SQLAlchemy does so only if the driver finds the connection closed. A standby keeps it open.
+    """
+    if fault_of(context.original_exception) in NEEDS_NEW_CONNECTION:
+        context.is_disconnect = True
 
 
 def _check_file(file: Path) -> None:

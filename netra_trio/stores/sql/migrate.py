@@ -20,10 +20,13 @@ _log = structlog.get_logger(__name__)
 _VERSIONS = table("alembic_version", named("version_num"))
 
 
-def migrate(connection: Connection, revision: str = REVISIONS[-1]) -> None:
+def migrate(
+    connection: Connection, revision: str = REVISIONS[-1], *, is_rehearsal: bool = False
+) -> None:
     """Bring the schema to a revision, up or down, in the transaction of this connection.
 
-    Another process that does the same waits until this transaction is committed.
+    Another process that does the same waits until this transaction has ended. A rehearsal, which is
+    rolled back, is not logged.
 
     Raises:
         DatabaseUnusable: If the schema is that of a newer version.
@@ -34,14 +37,24 @@ def migrate(connection: Connection, revision: str = REVISIONS[-1]) -> None:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     current = current_revision(connection)
-    if current == revision:
-        return
-    if current is not None and current not in REVISIONS:
+    check_known(current)
+    if current != revision:
+        _run(connection, current, revision)
+    if current != revision and not is_rehearsal:
+        _log.info("schema_changed", before=current, now=revision)
+
+
+def check_known(revision: str | None) -> None:
+    """Check that the schema of a database is not that of a newer version.
+
+    Raises:
+        DatabaseUnusable: If it is.
+    """
+    if revision is not None and revision not in REVISIONS:
         raise DatabaseUnusable(
-            f"DATABASE_URL: the database has the schema {current}, made by a newer version; this "
+            f"DATABASE_URL: the database has the schema {revision}, made by a newer version; this "
             f"one knows {REVISIONS[-1]} and before; install the newer one, or restore a backup"
         )
-    _run(connection, current, revision)
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -62,4 +75,3 @@ def _run(connection: Connection, current: str | None, revision: str) -> None:
     is_down = current is not None and REVISIONS.index(revision) < REVISIONS.index(current)
     move: Any = command.downgrade if is_down else command.upgrade
     move(config, revision)
-    _log.info("schema_changed", before=current, now=revision)

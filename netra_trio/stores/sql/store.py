@@ -171,7 +171,9 @@ class SqlStore:
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
         """Enable or disable the user; return whether there is such a user."""
         change = update(users).where(users.c.user_id == user_id).values(enabled=enabled)
-        changed = await self.database.write(lambda connection: connection.execute(change).rowcount)
+        changed = await self.database.write_repeatable(
+            lambda connection: connection.execute(change).rowcount
+        )
         return bool(changed)
 
     async def list_users(self, *, after: UserId | None = None, limit: int = 1000) -> list[User]:
@@ -191,6 +193,7 @@ class SqlStore:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            NotStorable: If the database can never store it; only with a key.
         """
         entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
         if message.key is None:

@@ -12,10 +12,10 @@ from typing import TypeVar
 import structlog
 import trio
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError
 
-from netra_trio.errors import DatabaseUnusable, StoreUnavailable
-from netra_trio.stores.sql.database import Database, reason
+from netra_trio.errors import DatabaseUnusable, StoreUnavailable, place_of
+from netra_trio.stores.sql.database import Database
+from netra_trio.stores.sql.errors import reason
 from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.retention import DAY, delete_old
@@ -25,6 +25,10 @@ RETENTION_SECONDS = 3600.0  # between two deletions of what is too old
 _T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
+
+
+class _Failed(StoreUnavailable):
+    """The database is well, and something else failed."""
 
 
 class Upkeep:
@@ -62,7 +66,7 @@ class Upkeep:
 
     async def migrate(self) -> None:
         """Bring the schema up to date; raises as `prepare` does."""
-        await self._database.write(migrate)
+        await self._write_usable(migrate)
 
     async def run(self, report: Callable[[str], None]) -> None:
         """Renew the lease and delete what is too old, until cancelled.
@@ -72,7 +76,8 @@ class Upkeep:
         """
         retention_due = trio.current_time()
         while True:
-            if trio.current_time() >= retention_due and await self._try(self.delete_old, report):
+            is_due = trio.current_time() >= retention_due
+            if is_due and await self._try(self._delete_old_or_skip, report):
                 retention_due = trio.current_time() + RETENTION_SECONDS
             await trio.sleep(RENEW_SECONDS)
             await self._try(self.renew, report)
@@ -109,6 +114,16 @@ class Upkeep:
         if deleted:
             _log.info("history_deleted", messages=deleted, days=self._retention_days)
 
+    async def _delete_old_or_skip(self) -> None:
+        """Delete what is too old; raise only if the database cannot do it now.
+
+        After any other failure, which the log has, messages can still be stored.
+        """
+        try:
+            await self.delete_old()
+        except _Failed:
+            return
+
     async def _try(
         self, work: Callable[[], Awaitable[None]], report: Callable[[str], None]
     ) -> bool:
@@ -125,8 +140,17 @@ class Upkeep:
     async def _write(self, work: Callable[[Connection], _T]) -> _T:
         """Write something that belongs to no message: every failure may be over the next time."""
         try:
-            return await self._database.write(work)
-        except (IntegrityError, DataError) as error:
-            raise StoreUnavailable(reason(error)) from error
+            return await self._write_usable(work)
         except DatabaseUnusable as error:  # it was usable at the start
             raise StoreUnavailable(str(error)) from error
+
+    async def _write_usable(self, work: Callable[[Connection], _T]) -> _T:
+        """Write something that may be written twice; raises as `prepare` does."""
+        try:
+            return await self._database.write_repeatable(work)
+        except (StoreUnavailable, DatabaseUnusable):
+            raise
+        except Exception as error:
+            # Without the text of the error, which may quote a user.
+            _log.error("store_failed", fault=type(error).__name__, where=place_of(error))
+            raise _Failed(reason(error)) from error
