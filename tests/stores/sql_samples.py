@@ -12,7 +12,7 @@ from stores.samples import (
     wait_until,
 )
 
-from netra_trio.errors import KeyConflict, StoreUnavailable
+from netra_trio.errors import KeyConflict, NotStorable, StoreUnavailable
 from netra_trio.stores.base import Duplicate, NewMessage
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.schema import messages
@@ -35,6 +35,8 @@ async def outcome(store: SqlStore, message: NewMessage) -> Duplicate | str:
         known = await store.record(message)
     except KeyConflict:
         return "conflict"
+    except NotStorable:
+        return "never stored"
     except StoreUnavailable:
         return "unavailable"
     return "recorded" if known is None else known

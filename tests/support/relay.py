@@ -19,8 +19,7 @@ class Relay:
     """Relays bytes in both directions, in threads."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self.move(target)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(POLL_SECONDS)
         self._lock = threading.Lock()
@@ -31,6 +30,11 @@ class Relay:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
+
+    def move(self, target: str) -> None:
+        """Relay new connections to another address; open ones stay."""
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
 
     def cut(self) -> None:
         """Close all connections, and refuse new ones."""

@@ -35,7 +35,7 @@ from stores.sql_samples import (
 )
 from structlog.testing import capture_logs
 
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import NotStorable, StoreUnavailable
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import Duplicate
 from netra_trio.stores.sql import upkeep, write_behind
@@ -227,7 +227,7 @@ async def test_a_rejected_write_is_reported_to_its_caller(own_url: str, logs: li
     store = SqlStore(own_url)
     async with store.open():
         bad, good = new(REFUSED), new("good")
-        assert await concurrently((store, bad), (store, good)) == ["unavailable", "recorded"]
+        assert await concurrently((store, bad), (store, good)) == ["never stored", "recorded"]
         await store.check()
         assert await page_of(store) == ([of_user(good)], False)
     assert events(logs).count("write_refused") == 1
@@ -248,7 +248,7 @@ async def test_a_text_that_cannot_be_encoded_does_not_delay_the_others(store: Sq
         message = new("fine")
         await store.record(message)
     assert [line["event"] for line in logs] == ["write_refused"]
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(NotStorable):
         await store.record(new("\ud800"))
     await store.create_user(ALICE)
     page = await store.history(ALICE, MAIN, limit=10)
