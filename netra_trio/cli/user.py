@@ -15,7 +15,7 @@ from netra_trio.cli.check_services import ANSWER_SECONDS, reason_of
 from netra_trio.cli.errors import CommandError
 from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import NotStorable, StoreUnavailable
 from netra_trio.ids import UserId
 from netra_trio.stores.sql.database import is_in_memory
 from netra_trio.stores.sql.store import SqlStore
@@ -98,7 +98,7 @@ async def open_users(settings: Settings) -> AsyncIterator[SqlStore]:
     """Open the users table of the configured database, which is created if it does not exist.
 
     Raises:
-        CommandError: There is no database, or it does not answer.
+        CommandError: There is no database, it does not answer, or it refuses what is written.
         DatabaseUnusable: The database can never work.
     """
     if settings.database_url is None or is_in_memory(settings.database_url):
@@ -112,6 +112,8 @@ async def open_users(settings: Settings) -> AsyncIterator[SqlStore]:
             yield store
     except (StoreUnavailable, trio.TooSlowError) as error:
         raise CommandError(f"the database does not answer: {reason_of(error)}") from None
+    except NotStorable as error:
+        raise CommandError(f"the database refuses it: {error}") from None
     finally:
         store.database.close()
 

@@ -253,6 +253,8 @@ class DatabaseUrl:
             bare = scheme.partition("+")[0]
             known = colon and bare in self.schemes
             raise ValueError(f"leave out the driver: {bare}://" if known else "use one of these")
+        if scheme != "sqlite":
+            rest = _with_hosts_as_options(rest)
         url = _parsed(f"{scheme}:{rest}")
         if scheme == "sqlite" and url.host:
             raise ValueError("write three slashes before a relative path, four before another")
@@ -261,8 +263,36 @@ class DatabaseUrl:
         return f"{scheme}:{rest}"
 
     def show(self, value: str) -> str:
-        """Show the URL without its password and its query, which may contain one too."""
-        return make_url(value).set(query={}).render_as_string(hide_password=True)
+        """Show the URL without its password and its options, which may contain one too."""
+        url = make_url(value)
+        places = {name: url.query[name] for name in ("host", "port") if name in url.query}
+        return url.set(query=places).render_as_string(hide_password=True)
+
+
+def _with_hosts_as_options(rest: str) -> str:
+    """Return the part after the scheme with several hosts as options.
+
+    SQLAlchemy does not accept libpq's `//user@a:5432,b:5433/name`.
+    """
+    slashes, begin, after = rest.partition("//")
+    authority = re.split("[/?#]", after, maxsplit=1)[0]
+    user, at, hosts = authority.rpartition("@")
+    if "," not in hosts:
+        return rest
+    places = [_host_and_port(place) for place in hosts.split(",")]
+    path, mark, query = after[len(authority) :].partition("?")
+    names, ports = (",".join(each) for each in zip(*places, strict=True))
+    options = f"host={names}&port={ports}" + ("&" if mark else "")
+    return f"{slashes}{begin}{user}{at}{path}?{options}{query}"
+
+
+def _host_and_port(place: str) -> tuple[str, str]:
+    if place.startswith("["):
+        name, _, port = place[1:].partition("]")
+        port = port.removeprefix(":")
+    else:
+        name, _, port = place.partition(":")
+    return name, port or "5432"
 
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}

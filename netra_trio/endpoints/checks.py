@@ -16,7 +16,7 @@ from attrs import frozen
 from netra_trio.auth.identity import Identity, check_expiry, user_refusal
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import NotStorable, StoreUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import ErrorCode
@@ -130,6 +130,9 @@ async def check_user_exists(identity: Identity, services: Services) -> None:
             user = await services.store.create_user(identity.user_id)
     except StoreUnavailable:
         raise Refused(store_unavailable()) from None
+    except NotStorable:
+        text = "The user does not exist, and cannot be stored."
+        raise Refused(problem(ErrorCode.USER_NOT_FOUND, text)) from None
     refusal = user_refusal(user)
     if refusal is not None:
         raise Refused(refusal)

@@ -216,7 +216,11 @@ class Store(Protocol):
         ...
 
     async def create_user(self, user_id: UserId) -> User:
-        """Create the user, enabled, and return it; return the existing one, if there is one."""
+        """Create the user, enabled, and return it; return the existing one, if there is one.
+
+        Raises:
+            NotStorable: If the user can never be stored.
+        """
         ...
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:

@@ -7,7 +7,7 @@ from support.settings import KEY, STRICT, faults, loaded
 
 from netra_trio.config.loading import describe, load
 from netra_trio.config.settings import TABLE
-from netra_trio.config.value_kinds import Choice, Flag, Integer
+from netra_trio.config.value_kinds import Choice, DatabaseUrl, Flag, Integer
 
 INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(row.kind, Integer)]
 FLAGS = [(name, row) for name, row in TABLE.items() if isinstance(row.kind, Flag)]
@@ -164,3 +164,29 @@ def test_an_invalid_database_url_is_a_fault(tmp_path: Path, url: str, fix: str) 
     assert line.startswith(f"DATABASE_URL: got {len(url)} bytes (kept secret), expected a URL with")
     assert f"; {fix}" in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("postgresql://a,b/db", "postgresql:///db?host=a,b&port=5432,5432"),
+        ("postgres://u:p%40@a:1,b/db", "postgres://u:p%40@/db?host=a,b&port=1,5432"),
+        (
+            "postgresql://u@[::1]:1,[fe80::2],c:3/db?sslmode=require",
+            "postgresql://u@/db?host=::1,fe80::2,c&port=1,5432,3&sslmode=require",
+        ),
+        ("postgresql://u:a,b@c/db", "postgresql://u:a,b@c/db"),
+        ("postgresql://u@/db?host=a,b", "postgresql://u@/db?host=a,b"),
+        ("postgresql://h/db,of,several", "postgresql://h/db,of,several"),
+        ("sqlite:///a,b", "sqlite:///a,b"),
+    ],
+)
+def test_several_hosts_of_a_database_become_options(given: str, read: str) -> None:
+    assert DatabaseUrl().read(given) == read
+    assert DatabaseUrl().read(read) == read
+
+
+def test_the_hosts_of_a_database_are_shown_without_its_other_options() -> None:
+    kind = DatabaseUrl()
+    shown = kind.show(kind.read("postgresql://u:hunter2@a:5433,b/db?password=hunter2"))
+    assert shown == "postgresql://u:***@/db?host=a%2Cb&port=5433%2C5432"

@@ -8,7 +8,7 @@ from support.memory import Client, Frame, kinds, open_server
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import NotStorable, StoreUnavailable
 from netra_trio.ids import RunId
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd
 from netra_trio.stores.memory import MemoryStore
@@ -403,6 +403,33 @@ async def test_a_message_is_refused_while_the_store_is_unavailable_and_its_key_s
         assert refusal["payload"]["code"] == "SERVICE_UNAVAILABLE"
         assert refusal["payload"]["retry_after_ms"] > 0
         store.is_down = False
+        assert (await say(client, "hello", "k"))["status"] == "accepted"
+
+
+class RefusingStore(MemoryStore):
+    """A store that can never keep one of the messages."""
+
+    async def record(self, message: NewMessage) -> Duplicate | None:
+        await trio.lowlevel.checkpoint()
+        if message.content == "unstorable":
+            raise NotStorable
+        return await super().record(message)
+
+
+async def test_a_message_that_can_never_be_stored_is_refused_for_good(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        open_server(agents={"shout": shout}, store=RefusingStore()) as server,
+        server.connect() as client,
+    ):
+        for _ in range(6):  # it is no bad frame: the connection stays open
+            await client.say("unstorable", "k")
+            refusal = await client.expect("error")
+            assert refusal["correlation_id"] == "k"
+            assert refusal["payload"]["code"] == "VALIDATION_ERROR"
+            assert refusal["payload"]["recoverable"] is True
+            assert "retry_after_ms" not in refusal["payload"]
         assert (await say(client, "hello", "k"))["status"] == "accepted"
 
 

@@ -12,8 +12,10 @@ from trio.testing import MockClock
 
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.config.settings import Settings
+from netra_trio.errors import NotStorable
 from netra_trio.ids import UserId
 from netra_trio.server.application import Application, create_app
+from netra_trio.stores.base import User
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.telemetry.sampling import FIRST
 
@@ -118,6 +120,22 @@ async def test_statistics(
     async with app.running():
         answer, body = await get(app, "/ws/stats", *given, query=query)
     assert (answer, orjson.loads(body).get("code")) == (status, code)
+
+
+class RefusingStore(MemoryStore):
+    """A store that can keep no user."""
+
+    async def create_user(self, user_id: UserId) -> User:
+        await trio.lowlevel.checkpoint()
+        raise NotStorable
+
+
+async def test_a_user_who_cannot_be_stored_is_refused_for_good(autojump_clock: MockClock) -> None:
+    app = application(RefusingStore(), auth_auto_provision=True)
+    async with app.running():
+        answer, body = await get(app, "/ws/stats", token("root", ADMIN))
+    assert (answer, orjson.loads(body)["code"]) == (403, "USER_NOT_FOUND")
+    assert "retry_after_ms" not in orjson.loads(body)
 
 
 async def test_an_anonymous_user_is_no_administrator(autojump_clock: MockClock) -> None:

@@ -20,7 +20,7 @@ import trio
 from sqlalchemy import URL, Connection, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.errors import DatabaseUnusable, NotStorable, StoreUnavailable
 from netra_trio.stores.sql.errors import (
     BELONGS_TO_DATABASE,
     NEEDS_NEW_CONNECTION,
@@ -167,15 +167,28 @@ class Database:
         """As `write`, for work that may be done twice.
 
         It is done again after a conflict, and if the connection ended during the commit.
+
+        Raises:
+            StoreUnavailable: If the database does not answer, or there was another conflict.
+            DatabaseUnusable: If it can never work.
+            NotStorable: If a constraint rejects the work, or a value cannot be stored.
         """
         try:
-            return await self.write(work)
-        except AnswerLost:
+            try:
+                return await self.write(work)
+            except AnswerLost:
+                return await self.write(work)
+            except Exception as error:
+                if fault_of(error) is not Fault.CONFLICT:
+                    raise
             return await self.write(work)
         except Exception as error:
-            if fault_of(error) is not Fault.CONFLICT:
-                raise
-        return await self.write(work)
+            fault = fault_of(error)
+            if fault is Fault.NEVER:
+                raise NotStorable(reason(error)) from error
+            if fault is Fault.CONFLICT:
+                raise StoreUnavailable(reason(error)) from error
+            raise
 
     async def rehearse(self, work: Callable[[Connection], _T]) -> _T:
         """Run `work` in a transaction that is rolled back; otherwise as `write`."""

@@ -253,10 +253,10 @@ async def test_connections_have_a_greatest_age(
 
 
 async def test_a_store_is_ready_after_its_sessions_were_ended(
-    postgres_url: str, logs: list[Any]
+    copied_database: str, logs: list[Any]
 ) -> None:
     """Whatever is asked first, nobody is refused, and no outage is reported."""
-    store = SqlStore(postgres_url)
+    store = SqlStore(copied_database)
     message = new("stored")
     others = text(
         "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity "
@@ -266,7 +266,7 @@ async def test_a_store_is_ready_after_its_sessions_were_ended(
     ended: list[int] = []
 
     async def end_sessions() -> None:
-        database = Database(postgres_url)
+        database = Database(copied_database)
         ended.append(await database.read(lambda connection: connection.scalar(others)) or 0)
         database.close()
 
@@ -292,5 +292,5 @@ async def test_a_store_is_ready_after_its_sessions_were_ended(
         await record(store, message)
         assert len(await store.list_users()) == 1
     assert sum(ended) > 3 * 7
-    assert len(contents(postgres_url)) == 7
+    assert len(contents(copied_database)) == 7
     assert events(logs) == []
