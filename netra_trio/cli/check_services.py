@@ -74,7 +74,8 @@ def _check_folder(file: Path) -> Answer:
     folder = file.parent
     if not folder.is_dir():
         return False, f"{file} cannot be created; create {folder}, or use another path"
-    if not os.access(folder, os.W_OK | os.X_OK):
+    as_writer = os.access in os.supports_effective_ids
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=as_writer):
         return False, f"{file} cannot be created; make {folder} writable, or use another path"
     return True, "does not exist yet; the first start creates it"
 

@@ -1,10 +1,10 @@
 """Databases that a server cannot use, and faults of a database that are no outage."""
 
+import os
+import pwd
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from support.commands import Typed
 from support.postgres import PostgresServer, postgres_server
 from support.server import Server, run, serving
 
+from netra_trio.cli.check_services import check_database
+from netra_trio.config.settings import Settings
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.schema import REVISIONS
 
@@ -231,28 +233,23 @@ def test_check_of_an_sqlite_file_in_no_folder(typed: Typed, tmp_path: Path) -> N
     assert not (tmp_path / "no").exists()
 
 
-_UNPRIVILEGED = """
-import os, sys
-from pathlib import Path
-from netra_trio.cli.check_services import _check_folder
-if os.geteuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-print(_check_folder(Path(sys.argv[1])))
-"""
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be another user than root, who may write anywhere."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
 
 
-def test_check_of_an_sqlite_file_in_a_folder_of_others() -> None:
-    """Root may write anywhere, so this is tried as another user."""
-    done = subprocess.run(  # noqa: S603 - a test's own command line
-        [sys.executable, "-c", _UNPRIVILEGED, "/proc/1/chat.db"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert done.stdout.startswith("(False, '/proc/1/chat.db cannot be created; make /proc/1 writ")
+async def test_check_of_an_sqlite_file_in_a_folder_of_others() -> None:
+    with unprivileged():
+        found = await check_database(Settings(database_url="sqlite:////proc/1/chat.db"))
+    text = "/proc/1/chat.db cannot be created; make /proc/1 writable, or use another path"
+    assert found == (False, text)
 
 
 # --- user

@@ -127,7 +127,7 @@ class RefusingStore(MemoryStore):
 
     async def create_user(self, user_id: UserId) -> User:
         await trio.lowlevel.checkpoint()
-        raise NotStorable
+        raise NotStorable(user_id)
 
 
 async def test_a_user_who_cannot_be_stored_is_refused_for_good(autojump_clock: MockClock) -> None:

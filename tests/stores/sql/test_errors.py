@@ -321,7 +321,7 @@ class LostCommits:
     def __init__(self, database: Database) -> None:
         self.times = 0
         self._commit = database.engine.dialect.do_commit
-        database.engine.dialect.do_commit = self._lose  # type: ignore[method-assign]
+        database.engine.dialect.do_commit = self._lose  # type: ignore[method-assign,assignment]
 
     def _lose(self, connection: Any) -> None:
         self._commit(connection)
