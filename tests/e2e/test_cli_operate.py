@@ -11,6 +11,7 @@ from support.server import run, serving, sign
 from netra_trio.cli.user import open_users
 from netra_trio.config.settings import Settings
 from netra_trio.stores.base import User
+from netra_trio.stores.sql.schema import REVISIONS
 
 
 def users_of(tmp_path: Path) -> list[User]:
@@ -142,7 +143,7 @@ def test_check_of_a_database_that_answers(typed: Typed) -> None:
     code, out, _ = typed("check")
     assert code == 0
     assert "database: answers, SQLite 3." in out
-    assert "schema 0002" in out
+    assert f"schema {REVISIONS[-1]}" in out
 
 
 def test_check_of_a_database_without_a_schema(typed: Typed, database_url: str) -> None:
