@@ -12,6 +12,7 @@ import pytest
 import trio
 from stores.samples import change
 from structlog.testing import capture_logs
+from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import PostgresServer
 
 from netra_trio.stores.sql.database import Database
@@ -150,6 +151,35 @@ def memory_database(engines: Callable[[str], Database], migrated_file: Path) -> 
 def postgres_database(engines: Callable[[str], Database], postgres_url: str) -> Database:
     """Return an empty database of a real server that has the schema."""
     return unused(engines(postgres_url))
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    """Run a PgBouncer in transaction mode, with fewer connections than a store has."""
+    with pgbouncer(postgres, "transaction", pool_size=3) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def behind_pooler(
+    postgres: PostgresServer, migrated_database: str
+) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Hold a direct connection to the database that tests use through the pooler."""
+    url = postgres.create_database(template=migrated_database)
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def pooled_database(
+    engines: Callable[[str], Database],
+    pooler: PgBouncer,
+    behind_pooler: psycopg.Connection[tuple[Any, ...]],
+) -> Database:
+    """Return an empty database of a real server behind a pooler."""
+    database = unused(engines(pooler.url(behind_pooler.info.dbname)))
+    behind_pooler.execute(EMPTY)
+    return database
 
 
 def unused(database: Database) -> Database:

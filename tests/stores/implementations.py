@@ -33,9 +33,14 @@ def postgresql(request: pytest.FixtureRequest) -> Store:
     return on(request.getfixturevalue("postgres_database"))
 
 
+def pgbouncer(request: pytest.FixtureRequest) -> Store:
+    """Return a store on a real PostgreSQL server behind a real PgBouncer, in transaction mode."""
+    return on(request.getfixturevalue("pooled_database"))
+
+
 def on(database: Database) -> Store:
     """Return a store on a database of earlier tests, which keeps its compiled statements."""
     return SqlStore(database)
 
 
-STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql]
+STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql, pgbouncer]

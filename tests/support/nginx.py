@@ -9,14 +9,12 @@ The program is the installed one, or Debian's package, which is unpacked without
 Without both, tests that need it are skipped with a reason; in CI they fail.
 """
 
-import fcntl
 import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,14 +27,12 @@ import pytest
 import trustme
 from attrs import frozen
 
+from support.debian import unpacked
 from support.ports import kept_port
 from support.server import PATIENCE, Headers
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
-KEPT_IN = Path(__file__).parents[2] / ".nox"
-PACKAGES = ("nginx", "nginx-common")
 NAME = "127.0.0.1"  # the name in the certificate, instead of the example in the configuration
-FETCH_SECONDS = 120.0
 POLL_SECONDS = 0.02
 
 
@@ -53,43 +49,7 @@ def program() -> Path:
     """Return the path of nginx; download it if necessary."""
     if (own := shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")) is not None:
         return Path(own)
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        missing("nginx, or apt-get to fetch it with")
-    KEPT_IN.mkdir(exist_ok=True)
-    folder = KEPT_IN / "debian-nginx"  # the environment of the nox session is "nginx"
-    # One process downloads it, and concurrent ones wait.
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _fetch(folder)
-    return folder / "usr" / "sbin" / "nginx"
-
-
-def _fetch(folder: Path) -> None:
-    draft = Path(tempfile.mkdtemp(prefix="nginx-draft-", dir=KEPT_IN))
-    try:
-        draft.chmod(0o755)
-        # Separate package lists: those of the machine may be missing or old, and need root.
-        for part in ("state/lists/partial", "cache/archives/partial"):
-            (draft / part).mkdir(parents=True)
-        own = [f"-oDir::State={draft}/state", f"-oDir::Cache={draft}/cache", "-qq"]
-        _run(["apt-get", *own, "update"], draft)
-        _run(["apt-get", *own, "download", *PACKAGES], draft)
-        for package in draft.glob("*.deb"):
-            _run(["dpkg-deb", "-x", str(package), str(draft)], draft)
-        shutil.rmtree(draft / "state")
-        shutil.rmtree(draft / "cache")
-        draft.rename(folder)  # atomic
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(  # noqa: S603 - a test's own command line
-        command, cwd=folder, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
-    )
-    if done.returncode != 0:
-        missing(f"Debian's package: {done.stderr[-500:]}")
+    return unpacked("nginx", missing) / "usr" / "sbin" / "nginx"
 
 
 @frozen

@@ -9,11 +9,9 @@ lists in a separate folder, so that it needs no permission and changes nothing. 
 network, tests that need it are skipped with a reason; in CI they fail.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +23,9 @@ import httpx2
 import pytest
 from attrs import field, frozen
 
+from support.debian import unpacked
 from support.ports import HOST, kept_port
 
-KEPT_IN = Path(__file__).parents[2] / ".nox"
-FETCH_SECONDS = 300.0
 CHECK_SECONDS = 100.0
 READY_SECONDS = 100.0
 PATIENCE = 100.0  # seconds: only a bound
@@ -61,53 +58,7 @@ def programs() -> Path:
     found = [shutil.which(name) for name in ("prometheus", "promtool")]
     if found[0] is not None and found[1] is not None:
         return Path(found[0]).parent
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        missing("the programs prometheus and promtool, and of apt to fetch them with")
-    KEPT_IN.mkdir(exist_ok=True)
-    folder = KEPT_IN / "debian-prometheus"
-    # One process downloads it, and concurrent ones wait.
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _fetch(folder)
-    return folder / "usr" / "bin"
-
-
-def _fetch(folder: Path) -> None:
-    draft = Path(tempfile.mkdtemp(prefix="prometheus-draft-", dir=KEPT_IN))
-    try:
-        for name in ("lists/partial", "cache/archives/partial", "root"):
-            (draft / name).mkdir(parents=True)
-        _run(["apt-get", *_apt_options(draft), "update"], draft)
-        _run(["apt-get", *_apt_options(draft), "download", "prometheus"], draft)
-        (package,) = draft.glob("prometheus_*.deb")
-        _run(["dpkg-deb", "--extract", str(package), str(draft / "root")], draft)
-        (draft / "root").rename(folder)  # atomic
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _apt_options(draft: Path) -> list[str]:
-    """Return the options for apt to write only to a folder, as the current user."""
-    chosen = {
-        "Dir::State::Lists": draft / "lists",
-        "Dir::Cache": draft / "cache",
-        "APT::Sandbox::User": "",
-    }
-    return [f"-o={name}={value}" for name, value in chosen.items()]
-
-
-def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(  # noqa: S603 - a test's own command line
-        command,
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=FETCH_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        missing(f"Debian's package prometheus: {' '.join(command)}: {done.stderr[-1000:]}")
+    return unpacked("prometheus", missing, with_dependencies=False) / "usr" / "bin"
 
 
 def check_metrics(text: str) -> str:

@@ -11,7 +11,7 @@ for a connection, which cannot.
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,19 +41,22 @@ RETRY_PAUSES = (0.01, 0.1)  # seconds before another attempt at what was rolled 
 RETRY_WITHIN = 1.0  # seconds from the first attempt: the callers wait two or three
 SQLITE_OLDEST = (3, 35)  # the first with DROP COLUMN, which a downgrade of the schema needs
 
-# A connection whose server vanished is closed within half a minute: until then it holds a thread.
-_KEEPALIVE = {
+_ARGUMENTS: dict[str, Any] = {  # of libpq, unless the URL sets them
+    "connect_timeout": CONNECT_SECONDS,
+    "application_name": "netra_trio",
+    # A connection whose server vanished is closed within half a minute; until then, a thread waits.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-_LIMITS = (
-    f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s "
-    "-c idle_in_transaction_session_timeout=60s "
+_LIMITS = {
+    "statement_timeout": f"{STATEMENT_SECONDS}s",
+    "lock_timeout": f"{STATEMENT_SECONDS}s",
+    "idle_in_transaction_session_timeout": "60s",
     # Reads are statements without a transaction, which have the session's level.
-    "-c default_transaction_isolation=read\\ committed"
-)
+    "default_transaction_isolation": "read committed",
+}
 
 _IS_READ = "netra_read"  # an execution option of connections that only read
 
@@ -65,7 +68,8 @@ class Database:
         url: `sqlite://`, `sqlite:///path` or `postgresql://…`.
 
     Raises:
-        DatabaseUnusable: If it can never work: the folder of an SQLite file is missing.
+        DatabaseUnusable: If it can never work: the folder of an SQLite file is missing, or the URL
+            has an unknown option.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,6 +77,8 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         in_memory = is_in_memory(url)
         file = database_file(url)
+        if self.is_sqlite:
+            _check_options(self.url)
         if file is not None:
             _check_file(file)
         self._limiter = trio.CapacityLimiter(1 if in_memory else CONNECTIONS)
@@ -88,9 +94,13 @@ class Database:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
+            # Imported only when needed: a start with SQLite does not load psycopg.
+            from netra_trio.stores.sql.postgresql import Connector  # noqa: PLC0415
+
+            connector = Connector(self.url, _arguments(self.url), _LIMITS)
             self.engine = create_engine(
                 self.url,
-                connect_args=_arguments(self.url),
+                creator=connector.connect,
                 hide_parameters=True,
                 isolation_level="READ COMMITTED",
                 pool_recycle=AGE_SECONDS,
@@ -99,6 +109,8 @@ class Database:
             # Before SQLAlchemy's own listener, whose queries fail with some encodings.
             event.listen(self.engine, "connect", _check_encoding, insert=True)
         event.listen(self.engine, "handle_error", _replace_connections)
+        self._is_closed = False
+        event.listen(self.engine, "checkin", self._discard)
         self._reading = self.engine.execution_options(
             **({_IS_READ: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
@@ -203,12 +215,18 @@ class Database:
 
     def close(self) -> None:
         """Close all idle connections, and every other one when it is returned to the pool."""
+        self._is_closed = True
         pool = self.engine.pool
         self.engine.dispose()
-        event.listen(pool, "checkin", lambda _, entry: entry.close())
         pool.dispose()  # connections that were returned in between
 
+    def _discard(self, _: object, entry: Any) -> None:
+        # An abandoned thread may connect after the closing.
+        if self._is_closed:
+            entry.close()
+
     async def _in_thread(self, unit: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
+        self._is_closed = False
         attempts = partial(_attempt, unit)
         try:
             return await trio.to_thread.run_sync(attempts, abandon_on_cancel=True, limiter=limiter)
@@ -252,6 +270,8 @@ def _find(connection: Connection, sql: str, values: tuple[object, ...]) -> list[
             cursor.execute(sql, values)
             return list(cursor.fetchall())
     except connection.dialect.loaded_dbapi.Error:
+        with suppress(connection.dialect.loaded_dbapi.Error):
+            connection.connection.rollback()  # through a pooler, it is in a transaction
         return [tuple(row) for row in connection.exec_driver_sql(sql, values)]
 
 
@@ -283,16 +303,16 @@ def _normal(url: URL) -> URL:
 
 
 def _arguments(url: URL) -> dict[str, Any]:
-    """Return the connection parameters of PostgreSQL that the URL does not set."""
-    own = {"connect_timeout": CONNECT_SECONDS, "application_name": "netra_trio", **_KEEPALIVE}
-    kept = {name: value for name, value in own.items() if name not in url.query}
-    # The options of the URL come last, and take precedence.
-    kept["options"] = f"{_LIMITS} {url.query.get('options', '')}".strip()
-    # Whatever the URL or PGCLIENTENCODING says: texts are any Unicode characters.
-    kept["client_encoding"] = "utf8"
-    if _has_several_hosts(url) and "target_session_attrs" not in url.query:
-        kept["target_session_attrs"] = "read-write"  # the primary, whichever it is now
-    return kept
+    """Return the connection parameters of PostgreSQL, unless the URL sets them."""
+    if _has_several_hosts(url):
+        return {**_ARGUMENTS, "target_session_attrs": "read-write"}  # the primary at present
+    return _ARGUMENTS
+
+
+def _check_options(url: URL) -> None:
+    if url.query:
+        text = "the URL of an SQLite database has no options"
+        raise DatabaseUnusable(f"DATABASE_URL: {text}; remove the question mark and what follows")
 
 
 def _has_several_hosts(url: URL) -> bool:
@@ -345,7 +365,9 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
         "synchronous=FULL",  # a committed transaction survives a loss of power
         "foreign_keys=ON",
         "temp_store=MEMORY",  # else each batch creates a file for its statement journal
-        "cache_size=-8192",  # KiB, four times the default
+        # KiB, for each connection. Eight times as much took twice the memory, and was not faster:
+        # the system caches the file, once for all.
+        "cache_size=-1024",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 

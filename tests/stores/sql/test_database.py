@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, MetaData, Table, event, exc, insert, select, text
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, OperationalError
+from sqlalchemy.pool import QueuePool
 from stores.samples import new, record
 from support.postgres import PostgresServer
 
@@ -201,7 +202,7 @@ async def test_a_slow_statement_is_cancelled(server: Database, how: str) -> None
 
 
 async def test_pragmas_are_set_on_every_connection(sqlite_url: str) -> None:
-    names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "cache_size")
     found: list[list[object]] = []
     gate = trio.Event()
 
@@ -216,7 +217,7 @@ async def test_pragmas_are_set_on_every_connection(sqlite_url: str) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(CONNECTIONS):
                 nursery.start_soon(database.read, look)
-    assert found == [["wal", 2, 1, STATEMENT_SECONDS * 1000]] * CONNECTIONS
+    assert found == [["wal", 2, 1, STATEMENT_SECONDS * 1000, -1024]] * CONNECTIONS
 
 
 async def test_there_are_at_most_as_many_threads_as_connections(database: Database) -> None:
@@ -237,6 +238,38 @@ async def test_there_are_at_most_as_many_threads_as_connections(database: Databa
         for _ in range(3 * CONNECTIONS):
             nursery.start_soon(database.read, work)
     assert largest == CONNECTIONS
+
+
+async def test_a_connection_that_is_opened_after_the_closing_is_closed(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of a cancelled call may not have its connection yet."""
+    connect, closed = server.engine.connect, threading.Event()
+
+    def late(*arguments: object) -> Connection:
+        assert closed.wait(PATIENCE)
+        return connect(*arguments)
+
+    monkeypatch.setattr(server.engine, "connect", late)
+    with trio.move_on_after(0.1):
+        await server.write(scalar("SELECT 1"))
+    server.close()
+    closed.set()
+    with trio.fail_after(PATIENCE):
+        while server._writers.borrowed_tokens:  # noqa: ASYNC110 - a thread has no event
+            await trio.sleep(0.01)
+    pool = server.engine.pool
+    assert isinstance(pool, QueuePool)
+    assert (pool.checkedin(), pool.checkedout()) == (1, 0)
+    assert open_connections(server) == 0
+    monkeypatch.undo()
+    assert await server.read(scalar("SELECT 1")) == 1  # it can be used again
+
+
+def open_connections(database: Database) -> int:
+    """Return the number of idle connections of the pool that are open."""
+    entries = list(database.engine.pool._pool.queue)  # type: ignore[attr-defined]
+    return sum(entry.dbapi_connection is not None for entry in entries)
 
 
 # Errors
