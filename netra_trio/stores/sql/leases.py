@@ -101,6 +101,10 @@ class Lease:
 
     def _end_gone(self, connection: Connection, moment: float, *, in_grace: bool) -> int:
         ended = 0
+        latest = moment + LEASE_SECONDS
+        # A lease from before the clock was set back would be valid for too long.
+        too_long = owners.c.lease_until > latest + LEASE_SECONDS
+        connection.execute(update(owners).where(too_long).values(lease_until=latest))
         for row in connection.execute(select(owners).where(~self._own)).all():
             if self._is_gone(row, moment, in_grace=in_grace):
                 ended += end_runs(connection, row.owner)

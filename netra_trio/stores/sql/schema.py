@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """The migrations in their order; the last one results in the tables below."""
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
@@ -99,6 +99,7 @@ messages = Table(
     Column("created_at", Double, nullable=False),
     UniqueConstraint("message_id", name="messages_by_id"),
     Index("messages_of_thread", "thread", "number"),
+    Index("messages_by_age", "created_at"),  # numbers are no order of time: clocks jump
     sqlite_autoincrement=True,
 )
 

@@ -16,9 +16,9 @@ from sqlalchemy import Connection
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable, place_of
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.errors import reason
-from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease
+from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease, now
 from netra_trio.stores.sql.migrate import migrate
-from netra_trio.stores.sql.retention import DAY, delete_old
+from netra_trio.stores.sql.retention import CHUNK, DAY, delete_old
 
 RETENTION_SECONDS = 3600.0  # between two deletions of what is too old
 
@@ -104,13 +104,13 @@ class Upkeep:
         """Delete what is older than the retention time; raises as `renew` does."""
         if not self._retention_days:
             return
-        older_than = self._wall_clock() - self._retention_days * DAY
-        last: int | None = 0
-        deleted = 0
-        while last is not None:
-            progress = await self._write(partial(delete_old, older_than=older_than, after=last))
-            last = progress.last
-            deleted += progress.deleted
+        # The earlier one of two clocks: a clock that is ahead must not delete what is young.
+        moment = min(self._wall_clock(), await self._write(now))
+        work = partial(delete_old, older_than=moment - self._retention_days * DAY)
+        deleted = found = await self._write(work)
+        while found == CHUNK:
+            found = await self._write(work)
+            deleted += found
         if deleted:
             _log.info("history_deleted", messages=deleted, days=self._retention_days)
 

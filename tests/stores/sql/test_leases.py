@@ -271,6 +271,23 @@ async def test_runs_of_an_expired_lease_are_ended(url: str, long_up: None) -> No
     assert ids(url) == []
 
 
+@pytest.mark.parametrize(
+    ("seconds", "left"), [(2 * LEASE_SECONDS - 1, 2 * LEASE_SECONDS - 1), (3600.0, LEASE_SECONDS)]
+)
+async def test_a_lease_from_before_the_clock_was_set_back_is_shortened(
+    url: str, long_up: None, seconds: float, left: float
+) -> None:
+    await record_run_of(url, Lease(machine=ELSEWHERE), seconds=seconds)
+
+    def left_of(connection: Connection) -> float:
+        until = connection.scalars(select(table.c.lease_until)).one()
+        return float(until - leases.now(connection))
+
+    await look(url)
+    assert statuses(url) == ["running"]
+    assert change(url, left_of) == pytest.approx(left, abs=LEASE_SECONDS / 2)
+
+
 async def test_a_process_of_another_machine_may_have_the_same_process_id(
     url: str, long_up: None
 ) -> None:

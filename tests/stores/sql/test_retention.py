@@ -1,14 +1,15 @@
 """Retention: old messages are deleted with their runs and keys, and all others are kept."""
 
-from collections.abc import AsyncIterator
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import pytest
 import trio
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, event, func, insert, select, text, update
 from stores.samples import (
     ALICE,
     MAIN,
@@ -132,37 +133,142 @@ async def test_empty_threads_are_deleted_and_others_kept(url: str, logs: list[An
         assert await page_of(store, thread=OTHER) == ([of_user(there)], False)
 
 
+def fill(url: str, dates: Sequence[float], *, status: RunStatus | None = None) -> None:
+    """Insert messages with these dates, in their order; with runs, if there is a status."""
+
+    def insert_all(connection: Connection) -> None:
+        thread = {"number": 1, "user_id": ALICE, "thread_id": MAIN, "created_at": 1.0}
+        if connection.scalar(select(func.count()).select_from(threads)) == 0:
+            connection.execute(insert(threads), thread)
+        row = {"thread": 1, "role": "user", "content": "x", "bytes": 1, "truncated": False}
+        first = 1 + (connection.scalar(select(func.max(messages.c.number))) or 0)
+        numbers = range(first, first + len(dates))
+        connection.execute(
+            insert(messages),
+            [
+                {**row, "number": number, "message_id": f"m{number}", "created_at": date}
+                for number, date in zip(numbers, dates, strict=True)
+            ],
+        )
+        run = {"user_id": ALICE, "keyed": False, "fingerprint": b"", "agent_name": "echo"}
+        if status is not None:
+            rows = [
+                {
+                    **run,
+                    "message": n,
+                    "run_id": f"r{n}",
+                    "correlation_id": f"c{n}",
+                    "status": status,
+                }
+                for n in numbers
+            ]
+            connection.execute(insert(runs), rows)
+
+    change(url, insert_all)
+
+
+def dates_of(url: str) -> list[float]:
+    """Return the dates of all messages, in their order."""
+    query = select(messages.c.created_at).order_by(messages.c.number)
+    return change(url, lambda connection: list(connection.scalars(query)))
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Delete ten messages at once; return how many were deleted each time."""
+    found: list[int] = []
+
+    def look(connection: Connection, *, older_than: float) -> int:
+        found.append(delete_old(connection, older_than=older_than))
+        return found[-1]
+
+    monkeypatch.setattr(retention, "CHUNK", 10)
+    monkeypatch.setattr(upkeep, "CHUNK", 10)
+    monkeypatch.setattr(upkeep, "delete_old", look)
+    return found
+
+
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 35])
 async def test_any_number_of_messages_is_deleted_in_chunks(
-    url: str, monkeypatch: pytest.MonkeyPatch, count: int
+    url: str, looks: list[int], count: int
 ) -> None:
-    monkeypatch.setattr(retention, "CHUNK", 10)
-
-    def fill(connection: Connection) -> None:
-        thread = {"number": 1, "user_id": ALICE, "thread_id": MAIN, "created_at": 1.0}
-        connection.execute(insert(threads), thread)
-        row = {"thread": 1, "role": "agent", "content": "x", "bytes": 1, "truncated": False}
-        rows = [
-            {**row, "message_id": f"m{n}", "created_at": 1.0 if n < count else NOW}
-            for n in range(count + 5)
-        ]
-        connection.execute(insert(messages), rows)
-
-    change(url, fill)
-    looks: list[int] = []
-
-    def look(connection: Connection, **options: Any) -> Any:
-        progress = delete_old(connection, **options)
-        looks.append(progress.deleted)
-        return progress
-
-    monkeypatch.setattr(upkeep, "delete_old", look)
+    fill(url, [1.0] * count + [NOW] * 5)
     async with store_of(url) as store:
         await delete_now(store)
     assert sum(looks) == count
     assert max(looks) <= 10
     assert len(looks) == count // 10 + 1
     assert counts(url) == (1, 5, 0)
+
+
+@pytest.mark.parametrize("ahead", [3600.0, 365 * DAY])
+async def test_messages_from_the_future_do_not_protect_old_ones(
+    url: str, looks: list[int], ahead: float
+) -> None:
+    """A clock that was ahead for a while has dated some messages in the future."""
+    young = [NOW + ahead] * 11
+    fill(url, [1.0, *young, *[2.0] * 25, *young, LIMIT - 1, LIMIT])
+    async with store_of(url) as store:
+        await delete_now(store)
+    assert dates_of(url) == [*young, *young, LIMIT]
+    assert max(looks) <= 10
+
+
+async def test_messages_are_deleted_in_any_order_of_their_dates(url: str, looks: list[int]) -> None:
+    dates = [LIMIT + step * DAY / 10 for step in range(-20, 20)]
+    random.Random(7).shuffle(dates)  # noqa: S311 - any order
+    fill(url, dates)
+    async with store_of(url) as store:
+        await delete_now(store)
+    assert dates_of(url) == [date for date in dates if date >= LIMIT]
+
+
+async def test_messages_of_unfinished_runs_do_not_protect_others(
+    url: str, looks: list[int]
+) -> None:
+    fill(url, [1.0] * 11, status=RunStatus.RUNNING)
+    fill(url, [2.0] * 11, status=RunStatus.COMPLETED)
+    async with store_of(url) as store:
+        # Opening the store has ended the runs, because no process has them at work.
+        change(url, lambda c: c.execute(update(runs).values(status="running").where(_is_first)))
+        await delete_now(store)
+    assert dates_of(url) == [1.0] * 11
+    assert looks == [10, 1]
+
+
+_is_first = runs.c.message <= 11
+
+
+@pytest.mark.parametrize("days_ahead", [1, 3650])
+async def test_a_clock_that_is_ahead_deletes_nothing_young(url: str, days_ahead: float) -> None:
+    """The database's clock counts too; a server's own may be wrong."""
+    today = time.time()
+    fill(url, [today - DAYS * DAY - 60, today - DAYS * DAY + 60, today])
+    ahead = SqlStore(url, retention_days=DAYS, wall_clock=lambda: time.time() + days_ahead * DAY)
+    async with ahead.open():
+        await delete_now(ahead)
+    assert len(dates_of(url)) == 2
+
+
+def test_old_messages_are_found_without_reading_all_others(url: str) -> None:
+    fill(url, [NOW + n for n in range(3000)])
+    planned: list[str] = []
+
+    def explain(connection: Connection) -> None:
+        explaining = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}
+        prefix = explaining[connection.dialect.name]
+
+        def plan(_: object, cursor: Any, statement: str, values: Any, *__: object) -> None:
+            if statement.startswith("SELECT messages.number"):
+                cursor.execute(prefix + statement, values)
+                planned.extend(str(row) for row in cursor.fetchall())
+
+        connection.exec_driver_sql("ANALYZE")
+        event.listen(connection, "before_cursor_execute", plan)
+        assert delete_old(connection, older_than=NOW) == 0
+
+    change(url, explain)
+    assert any("messages_by_age" in line for line in planned), planned
 
 
 async def test_zero_days_keep_messages_for_ever(url: str) -> None:
@@ -276,7 +382,7 @@ def test_two_servers_may_delete_at_the_same_time(postgres_url: str) -> None:
 
     def delete_all(_: int) -> int:
         with database.engine.begin() as connection:
-            return partial(delete_old, connection, older_than=LIMIT)().deleted
+            return delete_old(connection, older_than=LIMIT)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(delete_all, range(4)))
