@@ -56,6 +56,8 @@ ENDING_SECONDS = 12.0  # of the server, from SIGTERM: the drain, two seconds, an
 DATABASE_FILES = 3 * (CONNECTIONS + WRITERS)  # the pool's, each with its log and index
 MEMORY_FACTOR = 1.15  # of the memory before; not all freed memory is returned to the system
 MEMORY_KIB = 8 * 1024.0  # in addition
+OBJECTS_FACTOR = 1.05  # of the Python objects before: caches with a bound may still grow
+OBJECTS = 2_000  # in addition: an hour has twenty times as many runs, so one for each run is a leak
 ENDED = ("completed", "failed", "cancelled", "timed_out", "interrupted")
 
 _AGENTS = "bench.peers.soak_agents"
@@ -201,7 +203,8 @@ async def soak(plan: Plan, served: Served, log: Callable[[str], None]) -> Result
         after = await monitor.settle(lambda now: not leaks(before, now))
         log(f"after:  {after}")
     observations = phases.observations
-    errors = [*observations.errors, *leaks(before, after)]
+    errors = [*observations.errors, *idleness(observations.counts, phases.faults)]
+    errors += leaks(before, after)
     errors += await trio.to_thread.run_sync(_end, served)
     errors += database_errors(served.database, observations.confirmed)
     return Result(
@@ -279,11 +282,19 @@ def leaks(before: Sample, after: Sample) -> list[str]:
     ]
     if after.database_files > DATABASE_FILES:
         found.append(f"database: {after.database_files} files, at most {DATABASE_FILES} expected")
+    if after.objects > before.objects * OBJECTS_FACTOR + OBJECTS:
+        found.append(f"objects: {before.objects} before, {after.objects} after")
     if after.rss_kib > before.rss_kib * MEMORY_FACTOR + MEMORY_KIB:
         found.append(f"memory: {before.rss_kib:.0f} KiB before, {after.rss_kib:.0f} after")
     if after.rows["owners"] != before.rows["owners"]:
         found.append(f"owners: {before.rows['owners']} rows before, {after.rows['owners']} after")
     return found
+
+
+def idleness(counts: Mapping[str, int], faults: Mapping[str, int]) -> list[str]:
+    """Return what has not happened at all: a soak of an idle server shows nothing."""
+    found = [] if counts.get("completed") else ["no message was answered"]
+    return found if faults else [*found, "no fault was injected"]
 
 
 def _end(served: Served) -> list[str]:

@@ -98,7 +98,7 @@ def test_a_server_that_does_not_start(
 
 def test_no_leaks() -> None:
     assert soak.leaks(BEFORE, BEFORE) == []
-    assert soak.leaks(BEFORE, evolve(BEFORE, tasks=16, threads=2, objects=9_999)) == []
+    assert soak.leaks(BEFORE, evolve(BEFORE, tasks=16, threads=2, objects=900)) == []
 
 
 @pytest.mark.parametrize("name", ["tasks", "sockets", "files", "threads"])
@@ -113,6 +113,27 @@ def test_memory_at_its_bound_and_beyond() -> None:
     assert soak.leaks(BEFORE, evolve(BEFORE, rss_kib=bound)) == []
     (error,) = soak.leaks(BEFORE, evolve(BEFORE, rss_kib=bound + 1))
     assert error.startswith("memory: ")
+
+
+def test_objects_at_their_bound_and_beyond() -> None:
+    bound = round(BEFORE.objects * soak.OBJECTS_FACTOR) + soak.OBJECTS
+    assert soak.leaks(BEFORE, evolve(BEFORE, objects=bound)) == []
+    (error,) = soak.leaks(BEFORE, evolve(BEFORE, objects=bound + 1))
+    assert error.startswith("objects: ")
+
+
+@pytest.mark.parametrize(
+    ("counts", "faults", "errors"),
+    [
+        ({"completed": 1}, {"cut": 1}, []),
+        ({"refused: SERVICE_UNAVAILABLE": 9}, {"cut": 1}, ["no message was answered"]),
+        ({"completed": 1}, {}, ["no fault was injected"]),
+    ],
+)
+def test_a_soak_in_which_nothing_happened_is_an_error(
+    counts: Mapping[str, int], faults: Mapping[str, int], errors: list[str]
+) -> None:
+    assert soak.idleness(counts, faults) == errors
 
 
 def test_files_of_the_database_at_their_bound_and_beyond() -> None:
