@@ -1,14 +1,18 @@
-"""Deletes messages that are too old, with their runs and keys, and threads that are left empty."""
+"""Deletes messages that are too old, with their runs and keys, and threads that are left empty.
+
+Reports of usage have no content, and are kept for at least 400 days.
+"""
 
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, delete, exists, select
 
 from netra_trio.stores.sql.leases import UNFINISHED
-from netra_trio.stores.sql.schema import messages, runs, threads
+from netra_trio.stores.sql.schema import messages, runs, threads, usage
 
 CHUNK = 500  # messages of one transaction: some ms, so that it delays no other write
 DAY = 86_400.0  # seconds
+USAGE_DAYS = 400  # for which reports of usage are kept at least: a year, and a month to compare
 
 
 def delete_old(connection: Connection, *, older_than: float) -> int:
@@ -45,6 +49,12 @@ def delete_old(connection: Connection, *, older_than: float) -> int:
             )
         )
     return len(old)
+
+
+def delete_old_usage(connection: Connection, *, before: str) -> int:
+    """Delete reports of usage before a day, as `2026-11-30`; return how many, at most `CHUNK`."""
+    old = select(usage.c.usage_id).where(usage.c.day < before).limit(CHUNK)
+    return connection.execute(delete(usage).where(usage.c.usage_id.in_(old))).rowcount
 
 
 def _lock(connection: Connection, numbers: Collection[int]) -> Sequence[int]:

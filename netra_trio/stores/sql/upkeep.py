@@ -18,7 +18,8 @@ from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.errors import reason
 from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease, now
 from netra_trio.stores.sql.migrate import migrate
-from netra_trio.stores.sql.retention import CHUNK, DAY, delete_old
+from netra_trio.stores.sql.questions import day_of
+from netra_trio.stores.sql.retention import CHUNK, DAY, USAGE_DAYS, delete_old, delete_old_usage
 
 RETENTION_SECONDS = 3600.0  # between two deletions of what is too old
 
@@ -113,6 +114,9 @@ class Upkeep:
             deleted += found
         if deleted:
             _log.info("history_deleted", messages=deleted, days=self._retention_days)
+        first = day_of(moment - max(self._retention_days, USAGE_DAYS) * DAY)
+        while await self._write(partial(delete_old_usage, before=first)) == CHUNK:
+            pass
 
     async def _delete_old_or_skip(self) -> None:
         """Delete what is too old; raise only if the database cannot do it now.

@@ -3,15 +3,19 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import trio
 from stores.samples import ALICE, BOB
 
 from netra_trio.ids import RunId, UserId, new_usage_id
 from netra_trio.stores.base import Usage
+from netra_trio.stores.sql import retention, upkeep
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.questions import UsageSum
+from netra_trio.stores.sql.retention import DAY, USAGE_DAYS
 from netra_trio.stores.sql.store import SqlStore
 
 MIDNIGHT = 1_798_675_200.0  # 2026-12-31 00:00 UTC
+PAST = 19_675 * 86_400.0  # another midnight, before now on the clock of the database
 LARGE = 2**53 - 1
 
 
@@ -82,3 +86,23 @@ async def test_a_report_that_comes_twice_counts_once(store: SqlStore) -> None:
     await record(store, once, once)
     await record(store, once)
     assert await store.sum_usage(["user"]) == [UsageSum({"user": "alice"}, 1, 10, 2, None)]
+
+
+@pytest.mark.parametrize("days", [7, USAGE_DAYS + 1])
+@pytest.mark.parametrize("name", ["sqlite_database", "postgres_database"])
+async def test_old_reports_are_deleted_with_old_messages(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str, days: int
+) -> None:
+    monkeypatch.setattr(upkeep, "CHUNK", 2)
+    monkeypatch.setattr(retention, "CHUNK", 2)
+    oldest = PAST - max(days, USAGE_DAYS) * DAY
+    store = SqlStore(
+        request.getfixturevalue(name), retention_days=days, wall_clock=lambda: PAST
+    )
+    store._upkeep.delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
+    async with store.open():
+        old = [report(run=f"old_{number}", at=oldest - 1) for number in range(5)]
+        await record(store, *old, report(run="kept", at=oldest))
+        await upkeep.Upkeep.delete_old(store._upkeep)
+        (left,) = await store.sum_usage(["user"])
+        assert left.runs == 1
