@@ -11,5 +11,6 @@ export { createClient } from "./client/client.js";
 export type * from "./ports.js";
 export type { ServerConfig } from "./protocol/discovery.js";
 export type * from "./protocol/messages.js";
-export { isEnd } from "./core/snapshot.js";
+export type { Reply } from "./core/questions.js";
+export { expiresIn, isEnd, isOpen } from "./core/snapshot.js";
 export type * from "./core/snapshot.js";

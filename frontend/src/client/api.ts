@@ -1,5 +1,6 @@
 /** The interface of the client: its options and methods. */
 
+import type { Reply } from "../core/questions.js";
 import type {
   ControlPayloads,
   ErrorBody,
@@ -79,6 +80,13 @@ export interface NetraClient {
   resend(correlationId: string): string | null;
   /** Resolves to true once the run has ended, to false if the server refuses to stop it. */
   stopRun(runId: string): Promise<boolean>;
+  /**
+   * Answers a question, `{ answer }`, or an approval, `{ approve }`. Resolves to the question's
+   * outcome. Rejects with `RequestError` if the answer was not taken: `ANSWER_REJECTED` if the question
+   * is closed, or the answer does not fit its schema. Offline, it waits for the connection, but does
+   * not survive a reload.
+   */
+  answer(questionId: string, reply: Reply): Promise<string>;
   /**
    * Reads a page of a thread's history and shows it. Rejects with `RequestError`.
    */

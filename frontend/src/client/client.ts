@@ -8,9 +8,10 @@
  */
 
 import type { OutboxMessage } from "../core/outbox.js";
+import type { Reply } from "../core/questions.js";
 import { isEnd, type Snapshot } from "../core/snapshot.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ControlPayloads, ControlRequest, RunRequest } from "../protocol/messages.js";
+import type { ClientPayloads, ControlPayloads, ControlRequest, RunRequest } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
 import {
   RequestError,
@@ -102,6 +103,13 @@ class Client implements NetraClient {
       this.#tab.reject(typeof key === "string" ? key : null, error);
       return Promise.resolve(false);
     }
+    if (type === "answer") {
+      const { question_id, ...reply } = payload as unknown as ClientPayloads["answer"];
+      return this.#tab.answers.send(question_id, reply).then(
+        () => true,
+        () => false,
+      );
+    }
     if (startsRun) return this.#tab.submit({ key, message: message as unknown as RunRequest });
     return new Promise((resolve) => {
       this.#tab.ask(key, message as ControlRequest, {
@@ -136,6 +144,14 @@ class Client implements NetraClient {
     const run = this.#tab.run(runId);
     if (run !== undefined && isEnd(run.status)) return Promise.resolve(true);
     return this.#isClosed ? Promise.resolve(false) : this.#tab.stops.stop(runId);
+  }
+
+  answer(questionId: string, reply: Reply): Promise<string> {
+    const now = this.#ports.timers.now();
+    const fault = outgoingFault({ type: "answer", payload: { question_id: questionId, ...reply } });
+    if (fault !== null) return Promise.reject(new RequestError(invalid(now, fault)));
+    if (this.#isClosed) return Promise.reject(new RequestError(clientClosed(now)));
+    return this.#tab.answers.send(questionId, reply);
   }
 
   loadThread(threadId: string, page: HistoryPage = {}): Promise<ControlPayloads["thread_history"]> {

@@ -46,6 +46,7 @@ export class SnapshotComposer {
       retry: state.retry,
       session: state.session,
       tokenEndsAt: state.tokenEndsAt,
+      clockOffset: state.clockOffset,
       role,
       threadId,
     };

@@ -8,6 +8,7 @@ import { serverAddress } from "../connection/opening.js";
 import { BoundedMap } from "../core/bounded-map.js";
 import { serverName } from "../core/names.js";
 import type { OutboxMessage } from "../core/outbox.js";
+import { isClosed } from "../core/questions.js";
 import { isTokenRefused } from "../core/retry-rules.js";
 import { isEnd, type ChatMessage, type Run, type Snapshot } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
@@ -19,6 +20,7 @@ import type { FollowerOwner, Sync } from "../tabs/follower.js";
 import { TabGroup } from "../tabs/group.js";
 import type { Leadership } from "../tabs/leader.js";
 import type { LeaderOwner } from "../tabs/service.js";
+import { Answers } from "./answers.js";
 import { clientClosed, outboxFull, tooManyRequests, userChanged } from "./errors.js";
 import { LatestError } from "./latest-error.js";
 import { Requests, type RequestCallbacks } from "./requests.js";
@@ -48,6 +50,7 @@ export interface TabOwner {
 export class Tab {
   readonly threads: Threads;
   readonly stops: RunStops;
+  readonly answers: Answers;
   readonly #ports: Ports;
   readonly #owner: TabOwner;
   readonly #view = new View();
@@ -71,12 +74,14 @@ export class Tab {
     this.threads = new Threads(ports, `${name}:thread`, options.threadId, (id) => owner.loadThread(id));
     this.#submissions = new Submissions(ports.tab, `${name}:unsent`, (message) => this.#deliver(message));
     this.#requests = new Requests((id) => this.#connection.forget(id));
-    this.stops = new RunStops({
+    const asking = {
       uniqueId: () => ports.uniqueId(),
-      ask: (id, message, callbacks) => this.ask(id, message, callbacks),
-      forget: (id) => this.#requests.forget(id),
-    });
-    this.#updates = new Updates(this.#view, this.#requests, this.stops, {
+      ask: this.ask.bind(this),
+      forget: (id: string) => this.#requests.forget(id),
+    };
+    this.stops = new RunStops(asking);
+    this.answers = new Answers(ports, this.#view, { ...asking, changed: () => this.#changed() });
+    this.#updates = new Updates(this.#view, this.#requests, this.stops, this.answers, {
       isAlone: () => this.#group.role === "alone",
       isOwnId: (id) => this.#ownIds.has(id),
       isShown: (threadId) => this.threads.shown.has(threadId),
@@ -97,6 +102,7 @@ export class Tab {
       lead: (subject) => this.#lead(subject),
       ready: () => this.#ready(),
       position: () => this.#view.position,
+      isClosed: (questionId, runs) => isClosed(this.#view.question(questionId), runs),
       update: (update) => this.#publish(update),
       written: (id) => {
         this.#group.post({ kind: "written", id });
@@ -146,6 +152,7 @@ export class Tab {
   close(): void {
     this.#connection.abort();
     this.#leave(false);
+    this.answers.failAll(clientClosed(this.#now()));
     this.#requests.failAll(clientClosed(this.#now()));
     this.#submissions.giveUp();
   }
@@ -259,6 +266,7 @@ export class Tab {
     this.#group.drop(before);
     this.#view.clear();
     this.#errors.own(null);
+    this.answers.failAll(userChanged(this.#now()));
     this.#requests.failAll(userChanged(this.#now()));
     this.#submissions.clear();
     this.threads.renew();
@@ -338,6 +346,7 @@ export class Tab {
 
   #sync({ view, state, settled, queued }: Sync): void {
     this.#view.adopt(view);
+    this.answers.check();
     for (const runId of this.stops.runs()) {
       if (isEnd(this.#view.run(runId)?.status ?? "running")) this.stops.ended(runId);
     }

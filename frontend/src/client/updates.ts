@@ -3,6 +3,7 @@
 import type { Update } from "../core/updates.js";
 import type { ErrorBody, ServerMessage, Verdict } from "../protocol/messages.js";
 import type { Outcome, View } from "../store/view.js";
+import type { Answers } from "./answers.js";
 import type { Requests } from "./requests.js";
 import type { RunStops } from "./run-stops.js";
 
@@ -23,12 +24,14 @@ export class Updates {
   readonly #view: View;
   readonly #requests: Requests;
   readonly #stops: RunStops;
+  readonly #answers: Answers;
   readonly #owner: UpdatesOwner;
 
-  constructor(view: View, requests: Requests, stops: RunStops, owner: UpdatesOwner) {
+  constructor(view: View, requests: Requests, stops: RunStops, answers: Answers, owner: UpdatesOwner) {
     this.#view = view;
     this.#requests = requests;
     this.#stops = stops;
+    this.#answers = answers;
     this.#owner = owner;
   }
 
@@ -45,6 +48,7 @@ export class Updates {
     const isAnswer = this.#requests.has(id);
     if (message.type === "thread_history" && isAnswer) this.#view.addHistory(message.payload);
     this.#owner.changed();
+    this.#answers.check();
     if (message.type === "agent_completed") this.#stops.ended(message.payload.run_id);
     if (message.type === "connection_established") this.#owner.connected(message.payload.resume.verdict);
     if (message.type === "error") this.#requests.answer(id, { error: message.payload });

@@ -11,7 +11,7 @@ import { closeError, closeKind, localError } from "../core/retry-rules.js";
 import type { ConnectionState, Status } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import type { ServerConfig } from "../protocol/discovery.js";
-import type { ControlRequest, ErrorBody, ServerMessageOf } from "../protocol/messages.js";
+import type { ControlRequest, ErrorBody, ResumedRun, ServerMessageOf } from "../protocol/messages.js";
 import type { Cancel, Ports, Socket } from "../ports.js";
 import type { Position, SessionStore } from "../store/session-store.js";
 import type { Leadership } from "../tabs/leader.js";
@@ -38,6 +38,8 @@ export interface ConnectionOwner {
   ready(): void;
   /** The position up to which this tab has seen every event. */
   position(): Position | null;
+  /** Whether a question takes no answer any more, given the runs of a resume. */
+  isClosed(questionId: string, runs: readonly ResumedRun[]): boolean;
   update(update: Update): void;
   /** A request was written. */
   written(id: string): void;
@@ -290,14 +292,14 @@ export class Connection {
   }
 
   #established(message: ServerMessageOf<"connection_established">): void {
-    const { session_id, connection_id, user_id, resume, limits } = message.payload;
+    const { session_id, connection_id, user_id, server_time, resume, limits } = message.payload;
     const { verdict, reason = null, last_seq } = resume;
     this.#sender.limits = limits;
     this.#receiver.start(session_id, last_seq);
-    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason });
+    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason }, server_time);
     this.#retry.connected();
     this.#owner.update({ kind: "message", message });
-    if (this.#line !== null) this.#sender.attach(this.#line);
+    if (this.#line !== null) this.#sender.attach(this.#line, (id) => this.#owner.isClosed(id, resume.runs));
   }
 
   #sendToken(token: string): string {

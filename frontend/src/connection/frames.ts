@@ -63,6 +63,8 @@ export class FrameHandler {
         this.#owner.draining(message.payload.reconnect_after_ms);
         break;
       case "error":
+        // The answer is settled: its question was closed before the rejection arrived.
+        if (this.#sender.isLate(message.correlation_id)) return;
         this.#error(message);
         break;
       case "thread_history":
@@ -98,6 +100,7 @@ export class FrameHandler {
     if (message.type === "message_confirmed" && message.correlation_id !== undefined) {
       this.#sender.confirm(message.correlation_id);
     }
+    if (message.type === "agent_answered") this.#sender.forgetAnswers(message.payload.question_id);
     if (message.type === "agent_completed") this.#sender.forgetStops(message.payload.run_id);
     // Passed on before it is acknowledged: the server may drop an acknowledged event.
     this.#owner.update({ kind: "message", message });

@@ -4,6 +4,7 @@
  */
 
 import { resendDelay } from "../core/backoff.js";
+import { BoundedMap } from "../core/bounded-map.js";
 import { Outbox, type OutboxMessage } from "../core/outbox.js";
 import { RateWindow } from "../core/rate.js";
 import { localError, SEND_AGAIN } from "../core/retry-rules.js";
@@ -41,6 +42,8 @@ export class Sender {
   readonly #outbox = new Outbox();
   readonly #rate = new RateWindow();
   readonly #requests = new Map<string, WaitingRequest>();
+  /** Answers that were written and then forgotten: the server may still reject them. */
+  readonly #late = new BoundedMap<string, true>(MAX_REQUESTS);
   #maxSize = Infinity;
   #store: SessionStore | null = null;
   #line: Writable | null = null;
@@ -103,7 +106,21 @@ export class Sender {
 
   /** Forgets a request that is answered or given up. Returns whether it was open. */
   forget(id: string): boolean {
+    const request = this.#requests.get(id);
+    if (request?.message.type === "answer" && request.isSent) this.#late.set(id, true);
     return this.#requests.delete(id);
+  }
+
+  /** Whether the server may still reject an answer whose question is closed. */
+  isLate(id: string | undefined): boolean {
+    return id !== undefined && this.#late.has(id);
+  }
+
+  /** Forgets the answers to a question that is closed. */
+  forgetAnswers(questionId: string): void {
+    for (const [id, { message }] of this.#requests) {
+      if (message.type === "answer" && message.payload.question_id === questionId) this.forget(id);
+    }
   }
 
   /** Forgets the requests to stop a run that has ended. */
@@ -113,8 +130,12 @@ export class Sender {
     }
   }
 
-  attach(line: Writable): void {
+  /** @param isClosed Whether a question takes no answer any more: then none is sent. */
+  attach(line: Writable, isClosed: (questionId: string) => boolean): void {
     this.#line = line;
+    for (const [id, { message }] of this.#requests) {
+      if (message.type === "answer" && isClosed(message.payload.question_id)) this.#requests.delete(id);
+    }
     this.#isDraining = false;
     this.#flush();
   }
@@ -156,6 +177,13 @@ export class Sender {
     if (line?.isWritable !== true) return;
     for (const [id, request] of this.#requests) {
       if (request.isSent) continue;
+      const fault = this.#sizeFault(request.message, this.#timers.now());
+      if (fault !== null) {
+        this.#requests.delete(id);
+        const error = { type: "error", payload: fault, timestamp: fault.timestamp, correlation_id: id } as const;
+        this.#events.update({ kind: "message", message: error });
+        continue;
+      }
       request.isSent = true;
       line.send(request.message);
       // No request waits for the answer to these.
@@ -174,12 +202,10 @@ export class Sender {
 
   /** Writes a message, or fails one that is too large; returns the ms that it has to wait instead. */
   #send(line: Writable, message: OutboxMessage, now: number): number {
-    const size = utf8Bytes(encode(message.message, now / 1000));
-    if (size > this.#maxSize) {
-      const error = `The message has ${size} bytes; at most ${this.#maxSize} are allowed.`;
-      const body = localError(now, "MESSAGE_TOO_LARGE", error, "Send a shorter message.");
-      this.#events.failed(body);
-      this.#settle(message.key, false, body);
+    const fault = this.#sizeFault(message.message, now);
+    if (fault !== null) {
+      this.#events.failed(fault);
+      this.#settle(message.key, false, fault);
       return 0;
     }
     const wait = this.#rate.take(now);
@@ -188,6 +214,13 @@ export class Sender {
     this.#events.update({ kind: "sending", message });
     line.send(message.message);
     return 0;
+  }
+
+  #sizeFault(message: ClientMessage, now: number): ErrorBody | null {
+    const size = utf8Bytes(encode(message, now / 1000));
+    if (size <= this.#maxSize) return null;
+    const error = `The message has ${size} bytes; at most ${this.#maxSize} are allowed.`;
+    return localError(now, "MESSAGE_TOO_LARGE", error, "Send a shorter message.");
   }
 
   #settle(key: string, ok: boolean, error: ErrorBody | null): void {

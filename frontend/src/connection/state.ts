@@ -10,6 +10,7 @@ export class StateTracker {
   status: Status = "DISCONNECTED";
   config: ServerConfig | null = null;
   session: SessionInfo | null = null;
+  #clockOffset = 0;
   #lastError: ErrorBody | null = null;
   #explainsStatus = false;
 
@@ -30,7 +31,9 @@ export class StateTracker {
     this.#explainsStatus = explainsStatus;
   }
 
-  connected(now: number, session: SessionInfo): void {
+  /** @param serverTime In Unix seconds. */
+  connected(now: number, session: SessionInfo, serverTime: number): void {
+    this.#clockOffset = serverTime * 1000 - now;
     this.status = "CONNECTED";
     this.session = session;
     if (this.#explainsStatus) this.clearError();
@@ -44,6 +47,7 @@ export class StateTracker {
 
   value(rest: Pick<ConnectionState, "retry" | "tokenEndsAt">): ConnectionState {
     const { status, config, session } = this;
-    return { status, config, session, stats: this.stats.value, lastError: this.#lastError, ...rest };
+    const own = { stats: this.stats.value, lastError: this.#lastError, clockOffset: this.#clockOffset };
+    return { status, config, session, ...own, ...rest };
   }
 }

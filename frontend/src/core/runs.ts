@@ -1,7 +1,8 @@
 /** Runs assembled from their events, and from the runs that a resume reports. */
 
-import type { EventMessage, ResumedRun } from "../protocol/messages.js";
-import { isEnd, type Run, type ToolCall } from "./snapshot.js";
+import type { EventMessage, EventPayloads, HistoryMessage, ResumedRun } from "../protocol/messages.js";
+import { closedExcept, UNKNOWN, withAnswered, withAsked } from "./questions.js";
+import { isEnd, type Run, type ToolCall, type Usage } from "./snapshot.js";
 
 const NEW_RUN: Run = {
   run_id: "",
@@ -15,6 +16,8 @@ const NEW_RUN: Run = {
   truncated: false,
   thoughts: [],
   tools: [],
+  questions: [],
+  usage: [],
   result: undefined,
   error: null,
   duration_ms: null,
@@ -56,6 +59,12 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
       return { ...run, tools: withTool(run.tools, startedTool(event.payload)) };
     case "tool_completed":
       return { ...run, tools: withTool(run.tools, endedTool(run.tools, event.payload)) };
+    case "agent_asking":
+      return { ...run, questions: withAsked(run.questions, run.run_id, event.payload) };
+    case "agent_answered":
+      return { ...run, questions: withAnswered(run.questions, event.payload) };
+    case "agent_usage":
+      return { ...run, usage: withUsage(run.usage, event.payload) };
     case "agent_completed": {
       const { status, result, error, duration_ms, truncated, abandoned = false } = event.payload;
       return {
@@ -72,6 +81,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
         tools: run.tools.map((tool) =>
           tool.status === "running" ? { ...tool, status: "cut" } : tool,
         ),
+        questions: closedExcept(run.questions, [], "cancelled"),
       };
     }
   }
@@ -81,9 +91,12 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
  * The run as a resume reports it: the server's text replaces the client's.
  *
  * @param isComplete Whether the client has every event that the server's text covers. Then its own
- *   text is kept if the server's lacks its beginning.
+ *   text is kept if the server's lacks its beginning, and the outcomes of questions follow as events.
  */
 export function afterResume(before: Run | undefined, resumed: ResumedRun, isComplete: boolean): Run {
+  const { questions: open = [] } = resumed;
+  const known = (before ?? NEW_RUN).questions;
+  const questions = open.reduce((all, asked) => withAsked(all, resumed.run_id, asked), known);
   const keepsText = before !== undefined && isComplete && resumed.truncated === true;
   return {
     ...(before ?? NEW_RUN),
@@ -94,7 +107,48 @@ export function afterResume(before: Run | undefined, resumed: ResumedRun, isComp
     status: isEnd(resumed.status) ? (before?.status ?? "running") : resumed.status,
     text: keepsText ? before.text : resumed.content,
     truncated: keepsText ? before.truncated : resumed.truncated === true,
+    questions: isComplete ? questions : closedExcept(questions, open, UNKNOWN),
   };
+}
+
+/**
+ * The run as a page of the history reports it: its end, if that was missed, and its open questions.
+ * Undefined for an unknown run that asks nothing: the page itself shows it.
+ *
+ * @param keepsText Whether the page does not have the text that was received.
+ */
+export function afterHistory(
+  before: Run | undefined,
+  message: HistoryMessage & { readonly run: NonNullable<HistoryMessage["run"]> },
+  thread_id: string,
+  keepsText: boolean,
+): Run | undefined {
+  const { run_id, agent_name, status, questions: open = [] } = message.run;
+  if (before !== undefined && isEnd(before.status)) return before;
+  if (isEnd(status)) {
+    if (before === undefined) return undefined;
+    const questions = closedExcept(before.questions, [], "cancelled");
+    return { ...before, status, text: keepsText ? before.text : "", position: null, questions };
+  }
+  if (open.length === 0) return before;
+  const correlation_id = message.correlation_id ?? null;
+  const run = before ?? { ...NEW_RUN, run_id, agent_name, thread_id, correlation_id, status };
+  return { ...run, questions: open.reduce((all, asked) => withAsked(all, run_id, asked), run.questions) };
+}
+
+/** The sums for each model. */
+function withUsage(usage: readonly Usage[], used: EventPayloads["agent_usage"]): readonly Usage[] {
+  const { run_id: _, ...added } = used;
+  const before = usage.find(({ model }) => model === added.model);
+  if (before === undefined) return [...usage, added];
+  const cost = before.cost === undefined && added.cost === undefined ? {} : { cost: (before.cost ?? 0) + (added.cost ?? 0) };
+  const sum: Usage = {
+    model: added.model,
+    input_tokens: before.input_tokens + added.input_tokens,
+    output_tokens: before.output_tokens + added.output_tokens,
+    ...cost,
+  };
+  return usage.map((other) => (other === before ? sum : other));
 }
 
 type Started = Extract<EventMessage, { type: "tool_executing" }>["payload"];

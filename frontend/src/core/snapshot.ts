@@ -3,7 +3,9 @@
 import type {
   EndStatus,
   ErrorBody,
+  JsonObject,
   JsonValue,
+  QuestionKind,
   ResetReason,
   RunStatus,
   Verdict,
@@ -54,6 +56,37 @@ export interface ToolCall {
   readonly truncated?: boolean;
 }
 
+/** What an agent asks the user while its run waits. */
+export interface Question {
+  readonly question_id: string;
+  readonly run_id: string;
+  readonly kind: QuestionKind;
+  readonly prompt: string;
+  /** A JSON Schema of the answer; null: any answer. */
+  readonly schema: JsonObject | null;
+  /** Of an approval: the tool that would be executed, with its arguments. */
+  readonly tool_name: string | null;
+  readonly arguments: JsonValue;
+  /** Unix seconds, by the server's clock: see `Snapshot.clockOffset`. */
+  readonly expires_at: number;
+  /**
+   * Null while it is open; then `answered`, `approved`, `denied`, `expired`, `cancelled`, or another
+   * one of a newer server. `unknown`: it was closed while this client was not connected.
+   */
+  readonly outcome: string | null;
+  readonly answer: JsonValue | undefined;
+  /** Who answered. */
+  readonly user_id: string | null;
+}
+
+/** The tokens that a run used with one model. */
+export interface Usage {
+  readonly model: string;
+  readonly input_tokens: number;
+  readonly output_tokens: number;
+  readonly cost?: number;
+}
+
 /** One run of an agent, assembled from its events. */
 export interface Run {
   readonly run_id: string;
@@ -70,6 +103,10 @@ export interface Run {
   readonly truncated: boolean;
   readonly thoughts: readonly Thought[];
   readonly tools: readonly ToolCall[];
+  /** Open and closed ones, in the order in which they were asked. */
+  readonly questions: readonly Question[];
+  /** One entry for each model; empty if the agent reports none. */
+  readonly usage: readonly Usage[];
   readonly result: JsonValue | undefined;
   readonly error: ErrorBody | null;
   readonly duration_ms: number | null;
@@ -145,6 +182,7 @@ export interface ConnectionState {
   readonly retry: Retry | null;
   readonly session: SessionInfo | null;
   readonly tokenEndsAt: number | null;
+  readonly clockOffset: number;
 }
 
 export interface Snapshot {
@@ -163,9 +201,25 @@ export interface Snapshot {
    * When the token ends, in milliseconds since 1970, while it is ending and not renewed; else null.
    */
   readonly tokenEndsAt: number | null;
+  /** Milliseconds that the server's clock is ahead of this one; measured at each connection. */
+  readonly clockOffset: number;
   readonly role: Role;
   readonly threadId: string;
 }
 
 export const isEnd = (status: RunStatus): status is EndStatus =>
   status !== "queued" && status !== "running";
+
+/** Whether a question waits for its answer. */
+export const isOpen = ({ outcome }: Question): boolean => outcome === null;
+
+/**
+ * Milliseconds until a question expires; negative after that.
+ *
+ * @param now In milliseconds since 1970, by this clock.
+ */
+export const expiresIn = (
+  { expires_at }: Question,
+  { clockOffset }: Pick<Snapshot, "clockOffset">,
+  now: number,
+): number => expires_at * 1000 - (now + clockOffset);

@@ -28,9 +28,11 @@ import {
 import {
   CONFIRMATIONS,
   END_STATUSES,
+  QUESTION_KINDS,
   RESET_REASONS,
   RUN_STATUSES,
   VERDICTS,
+  type AskedQuestion,
   type ControlPayloads,
   type ControlType,
   type ErrorBody,
@@ -88,6 +90,17 @@ const ERROR: Shape<ErrorBody> = {
 
 export const errorBody = object(ERROR);
 
+const QUESTION: Shape<AskedQuestion> = {
+  question_id: must(name),
+  kind: must(oneOf(QUESTION_KINDS)),
+  prompt: must(text),
+  schema: may(anyObject),
+  tool_name: may(text),
+  arguments: may(anything),
+  expires_at: must(number),
+};
+const questions = may(eachOf(object(QUESTION)));
+
 const RESUMED_RUN: Shape<ResumedRun> = {
   run_id: must(name),
   thread_id: must(name),
@@ -95,6 +108,7 @@ const RESUMED_RUN: Shape<ResumedRun> = {
   status: must(oneOf(RUN_STATUSES)),
   content: must(text),
   truncated: may(truth),
+  questions,
 };
 
 const RESUME: Shape<ResumeState> = {
@@ -109,6 +123,7 @@ const HISTORY_RUN: Shape<NonNullable<HistoryMessage["run"]>> = {
   run_id: must(name),
   agent_name: must(text),
   status: must(oneOf(RUN_STATUSES)),
+  questions,
 };
 
 const HISTORY_MESSAGE: Shape<HistoryMessage> = {
@@ -184,6 +199,21 @@ const EVENTS: Shapes<EventPayloads> = {
     result: may(anything),
     error: may(text),
     truncated: may(truth),
+  },
+  agent_asking: { run_id: must(name), ...QUESTION },
+  agent_answered: {
+    run_id: must(name),
+    question_id: must(name),
+    outcome: must(name),
+    answer: may(anything),
+    user_id: may(name),
+  },
+  agent_usage: {
+    run_id: must(name),
+    model: must(text),
+    input_tokens: must(integer(0)),
+    output_tokens: must(integer(0)),
+    cost: may(number),
   },
   agent_completed: {
     run_id: must(name),

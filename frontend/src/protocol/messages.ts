@@ -39,6 +39,13 @@ export type Verdict = (typeof VERDICTS)[number];
 export const RESET_REASONS = ["unknown", "ahead"] as const;
 export type ResetReason = (typeof RESET_REASONS)[number];
 
+export const QUESTION_KINDS = ["question", "approval"] as const;
+export type QuestionKind = (typeof QUESTION_KINDS)[number];
+
+/** The outcomes that this version knows; a newer server may have more. */
+export const QUESTION_OUTCOMES = ["answered", "approved", "denied", "expired", "cancelled"] as const;
+export type QuestionOutcome = (typeof QUESTION_OUTCOMES)[number];
+
 /** The body of an error, in a frame, at the end of a run and in an HTTP answer. */
 export interface ErrorBody {
   readonly code: string;
@@ -83,6 +90,13 @@ export interface ClientPayloads {
     readonly limit?: number;
     readonly before?: string;
   };
+  answer: {
+    readonly question_id: string;
+    /** Of a question. */
+    readonly answer?: JsonValue;
+    /** Of an approval. */
+    readonly approve?: boolean;
+  };
 }
 export type ClientType = keyof ClientPayloads;
 
@@ -102,7 +116,7 @@ export type RunRequest = Extract<ClientMessage, { readonly type: "user_message" 
 /** A message that is answered directly, or not at all, and is never stored. */
 export type ControlRequest = Extract<
   ClientMessage,
-  { readonly type: "ping" | "pong" | "stop_agent" | "get_thread_history" }
+  { readonly type: "ping" | "pong" | "stop_agent" | "get_thread_history" | "answer" }
 >;
 
 // Server to client.
@@ -130,6 +144,20 @@ export interface ServerLimits {
   readonly resume_window: number;
 }
 
+/** What an agent asks the user. */
+export interface AskedQuestion {
+  readonly question_id: string;
+  readonly kind: QuestionKind;
+  readonly prompt: string;
+  /** A JSON Schema of the answer. */
+  readonly schema?: JsonObject;
+  /** Of an approval. */
+  readonly tool_name?: string;
+  readonly arguments?: JsonValue;
+  /** Unix seconds. */
+  readonly expires_at: number;
+}
+
 /** A run whose end the client has not acknowledged, as a resume reports it. */
 export interface ResumedRun {
   readonly run_id: string;
@@ -139,6 +167,8 @@ export interface ResumedRun {
   /** Its text up to and including `resume.last_seq`. */
   readonly content: string;
   readonly truncated?: boolean;
+  /** Those that are open. */
+  readonly questions?: readonly AskedQuestion[];
 }
 
 export interface ResumeState {
@@ -160,6 +190,8 @@ export interface HistoryMessage {
     readonly run_id: string;
     readonly agent_name: string;
     readonly status: RunStatus;
+    /** Those that are open. */
+    readonly questions?: readonly AskedQuestion[];
   };
   readonly truncated?: boolean;
 }
@@ -226,6 +258,23 @@ export interface EventPayloads {
     readonly result?: JsonValue;
     readonly error?: string;
     readonly truncated?: boolean;
+  };
+  agent_asking: { readonly run_id: string } & AskedQuestion;
+  agent_answered: {
+    readonly run_id: string;
+    readonly question_id: string;
+    /** One of `QUESTION_OUTCOMES`, or one of a newer server. */
+    readonly outcome: string;
+    readonly answer?: JsonValue;
+    /** Who answered. */
+    readonly user_id?: string;
+  };
+  agent_usage: {
+    readonly run_id: string;
+    readonly model: string;
+    readonly input_tokens: number;
+    readonly output_tokens: number;
+    readonly cost?: number;
   };
   agent_completed: {
     readonly run_id: string;

@@ -11,6 +11,7 @@ export type Methods = Pick<
   | "subscribe"
   | "resend"
   | "stopRun"
+  | "answer"
   | "loadThread"
   | "openThread"
   | "clearError"
@@ -34,6 +35,7 @@ export function createHandle(client: NetraClient): ClientHandle {
     subscribe: client.subscribe,
     resend: (correlationId) => client.resend(correlationId),
     stopRun: (runId) => client.stopRun(runId),
+    answer: (questionId, reply) => client.answer(questionId, reply),
     loadThread: (threadId, page) => client.loadThread(threadId, page),
     openThread: (threadId) => client.openThread(threadId),
     clearError: () => client.clearError(),

@@ -6,12 +6,13 @@
  * replaces the tab's own.
  */
 
-import type { ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import type { ErrorBody, EventPayloads, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
 import { withPage, type Page } from "../core/history.js";
 import type { OutboxMessage } from "../core/outbox.js";
-import { afterEvent, afterResume } from "../core/runs.js";
+import { withAnswered } from "../core/questions.js";
+import { afterEvent, afterHistory, afterResume } from "../core/runs.js";
 import { EventSequence } from "../core/sequence.js";
-import { isEnd, type ChatMessage, type Run, type UserEntry } from "../core/snapshot.js";
+import { isEnd, type ChatMessage, type Question, type Run, type UserEntry } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import { Conversation, isIn } from "./conversation.js";
 import { contentOf, isAnswerOf, userEntry } from "./entries.js";
@@ -52,6 +53,14 @@ export class View {
     return this.#runs.get(runId);
   }
 
+  question(questionId: string): Question | undefined {
+    for (const { questions } of this.#runs.values()) {
+      const found = questions.find(({ question_id }) => question_id === questionId);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
   runs(threads: ReadonlySet<string>): readonly Run[] {
     return [...this.#runs.values()].filter((run) => isIn(threads, run.thread_id));
   }
@@ -81,15 +90,21 @@ export class View {
 
   addHistory({ thread_id, messages }: ServerMessageOf<"thread_history">["payload"]): void {
     this.#history.set(thread_id, withPage(this.#history.get(thread_id) ?? [], messages));
-    for (const { run } of messages) {
-      const known = run && this.#runs.get(run.run_id);
-      // The end of this run was missed: after a reset or a gap only the history reports it.
-      if (run && known && isEnd(run.status) && !isEnd(known.status)) {
-        // After a crash the history may lack the answer: then the received text is kept.
-        const text = messages.some((message) => isAnswerOf(message, known)) ? "" : known.text;
-        this.#runs.set(run.run_id, { ...known, status: run.status, text, position: null });
-      }
+    for (const { run, ...message } of messages) {
+      if (run === undefined) continue;
+      const known = this.#runs.get(run.run_id);
+      // After a crash the history may lack the answer: then the received text is kept.
+      const keepsText = known !== undefined && !messages.some((other) => isAnswerOf(other, known));
+      const after = afterHistory(known, { ...message, run }, thread_id, keepsText);
+      if (after !== undefined) this.#runs.set(run.run_id, after);
     }
+    this.#version += 1;
+  }
+
+  /** A question was closed, in a session whose events this one does not get. */
+  answered(answered: EventPayloads["agent_answered"]): void {
+    const run = this.#runs.get(answered.run_id);
+    if (run !== undefined) this.#runs.set(run.run_id, { ...run, questions: withAnswered(run.questions, answered) });
     this.#version += 1;
   }
 

@@ -25,7 +25,7 @@ export interface ElectionEvents {
   lost(): void;
 }
 
-const VERSION = 2; // of the messages between tabs: pages of different versions do not mix
+const VERSION = 3; // of the messages between tabs: pages of different versions do not mix
 
 type SharingPorts = Ports & {
   readonly locks: Locks;

@@ -4,17 +4,21 @@
  */
 
 import type {
+  AskedQuestion,
   ClientMessage,
+  ClientPayloads,
   HistoryMessage,
   EventPayloads,
   HttpAnswer,
   HttpRequest,
+  JsonValue,
   ResumedRun,
   RunStatus,
   ServerMessage,
   Socket,
   SocketClass,
 } from "../../src/index.js";
+import { isAmong } from "../../src/core/questions.js";
 import type { Clock } from "./clock.js";
 
 interface Session {
@@ -35,6 +39,8 @@ interface Run {
   text: string;
   status: RunStatus;
   end: EventPayloads["agent_completed"] | null;
+  /** Those that are open. */
+  readonly questions: AskedQuestion[];
 }
 
 export const FEATURES = {
@@ -74,8 +80,10 @@ export class FakeServer {
   selects = "netra.v1";
   /** True: a resume sends only the end of each text. */
   isShort = false;
-  /** An error that answers every message and every request for a history. */
+  /** An error that answers every message, every answer and every request for a history. */
   rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
+  /** Milliseconds that this server's clock is ahead. */
+  serverAhead = 0;
   /** True: tokens expire, with a warning a minute before, as on a real server. */
   checksTokens = false;
   #tickets = new Map<string, string>();
@@ -212,7 +220,7 @@ export class FakeServer {
         connection_id: `conn-${this.#count}`,
         session_id: session.id,
         user_id: user,
-        server_time: this.clock.now / 1000,
+        server_time: (this.clock.now + this.serverAhead) / 1000,
         heartbeat_interval: this.limits.heartbeat_interval,
         features: this.features,
         limits: this.limits,
@@ -247,6 +255,7 @@ export class FakeServer {
         status: run.status,
         content: this.isShort ? content.slice(-4) : content,
         ...(this.isShort ? { truncated: true } : {}),
+        ...(run.questions.length === 0 ? {} : { questions: [...run.questions] }),
       });
     }
     return resumed;
@@ -276,6 +285,8 @@ export class FakeServer {
       const { thread_id } = message.payload;
       if (messages === undefined) this.error(socket, "THREAD_NOT_FOUND", id);
       else this.control(socket, "thread_history", { thread_id, messages, has_more: false }, id);
+    } else if (message.type === "answer") {
+      this.#takeAnswer(socket, session.user, message.payload, id);
     } else if (message.type === "stop_agent") {
       const run = this.runs.get(message.payload.run_id);
       if (run === undefined || run.end !== null) this.error(socket, "RUN_NOT_FOUND", id);
@@ -301,7 +312,7 @@ export class FakeServer {
       return;
     }
     this.#count += 1;
-    const run: Run = { id: `run-${this.#count}`, session, thread, key, text: "", status: "running", end: null };
+    const run: Run = { id: `run-${this.#count}`, session, thread, key, text: "", status: "running", end: null, questions: [] };
     this.runs.set(run.id, run);
     this.emit(session, "message_confirmed", key, {
       message_id: `msg-${run.id}`,
@@ -325,9 +336,41 @@ export class FakeServer {
     this.emit(run.session, "partial_result", run.key, { run_id: run.id, content });
   }
 
+  /** The agent of a run asks; by default for an approval that expires in a minute. */
+  ask(runId: string, question: Partial<AskedQuestion> = {}): string {
+    this.#count += 1;
+    const asked: AskedQuestion = {
+      question_id: `q-${this.#count}`,
+      kind: "approval",
+      prompt: "May I?",
+      expires_at: this.clock.now / 1000 + 60,
+      ...question,
+    };
+    this.#find(runId).questions.push(asked);
+    this.event(runId, "agent_asking", asked);
+    return asked.question_id;
+  }
+
+  /** A question is closed; false if it is not open. */
+  close(question_id: string, outcome: string, more: { answer?: JsonValue; user_id?: string } = {}): boolean {
+    const run = [...this.runs.values()].find(({ questions }) => isAmong(questions, question_id));
+    if (run === undefined) return false;
+    run.questions.splice(run.questions.findIndex((one) => one.question_id === question_id), 1);
+    this.event(run.id, "agent_answered", { question_id, outcome, ...more });
+    return true;
+  }
+
+  #takeAnswer(socket: FakeSocket, user: string, payload: ClientPayloads["answer"], id?: string): void {
+    const { question_id, answer, approve } = payload;
+    const outcome = approve === undefined ? "answered" : approve ? "approved" : "denied";
+    const more = { user_id: user, ...(answer === undefined ? {} : { answer }) };
+    if (!this.close(question_id, outcome, more)) this.error(socket, "ANSWER_REJECTED", id);
+  }
+
   end(runId: string, status: EventPayloads["agent_completed"]["status"] = "completed"): void {
     const run = this.#find(runId);
     run.status = status;
+    for (const { question_id } of [...run.questions]) this.close(question_id, "cancelled");
     run.end = { run_id: run.id, status, duration_ms: 5, result: run.text };
     this.emit(run.session, "agent_completed", run.key, run.end);
   }
@@ -480,4 +523,4 @@ const expiryOf = (token: string): number => claimsOf(token).exp;
 const WARNING = 60_000; // ms before its end that a server warns about a token
 
 const isRejectable = ({ type }: ClientMessage): boolean =>
-  type === "user_message" || type === "agent_request" || type === "get_thread_history";
+  type === "user_message" || type === "agent_request" || type === "get_thread_history" || type === "answer";
