@@ -1,14 +1,14 @@
 // The state of the connection: a short text at the top, and a banner for errors.
 
-import { type ReactNode, useEffect, useState, useSyncExternalStore } from "react";
+import { type ReactNode, useSyncExternalStore } from "react";
 import type { ErrorBody, Snapshot } from "../../src/index.ts";
 import { shallowEqual, useNetra } from "../../src/react/index.ts";
 import { threadOf } from "./conversation.ts";
 import { AlertIcon, CloseIcon } from "./icons.tsx";
+import { useNow } from "./useNow.ts";
 import { connection, wantsSignIn } from "./words.ts";
 
 const NOTICE_MS = 50_000; // before a sign-in ends: a renewal, a minute before, is complete by then
-const TICK_MS = 500; // so that a countdown of seconds is at most half a second late
 
 export function ConnectionState() {
   const state = useNetra(
@@ -111,21 +111,6 @@ function errorToShow({ lastError, messages }: Snapshot, threadId: string): Error
       entry.error.timestamp === lastError.timestamp,
   );
   return isAtMessage ? null : lastError;
-}
-
-function useNow(isTicking: boolean): number {
-  const [now, setNow] = useState(Date.now);
-  useEffect(() => {
-    if (!isTicking) return undefined;
-    const tick = () => setNow(Date.now());
-    const first = setTimeout(tick);
-    const timer = setInterval(tick, TICK_MS);
-    return () => {
-      clearTimeout(first);
-      clearInterval(timer);
-    };
-  }, [isTicking]);
-  return now;
 }
 
 function onLine(run: () => void): () => void {

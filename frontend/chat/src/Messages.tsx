@@ -2,12 +2,13 @@
 
 import { memo, useDeferredValue, useRef } from "react";
 import type { AgentEntry, ErrorBody, Run, RunStatus, ToolCall, UserEntry } from "../../src/index.ts";
-import { isEnd } from "../../src/index.ts";
+import { isEnd, isOpen } from "../../src/index.ts";
 import { CopyButton } from "./CopyButton.tsx";
 import { Markdown } from "./Markdown.tsx";
 import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, RetryIcon, ThoughtIcon, ToolIcon } from "./icons.tsx";
+import { ClosedQuestion, OpenQuestion } from "./Questions.tsx";
 import { duration, pretty } from "./text.ts";
-import { delivery, durationText, ending } from "./words.ts";
+import { delivery, durationText, ending, usageText } from "./words.ts";
 
 interface UserProps {
   readonly entry: UserEntry;
@@ -46,6 +47,9 @@ interface AgentProps {
 
 export const AgentMessage = memo(function AgentMessage({ entry, run, status, onRetry }: AgentProps) {
   const answer = useRef<HTMLDivElement>(null);
+  const focused = useRef<string | null>(null);
+  const questions = run?.questions ?? [];
+  const open = questions.filter(isOpen);
   const isLive = !isEnd(status);
   const text = (entry?.content ?? run?.text) || resultOf(run);
   const shown = useDeferredValue(text);
@@ -53,12 +57,13 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
   const name = run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined) ?? "Agent";
   const error: ErrorBody | null = run?.error ?? entry?.error ?? null;
   return (
-    // Screen readers read a busy element only once it is complete.
-    <article className="message agent" aria-label={name} aria-busy={isLive}>
+    // Screen readers read a busy element only once it is complete, or asks.
+    <article className="message agent" aria-label={name} aria-busy={isLive && open.length === 0}>
       <header>
         <span className="agent-name">{name}</span>
         {run && run.attempt > 1 && <span className="note">attempt {run.attempt}</span>}
         {!isLive && <span className="note">{durationText(run)}</span>}
+        {run && run.usage.length > 0 && <Tokens run={run} />}
       </header>
       {run && <Thoughts run={run} isLive={isLive} />}
       {run && run.tools.length > 0 && (
@@ -66,6 +71,16 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
           {run.tools.map((tool) => (
             <Tool key={tool.tool_call_id} tool={tool} />
           ))}
+        </ul>
+      )}
+      {questions.length > open.length && (
+        <ul className="tools" aria-label="Questions">
+          {questions.map(
+            (question) =>
+              !isOpen(question) && (
+                <ClosedQuestion key={question.question_id} question={question} focused={focused} />
+              ),
+          )}
         </ul>
       )}
       {(entry?.truncated || run?.truncated) && (
@@ -76,7 +91,10 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
           <Markdown text={shown} isWriting={isLive} />
         </div>
       )}
-      {isLive && !shown && <span className="dots" aria-hidden="true" />}
+      {open.map((question) => (
+        <OpenQuestion key={question.question_id} question={question} focused={focused} />
+      ))}
+      {isLive && !shown && open.length === 0 && <span className="dots" aria-hidden="true" />}
       {end && <Problem {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}
       {run?.abandoned && <p className="note">A part of this run did not stop, and may still be running.</p>}
       {!isLive && text && (
@@ -87,6 +105,11 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
     </article>
   );
 });
+
+function Tokens({ run }: { run: Run }) {
+  const { short, long } = usageText(run);
+  return <span className="note" title={long}>{short}</span>;
+}
 
 /** The result of a run that streamed no text, as Markdown. */
 function resultOf(run: Run | undefined): string {

@@ -1,6 +1,6 @@
 // Texts of the page for states and errors.
 
-import type { ErrorBody, Run, RunStatus, Snapshot, UserEntry } from "../../src/index.ts";
+import type { ErrorBody, Question, Run, RunStatus, Snapshot, UserEntry } from "../../src/index.ts";
 import { duration } from "./text.ts";
 
 export type Mood = "good" | "busy" | "bad";
@@ -114,3 +114,44 @@ export function ending(status: RunStatus, error: ErrorBody | null): EndWords | n
 
 export const durationText = (run: Run | undefined): string =>
   run?.duration_ms ? `took ${duration(run.duration_ms)}` : "";
+
+/** The outcome of a closed question. */
+export function outcomeText({ kind, outcome }: Pick<Question, "kind" | "outcome">): string {
+  switch (outcome) {
+    case "answered":
+      return "answered";
+    case "approved":
+      return "approved";
+    case "denied":
+      return "denied";
+    case "expired":
+      return kind === "approval" ? "expired, so denied" : "expired without an answer";
+    case "cancelled":
+      return "cancelled with its run";
+    case "unknown":
+      return "closed";
+    default:
+      return outcome ?? "";
+  }
+}
+
+/** The time until a question expires. */
+export function timeLeft(ms: number): string {
+  const seconds = Math.max(0, Math.ceil(ms / 1000));
+  if (seconds === 0) return "The time to answer is over";
+  if (seconds < 60) return `Expires in ${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `Expires in ${minutes} min ${seconds % 60} s`;
+  return `Expires in ${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** The tokens of a run, and by model. */
+export function usageText({ usage }: Pick<Run, "usage">): { readonly short: string; readonly long: string } {
+  const number = (value: number) => value.toLocaleString("en");
+  const total = usage.reduce((sum, used) => sum + used.input_tokens + used.output_tokens, 0);
+  const models = usage.map(({ model, input_tokens, output_tokens, cost }) => {
+    const price = cost === undefined ? "" : `, cost ${number(cost)}`;
+    return `${model}: ${number(input_tokens)} in, ${number(output_tokens)} out${price}`;
+  });
+  return { short: `${number(total)} ${total === 1 ? "token" : "tokens"}`, long: models.join("; ") };
+}
