@@ -28,6 +28,7 @@ function typeOf(schema) {
   if (schema.$ref !== undefined) {
     const name = schema.$ref.split("/").at(-1);
     if (name === "JsonValue" || name === "JsonObject") return `Ours.${name}`;
+    if (name === "AnswerValue") return "Ours.JsonValue"; // no type of TypeScript excludes only null
     if (name === "OpenPayload") return "Ours.JsonObject";
     return typeOf(components.schemas[name]);
   }

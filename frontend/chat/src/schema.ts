@@ -132,7 +132,9 @@ export function readForm({ isObject: isWhole, fields }: Form, texts: Texts): Rea
     else if (read.value !== undefined) values.push([field.name, read.value]);
   }
   if (faults.length > 0) return { ok: false, faults: Object.fromEntries(faults) };
-  return { ok: true, answer: isWhole ? Object.fromEntries(values) : (values[0]?.[1] ?? null) };
+  if (isWhole) return { ok: true, answer: Object.fromEntries(values) };
+  const [[name, answer] = ["", null]] = values;
+  return answer === null ? { ok: false, faults: { [name]: "The answer cannot be null." } } : { ok: true, answer };
 }
 
 /** `value` is undefined for an optional field that is empty. */

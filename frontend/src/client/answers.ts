@@ -7,22 +7,17 @@
  */
 
 import { localError } from "../core/retry-rules.js";
-import { isAmong, isTaken, outcomeOf, type Reply } from "../core/questions.js";
+import { isTaken, outcomeOf, type Reply } from "../core/questions.js";
+import type { Question } from "../core/snapshot.js";
 import type { Cancel, Ports } from "../ports.js";
-import type { ErrorBody } from "../protocol/messages.js";
+import type { ErrorBody, EventPayloads } from "../protocol/messages.js";
 import type { View } from "../store/view.js";
 import { RequestError } from "./api.js";
-import type { Answer } from "./requests.js";
-import type { RunStopsOwner } from "./run-stops.js";
+import type { Answer, Asking } from "./requests.js";
 
 const OUTCOME_WITHIN = 5_000; // ms after the rejection of an answer that was sent more than once
-const LOOK_AFTER = 2_000; // ms: a run of another session reports the outcome only in the history
+const LOOK_AFTER = 2_000; // ms: the outcome in a run of another session may be in the history only
 const LOOKS = 3;
-
-export interface AnswersOwner extends RunStopsOwner {
-  /** The view has changed. */
-  changed(): void;
-}
 
 interface Waiting {
   readonly questionId: string;
@@ -38,10 +33,10 @@ interface Waiting {
 export class Answers {
   readonly #ports: Pick<Ports, "timers" | "uniqueId">;
   readonly #view: View;
-  readonly #owner: AnswersOwner;
+  readonly #owner: Asking;
   readonly #waiting = new Set<Waiting>();
 
-  constructor(ports: Pick<Ports, "timers" | "uniqueId">, view: View, owner: AnswersOwner) {
+  constructor(ports: Pick<Ports, "timers" | "uniqueId">, view: View, owner: Asking) {
     this.#ports = ports;
     this.#view = view;
     this.#owner = owner;
@@ -79,18 +74,29 @@ export class Answers {
     });
   }
 
-  /** Settles the answers to questions that are closed. */
+  /** Settles the answers to questions that are closed in the view. */
   check(): void {
     for (const waiting of this.#waiting) {
       const question = this.#view.question(waiting.questionId);
-      if (question === undefined || question.outcome === null) continue;
-      const isWon = waiting.writes > 0 && isTaken(question, waiting.reply);
-      waiting.settle(isWon ? question.outcome : this.#tooLate(question.outcome));
+      if (question !== undefined) this.#closed(waiting, question);
+    }
+  }
+
+  /** Settles the answers to a question that is closed; its run may be of another session. */
+  closed({ question_id, outcome, answer }: EventPayloads["agent_answered"]): void {
+    for (const waiting of this.#waiting) {
+      if (waiting.questionId === question_id) this.#closed(waiting, { outcome, answer });
     }
   }
 
   failAll(error: ErrorBody): void {
     for (const { settle } of this.#waiting) settle(error);
+  }
+
+  #closed(waiting: Waiting, { outcome, answer }: Pick<Question, "outcome" | "answer">): void {
+    if (outcome === null) return;
+    const isWon = waiting.writes > 0 && isTaken({ outcome, answer }, waiting.reply);
+    waiting.settle(isWon ? outcome : this.#tooLate(outcome));
   }
 
   #answered(waiting: Waiting, { error }: Answer): void {
@@ -107,28 +113,18 @@ export class Answers {
     if (waiting.looks < LOOKS) this.#after(waiting, LOOK_AFTER, () => this.#look(waiting));
   }
 
-  /** Asks whether the question is still open. A rejection would arrive before the history. */
+  /** Asks for the outcome. */
   #look(waiting: Waiting): void {
-    const { questionId, reply } = waiting;
-    const runId = this.#view.question(questionId)?.run_id ?? "";
+    const runId = this.#view.question(waiting.questionId)?.run_id ?? "";
     const thread_id = this.#view.run(runId)?.thread_id;
     if (thread_id == null) return;
     waiting.looks += 1;
     const id = this.#owner.uniqueId();
     this.#owner.ask(id, { type: "get_thread_history", payload: { thread_id }, correlation_id: id }, {
       written: () => undefined,
-      answered: (answer) => {
-        if (!this.#waiting.has(waiting)) return;
-        const page = answer.error === null && answer.message.type === "thread_history" ? answer.message.payload : null;
-        const run = page?.messages.find((message) => message.run?.run_id === runId)?.run;
-        if (run === undefined || isAmong(run.questions, questionId)) {
-          this.#lookLater(waiting);
-          return;
-        }
-        const said = reply.answer === undefined ? {} : { answer: reply.answer };
-        this.#view.answered({ run_id: runId, question_id: questionId, outcome: outcomeOf(reply), ...said });
-        this.check();
-        this.#owner.changed();
+      // The page has the outcome, and settles the answer, unless the question is still open.
+      answered: () => {
+        if (this.#waiting.has(waiting)) this.#lookLater(waiting);
       },
     });
   }

@@ -11,6 +11,13 @@ export interface RequestCallbacks {
   readonly answered: (answer: Answer) => void;
 }
 
+/** Sends requests of this tab. */
+export interface Asking {
+  uniqueId(): string;
+  ask(id: string, message: ControlRequest, callbacks: RequestCallbacks): void;
+  forget(id: string): void;
+}
+
 interface OpenRequest extends RequestCallbacks {
   readonly message: ControlRequest;
 }

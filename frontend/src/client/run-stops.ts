@@ -1,19 +1,12 @@
 /** Requests to stop runs: each settles when its run has ended, however the tab learns of it. */
 
-import type { ControlRequest } from "../protocol/messages.js";
-import type { RequestCallbacks } from "./requests.js";
-
-export interface RunStopsOwner {
-  uniqueId(): string;
-  ask(id: string, message: ControlRequest, callbacks: RequestCallbacks): void;
-  forget(id: string): void;
-}
+import type { Asking } from "./requests.js";
 
 export class RunStops {
-  readonly #owner: RunStopsOwner;
+  readonly #owner: Asking;
   readonly #waiting = new Map<string, Set<(ok: boolean) => void>>();
 
-  constructor(owner: RunStopsOwner) {
+  constructor(owner: Asking) {
     this.#owner = owner;
   }
 

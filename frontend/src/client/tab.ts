@@ -80,7 +80,7 @@ export class Tab {
       forget: (id: string) => this.#requests.forget(id),
     };
     this.stops = new RunStops(asking);
-    this.answers = new Answers(ports, this.#view, { ...asking, changed: () => this.#changed() });
+    this.answers = new Answers(ports, this.#view, asking);
     this.#updates = new Updates(this.#view, this.#requests, this.stops, this.answers, {
       isAlone: () => this.#group.role === "alone",
       isOwnId: (id) => this.#ownIds.has(id),

@@ -49,6 +49,7 @@ export class Updates {
     if (message.type === "thread_history" && isAnswer) this.#view.addHistory(message.payload);
     this.#owner.changed();
     this.#answers.check();
+    if (message.type === "agent_answered") this.#answers.closed(message.payload);
     if (message.type === "agent_completed") this.#stops.ended(message.payload.run_id);
     if (message.type === "connection_established") this.#owner.connected(message.payload.resume.verdict);
     if (message.type === "error") this.#requests.answer(id, { error: message.payload });

@@ -4,8 +4,10 @@ import type {
   AskedQuestion,
   ClientPayloads,
   EventPayloads,
+  HistoryQuestion,
   JsonValue,
   QuestionOutcome,
+  ResumedQuestion,
   ResumedRun,
 } from "../protocol/messages.js";
 import { isOpen, type Question } from "./snapshot.js";
@@ -38,6 +40,23 @@ export function withAsked(questions: Questions, run_id: string, asked: AskedQues
   return [...questions, question];
 }
 
+/** Those of a resume that are open. The history has the texts of those that are listed without. */
+export function withResumed(questions: Questions, run_id: string, open: readonly ResumedQuestion[]): Questions {
+  const isComplete = (one: ResumedQuestion): one is ResumedQuestion & AskedQuestion => one.prompt !== undefined;
+  return open.filter(isComplete).reduce((all, asked) => withAsked(all, run_id, asked), questions);
+}
+
+/** All questions of a run, as the history has them. What is closed already stays closed. */
+export function withHistory(questions: Questions, run_id: string, listed: readonly HistoryQuestion[]): Questions {
+  const all = listed.reduce((known, asked) => withAsked(known, run_id, asked), questions);
+  return listed.reduce((known, { question_id, outcome, ...rest }) => {
+    const before = known.find((one) => one.question_id === question_id)?.outcome ?? UNKNOWN;
+    return outcome === undefined || before !== UNKNOWN
+      ? known
+      : withAnswered(known, { ...rest, run_id, question_id, outcome });
+  }, all);
+}
+
 export function withAnswered(questions: Questions, answered: EventPayloads["agent_answered"]): Questions {
   const { question_id, outcome, answer, user_id = null } = answered;
   return questions.map((question) =>
@@ -48,7 +67,7 @@ export function withAnswered(questions: Questions, answered: EventPayloads["agen
 /** Closes the open questions that a list does not have. */
 export function closedExcept(
   questions: Questions,
-  open: readonly Pick<AskedQuestion, "question_id">[],
+  open: readonly ResumedQuestion[],
   outcome: string,
 ): Questions {
   const ids = new Set(open.map(({ question_id }) => question_id));
@@ -61,8 +80,7 @@ export function closedExcept(
  * Whether a closed question has the outcome that a reply asked for. What a newer server calls an
  * outcome cannot be compared, and counts as that.
  */
-export function isTaken(question: Question, reply: Reply): boolean {
-  const { outcome, answer } = question;
+export function isTaken({ outcome, answer }: Pick<Question, "outcome" | "answer">, reply: Reply): boolean {
   switch (outcome) {
     case "approved":
       return reply.approve === true;
@@ -100,5 +118,5 @@ export function isClosed(question: Question | undefined, resumed: readonly Resum
   return run !== undefined && !isAmong(run.questions, question_id);
 }
 
-export const isAmong = (open: readonly AskedQuestion[] | undefined, questionId: string): boolean =>
+export const isAmong = (open: readonly ResumedQuestion[] | undefined, questionId: string): boolean =>
   open?.some(({ question_id }) => question_id === questionId) === true;

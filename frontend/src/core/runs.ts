@@ -1,7 +1,7 @@
 /** Runs assembled from their events, and from the runs that a resume reports. */
 
 import type { EventMessage, EventPayloads, HistoryMessage, ResumedRun } from "../protocol/messages.js";
-import { closedExcept, UNKNOWN, withAnswered, withAsked } from "./questions.js";
+import { closedExcept, UNKNOWN, withAnswered, withAsked, withHistory, withResumed } from "./questions.js";
 import { isEnd, type Run, type ToolCall, type Usage } from "./snapshot.js";
 
 const NEW_RUN: Run = {
@@ -95,8 +95,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
  */
 export function afterResume(before: Run | undefined, resumed: ResumedRun, isComplete: boolean): Run {
   const { questions: open = [] } = resumed;
-  const known = (before ?? NEW_RUN).questions;
-  const questions = open.reduce((all, asked) => withAsked(all, resumed.run_id, asked), known);
+  const questions = withResumed((before ?? NEW_RUN).questions, resumed.run_id, open);
   const keepsText = before !== undefined && isComplete && resumed.truncated === true;
   return {
     ...(before ?? NEW_RUN),
@@ -112,8 +111,8 @@ export function afterResume(before: Run | undefined, resumed: ResumedRun, isComp
 }
 
 /**
- * The run as a page of the history reports it: its end, if that was missed, and its open questions.
- * Undefined for an unknown run that asks nothing: the page itself shows it.
+ * The run as a page of the history reports it: its end, if that was missed, and its questions.
+ * Undefined for an unknown run that asks nothing now: the page itself shows it.
  *
  * @param keepsText Whether the page does not have the text that was received.
  */
@@ -123,17 +122,19 @@ export function afterHistory(
   thread_id: string,
   keepsText: boolean,
 ): Run | undefined {
-  const { run_id, agent_name, status, questions: open = [] } = message.run;
-  if (before !== undefined && isEnd(before.status)) return before;
-  if (isEnd(status)) {
-    if (before === undefined) return undefined;
-    const questions = closedExcept(before.questions, [], "cancelled");
-    return { ...before, status, text: keepsText ? before.text : "", position: null, questions };
-  }
-  if (open.length === 0) return before;
-  const correlation_id = message.correlation_id ?? null;
-  const run = before ?? { ...NEW_RUN, run_id, agent_name, thread_id, correlation_id, status };
-  return { ...run, questions: open.reduce((all, asked) => withAsked(all, run_id, asked), run.questions) };
+  const { run_id, agent_name, status, questions: listed = [] } = message.run;
+  const isAsking = !isEnd(status) && listed.some(({ outcome }) => outcome === undefined);
+  const asking = isAsking
+    ? { ...NEW_RUN, run_id, agent_name, thread_id, correlation_id: message.correlation_id ?? null, status }
+    : undefined;
+  const run = before ?? asking;
+  if (run === undefined) return undefined;
+  const isMissedEnd = isEnd(status) && !isEnd(run.status);
+  if (listed.length === 0 && !isMissedEnd) return run;
+  const questions = withHistory(run.questions, run_id, listed);
+  if (!isMissedEnd) return { ...run, questions };
+  const text = keepsText ? run.text : "";
+  return { ...run, status, text, position: null, questions: closedExcept(questions, [], "cancelled") };
 }
 
 /** The sums for each model. */

@@ -45,6 +45,7 @@ export const name = expect((value) => typeof value === "string" && value !== "",
 export const truth = expect((value) => typeof value === "boolean", "true or false");
 export const number = expect((value) => typeof value === "number", "a number");
 export const anything: Check = () => null;
+export const notNull = expect((value) => value !== null, "a value that is not null");
 export const anyObject = expect(isObject, "an object");
 
 export const integer = (from: number, to = Number.MAX_SAFE_INTEGER): Check =>

@@ -39,6 +39,8 @@ import {
   type EventPayloads,
   type EventType,
   type HistoryMessage,
+  type HistoryQuestion,
+  type ResumedQuestion,
   type ResumedRun,
   type ResumeState,
   type ServerFeatures,
@@ -99,7 +101,15 @@ const QUESTION: Shape<AskedQuestion> = {
   arguments: may(anything),
   expires_at: must(number),
 };
-const questions = may(eachOf(object(QUESTION)));
+
+const RESUMED_QUESTION: Shape<ResumedQuestion> = { ...QUESTION, prompt: may(text), truncated: may(truth) };
+
+const HISTORY_QUESTION: Shape<HistoryQuestion> = {
+  ...QUESTION,
+  outcome: may(name),
+  answer: may(anything),
+  user_id: may(name),
+};
 
 const RESUMED_RUN: Shape<ResumedRun> = {
   run_id: must(name),
@@ -108,7 +118,7 @@ const RESUMED_RUN: Shape<ResumedRun> = {
   status: must(oneOf(RUN_STATUSES)),
   content: must(text),
   truncated: may(truth),
-  questions,
+  questions: may(eachOf(object(RESUMED_QUESTION))),
 };
 
 const RESUME: Shape<ResumeState> = {
@@ -123,7 +133,7 @@ const HISTORY_RUN: Shape<NonNullable<HistoryMessage["run"]>> = {
   run_id: must(name),
   agent_name: must(text),
   status: must(oneOf(RUN_STATUSES)),
-  questions,
+  questions: may(eachOf(object(HISTORY_QUESTION))),
 };
 
 const HISTORY_MESSAGE: Shape<HistoryMessage> = {

@@ -1,6 +1,6 @@
 /** Encodes a message as a frame, after the checks that the server makes, so that faults show at once. */
 
-import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, anything, show, truth, type Check, type Shape } from "./check.js";
+import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, notNull, show, truth, type Check, type Shape } from "./check.js";
 import { ON_BUSY, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
 
 const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong: docs/protocol.md, Limits
@@ -54,7 +54,7 @@ const PAYLOADS: Readonly<Record<ClientType, Check>> = {
   }),
   answer: closed<ClientPayloads["answer"]>({
     question_id: must(name),
-    answer: may(anything),
+    answer: may(notNull),
     approve: may(truth),
   }),
 };

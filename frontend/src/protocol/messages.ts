@@ -92,7 +92,7 @@ export interface ClientPayloads {
   };
   answer: {
     readonly question_id: string;
-    /** Of a question. */
+    /** Of a question; not null. */
     readonly answer?: JsonValue;
     /** Of an approval. */
     readonly approve?: boolean;
@@ -158,6 +158,21 @@ export interface AskedQuestion {
   readonly expires_at: number;
 }
 
+/** An open question, as a resume lists it; if it is long, without its texts. */
+export interface ResumedQuestion extends Omit<AskedQuestion, "prompt"> {
+  readonly prompt?: string;
+  /** The texts are only in the thread's history. */
+  readonly truncated?: boolean;
+}
+
+/** A question as the history lists it: without an outcome while it is open. */
+export interface HistoryQuestion extends AskedQuestion {
+  /** One of `QUESTION_OUTCOMES`, or one of a newer server. */
+  readonly outcome?: string;
+  readonly answer?: JsonValue;
+  readonly user_id?: string;
+}
+
 /** A run whose end the client has not acknowledged, as a resume reports it. */
 export interface ResumedRun {
   readonly run_id: string;
@@ -168,7 +183,7 @@ export interface ResumedRun {
   readonly content: string;
   readonly truncated?: boolean;
   /** Those that are open. */
-  readonly questions?: readonly AskedQuestion[];
+  readonly questions?: readonly ResumedQuestion[];
 }
 
 export interface ResumeState {
@@ -190,8 +205,7 @@ export interface HistoryMessage {
     readonly run_id: string;
     readonly agent_name: string;
     readonly status: RunStatus;
-    /** Those that are open. */
-    readonly questions?: readonly AskedQuestion[];
+    readonly questions?: readonly HistoryQuestion[];
   };
   readonly truncated?: boolean;
 }

@@ -6,10 +6,9 @@
  * replaces the tab's own.
  */
 
-import type { ErrorBody, EventPayloads, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import type { ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
 import { withPage, type Page } from "../core/history.js";
 import type { OutboxMessage } from "../core/outbox.js";
-import { withAnswered } from "../core/questions.js";
 import { afterEvent, afterHistory, afterResume } from "../core/runs.js";
 import { EventSequence } from "../core/sequence.js";
 import { isEnd, type ChatMessage, type Question, type Run, type UserEntry } from "../core/snapshot.js";
@@ -101,13 +100,6 @@ export class View {
     this.#version += 1;
   }
 
-  /** A question was closed, in a session whose events this one does not get. */
-  answered(answered: EventPayloads["agent_answered"]): void {
-    const run = this.#runs.get(answered.run_id);
-    if (run !== undefined) this.#runs.set(run.run_id, { ...run, questions: withAnswered(run.questions, answered) });
-    this.#version += 1;
-  }
-
   clear(): void {
     this.#session = null;
     this.#sequence = new EventSequence();
@@ -145,7 +137,10 @@ export class View {
     const place = this.#sequence.place(message.seq, message.seq_from);
     if (place !== "next") return place === "duplicate" ? "duplicate" : "missed";
     this.#sequence.take(message.seq);
-    const run = afterEvent(this.#runs.get(message.payload.run_id), message);
+    const known = this.#runs.get(message.payload.run_id);
+    // The outcome of a question of another session, which this one has answered: not its run.
+    if (known === undefined && message.type === "agent_answered") return "applied";
+    const run = afterEvent(known, message);
     this.#runs.set(run.run_id, run);
     this.#linkQuestion(run, message);
     if (message.type === "agent_completed") this.#prune();

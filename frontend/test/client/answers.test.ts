@@ -347,6 +347,7 @@ describe("an answer and a lost connection", () => {
       { message_id: "m", role: "user", content: "hello", created_at: 1, correlation_id: key, run: { run_id: run, agent_name: "echo", status: "interrupted" } },
     ]);
     browser.server.sessions.clear();
+    browser.server.runs.clear();
     browser.server.socket.drop(1006);
     const waiting = watched(client.answer(id, { approve: true }));
     browser.server.isMute = false;
@@ -354,6 +355,61 @@ describe("an answer and a lost connection", () => {
     expect(client.getSnapshot().session?.verdict).toBe("reset");
     expect(question(client)?.outcome).toBe("cancelled");
     expect(waiting.value).toBe("ANSWER_REJECTED");
+  });
+});
+
+/** The history of a thread as the server has it now: the message of a run, with its questions. */
+function shareHistory(browser: Browser): void {
+  Object.defineProperty(browser.server.threads, "get", {
+    value: (threadId: string) => {
+      const { id: run_id, key, status, questions, thread } = browser.server.run;
+      if (threadId !== thread) return undefined;
+      const run = { run_id, agent_name: "echo", status, ...(questions.length === 0 ? {} : { questions }) };
+      return [{ message_id: "m", role: "user", content: "hello", created_at: 1, correlation_id: key, run }];
+    },
+  });
+}
+
+describe("the history", () => {
+  it("has the texts of a question that a resume only lists, and how others were closed", async () => {
+    const { browser, tab, client } = await connected();
+    await client.sendMessage(hello);
+    shareHistory(browser);
+    const first = browser.server.ask(browser.server.run.id);
+    const second = browser.server.ask(browser.server.run.id, TOOL);
+    browser.server.close(first, "approved", { user_id: "alice" });
+    await browser.clock.advance(2_000);
+    browser.server.isShort = true;
+    const again = await tab.reload();
+    expect(again.getSnapshot().runs[0]?.questions).toMatchObject([
+      { question_id: first, outcome: "approved", user_id: "alice" },
+      { question_id: second, outcome: null, prompt: "May I?", ...TOOL },
+    ]);
+  });
+
+  it("replaces the outcome unknown after a gap", async () => {
+    const { browser, client, id } = await asked();
+    shareHistory(browser);
+    browser.server.socket.drop(1006);
+    browser.server.close(id, "expired");
+    browser.server.sessions.values().next().value?.events.splice(0);
+    await browser.clock.advance(1_000);
+    expect(client.getSnapshot().session?.verdict).toBe("gap");
+    expect(question(client)?.outcome).toBe("expired");
+  });
+
+  it("does not reopen a question, and lists no run that asks nothing", async () => {
+    const { browser, client, id } = await asked();
+    shareHistory(browser);
+    browser.server.close(id, "denied");
+    await browser.clock.advance(1);
+    browser.server.run.questions = browser.server.run.questions.map(({ outcome: _, ...open }) => open);
+    await client.loadThread(client.getSnapshot().threadId);
+    expect(question(client)?.outcome).toBe("denied");
+    browser.server.run.questions = [];
+    const other = await browser.tab().open({ threadId: client.getSnapshot().threadId, shareAcrossTabs: false });
+    expect(other.getSnapshot().messages).toMatchObject([{ content: "hello", run_status: "running" }]);
+    expect(other.getSnapshot().runs).toEqual([]);
   });
 });
 
@@ -365,20 +421,34 @@ describe("a question of another session", () => {
     browser.hasLocks = false;
     const owner = await browser.tab().open({ threadId: THREAD });
     await owner.sendMessage(hello);
-    const { id: run_id, key } = browser.server.run;
-    const id = browser.server.ask(run_id, TOOL);
-    const message = { message_id: "m", role: "user", content: "hello", created_at: 1, correlation_id: key } as const;
-    Object.defineProperty(browser.server.threads, "get", {
-      value: () => [{ ...message, run: { run_id, agent_name: "echo", status: "running", questions: [...browser.server.run.questions] } }],
-    });
+    const id = browser.server.ask(browser.server.run.id, TOOL);
+    shareHistory(browser);
     const client = await browser.tab().open({ threadId: THREAD });
     return { browser, client, owner, id };
   }
 
-  it("is in the history, and may be answered; the history tells the outcome", async () => {
+  it("is in the history, and may be answered; the outcome is in both sessions", async () => {
     const { browser, client, owner, id } = await foreign();
     expect(question(client)).toMatchObject({ question_id: id, ...TOOL, outcome: null });
     expect(client.getSnapshot().runs).toMatchObject([{ agent_name: "echo", thread_id: THREAD, status: "running" }]);
+    const settled = watched(client.answer(id, { approve: true }));
+    await browser.clock.advance(10);
+    expect(settled.value).toBe("approved");
+    expect([question(owner), question(client)].map((one) => one?.outcome)).toEqual(["approved", "approved"]);
+  });
+
+  it("may be answered by a client that does not show its run", async () => {
+    const { browser, id } = await foreign();
+    const client = await browser.tab().open({ threadId: "another-one" });
+    const settled = watched(client.answer(id, { approve: false }));
+    await browser.clock.advance(10);
+    expect(settled.value).toBe("denied");
+    expect(client.getSnapshot()).toMatchObject({ runs: [], messages: [] });
+  });
+
+  it("has its outcome in the history, if there was no room for it in this session", async () => {
+    const { browser, client, owner, id } = await foreign();
+    browser.server.sendsCopies = false;
     const settled = watched(client.answer(id, { approve: true }));
     await browser.clock.advance(10);
     expect(question(owner)?.outcome).toBe("approved");
@@ -390,11 +460,10 @@ describe("a question of another session", () => {
 
   it("is looked for three times, and stays open if it is", async () => {
     const { browser, client, id } = await foreign();
-    const { questions } = browser.server.run;
-    const [open] = questions;
-    const settled = watched(client.answer(id, { answer: "yes" }));
+    browser.server.isMute = true;
+    const settled = watched(client.answer(id, { approve: true }));
     await browser.clock.advance(10);
-    if (open !== undefined) questions.push(open); // as if the answer had not been processed
+    browser.server.isMute = false;
     const before = browser.server.of("get_thread_history").length;
     await browser.clock.advance(60_000);
     expect(browser.server.of("get_thread_history")).toHaveLength(before + 3);

@@ -8,17 +8,18 @@ import type {
   ClientMessage,
   ClientPayloads,
   HistoryMessage,
+  HistoryQuestion,
   EventPayloads,
   HttpAnswer,
   HttpRequest,
   JsonValue,
+  ResumedQuestion,
   ResumedRun,
   RunStatus,
   ServerMessage,
   Socket,
   SocketClass,
 } from "../../src/index.js";
-import { isAmong } from "../../src/core/questions.js";
 import type { Clock } from "./clock.js";
 
 interface Session {
@@ -39,8 +40,8 @@ interface Run {
   text: string;
   status: RunStatus;
   end: EventPayloads["agent_completed"] | null;
-  /** Those that are open. */
-  readonly questions: AskedQuestion[];
+  /** All that were asked. */
+  questions: HistoryQuestion[];
 }
 
 export const FEATURES = {
@@ -78,10 +79,12 @@ export class FakeServer {
   /** True: messages are received and not answered. */
   isMute = false;
   selects = "netra.v1";
-  /** True: a resume sends only the end of each text. */
+  /** True: a resume sends only the end of each text, and questions without their texts. */
   isShort = false;
   /** An error that answers every message, every answer and every request for a history. */
   rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
+  /** False: how a question was closed has no room in the session that answered it. */
+  sendsCopies = true;
   /** Milliseconds that this server's clock is ahead. */
   serverAhead = 0;
   /** True: tokens expire, with a warning a minute before, as on a real server. */
@@ -255,10 +258,15 @@ export class FakeServer {
         status: run.status,
         content: this.isShort ? content.slice(-4) : content,
         ...(this.isShort ? { truncated: true } : {}),
-        ...(run.questions.length === 0 ? {} : { questions: [...run.questions] }),
+        ...(run.questions.some(isOpen) ? { questions: run.questions.filter(isOpen).map((one) => this.#resumedQuestion(one)) } : {}),
       });
     }
     return resumed;
+  }
+
+  #resumedQuestion(question: HistoryQuestion): ResumedQuestion {
+    const { question_id, kind, expires_at } = question;
+    return this.isShort ? { question_id, kind, expires_at, truncated: true } : question;
   }
 
   #take(socket: FakeSocket, data: string): void {
@@ -286,7 +294,7 @@ export class FakeServer {
       if (messages === undefined) this.error(socket, "THREAD_NOT_FOUND", id);
       else this.control(socket, "thread_history", { thread_id, messages, has_more: false }, id);
     } else if (message.type === "answer") {
-      this.#takeAnswer(socket, session.user, message.payload, id);
+      this.#takeAnswer(socket, session, message.payload, id);
     } else if (message.type === "stop_agent") {
       const run = this.runs.get(message.payload.run_id);
       if (run === undefined || run.end !== null) this.error(socket, "RUN_NOT_FOUND", id);
@@ -353,24 +361,29 @@ export class FakeServer {
 
   /** A question is closed; false if it is not open. */
   close(question_id: string, outcome: string, more: { answer?: JsonValue; user_id?: string } = {}): boolean {
-    const run = [...this.runs.values()].find(({ questions }) => isAmong(questions, question_id));
+    const isIt = (one: HistoryQuestion): boolean => one.question_id === question_id && isOpen(one);
+    const run = [...this.runs.values()].find(({ questions }) => questions.some(isIt));
     if (run === undefined) return false;
-    run.questions.splice(run.questions.findIndex((one) => one.question_id === question_id), 1);
+    run.questions = run.questions.map((one) => (isIt(one) ? { ...one, outcome, ...more } : one));
     this.event(run.id, "agent_answered", { question_id, outcome, ...more });
     return true;
   }
 
-  #takeAnswer(socket: FakeSocket, user: string, payload: ClientPayloads["answer"], id?: string): void {
+  #takeAnswer(socket: FakeSocket, session: Session, payload: ClientPayloads["answer"], id = ""): void {
     const { question_id, answer, approve } = payload;
     const outcome = approve === undefined ? "answered" : approve ? "approved" : "denied";
-    const more = { user_id: user, ...(answer === undefined ? {} : { answer }) };
-    if (!this.close(question_id, outcome, more)) this.error(socket, "ANSWER_REJECTED", id);
+    const more = { user_id: session.user, ...(answer === undefined ? {} : { answer }) };
+    const run = [...this.runs.values()].find(({ questions }) => questions.some((one) => one.question_id === question_id));
+    if (run === undefined || !this.close(question_id, outcome, more)) this.error(socket, "ANSWER_REJECTED", id);
+    else if (run.session !== session && this.sendsCopies) {
+      this.emit(session, "agent_answered", id, { run_id: run.id, question_id, outcome, ...more });
+    }
   }
 
   end(runId: string, status: EventPayloads["agent_completed"]["status"] = "completed"): void {
     const run = this.#find(runId);
     run.status = status;
-    for (const { question_id } of [...run.questions]) this.close(question_id, "cancelled");
+    for (const { question_id } of run.questions) this.close(question_id, "cancelled");
     run.end = { run_id: run.id, status, duration_ms: 5, result: run.text };
     this.emit(run.session, "agent_completed", run.key, run.end);
   }
@@ -519,6 +532,8 @@ const claimsOf = (token: string): { sub: string; exp: number } =>
   JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string; exp: number };
 const userOf = (token: string): string => claimsOf(token).sub;
 const expiryOf = (token: string): number => claimsOf(token).exp;
+
+const isOpen = ({ outcome }: HistoryQuestion): boolean => outcome === undefined;
 
 const WARNING = 60_000; // ms before its end that a server warns about a token
 
