@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -10,7 +9,7 @@ from support.browser import (
     DEVELOPER,
     answers,
     articles,
-    axe,
+    axe_faults,
     chromium,
     connected,
     message_box,
@@ -132,9 +131,6 @@ DOES = {
     "long": long,
 }
 '''
-
-
-AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 @pytest.fixture(scope="module")
@@ -526,17 +522,6 @@ def test_deep_output_does_not_break_the_page(page: Page) -> None:
 
 
 # --- for everybody
-
-
-def axe_faults(page: Page) -> list[Any]:
-    """Return what axe finds wrong: its rule, and where."""
-    # Axe's script is put in over the debugger, past the page's policy, which has no say there.
-    page.evaluate(axe())
-    found = page.evaluate("rules => axe.run(document, {runOnly: rules})", AXE_RULES)
-    return [
-        (fault["id"], [node["html"][:200] for node in fault["nodes"]])
-        for fault in found["violations"]
-    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -37,6 +37,8 @@ from support.server import SOON
 
 DEVELOPER = "Sign in as developer"
 
+_AXE_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
 _NETWORK = re.compile(r"Failed to load resource|WebSocket connection to|net::ERR_")
 _ASK = """
 import chromium from "@sparticuz/chromium";
@@ -68,9 +70,20 @@ def chromium() -> Iterator[Browser]:
 
 
 @cache
-def axe() -> str:
+def _axe() -> str:
     """Return the script of axe, which checks accessibility."""
     return (installed() / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+def axe_faults(page: Page) -> list[Any]:
+    """Return what axe finds wrong: its rule, and where."""
+    # Axe's script is put in over the debugger, past the page's policy, which has no say there.
+    page.evaluate(_axe())
+    found = page.evaluate("rules => axe.run(document, {runOnly: rules})", _AXE_RULES)
+    return [
+        (fault["id"], [node["html"][:200] for node in fault["nodes"]])
+        for fault in found["violations"]
+    ]
 
 
 @define(eq=False, slots=False)  # Playwright sets attributes on listeners

@@ -1,6 +1,6 @@
 // One message: of the user, or of an agent.
 
-import { memo, useDeferredValue, useRef } from "react";
+import { memo, useCallback, useDeferredValue, useRef, useState } from "react";
 import type { AgentEntry, ErrorBody, Run, RunStatus, ToolCall, UserEntry } from "../../src/index.ts";
 import { isEnd, isOpen } from "../../src/index.ts";
 import { CopyButton } from "./CopyButton.tsx";
@@ -48,6 +48,11 @@ interface AgentProps {
 export const AgentMessage = memo(function AgentMessage({ entry, run, status, onRetry }: AgentProps) {
   const answer = useRef<HTMLDivElement>(null);
   const focused = useRef<string | null>(null);
+  const [problems, setProblems] = useState<Readonly<Record<string, ErrorBody | undefined>>>({});
+  const onProblem = useCallback(
+    (id: string, problem: ErrorBody | undefined) => setProblems((all) => ({ ...all, [id]: problem })),
+    [],
+  );
   const questions = run?.questions ?? [];
   const open = questions.filter(isOpen);
   const isLive = !isEnd(status);
@@ -66,21 +71,26 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
         {run && run.usage.length > 0 && <Tokens run={run} />}
       </header>
       {run && <Thoughts run={run} isLive={isLive} />}
-      {run && run.tools.length > 0 && (
-        <ul className="tools" aria-label="Tools">
-          {run.tools.map((tool) => (
-            <Tool key={tool.tool_call_id} tool={tool} />
-          ))}
-        </ul>
-      )}
       {questions.length > open.length && (
         <ul className="tools" aria-label="Questions">
           {questions.map(
             (question) =>
               !isOpen(question) && (
-                <ClosedQuestion key={question.question_id} question={question} focused={focused} />
+                <ClosedQuestion
+                  key={question.question_id}
+                  question={question}
+                  focused={focused}
+                  problem={problems[question.question_id]}
+                />
               ),
           )}
+        </ul>
+      )}
+      {run && run.tools.length > 0 && (
+        <ul className="tools" aria-label="Tools">
+          {run.tools.map((tool) => (
+            <Tool key={tool.tool_call_id} tool={tool} />
+          ))}
         </ul>
       )}
       {(entry?.truncated || run?.truncated) && (
@@ -92,7 +102,13 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
         </div>
       )}
       {open.map((question) => (
-        <OpenQuestion key={question.question_id} question={question} focused={focused} />
+        <OpenQuestion
+          key={question.question_id}
+          question={question}
+          focused={focused}
+          problem={problems[question.question_id]}
+          onProblem={onProblem}
+        />
       ))}
       {isLive && !shown && open.length === 0 && <span className="dots" aria-hidden="true" />}
       {end && <Problem {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}

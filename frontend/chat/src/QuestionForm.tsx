@@ -83,7 +83,7 @@ function FieldInput({ field, text, fault, onChange }: FieldProps) {
   );
   if (kind === "choice" && isRequired && choices.length <= RADIOS) {
     return (
-      <fieldset className="field" aria-describedby={described} aria-invalid={fault !== undefined}>
+      <fieldset role="radiogroup" className="field" aria-required aria-describedby={described} aria-invalid={fault !== undefined}>
         <legend>{label}</legend>
         <div className="radios">
           {choices.map((choice, index) => (

@@ -1,6 +1,6 @@
 // What an agent asks: a card while it waits, one line like a tool's once it is closed.
 
-import { type KeyboardEvent, memo, type RefObject, useEffect, useId, useLayoutEffect, useRef, useState } from "react";
+import { type KeyboardEvent, memo, type RefObject, useId, useLayoutEffect, useRef, useState } from "react";
 import type { ErrorBody, Question, Reply } from "../../src/index.ts";
 import { expiresIn, RequestError } from "../../src/index.ts";
 import { useNetra } from "../../src/react/index.ts";
@@ -14,24 +14,22 @@ interface Props {
   readonly question: Question;
   /** The question whose card had the focus when it was closed: its line receives the focus. */
   readonly focused: RefObject<string | null>;
+  /** The reason why the last answer of this page was not taken. */
+  readonly problem: ErrorBody | undefined;
 }
 
-export const OpenQuestion = memo(function OpenQuestion({ question, focused }: Props) {
+interface OpenProps extends Props {
+  readonly onProblem: (questionId: string, problem: ErrorBody | undefined) => void;
+}
+
+export const OpenQuestion = memo(function OpenQuestion({ question, focused, problem, onProblem }: OpenProps) {
   const { question_id, kind, prompt, schema } = question;
   const answer = useNetra((netra) => netra.answer);
   const isConnected = useNetra((netra) => netra.isConnected);
   const [isBusy, setBusy] = useState(false);
-  const [problem, setProblem] = useState<ErrorBody | null>(null);
   const card = useRef<HTMLElement>(null);
-  const isMounted = useRef(false);
   const id = useId();
 
-  useEffect(() => {
-    isMounted.current = true;
-    return () => {
-      isMounted.current = false;
-    };
-  }, []);
   useLayoutEffect(() => {
     const element = card.current;
     return () => {
@@ -42,11 +40,10 @@ export const OpenQuestion = memo(function OpenQuestion({ question, focused }: Pr
   const reply = (body: Reply) => {
     if (isBusy) return;
     setBusy(true);
-    setProblem(null);
+    onProblem(question_id, undefined);
     answer(question_id, body).catch((error: unknown) => {
       if (!(error instanceof RequestError)) throw error;
-      if (!isMounted.current) return;
-      setProblem(error.body);
+      onProblem(question_id, error.body);
       setBusy(false);
     });
   };
@@ -75,7 +72,7 @@ export const OpenQuestion = memo(function OpenQuestion({ question, focused }: Pr
       ) : (
         <QuestionForm schema={schema} isBusy={isBusy} onAnswer={(value) => reply({ answer: value })} />
       )}
-      {isBusy && <p className="note" role="status" aria-label="Answer">{isConnected ? "Sending…" : "Waiting for the connection"}</p>}
+      {isBusy && <p className="note">{isConnected ? "Sending…" : "Waiting for the connection"}</p>}
       {problem && (
         <div className="problem" role="alert">
           <AlertIcon />
@@ -122,7 +119,7 @@ function Proposal({ question: { kind, tool_name, arguments: given } }: { questio
   );
 }
 
-export const ClosedQuestion = memo(function ClosedQuestion({ question, focused }: Props) {
+export const ClosedQuestion = memo(function ClosedQuestion({ question, focused, problem }: Props) {
   const { question_id, kind, prompt, tool_name, answer, outcome } = question;
   const line = useRef<HTMLElement>(null);
   useLayoutEffect(() => {
@@ -157,6 +154,11 @@ export const ClosedQuestion = memo(function ClosedQuestion({ question, focused }
           </dl>
         )}
       </details>
+      {problem && (
+        <p className="note" role="alert">
+          Your answer was not taken. {problem.error}
+        </p>
+      )}
     </li>
   );
 });
