@@ -28,12 +28,12 @@ function typeOf(schema) {
   if (schema.$ref !== undefined) {
     const name = schema.$ref.split("/").at(-1);
     if (name === "JsonValue" || name === "JsonObject") return `Ours.${name}`;
-    if (name === "AnswerValue") return "Ours.JsonValue"; // no type of TypeScript excludes only null
     if (name === "OpenPayload") return "Ours.JsonObject";
     return typeOf(components.schemas[name]);
   }
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.enum !== undefined) return schema.enum.map((one) => JSON.stringify(one)).join(" | ");
+  if (schema.not?.type === "null") return "Ours.JsonValue"; // types do not exclude null
   if (schema.oneOf !== undefined) return schema.oneOf.map(typeOf).join(" | ");
   switch (schema.type) {
     case "string":
@@ -45,6 +45,7 @@ function typeOf(schema) {
     case "array":
       return `readonly (${typeOf(schema.items)})[]`;
     case "object": {
+      if (schema.properties === undefined) return "Ours.JsonObject";
       const fields = Object.entries(schema.properties).map(([name, field]) => {
         const optional = schema.required?.includes(name) ? "" : "?";
         return `readonly ${name}${optional}: ${typeOf(field)}`;

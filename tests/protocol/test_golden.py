@@ -227,6 +227,34 @@ WRITTEN: dict[str, bytes] = {
             ),
         )
     ),
+    "connection_established: an exact resume while a run asks": established(
+        ResumeState(
+            Verdict.EXACT,
+            replayed=0,
+            last_seq=6,
+            runs=(
+                {
+                    **unfinished("run_1", "c-4", "running", "Hel"),
+                    "questions": [
+                        {
+                            "question_id": "q_2",
+                            "kind": "approval",
+                            "prompt": "Allow the call of delete?",
+                            "expires_at": END,
+                            "tool_name": "delete",
+                            "arguments": {"path": "notes.txt"},
+                        },
+                        {
+                            "question_id": "q_3",
+                            "kind": "question",
+                            "expires_at": END,
+                            "truncated": True,
+                        },
+                    ],
+                },
+            ),
+        )
+    ),
     "connection_established: a gap, with a text cut at its front": established(
         ResumeState(
             Verdict.GAP,

@@ -66,7 +66,7 @@ export interface Question {
   readonly schema: JsonObject | null;
   /** Of an approval: the tool that would be executed, with its arguments. */
   readonly tool_name: string | null;
-  readonly arguments: JsonValue;
+  readonly arguments: JsonObject | null;
   /** Unix seconds, by the server's clock: see `Snapshot.clockOffset`. */
   readonly expires_at: number;
   /**

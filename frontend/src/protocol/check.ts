@@ -44,6 +44,7 @@ export const text = expect((value) => typeof value === "string", "a string");
 export const name = expect((value) => typeof value === "string" && value !== "", "a name");
 export const truth = expect((value) => typeof value === "boolean", "true or false");
 export const number = expect((value) => typeof value === "number", "a number");
+export const notNegative = expect((value) => typeof value === "number" && value >= 0, "a number from 0");
 export const anything: Check = () => null;
 export const notNull = expect((value) => value !== null, "a value that is not null");
 export const anyObject = expect(isObject, "an object");

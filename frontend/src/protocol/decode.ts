@@ -16,6 +16,7 @@ import {
   may,
   must,
   name,
+  notNegative,
   number,
   object,
   oneOf,
@@ -98,7 +99,7 @@ const QUESTION: Shape<AskedQuestion> = {
   prompt: must(text),
   schema: may(anyObject),
   tool_name: may(text),
-  arguments: may(anything),
+  arguments: may(anyObject),
   expires_at: must(number),
 };
 
@@ -220,10 +221,10 @@ const EVENTS: Shapes<EventPayloads> = {
   },
   agent_usage: {
     run_id: must(name),
-    model: must(text),
+    model: must(name),
     input_tokens: must(integer(0)),
     output_tokens: must(integer(0)),
-    cost: may(number),
+    cost: may(notNegative),
   },
   agent_completed: {
     run_id: must(name),

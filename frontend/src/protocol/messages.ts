@@ -153,7 +153,7 @@ export interface AskedQuestion {
   readonly schema?: JsonObject;
   /** Of an approval. */
   readonly tool_name?: string;
-  readonly arguments?: JsonValue;
+  readonly arguments?: JsonObject;
   /** Unix seconds. */
   readonly expires_at: number;
 }
