@@ -11,13 +11,13 @@ or with its run. The first one decides, also if another one arrives while the en
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from attrs import define, field
 from orjson import OPT_SORT_KEYS, Fragment, dumps
 
-from netra_trio.agents.answer_schema import check_schema, find_misfit
+from netra_trio.agents.answer_schema import compile_schema, find_misfit
 from netra_trio.ids import QuestionId, RunId, UserId, new_question_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import (
@@ -33,6 +33,9 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.text import json_size
 from netra_trio.stores.base import NewMessage, NewQuestion, QuestionEnd, Store
 from netra_trio.telemetry.events import QuestionClosed, TelemetryEvent
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
 
 EXPIRES_MAX = 86_400.0  # seconds: docs/protocol.md, Questions
 OPEN_QUESTIONS = 8  # of a run at the same time: docs/protocol.md, Limits
@@ -97,17 +100,19 @@ class Question:
 
     Attributes:
         asking: The event that shows it.
+        output: Sends the events of its run.
         closed: How it was closed; None while it is open.
         woken: Set once it is closed.
         is_shown: Whether the event was appended.
         readers: Who receives a copy of `closed`, each with the correlation id of its answer.
         asked_at: On Trio's clock.
+        validator: Of the answer; None if any answer fits.
     """
 
     asking: AgentAsking
     output: QuestionOutput
     asked_at: float
-    schema: JsonObject | None = None
+    validator: "Draft202012Validator | None" = None
     closed: AgentAnswered | None = None
     woken: trio.Event = field(factory=trio.Event)
     is_shown: bool = False
@@ -163,7 +168,7 @@ class Question:
             raise _misfit("$.payload.answer: a question takes this, and no approval")
         if len(dumps(given.answer)) > ANSWER_BYTES:
             raise _misfit(f"$.payload.answer: at most {ANSWER_BYTES} bytes of JSON")
-        if self.schema is not None and (text := find_misfit(given.answer, self.schema)):
+        if self.validator is not None and (text := find_misfit(given.answer, self.validator)):
             raise _misfit(f"$.payload.answer{text}")
         return QuestionOutcome.ANSWERED
 
@@ -233,7 +238,9 @@ class Questions:
             StoreUnavailable: If the question cannot be stored.
             trio.ClosedResourceError: If the run has ended.
         """
-        shown_schema = _check(prompt, expires, schema)
+        _check(prompt, expires)
+        shown_schema = None if schema is None else _encoded(schema)
+        validator = None if schema is None else compile_schema(schema)
         self._count()
         message, now = self._message, self._wall_clock()
         new = NewQuestion(
@@ -259,7 +266,7 @@ class Questions:
             tool_name,
             None if arguments is None else Fragment(arguments),
         )
-        question = Question(asking, self._output, trio.current_time(), schema)
+        question = Question(asking, self._output, trio.current_time(), validator)
         self._open[new.question_id] = question
         try:
             with self._clock.paused():
@@ -360,8 +367,8 @@ def _misfit(text: str) -> Refused:
     return Refused(problem(ErrorCode.ANSWER_REJECTED, text))
 
 
-def _check(prompt: str, expires: float, schema: JsonObject | None) -> bytes | None:
-    """Check the arguments of `ask`; return the schema as JSON."""
+def _check(prompt: str, expires: float) -> None:
+    """Check the arguments of `ask`."""
     if not isinstance(prompt, str):
         raise TypeError(f"a prompt is a str, got {type(prompt).__name__}")
     if json_size(prompt) > PROMPT_BYTES:
@@ -370,12 +377,12 @@ def _check(prompt: str, expires: float, schema: JsonObject | None) -> bytes | No
         raise TypeError(f"expires is a number of seconds, got {type(expires).__name__}")
     if not 0 < expires <= EXPIRES_MAX:
         raise ValueError(f"expires is more than 0 and at most {EXPIRES_MAX:g} s, got {expires}")
-    if schema is None:
-        return None
+
+
+def _encoded(schema: JsonObject) -> bytes:
     encoded = dumps(schema)
     if len(encoded) > SCHEMA_BYTES:
         raise ValueError(f"a schema has at most {SCHEMA_BYTES} bytes of JSON")
-    check_schema(schema)
     return encoded
 
 

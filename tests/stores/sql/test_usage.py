@@ -96,9 +96,7 @@ async def test_old_reports_are_deleted_with_old_messages(
     monkeypatch.setattr(upkeep, "CHUNK", 2)
     monkeypatch.setattr(retention, "CHUNK", 2)
     oldest = PAST - max(days, USAGE_DAYS) * DAY
-    store = SqlStore(
-        request.getfixturevalue(name), retention_days=days, wall_clock=lambda: PAST
-    )
+    store = SqlStore(request.getfixturevalue(name), retention_days=days, wall_clock=lambda: PAST)
     store._upkeep.delete_old = trio.lowlevel.checkpoint  # type: ignore[method-assign]
     async with store.open():
         old = [report(run=f"old_{number}", at=oldest - 1) for number in range(5)]
