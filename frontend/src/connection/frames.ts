@@ -77,9 +77,11 @@ export class FrameHandler {
     this.#owner.update({ kind: "message", message });
   }
 
-  unreadable({ fault, seq, seq_from }: UnreadableFrame): void {
-    const help = "Reload the page to get its newest version.";
-    this.#owner.failed(localError(this.#owner.now(), "BAD_SERVER_FRAME", fault, help));
+  unreadable({ fault, seq, seq_from, isUnknownType }: UnreadableFrame): void {
+    if (isUnknownType !== true) {
+      const help = "Reload the page to get its newest version.";
+      this.#owner.failed(localError(this.#owner.now(), "BAD_SERVER_FRAME", fault, help));
+    }
     // A numbered event counts as received: a replay would only repeat it.
     if (seq === null || this.#receiver.place(seq, seq_from) !== "next") return;
     this.#receiver.take(seq);

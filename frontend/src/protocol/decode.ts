@@ -1,8 +1,8 @@
 /**
  * Decodes a frame into a message. An invalid frame is reported as a fault, never as an exception.
  *
- * Types are checked strictly. Unknown fields are ignored, so that a newer server may add some;
- * unknown message types are faults.
+ * Types are checked strictly. A newer server may add fields and message types: unknown fields are
+ * ignored, and a message of an unknown type is told apart from an invalid one.
  */
 
 import {
@@ -54,6 +54,8 @@ export type Decoded =
   | {
       readonly ok: false;
       readonly fault: string;
+      /** Whether the frame is valid except for its type, which a newer server may have. */
+      readonly isUnknownType?: boolean;
       /** The numbers of an invalid event, if they are valid. */
       readonly seq: number | null;
       readonly seq_from?: number;
@@ -262,12 +264,24 @@ export function decode(data: unknown): Decoded {
   const fault = frameFault(value);
   if (fault === null) return { ok: true, message: value as unknown as ServerMessage };
   const { seq, seq_from } = value;
-  if (number1(seq, "") !== null) return bad(fault);
+  if (number1(seq, "") !== null) {
+    return { ...bad(fault), ...(hasUnknownType(value) && !("seq" in value) ? { isUnknownType: true } : {}) };
+  }
   const isMerged = integer(1, seq as number)(seq_from, "") === null;
-  return { ok: false, fault, seq: seq as number, ...(isMerged ? { seq_from: seq_from as number } : {}) };
+  return {
+    ok: false,
+    fault,
+    seq: seq as number,
+    ...(isMerged ? { seq_from: seq_from as number } : {}),
+    ...(hasUnknownType(value) ? { isUnknownType: true } : {}),
+  };
 }
 
-const bad = (fault: string): Decoded => ({ ok: false, fault, seq: null });
+const bad = (fault: string): Extract<Decoded, { ok: false }> => ({ ok: false, fault, seq: null });
+
+/** Whether the type is all that is wrong with the envelope. */
+const hasUnknownType = ({ type, timestamp, payload }: Record<string, unknown>): boolean =>
+  typeof type === "string" && type !== "" && !isServerType(type) && typeof timestamp === "number" && isObject(payload);
 
 function frameFault(frame: Record<string, unknown>): string | null {
   const type = frame["type"];

@@ -87,6 +87,23 @@ describe("a line", () => {
     expect(browser.server.sockets).toHaveLength(1);
   });
 
+  it("ignores messages of types that it does not know, and acknowledges such events", async () => {
+    const { browser, client } = await connected();
+    await client.sendMessage(hello);
+    const { socket, session, run } = browser.server;
+    socket.deliver({ type: "room_event", payload: { room: "news" }, timestamp: 1 });
+    session.seq += 1;
+    session.written = session.seq;
+    socket.deliver({ type: "agent_dreaming", payload: { run_id: run.id }, timestamp: 1, seq: session.seq });
+    browser.server.say(run.id, "on");
+    await browser.clock.advance(2_000);
+    const { connectionStats, lastError, runs } = client.getSnapshot();
+    expect([connectionStats.errors_encountered, lastError]).toEqual([0, null]);
+    expect(runs).toMatchObject([{ text: "on" }]);
+    expect(browser.server.of("ack").at(-1)?.payload.seq).toBe(session.seq);
+    expect(browser.server.sockets).toHaveLength(1);
+  });
+
   it("counts merged text that it cannot read as received", async () => {
     const { browser, client } = await connected();
     void client.sendMessage(hello);
