@@ -1,7 +1,8 @@
 """The exceptions of the package.
 
-Their texts are for developers and operators, and are not sent to clients, except that of a
-`ToolError`. The errors of the wire protocol are in `netra_trio.protocol.problem`.
+Their texts are for developers and operators, and are not sent to clients, except those of a
+`ToolError` and an `AgentError`. The errors of the wire protocol are in
+`netra_trio.protocol.problem`.
 """
 
 import traceback
@@ -76,6 +77,10 @@ class TransportClosed(NetraError):
 
 class RetryableAgentError(NetraError):
     """Raised by an agent that has emitted nothing yet, so that the run is retried."""
+
+
+class AgentError(NetraError):
+    """Raised by an agent, so that its run ends `failed`; its text is sent to the client."""
 
 
 class ToolError(NetraError):

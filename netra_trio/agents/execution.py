@@ -18,7 +18,7 @@ from attrs import evolve
 from netra_trio.agents.context import run_in_context
 from netra_trio.agents.questions import Question, Questions
 from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
-from netra_trio.errors import RetryableAgentError, leaves
+from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import AgentStarted, JsonObject, RunStatus
@@ -326,10 +326,12 @@ class Execution:
         return Ending(RunStatus.COMPLETED, shown, truncated, duration=self._duration())
 
     def _failed(self, error: BaseException) -> Ending:
-        error_id = new_error_id()
+        error_id, text = new_error_id(), "The agent failed."
         run_id, shown = self.spec.message.run_id, _printable(error)
+        if isinstance(error, AgentError):  # expected by the agent, which has logged what it means
+            text, shown = str(error) or text, error.with_traceback(None)
         _log.error("run_failed", run_id=run_id, error_id=error_id, exc_info=shown)
-        fault = problem(ErrorCode.AGENT_ERROR, "The agent failed.", error_id=error_id)
+        fault = problem(ErrorCode.AGENT_ERROR, text, error_id=error_id)
         body = fault.body(self._wall_clock())
         return Ending(RunStatus.FAILED, error=body, duration=self._duration())
 

@@ -1,0 +1,204 @@
+"""An agent that is a language model with tools.
+
+app = create_app(agents={"chat": chat("qwen3", base_url="http://localhost:11434/v1")})
+"""
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import trio
+
+from netra_trio.agents.run import Run
+from netra_trio.errors import RetryableAgentError, StoreUnavailable
+from netra_trio.models.calls import call_tools
+from netra_trio.models.completion import Completion
+from netra_trio.models.errors import ModelError
+from netra_trio.models.history import messages_within, with_question
+from netra_trio.models.key import Key, key_from
+from netra_trio.models.output import Output
+from netra_trio.models.provider import IDLE_SECONDS, Provider
+from netra_trio.models.tools import THREADS, ModelTool, function_tool
+from netra_trio.protocol.messages import JsonObject
+
+BASE_URL = "https://api.openai.com/v1"
+HISTORY_TOKENS = 8000  # a model on a laptop has 8 000 to 32 000 for everything
+HISTORY_MESSAGES = 200  # that are read from the store at most
+ROUNDS = 16  # of answers with tool calls in one run
+CUT = "\n\n*The answer was cut: it reached the model's limit of tokens.*"
+
+_log = structlog.get_logger(__name__)
+
+
+def chat(
+    model: str,
+    *,
+    base_url: str = BASE_URL,
+    api_key: str | None = None,
+    system: str | None = None,
+    tools: Sequence[Callable[..., Any]] = (),
+    history_tokens: int = HISTORY_TOKENS,
+    max_rounds: int = ROUNDS,
+    idle_seconds: float = IDLE_SECONDS,
+    options: Mapping[str, Any] | None = None,
+    check: bool = False,
+) -> "Chat":
+    """Return an agent that is a language model with tools.
+
+    Args:
+        model: The model's name at its server.
+        base_url: The address of a server that speaks the Chat Completions API, up to `/v1`.
+        api_key: Its key; by default that of `OPENAI_API_KEY` or `OPENAI_API_KEY_FILE`, or none.
+        system: The system prompt.
+        tools: Python functions that the model may call, see `function_tool`.
+        history_tokens: The budget for earlier messages of the thread, see `estimate`; 0 sends none.
+        max_rounds: How often in one run the model may ask for tools.
+        idle_seconds: How long an answer may make no progress.
+        options: More fields of the request, such as `temperature`; None leaves a field out.
+        check: Whether the server has to be reachable, and accept the key, when the application
+            starts.
+
+    Raises:
+        SettingsError: The key cannot be used.
+        TypeError: A function cannot be a tool.
+        ValueError: The address is wrong, a number is negative, or two tools have the same name.
+    """
+    if history_tokens < 0 or max_rounds < 0 or idle_seconds <= 0:
+        raise ValueError("history_tokens, max_rounds: expected 0 or more; idle_seconds: above 0")
+    key = key_from(os.environ) if api_key is None else Key(api_key)
+    return Chat(
+        model,
+        Provider(base_url, key, idle_seconds=idle_seconds),
+        system=system,
+        tools=_by_name(tools),
+        history_tokens=history_tokens,
+        max_rounds=max_rounds,
+        options=options or {},
+        check=check,
+    )
+
+
+class Chat:
+    """A language model as an agent, made by `chat`; its connections live with the application."""
+
+    def __init__(
+        self,
+        model: str,
+        provider: Provider,
+        *,
+        system: str | None,
+        tools: Mapping[str, ModelTool],
+        history_tokens: int,
+        max_rounds: int,
+        options: Mapping[str, Any],
+        check: bool,
+    ) -> None:
+        self.model = model
+        self._provider = provider
+        self._system = system
+        self._tools = tools
+        self._history_tokens = history_tokens
+        self._max_rounds = max_rounds
+        self._options = dict(options)
+        self._check = check
+
+    def __repr__(self) -> str:
+        return f"<Chat {self.model!r} at {self._provider.base_url}>"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Hold the connections to the model's server.
+
+        Raises:
+            ModelError: With `check`, if the server cannot be reached or rejects the key.
+        """
+        async with self._provider.open():
+            if self._check:
+                try:
+                    await self._provider.check()
+                except ModelError as error:
+                    raise ModelError(error.detail) from None
+            yield
+
+    async def __call__(self, run: Run) -> None:
+        """Answer the message of a run; the result is the emitted text.
+
+        Raises:
+            ModelError: The model's server gave no complete answer.
+            RetryableAgentError: The store cannot give the history now.
+        """
+        messages = await self._messages(run)
+        try:
+            await self._answer(run, messages)
+        except ModelError as error:
+            _log.error("model_failed", run_id=run.id, model=self.model, reason=error.detail)
+            raise
+
+    async def _answer(self, run: Run, messages: list[JsonObject]) -> None:
+        output = Output(run)
+        for _ in range(self._max_rounds + 1):
+            tools = self._tools
+            request = self._request(messages, tools)
+            completion = await self._provider.answer(request, output.forward)
+            await output.end()
+            await self._count(run, completion)
+            if completion.finish_reason == "content_filter":
+                raise ModelError("The answer was stopped by the provider's content filter.")
+            if completion.finish_reason == "length":
+                if completion.tool_calls:
+                    raise ModelError("The model reached its limit of tokens within a tool call.")
+                await run.emit(CUT)
+            if not completion.tool_calls:
+                return
+            messages.append(completion.message())
+            messages += await call_tools(run, completion.tool_calls, tools)
+            output.next_answer()
+        raise ModelError(f"The model asked for tools more than {self._max_rounds} times in a row.")
+
+    async def _messages(self, run: Run) -> list[JsonObject]:
+        try:
+            earlier = await run.history(HISTORY_MESSAGES) if self._history_tokens else ()
+        except StoreUnavailable as error:
+            raise RetryableAgentError from error
+        messages = with_question(messages_within(earlier, self._history_tokens), run.content)
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        return [*system, *messages]
+
+    def _request(
+        self, messages: Sequence[JsonObject], tools: Mapping[str, ModelTool]
+    ) -> JsonObject:
+        functions = [
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in tools.values()
+        ]
+        request = {
+            "model": self.model,
+            "messages": messages,
+            "stream_options": {"include_usage": True},
+            "tools": [{"type": "function", "function": each} for each in functions] or None,
+            **self._options,
+        }
+        return {name: value for name, value in request.items() if value is not None}
+
+    async def _count(self, run: Run, completion: Completion) -> None:
+        usage = completion.usage
+        if usage is not None:
+            await run.usage(
+                model=self.model,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cost=usage.cost,
+            )
+
+
+def _by_name(functions: Sequence[Callable[..., Any]]) -> dict[str, ModelTool]:
+    limiter = trio.CapacityLimiter(THREADS)
+    tools: dict[str, ModelTool] = {}
+    for function in functions:
+        tool = function_tool(function, limiter)
+        if tool.name in tools:
+            raise ValueError(f"tools: two functions have the name {tool.name!r}")
+        tools[tool.name] = tool
+    return tools

@@ -1,0 +1,333 @@
+"""The HTTP client of a model's server: requests, streams, retries and errors.
+
+provider = Provider("http://localhost:11434/v1", key=None)
+async with provider.open():
+    completion = await provider.answer({"model": "qwen3", "messages": [...]}, forward)
+"""
+
+import errno
+import os
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+import structlog
+import trio
+
+from netra_trio.models.completion import ANSWER_BYTES, UNFINISHED, Completion, Delta
+from netra_trio.models.errors import ModelError
+from netra_trio.models.key import KEY, KEY_FILE, Key
+from netra_trio.models.sse import EventParser, MessageTooLong
+from netra_trio.protocol.messages import JsonObject
+
+ATTEMPTS = 3  # of one request
+BACK_OFF = 0.5  # seconds, the maximum pause before the second attempt; doubles
+RETRY_AFTER_MAX = 30.0  # seconds that a server may ask for; if it asks for more the run fails
+CONNECT_SECONDS = 10.0  # to connect, and to send a request
+IDLE_SECONDS = 120.0  # without a byte: a local model may load for a minute before it answers
+CONNECTIONS = 100  # of one agent; further runs wait
+ERROR_BYTES = 16 * 1024  # of the body of an error that are read
+ERROR_CHARACTERS = 500  # of its text that are logged
+ENDING_SECONDS = 0.2  # for the end of a stream after its last message: to use the connection again
+
+_RETRYABLE = {408, 425, 429}
+_SERVER_ERROR = 500
+_REDIRECTS = range(300, 400)
+_PARTIAL = (httpx2.RemoteProtocolError, httpx2.ReadError)
+
+_log = structlog.get_logger(__name__)
+
+Forward = Callable[[Delta], Awaitable[None]]
+"""Receives a piece of an answer; the next one is read from the socket when it has returned."""
+
+
+class Provider:
+    """A server that speaks the Chat Completions API.
+
+    Args:
+        base_url: Its address, up to `/v1`.
+        key: Its key; None if it needs none.
+        idle_seconds: How long an answer may make no progress.
+
+    Raises:
+        ValueError: `base_url` is not an http or https URL, or contains a password.
+    """
+
+    def __init__(
+        self, base_url: str, key: Key | None, *, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        _check_url(base_url)
+        self.base_url = base_url.rstrip("/")
+        self._key = key
+        self._idle_seconds = idle_seconds
+        self._client: httpx2.AsyncClient | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Hold the connections to the server."""
+        timeout = httpx2.Timeout(
+            connect=CONNECT_SECONDS, read=self._idle_seconds, write=CONNECT_SECONDS, pool=None
+        )
+        limits = httpx2.Limits(max_connections=CONNECTIONS)
+        # Not compressed: a compressed piece can be a thousand times as large as what was read.
+        headers = {"accept-encoding": "identity", **(self._key.headers if self._key else {})}
+        async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as client:
+            self._client = client
+            try:
+                yield
+            finally:
+                self._client = None
+
+    async def check(self) -> None:
+        """Ask the server for its models, to find a wrong address or key before the first run.
+
+        A server that cannot list its models passes.
+
+        Raises:
+            ModelError: It cannot be reached, or rejects the key.
+        """
+        try:
+            async with self._opened().stream("GET", f"{self.base_url}/models") as answer:
+                if answer.status_code in {401, 403}:
+                    content = await _beginning(answer)
+                    raise self._refusal(answer.status_code, content, answer.headers)
+        except _PARTIAL:
+            return
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from None
+
+    async def answer(self, request: JsonObject, forward: Forward) -> Completion:
+        """Send a request, and forward the answer as it arrives.
+
+        Cancelling closes the connection to the server. A request without any output is repeated up
+        to twice after 408, 425, 429, 5xx and errors of the connection.
+
+        Raises:
+            ModelError: There is no complete answer.
+            Exception: Whatever `forward` raises.
+        """
+        attempt = 1
+        while True:
+            completion = Completion()
+            try:
+                await self._ask(request, completion, forward)
+            except ModelError as error:
+                pause = _pause(error, attempt)
+                if completion.has_output or pause is None:
+                    raise
+                _log.warning("model_retried", attempt=attempt, reason=error.detail, pause=pause)
+            else:
+                return completion
+            await trio.sleep(pause)
+            attempt += 1
+
+    async def _ask(self, request: JsonObject, completion: Completion, forward: Forward) -> None:
+        body = orjson.dumps({**request, "stream": True})
+        url = f"{self.base_url}/chat/completions"
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        try:
+            async with self._opened().stream("POST", url, content=body, headers=headers) as answer:
+                if answer.status_code != httpx2.codes.OK:
+                    content = await _beginning(answer)
+                    raise self._refusal(answer.status_code, content, answer.headers)
+                await self._read(answer, completion, forward)
+        except httpx2.ReadTimeout:
+            text = f"The model's server sent nothing for {self._idle_seconds:g} s."
+            raise ModelError(text, f"{url}: {text}") from None
+        except _PARTIAL as error:
+            if not completion.is_finished:
+                detail = f"{url}: the connection broke off: {error}"
+                raise ModelError(UNFINISHED, detail, is_retryable=True) from None
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from None
+        if not completion.is_finished:
+            detail = f"{url}: the answer ended without a finish_reason and without [DONE]"
+            raise ModelError(UNFINISHED, detail, is_retryable=True)
+
+    async def _read(
+        self, answer: httpx2.Response, completion: Completion, forward: Forward
+    ) -> None:
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise ModelError(
+                "The model's server sent an answer that cannot be read.",
+                f"{self.base_url}: a compressed answer, which was not asked for",
+            )
+        # `aiter_raw` reads from the socket only when the piece before it was forwarded.
+        raw = answer.aiter_raw()
+        try:
+            if answer.headers.get("content-type", "").startswith("application/json"):
+                await self._take(await _whole(raw), completion, forward)
+                completion.is_done = True
+            else:
+                await self._read_messages(raw, completion, forward)
+        except BaseException:
+            await _end_of(raw, 0)
+            raise
+        await _end_of(raw, ENDING_SECONDS)
+
+    async def _read_messages(
+        self, raw: AsyncIterator[bytes], completion: Completion, forward: Forward
+    ) -> None:
+        parser = EventParser()
+        async for data in raw:
+            for message in self._fed(parser, data):
+                await self._take(message, completion, forward)
+            if completion.is_done:
+                return
+        for message in parser.end():
+            await self._take(message, completion, forward)
+
+    def _fed(self, parser: EventParser, data: bytes) -> list[str]:
+        try:
+            return parser.feed(data)
+        except MessageTooLong as error:
+            text = "The model's server sent an answer that cannot be read."
+            raise ModelError(text, f"{self.base_url}: {error}") from None
+
+    async def _take(self, message: str, completion: Completion, forward: Forward) -> None:
+        if completion.is_done:
+            return
+        try:
+            delta = completion.feed(message)
+        except ModelError as error:
+            error.detail = f"{self.base_url}: {self._hide(error.detail)}"
+            raise
+        if delta.text or delta.thought:
+            await forward(delta)
+
+    def _opened(self) -> httpx2.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the agent is not open: serve it with create_app(agents=…)")
+        return self._client
+
+    def _unreachable(self, error: httpx2.TransportError) -> ModelError:
+        detail = (
+            f"no connection to {self.base_url}: {_reason(error)}; "
+            "start the model's server, or correct its address (base_url, --base-url)"
+        )
+        return ModelError("The model's server cannot be reached.", detail, is_retryable=True)
+
+    def _refusal(self, status: int, content: bytes, headers: httpx2.Headers) -> ModelError:
+        """Return the error for an answer with another status than 200."""
+        shown, code = _error_text(content)
+        detail = f"{self.base_url} answered {status}"
+        if shown:
+            detail += f": {self._hide(shown)}"
+        if status in {401, 403}:
+            advice = f"set {KEY} or {KEY_FILE}" if self._key is None else f"check {KEY}"
+            return ModelError("The model's server rejected the API key.", f"{detail}; {advice}")
+        if status == httpx2.codes.NOT_FOUND:
+            text = "The model's server has no such model, or has another address."
+            return ModelError(text, f"{detail}; check the model's name and base_url (--base-url)")
+        if status in _REDIRECTS:
+            text = "The model's server has another address."
+            return ModelError(text, f"{detail} (location: {headers.get('location', 'none')})")
+        if code == "insufficient_quota":
+            return ModelError("The quota at the model's server is used up.", detail)
+        if status not in _RETRYABLE and status < _SERVER_ERROR:
+            return ModelError(f"The model's server rejected the request ({status}).", detail)
+        return ModelError(
+            f"The model's server is overloaded or failing ({status}).",
+            detail,
+            is_retryable=True,
+            retry_after=_retry_after(headers.get("retry-after")),
+        )
+
+    def _hide(self, text: str) -> str:
+        return text if self._key is None else self._key.hide(text)
+
+
+def _check_url(url: str) -> None:
+    if not re.fullmatch(r"https?://[!-~]+", url):
+        raise ValueError("base_url: expected a URL with http:// or https://, without blanks")
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("base_url: leave out user, password, query and fragment")
+
+
+def _pause(error: ModelError, attempt: int) -> float | None:
+    """Return the seconds before the next attempt; None if there is none."""
+    if not error.is_retryable or attempt == ATTEMPTS:
+        return None
+    if error.retry_after is not None:
+        return error.retry_after if error.retry_after <= RETRY_AFTER_MAX else None
+    return BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Return the seconds of a header `Retry-After`: a number, or a date."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text.strip()):
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _reason(error: BaseException) -> str:
+    """Return the reason of the system for a failed connection, such as `Connection refused`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        group = cause.exceptions if isinstance(cause, BaseExceptionGroup) else ()
+        for each in (cause, *group):
+            if isinstance(each, OSError) and each.errno is not None:
+                known = each.errno > 0 and each.errno in errno.errorcode
+                return os.strerror(each.errno) if known else each.strerror or str(each)
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
+
+
+async def _beginning(answer: httpx2.Response) -> bytes:
+    """Return the beginning of a body."""
+    content = bytearray()
+    raw = answer.aiter_raw()
+    async for data in raw:
+        content += data
+        if len(content) >= ERROR_BYTES:
+            break
+    await _end_of(raw, 0)
+    return bytes(content[:ERROR_BYTES])
+
+
+async def _end_of(raw: AsyncIterator[bytes], seconds: float) -> None:
+    """Read what is left of a body for some seconds, and else close the connection.
+
+    A generator that is left in the middle leaves the generators of the HTTP client in it to the
+    garbage collector. A cancellation within them ends all of them.
+    """
+    with suppress(httpx2.TransportError), trio.move_on_after(seconds):
+        async for _ in raw:
+            pass
+
+
+async def _whole(raw: AsyncIterator[bytes]) -> str:
+    content = bytearray()
+    async for data in raw:
+        content += data
+        if len(content) > ANSWER_BYTES:
+            raise ModelError(f"The model's answer is longer than {ANSWER_BYTES} bytes.")
+    return content.decode(errors="replace")
+
+
+def _error_text(content: bytes) -> tuple[str, str]:
+    """Return the text and the code of an error body, in the forms that servers use."""
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content.decode(errors="replace")[:ERROR_CHARACTERS].strip(), ""
+    error = value.get("error", value) if isinstance(value, dict) else value
+    if not isinstance(error, dict):
+        return str(error)[:ERROR_CHARACTERS], ""
+    text = error.get("message") or error.get("detail") or ""
+    return str(text)[:ERROR_CHARACTERS], str(error.get("code") or error.get("type") or "")
