@@ -10,6 +10,7 @@ See `docs/models.md`.
 
 from netra_trio.models.chat import Chat, chat
 from netra_trio.models.errors import ModelError
+from netra_trio.models.mcp.server import McpServer
 from netra_trio.models.tools import tool
 
-__all__ = ["Chat", "ModelError", "chat", "tool"]
+__all__ = ["Chat", "McpServer", "ModelError", "chat", "tool"]

@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from netra_trio.agents.run import Run
-from netra_trio.errors import ToolError
+from netra_trio.errors import ToolDenied, ToolError
 from netra_trio.models.completion import ToolCall
 from netra_trio.models.tools import ModelTool
 from netra_trio.protocol.messages import JsonObject
@@ -56,7 +56,7 @@ async def _result_of(run: Run, call: ToolCall, tools: Mapping[str, ModelTool]) -
         return "Error: the arguments have to be a JSON object."
     try:
         return _text_of(await _call(run, tool, arguments))
-    except ToolError as error:
+    except (ToolError, ToolDenied) as error:
         return _failure(str(error))
     except Exception as error:
         _log.warning("model_tool_failed", run_id=run.id, tool=tool.name, exc_info=error)
@@ -64,12 +64,14 @@ async def _result_of(run: Run, call: ToolCall, tools: Mapping[str, ModelTool]) -
 
 
 async def _call(run: Run, tool: ModelTool, arguments: JsonObject) -> object:
+    # `approve` is the word of this server: a model must not set it by an argument of that name.
+    shown = {"arguments": arguments} if "approve" in arguments else arguments
     try:
         bound = tool.bind(arguments)
     except ToolError:
-        async with run.tool(tool.name, **arguments):  # shows the attempt to the user
+        async with run.tool(tool.name, **shown):  # shows the attempt to the user
             raise
-    async with run.tool(tool.name, **arguments) as block:
+    async with run.tool(tool.name, approve=tool.approve, **shown) as block:
         block.result = await tool.call(run, bound)
     return block.result
 

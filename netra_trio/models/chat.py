@@ -5,28 +5,34 @@ app = create_app(agents={"chat": chat("qwen3", base_url="http://localhost:11434/
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 
 from netra_trio.agents.run import Run
-from netra_trio.errors import RetryableAgentError, StoreUnavailable
+from netra_trio.errors import RetryableAgentError, SettingsError, StoreUnavailable
 from netra_trio.models.calls import call_tools
 from netra_trio.models.completion import Completion
 from netra_trio.models.errors import ModelError
 from netra_trio.models.history import messages_within, with_question
 from netra_trio.models.key import Key, key_from
+from netra_trio.models.mcp.server import McpServer, servers_of
 from netra_trio.models.output import Output
 from netra_trio.models.provider import IDLE_SECONDS, Provider
 from netra_trio.models.tools import THREADS, ModelTool, function_tool
 from netra_trio.protocol.messages import JsonObject
 
+if TYPE_CHECKING:
+    from netra_trio.models.mcp.tools import Toolbox
+
 BASE_URL = "https://api.openai.com/v1"
 HISTORY_TOKENS = 8000  # a model on a laptop has 8 000 to 32 000 for everything
 HISTORY_MESSAGES = 200  # that are read from the store at most
 ROUNDS = 16  # of answers with tool calls in one run
+NO_MCP = "MCP servers need the package mcp: pip install 'netra-trio[mcp]'"
 CUT = "\n\n*The answer was cut: it reached the model's limit of tokens.*"
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +45,7 @@ def chat(
     api_key: str | None = None,
     system: str | None = None,
     tools: Sequence[Callable[..., Any]] = (),
+    mcp: Sequence[str | McpServer] = (),
     history_tokens: int = HISTORY_TOKENS,
     max_rounds: int = ROUNDS,
     idle_seconds: float = IDLE_SECONDS,
@@ -53,6 +60,7 @@ def chat(
         api_key: Its key; by default that of `OPENAI_API_KEY` or `OPENAI_API_KEY_FILE`, or none.
         system: The system prompt.
         tools: Python functions that the model may call, see `function_tool`.
+        mcp: MCP servers, each as a command, a URL or an `McpServer`; they need `netra-trio[mcp]`.
         history_tokens: The budget for earlier messages of the thread, see `estimate`; 0 sends none.
         max_rounds: How often in one run the model may ask for tools.
         idle_seconds: How long an answer may make no progress.
@@ -61,18 +69,21 @@ def chat(
             starts.
 
     Raises:
-        SettingsError: The key cannot be used.
+        SettingsError: The key cannot be used, or the package for MCP servers is missing.
         TypeError: A function cannot be a tool.
         ValueError: The address is wrong, a number is negative, or two tools have the same name.
     """
     if history_tokens < 0 or max_rounds < 0 or idle_seconds <= 0:
         raise ValueError("history_tokens, max_rounds: expected 0 or more; idle_seconds: above 0")
+    if mcp and find_spec("mcp") is None:
+        raise SettingsError(NO_MCP)
     key = key_from(os.environ) if api_key is None else Key(api_key)
     return Chat(
         model,
         Provider(base_url, key, idle_seconds=idle_seconds),
         system=system,
         tools=_by_name(tools),
+        mcp=servers_of(mcp),
         history_tokens=history_tokens,
         max_rounds=max_rounds,
         options=options or {},
@@ -90,6 +101,7 @@ class Chat:
         *,
         system: str | None,
         tools: Mapping[str, ModelTool],
+        mcp: Sequence[McpServer],
         history_tokens: int,
         max_rounds: int,
         options: Mapping[str, Any],
@@ -98,7 +110,9 @@ class Chat:
         self.model = model
         self._provider = provider
         self._system = system
-        self._tools = tools
+        self._functions = tools
+        self._mcp = mcp
+        self._toolbox: Toolbox | None = None
         self._history_tokens = history_tokens
         self._max_rounds = max_rounds
         self._options = dict(options)
@@ -109,17 +123,26 @@ class Chat:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Hold the connections to the model's server.
+        """Hold the connections to the model's server and to the MCP servers.
+
+        An MCP server that cannot be reached is tried again and again.
 
         Raises:
-            ModelError: With `check`, if the server cannot be reached or rejects the key.
+            ModelError: With `check`, if the model's server cannot be reached or rejects the key.
         """
-        async with self._provider.open():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._provider.open())
             if self._check:
                 try:
                     await self._provider.check()
                 except ModelError as error:
                     raise ModelError(error.detail) from None
+            if self._mcp:
+                from netra_trio.models.mcp.tools import (  # noqa: PLC0415 - an optional dependency
+                    open_servers,
+                )
+
+                self._toolbox = await stack.enter_async_context(open_servers(self._mcp))
             yield
 
     async def __call__(self, run: Run) -> None:
@@ -139,7 +162,7 @@ class Chat:
     async def _answer(self, run: Run, messages: list[JsonObject]) -> None:
         output = Output(run)
         for _ in range(self._max_rounds + 1):
-            tools = self._tools
+            tools = self._tools()
             request = self._request(messages, tools)
             completion = await self._provider.answer(request, output.forward)
             await output.end()
@@ -156,6 +179,13 @@ class Chat:
             messages += await call_tools(run, completion.tool_calls, tools)
             output.next_answer()
         raise ModelError(f"The model asked for tools more than {self._max_rounds} times in a row.")
+
+    def _tools(self) -> dict[str, ModelTool]:
+        """Return the tools that there are now, by name."""
+        tools = dict(self._functions)
+        if self._toolbox is not None:
+            tools |= {tool.name: tool for tool in self._toolbox.tools(taken=tuple(tools))}
+        return tools
 
     async def _messages(self, run: Run) -> list[JsonObject]:
         try:

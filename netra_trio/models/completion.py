@@ -209,18 +209,19 @@ def _text_of(value: Any) -> str:
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
-def _usage_of(value: object) -> Usage | None:
+def _usage_of(value: Any) -> Usage | None:
     if not isinstance(value, dict):
         return None
-    given, written, cost = (value.get(k) for k in ("prompt_tokens", "completion_tokens", "cost"))
-    if not (_is_count(given) and _is_count(written)):
+    given, written = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    if given is None or written is None:
         return None
+    cost: Any = value.get("cost")
     has_cost = type(cost) in {int, float} and cost >= 0
     return Usage(given, written, float(cost) if has_cost else None)
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _error_of(error: object) -> ModelError:

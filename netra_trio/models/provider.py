@@ -257,7 +257,7 @@ def _pause(error: ModelError, attempt: int) -> float | None:
         return None
     if error.retry_after is not None:
         return error.retry_after if error.retry_after <= RETRY_AFTER_MAX else None
-    return BACK_OFF * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
+    return BACK_OFF * 2.0 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
 
 
 def _retry_after(text: str | None) -> float | None:
@@ -272,7 +272,8 @@ def _retry_after(text: str | None) -> float | None:
         return None
     if when.tzinfo is None:
         return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    seconds = (when - datetime.now(UTC)).total_seconds()
+    return seconds if seconds > 0 else 0.0
 
 
 def _reason(error: BaseException) -> str:

@@ -242,7 +242,7 @@ class _Handler(logging.Handler):
 
 
 _HOST = "netra_trio.server.hypercorn.install"
-_VERBOSE = ("alembic", "httpx2", "httpcore2")  # log each step, which is not needed here
+_VERBOSE = ("alembic", "httpx2", "httpcore2", "mcp")  # log each step, which is not needed here
 
 
 def _wants_colour(stream: TextIO) -> bool:

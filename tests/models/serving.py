@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import trio
 from support.memory import Client, Frame, open_server
 from support.model_server import ModelServer
 
 from netra_trio.models import chat
 from netra_trio.stores.base import Store
 
+PATIENCE = 100.0  # seconds of real time: then a test that waits forever fails
 MODEL = "test-model"
 
 
@@ -24,14 +26,15 @@ async def talking(
     """Serve `chat` with these options, and connect to it; a run may take `run_seconds`."""
     options.setdefault("base_url", server.url)
     agent = chat(MODEL, **options)
-    async with (
-        agent.open(),
-        open_server(
-            agents={"chat": agent}, store=store, agent_timeout_ms=round(run_seconds * 1000)
-        ) as node,
-        node.connect() as client,
-    ):
-        yield client
+    with trio.fail_after(PATIENCE):
+        async with (
+            agent.open(),
+            open_server(
+                agents={"chat": agent}, store=store, agent_timeout_ms=round(run_seconds * 1000)
+            ) as node,
+            node.connect() as client,
+        ):
+            yield client
 
 
 async def ask(client: Client, content: str, **payload: Any) -> list[Frame]:

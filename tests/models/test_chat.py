@@ -1,5 +1,7 @@
 """A model as an agent: texts, thoughts, history, ends of answers, stops and backpressure."""
 
+from typing import Any
+
 import pytest
 import trio
 from models.serving import MODEL, ask, end_of, of_kind, talking, text_of
@@ -226,11 +228,11 @@ async def test_the_store_that_cannot_answer_is_asked_again() -> None:
     class Flaky(MemoryStore):
         failures = 1
 
-        async def history(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        async def history(self, *args: Any, **kwargs: Any) -> Any:
             if self.failures:
                 self.failures -= 1
                 raise StoreUnavailable
-            return await super().history(*args, **kwargs)  # type: ignore[arg-type]
+            return await super().history(*args, **kwargs)
 
     async with open_model_server() as server, talking(server, store=Flaky()) as client:
         server.will(says("ok"))

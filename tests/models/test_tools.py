@@ -45,12 +45,13 @@ def test_the_schema_of_a_function() -> None:
 def test_arguments() -> None:
     made = function_tool(weather)
     assert made.bind({"city": "Oslo"}) == {"city": "Oslo", "days": 1}
-    for arguments, text in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, r"invalid arguments: \$: 'city' is a required property"),
         ({"city": 1}, r"\$.city: 1 is not of type 'string'"),
         ({"city": "Oslo", "days": "2"}, r"\$.days: '2' is not of type 'integer'"),
         ({"city": "Oslo", "land": "x"}, "'land' was unexpected"),
-    ]:
+    ]
+    for arguments, text in cases:
         with pytest.raises(ToolError, match=text):
             made.bind(arguments)
 
