@@ -19,7 +19,7 @@ from cyclopts.validators import Number
 
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.agent_import import import_agents
-from netra_trio.cli.arguments import Texts
+from netra_trio.cli.arguments import OptionalText, Texts
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER
 from netra_trio.cli.streams import report
@@ -42,6 +42,10 @@ def serve(
     host: Annotated[Texts, Parameter(negative=())] = ("127.0.0.1",),
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
     agent: Annotated[Texts, Parameter(name="--agent", negative=())] = (),
+    model: OptionalText = None,
+    base_url: OptionalText = None,
+    mcp: Annotated[Texts, Parameter(name="--mcp", negative=())] = (),
+    system: OptionalText = None,
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
@@ -58,6 +62,16 @@ def serve(
     agent
         An agent as [NAME=]module:function, imported from the working directory too. May be given
         more than once; the first one answers messages that name no agent.
+    model
+        The name of a language model, which is the default agent, `chat`. The key of its server is
+        in OPENAI_API_KEY, or in the file that OPENAI_API_KEY_FILE names.
+    base_url
+        The address of the model's server, such as http://localhost:11434/v1; OpenAI's by default.
+    mcp
+        An MCP server whose tools the model calls: a command, or the URL of an endpoint. May be
+        given more than once.
+    system
+        The system prompt of the model.
     certfile
         The certificate for TLS, with its chain (PEM).
     keyfile
@@ -70,7 +84,13 @@ def serve(
         raise CommandError("--keyfile: give its certificate too, as --certfile")
     tls = None if certfile is None else secure(certfile, keyfile)
     loaded = load(os.environ, directory=Path.cwd())
-    agents = import_agents(agent) if agent else dict(DEMO_AGENTS)
+    agents = import_agents(agent) if agent else {}
+    if model is not None or base_url is not None or mcp or system is not None:
+        # Imported here: without a model, the start does not load an HTTP client.
+        from netra_trio.cli.model_agent import with_model  # noqa: PLC0415
+
+        agents = with_model(agents, model, base_url=base_url, mcp=mcp, system=system)
+    agents = agents or dict(DEMO_AGENTS)
     for warning in loaded.warnings:
         report(f"warning: {warning}")
     application = create_app(agents=agents, settings=loaded.settings)

@@ -16,6 +16,7 @@ from support.model_server import (
     refuses,
     says,
     sends,
+    usage,
 )
 
 from netra_trio.errors import StoreUnavailable
@@ -73,6 +74,17 @@ async def test_more_fields_of_the_request_and_the_key() -> None:
     assert "stream_options" not in request.body
     assert request.headers["authorization"] == f"Bearer {SECRET}"
     assert request.headers["accept-encoding"] == "identity"
+
+
+async def test_usage() -> None:
+    async with open_model_server() as server, talking(server) as client:
+        server.will(says("a", counted=usage(10, 3, cost=0.5)), says("b"))
+        counted = await ask(client, "hi")
+        uncounted = await ask(client, "hi")
+    (reported,) = (frame["payload"] for frame in counted if frame["type"] == "agent_usage")
+    del reported["run_id"]
+    assert reported == {"model": MODEL, "input_tokens": 10, "output_tokens": 3, "cost": 0.5}
+    assert of_kind(uncounted, "agent_usage", "model") == []
 
 
 async def test_reasoning_becomes_thoughts_in_larger_pieces() -> None:

@@ -221,6 +221,45 @@ async def test_failures_go_back_to_the_model() -> None:
     }
 
 
+@pytest.mark.parametrize("approve", [True, False])
+async def test_an_approval(approve: bool) -> None:
+    removed: list[str] = []
+
+    @tool(approve=True)
+    async def remove(path: str) -> str:
+        removed.append(path)
+        return "removed"
+
+    async with open_model_server() as server, talking(server, tools=[remove]) as client:
+        server.will(calls(("remove", {"path": "a"}), ("remove", {"path": 1})), says("ok"))
+        await client.say("go")
+        frames = await client.until("agent_asking")
+        asked = frames[-1]["payload"]
+        assert removed == []
+        await client.send("answer", {"question_id": asked["question_id"], "approve": approve})
+        frames += await client.until("agent_completed")
+    assert (asked["tool_name"], asked["arguments"]) == ("remove", {"path": "a"})
+    # Invalid arguments are refused without a question.
+    assert len(of_kind(frames, "agent_asking", "question_id")) == 1
+    assert removed == (["a"] if approve else [])
+    result, invalid = results_in(server.requests[1].body["messages"])
+    assert result == (
+        "removed" if approve else "Error: the call of remove was not approved: denied"
+    )
+    assert invalid.startswith("Error: invalid arguments")
+
+
+async def test_an_argument_of_the_name_approve_asks_nobody() -> None:
+    async def vote(approve: bool) -> bool:
+        return approve
+
+    async with open_model_server() as server, talking(server, tools=[vote]) as client:
+        server.will(calls(("vote", {"approve": True})), says("ok"))
+        frames = await ask(client, "go")
+    assert of_kind(frames, "tool_executing", "arguments") == [{"arguments": {"approve": True}}]
+    assert results_in(server.requests[1].body["messages"]) == ["true"]
+
+
 async def test_a_long_result_is_cut_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_calls, "RESULT_BYTES", 5)
 
