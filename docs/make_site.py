@@ -48,7 +48,7 @@ MODULES = {  # modules that programs and extensions of the server import
 SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
     "How to": (
-        *("agents", "client", "testing", "react", "chat-page"),
+        *("agents", "models", "client", "testing", "react", "chat-page"),
         *("deployment", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),
