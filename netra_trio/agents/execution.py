@@ -23,12 +23,13 @@ from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import AgentStarted, JsonObject, RunStatus
 from netra_trio.protocol.problem import problem
-from netra_trio.protocol.text import EVENT_BYTES, cut_json
+from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.events import TelemetryEvent
 from netra_trio.values import frozen
 
 ATTEMPTS = 3  # docs/agents.md, Failures and retries
+ERROR_BYTES = 2 * 1024  # UTF-8, of the text of an `AgentError`; more is cut
 BACK_OFF = 1.0  # seconds, the maximum pause before the second attempt; doubles with each attempt
 
 _log = structlog.get_logger(__name__)
@@ -328,8 +329,12 @@ class Execution:
     def _failed(self, error: BaseException) -> Ending:
         error_id, text = new_error_id(), "The agent failed."
         run_id, shown = self.spec.message.run_id, _printable(error)
-        if isinstance(error, AgentError):  # expected by the agent, which has logged what it means
-            text, shown = str(error) or text, error.with_traceback(None)
+        if (
+            isinstance(error, AgentError) and shown is error
+        ):  # expected: where it was raised does not matter
+            # The text may have lone surrogates, which UTF-8 cannot encode.
+            own = str(error).encode(errors="replace").decode()
+            text, shown = cut_text(own, ERROR_BYTES)[0] or text, error.with_traceback(None)
         _log.error("run_failed", run_id=run_id, error_id=error_id, exc_info=shown)
         fault = problem(ErrorCode.AGENT_ERROR, text, error_id=error_id)
         body = fault.body(self._wall_clock())

@@ -86,8 +86,8 @@ def test_a_tool_call_in_pieces() -> None:
 
 def test_a_name_in_pieces_and_a_repeated_name() -> None:
     completion, _ = fed(
-        chunk(tool_calls=[call_piece(0, "c1", "wea")]),
-        chunk(tool_calls=[call_piece(0, None, "ther")]),
+        chunk(tool_calls=[call_piece(0, "c1", "weath")]),
+        chunk(tool_calls=[call_piece(0, None, "er")]),
         chunk(tool_calls=[call_piece(1, "c2", "clock")]),
         chunk(tool_calls=[call_piece(1, "c2", "clock", "{}")]),
     )
