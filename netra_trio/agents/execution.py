@@ -329,12 +329,8 @@ class Execution:
     def _failed(self, error: BaseException) -> Ending:
         error_id, text = new_error_id(), "The agent failed."
         run_id, shown = self.spec.message.run_id, _printable(error)
-        if (
-            isinstance(error, AgentError) and shown is error
-        ):  # expected: where it was raised does not matter
-            # The text may have lone surrogates, which UTF-8 cannot encode.
-            own = str(error).encode(errors="replace").decode()
-            text, shown = cut_text(own, ERROR_BYTES)[0] or text, error.with_traceback(None)
+        if isinstance(error, AgentError):  # expected: where it was raised does not matter
+            text, shown = _text_of(error) or text, shown.with_traceback(None)
         _log.error("run_failed", run_id=run_id, error_id=error_id, exc_info=shown)
         fault = problem(ErrorCode.AGENT_ERROR, text, error_id=error_id)
         body = fault.body(self._wall_clock())
@@ -427,6 +423,16 @@ def _printable(error: BaseException) -> BaseException:
     except Exception:
         return RuntimeError(f"{type(error).__name__}, which cannot be printed")
     return error
+
+
+def _text_of(error: AgentError) -> str:
+    """Return the text of an exception for a client; empty if it has none."""
+    try:
+        # It may have lone surrogates, which UTF-8 cannot encode.
+        text = str(error).encode(errors="replace").decode()
+    except Exception:
+        return ""
+    return cut_text(text, ERROR_BYTES)[0]
 
 
 def _split(
