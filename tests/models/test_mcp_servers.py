@@ -20,6 +20,8 @@ from netra_trio.models.mcp.server import names_of, servers_of
         ("docker run -i mcp/fetch", "fetch"),
         ("mcp-server", "mcp-server"),
         ("uvx", "uvx"),
+        ("x", "x"),
+        ("docker run", "docker"),
         ("https://tools.example.com/mcp?key=secret", "tools-example-com"),
         ("http://127.0.0.1:8000/mcp", "127-0-0-1"),
     ],

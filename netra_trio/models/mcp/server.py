@@ -79,8 +79,10 @@ class McpServer:
             return _plain(self.name)
         if self.is_url:
             return _plain((urlsplit(self.where).hostname or "").replace(".", "-"))
-        words = [word for word in self.command if word not in _VERBS and not word.startswith("-")]
-        package = next((word for word in words if PurePath(word).name not in _RUNNERS), words[0])
+        program, *others = self.command
+        words = [word for word in others if word not in _VERBS and not word.startswith("-")]
+        is_runner = PurePath(program).name in _RUNNERS
+        package = next(iter(words), program) if is_runner else program
         stem = re.sub(r"(?<=.)@.*|\.(py|js|mjs|ts)$", "", PurePath(package).name)
         plain = _plain(stem.replace("_", "-"))
         return "-".join(p for p in plain.split("-") if p not in {"mcp", "server"}) or plain
