@@ -30,6 +30,7 @@ ATTEMPTS = 3  # of one request
 BACK_OFF = 0.5  # seconds, the maximum pause before the second attempt; doubles
 RETRY_AFTER_MAX = 30.0  # seconds that a server may ask for; if it asks for more the run fails
 CONNECT_SECONDS = 10.0  # to connect, and to send a request
+CHECK_SECONDS = 15.0  # for the check at the start; a server that takes longer passes
 IDLE_SECONDS = 120.0  # without a byte: a local model may load for a minute before it answers
 CONNECTIONS = 100  # of one agent; further runs wait
 ERROR_BYTES = 16 * 1024  # of the body of an error that are read
@@ -87,16 +88,17 @@ class Provider:
     async def check(self) -> None:
         """Ask the server for its models, to find a wrong address or key before the first run.
 
-        A server that cannot list its models passes.
+        A server that cannot list its models, or does not answer in time, passes.
 
         Raises:
             ModelError: It cannot be reached, or rejects the key.
         """
         try:
-            async with self._opened().stream("GET", f"{self.base_url}/models") as answer:
-                if answer.status_code in {401, 403}:
-                    content = await _beginning(answer)
-                    raise self._refusal(answer.status_code, content, answer.headers)
+            with trio.move_on_after(CHECK_SECONDS):
+                async with self._opened().stream("GET", f"{self.base_url}/models") as answer:
+                    if answer.status_code in {401, 403}:
+                        content = await _beginning(answer)
+                        raise self._refusal(answer.status_code, content, answer.headers)
         except _PARTIAL:
             return
         except httpx2.TransportError as error:

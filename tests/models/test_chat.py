@@ -153,6 +153,28 @@ async def test_how_an_answer_ends(reply: Reply, status: str, text: str) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}',
+        (
+            'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: [DONE]\n\n'
+            'data: {"error": "b"}\n\n'
+        ),
+    ],
+    ids=["without its last line", "more after its end"],
+)
+async def test_the_end_of_a_body(body: str) -> None:
+    async def reply(exchange: Exchange) -> None:
+        await exchange.start()
+        await exchange.write(body.encode())
+        await exchange.end()
+
+    async with open_model_server() as server, talking(server) as client:
+        server.will(reply)
+        assert end_of(await ask(client, "hi"))["result"] == "a"
+
+
 async def test_a_stall_ends_the_run() -> None:
     async with open_model_server() as server, talking(server, idle_seconds=0.3) as client:
         server.will(hangs(chunk(content="a")))

@@ -14,6 +14,7 @@ from support.model_server import (
     Reply,
     breaks_off,
     chunk,
+    hangs,
     open_model_server,
     refuses,
     says,
@@ -210,6 +211,14 @@ async def test_the_check_at_the_start_passes(reply: Reply | None) -> None:
         server.other = reply
         async with chat("m", base_url=server.url, check=True).open():
             assert [request.path for request in server.others] == ["/v1/models"]
+
+
+async def test_the_check_at_the_start_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "CHECK_SECONDS", 0.2)
+    async with open_model_server() as server:
+        server.other = hangs()
+        async with chat("m", base_url=server.url, check=True).open():
+            await server.wait_closed()
 
 
 @pytest.mark.parametrize(
