@@ -6,7 +6,7 @@
 [datetime.date(2026, 11, 30)]
 >>> structure(["1"], list[int])
 Traceback (most recent call last):
-netra_trio.models.schema.InvalidValue: $[0]: '1' is not of type 'integer'
+netra_trio.models.schema.InvalidValue: $[0]: "1" is not of type "integer"
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime
 from enum import Enum
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -34,8 +35,11 @@ import orjson
 from cattrs import BaseValidationError, transform_error
 from cattrs.preconf.orjson import make_converter
 
-from netra_trio.agents.answer_schema import find_misfit
+from netra_trio.agents.answer_schema import compile_schema, find_misfit
 from netra_trio.protocol.messages import JsonObject
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
 
 DEPTH_MAX = 12  # of classes in classes: a class that contains itself has no end
 DESCRIPTION = "description"
@@ -82,18 +86,18 @@ def schema_of(kind: Any, depth: int = 0) -> JsonObject:
     return _generic_schema(kind, depth + 1)
 
 
-def structure(value: Any, kind: Any, schema: JsonObject | None = None) -> Any:
+def structure(value: Any, kind: Any, validator: "Draft202012Validator | None" = None) -> Any:
     """Return a value of a type from a JSON value, strictly: `"5"` is no int.
 
     Args:
         value: The JSON value.
         kind: The type.
-        schema: Its schema, if it is known.
+        validator: That of its schema, if it is made already.
 
     Raises:
         InvalidValue: It has another type.
     """
-    misfit = find_misfit(value, schema_of(kind) if schema is None else schema)
+    misfit = find_misfit(value, validator or compile_schema(schema_of(kind)))
     if misfit is not None:
         raise InvalidValue(f"${misfit}")
     try:

@@ -15,17 +15,21 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints, overload
 
 import attrs
 import docstring_parser
 import trio
 from attrs import frozen
 
+from netra_trio.agents.answer_schema import compile_schema
 from netra_trio.agents.run import Run
 from netra_trio.errors import ToolError
 from netra_trio.models.schema import DESCRIPTION, InvalidValue, schema_of, structure, to_json
 from netra_trio.protocol.messages import JsonObject
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Draft202012Validator
 
 THREADS = 20  # of one agent, for functions that are not async; further calls wait
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -120,6 +124,7 @@ class FunctionTool:
     approve: bool
     _function: Callable[..., Any]
     _arguments: type
+    _validator: "Draft202012Validator"
     _run_parameters: tuple[str, ...]
     _limiter: trio.CapacityLimiter
 
@@ -130,7 +135,7 @@ class FunctionTool:
             ToolError: They have other types.
         """
         try:
-            values = structure(arguments, self._arguments, self.parameters)
+            values = structure(arguments, self._arguments, self._validator)
         except InvalidValue as error:
             raise ToolError(f"invalid arguments: {error}") from None
         return {name: getattr(values, name) for name in attrs.fields_dict(self._arguments)}
@@ -194,6 +199,7 @@ def function_tool(
         approve=options.approve,
         function=function,
         arguments=arguments,
+        validator=compile_schema(parameters),
         run_parameters=run_parameters,
         limiter=limiter or trio.CapacityLimiter(THREADS),
     )

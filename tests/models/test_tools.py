@@ -46,9 +46,9 @@ def test_arguments() -> None:
     made = function_tool(weather)
     assert made.bind({"city": "Oslo"}) == {"city": "Oslo", "days": 1}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, r"invalid arguments: \$: 'city' is a required property"),
-        ({"city": 1}, r"\$.city: 1 is not of type 'string'"),
-        ({"city": "Oslo", "days": "2"}, r"\$.days: '2' is not of type 'integer'"),
+        ({}, r'invalid arguments: \$: "city" is a required property'),
+        ({"city": 1}, r'\$.city: 1 is not of type "string"'),
+        ({"city": "Oslo", "days": "2"}, r'\$.days: "2" is not of type "integer"'),
         ({"city": "Oslo", "land": "x"}, "'land' was unexpected"),
     ]
     for arguments, text in cases:
@@ -203,7 +203,7 @@ async def test_failures_go_back_to_the_model() -> None:
         "Error: OSError: disk ?",
         "Error: the result, a object, is not JSON",
         "Error: there is no tool 'nothing'. The tools are: refuse, break_, strange, weather.",
-        "Error: invalid arguments: $.city: 1 is not of type 'string'",
+        'Error: invalid arguments: $.city: 1 is not of type "string"',
     ]
     assert results[5].startswith("Error: the arguments are not JSON")
     assert results[6] == "Error: the arguments have to be a JSON object."
@@ -217,7 +217,7 @@ async def test_failures_go_back_to_the_model() -> None:
         "refuse": "no such city",
         "break_": "The tool failed.",
         "strange": "the result, a object, is not JSON",
-        "weather": "invalid arguments: $.city: 1 is not of type 'string'",
+        "weather": 'invalid arguments: $.city: 1 is not of type "string"',
     }
 
 
