@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from netra_trio.agents.run import Agent
 from netra_trio.cli.errors import CommandError
 from netra_trio.models import chat
+from netra_trio.models.chat import BASE_URL
 
 NAME = "chat"
 
@@ -30,9 +31,8 @@ def with_model(
         return dict(agents)
     if NAME in agents:
         raise CommandError(f"--agent: the name {NAME!r} is that of --model; use NAME=module:…")
-    options = {} if base_url is None else {"base_url": base_url}
     try:
-        agent = chat(model, system=system, mcp=mcp, check=True, **options)
+        agent = chat(model, base_url=base_url or BASE_URL, system=system, mcp=mcp, check=True)
     except ValueError as error:
         raise CommandError(f"--{str(error).replace('_', '-', 1)}") from None
     return {NAME: agent, **agents}
