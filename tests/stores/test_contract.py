@@ -16,6 +16,7 @@ from stores.samples import (
     MAIN,
     NOW,
     OTHER,
+    PATIENCE,
     again,
     duplicate_of,
     end_of,
@@ -58,6 +59,7 @@ from netra_trio.stores.base import (
     Usage,
     User,
 )
+from netra_trio.stores.sql import write_behind
 
 ENDS = [status for status in RunStatus if status not in {RunStatus.QUEUED, RunStatus.RUNNING}]
 TEXTS = [
@@ -73,8 +75,11 @@ TEXTS = [
 
 
 @pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
     """Open a store with the users Alice and Bob, and nothing else."""
+    monkeypatch.setattr(write_behind, "SLOW_SECONDS", PATIENCE)  # a busy machine is no outage
     factory: Factory = request.param
     empty = factory(request)
     async with empty.open():
