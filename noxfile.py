@@ -1,6 +1,7 @@
 """The project's checks: `nox` runs what CI runs, `nox -l` lists everything."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers: stated once
@@ -23,10 +25,18 @@ MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
 DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}")
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 AUTOBAHN = "kosoku==0.1.0"  # drives the cases of the Autobahn test suite on Python 3
+RANGES = (  # what uses each dependency, in about a minute; `tests` runs everything with the newest
+    *("tests/protocol", "tests/auth/test_tokens.py", "tests/auth/test_key_set.py"),
+    *("tests/config/test_loading.py", "tests/telemetry/test_traces.py"),
+    *("tests/transports/test_transport_contract.py", "tests/transports/test_websocket.py"),
+    *("tests/stores/test_contract.py", "tests/stores/sql/test_migrations.py"),
+    *("tests/server/test_hypercorn_http2.py", "tests/client/test_client_server.py"),
+    *("tests/cli", "tests/e2e/test_http.py", "tests/e2e/test_cli.py"),
+)
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "frontend", "tests", "nginx", "site"]
+nox.options.sessions = ["lint", "types", "frontend", "tests", "ranges(lowest)", "nginx", "site"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
@@ -91,6 +101,23 @@ def tests_all(session: nox.Session) -> None:
     """Run every test on every supported Python that is installed."""
     _install(session, "test")
     session.run("pytest", *_chosen(session))
+
+
+@nox.session
+@nox.parametrize("end", ["lowest", "newest"], ids=["lowest", "newest"])
+def ranges(session: nox.Session, end: str) -> None:
+    """Run a chosen part of the tests at one end of each dependency's range; or those named."""
+    limits = Path(session.create_tmp()) / "limits.txt"
+    limits.write_text("\n".join(_lowest_versions()) if end == "lowest" else "")
+    requirements = nox.project.dependency_groups(PYPROJECT, "test")
+    extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
+    newest = ["--upgrade", "--upgrade-strategy=eager"]
+    session.install(
+        *("--quiet", "--constraint", os.fspath(limits), *(newest if end == "newest" else [])),
+        *(*requirements, "--editable", f".[{extras}]"),
+    )
+    workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
+    session.run("pytest", "-q", *(session.posargs or [workers, *RANGES]))
 
 
 @nox.session
@@ -161,6 +188,18 @@ def soak(session: nox.Session) -> None:
     """Talk and break things for an hour (`-- --minutes 3`: less), and see that nothing is left."""
     _install(session)
     session.run("python", "-m", "bench.soak", *session.posargs)
+
+
+def _lowest_versions() -> list[str]:
+    """Return the lowest allowed version of each direct dependency, extras included."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    listed = [PYPROJECT["project"]["dependencies"], *extras.values()]
+    return [
+        f"{requirement.name}=={bound.version}"
+        for requirement in map(Requirement, itertools.chain(*listed))
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    ]
 
 
 def _chosen(session: nox.Session) -> list[str]:

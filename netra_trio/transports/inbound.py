@@ -23,6 +23,9 @@ PARSED_BYTES = 512  # parsed in a row: at most 85 frames, however small they are
 
 _INVALID_DATA = 1007  # RFC 6455, 7.4.1: text that is not UTF-8
 
+# Where the core counts the bytes of an unfinished message; websockets 16 renamed it.
+_SIZE = "current_size" if hasattr(Protocol(SERVER), "current_size") else "cur_size"
+
 _log = logging.getLogger("netra_trio.frames")
 _log.disabled = True  # the core logs each connection; the server has its own log of them
 
@@ -95,7 +98,7 @@ class _Core(Protocol):
             self.events.append(frame)  # without the pong that the core would prepare
             return
         if frame.opcode is Opcode.CLOSE:
-            self.current_size = None  # a close may come inside a fragmented message (5.4)
+            setattr(self, _SIZE, None)  # a close may come inside a fragmented message (5.4)
         super().recv_frame(frame)
 
 
@@ -159,8 +162,8 @@ class InboundFrames:
             received = self._core.close_rcvd
             return PeerClosed(NO_STATUS if received is None else received.code, bytes(frame.data))
         if self._is_too_big:
-            if self._core.current_size:
-                self._core.current_size = 0  # the core must not fail before the peer's close
+            if getattr(self._core, _SIZE):
+                setattr(self._core, _SIZE, 0)  # the core must not fail before the peer's close
             return None
         if frame.opcode is Opcode.PING:
             return Pinged(bytes(frame.data))

@@ -11,6 +11,7 @@ import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.versions import is_before
 
 from netra_trio.auth.identity import USER_ID_CHARACTERS, Identity
 from netra_trio.auth.tickets import TICKET_SECONDS, TICKETS, TICKETS_PER_USER, Tickets
@@ -73,6 +74,8 @@ def accepted(token: str, verifier: TokenVerifier = VERIFIER, now: float = NOW) -
 MALFORMED = "The token is malformed."
 SHAPE = "The token is not three parts in base64url with dots between them."
 HEADER_FAULT = 'The token\'s header has a "kid" that is no string, or extensions ("crit", "b64").'
+# PyJWT rejects it by itself since 2.13, before this server's own check.
+B64_FAULT = HEADER_FAULT if is_before("pyjwt", 2, 13) else MALFORMED
 ALGORITHM = "The token's algorithm is not accepted here."
 SIGNATURE = "The token's signature does not match."
 SUBJECT = 'The token\'s "sub" is not a printable text of 1 to 255 characters.'
@@ -110,7 +113,7 @@ HOSTILE = {
     "header a bomb": (raw(claims(), header=DEEP), MALFORMED),
     "header with kid 5": (raw(claims(), header='{"alg":"HS256","kid":5}'), HEADER_FAULT),
     "header with crit": (raw(claims(), header='{"alg":"HS256","crit":["x"]}'), HEADER_FAULT),
-    "header with b64 false": (raw(claims(), header='{"alg":"HS256","b64":false}'), MALFORMED),
+    "header with b64 false": (raw(claims(), header='{"alg":"HS256","b64":false}'), B64_FAULT),
     "wrong key": (raw(claims(), key=OTHER), SIGNATURE),
     "empty key": (raw(claims(), key=""), SIGNATURE),
     "no signature": (raw(claims()).rpartition(".")[0] + ".", SIGNATURE),
