@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 
@@ -109,8 +109,7 @@ def as_agent(found: object, spec: AgentSpec) -> Agent:
     why = not_callable_with_a_run(function)
     if why is not None:
         raise _fault(spec, why)
-    agent: Any = found
-    return agent  # type: ignore[no-any-return] - checked above
+    return cast("Agent", found)
 
 
 def _function_of(found: object) -> Any:

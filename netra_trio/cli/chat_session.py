@@ -1,5 +1,6 @@
 """A chat over one client: messages out, answers in, and Ctrl-C in between."""
 
+import os
 import signal
 
 import trio
@@ -7,8 +8,10 @@ from attrs import define, field
 
 from netra_trio.cli.chat_view import ChatView
 from netra_trio.cli.errors import CommandError
+from netra_trio.cli.line_editor import History
+from netra_trio.cli.line_input import LineInput
 from netra_trio.cli.streams import OutputError
-from netra_trio.cli.terminal import Screen, typed_lines
+from netra_trio.cli.terminal import Screen
 from netra_trio.client import Client, ClientError, Event, MessageRefused, Run
 from netra_trio.protocol.codes import ErrorCode
 
@@ -37,13 +40,16 @@ class ChatSession:
     max_attempts: int | None
     status: str | None = None
     _view: ChatView = field(init=False)
+    _lines: LineInput = field(init=False)
     _run: Run | None = None
     _is_stopping: bool = False
     _is_disconnected: bool = False
+    _has_warned: bool = False  # that the next Ctrl-C quits, with a line that is not sent
     _shown_reasons: set[str] = field(factory=set)  # why there is no connection, since it was lost
 
     def __attrs_post_init__(self) -> None:
         self._view = ChatView(self.screen)
+        self._lines = LineInput(self.screen, History.open(os.environ))
 
     async def run(self, client: Client, message: str | None) -> None:
         """Send one message, or every line of the input; return after the last answer.
@@ -75,10 +81,14 @@ class ChatSession:
 
     async def _converse(self, client: Client) -> None:
         self.screen.note("Type a message; Ctrl-C stops an answer, Ctrl-D quits.")
+        while (line := await self._read_line()) is not None:
+            self._has_warned = False
+            if line.strip():
+                await self._ask(client, line)
+
+    async def _read_line(self) -> str | None:
         try:
-            async for line in typed_lines(self.screen):
-                if line.strip():
-                    await self._ask(client, line)
+            return await self._lines.read()
         except OutputError:
             raise
         except OSError as error:
@@ -107,10 +117,18 @@ class ChatSession:
             self._run = None
 
     async def handle_signals(self, nursery: trio.Nursery) -> None:
-        """Stop the answer at the first Ctrl-C; quit at the second, or if there is no answer."""
+        """Stop the answer at the first Ctrl-C; quit at the second, or if there is no answer.
+
+        A line that is typed and not sent is kept at the first Ctrl-C.
+        """
         with trio.open_signal_receiver(signal.SIGINT) as signals:
             async for _ in signals:
                 self.screen.interrupted()
+                if self._run is None and self._lines.typed and not self._has_warned:
+                    self._has_warned = True
+                    self.screen.note("Ctrl-C again quits; Ctrl-U clears the line.")
+                    self.screen.prompt(self._lines.typed)
+                    continue
                 if self._run is None or self._is_stopping or self._is_disconnected:
                     self.status = self.status or "cancelled"
                     nursery.cancel_scope.cancel()

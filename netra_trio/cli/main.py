@@ -7,8 +7,10 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
+from typing import NoReturn
 
 import cyclopts
 
@@ -56,9 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error that its user can fix is one line on standard error, with exit code 1.
     """
+    exit_after(partial(_run, arguments))
+
+
+def exit_after(run: Callable[[], int]) -> NoReturn:
+    """Call a function that returns the exit code, and exit; errors are reported as by `main`."""
     streams.prepare()
     try:
-        code = _run(arguments)
+        code = run()
         streams.finish()
     except BaseException as error:
         code = _report(error)

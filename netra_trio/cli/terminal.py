@@ -1,4 +1,4 @@
-"""Input and output of the chat, on a terminal or through pipes.
+"""The output of the chat, on a terminal or through pipes.
 
     screen = Screen(sys.stdout)
     screen.answer("Hel")
@@ -13,26 +13,17 @@ import contextlib
 import os
 import sys
 import termios
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-import trio
 from attrs import define
 
-try:
-    import readline
-except ImportError:  # Python may be built without it
-    HAS_READLINE = False
-else:
-    HAS_READLINE = True
-    # Without this, readline would write control sequences around each prompt.
-    readline.parse_and_bind("set enable-bracketed-paste off")
+from netra_trio.cli.line_editor import line_buffer
 
-READ_BYTES = 64 * 1024  # of the input at once
+PROMPT = "> "
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
-_PROMPT = "> "
 _REMOVED = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 
 
@@ -74,7 +65,7 @@ class Screen:
         """
         if self.stream.isatty():
             self.end()
-            self._write("" if typed is None else _PROMPT + typed)
+            self._write("" if typed is None else PROMPT + typed)
             self._is_inside = self._is_prompting = True
 
     def line_entered(self) -> None:
@@ -94,7 +85,7 @@ class Screen:
         text = self._cleaned(text)
         self._write(f"{colour}{text}{_PLAIN}\n" if self._has_colours else f"{text}\n")
         if was_prompting:
-            self.prompt(readline.get_line_buffer() if HAS_READLINE else "")
+            self.prompt(line_buffer())
 
     def _leave_prompt(self) -> None:
         if self._is_prompting:
@@ -116,18 +107,6 @@ class Screen:
             self.stream.flush()
 
 
-def typed_lines(screen: Screen) -> AsyncIterator[str]:
-    """Yield the lines of the input, each after a prompt.
-
-    On a terminal a line can be edited, and earlier ones are recalled, if Python has readline.
-
-    Raises:
-        OSError: The input cannot be read.
-    """
-    is_terminal = sys.stdin.isatty() and screen.stream.isatty()
-    return _edited_lines(screen) if HAS_READLINE and is_terminal else _plain_lines(screen)
-
-
 @contextmanager
 def restored_terminal() -> Iterator[None]:
     """Restore the settings of the terminal, which an abandoned line editor has changed."""
@@ -139,36 +118,3 @@ def restored_terminal() -> Iterator[None]:
     finally:
         if settings is not None:
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, settings)
-
-
-async def _edited_lines(screen: Screen) -> AsyncIterator[str]:
-    while True:
-        screen.prompt(typed=None)
-        try:
-            # Abandoned when the chat ends: nothing ends a line editor that waits for a key.
-            line = await trio.to_thread.run_sync(input, _PROMPT, abandon_on_cancel=True)
-        except EOFError:
-            return
-        screen.line_entered()
-        yield line
-
-
-async def _plain_lines(screen: Screen) -> AsyncIterator[str]:
-    """Yield lines of a pipe, or of a terminal without a line editor.
-
-    The thread reads the descriptor: a thread that holds Python's own stdin when the program ends
-    would crash the interpreter.
-    """
-    encoding = sys.stdin.encoding or "utf-8"
-    typed = b""
-    screen.prompt()
-    while data := await trio.to_thread.run_sync(
-        os.read, sys.stdin.fileno(), READ_BYTES, abandon_on_cancel=True
-    ):
-        *lines, typed = (typed + data).split(b"\n")
-        for line in lines:
-            screen.line_entered()
-            yield line.decode(encoding, errors="replace")
-            screen.prompt()
-    if typed:
-        yield typed.decode(encoding, errors="replace")

@@ -12,7 +12,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -73,15 +73,18 @@ class ExitWatchdog:
 async def drain_on_signal(
     drain: Callable[[], Awaitable[None]],
     watchdog: ExitWatchdog,
+    numbers: Collection[signal.Signals] = SIGNALS,
+    *,
     task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Drain at the first SIGTERM or SIGINT; cancelled by the caller.
+    """Drain at the first signal, by default SIGTERM or SIGINT; cancelled by the caller.
 
     The task status starts with the event that is set when the drain is done.
 
     Args:
         drain: Closes every connection.
         watchdog: Is told of every signal.
+        numbers: The signals.
         task_status: See above.
     """
     drained, is_draining = trio.Event(), False
@@ -90,7 +93,7 @@ async def drain_on_signal(
         await drain()
         drained.set()
 
-    with trio.open_signal_receiver(*SIGNALS) as signals, _told(watchdog):
+    with trio.open_signal_receiver(*numbers) as signals, _told(watchdog, numbers):
         task_status.started(drained)
         async with trio.open_nursery() as nursery:
             async for number in signals:
@@ -101,9 +104,9 @@ async def drain_on_signal(
 
 
 @contextmanager
-def _told(watchdog: ExitWatchdog) -> Iterator[None]:
+def _told(watchdog: ExitWatchdog, numbers: Collection[signal.Signals]) -> Iterator[None]:
     """Tell the watchdog of signals, from the signal handler itself: the loop may be blocked."""
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     for number, handler in handlers.items():
         signal.signal(number, partial(_handle, watchdog, handler))
     try:

@@ -45,8 +45,12 @@ class Listeners:
                 await nursery.start(listener.serve)
             task_status.started()
 
-    async def stop(self) -> None:
-        """Accept no more connections; idle HTTP connections end, others end with their answer."""
+    def stop_accepting(self) -> None:
+        """Accept no more connections; those that are open go on."""
         for listener in self._listeners:
             listener.stop()
+
+    async def stop(self) -> None:
+        """Accept no more connections; idle HTTP connections end, others end with their answer."""
+        self.stop_accepting()
         await self._http.stop()

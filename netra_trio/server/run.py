@@ -4,6 +4,7 @@ trio.run(serve, app, listen("127.0.0.1", 8000))
 """
 
 import gc
+import signal
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import trio
 
 from netra_trio.agents.context import context_of
 from netra_trio.server.application import Application
-from netra_trio.server.exit import ExitWatchdog, drain_on_signal
+from netra_trio.server.exit import SIGNALS, ExitWatchdog, drain_on_signal
 from netra_trio.server.listeners import Listeners
 from netra_trio.server.sockets import address_of
 from netra_trio.telemetry.watchdog import LoopWatchdog
@@ -27,6 +28,7 @@ async def serve(
     socks: Sequence[socket.socket],
     *,
     tls: ssl.SSLContext | None = None,
+    is_supervised: bool = False,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal exits at once.
@@ -34,6 +36,15 @@ async def serve(
     Takes over the listening sockets. The task status starts with their addresses as `host:port`,
     once connections are accepted. On return everything is closed; where the drain does not end in
     time the process exits with code 0 from within.
+
+    Args:
+        app: The application.
+        socks: The listening sockets.
+        tls: The TLS context; None for plain TCP.
+        is_supervised: Whether another process holds the sockets and starts this one again. Then the
+            first SIGTERM ends the accepting before the drain, so that new connections wait for the
+            next process; SIGINT, which a terminal sends to both processes, is left to the other.
+        task_status: See above.
 
     Raises:
         SettingsError: If it cannot start with its settings.
@@ -44,11 +55,18 @@ async def serve(
         addresses = [address_of(sock) for sock in socks]
         stack.enter_context(_rare_collections())
         watchdog = stack.enter_context(ExitWatchdog(app.settings.drain_timeout_ms / 1000))
+        listeners = Listeners(app, socks, tls=tls)
+
+        async def drain() -> None:
+            if is_supervised:
+                listeners.stop_accepting()
+            await app.drain()
+
         async with trio.open_nursery() as nursery:
-            drained: trio.Event = await nursery.start(drain_on_signal, app.drain, watchdog)
+            numbers = (signal.SIGTERM,) if is_supervised else SIGNALS
+            drained: trio.Event = await nursery.start(drain_on_signal, drain, watchdog, numbers)
             stack.enter_context(LoopWatchdog(context_of))
             async with app.running(), trio.open_nursery() as serving:
-                listeners = Listeners(app, socks, tls=tls)
                 await serving.start(listeners.serve)
                 task_status.started(addresses)
                 await drained.wait()

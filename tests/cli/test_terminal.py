@@ -1,13 +1,11 @@
 """The output of the chat on a terminal and through a pipe."""
 
 import io
-import os
 
 import pytest
-import trio
 from support.logs import Terminal
 
-from netra_trio.cli.terminal import Screen, typed_lines
+from netra_trio.cli.terminal import Screen
 
 CLEAR = "\x1b[2J"
 
@@ -79,17 +77,3 @@ def test_a_pipe_gets_no_prompt() -> None:
     screen.interrupted()
     screen.note("plain")
     assert out.getvalue() == "plain\n"
-
-
-async def test_the_input_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    there, here = os.pipe()
-    with open(there) as typed:  # noqa: ASYNC230, PTH123 - a pipe
-        monkeypatch.setattr("sys.stdin", typed)
-        os.write(here, "one\ntwö\nthr".encode())
-        lines = typed_lines(Screen(io.StringIO()))
-        assert await anext(lines) == "one"
-        assert await anext(lines) == "twö"
-        with trio.move_on_after(0.05):
-            await anext(lines)
-        os.write(here, b"ee")
-        os.close(here)

@@ -1,0 +1,104 @@
+"""The lines that a user types, on a terminal or through a pipe.
+
+    lines = LineInput(screen, History.open(os.environ))
+    line = await lines.read()
+
+On a terminal a line can be edited, and earlier ones are recalled, if Python has readline. A thread
+reads, because nothing else waits for a key and for an event loop at once. It cannot be interrupted:
+a read that is cancelled goes on, and the next call gets its line.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import outcome
+import trio
+
+from netra_trio.cli.line_editor import HAS_READLINE, History, line_buffer
+from netra_trio.cli.terminal import PROMPT, Screen
+
+READ_BYTES = 64 * 1024  # of the input at once
+
+T = TypeVar("T")
+
+
+class LineInput:
+    """Reads standard input; one task at a time.
+
+    Args:
+        screen: Where the prompt is shown.
+        history: The lines that are recalled.
+    """
+
+    def __init__(self, screen: Screen, history: History) -> None:
+        self._screen = screen
+        self._history = history
+        self._is_edited = HAS_READLINE and sys.stdin.isatty() and screen.stream.isatty()
+        self._send, self._results = trio.open_memory_channel[outcome.Outcome[Any]](1)
+        self._is_reading = False
+        self._lines: list[str] = []  # of a pipe: read, and not asked for yet
+        self._rest = b""  # of a pipe: the beginning of a line
+        self._has_ended = False
+
+    @property
+    def typed(self) -> str:
+        """What is typed in the present line; empty for a pipe."""
+        return line_buffer() if self._is_edited and self._is_reading else ""
+
+    async def read(self, *, is_kept: bool = True) -> str | None:
+        """Return the next line, or None at the end of the input; cancelling loses nothing.
+
+        Args:
+            is_kept: Whether the line is recalled later.
+
+        Raises:
+            OSError: The input cannot be read.
+        """
+        if not self._is_edited:
+            return await self._read_plain()
+        # A line editor that is waiting already has shown its prompt.
+        self._screen.prompt(typed=line_buffer() if self._is_reading else None)
+        try:
+            line = await self._result_of(partial(input, PROMPT))
+        except EOFError:
+            return None
+        self._screen.line_entered()
+        (self._history.keep if is_kept else self._history.forget)(line)
+        return line
+
+    async def _read_plain(self) -> str | None:
+        """Return a line of a pipe, or of a terminal without a line editor.
+
+        The thread reads the descriptor: a thread that holds Python's own stdin when the program
+        ends would crash the interpreter.
+        """
+        self._screen.prompt()
+        while not self._lines and not self._has_ended:
+            data = await self._result_of(partial(os.read, sys.stdin.fileno(), READ_BYTES))
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._has_ended = not data
+            if self._has_ended and rest:
+                lines, rest = [rest], b""
+            self._rest = rest
+            encoding = sys.stdin.encoding or "utf-8"
+            self._lines += [line.decode(encoding, errors="replace") for line in lines]
+        self._screen.line_entered()
+        return self._lines.pop(0) if self._lines else None
+
+    async def _result_of(self, read: Callable[[], T]) -> T:
+        if not self._is_reading:
+            token = trio.lowlevel.current_trio_token()
+
+            def deliver(result: outcome.Outcome[T]) -> None:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(self._send.send_nowait, result)
+
+            self._is_reading = True
+            trio.lowlevel.start_thread_soon(read, deliver, "line input")
+        result: outcome.Outcome[T] = await self._results.receive()
+        self._is_reading = False
+        return result.unwrap()

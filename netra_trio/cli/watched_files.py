@@ -1,0 +1,52 @@
+"""The files whose change restarts the server.
+
+>>> watched = WatchedFiles(Path("/work"))
+>>> [watched.includes(name) for name in ("/work/agents.py", "/work/.venv/x.py", "/work/a.log")]
+[True, False, False]
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from attrs import frozen
+
+# What agents and their settings are written in. Everything else may be written by the server or by
+# an agent while it works: a database, a log, a picture.
+SUFFIXES = frozenset(
+    {".py", ".pyi", ".toml", ".yaml", ".yml", ".json", ".md", ".txt", ".j2", ".jinja", ".html"}
+)
+IGNORED_FOLDERS = frozenset(
+    {"__pycache__", "node_modules", "site-packages", "venv", "env", "build", "dist"}
+)
+
+_VENV_MARK = "pyvenv.cfg"
+
+
+@frozen
+class WatchedFiles:
+    """Which files below a folder are watched.
+
+    Hidden ones are not, nor are those in virtual environments and in folders of packages, logs and
+    databases.
+
+    Attributes:
+        root: The folder, resolved.
+    """
+
+    root: Path
+
+    def includes(self, name: str) -> bool:
+        """Return whether a changed file, given as an absolute path, is watched."""
+        path = Path(name)
+        if path.suffix not in SUFFIXES or not path.is_relative_to(self.root):
+            return False
+        parts = path.relative_to(self.root).parts
+        if any(part.startswith(".") or part in IGNORED_FOLDERS for part in parts):
+            return False
+        folders = list(path.relative_to(self.root).parents)[:-1]  # without the root itself
+        return not any(_is_virtual_environment(self.root / folder) for folder in folders)
+
+
+@lru_cache(maxsize=1_000)
+def _is_virtual_environment(folder: Path) -> bool:
+    return (folder / _VENV_MARK).is_file()
