@@ -2,10 +2,13 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 from attrs import define, field
 
+from netra_trio.cli.chat_questions import ChatQuestions
 from netra_trio.cli.chat_view import ChatView
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.line_editor import History
@@ -87,12 +90,8 @@ class ChatSession:
                 await self._ask(client, line)
 
     async def _read_line(self) -> str | None:
-        try:
+        with _input_errors():
             return await self._lines.read()
-        except OutputError:
-            raise
-        except OSError as error:
-            raise CommandError(f"cannot read standard input: {error.strerror}") from None
 
     async def _ask(self, client: Client, content: str) -> None:
         """Send a message and show its run to the end."""
@@ -104,8 +103,7 @@ class ChatSession:
             self._run = run
             if run.status == "queued":
                 self.screen.note("… waiting")
-            async for event in run:
-                self._view.show(event)
+            await self._follow(client, run)
             if run.end is not None:
                 self.status = run.end.payload.get("status", run.end.type)
         except MessageRefused as refused:
@@ -115,6 +113,32 @@ class ChatSession:
             await trio.sleep_forever()  # the task that follows the connection ends everything
         finally:
             self._run = None
+
+    async def _follow(self, client: Client, run: Run) -> None:
+        """Show the events of a run to its end, and ask what its agent asks."""
+        questions = ChatQuestions(client, self.screen, self._lines)
+        failure: ClientError | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                nonlocal failure
+                try:
+                    with _input_errors():
+                        await questions.ask_all()
+                except ClientError as error:
+                    failure = error
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ask)
+            try:
+                async for event in run:
+                    self._view.show(event)
+                    questions.note(event)
+            except ClientError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def handle_signals(self, nursery: trio.Nursery) -> None:
         """Stop the answer at the first Ctrl-C; quit at the second, or if there is no answer.
@@ -172,3 +196,13 @@ class ChatSession:
                 self._view.show_connected(event.payload["verdict"])
         elif event.type == "error" and event.payload["code"] in _TEMPORARY:
             self.screen.note(f"… {event.payload['error']} It is sent again.")
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise CommandError(f"cannot read standard input: {error.strerror}") from None

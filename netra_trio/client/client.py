@@ -13,9 +13,11 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 import trio
 
 from netra_trio.client.errors import ClientClosed
+from netra_trio.client.event import Event
 from netra_trio.client.feed import Events
 from netra_trio.client.manager import ConnectionManager
 from netra_trio.client.network import Network
@@ -222,6 +224,43 @@ class Client:
             "deadline_ms": deadline_ms,
         }
         return await self._post("agent_request", payload, correlation_id)
+
+    async def answer(
+        self,
+        question_id: str,
+        *,
+        answer: Any = None,
+        approve: bool | None = None,
+    ) -> Event:
+        """Answer a question of an agent (`agent_asking`); return its `agent_answered`.
+
+        The first answer of any session counts. If the connection is lost, the answer is sent again.
+        Cancelling is safe; the answer may have been sent.
+
+        Args:
+            question_id: The question.
+            answer: The answer to a question: a value of JSON that fits its schema, and not null.
+            approve: The answer to an approval.
+
+        Raises:
+            MessageRefused: With ANSWER_REJECTED: the question is closed or unknown, or the answer
+                does not fit. If the session was lost meanwhile, this answer may have closed it.
+            ClientError: The client ended first.
+            ValueError: Not exactly one of `answer` and `approve` is given.
+            TypeError: The answer cannot be encoded as JSON.
+        """
+        if (answer is None) == (approve is None):
+            raise ValueError("expected either an answer or approve")
+        self._check_usable()
+        # Compared with what comes back, so as JSON has it: a tuple is an array.
+        payload = orjson.loads(
+            orjson.dumps({"question_id": question_id, "answer": answer, "approve": approve})
+        )
+        # A frame beyond the limit would end each connection that it is sent over.
+        self.session.messages.make("answer", payload, new_correlation_id())
+        closed = await self.session.requests.ask("answer", payload)
+        assert closed is not None  # noqa: S101 - only a request to stop a run is settled with None
+        return closed
 
     def events(self) -> Events:
         """Return all events in order, each once; one task at a time may iterate.

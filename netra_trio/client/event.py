@@ -14,6 +14,7 @@ from netra_trio.errors import NetraError
 
 DELTA = "partial_result"
 END = "agent_completed"
+ANSWERED = "agent_answered"
 
 
 class InvalidEvent(NetraError):

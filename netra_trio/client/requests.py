@@ -22,6 +22,7 @@ from netra_trio.ids import new_correlation_id
 
 REQUESTS = 1000  # unanswered; one more waits (docs/client.md, Bounds)
 TOKENS = 100  # on one connection that takes nothing: it is dropped before the client renews so many
+ANSWER = "answer"  # the type of an answer to a question
 CONTROL_FRAMES = REQUESTS + MESSAGES + TOKENS  # each run at most once has to be stopped unasked
 
 
@@ -31,13 +32,26 @@ class Request:
 
     Attributes:
         text: The frame.
+        payload: Its payload.
         run_id: The run that is to be stopped, if that is the request.
+        is_answer: Whether it answers a question of an agent.
         reply: The answer: an event, or None if the run has ended.
     """
 
     text: str
+    payload: Mapping[str, Any]
     run_id: str | None = None
+    is_answer: bool = False
     reply: Reply[Event] = field(factory=Reply)
+
+    def is_settled_by(self, closed: Event) -> bool:
+        """Return whether a question was closed by this answer, or by one that says the same."""
+        payload, outcome = self.payload, closed.payload.get("outcome")
+        if not self.is_answer or payload["question_id"] != closed.payload.get("question_id"):
+            return False
+        if payload["approve"] is None:
+            return outcome == "answered" and payload["answer"] == closed.payload.get("answer")
+        return outcome == ("approved" if payload["approve"] else "denied")
 
 
 class Requests:
@@ -50,6 +64,7 @@ class Requests:
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify = notify
         self._unanswered: dict[str, Request] = {}  # by key
+        self._held: list[Request] = []  # sent again when the replay of the connection is complete
         self._send, self._receive = trio.open_memory_channel[str](CONTROL_FRAMES)
         self._slots = trio.Semaphore(REQUESTS)
         self._failure: ClientError | None = None
@@ -69,7 +84,8 @@ class Requests:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
             key = new_correlation_id()
-            request = Request(frame_of(kind, payload, key), run_id)
+            text = frame_of(kind, payload, key)
+            request = Request(text, payload, run_id, is_answer=kind == ANSWER)
             self._unanswered[key] = request
             self.send(request.text)
             try:
@@ -89,16 +105,39 @@ class Requests:
         except trio.WouldBlock:
             return None
 
-    def begin_connection(self) -> None:
-        """Begin on a new connection: each request that is not answered is sent again."""
+    def begin_connection(self, *, is_replayed: bool) -> None:
+        """Begin on a new connection: each request that is not answered is sent again.
+
+        Args:
+            is_replayed: Whether a replay follows: it may show that an answer has arrived, which
+                would be rejected if it were sent again. So answers wait for the end of the replay.
+        """
         while self.next() is not None:
             pass
+        self._held.clear()
         for request in self._unanswered.values():
-            self.send(request.text)
+            if is_replayed and request.is_answer:
+                self._held.append(request)
+            else:
+                self.send(request.text)
+
+    def end_replay(self) -> None:
+        """Send the answers that the replay has not shown to have arrived."""
+        held, self._held = self._held, []
+        for request in held:
+            if request in self._unanswered.values():
+                self.send(request.text)
 
     def take(self, key: str | None) -> Request | None:
         """Return the request that an answer with this key belongs to; it is answered then."""
         return self._unanswered.pop(key or "", None)
+
+    def question_closed(self, closed: Event) -> None:
+        """Settle the answers that have closed a question."""
+        for key, request in list(self._unanswered.items()):
+            if request.is_settled_by(closed):
+                del self._unanswered[key]
+                request.reply.settle(closed)
 
     def run_ended(self, run_id: str) -> None:
         """Answer the requests to stop this run."""

@@ -16,7 +16,7 @@ import trio
 from attrs import define
 
 from netra_trio.client.errors import ClientError, MessageRefused, OutboxFull
-from netra_trio.client.event import Event, InvalidEvent
+from netra_trio.client.event import ANSWERED, Event, InvalidEvent
 from netra_trio.client.feed import Feed
 from netra_trio.client.frames import HELLO, Hello, frame_of
 from netra_trio.client.messages import Messages
@@ -237,7 +237,7 @@ class ClientSession:
         # The limit may be that of another server than the one the messages were made for.
         for message in self._outbox.take_larger_than(self.messages.max_bytes):
             self._refuse(message, self.messages.too_large(message))
-        self.requests.begin_connection()
+        self.requests.begin_connection(is_replayed=is_replayed)
         self._owes_pong = False
 
     def _receive_numbered(self, event: Event, first: int, seq: int, size: int) -> None:
@@ -252,8 +252,19 @@ class ClientSession:
                 self._confirm(event)
             else:
                 self._runs.deliver(event, size)
+                if event.type == ANSWERED:
+                    self._receive_answered(event)
         if self._sequence.caught_up():
             self._outbox.resume()
+            self.requests.end_replay()
+
+    def _receive_answered(self, event: Event) -> None:
+        """Settle an answer; of a run of another session the event has the answer's own key."""
+        request = self.requests.take(event.correlation_id)
+        if request is not None:
+            request.reply.settle(event)
+        else:
+            self.requests.question_closed(event)
 
     def _confirm(self, event: Event) -> None:
         """Handle the confirmation of a message."""
@@ -275,6 +286,8 @@ class ClientSession:
     def _receive_control(self, event: Event, size: int) -> None:
         request = self.requests.take(event.correlation_id)
         if event.type == "error":
+            if request is None and event.payload.get("code") == ErrorCode.ANSWER_REJECTED:
+                return  # to an answer that another one, which says the same, has settled
             self._stats.errors_encountered += 1
             self._receive_error(event, request)
         elif request is not None:
