@@ -86,6 +86,7 @@ class ChatQuestions:
             line = await self.lines.read(is_kept=False)
             if line is None:
                 await self._end_without_input(question)
+                await trio.sleep_forever()
             elif is_early:
                 is_early = False
                 self.screen.note("That was typed before the question: type the answer again.")
@@ -107,15 +108,17 @@ class ChatQuestions:
             await self._send(question["question_id"], {"approve": False})
         else:
             self.screen.note("There is no input: another session may answer; Ctrl-C stops the run.")
-        await trio.sleep_forever()
 
     async def _send(self, question_id: str, given: dict[str, Any]) -> None:
+        """Send an answer; returns only if it is rejected: the end of the question cancels this."""
         self._answered.add(question_id)
         try:
             await self.client.answer(question_id, **given)
         except MessageRefused as refused:
             self._answered.discard(question_id)
             self.screen.fault(refused.error)
+        else:
+            await trio.sleep_forever()  # the next line is no answer to this question
 
     def _close(self, question_id: str, closed: dict[str, Any]) -> None:
         if self._open.pop(question_id, None) is None:

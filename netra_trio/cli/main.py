@@ -48,7 +48,7 @@ app.command(
 app.command(
     "netra_trio.cli.usage:usage",
     name="usage",
-    help="Sum what agents have used of models, by user, agent, model or day.",
+    help="Sum what agents have used of models, as they have reported it.",
 )
 app.command("netra_trio.cli.user:users", name="user", help="Add, disable, enable and list users.")
 
