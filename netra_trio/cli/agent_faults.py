@@ -1,9 +1,11 @@
 """Why an agent cannot be imported or called: one line with file, line, and what to do.
 
 try:
-    importlib.import_module("agents")
+    importlib.import_module("my_agents")
 except Exception as error:
-    print(import_fault("agents", error))   # agents.py:3: No module named 'openai': install it …
+    print(import_fault("my_agents", error))
+
+my_agents.py:3: No module named 'openai': install it, or correct the import
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """The files whose change restarts the server.
 
->>> watched = WatchedFiles(Path("/work"))
->>> [watched.includes(name) for name in ("/work/agents.py", "/work/.venv/x.py", "/work/a.log")]
+>>> watched = WatchedFiles(Path("/home/me"))
+>>> [watched.includes(f"/home/me/{name}") for name in ("a.py", ".venv/a.py", "a.log")]
 [True, False, False]
 """
 
