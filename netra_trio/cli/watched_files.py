@@ -1,7 +1,7 @@
 """The files whose change restarts the server.
 
 >>> watched = WatchedFiles(Path("/home/me"))
->>> [watched.includes(f"/home/me/{name}") for name in ("a.py", ".venv/a.py", "a.log")]
+>>> [watched.includes(f"/home/me/{name}") for name in ("my_agents.py", ".git/x.py", "x.log")]
 [True, False, False]
 """
 
