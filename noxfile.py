@@ -26,12 +26,13 @@ DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRA
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 AUTOBAHN = "kosoku==0.1.0"  # drives the cases of the Autobahn test suite on Python 3
 RANGES = (  # what uses each dependency, in about a minute; `tests` runs everything with the newest
-    *("tests/protocol", "tests/auth/test_tokens.py", "tests/auth/test_key_set.py"),
-    *("tests/config/test_loading.py", "tests/telemetry/test_traces.py"),
+    *("tests/protocol/test_codec.py", "tests/auth/test_tokens.py", "tests/auth/test_key_set.py"),
+    *("tests/config/test_loading.py", "tests/cli", "tests/telemetry/test_traces.py"),
     *("tests/transports/test_transport_contract.py", "tests/transports/test_websocket.py"),
     *("tests/stores/test_contract.py", "tests/stores/sql/test_migrations.py"),
     *("tests/server/test_hypercorn_http2.py", "tests/client/test_client_server.py"),
-    *("tests/cli", "tests/e2e/test_http.py", "tests/e2e/test_cli.py"),
+    *("tests/e2e/test_cli.py::test_one_message", "tests/e2e/test_serve.py::test_the_port_option"),
+    "tests/e2e/test_reload.py::test_an_edit_restarts_the_server",
 )
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 

@@ -219,8 +219,16 @@ async def killed(server: Server, pid: int) -> None:
     with ends_in_time():
         server.process.popen.kill()
         await trio.to_thread.run_sync(wait_until, lambda: has_ended(pid))
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((HOST, server.port))
+        # The sockets of a process are closed with its last thread, just after that.
+        await trio.to_thread.run_sync(wait_until, lambda: refuses(server.port))
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 async def test_a_server_that_was_killed_starts_after_the_next_edit(
