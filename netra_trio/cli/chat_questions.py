@@ -22,6 +22,7 @@ _OUTCOMES = {
     "denied": "(denied)",
     "expired": "(expired: there was no answer in time)",
     "cancelled": "(the question was cancelled)",
+    "closed": "(the question is closed)",  # how is unknown, after a gap
 }
 
 
@@ -127,7 +128,7 @@ class ChatQuestions:
         is_own = question_id in self._answered
         if is_own and outcome in {"answered", "approved"}:
             pass
-        elif is_own or outcome in {"expired", "cancelled"}:
+        elif is_own or outcome in {"expired", "cancelled", "closed"}:
             self.screen.note(_OUTCOMES.get(outcome, f"({outcome})"))
         elif outcome == "answered":
             self.screen.note(f"(answered in another session: {_json(closed.get('answer'))})")

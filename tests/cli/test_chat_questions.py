@@ -1,10 +1,15 @@
 """The questions of an agent in the chat: how they are shown, and which lines answer them."""
 
-from typing import Any
+import io
+from typing import Any, cast
 
 import pytest
 
-from netra_trio.cli.chat_questions import Unreadable, parse, shown
+from netra_trio.cli.chat_questions import ChatQuestions, Unreadable, parse, shown
+from netra_trio.cli.line_editor import History
+from netra_trio.cli.line_input import LineInput
+from netra_trio.cli.terminal import Screen
+from netra_trio.client import Client, Event
 
 Schema = dict[str, Any]
 COLOURS: Schema = {"enum": ["red", "blue", 3]}
@@ -93,3 +98,17 @@ def test_the_arguments_to_approve_are_shown_in_full() -> None:
 )
 def test_what_to_type(schema: Any, hint: str) -> None:
     assert shown(question(schema)) == f"Which?{hint}"
+
+
+async def test_a_gap_has_the_questions_as_they_stand() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    asked = ChatQuestions(cast("Client", None), screen, LineInput(screen, History()))
+    asked.note(Event("agent_asking", question()))
+    other = {**question(), "question_id": "q_2"}
+    cut = {"question_id": "q_3", "kind": "question", "truncated": True}
+    asked.note(Event("gap", {"run_id": "run_1", "questions": [other, cut]}))
+    assert list(asked._open) == ["q_2"]
+    assert out.getvalue() == "(the question is closed)\n"
+    asked.note(Event("gap", {"run_id": "run_1"}))
+    assert asked._open == {}
