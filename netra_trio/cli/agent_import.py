@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from netra_trio.agents.run import Agent
+from netra_trio.aio.recognition import recognized
 from netra_trio.cli.errors import CommandError
+from netra_trio.errors import AgentUnusable
 
 
 def import_agents(specs: Sequence[str]) -> dict[str, Agent]:
@@ -45,6 +47,15 @@ def _import_agent(spec: str) -> tuple[str, Agent]:
     agent: Any = getattr(module, function_name, None)
     if agent is None:
         raise CommandError(f"--agent {spec}: {module_name} has no {function_name}")
-    if not inspect.iscoroutinefunction(agent):
+    try:
+        agent = recognized(agent)
+    except (AgentUnusable, TypeError) as error:
+        raise CommandError(f"--agent {spec}: {error}") from None
+    if not (inspect.iscoroutinefunction(agent) or _has_async_call(agent)):
         raise CommandError(f"--agent {spec}: expected an async function of a Run")
     return name or function_name, agent
+
+
+def _has_async_call(agent: object) -> bool:
+    """Whether it is an object that is called as an async function."""
+    return inspect.iscoroutinefunction(getattr(type(agent), "__call__", None))  # noqa: B004
