@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from frameworks.provider import Provider, running_provider
+from structlog.testing import capture_logs
 from support.server import Server, serving
 
 TESTS = Path(__file__).parents[1]
@@ -21,6 +22,13 @@ MODULES = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that chooses the framework; the session `frameworks` of nox gives it."""
     parser.addoption("--framework", required=True, choices=sorted(MODULES))
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Keep tracebacks with the values of a framework out of the output: printing takes seconds."""
+    with capture_logs():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +74,12 @@ def server(
     directory = tmp_path_factory.mktemp("server")
     with serving(directory, *options, *native, **environ) as server:
         yield server
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the tests of the adapters of other frameworks, which are not installed."""
+    name = collection_path.stem
+    if not name.startswith("test_adapter_"):
+        return None
+    own = MODULES[str(config.getoption("--framework"))].removeprefix("frameworks.hello_")
+    return name != f"test_adapter_{own}"

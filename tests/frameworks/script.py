@@ -16,6 +16,7 @@ import orjson
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "weather": {"city": "Oslo"},
+    "stock": {"product": "spade"},
     "delete": {"path": "notes.txt"},
 }
 THOUGHT = "Which tool do I have?"

@@ -1,5 +1,7 @@
 """Agents of a framework, served unmodified by the command, over real WebSockets."""
 
+import re
+import shlex
 import time
 from pathlib import Path
 from types import ModuleType
@@ -10,10 +12,18 @@ import trio
 from frameworks import script
 from frameworks.provider import Provider
 from support.cutting import HOST, cutting
-from support.server import PATIENCE, Client, Frame, Server, sign
+from support.markdown import DOCS, blocks
+from support.server import PATIENCE, Client, Frame, Server, serving, sign, write_agents
 
 from netra_trio.client import connect
 
+PAGES = {
+    "pydantic-ai": "agents-pydantic-ai",
+    "langgraph": "agents-langgraph",
+    "openai-agents": "agents-openai",
+    "google-adk": "agents-adk",
+}
+TESTS = Path(__file__).parents[1]
 SOON = 1.0  # seconds within which a stop is done
 
 
@@ -91,6 +101,31 @@ async def test_a_stop_in_a_tool_ends_its_task_and_its_socket(
     assert took < SOON
     assert ended - before < SOON
     assert noted(notes)[-1] == "fetch ended"
+
+
+async def test_the_example_of_the_documentation(
+    framework: str, agents: ModuleType, tmp_path: Path
+) -> None:
+    """It is served by the command on its page, with the fake model in place of its model."""
+    page = DOCS / f"{PAGES[framework]}.md"
+    [example] = [block for block in blocks("python") if block.page == page]
+    [command] = [
+        block.text
+        for block in blocks("console")
+        if block.page == page and "netra-trio serve" in block.text
+    ]
+    model = re.compile(r"^MODEL = .*$", re.MULTILINE)
+    text, count = model.subn(f"from {agents.__name__} import MODEL", example.text)
+    assert count == 1
+    write_agents(tmp_path, text, "shop")
+    options = shlex.split(command)[2:]
+    with serving(tmp_path, *options, PYTHONPATH=str(TESTS), NOTES="") as server:
+        async with server.connect() as client:
+            await client.say("How many spades are there?")
+            frames = await client.until("agent_completed")
+    assert of_kind(frames, "tool_executing")[0]["arguments"] == {"product": "spade"}
+    assert of_kind(frames, "agent_completed")[0]["status"] == "completed"
+    assert "The tool says 5" in text_of(frames)
 
 
 async def test_a_line_that_is_cut_at_every_second_event_loses_nothing(server: Server) -> None:
