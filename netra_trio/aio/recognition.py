@@ -40,7 +40,7 @@ FRAMEWORKS = (
         frozenset({"AbstractAgent"}),
     ),
     Framework("langgraph", "langgraph", "langgraph", "langgraph.", frozenset({"Pregel"})),
-    # Its package has a common name; "agents." leaves out a user's module agents.py.
+    # Its package has a common name; "agents." leaves out a module of a user.
     Framework(
         "openai_agents", "openai-agents", "openai-agents", "agents.agent", frozenset({"Agent"})
     ),

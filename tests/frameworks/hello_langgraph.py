@@ -32,7 +32,7 @@ class Fake(BaseChatModel):
         raise NotImplementedError
 
     async def _astream(
-        self, messages: list[BaseMessage], *_: Any, run_manager: Any = None, **__: Any
+        self, messages: list[BaseMessage], *_: Any, **__: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         kinds = [message.type for message in messages]
         results = [message.content for message in messages if message.type == "tool"]
@@ -53,10 +53,7 @@ class Fake(BaseChatModel):
         metadata = {"model_name": script.MODEL_NAME}
         pieces.append({"content": [], "usage_metadata": usage, "response_metadata": metadata})
         for piece in pieces:
-            chunk = ChatGenerationChunk(message=AIMessageChunk(**piece))
-            if run_manager is not None:
-                await run_manager.on_llm_new_token("", chunk=chunk)
-            yield chunk
+            yield ChatGenerationChunk(message=AIMessageChunk(**piece))
 
 
 MODEL = Fake()

@@ -33,7 +33,7 @@ CONFIRMATION = "adk_request_confirmation"
 CREDENTIAL = "adk_request_credential"
 INPUT = "adk_request_input"
 
-_OUTPUT: ContextVar[Output] = ContextVar("_OUTPUT")
+_SHOWN: ContextVar["_Shown"] = ContextVar("_SHOWN")
 
 
 def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> AsyncioAgent:
@@ -53,7 +53,8 @@ def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> Asyncio
 
     async def answer(run: AsyncioRun) -> Any:
         output = Output(run)
-        _OUTPUT.set(output)
+        shown = _Shown(output)
+        _SHOWN.set(shown)
         names = {"app_name": app.name, "user_id": run.user, "session_id": run.id}
         session = await sessions.create_session(**names)
         for event in _events(app, await run.history(history) if history else []):
@@ -61,7 +62,7 @@ def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> Asyncio
         message = types.Content(role="user", parts=[types.Part(text=run.content)])
         try:
             while True:
-                turn = _Turn(output)
+                turn = _Turn(shown)
                 events = runner.run_async(
                     user_id=run.user, session_id=run.id, new_message=message, run_config=config
                 )
@@ -86,6 +87,49 @@ def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> Asyncio
     return AsyncioAgent(answer, resources, name=root.name)
 
 
+class _Shown:
+    """Shows the text and thoughts of a run.
+
+    The pieces of a model are shown when it yields them, so that it waits for the client: between
+    the models and the events of the runner is a queue without a bound.
+
+    Attributes:
+        output: The output of the run.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._ahead = 0  # characters that were shown, but whose events are to come
+        self._has_pieces = False  # of the current message
+
+    async def piece(self, content: Any) -> None:
+        """Show a piece of a model."""
+        for part in _texts(content):
+            self._ahead += len(part.text)
+            await self._show(part)
+
+    async def event(self, event: Event) -> None:
+        """Show what is in an event, and was not shown before."""
+        for part in _texts(event.content):
+            if not event.partial:
+                if not self._has_pieces:
+                    await self._show(part)
+            elif self._ahead:
+                self._ahead -= len(part.text)
+            else:  # of an agent that yields pieces without a model
+                await self._show(part)
+        self._has_pieces = bool(event.partial)
+
+    async def _show(self, part: Any) -> None:
+        show = self.output.thought if part.thought else self.output.text
+        await show(part.text)
+
+
+def _texts(content: Any) -> list[Any]:
+    """Return the parts of a content that have a text."""
+    return [part for part in (content and content.parts) or [] if part.text]
+
+
 class _Turn:
     """Shows the events until the agent has finished or waits for an answer.
 
@@ -95,9 +139,9 @@ class _Turn:
         error: Why the model or the agent has failed.
     """
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._has_deltas = False  # of the current message
+    def __init__(self, shown: _Shown) -> None:
+        self._shown = shown
+        self._output = shown.output
         self.pending: dict[str, Any] = {}
         self.result: Any = None
         self.error: str | None = None
@@ -107,11 +151,7 @@ class _Turn:
         if event.error_code and not event.content:
             # The framework may raise the exception itself, after this event.
             self.error = f"{event.error_code}: {event.error_message}"
-        for part in (event.content and event.content.parts) or []:
-            if part.text and (event.partial or not self._has_deltas):
-                show = self._output.thought if part.thought else self._output.text
-                await show(part.text)
-        self._has_deltas = bool(event.partial)
+        await self._shown.event(event)
         if event.partial:
             return
         await self._output.end_thought()
@@ -123,8 +163,8 @@ class _Turn:
         if event.output is not None:
             self.result = event.output
         elif event.is_final_response() and event.content:
-            parts = event.content.parts or []
-            self.result = "".join(p.text for p in parts if p.text and not p.thought) or None
+            parts = _texts(event.content)
+            self.result = "".join(part.text for part in parts if not part.thought) or None
 
     def _note_usage(self, event: Event) -> None:
         usage = event.usage_metadata
@@ -134,10 +174,15 @@ class _Turn:
 
 
 class _Tools(BasePlugin):
-    """Shows the tools of every run."""
+    """Shows the tools of every run, and the pieces of its models."""
 
     def __init__(self) -> None:
         super().__init__(name="netra_trio_tools")
+
+    async def after_model_callback(self, *, callback_context: Any, llm_response: Any) -> None:
+        """Show a piece of a model, before the model goes on."""
+        if llm_response.partial:
+            await _SHOWN.get().piece(llm_response.content)
 
     async def before_tool_callback(
         self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any
@@ -151,7 +196,7 @@ class _Tools(BasePlugin):
             is_shown = confirmation.confirmed
         if is_shown and not tool.is_long_running:
             call_id = tool_context.function_call_id
-            await _OUTPUT.get().start_tool(call_id, tool.name, tool_args)
+            await _SHOWN.get().output.start_tool(call_id, tool.name, tool_args)
 
     async def after_tool_callback(
         self,
@@ -162,7 +207,7 @@ class _Tools(BasePlugin):
         result: Any,
     ) -> None:
         """Show the result of a tool."""
-        await _OUTPUT.get().end_tool(tool_context.function_call_id, result)
+        await _SHOWN.get().output.end_tool(tool_context.function_call_id, result)
 
     async def on_tool_error_callback(
         self,
@@ -173,7 +218,7 @@ class _Tools(BasePlugin):
         error: Exception,
     ) -> None:
         """Show the failure of a tool."""
-        await _OUTPUT.get().end_tool(tool_context.function_call_id, error=error)
+        await _SHOWN.get().output.end_tool(tool_context.function_call_id, error=error)
 
 
 async def _answers(run: AsyncioRun, output: Output, turn: _Turn) -> list[types.Part]:
