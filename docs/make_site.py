@@ -49,6 +49,8 @@ SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
     "How to": (
         *("agents", "models", "client", "testing", "react", "chat-page"),
+        *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
+        *("client", "testing", "react", "chat-page"),
         *("deployment", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),
