@@ -291,6 +291,8 @@ class Bridge:
         try:
             self._result = await function(self)
         except BaseException as error:
+            if self._is_cut_off and isinstance(error, asyncio.CancelledError):
+                return  # as it should be; keeping it would keep this frame in a cycle
             self._error = error
             if len(self._tasks) > 1:  # other tasks have to be cancelled
                 with suppress(HandoverClosed):
