@@ -188,11 +188,11 @@ class Endless(Fake):
 
     most: int
     done: Any
-    count: list[int]
+    pieces: list[int]
 
-    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         for _ in range(self.most):
-            self.count.append(1)
+            self.pieces.append(1)
             yield ChatGenerationChunk(message=AIMessageChunk("x" * 10_000))
         self.done()
 
@@ -200,8 +200,7 @@ class Endless(Fake):
 async def test_the_model_is_read_as_fast_as_the_client_reads() -> None:
     most, done = 1000, trio.Event()
     token = trio.lowlevel.current_trio_token()
-    count: list[int] = []
-    model = Endless(most=most, count=count, done=lambda: token.run_sync_soon(done.set))
+    model = Endless(most=most, pieces=[], done=lambda: token.run_sync_soon(done.set))
 
     async def node(state: MessagesState) -> dict[str, Any]:
         return {"messages": [await model.ainvoke(state["messages"])]}
@@ -213,4 +212,4 @@ async def test_the_model_is_read_as_fast_as_the_client_reads() -> None:
         await client.until("partial_result")
         with trio.move_on_after(0.5):
             await done.wait()
-        assert 1 <= len(model.count) < most / 2
+        assert 1 <= len(model.pieces) < most / 2

@@ -39,7 +39,7 @@ async def test_dependencies_are_made_for_each_run() -> None:
 
     @agent.tool
     async def who(ctx: RunContext[str]) -> str:
-        return ctx.deps
+        return str(ctx.deps)
 
     def deps(run: AsyncioRun) -> str:
         return f"{run.user} asks"
