@@ -6,6 +6,7 @@ from typing import Any
 import trio
 from pydantic import BaseModel
 from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
+from pydantic_ai.capabilities import HandleDeferredToolCalls
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 from support.asyncio_agents import ask, end_of, serve_agents, text_of
@@ -85,6 +86,22 @@ async def test_a_tool_that_asks_for_approval_in_its_body_is_asked_for() -> None:
         frames += await client.until("agent_completed")
     results = [done["result"] for done in of_kind(frames, "tool_completed")]
     assert results == ["The call waits for the user.", "deleted a"]
+
+
+async def test_a_capability_of_the_agent_decides_before_the_user() -> None:
+    async def approve_all(ctx: Any, requests: Any) -> Any:
+        return requests.build_results(approve_all=True)
+
+    agent = Agent(TestModel(), capabilities=[HandleDeferredToolCalls(approve_all)])
+
+    @agent.tool_plain(requires_approval=True)
+    async def delete(path: str) -> str:
+        return f"deleted {path}"
+
+    async with serve_agents(agent=pydantic_ai(agent)) as server, server.connect() as client:
+        frames = await ask(client)
+    assert "agent_asking" not in kinds(frames)
+    assert [done["result"] for done in of_kind(frames, "tool_completed")] == ["deleted a"]
 
 
 async def test_a_question_without_an_answer_is_told_to_the_model(monkeypatch: Any) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import orjson
 import pytest
 import trio
 from frameworks import script
 from frameworks.provider import Provider
 from support.cutting import HOST, cutting
 from support.markdown import DOCS, blocks
-from support.server import PATIENCE, Client, Frame, Server, serving, sign, write_agents
+from support.server import PATIENCE, Client, Frame, Process, Server, serving, sign, write_agents
 
 from netra_trio.client import connect
 
@@ -72,6 +73,21 @@ async def test_text_thoughts_tools_and_usage(server: Server, framework: str) -> 
     if framework != "pydantic-ai":  # its fake model estimates the tokens
         tokens = (usage["input_tokens"], usage["output_tokens"])
         assert tokens == tuple(2 * count for count in script.TOKENS)
+
+
+def test_the_command_line_of_websockets_talks_to_it(server: Server) -> None:
+    command = ["-m", "websockets", f"{server.url}?token={sign('typing')}"]
+    with Process(command, directory=server.process.directory, environ={}, typed=True) as client:
+
+        def shown(text: str) -> None:
+            client.out.wait_for(lambda lines: any(text in line for line in lines))
+
+        shown('"connection_established"')
+        payload = {"content": "typed by hand", "agent": "hello"}
+        client.type(orjson.dumps({"type": "user_message", "payload": payload}).decode())
+        shown('"tool_completed"')
+        shown('"result":"The tool says clear in Oslo after 0 messages."')
+        client.hang_up()
 
 
 async def test_the_history_of_the_thread_is_the_frameworks(server: Server) -> None:
