@@ -13,8 +13,9 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
+from types import FrameType
 from typing import Any, Protocol
 
 import structlog
@@ -22,7 +23,10 @@ import trio
 
 from netra_trio.aio.executor import DaemonExecutor
 from netra_trio.aio.handover import try_call
+from netra_trio.telemetry.watchdog import take_sample
 
+WATCH_SECONDS = 1.0  # between two questions whether the loop answers
+BLOCKED_SECONDS = 1.0  # without an answer, after which a block is reported
 CLOSE_SECONDS = 2.0  # for the tasks that are left when the thread ends, and for resources to close
 
 _log = structlog.get_logger(__name__)
@@ -71,6 +75,8 @@ class AsyncioThread:
         # A daemon: code that blocks it must not keep a stopped server alive.
         self._thread = threading.Thread(target=self._run, daemon=True, name="asyncio agents")
         self._thread.start()
+        self._watching = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._watch)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function in the thread; no effect once it has ended."""
@@ -113,12 +119,30 @@ class AsyncioThread:
 
         If its tasks do not end, or code blocks it, the thread is left to the end of the process.
         """
+        self._watching.cancel()
         self.call(self._close_soon)
         with trio.CancelScope(shield=True):
             join = partial(self._thread.join, 2 * CLOSE_SECONDS)
             await trio.to_thread.run_sync(join, limiter=trio.CapacityLimiter(1))
         if self._thread.is_alive():
             _log.warning("asyncio_thread_left")
+
+    async def _watch(self) -> None:
+        """Report code that blocks the thread, once for each block."""
+        with self._watching:
+            while True:
+                await trio.sleep(WATCH_SECONDS)
+                answered = trio.Event()
+                self.call(self.call_trio, answered.set)
+                with trio.move_on_after(BLOCKED_SECONDS):
+                    await answered.wait()
+                    continue
+                sample = take_sample(self._thread.ident or 0, None, _context_of)
+                ids = {name: sample.ids.get(name) for name in ("run_id", "agent")}
+                _log.warning(
+                    "asyncio_blocked", where=sample.where, run_id=ids["run_id"], agent=ids["agent"]
+                )
+                await answered.wait()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -145,6 +169,14 @@ class AsyncioThread:
             names = sorted(task.get_name() for task in left)
             _log.warning("asyncio_tasks_left", run_id=None, tasks=names)
         await self.loop.shutdown_asyncgens()
+
+
+def _context_of(frame: FrameType) -> Context | None:
+    """Return the context of a frame of the loop that runs a callback; None for any other frame."""
+    if frame.f_code is not asyncio.Handle._run.__code__:  # noqa: SLF001
+        return None
+    context: Context = frame.f_locals["self"]._context  # noqa: SLF001
+    return context
 
 
 class _Holder:

@@ -3,7 +3,9 @@
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import structlog
@@ -142,6 +144,31 @@ async def test_a_blocked_thread_is_left_and_the_application_ends(
     assert [line["event"] for line in logs] == ["asyncio_thread_left"]
     release.set()
     await trio.to_thread.run_sync(thread._thread.join)
+
+
+async def test_code_that_blocks_the_thread_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(thread_module, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(thread_module, "BLOCKED_SECONDS", 0.1)
+
+    @asyncio_agent
+    async def agent(run: AsyncioRun) -> str:
+        while not blocks_in(logs):
+            time.sleep(0.01)  # noqa: ASYNC251 - on purpose
+        time.sleep(0.3)  # noqa: ASYNC251 - long enough for another report
+        return run.id
+
+    with structlog.testing.capture_logs() as logs:
+        async with serve_agents(agent=agent) as server, server.connect() as client:
+            run_id = end_of(await ask(client))["result"]
+    [found] = blocks_in(logs)
+    assert (found["run_id"], found["agent"]) == (run_id, "agent")
+    assert "test_thread.py" in found["where"]
+
+
+def blocks_in(logs: list[Any]) -> list[Any]:
+    return [line for line in logs if line["event"] == "asyncio_blocked"]
 
 
 async def test_what_holds_it_twice_ends_it_once() -> None:
