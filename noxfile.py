@@ -21,7 +21,6 @@ SPELLED = (
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
 MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
 MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
-DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}")
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
 FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agents in the tests need
     "pydantic-ai": ("pydantic-ai-slim", "pydantic_ai", ()),
@@ -31,6 +30,10 @@ FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agen
 }
 FRAMEWORK_TESTS = "tests/frameworks"  # likewise
 ADAPTERS = "netra_trio/aio/frameworks/{}.py"
+DOCTESTS = (
+    *("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}"),
+    *(f"--ignore={ADAPTERS.format(adapter)}" for _, adapter, _ in FRAMEWORKS.values()),
+)
 AUTOBAHN = "kosoku==0.1.0"  # drives the cases of the Autobahn test suite on Python 3
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
