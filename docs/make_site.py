@@ -50,9 +50,8 @@ MODULES = {  # modules that programs and extensions of the server import
 SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
     "How to": (
-        *("agents", "models", "client", "testing", "react", "chat-page"),
         *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
-        *("client", "testing", "react", "chat-page"),
+        *("models", "client", "testing", "react", "chat-page"),
         *("deployment", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),
