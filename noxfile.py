@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tarfile
+from collections.abc import Collection
 from pathlib import Path
 
 import nox
@@ -22,8 +23,19 @@ SPELLED = (
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
 MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
 MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
-DOCTESTS = ("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}")
 NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
+FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agents in the tests need
+    "pydantic-ai": ("pydantic-ai-slim", "pydantic_ai", ()),
+    "langgraph": ("langgraph", "langgraph", ("langchain>=1.5",)),
+    "openai-agents": ("openai-agents", "openai_agents", ()),
+    "google-adk": ("google-adk", "adk", ()),
+}
+FRAMEWORK_TESTS = "tests/frameworks"  # likewise
+ADAPTERS = "netra_trio/aio/frameworks/{}.py"
+DOCTESTS = (
+    *("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}"),
+    *(f"--ignore={ADAPTERS.format(adapter)}" for _, adapter, _ in FRAMEWORKS.values()),
+)
 AUTOBAHN = "kosoku==0.1.0"  # drives the cases of the Autobahn test suite on Python 3
 RANGES = (  # what uses each dependency, in about a minute; `tests` runs everything with the newest
     *("tests/protocol/test_codec.py", "tests/auth/test_tokens.py", "tests/auth/test_key_set.py"),
@@ -37,7 +49,9 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = ["lint", "types", "frontend", "tests", "ranges(lowest)", "nginx", "site"]
+nox.options.sessions = [
+    *("lint", "types", "frontend", "tests", "frameworks", "ranges(lowest)", "nginx", "site"),
+]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
@@ -111,7 +125,7 @@ def ranges(session: nox.Session, end: str) -> None:
     limits = Path(session.create_tmp()) / "limits.txt"
     limits.write_text("\n".join(_lowest_versions()) if end == "lowest" else "")
     requirements = nox.project.dependency_groups(PYPROJECT, "test")
-    extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
+    extras = ",".join(_own_extras())
     newest = ["--upgrade", "--upgrade-strategy=eager"]
     session.install(
         *("--quiet", "--constraint", os.fspath(limits), *(newest if end == "newest" else [])),
@@ -154,6 +168,26 @@ def nginx(session: nox.Session) -> None:
     session.run("pytest", NGINX, *(session.posargs or ["--numprocesses=2"]))
 
 
+@nox.session(reuse_venv=False)
+@nox.parametrize("extra", list(FRAMEWORKS), ids=list(FRAMEWORKS))
+def frameworks(session: nox.Session, extra: str) -> None:
+    """Install an agent framework beside this package, and serve its agents with its fake models.
+
+    The environment is new each time, so the newest version is resolved; arguments go to pytest.
+    """
+    distribution, adapter, needed = FRAMEWORKS[extra]
+    requirements = nox.project.dependency_groups(PYPROJECT, "frameworks")
+    session.install("--quiet", *requirements, *needed, "--editable", f".[{extra}]")
+    session.run("pip", "check", silent=True)
+    _check_newest(session, distribution)
+    session.run("coverage", "erase")
+    options = [f"--confcutdir={FRAMEWORK_TESTS}", f"--framework={extra}", "-q"]
+    session.run("coverage", "run", "-m", "pytest", *options, FRAMEWORK_TESTS, *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    if not session.posargs:
+        _check_each_file(session, [ADAPTERS.format(adapter)])
+
+
 @nox.session
 def autobahn(session: nox.Session) -> None:
     """Run the WebSocket cases of Autobahn over both hosts; arguments go to kosoku."""
@@ -191,10 +225,15 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "bench.soak", *session.posargs)
 
 
+def _own_extras() -> dict[str, list[str]]:
+    """Return the extras without the agent frameworks, which have a session of their own."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    return {name: listed for name, listed in extras.items() if name not in FRAMEWORKS}
+
+
 def _lowest_versions() -> list[str]:
     """Return the lowest allowed version of each direct dependency, extras included."""
-    extras = PYPROJECT["project"]["optional-dependencies"]
-    listed = [PYPROJECT["project"]["dependencies"], *extras.values()]
+    listed = [PYPROJECT["project"]["dependencies"], *_own_extras().values()]
     return [
         f"{requirement.name}=={bound.version}"
         for requirement in map(Requirement, itertools.chain(*listed))
@@ -209,7 +248,8 @@ def _chosen(session: nox.Session) -> list[str]:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
     workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
-    return [workers, f"--ignore={NGINX}", "--durations=15", "--durations-min=5"]
+    ignored = [f"--ignore={NGINX}", f"--ignore={FRAMEWORK_TESTS}"]
+    return [workers, *ignored, "--durations=15", "--durations-min=5"]
 
 
 def _cores() -> int:
@@ -246,15 +286,31 @@ def _install_packages(session: nox.Session, folder: Path) -> None:
     stamp.write_text(mark)
 
 
-def _check_each_file(session: nox.Session) -> None:
-    """Fail if a file of the package is covered less than it has to be."""
+def _check_newest(session: nox.Session, distribution: str) -> None:
+    """Fail if there is a newer version of a distribution than the one that was resolved."""
+    command = ["pip", "install", "--dry-run", "--no-deps", "--upgrade", "--quiet", "--report=-"]
+    report = json.loads(str(session.run(*command, distribution, silent=True, stderr=None)))
+    newer = [item["metadata"]["version"] for item in report["install"]]
+    if newer:
+        session.error(f"{distribution} {newer[0]} exists, and cannot be installed beside this")
+
+
+def _check_each_file(session: nox.Session, chosen: Collection[str] | None = None) -> None:
+    """Fail if a file of the package is covered less than it has to be.
+
+    Args:
+        session: The session, with its combined data.
+        chosen: The files to check; by default those that need no framework.
+    """
     report = Path(session.create_tmp()) / "coverage.json"
     session.run("coverage", "json", "--quiet", "-o", os.fspath(report))
     files = json.loads(report.read_text())["files"]
+    adapters = {ADAPTERS.format(adapter) for _, adapter, _ in FRAMEWORKS.values()}
     short = {
         name: round(data["summary"]["percent_covered"], 1)
         for name, data in files.items()
-        if data["summary"]["percent_covered"] < COVERED
+        if (name in chosen if chosen is not None else name not in adapters)
+        and data["summary"]["percent_covered"] < COVERED
     }
     if short:
         session.error(f"covered less than {COVERED} %: {short}")

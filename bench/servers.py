@@ -92,16 +92,26 @@ class Server:
 
 _AGENTS = ("echo", "stream", "paced")
 
+
+def _serve(module: str) -> tuple[str, ...]:
+    """Return the command of this project with the agents of a module."""
+    agents = [part for name in _AGENTS for part in ("--agent", f"{name}={module}:{name}")]
+    return ("-m", PACKAGE, "serve", "--port", "0", *agents)
+
+
 SERVERS: Mapping[str, Kind] = {
     "netra": Kind(
         "this project, `netra-trio serve`",
-        (
-            *("-m", PACKAGE, "serve", "--port", "0"),
-            *(part for name in _AGENTS for part in ("--agent", f"{name}=bench.peers.netra:{name}")),
-        ),
+        _serve("bench.peers.netra"),
         dialect="netra",
         resumes=True,
         has_checkouts=True,
+    ),
+    "netra-asyncio": Kind(
+        "the same command, with agents for asyncio",
+        _serve("bench.peers.netra_asyncio"),
+        dialect="netra",
+        only_full=True,
     ),
     "netra-stock": Kind(
         "this project under the stock Hypercorn command",

@@ -29,6 +29,8 @@ OUTSIDE = {  # pages of the repository, by their names on the site
 MODULES = {  # modules that programs and extensions of the server import
     "netra_trio.server.application": "The application",
     "netra_trio.agents.run": "Runs of agents",
+    "netra_trio.aio.agent": "Agents for asyncio",
+    "netra_trio.aio.run": "Runs of agents for asyncio",
     "netra_trio.client": "The client",
     "netra_trio.testing": "The test kit",
     "netra_trio.config.settings": "Settings",
@@ -48,7 +50,8 @@ MODULES = {  # modules that programs and extensions of the server import
 SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
     "How to": (
-        *("agents", "models", "client", "testing", "react", "chat-page"),
+        *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
+        *("models", "client", "testing", "react", "chat-page"),
         *("deployment", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),

@@ -13,7 +13,7 @@ LADDER = (  # from the bottom up; "" is the package itself, with the public name
     {"client", "config", "stores", "telemetry", "transports"},
     {"auth", "stores.sql"},
     {"agents", "services"},
-    {"agents.demo", "models", "sessions"},
+    {"agents.demo", "aio", "models", "sessions"},
     {"connections"},
     {"node"},
     {"endpoints"},
@@ -51,7 +51,7 @@ SANS_IO = {
 OUTSIDE = {"trio", "time", "random", "secrets", "logging", "structlog", "os", "socket"}
 LINES = 600  # of one source file
 FLAT_MODULES = 10  # at the top of the package, `__init__` and `__main__` included
-FRONT_DOORS = {"", "client", "models", "testing"}  # packages that re-export the public names
+FRONT_DOORS = {"", "aio", "client", "models", "testing"}  # packages that re-export the public names
 
 ROOT = Path(netra_trio.__file__).parent
 RUNG = {name: height for height, names in enumerate(LADDER) for name in names}

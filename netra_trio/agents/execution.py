@@ -308,9 +308,12 @@ class Execution:
             return raised
         through, own = _split(raised)
         if through is not None:
-            if own is not None:
-                self._log_cleanup(own)
-            raise through from None
+            try:
+                if own is not None:
+                    self._log_cleanup(own)
+                raise through from None
+            finally:
+                del raised, through, own  # their tracebacks have this frame
         return own or raised
 
     def _log_cleanup(self, error: BaseException) -> None:

@@ -205,6 +205,11 @@ class Run:
         self._nursery.is_used = True
         return self._nursery.nursery
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its end was written; then it sends nothing more."""
+        return self._output.is_closed
+
     async def emit(self, text: str) -> None:
         """Send a piece of the answer; waits while the client does not keep up.
 

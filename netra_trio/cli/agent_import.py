@@ -17,6 +17,7 @@ from typing import Any, cast
 from attrs import frozen
 
 from netra_trio.agents.run import Agent
+from netra_trio.aio.recognition import recognized
 from netra_trio.cli.agent_faults import (
     import_fault,
     missing_attribute,
@@ -24,6 +25,7 @@ from netra_trio.cli.agent_faults import (
     not_callable_with_a_run,
 )
 from netra_trio.cli.errors import CommandError
+from netra_trio.errors import AgentUnusable
 
 _MISSING = object()
 
@@ -101,8 +103,13 @@ def as_agent(found: object, spec: AgentSpec) -> Agent:
     """Return the agent that an imported object is.
 
     Raises:
-        AgentFault: It is not an async function, or cannot be called with one argument.
+        AgentFault: It is not an async function, cannot be called with one argument, or is of a
+            framework that cannot be used.
     """
+    try:
+        found = recognized(found)
+    except (AgentUnusable, TypeError) as error:
+        raise _fault(spec, str(error)) from None
     function = _function_of(found)
     if not inspect.iscoroutinefunction(function):
         raise _fault(spec, f"expected an async function of a Run: {not_async(found)}")

@@ -18,6 +18,7 @@ from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
+from netra_trio.aio.recognition import recognized
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
@@ -201,13 +202,15 @@ def create_app(
     """Make the application.
 
     Args:
-        agents: The agents by name, the first one the default; the demo agents by default.
+        agents: The agents by name, the first one the default; the demo agents by default. An agent
+            of a framework that `netra_trio.aio` adapts is wrapped by its adapter.
         settings: The settings; read from the environment by default.
         store: The store; by default the one of the settings' database, in memory without one.
         wall_clock: Returns Unix seconds.
 
     Raises:
-        SettingsError: With every fault of the settings.
+        SettingsError: With every fault of the settings, or if the framework of an agent is too
+            old.
         ValueError: If `agents` is empty.
     """
     if agents is not None and not agents:
@@ -218,7 +221,10 @@ def create_app(
         for warning in loaded.warnings:
             _log.warning("setting", warning=warning)
     return Application(
-        agents=dict(DEMO_AGENTS if agents is None else agents),
+        agents={
+            name: recognized(agent)
+            for name, agent in (DEMO_AGENTS if agents is None else agents).items()
+        },
         settings=settings,
         store=_store_of(settings) if store is None else store,
         verifier=TokenVerifier.of(settings),

@@ -36,6 +36,7 @@ from netra_trio import client
 from netra_trio.agents.demo.agent import EXAMPLES
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.run import Agent, Run
+from netra_trio.aio import AsyncioAgent
 from netra_trio.cli.main import app
 from netra_trio.client import Client
 from netra_trio.config.settings import TABLE
@@ -113,7 +114,7 @@ def test_python(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         else:
             test()
     for name, agent in agents_of(module):
-        if "trio.to_thread" in block.text:
+        if "trio.to_thread" in block.text or isinstance(agent, AsyncioAgent):
             # A virtual clock does not wait for a thread.
             trio.run(complete_soon, name, agent)
         else:
@@ -132,8 +133,11 @@ def own_tests(module: types.ModuleType) -> list[Callable[..., Any]]:
 
 
 def agents_of(module: types.ModuleType) -> list[tuple[str, Agent]]:
-    """Return the async functions of a module that take nothing but a `Run`."""
-    return [(function.__name__, function) for function in functions_of(module, Run)]
+    """Return the agents of a module: async functions of a `Run`, and agents for asyncio."""
+    functions = [(function.__name__, function) for function in functions_of(module, Run)]
+    return functions + [
+        (name, value) for name, value in vars(module).items() if isinstance(value, AsyncioAgent)
+    ]
 
 
 def functions_of(module: types.ModuleType, kind: type) -> list[Any]:

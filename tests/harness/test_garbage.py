@@ -42,6 +42,12 @@ async def wait(run: Run) -> None:
     await trio.sleep_forever()
 
 
+async def nest(run: Run) -> None:
+    async with trio.open_nursery() as nursery:  # a cancellation leaves it in a group
+        nursery.start_soon(wait, run)
+        await trio.sleep_forever()
+
+
 @contextmanager
 def garbage() -> Iterator[Counter[str]]:
     """Count, by type, the objects that the garbage collector frees after the block."""
@@ -88,6 +94,16 @@ async def leave_in_a_run(server: Server) -> None:
     await trio.sleep(200)
 
 
+async def leave_in_a_nursery_of_a_run(server: Server) -> None:
+    client = server.start("bob")
+    await client.expect("connection_established")
+    await client.say("hello", agent="nest")
+    await client.until("partial_result")
+    client.peer.cut()
+    await client.done.wait()
+    await trio.sleep(200)
+
+
 async def fail_a_run(server: Server) -> None:
     async with server.connect("carol") as client:
         await client.say("hello", agent="fail")
@@ -96,13 +112,20 @@ async def fail_a_run(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "round_", [connect_and_leave, leave_before_a_message, leave_in_a_run, fail_a_run]
+    "round_",
+    [
+        connect_and_leave,
+        leave_before_a_message,
+        leave_in_a_run,
+        leave_in_a_nursery_of_a_run,
+        fail_a_run,
+    ],
 )
 async def test_ended_sessions_and_runs_leave_no_cyclic_garbage(
     round_: object, autojump_clock: MockClock
 ) -> None:
     assert callable(round_)
-    agents = {"echo": echo, "fail": fail, "wait": wait}
+    agents = {"echo": echo, "fail": fail, "wait": wait, "nest": nest}
     async with open_server(agents=agents, max_message_rate=100_000) as server:
         for _ in range(WARM_UP):
             await round_(server)
@@ -111,5 +134,5 @@ async def test_ended_sessions_and_runs_leave_no_cyclic_garbage(
                 await round_(server)
     # A logged error leaves objects of the traceback renderer, but none of the types above.
     assert {name: found[name] for name in OURS if found[name]} == {}
-    if round_ is not fail_a_run:
+    if round_ not in {fail_a_run, leave_in_a_nursery_of_a_run}:
         assert sum(found.values()) <= ROUNDS * OBJECTS_PER_ROUND, found.most_common(10)

@@ -1,0 +1,1 @@
+"""Adapters for agent frameworks: each makes an agent of an object of its framework."""

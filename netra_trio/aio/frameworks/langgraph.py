@@ -1,0 +1,269 @@
+"""The adapter for LangGraph.
+
+    app = create_app(agents={"shop": langgraph(builder.compile())})
+
+The compiled graph runs unchanged. A callback handler shows the text of its models while it comes,
+and its tools. Interrupts ask the user, and the graph is resumed with the answers.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.pregel import Pregel
+from langgraph.types import Command, Interrupt
+
+from netra_trio.aio.agent import AsyncioAgent
+from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, Output, plain, prompt_of
+from netra_trio.aio.run import AsyncioRun
+from netra_trio.errors import ToolDenied
+from netra_trio.protocol.messages import HistoryMessage
+
+MESSAGES = "messages"  # the channel of a conversation
+NO_STREAM = "nostream"  # LangGraph's tag for models whose text is not shown
+
+
+def langgraph(
+    graph: "Pregel[Any, Any, Any, Any]",
+    *,
+    history: int = HISTORY_MESSAGES,
+    input: Callable[[AsyncioRun], Any] | None = None,  # noqa: A002 - as LangGraph names it
+    context: Callable[[AsyncioRun], Any] | None = None,
+) -> AsyncioAgent:
+    """Make an agent of a compiled graph.
+
+    A graph with a checkpointer keeps its own state, of the user and thread of the run. Any other
+    graph gets the history of the thread, and a checkpointer for the run, for interrupts.
+
+    Args:
+        graph: The graph.
+        history: How many earlier messages of the thread it gets.
+        input: Returns the input of a run; needed for a graph without a channel `messages`.
+        context: Returns the context of a run.
+
+    Raises:
+        TypeError: If the graph has no channel `messages`, and `input` is not given.
+    """
+    has_messages = MESSAGES in graph.channels
+    if input is None and not has_messages:
+        raise TypeError("the graph has no channel 'messages': give `input`, a function of the run")
+
+    async def answer(run: AsyncioRun) -> Any:
+        output = Output(run)
+        shown = _Shown(output)
+        own = not graph.checkpointer or graph.checkpointer is True
+        thread = run.id if own else f"{run.user}/{run.thread_id}"
+        used = graph.copy({"checkpointer": InMemorySaver()}) if own else graph
+        config: Any = {"configurable": {"thread_id": thread}, "callbacks": [shown]}
+        value: Any
+        if input is not None:
+            value = input(run)
+        else:
+            is_new = own or not (await used.aget_state(config)).values
+            earlier = await run.history(history) if history and is_new else []
+            value = {MESSAGES: [*_messages(earlier), HumanMessage(run.content)]}
+        options = {} if context is None else {"context": context(run)}
+        try:
+            while True:
+                interrupts: dict[str, Interrupt] = {}
+                async for _, mode, data in used.astream(
+                    value, config, stream_mode=["messages", "updates"], subgraphs=True, **options
+                ):
+                    if mode == "messages":
+                        await shown.message(data[0])
+                    else:
+                        for each in data.get("__interrupt__", ()):
+                            interrupts[each.id] = each
+                if not interrupts:
+                    break
+                await shown.flush()
+                value = Command(resume=await _answers(run, shown, list(interrupts.values())))
+        finally:
+            await shown.flush()
+            await output.report_usage()
+        return await output.result(_result((await used.aget_state(config)).values, has_messages))
+
+    return AsyncioAgent(answer, name=graph.get_name())
+
+
+class _Shown(AsyncCallbackHandler):
+    """Shows the models and tools of a run; a model waits until its text is taken.
+
+    LangChain calls it in another thread and loop for what is not async, and may block the loop of
+    the run meanwhile. There its methods do not wait.
+    """
+
+    raise_error = True  # of these methods: a run that was stopped must not go on
+    run_inline = True
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._loop = asyncio.get_running_loop()
+        self._order = asyncio.Lock()  # first come, first served
+        self._shown: set[str] = set()  # ids of messages
+        self._approved: list[tuple[str, Any, str]] = []  # name, arguments and id of calls
+        self._ids: dict[UUID, str] = {}
+
+    async def on_llm_new_token(
+        self,
+        token: str,
+        *,
+        chunk: Any = None,
+        tags: Sequence[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show a piece of the text of a model."""
+        message = getattr(chunk, "message", None)
+        if isinstance(message, AIMessageChunk) and NO_STREAM not in (tags or ()):
+            if message.id is not None:
+                self._shown.add(message.id)
+            await self._in_order(self._show(message))
+
+    async def message(self, message: BaseMessage) -> None:
+        """Show a message that a node made without a model, or whose model does not stream."""
+        if isinstance(message, AIMessage) and message.id not in self._shown:
+            if not isinstance(message, AIMessageChunk) and message.id is not None:
+                self._shown.add(message.id)
+            await self._in_order(self._show(message))
+
+    async def flush(self) -> None:
+        """Wait until everything is shown that was reported before."""
+        async with self._order:
+            pass
+
+    async def _in_order(self, show: Coroutine[Any, Any, None]) -> None:
+        """Show something behind what was reported before; in another loop, without waiting."""
+        if asyncio.get_running_loop() is self._loop:
+            await self._locked(show)
+        else:
+            asyncio.run_coroutine_threadsafe(self._locked(show), self._loop)
+
+    async def _locked(self, show: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with self._order:
+                await show
+        finally:
+            show.close()  # if it was cancelled before
+
+    async def _show(self, message: AIMessage) -> None:
+        for block in message.content_blocks:
+            if block["type"] == "reasoning":
+                await self.output.thought(block.get("reasoning", ""))
+            elif block["type"] == "text":
+                await self.output.text(block["text"])
+
+    async def on_llm_end(self, response: Any, **_: Any) -> None:
+        """Count the tokens of a request."""
+        await self._in_order(self.output.end_thought())
+        for generations in response.generations:
+            message = getattr(generations[0], "message", None) if generations else None
+            usage = getattr(message, "usage_metadata", None)
+            if message is not None and usage:
+                name = message.response_metadata.get("model_name")
+                self.output.add_usage(name, usage["input_tokens"], usage["output_tokens"])
+
+    def approved(self, name: str, arguments: Any, call_id: str) -> None:
+        """Note that a call was approved, and is started."""
+        self._approved.append((name, arguments, call_id))
+
+    async def on_tool_start(
+        self,
+        serialized: Any,
+        input_str: str,
+        *,
+        run_id: UUID,
+        inputs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the start of a tool."""
+        name = (serialized or {}).get("name", "tool")
+        arguments = input_str if inputs is None else inputs
+        call_id = str(run_id)
+        for approved in self._approved:
+            if approved[0] == name and approved[1] == arguments:
+                self._approved.remove(approved)
+                call_id = approved[2]
+                break
+        self._ids[run_id] = call_id
+        await self._in_order(self.output.start_tool(call_id, name, arguments))
+
+    async def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
+        """Show the result of a tool."""
+        result = _value_of(output.content) if isinstance(output, BaseMessage) else output
+        await self._in_order(self.output.end_tool(self._ids.pop(run_id, ""), result))
+
+    async def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """Show the failure of a tool."""
+        call_id = self._ids.pop(run_id, "")
+        if isinstance(error, Exception):
+            await self._in_order(self.output.end_tool(call_id, error=error))
+        else:
+            self.output.cut_tool(call_id)
+
+
+async def _answers(
+    run: AsyncioRun, shown: _Shown, interrupts: Sequence[Interrupt]
+) -> dict[str, Any]:
+    """Ask the user about each interrupt, side by side; return the answers by id."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_answer(run, shown, each)) for each in interrupts]
+    return {each.id: task.result() for each, task in zip(interrupts, tasks, strict=True)}
+
+
+async def _answer(run: AsyncioRun, shown: _Shown, interrupt: Interrupt) -> Any:
+    value = interrupt.value
+    if isinstance(value, Mapping) and "action_requests" in value:
+        requests = value["action_requests"]
+        decisions = [
+            await _decide(shown, f"{interrupt.id}/{number}", request)
+            for number, request in enumerate(requests)
+        ]
+        return {"decisions": decisions}
+    schema = interrupt.response_schema
+    shown_value = plain(value)
+    if not isinstance(shown_value, dict):
+        shown_value = {"value": shown_value}
+    prompt = prompt_of("The graph asks", shown_value)
+    return await run.ask(prompt, schema if isinstance(schema, dict) else None)
+
+
+async def _decide(shown: _Shown, call_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for the approval of a tool, as LangChain's middleware wants it decided."""
+    name, arguments = request["name"], request.get("args", {})
+    try:
+        await shown.output.start_tool(call_id, name, arguments, approve=True)
+    except ToolDenied:
+        return {"type": "reject", "message": "The user did not approve this call."}
+    shown.approved(name, arguments, call_id)
+    return {"type": "approve"}
+
+
+def _value_of(content: Any) -> Any:
+    """Return what a tool returned: its message has an object as JSON."""
+    if isinstance(content, str) and content[:1] in {"{", "["}:
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            return content
+    return content
+
+
+def _messages(earlier: Sequence[HistoryMessage]) -> list[BaseMessage]:
+    """Return earlier messages of the thread as those of the framework."""
+    return [
+        HumanMessage(message.content) if message.role == "user" else AIMessage(message.content)
+        for message in earlier
+    ]
+
+
+def _result(values: Any, has_messages: bool) -> Any:
+    """Return the text of the last message, or the state of a graph without messages."""
+    if not has_messages:
+        return values
+    last = values[MESSAGES][-1]
+    return last.text if isinstance(last, AIMessage) else None

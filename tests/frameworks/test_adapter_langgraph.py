@@ -1,0 +1,215 @@
+"""What the adapter for LangGraph does beyond the graphs that are served by the command."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypedDict
+
+import pytest
+import trio
+from frameworks.hello_langgraph import MODEL, Fake
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import interrupt
+from support.asyncio_agents import ask, end_of, serve_agents, text_of
+from support.memory import Frame, kinds
+
+from netra_trio.aio import langgraph
+
+
+def of_kind(frames: list[Frame], kind: str) -> list[Frame]:
+    return [frame["payload"] for frame in frames if frame["type"] == kind]
+
+
+def graph_of(node: Any, state: Any = MessagesState, **options: Any) -> Any:
+    """Return a graph with one node."""
+    builder = StateGraph(state, **options)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    builder.add_edge("node", END)
+    return builder
+
+
+class Size(TypedDict):
+    """A state without messages."""
+
+    text: str
+    size: int
+
+
+async def test_a_graph_without_messages_needs_an_input_and_has_its_state_as_result() -> None:
+    graph = graph_of(lambda state: {"size": len(state["text"])}, Size).compile()
+    with pytest.raises(TypeError, match="input"):
+        langgraph(graph)
+    adapted = langgraph(graph, input=lambda run: {"text": run.content})
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        frames = await ask(client)
+    assert end_of(frames)["result"] == {"text": "hello", "size": 5}
+    assert text_of(frames) == '{"text":"hello","size":5}'
+
+
+async def test_a_graph_with_a_checkpointer_keeps_the_thread_of_a_user() -> None:
+    def count(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"{len(state['messages'])} messages")]}
+
+    adapted = langgraph(graph_of(count).compile(checkpointer=InMemorySaver()))
+    async with serve_agents(agent=adapted) as server:
+        async with server.connect("alice") as client:
+            assert text_of(await ask(client, thread_id="t-1")) == "1 messages"
+            assert text_of(await ask(client, thread_id="t-1")) == "3 messages"
+        async with server.connect("bob") as client:
+            assert text_of(await ask(client, thread_id="t-2")) == "1 messages"
+
+
+async def test_a_context_is_made_for_each_run() -> None:
+    def greet(state: MessagesState, runtime: Runtime[Any]) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"Hello {runtime.context['name']}")]}
+
+    adapted = langgraph(
+        graph_of(greet, context_schema=dict).compile(),
+        context=lambda run: {"name": run.user},
+        history=0,
+    )
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        assert text_of(await ask(client)) == "Hello alice"
+
+
+class Spoken(Fake):
+    """Answers at once, and only to a call that is not async."""
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+        message = AIMessage("said", usage_metadata=usage, response_metadata={})  # type: ignore[arg-type, unused-ignore]
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_model_and_a_tool_that_are_not_async_are_shown(is_async: bool) -> None:
+    """Their callbacks come in another loop; in an async node, while the loop is blocked."""
+
+    @tool
+    def look(where: str) -> list[int]:
+        """Look somewhere."""
+        return [1, 2]
+
+    def work(state: MessagesState) -> dict[str, Any]:
+        look.invoke({"where": "here"})
+        return {"messages": [Spoken().invoke([HumanMessage("x")])]}
+
+    async def work_async(state: MessagesState) -> dict[str, Any]:
+        return work(state)
+
+    adapted = langgraph(graph_of(work_async if is_async else work).compile())
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        frames = await ask(client)
+    assert text_of(frames) == end_of(frames)["result"] == "said"
+    assert of_kind(frames, "tool_executing")[0]["arguments"] == {"where": "here"}
+    assert of_kind(frames, "tool_completed")[0]["result"] == [1, 2]
+    assert of_kind(frames, "agent_usage")[0]["model"] == "unknown"
+
+
+async def test_a_model_whose_text_is_not_to_be_shown_is_not() -> None:
+    async def work(state: MessagesState) -> dict[str, Any]:
+        said = await MODEL.with_config(tags=["nostream"]).ainvoke([HumanMessage("x")])
+        return {"messages": [AIMessage(f"I thought of {len(said.content)} pieces.")]}
+
+    async with (
+        serve_agents(agent=langgraph(graph_of(work).compile())) as server,
+        server.connect() as client,
+    ):
+        assert text_of(await ask(client)) == "I thought of 2 pieces."
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "prompt"),
+    [
+        ("Which city?", None, "Which city?"),
+        ({"question": "Which city?"}, {"type": "string"}, "Which city?"),
+        (["a", "b"], None, 'The graph asks: {"value":["a","b"]}'),
+    ],
+    ids=["text", "dictionary", "list"],
+)
+async def test_an_interrupt_is_a_question(value: Any, schema: Any, prompt: str) -> None:
+    options = {} if schema is None else {"response_schema": schema}
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"To {interrupt(value, **options)}.")]}
+
+    adapted = langgraph(graph_of(node).compile())
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        await client.say("hello")
+        question = (await client.until("agent_asking"))[-1]["payload"]
+        assert (question["prompt"], question.get("schema")) == (prompt, schema)
+        given = {"question_id": question["question_id"], "answer": "Oslo"}
+        await client.send("answer", given)
+        assert text_of(await client.until("agent_completed")) == "To Oslo."
+
+
+async def test_a_tool_that_returns_half_a_json_is_shown_as_text() -> None:
+    @tool
+    async def weather(city: str) -> str:
+        """Return the weather."""
+        return "{half"
+
+    agent = create_agent(MODEL, [weather])
+    async with serve_agents(agent=langgraph(agent)) as server, server.connect() as client:
+        frames = await ask(client)
+    assert of_kind(frames, "tool_completed")[0]["result"] == "{half"
+
+
+async def test_a_stop_in_a_tool_cuts_its_call() -> None:
+    started = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    @tool
+    async def slow() -> str:
+        """Wait."""
+        token.run_sync_soon(started.set)
+        await asyncio.sleep(100)
+        return ""
+
+    agent = create_agent(MODEL, [slow])
+    async with serve_agents(agent=langgraph(agent)) as server, server.connect() as client:
+        await client.say("hello")
+        run_id = (await client.until("tool_executing"))[-1]["payload"]["run_id"]
+        await started.wait()
+        await client.send("stop_agent", {"run_id": run_id})
+        frames = await client.until("agent_completed")
+    assert kinds(frames) == ["agent_completed"]
+    assert end_of(frames)["status"] == "cancelled"
+
+
+class Endless(Fake):
+    """Yields large pieces, and counts them."""
+
+    most: int
+    done: Any
+    pieces: list[int]
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        for _ in range(self.most):
+            self.pieces.append(1)
+            yield ChatGenerationChunk(message=AIMessageChunk("x" * 10_000))
+        self.done()
+
+
+async def test_the_model_is_read_as_fast_as_the_client_reads() -> None:
+    most, done = 1000, trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    model = Endless(most=most, pieces=[], done=lambda: token.run_sync_soon(done.set))
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    graph = graph_of(node).compile()
+    async with serve_agents(agent=langgraph(graph)) as server:
+        client = server.start(buffer_bytes=1000)
+        await client.say("hello")
+        await client.until("partial_result")
+        with trio.move_on_after(0.5):
+            await done.wait()
+        assert 1 <= len(model.pieces) < most / 2
