@@ -23,15 +23,15 @@ def serve(
     *,
     host: Annotated[Texts, Parameter(negative=())] = ("127.0.0.1",),
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65_535))] = 8000,
-    agent: Annotated[Texts, Parameter(name="--agent", negative=())] = (),
+    agent: Annotated[Texts, Parameter(name="--agent", negative=(), show_default=False)] = (),
     model: OptionalText = None,
     base_url: OptionalText = None,
-    mcp: Annotated[Texts, Parameter(name="--mcp", negative=())] = (),
+    mcp: Annotated[Texts, Parameter(name="--mcp", negative=(), show_default=False)] = (),
     system: OptionalText = None,
     certfile: str | None = None,
     keyfile: str | None = None,
-    open_page: Annotated[bool, Parameter(name="--open", negative=())] = False,
-    reload: Annotated[bool, Parameter(negative=())] = False,
+    open_page: Annotated[bool, Parameter(name="--open", negative=(), show_default=False)] = False,
+    reload: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
 ) -> None:
     """Run the server; settings come from the environment, and development needs none.
 
@@ -43,8 +43,9 @@ def serve(
     port
         The port; 0 takes a free one and prints it.
     agent
-        An agent as [NAME=]module:function, imported from the working directory too. May be given
-        more than once; the first one answers messages that name no agent.
+        An agent as [NAME=]module:object, imported from the working directory too: an async function
+        of a Run, or an agent of Pydantic AI, LangGraph, the OpenAI Agents SDK or Google ADK. May be
+        given more than once; the first one answers messages that name no agent.
     model
         The name of a language model, which is the default agent, `chat`. The key of its server is
         in OPENAI_API_KEY, or in the file that OPENAI_API_KEY_FILE names.

@@ -18,9 +18,11 @@ from netra_trio.stores.sql.questions import UsageSum
 
 def usage(
     *,
-    by: tuple[Literal["user", "agent", "model", "day"], ...] = ("day",),
+    by: Annotated[
+        tuple[Literal["user", "agent", "model", "day"], ...], cyclopts.Parameter(negative=())
+    ] = ("day",),
     since: str | None = None,
-    json: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    json: Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)] = False,
 ) -> None:
     """Sum what agents have used of models, as they have reported it.
 
