@@ -32,6 +32,7 @@ BASE_URL = "https://api.openai.com/v1"
 HISTORY_TOKENS = 8000  # a model on a laptop has 8 000 to 32 000 for everything
 HISTORY_MESSAGES = 200  # that are read from the store at most
 ROUNDS = 16  # of answers with tool calls in one run
+NAMES_SHOWN = 10  # of the models that a server lists
 NO_MCP = "MCP servers need the package mcp: pip install 'netra-trio[mcp]'"
 CUT = "\n\n*The answer was cut: it reached the model's limit of tokens.*"
 
@@ -133,10 +134,7 @@ class Chat:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._provider.open())
             if self._check:
-                try:
-                    await self._provider.check()
-                except ModelError as error:
-                    raise ModelError(error.detail) from None
+                await self._check_server()
             if self._mcp:
                 from netra_trio.models.mcp.tools import (  # noqa: PLC0415 - an optional dependency
                     open_servers,
@@ -144,6 +142,18 @@ class Chat:
 
                 self._toolbox = await stack.enter_async_context(open_servers(self._mcp))
             yield
+
+    async def _check_server(self) -> None:
+        """Raise `ModelError` if the server cannot be used; log if it does not list the model."""
+        try:
+            names = await self._provider.check()
+        except ModelError as error:
+            raise ModelError(error.detail) from None
+        # A server may answer for more models than it lists, and Ollama leaves a default tag out.
+        model, tagged = self.model, f"{self.model}:"
+        if names and not any(name == model or name.startswith(tagged) for name in names):
+            listed = ", ".join(names[:NAMES_SHOWN])
+            _log.warning("model_not_listed", model=model, listed=listed)
 
     async def __call__(self, run: Run) -> None:
         """Answer the message of a run; the result is the emitted text.

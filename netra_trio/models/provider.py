@@ -9,7 +9,7 @@ import errno
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,6 +33,7 @@ CONNECT_SECONDS = 10.0  # to connect, and to send a request
 CHECK_SECONDS = 15.0  # for the check at the start; a server that takes longer passes
 IDLE_SECONDS = 120.0  # without a byte: a local model may load for a minute before it answers
 CONNECTIONS = 100  # of one agent; further runs wait
+LIST_BYTES = 1024 * 1024  # of a list of models
 ERROR_BYTES = 16 * 1024  # of the body of an error that are read
 ERROR_CHARACTERS = 500  # of its text that are logged
 ENDING_SECONDS = 0.2  # for the end of a stream after its last message: to use the connection again
@@ -85,10 +86,11 @@ class Provider:
             finally:
                 self._client = None
 
-    async def check(self) -> None:
+    async def check(self) -> Sequence[str]:
         """Ask the server for its models, to find a wrong address or key before the first run.
 
-        A server that cannot list its models, or does not answer in time, passes.
+        Returns:
+            Their names; none if the server cannot list them, or does not answer in time.
 
         Raises:
             ModelError: It cannot be reached, or rejects the key.
@@ -96,13 +98,17 @@ class Provider:
         try:
             with trio.move_on_after(CHECK_SECONDS):
                 async with self._opened().stream("GET", f"{self.base_url}/models") as answer:
-                    if answer.status_code in {401, 403}:
-                        content = await _beginning(answer)
-                        raise self._refusal(answer.status_code, content, answer.headers)
+                    status = answer.status_code
+                    limit = LIST_BYTES if status == httpx2.codes.OK else ERROR_BYTES
+                    content = await _beginning(answer, limit)
+                    if status in {401, 403}:
+                        raise self._refusal(status, content, answer.headers)
+                    return _names_in(content)
         except _PARTIAL:
-            return
+            return ()
         except httpx2.TransportError as error:
             raise self._unreachable(error) from None
+        return ()
 
     async def answer(self, request: JsonObject, forward: Forward) -> Completion:
         """Send a request, and forward the answer as it arrives.
@@ -291,16 +297,16 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def _beginning(answer: httpx2.Response) -> bytes:
+async def _beginning(answer: httpx2.Response, limit: int = ERROR_BYTES) -> bytes:
     """Return the beginning of a body."""
     content = bytearray()
     raw = answer.aiter_raw()
     async for data in raw:
         content += data
-        if len(content) >= ERROR_BYTES:
+        if len(content) >= limit:
             break
     await _end_of(raw, 0)
-    return bytes(content[:ERROR_BYTES])
+    return bytes(content[:limit])
 
 
 async def _end_of(raw: AsyncIterator[bytes], seconds: float) -> None:
@@ -321,6 +327,15 @@ async def _whole(raw: AsyncIterator[bytes]) -> str:
         if len(content) > ANSWER_BYTES:
             raise ModelError(f"The model's answer is longer than {ANSWER_BYTES} bytes.")
     return content.decode(errors="replace")
+
+
+def _names_in(content: bytes) -> Sequence[str]:
+    """Return the names in a list of models; none if it is no such list."""
+    try:
+        listed = orjson.loads(content)["data"]
+        return [str(each["id"]) for each in listed]
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        return ()
 
 
 def _error_text(content: bytes) -> tuple[str, str]:

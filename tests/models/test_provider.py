@@ -4,6 +4,7 @@ import errno
 import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 import trio
@@ -211,6 +212,39 @@ async def test_the_check_at_the_start_passes(reply: Reply | None) -> None:
         server.other = reply
         async with chat("m", base_url=server.url, check=True).open():
             assert [request.path for request in server.others] == ["/v1/models"]
+
+
+@pytest.mark.parametrize(
+    ("model", "listed"), [("m", ["a", "m"]), ("m", ["m:latest"]), ("m", []), ("m:7b", ["m:7b"])]
+)
+async def test_the_check_at_the_start_finds_the_model(model: str, listed: list[str]) -> None:
+    with capture_logs() as logs:
+        async with open_model_server() as server:
+            server.other = refuses(200, {"data": [{"id": name} for name in listed]})
+            async with chat(model, base_url=server.url, check=True).open():
+                pass
+    assert not [line for line in logs if line["event"] == "model_not_listed"]
+
+
+@pytest.mark.parametrize("model", ["m", "b:7b", "name"])
+async def test_the_check_at_the_start_misses_the_model(model: str) -> None:
+    names = [f"name{number}" for number in range(12)]
+    with capture_logs() as logs:
+        async with open_model_server() as server:
+            server.other = refuses(200, {"data": [{"id": name} for name in names]})
+            async with chat(model, base_url=server.url, check=True).open():
+                pass
+    (line,) = [line for line in logs if line["event"] == "model_not_listed"]
+    assert (line["model"], line["listed"]) == (model, ", ".join(names[:10]))
+
+
+@pytest.mark.parametrize("body", [[], {}, {"data": 5}, {"data": [5]}, {"data": [{"name": "m"}]}])
+async def test_a_list_of_models_of_another_form_passes(body: Any) -> None:
+    async with open_model_server() as server:
+        server.other = refuses(200, body)
+        made = Provider(server.url, None)
+        async with made.open():
+            assert await made.check() == ()
 
 
 async def test_the_check_at_the_start_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
