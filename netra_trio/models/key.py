@@ -1,6 +1,6 @@
 """The key of a model's server: from the environment or a secret file, and never shown.
 
->>> key_from({"OPENAI_API_KEY": "sk-1"}), Key("sk-1").hide("got sk-1")
+>>> key_from({"OPENAI_API_KEY": "sk-12345"}), Key("sk-12345").hide("got sk-12345")
 (Key(...), 'got [key]')
 """
 
