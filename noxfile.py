@@ -46,6 +46,7 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
     *("tests/e2e/test_cli.py::test_one_message", "tests/e2e/test_serve.py::test_the_port_option"),
     "tests/e2e/test_reload.py::test_an_edit_restarts_the_server",
 )
+APART = "mcp-server-time"  # a program of its own, whose ranges are not those of this package
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
@@ -124,7 +125,11 @@ def ranges(session: nox.Session, end: str) -> None:
     """Run a chosen part of the tests at one end of each dependency's range; or those named."""
     limits = Path(session.create_tmp()) / "limits.txt"
     limits.write_text("\n".join(_lowest_versions()) if end == "lowest" else "")
-    requirements = nox.project.dependency_groups(PYPROJECT, "test")
+    requirements = [
+        requirement
+        for requirement in nox.project.dependency_groups(PYPROJECT, "test")
+        if not requirement.startswith(APART)
+    ]
     extras = ",".join(_own_extras())
     newest = ["--upgrade", "--upgrade-strategy=eager"]
     session.install(

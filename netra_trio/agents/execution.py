@@ -131,7 +131,13 @@ class Execution:
 
     @property
     def questions(self) -> Questions:
-        """The questions of the run."""
+        """The questions of the run.
+
+        Raises:
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if self.output.is_closed:
+            raise trio.ClosedResourceError("the run has ended")
         if self._questions is None:
             self._questions = Questions(
                 self.spec.message,
@@ -153,6 +159,9 @@ class Execution:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Let the deadline stand still while the block runs."""
+        if self.is_cut_off:  # it stays so, also for a cleanup that asks
+            yield
+            return
         self._pauses += 1
         if self._pauses == 1:
             self._left = self._deadline - trio.current_time()

@@ -11,10 +11,10 @@ or with its run. The first one decides, also if another one arrives while the en
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 from orjson import OPT_SORT_KEYS, Fragment, dumps
 
 from netra_trio.agents.answer_schema import compile_schema, find_misfit
@@ -72,12 +72,17 @@ class QuestionOutput(Protocol):
         """Whether the events go to this session."""
         ...
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run has ended."""
+        ...
+
 
 class QuestionReader(Protocol):
     """Receives a copy of how a question was closed: the session of the user who answered."""
 
-    def append_copy(self, event: Event, size: int, correlation_id: str | None) -> None:
-        """Append an event of another session, if there is room."""
+    def append_now(self, event: Event, size: int, correlation_id: str | None) -> None:
+        """Append an event of another session, without waiting for room."""
         ...
 
 
@@ -94,6 +99,30 @@ class RunClock(Protocol):
         ...
 
 
+@frozen
+class ToolCall:
+    """A tool call that a user approves.
+
+    Attributes:
+        arguments: As JSON, with sorted keys.
+        digest: The SHA-256 of the name and the arguments.
+    """
+
+    name: str
+    arguments: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, name: str, arguments: JsonObject) -> Self:
+        """Return the call of a tool with arguments as they are now.
+
+        Raises:
+            TypeError: If the arguments cannot be encoded as JSON.
+        """
+        encoded = dumps(arguments, option=OPT_SORT_KEYS)
+        return cls(name, encoded, sha256(dumps(name) + encoded).digest())
+
+
 @define(eq=False)
 class Question:
     """An open question.
@@ -104,6 +133,7 @@ class Question:
         closed: How it was closed; None while it is open.
         woken: Set once it is closed.
         is_shown: Whether the event was appended.
+        is_end_stored: Whether its end was given to the store.
         readers: Who receives a copy of `closed`, each with the correlation id of its answer.
         asked_at: On Trio's clock.
         validator: Of the answer; None if any answer fits.
@@ -116,6 +146,7 @@ class Question:
     closed: AgentAnswered | None = None
     woken: trio.Event = field(factory=trio.Event)
     is_shown: bool = False
+    is_end_stored: bool = False
     readers: list[tuple[QuestionReader, str | None]] = field(factory=list)
 
     def answer(
@@ -205,6 +236,7 @@ class Questions:
         self._wall_clock = wall_clock
         self._note = note
         self._open: dict[QuestionId, Question] = {}
+        self._places = trio.Semaphore(OPEN_QUESTIONS)
         self._asked = 0
 
     async def ask(
@@ -214,59 +246,66 @@ class Questions:
         *,
         expires: float,
         schema: JsonObject | None = None,
-        tool_name: str | None = None,
-        arguments: bytes | None = None,
-        digest: bytes | None = None,
+        call: ToolCall | None = None,
     ) -> AgentAnswered:
         """Ask, and wait until the question is closed; return how.
 
-        If this is cancelled, the question is closed as `cancelled`.
+        While the run has `OPEN_QUESTIONS`, this first waits until one of them is closed, in the
+        order of the calls. If it is cancelled, the question is closed as `cancelled`.
 
         Args:
             kind: What is asked for.
             prompt: The text for the user.
             expires: Seconds until the question expires.
             schema: The JSON Schema of the answer.
-            tool_name: The tool of an approval.
-            arguments: Its arguments as JSON.
-            digest: The digest of both.
+            call: The tool call to approve.
 
         Raises:
             TypeError: If an argument has the wrong type.
             ValueError: If one is too long or not valid.
-            RuntimeError: If the run has too many questions.
+            RuntimeError: If the run has asked too many questions.
             StoreUnavailable: If the question cannot be stored.
             trio.ClosedResourceError: If the run has ended.
         """
         _check(prompt, expires)
         shown_schema = None if schema is None else _encoded(schema)
         validator = None if schema is None else compile_schema(schema)
-        self._count()
-        message, now = self._message, self._wall_clock()
-        new = NewQuestion(
+        if self._asked >= RUN_QUESTIONS:
+            raise RuntimeError(f"a run asks at most {RUN_QUESTIONS} questions")
+        self._asked += 1
+        async with self._places:
+            if self._output.is_closed:
+                raise trio.ClosedResourceError("the run has ended")
+            new = self._new(kind, prompt, expires, shown_schema, call)
+            return await self._ask(new, validator)
+
+    def _new(
+        self,
+        kind: QuestionKind,
+        prompt: str,
+        expires: float,
+        schema: bytes | None,
+        call: ToolCall | None,
+    ) -> NewQuestion:
+        now = self._wall_clock()
+        return NewQuestion(
             new_question_id(),
-            message.run_id,
-            message.user_id,
+            self._message.run_id,
+            self._message.user_id,
             kind,
             prompt,
             now,
             now + expires,
-            shown_schema,
-            tool_name,
-            arguments,
-            digest,
+            schema,
+            None if call is None else call.name,
+            None if call is None else call.arguments,
+            None if call is None else call.digest,
         )
-        asking = AgentAsking(
-            new.run_id,
-            new.question_id,
-            kind,
-            prompt,
-            new.expires_at,
-            None if shown_schema is None else Fragment(shown_schema),
-            tool_name,
-            None if arguments is None else Fragment(arguments),
-        )
-        question = Question(asking, self._output, trio.current_time(), validator)
+
+    async def _ask(
+        self, new: NewQuestion, validator: "Draft202012Validator | None"
+    ) -> AgentAnswered:
+        question = Question(_asking(new), self._output, trio.current_time(), validator)
         self._open[new.question_id] = question
         try:
             with self._clock.paused():
@@ -274,13 +313,14 @@ class Questions:
                 with trio.move_on_after(new.expires_at - self._wall_clock()):
                     await self._show(question, _size_of(new))
                     await question.woken.wait()
-                closed = question.close(QuestionOutcome.EXPIRED)
-                await self._store_end(closed)
-                await self._send_end(question)
+            closed = question.close(QuestionOutcome.EXPIRED)
+            await self._store_end(question)
+            await self._send_end(question)
         except trio.Cancelled:
             # The end of a run closes its questions in the store too; another cancellation does not.
             if question.closed is not None or not self._clock.is_cut_off:
-                await self._store_end(question.close(QuestionOutcome.CANCELLED))
+                question.close(QuestionOutcome.CANCELLED)
+                await self._store_end(question)
             raise
         finally:
             self._cancel(question)
@@ -290,13 +330,6 @@ class Questions:
         """Close the open questions as `cancelled`, because the run ends."""
         for question in list(self._open.values()):
             self._cancel(question)
-
-    def _count(self) -> None:
-        if self._asked >= RUN_QUESTIONS:
-            raise RuntimeError(f"a run asks at most {RUN_QUESTIONS} questions")
-        if len(self._open) >= OPEN_QUESTIONS:
-            raise RuntimeError(f"a run has at most {OPEN_QUESTIONS} open questions")
-        self._asked += 1
 
     async def _show(self, question: Question, size: int) -> None:
         asking = question.asking
@@ -308,7 +341,12 @@ class Questions:
 
         await self._output.append(asking, size, shown)
 
-    async def _store_end(self, closed: AgentAnswered) -> None:
+    async def _store_end(self, question: Question) -> None:
+        """Store how a question was closed, once; cancelling does not interrupt it."""
+        closed = question.closed
+        if closed is None or question.is_end_stored:
+            return
+        question.is_end_stored = True
         answer = None if closed.answer is None else dumps(closed.answer)
         end = QuestionEnd(closed.question_id, closed.run_id, closed.outcome, answer, closed.user_id)
         deadline = trio.current_time() + STORE_SECONDS
@@ -337,21 +375,11 @@ class Questions:
         del self._of_user[asking.question_id]
         self._output.hide_question(asking.run_id, asking.question_id)
         for reader, correlation_id in question.readers:
-            reader.append_copy(closed, _size_of_end(closed), correlation_id)
+            reader.append_now(closed, _size_of_end(closed), correlation_id)
         seconds = round(trio.current_time() - question.asked_at, 3)
         self._note(
             QuestionClosed(asking.run_id, asking.question_id, asking.kind, closed.outcome, seconds)
         )
-
-
-def digest_of(tool_name: str, arguments: JsonObject) -> tuple[bytes, bytes]:
-    """Return the arguments as JSON, and the SHA-256 of the tool and its arguments.
-
-    Raises:
-        TypeError: If the arguments cannot be encoded as JSON.
-    """
-    encoded = dumps(arguments, option=OPT_SORT_KEYS)
-    return encoded, sha256(dumps(tool_name) + encoded).digest()
 
 
 def rejected(outcome: QuestionOutcome | None) -> Refused:
@@ -384,6 +412,19 @@ def _encoded(schema: JsonObject) -> bytes:
     if len(encoded) > SCHEMA_BYTES:
         raise ValueError(f"a schema has at most {SCHEMA_BYTES} bytes of JSON")
     return encoded
+
+
+def _asking(new: NewQuestion) -> AgentAsking:
+    return AgentAsking(
+        new.run_id,
+        new.question_id,
+        new.kind,
+        new.prompt,
+        new.expires_at,
+        None if new.schema is None else Fragment(new.schema),
+        new.tool_name,
+        None if new.arguments is None else Fragment(new.arguments),
+    )
 
 
 def _size_of(question: NewQuestion) -> int:

@@ -12,7 +12,7 @@ from orjson import Fragment, dumps, loads
 from netra_trio.agents.questions import (
     ARGUMENTS_BYTES,
     Questions,
-    digest_of,
+    ToolCall,
 )
 from netra_trio.errors import QuestionExpired, ToolDenied, ToolError
 from netra_trio.ids import (
@@ -78,7 +78,7 @@ class Outlet(Protocol):
         ...
 
     def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
-        """Append an event without room for it: the end of a question, of at most eight at once."""
+        """Append an event without room for it: the end of a question, of at most a hundred."""
         ...
 
     def show_question(self, run_id: RunId, question: JsonObject) -> None:
@@ -151,6 +151,7 @@ class Run:
         user: The id of the user who sent the message.
         permissions: The permissions of the user's token.
         thread_id: The thread of the message.
+        agent_name: The name that the agent is served under.
         correlation_id: The correlation id of the message.
         content: The text of the message; of an `agent_request`, its input as text.
         input: The payload of an `agent_request`; None for a `user_message`.
@@ -179,7 +180,7 @@ class Run:
         self.content = message.content
         self.input = spec.input
         self.attempt = attempt
-        self._agent_name = message.agent_name
+        self.agent_name = message.agent_name
         self._control = control
         self._nursery = nursery
         self.traceparent = TRACEPARENT.get()
@@ -253,7 +254,8 @@ class Run:
     ) -> Any:
         """Ask the user a question; return the answer, a value of JSON.
 
-        The deadline of the run stands still meanwhile. Cancelling is safe: the question is closed.
+        The deadline of the run stands still meanwhile. While the run has eight open questions, this
+        waits for one of them to be closed. Cancelling is safe: the question is closed.
 
         Args:
             prompt: The question, at most 8 KiB of UTF-8.
@@ -265,7 +267,7 @@ class Run:
             QuestionExpired: If nobody answered in time.
             TypeError: If an argument has the wrong type.
             ValueError: If one is too long, or the schema is not valid.
-            RuntimeError: If the run has eight open questions, or has asked a hundred.
+            RuntimeError: If the run has asked a hundred questions.
             StoreUnavailable: If the question cannot be stored now.
             trio.ClosedResourceError: If the run has ended.
         """
@@ -274,6 +276,8 @@ class Run:
         )
         if closed.outcome is QuestionOutcome.EXPIRED:
             raise QuestionExpired(f"no answer within {expires:g} s")
+        if closed.outcome is QuestionOutcome.CANCELLED:  # the run has ended without this task
+            raise trio.ClosedResourceError("the run has ended")
         return closed.answer
 
     async def usage(
@@ -295,13 +299,13 @@ class Run:
         cost = _check_usage(model, input_tokens, output_tokens, cost)
         event = AgentUsage(self.id, model, input_tokens, output_tokens, cost)
         await self._output.append(event, json_size(model))
-        self._note(UsageReported(self.id, self._agent_name, input_tokens, output_tokens, cost))
+        self._note(UsageReported(self.id, self.agent_name, input_tokens, output_tokens, cost))
         await self._store.record_usage(
             Usage(
                 new_usage_id(),
                 self.id,
                 self.user,
-                self._agent_name,
+                self.agent_name,
                 model,
                 input_tokens,
                 output_tokens,
@@ -378,21 +382,19 @@ class Run:
         await complete(tool.result)
 
     async def _approve(self, name: str, arguments: JsonObject) -> None:
-        encoded, digest = digest_of(name, arguments)
-        if len(encoded) > ARGUMENTS_BYTES:
+        call = ToolCall.of(name, arguments)
+        if len(call.arguments) > ARGUMENTS_BYTES:
             # A user cannot approve what is not shown.
             raise ValueError(f"arguments to approve have at most {ARGUMENTS_BYTES} bytes of JSON")
         closed = await self._control.questions.ask(
             QuestionKind.APPROVAL,
             f"Allow the call of {name}?",
             expires=EXPIRES,
-            tool_name=name,
-            arguments=encoded,
-            digest=digest,
+            call=call,
         )
         if closed.outcome is not QuestionOutcome.APPROVED:
             raise ToolDenied(name, closed.outcome)
-        if digest_of(name, arguments)[1] != digest:
+        if ToolCall.of(name, arguments).digest != call.digest:
             raise ToolDenied(name, "changed")
 
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:

@@ -340,6 +340,7 @@ class HistoryQuestion:
         arguments: The arguments of that tool.
         expires_at: Unix seconds.
         user_id: The user who answered.
+        truncated: True if the prompt was cut, and schema, arguments and answer are left out.
     """
 
     question_id: QuestionId
@@ -352,6 +353,7 @@ class HistoryQuestion:
     outcome: QuestionOutcome | None = None
     answer: Any = None
     user_id: UserId | None = None
+    truncated: bool | None = None
 
 
 @frozen

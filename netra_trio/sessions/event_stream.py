@@ -155,18 +155,14 @@ class EventStream:
             return None
         return self._feed.wait_to_push(entry)
 
-    def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
-        """Append an event without room for it: the end of a question, of at most eight at once."""
+    def append_now(self, event: Event, size: int, correlation_id: str | None) -> None:
+        """Append an event without room for it: the end of a question, or a copy of one.
+
+        A run asks at most a hundred questions, and a client gets one copy for each of its answers.
+        """
         entry = self._append(event, size, correlation_id, reserved=False)
         if self._feed is not None:
             self._feed.push(entry)
-
-    def append_copy(self, event: Event, size: int, correlation_id: str | None) -> None:
-        """Append an event of another session, if there is room."""
-        if self._log.has_room(size):
-            entry = self._append(event, size, correlation_id, reserved=False)
-            if self._feed is not None:
-                self._feed.push(entry)
 
     def show_question(self, run_id: RunId, question: JsonObject) -> None:
         """List an open question of a run in `resume`."""

@@ -17,12 +17,20 @@ from netra_trio.ids import (
     UsageId,
     UserId,
 )
-from netra_trio.protocol.messages import HistoryMessage, QuestionKind, QuestionOutcome, RunStatus
+from netra_trio.protocol.messages import (
+    HistoryMessage,
+    HistoryQuestion,
+    QuestionKind,
+    QuestionOutcome,
+    RunStatus,
+)
 from netra_trio.values import frozen
 
 # The bounds of docs/protocol.md, get_thread_history.
 HISTORY_TEXT_BYTES = 64 * 1024  # of an agent's message, in UTF-8
 HISTORY_LISTED_BYTES = 512  # of a message without its text: ids, times and names, rounded up
+HISTORY_QUESTIONS_BYTES = 128 * 1024  # of the questions of a run
+HISTORY_PROMPT_CHARACTERS = 200  # of a question that is shortened
 HISTORY_PAGE_BYTES = 256 * 1024  # of a page
 
 
@@ -128,8 +136,6 @@ class StoredQuestion:
         outcome: How it was closed; None while it is open. A question whose run has ended is closed.
     """
 
-    question_id: QuestionId
-    run_id: RunId
     outcome: QuestionOutcome | None
 
 
@@ -152,6 +158,45 @@ class Usage:
     output_tokens: int
     cost: float | None
     created_at: float
+
+
+def questions_within(
+    asked: Sequence[tuple[HistoryQuestion, int]],
+) -> tuple[HistoryQuestion, ...] | None:
+    """Return the questions of a run for history, older ones shortened; None if there are none.
+
+    Args:
+        asked: The questions in order, each with the bytes of its texts.
+    """
+    left = HISTORY_QUESTIONS_BYTES
+    shown: list[HistoryQuestion] = []
+    for question, size in reversed(asked):
+        left -= size
+        shown.append(question if left >= 0 else _shortened(question))
+    return tuple(reversed(shown)) or None
+
+
+def questions_size(total: int, count: int) -> int:
+    """Return the bytes that the questions of a run take in history, at most.
+
+    Args:
+        total: The bytes of their texts.
+        count: How many there are.
+    """
+    return min(total, HISTORY_QUESTIONS_BYTES) + count * HISTORY_LISTED_BYTES
+
+
+def _shortened(question: HistoryQuestion) -> HistoryQuestion:
+    return HistoryQuestion(
+        question.question_id,
+        question.kind,
+        question.prompt[:HISTORY_PROMPT_CHARACTERS],
+        question.expires_at,
+        tool_name=question.tool_name,
+        outcome=question.outcome,
+        user_id=question.user_id,
+        truncated=True,
+    )
 
 
 def outcome_of(stored: str | None, status: RunStatus) -> QuestionOutcome | None:

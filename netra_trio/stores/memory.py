@@ -50,6 +50,8 @@ from netra_trio.stores.base import (
     Usage,
     User,
     outcome_of,
+    questions_size,
+    questions_within,
 )
 from netra_trio.stores.memory_users import MemoryUsers
 
@@ -81,7 +83,7 @@ class _Question:
 
     def stored(self, status: RunStatus) -> StoredQuestion:
         outcome = outcome_of(None if self.end is None else self.end.outcome, status)
-        return StoredQuestion(self.asked.question_id, self.asked.run_id, outcome)
+        return StoredQuestion(outcome)
 
     def listed(self, status: RunStatus) -> HistoryQuestion:
         asked, end = self.asked, self.end
@@ -118,8 +120,13 @@ class _Run:
         return completed + sum(question.size for question in self.questions.values())
 
     def listed(self) -> HistoryRun:
-        questions = tuple(question.listed(self.status) for question in self.questions.values())
-        return HistoryRun(self.id, self.agent_name, self.status, questions or None)
+        asked = [(each.listed(self.status), each.size) for each in self.questions.values()]
+        return HistoryRun(self.id, self.agent_name, self.status, questions_within(asked))
+
+    @property
+    def questions_size(self) -> int:
+        total = sum(question.size for question in self.questions.values())
+        return questions_size(total, len(self.questions))
 
 
 @define(eq=False, repr=False)
@@ -463,6 +470,7 @@ class MemoryStore:
         size = 0
         while message is not None and len(page) < limit:
             size += len(message.text) + HISTORY_LISTED_BYTES
+            size += 0 if message.run is None else message.run.questions_size
             if page and size > HISTORY_PAGE_BYTES:
                 break
             page.append(message.listed())

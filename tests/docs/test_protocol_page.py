@@ -75,7 +75,11 @@ from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
 from netra_trio.sessions.runner import CONCURRENT_RUNS
 from netra_trio.sessions.transcript import QUESTIONS_BYTES, RUNS_BYTES, Transcript
-from netra_trio.stores.base import HISTORY_PAGE_BYTES, HISTORY_TEXT_BYTES
+from netra_trio.stores.base import (
+    HISTORY_PAGE_BYTES,
+    HISTORY_QUESTIONS_BYTES,
+    HISTORY_TEXT_BYTES,
+)
 
 PAGE = DOCS / "protocol.md"
 CLIENT = "What a client sends"
@@ -299,6 +303,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "schema of an answer": octets(SCHEMA_BYTES),
     "arguments of a tool call to approve": octets(ARGUMENTS_BYTES),
     "answer to a question": octets(ANSWER_BYTES),
+    "questions of a run in the history": octets(HISTORY_QUESTIONS_BYTES),
     "questions in resume.runs together": octets(QUESTIONS_BYTES),
     "silence of a client": seconds(MISSED_INTERVALS * Settings().heartbeat_interval_ms / 1000),
     "validity of a ticket": seconds(TICKET_SECONDS),

@@ -408,7 +408,7 @@ def test_a_second_ctrl_c_quits_while_the_run_does_not_stop(tmp_path: Path) -> No
     ("command", "expected"),
     [
         ([], ["serve", "token", "chat", "check"]),
-        (["serve"], ["--host", "--port", "--agent", "module:function"]),
+        (["serve"], ["--host", "--port", "--agent", "module:object"]),
         (["token"], ["--user", "--expires", "--permission"]),
         (["chat"], ["--url", "--user", "--token", "--agent", "MESSAGE"]),
         (["check"], ["exit with 1"]),

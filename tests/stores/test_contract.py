@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import trio
-from orjson import loads
+from attrs import evolve
+from orjson import dumps, loads
 from stores.implementations import STORES, Factory
 from stores.samples import (
     ALICE,
@@ -669,12 +670,12 @@ async def test_a_question_is_open_until_it_is_answered(store: Store, keyed: bool
     await store.record_question(question)
     assert await questions_of(store) == (shown(question),)
     found = await store.find_question(ALICE, question.question_id)
-    assert found == StoredQuestion(question.question_id, message.run_id, None)
+    assert found == StoredQuestion(None)
     end = answer_to(question)
     await store.end_question(end)
     assert await questions_of(store) == (shown(question, end),)
     found = await store.find_question(ALICE, question.question_id)
-    assert found == StoredQuestion(question.question_id, message.run_id, end.outcome)
+    assert found == StoredQuestion(end.outcome)
 
 
 async def test_only_the_first_end_of_a_question_counts(store: Store) -> None:
@@ -737,6 +738,42 @@ async def test_the_end_of_an_unknown_question_changes_nothing(store: Store) -> N
     await store.end_question(answer_to(question))
     await store.record_question(question)
     assert await questions_of(store) == (shown(question),)
+
+
+async def test_a_page_counts_its_questions(store: Store) -> None:
+    messages = [new(f"{number}") for number in range(4)]
+    for message in messages:
+        await store.record(message)
+        for _ in range(2):
+            large = evolve(asked_by(message), arguments=dumps("x" * 40_000))
+            await store.record_question(large)
+    page, has_more = await page_of(store)  # of 256 KiB, where each message takes 80 KiB
+    assert [message.content for message in page] == ["1", "2", "3"]
+    assert has_more
+
+
+async def test_the_older_questions_of_a_run_are_shortened(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    asked = [
+        evolve(asked_by(message, at=NOW + number), arguments=dumps("x" * 50_000), prompt="y" * 300)
+        for number in range(4)
+    ]
+    for question in asked:
+        await store.record_question(question)
+    questions = await questions_of(store)
+    assert questions is not None
+    assert [question.question_id for question in questions] == [q.question_id for q in asked]
+    assert [question.truncated for question in questions] == [True, True, None, None]
+    assert questions[0] == HistoryQuestion(
+        asked[0].question_id,
+        asked[0].kind,
+        "y" * 200,
+        asked[0].expires_at,
+        tool_name="delete",
+        truncated=True,
+    )
+    assert questions[3].arguments == "x" * 50_000
 
 
 async def test_usage_is_taken_at_any_time(store: Store) -> None:

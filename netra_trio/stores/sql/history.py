@@ -9,7 +9,7 @@ from netra_trio.errors import MessageNotFound
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, HistoryQuestion, HistoryRun, RunStatus
 from netra_trio.stores.base import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
-from netra_trio.stores.sql.questions import read_questions
+from netra_trio.stores.sql.questions import read_questions, read_sizes
 from netra_trio.stores.sql.schema import messages, runs, threads
 
 
@@ -45,14 +45,15 @@ def read_page(
         .order_by(messages.c.number.desc())
         .limit(limit + 1)
     ).all()
-    count = _how_many_fit([row.bytes for row in newest[:limit]])
+    asked = read_sizes(connection, [row.number for row in newest[:limit]]) if newest else {}
+    count = _how_many_fit([row.bytes + asked.get(row.number, 0) for row in newest[:limit]])
     if not count:  # the only message of the thread was deleted: there is no such thread
         return None if before is None else ((), False)
     numbers = messages.c.number.between(newest[count - 1].number, newest[0].number)
     page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers)).all()
     statuses = {RunId(row.run_id): RunStatus(row.status) for row in page if row.run_id is not None}
-    asked = read_questions(connection, statuses) if statuses else {}
-    return [_listed(row, asked.get(row.run_id)) for row in page], count < len(newest)
+    questions = read_questions(connection, statuses) if asked else {}
+    return [_listed(row, questions.get(row.run_id)) for row in page], count < len(newest)
 
 
 def _how_many_fit(sizes: Sequence[int]) -> int:

@@ -15,7 +15,15 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, 
 
 from netra_trio.ids import QuestionId, RunId, UserId
 from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, RunStatus
-from netra_trio.stores.base import NewQuestion, QuestionEnd, StoredQuestion, Usage, outcome_of
+from netra_trio.stores.base import (
+    NewQuestion,
+    QuestionEnd,
+    StoredQuestion,
+    Usage,
+    outcome_of,
+    questions_size,
+    questions_within,
+)
 from netra_trio.stores.sql.rows import insert_missing
 from netra_trio.stores.sql.schema import questions, runs, usage
 
@@ -85,14 +93,14 @@ def find_question(
     """Return a question that this user may answer, None if there is none."""
     this = (questions.c.question_id == question_id, questions.c.user_id == user_id)
     row = connection.execute(
-        select(questions.c.run_id, questions.c.outcome, runs.c.status)
+        select(questions.c.outcome, runs.c.status)
         .join(runs, runs.c.run_id == questions.c.run_id)
         .where(*this)
     ).one_or_none()
     if row is None:
         return None
     outcome = outcome_of(row.outcome, RunStatus(row.status))
-    return StoredQuestion(question_id, RunId(row.run_id), outcome)
+    return StoredQuestion(outcome)
 
 
 def read_questions(
@@ -104,14 +112,33 @@ def read_questions(
         connection: A connection.
         statuses: The status of each run.
     """
-    found: defaultdict[RunId, list[HistoryQuestion]] = defaultdict(list)
+    found: defaultdict[RunId, list[tuple[HistoryQuestion, int]]] = defaultdict(list)
     for row in connection.execute(
         select(questions)
         .where(questions.c.run_id.in_(statuses))
         .order_by(questions.c.created_at, questions.c.question_id)
     ):
-        found[row.run_id].append(_listed(row, statuses[row.run_id]))
-    return {run_id: tuple(listed) for run_id, listed in found.items()}
+        listed = _listed(row, statuses[row.run_id])
+        texts = (row.schema, row.arguments, row.answer)
+        size = len(row.prompt.encode()) + sum(len(text) for text in texts if text is not None)
+        found[row.run_id].append((listed, size))
+    return {run_id: questions_within(asked) or () for run_id, asked in found.items()}
+
+
+def read_sizes(connection: Connection, numbers: Sequence[int]) -> dict[int, int]:
+    """Return the bytes that the questions of runs take in history, by the numbers of messages."""
+    length, texts = func.length, (questions.c.schema, questions.c.arguments, questions.c.answer)
+    total = func.sum(
+        # Characters, which have one byte in nearly all prompts; the page is cut by bytes later.
+        length(questions.c.prompt) + sum(func.coalesce(length(text), 0) for text in texts)
+    )
+    rows = connection.execute(
+        select(runs.c.message, total.label("total"), func.count().label("asked"))
+        .join(questions, questions.c.run_id == runs.c.run_id)
+        .where(runs.c.message.in_(numbers))
+        .group_by(runs.c.message)
+    )
+    return {row.message: questions_size(int(row.total), row.asked) for row in rows}
 
 
 @frozen
