@@ -32,6 +32,9 @@ ATTEMPTS = 3  # docs/agents.md, Failures and retries
 ERROR_BYTES = 2 * 1024  # UTF-8, of the text of an `AgentError`; more is cut
 BACK_OFF = 1.0  # seconds, the maximum pause before the second attempt; doubles with each attempt
 
+_NO_ASYNCIO = "no running event loop"  # asyncio's text: there is no class for it
+_ASYNCIO_HELP = "serve it as netra_trio.aio.asyncio_agent(function), or use Trio in it"
+
 _log = structlog.get_logger(__name__)
 
 
@@ -339,12 +342,15 @@ class Execution:
         return Ending(RunStatus.COMPLETED, shown, truncated, duration=self._duration())
 
     def _failed(self, error: BaseException) -> Ending:
-        error_id, text = new_error_id(), "The agent failed."
-        run_id, shown = self.spec.message.run_id, _printable(error)
+        error_id, text, help_ = new_error_id(), "The agent failed.", None
+        message, shown = self.spec.message, _printable(error)
         if isinstance(error, AgentError):  # expected: where it was raised does not matter
             text, shown = _text_of(error) or text, shown.with_traceback(None)
-        _log.error("run_failed", run_id=run_id, error_id=error_id, exc_info=shown)
-        fault = problem(ErrorCode.AGENT_ERROR, text, error_id=error_id)
+            help_ = "If it persists, tell the operator the error_id."
+        elif isinstance(error, RuntimeError) and error.args == (_NO_ASYNCIO,):
+            shown.add_note(f"{message.agent_name} is a function for asyncio: {_ASYNCIO_HELP}")
+        _log.error("run_failed", run_id=message.run_id, error_id=error_id, exc_info=shown)
+        fault = problem(ErrorCode.AGENT_ERROR, text, error_id=error_id, help=help_)
         body = fault.body(self._wall_clock())
         return Ending(RunStatus.FAILED, error=body, duration=self._duration())
 

@@ -57,7 +57,9 @@ class ChatView:
     def _show_end(self, payload: dict[str, Any]) -> None:
         self.screen.end()
         if "error" in payload:
-            self.screen.fault(f"{payload['error']['error']} {payload['error']['help']}")
+            error = payload["error"]
+            error_id = f" ({error['error_id']})" if "error_id" in error else ""
+            self.screen.fault(f"{error['error']} {error['help']}{error_id}")
         elif payload["status"] != "completed":
             self.screen.note(_ENDS.get(payload["status"], f"({payload['status']})"))
 

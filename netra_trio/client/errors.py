@@ -103,6 +103,8 @@ class RunFailed(ClientError):
 
     def __init__(self, status: str, error: dict[str, Any] | None) -> None:
         detail = "" if error is None else f": {error.get('error')} {error.get('help')}"
+        if error is not None and "error_id" in error:
+            detail += f" ({error['error_id']})"
         super().__init__(f"the run ended {status}{detail}")
         self.status = status
         self.error = error

@@ -37,6 +37,7 @@ from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.sql.store import SqlStore
 from netra_trio.telemetry.instruments import Instrument, Instruments
+from netra_trio.telemetry.logs import leave_locals_out
 from netra_trio.telemetry.loop_lag import watch_loop
 from netra_trio.telemetry.metrics import Metrics
 from netra_trio.telemetry.otlp import is_installed
@@ -129,6 +130,7 @@ class Application:
         Raises:
             SettingsError: If it cannot start with its settings.
         """
+        leave_locals_out()
         async with AsyncExitStack() as stack:
             for resource in self._resources:
                 await stack.enter_async_context(resource())

@@ -301,6 +301,20 @@ def configure(
     logging.captureWarnings(True)
 
 
+def leave_locals_out() -> None:
+    """Log exceptions without local variables, also in a program that does not call `configure`.
+
+    structlog's own default prints the local variables of every frame, if `rich` is installed: they
+    may be secrets, and rendering them blocks the event loop for seconds. A program that has
+    configured structlog itself keeps its configuration.
+    """
+    if not structlog.is_configured():
+        *processors, renderer = structlog.get_config()["processors"]
+        if isinstance(renderer, structlog.dev.ConsoleRenderer):
+            plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            structlog.configure(processors=[*processors, plain])
+
+
 def host_logger() -> logging.Logger:
     """Return the logger for the ASGI server that hosts the application.
 

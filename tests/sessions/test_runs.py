@@ -1,5 +1,6 @@
 """Runs: the events of an agent between `agent_started` and `agent_completed`, and all endings."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
@@ -84,6 +85,18 @@ def end_of(frames: list[Frame]) -> Frame:
 
 def payloads(frames: list[Frame], kind: str) -> list[Frame]:
     return [frame["payload"] for frame in frames if frame["type"] == kind]
+
+
+async def test_the_log_explains_a_function_for_asyncio(
+    autojump_clock: MockClock, logs: Logs
+) -> None:
+    async def agent(run: Run) -> None:
+        await asyncio.sleep(0.1)
+
+    assert end_of(await events_of(agent))["status"] == "failed"
+    (line,) = [line for line in logs if line["event"] == "run_failed"]
+    (note,) = line["exc_info"].__notes__
+    assert note.startswith("agent is a function for asyncio: serve it as netra_trio.aio.asyncio_ag")
 
 
 # Endings.
