@@ -1,8 +1,9 @@
 """The command `usage`: sums what agents have used of models."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import cyclopts
 import orjson
@@ -13,7 +14,12 @@ from rich.table import Table
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.user import load_settings, open_users
 from netra_trio.config.settings import Settings
+from netra_trio.errors import StoreUnavailable
+from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.questions import UsageSum
+from netra_trio.stores.sql.store import SqlStore
+
+SUM_SECONDS = 600  # for the statement that reads the whole table, which may be large
 
 
 def usage(
@@ -47,9 +53,23 @@ def usage(
 
 
 async def sum_usage(settings: Settings, by: Sequence[str], since: str | None) -> Sequence[UsageSum]:
-    """Return the usage in the configured database, summed."""
-    async with open_users(settings) as store:
-        return await store.sum_usage(by, since)
+    """Return the usage in the configured database, summed.
+
+    Raises:
+        CommandError: There is no database, it does not answer, or it takes too long to sum.
+        DatabaseUnusable: The database can never work.
+    """
+    async with open_users(settings):
+        pass  # the schema is up to date; the time limit of this context is too short for a sum
+    url = cast("str", settings.database_url)  # `open_users` rejects None
+    database = Database(url, statement_seconds=SUM_SECONDS)
+    with closing(database):
+        try:
+            return await SqlStore(database).sum_usage(by, since)
+        except StoreUnavailable as error:
+            raise CommandError(
+                f"the usage cannot be summed: {error}; if it takes too long, use --since"
+            ) from None
 
 
 def _day(text: str | None) -> str | None:

@@ -62,7 +62,7 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
   const name = run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined) ?? "Agent";
   const error: ErrorBody | null = run?.error ?? entry?.error ?? null;
   return (
-    // Screen readers read a busy element only once it is complete, or asks.
+    // Screen readers do not read a busy element: it is busy until it is complete, or shows a question.
     <article className="message agent" aria-label={name} aria-busy={isLive && open.length === 0}>
       <header>
         <span className="agent-name">{name}</span>

@@ -2,7 +2,7 @@
 
 import { type SyntheticEvent, useId, useMemo, useRef, useState } from "react";
 import type { JsonObject, JsonValue } from "../../src/index.ts";
-import { type Field, formOf, initialTexts, readForm, type Texts } from "./schema.ts";
+import { type Faults, type Field, formOf, initialTexts, readForm } from "./schema.ts";
 
 interface Props {
   readonly schema: JsonObject | null;
@@ -10,8 +10,8 @@ interface Props {
   readonly onAnswer: (answer: JsonValue) => void;
 }
 
-const RADIOS = 4; // choices that are shown side by side; more are a list
-const NO_FAULTS: Texts = {};
+const RADIOS = 4; // choices that are shown as radio buttons; more are shown as a select box
+const NO_FAULTS: Faults = new Map();
 
 export function QuestionForm({ schema, isBusy, onAnswer }: Props) {
   const form = useMemo(() => formOf(schema), [schema]);
@@ -28,18 +28,18 @@ export function QuestionForm({ schema, isBusy, onAnswer }: Props) {
       onAnswer(reading.answer);
       return;
     }
-    const wrong = form.fields.findIndex(({ name }) => name in reading.faults);
+    const wrong = form.fields.findIndex(({ name }) => reading.faults.has(name));
     element.current?.querySelectorAll<HTMLElement>(".field")[wrong]?.querySelector<HTMLElement>(INPUTS)?.focus();
   };
   return (
-    // The page itself says what is wrong, at the field.
+    // Without the browser's validation: the page shows each error at its field.
     <form ref={element} onSubmit={submit} noValidate>
       {form.fields.map((field) => (
         <FieldInput
           key={field.name}
           field={field}
           text={texts[field.name] ?? ""}
-          fault={faults[field.name]}
+          fault={faults.get(field.name)}
           onChange={(text) => setTexts((all) => ({ ...all, [field.name]: text }))}
         />
       ))}
@@ -53,7 +53,11 @@ export function QuestionForm({ schema, isBusy, onAnswer }: Props) {
 }
 
 const INPUTS = "input, select, textarea";
-const TYPES: Readonly<Record<string, string>> = { email: "email", uri: "url", date: "date" };
+const TYPES = new Map<JsonValue | undefined, string>([
+  ["email", "email"],
+  ["uri", "url"],
+  ["date", "date"],
+]);
 const LONG_TEXT = 100; // characters: beyond that a text gets several lines
 
 interface FieldProps {
@@ -119,7 +123,7 @@ function FieldInput({ field, text, fault, onChange }: FieldProps) {
       )}
       {kind === "text" && isLong(field) && <textarea id={id} rows={2} {...shared} />}
       {kind === "text" && !isLong(field) && (
-        <input id={id} type={TYPES[field.schema["format"] as string] ?? "text"} autoComplete="off" {...shared} />
+        <input id={id} type={TYPES.get(field.schema["format"]) ?? "text"} autoComplete="off" {...shared} />
       )}
       {kind === "json" && (
         <textarea id={id} className="json" rows={4} spellCheck={false} placeholder="JSON" {...shared} />

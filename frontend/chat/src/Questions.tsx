@@ -1,4 +1,4 @@
-// What an agent asks: a card while it waits, one line like a tool's once it is closed.
+// Questions of agents: an open one is a card, a closed one is a line like that of a tool.
 
 import { type KeyboardEvent, memo, type RefObject, useId, useLayoutEffect, useRef, useState } from "react";
 import type { ErrorBody, Question, Reply } from "../../src/index.ts";
@@ -12,9 +12,9 @@ import { outcomeText, timeLeft } from "./words.ts";
 
 interface Props {
   readonly question: Question;
-  /** The question whose card had the focus when it was closed: its line receives the focus. */
+  /** The id of the question whose card had the focus when it was closed; its line gets the focus. */
   readonly focused: RefObject<string | null>;
-  /** The reason why the last answer of this page was not taken. */
+  /** Why the last answer from this page was not accepted. */
   readonly problem: ErrorBody | undefined;
 }
 
@@ -47,7 +47,7 @@ export const OpenQuestion = memo(function OpenQuestion({ question, focused, prob
       setBusy(false);
     });
   };
-  // Escape stops the answer elsewhere; in a form it would lose what was typed.
+  // Elsewhere Escape stops the run, which would close the question and discard the typed text.
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.key === "Escape") event.preventDefault();
   };
@@ -123,7 +123,7 @@ export const ClosedQuestion = memo(function ClosedQuestion({ question, focused, 
   const { question_id, kind, prompt, tool_name, answer, outcome } = question;
   const line = useRef<HTMLElement>(null);
   useLayoutEffect(() => {
-    // Elsewhere the user may have begun to type.
+    // If another element has the focus, the user may be typing there.
     const isFree = document.activeElement === document.body;
     if (isFree && focused.current === question_id) line.current?.focus();
   }, [focused, question_id]);
@@ -156,7 +156,7 @@ export const ClosedQuestion = memo(function ClosedQuestion({ question, focused, 
       </details>
       {problem && (
         <p className="note" role="alert">
-          Your answer was not taken. {problem.error}
+          Your answer was not accepted. {problem.error}
         </p>
       )}
     </li>

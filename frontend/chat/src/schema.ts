@@ -1,5 +1,5 @@
-// Forms made from the JSON Schema of an answer. What has no input of its own is typed as JSON. The
-// checks here are for the user's convenience; the server checks the answer against the schema.
+// Forms made from the JSON Schema of an answer. The user types JSON where no other input fits. The
+// checks here are for the user's convenience; the server validates the answer against the schema.
 
 import type { JsonObject, JsonValue } from "../../src/index.ts";
 
@@ -15,9 +15,9 @@ export interface Field {
   readonly help: string;
   readonly kind: "text" | "number" | "choice" | "json";
   readonly isRequired: boolean;
-  /** Of the kind `choice`; its text is the index. */
+  /** The choices of a field of the kind `choice`; the text of this field is the chosen index. */
   readonly choices: readonly Choice[];
-  /** The text at the beginning. */
+  /** The text before the user changes it. */
   readonly initial: string;
   readonly schema: JsonObject;
 }
@@ -31,11 +31,14 @@ export interface Form {
 /** The texts of the fields, by name. */
 export type Texts = Readonly<Record<string, string>>;
 
+/** The errors of fields, by name; a field may have any name, such as `constructor`. */
+export type Faults = ReadonlyMap<string, string>;
+
 export type Reading =
   | { readonly ok: true; readonly answer: JsonValue }
-  | { readonly ok: false; readonly faults: Texts };
+  | { readonly ok: false; readonly faults: Faults };
 
-/** Keywords with which the properties do not say everything. */
+/** Keywords with which `properties` alone does not describe the answer. */
 const COMBINING = ["$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "dependentSchemas"];
 
 const isObject = (value: JsonValue | undefined): value is JsonObject =>
@@ -122,22 +125,22 @@ function initialOf(value: JsonValue | undefined, kind: Field["kind"], choices: r
 export const initialTexts = ({ fields }: Form): Texts =>
   Object.fromEntries(fields.map(({ name, initial }) => [name, initial]));
 
-/** The answer that the texts stand for, or what is wrong with them. */
+/** Returns the answer of these texts, or the errors of the fields. */
 export function readForm({ isObject: isWhole, fields }: Form, texts: Texts): Reading {
-  const faults: [string, string][] = [];
+  const faults = new Map<string, string>();
   const values: [string, JsonValue][] = [];
   for (const field of fields) {
     const read = readField(field, texts[field.name] ?? "");
-    if ("fault" in read) faults.push([field.name, read.fault]);
+    if ("fault" in read) faults.set(field.name, read.fault);
     else if (read.value !== undefined) values.push([field.name, read.value]);
   }
-  if (faults.length > 0) return { ok: false, faults: Object.fromEntries(faults) };
+  if (faults.size > 0) return { ok: false, faults };
   if (isWhole) return { ok: true, answer: Object.fromEntries(values) };
   const [[name, answer] = ["", null]] = values;
-  return answer === null ? { ok: false, faults: { [name]: "The answer cannot be null." } } : { ok: true, answer };
+  return answer === null ? { ok: false, faults: new Map([[name, "The answer cannot be null."]]) } : { ok: true, answer };
 }
 
-/** `value` is undefined for an optional field that is empty. */
+/** The result of one field; `value` is undefined for an optional field that is empty. */
 type Read = { readonly value: JsonValue | undefined } | { readonly fault: string };
 
 function readField(field: Field, text: string): Read {
@@ -177,7 +180,7 @@ function readNumber(schema: JsonObject, text: string): Read {
 }
 
 function readText(schema: JsonObject, text: string): Read {
-  // A pattern is left to the server: one that takes long to match would stop the page.
+  // The server alone checks a pattern: one that takes long to match would block the page.
   const { minLength, maxLength } = schema;
   const length = Array.from(text).length; // in code points, as JSON Schema counts
   if (typeof minLength === "number" && length < minLength) return { fault: `At least ${minLength} characters.` };
@@ -185,15 +188,15 @@ function readText(schema: JsonObject, text: string): Read {
   return { value: text };
 }
 
-const TYPES: Readonly<Record<string, (value: JsonValue) => boolean>> = {
-  array: Array.isArray,
-  object: isObject,
-  null: (value) => value === null,
-  string: (value) => typeof value === "string",
-  number: (value) => typeof value === "number",
-  integer: (value) => Number.isInteger(value),
-  boolean: (value) => typeof value === "boolean",
-};
+const TYPES = new Map<string, (value: JsonValue) => boolean>([
+  ["array", Array.isArray],
+  ["object", isObject],
+  ["null", (value) => value === null],
+  ["string", (value) => typeof value === "string"],
+  ["number", (value) => typeof value === "number"],
+  ["integer", (value) => Number.isInteger(value)],
+  ["boolean", (value) => typeof value === "boolean"],
+]);
 
 function readJson({ type }: JsonObject, text: string): Read {
   let value: JsonValue;
@@ -203,8 +206,8 @@ function readJson({ type }: JsonObject, text: string): Read {
     return { fault: 'This is not JSON, such as {"name": "value"} or [1, 2].' };
   }
   const types = (Array.isArray(type) ? type : [type]) as readonly (JsonValue | undefined)[];
-  const known = types.filter((one): one is string => typeof one === "string" && one in TYPES);
-  if (known.length > 0 && !known.some((one) => TYPES[one]?.(value))) {
+  const known = types.filter((one): one is string => typeof one === "string" && TYPES.has(one));
+  if (known.length > 0 && !known.some((one) => TYPES.get(one)?.(value))) {
     return { fault: `Expected JSON of the type ${known.join(" or ")}.` };
   }
   return { value };

@@ -1,13 +1,13 @@
 /**
- * Answers to questions of agents. Each settles once, however the tab learns of it: by the question's
- * outcome, by the server's rejection, or by the history.
+ * Answers to questions of agents. Each settles once: with the question's outcome, with the server's
+ * rejection, or with what the history says.
  *
- * A question takes one answer. So an answer that is sent again, because the connection was lost, is
- * rejected if the first one arrived: then the question's outcome decides, not the rejection.
+ * A question accepts one answer. So if an answer arrives and is sent again after a lost connection,
+ * the server rejects the second copy. Then the question's outcome decides, not that rejection.
  */
 
 import { localError } from "../core/retry-rules.js";
-import { isTaken, outcomeOf, type Reply } from "../core/questions.js";
+import { isOutcomeFor, outcomeOf, type Reply } from "../core/questions.js";
 import type { Question } from "../core/snapshot.js";
 import type { Cancel, Ports } from "../ports.js";
 import type { ErrorBody, EventPayloads } from "../protocol/messages.js";
@@ -16,17 +16,19 @@ import { RequestError } from "./api.js";
 import type { Answer, Asking } from "./requests.js";
 
 const OUTCOME_WITHIN = 5_000; // ms after the rejection of an answer that was sent more than once
-const LOOK_AFTER = 2_000; // ms: the outcome in a run of another session may be in the history only
-const LOOKS = 3;
+/** The outcome of a question of another session may only be in the history, which is polled for it. */
+const POLL_AFTER = 2_000; // ms
+const POLLS = 3;
 
 interface Waiting {
   readonly questionId: string;
   readonly reply: Reply;
   /** Settles the answer: with the outcome, or with an error. */
   readonly settle: (result: string | ErrorBody) => void;
-  /** How often it was written. */
+  /** How often the answer was sent. */
   writes: number;
-  looks: number;
+  /** How often the history was asked for the outcome. */
+  polls: number;
   timer: Cancel | null;
 }
 
@@ -42,7 +44,7 @@ export class Answers {
     this.#owner = owner;
   }
 
-  /** Resolves to the question's outcome if the reply was taken; rejects with `RequestError`. */
+  /** Resolves to the question's outcome if the reply was accepted; else rejects with `RequestError`. */
   send(questionId: string, reply: Reply): Promise<string> {
     return new Promise((resolve, reject) => {
       const id = this.#owner.uniqueId();
@@ -57,7 +59,7 @@ export class Answers {
           else reject(new RequestError(result));
         },
         writes: 0,
-        looks: 0,
+        polls: 0,
         timer: null,
       };
       this.#waiting.add(waiting);
@@ -67,7 +69,7 @@ export class Answers {
       this.#owner.ask(id, { type: "answer", payload, correlation_id: id }, {
         written: () => {
           waiting.writes += 1;
-          this.#lookLater(waiting);
+          this.#pollLater(waiting);
         },
         answered: (answer) => this.#answered(waiting, answer),
       });
@@ -95,8 +97,8 @@ export class Answers {
 
   #closed(waiting: Waiting, { outcome, answer }: Pick<Question, "outcome" | "answer">): void {
     if (outcome === null) return;
-    const isWon = waiting.writes > 0 && isTaken({ outcome, answer }, waiting.reply);
-    waiting.settle(isWon ? outcome : this.#tooLate(outcome));
+    const isAccepted = waiting.writes > 0 && isOutcomeFor({ outcome, answer }, waiting.reply);
+    waiting.settle(isAccepted ? outcome : this.#tooLate(outcome));
   }
 
   #answered(waiting: Waiting, { error }: Answer): void {
@@ -109,22 +111,22 @@ export class Answers {
     }
   }
 
-  #lookLater(waiting: Waiting): void {
-    if (waiting.looks < LOOKS) this.#after(waiting, LOOK_AFTER, () => this.#look(waiting));
+  #pollLater(waiting: Waiting): void {
+    if (waiting.polls < POLLS) this.#after(waiting, POLL_AFTER, () => this.#poll(waiting));
   }
 
-  /** Asks for the outcome. */
-  #look(waiting: Waiting): void {
+  /** Asks for the history, which has the outcome of a closed question. */
+  #poll(waiting: Waiting): void {
     const runId = this.#view.question(waiting.questionId)?.run_id ?? "";
     const thread_id = this.#view.run(runId)?.thread_id;
     if (thread_id == null) return;
-    waiting.looks += 1;
+    waiting.polls += 1;
     const id = this.#owner.uniqueId();
     this.#owner.ask(id, { type: "get_thread_history", payload: { thread_id }, correlation_id: id }, {
       written: () => undefined,
-      // The page has the outcome, and settles the answer, unless the question is still open.
+      // If the question is closed, the page of history has settled the answer by now.
       answered: () => {
-        if (this.#waiting.has(waiting)) this.#lookLater(waiting);
+        if (this.#waiting.has(waiting)) this.#pollLater(waiting);
       },
     });
   }
@@ -135,7 +137,7 @@ export class Answers {
   }
 
   #tooLate(outcome: string): ErrorBody {
-    const text = `The question takes no answer any more; its outcome: ${outcome}.`;
-    return localError(this.#ports.timers.now(), "ANSWER_REJECTED", text, "Look at how it ended.");
+    const text = `The question is closed already; its outcome: ${outcome}.`;
+    return localError(this.#ports.timers.now(), "ANSWER_REJECTED", text, "See its outcome.");
   }
 }

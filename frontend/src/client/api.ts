@@ -82,7 +82,7 @@ export interface NetraClient {
   stopRun(runId: string): Promise<boolean>;
   /**
    * Answers a question, `{ answer }`, or an approval, `{ approve }`. Resolves to the question's
-   * outcome. Rejects with `RequestError` if the answer was not taken: `ANSWER_REJECTED` if the question
+   * outcome. Rejects with `RequestError` if the answer is not accepted: `ANSWER_REJECTED` if the question
    * is closed, or the answer does not fit its schema. Offline, it waits for the connection, but does
    * not survive a reload.
    */

@@ -38,7 +38,7 @@ export interface ConnectionOwner {
   ready(): void;
   /** The position up to which this tab has seen every event. */
   position(): Position | null;
-  /** Whether a question takes no answer any more, given the runs of a resume. */
+  /** Whether a question is closed, by its events so far and the runs of a resume. */
   isClosed(questionId: string, runs: readonly ResumedRun[]): boolean;
   update(update: Update): void;
   /** A request was written. */

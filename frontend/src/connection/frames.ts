@@ -63,7 +63,7 @@ export class FrameHandler {
         this.#owner.draining(message.payload.reconnect_after_ms);
         break;
       case "error":
-        // The answer is settled: its question was closed before the rejection arrived.
+        // The answer was settled before this rejection arrived, because its question was closed.
         if (this.#sender.isLate(message.correlation_id)) return;
         this.#error(message);
         break;

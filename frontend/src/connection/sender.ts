@@ -42,7 +42,7 @@ export class Sender {
   readonly #outbox = new Outbox();
   readonly #rate = new RateWindow();
   readonly #requests = new Map<string, WaitingRequest>();
-  /** Answers that were written and then forgotten: the server may still reject them. */
+  /** Settled answers that were sent before: the server may still reject them. */
   readonly #late = new BoundedMap<string, true>(MAX_REQUESTS);
   #maxSize = Infinity;
   #store: SessionStore | null = null;
@@ -111,12 +111,12 @@ export class Sender {
     return this.#requests.delete(id);
   }
 
-  /** Whether the server may still reject an answer whose question is closed. */
+  /** Whether this is an answer that was sent, and settled before the server replied to it. */
   isLate(id: string | undefined): boolean {
     return id !== undefined && this.#late.has(id);
   }
 
-  /** Forgets the answers to a question that is closed. */
+  /** Removes the answers to a closed question from what is sent after a reconnection. */
   forgetAnswers(questionId: string): void {
     for (const [id, { message }] of this.#requests) {
       if (message.type === "answer" && message.payload.question_id === questionId) this.forget(id);
@@ -130,7 +130,7 @@ export class Sender {
     }
   }
 
-  /** @param isClosed Whether a question takes no answer any more: then none is sent. */
+  /** @param isClosed Whether a question is closed: its answers are not sent again. */
   attach(line: Writable, isClosed: (questionId: string) => boolean): void {
     this.#line = line;
     for (const [id, { message }] of this.#requests) {

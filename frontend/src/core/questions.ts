@@ -12,7 +12,7 @@ import type {
 } from "../protocol/messages.js";
 import { isOpen, type Question } from "./snapshot.js";
 
-/** The part of an `answer` that is the user's. */
+/** The reply of the user: the payload of an `answer` without the question's id. */
 export type Reply = Omit<ClientPayloads["answer"], "question_id">;
 
 type Questions = readonly Question[];
@@ -20,7 +20,7 @@ type Questions = readonly Question[];
 /** The outcome of a question that was closed while the client could not see it. */
 export const UNKNOWN = "unknown";
 
-/** A question that is known already is not asked again: a replay never reopens it. */
+/** Adds a question unless it is known already: a replayed event never reopens a closed one. */
 export function withAsked(questions: Questions, run_id: string, asked: AskedQuestion): Questions {
   if (questions.some(({ question_id }) => question_id === asked.question_id)) return questions;
   const { question_id, kind, prompt, schema = null, tool_name = null, expires_at } = asked;
@@ -40,13 +40,13 @@ export function withAsked(questions: Questions, run_id: string, asked: AskedQues
   return [...questions, question];
 }
 
-/** Those of a resume that are open. The history has the texts of those that are listed without. */
+/** Adds the open questions of a resume. One that is listed without its texts comes with the history. */
 export function withResumed(questions: Questions, run_id: string, open: readonly ResumedQuestion[]): Questions {
   const isComplete = (one: ResumedQuestion): one is ResumedQuestion & AskedQuestion => one.prompt !== undefined;
   return open.filter(isComplete).reduce((all, asked) => withAsked(all, run_id, asked), questions);
 }
 
-/** All questions of a run, as the history has them. What is closed already stays closed. */
+/** Adds the questions of a run in the history, and their outcomes. A known outcome is kept. */
 export function withHistory(questions: Questions, run_id: string, listed: readonly HistoryQuestion[]): Questions {
   const all = listed.reduce((known, asked) => withAsked(known, run_id, asked), questions);
   return listed.reduce((known, { question_id, outcome, ...rest }) => {
@@ -64,7 +64,7 @@ export function withAnswered(questions: Questions, answered: EventPayloads["agen
   );
 }
 
-/** Closes the open questions that a list does not have. */
+/** Closes the questions that are open here and missing in the server's list of open ones. */
 export function closedExcept(
   questions: Questions,
   open: readonly ResumedQuestion[],
@@ -77,10 +77,10 @@ export function closedExcept(
 }
 
 /**
- * Whether a closed question has the outcome that a reply asked for. What a newer server calls an
- * outcome cannot be compared, and counts as that.
+ * Whether a closed question has the outcome that a reply asked for. An outcome that this version does
+ * not know cannot be compared, and counts as such.
  */
-export function isTaken({ outcome, answer }: Pick<Question, "outcome" | "answer">, reply: Reply): boolean {
+export function isOutcomeFor({ outcome, answer }: Pick<Question, "outcome" | "answer">, reply: Reply): boolean {
   switch (outcome) {
     case "approved":
       return reply.approve === true;
@@ -109,7 +109,7 @@ function isSame(a: JsonValue, b: JsonValue | undefined): boolean {
 export const outcomeOf = ({ approve }: Reply): QuestionOutcome =>
   approve === undefined ? "answered" : approve ? "approved" : "denied";
 
-/** Whether a question is closed, as far as the events so far and a resume say. */
+/** Whether a question is closed, by the events so far and the runs of a resume. */
 export function isClosed(question: Question | undefined, resumed: readonly ResumedRun[]): boolean {
   if (question === undefined) return false;
   if (!isOpen(question)) return true;

@@ -91,7 +91,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
  * The run as a resume reports it: the server's text replaces the client's.
  *
  * @param isComplete Whether the client has every event that the server's text covers. Then its own
- *   text is kept if the server's lacks its beginning, and the outcomes of questions follow as events.
+ *   text is kept if the server's lacks its beginning, and the outcomes of questions closed meanwhile arrive as events.
  */
 export function afterResume(before: Run | undefined, resumed: ResumedRun, isComplete: boolean): Run {
   const { questions: open = [] } = resumed;
@@ -111,10 +111,10 @@ export function afterResume(before: Run | undefined, resumed: ResumedRun, isComp
 }
 
 /**
- * The run as a page of the history reports it: its end, if that was missed, and its questions.
- * Undefined for an unknown run that asks nothing now: the page itself shows it.
+ * Returns the run with what a page of the history adds: its end, if that was missed, and its questions.
+ * Undefined for an unknown run without an open question: its messages in the page are enough.
  *
- * @param keepsText Whether the page does not have the text that was received.
+ * @param keepsText Whether to keep the received text, because the page does not have it.
  */
 export function afterHistory(
   before: Run | undefined,

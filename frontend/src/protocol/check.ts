@@ -88,6 +88,6 @@ export const object =
       const fault = field.check(value[key], `${path}.${key}`);
       if (fault !== null) return fault;
     }
-    const unknown = closed ? Object.keys(value).find((key) => !(key in fields)) : undefined;
+    const unknown = closed ? Object.keys(value).find((key) => !Object.hasOwn(fields, key)) : undefined;
     return unknown === undefined ? null : `${path}.${unknown}: unknown field`;
   };

@@ -138,7 +138,7 @@ export class View {
     if (place !== "next") return place === "duplicate" ? "duplicate" : "missed";
     this.#sequence.take(message.seq);
     const known = this.#runs.get(message.payload.run_id);
-    // The outcome of a question of another session, which this one has answered: not its run.
+    // This session answered a question of another session: it learns the outcome, but has no such run.
     if (known === undefined && message.type === "agent_answered") return "applied";
     const run = afterEvent(known, message);
     this.#runs.set(run.run_id, run);

@@ -93,7 +93,7 @@ describe("an approval", () => {
     expect(card().querySelector(".only-read")?.textContent).toMatch(/^Expires at /);
     const names = card().getAttribute("aria-labelledby")?.split(" ").map((id) => document.getElementById(id)?.textContent);
     expect([card().getAttribute("role"), names]).toEqual(["group", ["Approval needed", "Delete it?"]]);
-    // A busy message is not read.
+    // Screen readers do not read a busy message.
     expect(page.querySelector("article.agent")?.getAttribute("aria-busy")).toBe("false");
     expect(page.querySelector("[role=log]")?.contains(card())).toBe(true);
   });
@@ -123,7 +123,7 @@ describe("an approval", () => {
     expect(page.querySelector("[aria-label=Questions] .tool-state")?.textContent).toBe(text);
   });
 
-  it("tells that another answer was first, and shows its outcome", async () => {
+  it("shows that another answer was first, and its outcome", async () => {
     const id = await ask(APPROVAL);
     browser.server.rejection = { code: "ANSWER_REJECTED" };
     await click("Approve");
@@ -132,7 +132,7 @@ describe("an approval", () => {
     await act(async () => void browser.server.close(id, "denied"));
     expect(page.querySelector("[aria-label=Questions] .tool-state")?.textContent).toBe("denied");
     expect(page.querySelector("[aria-label=Questions] [role=alert]")?.textContent).toBe(
-      "Your answer was not taken. This is ANSWER_REJECTED.",
+      "Your answer was not accepted. This is ANSWER_REJECTED.",
     );
   });
 
@@ -179,6 +179,20 @@ describe("the focus", () => {
     await ask({ kind: "question", schema: { type: "object", required: ["a", "b"], properties: { a: { enum: [1] }, b: { type: "integer" } } } });
     await click("Answer");
     expect(document.activeElement).toBe(card().querySelector("input[type=radio]"));
+  });
+
+  it("moves to the wrong field also past fields named like members of every object, which are not marked", async () => {
+    const properties = { constructor: { type: "string", format: "toString" }, valueOf: { type: "string" }, size: { type: "integer" } };
+    await ask({ kind: "question", schema: { type: "object", required: ["size"], properties } });
+    await click("Answer");
+    const inputs = [...card().querySelectorAll("input")];
+    expect(document.activeElement).toBe(inputs[2]);
+    expect(inputs.map((input) => input.getAttribute("aria-invalid"))).toEqual(["false", "false", "true"]);
+    expect(inputs[0]?.getAttribute("type")).toBe("text");
+    await type("constructor (optional)", "a");
+    await type("size", "2");
+    await click("Answer");
+    expect(sent()).toEqual([{ answer: { constructor: "a", size: 2 } }]);
   });
 
   it("Escape in a card does not stop the run", async () => {

@@ -24,7 +24,7 @@ const question = (client: NetraClient): Question | undefined => client.getSnapsh
 const outcome = (promise: Promise<string>): Promise<string> =>
   promise.catch((error: unknown) => (error as { body: { code: string } }).body.code);
 
-/** The same, as far as it is settled. */
+/** The same outcome; null until the promise is settled. */
 function watched(promise: Promise<string>): { value: string | null } {
   const seen: { value: string | null } = { value: null };
   void outcome(promise).then((value) => (seen.value = value));
@@ -34,7 +34,7 @@ function watched(promise: Promise<string>): { value: string | null } {
 const TOOL = { tool_name: "delete", arguments: { path: "/tmp/a" } };
 
 describe("a question", () => {
-  it("stands in its run, open until it has an outcome", async () => {
+  it("is part of its run, open until it has an outcome", async () => {
     const { browser, client, run, id } = await asked(TOOL);
     expect(question(client)).toEqual({
       question_id: id,
@@ -124,7 +124,7 @@ describe("an answer", () => {
     expect(await client.answer(id, { answer: 3 })).toBe("answered");
   });
 
-  it("is rejected here if the question is closed, if it is no answer, and once the client is closed", async () => {
+  it("is rejected locally if the question is closed, if the answer is invalid, and once the client is closed", async () => {
     const { browser, client, id } = await asked();
     browser.server.close(id, "expired");
     expect(await outcome(client.answer(id, { approve: true }))).toBe("ANSWER_REJECTED");
@@ -155,7 +155,7 @@ describe("an answer", () => {
     expect(browser.server.of("answer")).toHaveLength(1 - more);
   });
 
-  it("loses against another one, whichever the client hears of first", async () => {
+  it("is rejected if another answer was first, whether the outcome or the rejection arrives first", async () => {
     const { browser, client, run, id } = await asked();
     browser.server.isMute = true;
     const late = watched(client.answer(id, { approve: true }));
@@ -165,7 +165,7 @@ describe("an answer", () => {
     browser.server.close(id, "denied");
     await browser.clock.advance(1);
     expect(late.value).toBe("ANSWER_REJECTED");
-    // The server's own rejection arrives afterwards: it concerns nobody any more.
+    // The server's own rejection arrives afterwards, and is ignored.
     browser.server.error(browser.server.socket, "ANSWER_REJECTED", browser.server.of("answer")[0]?.correlation_id);
     await browser.clock.advance(1);
     expect(errors).toEqual([]);
@@ -178,7 +178,7 @@ describe("an answer", () => {
     expect(both.map(({ value }) => value)).toEqual(["answered", "ANSWER_REJECTED"]);
   });
 
-  it("that asks for what was decided has its outcome; so has one that nothing can be compared with", async () => {
+  it("resolves if the outcome is the requested one, or cannot be compared with it", async () => {
     const { browser, client, run, id } = await asked();
     browser.server.isMute = true;
     const same = watched(client.answer(id, { approve: false }));
@@ -271,7 +271,7 @@ describe("an answer and a lost connection", () => {
     const settled = watched(client.answer(id, { approve: true }));
     browser.server.close(id, "approved");
     await browser.clock.advance(1_000);
-    // Somebody else approved it: this answer had no part in that.
+    // Another answer approved it: this one was never sent.
     expect(settled.value).toBe("ANSWER_REJECTED");
     expect(browser.server.of("answer")).toEqual([]);
   });
@@ -324,7 +324,7 @@ describe("an answer and a lost connection", () => {
     expect(never.value).toBe("ANSWER_REJECTED");
   });
 
-  it("shows a question after a reload as it stands", async () => {
+  it("shows a question after a reload in its present state", async () => {
     const { browser, tab, client } = await connected();
     await client.sendMessage(hello);
     const first = browser.server.ask(browser.server.run.id, TOOL);
@@ -398,7 +398,7 @@ describe("the history", () => {
     expect(question(client)?.outcome).toBe("expired");
   });
 
-  it("does not reopen a question, and lists no run that asks nothing", async () => {
+  it("does not reopen a question, and adds no run without an open question", async () => {
     const { browser, client, id } = await asked();
     shareHistory(browser);
     browser.server.close(id, "denied");
@@ -446,7 +446,7 @@ describe("a question of another session", () => {
     expect(client.getSnapshot()).toMatchObject({ runs: [], messages: [] });
   });
 
-  it("has its outcome in the history, if there was no room for it in this session", async () => {
+  it("gets its outcome from the history, if the server does not send it to this session", async () => {
     const { browser, client, owner, id } = await foreign();
     browser.server.sendsCopies = false;
     const settled = watched(client.answer(id, { approve: true }));
@@ -458,7 +458,7 @@ describe("a question of another session", () => {
     expect(question(client)?.outcome).toBe("approved");
   });
 
-  it("is looked for three times, and stays open if it is", async () => {
+  it("is polled three times while its outcome is unknown, and stays open if it is open", async () => {
     const { browser, client, id } = await foreign();
     browser.server.isMute = true;
     const settled = watched(client.answer(id, { approve: true }));

@@ -40,7 +40,7 @@ interface Run {
   text: string;
   status: RunStatus;
   end: EventPayloads["agent_completed"] | null;
-  /** All that were asked. */
+  /** All questions of the run, open and closed. */
   questions: HistoryQuestion[];
 }
 
@@ -83,7 +83,7 @@ export class FakeServer {
   isShort = false;
   /** An error that answers every message, every answer and every request for a history. */
   rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
-  /** False: how a question was closed has no room in the session that answered it. */
+  /** False: a session that answers a question of another session is not sent the outcome. */
   sendsCopies = true;
   /** Milliseconds that this server's clock is ahead. */
   serverAhead = 0;
@@ -344,7 +344,7 @@ export class FakeServer {
     this.emit(run.session, "partial_result", run.key, { run_id: run.id, content });
   }
 
-  /** The agent of a run asks; by default for an approval that expires in a minute. */
+  /** Sends a question of a run; by default an approval that expires in a minute. */
   ask(runId: string, question: Partial<AskedQuestion> = {}): string {
     this.#count += 1;
     const asked: AskedQuestion = {
@@ -359,7 +359,7 @@ export class FakeServer {
     return asked.question_id;
   }
 
-  /** A question is closed; false if it is not open. */
+  /** Closes a question; false if it is not open. */
   close(question_id: string, outcome: string, more: { answer?: JsonValue; user_id?: string } = {}): boolean {
     const isIt = (one: HistoryQuestion): boolean => one.question_id === question_id && isOpen(one);
     const run = [...this.runs.values()].find(({ questions }) => questions.some(isIt));

@@ -1,4 +1,4 @@
-"""Writes batches to a database: which failures are tried again, and which are final.
+"""Writes batches to a database, and decides which failures are final.
 
 writer = BatchWriter(database, upkeep)
 writes = WriteBehind(writer.write)
@@ -18,7 +18,7 @@ from netra_trio.stores.sql.thread_numbers import ThreadNumbers
 from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.write_behind import Entry
 
-ATTEMPTS = 3  # at a batch that meets another process's: one of them succeeds each time
+ATTEMPTS = 3  # for a batch that conflicts with another process
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class BatchWriter:
             try:
                 await self._write_once(entries)
             except AnswerLost:
-                self._may_be_partial = True  # what is stored already is left out
+                self._may_be_partial = True  # the next attempt skips what is stored already
                 await self._write_once(entries)
         except StoreUnavailable:
             self._may_be_partial = True
@@ -67,7 +67,7 @@ class BatchWriter:
         if entries:
             await self._write_batch(entries)
         else:
-            # A renewed lease needs no room on a full disk; a message does.
+            # On a full disk a lease can still be renewed, but a message cannot be stored.
             await self._upkeep.probe()
 
     async def write_one(self, entry: Entry) -> None:
@@ -103,10 +103,10 @@ class BatchWriter:
         return Batch(entries, self._upkeep.lease.id, self.numbers, self._may_be_partial)
 
     async def _refuse(self, entry: Entry, error: Exception) -> None:
-        """Drop an entry that the database never accepts, so that it does not delay the others."""
+        """Drop an entry that the database rejects, so that it does not block the others."""
         _log.error("write_refused", write=type(entry).__name__, reason=_where_and_why(error))
         if isinstance(entry, EndRun) and entry.end.text:
-            # Without the agent's text: otherwise the run would stay `running` with this process.
+            # Store the end without the agent's text; else the run would stay `running`.
             await self._write_batch([EndRun(evolve(entry.end, text="", truncated=True))])
             return
         completion = entry.completion
@@ -117,7 +117,10 @@ class BatchWriter:
 
 
 def _where_and_why(error: Exception) -> str:
-    """Return why a write failed; for an error in a program, whose text may quote users, where."""
+    """Return why a write failed.
+
+    For a program error return only the place, because its text may quote a user.
+    """
     if fault_of(error) is Fault.OTHER:
         return f"{type(error).__name__} at {place_of(error)}"
     return reason(error)

@@ -36,12 +36,12 @@ CONNECTIONS = 8  # for reads: far more than two cores keep busy
 WRITERS = 2  # besides, for writes: many reads must not delay them
 STATEMENT_SECONDS = 2  # for one statement; a second less than `TimeoutStore` waits for an answer
 CONNECT_SECONDS = 3  # for libpq, to reach a server
-AGE_SECONDS = 300  # of a connection; then a new one follows a name or an address that has moved
-RETRY_PAUSES = (0.01, 0.1)  # seconds before another attempt at what was rolled back
-RETRY_WITHIN = 1.0  # seconds from the first attempt: the callers wait two or three
+AGE_SECONDS = 300  # of a connection, so that a changed DNS name or address takes effect
+RETRY_PAUSES = (0.01, 0.1)  # seconds before each further attempt after a rollback
+RETRY_WITHIN = 1.0  # seconds from the first attempt; callers wait 2 to 3 s for an answer
 SQLITE_OLDEST = (3, 35)  # the first with DROP COLUMN, which a downgrade of the schema needs
 
-_ARGUMENTS: dict[str, Any] = {  # of libpq, unless the URL sets them
+_ARGUMENTS: dict[str, Any] = {  # of libpq; the URL takes precedence
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "netra_trio",
     # A connection whose server vanished is closed within half a minute; until then, a thread waits.
@@ -51,7 +51,6 @@ _ARGUMENTS: dict[str, Any] = {  # of libpq, unless the URL sets them
     "tcp_user_timeout": 20_000,
 }
 _LIMITS = {
-    "statement_timeout": f"{STATEMENT_SECONDS}s",
     "lock_timeout": f"{STATEMENT_SECONDS}s",
     "idle_in_transaction_session_timeout": "60s",
     # Reads are statements without a transaction, which have the session's level.
@@ -66,13 +65,15 @@ class Database:
 
     Args:
         url: `sqlite://`, `sqlite:///path` or `postgresql://…`.
+        statement_seconds: After this time PostgreSQL cancels a statement, unless the URL sets
+            another limit. SQLite has no such limit.
 
     Raises:
         DatabaseUnusable: If it can never work: the folder of an SQLite file is missing, or the URL
             has an unknown option.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, statement_seconds: int = STATEMENT_SECONDS) -> None:
         self.url = _normal(make_url(url))
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         in_memory = is_in_memory(url)
@@ -97,7 +98,8 @@ class Database:
             # Imported only when needed: a start with SQLite does not load psycopg.
             from netra_trio.stores.sql.postgresql import Connector  # noqa: PLC0415
 
-            connector = Connector(self.url, _arguments(self.url), _LIMITS)
+            limits = {**_LIMITS, "statement_timeout": f"{statement_seconds}s"}
+            connector = Connector(self.url, _arguments(self.url), limits)
             self.engine = create_engine(
                 self.url,
                 creator=connector.connect,
@@ -106,7 +108,7 @@ class Database:
                 pool_recycle=AGE_SECONDS,
                 **_POOL,
             )
-            # Before SQLAlchemy's own listener, whose queries fail with some encodings.
+            # It runs before SQLAlchemy's own listener, whose queries fail with some encodings.
             event.listen(self.engine, "connect", _check_encoding, insert=True)
         event.listen(self.engine, "handle_error", _replace_connections)
         self._is_closed = False
@@ -121,7 +123,7 @@ class Database:
         return self.url.set(query={}).render_as_string(hide_password=True)
 
     async def read(self, work: Callable[[Connection], _T]) -> _T:
-        """Return the result of `work`; after some failures, of another attempt.
+        """Return the result of `work`, which is attempted again after some failures.
 
         It is attempted again if its connection has ended, with a new one, and if the failure was
         transient. Cancelling returns at once; the thread ends with the time limit of the statement.
@@ -176,9 +178,9 @@ class Database:
         return await self._in_thread(unit, self._writers)
 
     async def write_repeatable(self, work: Callable[[Connection], _T]) -> _T:
-        """As `write`, for work that may be done twice.
+        """As `write`, for work that may be executed twice.
 
-        It is done again after a conflict, and if the connection ended during the commit.
+        It is executed again after a conflict, and if the connection ended during the commit.
 
         Raises:
             StoreUnavailable: If the database does not answer, or there was another conflict.
@@ -221,7 +223,7 @@ class Database:
         pool.dispose()  # connections that were returned in between
 
     def _discard(self, _: object, entry: Any) -> None:
-        # An abandoned thread may connect after the closing.
+        # The thread of a cancelled call may connect after `close`.
         if self._is_closed:
             entry.close()
 
@@ -332,7 +334,7 @@ def _check_encoding(connection: Any, _: object) -> None:
 
 
 def _replace_connections(context: ExceptionContext) -> None:
-    """Replace all connections of the pool after a failure that another connection may not have.
+    """Replace all connections of the pool after a failure that a new connection may cure.
 
     SQLAlchemy does so only if the driver finds the connection closed. A standby keeps it open.
     """
@@ -365,8 +367,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
         "synchronous=FULL",  # a committed transaction survives a loss of power
         "foreign_keys=ON",
         "temp_store=MEMORY",  # else each batch creates a file for its statement journal
-        # KiB, for each connection. Eight times as much took twice the memory, and was not faster:
-        # the system caches the file, once for all.
+        # KiB, for each connection. 8 MiB doubled the memory of the process and was not faster:
+        # the operating system caches the file for all connections.
         "cache_size=-1024",
     ):
         connection.execute(f"PRAGMA {pragma}").close()

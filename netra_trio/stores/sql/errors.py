@@ -1,4 +1,4 @@
-"""Classes of failures: what an exception of a unit of work means for the next attempt.
+"""Classifies the exceptions of a unit of work, to decide whether it is attempted again.
 
 >>> from sqlite3 import OperationalError
 >>> fault_of(OperationalError("disk I/O error")).name
@@ -20,32 +20,32 @@ from netra_trio.errors import NetraError, StoreUnavailable
 
 
 class Fault(Enum):
-    """What a failure means for the next attempt."""
+    """A class of failures, by what the next attempt can do."""
 
     GONE = auto()
     """The connection has ended. Another one may work at once."""
 
     READ_ONLY = auto()
-    """The server only reads, as a standby does: every connection to it is useless. Nothing was
-    written. A new connection may reach the server that took its place."""
+    """The server is read-only, as a standby is: no connection to it can write. Nothing was written.
+    A new connection may reach the new primary."""
 
     TRANSIENT = auto()
-    """The transaction was rolled back. The same one may succeed in a moment."""
+    """The transaction was rolled back, and may succeed if it is repeated soon."""
 
     CONFLICT = auto()
-    """Another transaction was first. The work may succeed once it has read what that one wrote."""
+    """Another transaction changed the same rows; read again, then retry."""
 
     NEVER = auto()
-    """The database cannot keep one of the values, now or later."""
+    """The database can never store one of the values."""
 
     UNUSABLE = auto()
-    """This is no database."""
+    """The file is not an SQLite database."""
 
     UNAVAILABLE = auto()
-    """The database, or this machine, cannot do it now."""
+    """The database or this machine cannot do the work now: an outage."""
 
     OTHER = auto()
-    """Not a failure of the database: an error in a program, or an exception of this package."""
+    """Not a failure of the database: a program error, or an exception of this package."""
 
 
 class AnswerLost(StoreUnavailable):
@@ -53,16 +53,16 @@ class AnswerLost(StoreUnavailable):
 
 
 NEEDS_NEW_CONNECTION = frozenset({Fault.GONE, Fault.READ_ONLY})
-"""The faults that are over with another connection, if at all."""
+"""The faults that a new connection may cure."""
 
 BELONGS_TO_DATABASE = frozenset(
     {Fault.GONE, Fault.READ_ONLY, Fault.TRANSIENT, Fault.UNUSABLE, Fault.UNAVAILABLE}
 )
-"""The faults of the database, whatever is written; the others depend on what is written."""
+"""The faults that do not depend on what is written."""
 
 _BY_SQLSTATE: Mapping[str, Fault] = {
-    "0A000": Fault.GONE,  # a cached plan: the schema changed under a statement that was prepared
-    "22": Fault.NEVER,  # a value that its column, or the encoding, does not have
+    "0A000": Fault.GONE,  # a cached plan: the schema changed after the statement was prepared
+    "22": Fault.NEVER,  # a value outside the column's type or the encoding
     "23": Fault.CONFLICT,
     "23502": Fault.NEVER,  # NOT NULL
     "23514": Fault.NEVER,  # CHECK
@@ -83,7 +83,7 @@ _BY_SQLSTATE: Mapping[str, Fault] = {
     "57P05": Fault.GONE,  # idle for too long
     "P0": Fault.NEVER,  # raised by a trigger
 }
-"""By the whole SQLSTATE, or by its class: the first two characters."""
+"""Keys: a whole SQLSTATE, or its class (the first two characters)."""
 
 _BY_SQLITE_CODE: Mapping[int, Fault] = {
     sqlite3.SQLITE_BUSY: Fault.TRANSIENT,
@@ -97,14 +97,14 @@ _BY_SQLITE_CODE: Mapping[int, Fault] = {
     sqlite3.SQLITE_MISMATCH: Fault.NEVER,
     sqlite3.SQLITE_NOTADB: Fault.UNUSABLE,
 }
-"""By the extended result code, or by the primary one: its lowest byte."""
+"""Keys: an extended result code, or a primary one (the lowest byte of an extended one)."""
 
 _BY_CLASS: Mapping[str, Fault] = {
     "DataError": Fault.NEVER,  # psycopg's own check: a NUL character
     "IntegrityError": Fault.CONFLICT,
-    "ProgrammingError": Fault.OTHER,  # of a driver, before it sent anything
+    "ProgrammingError": Fault.OTHER,  # raised by the driver before it sends anything
 }
-"""Of a driver's error without a code; both drivers use the names of PEP 249."""
+"""For a driver's error without a code, by its class; both drivers use the names of PEP 249."""
 
 _ADVICE: Mapping[str | int, str] = {
     "25006": (
@@ -122,7 +122,7 @@ _ADVICE: Mapping[str | int, str] = {
     sqlite3.SQLITE_FULL: "make room on the disk of the database",
     sqlite3.SQLITE_READONLY: "make the file and its folder writable for this user",
 }
-"""What an operator can do, by SQLSTATE or primary SQLite code."""
+"""Advice for the operator, by SQLSTATE or primary SQLite code."""
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -145,7 +145,7 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line why the database failed, without any value that it was given."""
+    """Return one line about the failure, without the values of the statement."""
     if not isinstance(error, SQLAlchemyError):
         return str(error) if isinstance(error, NetraError) else type(error).__name__
     own = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
@@ -154,7 +154,7 @@ def reason(error: BaseException) -> str:
 
 
 def advice(error: BaseException | None) -> str | None:
-    """Return what an operator can do about a failure; None if the failure's text has to do."""
+    """Return advice for the operator about a failure; None if there is none."""
     if error is None:
         return None
     cause = _cause(error)
@@ -201,8 +201,8 @@ def _is_of_driver(cause: BaseException) -> bool:
 
 
 def _of_this_process(cause: BaseException) -> Fault | None:
-    """Return the class of a failure that no database has reported."""
-    if isinstance(cause, UnicodeEncodeError | OverflowError):  # a driver's conversion of a value
+    """Return the class of a failure in this process, which no database reported."""
+    if isinstance(cause, UnicodeEncodeError | OverflowError):  # a driver cannot convert a value
         return Fault.NEVER
     if isinstance(cause, MemoryError | OSError | NoConnectionFree):
         return Fault.UNAVAILABLE
@@ -210,5 +210,5 @@ def _of_this_process(cause: BaseException) -> Fault | None:
     return Fault.UNAVAILABLE if is_out_of_threads else None
 
 
-_NO_THREAD = "can't start new thread"  # Python's text: there is no class for it
+_NO_THREAD = "can't start new thread"  # Python's text; the exception has no class of its own
 _DRIVERS = frozenset({"psycopg", "sqlite3"})

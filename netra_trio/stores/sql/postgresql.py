@@ -6,8 +6,8 @@
 A direct connection gets its limits as start-up options, which costs no statement. A pooler refuses
 or ignores these options, and may serve each transaction from another session of the server. So a
 connection through a pooler sets its limits in each transaction, and prepares no statements.
-Whether there is a pooler needs no setting: a pooler tells its clients another process id than the
-one of the session that serves them.
+A pooler is detected without a setting: it reports another process id to its clients than that of
+the server's session.
 """
 
 import difflib
@@ -35,8 +35,8 @@ _INTEGERS = (  # libpq reads them only when it connects
     "keepalives_count",
     "tcp_user_timeout",
 )
-_NOWHERE = "/dev/null"  # a host that is no folder: libpq looks for no socket in it
-_NOT_FOUND = "connection to server on socket"  # the beginning of libpq's text then
+_NOWHERE = "/dev/null"  # a host that is not a folder, so libpq finds no socket in it
+_NOT_FOUND = "connection to server on socket"  # libpq's error then begins with this
 
 _SPACE = r"\ "  # within one of libpq's options
 
@@ -61,11 +61,11 @@ class Connector:
         _check_names(url)
         given = _parameters_of(url)
         self._options = str(given.pop("options", ""))
-        # Whatever the URL or PGCLIENTENCODING says: texts are any Unicode characters.
+        # It overrides the URL and PGCLIENTENCODING, because texts have any Unicode characters.
         self._parameters = {**parameters, **given, "client_encoding": "utf8"}
         _check_values(self._parameters)
         self._limits = {name: value for name, value in limits.items() if name not in self._options}
-        self._are_refused = False  # the limits as start-up options
+        self._are_refused = False  # whether the limits were refused as start-up options
 
     def connect(self) -> "psycopg.Connection[TupleRow]":
         """Return a new connection, whose transactions have the limits.
@@ -187,7 +187,7 @@ def _check_names(url: URL) -> None:
     """
     known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
     for name, value in url.query.items():
-        # Part of a password that is not percent-encoded may be taken for a name.
+        # Part of a password that is not percent-encoded may be parsed as a name: do not show it.
         shown = f"option {name}" if re.fullmatch("[A-Za-z_]{1,40}", name) else "such option"
         if name not in known:
             close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=SIMILARITY)
@@ -226,7 +226,7 @@ def _check_values(parameters: Mapping[str, Any]) -> None:
             )
     hosts = str(parameters.get("host", "")).count(",") + 1
     local = {**parameters, "host": ",".join([_NOWHERE] * hosts), "hostaddr": None}
-    if local.get("gssencmode") == "require":  # valid, but not here
+    if local.get("gssencmode") == "require":  # valid, but it fails without a server
         del local["gssencmode"]
     try:
         attempt = pq.PGconn.connect_start(make_conninfo(**local).encode())

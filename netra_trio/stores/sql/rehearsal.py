@@ -1,4 +1,4 @@
-"""Tries what a server does with a database, in a transaction that is rolled back.
+"""Tests the migration and the writes of a server, in a transaction that is rolled back.
 
 revision = await database.rehearse(rehearse)
 """
@@ -20,7 +20,7 @@ from netra_trio.stores.sql.thread_numbers import ThreadNumbers
 
 _TOUCH_REVISION = text("UPDATE alembic_version SET version_num = version_num")
 
-# Only the owner of a table can change it; the members of the owning role can, too.
+# Only the owner of a table, or a member of the owning role, can alter it.
 _NOT_OWNED = text(
     "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname = ANY(:tables) "
     "AND relnamespace = current_schema()::regnamespace AND NOT pg_has_role(relowner, 'USAGE') "
@@ -32,8 +32,8 @@ _MAY_CREATE = text("SELECT has_schema_privilege(current_schema(), 'CREATE')")
 def rehearse(connection: Connection) -> str | None:
     """Try to bring the schema up to date and to write; return the present revision of the schema.
 
-    A schema that is created is created really. An older one is not migrated, because running
-    servers would wait for the end of that: only the right to do so is examined.
+    A missing schema is created, and rolled back. An older one is not migrated, because running
+    servers would wait until that ends: only the rights to migrate are checked.
 
     Args:
         connection: In a transaction, which the caller rolls back.
@@ -49,7 +49,7 @@ def rehearse(connection: Connection) -> str | None:
         _check_migration(connection)
         return revision
     _touch_tables(connection)
-    _talk(connection)
+    _write_sample(connection)
     return revision
 
 
@@ -72,7 +72,7 @@ def _check_migration(connection: Connection) -> None:
 
 
 def _touch_tables(connection: Connection) -> None:
-    """Insert, change and delete no row of every table: the rights are needed all the same."""
+    """Run an insert, update and delete of zero rows on each table, to check the rights."""
     for table in metadata.sorted_tables:
         column = next(iter(table.columns))
         nothing = select(table).where(false())
@@ -81,8 +81,8 @@ def _touch_tables(connection: Connection) -> None:
         connection.execute(delete(table).where(false()))
 
 
-def _talk(connection: Connection) -> None:
-    """Store a user, a message and its run, and delete them; write as much as a large message."""
+def _write_sample(connection: Connection) -> None:
+    """Store a user, a message and its run, delete them, and write as much as a large message."""
     user_id, run_id, moment = UserId(new_thread_id()), new_run_id(), time.time()
     message = NewMessage(
         user_id,

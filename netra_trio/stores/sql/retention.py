@@ -12,7 +12,7 @@ from netra_trio.stores.sql.schema import messages, runs, threads, usage
 
 CHUNK = 500  # messages of one transaction: some ms, so that it delays no other write
 DAY = 86_400.0  # seconds
-USAGE_DAYS = 400  # for which reports of usage are kept at least: a year, and a month to compare
+USAGE_DAYS = 400  # the shortest time to keep reports of usage: a year, and a month to compare
 
 
 def delete_old(connection: Connection, *, older_than: float) -> int:

@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Failed(StoreUnavailable):
-    """The database is well, and something else failed."""
+    """The failure is not the database's."""
 
 
 class Upkeep:
@@ -105,7 +105,7 @@ class Upkeep:
         """Delete what is older than the retention time; raises as `renew` does."""
         if not self._retention_days:
             return
-        # The earlier one of two clocks: a clock that is ahead must not delete what is young.
+        # The earlier of two clocks: a clock that is ahead must not delete recent messages.
         moment = min(self._wall_clock(), await self._write(now))
         work = partial(delete_old, older_than=moment - self._retention_days * DAY)
         deleted = found = await self._write(work)
@@ -121,7 +121,7 @@ class Upkeep:
     async def _delete_old_or_skip(self) -> None:
         """Delete what is too old; raise only if the database cannot do it now.
 
-        After any other failure, which the log has, messages can still be stored.
+        Any other failure is logged, and ignored: messages can still be stored.
         """
         try:
             await self.delete_old()
@@ -149,12 +149,12 @@ class Upkeep:
             raise StoreUnavailable(str(error)) from error
 
     async def _write_usable(self, work: Callable[[Connection], _T]) -> _T:
-        """Write something that may be written twice; raises as `prepare` does."""
+        """Run work that may be repeated; raises as `prepare` does."""
         try:
             return await self._database.write_repeatable(work)
         except (StoreUnavailable, DatabaseUnusable):
             raise
         except Exception as error:
-            # Without the text of the error, which may quote a user.
+            # Without the text of the error, because it may quote a user.
             _log.error("store_failed", fault=type(error).__name__, where=place_of(error))
             raise _Failed(reason(error)) from error

@@ -1,4 +1,4 @@
-"""Classes of failures, and what is attempted again."""
+"""The classification of failures, and which work is attempted again."""
 
 import doctest
 import sqlite3
@@ -157,7 +157,7 @@ def of_sqlite(kind: type[sqlite3.Error], code: int) -> sqlite3.Error:
             ),
             Fault.NEVER,
         ),
-        # Of no database
+        # Raised without a database
         (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), Fault.NEVER),
         (OverflowError("Python int too large to convert to SQLite INTEGER"), Fault.NEVER),
         (MemoryError(), Fault.UNAVAILABLE),
@@ -331,7 +331,7 @@ class LostCommits:
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
 
-async def test_a_lost_answer_is_told_from_a_failure(postgres_url: str) -> None:
+async def test_a_lost_answer_is_distinguished_from_a_failure(postgres_url: str) -> None:
     database = Database(postgres_url)
     lost = LostCommits(database)
     lost.times = 1
@@ -372,7 +372,7 @@ async def test_a_session_that_is_ended_during_the_commit(
 async def test_a_batch_whose_answer_is_lost_is_stored_once(
     postgres_url: str, logs: list[Any]
 ) -> None:
-    """Nobody is told about it, not even the sender of a message with a key."""
+    """It is not reported, not even to the sender of a message with a key."""
     store = SqlStore(postgres_url)
     async with store.open():
         lost = LostCommits(store.database)
@@ -439,7 +439,7 @@ async def test_a_user_is_added_despite_a_lost_answer(postgres_url: str) -> None:
     store.database.close()
 
 
-# What can never be stored
+# Values that can never be stored
 
 UNSTORABLE = "what no encoding has"
 REFUSE = """
@@ -451,7 +451,7 @@ CREATE TRIGGER refuses BEFORE INSERT ON messages FOR EACH ROW
 
 
 @pytest.mark.parametrize("sqlstate", ["22P05", "22021", "54000", "P0001"])
-async def test_what_can_never_be_stored_is_refused_for_good(
+async def test_what_can_never_be_stored_is_refused_permanently(
     copied_database: str, postgres: PostgresServer, logs: list[Any], sqlstate: str
 ) -> None:
     refuse = REFUSE.format(sqlstate=sqlstate, content=UNSTORABLE)
@@ -463,7 +463,7 @@ async def test_what_can_never_be_stored_is_refused_for_good(
         assert found == ["never stored", "recorded"]
         assert await outcome(store, bad) == "never stored"
         await store.check()
-        # The run of an answer that cannot be stored has an end all the same.
+        # If an agent's answer cannot be stored, the end of its run is stored without it.
         end = end_of(good, UNSTORABLE)
         await store.end_run(end)
         assert await page_of(store) == ([of_user(good, RunStatus.COMPLETED)], False)
@@ -577,7 +577,7 @@ async def test_an_error_of_the_retention_makes_nothing_unavailable(
     store = SqlStore(url, retention_days=1)
     async with store.open():
         await wait_for_event(logs, "store_failed")
-        await trio.sleep(0.2)  # some renewals: the deletion is not repeated with them
+        await trio.sleep(0.2)  # some renewals, which do not repeat the deletion
         await record(store, new())
     assert events(logs) == ["store_failed"]
 
@@ -597,7 +597,7 @@ async def test_a_migration_that_fails_is_waited_for(
     assert events(logs) == ["store_unavailable", "schema_changed", "store_available"]
 
 
-# What is set, and not inherited
+# Settings that override defaults of the server and the client
 
 
 async def test_the_isolation_is_set(copied_database: str, postgres: PostgresServer) -> None:

@@ -1,4 +1,4 @@
-"""Servers that change their roles: what a store does while another one becomes the primary."""
+"""Failover: what a store does while another server becomes the primary."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -213,7 +213,7 @@ async def test_a_demoted_primary_is_unavailable_and_the_process_lives(
 async def test_a_read_only_server_is_tried_with_new_connections_only(
     pair: tuple[PostgresServer, PostgresServer],
 ) -> None:
-    """One for the second attempt of each write; the connections do not pile up."""
+    """Each attempt at a write has a new connection; the replaced ones are closed."""
     server, _ = pair
     database = Database(server.url(NAME))
     made: list[object] = []
@@ -255,7 +255,7 @@ async def test_connections_have_a_greatest_age(
 async def test_a_store_is_ready_after_its_sessions_were_ended(
     copied_database: str, logs: list[Any]
 ) -> None:
-    """Whatever is asked first, nobody is refused, and no outage is reported."""
+    """Whichever call comes first, it succeeds, and no outage is reported."""
     store = SqlStore(copied_database)
     message = new("stored")
     others = text(

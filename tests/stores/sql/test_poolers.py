@@ -175,7 +175,7 @@ async def test_a_direct_connection_needs_no_statement_for_its_limits(database_ur
         assert await database.read(scalar("SHOW statement_timeout")) == "2s"
 
 
-# What cannot work is told in one line
+# Impossible configurations are reported in one line
 
 
 async def test_a_pooler_without_transactions_is_rejected(postgres: PostgresServer) -> None:
@@ -283,7 +283,7 @@ async def test_a_pooler_without_its_database_is_an_outage(pooler: PgBouncer) -> 
         ("service=missing", 'definition of service "missing" not found; correct it'),
     ],
 )
-def test_an_option_that_libpq_rejects_is_told_in_one_line(query: str, expected: str) -> None:
+def test_an_option_that_libpq_rejects_is_reported_in_one_line(query: str, expected: str) -> None:
     with pytest.raises(DatabaseUnusable) as refused:
         Database(f"postgresql://user:{SECRET}@host/db?{query}")
     line = str(refused.value)

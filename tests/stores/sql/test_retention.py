@@ -174,36 +174,36 @@ def dates_of(url: str) -> list[float]:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Delete ten messages at once; return how many were deleted each time."""
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Delete ten messages in one query; return how many each query deleted."""
     found: list[int] = []
 
-    def look(connection: Connection, *, older_than: float) -> int:
+    def query(connection: Connection, *, older_than: float) -> int:
         found.append(delete_old(connection, older_than=older_than))
         return found[-1]
 
     monkeypatch.setattr(retention, "CHUNK", 10)
     monkeypatch.setattr(upkeep, "CHUNK", 10)
-    monkeypatch.setattr(upkeep, "delete_old", look)
+    monkeypatch.setattr(upkeep, "delete_old", query)
     return found
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 35])
 async def test_any_number_of_messages_is_deleted_in_chunks(
-    url: str, looks: list[int], count: int
+    url: str, queries: list[int], count: int
 ) -> None:
     fill(url, [1.0] * count + [NOW] * 5)
     async with store_of(url) as store:
         await delete_now(store)
-    assert sum(looks) == count
-    assert max(looks) <= 10
-    assert len(looks) == count // 10 + 1
+    assert sum(queries) == count
+    assert max(queries) <= 10
+    assert len(queries) == count // 10 + 1
     assert counts(url) == (1, 5, 0)
 
 
 @pytest.mark.parametrize("ahead", [3600.0, 365 * DAY])
 async def test_messages_from_the_future_do_not_protect_old_ones(
-    url: str, looks: list[int], ahead: float
+    url: str, queries: list[int], ahead: float
 ) -> None:
     """A clock that was ahead for a while has dated some messages in the future."""
     young = [NOW + ahead] * 11
@@ -211,10 +211,12 @@ async def test_messages_from_the_future_do_not_protect_old_ones(
     async with store_of(url) as store:
         await delete_now(store)
     assert dates_of(url) == [*young, *young, LIMIT]
-    assert max(looks) <= 10
+    assert max(queries) <= 10
 
 
-async def test_messages_are_deleted_in_any_order_of_their_dates(url: str, looks: list[int]) -> None:
+async def test_messages_are_deleted_in_any_order_of_their_dates(
+    url: str, queries: list[int]
+) -> None:
     dates = [LIMIT + step * DAY / 10 for step in range(-20, 20)]
     random.Random(7).shuffle(dates)  # noqa: S311 - any order
     fill(url, dates)
@@ -224,7 +226,7 @@ async def test_messages_are_deleted_in_any_order_of_their_dates(url: str, looks:
 
 
 async def test_messages_of_unfinished_runs_do_not_protect_others(
-    url: str, looks: list[int]
+    url: str, queries: list[int]
 ) -> None:
     fill(url, [1.0] * 11, status=RunStatus.RUNNING)
     fill(url, [2.0] * 11, status=RunStatus.COMPLETED)
@@ -233,14 +235,14 @@ async def test_messages_of_unfinished_runs_do_not_protect_others(
         change(url, lambda c: c.execute(update(runs).values(status="running").where(_is_first)))
         await delete_now(store)
     assert dates_of(url) == [1.0] * 11
-    assert looks == [10, 1]
+    assert queries == [10, 1]
 
 
 _is_first = runs.c.message <= 11
 
 
 @pytest.mark.parametrize("days_ahead", [1, 3650])
-async def test_a_clock_that_is_ahead_deletes_nothing_young(url: str, days_ahead: float) -> None:
+async def test_a_clock_that_is_ahead_deletes_no_recent_message(url: str, days_ahead: float) -> None:
     """The database's clock counts too; a server's own may be wrong."""
     today = time.time()
     fill(url, [today - DAYS * DAY - 60, today - DAYS * DAY + 60, today])
