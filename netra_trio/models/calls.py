@@ -64,7 +64,7 @@ async def _result_of(run: Run, call: ToolCall, tools: Mapping[str, ModelTool]) -
 
 
 async def _call(run: Run, tool: ModelTool, arguments: JsonObject) -> object:
-    # `approve` is the word of this server: a model must not set it by an argument of that name.
+    # `approve` is a parameter of `run.tool`: a model must not set it by an argument of that name.
     shown = {"arguments": arguments} if "approve" in arguments else arguments
     try:
         bound = tool.bind(arguments)

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from netra_trio.models.mcp.tools import Toolbox
 
 BASE_URL = "https://api.openai.com/v1"
-HISTORY_TOKENS = 8000  # a model on a laptop has 8 000 to 32 000 for everything
-HISTORY_MESSAGES = 200  # that are read from the store at most
+HISTORY_TOKENS = 8000  # the whole context of a model on a laptop has 8 000 to 32 000
+HISTORY_MESSAGES = 200  # read from the store at most
 ROUNDS = 16  # of answers with tool calls in one run
-NAMES_SHOWN = 10  # of the models that a server lists
+NAMES_SHOWN = 10  # of models in a log line
 NO_MCP = "MCP servers need the package mcp: pip install 'netra-trio[mcp]'"
 CUT = "\n\n*The answer was cut: it reached the model's limit of tokens.*"
 
@@ -63,15 +63,16 @@ def chat(
         tools: Python functions that the model may call, see `function_tool`.
         mcp: MCP servers, each as a command, a URL or an `McpServer`; they need `netra-trio[mcp]`.
         history_tokens: The budget for earlier messages of the thread, see `estimate`; 0 sends none.
-        max_rounds: How often in one run the model may ask for tools.
-        idle_seconds: How long an answer may make no progress.
+        max_rounds: How many answers of one run may call tools; the run fails at the next one, whose
+            tools are not called.
+        idle_seconds: Seconds without a byte after which an answer fails.
         options: More fields of the request, such as `temperature`; None leaves a field out.
         check: Whether the server has to be reachable, and accept the key, when the application
             starts.
 
     Raises:
         SettingsError: The key cannot be used, or the package for MCP servers is missing.
-        TypeError: A function cannot be a tool.
+        TypeError: A function cannot be a tool, or `mcp` is a text instead of a list.
         ValueError: The address is wrong, a number is negative, or two tools have the same name.
     """
     if history_tokens < 0 or max_rounds < 0 or idle_seconds <= 0:
@@ -93,7 +94,7 @@ def chat(
 
 
 class Chat:
-    """A language model as an agent, made by `chat`; its connections live with the application."""
+    """A language model as an agent, made by `chat`; `open` holds its connections."""
 
     def __init__(
         self,
@@ -149,9 +150,13 @@ class Chat:
             names = await self._provider.check()
         except ModelError as error:
             raise ModelError(error.detail) from None
-        # A server may answer for more models than it lists, and Ollama leaves a default tag out.
+        if not names:
+            address = self._provider.base_url
+            _log.warning("models_not_listed", model=self.model, address=address)
+            return
+        # A server may have models that it does not list, and Ollama adds a tag to the names.
         model, tagged = self.model, f"{self.model}:"
-        if names and not any(name == model or name.startswith(tagged) for name in names):
+        if not any(name == model or name.startswith(tagged) for name in names):
             listed = ", ".join(names[:NAMES_SHOWN])
             _log.warning("model_not_listed", model=model, listed=listed)
 
@@ -170,8 +175,8 @@ class Chat:
             raise
 
     async def _answer(self, run: Run, messages: list[JsonObject]) -> None:
-        output = Output(run)
-        for _ in range(self._max_rounds + 1):
+        output, rounds = Output(run), 0
+        while True:
             tools = self._tools()
             request = self._request(messages, tools)
             completion = await self._provider.answer(request, output.forward)
@@ -185,13 +190,16 @@ class Chat:
                 await run.emit(CUT)
             if not completion.tool_calls:
                 return
+            if rounds == self._max_rounds:
+                text = f"The model asked for tools more than {rounds} times in a row."
+                raise ModelError(text)
+            rounds += 1
             messages.append(completion.message())
             messages += await call_tools(run, completion.tool_calls, tools)
             output.next_answer()
-        raise ModelError(f"The model asked for tools more than {self._max_rounds} times in a row.")
 
     def _tools(self) -> dict[str, ModelTool]:
-        """Return the tools that there are now, by name."""
+        """Return the tools that are available now, by name."""
         tools = dict(self._functions)
         if self._toolbox is not None:
             tools |= {tool.name: tool for tool in self._toolbox.tools(taken=tuple(tools))}
@@ -224,6 +232,8 @@ class Chat:
 
     async def _count(self, run: Run, completion: Completion) -> None:
         usage = completion.usage
+        if completion.has_bad_usage:
+            _log.warning("model_usage_invalid", run_id=run.id, model=self.model)
         if usage is not None:
             await run.usage(
                 model=self.model,

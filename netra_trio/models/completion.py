@@ -7,11 +7,13 @@ completion.feed("[DONE]")
 """
 
 import json
+from math import isfinite
 from typing import Any
 
 import orjson
 from attrs import define, field, frozen
 
+from netra_trio.agents.run import TOKENS_MAX
 from netra_trio.models.errors import ModelError
 from netra_trio.protocol.messages import JsonObject
 
@@ -26,8 +28,8 @@ class Delta:
     """A piece of an answer.
 
     Attributes:
-        text: Of the answer.
-        thought: Of the reasoning before it.
+        text: The new part of the answer's text.
+        thought: The new part of the reasoning before it.
     """
 
     text: str = ""
@@ -54,9 +56,9 @@ class Usage:
     """The tokens of one answer, as the provider counts them.
 
     Attributes:
-        input_tokens: Of the request.
-        output_tokens: Of the answer, reasoning included.
-        cost: In the provider's currency; None if it names none.
+        input_tokens: The tokens of the request.
+        output_tokens: The tokens of the answer, with those of the reasoning.
+        cost: In the provider's currency; None if the provider sends no cost.
     """
 
     input_tokens: int
@@ -72,6 +74,7 @@ class Completion:
         tool_calls: In the order in which they began.
         finish_reason: Why the model ended the answer; None while it has not.
         usage: The tokens; None if the provider did not count them.
+        has_bad_usage: Whether the provider sent a number of tokens or a cost that is invalid.
         is_done: Whether the provider ended the stream itself.
         has_output: Whether a part of the answer has arrived.
     """
@@ -79,6 +82,7 @@ class Completion:
     tool_calls: list[ToolCall] = field(factory=list)
     finish_reason: str | None = None
     usage: Usage | None = None
+    has_bad_usage: bool = False
     is_done: bool = False
     has_output: bool = False
     _texts: list[str] = field(factory=list)
@@ -99,7 +103,8 @@ class Completion:
         """Take the data of one message, and return the new part of the answer.
 
         Raises:
-            ModelError: It is an error of the provider, no chunk, or the answer is too long.
+            ModelError: It is an error of the provider, no chunk, or the answer is too long. The
+                detail may have a whole message of the server, with the key in it.
         """
         if data.strip() == DONE:
             self.is_done = True
@@ -108,11 +113,11 @@ class Completion:
         if not isinstance(chunk, dict):
             raise ModelError(
                 "The model's server sent an answer that cannot be read.",
-                f"expected a JSON object in the stream, got {data[:80]!r}",
+                f"expected a JSON object in the stream, got {data}",
             )
         if chunk.get("error"):
             raise _error_of(chunk["error"])
-        self.usage = _usage_of(chunk.get("usage")) or self.usage
+        self._take_usage(chunk.get("usage"))
         choices = _objects(chunk.get("choices"))
         return self._take_choice(choices[0]) if choices else Delta()
 
@@ -127,6 +132,16 @@ class Completion:
             for call in self.tool_calls
         ]
         return {"role": "assistant", "content": self.text or None, "tool_calls": calls}
+
+    def _take_usage(self, value: Any) -> None:
+        if not isinstance(value, dict) or not value:
+            return
+        given, written = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+        cost = _cost(value.get("cost"))
+        if given is not None and written is not None:
+            self.usage = Usage(given, written, cost)
+        if given is None or written is None or (cost is None and value.get("cost") is not None):
+            self.has_bad_usage = True
 
     def _take_choice(self, choice: JsonObject) -> Delta:
         reason = choice.get("finish_reason")
@@ -186,13 +201,13 @@ class Completion:
 
 
 def _parsed(data: str) -> Any:
-    """Return a JSON value; None for what is none."""
+    """Return a JSON value; None if the text is not JSON."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(data)  # it takes lone surrogates: some servers cut texts between two
+        return json.loads(data)  # accepts lone surrogates: some servers split pairs
     except (ValueError, RecursionError):
         return None
 
@@ -209,23 +224,16 @@ def _text_of(value: Any) -> str:
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
-def _usage_of(value: Any) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
-    given, written = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
-    if given is None or written is None:
-        return None
-    cost: Any = value.get("cost")
-    has_cost = type(cost) in {int, float} and cost >= 0
-    return Usage(given, written, float(cost) if has_cost else None)
-
-
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= TOKENS_MAX else None
+
+
+def _cost(value: Any) -> float | None:
+    if type(value) is int:  # it may be too large for a float
+        return float(value) if 0 <= value <= TOKENS_MAX else None
+    return value if type(value) is float and isfinite(value) and value >= 0 else None
 
 
 def _error_of(error: object) -> ModelError:
     shown = error.get("message", error) if isinstance(error, dict) else error
-    return ModelError(
-        "The model's server reported an error.", f"the server sent an error: {str(shown)[:500]}"
-    )
+    return ModelError("The model's server reported an error.", f"the server sent an error: {shown}")

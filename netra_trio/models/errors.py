@@ -6,8 +6,7 @@ from netra_trio.errors import AgentError
 class ModelError(AgentError):
     """The server of a model gave no complete answer.
 
-    Its text is for the user of the agent; it names neither addresses nor anything of the server's
-    own text.
+    Its text is for the user of the agent; it contains no address and no text of the server.
 
     Attributes:
         detail: For the operator: the address, the server's text and how to fix it. Contains no key.

@@ -10,10 +10,12 @@ from typing import Protocol
 from netra_trio.protocol.messages import JsonObject
 
 MESSAGE_TOKENS = 4  # of the role and the marks around a message
-BYTES_PER_TOKEN = 4  # of English text; of other scripts a token has fewer characters, not bytes
+BYTES_PER_TOKEN = (
+    4  # of English text; in other scripts a token has fewer characters, not fewer bytes
+)
 
 
-class Said(Protocol):
+class PastMessage(Protocol):
     """A message of the history."""
 
     @property
@@ -30,13 +32,13 @@ class Said(Protocol):
 def estimate(text: str) -> int:
     """Return an estimate of the tokens of a message: a quarter of its UTF-8 bytes, plus 4.
 
-    It needs no tokenizer, of which each model has another one.
+    It needs no tokenizer (tokenizers differ between models).
     """
     size = len(text.encode(errors="replace"))
     return MESSAGE_TOKENS + -(-size // BYTES_PER_TOKEN)
 
 
-def messages_within(earlier: Sequence[Said], tokens: int) -> list[JsonObject]:
+def messages_within(earlier: Sequence[PastMessage], tokens: int) -> list[JsonObject]:
     """Return the newest messages that fit into the budget, oldest first, for a request.
 
     A message is never cut; the first one that does not fit ends the selection. The selection begins
@@ -62,7 +64,7 @@ def with_question(messages: list[JsonObject], question: str) -> list[JsonObject]
     return [*messages, {"role": "user", "content": question}]
 
 
-def _joined(earlier: Sequence[Said]) -> Iterator[JsonObject]:
+def _joined(earlier: Sequence[PastMessage]) -> Iterator[JsonObject]:
     role, texts = "", list[str]()
     for message in earlier:
         if not message.content:

@@ -13,7 +13,7 @@ BETWEEN = "\n\n"  # the texts before and after tool calls are paragraphs
 
 
 class Output:
-    """Emits texts at once, and collects the pieces of reasoning to thoughts.
+    """Emits texts at once, and joins the pieces of reasoning into thoughts.
 
     Args:
         run: The run.

@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -35,8 +36,8 @@ IDLE_SECONDS = 120.0  # without a byte: a local model may load for a minute befo
 CONNECTIONS = 100  # of one agent; further runs wait
 LIST_BYTES = 1024 * 1024  # of a list of models
 ERROR_BYTES = 16 * 1024  # of the body of an error that are read
-ERROR_CHARACTERS = 500  # of its text that are logged
-ENDING_SECONDS = 0.2  # for the end of a stream after its last message: to use the connection again
+ERROR_CHARACTERS = 500  # of a text of the server that are logged
+ENDING_SECONDS = 0.2  # to read the end of a stream, so that the connection can be reused
 
 _RETRYABLE = {408, 425, 429}
 _SERVER_ERROR = 500
@@ -55,7 +56,7 @@ class Provider:
     Args:
         base_url: Its address, up to `/v1`.
         key: Its key; None if it needs none.
-        idle_seconds: How long an answer may make no progress.
+        idle_seconds: Seconds without a byte after which an answer fails.
 
     Raises:
         ValueError: `base_url` is not an http or https URL, or contains a password.
@@ -77,7 +78,7 @@ class Provider:
             connect=CONNECT_SECONDS, read=self._idle_seconds, write=CONNECT_SECONDS, pool=None
         )
         limits = httpx2.Limits(max_connections=CONNECTIONS)
-        # Not compressed: a compressed piece can be a thousand times as large as what was read.
+        # Without compression: a small compressed piece can expand to a thousand times its size.
         headers = {"accept-encoding": "identity", **(self._key.headers if self._key else {})}
         async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as client:
             self._client = client
@@ -104,7 +105,7 @@ class Provider:
                     if status in {401, 403}:
                         raise self._refusal(status, content, answer.headers)
                     return _names_in(content)
-        except _PARTIAL:
+        except (httpx2.ReadTimeout, *_PARTIAL):
             return ()
         except httpx2.TransportError as error:
             raise self._unreachable(error) from None
@@ -204,7 +205,7 @@ class Provider:
         try:
             delta = completion.feed(message)
         except ModelError as error:
-            error.detail = f"{self.base_url}: {self._hide(error.detail)}"
+            error.detail = f"{self.base_url}: {self._shown(error.detail)}"
             raise
         if delta.text or delta.thought:
             await forward(delta)
@@ -226,7 +227,7 @@ class Provider:
         shown, code = _error_text(content)
         detail = f"{self.base_url} answered {status}"
         if shown:
-            detail += f": {self._hide(shown)}"
+            detail += f": {self._shown(shown)}"
         if status in {401, 403}:
             advice = f"set {KEY} or {KEY_FILE}" if self._key is None else f"check {KEY}"
             return ModelError("The model's server rejected the API key.", f"{detail}; {advice}")
@@ -235,7 +236,8 @@ class Provider:
             return ModelError(text, f"{detail}; check the model's name and base_url (--base-url)")
         if status in _REDIRECTS:
             text = "The model's server has another address."
-            return ModelError(text, f"{detail} (location: {headers.get('location', 'none')})")
+            location = self._shown(headers.get("location", "none"))
+            return ModelError(text, f"{detail} (location: {location})")
         if code == "insufficient_quota":
             return ModelError("The quota at the model's server is used up.", detail)
         if status not in _RETRYABLE and status < _SERVER_ERROR:
@@ -247,8 +249,11 @@ class Provider:
             retry_after=_retry_after(headers.get("retry-after")),
         )
 
-    def _hide(self, text: str) -> str:
-        return text if self._key is None else self._key.hide(text)
+    def _shown(self, text: str) -> str:
+        """Return a text of the server for the log, without the key, and cut."""
+        # Cut last: `hide` does not find a key of which a part was cut.
+        hidden = text if self._key is None else self._key.hide(text)
+        return hidden[:ERROR_CHARACTERS].strip()
 
 
 def _check_url(url: str) -> None:
@@ -285,11 +290,13 @@ def _retry_after(text: str | None) -> float | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the reason of the system for a failed connection, such as `Connection refused`."""
+    """Return the operating system's reason for a failure, such as `Connection refused`."""
     cause: BaseException | None = error
     while cause is not None:
         group = cause.exceptions if isinstance(cause, BaseExceptionGroup) else ()
         for each in (cause, *group):
+            if isinstance(each, ssl.SSLError):  # its numbers are not those of the system
+                return f"no TLS ({each.reason or each}); the address may begin with http://"
             if isinstance(each, OSError) and each.errno is not None:
                 known = each.errno > 0 and each.errno in errno.errorcode
                 return os.strerror(each.errno) if known else each.strerror or str(each)
@@ -312,8 +319,8 @@ async def _beginning(answer: httpx2.Response, limit: int = ERROR_BYTES) -> bytes
 async def _end_of(raw: AsyncIterator[bytes], seconds: float) -> None:
     """Read what is left of a body for some seconds, and else close the connection.
 
-    A generator that is left in the middle leaves the generators of the HTTP client in it to the
-    garbage collector. A cancellation within them ends all of them.
+    A generator that is not read to its end leaves the HTTP client's inner generators to the garbage
+    collector. A cancelled read ends all of them at once.
     """
     with suppress(httpx2.TransportError), trio.move_on_after(seconds):
         async for _ in raw:
@@ -343,9 +350,9 @@ def _error_text(content: bytes) -> tuple[str, str]:
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return content.decode(errors="replace")[:ERROR_CHARACTERS].strip(), ""
+        return content.decode(errors="replace"), ""
     error = value.get("error", value) if isinstance(value, dict) else value
     if not isinstance(error, dict):
-        return str(error)[:ERROR_CHARACTERS], ""
+        return str(error), ""
     text = error.get("message") or error.get("detail") or ""
-    return str(text)[:ERROR_CHARACTERS], str(error.get("code") or error.get("type") or "")
+    return str(text), str(error.get("code") or error.get("type") or "")

@@ -41,7 +41,7 @@ from netra_trio.protocol.messages import JsonObject
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator
 
-DEPTH_MAX = 12  # of classes in classes: a class that contains itself has no end
+DEPTH_MAX = 12  # of nested classes: a class that contains itself would have no end
 DESCRIPTION = "description"
 """The metadata of an attrs field that describes it."""
 
@@ -87,12 +87,12 @@ def schema_of(kind: Any, depth: int = 0) -> JsonObject:
 
 
 def structure(value: Any, kind: Any, validator: "Draft202012Validator | None" = None) -> Any:
-    """Return a value of a type from a JSON value, strictly: `"5"` is no int.
+    """Return a value of a type from a JSON value, strictly: `"5"` is not an int.
 
     Args:
         value: The JSON value.
         kind: The type.
-        validator: That of its schema, if it is made already.
+        validator: The compiled schema of the type; None to compile it here.
 
     Raises:
         InvalidValue: It has another type.
@@ -197,7 +197,7 @@ def _describe(error: BaseException, kind: Any) -> str:
 
 
 def _integer(value: Any, _: Any) -> int:
-    # JSON Schema takes 1.0 as an integer, and models write it.
+    # JSON Schema accepts 1.0 as an integer, and some models write integers like that.
     return int(value)
 
 

@@ -91,6 +91,6 @@ class EventParser:
         self._data_bytes += len(value)
         if self._data_bytes > self._message_bytes:
             raise MessageTooLong(f"a message of more than {self._message_bytes} bytes")
-        # A message of many empty lines is bounded by their number.
+        # One byte more for each line, so that many empty lines are bounded too.
         self._data_bytes += 1
         self._data.append(value)

@@ -143,7 +143,7 @@ class FunctionTool:
     async def call(self, run: Run, arguments: dict[str, Any]) -> Any:
         """Call the function; one that is not async is called in a thread.
 
-        Cancelling abandons a thread, which keeps its place among the threads until it ends.
+        Cancelling abandons a thread, which counts against the limit of threads until it ends.
 
         Raises:
             ToolError: The result has no counterpart in JSON.

@@ -87,6 +87,20 @@ async def test_usage() -> None:
     assert of_kind(uncounted, "agent_usage", "model") == []
 
 
+async def test_a_usage_that_is_invalid_does_not_fail_the_run() -> None:
+    too_many = f'{{"usage": {{"prompt_tokens": {2**53}, "completion_tokens": 1}}}}'
+    infinite = '{"usage": {"prompt_tokens": 1, "completion_tokens": 2, "cost": Infinity}}'
+    with capture_logs() as logs:
+        async with open_model_server() as server, talking(server) as client:
+            server.will(sends(chunk(content="a"), too_many), sends(chunk(content="b"), infinite))
+            first, second = await ask(client, "hi"), await ask(client, "hi")
+    assert (end_of(first)["result"], end_of(second)["result"]) == ("a", "b")
+    assert of_kind(first, "agent_usage", "input_tokens") == []
+    assert of_kind(second, "agent_usage", "input_tokens") == [1]
+    assert "cost" not in next(f for f in second if f["type"] == "agent_usage")["payload"]
+    assert [line["event"] for line in logs].count("model_usage_invalid") == 2
+
+
 async def test_reasoning_becomes_thoughts_in_larger_pieces() -> None:
     words = [f"word{number} " for number in range(100)]
     async with open_model_server() as server, talking(server) as client:
@@ -293,6 +307,27 @@ async def test_the_key_and_addresses_are_in_no_event_and_the_key_in_no_log() -> 
         f"{server.url}: the server sent an error: key [key]",
     ]
     assert SECRET not in str(logs)
+
+
+@pytest.mark.parametrize("characters", range(470, 530, 7))
+async def test_a_key_where_a_text_of_the_server_is_cut_is_in_no_log(characters: int) -> None:
+    text = "x" * characters + SECRET + "y" * 200
+    with capture_logs() as logs:
+        async with open_model_server() as server, talking(server, api_key=SECRET) as client:
+            server.will(
+                refuses(400, {"error": {"message": text}}),
+                refuses(400, {"error": text}),
+                refuses(302, None, ("location", text)),
+                sends({"error": {"message": text}}),
+                sends("x" * (characters - 430) + SECRET + "y" * 500),
+                sends("x" * (characters - 50) + SECRET + "y" * 500),
+            )
+            for _ in range(6):
+                await ask(client, "hi")
+    reasons = [line["reason"] for line in logs if line["event"] == "model_failed"]
+    assert len(reasons) == 6
+    assert "sk-" not in str(logs)
+    assert max(map(len, reasons)) < 700
 
 
 def test_wrong_arguments() -> None:

@@ -6,6 +6,7 @@ import orjson
 import pytest
 from support.model_server import call_piece, chunk, usage
 
+from netra_trio.agents.run import TOKENS_MAX
 from netra_trio.models import completion as completions
 from netra_trio.models.completion import Completion, Delta, ToolCall, Usage
 from netra_trio.models.errors import ModelError
@@ -127,16 +128,47 @@ def test_a_call_without_arguments() -> None:
     [
         (usage(3, 5), Usage(3, 5)),
         (usage(3, 5, cost=0.25), Usage(3, 5, 0.25)),
-        (usage(3, 5, cost="x"), Usage(3, 5)),
-        (usage(3, 5, cost=-1), Usage(3, 5)),
-        ({"usage": {"prompt_tokens": -1, "completion_tokens": 5}}, None),
-        ({"usage": {"prompt_tokens": True, "completion_tokens": 5}}, None),
+        (usage(3, 5, cost=2), Usage(3, 5, 2)),
+        (usage(3, 5, cost=None), Usage(3, 5)),
+        (usage(0, TOKENS_MAX), Usage(0, TOKENS_MAX)),
+        ({"usage": {}}, None),
         ({"usage": None}, None),
     ],
 )
 def test_usage(counted: Any, expected: Usage | None) -> None:
     completion, _ = fed(counted, {"usage": None})
     assert completion.usage == expected
+    assert not completion.has_bad_usage
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [
+        ('"prompt_tokens": 3, "completion_tokens": 5, "cost": "x"', Usage(3, 5)),
+        ('"prompt_tokens": 3, "completion_tokens": 5, "cost": -1', Usage(3, 5)),
+        ('"prompt_tokens": 3, "completion_tokens": 5, "cost": Infinity', Usage(3, 5)),
+        ('"prompt_tokens": 3, "completion_tokens": 5, "cost": NaN', Usage(3, 5)),
+        ('"prompt_tokens": 3, "completion_tokens": 5, "cost": 1e999', Usage(3, 5)),
+        # NaN is not JSON: then integers of any length are read.
+        (
+            f'"prompt_tokens": 3, "completion_tokens": 5, "x": NaN, "cost": 1{"0" * 400}',
+            Usage(3, 5),
+        ),
+        (
+            f'"prompt_tokens": 3, "completion_tokens": 5, "x": NaN, "cost": -1{"0" * 400}',
+            Usage(3, 5),
+        ),
+        (f'"prompt_tokens": {TOKENS_MAX + 1}, "completion_tokens": 5', None),
+        (f'"prompt_tokens": 3, "completion_tokens": {TOKENS_MAX + 1}', None),
+        ('"prompt_tokens": -1, "completion_tokens": 5', None),
+        ('"prompt_tokens": true, "completion_tokens": 5', None),
+        ('"prompt_tokens": 3', None),
+    ],
+)
+def test_a_usage_that_is_invalid(counted: str, expected: Usage | None) -> None:
+    completion, _ = fed(f'{{"usage": {{{counted}}}}}', {"usage": None})
+    assert completion.usage == expected
+    assert completion.has_bad_usage
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", ""])

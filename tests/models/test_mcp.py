@@ -21,6 +21,7 @@ from support.memory import Client, Frame
 from support.model_server import calls, open_model_server, results_in, says
 from support.ports import kept_port
 
+from netra_trio.errors import ToolError
 from netra_trio.models import McpServer
 from netra_trio.models.mcp import connection
 from netra_trio.models.mcp.tools import open_servers
@@ -224,6 +225,53 @@ async def test_a_question_that_may_belong_to_two_calls_reaches_no_user(journal: 
     assert [line["calls"] for line in logs if line["event"] == "mcp_question_declined"] == [2]
 
 
+class Answering:
+    """A run whose user answers every question at once."""
+
+    id = "run_1"
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    async def ask(self, prompt: str, schema: Any) -> Any:
+        assert schema["properties"].keys() == {"size"}
+        self.prompts.append(prompt)
+        return {"size": 7}
+
+
+@pytest.mark.usefixtures("legacy")
+async def test_a_late_question_of_a_stopped_call_reaches_no_user(journal: Path) -> None:
+    first, second = Answering(), Answering()
+    async with connected(stdio(journal)) as tools, trio.open_nursery() as nursery:
+        nursery.start_soon(tools["slow"].call, first, {"seconds": 300})
+        await wait_for(journal, "slow began")
+        async with trio.open_nursery() as stopped:
+            stopped.start_soon(tools["ask_late"].call, second, {"question": "secret?"})
+            await wait_for(journal, "ask_late began")
+            stopped.cancel_scope.cancel()
+        await wait_for(journal, "ask_late: decline")
+        nursery.cancel_scope.cancel()
+    assert first.prompts == second.prompts == []
+
+
+@pytest.mark.usefixtures("legacy")
+async def test_questions_after_a_stop_reach_a_user_on_the_next_connection(journal: Path) -> None:
+    run: Any = Answering()
+    with capture_logs() as logs:
+        async with connected(stdio(journal, timeout=20)) as tools:
+            assert await tools["ask"].call(run, {"question": "1?"}) == "accept 7"
+            async with trio.open_nursery() as stopped:
+                stopped.start_soon(tools["slow"].call, run, {"seconds": 300})
+                await wait_for(journal, "slow began")
+                stopped.cancel_scope.cancel()
+            assert await tools["ask"].call(run, {"question": "2?"}) == "decline"
+            with pytest.raises(ToolError, match="Connection closed"):
+                await tools["die"].call(run, {})
+            await until(lambda: [line["event"] for line in logs].count("mcp_connected") == 2)
+            assert await tools["ask"].call(run, {"question": "3?"}) == "accept 7"
+    assert run.prompts == ["1?", "3?"]
+
+
 @pytest.mark.parametrize("protocol", ["new", "old"])
 async def test_a_stop_within_a_question(
     journal: Path, protocol: str, request: pytest.FixtureRequest
@@ -339,7 +387,7 @@ async def test_servers_that_cannot_be_reached_do_not_stop_the_start(journal: Pat
             assert await tools["echo"].call(None, {"text": "a"}) == "a"
     reasons = {line["server"]: line["reason"] for line in logs if line["event"] == "mcp_lost"}
     assert reasons.keys() == {"first", "second", "third"}
-    assert "No such file or directory" in reasons["first"]
+    assert reasons["first"].startswith("there is no command ")
     assert "secret" not in str(logs)
 
 
@@ -371,6 +419,29 @@ async def test_the_environment_of_a_command(journal: Path, monkeypatch: pytest.M
         names = await tools["environment"].call(None, {})
     assert {"PATH", "UV_INDEX_URL", "MCP_JOURNAL"} <= set(names)
     assert not {"OPENAI_API_KEY", "JWT_SECRET_KEY"} & set(names)
+
+
+async def test_urls_with_a_user_are_not_given_to_a_command(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = {
+        "HTTP_PROXY": "http://me:secret@127.0.0.1:9",
+        "https_proxy": "me:secret@127.0.0.1:9",
+        "UV_DEFAULT_INDEX": "own=https://token@127.0.0.1/simple",
+        "PIP_INDEX_URL": "https://me:secret@127.0.0.1/simple",
+        "NPM_CONFIG_REGISTRY": "https://127.0.0.1/npm",
+    }
+    for name, url in urls.items():
+        monkeypatch.setenv(name, url)
+    server = stdio(journal)
+    server = McpServer(server.where, "test", env={**server.env, "PIP_INDEX_URL": "x@y"})
+    with capture_logs() as logs:
+        async with connected(server) as tools:
+            names = await tools["environment"].call(None, {})
+    assert urls.keys() & set(names) == {"PIP_INDEX_URL", "NPM_CONFIG_REGISTRY"}
+    left_out = [line["variable"] for line in logs if line["event"] == "mcp_variable_left_out"]
+    assert left_out == ["HTTP_PROXY", "https_proxy", "UV_DEFAULT_INDEX"]
+    assert "secret" not in str(logs)
 
 
 async def test_the_error_output_is_logged(journal: Path) -> None:

@@ -23,6 +23,7 @@ from netra_trio.errors import QuestionExpired, ToolError
 from netra_trio.models.mcp import connection, transport
 from netra_trio.models.mcp.call import Call
 from netra_trio.models.mcp.connection import McpConnection
+from netra_trio.models.mcp.open_calls import OpenCalls
 from netra_trio.models.mcp.server import McpServer
 
 SCHEMA = {"type": "object", "properties": {"size": {"type": "integer"}}}
@@ -88,7 +89,7 @@ async def test_the_number_of_lines_in_an_interval(autojump_clock: object) -> Non
 async def test_the_end_of_a_stream_is_reported(iterates: bool) -> None:
     ended = trio.Event()
     sending, receiving = anyio.create_memory_object_stream[str](1)
-    async with transport._WatchedStream(receiving, ended.set) as stream:
+    async with transport._WatchedStream(receiving, OpenCalls(), ended.set) as stream:
         assert stream.last_context is None
         await sending.send("a")
         assert await (stream.__anext__() if iterates else stream.receive()) == "a"
@@ -122,6 +123,7 @@ class Asked:
     ("answer", "action", "content"),
     [
         ({"size": 1}, "accept", {"size": 1}),
+        ({"size": 1, "more": {"nested": 1}}, "decline", None),
         ("no object", "decline", None),
         (QuestionExpired(), "cancel", None),
         (ValueError("not a valid JSON Schema"), "decline", None),
@@ -133,6 +135,21 @@ async def test_an_answer(answer: Any, action: str, content: Any, autojump_clock:
     async with trio.open_nursery() as nursery:
         result = await Call(run, nursery, 5).elicit(FORM)
     assert (result.action, result.content) == (action, content)
+
+
+async def test_a_question_whose_schema_is_no_form_is_declined_at_once() -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"size": {"$ref": "#/$defs/n0"}}}
+    # Each level refers twice to the next one: an answer would be checked 2^40 times.
+    twice = {f"n{n}": {"allOf": [{"$ref": f"#/$defs/n{n + 1}"}] * 2} for n in range(40)}
+    schema["$defs"] = {**twice, "n40": {"type": "integer"}}
+    run: Any = Asked({"size": 1})
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            params = ElicitRequestFormParams(message="Which size?", requested_schema=schema)
+            assert (await Call(run, nursery, 5).elicit(params)).action == "decline"
+    (line,) = logs
+    assert line["event"] == "mcp_question_refused"
+    assert line["reason"].startswith("not a form of MCP: ")
 
 
 async def test_a_question_that_only_a_browser_can_answer() -> None:

@@ -61,6 +61,13 @@ def test_approval() -> None:
     assert not McpServer("x", approve=["a"]).needs_approval("b")
 
 
+def test_a_text_in_place_of_a_list() -> None:
+    with pytest.raises(TypeError, match="expected a bool or a list of names"):
+        McpServer("x", approve="delete_file")
+    with pytest.raises(TypeError, match="expected a list of servers"):
+        chat("m", mcp="uvx mcp-server-time")
+
+
 def test_names() -> None:
     listings = [("one", ["time", "b.c"]), ("two", ["time", "fetch"]), ("two", ["time", "weather"])]
     assert names_of(["weather"], listings) == [

@@ -125,6 +125,7 @@ async def _ignore(_: object) -> None: ...
         (refuses(400, {"error": "bad"}), "URL answered 400: bad"),
         (refuses(400, {"error": {}}), "URL answered 400"),
         (refuses(400, "x" * 20_000), f'URL answered 400: "{"x" * 499}'),
+        (refuses(400, {"error": f"  {'x' * 600}"}), f"URL answered 400: {'x' * 498}"),
         (refuses(302, None, ("location", "/x")), "URL answered 302: no (location: /x)"),
         (breaks_off(chunk(content="a")), "URL/chat/completions: the connection broke off: "),
     ],
@@ -255,6 +256,17 @@ async def test_the_check_at_the_start_is_limited(monkeypatch: pytest.MonkeyPatch
             await server.wait_closed()
 
 
+async def test_the_check_at_the_start_passes_a_server_without_progress() -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.wait_gone()
+
+    for reply in (silent, hangs()):
+        async with open_model_server() as server:
+            server.other = reply
+            async with chat("m", base_url=server.url, check=True, idle_seconds=0.1).open():
+                assert [request.path for request in server.others] == ["/v1/models"]
+
+
 @pytest.mark.parametrize(
     ("status", "text"), [(401, "answered 401: no; check OPENAI_API_KEY"), (403, "answered 403")]
 )
@@ -265,6 +277,29 @@ async def test_the_check_at_the_start_finds_a_wrong_key(status: int, text: str) 
             async with chat("m", base_url=server.url, api_key=SECRET, check=True).open():
                 raise AssertionError
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("reply", [None, refuses(404), refuses(200, {"data": []})])
+async def test_the_check_at_the_start_warns_of_an_address_without_models(
+    reply: Reply | None,
+) -> None:
+    with capture_logs() as logs:
+        async with open_model_server() as server:
+            server.other = reply
+            async with chat("m", base_url=server.url, check=True).open():
+                pass
+    (line,) = [line for line in logs if line["event"] == "models_not_listed"]
+    assert (line["model"], line["address"]) == ("m", server.url)
+
+
+async def test_https_for_a_server_without_tls() -> None:
+    async with open_model_server() as server:
+        made = Provider(server.url.replace("http://", "https://"), None)
+        async with made.open():
+            with pytest.raises(ModelError) as caught:
+                await made.check()
+    assert "no TLS (" in caught.value.detail
+    assert "the address may begin with http://" in caught.value.detail
 
 
 async def test_without_the_check_nothing_is_asked_at_the_start() -> None:

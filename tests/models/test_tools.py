@@ -273,13 +273,21 @@ async def test_a_long_result_is_cut_for_the_model(monkeypatch: pytest.MonkeyPatc
     assert results == ["xxxxx", "xxxxx\n(The rest was cut.)"]
 
 
-async def test_the_number_of_rounds_is_limited() -> None:
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+async def test_the_number_of_rounds_is_limited(rounds: int) -> None:
+    called: list[str] = []
+
+    async def send(text: str) -> None:
+        called.append(text)
+
     async with open_model_server() as server:
-        server.always(calls(("weather", {"city": "Oslo"})))
-        async with talking(server, tools=[weather], max_rounds=2) as client:
+        server.always(calls(("send", {"text": "a"})))
+        async with talking(server, tools=[send], max_rounds=rounds) as client:
             end = end_of(await ask(client, "go"))
-            assert (end["status"], len(server.requests)) == ("failed", 3)
-            assert end["error"]["error"] == "The model asked for tools more than 2 times in a row."
+    assert (end["status"], len(server.requests)) == ("failed", rounds + 1)
+    assert len(called) == rounds
+    text = f"The model asked for tools more than {rounds} times in a row."
+    assert end["error"]["error"] == text
 
 
 async def test_the_last_allowed_round() -> None:

@@ -91,6 +91,20 @@ async def slow(seconds: float) -> str:
     return "done"
 
 
+@server.tool()
+async def ask_late(question: str, context: Context) -> str:
+    """Wait until the call is stopped, and ask the user then; the journal tells the answer."""
+    note("ask_late began")
+    try:
+        await anyio.sleep_forever()
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            answer = await context.elicit(question, Size)
+        note(f"ask_late: {answer.action}")
+        raise
+    return "done"
+
+
 def size(question: str) -> Elicit[Size]:
     """Ask the user, as the protocol of the connection has it."""
     return Elicit(question, Size)

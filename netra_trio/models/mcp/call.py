@@ -1,4 +1,4 @@
-"""A tool call at an MCP server: its time limit, and what the server asks the user meanwhile."""
+"""A tool call at an MCP server: its time limit, and the questions of the server to the user."""
 
 from contextvars import ContextVar
 from math import inf
@@ -10,11 +10,12 @@ from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 
 from netra_trio.agents.run import Run
 from netra_trio.errors import QuestionExpired
+from netra_trio.models.mcp.form import check_form
 
 _log = structlog.get_logger(__name__)
 
 CURRENT: ContextVar["Call | None"] = ContextVar("CURRENT", default=None)
-"""The call that a message of a server belongs to, where the transport keeps contexts."""
+"""The call that a task, or a message of a server, belongs to; None if that is not known."""
 
 
 class Call:
@@ -22,8 +23,8 @@ class Call:
 
     Args:
         run: The run whose user is asked.
-        nursery: A nursery in the task of the run: its end ends the questions.
-        seconds: The time limit; it stands still while the user is asked.
+        nursery: A nursery in the task of the run: its end cancels the questions.
+        seconds: The time limit; the time in which the user is asked does not count.
     """
 
     def __init__(self, run: Run, nursery: trio.Nursery, seconds: float) -> None:
@@ -36,7 +37,8 @@ class Call:
     async def elicit(self, params: ElicitRequestParams) -> ElicitResult:
         """Ask the user in the task of the run, and return the answer for the server."""
         if not isinstance(params, ElicitRequestFormParams):
-            return ElicitResult(action="decline")  # to open a URL, no event can ask for yet
+            # The protocol has no event that asks the user to open a URL.
+            return ElicitResult(action="decline")
         results: list[ElicitResult] = []
         done = trio.Event()
 
@@ -53,6 +55,7 @@ class Call:
     async def _ask(self, params: ElicitRequestFormParams) -> ElicitResult:
         self._pause()
         try:
+            check_form(params.requested_schema)
             answer: Any = await self._run.ask(params.message, schema=params.requested_schema)
         except QuestionExpired:
             return ElicitResult(action="cancel")
@@ -63,7 +66,10 @@ class Call:
             self._resume()
         if not isinstance(answer, dict):
             return ElicitResult(action="decline")
-        return ElicitResult(action="accept", content=answer)
+        try:
+            return ElicitResult(action="accept", content=answer)
+        except ValueError:  # a nested value, in a field that the form does not have
+            return ElicitResult(action="decline")
 
     def _pause(self) -> None:
         self._asking += 1

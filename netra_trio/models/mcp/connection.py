@@ -33,6 +33,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from netra_trio.agents.run import Run
 from netra_trio.errors import ToolError, leaves
 from netra_trio.models.mcp.call import CURRENT, Call
+from netra_trio.models.mcp.open_calls import OpenCalls
 from netra_trio.models.mcp.server import McpServer
 from netra_trio.models.mcp.transport import open_transport
 from netra_trio.protocol.messages import JsonObject
@@ -40,7 +41,7 @@ from netra_trio.protocol.messages import JsonObject
 START_SECONDS = 60.0  # to connect and to list the tools: `uvx` may install the server first
 BACK_OFF = 1.0  # seconds, the pause after the first loss; doubles with each failure
 BACK_OFF_MAX = 60.0
-STABLE_SECONDS = 60.0  # of a connection, after which the pause begins anew
+STABLE_SECONDS = 60.0  # a connection that lasted so long resets the pause
 TOOLS_MAX = 256  # of one server
 PAGES_MAX = 20  # of a list of tools
 DESCRIPTION_CHARACTERS = 4096  # of a tool
@@ -73,7 +74,7 @@ class McpConnection:
         self.tools: tuple[ListedTool, ...] = ()
         self.tried = trio.Event()
         self._client: Client | None = None
-        self._calls: set[Call] = set()
+        self._calls = OpenCalls()
         self._lost = trio.Event()
         self._changed = trio.Event()
 
@@ -99,13 +100,13 @@ class McpConnection:
         Raises:
             ToolError: It failed, took too long, or there is no connection.
         """
-        label, client = self.server.label, self._client
+        label, client, calls = self.server.label, self._client, self._calls
         if client is None:
             raise ToolError(f"the MCP server {label} is not connected")
         error: str | None = None
         async with trio.open_nursery() as nursery:
             call = Call(run, nursery, self.server.timeout)
-            self._calls.add(call)
+            calls.begin(call)
             token = CURRENT.set(call)
             try:
                 with call.scope:
@@ -119,7 +120,7 @@ class McpConnection:
                 error = f"the MCP server {label} gave no valid answer"
             finally:
                 CURRENT.reset(token)
-                self._calls.remove(call)
+                calls.end(call)
             nursery.cancel_scope.cancel()
         if call.scope.cancelled_caught:
             raise ToolError(f"no answer within {self.server.timeout:g} s")
@@ -129,7 +130,7 @@ class McpConnection:
 
     async def _connect(self) -> str:
         """Hold a connection until it is lost; return the reason."""
-        self._lost, self._changed = trio.Event(), trio.Event()
+        self._lost, self._changed, self._calls = trio.Event(), trio.Event(), OpenCalls()
         limit = trio.CancelScope(deadline=trio.current_time() + START_SECONDS)
         try:
             with limit:
@@ -147,7 +148,7 @@ class McpConnection:
         return f"no answer within {START_SECONDS:g} s" if limit.cancelled_caught else "it ended"
 
     def _new_client(self) -> Client:
-        transport: Any = open_transport(self.server, self._lost.set)
+        transport: Any = open_transport(self.server, self._calls, self._lost.set)
         return Client(
             transport,
             client_info=Implementation(name="netra-trio", version=version("netra-trio")),
@@ -172,13 +173,13 @@ class McpConnection:
             self.tools = await _list(client)
 
     async def _listen(self, client: Client) -> None:
-        """Ask to be told of changes, which older servers tell without being asked."""
+        """Subscribe to tool-list changes; older servers send them unsubscribed."""
         capability = client.server_capabilities.tools
         if capability is None or not capability.list_changed:
             return
         try:
             async with client.listen(tools_list_changed=True) as changes:
-                self._changed.set()  # what changed before is not told
+                self._changed.set()  # earlier changes are not reported
                 async for _ in changes:
                     self._changed.set()
         except (MCPError, RuntimeError, TimeoutError) as error:
@@ -196,9 +197,7 @@ class McpConnection:
     ) -> ElicitResult:
         """Ask the user of the call that the question belongs to."""
         call = CURRENT.get()
-        if call is None and len(self._calls) == 1:
-            (call,) = self._calls
-        if call not in self._calls:
+        if call is None or call not in self._calls:
             # Over stdio a question does not name its call, and must not reach another user.
             _log.warning("mcp_question_declined", server=self.server.label, calls=len(self._calls))
             return ElicitResult(action="decline")
@@ -239,7 +238,7 @@ def _value_of(result: CallToolResult) -> Any:
         raise ToolError(text or "the tool failed")
     value = result.structured_content
     if isinstance(value, dict) and value.keys() == {"result"}:
-        return value["result"]  # a value that is no object is wrapped by some servers
+        return value["result"]  # some servers wrap a value that is not an object
     return text if value is None else value
 
 
@@ -254,6 +253,8 @@ def _text_of(block: Any) -> str:
 def _reason(error: BaseException) -> str:
     """Return why a connection failed, without addresses and arguments of commands."""
     first = next(leaves(error))
+    if isinstance(first, FileNotFoundError) and isinstance(first.filename, str):
+        return f"there is no command {first.filename}; install it, or correct its path"
     if isinstance(first, OSError) and first.strerror:
         return f"{type(first).__name__}: {first.strerror}"
     return f"{type(first).__name__}: {first}"[:300]

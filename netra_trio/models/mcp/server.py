@@ -1,4 +1,4 @@
-"""Which MCP server to use, and how its tools are named.
+"""The settings of an MCP server, and the names of its tools.
 
 >>> McpServer("uvx mcp-server-time").label, McpServer("https://tools.example.com/mcp").label
 ('time', 'tools-example-com')
@@ -25,13 +25,14 @@ class McpServer:
 
     Attributes:
         where: A command, or the URL of an endpoint for streamable HTTP.
-        name: Its name in logs and before names of tools; by default made of `where`.
-        env: More environment variables of a command; it gets only harmless ones of this process.
+        name: Its name in logs and before names of tools; by default a part of `where`.
+        env: Environment variables of a command, beside the few that it gets from this process.
         headers: HTTP headers for a URL, such as one with a token.
         timeout: Seconds for a tool call.
-        approve: Whether a user has to approve each call; or the names of the tools for which.
+        approve: Whether a user has to approve each call; or the names of the tools that need it.
 
     Raises:
+        TypeError: `approve` is a text: it would approve by parts of names.
         ValueError: `where` is empty, no valid command, or a URL with a password.
     """
 
@@ -43,7 +44,9 @@ class McpServer:
     approve: bool | Collection[str] = field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        """Check where it is."""
+        """Check the arguments."""
+        if isinstance(self.approve, str):
+            raise TypeError("approve: expected a bool or a list of names, got a str")
         if self.is_url:
             parts = urlsplit(self.where)
             if not parts.hostname or "@" in parts.netloc:
@@ -93,11 +96,14 @@ class McpServer:
 
 
 def servers_of(given: Sequence[str | McpServer]) -> list[McpServer]:
-    """Return the servers, of which texts are commands or URLs.
+    """Return the servers; a text is a command or a URL.
 
     Raises:
+        TypeError: The servers are one text instead of a list.
         ValueError: One is invalid.
     """
+    if isinstance(given, str):
+        raise TypeError("mcp: expected a list of servers, got a str")
     return [each if isinstance(each, McpServer) else McpServer(each) for each in given]
 
 
@@ -106,8 +112,8 @@ def names_of(
 ) -> list[list[str]]:
     """Return the names by which the model calls the tools of each server.
 
-    A tool keeps its name, with `_` for characters that the API does not accept. If the name is
-    taken, by a Python function or a server before, the label of its server comes before it.
+    A tool keeps its name, with `_` for characters that the API does not accept. If a Python
+    function or an earlier server has that name already, the server's label is put before it.
 
     Args:
         taken: The names of the Python functions.
