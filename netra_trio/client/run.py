@@ -85,14 +85,15 @@ class Run:
         """Read the remaining events, and return their text.
 
         After a `gap` this is what the server has of the whole answer. If text is missing for
-        another reason (`reset`, `lagged`) and the result of the run is a text, it is the result.
+        another reason (`reset`, `lagged`, or the message is a `duplicate`, whose first events may
+        have gone to an earlier session) and the result of the run is a text, it is the result.
         Cancelling loses what was read: iterate where that matters.
 
         Raises:
             ClientError: The client ended first.
         """
         pieces: list[str] = []
-        is_whole = True
+        is_whole = self.status != "duplicate"
         async for event in self:
             if event.type == DELTA:
                 pieces.append(str(event.payload["content"]))

@@ -143,6 +143,19 @@ async def test_a_request(autojump_clock: MockClock, network: ScriptedNetwork) ->
         assert await run.text() == ""
 
 
+async def test_the_text_of_a_duplicate_is_its_result(
+    autojump_clock: MockClock, network: ScriptedNetwork
+) -> None:
+    """Its first deltas may have gone to a session that has ended."""
+    async with opened(network) as (client, peer), trio.open_nursery() as nursery:
+        later = Later(nursery, lambda: client.send("hi"))
+        peer.confirm(await peer.expect("user_message"), status="duplicate")
+        peer.delta("lo")
+        peer.complete(result="Hello")
+        run = await later.wait()
+        assert await run.text() == "Hello"
+
+
 async def test_text_and_result(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
     async with opened(network) as (client, peer):
         run = await sent(client, peer)
