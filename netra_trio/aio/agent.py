@@ -50,7 +50,7 @@ class AsyncioAgent:
             if self._resources is None:
                 yield
             else:
-                async with thread.entered(self._resources):
+                async with thread.entered(self._resources, self.__name__):
                     yield
 
     async def __call__(self, run: Run) -> Any:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
+from itertools import chain, repeat
 from typing import Any
 
 import structlog
@@ -21,8 +22,8 @@ from netra_trio.aio.handover import Handover, HandoverClosed
 from netra_trio.aio.thread import OWNER, AsyncioThread
 from netra_trio.errors import ToolError
 
-INSIST_SECONDS = (0.5, 0.25, 0.25)  # after each cancellation, before the next one
-END_SECONDS = 5.0  # after the first cancellation: then the tasks are left
+CANCEL_PAUSES = (0.5, 0.25, 0.25)  # seconds after each cancellation, before the next one
+END_SECONDS = 5.0  # after the first cancellation: then the bridge stops waiting for the tasks
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class ToolBlock(Call):
         self.left = trio.Event()
 
     async def perform(self, bridge: "Bridge") -> None:
-        """Be in the block of the tool, until the asyncio block has ended."""
+        """Keep the tool block open until the asyncio block ends."""
         assert self.scope is not None  # noqa: S101 - for mypy: set before
         with self.scope:
             try:
@@ -98,7 +99,7 @@ class ToolBlock(Call):
                 bridge.reply(self)
 
     def _raise(self) -> None:
-        """Raise an exception that tells `run.tool` as much as that of the asyncio block."""
+        """Raise an exception with which `run.tool` sends the failure of the asyncio block."""
         if isinstance(self.error, ToolError):
             raise ToolError(str(self.error))
         if self.error is not None:
@@ -106,7 +107,7 @@ class ToolBlock(Call):
 
 
 class Leave:
-    """Ends a `ToolBlock`, behind the output of its block.
+    """Ends a `ToolBlock`, after the output of its block.
 
     Args:
         block: The block.
@@ -151,8 +152,9 @@ class Bridge:
     async def execute(self, function: Callable[["Bridge"], Awaitable[Any]]) -> Any:
         """Call a function in the asyncio thread, and return its result.
 
-        If it is cancelled, all tasks of the run are cancelled, again and again until they end or
-        the run has ended without them. The same happens if the function raises.
+        If it is cancelled, all tasks of the run are cancelled, repeatedly until they end, the run
+        has ended without them, or `END_SECONDS` have passed. The same happens if the function
+        raises.
 
         Args:
             function: Called with this bridge, in the asyncio thread.
@@ -165,8 +167,17 @@ class Bridge:
         self.thread.call(self._start, function, context)
         try:
             async with trio.open_nursery() as nursery:
-                await self._perform_all(nursery)
-                nursery.cancel_scope.cancel()  # calls that nothing waits for any more
+                try:
+                    await self._perform_all(nursery)
+                except BaseException:
+                    self._is_cut_off = True
+                    raise
+                finally:
+                    # Before the nursery waits for its calls, which may be shielded.
+                    self._handover.close()
+                    if not self._has_ended:
+                        self.thread.call(self._cancel)
+                    nursery.cancel_scope.cancel()  # calls that nothing waits for any more
         except BaseException:
             self._is_cut_off = True
             await self._end_tasks()
@@ -184,7 +195,7 @@ class Bridge:
         try:
             if isinstance(error, asyncio.CancelledError):
                 text = "the agent's task was cancelled, but not its run"
-                raise RuntimeError(text) from error  # noqa: TRY004 - no matter of types
+                raise RuntimeError(text) from error  # noqa: TRY004 - not a type error
             if error is not None:
                 raise error
         finally:
@@ -197,7 +208,6 @@ class Bridge:
                 if type(item) is str:
                     await run.emit(item)
                 elif item is _End:
-                    self._handover.close()
                     return
                 elif type(item) is Leave:
                     item.block.left.set()
@@ -205,7 +215,7 @@ class Bridge:
                     await getattr(run, item.method)(*item.args, **item.kwargs)
                 else:
                     item.scope = trio.CancelScope()
-                    if item.future.cancelled():  # read after the scope is set: see `wait_for`
+                    if item.future.cancelled():  # checked after the scope is set: see `wait_for`
                         item.scope.cancel()
                     nursery.start_soon(item.perform, self)
 
@@ -214,18 +224,19 @@ class Bridge:
         self.thread.call(_complete, call.future, result, error)
 
     async def _end_tasks(self) -> None:
-        """Cancel the tasks until they have ended; give up when the run has ended without them."""
-        self._handover.close()
+        """Wait for the tasks, which were cancelled once, and cancel them again after each pause.
+
+        Gives up when the run has ended without them, or after `END_SECONDS`.
+        """
         with trio.CancelScope(shield=True):
             gives_up = trio.current_time() + END_SECONDS
-            pauses = iter(INSIST_SECONDS)
-            pause = INSIST_SECONDS[-1]
-            while not self.run.has_ended and trio.current_time() < gives_up:
-                pause = next(pauses, pause)
-                self.thread.call(self._cancel)
+            for pause in chain(CANCEL_PAUSES, repeat(CANCEL_PAUSES[-1])):
                 with trio.move_on_after(pause):
                     await self._ended.wait()
                     return
+                if self.run.has_ended or trio.current_time() >= gives_up:
+                    break
+                self.thread.call(self._cancel)
         _log.warning("asyncio_tasks_left", run_id=self.run.id, tasks=sorted(self._names()))
 
     # In the asyncio thread.
@@ -270,7 +281,7 @@ class Bridge:
             return await call.future
         except BaseException:
             call.future.cancel()
-            if call.scope is not None:  # read after the future is cancelled: the Trio task looks
+            if call.scope is not None:  # read after the cancellation: see `_perform_all`
                 self.thread.call_trio(call.scope.cancel)
             raise
 
@@ -292,7 +303,7 @@ class Bridge:
             self._result = await function(self)
         except BaseException as error:
             if self._is_cut_off and isinstance(error, asyncio.CancelledError):
-                return  # as it should be; keeping it would keep this frame in a cycle
+                return  # expected; storing it would make a reference cycle
             self._error = error
             if len(self._tasks) > 1:  # other tasks have to be cancelled
                 with suppress(HandoverClosed):
@@ -322,7 +333,7 @@ class Bridge:
 
 
 def _complete(future: "asyncio.Future[Any] | None", result: Any, error: Exception | None) -> None:
-    """Complete a future, unless its task was cancelled or has it already."""
+    """Complete a future, unless it was cancelled or completed before."""
     if future is None or future.done():
         return
     if error is None:

@@ -107,7 +107,7 @@ class Handover:
 
     async def take(self) -> list[Any]:
         """Wait for items and return all of them. Called in the Trio task; cancelling is safe."""
-        await trio.lowlevel.checkpoint()  # a fast producer must not keep the task from waiting
+        await trio.lowlevel.checkpoint()  # also if there are items at each call
         while True:
             with self._lock:
                 if self._items:

@@ -24,6 +24,7 @@ class AsyncioTool:
         self.result: Any = None
         self._bridge = bridge
         self._block = ToolBlock(name, arguments, bridge.new_future())
+        self._has_ended = False
 
     async def start(self) -> None:
         """Send `tool_executing`; with `approve=True`, after the approval."""
@@ -36,8 +37,12 @@ class AsyncioTool:
             error: The failure; only the text of a `ToolError` is sent.
 
         Raises:
+            RuntimeError: If the call has ended already, by `complete` or `cut`.
             TypeError: If the result cannot be encoded as JSON.
         """
+        if self._has_ended:
+            raise RuntimeError(f"the call of the tool {self.name!r} has ended already")
+        self._has_ended = True
         block = self._block
         block.result, block.error = self.result, error
         block.future = self._bridge.new_future()
@@ -46,6 +51,7 @@ class AsyncioTool:
 
     def cut(self) -> None:
         """End the call without `tool_completed`, because it was cancelled; does not wait."""
+        self._has_ended = True
         if self._block.scope is not None:
             self._bridge.thread.call_trio(self._block.scope.cancel)
 
@@ -54,13 +60,14 @@ class AsyncioRun:
     """A run, as an asyncio agent uses it. Use it in the asyncio thread only.
 
     After the run was cancelled its methods raise `asyncio.CancelledError`, and after its end
-    `trio.ClosedResourceError`. Cancelling any of them is safe.
+    `trio.ClosedResourceError`. Cancelling any of them is safe; what was sent stays sent.
 
     Attributes:
         id: The id of the run.
         user: The id of the user who sent the message.
         permissions: The permissions of the user's token.
         thread_id: The thread of the message.
+        agent_name: The name under which the application serves the agent.
         correlation_id: The correlation id of the message.
         content: The text of the message; of an `agent_request`, its input as text.
         input: The payload of an `agent_request`; None for a `user_message`.
@@ -74,6 +81,7 @@ class AsyncioRun:
         self.user = run.user
         self.permissions = run.permissions
         self.thread_id = run.thread_id
+        self.agent_name = run.agent_name
         self.correlation_id = run.correlation_id
         self.content = run.content
         self.input = run.input

@@ -1,7 +1,7 @@
 """The asyncio thread: one for each Trio run, started on demand and ended with the application.
 
     async with open_thread() as thread:     # holds the thread, for the life of an application
-        async with thread.entered(resources):
+        async with thread.entered(resources, "my agent"):
             ...
     thread = current_thread()               # starts it if nothing holds it
 
@@ -25,8 +25,9 @@ from netra_trio.aio.executor import DaemonExecutor
 from netra_trio.aio.handover import try_call
 from netra_trio.telemetry.watchdog import take_sample
 
-WATCH_SECONDS = 1.0  # between two questions whether the loop answers
-BLOCKED_SECONDS = 1.0  # without an answer, after which a block is reported
+WATCH_SECONDS = 1.0  # between two checks that the loop responds
+SLOW_SECONDS = 10.0  # for resources to open, after which a wait for them is reported
+BLOCKED_SECONDS = 1.0  # without a response, after which a block is reported
 CLOSE_SECONDS = 2.0  # for the tasks that are left when the thread ends, and for resources to close
 
 _log = structlog.get_logger(__name__)
@@ -91,11 +92,16 @@ class AsyncioThread:
 
     @asynccontextmanager
     async def entered(
-        self, resources: Callable[[], AbstractAsyncContextManager[object]]
+        self, resources: Callable[[], AbstractAsyncContextManager[object]], name: str
     ) -> AsyncIterator[None]:
         """Enter an asyncio context manager in the thread, and exit it at the end of the block.
 
-        It is entered and exited in one asyncio task. An exception of its exit is logged.
+        It is entered and exited in one asyncio task. An exception of its exit is logged, and so is
+        a wait for its entry of more than `SLOW_SECONDS`, which goes on.
+
+        Args:
+            resources: Returns the context manager.
+            name: The name of its agent, for the log.
 
         Raises:
             BaseException: What it raised when it was entered.
@@ -103,7 +109,11 @@ class AsyncioThread:
         holder = _Holder(self, resources)
         self.call(holder.start)
         try:
-            await holder.changed.wait()
+            with trio.move_on_after(SLOW_SECONDS):
+                await holder.changed.wait()
+            if not holder.changed.is_set():
+                _log.warning("asyncio_resources_slow", agent=name)
+                await holder.changed.wait()
         except trio.Cancelled:
             await holder.end()
             raise
@@ -132,17 +142,17 @@ class AsyncioThread:
         with self._watching:
             while True:
                 await trio.sleep(WATCH_SECONDS)
-                answered = trio.Event()
-                self.call(self.call_trio, answered.set)
+                responded = trio.Event()
+                self.call(self.call_trio, responded.set)
                 with trio.move_on_after(BLOCKED_SECONDS):
-                    await answered.wait()
+                    await responded.wait()
                     continue
                 sample = take_sample(self._thread.ident or 0, None, _context_of)
                 ids = {name: sample.ids.get(name) for name in ("run_id", "agent")}
                 _log.warning(
                     "asyncio_blocked", where=sample.where, run_id=ids["run_id"], agent=ids["agent"]
                 )
-                await answered.wait()
+                await responded.wait()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -80,9 +80,11 @@ class ChatQuestions:
                 await self._ask(question)
 
     async def _ask(self, question: dict[str, Any]) -> None:
+        # What was typed before the question was seen is no answer to it.
+        if self.lines.discard():
+            self.screen.note("What was typed before the question is discarded.")
+        is_early = bool(self.lines.typed)  # the beginning of a line
         self.screen.note(shown(question))
-        # A line that was begun before the question was seen is no answer to it.
-        is_early = bool(self.lines.typed)
         while True:
             line = await self.lines.read(is_kept=False)
             if line is None:

@@ -32,7 +32,7 @@ class ChatSession:
     Attributes:
         screen: The output.
         agent: The agent; None for the server's default.
-        thread_id: The thread. Not the session's own, which would end with the session.
+        thread_id: The thread. Not the default thread of the session, which ends with the session.
         max_attempts: How many connection attempts may fail in a row; None for any number.
         status: How the last run ended; None before the first end.
     """

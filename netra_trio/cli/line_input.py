@@ -4,16 +4,20 @@
     line = await lines.read()
 
 On a terminal a line can be edited, and earlier ones are recalled, if Python has readline. A thread
-reads, because nothing else waits for a key and for an event loop at once. It cannot be interrupted:
-a read that is cancelled goes on, and the next call gets its line.
+reads: readline blocks, so it cannot run in the event loop. The thread cannot be interrupted: a read
+that is cancelled goes on, and the next call gets its line.
 """
 
 import contextlib
+import fcntl
+import math
 import os
 import sys
+import termios
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import outcome
 import trio
@@ -23,7 +27,21 @@ from netra_trio.cli.terminal import PROMPT, Screen
 
 READ_BYTES = 64 * 1024  # of the input at once
 
+_NO_COUNT = bytes(4)  # a C int
+
 T = TypeVar("T")
+
+
+class _Read(NamedTuple):
+    """The end of a read.
+
+    Attributes:
+        result: What it returned or raised.
+        ended_at: When, on the clock of `time.monotonic`.
+    """
+
+    result: outcome.Outcome[Any]
+    ended_at: float
 
 
 class LineInput:
@@ -38,16 +56,42 @@ class LineInput:
         self._screen = screen
         self._history = history
         self._is_edited = HAS_READLINE and sys.stdin.isatty() and screen.stream.isatty()
-        self._send, self._results = trio.open_memory_channel[outcome.Outcome[Any]](1)
+        self._send, self._results = trio.open_memory_channel[_Read](1)
         self._is_reading = False
-        self._lines: list[str] = []  # of a pipe: read, and not asked for yet
-        self._rest = b""  # of a pipe: the beginning of a line
+        self._discarded_at = -math.inf  # on the clock of `time.monotonic`
+        self._lines: list[str] = []  # without a line editor: read, and not asked for yet
+        self._rest = b""  # without a line editor: the beginning of a line
         self._has_ended = False
 
     @property
     def typed(self) -> str:
         """What is typed in the present line; empty for a pipe."""
         return line_buffer() if self._is_edited and self._is_reading else ""
+
+    def discard(self) -> bool:
+        """Discard the lines that were typed on a terminal and not read; a pipe keeps its lines.
+
+        The beginning of a line in the line editor stays: it is `typed`.
+
+        Returns:
+            Whether there was a line to discard.
+        """
+        if not sys.stdin.isatty():
+            return False
+        self._discarded_at = time.monotonic()  # also for a line that a thread is about to deliver
+        has_lines = bool(self._lines or self._rest)
+        self._lines.clear()
+        self._rest = b""
+        with contextlib.suppress(trio.WouldBlock):
+            self._results.receive_nowait()
+            self._is_reading = False
+            self._screen.line_entered()
+            has_lines = True
+        with contextlib.suppress(OSError, termios.error):  # the terminal is gone: the read tells
+            descriptor = sys.stdin.fileno()
+            has_lines |= fcntl.ioctl(descriptor, termios.FIONREAD, _NO_COUNT) != _NO_COUNT
+            termios.tcflush(descriptor, termios.TCIFLUSH)
+        return has_lines
 
     async def read(self, *, is_kept: bool = True) -> str | None:
         """Return the next line, or None at the end of the input; cancelling loses nothing.
@@ -90,15 +134,22 @@ class LineInput:
         return self._lines.pop(0) if self._lines else None
 
     async def _result_of(self, read: Callable[[], T]) -> T:
-        if not self._is_reading:
-            token = trio.lowlevel.current_trio_token()
+        while True:
+            if not self._is_reading:
+                self._is_reading = True
+                self._start(read)
+            end = await self._results.receive()
+            self._is_reading = False
+            if end.ended_at >= self._discarded_at:
+                result: T = end.result.unwrap()
+                return result
 
-            def deliver(result: outcome.Outcome[T]) -> None:
-                with contextlib.suppress(trio.RunFinishedError):
-                    token.run_sync_soon(self._send.send_nowait, result)
+    def _start(self, read: Callable[[], object]) -> None:
+        token = trio.lowlevel.current_trio_token()
 
-            self._is_reading = True
-            trio.lowlevel.start_thread_soon(read, deliver, "line input")
-        result: outcome.Outcome[T] = await self._results.receive()
-        self._is_reading = False
-        return result.unwrap()
+        def deliver(result: outcome.Outcome[object]) -> None:
+            end = _Read(result, time.monotonic())
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._send.send_nowait, end)
+
+        trio.lowlevel.start_thread_soon(read, deliver, "line input")

@@ -30,9 +30,9 @@ SETTLED_MS = 200  # without a further change, until the server restarts
 CHANGES_MS = 2_000  # at most from a change to the restart, while changes go on
 KILLED_AFTER = RELOAD_DRAIN_MS / 1000 + FORCED_AFTER + 2.0  # seconds, for a server that has to end
 
-_SHOWN_FILES = 3  # that have changed
-# The other process finds the modules where this one has found them; `-P` keeps the modules of the
-# working directory from being found before that.
+_SHOWN_FILES = 3  # names of changed files in a report
+# The other process gets the sys.path of this one; `-P` keeps the working directory out of sys.path
+# until it is set.
 _PROGRAM = """
 import sys
 sys.path[:] = sys.argv[2:]
@@ -66,7 +66,7 @@ class _Supervisor:
     Args:
         options: The options of the command.
         socks: The listening sockets.
-        alive: A descriptor that is at its end when this process has ended.
+        alive: The reading end of a pipe, which is closed when this process ends.
     """
 
     _options: ServeOptions

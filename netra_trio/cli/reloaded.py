@@ -24,8 +24,9 @@ def main(given: str) -> None:
     """Run the server, and exit.
 
     Args:
-        given: A JSON object: `socks` (descriptors of listening sockets), `alive` (a descriptor that
-            is at its end when the other process has ended), `options` (of `ServeOptions`).
+        given: A JSON object: `socks` (descriptors of listening sockets), `alive` (the reading
+            end of a pipe that is closed when the other process ends), `options` (of
+            `ServeOptions`).
     """
     exit_after(partial(_run, orjson.loads(given)))
 
@@ -46,7 +47,7 @@ def _run(given: dict[str, Any]) -> int:
 
 
 def end_with(alive: int) -> None:
-    """Wait for the end of a descriptor, then end this process, by SIGTERM or without asking."""
+    """Wait until a pipe is closed, then end this process, by SIGTERM, then by `os._exit`."""
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(EXIT_SECONDS)

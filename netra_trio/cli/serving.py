@@ -31,7 +31,7 @@ from netra_trio.server.run import serve as run_server
 from netra_trio.server.sockets import secure
 from netra_trio.telemetry.otlp import exporting
 
-READY_TOKEN_SECONDS = 24 * 3600  # of the token that is printed: a day's work
+READY_TOKEN_SECONDS = 24 * 3600  # until the printed token expires
 RELOAD_DRAIN_MS = 1_000  # for runs that are in progress when a file has changed
 
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - only looked up
@@ -124,7 +124,7 @@ class CommandServer:
 
                 async def serve_until_stopped(task_status: trio.TaskStatus[list[str]]) -> None:
                     await run(task_status=task_status)
-                    # The output and the browser may still be waited for.
+                    # The tasks that print and that open the browser may still be running.
                     nursery.cancel_scope.cancel()
 
                 addresses: list[str] = await nursery.start(serve_until_stopped)

@@ -37,7 +37,7 @@ class Screen:
 
     stream: TextIO
     _is_inside: bool = False  # a line that has begun and not ended
-    _is_prompting: bool = False  # the prompt stands in that line
+    _is_prompting: bool = False  # that line shows the prompt
 
     def answer(self, text: str) -> None:
         """Show a piece of text, directly after the piece before."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-# What agents and their settings are written in. Everything else may be written by the server or by
-# an agent while it works: a database, a log, a picture.
+# Of the files that agents and their settings consist of. Other files may be written while the
+# server works: databases, logs, pictures.
 SUFFIXES = frozenset(
     {".py", ".pyi", ".toml", ".yaml", ".yml", ".json", ".md", ".txt", ".j2", ".jinja", ".html"}
 )

@@ -56,7 +56,8 @@ async def test_the_run_has_the_names_of_a_native_one() -> None:
     async def agent(run: AsyncioRun) -> float:
         for name in ("id", "user", "thread_id", "correlation_id", "content", "input", "attempt"):
             seen[name] = getattr(run, name)
-        seen["permissions"], seen["traceparent"] = run.permissions, run.traceparent
+        for name in ("agent_name", "permissions", "traceparent"):
+            seen[name] = getattr(run, name)
         return run.deadline - asyncio.get_running_loop().time()
 
     async with serve_agents(agent=agent) as server, server.connect() as client:
@@ -66,6 +67,7 @@ async def test_the_run_has_the_names_of_a_native_one() -> None:
         await client.until("agent_completed")
     assert 50 < end_of(frames)["result"] <= 60
     assert (seen["user"], seen["attempt"], seen["permissions"]) == ("alice", 1, frozenset())
+    assert seen["agent_name"] == "agent"
     assert seen["content"] == '{"city":"Oslo"}'
     assert seen["input"] == request
 
@@ -182,6 +184,26 @@ SLOW = 60.0  # seconds: a test fails if it waits for this
 
 
 # Failures.
+
+
+@pytest.mark.parametrize("first", ["complete", "cut"])
+async def test_a_tool_call_ends_once(first: str) -> None:
+    @asyncio_agent
+    async def agent(run: AsyncioRun) -> str:
+        tool = await run.start_tool("look")
+        if first == "complete":
+            await tool.complete()
+        else:
+            tool.cut()
+        with pytest.raises(RuntimeError, match="'look' has ended already"):
+            await tool.complete()
+        tool.cut()  # no effect
+        return "done"
+
+    async with serve_agents(agent=agent) as server, server.connect() as client:
+        frames = await ask(client)
+    assert end_of(frames)["result"] == "done"
+    assert kinds(frames).count("tool_completed") == (first == "complete")
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3)], ids=repr)

@@ -14,7 +14,10 @@ from support.memory import Client, Frame, Server
 from netra_trio import Run
 from netra_trio.agents.demo.echo import echo
 from netra_trio.aio import AsyncioRun, asyncio_agent
-from netra_trio.aio.bridge import INSIST_SECONDS
+from netra_trio.aio.bridge import CANCEL_PAUSES
+from netra_trio.aio.thread import current_thread
+from netra_trio.stores.base import NewQuestion
+from netra_trio.stores.memory import MemoryStore
 
 SLOW = 60.0  # seconds: a test fails if it waits for this
 SOON = 1.0  # seconds within which a stop has to be done
@@ -191,7 +194,7 @@ async def test_an_agent_that_swallows_cancellation_is_cancelled_again() -> None:
         end, seconds = await stop(client)
     assert end == {"status": "cancelled"}
     assert seen.events.count("swallowed") == 3
-    assert seconds >= sum(INSIST_SECONDS)
+    assert seconds >= sum(CANCEL_PAUSES)
 
 
 @pytest.fixture
@@ -202,7 +205,7 @@ def release() -> Iterator[threading.Event]:
     event.set()
 
 
-async def test_an_agent_that_never_obeys_is_abandoned_and_refused() -> None:
+async def test_an_agent_that_ignores_cancellation_is_abandoned_and_refused() -> None:
     seen = Seen()
     obeys: list[bool] = []
 
@@ -288,6 +291,65 @@ async def test_a_deadline_ends_an_asyncio_agent() -> None:
     async with running(agent) as (_, client):
         end = end_of(await ask(client, deadline_ms=100))
     assert (end["status"], end["error"]["code"]) == ("timed_out", "AGENT_TIMEOUT")
+
+
+class HangingStore(MemoryStore):
+    """A store whose questions are stored when `release` is set; cancelling does not end that.
+
+    Attributes:
+        entered: Set when a question is being stored.
+        release: Lets it be stored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = trio.Event()
+        self.release = trio.Event()
+
+    async def record_question(self, question: NewQuestion) -> None:
+        self.entered.set()
+        with trio.CancelScope(shield=True):
+            await self.release.wait()
+        await super().record_question(question)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["stop", "failure"])
+async def test_the_tasks_are_cancelled_while_a_question_is_being_stored(fails: bool) -> None:
+    """The call of the question is shielded, and lasts longer than the run."""
+    seen, store = Seen(), HangingStore()
+    failing: list[asyncio.Event] = []
+
+    async def sleep() -> None:
+        try:
+            await asyncio.sleep(SLOW)
+        finally:
+            seen.note("cancelled")
+
+    async def agent(run: AsyncioRun) -> None:
+        failing.append(asyncio.Event())
+        tasks = [asyncio.create_task(run.ask("Which?")), asyncio.create_task(sleep())]
+        await failing[0].wait()
+        raise ValueError(f"{len(tasks)} tasks are left")
+
+    adapted = asyncio_agent(agent)
+    async with (
+        serve_agents(agent=adapted, options={"store": store}) as server,
+        server.connect() as client,
+    ):
+        await client.say("hello")
+        run_id = (await client.until("agent_started"))[-1]["payload"]["run_id"]
+        await store.entered.wait()
+        if fails:
+            current_thread().call(failing[0].set)
+        else:
+            await client.send("stop_agent", {"run_id": run_id})
+        try:
+            with trio.fail_after(SOON):
+                await seen.wait_for("cancelled")
+        finally:
+            store.release.set()
+        await client.until("agent_completed")
+    assert seen.events == ["cancelled"]
 
 
 async def test_an_error_of_the_cleanup_does_not_hide_the_stop() -> None:

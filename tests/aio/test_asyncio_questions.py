@@ -6,6 +6,7 @@ import pytest
 from support.asyncio_agents import ask, end_of, serve_agents
 from support.memory import Client, Frame, kinds
 
+from netra_trio.agents.questions import OPEN_QUESTIONS
 from netra_trio.aio import AsyncioRun, asyncio_agent
 from netra_trio.errors import QuestionExpired, ToolDenied
 
@@ -101,6 +102,36 @@ async def test_an_approval_opens_the_block_or_not(approve: bool) -> None:
     assert question["arguments"] == {"path": "/tmp/x"}  # noqa: S108
     assert end_of(frames)["result"] == ("deleted" if approve else "denied")
     assert ("tool_executing" in kinds(frames)) == approve
+
+
+async def test_more_approvals_than_can_be_open_wait_for_a_place() -> None:
+    @asyncio_agent
+    async def agent(run: AsyncioRun) -> list[str]:
+        async def call(number: int) -> None:
+            try:
+                async with run.tool("delete", approve=True, number=number):
+                    done.append(f"{number} done")
+            except ToolDenied:
+                done.append(f"{number} denied")
+
+        done: list[str] = []
+        async with asyncio.TaskGroup() as group:
+            for number in range(OPEN_QUESTIONS + 2):
+                group.create_task(call(number))
+        return sorted(done)
+
+    async with serve_agents(agent=agent) as server, server.connect() as client:
+        await client.say("hello")
+        for _ in range(OPEN_QUESTIONS + 2):
+            frames = await client.until("agent_asking")
+            question = frames[-1]["payload"]
+            approve = question["arguments"]["number"] % 2 == 0
+            given = {"question_id": question["question_id"], "approve": approve}
+            await client.send("answer", given)
+        end = end_of(await client.until("agent_completed"))
+    assert end["result"] == [
+        f"{number} {'denied' if number % 2 else 'done'}" for number in range(OPEN_QUESTIONS + 2)
+    ]
 
 
 async def test_usage_is_reported() -> None:

@@ -10,15 +10,15 @@ from support.asyncio_agents import ask, end_of, serve_agents, text_of
 from support.memory import Frame, kinds
 
 from netra_trio.aio import AsyncioRun, asyncio_agent
-from netra_trio.aio.frameworks.output import Output, arguments_of, plain, prompt_of
+from netra_trio.aio.frameworks.output import FrameworkOutput, arguments_of, plain, prompt_of
 
 
 async def frames_of(function: Any, *, approve: bool | None = None) -> list[Frame]:
-    """Run a function of an `Output` as an agent; return the frames of its run."""
+    """Run a function of an `FrameworkOutput` as an agent; return the frames of its run."""
 
     @asyncio_agent
     async def agent(run: AsyncioRun) -> Any:
-        return await function(Output(run))
+        return await function(FrameworkOutput(run))
 
     async with serve_agents(agent=agent) as server, server.connect() as client:
         if approve is None:
@@ -31,7 +31,7 @@ async def frames_of(function: Any, *, approve: bool | None = None) -> list[Frame
 
 
 async def test_texts_before_and_after_a_tool_are_apart() -> None:
-    async def show(output: Output) -> Any:
+    async def show(output: FrameworkOutput) -> Any:
         await output.text("Let ")
         await output.text("")
         await output.text("me see.")
@@ -46,7 +46,7 @@ async def test_texts_before_and_after_a_tool_are_apart() -> None:
 
 
 async def test_a_text_after_a_tool_only_has_no_gap() -> None:
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         await output.start_tool("1", "look", None)
         await output.end_tool("1")
         await output.text("Found.")
@@ -55,7 +55,7 @@ async def test_a_text_after_a_tool_only_has_no_gap() -> None:
 
 
 async def test_each_paragraph_is_a_thought() -> None:
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         for piece in ("First", " step.\n", "\nSecond step.\n\n", "  \n\nThird"):
             await output.thought(piece)
         await output.text("Answer")
@@ -67,7 +67,7 @@ async def test_each_paragraph_is_a_thought() -> None:
 
 
 async def test_a_tool_is_started_once_and_ended_once() -> None:
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         await output.start_tool("1", "look", '{"city": "Oslo"}')
         await output.start_tool("1", "look", {})
         await output.end_tool("1", {"sky": "clear"})
@@ -86,7 +86,7 @@ async def test_a_tool_is_started_once_and_ended_once() -> None:
 
 @pytest.mark.parametrize("approve", [True, False])
 async def test_a_model_cannot_ask_for_or_skip_an_approval_by_an_argument(approve: bool) -> None:
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         await output.start_tool("1", "look", {"approve": approve})
         await output.end_tool("1")
 
@@ -96,7 +96,7 @@ async def test_a_model_cannot_ask_for_or_skip_an_approval_by_an_argument(approve
 
 
 async def test_an_approved_call_goes_on() -> None:
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         await output.start_tool("1", "delete", {"path": "x"}, approve=True)
         await output.start_tool("1", "delete", {"path": "x"})
         await output.end_tool("1", "deleted")
@@ -106,7 +106,7 @@ async def test_an_approved_call_goes_on() -> None:
 
 
 async def test_usage_is_summed_by_model() -> None:
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         for model, tokens in (("a", 1), ("b", 2), ("a", 3), (None, 4), ("empty", 0)):
             output.add_usage(model, tokens, 0)
         await output.report_usage()
@@ -126,7 +126,7 @@ async def test_usage_is_summed_by_model() -> None:
     ("output", "text"), [({"size": 3}, '{"size":3}'), ("only a result", "only a result")]
 )
 async def test_a_result_without_text_is_emitted_for_the_history(output: Any, text: str) -> None:
-    async def show(shown: Output) -> Any:
+    async def show(shown: FrameworkOutput) -> Any:
         return await shown.result(output)
 
     frames = await frames_of(show)
@@ -136,7 +136,7 @@ async def test_a_result_without_text_is_emitted_for_the_history(output: Any, tex
 async def test_a_cancelled_run_reports_no_usage() -> None:
     started = asyncio.Event()
 
-    async def show(output: Output) -> None:
+    async def show(output: FrameworkOutput) -> None:
         output.add_usage("m", 1, 1)
         try:
             started.set()
@@ -146,7 +146,7 @@ async def test_a_cancelled_run_reports_no_usage() -> None:
 
     @asyncio_agent
     async def agent(run: AsyncioRun) -> Any:
-        return await show(Output(run))
+        return await show(FrameworkOutput(run))
 
     async with serve_agents(agent=agent) as server, server.connect() as client:
         frames = await ask(client, deadline_ms=100)

@@ -4,7 +4,8 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import trio
 from support.asyncio_agents import SECONDS, ask, end_of, serve_agents
 from support.memory import open_server
 
-from netra_trio.aio import AsyncioRun, asyncio_agent
+from netra_trio.aio import AsyncioAgent, AsyncioRun, asyncio_agent
 from netra_trio.aio import executor as executor_module
 from netra_trio.aio import thread as thread_module
 from netra_trio.aio.executor import DaemonExecutor
@@ -91,7 +92,7 @@ async def test_tasks_that_are_left_are_cancelled_at_the_end() -> None:
     assert ended == ["stay"]
 
 
-async def test_a_task_that_does_not_obey_at_the_end_is_named(
+async def test_a_task_that_ignores_cancellation_at_the_end_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(thread_module, "CLOSE_SECONDS", 0.1)
@@ -169,6 +170,48 @@ async def test_code_that_blocks_the_thread_is_reported_once(
 
 def blocks_in(logs: list[Any]) -> list[Any]:
     return [line for line in logs if line["event"] == "asyncio_blocked"]
+
+
+async def test_resources_that_open_slowly_are_reported_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(thread_module, "SLOW_SECONDS", 0.0)
+    opened: list[str] = []
+
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[None]:
+        await asyncio.sleep(0.05)
+        opened.append("resources")
+        yield
+
+    adapted = AsyncioAgent(where._function, resources, name="shop")
+    with structlog.testing.capture_logs() as logs, trio.fail_after(SECONDS):
+        async with adapted.open():
+            assert opened == ["resources"]
+    assert logs == [{"event": "asyncio_resources_slow", "log_level": "warning", "agent": "shop"}]
+
+
+async def test_a_start_can_be_cancelled_after_slow_resources_were_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(thread_module, "SLOW_SECONDS", 0.0)
+    token = trio.lowlevel.current_trio_token()
+    ended: list[str] = []
+
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[None]:
+        token.run_sync_soon(scope.cancel)
+        try:
+            await asyncio.sleep(1000)
+            yield
+        finally:
+            ended.append("resources")
+
+    adapted = asyncio_agent(where._function, resources=resources)
+    with trio.fail_after(SECONDS), trio.CancelScope() as scope:
+        async with adapted.open():
+            ended.append("never")
+    assert (scope.cancelled_caught, ended) == (True, ["resources"])
 
 
 async def test_what_holds_it_twice_ends_it_once() -> None:

@@ -2,17 +2,24 @@
 
 import io
 import os
+import pty
 import readline
+import select
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
-from netra_trio.cli import line_editor
+from netra_trio.cli import line_editor, line_input
 from netra_trio.cli.line_editor import LINE_CHARACTERS, LINES, History, line_buffer
 from netra_trio.cli.line_input import LineInput
 from netra_trio.cli.terminal import Screen
+
+SECONDS = 10.0  # a bound on what hangs
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +60,62 @@ async def test_a_pipe_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> N
         assert await lines.read() == "four"
         assert await lines.read() is None
         assert await lines.read() is None
+
+
+async def test_lines_that_are_typed_ahead_on_a_terminal_are_discarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    master, slave = pty.openpty()
+    with open(slave) as given:  # noqa: ASYNC230, PTH123 - a terminal
+        monkeypatch.setattr("sys.stdin", given)
+        lines = LineInput(Screen(io.StringIO()), History())
+        assert not lines.discard()
+
+        # In the buffer of the terminal, whether its line is complete or not.
+        os.write(master, b"one\ntwo")
+        assert select.select([given], [], [], SECONDS)[0]
+        assert lines.discard()
+
+        # Read by a thread, and not asked for yet.
+        with trio.move_on_after(0.05):
+            await lines.read()
+        os.write(master, b"three\n")
+        while not lines._results.statistics().current_buffer_used:  # noqa: ASYNC110 - no event
+            await trio.sleep(0.01)
+        assert lines.discard()
+        assert not lines.discard()
+
+        # Read by a thread, and not delivered yet: this task does not give way meanwhile.
+        noted = threading.Event()
+        clock = SimpleNamespace(monotonic=lambda: _note_thread(time.monotonic(), noted))
+        monkeypatch.setattr(line_input, "time", clock)
+        with trio.move_on_after(0.05):
+            await lines.read()
+        os.write(master, b"four\n")
+        assert noted.wait(SECONDS)
+        lines.discard()
+        os.write(master, b"five\n")
+        assert await lines.read() == "five"
+    os.close(master)
+
+
+def _note_thread(now: float, noted: threading.Event) -> float:
+    """Return the time, and note that another thread has asked for it."""
+    if threading.current_thread() is not threading.main_thread():
+        noted.set()
+    return now
+
+
+async def test_a_terminal_that_is_gone_has_nothing_to_discard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    master, slave = pty.openpty()
+    with open(slave) as given:  # noqa: ASYNC230, PTH123 - a terminal
+        monkeypatch.setattr("sys.stdin", given)
+        lines = LineInput(Screen(io.StringIO()), History())
+        monkeypatch.setattr(given, "isatty", lambda: True, raising=False)
+        os.close(master)
+        assert not lines.discard()
 
 
 async def test_the_input_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from support.terminal import CTRL_C, CTRL_D, terminal
 
 NETRA = ("-m", "netra_trio")
 AGENTS = """
+from pathlib import Path
+
 import trio
 
 from netra_trio.errors import QuestionExpired, ToolDenied
@@ -43,6 +45,25 @@ async def several(run):
     await run.emit(" and ".join(answers))
 
 
+async def two_tools(run):
+    for name in ("first", "second"):
+        try:
+            async with run.tool(name, approve=True):
+                pass
+        except ToolDenied as denied:
+            await run.emit(f"{name}: {denied.outcome}")
+
+
+async def asks_late(run):
+    await run.emit("Working.")
+    if run.content == "ask":  # and leave the line editor of the chat waiting
+        with trio.move_on_after(0.1):
+            await run.ask("Really?")
+    while not Path(f"go-{run.thread_id}").exists():
+        await trio.sleep(0.01)
+    await two_tools(run)
+
+
 async def changes_its_mind(run):
     with trio.move_on_after(0.5):
         await run.ask("Really?")
@@ -54,7 +75,7 @@ async def changes_its_mind(run):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     write_agents(folder, AGENTS)
-    names = ("paint", "hurry", "several", "changes_its_mind")
+    names = ("paint", "hurry", "several", "changes_its_mind", "two_tools", "asks_late")
     agents = [f"--agent=outside_agents:{name}" for name in names]
     with serving(folder, *agents, JWT_SECRET_KEY="") as running:
         yield running
@@ -172,6 +193,57 @@ def test_another_session_answers_first(server: Server, tmp_path: Path) -> None:
         chat.wait_for("How many?")
         chat.press(CTRL_C)
         chat.wait_for("(cancelled)")
+        chat.wait_for("> ")
+        chat.press(CTRL_D)
+        assert chat.wait() == 0
+
+
+def test_an_answer_that_is_typed_ahead_answers_no_later_question(
+    server: Server, tmp_path: Path
+) -> None:
+    with terminal(command(server, "--agent", "two_tools"), directory=tmp_path) as chat:
+        chat.wait_for("> ")
+        chat.press("go\r")
+        chat.wait_for("Allow the call of first?")
+        chat.wait_for("> ")
+        chat.press("y\ry\r")
+        chat.wait_for("[first] → ")
+        chat.wait_for("What was typed before the question is discarded.")
+        chat.wait_for("Allow the call of second?")
+        chat.wait_for("> ")
+        chat.press("n\r")
+        chat.wait_for("second: denied")
+        chat.wait_for("> ")
+        chat.press(CTRL_D)
+        assert chat.wait() == 0
+
+
+@pytest.mark.parametrize("content", ["work", "ask"], ids=["terminal", "line editor"])
+def test_an_answer_that_is_typed_while_the_agent_works_answers_nothing(
+    server: Server, tmp_path: Path, content: str
+) -> None:
+    """With the line editor, a read of an earlier question is active meanwhile."""
+    asked = command(server, "--agent", "asks_late", "--thread", content)
+    with terminal(asked, directory=tmp_path) as chat:
+        chat.wait_for("> ")
+        chat.press(f"{content}\r")
+        chat.wait_for("Working.")
+        if content == "ask":
+            chat.wait_for("(the question was cancelled)")
+            chat.wait_for("> ")
+        chat.press("y\r")
+        chat.wait_for("y")
+        chat.wait_for("\n")
+        (server.process.directory / f"go-{content}").touch()
+        chat.wait_for("What was typed before the question is discarded.")
+        chat.wait_for("Allow the call of first?")
+        chat.wait_for("> ")
+        chat.press("n\r")
+        chat.wait_for("first: denied")
+        chat.wait_for("Allow the call of second?")
+        chat.wait_for("> ")
+        chat.press("n\r")
+        chat.wait_for("second: denied")
         chat.wait_for("> ")
         chat.press(CTRL_D)
         assert chat.wait() == 0

@@ -19,6 +19,8 @@ from support.asyncio_agents import ask, end_of, serve_agents, text_of
 from support.memory import Frame, kinds
 
 from netra_trio.aio import langgraph
+from netra_trio.aio.frameworks.langgraph import CUT_OFF
+from netra_trio.errors import QuestionExpired
 
 
 def of_kind(frames: list[Frame], kind: str) -> list[Frame]:
@@ -63,6 +65,140 @@ async def test_a_graph_with_a_checkpointer_keeps_the_thread_of_a_user() -> None:
             assert text_of(await ask(client, thread_id="t-1")) == "3 messages"
         async with server.connect("bob") as client:
             assert text_of(await ask(client, thread_id="t-2")) == "1 messages"
+
+
+async def test_two_agents_with_one_checkpointer_keep_their_own_states() -> None:
+    def count(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"{len(state['messages'])} messages")]}
+
+    saver = InMemorySaver()
+    agents = {
+        name: langgraph(graph_of(count).compile(checkpointer=saver), history=0)
+        for name in ("one", "other")
+    }
+    async with serve_agents(**agents) as server, server.connect() as client:
+        for name in agents:
+            frames = await ask(client, agent=name, thread_id="t-1")
+            assert text_of(frames) == "1 messages"
+
+
+class Caller(Fake):
+    """Calls two tools, then says in how many messages it was called; notes what it gets."""
+
+    given: list[list[BaseMessage]]
+
+    def bind_tools(self, tools: Any, **_: Any) -> Any:
+        """Return the model itself: the calls are fixed."""
+        return self
+
+    async def _astream(
+        self, messages: list[BaseMessage], *_: Any, **__: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        self.given.append(messages)
+        if len(self.given) == 1:
+            calls = [
+                {"name": name, "args": "{}", "id": f"call-{name}", "index": index}
+                for index, name in enumerate(["quick", "slow"])
+            ]
+            yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=calls))
+        else:
+            yield ChatGenerationChunk(message=AIMessageChunk(f"{len(messages)} messages"))
+
+
+@pytest.mark.parametrize("is_given", [False, True], ids=["adapter", "input"])
+async def test_a_run_after_a_stop_has_a_result_for_each_tool_call(is_given: bool) -> None:
+    started = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    @tool
+    async def quick() -> str:
+        """Return at once."""
+        return "quick result"
+
+    @tool
+    async def slow() -> str:
+        """Wait, once the result of the other tool is stored."""
+        while not is_stored():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)
+        token.run_sync_soon(started.set)
+        await asyncio.sleep(100)
+        return ""
+
+    def is_stored() -> bool:
+        found = saver.get_tuple({"configurable": {"thread_id": "agent/alice/t-1"}})
+        return found is not None and any(
+            channel == "messages" for _, channel, _ in found.pending_writes or ()
+        )
+
+    saver, model = InMemorySaver(), Caller(given=[])
+    graph = create_agent(model, [quick, slow], checkpointer=saver)
+    options: Any = {"input": lambda run: {"messages": run.content}} if is_given else {}
+    adapted = langgraph(graph, **options)
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        await client.say("one", thread_id="t-1")
+        run_id = (await client.until("tool_executing"))[-1]["payload"]["run_id"]
+        await started.wait()
+        await client.send("stop_agent", {"run_id": run_id})
+        await client.until("agent_completed")
+        assert text_of(await ask(client, "two", thread_id="t-1")) == "5 messages"
+        assert text_of(await ask(client, "three", thread_id="t-1")) == "7 messages"
+    assert [(each.type, each.content) for each in model.given[-1]] == [
+        ("human", "one"),
+        ("ai", ""),
+        ("tool", "quick result"),
+        ("tool", CUT_OFF),
+        ("human", "two"),
+        ("ai", "5 messages"),
+        ("human", "three"),
+    ]
+
+
+async def test_a_run_after_a_question_without_an_answer_has_a_result_for_its_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @tool
+    async def slow() -> str:
+        """Ask the user."""
+        return str(interrupt("Which?"))
+
+    @tool
+    async def quick() -> str:
+        """Return at once."""
+        return "quick result"
+
+    model = Caller(given=[])
+    graph = create_agent(model, [quick, slow], checkpointer=InMemorySaver())
+    adapted = langgraph(graph)
+    monkeypatch.setattr("netra_trio.aio.run.AsyncioRun.ask", expire)
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        assert end_of(await ask(client, "one", thread_id="t-1"))["status"] == "failed"
+        assert text_of(await ask(client, "two", thread_id="t-1")) == "5 messages"
+    assert [each.type for each in model.given[-1]] == ["human", "ai", "tool", "tool", "human"]
+    assert [each.content for each in model.given[-1][2:4]] == ["quick result", CUT_OFF]
+
+
+async def expire(*_: Any) -> None:
+    """Stand for a question that nobody answers within five minutes."""
+    raise QuestionExpired("no answer")
+
+
+async def test_messages_that_are_replaced_get_no_result() -> None:
+    """The state of this graph has the input only: a result would have no call."""
+
+    def count(state: Any) -> dict[str, Any]:
+        call = {"name": "slow", "args": {}, "id": "call-1"}
+        return {"messages": [AIMessage(f"{len(state['messages'])}", tool_calls=[call])]}
+
+    adapted = langgraph(graph_of(count, Replaced).compile(checkpointer=InMemorySaver()))
+    async with serve_agents(agent=adapted) as server, server.connect() as client:
+        assert text_of(await ask(client, thread_id="t-1")) == "1"
+        assert text_of(await ask(client, thread_id="t-1")) == "1"
+
+
+class Replaced(TypedDict):
+    """A state whose messages are replaced by each update."""
+
+    messages: list[BaseMessage]
 
 
 async def test_a_context_is_made_for_each_run() -> None:

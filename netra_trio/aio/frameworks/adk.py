@@ -23,7 +23,12 @@ from google.adk.sessions.in_memory_session_service import InMemorySessionService
 from google.genai import types
 
 from netra_trio.aio.agent import AsyncioAgent
-from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, Output, arguments_of, prompt_of
+from netra_trio.aio.frameworks.output import (
+    HISTORY_MESSAGES,
+    FrameworkOutput,
+    arguments_of,
+    prompt_of,
+)
 from netra_trio.aio.run import AsyncioRun
 from netra_trio.errors import QuestionExpired, ToolDenied
 from netra_trio.protocol.messages import HistoryMessage
@@ -52,7 +57,7 @@ def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> Asyncio
     config = RunConfig(streaming_mode=StreamingMode.SSE)
 
     async def answer(run: AsyncioRun) -> Any:
-        output = Output(run)
+        output = FrameworkOutput(run)
         shown = _Shown(output)
         _SHOWN.set(shown)
         names = {"app_name": app.name, "user_id": run.user, "session_id": run.id}
@@ -97,9 +102,9 @@ class _Shown:
         output: The output of the run.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: FrameworkOutput) -> None:
         self.output = output
-        self._ahead = 0  # characters that were shown, but whose events are to come
+        self._ahead = 0  # characters shown before their event arrived
         self._has_pieces = False  # of the current message
 
     async def piece(self, content: Any) -> None:
@@ -221,7 +226,7 @@ class _Tools(BasePlugin):
         await _SHOWN.get().output.end_tool(tool_context.function_call_id, error=error)
 
 
-async def _answers(run: AsyncioRun, output: Output, turn: _Turn) -> list[types.Part]:
+async def _answers(run: AsyncioRun, output: FrameworkOutput, turn: _Turn) -> list[types.Part]:
     """Ask the user about all calls that wait, side by side; return the answers."""
     async with asyncio.TaskGroup() as group:
         tasks = [
@@ -240,7 +245,7 @@ async def _answers(run: AsyncioRun, output: Output, turn: _Turn) -> list[types.P
     ]
 
 
-async def _confirm(output: Output, request: Any) -> dict[str, Any]:
+async def _confirm(output: FrameworkOutput, request: Any) -> dict[str, Any]:
     """Ask for an approval; the call is started, and the plugin goes on with it."""
     call = request.args["originalFunctionCall"]
     try:

@@ -13,18 +13,26 @@ from uuid import UUID
 
 import orjson
 from langchain_core.callbacks import AsyncCallbackHandler
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+)
+from langgraph.channels import LastValue
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel import Pregel
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command, Interrupt, StateSnapshot
 
 from netra_trio.aio.agent import AsyncioAgent
-from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, Output, plain, prompt_of
+from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, FrameworkOutput, plain, prompt_of
 from netra_trio.aio.run import AsyncioRun
 from netra_trio.errors import ToolDenied
 from netra_trio.protocol.messages import HistoryMessage
 
 MESSAGES = "messages"  # the channel of a conversation
+CUT_OFF = "This call was cut off; whether it had an effect is unknown."  # to the model
 NO_STREAM = "nostream"  # LangGraph's tag for models whose text is not shown
 
 
@@ -37,8 +45,9 @@ def langgraph(
 ) -> AsyncioAgent:
     """Make an agent of a compiled graph.
 
-    A graph with a checkpointer keeps its own state, of the user and thread of the run. Any other
-    graph gets the history of the thread, and a checkpointer for the run, for interrupts.
+    A graph with a checkpointer keeps its own state, of the agent, the user and the thread of the
+    run. Any other graph gets the history of the thread, and a checkpointer for the run, for
+    interrupts.
 
     Args:
         graph: The graph.
@@ -52,21 +61,25 @@ def langgraph(
     has_messages = MESSAGES in graph.channels
     if input is None and not has_messages:
         raise TypeError("the graph has no channel 'messages': give `input`, a function of the run")
+    appends = has_messages and not isinstance(graph.channels[MESSAGES], LastValue)
 
     async def answer(run: AsyncioRun) -> Any:
-        output = Output(run)
+        output = FrameworkOutput(run)
         shown = _Shown(output)
         own = not graph.checkpointer or graph.checkpointer is True
-        thread = run.id if own else f"{run.user}/{run.thread_id}"
+        thread = run.id if own else f"{run.agent_name}/{run.user}/{run.thread_id}"
         used = graph.copy({"checkpointer": InMemorySaver()}) if own else graph
         config: Any = {"configurable": {"thread_id": thread}, "callbacks": [shown]}
+        state = None if own else await used.aget_state(config)
         value: Any
         if input is not None:
             value = input(run)
         else:
-            is_new = own or not (await used.aget_state(config)).values
+            is_new = state is None or not state.values
             earlier = await run.history(history) if history and is_new else []
             value = {MESSAGES: [*_messages(earlier), HumanMessage(run.content)]}
+        if state is not None and appends:
+            value = _completed(value, await _missing_results(used, state))
         options = {} if context is None else {"context": context(run)}
         try:
             while True:
@@ -101,7 +114,7 @@ class _Shown(AsyncCallbackHandler):
     raise_error = True  # of these methods: a run that was stopped must not go on
     run_inline = True
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: FrameworkOutput) -> None:
         self.output = output
         self._loop = asyncio.get_running_loop()
         self._order = asyncio.Lock()  # first come, first served
@@ -251,6 +264,49 @@ def _value_of(content: Any) -> Any:
         except orjson.JSONDecodeError:
             return content
     return content
+
+
+async def _missing_results(
+    graph: "Pregel[Any, Any, Any, Any]", state: StateSnapshot
+) -> list[BaseMessage]:
+    """Return results for the tool calls that a run left without one, when it was cut off.
+
+    Providers reject a conversation with such a call. A new input drops the results that were not
+    yet in the state, those of calls beside the one that was cut off.
+
+    Args:
+        graph: The graph.
+        state: Its state, with these results.
+    """
+    kept = await graph.aget_state(state.config) if state.next else state
+    calls, results = _last_calls(kept)
+    _, finished = _last_calls(state)
+    return [
+        finished.get(call["id"])
+        or ToolMessage(CUT_OFF, tool_call_id=call["id"], name=call["name"], status="error")
+        for call in calls
+        if call["id"] not in results
+    ]
+
+
+def _last_calls(state: StateSnapshot) -> tuple[list[Any], dict[str, BaseMessage]]:
+    """Return the tool calls at the end of a conversation, and their results by id."""
+    results: dict[str, BaseMessage] = {}
+    for message in reversed(state.values.get(MESSAGES, ())):
+        if isinstance(message, AIMessage):
+            return list(message.tool_calls), results
+        if not isinstance(message, ToolMessage):
+            break
+        results[message.tool_call_id] = message
+    return [], {}
+
+
+def _completed(value: Any, results: list[BaseMessage]) -> Any:
+    """Return an input with messages that come before its own."""
+    if not results or not isinstance(value, Mapping):
+        return value
+    own = value.get(MESSAGES, [])
+    return {**value, MESSAGES: [*results, *(own if isinstance(own, list) else [own])]}
 
 
 def _messages(earlier: Sequence[HistoryMessage]) -> list[BaseMessage]:

@@ -16,7 +16,7 @@ from agents.items import ToolApprovalItem
 from agents.run_state import RunState
 
 from netra_trio.aio.agent import AsyncioAgent
-from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, Output
+from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, FrameworkOutput
 from netra_trio.aio.run import AsyncioRun
 from netra_trio.errors import ToolDenied
 
@@ -42,7 +42,7 @@ def openai_agents(
     """
 
     async def answer(run: AsyncioRun) -> Any:
-        output = Output(run)
+        output = FrameworkOutput(run)
         hooks = _Hooks(output)
         earlier = await run.history(history) if history else []
         state: Any = [
@@ -71,7 +71,7 @@ def openai_agents(
 class _Hooks(RunHooks[Any]):
     """Shows the tools of a run, and counts its usage."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: FrameworkOutput) -> None:
         self._output = output
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
@@ -89,7 +89,7 @@ class _Hooks(RunHooks[Any]):
         self._output.add_usage(_model_name(agent), usage.input_tokens, usage.output_tokens)
 
 
-async def _show(output: Output, events: AsyncIterator[Any]) -> None:
+async def _show(output: FrameworkOutput, events: AsyncIterator[Any]) -> None:
     """Show text and thoughts as they come."""
     has_deltas = False  # of the current message: a model may give whole messages only
     async for event in events:
@@ -109,7 +109,7 @@ async def _show(output: Output, events: AsyncIterator[Any]) -> None:
             has_deltas = False
 
 
-async def _approve(output: Output, item: ToolApprovalItem, state: "RunState[Any]") -> None:
+async def _approve(output: FrameworkOutput, item: ToolApprovalItem, state: "RunState[Any]") -> None:
     """Ask for an approval; the call is started, and the hooks go on with it."""
     name = item.name or "tool"
     try:

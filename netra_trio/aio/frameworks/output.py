@@ -1,6 +1,6 @@
 """What the adapters share: text with its gaps, thoughts by paragraph, tools by id, usage.
 
-output = Output(run)
+output = FrameworkOutput(run)
 await output.text("Hel")
 await output.start_tool("call-1", "add", {"a": 1})
 await output.end_tool("call-1", 3)
@@ -20,7 +20,7 @@ HISTORY_MESSAGES = 50  # of the thread, which an adapter gives to its framework 
 GAP = "\n\n"  # between two texts with a tool call between them
 
 
-class Output:
+class FrameworkOutput:
     """The output of one run.
 
     Args:

@@ -31,7 +31,12 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
 from pydantic_ai.tools import ToolDenied as Denial
 
 from netra_trio.aio.agent import AsyncioAgent
-from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, Output, arguments_of, prompt_of
+from netra_trio.aio.frameworks.output import (
+    HISTORY_MESSAGES,
+    FrameworkOutput,
+    arguments_of,
+    prompt_of,
+)
 from netra_trio.aio.run import AsyncioRun
 from netra_trio.errors import QuestionExpired, ToolDenied
 from netra_trio.protocol.messages import HistoryMessage
@@ -54,7 +59,7 @@ def pydantic_ai(
     """
 
     async def answer(run: AsyncioRun) -> Any:
-        output = Output(run)
+        output = FrameworkOutput(run)
         earlier = _messages(await run.history(history)) if history else []
         with capture_run_messages() as messages:
             try:
@@ -75,7 +80,7 @@ def pydantic_ai(
 class _Shown(AbstractCapability[Any]):
     """Shows one run to its user, and asks them what it defers."""
 
-    def __init__(self, run: AsyncioRun, output: Output) -> None:
+    def __init__(self, run: AsyncioRun, output: FrameworkOutput) -> None:
         self._run = run
         self._output = output
 
@@ -174,7 +179,7 @@ def _messages(earlier: Sequence[HistoryMessage]) -> list[ModelMessage]:
     ]
 
 
-def _add_usage(output: Output, messages: Sequence[ModelMessage]) -> None:
+def _add_usage(output: FrameworkOutput, messages: Sequence[ModelMessage]) -> None:
     for message in messages:
         if isinstance(message, ModelResponse):
             usage = message.usage
