@@ -300,7 +300,7 @@ async def health(server: Server) -> str:
     return status
 
 
-async def test_what_can_never_be_stored_is_refused_for_good(
+async def test_what_can_never_be_stored_is_refused_permanently(
     tmp_path: Path, own_server: PostgresServer, name: str
 ) -> None:
     bring_up(own_server.url(name))
@@ -321,7 +321,7 @@ async def test_what_can_never_be_stored_is_refused_for_good(
     assert [line["event"] for line in logged if line["level"] != "info"].count("write_refused") == 3
 
 
-async def test_ended_sessions_of_the_database_are_noticed_by_nobody(
+async def test_ended_sessions_of_the_database_do_not_reach_clients(
     tmp_path: Path, own_server: PostgresServer, name: str
 ) -> None:
     sessions = f"FROM pg_stat_activity WHERE datname = '{name}'"

@@ -1,6 +1,8 @@
 """What the adapter for LangGraph does beyond the graphs that are served by the command."""
 
 import asyncio
+import gc
+import threading
 from collections.abc import AsyncIterator
 from typing import Any, TypedDict
 
@@ -283,6 +285,53 @@ async def test_an_interrupt_is_a_question(value: Any, schema: Any, prompt: str) 
         given = {"question_id": question["question_id"], "answer": "Oslo"}
         await client.send("answer", given)
         assert text_of(await client.until("agent_completed")) == "To Oslo."
+
+
+async def test_an_interrupt_in_a_tool_is_a_question_of_one_call() -> None:
+    @tool
+    async def weather(city: str) -> str:
+        """Return the weather."""
+        return f"sun at {interrupt('At what time?')}"
+
+    agent = create_agent(MODEL, [weather])
+    async with serve_agents(agent=langgraph(agent)) as server, server.connect() as client:
+        await client.say("hello")
+        frames = await client.until("agent_asking")
+        question = frames[-1]["payload"]
+        assert question["prompt"] == "At what time?"
+        given = {"question_id": question["question_id"], "answer": "noon"}
+        await client.send("answer", given)
+        frames += await client.until("agent_completed")
+    (started,), (ended,) = of_kind(frames, "tool_executing"), of_kind(frames, "tool_completed")
+    assert started["tool_call_id"] == ended["tool_call_id"]
+    assert (ended["success"], ended["result"]) == (True, "sun at noon")
+
+
+async def test_a_blocking_tool_that_ends_after_a_stop_is_ignored(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    started = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    ended = threading.Event()
+
+    @tool
+    def weather(city: str) -> str:
+        """Return the weather."""
+        token.run_sync_soon(started.set)
+        ended.wait()
+        return "sun"
+
+    agent = create_agent(MODEL, [weather])
+    async with serve_agents(agent=langgraph(agent)) as server, server.connect() as client:
+        await client.say("hello")
+        await started.wait()
+        frames = await client.until("tool_executing")
+        await client.send("stop_agent", {"run_id": frames[-1]["payload"]["run_id"]})
+        frames = await client.until("agent_completed")
+        assert end_of(frames)["status"] == "cancelled"
+        ended.set()
+    gc.collect()
+    assert [str(each.message) for each in recwarn if "never awaited" in str(each.message)] == []
 
 
 async def test_a_tool_that_returns_half_a_json_is_shown_as_text() -> None:

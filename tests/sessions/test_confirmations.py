@@ -416,7 +416,7 @@ class RefusingStore(MemoryStore):
         return await super().record(message)
 
 
-async def test_a_message_that_can_never_be_stored_is_refused_for_good(
+async def test_a_message_that_can_never_be_stored_is_refused_permanently(
     autojump_clock: MockClock,
 ) -> None:
     async with (

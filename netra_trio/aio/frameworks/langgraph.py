@@ -7,7 +7,9 @@ and its tools. Interrupts ask the user, and the graph is resumed with the answer
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +24,7 @@ from langchain_core.messages import (
 )
 from langgraph.channels import LastValue
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt, StateSnapshot
 
@@ -33,6 +36,7 @@ from netra_trio.protocol.messages import HistoryMessage
 
 MESSAGES = "messages"  # the channel of a conversation
 CUT_OFF = "This call was cut off; whether it had an effect is unknown."  # to the model
+_NO_CALL = ("", "", None)  # of a tool whose start was not reported
 NO_STREAM = "nostream"  # LangGraph's tag for models whose text is not shown
 
 
@@ -117,10 +121,11 @@ class _Shown(AsyncCallbackHandler):
     def __init__(self, output: FrameworkOutput) -> None:
         self.output = output
         self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself has weak references only
         self._order = asyncio.Lock()  # first come, first served
         self._shown: set[str] = set()  # ids of messages
-        self._approved: list[tuple[str, Any, str]] = []  # name, arguments and id of calls
-        self._ids: dict[UUID, str] = {}
+        self._expected: list[tuple[str, Any, str]] = []  # name, arguments and id of calls to start
+        self._calls: dict[UUID, tuple[str, str, Any]] = {}  # id, name and arguments
 
     async def on_llm_new_token(
         self,
@@ -135,33 +140,36 @@ class _Shown(AsyncCallbackHandler):
         if isinstance(message, AIMessageChunk) and NO_STREAM not in (tags or ()):
             if message.id is not None:
                 self._shown.add(message.id)
-            await self._in_order(self._show(message))
+            await self._in_order(partial(self._show, message))
 
     async def message(self, message: BaseMessage) -> None:
         """Show a message that a node made without a model, or whose model does not stream."""
         if isinstance(message, AIMessage) and message.id not in self._shown:
             if not isinstance(message, AIMessageChunk) and message.id is not None:
                 self._shown.add(message.id)
-            await self._in_order(self._show(message))
+            await self._in_order(partial(self._show, message))
 
     async def flush(self) -> None:
         """Wait until everything is shown that was reported before."""
         async with self._order:
             pass
 
-    async def _in_order(self, show: Coroutine[Any, Any, None]) -> None:
+    async def _in_order(self, show: Callable[[], Awaitable[None]]) -> None:
         """Show something behind what was reported before; in another loop, without waiting."""
         if asyncio.get_running_loop() is self._loop:
             await self._locked(show)
         else:
-            asyncio.run_coroutine_threadsafe(self._locked(show), self._loop)
+            with suppress(RuntimeError):  # the loop is closed: the run ended before its thread
+                self._loop.call_soon_threadsafe(self._start, show)
 
-    async def _locked(self, show: Coroutine[Any, Any, None]) -> None:
-        try:
-            async with self._order:
-                await show
-        finally:
-            show.close()  # if it was cancelled before
+    def _start(self, show: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(self._locked(show))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _locked(self, show: Callable[[], Awaitable[None]]) -> None:
+        async with self._order:
+            await show()
 
     async def _show(self, message: AIMessage) -> None:
         for block in message.content_blocks:
@@ -172,7 +180,7 @@ class _Shown(AsyncCallbackHandler):
 
     async def on_llm_end(self, response: Any, **_: Any) -> None:
         """Count the tokens of a request."""
-        await self._in_order(self.output.end_thought())
+        await self._in_order(self.output.end_thought)
         for generations in response.generations:
             message = getattr(generations[0], "message", None) if generations else None
             usage = getattr(message, "usage_metadata", None)
@@ -180,9 +188,9 @@ class _Shown(AsyncCallbackHandler):
                 name = message.response_metadata.get("model_name")
                 self.output.add_usage(name, usage["input_tokens"], usage["output_tokens"])
 
-    def approved(self, name: str, arguments: Any, call_id: str) -> None:
-        """Note that a call was approved, and is started."""
-        self._approved.append((name, arguments, call_id))
+    def expect_start(self, name: str, arguments: Any, call_id: str) -> None:
+        """Note that a call which is shown already will start: it was approved, or interrupted."""
+        self._expected.append((name, arguments, call_id))
 
     async def on_tool_start(
         self,
@@ -195,26 +203,29 @@ class _Shown(AsyncCallbackHandler):
     ) -> None:
         """Show the start of a tool."""
         name = (serialized or {}).get("name", "tool")
-        arguments = input_str if inputs is None else inputs
+        arguments: Any = input_str if inputs is None else inputs
         call_id = str(run_id)
-        for approved in self._approved:
-            if approved[0] == name and approved[1] == arguments:
-                self._approved.remove(approved)
-                call_id = approved[2]
+        for expected in self._expected:
+            if expected[:2] == (name, arguments):
+                self._expected.remove(expected)
+                call_id = expected[2]
                 break
-        self._ids[run_id] = call_id
-        await self._in_order(self.output.start_tool(call_id, name, arguments))
+        self._calls[run_id] = (call_id, name, arguments)
+        await self._in_order(partial(self.output.start_tool, call_id, name, arguments))
 
     async def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """Show the result of a tool."""
         result = _value_of(output.content) if isinstance(output, BaseMessage) else output
-        await self._in_order(self.output.end_tool(self._ids.pop(run_id, ""), result))
+        call_id, _, _ = self._calls.pop(run_id, _NO_CALL)
+        await self._in_order(partial(self.output.end_tool, call_id, result))
 
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """Show the failure of a tool."""
-        call_id = self._ids.pop(run_id, "")
-        if isinstance(error, Exception):
-            await self._in_order(self.output.end_tool(call_id, error=error))
+        call_id, name, arguments = self._calls.pop(run_id, _NO_CALL)
+        if isinstance(error, GraphBubbleUp):  # it asks, and starts again with the answer
+            self.expect_start(name, arguments, call_id)
+        elif isinstance(error, Exception):
+            await self._in_order(partial(self.output.end_tool, call_id, error=error))
         else:
             self.output.cut_tool(call_id)
 
@@ -252,7 +263,7 @@ async def _decide(shown: _Shown, call_id: str, request: Mapping[str, Any]) -> di
         await shown.output.start_tool(call_id, name, arguments, approve=True)
     except ToolDenied:
         return {"type": "reject", "message": "The user did not approve this call."}
-    shown.approved(name, arguments, call_id)
+    shown.expect_start(name, arguments, call_id)
     return {"type": "approve"}
 
 
