@@ -130,7 +130,9 @@ class RefusingStore(MemoryStore):
         raise NotStorable(user_id)
 
 
-async def test_a_user_who_cannot_be_stored_is_refused_permanently(autojump_clock: MockClock) -> None:
+async def test_a_user_who_cannot_be_stored_is_refused_permanently(
+    autojump_clock: MockClock,
+) -> None:
     app = application(RefusingStore(), auth_auto_provision=True)
     async with app.running():
         answer, body = await get(app, "/ws/stats", token("root", ADMIN))

@@ -216,7 +216,7 @@ class _Shown(AsyncCallbackHandler):
     async def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """Show the result of a tool."""
         result = _value_of(output.content) if isinstance(output, BaseMessage) else output
-        call_id, _, _ = self._calls.pop(run_id, _NO_CALL)
+        call_id = self._calls.pop(run_id, _NO_CALL)[0]
         await self._in_order(partial(self.output.end_tool, call_id, result))
 
     async def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
