@@ -163,16 +163,20 @@ class Usage:
 def questions_within(
     asked: Sequence[tuple[HistoryQuestion, int]],
 ) -> tuple[HistoryQuestion, ...] | None:
-    """Return the questions of a run for history, older ones shortened; None if there are none.
+    """Return the questions of a run for history; None if there are none.
+
+    Beyond `HISTORY_QUESTIONS_BYTES` the older ones that are closed are shortened. An open one is
+    complete: a user cannot approve what is not shown.
 
     Args:
         asked: The questions in order, each with the bytes of its texts.
     """
-    left = HISTORY_QUESTIONS_BYTES
+    left = HISTORY_QUESTIONS_BYTES - sum(size for each, size in asked if each.outcome is None)
     shown: list[HistoryQuestion] = []
     for question, size in reversed(asked):
-        left -= size
-        shown.append(question if left >= 0 else _shortened(question))
+        is_open = question.outcome is None
+        left -= 0 if is_open else size
+        shown.append(question if is_open or left >= 0 else _shortened(question))
     return tuple(reversed(shown)) or None
 
 

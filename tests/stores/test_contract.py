@@ -752,28 +752,32 @@ async def test_a_page_counts_its_questions(store: Store) -> None:
     assert has_more
 
 
-async def test_the_older_questions_of_a_run_are_shortened(store: Store) -> None:
+async def test_the_older_closed_questions_of_a_run_are_shortened(store: Store) -> None:
     message = new()
     await record(store, message)
     asked = [
         evolve(asked_by(message, at=NOW + number), arguments=dumps("x" * 50_000), prompt="y" * 300)
-        for number in range(4)
+        for number in range(5)
     ]
     for question in asked:
         await store.record_question(question)
+    for question in asked[1:]:
+        await store.end_question(answer_to(question, b"1"))
     questions = await questions_of(store)
     assert questions is not None
     assert [question.question_id for question in questions] == [q.question_id for q in asked]
-    assert [question.truncated for question in questions] == [True, True, None, None]
-    assert questions[0] == HistoryQuestion(
-        asked[0].question_id,
-        asked[0].kind,
+    assert [question.truncated for question in questions] == [None, True, True, True, None]
+    assert questions[0].arguments == "x" * 50_000  # it is open
+    assert questions[1] == HistoryQuestion(
+        asked[1].question_id,
+        asked[1].kind,
         "y" * 200,
-        asked[0].expires_at,
+        asked[1].expires_at,
         tool_name="delete",
+        outcome=QuestionOutcome.ANSWERED,
+        user_id=ALICE,
         truncated=True,
     )
-    assert questions[3].arguments == "x" * 50_000
 
 
 async def test_usage_is_taken_at_any_time(store: Store) -> None:

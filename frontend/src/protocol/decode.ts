@@ -112,6 +112,7 @@ const HISTORY_QUESTION: Shape<HistoryQuestion> = {
   outcome: may(name),
   answer: may(anything),
   user_id: may(name),
+  truncated: may(truth),
 };
 
 const RESUMED_RUN: Shape<ResumedRun> = {

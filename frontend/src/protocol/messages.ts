@@ -171,6 +171,8 @@ export interface HistoryQuestion extends AskedQuestion {
   readonly outcome?: string;
   readonly answer?: JsonValue;
   readonly user_id?: string;
+  /** The prompt was cut, and schema, arguments and answer were left out; only of a closed one. */
+  readonly truncated?: boolean;
 }
 
 /** A run whose end the client has not acknowledged, as a resume reports it. */
