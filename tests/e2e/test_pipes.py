@@ -283,6 +283,8 @@ def test_a_note_repeats_what_is_typed(tmp_path: Path) -> None:
         server.process.end(signal.SIGKILL)
         chat.wait_for("Not connected: the connection was lost.")
         chat.wait_for("> half a li")
+        chat.press("\x03")  # a line that is typed is not lost by one key
+        chat.wait_for("Ctrl-C again quits")
         chat.press("\x03")
         chat.wait()
         assert "Traceback" not in chat.shown
