@@ -42,7 +42,7 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
     *("tests/config/test_loading.py", "tests/cli", "tests/telemetry/test_traces.py"),
     *("tests/transports/test_transport_contract.py", "tests/transports/test_websocket.py"),
     *("tests/stores/sql/test_migrations.py", "tests/stores/sql/test_sql_store.py"),
-    *("tests/stores/sql/test_usage.py", "tests/stores/sql/test_lookups.py"),
+    *("tests/stores/sql/test_usage_sums.py", "tests/stores/sql/test_lookups.py"),
     *("tests/server/test_hypercorn_http2.py", "tests/client/test_client_server.py"),
     *("tests/e2e/test_cli.py::test_one_message", "tests/e2e/test_serve.py::test_the_port_option"),
     "tests/e2e/test_reload.py::test_an_edit_restarts_the_server",
