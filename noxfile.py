@@ -48,6 +48,7 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
     "tests/e2e/test_reload.py::test_an_edit_restarts_the_server",
 )
 APART = "mcp-server-time"  # a program of its own, whose ranges are not those of this package
+NPM_ATTEMPTS = 3
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 nox.needs_version = ">=2025.5"
@@ -157,8 +158,8 @@ def site(session: nox.Session) -> None:
     folder = Path(session.create_tmp())
     archive, script = folder / f"mermaid-{MERMAID}.tgz", folder / "mermaid.min.js"
     if not archive.is_file():
-        pack = ["--silent", f"--pack-destination={folder}"]
-        session.run("npm", "pack", *pack, f"mermaid@{MERMAID}", silent=True)
+        pack = ["--prefer-offline", f"--pack-destination={folder}"]
+        _run_npm(session, "pack", *pack, f"mermaid@{MERMAID}")
     with tarfile.open(archive) as packed:
         found = packed.extractfile("package/dist/mermaid.min.js")
         script.write_bytes(b"" if found is None else found.read())
@@ -288,7 +289,7 @@ def _install_packages(session: nox.Session, folder: Path) -> None:
         return
     quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline"]
     with session.chdir(folder):
-        session.run("npm", "ci", *quiet)
+        _run_npm(session, "ci", *quiet)
     stamp.write_text(mark)
 
 
@@ -299,6 +300,19 @@ def _check_newest(session: nox.Session, distribution: str) -> None:
     newer = [item["metadata"]["version"] for item in report["install"]]
     if newer:
         session.error(f"{distribution} {newer[0]} exists, and cannot be installed beside this")
+
+
+def _run_npm(session: nox.Session, *arguments: str) -> None:
+    """Run npm, a few times if it fails: a registry does not always answer."""
+    for attempt in range(1, NPM_ATTEMPTS + 1):
+        try:
+            session.run("npm", *arguments, silent=True)
+        except nox.command.CommandFailed:
+            if attempt == NPM_ATTEMPTS:
+                raise
+            session.warn(f"npm {arguments[0]} failed; trying again")
+        else:
+            return
 
 
 def _check_each_file(session: nox.Session, chosen: Collection[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The rate of openings from outside: one user opens too many connections, another one does not."""
 
+import time
 from pathlib import Path
 
 from support.server import ask, bearer, serving, sign, upgrade_request
@@ -14,10 +15,13 @@ def test_a_user_beyond_the_rate_is_rejected_and_others_are_not(tmp_path: Path) -
             head = upgrade_request(server.address, "/ws", [bearer(sign(user))])
             return ask(server.address, head).status
 
-        statuses = [opened("mallory") for _ in range(BURST)]
-        assert statuses == [101] * BURST
+        start, accepted = time.monotonic(), 0
         head = upgrade_request(server.address, "/ws", [bearer(sign("mallory"))])
-        answer = ask(server.address, head)
+        while (answer := ask(server.address, head)).status == 101:
+            accepted += 1
+            # A busy machine takes seconds for the burst, and each second permits one more.
+            assert accepted <= BURST + time.monotonic() - start + 1
+        assert accepted >= BURST
         answer.refuses(429, "RATE_LIMIT_EXCEEDED")
         assert int(answer.headers["retry-after"]) >= 1
         assert opened("alice") == 101

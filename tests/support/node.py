@@ -30,6 +30,7 @@ from support.server import Output
 PROGRAMS = Path(__file__).parents[1] / "browser"
 KEPT_IN = Path(__file__).parents[2] / ".nox"
 INSTALL_SECONDS = 300.0
+INSTALL_ATTEMPTS = 3
 RUN_SECONDS = 300.0
 
 _UNPACK = 'import chromium from "@sparticuz/chromium"; await chromium.executablePath();'
@@ -110,8 +111,11 @@ def _install(folder: Path) -> None:
         for name in ("package.json", "package-lock.json"):
             shutil.copyfile(PROGRAMS / name, draft / name)
         npm = _package() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"]
-        done = _node([str(npm), "ci", *quiet], draft, INSTALL_SECONDS)
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline"]
+        for _ in range(INSTALL_ATTEMPTS):  # a registry does not always answer
+            done = _node([str(npm), "ci", *quiet], draft, INSTALL_SECONDS)
+            if done.returncode == 0:
+                break
         if done.returncode == 0:
             done = _node(["--input-type=module", "-e", _UNPACK], draft, INSTALL_SECONDS)
         if done.returncode != 0:
