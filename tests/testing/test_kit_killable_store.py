@@ -5,9 +5,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import NewMessage, RunEnd
+from netra_trio.ids import (
+    CorrelationId,
+    MessageId,
+    QuestionId,
+    RunId,
+    ThreadId,
+    UsageId,
+    UserId,
+)
+from netra_trio.protocol.messages import QuestionKind, QuestionOutcome, RunStatus
+from netra_trio.stores.base import NewMessage, NewQuestion, QuestionEnd, RunEnd, Usage
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing.killable_store import KillableStore
 
@@ -26,6 +34,12 @@ MESSAGE = NewMessage(
 )
 END = RunEnd(RUN, RunStatus.COMPLETED, MessageId("n"), "hi", False, 2.0, b"{}")
 
+QUESTION = NewQuestion(
+    QuestionId("q_1"), RUN, ALICE, QuestionKind.QUESTION, "Well?", created_at=1.0, expires_at=9.0
+)
+ANSWER = QuestionEnd(QUESTION.question_id, RUN, QuestionOutcome.ANSWERED, b"1", ALICE)
+USAGE = Usage(UsageId("use_1"), RUN, ALICE, "a", "qwen3", 1, 1, None, 1.0)
+
 READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "check": lambda killable: killable.check(),
     "get_user": lambda killable: killable.get_user(ALICE),
@@ -33,6 +47,8 @@ READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "set_user_enabled": lambda killable: killable.set_user_enabled(ALICE, enabled=True),
     "record": lambda killable: killable.record(MESSAGE),
     "find": lambda killable: killable.find(MESSAGE),
+    "record_question": lambda killable: killable.record_question(QUESTION),
+    "find_question": lambda killable: killable.find_question(ALICE, QUESTION.question_id),
     "history": lambda killable: killable.history(ALICE, ThreadId("t"), limit=1),
 }
 
@@ -61,6 +77,25 @@ async def test_writes() -> None:
     for killable, runs in ((dead, 1), (alive, 0)):
         await killable.end_run(END)
         assert store.statistics()["runs"] == runs
+
+
+async def test_writes_of_questions_and_usage() -> None:
+    class Counting(MemoryStore):
+        reports = 0
+
+        async def record_usage(self, usage: Usage) -> None:
+            self.reports += usage.input_tokens
+
+    store = Counting()
+    dead, alive = KillableStore(store, is_killed=True), KillableStore(store)
+    await alive.record(MESSAGE)
+    await alive.record_question(QUESTION)
+    for killable, outcome, reports in ((dead, None, 0), (alive, QuestionOutcome.ANSWERED, 1)):
+        await killable.end_question(ANSWER)
+        await killable.record_usage(USAGE)
+        found = await alive.find_question(ALICE, QUESTION.question_id)
+        assert found is not None
+        assert (found.outcome, store.reports) == (outcome, reports)
 
 
 async def test_the_next_server_ends_the_runs_that_were_left() -> None:
