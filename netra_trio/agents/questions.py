@@ -19,6 +19,7 @@ from orjson import OPT_SORT_KEYS, Fragment, dumps
 
 from netra_trio.agents.answer_schema import compile_schema, find_misfit
 from netra_trio.ids import QuestionId, RunId, UserId, new_question_id
+from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import (
     AgentAnswered,
@@ -132,6 +133,7 @@ class Question:
         output: Sends the events of its run.
         closed: How it was closed; None while it is open.
         woken: Set once it is closed.
+        encoded: The answer as JSON, if there is one.
         is_shown: Whether the event was appended.
         is_end_stored: Whether its end was given to the store.
         readers: Who receives a copy of `closed`, each with the correlation id of its answer.
@@ -144,6 +146,7 @@ class Question:
     asked_at: float
     validator: "Draft202012Validator | None" = None
     closed: AgentAnswered | None = None
+    encoded: bytes | None = None
     woken: trio.Event = field(factory=trio.Event)
     is_shown: bool = False
     is_end_stored: bool = False
@@ -170,7 +173,9 @@ class Question:
         """
         if self.closed is not None:
             raise rejected(self.closed.outcome)
-        outcome = self._outcome(given)
+        encoded = None if given.answer is None else dumps(given.answer)
+        outcome = self._outcome(given, encoded)
+        self.encoded = encoded
         self.close(outcome, given.answer, user_id)
         if not self.output.is_for(reader):
             self.readers.append((reader, correlation_id))
@@ -185,7 +190,12 @@ class Question:
             self.woken.set()
         return self.closed
 
-    def _outcome(self, given: Answer) -> QuestionOutcome:
+    @property
+    def end_size(self) -> int:
+        """The bytes of the answer."""
+        return 0 if self.encoded is None else len(self.encoded)
+
+    def _outcome(self, given: Answer, encoded: bytes | None) -> QuestionOutcome:
         """Return the outcome of an answer that fits.
 
         Raises:
@@ -193,14 +203,14 @@ class Question:
         """
         if self.asking.kind is QuestionKind.APPROVAL:
             if given.approve is None or given.answer is not None:
-                raise _misfit("$.payload.approve: an approval takes this, and no answer")
+                raise _refusal("$.payload.approve: an approval takes this, and no answer")
             return QuestionOutcome.APPROVED if given.approve else QuestionOutcome.DENIED
-        if given.answer is None or given.approve is not None:
-            raise _misfit("$.payload.answer: a question takes this, and no approval")
-        if len(dumps(given.answer)) > ANSWER_BYTES:
-            raise _misfit(f"$.payload.answer: at most {ANSWER_BYTES} bytes of JSON")
+        if encoded is None or given.approve is not None:
+            raise _refusal("$.payload.answer: a question takes this, and no approval")
+        if len(encoded) > ANSWER_BYTES:
+            raise _refusal(f"$.payload.answer: at most {ANSWER_BYTES} bytes of JSON")
         if self.validator is not None and (text := find_misfit(given.answer, self.validator)):
-            raise _misfit(f"$.payload.answer{text}")
+            raise _refusal(f"$.payload.answer{text}")
         return QuestionOutcome.ANSWERED
 
 
@@ -311,7 +321,7 @@ class Questions:
             with self._clock.paused():
                 await self._store.record_question(new)
                 with trio.move_on_after(new.expires_at - self._wall_clock()):
-                    await self._show(question, _size_of(new))
+                    await self._show(question, new.size)
                     await question.woken.wait()
             closed = question.close(QuestionOutcome.EXPIRED)
             await self._store_end(question)
@@ -347,8 +357,9 @@ class Questions:
         if closed is None or question.is_end_stored:
             return
         question.is_end_stored = True
-        answer = None if closed.answer is None else dumps(closed.answer)
-        end = QuestionEnd(closed.question_id, closed.run_id, closed.outcome, answer, closed.user_id)
+        end = QuestionEnd(
+            closed.question_id, closed.run_id, closed.outcome, question.encoded, closed.user_id
+        )
         deadline = trio.current_time() + STORE_SECONDS
         with trio.CancelScope(shield=True, deadline=deadline):
             await self._store.end_question(end)
@@ -356,7 +367,7 @@ class Questions:
     async def _send_end(self, question: Question) -> None:
         if question.is_shown and question.closed is not None:
             closed = question.closed
-            await self._output.append(closed, _size_of_end(closed), lambda: self._forget(question))
+            await self._output.append(closed, question.end_size, lambda: self._forget(question))
 
     def _cancel(self, question: Question) -> None:
         """Send how a question was closed, unless that was sent; `cancelled` if it is open."""
@@ -364,7 +375,7 @@ class Questions:
             return
         closed = question.close(QuestionOutcome.CANCELLED)
         if question.is_shown:
-            self._output.append_now(closed, _size_of_end(closed))
+            self._output.append_now(closed, question.end_size)
         self._forget(question)
 
     def _forget(self, question: Question) -> None:
@@ -375,7 +386,7 @@ class Questions:
         del self._of_user[asking.question_id]
         self._output.hide_question(asking.run_id, asking.question_id)
         for reader, correlation_id in question.readers:
-            reader.append_now(closed, _size_of_end(closed), correlation_id)
+            reader.append_now(closed, question.end_size, correlation_id)
         seconds = round(trio.current_time() - question.asked_at, 3)
         self._note(
             QuestionClosed(asking.run_id, asking.question_id, asking.kind, closed.outcome, seconds)
@@ -388,10 +399,10 @@ def rejected(outcome: QuestionOutcome | None) -> Refused:
         text = "There is no open question of that id."
     else:
         text = f"The question is closed: {outcome}."
-    return Refused(problem(ErrorCode.ANSWER_REJECTED, text))
+    return _refusal(text)
 
 
-def _misfit(text: str) -> Refused:
+def _refusal(text: str) -> Refused:
     return Refused(problem(ErrorCode.ANSWER_REJECTED, text))
 
 
@@ -427,27 +438,8 @@ def _asking(new: NewQuestion) -> AgentAsking:
     )
 
 
-def _size_of(question: NewQuestion) -> int:
-    parts = (question.schema, question.arguments)
-    return json_size(question.prompt) + sum(len(part) for part in parts if part is not None)
-
-
-def _size_of_end(closed: AgentAnswered) -> int:
-    return 0 if closed.answer is None else len(dumps(closed.answer))
-
-
 def _listed(asking: AgentAsking) -> JsonObject:
     """Return an open question as `resume` lists it."""
-    listed: JsonObject = {
-        "question_id": asking.question_id,
-        "kind": asking.kind,
-        "prompt": asking.prompt,
-        "expires_at": asking.expires_at,
-    }
-    optional = {
-        "schema": asking.schema,
-        "tool_name": asking.tool_name,
-        "arguments": asking.arguments,
-    }
-    listed.update({name: value for name, value in optional.items() if value is not None})
-    return listed
+    payload: JsonObject = payload_of(asking)
+    del payload["run_id"]
+    return payload

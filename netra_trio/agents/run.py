@@ -264,7 +264,7 @@ class Run:
             expires: Seconds until the question is closed without an answer, at most a day.
 
         Raises:
-            QuestionExpired: If nobody answered in time.
+            QuestionExpired: If no user answered in time.
             TypeError: If an argument has the wrong type.
             ValueError: If one is too long, or the schema is not valid.
             RuntimeError: If the run has asked a hundred questions.
@@ -531,6 +531,14 @@ def history_text(text: str) -> tuple[str, bool]:
 def milliseconds(seconds: float) -> int:
     """Return whole milliseconds, rounded up."""
     return ceil(seconds * 1000)
+
+
+def tool_arguments(arguments: JsonObject) -> JsonObject:
+    """Return a model's arguments for `Run.tool`, which has a parameter `approve` of its own.
+
+    A model must neither ask for an approval nor skip one by an argument of that name.
+    """
+    return {"arguments": arguments} if "approve" in arguments else arguments
 
 
 def content_of(input_: JsonObject | str) -> str:

@@ -72,7 +72,7 @@ class Handover:
             self._waiting.append(future)
             with self._lock:
                 is_free = self._is_closed or not self._items
-            if is_free:  # taken or closed since: nobody else would complete the future
+            if is_free:  # taken or closed since: nothing else completes the future
                 self._release()
             await future
         # A framework that does not wait for its model must not keep the loop from other runs.

@@ -156,7 +156,7 @@ class AsyncioRun:
         """Ask the user a question and return the answer, as `Run.ask`.
 
         Raises:
-            QuestionExpired: If nobody answered in time.
+            QuestionExpired: If no user answered in time.
         """
         return await self._bridge.call("ask", prompt, schema, expires)
 

@@ -9,7 +9,7 @@ import orjson
 import structlog
 import trio
 
-from netra_trio.agents.run import Run
+from netra_trio.agents.run import Run, tool_arguments
 from netra_trio.errors import ToolDenied, ToolError
 from netra_trio.models.completion import ToolCall
 from netra_trio.models.tools import ModelTool
@@ -64,8 +64,7 @@ async def _result_of(run: Run, call: ToolCall, tools: Mapping[str, ModelTool]) -
 
 
 async def _call(run: Run, tool: ModelTool, arguments: JsonObject) -> object:
-    # `approve` is a parameter of `run.tool`: a model must not set it by an argument of that name.
-    shown = {"arguments": arguments} if "approve" in arguments else arguments
+    shown = tool_arguments(arguments)
     try:
         bound = tool.bind(arguments)
     except ToolError:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from orjson import loads
+
 from netra_trio.ids import (
     CorrelationId,
     MessageId,
@@ -24,6 +26,7 @@ from netra_trio.protocol.messages import (
     QuestionOutcome,
     RunStatus,
 )
+from netra_trio.protocol.text import json_size
 from netra_trio.values import frozen
 
 # The bounds of docs/protocol.md, get_thread_history.
@@ -111,6 +114,11 @@ class NewQuestion:
     arguments: bytes | None = None
     digest: bytes | None = None
 
+    @property
+    def size(self) -> int:
+        """The bytes of its texts."""
+        return json_size(self.prompt) + _length(self.schema) + _length(self.arguments)
+
 
 @frozen
 class QuestionEnd:
@@ -126,6 +134,15 @@ class QuestionEnd:
     outcome: QuestionOutcome
     answer: bytes | None = None
     user_id: UserId | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of its answer."""
+        return _length(self.answer)
+
+
+def _length(data: bytes | None) -> int:
+    return 0 if data is None else len(data)
 
 
 @frozen
@@ -158,6 +175,34 @@ class Usage:
     output_tokens: int
     cost: float | None
     created_at: float
+
+
+def listed_question(
+    asked: NewQuestion, end: QuestionEnd | None, status: RunStatus
+) -> HistoryQuestion:
+    """Return a question as history lists it.
+
+    Args:
+        asked: The question.
+        end: How it was closed; None if that is not stored.
+        status: The status of its run.
+    """
+    return HistoryQuestion(
+        asked.question_id,
+        asked.kind,
+        asked.prompt,
+        asked.expires_at,
+        _loaded(asked.schema),
+        asked.tool_name,
+        _loaded(asked.arguments),
+        outcome_of(None if end is None else end.outcome, status),
+        None if end is None else _loaded(end.answer),
+        None if end is None else end.user_id,
+    )
+
+
+def _loaded(data: bytes | None) -> Any:
+    return None if data is None else loads(data)
 
 
 def questions_within(

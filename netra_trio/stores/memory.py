@@ -22,10 +22,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from heapq import heappop, heappush
-from typing import Any
 
 from attrs import define, evolve, field
-from orjson import dumps, loads
+from orjson import dumps
 
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, QuestionId, RunId, ThreadId, UserId
@@ -49,6 +48,7 @@ from netra_trio.stores.base import (
     StoredQuestion,
     Usage,
     User,
+    listed_question,
     outcome_of,
     questions_size,
     questions_within,
@@ -77,28 +77,14 @@ class _Question:
 
     @property
     def size(self) -> int:
-        asked, end = self.asked, self.end
-        parts = (asked.schema, asked.arguments, None if end is None else end.answer)
-        return len(asked.prompt.encode()) + sum(len(part) for part in parts if part is not None)
+        return self.asked.size + (0 if self.end is None else self.end.size)
 
     def stored(self, status: RunStatus) -> StoredQuestion:
         outcome = outcome_of(None if self.end is None else self.end.outcome, status)
         return StoredQuestion(outcome)
 
     def listed(self, status: RunStatus) -> HistoryQuestion:
-        asked, end = self.asked, self.end
-        return HistoryQuestion(
-            asked.question_id,
-            asked.kind,
-            asked.prompt,
-            asked.expires_at,
-            _loaded(asked.schema),
-            asked.tool_name,
-            _loaded(asked.arguments),
-            self.stored(status).outcome,
-            None if end is None else _loaded(end.answer),
-            None if end is None else end.user_id,
-        )
+        return listed_question(self.asked, self.end, status)
 
 
 @define(eq=False, repr=False)
@@ -416,7 +402,7 @@ class MemoryStore:
         question = None if run is None else run.questions.get(end.question_id)
         if question is None or question.end is not None:
             return STORED
-        size = 0 if end.answer is None else len(end.answer)
+        size = end.size
         if self._held_bytes + size > self._max_bytes:
             end, size = evolve(end, answer=None), 0
         self._make_room(0, size, question.asked.created_at)
@@ -568,10 +554,6 @@ class MemoryStore:
         if not self._threads_of[user_id]:
             del self._threads_of[user_id]
             self._users.reconsider(user_id)
-
-
-def _loaded(data: bytes | None) -> Any:
-    return None if data is None else loads(data)
 
 
 def _duplicate(known: _Message, fingerprint: bytes) -> Duplicate:

@@ -1,4 +1,4 @@
-"""Agents of Google ADK, as somebody would write them, with a fake model."""
+"""Agents of Google ADK, as a user would write them, with a fake model."""
 
 from collections.abc import AsyncIterator
 from typing import Any

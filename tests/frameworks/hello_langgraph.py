@@ -1,4 +1,4 @@
-"""Graphs of LangGraph, as somebody would write them, with a fake model."""
+"""Graphs of LangGraph, as a user would write them, with a fake model."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Agents of the OpenAI Agents SDK, as somebody would write them, with a fake model."""
+"""Agents of the OpenAI Agents SDK, as a user would write them, with a fake model."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Agents of Pydantic AI, as somebody would write them, with a fake model."""
+"""Agents of Pydantic AI, as a user would write them, with a fake model."""
 
 from collections.abc import AsyncIterator
 from typing import Any

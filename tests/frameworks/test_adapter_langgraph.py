@@ -180,7 +180,7 @@ async def test_a_run_after_a_question_without_an_answer_has_a_result_for_its_cal
 
 
 async def expire(*_: Any) -> None:
-    """Stand for a question that nobody answers within five minutes."""
+    """Stand for a question that no user answers within five minutes."""
     raise QuestionExpired("no answer")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from netra_trio.agents.questions import PROMPT_BYTES
+from netra_trio.agents.run import tool_arguments
 from netra_trio.aio.run import AsyncioRun, AsyncioTool
 from netra_trio.protocol.text import cut_text
 
@@ -66,15 +67,13 @@ class FrameworkOutput:
         """Start a tool call; no effect if it was started, for instance with an approval.
 
         Raises:
-            ToolDenied: With `approve`, if it was denied, or nobody answered in time.
+            ToolDenied: With `approve`, if it was denied, or no user answered in time.
         """
         if call_id in self._tools:
             return
         await self.end_thought()
         self._needs_gap = True
-        shown = arguments_of(arguments)
-        if "approve" in shown:  # a parameter of `run.tool`: a model must not set it
-            shown = {"arguments": shown}
+        shown = tool_arguments(arguments_of(arguments))
         self._tools[call_id] = await self._run.start_tool(name, approve=approve, **shown)
 
     async def end_tool(

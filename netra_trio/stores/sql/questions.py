@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attrs import frozen
-from orjson import loads
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
 
 from netra_trio.ids import QuestionId, RunId, UserId
-from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, RunStatus
+from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, QuestionOutcome, RunStatus
 from netra_trio.stores.base import (
     NewQuestion,
     QuestionEnd,
     StoredQuestion,
     Usage,
+    listed_question,
     outcome_of,
     questions_size,
     questions_within,
@@ -118,10 +118,9 @@ def read_questions(
         .where(questions.c.run_id.in_(statuses))
         .order_by(questions.c.created_at, questions.c.question_id)
     ):
-        listed = _listed(row, statuses[row.run_id])
-        texts = (row.schema, row.arguments, row.answer)
-        size = len(row.prompt.encode()) + sum(len(text) for text in texts if text is not None)
-        found[row.run_id].append((listed, size))
+        asked, end = _asked_in(row), _end_in(row)
+        size = asked.size + (0 if end is None else end.size)
+        found[row.run_id].append((listed_question(asked, end, statuses[row.run_id]), size))
     return {run_id: questions_within(asked) or () for run_id, asked in found.items()}
 
 
@@ -200,23 +199,28 @@ def sum_usage(
     ]
 
 
-def _listed(row: Row[Any], status: RunStatus) -> HistoryQuestion:
-    return HistoryQuestion(
+def _asked_in(row: Row[Any]) -> NewQuestion:
+    return NewQuestion(
         QuestionId(row.question_id),
+        RunId(row.run_id),
+        UserId(row.user_id),
         QuestionKind(row.kind),
         row.prompt,
+        row.created_at,
         row.expires_at,
-        _loaded(row.schema),
+        row.schema,
         row.tool_name,
-        _loaded(row.arguments),
-        outcome_of(row.outcome, status),
-        _loaded(row.answer),
-        None if row.answered_by is None else UserId(row.answered_by),
+        row.arguments,
+        row.digest,
     )
 
 
-def _loaded(data: bytes | None) -> Any:
-    return None if data is None else loads(data)
+def _end_in(row: Row[Any]) -> QuestionEnd | None:
+    if row.outcome is None:
+        return None
+    user_id = None if row.answered_by is None else UserId(row.answered_by)
+    outcome = QuestionOutcome(row.outcome)
+    return QuestionEnd(QuestionId(row.question_id), RunId(row.run_id), outcome, row.answer, user_id)
 
 
 def _row(question: NewQuestion) -> dict[str, Any]:

@@ -257,16 +257,13 @@ class SqlStore:
 
     async def record_question(self, question: NewQuestion) -> None:
         """Record a question of a run; return once it is stored permanently."""
-        texts = (question.schema, question.arguments)
-        size = len(question.prompt) + sum(len(text) for text in texts if text is not None)
-        entry = RecordQuestion(question, size=ROW_BYTES + size)
+        entry = RecordQuestion(question, size=ROW_BYTES + question.size)
         await self._writes.admit()
         await self._writes.write(entry)
 
     def end_question(self, end: QuestionEnd) -> Awaitable[None]:
         """Store how a question was closed."""
-        size = ROW_BYTES + (0 if end.answer is None else len(end.answer))
-        entry = EndQuestion(end, size=size)
+        entry = EndQuestion(end, size=ROW_BYTES + end.size)
         stored = entry.complete()
         self._writes.put(entry, urgent=True)
         return stored.wait()
