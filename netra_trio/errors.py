@@ -49,6 +49,14 @@ class StoreUnavailable(NetraError):
     """The store cannot answer now; a later attempt may succeed."""
 
 
+class BrokerUnusable(SettingsError):
+    """The broker of REDIS_URL cannot be used; the text gives the reason and the fix."""
+
+
+class BrokerUnavailable(NetraError):
+    """The broker cannot answer now; a later attempt may succeed."""
+
+
 class NotStorable(NetraError):
     """The store can never keep this, so another attempt is useless."""
 

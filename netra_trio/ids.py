@@ -20,6 +20,7 @@ ToolCallId = NewType("ToolCallId", str)
 CorrelationId = NewType("CorrelationId", str)
 QuestionId = NewType("QuestionId", str)
 UsageId = NewType("UsageId", str)
+NodeId = NewType("NodeId", str)
 
 # Ids that are not secret are ordered by time, so that a database index over them grows at one end.
 # They cost a tenth of uuid4. The random part is different in each process; the counter makes ids of
@@ -70,6 +71,11 @@ def new_question_id() -> QuestionId:
 def new_usage_id() -> UsageId:
     """Return a new id of a reported usage, time-ordered."""
     return UsageId(_ordered("use"))
+
+
+def new_node_id() -> NodeId:
+    """Return a new id for this start of a server: of its node, and of its lease in the store."""
+    return NodeId(f"own_{secrets.token_hex(8)}")
 
 
 def new_correlation_id() -> CorrelationId:

@@ -10,7 +10,7 @@ import netra_trio
 LADDER = (  # from the bottom up; "" is the package itself, with the public names
     {"errors", "ids", "values"},
     {"protocol"},
-    {"client", "config", "stores", "telemetry", "transports"},
+    {"broker", "client", "config", "stores", "telemetry", "transports"},
     {"auth", "stores.sql"},
     {"agents", "services"},
     {"agents.demo", "aio", "models", "sessions"},

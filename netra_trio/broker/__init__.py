@@ -1,0 +1,1 @@
+"""The broker: the state that the nodes share, apart from the store."""

@@ -1,0 +1,336 @@
+"""The broker in memory: for one process, and for several nodes in one process in tests.
+
+    server = MemoryServer()
+    one, two = MemoryBackend(new_node_id(), server), MemoryBackend(new_node_id(), server)
+
+The server has what Valkey has in the other implementation, and nothing waits for anything but new
+messages. Times are seconds of Trio's clock.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from attrs import Factory, define, evolve, field
+
+from netra_trio.broker.base import (
+    INBOX_MAIL,
+    KEY_SECONDS,
+    LEASE_SECONDS,
+    Appended,
+    Batch,
+    Delivery,
+    Found,
+    History,
+    HistoryLimits,
+    Mail,
+    Published,
+    SessionRecord,
+)
+from netra_trio.ids import NodeId, SessionId, new_node_id
+
+DELIVERIES = 10_000  # that wait for a node; the oldest are lost beyond it
+
+
+@define(eq=False)
+class _Session:
+    record: SessionRecord
+    until: float
+    last: int
+    batches: list[bytes]
+
+
+@define(eq=False)
+class _Room:
+    epoch: str = field(factory=lambda: secrets.token_urlsafe(9))
+    offset: int = 0
+    events: deque[tuple[float, Delivery]] = field(factory=deque)
+    keys: dict[str, tuple[float, Published]] = field(factory=dict)
+
+
+@define(eq=False)
+class _Inbox:
+    """Messages or deliveries that wait for a node."""
+
+    waiting: deque[Any]
+    arrived: trio.Event = field(factory=trio.Event)
+
+    def put(self, items: Sequence[Any]) -> None:
+        self.waiting.extend(items)
+        self.arrived.set()
+
+    async def take(self) -> list[Any]:
+        while not self.waiting:
+            self.arrived = trio.Event()
+            await self.arrived.wait()
+        await trio.lowlevel.checkpoint()
+        taken = list(self.waiting)
+        self.waiting.clear()
+        return taken
+
+
+class MemoryServer:
+    """The shared state of several nodes."""
+
+    def __init__(self) -> None:
+        self.leases: dict[NodeId, tuple[float, bool]] = {}
+        self.inboxes: dict[NodeId, _Inbox] = {}
+        self.sessions: dict[SessionId, _Session] = {}
+        self.rooms: dict[str, _Room] = {}
+        self.subscribers: dict[str, dict[NodeId, _Inbox]] = {}
+
+    def clear(self) -> None:
+        """Lose everything but the subscriptions, as a server that restarts empty."""
+        self.leases.clear()
+        self.inboxes.clear()
+        self.sessions.clear()
+        self.rooms.clear()
+
+    def is_live(self, node: NodeId | None) -> bool:
+        """Whether a node holds its lease."""
+        until, _ = self.leases.get(node, (0.0, False)) if node is not None else (0.0, False)
+        return until > trio.current_time()
+
+    def session(self, session_id: SessionId) -> _Session | None:
+        """Return a session that is still kept."""
+        session = self.sessions.get(session_id)
+        if session is not None and session.until <= trio.current_time():
+            del self.sessions[session_id]
+            return None
+        return session
+
+
+@define(eq=False)
+class MemoryDirectory:
+    """The `Directory` of one node."""
+
+    node: NodeId
+    _server: MemoryServer
+
+    async def renew(self, *, draining: bool = False) -> bool:
+        """Take or renew the lease of this node; return whether it held it."""
+        await trio.lowlevel.checkpoint()
+        was_live = self._server.is_live(self.node)
+        self._server.leases[self.node] = (trio.current_time() + LEASE_SECONDS, draining)
+        return was_live
+
+    async def resign(self, node: NodeId | None = None) -> None:
+        """Delete the lease of this node, or of another one."""
+        await trio.lowlevel.checkpoint()
+        self._server.leases.pop(node or self.node, None)
+        self._server.inboxes.pop(node or self.node, None)
+
+    async def nodes(self) -> Mapping[NodeId, bool]:
+        """Return the live nodes; for each, whether it drains."""
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        leases = self._server.leases.items()
+        return {node: draining for node, (until, draining) in leases if until > now}
+
+    async def post(self, node: NodeId, mail: Sequence[Mail]) -> None:
+        """Put messages into the inbox of a node."""
+        await trio.lowlevel.checkpoint()
+        self._inbox(node).put(mail)
+
+    async def receive(self) -> Sequence[Mail]:
+        """Wait for messages to this node."""
+        return await self._inbox(self.node).take()
+
+    def _inbox(self, node: NodeId) -> _Inbox:
+        inboxes = self._server.inboxes
+        if node not in inboxes:
+            inboxes[node] = _Inbox(deque(maxlen=INBOX_MAIL))
+        return inboxes[node]
+
+    async def find(self, session_id: SessionId) -> Found:
+        """Look a session up."""
+        await trio.lowlevel.checkpoint()
+        session = self._server.session(session_id)
+        record = None if session is None else session.record
+        owner_is_live = record is not None and self._server.is_live(record.owner)
+        return Found(record, owner_is_live, self._server.is_live(self.node))
+
+    def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Appended]]:
+        """Append batches to the logs of sessions that this node owns."""
+        return _completed([self._append(batch) for batch in batches])
+
+    def _append(self, batch: Batch) -> Appended:
+        record, known = batch.record, self._server.session(batch.record.session_id)
+        until = trio.current_time() + batch.seconds
+        if known is not None:
+            stored = known.record
+            if stored.epoch > record.epoch:
+                return Appended.FENCED
+            if stored.epoch == record.epoch and stored.owner != self.node:
+                return Appended.FENCED
+        if batch.previous is None:
+            session = _Session(record, until, batch.last, [batch.data])
+            self._server.sessions[record.session_id] = session
+            return Appended.STORED
+        if known is None or known.record.epoch != record.epoch or known.last != batch.previous:
+            return Appended.STALE
+        known.until, known.last = until, batch.last
+        known.batches.append(batch.data)
+        return Appended.STORED
+
+    async def read(self, session_id: SessionId) -> Sequence[bytes]:
+        """Return the batches of the log of a session."""
+        await trio.lowlevel.checkpoint()
+        session = self._server.session(session_id)
+        return [] if session is None else list(session.batches)
+
+    async def take(self, session_id: SessionId, *, owner: NodeId | None, epoch: int) -> bool:
+        """Make this node the owner of a session, with the next epoch."""
+        await trio.lowlevel.checkpoint()
+        session = self._server.session(session_id)
+        if session is None or (session.record.owner, session.record.epoch) != (owner, epoch):
+            return False
+        session.record = evolve(session.record, owner=self.node, epoch=epoch + 1)
+        return True
+
+    async def release(
+        self,
+        record: SessionRecord,
+        *,
+        to: NodeId | None,
+        lease: NodeId,
+        waiting: bytes = b"",
+        seconds: float,
+    ) -> bool:
+        """Give a session of this node to another node, or to any node that asks for it."""
+        await trio.lowlevel.checkpoint()
+        session = self._owned(record)
+        if session is None:
+            return False
+        session.record = evolve(
+            session.record, owner=to, epoch=record.epoch + 1, lease=lease, waiting=waiting
+        )
+        session.until = trio.current_time() + seconds
+        return True
+
+    async def keep(self, sessions: Mapping[SessionId, float]) -> None:
+        """Keep sessions for that many seconds from now."""
+        await trio.lowlevel.checkpoint()
+        for session_id, seconds in sessions.items():
+            session = self._server.session(session_id)
+            if session is not None and session.record.owner == self.node:
+                session.until = trio.current_time() + seconds
+
+    async def drop(self, records: Sequence[SessionRecord]) -> None:
+        """Forget sessions that have ended."""
+        await trio.lowlevel.checkpoint()
+        for record in records:
+            if self._owned(record) is not None:
+                del self._server.sessions[record.session_id]
+
+    def _owned(self, record: SessionRecord) -> _Session | None:
+        session = self._server.session(record.session_id)
+        if session is None:
+            return None
+        known = session.record
+        return session if (known.owner, known.epoch) == (self.node, record.epoch) else None
+
+
+@define(eq=False)
+class MemoryBroker:
+    """The `Broker` of one node."""
+
+    node: NodeId
+    _server: MemoryServer
+    _deliveries: _Inbox = field(factory=lambda: _Inbox(deque(maxlen=DELIVERIES)))
+
+    async def publish(
+        self, room: str, data: bytes, *, limits: HistoryLimits, key: str | None = None
+    ) -> Published:
+        """Append an event to a room, and deliver it."""
+        await trio.lowlevel.checkpoint()
+        now, state = trio.current_time(), self._room(room)
+        _trim(state, limits, now)
+        if key is not None and key in state.keys:
+            published = state.keys[key][1]
+            return evolve(published, is_duplicate=True)
+        state.offset += 1
+        delivery = Delivery(room, state.epoch, state.offset, data)
+        published = Published(state.epoch, state.offset)
+        state.events.append((now, delivery))
+        _trim(state, limits, now)
+        if key is not None:
+            state.keys[key] = (now, published)
+        for inbox in self._server.subscribers.get(room, {}).values():
+            inbox.put([delivery])
+        return published
+
+    async def subscribe(self, room: str) -> History:
+        """Receive the events of a room from now on."""
+        await trio.lowlevel.checkpoint()
+        self._server.subscribers.setdefault(room, {})[self.node] = self._deliveries
+        state = self._room(room)
+        return History(state.epoch, state.offset, (), is_exact=True)
+
+    async def unsubscribe(self, room: str) -> None:
+        """Receive the events of a room no longer."""
+        await trio.lowlevel.checkpoint()
+        subscribers = self._server.subscribers.get(room, {})
+        subscribers.pop(self.node, None)
+        if not subscribers:
+            self._server.subscribers.pop(room, None)
+
+    async def history(self, room: str, *, epoch: str, after: int) -> History:
+        """Return the events of a room after an offset."""
+        await trio.lowlevel.checkpoint()
+        state = self._room(room)
+        if epoch != state.epoch or after > state.offset:
+            return History(state.epoch, state.offset, (), is_exact=False)
+        events = [each for _, each in state.events if each.offset > after]
+        is_exact = len(events) == state.offset - after
+        return History(state.epoch, state.offset, events, is_exact)
+
+    async def receive(self) -> Sequence[Delivery]:
+        """Wait for events of the subscribed rooms."""
+        return await self._deliveries.take()
+
+    def _room(self, name: str) -> _Room:
+        return self._server.rooms.setdefault(name, _Room())
+
+
+@define(eq=False)
+class MemoryBackend:
+    """The directory and the broker of one node, on a server in this process."""
+
+    node: NodeId = field(factory=new_node_id)
+    server: MemoryServer = field(factory=MemoryServer)
+    directory: MemoryDirectory = field(
+        init=False, default=Factory(lambda self: MemoryDirectory(self.node, self.server), True)
+    )
+    broker: MemoryBroker = field(
+        init=False, default=Factory(lambda self: MemoryBroker(self.node, self.server), True)
+    )
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Hold it open; there is nothing to open."""
+        yield
+
+    async def check(self) -> None:
+        """Return at once."""
+        await trio.lowlevel.checkpoint()
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return figures for the metrics."""
+        return {"lag": 0.0}
+
+
+def _trim(room: _Room, limits: HistoryLimits, now: float) -> None:
+    events = room.events
+    while events and (len(events) > limits.events or events[0][0] + limits.seconds <= now):
+        events.popleft()
+    for key in [key for key, (at, _) in room.keys.items() if at + KEY_SECONDS <= now]:
+        del room.keys[key]
+
+
+async def _completed(results: Sequence[Appended]) -> Sequence[Appended]:
+    await trio.lowlevel.checkpoint()
+    return results
