@@ -11,10 +11,10 @@ from contextvars import Context
 import trio
 
 from netra_trio.agents.execution import Ending
-from netra_trio.agents.run import Agent
+from netra_trio.agents.run import Agent, RunSpec
 from netra_trio.config.settings import Settings
 from netra_trio.errors import KeyConflict, NotStorable, StoreUnavailable
-from netra_trio.ids import CorrelationId, ThreadId, new_thread_id
+from netra_trio.ids import CorrelationId, ThreadId
 from netra_trio.protocol.messages import (
     Confirmation,
     MessageConfirmed,
@@ -55,6 +55,7 @@ class Admission:
         wall_clock: Returns Unix seconds.
         spawn: Starts a task of the session.
         send_error: Sends an error to the client, if there is a connection.
+        default_thread: The thread of messages that name none.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class Admission:
         wall_clock: Callable[[], float],
         spawn: Callable[..., None],
         send_error: SendError,
+        default_thread: ThreadId,
     ) -> None:
         self._user = user
         self._agents = agents
@@ -99,12 +101,16 @@ class Admission:
         self._wall_clock = wall_clock
         self._spawn = spawn
         self._send_error = send_error
-        self._default_thread = new_thread_id()
+        self._default_thread = default_thread
         self._stopped: RunStatus | None = None
 
     def stop(self, status: RunStatus) -> None:
         """Refuse new messages; the run of a message that is being recorded ends with `status`."""
         self._stopped = status
+
+    def reopen(self) -> None:
+        """Admit messages again."""
+        self._stopped = None
 
     def disconnect(self) -> None:
         """Drop the references to the session, which has ended."""
@@ -163,6 +169,15 @@ class Admission:
         else:
             starts = self._confirm(live, work, starts_at)
         self._metrics.confirmation.observe(trio.current_time() - work.received)
+        return live if starts else None
+
+    def adopt(self, spec: RunSpec, context: Context) -> LiveRun | None:
+        """Register a run that waited on another node; arguments and result are as of `admit`."""
+        live = self._runner.register(spec, context)
+        if self._stopped is not None:
+            self._spawn(self._runner.finish, live, Ending(self._stopped))
+            return None
+        starts, _ = self._runner.schedule(live, starts_at=trio.current_time(), interrupts=False)
         return live if starts else None
 
     def _confirm(self, live: LiveRun, work: Work, starts_at: float) -> bool:

@@ -16,7 +16,7 @@ from netra_trio.agents.execution import Ending, Execution, execute_runs
 from netra_trio.ids import SessionId
 from netra_trio.sessions.admission import Admission
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.inbox import Inbox
+from netra_trio.sessions.inbox import Adopted, Inbox
 from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.telemetry.events import RunStarted
 from netra_trio.telemetry.instruments import Instruments
@@ -175,9 +175,13 @@ class AgentTask:
                     tasks.clear_leader()
                 return None
             tasks.is_waiting = False
-            live = await tasks.admission.admit(
-                work, permissions=session.permissions, context=session.context.copy()
-            )
+            context = session.context.copy()
+            if isinstance(work, Adopted):
+                live = tasks.admission.adopt(work.spec, context)
+            else:
+                live = await tasks.admission.admit(
+                    work, permissions=session.permissions, context=context
+                )
             if live is not None:
                 return live
 

@@ -27,7 +27,8 @@ and when they are taken, for a client that lags or resumes. The text of the run 
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from sys import maxsize
 from typing import Any
 
 from attrs import define, evolve, frozen
@@ -134,10 +135,9 @@ class EventLog:
         self.last = 0
         self.written = 0
 
-    @property
-    def has_pending(self) -> bool:
-        """Whether there are events to write."""
-        return bool(self._pending)
+    def has_pending(self, before: int = maxsize) -> bool:
+        """Whether there are events to write with numbers below `before`."""
+        return bool(self._pending) and self._pending[0].seq < before
 
     @property
     def is_over_bytes(self) -> bool:
@@ -200,16 +200,19 @@ class EventLog:
         if len(merged) > 1:
             self._merged_until = merged[-2].seq  # later deltas may be merged into the last one
 
-    def take(self, *, max_bytes: int, merge: bool = False) -> list[Entry]:
+    def take(self, *, max_bytes: int, merge: bool = False, before: int = maxsize) -> list[Entry]:
         """Return the next events to write, at least one if there are any; they count as written.
 
         Args:
             max_bytes: The size of all of them together.
             merge: Whether to merge adjacent deltas, for a client that lags.
+            before: Only events with smaller numbers are returned.
         """
         taken: list[Entry] = []
         pending, kept, size = self._pending, self._kept, 0
         while pending and (not taken or size + pending[0].size <= max_bytes):
+            if pending[0].seq >= before:
+                break
             entry = pending.popleft()
             size += entry.size
             taken.append(entry)
@@ -277,12 +280,35 @@ class EventLog:
         start = self._pending[0].first - 1 if self._pending else self.last
         return Rewound(start, start == last_seq, removed)
 
-    def texts(self) -> Iterable[Entry]:
-        """Yield the deltas in the log, in order."""
-        for entries in (self._kept, self._pending):
-            for entry in entries:
-                if type(entry.event) is PartialResult:
-                    yield entry
+    def restore(self, entries: Sequence[Entry], *, last: int, reserved: int) -> None:
+        """Fill a new log with the entries of the same session's log on another node.
+
+        They count as written, because the other node may have sent them.
+
+        Args:
+            entries: The entries, oldest first; more than the bounds allow, until a rewind.
+            last: The largest number of all events.
+            reserved: The reserved places that messages of the session still have.
+        """
+        self.last = self.written = last
+        self._reserved_count = reserved
+        self._kept.extend(entries)
+        size = sum(entry.size for entry in entries)
+        if self._acknowledging:
+            places = sum(entry.reserved for entry in entries)
+            self._bytes = size
+            self._reserved_count += places
+            self._unreserved_count = len(entries) - places
+        else:
+            self._ring_bytes = size
+
+    def skip_to(self, seq: int) -> None:
+        """Go on with the number after `seq`: a client has events that this log never had."""
+        self.last = self.written = seq
+
+    def entries(self) -> list[Entry]:
+        """Return all entries in the log, oldest first."""
+        return [*self._kept, *self._pending]
 
     def _drop_kept(self, seq: int) -> list[Entry]:
         removed: list[Entry] = []

@@ -16,6 +16,7 @@ out of the log.
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from sys import maxsize
 from typing import Any
 
 import trio
@@ -37,6 +38,8 @@ from netra_trio.protocol.messages import (
 from netra_trio.sessions.delivery_times import DeliveryTimes
 from netra_trio.sessions.event_feed import EventFeed
 from netra_trio.sessions.event_log import PLACES_PER_MESSAGE, Entry, EventLog
+from netra_trio.sessions.log_copy import Base, LogCopy
+from netra_trio.sessions.replica import Replica
 from netra_trio.sessions.transcript import Transcript
 from netra_trio.telemetry.metrics import Metrics
 
@@ -56,6 +59,7 @@ class EventStream:
     __slots__ = (
         "_feed",
         "_log",
+        "_replica",
         "_room_freed",
         "_times",
         "_transcript",
@@ -85,6 +89,7 @@ class EventStream:
         self._times = DeliveryTimes(metrics)
         self._wall_clock = wall_clock
         self._feed: EventFeed | None = None
+        self._replica: Replica | None = None
         self._room_freed: trio.Event | None = None  # set when events leave the log, if a run waits
 
     # For the session and its runs.
@@ -205,6 +210,8 @@ class EventStream:
         entry = self._log.append(event, size, reserved, self._wall_clock(), correlation_id)
         if not self.acknowledging:
             self._on_removed(self._log.trim())
+        if self._replica is not None:
+            self._replica.add(entry)
         return entry
 
     # For connections.
@@ -269,7 +276,7 @@ class EventStream:
     @property
     def has_pending(self) -> bool:
         """Whether there are events that the connection has not written yet."""
-        return self._log.has_pending
+        return self._log.has_pending(self._held_from)
 
     def take(self, *, max_bytes: int, merge: bool) -> list[Entry]:
         """Return the next events for the connection, at least one if there are any.
@@ -278,13 +285,75 @@ class EventStream:
             max_bytes: The size of all of them together, as the log counts it.
             merge: Whether to merge adjacent deltas, for a client that lags.
         """
-        entries = self._log.take(max_bytes=max_bytes, merge=merge)
+        entries = self._log.take(max_bytes=max_bytes, merge=merge, before=self._held_from)
         if entries:
             self._times.count(entries)
             if not self.acknowledging:
                 self._on_removed(self._log.trim())
                 self._wake_agents()
         return entries
+
+    @property
+    def _held_from(self) -> int:
+        return maxsize if self._replica is None else self._replica.held_from
+
+    # For the copy in the directory.
+
+    def replicate(self, replica: Replica) -> None:
+        """Copy all events to the directory from now on."""
+        self._replica = replica
+
+    @property
+    def replica(self) -> Replica | None:
+        """The copy in the directory; None if there is none."""
+        return self._replica
+
+    def entries(self) -> list[Entry]:
+        """Return all entries in the log, oldest first."""
+        return self._log.entries()
+
+    def base(self) -> Base:
+        """Return what the copy needs besides the entries."""
+        runs = () if self._transcript is None else self._transcript.dump()
+        return Base(self._log.last, runs)
+
+    def on_released(self) -> None:
+        """Wake the writer, because events are no longer held."""
+        if self._feed is not None:
+            self._feed.wake()
+
+    def restore(self, copy: LogCopy, last_seq: int) -> list[tuple[RunId, CorrelationId]]:
+        """Fill a new stream with the copy of the same session's events on another node.
+
+        Args:
+            copy: The copy.
+            last_seq: The number that the client has. The other node may have sent events that
+                are not in the copy.
+
+        Returns:
+            The runs that have no end in the copy, each with its correlation id. The caller
+            continues or ends each of them.
+        """
+        unfinished: list[tuple[RunId, CorrelationId]] = []
+        if self._transcript is not None:
+            self._transcript.load(copy.base.runs)
+            self._transcript.replay(copy.entries)
+            unfinished = self._transcript.unfinished()
+        self._log.restore(copy.entries, last=copy.last, reserved=len(unfinished))
+        if last_seq > copy.last:
+            self._on_removed(self._log.acknowledge(copy.last))
+            self._log.skip_to(last_seq)
+        if not self.acknowledging:
+            self._on_removed(self._log.trim())
+        return unfinished
+
+    def end_lost(
+        self, run_id: RunId, status: RunStatus, payload: bytes, correlation_id: CorrelationId
+    ) -> None:
+        """Append the end of a run that another node has executed, into its reserved place."""
+        if self._transcript is not None:
+            self._transcript.hide_questions(run_id)
+        self.end(run_id, status, payload, correlation_id)
 
     def statistics(self) -> dict[str, int]:
         """Return the largest event number, and the number of events in the log."""

@@ -1,6 +1,7 @@
 """The inbox: the memory channel from the reader of a connection to the session's agent task.
 
     inbox.offer(Work(message, correlation_id, received))    # in the reader; False if it is full
+    inbox.offer(Adopted(spec))                              # a run that another node has left
     work = await inbox.receive()                            # in the agent task; None at the end
 
 The channel is open while the session has an agent task. The first message opens it. It is closed
@@ -9,6 +10,7 @@ when the session is suspended or closed.
 
 import trio
 
+from netra_trio.agents.run import RunSpec
 from netra_trio.ids import CorrelationId
 from netra_trio.protocol.messages import WorkMessage
 from netra_trio.values import frozen
@@ -25,14 +27,21 @@ class Work:
     received: float
 
 
+@frozen
+class Adopted:
+    """A run that waited on another node; its message is recorded and confirmed."""
+
+    spec: RunSpec
+
+
 class Inbox:
     """The messages that wait to be admitted, in order."""
 
     __slots__ = ("_in", "_out", "_waiting")
 
     def __init__(self) -> None:
-        self._in: trio.MemorySendChannel[Work] | None = None
-        self._out: trio.MemoryReceiveChannel[Work] | None = None
+        self._in: trio.MemorySendChannel[Work | Adopted] | None = None
+        self._out: trio.MemoryReceiveChannel[Work | Adopted] | None = None
         self._waiting = 0
 
     def __len__(self) -> int:
@@ -48,7 +57,7 @@ class Inbox:
         """Open the channel."""
         self._in, self._out = trio.open_memory_channel(INBOX_MESSAGES)
 
-    def offer(self, work: Work) -> bool:
+    def offer(self, work: Work | Adopted) -> bool:
         """Send a message if there is room; return whether there was."""
         if self._in is None:
             self.open()
@@ -60,7 +69,7 @@ class Inbox:
         self._waiting += 1
         return True
 
-    async def receive(self) -> Work | None:
+    async def receive(self) -> Work | Adopted | None:
         """Wait for the next message; None when the inbox is closed and empty.
 
         Cancelling is safe. No checkpoint if there is a message.

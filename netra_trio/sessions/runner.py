@@ -93,6 +93,7 @@ class Runner:
         "_instruments",
         "_is_draining",
         "_is_stopped",
+        "_keeps_waiting",
         "_live",
         "_scheduler",
         "_settings",
@@ -129,6 +130,7 @@ class Runner:
         self._timer: trio.CancelScope | None = None  # ends when the next rate slot is due
         self._is_stopped = False  # set by a drain, and when the session closes
         self._is_draining = False
+        self._keeps_waiting = False
 
     def disconnect(self) -> None:
         """Drop the references to the session, which has ended."""
@@ -157,7 +159,7 @@ class Runner:
         run_id = live.id
         del self._live[run_id]
         self._user.runs.pop(run_id, None)
-        if not self._live and self._became_idle is not None:
+        if self._became_idle is not None and self.is_settled:
             self._became_idle.set()
             self._became_idle = None
 
@@ -223,9 +225,26 @@ class Runner:
         for live in self._live.values():
             live.execution.stop(status)
 
+    def hold_waiting(self) -> None:
+        """Start no more runs; the waiting runs stay, for another node."""
+        self._is_stopped = self._keeps_waiting = True
+
+    def resume_waiting(self) -> None:
+        """Start runs again, after `hold_waiting`."""
+        self._is_stopped = self._keeps_waiting = False
+        self.start_due()
+
+    def surrender(self) -> list[RunSpec]:
+        """Remove the waiting runs without ending them, and return their specifications."""
+        waiting = [self._live[RunId(run_id)] for run_id in self._scheduler.withdraw_all()]
+        for live in waiting:
+            self.forget(live)
+        return [live.execution.spec for live in waiting]
+
     def stop_starting(self, status: RunStatus, *, draining: bool = False) -> None:
         """Start no more runs; the waiting runs end with `status`."""
         self._is_stopped = True
+        self._keeps_waiting = False
         self._is_draining |= draining
         if self._timer is not None and not draining:
             self._timer.cancel()
@@ -237,9 +256,18 @@ class Runner:
         """Whether no run is live."""
         return not self._live
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no run is live, except those that wait for another node."""
+        kept = self._scheduler.statistics()["waiting"] if self._keeps_waiting else 0
+        return len(self._live) <= kept
+
     async def wait_idle(self) -> None:
-        """Wait until no run is live. Cancelling is safe."""
-        while self._live:
+        """Wait until no run is live, except those that wait for another node.
+
+        Cancelling is safe.
+        """
+        while not self.is_settled:
             if self._became_idle is None:
                 self._became_idle = trio.Event()
             await self._became_idle.wait()

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import trio
 
-from netra_trio.agents.run import Agent
-from netra_trio.ids import CorrelationId, new_session_id
+from netra_trio.agents.run import Agent, RunSpec
+from netra_trio.ids import CorrelationId, SessionId, ThreadId, new_session_id, new_thread_id
 from netra_trio.protocol.messages import RunStatus, WorkMessage
 from netra_trio.protocol.problem import Problem
 from netra_trio.services import Services
@@ -29,7 +29,7 @@ from netra_trio.sessions.agent_task import AgentTasks
 from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_feed import EventFeed
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.inbox import INBOX_MESSAGES, Inbox, Work
+from netra_trio.sessions.inbox import INBOX_MESSAGES, Adopted, Inbox, Work
 from netra_trio.sessions.runner import LiveRun, Runner
 from netra_trio.sessions.users import User
 from netra_trio.telemetry.log_context import set_log_context
@@ -54,6 +54,8 @@ class Session:
         acknowledging: Whether the client acknowledges events.
         wake: Starts a task that calls `serve`; called for a message without one.
         is_anonymous: Whether the user was not authenticated.
+        session_id: Its id, if it was opened on another node; otherwise a new one.
+        default_thread: The thread of messages that name none; a new one by default.
 
     Attributes:
         id: The session id, which cannot be guessed.
@@ -79,6 +81,7 @@ class Session:
         "_wake",
         "client",
         "context",
+        "default_thread",
         "events",
         "id",
         "is_anonymous",
@@ -99,9 +102,12 @@ class Session:
         acknowledging: bool,
         wake: Callable[["Session"], None],
         is_anonymous: bool = False,
+        session_id: SessionId | None = None,
+        default_thread: ThreadId | None = None,
     ) -> None:
         settings, instruments = services.settings, services.instruments
-        self.id = new_session_id()
+        self.id = session_id or new_session_id()
+        self.default_thread = default_thread or new_thread_id()
         self.user = user
         self.is_anonymous = is_anonymous
         self.permissions = permissions
@@ -152,6 +158,7 @@ class Session:
             wall_clock=services.wall_clock,
             spawn=self._spawn,
             send_error=self._send_error,
+            default_thread=self.default_thread,
         )
         self._tasks = AgentTasks(
             self,
@@ -183,6 +190,13 @@ class Session:
             self._wake(self)
         elif self._nursery is not None:
             self._tasks.ensure_leader()
+
+    def adopt(self, spec: RunSpec) -> None:
+        """Continue a run that waited on another node, in the order of the calls."""
+        was_open = self._inbox.is_open
+        self._inbox.offer(Adopted(spec))  # at most as many as one session may have
+        if not was_open:
+            self._wake(self)
 
     async def _send_error(self, problem: Problem, correlation_id: CorrelationId | None) -> None:
         """Send an error; dropped without a connection: the client sends the message again."""
@@ -250,6 +264,28 @@ class Session:
         """Start no more runs: waiting runs end `interrupted`, and new messages are refused."""
         self._admission.stop(RunStatus.INTERRUPTED)
         self._runner.stop_starting(RunStatus.INTERRUPTED, draining=True)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it can move to another node: no message is in the inbox and no run is at work.
+
+        Runs may wait while the session is held.
+        """
+        return not len(self._inbox) and self._runner.is_settled
+
+    def hold(self) -> None:
+        """Refuse messages and start no run, so that the session can move to another node."""
+        self._admission.stop(RunStatus.INTERRUPTED)
+        self._runner.hold_waiting()
+
+    def unhold(self) -> None:
+        """Go on, because the session does not move."""
+        self._admission.reopen()
+        self._runner.resume_waiting()
+
+    def surrender(self) -> list[RunSpec]:
+        """Remove the waiting runs without ending them, and return them in order."""
+        return self._runner.surrender()
 
     def interrupt(self) -> None:
         """Cancel all active runs; they end `interrupted`."""

@@ -14,10 +14,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from attrs import define, field
-from orjson import dumps
+from orjson import dumps, loads
 
 from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
-from netra_trio.protocol.messages import AgentCompleted, JsonObject, PartialResult, RunStatus
+from netra_trio.protocol.codec import Encoded
+from netra_trio.protocol.messages import (
+    AgentAnswered,
+    AgentAsking,
+    AgentCompleted,
+    AgentStarted,
+    Confirmation,
+    JsonObject,
+    MessageConfirmed,
+    PartialResult,
+    RunStatus,
+)
 from netra_trio.protocol.text import cut_front
 from netra_trio.sessions.event_log import Entry
 
@@ -86,6 +97,69 @@ class Transcript:
                     run_text.add(event.content, entry.size)
             elif event.TYPE == AgentCompleted.TYPE:
                 self._runs.pop(event.run_id, None)
+
+    def unfinished(self) -> list[tuple[RunId, CorrelationId]]:
+        """Return the runs that have not ended, each with its correlation id."""
+        return [
+            (run_id, run_text.correlation_id)
+            for run_id, run_text in self._runs.items()
+            if run_text.status in {RunStatus.QUEUED, RunStatus.RUNNING}
+        ]
+
+    def hide_questions(self, run_id: RunId) -> None:
+        """Remove all questions of a run, because it has ended."""
+        if run_id in self._runs:
+            self._runs[run_id].questions.clear()
+
+    def dump(self) -> list[JsonObject]:
+        """Return everything, as JSON, for `load` on another node."""
+        return [
+            {
+                "run_id": run_id,
+                "thread_id": run_text.thread_id,
+                "correlation_id": run_text.correlation_id,
+                "status": run_text.status,
+                "content": "".join(run_text.chunks),
+                "is_cut": run_text.is_cut,
+                "questions": list(run_text.questions.values()),
+            }
+            for run_id, run_text in self._runs.items()
+        ]
+
+    def load(self, dumped: Iterable[JsonObject]) -> None:
+        """Fill a new transcript with what `dump` returned."""
+        for run in dumped:
+            content = run["content"]
+            self._runs[RunId(run["run_id"])] = _RunText(
+                ThreadId(run["thread_id"]),
+                CorrelationId(run["correlation_id"]),
+                RunStatus(run["status"]),
+                [content],
+                len(content.encode()),
+                run["is_cut"],
+                {QuestionId(each["question_id"]): each for each in run["questions"]},
+            )
+
+    def replay(self, entries: Iterable[Entry]) -> None:
+        """Note what the entries of a log say about runs; their texts stay in the log."""
+        for entry in entries:
+            event = entry.event
+            if type(event) is not Encoded:
+                continue
+            payload = loads(event.payload)
+            if event.TYPE == MessageConfirmed.TYPE:
+                if payload["status"] != Confirmation.DUPLICATE and event.run_id not in self._runs:
+                    correlation_id = CorrelationId(entry.correlation_id or "")
+                    self.begin(event.run_id, ThreadId(payload["thread_id"]), correlation_id)
+            elif event.TYPE == AgentStarted.TYPE:
+                self.note(event.run_id, RunStatus.RUNNING)
+            elif event.TYPE == AgentAsking.TYPE:
+                self.show_question(event.run_id, payload)
+            elif event.TYPE == AgentAnswered.TYPE:
+                self.hide_question(event.run_id, QuestionId(payload["question_id"]))
+            elif event.TYPE == AgentCompleted.TYPE:
+                self.note(event.run_id, RunStatus(payload["status"]))
+                self.hide_questions(event.run_id)
 
     def runs(self) -> tuple[JsonObject, ...]:
         """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together."""

@@ -42,7 +42,7 @@ class Source:
 
     @property
     def has_pending(self) -> bool:
-        return self.log.has_pending
+        return self.log.has_pending()
 
     def is_read_by(self, feed: EventFeed) -> bool:
         assert isinstance(feed, EventFeed)

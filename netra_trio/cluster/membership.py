@@ -1,0 +1,110 @@
+"""Membership: this node's lease, and the other live nodes.
+
+The event loop itself renews the lease, so a node whose loop is blocked loses it. A node that finds
+its lease gone may have lost sessions to other nodes, or the directory may have lost everything: in
+both cases it copies all its sessions again, and is fenced where it is not the owner any more.
+"""
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from netra_trio.broker.base import RENEW_SECONDS, Directory
+from netra_trio.errors import BrokerUnavailable
+from netra_trio.ids import NodeId
+
+SETTLE_SECONDS = 3.0  # after a server was found empty, for all nodes to register again
+
+_log = structlog.get_logger(__name__)
+
+
+class Membership:
+    """The lease of this node, and the live nodes.
+
+    Args:
+        directory: Has the leases.
+
+    Attributes:
+        is_draining: Whether other nodes see that this one drains.
+        on_lost: Called when this node found its lease gone.
+        on_gone: Called for each node that is not live any more.
+        peers: The other live nodes; for each, whether it drains.
+        unavailable_reason: Why the directory cannot answer; None while it does.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.is_draining = False
+        self.on_lost: Callable[[], None] = _do_nothing
+        self.on_gone: Callable[[NodeId], None] = _ignore
+        self.peers: dict[NodeId, bool] = {}
+        self.unavailable_reason: str | None = None
+        self._directory = directory
+        self._has_started = False
+        self._empty_since = -SETTLE_SECONDS
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether there is another live node that does not drain."""
+        return not all(self.peers.values())
+
+    @property
+    def settled_in(self) -> float:
+        """The seconds until all nodes have registered their sessions; at most 0 if they have."""
+        return self._empty_since + SETTLE_SECONDS - trio.current_time()
+
+    def is_live(self, node: NodeId) -> bool:
+        """Whether a node was live at the newest look."""
+        return node == self._directory.node or node in self.peers
+
+    def note_unregistered(self) -> None:
+        """Note that the lease of this node is gone although it is renewed in time."""
+        if self.settled_in <= 0:
+            self._empty_since = trio.current_time()
+
+    async def renew(self) -> None:
+        """Renew the lease once, and look at the other nodes.
+
+        Raises:
+            BrokerUnavailable: If the directory does not answer.
+        """
+        directory = self._directory
+        was_held = await directory.renew(draining=self.is_draining)
+        if not was_held and self._has_started:
+            _log.warning("node_lease_lost", node=directory.node)
+            self.note_unregistered()
+            self.on_lost()
+        self._has_started = True
+        nodes = dict(await directory.nodes())
+        nodes.pop(directory.node, None)
+        gone = self.peers.keys() - nodes.keys()
+        self.peers = nodes
+        for node in gone:
+            self.on_gone(node)
+
+    async def run(self) -> None:
+        """Renew the lease until cancelled."""
+        while True:
+            try:
+                await self.renew()
+            except BrokerUnavailable as unavailable:
+                if self.unavailable_reason is None:
+                    _log.warning("broker_unavailable", reason=str(unavailable))
+                self.unavailable_reason = str(unavailable)
+            else:
+                if self.unavailable_reason is not None:
+                    _log.info("broker_available")
+                self.unavailable_reason = None
+            await trio.sleep(RENEW_SECONDS)
+
+    async def resign(self) -> None:
+        """Delete the lease: other nodes may take everything over at once."""
+        await self._directory.resign()
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
+
+
+def _ignore(_node: NodeId) -> None:
+    """Do nothing."""
