@@ -4,22 +4,26 @@ An implementation needs no base class; docs/stores.md says what it has to guaran
 contract suite `tests/stores/test_contract.py` checks that.
 """
 
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from orjson import loads
+from orjson import dumps, loads
 
 from netra_trio.ids import (
     CorrelationId,
     MessageId,
+    NodeId,
     QuestionId,
     RunId,
+    SessionId,
     ThreadId,
     UsageId,
     UserId,
 )
+from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.messages import (
+    AgentCompleted,
     HistoryMessage,
     HistoryQuestion,
     QuestionKind,
@@ -35,6 +39,11 @@ HISTORY_LISTED_BYTES = 512  # of a message without its text: ids, times and name
 HISTORY_QUESTIONS_BYTES = 128 * 1024  # of the questions of a run
 HISTORY_PROMPT_CHARACTERS = 200  # of a question that is shortened
 HISTORY_PAGE_BYTES = 256 * 1024  # of a page
+
+UNFINISHED = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
+HAND_OVER_SECONDS = 86_400.0  # the longest lease of `Store.hand_over`: the longest resume window
+
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 @frozen
@@ -54,6 +63,7 @@ class NewMessage:
         fingerprint: Equal for two messages that may have the same key.
         content: The text that history shows.
         created_at: Unix seconds.
+        session_id: The session of its run, if another node may take that session over; else None.
     """
 
     user_id: UserId
@@ -66,6 +76,12 @@ class NewMessage:
     fingerprint: bytes
     content: str
     created_at: float
+    session_id: SessionId | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it is recorded before `Store.record` returns, and its end is waited for."""
+        return self.key is not None or self.session_id is not None
 
 
 @frozen
@@ -86,6 +102,37 @@ class RunEnd:
     truncated: bool
     created_at: float
     completed: bytes
+
+
+@frozen
+class StoredEnd:
+    """The end of a run in the store.
+
+    Attributes:
+        completed: The payload of its `agent_completed` as JSON.
+    """
+
+    run_id: RunId
+    status: RunStatus
+    completed: bytes
+
+
+def interrupted(run_id: RunId) -> StoredEnd:
+    """Return the end of a run whose node is gone."""
+    completed = AgentCompleted(run_id, RunStatus.INTERRUPTED, 0)
+    return StoredEnd(run_id, completed.status, dumps(payload_of(completed)))
+
+
+@frozen
+class RunOwner:
+    """The node that has an unfinished run.
+
+    Attributes:
+        status: As the store has it: `queued` may be a run that has started a moment ago.
+    """
+
+    owner: NodeId
+    status: RunStatus
 
 
 @frozen
@@ -151,9 +198,11 @@ class StoredQuestion:
 
     Attributes:
         outcome: How it was closed; None while it is open. A question whose run has ended is closed.
+        owner: The node of its run while the run is unfinished; else None.
     """
 
     outcome: QuestionOutcome | None
+    owner: NodeId | None = None
 
 
 @frozen
@@ -255,8 +304,7 @@ def outcome_of(stored: str | None, status: RunStatus) -> QuestionOutcome | None:
     """
     if stored is not None:
         return QuestionOutcome(stored)
-    is_live = status in {RunStatus.QUEUED, RunStatus.RUNNING}
-    return None if is_live else QuestionOutcome.CANCELLED
+    return None if status in UNFINISHED else QuestionOutcome.CANCELLED
 
 
 @frozen
@@ -274,29 +322,48 @@ class Duplicate:
     completed: bytes | None
 
 
-class _Stored:
-    """An awaitable that completes at once, any number of times."""
+class Settled(Generic[_T_co]):
+    """An awaitable that completes at once, any number of times.
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    Args:
+        value: The result.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: _T_co) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, Any, _T_co]:
+        """Return the value without a checkpoint."""
         yield from ()
+        return self._value
 
 
-STORED: Awaitable[None] = _Stored()
+STORED: Awaitable[None] = Settled(None)
 """What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
 
 
 class Store(Protocol):
-    """Users, threads, messages and runs.
+    """Users, threads, messages and runs, which several nodes may share.
 
     Every method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
     Cancelling is always safe. After a call that raised or was cancelled, the change may be stored
     all the same, unless the method says otherwise.
+
+    A run belongs to the node that recorded it, until it has ended or another node takes it over.
+    Only the first end that is stored counts, whichever node stores it.
     """
+
+    @property
+    def owner(self) -> NodeId:
+        """The node that uses this store: its runs are the ones that it starts and ends."""
+        ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Hold the store open while a server uses it; entered once, before any other call.
 
-        Entering ends the unfinished runs of servers that are gone, as `interrupted`. It does not
+        Entering ends the unfinished runs of nodes that are gone, as `interrupted`. It does not
         wait for a database that does not answer. Leaving stores all writes that are queued.
         """
         ...
@@ -318,17 +385,35 @@ class Store(Protocol):
         ...
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
-        """Enable or disable the user; return whether there is such a user."""
+        """Enable or disable the user; return whether there is such a user.
+
+        `changed_users` then names the user. The store need not be open.
+        """
+        ...
+
+    async def changed_users(self, after: int) -> tuple[int, Sequence[UserId]]:
+        """Return the users that were enabled or disabled after a change; one cheap query.
+
+        Changes are known for an hour at least. Each user is named once.
+
+        Args:
+            after: The number of that change; -1 for the newest number only.
+
+        Returns:
+            The newest number, to pass the next time, and the users, in the order of their last
+            changes. Every change with a number up to it is visible to later calls of all nodes.
+        """
         ...
 
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run, `queued`; create the thread if there is none yet.
 
-        With a key this returns once both are stored permanently. Without a key they may be stored
-        later; this then waits only for room in a queue, for 3 seconds at most. If the key is known
-        and the fingerprint is the same, this records nothing and returns the earlier message. If it
-        raises or is cancelled, the message is not stored, or is deleted before `record` or `find`
-        look its key up again.
+        With a key, or a session id, this returns once both are stored permanently. Otherwise they
+        may be stored later; this then waits only for room in a queue, for 3 seconds at most. If the
+        key is known and the fingerprint is the same, this records nothing and returns the earlier
+        message. If it raises or is cancelled, the message is not stored, or is deleted before
+        `record` or `find` look its key up again, unless another node has ended or adopted its run
+        by then.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
@@ -345,28 +430,97 @@ class Store(Protocol):
         ...
 
     def start_run(self, run_id: RunId) -> None:
-        """Set the status of the run to `running`, now or later; this neither waits nor raises."""
+        """Set the status of this node's run to `running`; this neither waits nor raises.
+
+        It may be stored later: until then the run is `queued` for other nodes.
+        """
         ...
 
-    def end_run(self, end: RunEnd) -> Awaitable[None]:
-        """Store how the run ended, with the agent's message; an async function, or `STORED`.
+    def end_run(self, end: RunEnd) -> Awaitable[StoredEnd | None]:
+        """Store how this node's run ended, with the agent's message; async, or `STORED`.
 
-        If the run's message had a key, awaiting the result returns once the end is stored
-        permanently, otherwise at once. From the call on, `record` and `find` return the end. This
-        does not raise `StoreUnavailable`, and cancelling the wait does not undo the end: a store
-        that cannot write it now writes it as soon as it can.
+        If the run's message had a key or a session id, awaiting the result returns once the end is
+        stored permanently, otherwise at once. From the call on, `record` and `find` return the end.
+        This does not raise `StoreUnavailable`, and cancelling the wait does not undo the end: a
+        store that cannot write it now writes it as soon as it can.
+
+        Returns:
+            None if this end stands. If the run has another end already, that one: this end and its
+            text were not stored, and nobody is to be told of them. Also None if the run is unknown,
+            if nothing is waited for, or if another node has the run now, unfinished.
+        """
+        ...
+
+    async def take_over(
+        self,
+        session_id: SessionId,
+        *,
+        owner: NodeId,
+        runs: Collection[RunId],
+        waiting: Collection[RunId] = (),
+    ) -> Mapping[RunId, StoredEnd | None]:
+        """Take the runs of a session from another node, in one transaction.
+
+        Of the unfinished runs of the session that `owner` still has, those in `waiting` that are
+        `queued` belong to this node afterwards; all others end as `interrupted`. Runs of any other
+        node are left alone, so that one of two nodes that call this at once gets them. What this
+        store has queued is written before. Calling it again is safe, also after a call that raised
+        or was cancelled.
+
+        The start of a run is stored a moment later than it starts: of a node that was killed,
+        `waiting` may only name runs that cannot have started.
+
+        Args:
+            session_id: The session.
+            owner: The node that had the runs, or the lease of `hand_over`.
+            runs: The runs to return.
+            waiting: The runs to adopt instead of ending them.
+
+        Returns:
+            For each of `runs` that the store knows: its end, or None while it is unfinished.
+        """
+        ...
+
+    async def hand_over(self, runs: Collection[RunId], *, seconds: float) -> NodeId:
+        """Give the queued ones of these runs to a lease that no process renews.
+
+        A node adopts them with `take_over` of that lease. Those that are left when the lease ends
+        are ended as `interrupted`, by any node; closing this store does not end them. Runs that
+        have started, or that this node does not have, are left alone. What this store has queued is
+        written before. After a call that raised or was cancelled, they may belong to a lease whose
+        id is lost, and then end with it.
+
+        Args:
+            runs: The runs.
+            seconds: How long the lease lasts, at most `HAND_OVER_SECONDS`.
+        """
+        ...
+
+    async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
+        """Return the node of an unfinished run of this user.
+
+        None if it has ended, if it is another user's, or if it is unknown.
+        """
+        ...
+
+    async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
+        """End a run as `interrupted` if it is unfinished and `owner`, which is gone, still has it.
+
+        Returns:
+            The end that the run has afterwards; None if it is unknown, or another node has it.
         """
         ...
 
     async def record_question(self, question: NewQuestion) -> None:
-        """Record a question of a run; return once it is stored permanently.
+        """Record a question of this node's run; return once it is stored permanently.
 
-        A question of a run that has ended, or that the store does not know, is ignored.
+        A question of a run that has ended, that another node has, or that the store does not know,
+        is ignored.
         """
         ...
 
     def end_question(self, end: QuestionEnd) -> Awaitable[None]:
-        """Store how a question was closed; only its first end counts.
+        """Store how a question of this node's run was closed; only its first end counts.
 
         Awaiting the result returns once the end is stored permanently; an async function, or
         `STORED`. Like `end_run` this does not raise `StoreUnavailable`, and cancelling the wait

@@ -6,22 +6,25 @@ number of entries:
 
     1  create users, delete messages that are compensated
     2  select     keys that are known; after a failure, messages that are stored already
-    3  insert     threads, then messages, then runs
-    4  update     runs that an earlier batch inserted
-    5  insert     questions and usage, and update questions that were closed
+    3  lock       runs that an earlier batch inserted, and that this node still has
+    4  insert     threads, then messages, then runs
+    5  update     the locked runs
+    6  insert     questions and usage, and update questions that were closed
+    7  select     the ends of runs that this node does not have any more
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import define, field
-from sqlalchemy import Connection, and_, delete, select, text, update
+from sqlalchemy import Connection, delete, select, text, update
 
-from netra_trio.ids import MessageId, RunId
+from netra_trio.ids import MessageId, NodeId, RunId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.text import json_size
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
+from netra_trio.stores.sql.ends import end_rows, find_ends, is_unfinished, locked
 from netra_trio.stores.sql.entries import (
     CreateUser,
     DeleteMessage,
@@ -36,7 +39,7 @@ from netra_trio.stores.sql.entries import (
 )
 from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.questions import write_questions, write_usage
-from netra_trio.stores.sql.rows import Insert, insert_missing, placeholder
+from netra_trio.stores.sql.rows import Insert, insert_missing
 from netra_trio.stores.sql.schema import exact, messages, runs, users
 from netra_trio.stores.sql.thread_numbers import ThreadKey, ThreadNumbers
 from netra_trio.stores.sql.write_behind import Entry
@@ -47,8 +50,6 @@ _EntryT = TypeVar("_EntryT", bound=Entry)
 
 _INSERT_MESSAGES = Insert(messages)
 _INSERT_RUNS = Insert(runs)
-# Past SQLAlchemy, as the inserts are: a hundred at once cost a third.
-_END_RUN = "UPDATE runs SET status = {0}, completed = {0}, owner = NULL WHERE message = {0}"
 _LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = 'messages'")
 _NEXT_NUMBERS = text(
     "SELECT nextval(pg_get_serial_sequence('messages', 'number')) FROM generate_series(1, :count)"
@@ -60,14 +61,14 @@ class Batch:
     """The entries of one transaction.
 
     Attributes:
-        owner: The id of this process's lease: its runs are the ones to insert and to end.
+        owner: The node: its runs are the ones to insert, start and end.
         numbers: The threads that are known.
         may_be_partial: Whether an earlier batch failed, so that some entries may be stored already.
         threads: The threads of the recorded messages; set by `write`.
     """
 
     entries: Sequence[Entry]
-    owner: str
+    owner: NodeId
     numbers: ThreadNumbers
     may_be_partial: bool = False
     threads: Mapping[ThreadKey, int] = field(factory=dict)
@@ -86,14 +87,13 @@ class Batch:
         duplicates = self._find_duplicates(connection)
         recorded = self._to_record(connection, duplicates)
         ends = self._ends()
-        earlier = self._find_earlier(
-            connection, [run_id for run_id in ends if run_id not in recorded]
-        )
+        earlier = self._lock_earlier(connection, (ends.keys() | self._asking()) - recorded.keys())
         numbers = self._insert_messages(connection, recorded, ends, earlier)
         self._insert_runs(connection, recorded, ends, numbers)
         self._start_earlier(connection, recorded.keys() | ends.keys())
         self._end_earlier(connection, ends, earlier)
-        self._write_questions(connection)
+        self._write_questions(connection, recorded.keys() | earlier.keys())
+        self._find_stood(connection, recorded.keys() | earlier.keys())
         return duplicates
 
     def _of(self, kind: type[_EntryT]) -> list[_EntryT]:
@@ -117,8 +117,9 @@ class Batch:
     def _delete_messages(self, connection: Connection) -> None:
         run_ids = [entry.run_id for entry in self._of(DeleteMessage)]
         if run_ids:
-            of_runs = select(runs.c.message).where(runs.c.run_id.in_(run_ids))
-            connection.execute(delete(messages).where(messages.c.number.in_(of_runs)))
+            these = (runs.c.run_id.in_(run_ids), runs.c.owner == self.owner)
+            numbers = connection.scalars(locked(select(runs.c.message).where(*these))).all()
+            connection.execute(delete(messages).where(messages.c.number.in_(numbers)))
 
     def _find_duplicates(self, connection: Connection) -> dict[RecordMessage, Known]:
         """Return the recordings whose key is in the database, or earlier in this batch."""
@@ -153,17 +154,28 @@ class Batch:
         """Return the ends by their runs; the first end of a run is the one that counts."""
         return {entry.end.run_id: entry.end for entry in reversed(self._of(EndRun))}
 
-    def _find_earlier(
-        self, connection: Connection, run_ids: Sequence[RunId]
+    def _asking(self) -> set[RunId]:
+        """Return the runs of the questions."""
+        return {
+            *(entry.question.run_id for entry in self._of(RecordQuestion)),
+            *(entry.end.run_id for entry in self._of(EndQuestion)),
+        }
+
+    def _lock_earlier(
+        self, connection: Connection, run_ids: Collection[RunId]
     ) -> dict[RunId, tuple[int, int]]:
-        """Return message and thread of these runs, which an earlier batch has inserted."""
+        """Lock these runs, which an earlier batch has inserted; return message and thread of each.
+
+        Those that have ended, or that this node does not have any more, are left out.
+        """
         if not run_ids:
             return {}
         rows = connection.execute(
-            select(runs.c.run_id, runs.c.message, messages.c.thread)
-            .join(messages, messages.c.number == runs.c.message)
-            # A run loses its owner with its end: one that has none has ended.
-            .where(runs.c.run_id.in_(run_ids), runs.c.owner == self.owner)
+            locked(
+                select(runs.c.run_id, runs.c.message, messages.c.thread)
+                .join(messages, messages.c.number == runs.c.message)
+                .where(runs.c.run_id.in_(run_ids), runs.c.owner == self.owner, is_unfinished)
+            )
         )
         return {RunId(row.run_id): (row.message, row.thread) for row in rows}
 
@@ -175,7 +187,7 @@ class Batch:
         earlier: Mapping[RunId, tuple[int, int]],
     ) -> dict[RunId, int]:
         """Insert the messages in order; return the numbers of those that start a run."""
-        if not recorded and not earlier:
+        if not recorded and earlier.keys().isdisjoint(ends):
             return {}
         threads = self.numbers.find(connection, (entry.message for entry in recorded.values()))
         self.threads = threads
@@ -232,8 +244,10 @@ class Batch:
             return
         run_ids = {entry.run_id for entry in starts}.difference(done)
         if run_ids:
-            queued = and_(runs.c.run_id.in_(run_ids), runs.c.status == RunStatus.QUEUED)
-            connection.execute(update(runs).where(queued).values(status=RunStatus.RUNNING))
+            queued = (runs.c.status == RunStatus.QUEUED, runs.c.owner == self.owner)
+            these = locked(select(runs.c.message).where(runs.c.run_id.in_(run_ids), *queued))
+            started = update(runs).where(runs.c.message.in_(these.correlate(None)))
+            connection.execute(started.values(status=RunStatus.RUNNING))
 
     def _end_earlier(
         self,
@@ -241,22 +255,37 @@ class Batch:
         ends: Mapping[RunId, RunEnd],
         earlier: Mapping[RunId, tuple[int, int]],
     ) -> None:
-        rows: list[tuple[object, ...]] = [
-            (str(ends[run_id].status), ends[run_id].completed, message)
-            for run_id, (message, _) in earlier.items()
-        ]
-        if rows:
-            connection.exec_driver_sql(_END_RUN.format(placeholder(connection)), rows)
+        end_rows(
+            connection,
+            [
+                (message, StoredEnd(run_id, ends[run_id].status, ends[run_id].completed))
+                for run_id, (message, _) in earlier.items()
+                if run_id in ends
+            ],
+        )
 
-    def _write_questions(self, connection: Connection) -> None:
+    def _write_questions(self, connection: Connection, own: Collection[RunId]) -> None:
         write_questions(
             connection,
-            [entry.question for entry in self._of(RecordQuestion)],
-            [entry.end for entry in self._of(EndQuestion)],
+            [e.question for e in self._of(RecordQuestion) if e.question.run_id in own],
+            [e.end for e in self._of(EndQuestion) if e.end.run_id in own],
         )
         reports = [entry.usage for entry in self._of(RecordUsage)]
         if reports:
             write_usage(connection, reports)
+
+    def _find_stood(self, connection: Connection, own: Collection[RunId]) -> None:
+        """Find what stands instead of the ends that were not written, if a caller waits for them.
+
+        After a failure, it may be the same end: an earlier attempt has stored it.
+        """
+        late = [e for e in self._of(EndRun) if e.completion is not None and e.end.run_id not in own]
+        if late:
+            found = find_ends(connection, {entry.end.run_id for entry in late})
+            for entry in late:
+                _, stands = found.get(entry.end.run_id, (None, None))
+                own_end = StoredEnd(entry.end.run_id, entry.end.status, entry.end.completed)
+                entry.stood = None if stands == own_end else stands
 
 
 def _take_numbers(connection: Connection, count: int) -> Sequence[int]:
@@ -308,4 +337,5 @@ def _run_row(
         new.fingerprint,
         exact(new.agent_name),
         *state,
+        new.session_id,
     )

@@ -107,7 +107,10 @@ class BatchWriter:
         _log.error("write_refused", write=type(entry).__name__, reason=_where_and_why(error))
         if isinstance(entry, EndRun) and entry.end.text:
             # Store the end without the agent's text; else the run would stay `running`.
-            await self._write_batch([EndRun(evolve(entry.end, text="", truncated=True))])
+            plain = EndRun(evolve(entry.end, text="", truncated=True))
+            plain.completion = entry.completion
+            await self._write_batch([plain])
+            entry.stood = plain.stood
             return
         completion = entry.completion
         if completion is not None:

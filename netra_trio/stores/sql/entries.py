@@ -13,6 +13,7 @@ from netra_trio.stores.base import (
     NewQuestion,
     QuestionEnd,
     RunEnd,
+    StoredEnd,
     Usage,
     User,
 )
@@ -84,14 +85,22 @@ class StartRun(Entry):
 
 @define(eq=False)
 class EndRun(Entry):
-    """Store how a run ended, and the agent's message."""
+    """Store how a run ended, and the agent's message.
+
+    Attributes:
+        stood: The end that the run had before, if that is another one; set when this is written.
+    """
 
     end: RunEnd
+    stood: StoredEnd | None = None
 
 
 @define(eq=False)
 class DeleteMessage(Entry):
-    """Delete a message whose sender was told that it is not stored, if it is stored."""
+    """Delete a message whose sender was told that it is not stored, if it is stored.
+
+    It stays if another node has ended or adopted its run: that one may have told of it.
+    """
 
     run_id: RunId
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from orjson import dumps
 from sqlalchemy import Connection, Row, Select, select, tuple_
 
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.protocol.codec import payload_of
-from netra_trio.protocol.messages import AgentCompleted, RunStatus
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import Duplicate
+from netra_trio.stores.sql.ends import stored_end
 from netra_trio.stores.sql.entries import Key, Known
 from netra_trio.stores.sql.schema import messages, runs, threads
 
@@ -43,9 +42,11 @@ _RECORDED: Select[Any] = (
 
 
 def _duplicate(row: Row[Any]) -> Duplicate:
-    status, completed = RunStatus(row.status), row.completed
-    if status is RunStatus.INTERRUPTED and completed is None:  # its process ended without an end
-        completed = dumps(payload_of(AgentCompleted(RunId(row.run_id), status, 0)))
+    end = stored_end(row)
     return Duplicate(
-        MessageId(row.message_id), RunId(row.run_id), ThreadId(row.thread_id), status, completed
+        MessageId(row.message_id),
+        RunId(row.run_id),
+        ThreadId(row.thread_id),
+        RunStatus(row.status),
+        None if end is None else end.completed,
     )

@@ -5,6 +5,8 @@ starts or renews its lease ends the unfinished runs of processes that are gone, 
 For a process of this machine, the system tells at once whether it is alive, if it shows it. For any
 other process, only the lease tells. Leases are measured on the database's clock, so the
 clocks of two machines are never compared.
+
+A lease without a process has runs that were handed over: nobody renews it.
 """
 
 import secrets
@@ -16,7 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    and_,
+    case,
     delete,
     func,
     insert,
@@ -25,7 +27,9 @@ from sqlalchemy import (
     update,
 )
 
-from netra_trio.protocol.messages import RunStatus
+from netra_trio.ids import NodeId, new_node_id
+from netra_trio.stores.base import HAND_OVER_SECONDS
+from netra_trio.stores.sql.ends import interrupt
 from netra_trio.stores.sql.processes import ProcessState, machine, state_of, this_process
 from netra_trio.stores.sql.schema import owners, runs
 
@@ -34,7 +38,7 @@ RENEW_SECONDS = 10.0  # between two renewals
 
 PROBE_BYTES = 64 * 1024  # the longest text of an agent in history
 
-UNFINISHED = (RunStatus.QUEUED, RunStatus.RUNNING)
+_is_handed_over = owners.c.machine == ""
 
 _held_here: set[str] = set()
 """The leases that this process holds: one for each open store."""
@@ -45,12 +49,12 @@ class Lease:
     """The lease of this process.
 
     Attributes:
-        id: Of this start of the server; never used again.
+        id: Of this start of the node; never used again.
         machine: The process id namespace.
         process: The process id, with the start time where the system tells it.
     """
 
-    id: str = field(factory=lambda: f"own_{secrets.token_hex(8)}")
+    id: NodeId = field(factory=new_node_id)
     machine: str = field(factory=machine)
     process: str = field(factory=this_process)
 
@@ -89,7 +93,7 @@ class Lease:
     def release(self, connection: Connection) -> None:
         """End this process's unfinished runs, and delete the lease."""
         self.forget()
-        end_runs(connection, self.id)
+        interrupt(connection, runs.c.owner == self.id)
         connection.execute(delete(owners).where(self._own))
 
     def forget(self) -> None:
@@ -101,13 +105,14 @@ class Lease:
 
     def _end_gone(self, connection: Connection, moment: float, *, in_grace: bool) -> int:
         ended = 0
-        latest = moment + LEASE_SECONDS
         # A lease from before the clock was set back would be valid for too long.
-        too_long = owners.c.lease_until > latest + LEASE_SECONDS
-        connection.execute(update(owners).where(too_long).values(lease_until=latest))
-        for row in connection.execute(select(owners).where(~self._own)).all():
+        longest = case((_is_handed_over, HAND_OVER_SECONDS), else_=LEASE_SECONDS)
+        too_long = owners.c.lease_until > moment + longest + LEASE_SECONDS
+        connection.execute(update(owners).where(too_long).values(lease_until=moment + longest))
+        others = select(owners).where(~self._own).order_by(owners.c.owner)
+        for row in connection.execute(others).all():
             if self._is_gone(row, moment, in_grace=in_grace):
-                ended += end_runs(connection, row.owner)
+                ended += interrupt(connection, runs.c.owner == row.owner)
                 connection.execute(delete(owners).where(owners.c.owner == row.owner))
         return ended + _end_orphans(connection)
 
@@ -124,15 +129,7 @@ class Lease:
 def _end_orphans(connection: Connection) -> int:
     """End runs without a lease: of an older schema, or of a backup."""
     known = select(owners.c.owner)
-    return _end(connection, or_(runs.c.owner.is_(None), runs.c.owner.not_in(known)))
-
-
-def end_runs(connection: Connection, owner: str) -> int:
-    """End every unfinished run of a lease; return how many there were.
-
-    Each run keeps its owner: a process that is alive after all still stores its own end.
-    """
-    return _end(connection, runs.c.owner == owner)
+    return interrupt(connection, or_(runs.c.owner.is_(None), runs.c.owner.not_in(known)))
 
 
 def now(connection: Connection) -> float:
@@ -149,10 +146,3 @@ def _up_since(connection: Connection) -> float:
         return 0.0
     started = select(func.extract("epoch", func.pg_postmaster_start_time()))
     return float(connection.execute(started).scalar_one())
-
-
-def _end(connection: Connection, these: ColumnElement[bool]) -> int:
-    unfinished = and_(runs.c.status.in_(UNFINISHED), these)
-    return connection.execute(
-        update(runs).where(unfinished).values(status=RunStatus.INTERRUPTED)
-    ).rowcount

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, 
 from netra_trio.ids import QuestionId, RunId, UserId
 from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, QuestionOutcome, RunStatus
 from netra_trio.stores.base import (
+    UNFINISHED,
     NewQuestion,
     QuestionEnd,
     StoredQuestion,
@@ -37,16 +38,9 @@ _END = (
 def write_questions(
     connection: Connection, new: Sequence[NewQuestion], ends: Sequence[QuestionEnd]
 ) -> None:
-    """Insert questions whose run exists, and store the first end of each question."""
+    """Insert questions of runs that exist, and store the first end of each question."""
     if new:
-        known = set(
-            connection.scalars(
-                select(runs.c.run_id).where(runs.c.run_id.in_({each.run_id for each in new}))
-            )
-        )
-        rows = [_row(each) for each in new if each.run_id in known]
-        if rows:
-            connection.execute(insert_missing(connection, questions), rows)
+        connection.execute(insert_missing(connection, questions), [_row(each) for each in new])
     if ends:
         connection.execute(
             _END,
@@ -93,14 +87,16 @@ def find_question(
     """Return a question that this user may answer, None if there is none."""
     this = (questions.c.question_id == question_id, questions.c.user_id == user_id)
     row = connection.execute(
-        select(questions.c.outcome, runs.c.status)
+        select(questions.c.outcome, runs.c.status, runs.c.owner)
         .join(runs, runs.c.run_id == questions.c.run_id)
         .where(*this)
     ).one_or_none()
     if row is None:
         return None
-    outcome = outcome_of(row.outcome, RunStatus(row.status))
-    return StoredQuestion(outcome)
+    status = RunStatus(row.status)
+    return StoredQuestion(
+        outcome_of(row.outcome, status), row.owner if status in UNFINISHED else None
+    )
 
 
 def read_questions(

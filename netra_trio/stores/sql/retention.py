@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, delete, exists, select
 
-from netra_trio.stores.sql.leases import UNFINISHED
+from netra_trio.stores.base import UNFINISHED
 from netra_trio.stores.sql.schema import messages, runs, threads, usage
 
 CHUNK = 500  # messages of one transaction: some ms, so that it delays no other write

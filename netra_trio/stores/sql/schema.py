@@ -1,4 +1,4 @@
-"""The tables of the database: users, threads, messages, runs, owners, questions, usage.
+"""The tables of the database: users and their changes, threads, messages, runs, owners, and more.
 
 The migrations create them; a test compares the result with these definitions.
 
@@ -9,6 +9,7 @@ The migrations create them; a test compares the result with these definitions.
     owners    the leases of the processes that have runs at work
     questions the questions of runs, and how each was closed
     usage     what runs have used of models
+    user_changes  the users that were enabled or disabled in the last hour
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """The migrations in their order; the last one results in the tables below."""
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
@@ -121,7 +122,8 @@ runs = Table(
     Column("agent_name", ExactText, nullable=False),
     Column("status", Text, nullable=False),
     Column("completed", LargeBinary),  # the payload of its agent_completed, as it was sent
-    Column("owner", Text),  # the lease of its process; NULL once that process has stored its end
+    Column("owner", Text),  # the lease of its node; NULL once the run has ended
+    Column("session", Text),  # if another node may take that session over
     UniqueConstraint("run_id", name="runs_by_id"),
     Index(
         "runs_by_key",
@@ -137,6 +139,12 @@ runs = Table(
         sqlite_where=text("status IN ('queued', 'running')"),
         postgresql_where=text("status IN ('queued', 'running')"),
     ),
+    Index(
+        "runs_of_session",
+        "session",
+        sqlite_where=text("session IS NOT NULL AND status IN ('queued', 'running')"),
+        postgresql_where=text("session IS NOT NULL AND status IN ('queued', 'running')"),
+    ),
 )
 
 owners = Table(
@@ -146,6 +154,15 @@ owners = Table(
     Column("machine", Text, nullable=False),  # the namespace of its process id
     Column("process", Text, nullable=False),  # its process id and start time
     Column("lease_until", Double, nullable=False),  # Unix seconds on the database's clock
+)
+
+user_changes = Table(
+    "user_changes",
+    metadata,
+    Column("number", NUMBER, primary_key=True),
+    Column("user_id", ExactText, nullable=False),
+    Column("changed_at", Double, nullable=False),  # Unix seconds on the database's clock
+    sqlite_autoincrement=True,  # the number of a deleted row is never used again
 )
 
 questions = Table(

@@ -16,18 +16,30 @@ from functools import partial
 
 import structlog
 import trio
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, QuestionId, RunId, ThreadId, UserId
+from netra_trio.ids import (
+    MessageId,
+    NodeId,
+    QuestionId,
+    RunId,
+    SessionId,
+    ThreadId,
+    UserId,
+    new_node_id,
+)
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.base import (
+    HAND_OVER_SECONDS,
     STORED,
     Duplicate,
     NewMessage,
     NewQuestion,
     QuestionEnd,
     RunEnd,
+    RunOwner,
+    StoredEnd,
     StoredQuestion,
     Usage,
     User,
@@ -47,9 +59,11 @@ from netra_trio.stores.sql.entries import (
 from netra_trio.stores.sql.history import read_page
 from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.lookups import Lookups
+from netra_trio.stores.sql.ownership import find_run, hand_over, interrupt_run, take_over
 from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
 from netra_trio.stores.sql.upkeep import Upkeep
+from netra_trio.stores.sql.user_changes import find_changes, set_enabled
 from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 
 FLUSH_SECONDS = 1.0  # on closing, for what is not written yet: the whole drain has 10 s
@@ -66,6 +80,10 @@ class SqlStore:
         database: `sqlite://`, `sqlite:///path`, `postgresql://…`, or a database that is set up.
         retention_days: For how long messages are kept; 0 for ever.
         wall_clock: Returns Unix seconds.
+        owner: The node that uses the store; None for a new one.
+
+    Attributes:
+        owner: The node, and its lease.
 
     Raises:
         DatabaseUnusable: If the URL can never work.
@@ -77,15 +95,19 @@ class SqlStore:
         *,
         retention_days: int = 0,
         wall_clock: Callable[[], float] = time.time,
+        owner: NodeId | None = None,
     ) -> None:
         self.database = Database(database) if isinstance(database, str) else database
+        self.owner = new_node_id() if owner is None else owner
         self._wall_clock = wall_clock
-        self._upkeep = Upkeep(self.database, retention_days=retention_days, wall_clock=wall_clock)
+        self._upkeep = Upkeep(
+            self.database, retention_days=retention_days, wall_clock=wall_clock, owner=self.owner
+        )
         self._writer = BatchWriter(self.database, self._upkeep)
         self._writes = WriteBehind(self._write)
         self._lookups = Lookups(self._find_users)
-        self._queued: dict[RunId, RecordMessage] = {}  # recordings without a key, in no batch yet
-        self._keyed: set[RunId] = set()  # runs at work whose message has a key
+        self._queued: dict[RunId, RecordMessage] = {}  # recordings written behind, in no batch yet
+        self._awaited: set[RunId] = set()  # runs at work whose end is waited for
         self._recording: dict[Key, trio.Event] = {}  # set when the key is free again
         self._is_open = False
 
@@ -170,11 +192,13 @@ class SqlStore:
 
     async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
         """Enable or disable the user; return whether there is such a user."""
-        change = update(users).where(users.c.user_id == user_id).values(enabled=enabled)
-        changed = await self.database.write_repeatable(
-            lambda connection: connection.execute(change).rowcount
+        return await self.database.write_repeatable(
+            partial(set_enabled, user_id=user_id, enabled=enabled)
         )
-        return bool(changed)
+
+    async def changed_users(self, after: int) -> tuple[int, Sequence[UserId]]:
+        """Return the newest change of users, and the users that were changed after another one."""
+        return await self.database.read(partial(find_changes, after=after))
 
     async def list_users(self, *, after: UserId | None = None, limit: int = 1000) -> list[User]:
         """Return the next users, in the order of their ids."""
@@ -187,24 +211,27 @@ class SqlStore:
     # Messages and runs
 
     async def record(self, message: NewMessage) -> Duplicate | None:
-        """Record a message and its run; with a key, return when both are stored.
+        """Record a message and its run; with a key or a session id, return when both are stored.
 
-        Without a key it is written behind: this waits only while too much is queued.
+        Otherwise it is written behind: this waits only while too much is queued.
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            NotStorable: If the database can never store it; only with a key.
+            NotStorable: If the database can never store it; only with a key or a session id.
         """
         entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
-        if message.key is None:
+        if not message.is_awaited:
             await self._writes.send(entry)
             self._queued[message.run_id] = entry
             return None
         await self._writes.admit()
-        await self._write_alone((message.user_id, message.key), entry)
+        if message.key is None:
+            await self._writes.write(entry)
+        else:
+            await self._write_alone((message.user_id, message.key), entry)
         if entry.known is not None:
             return entry.known.duplicate_of(message)
-        self._keyed.add(message.run_id)
+        self._awaited.add(message.run_id)
         return None
 
     async def _write_alone(self, key: Key, entry: RecordMessage) -> None:
@@ -242,16 +269,68 @@ class SqlStore:
         else:
             self._writes.put(StartRun(run_id, size=ROW_BYTES))
 
-    def end_run(self, end: RunEnd) -> Awaitable[None]:
+    def end_run(self, end: RunEnd) -> Awaitable[StoredEnd | None]:
         """Note how the run ended; only its first end counts, and unknown runs are ignored."""
         entry = EndRun(end, size=ROW_BYTES + len(end.text) + len(end.completed))
-        if end.run_id not in self._keyed:
+        if end.run_id not in self._awaited:
             self._writes.put(entry)
             return STORED
-        self._keyed.discard(end.run_id)
+        self._awaited.discard(end.run_id)
         stored = entry.complete()
         self._writes.put(entry, urgent=True)
-        return stored.wait()
+        return _stood(entry, stored)
+
+    # Runs of several nodes
+
+    async def take_over(
+        self,
+        session_id: SessionId,
+        *,
+        owner: NodeId,
+        runs: Collection[RunId],
+        waiting: Collection[RunId] = (),
+    ) -> Mapping[RunId, StoredEnd | None]:
+        """Adopt the queued ones of `waiting`, and end the other runs of a session that moves."""
+        await self._writes.flush()
+        taken = await self.database.write_repeatable(
+            partial(
+                take_over,
+                session_id=session_id,
+                owner=owner,
+                taker=self.owner,
+                asked=runs,
+                waiting=waiting,
+            )
+        )
+        self._awaited.update(taken.adopted)
+        return taken.ends
+
+    async def hand_over(self, runs: Collection[RunId], *, seconds: float) -> NodeId:
+        """Give the queued ones of these runs to a lease that no process renews."""
+        lease = new_node_id()
+        await self._writes.flush()
+        await self.database.write_repeatable(
+            partial(
+                hand_over,
+                run_ids=runs,
+                owner=self.owner,
+                lease=lease,
+                seconds=min(seconds, HAND_OVER_SECONDS),
+            )
+        )
+        return lease
+
+    async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
+        """Return the node of an unfinished run of this user, None if there is none."""
+        await self._writes.flush()
+        return await self.database.read(partial(find_run, user_id=user_id, run_id=run_id))
+
+    async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
+        """End a run of a node that is gone; return the end that it has afterwards."""
+        await self._writes.flush()
+        return await self.database.write_repeatable(
+            partial(interrupt_run, run_id=run_id, owner=owner)
+        )
 
     # Questions and usage
 
@@ -343,3 +422,8 @@ class SqlStore:
     def _check_available(self) -> None:
         if self._writes.unavailable_reason is not None:
             raise StoreUnavailable(self._writes.unavailable_reason)
+
+
+async def _stood(entry: EndRun, stored: trio.Event) -> StoredEnd | None:
+    await stored.wait()
+    return entry.stood

@@ -14,12 +14,14 @@ import trio
 from sqlalchemy import Connection
 
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable, place_of
+from netra_trio.ids import NodeId
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.errors import reason
 from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease, now
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.questions import day_of
 from netra_trio.stores.sql.retention import CHUNK, DAY, USAGE_DAYS, delete_old, delete_old_usage
+from netra_trio.stores.sql.user_changes import delete_old_changes
 
 RETENTION_SECONDS = 3600.0  # between two deletions of what is too old
 
@@ -39,6 +41,7 @@ class Upkeep:
         database: The database.
         retention_days: For how long messages are kept; 0 for ever.
         wall_clock: Returns Unix seconds.
+        owner: The id of this process's lease.
 
     Attributes:
         lease: The lease of this process.
@@ -46,9 +49,14 @@ class Upkeep:
     """
 
     def __init__(
-        self, database: Database, *, retention_days: int, wall_clock: Callable[[], float]
+        self,
+        database: Database,
+        *,
+        retention_days: int,
+        wall_clock: Callable[[], float],
+        owner: NodeId,
     ) -> None:
-        self.lease = Lease()
+        self.lease = Lease(owner)
         self.is_ready = False
         self._database = database
         self._retention_days = retention_days
@@ -103,6 +111,7 @@ class Upkeep:
 
     async def delete_old(self) -> None:
         """Delete what is older than the retention time; raises as `renew` does."""
+        await self._write(delete_old_changes)
         if not self._retention_days:
             return
         # The earlier of two clocks: a clock that is ahead must not delete recent messages.
