@@ -12,6 +12,7 @@ from math import inf
 
 import structlog
 import trio
+from attrs import evolve
 from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
@@ -24,7 +25,7 @@ from netra_trio.protocol.text import cut_json
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.users import User
-from netra_trio.stores.base import STORED, RunEnd, Store
+from netra_trio.stores.base import STORED, RunEnd, Store, StoredEnd
 from netra_trio.telemetry.events import RunEnded
 from netra_trio.telemetry.instruments import Instruments
 
@@ -281,7 +282,10 @@ class Runner:
     async def finish(
         self, live: LiveRun, ending: Ending, before_waiting: Callable[[], None] | None = None
     ) -> None:
-        """Store the end of a run, then append it to the events.
+        """Store the end of a run, then append the end that stands to the events.
+
+        Another node may have ended the run before, because it took this one for gone: then the
+        client is told of that end, and so are all that sent the same message again.
 
         All runs end here. Only the first call for a run counts: an abandoned run is finished again
         when its tasks end.
@@ -298,9 +302,6 @@ class Runner:
         execution.has_ended = True
         execution.cancel_questions()
         execution.output.close()
-        payload = _completed(message.run_id, ending)
-        if self._events.is_over_bytes:
-            payload = shorten_payload(payload)
         text, truncated = history_text(execution.output.text)
         end = RunEnd(
             message.run_id,
@@ -309,8 +310,9 @@ class Runner:
             text,
             truncated,
             self._wall_clock(),
-            payload,
+            self._within_log(_completed(message.run_id, ending)),
         )
+        stood: StoredEnd | None = None
         try:
             stored = self._store.end_run(end)
             if stored is not STORED:
@@ -318,11 +320,13 @@ class Runner:
                     before_waiting()
                 deadline = trio.current_time() + self.store_seconds
                 with trio.CancelScope(shield=True, deadline=deadline):
-                    await stored
+                    stood = await stored
         finally:
             self.forget(live)
             self._scheduler.ended(message.run_id)
-            self._events.end(message.run_id, ending.status, payload, message.correlation_id)
+            if stood is not None:
+                end = evolve(end, status=stood.status, completed=self._within_log(stood.completed))
+            self._events.end(message.run_id, end.status, end.completed, message.correlation_id)
             for watcher in live.watchers.values():
                 watcher(end)
             execution.context.run(
@@ -330,12 +334,18 @@ class Runner:
                 RunEnded(
                     message.run_id,
                     message.agent_name,
-                    ending.status,
+                    end.status,
                     seconds=round(ending.duration, 3),
                     attempts=execution.attempts,
-                    code=None if ending.error is None else ending.error["code"],
+                    code=None
+                    if ending.error is None or stood is not None
+                    else ending.error["code"],
                 ),
             )
+
+    def _within_log(self, completed: bytes) -> bytes:
+        """Return the payload of an `agent_completed`, shortened while the log has no room."""
+        return shorten_payload(completed) if self._events.is_over_bytes else completed
 
     def abandon_overdue(self) -> None:
         """Finish each run whose tasks have not ended within `ABANDON_SECONDS` after a cancellation.

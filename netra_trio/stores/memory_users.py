@@ -46,6 +46,8 @@ class MemoryUsers:
         self.rows: dict[UserId, UserRow] = {}
         self.dropped = 0
         self._bound = bound
+        self._changes: dict[UserId, int] = {}  # the last change of each user, the oldest first
+        self._changed = 0  # the number of the newest one
         self._threads_of = threads_of
         self._number = itertools.count()
         # A heap of the users that may be dropped, by number. A user that must be kept after all is
@@ -65,6 +67,29 @@ class MemoryUsers:
             row = self.rows[user_id] = UserRow(next(self._number), User(user_id))
             self.reconsider(user_id)
         return row
+
+    def set_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
+        """Enable or disable the user; return whether there is such a user."""
+        row = self.rows.get(user_id)
+        if row is None:
+            return False
+        row.user = User(user_id, enabled)
+        self.reconsider(user_id)
+        self._changed += 1
+        self._changes.pop(user_id, None)
+        self._changes[user_id] = self._changed
+        if len(self._changes) > self._bound:  # of a user that was dropped
+            del self._changes[next(iter(self._changes))]
+        return True
+
+    def changed(self, after: int) -> tuple[int, list[UserId]]:
+        """Return the newest change, and the users that were changed after another one; -1: none."""
+        users: list[UserId] = []
+        if after >= 0:
+            newest_first = reversed(self._changes.items())
+            later = itertools.takewhile(lambda change: change[1] > after, newest_first)
+            users = [user_id for user_id, _ in later]
+        return self._changed, users[::-1]
 
     def reconsider(self, user_id: UserId) -> None:
         """Add the user to those that may be dropped, if that is so."""

@@ -3,7 +3,7 @@
 store = TimeoutStore(MemoryStore())
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -11,7 +11,15 @@ import trio
 from attrs import frozen
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, QuestionId, RunId, ThreadId, UserId
+from netra_trio.ids import (
+    MessageId,
+    NodeId,
+    QuestionId,
+    RunId,
+    SessionId,
+    ThreadId,
+    UserId,
+)
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.base import (
     Duplicate,
@@ -19,7 +27,9 @@ from netra_trio.stores.base import (
     NewQuestion,
     QuestionEnd,
     RunEnd,
+    RunOwner,
     Store,
+    StoredEnd,
     StoredQuestion,
     Usage,
     User,
@@ -39,6 +49,11 @@ class TimeoutStore:
     """
 
     store: Store
+
+    @property
+    def owner(self) -> NodeId:
+        """The node that uses the store."""
+        return self.store.owner
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Hold the store open."""
@@ -60,9 +75,13 @@ class TimeoutStore:
         """Enable or disable the user; return whether there is such a user."""
         return await self._within(self.store.set_user_enabled(user_id, enabled=enabled))
 
+    async def changed_users(self, after: int) -> tuple[int, Sequence[UserId]]:
+        """Return the newest change of users, and the users that were changed after another one."""
+        return await self._within(self.store.changed_users(after))
+
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run, or return the earlier message of its key."""
-        if message.key is None:  # it waits only for room in a queue, for a time that it bounds
+        if not message.is_awaited:  # it waits only for room in a queue, for a time that it bounds
             return await self.store.record(message)
         return await self._within(self.store.record(message))
 
@@ -74,9 +93,34 @@ class TimeoutStore:
         """Set the status of the run to `running`."""
         self.store.start_run(run_id)
 
-    def end_run(self, end: RunEnd) -> Awaitable[None]:
+    def end_run(self, end: RunEnd) -> Awaitable[StoredEnd | None]:
         """Store how the run ended; the caller bounds the wait, which does not cancel the write."""
         return self.store.end_run(end)
+
+    async def take_over(
+        self,
+        session_id: SessionId,
+        *,
+        owner: NodeId,
+        runs: Collection[RunId],
+        waiting: Collection[RunId] = (),
+    ) -> Mapping[RunId, StoredEnd | None]:
+        """Take the runs of a session from another node."""
+        return await self._within(
+            self.store.take_over(session_id, owner=owner, runs=runs, waiting=waiting)
+        )
+
+    async def hand_over(self, runs: Collection[RunId], *, seconds: float) -> NodeId:
+        """Give the queued ones of these runs to a lease that no process renews."""
+        return await self._within(self.store.hand_over(runs, seconds=seconds))
+
+    async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
+        """Return the node of an unfinished run of this user, None if there is none."""
+        return await self._within(self.store.find_run(user_id, run_id))
+
+    async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
+        """End a run of a node that is gone; return the end that it has afterwards."""
+        return await self._within(self.store.interrupt_run(run_id, owner=owner))
 
     async def record_question(self, question: NewQuestion) -> None:
         """Record a question of a run."""

@@ -4,13 +4,21 @@ killable = KillableStore(store)
 killable.is_killed = True
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from attrs import define
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, QuestionId, RunId, ThreadId, UserId
+from netra_trio.ids import (
+    MessageId,
+    NodeId,
+    QuestionId,
+    RunId,
+    SessionId,
+    ThreadId,
+    UserId,
+)
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.base import (
     Duplicate,
@@ -18,7 +26,9 @@ from netra_trio.stores.base import (
     NewQuestion,
     QuestionEnd,
     RunEnd,
+    RunOwner,
     Store,
+    StoredEnd,
     StoredQuestion,
     Usage,
     User,
@@ -35,6 +45,11 @@ class KillableStore:
 
     store: Store
     is_killed: bool = False
+
+    @property
+    def owner(self) -> NodeId:
+        """The node of the server."""
+        return self.store.owner
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Open the store for a block."""
@@ -56,6 +71,10 @@ class KillableStore:
         """Enable or disable the user."""
         return await self._reachable().set_user_enabled(user_id, enabled=enabled)
 
+    async def changed_users(self, after: int) -> tuple[int, Sequence[UserId]]:
+        """Return the users that were enabled or disabled after a change."""
+        return await self._reachable().changed_users(after)
+
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run."""
         return await self._reachable().record(message)
@@ -69,10 +88,34 @@ class KillableStore:
         if not self.is_killed:
             self.store.start_run(run_id)
 
-    async def end_run(self, end: RunEnd) -> None:
+    async def end_run(self, end: RunEnd) -> StoredEnd | None:
         """Record the end of a run."""
-        if not self.is_killed:
-            await self.store.end_run(end)
+        return None if self.is_killed else await self.store.end_run(end)
+
+    async def take_over(
+        self,
+        session_id: SessionId,
+        *,
+        owner: NodeId,
+        runs: Collection[RunId],
+        waiting: Collection[RunId] = (),
+    ) -> Mapping[RunId, StoredEnd | None]:
+        """Take the runs of a session from another node."""
+        return await self._reachable().take_over(
+            session_id, owner=owner, runs=runs, waiting=waiting
+        )
+
+    async def hand_over(self, runs: Collection[RunId], *, seconds: float) -> NodeId:
+        """Give queued runs to a lease."""
+        return await self._reachable().hand_over(runs, seconds=seconds)
+
+    async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
+        """Return the node of a run."""
+        return await self._reachable().find_run(user_id, run_id)
+
+    async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
+        """End a run of a node that is gone."""
+        return await self._reachable().interrupt_run(run_id, owner=owner)
 
     async def record_question(self, question: NewQuestion) -> None:
         """Record a question of a run."""

@@ -25,7 +25,8 @@ from netra_trio.stores.base import (
     Store,
     User,
 )
-from netra_trio.stores.memory import KEY_HOURS, MemoryStore
+from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.memory_data import KEY_HOURS
 
 
 def test_it_implements_the_interface() -> None:

@@ -13,7 +13,7 @@ import trio
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, User
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
 from netra_trio.stores.memory import MemoryStore
 
 
@@ -58,7 +58,7 @@ class ScriptedStore(MemoryStore):
 
     async def remove_user(self, user_id: UserId) -> None:
         """Remove the user, as an administrator does."""
-        del self._users.rows[user_id]
+        del self._data.users.rows[user_id]
 
     async def record(self, message: NewMessage) -> Duplicate | None:
         """Record a message and its run."""
@@ -75,12 +75,13 @@ class ScriptedStore(MemoryStore):
         self.started.append(run_id)
         super().start_run(run_id)
 
-    async def end_run(self, end: RunEnd) -> None:
+    async def end_run(self, end: RunEnd) -> StoredEnd | None:
         """Record the end of the run; with a checkpoint, as a database has."""
         self.ends[end.run_id] += 1
         self.statuses[end.run_id] = end.status
-        await super().end_run(end)
+        stood = await super().end_run(end)
         await trio.lowlevel.checkpoint()
+        return stood
 
     async def history(
         self,

@@ -59,7 +59,8 @@ def find_ends(
     if not run_ids:
         return {}
     columns = (runs.c.run_id, runs.c.status, runs.c.completed, runs.c.owner)
-    rows = connection.execute(select(*columns).where(runs.c.run_id.in_(run_ids)))
+    query: Select[Any] = select(*columns).where(runs.c.run_id.in_(run_ids))
+    rows = connection.execute(query)
     return {RunId(row.run_id): (row.owner, stored_end(row)) for row in rows}
 
 

@@ -5,7 +5,7 @@
 All of these are compare-and-set of `runs.owner`, in a transaction, and may be executed twice.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import frozen
 from sqlalchemy import Connection, select, update
@@ -69,13 +69,15 @@ def hand_over(
     owner: NodeId,
     lease: NodeId,
     seconds: float,
-) -> None:
-    """Give the queued ones of these runs to a lease that no process renews."""
+) -> Sequence[RunId]:
+    """Give the queued ones of these runs to a lease that no process renews; return them."""
     # Without a machine: no process is looked for, also not by an older version.
     row = {"owner": lease, "machine": "", "process": "", "lease_until": now(connection) + seconds}
     connection.execute(insert_missing(connection, owners).values(row))
     these = (runs.c.run_id.in_(run_ids), runs.c.owner == owner, runs.c.status == RunStatus.QUEUED)
     _give(connection, connection.scalars(locked(select(runs.c.message).where(*these))).all(), lease)
+    given = select(runs.c.run_id).where(runs.c.owner == lease, is_unfinished)
+    return [RunId(run_id) for run_id in connection.scalars(given)]
 
 
 def _give(connection: Connection, messages: Collection[int], owner: NodeId) -> None:

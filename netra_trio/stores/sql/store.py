@@ -309,7 +309,7 @@ class SqlStore:
         """Give the queued ones of these runs to a lease that no process renews."""
         lease = new_node_id()
         await self._writes.flush()
-        await self.database.write_repeatable(
+        given = await self.database.write_repeatable(
             partial(
                 hand_over,
                 run_ids=runs,
@@ -318,6 +318,7 @@ class SqlStore:
                 seconds=min(seconds, HAND_OVER_SECONDS),
             )
         )
+        self._awaited.difference_update(given)
         return lease
 
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
