@@ -83,11 +83,6 @@ def new_correlation_id() -> CorrelationId:
     return CorrelationId(_ordered("corr"))
 
 
-def new_node_id() -> NodeId:
-    """Return an id of one start of a node, which is also that of its lease in the store."""
-    return NodeId(f"own_{secrets.token_hex(8)}")
-
-
 def new_error_id() -> str:
     """Return an id that is in an error sent to a client and in the log line about it."""
     return f"err_{secrets.token_hex(6)}"

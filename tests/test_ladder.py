@@ -14,7 +14,7 @@ LADDER = (  # from the bottom up; "" is the package itself, with the public name
     {"auth", "stores.sql"},
     {"agents", "services"},
     {"agents.demo", "aio", "models", "sessions"},
-    {"connections"},
+    {"cluster", "connections"},
     {"node"},
     {"endpoints"},
     {"server"},

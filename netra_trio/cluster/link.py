@@ -133,6 +133,11 @@ class Link:
         self._in.close()
         self._room.set()
 
+    @staticmethod
+    def is_break(header: JsonObject) -> bool:
+        """Whether a message tells that the link is broken."""
+        return bool(header["kind"] == _BREAK)
+
     async def tell_broken(self) -> None:
         """Tell the other end that the link is broken; it may be gone."""
         try:

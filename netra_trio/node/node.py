@@ -9,16 +9,22 @@ Each context manager removes what it registered.
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import structlog
 import trio
-from attrs import evolve
+from attrs import evolve, frozen
 
 from netra_trio.agents.run import Agent
 from netra_trio.auth.identity import Identity
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.broker.base import Backend, SessionRecord
+from netra_trio.cluster.cluster import Cluster
+from netra_trio.cluster.link import Link
+from netra_trio.cluster.moves import Missing
+from netra_trio.cluster.relay import relay
+from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.config.capabilities import connection_limits, features
 from netra_trio.config.settings import Settings
 from netra_trio.connections.connection import Connection
@@ -27,10 +33,17 @@ from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, SessionId, new_error_id
 from netra_trio.node.capacity import Capacity
 from netra_trio.node.drain import drain
-from netra_trio.node.registry import ResumeRequest, Sessions, resume
+from netra_trio.node.host import SessionHost
+from netra_trio.node.registry import ResumeRequest, Sessions, check_kind, resume
 from netra_trio.protocol.codes import EndReason, ErrorCode
-from netra_trio.protocol.messages import ConnectionEstablished, ResumeState, RunStatus, Verdict
-from netra_trio.protocol.problem import Refused, problem
+from netra_trio.protocol.messages import (
+    ConnectionEstablished,
+    ResetReason,
+    ResumeState,
+    RunStatus,
+    Verdict,
+)
+from netra_trio.protocol.problem import problem
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
@@ -48,6 +61,22 @@ USERS_LISTED = 100  # in the statistics: enough to find users with too many conn
 _log = structlog.get_logger(__name__)
 
 
+@frozen
+class _Arrival:
+    """A connection whose upgrade passed all checks.
+
+    Attributes:
+        since: When its upgrade request came, on Trio's clock.
+        traceparent: The trace of its upgrade request.
+    """
+
+    transport: Transport
+    identity: Identity
+    wire: WireFormat
+    since: float | None
+    traceparent: str | None
+
+
 class Node:
     """The sessions and connections of this process; made by `open_node`.
 
@@ -55,6 +84,7 @@ class Node:
         services: The services that it shares with the endpoints.
         sessions: The live sessions.
         capacity: Decides whether a new connection is accepted.
+        cluster: Its part in a cluster; None without other nodes.
     """
 
     def __init__(
@@ -64,6 +94,7 @@ class Node:
         agents: Mapping[str, Agent],
         nursery: trio.Nursery,
         service_nursery: trio.Nursery,
+        backend: Backend | None = None,
     ) -> None:
         settings = services.settings
         self.services = services
@@ -78,6 +109,13 @@ class Node:
         self._connections: dict[ConnectionId, Connection] = {}
         self._newest: dict[SessionId, Connection] = {}  # the newest connection of each session
         self._drained = trio.Event()
+        self.cluster: Cluster | None = None
+        if backend is not None:
+            self.cluster = cluster = Cluster(
+                backend, store=services.store, settings=settings, start_soon=self.start_soon
+            )
+            cluster.host(SessionHost(self, cluster, agents), self.sessions.seconds_left)
+            self.sessions.on_close = cluster.forget
 
     async def serve(
         self,
@@ -88,8 +126,10 @@ class Node:
         wanted: ResumeRequest | None = None,
         since: float | None = None,
         traceparent: str | None = None,
-    ) -> EndReason:
+    ) -> EndReason | None:
         """Serve a connection whose upgrade passed all checks until it ends; return the reason.
+
+        The reason is None if another node has the session, and this one relays the connection.
 
         Cancelling aborts the connection, without a close frame.
 
@@ -102,43 +142,73 @@ class Node:
             traceparent: The trace of its upgrade request.
 
         Raises:
-            Refused: SERVER_DRAINING, CONNECTION_LIMIT_EXCEEDED or BAD_REQUEST, before the upgrade
-                is answered.
+            Refused: SERVER_DRAINING, CONNECTION_LIMIT_EXCEEDED, BAD_REQUEST or
+                SERVICE_UNAVAILABLE, before the upgrade is answered.
         """
         self.capacity.check_open()
-        found = self.sessions.find(wanted, identity)
+        found, missing = self.sessions.find(wanted, identity), ResetReason.UNKNOWN
+        if found is None and wanted is not None and self.cluster is not None:
+            located = await self.cluster.moves.locate(
+                ElsewhereRequest(wanted.session_id, wanted.last_seq, identity, wire, traceparent)
+            )
+            if isinstance(located, Link):
+                await self._relay(transport, located)
+                return None
+            self.capacity.check_open()
+            if isinstance(located, Missing):
+                missing = ResetReason(located.value)
+            else:
+                found = located
         if found is not None and identity.is_anonymous:
             identity = evolve(identity, user_id=found.user.id)
+        arrival = _Arrival(transport, identity, wire, since, traceparent)
+        return await self._serve_here(arrival, found, wanted, missing)
+
+    async def _serve_here(
+        self,
+        arrival: _Arrival,
+        found: Session | None,
+        wanted: ResumeRequest | None,
+        missing: ResetReason,
+    ) -> EndReason:
+        """Serve a connection of a session of this node, or of a new one."""
+        identity, wire = arrival.identity, arrival.wire
         user = self._users.get(identity.user_id, trio.current_time())
         replaced = None
         # A number that was never sent is a reset: the new connection replaces none.
         if found is not None and wanted is not None and wanted.last_seq <= found.events.last_sent:
             replaced = self._newest.get(found.id)
         evicted = self.capacity.connection_to_evict(user, replaced)
-        if found is not None and found.events.acknowledging is not wire.acknowledges:
-            kind = "offer netra.v1" if found.events.acknowledging else "offer no subprotocol"
-            text = f"The session has another wire format; {kind} to resume it."
-            raise Refused(problem(ErrorCode.BAD_REQUEST, text))
-        session, state = resume(found, wanted)
+        if found is not None:
+            check_kind(wire, acknowledging=found.events.acknowledging)
+        session, state = resume(found, wanted, missing)
         if session is None:
             session = self._new_session(user, identity, acknowledging=wire.acknowledges)
+            self.sessions.add(session)
+            if self.cluster is not None:
+                self.cluster.replicate(session)
         elif replaced is not None:
             replaced.end(EndReason.TAKEN_OVER)
         if evicted is not None:
             self.capacity.evict(evicted)
-        session.permissions, session.traceparent = identity.permissions, traceparent
+        return await self._attach(session, state, arrival)
+
+    async def _attach(self, session: Session, state: ResumeState, arrival: _Arrival) -> EndReason:
+        """Attach a connection to its session and serve it."""
+        identity = arrival.identity
+        session.permissions, session.traceparent = identity.permissions, arrival.traceparent
         with session.attach() as feed:
             connection = Connection(
                 session=session,
-                transport=transport,
+                transport=arrival.transport,
                 identity=identity,
                 services=self.services,
-                wire=wire,
+                wire=arrival.wire,
                 outgoing=Outgoing(feed),
             )
             session.client = connection
             connection.try_send(self._hello(connection, state))
-            return await self._serve(connection, state, since)
+            return await self._serve(connection, state, arrival.since)
 
     async def _serve(
         self, connection: Connection, state: ResumeState, since: float | None
@@ -187,18 +257,61 @@ class Node:
             session.is_lost = reason in LOST
             self.sessions.detach(session)
 
-    def _new_session(self, user: User, identity: Identity, *, acknowledging: bool) -> Session:
-        session = Session(
+    def _new_session(
+        self,
+        user: User,
+        identity: Identity,
+        *,
+        acknowledging: bool,
+        record: SessionRecord | None = None,
+    ) -> Session:
+        return Session(
             user=user,
             permissions=identity.permissions,
             agents=self._agents,
             services=self.services,
             acknowledging=acknowledging,
-            is_anonymous=identity.is_anonymous,
+            is_anonymous=identity.is_anonymous if record is None else record.is_anonymous,
             wake=self._wake,
+            session_id=None if record is None else record.session_id,
+            default_thread=None if record is None else record.thread_id,
         )
-        self.sessions.add(session)
-        return session
+
+    # For the cluster.
+
+    def new_session(self, identity: Identity, record: SessionRecord) -> Session:
+        """Return an empty session with the ids of a record; it is not registered."""
+        user = self._users.get(identity.user_id, trio.current_time())
+        return self._new_session(user, identity, acknowledging=record.acknowledging, record=record)
+
+    def newest_connection(self, session_id: SessionId) -> Connection | None:
+        """Return the newest connection of a session."""
+        return self._newest.get(session_id)
+
+    async def serve_relayed(
+        self, session: Session, transport: Transport, request: ElsewhereRequest
+    ) -> None:
+        """Serve a connection of a session whose socket is at another node.
+
+        The other node has checked the request, and counts the connection.
+        """
+        replaced = self._newest.get(session.id)
+        state = session.events.resume(request.last_seq)
+        if replaced is not None:
+            replaced.end(EndReason.TAKEN_OVER)
+        identity = request.identity
+        if identity.is_anonymous:
+            identity = evolve(identity, user_id=session.user.id)
+        now = trio.current_time()
+        arrival = _Arrival(transport, identity, request.wire, now, request.traceparent)
+        await self._attach(session, state, arrival)
+
+    async def _relay(self, transport: Transport, link: Link) -> None:
+        assert self.cluster is not None  # noqa: S101 - for mypy: a link is of the cluster
+        try:
+            await relay(transport, link)
+        finally:
+            self.cluster.links.close(link)
 
     def _hello(self, connection: Connection, resume: ResumeState) -> ConnectionEstablished:
         """Return the first frame of a connection."""
@@ -305,8 +418,11 @@ async def open_node(
     verifier: TokenVerifier,
     wall_clock: Callable[[], float] = time.time,
     instruments: Instruments | None = None,
+    backend: Backend | None = None,
 ) -> AsyncIterator[Node]:
     """Open the store and the nursery of all sessions.
+
+    With a backend, the node shares its sessions with the other nodes on it.
 
     At the end of the block, sessions have 2 seconds to end; then their tasks are cancelled.
 
@@ -316,7 +432,8 @@ async def open_node(
     store = TimeoutStore(store)
     # The store and the tasks that expire sessions outlive the sessions: they are opened before the
     # first session and closed after the last one.
-    async with store.open(), trio.open_nursery() as service_nursery:
+    opened = nullcontext() if backend is None else backend.open()
+    async with opened, store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
             services = Services(
                 settings=settings,
@@ -325,12 +442,22 @@ async def open_node(
                 instruments=instruments or Instruments(Metrics(tuple(agents))),
                 wall_clock=wall_clock,
             )
-            node = Node(services, agents=agents, nursery=nursery, service_nursery=service_nursery)
+            node = Node(
+                services,
+                agents=agents,
+                nursery=nursery,
+                service_nursery=service_nursery,
+                backend=backend,
+            )
             node.start_soon(node.sessions.expire)
             node.start_soon(node.sessions.reap)
+            if node.cluster is not None:
+                node.start_soon(node.cluster.run)
             try:
                 yield node
             finally:
                 node.close()
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
+        if node.cluster is not None:
+            await node.cluster.stop()
         service_nursery.cancel_scope.cancel()

@@ -4,15 +4,18 @@ A session whose connection has ended is kept for the resume window. Every sessio
 after that it cannot be resumed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import trio
 from attrs import frozen
 
 from netra_trio.auth.identity import Identity
 from netra_trio.config.settings import Settings
-from netra_trio.ids import SessionId
+from netra_trio.ids import SessionId, UserId
+from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import ResetReason, ResumeState, RunStatus, Verdict
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.sessions.session import Session
 from netra_trio.telemetry.events import SessionEnded
 from netra_trio.telemetry.instruments import Instruments
@@ -38,6 +41,9 @@ class Sessions:
     Args:
         settings: The limits.
         instruments: Receive a telemetry event when a session ends.
+
+    Attributes:
+        on_close: Called for each session that ends or moves.
     """
 
     def __init__(self, settings: Settings, instruments: Instruments) -> None:
@@ -48,6 +54,7 @@ class Sessions:
         # When the resume window of each ends; in the order in which they were detached.
         self._detached: dict[SessionId, float] = {}
         self._busy: set[Session] = set()
+        self.on_close: Callable[[Session], None] = _ignore
         self._has_detached = trio.Event()
         self._has_busy = trio.Event()
 
@@ -57,10 +64,9 @@ class Sessions:
     def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
         """Return the session of a resume request, if it is live and belongs to the user."""
         session = None if wanted is None else self._all.get(wanted.session_id)
-        if session is None or session.user.id == identity.user_id:
-            return session
-        # The id cannot be guessed, and nothing else identifies an anonymous user.
-        is_theirs = identity.is_anonymous and session.is_anonymous
+        if session is None:
+            return None
+        is_theirs = is_of(identity, session.user.id, is_anonymous=session.is_anonymous)
         return session if is_theirs else None
 
     def add(self, session: Session) -> None:
@@ -93,7 +99,11 @@ class Sessions:
         if self._all.pop(session.id, None) is None:
             return
         self._detached.pop(session.id, None)
+        self._end(session, why, status)
+
+    def _end(self, session: Session, why: str, status: RunStatus) -> None:
         session.user.sessions.discard(session.id)
+        self.on_close(session)
         self._instruments.note(
             SessionEnded(
                 session.id,
@@ -104,6 +114,39 @@ class Sessions:
             )
         )
         session.close(status)
+
+    def get(self, session_id: SessionId) -> Session | None:
+        """Return a session by its id."""
+        return self._all.get(session_id)
+
+    def seconds_left(self, session: Session) -> float:
+        """Return for how long a session is kept, if nobody resumes it from now on."""
+        until = self._detached.get(session.id)
+        return self._window if until is None else max(until - trio.current_time(), 0.0)
+
+    def adopt(self, session: Session) -> None:
+        """Add a session that another node had; it has no connection yet."""
+        session.user.sessions.add(session.id)
+        self._all[session.id] = session
+        self.detach(session)
+
+    def hold(self, session: Session) -> float:
+        """Take a session out, so that nothing but its move ends it; return its seconds left."""
+        seconds = self.seconds_left(session)
+        del self._all[session.id]
+        self._detached.pop(session.id, None)
+        return seconds
+
+    def unhold(self, session: Session, seconds: float, *, is_attached: bool) -> None:
+        """Put a session back that was held, and does not move."""
+        self._all[session.id] = session
+        if not is_attached:
+            self._detached[session.id] = trio.current_time() + seconds
+            self._has_detached.set()
+
+    def end_held(self, session: Session, why: str) -> None:
+        """End a session that was held: another node has it now."""
+        self._end(session, why, RunStatus.INTERRUPTED)
 
     def note_busy(self, session: Session) -> None:
         """Poll a session that has an agent task, until it is suspended."""
@@ -146,13 +189,53 @@ class Sessions:
         )
 
 
+def _ignore(_session: Session) -> None:
+    """Do nothing."""
+
+
+def is_of(identity: Identity, user_id: UserId, *, is_anonymous: bool) -> bool:
+    """Whether a session of this user belongs to an identity.
+
+    Args:
+        identity: The identity.
+        user_id: The user of the session.
+        is_anonymous: Whether that user was not authenticated.
+    """
+    # The id cannot be guessed, and nothing else identifies an anonymous user.
+    return user_id == identity.user_id or (identity.is_anonymous and is_anonymous)
+
+
+def check_kind(wire: WireFormat, *, acknowledging: bool) -> None:
+    """Check that a wire format is the one of a session.
+
+    Args:
+        wire: The wire format.
+        acknowledging: Whether the client of the session acknowledges events.
+
+    Raises:
+        Refused: BAD_REQUEST, if it is not.
+    """
+    if acknowledging is not wire.acknowledges:
+        kind = "offer netra.v1" if acknowledging else "offer no subprotocol"
+        text = f"The session has another wire format; {kind} to resume it."
+        raise Refused(problem(ErrorCode.BAD_REQUEST, text))
+
+
 def resume(
-    session: Session | None, wanted: ResumeRequest | None
+    session: Session | None,
+    wanted: ResumeRequest | None,
+    missing: ResetReason = ResetReason.UNKNOWN,
 ) -> tuple[Session | None, ResumeState]:
-    """Return the session that a connection resumes, None for a new session, and the result."""
+    """Return the session that a connection resumes, None for a new session, and the result.
+
+    Args:
+        session: The session that was found.
+        wanted: The session that the client asks for.
+        missing: Why none was found.
+    """
     if wanted is None:
         return None, ResumeState(Verdict.NEW)
     if session is None:
-        return None, ResumeState(Verdict.RESET, ResetReason.UNKNOWN)
+        return None, ResumeState(Verdict.RESET, missing)
     state = session.events.resume(wanted.last_seq)
     return (None if state.verdict is Verdict.RESET else session), state

@@ -20,6 +20,7 @@ from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
 from netra_trio.aio.recognition import recognized
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.broker.base import Backend
 from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
@@ -82,6 +83,7 @@ class Application:
         wall_clock: Callable[[], float],
         page: Mapping[str, Asset],
         more_instruments: Sequence[Instrument] = (),
+        backend: Backend | None = None,
     ) -> None:
         self.settings = settings
         metrics = Metrics(tuple(agents), tuple(ENDPOINTS))
@@ -90,6 +92,7 @@ class Application:
         self._exposition = Exposition(metrics)
         self._agents = agents
         self._store = store
+        self._backend = backend
         self._verifier = verifier
         self._page = page
         # Opened in this order before the node starts, and closed in reverse order after it ends.
@@ -142,6 +145,7 @@ class Application:
                     verifier=self._verifier,
                     wall_clock=self.wall_clock,
                     instruments=self.instruments,
+                    backend=self._backend,
                 )
             )
             instruments = self.instruments
@@ -200,6 +204,7 @@ def create_app(
     settings: Settings | None = None,
     store: Store | None = None,
     wall_clock: Callable[[], float] = time.time,
+    backend: Backend | None = None,
 ) -> Application:
     """Make the application.
 
@@ -209,6 +214,8 @@ def create_app(
         settings: The settings; read from the environment by default.
         store: The store; by default the one of the settings' database, in memory without one.
         wall_clock: Returns Unix seconds.
+        backend: What several nodes share; by default the one of the settings' broker, none without
+            one. It and the store must have the same node id.
 
     Raises:
         SettingsError: With every fault of the settings, or if the framework of an agent is too
@@ -233,6 +240,7 @@ def create_app(
         wall_clock=wall_clock,
         page=read_page(),
         more_instruments=_traces(),
+        backend=backend,
     )
 
 

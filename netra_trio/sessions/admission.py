@@ -135,7 +135,7 @@ class Admission:
         Returns:
             The run, if the caller has to execute it now; otherwise None.
         """
-        message = work.message
+        message, replica = work.message, self._events.replica
         record = new_message(
             message,
             user_id=self._user.id,
@@ -143,6 +143,7 @@ class Admission:
             key=work.correlation_id,
             agents=self._agents,
             created_at=self._wall_clock(),
+            session_id=None if replica is None else replica.record.session_id,
         )
         spec = run_spec(
             record,

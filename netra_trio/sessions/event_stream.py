@@ -299,9 +299,10 @@ class EventStream:
 
     # For the copy in the directory.
 
-    def replicate(self, replica: Replica) -> None:
-        """Copy all events to the directory from now on."""
+    def replicate(self, replica: Replica | None) -> None:
+        """Copy all events to the directory from now on; None ends that."""
         self._replica = replica
+        self.on_released()  # what an earlier copy has held
 
     @property
     def replica(self) -> Replica | None:

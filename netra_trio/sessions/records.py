@@ -10,6 +10,7 @@ from orjson import OPT_SORT_KEYS, dumps
 from netra_trio.agents.run import Agent, RunSpec, content_of
 from netra_trio.ids import (
     CorrelationId,
+    SessionId,
     ThreadId,
     UserId,
     new_correlation_id,
@@ -28,8 +29,12 @@ def new_message(
     key: CorrelationId | None,
     agents: Mapping[str, Agent],
     created_at: float,
+    session_id: SessionId | None = None,
 ) -> NewMessage:
-    """Return the record of a message and its run; without a key it gets a new correlation id."""
+    """Return the record of a message and its run; without a key it gets a new correlation id.
+
+    With a session id, another node may take the session and the run over.
+    """
     content = message.content if isinstance(message, UserMessage) else content_of(message.input)
     return NewMessage(
         user_id=user_id,
@@ -42,6 +47,7 @@ def new_message(
         fingerprint=b"" if key is None else _fingerprint(message),
         content=content,
         created_at=created_at,
+        session_id=session_id,
     )
 
 

@@ -85,7 +85,7 @@ class MemoryNetwork:
         self.server = MemoryServer(
             {name: self.trace.recording(agent) for name, agent in agents.items()},
             settings=settings,
-            store=store,
+            parts=lambda: (store, None),
             buffer_bytes=buffer_bytes,
             conditions=self._conditions,
         )

@@ -10,6 +10,7 @@ import trio
 from attrs import define
 
 from netra_trio.agents.run import Agent
+from netra_trio.broker.base import Backend
 from netra_trio.client import Event, NoAnswer, OpeningRefused
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
@@ -48,7 +49,8 @@ class MemoryServer:
     Args:
         agents: The agents by name, the first one the default.
         settings: The settings.
-        store: The store, which outlives a crash.
+        parts: Returns the store and the backend of the next server. What they have outlives a
+            crash.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
         conditions: Delay and throughput of the connections.
     """
@@ -58,13 +60,13 @@ class MemoryServer:
         agents: Mapping[str, Agent],
         *,
         settings: Settings,
-        store: Store,
+        parts: Callable[[], tuple[Store, Backend | None]],
         buffer_bytes: int,
         conditions: NetworkConditions,
     ) -> None:
         self._agents = agents
         self._settings = settings
-        self._store = store
+        self._parts = parts
         self._buffer_bytes = buffer_bytes
         self._conditions = conditions
         self._process: _Process | None = None
@@ -78,9 +80,14 @@ class MemoryServer:
     async def serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Run a server, and another one after each crash."""
         while True:
-            store = KillableStore(self._store)
+            own_store, backend = self._parts()
+            store = KillableStore(own_store)
             app = create_app(
-                agents=self._agents, settings=self._settings, store=store, wall_clock=wall_clock
+                agents=self._agents,
+                settings=self._settings,
+                store=store,
+                wall_clock=wall_clock,
+                backend=backend,
             )
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery, app.running():

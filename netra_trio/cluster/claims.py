@@ -1,0 +1,63 @@
+"""What the messages about moves contain: claims, and the waiting runs of a released session."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import orjson
+
+from netra_trio.auth.identity import Identity
+from netra_trio.cluster.request import ElsewhereRequest
+from netra_trio.ids import SessionId, UserId
+from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, WireFormat
+
+_WIRES: dict[str | None, WireFormat] = {
+    wire.name: wire for wire in (JSON_PLAIN, JSON_ACKNOWLEDGING)
+}
+
+
+def claim_of(request: ElsewhereRequest, link_id: str) -> JsonObject:
+    """Return the header of a claim.
+
+    Args:
+        request: The request of the client.
+        link_id: The link over which its connection may be relayed.
+    """
+    identity = request.identity
+    return {
+        "session_id": request.session_id,
+        "last_seq": request.last_seq,
+        "user_id": identity.user_id,
+        "expires_at": None if identity.is_anonymous else identity.expires_at,
+        "permissions": sorted(identity.permissions),
+        "wire": request.wire.name,
+        "traceparent": request.traceparent,
+        "link": link_id,
+    }
+
+
+def request_of(header: JsonObject) -> ElsewhereRequest:
+    """Return the request of the client out of the header of a claim."""
+    expires_at = header["expires_at"]
+    return ElsewhereRequest(
+        SessionId(header["session_id"]),
+        header["last_seq"],
+        Identity(
+            UserId(header["user_id"]),
+            math.inf if expires_at is None else expires_at,
+            frozenset(header["permissions"]),
+        ),
+        _WIRES[header["wire"]],
+        header["traceparent"],
+    )
+
+
+def dump_waiting(runs: Iterable[JsonObject]) -> bytes:
+    """Return the waiting runs of a session as the directory keeps them."""
+    return orjson.dumps(list(runs))
+
+
+def load_waiting(waiting: bytes) -> Sequence[JsonObject]:
+    """Return the waiting runs of a session, in order."""
+    loaded: list[JsonObject] = orjson.loads(waiting) if waiting else []
+    return loaded
