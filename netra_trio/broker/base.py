@@ -24,6 +24,7 @@ RENEW_SECONDS = 0.75  # between two renewals
 ANSWER_SECONDS = 1.0  # for one answer: a slow server must not hold an upgrade for longer
 INBOX_MAIL = 16_384  # of a node: a node that takes nothing for its lease is gone
 MAIL_BYTES = 1024 * 1024  # of one message to a node; a relayed frame is at most 16 times 64 KiB
+DELIVERIES = 10_000  # events of rooms that wait for a node; the oldest are lost beyond it
 
 
 @frozen
@@ -41,6 +42,11 @@ class Mail:
     sender: NodeId
     header: bytes = b"{}"
     data: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """The bytes that count against `MAIL_BYTES`."""
+        return len(self.header) + len(self.data)
 
 
 @frozen
@@ -145,8 +151,11 @@ class Directory(Protocol):
     async def post(self, node: NodeId, mail: Sequence[Mail]) -> None:
         """Put messages into the inbox of a node; those of one sender stay in order.
 
-        Beyond `INBOX_MAIL` messages the oldest ones are lost: a receiver has to number them where
-        a loss matters.
+        Beyond `INBOX_MAIL` messages the oldest ones are lost, and after a fail-over of the server
+        the newest may be: a receiver has to number them where a loss matters.
+
+        Raises:
+            ValueError: If one has more than `MAIL_BYTES`; none is posted.
         """
         ...
 
@@ -166,8 +175,12 @@ class Directory(Protocol):
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Appended]]:
         """Append batches to the logs of sessions that this node owns.
 
-        They are applied in the order of the calls, not of the awaits. A batch that replaces the log
-        also registers the session; one of a higher epoch than the known one is accepted.
+        They are applied in the order of the calls, not of the awaits; the answer need not be
+        awaited. A batch that replaces the log also registers the session; one of a higher epoch
+        than the known one is accepted.
+
+        If too much waits for the server, or a batch is greater than that (8 MiB), the answer raises
+        `BrokerUnavailable` at once.
         """
         ...
 
@@ -301,8 +314,9 @@ class Broker(Protocol):
     async def receive(self) -> Sequence[Delivery]:
         """Wait for events of the subscribed rooms; only one task may wait.
 
-        Events may be missing after a lost connection or when this node is slow: their offsets show
-        it, and `history` has what is missing. Does not raise `BrokerUnavailable`.
+        Events may be missing after a lost connection or when this node is slow: the offset of the
+        next one shows it, and `history` has what is missing. What was published during a lost
+        connection, and is kept, is delivered after it. Does not raise `BrokerUnavailable`.
         """
         ...
 
@@ -344,3 +358,14 @@ class Backend(Protocol):
     def statistics(self) -> Mapping[str, float]:
         """Return figures for the metrics: `lag` is the age of the newest answer, in seconds."""
         ...
+
+
+def check_mail(mail: Sequence[Mail]) -> None:
+    """Check the size of messages.
+
+    Raises:
+        ValueError: If one has more than `MAIL_BYTES`.
+    """
+    for each in mail:
+        if each.size > MAIL_BYTES:
+            raise ValueError(f"a message of {each.size} bytes, of at most {MAIL_BYTES}")

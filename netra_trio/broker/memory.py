@@ -9,14 +9,15 @@ messages. Times are seconds of Trio's clock.
 
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, evolve, field, frozen
 
 from netra_trio.broker.base import (
+    DELIVERIES,
     INBOX_MAIL,
     KEY_SECONDS,
     LEASE_SECONDS,
@@ -29,24 +30,23 @@ from netra_trio.broker.base import (
     Mail,
     Published,
     SessionRecord,
+    check_mail,
 )
 from netra_trio.ids import NodeId, SessionId, new_node_id
-
-DELIVERIES = 10_000  # that wait for a node; the oldest are lost beyond it
 
 
 @define(eq=False)
 class _Session:
     record: SessionRecord
     until: float
-    last: int
-    batches: list[bytes]
+    batches: list[Batch]
 
 
 @define(eq=False)
 class _Room:
     epoch: str = field(factory=lambda: secrets.token_urlsafe(9))
     offset: int = 0
+    seconds: float = 0.0  # for which events are kept
     events: deque[tuple[float, Delivery]] = field(factory=deque)
     keys: dict[str, tuple[float, Published]] = field(factory=dict)
 
@@ -132,6 +132,7 @@ class MemoryDirectory:
 
     async def post(self, node: NodeId, mail: Sequence[Mail]) -> None:
         """Put messages into the inbox of a node."""
+        check_mail(mail)
         await trio.lowlevel.checkpoint()
         self._inbox(node).put(mail)
 
@@ -155,32 +156,35 @@ class MemoryDirectory:
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Appended]]:
         """Append batches to the logs of sessions that this node owns."""
-        return _completed([self._append(batch) for batch in batches])
+        return _Completed([self._append(batch) for batch in batches])
 
     def _append(self, batch: Batch) -> Appended:
         record, known = batch.record, self._server.session(batch.record.session_id)
         until = trio.current_time() + batch.seconds
         if known is not None:
             stored = known.record
-            if stored.epoch > record.epoch:
-                return Appended.FENCED
-            if stored.epoch == record.epoch and stored.owner != self.node:
+            is_other = stored.epoch == record.epoch and stored.owner != self.node
+            if is_other or stored.epoch > record.epoch:
                 return Appended.FENCED
         if batch.previous is None:
-            session = _Session(record, until, batch.last, [batch.data])
-            self._server.sessions[record.session_id] = session
+            self._server.sessions[record.session_id] = _Session(record, until, [batch])
             return Appended.STORED
-        if known is None or known.record.epoch != record.epoch or known.last != batch.previous:
+        if known is None or known.record.epoch != record.epoch:
             return Appended.STALE
-        known.until, known.last = until, batch.last
-        known.batches.append(batch.data)
+        place = (batch.previous, batch.last)
+        if any((each.previous, each.last) == place for each in known.batches):
+            return Appended.STORED
+        if known.batches[-1].last != batch.previous:
+            return Appended.STALE
+        known.until = until
+        known.batches.append(batch)
         return Appended.STORED
 
     async def read(self, session_id: SessionId) -> Sequence[bytes]:
         """Return the batches of the log of a session."""
         await trio.lowlevel.checkpoint()
         session = self._server.session(session_id)
-        return [] if session is None else list(session.batches)
+        return [] if session is None else [batch.data for batch in session.batches]
 
     async def take(self, session_id: SessionId, *, owner: NodeId | None, epoch: int) -> bool:
         """Make this node the owner of a session, with the next epoch."""
@@ -248,7 +252,8 @@ class MemoryBroker:
         """Append an event to a room, and deliver it."""
         await trio.lowlevel.checkpoint()
         now, state = trio.current_time(), self._room(room)
-        _trim(state, limits, now)
+        state.seconds = limits.seconds
+        _trim(state, now)
         if key is not None and key in state.keys:
             published = state.keys[key][1]
             return evolve(published, is_duplicate=True)
@@ -256,7 +261,9 @@ class MemoryBroker:
         delivery = Delivery(room, state.epoch, state.offset, data)
         published = Published(state.epoch, state.offset)
         state.events.append((now, delivery))
-        _trim(state, limits, now)
+        _trim(state, now)
+        while len(state.events) > limits.events:
+            state.events.popleft()
         if key is not None:
             state.keys[key] = (now, published)
         for inbox in self._server.subscribers.get(room, {}).values():
@@ -284,6 +291,7 @@ class MemoryBroker:
         state = self._room(room)
         if epoch != state.epoch or after > state.offset:
             return History(state.epoch, state.offset, (), is_exact=False)
+        _trim(state, trio.current_time())
         events = [each for _, each in state.events if each.offset > after]
         is_exact = len(events) == state.offset - after
         return History(state.epoch, state.offset, events, is_exact)
@@ -323,14 +331,20 @@ class MemoryBackend:
         return {"lag": 0.0}
 
 
-def _trim(room: _Room, limits: HistoryLimits, now: float) -> None:
+def _trim(room: _Room, now: float) -> None:
     events = room.events
-    while events and (len(events) > limits.events or events[0][0] + limits.seconds <= now):
+    while events and events[0][0] + room.seconds <= now:
         events.popleft()
     for key in [key for key, (at, _) in room.keys.items() if at + KEY_SECONDS <= now]:
         del room.keys[key]
 
 
-async def _completed(results: Sequence[Appended]) -> Sequence[Appended]:
-    await trio.lowlevel.checkpoint()
-    return results
+@frozen
+class _Completed:
+    """An awaitable answer; unlike a coroutine, it need not be awaited."""
+
+    results: Sequence[Appended]
+
+    def __await__(self) -> Generator[Any, None, Sequence[Appended]]:
+        yield from trio.lowlevel.checkpoint().__await__()  # noqa: ASYNC105 - it is awaited here
+        return self.results
