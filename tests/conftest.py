@@ -1,4 +1,4 @@
-"""What tests of any folder share: a real database server, started when it is first asked for.
+"""What tests of any folder share: real servers, each started when it is first asked for.
 
 Where several workers run the tests each has one of its own, as it has its own of all fixtures.
 """
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from support.postgres import PostgresServer, postgres_server
+from support.valkey import Server, server
 from support.workers import ModuleScheduling, is_last
 
 # Other workers take their part of the machine: how long an example takes says nothing. (In CI that
@@ -43,3 +44,17 @@ def database_url(postgres: PostgresServer) -> Iterator[str]:
     url = postgres.create_database()
     yield url
     postgres.drop_database(url.rpartition("/")[2])
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    """Return the Valkey server of all tests that don't hurt theirs; those run `server()`."""
+    with server("valkey") as running:
+        yield running
+
+
+@pytest.fixture
+def valkey_url(valkey_server: Server) -> str:
+    """Return the url of an empty Valkey server."""
+    valkey_server.command("FLUSHALL")
+    return valkey_server.url

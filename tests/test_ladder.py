@@ -11,7 +11,7 @@ LADDER = (  # from the bottom up; "" is the package itself, with the public name
     {"errors", "ids", "values"},
     {"protocol"},
     {"broker", "client", "config", "stores", "telemetry", "transports"},
-    {"auth", "stores.sql"},
+    {"auth", "broker.valkey", "stores.sql"},
     {"agents", "services"},
     {"agents.demo", "aio", "models", "sessions"},
     {"cluster", "connections"},

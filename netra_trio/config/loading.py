@@ -17,7 +17,7 @@ from netra_trio.config.development import SECRET_SOURCE, development_defaults
 from netra_trio.config.origins import DEVELOPMENT
 from netra_trio.config.rules import combined_faults, combined_warnings
 from netra_trio.config.secret_file import SecretFileUnusable, read_secret
-from netra_trio.config.settings import TABLE, UNSUPPORTED, Settings, default_algorithms
+from netra_trio.config.settings import TABLE, Settings, default_algorithms
 from netra_trio.config.value_kinds import FILE_SUFFIX, MAX_SHOWN, fault_line, quoted
 from netra_trio.errors import SettingsError
 
@@ -26,8 +26,8 @@ PREFIXES = ("WEBSOCKET_", "ROOM_", "FILES_", "USAGE_", "NOTIFY_", "OIDC_")
 
 SIMILARITY = 0.8  # of a name to a suggested one: two or three different characters in most names
 
-_KNOWN = {row.env for row in TABLE.values()} | set(UNSUPPORTED)
-_IN_FILES = {row.env for row in TABLE.values() if row.in_file} | set(UNSUPPORTED)
+_KNOWN = {row.env for row in TABLE.values()}
+_IN_FILES = {row.env for row in TABLE.values() if row.in_file}
 
 
 @frozen
@@ -64,7 +64,7 @@ def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
     # An invalid value is replaced by its default. After an invalid ENVIRONMENT only the rules of
     # development are checked: which environment was intended is unknown.
     settings = Settings(**values)
-    faults = [*invalid.values(), *combined_faults(settings, set(invalid)), *_unsupported(given)]
+    faults = [*invalid.values(), *combined_faults(settings, set(invalid))]
     if faults:
         raise SettingsError("\n".join(faults))
     sources = {
@@ -152,13 +152,6 @@ def _accepted_algorithms(settings: Settings) -> tuple[str, ...]:
         return settings.jwt_algorithms
     has_secret, has_keys = settings.jwt_secret_key is not None, settings.jwt_jwks_url is not None
     return default_algorithms(has_secret=has_secret, has_keys=has_keys)
-
-
-def _unsupported(given: Mapping[str, str]) -> Iterator[str]:
-    for env, fix in UNSUPPORTED.items():
-        for name in (env, f"{env}{FILE_SUFFIX}"):
-            if name in given:
-                yield fault_line(name, "a value (kept secret)", "none", fix)
 
 
 def _unknown_names(given: Mapping[str, str]) -> Iterator[str]:

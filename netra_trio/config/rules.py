@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from netra_trio.config.origins import DEVELOPMENT, PRODUCTION
+from netra_trio.config.redis_url import parse
 from netra_trio.config.settings import (
     KEY_BYTES,
     KEY_SERVER_ALGORITHMS,
@@ -105,6 +106,13 @@ def combined_warnings(settings: Settings) -> Iterator[str]:
             f"{TABLE['database_url'].env}: SQLite serves one process on one machine; for more use "
             "postgresql://"
         )
+    if settings.environment != DEVELOPMENT and settings.redis_url is not None:
+        address = parse(settings.redis_url)
+        if not (address.is_tls or address.is_local):
+            yield (
+                f"{TABLE['redis_url'].env}: without TLS anyone on the way to the server can read "
+                "and change sessions; use rediss:// (or sentinels://), or a private network"
+            )
     if settings.environment == PRODUCTION and settings.metrics_token is None:
         token, public = TABLE["metrics_token"].env, TABLE["metrics_public"].env
         if settings.metrics_public:

@@ -14,6 +14,7 @@ from typing import Any
 from attrs import Factory, field, fields, frozen
 
 from netra_trio.config.origins import DEVELOPMENT, ENVIRONMENTS, PRODUCTION, OriginPolicy
+from netra_trio.config.redis_url import RedisUrl
 from netra_trio.config.value_kinds import (
     Choice,
     DatabaseUrl,
@@ -325,6 +326,17 @@ class Settings:
             in_file=True,
         ),
     )
+    redis_url: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_row(
+            "REDIS_URL",
+            RedisUrl(),
+            "the Valkey or Redis server through which several processes share users, sessions and "
+            "rooms; without it there is one process",
+            in_file=True,
+        ),
+    )
     history_retention_days: int = field(
         default=0,
         metadata=_row(
@@ -373,11 +385,6 @@ class Settings:
 
 TABLE: dict[str, Setting] = {row.name: row.metadata["setting"] for row in fields(Settings)}
 """Every setting by the name of its field."""
-
-UNSUPPORTED = {
-    "REDIS_URL": "there is no broker yet: unset it",
-}
-"""Settings that this version does not support: the server does not start while one is set."""
 
 
 def default_algorithms(*, has_secret: bool, has_keys: bool) -> tuple[str, ...]:

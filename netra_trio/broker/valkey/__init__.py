@@ -1,0 +1,1 @@
+"""The directory and the broker on Valkey or Redis."""

@@ -1,0 +1,156 @@
+"""The directory and the broker of one node, on a Valkey or Redis server.
+
+    backend = ValkeyBackend(node, "redis://127.0.0.1:6379")
+    async with backend.open():
+        await backend.directory.renew()
+
+It has three connections: one for commands, one for the blocking read of the node's inbox (a server
+takes no other command from a connection that waits), and one for push messages.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+import trio
+from attrs import define, field
+
+from netra_trio.broker.base import ANSWER_SECONDS, INBOX_MAIL
+from netra_trio.broker.valkey import keys, scripts
+from netra_trio.broker.valkey.calls import Calls, milliseconds
+from netra_trio.broker.valkey.dialing import Dialer
+from netra_trio.broker.valkey.directory import INBOX_SECONDS, ValkeyDirectory
+from netra_trio.broker.valkey.ear import PROBE_SECONDS
+from netra_trio.broker.valkey.inbox import Inbox
+from netra_trio.broker.valkey.link import Link
+from netra_trio.broker.valkey.rooms import ValkeyBroker
+from netra_trio.config.redis_url import parse
+from netra_trio.errors import BrokerUnavailable
+from netra_trio.ids import NodeId
+
+UNHEALTHY_SECONDS = 5.0  # of lag
+
+
+@define(eq=False)
+class ValkeyBackend:
+    """The `Backend` of one node.
+
+    Attributes:
+        node: The node.
+        url: Where the server is; a value of REDIS_URL.
+
+    Raises:
+        BrokerUnusable: If a file that the URL names cannot be used.
+        ValueError: If the URL is invalid; the text contains nothing of it.
+    """
+
+    node: NodeId
+    url: str = field(repr=False)
+    directory: ValkeyDirectory = field(init=False)
+    broker: ValkeyBroker = field(init=False)
+    _links: tuple[Link, Link, Link] = field(init=False)
+    _inbox: Inbox = field(init=False)
+    _calls: Calls = field(init=False)
+    _database: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        address = parse(self.url)
+        dialer = Dialer(address, f"netra-trio:{self.node}")
+        self._database = address.database
+        commands = Link("commands", dialer, with_scripts=True)
+        self._calls = Calls(commands)
+        commands.on_error = self._calls.reload
+        self._inbox = Inbox(self.node)
+        self.directory = ValkeyDirectory(self.node, self._calls, self._inbox)
+        self.broker = ValkeyBroker(self.node, self._calls, self._database, dialer)
+        inbox = Link("inbox", dialer, use=self._inbox.listen)
+        self._links = (commands, inbox, self.broker.link)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Hold the connections open; waits for the first one, for `ANSWER_SECONDS` at most.
+
+        They work also while the task of the block is cancelled.
+
+        Raises:
+            BrokerUnusable: If the server can never work; the text says what to do.
+        """
+        commands = self._links[0]
+        patience = trio.current_time() + ANSWER_SECONDS
+        with (
+            trio.move_on_at(patience),
+            suppress(BrokerUnavailable),
+        ):  # it is tried again, and logged
+            await commands.dial()
+        async with trio.open_nursery() as nursery:
+            stop = await nursery.start(self._work)
+            try:
+                if commands.connection is not None:
+                    with trio.move_on_at(patience):
+                        for link in self._links:
+                            await link.is_up.wait()
+                yield
+            finally:
+                stop.cancel()
+
+    async def _work(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope(shield=True) as stop:
+            async with trio.open_nursery() as nursery:
+                for link in self._links:
+                    nursery.start_soon(link.run)
+                nursery.start_soon(self._probe)
+                task_status.started(stop)
+
+    async def _probe(self) -> None:
+        """Send probes the way of all messages; a listener that receives none is connected again."""
+        _, inbox, events = self._links
+        while True:
+            sent_at = trio.current_time()
+            try:
+                await self._calls.run(
+                    scripts.PROBE,
+                    [keys.inbox(self.node)],
+                    [
+                        "",
+                        milliseconds(INBOX_SECONDS),
+                        INBOX_MAIL,
+                        keys.node_channel(self._database, self.node),
+                    ],
+                )
+            except BrokerUnavailable:
+                pass  # each call tells its own caller
+            else:
+                for link, ear in ((inbox, self._inbox.ear), (events, self.broker.ear)):
+                    ear.expect(sent_at)
+                    if ear.is_deaf and link.connection is not None:
+                        link.connection.close("the listener receives nothing")
+                        ear.excuse()
+            await trio.sleep(PROBE_SECONDS)
+
+    async def check(self) -> None:
+        """Return if the server can answer now, and the listeners receive.
+
+        Raises:
+            BrokerUnavailable: If not; the text has the reason.
+        """
+        unusable = self._links[0].unusable
+        if unusable is not None:
+            raise BrokerUnavailable(unusable)
+        await self._calls.run_all([("PING",)])
+        for name, ear in (("inbox", self._inbox.ear), ("events", self.broker.ear)):
+            if ear.lag > UNHEALTHY_SECONDS:
+                raise BrokerUnavailable(
+                    f"the listener of the {name} has received nothing for {ear.lag:.0f} s"
+                )
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return figures for the metrics.
+
+        `lag` is the age of the newest sign of life of the listener that has none for longest, in
+        seconds; `reconnects` counts lost connections; `outstanding_bytes` wait for the server.
+        """
+        connection = self._links[0].connection
+        return {
+            "lag": max(self._inbox.ear.lag, self.broker.ear.lag),
+            "reconnects": float(sum(max(0, link.connections - 1) for link in self._links)),
+            "outstanding_bytes": float(connection.outstanding_bytes if connection else 0),
+        }

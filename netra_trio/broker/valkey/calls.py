@@ -1,0 +1,67 @@
+"""Calls of scripts and commands on a link, and what their error replies mean."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import hiredis
+from attrs import define
+
+from netra_trio.broker.valkey.connection import Command
+from netra_trio.broker.valkey.link import Link
+from netra_trio.broker.valkey.replies import code_of, text_of
+from netra_trio.broker.valkey.scripts import SCRIPTS, Script
+from netra_trio.errors import BrokerUnavailable
+
+NO_SCRIPT = "NOSCRIPT"
+
+
+def checked(value: Any) -> Any:
+    """Return a reply.
+
+    Raises:
+        BrokerUnavailable: If it is an error.
+    """
+    if isinstance(value, hiredis.ReplyError):
+        raise BrokerUnavailable(text_of(value))
+    return value
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a duration as the server takes it."""
+    return math.ceil(seconds * 1000)
+
+
+def evaluation(
+    script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int]
+) -> Command:
+    """Return the command that runs a script."""
+    return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+@define(eq=False)
+class Calls:
+    """Calls on the link for commands.
+
+    All raise `BrokerUnavailable` if the server does not answer in time, or answers with an error.
+    """
+
+    link: Link
+
+    async def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int] = ()
+    ) -> Any:
+        """Run a script."""
+        return (await self.run_all([evaluation(script, keys, arguments)]))[0]
+
+    async def run_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands, or scripts; after SCRIPT FLUSH once more, as none has run then."""
+        values = await self.link.submit(commands)
+        if any(isinstance(each, Exception) and code_of(each) == NO_SCRIPT for each in values):
+            values = await self.link.submit(commands)
+        return [checked(value) for value in values]
+
+    def reload(self, code: str) -> None:
+        """Load the scripts again if an error reply with this code says that they are gone."""
+        if code == NO_SCRIPT:
+            self.link.submit([("SCRIPT", "LOAD", script.text) for script in SCRIPTS])

@@ -1,0 +1,165 @@
+"""The broker on Valkey or Redis."""
+
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from netra_trio.broker.base import (
+    DELIVERIES,
+    KEY_SECONDS,
+    Delivery,
+    History,
+    HistoryLimits,
+    Published,
+)
+from netra_trio.broker.valkey import keys, scripts
+from netra_trio.broker.valkey.calls import Calls, checked, milliseconds
+from netra_trio.broker.valkey.connection import Connection
+from netra_trio.broker.valkey.dialing import Dialer
+from netra_trio.broker.valkey.ear import Ear
+from netra_trio.broker.valkey.link import Link
+from netra_trio.ids import NodeId
+
+ROOM_SECONDS = 86_400.0  # a room that no one has used for so long starts a new epoch
+CHANNELS = 500  # of one command
+
+MESSAGE = b"message"
+
+
+@define(eq=False)
+class ValkeyBroker:
+    """The `Broker` of one node, and the listener of its events."""
+
+    node: NodeId
+    _calls: Calls
+    _database: int
+    _dialer: Dialer
+    ear: Ear = field(factory=Ear)
+    link: Link = field(init=False)
+    _rooms: dict[bytes, str] = field(factory=dict)  # by channel
+    _seen: dict[str, tuple[str, int]] = field(factory=dict)
+    _held: deque[Delivery] | None = None
+    _deliveries: deque[Delivery] = field(factory=lambda: deque(maxlen=DELIVERIES))
+    _arrived: trio.Event = field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.link = Link("events", self._dialer, use=self._listen, on_push=self._on_push)
+
+    async def publish(
+        self, room: str, data: bytes, *, limits: HistoryLimits, key: str | None = None
+    ) -> Published:
+        """Append an event to a room, and deliver it."""
+        epoch, offset, is_duplicate = await self._calls.run(
+            scripts.PUBLISH,
+            [keys.room(room), keys.events(room), keys.published(room, key or "")],
+            [
+                secrets.token_urlsafe(9),
+                data,
+                limits.events,
+                milliseconds(limits.seconds),
+                0 if key is None else milliseconds(KEY_SECONDS),
+                milliseconds(ROOM_SECONDS),
+                keys.room_channel(self._database, room),
+            ],
+        )
+        return Published(epoch.decode(), offset, bool(is_duplicate))
+
+    async def subscribe(self, room: str) -> History:
+        """Receive the events of a room from now on."""
+        channel = keys.room_channel(self._database, room)
+        self._rooms[channel.encode()] = room
+        await self._command("SUBSCRIBE", channel)
+        history = await self.history(room, epoch="", after=0)
+        epoch, offset = self._seen.get(room, ("", 0))
+        if epoch != history.epoch or offset < history.offset:
+            self._seen[room] = (history.epoch, history.offset)
+        return History(history.epoch, history.offset, (), is_exact=True)
+
+    async def unsubscribe(self, room: str) -> None:
+        """Receive the events of a room no longer."""
+        channel = keys.room_channel(self._database, room)
+        self._rooms.pop(channel.encode(), None)
+        self._seen.pop(room, None)
+        await self._command("UNSUBSCRIBE", channel)
+
+    async def _command(self, name: str, channel: str) -> None:
+        for value in await self.link.subscribe((name, channel)):
+            checked(value)
+
+    async def history(self, room: str, *, epoch: str, after: int) -> History:
+        """Return the events of a room after an offset."""
+        current, offset, entries = await self._calls.run(
+            scripts.HISTORY,
+            [keys.room(room), keys.events(room)],
+            [secrets.token_urlsafe(9), milliseconds(ROOM_SECONDS), epoch, after],
+        )
+        current = current.decode()
+        events = [
+            Delivery(room, current, int(entry_id.partition(b"-")[2]), pairs[1])
+            for entry_id, pairs in reversed(entries)
+        ]
+        is_exact = epoch == current and len(events) == offset - after
+        return History(current, offset, events, is_exact)
+
+    async def receive(self) -> Sequence[Delivery]:
+        """Wait for events of the subscribed rooms."""
+        await trio.lowlevel.checkpoint()
+        while not self._deliveries:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        taken = list(self._deliveries)
+        self._deliveries.clear()
+        return taken
+
+    # The listener.
+
+    async def _listen(self, connection: Connection) -> None:
+        """Subscribe to all rooms again, deliver what was missed, and hold the connection."""
+        # What arrives now waits until what was missed has been delivered.
+        self._held = deque(maxlen=DELIVERIES)
+        channels = [keys.node_channel(self._database, self.node).encode(), *self._rooms]
+        for at in range(0, len(channels), CHANNELS):
+            command: list[bytes | str | int] = ["SUBSCRIBE", *channels[at : at + CHANNELS]]
+            for value in await connection.subscribe(command):
+                checked(value)
+        for room, (epoch, offset) in list(self._seen.items()):
+            await self._catch_up(room, epoch, offset)
+        held, self._held = self._held, None
+        for delivery in held:
+            self._deliver(delivery)
+        await trio.sleep_forever()
+
+    async def _catch_up(self, room: str, epoch: str, offset: int) -> None:
+        missed = await self.history(room, epoch=epoch, after=offset)
+        if missed.epoch != epoch:
+            missed = await self.history(room, epoch=missed.epoch, after=0)
+        for delivery in missed.events:
+            self._deliver(delivery)
+
+    def _on_push(self, value: list[Any]) -> None:
+        """Take a push message."""
+        kind, channel, payload, *_ = (*value, b"")
+        if kind != MESSAGE:
+            return
+        self.ear.hear()
+        room = self._rooms.get(channel)
+        if room is None:  # a probe, or an event of a room that was left
+            return
+        epoch, offset, data = payload.split(b" ", 2)
+        delivery = Delivery(room, epoch.decode(), int(offset), data)
+        if self._held is not None:
+            self._held.append(delivery)
+        else:
+            self._deliver(delivery)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        epoch, offset = self._seen.get(delivery.room, ("", 0))
+        if epoch == delivery.epoch and offset >= delivery.offset:
+            return  # it was among those that were missed
+        self._seen[delivery.room] = (delivery.epoch, delivery.offset)
+        self._deliveries.append(delivery)
+        self._arrived.set()

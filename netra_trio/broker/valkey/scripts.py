@@ -1,0 +1,270 @@
+"""The Lua scripts: what has to be read and changed in one step.
+
+Their keys belong to one server; Redis Cluster is not supported, and the keys of leases are made in
+the scripts. All times are the server's. A Redis script changes either everything or, after an error
+in its first command, nothing: what can fail comes first. A server whose memory is full refuses the
+first command of a script that may need more of it. PEXPIRE needs none, and permits what follows: so
+leases are renewed, and sessions change their owner, when no log can grow any more.
+"""
+
+import hashlib
+
+from attrs import field, frozen
+
+
+@frozen
+class Script:
+    """A script and the digest that EVALSHA takes."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # The server's name for the script, not a protection.
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# KEYS: the lease, the set of all nodes. ARGV: node, value of the lease, its milliseconds,
+# milliseconds after which a node without a lease leaves the set.
+RENEW = Script(
+    _NOW
+    + """
+local held = redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[2], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[4])
+return held
+"""
+)
+
+# KEYS: the set of all nodes. ARGV: the prefix of leases. Returns nodes and their leases in turn.
+NODES = Script("""
+local found = {}
+for _, node in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local lease = redis.call('GET', ARGV[1] .. node)
+  if lease then
+    found[#found + 1] = node
+    found[#found + 1] = lease
+  end
+end
+return found
+""")
+
+# The hash of a session: node (its owner, '' for none), epoch, last (number of its log), link (the
+# connection that wrote the log), and the other fields of its record.
+
+# KEYS: hash, log. ARGV: node, epoch, link, previous ('' replaces the log), last, data,
+# milliseconds, then the fields of the hash and their values.
+# An append that an earlier connection has sent may arrive after one of a later connection: it must
+# not replace what is newer, hence `link`.
+APPEND = Script("""
+local known = redis.call('HMGET', KEYS[1], 'epoch', 'node', 'last', 'link')
+local epoch, mine = tonumber(known[1]), tonumber(ARGV[2])
+if epoch then
+  if epoch > mine or (epoch == mine and known[2] ~= ARGV[1]) then
+    return 'fenced'
+  end
+  if epoch == mine and tonumber(known[4]) > tonumber(ARGV[3]) then
+    return 'stale'
+  end
+end
+if ARGV[4] == '' then
+  redis.call('DEL', KEYS[2])
+  redis.call('XADD', KEYS[2], ARGV[5] .. '-1', 'p', '', 'd', ARGV[6])
+  redis.call('HSET', KEYS[1], 'node', ARGV[1], 'epoch', ARGV[2], 'link', ARGV[3], 'last', ARGV[5],
+    unpack(ARGV, 8))
+else
+  if epoch ~= mine then
+    return 'stale'
+  end
+  if known[3] ~= ARGV[4] then
+    local there = redis.call('XRANGE', KEYS[2], ARGV[5] .. '-1', ARGV[5] .. '-1')
+    return there[1] and there[1][2][2] == ARGV[4] and 'stored' or 'stale'
+  end
+  if redis.call('EXISTS', KEYS[2]) == 0 then
+    return 'stale'
+  end
+  redis.call('XADD', KEYS[2], ARGV[5] .. '-1', 'p', ARGV[4], 'd', ARGV[6])
+  redis.call('HSET', KEYS[1], 'last', ARGV[5], 'link', ARGV[3])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+return 'stored'
+""")
+
+# KEYS: hash. ARGV: the asking node, the prefix of leases.
+# Returns the hash, whether its owner holds a lease, and whether the asking node does.
+FIND = Script("""
+local record = redis.call('HGETALL', KEYS[1])
+local owner = redis.call('HGET', KEYS[1], 'node')
+local owner_is_live = owner and owner ~= '' and redis.call('EXISTS', ARGV[2] .. owner) or 0
+return {record, owner_is_live, redis.call('EXISTS', ARGV[2] .. ARGV[1])}
+""")
+
+# KEYS: hash. ARGV: node, owner and epoch as they were found.
+TAKE = Script("""
+local known = redis.call('HMGET', KEYS[1], 'node', 'epoch')
+if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] then
+  return 0
+end
+redis.call('PEXPIRE', KEYS[1], redis.call('PTTL', KEYS[1]))
+redis.call('HSET', KEYS[1], 'node', ARGV[1], 'link', 0)
+redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+return 1
+""")
+
+# KEYS: hash, log. ARGV: node, epoch, next owner, owner of the runs, waiting runs, milliseconds.
+RELEASE = Script("""
+local known = redis.call('HMGET', KEYS[1], 'node', 'epoch')
+if known[1] ~= ARGV[1] or known[2] ~= ARGV[2] then
+  return 0
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+if redis.call('PEXPIRE', KEYS[1], ARGV[6]) == 1 then
+  redis.call('HSET', KEYS[1], 'node', ARGV[3], 'lease', ARGV[4], 'waiting', ARGV[5], 'link', 0)
+  redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+end
+return 1
+""")
+
+# KEYS: hash and log of each session. ARGV: node, then the milliseconds of each.
+KEEP = Script("""
+for at = 1, #KEYS, 2 do
+  if redis.call('HGET', KEYS[at], 'node') == ARGV[1] then
+    local ms = ARGV[(at + 1) / 2 + 1]
+    redis.call('PEXPIRE', KEYS[at], ms)
+    redis.call('PEXPIRE', KEYS[at + 1], ms)
+  end
+end
+return 1
+""")
+
+# KEYS: hash and log of each session. ARGV: node, then the epoch of each.
+DROP = Script("""
+for at = 1, #KEYS, 2 do
+  local known = redis.call('HMGET', KEYS[at], 'node', 'epoch')
+  if known[1] == ARGV[1] and known[2] == ARGV[(at + 1) / 2 + 1] then
+    redis.call('DEL', KEYS[at], KEYS[at + 1])
+  end
+end
+return 1
+""")
+
+# KEYS: the inbox of a node. ARGV: the last id that the node has taken.
+# Returns where it has to read on. A server that has failed over, or has restarted with an earlier
+# clock, may give new messages smaller ids than that: then they start after its newest one.
+RESUME = Script("""
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return '0-0'
+end
+local function parts(id)
+  local ms, number = string.match(id, '(%d+)-(%d+)')
+  return tonumber(ms), tonumber(number)
+end
+local newest
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for at = 1, #info, 2 do
+  if info[at] == 'last-generated-id' then
+    newest = info[at + 1]
+  end
+end
+local ms, number = parts(newest)
+local taken_ms, taken_number = parts(ARGV[1])
+if ms < taken_ms or (ms == taken_ms and number < taken_number) then
+  return newest
+end
+return ARGV[1]
+""")
+
+# Rooms: a hash with epoch, offset, ms (of the newest event) and age (how long events are kept), and
+# a stream whose ids are <ms>-<offset>, so that the server trims by age.
+
+_ROOM = (
+    _NOW
+    + """
+local function position(room, candidate, ttl)
+  local epoch = redis.call('HGET', room, 'epoch')
+  if not epoch then
+    epoch = candidate
+    redis.call('HSET', room, 'epoch', epoch, 'offset', 0, 'ms', 0, 'age', 0)
+  end
+  redis.call('PEXPIRE', room, ttl)
+  return epoch
+end
+"""
+)
+
+# KEYS: room, its events, the idempotency key. ARGV: candidate for the epoch, data, how many events
+# are kept, their milliseconds, those of the key (0 without one), those of the room, channel.
+PUBLISH = Script(
+    _ROOM
+    + """
+if ARGV[5] ~= '0' then
+  local known = redis.call('HMGET', KEYS[3], 'epoch', 'offset')
+  if known[1] then
+    return {known[1], tonumber(known[2]), 1}
+  end
+end
+local epoch = position(KEYS[1], ARGV[1], ARGV[6])
+local ms = math.max(now, tonumber(redis.call('HGET', KEYS[1], 'ms')))
+local offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
+local id = string.format('%.0f-%.0f', ms, offset)
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], id, 'd', ARGV[2])
+redis.call('XTRIM', KEYS[2], 'MINID', string.format('%.0f', now - ARGV[4] + 1))
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+redis.call('HSET', KEYS[1], 'ms', string.format('%.0f', ms), 'age', ARGV[4])
+if ARGV[5] ~= '0' then
+  redis.call('HSET', KEYS[3], 'epoch', epoch, 'offset', offset)
+  redis.call('PEXPIRE', KEYS[3], ARGV[5])
+end
+redis.call('PUBLISH', ARGV[7], epoch .. ' ' .. string.format('%.0f', offset) .. ' ' .. ARGV[2])
+return {epoch, offset, 0}
+"""
+)
+
+# KEYS: room, its events. ARGV: candidate for the epoch, milliseconds of the room, epoch and offset
+# after which events are asked for ('' asks for none).
+# Returns epoch, offset, and the events, newest first.
+HISTORY = Script(
+    _ROOM
+    + """
+local epoch = position(KEYS[1], ARGV[1], ARGV[2])
+local room = redis.call('HMGET', KEYS[1], 'offset', 'age')
+local offset, after = tonumber(room[1]), tonumber(ARGV[4])
+if ARGV[3] ~= epoch or after >= offset then
+  return {epoch, offset, {}}
+end
+redis.call('XTRIM', KEYS[2], 'MINID', string.format('%.0f', now - room[2] + 1))
+return {epoch, offset, redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', offset - after)}
+"""
+)
+
+# KEYS: the inbox. ARGV: what is posted, its milliseconds, the greatest number of messages, channel.
+# It goes the way of all messages and events, so that a listener that receives nothing is noticed.
+PROBE = Script("""
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], '*', 'probe', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PUBLISH', ARGV[4], ARGV[1])
+return 1
+""")
+
+SCRIPTS = (
+    RENEW,
+    NODES,
+    APPEND,
+    FIND,
+    TAKE,
+    RELEASE,
+    KEEP,
+    DROP,
+    RESUME,
+    PUBLISH,
+    HISTORY,
+    PROBE,
+)
