@@ -21,6 +21,7 @@ from netra_trio.agents.run import Agent
 from netra_trio.aio.recognition import recognized
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend
+from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
@@ -229,13 +230,17 @@ def create_app(
         settings = loaded.settings
         for warning in loaded.warnings:
             _log.warning("setting", warning=warning)
+    if store is None:
+        store = _store_of(settings)
+    if backend is None:
+        backend = backend_of(settings.redis_url, store.owner)
     return Application(
         agents={
             name: recognized(agent)
             for name, agent in (DEMO_AGENTS if agents is None else agents).items()
         },
         settings=settings,
-        store=_store_of(settings) if store is None else store,
+        store=store,
         verifier=TokenVerifier.of(settings),
         wall_clock=wall_clock,
         page=read_page(),

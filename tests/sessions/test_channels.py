@@ -22,7 +22,7 @@ from netra_trio.connections.outgoing import (
 from netra_trio.protocol.messages import UserMessage
 from netra_trio.sessions.event_feed import FEED_EVENTS, EventFeed
 from netra_trio.sessions.event_log import Entry, EventLog
-from netra_trio.sessions.inbox import INBOX_MESSAGES, Inbox, Work
+from netra_trio.sessions.inbox import INBOX_MESSAGES, Adopted, Inbox, Work
 
 BOUNDS = {
     "inbox": f"{INBOX_MESSAGES} messages",
@@ -118,7 +118,7 @@ async def test_the_messages_of_a_closed_inbox_are_received_before_its_end(
 async def test_closing_an_empty_inbox_ends_the_waiting_task(autojump_clock: MockClock) -> None:
     inbox = Inbox()
     inbox.open()
-    ended: list[Work | None] = []
+    ended: list[Work | Adopted | None] = []
 
     async def receive() -> None:
         ended.append(await inbox.receive())

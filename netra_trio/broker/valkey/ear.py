@@ -1,7 +1,7 @@
 """Whether a listener still receives: by probes that go the way of all messages."""
 
 import trio
-from attrs import define, field
+from attrs import define
 
 PROBE_SECONDS = 1.0  # between two probes
 DEAF_SECONDS = 3.0  # without a probe that was sent: the listener needs a new connection
@@ -11,7 +11,7 @@ DEAF_SECONDS = 3.0  # without a probe that was sent: the listener needs a new co
 class Ear:
     """The signs of life of one listener."""
 
-    heard_at: float = field(factory=trio.current_time)
+    heard_at: float | None = None  # made before the event loop runs
     _unheard_since: float | None = None
 
     def hear(self) -> None:
@@ -21,7 +21,9 @@ class Ear:
 
     def expect(self, sent_at: float) -> None:
         """Note that the server has accepted a probe, sent at this time."""
-        if sent_at > self.heard_at and self._unheard_since is None:
+        if self.heard_at is None:
+            self.heard_at = sent_at
+        elif sent_at > self.heard_at and self._unheard_since is None:
             self._unheard_since = sent_at
 
     def excuse(self) -> None:
@@ -37,4 +39,4 @@ class Ear:
     @property
     def lag(self) -> float:
         """The age of the newest sign of life, in seconds."""
-        return trio.current_time() - self.heard_at
+        return 0.0 if self.heard_at is None else trio.current_time() - self.heard_at
