@@ -1,11 +1,13 @@
 """One open connection: a nursery with a reader, a writer, a watchdog and a token renewal.
 
-    connection = Connection(socket, session, tokens)
+    connection = Connection(socket, session, tokens, replace)
     close_code = await connection.run()
 
 The reader never waits for another task: it hands frames to the `ClientSession`, whose joints to the
-other tasks are memory channels.
+other tasks are memory channels. A fifth task replaces the connection when its server drains.
 """
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -23,14 +25,33 @@ TOKEN_SECONDS = 5.0  # between two calls of `get_token` while the present token 
 
 
 class Connection:
-    """A connection on which the first frame of the server was received."""
+    """A connection on which the first frame of the server was received.
 
-    def __init__(self, socket: Socket, session: ClientSession, tokens: Tokens) -> None:
+    Args:
+        socket: The socket.
+        session: Handles the frames.
+        tokens: The token.
+        replace: Runs among the tasks of the connection; it opens another one when this one is about
+            to be closed.
+
+    Attributes:
+        is_replaced: Whether another connection has taken its place.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        session: ClientSession,
+        tokens: Tokens,
+        replace: Callable[[], Awaitable[None]],
+    ) -> None:
         self._socket = socket
         self._session = session
         self._tokens = tokens
+        self._replace = replace
         self._heard_at = trio.current_time()
         self._scope = trio.CancelScope()
+        self.is_replaced = False
 
     async def run(self) -> int:
         """Exchange frames until the connection ends or is dropped; return the close code."""
@@ -40,12 +61,18 @@ class Connection:
                 nursery.start_soon(self._write)
                 nursery.start_soon(self._watch)
                 nursery.start_soon(self._renew_token)
+                nursery.start_soon(self._replace)
                 code = await self._read()
                 nursery.cancel_scope.cancel()
         return code
 
     def drop(self) -> None:
         """End the connection without a close frame."""
+        self._scope.cancel()
+
+    def give_way(self) -> None:
+        """End the exchange of frames: from now on the session is another connection's."""
+        self.is_replaced = True
         self._scope.cancel()
 
     async def close(self, code: int) -> None:
@@ -57,6 +84,8 @@ class Connection:
         while True:
             try:
                 text = await self._socket.receive()
+                if self.is_replaced:  # meanwhile; a cancellation comes at the next checkpoint only
+                    return ABNORMAL
                 self._heard_at = trio.current_time()
                 self._session.receive(text)
             except SocketClosed as closed:
@@ -67,7 +96,7 @@ class Connection:
     async def _write(self) -> None:
         """Write every frame that the session has."""
         session = self._session
-        while True:
+        while not self.is_replaced:
             text = session.next_frame(trio.current_time())
             if text is None:
                 with trio.move_on_at(session.next_at()):

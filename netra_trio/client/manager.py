@@ -4,7 +4,8 @@ async with trio.open_nursery() as nursery:
     nursery.start_soon(manager.run)
     await manager.until_connected()
 
-`retry` has the rules when to try again, `Connection` the exchange of frames.
+`retry` has the rules when to try again, `Line` is one socket, `Connection` the exchange of frames
+on it, and `switch` the replacement of a connection that its server is about to close.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +16,8 @@ import trio
 
 from netra_trio.client.connection import Connection
 from netra_trio.client.errors import ClientError, ConnectionClosed, ConnectionRefused, GaveUp
-from netra_trio.client.event import Event, InvalidEvent
-from netra_trio.client.frames import HELLO, as_object
+from netra_trio.client.frames import Hello, as_object
+from netra_trio.client.line import CLOSING_SECONDS, SUBPROTOCOL, Line
 from netra_trio.client.notifier import Notifier
 from netra_trio.client.retry import (
     PROGRESS_SECONDS,
@@ -33,15 +34,11 @@ from netra_trio.client.sockets import (
     NoAnswer,
     OpeningRefused,
     Socket,
-    SocketClosed,
 )
 from netra_trio.client.stats import Stats, Status
+from netra_trio.client.switch import replace
 from netra_trio.client.tokens import Tokens
-from netra_trio.protocol.codes import CloseCode
-
-SUBPROTOCOL = "netra.v1"  # tells the server that the client acknowledges
-HELLO_SECONDS = 10.0  # for the first frame, which the server sends at once
-CLOSING_SECONDS = 2.0  # for the close frames when the client is left; loopback takes 1 ms
+from netra_trio.protocol.codes import ABNORMAL, CloseCode
 
 
 class ConnectionManager:
@@ -90,7 +87,10 @@ class ConnectionManager:
         self.config: Mapping[str, Any] | None = None
         self.failure: ClientError | None = None
         self._scope = trio.CancelScope(shield=True)
-        self._connection: Connection | None = None
+        self._nursery: trio.Nursery  # of the lines
+        self._line: Line | None = None  # the one whose connection is open
+        self._connection: Connection | None = None  # that connection
+        self._switching = BackOff()  # the pauses between attempts to replace a connection
         self._was_connected = False
         self._was_renewed = False  # whether a 401 was answered with a new token already
         self._settled = trio.Event()  # connected, or failed
@@ -121,8 +121,11 @@ class ConnectionManager:
             self._session.resume()
         if self._settled.is_set():
             self._settled = trio.Event()
-        if self._connection is not None:
+        if self._line is not None and self._connection is not None:
             self._session.connection.made_progress = True  # dropping it is not a failed attempt
+            if self._line.successor is not None:
+                self._line.successor.drop()
+                self._line.successor = None
             self._connection.drop()
         self._reconnect.notify()
 
@@ -144,7 +147,8 @@ class ConnectionManager:
         the answer to its close frame.
         """
         with self._scope:
-            await self._run()
+            async with trio.open_nursery() as self._nursery:
+                await self._run()
 
     async def _run(self) -> NoReturn:
         while True:
@@ -174,7 +178,8 @@ class ConnectionManager:
             else:
                 if self.is_left:
                     await trio.sleep_forever()  # until `close` cancels it
-                at_least, why = self._session.connection.reconnect_after, describe_close(code)
+                at_least = self._session.connection.reconnect_after(trio.current_time())
+                why = describe_close(code)
                 self._count_lost_connection(code)
             if self._back_off.is_exhausted:
                 count = self._back_off.failures
@@ -227,20 +232,55 @@ class ConnectionManager:
             raise ConnectionClosed(f"{self._address}: {describe_close(code)}", code=code)
 
     async def _connect_once(self) -> int:
-        """Connect, and return the close code when the connection has ended."""
+        """Connect, and return the close code when the connection, or its successor, has ended."""
         await self._discover()
+        line = await self._open(self._session.query)
+        while True:
+            await line.ended.wait()
+            successor = line.successor
+            if successor is None or not await self._continues(line, successor):
+                break
+            line = successor
+        if line.failure is not None:
+            raise line.failure.with_traceback(None)
+        if not line.is_established:
+            self._session.connection.made_progress = False
+        if line.code == CloseCode.TAKEN_OVER and line.may_be_taken_over:
+            return ABNORMAL
+        return line.code
+
+    async def _continues(self, line: Line, successor: Line) -> bool:
+        """Return whether another line continues after a line that has ended.
+
+        If it is not established yet, the attempt goes on, and fails, as one of an ordinary
+        reconnection.
+        """
+        if successor.is_established or self.is_left:
+            return successor.is_established
+        is_ours = line.code == CloseCode.TAKEN_OVER
+        if not is_ours:
+            if after_close(line.code) is not Next.RETRY or self._session.connection.token_ended:
+                successor.drop()
+                return False
+            self._count_lost_connection(line.code)
+            return True
+        # The attempt has reached the server, and its first frame is about to come.
+        await successor.settled.wait()
+        line.may_be_taken_over |= not isinstance(successor.failure, OpeningRefused)
+        return successor.is_established
+
+    async def _open(self, query: Callable[[], Mapping[str, str]]) -> Line:
+        """Send an upgrade request; `query` is called for its parameters as late as possible."""
         token = await self._tokens.get()
-        query = [*parse_qsl(self._parts.query), *self._session.query().items()]
-        async with self._dialer.open(
-            urlunsplit(self._parts._replace(query=urlencode(query), fragment="")),
+        parameters = [*parse_qsl(self._parts.query), *query().items()]
+        opening = self._dialer.open(
+            urlunsplit(self._parts._replace(query=urlencode(parameters), fragment="")),
             headers={"Authorization": f"Bearer {token}"},
             subprotocols=(SUBPROTOCOL,),
-        ) as socket:
-            ended = await self._use(socket)
-        # Raised outside of the block: a dialer may have a nursery, which would wrap it in a group.
-        if isinstance(ended, NoAnswer):
-            raise ended
-        return ended
+        )
+        line = Line(opening, self)
+        self._nursery.start_soon(line.run)
+        return line
 
     async def _discover(self) -> None:
         """Read the discovery document, before the first connection."""
@@ -261,38 +301,57 @@ class ConnectionManager:
         document = as_object(self.config.get("websocket_config"))
         self._session.set_limits(as_object(document.get("connection_limits")))
 
-    async def _use(self, socket: Socket) -> int | NoAnswer:
-        """Exchange frames; return the close code, or why the first frame did not come."""
-        with trio.move_on_after(HELLO_SECONDS) as timeout:
-            try:
-                text = await socket.receive()
-            except SocketClosed as closed:
-                self._session.connection.made_progress = False
-                return closed.code
-        if timeout.cancelled_caught:
-            return NoAnswer(f"no {HELLO} within {HELLO_SECONDS:g} s")
-        try:
-            self._session.begin(Event.parse(text))
-        except InvalidEvent as fault:
-            return NoAnswer(f"this is not a server of {SUBPROTOCOL}: {fault}")
-        opened_at = trio.current_time()
-        self._connection = Connection(socket, self._session, self._tokens)
+    def accept(self, line: Line, socket: Socket, hello: Hello) -> Connection | None:
+        """Use a connection from now on, in place of the open one (see `LineUser`)."""
+        old, session = self._line, self._session
+        if old is not None and self._connection is not None:
+            if self.is_left or session.is_unwanted(hello):
+                return None
+            if self._made_progress(old):
+                self._back_off.progressed()
+                self._switching.progressed()
+            else:
+                self._switching.failed()
+            self._connection.give_way()
+            old.ended.set()
+        else:
+            self._switching.progressed()
+        session.begin(hello)
+        self._line = line
+        self._connection = Connection(socket, session, self._tokens, lambda: self._replace(line))
         self._was_connected = True
         self._was_renewed = False
         if not self.is_left:
             self.status = Status.CONNECTED
         self._settled.set()
-        try:
-            return await self._connection.run()
-        finally:
-            self._connection = None
-            if self._settled.is_set():
-                self._settled = trio.Event()
-            if trio.current_time() - opened_at >= PROGRESS_SECONDS:
-                self._session.connection.made_progress = True
-            if self.is_left:
-                # `close` waits for the socket, which must exist until the close frames are sent.
-                await self._closed.wait()
+        return self._connection
+
+    async def left(self, line: Line) -> None:
+        """Handle the end of a connection (see `LineUser`)."""
+        if self._line is not line:
+            return
+        self._session.connection.made_progress = self._made_progress(line)
+        self._session.discard()
+        self._line = self._connection = None
+        if self._settled.is_set():
+            self._settled = trio.Event()
+        if self.is_left:
+            # `close` waits for the socket, which must exist until the close frames are sent.
+            await self._closed.wait()
+
+    def _made_progress(self, line: Line) -> bool:
+        lasted = trio.current_time() - line.opened_at
+        return self._session.connection.made_progress or lasted >= PROGRESS_SECONDS
+
+    async def _replace(self, line: Line) -> None:
+        await replace(
+            line,
+            self._session,
+            self._tokens,
+            lambda: self._open(self._session.hold),
+            back_off=self._switching,
+            random=self._random,
+        )
 
     @property
     def _address(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
-from attrs import define
+from attrs import define, field
 
 from netra_trio.client.errors import ClientError, MessageRefused, OutboxFull
 from netra_trio.client.event import ANSWERED, Event, InvalidEvent
@@ -31,6 +31,8 @@ from netra_trio.client.stats import Stats
 from netra_trio.ids import new_correlation_id
 from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 
+HELD_EVENTS = 8192  # eight full logs of a server, which sends no more without an acknowledgement
+HELD_BYTES = 16 * 1024 * 1024  # likewise sixteen of them
 REPLAY_SECONDS = 5.0  # wait for the replay before unconfirmed messages are sent all the same
 HEARTBEAT_MS = 30_000  # until a server says more (docs/protocol.md)
 
@@ -46,13 +48,33 @@ class ConnectionState:
         heartbeat_ms: Milliseconds between two heartbeats of the server.
         made_progress: Whether a new event was received.
         token_ended: Whether the server said that the token has expired.
-        reconnect_after: How many seconds the server wants to pass before the next connection.
+        draining: Set when the server said that it is about to close the connection.
+        reconnect_at: When the server wants the next connection at the earliest, on Trio's clock.
     """
 
     heartbeat_ms: int = HEARTBEAT_MS
     made_progress: bool = False
     token_ended: bool = False
-    reconnect_after: float = 0.0
+    draining: trio.Event = field(factory=trio.Event)
+    reconnect_at: float = -math.inf
+
+    def reconnect_after(self, now: float) -> float:
+        """Return how many seconds the server wants to pass before the next connection."""
+        return max(0.0, self.reconnect_at - now)
+
+
+class _Held:
+    """Numbered events that came on a connection while another one was being opened."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, int]] = []
+        self._size = 0
+
+    def append(self, event: Event, size: int) -> None:
+        self.events.append((event, size))
+        self._size += size
+        if len(self.events) > HELD_EVENTS or self._size > HELD_BYTES:
+            raise InvalidEvent("events beyond every log, without an acknowledgement")
 
 
 class ClientSession:
@@ -89,6 +111,7 @@ class ClientSession:
         self._readers: set[Feed] = set()
         self._limits: dict[str, Any] = {}
         self._owes_pong = False
+        self._held: _Held | None = None
         self.to_write = Notifier()
         self.token_expiring = Notifier()
         self.feed = self._new_feed()
@@ -110,13 +133,36 @@ class ClientSession:
         if type(max_bytes) is int:
             self.messages.max_bytes = max_bytes
 
-    def begin(self, event: Event) -> None:
-        """Handle the first frame of a connection.
+    def hold(self) -> dict[str, str]:
+        """Return the query parameters of an upgrade request while a connection is open.
+
+        From now on its numbered events are held back.
+        """
+        self._held = _Held()
+        return self._sequence.query()
+
+    def release(self) -> None:
+        """Take the events that were held back: the open connection goes on.
 
         Raises:
-            InvalidEvent: It is not a valid `connection_established`.
+            InvalidEvent: One of them is not a valid event.
         """
-        hello = Hello.parse(event)
+        held, self._held = self._held, None
+        for event, size in () if held is None else held.events:
+            self._receive_numbered(event, size)
+        self.to_write.notify()
+
+    def discard(self) -> None:
+        """Drop the events that were held back: the next connection gets them again."""
+        self._held = None
+
+    def is_unwanted(self, hello: Hello) -> bool:
+        """Return whether a new connection would cost runs that the open one may still end."""
+        return hello.verdict in {"new", "reset"} and len(self._runs) > 0
+
+    def begin(self, hello: Hello) -> None:
+        """Handle the first frame of a connection."""
+        self.discard()
         is_first = self._sequence.session_id is None
         last_seq, replayed = hello.last_seq, hello.replayed
         if hello.verdict == "exact":  # then the client's own number counts
@@ -154,10 +200,12 @@ class ClientSession:
         self._stats.messages_received += 1
         self._stats.last_activity = self._wall_clock()
         event = Event.parse(text)
-        if event.seq is not None and event.first is not None:
-            self._receive_numbered(event, event.first, event.seq, len(text))
-        else:
+        if event.seq is None:
             self._receive_control(event, len(text))
+        elif self._held is not None:
+            self._held.append(event, len(text))
+        else:
+            self._receive_numbered(event, len(text))
         self.to_write.notify()
 
     def next_frame(self, now: float) -> str | None:
@@ -240,8 +288,10 @@ class ClientSession:
         self.requests.begin_connection(is_replayed=is_replayed)
         self._owes_pong = False
 
-    def _receive_numbered(self, event: Event, first: int, seq: int, size: int) -> None:
-        receipt = self._sequence.receive(first, seq)
+    def _receive_numbered(self, event: Event, size: int) -> None:
+        assert event.seq is not None  # noqa: S101 - the callers have checked
+        assert event.first is not None  # noqa: S101 - then it has a first number, too
+        receipt = self._sequence.receive(event.first, event.seq)
         if receipt.missing is not None:
             low, high = receipt.missing
             self.tell("gap", {"from": low, "to": high})
@@ -299,7 +349,9 @@ class ClientSession:
         elif event.type == "server_draining":
             # The server accepts no more messages: they wait for the next connection.
             wait = event.payload.get("reconnect_after_ms")
-            self.connection.reconnect_after = max(0, wait) / 1000 if type(wait) is int else 0.0
+            seconds = max(0, wait) / 1000 if type(wait) is int else 0.0
+            self.connection.reconnect_at = trio.current_time() + seconds
+            self.connection.draining.set()
             self._outbox.pause(math.inf)
         if event.type not in _INTERNAL:
             self.feed.push(event, size)

@@ -346,11 +346,15 @@ class Node:
             if session.is_closing:  # by an exception or a cancellation
                 self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
-    async def drain(self, reason: str = "restart") -> None:
+    async def drain(self, reason: str = "restart", *, has_peers: bool = False) -> None:
         """Refuse new connections, wait for runs to end, and close all connections with 1012.
 
         Takes at most the drain timeout, and less if all runs and connections end earlier. A second
         call waits for the first.
+
+        Args:
+            reason: The `reason` of `server_draining`.
+            has_peers: Whether other nodes accept the clients meanwhile.
         """
         if self.capacity.is_draining:
             await self._drained.wait()
@@ -359,7 +363,13 @@ class Node:
         timeout = self._settings.drain_timeout_ms / 1000
         _log.info("draining", connections=len(self._connections), seconds=timeout)
         try:
-            await drain(self.sessions, self._newest, seconds=timeout, reason=reason)
+            await drain(
+                self.sessions,
+                self._newest,
+                seconds=timeout,
+                reason=reason,
+                has_peers=has_peers,
+            )
         finally:
             _log.info("drained", aborted=len(self._connections))
             self.close()
