@@ -150,6 +150,13 @@ class Cluster:
             self._dropped.append(replica.record)
             self._has_dropped.set()
 
+    async def give_to_any(self, session: Session) -> bool:
+        """Release a session to the other nodes; return whether it was released.
+
+        Its connection stays open. It has no active run; runs may wait.
+        """
+        return await self.moves.give(session, to=None, closes=False)
+
     async def run(self) -> None:
         """Run the tasks of the cluster until cancelled."""
         async with trio.open_nursery() as nursery:

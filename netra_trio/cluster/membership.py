@@ -26,7 +26,6 @@ class Membership:
         directory: Has the leases.
 
     Attributes:
-        is_draining: Whether other nodes see that this one drains.
         on_lost: Called when this node found its lease gone.
         on_gone: Called for each node that is not live any more.
         peers: The other live nodes; for each, whether it drains.
@@ -34,13 +33,14 @@ class Membership:
     """
 
     def __init__(self, directory: Directory) -> None:
-        self.is_draining = False
         self.on_lost: Callable[[], None] = _do_nothing
         self.on_gone: Callable[[NodeId], None] = _ignore
         self.peers: dict[NodeId, bool] = {}
         self.unavailable_reason: str | None = None
         self._directory = directory
         self._has_started = False
+        self._is_draining = False
+        self._woken = trio.Event()
         self._empty_since = -SETTLE_SECONDS
 
     @property
@@ -69,7 +69,7 @@ class Membership:
             BrokerUnavailable: If the directory does not answer.
         """
         directory = self._directory
-        was_held = await directory.renew(draining=self.is_draining)
+        was_held = await directory.renew(draining=self._is_draining)
         if not was_held and self._has_started:
             _log.warning("node_lease_lost", node=directory.node)
             self.note_unregistered()
@@ -95,7 +95,14 @@ class Membership:
                 if self.unavailable_reason is not None:
                     _log.info("broker_available")
                 self.unavailable_reason = None
-            await trio.sleep(RENEW_SECONDS)
+            with trio.move_on_after(RENEW_SECONDS):
+                await self._woken.wait()
+            self._woken = trio.Event()
+
+    def start_draining(self) -> None:
+        """Tell the other nodes at once that this one drains."""
+        self._is_draining = True
+        self._woken.set()
 
     async def resign(self) -> None:
         """Delete the lease: other nodes may take everything over at once."""

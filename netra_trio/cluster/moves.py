@@ -92,8 +92,8 @@ class Host(Protocol):
         """Take a session out of the registry; return the seconds that it is kept."""
         ...
 
-    def unhold(self, session: Session, seconds: float) -> None:
-        """Put a session back."""
+    def unhold(self, session: Session, seconds: float, *, stays_held: bool) -> None:
+        """Put a session back; with `stays_held` it still refuses messages."""
         ...
 
     def disown(self, session: Session, why: str, *, closes: bool) -> None:
@@ -342,23 +342,23 @@ class Moves:
         Returns:
             Whether it was released; if not, it goes on at this node, or another node has it.
         """
-        replica = session.events.replica
-        if replica is None:
+        replica, session_id = session.events.replica, session.id
+        if replica is None or self._host.find(session_id) is not session:
             return False
-        session_id, seconds = session.id, self._host.hold(session)
+        was_held, seconds = session.is_held, self._host.hold(session)
         self._moving.add(session_id)
         try:
             is_copied = await self._replicator.flush(replica, seconds=COPY_SECONDS)
             is_given = is_copied and await self._release(session, replica.record, to, seconds)
         except BaseException:
-            self._host.unhold(session, seconds)
+            self._host.unhold(session, seconds, stays_held=was_held)
             raise
         finally:
             self._moving.discard(session_id)
         if is_given:
             self._host.disown(session, "moved", closes=closes)
         elif not replica.is_fenced:
-            self._host.unhold(session, seconds)
+            self._host.unhold(session, seconds, stays_held=was_held)
         return is_given
 
     async def _release(

@@ -2,13 +2,14 @@
 
 await drain(sessions, newest, seconds=8.0, reason="restart")
 
-If there are other nodes, clients open their next connection while this one is open. So that they
-don't all come at once, each is told another time; and an idle connection is not closed before the
-last of them had time to connect.
+On several nodes, a session is released to the other nodes, with its waiting runs, as soon as no run
+of it is active. Clients then open their next connection while this one is open. They don't all come
+at once, because each is told another time. An idle connection is not closed before the last of them
+had time to connect.
 """
 
 import random as random_module
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import trio
 from attrs import frozen
@@ -32,12 +33,15 @@ class _Plan:
 
     Attributes:
         reason: The `reason` of `server_draining`.
+        give: Releases a session that has no active run; returns whether it was released. None if
+            there are no other nodes, now or later.
     """
 
     grace: float
     cancelling: float
     end: float
     reason: str
+    give: Callable[[Session], Awaitable[bool]] | None
 
 
 async def drain(
@@ -47,6 +51,7 @@ async def drain(
     seconds: float,
     reason: str,
     has_peers: bool = False,
+    give: Callable[[Session], Awaitable[bool]] | None = None,
     random: Callable[[], float] = random_module.random,
 ) -> None:
     """Drain the sessions of a node.
@@ -57,18 +62,77 @@ async def drain(
         seconds: The time limit of the whole drain.
         reason: The `reason` of `server_draining`.
         has_peers: Whether other nodes accept the clients meanwhile.
+        give: Releases a session that has no active run, and returns whether it was released; None
+            if no other node can take it.
         random: Returns a number from 0 to 1.
     """
     end = trio.current_time() + seconds
     closing = min(CLOSING_SECONDS, seconds * CLOSING_SHARE)
-    plan = _Plan(grace=end - closing, cancelling=end - closing / 2, end=end, reason=reason)
+    plan = _Plan(
+        grace=end - closing,
+        cancelling=end - closing / 2,
+        end=end,
+        reason=reason,
+        give=give,
+    )
     with trio.move_on_at(plan.end):
         async with trio.open_nursery() as nursery:
             each: Iterable[Session] = sessions
             for session in each:
                 connection = newest.get(session.id)
                 wait = round(seconds * SPREAD_SHARE * random() * 1000) if has_peers else None
-                nursery.start_soon(_drain_session, sessions, session, connection, plan, wait)
+                if give is None:
+                    nursery.start_soon(_drain_session, sessions, session, connection, plan, wait)
+                else:
+                    nursery.start_soon(_move_session, sessions, session, newest, plan, wait)
+
+
+async def _move_session(
+    sessions: Sessions,
+    session: Session,
+    newest: Mapping[SessionId, Connection],
+    plan: _Plan,
+    wait_ms: int | None,
+) -> None:
+    """Release a session to the other nodes, as soon as no run of it is active.
+
+    While a run is active, another node relays the connection of a client that is there already.
+    """
+    session.hold()
+    told = newest.get(session.id)
+    is_given = False
+    with trio.move_on_at(plan.grace):
+        if told is not None:
+            wait = RECONNECT_AFTER_MS if wait_ms is None else wait_ms
+            await told.send(ServerDraining(plan.reason, wait))
+        await session.wait_idle()
+        is_given = await _give(session, plan)
+        connection = newest.get(session.id)
+        if is_given and connection is not None and wait_ms is not None:
+            if connection is not told:  # relayed: the other node can have the session now
+                await connection.send(ServerDraining(plan.reason, 0))
+            await connection.ended.wait()  # by the client, which is connected elsewhere
+    if not is_given:
+        session.interrupt()
+        with trio.move_on_at(plan.cancelling):
+            await session.wait_idle()
+        await session.abandon()
+        is_given = await _give(session, plan)
+    connection = newest.get(session.id)
+    if not is_given:
+        session.drain()  # the runs that wait end here
+        await session.abandon()
+    if connection is not None:
+        connection.end(EndReason.DRAINED)
+        await connection.ended.wait()
+    if not is_given:
+        sessions.close(session, "drained", RunStatus.INTERRUPTED)
+
+
+async def _give(session: Session, plan: _Plan) -> bool:
+    """Return whether a session is released, or has ended."""
+    assert plan.give is not None  # noqa: S101 - for mypy
+    return await plan.give(session) or session.is_closing
 
 
 async def _drain_session(

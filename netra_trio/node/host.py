@@ -112,10 +112,11 @@ class SessionHost:
         session.hold()
         return self._sessions.hold(session)
 
-    def unhold(self, session: Session, seconds: float) -> None:
-        """Put a session back."""
+    def unhold(self, session: Session, seconds: float, *, stays_held: bool) -> None:
+        """Put a session back; with `stays_held` it still refuses messages."""
         self._sessions.unhold(session, seconds, is_attached=session.events.is_attached)
-        session.unhold()
+        if not stays_held:
+            session.unhold()
 
     def disown(self, session: Session, why: str, *, closes: bool) -> None:
         """End a session, because another node has it or may have it."""

@@ -346,15 +346,14 @@ class Node:
             if session.is_closing:  # by an exception or a cancellation
                 self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
-    async def drain(self, reason: str = "restart", *, has_peers: bool = False) -> None:
+    async def drain(self, reason: str = "restart") -> None:
         """Refuse new connections, wait for runs to end, and close all connections with 1012.
 
         Takes at most the drain timeout, and less if all runs and connections end earlier. A second
-        call waits for the first.
+        call waits for the first. On several nodes, sessions are released to the other ones.
 
         Args:
             reason: The `reason` of `server_draining`.
-            has_peers: Whether other nodes accept the clients meanwhile.
         """
         if self.capacity.is_draining:
             await self._drained.wait()
@@ -362,13 +361,16 @@ class Node:
         self.capacity.is_draining = True
         timeout = self._settings.drain_timeout_ms / 1000
         _log.info("draining", connections=len(self._connections), seconds=timeout)
+        if self.cluster is not None:
+            self.cluster.membership.start_draining()
         try:
             await drain(
                 self.sessions,
                 self._newest,
                 seconds=timeout,
                 reason=reason,
-                has_peers=has_peers,
+                has_peers=self.cluster is not None and self.cluster.membership.has_peers,
+                give=None if self.cluster is None else self.cluster.give_to_any,
             )
         finally:
             _log.info("drained", aborted=len(self._connections))

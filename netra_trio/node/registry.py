@@ -146,6 +146,7 @@ class Sessions:
 
     def end_held(self, session: Session, why: str) -> None:
         """End a session that was held: another node has it now."""
+        session.is_lost = False  # its client resumes it there
         self._end(session, why, RunStatus.INTERRUPTED)
 
     def note_busy(self, session: Session) -> None:

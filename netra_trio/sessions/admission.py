@@ -56,6 +56,9 @@ class Admission:
         spawn: Starts a task of the session.
         send_error: Sends an error to the client, if there is a connection.
         default_thread: The thread of messages that name none.
+
+    Attributes:
+        is_held: Whether messages are refused because the session may move to another node.
     """
 
     __slots__ = (
@@ -72,6 +75,7 @@ class Admission:
         "_store",
         "_user",
         "_wall_clock",
+        "is_held",
     )
 
     def __init__(
@@ -103,14 +107,22 @@ class Admission:
         self._send_error = send_error
         self._default_thread = default_thread
         self._stopped: RunStatus | None = None
+        self.is_held = False
 
     def stop(self, status: RunStatus) -> None:
         """Refuse new messages; the run of a message that is being recorded ends with `status`."""
         self._stopped = status
+        self.is_held = False
 
-    def reopen(self) -> None:
-        """Admit messages again."""
+    def hold(self) -> None:
+        """Refuse new messages; the run of a message that is being recorded waits."""
+        self._stopped = RunStatus.INTERRUPTED
+        self.is_held = True
+
+    def unhold(self) -> None:
+        """Admit messages again, after `hold`."""
         self._stopped = None
+        self.is_held = False
 
     def disconnect(self) -> None:
         """Drop the references to the session, which has ended."""
@@ -175,7 +187,7 @@ class Admission:
     def adopt(self, spec: RunSpec, context: Context) -> LiveRun | None:
         """Register a run that waited on another node; arguments and result are as of `admit`."""
         live = self._runner.register(spec, context)
-        if self._stopped is not None:
+        if self._stopped is not None and not self.is_held:
             self._spawn(self._runner.finish, live, Ending(self._stopped))
             return None
         starts, _ = self._runner.schedule(live, starts_at=trio.current_time(), interrupts=False)
@@ -185,7 +197,7 @@ class Admission:
         """Confirm a recorded message; return whether the caller has to execute its run now."""
         record = live.execution.spec.message
         self._events.start_delta_timer(record.run_id, work.received)
-        stopped = live.execution.stopped or self._stopped
+        stopped = live.execution.stopped or (None if self.is_held else self._stopped)
         if stopped is not None:  # it was stopped while the message was being recorded
             self._append_confirmation(record, None)
             self._spawn(self._runner.finish, live, Ending(stopped))

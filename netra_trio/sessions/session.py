@@ -257,7 +257,10 @@ class Session:
         return self._closing is not None
 
     async def wait_idle(self) -> None:
-        """Wait until no run is active or waits. Cancelling is safe."""
+        """Wait until no run is active or waits; while it is held, runs may wait.
+
+        Cancelling is safe.
+        """
         await self._runner.wait_idle()
 
     def drain(self) -> None:
@@ -273,14 +276,19 @@ class Session:
         """
         return not len(self._inbox) and self._runner.is_settled
 
+    @property
+    def is_held(self) -> bool:
+        """Whether messages are refused and no run starts, because the session may move."""
+        return self._admission.is_held
+
     def hold(self) -> None:
         """Refuse messages and start no run, so that the session can move to another node."""
-        self._admission.stop(RunStatus.INTERRUPTED)
+        self._admission.hold()
         self._runner.hold_waiting()
 
     def unhold(self) -> None:
         """Go on, because the session does not move."""
-        self._admission.reopen()
+        self._admission.unhold()
         self._runner.resume_waiting()
 
     def surrender(self) -> list[RunSpec]:

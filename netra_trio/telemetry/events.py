@@ -285,6 +285,8 @@ TOOL_OUTCOMES = ("completed", "failed", "cut_off")
 
 SESSION_ENDS = (
     "window_passed",
+    "moved",
+    "taken_over",
     "connection_ended",
     "too_many_sessions",
     "never_opened",

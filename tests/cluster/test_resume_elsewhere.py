@@ -18,7 +18,7 @@ async def verdict_after(client: Client, seconds: float = 10) -> str:
     """Wait for the next reconnect, and return its verdict."""
     before = client.stats.reconnections
     with trio.fail_after(seconds):
-        while client.stats.reconnections == before:
+        while client.stats.reconnections == before:  # noqa: ASYNC110 - there is no event
             await trio.sleep(0.05)
     assert client.stats.last_resume_verdict is not None
     return str(client.stats.last_resume_verdict)

@@ -1,0 +1,73 @@
+"""The drain of one node of several."""
+
+import trio
+from support.cluster import open_cluster
+from trio.testing import MockClock
+
+from netra_trio.agents.run import Run
+from netra_trio.client import Client
+from netra_trio.protocol.messages import RunStatus
+
+
+async def count(run: Run) -> None:
+    for number in range(int(run.content)):
+        await run.emit(f"{number} ")
+        await trio.sleep(0.1)
+
+
+def text(numbers: int) -> str:
+    return "".join(f"{number} " for number in range(numbers))
+
+
+async def status_of(client: Client, run: object) -> str:
+    return str([event async for event in run][-1].payload["status"])  # type: ignore[attr-defined]
+
+
+async def test_an_idle_client_moves_before_its_connection_closes(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_cluster({"count": count}) as cluster, cluster.connect() as client:
+        assert await (await client.send("2")).text() == text(2)
+        app = cluster.nodes[0].app
+        assert app is not None
+        statuses: list[str] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.drain)
+            await trio.sleep(7)
+            assert client.stats.reconnections == 1
+            assert client.stats.last_resume_verdict == "exact"
+            assert await (await client.send("2")).text() == text(2)
+            statuses.append(client.status)
+        assert [str(status) for status in statuses] == ["CONNECTED"]
+
+
+async def test_a_run_that_ends_within_the_drain_is_not_lost(autojump_clock: MockClock) -> None:
+    async with open_cluster({"count": count}) as cluster, cluster.connect() as client:
+        run = await client.send("40")
+        await trio.sleep(1)
+        app = cluster.nodes[0].app
+        assert app is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.drain)
+            assert await run.text() == text(40)
+            await trio.sleep(4)
+            assert await (await client.send("2")).text() == text(2)
+        assert client.stats.last_resume_verdict == "exact"
+        other = cluster.nodes[1].app
+        assert other is not None
+        assert other.statistics()["sessions"] == 1
+
+
+async def test_waiting_runs_move_with_their_session(autojump_clock: MockClock) -> None:
+    async with open_cluster({"count": count}) as cluster, cluster.connect() as client:
+        first = await client.send("1000")
+        second = await client.send("3")
+        third = await client.send("4")
+        app = cluster.nodes[0].app
+        assert app is not None
+        await trio.sleep(1)
+        await app.drain()
+        assert await status_of(client, first) == RunStatus.INTERRUPTED
+        assert await second.text() == text(3)
+        assert await third.text() == text(4)
+        assert client.stats.last_resume_verdict == "exact"
