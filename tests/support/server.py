@@ -512,7 +512,7 @@ def serving(
     program = ["-c", f"{before}\n{_MAIN}"] if before else ["-m", "netra_trio"]
     command = [*program, "serve", "--port", port, *arguments]
     with Process(command, directory=directory, environ=environ) as process:
-        yield _ready(process)
+        yield ready(process)
         _end_well(process)
 
 
@@ -539,7 +539,7 @@ def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Calla
             process = prepared
             process.type("")
             prepared = prepare()
-            return _ready(process)
+            return ready(process)
 
         yield start
 
@@ -561,7 +561,8 @@ def stock_command(*arguments: str, app: str = STOCK_APP) -> list[str]:
     return ["-m", "hypercorn", "--worker-class", "trio", app, "-b", "127.0.0.1:0", *arguments]
 
 
-def _ready(process: Process) -> Server:
+def ready(process: Process) -> Server:
+    """Wait until a server is ready, and return it."""
     match = process.out.wait_for(lambda lines: _first_match(_READY, lines), STARTING)
     return Server(process, match["address"], match["token"])
 
