@@ -187,4 +187,6 @@ def unused(database: Database) -> Database:
     database.close()
     limiter = database._limiter
     database._limiter = trio.CapacityLimiter(limiter.total_tokens)
+    if database._writers is limiter:  # one connection for all, which two threads cannot share
+        database._writers = database._limiter
     return database

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from netra_trio.ids import new_node_id
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.sql.database import Database
@@ -41,6 +42,14 @@ def pgbouncer(request: pytest.FixtureRequest) -> Store:
 def on(database: Database) -> Store:
     """Return a store on a database of earlier tests, which keeps its compiled statements."""
     return SqlStore(database)
+
+
+def other_node(store: Store) -> Store:
+    """Return a store of another node with the same data."""
+    if isinstance(store, MemoryStore):
+        return store.for_node(new_node_id())
+    assert isinstance(store, SqlStore)
+    return SqlStore(store.database)
 
 
 STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql, pgbouncer]

@@ -16,14 +16,29 @@ from sqlalchemy import Connection
 from netra_trio.ids import (
     CorrelationId,
     MessageId,
+    SessionId,
     ThreadId,
     UserId,
     new_correlation_id,
     new_message_id,
+    new_question_id,
     new_run_id,
 )
-from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
+from netra_trio.protocol.messages import (
+    HistoryMessage,
+    HistoryRun,
+    QuestionKind,
+    QuestionOutcome,
+    RunStatus,
+)
+from netra_trio.stores.base import (
+    Duplicate,
+    NewMessage,
+    NewQuestion,
+    QuestionEnd,
+    RunEnd,
+    Store,
+)
 from netra_trio.stores.sql.database import Database
 
 T = TypeVar("T")
@@ -44,6 +59,7 @@ def new(
     fingerprint: bytes = b"same",
     at: float = NOW,
     agent: str = "echo",
+    session: SessionId | None = None,
 ) -> NewMessage:
     """Return a message to record, by default with a unique key."""
     correlation_id = CorrelationId(key) if key is not None else new_correlation_id()
@@ -58,6 +74,7 @@ def new(
         fingerprint=fingerprint,
         content=content,
         created_at=at,
+        session_id=session,
     )
 
 
@@ -155,6 +172,29 @@ async def wait_for_history(
         return page is not None and list(page[0]) == list(expected)
 
     await wait_until(holds)
+
+
+def asked_by(message: NewMessage, *, user: UserId = ALICE, at: float = NOW) -> NewQuestion:
+    """Return an approval that a run of a message asks for."""
+    return NewQuestion(
+        question_id=new_question_id(),
+        run_id=message.run_id,
+        user_id=user,
+        kind=QuestionKind.APPROVAL,
+        prompt="Allow\x00 it, é?",
+        created_at=at,
+        expires_at=at + 300,
+        schema=b'{"type":"string"}',
+        tool_name="delete",
+        arguments=b'{"path":"x"}',
+        digest=b"\x00\xff",
+    )
+
+
+def answer_to(question: NewQuestion, answer: bytes | None = b'"yes"') -> QuestionEnd:
+    """Return Alice's answer to a question."""
+    outcome = QuestionOutcome.ANSWERED
+    return QuestionEnd(question.question_id, question.run_id, outcome, answer, ALICE)
 
 
 def change(url: str, work: Callable[[Connection], T]) -> T:

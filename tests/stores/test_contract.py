@@ -19,6 +19,8 @@ from stores.samples import (
     OTHER,
     PATIENCE,
     again,
+    answer_to,
+    asked_by,
     duplicate_of,
     end_of,
     new,
@@ -43,7 +45,6 @@ from netra_trio.ids import (
 from netra_trio.protocol.messages import (
     HistoryMessage,
     HistoryQuestion,
-    QuestionKind,
     QuestionOutcome,
     RunStatus,
 )
@@ -616,23 +617,6 @@ async def test_the_end_of_an_unknown_run_changes_nothing(store: Store) -> None:
 # Questions
 
 
-def asked_by(message: NewMessage, *, user: UserId = ALICE, at: float = NOW) -> NewQuestion:
-    """Return an approval that a run of a message asks for."""
-    return NewQuestion(
-        question_id=new_question_id(),
-        run_id=message.run_id,
-        user_id=user,
-        kind=QuestionKind.APPROVAL,
-        prompt="Allow\x00 it, é?",
-        created_at=at,
-        expires_at=at + 300,
-        schema=b'{"type":"string"}',
-        tool_name="delete",
-        arguments=b'{"path":"x"}',
-        digest=b"\x00\xff",
-    )
-
-
 def shown(question: NewQuestion, end: QuestionEnd | None = None) -> HistoryQuestion:
     """Return the question as history lists it."""
     return HistoryQuestion(
@@ -656,11 +640,6 @@ async def questions_of(store: Store) -> tuple[HistoryQuestion, ...] | None:
     return message.run.questions
 
 
-def answer_to(question: NewQuestion, answer: bytes | None = b'"yes"') -> QuestionEnd:
-    outcome = QuestionOutcome.ANSWERED
-    return QuestionEnd(question.question_id, question.run_id, outcome, answer, ALICE)
-
-
 @pytest.mark.parametrize("keyed", [False, True])
 async def test_a_question_is_open_until_it_is_answered(store: Store, keyed: bool) -> None:
     message = new(keyed=keyed)
@@ -670,12 +649,12 @@ async def test_a_question_is_open_until_it_is_answered(store: Store, keyed: bool
     await store.record_question(question)
     assert await questions_of(store) == (shown(question),)
     found = await store.find_question(ALICE, question.question_id)
-    assert found == StoredQuestion(None)
+    assert found == StoredQuestion(None, store.owner)
     end = answer_to(question)
     await store.end_question(end)
     assert await questions_of(store) == (shown(question, end),)
     found = await store.find_question(ALICE, question.question_id)
-    assert found == StoredQuestion(end.outcome)
+    assert found == StoredQuestion(end.outcome, store.owner)
 
 
 async def test_only_the_first_end_of_a_question_counts(store: Store) -> None:

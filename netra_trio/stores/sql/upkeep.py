@@ -21,7 +21,6 @@ from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease, now
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.questions import day_of
 from netra_trio.stores.sql.retention import CHUNK, DAY, USAGE_DAYS, delete_old, delete_old_usage
-from netra_trio.stores.sql.user_changes import delete_old_changes
 
 RETENTION_SECONDS = 3600.0  # between two deletions of what is too old
 
@@ -111,7 +110,6 @@ class Upkeep:
 
     async def delete_old(self) -> None:
         """Delete what is older than the retention time; raises as `renew` does."""
-        await self._write(delete_old_changes)
         if not self._retention_days:
             return
         # The earlier of two clocks: a clock that is ahead must not delete recent messages.

@@ -21,7 +21,10 @@ _NEWEST = select(func.max(_ALL.c.number)).scalar_subquery()
 
 
 def set_enabled(connection: Connection, user_id: UserId, *, enabled: bool) -> bool:
-    """Enable or disable a user, and note it; return whether there is such a user."""
+    """Enable or disable a user, and note it; return whether there is such a user.
+
+    Old changes are deleted with the next one, so that the newest number is always in the table.
+    """
     if connection.dialect.name == "postgresql":
         # Numbers are taken before the commit: without the lock, a change could become visible
         # after one with a higher number, and who has seen that one would never see it.
@@ -29,8 +32,11 @@ def set_enabled(connection: Connection, user_id: UserId, *, enabled: bool) -> bo
     change = update(users).where(users.c.user_id == user_id).values(enabled=enabled)
     if not connection.execute(change).rowcount:
         return False
-    row = {"user_id": user_id, "changed_at": now(connection)}
-    connection.execute(insert(user_changes).values(row))
+    moment = now(connection)
+    connection.execute(
+        delete(user_changes).where(user_changes.c.changed_at < moment - KEPT_SECONDS)
+    )
+    connection.execute(insert(user_changes).values(user_id=user_id, changed_at=moment))
     return True
 
 
@@ -48,9 +54,3 @@ def find_changes(connection: Connection, after: int) -> tuple[int, Sequence[User
     changed = [UserId(row.user_id) for row in rows if 0 <= after < row.number]
     # The last place of each user counts.
     return rows[-1].number, list(dict.fromkeys(reversed(changed)))[::-1]
-
-
-def delete_old_changes(connection: Connection) -> None:
-    """Delete changes that are too old; the newest one is kept for its number."""
-    is_old = user_changes.c.changed_at < now(connection) - KEPT_SECONDS
-    connection.execute(delete(user_changes).where(is_old, user_changes.c.number < _NEWEST))

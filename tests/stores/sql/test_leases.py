@@ -18,7 +18,6 @@ from stores.samples import (
     duplicate_of,
     end_of,
     new,
-    of_agent,
     of_user,
     page_of,
     record,
@@ -28,9 +27,10 @@ from support.postgres import is_alive
 
 from netra_trio.errors import StoreUnavailable
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import NewMessage
+from netra_trio.stores.base import NewMessage, interrupted
 from netra_trio.stores.sql import leases
-from netra_trio.stores.sql.leases import LEASE_SECONDS, Lease, end_runs
+from netra_trio.stores.sql.ends import interrupt
+from netra_trio.stores.sql.leases import LEASE_SECONDS, Lease
 from netra_trio.stores.sql.processes import ProcessState
 from netra_trio.stores.sql.schema import owners as table
 from netra_trio.stores.sql.schema import runs
@@ -330,21 +330,38 @@ def test_the_start_time_of_the_database_is_on_its_own_clock(url: str) -> None:
 # Taken for gone, and alive
 
 
-async def test_a_process_that_was_taken_for_gone_stores_its_own_ends(url: str) -> None:
+@pytest.mark.parametrize("started", [False, True])
+async def test_the_late_end_of_a_process_that_was_taken_for_gone_is_refused(
+    url: str, started: bool
+) -> None:
     store = SqlStore(url)
     async with store.open():
         message = new()
         await record(store, message)
-        change(url, lambda c: end_runs(c, store._upkeep.lease.id))
-        known = await store.find(again(message))
-        assert known is not None
-        assert known.status is RunStatus.INTERRUPTED
-        end = end_of(message)
-        await store.end_run(end)
-        expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
-        assert await page_of(store) == (expected, False)
-        known = await store.find(again(message))
-        assert known == duplicate_of(message, RunStatus.COMPLETED, end.completed)
+        if started:
+            store.start_run(message.run_id)
+            await store.find(message)
+        stands = interrupted(message.run_id)
+        assert change(url, lambda c: interrupt(c, runs.c.owner == store.owner)) == 1
+        expected = duplicate_of(message, RunStatus.INTERRUPTED, stands.completed)
+        assert await store.find(again(message)) == expected
+        assert await store.end_run(end_of(message)) == stands
+        assert await page_of(store) == ([of_user(message, RunStatus.INTERRUPTED)], False)
+        assert await store.find(again(message)) == expected
+
+
+async def test_an_interrupted_run_of_an_older_version_has_a_payload(url: str) -> None:
+    """An older version keeps the owner of such a run, and stores no payload."""
+    store = SqlStore(url)
+    async with store.open():
+        message = new()
+        await record(store, message)
+        change(url, lambda c: c.execute(update(runs).values(status=RunStatus.INTERRUPTED)))
+        stands = interrupted(message.run_id)
+        expected = duplicate_of(message, RunStatus.INTERRUPTED, stands.completed)
+        assert await store.find(again(message)) == expected
+        assert await store.end_run(end_of(message)) == stands
+        assert await store.find_run(message.user_id, message.run_id) is None
 
 
 async def test_a_deleted_lease_is_taken_again(url: str) -> None:
