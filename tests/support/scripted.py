@@ -56,6 +56,7 @@ class _Socket:
 
     async def close(self, code: int) -> None:
         self._peer.client_closed = code
+        self._peer.ring()
         if not self._peer.deaf:
             self._peer.close(code)
         while self._peer.closed is None:
