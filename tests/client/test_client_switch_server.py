@@ -29,6 +29,7 @@ from netra_trio.testing import (
 
 KINDS = pytest.mark.parametrize("is_plain", [False, True], ids=["acknowledging", "plain"])
 PLACES = range(1, EVENTS - 3)  # the last events are too late for another connection
+INTERVALS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 34)
 
 
 async def converse(
@@ -51,7 +52,7 @@ def told(network: MemoryNetwork) -> list[str]:
 
 @KINDS
 @pytest.mark.parametrize("seconds", [0.0, 0.004], ids=["at once", "slow upgrade"])
-@pytest.mark.parametrize("n", PLACES)
+@pytest.mark.parametrize("n", INTERVALS)
 async def test_replaced_after_every_nth_frame(
     autojump_clock: MockClock, n: int, seconds: float, is_plain: bool
 ) -> None:
@@ -68,18 +69,17 @@ async def test_replaced_after_every_nth_frame(
 
 
 @pytest.mark.parametrize("fault", [Drop(), HalfOpen()], ids=["drop", "half-open"])
-@pytest.mark.parametrize("seconds", [0.0, 0.004], ids=["at once", "slow upgrade"])
 @pytest.mark.parametrize("cut", PLACES)
 async def test_lost_after_one_frame_while_connections_are_replaced(
-    autojump_clock: MockClock, cut: int, seconds: float, fault: Drop | HalfOpen
+    autojump_clock: MockClock, cut: int, fault: Drop | HalfOpen
 ) -> None:
     script: list[Step] = [After(cut, fault)]
     async with open_network({"talker": talker}, script) as network:
-        network.inject(Delay(seconds))
+        network.inject(Delay(0.004))
         await converse(network, Announcing(network, lambda events: events % 3 == 0))
 
 
-@pytest.mark.parametrize("n", PLACES)
+@pytest.mark.parametrize("n", INTERVALS)
 async def test_lost_after_every_nth_frame_while_connections_are_replaced(
     autojump_clock: MockClock, n: int
 ) -> None:
@@ -89,7 +89,7 @@ async def test_lost_after_every_nth_frame_while_connections_are_replaced(
 
 
 @KINDS
-@pytest.mark.parametrize("n", PLACES)
+@pytest.mark.parametrize("n", INTERVALS)
 async def test_refused_after_every_nth_frame(
     autojump_clock: MockClock, n: int, is_plain: bool
 ) -> None:
@@ -171,7 +171,7 @@ async def work(run):
         await trio.sleep(0.1)
     return "done"
 """
-SAID = "".join(f"{number} " for number in range(15))
+SAID = "".join(f"{number} " for number in range(9))
 
 
 async def follow(client: Client, told: list[str]) -> None:
@@ -184,12 +184,12 @@ async def test_replaced_over_tcp(tmp_path: Path) -> None:
     with serving(tmp_path, "--agent=outside_agents:work") as server, trio.fail_after(PATIENCE):
         announcing = Announcing(Network(), lambda events: events % 4 == 0)
         async with connect(server.url, token=sign(), dialer=announcing) as client:
-            run = await client.send("15")
+            run = await client.send("9")
             assert await run.text() == SAID
             assert await run.result() == "done"
             assert client.stats.errors_encountered == 0
             assert client.stats.reconnections == announcing.opened - 1
-            assert client.stats.reconnections >= 3
+            assert client.stats.reconnections >= 1
             assert announcing.most == 2
         ended = server.process.wait_log("connection_ended", announcing.opened - 1)
         assert {line["reason"] for line in ended} >= {EndReason.TAKEN_OVER.label}
@@ -206,7 +206,7 @@ async def test_the_only_server_is_restarted(tmp_path: Path) -> None:
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(follow, client, kinds)
-                run = await client.send("15")
+                run = await client.send("9")
                 first.process.send_signal(signal.SIGTERM)
                 assert await run.text() == SAID
                 assert await run.result() == "done"
