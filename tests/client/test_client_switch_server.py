@@ -210,6 +210,7 @@ async def test_the_only_server_is_restarted(tmp_path: Path) -> None:
                 first.process.send_signal(signal.SIGTERM)
                 assert await run.text() == SAID
                 assert await run.result() == "done"
+                await trio.to_thread.run_sync(first.process.wait)
                 with serving(tmp_path, "--agent=outside_agents:work", port=port):
                     assert await (await client.send("1")).result() == "done"
                 nursery.cancel_scope.cancel()
