@@ -2,8 +2,8 @@
 
 A `Directory` knows the live nodes, which of them owns each session, and a copy of the log of each
 session. A `Broker` publishes events to rooms and keeps the newest ones. There is an implementation
-in memory, for one process, and one on Valkey or Redis; the suite `tests/broker/test_contract.py`
-checks both.
+in memory, for one process, and one on Valkey or Redis; the contract suite in `tests/broker` checks
+both.
 
 Every method raises `BrokerUnavailable` if the server does not answer within `ANSWER_SECONDS`,
 unless it says otherwise. Cancelling is always safe. After a call that raised or was cancelled, its

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 from attrs import define, field
 
-from netra_trio.broker.base import ANSWER_SECONDS, INBOX_MAIL
+from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey import keys, scripts
 from netra_trio.broker.valkey.calls import Calls, milliseconds
 from netra_trio.broker.valkey.dialing import Dialer
@@ -110,9 +110,7 @@ class ValkeyBackend:
                     scripts.PROBE,
                     [keys.inbox(self.node)],
                     [
-                        "",
                         milliseconds(INBOX_SECONDS),
-                        INBOX_MAIL,
                         keys.node_channel(self._database, self.node),
                     ],
                 )

@@ -156,7 +156,8 @@ class Connection:
         if self.outstanding_bytes + size > limit:
             return failed(f"more than {limit} bytes wait for the server")
         reply = Reply(len(parts), size, trio.current_time() + seconds)
-        self._enqueue(reply, parts)
+        if parts:
+            self._enqueue(reply, parts)
         return reply
 
     def subscribe(self, command: Command) -> Reply:

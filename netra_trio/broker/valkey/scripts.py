@@ -245,12 +245,15 @@ return {epoch, offset, redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', offse
 """
 )
 
-# KEYS: the inbox. ARGV: what is posted, its milliseconds, the greatest number of messages, channel.
-# It goes the way of all messages and events, so that a listener that receives nothing is noticed.
+# KEYS: the inbox. ARGV: its milliseconds, channel.
+# A probe goes the way of all messages and events, so that a listener that receives nothing is
+# noticed. Where messages wait already, they are the probe, and none of them is lost for it.
 PROBE = Script("""
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], '*', 'probe', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PUBLISH', ARGV[4], ARGV[1])
+if redis.call('XLEN', KEYS[1]) == 0 then
+  redis.call('XADD', KEYS[1], '*', 'probe', '')
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+redis.call('PUBLISH', ARGV[2], '')
 return 1
 """)
 
