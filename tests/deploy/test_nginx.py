@@ -69,7 +69,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Ngi
     write_agents(folder, AGENTS)
     with (
         serving(folder, *NAMES, **PRODUCTION) as server,
-        nginx(tmp_path_factory.mktemp("nginx"), server.address, UNLIMITED) as proxy,
+        nginx(tmp_path_factory.mktemp("nginx"), server.address, changes=UNLIMITED) as proxy,
     ):
         yield server, proxy
 
@@ -206,7 +206,7 @@ async def test_a_session_outlives_a_reload(tmp_path: Path) -> None:
     changes = {**UNLIMITED, "worker_shutdown_timeout 30s;": "worker_shutdown_timeout 100ms;"}
     with (
         serving(tmp_path, *NAMES, **PRODUCTION) as server,
-        nginx(tmp_path / "nginx", server.address, changes) as proxy,
+        nginx(tmp_path / "nginx", server.address, changes=changes) as proxy,
     ):
         async with client_of(proxy) as client:
             run = await client.send("reload", agent="count")
@@ -228,7 +228,7 @@ async def test_a_long_idle_connection_lives_by_heartbeats(tmp_path: Path) -> Non
     changes = {**UNLIMITED, "proxy_read_timeout 90s;": "proxy_read_timeout 3s;"}
     with (
         serving(tmp_path, **PRODUCTION, WEBSOCKET_HEARTBEAT_INTERVAL="1000") as server,
-        nginx(tmp_path / "nginx", server.address, changes) as proxy,
+        nginx(tmp_path / "nginx", server.address, changes=changes) as proxy,
     ):
         async with opened(proxy) as socket:
             for _ in range(BEATS):
@@ -243,7 +243,7 @@ async def test_a_proxy_of_less_patience_than_a_heartbeat_cuts(tmp_path: Path) ->
     changes = {**UNLIMITED, "proxy_read_timeout 90s;": "proxy_read_timeout 500ms;"}
     with (
         serving(tmp_path, **PRODUCTION) as server,
-        nginx(tmp_path / "nginx", server.address, changes) as proxy,
+        nginx(tmp_path / "nginx", server.address, changes=changes) as proxy,
     ):
         async with opened(proxy) as socket:
             with pytest.raises(SocketClosed) as caught:
@@ -261,7 +261,7 @@ async def test_a_full_server_says_when_to_come_back(tmp_path: Path) -> None:
     (tmp_path / "nginx").mkdir()
     with (
         serving(tmp_path, **PRODUCTION, WEBSOCKET_MAX_CONNECTIONS="1") as server,
-        nginx(tmp_path / "nginx", server.address, UNLIMITED) as proxy,
+        nginx(tmp_path / "nginx", server.address, changes=UNLIMITED) as proxy,
     ):
         async with opened(proxy) as socket:
             await until(socket, "connection_established")
@@ -282,7 +282,7 @@ async def test_a_drain_comes_through(tmp_path: Path) -> None:
     (tmp_path / "nginx").mkdir()
     with (
         serving(tmp_path, *NAMES, **PRODUCTION, WEBSOCKET_DRAIN_TIMEOUT="6000") as server,
-        nginx(tmp_path / "nginx", server.address, UNLIMITED) as proxy,
+        nginx(tmp_path / "nginx", server.address, changes=UNLIMITED) as proxy,
     ):
         async with opened(proxy) as socket:
             message = '{"type": "user_message", "payload": {"content": "x", "agent": "wait"}}'
@@ -312,7 +312,10 @@ async def test_a_server_that_is_started_anew_is_found_again(tmp_path: Path) -> N
     """Nginx keeps no grudge against a server that was away: `max_fails=0`."""
     write_agents(tmp_path, AGENTS)
     (tmp_path / "nginx").mkdir()
-    with kept_port() as port, nginx(tmp_path / "nginx", f"{HOST}:{port}", UNLIMITED) as proxy:
+    with (
+        kept_port() as port,
+        nginx(tmp_path / "nginx", f"{HOST}:{port}", changes=UNLIMITED) as proxy,
+    ):
         with serving(tmp_path, *NAMES, port=str(port), **PRODUCTION):
             answer = await trio.to_thread.run_sync(proxy.http, "GET", "/ws/health")
             assert answer.status_code == 200
@@ -329,7 +332,7 @@ def test_an_address_that_asks_too_much(tmp_path: Path) -> None:
     changes = {"burst=100 nodelay": "burst=2 nodelay", "rate=10r/s": "rate=1r/m"}
     with (
         serving(tmp_path, **PRODUCTION) as server,
-        nginx(tmp_path / "nginx", server.address, changes) as proxy,
+        nginx(tmp_path / "nginx", server.address, changes=changes) as proxy,
     ):
         statuses = [proxy.http("GET", "/ws/health").status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]

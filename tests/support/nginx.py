@@ -5,6 +5,9 @@
         proxy.reload()
         proxy.access_log()
 
+    with nginx(tmp_path, first.address, second.address) as proxy:
+        proxy.http("GET", "/ws/health")   # of either
+
 The program is the installed one, or Debian's package, which is unpacked without installation.
 Without both, tests that need it are skipped with a reason; in CI they fail.
 """
@@ -31,7 +34,13 @@ from support.debian import unpacked
 from support.ports import kept_port
 from support.server import PATIENCE, Headers
 
-CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CONFIGURATION = DEPLOY / "nginx.conf"
+NODES_CONFIGURATION = DEPLOY / "nginx-nodes.conf"
+SERVERS = {  # the addresses of the servers in each configuration
+    CONFIGURATION: ("127.0.0.1:8000",),
+    NODES_CONFIGURATION: ("172.30.0.11:8000", "172.30.0.12:8000"),
+}
 NAME = "127.0.0.1"  # the name in the certificate, instead of the example in the configuration
 POLL_SECONDS = 0.02
 
@@ -114,14 +123,17 @@ class Nginx:
 
 
 @contextmanager
-def nginx(folder: Path, target: str, changes: Mapping[str, str] = {}) -> Iterator[Nginx]:
-    """Run nginx in front of an address, with the deployed configuration.
+def nginx(folder: Path, *targets: str, changes: Mapping[str, str] = {}) -> Iterator[Nginx]:
+    """Run nginx in front of one server, or of two nodes, with the deployed configuration for that.
 
     Args:
         folder: An empty folder.
-        target: The server's address.
+        targets: The address of each server.
         changes: Parts of the configuration, which have to occur, and their replacements.
     """
+    ((configuration, examples),) = (
+        item for item in SERVERS.items() if len(item[1]) == len(targets)
+    )
     binary = program()
     authority = trustme.CA()
     authority.issue_cert(NAME).private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
@@ -141,13 +153,16 @@ def nginx(folder: Path, target: str, changes: Mapping[str, str] = {}) -> Iterato
             "listen 80;": f"listen {NAME}:{plain_port};",
             "listen 443 ssl;": f"listen {NAME}:{port} ssl;",
             "server_name chat.example.com;": f"server_name {NAME};",
-            "server 127.0.0.1:8000 ": f"server {target} ",
+            **{
+                f"server {example} ": f"server {target} "
+                for example, target in zip(examples, targets, strict=True)
+            },
             "http {": "http {"
             + "".join(f"{name}_temp_path {folder}/{name};" for name in _TEMPORARY),
         }
-        text = CONFIGURATION.read_text()
+        text = configuration.read_text()
         for old, new in {**here, **changes}.items():
-            assert old in text, f"deploy/nginx.conf has no {old!r}"
+            assert old in text, f"{configuration.name} has no {old!r}"
             text = text.replace(old, new)
         (folder / "nginx.conf").write_text(text)
         command = [str(binary), "-p", str(folder), "-c", "nginx.conf", "-e", "start.log"]
