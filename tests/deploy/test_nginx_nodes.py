@@ -1,78 +1,21 @@
 """Two nodes behind a real nginx, with `deploy/nginx-nodes.conf`: balance, drain, loss, return."""
 
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import orjson
 import pytest
 import trio
-from support.nginx import CONFIGURATION, NAME, NODES_CONFIGURATION, Nginx, nginx
-from support.ports import HOST, kept_port
+from support.nginx import CONFIGURATION, NODES_CONFIGURATION, POLL_SECONDS, Nginx
+from support.nginx_nodes import ORIGIN, SETTINGS, Cluster, opened, opened_at, running, until
 from support.postgres import postgres_server
-from support.server import PATIENCE, Frame, Server, bearer, serving, write_agents
+from support.server import PATIENCE, bearer, serving
 
-from netra_trio.client import Network, OpeningRefused, Socket, SocketClosed
+from netra_trio.client import OpeningRefused, Socket, SocketClosed
 
-ORIGIN = "https://chat.example.com"
-UNLIMITED = {"burst=100 nodelay": "burst=10000 nodelay"}
 OPENINGS = 6  # while a node is away: more than there are nodes
-AGENTS = """
-import trio
-
-
-async def echo(run):
-    await run.emit(run.content)
-
-
-async def wait(run):
-    await run.emit("waiting")
-    await trio.sleep_forever()
-"""
-NAMES = [f"--agent=outside_agents:{name}" for name in ("echo", "wait")]
-SETTINGS = {
-    "ENVIRONMENT": "production",
-    "WEBSOCKET_ALLOWED_ORIGINS": ORIGIN,
-    "AUTH_AUTO_PROVISION": "true",
-    "WEBSOCKET_DRAIN_TIMEOUT": "6000",
-}
 WAIT = '{"type": "user_message", "payload": {"content": "x", "agent": "wait"}}'
-
-
-class Cluster:
-    """Two nodes with one database, on ports that they keep, and nginx in front of them.
-
-    Args:
-        folder: An empty folder.
-        settings: The settings of both nodes.
-        stack: Ends everything.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, str], stack: ExitStack) -> None:
-        write_agents(folder, AGENTS)
-        self._folder = folder
-        self._settings = settings
-        self._stack = stack
-        self._ports = [stack.enter_context(kept_port()) for _ in range(2)]
-        self.nodes = [self.start(number) for number in range(2)]
-        (folder / "nginx").mkdir()
-        addresses = [f"{HOST}:{port}" for port in self._ports]
-        self.proxy = stack.enter_context(nginx(folder / "nginx", *addresses, changes=UNLIMITED))
-
-    def start(self, number: int) -> Server:
-        """Start a node on its port."""
-        port = str(self._ports[number])
-        node = serving(self._folder, *NAMES, port=port, **self._settings)
-        return self._stack.enter_context(node)
-
-
-@contextmanager
-def running(folder: Path, database: str, **settings: str) -> Iterator[Cluster]:
-    """Run a cluster."""
-    with ExitStack() as stack:
-        all_settings = {**SETTINGS, "DATABASE_URL": database, **settings}
-        yield Cluster(folder, all_settings, stack)
 
 
 @pytest.fixture
@@ -82,37 +25,12 @@ def cluster(tmp_path: Path, database_url: str) -> Iterator[Cluster]:
         yield cluster
 
 
-@asynccontextmanager
-async def opened(proxy: Nginx, user: str) -> AsyncIterator[Socket]:
-    """Open a WebSocket through nginx and wait until it is established."""
-    headers = dict([bearer(user), ("Origin", ORIGIN)])
-    url = f"wss://{NAME}:{proxy.port}/ws"
-    with trio.fail_after(PATIENCE):
-        async with Network(tls=proxy.tls).open(
-            url, headers=headers, subprotocols=("netra.v1",)
-        ) as socket:
-            await until(socket, "connection_established")
-            yield socket
-
-
-async def until(socket: Socket, kind: str) -> Frame:
-    """Return the next frame of this type."""
-    while True:
-        frame: Frame = orjson.loads(await socket.receive())
-        if frame["type"] == kind:
-            return frame
-
-
-def openings(node: Server, prefix: str) -> list[str]:
-    """Return the users with this prefix that opened a connection at a node, in their order."""
-    lines = node.process.logs("connection_opened")
-    return [line["user_id"] for line in lines if line["user_id"].startswith(prefix)]
-
-
-def ticket_status(proxy: Nginx, user: str) -> int:
-    """Return the status of the answer to a request for a ticket, through nginx."""
+def check_requests(proxy: Nginx, user: str) -> None:
+    """Check that page, discovery, health and tickets are answered through nginx."""
+    for path in ("/", "/ws/config", "/ws/health"):
+        assert proxy.http("GET", path).status_code == 200
     answer = proxy.http("POST", "/ws/ticket", [bearer(user), ("Origin", ORIGIN)])
-    return answer.status_code
+    assert answer.status_code == 200
 
 
 async def open_one_by_one(proxy: Nginx, prefix: str, stack: AsyncExitStack) -> list[Socket]:
@@ -121,6 +39,23 @@ async def open_one_by_one(proxy: Nginx, prefix: str, stack: AsyncExitStack) -> l
         await stack.enter_async_context(opened(proxy, f"{prefix}{number}"))
         for number in range(OPENINGS)
     ]
+
+
+async def close_codes(sockets: Sequence[Socket], count: int) -> list[int | None]:
+    """Return the close codes of the first `count` sockets that end."""
+    codes: list[int | None] = []
+
+    async def read(socket: Socket, scope: trio.CancelScope) -> None:
+        with pytest.raises(SocketClosed) as closed:
+            await until(socket, "nothing")
+        codes.append(closed.value.code)
+        if len(codes) == count:
+            scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for socket in sockets:
+            nursery.start_soon(read, socket, nursery.cancel_scope)
+    return codes
 
 
 def test_both_configurations_agree_on_everything_else() -> None:
@@ -141,21 +76,19 @@ def test_both_configurations_agree_on_everything_else() -> None:
 async def test_connections_are_spread_and_a_restarted_node_gets_the_next(cluster: Cluster) -> None:
     proxy, (first, second) = cluster.proxy, cluster.nodes
     async with AsyncExitStack() as stack:
-        await open_one_by_one(proxy, "spread", stack)
-        counts = [len(openings(node, "spread")) for node in (first, second)]
-        assert counts == [OPENINGS // 2] * 2
-        await trio.to_thread.run_sync(first.process.end)
+        await open_one_by_one(proxy, "before", stack)
+        assert [opened_at(first), opened_at(second)] == [OPENINGS // 2] * 2
+        assert await trio.to_thread.run_sync(first.process.end) == 0
         restarted = await trio.to_thread.run_sync(cluster.start, 0)
-        # Nginx may have noticed that the node was away; it tries again after fail_timeout.
-        with trio.fail_after(PATIENCE):
-            number = 0
-            while not openings(restarted, "again"):
-                number += 1
-                await stack.enter_async_context(opened(proxy, f"again{number}"))
-        before = len(openings(second, "again"))
+        number = 0
+        # Nginx may have noticed that the node was away: it tries again after fail_timeout.
+        deadline = trio.current_time() + PATIENCE
+        while not opened_at(restarted) and trio.current_time() < deadline:
+            number += 1
+            await stack.enter_async_context(opened(proxy, f"again{number}"))
+            await trio.sleep(POLL_SECONDS)
         await stack.enter_async_context(opened(proxy, "last"))
-        assert openings(restarted, "last") == ["last"]
-        assert len(openings(second, "again")) == before
+        assert opened_at(restarted) == 2, "the node with the fewest connections gets the next one"
 
 
 async def test_a_draining_node_gets_no_client_and_none_is_refused(cluster: Cluster) -> None:
@@ -164,51 +97,36 @@ async def test_a_draining_node_gets_no_client_and_none_is_refused(cluster: Clust
         working = await stack.enter_async_context(opened(proxy, "working"))
         await working.send(WAIT)
         await until(working, "partial_result")
-        draining, other = (first, second) if openings(first, "working") else (second, first)
+        draining, other = (first, second) if opened_at(first) else (second, first)
         draining.process.send_signal(signal.SIGTERM)
         await until(working, "server_draining")
-
-        def ask(path: str) -> tuple[int, int]:
-            return draining.http("GET", path).status_code, proxy.http("GET", path).status_code
-
-        assert await trio.to_thread.run_sync(ask, "/ws/health") == (503, 200)
+        assert draining.http("GET", "/ws/health").status_code == 503
         # A liveness probe that asks this path does not kill a node that drains.
-        assert await trio.to_thread.run_sync(ask, "/ws/config") == (200, 200)
-        refused = await trio.to_thread.run_sync(draining.upgrade, "", bearer("direct"))
-        refused.refuses(503, "SERVER_DRAINING")
+        assert draining.http("GET", "/ws/config").status_code == 200
+        draining.upgrade("", bearer("direct")).refuses(503, "SERVER_DRAINING")
         await open_one_by_one(proxy, "during", stack)
-        assert len(openings(other, "during")) == OPENINGS
         for number in range(OPENINGS):
-            status = await trio.to_thread.run_sync(ticket_status, proxy, f"ticket{number}")
-            assert status == 200
-        assert draining.process.running, "all of that was during the drain"
+            await trio.to_thread.run_sync(check_requests, proxy, f"ticket{number}")
+        assert (opened_at(draining), opened_at(other)) == (1, OPENINGS)
+        await trio.to_thread.run_sync(draining.process.wait)
         with pytest.raises(SocketClosed) as closed:
             await until(working, "nothing")
         assert closed.value.code == 1012
-        assert await trio.to_thread.run_sync(draining.process.wait) == 0
         await open_one_by_one(proxy, "after", stack)
-        assert len(openings(other, "after")) == OPENINGS
+        await trio.to_thread.run_sync(check_requests, proxy, "after")
 
 
 async def test_a_killed_node_is_skipped(cluster: Cluster) -> None:
     proxy, (first, second) = cluster.proxy, cluster.nodes
     async with AsyncExitStack() as stack:
         sockets = await open_one_by_one(proxy, "before", stack)
-        gone = openings(first, "before")
         first.process.send_signal(signal.SIGKILL)
-        for number, socket in enumerate(sockets):
-            if f"before{number}" in gone:
-                with pytest.raises(SocketClosed) as closed:
-                    await until(socket, "nothing")
-                assert closed.value.code == 1006
+        codes = await close_codes(sockets, OPENINGS // 2)
+        assert codes == [1006] * (OPENINGS // 2)
         await open_one_by_one(proxy, "after", stack)
-        assert len(openings(second, "after")) == OPENINGS
-        for path in ("/ws/health", "/ws/config", "/"):
-            answer = await trio.to_thread.run_sync(proxy.http, "GET", path)
-            assert answer.status_code == 200
+        assert opened_at(second) == OPENINGS // 2 + OPENINGS
         for number in range(OPENINGS):
-            status = await trio.to_thread.run_sync(ticket_status, proxy, f"ticket{number}")
-            assert status == 200
+            await trio.to_thread.run_sync(check_requests, proxy, f"ticket{number}")
 
 
 async def test_nodes_that_refuse_sockets_still_answer_the_rest(
