@@ -23,7 +23,8 @@ SPELLED = (
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
 MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
 MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
-NGINX = "tests/deploy/test_nginx.py"  # has a session of its own
+NGINX = ("tests/deploy/test_nginx.py", "tests/deploy/test_nginx_nodes.py")  # session `nginx`
+SCHEMAS = "tests/deploy/test_schemas.py"  # session `deploy`
 FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agents in the tests need
     "pydantic-ai": ("pydantic-ai-slim", "pydantic_ai", ()),
     "langgraph": ("langgraph", "langgraph", ("langchain>=1.5",)),
@@ -53,7 +54,8 @@ WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for
 
 nox.needs_version = ">=2025.5"
 nox.options.sessions = [
-    *("lint", "types", "frontend", "tests", "frameworks", "ranges(lowest)", "nginx", "site"),
+    *("lint", "types", "frontend", "tests", "frameworks", "ranges(lowest)", "nginx", "deploy"),
+    "site",
 ]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
@@ -172,7 +174,16 @@ def site(session: nox.Session) -> None:
 def nginx(session: nox.Session) -> None:
     """Run the server behind a real nginx, with the configuration in `deploy/`."""
     _install(session, "test")
-    session.run("pytest", NGINX, *(session.posargs or ["--numprocesses=2"]))
+    session.run("pytest", *NGINX, *(session.posargs or ["--numprocesses=2"]))
+
+
+@nox.session
+def deploy(session: nox.Session) -> None:
+    """Check the compose file and the manifests against the official definitions of both."""
+    _install(session, "deploy", package=False)
+    # Without the plug-ins and the fixtures of the ordinary tests.
+    options = ["--confcutdir=tests/deploy", "-q", *session.posargs]
+    session.run("pytest", SCHEMAS, *options)
 
 
 @nox.session(reuse_venv=False)
@@ -255,7 +266,7 @@ def _chosen(session: nox.Session) -> list[str]:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
     workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
-    ignored = [f"--ignore={NGINX}", f"--ignore={FRAMEWORK_TESTS}"]
+    ignored = [f"--ignore={path}" for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS)]
     return [workers, *ignored, "--durations=15", "--durations-min=5"]
 
 
