@@ -43,7 +43,8 @@ def settings_of(service: Service, folder: Path) -> Settings:
         f"{SECRETS}/redis_url": "redis://netra:x@valkey:6379",
     }
     loaded = load(loadable(service["environment"], values, folder), directory=folder)
-    assert loaded.warnings == ()
+    # The broker is in a network of its own.
+    assert [line.partition(":")[0] for line in loaded.warnings] == ["REDIS_URL"]
     return loaded.settings
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from netra_trio.config.settings import TABLE, UNSUPPORTED
+from netra_trio.config.settings import TABLE
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
@@ -22,7 +22,6 @@ EXIT_SECONDS = 2  # that a supervisor waits longer than the drain
 
 _NAMES = {row.env for row in TABLE.values()}
 _NAMES |= {row.file_env for row in TABLE.values() if row.in_file}
-_KEPT_BACK = {f"{name}{suffix}" for name in UNSUPPORTED for suffix in ("", "_FILE")}
 
 Document = dict[str, Any]
 
@@ -57,7 +56,7 @@ def container_port() -> int:
 
 def unknown_settings(environ: Mapping[str, str]) -> set[str]:
     """Return the names that are no settings."""
-    return set(environ) - _NAMES - _KEPT_BACK
+    return set(environ) - _NAMES
 
 
 def loadable(environ: Mapping[str, str], values: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -70,8 +69,6 @@ def loadable(environ: Mapping[str, str], values: Mapping[str, str], folder: Path
     """
     found = {}
     for name, value in environ.items():
-        if name in _KEPT_BACK:
-            continue
         found[name] = value
         if name.endswith("_FILE"):
             path = folder / name

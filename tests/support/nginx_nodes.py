@@ -15,14 +15,16 @@ from pathlib import Path
 import orjson
 import trio
 
-from netra_trio.client import Network, Socket
+from netra_trio.client import Client, Network, Socket, connect
 from support.nginx import NAME, Nginx, nginx
 from support.ports import HOST, kept_port
-from support.server import PATIENCE, Frame, Server, bearer, serving, write_agents
+from support.server import PATIENCE, Frame, Server, bearer, serving, sign, write_agents
 
 ORIGIN = "https://chat.example.com"
 UNLIMITED = {"burst=100 nodelay": "burst=10000 nodelay"}
 AGENTS = """
+from pathlib import Path
+
 import trio
 
 
@@ -30,11 +32,18 @@ async def echo(run):
     await run.emit(run.content)
 
 
+async def count(run):
+    await run.emit("one ")
+    while not Path(f"go-{run.content}").exists():
+        await trio.sleep(0.01)
+    await run.emit("two")
+
+
 async def wait(run):
     await run.emit("waiting")
     await trio.sleep_forever()
 """
-NAMES = [f"--agent=outside_agents:{name}" for name in ("echo", "wait")]
+NAMES = [f"--agent=outside_agents:{name}" for name in ("echo", "count", "wait")]
 SETTINGS = {
     "ENVIRONMENT": "production",
     "WEBSOCKET_ALLOWED_ORIGINS": ORIGIN,
@@ -77,6 +86,14 @@ def running(folder: Path, database: str, **settings: str) -> Iterator[Cluster]:
     with ExitStack() as stack:
         all_settings = {**SETTINGS, "DATABASE_URL": database, **settings}
         yield Cluster(folder, all_settings, stack)
+
+
+@asynccontextmanager
+async def client_of(proxy: Nginx, user: str = "alice") -> AsyncIterator[Client]:
+    """Open this project's client through nginx."""
+    with trio.fail_after(PATIENCE):
+        async with connect(proxy.url, token=sign(user), dialer=Network(tls=proxy.tls)) as client:
+            yield client
 
 
 @asynccontextmanager
