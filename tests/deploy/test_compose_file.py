@@ -1,13 +1,18 @@
 """`deploy/compose.yaml` agrees with the settings, the container and the configuration of nginx."""
 
 import re
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import yaml
 from support.deployed import (
     COMPOSE,
     DEPLOY,
+    EXAMPLE_SECRET,
     EXIT_SECONDS,
     compose,
     container_port,
@@ -15,15 +20,25 @@ from support.deployed import (
     seconds,
     unknown_settings,
 )
+from support.markdown import DOCS, blocks_of
 from support.nginx import NODES_CONFIGURATION, SERVERS
 from support.settings import STRICT
+from support.valkey import PATIENCE, server
 
+from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.paths import HEALTH
+from netra_trio.ids import new_node_id
 
 NODES = ("node-1", "node-2")
 SECRETS = Path("/run/secrets")
+EXAMPLES = {
+    f"{SECRETS}/jwt_secret_key": STRICT["JWT_SECRET_KEY"],
+    f"{SECRETS}/database_url": "postgresql://netra:x@postgres/netra",
+    f"{SECRETS}/metrics_token": "a-token",
+    f"{SECRETS}/redis_url": "redis://netra:x@valkey:6379",
+}
 
 Service = dict[str, Any]
 
@@ -34,14 +49,8 @@ def services() -> dict[str, Service]:
     return found
 
 
-def settings_of(service: Service, folder: Path) -> Settings:
-    """Return the settings of a node; the secrets are examples."""
-    values = {
-        f"{SECRETS}/jwt_secret_key": STRICT["JWT_SECRET_KEY"],
-        f"{SECRETS}/database_url": "postgresql://netra:x@postgres/netra",
-        f"{SECRETS}/metrics_token": "a-token",
-        f"{SECRETS}/redis_url": "redis://netra:x@valkey:6379",
-    }
+def settings_of(service: Service, folder: Path, values: Mapping[str, str] = EXAMPLES) -> Settings:
+    """Return the settings of a node with these secrets, by their paths."""
     loaded = load(loadable(service["environment"], values, folder), directory=folder)
     # The broker is in a network of its own.
     assert [line.partition(":")[0] for line in loaded.warnings] == ["REDIS_URL"]
@@ -142,3 +151,48 @@ def test_nginx_has_the_configuration_for_several_nodes() -> None:
     assert mounted["target"] == "/etc/nginx/nginx.conf"
     source = compose()["configs"][mounted["source"]]["file"]
     assert (COMPOSE.parent / source).resolve() == NODES_CONFIGURATION
+
+
+def test_the_documented_commands_write_every_secret(tmp_path: Path) -> None:
+    script = next(text for text in shell_blocks() if "new_secret" in text)
+    (tmp_path / "deploy").mkdir()
+    certificates = tmp_path / "certificates"
+    certificates.mkdir()
+    for name in ("fullchain.pem", "privkey.pem"):
+        (certificates / name).touch()
+    script = script.replace("/etc/ssl/chat.example.com", str(certificates))
+    assert script.count("sudo chown") == 2
+    program = f"set -eu\nsudo() {{ :; }}\n{script}"
+    subprocess.run(["bash", "-c", program], cwd=tmp_path, check=True)  # noqa: S603, S607 - so it is documented
+    folder = tmp_path / "deploy" / "secrets"
+    named = {Path(item["file"]).name for item in compose()["secrets"].values()}
+    assert {path.name for path in folder.iterdir()} == named
+    owned = set(" ".join(re.findall(r"sudo chown \d+ (.*)", script)).split())
+    assert owned == named - {"fullchain.pem", "privkey.pem"}, "nginx reads its files as root"
+    node = services()[NODES[0]]
+    values = {f"{SECRETS}/{path.name}": path.read_text() for path in folder.iterdir()}
+    settings_of(node, tmp_path, values)
+    password = re.findall(r"\w+://netra:(.+)@(.+)/netra", values[f"{SECRETS}/database_url"])
+    assert password == [(values[f"{SECRETS}/postgres_password"].strip(), "postgres")]
+
+
+async def test_the_documented_user_of_valkey_is_enough_for_a_node(tmp_path: Path) -> None:
+    lines = next(text for text in shell_blocks() if "new_secret" in text).splitlines()
+    users = [line for line in lines if line.startswith("user ")]
+    example = yaml.safe_load(EXAMPLE_SECRET.read_text())["stringData"]["valkey-acl"]
+    assert users == example.replace("<broker password>", "$broker").splitlines()
+    file = tmp_path / "users.acl"
+    file.write_text("\n".join([*users, ""]).replace("$broker", "a-password"))
+    with server(aclfile=str(file)) as valkey:
+        assert valkey.command("PING") == b"PONG"
+        assert isinstance(valkey.command("GET", "nt:nodes"), Exception), "without the password"
+        url = f"unix://netra:a-password@{valkey.socket}"
+        backend = ValkeyBackend(new_node_id(), url)
+        with trio.fail_after(PATIENCE):
+            async with backend.open():
+                await backend.directory.renew()
+
+
+def shell_blocks() -> list[str]:
+    """Return the commands on the page about scaling."""
+    return [block.text for block in blocks_of(DOCS / "scaling.md") if block.language == "sh"]
