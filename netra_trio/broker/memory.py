@@ -84,10 +84,27 @@ class MemoryServer:
 
     def clear(self) -> None:
         """Lose everything but the subscriptions, as a server that restarts empty."""
-        self.leases.clear()
-        self.inboxes.clear()
-        self.sessions.clear()
+        self.restore({}, {})
         self.rooms.clear()
+
+    def restore(
+        self,
+        leases: Mapping[NodeId, tuple[float, bool]],
+        sessions: Mapping[SessionId, tuple[SessionRecord, float, Sequence[Batch]]],
+    ) -> None:
+        """Have these leases and sessions, as a server after a fail-over to older data.
+
+        Args:
+            leases: Of each node, until when it is held, and whether the node drains.
+            sessions: Of each session its record, until when it is kept, and its batches.
+        """
+        self.leases = dict(leases)
+        self.sessions = {
+            session_id: _Session(record, until, list(batches))
+            for session_id, (record, until, batches) in sessions.items()
+        }
+        for inbox in self.inboxes.values():  # a node that waits for messages keeps its inbox
+            inbox.waiting.clear()
 
     def is_live(self, node: NodeId | None) -> bool:
         """Whether a node holds its lease."""
