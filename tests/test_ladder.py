@@ -44,6 +44,7 @@ SANS_IO = {
     "protocol.wire_format",
     "sessions.event_log",
     "sessions.scheduler",
+    "sessions.thread_lines",
     "sessions.transcript",
 }
 """Modules without await, clock, randomness, log or socket: the caller passes in `now`."""

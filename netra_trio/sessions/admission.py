@@ -167,7 +167,7 @@ class Admission:
         )
         live = self._runner.register(spec, context)
         try:
-            known, starts_at = await self._record(record, message.on_busy)
+            known, starts_at = await self._record(live, message.on_busy)
         except BaseException as error:
             self._runner.forget(live)
             self._events.release()
@@ -187,6 +187,7 @@ class Admission:
     def adopt(self, spec: RunSpec, context: Context) -> LiveRun | None:
         """Register a run that waited on another node; arguments and result are as of `admit`."""
         live = self._runner.register(spec, context)
+        self._runner.enter(live, first=False)
         if self._stopped is not None and not self.is_held:
             self._spawn(self._runner.finish, live, Ending(self._stopped))
             return None
@@ -214,15 +215,16 @@ class Admission:
         )
         self._events.confirm(confirmed, record.correlation_id)
 
-    async def _record(self, record: NewMessage, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
+    async def _record(self, live: LiveRun, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
         """Record a message, unless it was recorded before.
 
         Returns:
             The earlier record of the message, None if there is none; and when its run may start,
             on Trio's clock.
         """
+        record = live.execution.spec.message
         try:
-            starts_at = self._take_slot(record.thread_id, on_busy)
+            starts_at = self._take_slot(live, on_busy)
         except Refused:
             if record.key is None or self._stopped is not None:
                 raise
@@ -261,8 +263,8 @@ class Admission:
             raise refusals.not_stored() from None
         return known
 
-    def _take_slot(self, thread_id: ThreadId, on_busy: OnBusy) -> float:
-        """Take a slot of the user's message rate, if the message may be admitted.
+    def _take_slot(self, live: LiveRun, on_busy: OnBusy) -> float:
+        """Take a slot of the message rate and a place in the thread, if the message is admitted.
 
         Returns:
             When its run may start, on Trio's clock.
@@ -278,13 +280,17 @@ class Admission:
             self._metrics.rate_events["messages", "refused"] += 1
             raise refusals.too_fast(self._settings.max_message_rate, window.retry_after(now))
         decision = self._runner.decide(
-            thread_id, starts_at=starts_at, now=now, reject_if_busy=on_busy is OnBusy.REJECT
+            live.execution.spec.message.thread_id,
+            starts_at=starts_at,
+            now=now,
+            reject_if_busy=on_busy is OnBusy.REJECT,
         )
         if decision is AdmissionDecision.BUSY:
             raise refusals.agent_busy()
         if decision is AdmissionDecision.FULL:
             raise refusals.queue_full(f"{self._settings.run_queue} runs of the session wait")
         window.use(starts_at)
+        self._runner.enter(live, first=on_busy is OnBusy.INTERRUPT)
         if starts_at > now:
             self._metrics.rate_events["messages", "delayed"] += 1
         return starts_at

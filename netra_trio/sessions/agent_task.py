@@ -94,12 +94,14 @@ class AgentTasks:
             self._spawn(execute_runs, self.leader)
 
     def are_idle(self, spawned: int) -> bool:
-        """Whether the only task is the leader and it waits for a message.
+        """Whether the only task is the leader and it waits for a message, and no run is live.
+
+        A run that waits for a run of another session has no task.
 
         Args:
             spawned: The number of tasks in the nursery of the session.
         """
-        if not self.is_waiting or len(self.inbox) or self.executing:
+        if not self.is_waiting or len(self.inbox) or self.executing or not self.runner.is_idle:
             return False
         return spawned == (self.leader is not self._first)
 

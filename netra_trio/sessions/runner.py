@@ -72,6 +72,10 @@ class LiveRun:
         """Stop the run, whether it has started or not; its `agent_completed` is the reply."""
         self._runner.stop(self)
 
+    def interrupt(self) -> None:
+        """Cancel the run because another run of its thread comes next."""
+        self.execution.stop(RunStatus.CANCELLED)
+
 
 class Runner:
     """The live runs of one session.
@@ -125,7 +129,9 @@ class Runner:
         self._wall_clock = wall_clock
         self._execute = execute
         self._spawn = spawn
-        self._scheduler = Scheduler(max_active=CONCURRENT_RUNS, max_waiting=settings.run_queue)
+        self._scheduler = Scheduler(
+            user.threads, max_active=CONCURRENT_RUNS, max_waiting=settings.run_queue
+        )
         self._live: dict[RunId, LiveRun] = {}
         self._became_idle: trio.Event | None = None  # exists only while a task waits for it
         self._timer: trio.CancelScope | None = None  # ends when the next rate slot is due
@@ -160,6 +166,7 @@ class Runner:
         run_id = live.id
         del self._live[run_id]
         self._user.runs.pop(run_id, None)
+        self._scheduler.ended(run_id)
         if self._became_idle is not None and self.is_settled:
             self._became_idle.set()
             self._became_idle = None
@@ -183,25 +190,31 @@ class Runner:
             thread_id, starts_at=starts_at, now=now, reject_if_busy=reject_if_busy
         )
 
+    def enter(self, live: LiveRun, *, first: bool) -> None:
+        """Enter a run into the line of its thread, before its message is recorded.
+
+        Args:
+            live: The run; `forget` removes it.
+            first: Whether it comes next, ahead of the runs that are not active.
+        """
+        message = live.execution.spec.message
+        self._scheduler.enter(message.run_id, message.thread_id, self, first=first)
+
     def schedule(
         self, live: LiveRun, *, starts_at: float, interrupts: bool
     ) -> tuple[bool, int | None]:
-        """Add a run to the schedule: it starts when its thread and a place are free, and when due.
+        """Schedule an entered run: it starts when its thread and a place are free, and when due.
 
         Returns:
             Whether the caller has to execute it now. If not: its position, from 1, or None if
             another task executes it.
         """
-        message, now = live.execution.spec.message, trio.current_time()
-        run_id, thread_id = message.run_id, message.thread_id
-        scheduler = self._scheduler
-        if not self._is_stopped and scheduler.start_if_free(
-            run_id, thread_id, starts_at=starts_at, now=now
-        ):
+        run_id, now, scheduler = live.id, trio.current_time(), self._scheduler
+        if not self._is_stopped and scheduler.start_if_free(run_id, starts_at=starts_at, now=now):
             return True, None
-        scheduler.add(run_id, thread_id, starts_at=starts_at, first=interrupts)
+        scheduler.add(run_id, starts_at=starts_at, first=interrupts)
         due = self._start_due(now, but=live)
-        return due, None if due else self._scheduler.position(run_id, now)
+        return due, None if due else scheduler.position(run_id)
 
     def take_due(self) -> LiveRun | None:
         """Return a run that is due, which the caller has to execute; start other due runs."""
@@ -323,7 +336,6 @@ class Runner:
                     stood = await stored
         finally:
             self.forget(live)
-            self._scheduler.ended(message.run_id)
             if stood is not None:
                 end = evolve(end, status=stood.status, completed=self._within_log(stood.completed))
             self._events.end(message.run_id, end.status, end.completed, message.correlation_id)
@@ -385,6 +397,14 @@ class Runner:
 
     # Due runs.
 
+    def wake(self) -> None:
+        """Start the runs that are due, in a moment: a thread has become free.
+
+        Not at once: in a drain, the sessions are stopped one after the other, and a run of a
+        session that is stopped next must not start.
+        """
+        self._set_timer(trio.current_time())
+
     def start_due(self) -> None:
         """Start the runs that are due, each in a new task."""
         self._start_due(trio.current_time(), but=None)
@@ -402,8 +422,10 @@ class Runner:
         scheduler = self._scheduler
         if not scheduler.has_waiting or self._is_stopped:
             return []
-        for run_id in scheduler.to_interrupt(now):
-            self._live[RunId(run_id)].execution.stop(RunStatus.CANCELLED)
+        for place in scheduler.to_interrupt(now):
+            active = self._user.threads.active(place.thread)
+            if active is not None:
+                self._user.runs[RunId(active.run)].interrupt()
         due = [self._live[RunId(run_id)] for run_id in scheduler.start_due(now)]
         self._set_timer(scheduler.next_start(now))
         return due

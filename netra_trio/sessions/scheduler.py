@@ -1,21 +1,26 @@
-"""The scheduler: one active run in each thread, a limited number in all, the others in order.
+"""The scheduler of a session: a limited number of active runs, the others in order.
 
-    >>> schedule = Scheduler(max_active=8, max_waiting=32)
-    >>> schedule.add("r1", "main", starts_at=0.0); schedule.add("r2", "main", starts_at=0.0)
+    >>> schedule = Scheduler(ThreadLines(), max_active=8, max_waiting=32)
+    >>> for run in ("r1", "r2"):
+    ...     schedule.enter(run, "main", session)
+    ...     schedule.add(run, starts_at=0.0)
     >>> schedule.start_due(0.0)
     ['r1']
-    >>> schedule.position("r2", 0.0)
+    >>> schedule.position("r2")
     1
     >>> schedule.ended("r1"); schedule.start_due(0.0)
     ['r2']
 
-The scheduler only decides; the caller starts the runs. Times are seconds of the caller's clock.
+The lines of the threads are those of the user: the runs of all sessions are in them. The scheduler
+only decides; the caller starts the runs. Times are seconds of the caller's clock.
 """
 
 from enum import Enum
 from math import inf
 
 from attrs import define
+
+from netra_trio.sessions.thread_lines import LineOwner, Place, ThreadLines
 
 
 class AdmissionDecision(Enum):
@@ -29,8 +34,7 @@ class AdmissionDecision(Enum):
 
 @define(eq=False)
 class _Waiting:
-    run: str
-    thread: str
+    place: Place
     starts_at: float
     interrupts: bool
 
@@ -39,42 +43,44 @@ class Scheduler:
     """The waiting and the active runs of one session.
 
     Args:
+        lines: The lines of the user's threads.
         max_active: The maximum number of active runs, over all threads.
         max_waiting: The maximum number of waiting runs.
     """
 
     __slots__ = (
         "_active",
+        "_entered",
+        "_lines",
         "_max_active",
         "_max_waiting",
         "_waiting",
     )
 
-    def __init__(self, *, max_active: int, max_waiting: int) -> None:
+    def __init__(self, lines: ThreadLines, *, max_active: int, max_waiting: int) -> None:
+        self._lines = lines
         self._max_active = max_active
         self._max_waiting = max_waiting
+        self._entered: dict[str, Place] = {}  # runs whose messages are being recorded
         self._waiting: list[_Waiting] = []
-        self._active: dict[str, str] = {}  # run to thread
+        self._active: dict[str, Place] = {}
 
     def decide(
         self, thread: str, *, starts_at: float, now: float, reject_if_busy: bool
     ) -> AdmissionDecision:
         """Return the decision for a message that the rate allows to start at `starts_at`."""
-        busy = self.is_busy(thread)
+        busy = self._lines.is_busy(thread)
         if busy and reject_if_busy:
             return AdmissionDecision.BUSY
         free = self._max_active - len(self._active)
         if free > 0 and not busy and starts_at <= now and self._due(now) < free:
             return AdmissionDecision.START
-        return (
-            AdmissionDecision.FULL
-            if len(self._waiting) >= self._max_waiting
-            else AdmissionDecision.WAIT
-        )
+        return AdmissionDecision.FULL if self.is_full else AdmissionDecision.WAIT
 
-    def is_busy(self, thread: str) -> bool:
-        """Whether the thread has an active or a waiting run."""
-        return thread in self._active.values() or any(w.thread == thread for w in self._waiting)
+    @property
+    def is_full(self) -> bool:
+        """Whether no more runs may wait."""
+        return len(self._waiting) >= self._max_waiting
 
     @property
     def has_waiting(self) -> bool:
@@ -86,70 +92,74 @@ class Scheduler:
         """The active runs."""
         return list(self._active)
 
-    def add(self, run: str, thread: str, *, starts_at: float, first: bool = False) -> None:
-        """Add a waiting run at the end; or `first`, which interrupts the thread's active run."""
-        place = 0 if first else len(self._waiting)
-        self._waiting.insert(place, _Waiting(run, thread, starts_at, first))
+    def enter(self, run: str, thread: str, owner: LineOwner, *, first: bool = False) -> Place:
+        """Enter a run into the line of its thread, before its message is recorded.
 
-    def start_if_free(self, run: str, thread: str, *, starts_at: float, now: float) -> bool:
-        """Make a run active if no run waits and it can start now; return whether it is active."""
-        active = self._active
-        if self._waiting or starts_at > now or len(active) >= self._max_active:
+        Args:
+            run: The run.
+            thread: Its thread.
+            owner: The session, which is woken when the run becomes the first of its thread.
+            first: Whether it comes next, ahead of the runs that are not active.
+
+        Returns:
+            Its place. The run cannot start before `start_if_free` or `add`.
+        """
+        place = self._entered[run] = self._lines.enter(run, thread, owner, first=first)
+        return place
+
+    def start_if_free(self, run: str, *, starts_at: float, now: float) -> bool:
+        """Make an entered run active if none waits and it can start; return whether it is active.
+
+        If not, `add` has to follow.
+        """
+        if self._waiting or starts_at > now or len(self._active) >= self._max_active:
             return False
-        if thread in active.values():
+        place = self._entered[run]
+        if not self._lines.can_start(place):
             return False
-        active[run] = thread
+        self._start(self._entered.pop(run))
         return True
 
-    def to_interrupt(self, now: float) -> list[str]:
-        """Return the active runs that a waiting run interrupts; each only once."""
-        threads = set()
+    def add(self, run: str, *, starts_at: float, first: bool = False) -> None:
+        """Let an entered run wait; if it is `first`, it interrupts the thread's active run."""
+        place = self._entered.pop(run)
+        place.is_waiting = True
+        index = 0 if first else len(self._waiting)
+        self._waiting.insert(index, _Waiting(place, starts_at, first))
+
+    def to_interrupt(self, now: float) -> list[Place]:
+        """Return the waiting runs that interrupt the active run of their thread; each only once."""
+        interrupting = []
         for waiting in self._waiting:
             if waiting.interrupts and waiting.starts_at <= now:
                 waiting.interrupts = False
-                threads.add(waiting.thread)
-        if not threads:
-            return []
-        return [run for run, thread in self._active.items() if thread in threads]
+                interrupting.append(waiting.place)
+        return interrupting
 
-    def position(self, run: str, now: float) -> int | None:
-        """Return the position of a waiting run, from 1, among those that start before it.
+    def position(self, run: str) -> int | None:
+        """Return the place of a waiting run among the waiting runs of its thread, from 1.
 
-        None if the run does not wait.
+        If the thread has an active run, it is the number of runs ahead. None if it does not wait.
         """
-        if not self._waiting:
-            return None
-        ahead = 0
-        mine = next((w for w in self._waiting if w.run == run), None)
-        if mine is None:
-            return None
-        is_full = len(self._active) >= self._max_active
-        seen = set(self._active.values())  # threads with an earlier run
-        for other in self._waiting:
-            if other is mine:
-                break
-            takes_a_place = is_full and other.thread not in seen and other.starts_at <= now
-            ahead += (
-                other.thread == mine.thread
-                or (other.starts_at > now and mine.starts_at > now)
-                or takes_a_place
-            )
-            seen.add(other.thread)
-        return ahead + 1
+        places = (waiting.place for waiting in self._waiting)
+        mine = next((place for place in places if place.run == run), None)
+        return None if mine is None else self._lines.position(mine)
 
     def start_due(self, now: float) -> list[str]:
         """Make the due runs active, and return them."""
         started = []
-        taken = set(self._active.values())
         for waiting in tuple(self._waiting):
             if len(self._active) >= self._max_active:
                 break
-            if waiting.starts_at <= now and waiting.thread not in taken:
+            if waiting.starts_at <= now and self._lines.can_start(waiting.place):
                 self._waiting.remove(waiting)
-                self._active[waiting.run] = waiting.thread
-                started.append(waiting.run)
-            taken.add(waiting.thread)  # later runs of this thread wait for this one
+                self._start(waiting.place)
+                started.append(waiting.place.run)
         return started
+
+    def _start(self, place: Place) -> None:
+        self._lines.start(place)
+        self._active[place.run] = place
 
     def next_start(self, now: float) -> float:
         """Return the earliest future start time of a waiting run; `inf` if there is none."""
@@ -158,33 +168,33 @@ class Scheduler:
         return min((w.starts_at for w in self._waiting if w.starts_at > now), default=inf)
 
     def ended(self, run: str) -> None:
-        """Remove an active run; no effect if it was removed before."""
-        self._active.pop(run, None)
+        """Remove an active run, or one that does not wait yet; no effect if it was removed."""
+        place = self._active.pop(run, None) or self._entered.pop(run, None)
+        if place is not None:
+            self._lines.leave(place)
 
     def withdraw(self, run: str) -> bool:
         """Remove a waiting run; return whether it was waiting."""
         for waiting in self._waiting:
-            if waiting.run == run:
+            if waiting.place.run == run:
                 self._waiting.remove(waiting)
+                self._lines.leave(waiting.place)
                 return True
         return False
 
     def withdraw_all(self) -> list[str]:
         """Remove all waiting runs and return them, in order."""
-        runs = [waiting.run for waiting in self._waiting]
+        places = [waiting.place for waiting in self._waiting]
         self._waiting.clear()
-        return runs
+        for place in places:
+            self._lines.leave(place)
+        return [place.run for place in places]
 
     def statistics(self) -> dict[str, int]:
         """Return the numbers of active and of waiting runs."""
         return {"active": len(self._active), "waiting": len(self._waiting)}
 
     def _due(self, now: float) -> int:
-        """Return the number of threads whose first waiting run is due and precedes a new run."""
-        if not self._waiting:
-            return 0
-        heads: dict[str, float] = {}
-        for waiting in self._waiting:
-            heads.setdefault(waiting.thread, waiting.starts_at)
-        active = set(self._active.values())
-        return sum(starts_at <= now and thread not in active for thread, starts_at in heads.items())
+        """Return the number of waiting runs that could start now."""
+        can_start = self._lines.can_start
+        return sum(w.starts_at <= now and can_start(w.place) for w in self._waiting)

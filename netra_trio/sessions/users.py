@@ -20,6 +20,7 @@ from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import SlidingWindow
+from netra_trio.sessions.thread_lines import ThreadLines
 from netra_trio.stores.base import RunEnd
 from netra_trio.telemetry.metrics import CONNECTIONS, Key
 
@@ -55,6 +56,10 @@ class LiveRun(Protocol):
         """Stop it; its `agent_completed` is the reply."""
         ...
 
+    def interrupt(self) -> None:
+        """Cancel it because another run of its thread comes next."""
+        ...
+
 
 @define(eq=False)
 class User:
@@ -65,6 +70,7 @@ class User:
         connections: The user's open connections, oldest first.
         sessions: The user's sessions, with and without a connection.
         runs: The user's runs that have not ended.
+        threads: The order of these runs in their threads.
         questions: The open questions of these runs.
     """
 
@@ -73,6 +79,7 @@ class User:
     connections: list[ClosableConnection] = field(factory=list)
     sessions: set[SessionId] = field(factory=set)
     runs: dict[RunId, LiveRun] = field(factory=dict)
+    threads: ThreadLines = field(factory=ThreadLines)
     questions: dict[QuestionId, Question] = field(factory=dict)
 
     def is_idle(self, now: float) -> bool:
