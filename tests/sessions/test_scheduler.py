@@ -86,14 +86,12 @@ class ScheduleMachine(RuleBasedStateMachine):
         number=SESSIONS,
         thread=THREADS,
         delay=DELAYS,
-        reject=st.booleans(),
-        first=st.booleans(),
+        on_busy=st.sampled_from(["enqueue", "reject", "interrupt"]),
         recorded=st.sampled_from([True, True, True, False]),
     )
-    def offer(
-        self, number: int, thread: str, delay: float, reject: bool, first: bool, recorded: bool
-    ) -> None:
+    def offer(self, number: int, thread: str, delay: float, on_busy: str, recorded: bool) -> None:
         session = self.sessions[number]
+        reject, first = on_busy == "reject", on_busy == "interrupt"
         if any(owner is session for _, owner, _ in self.entered):
             return  # a session admits one message at a time
         busy = bool(self.lines[thread]) or any(self.thread[run] == thread for run in self.active)
