@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from netra_trio.auth.tickets import Tickets
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.instruments import Instruments
@@ -26,6 +27,7 @@ class Services:
         instruments: Receive the telemetry.
         tickets: The issued tickets that have not been used.
         wall_clock: Returns Unix seconds.
+        admission: Admits messages over all nodes; None if there is only this one.
     """
 
     settings: Settings
@@ -34,3 +36,4 @@ class Services:
     instruments: Instruments
     tickets: Tickets = field(factory=Tickets)
     wall_clock: Callable[[], float] = time.time
+    admission: SharedAdmission | None = None

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from netra_trio.broker.threads import ThreadDirectory
 from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
 
 LEASE_SECONDS = 3.0  # of a node: three renewals may fail
@@ -335,6 +336,11 @@ class Backend(Protocol):
     @property
     def broker(self) -> Broker:
         """The rooms."""
+        ...
+
+    @property
+    def threads(self) -> ThreadDirectory:
+        """The lines of the threads, and the message rate."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:

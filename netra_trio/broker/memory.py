@@ -32,6 +32,7 @@ from netra_trio.broker.base import (
     SessionRecord,
     check_mail,
 )
+from netra_trio.broker.memory_threads import MemoryThreads, ThreadsState
 from netra_trio.ids import NodeId, SessionId, new_node_id
 
 
@@ -81,11 +82,13 @@ class MemoryServer:
         self.sessions: dict[SessionId, _Session] = {}
         self.rooms: dict[str, _Room] = {}
         self.subscribers: dict[str, dict[NodeId, _Inbox]] = {}
+        self.threads = ThreadsState(self.is_live)
 
     def clear(self) -> None:
         """Lose everything but the subscriptions, as a server that restarts empty."""
         self.restore({}, {})
         self.rooms.clear()
+        self.threads.clear()
 
     def restore(
         self,
@@ -332,6 +335,10 @@ class MemoryBackend:
     )
     broker: MemoryBroker = field(
         init=False, default=Factory(lambda self: MemoryBroker(self.node, self.server), True)
+    )
+    threads: MemoryThreads = field(
+        init=False,
+        default=Factory(lambda self: MemoryThreads(self.node, self.server.threads), True),
     )
 
     @asynccontextmanager

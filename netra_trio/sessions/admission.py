@@ -12,6 +12,7 @@ import trio
 
 from netra_trio.agents.execution import Ending
 from netra_trio.agents.run import Agent, RunSpec
+from netra_trio.broker.threads import Outcome, SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.errors import KeyConflict, NotStorable, StoreUnavailable
 from netra_trio.ids import CorrelationId, ThreadId
@@ -29,6 +30,7 @@ from netra_trio.sessions.inbox import Work
 from netra_trio.sessions.records import new_message, run_spec
 from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.sessions.scheduler import AdmissionDecision
+from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
@@ -56,6 +58,7 @@ class Admission:
         spawn: Starts a task of the session.
         send_error: Sends an error to the client, if there is a connection.
         default_thread: The thread of messages that name none.
+        shared: Admits messages over all nodes; None if this process decides alone.
 
     Attributes:
         is_held: Whether messages are refused because the session may move to another node.
@@ -70,6 +73,7 @@ class Admission:
         "_runner",
         "_send_error",
         "_settings",
+        "_shared",
         "_spawn",
         "_stopped",
         "_store",
@@ -93,6 +97,7 @@ class Admission:
         spawn: Callable[..., None],
         send_error: SendError,
         default_thread: ThreadId,
+        shared: SharedAdmission | None = None,
     ) -> None:
         self._user = user
         self._agents = agents
@@ -106,6 +111,7 @@ class Admission:
         self._spawn = spawn
         self._send_error = send_error
         self._default_thread = default_thread
+        self._shared = shared
         self._stopped: RunStatus | None = None
         self.is_held = False
 
@@ -187,7 +193,9 @@ class Admission:
     def adopt(self, spec: RunSpec, context: Context) -> LiveRun | None:
         """Register a run that waited on another node; arguments and result are as of `admit`."""
         live = self._runner.register(spec, context)
-        self._runner.enter(live, first=False)
+        place = self._runner.enter(live, first=False, shared=self._shared)
+        if self._shared is not None:
+            self._shared.adopt(self._user.id, place)
         if self._stopped is not None and not self.is_held:
             self._spawn(self._runner.finish, live, Ending(self._stopped))
             return None
@@ -224,7 +232,7 @@ class Admission:
         """
         record = live.execution.spec.message
         try:
-            starts_at = self._take_slot(live, on_busy)
+            place, starts_at = await self._take_slot(live, on_busy)
         except Refused:
             if record.key is None or self._stopped is not None:
                 raise
@@ -236,11 +244,17 @@ class Admission:
         try:
             known = await self._ask(self._store.record, record)
         except Refused:
-            self._user.window.give_back(starts_at)
+            self._give_back(place, starts_at)
             raise
         if known is not None:
-            self._user.window.give_back(starts_at)
+            self._give_back(place, starts_at)
         return known, starts_at
+
+    def _give_back(self, place: Place, starts_at: float) -> None:
+        """Give back the rate slot of a message that was not recorded."""
+        place.is_refused = True
+        if place.position is None:  # the slot is one of this process
+            self._user.window.give_back(starts_at)
 
     async def _ask(
         self, question: Callable[[NewMessage], Awaitable[Duplicate | None]], record: NewMessage
@@ -263,34 +277,59 @@ class Admission:
             raise refusals.not_stored() from None
         return known
 
-    def _take_slot(self, live: LiveRun, on_busy: OnBusy) -> float:
+    async def _take_slot(self, live: LiveRun, on_busy: OnBusy) -> tuple[Place, float]:
         """Take a slot of the message rate and a place in the thread, if the message is admitted.
 
+        No checkpoint if this process decides alone.
+
         Returns:
-            When its run may start, on Trio's clock.
+            The place, and when the run may start, on Trio's clock.
 
         Raises:
             Refused: With the reason.
         """
         if self._stopped is not None:
             raise refusals.draining()
-        now, window = trio.current_time(), self._user.window
-        starts_at = window.next_slot(now)
+        shared = self._shared
+        place = self._runner.enter(live, first=on_busy is OnBusy.INTERRUPT, shared=shared)
+        admitted = None
+        if shared is not None:
+            admitted = await shared.admit(self._user.id, place, on_busy)
+        now = trio.current_time()
+        if admitted is None:
+            starts_at, retry_after = self._next_slot(now)
+        elif admitted.outcome is Outcome.BUSY:
+            raise refusals.agent_busy()
+        elif admitted.outcome is Outcome.TOO_FAST:
+            starts_at, retry_after = None, admitted.seconds
+        else:
+            starts_at, retry_after = now + admitted.seconds, 0.0
         if starts_at is None:
             self._metrics.rate_events["messages", "refused"] += 1
-            raise refusals.too_fast(self._settings.max_message_rate, window.retry_after(now))
+            raise refusals.too_fast(self._settings.max_message_rate, retry_after)
+        self._check_busy(live, place, starts_at, on_busy)
+        if admitted is None:
+            self._user.window.use(starts_at)
+        if starts_at > now:
+            self._metrics.rate_events["messages", "delayed"] += 1
+        return place, starts_at
+
+    def _check_busy(self, live: LiveRun, place: Place, starts_at: float, on_busy: OnBusy) -> None:
+        """Refuse a message for which its thread or its session has no place."""
         decision = self._runner.decide(
-            live.execution.spec.message.thread_id,
+            live,
             starts_at=starts_at,
-            now=now,
+            now=trio.current_time(),
             reject_if_busy=on_busy is OnBusy.REJECT,
         )
         if decision is AdmissionDecision.BUSY:
             raise refusals.agent_busy()
         if decision is AdmissionDecision.FULL:
+            place.is_refused = True
             raise refusals.queue_full(f"{self._settings.run_queue} runs of the session wait")
-        window.use(starts_at)
-        self._runner.enter(live, first=on_busy is OnBusy.INTERRUPT)
-        if starts_at > now:
-            self._metrics.rate_events["messages", "delayed"] += 1
-        return starts_at
+
+    def _next_slot(self, now: float) -> tuple[float | None, float]:
+        """Return the next slot of this process, or None and the seconds until there is one."""
+        window = self._user.window
+        slot = window.next_slot(now)
+        return slot, 0.0 if slot is not None else window.retry_after(now)

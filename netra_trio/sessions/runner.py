@@ -17,13 +17,15 @@ from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.run import RunSpec, history_text, milliseconds
+from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
-from netra_trio.ids import RunId, SessionId, ThreadId, new_message_id
+from netra_trio.ids import RunId, SessionId, new_message_id
 from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.messages import AgentCompleted, RunStatus
 from netra_trio.protocol.text import cut_json
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
+from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import STORED, RunEnd, Store, StoredEnd
 from netra_trio.telemetry.events import RunEnded
@@ -71,10 +73,6 @@ class LiveRun:
     def stop(self) -> None:
         """Stop the run, whether it has started or not; its `agent_completed` is the reply."""
         self._runner.stop(self)
-
-    def interrupt(self) -> None:
-        """Cancel the run because another run of its thread comes next."""
-        self.execution.stop(RunStatus.CANCELLED)
 
 
 class Runner:
@@ -175,30 +173,33 @@ class Runner:
         """Whether this is a live run of this session."""
         return run_id in self._live
 
-    def decide(
-        self, thread_id: ThreadId, *, starts_at: float, now: float, reject_if_busy: bool
-    ) -> AdmissionDecision:
-        """Return whether a message would start, wait or be refused.
-
-        Args:
-            thread_id: The thread of the message.
-            starts_at: When the message rate allows it to start.
-            now: The time on Trio's clock, as `starts_at`.
-            reject_if_busy: Whether to refuse it if the thread has a run.
-        """
-        return self._scheduler.decide(
-            thread_id, starts_at=starts_at, now=now, reject_if_busy=reject_if_busy
-        )
-
-    def enter(self, live: LiveRun, *, first: bool) -> None:
+    def enter(self, live: LiveRun, *, first: bool, shared: SharedAdmission | None) -> Place:
         """Enter a run into the line of its thread, before its message is recorded.
 
         Args:
             live: The run; `forget` removes it.
             first: Whether it comes next, ahead of the runs that are not active.
+            shared: Keeps the line over all nodes; None if this process decides alone.
         """
         message = live.execution.spec.message
-        self._scheduler.enter(message.run_id, message.thread_id, self, first=first)
+        return self._scheduler.enter(
+            message.run_id, message.thread_id, self, first=first, shared=shared
+        )
+
+    def decide(
+        self, live: LiveRun, *, starts_at: float, now: float, reject_if_busy: bool
+    ) -> AdmissionDecision:
+        """Return whether an entered run would start, wait or be refused.
+
+        Args:
+            live: The run.
+            starts_at: When the message rate allows it to start.
+            now: The time on Trio's clock, as `starts_at`.
+            reject_if_busy: Whether to refuse it if the thread has another run.
+        """
+        return self._scheduler.decide(
+            live.id, starts_at=starts_at, now=now, reject_if_busy=reject_if_busy
+        )
 
     def schedule(
         self, live: LiveRun, *, starts_at: float, interrupts: bool
@@ -250,7 +251,9 @@ class Runner:
 
     def surrender(self) -> list[RunSpec]:
         """Remove the waiting runs without ending them, and return their specifications."""
-        waiting = [self._live[RunId(run_id)] for run_id in self._scheduler.withdraw_all()]
+        waiting = [
+            self._live[RunId(run_id)] for run_id in self._scheduler.withdraw_all(moving=True)
+        ]
         for live in waiting:
             self.forget(live)
         return [live.execution.spec for live in waiting]
@@ -405,6 +408,10 @@ class Runner:
         """
         self._set_timer(trio.current_time())
 
+    def interrupt(self, run: str) -> None:
+        """Cancel an active run, because another one of its thread comes next."""
+        self._live[RunId(run)].execution.stop(RunStatus.CANCELLED)
+
     def start_due(self) -> None:
         """Start the runs that are due, each in a new task."""
         self._start_due(trio.current_time(), but=None)
@@ -425,7 +432,9 @@ class Runner:
         for place in scheduler.to_interrupt(now):
             active = self._user.threads.active(place.thread)
             if active is not None:
-                self._user.runs[RunId(active.run)].interrupt()
+                active.interrupt()
+            elif place.shared is not None:
+                place.shared.interrupt(place)
         due = [self._live[RunId(run_id)] for run_id in scheduler.start_due(now)]
         self._set_timer(scheduler.next_start(now))
         return due

@@ -2,7 +2,7 @@
 
     >>> schedule = Scheduler(ThreadLines(), max_active=8, max_waiting=32)
     >>> for run in ("r1", "r2"):
-    ...     schedule.enter(run, "main", session)
+    ...     place = schedule.enter(run, "main", session)
     ...     schedule.add(run, starts_at=0.0)
     >>> schedule.start_due(0.0)
     ['r1']
@@ -20,6 +20,7 @@ from math import inf
 
 from attrs import define
 
+from netra_trio.broker.threads import SharedAdmission
 from netra_trio.sessions.thread_lines import LineOwner, Place, ThreadLines
 
 
@@ -66,21 +67,20 @@ class Scheduler:
         self._active: dict[str, Place] = {}
 
     def decide(
-        self, thread: str, *, starts_at: float, now: float, reject_if_busy: bool
+        self, run: str, *, starts_at: float, now: float, reject_if_busy: bool
     ) -> AdmissionDecision:
-        """Return the decision for a message that the rate allows to start at `starts_at`."""
-        busy = self._lines.is_busy(thread)
-        if busy and reject_if_busy:
+        """Return the decision for an entered run that the rate allows to start at `starts_at`.
+
+        If it is refused, `ended` has to follow.
+        """
+        can_start = self._lines.can_start(self._entered[run])
+        if reject_if_busy and not can_start:
             return AdmissionDecision.BUSY
         free = self._max_active - len(self._active)
-        if free > 0 and not busy and starts_at <= now and self._due(now) < free:
+        if free > 0 and can_start and starts_at <= now and self._due(now) < free:
             return AdmissionDecision.START
-        return AdmissionDecision.FULL if self.is_full else AdmissionDecision.WAIT
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more runs may wait."""
-        return len(self._waiting) >= self._max_waiting
+        is_full = len(self._waiting) >= self._max_waiting
+        return AdmissionDecision.FULL if is_full else AdmissionDecision.WAIT
 
     @property
     def has_waiting(self) -> bool:
@@ -92,7 +92,15 @@ class Scheduler:
         """The active runs."""
         return list(self._active)
 
-    def enter(self, run: str, thread: str, owner: LineOwner, *, first: bool = False) -> Place:
+    def enter(
+        self,
+        run: str,
+        thread: str,
+        owner: LineOwner,
+        *,
+        first: bool = False,
+        shared: SharedAdmission | None = None,
+    ) -> Place:
         """Enter a run into the line of its thread, before its message is recorded.
 
         Args:
@@ -100,11 +108,13 @@ class Scheduler:
             thread: Its thread.
             owner: The session, which is woken when the run becomes the first of its thread.
             first: Whether it comes next, ahead of the runs that are not active.
+            shared: Keeps the line over all nodes.
 
         Returns:
             Its place. The run cannot start before `start_if_free` or `add`.
         """
-        place = self._entered[run] = self._lines.enter(run, thread, owner, first=first)
+        place = self._lines.enter(run, thread, owner, first=first, shared=shared)
+        self._entered[run] = place
         return place
 
     def start_if_free(self, run: str, *, starts_at: float, now: float) -> bool:
@@ -182,11 +192,17 @@ class Scheduler:
                 return True
         return False
 
-    def withdraw_all(self) -> list[str]:
-        """Remove all waiting runs and return them, in order."""
+    def withdraw_all(self, *, moving: bool = False) -> list[str]:
+        """Remove all waiting runs and return them, in order.
+
+        Args:
+            moving: Whether they keep their places in the lines over all nodes, for another node.
+        """
         places = [waiting.place for waiting in self._waiting]
         self._waiting.clear()
         for place in places:
+            if moving and place.shared is not None:
+                place.shared.release(place)
             self._lines.leave(place)
         return [place.run for place in places]
 

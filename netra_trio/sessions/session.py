@@ -159,6 +159,7 @@ class Session:
             spawn=self._spawn,
             send_error=self._send_error,
             default_thread=self.default_thread,
+            shared=services.admission,
         )
         self._tasks = AgentTasks(
             self,

@@ -15,12 +15,18 @@ from typing import Protocol
 
 from attrs import define
 
+from netra_trio.broker.threads import SharedAdmission
+
 
 class LineOwner(Protocol):
     """The session of a run in a line."""
 
     def wake(self) -> None:
         """Start its due runs, in a moment: one of them has become the first of its thread."""
+        ...
+
+    def interrupt(self, run: str) -> None:
+        """Cancel an active run, because another one of its thread comes next."""
         ...
 
 
@@ -30,19 +36,34 @@ class Place:
 
     Attributes:
         owner: Is woken when the run becomes the first of its thread.
+        shared: Keeps the line over all nodes; None if there is only this one.
         is_waiting: Whether it waits in the schedule of its session: its message is recorded, and it
             has not started.
+        is_active: Whether it has started.
         is_granted: Whether all runs ahead of it have ended, on every node; None if this process
             decides alone.
-        position: From 1, as the other nodes count it; None if this process decides alone.
+        is_refused: Whether its message was not recorded, so that its rate slot is given back.
+        position: From 1, as all nodes count it; None if this process decides alone.
     """
 
     run: str
     thread: str
     owner: LineOwner
+    shared: SharedAdmission | None = None
     is_waiting: bool = False
+    is_active: bool = False
     is_granted: bool | None = None
+    is_refused: bool = False
     position: int | None = None
+
+    def wake(self) -> None:
+        """Start the run if it is due, in a moment."""
+        if self.is_waiting:
+            self.owner.wake()
+
+    def interrupt(self) -> None:
+        """Cancel the active run, because another one comes next."""
+        self.owner.interrupt(self.run)
 
 
 class ThreadLines:
@@ -58,9 +79,19 @@ class ThreadLines:
         """Whether the thread has a run, active or not."""
         return thread in self._active or thread in self._waiting
 
-    def enter(self, run: str, thread: str, owner: LineOwner, *, first: bool = False) -> Place:
+    def enter(
+        self,
+        run: str,
+        thread: str,
+        owner: LineOwner,
+        *,
+        first: bool = False,
+        shared: SharedAdmission | None = None,
+    ) -> Place:
         """Add a run at the end of its line; or `first`, ahead of all that are not active."""
-        place = Place(run, thread, owner)
+        place = Place(run, thread, owner, shared)
+        if shared is not None:
+            place.is_granted = False
         line = self._waiting.get(thread)
         if line is None:
             self._waiting[thread] = [place]
@@ -80,7 +111,7 @@ class ThreadLines:
     def start(self, place: Place) -> None:
         """Make a run active."""
         self._remove_waiting(place)
-        place.is_waiting = False
+        place.is_waiting, place.is_active = False, True
         self._active[place.thread] = place
 
     def active(self, thread: str) -> Place | None:
@@ -96,18 +127,19 @@ class ThreadLines:
 
         A session that has just removed a run of its schedule starts its due runs anyway.
         """
-        thread, was_scheduled = place.thread, place.is_waiting
-        if self._active.get(thread) is place:
+        thread, was_scheduled = place.thread, place.is_waiting or place.is_active
+        if place.is_active:
             del self._active[thread]
-            was_scheduled = True
         else:
             self._remove_waiting(place)
+        if place.shared is not None:
+            place.shared.leave(place)
         line = self._waiting.get(thread)
         if line is None or thread in self._active:
             return
         following = line[0]
-        if following.is_waiting and (following.owner is not place.owner or not was_scheduled):
-            following.owner.wake()
+        if following.owner is not place.owner or not was_scheduled:
+            following.wake()
 
     def _remove_waiting(self, place: Place) -> None:
         line = self._waiting[place.thread]

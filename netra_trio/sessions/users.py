@@ -56,10 +56,6 @@ class LiveRun(Protocol):
         """Stop it; its `agent_completed` is the reply."""
         ...
 
-    def interrupt(self) -> None:
-        """Cancel it because another run of its thread comes next."""
-        ...
-
 
 @define(eq=False)
 class User:

@@ -26,6 +26,18 @@ class Session:
     def wake(self) -> None:
         self.wakes += 1
 
+    def interrupt(self, run: str) -> None:
+        """Cancel a run."""
+
+    def decide(
+        self, run: str, thread: str, *, starts_at: float = 0.0, reject: bool = False
+    ) -> AdmissionDecision:
+        """Enter a run, and return the decision; a refused run is removed again."""
+        self.schedule.enter(run, thread, self)
+        decision = self.schedule.decide(run, starts_at=starts_at, now=0.0, reject_if_busy=reject)
+        self.schedule.ended(run)
+        return decision
+
     def offer(self, run: str, thread: str, *, starts_at: float = 0.0, first: bool = False) -> None:
         self.schedule.enter(run, thread, self, first=first)
         self.schedule.add(run, starts_at=starts_at, first=first)
@@ -97,18 +109,17 @@ class ScheduleMachine(RuleBasedStateMachine):
         busy = bool(self.lines[thread]) or any(self.thread[run] == thread for run in self.active)
         assert self.threads.is_busy(thread) is busy
         slot = self.now + delay
-        decide = session.schedule.decide(
-            thread, starts_at=slot, now=self.now, reject_if_busy=reject
-        )
+        run = f"r{self.count + 1}"
+        session.schedule.enter(run, thread, session, first=first)
+        decide = session.schedule.decide(run, starts_at=slot, now=self.now, reject_if_busy=reject)
         assert (decide is AdmissionDecision.BUSY) is (busy and reject)
         if decide is AdmissionDecision.FULL:
             assert len(session.waiting) >= self.max_waiting
-            assert session.schedule.is_full
         if decide in {AdmissionDecision.BUSY, AdmissionDecision.FULL}:
+            session.schedule.ended(run)
+            self.serve_wakes()
             return
         self.count += 1
-        run = f"r{self.count}"
-        session.schedule.enter(run, thread, session, first=first)
         line = self.lines[thread]
         line.insert(0 if first else len(line), run)
         self.thread[run], self.slot[run] = thread, slot
@@ -244,16 +255,13 @@ def test_eight_runs_start_and_the_ninth_waits() -> None:
     session = new_session()
     schedule = session.schedule
     for n in range(9):
-        decide = schedule.decide(f"t{n}", starts_at=0.0, now=0.0, reject_if_busy=True)
-        assert decide is (AdmissionDecision.START if n < 8 else AdmissionDecision.WAIT)
+        decision = session.decide(f"r{n}", f"t{n}", reject=True)
+        assert decision is (AdmissionDecision.START if n < 8 else AdmissionDecision.WAIT)
         session.offer(f"r{n}", f"t{n}")
         assert schedule.start_due(0.0) == ([f"r{n}"] if n < 8 else [])
     schedule.ended("r3")
     # The place is for the ninth run, which waits longest.
-    assert (
-        schedule.decide("new", starts_at=0.0, now=0.0, reject_if_busy=False)
-        is AdmissionDecision.WAIT
-    )
+    assert session.decide("new", "new") is AdmissionDecision.WAIT
     assert schedule.start_due(0.0) == ["r8"]
 
 
@@ -261,26 +269,13 @@ def test_thirty_two_runs_wait_and_the_next_is_refused() -> None:
     session = new_session()
     schedule = session.schedule
     for n in range(33):
-        assert schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=False) in {
-            AdmissionDecision.START,
-            AdmissionDecision.WAIT,
-        }
+        assert session.decide(f"r{n}", "t") in {AdmissionDecision.START, AdmissionDecision.WAIT}
         session.offer(f"r{n}", "t")
         schedule.start_due(0.0)
-    assert (
-        schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=False) is AdmissionDecision.FULL
-    )
-    assert (
-        schedule.decide("t", starts_at=0.0, now=0.0, reject_if_busy=True) is AdmissionDecision.BUSY
-    )
-    assert (
-        schedule.decide("other", starts_at=0.0, now=0.0, reject_if_busy=False)
-        is AdmissionDecision.START
-    )
-    assert (
-        schedule.decide("other", starts_at=1.0, now=0.0, reject_if_busy=False)
-        is AdmissionDecision.FULL
-    )
+    assert session.decide("beyond", "t") is AdmissionDecision.FULL
+    assert session.decide("beyond", "t", reject=True) is AdmissionDecision.BUSY
+    assert session.decide("beyond", "other") is AdmissionDecision.START
+    assert session.decide("beyond", "other", starts_at=1.0) is AdmissionDecision.FULL
     assert schedule.position("r32") == 32
 
 
@@ -291,8 +286,9 @@ def test_the_limits_of_two_sessions_are_separate() -> None:
         session.offer(f"{thread}1", thread)
         assert session.schedule.start_due(0.0) == [f"{thread}1"]
     one.offer("u2", "u")
-    assert one.schedule.is_full
-    assert not two.schedule.is_full
+    assert one.decide("beyond", "u") is AdmissionDecision.FULL
+    assert two.decide("beyond", "u") is AdmissionDecision.WAIT
+    one.wakes = two.wakes = 0
     two.offer("u3", "u")
     assert [one.schedule.position("u2"), two.schedule.position("u3")] == [1, 2]
     two.schedule.ended("u1")
