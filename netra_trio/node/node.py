@@ -346,7 +346,7 @@ class Node:
             if session.is_closing:  # by an exception or a cancellation
                 self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
-    async def drain(self, reason: str = "restart") -> None:
+    async def drain(self, reason: str = "restart", *, has_peers: bool | None = None) -> None:
         """Refuse new connections, wait for runs to end, and close all connections with 1012.
 
         Takes at most the drain timeout, and less if all runs and connections end earlier. A second
@@ -354,7 +354,11 @@ class Node:
 
         Args:
             reason: The `reason` of `server_draining`.
+            has_peers: Whether other nodes accept the clients meanwhile; by default, whether the
+                cluster has other nodes.
         """
+        if has_peers is None:
+            has_peers = self.cluster is not None and self.cluster.membership.has_peers
         if self.capacity.is_draining:
             await self._drained.wait()
             return
@@ -369,7 +373,7 @@ class Node:
                 self._newest,
                 seconds=timeout,
                 reason=reason,
-                has_peers=self.cluster is not None and self.cluster.membership.has_peers,
+                has_peers=has_peers,
                 give=None if self.cluster is None else self.cluster.give_to_any,
             )
         finally:
