@@ -312,7 +312,7 @@ class MemoryBroker:
         if epoch != state.epoch or after > state.offset:
             return History(state.epoch, state.offset, (), is_exact=False)
         _trim(state, trio.current_time())
-        events = [each for _, each in state.events if each.offset > after]
+        events = tuple(each for _, each in state.events if each.offset > after)
         is_exact = len(events) == state.offset - after
         return History(state.epoch, state.offset, events, is_exact)
 

@@ -30,9 +30,9 @@ def check(
 ) -> None:
     """Show every setting, or test a running server; exit with 1 if something is wrong.
 
-    Without --url: every setting, its source, and whether database and key server answer. With it:
-    discovery, clock, health, ticket, connection, ping and resume, each with what is wrong and what
-    to do.
+    Without --url: every setting, its source, and whether database, key server and broker answer.
+    With it: discovery, clock, health, ticket, connection, ping and resume, each with what is wrong
+    and what to do.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether the services that the settings name answer: the database and the key server.
+"""Whether the services that the settings name answer: database, key server and broker.
 
 ok, text = (await check_services(settings))["database"]
 """
@@ -11,8 +11,15 @@ import trio
 
 from netra_trio.auth.jwk import KeysUnavailable, parse_keys
 from netra_trio.auth.key_server import KeyServer
+from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.config.settings import Settings
-from netra_trio.errors import DatabaseUnusable, StoreUnavailable
+from netra_trio.errors import (
+    BrokerUnavailable,
+    BrokerUnusable,
+    DatabaseUnusable,
+    StoreUnavailable,
+)
+from netra_trio.ids import new_node_id
 from netra_trio.stores.sql.database import Database, database_file, is_in_memory
 from netra_trio.stores.sql.errors import advice, is_answer
 from netra_trio.stores.sql.rehearsal import rehearse
@@ -28,6 +35,7 @@ async def check_services(settings: Settings) -> dict[str, Answer]:
     answers = {
         "database": await check_database(settings),
         "key server": await check_key_server(settings),
+        "broker": await check_broker(settings),
     }
     return {service: answer for service, answer in answers.items() if answer is not None}
 
@@ -89,6 +97,30 @@ async def check_key_server(settings: Settings) -> Answer | None:
     except KeysUnavailable as error:
         return False, str(error)
     return True, f"answers, {len(keys)} usable keys ({', '.join(key.algorithm for key in keys)})"
+
+
+async def check_broker(settings: Settings) -> Answer | None:
+    """Return whether the broker can do what a server needs, and a text about it; None without one.
+
+    A lease of a node is taken and deleted: a running server is not disturbed.
+    """
+    try:
+        backend = backend_of(settings.redis_url, new_node_id())
+        if backend is None:
+            return None
+        async with backend.open():
+            try:
+                await backend.directory.renew()
+                nodes = await backend.directory.nodes()
+                await backend.directory.resign()
+            except BrokerUnavailable as error:
+                return False, f"does not answer as needed: {error}"
+    except BrokerUnusable as error:
+        return False, f"cannot be used: {error}"
+    server = backend.server
+    name, policy = ("", None) if server is None else (server.name, server.policy)
+    doubt = "" if policy else "; its maxmemory-policy is unknown, and must be noeviction"
+    return True, f"answers, {name}, takes writes, other nodes: {len(nodes) - 1}{doubt}"
 
 
 def reason_of(error: Exception) -> str:

@@ -13,7 +13,7 @@ INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(r
 
 
 def test_the_table_has_each_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 32
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 33
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in INTEGERS), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in INTEGERS)
@@ -49,6 +49,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         metrics_token=None,
         metrics_public=False,
         database_url=None,
+        redis_url=None,
         history_retention_days=0,
         auth_auto_provision=True,
     )
@@ -73,6 +74,7 @@ def test_the_settings_that_may_be_in_a_file() -> None:
         "JWT_SECRET_KEY_FILE",
         "METRICS_TOKEN_FILE",
         "DATABASE_URL_FILE",
+        "REDIS_URL_FILE",
     ]
 
 

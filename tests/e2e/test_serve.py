@@ -191,7 +191,7 @@ def test_wrong_settings_are_listed_together(tmp_path: Path) -> None:
         "WEBSOCKET_ALLOWED_ORIGINS": "https://*",
         "WEBSOCKET_MAX_MESSAGE_SIZE": "10KB",
         "WEBSOCKET_REQUIRE_AUTH": "false",
-        "REDIS_URL": "redis://user:pass-word@localhost",
+        "REDIS_URL": "http://user:pass-word@localhost",
     }
     code, out, err = run(SERVE, directory=tmp_path, environ=environ)
     assert (code, out) == (1, "")

@@ -16,18 +16,23 @@ from netra_trio.ids import NodeId, ThreadId, UserId, new_node_id, new_session_id
 from support.valkey import Server
 
 _ELAPSE = """
-local cursor = '0'
-repeat
-  local found = redis.call('SCAN', cursor)
-  cursor = found[1]
-  for _, key in ipairs(found[2]) do
-    local left = redis.call('PTTL', key)
-    if left >= 0 then
-      redis.call('PEXPIRE', key, math.max(0, left - ARGV[1]))
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local left = redis.call('PTTL', key)
+  if string.match(key, '^nt:{r:.*}:l$') then
+    local events = redis.call('XRANGE', key, '-', '+')
+    redis.call('DEL', key)
+    for _, event in ipairs(events) do
+      local ms, offset = string.match(event[1], '(%d+)-(%d+)')
+      local id = string.format('%.0f-%s', ms - ARGV[1], offset)
+      redis.call('XADD', key, id, unpack(event[2]))
     end
   end
-until cursor == '0'
+  if left >= 0 then
+    redis.call('PEXPIRE', key, math.max(0, left - ARGV[1]))
+  end
+end
 """
+"""Shortens the remaining time of each key, and makes the events of rooms older."""
 
 
 @define(eq=False)

@@ -16,8 +16,9 @@ from attrs import define, field
 
 from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey import keys, scripts
-from netra_trio.broker.valkey.calls import Calls, milliseconds
-from netra_trio.broker.valkey.dialing import Dialer
+from netra_trio.broker.valkey.calls import Calls, evaluation, milliseconds
+from netra_trio.broker.valkey.connection import Command
+from netra_trio.broker.valkey.dialing import Dialer, Server
 from netra_trio.broker.valkey.directory import INBOX_SECONDS, ValkeyDirectory
 from netra_trio.broker.valkey.ear import PROBE_SECONDS
 from netra_trio.broker.valkey.inbox import Inbox
@@ -50,20 +51,29 @@ class ValkeyBackend:
     _links: tuple[Link, Link, Link] = field(init=False)
     _inbox: Inbox = field(init=False)
     _calls: Calls = field(init=False)
-    _database: int = field(init=False)
+    _probe_command: Command = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         address = parse(self.url)
-        dialer = Dialer(address, f"netra-trio:{self.node}")
-        self._database = address.database
+        self._probe_command = evaluation(
+            scripts.PROBE,
+            [keys.inbox(self.node)],
+            [milliseconds(INBOX_SECONDS), keys.node_channel(address.database, self.node)],
+        )
+        dialer = Dialer(address, f"netra-trio:{self.node}", [self._probe_command])
         commands = Link("commands", dialer, with_scripts=True)
         self._calls = Calls(commands)
         commands.on_error = self._calls.reload
         self._inbox = Inbox(self.node)
         self.directory = ValkeyDirectory(self.node, self._calls, self._inbox)
-        self.broker = ValkeyBroker(self.node, self._calls, self._database, dialer)
+        self.broker = ValkeyBroker(self.node, self._calls, address.database, dialer)
         inbox = Link("inbox", dialer, use=self._inbox.listen)
         self._links = (commands, inbox, self.broker.link)
+
+    @property
+    def server(self) -> Server | None:
+        """What the server told of itself; None before the first connection."""
+        return self._links[0].server
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -106,14 +116,7 @@ class ValkeyBackend:
         while True:
             sent_at = trio.current_time()
             try:
-                await self._calls.run(
-                    scripts.PROBE,
-                    [keys.inbox(self.node)],
-                    [
-                        milliseconds(INBOX_SECONDS),
-                        keys.node_channel(self._database, self.node),
-                    ],
-                )
+                await self._calls.run_all([self._probe_command])
             except BrokerUnavailable:
                 pass  # each call tells its own caller
             else:

@@ -1,10 +1,14 @@
 """The backend that a setting asks for; without one, nothing of Valkey is imported."""
 
-from netra_trio.broker.base import Backend
+from typing import TYPE_CHECKING
+
 from netra_trio.ids import NodeId
 
+if TYPE_CHECKING:
+    from netra_trio.broker.valkey.backend import ValkeyBackend
 
-def backend_of(url: str | None, node: NodeId) -> Backend | None:
+
+def backend_of(url: str | None, node: NodeId) -> "ValkeyBackend | None":
     """Return the backend for a value of REDIS_URL; None without one.
 
     Raises:

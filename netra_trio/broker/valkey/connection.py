@@ -18,7 +18,7 @@ from attrs import define, field
 
 from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey.replies import code_of, text_of
-from netra_trio.errors import BrokerUnavailable
+from netra_trio.errors import BrokerUnavailable, place_of
 
 OUTSTANDING_BYTES = 8 * 1024 * 1024
 """Of commands without a reply: a server that is slower must not fill the memory of this process."""
@@ -213,8 +213,8 @@ class Connection:
             self.close("the connection is lost")
         except hiredis.ProtocolError:
             self.close("the server sent what is not RESP3")
-        except Exception:
-            _log.exception("broker_connection_failed")
+        except Exception as error:
+            _log.error("broker_failed", fault=type(error).__name__, where=place_of(error))
             self.close("the connection failed")
 
     async def _send(self) -> None:

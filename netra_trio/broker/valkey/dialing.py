@@ -64,10 +64,12 @@ class Dialer:
     Attributes:
         address: Where it is.
         name: The name of this client, as `CLIENT LIST` shows it.
+        rehearsal: Commands that are tried when a server is checked, to learn what the user may do.
     """
 
     address: RedisAddress
     name: str
+    rehearsal: Sequence[Command] = ()
     _context: ssl.SSLContext | None = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -96,7 +98,7 @@ class Dialer:
             reader = new_reader()
             try:
                 await self._log_in(stream, reader)
-                server = await _prepare(stream, reader) if with_scripts else None
+                server = await self._prepare(stream, reader) if with_scripts else None
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
@@ -133,6 +135,28 @@ class Dialer:
                     f"the server has no database {address.database} for this user ({code}): write "
                     "another number at the end of REDIS_URL"
                 )
+
+    async def _prepare(self, stream: trio.abc.Stream, reader: hiredis.Reader) -> Server:
+        """Load the scripts, and check what the user may do, and that no key is evicted."""
+        loads: list[Command] = [["SCRIPT", "LOAD", script.text] for script in SCRIPTS]
+        questions: list[Command] = [["INFO", "SERVER"], ["INFO", "MEMORY"]]
+        server, memory, *loaded = await exchange(stream, reader, [*questions, *loads])
+        for answer in loaded:
+            if isinstance(answer, Exception):
+                raise _refusal(answer, has_password=True)
+        for answer in await exchange(stream, reader, self.rehearsal):
+            if isinstance(answer, Exception) and code_of(answer) in _ADVICE:
+                raise _refusal(answer, has_password=True)
+        told = {**_figures(server), **_figures(memory)}
+        policy = told.get("maxmemory_policy")
+        if policy not in {None, "noeviction"}:
+            raise BrokerUnusable(
+                f"the server deletes keys when its memory is full (maxmemory-policy {policy}), and "
+                "would lose sessions: set its maxmemory-policy to noeviction, or use another server"
+            )
+        valkey = told.get("valkey_version")
+        name = f"Valkey {valkey}" if valkey else f"Redis {told.get('redis_version', '')}".rstrip()
+        return Server(name, policy)
 
     async def _primary(self) -> tuple[str, int]:
         """Ask the Sentinels for the address of the server; the first one that knows it counts."""
@@ -208,27 +232,6 @@ async def exchange(
             raise BrokerUnavailable("the server has closed the connection")
         reader.feed(bytes(data))
     return replies
-
-
-async def _prepare(stream: trio.abc.Stream, reader: hiredis.Reader) -> Server:
-    """Load the scripts, and check that the server never evicts a key."""
-    loads: list[Command] = [["SCRIPT", "LOAD", script.text] for script in SCRIPTS]
-    server, memory, *loaded = await exchange(
-        stream, reader, [["INFO", "SERVER"], ["INFO", "MEMORY"], *loads]
-    )
-    for answer in loaded:
-        if isinstance(answer, Exception):
-            raise _refusal(answer, has_password=True)
-    told = {**_figures(server), **_figures(memory)}
-    policy = told.get("maxmemory_policy")
-    if policy not in {None, "noeviction"}:
-        raise BrokerUnusable(
-            f"the server deletes keys when its memory is full (maxmemory-policy {policy}), and "
-            "would lose sessions: set its maxmemory-policy to noeviction, or use another server"
-        )
-    valkey = told.get("valkey_version")
-    name = f"Valkey {valkey}" if valkey else f"Redis {told.get('redis_version', '')}".rstrip()
-    return Server(name, policy)
 
 
 def _figures(info: Any) -> dict[str, str]:

@@ -16,9 +16,10 @@ from attrs import define, field
 from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey.connection import Command, Connection, Reply, failed
 from netra_trio.broker.valkey.dialing import Dialer, Server
-from netra_trio.errors import BrokerUnavailable, BrokerUnusable
+from netra_trio.errors import BrokerUnavailable, BrokerUnusable, place_of
 
 BACK_OFF_SECONDS = (0.05, 2.0)  # the ceiling of the first pause, and of any
+POLICY_ADVICE = "let the user run INFO, or make sure that maxmemory-policy is noeviction"
 STEADY_SECONDS = 1.0  # a connection that lasted this long resets the pauses
 
 _log = structlog.get_logger(__name__)
@@ -112,14 +113,15 @@ class Link:
                 failures += 1
                 if str(error) != told:
                     told = str(error)
-                    _log.warning("broker_not_connected", connection=self.name, reason=told)
+                    _log.warning("broker_unavailable", connection=self.name, reason=told)
                 await self._pause(failures)
                 continue
-            if told:
-                _log.info("broker_connected", connection=self.name)
+            _log.info("broker_available", connection=self.name)
+            if self.with_scripts and self.server is not None and self.server.policy is None:
+                _log.warning("broker_policy_unknown", advice=POLICY_ADVICE)
             started = trio.current_time()
             told = await self._serve(connection)
-            _log.warning("broker_connection_lost", connection=self.name, reason=told)
+            _log.warning("broker_unavailable", connection=self.name, reason=told)
             failures = 0 if trio.current_time() - started >= STEADY_SECONDS else failures + 1
             await self._pause(failures)
 
@@ -139,8 +141,8 @@ class Link:
             await self.use(connection)
         except BrokerUnavailable as error:
             connection.close(str(error))
-        except Exception:
-            _log.exception("broker_listener_failed", connection=self.name)
+        except Exception as error:
+            _log.error("broker_failed", fault=type(error).__name__, where=place_of(error))
             connection.close("the listener failed")
         else:
             connection.close("the listener has ended")

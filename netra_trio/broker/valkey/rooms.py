@@ -98,10 +98,10 @@ class ValkeyBroker:
             [secrets.token_urlsafe(9), milliseconds(ROOM_SECONDS), epoch, after],
         )
         current = current.decode()
-        events = [
+        events = tuple(
             Delivery(room, current, int(entry_id.partition(b"-")[2]), pairs[1])
             for entry_id, pairs in reversed(entries)
-        ]
+        )
         is_exact = epoch == current and len(events) == offset - after
         return History(current, offset, events, is_exact)
 
