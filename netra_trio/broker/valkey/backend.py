@@ -124,7 +124,7 @@ class ValkeyBackend:
                     ear.expect(sent_at)
                     if ear.is_deaf and link.connection is not None:
                         link.connection.close("the listener receives nothing")
-                        ear.excuse()
+                        ear.forget()
             await trio.sleep(PROBE_SECONDS)
 
     async def check(self) -> None:

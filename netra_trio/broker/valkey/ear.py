@@ -9,9 +9,15 @@ DEAF_SECONDS = 3.0  # without a probe that was sent: the listener needs a new co
 
 @define(eq=False)
 class Ear:
-    """The signs of life of one listener."""
+    """The signs of life of one listener.
+
+    Attributes:
+        heard_at: When something arrived last.
+        is_reading: Whether it reads now; while messages wait to be taken, it does not.
+    """
 
     heard_at: float | None = None  # made before the event loop runs
+    is_reading: bool = True
     _unheard_since: float | None = None
 
     def hear(self) -> None:
@@ -23,11 +29,13 @@ class Ear:
         """Note that the server has accepted a probe, sent at this time."""
         if self.heard_at is None:
             self.heard_at = sent_at
+        if not self.is_reading:
+            self._unheard_since = None
         elif sent_at > self.heard_at and self._unheard_since is None:
             self._unheard_since = sent_at
 
-    def excuse(self) -> None:
-        """Note that the listener does not read now: what has not arrived means nothing."""
+    def forget(self) -> None:
+        """Expect only what is sent from now on."""
         self._unheard_since = None
 
     @property

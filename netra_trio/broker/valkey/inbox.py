@@ -56,8 +56,9 @@ class Inbox:
         self._position = _checked(position).decode()
         while True:
             while self._mail:
-                self.ear.excuse()
+                self.ear.is_reading = False
                 await self._changed.wait()
+            self.ear.is_reading = True
             milliseconds = round(BLOCK_SECONDS * 1000)
             trimmed, found = await connection.submit(
                 [
