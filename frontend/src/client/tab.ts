@@ -103,6 +103,7 @@ export class Tab {
       ready: () => this.#ready(),
       position: () => this.#view.position,
       isClosed: (questionId, runs) => isClosed(this.#view.question(questionId), runs),
+      hasRuns: () => this.#view.hasRuns,
       update: (update) => this.#publish(update),
       written: (id) => {
         this.#group.post({ kind: "written", id });

@@ -7,23 +7,25 @@
  */
 
 import type { OutboxMessage } from "../core/outbox.js";
-import { closeError, closeKind, localError } from "../core/retry-rules.js";
+import { closeError, closeKind, localError, notOpened, retriesExhausted } from "../core/retry-rules.js";
 import type { ConnectionState, Status } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import type { ServerConfig } from "../protocol/discovery.js";
 import type { ControlRequest, ErrorBody, ResumedRun, ServerMessageOf } from "../protocol/messages.js";
-import type { Cancel, Ports, Socket } from "../ports.js";
+import type { Ports } from "../ports.js";
 import type { Position, SessionStore } from "../store/session-store.js";
 import type { Leadership } from "../tabs/leader.js";
 import { FrameHandler } from "./frames.js";
 import { Line, type LineEvents } from "./line.js";
 import { Opener } from "./opener.js";
-import { OpeningError, type Address, type GetToken } from "./opening.js";
+import { OpeningError, openSocket, type GetToken } from "./opening.js";
+import { PageEvents } from "./page.js";
 import { Receiver } from "./receiver.js";
 import { Renewal } from "./renewal.js";
 import { RetryTimer, type RetryOptions } from "./retry.js";
 import { Sender } from "./sender.js";
 import { StateTracker } from "./state.js";
+import { Switch } from "./switch.js";
 import { NamedTimers } from "./timers.js";
 
 export interface ConnectionOptions extends RetryOptions {
@@ -40,6 +42,8 @@ export interface ConnectionOwner {
   position(): Position | null;
   /** Whether a question is closed, by its events so far and the runs of a resume. */
   isClosed(questionId: string, runs: readonly ResumedRun[]): boolean;
+  /** Whether a run is not over. */
+  hasRuns(): boolean;
   update(update: Update): void;
   /** A request was written. */
   written(id: string): void;
@@ -61,7 +65,8 @@ export class Connection {
   readonly #renewal: Renewal;
   readonly #frames: FrameHandler;
   readonly #retry: RetryTimer;
-  #pageEvents: readonly Cancel[] = [];
+  readonly #switch: Switch;
+  readonly #page: PageEvents;
   #attempt = 0;
   #line: Line | null = null;
   #closing: Line | null = null;
@@ -72,6 +77,7 @@ export class Connection {
     this.#owner = owner;
     this.#maxAttempts = options.maxReconnectAttempts;
     this.#timers = new NamedTimers(ports.timers);
+    this.#page = new PageEvents(ports, () => owner.pageIsBack(), () => this.#receiver.savePosition());
     this.#retry = new RetryTimer(ports, options);
     this.#opener = new Opener(ports, options.url, options.getToken, {
       lead: (subject) => owner.lead(subject),
@@ -100,13 +106,22 @@ export class Connection {
       hasLine: () => this.#line !== null,
       update: (update) => owner.update(update),
       progress: () => this.#retry.reset(),
-      draining: (reconnectAfter) => this.#retry.postpone(reconnectAfter),
+      draining: (reconnectAfter) => this.#switch.plan(this.#line, reconnectAfter),
       failed: (error) => this.#failed(error),
       serverError: (error, explainsClose) => {
         this.#state.stats.failed();
         this.#state.reported(error, explainsClose);
       },
       outOfOrder: (fault) => this.#outOfOrder(fault),
+    });
+    this.#switch = new Switch(ports, options.reconnectInterval, this.#opener, this.#receiver, this.#retry, {
+      events: () => this.#lineEvents(),
+      hasRuns: () => owner.hasRuns(),
+      replace: (line, message) => {
+        this.#endLine(1000);
+        this.#line = line;
+        this.#established(message);
+      },
     });
   }
 
@@ -128,13 +143,7 @@ export class Connection {
   restart(): void {
     this.#retry.reset();
     this.#endLine();
-    if (this.#pageEvents.length === 0) {
-      this.#pageEvents = [
-        this.#ports.onPage("online", () => this.#owner.pageIsBack()),
-        this.#ports.onPage("visible", () => this.#owner.pageIsBack()),
-        this.#ports.onPage("hide", () => this.#receiver.savePosition()),
-      ];
-    }
+    this.#page.start();
     this.#begin(false);
   }
 
@@ -236,7 +245,8 @@ export class Connection {
     const isStale = (): boolean => attempt !== this.#attempt;
     try {
       const address = await this.#opener.open(isStale, isRejoining);
-      if (address !== null && !isStale()) this.#connect(address);
+      if (address === null || isStale()) return;
+      this.#line = new Line(openSocket(this.#ports, address), this.#ports.timers, this.#lineEvents());
     } catch (error) {
       if (isStale()) return;
       if (!(error instanceof OpeningError)) throw error;
@@ -259,19 +269,6 @@ export class Connection {
   #configured(config: ServerConfig): void {
     this.#state.config = config;
     this.#sender.limits = config.connection_limits;
-  }
-
-  #connect({ url, protocols }: Address): void {
-    let socket: Socket;
-    try {
-      socket = new this.#ports.WebSocket(url, protocols);
-    } catch {
-      const help = "Check the address; a page loaded by https can only use wss.";
-      const error = "The browser refused to open the connection.";
-      this.#giveUp(localError(this.#now(), "BAD_ADDRESS", error, help, false));
-      return;
-    }
-    this.#line = new Line(socket, this.#ports.timers, this.#lineEvents());
   }
 
   // The current line. A line that has ended reports nothing more.
@@ -312,20 +309,23 @@ export class Connection {
 
   #closed(code: number): void {
     const cause = this.#state.cause;
-    const { after } = closeKind(code);
-    const error = this.#line?.isEstablished === true ? closeError(code, this.#now()) : this.#notOpened(code);
+    const reason = this.#switch.reason(code);
+    const { after } = closeKind(reason);
+    const error = (this.#line?.isEstablished === true ? closeError : notOpened)(reason, this.#now());
+    const next = after === "retry" ? this.#switch.release() : null;
     this.#endLine();
-    if (after === "retry" || after === "token") this.#tryLater(error, 0);
+    if (next !== null) this.#goOn(next, reason === code ? error : null);
+    else if (after === "retry" || after === "token") this.#tryLater(error, 0);
     // An error that the server sent before it closed says more than the close code.
     else if (after === "stop") this.#giveUp(cause ?? error);
     else this.#rest("DISCONNECTED");
   }
 
-  /** A browser does not report why an upgrade failed. */
-  #notOpened(code: number): ErrorBody {
-    if (code !== 1006) return closeError(code, this.#now());
-    const help = "Nothing to do: the client tries again. Too many open windows may be the cause.";
-    return localError(this.#now(), "OPENING_FAILED", "The connection did not open.", help);
+  /** Goes on with the attempt that was to replace a line; null if it has ended the line itself. */
+  #goOn(next: Line, error: ErrorBody | null): void {
+    this.#line = next;
+    if (error !== null) this.#state.reconnecting(error);
+    this.#owner.changed();
   }
 
   /** The line cannot be trusted any more; the session can. */
@@ -340,8 +340,8 @@ export class Connection {
     this.#tryLater(error, 0);
   }
 
-  #endLine(): void {
-    this.#line?.end();
+  #endLine(code?: number): void {
+    this.#line?.end(code);
     if (this.#line !== null) this.#lineEnded();
   }
 
@@ -349,6 +349,7 @@ export class Connection {
     if (this.#line?.isEstablished === true) this.#state.stats.lost(this.#now());
     else this.#opener.forgetConfig();
     this.#line = null;
+    this.#switch.cancel();
     this.#renewal.stop();
     this.#receiver.savePosition();
     this.#sender.detach();
@@ -358,12 +359,10 @@ export class Connection {
   #tryLater(error: ErrorBody, atLeast: number): void {
     this.#attempt += 1;
     if (!this.#retry.plan(atLeast, () => this.#begin(false))) {
-      const text = `No connection after ${this.#maxAttempts} attempts. ${error.error}`;
-      this.#giveUp(localError(this.#now(), "RETRIES_EXHAUSTED", text, "Connect again when the server is back."));
+      this.#giveUp(retriesExhausted(this.#maxAttempts, error, this.#now()));
       return;
     }
-    this.#state.status = "RECONNECTING";
-    this.#state.reported(error, true);
+    this.#state.reconnecting(error);
     this.#owner.changed();
   }
 
@@ -385,8 +384,7 @@ export class Connection {
     this.#retry.cancel();
     this.#closing?.end();
     this.#closing = null;
-    for (const cancel of this.#pageEvents) cancel();
-    this.#pageEvents = [];
+    this.#page.stop();
   }
 
   #failed(error: ErrorBody): void {

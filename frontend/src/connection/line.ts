@@ -18,6 +18,7 @@ import { NamedTimers } from "./timers.js";
 const OPEN = 1; // `readyState` of a WebSocket
 const SILENT_INTERVALS = 2.5; // heartbeat intervals, as the server's own limit
 const PROBE_WITHIN = 5_000; // ms to answer a probe
+const HELD = 10_000; // numbered frames; a server sends a tenth of that without an acknowledgement
 const CLOSE_WITHIN = 1_000; // ms for the server's half of the closing handshake
 
 export type UnreadableFrame = Extract<Decoded, { readonly ok: false }>;
@@ -46,6 +47,8 @@ export class Line {
   #isEstablished = false;
   #isEnded = false;
   #heardAt = 0;
+  /** Numbered frames that are held back; null if they are passed on as they arrive. */
+  #held: (() => void)[] | null = null;
 
   constructor(socket: Socket, timers: Timers, events: LineEvents) {
     this.#socket = socket;
@@ -81,6 +84,19 @@ export class Line {
     if (!this.#isEstablished || this.#timers.has("probe")) return;
     this.#timers.set("probe", PROBE_WITHIN, () => this.#events.silent());
     this.send({ type: "ping", payload: {}, correlation_id });
+  }
+
+  /** Holds numbered frames back from now on; other frames are passed on. */
+  hold(): void {
+    this.#held = [];
+  }
+
+  /** Passes on what was held back, and what arrives from now on. */
+  release(): void {
+    const held = this.#held ?? [];
+    this.#held = null;
+    for (const pass of held) if (!this.#isEnded) pass();
+    if (held.length > 0) this.#events.handled();
   }
 
   /** Ends the line at once. Later frames are ignored: events are replayed on the next line. */
@@ -124,7 +140,7 @@ export class Line {
   }
 
   #unreadable(frame: UnreadableFrame): void {
-    if (this.#isEstablished) this.#events.unreadable(frame);
+    if (this.#isEstablished) this.#pass(frame.seq !== null, () => this.#events.unreadable(frame));
     else this.#events.outOfOrder(frame.fault);
   }
 
@@ -141,7 +157,12 @@ export class Line {
       return;
     }
     if (message.type === "heartbeat") this.send({ type: "pong", payload: {} });
-    this.#events.message(message);
+    this.#pass("seq" in message, () => this.#events.message(message));
+  }
+
+  #pass(isNumbered: boolean, pass: () => void): void {
+    if (!isNumbered || this.#held === null) pass();
+    else if (this.#held.push(pass) > HELD) this.#events.outOfOrder("events without an acknowledgement");
   }
 
   #watch(interval: number): void {

@@ -74,6 +74,18 @@ export class Opener {
     }
   }
 
+  /**
+   * Returns the address of another socket for the user of the last attempt, while one is open; null
+   * if a newer attempt has begun.
+   *
+   * @param readPosition Called as late as possible.
+   */
+  async reopen(isStale: () => boolean, readPosition: () => Position | null): Promise<Address | null> {
+    const token = await this.obtainToken();
+    if (isStale()) return null;
+    return this.#address({ isStale, token: token === null ? null : this.#ofSameUser(token) }, readPosition);
+  }
+
   async obtainToken(): Promise<string | null> {
     return this.#getToken === null ? null : obtainToken(() => this.#ports.timers.now(), this.#getToken);
   }
@@ -84,6 +96,11 @@ export class Opener {
     const { token } = attempt;
     // No call asked for this attempt, and the same token would be refused again.
     if (knownSubject !== undefined && token === this.#refused?.token) throw this.#refused.error;
+    return this.#address(attempt, () => this.#position(store));
+  }
+
+  async #address(attempt: Attempt, readPosition: () => Position | null): Promise<Address | null> {
+    const { token } = attempt;
     const server = serverAddress(this.#ports, this.#url);
     if (this.#config === null) {
       const config = await discover(this.#ports, server);
@@ -97,7 +114,7 @@ export class Opener {
       attempt.token = this.#ofSameUser((await this.obtainToken()) ?? "");
       return attempt.token;
     };
-    return socketAddress(this.#ports, server, config, token, freshToken, this.#position(store));
+    return socketAddress(this.#ports, server, config, token, freshToken, readPosition);
   }
 
   /** Obtains a token and waits for the leadership of its user; null if the attempt is stale. */

@@ -9,7 +9,7 @@ import { errorBody } from "../protocol/decode.js";
 import { SUBPROTOCOL, type ErrorBody } from "../protocol/messages.js";
 import { toBase64Url } from "../core/names.js";
 import { afterStatus, localError, retryAfterMs } from "../core/retry-rules.js";
-import type { HttpAnswer, HttpRequest, Ports } from "../ports.js";
+import type { HttpAnswer, HttpRequest, Ports, Socket } from "../ports.js";
 import type { Position } from "../store/session-store.js";
 
 export const ANSWER_WITHIN = 15_000; // ms for each step: a proxy gives up later than that
@@ -69,6 +69,7 @@ export interface Address {
  * The address of the socket, with the credentials. The token itself is never a part of an address.
  *
  * @param freshToken Called once if the server rejects the token: it may have expired meanwhile.
+ * @param readPosition Called last: events may arrive on another socket meanwhile.
  */
 export async function socketAddress(
   ports: Ports,
@@ -76,7 +77,7 @@ export async function socketAddress(
   config: ServerConfig,
   token: string | null,
   freshToken: () => Promise<string>,
-  position: Position | null,
+  readPosition: () => Position | null,
 ): Promise<Address> {
   const endpoint = (name: string): string | null => {
     const address = config.endpoints[name];
@@ -90,11 +91,23 @@ export async function socketAddress(
   } else if (token !== null) {
     protocols.push(`jwt.${toBase64Url(token)}`);
   }
+  const position = readPosition();
   if (position !== null) {
     query.push(`session_id=${encodeURIComponent(position.session)}`, `last_seq=${position.last}`);
   }
   const socket = asWebSocketAddress(endpoint("websocket") ?? server);
   return { url: query.length > 0 ? `${socket}?${query.join("&")}` : socket, protocols };
+}
+
+/** Begins to open a socket. */
+export function openSocket(ports: Ports, { url, protocols }: Address): Socket {
+  try {
+    return new ports.WebSocket(url, protocols);
+  } catch {
+    const help = "Check the address; a page loaded by https can only use wss.";
+    const error = "The browser refused to open the connection.";
+    throw new OpeningError(localError(ports.timers.now(), "BAD_ADDRESS", error, help, false), false);
+  }
 }
 
 async function obtainTicket(

@@ -1,7 +1,7 @@
 /** Numbered events: processes each once and in order, acknowledges them, and stores the position. */
 
 import { ACK_WITHIN, EventSequence, type Place } from "../core/sequence.js";
-import type { SessionStore } from "../store/session-store.js";
+import type { Position, SessionStore } from "../store/session-store.js";
 import type { NamedTimers } from "./timers.js";
 
 export class Receiver {
@@ -19,6 +19,11 @@ export class Receiver {
 
   get last(): number {
     return this.#sequence.last;
+  }
+
+  /** The session, and the last number processed; null before the first connection. */
+  get position(): Position | null {
+    return this.#session === null ? null : { session: this.#session, last: this.#sequence.last };
   }
 
   /** Uses a user's store; null if this tab does not lead. */

@@ -5,7 +5,7 @@ import type { Retry } from "../core/snapshot.js";
 import type { Cancel, Ports } from "../ports.js";
 
 const EARLY_EVERY = 1_000; // ms between attempts that an event of the page starts
-const SHORTEST_GAP = 250; // ms between any two attempts: an answer must not drive a loop
+export const SHORTEST_GAP = 250; // ms between any two attempts: an answer must not drive a loop
 
 export interface RetryOptions {
   readonly maxReconnectAttempts: number;

@@ -31,6 +31,12 @@ export class StateTracker {
     this.#explainsStatus = explainsStatus;
   }
 
+  /** There is no connection, because of this error; another one is being opened, or will be. */
+  reconnecting(error: ErrorBody): void {
+    this.status = "RECONNECTING";
+    this.reported(error, true);
+  }
+
   /** @param serverTime In Unix seconds. */
   connected(now: number, session: SessionInfo, serverTime: number): void {
     this.#clockOffset = serverTime * 1000 - now;

@@ -16,6 +16,8 @@ interface CloseKind {
   readonly help: string;
 }
 
+export const TAKEN_OVER = 4409; // the close code: another socket resumed the session
+
 const AUTOMATIC = "Nothing to do: the client reconnects automatically.";
 const WHEN_ASKED = "Connect again to continue here.";
 
@@ -44,6 +46,19 @@ export function closeKind(code: number): CloseKind {
 export function closeError(code: number, now: number): ErrorBody {
   const { code: name, error, help, after } = closeKind(code);
   return localError(now, name, error, help, after === "retry" || after === "token");
+}
+
+/** The error of a socket that did not open: a browser does not report why. */
+export function notOpened(code: number, now: number): ErrorBody {
+  if (code !== 1006) return closeError(code, now);
+  const help = "Nothing to do: the client tries again. Too many open windows may be the cause.";
+  return localError(now, "OPENING_FAILED", "The connection did not open.", help);
+}
+
+/** The error after the last attempt, whose own error was `last`. */
+export function retriesExhausted(attempts: number, last: ErrorBody, now: number): ErrorBody {
+  const error = `No connection after ${attempts} attempts. ${last.error}`;
+  return localError(now, "RETRIES_EXHAUSTED", error, "Connect again when the server is back.");
 }
 
 /** `fresh`: once more, with a new token. */

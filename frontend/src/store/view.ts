@@ -60,6 +60,11 @@ export class View {
     return undefined;
   }
 
+  /** Whether a run is not over. */
+  get hasRuns(): boolean {
+    return [...this.#runs.values()].some(({ status }) => !isEnd(status));
+  }
+
   runs(threads: ReadonlySet<string>): readonly Run[] {
     return [...this.#runs.values()].filter((run) => isIn(threads, run.thread_id));
   }

@@ -1,0 +1,190 @@
+/**
+ * Replaces a line while it is open, because its server is about to close it.
+ *
+ * After `server_draining` the next socket is opened first ("make before break"), so that another
+ * server can continue the session at once. Nothing is lost, doubled or reordered, because at each
+ * moment events are taken from one socket only:
+ *
+ * - Right before the socket is created, the old line begins to hold back its events. `last_seq` is
+ *   the last number that was taken. The request acknowledges up to there and no further, so the
+ *   server keeps what comes later, and sends it again on the new socket. Events that were taken
+ *   after the request would come twice, or inside a merged event, which cannot be taken apart.
+ * - Control frames have no number and no order. The old line goes on with them, so heartbeats are
+ *   answered, and requests and tokens are sent. An acknowledgement there is never above `last_seq`,
+ *   because nothing above it was taken.
+ * - The first frame of the new socket decides. In one step the old line ends, what it held back is
+ *   dropped, and everything unanswered is sent again on the new line, under the same keys.
+ * - If the attempt fails, what was held back is taken in order, and the old line goes on as if
+ *   nothing had happened. The next attempt follows after a back-off.
+ * - If the old line is closed meanwhile, what it held back is dropped, and the attempt goes on: it
+ *   is the ordinary reconnection then.
+ *
+ * A browser does not report why a socket did not open, so each attempt may have reached the server.
+ * Then the old line is closed as taken over (4409), by this client's own doing: the client
+ * reconnects, as after any other loss.
+ *
+ * A server that does not know the session answers `reset`, for instance a new process that shares
+ * nothing with the old one. That ends no run of the old server: while a run is not over, the client
+ * stays where it is, until the old server closes the line.
+ */
+
+import { fullJitter } from "../core/backoff.js";
+import { TAKEN_OVER } from "../core/retry-rules.js";
+import type { ServerMessageOf } from "../protocol/messages.js";
+import type { Ports } from "../ports.js";
+import { Line, type LineEvents } from "./line.js";
+import type { Opener } from "./opener.js";
+import { OpeningError, openSocket, type Address } from "./opening.js";
+import type { Receiver } from "./receiver.js";
+import { SHORTEST_GAP, type RetryTimer } from "./retry.js";
+import { NamedTimers } from "./timers.js";
+
+const LASTED = 30_000; // ms: a line that is replaced after that was of use
+
+type Established = ServerMessageOf<"connection_established">;
+
+export interface SwitchOwner {
+  /** The events of the current line. */
+  events(): LineEvents;
+  /** Whether a run is not over. */
+  hasRuns(): boolean;
+  /** The line is the current one from now on. */
+  replace(line: Line, message: Established): void;
+}
+
+export class Switch {
+  readonly #ports: Ports;
+  readonly #interval: number;
+  readonly #opener: Opener;
+  readonly #receiver: Receiver;
+  readonly #retry: RetryTimer;
+  readonly #owner: SwitchOwner;
+  readonly #timers: NamedTimers;
+  #attempt = 0;
+  #startedAt = 0;
+  /** Failed attempts to replace the current line. */
+  #failures = 0;
+  /** Lines replaced in a row that were of no use. */
+  #useless = 0;
+  #replacedAt = 0;
+  /** The last number when the last line was replaced. */
+  #last = 0;
+  #old: Line | null = null;
+  #next: Line | null = null;
+  #isUncertain = false;
+
+  /** @param interval The bound of the first pause, in ms. */
+  constructor(
+    ports: Ports,
+    interval: number,
+    opener: Opener,
+    receiver: Receiver,
+    retry: RetryTimer,
+    owner: SwitchOwner,
+  ) {
+    this.#ports = ports;
+    this.#interval = interval;
+    this.#opener = opener;
+    this.#receiver = receiver;
+    this.#retry = retry;
+    this.#owner = owner;
+    this.#timers = new NamedTimers(ports.timers);
+  }
+
+  /** The server is about to close this line: replaces it, not before so many ms. */
+  plan(line: Line | null, ms: number): void {
+    this.#retry.postpone(ms);
+    // A server that gets no acknowledgements keeps only its last events.
+    if (line?.acknowledges !== true || this.#old === line) return;
+    this.#old = line;
+    const wasOfUse = this.#receiver.last !== this.#last || this.#ports.timers.now() - this.#replacedAt >= LASTED;
+    if (wasOfUse) this.#useless = 0;
+    this.#wait(ms, this.#useless);
+  }
+
+  /** Ends everything: the current line has ended. */
+  cancel(): void {
+    this.#attempt += 1;
+    this.#timers.cancelAll();
+    this.#next?.end();
+    this.#next = this.#old = null;
+    this.#failures = 0;
+    this.#isUncertain = false;
+  }
+
+  /** What the close code of the current line means: 1006 if this client itself is the cause. */
+  reason(code: number): number {
+    return code === TAKEN_OVER && (this.#isUncertain || this.#next !== null) ? 1006 : code;
+  }
+
+  /** The current line is closed: returns the line that is being opened, which is not replaced. */
+  release(): Line | null {
+    const next = this.#next;
+    this.#next = null;
+    return next;
+  }
+
+  #wait(ms: number, failures: number): void {
+    const pause = failures === 0 ? 0 : fullJitter(failures, this.#interval, this.#ports.random());
+    const gap = Math.min(SHORTEST_GAP, this.#startedAt + SHORTEST_GAP - this.#ports.timers.now());
+    this.#timers.set("switch", Math.max(ms, pause, gap), () => void this.#try());
+  }
+
+  async #try(): Promise<void> {
+    this.#attempt += 1;
+    const attempt = this.#attempt;
+    const isStale = (): boolean => attempt !== this.#attempt;
+    this.#startedAt = this.#ports.timers.now();
+    try {
+      const address = await this.#opener.reopen(isStale, () => {
+        if (!isStale()) this.#old?.hold();
+        return this.#receiver.position;
+      });
+      if (address !== null && !isStale()) this.#connect(address);
+    } catch (error) {
+      if (isStale()) return;
+      if (!(error instanceof OpeningError)) throw error;
+      this.#failed(error.retryAfter);
+    }
+  }
+
+  #connect(address: Address): void {
+    const socket = openSocket(this.#ports, address);
+    const current = this.#owner.events();
+    const ifPending = (run: () => void, otherwise: () => void): void => (this.#next === line ? run() : otherwise());
+    const failed = (): void => {
+      this.#next = null;
+      this.#isUncertain = true;
+      line.end();
+      this.#failed(0);
+    };
+    const line: Line = new Line(socket, this.#ports.timers, {
+      ...current,
+      established: (message) =>
+        ifPending(() => this.#established(line, message), () => current.established(message)),
+      closed: (code) => ifPending(failed, () => current.closed(code)),
+      outOfOrder: (fault) => ifPending(failed, () => current.outOfOrder(fault)),
+    });
+    this.#next = line;
+  }
+
+  #established(line: Line, message: Established): void {
+    this.#next = null;
+    const { verdict } = message.payload.resume;
+    if ((verdict === "reset" || verdict === "new") && this.#owner.hasRuns()) {
+      line.end(1000);
+      this.#old?.release();
+      return;
+    }
+    this.#useless += 1;
+    this.#replacedAt = this.#ports.timers.now();
+    this.#last = this.#receiver.last;
+    this.#owner.replace(line, message);
+  }
+
+  #failed(retryAfter: number): void {
+    this.#failures += 1;
+    this.#wait(retryAfter, this.#failures);
+    this.#old?.release();
+  }
+}
