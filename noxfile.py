@@ -23,7 +23,9 @@ SPELLED = (
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
 MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
 MIGRATIONS = "netra_trio/stores/sql/migrations/env.py"  # Alembic runs it
-NGINX = ("tests/deploy/test_nginx.py", "tests/deploy/test_nginx_nodes.py")  # session `nginx`
+NGINX = tuple(  # session `nginx`
+    f"tests/deploy/test_nginx{part}.py" for part in ("", "_nodes", "_resume")
+)
 SCHEMAS = "tests/deploy/test_schemas.py"  # session `deploy`
 FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agents in the tests need
     "pydantic-ai": ("pydantic-ai-slim", "pydantic_ai", ()),

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 import trio
-import yaml
 from support.deployed import (
     COMPOSE,
     DEPLOY,
-    EXAMPLE_SECRET,
     EXIT_SECONDS,
     compose,
     container_port,
     loadable,
     seconds,
     unknown_settings,
+    valkey_users,
 )
 from support.markdown import DOCS, blocks_of
 from support.nginx import NODES_CONFIGURATION, SERVERS
@@ -179,10 +178,9 @@ def test_the_documented_commands_write_every_secret(tmp_path: Path) -> None:
 async def test_the_documented_user_of_valkey_is_enough_for_a_node(tmp_path: Path) -> None:
     lines = next(text for text in shell_blocks() if "new_secret" in text).splitlines()
     users = [line for line in lines if line.startswith("user ")]
-    example = yaml.safe_load(EXAMPLE_SECRET.read_text())["stringData"]["valkey-acl"]
-    assert users == example.replace("<broker password>", "$broker").splitlines()
+    assert users == valkey_users("$broker").splitlines()
     file = tmp_path / "users.acl"
-    file.write_text("\n".join([*users, ""]).replace("$broker", "a-password"))
+    file.write_text(valkey_users("a-password"))
     with server(aclfile=str(file)) as valkey:
         assert valkey.command("PING") == b"PONG"
         assert isinstance(valkey.command("GET", "nt:nodes"), Exception), "without the password"

@@ -78,6 +78,13 @@ def loadable(environ: Mapping[str, str], values: Mapping[str, str], folder: Path
     return found
 
 
+def valkey_users(password: str) -> str:
+    """Return the list of Valkey's users in the example of the secret."""
+    secret = yaml.safe_load(EXAMPLE_SECRET.read_text())
+    users: str = secret["stringData"]["valkey-acl"]
+    return users.replace("<broker password>", password)
+
+
 def seconds(duration: str) -> float:
     """Return the seconds of a duration such as `40s` or `1m`."""
     return float(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]

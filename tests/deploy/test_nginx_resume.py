@@ -1,0 +1,97 @@
+"""Sessions of two nodes with a broker behind a real nginx: the other node goes on with them."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from support.deployed import valkey_users
+from support.nginx_nodes import Cluster, client_of, opened_at, running
+from support.server import Server
+from support.valkey import server
+
+from netra_trio.client import Client, Run
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, database_url: str) -> Iterator[Cluster]:
+    """Return a cluster with a broker, where it has the rights of the example and no more."""
+    users = tmp_path / "users.acl"
+    users.write_text(valkey_users("a-password"))
+    with server(aclfile=str(users)) as valkey:
+        url = f"unix://netra:a-password@{valkey.socket}"
+        with running(tmp_path, database_url, REDIS_URL=url) as cluster:
+            yield cluster
+
+
+def node_of_the_client(cluster: Cluster) -> Server:
+    """Return the node that has accepted the only connection."""
+    (found,) = (node for node in cluster.nodes if opened_at(node))
+    return found
+
+
+async def start_counting(client: Client, name: str) -> Run:
+    """Send a message whose run waits for a file, and return it when it works."""
+    run = await client.send(name, agent="count")
+    async for event in run:
+        if event.type == "partial_result":
+            break
+    return run
+
+
+async def test_an_idle_session_is_resumed_after_its_node_was_killed(cluster: Cluster) -> None:
+    async with client_of(cluster.proxy) as client:
+        assert await (await client.send("before")).text() == "before"
+        node_of_the_client(cluster).process.send_signal(signal.SIGKILL)
+        assert await (await client.send("after")).text() == "after"
+        assert client.stats.last_resume_verdict == "exact"
+        assert client.stats.reconnections == 1
+
+
+async def test_a_run_of_a_killed_node_has_one_end(cluster: Cluster) -> None:
+    async with client_of(cluster.proxy) as client:
+        run = await start_counting(client, "killed")
+        node_of_the_client(cluster).process.send_signal(signal.SIGKILL)
+        ends = [event async for event in run if event.type == "agent_completed"]
+        assert [end.payload["status"] for end in ends] == ["interrupted"]
+        assert client.stats.last_resume_verdict == "exact"
+        assert await (await client.send("after")).text() == "after"
+
+
+async def test_a_run_of_a_draining_node_comes_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    async with client_of(cluster.proxy) as client:
+        run = await start_counting(client, "drained")
+        draining = node_of_the_client(cluster)
+        draining.process.send_signal(signal.SIGTERM)
+        with trio.fail_after(5):  # the drain has six seconds
+            while client.stats.reconnections == 0:  # noqa: ASYNC110 - a client has no event for it
+                await trio.sleep(0.01)
+        (tmp_path / "go-drained").touch()
+        rest = [event.payload.get("content") async for event in run]
+        assert "two" in rest
+        assert await (await client.send("after")).text() == "after"
+        assert client.stats.last_resume_verdict == "exact"
+        assert await trio.to_thread.run_sync(draining.process.wait) == 0
+
+
+async def test_every_message_is_answered_while_all_nodes_are_restarted(cluster: Cluster) -> None:
+    """One node after the other, as the page about scaling says."""
+    answers = []
+    restarted = trio.Event()
+
+    async def talk(client: Client) -> None:
+        while not restarted.is_set():
+            text = f"message {len(answers)}"
+            answers.append((text, await (await client.send(text)).text()))
+
+    async with client_of(cluster.proxy) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(talk, client)
+        for number, node in enumerate(cluster.nodes):
+            assert await trio.to_thread.run_sync(node.process.end) == 0
+            await trio.to_thread.run_sync(cluster.start, number)
+        restarted.set()
+    assert len(answers) > 2
+    assert [text for text, answer in answers if answer != text] == []
+    assert client.stats.last_resume_verdict == "exact"
+    assert client.stats.reconnections >= 1
