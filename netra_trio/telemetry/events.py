@@ -283,10 +283,12 @@ LOST = frozenset({EndReason.PEER_LOST, EndReason.SEND_TIMEOUT, EndReason.HEARTBE
 
 TOOL_OUTCOMES = ("completed", "failed", "cut_off")
 
+MOVED = ("moved", "taken_over")
+"""The reasons for which a session ends at one node, and goes on at another."""
+
 SESSION_ENDS = (
     "window_passed",
-    "moved",
-    "taken_over",
+    *MOVED,
     "connection_ended",
     "too_many_sessions",
     "never_opened",

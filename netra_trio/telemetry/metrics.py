@@ -35,6 +35,7 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.telemetry.events import (
+    MOVED,
     SESSION_ENDS,
     TOOL_OUTCOMES,
     ConnectionEnded,
@@ -283,7 +284,7 @@ def _connection_ended(metrics: Metrics, event: ConnectionEnded) -> None:
 
 def _session_ended(metrics: Metrics, event: SessionEnded) -> None:
     metrics.sessions_ended[event.reason] += 1
-    if event.was_lost:
+    if event.was_lost and event.reason not in MOVED:
         metrics.recoveries["connection", "failed"] += 1
 
 

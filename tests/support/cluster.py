@@ -63,13 +63,14 @@ class Line:
         self.number = number
         self._line = line
         self._faults = faults
-        self._waiting = trio.CancelScope()
+        self._waiting: set[trio.CancelScope] = set()
         self._is_cut = False
 
     def cut(self) -> None:
         """Cut the connection: both ends are told."""
         self._is_cut = True
-        self._waiting.cancel()
+        for scope in self._waiting:
+            scope.cancel()
         self._line.cut()
 
     async def send(self, text: str) -> None:
@@ -91,11 +92,15 @@ class Line:
             await self._line.close(code)
 
     async def _running(self) -> None:
-        with self._waiting:
-            await self._faults.running()
+        if self._faults.is_paused:
+            with trio.CancelScope() as scope:
+                self._waiting.add(scope)
+                try:
+                    await self._faults.running()
+                finally:
+                    self._waiting.discard(scope)
         if self._is_cut:
             raise SocketClosed
-        self._waiting = trio.CancelScope()
 
 
 class Cluster:

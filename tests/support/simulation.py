@@ -17,10 +17,10 @@ from random import Random
 from typing import Any
 
 import orjson
-import structlog
 import trio
 import trio._core._run as trio_run
 from attrs import Factory, define, field, frozen
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
@@ -431,7 +431,7 @@ class Simulation:
             for event in events
             if event.type == "agent_completed" and event.payload["status"] == "interrupted"
         }
-        found = list(losses.losses(trace, is_over=False, cut_off=cut_off))
+        found = list(losses(trace, is_over=False, cut_off=cut_off))
         self.violations += found
         plain = {client.name for client in self.plan.clients if client.is_plain}
         kinds = self.plan.kinds
@@ -452,7 +452,8 @@ def simulate(plan: Plan) -> list[str]:
     trio_run._r.seed(plan.seed)
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     try:
-        trio.run(simulation.run, clock=MockClock(autojump_threshold=0))
+        with capture_logs() as logged:
+            trio.run(simulation.run, clock=MockClock(autojump_threshold=0))
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -461,6 +462,9 @@ def simulate(plan: Plan) -> list[str]:
         trio_run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]
         random_module.setstate(state)
         trio_run._r.setstate(order)
+    for line in logged:
+        if line["log_level"] in {"error", "critical"} and line["event"] != "run_failed":
+            simulation.violations.append(f"logged: {line}")
     return simulation.violations
 
 
@@ -473,7 +477,6 @@ def report(plan: Plan, violations: list[str]) -> str:
 def main() -> int:
     """Run the seeds A:B of the command line; return how many have failed."""
     low, _, high = sys.argv[-1].partition(":")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     failed = 0
     for seed in range(int(low), int(high)):
         plan = make_plan(seed)
