@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from attrs import field, frozen
 
-from netra_trio.auth.tickets import Tickets
+from netra_trio.auth.tickets import LocalTickets, Tickets
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
@@ -34,6 +34,6 @@ class Services:
     store: Store
     verifier: TokenVerifier
     instruments: Instruments
-    tickets: Tickets = field(factory=Tickets)
+    tickets: Tickets = field(factory=LocalTickets)
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from netra_trio.broker.limits import Limits
 from netra_trio.broker.threads import ThreadDirectory
 from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
 
@@ -326,7 +327,7 @@ KEY_SECONDS = 300.0  # docs/protocol.md: the key of an event of a room
 
 
 class Backend(Protocol):
-    """The directory and the broker of one node, on one server."""
+    """The directory, the broker and the limits of one node, on one server."""
 
     @property
     def directory(self) -> Directory:
@@ -341,6 +342,11 @@ class Backend(Protocol):
     @property
     def threads(self) -> ThreadDirectory:
         """The lines of the threads, and the message rate."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of users and the tickets."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:

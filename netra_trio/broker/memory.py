@@ -32,6 +32,7 @@ from netra_trio.broker.base import (
     SessionRecord,
     check_mail,
 )
+from netra_trio.broker.memory_limits import LimitsState, MemoryLimits
 from netra_trio.broker.memory_threads import MemoryThreads, ThreadsState
 from netra_trio.ids import NodeId, SessionId, new_node_id
 
@@ -83,12 +84,14 @@ class MemoryServer:
         self.rooms: dict[str, _Room] = {}
         self.subscribers: dict[str, dict[NodeId, _Inbox]] = {}
         self.threads = ThreadsState(self.is_live)
+        self.limits = LimitsState()
 
     def clear(self) -> None:
         """Lose everything but the subscriptions, as a server that restarts empty."""
         self.restore({}, {})
         self.rooms.clear()
         self.threads.clear()
+        self.limits.clear()
 
     def restore(
         self,
@@ -326,7 +329,7 @@ class MemoryBroker:
 
 @define(eq=False)
 class MemoryBackend:
-    """The directory and the broker of one node, on a server in this process."""
+    """The directory, the broker and the limits of one node, on a server in this process."""
 
     node: NodeId = field(factory=new_node_id)
     server: MemoryServer = field(factory=MemoryServer)
@@ -339,6 +342,9 @@ class MemoryBackend:
     threads: MemoryThreads = field(
         init=False,
         default=Factory(lambda self: MemoryThreads(self.node, self.server.threads), True),
+    )
+    limits: MemoryLimits = field(
+        init=False, default=Factory(lambda self: MemoryLimits(self.node, self.server.limits), True)
     )
 
     @asynccontextmanager

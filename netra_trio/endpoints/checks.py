@@ -212,7 +212,7 @@ async def _identify(
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
     kind, value = credentials[0]
     if kind == "ticket":
-        identity = services.tickets.redeem(value, now)
+        identity = await services.tickets.redeem(value, now)
         check_expiry(identity.expires_at, services.wall_clock())
         return identity
     if kind == "subprotocol":

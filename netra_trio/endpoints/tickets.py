@@ -20,5 +20,5 @@ async def ticket(check_room: Callable[[], None], call: Call) -> Answer:
     check_room()
     now = trio.current_time()
     identity = await check_ticket_request(call.request, call.services, now=now)
-    issued = call.services.tickets.issue(identity, now)
+    issued = await call.services.tickets.issue(identity, now)
     return Answer(200, {"ticket": issued, "expires_in": TICKET_SECONDS})

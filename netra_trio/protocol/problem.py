@@ -9,6 +9,7 @@ from netra_trio.errors import NetraError
 from netra_trio.protocol.codes import ERRORS, ErrorCode
 
 STORE_RETRY_MS = 1000  # about the time of a database restart
+BROKER_RETRY_MS = 1000  # nodes ask an unavailable broker again every second
 
 
 @frozen
@@ -86,6 +87,11 @@ def problem(
 def store_unavailable(text: str = "The store cannot answer now.") -> Problem:
     """Return the error for an unavailable store."""
     return problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=STORE_RETRY_MS)
+
+
+def broker_unavailable(text: str = "The broker cannot answer now.") -> Problem:
+    """Return the error for what needs another node, or what all nodes share."""
+    return problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=BROKER_RETRY_MS)
 
 
 def rate_limited(text: str, seconds: float, *, help: str | None = None) -> Problem:  # noqa: A002 - as in `problem`

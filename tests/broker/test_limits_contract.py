@@ -1,0 +1,319 @@
+"""The contract of `Limits`, which each implementation passes; two nodes share one server."""
+
+import pytest
+import trio
+from attrs import define
+from trio.testing import MockClock
+
+from netra_trio.broker.limits import (
+    KeptSession,
+    KnownSession,
+    Limits,
+    OpenConnection,
+    OpenedConnection,
+    UserUpdate,
+)
+from netra_trio.broker.memory import MemoryBackend, MemoryServer
+from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId, new_node_id
+
+ALICE, BOB = UserId("alice"), UserId("bob {of} \x00 any:characters\u20ac")
+GONE = NodeId("own_gone")
+
+
+@define
+class Two:
+    """The limits as two nodes see them."""
+
+    one: Limits
+    two: Limits
+    nodes: tuple[NodeId, NodeId]
+
+
+@pytest.fixture
+def limits(autojump_clock: MockClock) -> Two:
+    server = MemoryServer()
+    nodes = (new_node_id(), new_node_id())
+    return Two(
+        MemoryBackend(nodes[0], server).limits, MemoryBackend(nodes[1], server).limits, nodes
+    )
+
+
+async def opening(
+    limits: Limits,
+    name: str,
+    *,
+    user: UserId = ALICE,
+    session: str | None = None,
+    limit: int = 2,
+    evicts: bool = True,
+    gone: tuple[NodeId, ...] | None = (),
+) -> OpenedConnection:
+    """Open a connection; the clock passes, so that the order is clear."""
+    await trio.sleep(0.01)
+    return await limits.open_connection(
+        user,
+        ConnectionId(name),
+        session_id=None if session is None else SessionId(session),
+        limit=limit,
+        evicts=evicts,
+        gone=gone,
+    )
+
+
+def accepted(*evicted: tuple[str, NodeId]) -> OpenedConnection:
+    pairs = [(ConnectionId(name), node) for name, node in evicted]
+    return OpenedConnection(is_accepted=True, evicted=pairs)
+
+
+REJECTED = OpenedConnection(is_accepted=False)
+
+
+def closing(*names: str, user: UserId = ALICE) -> list[UserUpdate]:
+    return [UserUpdate(user, closed_connections=[ConnectionId(name) for name in names])]
+
+
+def a_connection(name: str, session: str = "s", seconds: float = 0.0) -> OpenConnection:
+    return OpenConnection(ConnectionId(name), SessionId(session), seconds)
+
+
+# Connections.
+
+
+async def test_connections_of_all_nodes_count(limits: Two) -> None:
+    assert await opening(limits.one, "a", evicts=False) == accepted()
+    assert await opening(limits.two, "b", evicts=False) == accepted()
+    assert await opening(limits.one, "c", evicts=False) == REJECTED
+    assert await opening(limits.two, "d", evicts=False) == REJECTED
+    assert await opening(limits.two, "e", user=BOB, evicts=False) == accepted()
+    await limits.one.update(closing("a"))
+    assert await opening(limits.two, "f", evicts=False) == accepted()
+    assert await opening(limits.two, "g", evicts=False) == REJECTED
+
+
+async def test_the_oldest_connection_of_all_nodes_is_evicted(limits: Two) -> None:
+    one, two = limits.nodes
+    await opening(limits.one, "a")
+    await opening(limits.two, "b")
+    assert await opening(limits.two, "c") == accepted(("a", one))
+    assert await opening(limits.one, "d") == accepted(("b", two))
+    assert await opening(limits.one, "e") == accepted(("c", two))
+
+
+async def test_connections_beyond_the_limit_are_evicted_together(limits: Two) -> None:
+    one, _ = limits.nodes
+    for name in "abcd":
+        await opening(limits.one, name, limit=4)
+    assert await opening(limits.two, "e", limit=2) == accepted(("a", one), ("b", one), ("c", one))
+
+
+async def test_an_opening_is_counted_once(limits: Two) -> None:
+    await opening(limits.one, "a")
+    await opening(limits.one, "b")
+    assert await opening(limits.one, "b") == accepted()
+    assert await opening(limits.one, "b", evicts=False) == accepted()
+
+
+async def test_a_connection_of_the_resumed_session_does_not_count(limits: Two) -> None:
+    await opening(limits.one, "a", session="s1", evicts=False)
+    await opening(limits.one, "b", session="s2", evicts=False)
+    assert await opening(limits.two, "c", session="s1", evicts=False) == accepted()
+    assert await opening(limits.two, "d", session="s3", evicts=False) == REJECTED
+    # The end of the one that it replaced changes nothing.
+    await limits.one.update(closing("a"))
+    assert await opening(limits.two, "d", session="s3", evicts=False) == REJECTED
+
+
+async def test_the_session_of_a_connection_may_be_reported_later(limits: Two) -> None:
+    await opening(limits.one, "a", limit=1, evicts=False)
+    assert await opening(limits.two, "b", session="s1", limit=1, evicts=False) == REJECTED
+    await limits.one.update([UserUpdate(ALICE, connections=[a_connection("a", "s1")])])
+    assert await opening(limits.two, "b", session="s1", limit=1, evicts=False) == accepted()
+
+
+async def test_connections_of_nodes_that_are_gone_do_not_count(limits: Two) -> None:
+    one, two = limits.nodes
+    await opening(limits.one, "a", evicts=False)
+    await opening(limits.one, "b", evicts=False)
+    # Other nodes reach the limit, and it is not known whether they are gone.
+    undecided = await opening(limits.two, "c", evicts=False, gone=None)
+    assert undecided == OpenedConnection(is_accepted=False, undecided=frozenset({one}))
+    assert await opening(limits.two, "c", evicts=True, gone=None) == undecided
+    assert await opening(limits.two, "c", evicts=False, gone=(GONE,)) == REJECTED
+    assert await opening(limits.two, "c", evicts=False, gone=(GONE, one)) == accepted()
+    assert await opening(limits.two, "d", evicts=False, gone=None) == accepted()
+    # The own connections alone reach it: then there is nothing to look up.
+    assert await opening(limits.two, "e", evicts=False, gone=None) == REJECTED
+    assert await opening(limits.two, "e", gone=None) == accepted(("c", two))
+
+
+async def test_a_node_reports_its_connections_again(limits: Two) -> None:
+    """As after an outage, or after the server has lost everything."""
+    one, two = limits.nodes
+    await opening(limits.two, "b")
+    report = [a_connection("a", seconds=60.0), a_connection("c", seconds=0.0)]
+    await limits.one.update([UserUpdate(ALICE, connections=report)])
+    assert await opening(limits.two, "d", evicts=False) == REJECTED
+    assert await opening(limits.two, "d", limit=3) == accepted(("a", one))
+    assert await opening(limits.two, "e", limit=3) == accepted(("b", two))
+
+
+async def test_a_report_keeps_the_age_of_a_connection(limits: Two) -> None:
+    one, _ = limits.nodes
+    await opening(limits.one, "a")
+    await opening(limits.one, "b")
+    await limits.one.update([UserUpdate(ALICE, connections=[a_connection("a", seconds=0.0)])])
+    assert await opening(limits.two, "c") == accepted(("a", one))
+
+
+async def test_of_openings_at_once_only_as_many_as_permitted_are_accepted(limits: Two) -> None:
+    results: list[bool] = []
+
+    async def open_one(number: int) -> None:
+        node = limits.one if number % 2 else limits.two
+        opened = await node.open_connection(
+            ALICE, ConnectionId(f"c{number}"), session_id=None, limit=5, evicts=False, gone=()
+        )
+        results.append(opened.is_accepted)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(open_one, number)
+    assert sorted(results) == [False] * 15 + [True] * 5
+
+
+# Sessions.
+
+
+def a_session(
+    name: str, detached: float | None = None, *, is_busy: bool = False, is_claimed: bool = False
+) -> KeptSession:
+    return KeptSession(SessionId(name), detached, is_busy, is_claimed)
+
+
+async def keep(
+    limits: Limits,
+    *sessions: KeptSession,
+    more_than: int | None = 0,
+    closed: tuple[str, ...] = (),
+    gone: tuple[str, ...] = (),
+) -> dict[str, KnownSession]:
+    """Report sessions; return those that the user has."""
+    update = UserUpdate(
+        ALICE,
+        sessions=sessions,
+        closed_sessions=[SessionId(name) for name in closed],
+        gone_sessions=[SessionId(name) for name in gone],
+        max_sessions=more_than,
+    )
+    [known] = await limits.update([update])
+    return {each.session_id: each for each in known}
+
+
+async def test_the_sessions_of_all_nodes_are_returned_beyond_the_limit(limits: Two) -> None:
+    one, two = limits.nodes
+    assert await keep(limits.one, a_session("a", 5.0, is_busy=True), more_than=1) == {}
+    assert await keep(limits.two, a_session("b"), more_than=2) == {}
+    assert await keep(limits.two, more_than=None) == {}
+    await trio.sleep(0.2)
+    known = await keep(limits.two, more_than=1)
+    assert known.keys() == {"a", "b"}
+    assert known["b"] == KnownSession(SessionId("b"), two, None, is_busy=False)
+    a = known["a"]
+    assert (a.node, a.is_busy) == (one, True)
+    assert a.detached is not None
+    assert 5.2 <= a.detached < 6.0
+
+
+async def test_the_last_report_of_a_session_counts(limits: Two) -> None:
+    await keep(limits.one, a_session("a", 5.0, is_busy=True))
+    known = await keep(limits.one, a_session("a"))
+    assert known["a"] == KnownSession(SessionId("a"), limits.nodes[0], None, is_busy=False)
+
+
+async def test_a_session_stays_with_the_node_that_claimed_it(limits: Two) -> None:
+    one, two = limits.nodes
+    await keep(limits.one, a_session("a", is_claimed=True))
+    assert (await keep(limits.two, a_session("a", is_claimed=True)))["a"].node == two
+    # The first node does not know yet that it has lost the session; then it ends its copy.
+    assert (await keep(limits.one, a_session("a", 1.0)))["a"].node == two
+    assert (await keep(limits.one, closed=("a",)))["a"].node == two
+    assert one != two
+
+
+async def test_ended_sessions_do_not_count(limits: Two) -> None:
+    await keep(limits.one, a_session("a"), a_session("b"))
+    await keep(limits.two, a_session("c"))
+    assert (await keep(limits.one, closed=("a", "never"))).keys() == {"b", "c"}
+    assert (await keep(limits.one, gone=("c", "never"))).keys() == {"b"}
+    assert await keep(limits.one, closed=("b",)) == {}
+
+
+async def test_several_users_are_updated_together(limits: Two) -> None:
+    one = [a_session("a")]
+    updates = [UserUpdate(user, sessions=one, max_sessions=0) for user in (ALICE, BOB)]
+    known = await limits.one.update(updates)
+    assert [[each.session_id for each in of_user] for of_user in known] == [["a"], ["a"]]
+    assert await limits.one.update([]) == []
+
+
+# Tickets.
+
+
+async def add(limits: Limits, digest: str, *, user: UserId = ALICE, per_user: int = 20) -> None:
+    await trio.sleep(0.01)
+    await limits.add_ticket(
+        user, digest, digest.encode() + b"\x00\xff", seconds=30, per_user=per_user
+    )
+
+
+async def test_a_ticket_is_taken_once_by_any_node(limits: Two) -> None:
+    await add(limits.one, "first")
+    await add(limits.one, "second", user=BOB)
+    assert await limits.two.take_ticket("first") == b"first\x00\xff"
+    assert await limits.one.take_ticket("first") is None
+    assert await limits.two.take_ticket("first") is None
+    assert await limits.one.take_ticket("second") == b"second\x00\xff"
+    assert await limits.one.take_ticket("unknown") is None
+
+
+async def test_a_ticket_expires(limits: Two) -> None:
+    for seconds in (0.5, 0.1):
+        await limits.one.add_ticket(ALICE, f"for {seconds}", b"", seconds=seconds, per_user=20)
+    await trio.sleep(0.15)
+    assert await limits.two.take_ticket("for 0.1") is None
+    assert await limits.two.take_ticket("for 0.5") == b""
+
+
+async def test_an_expired_ticket_makes_room(limits: Two) -> None:
+    await limits.one.add_ticket(ALICE, "first", b"", seconds=5, per_user=2)
+    await limits.one.add_ticket(ALICE, "short", b"", seconds=0.05, per_user=2)
+    await trio.sleep(0.1)
+    await add(limits.one, "last", per_user=2)
+    assert await limits.one.take_ticket("first") == b""
+
+
+async def test_of_many_that_take_a_ticket_at_once_one_gets_it(limits: Two) -> None:
+    await add(limits.one, "it")
+    taken: list[bytes | None] = []
+
+    async def take(limits: Limits) -> None:
+        taken.append(await limits.take_ticket("it"))
+
+    async with trio.open_nursery() as nursery:
+        for each in (limits.one, limits.two) * 10:
+            nursery.start_soon(take, each)
+    assert sorted(data for data in taken if data is not None) == [b"it\x00\xff"]
+    assert len(taken) == 20
+
+
+async def test_the_oldest_ticket_of_a_user_is_dropped(limits: Two) -> None:
+    for number in range(3):
+        await add(limits.one, f"t{number}", per_user=3)
+    await add(limits.one, "bobs", user=BOB, per_user=3)
+    await add(limits.two, "t3", per_user=3)
+    assert await limits.one.take_ticket("t0") is None
+    # A ticket that was taken makes room.
+    assert await limits.one.take_ticket("t1") is not None
+    await add(limits.one, "t4", per_user=3)
+    left = [await limits.one.take_ticket(name) for name in ("t2", "t3", "t4", "bobs")]
+    assert None not in left
