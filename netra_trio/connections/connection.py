@@ -3,6 +3,8 @@
 connection.end(EndReason.EVICTED, problem)    # from any task, without waiting
 """
 
+from collections.abc import Callable
+
 import trio
 from attrs import define, field
 
@@ -45,6 +47,7 @@ class Connection:
         peer_code: The close code of the peer, if it sent one.
         frames_in: The number of received frames.
         frames_out: The number of sent frames.
+        on_end: Called when it ends, where something has to know it before its tasks have ended.
     """
 
     session: Session
@@ -60,6 +63,7 @@ class Connection:
     is_finishing: bool = False
     frames_in: int = 0
     frames_out: int = 0
+    on_end: Callable[[], None] | None = None
     liveness: Liveness = field(init=False)
     token: TokenLife = field(init=False)
     changed: trio.Event = field(factory=trio.Event)
@@ -88,6 +92,8 @@ class Connection:
             return
         self.reason = reason
         self.changed.set()
+        if self.on_end is not None:
+            self.on_end()
         if problem is not None:
             self.metrics.note_error(problem.code)
             self.final_error = self.wire.encode_problem(problem, self.services.wall_clock())

@@ -105,6 +105,10 @@ class Users:
         self._users[user_id] = user
         return user
 
+    def find(self, user_id: UserId) -> User | None:
+        """Return the user; None if it is not known."""
+        return self._users.get(user_id)
+
     def __len__(self) -> int:
         return len(self._users)
 
