@@ -5,6 +5,7 @@ services = Services(settings=settings, store=store, verifier=verifier, instrumen
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from attrs import field, frozen
 
@@ -12,8 +13,54 @@ from netra_trio.auth.tickets import LocalTickets, Tickets
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
+from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, UserId
+from netra_trio.protocol.messages import Answer
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.instruments import Instruments
+
+
+class OtherNodes(Protocol):
+    """The runs of a user on other nodes. Cancelling is safe; the request may arrive all the same.
+
+    Every method raises `Refused` with SERVICE_UNAVAILABLE if the other node does not answer.
+    """
+
+    async def stop_run(self, user_id: UserId, run_id: RunId) -> bool:
+        """Stop a run that is not live on this node.
+
+        Returns:
+            Whether another node stopped it, or it ends because its node is gone.
+
+        Raises:
+            StoreUnavailable: If the store cannot answer now.
+        """
+        ...
+
+    async def answer(
+        self,
+        node: NodeId,
+        given: Answer,
+        *,
+        user_id: UserId,
+        session_id: SessionId,
+        correlation_id: CorrelationId | None,
+    ) -> bool:
+        """Answer a question of a run of another node.
+
+        Args:
+            node: The node of the run.
+            given: The answer.
+            user_id: The user who answers.
+            session_id: The session that answers, which gets a copy of how the question is closed.
+            correlation_id: The correlation id of the answer.
+
+        Returns:
+            Whether the question is open there.
+
+        Raises:
+            Refused: ANSWER_REJECTED.
+        """
+        ...
 
 
 @frozen(kw_only=True)
@@ -26,6 +73,7 @@ class Services:
         verifier: Verifies tokens.
         instruments: Receive the telemetry.
         tickets: The issued tickets that have not been used.
+        other_nodes: Reaches the runs of other nodes; None if there is one node.
         wall_clock: Returns Unix seconds.
         admission: Admits messages over all nodes; None if there is only this one.
     """
@@ -35,5 +83,6 @@ class Services:
     verifier: TokenVerifier
     instruments: Instruments
     tickets: Tickets = field(factory=LocalTickets)
+    other_nodes: OtherNodes | None = None
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None

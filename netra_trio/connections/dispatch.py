@@ -45,6 +45,7 @@ from netra_trio.protocol.problem import (
     store_unavailable,
 )
 from netra_trio.protocol.ratelimit import TokenBucket
+from netra_trio.services import OtherNodes
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, Store
 from netra_trio.telemetry.metrics import Metrics
@@ -90,6 +91,7 @@ class CommandDispatcher:
         metrics: Count refused commands.
         wall_clock: Returns Unix seconds.
         nursery: Holds the background requests.
+        other_nodes: Reaches the runs of other nodes; None if there is one node.
     """
 
     __slots__ = (
@@ -99,6 +101,7 @@ class CommandDispatcher:
         "_history",
         "_metrics",
         "_nursery",
+        "_other_nodes",
         "_renewals",
         "_session",
         "_store",
@@ -116,6 +119,7 @@ class CommandDispatcher:
         metrics: Metrics,
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
+        other_nodes: OtherNodes | None = None,
     ) -> None:
         now = trio.current_time()
         self._session = session
@@ -125,6 +129,7 @@ class CommandDispatcher:
         self._metrics = metrics
         self._wall_clock = wall_clock
         self._nursery = nursery
+        self._other_nodes = other_nodes
         self._background: Counter[Callable[[Frame], Awaitable[None]]] = Counter()
         self._renewals = trio.Lock()
         self._control = TokenBucket(rate=CONTROL_RATE, burst=CONTROL_BURST, now=now)
@@ -177,11 +182,32 @@ class CommandDispatcher:
     async def stop(self, frame: Frame) -> None:
         """Stop a run of this user; its `agent_completed` is the reply."""
         self.take_control()
-        live = self._session.user.runs.get(RunId(frame.message.run_id))
-        if live is None:
-            text = "The run does not exist or has ended."
-            raise Refused(problem(ErrorCode.RUN_NOT_FOUND, text))
-        live.stop()
+        if self._stop_here(RunId(frame.message.run_id)):
+            return
+        if self._other_nodes is None:
+            raise _run_not_found()
+        self._start_background(self._stop_elsewhere, frame)
+
+    def _stop_here(self, run_id: RunId) -> bool:
+        """Stop a run, if it is live on this node; return whether it is."""
+        live = self._session.user.runs.get(run_id)
+        if live is not None:
+            live.stop()
+        return live is not None
+
+    async def _stop_elsewhere(self, frame: Frame) -> None:
+        """Stop a run of another node.
+
+        Raises:
+            Refused: RUN_NOT_FOUND, or SERVICE_UNAVAILABLE.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        run_id = RunId(frame.message.run_id)
+        assert self._other_nodes is not None  # noqa: S101 - for mypy: `stop` checks it
+        is_stopped = await self._other_nodes.stop_run(self._session.user.id, run_id)
+        # The run may have come to this node meanwhile, with its session.
+        if not is_stopped and not self._stop_here(run_id):
+            raise _run_not_found()
 
     async def answer(self, frame: Frame) -> None:
         """Answer a question of a run of this user; its `agent_answered` is the reply."""
@@ -189,7 +215,7 @@ class CommandDispatcher:
         session, given = self._session, frame.message
         question = session.user.questions.get(given.question_id)
         if question is None:
-            self._start_background(self._reject_answer, frame)
+            self._start_background(self._answer_elsewhere, frame)
         else:
             question.answer(
                 given,
@@ -198,14 +224,26 @@ class CommandDispatcher:
                 correlation_id=frame.correlation_id,
             )
 
-    async def _reject_answer(self, frame: Frame) -> None:
-        """Reject an answer to a question that is not open here; the error says how it was closed.
+    async def _answer_elsewhere(self, frame: Frame) -> None:
+        """Answer a question that is not open here; an error says how it was closed.
 
         Raises:
-            Refused: ANSWER_REJECTED.
+            Refused: ANSWER_REJECTED, or SERVICE_UNAVAILABLE.
             StoreUnavailable: If the store cannot answer now.
         """
-        known = await self._store.find_question(self._session.user.id, frame.message.question_id)
+        session, given, others = self._session, frame.message, self._other_nodes
+        known = await self._store.find_question(session.user.id, given.question_id)
+        if others is not None and known is not None and known.owner is not None:
+            is_open = await others.answer(
+                known.owner,
+                given,
+                user_id=session.user.id,
+                session_id=session.id,
+                correlation_id=frame.correlation_id,
+            )
+            if is_open:
+                return
+            known = await self._store.find_question(session.user.id, given.question_id)
         raise rejected(None if known is None else known.outcome)
 
     async def auth(self, frame: Frame) -> None:
@@ -299,6 +337,11 @@ async def check_user(client: Client, session: Session, store: Store) -> bool:
     if refusal is not None:
         client.end(EndReason.USER_DISABLED, refusal)
     return refusal is None
+
+
+def _run_not_found() -> Refused:
+    text = "The run does not exist or has ended."
+    return Refused(problem(ErrorCode.RUN_NOT_FOUND, text))
 
 
 _RENEWAL_HELP = "The connection keeps the old token; send another one before it expires."

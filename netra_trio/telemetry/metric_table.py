@@ -314,6 +314,15 @@ METRICS: tuple[Metric, ...] = (
         "agent",
     ),
     _row(
+        "counter",
+        "server",
+        "broker_fallbacks_total",
+        "New connections and sessions for which a node counted its own alone, because the broker "
+        "did not answer",
+        lambda m, _: m.broker_fallbacks,
+        "limit",
+    ),
+    _row(
         "histogram",
         "server",
         "event_loop_lag_seconds",

@@ -91,6 +91,7 @@ RATE_EVENTS = (
     ("requests", "refused"),
 )
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
+FALLBACKS = ("connections", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
 _CONTROL = (
@@ -216,6 +217,7 @@ class Metrics:
     usage_tokens: dict[Key, int] = field(init=False)
     usage_cost: dict[Key, float] = field(init=False)
     requests: dict[Key, Histogram] = field(init=False)
+    broker_fallbacks: dict[Key, int] = field(factory=lambda: _zeros(FALLBACKS))
     loop_lag: Histogram = field(factory=lambda: Histogram(FAST))
 
     def __attrs_post_init__(self) -> None:
