@@ -1,6 +1,6 @@
 """The limits of users over all nodes, as one node applies them.
 
-    shared = SharedLimits(backend, local, node parts …)
+    shared = SharedLimits(backend, parts, local=…, send=…, discard=…)
     with await shared.admit(user_id, connection_id, resumed) as place:   # a `ConnectionLimit`
         place.evict()
     sessions.watch = shared                                              # a `SessionWatch`
@@ -16,7 +16,7 @@ everything afterwards.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Self
 
 import structlog
 import trio
@@ -37,6 +37,7 @@ from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId
 from netra_trio.node.capacity import Capacity, LocalConnectionLimit, LocalPlace
 from netra_trio.node.registry import Sessions
+from netra_trio.node.remote_runs import Header, Send
 from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import Users
 from netra_trio.telemetry.metrics import Metrics
@@ -46,16 +47,6 @@ RETRY_SECONDS = 1.0  # before the broker is asked again
 BATCH = 200  # users of one report: some milliseconds of the server
 
 _log = structlog.get_logger(__name__)
-
-
-class Post(Protocol):
-    """Sends a message to another node, in the background; it may be lost with the broker."""
-
-    def __call__(
-        self, node: NodeId, kind: str, header: Mapping[str, Any], data: bytes = b""
-    ) -> None:
-        """Send a message."""
-        ...
 
 
 @frozen(kw_only=True)
@@ -175,7 +166,7 @@ class SharedLimits:
         backend: The state that the nodes share.
         parts: The parts of this node.
         local: The limit of this node alone.
-        post: Sends messages to other nodes.
+        send: Sends messages to other nodes.
         discard: Forgets a session that this node has taken from a node that is gone; ends its runs.
     """
 
@@ -185,7 +176,7 @@ class SharedLimits:
         parts: NodeParts,
         *,
         local: LocalConnectionLimit,
-        post: Post,
+        send: Send,
         discard: Callable[[SessionRecord], Awaitable[None]],
     ) -> None:
         self._backend = backend
@@ -194,7 +185,7 @@ class SharedLimits:
         self._node = backend.directory.node
         self._parts = parts
         self._local = local
-        self._post = post
+        self._send = send
         self._discard = discard
         self._places: dict[UserId, dict[ConnectionId, SharedPlace]] = {}
         self._changes: dict[UserId, _Changes] = {}
@@ -266,7 +257,7 @@ class SharedLimits:
             if node == self._node:
                 self._evict(connection_id)
             else:
-                self._post(node, "evict", {"connection": connection_id})
+                self._send(node, "evict", {"connection": connection_id})
 
     def _evict(self, connection_id: ConnectionId) -> None:
         connection = self._parts.connections.get(connection_id)
@@ -279,7 +270,7 @@ class SharedLimits:
             if node == self._node:
                 self._report_user(user_id)
             else:
-                self._post(node, "recount", {"user": user_id})
+                self._send(node, "recount", {"user": user_id})
 
     def keep(self, place: SharedPlace) -> None:
         """Count a connection until it ends, also after the server has lost everything."""
@@ -326,15 +317,15 @@ class SharedLimits:
 
     # Messages of other nodes.
 
-    async def on_evict(self, sender: NodeId, header: Mapping[str, Any], data: bytes) -> None:  # noqa: ARG002
+    async def on_evict(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
         """End a connection that another node has evicted."""
         self._evict(ConnectionId(header["connection"]))
 
-    async def on_recount(self, sender: NodeId, header: Mapping[str, Any], data: bytes) -> None:  # noqa: ARG002
+    async def on_recount(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
         """Report the connections of a user again."""
         self._report_user(UserId(header["user"]))
 
-    async def on_end_session(self, sender: NodeId, header: Mapping[str, Any], data: bytes) -> None:  # noqa: ARG002
+    async def on_end_session(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
         """End a session whose user has too many, unless it has a connection by now."""
         session_id = SessionId(header["session"])
         self._parts.sessions.end_detached(session_id)
@@ -498,4 +489,4 @@ class SharedLimits:
             self._parts.sessions.end_detached(session_id)
         else:
             header = {"session": session_id, "user": user_id}
-            self._post(session.node, "end_session", header)
+            self._send(session.node, "end_session", header)

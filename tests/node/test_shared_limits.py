@@ -1,0 +1,560 @@
+"""The limits of a user over several nodes: connections and sessions."""
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from support.cluster import ClusterNode, open_nodes
+from support.memory import Client
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from netra_trio.agents.run import Run
+from netra_trio.broker.base import LEASE_SECONDS, Batch, SessionRecord
+from netra_trio.broker.limits import USER_SECONDS
+from netra_trio.broker.memory import MemoryServer
+from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
+from netra_trio.node.shared_limits import REPORT_SECONDS, RETRY_SECONDS
+from netra_trio.protocol.codes import ErrorCode
+
+ALICE = UserId("alice")
+
+
+async def open_at(node: ClusterNode, user: str = "alice", **options: object) -> Client:
+    """Open a connection; what is reported behind has arrived when this returns."""
+    client = node.start(user, **options)  # type: ignore[arg-type]
+    client.hello = await client.expect("connection_established")
+    await trio.sleep(0.01)
+    return client
+
+
+async def refused_at(node: ClusterNode, **options: object) -> ErrorCode:
+    """Return the error of a connection that is refused."""
+    client = node.start(**options)  # type: ignore[arg-type]
+    await client.done.wait()
+    assert client.refused is not None
+    assert not client.transport.accepted.is_set()
+    return client.refused.problem.code
+
+
+async def close(client: Client) -> None:
+    client.peer.close()
+    await client.done.wait()
+    await trio.sleep(0.01)
+
+
+async def expect_evicted(client: Client) -> None:
+    frames, code = await client.rest()
+    assert [frame["payload"]["code"] for frame in frames] == ["CONNECTION_LIMIT_EXCEEDED"]
+    assert code == 4429
+
+
+async def expect_open(*clients: Client) -> None:
+    for client in clients:
+        assert await client.sync() == []
+
+
+def counted(server: MemoryServer) -> int:
+    """Return how many connections of alice the server counts."""
+    return len(server.limits.connections.get(ALICE, {}))
+
+
+def session_of(client: Client) -> str:
+    session_id: str = client.hello["payload"]["session_id"]
+    return session_id
+
+
+def is_known(node: ClusterNode, client: Client) -> bool:
+    """Whether a node has the session of a client."""
+    return node.node.sessions.get(SessionId(session_of(client))) is not None
+
+
+# Connections.
+
+
+async def test_the_oldest_connection_is_evicted_on_whichever_node(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_nodes(3, max_connections_per_user=3) as (one, two, three):
+        clients = [await open_at(node) for node in (one, two, three)]
+        await expect_open(*clients)
+        newer = await open_at(two)
+        await expect_evicted(clients[0])
+        newest = await open_at(two)
+        await expect_evicted(clients[1])
+        await expect_open(clients[2], newer, newest)
+
+
+async def test_a_connection_beyond_the_limit_is_rejected_on_each_node(
+    autojump_clock: MockClock,
+) -> None:
+    server = MemoryServer()
+    options = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    async with open_nodes(2, server=server, **options) as (one, two):
+        first, second = await open_at(one), await open_at(two)
+        for node in (one, two):
+            assert await refused_at(node) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        await open_at(one, "bob")
+        await expect_open(first, second)
+        await close(first)
+        await open_at(two)
+        assert await refused_at(one) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        assert counted(server) == 2
+
+
+async def test_openings_at_once_do_not_exceed_the_limit(autojump_clock: MockClock) -> None:
+    options = {"max_connections_per_user": 5, "connection_limit_policy": "reject"}
+    async with open_nodes(2, **options) as nodes:
+        clients = [nodes[number % 2].start() for number in range(20)]
+        await wait_all_tasks_blocked()
+        assert sum(client.refused is None for client in clients) == 5
+
+
+async def test_a_resume_that_replaces_its_own_socket_is_not_one_more(
+    autojump_clock: MockClock,
+) -> None:
+    server = MemoryServer()
+    options = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    async with open_nodes(2, server=server, **options) as (one, two):
+        first, other = await open_at(one), await open_at(two)
+        again = await open_at(one, session_id=session_of(first))
+        assert again.hello["payload"]["resume"]["verdict"] == "exact"
+        await first.rest()
+        await first.done.wait()
+        await expect_open(other, again)
+        await trio.sleep(0.01)
+        assert counted(server) == 2
+        assert await refused_at(two) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+
+
+async def test_an_ending_connection_does_not_count(autojump_clock: MockClock) -> None:
+    """It may take seconds to end, while its client is connecting to another node."""
+    async with open_nodes(2, max_connections_per_user=2) as (one, two):
+        stuck = one.start(buffer_bytes=1000)
+        await stuck.send("ping", {"a": "x" * 900})
+        await stuck.send("ping", {"a": "x" * 900})
+        await wait_all_tasks_blocked()
+        kept = await open_at(two)
+        connection = next(iter(one.node._connections.values()))
+        one.node.capacity.evict(connection)
+        await trio.sleep(0.01)
+        assert not stuck.done.is_set()
+        await open_at(two)
+        await expect_open(kept)
+
+
+async def test_connections_of_a_killed_node_do_not_count(autojump_clock: MockClock) -> None:
+    options = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    async with open_nodes(2, **options) as (one, two):
+        await open_at(one)
+        await open_at(one)
+        assert await refused_at(two) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        one.link.is_cut = True  # it is killed: its lease ends
+        await trio.sleep(LEASE_SECONDS - 0.8)
+        assert await refused_at(two) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        await trio.sleep(0.8)
+        await open_at(two)
+        await open_at(two)
+        assert await refused_at(two) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+
+
+async def test_a_node_without_its_own_lease_takes_no_node_for_gone(
+    autojump_clock: MockClock,
+) -> None:
+    """The server has restarted empty, and not all nodes have renewed their leases."""
+    server = MemoryServer()
+    options = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
+    async with open_nodes(2, server=server, **options) as (one, two):
+        await open_at(one)
+        server.leases.clear()
+        assert await refused_at(two) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+
+
+async def test_a_refused_opening_evicts_no_connection(autojump_clock: MockClock) -> None:
+    """The session of the resume has another wire format, which is found after the limit."""
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_connections_per_user=2) as (one, two):
+        remote, local = await open_at(one), await open_at(two)
+        detached = await open_at(two)  # evicts `remote`
+        await expect_evicted(remote)
+        await close(detached)
+        remote = await open_at(one)
+        for _ in range(3):
+            session = session_of(detached)
+            code = await refused_at(two, session_id=session, acknowledging=True)
+            assert code is ErrorCode.BAD_REQUEST
+            await trio.sleep(0.01)
+            assert counted(server) == 2
+        await expect_open(remote, local)
+
+
+async def test_a_cancelled_opening_is_not_counted(autojump_clock: MockClock) -> None:
+    """At each of its waits; the server counts it all the same, and is told a moment later."""
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_connections_per_user=1) as (one, two):
+        await open_at(one)
+
+        async def cancelled_at(call: str, number: int) -> bool:
+            """Cancel an opening in this call; return whether it was made."""
+            seen = 0
+
+            async def on_call(name: str) -> None:
+                nonlocal seen
+                seen += name == call
+                if seen == number:
+                    client.scope.cancel()
+
+            client = two.start()
+            two.link.on_call = on_call
+            await client.done.wait()
+            two.link.on_call = None
+            await trio.sleep(0.01)
+            return seen >= number
+
+        assert await cancelled_at("open_connection", 1)
+        assert counted(server) == 1
+        assert await cancelled_at("nodes", 1)
+        assert counted(server) == 1
+        assert await cancelled_at("open_connection", 2)
+        assert counted(server) <= 1
+        assert two.node.statistics()["connections"] == 0
+
+
+async def test_everything_is_reported_again(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_connections_per_user=2) as (one, two):
+        clients = [await open_at(one, heartbeat) for heartbeat in ("alice", "alice")]
+        server.limits.clear()
+        assert REPORT_SECONDS < USER_SECONDS / 2
+        one.node.connection_limit.report_all()  # type: ignore[attr-defined]
+        await trio.sleep(0.01)
+        assert counted(server) == 2
+        assert len(server.limits.sessions[ALICE]) == 2
+        await open_at(two)
+        await expect_evicted(clients[0])
+
+
+async def test_reports_are_repeated_after_some_minutes(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    async with open_nodes(1, server=server, heartbeat_interval_ms=3_600_000) as (one,):
+        await open_at(one)
+        server.limits.clear()
+        await trio.sleep(REPORT_SECONDS - 1)
+        assert counted(server) == 0
+        await trio.sleep(2)
+        assert counted(server) == 1
+        assert len(server.limits.sessions[ALICE]) == 1
+
+
+# Without the broker.
+
+
+async def test_a_node_counts_alone_while_the_broker_does_not_answer(
+    autojump_clock: MockClock,
+) -> None:
+    server = MemoryServer()
+    with capture_logs() as lines:
+        async with open_nodes(2, server=server, max_connections_per_user=2) as (one, two):
+            remote = await open_at(two)
+            first = await open_at(one)
+            one.link.is_cut = True
+            second = await open_at(one)
+            third = await open_at(one)
+            await expect_evicted(first)
+            await expect_open(remote, second, third)
+            metrics = one.node.services.instruments.metrics
+            assert metrics.broker_fallbacks["connections"] == 2
+            # One opening has asked; the others do not wait for the broker.
+            assert one.link.calls.count("open_connection") == 2
+            one.link.is_cut = False
+            await trio.sleep(RETRY_SECONDS + 0.1)
+            assert counted(server) == 3
+            await open_at(two)
+            await expect_evicted(remote)
+            await expect_evicted(second)
+            await expect_open(third)
+            assert counted(server) == 2
+    names = [line["event"] for line in lines]
+    assert names.count("limits_local") == names.count("limits_shared") == 1
+
+
+async def test_the_limit_of_a_node_alone_may_reject(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    options = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
+    async with open_nodes(1, server=server, **options) as (one,):
+        first = await open_at(one)
+        one.link.is_cut = True
+        for _ in range(2):  # one that asks the broker, and one that does not
+            assert await refused_at(one) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        await close(first)
+        await open_at(one)
+        one.link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        assert counted(server) == 1
+
+
+async def test_connections_that_the_server_never_saw_are_not_reported(
+    autojump_clock: MockClock,
+) -> None:
+    """In a long outage, what is to be reported afterwards does not grow."""
+    server = MemoryServer()
+    async with open_nodes(1, server=server, resume_window_ms=0) as (one,):
+        one.link.is_cut = True
+        for _ in range(10):
+            await close(await open_at(one))
+        limits = one.node.connection_limit
+        changes = limits._changes[ALICE]  # type: ignore[attr-defined]
+        assert len(changes.closed_connections) <= 1  # of the opening that found the link cut
+        assert len(changes.closed_sessions) <= 10
+        one.link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        assert limits._changes == {}  # type: ignore[attr-defined]
+        assert counted(server) == 0
+        assert server.limits.sessions == {}
+
+
+async def test_a_lost_answer_leaves_no_connection_behind(autojump_clock: MockClock) -> None:
+    """The server has counted the opening; the node has not heard of it."""
+    server = MemoryServer()
+    async with open_nodes(1, server=server, max_connections_per_user=2) as (one,):
+        one.link.is_cut_behind = "open_connection"
+        client = await open_at(one)
+        assert counted(server) == 1
+        await close(client)
+        one.link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        assert counted(server) == 0
+
+
+# Sessions.
+
+
+async def detached_at(node: ClusterNode) -> Client:
+    """Open a session and leave it; the clock passes, so that their order is clear."""
+    client = await open_at(node)
+    await close(client)
+    await trio.sleep(0.1)
+    return client
+
+
+async def test_the_session_detached_longest_ends_on_whichever_node(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_nodes(2, max_sessions_per_user=3) as (one, two):
+        first, second = await detached_at(one), await detached_at(two)
+        attached = await open_at(two)
+        assert is_known(one, first)
+        assert is_known(two, second)
+        await open_at(two)
+        assert not is_known(one, first)
+        assert is_known(two, second)
+        await open_at(one)
+        assert not is_known(two, second)
+        await open_at(one)  # attached sessions never end
+        await expect_open(attached)
+        assert two.node.statistics()["sessions"] + one.node.statistics()["sessions"] == 4
+
+
+async def test_a_session_without_a_run_ends_first(autojump_clock: MockClock) -> None:
+    may_end = trio.Event()
+
+    async def work(run: Run) -> None:
+        await may_end.wait()
+
+    async with open_nodes(2, agents={"work": work}, max_sessions_per_user=3) as (one, two):
+        busy = await open_at(one)
+        await busy.say("go")
+        await busy.until("agent_started")
+        await close(busy)
+        idle = await detached_at(two)
+        other = await detached_at(two)
+        await open_at(two)
+        assert is_known(one, busy)
+        assert not is_known(two, idle)
+        may_end.set()  # an idle session is noticed within a second or two
+        await trio.sleep(2.5)
+        await open_at(two)
+        assert not is_known(one, busy)
+        assert is_known(two, other)
+
+
+async def test_a_session_with_a_run_ends_if_there_is_no_other(autojump_clock: MockClock) -> None:
+    cancelled = trio.Event()
+
+    async def work(run: Run) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with open_nodes(2, agents={"work": work}, max_sessions_per_user=1) as (one, two):
+        busy = await open_at(one)
+        await busy.say("go")
+        await busy.until("agent_started")
+        await close(busy)
+        await open_at(two)
+        await cancelled.wait()
+        assert not is_known(one, busy)
+
+
+async def test_a_session_that_was_attached_meanwhile_stays(autojump_clock: MockClock) -> None:
+    """What other nodes know of it is late, so its own node decides."""
+    async with open_nodes(2, max_sessions_per_user=1) as (one, two):
+        first = await detached_at(one)
+        one.link.is_cut = True  # its report is late
+        again = await open_at(one, session_id=session_of(first))
+        await open_at(two)
+        assert is_known(one, first)
+        await expect_open(again)
+        one.link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        await expect_open(again)
+
+
+async def test_an_ended_session_that_is_still_counted_is_removed(
+    autojump_clock: MockClock,
+) -> None:
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_sessions_per_user=2) as (one, two):
+        first, second = await detached_at(one), await detached_at(one)
+        session = one.node.sessions.get(SessionId(session_of(first)))
+        assert session is not None
+        one.node.sessions.watch = None  # its end is not reported
+        one.node.sessions.close(session, "ended")
+        one.node.sessions.watch = one.node.connection_limit  # type: ignore[assignment]
+        await open_at(two)
+        assert is_known(one, second)
+        assert SessionId(session_of(first)) not in server.limits.sessions[ALICE]
+
+
+def a_record(
+    session_id: str, node: ClusterNode | NodeId | None, lease: NodeId | None = None
+) -> SessionRecord:
+    owner = node.id if isinstance(node, ClusterNode) else node
+    thread = ThreadId("thread")
+    return SessionRecord(
+        SessionId(session_id), ALICE, owner, 3, True, False, thread, lease or owner or NodeId("x")
+    )
+
+
+async def put(node: ClusterNode, record: SessionRecord) -> None:
+    """Put a session into the directory, as its owner does."""
+    await node.link.memory.directory.append([Batch(record, None, 1, b"", 120.0)])
+
+
+async def test_sessions_of_a_killed_node_count_until_the_directory_forgets_them(
+    autojump_clock: MockClock,
+) -> None:
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_sessions_per_user=3) as (one, two):
+        kept, forgotten = await open_at(one), await open_at(one)
+        await put(one, a_record(session_of(kept), one))
+        await one.kill()
+        mine = await detached_at(two)
+        await open_at(two)  # the forgotten one does not count
+        assert is_known(two, mine)
+        assert set(server.limits.sessions[ALICE]) >= {session_of(kept)}
+        assert session_of(forgotten) not in server.limits.sessions[ALICE]
+        # The other one was attached when its node was killed, so it counts as detached just now.
+        await open_at(two)
+        assert not is_known(two, mine)
+        await open_at(two)
+        assert session_of(kept) not in server.limits.sessions[ALICE]
+        assert server.sessions == {}
+
+
+async def test_a_released_session_counts_as_detached(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_sessions_per_user=1) as (one, two):
+        client = await open_at(one)
+        record = a_record(session_of(client), one)
+        await put(one, record)
+        session = one.node.sessions.get(record.session_id)
+        assert session is not None
+        limits = one.node.connection_limit
+        one.node.sessions.close(session, "drained")
+        limits.released(session, is_busy=True)  # type: ignore[attr-defined]
+        directory = one.link.memory.directory
+        await directory.release(record, to=None, lease=NodeId("own_lease"), seconds=120.0)
+        await directory.renew(draining=True)
+        one.link.is_cut = True
+        await trio.sleep(0.5)
+        assert set(server.limits.sessions[ALICE]) == {record.session_id}
+        await open_at(two)
+        await trio.sleep(0.1)
+        assert server.sessions == {}
+        assert record.session_id not in server.limits.sessions[ALICE]
+
+
+async def test_a_session_that_another_node_has_just_taken_is_left_alone(
+    autojump_clock: MockClock,
+) -> None:
+    server = MemoryServer()
+    async with open_nodes(3, server=server, max_sessions_per_user=1) as (one, two, three):
+        client = await open_at(one)
+        await put(one, a_record(session_of(client), one))
+        await one.kill()
+        directory = three.link.memory.directory
+        assert await directory.take(SessionId(session_of(client)), owner=one.id, epoch=3)
+        await open_at(two)
+        assert server.sessions[SessionId(session_of(client))].record.owner == three.id
+
+
+async def test_a_taken_over_session_belongs_to_its_new_node(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    async with open_nodes(2, server=server) as (one, two):
+        client = await open_at(one)
+        session = one.node.sessions.get(SessionId(session_of(client)))
+        assert session is not None
+        two.node.connection_limit.added(session)  # type: ignore[attr-defined]
+        two.node.sessions._all[session.id] = session
+        await trio.sleep(0.01)
+        assert server.limits.sessions[ALICE][session.id].node == two.id
+        one.node.sessions._note_changed(session)
+        await trio.sleep(0.01)
+        await close(client)
+        one.node.sessions.close(session, "ended")
+        await trio.sleep(0.01)
+        assert server.limits.sessions[ALICE][session.id].node == two.id
+        del two.node.sessions._all[session.id]
+
+
+async def test_a_node_alone_applies_the_limit_of_sessions(autojump_clock: MockClock) -> None:
+    async with open_nodes(2, max_sessions_per_user=2) as (one, two):
+        first = await detached_at(one)
+        remote = await detached_at(two)
+        one.link.is_cut = True
+        await open_at(one)  # finds the link cut; beyond the limit of all nodes, not of this one
+        await trio.sleep(0.1)
+        assert is_known(one, first)
+        await open_at(one)
+        assert not is_known(one, first)
+        metrics = one.node.services.instruments.metrics
+        assert metrics.broker_fallbacks["sessions"] >= 1
+        assert is_known(two, remote)
+        one.link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        assert not is_known(two, remote)
+
+
+@pytest.mark.parametrize("call", ["nodes", "find", "take", "drop"])
+async def test_the_limit_of_sessions_is_applied_after_an_outage(
+    autojump_clock: MockClock, call: str
+) -> None:
+    """The link is cut at each call that ends a session of a killed node."""
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_sessions_per_user=1) as (one, two):
+        client = await open_at(one)
+        await put(one, a_record(session_of(client), one))
+        await one.kill()
+
+        async def cut(name: str) -> None:
+            two.link.is_cut = name == call
+
+        two.link.on_call = cut
+        await open_at(two)
+        await trio.sleep(0.1)
+        two.link.on_call = None
+        two.link.is_cut = False
+        await trio.sleep(2 * RETRY_SECONDS + 0.1)
+        left = server.sessions.get(SessionId(session_of(client)))
+        # After the loss of its answer the session is this node's, and ends with its time.
+        assert left is None or (call == "drop" and left.record.owner == two.id)
