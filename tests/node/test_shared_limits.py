@@ -1,5 +1,7 @@
 """The limits of a user over several nodes: connections and sessions."""
 
+from typing import Any
+
 import pytest
 import trio
 from structlog.testing import capture_logs
@@ -18,17 +20,17 @@ from netra_trio.protocol.codes import ErrorCode
 ALICE = UserId("alice")
 
 
-async def open_at(node: ClusterNode, user: str = "alice", **options: object) -> Client:
+async def open_at(node: ClusterNode, user: str = "alice", **options: Any) -> Client:
     """Open a connection; what is reported behind has arrived when this returns."""
-    client = node.start(user, **options)  # type: ignore[arg-type]
+    client = node.start(user, **options)
     client.hello = await client.expect("connection_established")
     await trio.sleep(0.01)
     return client
 
 
-async def refused_at(node: ClusterNode, **options: object) -> ErrorCode:
+async def refused_at(node: ClusterNode, **options: Any) -> ErrorCode:
     """Return the error of a connection that is refused."""
-    client = node.start(**options)  # type: ignore[arg-type]
+    client = node.start(**options)
     await client.done.wait()
     assert client.refused is not None
     assert not client.transport.accepted.is_set()
@@ -87,7 +89,7 @@ async def test_a_connection_beyond_the_limit_is_rejected_on_each_node(
     autojump_clock: MockClock,
 ) -> None:
     server = MemoryServer()
-    options = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    options: dict[str, Any] = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
     async with open_nodes(2, server=server, **options) as (one, two):
         first, second = await open_at(one), await open_at(two)
         for node in (one, two):
@@ -101,7 +103,7 @@ async def test_a_connection_beyond_the_limit_is_rejected_on_each_node(
 
 
 async def test_openings_at_once_do_not_exceed_the_limit(autojump_clock: MockClock) -> None:
-    options = {"max_connections_per_user": 5, "connection_limit_policy": "reject"}
+    options: dict[str, Any] = {"max_connections_per_user": 5, "connection_limit_policy": "reject"}
     async with open_nodes(2, **options) as nodes:
         clients = [nodes[number % 2].start() for number in range(20)]
         await wait_all_tasks_blocked()
@@ -112,7 +114,7 @@ async def test_a_resume_that_replaces_its_own_socket_is_not_one_more(
     autojump_clock: MockClock,
 ) -> None:
     server = MemoryServer()
-    options = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    options: dict[str, Any] = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
     async with open_nodes(2, server=server, **options) as (one, two):
         first, other = await open_at(one), await open_at(two)
         again = await open_at(one, session_id=session_of(first))
@@ -142,7 +144,7 @@ async def test_an_ending_connection_does_not_count(autojump_clock: MockClock) ->
 
 
 async def test_connections_of_a_killed_node_do_not_count(autojump_clock: MockClock) -> None:
-    options = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    options: dict[str, Any] = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
     async with open_nodes(2, **options) as (one, two):
         await open_at(one)
         await open_at(one)
@@ -161,7 +163,7 @@ async def test_a_node_without_its_own_lease_takes_no_node_for_gone(
 ) -> None:
     """The server has restarted empty, and not all nodes have renewed their leases."""
     server = MemoryServer()
-    options = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
+    options: dict[str, Any] = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
     async with open_nodes(2, server=server, **options) as (one, two):
         await open_at(one)
         server.leases.clear()
@@ -278,7 +280,7 @@ async def test_a_node_counts_alone_while_the_broker_does_not_answer(
 
 async def test_the_limit_of_a_node_alone_may_reject(autojump_clock: MockClock) -> None:
     server = MemoryServer()
-    options = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
+    options: dict[str, Any] = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
     async with open_nodes(1, server=server, **options) as (one,):
         first = await open_at(one)
         one.link.is_cut = True
