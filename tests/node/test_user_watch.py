@@ -48,6 +48,7 @@ async def test_a_connection_that_was_being_opened_is_ended_too(autojump_clock: M
     """Its upgrade has seen the user enabled; it is open after the change was polled."""
     for late, is_ended in ((OPENING_SECONDS - 0.5, True), (OPENING_SECONDS + 1.5, False)):
         async with open_nodes(1) as (one,):
+            await trio.sleep(0.5)
             await one.store.set_user_enabled(ALICE, enabled=False)
             await trio.sleep(late)
             client = one.start()
