@@ -45,6 +45,7 @@ class Cluster:
         membership: The live nodes.
         replicator: Copies the sessions of this node.
         links: The relayed connections.
+        on_lost: Called when this node found its lease gone: the directory may have lost everything.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Cluster:
         self._sessions: dict[Session, Replica] = {}
         self._seconds_left: Callable[[Session], float]
         self._host: Host
+        self.on_lost: Callable[[], None] | None = None
         self._dropped: list[SessionRecord] = []
         self._has_dropped = trio.Event()
         self.mailbox.handle_now(LINK, self.links.deliver)
@@ -184,6 +186,8 @@ class Cluster:
     def _copy_all_again(self) -> None:
         for replica in self._sessions.values():
             replica.register()
+        if self.on_lost is not None:
+            self.on_lost()
 
     async def _keep(self) -> None:
         """Extend the life of the copies, until cancelled."""

@@ -13,7 +13,7 @@ import trio
 
 from netra_trio.config.settings import Settings
 from netra_trio.connections.connection import Connection
-from netra_trio.ids import ConnectionId, SessionId, UserId
+from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.sessions.refusals import RECONNECT_AFTER_MS
@@ -135,6 +135,10 @@ class Place(Protocol):
         """Let a connection have it until the connection ends."""
         ...
 
+    def relay(self, session_id: SessionId, owner: NodeId) -> None:
+        """Let a connection have it that is relayed to another node, until the end of the block."""
+        ...
+
 
 class ConnectionLimit(Protocol):
     """Counts the connections of each user."""
@@ -178,6 +182,9 @@ class LocalPlace:
 
     def hold(self, connection: Connection) -> None:
         """Do nothing: only open connections count."""
+
+    def relay(self, session_id: SessionId, owner: NodeId) -> None:
+        """Do nothing: only the connections of this node count."""
 
 
 class LocalConnectionLimit:

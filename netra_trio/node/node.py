@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 import trio
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from netra_trio.agents.run import Agent
 from netra_trio.auth.identity import Identity
+from netra_trio.auth.tickets import SharedTickets
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend, SessionRecord
 from netra_trio.cluster.cluster import Cluster
@@ -30,11 +31,13 @@ from netra_trio.config.settings import Settings
 from netra_trio.connections.connection import Connection
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.connections.serve import serve_connection
-from netra_trio.ids import ConnectionId, SessionId, new_error_id
-from netra_trio.node.capacity import Capacity
+from netra_trio.ids import ConnectionId, SessionId, new_connection_id, new_error_id
+from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.host import SessionHost
 from netra_trio.node.registry import ResumeRequest, Sessions, check_kind, resume
+from netra_trio.node.shared_limits import NodeParts
+from netra_trio.node.sharing import share
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     ConnectionEstablished,
@@ -75,6 +78,7 @@ class _Arrival:
     wire: WireFormat
     since: float | None
     traceparent: str | None
+    connection_id: ConnectionId = field(factory=new_connection_id)
 
 
 class Node:
@@ -84,6 +88,7 @@ class Node:
         services: The services that it shares with the endpoints.
         sessions: The live sessions.
         capacity: Decides whether a new connection is accepted.
+        connection_limit: Counts the connections of each user.
         cluster: Its part in a cluster; None without other nodes.
     """
 
@@ -108,6 +113,8 @@ class Node:
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
         self._connections: dict[ConnectionId, Connection] = {}
         self._newest: dict[SessionId, Connection] = {}  # the newest connection of each session
+        local_limit = LocalConnectionLimit(self.capacity, self._users, self._newest)
+        self.connection_limit: ConnectionLimit = local_limit
         self._drained = trio.Event()
         self.cluster: Cluster | None = None
         if backend is not None:
@@ -116,6 +123,21 @@ class Node:
             )
             cluster.host(SessionHost(self, cluster, agents), self.sessions.seconds_left)
             self.sessions.on_close = cluster.forget
+            parts = NodeParts(
+                settings=settings,
+                capacity=self.capacity,
+                users=self._users,
+                sessions=self.sessions,
+                connections=self._connections,
+                newest=self._newest,
+                metrics=services.instruments.metrics,
+            )
+            limits, remote = share(
+                cluster, parts, local=local_limit, store=services.store, start_soon=self.start_soon
+            )
+            self.connection_limit = self.sessions.watch = limits
+            tickets = SharedTickets(backend.limits)
+            self.services = evolve(services, tickets=tickets, other_nodes=remote)
 
     async def serve(
         self,
@@ -152,7 +174,7 @@ class Node:
                 ElsewhereRequest(wanted.session_id, wanted.last_seq, identity, wire, traceparent)
             )
             if isinstance(located, Link):
-                await self._relay(transport, located)
+                await self._relay(transport, located, wanted.session_id, identity)
                 return None
             self.capacity.check_open()
             if isinstance(located, Missing):
@@ -162,43 +184,57 @@ class Node:
         if found is not None and identity.is_anonymous:
             identity = evolve(identity, user_id=found.user.id)
         arrival = _Arrival(transport, identity, wire, since, traceparent)
-        return await self._serve_here(arrival, found, wanted, missing)
+        resumed = None
+        # A number that was never sent is a reset: the new connection replaces none.
+        if found is not None and wanted is not None and wanted.last_seq <= found.events.last_sent:
+            resumed = found.id
+        limit, connection_id = self.connection_limit, arrival.connection_id
+        with await limit.admit(identity.user_id, connection_id, resumed) as place:
+            # The node and the session may have changed, if other nodes were asked.
+            self.capacity.check_open()
+            found = self.sessions.find(wanted, identity)
+            return await self._serve_here(arrival, place, found, wanted, missing)
 
     async def _serve_here(
         self,
         arrival: _Arrival,
+        place: Place,
         found: Session | None,
         wanted: ResumeRequest | None,
         missing: ResetReason,
     ) -> EndReason:
         """Serve a connection of a session of this node, or of a new one."""
         identity, wire = arrival.identity, arrival.wire
-        user = self._users.get(identity.user_id, trio.current_time())
-        replaced = None
-        # A number that was never sent is a reset: the new connection replaces none.
-        if found is not None and wanted is not None and wanted.last_seq <= found.events.last_sent:
-            replaced = self._newest.get(found.id)
-        evicted = self.capacity.connection_to_evict(user, replaced)
         if found is not None:
             check_kind(wire, acknowledging=found.events.acknowledging)
         session, state = resume(found, wanted, missing)
         if session is None:
+            user = self._users.get(identity.user_id, trio.current_time())
             session = self._new_session(user, identity, acknowledging=wire.acknowledges)
             self.sessions.add(session)
             if self.cluster is not None:
                 self.cluster.replicate(session)
-        elif replaced is not None:
+        elif (replaced := self._newest.get(session.id)) is not None:
             replaced.end(EndReason.TAKEN_OVER)
-        if evicted is not None:
-            self.capacity.evict(evicted)
-        return await self._attach(session, state, arrival)
+        place.evict()
+        return await self._attach(session, state, arrival, place)
 
-    async def _attach(self, session: Session, state: ResumeState, arrival: _Arrival) -> EndReason:
-        """Attach a connection to its session and serve it."""
+    async def _attach(
+        self, session: Session, state: ResumeState, arrival: _Arrival, place: Place | None
+    ) -> EndReason:
+        """Attach a connection to its session and serve it.
+
+        Args:
+            session: The session.
+            state: What the client is told of its resume.
+            arrival: The connection.
+            place: Its place; None if another node counts it.
+        """
         identity = arrival.identity
         session.permissions, session.traceparent = identity.permissions, arrival.traceparent
         with session.attach() as feed:
             connection = Connection(
+                id=arrival.connection_id,
                 session=session,
                 transport=arrival.transport,
                 identity=identity,
@@ -206,6 +242,8 @@ class Node:
                 wire=arrival.wire,
                 outgoing=Outgoing(feed),
             )
+            if place is not None:
+                place.hold(connection)
             session.client = connection
             connection.try_send(self._hello(connection, state))
             return await self._serve(connection, state, arrival.since)
@@ -304,12 +342,19 @@ class Node:
             identity = evolve(identity, user_id=session.user.id)
         now = trio.current_time()
         arrival = _Arrival(transport, identity, request.wire, now, request.traceparent)
-        await self._attach(session, state, arrival)
+        await self._attach(session, state, arrival, None)
 
-    async def _relay(self, transport: Transport, link: Link) -> None:
+    async def _relay(
+        self, transport: Transport, link: Link, session_id: SessionId, identity: Identity
+    ) -> None:
+        """Relay a connection, and count it here: its upgrade may still be refused."""
         assert self.cluster is not None  # noqa: S101 - for mypy: a link is of the cluster
+        limit, connection_id = self.connection_limit, new_connection_id()
         try:
-            await relay(transport, link)
+            with await limit.admit(identity.user_id, connection_id, session_id) as place:
+                place.evict()
+                place.relay(session_id, link.peer)
+                await relay(transport, link)
         finally:
             self.cluster.links.close(link)
 

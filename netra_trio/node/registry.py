@@ -5,6 +5,7 @@ after that it cannot be resumed.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import trio
 from attrs import frozen
@@ -17,9 +18,11 @@ from netra_trio.protocol.messages import ResetReason, ResumeState, RunStatus, Ve
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.sessions.session import Session
+from netra_trio.sessions.users import User
 from netra_trio.telemetry.events import SessionEnded
 from netra_trio.telemetry.instruments import Instruments
 
+TOO_MANY = "too_many_sessions"  # why a session ends beyond the limit of its user
 POLL_SECONDS = 1.0  # between two checks for cancelled runs that are still running
 
 
@@ -35,6 +38,31 @@ class ResumeRequest:
     last_seq: int
 
 
+class SessionWatch(Protocol):
+    """Counts the sessions of each user over all nodes."""
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether it can count now; otherwise each node applies the limit to its own sessions."""
+        ...
+
+    def added(self, session: Session) -> None:
+        """Note a new session, or one that this node has taken over."""
+        ...
+
+    def changed(self, session: Session) -> None:
+        """Note that a session was attached or detached, or has no run any more."""
+        ...
+
+    def released(self, session: Session) -> None:
+        """Note that another node has a session, or may take it."""
+        ...
+
+    def ended(self, session: Session) -> None:
+        """Note that a session has ended."""
+        ...
+
+
 class Sessions:
     """The sessions of this process.
 
@@ -44,9 +72,11 @@ class Sessions:
 
     Attributes:
         on_close: Called for each session that ends or moves.
+        watch: Counts the sessions over all nodes; None if there is one node.
     """
 
     def __init__(self, settings: Settings, instruments: Instruments) -> None:
+        self.watch: SessionWatch | None = None
         self._instruments = instruments
         self._window = settings.resume_window_ms / 1000
         self._max_per_user = settings.max_sessions_per_user
@@ -71,11 +101,28 @@ class Sessions:
 
     def add(self, session: Session) -> None:
         """Add a new session, which has a connection; beyond the limit a detached one is ended."""
-        mine = session.user.sessions
-        while len(mine) >= self._max_per_user and (oldest := self._oldest_detached(mine)):
-            self.close(oldest, "too_many_sessions")
-        mine.add(session.id)
+        if self.watch is None or not self.watch.is_counting:
+            self.end_excess(session.user, places=self._max_per_user - 1)
+        session.user.sessions.add(session.id)
         self._all[session.id] = session
+        if self.watch is not None:
+            self.watch.added(session)
+
+    def end_excess(self, user: User, *, places: int) -> None:
+        """End the oldest detached sessions of a user, until there are no more than `places`."""
+        mine = user.sessions
+        while len(mine) > places and (oldest := self._oldest_detached(mine)):
+            self.close(oldest, TOO_MANY)
+
+    def end_detached(self, session_id: SessionId) -> None:
+        """End a session because its user has too many, if it is still without a connection."""
+        if session_id in self._detached:
+            self.close(self._all[session_id], TOO_MANY)
+
+    def detached_for(self, session: Session) -> float | None:
+        """Return the seconds that a session is without a connection; None if it has one."""
+        until = self._detached.get(session.id)
+        return None if until is None else trio.current_time() - (until - self._window)
 
     def attach(self, session: Session) -> float | None:
         """Register that a session has a connection.
@@ -83,8 +130,10 @@ class Sessions:
         Returns:
             The seconds that it was without a connection; None if it was not.
         """
-        until = self._detached.pop(session.id, None)
-        return None if until is None else trio.current_time() - (until - self._window)
+        away = self.detached_for(session)
+        self._detached.pop(session.id, None)
+        self._note_changed(session)
+        return away
 
     def detach(self, session: Session) -> None:
         """Keep a session without a connection for the resume window."""
@@ -93,12 +142,15 @@ class Sessions:
         elif session.id in self._all:
             self._detached[session.id] = trio.current_time() + self._window
             self._has_detached.set()
+            self._note_changed(session)
 
     def close(self, session: Session, why: str, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End a session: its runs end with `status`, and it cannot be resumed any more."""
         if self._all.pop(session.id, None) is None:
             return
         self._detached.pop(session.id, None)
+        if self.watch is not None:
+            self.watch.ended(session)
         self._end(session, why, status)
 
     def _end(self, session: Session, why: str, status: RunStatus) -> None:
@@ -128,6 +180,8 @@ class Sessions:
         """Add a session that another node had; it has no connection yet."""
         session.user.sessions.add(session.id)
         self._all[session.id] = session
+        if self.watch is not None:
+            self.watch.added(session)
         self.detach(session)
 
     def hold(self, session: Session) -> float:
@@ -143,10 +197,13 @@ class Sessions:
         if not is_attached:
             self._detached[session.id] = trio.current_time() + seconds
             self._has_detached.set()
+        self._note_changed(session)
 
     def end_held(self, session: Session, why: str) -> None:
         """End a session that was held: another node has it now."""
         session.is_lost = False  # its client resumes it there
+        if self.watch is not None:
+            self.watch.released(session)
         self._end(session, why, RunStatus.INTERRUPTED)
 
     def note_busy(self, session: Session) -> None:
@@ -177,10 +234,15 @@ class Sessions:
                 session.abandon_overdue()
                 if session.suspend():
                     self._busy.discard(session)
+                    self._note_changed(session)
 
     def statistics(self) -> dict[str, int]:
         """Return the number of sessions, and of those without a connection."""
         return {"sessions": len(self._all), "detached": len(self._detached)}
+
+    def _note_changed(self, session: Session) -> None:
+        if self.watch is not None and session.id in self._all:
+            self.watch.changed(session)
 
     def _oldest_detached(self, mine: set[SessionId]) -> Session | None:
         """Return the session that is detached longest; one without a run, if there is one."""

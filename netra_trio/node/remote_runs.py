@@ -1,29 +1,27 @@
 """The runs of a user on other nodes: both sides of a request to stop one, or to answer a question.
 
-    remote = RemoteRuns(directory, store, cluster.post)          # asks: `Services.other_nodes`
+    remote = RemoteRuns(directory, store, mailbox)               # asks: `Services.other_nodes`
     await remote.stop_run(user_id, run_id)
 
-    requests = RunRequests(users, sessions, send, wall_clock)    # is asked
-    cluster.handle("stop", requests.on_stop)
+    requests = RunRequests(users, sessions, mailbox, send)       # is asked
+    mailbox.handle(STOP, requests.on_stop)
 
-The store knows the node of each unfinished run. A request has a number, and its reply has the same.
+The store knows the node of each unfinished run.
 """
 
-from collections.abc import Awaitable, Mapping
-from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
-from attrs import define, field, frozen
-from orjson import dumps, loads
+from attrs import frozen
 
 from netra_trio.agents.questions import rejected
 from netra_trio.broker.base import RENEW_SECONDS, Directory
+from netra_trio.cluster.mailbox import Mailbox
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import CorrelationId, NodeId, QuestionId, RunId, SessionId, UserId
 from netra_trio.node.registry import Sessions
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import AgentAnswered, Answer, Event, QuestionOutcome
+from netra_trio.protocol.messages import AgentAnswered, Answer, Event, JsonObject, QuestionOutcome
 from netra_trio.protocol.problem import Refused, broker_unavailable, problem
 from netra_trio.sessions.users import Users
 from netra_trio.stores.base import Store
@@ -31,38 +29,15 @@ from netra_trio.stores.base import Store
 REPLY_SECONDS = 2.0  # for the reply of another node: docs/protocol.md, Several nodes
 REGISTERED_SECONDS = RENEW_SECONDS + 0.25  # a live node has its lease again after an empty restart
 MOVES = 3  # of a run, between the look-up of its node and the request
-
-Header = Mapping[str, Any]
-
-
-class Post(Protocol):
-    """Sends a message to another node."""
-
-    def __call__(
-        self, node: NodeId, kind: str, header: Header, data: bytes = b""
-    ) -> Awaitable[None]:
-        """Send a message.
-
-        Raises:
-            BrokerUnavailable: If the broker does not answer.
-        """
-        ...
+STOP, ANSWER_QUESTION, ANSWERED = "stop", "answer_question", "answered"
 
 
 class Send(Protocol):
     """Sends a message to another node in the background; it may be lost with the broker."""
 
-    def __call__(self, node: NodeId, kind: str, header: Header, data: bytes = b"") -> None:
+    def __call__(self, node: NodeId, kind: str, header: JsonObject, data: bytes = b"") -> None:
         """Send a message."""
         ...
-
-
-@define(eq=False)
-class _Request:
-    """A request that waits for its reply."""
-
-    replied: trio.Event = field(factory=trio.Event)
-    reply: Header | None = None
 
 
 class RemoteRuns:
@@ -71,15 +46,13 @@ class RemoteRuns:
     Args:
         directory: Knows the live nodes.
         store: Knows the node of each run.
-        post: Sends messages to other nodes.
+        mailbox: Sends messages to other nodes.
     """
 
-    def __init__(self, directory: Directory, store: Store, post: Post) -> None:
+    def __init__(self, directory: Directory, store: Store, mailbox: Mailbox) -> None:
         self._directory = directory
         self._store = store
-        self._post = post
-        self._requests: dict[int, _Request] = {}
-        self._numbers = count(1)
+        self._mailbox = mailbox
 
     async def stop_run(self, user_id: UserId, run_id: RunId) -> bool:
         """Stop a run that is not live on this node; return whether it is stopped.
@@ -94,7 +67,7 @@ class RemoteRuns:
                 return False
             if await self._is_live(found.owner):
                 header = {"user": user_id, "run": run_id}
-                if (await self._ask(found.owner, "stop", header))["is_here"]:
+                if (await self._ask(found.owner, STOP, header))["is_here"]:
                     return True
             elif await self._store.interrupt_run(run_id, owner=found.owner) is not None:
                 return True
@@ -123,9 +96,10 @@ class RemoteRuns:
             "question": given.question_id,
             "session": session_id,
             "correlation": correlation_id,
+            "answer": given.answer,
+            "approve": given.approve,
         }
-        data = dumps([given.answer, given.approve])
-        reply = await self._ask(node, "answer", header, data)
+        reply = await self._ask(node, ANSWER_QUESTION, header)
         if reply["error"] is not None:
             raise Refused(problem(ErrorCode.ANSWER_REJECTED, reply["error"]))
         return bool(reply["is_here"])
@@ -148,27 +122,13 @@ class RemoteRuns:
             raise Refused(broker_unavailable())
         return node in live
 
-    async def _ask(self, node: NodeId, kind: str, header: Header, data: bytes = b"") -> Header:
-        number, request = next(self._numbers), _Request()
-        self._requests[number] = request
+    async def _ask(self, node: NodeId, kind: str, header: JsonObject) -> JsonObject:
         try:
-            with trio.move_on_after(REPLY_SECONDS):
-                await self._post(node, kind, {**header, "request": number}, data)
-                await request.replied.wait()
+            answer = await self._mailbox.ask(node, kind, header, seconds=REPLY_SECONDS)
         except BrokerUnavailable:
-            raise Refused(broker_unavailable()) from None
-        finally:
-            del self._requests[number]
-        if request.reply is None:
-            raise Refused(broker_unavailable("The node of the run does not answer now."))
-        return request.reply
-
-    async def on_reply(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
-        """Take the reply to a request; one that comes too late is ignored."""
-        request = self._requests.get(header["request"])
-        if request is not None:
-            request.reply = header
-            request.replied.set()
+            text = "The node of the run does not answer now."
+            raise Refused(broker_unavailable(text)) from None
+        return answer.header
 
 
 @frozen
@@ -188,10 +148,11 @@ class _RemoteReader:
             "run": event.run_id,
             "question": event.question_id,
             "outcome": event.outcome,
+            "answer": event.answer,
             "user": event.user_id,
             "size": size,
         }
-        self.send(self.node, "answered", header, dumps(event.answer))
+        self.send(self.node, ANSWERED, header)
 
 
 class RunRequests:
@@ -200,42 +161,44 @@ class RunRequests:
     Args:
         users: The users of this node, with their live runs and open questions.
         sessions: The sessions of this node.
+        mailbox: Sends the replies.
         send: Sends messages to other nodes.
     """
 
-    def __init__(self, users: Users, sessions: Sessions, send: Send) -> None:
+    def __init__(self, users: Users, sessions: Sessions, mailbox: Mailbox, send: Send) -> None:
         self._users = users
         self._sessions = sessions
+        self._mailbox = mailbox
         self._send = send
 
-    async def on_stop(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
+    async def on_stop(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
         """Stop a run; its end goes to its own session."""
         user = self._users.find(UserId(header["user"]))
         live = None if user is None else user.runs.get(RunId(header["run"]))
         if live is not None:
             live.stop()
-        self._reply(sender, header, is_here=live is not None)
+        await self._mailbox.answer(sender, header, {"is_here": live is not None})
 
-    async def on_answer(self, sender: NodeId, header: Header, data: bytes) -> None:
+    async def on_answer(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
         """Answer a question; a copy of how it was closed is sent once it is stored."""
         user_id, question_id = UserId(header["user"]), QuestionId(header["question"])
         user = self._users.find(user_id)
         question = None if user is None else user.questions.get(question_id)
         error = None
         if question is not None:
-            answer, approve = loads(data)
             try:
                 question.answer(
-                    Answer(question_id, answer, approve),
+                    Answer(question_id, header["answer"], header["approve"]),
                     user_id=user_id,
                     reader=_RemoteReader(sender, SessionId(header["session"]), self._send),
                     correlation_id=header["correlation"],
                 )
             except Refused as refused:
                 error = refused.problem.error
-        self._reply(sender, header, is_here=question is not None, error=error)
+        reply = {"is_here": question is not None, "error": error}
+        await self._mailbox.answer(sender, header, reply)
 
-    async def on_answered(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
+    async def on_answered(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
         """Give a session of this node, which answered, a copy of how the question was closed."""
         session = self._sessions.get(SessionId(header["session"]))
         if session is None:
@@ -245,13 +208,7 @@ class RunRequests:
             RunId(header["run"]),
             QuestionId(header["question"]),
             QuestionOutcome(header["outcome"]),
-            loads(data),
+            header["answer"],
             None if user_id is None else UserId(user_id),
         )
         session.events.append_now(closed, header["size"], header["correlation"])
-
-    def _reply(
-        self, node: NodeId, header: Header, *, is_here: bool, error: str | None = None
-    ) -> None:
-        reply = {"request": header["request"], "is_here": is_here, "error": error}
-        self._send(node, "reply", reply)

@@ -37,12 +37,14 @@ from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId
 from netra_trio.node.capacity import Capacity, LocalConnectionLimit, LocalPlace
 from netra_trio.node.registry import Sessions
-from netra_trio.node.remote_runs import Header, Send
+from netra_trio.node.remote_runs import Send
+from netra_trio.protocol.messages import JsonObject
 from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import Users
 from netra_trio.telemetry.metrics import Metrics
 
 REPORT_SECONDS = USER_SECONDS / 3  # between two reports of everything
+EVICT, EVICT_RELAYED, RECOUNT, END_SESSION = "evict", "evict_relayed", "recount", "end_session"
 RETRY_SECONDS = 1.0  # before the broker is asked again
 BATCH = 200  # users of one report: some milliseconds of the server
 
@@ -55,6 +57,7 @@ class NodeParts:
 
     Attributes:
         connections: Its open connections.
+        newest: The newest connection of each session.
     """
 
     settings: Settings
@@ -62,6 +65,7 @@ class NodeParts:
     users: Users
     sessions: Sessions
     connections: Mapping[ConnectionId, Connection]
+    newest: Mapping[SessionId, Connection]
     metrics: Metrics
 
 
@@ -71,7 +75,7 @@ class _Changes:
 
     Attributes:
         claimed_sessions: Those that this node has just made or taken over.
-        released_sessions: Those that no node has now; for each, whether it has runs that wait.
+        released_sessions: Those that another node has, or may take.
         gone_sessions: Those that the directory does not have any more.
         is_repeated: Whether a report of some of it has failed, which may have arrived all the same.
     """
@@ -81,7 +85,7 @@ class _Changes:
     sessions: set[SessionId] = field(factory=set)
     claimed_sessions: set[SessionId] = field(factory=set)
     closed_sessions: set[SessionId] = field(factory=set)
-    released_sessions: dict[SessionId, bool] = field(factory=dict)
+    released_sessions: set[SessionId] = field(factory=set)
     gone_sessions: set[SessionId] = field(factory=set)
     is_repeated: bool = False
 
@@ -92,7 +96,7 @@ class _Changes:
         self.sessions |= other.sessions
         self.claimed_sessions |= other.claimed_sessions
         self.closed_sessions |= other.closed_sessions
-        self.released_sessions = {**other.released_sessions, **self.released_sessions}
+        self.released_sessions |= other.released_sessions
         self.gone_sessions |= other.gone_sessions
         self.is_repeated = True
 
@@ -102,6 +106,7 @@ class SharedPlace:
 
     Attributes:
         is_known: Whether the server may count the connection.
+        owner: The node of the session, if this node relays the connection to it.
     """
 
     __slots__ = (
@@ -111,6 +116,7 @@ class SharedPlace:
         "connection_id",
         "is_known",
         "opened_at",
+        "owner",
         "session_id",
         "user_id",
     )
@@ -131,6 +137,7 @@ class SharedPlace:
         self.connection_id = connection_id
         self.is_known = local is None
         self.session_id: SessionId | None = None
+        self.owner: NodeId | None = None
         self.opened_at = trio.current_time()
 
     def __enter__(self) -> Self:
@@ -146,7 +153,7 @@ class SharedPlace:
         """End the connections that make room for this one, on whichever node they are."""
         if self._local is not None:
             self._local.evict()
-        self._limits.evict(self._evicted)
+        self._limits.evict(self._evicted, self.user_id)
         self._evicted = ()
 
     def hold(self, connection: Connection) -> None:
@@ -154,6 +161,11 @@ class SharedPlace:
         self.session_id = connection.session.id
         self._limits.keep(self)
         connection.on_end = self._give_back
+
+    def relay(self, session_id: SessionId, owner: NodeId) -> None:
+        """Let a connection have it that is relayed to another node."""
+        self.session_id, self.owner = session_id, owner
+        self._limits.keep(self)
 
     def _give_back(self) -> None:
         self._limits.give_back(self)
@@ -251,18 +263,21 @@ class SharedLimits:
         # Without a lease of this node the server may have lost everything, and no node is known.
         return [node for node in nodes if node not in live] if self._node in live else []
 
-    def evict(self, evicted: Sequence[tuple[ConnectionId, NodeId]]) -> None:
+    def evict(self, evicted: Sequence[tuple[ConnectionId, NodeId]], user_id: UserId) -> None:
         """End connections because of the limit of their user."""
         for connection_id, node in evicted:
             if node == self._node:
-                self._evict(connection_id)
+                self._evict(user_id, connection_id)
             else:
-                self._send(node, "evict", {"connection": connection_id})
+                self._send(node, EVICT, {"connection": connection_id, "user": user_id})
 
-    def _evict(self, connection_id: ConnectionId) -> None:
+    def _evict(self, user_id: UserId, connection_id: ConnectionId) -> None:
+        place = self._places.get(user_id, {}).get(connection_id)
         connection = self._parts.connections.get(connection_id)
         if connection is not None:
             self._parts.capacity.evict(connection)
+        elif place is not None and place.owner is not None:
+            self._send(place.owner, EVICT_RELAYED, {"session": place.session_id})
 
     def recount(self, evicted: Sequence[tuple[ConnectionId, NodeId]], user_id: UserId) -> None:
         """Count connections again that were not evicted, because the new one was not opened."""
@@ -270,7 +285,7 @@ class SharedLimits:
             if node == self._node:
                 self._report_user(user_id)
             else:
-                self._send(node, "recount", {"user": user_id})
+                self._send(node, RECOUNT, {"user": user_id})
 
     def keep(self, place: SharedPlace) -> None:
         """Count a connection until it ends, also after the server has lost everything."""
@@ -294,14 +309,12 @@ class SharedLimits:
         changes.sessions.add(session.id)
         changes.claimed_sessions.add(session.id)
 
-    def released(self, session: Session, *, is_busy: bool) -> None:
-        """Note that any node may take a session over; it counts as one without a connection.
+    def released(self, session: Session) -> None:
+        """Note that another node has a session, or may take it.
 
-        Args:
-            session: The session, which is no longer one of this node.
-            is_busy: Whether it has runs that wait.
+        It counts as one without a connection, until the other node reports it.
         """
-        self._changes_of(session.user.id).released_sessions[session.id] = is_busy
+        self._changes_of(session.user.id).released_sessions.add(session.id)
 
     def changed(self, session: Session) -> None:
         """Note that a session was attached or detached, or has no run any more."""
@@ -317,15 +330,21 @@ class SharedLimits:
 
     # Messages of other nodes.
 
-    async def on_evict(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
+    async def on_evict(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
         """End a connection that another node has evicted."""
-        self._evict(ConnectionId(header["connection"]))
+        self._evict(UserId(header["user"]), ConnectionId(header["connection"]))
 
-    async def on_recount(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
+    async def on_evict_relayed(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+        """End a connection that another node relays to this one, and that was evicted."""
+        connection = self._parts.newest.get(SessionId(header["session"]))
+        if connection is not None:
+            self._parts.capacity.evict(connection)
+
+    async def on_recount(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
         """Report the connections of a user again."""
         self._report_user(UserId(header["user"]))
 
-    async def on_end_session(self, sender: NodeId, header: Header, data: bytes) -> None:  # noqa: ARG002
+    async def on_end_session(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
         """End a session whose user has too many, unless it has a connection by now."""
         session_id = SessionId(header["session"])
         self._parts.sessions.end_detached(session_id)
@@ -393,8 +412,9 @@ class SharedLimits:
             if (session := sessions.get(session_id)) is not None
         ]
         kept += [
-            KeptSession(session_id, 0.0, is_busy)
-            for session_id, is_busy in changes.released_sessions.items()
+            KeptSession(session_id, 0.0, is_busy=False)
+            for session_id in changes.released_sessions
+            if sessions.get(session_id) is None
         ]
         connections = []
         for connection_id in changes.connections:
@@ -475,7 +495,8 @@ class SharedLimits:
         if record.owner in live:  # its present owner reports it in a moment
             return evolve(known, detached=None), None
         # When its connection ended is not known, if its node was killed.
-        return evolve(known, detached=known.detached or 0.0), record
+        is_busy = known.is_busy or bool(record.waiting)
+        return evolve(known, detached=known.detached or 0.0, is_busy=is_busy), record
 
     async def _end(
         self, user_id: UserId, session: KnownSession, record: SessionRecord | None
@@ -489,4 +510,4 @@ class SharedLimits:
             self._parts.sessions.end_detached(session_id)
         else:
             header = {"session": session_id, "user": user_id}
-            self._send(session.node, "end_session", header)
+            self._send(session.node, END_SESSION, header)

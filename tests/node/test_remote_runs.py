@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import trio
-from support.cluster import ClusterNode, open_nodes
 from support.memory import Client, Frame, kinds
+from support.shared_nodes import LinkedNode, open_nodes
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
@@ -31,7 +31,7 @@ async def work(run: Run) -> Any:
 @asynccontextmanager
 async def two_clients(
     content: str = "work", asker: str = "alice"
-) -> AsyncIterator[tuple[ClusterNode, ClusterNode, Client, Client, Frame]]:
+) -> AsyncIterator[tuple[LinkedNode, LinkedNode, Client, Client, Frame]]:
     """Start a run on the first node; yield the payload of its first event, and another client."""
     async with (
         open_nodes(2, agents={"work": work}, heartbeat_interval_ms=3_600_000) as (one, two),
@@ -41,6 +41,12 @@ async def two_clients(
         await owner.say(content, "k", thread_id="main")
         first = await owner.until("agent_asking" if content == "ask" else "partial_result")
         yield one, two, owner, other, first[-1]["payload"]
+
+
+def asked_by(node: LinkedNode) -> object:
+    """Return the requests of a node that wait for an answer."""
+    assert node.node.cluster is not None
+    return node.node.cluster.mailbox._asked
 
 
 async def stop(client: Client, run_id: str) -> None:
@@ -107,7 +113,7 @@ async def test_a_run_of_a_node_that_is_gone_ends_interrupted(autojump_clock: Moc
 async def test_a_node_that_registers_again_is_not_gone(autojump_clock: MockClock) -> None:
     """The server restarted empty, and the owner's lease is renewed a moment later."""
     async with two_clients() as (one, two, owner, other, started):
-        two.link.memory.server.leases.pop(one.id)
+        two.memory.server.leases.pop(one.id)
         await stop(other, started["run_id"])
         end = await owner.expect("agent_completed")
         assert end["payload"]["status"] == "cancelled"
@@ -118,7 +124,7 @@ async def test_no_run_is_ended_by_a_node_without_a_lease(autojump_clock: MockClo
 
         async def lose_all(name: str) -> None:
             if name == "nodes":
-                two.link.memory.server.leases.clear()
+                two.memory.server.leases.clear()
 
         two.link.on_call = lose_all
         await stop(other, started["run_id"])
@@ -128,7 +134,7 @@ async def test_no_run_is_ended_by_a_node_without_a_lease(autojump_clock: MockClo
         assert await one.store.find_run(ALICE, RunId(started["run_id"])) is not None
 
 
-@pytest.mark.parametrize("lost", ["stop", "reply"])
+@pytest.mark.parametrize("lost", ["stop", "answer"])
 async def test_a_node_that_does_not_answer(autojump_clock: MockClock, lost: str) -> None:
     async with two_clients() as (one, two, _, other, started):
         one.link.lost = two.link.lost = {lost}
@@ -140,7 +146,7 @@ async def test_a_node_that_does_not_answer(autojump_clock: MockClock, lost: str)
         one.link.lost = two.link.lost = set()
         await stop(other, started["run_id"])
         assert await other.sync() == [] if lost == "stop" else await code_of(other)
-        assert two.node.services.other_nodes._requests == {}  # type: ignore[union-attr]
+        assert asked_by(two) == {}
 
 
 @pytest.mark.parametrize("call", ["nodes", "post"])
@@ -168,7 +174,7 @@ async def test_a_late_reply_is_ignored(autojump_clock: MockClock) -> None:
         assert await code_of(other) == "SERVICE_UNAVAILABLE"
         await trio.sleep(1)
         assert await other.sync() == []
-        assert two.node.services.other_nodes._requests == {}  # type: ignore[union-attr]
+        assert asked_by(two) == {}
 
 
 async def test_a_client_that_leaves_ends_its_requests(autojump_clock: MockClock) -> None:
@@ -184,7 +190,7 @@ async def test_a_client_that_leaves_ends_its_requests(autojump_clock: MockClock)
 
             two.link.on_call = wait
             if call == "reply":
-                one.link.lost = {"reply"}
+                one.link.lost = {"answer"}
             await stop(other, started["run_id"])
             if call == "reply":
                 await wait_all_tasks_blocked()
@@ -192,7 +198,7 @@ async def test_a_client_that_leaves_ends_its_requests(autojump_clock: MockClock)
                 await waiting.wait()
             other.peer.cut()
             await other.done.wait()
-            assert two.node.services.other_nodes._requests == {}  # type: ignore[union-attr]
+            assert asked_by(two) == {}
 
 
 async def test_the_store_does_not_answer(autojump_clock: MockClock) -> None:
@@ -280,7 +286,7 @@ async def test_a_question_of_another_node_is_answered(autojump_clock: MockClock)
         error = await other.expect("error")
         assert error["payload"]["code"] == "ANSWER_REJECTED"
         assert "answered" in error["payload"]["error"]
-        assert two.node.services.other_nodes._requests == {}  # type: ignore[union-attr]
+        assert asked_by(two) == {}
 
 
 async def test_an_answer_that_does_not_fit_is_rejected(autojump_clock: MockClock) -> None:
@@ -337,7 +343,7 @@ async def test_a_question_that_this_node_has_closed_is_rejected(autojump_clock: 
         user.questions[question.asking.question_id] = question
 
 
-@pytest.mark.parametrize("lost", ["answer", "reply"])
+@pytest.mark.parametrize("lost", ["answer_question", "answer"])
 async def test_the_node_of_a_question_does_not_answer(autojump_clock: MockClock, lost: str) -> None:
     async with two_clients("ask") as (one, two, _, other, asked):
         one.link.lost = two.link.lost = {lost}

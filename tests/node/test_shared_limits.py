@@ -1,12 +1,14 @@
 """The limits of a user over several nodes: connections and sessions."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 from structlog.testing import capture_logs
-from support.cluster import ClusterNode, open_nodes
 from support.memory import Client
+from support.shared_nodes import LinkedNode, open_nodes
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
@@ -14,13 +16,13 @@ from netra_trio.broker.base import LEASE_SECONDS, Batch, SessionRecord
 from netra_trio.broker.limits import USER_SECONDS
 from netra_trio.broker.memory import MemoryServer
 from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
-from netra_trio.node.shared_limits import REPORT_SECONDS, RETRY_SECONDS
+from netra_trio.node.shared_limits import REPORT_SECONDS, RETRY_SECONDS, SharedLimits
 from netra_trio.protocol.codes import ErrorCode
 
 ALICE = UserId("alice")
 
 
-async def open_at(node: ClusterNode, user: str = "alice", **options: Any) -> Client:
+async def open_at(node: LinkedNode, user: str = "alice", **options: Any) -> Client:
     """Open a connection; what is reported behind has arrived when this returns."""
     client = node.start(user, **options)
     client.hello = await client.expect("connection_established")
@@ -28,7 +30,7 @@ async def open_at(node: ClusterNode, user: str = "alice", **options: Any) -> Cli
     return client
 
 
-async def refused_at(node: ClusterNode, **options: Any) -> ErrorCode:
+async def refused_at(node: LinkedNode, **options: Any) -> ErrorCode:
     """Return the error of a connection that is refused."""
     client = node.start(**options)
     await client.done.wait()
@@ -64,7 +66,7 @@ def session_of(client: Client) -> str:
     return session_id
 
 
-def is_known(node: ClusterNode, client: Client) -> bool:
+def is_known(node: LinkedNode, client: Client) -> bool:
     """Whether a node has the session of a client."""
     return node.node.sessions.get(SessionId(session_of(client))) is not None
 
@@ -329,7 +331,7 @@ async def test_a_lost_answer_leaves_no_connection_behind(autojump_clock: MockClo
 # Sessions.
 
 
-async def detached_at(node: ClusterNode) -> Client:
+async def detached_at(node: LinkedNode) -> Client:
     """Open a session and leave it; the clock passes, so that their order is clear."""
     client = await open_at(node)
     await close(client)
@@ -428,18 +430,18 @@ async def test_an_ended_session_that_is_still_counted_is_removed(
 
 
 def a_record(
-    session_id: str, node: ClusterNode | NodeId | None, lease: NodeId | None = None
+    session_id: str, node: LinkedNode | NodeId | None, lease: NodeId | None = None
 ) -> SessionRecord:
-    owner = node.id if isinstance(node, ClusterNode) else node
+    owner = node.id if isinstance(node, LinkedNode) else node
     thread = ThreadId("thread")
     return SessionRecord(
         SessionId(session_id), ALICE, owner, 3, True, False, thread, lease or owner or NodeId("x")
     )
 
 
-async def put(node: ClusterNode, record: SessionRecord) -> None:
+async def put(node: LinkedNode, record: SessionRecord) -> None:
     """Put a session into the directory, as its owner does."""
-    await node.link.memory.directory.append([Batch(record, None, 1, b"", 120.0)])
+    await node.memory.directory.append([Batch(record, None, 1, b"", 120.0)])
 
 
 async def test_sessions_of_a_killed_node_count_until_the_directory_forgets_them(
@@ -466,24 +468,128 @@ async def test_sessions_of_a_killed_node_count_until_the_directory_forgets_them(
 async def test_a_released_session_counts_as_detached(autojump_clock: MockClock) -> None:
     server = MemoryServer()
     async with open_nodes(2, server=server, max_sessions_per_user=1) as (one, two):
-        client = await open_at(one)
-        record = a_record(session_of(client), one)
-        await put(one, record)
-        session = one.node.sessions.get(record.session_id)
+        client = await open_at(one, acknowledging=True)
+        session = one.node.sessions.get(SessionId(session_of(client)))
         assert session is not None
-        limits = one.node.connection_limit
-        one.node.sessions.close(session, "drained")
-        limits.released(session, is_busy=True)  # type: ignore[attr-defined]
-        directory = one.link.memory.directory
-        await directory.release(record, to=None, lease=NodeId("own_lease"), seconds=120.0)
-        await directory.renew(draining=True)
-        one.link.is_cut = True
-        await trio.sleep(0.5)
-        assert set(server.limits.sessions[ALICE]) == {record.session_id}
+        assert one.node.cluster is not None
+        one.node.cluster.membership.start_draining()
+        assert await one.node.cluster.give_to_any(session)
+        await trio.sleep(0.1)
+        assert set(server.limits.sessions[ALICE]) == {session.id}
+        assert server.sessions[session.id].record.owner is None
         await open_at(two)
         await trio.sleep(0.1)
-        assert server.sessions == {}
-        assert record.session_id not in server.limits.sessions[ALICE]
+        assert session.id not in server.sessions
+        assert session.id not in server.limits.sessions[ALICE]
+
+
+async def test_a_session_that_moved_belongs_to_its_new_node(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    async with open_nodes(2, server=server, max_sessions_per_user=2) as (one, two):
+        client = await open_at(one, acknowledging=True)
+        await trio.sleep(0.1)  # until it is copied
+        again = await open_at(two, session_id=session_of(client), acknowledging=True)
+        assert again.hello["payload"]["resume"]["verdict"] == "exact"
+        await trio.sleep(0.1)
+        [known] = server.limits.sessions[ALICE].values()
+        assert known.node == two.id
+        assert known.detached_at is None
+
+
+# Connections of sessions at other nodes.
+
+
+async def test_a_resume_at_another_node_is_not_one_more(autojump_clock: MockClock) -> None:
+    """An idle session moves; its old socket does not count."""
+    server = MemoryServer()
+    options: dict[str, Any] = {
+        "max_connections_per_user": 2,
+        "connection_limit_policy": "reject",
+    }
+    async with open_nodes(2, server=server, **options) as (one, two):
+        first = await open_at(one, acknowledging=True)
+        other = await open_at(one)
+        await trio.sleep(0.1)  # until it is copied
+        again = await open_at(two, session_id=session_of(first), acknowledging=True)
+        assert again.hello["payload"]["resume"]["verdict"] == "exact"
+        assert (await first.rest())[1] == 4409
+        await first.done.wait()
+        await expect_open(other, again)
+        assert await refused_at(one) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        assert counted(server) == 2
+
+
+@asynccontextmanager
+async def relayed(
+    **options: Any,
+) -> AsyncIterator[tuple[MemoryServer, LinkedNode, LinkedNode, Client, Client]]:
+    """Open a session with a run at the first node; yield its old client, and one at the second."""
+
+    async def work(run: Run) -> None:
+        await trio.sleep_forever()
+
+    server = MemoryServer()
+    async with open_nodes(2, server=server, agents={"work": work}, **options) as (one, two):
+        first = await open_at(one, acknowledging=True)
+        await first.say("go")
+        await first.until("agent_started")
+        again = await open_at(two, session_id=session_of(first), acknowledging=True, last_seq=2)
+        assert again.hello["payload"]["resume"]["verdict"] == "exact"
+        assert (await first.rest())[1] == 4409
+        await first.done.wait()
+        yield server, one, two, first, again
+
+
+async def test_a_relayed_connection_counts_once(autojump_clock: MockClock) -> None:
+    options: dict[str, Any] = {"max_connections_per_user": 2, "connection_limit_policy": "reject"}
+    async with relayed(**options) as (server, one, two, _, again):
+        assert one.node.statistics()["sessions"] == 1
+        other = await open_at(one)
+        assert await refused_at(two) is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        assert counted(server) == 2
+        await expect_open(other, again)
+        await close(again)
+        await trio.sleep(0.1)
+        assert counted(server) == 1
+        await open_at(two)
+
+
+@pytest.mark.parametrize("evicting", [0, 1], ids=["by its owner", "by its edge"])
+async def test_a_relayed_connection_is_evicted(autojump_clock: MockClock, evicting: int) -> None:
+    async with relayed(max_connections_per_user=1) as (server, one, two, _, again):
+        newer = await open_at((one, two)[evicting])
+        await expect_evicted(again)
+        await again.done.wait()
+        await expect_open(newer)
+        assert counted(server) == 1
+        assert one.node.statistics()["sessions"] + two.node.statistics()["sessions"] == 2
+
+
+async def test_a_relayed_connection_may_be_rejected(autojump_clock: MockClock) -> None:
+    options: dict[str, Any] = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
+    async with relayed(**options) as (server, one, two, _, again):
+        session_id = session_of(again)
+        await close(again)
+        await trio.sleep(0.1)
+        other = await open_at(one)
+        code = await refused_at(two, session_id=session_id, acknowledging=True, last_seq=2)
+        assert code is ErrorCode.CONNECTION_LIMIT_EXCEEDED
+        await trio.sleep(0.1)
+        assert counted(server) == 1
+        await close(other)
+        await open_at(two, session_id=session_id, acknowledging=True, last_seq=2)
+
+
+async def test_an_eviction_that_comes_too_late_has_no_effect(autojump_clock: MockClock) -> None:
+    async with open_nodes(1) as (one,):
+        kept = await open_at(one)
+        limits = one.node.connection_limit
+        assert isinstance(limits, SharedLimits)
+        await limits.on_evict(one.id, {"user": "alice", "connection": "gone"}, b"")
+        await limits.on_evict_relayed(one.id, {"session": "gone"}, b"")
+        await limits.on_recount(one.id, {"user": "nobody"}, b"")
+        await limits.on_end_session(one.id, {"user": "alice", "session": session_of(kept)}, b"")
+        await expect_open(kept)
 
 
 async def test_a_session_that_another_node_has_just_taken_is_left_alone(
@@ -494,7 +600,7 @@ async def test_a_session_that_another_node_has_just_taken_is_left_alone(
         client = await open_at(one)
         await put(one, a_record(session_of(client), one))
         await one.kill()
-        directory = three.link.memory.directory
+        directory = three.memory.directory
         assert await directory.take(SessionId(session_of(client)), owner=one.id, epoch=3)
         await open_at(two)
         assert server.sessions[SessionId(session_of(client))].record.owner == three.id

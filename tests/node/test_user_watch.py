@@ -2,8 +2,8 @@
 
 import pytest
 import trio
-from support.cluster import open_nodes
 from support.memory import open_server
+from support.shared_nodes import open_nodes
 from trio.testing import MockClock
 
 from netra_trio.errors import StoreUnavailable

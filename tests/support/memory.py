@@ -19,12 +19,12 @@ from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.run import Agent
 from netra_trio.auth.identity import Identity
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.broker.base import Backend
 from netra_trio.config.settings import Settings
 from netra_trio.errors import TransportClosed
 from netra_trio.ids import SessionId, UserId
 from netra_trio.node.node import Node, open_node
 from netra_trio.node.registry import ResumeRequest
-from netra_trio.node.sharing import Cluster
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
@@ -203,7 +203,7 @@ async def open_server(
     agents: Mapping[str, Agent] | None = None,
     store: Store | None = None,
     users: tuple[str, ...] = ("alice", "bob"),
-    cluster: Cluster | None = None,
+    backend: Backend | None = None,
     **settings: Any,
 ) -> AsyncIterator[Server]:
     """Open a server on the memory transport; `settings` are fields of `Settings`."""
@@ -220,7 +220,7 @@ async def open_server(
                 store=store,
                 verifier=TokenVerifier(SECRET),
                 wall_clock=wall_clock,
-                cluster=cluster,
+                backend=backend,
             ) as node,
         ):
             yield Server(node, nursery)
