@@ -36,7 +36,7 @@ class OpenedConnection:
     """
 
     is_accepted: bool
-    evicted: Sequence[tuple[ConnectionId, NodeId]] = ()
+    evicted: tuple[tuple[ConnectionId, NodeId], ...] = ()
     undecided: frozenset[NodeId] = frozenset()
 
 

@@ -81,7 +81,7 @@ class MemoryLimits:
                 return OpenedConnection(is_accepted=False)
             by_age = sorted(counted, key=lambda other: (counted[other].opened_at, other))
             oldest = by_age[: len(counted) - limit + 1]
-        evicted = [(other, counted.pop(other).node) for other in oldest]
+        evicted = tuple((other, counted.pop(other).node) for other in oldest)
         counted[connection_id] = _Connection(self.node, session_id, trio.current_time())
         self._state.connections[user_id] = counted
         return OpenedConnection(is_accepted=True, evicted=evicted)

@@ -1,11 +1,15 @@
 """The contract of `Limits`, which each implementation passes; two nodes share one server."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 import trio
 from attrs import define
-from trio.testing import MockClock
+from support.valkey import Server
 
+from netra_trio.broker.base import Backend
 from netra_trio.broker.limits import (
+    USER_SECONDS,
     KeptSession,
     KnownSession,
     Limits,
@@ -14,6 +18,7 @@ from netra_trio.broker.limits import (
     UserUpdate,
 )
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
+from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId, new_node_id
 
 ALICE, BOB = UserId("alice"), UserId("bob {of} \x00 any:characters\u20ac")
@@ -29,13 +34,21 @@ class Two:
     nodes: tuple[NodeId, NodeId]
 
 
-@pytest.fixture
-def limits(autojump_clock: MockClock) -> Two:
-    server = MemoryServer()
+@pytest.fixture(params=["memory", "valkey"])
+async def limits(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
+    """Return the limits on each server in turn; those in memory in virtual time."""
     nodes = (new_node_id(), new_node_id())
-    return Two(
-        MemoryBackend(nodes[0], server).limits, MemoryBackend(nodes[1], server).limits, nodes
-    )
+    one: Backend
+    two: Backend
+    if request.param == "memory":
+        request.getfixturevalue("autojump_clock")
+        server = MemoryServer()
+        one, two = (MemoryBackend(node, server) for node in nodes)
+    else:
+        url = request.getfixturevalue("valkey_url")
+        one, two = (ValkeyBackend(node, url) for node in nodes)
+    async with one.open(), two.open():
+        yield Two(one.limits, two.limits, nodes)
 
 
 async def opening(
@@ -61,7 +74,7 @@ async def opening(
 
 
 def accepted(*evicted: tuple[str, NodeId]) -> OpenedConnection:
-    pairs = [(ConnectionId(name), node) for name, node in evicted]
+    pairs = tuple((ConnectionId(name), node) for name, node in evicted)
     return OpenedConnection(is_accepted=True, evicted=pairs)
 
 
@@ -317,3 +330,38 @@ async def test_the_oldest_ticket_of_a_user_is_dropped(limits: Two) -> None:
     await add(limits.one, "t4", per_user=3)
     left = [await limits.one.take_ticket(name) for name in ("t2", "t3", "t4", "bobs")]
     assert None not in left
+
+
+# On a real server.
+
+
+async def test_everything_of_a_user_expires_and_names_nobody(
+    valkey_server: Server, valkey_url: str
+) -> None:
+    """A node that is gone leaves nothing for ever; keys tell neither users nor tickets."""
+    backend = ValkeyBackend(new_node_id(), valkey_url)
+    async with backend.open():
+        limits = backend.limits
+        await opening(limits, "a", user=BOB)
+        await keep(limits, a_session("s"))
+        await add(limits, "digest", user=BOB)
+        keys = valkey_server.command("KEYS", "nt:*")
+        assert len(keys) >= 5
+        for key in keys:
+            assert b"alice" not in key
+            assert b"any" not in key
+            left = valkey_server.command("PTTL", key)
+            assert 0 < left <= USER_SECONDS * 1000
+        assert await limits.take_ticket("digest") is not None
+        assert valkey_server.command("KEYS", "*}:t") == []
+
+
+async def test_limits_work_again_after_the_scripts_are_gone(
+    valkey_server: Server, valkey_url: str
+) -> None:
+    backend = ValkeyBackend(new_node_id(), valkey_url)
+    async with backend.open():
+        await opening(backend.limits, "a", limit=1)
+        valkey_server.command("SCRIPT", "FLUSH")
+        opened = await opening(backend.limits, "b", limit=1)
+        assert opened == accepted(("a", backend.node))

@@ -1,4 +1,4 @@
-"""The directory and the broker of one node, on a Valkey or Redis server.
+"""The directory, the broker and the limits of one node, on a Valkey or Redis server.
 
     backend = ValkeyBackend(node, "redis://127.0.0.1:6379")
     async with backend.open():
@@ -22,6 +22,7 @@ from netra_trio.broker.valkey.dialing import Dialer, Server
 from netra_trio.broker.valkey.directory import INBOX_SECONDS, ValkeyDirectory
 from netra_trio.broker.valkey.ear import PROBE_SECONDS
 from netra_trio.broker.valkey.inbox import Inbox
+from netra_trio.broker.valkey.limits import ValkeyLimits
 from netra_trio.broker.valkey.link import Link
 from netra_trio.broker.valkey.rooms import ValkeyBroker
 from netra_trio.config.redis_url import parse
@@ -48,6 +49,7 @@ class ValkeyBackend:
     url: str = field(repr=False)
     directory: ValkeyDirectory = field(init=False)
     broker: ValkeyBroker = field(init=False)
+    limits: ValkeyLimits = field(init=False)
     _links: tuple[Link, Link, Link] = field(init=False)
     _inbox: Inbox = field(init=False)
     _calls: Calls = field(init=False)
@@ -67,6 +69,7 @@ class ValkeyBackend:
         self._inbox = Inbox(self.node)
         self.directory = ValkeyDirectory(self.node, self._calls, self._inbox)
         self.broker = ValkeyBroker(self.node, self._calls, address.database, dialer)
+        self.limits = ValkeyLimits(self.node, self._calls)
         inbox = Link("inbox", dialer, use=self._inbox.listen)
         self._links = (commands, inbox, self.broker.link)
 

@@ -1,8 +1,9 @@
 """The names of keys and channels."""
 
 import hashlib
+from collections.abc import Mapping
 
-from netra_trio.ids import NodeId, SessionId
+from netra_trio.ids import NodeId, SessionId, UserId
 
 NODES = "nt:nodes"
 LEASE_PREFIX = "nt:n:"
@@ -43,6 +44,22 @@ def published(name: str, key: str) -> str:
     # A digest: no key can look like the name of another one of these.
     digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     return f"nt:{{r:{name}}}:k:{digest}"
+
+
+TICKET_PREFIX = "nt:t:"
+
+
+def ticket(digest: str) -> str:
+    """Return the key of a ticket, given the digest of the ticket."""
+    return f"{TICKET_PREFIX}{digest}"
+
+
+def of_user(user_id: UserId) -> Mapping[str, str]:
+    """Return the keys of a user: connections, members, sessions, tickets."""
+    # A digest: the id may have any characters.
+    digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    kinds = {"connections": "c", "members": "m", "sessions": "sess", "tickets": "t"}
+    return {name: f"nt:{{{digest}}}:{kind}" for name, kind in kinds.items()}
 
 
 # Channels are common to all databases of a server, so their names have its number.

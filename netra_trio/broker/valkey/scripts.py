@@ -257,6 +257,163 @@ redis.call('PUBLISH', ARGV[2], '')
 return 1
 """)
 
+# Limits: the connections of a user are a sorted set, by the time when they were opened, and a hash
+# of their nodes and sessions ('<node> <session>'); the sessions of a user are a hash
+# ('<node> <since when without a connection, or -> <1 if it has a run>').
+
+# KEYS: connections, their nodes and sessions. ARGV: connection, node, session that it resumes,
+# limit, whether the oldest ones are evicted, whether the gone nodes are known, milliseconds, then
+# the gone nodes.
+# Returns 'accepted' and the evicted connections, each with its node; 'rejected'; or 'undecided' and
+# the nodes of the connections.
+OPEN_CONNECTION = Script(
+    _NOW
+    + """
+local places, removed, result = redis.call('ZCARD', KEYS[1]), {}, {'accepted'}
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  places = places - 1
+end
+local limit = tonumber(ARGV[4])
+if places >= limit or ARGV[3] ~= '' then
+  local gone, of, counted, others, another = {}, {}, {}, {}, false
+  for at = 8, #ARGV do
+    gone[ARGV[at]] = true
+  end
+  local pairs_of = redis.call('HGETALL', KEYS[2])
+  for at = 1, #pairs_of, 2 do
+    of[pairs_of[at]] = pairs_of[at + 1]
+  end
+  for _, connection in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    if connection ~= ARGV[1] then
+      local node, session = string.match(of[connection] or ' ', '^(%S*) (.*)$')
+      if gone[node] or (ARGV[3] ~= '' and session == ARGV[3]) then
+        removed[#removed + 1] = connection
+      else
+        counted[#counted + 1] = {connection, node}
+        if node ~= ARGV[2] then
+          others[node], another = true, true
+        end
+      end
+    end
+  end
+  if #counted >= limit then
+    if ARGV[6] == '0' and another then
+      result = {'undecided'}
+      for node in pairs(others) do
+        result[#result + 1] = node
+      end
+      return result
+    end
+    if ARGV[5] == '0' then
+      return {'rejected'}
+    end
+    for at = 1, #counted - limit + 1 do
+      removed[#removed + 1] = counted[at][1]
+      result[#result + 1] = counted[at][1]
+      result[#result + 1] = counted[at][2]
+    end
+  end
+end
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+for _, connection in ipairs(removed) do
+  redis.call('ZREM', KEYS[1], connection)
+  redis.call('HDEL', KEYS[2], connection)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+return result
+"""
+)
+
+# KEYS: connections, their nodes and sessions; sessions. ARGV: node, milliseconds, limit of sessions
+# ('' returns none), then lists, each behind the number of its values: open connections (id,
+# session, milliseconds since it was opened), closed ones; kept sessions (id, milliseconds without a
+# connection or '-', 1 if it has a run, 1 if it is claimed), closed ones, gone ones.
+# Returns the sessions in turn with their values, and the time, if there are more than the limit.
+UPDATE_USER = Script(
+    _NOW
+    + """
+local at = 4
+local function each(width, use)
+  local last = at + tonumber(ARGV[at])
+  for first = at + 1, last, width do
+    use(unpack(ARGV, first, first + width - 1))
+  end
+  at = last + 1
+end
+each(3, function(connection, session, age)
+  redis.call('ZADD', KEYS[1], 'NX', now - age, connection)
+  redis.call('HSET', KEYS[2], connection, ARGV[1] .. ' ' .. session)
+end)
+each(1, function(connection)
+  redis.call('ZREM', KEYS[1], connection)
+  redis.call('HDEL', KEYS[2], connection)
+end)
+local function node_of(session)
+  local known = redis.call('HGET', KEYS[3], session)
+  return known and string.match(known, '^%S+')
+end
+each(4, function(session, detached, is_busy, is_claimed)
+  local node = node_of(session)
+  if not node or node == ARGV[1] or is_claimed == '1' then
+    local since = detached == '-' and '-' or string.format('%.0f', now - detached)
+    redis.call('HSET', KEYS[3], session, ARGV[1] .. ' ' .. since .. ' ' .. is_busy)
+  end
+end)
+each(1, function(session)
+  if node_of(session) == ARGV[1] then
+    redis.call('HDEL', KEYS[3], session)
+  end
+end)
+each(1, function(session)
+  redis.call('HDEL', KEYS[3], session)
+end)
+for _, key in ipairs(KEYS) do
+  redis.call('PEXPIRE', key, ARGV[2])
+end
+if ARGV[3] == '' or redis.call('HLEN', KEYS[3]) <= tonumber(ARGV[3]) then
+  return {}
+end
+return {redis.call('HGETALL', KEYS[3]), string.format('%.0f', now)}
+"""
+)
+
+# A ticket is kept under its digest, behind the key of the tickets of its user, which is a sorted
+# set of digests by the time when they expire, in microseconds: their order is that of the calls.
+
+# KEYS: tickets of the user, the ticket. ARGV: digest, data, milliseconds, tickets of a user, the
+# prefix of tickets.
+ADD_TICKET = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+redis.call('ZADD', KEYS[1], now + ARGV[3] * 1000, ARGV[1])
+redis.call('SET', KEYS[2], string.format('%d ', #KEYS[1]) .. KEYS[1] .. ARGV[2], 'PX', ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local excess = redis.call('ZCARD', KEYS[1]) - ARGV[4]
+if excess > 0 then
+  local oldest = redis.call('ZPOPMIN', KEYS[1], excess)
+  for at = 1, #oldest, 2 do
+    redis.call('DEL', ARGV[5] .. oldest[at])
+  end
+end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return 1
+""")
+
+# KEYS: the ticket. ARGV: digest. Returns its data, or nothing.
+TAKE_TICKET = Script("""
+local kept = redis.call('GETDEL', KEYS[1])
+if not kept then
+  return false
+end
+local size, start = string.match(kept, '^(%d+) ()')
+redis.call('ZREM', string.sub(kept, start, start + size - 1), ARGV[1])
+return string.sub(kept, start + size)
+""")
+
 SCRIPTS = (
     RENEW,
     NODES,
@@ -270,4 +427,8 @@ SCRIPTS = (
     PUBLISH,
     HISTORY,
     PROBE,
+    OPEN_CONNECTION,
+    UPDATE_USER,
+    ADD_TICKET,
+    TAKE_TICKET,
 )
