@@ -53,3 +53,6 @@ def other_node(store: Store) -> Store:
 
 
 STORES: list[Factory] = [memory, sqlite, sqlite_in_memory, postgresql, pgbouncer]
+
+SHARED_STORES = [factory for factory in STORES if factory is not sqlite_in_memory]
+"""Those whose data several nodes can share: SQLite in memory has one connection, of one store."""

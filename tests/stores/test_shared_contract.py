@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from stores.implementations import STORES, Factory, other_node
+from stores.implementations import SHARED_STORES, Factory, other_node
 from stores.samples import (
     ALICE,
     BOB,
@@ -24,6 +24,7 @@ from stores.samples import (
     wait_until,
 )
 
+from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import (
     NodeId,
     RunId,
@@ -52,7 +53,7 @@ ROUNDS = 8  # of a race
 Nodes = tuple[Store, Store]
 
 
-@pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
+@pytest.fixture(params=SHARED_STORES, ids=lambda factory: factory.__name__)
 async def nodes(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Nodes]:
@@ -339,8 +340,9 @@ async def test_the_owners_end_and_a_takeover_agree(nodes: Nodes, taker_first: bo
         assert page == [of_user(message, stands.status), *texts]
 
 
-@pytest.mark.parametrize("checkpoints", [0, 1, 2, 5])
+@pytest.mark.parametrize("checkpoints", [0, 1, 5])
 async def test_a_cancelled_takeover_is_repeated(nodes: Nodes, checkpoints: int) -> None:
+    """A thread that was abandoned may still hold a lock, for as long as its commit takes."""
     one, other = nodes
     running, waiting = new(session=SESSION), new(session=SESSION)
     await record(one, running, waiting)
@@ -354,7 +356,14 @@ async def test_a_cancelled_takeover_is_repeated(nodes: Nodes, checkpoints: int) 
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     expected = {running.run_id: interrupted(running.run_id), waiting.run_id: None}
-    assert await take() == expected
+
+    async def is_taken() -> bool:
+        try:
+            return await take() == expected
+        except StoreUnavailable:
+            return False
+
+    await wait_until(is_taken)
     assert await owner_of(one, waiting) == RunOwner(other.owner, RunStatus.QUEUED)
     stands = await one.interrupt_run(waiting.run_id, owner=other.owner)
     assert await other.end_run(end_of(waiting)) == stands

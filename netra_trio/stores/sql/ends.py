@@ -11,7 +11,7 @@ other, and the second one finds that the first was there.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Row, Select, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, literal_column, select
 
 from netra_trio.ids import NodeId, RunId
 from netra_trio.protocol.messages import RunStatus
@@ -19,7 +19,7 @@ from netra_trio.stores.base import UNFINISHED, StoredEnd, interrupted
 from netra_trio.stores.sql.rows import placeholder
 from netra_trio.stores.sql.schema import runs
 
-is_unfinished = literal_column("runs.status IN ('queued', 'running')", Boolean())
+is_unfinished: ColumnElement[Any] = literal_column("runs.status IN ('queued', 'running')")
 """A condition in the words of the indexes: with parameters, SQLite would not use them."""
 
 # Past SQLAlchemy, as the inserts are: a hundred at once cost a third.
