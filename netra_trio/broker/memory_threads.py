@@ -116,7 +116,7 @@ class MemoryThreads:
 
     def _hold(self, entry: Entry) -> First:
         line = self._line(entry.user_id, entry.thread_id)
-        run = next((each for each in line if each.run_id == entry.run_id), None)
+        run = _find(line, entry.run_id)
         if run is None:
             run = _Run(entry.run_id, self.node, entry.order)
             line.append(run)
@@ -129,9 +129,11 @@ class MemoryThreads:
         """Let the runs that interrupt go first."""
         await trio.lowlevel.checkpoint()
         line = self._line(entry.user_id, entry.thread_id)
-        for each in line:
-            if (each.run_id, each.node) == (entry.run_id, self.node):
-                each.is_first = False
+        run = _find(line, entry.run_id)
+        if run is None:
+            line.append(_Run(entry.run_id, self.node, entry.order))
+        elif run.node == self.node:
+            run.is_first = False
         self._settle(entry.user_id, entry.thread_id, line)
         return line[0].as_first()
 
@@ -161,6 +163,10 @@ class MemoryThreads:
             return None
         line[0].is_first = True
         return line[0].as_first()
+
+
+def _find(line: Sequence[_Run], run_id: RunId) -> _Run | None:
+    return next((each for each in line if each.run_id == run_id), None)
 
 
 async def _completed(first: First | None) -> First | None:

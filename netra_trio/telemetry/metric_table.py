@@ -317,7 +317,7 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "server",
         "broker_fallbacks_total",
-        "New connections and sessions for which a node counted its own alone, because the broker "
+        "New connections, messages and sessions that a node decided on alone, because the broker "
         "did not answer",
         lambda m, _: m.broker_fallbacks,
         "limit",

@@ -35,7 +35,6 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.telemetry.events import (
-    MOVED,
     SESSION_ENDS,
     TOOL_OUTCOMES,
     ConnectionEnded,
@@ -91,7 +90,7 @@ RATE_EVENTS = (
     ("requests", "refused"),
 )
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
-FALLBACKS = ("connections", "sessions")
+FALLBACKS = ("connections", "messages", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
 _CONTROL = (
@@ -286,7 +285,7 @@ def _connection_ended(metrics: Metrics, event: ConnectionEnded) -> None:
 
 def _session_ended(metrics: Metrics, event: SessionEnded) -> None:
     metrics.sessions_ended[event.reason] += 1
-    if event.was_lost and event.reason not in MOVED:
+    if event.was_lost:
         metrics.recoveries["connection", "failed"] += 1
 
 
