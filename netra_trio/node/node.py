@@ -132,12 +132,16 @@ class Node:
                 newest=self._newest,
                 metrics=services.instruments.metrics,
             )
-            limits, remote = share(
+            shared = share(
                 cluster, parts, local=local_limit, store=services.store, start_soon=self.start_soon
             )
-            self.connection_limit = self.sessions.watch = limits
-            tickets = SharedTickets(backend.limits)
-            self.services = evolve(services, tickets=tickets, other_nodes=remote)
+            self.connection_limit = self.sessions.watch = shared.limits
+            self.services = evolve(
+                services,
+                tickets=SharedTickets(backend.limits),
+                other_nodes=shared.runs,
+                admission=shared.admission,
+            )
 
     async def serve(
         self,

@@ -1,13 +1,16 @@
-"""Connects a node to the other nodes: the limits, the runs of other nodes, and disabled users.
+"""Connects a node to the others: limits, order of threads, runs of other nodes, disabled users.
 
-limits, remote = share(cluster, parts, local=local_limit, store=store, start_soon=node.start_soon)
+shared = share(cluster, parts, local=local_limit, store=store, start_soon=node.start_soon)
 """
 
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from attrs import frozen
+
 from netra_trio.broker.base import SessionRecord
+from netra_trio.cluster.admission import CHECK, FIRST, INTERRUPT, ClusterAdmission
 from netra_trio.cluster.cluster import Cluster
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import NodeId
@@ -20,6 +23,21 @@ from netra_trio.protocol.messages import JsonObject
 from netra_trio.stores.base import Store
 
 
+@frozen
+class Shared:
+    """What a node uses instead of its own, because there are other nodes.
+
+    Attributes:
+        limits: The limits of users over all nodes.
+        runs: The runs of other nodes.
+        admission: The message rate and the order of threads over all nodes.
+    """
+
+    limits: SharedLimits
+    runs: RemoteRuns
+    admission: ClusterAdmission
+
+
 def share(
     cluster: Cluster,
     parts: NodeParts,
@@ -27,7 +45,7 @@ def share(
     local: LocalConnectionLimit,
     store: Store,
     start_soon: Callable[..., Any],
-) -> tuple[SharedLimits, RemoteRuns]:
+) -> Shared:
     """Connect the parts of a node to the other nodes.
 
     Args:
@@ -36,9 +54,6 @@ def share(
         local: The connection limit of this node alone.
         store: Holds users and runs.
         start_soon: Starts a task of the node.
-
-    Returns:
-        The limits over all nodes, and the runs of other nodes.
     """
     directory, mailbox = cluster.backend.directory, cluster.mailbox
 
@@ -68,4 +83,11 @@ def share(
     cluster.on_lost = limits.report_all
     start_soon(limits.run)
     start_soon(UserWatch(parts.users, store).run)
-    return limits, RemoteRuns(directory, store, mailbox)
+    admission = ClusterAdmission(
+        cluster.backend.threads, mailbox.post, settings=parts.settings, metrics=parts.metrics
+    )
+    mailbox.handle_now(FIRST, admission.on_first)
+    mailbox.handle_now(INTERRUPT, admission.on_interrupt)
+    mailbox.handle_now(CHECK, admission.on_check)
+    start_soon(admission.run)
+    return Shared(limits, RemoteRuns(directory, store, mailbox), admission)
