@@ -10,14 +10,19 @@ from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import new_node_id, new_session_id
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import User
+from netra_trio.stores.base import RunOwner, User, interrupted
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.timeout import STORE_SECONDS, TimeoutStore
 
+SESSION = new_session_id()
+
 
 async def test_every_call_is_passed_on(autojump_clock: MockClock) -> None:
-    store = TimeoutStore(MemoryStore())
+    memory = MemoryStore()
+    store = TimeoutStore(memory)
+    assert store.owner == memory.owner
     async with store.open():
         await store.check()
         assert await store.create_user(ALICE) == User(ALICE)
@@ -35,9 +40,30 @@ async def test_every_call_is_passed_on(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 0
 
 
+async def test_every_call_about_nodes_is_passed_on(autojump_clock: MockClock) -> None:
+    memory = MemoryStore()
+    store, other = TimeoutStore(memory), TimeoutStore(memory.for_node(new_node_id()))
+    await store.create_user(ALICE)
+    await store.set_user_enabled(ALICE, enabled=False)
+    assert await other.changed_users(0) == (1, [ALICE])
+    first, second = new(session=SESSION), new(session=SESSION)
+    for message in (first, second):
+        assert await store.record(message) is None
+    ids = [first.run_id, second.run_id]
+    lease = await store.hand_over(ids[:1], seconds=9)
+    taken = await other.take_over(SESSION, owner=lease, runs=ids, waiting=ids)
+    assert taken == dict.fromkeys(ids)
+    assert await store.find_run(ALICE, ids[0]) == RunOwner(other.owner, RunStatus.QUEUED)
+    stands = await other.interrupt_run(ids[1], owner=store.owner)
+    assert stands == interrupted(ids[1])
+    assert await store.end_run(end_of(second)) == stands
+    assert trio.current_time() == 0
+
+
 QUESTIONS: dict[str, Callable[[TimeoutStore], Awaitable[Any]]] = {
     "get_user": lambda store: store.get_user(ALICE),
     "record": lambda store: store.record(new()),
+    "record of a session": lambda store: store.record(new(keyed=False, session=SESSION)),
     "history": lambda store: store.history(ALICE, MAIN, limit=1),
 }
 

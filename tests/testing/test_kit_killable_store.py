@@ -8,18 +8,28 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import (
     CorrelationId,
     MessageId,
+    NodeId,
     QuestionId,
     RunId,
+    SessionId,
     ThreadId,
     UsageId,
     UserId,
 )
 from netra_trio.protocol.messages import QuestionKind, QuestionOutcome, RunStatus
-from netra_trio.stores.base import NewMessage, NewQuestion, QuestionEnd, RunEnd, Usage
+from netra_trio.stores.base import (
+    NewMessage,
+    NewQuestion,
+    QuestionEnd,
+    RunEnd,
+    Usage,
+    interrupted,
+)
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing.killable_store import KillableStore
 
 ALICE, RUN = UserId("alice"), RunId("run_1")
+SESSION, GONE = SessionId("sess_1"), NodeId("own_1")
 MESSAGE = NewMessage(
     user_id=ALICE,
     thread_id=ThreadId("t"),
@@ -49,6 +59,11 @@ READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "find": lambda killable: killable.find(MESSAGE),
     "record_question": lambda killable: killable.record_question(QUESTION),
     "find_question": lambda killable: killable.find_question(ALICE, QUESTION.question_id),
+    "changed_users": lambda killable: killable.changed_users(0),
+    "take_over": lambda killable: killable.take_over(SESSION, owner=GONE, runs=[RUN]),
+    "hand_over": lambda killable: killable.hand_over([RUN], seconds=9),
+    "find_run": lambda killable: killable.find_run(ALICE, RUN),
+    "interrupt_run": lambda killable: killable.interrupt_run(RUN, owner=GONE),
     "history": lambda killable: killable.history(ALICE, ThreadId("t"), limit=1),
 }
 
@@ -68,6 +83,7 @@ async def test_reads(read: Callable[[KillableStore], Awaitable[object]]) -> None
 async def test_writes() -> None:
     store = MemoryStore()
     dead, alive = KillableStore(store, is_killed=True), KillableStore(store)
+    assert dead.owner == store.owner
     await alive.record(MESSAGE)
     for killable, status in ((dead, RunStatus.QUEUED), (alive, RunStatus.RUNNING)):
         killable.start_run(RUN)
@@ -75,8 +91,16 @@ async def test_writes() -> None:
         assert known is not None
         assert known.status is status
     for killable, runs in ((dead, 1), (alive, 0)):
-        await killable.end_run(END)
+        assert await killable.end_run(END) is None
         assert store.statistics()["runs"] == runs
+
+
+async def test_an_end_that_comes_too_late() -> None:
+    store = MemoryStore()
+    killable = KillableStore(store)
+    await killable.record(MESSAGE)
+    store.end_runs_of(killable.owner)
+    assert await killable.end_run(END) == interrupted(RUN)
 
 
 async def test_writes_of_questions_and_usage() -> None:

@@ -170,11 +170,12 @@ async def test_an_end_that_waits_to_be_written_stands_against_the_own_takeover(u
         message = new(keyed=False, session=SESSION)
         await record(store, message)
         end = end_of(message)
-        store.end_run(end).close()  # type: ignore[attr-defined] - nobody waits for it
+        stored = store.end_run(end)
         taken = await store.take_over(SESSION, owner=store.owner, runs=ids(message))
         stands = taken[message.run_id]
         assert stands is not None
         assert (stands.status, stands.completed) == (end.status, end.completed)
+        assert await stored is None
 
 
 # Locks of PostgreSQL: two transactions at the same time
