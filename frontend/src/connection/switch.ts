@@ -39,7 +39,7 @@ import type { Receiver } from "./receiver.js";
 import { SHORTEST_GAP, type RetryTimer } from "./retry.js";
 import { NamedTimers } from "./timers.js";
 
-const LASTED = 30_000; // ms: a line that is replaced after that was of use
+const LASTED = 30_000; // ms: a line that lasted so long was of use, although no event came
 
 type Established = ServerMessageOf<"connection_established">;
 
@@ -64,10 +64,10 @@ export class Switch {
   #startedAt = 0;
   /** Failed attempts to replace the current line. */
   #failures = 0;
-  /** Lines replaced in a row that were of no use. */
+  /** Lines in a row that were of no use before they had to be replaced. */
   #useless = 0;
-  #replacedAt = 0;
-  /** The last number when the last line was replaced. */
+  #plannedAt = 0;
+  /** The last number at that time. */
   #last = 0;
   #old: Line | null = null;
   #next: Line | null = null;
@@ -97,8 +97,12 @@ export class Switch {
     // A server that gets no acknowledgements keeps only its last events.
     if (line?.acknowledges !== true || this.#old === line) return;
     this.#old = line;
-    const wasOfUse = this.#receiver.last !== this.#last || this.#ports.timers.now() - this.#replacedAt >= LASTED;
-    if (wasOfUse) this.#useless = 0;
+    const { last } = this.#receiver;
+    const now = this.#ports.timers.now();
+    const wasOfUse = last !== this.#last || now - this.#plannedAt >= LASTED;
+    this.#useless = wasOfUse ? 0 : this.#useless + 1;
+    this.#plannedAt = now;
+    this.#last = last;
     this.#wait(ms, this.#useless);
   }
 
@@ -176,9 +180,6 @@ export class Switch {
       this.#old?.release();
       return;
     }
-    this.#useless += 1;
-    this.#replacedAt = this.#ports.timers.now();
-    this.#last = this.#receiver.last;
     this.#owner.replace(line, message);
   }
 

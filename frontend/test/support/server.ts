@@ -25,7 +25,7 @@ import type { Clock } from "./clock.js";
 interface Session {
   readonly id: string;
   readonly user: string;
-  readonly events: (ServerMessage & { seq: number })[];
+  readonly events: (ServerMessage & { seq: number; seq_from?: number })[];
   seq: number;
   acknowledged: number;
   written: number;
@@ -85,6 +85,12 @@ export class FakeServer {
   rejection: { readonly code: string; readonly retry_after_ms?: number } | null = null;
   /** False: a session that answers a question of another session is not sent the outcome. */
   sendsCopies = true;
+  /** Milliseconds from an upgrade request to its answer. */
+  upgradeTime = 5;
+  /** So many more upgrade requests fail. */
+  refusals = 0;
+  /** False: a socket whose session is taken over is closed only after the first frame of the new one. */
+  closesFirst = true;
   /** Milliseconds that this server's clock is ahead. */
   serverAhead = 0;
   /** True: tokens expire, with a warning a minute before, as on a real server. */
@@ -163,7 +169,9 @@ export class FakeServer {
       const token = this.#tickets.get(ticket);
       const user = token === undefined ? (this.features.auth_required ? undefined : "anonymous") : userOf(token);
       this.#tickets.delete(ticket);
-      if (!this.isUp || user === undefined) {
+      const isRefused = this.refusals > 0;
+      if (isRefused) this.refusals -= 1;
+      if (!this.isUp || user === undefined || isRefused) {
         socket.drop(1006);
         return;
       }
@@ -173,7 +181,7 @@ export class FakeServer {
       socket.onopen?.({});
       this.#establish(socket, user, query);
       if (token !== undefined && this.checksTokens) this.#useToken(socket, token);
-    }, 5);
+    }, this.upgradeTime);
   }
 
   /** Warns a minute before the token of a socket expires, or at once, and then closes the socket. */
@@ -206,12 +214,14 @@ export class FakeServer {
       session = { id: `sess-${this.#count}`, user, events: [], seq: 0, acknowledged: 0, written: 0, socket: null };
       this.sessions.set(session.id, session);
     } else {
-      const oldest = session.events[0]?.seq ?? session.seq + 1;
+      const [first] = session.events;
+      const oldest = first?.seq_from ?? first?.seq ?? session.seq + 1;
       verdict = after >= oldest - 1 ? "exact" : "gap";
       last = verdict === "exact" ? after : oldest - 1;
-      if (session.socket !== null) session.socket.drop(4409);
+      if (this.closesFirst) session.socket?.drop(4409);
       this.#acknowledge(session, last);
     }
+    const replaced = session.socket;
     session.socket = socket;
     socket.session = session.id;
     this.#count += 1;
@@ -238,6 +248,12 @@ export class FakeServer {
       timestamp: this.clock.now / 1000,
     });
     for (const event of replay) socket.deliver(event);
+    replaced?.drop(4409);
+  }
+
+  /** Tells the client of a socket that its server is about to close it. */
+  drain(socket: FakeSocket, reconnect_after_ms = 0): void {
+    this.control(socket, "server_draining", { reason: "restart", reconnect_after_ms });
   }
 
   #resumed(session: Session, last: number): ResumedRun[] {
