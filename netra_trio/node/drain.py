@@ -4,11 +4,10 @@ await drain(sessions, newest, seconds=8.0, reason="restart")
 
 On several nodes, a session is released to the other nodes, with its waiting runs, as soon as no run
 of it is active. Clients then open their next connection while this one is open. They don't all come
-at once, because each is told another time. An idle connection is not closed before the last of them
-had time to connect.
+at once, because each is told another time, from 0 to half of the time of the drain. An idle
+connection is closed a quarter of that time later at the earliest.
 """
 
-import random as random_module
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import trio
@@ -24,7 +23,10 @@ from netra_trio.sessions.session import Session
 
 CLOSING_SHARE = 0.25  # of the time of a drain, for cancelling runs and closing connections
 CLOSING_SECONDS = 2.0  # at most, of it
-SPREAD_SHARE = 0.5  # of the time of a drain: the last client has another quarter of it to connect
+SPREAD_SHARE = 0.5  # of the time of a drain, over which clients go to other nodes
+CONNECT_SHARE = (
+    0.25  # of it for each of them to connect there: the last is connected before CLOSING
+)
 
 
 @frozen
@@ -33,6 +35,7 @@ class _Plan:
 
     Attributes:
         reason: The `reason` of `server_draining`.
+        connecting: The seconds that each client has to connect to another node.
         give: Releases a session that has no active run; returns whether it was released. None if
             there are no other nodes, now or later.
     """
@@ -41,6 +44,7 @@ class _Plan:
     cancelling: float
     end: float
     reason: str
+    connecting: float
     give: Callable[[Session], Awaitable[bool]] | None
 
 
@@ -50,9 +54,9 @@ async def drain(
     *,
     seconds: float,
     reason: str,
-    has_peers: bool = False,
+    has_peers: bool,
+    random: Callable[[], float],
     give: Callable[[Session], Awaitable[bool]] | None = None,
-    random: Callable[[], float] = random_module.random,
 ) -> None:
     """Drain the sessions of a node.
 
@@ -62,9 +66,9 @@ async def drain(
         seconds: The time limit of the whole drain.
         reason: The `reason` of `server_draining`.
         has_peers: Whether other nodes accept the clients meanwhile.
+        random: Returns a number from 0 to 1.
         give: Releases a session that has no active run, and returns whether it was released; None
             if no other node can take it.
-        random: Returns a number from 0 to 1.
     """
     end = trio.current_time() + seconds
     closing = min(CLOSING_SECONDS, seconds * CLOSING_SHARE)
@@ -73,6 +77,7 @@ async def drain(
         cancelling=end - closing / 2,
         end=end,
         reason=reason,
+        connecting=seconds * CONNECT_SHARE,
         give=give,
     )
     with trio.move_on_at(plan.end):
@@ -99,7 +104,7 @@ async def _move_session(
     While a run is active, another node relays the connection of a client that is there already.
     """
     session.hold()
-    told = newest.get(session.id)
+    told, told_at = newest.get(session.id), trio.current_time()
     is_given = False
     with trio.move_on_at(plan.grace):
         if told is not None:
@@ -110,8 +115,10 @@ async def _move_session(
         connection = newest.get(session.id)
         if is_given and connection is not None and wait_ms is not None:
             if connection is not told:  # relayed: the other node can have the session now
-                await connection.send(ServerDraining(plan.reason, 0))
-            await connection.ended.wait()  # by the client, which is connected elsewhere
+                told_at, wait_ms = trio.current_time(), 0
+                await connection.send(ServerDraining(plan.reason, wait_ms))
+            with trio.move_on_at(told_at + wait_ms / 1000 + plan.connecting):
+                await connection.ended.wait()  # by the client, which is connected elsewhere
     if not is_given:
         session.interrupt()
         with trio.move_on_at(plan.cancelling):
@@ -149,7 +156,8 @@ async def _drain_session(
             wait = RECONNECT_AFTER_MS if wait_ms is None else wait_ms
             await connection.send(ServerDraining(plan.reason, wait))
             if wait_ms is not None:
-                await connection.ended.wait()  # by the client, which is connected elsewhere
+                with trio.move_on_after(wait / 1000 + plan.connecting):
+                    await connection.ended.wait()  # by the client, which is connected elsewhere
         await session.wait_idle()
     session.interrupt()
     with trio.move_on_at(plan.cancelling):

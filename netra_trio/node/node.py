@@ -7,6 +7,7 @@
 Each context manager removes what it registered.
 """
 
+import random as random_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -395,7 +396,13 @@ class Node:
             if session.is_closing:  # by an exception or a cancellation
                 self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
 
-    async def drain(self, reason: str = "restart", *, has_peers: bool | None = None) -> None:
+    async def drain(
+        self,
+        reason: str = "restart",
+        *,
+        has_peers: bool | None = None,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
         """Refuse new connections, wait for runs to end, and close all connections with 1012.
 
         Takes at most the drain timeout, and less if all runs and connections end earlier. A second
@@ -405,6 +412,7 @@ class Node:
             reason: The `reason` of `server_draining`.
             has_peers: Whether other nodes accept the clients meanwhile; by default, whether the
                 cluster has other nodes.
+            random: Returns a number from 0 to 1, for the times at which clients leave for them.
         """
         if has_peers is None:
             has_peers = self.cluster is not None and self.cluster.membership.has_peers
@@ -423,6 +431,7 @@ class Node:
                 seconds=timeout,
                 reason=reason,
                 has_peers=has_peers,
+                random=random,
                 give=None if self.cluster is None else self.cluster.give_to_any,
             )
         finally:

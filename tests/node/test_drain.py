@@ -23,6 +23,7 @@ from netra_trio.transports.memory import MemoryTransport
 
 TIMEOUT = 8.0  # seconds, the default
 GRACE = 6.0  # of it for runs
+CONNECTING = 2.0  # of it for a client to connect to another node
 
 
 async def wait_forever(run: Run) -> None:
@@ -61,13 +62,13 @@ AGENTS = {
 
 
 @asynccontextmanager
-async def draining(server: Server) -> AsyncIterator[list[float]]:
+async def draining(server: Server, **options: Any) -> AsyncIterator[list[float]]:
     """Drain while the block runs; yield a list that gets the duration at the end."""
     durations: list[float] = []
 
     async def drain() -> None:
         begun = trio.current_time()
-        await server.node.drain()
+        await server.node.drain(**options)
         durations.append(trio.current_time() - begun)
 
     async with trio.open_nursery() as nursery:
@@ -271,6 +272,80 @@ async def test_a_connection_that_has_a_slot_already_is_refused(autojump_clock: M
             await late.done.wait()
         assert late.refused is not None
         assert late.refused.problem.code is ErrorCode.SERVER_DRAINING
+
+
+# Where other nodes accept the clients.
+
+
+async def test_clients_are_told_different_times(autojump_clock: MockClock) -> None:
+    async with open_server(users=tuple(f"u{n}" for n in range(50))) as server:
+        clients = [server.start(f"u{number}") for number in range(50)]
+        for client in clients:
+            await client.expect("connection_established")
+        async with draining(server, has_peers=True) as durations:
+            told = [(await client.expect("server_draining"))["payload"] for client in clients]
+            waits = [each["reconnect_after_ms"] for each in told]
+            assert all(type(wait) is int and 0 <= wait <= TIMEOUT * 500 for wait in waits)
+            assert len(set(waits)) > 25
+            for wait, client in sorted(zip(waits, clients, strict=True), key=lambda each: each[0]):
+                await trio.sleep_until(wait / 1000)
+                assert client.ended is None
+                client.peer.close(1000)  # it is connected elsewhere
+        assert durations == [max(waits) / 1000]
+
+
+@pytest.mark.parametrize(("chance", "wait"), [(0.0, 0), (1.0, 4000)])
+async def test_the_shortest_and_the_longest_time(
+    autojump_clock: MockClock, chance: float, wait: int
+) -> None:
+    async with open_server() as server, server.connect() as client:
+        async with draining(server, has_peers=True, random=lambda: chance) as durations:
+            frame = await client.expect("server_draining")
+            assert frame["payload"]["reconnect_after_ms"] == wait
+            frames, code = await client.rest()
+        assert (frames, code) == ([], 1012)
+        assert durations == [wait / 1000 + CONNECTING]  # for a client that stays
+        assert durations <= [GRACE]
+
+
+async def test_a_client_that_leaves_for_another_node(autojump_clock: MockClock) -> None:
+    async with open_server() as server:
+        client = server.start()
+        await client.expect("connection_established")
+        async with draining(server, has_peers=True, random=lambda: 1.0) as durations:
+            await trio.sleep(3)
+            client.peer.close(1000)
+        assert durations == [3]
+
+
+@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 3.0), (0.5, 4.0)])
+async def test_a_run_of_a_client_that_stays(
+    autojump_clock: MockClock, chance: float, seconds: float
+) -> None:
+    async def three_seconds(run: Run) -> None:
+        await run.emit("a")
+        await trio.sleep(3)
+
+    async with (
+        open_server(agents={"three_seconds": three_seconds}) as server,
+        server.connect() as client,
+    ):
+        await start_run(client, "three_seconds")
+        async with draining(server, has_peers=True, random=lambda: chance) as durations:
+            frames, code = await client.rest()
+        assert durations == [seconds]
+    assert outcomes(frames) == ["server_draining", "completed"]
+    assert code == 1012
+
+
+async def test_a_run_is_interrupted_whatever_its_client_does(autojump_clock: MockClock) -> None:
+    async with open_server(agents=AGENTS) as server, server.connect() as client:
+        await start_run(client, "wait_forever")
+        async with draining(server, has_peers=True) as durations:
+            frames, code = await client.rest()
+        assert durations == [GRACE]
+    assert outcomes(frames) == ["server_draining", "interrupted"]
+    assert code == 1012
 
 
 # The time limit.
