@@ -9,6 +9,7 @@ with running(tmp_path, database_url) as cluster:
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -69,7 +70,8 @@ class Cluster:
         self._settings = settings
         self._stack = stack
         self._ports = [stack.enter_context(kept_port()) for _ in range(2)]
-        self.nodes = [self.start(number) for number in range(2)]
+        with ThreadPoolExecutor() as threads:  # a start takes seconds
+            self.nodes = list(threads.map(self.start, range(2)))
         (folder / "nginx").mkdir()
         addresses = [f"{HOST}:{port}" for port in self._ports]
         self.proxy = stack.enter_context(nginx(folder / "nginx", *addresses, changes=UNLIMITED))
