@@ -186,15 +186,14 @@ class Server:
 @contextmanager
 def server(
     kind: str = "valkey",
+    settings: Mapping[str, str | int] | None = None,
     *,
     port: int | None = None,
     arguments: tuple[str, ...] = (),
-    **settings: str | int,
 ) -> Iterator[Server]:
-    """Run a server; `_` in the name of a setting stands for `-`."""
+    """Run a server with these settings of its configuration."""
     with tempfile.TemporaryDirectory(prefix="valkey-") as name:
-        named = {key.replace("_", "-"): value for key, value in settings.items()}
-        running = Server(kind, Path(name), named, port, arguments)
+        running = Server(kind, Path(name), settings or {}, port, arguments)
         try:
             running.start()
             yield running

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 import trio
-from attrs import define, field
+from attrs import Factory, define, field
 
 from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey.connection import Command, Connection, Reply, failed
@@ -54,7 +54,7 @@ class Link:
     on_push: Callable[[list[Any]], None] = lambda _: None
     on_error: Callable[[str], None] = lambda _: None
     connection: Connection | None = None
-    fault: str = "not connected yet"
+    fault: str = Factory(lambda self: f"{self.dialer.address.place} does not answer", True)
     unusable: str | None = None
     server: Server | None = None
     connections: int = 0
