@@ -15,6 +15,11 @@ WINDOW = 60.0  # seconds: the limit is for each minute
 _GROUPS = 512  # about the largest number of times that a window stores, whatever its rate
 
 
+def group_seconds(rate: int) -> float:
+    """Return the length of the groups of slots of a window with this rate; 0 if it has none."""
+    return 0.0 if rate <= _GROUPS else WINDOW / _GROUPS
+
+
 @define(eq=False)
 class _Group:
     first: float
@@ -46,7 +51,7 @@ class SlidingWindow:
     def __init__(self, *, rate: int, waiting: int) -> None:
         self._rate = rate
         self._waiting = waiting
-        self._group_seconds = 0.0 if rate <= _GROUPS else WINDOW / _GROUPS
+        self._group_seconds = group_seconds(rate)
         self._groups: list[_Group] = []
         self._used = 0
 

@@ -46,9 +46,7 @@ def assert_nothing_lost(
         raise AssertionError("\n".join([f"{len(found)} violations:", *found]))
 
 
-def losses(
-    trace: Trace, *, is_over: bool = True, cut_off: Container[str] = ()
-) -> Iterator[str]:
+def losses(trace: Trace, *, is_over: bool = True, cut_off: Container[str] = ()) -> Iterator[str]:
     """Yield the violations that `assert_nothing_lost` lists."""
     checkers = []
     for name, events in trace.delivered.items():
@@ -91,9 +89,7 @@ class _RunRecord:
 class _ClientChecker:
     """Checks the events of one client in their order."""
 
-    def __init__(
-        self, name: str, emitted: Mapping[str, str], cut_off: Container[str]
-    ) -> None:
+    def __init__(self, name: str, emitted: Mapping[str, str], cut_off: Container[str]) -> None:
         self._name = name
         self._emitted = emitted
         self._cut_off = cut_off

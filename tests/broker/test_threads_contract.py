@@ -1,19 +1,24 @@
 """The contract of `ThreadDirectory`: the order of threads and the message rate over all nodes."""
 
 import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import trio
 from attrs import evolve
+from support.valkey import Server
 from trio.testing import MockClock
 
-from netra_trio.broker.base import LEASE_SECONDS
+from netra_trio.broker.base import LEASE_SECONDS, Backend
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.broker.threads import Admitted, Entry, First, Outcome, Wish
-from netra_trio.ids import RunId, ThreadId, UserId
+from netra_trio.broker.valkey import scripts
+from netra_trio.broker.valkey.backend import ValkeyBackend
+from netra_trio.ids import RunId, ThreadId, UserId, new_node_id
 from netra_trio.protocol.messages import OnBusy
-from netra_trio.protocol.ratelimit import SlidingWindow
+from netra_trio.protocol.ratelimit import SlidingWindow, group_seconds
 
 ALICE, BOB, THREAD = UserId("alice"), UserId("bob"), ThreadId("t")
 
@@ -30,27 +35,41 @@ def entry(run_id: str, order: float = 0.0, *, is_active: bool = False) -> Entry:
 class Nodes:
     """Three nodes with leases, on one server."""
 
-    def __init__(self) -> None:
-        self.server = MemoryServer()
-        self.backends = [MemoryBackend(server=self.server) for _ in range(3)]
-        self.one, self.two, self.three = (backend.threads for backend in self.backends)
+    def __init__(self, backends: Sequence[Backend], lose_everything: Callable[[], object]) -> None:
+        self.backends = backends
+        self.lose_everything = lose_everything
+        self.one, self.two, self.three = (backend.threads for backend in backends)
 
-    async def renew(self, *numbers: int) -> None:
-        for number in numbers or (0, 1, 2):
-            await self.backends[number].directory.renew()
-
-    async def lose_everything(self) -> None:
-        self.server.clear()
+    async def renew(self) -> None:
+        for backend in self.backends:
+            await backend.directory.renew()
 
     def is_first(self, run_id: str, number: int, order: float) -> First:
-        return First(RunId(run_id), self.backends[number].node, order)
+        return First(RunId(run_id), self.backends[number].directory.node, order)
 
 
-@pytest.fixture
-async def nodes() -> Nodes:
-    nodes = Nodes()
-    await nodes.renew()
-    return nodes
+def nodes_in_memory() -> tuple[Nodes, MemoryServer]:
+    """Return three nodes without leases, and their server."""
+    server = MemoryServer()
+    return Nodes([MemoryBackend(server=server) for _ in range(3)], server.clear), server
+
+
+@pytest.fixture(params=["memory", "valkey", "redis"])
+async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
+    if request.param == "memory":
+        nodes, _ = nodes_in_memory()
+        await nodes.renew()
+        yield nodes
+        return
+    running: Server = request.getfixturevalue(f"{request.param}_server")
+    await trio.to_thread.run_sync(running.command, "FLUSHALL")
+    backends = [ValkeyBackend(new_node_id(), running.url) for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        for backend in backends:
+            await stack.enter_async_context(backend.open())
+        nodes = Nodes(backends, lambda: running.command("FLUSHALL"))
+        await nodes.renew()
+        yield nodes
 
 
 async def leave(threads: Any, run_id: str, **options: Any) -> First | None:
@@ -206,7 +225,7 @@ async def test_hold_enters_again_what_was_lost(nodes: Nodes) -> None:
     b = await nodes.two.admit(wish("b"))
     c = await nodes.one.admit(wish("c"))
     d = await nodes.three.admit(wish("d", OnBusy.INTERRUPT))
-    await nodes.lose_everything()
+    nodes.lose_everything()
     await nodes.renew()
     held = await nodes.one.hold([entry("a", a.order, is_active=True), entry("c", c.order)])
     assert held.epoch != a.epoch
@@ -259,7 +278,7 @@ async def test_a_first_run_steps_back_before_those_that_interrupt(nodes: Nodes) 
 
 
 async def test_step_back_of_a_lost_run_enters_it_again(nodes: Nodes) -> None:
-    await nodes.lose_everything()
+    nodes.lose_everything()
     assert await nodes.one.step_back(entry("a", 5.0)) == nodes.is_first("a", 0, 5.0)
 
 
@@ -279,7 +298,7 @@ async def test_every_call_can_be_cancelled(nodes: Nodes) -> None:
 @pytest.mark.parametrize("rate", [3, 2000])
 async def test_the_rate_is_that_of_a_sliding_window(autojump_clock: MockClock, rate: int) -> None:
     """In virtual time, in memory."""
-    nodes = Nodes()
+    nodes, _ = nodes_in_memory()
     chance = random.Random(rate)  # noqa: S311 - repeatable
     window, taken = SlidingWindow(rate=rate, waiting=2), []
     for number in range(300):
@@ -301,19 +320,49 @@ async def test_the_rate_is_that_of_a_sliding_window(autojump_clock: MockClock, r
 
 
 async def test_idle_windows_and_lines_are_dropped(autojump_clock: MockClock) -> None:
-    nodes = Nodes()
+    nodes, server = nodes_in_memory()
     await nodes.one.admit(wish("a"))
     await leave(nodes.one, "a")
     await trio.sleep(60)
     await nodes.one.admit(wish("b", user_id=BOB))
-    assert list(nodes.server.threads.windows) == [BOB]
-    assert list(nodes.server.threads.lines) == [(BOB, THREAD)]
+    assert list(server.threads.windows) == [BOB]
+    assert list(server.threads.lines) == [(BOB, THREAD)]
 
 
 async def test_runs_of_a_node_whose_lease_has_ended_are_removed(autojump_clock: MockClock) -> None:
-    nodes = Nodes()
+    nodes, _ = nodes_in_memory()
     await nodes.renew()
     await nodes.one.admit(wish("a"))
     await trio.sleep(LEASE_SECONDS)
-    await nodes.renew(1)
+    await nodes.backends[1].directory.renew()
     assert outcomes(await nodes.two.admit(wish("b", OnBusy.REJECT))) == ["first"]
+
+
+@pytest.mark.parametrize("rate", [3, 2000])
+def test_the_script_is_a_sliding_window(valkey_server: Server, rate: int) -> None:
+    """At chosen times: the script takes them as its last argument instead of asking the server."""
+    valkey_server.command("FLUSHALL")
+    admit, give_back = (
+        script.text.replace("redis.call('TIME')", "{ARGV[#ARGV], 0}")
+        for script in (scripts.ADMIT, scripts.LEAVE)
+    )
+    chance, now = random.Random(rate), 1000.0  # noqa: S311 - repeatable
+    window, taken = SlidingWindow(rate=rate, waiting=2), []
+    for number in range(400):
+        now += chance.choice([0.0, 0.0, 0.01, 0.25, 1.0, 20.0])
+        if taken and chance.random() < 0.2:
+            slot = taken.pop(chance.randrange(len(taken)))
+            window.give_back(slot)
+            call = [give_back, "2", f"l{number}", "w", "r", "n", repr(slot), "1000", "nt:n:"]
+            valkey_server.command("EVAL", *call, repr(now))
+            continue
+        group = repr(group_seconds(rate))
+        call = ["r", "n", "enqueue", str(rate), "2", group, "1000", "nt:n:", "1e-6", repr(now)]
+        keys = ["3", "w", f"l{number}", "e"]
+        outcome, _, seconds, *_ = valkey_server.command("EVAL", admit, *keys, "epoch", *call)
+        expected = window.take(now)
+        if expected is None:
+            assert (outcome, float(seconds)) == (b"too_fast", window.retry_after(now))
+        else:
+            assert (outcome, float(seconds)) == (b"first", expected - now)
+            taken.append(expected)

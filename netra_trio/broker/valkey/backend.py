@@ -25,6 +25,7 @@ from netra_trio.broker.valkey.inbox import Inbox
 from netra_trio.broker.valkey.limits import ValkeyLimits
 from netra_trio.broker.valkey.link import Link
 from netra_trio.broker.valkey.rooms import ValkeyBroker
+from netra_trio.broker.valkey.threads import ValkeyThreads
 from netra_trio.config.redis_url import parse
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
@@ -50,6 +51,7 @@ class ValkeyBackend:
     directory: ValkeyDirectory = field(init=False)
     broker: ValkeyBroker = field(init=False)
     limits: ValkeyLimits = field(init=False)
+    threads: ValkeyThreads = field(init=False)
     _links: tuple[Link, Link, Link] = field(init=False)
     _inbox: Inbox = field(init=False)
     _calls: Calls = field(init=False)
@@ -70,6 +72,7 @@ class ValkeyBackend:
         self.directory = ValkeyDirectory(self.node, self._calls, self._inbox)
         self.broker = ValkeyBroker(self.node, self._calls, address.database, dialer)
         self.limits = ValkeyLimits(self.node, self._calls)
+        self.threads = ValkeyThreads(self.node, self._calls)
         inbox = Link("inbox", dialer, use=self._inbox.listen)
         self._links = (commands, inbox, self.broker.link)
 

@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Mapping
 
-from netra_trio.ids import NodeId, SessionId, UserId
+from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
 
 NODES = "nt:nodes"
+EPOCH = "nt:epoch"  # of the lines of threads: another one after everything was lost
 LEASE_PREFIX = "nt:n:"
 
 
@@ -55,11 +56,16 @@ def ticket(digest: str) -> str:
 
 
 def of_user(user_id: UserId) -> Mapping[str, str]:
-    """Return the keys of a user: connections, members, sessions, tickets."""
+    """Return the keys of a user: connections, members, sessions, tickets, rate."""
     # A digest: the id may have any characters.
     digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    kinds = {"connections": "c", "members": "m", "sessions": "sess", "tickets": "t"}
+    kinds = {"connections": "c", "members": "m", "sessions": "sess", "tickets": "t", "rate": "r"}
     return {name: f"nt:{{{digest}}}:{kind}" for name, kind in kinds.items()}
+
+
+def line(user_id: UserId, thread_id: ThreadId) -> str:
+    """Return the key of the line of a thread of a user."""
+    return f"{of_user(user_id)['rate']}:{thread_id}"
 
 
 # Channels are common to all databases of a server, so their names have its number.

@@ -11,6 +11,8 @@ import hashlib
 
 from attrs import field, frozen
 
+from netra_trio.broker.valkey import thread_lua
+
 
 @frozen
 class Script:
@@ -414,6 +416,11 @@ redis.call('ZREM', string.sub(kept, start, start + size - 1), ARGV[1])
 return string.sub(kept, start + size)
 """)
 
+ADMIT = Script(thread_lua.ADMIT)
+LEAVE = Script(thread_lua.LEAVE)
+HOLD = Script(thread_lua.HOLD)
+THREADS_EPOCH = Script(thread_lua.EPOCH)
+
 SCRIPTS = (
     RENEW,
     NODES,
@@ -431,4 +438,8 @@ SCRIPTS = (
     UPDATE_USER,
     ADD_TICKET,
     TAKE_TICKET,
+    ADMIT,
+    LEAVE,
+    HOLD,
+    THREADS_EPOCH,
 )

@@ -1,0 +1,134 @@
+"""The thread directory on Valkey or Redis."""
+
+import secrets
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any
+
+from attrs import define, frozen
+
+from netra_trio.broker.threads import (
+    LINE_SECONDS,
+    ORDER_STEP,
+    Admitted,
+    Entry,
+    First,
+    Held,
+    Outcome,
+    Wish,
+)
+from netra_trio.broker.valkey import keys, scripts
+from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseconds
+from netra_trio.broker.valkey.connection import Command, Reply
+from netra_trio.ids import NodeId, RunId, ThreadId, UserId
+from netra_trio.protocol.ratelimit import group_seconds
+
+ENTRIES = 500  # of one call: as many as the server looks at in some milliseconds
+
+
+@frozen
+class _Leaving:
+    """The awaitable answer to `leave`; it need not be awaited."""
+
+    reply: Reply
+
+    def __await__(self) -> Generator[Any, None, First | None]:
+        (value,) = yield from self.reply.__await__()
+        parts = checked(value)
+        return _first(parts) if parts else None
+
+
+@define(eq=False)
+class ValkeyThreads:
+    """The `ThreadDirectory` of one node."""
+
+    node: NodeId
+    _calls: Calls
+
+    async def admit(self, wish: Wish) -> Admitted:
+        """Take a rate slot and a place in the thread, both or none."""
+        of_user = keys.of_user(wish.user_id)
+        outcome, epoch, seconds, *place = await self._calls.run(
+            scripts.ADMIT,
+            [of_user["rate"], keys.line(wish.user_id, wish.thread_id), keys.EPOCH],
+            [
+                _candidate(),
+                wish.run_id,
+                self.node,
+                wish.on_busy.value,
+                wish.rate,
+                wish.burst,
+                repr(group_seconds(wish.rate)),
+                milliseconds(LINE_SECONDS),
+                keys.LEASE_PREFIX,
+                repr(ORDER_STEP),
+            ],
+        )
+        admitted = Admitted(Outcome(outcome.decode()), epoch.decode(), float(seconds))
+        if not place:
+            return admitted
+        slot, order, position = place
+        return Admitted(
+            admitted.outcome,
+            admitted.epoch,
+            admitted.seconds,
+            float(slot),
+            float(order),
+            position,
+        )
+
+    def leave(
+        self, user_id: UserId, thread_id: ThreadId, run_id: RunId, *, slot: float | None = None
+    ) -> Awaitable[First | None]:
+        """Remove a run of this node from its line."""
+        command = evaluation(
+            scripts.LEAVE,
+            [keys.line(user_id, thread_id), keys.of_user(user_id)["rate"]],
+            [
+                run_id,
+                self.node,
+                "" if slot is None else repr(slot),
+                milliseconds(LINE_SECONDS),
+                keys.LEASE_PREFIX,
+            ],
+        )
+        return _Leaving(self._calls.link.submit([command]))
+
+    async def hold(self, entries: Sequence[Entry]) -> Held:
+        """Keep runs of this node in their lines."""
+        epoch, now = await self._calls.run(scripts.THREADS_EPOCH, [keys.EPOCH], [_candidate()])
+        firsts: list[First] = []
+        for at in range(0, len(entries), ENTRIES):
+            part = entries[at : at + ENTRIES]
+            commands = [
+                self._hold(entry, "active" if entry.is_active else "waiting") for entry in part
+            ]
+            firsts += [_first(parts) for parts in await self._calls.run_all(commands)]
+        return Held(epoch.decode(), float(now), firsts)
+
+    async def step_back(self, entry: Entry) -> First:
+        """Let the runs that interrupt go first."""
+        (parts,) = await self._calls.run_all([self._hold(entry, "back")])
+        return _first(parts)
+
+    def _hold(self, entry: Entry, state: str) -> Command:
+        return evaluation(
+            scripts.HOLD,
+            [keys.line(entry.user_id, entry.thread_id)],
+            [
+                entry.run_id,
+                self.node,
+                repr(entry.order),
+                state,
+                milliseconds(LINE_SECONDS),
+                keys.LEASE_PREFIX,
+            ],
+        )
+
+
+def _candidate() -> str:
+    return secrets.token_urlsafe(9)
+
+
+def _first(parts: Sequence[bytes]) -> First:
+    run_id, node, order = parts
+    return First(RunId(run_id.decode()), NodeId(node.decode()), float(order))
