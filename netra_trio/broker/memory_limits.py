@@ -140,7 +140,7 @@ class MemoryLimits:
         for old in [old for old, ticket in tickets.items() if ticket.until <= now]:
             del tickets[old]
         own = [old for old, ticket in tickets.items() if ticket.user_id == user_id]
-        for oldest in own[: len(own) - per_user + 1]:
+        for oldest in own[: max(0, len(own) - per_user + 1)]:
             del tickets[oldest]
         tickets[digest] = _Ticket(user_id, data, now + seconds)
 

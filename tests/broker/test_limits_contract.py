@@ -320,16 +320,16 @@ async def test_of_many_that_take_a_ticket_at_once_one_gets_it(limits: Two) -> No
 
 
 async def test_the_oldest_ticket_of_a_user_is_dropped(limits: Two) -> None:
-    for number in range(3):
-        await add(limits.one, f"t{number}", per_user=3)
-    await add(limits.one, "bobs", user=BOB, per_user=3)
-    await add(limits.two, "t3", per_user=3)
+    for number in range(8):
+        await add(limits.one, f"t{number}", per_user=8)
+    await add(limits.one, "bobs", user=BOB, per_user=8)
+    await add(limits.two, "t8", per_user=8)
     assert await limits.one.take_ticket("t0") is None
     # A ticket that was taken makes room.
     assert await limits.one.take_ticket("t1") is not None
-    await add(limits.one, "t4", per_user=3)
-    left = [await limits.one.take_ticket(name) for name in ("t2", "t3", "t4", "bobs")]
-    assert None not in left
+    await add(limits.one, "t9", per_user=8)
+    left = [await limits.one.take_ticket(f"t{number}") for number in range(2, 10)]
+    assert None not in [*left, await limits.two.take_ticket("bobs")]
 
 
 # On a real server.

@@ -188,6 +188,14 @@ async def test_a_refused_opening_evicts_no_connection(autojump_clock: MockClock)
             await trio.sleep(0.01)
             assert counted(server) == 2
         await expect_open(remote, local)
+        # Now the one at the other node is the oldest.
+        await close(local)
+        local = await open_at(two)
+        code = await refused_at(two, session_id=session_of(detached), acknowledging=True)
+        assert code is ErrorCode.BAD_REQUEST
+        await trio.sleep(0.01)
+        assert counted(server) == 2
+        await expect_open(remote, local)
 
 
 async def test_a_cancelled_opening_is_not_counted(autojump_clock: MockClock) -> None:
@@ -604,6 +612,25 @@ async def test_a_session_that_another_node_has_just_taken_is_left_alone(
         assert await directory.take(SessionId(session_of(client)), owner=one.id, epoch=3)
         await open_at(two)
         assert server.sessions[SessionId(session_of(client))].record.owner == three.id
+
+
+async def test_a_session_that_ends_at_once_is_not_reported(autojump_clock: MockClock) -> None:
+    server = MemoryServer()
+    async with open_nodes(1, server=server) as (one,):
+        client = one.start()
+        client.scope.cancel()  # before its first frame was sent
+        await client.done.wait()
+        await trio.sleep(0.1)
+        assert server.limits.sessions == {}
+        client = await open_at(one)
+        session = one.node.sessions.get(SessionId(session_of(client)))
+        assert session is not None
+        limits = one.node.connection_limit
+        assert isinstance(limits, SharedLimits)
+        limits.added(session)
+        one.node.sessions.close(session, "ended")
+        assert limits._changes[ALICE].claimed_sessions == set()
+        await trio.sleep(0.1)
 
 
 async def test_a_taken_over_session_belongs_to_its_new_node(autojump_clock: MockClock) -> None:
