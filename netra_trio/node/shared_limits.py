@@ -486,6 +486,9 @@ class SharedLimits:
         if here is not None:
             detached = sessions.detached_for(here)
             return evolve(known, detached=detached, is_busy=not here.is_idle), None
+        if known.node == self._node:  # its end was not reported
+            self._changes_of(user_id).closed_sessions.add(session_id)
+            return None
         if live.get(known.node) is False:  # it lives, and does not drain
             return known, None
         record = (await self._directory.find(session_id)).record

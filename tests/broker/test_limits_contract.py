@@ -34,7 +34,7 @@ class Two:
     nodes: tuple[NodeId, NodeId]
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "redis"])
 async def limits(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
     """Return the limits on each server in turn; those in memory in virtual time."""
     nodes = (new_node_id(), new_node_id())
@@ -45,8 +45,9 @@ async def limits(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
         server = MemoryServer()
         one, two = (MemoryBackend(node, server) for node in nodes)
     else:
-        url = request.getfixturevalue("valkey_url")
-        one, two = (ValkeyBackend(node, url) for node in nodes)
+        running = request.getfixturevalue(f"{request.param}_server")
+        running.command("FLUSHALL")
+        one, two = (ValkeyBackend(node, running.url) for node in nodes)
     async with one.open(), two.open():
         yield Two(one.limits, two.limits, nodes)
 

@@ -106,6 +106,7 @@ class LinkedBackend:
     link: Link = field(factory=Link)
     directory: Any = Factory(lambda self: _Linked(self.link, self.memory.directory), True)
     broker: Any = Factory(lambda self: _Linked(self.link, self.memory.broker), True)
+    threads: Any = Factory(lambda self: _Linked(self.link, self.memory.threads), True)
     limits: Any = Factory(lambda self: _Linked(self.link, self.memory.limits), True)
 
     def open(self) -> AbstractAsyncContextManager[None]:
