@@ -6,6 +6,7 @@ both cases it copies all its sessions again, and is fenced where it is not the o
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import trio
@@ -29,14 +30,12 @@ class Membership:
         on_lost: Called when this node found its lease gone.
         on_gone: Called for each node that is not live any more.
         peers: The other live nodes; for each, whether it drains.
-        unavailable_reason: Why the directory cannot answer; None while it does.
     """
 
     def __init__(self, directory: Directory) -> None:
         self.on_lost: Callable[[], None] = _do_nothing
         self.on_gone: Callable[[NodeId], None] = _ignore
         self.peers: dict[NodeId, bool] = {}
-        self.unavailable_reason: str | None = None
         self._directory = directory
         self._has_started = False
         self._is_draining = False
@@ -85,16 +84,8 @@ class Membership:
     async def run(self) -> None:
         """Renew the lease until cancelled."""
         while True:
-            try:
+            with suppress(BrokerUnavailable):  # the backend logs it
                 await self.renew()
-            except BrokerUnavailable as unavailable:
-                if self.unavailable_reason is None:
-                    _log.warning("broker_unavailable", reason=str(unavailable))
-                self.unavailable_reason = str(unavailable)
-            else:
-                if self.unavailable_reason is not None:
-                    _log.info("broker_available")
-                self.unavailable_reason = None
             with trio.move_on_after(RENEW_SECONDS):
                 await self._woken.wait()
             self._woken = trio.Event()
