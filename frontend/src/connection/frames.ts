@@ -15,7 +15,7 @@ export interface FramesOwner {
   update(update: Update): void;
   /** The connection delivers something. */
   progress(): void;
-  /** The server will close the connection, and accepts the next one after so many ms. */
+  /** The server will close the connection; the next one may be opened after so many ms. */
   draining(reconnectAfter: number): void;
   /** An error of a frame. */
   failed(error: ErrorBody): void;
