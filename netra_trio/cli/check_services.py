@@ -102,25 +102,19 @@ async def check_key_server(settings: Settings) -> Answer | None:
 async def check_broker(settings: Settings) -> Answer | None:
     """Return whether the broker can do what a server needs, and a text about it; None without one.
 
-    A lease of a node is taken and deleted: a running server is not disturbed.
+    What is written is deleted again: running servers are not disturbed.
     """
     try:
         backend = backend_of(settings.redis_url, new_node_id())
         if backend is None:
             return None
-        async with backend.open():
-            try:
-                await backend.directory.renew()
-                nodes = await backend.directory.nodes()
-                await backend.directory.resign()
-            except BrokerUnavailable as error:
-                return False, f"does not answer as needed: {error}"
+        server, nodes = await backend.try_out()
     except BrokerUnusable as error:
         return False, f"cannot be used: {error}"
-    server = backend.server
-    name, policy = ("", None) if server is None else (server.name, server.policy)
-    doubt = "" if policy else "; its maxmemory-policy is unknown, and must be noeviction"
-    return True, f"answers, {name}, takes writes, other nodes: {len(nodes) - 1}{doubt}"
+    except BrokerUnavailable as error:
+        return False, f"does not answer as needed: {error}"
+    doubt = "" if server.policy else "; its maxmemory-policy is unknown, and must be noeviction"
+    return True, f"answers, {server.name}, takes writes, running servers: {nodes}{doubt}"
 
 
 def reason_of(error: Exception) -> str:

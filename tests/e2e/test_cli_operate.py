@@ -1,4 +1,4 @@
-"""The commands `user` and `check`: users, database and key server."""
+"""The commands `user` and `check`: users, database, key server and broker."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import trio
 from support.commands import Typed
 from support.keyserver import SIGNERS, key_server
 from support.server import run, serving, sign
+from support.valkey import Server as Valkey
+from support.valkey import server as valkey
 
 from netra_trio.cli.user import open_users
 from netra_trio.config.settings import Settings
@@ -182,6 +184,54 @@ def test_check_of_a_key_server_that_does_not_answer(typed: Typed) -> None:
     assert code == 1
     assert "key server: it cannot be reached" in out
     assert "a service that they name does not answer" in err
+
+
+def test_check_of_a_broker(typed: Typed, valkey_server: Valkey, valkey_url: str) -> None:
+    code, out, _ = typed("check", REDIS_URL=valkey_url)
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("broker: ")]
+    assert line.startswith("broker: answers, Valkey 9.")
+    assert line.endswith("takes writes, running servers: 0")
+    assert valkey_server.command("KEYS", "*") == []
+
+
+def test_check_of_a_broker_whose_policy_is_unknown(typed: Typed) -> None:
+    with valkey() as running:
+        running.command("ACL", "SETUSER", "most", "on", ">pass-word", "~*", "&*", "+@all", "-info")
+        url = f"unix://most:pass-word@{running.socket}"
+        code, out, _ = typed("check", REDIS_URL=url, COLUMNS="200")
+    assert code == 0
+    assert "its maxmemory-policy is unknown, and must be noeviction" in out
+    assert f"REDIS_URL = unix://most:***@{running.socket} (environment)" in out
+    assert "pass-word" not in out
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (("CONFIG", "SET", "requirepass", "secret"), "broker: cannot be used: the server requires"),
+        (
+            ("CONFIG", "SET", "maxmemory", "1"),
+            "does not answer as needed: the server answered: OOM",
+        ),
+    ],
+)
+def test_check_of_a_broker_that_cannot_be_used(
+    typed: Typed, command: tuple[str, ...], text: str
+) -> None:
+    with valkey() as running:
+        running.command(*command)
+        code, out, err = typed("check", REDIS_URL=running.url)
+    assert code == 1
+    assert f"broker: {text}" in out
+    assert "a service that they name does not answer" in err
+
+
+def test_check_of_a_broker_that_does_not_answer(typed: Typed) -> None:
+    code, out, err = typed("check", REDIS_URL="redis://:pass-word@127.0.0.1:1")
+    assert code == 1
+    assert "broker: does not answer as needed: 127.0.0.1:1 cannot be reached: " in out
+    assert "pass-word" not in out + err
 
 
 def test_check_names_the_file_of_a_secret(typed: Typed, tmp_path: Path) -> None:

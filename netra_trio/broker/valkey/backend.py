@@ -16,9 +16,9 @@ from attrs import define, field
 
 from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey import keys, scripts
-from netra_trio.broker.valkey.calls import Calls, evaluation, milliseconds
+from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseconds
 from netra_trio.broker.valkey.connection import Command
-from netra_trio.broker.valkey.dialing import Dialer, Server
+from netra_trio.broker.valkey.dialing import Dialer, Server, exchange, limited
 from netra_trio.broker.valkey.directory import INBOX_SECONDS, ValkeyDirectory
 from netra_trio.broker.valkey.ear import PROBE_SECONDS
 from netra_trio.broker.valkey.inbox import Inbox
@@ -76,11 +76,6 @@ class ValkeyBackend:
         inbox = Link("inbox", dialer, use=self._inbox.listen)
         self._links = (commands, inbox, self.broker.link)
 
-    @property
-    def server(self) -> Server | None:
-        """What the server told of itself; None before the first connection."""
-        return self._links[0].server
-
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Hold the connections open; waits for the first one, for `ANSWER_SECONDS` at most.
@@ -107,6 +102,34 @@ class ValkeyBackend:
                 yield
             finally:
                 stop.cancel()
+
+    async def try_out(self) -> tuple[Server, int]:
+        """Connect once and try what a server needs, without `open`; nothing is left behind.
+
+        Returns:
+            What the server tells of itself, and the number of live nodes.
+
+        Raises:
+            BrokerUnavailable: If it does not answer, or takes no writes now.
+            BrokerUnusable: If it can never work.
+        """
+        commands = self._links[0]
+        connection = await commands.dial()
+        with limited(commands.dialer.address.place):
+            try:
+                replies = await exchange(
+                    connection.stream,
+                    connection.reader,
+                    [
+                        self._probe_command,
+                        ("DEL", keys.inbox(self.node)),
+                        evaluation(scripts.NODES, [keys.NODES], [keys.LEASE_PREFIX]),
+                    ],
+                )
+            finally:
+                await trio.aclose_forcefully(connection.stream)
+        leases = [checked(reply) for reply in replies][-1]
+        return commands.server or Server("", None), len(leases) // 2
 
     async def _work(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope(shield=True) as stop:

@@ -93,7 +93,7 @@ class Dialer:
             is_direct = self.address.service is None
             host = self.address.hosts[0] if is_direct else await self._primary()
             place, connect = "{}:{}".format(*host), partial(self._connect, host)
-        with _limited(place):
+        with limited(place):
             stream = await connect()
             reader = new_reader()
             try:
@@ -165,7 +165,7 @@ class Dialer:
         for host in self.address.hosts:
             place = "{}:{}".format(*host)
             try:
-                with _limited(place):
+                with limited(place):
                     found = await self._ask_sentinel(host)
             except BrokerUnavailable as error:
                 faults.append(str(error))
@@ -287,7 +287,7 @@ def _refusal(error: Exception, *, has_password: bool) -> Exception:
 
 
 @contextmanager
-def _limited(place: str) -> Iterator[None]:
+def limited(place: str) -> Iterator[None]:
     """Limit a connection attempt in time, and name the place in its error."""
     try:
         with trio.fail_after(DIAL_SECONDS):

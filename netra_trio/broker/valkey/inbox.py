@@ -4,17 +4,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import trio
 from attrs import define, field
 
 from netra_trio.broker.base import ANSWER_SECONDS, Mail
 from netra_trio.broker.valkey import keys
+from netra_trio.broker.valkey.calls import checked
 from netra_trio.broker.valkey.connection import Connection
 from netra_trio.broker.valkey.ear import Ear
-from netra_trio.broker.valkey.replies import text_of
 from netra_trio.broker.valkey.scripts import RESUME
-from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
 
 BLOCK_SECONDS = 1.0  # of one read: the server's silence is noticed after this and ANSWER_SECONDS
@@ -53,7 +51,7 @@ class Inbox:
         """Read, until the connection ends or cancelled."""
         key = keys.inbox(self.node)
         (position,) = await connection.submit([("EVAL", RESUME.text, 1, key, self._position)])
-        self._position = _checked(position).decode()
+        self._position = checked(position).decode()
         while True:
             while self._mail:
                 self.ear.is_reading = False
@@ -70,8 +68,8 @@ class Inbox:
                 ],
                 seconds=BLOCK_SECONDS + ANSWER_SECONDS,
             )
-            _checked(trimmed)
-            for entries in (_checked(found) or {}).values():
+            checked(trimmed)
+            for entries in (checked(found) or {}).values():
                 self._receive(entries)
 
     def _receive(self, entries: list[Any]) -> None:
@@ -93,12 +91,6 @@ class Inbox:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-
-def _checked(value: Any) -> Any:
-    if isinstance(value, hiredis.ReplyError):
-        raise BrokerUnavailable(text_of(value))
-    return value
 
 
 def _after(entry_id: str) -> str:

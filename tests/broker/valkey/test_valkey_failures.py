@@ -30,7 +30,7 @@ from netra_trio.broker.base import (
 from netra_trio.broker.valkey import backend as backend_module
 from netra_trio.broker.valkey import ear, keys
 from netra_trio.broker.valkey.backend import ValkeyBackend
-from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES
+from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES, Connection
 from netra_trio.broker.valkey.dialing import Dialer
 from netra_trio.broker.valkey.link import BACK_OFF_SECONDS
 from netra_trio.config.redis_url import RedisAddress
@@ -367,6 +367,8 @@ async def test_a_full_server(own_server: Server, nursery: trio.Nursery) -> None:
     assert (await one.directory.find(dropped.session_id)).record is None
     await one.directory.keep({taken.session_id: 10})
     assert one.statistics()["reconnects"] == 0
+    three = await opened(own_server.url, nursery)  # connects, as memory may be freed later
+    assert await three.directory.nodes() == {one.node: True}
     own_server.command("CONFIG", "SET", "maxmemory", 0)
     await everything_works(one, two)
 
@@ -445,17 +447,46 @@ async def test_a_listener_that_receives_nothing_is_connected_again(
 async def test_waiting_messages_are_no_deafness(
     own_server: Server, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "PROBE_SECONDS", 0.02)
-    monkeypatch.setattr(ear, "DEAF_SECONDS", 0.1)
+    monkeypatch.setattr(backend_module, "PROBE_SECONDS", 1000.0)
+    monkeypatch.setattr(ear, "DEAF_SECONDS", 0.0)
     one, two = [await opened(own_server.url, nursery) for _ in range(2)]
     sent = [Mail("k", two.node, b"%d" % at) for at in range(200)]
     await two.directory.post(one.node, sent)
-    await trio.sleep(0.4)
-    assert one.statistics()["reconnects"] == 0
+    own = one._inbox.ear
+    await until_true(lambda: not own.is_reading)
+    own.expect(trio.current_time())
+    assert not own.is_deaf
     got: list[Mail] = []
     while len(got) < len(sent):
         got += await one.directory.receive()
     assert got == sent
+    await until_true(lambda: own.is_reading)
+    own.expect(trio.current_time())
+    await until_true(lambda: own.is_deaf)
+    own.expect(trio.current_time())  # the first one counts
+    await until_true(lambda: own.is_deaf)
+    own.hear()
+    await until_true(lambda: not own.is_deaf)
+    assert own.lag < ANSWER_SECONDS
+
+
+async def test_a_listener_that_ends_is_started_again(
+    own_server: Server, nursery: trio.Nursery
+) -> None:
+    one, two = [await opened(own_server.url, nursery) for _ in range(2)]
+    inbox = one._links[1]
+    listen = inbox.use
+
+    async def end(_: Connection) -> None:
+        await trio.lowlevel.checkpoint()
+
+    inbox.use = end
+    assert inbox.connection is not None
+    inbox.connection.close("cut")
+    await until_true(lambda: inbox.connections >= 3)
+    assert inbox.fault == "the listener has ended"
+    inbox.use = listen
+    await everything_works(one, two)
 
 
 async def test_health_names_a_listener_that_receives_nothing(

@@ -3,6 +3,8 @@
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from support.valkey_nodes import everything_works, opened, until, until_true
 from support.worlds import batch, session_of
 
 from netra_trio.broker.base import Appended
+from netra_trio.broker.valkey import dialing
 from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.broker.valkey.connection import packed
@@ -32,6 +35,7 @@ from netra_trio.ids import new_node_id
 STORED, STALE = Appended.STORED, Appended.STALE
 PASSWORD = "s3cr3t /:@%"
 ENCODED = quote(PASSWORD, safe="")
+NEEDED = ("-script", "-evalsha", "-xadd", "-publish")
 
 
 async def refusal(url: str) -> str:
@@ -70,6 +74,12 @@ async def test_without_a_url_there_is_no_backend() -> None:
     assert PASSWORD not in repr(backend)
 
 
+def test_nothing_is_loaded_without_a_url() -> None:
+    """A fresh interpreter: this one has loaded all."""
+    code = "import sys, netra_trio.cli.check; sys.exit('hiredis' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - this interpreter
+
+
 # --- login
 
 
@@ -94,12 +104,19 @@ async def test_the_user_of_the_documentation(own_server: Server, nursery: trio.N
     one, two = [await opened(url, nursery) for _ in range(2)]
     await everything_works(one, two)
     await one.check()
-    assert one.server is not None
-    assert one.server.policy == "noeviction"
+    told, nodes = await ValkeyBackend(new_node_id(), url).try_out()
+    assert (told.policy, nodes) == ("noeviction", 2)
 
 
 @pytest.mark.parametrize(
-    "rules", ["~other:* &* +@all", "~* &other:* +@all", "~* &* +@all -evalsha", "~* &* +@all -xadd"]
+    "rules",
+    [
+        "~other:* &* +@all",
+        "~* &other:* +@all",
+        "~* &* +@all -script",
+        "~* &* +@all -evalsha",
+        "~* &* +@all -xadd",
+    ],
 )
 async def test_a_user_who_may_too_little(own_server: Server, rules: str) -> None:
     own_server.command("ACL", "SETUSER", "little", "on", ">pw", *rules.split())
@@ -307,10 +324,13 @@ async def test_a_certificate_of_the_client(certificates: Certificates) -> None:
         )
 
 
-async def test_tls_with_a_server_that_has_none() -> None:
+async def test_tls_with_a_server_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "DIAL_SECONDS", 0.2)
     with kept_port() as port, server("valkey", port=port):
         # It waits for the rest of what it takes for a command.
-        assert await fault(f"rediss://{HOST}:{port}") == f"{HOST}:{port} does not answer"
+        assert await fault(f"rediss://{HOST}:{port}") == (
+            f"{HOST}:{port} does not answer within 0.2 s"
+        )
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
