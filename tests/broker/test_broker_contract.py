@@ -7,6 +7,7 @@ import trio
 from support.worlds import World
 
 from netra_trio.broker.base import (
+    DELIVERIES,
     KEY_SECONDS,
     Broker,
     Delivery,
@@ -14,6 +15,7 @@ from netra_trio.broker.base import (
     HistoryLimits,
     Published,
 )
+from netra_trio.broker.memory import MemoryBackend
 
 LIMITS = HistoryLimits()
 ROOM = "lobby"
@@ -60,6 +62,16 @@ async def test_a_subscription_ends(world: World) -> None:
     await one.publish(ROOM, b"2", limits=LIMITS)
     await one.publish("other", b"3", limits=LIMITS)
     assert [each.data for each in await received(two, 1)] == [b"3"]
+
+
+async def test_waiting_events_are_bounded_in_memory() -> None:
+    backend = MemoryBackend()
+    await backend.broker.subscribe(ROOM)
+    for _ in range(DELIVERIES + 1):
+        await backend.broker.publish(ROOM, b"", limits=HistoryLimits(events=1))
+    assert [each.offset for each in await backend.broker.receive()] == list(
+        range(2, DELIVERIES + 2)
+    )
 
 
 async def test_other_subscriptions_go_on(world: World) -> None:

@@ -209,7 +209,7 @@ def test_check_of_a_broker_whose_policy_is_unknown(typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        (("CONFIG", "SET", "requirepass", "secret"), "broker: cannot be used: the server requires"),
+        (("CONFIG", "SET", "requirepass", "secret"), "cannot be used: the server requires"),
         (
             ("CONFIG", "SET", "maxmemory", "1"),
             "does not answer as needed: the server answered: OOM",

@@ -115,7 +115,7 @@ class ValkeyBackend:
         """
         commands = self._links[0]
         connection = await commands.dial()
-        with limited(commands.dialer.address.place):
+        with limited(commands.dialer.address.place, ANSWER_SECONDS):
             try:
                 replies = await exchange(
                     connection.stream,

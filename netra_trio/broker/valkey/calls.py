@@ -7,7 +7,7 @@ from typing import Any
 import hiredis
 from attrs import define
 
-from netra_trio.broker.valkey.connection import Command
+from netra_trio.broker.valkey.connection import Command, Reply
 from netra_trio.broker.valkey.link import Link
 from netra_trio.broker.valkey.replies import code_of, text_of
 from netra_trio.broker.valkey.scripts import SCRIPTS, Script
@@ -47,6 +47,7 @@ class Calls:
     """
 
     link: Link
+    _loading: Reply | None = None
 
     async def run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int] = ()
@@ -63,5 +64,6 @@ class Calls:
 
     def reload(self, code: str) -> None:
         """Load the scripts again if an error reply with this code says that they are gone."""
-        if code == NO_SCRIPT:
-            self.link.submit([("SCRIPT", "LOAD", script.text) for script in SCRIPTS])
+        if code == NO_SCRIPT and (self._loading is None or not self._loading.is_pending):
+            loads = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS]
+            self._loading = self.link.submit(loads)

@@ -75,11 +75,16 @@ class Reply:
             return bool(self.values) and self.values[-1] == self.last
         return len(self.values) == self.count
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether there may still be more replies."""
+        return self.fault is None and not self.is_complete
+
     def __await__(self) -> Generator[Any, None, list[Any]]:
         return self._wait().__await__()
 
     async def _wait(self) -> list[Any]:
-        if self.fault is None and not self.is_complete:
+        if self.is_pending:
             self._done = trio.Event()
             await self._done.wait()
         else:

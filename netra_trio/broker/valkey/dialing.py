@@ -29,7 +29,8 @@ from netra_trio.broker.valkey.scripts import SCRIPTS
 from netra_trio.config.redis_url import RedisAddress
 from netra_trio.errors import BrokerUnavailable, BrokerUnusable
 
-DIAL_SECONDS = 2.0  # for one address: connect, TLS and handshake
+DIAL_SECONDS = 2.0  # for a server: connect, TLS and handshake
+SENTINEL_SECONDS = 0.7  # for a Sentinel: within ANSWER_SECONDS another one has its turn
 SEND_BUFFER = 4 * 1024 * 1024  # bytes, of the kernel: with less, the sender waits in bursts
 LOWEST_VERSION = (6, 2)  # SET with GET, XTRIM with MINID
 
@@ -71,8 +72,10 @@ class Dialer:
     name: str
     rehearsal: Sequence[Command] = ()
     _context: ssl.SSLContext | None = field(init=False)
+    _sentinels: list[tuple[str, int]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._sentinels = list(self.address.hosts)
         self._context = tls_context(self.address) if self.address.is_tls else None
 
     async def dial(self, *, number: int, with_scripts: bool) -> tuple[Connection, Server | None]:
@@ -93,7 +96,7 @@ class Dialer:
             is_direct = self.address.service is None
             host = self.address.hosts[0] if is_direct else await self._primary()
             place, connect = "{}:{}".format(*host), partial(self._connect, host)
-        with limited(place):
+        with limited(place, DIAL_SECONDS):
             stream = await connect()
             reader = new_reader()
             try:
@@ -159,18 +162,23 @@ class Dialer:
         return Server(name, policy)
 
     async def _primary(self) -> tuple[str, int]:
-        """Ask the Sentinels for the address of the server; the first one that knows it counts."""
+        """Ask the Sentinels for the address of the server; the first one that knows it counts.
+
+        It is asked first the next time, so that dead ones do not cost their time limits again.
+        """
         faults: list[str] = []
         unknown = 0
-        for host in self.address.hosts:
+        for host in tuple(self._sentinels):
             place = "{}:{}".format(*host)
             try:
-                with limited(place):
+                with limited(place, SENTINEL_SECONDS):
                     found = await self._ask_sentinel(host)
             except BrokerUnavailable as error:
                 faults.append(str(error))
                 continue
             if found is not None:
+                self._sentinels.remove(host)
+                self._sentinels.insert(0, host)
                 return found
             unknown += 1
         service = self.address.service
@@ -287,13 +295,13 @@ def _refusal(error: Exception, *, has_password: bool) -> Exception:
 
 
 @contextmanager
-def limited(place: str) -> Iterator[None]:
+def limited(place: str, seconds: float) -> Iterator[None]:
     """Limit a connection attempt in time, and name the place in its error."""
     try:
-        with trio.fail_after(DIAL_SECONDS):
+        with trio.fail_after(seconds):
             yield
     except trio.TooSlowError:
-        raise BrokerUnavailable(f"{place} does not answer within {DIAL_SECONDS:g} s") from None
+        raise BrokerUnavailable(f"{place} does not answer within {seconds:g} s") from None
     except trio.BrokenResourceError as error:
         if isinstance(error.__cause__, ssl.SSLCertVerificationError):
             raise BrokerUnusable(

@@ -17,8 +17,8 @@ from netra_trio.broker.base import (
     Published,
 )
 from netra_trio.broker.valkey import keys, scripts
-from netra_trio.broker.valkey.calls import Calls, checked, milliseconds
-from netra_trio.broker.valkey.connection import Connection
+from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseconds
+from netra_trio.broker.valkey.connection import Command, Connection
 from netra_trio.broker.valkey.dialing import Dialer
 from netra_trio.broker.valkey.ear import Ear
 from netra_trio.broker.valkey.link import Link
@@ -26,6 +26,7 @@ from netra_trio.ids import NodeId
 
 ROOM_SECONDS = 86_400.0  # a room that no one has used for so long starts a new epoch
 CHANNELS = 500  # of one command
+ROOMS = 20  # whose missed events are read at once
 
 MESSAGE = b"message"
 
@@ -92,18 +93,15 @@ class ValkeyBroker:
 
     async def history(self, room: str, *, epoch: str, after: int) -> History:
         """Return the events of a room after an offset."""
-        current, offset, entries = await self._calls.run(
+        command = self._history_command(room, epoch, after)
+        return _history(room, epoch, after, (await self._calls.run_all([command]))[0])
+
+    def _history_command(self, room: str, epoch: str, after: int) -> Command:
+        return evaluation(
             scripts.HISTORY,
             [keys.room(room), keys.events(room)],
             [secrets.token_urlsafe(9), milliseconds(ROOM_SECONDS), epoch, after],
         )
-        current = current.decode()
-        events = tuple(
-            Delivery(room, current, int(entry_id.partition(b"-")[2]), pairs[1])
-            for entry_id, pairs in reversed(entries)
-        )
-        is_exact = epoch == current and len(events) == offset - after
-        return History(current, offset, events, is_exact)
 
     async def receive(self) -> Sequence[Delivery]:
         """Wait for events of the subscribed rooms."""
@@ -126,19 +124,23 @@ class ValkeyBroker:
             command: list[bytes | str | int] = ["SUBSCRIBE", *channels[at : at + CHANNELS]]
             for value in await connection.subscribe(command):
                 checked(value)
-        for room, (epoch, offset) in list(self._seen.items()):
-            await self._catch_up(room, epoch, offset)
+        seen = [(room, *place) for room, place in self._seen.items()]
+        for at in range(0, len(seen), ROOMS):
+            await self._catch_up(seen[at : at + ROOMS])
         held, self._held = self._held, None
         for delivery in held:
             self._deliver(delivery)
         await trio.sleep_forever()
 
-    async def _catch_up(self, room: str, epoch: str, offset: int) -> None:
-        missed = await self.history(room, epoch=epoch, after=offset)
-        if missed.epoch != epoch:
-            missed = await self.history(room, epoch=missed.epoch, after=0)
-        for delivery in missed.events:
-            self._deliver(delivery)
+    async def _catch_up(self, seen: Sequence[tuple[str, str, int]]) -> None:
+        """Deliver the events after these places: each is a room, its epoch, and an offset."""
+        values = await self._calls.run_all([self._history_command(*each) for each in seen])
+        for each, value in zip(seen, values, strict=True):
+            missed = _history(*each, value)
+            if missed.epoch != each[1]:  # all events of the new epoch are missed ones
+                missed = await self.history(each[0], epoch=missed.epoch, after=0)
+            for delivery in missed.events:
+                self._deliver(delivery)
 
     def _on_push(self, value: list[Any]) -> None:
         """Take a push message."""
@@ -163,3 +165,14 @@ class ValkeyBroker:
         self._seen[delivery.room] = (delivery.epoch, delivery.offset)
         self._deliveries.append(delivery)
         self._arrived.set()
+
+
+def _history(room: str, epoch: str, after: int, value: Any) -> History:
+    """Return what the script has found after an offset of an epoch."""
+    current, offset, entries = value[0].decode(), value[1], value[2]
+    events = tuple(
+        Delivery(room, current, int(entry_id.partition(b"-")[2]), pairs[1])
+        for entry_id, pairs in reversed(entries)
+    )
+    is_exact = epoch == current and len(events) == offset - after
+    return History(current, offset, events, is_exact)

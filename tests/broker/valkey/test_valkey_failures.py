@@ -23,6 +23,7 @@ from support.worlds import batch, session_of
 
 from netra_trio.broker.base import (
     ANSWER_SECONDS,
+    DELIVERIES,
     Appended,
     Delivery,
     Mail,
@@ -33,6 +34,8 @@ from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES, Connection
 from netra_trio.broker.valkey.dialing import Dialer
 from netra_trio.broker.valkey.link import BACK_OFF_SECONDS
+from netra_trio.broker.valkey.rooms import CHANNELS, ROOMS
+from netra_trio.broker.valkey.scripts import SCRIPTS
 from netra_trio.config.redis_url import RedisAddress
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import new_node_id, new_session_id
@@ -138,6 +141,8 @@ async def test_the_scripts_are_lost(own_server: Server, nursery: trio.Nursery) -
         with pytest.raises(BrokerUnavailable, match="NOSCRIPT"):
             await answer
     assert await one.directory.append([batch(record, None, 3)]) == [STORED]
+    calls = own_server.command("INFO", "COMMANDSTATS").decode()
+    assert f"cmdstat_script|load:calls={4 * len(SCRIPTS)}," in calls  # once each time
     await everything_works(one, two)
 
 
@@ -197,6 +202,37 @@ class RefusingDialer(Dialer):
     async def dial(self, **_: object) -> NoReturn:
         self.attempts.append(trio.current_time())
         raise BrokerUnavailable("refused")
+
+
+async def test_many_rooms_are_subscribed_again(own_server: Server, nursery: trio.Nursery) -> None:
+    one, two = [await opened(own_server.url, nursery) for _ in range(2)]
+    rooms = [f"room {at}" for at in range(CHANNELS + 1)]
+    for room in rooms:
+        await one.broker.subscribe(room)
+    missed = rooms[:: ROOMS - 1]
+    with cut_off(own_server, one, "events"):
+        for room in missed:
+            await two.broker.publish(room, b"missed", limits=LIMITS)
+    connections = one._links[2].connections
+    await until_true(lambda: one._links[2].connections > connections)
+    await until_true(lambda: one.broker._held is None)
+    for room in rooms:
+        await two.broker.publish(room, b"later", limits=LIMITS)
+    got: list[Delivery] = []
+    with trio.fail_after(RECOVERY_SECONDS):
+        while len(got) < len(rooms) + len(missed):
+            got += await one.broker.receive()
+    assert [each.room for each in got if each.data == b"missed"] == missed
+    assert [each.room for each in got if each.data == b"later"] == rooms
+
+
+async def test_waiting_events_are_bounded() -> None:
+    broker = ValkeyBackend(new_node_id(), "redis://localhost").broker
+    channel = keys.room_channel(0, "lobby").encode()
+    broker._rooms[channel] = "lobby"
+    for at in range(1, DELIVERIES + 2):
+        broker._on_push([b"message", channel, b"epoch %d data" % at])
+    assert [each.offset for each in await broker.receive()] == list(range(2, DELIVERIES + 2))
 
 
 async def test_events_that_arrive_while_missed_ones_are_read(
