@@ -172,33 +172,36 @@ class Node:
             Refused: SERVER_DRAINING, CONNECTION_LIMIT_EXCEEDED, BAD_REQUEST or
                 SERVICE_UNAVAILABLE, before the upgrade is answered.
         """
-        self.capacity.check_open()
-        found, missing = self.sessions.find(wanted, identity), ResetReason.UNKNOWN
-        if found is None and wanted is not None and self.cluster is not None:
-            located = await self.cluster.moves.locate(
-                ElsewhereRequest(wanted.session_id, wanted.last_seq, identity, wire, traceparent)
-            )
-            if isinstance(located, Link):
-                await self._relay(transport, located, wanted.session_id, identity)
-                return None
+        while True:
             self.capacity.check_open()
-            if isinstance(located, Missing):
-                missing = ResetReason(located.value)
-            else:
-                found = located
-        if found is not None and identity.is_anonymous:
-            identity = evolve(identity, user_id=found.user.id)
-        arrival = _Arrival(transport, identity, wire, since, traceparent)
-        resumed = None
-        # A number that was never sent is a reset: the new connection replaces none.
-        if found is not None and wanted is not None and wanted.last_seq <= found.events.last_sent:
-            resumed = found.id
-        limit, connection_id = self.connection_limit, arrival.connection_id
-        with await limit.admit(identity.user_id, connection_id, resumed) as place:
-            # The node and the session may have changed, if other nodes were asked.
-            self.capacity.check_open()
-            found = self.sessions.find(wanted, identity)
-            return await self._serve_here(arrival, place, found, wanted, missing)
+            found, missing = self.sessions.find(wanted, identity), ResetReason.UNKNOWN
+            if found is None and wanted is not None and self.cluster is not None:
+                located = await self.cluster.moves.locate(
+                    ElsewhereRequest(
+                        wanted.session_id, wanted.last_seq, identity, wire, traceparent
+                    )
+                )
+                if isinstance(located, Link):
+                    await self._relay(transport, located, wanted.session_id, identity)
+                    return None
+                self.capacity.check_open()
+                if isinstance(located, Missing):
+                    missing = ResetReason(located.value)
+                else:
+                    found = located
+            if found is not None and identity.is_anonymous:
+                identity = evolve(identity, user_id=found.user.id)
+            arrival = _Arrival(transport, identity, wire, since, traceparent)
+            resumed = None
+            # A number that was never sent is a reset: the new connection replaces none.
+            if found is not None and wanted is not None:
+                resumed = found.id if wanted.last_seq <= found.events.last_sent else None
+            limit, connection_id = self.connection_limit, arrival.connection_id
+            with await limit.admit(identity.user_id, connection_id, resumed) as place:
+                self.capacity.check_open()
+                if found is None or self.sessions.find(wanted, identity) is found:
+                    return await self._serve_here(arrival, place, found, wanted, missing)
+            # The session has ended or moved while other nodes were asked for the limit.
 
     async def _serve_here(
         self,

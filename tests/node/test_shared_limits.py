@@ -527,6 +527,52 @@ async def test_a_resume_at_another_node_is_not_one_more(autojump_clock: MockCloc
         assert counted(server) == 2
 
 
+async def test_a_session_that_moves_while_other_nodes_are_asked(autojump_clock: MockClock) -> None:
+    """The limit is asked for at the one node while another client takes the session away."""
+    async with open_nodes(2) as (one, two):
+        first = await open_at(one, acknowledging=True)
+        session_id = session_of(first)
+        await close(first)
+        await trio.sleep(0.1)  # until it is copied
+        others: list[Client] = []
+
+        async def move(name: str) -> None:
+            if name == "open_connection" and not others:
+                others.append(two.start(session_id=session_id, acknowledging=True))
+                await others[0].expect("connection_established")
+
+        one.link.on_call = move
+        newest = await open_at(one, session_id=session_id, acknowledging=True)
+        assert newest.hello["payload"]["resume"]["verdict"] == "exact"
+        assert (await others[0].rest())[1] == 4409
+        await expect_open(newest)
+
+
+@pytest.mark.parametrize("is_draining", [False, True])
+async def test_a_session_that_ends_while_other_nodes_are_asked(
+    autojump_clock: MockClock, is_draining: bool
+) -> None:
+    async with open_nodes(1) as (one,):
+        first = await open_at(one)
+        session = one.node.sessions.get(SessionId(session_of(first)))
+        assert session is not None
+        await close(first)
+
+        async def end(name: str) -> None:
+            if name == "open_connection" and not session.is_closing:
+                one.node.capacity.is_draining = is_draining
+                one.node.sessions.close(session, "window_passed")
+
+        one.link.on_call = end
+        if is_draining:
+            assert await refused_at(one, session_id=session.id) is ErrorCode.SERVER_DRAINING
+        else:
+            again = await open_at(one, session_id=session.id)
+            assert again.hello["payload"]["resume"]["reason"] == "unknown"
+            await trio.sleep(0.1)
+            assert counted(one.memory.server) == 1
+
+
 @asynccontextmanager
 async def relayed(
     **options: Any,
