@@ -338,4 +338,4 @@ def faulty_store(store: Store, faults: NodeFaults, start_soon: StartSoon) -> Sto
         is_reachable=lambda: True,
         patience=float("inf"),
     )
-    return cast(Store, _FaultyStore(store, line))
+    return cast("Store", _FaultyStore(store, line))

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from netra_trio.client import Event, NoAnswer, OpeningRefused, connect
 from netra_trio.client.network import Network, WebSocket
@@ -45,25 +45,48 @@ UNFINISHED = {"queued", "running"}
 ENDING = 45.0  # seconds: for a lease of the store, which ends the runs of a node that is gone
 
 
+@frozen
+class Place:
+    """Where a node runs.
+
+    Attributes:
+        before: The arguments before its command.
+        options: More options of its command.
+        environ: More settings.
+    """
+
+    before: Sequence[str] = ()
+    options: Sequence[str] = ()
+    environ: Mapping[str, str] = field(factory=dict)
+
+
 class Nodes:
     """Server processes, which can be killed, paused and started again.
 
     Args:
         folder: Their working directory.
         count: How many there are.
+        places: Where each one runs: the arguments before its command, and its own options and
+            settings; by default they all run here.
         environ: Their settings.
     """
 
-    def __init__(self, folder: Path, count: int, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        places: Sequence["Place"] | None = None,
+        **environ: str,
+    ) -> None:
         self._folder = folder
         self._environ = environ
-        self._count = count
+        self._places = [Place() for _ in range(count)] if places is None else list(places)
         self.servers: list[Server | None] = []
         self._processes: list[Process] = []
         (folder / "counting.py").write_text(AGENT)
 
     def __enter__(self) -> Self:
-        starting = [self._start() for _ in range(self._count)]
+        starting = [self._start(place) for place in self._places]
         self.servers = [ready(process) for process in starting]
         return self
 
@@ -73,9 +96,15 @@ class Nodes:
                 process.send_signal(signal.SIGCONT)
             process.__exit__()
 
-    def _start(self) -> Process:
+    def _start(self, place: "Place") -> Process:
         command = ["-m", "netra_trio", "serve", "--port", "0", "--agent", "counting:count"]
-        process = Process(command, directory=self._folder, environ=self._environ, measured=False)
+        process = Process(
+            [*command, *place.options],
+            directory=self._folder,
+            environ={**self._environ, **place.environ},
+            measured=False,
+            before=place.before,
+        )
         self._processes.append(process)
         return process.__enter__()
 
@@ -101,7 +130,7 @@ class Nodes:
 
     async def start(self, number: int) -> None:
         """Start another node in the place of one that was killed or drained."""
-        process = self._start()
+        process = self._start(self._places[number])
         self.servers[number] = await trio.to_thread.run_sync(ready, process)
 
     async def drain(self, number: int) -> int:

@@ -137,7 +137,8 @@ class Output:
 class Process:
     """A Python program in a clean environment; it is killed at the end of its context.
 
-    A program that will be killed need not be `measured`: it cannot write its coverage data.
+    A program that will be killed need not be `measured`: it cannot write its coverage data. The
+    arguments `before` run it, for example in another network.
     """
 
     def __init__(
@@ -148,10 +149,11 @@ class Process:
         environ: Mapping[str, str],
         typed: bool = False,
         measured: bool = True,
+        before: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.popen = subprocess.Popen(  # noqa: S603 - a test's own command line
-            [sys.executable, *arguments],
+            [*before, sys.executable, *arguments],
             cwd=directory,
             env=clean_environ(directory, environ, measured=measured),
             stdin=subprocess.PIPE if typed else subprocess.DEVNULL,

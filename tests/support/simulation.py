@@ -235,9 +235,7 @@ class Simulation:
         what = f"{plan.name}: {key}"
         self.waiting[what] += 1
         try:
-            run = await client.send(
-                content, thread_id=thread, on_busy=on_busy, correlation_id=key
-            )
+            run = await client.send(content, thread_id=thread, on_busy=on_busy, correlation_id=key)
             self.runs[key] = run
             async for _ in run:
                 pass
