@@ -34,6 +34,9 @@ FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agen
     "google-adk": ("google-adk", "adk", ()),
 }
 FRAMEWORK_TESTS = "tests/frameworks"  # likewise
+NODE_FAULTS = "tests/nodes"
+PARTITIONS = "tests/partitions"  # needs the permission to administer the network
+FAULT_ROUNDS = 50
 ADAPTERS = "netra_trio/aio/frameworks/{}.py"
 DOCTESTS = (
     *("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}"),
@@ -188,6 +191,21 @@ def deploy(session: nox.Session) -> None:
     session.run("pytest", SCHEMAS, *options)
 
 
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, pause and cut off nodes and broker under load, fifty times each.
+
+    Arguments: the number of rounds, then those of pytest. It needs Linux, and root for the network.
+    """
+    _install(session, "test")
+    rounds, *chosen = session.posargs or [str(FAULT_ROUNDS)]
+    for number in range(1, int(rounds) + 1):
+        session.log(f"round {number} of {rounds}")
+        session.run("pytest", "-q", *(chosen or ["--numprocesses=2", NODE_FAULTS]))
+        if not chosen:
+            session.run("pytest", "-q", PARTITIONS)
+
+
 @nox.session(reuse_venv=False)
 @nox.parametrize("extra", list(FRAMEWORKS), ids=list(FRAMEWORKS))
 def frameworks(session: nox.Session, extra: str) -> None:
@@ -268,7 +286,7 @@ def _chosen(session: nox.Session) -> list[str]:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
     workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
-    ignored = [f"--ignore={path}" for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS)]
+    ignored = [f"--ignore={path}" for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, PARTITIONS)]
     return [workers, *ignored, "--durations=15", "--durations-min=5"]
 
 
