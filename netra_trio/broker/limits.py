@@ -136,6 +136,16 @@ class Limits(Protocol):
         """
         ...
 
+    async def take_opening(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        """Count an opening of a user; return 0, or the seconds until there may be one.
+
+        Args:
+            user_id: The user.
+            rate: Openings in a second, after the burst.
+            burst: Openings at once.
+        """
+        ...
+
     async def update(self, updates: Sequence[UserUpdate]) -> Sequence[Sequence[KnownSession]]:
         """Report changes; each user is updated at once or not at all.
 

@@ -37,12 +37,14 @@ class LimitsState:
     connections: dict[UserId, dict[ConnectionId, _Connection]] = field(factory=dict)
     sessions: dict[UserId, dict[SessionId, _Session]] = field(factory=dict)
     tickets: dict[str, _Ticket] = field(factory=dict)
+    openings: dict[UserId, float] = field(factory=dict)
 
     def clear(self) -> None:
         """Lose everything, as a server that restarts empty."""
         self.connections.clear()
         self.sessions.clear()
         self.tickets.clear()
+        self.openings.clear()
 
 
 @define(eq=False)
@@ -85,6 +87,20 @@ class MemoryLimits:
         counted[connection_id] = _Connection(self.node, session_id, trio.current_time())
         self._state.connections[user_id] = counted
         return OpenedConnection(is_accepted=True, evicted=evicted)
+
+    async def take_opening(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        """Count an opening of a user; return 0, or the seconds until there may be one."""
+        await trio.lowlevel.checkpoint()
+        now, openings = trio.current_time(), self._state.openings
+        for old in [old for old, free_at in openings.items() if free_at <= now]:
+            del openings[old]
+        # When all places of the burst are free again: each opening takes one for 1 / rate.
+        free_at = max(openings.get(user_id, now), now) + 1 / rate
+        wait = free_at - now - burst / rate
+        if wait > 0:
+            return wait
+        openings[user_id] = free_at
+        return 0.0
 
     async def update(self, updates: Sequence[UserUpdate]) -> Sequence[Sequence[KnownSession]]:
         """Report changes; return the sessions of each user that has more than its limit."""

@@ -70,7 +70,14 @@ class OpeningRate:
         Raises:
             Refused: RATE_LIMIT_EXCEEDED.
         """
-        wait = self._users.take(user_id, now)
+        self.check(self._users.take(user_id, now))
+
+    def check(self, wait: float) -> None:
+        """Check that an opening need not wait.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
         if wait:
             text = f"Too many openings: a user may open {self._rate} connections a second."
             raise Refused(rate_limited(text, wait))

@@ -48,7 +48,12 @@ async def serve_upgrade(
             rate.check_address(request.peer, since)
             _check_handshake(path, fault)
             accepted = await check_upgrade(request, node.services, now=since)
-            rate.take(accepted.identity.user_id, since)
+            user_id = accepted.identity.user_id
+            wait = await node.connection_limit.take_opening(user_id)
+            if wait is None:
+                rate.take(user_id, since)
+            else:
+                rate.check(wait)
             await node.serve(
                 make_transport(accepted),
                 accepted.identity,

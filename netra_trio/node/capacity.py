@@ -141,7 +141,15 @@ class Place(Protocol):
 
 
 class ConnectionLimit(Protocol):
-    """Counts the connections of each user."""
+    """Counts the connections of each user, and their openings over several nodes."""
+
+    async def take_opening(self, user_id: UserId) -> float | None:
+        """Count an opening of a user over all nodes. Cancelling is safe.
+
+        Returns:
+            0, or the seconds until there may be one; None if this node has to count it alone.
+        """
+        ...
 
     async def admit(
         self, user_id: UserId, connection_id: ConnectionId, resumed: SessionId | None
@@ -188,7 +196,7 @@ class LocalPlace:
 
 
 class LocalConnectionLimit:
-    """The `ConnectionLimit` of one node; `admit` has no checkpoint.
+    """The `ConnectionLimit` of one node; its methods have no checkpoint.
 
     A connection counts from its first frame to the first reason to end it.
 
@@ -204,6 +212,9 @@ class LocalConnectionLimit:
         self._capacity = capacity
         self._users = users
         self._newest = newest
+
+    async def take_opening(self, user_id: UserId) -> None:
+        """Return None: there is no other node."""
 
     async def admit(
         self,

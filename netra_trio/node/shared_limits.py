@@ -206,6 +206,21 @@ class SharedLimits:
 
     # Connections.
 
+    async def take_opening(self, user_id: UserId) -> float | None:
+        """Count an opening of a user over all nodes.
+
+        Returns:
+            0, or the seconds until there may be one; None if the broker does not answer.
+        """
+        if not self.is_counting:
+            return None
+        rate, burst = self._parts.settings.opening_rate, self._parts.settings.opening_burst
+        try:
+            return await self._limits.take_opening(user_id, rate=rate, burst=burst)
+        except BrokerUnavailable as error:
+            self._note_unavailable(error)
+            return None
+
     async def admit(
         self, user_id: UserId, connection_id: ConnectionId, resumed: SessionId | None
     ) -> SharedPlace:
@@ -388,6 +403,7 @@ class SharedLimits:
             except BrokerUnavailable as error:
                 self._note_unavailable(error)
                 self._put_back(changes)
+                self._changed.set()  # to ask again, also with nothing to report
                 await trio.sleep(RETRY_SECONDS)
             else:
                 self._note_available()
@@ -451,6 +467,7 @@ class SharedLimits:
     def _note_unavailable(self, error: BrokerUnavailable) -> None:
         if self.is_counting:
             self.is_counting = False
+            self._changed.set()  # to ask again, also with nothing to report
             _log.warning("limits_local", reason=str(error))
 
     def _note_available(self) -> None:

@@ -195,6 +195,38 @@ async def test_of_openings_at_once_only_as_many_as_permitted_are_accepted(limits
     assert sorted(results) == [False] * 15 + [True] * 5
 
 
+# Openings.
+
+
+async def openings(limits: Two, count: int, user: UserId = ALICE, *, rate: int = 1) -> list[float]:
+    """Open connections at the nodes in turn; return how long each has to wait."""
+    nodes = (limits.one, limits.two)
+    return [
+        await nodes[number % 2].take_opening(user, rate=rate, burst=5) for number in range(count)
+    ]
+
+
+async def test_a_burst_of_openings_counts_over_all_nodes(limits: Two) -> None:
+    *burst, beyond = await openings(limits, 6)
+    assert burst == [0] * 5
+    assert 0 < beyond <= 1
+    assert await openings(limits, 5, BOB) == [0] * 5
+    [again] = await openings(limits, 1)  # a refused opening takes no place
+    assert 0 < again <= beyond
+
+
+async def test_openings_have_a_rate_behind_the_burst(limits: Two) -> None:
+    assert await openings(limits, 5, rate=4) == [0] * 5
+    [wait] = await openings(limits, 1, rate=4)
+    assert 0 < wait <= 0.25
+    await trio.sleep(wait + 0.01)
+    taken, beyond = await openings(limits, 2, rate=4)
+    assert taken == 0
+    assert 0 < beyond <= 0.25
+    await trio.sleep(1.3)
+    assert await openings(limits, 5, rate=4) == [0] * 5
+
+
 # Sessions.
 
 
@@ -346,8 +378,9 @@ async def test_everything_of_a_user_expires_and_names_nobody(
         await opening(limits, "a", user=BOB)
         await keep(limits, a_session("s"))
         await add(limits, "digest", user=BOB)
+        assert await limits.take_opening(BOB, rate=10, burst=5) == 0
         keys = valkey_server.command("KEYS", "nt:*")
-        assert len(keys) >= 5
+        assert len(keys) >= 6
         for key in keys:
             assert b"alice" not in key
             assert b"any" not in key

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 from structlog.testing import capture_logs
-from support.memory import Client
+from support.memory import Client, token
 from support.shared_nodes import LinkedNode, open_nodes
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -15,9 +15,14 @@ from netra_trio.agents.run import Run
 from netra_trio.broker.base import LEASE_SECONDS, Batch, SessionRecord
 from netra_trio.broker.limits import USER_SECONDS
 from netra_trio.broker.memory import MemoryServer
+from netra_trio.endpoints.answer import Answer
+from netra_trio.endpoints.opening_rate import OpeningRate
+from netra_trio.endpoints.request import Request
+from netra_trio.endpoints.upgrade import serve_upgrade
 from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
 from netra_trio.node.shared_limits import REPORT_SECONDS, RETRY_SECONDS, SharedLimits
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.transports.memory import memory_pair
 
 ALICE = UserId("alice")
 
@@ -254,6 +259,59 @@ async def test_reports_are_repeated_after_some_minutes(autojump_clock: MockClock
         await trio.sleep(2)
         assert counted(server) == 1
         assert len(server.limits.sessions[ALICE]) == 1
+
+
+# Openings.
+
+
+async def open_upgrade(node: LinkedNode, rate: OpeningRate) -> int | None:
+    """Open a connection by an upgrade, and close it; return the status if it is refused."""
+    server, client = memory_pair()
+    request = Request({"authorization": [f"Bearer {token()}"]}, {}, (), "127.0.0.1")
+    answers: list[Answer | None] = []
+
+    async def serve() -> None:
+        answers.append(await serve_upgrade(node.node, rate, request, "/ws", lambda _: server))
+        client.close(1006)
+
+    node.nursery.start_soon(serve)
+    await wait_all_tasks_blocked()
+    client.close()
+    await wait_all_tasks_blocked()
+    [answer] = answers
+    return None if answer is None else answer.status
+
+
+async def test_the_rate_of_openings_holds_over_all_nodes(autojump_clock: MockClock) -> None:
+    async with open_nodes(2, opening_rate=1) as nodes:
+        burst = nodes[0].node.services.settings.opening_burst
+        rates = [OpeningRate(1, burst) for _ in nodes]
+        for number in range(burst):
+            assert await open_upgrade(nodes[number % 2], rates[number % 2]) is None
+        for node, rate in zip(nodes, rates, strict=True):
+            assert await open_upgrade(node, rate) == 429
+        # Without the broker a node counts its own, and asks again even if there is nothing to tell.
+        await trio.sleep(0.1)
+        nodes[0].link.is_cut = True
+        assert await open_upgrade(nodes[0], rates[0]) is None
+        await trio.sleep(10 * RETRY_SECONDS)
+        nodes[0].link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        assert nodes[0].node.connection_limit.is_counting  # type: ignore[attr-defined]
+
+
+async def test_an_outage_that_an_opening_has_found_ends(autojump_clock: MockClock) -> None:
+    async with open_nodes(1) as (one,):
+        limits = one.node.connection_limit
+        assert isinstance(limits, SharedLimits)
+        await trio.sleep(1)
+        one.link.is_cut = True
+        assert await limits.take_opening(ALICE) is None
+        await trio.sleep(10 * RETRY_SECONDS)
+        assert not limits.is_counting
+        one.link.is_cut = False
+        await trio.sleep(RETRY_SECONDS + 0.1)
+        assert await limits.take_opening(ALICE) == 0
 
 
 # Without the broker.

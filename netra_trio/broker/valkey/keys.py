@@ -55,12 +55,21 @@ def ticket(digest: str) -> str:
     return f"{TICKET_PREFIX}{digest}"
 
 
+_OF_USER = {
+    "connections": "c",
+    "members": "m",
+    "openings": "o",
+    "sessions": "sess",
+    "tickets": "t",
+    "rate": "r",
+}
+
+
 def of_user(user_id: UserId) -> Mapping[str, str]:
-    """Return the keys of a user: connections, members, sessions, tickets, rate."""
+    """Return the keys of a user, by what they have."""
     # A digest: the id may have any characters.
     digest = hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    kinds = {"connections": "c", "members": "m", "sessions": "sess", "tickets": "t", "rate": "r"}
-    return {name: f"nt:{{{digest}}}:{kind}" for name, kind in kinds.items()}
+    return {name: f"nt:{{{digest}}}:{kind}" for name, kind in _OF_USER.items()}
 
 
 def line(user_id: UserId, thread_id: ThreadId) -> str:

@@ -56,6 +56,12 @@ class ValkeyLimits:
         )
         return OpenedConnection(is_accepted=result == b"accepted", evicted=evicted)
 
+    async def take_opening(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        """Count an opening of a user; return 0, or the seconds until there may be one."""
+        openings = keys.of_user(user_id)["openings"]
+        wait: int = await self._calls.run(scripts.TAKE_OPENING, [openings], [rate, burst])
+        return wait / 1_000_000
+
     async def update(self, updates: Sequence[UserUpdate]) -> Sequence[Sequence[KnownSession]]:
         """Report changes; return the sessions of each user that has more than its limit."""
         if not updates:

@@ -328,6 +328,21 @@ return result
 """
 )
 
+# KEYS: openings. ARGV: rate, burst. Returns 0, or the microseconds until there may be an opening.
+# The value is when all places of the burst are free again: each opening takes one for 1 / rate.
+TAKE_OPENING = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local free_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + 1000000 / ARGV[1]
+local wait = free_at - now - ARGV[2] * 1000000 / ARGV[1]
+if wait > 0 then
+  return math.ceil(wait)
+end
+redis.call('SET', KEYS[1], string.format('%.0f', free_at), 'PX',
+  math.ceil((free_at - now) / 1000))
+return 0
+""")
+
 # KEYS: connections, their nodes and sessions; sessions. ARGV: node, milliseconds, limit of sessions
 # ('' returns none), then lists, each behind the number of its values: open connections (id,
 # session, milliseconds since it was opened), closed ones; kept sessions (id, milliseconds without a
@@ -435,6 +450,7 @@ SCRIPTS = (
     HISTORY,
     PROBE,
     OPEN_CONNECTION,
+    TAKE_OPENING,
     UPDATE_USER,
     ADD_TICKET,
     TAKE_TICKET,
