@@ -181,7 +181,7 @@ async def test_the_documented_user_of_valkey_is_enough_for_a_node(tmp_path: Path
     assert users == valkey_users("$broker").splitlines()
     file = tmp_path / "users.acl"
     file.write_text(valkey_users("a-password"))
-    with server(aclfile=str(file)) as valkey:
+    with server(settings={"aclfile": str(file)}) as valkey:
         assert valkey.command("PING") == b"PONG"
         assert isinstance(valkey.command("GET", "nt:nodes"), Exception), "without the password"
         url = f"unix://netra:a-password@{valkey.socket}"

@@ -20,7 +20,7 @@ def cluster(tmp_path: Path, database_url: str) -> Iterator[Cluster]:
     """Return a cluster with a broker, where it has the rights of the example and no more."""
     users = tmp_path / "users.acl"
     users.write_text(valkey_users("a-password"))
-    with server(aclfile=str(users)) as valkey:
+    with server(settings={"aclfile": str(users)}) as valkey:
         url = f"unix://netra:a-password@{valkey.socket}"
         with running(tmp_path, database_url, REDIS_URL=url) as cluster:
             yield cluster
