@@ -11,13 +11,13 @@ from typing import Any
 
 import trio
 
-from netra_trio.broker.base import Backend, SessionRecord
+from netra_trio.broker.base import ANSWER_SECONDS, Backend, SessionRecord
 from netra_trio.cluster.link import LINK
 from netra_trio.cluster.links import Links
 from netra_trio.cluster.mailbox import Mailbox
 from netra_trio.cluster.membership import Membership
 from netra_trio.cluster.moves import CLAIM, Host, Moves
-from netra_trio.cluster.replicator import Replicator
+from netra_trio.cluster.replicator import HOLD_SECONDS, Replicator
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
@@ -27,6 +27,7 @@ from netra_trio.stores.base import Store
 
 KEEP_SHARE = 1 / 4  # of the resume window: between two extensions of the life of the copies
 SPARE_SHARE = 1 / 2  # of the resume window: a copy lives longer, as its owner may be late
+DOUBT_SECONDS = 0.25  # for an answer of a directory that did not answer before
 STOP_SECONDS = 1.0  # to delete the lease when the node is closed
 
 
@@ -130,6 +131,7 @@ class Cluster:
             seconds=partial(self._seconds_to_keep, session),
             changed=self.replicator.note,
             fenced=partial(self._on_fenced, session),
+            flush=partial(self.replicator.flush, seconds=HOLD_SECONDS),
         )
         self._sessions[session] = replica
         session.events.replicate(replica)
@@ -146,8 +148,10 @@ class Cluster:
         if replica is None:
             return
         self.replicator.forget(replica)
-        session.events.replicate(None)
-        if not has_moved and not replica.is_fenced:
+        if has_moved:
+            replica.retire()
+        else:
+            session.events.replicate(None)
             self.moves.ending.add(session.id)
             self._dropped.append(replica.record)
             self._has_dropped.set()
@@ -158,6 +162,31 @@ class Cluster:
         Its connection stays open. It has no active run; runs may wait.
         """
         return await self.moves.give(session, to=None, closes=False)
+
+    async def is_owned(self, session: Session) -> bool:
+        """Return whether a session of this node is to be resumed here; end it if it is not.
+
+        This node may have been stopped, or cut off from the directory, until another node took the
+        session over; or the directory may have lost newer data. If the directory does not answer,
+        the session goes on here. Cancelling is safe.
+        """
+        replica = self._sessions.get(session)
+        if replica is None:  # without a resume window
+            return True
+        is_known_gone = self.membership.unavailable_reason is not None
+        record = None
+        with trio.move_on_after(DOUBT_SECONDS if is_known_gone else ANSWER_SECONDS):
+            try:
+                record = (await self._directory.find(session.id)).record
+            except BrokerUnavailable:
+                return True
+        own = replica.record
+        if self._sessions.get(session) is not replica:  # it has ended or moved meanwhile
+            return False
+        if record is None or record.epoch < own.epoch or record.owner == self.node:
+            return True
+        replica.fence()
+        return False
 
     async def run(self) -> None:
         """Run the tasks of the cluster until cancelled."""

@@ -175,6 +175,10 @@ class Node:
         while True:
             self.capacity.check_open()
             found, missing = self.sessions.find(wanted, identity), ResetReason.UNKNOWN
+            if found is not None and self.cluster is not None:
+                if not await self.cluster.is_owned(found):
+                    found = None
+                self.capacity.check_open()
             if found is None and wanted is not None and self.cluster is not None:
                 located = await self.cluster.moves.locate(
                     ElsewhereRequest(

@@ -309,6 +309,16 @@ class EventStream:
         """The copy in the directory; None if there is none."""
         return self._replica
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether there is nothing to wait for in `flush`."""
+        return self._replica is None or not self._replica.is_awaited
+
+    async def flush(self) -> None:
+        """Wait until all events are copied, or a moment at most. Cancelling is safe."""
+        if self._replica is not None:
+            await self._replica.flush()
+
     def entries(self) -> list[Entry]:
         """Return all entries in the log, oldest first."""
         return self._log.entries()

@@ -16,7 +16,7 @@ If the directory does not answer in time, the events are no longer held, and the
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from sys import maxsize
 from typing import Protocol
 
@@ -63,10 +63,12 @@ class Replica:
         seconds: Returns how long the session is kept from now on.
         changed: Called when there is something to copy; with True if it is held.
         fenced: Called once when another node owns the session.
+        flush: Waits until everything is copied, or a moment at most.
 
     Attributes:
         record: The session.
-        held_from: The number of the first event that is held; `maxsize` if none is.
+        held_from: The number of the first event that is held; `maxsize` if none is, and 0 if
+            another node owns the session.
         is_unreplicated: Whether events are not held because the directory did not answer in time.
         is_fenced: Whether another node owns the session.
     """
@@ -76,6 +78,7 @@ class Replica:
         "_bytes",
         "_changed",
         "_fenced",
+        "_flush",
         "_generation",
         "_held",
         "_log",
@@ -98,6 +101,7 @@ class Replica:
         seconds: Callable[[], float],
         changed: Callable[["Replica", bool], None],
         fenced: Callable[[], None],
+        flush: Callable[["Replica"], Awaitable[object]],
     ) -> None:
         self.record = record
         self.held_from = maxsize
@@ -107,6 +111,7 @@ class Replica:
         self._seconds = seconds
         self._changed = changed
         self._fenced = fenced
+        self._flush = flush
         self._held: deque[int] = deque()
         self._pending: list[Entry] = []
         self._needs_base = True
@@ -118,6 +123,8 @@ class Replica:
 
     def add(self, entry: Entry) -> None:
         """Note a new event."""
+        if self.is_fenced:
+            return
         if not self._needs_base:
             self._pending.append(entry)
             self._bytes += entry.size
@@ -138,6 +145,16 @@ class Replica:
     def is_complete(self) -> bool:
         """Whether the directory has everything."""
         return not self._needs_base and not self._pending and self._stored == self._sent
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether there is something to copy that is worth a wait."""
+        return not (self.is_complete or self.is_unreplicated or self.is_fenced)
+
+    async def flush(self) -> None:
+        """Wait until everything is copied, or a moment at most. Cancelling is safe."""
+        if self.is_awaited:
+            await self._flush(self)
 
     def register(self) -> None:
         """Copy everything again: the directory may have lost the session."""
@@ -170,9 +187,7 @@ class Replica:
         if self.is_fenced:
             return
         if result is Appended.FENCED:
-            self.is_fenced = True
-            self._release_to(maxsize)
-            self._fenced()
+            self.fence()
         elif collected.generation != self._generation:
             return  # everything was sent again since
         elif result is Appended.STORED:
@@ -183,10 +198,24 @@ class Replica:
             self._need_base()
             self._changed(self, False)
 
+    def fence(self) -> None:
+        """End the copy, because another node owns the session; `fenced` is called."""
+        if not self.is_fenced:
+            self.retire()
+            self._fenced()
+
+    def retire(self) -> None:
+        """End the copy, because another node has the session: hold everything from now on."""
+        self.is_fenced = True
+        self.held_from = 0
+        self._held.clear()
+        self._pending.clear()
+
     def give_up(self) -> None:
         """Hold no event any more, because the directory does not answer in time."""
-        self.is_unreplicated = True
-        self._release_to(maxsize)
+        if not self.is_fenced:
+            self.is_unreplicated = True
+            self._release_to(maxsize)
 
     def _need_base(self) -> None:
         self._needs_base = True

@@ -330,6 +330,12 @@ class Runner:
         )
         stood: StoredEnd | None = None
         try:
+            if not self._events.is_copied:
+                # Otherwise another node might know the end of a run, and not all of its text.
+                if before_waiting is not None:
+                    before_waiting()
+                with trio.CancelScope(shield=True):
+                    await self._events.flush()
             stored = self._store.end_run(end)
             if stored is not STORED:
                 if before_waiting is not None:
