@@ -31,7 +31,9 @@ from netra_trio.broker.base import (
     SessionRecord,
     check_mail,
 )
+from netra_trio.broker.limits import Limits
 from netra_trio.broker.memory import MemoryBackend, MemoryDirectory
+from netra_trio.broker.threads import ThreadDirectory
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import NodeId, SessionId
 from netra_trio.stores.base import RunEnd, Store, StoredEnd
@@ -182,6 +184,25 @@ class _Answer(Generic[_T]):
         return self.line.answer(self.call).__await__()
 
 
+class _Faulty:
+    """Passes all calls on over a line; each is sent when it is made, awaited or not."""
+
+    def __init__(self, target: Any, line: _Line) -> None:
+        self._target = target
+        self._line = line
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+
+        def send(*args: Any, **options: Any) -> Any:
+            async def execute() -> Any:
+                return await found(*args, **options)
+
+            return _Answer(self._line, self._line.send(execute))
+
+        return send if callable(found) else found
+
+
 class FaultyDirectory:
     """The `Directory` of a node with faults."""
 
@@ -276,6 +297,8 @@ class FaultyBackend:
         )
         self.directory = FaultyDirectory(backend.directory, self._line)
         self.broker: Broker = backend.broker
+        self.threads = cast(ThreadDirectory, _Faulty(backend.threads, self._line))
+        self.limits = cast(Limits, _Faulty(backend.limits, self._line))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
