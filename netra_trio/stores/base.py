@@ -42,6 +42,7 @@ HISTORY_PAGE_BYTES = 256 * 1024  # of a page
 
 UNFINISHED = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 HAND_OVER_SECONDS = 86_400.0  # the longest lease of `Store.hand_over`: the longest resume window
+UNCOPIED_SECONDS = 86_400.0  # for which `Store.note_uncopied` is known: likewise
 
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -494,6 +495,21 @@ class Store(Protocol):
             runs: The runs.
             seconds: How long the lease lasts, at most `HAND_OVER_SECONDS`.
         """
+        ...
+
+    async def note_uncopied(self, session_id: SessionId, number: int) -> None:
+        """Note that a session sends an event, and later ones, that no other node can know.
+
+        Known for a day. Calling it again replaces the number.
+
+        Args:
+            session_id: The session.
+            number: The number of the event.
+        """
+        ...
+
+    async def uncopied_from(self, session_id: SessionId) -> int | None:
+        """Return the number that was noted last for a session, None if none was."""
         ...
 
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:

@@ -203,6 +203,14 @@ class MemoryStore:
         """Give the queued ones of these runs to a lease on Trio's clock."""
         return self._data.hand_over(runs, self.owner, seconds)
 
+    async def note_uncopied(self, session_id: SessionId, number: int) -> None:
+        """Note that a session sends an event, and later ones, that no other node can know."""
+        self._data.note_uncopied(session_id, number)
+
+    async def uncopied_from(self, session_id: SessionId) -> int | None:
+        """Return the number that was noted last for a session, None if none was."""
+        return self._data.uncopied_from(session_id)
+
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""
         return self._data.find_run(user_id, run_id)

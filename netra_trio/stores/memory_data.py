@@ -30,6 +30,7 @@ from netra_trio.stores.base import (
     HAND_OVER_SECONDS,
     HISTORY_LISTED_BYTES,
     HISTORY_PAGE_BYTES,
+    UNCOPIED_SECONDS,
     Duplicate,
     NewMessage,
     NewQuestion,
@@ -83,6 +84,7 @@ class MemoryData:
         self._questions: dict[QuestionId, Run] = {}
         self._held: dict[RunId, tuple[Message, Run]] = {}
         self._ended: dict[RunId, Run] = {}
+        self._uncopied: dict[SessionId, tuple[int, float]] = {}  # a number, and when it was noted
         self._leases: dict[NodeId, float] = {}  # of runs that were handed over
         self._held_bytes = 0
         self._messages = 0
@@ -223,6 +225,20 @@ class MemoryData:
             if run.id in run_ids and run.status is RunStatus.QUEUED:
                 run.owner = lease
         return lease
+
+    def note_uncopied(self, session_id: SessionId, number: int) -> None:
+        """Note that a session sends an event, and later ones, that no other node can know."""
+        now = trio.current_time()
+        noted = self._uncopied
+        noted.pop(session_id, None)
+        for old in [old for old, (_, at) in noted.items() if at + UNCOPIED_SECONDS <= now]:
+            del noted[old]
+        noted[session_id] = (number, now)
+
+    def uncopied_from(self, session_id: SessionId) -> int | None:
+        """Return the number that was noted last for a session, None if none was."""
+        number, _ = self._uncopied.get(session_id, (None, 0.0))
+        return number
 
     def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""

@@ -114,6 +114,14 @@ class TimeoutStore:
         """Give the queued ones of these runs to a lease that no process renews."""
         return await self._within(self.store.hand_over(runs, seconds=seconds))
 
+    async def note_uncopied(self, session_id: SessionId, number: int) -> None:
+        """Note that a session sends events that no other node can know."""
+        await self._within(self.store.note_uncopied(session_id, number))
+
+    async def uncopied_from(self, session_id: SessionId) -> int | None:
+        """Return the number that was noted last for a session."""
+        return await self._within(self.store.uncopied_from(session_id))
+
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""
         return await self._within(self.store.find_run(user_id, run_id))

@@ -109,6 +109,14 @@ class KillableStore:
         """Give queued runs to a lease."""
         return await self._reachable().hand_over(runs, seconds=seconds)
 
+    async def note_uncopied(self, session_id: SessionId, number: int) -> None:
+        """Note that a session sends events that no other node can know."""
+        await self._reachable().note_uncopied(session_id, number)
+
+    async def uncopied_from(self, session_id: SessionId) -> int | None:
+        """Return the number that was noted last for a session."""
+        return await self._reachable().uncopied_from(session_id)
+
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of a run."""
         return await self._reachable().find_run(user_id, run_id)

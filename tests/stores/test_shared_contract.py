@@ -272,6 +272,16 @@ async def test_the_end_of_an_adopted_run_is_awaited(nodes: Nodes) -> None:
     assert await other.end_run(end_of(message)) == stands
 
 
+async def test_events_without_a_copy_are_known_to_other_nodes(nodes: Nodes) -> None:
+    one, other = nodes
+    session = new_session_id()
+    assert await other.uncopied_from(session) is None
+    for number in (7, 2**40):
+        await one.note_uncopied(session, number)
+        assert await other.uncopied_from(session) == number
+    assert await other.uncopied_from(new_session_id()) is None
+
+
 async def test_runs_of_a_third_node_are_left_alone(nodes: Nodes) -> None:
     one, other = nodes
     message = new(session=SESSION)

@@ -165,6 +165,14 @@ user_changes = Table(
     sqlite_autoincrement=True,  # the number of a deleted row is never used again
 )
 
+uncopied = Table(
+    "uncopied",
+    metadata,
+    Column("session", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),  # of its first event that was sent uncopied
+    Column("noted_at", Double, nullable=False),  # Unix seconds on the database's clock
+)
+
 questions = Table(
     "questions",
     metadata,

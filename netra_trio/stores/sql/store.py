@@ -63,6 +63,7 @@ from netra_trio.stores.sql.ownership import find_run, hand_over, interrupt_run, 
 from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
 from netra_trio.stores.sql.upkeep import Upkeep
+from netra_trio.stores.sql.uncopied import find_uncopied, note_uncopied
 from netra_trio.stores.sql.user_changes import find_changes, set_enabled
 from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 
@@ -320,6 +321,16 @@ class SqlStore:
         )
         self._awaited.difference_update(given)
         return lease
+
+    async def note_uncopied(self, session_id: SessionId, number: int) -> None:
+        """Note that a session sends an event, and later ones, without a copy."""
+        await self.database.write_repeatable(
+            partial(note_uncopied, session_id=session_id, number=number)
+        )
+
+    async def uncopied_from(self, session_id: SessionId) -> int | None:
+        """Return the number that was noted last for a session, None if none was."""
+        return await self.database.read(partial(find_uncopied, session_id=session_id))
 
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""
