@@ -61,7 +61,7 @@ class Cluster:
         self.backend = backend
         self.mailbox = Mailbox(directory)
         self.membership = Membership(directory)
-        self.replicator = Replicator(directory)
+        self.replicator = Replicator(directory, store.note_uncopied)
         self.links = Links(self.mailbox.post, start_soon)
         self.moves: Moves
         self._directory = directory

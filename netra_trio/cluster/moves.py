@@ -263,8 +263,10 @@ class Moves:
             if request.last_seq > copy.last + self._max_ahead:
                 await self._put_down(record)
                 return Missing.AHEAD
+            uncopied_from = await self._store.uncopied_from(record.session_id)
+            is_whole = uncopied_from is None or uncopied_from <= copy.last
             session = self._host.make(record)
-            unfinished = session.events.restore(copy, request.last_seq)
+            unfinished = session.events.restore(copy, request.last_seq, is_whole=is_whole)
             waiting = {
                 spec.message.run_id: spec
                 for dumped in load_waiting(record.waiting)

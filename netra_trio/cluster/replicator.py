@@ -5,20 +5,24 @@ sessions together. A flush does not wait for the answer to the one before, and a
 them is on the way: beyond it, new events wait in the sessions' own logs, which have bounds.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import structlog
 import trio
 
 from netra_trio.broker.base import Appended, Directory
-from netra_trio.errors import BrokerUnavailable
+from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.ids import SessionId
 from netra_trio.sessions.replica import Collected, Replica
 
 FLUSH_SECONDS = 0.05  # after a new event: at a model's pace, a few events are in each batch
 HOLD_SECONDS = 0.05  # that a confirmation waits for its copy, before it is sent without
+NOTE_SECONDS = 2.0  # that it waits for the store then, as the end of a run does
 FLUSHES = 8  # on the way at the same time
 RETRY_SECONDS = 0.25  # after the directory did not answer
+
+NoteUncopied: TypeAlias = Callable[[SessionId, int], Awaitable[None]]
 
 _Answers: TypeAlias = Awaitable[Sequence[Appended]]
 
@@ -30,10 +34,13 @@ class Replicator:
 
     Args:
         directory: Receives the batches.
+        note_uncopied: Notes in the store which event of a session is sent without a copy. So no
+            other node takes the copy for complete.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, note_uncopied: NoteUncopied) -> None:
         self._directory = directory
+        self._note_uncopied = note_uncopied
         self._changed: dict[Replica, None] = {}
         self._has_changed = trio.Event()
         self._urgent = trio.Event()
@@ -76,7 +83,7 @@ class Replicator:
     async def run(self) -> None:
         """Copy what changes, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._give_up_late)
+            nursery.start_soon(self._give_up_late, nursery)
             while True:
                 if not self._changed:
                     self._has_changed = trio.Event()
@@ -112,8 +119,6 @@ class Replicator:
             results = await answers
         except BrokerUnavailable:
             results = [None] * len(collected)
-            for replica in replicas:
-                replica.give_up()
             await trio.sleep(RETRY_SECONDS)
         finally:
             self._slots.release()
@@ -122,7 +127,7 @@ class Replicator:
         self._settled.set()
         self._settled = trio.Event()
 
-    async def _give_up_late(self) -> None:
+    async def _give_up_late(self, nursery: trio.Nursery) -> None:
         """Let go what is held for too long, until cancelled."""
         while True:
             if not self._holding:
@@ -136,7 +141,21 @@ class Replicator:
                     break
                 del self._holding[replica]
                 if replica.held_from == held_from:
-                    _log.info("session_unreplicated", session_id=replica.record.session_id)
-                    replica.give_up()
+                    nursery.start_soon(self._give_up, replica, held_from)
                 elif replica.is_holding:  # a later event
                     self._holding[replica] = (replica.held_from, now + HOLD_SECONDS)
+
+    async def _give_up(self, replica: Replica, held_from: int) -> None:
+        """Let the events of a session go without a copy, unless they are copied meanwhile."""
+        session_id = replica.record.session_id
+        with trio.move_on_after(NOTE_SECONDS):
+            try:
+                await self._note_uncopied(session_id, held_from)
+            except StoreUnavailable:
+                _log.warning("session_not_noted", session_id=session_id)
+        if replica.held_from == held_from:
+            _log.info("session_unreplicated", session_id=session_id)
+            replica.give_up()
+        elif replica.is_holding and replica not in self._holding:
+            self._holding[replica] = (replica.held_from, trio.current_time() + HOLD_SECONDS)
+            self._is_holding.set()

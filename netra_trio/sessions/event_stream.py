@@ -333,13 +333,17 @@ class EventStream:
         if self._feed is not None:
             self._feed.wake()
 
-    def restore(self, copy: LogCopy, last_seq: int) -> list[tuple[RunId, CorrelationId]]:
+    def restore(
+        self, copy: LogCopy, last_seq: int, *, is_whole: bool
+    ) -> list[tuple[RunId, CorrelationId]]:
         """Fill a new stream with the copy of the same session's events on another node.
 
         Args:
             copy: The copy.
             last_seq: The number that the client has. The other node may have sent events that
                 are not in the copy.
+            is_whole: Whether the client knows everything that is not in the copy. If not, its
+                resume is a `gap`.
 
         Returns:
             The runs that have no end in the copy, each with its correlation id. The caller
@@ -351,9 +355,12 @@ class EventStream:
             self._transcript.replay(copy.entries)
             unfinished = self._transcript.unfinished()
         self._log.restore(copy.entries, last=copy.last, reserved=len(unfinished))
-        if last_seq > copy.last:
+        if last_seq > copy.last or not is_whole:
             self._on_removed(self._log.acknowledge(copy.last))
-            self._log.skip_to(last_seq)
+            if self._transcript is not None:
+                self._transcript.mark_cut(run_id for run_id, _ in unfinished)
+            # Without a number in between, the client would not notice what is missing.
+            self._log.skip_to(max(copy.last, last_seq) + (not is_whole))
         if not self.acknowledging:
             self._on_removed(self._log.trim())
         return unfinished

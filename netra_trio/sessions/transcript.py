@@ -98,6 +98,11 @@ class Transcript:
             elif event.TYPE == AgentCompleted.TYPE:
                 self._runs.pop(event.run_id, None)
 
+    def mark_cut(self, run_ids: Iterable[RunId]) -> None:
+        """Mark the texts of runs as truncated: another node has sent more than is known here."""
+        for run_id in run_ids:
+            self._runs[run_id].is_cut = True
+
     def unfinished(self) -> list[tuple[RunId, CorrelationId]]:
         """Return the runs that have not ended, each with its correlation id."""
         return [
