@@ -137,8 +137,8 @@ class Directory(Protocol):
         """Take or renew the lease of this node, for `LEASE_SECONDS`.
 
         Returns:
-            Whether it held the lease. If it did not, its sessions may have been taken over, and the
-            server may have lost everything.
+            Whether it held the lease, as it was renewed last. If it did not, its sessions may have
+            been taken over, and the server may have lost something or everything.
         """
         ...
 

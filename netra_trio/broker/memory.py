@@ -74,11 +74,25 @@ class _Inbox:
         return taken
 
 
+@frozen
+class Lease:
+    """A lease of a node.
+
+    Attributes:
+        until: Until when it is held.
+        number: Of its renewal.
+    """
+
+    until: float
+    is_draining: bool
+    number: int
+
+
 class MemoryServer:
     """The shared state of several nodes."""
 
     def __init__(self) -> None:
-        self.leases: dict[NodeId, tuple[float, bool]] = {}
+        self.leases: dict[NodeId, Lease] = {}
         self.inboxes: dict[NodeId, _Inbox] = {}
         self.sessions: dict[SessionId, _Session] = {}
         self.rooms: dict[str, _Room] = {}
@@ -95,13 +109,13 @@ class MemoryServer:
 
     def restore(
         self,
-        leases: Mapping[NodeId, tuple[float, bool]],
+        leases: Mapping[NodeId, Lease],
         sessions: Mapping[SessionId, tuple[SessionRecord, float, Sequence[Batch]]],
     ) -> None:
         """Have these leases and sessions, as a server after a fail-over to older data.
 
         Args:
-            leases: Of each node, until when it is held, and whether the node drains.
+            leases: Of each node.
             sessions: Of each session its record, until when it is kept, and its batches.
         """
         self.leases = dict(leases)
@@ -114,8 +128,8 @@ class MemoryServer:
 
     def is_live(self, node: NodeId | None) -> bool:
         """Whether a node holds its lease."""
-        until, _ = self.leases.get(node, (0.0, False)) if node is not None else (0.0, False)
-        return until > trio.current_time()
+        lease = None if node is None else self.leases.get(node)
+        return lease is not None and lease.until > trio.current_time()
 
     def session(self, session_id: SessionId) -> _Session | None:
         """Return a session that is still kept."""
@@ -132,13 +146,18 @@ class MemoryDirectory:
 
     node: NodeId
     _server: MemoryServer
+    _renewals: int = 0
 
     async def renew(self, *, draining: bool = False) -> bool:
         """Take or renew the lease of this node; return whether it held it."""
         await trio.lowlevel.checkpoint()
-        was_live = self._server.is_live(self.node)
-        self._server.leases[self.node] = (trio.current_time() + LEASE_SECONDS, draining)
-        return was_live
+        leases, known = self._server.leases, self._server.leases.get(self.node)
+        was_held = False
+        if known is not None and known.until > trio.current_time():
+            was_held = known.number == self._renewals  # otherwise the server has older data
+        self._renewals += 1
+        leases[self.node] = Lease(trio.current_time() + LEASE_SECONDS, draining, self._renewals)
+        return was_held
 
     async def resign(self, node: NodeId | None = None) -> None:
         """Delete the lease of this node, or of another one."""
@@ -151,7 +170,7 @@ class MemoryDirectory:
         await trio.lowlevel.checkpoint()
         now = trio.current_time()
         leases = self._server.leases.items()
-        return {node: draining for node, (until, draining) in leases if until > now}
+        return {node: lease.is_draining for node, lease in leases if lease.until > now}
 
     async def post(self, node: NodeId, mail: Sequence[Mail]) -> None:
         """Put messages into the inbox of a node."""

@@ -6,12 +6,13 @@ nursery.start_soon(cluster.run)
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import trio
 
-from netra_trio.broker.base import ANSWER_SECONDS, Backend, SessionRecord
+from netra_trio.broker.base import Backend, SessionRecord
 from netra_trio.cluster.link import LINK
 from netra_trio.cluster.links import Links
 from netra_trio.cluster.mailbox import Mailbox
@@ -27,7 +28,6 @@ from netra_trio.stores.base import Store
 
 KEEP_SHARE = 1 / 4  # of the resume window: between two extensions of the life of the copies
 SPARE_SHARE = 1 / 2  # of the resume window: a copy lives longer, as its owner may be late
-DOUBT_SECONDS = 0.25  # for an answer of a directory that did not answer before
 STOP_SECONDS = 1.0  # to delete the lease when the node is closed
 
 
@@ -173,13 +173,9 @@ class Cluster:
         replica = self._sessions.get(session)
         if replica is None:  # without a resume window
             return True
-        is_known_gone = self.membership.unavailable_reason is not None
         record = None
-        with trio.move_on_after(DOUBT_SECONDS if is_known_gone else ANSWER_SECONDS):
-            try:
-                record = (await self._directory.find(session.id)).record
-            except BrokerUnavailable:
-                return True
+        with suppress(BrokerUnavailable):
+            record = (await self._directory.find(session.id)).record
         own = replica.record
         if self._sessions.get(session) is not replica:  # it has ended or moved meanwhile
             return False

@@ -350,6 +350,7 @@ class Moves:
         was_held, seconds = session.is_held, self._host.hold(session)
         self._moving.add(session_id)
         try:
+            replica.register()  # all of it: the directory may have lost what it once had
             is_copied = await self._replicator.flush(replica, seconds=COPY_SECONDS)
             is_given = is_copied and await self._release(session, replica.record, to, seconds)
         except BaseException:

@@ -37,6 +37,20 @@ async def test_a_lease_is_held_until_it_expires(world: World) -> None:
     assert not await directory.renew()
 
 
+async def test_a_server_with_older_data_is_noticed(world: World) -> None:
+    older, node = (await world.node()).directory, new_node_id()
+    await (await world.node(node)).directory.renew()
+    directory = (await world.node(node)).directory
+    for _ in range(3):
+        await directory.renew()
+    assert await directory.renew()
+    # Another object of the same node leaves what the server had after the first renewal.
+    await older.resign(node)
+    await (await world.node(node)).directory.renew()
+    assert not await directory.renew()
+    assert await directory.renew()
+
+
 async def test_a_lease_tells_whether_its_node_drains(world: World) -> None:
     one, two = [(await world.node()).directory for _ in range(2)]
     await one.renew()

@@ -22,7 +22,7 @@ from attrs import evolve, frozen
 from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend, Batch, SessionRecord
-from netra_trio.broker.memory import MemoryBackend
+from netra_trio.broker.memory import Lease, MemoryBackend
 from netra_trio.broker.memory import MemoryServer as Broker
 from netra_trio.client import Client, NoAnswer, SocketClosed, connect
 from netra_trio.config.settings import Settings
@@ -48,7 +48,7 @@ _Sessions = dict[SessionId, tuple[SessionRecord, float, list[Batch]]]
 class Snapshot:
     """What the server of the broker had at a time."""
 
-    leases: dict[NodeId, tuple[float, bool]]
+    leases: dict[NodeId, Lease]
     sessions: _Sessions
 
 

@@ -7,7 +7,7 @@ await world.elapse(3.0)
 from collections import deque
 
 import trio
-from attrs import define
+from attrs import define, evolve
 
 from netra_trio.broker.base import Backend, Batch, Directory, SessionRecord
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
@@ -105,7 +105,8 @@ async def _hold(backend: Backend, task_status: trio.TaskStatus[None]) -> None:
 
 
 def _age(server: MemoryServer, seconds: float) -> None:
-    server.leases = {node: (until - seconds, is_d) for node, (until, is_d) in server.leases.items()}
+    for node, lease in server.leases.items():
+        server.leases[node] = evolve(lease, until=lease.until - seconds)
     for session in server.sessions.values():
         session.until -= seconds
     for room in server.rooms.values():

@@ -1,9 +1,10 @@
 """The directory on Valkey or Redis."""
 
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+import itertools
+from collections.abc import Awaitable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from netra_trio.broker.base import (
     INBOX_MAIL,
@@ -46,11 +47,14 @@ class ValkeyDirectory:
     node: NodeId
     _calls: Calls
     _inbox: Inbox
+    _renewals: Iterator[int] = field(factory=lambda: itertools.count(1))
+    _renewed: int = 0  # the newest renewal that was answered
 
     # Nodes.
 
     async def renew(self, *, draining: bool = False) -> bool:
         """Take or renew the lease of this node; return whether it held it."""
+        number = next(self._renewals)
         held = await self._calls.run(
             scripts.RENEW,
             [keys.lease(self.node), keys.NODES],
@@ -59,8 +63,11 @@ class ValkeyDirectory:
                 DRAINING if draining else SERVING,
                 milliseconds(LEASE_SECONDS),
                 milliseconds(FORGET_SECONDS),
+                number,
+                self._renewed,
             ],
         )
+        self._renewed = number
         return bool(held)
 
     async def resign(self, node: NodeId | None = None) -> None:
@@ -74,7 +81,7 @@ class ValkeyDirectory:
         """Return the live nodes; for each, whether it drains."""
         found = await self._calls.run(scripts.NODES, [keys.NODES], [keys.LEASE_PREFIX])
         leases = zip(found[::2], found[1::2], strict=True)
-        return {NodeId(node.decode()): lease == DRAINING.encode() for node, lease in leases}
+        return {NodeId(node.decode()): lease.startswith(DRAINING.encode()) for node, lease in leases}
 
     async def post(self, node: NodeId, mail: Sequence[Mail]) -> None:
         """Put messages into the inbox of a node."""

@@ -32,16 +32,19 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS: the lease, the set of all nodes. ARGV: node, value of the lease, its milliseconds,
-# milliseconds after which a node without a lease leaves the set.
+# KEYS: the lease, the set of all nodes. ARGV: node, letter of the lease, its milliseconds,
+# milliseconds after which a node without a lease leaves the set, number of this renewal, number of
+# the newest renewal that was answered. Returns whether the lease was held, with that renewal: if
+# not, the server has older data.
 RENEW = Script(
     _NOW
     + """
-local held = redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local lease = redis.call('GET', KEYS[1])
+local held = lease and tonumber(string.sub(lease, 2)) >= tonumber(ARGV[6])
+redis.call('SET', KEYS[1], ARGV[2] .. ARGV[5], 'PX', ARGV[3])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[4])
-return held
+return held and 1 or 0
 """
 )
 
