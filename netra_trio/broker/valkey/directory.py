@@ -81,7 +81,9 @@ class ValkeyDirectory:
         """Return the live nodes; for each, whether it drains."""
         found = await self._calls.run(scripts.NODES, [keys.NODES], [keys.LEASE_PREFIX])
         leases = zip(found[::2], found[1::2], strict=True)
-        return {NodeId(node.decode()): lease.startswith(DRAINING.encode()) for node, lease in leases}
+        return {
+            NodeId(node.decode()): lease.startswith(DRAINING.encode()) for node, lease in leases
+        }
 
     async def post(self, node: NodeId, mail: Sequence[Mail]) -> None:
         """Put messages into the inbox of a node."""
