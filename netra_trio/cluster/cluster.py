@@ -206,7 +206,7 @@ class Cluster:
         return self._seconds_left(session) + self._window * SPARE_SHARE
 
     def _on_fenced(self, session: Session) -> None:
-        self._host.disown(session, "taken_over", closes=True)
+        self._host.disown(session, "taken_over", reason=EndReason.FENCED)
 
     def _copy_all_again(self) -> None:
         for replica in self._sessions.values():

@@ -96,13 +96,13 @@ class Host(Protocol):
         """Put a session back; with `stays_held` it still refuses messages."""
         ...
 
-    def disown(self, session: Session, why: str, *, closes: bool) -> None:
+    def disown(self, session: Session, why: str, *, reason: EndReason | None) -> None:
         """End a session, because another node has it or may have it.
 
         Args:
             session: The session.
             why: For the log.
-            closes: Whether its connection is closed too.
+            reason: Why its connection ends; None if it does not end.
         """
         ...
 

@@ -171,6 +171,7 @@ class EndReason(Enum):
     HEARTBEAT_MISSED = ("heartbeat_missed", CloseCode.HEARTBEAT_MISSED)
     TAKEN_OVER = ("taken_over", CloseCode.TAKEN_OVER)
     EVICTED = ("evicted", CloseCode.EVICTED)
+    FENCED = ("fenced", CloseCode.RESTART)
 
     def __init__(self, label: str, close_code: CloseCode | None) -> None:
         self.label = label
