@@ -2,7 +2,8 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from support.server import run, serving
 
 from netra_trio.endpoints.request import peer_address
 from netra_trio.server import sockets
-from netra_trio.server.sockets import CannotListen, address_of, listen
+from netra_trio.server.sockets import CannotListen, address_of, listen, listen_for_workers
 
 IPV4, IPV6 = "127.0.0.1", "::1"
 
@@ -109,22 +110,72 @@ def test_a_taken_port_names_its_host_and_closes_the_other_sockets() -> None:
 
 
 def test_a_free_port_is_free_on_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    create, tries = socket.create_server, [0]
+    bind, tries = socket.socket.bind, [0]
 
-    def taken_at_first(address: tuple[str, int], **options: Any) -> socket.socket:
+    def taken_at_first(sock: socket.socket, address: tuple[str, int]) -> None:
         if address[0] == "127.0.0.2":
             tries[0] += 1
             if tries[0] < sockets.PORT_TRIES:
                 raise OSError(98, "taken")
-        return create(address, **options)
+        bind(sock, address)
 
-    monkeypatch.setattr(socket, "create_server", taken_at_first)
+    monkeypatch.setattr(socket.socket, "bind", taken_at_first)
     with listening(IPV4, "127.0.0.2") as socks:
         assert len(socks) == 2
     tries[0] = -1
     with pytest.raises(CannotListen):
         listen([IPV4, "127.0.0.2"], 0)
     assert tries[0] == sockets.PORT_TRIES - 1
+
+
+@contextmanager
+def of_workers(count: int, *hosts: str, port: int = 0) -> Iterator[list[list[socket.socket]]]:
+    with ExitStack() as stack:
+        found = listen_for_workers(hosts, port, count)
+        for sock in {sock for socks in found for sock in socks}:
+            stack.enter_context(sock)
+        yield found
+
+
+def accepted(sock: socket.socket) -> int:
+    sock.setblocking(False)
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            sock.accept()[0].close()
+            count += 1
+    return count
+
+
+def test_connections_are_spread_over_the_sockets_of_the_workers() -> None:
+    with of_workers(3, IPV4, "127.0.0.2") as found, ExitStack() as stack:
+        ports = {sock.getsockname()[1] for socks in found for sock in socks}
+        assert ([len(socks) for socks in found], len(ports)) == ([2, 2, 2], 1)
+        (port,) = ports
+        for _ in range(120):
+            stack.enter_context(socket.create_connection((IPV4, port)))
+        counts = [accepted(own) for own, _ in found]
+        assert sum(counts) == 120
+        assert min(counts) > 10
+
+
+def test_the_port_of_workers_is_not_shared_with_another_server() -> None:
+    with of_workers(2, IPV4) as found:
+        port = found[0][0].getsockname()[1]
+        for listen_too in (listen, partial(listen_for_workers, workers=2)):
+            with pytest.raises(CannotListen) as caught:
+                listen_too(IPV4, port)  # type: ignore[operator]
+            assert caught.value.is_taken
+    with listening(IPV4) as [taken], pytest.raises(CannotListen):
+        listen_for_workers(IPV4, taken.getsockname()[1], 2)
+
+
+def test_workers_share_a_socket_where_the_system_does_not_spread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "IS_BALANCING", False)
+    with of_workers(3, IPV4) as found:
+        assert len({sock for (sock,) in found}) == 1
 
 
 def test_the_address_of_a_socket() -> None:
