@@ -1,6 +1,6 @@
 """The HTTP side: which endpoint answers which path and method.
 
-router = Router(node, page=read_page(), exposition=exposition)
+router = Router(node, page=read_page(), overview=overview)
 await router.handle(scope, receive, send)
 """
 
@@ -18,6 +18,7 @@ from netra_trio.endpoints.cors import cors_headers
 from netra_trio.endpoints.dev_token import dev_token
 from netra_trio.endpoints.discovery import config
 from netra_trio.endpoints.health import health
+from netra_trio.endpoints.overview import Overview
 from netra_trio.endpoints.paths import (
     CONFIG,
     DEV_TOKEN,
@@ -50,10 +51,10 @@ class Router:
     Args:
         node: The node; its services are passed to the endpoints.
         page: The files of the chat page, by path.
-        exposition: Renders the metrics for Prometheus.
+        overview: Reports on the server.
     """
 
-    def __init__(self, node: Node, *, page: Mapping[str, Asset], exposition: Exposition) -> None:
+    def __init__(self, node: Node, *, page: Mapping[str, Asset], overview: Overview) -> None:
         self._services = node.services
         self._page = page
         self._page_file: Endpoint = partial(page_file, page)
@@ -61,9 +62,9 @@ class Router:
             PAGE: self._page_file,
             CONFIG: config,
             TICKET: partial(ticket, node.capacity.check_room),
-            HEALTH: partial(health, lambda: node.capacity.is_draining),
-            STATS: partial(stats, node.largest_users),
-            METRICS: partial(metrics, exposition),
+            HEALTH: partial(health, overview),
+            STATS: partial(stats, overview),
+            METRICS: partial(metrics, overview, Exposition()),
             DEV_TOKEN: dev_token,
         }
         self._routes: dict[str, dict[str, Endpoint]] = {

@@ -1,35 +1,32 @@
 """`GET /ws/stats` and `GET /metrics`: the metrics, for an administrator and for Prometheus."""
 
-from collections.abc import Callable
-from typing import Any
-
 import trio
 
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.checks import check_administrator, check_metrics_token
+from netra_trio.endpoints.overview import Overview
 from netra_trio.endpoints.paths import no_such_path
 from netra_trio.telemetry.prometheus import CONTENT_TYPE, Exposition
 from netra_trio.telemetry.stats import document
 
 
-async def stats(largest_users: Callable[[], tuple[dict[str, Any], ...]], call: Call) -> Answer:
+async def stats(overview: Overview, call: Call) -> Answer:
     """Return the metrics as JSON to an administrator.
 
     Args:
-        largest_users: Returns the users with the most connections.
+        overview: Reports on the server.
         call: The request.
     """
-    services = call.services
-    await check_administrator(call.request, services, now=trio.current_time())
-    metrics = document(services.instruments.metrics, largest_users())
-    return Answer(200, metrics)
+    await check_administrator(call.request, call.services, now=trio.current_time())
+    return Answer(200, document(await overview.metrics()))
 
 
-async def metrics(exposition: Exposition, call: Call) -> Answer:
+async def metrics(overview: Overview, exposition: Exposition, call: Call) -> Answer:
     """Return the metrics in the text format of Prometheus.
 
     Args:
+        overview: Reports on the server.
         exposition: Renders the metrics.
         call: The request.
 
@@ -41,4 +38,5 @@ async def metrics(exposition: Exposition, call: Call) -> Answer:
         check_metrics_token(call.request, settings.metrics_token)
     elif not settings.has_open_metrics:
         raise no_such_path()
-    return Answer(200, headers={"content-type": CONTENT_TYPE}, content=exposition.text())
+    content = exposition.text(await overview.metrics())
+    return Answer(200, headers={"content-type": CONTENT_TYPE}, content=content)

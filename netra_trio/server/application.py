@@ -29,6 +29,7 @@ from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.checks import AcceptedUpgrade
 from netra_trio.endpoints.http import Router
 from netra_trio.endpoints.opening_rate import OpeningRate
+from netra_trio.endpoints.overview import Overview, Topic, WorkerGroup
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.endpoints.request import Request
 from netra_trio.endpoints.upgrade import serve_upgrade
@@ -43,7 +44,6 @@ from netra_trio.telemetry.logs import leave_locals_out
 from netra_trio.telemetry.loop_lag import watch_loop
 from netra_trio.telemetry.metrics import Metrics
 from netra_trio.telemetry.otlp import is_installed
-from netra_trio.telemetry.prometheus import Exposition
 from netra_trio.transports.asgi import Message, Receive, Send
 from netra_trio.transports.base import Transport
 
@@ -62,6 +62,7 @@ class _RunningParts:
 
     node: Node
     router: Router
+    overview: Overview
     rate: OpeningRate
 
 
@@ -72,6 +73,7 @@ class Application:
         settings: Its settings.
         wall_clock: Returns Unix seconds.
         instruments: Receive its telemetry.
+        group: The workers that this process is one of, set before it runs; None for one process.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Application:
         metrics = Metrics(tuple(agents), tuple(ENDPOINTS))
         self.instruments = Instruments(metrics, more_instruments)
         self.wall_clock = wall_clock
-        self._exposition = Exposition(metrics)
+        self.group: WorkerGroup | None = None
         self._agents = agents
         self._store = store
         self._backend = backend
@@ -152,9 +154,10 @@ class Application:
             instruments = self.instruments
             lag = instruments.metrics.loop_lag
             node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
-            router = Router(node, page=self._page, exposition=self._exposition)
+            overview = Overview(node, self.group)
+            router = Router(node, page=self._page, overview=overview)
             rate = OpeningRate(self.settings.opening_rate, self.settings.opening_burst)
-            self._open = _RunningParts(node, router, rate)
+            self._open = _RunningParts(node, router, overview, rate)
             try:
                 yield node
             finally:
@@ -169,6 +172,14 @@ class Application:
     def statistics(self) -> dict[str, int]:
         """Return how many connections, sessions and users there are now."""
         return {} if self._open is None else self._open.node.statistics()
+
+    async def report(self, topic: Topic) -> Any:
+        """Return the health or the metrics of this process alone, as JSON.
+
+        Raises:
+            RuntimeError: If the application does not run.
+        """
+        return await self._opened().overview.report(topic)
 
     async def serve_upgrade(
         self,

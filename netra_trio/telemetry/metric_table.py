@@ -15,6 +15,7 @@ from netra_trio.telemetry.logs import dropped_lines
 from netra_trio.telemetry.metrics import Gauges, Histogram, Key, Metrics
 
 Kind = Literal["counter", "gauge", "histogram"]
+Merge = Literal["sum", "max"]
 Values = Mapping[Key, int] | Mapping[Key, float] | Mapping[Key, Histogram]
 
 
@@ -28,6 +29,7 @@ class Metric:
         group: The group in `/ws/stats`.
         labels: The names of its labels.
         meaning: A sentence without its full stop.
+        merge: How the values of several workers become one.
         read: Returns its values by the values of its labels, `()` if it has none.
     """
 
@@ -36,6 +38,7 @@ class Metric:
     group: str
     labels: tuple[str, ...]
     meaning: str
+    merge: Merge
     read: Callable[[Metrics, Gauges], Values]
 
 
@@ -46,12 +49,13 @@ def _row(
     meaning: str,
     read: Callable[[Metrics, Gauges], Any],
     *labels: str,
+    merge: Merge = "sum",
 ) -> Metric:
     def values(metrics: Metrics, gauges: Gauges) -> Values:
         value: Any = read(metrics, gauges)
         return cast("Values", value if labels else {(): value})
 
-    return Metric(f"netra_{name}", kind, group, labels, meaning, values)
+    return Metric(f"netra_{name}", kind, group, labels, meaning, merge, values)
 
 
 METRICS: tuple[Metric, ...] = (
@@ -239,6 +243,7 @@ METRICS: tuple[Metric, ...] = (
         "log_events_max",
         "Events in the largest event log; at WEBSOCKET_REPLAY_EVENTS its agents are paused",
         lambda _, g: g.log_events_max,
+        merge="max",
     ),
     _row(
         "gauge",
@@ -337,5 +342,13 @@ METRICS: tuple[Metric, ...] = (
         lambda *_: dropped_lines(),
     ),
     _row("gauge", "server", "tasks", "Live Trio tasks", lambda _, g: g.tasks),
+    _row(
+        "gauge",
+        "server",
+        "workers",
+        "Processes of this server: ready, starting, or without an answer to this scrape (silent)",
+        lambda _, g: g.workers,
+        "state",
+    ),
 )
 """Every metric of this server, in the order of the documentation."""

@@ -75,6 +75,8 @@ VERDICTS = ("new", "exact", "gap", "reset_unknown", "reset_ahead")
 CONNECTIONS = ("1", "2", "3", "4", "5", "6-10", "11+")
 """Labels for the number of connections of a user; 5 is the limit by default."""
 
+WORKERS = ("ready", "starting", "silent")
+
 ENDED = (
     RunStatus.COMPLETED,
     RunStatus.FAILED,
@@ -108,16 +110,16 @@ CONTROL = (*(kind.TYPE for kind in _CONTROL), "error")
 class Histogram:
     """Counts of observations by bucket, and their sum."""
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Add one value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     @property
@@ -127,7 +129,7 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, int]]:
         """Return each bound with the number of values at or below it, `+Inf` last."""
-        names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        names = [*(f"{bound:g}" for bound in self.bounds), "+Inf"]
         return list(zip(names, accumulate(self.counts), strict=True))
 
     def quantile(self, share: float) -> float | None:
@@ -136,7 +138,7 @@ class Histogram:
         None without any values, and if the quantile is above the last bound.
         """
         wanted = share * self.count
-        found = zip(self._bounds, accumulate(self.counts), strict=False)
+        found = zip(self.bounds, accumulate(self.counts), strict=False)
         return next((bound for bound, count in found if count >= wanted > 0), None)
 
 
@@ -156,6 +158,7 @@ class Gauges:
         users: The number of users by their number of connections, one of `CONNECTIONS`.
         log_events: Events in the event logs of all sessions.
         log_events_max: Events in the largest event log.
+        workers: The number of processes by state: this one, which is ready.
     """
 
     connections: int = 0
@@ -165,6 +168,7 @@ class Gauges:
     log_events: int = 0
     log_events_max: int = 0
     tasks: int = 0
+    workers: Mapping[Key, int] = field(factory=lambda: {**_zeros(WORKERS), "ready": 1})
 
 
 @define(eq=False)

@@ -164,7 +164,7 @@ def test_the_port_of_workers_is_not_shared_with_another_server() -> None:
         port = found[0][0].getsockname()[1]
         for listen_too in (listen, partial(listen_for_workers, workers=2)):
             with pytest.raises(CannotListen) as caught:
-                listen_too(IPV4, port)  # type: ignore[operator]
+                listen_too(IPV4, port)
             assert caught.value.is_taken
     with listening(IPV4) as [taken], pytest.raises(CannotListen):
         listen_for_workers(IPV4, taken.getsockname()[1], 2)

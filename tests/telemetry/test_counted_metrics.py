@@ -1,10 +1,13 @@
 """The metrics: what each event adds, and how they are shown to Prometheus and as JSON."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import ResetReason, RunStatus, Verdict
@@ -22,13 +25,14 @@ from netra_trio.telemetry.events import (
 )
 from netra_trio.telemetry.metric_table import METRICS
 from netra_trio.telemetry.metrics import FAST, Gauges, Histogram, Metrics
-from netra_trio.telemetry.prometheus import Exposition
+from netra_trio.telemetry.prometheus import Exposition, families
+from netra_trio.telemetry.snapshot import Snapshot
 from netra_trio.telemetry.stats import document
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
     """Return each sample by its name and the values of its labels."""
-    text = Exposition(metrics).text().decode()
+    text = Exposition().text(Snapshot.take(metrics, ())).decode()
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -144,7 +148,7 @@ def test_an_event_is_counted(event: Any, counted: list[tuple[str, tuple[str, ...
 def test_every_metric_is_in_prometheus_and_in_json() -> None:
     metrics = Metrics(agents=("demo",), endpoints=("/ws/config",))
     shown = {name for name, _ in samples(metrics)}
-    shown_as_json = document(metrics, users=[])
+    shown_as_json = document(Snapshot.take(metrics, ()))
     for metric in METRICS:
         names = {metric.name} if metric.kind != "histogram" else {f"{metric.name}_count"}
         assert names <= shown
@@ -157,9 +161,15 @@ def test_the_text_equals_that_of_the_library() -> None:
     )
     metrics.note(ConnectionEnded(EndReason.SEND_TIMEOUT.label, None, 1234567.25, 1, 2))
     metrics.merged = 12_345_678
-    exposition = Exposition(metrics)
+    exposition, registry = Exposition(), CollectorRegistry()
+
+    class Reader(Collector):
+        def collect(self) -> Iterator[Metric]:
+            return families(Snapshot.take(metrics, ()))
+
+    registry.register(Reader())
     for _ in range(2):
-        ours, theirs = exposition.text(), generate_latest(exposition.registry)
+        ours, theirs = exposition.text(Snapshot.take(metrics, ())), generate_latest(registry)
         assert without_process(ours) == without_process(theirs)
     assert b"process_open_fds" in ours
 
@@ -172,7 +182,7 @@ def without_process(text: bytes) -> list[bytes]:
 def test_the_json_has_numbers() -> None:
     metrics = Metrics(read_gauges=lambda: Gauges(connections=2))
     metrics.stop.observe(0.02)
-    shown = document(metrics, users=[{"user_id": "alice"}])
+    shown = document(Snapshot.take(metrics, [{"user_id": "alice"}]))
     assert shown["connections"]["connections"] == 2
     assert shown["connections"]["per_user"] == [{"user_id": "alice"}]
     expected = {"count": 1, "sum": 0.02, "mean": 0.02, "p50": 0.025, "p95": 0.025, "p99": 0.025}
