@@ -1,9 +1,7 @@
 """The command `serve`: runs the server."""
 
 import os
-import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +10,15 @@ from cyclopts.validators import Number
 
 from netra_trio.cli.arguments import OptionalText, Texts
 from netra_trio.cli.errors import CommandError
-from netra_trio.cli.serving import CommandServer, ServeOptions
+from netra_trio.cli.serving import CommandServer, ServeOptions, reloaded_settings
 from netra_trio.cli.streams import report
 from netra_trio.config.loading import load
-from netra_trio.server.sockets import CannotListen, listen
+from netra_trio.config.settings import Settings
+from netra_trio.server.sockets import CannotListen, listen_for_workers
+from netra_trio.stores.sql.database import is_in_memory
 from netra_trio.telemetry import logs
+
+MOST_WORKERS = 64
 
 
 def serve(
@@ -32,6 +34,7 @@ def serve(
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=(), show_default=False)] = False,
     reload: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    workers: int = 1,
 ) -> None:
     """Run the server; settings come from the environment, and development needs none.
 
@@ -64,30 +67,63 @@ def serve(
         Open the chat page in this machine's browser.
     reload
         For development: restart the server when a file in the working directory changes.
+    workers
+        The number of processes that share the port, 1 to 64: about one for each core. Several need
+        a Valkey or Redis at REDIS_URL. Without it the command runs a private one: a valkey-server
+        or redis-server that is installed, or the one of `pip install 'netra-trio[workers]'`.
     """
     logs.configure()
     if keyfile is not None and certfile is None:
         raise CommandError("--keyfile: give its certificate too, as --certfile")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise CommandError(f"--workers: expected 1 to {MOST_WORKERS} processes, got {workers}")
     options = ServeOptions(
         agent, certfile, keyfile, open_page, model=model, base_url=base_url, mcp=mcp, system=system
     )
     options.tls()  # its faults are reported before anything is opened
     loaded = load(os.environ, directory=Path.cwd())
-    # With `reload`, an agent that cannot work is corrected while the command runs.
-    server = None if reload else CommandServer.make(options, loaded)
+    is_supervised = reload or workers > 1
+    # Agents of another process are imported there, and corrected while the command runs.
+    server = None if is_supervised else CommandServer.make(options, loaded)
+    private_broker = _private_broker(loaded.settings) if workers > 1 else None
     for warning in loaded.warnings:
         report(f"warning: {warning}")
-    socks = _listen(host, port)
-    if server is None:
-        from netra_trio.cli.reload import supervise  # noqa: PLC0415 - for development only
-
-        sys.exit(supervise(options, socks))
-    server.run(socks)
-
-
-def _listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
     try:
-        return listen(hosts, port)
+        socks = listen_for_workers(host, port, workers)
     except CannotListen as error:
         advice = "; choose another port with --port, or a free one with --port 0"
         raise CommandError(f"{error}{advice if error.is_taken else ''}") from None
+    if server is not None:
+        server.run(socks[0])
+        return
+    # Imported here: one process does not load what restarts others.
+    from netra_trio.cli.workers.supervisor import Plan, supervise  # noqa: PLC0415
+
+    settings = reloaded_settings(loaded.settings) if reload else loaded.settings
+    seconds = settings.drain_timeout_ms / 1000
+    plan = Plan(
+        options,
+        seconds,
+        is_reloaded=reload,
+        redis_url=settings.redis_url,
+        private_broker=private_broker,
+    )
+    sys.exit(supervise(plan, socks))
+
+
+def _private_broker(settings: Settings) -> str | None:
+    """Return the private server that several workers need; None if another broker is set.
+
+    Raises:
+        CommandError: There is none; or the database is in the memory of one process.
+    """
+    if settings.database_url is None or is_in_memory(settings.database_url):
+        raise CommandError(
+            "--workers: each worker would have another database in its memory; set DATABASE_URL "
+            "to a file, such as sqlite:///netra.db, or to PostgreSQL"
+        )
+    if settings.redis_url is not None:
+        return None
+    from netra_trio.cli.workers.private_broker import find_server  # noqa: PLC0415 - as above
+
+    return find_server()

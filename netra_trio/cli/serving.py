@@ -23,7 +23,10 @@ from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.cli.agent_import import import_agents
 from netra_trio.cli.login import DEV_USER
+from netra_trio.cli.workers.channel import Channel
+from netra_trio.cli.workers.group import Group
 from netra_trio.config.loading import Loaded
+from netra_trio.config.settings import Settings
 from netra_trio.errors import SettingsError, leaves
 from netra_trio.server.application import DEMO_AGENTS, Application, create_app
 from netra_trio.server.exit import flush_or_exit
@@ -71,6 +74,21 @@ class ServeOptions:
 
 
 @frozen
+class Supervised:
+    """How another process supervises this server.
+
+    Attributes:
+        control: A socket that is connected to the other process.
+        workers: The number of workers.
+        is_reloaded: Whether it is restarted when a file has changed.
+    """
+
+    control: socket.socket
+    workers: int
+    is_reloaded: bool
+
+
+@frozen
 class CommandServer:
     """The server of `serve`, with its agents imported.
 
@@ -79,29 +97,27 @@ class CommandServer:
         loaded: The settings.
         application: The application.
         agents: The names of the agents.
-        is_supervised: Whether another process holds the sockets and starts this one again.
+        supervised: How another process supervises it; None if none does.
     """
 
     options: ServeOptions
     loaded: Loaded
     application: Application
     agents: tuple[str, ...]
-    is_supervised: bool
+    supervised: Supervised | None
 
     @classmethod
-    def make(cls, options: ServeOptions, loaded: Loaded, *, is_supervised: bool = False) -> Self:
+    def make(
+        cls, options: ServeOptions, loaded: Loaded, *, supervised: Supervised | None = None
+    ) -> Self:
         """Import the agents and make the application.
 
         Raises:
             CommandError: An agent cannot be imported, or is none.
         """
         agents = _agents_of(options)
-        settings = loaded.settings
-        if is_supervised:
-            drain_ms = min(settings.drain_timeout_ms, RELOAD_DRAIN_MS)
-            settings = evolve(settings, drain_timeout_ms=drain_ms)
-        application = create_app(agents=agents, settings=settings)
-        return cls(options, loaded, application, tuple(agents), is_supervised)
+        application = create_app(agents=agents, settings=loaded.settings)
+        return cls(options, loaded, application, tuple(agents), supervised)
 
     def run(self, socks: Sequence[socket.socket]) -> None:
         """Serve until a signal; takes over the listening sockets.
@@ -116,9 +132,19 @@ class CommandServer:
 
     async def _serve(self, socks: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
         wrong: BaseException | None = None
+        supervised = self.supervised
         run = partial(
-            run_server, self.application, socks, tls=tls, is_supervised=self.is_supervised
+            run_server,
+            self.application,
+            socks,
+            tls=tls,
+            is_supervised=supervised is not None,
+            is_restarted=supervised is not None and supervised.is_reloaded,
         )
+        group = None
+        if supervised is not None:
+            group = Group(Channel(supervised.control), self.application.report)
+            self.application.group = group
         try:
             async with trio.open_nursery() as nursery:
 
@@ -130,9 +156,12 @@ class CommandServer:
                 addresses: list[str] = await nursery.start(serve_until_stopped)
                 s = "" if tls is None else "s"
                 greeting = f"{self._greeting(addresses, s)}\n"
-                # In a thread: a reader that does not read, or has left, does not stop the server.
-                write = partial(_write, greeting)
-                nursery.start_soon(partial(trio.to_thread.run_sync, write, abandon_on_cancel=True))
+                if group is None:
+                    nursery.start_soon(print_greeting, greeting)
+                else:  # it is printed once, when all workers are ready
+                    nursery.start_soon(group.run)
+                    node_id = self.application.node_id
+                    group.post({"type": "ready", "node_id": node_id, "greeting": greeting})
                 if self.options.opens_page:
                     # Some browsers return only when they are closed.
                     open_page = partial(webbrowser.open, f"http{s}://{_reachable(addresses[0])}/")
@@ -146,8 +175,11 @@ class CommandServer:
         address, *others = addresses
         environment = self.loaded.settings.environment
         verifier = TokenVerifier.of(self.loaded.settings)
+        name = f"netra_trio {version('netra-trio')}, {environment}"
+        if self.supervised is not None and self.supervised.workers > 1:
+            name += f", {self.supervised.workers} workers"
         lines = [
-            f"netra_trio {version('netra-trio')}, {environment}, agents: {', '.join(self.agents)}",
+            f"{name}, agents: {', '.join(self.agents)}",
             f"Ready on http{s}://{address} (WebSocket: ws{s}://{address}/ws)",
         ]
         if environment == "development":
@@ -162,6 +194,19 @@ class CommandServer:
         lines += [f"Also on http{s}://{other}" for other in others]
         lines.append("Ctrl-C stops it.")
         return "\n".join(lines)
+
+
+def reloaded_settings(settings: Settings) -> Settings:
+    """Return the settings of a server that is restarted when a file has changed."""
+    return evolve(settings, drain_timeout_ms=min(settings.drain_timeout_ms, RELOAD_DRAIN_MS))
+
+
+async def print_greeting(text: str) -> None:
+    """Print the lines of a server that is ready; cancelling leaves the output to its reader.
+
+    A reader that does not read, or has left, does not stop the server.
+    """
+    await trio.to_thread.run_sync(partial(_write, text), abandon_on_cancel=True)
 
 
 def _agents_of(options: ServeOptions) -> dict[str, Agent]:

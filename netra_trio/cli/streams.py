@@ -74,7 +74,8 @@ def finish() -> None:
 def report(text: object) -> None:
     """Write a line to standard error, if that is possible."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - a command's own output
+        # In one write, so that no line of the log comes before its end.
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)  # noqa: T201 - a command's own output
 
 
 def discard() -> None:

@@ -33,6 +33,7 @@ from netra_trio.endpoints.overview import Overview, Topic, WorkerGroup
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.endpoints.request import Request
 from netra_trio.endpoints.upgrade import serve_upgrade
+from netra_trio.ids import NodeId
 from netra_trio.node.node import Node, open_node
 from netra_trio.protocol.problem import Problem
 from netra_trio.server.asgi import AsgiAdapter
@@ -112,6 +113,11 @@ class Application:
         await self._asgi(scope, receive, send)
 
     @property
+    def node_id(self) -> NodeId:
+        """The id of its node, which its lease has too."""
+        return self._store.owner
+
+    @property
     def node(self) -> Node:
         """The node.
 
@@ -174,12 +180,8 @@ class Application:
         return {} if self._open is None else self._open.node.statistics()
 
     async def report(self, topic: Topic) -> Any:
-        """Return the health or the metrics of this process alone, as JSON.
-
-        Raises:
-            RuntimeError: If the application does not run.
-        """
-        return await self._opened().overview.report(topic)
+        """Return the health or the metrics of this process alone, as JSON; None before it runs."""
+        return None if self._open is None else await self._open.overview.report(topic)
 
     async def serve_upgrade(
         self,

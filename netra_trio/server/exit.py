@@ -12,6 +12,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -38,10 +39,12 @@ class ExitWatchdog:
     Args:
         drain_timeout: Seconds that a drain may take after the first signal. The process exits with
             code 0 when they and another 1.5 s have passed, with code 1 at a second signal.
+        ignores_second: Whether a second signal has no effect.
     """
 
-    def __init__(self, drain_timeout: float) -> None:
+    def __init__(self, drain_timeout: float, *, ignores_second: bool = False) -> None:
         self._seconds = drain_timeout + FORCED_AFTER
+        self._ignores_second = ignores_second
         # Its `put` may be called by a signal handler, whatever the interrupted code does.
         self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="exit watchdog")
@@ -61,13 +64,14 @@ class ExitWatchdog:
     def _watch(self) -> None:
         if self._signals.get() is None:
             return
+        deadline = time.monotonic() + self._seconds
         try:
-            if self._signals.get(timeout=self._seconds) is None:
-                return
+            while self._signals.get(timeout=max(0.0, deadline - time.monotonic())) is not None:
+                if not self._ignores_second:
+                    exit_now(1, "second signal: ended at once")
+                    return
         except queue.Empty:
             exit_now(0, "tasks did not end in time: ended without them")
-        else:
-            exit_now(1, "second signal: ended at once")
 
 
 async def drain_on_signal(

@@ -29,6 +29,7 @@ async def serve(
     *,
     tls: ssl.SSLContext | None = None,
     is_supervised: bool = False,
+    is_restarted: bool = False,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal exits at once.
@@ -41,9 +42,11 @@ async def serve(
         app: The application.
         socks: The listening sockets.
         tls: The TLS context; None for plain TCP.
-        is_supervised: Whether another process holds the sockets and starts this one again. Then the
-            first SIGTERM ends the accepting before the drain, so that new connections wait for the
-            next process; SIGINT, which a terminal sends to both processes, is left to the other.
+        is_supervised: Whether another process holds the sockets, and ends this one by SIGTERM. A
+            second SIGTERM has no effect then: a service manager may send one to each process.
+            SIGINT, which a terminal sends to each process, is left to the other one.
+        is_restarted: Whether this server is started again at once. Then the accepting ends before
+            the drain, so that new connections wait for the next one; otherwise they are refused.
         task_status: See above.
 
     Raises:
@@ -54,11 +57,12 @@ async def serve(
             stack.enter_context(sock)
         addresses = [address_of(sock) for sock in socks]
         stack.enter_context(_rare_collections())
-        watchdog = stack.enter_context(ExitWatchdog(app.settings.drain_timeout_ms / 1000))
+        seconds = app.settings.drain_timeout_ms / 1000
+        watchdog = stack.enter_context(ExitWatchdog(seconds, ignores_second=is_supervised))
         listeners = Listeners(app, socks, tls=tls)
 
         async def drain() -> None:
-            if is_supervised:
+            if is_restarted:
                 listeners.stop_accepting()
             await app.drain()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, TextIO
 
 import structlog
@@ -36,10 +36,11 @@ LEVELS = {
 
 @define
 class _Format:
-    """How lines are rendered, and the lowest level that is logged."""
+    """How lines are rendered, the lowest level that is logged, and the fields of every line."""
 
     form: Form = as_json
     level: int = logging.INFO
+    fields: Mapping[str, int | str] = MappingProxyType({})
 
 
 _FORMAT = _Format()
@@ -48,7 +49,7 @@ _FORMAT = _Format()
 def _line(event: dict[str, Any]) -> str:
     second, nanoseconds = divmod(event["timestamp"], 1_000_000_000)
     event["timestamp"] = f"{_second(second)}.{nanoseconds // 1000:06d}Z"
-    return render(event, _FORMAT.form)
+    return render({**_FORMAT.fields, **event}, _FORMAT.form)
 
 
 @lru_cache(maxsize=2)  # many lines have the same second, and to format one costs more than the line
@@ -251,7 +252,11 @@ def _wants_colour(stream: TextIO) -> bool:
 
 
 def configure(
-    *, stream: TextIO | None = None, level: str = "info", json: bool | None = None
+    *,
+    stream: TextIO | None = None,
+    level: str = "info",
+    json: bool | None = None,
+    fields: Mapping[str, int | str] | None = None,
 ) -> None:
     """Set up logging for the whole process: structlog, the standard library and warnings.
 
@@ -269,6 +274,8 @@ def configure(
         stream: The output; the current `sys.stderr` by default.
         level: The lowest level that is logged, one of `LEVELS`, in any case of letters.
         json: True for JSON, False for lines for people, None to decide by the stream.
+        fields: Are in every line of this process, as the number of a worker is; None leaves those
+            of the call before.
 
     Raises:
         ValueError: The level is not one of `LEVELS`.
@@ -281,6 +288,8 @@ def configure(
     palette = COLOURS if _wants_colour(stream) else Palette()
     _OUTPUT.flush()  # the waiting lines are rendered in the previous form
     _FORMAT.form, _FORMAT.level = as_json if is_json else Console(palette), lowest
+    if fields is not None:
+        _FORMAT.fields = fields
     _OUTPUT.open(stream)
     _CHAIN[:] = _STEPS
     structlog.configure(

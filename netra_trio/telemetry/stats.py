@@ -1,5 +1,6 @@
 """The metrics as JSON for an administrator, in groups, with a list of users.
 
+>>> from netra_trio.telemetry.metrics import Metrics
 >>> sorted(document(Snapshot.take(Metrics(), users=[])))
 ['connections', 'delivery', 'health', 'messages', 'runs', 'server']
 """

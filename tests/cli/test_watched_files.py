@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from netra_trio.cli.watched_files import WatchedFiles
+from netra_trio.cli.workers.watched_files import WatchedFiles
 
 
 @pytest.mark.parametrize(

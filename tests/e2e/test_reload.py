@@ -22,8 +22,9 @@ from support.server import (
 )
 from support.terminal import CTRL_C, terminal
 
-from netra_trio.cli import reload, reloaded
 from netra_trio.cli.errors import CommandError
+from netra_trio.cli.workers import worker
+from netra_trio.cli.workers.changes import listed, watch
 
 AGENT = "--agent=outside_agents:answer"
 SOURCE = """
@@ -255,14 +256,14 @@ async def test_a_folder_that_cannot_be_watched(
     with pytest.RaisesGroup(
         pytest.RaisesExc(CommandError, match="no space left for watches; WATCHFILES_FORCE")
     ):
-        await reload._watch(tmp_path, send)
+        await watch(tmp_path, send)
 
 
 async def test_the_watcher_ends_when_it_is_cancelled(tmp_path: Path) -> None:
     send, changes = trio.open_memory_channel[list[str]](0)
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(reload._watch, tmp_path, send)
+            nursery.start_soon(watch, tmp_path, send)
             found: list[str] = []
             while "a.py" not in found:  # the watcher begins some time after the task
                 (tmp_path / "a.py").write_text("")
@@ -278,7 +279,7 @@ async def test_the_watcher_ends_when_it_is_cancelled(tmp_path: Path) -> None:
     [(["a.py"], "a.py"), (["a", "b", "c"], "a, b, c"), (list("abcde"), "a, b, c and 2 more")],
 )
 def test_the_names_of_changed_files(names: list[str], shown: str) -> None:
-    assert reload._listed(names) == shown
+    assert listed(names) == shown
 
 
 def test_the_end_of_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,6 +289,6 @@ def test_the_end_of_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", ended.append)
     alive, kept = os.pipe()
     os.close(kept)
-    reloaded.end_with(alive)
+    worker.end_with(alive, 2.5)
     os.close(alive)
-    assert ended == [(os.getpid(), signal.SIGTERM), reloaded.EXIT_SECONDS, 1]
+    assert ended == [(os.getpid(), signal.SIGTERM), 2.5, 1]

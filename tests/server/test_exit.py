@@ -98,6 +98,15 @@ def test_a_second_signal_exits_with_code_1(codes: list[int]) -> None:
     assert codes == [1]
 
 
+def test_a_second_signal_without_effect(codes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "FORCED_AFTER", 0.05)
+    with exits.ExitWatchdog(0.0, ignores_second=True) as watchdog:
+        watchdog.note(signal.SIGTERM)
+        watchdog.note(signal.SIGTERM)
+        watched(watchdog)
+    assert codes == [0]
+
+
 async def test_the_first_signal_drains_and_the_watchdog_gets_every_one(codes: list[int]) -> None:
     drains: list[str] = []
 

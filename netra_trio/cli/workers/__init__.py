@@ -1,0 +1,1 @@
+"""Several processes of one server: `serve --workers` and `serve --reload`."""
