@@ -4,6 +4,7 @@ import functools
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,11 @@ def shared(
 @pytest.fixture
 def postgres_url(postgres: PostgresServer, shared: psycopg.Connection[tuple[Any, ...]]) -> str:
     """Return the url of an empty database that has the schema."""
-    shared.execute(OTHERS)  # connections that an earlier test left
-    shared.execute(EMPTY)
+    while True:
+        shared.execute(OTHERS)  # connections that an earlier test left
+        with suppress(psycopg.errors.DeadlockDetected):  # of a thread that has connected again
+            shared.execute(EMPTY)
+            break
     return postgres.url(shared.info.dbname)
 
 
