@@ -154,7 +154,8 @@ class Directory(Protocol):
         """Put messages into the inbox of a node; those of one sender stay in order.
 
         Beyond `INBOX_MAIL` messages the oldest ones are lost, and after a fail-over of the server
-        the newest may be: a receiver has to number them where a loss matters.
+        the newest may be: a receiver has to number them where a loss matters. If too much waits
+        for the server (8 MiB), it raises `BrokerUnavailable` at once, as `append` does.
 
         Raises:
             ValueError: If one has more than `MAIL_BYTES`; none is posted.

@@ -87,11 +87,8 @@ class ValkeyBackend:
         """
         commands = self._links[0]
         patience = trio.current_time() + ANSWER_SECONDS
-        with (
-            trio.move_on_at(patience),
-            suppress(BrokerUnavailable),
-        ):  # it is tried again, and logged
-            await commands.dial()
+        with trio.move_on_at(patience), suppress(BrokerUnavailable):
+            await commands.dial()  # if it fails now, the link tries again, and logs
         async with trio.open_nursery() as nursery:
             stop = await nursery.start(self._work)
             try:

@@ -50,16 +50,32 @@ class Calls:
     _loading: Reply | None = None
 
     async def run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int] = ()
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[bytes | str | int] = (),
+        *,
+        is_bulk: bool = False,
     ) -> Any:
         """Run a script."""
-        return (await self.run_all([evaluation(script, keys, arguments)]))[0]
+        command = evaluation(script, keys, arguments)
+        return (await self.run_all([command], is_bulk=is_bulk))[0]
 
-    async def run_all(self, commands: Sequence[Command]) -> list[Any]:
-        """Run commands, or scripts; after SCRIPT FLUSH once more, as none has run then."""
-        values = await self.link.submit(commands)
-        if any(isinstance(each, Exception) and code_of(each) == NO_SCRIPT for each in values):
-            values = await self.link.submit(commands)
+    async def run_all(self, commands: Sequence[Command], *, is_bulk: bool = False) -> list[Any]:
+        """Run commands and scripts; after SCRIPT FLUSH, those that have not run, once more.
+
+        Args:
+            commands: The commands.
+            is_bulk: Whether they may be large, and leave the reserve for small ones alone.
+        """
+        values = await self.link.submit(commands, is_bulk=is_bulk)
+        left = [at for at, value in enumerate(values) if _is_missing(value)]
+        if left:
+            repeated = [commands[at] for at in left]
+            for at, value in zip(
+                left, await self.link.submit(repeated, is_bulk=is_bulk), strict=True
+            ):
+                values[at] = value
         return [checked(value) for value in values]
 
     def reload(self, code: str) -> None:
@@ -67,3 +83,7 @@ class Calls:
         if code == NO_SCRIPT and (self._loading is None or not self._loading.is_pending):
             loads = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS]
             self._loading = self.link.submit(loads)
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, hiredis.ReplyError) and code_of(value) == NO_SCRIPT

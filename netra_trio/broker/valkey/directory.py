@@ -93,7 +93,7 @@ class ValkeyDirectory:
             ("XADD", inbox, "MAXLEN", INBOX_MAIL, "*", *fields_of(each)) for each in mail
         ]
         expiry: Command = ("PEXPIRE", inbox, milliseconds(INBOX_SECONDS))
-        await self._calls.run_all([*posts, expiry])
+        await self._calls.run_all([*posts, expiry], is_bulk=True)
 
     async def receive(self) -> Sequence[Mail]:
         """Wait for messages to this node."""

@@ -66,6 +66,7 @@ class ValkeyBroker:
                 milliseconds(ROOM_SECONDS),
                 keys.room_channel(self._database, room),
             ],
+            is_bulk=True,
         )
         return Published(epoch.decode(), offset, bool(is_duplicate))
 

@@ -31,11 +31,12 @@ from netra_trio.broker.base import (
 from netra_trio.broker.valkey import backend as backend_module
 from netra_trio.broker.valkey import ear, keys
 from netra_trio.broker.valkey.backend import ValkeyBackend
+from netra_trio.broker.valkey.calls import evaluation
 from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES, Connection
 from netra_trio.broker.valkey.dialing import Dialer
 from netra_trio.broker.valkey.link import BACK_OFF_SECONDS
 from netra_trio.broker.valkey.rooms import CHANNELS, ROOMS
-from netra_trio.broker.valkey.scripts import SCRIPTS
+from netra_trio.broker.valkey.scripts import RENEW, SCRIPTS
 from netra_trio.config.redis_url import RedisAddress
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import new_node_id, new_session_id
@@ -144,6 +145,16 @@ async def test_the_scripts_are_lost(own_server: Server, nursery: trio.Nursery) -
     calls = own_server.command("INFO", "COMMANDSTATS").decode()
     assert f"cmdstat_script|load:calls={4 * len(SCRIPTS)}," in calls  # once each time
     await everything_works(one, two)
+
+
+async def test_of_several_commands_only_those_without_a_script_are_repeated(
+    own_server: Server, nursery: trio.Nursery
+) -> None:
+    one = await opened(own_server.url, nursery)
+    flush = ("SCRIPT", "FLUSH")
+    renew = evaluation(RENEW, [keys.lease(one.node), keys.NODES], [one.node, "s", 3000, 60_000])
+    commands = [("INCR", "counter"), renew, flush, renew, ("INCR", "counter")]
+    assert await one._calls.run_all(commands) == [1, 0, b"OK", 1, 2]
 
 
 # --- connections go away
