@@ -28,6 +28,8 @@ SESSIONS = 100  # of one call: a script blocks the server while it runs
 
 DRAINING, SERVING = "d", "s"
 
+_RESULTS = {each.value.encode(): each for each in Appended}
+
 
 @frozen
 class _Answer:
@@ -37,7 +39,7 @@ class _Answer:
 
     def __await__(self) -> Generator[Any, None, Sequence[Appended]]:
         values = yield from self.reply.__await__()
-        return [Appended(checked(value).decode()) for value in values]
+        return [_RESULTS[checked(value)] for value in values]
 
 
 @define(eq=False)
@@ -118,22 +120,15 @@ class ValkeyDirectory:
         return _Answer(link.submit(commands, is_bulk=True))
 
     def _append(self, batch: Batch, number: int) -> Command:
-        record = batch.record
-        replaces = batch.previous is None
-        return evaluation(
-            scripts.APPEND,
-            [keys.session(record.session_id), keys.log(record.session_id)],
-            [
-                self.node,
-                record.epoch,
-                number,
-                "" if batch.previous is None else batch.previous,
-                batch.last,
-                batch.data,
-                milliseconds(batch.seconds),
-                *(_fields(record) if replaces else ()),
-            ],
+        record, previous = batch.record, batch.previous
+        command = (
+            *("EVALSHA", scripts.APPEND.sha, 2),
+            *(keys.session(record.session_id), keys.log(record.session_id)),
+            *(self.node, record.epoch, number),
+            *("" if previous is None else previous, batch.last, batch.data),
+            milliseconds(batch.seconds),
         )
+        return command if previous is not None else (*command, *_fields(record))
 
     async def read(self, session_id: SessionId) -> Sequence[bytes]:
         """Return the batches of the log of a session."""
