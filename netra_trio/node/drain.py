@@ -24,9 +24,7 @@ from netra_trio.sessions.session import Session
 CLOSING_SHARE = 0.25  # of the time of a drain, for cancelling runs and closing connections
 CLOSING_SECONDS = 2.0  # at most, of it
 SPREAD_SHARE = 0.5  # of the time of a drain, over which clients go to other nodes
-CONNECT_SHARE = (
-    0.25  # of it for each of them to connect there: the last is connected before CLOSING
-)
+CONNECT_SHARE = 0.25  # of it for each of them to connect there, before the closing
 
 
 @frozen
