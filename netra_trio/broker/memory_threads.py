@@ -5,6 +5,7 @@ Nothing waits. Times are seconds of Trio's clock.
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import trio
 from attrs import define, field
@@ -21,6 +22,8 @@ from netra_trio.broker.threads import (
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import OnBusy
 from netra_trio.protocol.ratelimit import SlidingWindow
+
+_T = TypeVar("_T")
 
 
 @define(eq=False)
@@ -68,7 +71,9 @@ class MemoryThreads:
 
     async def admit(self, wish: Wish) -> Admitted:
         """Take a rate slot and a place in the thread, both or none."""
-        await trio.lowlevel.checkpoint()
+        return await _answer(self._admit(wish))
+
+    def _admit(self, wish: Wish) -> Admitted:
         now, state = trio.current_time(), self._state
         window = self._window(wish, now)
         slot = window.next_slot(now)
@@ -106,13 +111,12 @@ class MemoryThreads:
             window.give_back(slot)
         line = self._line(user_id, thread_id)
         line[:] = [each for each in line if (each.run_id, each.node) != (run_id, self.node)]
-        return _completed(self._settle(user_id, thread_id, line))
+        return _answer(self._settle(user_id, thread_id, line))
 
     async def hold(self, entries: Sequence[Entry]) -> Held:
         """Keep runs of this node in their lines."""
-        await trio.lowlevel.checkpoint()
         firsts = [self._hold(entry) for entry in entries]
-        return Held(self._state.epoch, trio.current_time(), firsts)
+        return await _answer(Held(self._state.epoch, trio.current_time(), firsts))
 
     def _hold(self, entry: Entry) -> First:
         line = self._line(entry.user_id, entry.thread_id)
@@ -127,7 +131,6 @@ class MemoryThreads:
 
     async def step_back(self, entry: Entry) -> First:
         """Let the runs that interrupt go first."""
-        await trio.lowlevel.checkpoint()
         line = self._line(entry.user_id, entry.thread_id)
         run = _find(line, entry.run_id)
         if run is None:
@@ -135,7 +138,7 @@ class MemoryThreads:
         elif run.node == self.node:
             run.is_first = False
         self._settle(entry.user_id, entry.thread_id, line)
-        return line[0].as_first()
+        return await _answer(line[0].as_first())
 
     def _window(self, wish: Wish, now: float) -> SlidingWindow:
         windows = self._state.windows
@@ -169,6 +172,7 @@ def _find(line: Sequence[_Run], run_id: RunId) -> _Run | None:
     return next((each for each in line if each.run_id == run_id), None)
 
 
-async def _completed(first: First | None) -> First | None:
+async def _answer(value: _T) -> _T:
+    """Return the answer to a call that was executed before the first checkpoint."""
     await trio.lowlevel.checkpoint()
-    return first
+    return value

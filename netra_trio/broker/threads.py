@@ -12,8 +12,9 @@ start, the others wait. A run that is admitted enters its line and leaves it whe
 Runs of nodes without a lease are removed wherever they are found, if the asking node has a lease:
 without one, the server may have lost all leases.
 
-Every method raises `BrokerUnavailable` if the server does not answer in time. Cancelling is always
-safe. After a call that raised or was cancelled, its change may have been made all the same.
+Calls are applied in the order in which they begin, not in that of the answers. Every method raises
+`BrokerUnavailable` if the server does not answer in time. Cancelling is always safe. After a call
+that raised or was cancelled, its change may have been made all the same.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -141,7 +142,7 @@ class ThreadDirectory(Protocol):
     ) -> Awaitable[First | None]:
         """Remove a run of this node from its line; no effect if it is not there.
 
-        Calls are applied in the order of the calls, not of the awaits; `admit` too.
+        The call begins at once, not when the answer is awaited.
 
         Args:
             user_id: The user.

@@ -44,6 +44,7 @@ CHECK = "thread_check"  # a run is the first of its thread for long
 LOOK_SECONDS = 1.0  # between two looks at the threads that runs wait for
 CHECK_SECONDS = 5.0  # that a run is the first before its node is asked whether it knows it
 ACTIVE_RUNS = 256  # of those that have started, looked at in one look
+HELD_RUNS = 500  # of one call: some milliseconds of the server
 RELEASED_SECONDS = 60.0  # that a run which moves to another node is remembered
 
 Post = Callable[[NodeId, str, JsonObject], Awaitable[None]]
@@ -60,6 +61,8 @@ class _Run:
         slot: Its rate slot; None if it has none of the directory.
         is_entered: Whether the directory has answered, or cannot.
         interrupts: Whether it waits for the end of a run that it interrupts.
+        changes: Counts its grants and steps back: an answer to an earlier question is out of date.
+        has_stepped_back: Whether messages that it is the first may be out of date.
         ahead: The first run of the thread at the last look, and when it was first seen.
     """
 
@@ -69,6 +72,8 @@ class _Run:
     slot: float | None = None
     is_entered: bool = False
     interrupts: bool = False
+    changes: int = 0
+    has_stepped_back: bool = False
     ahead: tuple[RunId, float] | None = None
 
     @property
@@ -153,7 +158,7 @@ class ClusterAdmission:
         run.order, run.slot = admitted.order, admitted.slot
         run.place.position = admitted.position
         # Otherwise it may be the first meanwhile: a message of another node says so.
-        if admitted.outcome is Outcome.FIRST:
+        if admitted.outcome is Outcome.FIRST and not run.has_stepped_back:
             run.place.is_granted = True
 
     def adopt(self, user_id: UserId, place: SharedPlace) -> None:
@@ -187,10 +192,12 @@ class ClusterAdmission:
     def on_first(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Start a run that has become the first of its thread."""
         run = self._runs.get(RunId(header["run"]))
-        if run is not None:
-            _grant(run)
-        else:
+        if run is None:
             self._leave_unknown(header)
+        elif run.has_stepped_back:
+            self._hold_soon(run)
+        else:
+            _grant(run)
 
     def on_interrupt(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Cancel the first run of a thread, or let another one go first if it has not started."""
@@ -199,8 +206,10 @@ class ClusterAdmission:
             self._leave_unknown(header)
         elif run.place.is_active:
             run.place.interrupt()
-        elif run.place.is_granted and self._nursery is not None:
+        elif run.place.is_granted is not None and self._nursery is not None:
             run.place.is_granted = False
+            run.has_stepped_back = True
+            run.changes += 1
             self._nursery.start_soon(self._step_back, run)
 
     def on_check(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
@@ -241,7 +250,8 @@ class ClusterAdmission:
             for run_id, run in list(self._leaving.items()):
                 await self._finish_leaving(run)
                 del self._leaving[run_id]
-            await self._hold(runs)
+            for at in range(0, max(len(runs), 1), HELD_RUNS):
+                await self._hold(runs[at : at + HELD_RUNS])
         except BrokerUnavailable as unavailable:
             self._note_unavailable(unavailable)
         else:
@@ -260,16 +270,18 @@ class ClusterAdmission:
 
     async def _hold(self, runs: Sequence[_Run]) -> None:
         """Keep runs in their lines, and start those that are the first."""
-        known = [run.place.is_granted for run in runs]
+        # Some may have left meanwhile: they must not enter again.
+        runs = [run for run in runs if self._runs.get(run.id) is run]
+        known = [run.changes for run in runs]
         held = await self._threads.hold([run.entry() for run in runs])
         self._clock = held.now - trio.current_time()
         self._note_epoch(held.epoch)
-        for run, was_granted, first in zip(runs, known, held.firsts, strict=True):
-            if self._runs.get(run.id) is not run or run.place.is_active:
+        for run, changes, first in zip(runs, known, held.firsts, strict=True):
+            if self._runs.get(run.id) is not run or run.changes != changes or run.place.is_active:
                 continue
             if first.run_id == run.id:
                 _grant(run)
-            elif run.place.is_granted is was_granted:  # otherwise it was granted meanwhile
+            else:
                 run.place.is_granted = False
                 await self._look_ahead(run, first)
 
@@ -384,5 +396,6 @@ class _Unknown:
 def _grant(run: _Run) -> None:
     """Let a run start."""
     run.place.is_granted = True
+    run.changes += 1
     run.ahead, run.interrupts = None, False
     run.place.wake()

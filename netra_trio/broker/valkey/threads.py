@@ -22,8 +22,6 @@ from netra_trio.broker.valkey.connection import Command, Reply
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
 from netra_trio.protocol.ratelimit import group_seconds
 
-ENTRIES = 500  # of one call: as many as the server looks at in some milliseconds
-
 
 @frozen
 class _Leaving:
@@ -95,15 +93,13 @@ class ValkeyThreads:
 
     async def hold(self, entries: Sequence[Entry]) -> Held:
         """Keep runs of this node in their lines."""
-        epoch, now = await self._calls.run(scripts.THREADS_EPOCH, [keys.EPOCH], [_candidate()])
-        firsts: list[First] = []
-        for at in range(0, len(entries), ENTRIES):
-            part = entries[at : at + ENTRIES]
-            commands = [
-                self._hold(entry, "active" if entry.is_active else "waiting") for entry in part
+        (epoch, now), *firsts = await self._calls.run_all(
+            [
+                evaluation(scripts.THREADS_EPOCH, [keys.EPOCH], [_candidate()]),
+                *(self._hold(each, "active" if each.is_active else "waiting") for each in entries),
             ]
-            firsts += [_first(parts) for parts in await self._calls.run_all(commands)]
-        return Held(epoch.decode(), float(now), firsts)
+        )
+        return Held(epoch.decode(), float(now), [_first(parts) for parts in firsts])
 
     async def step_back(self, entry: Entry) -> First:
         """Let the runs that interrupt go first."""
