@@ -234,7 +234,8 @@ class Session:
                     self.close(RunStatus.INTERRUPTED)
                     raise
         finally:
-            if self._closing is not None:
+            # A session that was closed after it was suspended has done so.
+            if self._closing is not None and self._nursery is not None:
                 self._disconnect_parts()
 
     def suspend(self) -> bool:

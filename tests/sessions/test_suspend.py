@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from support.memory import Client, Server, open_server
 from support.stores import ScriptedStore
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -148,3 +149,21 @@ async def test_no_message_is_lost_while_a_session_is_suspended(
             await client.say("hello", f"k{number}")
             await until_end(client, f"k{number}")
             await trio.sleep(pause)
+
+
+async def test_a_session_that_is_closed_at_the_moment_it_is_suspended_ends_without_a_fault(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as logs:
+        async with (
+            open_server(agents={"echo": echo}, **NO_HEARTBEAT) as server,
+            server.connect() as client,
+        ):
+            await client.say("hello", "k")
+            await until_end(client, "k")
+            await wait_all_tasks_blocked()
+            (session,) = server.node.sessions
+            assert session.suspend()
+            server.node.sessions.close(session, "closed")
+            await wait_all_tasks_blocked()
+    assert not [entry for entry in logs if entry["event"] == "session_failed"]
