@@ -23,6 +23,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.broker.threads import (
+    ORDER_STEP,
     Admitted,
     Entry,
     First,
@@ -115,6 +116,7 @@ class ClusterAdmission:
     _is_shared: bool = True
     _epoch: str | None = None
     _clock: float = 0.0  # of the directory's server, ahead of Trio's
+    _latest: float = 0.0  # the order of the newest run, on that clock
     _next_active: int = 0
 
     # For the sessions.
@@ -145,8 +147,9 @@ class ClusterAdmission:
         return None
 
     def _enter(self, user_id: UserId, place: SharedPlace, *, first: bool) -> _Run:
-        now = trio.current_time() + self._clock
-        run = _Run(user_id, place, -now if first else now)
+        # An estimate, behind all runs that this node has admitted.
+        self._latest = max(trio.current_time() + self._clock, self._latest + ORDER_STEP)
+        run = _Run(user_id, place, -self._latest if first else self._latest)
         self._runs[run.id] = run
         return run
 
@@ -156,6 +159,7 @@ class ClusterAdmission:
             return
         run.is_entered = True
         run.order, run.slot = admitted.order, admitted.slot
+        self._latest = max(self._latest, abs(admitted.order))
         run.place.position = admitted.position
         # Otherwise it may be the first meanwhile: a message of another node says so.
         if admitted.outcome is Outcome.FIRST and not run.has_stepped_back:

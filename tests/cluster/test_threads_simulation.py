@@ -6,7 +6,7 @@ import pytest
 from support.thread_nodes import simulate
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_runs_of_a_thread_are_in_order_on_three_nodes(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -16,7 +16,7 @@ def test_the_runs_of_a_thread_are_in_order_on_three_nodes(
     assert sum(message.status == "completed" for message in world.messages.values()) > 5
 
 
-@pytest.mark.parametrize("seed", range(70))
+@pytest.mark.parametrize("seed", range(25))
 def test_a_thread_recovers_from_faults_of_nodes_and_server(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
