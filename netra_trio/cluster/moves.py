@@ -8,7 +8,7 @@ released the session, this node takes it over. If the owner is alive, it is aske
 session up, and relays the connection of a session with a run at work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -27,13 +27,14 @@ from netra_trio.cluster.membership import Membership
 from netra_trio.cluster.replicator import Replicator
 from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
-from netra_trio.ids import NodeId, SessionId
+from netra_trio.ids import NodeId, RunId, SessionId
+from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.messages import JsonObject
 from netra_trio.protocol.problem import Refused, store_unavailable
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.sessions.log_copy import decode
 from netra_trio.sessions.session import Session
-from netra_trio.stores.base import Store, interrupted
+from netra_trio.stores.base import Store, StoredEnd, interrupted
 
 CLAIM = "claim"  # the kind of the message to an owner
 RELEASED, RELAYED, AHEAD, UNKNOWN, RETRY = "released", "relayed", "ahead", "unknown", "retry"
@@ -322,7 +323,7 @@ class Moves:
         session = self._host.find(request.session_id)
         state = RETRY
         if session is None:
-            state = RETRY if request.session_id in self._moving else UNKNOWN
+            state = await self._state_of_missing(request.session_id)
         elif request.last_seq > session.events.last_sent:
             state = AHEAD
         elif not session.is_quiet:
@@ -335,6 +336,23 @@ class Moves:
         with self._links.accepted(header["link"], sender) as link:
             await self._mailbox.answer(sender, header, {"state": state})
             await self._host.serve_link(session, link, request)
+
+    async def _state_of_missing(self, session_id: SessionId) -> str:
+        """Return the answer to a claim of a session that is not at this node.
+
+        Raises:
+            BrokerUnavailable: If the directory does not answer.
+        """
+        if session_id in self._moving or session_id in self._locks:
+            return RETRY
+        if session_id in self.ending:
+            return UNKNOWN
+        record = (await self._directory.find(session_id)).record
+        is_own = record is not None and record.owner == self._directory.node
+        is_idle = session_id not in self._locks and self._host.find(session_id) is None
+        if record is not None and is_own and is_idle:
+            await self._put_down(record)  # it was given to a client that has gone
+        return RETRY
 
     async def give(self, session: Session, *, to: NodeId | None, closes: bool) -> bool:
         """Release a session that is quiet, with the runs that wait.
@@ -362,9 +380,11 @@ class Moves:
         finally:
             self._moving.discard(session_id)
         if is_given:
-            self._host.disown(session, "moved", closes=closes)
+            reason = EndReason.TAKEN_OVER if closes else None
+            self._host.disown(session, "moved", reason=reason)
         elif not replica.is_fenced:
             self._host.unhold(session, seconds, stays_held=was_held)
+            replica.register()  # it may be released all the same: then this node is fenced
         return is_given
 
     async def _release(
@@ -392,9 +412,24 @@ class Moves:
     async def _take_back(self, session: Session, specs: Sequence[RunSpec], lease: NodeId) -> None:
         """Continue runs that were handed over, because the session was not released."""
         run_ids = [spec.message.run_id for spec in specs]
+        owners: dict[RunId, NodeId] = {}
+        ends: Mapping[RunId, StoredEnd | None] = {}
         try:
-            await self._store.take_over(session.id, owner=lease, runs=run_ids, waiting=run_ids)
+            ends = await self._store.take_over(
+                session.id, owner=lease, runs=run_ids, waiting=run_ids
+            )
+            for message in [spec.message for spec in specs]:
+                found = await self._store.find_run(message.user_id, message.run_id)
+                if found is not None:
+                    owners[message.run_id] = found.owner
         except StoreUnavailable:
             _log.warning("runs_not_taken_back", session_id=session.id, runs=len(specs))
         for spec in specs:
-            session.adopt(spec)
+            message, owner = spec.message, owners.get(spec.message.run_id)
+            if owner == self._store.owner:
+                session.adopt(spec)
+            elif owner is None:  # it has ended, or ends with the lease that it was handed over to
+                end = ends.get(message.run_id) or interrupted(message.run_id)
+                session.events.end_lost(
+                    message.run_id, end.status, end.completed, message.correlation_id
+                )

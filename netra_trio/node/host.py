@@ -118,14 +118,14 @@ class SessionHost:
         if not stays_held:
             session.unhold()
 
-    def disown(self, session: Session, why: str, *, closes: bool) -> None:
+    def disown(self, session: Session, why: str, *, reason: EndReason | None) -> None:
         """End a session, because another node has it or may have it."""
         if self._sessions.get(session.id) is session:
             self._sessions.hold(session)
         self._cluster.forget(session, has_moved=True)
         connection = self._node.newest_connection(session.id)
-        if closes and connection is not None:
-            connection.end(EndReason.TAKEN_OVER)
+        if reason is not None and connection is not None:
+            connection.end(reason)
         self._sessions.end_held(session, why)
 
     async def serve_link(self, session: Session, link: Link, request: ElsewhereRequest) -> None:
