@@ -22,6 +22,7 @@ from netra_trio.cluster.replicator import HOLD_SECONDS, Replicator
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
+from netra_trio.protocol.codes import EndReason
 from netra_trio.sessions.replica import Replica
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import Store
@@ -155,6 +156,15 @@ class Cluster:
             self.moves.ending.add(session.id)
             self._dropped.append(replica.record)
             self._has_dropped.set()
+
+    def gauges(self) -> dict[str, Any]:
+        """Return the fields of `Gauges` that only a node in a cluster has."""
+        return {
+            "broker_lag": self.backend.statistics()["lag"],
+            "nodes": 1 + len(self.membership.peers),
+            "relayed": len(self.links),
+            "uncopied": self.replicator.unreplicated,
+        }
 
     async def give_to_any(self, session: Session) -> bool:
         """Release a session to the other nodes; return whether it was released.

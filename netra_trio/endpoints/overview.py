@@ -7,14 +7,13 @@
 With several workers any of them may be asked, and each answers for all of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import trio
 
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import BrokerUnavailable, NetraError, StoreUnavailable
 from netra_trio.node.node import Node
-from netra_trio.stores.base import Store
 from netra_trio.telemetry.snapshot import Snapshot
 
 CHECK_SECONDS = 2.0  # for a dependency to answer a health check
@@ -65,7 +64,10 @@ class Overview:
 
     async def _own_health(self) -> dict[str, Any]:
         services = self._node.services
-        checks = {"store": await _check_store(services.store)}
+        checks = {"store": await _check(services.store.check, StoreUnavailable)}
+        if self._node.cluster is not None:
+            check = self._node.cluster.backend.check
+            checks["broker"] = await _check(check, BrokerUnavailable)
         keys = services.verifier.is_key_server_available
         if keys is not None:
             checks["keys"] = _OK if keys else "unavailable"
@@ -101,12 +103,13 @@ def merged_health(reports: Sequence[Mapping[str, Any]], expected: int) -> dict[s
     }
 
 
-async def _check_store(store: Store) -> str:
+async def _check(check: Callable[[], Awaitable[None]], unavailable: type[NetraError]) -> str:
+    """Return the outcome of the check of a dependency, which raises `unavailable` if it fails."""
     outcome = _OK
     with trio.move_on_after(CHECK_SECONDS) as patience:
         try:
-            await store.check()
-        except StoreUnavailable:
+            await check()
+        except unavailable:
             outcome = "unavailable"
     if patience.cancelled_caught:
         outcome = "no answer"

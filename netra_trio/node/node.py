@@ -487,6 +487,7 @@ class Node:
             log_events=sum(depths),
             log_events_max=max(depths, default=0),
             tasks=trio.lowlevel.current_statistics().tasks_living,
+            **({} if self.cluster is None else self.cluster.gauges()),
         )
 
 

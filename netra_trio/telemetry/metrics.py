@@ -159,6 +159,11 @@ class Gauges:
         log_events: Events in the event logs of all sessions.
         log_events_max: Events in the largest event log.
         workers: The number of processes by state: this one, which is ready.
+        broker_lag: The age of the newest sign of life of the broker, in seconds.
+        nodes: The live nodes, this one included; 0 without a broker.
+        relayed: Open connections of sessions at other nodes, and of sessions here with a socket
+            there: both ends are counted.
+        uncopied: Sessions with events that wait to be copied to the broker.
     """
 
     connections: int = 0
@@ -169,6 +174,10 @@ class Gauges:
     log_events_max: int = 0
     tasks: int = 0
     workers: Mapping[Key, int] = field(factory=lambda: {**_zeros(WORKERS), "ready": 1})
+    broker_lag: float = 0.0
+    nodes: int = 0
+    relayed: int = 0
+    uncopied: int = 0
 
 
 @define(eq=False)

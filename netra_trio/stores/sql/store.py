@@ -62,8 +62,8 @@ from netra_trio.stores.sql.lookups import Lookups
 from netra_trio.stores.sql.ownership import find_run, hand_over, interrupt_run, take_over
 from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
-from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.uncopied import find_uncopied, note_uncopied
+from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.user_changes import find_changes, set_enabled
 from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 
