@@ -13,12 +13,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import TypeVar
 
 import structlog
 import trio
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import DatabaseUnusable, NotStorable, StoreUnavailable
 from netra_trio.ids import (
     MessageId,
     NodeId,
@@ -70,6 +71,8 @@ from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 FLUSH_SECONDS = 1.0  # on closing, for what is not written yet: the whole drain has 10 s
 ROW_BYTES = 200  # of a row without its text
 ROOM_SECONDS = 3.0  # that a report of usage waits for room, as a message does
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -292,8 +295,7 @@ class SqlStore:
         waiting: Collection[RunId] = (),
     ) -> Mapping[RunId, StoredEnd | None]:
         """Adopt the queued ones of `waiting`, and end the other runs of a session that moves."""
-        await self._writes.flush()
-        taken = await self.database.write_repeatable(
+        taken = await self._change(
             partial(
                 take_over,
                 session_id=session_id,
@@ -309,8 +311,7 @@ class SqlStore:
     async def hand_over(self, runs: Collection[RunId], *, seconds: float) -> NodeId:
         """Give the queued ones of these runs to a lease that no process renews."""
         lease = new_node_id()
-        await self._writes.flush()
-        given = await self.database.write_repeatable(
+        given = await self._change(
             partial(
                 hand_over,
                 run_ids=runs,
@@ -339,10 +340,15 @@ class SqlStore:
 
     async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
         """End a run of a node that is gone; return the end that it has afterwards."""
+        return await self._change(partial(interrupt_run, run_id=run_id, owner=owner))
+
+    async def _change(self, work: Callable[[Connection], _T]) -> _T:
+        """Write what is queued, then do work on runs, which may be repeated."""
         await self._writes.flush()
-        return await self.database.write_repeatable(
-            partial(interrupt_run, run_id=run_id, owner=owner)
-        )
+        try:
+            return await self.database.write_repeatable(work)
+        except (DatabaseUnusable, NotStorable) as error:  # it was usable at the start
+            raise StoreUnavailable(str(error)) from error
 
     # Questions and usage
 
