@@ -1,4 +1,7 @@
-"""A connection over a stream in memory: replies in any pieces, deadlines and bounds."""
+"""A connection over a stream in memory: replies in any pieces, deadlines and bounds.
+
+No test depends on the speed of the machine: time stands still, or jumps to the next deadline.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +11,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MemoryReceiveStream, memory_stream_pair
+from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair
 
 from netra_trio.broker.base import ANSWER_SECONDS
 from netra_trio.broker.valkey.connection import (
@@ -90,7 +93,7 @@ def test_replies_arrive_in_any_pieces(
             assert pair.connection.outstanding_bytes == 0
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    trio.run(main, clock=MockClock())
 
 
 def test_a_connection_is_cut_at_each_byte() -> None:
@@ -98,7 +101,7 @@ def test_a_connection_is_cut_at_each_byte() -> None:
     data = wire(order, [True, *[False] * (len(order) - 1)])
     ends = [len(wire(order[: at + 1], [True, *[False] * at])) for at in order]
     for cut in range(len(data)):
-        trio.run(cut_at, data[:cut], [end <= cut for end in ends])
+        trio.run(cut_at, data[:cut], [end <= cut for end in ends], clock=MockClock())
 
 
 async def cut_at(data: bytes, complete: list[bool]) -> None:
@@ -120,7 +123,9 @@ async def cut_at(data: bytes, complete: list[bool]) -> None:
             await pair.connection.subscribe(("SUBSCRIBE", "c"))
 
 
-async def test_commands_are_on_the_wire_in_the_order_of_the_calls(nursery: trio.Nursery) -> None:
+async def test_commands_are_on_the_wire_in_the_order_of_the_calls(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     pair = Pair(nursery)
     commands = [("SET", "k", at, b"\x00\r\n") for at in range(100)]
     replies = [pair.connection.submit([command]) for command in commands]
@@ -133,7 +138,9 @@ async def test_commands_are_on_the_wire_in_the_order_of_the_calls(nursery: trio.
     assert [await reply for reply in reversed(replies)] == [[at] for at in reversed(range(100))]
 
 
-async def test_a_cancelled_wait_keeps_the_place_of_its_reply(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_wait_keeps_the_place_of_its_reply(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     pair = Pair(nursery)
     with trio.move_on_after(0) as scope:
         await pair.connection.submit(PING)
@@ -143,7 +150,9 @@ async def test_a_cancelled_wait_keeps_the_place_of_its_reply(nursery: trio.Nurse
     assert await second == [2]
 
 
-async def test_an_error_is_a_value_and_its_code_is_told(nursery: trio.Nursery) -> None:
+async def test_an_error_is_a_value_and_its_code_is_told(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     pair = Pair(nursery)
     reply = pair.connection.submit(PING * 2)
     await pair.answer(b"-OOM no memory\r\n:2\r\n")
@@ -161,7 +170,9 @@ async def test_an_error_is_a_value_and_its_code_is_told(nursery: trio.Nursery) -
         "ERR Error running script (call to f_1): @user_script:3: @user_script: 3: -READONLY You",
     ],
 )
-async def test_a_server_that_is_a_replica_now_is_left(nursery: trio.Nursery, text: str) -> None:
+async def test_a_server_that_is_a_replica_now_is_left(
+    nursery: trio.Nursery, mock_clock: MockClock, text: str
+) -> None:
     pair = Pair(nursery)
     first, second = pair.connection.submit(PING), pair.connection.submit(PING)
     await pair.answer(f"-{text}\r\n".encode())
@@ -179,7 +190,7 @@ async def test_a_server_that_is_a_replica_now_is_left(nursery: trio.Nursery, tex
     ],
 )
 async def test_what_is_no_reply_ends_the_connection(
-    nursery: trio.Nursery, sent: bytes, fault: str
+    nursery: trio.Nursery, mock_clock: MockClock, sent: bytes, fault: str
 ) -> None:
     pair = Pair(nursery)
     pair.connection.submit(PING)
@@ -191,14 +202,18 @@ def fail(_: list[Any]) -> None:
     raise ZeroDivisionError
 
 
-async def test_a_fault_of_the_listener_ends_the_connection(nursery: trio.Nursery) -> None:
+async def test_a_fault_of_the_listener_ends_the_connection(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     pair = Pair(nursery)
     pair.connection.on_push = fail
     await pair.answer(PUSH)
     assert pair.connection.fault == "the connection failed"
 
 
-async def test_a_broken_stream_ends_the_connection(nursery: trio.Nursery) -> None:
+async def test_a_broken_stream_ends_the_connection(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     pair = Pair(nursery)
     assert isinstance(pair.server.receive_stream, MemoryReceiveStream)
     pair.server.receive_stream.close()
@@ -206,7 +221,7 @@ async def test_a_broken_stream_ends_the_connection(nursery: trio.Nursery) -> Non
         await pair.connection.submit(PING)
 
 
-async def test_closing_fails_what_is_outstanding() -> None:
+async def test_closing_fails_what_is_outstanding(mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         pair = Pair(nursery)
         reply = pair.connection.submit(PING)
@@ -219,7 +234,9 @@ async def test_closing_fails_what_is_outstanding() -> None:
 # --- subscriptions
 
 
-async def test_a_subscription_is_complete_after_its_push_messages(nursery: trio.Nursery) -> None:
+async def test_a_subscription_is_complete_after_its_push_messages(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     pair = Pair(nursery)
     first = pair.connection.subscribe(("SUBSCRIBE", "c"))
     refused = pair.connection.subscribe(("SUBSCRIBE", "d"))
@@ -235,9 +252,7 @@ async def test_a_subscription_is_complete_after_its_push_messages(nursery: trio.
 # --- deadlines
 
 
-async def test_an_answer_that_never_comes(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_an_answer_that_never_comes(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     pair = Pair(nursery)
     await trio.sleep(5)  # an idle connection is no silent server
     started = trio.current_time()
@@ -250,7 +265,7 @@ async def test_an_answer_that_never_comes(
 
 
 async def test_a_late_answer_of_a_server_that_works(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     pair = Pair(nursery)
     slow = pair.connection.submit(PING)
@@ -265,9 +280,7 @@ async def test_a_late_answer_of_a_server_that_works(
     assert pair.connection.outstanding_bytes == 0
 
 
-async def test_a_longer_deadline(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_longer_deadline(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     pair = Pair(nursery)
     patient = pair.connection.submit(PING, seconds=10)
     await trio.sleep(9.9)
@@ -280,7 +293,7 @@ async def test_a_longer_deadline(
 
 
 async def test_what_is_outstanding_is_bounded(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     pair = Pair(nursery)
     head = len(packed(("SET", "k", b"x" * OUTSTANDING_BYTES))) - OUTSTANDING_BYTES
@@ -299,7 +312,7 @@ async def test_what_is_outstanding_is_bounded(
     assert await small == await again == [b"PONG"]
 
 
-async def test_no_commands_have_no_reply(nursery: trio.Nursery) -> None:
+async def test_no_commands_have_no_reply(nursery: trio.Nursery, mock_clock: MockClock) -> None:
     pair = Pair(nursery)
     assert await pair.connection.submit([]) == []
     reply = pair.connection.submit(PING)
