@@ -216,6 +216,7 @@ async def test_a_run_of_a_node_that_is_gone_is_removed(autojump_clock: MockClock
     async with open_nodes() as (one, two):
         await one.admit("a")
         b = await two.admit("b")
+        one.threads.is_down = True
         await one.backend.directory.resign()
         await trio.sleep(LOOK_SECONDS)
         await wait_all_tasks_blocked()
