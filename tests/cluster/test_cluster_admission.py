@@ -231,6 +231,7 @@ async def test_nothing_is_asked_while_no_run_waits(autojump_clock: MockClock) ->
         a = await one.admit("a")
         a.is_active = True
         await trio.sleep(LOOK_SECONDS)
+        await wait_all_tasks_blocked()
         assert one.threads.calls[-1] == "hold 1"
         one.admission.leave(a)
         await trio.sleep(10)
