@@ -10,6 +10,7 @@ from attrs import define, evolve, field
 from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from netra_trio.broker.base import RENEW_SECONDS
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.broker.threads import Admitted, Entry, First, Held, Outcome, Wish
 from netra_trio.cluster.admission import (
@@ -29,7 +30,6 @@ from netra_trio.protocol.messages import JsonObject, OnBusy
 from netra_trio.telemetry.metrics import Metrics
 
 ALICE, THREAD = UserId("alice"), ThreadId("t")
-NEVER = 3600.0
 
 
 @define(eq=False)
@@ -102,10 +102,10 @@ class Node:
     mail: list[tuple[str, str]] = field(factory=list)
     loses_mail: bool = False
     rate: int = 60
+    is_gone: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.backend = MemoryBackend(server=self.server)
-        self.server.leases[self.backend.node] = (trio.current_time() + NEVER, False)
         self.threads = Threads(self.backend.threads)
         self.metrics = Metrics()
         settings = evolve(Settings(), max_message_rate=self.rate, burst_queue=0)
@@ -116,6 +116,12 @@ class Node:
     @property
     def id(self) -> NodeId:
         return self.backend.node
+
+    async def renew(self) -> None:
+        """Renew the lease, until the node is gone."""
+        while not self.is_gone:
+            await self.backend.directory.renew()
+            await trio.sleep(RENEW_SECONDS)
 
     async def post(self, node: NodeId, kind: str, header: JsonObject) -> None:
         await trio.lowlevel.checkpoint()
@@ -151,6 +157,7 @@ async def open_nodes(count: int = 2, *, rate: int = 60) -> AsyncIterator[list[No
     async with trio.open_nursery() as nursery:
         for _ in range(count):
             nodes.append(Node(nodes, server, rate=rate))
+            nursery.start_soon(nodes[-1].renew)
             nursery.start_soon(nodes[-1].admission.run)
         await wait_all_tasks_blocked()
         yield nodes
@@ -216,7 +223,7 @@ async def test_a_run_of_a_node_that_is_gone_is_removed(autojump_clock: MockClock
     async with open_nodes() as (one, two):
         await one.admit("a")
         b = await two.admit("b")
-        one.threads.is_down = True
+        one.threads.is_down = one.is_gone = True
         await one.backend.directory.resign()
         await trio.sleep(LOOK_SECONDS)
         await wait_all_tasks_blocked()
