@@ -257,6 +257,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Simulate nodes with faults, with many seeds in virtual time (`-- --seeds 0:100`: these)."""
+    _install(session, "test")
+    with session.chdir("tests"):
+        session.run("python", "-m", "support.simulation", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Talk and break things for an hour (`-- --minutes 3`: less), and see that nothing is left."""
     _install(session)
