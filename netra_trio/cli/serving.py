@@ -81,11 +81,13 @@ class Supervised:
         control: A socket that is connected to the other process.
         workers: The number of workers.
         is_reloaded: Whether it is restarted when a file has changed.
+        owns_broker: Whether the broker ends with the workers.
     """
 
     control: socket.socket
     workers: int
     is_reloaded: bool
+    owns_broker: bool
 
 
 @frozen
@@ -143,7 +145,9 @@ class CommandServer:
         )
         group = None
         if supervised is not None:
-            group = Group(Channel(supervised.control), self.application.report)
+            report = self.application.report
+            channel, owns_broker = Channel(supervised.control), supervised.owns_broker
+            group = Group(channel, report, owns_broker=owns_broker)
             self.application.group = group
         try:
             async with trio.open_nursery() as nursery:

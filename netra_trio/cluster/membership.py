@@ -5,7 +5,7 @@ its lease gone may have lost sessions to other nodes, or the directory may have 
 both cases it copies all its sessions again, and is fenced where it is not the owner any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import structlog
@@ -42,10 +42,9 @@ class Membership:
         self._woken = trio.Event()
         self._empty_since = -SETTLE_SECONDS
 
-    @property
-    def has_peers(self) -> bool:
-        """Whether there is another live node that does not drain."""
-        return not all(self.peers.values())
+    def has_peers_beside(self, nodes: Collection[NodeId]) -> bool:
+        """Whether there is another live node that does not drain, and is none of these."""
+        return any(node not in nodes and not drains for node, drains in self.peers.items())
 
     @property
     def settled_in(self) -> float:

@@ -7,12 +7,13 @@
 With several workers any of them may be asked, and each answers for all of them.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import trio
 
 from netra_trio.errors import BrokerUnavailable, NetraError, StoreUnavailable
+from netra_trio.ids import NodeId
 from netra_trio.node.node import Node
 from netra_trio.telemetry.snapshot import Snapshot
 
@@ -25,7 +26,15 @@ _OK, _HEALTHY, _DEGRADED, _DRAINING = "ok", "healthy", "degraded", "draining"
 
 
 class WorkerGroup(Protocol):
-    """The workers that this process is one of."""
+    """The workers that this process is one of; one process ends all of them together.
+
+    Attributes:
+        nodes: Their nodes, as far as they are ready.
+        owns_broker: Whether the broker is theirs alone and ends with them.
+    """
+
+    nodes: Collection[NodeId]
+    owns_broker: bool
 
     async def merged(self, topic: Topic) -> Any:
         """Return the merged reports of all workers as JSON; None if they cannot be had."""

@@ -9,7 +9,7 @@ Each context manager removes what it registered.
 
 import random as random_module
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -32,7 +32,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.connections.connection import Connection
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.connections.serve import serve_connection
-from netra_trio.ids import ConnectionId, SessionId, new_connection_id, new_error_id
+from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.host import SessionHost
@@ -408,6 +408,8 @@ class Node:
         reason: str = "restart",
         *,
         has_peers: bool | None = None,
+        beside: Collection[NodeId] = (),
+        is_last: bool = False,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         """Refuse new connections, wait for runs to end, and close all connections with 1012.
@@ -418,11 +420,14 @@ class Node:
         Args:
             reason: The `reason` of `server_draining`.
             has_peers: Whether other nodes accept the clients meanwhile; by default, whether the
-                cluster has other nodes.
+                cluster has other nodes than those of `beside`.
+            beside: Nodes that drain at the same time.
+            is_last: Whether the broker ends with these nodes: then no session is released.
             random: Returns a number from 0 to 1, for the times at which clients leave for them.
         """
         if has_peers is None:
-            has_peers = self.cluster is not None and self.cluster.membership.has_peers
+            membership = None if self.cluster is None else self.cluster.membership
+            has_peers = membership is not None and membership.has_peers_beside(beside)
         if self.capacity.is_draining:
             await self._drained.wait()
             return
@@ -439,7 +444,7 @@ class Node:
                 reason=reason,
                 has_peers=has_peers,
                 random=random,
-                give=None if self.cluster is None else self.cluster.give_to_any,
+                give=None if self.cluster is None or is_last else self.cluster.give_to_any,
             )
         finally:
             _log.info("drained", aborted=len(self._connections))

@@ -172,8 +172,13 @@ class Application:
 
     async def drain(self) -> None:
         """Accept no more connections and close every open one, within the drain timeout."""
-        if self._open is not None:
+        if self._open is None:
+            return
+        if self.group is None:
             await self._open.node.drain()
+        else:
+            group = self.group
+            await self._open.node.drain(beside=group.nodes, is_last=group.owns_broker)
 
     def statistics(self) -> dict[str, int]:
         """Return how many connections, sessions and users there are now."""

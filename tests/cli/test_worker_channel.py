@@ -139,8 +139,10 @@ async def test_requests_at_the_same_time_share_a_question() -> None:
             other.sendall(encoded({"type": "merged", "topic": "health", "body": GOOD}))
         assert bodies == [GOOD] * 3
         other.sendall(encoded({"type": "merged", "topic": "health", "body": GOOD}))  # unasked
+        other.sendall(encoded({"type": "nodes", "nodes": ["own_1", "own_2"]}))
         other.sendall(encoded({"type": "report", "topic": "metrics"}))
         assert await received(other) == {"type": "report", "topic": "metrics", "body": None}
+        assert group.nodes == {"own_1", "own_2"}
         nursery.cancel_scope.cancel()
 
 

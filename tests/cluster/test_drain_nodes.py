@@ -1,11 +1,16 @@
 """The drain of one node of several."""
 
+from functools import partial
+from typing import Any
+
+import pytest
 import trio
-from support.cluster import open_cluster
+from support.cluster import Cluster, open_cluster
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.client import Client
+from netra_trio.endpoints.overview import Topic
 from netra_trio.protocol.messages import RunStatus
 
 
@@ -71,3 +76,46 @@ async def test_waiting_runs_move_with_their_session(autojump_clock: MockClock) -
         assert await second.text() == text(3)
         assert await third.text() == text(4)
         assert client.stats.last_resume_verdict == "exact"
+
+
+class Workers:
+    """The workers of one command, as the application of one sees them."""
+
+    def __init__(self, cluster: Cluster, *, owns_broker: bool) -> None:
+        apps = [node.app for node in cluster.nodes]
+        self.nodes = {app.node_id for app in apps if app is not None}
+        self.owns_broker = owns_broker
+
+    async def merged(self, topic: Topic) -> Any:
+        raise AssertionError(topic)
+
+
+async def drain_all(cluster: Cluster, *, owns_broker: bool) -> float:
+    """Drain all nodes at the same time; return how long that takes."""
+    since = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for node in cluster.nodes:
+            assert node.app is not None
+            node.app.group = Workers(cluster, owns_broker=owns_broker)
+            nursery.start_soon(node.app.drain)
+    return trio.current_time() - since
+
+
+@pytest.mark.parametrize("owns_broker", [False, True])
+async def test_nodes_that_drain_together_send_no_client_to_each_other(
+    autojump_clock: MockClock, owns_broker: bool
+) -> None:
+    async with open_cluster({"count": count}) as cluster, cluster.connect() as client:
+        assert await (await client.send("2")).text() == text(2)
+        await trio.sleep(2)  # until each has seen the other
+        assert await drain_all(cluster, owns_broker=owns_broker) < 1.0
+
+
+async def test_waiting_runs_end_with_the_last_nodes(autojump_clock: MockClock) -> None:
+    async with open_cluster({"count": count}) as cluster, cluster.connect() as client:
+        first, second = await client.send("10"), await client.send("3")
+        await trio.sleep(0.5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(drain_all, cluster, owns_broker=True))
+            assert await status_of(client, second) == RunStatus.INTERRUPTED
+            assert await first.text() == text(10)

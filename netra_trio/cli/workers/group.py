@@ -6,7 +6,7 @@ nursery.start_soon(group.run)
 body = await group.merged("health")
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import structlog
@@ -15,6 +15,7 @@ from attrs import define, field
 
 from netra_trio.cli.workers.channel import Channel, Message
 from netra_trio.endpoints.overview import Topic
+from netra_trio.ids import NodeId
 
 ANSWER_SECONDS = 4.0  # for the merged reports; then a worker answers for itself alone
 
@@ -35,9 +36,21 @@ class Group:
     Args:
         channel: The connection.
         report: Returns the report of this process on a topic; None if there is none now.
+        owns_broker: Whether the broker ends with the workers.
+
+    Attributes:
+        nodes: The nodes of the workers that are ready.
     """
 
-    def __init__(self, channel: Channel, report: Callable[[Topic], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        report: Callable[[Topic], Awaitable[Any]],
+        *,
+        owns_broker: bool = False,
+    ) -> None:
+        self.owns_broker = owns_broker
+        self.nodes: Collection[NodeId] = ()
         self._channel = channel
         self._report = report
         self._questions: dict[Topic, _Question] = {}
@@ -54,6 +67,8 @@ class Group:
             def receive(message: Message) -> None:
                 if message["type"] == "merged":
                     self._end_question(message["topic"], message["body"])
+                elif message["type"] == "nodes":
+                    self.nodes = frozenset(map(NodeId, message["nodes"]))
                 else:
                     nursery.start_soon(self._send_report, message["topic"])
 

@@ -246,6 +246,8 @@ class _Supervisor:
             "kept": self._kept,
             "options": asdict(self._options_of(number)),
             "is_reloaded": self._plan.is_reloaded,
+            # After an edit there are new workers, which get the sessions.
+            "owns_broker": bool(self._kept) and not self._plan.is_reloaded,
         }
         command = [sys.executable, "-P", "-c", _PROGRAM, orjson.dumps(given).decode(), *sys.path]
         start = partial(trio.lowlevel.open_process, command, stdin=None, env=self._environ)
@@ -286,11 +288,19 @@ class _Supervisor:
         if message["type"] == "ready":
             worker.ready = message
             self._gathering.add(worker.number, worker.channel)
+            self._tell_nodes()
             self._greet(message["greeting"])
         elif message["type"] == "failed":
             worker.fault = message["fault"]
         else:
             self._gathering.receive(worker.number, message)
+
+    def _tell_nodes(self) -> None:
+        """Tell the workers which nodes end with them: those are none to send clients to."""
+        ready = [worker for worker in self._workers.values() if worker.ready is not None]
+        nodes = [worker.ready["node_id"] for worker in ready if worker.ready is not None]
+        for worker in ready:
+            worker.channel.post({"type": "nodes", "nodes": nodes})
 
     def _greet(self, greeting: str) -> None:
         ready = [worker for worker in self._workers.values() if worker.ready is not None]

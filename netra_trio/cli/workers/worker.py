@@ -34,7 +34,7 @@ def main(given: str) -> None:
             (descriptors of listening sockets), `alive` (the reading end of a pipe that is closed
             when the supervisor ends), `control` (a socket that is connected to it), `kept`
             (descriptors that stay open as long as this process), `options` (of `ServeOptions`),
-            `is_reloaded`.
+            `is_reloaded`, `owns_broker` (of `Supervised`).
     """
     exit_after(partial(_run, orjson.loads(given)))
 
@@ -56,7 +56,12 @@ def _run(given: dict[str, Any]) -> int:
         exit_seconds = loaded.settings.drain_timeout_ms / 1000 + EXIT_SECONDS
         watch = partial(end_with, given["alive"], exit_seconds)
         threading.Thread(target=watch, daemon=True).start()
-        supervised = Supervised(control, workers, given["is_reloaded"])
+        supervised = Supervised(
+            control,
+            workers,
+            is_reloaded=given["is_reloaded"],
+            owns_broker=given["owns_broker"],
+        )
         server = CommandServer.make(ServeOptions(**given["options"]), loaded, supervised=supervised)
         server.run(socks)
     except (CommandError, SettingsError) as error:
