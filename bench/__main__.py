@@ -8,8 +8,9 @@ from pathlib import Path
 from bench.load import raise_file_limit
 from bench.machine import machine
 from bench.measure import Measurement, Plan, measure
+from bench.processes import INTERRUPTED, raise_on_signals
 from bench.report import show, write
-from bench.servers import INTERRUPTED, PACKAGE, SERVERS, Name, raise_on_signals
+from bench.servers import PACKAGE, SERVERS, Name
 from bench.workloads import WORKLOADS
 
 FULL_REPEAT = 5  # repetitions: the median is not moved by one outlier
@@ -32,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
                 *(f"  {name:13} {kind.about}" for name, kind in SERVERS.items()),
                 "",
                 "netra@FOLDER is this project's server with the source of another checkout.",
+                "workers is measured if two of netra, netra-broker and netra-workers are.",
+                "python -m bench.nodes measures how sessions get from one node to another.",
                 "",
                 "The quick pass takes about four minutes, the full one about three hours.",
                 "Do not run anything else on the machine meanwhile.",
@@ -44,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--servers",
         metavar="NAME,...",
-        help="these servers; default: all that are installed, netra-stock only with --full",
+        help="these servers; default: all that are installed; netra-broker, netra-workers, "
+        "netra-asyncio and netra-stock only with --full",
     )
     add("--repeat", type=int, metavar="N", help=f"repetitions; 1, or {FULL_REPEAT} with --full")
     add("--out", type=Path, default=Path("bench.json"), help="the JSON (default: bench.json)")
@@ -77,6 +81,8 @@ def plan_of(arguments: Sequence[str]) -> tuple[Plan, Path]:
         repeat=repeat,
         plain=given.plain,
     )
+    if not len(plan):
+        reading.error("--only: none of the servers is measured in these workloads")
     return plan, given.out
 
 

@@ -105,6 +105,7 @@ class Connection(asyncio.Protocol):
         on_event: Called with the connection, the type and the frame of each event but a delta.
         on_delta: Called with the received data and the bounds of each delta in it; None if deltas
             are only counted.
+        on_pong: Called for each answer to a `ping`.
         seen: The last number received.
     """
 
@@ -121,6 +122,7 @@ class Connection(asyncio.Protocol):
         self.dialect = dialect
         self.on_event: OnEvent = _ignore
         self.on_delta: OnDelta | None = None
+        self.on_pong: Callable[[], None] = _do_nothing
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._delta = dialect.delta
@@ -264,6 +266,8 @@ class Connection(asyncio.Protocol):
                 self.opened.set_result(None)
         elif kind == b"heartbeat":
             self.send(self.dialect.message("pong", {}))
+        elif kind == b"pong":
+            self.on_pong()
         elif kind in (b"error", b"server_draining"):
             self._fail(payload[:500].decode())
         return False
@@ -276,6 +280,10 @@ class Connection(asyncio.Protocol):
 
 def _ignore(connection: Connection, kind: bytes, frame: bytes) -> None:
     """Ignore an event."""
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 async def open_connection(

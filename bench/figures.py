@@ -21,16 +21,19 @@ class Figure:
         label: Its name, with its unit.
         digits: Digits after the point in the table.
         more_is_better: Whether a ratio above one is the better one.
+        otherwise: The figure that a server without this one has instead, for ratios.
     """
 
     label: str
     digits: int = 1
     more_is_better: bool = False
+    otherwise: str | None = None
 
 
 FIGURES: Mapping[str, Figure] = {
     "runs": Figure("runs side by side", digits=0, more_is_better=True),
     "cpu_us": Figure("CPU µs per {unit}"),
+    "all_cpu_us": Figure("CPU µs per {unit}, with Valkey", otherwise="cpu_us"),
     "per_second": Figure("{unit}s/s", digits=0, more_is_better=True),
     "p50_ms": Figure("p50 ms", digits=2),
     "p99_ms": Figure("p99 ms", digits=2),
@@ -46,6 +49,7 @@ FIGURES: Mapping[str, Figure] = {
     "stream_cpu_us": Figure("CPU µs per {unit}, streamed", digits=2),
     "replay_cpu_us": Figure("CPU µs per {unit}, replayed", digits=2),
     "replay": Figure("replayed / streamed", digits=2),
+    "spread": Figure("connections, larger / smaller", digits=2),
     "exact_percent": Figure("% exact", digits=1, more_is_better=True),
     "peak_per_second": Figure("attempts in the busiest second", digits=0),
 }

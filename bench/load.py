@@ -19,7 +19,7 @@ from bench.connection import LoadError, Target
 from bench.dialects import DIALECTS
 from bench.pacing import PACED
 from bench.resuming import RESUMING
-from bench.scenarios import SCENARIOS, Result, Scenario, loading
+from bench.scenarios import SCENARIOS, Processes, Result, Scenario, loading
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -38,6 +38,8 @@ class Job:
         dialect: The name of the server's dialect.
         scenario: The name of the function to run.
         parameters: The parameters of the workload.
+        workers: How many of the server's processes serve connections.
+        valkey_pid: The server's Valkey, if it has one.
     """
 
     port: int
@@ -46,6 +48,8 @@ class Job:
     dialect: str
     scenario: str
     parameters: dict[str, float | str]
+    workers: int = 1
+    valkey_pid: int | None = None
 
 
 async def work(job: Job) -> Result:
@@ -56,7 +60,8 @@ async def work(job: Job) -> Result:
     """
     target = Target("127.0.0.1", job.port, DIALECTS[job.dialect])
     try:
-        async with loading(target, job.pid, job.secret) as load:
+        processes = Processes(job.pid, job.workers, job.valkey_pid)
+        async with loading(target, processes, job.secret) as load:
             return await ALL_SCENARIOS[job.scenario](load, job.parameters)
     except* LoadError as faults:
         error: BaseException = faults
@@ -76,7 +81,7 @@ def raise_file_limit() -> int:
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
-def _runner() -> Run:
+def runner() -> Run:
     """Return the `run` of uvloop if it is installed: the load must not be the bottleneck."""
     try:
         import uvloop  # noqa: PLC0415 - optional
@@ -93,7 +98,7 @@ def main() -> None:
     gc.set_threshold(100_000)
     result: dict[str, Any]
     try:
-        result = _runner()(work(job))
+        result = runner()(work(job))
     except LoadError as error:
         result = {"error": str(error)}
     sys.stdout.buffer.write(orjson.dumps(result))

@@ -15,7 +15,8 @@ import orjson
 from attrs import asdict, field, frozen
 
 from bench.load import Job
-from bench.servers import ROOT, Name, Server, child, kind_of, running, separate_cpus, tail
+from bench.processes import child, tail
+from bench.servers import ROOT, Name, Server, kind_of, running, separate_cpus
 from bench.workloads import WORKLOADS
 
 EXTRA_SECONDS = 120.0  # for a load, beyond twice the time that its workload takes
@@ -46,21 +47,32 @@ class Plan:
         return sum(len(self.servers_of(name)) for name in self.workloads) * self.repeat
 
     def servers_of(self, workload: str) -> list[str]:
-        """Return the servers that support a workload."""
-        resumes = WORKLOADS[workload].resumes
-        return [name for name in self.servers if kind_of(name).resumes or not resumes]
+        """Return the servers that support a workload; none if it compares others."""
+        resumes, compares = WORKLOADS[workload].resumes, WORKLOADS[workload].compares
+        found = [name for name in self.servers if kind_of(name).resumes or not resumes]
+        if not compares:
+            return found
+        found = [name for name in found if Name.parse(name).kind in compares]
+        return found if len({Name.parse(name).kind for name in found}) > 1 else []
 
     def bases_of(self, workload: str) -> list[str]:
-        """Return the servers that ratios of a workload refer to: its bases, and other checkouts."""
-        bases = WORKLOADS[workload].bases
-        return [name for name in self.bases if name in bases or Name.parse(name).checkout]
+        """Return the servers that ratios of a workload refer to."""
+        bases = {*WORKLOADS[workload].bases, *self._bases_of_servers}
+        return [name for name in self.bases if name in bases]
 
     @property
     def bases(self) -> list[str]:
         """The servers that ratios of any workload refer to."""
-        named = dict.fromkeys(base for name in self.workloads for base in WORKLOADS[name].bases)
+        of_workloads = (base for name in self.workloads for base in WORKLOADS[name].bases)
+        named = dict.fromkeys([*of_workloads, *self._bases_of_servers])
+        return [name for name in named if name in self.servers]
+
+    @property
+    def _bases_of_servers(self) -> list[str]:
+        """The servers that ratios of all workloads refer to: bases of kinds, other checkouts."""
+        of_kinds = [base for name in self.servers for base in kind_of(name).bases]
         checkouts = [name for name in self.servers if Name.parse(name).checkout]
-        return [name for name in named if name in self.servers] + checkouts
+        return [*of_kinds, *checkouts]
 
     @property
     def files(self) -> int:
@@ -121,6 +133,8 @@ def _measure_one(
             dialect="netra-plain" if plain and dialect == "netra" else dialect,
             scenario=WORKLOADS[workload].scenario,
             parameters=dict(parameters),
+            workers=kind_of(name).workers,
+            valkey_pid=None if server.valkey is None else server.valkey.pid,
         )
         result = _load(job, server, load_cpus)
     if WORKLOADS[workload].pinned:

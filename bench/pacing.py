@@ -1,6 +1,6 @@
 """Paced runs: many agents side by side that each emit a token every 50 ms, as models do.
 
-    figures = await PACED["paced"](Load(target, pid, secret), {"connections": 150, ...})
+    figures = await PACED["paced"](Load(target, processes, secret), {"connections": 150, ...})
 
 Each connection has one run at a time. The runs of a probe start evenly spread over its ramp, so
 that their tokens are spread over the 50 ms too, and all of them last until the measured window is
@@ -60,8 +60,7 @@ class Probe:
     def figures(self) -> dict[str, float]:
         """Return CPU per event, events per second and latencies."""
         return {
-            "cpu_us": self.window.cpu / self.window.events * 1e6,
-            "per_second": self.window.events / self.window.seconds,
+            **self.window.costs(self.window.events),
             **latencies("", self.seconds),
         }
 

@@ -1,4 +1,4 @@
-"""CPU time and memory of a process and its children, from /proc.
+"""CPU time, memory and connections of a process and its children, from /proc.
 
 before = cpu_seconds(pid)
 ...
@@ -12,6 +12,8 @@ from attrs import frozen
 
 _PROC = Path("/proc")
 _TICK = os.sysconf("SC_CLK_TCK")  # per second: 100, so CPU time is known to 10 ms
+_LOCAL, _STATE, _INODE = 1, 3, 9  # fields of /proc/net/tcp (proc_net(5))
+_ESTABLISHED = "01"
 _UTIME, _STIME = 11, 12  # fields after the name in /proc/PID/stat (proc(5), 14 and 15)
 
 
@@ -62,6 +64,29 @@ def memory(pid: int) -> Memory:
         uss=sum(one.uss for one in each),
         rss=sum(one.rss for one in each),
     )
+
+
+def connections_of(pid: int, port: int) -> list[int]:
+    """Return the number of open IPv4 connections to a port that each process of a tree has."""
+    lines = (line.split() for line in _read(_PROC / "net" / "tcp").splitlines()[1:])
+    end = f":{port:04X}"
+    inodes = {
+        f"socket:[{fields[_INODE]}]"
+        for fields in lines
+        if fields[_LOCAL].endswith(end) and fields[_STATE] == _ESTABLISHED
+    }
+    return [sum(file in inodes for file in _files(one)) for one in tree(pid)]
+
+
+def _files(pid: int) -> list[str]:
+    """Return what the file descriptors of a process refer to."""
+    found = []
+    for link in _PROC.joinpath(str(pid), "fd").glob("*"):
+        try:
+            found.append(str(link.readlink()))
+        except OSError:  # closed meanwhile
+            continue
+    return found
 
 
 def _memory_of(pid: int) -> Memory:

@@ -45,9 +45,12 @@ def ratios_of(
         if one.server == server and (base, one.repetition) in found
     ]
     ratios: dict[str, float] = {}
-    for name in FIGURES:
+    for name, figure in FIGURES.items():
         both = [
-            (mine[name], theirs[name]) for mine, theirs in pairs if {name} <= {*mine} & {*theirs}
+            (mine[name], theirs[its])
+            for mine, theirs in pairs
+            for its in [figure.otherwise if name not in theirs else name]
+            if name in mine and its in theirs
         ]
         ratio = median_ratio([mine for mine, _ in both], [theirs for _, theirs in both])
         if ratio is not None:

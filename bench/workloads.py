@@ -16,6 +16,9 @@ HEARTBEAT = 30.0  # seconds, the default of the protocol
 FASTAPI, FLOOR = "fastapi", "floor"
 """The servers that ratios refer to."""
 
+NETRA, BROKER, WORKERS = "netra", "netra-broker", "netra-workers"
+"""This project with one process, with one and a Valkey, and with two."""
+
 
 @frozen
 class Workload:
@@ -33,6 +36,7 @@ class Workload:
         unlimited: Whether the rate limit of messages is raised.
         resumes: Whether it needs a server with sessions that a client can resume.
         pinned: Whether the server runs on one CPU, and the load on the others.
+        compares: The kinds of servers that it compares, if two of them are measured; empty for all.
     """
 
     about: str
@@ -46,6 +50,7 @@ class Workload:
     unlimited: bool = True
     resumes: bool = False
     pinned: bool = False
+    compares: Sequence[str] = ()
 
     def parameters(self, *, full: bool) -> dict[str, float | str]:
         """Return all parameters of a pass; `heartbeat` is for the server."""
@@ -65,6 +70,16 @@ WORKLOADS: Mapping[str, Workload] = {
         bases=(FASTAPI, FLOOR),
         quick={"connections": 150, "ramp": 0.5, "warm_up": 0.5, "seconds": 4},
         full={"connections": 150, "ramp": 2, "warm_up": 2, "seconds": 20},
+    ),
+    "workers": Workload(
+        "as paced, with more runs: one process and two",
+        "paced",
+        unit="event",
+        figure="cpu_us",
+        bases=(),
+        compares=(NETRA, BROKER, WORKERS),
+        quick={"connections": 300, "ramp": 0.5, "warm_up": 0.5, "seconds": 4},
+        full={"connections": 300, "ramp": 2, "warm_up": 2, "seconds": 20},
     ),
     "capacity": Workload(
         "as many paced runs as one core serves with a p99 of at most 50 ms",

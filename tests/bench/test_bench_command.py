@@ -19,7 +19,8 @@ from bench import proc
 from bench.figures import FIGURES
 from bench.load import ALL_SCENARIOS
 from bench.measure import Plan
-from bench.servers import INTERRUPTED, ROOT, SERVERS, Kind
+from bench.processes import INTERRUPTED
+from bench.servers import ROOT, SERVERS, Kind
 from bench.workloads import WORKLOADS
 
 TINY = 0.05  # of a quick pass: a few connections

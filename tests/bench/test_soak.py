@@ -19,7 +19,7 @@ from support.processes import sessions
 from bench import proc, soak
 from bench.faults import HOST, Relay
 from bench.monitor import TABLES, Sample, rows_of
-from bench.servers import INTERRUPTED
+from bench.processes import INTERRUPTED
 from bench.users import FAULTS
 
 PATIENCE = 100.0  # seconds: an upper bound
