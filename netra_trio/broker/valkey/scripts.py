@@ -39,6 +39,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 RENEW = Script(
     _NOW
     + """
+redis.call('PEXPIRE', KEYS[1], ARGV[3])  -- first: it needs no memory, see above
 local lease = redis.call('GET', KEYS[1])
 local held = lease and tonumber(string.sub(lease, 2)) >= tonumber(ARGV[6])
 redis.call('SET', KEYS[1], ARGV[2] .. ARGV[5], 'PX', ARGV[3])

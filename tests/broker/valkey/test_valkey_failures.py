@@ -36,7 +36,7 @@ from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES, Connection
 from netra_trio.broker.valkey.dialing import Dialer
 from netra_trio.broker.valkey.link import BACK_OFF_SECONDS
 from netra_trio.broker.valkey.rooms import CHANNELS, ROOMS
-from netra_trio.broker.valkey.scripts import RENEW, SCRIPTS
+from netra_trio.broker.valkey.scripts import NODES, SCRIPTS
 from netra_trio.config.redis_url import RedisAddress
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import new_node_id, new_session_id
@@ -152,9 +152,9 @@ async def test_of_several_commands_only_those_without_a_script_are_repeated(
 ) -> None:
     one = await opened(own_server.url, nursery)
     flush = ("SCRIPT", "FLUSH")
-    renew = evaluation(RENEW, [keys.lease(one.node), keys.NODES], [one.node, "s", 3000, 60_000])
-    commands = [("INCR", "counter"), renew, flush, renew, ("INCR", "counter")]
-    assert await one._calls.run_all(commands) == [1, 0, b"OK", 1, 2]
+    nodes, count = evaluation(NODES, [keys.NODES], [keys.LEASE_PREFIX]), ("INCR", "counter")
+    values = await one._calls.run_all([count, nodes, flush, nodes, count])
+    assert values == [1, [], b"OK", [], 2]
 
 
 # --- connections go away
