@@ -46,6 +46,8 @@ async def test_every_call_about_nodes_is_passed_on(autojump_clock: MockClock) ->
     await store.create_user(ALICE)
     await store.set_user_enabled(ALICE, enabled=False)
     assert await other.changed_users(0) == (1, [ALICE])
+    await store.note_uncopied(SESSION, 7)
+    assert await other.uncopied_from(SESSION) == 7
     first, second = new(session=SESSION), new(session=SESSION)
     for message in (first, second):
         assert await store.record(message) is None

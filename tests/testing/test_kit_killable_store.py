@@ -62,6 +62,8 @@ READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "changed_users": lambda killable: killable.changed_users(0),
     "take_over": lambda killable: killable.take_over(SESSION, owner=GONE, runs=[RUN]),
     "hand_over": lambda killable: killable.hand_over([RUN], seconds=9),
+    "note_uncopied": lambda killable: killable.note_uncopied(SESSION, 1),
+    "uncopied_from": lambda killable: killable.uncopied_from(SESSION),
     "find_run": lambda killable: killable.find_run(ALICE, RUN),
     "interrupt_run": lambda killable: killable.interrupt_run(RUN, owner=GONE),
     "history": lambda killable: killable.history(ALICE, ThreadId("t"), limit=1),

@@ -325,9 +325,7 @@ class SqlStore:
 
     async def note_uncopied(self, session_id: SessionId, number: int) -> None:
         """Note that a session sends an event, and later ones, without a copy."""
-        await self.database.write_repeatable(
-            partial(note_uncopied, session_id=session_id, number=number)
-        )
+        await self._write_now(partial(note_uncopied, session_id=session_id, number=number))
 
     async def uncopied_from(self, session_id: SessionId) -> int | None:
         """Return the number that was noted last for a session, None if none was."""
@@ -345,6 +343,10 @@ class SqlStore:
     async def _change(self, work: Callable[[Connection], _T]) -> _T:
         """Write what is queued, then do work on runs, which may be repeated."""
         await self._writes.flush()
+        return await self._write_now(work)
+
+    async def _write_now(self, work: Callable[[Connection], _T]) -> _T:
+        """Do work that may be repeated, past the queue."""
         try:
             return await self.database.write_repeatable(work)
         except (DatabaseUnusable, NotStorable) as error:  # it was usable at the start

@@ -45,6 +45,7 @@ OURS = sorted(metadata.tables)
 LATER = {
     "owners",
     "questions",
+    "uncopied",
     "usage",
     "user_changes",
 }  # tables that the first revision does not have

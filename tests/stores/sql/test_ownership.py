@@ -276,6 +276,8 @@ CALLS: dict[str, Callable[[SqlStore], Awaitable[object]]] = {
     "find_run": lambda store: store.find_run(ALICE, RunId("run_1")),
     "interrupt_run": lambda store: store.interrupt_run(RunId("run_1"), owner=new_node_id()),
     "changed_users": lambda store: store.changed_users(0),
+    "note_uncopied": lambda store: store.note_uncopied(SESSION, 7),
+    "uncopied_from": lambda store: store.uncopied_from(SESSION),
 }
 
 
@@ -289,6 +291,7 @@ async def test_a_store_that_cannot_answer_says_so(
     async def is_down(_: Callable[[Connection], T]) -> T:
         raise StoreUnavailable("down")
 
+    returns_none = {"find_run", "interrupt_run", "note_uncopied"}
     async with _opened(url) as store:
         for name, call in CALLS.items():
             with monkeypatch.context() as down:
@@ -296,7 +299,7 @@ async def test_a_store_that_cannot_answer_says_so(
                 down.setattr(store.database, "read", is_down)  # as it reports every failure
                 with pytest.raises(StoreUnavailable, match="down"):
                     await call(store)
-            assert await call(store) is not None or name in {"find_run", "interrupt_run"}
+            assert (await call(store) is None) is (name in returns_none)
 
 
 async def test_a_takeover_whose_answer_was_lost_is_repeated(url: str) -> None:
