@@ -127,6 +127,7 @@ async def _move_session(
     if not is_given:
         session.drain()  # the runs that wait end here
         await session.abandon()
+        await session.events.flush()  # their ends are held until they are copied
     if connection is not None:
         connection.end(EndReason.DRAINED)
         await connection.ended.wait()
@@ -161,6 +162,7 @@ async def _drain_session(
     with trio.move_on_at(plan.cancelling):
         await session.wait_idle()
     await session.abandon()
+    await session.events.flush()  # the ends of runs are held until they are copied
     if connection is not None:
         connection.end(EndReason.DRAINED)
         await connection.ended.wait()
