@@ -1,5 +1,6 @@
 """The drain of one node of several."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from trio.testing import MockClock
 from netra_trio.agents.run import Run
 from netra_trio.client import Client
 from netra_trio.endpoints.overview import Topic
+from netra_trio.ids import NodeId
 from netra_trio.protocol.messages import RunStatus
 
 
@@ -83,7 +85,7 @@ class Workers:
 
     def __init__(self, cluster: Cluster, *, owns_broker: bool) -> None:
         apps = [node.app for node in cluster.nodes]
-        self.nodes = {app.node_id for app in apps if app is not None}
+        self.nodes: Collection[NodeId] = {app.node_id for app in apps if app is not None}
         self.owns_broker = owns_broker
 
     async def merged(self, topic: Topic) -> Any:
