@@ -22,6 +22,7 @@ from netra_trio.sessions.users import User
 from netra_trio.telemetry.events import SessionEnded
 from netra_trio.telemetry.instruments import Instruments
 
+MOVED = "moved"  # why a session ends that this node has given to another one, or to any
 TOO_MANY = "too_many_sessions"  # why a session ends beyond the limit of its user
 POLL_SECONDS = 1.0  # between two checks for cancelled runs that are still running
 
@@ -202,8 +203,10 @@ class Sessions:
     def end_held(self, session: Session, why: str) -> None:
         """End a session that was held: another node has it now."""
         session.is_lost = False  # its client resumes it there
-        if self.watch is not None:
+        if self.watch is not None and why == MOVED:
             self.watch.released(session)
+        elif self.watch is not None:  # the node that took it has reported it
+            self.watch.ended(session)
         self._end(session, why, RunStatus.INTERRUPTED)
 
     def note_busy(self, session: Session) -> None:
