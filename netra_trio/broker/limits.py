@@ -62,12 +62,15 @@ class KeptSession:
         is_busy: Whether it has a run.
         is_claimed: Whether this node has just made it or taken it over. Otherwise a session that
             another node has reported since stays with that node.
+        is_released: Whether this node has given it away. That changes a report of this node only:
+            another node may have reported the session, and its end.
     """
 
     session_id: SessionId
     detached: float | None
     is_busy: bool
     is_claimed: bool = False
+    is_released: bool = False
 
 
 @frozen

@@ -144,6 +144,8 @@ class MemoryLimits:
         known = sessions.get(kept.session_id)
         if known is not None and known.node != self.node and not kept.is_claimed:
             return
+        if known is None and kept.is_released:
+            return
         at = None if kept.detached is None else now - kept.detached
         sessions[kept.session_id] = _Session(self.node, at, kept.is_busy)
 

@@ -428,7 +428,7 @@ class SharedLimits:
             if (session := sessions.get(session_id)) is not None
         ]
         kept += [
-            KeptSession(session_id, 0.0, is_busy=False)
+            KeptSession(session_id, 0.0, is_busy=False, is_released=True)
             for session_id in changes.released_sessions
             if sessions.get(session_id) is None
         ]

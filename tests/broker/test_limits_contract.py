@@ -286,6 +286,18 @@ async def test_a_session_stays_with_the_node_that_claimed_it(limits: Two) -> Non
     assert one != two
 
 
+async def test_a_released_session_counts_until_another_node_reports_its_end(limits: Two) -> None:
+    one, two = limits.nodes
+    released = KeptSession(SessionId("a"), 0.0, is_busy=False, is_released=True)
+    await keep(limits.one, a_session("a", is_claimed=True))
+    known = (await keep(limits.one, released))["a"]
+    assert (known.node, known.detached is None) == (one, False)
+    assert (await keep(limits.two, a_session("a", is_claimed=True)))["a"].node == two
+    assert (await keep(limits.one, released))["a"].node == two
+    assert await keep(limits.two, closed=("a",)) == {}
+    assert await keep(limits.one, released) == {}
+
+
 async def test_ended_sessions_do_not_count(limits: Two) -> None:
     await keep(limits.one, a_session("a"), a_session("b"))
     await keep(limits.two, a_session("c"))

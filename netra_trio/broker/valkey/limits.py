@@ -78,7 +78,9 @@ class ValkeyLimits:
         kept: list[str | int] = []
         for session in update.sessions:
             detached = ATTACHED if session.detached is None else milliseconds(session.detached)
-            kept += [session.session_id, detached, int(session.is_busy), int(session.is_claimed)]
+            kind = "claimed" if session.is_claimed else "kept"
+            kind = "released" if session.is_released else kind
+            kept += [session.session_id, detached, int(session.is_busy), kind]
         lists: Sequence[Sequence[str | int]] = [
             opened,
             update.closed_connections,

@@ -350,7 +350,7 @@ return 0
 # KEYS: connections, their nodes and sessions; sessions. ARGV: node, milliseconds, limit of sessions
 # ('' returns none), then lists, each behind the number of its values: open connections (id,
 # session, milliseconds since it was opened), closed ones; kept sessions (id, milliseconds without a
-# connection or '-', 1 if it has a run, 1 if it is claimed), closed ones, gone ones.
+# connection or '-', 1 if it has a run, claimed, kept or released), closed ones, gone ones.
 # Returns the sessions in turn with their values, and the time, if there are more than the limit.
 UPDATE_USER = Script(
     _NOW
@@ -375,9 +375,9 @@ local function node_of(session)
   local known = redis.call('HGET', KEYS[3], session)
   return known and string.match(known, '^%S+')
 end
-each(4, function(session, detached, is_busy, is_claimed)
+each(4, function(session, detached, is_busy, kind)
   local node = node_of(session)
-  if not node or node == ARGV[1] or is_claimed == '1' then
+  if node == ARGV[1] or kind == 'claimed' or (not node and kind == 'kept') then
     local since = detached == '-' and '-' or string.format('%.0f', now - detached)
     redis.call('HSET', KEYS[3], session, ARGV[1] .. ' ' .. since .. ' ' .. is_busy)
   end
