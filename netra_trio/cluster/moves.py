@@ -218,10 +218,11 @@ class Moves:
             return await self._restore_own(request, record)
         if owner is not None and owner_is_live:
             return await self._claim(request, owner)
-        if owner is not None and self._membership.settled_in > 0:
-            # This node has lost its lease, too: others may be alive, and about to renew theirs.
-            return None
-        if not await self._directory.take(record.session_id, owner=owner, epoch=record.epoch):
+        # If this node has lost its lease, too, others may be alive, and about to renew theirs.
+        may_take = owner is None or self._membership.settled_in <= 0
+        if not may_take or not await self._directory.take(
+            record.session_id, owner=owner, epoch=record.epoch
+        ):
             return None
         return await self._restore(request, evolve(record, owner=node, epoch=record.epoch + 1))
 

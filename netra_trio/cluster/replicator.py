@@ -123,7 +123,10 @@ class Replicator:
         finally:
             self._slots.release()
         for replica, part, result in zip(replicas, collected, results, strict=True):
-            replica.settle(part, result)
+            try:
+                replica.settle(part, result)
+            except Exception:  # of one session: all others are still copied
+                _log.exception("settle_failed", session_id=replica.record.session_id)
         self._settled.set()
         self._settled = trio.Event()
 
@@ -133,8 +136,10 @@ class Replicator:
             if not self._holding:
                 self._is_holding = trio.Event()
                 await self._is_holding.wait()
-            _, due = next(iter(self._holding.values()))
-            await trio.sleep_until(due)
+            first = next(iter(self._holding.values()), None)
+            if first is None:  # it was forgotten before this task ran
+                continue
+            await trio.sleep_until(first[1])
             now = trio.current_time()
             for replica, (held_from, due) in list(self._holding.items()):
                 if due > now:

@@ -191,7 +191,8 @@ class Replica:
         elif collected.generation != self._generation:
             return  # everything was sent again since
         elif result is Appended.STORED:
-            self._stored = collected.batch.last
+            # Answers to several batches may be handled in any order.
+            self._stored = max(self._stored, collected.batch.last)
             self.is_unreplicated = False
             self._release_to(collected.batch.last)
         else:

@@ -270,7 +270,8 @@ async def open_cluster(
     made = evolve(Settings(), jwt_secret_key=SECRET, auth_auto_provision=True, **settings)
     with trio.fail_after(100_000):
         async with trio.open_nursery() as nursery:
-            cluster = Cluster(agents, nodes, made, nursery=nursery, random=random or Random(0))
+            random = random or Random(0)  # noqa: S311 - no secret
+            cluster = Cluster(agents, nodes, made, nursery=nursery, random=random)
             async with trio.open_nursery() as servers:
                 for node in cluster.nodes:
                     await servers.start(node.serve)

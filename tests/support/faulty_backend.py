@@ -297,8 +297,8 @@ class FaultyBackend:
         )
         self.directory = FaultyDirectory(backend.directory, self._line)
         self.broker: Broker = backend.broker
-        self.threads = cast(ThreadDirectory, _Faulty(backend.threads, self._line))
-        self.limits = cast(Limits, _Faulty(backend.limits, self._line))
+        self.threads = cast("ThreadDirectory", _Faulty(backend.threads, self._line))
+        self.limits = cast("Limits", _Faulty(backend.limits, self._line))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
