@@ -221,6 +221,7 @@ class Replica:
     def _need_base(self) -> None:
         self._needs_base = True
         self._generation += 1
+        self._stored = -1
         self._pending.clear()
 
     def _release_to(self, seq: int) -> None:

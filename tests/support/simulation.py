@@ -26,6 +26,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
+from netra_trio.broker.base import LEASE_SECONDS, RENEW_SECONDS
 from netra_trio.client import Client, ClientClosed, ClientError, MessageRefused
 from netra_trio.client import Run as ClientRun
 from netra_trio.errors import AgentError
@@ -447,6 +448,9 @@ class Simulation:
         plain = {client.name for client in self.plan.clients if client.is_plain}
         kinds = self.plan.kinds
         may_lose = bool(kinds & ENDING and kinds & FORGETTING) or "roll_back" in kinds
+        # A node without a lease is taken for dead, and its clients have what no other node has.
+        cuts = [args[1] for _, what, args in self.plan.faults if what == "cut"]
+        may_lose |= any(seconds >= LEASE_SECONDS - 2 * RENEW_SECONDS for seconds in cuts)
         # A session that moves is only in the directory for as long as the answers take.
         may_lose |= kinds >= {"clear", "delay"}
         for name, verdict, at in self.verdicts:
