@@ -22,6 +22,8 @@ LINK = "link"  # the kind of the messages of links
 WINDOW_BYTES = 256 * 1024  # on the way in one direction
 CREDIT_BYTES = 32 * 1024  # taken, before credit is returned
 PART_BYTES = 64  # that each part counts at least
+TELL_ATTEMPTS = 20  # to tell the other end that a link is broken
+TELL_SECONDS = 0.5  # between two of them; later, a node that is cut off has lost its lease
 
 _CREDIT, _BREAK = "credit", "break"
 
@@ -65,6 +67,7 @@ class Link:
         # The window bounds what is in the channel: each part takes `PART_BYTES` of it at least.
         self._in, self._out = trio.open_memory_channel(2 * WINDOW_BYTES // PART_BYTES)
         self.is_broken = False
+        self.peer_knows = False  # that it is broken
 
     async def send(self, kind: str, header: JsonObject | None = None, data: bytes = b"") -> bool:
         """Send a message; return whether it had to wait for the other end.
@@ -116,6 +119,7 @@ class Link:
             self._on_the_way -= header["bytes"]
             self._room.set()
         elif kind == _BREAK:
+            self.peer_knows = True
             self.break_off()
         elif not self.is_broken:
             self._received += 1
@@ -139,11 +143,18 @@ class Link:
         return bool(header["kind"] == _BREAK)
 
     async def tell_broken(self) -> None:
-        """Tell the other end that the link is broken; it may be gone."""
-        try:
-            await self._post(self.peer, LINK, {"link": self.id, "kind": _BREAK}, b"")
-        except BrokerUnavailable:
-            return  # it notices by the next message
+        """Tell the other end that the link is broken; it may be gone.
+
+        After a short failure of the broker, which may be why the link is broken, nothing else would
+        tell an end that has nothing to send.
+        """
+        for _ in range(TELL_ATTEMPTS):
+            try:
+                await self._post(self.peer, LINK, {"link": self.id, "kind": _BREAK}, b"")
+            except BrokerUnavailable:
+                await trio.sleep(TELL_SECONDS)
+            else:
+                return
 
     def _check(self) -> None:
         if self.is_broken:

@@ -49,9 +49,8 @@ class Links:
     def close(self, link: Link) -> None:
         """Close a link, and tell the other end."""
         if self._links.pop(link.id, None) is not None:
-            was_broken = link.is_broken
             link.break_off()
-            if not was_broken:
+            if not link.peer_knows:
                 self._start_soon(link.tell_broken)
 
     def deliver(self, sender: NodeId, header: JsonObject, data: bytes) -> None:
@@ -66,4 +65,5 @@ class Links:
         """Break the links to a node that is gone."""
         for link in self._links.values():
             if link.peer == peer:
+                link.peer_knows = True
                 link.break_off()

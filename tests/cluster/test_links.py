@@ -163,7 +163,7 @@ async def test_a_break_ends_a_send_that_waits(waits_for: str, autojump_clock: Mo
         near.break_off()
 
 
-async def test_a_broker_that_is_gone_breaks_the_link() -> None:
+async def test_a_broker_that_is_gone_breaks_the_link(autojump_clock: MockClock) -> None:
     near, far, post = pair()
     await near.send("kind", data=b"x" * CREDIT_BYTES)
     post.is_down = True
@@ -174,6 +174,22 @@ async def test_a_broker_that_is_gone_breaks_the_link() -> None:
     assert near.is_broken
     assert far.is_broken
     await near.tell_broken()  # nobody hears it
+
+
+async def test_the_other_end_is_told_when_the_broker_is_back(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        near, far, post = await two(nursery)
+        link = near.open(FAR)
+        with far.accepted(link.id, NEAR) as accepted:
+            post.is_down = True
+            with pytest.raises(TransportClosed):
+                await link.send("kind")
+            near.close(link)
+            await trio.sleep(1)
+            assert not accepted.is_broken
+            post.is_down = False
+            await trio.sleep(1)
+            assert accepted.is_broken
 
 
 async def test_the_other_end_is_told() -> None:
