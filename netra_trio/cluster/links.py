@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -51,7 +51,7 @@ class Links:
         if self._links.pop(link.id, None) is not None:
             link.break_off()
             if not link.peer_knows:
-                self._start_soon(link.tell_broken)
+                self._tell(link)
 
     def deliver(self, sender: NodeId, header: JsonObject, data: bytes) -> None:
         """Give a message to its link."""
@@ -59,7 +59,11 @@ class Links:
         if link is not None and link.peer == sender:
             link.deliver(header, data)
         elif not Link.is_break(header):  # the other end does not know that it is closed
-            self._start_soon(Link(header["link"], sender, self._post).tell_broken)
+            self._tell(Link(header["link"], sender, self._post))
+
+    def _tell(self, link: Link) -> None:
+        with suppress(RuntimeError):  # the node has ended: the other one sees its lease go
+            self._start_soon(link.tell_broken)
 
     def break_all(self, peer: NodeId) -> None:
         """Break the links to a node that is gone."""

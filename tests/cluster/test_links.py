@@ -265,3 +265,11 @@ async def test_the_links_to_a_node_that_is_gone_break() -> None:
         assert (link.is_broken, other.is_broken) == (True, False)
         near.close(link)
         assert len(near) == 1
+
+
+async def test_a_link_can_be_closed_when_the_node_has_ended() -> None:
+    async with trio.open_nursery() as nursery:
+        near, _, _ = await two(nursery)
+    link = near.open(FAR)
+    near.close(link)
+    assert link.is_broken

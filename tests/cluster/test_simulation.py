@@ -1,13 +1,12 @@
 """The seeds of the simulation that every run tests; `nox -s simulate` tests thousands."""
 
 import pytest
-import trio
 from support.simulation import Plan, make_plan, report, simulate
 
-SEEDS = 120
-BATCH = 15
+SEEDS = 80  # 16 s of one core
+BATCH = 10
 
-SERIOUS = (19, 71, 151, 178)  # found faults once: a wrong verdict, two owners, a lost end
+REPEATED = 19
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
@@ -16,19 +15,14 @@ def test_seeds(first: int) -> None:
         check(make_plan(seed))
 
 
-@pytest.mark.parametrize("seed", [seed for seed in SERIOUS if seed >= SEEDS])
-def test_a_seed_that_found_a_fault(seed: int) -> None:
-    check(make_plan(seed))
-
-
 def check(plan: Plan) -> None:
     violations = simulate(plan)
     assert not violations, report(plan, violations)
 
 
 def test_a_seed_determines_everything() -> None:
-    plan = make_plan(SERIOUS[0])
-    assert str(plan) == str(make_plan(SERIOUS[0]))
+    plan = make_plan(REPEATED)
+    assert str(plan) == str(make_plan(REPEATED))
     histories: list[list[object]] = []
     for _ in range(2):
         histories.append([])
@@ -38,11 +32,10 @@ def test_a_seed_determines_everything() -> None:
 
 
 def test_a_fault_of_the_nodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without fencing, at least one of a few seeds with a stopped node has to fail."""
+    """Ends that are stored before the text is copied, for example, and nodes without fences."""
 
-    async def is_owned(*_: object) -> bool:
-        await trio.lowlevel.checkpoint()
-        return True
+    def settle(*_: object) -> None:
+        """Do nothing: nothing is ever fenced, and all events are held until they are given up."""
 
-    monkeypatch.setattr("netra_trio.cluster.cluster.Cluster.is_owned", is_owned)
-    assert simulate(make_plan(71))
+    monkeypatch.setattr("netra_trio.sessions.replica.Replica.settle", settle)
+    assert any(simulate(make_plan(seed)) for seed in range(10))
