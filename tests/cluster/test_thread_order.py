@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import trio
+from support.cluster import open_cluster
 from support.memory import Client, Frame
 from support.shared_nodes import open_nodes
 from trio.testing import MockClock
@@ -158,3 +159,33 @@ async def test_a_thread_is_free_when_the_node_of_its_run_is_killed(
         await one.kill()
         await end_of(there, "b")
         assert trio.current_time() - began < 7
+
+
+async def test_waiting_runs_that_move_keep_their_places(autojump_clock: MockClock) -> None:
+    started: list[str] = []
+
+    async def noted(run: Run) -> str:
+        started.append(run.content)
+        await trio.sleep(100 if run.content == "long" else 1)
+        return run.content
+
+    async with (
+        open_cluster({"noted": noted}) as cluster,
+        cluster.connect() as moving,
+        cluster.connect() as other,
+    ):
+        runs = [
+            await moving.send("long", thread_id="t"),
+            await moving.send("second", thread_id="t"),
+            await other.send("third", thread_id="t"),
+            await moving.send("fourth", thread_id="t"),
+        ]
+        app = cluster.nodes[0].app
+        assert app is not None
+        await trio.sleep(1)
+        await app.drain()
+        for run in runs:
+            async for _ in run:
+                pass
+        assert moving.stats.last_resume_verdict == "exact"
+    assert started == ["long", "second", "third", "fourth"]
