@@ -265,6 +265,14 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate_threads(session: nox.Session) -> None:
+    """Simulate one thread on nodes with faults, with many seeds (`-- 0:100`: these)."""
+    _install(session, "test")
+    with session.chdir("tests"):
+        session.run("python", "-m", "support.thread_nodes", *(session.posargs or ["0:2000"]))
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Talk and break things for an hour (`-- --minutes 3`: less), and see that nothing is left."""
     _install(session)

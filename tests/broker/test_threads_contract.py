@@ -300,7 +300,8 @@ async def test_the_rate_is_that_of_a_sliding_window(autojump_clock: MockClock, r
     """In virtual time, in memory."""
     nodes, _ = nodes_in_memory()
     chance = random.Random(rate)  # noqa: S311 - repeatable
-    window, taken = SlidingWindow(rate=rate, waiting=2), []
+    window = SlidingWindow(rate=rate, waiting=2)
+    taken: list[tuple[str, float, float]] = []
     for number in range(300):
         await trio.sleep(chance.choice([0.0, 0.0, 0.25, 1.0, 20.0]))
         now = trio.current_time()
@@ -347,7 +348,8 @@ def test_the_script_is_a_sliding_window(valkey_server: Server, rate: int) -> Non
         for script in (scripts.ADMIT, scripts.LEAVE)
     )
     chance, now = random.Random(rate), 1000.0  # noqa: S311 - repeatable
-    window, taken = SlidingWindow(rate=rate, waiting=2), []
+    window = SlidingWindow(rate=rate, waiting=2)
+    taken: list[float] = []
     for number in range(400):
         now += chance.choice([0.0, 0.0, 0.01, 0.25, 1.0, 20.0])
         if taken and chance.random() < 0.2:

@@ -7,10 +7,13 @@ Sessions on several nodes send messages to one thread of one user. Nodes are kil
 cannot be reached or loses everything, and messages between nodes are late or lost.
 """
 
-from collections.abc import Awaitable, Callable
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, TypeVar
 
+import structlog
 import trio
 from attrs import define, evolve, field
 from trio.testing import MockClock
@@ -74,6 +77,7 @@ class World:
     excused_until: float = -1.0
     is_down: bool = False
     loses_mail: bool = False
+    has_ended: trio.Event = field(factory=trio.Event)  # set when a run ends, and replaced
 
     def excuse(self) -> None:
         """Permit two runs at once until all nodes can have noticed the fault of this moment."""
@@ -125,6 +129,7 @@ class WatchedStore(MemoryStore):
     def end_run(self, end: RunEnd) -> Awaitable[Any]:
         message = self.world.messages[self.names[end.run_id]]
         message.ended, message.status = trio.current_time(), end.status
+        self.world.has_ended.set()
         return super().end_run(end)
 
 
@@ -165,7 +170,7 @@ class FaultyThreads:
         answer = self.inner.leave(user_id, thread_id, run_id, slot=slot)
         return self._call(lambda: answer)
 
-    async def hold(self, entries: list[Entry]) -> Held:
+    async def hold(self, entries: Sequence[Entry]) -> Held:
         return await self._call(lambda: self.inner.hold(entries))
 
     async def step_back(self, entry: Entry) -> First:
@@ -291,7 +296,8 @@ async def run_script(seed: int, *, faulty: bool, steps: int = 60) -> World:
         # Every run ends: each takes at most two seconds, and a lost message costs at most seconds.
         with trio.move_on_after(steps * 8):
             while any(_is_open(message) for message in world.messages.values()):
-                await trio.sleep(1)
+                world.has_ended = trio.Event()
+                await world.has_ended.wait()
         for message in world.messages.values():
             if _is_open(message):
                 world.violations.append(f"{message.name} has not ended: {message}")
@@ -363,3 +369,21 @@ def simulate(seed: int, *, faulty: bool) -> World:
         return await run_script(seed, faulty=faulty)
 
     return trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def main() -> int:
+    """Run the seeds A:B of the command line, with faults; return how many have failed."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    low, _, high = sys.argv[-1].partition(":")
+    failed = 0
+    for seed in range(int(low), int(high)):
+        violations = simulate(seed, faulty=True).violations
+        if violations:
+            failed += 1
+            sys.stdout.write(f"seed {seed}: {violations}\n")
+    sys.stdout.write(f"{int(high) - int(low)} seeds, {failed} failed\n")
+    return min(failed, 100)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
