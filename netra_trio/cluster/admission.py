@@ -262,12 +262,16 @@ class ClusterAdmission:
             self._note_available()
 
     def _to_look_at(self) -> list[_Run]:
-        """Return the runs that wait, and some of those that have started; all after an outage."""
+        """Return the runs that wait, and some of those that have started.
+
+        After an outage, all that have started: those that wait enter at the next look, so that none
+        becomes the first before all nodes have entered those at work.
+        """
         entered = [run for run in self._runs.values() if run.is_entered]
-        if not self._is_shared or self._epoch is None:
-            return entered
-        waiting = [run for run in entered if not run.place.is_active]
         active = [run for run in entered if run.place.is_active]
+        if not self._is_shared or self._epoch is None:
+            return active
+        waiting = [run for run in entered if not run.place.is_active]
         first = self._next_active if self._next_active < len(active) else 0
         self._next_active = first + ACTIVE_RUNS
         return [*waiting, *active[first : self._next_active]]
@@ -365,9 +369,13 @@ class ClusterAdmission:
                 run.place.wake()
 
     def _note_available(self) -> None:
-        if not self._is_shared:
-            self._is_shared = True
-            _log.info("threads_shared")
+        if self._is_shared:
+            return
+        self._is_shared = True
+        _log.info("threads_shared")
+        for run in self._runs.values():
+            if run.place.is_granted is None and not run.place.is_active:
+                run.place.is_granted = False
 
     def _note_epoch(self, epoch: str) -> None:
         """Enter all runs again if the server has lost them."""

@@ -411,6 +411,10 @@ async def test_a_node_decides_alone_while_the_directory_does_not_answer(
             await trio.sleep(LOOK_SECONDS)
             await wait_all_tasks_blocked()
         assert [entry["event"] for entry in logs] == ["threads_shared"]
+        assert (granted(b), granted(adopted)) == (False, False)
+        assert one.line() == ["a", "b"]
+        await trio.sleep(LOOK_SECONDS)
+        await wait_all_tasks_blocked()
         assert one.line() == ["a", "b", "c", "d", "e"]
         assert (granted(b), granted(adopted)) == (False, False)
 
@@ -461,7 +465,7 @@ async def test_all_runs_enter_again_after_the_server_has_lost_them(
         await one.admission.admit(ALICE, elsewhere, OnBusy.ENQUEUE)
         one.server.threads.clear()
         with capture_logs() as logs:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(2 * LOOK_SECONDS)
             await wait_all_tasks_blocked()
         assert [entry["event"] for entry in logs].count("threads_lost") == 2
         assert one.line() == ["a", "b0", "b1", "b2"]

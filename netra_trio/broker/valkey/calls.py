@@ -69,7 +69,7 @@ class Calls:
             is_bulk: Whether they may be large, and leave the reserve for small ones alone.
         """
         values = await self.link.submit(commands, is_bulk=is_bulk)
-        left = [at for at, value in enumerate(values) if _is_missing(value)]
+        left = [at for at, value in enumerate(values) if is_missing_script(value)]
         if left:
             repeated = [commands[at] for at in left]
             for at, value in zip(
@@ -85,5 +85,6 @@ class Calls:
             self._loading = self.link.submit(loads)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing_script(value: Any) -> bool:
+    """Whether a reply says that the server does not have the script."""
     return isinstance(value, hiredis.ReplyError) and code_of(value) == NO_SCRIPT

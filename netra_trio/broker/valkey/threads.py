@@ -17,7 +17,13 @@ from netra_trio.broker.threads import (
     Wish,
 )
 from netra_trio.broker.valkey import keys, scripts
-from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseconds
+from netra_trio.broker.valkey.calls import (
+    Calls,
+    checked,
+    evaluation,
+    is_missing_script,
+    milliseconds,
+)
 from netra_trio.broker.valkey.connection import Command, Reply
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
 from netra_trio.protocol.ratelimit import group_seconds
@@ -27,10 +33,17 @@ from netra_trio.protocol.ratelimit import group_seconds
 class _Leaving:
     """The awaitable answer to `leave`; it need not be awaited."""
 
+    calls: Calls
+    command: Command
     reply: Reply
 
     def __await__(self) -> Generator[Any, None, First | None]:
-        (value,) = yield from self.reply.__await__()
+        return self._wait().__await__()
+
+    async def _wait(self) -> First | None:
+        (value,) = await self.reply
+        if is_missing_script(value):
+            (value,) = await self.calls.run_all([self.command])
         parts = checked(value)
         return _first(parts) if parts else None
 
@@ -89,7 +102,7 @@ class ValkeyThreads:
                 keys.LEASE_PREFIX,
             ],
         )
-        return _Leaving(self._calls.link.submit([command]))
+        return _Leaving(self._calls, command, self._calls.link.submit([command]))
 
     async def hold(self, entries: Sequence[Entry]) -> Held:
         """Keep runs of this node in their lines."""
