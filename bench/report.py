@@ -49,7 +49,7 @@ def ratios_of(
         both = [
             (mine[name], theirs[its])
             for mine, theirs in pairs
-            for its in [figure.otherwise if name not in theirs else name]
+            for its in [name if name in theirs else figure.otherwise or name]
             if name in mine and its in theirs
         ]
         ratio = median_ratio([mine for mine, _ in both], [theirs for _, theirs in both])

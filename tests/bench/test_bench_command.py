@@ -26,7 +26,7 @@ from bench.workloads import WORKLOADS
 TINY = 0.05  # of a quick pass: a few connections
 WINDOW_SECONDS = 2.0  # for them: a busy machine answers many times within it
 PATIENCE = 100.0  # seconds: an upper bound
-INSTALLED = [name for name, kind in SERVERS.items() if not kind.missing]
+INSTALLED = [name for name, kind in SERVERS.items() if not kind.missing and not kind.has_broker]
 
 
 def run_bench(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -70,6 +70,35 @@ def test_all_installed_servers_are_measured(
         assert name in shown.out
         assert f"{workload} on {name}" in shown.err
     assert "CPU µs per event" in shown.out
+
+
+@pytest.mark.usefixtures("long_windows")
+def test_the_price_of_replication_is_measured(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, found = run_bench(tmp_path, "--only", "stream", "--servers", "netra-broker,netra")
+    shown = capfd.readouterr()
+    assert code == 0, shown.err
+    assert found["bases"] == ["netra"]
+    servers = found["results"]["stream"]["servers"]
+    assert list(servers) == ["netra", "netra-broker"]
+    figures = servers["netra-broker"]["median"]
+    assert figures["all_cpu_us"] >= figures["cpu_us"]
+    assert {"per_second", "p50_ms", "p99_ms"} <= set(servers["netra-broker"]["ratios"]["netra"])
+    assert "spread" not in figures
+    assert set(servers["netra"]["median"]) == {"cpu_us", "per_second", "p50_ms", "p99_ms"}
+    assert "CPU µs per event, with Valkey" in shown.out
+
+
+@pytest.mark.usefixtures("long_windows")
+def test_two_workers_are_measured(tmp_path: Path) -> None:
+    code, found = run_bench(tmp_path, "--only", "workers", "--servers", "netra-workers,netra")
+    assert code == 0, found
+    servers = found["results"]["workers"]["servers"]
+    figures = servers["netra-workers"]["median"]
+    assert {"cpu_us", "all_cpu_us", "per_second", "p50_ms", "p99_ms", "spread"} == set(figures)
+    assert figures["spread"] >= 1.0
+    assert list(servers["netra-workers"]["ratios"]) == ["netra"]
 
 
 @pytest.mark.usefixtures("long_windows")
@@ -192,6 +221,7 @@ def test_a_signal_ends_all_processes(tmp_path: Path, number: signal.Signals) -> 
         (["--servers", "netra,django"], "--servers: expected some of netra"),
         (["--servers", "floor@/tmp"], "--servers: floor does not run from another checkout"),
         (["--servers", "netra@/nowhere"], "--servers: expected a folder with netra_trio"),
+        (["--only", "workers", "--servers", "netra,floor"], "--only: none of the servers is"),
         (["--repeat", "0"], "--repeat: expected 1 or more, got 0"),
         (["--repeat", "two"], "invalid int value"),
         (["--scale", "2"], "--scale: expected more than 0"),
@@ -226,9 +256,10 @@ def test_the_full_pass_repeats_and_the_help_lists_all_names() -> None:
     assert plan.workloads["growth"]["connections"] == 5000
     assert plan.files > 5000
     assert "netra-stock" in command.plan_of(["--full"])[0].servers
-    assert "netra-stock" not in command.plan_of([])[0].servers
-    everywhere = [name for name, workload in WORKLOADS.items() if not workload.resumes]
-    assert len(plan) == (2 * len(everywhere) + len(WORKLOADS) - len(everywhere)) * 5
+    assert not {"netra-stock", "netra-broker"} & {*command.plan_of([])[0].servers}
+    measured = {name: one for name, one in WORKLOADS.items() if not one.compares}
+    everywhere = [name for name, workload in measured.items() if not workload.resumes]
+    assert len(plan) == (2 * len(everywhere) + len(measured) - len(everywhere)) * 5
     shown = command.parser().format_help()
     assert all(name in shown for name in [*WORKLOADS, *SERVERS])
 
@@ -242,13 +273,25 @@ def test_the_bases_of_a_workload() -> None:
     assert plan.bases_of("memory") == ["fastapi", "netra@/srv/before"]
     assert Plan({"memory": {}}, servers).bases == ["fastapi", "netra@/srv/before"]
     assert Plan(amounts, ["netra", "floor"]).bases == ["floor"]
+    with_a_broker = Plan(amounts, ["netra", "netra-broker", "netra-workers", "floor"])
+    assert with_a_broker.bases == ["floor", "netra", "netra-broker"]
+    assert with_a_broker.bases_of("memory") == ["netra", "netra-broker"]
+    assert Plan(amounts, ["netra-workers"]).bases == []
+
+
+def test_a_workload_that_compares_servers_needs_two_of_them() -> None:
+    amounts: dict[str, dict[str, float | str]] = {"workers": {}}
+    assert Plan(amounts, ["netra", "netra@/srv/before", "floor"]).servers_of("workers") == []
+    two = Plan(amounts, ["netra", "netra-workers", "floor"])
+    assert two.servers_of("workers") == ["netra", "netra-workers"]
+    assert len(two) == 2
 
 
 @pytest.mark.parametrize(
     "module",
     [
         *("__main__", "figures", "frames", "pacing", "peers.work", "report", "resuming"),
-        *("servers", "workloads"),
+        *("scenarios", "servers", "workloads"),
     ],
 )
 def test_docstring_examples(module: str) -> None:

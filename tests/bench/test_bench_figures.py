@@ -1,17 +1,20 @@
 """Statistics, ratios, notes and measurements of processes."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from attrs import evolve
 
 from bench import proc
 from bench.figures import latencies, median_ratio, percentile
 from bench.measure import Measurement
 from bench.report import notes, ratios_of, values_of
 from bench.resuming import BEHIND, busiest
+from bench.scenarios import Window
 
 PATIENCE = 100.0  # seconds: an upper bound
 
@@ -46,6 +49,43 @@ def test_ratios_compare_measurements_of_the_same_repetition() -> None:
     assert ratios_of(measurements, "fastapi", "echo", "fastapi") == {"cpu_us": 1.0}
     assert ratios_of(measurements, "netra", "stream", "fastapi") == {}
     assert values_of(measurements)["echo", "netra"] == {"cpu_us": [3.0]}
+
+
+def test_the_cpu_of_a_valkey_is_compared_with_servers_that_have_none() -> None:
+    measurements = [
+        Measurement("paced", "netra", 0, {"cpu_us": 4.0}),
+        Measurement("paced", "netra-broker", 0, {"cpu_us": 5.0, "all_cpu_us": 6.0}),
+        Measurement("paced", "netra-workers", 0, {"cpu_us": 5.0, "all_cpu_us": 9.0}),
+    ]
+    found = ratios_of(measurements, "netra-workers", "paced", "netra")
+    assert found == {"cpu_us": 1.25, "all_cpu_us": 2.25}
+    found = ratios_of(measurements, "netra-workers", "paced", "netra-broker")
+    assert found == {"cpu_us": 1.0, "all_cpu_us": 1.5}
+    assert ratios_of(measurements, "netra", "paced", "netra-broker") == {"cpu_us": 0.8}
+
+
+def test_the_costs_of_a_window() -> None:
+    window = Window(seconds=2.0, cpu=0.5, own_cpu=0.0, events=100, numbers=100)
+    assert window.costs(100) == {"cpu_us": 5000.0, "per_second": 50.0}
+    more = evolve(window, valkey_cpu=0.25, spread=1.5)
+    assert more.costs(100) == {**window.costs(100), "all_cpu_us": 7500.0, "spread": 1.5}
+
+
+def test_the_connections_of_each_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+            assert sum(proc.connections_of(os.getpid(), port)) == 0
+            with socket.create_connection(("127.0.0.1", port)), listener.accept()[0]:
+                counts = dict(
+                    zip(
+                        proc.tree(os.getpid()),
+                        proc.connections_of(os.getpid(), port),
+                        strict=True,
+                    )
+                )
+                assert (counts[os.getpid()], counts[child.pid]) == (1, 0)
+            child.communicate(b"\n", PATIENCE)
 
 
 def test_notes_report_invalid_figures() -> None:

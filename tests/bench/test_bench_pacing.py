@@ -11,7 +11,7 @@ from bench.dialects import DIALECTS
 from bench.load import Job, work
 from bench.pacing import PacedRuns, Probe, Search
 from bench.peers.work import PACE_SECONDS, paced_tokens, seconds_until
-from bench.scenarios import Load, Parameters, Window
+from bench.scenarios import Load, Parameters, Processes, Window
 from bench.servers import running
 
 MICROSECOND = 1e-6  # the resolution of a token's time
@@ -41,7 +41,7 @@ def test_a_late_agent_does_not_sleep() -> None:
 def test_a_run_that_is_measured_has_the_latency_of_each_token() -> None:
     async def measure() -> Probe:
         with running("floor", heartbeat=30.0, unlimited=True) as server:
-            target_load = Load(target_of(server.port), server.pid, server.secret)
+            target_load = Load(target_of(server.port), Processes(server.pid), server.secret)
             return await PacedRuns(target_load).probe(3, ramp=0.05, warm_up=0.1, seconds=1.0)
 
     probe = asyncio.run(measure())
@@ -53,7 +53,7 @@ def test_a_run_that_is_measured_has_the_latency_of_each_token() -> None:
 
 def test_merged_tokens_count_one_by_one() -> None:
     async def receive() -> tuple[list[float], float]:
-        runs = PacedRuns(Load(target_of(1), 1, ""))
+        runs = PacedRuns(Load(target_of(1), Processes(1), ""))
         seconds: list[float] = []
         runs._seconds = seconds
         now = time.monotonic()
