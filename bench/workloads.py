@@ -71,16 +71,6 @@ WORKLOADS: Mapping[str, Workload] = {
         quick={"connections": 150, "ramp": 0.5, "warm_up": 0.5, "seconds": 4},
         full={"connections": 150, "ramp": 2, "warm_up": 2, "seconds": 20},
     ),
-    "workers": Workload(
-        "as paced, with more runs: one process and two",
-        "paced",
-        unit="event",
-        figure="cpu_us",
-        bases=(),
-        compares=(NETRA, BROKER, WORKERS),
-        quick={"connections": 300, "ramp": 0.5, "warm_up": 0.5, "seconds": 4},
-        full={"connections": 300, "ramp": 2, "warm_up": 2, "seconds": 20},
-    ),
     "capacity": Workload(
         "as many paced runs as one core serves with a p99 of at most 50 ms",
         "capacity",
@@ -199,6 +189,16 @@ WORKLOADS: Mapping[str, Workload] = {
         resumes=True,
         quick={"connections": 200, "seconds": 1},
         full={"connections": 1000, "seconds": 5},
+    ),
+    "workers": Workload(
+        "as paced, with more runs: one process and two",
+        "paced",
+        unit="event",
+        figure="cpu_us",
+        bases=(),
+        compares=(NETRA, BROKER, WORKERS),
+        quick={"connections": 300, "ramp": 0.5, "warm_up": 0.5, "seconds": 4},
+        full={"connections": 300, "ramp": 2, "warm_up": 2, "seconds": 20},
     ),
 }
 """Every workload, in the order in which it is run and shown."""
