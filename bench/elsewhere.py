@@ -19,7 +19,7 @@ from attrs import frozen
 from bench.connection import Connection, LoadError, Target
 from bench.dialects import DIALECTS
 from bench.resuming import Client
-from bench.scenarios import ANSWER_SECONDS, Load, Processes, loading, run_once
+from bench.scenarios import ANSWER_SECONDS, Load, Processes, exchange, loading, run_once
 from bench.servers import Server
 from bench.valkey import Valkey
 from netra_trio.broker.valkey import keys
@@ -150,8 +150,7 @@ async def remember(node: Node, *, sessions: int) -> Mapping[str, float]:
     """Return the KiB in Valkey for each session, with all keys of its user, in three states."""
     valkey = node.valkey
     async with _loading(node) as load:
-        warm = await Client.open(load, 2 * sessions)
-        await run_once(warm.connection, "stream")
+        await exchange(load, await load.connect_many(1))
         await load.run_for(SETTLE_SECONDS)
 
         async def grown() -> float:
@@ -159,14 +158,12 @@ async def remember(node: Node, *, sessions: int) -> Mapping[str, float]:
             return (valkey.used_bytes() - before) / sessions / 1024
 
         before = valkey.used_bytes()
-        idle = [await Client.open(load, user) for user in range(sessions)]
+        idle = await load.connect_many(sessions)
         found = {"a new session": await grown()}
-        for client in idle:
-            for agent in ["echo"] * 10 + ["stream"]:
-                await run_once(client.connection, agent)
+        await exchange(load, idle)
         found["after 10 messages and 200 deltas, acknowledged"] = await grown()
         before = valkey.used_bytes()
-        users = range(sessions, 2 * sessions)
+        users = range(sessions + 1, 2 * sessions + 1)  # the load has numbered the others
         behind = [await Client.open(load, user, acknowledges=False) for user in users]
         for client in behind:
             await run_once(client.connection, "stream")

@@ -330,12 +330,12 @@ async def connect(load: Load, parameters: Parameters) -> Result:
 async def memory_after_traffic(load: Load, parameters: Parameters) -> Result:
     """Measure the memory that each connection keeps after traffic."""
     warm = await load.connect_many(MEMORY_WARM_UP)
-    await _exchange(load, warm)
+    await exchange(load, warm)
     await asyncio.gather(*(connection.close() for connection in warm))
     await load.run_for(1.0)
     before = memory(load.pid)
     connections = await load.connect_many(int(parameters["connections"]))
-    await _exchange(load, connections)
+    await exchange(load, connections)
     await load.run_for(float(parameters["seconds"]))
     after, number = memory(load.pid), len(connections)
     figures = {
@@ -346,17 +346,17 @@ async def memory_after_traffic(load: Load, parameters: Parameters) -> Result:
     return {"figures": figures, "checks": {"empty_server_pss_kib": before.pss}}
 
 
-async def _exchange(load: Load, connections: Sequence[Connection]) -> None:
+async def exchange(load: Load, connections: Sequence[Connection]) -> None:
     """Exchange ten messages on each connection, and then stream one answer."""
     limit = asyncio.Semaphore(OPENING_AT_ONCE)
 
-    async def exchange(connection: Connection) -> None:
+    async def exchange_on(connection: Connection) -> None:
         async with limit:
             for _ in range(MEMORY_MESSAGES):
                 await run_once(connection, "echo")
             await run_once(connection, "stream")
 
-    await asyncio.gather(*(exchange(connection) for connection in connections))
+    await asyncio.gather(*(exchange_on(connection) for connection in connections))
     await load.run_for(0)
 
 
