@@ -16,7 +16,7 @@ from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import SessionId
 from netra_trio.sessions.replica import Collected, Replica
 
-FLUSH_SECONDS = 0.05  # after a new event: at a model's pace, a few events are in each batch
+FLUSH_SECONDS = 0.1  # after a new event: at a model's pace, a few events are in each batch
 HOLD_SECONDS = 0.05  # that a confirmation waits for its copy, before it is sent without
 NOTE_SECONDS = 2.0  # that it waits for the store then, as the end of a run does
 FLUSHES = 8  # on the way at the same time

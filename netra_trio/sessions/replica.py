@@ -27,7 +27,7 @@ from netra_trio.sessions.event_log import Entry
 from netra_trio.sessions.log_copy import Base, encode
 
 REBASE_BYTES = 256 * 1024  # of new entries, before a batch replaces all earlier ones
-REBASE_BATCHES = 500  # likewise: 25 s of a run that emits all the time
+REBASE_BATCHES = 500  # likewise: 50 s of a run that emits all the time
 
 
 class ReplicatedLog(Protocol):
