@@ -137,6 +137,7 @@ class Cluster:
         self._sessions[session] = replica
         session.events.replicate(replica)
         self.replicator.note(replica, is_held=False)
+        self.replicator.hurry()  # its client may resume it at another node in a moment
 
     def forget(self, session: Session, *, has_moved: bool = False) -> None:
         """Copy a session no longer.

@@ -61,6 +61,10 @@ class Replicator:
                 self._holding[replica] = (replica.held_from, trio.current_time() + HOLD_SECONDS)
                 self._is_holding.set()
 
+    def hurry(self) -> None:
+        """Copy at once what has changed."""
+        self._urgent.set()
+
     @property
     def unreplicated(self) -> int:
         """The number of sessions that have something to copy."""

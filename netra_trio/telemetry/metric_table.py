@@ -322,7 +322,8 @@ METRICS: tuple[Metric, ...] = (
         "gauge",
         "server",
         "broker_lag_seconds",
-        "The age of the newest sign of life of the broker; above 5 seconds it counts as unavailable",
+        "The age of the newest sign of life of the broker; above 5 seconds it counts as "
+        "unavailable",
         lambda _, g: g.broker_lag,
         merge="max",
     ),

@@ -23,16 +23,16 @@ async def test_nodes_see_each_other(autojump_clock: MockClock) -> None:
     gone: list[NodeId] = []
     one.on_gone = gone.append
     await one.renew()
-    assert not one.has_peers
+    assert not one.has_peers_beside(())
     await two.renew()
     await one.renew()
-    assert one.has_peers
+    assert one.has_peers_beside(())
     assert one.is_live(TWO)
     assert one.is_live(ONE)
     two.start_draining()
     await two.renew()
     await one.renew()
-    assert (one.peers, one.has_peers) == ({TWO: True}, False)
+    assert (one.peers, one.has_peers_beside(())) == ({TWO: True}, False)
     await two.resign()
     await one.renew()
     assert not one.is_live(TWO)

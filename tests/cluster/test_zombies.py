@@ -27,7 +27,7 @@ async def reconnected(client: Client) -> str:
     """Wait for the next reconnect, and return its verdict."""
     before = client.stats.reconnections
     with trio.fail_after(20):
-        while client.stats.reconnections == before:
+        while client.stats.reconnections == before:  # noqa: ASYNC110 - there is no event
             await trio.sleep(0.05)
     return str(client.stats.last_resume_verdict)
 
@@ -153,7 +153,7 @@ async def test_a_text_is_copied_before_the_end_of_its_run_is_stored(
 @pytest.mark.parametrize("seed", range(6))
 async def test_two_nodes_resume_a_session_at_once(seed: int, autojump_clock: MockClock) -> None:
     """The one that is asked while it still restores the session does not deny it."""
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311 - repeatable
     async with open_cluster({"count": count}, nodes=3, random=random) as cluster:
         only(cluster, 0)
         async with cluster.connect() as client:

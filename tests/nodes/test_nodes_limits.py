@@ -18,7 +18,7 @@ async def test_two_nodes_serve_a_user_as_one(
         "DATABASE_URL": database_url,
         "WEBSOCKET_MAX_CONNECTIONS_PER_USER": "2",
     }
-    with Nodes(tmp_path, 2, **settings) as nodes, trio.fail_after(PATIENCE):
+    with Nodes(tmp_path, 2, None, **settings) as nodes, trio.fail_after(PATIENCE):
         one, two = nodes.server(0), nodes.server(1)
 
         # A ticket is used once, on whichever node.

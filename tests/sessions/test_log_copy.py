@@ -4,7 +4,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.ids import RunId, ThreadId
+from netra_trio.ids import QuestionId, RunId, ThreadId, ToolCallId
 from netra_trio.protocol.codec import Encoded, payload_of
 from netra_trio.protocol.messages import (
     AgentAnswered,
@@ -24,6 +24,8 @@ from netra_trio.protocol.messages import (
 from netra_trio.sessions.event_log import Entry
 from netra_trio.sessions.log_copy import Base, decode, encode
 
+CALL, QUESTION = ToolCallId("call"), QuestionId("q")
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 runs = st.sampled_from([RunId("run_1"), RunId("run_2")])
 keys = st.sampled_from(["key-1", "key-2", None])
@@ -42,17 +44,21 @@ structured = st.one_of(
     ),
     st.builds(lambda run: AgentStarted(run, "agent", ThreadId("main"), 1), runs),
     st.builds(lambda run, text: AgentThinking(run, text, 1, 2), runs, texts),
-    st.builds(lambda run, value: ToolExecuting(run, "call", "tool", {"x": value}), runs, json),
+    st.builds(lambda run, value: ToolExecuting(run, CALL, "tool", {"x": value}), runs, json),
     st.builds(
-        lambda run, value: ToolCompleted(run, "call", "tool", True, 3, value, None, None),
+        lambda run, value: ToolCompleted(run, CALL, "tool", True, 3, value, None, None),
         runs,
         json,
     ),
     st.builds(
-        lambda run, text: AgentAsking(run, "q", QuestionKind.QUESTION, text, 5.5), runs, texts
+        lambda run, text: AgentAsking(run, QUESTION, QuestionKind.QUESTION, text, 5.5),
+        runs,
+        texts,
     ),
     st.builds(
-        lambda run, value: AgentAnswered(run, "q", QuestionOutcome.ANSWERED, value), runs, json
+        lambda run, value: AgentAnswered(run, QUESTION, QuestionOutcome.ANSWERED, value),
+        runs,
+        json,
     ),
     st.builds(lambda run, value: AgentCompleted(run, RunStatus.COMPLETED, 7, value), runs, json),
 )

@@ -441,7 +441,9 @@ class Simulation:
             event.run_id
             for events in trace.delivered.values()
             for event in events
-            if event.type == "agent_completed" and event.payload["status"] == "interrupted"
+            if event.type == "agent_completed"
+            and event.payload["status"] == "interrupted"
+            and event.run_id is not None
         }
         found = list(losses(trace, is_over=False, cut_off=cut_off))
         self.violations += found
