@@ -118,3 +118,12 @@ def test_a_long_run_uses_bounded_memory() -> None:
     assert total_bytes(transcript) <= RUNS_BYTES
     kept = sum(len(chunk) for chunk in transcript._runs[RunId("a")].chunks)
     assert kept <= RUNS_BYTES + 64 * 1024 + 1024
+
+
+def test_a_text_that_another_node_has_gone_on_with_is_marked() -> None:
+    transcript = transcript_of("a", "b")
+    transcript.add_removed(delta("a", "text"))
+    transcript.mark_cut([RunId("a")])
+    runs = runs_by_id(transcript)
+    assert (runs["a"]["content"], runs["a"]["truncated"]) == ("text", True)
+    assert "truncated" not in runs["b"]

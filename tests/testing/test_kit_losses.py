@@ -208,3 +208,10 @@ async def test_an_agent_is_recorded_piece_by_piece(autojump_clock: MockClock) ->
         run = await client.send("go")
         assert await run.text() == network.trace.emitted[run.run_id] == "short " + "x" * 100_000
     assert_nothing_lost(network.trace)
+
+
+@pytest.mark.parametrize("text", ["Hel", "Help"])
+def test_a_run_that_was_killed_may_lack_its_last_text(text: str) -> None:
+    trace = trace_of(*BEGUN, delta(3, text), end(4, "interrupted"))
+    assert len(list(losses(trace))) == 1
+    assert len(list(losses(trace, cut_off={RUN}))) == (text != "Hel")
