@@ -142,8 +142,12 @@ def _faults(random: Random, kinds: list[str], nodes: int) -> Iterator[Step]:
             match kind:
                 case "crash":
                     yield at, kind, (node, random.choice((0.2, 2.0, 10.0)))
-                case "pause" | "cut":
+                case "pause":
                     yield at, kind, (node, seconds)
+                case "cut":
+                    # Not for a lease: a client that comes back to such a node is served by it,
+                    # whatever other nodes have done meanwhile.
+                    yield at, kind, (node, min(seconds, 2.0))
                 case "delay":
                     yield at, kind, (node, random.choice((0.04, 0.3)))
                 case "loss":
