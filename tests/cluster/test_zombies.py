@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.client import Client
+from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.sessions.session import Session
 
 
@@ -247,3 +248,34 @@ async def test_a_short_failure_breaks_a_relay_at_both_ends(autojump_clock: MockC
             cluster.faults[0].is_cut = False
             assert await reconnected(client) == "exact"
             assert await run.text() == text(100)
+
+
+@pytest.mark.parametrize("store", ["answers", "is gone"])
+async def test_waiting_runs_go_on_where_a_release_failed(
+    store: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_cluster({"count": count}) as cluster:
+        only(cluster, 0)
+        async with cluster.connect() as client:
+            runs = [await client.send("20", thread_id="t"), await client.send("3", thread_id="t")]
+            await trio.sleep(0.5)
+            (session,) = sessions(cluster, 0)
+            node = cluster.node(0)
+            assert node is not None
+            assert node.cluster is not None
+            directory: Any = node.cluster.backend.directory
+
+            async def fail(*_: object, **__: object) -> bool:
+                raise BrokerUnavailable("gone")
+
+            async def fails_too(*_: object, **__: object) -> object:
+                raise StoreUnavailable("gone")
+
+            directory.release = fail
+            if store == "is gone":
+                monkeypatch.setattr(type(cluster.store), "take_over", fails_too)
+            assert not await node.cluster.moves.give(session, to=None, closes=True)
+            assert await runs[0].text() == text(20)
+            events = [event async for event in runs[1]]
+            status = "completed" if store == "answers" else "interrupted"
+            assert events[-1].payload["status"] == status
