@@ -279,19 +279,27 @@ class Load:
             if event.type == "connected"
         )
 
-    def check(self, runs: Mapping[str, tuple[str, Any]]) -> Counter[str]:
+    def check(
+        self, runs: Mapping[str, tuple[str, Any]], *, allows_gap: bool = False
+    ) -> Counter[str]:
         """Check what the clients were told, and compare it with the runs of the database.
+
+        Args:
+            runs: The runs of the database.
+            allows_gap: Whether a client may be told that events are missing.
 
         Returns:
             The statuses of the ends, with their numbers.
         """
         statuses: Counter[str] = Counter()
         for told in self.told:
-            ends = _check_events(told.events)
+            ends = _check_events(told.events, allows_gap=allows_gap)
             assert len(ends) == told.sent
             for run_id, (payload, text) in ends.items():
                 statuses[payload["status"]] += 1
                 assert runs[run_id] == (payload["status"], payload)
+                if text is None:
+                    continue
                 if payload["status"] == "completed":
                     assert text == ANSWER
                 else:
@@ -299,29 +307,58 @@ class Load:
         return statuses
 
 
-def _check_events(events: Sequence[Event]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Check numbers, starts and ends; return the payload of each end, and the text of its run."""
-    last = 0
-    texts: Counter[str] = Counter()
-    written: dict[str, list[str]] = {}
-    ends: dict[str, tuple[dict[str, Any], str]] = {}
-    for event in events:
-        if event.type == "connected" and event.payload["verdict"] in {"new", "reset"}:
-            last = 0
-        assert event.type not in {"gap", "reset", "lagged", "lost"}, event
-        if event.seq is None or event.first is None:
-            continue
-        assert event.first == last + 1, (event, last)
-        last = event.seq
-        run_id = event.run_id
-        if run_id is None:
-            continue
+@define
+class _Check:
+    """What the events of one client have shown so far.
+
+    Attributes:
+        last: The last number; None after a gap.
+        begun: The runs that have started.
+        texts: The texts of runs; None if a part may be missing.
+        ends: The payload of the end of each run, and its text.
+    """
+
+    last: int | None = 0
+    begun: set[str] = field(factory=set)
+    texts: dict[str, str | None] = field(factory=dict)
+    ends: dict[str, tuple[dict[str, Any], str | None]] = field(factory=dict)
+
+    def number(self, event: Event) -> None:
+        """Check the number of an event."""
+        assert self.last is None or event.first == self.last + 1, (event, self.last)
+        self.last = event.seq
+
+    def run(self, event: Event, run_id: str) -> None:
+        """Check an event of a run."""
         if event.type == "agent_started":
-            texts[run_id] += 1
-            assert texts[run_id] == 1, f"{run_id} started again"
+            assert run_id not in self.begun, f"{run_id} started again"
+            self.begun.add(run_id)
+            self.texts[run_id] = ""
         elif event.type == "partial_result":
-            written.setdefault(run_id, []).append(event.payload["content"])
+            text = self.texts.get(run_id)
+            self.texts[run_id] = None if text is None else text + event.payload["content"]
         elif event.type == "agent_completed":
-            assert run_id not in ends, f"{run_id} has two ends"
-            ends[run_id] = (event.payload, "".join(written.get(run_id, [])))
-    return ends
+            assert run_id not in self.ends, f"{run_id} has two ends"
+            self.ends[run_id] = (event.payload, self.texts.get(run_id, ""))
+
+    def gap(self) -> None:
+        """Note that events are missing."""
+        self.last = None
+        self.texts.update(dict.fromkeys(self.texts))
+
+
+def _check_events(
+    events: Sequence[Event], *, allows_gap: bool
+) -> dict[str, tuple[dict[str, Any], str | None]]:
+    """Check numbers, starts and ends; return the payload of each end, and the text of its run."""
+    check = _Check()
+    for event in events:
+        if event.type == "gap" and allows_gap:
+            check.gap()
+        assert event.type not in {"reset", "lagged", "lost"}, event
+        assert event.type != "gap" or allows_gap, event
+        if event.seq is not None:
+            check.number(event)
+            if event.run_id is not None:
+                check.run(event, event.run_id)
+    return check.ends

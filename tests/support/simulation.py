@@ -139,25 +139,19 @@ def _faults(random: Random, kinds: list[str], nodes: int) -> Iterator[Step]:
         for _ in range(random.choice((1, 1, 2))):
             at, node = random.uniform(0.5, BUSY_SECONDS - 1), random.randrange(nodes)
             seconds = random.choice((0.1, 0.5, 1.0, 2.0, 4.0, 7.0))
-            match kind:
-                case "crash":
-                    yield at, kind, (node, random.choice((0.2, 2.0, 10.0)))
-                case "pause":
-                    yield at, kind, (node, seconds)
-                case "cut":
-                    # Not for a lease: a client that comes back to such a node is served by it,
-                    # whatever other nodes have done meanwhile.
-                    yield at, kind, (node, min(seconds, 2.0))
-                case "delay":
-                    yield at, kind, (node, random.choice((0.04, 0.3)))
-                case "loss":
-                    yield at, kind, (node, random.choice((0.1, 0.5)), seconds)
-                case "clear":
-                    yield at, kind, ()
-                case "roll_back":
-                    yield at, kind, (random.uniform(0.1, 3.0),)
-                case "down":
-                    yield at, kind, (random.uniform(0.1, 5.0),)
+            arguments: dict[str, tuple[float, ...]] = {
+                "crash": (node, random.choice((0.2, 2.0, 10.0))),
+                "pause": (node, seconds),
+                # Not for a lease: a client that comes back to such a node is served by it, whatever
+                # other nodes have done meanwhile.
+                "cut": (node, min(seconds, 2.0)),
+                "delay": (node, random.choice((0.04, 0.3))),
+                "loss": (node, random.choice((0.1, 0.5)), seconds),
+                "clear": (),
+                "roll_back": (random.uniform(0.1, 3.0),),
+                "down": (random.uniform(0.1, 5.0),),
+            }
+            yield at, kind, arguments[kind]
 
 
 def _without_double(faults: list[Step]) -> Iterator[Step]:
