@@ -1,5 +1,7 @@
 """The scheduler of a session: a limited number of active runs, the others in order.
 
+    >>> from unittest.mock import Mock
+    >>> session = Mock()
     >>> schedule = Scheduler(ThreadLines(), max_active=8, max_waiting=32)
     >>> for run in ("r1", "r2"):
     ...     place = schedule.enter(run, "main", session)

@@ -1,5 +1,7 @@
 """The lines of a user's threads: the order of the runs of each thread, over all sessions.
 
+    >>> from unittest.mock import Mock
+    >>> session = Mock()
     >>> lines = ThreadLines()
     >>> one, two = lines.enter("r1", "main", session), lines.enter("r2", "main", session)
     >>> lines.start(one); lines.can_start(two)

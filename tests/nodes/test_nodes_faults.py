@@ -33,17 +33,21 @@ async def pause(load: Load) -> None:
     await trio.sleep(3)
 
 
-@pytest.mark.parametrize("faults", [kill, pause])
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize(
+    ("faults", "count", "database"),
+    [(kill, 2, "sqlite"), (kill, 3, "postgres"), (pause, 2, "postgres")],
+)
 async def test_every_session_resumes_exactly(
     faults: Callable[[Load], Awaitable[None]],
+    count: int,
     database: str,
+    *,
     tmp_path: Path,
     valkey_url: str,
     database_url: str,
 ) -> None:
     url = f"sqlite:///{tmp_path / 'netra.db'}" if database == "sqlite" else database_url
-    with Nodes(tmp_path, 2, REDIS_URL=valkey_url, DATABASE_URL=url) as nodes:
+    with Nodes(tmp_path, count, REDIS_URL=valkey_url, DATABASE_URL=url) as nodes:
         load = Load(nodes)
         await load.run(faults)
         statuses = load.check(await nodes.ended_runs())
