@@ -20,10 +20,10 @@ from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseco
 from netra_trio.broker.valkey.connection import Command
 from netra_trio.broker.valkey.dialing import Dialer, Server, exchange, limited
 from netra_trio.broker.valkey.directory import INBOX_SECONDS, ValkeyDirectory
-from netra_trio.broker.valkey.ear import PROBE_SECONDS
 from netra_trio.broker.valkey.inbox import Inbox
 from netra_trio.broker.valkey.limits import ValkeyLimits
 from netra_trio.broker.valkey.link import Link
+from netra_trio.broker.valkey.listening import PROBE_SECONDS
 from netra_trio.broker.valkey.rooms import ValkeyBroker
 from netra_trio.broker.valkey.threads import ValkeyThreads
 from netra_trio.config.redis_url import parse
@@ -146,11 +146,11 @@ class ValkeyBackend:
             except BrokerUnavailable:
                 pass  # each call tells its own caller
             else:
-                for link, ear in ((inbox, self._inbox.ear), (events, self.broker.ear)):
-                    ear.expect(sent_at)
-                    if ear.is_deaf and link.connection is not None:
+                for link, each in ((inbox, self._inbox.listening), (events, self.broker.listening)):
+                    each.note_probe(sent_at)
+                    if each.is_silent and link.connection is not None:
                         link.connection.close("the listener receives nothing")
-                        ear.forget()
+                        each.forget()
             await trio.sleep(PROBE_SECONDS)
 
     async def check(self) -> None:
@@ -163,10 +163,10 @@ class ValkeyBackend:
         if unusable is not None:
             raise BrokerUnavailable(unusable)
         await self._calls.run_all([("PING",)])
-        for name, ear in (("inbox", self._inbox.ear), ("events", self.broker.ear)):
-            if ear.lag > UNHEALTHY_SECONDS:
+        for name, each in (("inbox", self._inbox.listening), ("events", self.broker.listening)):
+            if each.lag > UNHEALTHY_SECONDS:
                 raise BrokerUnavailable(
-                    f"the listener of the {name} has received nothing for {ear.lag:.0f} s"
+                    f"the listener of the {name} has received nothing for {each.lag:.0f} s"
                 )
 
     def statistics(self) -> Mapping[str, float]:
@@ -177,7 +177,7 @@ class ValkeyBackend:
         """
         connection = self._links[0].connection
         return {
-            "lag": max(self._inbox.ear.lag, self.broker.ear.lag),
+            "lag": max(self._inbox.listening.lag, self.broker.listening.lag),
             "reconnects": float(sum(max(0, link.connections - 1) for link in self._links)),
             "outstanding_bytes": float(connection.outstanding_bytes if connection else 0),
         }

@@ -11,7 +11,7 @@ from netra_trio.broker.base import ANSWER_SECONDS, Mail
 from netra_trio.broker.valkey import keys
 from netra_trio.broker.valkey.calls import checked
 from netra_trio.broker.valkey.connection import Connection
-from netra_trio.broker.valkey.ear import Ear
+from netra_trio.broker.valkey.listening import Listening
 from netra_trio.broker.valkey.scripts import RESUME
 from netra_trio.ids import NodeId
 
@@ -32,7 +32,7 @@ class Inbox:
     """The listener of the inbox of a node; reads no further while messages wait to be taken."""
 
     node: NodeId
-    ear: Ear = field(factory=Ear)
+    listening: Listening = field(factory=Listening)
     _position: str = "0-0"
     _mail: deque[Mail] = field(factory=deque)
     _changed: trio.Event = field(factory=trio.Event)
@@ -54,9 +54,9 @@ class Inbox:
         self._position = checked(position).decode()
         while True:
             while self._mail:
-                self.ear.is_reading = False
+                self.listening.is_reading = False
                 await self._changed.wait()
-            self.ear.is_reading = True
+            self.listening.is_reading = True
             milliseconds = round(BLOCK_SECONDS * 1000)
             trimmed, found = await connection.submit(
                 [
@@ -85,7 +85,7 @@ class Inbox:
                         fields[DATA],
                     )
                 )
-        self.ear.hear()
+        self.listening.note_received()
         self._announce()
 
     def _announce(self) -> None:

@@ -20,8 +20,8 @@ from netra_trio.broker.valkey import keys, scripts
 from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseconds
 from netra_trio.broker.valkey.connection import Command, Connection
 from netra_trio.broker.valkey.dialing import Dialer
-from netra_trio.broker.valkey.ear import Ear
 from netra_trio.broker.valkey.link import Link
+from netra_trio.broker.valkey.listening import Listening
 from netra_trio.ids import NodeId
 
 ROOM_SECONDS = 86_400.0  # a room that no one has used for so long starts a new epoch
@@ -39,7 +39,7 @@ class ValkeyBroker:
     _calls: Calls
     _database: int
     _dialer: Dialer
-    ear: Ear = field(factory=Ear)
+    listening: Listening = field(factory=Listening)
     link: Link = field(init=False)
     _rooms: dict[bytes, str] = field(factory=dict)  # by channel
     _seen: dict[str, tuple[str, int]] = field(factory=dict)
@@ -148,7 +148,7 @@ class ValkeyBroker:
         kind, channel, payload, *_ = (*value, b"")
         if kind != MESSAGE:
             return
-        self.ear.hear()
+        self.listening.note_received()
         room = self._rooms.get(channel)
         if room is None:  # a probe, or an event of a room that was left
             return

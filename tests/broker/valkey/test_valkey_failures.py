@@ -29,7 +29,7 @@ from netra_trio.broker.base import (
     Mail,
 )
 from netra_trio.broker.valkey import backend as backend_module
-from netra_trio.broker.valkey import ear, keys
+from netra_trio.broker.valkey import keys, listening
 from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.broker.valkey.calls import evaluation
 from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES, Connection
@@ -472,7 +472,7 @@ async def test_a_listener_that_receives_nothing_is_connected_again(
     own_server: Server, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "PROBE_SECONDS", 0.05)
-    monkeypatch.setattr(ear, "DEAF_SECONDS", 0.3)
+    monkeypatch.setattr(listening, "SILENT_SECONDS", 0.3)
     one, two = [await opened(own_server.url, nursery) for _ in range(2)]
     await everything_works(one, two)
     # As after a fail-over to a server whose clock is behind: the next ids are smaller.
@@ -491,29 +491,29 @@ async def test_a_listener_that_receives_nothing_is_connected_again(
     await everything_works(one, two)
 
 
-async def test_waiting_messages_are_no_deafness(
+async def test_waiting_messages_are_no_silence(
     own_server: Server, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "PROBE_SECONDS", 1000.0)
-    monkeypatch.setattr(ear, "DEAF_SECONDS", 0.0)
+    monkeypatch.setattr(listening, "SILENT_SECONDS", 0.0)
     one, two = [await opened(own_server.url, nursery) for _ in range(2)]
     sent = [Mail("k", two.node, b"%d" % at) for at in range(200)]
     await two.directory.post(one.node, sent)
-    own = one._inbox.ear
+    own = one._inbox.listening
     await until_true(lambda: not own.is_reading)
-    own.expect(trio.current_time())
-    assert not own.is_deaf
+    own.note_probe(trio.current_time())
+    assert not own.is_silent
     got: list[Mail] = []
     while len(got) < len(sent):
         got += await one.directory.receive()
     assert got == sent
     await until_true(lambda: own.is_reading)
-    own.expect(trio.current_time())
-    await until_true(lambda: own.is_deaf)
-    own.expect(trio.current_time())  # the first one counts
-    await until_true(lambda: own.is_deaf)
-    own.hear()
-    await until_true(lambda: not own.is_deaf)
+    own.note_probe(trio.current_time())
+    await until_true(lambda: own.is_silent)
+    own.note_probe(trio.current_time())  # the first one counts
+    await until_true(lambda: own.is_silent)
+    own.note_received()
+    await until_true(lambda: not own.is_silent)
     assert own.lag < ANSWER_SECONDS
 
 
