@@ -323,7 +323,7 @@ class AuthExpiring:
 
 @frozen
 class ServerDraining:
-    """The server is shutting down; the client reconnects after `reconnect_after_ms`."""
+    """The server is shutting down; an idle client reconnects after `reconnect_after_ms`."""
 
     TYPE: ClassVar[str] = "server_draining"
     reason: str
