@@ -178,13 +178,15 @@ class ConnectionManager:
             else:
                 if self.is_left:
                     await trio.sleep_forever()  # until `close` cancels it
-                at_least = self._session.connection.reconnect_after(trio.current_time())
                 why = describe_close(code)
                 self._count_lost_connection(code)
             if self._back_off.is_exhausted:
                 count = self._back_off.failures
                 raise GaveUp(f"cannot connect to {self._address}: {why} (attempts: {count})")
-            with trio.move_on_after(self._back_off.pause(chance=self._random(), at_least=at_least)):
+            # Also if the attempt that failed was one that a message had brought forward.
+            told = self._session.connection.reconnect_after(trio.current_time())
+            pause = self._back_off.pause(chance=self._random(), at_least=max(at_least, told))
+            with trio.move_on_after(pause):
                 await self._reconnect.wait()
 
     def _count_failed_attempt(self, why: str) -> None:

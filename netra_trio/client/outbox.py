@@ -135,6 +135,11 @@ class Outbox:
         return None
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether a message waits to be written, now or later."""
+        return len(self._messages) > (self._in_flight is not None)
+
+    @property
     def in_flight(self) -> OutboxMessage | None:
         """The message that was written and not answered."""
         return self._in_flight

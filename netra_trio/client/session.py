@@ -49,7 +49,9 @@ class ConnectionState:
         made_progress: Whether a new event was received.
         token_ended: Whether the server said that the token has expired.
         draining: Set when the server said that it is about to close the connection.
-        reconnect_at: When the server wants the next connection at the earliest, on Trio's clock.
+        reconnect_at: When the server wants the next connection of an idle client at the earliest,
+            on Trio's clock.
+        is_urgent: Set when a message waits that the draining server does not accept.
     """
 
     heartbeat_ms: int = HEARTBEAT_MS
@@ -57,6 +59,7 @@ class ConnectionState:
     token_ended: bool = False
     draining: trio.Event = field(factory=trio.Event)
     reconnect_at: float = -math.inf
+    is_urgent: trio.Event = field(factory=trio.Event)
 
     def reconnect_after(self, now: float) -> float:
         """Return how many seconds the server wants to pass before the next connection."""
@@ -116,7 +119,7 @@ class ClientSession:
         self.token_expiring = Notifier()
         self.feed = self._new_feed()
         self.connection = ConnectionState()
-        self.messages = Messages(self._outbox, file, self.to_write.notify)
+        self.messages = Messages(self._outbox, file, self._changed)
         self.requests = Requests(self.to_write.notify)
         self._runs = Runs(self._outbox, self.requests, self.tell, wall_clock)
 
@@ -206,7 +209,7 @@ class ClientSession:
             self._held.append(event, len(text))
         else:
             self._receive_numbered(event, len(text))
-        self.to_write.notify()
+        self._changed()
 
     def next_frame(self, now: float) -> str | None:
         """Return the next frame to write, or None: control frames first, then messages."""
@@ -275,6 +278,12 @@ class ClientSession:
         self._runs.resume()
 
     # Internals.
+
+    def _changed(self) -> None:
+        """Notify the tasks of the connection that there may be a message to send."""
+        self.to_write.notify()
+        if self.connection.draining.is_set() and self._outbox.is_waiting:
+            self.connection.is_urgent.set()
 
     def _repeat_unanswered(self, *, is_replayed: bool) -> None:
         """Send unanswered frames again, on a new connection."""

@@ -21,6 +21,11 @@ each moment events are taken from one socket only:
 - If the old socket is closed meanwhile, what was held back is dropped, and the attempt goes on: it
   is the ordinary reconnection then.
 
+The server tells its clients different times, so that they don't all come at once. A message that it
+does not accept would wait as long, so it starts the first attempt at once. That happens once for a
+connection, and not while pauses are due: neither refusals nor servers that drain one after the
+other drive a loop.
+
 An attempt without an answer may have reached the server. Then the old socket is closed as taken
 over (4409), by this client's own doing: the client reconnects, as after any other loss.
 
@@ -69,9 +74,11 @@ async def replace(
     await state.draining.wait()
     wait = state.reconnect_after(trio.current_time())
     if back_off.failures:
-        wait = back_off.pause(chance=random(), at_least=wait)
+        await trio.sleep(back_off.pause(chance=random(), at_least=wait))
+    else:
+        with trio.move_on_after(wait):
+            await state.is_urgent.wait()
     while True:
-        await trio.sleep(wait)
         at_least = 0.0
         try:
             successor = line.successor = await open_next()
@@ -88,7 +95,8 @@ async def replace(
         if at_least == inf:
             return
         back_off.failed()
-        wait = back_off.pause(chance=random(), at_least=at_least)
+        at_least = max(at_least, state.reconnect_after(trio.current_time()))
+        await trio.sleep(back_off.pause(chance=random(), at_least=at_least))
 
 
 def _go_on(line: Line, failed: Line, session: ClientSession, tokens: Tokens) -> float:

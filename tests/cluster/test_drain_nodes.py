@@ -48,6 +48,73 @@ async def test_an_idle_client_moves_before_its_connection_closes(
         assert [str(status) for status in statuses] == ["CONNECTED"]
 
 
+async def drain_late(cluster: Cluster) -> None:
+    """Drain the first node, whose clients are told the latest time: 4 s."""
+    node = cluster.node(0)
+    assert node is not None
+    await node.drain(random=lambda: 1.0)
+
+
+def works_at(cluster: Cluster, number: int) -> bool:
+    node = cluster.node(number)
+    assert node is not None
+    return any(session.statistics()["active"] for session in node.sessions)
+
+
+async def test_an_idle_client_moves_at_the_told_time(autojump_clock: MockClock) -> None:
+    async with (
+        open_cluster({"count": count}) as cluster,
+        cluster.connect() as client,
+        trio.open_nursery() as nursery,
+    ):
+        assert await (await client.send("2")).text() == text(2)
+        nursery.start_soon(drain_late, cluster)
+        await trio.sleep(3.9)
+        assert client.stats.reconnections == 0
+        await trio.sleep(0.2)
+        assert client.stats.reconnections == 1
+
+
+@pytest.mark.parametrize("wait", [1.0, 0.0], ids=["in the wait", "as the drain begins"])
+async def test_a_message_takes_its_client_to_the_other_node_at_once(
+    autojump_clock: MockClock, wait: float
+) -> None:
+    async with (
+        open_cluster({"count": count}) as cluster,
+        cluster.connect() as client,
+        trio.open_nursery() as nursery,
+    ):
+        assert await (await client.send("2")).text() == text(2)
+        begun = trio.current_time()
+        nursery.start_soon(drain_late, cluster)
+        await trio.sleep(wait)
+        run = await client.send("5")
+        assert trio.current_time() - begun - wait < 1.0
+        await trio.sleep(0.1)
+        assert (works_at(cluster, 0), works_at(cluster, 1)) == (False, True)
+        assert await run.text() == text(5)
+        assert client.stats.reconnections == 1
+        assert client.stats.last_resume_verdict == "exact"
+
+
+async def test_a_message_beside_a_run_waits_for_the_run_only(autojump_clock: MockClock) -> None:
+    async with (
+        open_cluster({"count": count}) as cluster,
+        cluster.connect() as client,
+        trio.open_nursery() as nursery,
+    ):
+        first = await client.send("20", thread_id="one")
+        begun = trio.current_time()
+        nursery.start_soon(drain_late, cluster)
+        await trio.sleep(0.5)
+        second = await client.send("5", thread_id="two")
+        assert trio.current_time() - begun < 2.0 + 1.0
+        assert await first.text() == text(20)
+        assert await second.text() == text(5)
+        assert client.stats.reconnections == 2
+        assert client.stats.last_resume_verdict == "exact"
+
+
 async def test_a_run_that_ends_within_the_drain_is_not_lost(autojump_clock: MockClock) -> None:
     async with open_cluster({"count": count}) as cluster, cluster.connect() as client:
         run = await client.send("40")

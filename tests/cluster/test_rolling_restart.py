@@ -9,7 +9,7 @@ from netra_trio.agents.run import Run
 from netra_trio.client import Client, Status
 from netra_trio.testing import assert_nothing_lost
 
-SPREAD = 4.0  # seconds, over which clients go to other nodes: a message waits no longer
+CONNECT = 1.0  # seconds to connect: a message waits no longer, although idle clients wait 4 s
 
 
 async def count(run: Run) -> str:
@@ -63,7 +63,7 @@ async def test_a_rolling_restart(autojump_clock: MockClock, chance: float) -> No
         assert client.status is Status.CONNECTED
         assert client.stats.reconnections >= 2
         assert client.stats.last_resume_verdict == "exact"
-    assert max(waits) <= SPREAD
+    assert max(waits) < CONNECT
     assert_nothing_lost(cluster.trace)
     assert cluster.trace.announced == []
     (events,) = cluster.trace.delivered.values()
