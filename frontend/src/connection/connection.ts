@@ -90,6 +90,7 @@ export class Connection {
       written: (id) => owner.written(id),
       failed: (error) => this.#failed(error),
       queued: (count) => this.#state.stats.queued(count),
+      urgent: () => this.#switch.hurry(),
     });
     this.#receiver = new Receiver(this.#timers, (seq) => {
       if (this.#line?.acknowledges === true) this.#line.send({ type: "ack", payload: { seq } });

@@ -15,7 +15,7 @@ export interface FramesOwner {
   update(update: Update): void;
   /** The connection delivers something. */
   progress(): void;
-  /** The server will close the connection; the next one may be opened after so many ms. */
+  /** The server will close the connection; an idle client opens the next one after so many ms. */
   draining(reconnectAfter: number): void;
   /** An error of a frame. */
   failed(error: ErrorBody): void;
@@ -59,8 +59,8 @@ export class FrameHandler {
         this.#renewal.accepted(message.correlation_id, this.#endOf(message));
         break;
       case "server_draining":
-        this.#sender.drain();
         this.#owner.draining(message.payload.reconnect_after_ms);
+        this.#sender.drain();
         break;
       case "error":
         // The answer was settled before this rejection arrived, because its question was closed.

@@ -29,6 +29,8 @@ export interface SenderEvents {
   /** An error of a message or of the storage. */
   failed(error: ErrorBody): void;
   queued(count: number): void;
+  /** A message waits that the draining server does not accept. */
+  urgent(): void;
 }
 
 interface WaitingRequest {
@@ -152,6 +154,7 @@ export class Sender {
   /** The server drains: messages wait for the next line. */
   drain(): void {
     this.#isDraining = true;
+    this.#flush();
   }
 
   confirm(key: string): void {
@@ -197,6 +200,7 @@ export class Sender {
       if (wait > 0 && wait !== Infinity) this.#timers.set("flush", wait, () => this.#flush());
       if (wait > 0 || message === null) break;
     }
+    if (this.#isDraining && this.#outbox.isWaiting) this.#events.urgent();
     this.#countQueued();
   }
 

@@ -19,6 +19,11 @@
  * - If the old line is closed meanwhile, what it held back is dropped, and the attempt goes on: it
  *   is the ordinary reconnection then.
  *
+ * The server tells its clients different times, so that they don't all come at once. A message that it
+ * does not accept would wait as long, so it starts the first attempt at once. That happens once for a
+ * line, and not while pauses are due: neither refusals nor servers that drain one after the other
+ * drive a loop.
+ *
  * A browser does not report why a socket did not open, so each attempt may have reached the server.
  * Then the old line is closed as taken over (4409), by this client's own doing: the client
  * reconnects, as after any other loss.
@@ -69,6 +74,10 @@ export class Switch {
   #plannedAt = 0;
   /** The last number at that time. */
   #last = 0;
+  /** When the server wants the next line of an idle client at the earliest. */
+  #notBefore = 0;
+  /** Whether the first attempt only waits for that time. */
+  #mayHurry = false;
   #old: Line | null = null;
   #next: Line | null = null;
   #isUncertain = false;
@@ -91,7 +100,7 @@ export class Switch {
     this.#timers = new NamedTimers(ports.timers);
   }
 
-  /** The server is about to close this line: replaces it, not before so many ms. */
+  /** The server is about to close this line: replaces it, not before so many ms if this client is idle. */
   plan(line: Line | null, ms: number): void {
     this.#retry.postpone(ms);
     // A server that gets no acknowledgements keeps only its last events.
@@ -103,12 +112,20 @@ export class Switch {
     this.#useless = wasOfUse ? 0 : this.#useless + 1;
     this.#plannedAt = now;
     this.#last = last;
+    this.#notBefore = now + ms;
     this.#wait(ms, this.#useless);
+    this.#mayHurry = this.#useless === 0;
+  }
+
+  /** A message waits for the next line: the first attempt does not wait for the server's time. */
+  hurry(): void {
+    if (this.#mayHurry) this.#wait(0, 0);
   }
 
   /** Ends everything: the current line has ended. */
   cancel(): void {
     this.#attempt += 1;
+    this.#mayHurry = false;
     this.#timers.cancelAll();
     this.#next?.end();
     this.#next = this.#old = null;
@@ -138,6 +155,7 @@ export class Switch {
     this.#attempt += 1;
     const attempt = this.#attempt;
     const isStale = (): boolean => attempt !== this.#attempt;
+    this.#mayHurry = false;
     this.#startedAt = this.#ports.timers.now();
     try {
       const address = await this.#opener.reopen(isStale, () => {
@@ -185,7 +203,7 @@ export class Switch {
 
   #failed(retryAfter: number): void {
     this.#failures += 1;
-    this.#wait(retryAfter, this.#failures);
+    this.#wait(Math.max(retryAfter, this.#notBefore - this.#ports.timers.now()), this.#failures);
     this.#old?.release();
   }
 }

@@ -32,6 +32,11 @@ export class Outbox {
     return this.#messages.length >= OUTBOX_MESSAGES;
   }
 
+  /** Whether a message waits to be written, now or later. */
+  get isWaiting(): boolean {
+    return this.#messages.some((waiting) => !waiting.sent);
+  }
+
   get(key: string): OutboxMessage | undefined {
     return this.#find(key);
   }
