@@ -66,6 +66,7 @@ END_REASONS = {
     "heartbeat_missed": 4408,
     "taken_over": 4409,
     "evicted": 4429,
+    "fenced": 1012,
 }
 
 
