@@ -142,7 +142,7 @@ def test_a_valkey_is_no_child_of_the_server_and_ends_with_the_block(tmp_path: Pa
         os.kill(valkey.pid, signal.SIGKILL)
         while proc.is_alive(valkey.pid):
             time.sleep(0.01)
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(OSError, match=r"refused|reset|closed|timed out|pipe"):
             valkey.command("PING")
 
 

@@ -1,64 +1,16 @@
 """Links between two nodes: order, flow control, losses, and ends."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 import trio
-from attrs import define, field
+from support.linked import FAR, NEAR, Post, pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from netra_trio.cluster.link import CREDIT_BYTES, PART_BYTES, WINDOW_BYTES, Link
+from netra_trio.cluster.link import CREDIT_BYTES, PART_BYTES, WINDOW_BYTES
 from netra_trio.cluster.links import Links
-from netra_trio.errors import BrokerUnavailable, TransportClosed
+from netra_trio.errors import TransportClosed
 from netra_trio.ids import NodeId
-
-NEAR, FAR = NodeId("near"), NodeId("far")
-
-Message = tuple[dict[str, Any], bytes]
-
-
-@define
-class Post:
-    """Delivers messages of both nodes at once, except those that a test keeps or loses.
-
-    Attributes:
-        keeps: Whether messages are kept in `kept` instead.
-        is_down: Whether a message raises.
-        is_hung: Whether a message waits for ever.
-    """
-
-    ends: dict[NodeId, Callable[[NodeId, dict[str, Any], bytes], None]] = field(factory=dict)
-    kept: list[tuple[NodeId, Message]] = field(factory=list)
-    keeps: bool = False
-    is_down: bool = False
-    is_hung: bool = False
-
-    def of(self, sender: NodeId) -> Any:
-        async def post(node: NodeId, kind: str, header: dict[str, Any], data: bytes) -> None:
-            assert kind == "link"
-            await trio.lowlevel.checkpoint()
-            if self.is_hung:
-                await trio.sleep_forever()
-            if self.is_down:
-                raise BrokerUnavailable("down")
-            if self.keeps:
-                self.kept.append((node, (header, data)))
-            elif node in self.ends:
-                self.ends[node](sender, header, data)
-
-        return post
-
-
-def pair() -> tuple[Link, Link, Post]:
-    """Return both ends of a link."""
-    post = Post()
-    near, far = Link("id", FAR, post.of(NEAR)), Link("id", NEAR, post.of(FAR))
-    post.ends = {
-        NEAR: lambda _, header, data: near.deliver(header, data),
-        FAR: lambda _, header, data: far.deliver(header, data),
-    }
-    return near, far, post
 
 
 async def test_parts_arrive_in_order() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from cluster.test_links import pair
+from support.linked import pair
 from trio.testing import MockClock
 
 from netra_trio.cluster.relay import RelayTransport, relay
