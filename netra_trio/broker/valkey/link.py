@@ -116,7 +116,8 @@ class Link:
                     _log.warning("broker_unavailable", connection=self.name, reason=told)
                 await self._pause(failures)
                 continue
-            _log.info("broker_available", connection=self.name)
+            if told:
+                _log.info("broker_available", connection=self.name)
             if self.with_scripts and self.server is not None and self.server.policy is None:
                 _log.warning("broker_policy_unknown", advice=POLICY_ADVICE)
             started = trio.current_time()
