@@ -272,13 +272,14 @@ def test_the_pause_doubles_until_a_server_was_stable(
         assert set(waited) == {0.1}
 
 
-def test_the_wrapper_ends_by_itself_after_the_processes_that_need_it(tmp_path: Path) -> None:
+def test_the_wrapper_ends_by_itself_after_the_processes_that_need_it() -> None:
     """The main function, in this process: without the supervisor that the other tests have."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
+    folder = make_folder()  # a test's own one may be too long for a socket
     with pipe() as (alive, living), pipe() as (users, held):
         # Signal handlers are for the main thread only, so the test's part is in the other one.
-        end = partial(_end_when_ready, folder / wrapper.SOCKET, [*living, *held])
+        answered: list[bool] = []
+        descriptors = [*living, *held]
+        end = partial(_end_when_ready, folder / wrapper.SOCKET, descriptors, answered)
         thread = threading.Thread(target=end)
         living.clear()
         held.clear()
@@ -290,11 +291,14 @@ def test_the_wrapper_ends_by_itself_after_the_processes_that_need_it(tmp_path: P
             for number, handler in before.items():
                 signal.signal(number, handler)
         thread.join()
+    assert answered == [True]
     assert not folder.exists()
 
 
-def _end_when_ready(path: Path, descriptors: list[int]) -> None:
-    while not answers(path):
+def _end_when_ready(path: Path, descriptors: list[int], answered: list[bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not answers(path) and time.monotonic() < deadline:
         time.sleep(0.01)
+    answered.append(answers(path))
     for descriptor in descriptors:
         os.close(descriptor)
