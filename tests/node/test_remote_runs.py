@@ -146,6 +146,7 @@ async def test_a_node_that_does_not_answer(autojump_clock: MockClock, lost: str)
         one.link.lost = two.link.lost = set()
         await stop(other, started["run_id"])
         assert await other.sync() == [] if lost == "stop" else await code_of(other)
+        await trio.sleep(0.1)  # until the last answer has arrived
         assert asked_by(two) == {}
 
 
@@ -174,6 +175,7 @@ async def test_a_late_reply_is_ignored(autojump_clock: MockClock) -> None:
         assert await code_of(other) == "SERVICE_UNAVAILABLE"
         await trio.sleep(1)
         assert await other.sync() == []
+        await trio.sleep(0.1)  # until the last answer has arrived
         assert asked_by(two) == {}
 
 
@@ -198,6 +200,7 @@ async def test_a_client_that_leaves_ends_its_requests(autojump_clock: MockClock)
                 await waiting.wait()
             other.peer.cut()
             await other.done.wait()
+            await trio.sleep(0.1)  # until the last answer has arrived
             assert asked_by(two) == {}
 
 
@@ -286,6 +289,7 @@ async def test_a_question_of_another_node_is_answered(autojump_clock: MockClock)
         error = await other.expect("error")
         assert error["payload"]["code"] == "ANSWER_REJECTED"
         assert "answered" in error["payload"]["error"]
+        await trio.sleep(0.1)  # until the last answer has arrived
         assert asked_by(two) == {}
 
 
