@@ -1,12 +1,14 @@
 """The identity that a token or a ticket carries, and the checks that both share."""
 
 import math
+from typing import Self
 
 from attrs import frozen
 
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.keepalive import LEEWAY
+from netra_trio.protocol.messages import JsonObject
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.stores.base import User
 
@@ -31,6 +33,24 @@ class Identity:
     def is_anonymous(self) -> bool:
         """Whether there was no token; an anonymous user has no row in the store."""
         return self.expires_at == math.inf
+
+    def dump(self) -> JsonObject:
+        """Return it as JSON, for `load` on another node."""
+        return {
+            "user_id": self.user_id,
+            "expires_at": None if self.is_anonymous else self.expires_at,
+            "permissions": sorted(self.permissions),
+        }
+
+    @classmethod
+    def load(cls, dumped: JsonObject) -> Self:
+        """Return the identity that `dump` was called on."""
+        expires_at = dumped["expires_at"]
+        return cls(
+            UserId(dumped["user_id"]),
+            math.inf if expires_at is None else expires_at,
+            frozenset(dumped["permissions"]),
+        )
 
 
 def is_user_id(value: object) -> bool:

@@ -6,7 +6,6 @@
 `LocalTickets` keeps them in this process, `SharedTickets` where all nodes find them.
 """
 
-import math
 import secrets
 from collections import deque
 from hashlib import sha256
@@ -132,7 +131,7 @@ class SharedTickets:
             await self._limits.add_ticket(
                 identity.user_id,
                 _digest(ticket),
-                _encode(identity),
+                dumps(identity.dump()),
                 seconds=TICKET_SECONDS,
                 per_user=TICKETS_PER_USER,
             )
@@ -153,7 +152,7 @@ class SharedTickets:
             raise Refused(broker_unavailable()) from None
         if data is None:
             raise _used_up()
-        return _decode(data)
+        return Identity.load(loads(data))
 
 
 def _new_ticket() -> str:
@@ -163,17 +162,6 @@ def _new_ticket() -> str:
 def _digest(ticket: str) -> str:
     # A ticket of a client may have any characters, lone surrogates too.
     return sha256(ticket.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _encode(identity: Identity) -> bytes:
-    expires_at = None if identity.is_anonymous else identity.expires_at
-    return dumps([identity.user_id, expires_at, sorted(identity.permissions)])
-
-
-def _decode(data: bytes) -> Identity:
-    user_id, expires_at, permissions = loads(data)
-    expires_at = math.inf if expires_at is None else expires_at
-    return Identity(UserId(user_id), expires_at, frozenset(permissions))
 
 
 def _used_up() -> Refused:

@@ -1,13 +1,12 @@
 """What the messages about moves contain: claims, and the waiting runs of a released session."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import orjson
 
 from netra_trio.auth.identity import Identity
 from netra_trio.cluster.request import ElsewhereRequest
-from netra_trio.ids import SessionId, UserId
+from netra_trio.ids import SessionId
 from netra_trio.protocol.messages import JsonObject
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, WireFormat
 
@@ -23,13 +22,10 @@ def claim_of(request: ElsewhereRequest, link_id: str) -> JsonObject:
         request: The request of the client.
         link_id: The link over which its connection may be relayed.
     """
-    identity = request.identity
     return {
         "session_id": request.session_id,
         "last_seq": request.last_seq,
-        "user_id": identity.user_id,
-        "expires_at": None if identity.is_anonymous else identity.expires_at,
-        "permissions": sorted(identity.permissions),
+        "identity": request.identity.dump(),
         "wire": request.wire.name,
         "traceparent": request.traceparent,
         "link": link_id,
@@ -38,15 +34,10 @@ def claim_of(request: ElsewhereRequest, link_id: str) -> JsonObject:
 
 def request_of(header: JsonObject) -> ElsewhereRequest:
     """Return the request of the client out of the header of a claim."""
-    expires_at = header["expires_at"]
     return ElsewhereRequest(
         SessionId(header["session_id"]),
         header["last_seq"],
-        Identity(
-            UserId(header["user_id"]),
-            math.inf if expires_at is None else expires_at,
-            frozenset(header["permissions"]),
-        ),
+        Identity.load(header["identity"]),
         _WIRES[header["wire"]],
         header["traceparent"],
     )
