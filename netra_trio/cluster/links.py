@@ -4,13 +4,9 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
-import structlog
-
 from netra_trio.cluster.link import Link, Post
 from netra_trio.ids import NodeId
 from netra_trio.protocol.messages import JsonObject
-
-_log = structlog.get_logger(__name__)
 
 
 class Links:

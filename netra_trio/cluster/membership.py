@@ -51,10 +51,6 @@ class Membership:
         """The seconds until all nodes have registered their sessions; at most 0 if they have."""
         return self._empty_since + SETTLE_SECONDS - trio.current_time()
 
-    def is_live(self, node: NodeId) -> bool:
-        """Whether a node was live at the newest look."""
-        return node == self._directory.node or node in self.peers
-
     def note_unregistered(self) -> None:
         """Note that the lease of this node is gone although it is renewed in time."""
         if self.settled_in <= 0:

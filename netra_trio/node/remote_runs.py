@@ -171,7 +171,7 @@ class RunRequests:
         self._mailbox = mailbox
         self._send = send
 
-    async def on_stop(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_stop(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Stop a run; its end goes to its own session."""
         user = self._users.find(UserId(header["user"]))
         live = None if user is None else user.runs.get(RunId(header["run"]))
@@ -179,7 +179,7 @@ class RunRequests:
             live.stop()
         await self._mailbox.answer(sender, header, {"is_here": live is not None})
 
-    async def on_answer(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_answer(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Answer a question; a copy of how it was closed is sent once it is stored."""
         user_id, question_id = UserId(header["user"]), QuestionId(header["question"])
         user = self._users.find(user_id)
@@ -198,7 +198,7 @@ class RunRequests:
         reply = {"is_here": question is not None, "error": error}
         await self._mailbox.answer(sender, header, reply)
 
-    async def on_answered(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_answered(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Give a session of this node, which answered, a copy of how the question was closed."""
         session = self._sessions.get(SessionId(header["session"]))
         if session is None:

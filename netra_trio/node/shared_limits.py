@@ -345,21 +345,21 @@ class SharedLimits:
 
     # Messages of other nodes.
 
-    async def on_evict(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_evict(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """End a connection that another node has evicted."""
         self._evict(UserId(header["user"]), ConnectionId(header["connection"]))
 
-    async def on_evict_relayed(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_evict_relayed(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """End a connection that another node relays to this one, and that was evicted."""
         connection = self._parts.newest.get(SessionId(header["session"]))
         if connection is not None:
             self._parts.capacity.evict(connection)
 
-    async def on_recount(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_recount(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Report the connections of a user again."""
         self._report_user(UserId(header["user"]))
 
-    async def on_end_session(self, sender: NodeId, header: JsonObject, data: bytes) -> None:  # noqa: ARG002
+    async def on_end_session(self, _sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """End a session whose user has too many, unless it has a connection by now."""
         session_id = SessionId(header["session"])
         self._parts.sessions.end_detached(session_id)
