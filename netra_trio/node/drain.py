@@ -118,21 +118,15 @@ async def _move_session(
             with trio.move_on_at(told_at + wait_ms / 1000 + plan.connecting):
                 await connection.ended.wait()  # by the client, which is connected elsewhere
     if not is_given:
-        session.interrupt()
-        with trio.move_on_at(plan.cancelling):
-            await session.wait_idle()
-        await session.abandon()
+        await _interrupt(session, plan)
         is_given = await _give(session, plan)
     connection = newest.get(session.id)
     if not is_given:
         session.drain()  # the runs that wait end here
         await session.abandon()
-        await session.events.flush()  # their ends are held until they are copied
-    if connection is not None:
-        connection.end(EndReason.DRAINED)
-        await connection.ended.wait()
-    if not is_given:
-        sessions.close(session, "drained", RunStatus.INTERRUPTED)
+        await _close(sessions, session, connection)
+    elif connection is not None:
+        await _end(connection)
 
 
 async def _give(session: Session, plan: _Plan) -> bool:
@@ -158,12 +152,26 @@ async def _drain_session(
                 with trio.move_on_after(wait / 1000 + plan.connecting):
                     await connection.ended.wait()  # by the client, which is connected elsewhere
         await session.wait_idle()
+    await _interrupt(session, plan)
+    await _close(sessions, session, connection)
+
+
+async def _interrupt(session: Session, plan: _Plan) -> None:
+    """Cancel the active runs of a session, and finish them."""
     session.interrupt()
     with trio.move_on_at(plan.cancelling):
         await session.wait_idle()
     await session.abandon()
+
+
+async def _close(sessions: Sessions, session: Session, connection: Connection | None) -> None:
+    """Send what is left to the client of a session without runs, and end the session."""
     await session.events.flush()  # the ends of runs are held until they are copied
     if connection is not None:
-        connection.end(EndReason.DRAINED)
-        await connection.ended.wait()
+        await _end(connection)
     sessions.close(session, "drained", RunStatus.INTERRUPTED)
+
+
+async def _end(connection: Connection) -> None:
+    connection.end(EndReason.DRAINED)
+    await connection.ended.wait()

@@ -175,22 +175,17 @@ class Node:
         while True:
             self.capacity.check_open()
             found, missing = self.sessions.find(wanted, identity), ResetReason.UNKNOWN
-            if found is not None and self.cluster is not None:
-                if not await self.cluster.is_owned(found):
-                    found = None
-                self.capacity.check_open()
-            if found is None and wanted is not None and self.cluster is not None:
-                located = await self.cluster.moves.locate(
-                    ElsewhereRequest(
-                        wanted.session_id, wanted.last_seq, identity, wire, traceparent
-                    )
+            if wanted is not None and self.cluster is not None:
+                request = ElsewhereRequest(
+                    wanted.session_id, wanted.last_seq, identity, wire, traceparent
                 )
+                located = await self._locate(self.cluster, found, request)
                 if isinstance(located, Link):
                     await self._relay(transport, located, wanted.session_id, identity)
                     return None
                 self.capacity.check_open()
                 if isinstance(located, Missing):
-                    missing = ResetReason(located.value)
+                    found, missing = None, ResetReason(located.value)
                 else:
                     found = located
             if found is not None and identity.is_anonymous:
@@ -206,6 +201,26 @@ class Node:
                 if found is None or self.sessions.find(wanted, identity) is found:
                     return await self._serve_here(arrival, place, found, wanted, missing)
             # The session has ended or moved while other nodes were asked for the limit.
+
+    async def _locate(
+        self, cluster: Cluster, found: Session | None, request: ElsewhereRequest
+    ) -> Session | Link | Missing:
+        """Find the session of a resume on all nodes.
+
+        Args:
+            cluster: The other nodes.
+            found: The session of that id at this node.
+            request: The resume.
+
+        Raises:
+            Refused: SERVER_DRAINING, BAD_REQUEST or SERVICE_UNAVAILABLE.
+        """
+        if found is not None:
+            is_owned = await cluster.is_owned(found)
+            self.capacity.check_open()
+            if is_owned:
+                return found
+        return await cluster.moves.locate(request)
 
     async def _serve_here(
         self,
