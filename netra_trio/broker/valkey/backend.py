@@ -21,8 +21,8 @@ from netra_trio.broker.valkey.connection import Command
 from netra_trio.broker.valkey.dialing import Dialer, Server, exchange, limited
 from netra_trio.broker.valkey.directory import INBOX_SECONDS, ValkeyDirectory
 from netra_trio.broker.valkey.inbox import Inbox
+from netra_trio.broker.valkey.lasting import LastingConnection
 from netra_trio.broker.valkey.limits import ValkeyLimits
-from netra_trio.broker.valkey.link import Link
 from netra_trio.broker.valkey.listening import PROBE_SECONDS
 from netra_trio.broker.valkey.rooms import ValkeyBroker
 from netra_trio.broker.valkey.threads import ValkeyThreads
@@ -52,7 +52,7 @@ class ValkeyBackend:
     broker: ValkeyBroker = field(init=False)
     limits: ValkeyLimits = field(init=False)
     threads: ValkeyThreads = field(init=False)
-    _links: tuple[Link, Link, Link] = field(init=False)
+    _lasting: tuple[LastingConnection, LastingConnection, LastingConnection] = field(init=False)
     _inbox: Inbox = field(init=False)
     _calls: Calls = field(init=False)
     _probe_command: Command = field(init=False)
@@ -65,7 +65,7 @@ class ValkeyBackend:
             [milliseconds(INBOX_SECONDS), keys.node_channel(address.database, self.node)],
         )
         dialer = Dialer(address, f"netra-trio:{self.node}", [self._probe_command])
-        commands = Link("commands", dialer, with_scripts=True)
+        commands = LastingConnection("commands", dialer, with_scripts=True)
         self._calls = Calls(commands)
         commands.on_error = self._calls.reload
         self._inbox = Inbox(self.node)
@@ -73,8 +73,8 @@ class ValkeyBackend:
         self.broker = ValkeyBroker(self.node, self._calls, address.database, dialer)
         self.limits = ValkeyLimits(self.node, self._calls)
         self.threads = ValkeyThreads(self.node, self._calls)
-        inbox = Link("inbox", dialer, use=self._inbox.listen)
-        self._links = (commands, inbox, self.broker.link)
+        inbox = LastingConnection("inbox", dialer, use=self._inbox.listen)
+        self._lasting = (commands, inbox, self.broker.lasting)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -85,17 +85,17 @@ class ValkeyBackend:
         Raises:
             BrokerUnusable: If the server can never work; the text says what to do.
         """
-        commands = self._links[0]
+        commands = self._lasting[0]
         patience = trio.current_time() + ANSWER_SECONDS
         with trio.move_on_at(patience), suppress(BrokerUnavailable):
-            await commands.dial()  # if it fails now, the link tries again, and logs
+            await commands.dial()  # if it fails now, the lasting connection tries again, and logs
         async with trio.open_nursery() as nursery:
             stop = await nursery.start(self._work)
             try:
                 if commands.connection is not None:
                     with trio.move_on_at(patience):
-                        for link in self._links:
-                            await link.is_up.wait()
+                        for lasting in self._lasting:
+                            await lasting.is_up.wait()
                 yield
             finally:
                 stop.cancel()
@@ -110,7 +110,7 @@ class ValkeyBackend:
             BrokerUnavailable: If it does not answer, or takes no writes now.
             BrokerUnusable: If it can never work.
         """
-        commands = self._links[0]
+        commands = self._lasting[0]
         connection = await commands.dial()
         with limited(commands.dialer.address.place, ANSWER_SECONDS):
             try:
@@ -131,14 +131,14 @@ class ValkeyBackend:
     async def _work(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope(shield=True) as stop:
             async with trio.open_nursery() as nursery:
-                for link in self._links:
-                    nursery.start_soon(link.run)
+                for lasting in self._lasting:
+                    nursery.start_soon(lasting.run)
                 nursery.start_soon(self._probe)
                 task_status.started(stop)
 
     async def _probe(self) -> None:
         """Send probes the way of all messages; a listener that receives none is connected again."""
-        _, inbox, events = self._links
+        _, inbox, events = self._lasting
         while True:
             sent_at = trio.current_time()
             try:
@@ -146,10 +146,13 @@ class ValkeyBackend:
             except BrokerUnavailable:
                 pass  # each call tells its own caller
             else:
-                for link, each in ((inbox, self._inbox.listening), (events, self.broker.listening)):
+                for lasting, each in (
+                    (inbox, self._inbox.listening),
+                    (events, self.broker.listening),
+                ):
                     each.note_probe(sent_at)
-                    if each.is_silent and link.connection is not None:
-                        link.connection.close("the listener receives nothing")
+                    if each.is_silent and lasting.connection is not None:
+                        lasting.connection.close("the listener receives nothing")
                         each.forget()
             await trio.sleep(PROBE_SECONDS)
 
@@ -159,7 +162,7 @@ class ValkeyBackend:
         Raises:
             BrokerUnavailable: If not; the text has the reason.
         """
-        unusable = self._links[0].unusable
+        unusable = self._lasting[0].unusable
         if unusable is not None:
             raise BrokerUnavailable(unusable)
         await self._calls.run_all([("PING",)])
@@ -175,9 +178,9 @@ class ValkeyBackend:
         `lag` is the age of the newest sign of life of the listener that has none for longest, in
         seconds; `reconnects` counts lost connections; `outstanding_bytes` wait for the server.
         """
-        connection = self._links[0].connection
+        connection = self._lasting[0].connection
         return {
             "lag": max(self._inbox.listening.lag, self.broker.listening.lag),
-            "reconnects": float(sum(max(0, link.connections - 1) for link in self._links)),
+            "reconnects": float(sum(max(0, lasting.connections - 1) for lasting in self._lasting)),
             "outstanding_bytes": float(connection.outstanding_bytes if connection else 0),
         }

@@ -1,4 +1,4 @@
-"""Calls of scripts and commands on a link, and what their error replies mean."""
+"""Calls of scripts and commands on a lasting connection, and what their error replies mean."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import hiredis
 from attrs import define
 
 from netra_trio.broker.valkey.connection import Command, Reply
-from netra_trio.broker.valkey.link import Link
+from netra_trio.broker.valkey.lasting import LastingConnection
 from netra_trio.broker.valkey.replies import code_of, text_of
 from netra_trio.broker.valkey.scripts import SCRIPTS, Script
 from netra_trio.errors import BrokerUnavailable
@@ -41,12 +41,12 @@ def evaluation(
 
 @define(eq=False)
 class Calls:
-    """Calls on the link for commands.
+    """Calls on the lasting connection for commands.
 
     All raise `BrokerUnavailable` if the server does not answer in time, or answers with an error.
     """
 
-    link: Link
+    lasting: LastingConnection
     _loading: Reply | None = None
 
     async def run(
@@ -68,12 +68,12 @@ class Calls:
             commands: The commands.
             is_bulk: Whether they may be large, and leave the reserve for small ones alone.
         """
-        values = await self.link.submit(commands, is_bulk=is_bulk)
+        values = await self.lasting.submit(commands, is_bulk=is_bulk)
         left = [at for at, value in enumerate(values) if is_missing_script(value)]
         if left:
             repeated = [commands[at] for at in left]
             for at, value in zip(
-                left, await self.link.submit(repeated, is_bulk=is_bulk), strict=True
+                left, await self.lasting.submit(repeated, is_bulk=is_bulk), strict=True
             ):
                 values[at] = value
         return [checked(value) for value in values]
@@ -82,7 +82,7 @@ class Calls:
         """Load the scripts again if an error reply with this code says that they are gone."""
         if code == NO_SCRIPT and (self._loading is None or not self._loading.is_pending):
             loads = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS]
-            self._loading = self.link.submit(loads)
+            self._loading = self.lasting.submit(loads)
 
 
 def is_missing_script(value: Any) -> bool:

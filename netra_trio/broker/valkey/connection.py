@@ -116,7 +116,8 @@ class Connection:
     Attributes:
         on_push: Called with each push message: its kind, and the rest.
         on_error: Called with the code of each error reply.
-        number: Counts the connections of a link: what an earlier one has sent may arrive later.
+        number: Counts the connections of a `LastingConnection`: what an earlier one has sent may
+            arrive later.
         fault: Why it ended; None while it works.
     """
 

@@ -114,10 +114,10 @@ class ValkeyDirectory:
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Appended]]:
         """Append batches to the logs of sessions that this node owns."""
-        link = self._calls.link
-        number = link.connections
+        lasting = self._calls.lasting
+        number = lasting.connections
         commands = [self._append(batch, number) for batch in batches]
-        return _Answer(link.submit(commands, is_bulk=True))
+        return _Answer(lasting.submit(commands, is_bulk=True))
 
     def _append(self, batch: Batch, number: int) -> Command:
         record, previous = batch.record, batch.previous

@@ -20,7 +20,7 @@ from netra_trio.broker.valkey import keys, scripts
 from netra_trio.broker.valkey.calls import Calls, checked, evaluation, milliseconds
 from netra_trio.broker.valkey.connection import Command, Connection
 from netra_trio.broker.valkey.dialing import Dialer
-from netra_trio.broker.valkey.link import Link
+from netra_trio.broker.valkey.lasting import LastingConnection
 from netra_trio.broker.valkey.listening import Listening
 from netra_trio.ids import NodeId
 
@@ -40,7 +40,7 @@ class ValkeyBroker:
     _database: int
     _dialer: Dialer
     listening: Listening = field(factory=Listening)
-    link: Link = field(init=False)
+    lasting: LastingConnection = field(init=False)
     _rooms: dict[bytes, str] = field(factory=dict)  # by channel
     _seen: dict[str, tuple[str, int]] = field(factory=dict)
     _held: deque[Delivery] | None = None
@@ -48,7 +48,9 @@ class ValkeyBroker:
     _arrived: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        self.link = Link("events", self._dialer, use=self._listen, on_push=self._on_push)
+        self.lasting = LastingConnection(
+            "events", self._dialer, use=self._listen, on_push=self._on_push
+        )
 
     async def publish(
         self, room: str, data: bytes, *, limits: HistoryLimits, key: str | None = None
@@ -89,7 +91,7 @@ class ValkeyBroker:
         await self._command("UNSUBSCRIBE", channel)
 
     async def _command(self, name: str, channel: str) -> None:
-        for value in await self.link.subscribe((name, channel)):
+        for value in await self.lasting.subscribe((name, channel)):
             checked(value)
 
     async def history(self, room: str, *, epoch: str, after: int) -> History:

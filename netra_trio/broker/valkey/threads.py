@@ -102,7 +102,7 @@ class ValkeyThreads:
                 keys.LEASE_PREFIX,
             ],
         )
-        return _Leaving(self._calls, command, self._calls.link.submit([command]))
+        return _Leaving(self._calls, command, self._calls.lasting.submit([command]))
 
     async def hold(self, entries: Sequence[Entry]) -> Held:
         """Keep runs of this node in their lines."""

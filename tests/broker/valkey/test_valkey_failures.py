@@ -34,7 +34,7 @@ from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.broker.valkey.calls import evaluation
 from netra_trio.broker.valkey.connection import OUTSTANDING_BYTES, Connection
 from netra_trio.broker.valkey.dialing import Dialer
-from netra_trio.broker.valkey.link import BACK_OFF_SECONDS
+from netra_trio.broker.valkey.lasting import BACK_OFF_SECONDS
 from netra_trio.broker.valkey.rooms import CHANNELS, ROOMS
 from netra_trio.broker.valkey.scripts import NODES, SCRIPTS
 from netra_trio.config.redis_url import RedisAddress
@@ -194,13 +194,13 @@ async def test_what_was_missed_is_delivered(own_server: Server, nursery: trio.Nu
 @contextmanager
 def cut_off(valkey: Server, backend: ValkeyBackend, name: str) -> Iterator[None]:
     """Kill a connection of a node, and let it not come back during the block."""
-    (link,) = [each for each in backend._links if each.name == name]
-    dialer, connection = link.dialer, link.connection
+    (lasting,) = [each for each in backend._lasting if each.name == name]
+    dialer, connection = lasting.dialer, lasting.connection
     assert connection is not None
-    link.dialer = RefusingDialer()
+    lasting.dialer = RefusingDialer()
     connection.close("cut off")
     yield
-    link.dialer = dialer
+    lasting.dialer = dialer
 
 
 class RefusingDialer(Dialer):
@@ -224,8 +224,8 @@ async def test_many_rooms_are_subscribed_again(own_server: Server, nursery: trio
     with cut_off(own_server, one, "events"):
         for room in missed:
             await two.broker.publish(room, b"missed", limits=LIMITS)
-    connections = one._links[2].connections
-    await until_true(lambda: one._links[2].connections > connections)
+    connections = one._lasting[2].connections
+    await until_true(lambda: one._lasting[2].connections > connections)
     await until_true(lambda: one.broker._held is None)
     for room in rooms:
         await two.broker.publish(room, b"later", limits=LIMITS)
@@ -256,11 +256,11 @@ async def test_events_that_arrive_while_missed_ones_are_read(
     got: list[Delivery] = []
     with trio.fail_after(2 * RECOVERY_SECONDS):
         for _ in range(3):
-            events = one._links[2].connection
+            events = one._lasting[2].connection
             assert events is not None
             events.close("cut")
-            before = one._links[2].connections
-            while one._links[2].connections == before or len(got) < 50:
+            before = one._lasting[2].connections
+            while one._lasting[2].connections == before or len(got) < 50:
                 with trio.move_on_after(0.02):
                     got += await one.broker.receive()
         stop.set()
@@ -283,7 +283,7 @@ async def test_a_connection_that_is_killed_loses_no_message(
     nursery.start_soon(receive_all, one, got)
     for at, mail in enumerate(sent):
         if at % 20 == 10:
-            connection = one._links[1].connection
+            connection = one._lasting[1].connection
             if connection is not None:
                 connection.close("cut")
         await two.directory.post(one.node, [mail])
@@ -432,7 +432,7 @@ async def test_an_append_of_an_earlier_connection_arrives_late(
         one.directory._append(batch(record, *place, b"early"), 1) for place in [(1, 2), (None, 1)]
     )
     later = [batch(record, None, 1, b"1"), batch(record, 1, 2, b"2")]
-    one._links[0].connections = 2
+    one._lasting[0].connections = 2
     assert await one.directory.append(later) == [STORED, STORED]
     late = own_server.commands([tuple(early), tuple(early_first)])
     assert late == [b"stale", b"stale"]
@@ -476,7 +476,7 @@ async def test_a_listener_that_receives_nothing_is_connected_again(
     one, two = [await opened(own_server.url, nursery) for _ in range(2)]
     await everything_works(one, two)
     # As after a fail-over to a server whose clock is behind: the next ids are smaller.
-    inbox, events = one._links[1:]
+    inbox, events = one._lasting[1:]
     one._inbox._position = "99999999999999-0"
     assert inbox.connection is not None
     inbox.connection.close("cut")
@@ -521,7 +521,7 @@ async def test_a_listener_that_ends_is_started_again(
     own_server: Server, nursery: trio.Nursery
 ) -> None:
     one, two = [await opened(own_server.url, nursery) for _ in range(2)]
-    inbox = one._links[1]
+    inbox = one._lasting[1]
     listen = inbox.use
 
     async def end(_: Connection) -> None:
@@ -564,10 +564,10 @@ async def test_databases_of_one_server_are_separate(
 
 async def test_pauses_grow_to_a_bound(autojump_clock: trio.testing.MockClock) -> None:
     one = ValkeyBackend(new_node_id(), "unix:///no/such/socket")
-    one._links[0].dialer = dialer = RefusingDialer()
+    one._lasting[0].dialer = dialer = RefusingDialer()
     first, longest = BACK_OFF_SECONDS
     with structlog.testing.capture_logs() as logs, trio.move_on_after(60):
-        await one._links[0].run()
+        await one._lasting[0].run()
     pauses = [later - before for before, later in itertools.pairwise(dialer.attempts)]
     for number, pause in enumerate(pauses):
         ceiling = min(longest, first * 2 ** (number + 1))

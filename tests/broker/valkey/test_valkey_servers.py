@@ -142,10 +142,10 @@ async def test_a_server_that_evicts_keys(own_server: Server, nursery: trio.Nurse
     own_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     assert "maxmemory-policy allkeys-lru" in await refusal(own_server.url)
     # A server that is changed later is noticed at the next connection.
-    connection = one._links[0].connection
+    connection = one._lasting[0].connection
     assert connection is not None
     connection.close("cut")
-    await until_true(lambda: one._links[0].unusable)
+    await until_true(lambda: one._lasting[0].unusable)
     with pytest.raises(BrokerUnavailable, match="maxmemory-policy allkeys-lru"):
         await one.check()
     own_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -158,7 +158,7 @@ async def test_a_server_that_becomes_a_replica(nursery: trio.Nursery) -> None:
         other.command("REPLICAOF", HOST, port)
         with pytest.raises(BrokerUnavailable, match=r"READONLY|is a replica"):
             await one.directory.renew()
-        await until_true(lambda: one._links[0].unusable)
+        await until_true(lambda: one._lasting[0].unusable)
         with pytest.raises(BrokerUnavailable, match="the server is a replica and takes no writes"):
             await one.check()
         assert "is a replica" in await refusal(other.url)

@@ -1,8 +1,8 @@
 """A connection that is opened again whenever it ends.
 
-link = Link("commands", dialer, use=listen)
+lasting = LastingConnection("commands", dialer, use=listen)
 async with trio.open_nursery() as nursery:
-    nursery.start_soon(link.run)
+    nursery.start_soon(lasting.run)
 """
 
 import random
@@ -30,7 +30,7 @@ async def _nothing(_: Connection) -> None:
 
 
 @define(eq=False)
-class Link:
+class LastingConnection:
     """A lasting connection to the server.
 
     Attributes:
