@@ -24,6 +24,7 @@ from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
 LEASE_SECONDS = 3.0  # of a node: three renewals may fail
 RENEW_SECONDS = 0.75  # between two renewals
 ANSWER_SECONDS = 1.0  # for one answer: a slow server must not hold an upgrade for longer
+KEY_SECONDS = 300.0  # docs/protocol.md: the key of an event of a room
 INBOX_MAIL = 16_384  # of a node: a node that takes nothing for its lease is gone
 MAIL_BYTES = 1024 * 1024  # of one message to a node; a relayed frame is at most 16 times 64 KiB
 DELIVERIES = 10_000  # events of rooms that wait for a node; the oldest are lost beyond it
@@ -322,9 +323,6 @@ class Broker(Protocol):
         connection, and is kept, is delivered after it. Does not raise `BrokerUnavailable`.
         """
         ...
-
-
-KEY_SECONDS = 300.0  # docs/protocol.md: the key of an event of a room
 
 
 class Backend(Protocol):
