@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import trio
 from support.cluster import open_cluster
-from support.memory import Client, Frame
 from support.shared_nodes import open_nodes
+from support.threads import end_of, say
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
@@ -25,23 +25,6 @@ async def wait_forever(run: Run) -> None:
 
 
 AGENTS = {"one_second": one_second, "wait_forever": wait_forever}
-
-
-async def say(client: Client, key: str, **payload: Any) -> Frame:
-    """Send a message to the thread `t`, and return the payload of its confirmation."""
-    await client.say(key, key, **{"thread_id": "t", **payload})
-    frame = (await client.until("message_confirmed"))[-1]
-    assert frame["correlation_id"] == key
-    confirmed: Frame = frame["payload"]
-    return confirmed
-
-
-async def end_of(client: Client, key: str) -> Frame:
-    """Return the payload of the end of the run of a message; no other run ends before."""
-    frame = (await client.until("agent_completed"))[-1]
-    assert frame["correlation_id"] == key
-    end: Frame = frame["payload"]
-    return end
 
 
 async def test_the_runs_of_a_thread_are_in_order_on_two_nodes(autojump_clock: MockClock) -> None:

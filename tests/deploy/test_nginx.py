@@ -10,7 +10,7 @@ import httpx2
 import orjson
 import pytest
 import trio
-from support.nginx import CONFIGURATION, NAME, Nginx, nginx
+from support.nginx import AGENTS, CONFIGURATION, NAME, NAMES, ORIGIN, UNLIMITED, Nginx, nginx
 from support.ports import HOST, kept_port
 from support.server import (
     PATIENCE,
@@ -27,7 +27,6 @@ from support.server import (
 from netra_trio.client import Client, Network, OpeningRefused, Socket, SocketClosed, connect
 
 DOCS = Path(__file__).parents[2] / "docs"
-ORIGIN = "https://chat.example.com"
 PRODUCTION = {
     "ENVIRONMENT": "production",
     "WEBSOCKET_ALLOWED_ORIGINS": ORIGIN,
@@ -35,29 +34,6 @@ PRODUCTION = {
     "AUTH_AUTO_PROVISION": "true",
 }
 BEATS = 8  # of which three last as long as nginx waits
-UNLIMITED = {"burst=100 nodelay": "burst=10000 nodelay"}
-AGENTS = """
-from pathlib import Path
-
-import trio
-
-
-async def echo(run):
-    await run.emit(run.content)
-
-
-async def count(run):
-    await run.emit("one ")
-    while not Path(f"go-{run.content}").exists():
-        await trio.sleep(0.01)
-    await run.emit("two")
-
-
-async def wait(run):
-    await run.emit("waiting")
-    await trio.sleep_forever()
-"""
-NAMES = [f"--agent=outside_agents:{name}" for name in ("echo", "count", "wait")]
 
 Starting = Callable[..., tuple[Server, Nginx]]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.nginx import CONFIGURATION, NODES_CONFIGURATION, POLL_SECONDS, Nginx
-from support.nginx_nodes import ORIGIN, SETTINGS, Cluster, opened, opened_at, running, until
+from support.nginx import CONFIGURATION, NODES_CONFIGURATION, ORIGIN, POLL_SECONDS, Nginx
+from support.nginx_nodes import SETTINGS, Cluster, opened, opened_at, running, until
 from support.postgres import postgres_server
 from support.server import PATIENCE, bearer, serving
 

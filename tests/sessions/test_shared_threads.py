@@ -7,6 +7,7 @@ import pytest
 import trio
 from support.memory import Client, Frame, open_server
 from support.stores import ScriptedStore
+from support.threads import end_of, say
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
@@ -47,23 +48,6 @@ AGENTS = {
     "ask": ask,
     "wait_or_fail": wait_or_fail,
 }
-
-
-async def say(client: Client, key: str, **payload: Any) -> Frame:
-    """Send a message to the thread `t`, and return the payload of its confirmation."""
-    await client.say(key, key, **{"thread_id": "t", **payload})
-    frame = (await client.until("message_confirmed"))[-1]
-    assert frame["correlation_id"] == key
-    confirmed: Frame = frame["payload"]
-    return confirmed
-
-
-async def end_of(client: Client, key: str) -> Frame:
-    """Return the payload of the end of the run of a message; no other run ends before."""
-    frame = (await client.until("agent_completed"))[-1]
-    assert frame["correlation_id"] == key
-    end: Frame = frame["payload"]
-    return end
 
 
 def queued(confirmed: Frame) -> int | None:

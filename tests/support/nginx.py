@@ -44,6 +44,31 @@ SERVERS = {  # the addresses of the servers in each configuration
 NAME = "127.0.0.1"  # the name in the certificate, instead of the example in the configuration
 POLL_SECONDS = 0.02
 
+ORIGIN = "https://chat.example.com"
+UNLIMITED = {"burst=100 nodelay": "burst=10000 nodelay"}
+AGENTS = """
+from pathlib import Path
+
+import trio
+
+
+async def echo(run):
+    await run.emit(run.content)
+
+
+async def count(run):
+    await run.emit("one ")
+    while not Path(f"go-{run.content}").exists():
+        await trio.sleep(0.01)
+    await run.emit("two")
+
+
+async def wait(run):
+    await run.emit("waiting")
+    await trio.sleep_forever()
+"""
+NAMES = [f"--agent=outside_agents:{name}" for name in ("echo", "count", "wait")]
+
 
 def missing(what: str) -> NoReturn:
     """Fail in CI, skip elsewhere: a requirement is missing."""

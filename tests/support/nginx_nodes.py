@@ -17,34 +17,10 @@ import orjson
 import trio
 
 from netra_trio.client import Client, Network, Socket, connect
-from support.nginx import NAME, Nginx, nginx
+from support.nginx import AGENTS, NAME, NAMES, ORIGIN, UNLIMITED, Nginx, nginx
 from support.ports import HOST, kept_port
 from support.server import PATIENCE, Frame, Server, bearer, serving, sign, write_agents
 
-ORIGIN = "https://chat.example.com"
-UNLIMITED = {"burst=100 nodelay": "burst=10000 nodelay"}
-AGENTS = """
-from pathlib import Path
-
-import trio
-
-
-async def echo(run):
-    await run.emit(run.content)
-
-
-async def count(run):
-    await run.emit("one ")
-    while not Path(f"go-{run.content}").exists():
-        await trio.sleep(0.01)
-    await run.emit("two")
-
-
-async def wait(run):
-    await run.emit("waiting")
-    await trio.sleep_forever()
-"""
-NAMES = [f"--agent=outside_agents:{name}" for name in ("echo", "count", "wait")]
 SETTINGS = {
     "ENVIRONMENT": "production",
     "WEBSOCKET_ALLOWED_ORIGINS": ORIGIN,
