@@ -173,7 +173,7 @@ class Sessions:
         return self._all.get(session_id)
 
     def seconds_left(self, session: Session) -> float:
-        """Return for how long a session is kept, if nobody resumes it from now on."""
+        """Return for how long a session is kept, if no client resumes it from now on."""
         until = self._detached.get(session.id)
         return self._window if until is None else max(until - trio.current_time(), 0.0)
 

@@ -447,7 +447,7 @@ class Store(Protocol):
 
         Returns:
             None if this end stands. If the run has another end already, that one: this end and its
-            text were not stored, and nobody is to be told of them. Also None if the run is unknown,
+            text were not stored, and no client may get them. Also None if the run is unknown,
             if nothing is waited for, or if another node has the run now, unfinished.
         """
         ...

@@ -268,7 +268,7 @@ async def test_all_workers_are_asked_once(nursery: trio.Nursery) -> None:
     expected = {**GOOD, "workers": {"ready": 3, "expected": 3}}
     merged = [worker.merged for worker in gathered.workers.values()]
     assert merged == [[expected], [expected], []]
-    gathered.tell(1, GOOD)  # an answer that nobody waits for
+    gathered.tell(1, GOOD)  # an answer that no call waits for
     gathered.tell(9, GOOD)
 
 

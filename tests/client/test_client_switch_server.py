@@ -151,7 +151,7 @@ async def test_an_idle_client_of_one_server_of_several(autojump_clock: MockClock
         await trio.sleep(1)
         begun = trio.current_time()
         await network.server.app.node.drain(has_peers=True, random=lambda: 0.5)
-        assert trio.current_time() - begun == 4  # nobody else accepts this client
+        assert trio.current_time() - begun == 4  # no other server accepts this client
         await trio.sleep(0.1)
         assert client.status is Status.RECONNECTING
 

@@ -125,7 +125,7 @@ async def test_a_broker_that_is_gone_breaks_the_link(autojump_clock: MockClock) 
         await far.receive()
     assert near.is_broken
     assert far.is_broken
-    await near.tell_broken()  # nobody hears it
+    await near.tell_broken()  # no peer receives it
 
 
 async def test_the_other_end_is_told_when_the_broker_is_back(autojump_clock: MockClock) -> None:

@@ -131,7 +131,7 @@ async def test_live_sessions_stay_when_the_broker_comes_back(
 async def test_a_text_is_copied_before_the_end_of_its_run_is_stored(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever knows that a run is complete has its whole text."""
+    """A node that knows that a run is complete has its whole text."""
     async with open_cluster({"count": count}) as cluster:
         only(cluster, 0)
         cluster.faults[0].delay = 0.02

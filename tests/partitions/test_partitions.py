@@ -55,7 +55,7 @@ async def test_a_node_that_is_cut_off_from_the_broker(
             await trio.sleep(4)
 
         await load.run(faults)
-        # A node that is cut off goes on without a copy: whoever leaves it is told of a gap.
+        # A node that is cut off goes on without a copy: a client that leaves it is told of a gap.
         statuses = load.check(await nodes.ended_runs(), allows_gap=clients_leave)
         assert load.verdicts.keys() <= {"new", "exact", "gap"}
         assert statuses.keys() <= {"completed", "interrupted"}

@@ -29,7 +29,7 @@ class Link:
     Attributes:
         is_cut: Whether the server does not answer this node.
         is_cut_behind: The call that arrives, and whose answer is lost with the link.
-        lost: Kinds of mail that this node sends and nobody gets.
+        lost: Kinds of mail that this node sends and no node gets.
         on_call: Awaited with the name of each call before it is passed on.
         calls: The names of the calls.
     """

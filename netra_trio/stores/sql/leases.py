@@ -6,7 +6,7 @@ For a process of this machine, the system tells at once whether it is alive, if 
 other process, only the lease tells. Leases are measured on the database's clock, so the
 clocks of two machines are never compared.
 
-A lease without a process has runs that were handed over: nobody renews it.
+A lease without a process has runs that were handed over: no process renews it.
 """
 
 import secrets
