@@ -35,6 +35,8 @@ SANS_IO = {
     "config.origins",
     "protocol.codec",
     "protocol.codes",
+    "protocol.fields",
+    "protocol.inbound",
     "protocol.keepalive",
     "protocol.messages",
     "protocol.numbers",

@@ -10,7 +10,7 @@ that is linear in the length of the answer, and references cannot make a small s
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote
 
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator

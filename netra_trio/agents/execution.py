@@ -21,7 +21,8 @@ from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
 from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import AgentStarted, JsonObject, RunStatus
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import AgentStarted, RunStatus
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text
 from netra_trio.stores.base import Store

@@ -21,12 +21,12 @@ from netra_trio.agents.answer_schema import compile_schema, find_misfit
 from netra_trio.ids import QuestionId, RunId, UserId, new_question_id
 from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentAnswered,
     AgentAsking,
     Answer,
     Event,
-    JsonObject,
     QuestionKind,
     QuestionOutcome,
 )

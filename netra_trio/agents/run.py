@@ -23,12 +23,12 @@ from netra_trio.ids import (
     new_tool_call_id,
     new_usage_id,
 )
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentThinking,
     AgentUsage,
     Event,
     HistoryMessage,
-    JsonObject,
     PartialResult,
     QuestionKind,
     QuestionOutcome,

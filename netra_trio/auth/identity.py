@@ -7,8 +7,8 @@ from attrs import frozen
 
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.keepalive import LEEWAY
-from netra_trio.protocol.messages import JsonObject
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.stores.base import User
 

@@ -30,7 +30,7 @@ from netra_trio.client.stats import Stats, Status
 from netra_trio.client.tokens import GetToken, Tokens
 from netra_trio.errors import is_only
 from netra_trio.ids import new_correlation_id
-from netra_trio.protocol.messages import CORRELATION_ID_CHARACTERS, HISTORY_PAGE
+from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, HISTORY_PAGE
 
 OnBusy = Literal["enqueue", "reject", "interrupt"]
 

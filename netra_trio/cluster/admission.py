@@ -35,7 +35,8 @@ from netra_trio.broker.threads import (
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import JsonObject, OnBusy
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import OnBusy
 from netra_trio.telemetry.metrics import Metrics
 
 FIRST = "thread_first"  # a run has become the first of its thread

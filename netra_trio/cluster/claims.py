@@ -7,7 +7,7 @@ import orjson
 from netra_trio.auth.identity import Identity
 from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.ids import SessionId
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, WireFormat
 
 _WIRES: dict[str | None, WireFormat] = {

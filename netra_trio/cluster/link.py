@@ -16,7 +16,7 @@ from attrs import frozen
 
 from netra_trio.errors import BrokerUnavailable, TransportClosed
 from netra_trio.ids import NodeId
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 LINK = "link"  # the kind of the messages of links
 WINDOW_BYTES = 256 * 1024  # on the way in one direction

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from netra_trio.cluster.link import Link, Post
 from netra_trio.ids import NodeId
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 
 class Links:

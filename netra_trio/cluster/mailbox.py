@@ -18,7 +18,7 @@ from attrs import frozen
 from netra_trio.broker.base import Directory, Mail
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 ANSWER = "answer"  # the kind of an answer to `ask`
 

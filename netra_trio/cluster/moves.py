@@ -29,7 +29,7 @@ from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import NodeId, RunId, SessionId
 from netra_trio.protocol.codes import EndReason
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, store_unavailable
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.sessions.log_copy import decode

@@ -22,6 +22,7 @@ from netra_trio.errors import MessageNotFound, StoreUnavailable
 from netra_trio.ids import RunId
 from netra_trio.protocol.codec import BadFrame, Frame, encode_newest, show
 from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.inbound import Inbound
 from netra_trio.protocol.messages import (
     Ack,
     AgentRequest,
@@ -29,7 +30,6 @@ from netra_trio.protocol.messages import (
     Auth,
     AuthOk,
     GetThreadHistory,
-    Inbound,
     Outbound,
     Ping,
     Pong,

@@ -13,7 +13,7 @@ from netra_trio.agents.run import Run, tool_arguments
 from netra_trio.errors import ToolDenied, ToolError
 from netra_trio.models.completion import ToolCall
 from netra_trio.models.tools import ModelTool
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.text import cut_text
 
 RESULT_BYTES = 64 * 1024  # of a result for the model: about 16 000 tokens

@@ -23,7 +23,7 @@ from netra_trio.models.mcp.server import McpServer, servers_of
 from netra_trio.models.output import Output
 from netra_trio.models.provider import IDLE_SECONDS, Provider
 from netra_trio.models.tools import THREADS, ModelTool, function_tool
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 if TYPE_CHECKING:
     from netra_trio.models.mcp.tools import Toolbox

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from netra_trio.agents.run import TOKENS_MAX
 from netra_trio.models.errors import ModelError
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 DONE = "[DONE]"
 ANSWER_BYTES = 4 * 1024 * 1024  # of text, thoughts and arguments: more than any model writes

@@ -7,7 +7,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 MESSAGE_TOKENS = 4  # of the role and the marks around a message
 BYTES_PER_TOKEN = (

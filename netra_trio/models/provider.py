@@ -25,7 +25,7 @@ from netra_trio.models.completion import ANSWER_BYTES, UNFINISHED, Completion, D
 from netra_trio.models.errors import ModelError
 from netra_trio.models.key import KEY, KEY_FILE, Key
 from netra_trio.models.sse import EventParser, MessageTooLong
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 ATTEMPTS = 3  # of one request
 BACK_OFF = 0.5  # seconds, the maximum pause before the second attempt; doubles

@@ -36,7 +36,7 @@ from cattrs import BaseValidationError, transform_error
 from cattrs.preconf.orjson import make_converter
 
 from netra_trio.agents.answer_schema import compile_schema, find_misfit
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator

@@ -26,7 +26,7 @@ from netra_trio.agents.answer_schema import compile_schema
 from netra_trio.agents.run import Run
 from netra_trio.errors import ToolError
 from netra_trio.models.schema import DESCRIPTION, InvalidValue, schema_of, structure, to_json
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator

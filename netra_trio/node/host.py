@@ -17,7 +17,7 @@ from netra_trio.connections.connection import Connection
 from netra_trio.ids import SessionId
 from netra_trio.node.registry import Sessions, check_kind, is_of
 from netra_trio.protocol.codes import EndReason
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import NewMessage

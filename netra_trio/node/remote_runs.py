@@ -21,7 +21,8 @@ from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import CorrelationId, NodeId, QuestionId, RunId, SessionId, UserId
 from netra_trio.node.registry import Sessions
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import AgentAnswered, Answer, Event, JsonObject, QuestionOutcome
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import AgentAnswered, Answer, Event, QuestionOutcome
 from netra_trio.protocol.problem import Refused, broker_unavailable, problem
 from netra_trio.sessions.users import Users
 from netra_trio.stores.base import Store

@@ -38,7 +38,7 @@ from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId
 from netra_trio.node.capacity import Capacity, LocalConnectionLimit, LocalPlace
 from netra_trio.node.registry import Sessions
 from netra_trio.node.remote_runs import Send
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import Users
 from netra_trio.telemetry.metrics import Metrics

@@ -19,7 +19,7 @@ from netra_trio.node.capacity import LocalConnectionLimit
 from netra_trio.node.remote_runs import RemoteRuns, RunRequests
 from netra_trio.node.shared_limits import NodeParts, SharedLimits
 from netra_trio.node.user_watch import UserWatch
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.stores.base import Store
 
 

@@ -26,15 +26,16 @@ from cattrs.preconf.orjson import make_converter
 from netra_trio.errors import NetraError
 from netra_trio.ids import CorrelationId, RunId
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import (
+from netra_trio.protocol.fields import (
     CORRELATION_ID_CHARACTERS,
-    INBOUND,
-    Ack,
-    AgentStarted,
     ExpectationError,
-    Inbound,
     JsonObject,
     JsonValue,
+)
+from netra_trio.protocol.inbound import INBOUND, Inbound
+from netra_trio.protocol.messages import (
+    Ack,
+    AgentStarted,
     MessageConfirmed,
     OnBusy,
     Outbound,

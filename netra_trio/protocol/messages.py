@@ -4,11 +4,9 @@
 True
 """
 
-import re
 from enum import StrEnum
-from typing import Any, ClassVar, NewType, Protocol
+from typing import Any, ClassVar, Protocol
 
-import attrs
 from attrs import field
 
 from netra_trio.ids import (
@@ -22,18 +20,19 @@ from netra_trio.ids import (
     ToolCallId,
     UserId,
 )
+from netra_trio.protocol.fields import (
+    HISTORY_PAGE,
+    JsonObject,
+    JsonValue,
+    check_correlation_id,
+    check_name,
+    check_not_blank,
+    check_not_negative,
+    check_page_size,
+    check_positive,
+    check_thread_id,
+)
 from netra_trio.values import frozen
-
-JsonObject = dict[str, Any]
-JsonValue = NewType("JsonValue", object)
-"""Any value of JSON except null."""
-
-CORRELATION_ID_CHARACTERS = 128  # docs/protocol.md, Frames
-HISTORY_PAGE = 50  # messages, unless the client asks for another number
-HISTORY_PAGE_MAX = 100  # messages
-
-_THREAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_THREAD_ID_TEXT = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 
 
 class OnBusy(StrEnum):
@@ -97,61 +96,6 @@ class ResetReason(StrEnum):
     AHEAD = "ahead"
 
 
-class ExpectationError(ValueError):
-    """A field has the right type and an invalid value.
-
-    Attributes:
-        expected: A description of valid values.
-        field: The name of the field.
-        value: The invalid value.
-    """
-
-    def __init__(self, expected: str, field: str, value: object) -> None:
-        super().__init__(expected)
-        self.expected = expected
-        self.field = field
-        self.value = value
-
-
-def _validate_thread_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
-    if value is not None and not _THREAD_ID.fullmatch(value):
-        raise ExpectationError(_THREAD_ID_TEXT, attribute.name, value)
-
-
-def _validate_not_blank(_: object, attribute: "attrs.Attribute[Any]", value: str) -> None:
-    if not value.strip():
-        raise ExpectationError("a text that is not blank", attribute.name, value)
-
-
-def _validate_not_empty(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
-    if value is not None and not value:
-        raise ExpectationError("a name", attribute.name, value)
-
-
-def _validate_positive(_: object, attribute: "attrs.Attribute[Any]", value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ExpectationError("an integer from 1", attribute.name, value)
-
-
-def _validate_not_negative(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
-    if value < 0:
-        raise ExpectationError("an integer from 0", attribute.name, value)
-
-
-def _validate_page_size(_: object, attribute: "attrs.Attribute[Any]", value: int) -> None:
-    if not 1 <= value <= HISTORY_PAGE_MAX:
-        raise ExpectationError(f"an integer from 1 to {HISTORY_PAGE_MAX}", attribute.name, value)
-
-
-def _validate_correlation_id(
-    _: object, attribute: "attrs.Attribute[Any]", value: str | None
-) -> None:
-    if value is not None and not 1 <= len(value) <= CORRELATION_ID_CHARACTERS:
-        raise ExpectationError(
-            f"1 to {CORRELATION_ID_CHARACTERS} characters", attribute.name, value
-        )
-
-
 # Client to server.
 
 
@@ -184,7 +128,7 @@ class Ack:
     """The client has received every event up to and including `seq`."""
 
     TYPE: ClassVar[str] = "ack"
-    seq: int = field(validator=_validate_not_negative)
+    seq: int = field(validator=check_not_negative)
 
 
 @frozen
@@ -192,12 +136,12 @@ class UserMessage:
     """A message of the user to an agent."""
 
     TYPE: ClassVar[str] = "user_message"
-    content: str = field(validator=_validate_not_blank)
-    thread_id: ThreadId | None = field(default=None, validator=_validate_thread_id)
-    correlation_id: CorrelationId | None = field(default=None, validator=_validate_correlation_id)
-    agent: str | None = field(default=None, validator=_validate_not_empty)
+    content: str = field(validator=check_not_blank)
+    thread_id: ThreadId | None = field(default=None, validator=check_thread_id)
+    correlation_id: CorrelationId | None = field(default=None, validator=check_correlation_id)
+    agent: str | None = field(default=None, validator=check_name)
     on_busy: OnBusy = OnBusy.ENQUEUE
-    deadline_ms: int | None = field(default=None, validator=_validate_positive)
+    deadline_ms: int | None = field(default=None, validator=check_positive)
 
 
 @frozen
@@ -205,11 +149,11 @@ class AgentRequest:
     """A request to one agent, with structured input."""
 
     TYPE: ClassVar[str] = "agent_request"
-    agent: str = field(validator=_validate_not_empty)
+    agent: str = field(validator=check_name)
     input: JsonObject | str
-    thread_id: ThreadId | None = field(default=None, validator=_validate_thread_id)
+    thread_id: ThreadId | None = field(default=None, validator=check_thread_id)
     on_busy: OnBusy = OnBusy.ENQUEUE
-    deadline_ms: int | None = field(default=None, validator=_validate_positive)
+    deadline_ms: int | None = field(default=None, validator=check_positive)
 
 
 @frozen
@@ -217,7 +161,7 @@ class StopAgent:
     """A request to stop a run; the reply is its `agent_completed`."""
 
     TYPE: ClassVar[str] = "stop_agent"
-    run_id: RunId = field(validator=_validate_not_empty)
+    run_id: RunId = field(validator=check_name)
 
 
 @frozen
@@ -225,7 +169,7 @@ class Answer:
     """The answer to a question of an agent: `answer` for a question, `approve` for an approval."""
 
     TYPE: ClassVar[str] = "answer"
-    question_id: QuestionId = field(validator=_validate_not_empty)
+    question_id: QuestionId = field(validator=check_name)
     answer: JsonValue | None = None
     approve: bool | None = None
 
@@ -235,23 +179,12 @@ class GetThreadHistory:
     """A request for the newest messages of a thread; with `before`, of those older than it."""
 
     TYPE: ClassVar[str] = "get_thread_history"
-    thread_id: ThreadId = field(validator=_validate_thread_id)
-    limit: int = field(default=HISTORY_PAGE, validator=_validate_page_size)
-    before: MessageId | None = field(default=None, validator=_validate_not_empty)
+    thread_id: ThreadId = field(validator=check_thread_id)
+    limit: int = field(default=HISTORY_PAGE, validator=check_page_size)
+    before: MessageId | None = field(default=None, validator=check_name)
 
 
-Inbound = (
-    Ping | Pong | Auth | Ack | UserMessage | AgentRequest | StopAgent | Answer | GetThreadHistory
-)
 WorkMessage = UserMessage | AgentRequest
-INBOUND: dict[str, type[Inbound]] = {
-    cls.TYPE: cls
-    for cls in (
-        *(Ping, Pong, Auth, Ack),
-        *(UserMessage, AgentRequest, StopAgent, Answer, GetThreadHistory),
-    )
-}
-"""The messages that a client may send, by type."""
 
 
 # Server to client: control frames, which have no number and are not replayed.

@@ -24,11 +24,11 @@ import trio
 from netra_trio.config.settings import Settings
 from netra_trio.ids import CorrelationId, QuestionId, RunId
 from netra_trio.protocol.codec import Encoded
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentCompleted,
     Confirmation,
     Event,
-    JsonObject,
     MessageConfirmed,
     ResetReason,
     ResumeState,

@@ -16,7 +16,8 @@ from attrs import frozen
 
 from netra_trio.ids import RunId
 from netra_trio.protocol.codec import Encoded, payload_of
-from netra_trio.protocol.messages import JsonObject, PartialResult
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import PartialResult
 from netra_trio.sessions.event_log import Entry
 
 _SHORT = 3  # elements of a delta of the same run as the delta before

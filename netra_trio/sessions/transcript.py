@@ -18,13 +18,13 @@ from orjson import dumps, loads
 
 from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
 from netra_trio.protocol.codec import Encoded
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentAnswered,
     AgentAsking,
     AgentCompleted,
     AgentStarted,
     Confirmation,
-    JsonObject,
     MessageConfirmed,
     PartialResult,
     RunStatus,

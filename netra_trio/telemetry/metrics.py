@@ -19,8 +19,8 @@ import trio
 from attrs import define, field, frozen
 
 from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
-    INBOUND,
     AuthExpiring,
     AuthOk,
     ConnectionEstablished,

@@ -26,7 +26,8 @@ from netra_trio.cluster.admission import (
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import JsonObject, OnBusy
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import OnBusy
 from netra_trio.telemetry.metrics import Metrics
 
 ALICE, THREAD = UserId("alice"), ThreadId("t")

@@ -11,7 +11,7 @@ from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.cluster.mailbox import ANSWER, Mailbox
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 Taken = list[tuple[str, JsonObject, bytes]]
 

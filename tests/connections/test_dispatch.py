@@ -15,15 +15,14 @@ from netra_trio.connections.dispatch import CommandDispatcher
 from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.codec import BadFrame, Frame
 from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.fields import JsonValue
+from netra_trio.protocol.inbound import INBOUND, Inbound
 from netra_trio.protocol.messages import (
-    INBOUND,
     Ack,
     AgentRequest,
     Answer,
     Auth,
     GetThreadHistory,
-    Inbound,
-    JsonValue,
     Outbound,
     Ping,
     Pong,

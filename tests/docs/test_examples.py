@@ -42,8 +42,8 @@ from netra_trio.client import Client
 from netra_trio.config.settings import TABLE
 from netra_trio.protocol.codec import BadFrame, decode
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
-    INBOUND,
     AgentCompleted,
     AuthExpiring,
     AuthOk,

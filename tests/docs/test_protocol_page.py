@@ -47,9 +47,9 @@ from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR, OPEN_PAYLOAD_BYTES
 from netra_trio.protocol.codes import CloseCode, ErrorCode
+from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.keepalive import MISSED_INTERVALS
 from netra_trio.protocol.messages import (
-    INBOUND,
     AuthExpiring,
     AuthOk,
     Confirmation,

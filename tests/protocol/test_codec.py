@@ -25,8 +25,8 @@ from netra_trio.protocol.codec import (
     show,
 )
 from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
+from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
-    INBOUND,
     AgentStarted,
     Confirmation,
     MessageConfirmed,

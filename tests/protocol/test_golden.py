@@ -25,8 +25,8 @@ from netra_trio.ids import (
 from netra_trio.protocol import messages
 from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
 from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
+from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
-    INBOUND,
     AgentAnswered,
     AgentAsking,
     AgentCompleted,

@@ -8,8 +8,8 @@ import pytest
 
 from netra_trio.protocol.codec import BadFrame, decode
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
-    INBOUND,
     Ack,
     AgentRequest,
     Auth,

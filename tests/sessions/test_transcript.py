@@ -4,7 +4,8 @@ import pytest
 
 from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.codec import Encoded
-from netra_trio.protocol.messages import AgentCompleted, JsonObject, PartialResult, RunStatus
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import AgentCompleted, PartialResult, RunStatus
 from netra_trio.sessions.event_log import Entry
 from netra_trio.sessions.transcript import RUNS_BYTES, Transcript
 

@@ -27,7 +27,8 @@ from netra_trio.cluster.admission import CHECK, FIRST, INTERRUPT, ClusterAdmissi
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import JsonObject, OnBusy, UserMessage
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import OnBusy, UserMessage
 from netra_trio.protocol.problem import Refused
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session

@@ -36,7 +36,7 @@ from netra_trio.models.mcp.call import CURRENT, Call
 from netra_trio.models.mcp.open_calls import OpenCalls
 from netra_trio.models.mcp.server import McpServer
 from netra_trio.models.mcp.transport import open_transport
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 START_SECONDS = 60.0  # to connect and to list the tools: `uvx` may install the server first
 BACK_OFF = 1.0  # seconds, the pause after the first loss; doubles with each failure

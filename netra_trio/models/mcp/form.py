@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from netra_trio.agents.answer_schema import compile_schema, find_misfit
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 if TYPE_CHECKING:
     from jsonschema_rs import Draft202012Validator

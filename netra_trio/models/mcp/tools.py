@@ -13,7 +13,7 @@ from attrs import frozen
 from netra_trio.agents.run import Run
 from netra_trio.models.mcp.connection import ListedTool, McpConnection
 from netra_trio.models.mcp.server import McpServer, names_of
-from netra_trio.protocol.messages import JsonObject
+from netra_trio.protocol.fields import JsonObject
 
 
 @frozen(eq=False)

@@ -37,12 +37,12 @@ from netra_trio.ids import (
     new_message_id,
     new_run_id,
 )
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentStarted,
     AgentThinking,
     Event,
     HistoryMessage,
-    JsonObject,
     PartialResult,
     RunStatus,
     ToolCompleted,
