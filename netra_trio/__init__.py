@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from netra_trio.agents.options import agent
     from netra_trio.agents.run import Agent, Run, Tool
     from netra_trio.config.settings import Settings
     from netra_trio.errors import (
@@ -26,6 +27,7 @@ __all__ = [
     "Tool",
     "ToolDenied",
     "ToolError",
+    "agent",
     "create_app",
 ]
 
@@ -40,6 +42,7 @@ _MODULES = {
     "Tool": "agents.run",
     "ToolDenied": "errors",
     "ToolError": "errors",
+    "agent": "agents.options",
     "create_app": "server.application",
 }
 

@@ -69,6 +69,14 @@ class MessageNotFound(NetraError):
     """The thread has no such message."""
 
 
+class ThreadNotFound(NetraError):
+    """The user has no such thread."""
+
+
+class ThreadDeleted(NetraError):
+    """The message was sent before, and its thread is deleted."""
+
+
 class TransportClosed(NetraError):
     """The transport is closed.
 

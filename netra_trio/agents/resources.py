@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+from netra_trio.agents.options import AgentWithOptions
 from netra_trio.agents.run import Agent
 from netra_trio.errors import AgentUnusable
 
@@ -40,7 +41,8 @@ def resources_of(
     Entering the context manager of such a function raises `AgentUnusable` if `open` fails.
     """
     owners: dict[int, tuple[str, object]] = {}
-    for name, agent in agents.items():
+    for name, each in agents.items():
+        agent = each.function if isinstance(each, AgentWithOptions) else each
         owners.setdefault(id(agent), (name, agent))
     return [
         partial(_opened, name, agent)

@@ -7,8 +7,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from netra_trio.agents.options import AgentWithOptions
 from netra_trio.errors import AgentUnusable
 
 
@@ -74,6 +75,13 @@ def recognized(found: Any) -> Any:
         )
         raise AgentUnusable(text) from error
     return adapter(found)
+
+
+def prepared(found: Any) -> Any:
+    """Return the agent that an object is, as `recognized` does, also inside `agent(…)`."""
+    if isinstance(found, AgentWithOptions):
+        return evolve(found, function=recognized(found.function))
+    return recognized(found)
 
 
 def framework_of(found: object) -> Framework | None:

@@ -337,6 +337,24 @@ class Settings:
             in_file=True,
         ),
     )
+    room_history_events: int = field(
+        default=1000,
+        metadata=_row(
+            "ROOM_HISTORY_EVENTS",
+            Integer(1, 100_000, "events"),
+            "events of a room that are kept, for members that come back",
+            "the oldest are dropped",
+        ),
+    )
+    room_history_seconds: int = field(
+        default=300,
+        metadata=_row(
+            "ROOM_HISTORY_SECONDS",
+            Integer(1, 86_400, "s"),
+            "how long events of a room are kept",
+            "they are dropped",
+        ),
+    )
     history_retention_days: int = field(
         default=0,
         metadata=_row(

@@ -64,14 +64,14 @@ async def check_administrator(request: Request, services: Services, *, now: floa
     """Check the token of an administrator in the Authorization header.
 
     Raises:
-        Refused: AUTH_REQUIRED or INVALID_TOKEN with 401, INVALID_TOKEN with 403 where the token
-            lacks the permission, USER_NOT_FOUND or USER_DISABLED.
+        Refused: AUTH_REQUIRED or INVALID_TOKEN, FORBIDDEN where the token lacks the permission,
+            USER_NOT_FOUND or USER_DISABLED.
     """
     identity = await _check_header(request, services, now)
     if ADMINISTRATOR not in identity.permissions:
         text = f"The token does not have the permission {ADMINISTRATOR}."
         help_ = "Use a token that has it."
-        raise Refused(problem(ErrorCode.INVALID_TOKEN, text, status=403, help=help_))
+        raise Refused(problem(ErrorCode.FORBIDDEN, text, help=help_))
 
 
 def check_metrics_token(request: Request, token: str) -> None:

@@ -17,6 +17,7 @@ import structlog
 import trio
 from attrs import evolve, field, frozen
 
+from netra_trio.agents.options import listed
 from netra_trio.agents.run import Agent
 from netra_trio.auth.identity import Identity
 from netra_trio.auth.tickets import SharedTickets
@@ -48,6 +49,7 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.protocol.problem import problem
+from netra_trio.protocol.rooms import user_room
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
@@ -109,6 +111,7 @@ class Node:
         services.instruments.metrics.read_gauges = self._gauges
         self._settings = settings
         self._agents = agents
+        self._listed_agents = listed(agents)
         self._nursery = nursery
         self._service_nursery = service_nursery
         self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
@@ -396,6 +399,8 @@ class Node:
             features=features(self._settings),
             limits=connection_limits(self._settings),
             resume=resume,
+            user_room=user_room(connection.session.user.id),
+            agents=self._listed_agents,
         )
 
     def _wake(self, session: Session) -> None:

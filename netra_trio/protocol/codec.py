@@ -48,6 +48,8 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.numbers import find_out_of_range, may_have_out_of_range
 from netra_trio.protocol.problem import Problem, problem
+from netra_trio.protocol.rooms import RoomGap
+from netra_trio.protocol.threads import Rating
 from netra_trio.values import frozen
 
 OPEN_PAYLOAD_BYTES = 1024  # of the payload of ping and pong: docs/protocol.md, Limits
@@ -168,6 +170,14 @@ def _json_value(value: Any, _: Any) -> Any:
     return value
 
 
+def _rating(value: Any, _: Any) -> Rating | None:
+    """Return a rating, or None."""
+    if value is None:
+        return None
+    rating: Rating = _converter.structure(value, Rating)
+    return rating
+
+
 def _is_optional(kind: Any) -> bool:
     return NoneType in get_args(kind)
 
@@ -214,12 +224,17 @@ def _strict_converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, _exactly(kind))
     # For the exact class: otherwise the hook of str would be used, which accepts any string.
     converter.register_structure_hook(OnBusy, _one_of)
+    converter.register_structure_hook(Rating, _one_of)
     converter.register_structure_hook_func(lambda kind: kind == JsonObject | str, _object_or_string)
     converter.register_structure_hook_func(lambda kind: kind is JsonValue, _json_value)
     # An optional field is omitted, never null.
     converter.register_structure_hook_factory(
         _is_optional, lambda kind: converter.get_structure_hook(get_args(kind)[0])
     )
+    # Except here: null takes a rating back.
+    converter.register_structure_hook_func(lambda kind: kind == Rating | None, _rating)
+    renamed = make_dict_unstructure_fn(RoomGap, converter, from_=cattrs.override(rename="from"))
+    converter.register_unstructure_hook(RoomGap, renamed)
     without_none = _without_none(ToolCompleted, converter)
 
     def completed(event: ToolCompleted) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
     THREAD_NOT_FOUND = "THREAD_NOT_FOUND"
     ANSWER_REJECTED = "ANSWER_REJECTED"
+    FORBIDDEN = "FORBIDDEN"
     AGENT_ERROR = "AGENT_ERROR"
     AGENT_TIMEOUT = "AGENT_TIMEOUT"
     AUTH_REQUIRED = "AUTH_REQUIRED"
@@ -88,6 +89,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.ANSWER_REJECTED: ErrorKind(
         409, True, "Show the question as it stands; an open one can be answered again."
     ),
+    ErrorCode.FORBIDDEN: ErrorKind(403, True, "Ask an administrator for the permission."),
     ErrorCode.AGENT_ERROR: ErrorKind(500, True, "Try again; quote the error_id if it persists."),
     ErrorCode.AGENT_TIMEOUT: ErrorKind(504, True, "Ask for less at once, or allow more time."),
     ErrorCode.AUTH_REQUIRED: ErrorKind(

@@ -11,15 +11,51 @@ from netra_trio.protocol.messages import (
     StopAgent,
     UserMessage,
 )
+from netra_trio.protocol.rooms import (
+    GetPresence,
+    JoinRoom,
+    LeaveRoom,
+    RoomMessage,
+    UnwatchThread,
+    WatchThread,
+)
+from netra_trio.protocol.threads import (
+    DeleteThread,
+    Feedback,
+    ListThreads,
+    MarkRead,
+    RenameThread,
+)
 
 Inbound = (
-    Ping | Pong | Auth | Ack | UserMessage | AgentRequest | StopAgent | Answer | GetThreadHistory
+    Ping
+    | Pong
+    | Auth
+    | Ack
+    | UserMessage
+    | AgentRequest
+    | StopAgent
+    | Answer
+    | GetThreadHistory
+    | JoinRoom
+    | LeaveRoom
+    | RoomMessage
+    | GetPresence
+    | WatchThread
+    | UnwatchThread
+    | ListThreads
+    | RenameThread
+    | MarkRead
+    | DeleteThread
+    | Feedback
 )
 INBOUND: dict[str, type[Inbound]] = {
     cls.TYPE: cls
     for cls in (
         *(Ping, Pong, Auth, Ack),
         *(UserMessage, AgentRequest, StopAgent, Answer, GetThreadHistory),
+        *(JoinRoom, LeaveRoom, RoomMessage, GetPresence, WatchThread, UnwatchThread),
+        *(ListThreads, RenameThread, MarkRead, DeleteThread, Feedback),
     )
 }
 """The messages that a client may send, by type."""

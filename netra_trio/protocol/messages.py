@@ -133,7 +133,11 @@ class Ack:
 
 @frozen
 class UserMessage:
-    """A message of the user to an agent."""
+    """A message of the user to an agent.
+
+    Attributes:
+        replaces: A message of the thread: it and what follows it leave the history.
+    """
 
     TYPE: ClassVar[str] = "user_message"
     content: str = field(validator=check_not_blank)
@@ -142,6 +146,7 @@ class UserMessage:
     agent: str | None = field(default=None, validator=check_name)
     on_busy: OnBusy = OnBusy.ENQUEUE
     deadline_ms: int | None = field(default=None, validator=check_positive)
+    replaces: MessageId | None = field(default=None, validator=check_name)
 
 
 @frozen
@@ -216,8 +221,28 @@ class ResumeState:
 
 
 @frozen
+class ListedAgent:
+    """An agent, as the first frame lists it.
+
+    Attributes:
+        name: The name for `agent` in a message.
+        title: A name for people.
+        examples: Messages that show what it can do.
+    """
+
+    name: str
+    title: str
+    examples: tuple[str, ...]
+
+
+@frozen
 class ConnectionEstablished:
-    """The first frame of every connection."""
+    """The first frame of every connection.
+
+    Attributes:
+        user_room: The room of the user.
+        agents: The agents that the client may ask; the first one is the default.
+    """
 
     TYPE: ClassVar[str] = "connection_established"
     connection_id: ConnectionId
@@ -228,6 +253,8 @@ class ConnectionEstablished:
     features: JsonObject
     limits: JsonObject
     resume: ResumeState
+    user_room: str
+    agents: tuple[ListedAgent, ...]
 
 
 @frozen
@@ -295,17 +322,34 @@ class HistoryRun:
 
     Attributes:
         questions: The questions that it has asked, in order; None if there are none.
+        duration_ms: Of a run that has ended.
     """
 
     run_id: RunId
     agent_name: str
     status: RunStatus
     questions: tuple[HistoryQuestion, ...] | None = None
+    duration_ms: int | None = None
+
+
+@frozen
+class HistoryFeedback:
+    """The user's feedback on an agent's message."""
+
+    rating: str
+    comment: str | None = None
 
 
 @frozen
 class HistoryMessage:
-    """A message of a thread in its history."""
+    """A message of a thread in its history.
+
+    Attributes:
+        run: The run that the message of a user started, or that an agent's message answers.
+        reply_to: The message that an agent's message answers; None for one of before 0.2.
+        steps: What the agent did, each with the place in the text where it happened.
+        feedback: The user's feedback on an agent's message.
+    """
 
     message_id: MessageId
     role: str
@@ -314,6 +358,9 @@ class HistoryMessage:
     correlation_id: CorrelationId | None = None
     run: HistoryRun | None = None
     truncated: bool | None = None
+    reply_to: MessageId | None = None
+    steps: Any = None
+    feedback: HistoryFeedback | None = None
 
 
 @frozen

@@ -18,7 +18,7 @@ from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
-from netra_trio.aio.recognition import recognized
+from netra_trio.aio.recognition import prepared
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend
 from netra_trio.broker.valkey.choice import backend_of
@@ -254,7 +254,7 @@ def create_app(
         backend = backend_of(settings.redis_url, store.owner)
     return Application(
         agents={
-            name: recognized(agent)
+            name: prepared(agent)
             for name, agent in (DEMO_AGENTS if agents is None else agents).items()
         },
         settings=settings,

@@ -31,6 +31,7 @@ from netra_trio.protocol.messages import (
     RunStatus,
 )
 from netra_trio.protocol.text import json_size
+from netra_trio.stores.threads import ThreadStore
 from netra_trio.values import frozen
 
 # The bounds of docs/protocol.md, get_thread_history.
@@ -65,6 +66,8 @@ class NewMessage:
         content: The text that history shows.
         created_at: Unix seconds.
         session_id: The session of its run, if another node may take that session over; else None.
+        replaces: A message of the thread that leaves the history, with all that follows it.
+        unattended: Whether its run outlives its session.
     """
 
     user_id: UserId
@@ -78,6 +81,8 @@ class NewMessage:
     content: str
     created_at: float
     session_id: SessionId | None = None
+    replaces: MessageId | None = None
+    unattended: bool = False
 
     @property
     def is_awaited(self) -> bool:
@@ -94,6 +99,8 @@ class RunEnd:
         truncated: Whether `text` was cut.
         created_at: Unix seconds.
         completed: The payload of its `agent_completed` as JSON, for duplicates of its message.
+        duration_ms: From its start; 0 if it has not started.
+        steps: What the agent did, as JSON: `HistoryMessage.steps`; None for nothing.
     """
 
     run_id: RunId
@@ -103,6 +110,8 @@ class RunEnd:
     truncated: bool
     created_at: float
     completed: bytes
+    duration_ms: int = 0
+    steps: bytes | None = None
 
 
 @frozen
@@ -345,7 +354,7 @@ STORED: Awaitable[None] = Settled(None)
 """What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
 
 
-class Store(Protocol):
+class Store(ThreadStore, Protocol):
     """Users, threads, messages and runs, which several nodes may share.
 
     Every method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
@@ -418,6 +427,8 @@ class Store(Protocol):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
+            MessageNotFound: If the thread has no message that it replaces.
             NotStorable: If the message can never be stored; its sender is not asked to retry.
         """
         ...
@@ -427,6 +438,7 @@ class Store(Protocol):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
         """
         ...
 

@@ -1,0 +1,1 @@
+"""Rooms: numbered streams of events that many sessions read."""

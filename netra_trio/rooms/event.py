@@ -1,0 +1,116 @@
+"""An event of a room: as the broker carries it, and as a frame for the members.
+
+data = pack(RoomMessage…, timestamp=1.0)
+event = RoomEvent.unpack(delivery)
+event.frame                         # encoded once, for all members
+"""
+
+from functools import cached_property
+from typing import Any, Self
+
+import orjson
+from attrs import define
+
+from netra_trio.broker.base import Delivery
+from netra_trio.ids import SessionId
+from netra_trio.protocol.codec import encode_payload
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import PartialResult
+
+ROOM_EVENT = "room_event"
+_DELTA = b'{"type":"%b"' % PartialResult.TYPE.encode()
+MISSING = b"null"  # instead of an event: its publisher has lost one or more events here
+
+
+def pack(
+    kind: str, payload: Any, *, timestamp: float, session_id: SessionId | None = None
+) -> bytes:
+    """Return an event as the broker carries it.
+
+    Args:
+        kind: The type of the event.
+        payload: Its payload, which orjson can encode.
+        timestamp: Unix seconds.
+        session_id: The session that has the event in its own log, and gets no copy.
+    """
+    return _pack(orjson.dumps({"type": kind, "payload": payload}), timestamp, session_id)
+
+
+def pack_missing(*, timestamp: float) -> bytes:
+    """Return what is published instead of events that are lost: members get a `room_gap`."""
+    return _pack(MISSING, timestamp, None)
+
+
+def _pack(event: bytes, timestamp: float, session_id: SessionId | None) -> bytes:
+    return b"%b\n%b\n%b" % ((session_id or "").encode(), repr(timestamp).encode(), event)
+
+
+@define(eq=False, slots=False)
+class RoomEvent:
+    """An event of a room, which all its members share.
+
+    Attributes:
+        room: The name of the room.
+        epoch: The epoch of its offset.
+        offset: Its number; the last one of a merged event.
+        data: The event as JSON: `type` and `payload`.
+        timestamp: When it was published, in Unix seconds.
+        session_id: The session that has the event in its own log; None if none has.
+        offset_from: The first offset of a merged event; None for any other event.
+    """
+
+    room: str
+    epoch: str
+    offset: int
+    data: bytes
+    timestamp: float
+    session_id: SessionId | None = None
+    offset_from: int | None = None
+
+    @classmethod
+    def unpack(cls, delivery: Delivery) -> Self:
+        """Return the event of a delivery."""
+        session_id, timestamp, data = delivery.data.split(b"\n", 2)
+        return cls(
+            delivery.room,
+            delivery.epoch,
+            delivery.offset,
+            data,
+            float(timestamp),
+            SessionId(session_id.decode()) if session_id else None,
+        )
+
+    @property
+    def first(self) -> int:
+        """The first offset that it stands for."""
+        return self.offset if self.offset_from is None else self.offset_from
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether its publisher has lost events here."""
+        return self.data == MISSING
+
+    @cached_property
+    def event(self) -> JsonObject:
+        """The event: `type` and `payload`."""
+        event: JsonObject = orjson.loads(self.data)
+        return event
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether it is a `partial_result`, which may be merged."""
+        return self.data.startswith(_DELTA)
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The frame, the same one for all members."""
+        payload: JsonObject = {
+            "room": self.room,
+            "offset": self.offset,
+            "epoch": self.epoch,
+            "event": orjson.Fragment(self.data),
+            "timestamp": self.timestamp,
+        }
+        if self.offset_from is not None:
+            payload["offset_from"] = self.offset_from
+        return encode_payload(ROOM_EVENT, payload, self.timestamp)
