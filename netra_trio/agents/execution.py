@@ -16,8 +16,9 @@ import trio
 from attrs import evolve
 
 from netra_trio.agents.context import run_in_context
+from netra_trio.agents.output import Outlet, Output
 from netra_trio.agents.questions import Question, Questions
-from netra_trio.agents.run import Outlet, Output, Run, RunNursery, RunSpec
+from netra_trio.agents.run import Run, RunNursery, RunSpec
 from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode

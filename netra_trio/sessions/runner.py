@@ -16,7 +16,8 @@ from attrs import evolve
 from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
-from netra_trio.agents.run import RunSpec, history_text, milliseconds
+from netra_trio.agents.output import history_text
+from netra_trio.agents.run import RunSpec, milliseconds
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id

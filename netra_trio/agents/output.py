@@ -1,0 +1,147 @@
+"""The output of a run: its events on their way to the session, and the emitted text."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from netra_trio.ids import CorrelationId, QuestionId, RunId
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import Event, PartialResult
+from netra_trio.protocol.text import EVENT_BYTES, cut_text, json_size
+from netra_trio.stores.base import HISTORY_TEXT_BYTES
+
+
+class Outlet(Protocol):
+    """Receives the events of a run: the event stream of its session."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether an event of `size` bytes fits now."""
+        ...
+
+    async def wait_for_room(self, size: int) -> None:
+        """Wait until an event of `size` bytes fits; cancelling is safe."""
+        ...
+
+    def append(
+        self, event: Event, size: int, correlation_id: CorrelationId
+    ) -> Awaitable[None] | None:
+        """Append an event; the caller has checked that there is room.
+
+        Returns:
+            None, or an awaitable that waits for room in the channel to the writer.
+        """
+        ...
+
+    def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+        """Append an event without room for it: the end of a question, of at most a hundred."""
+        ...
+
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        """Show an open question to a client that resumes the session."""
+        ...
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        """Show a question no longer, because it is closed."""
+        ...
+
+
+class Output:
+    """Sends the events of one run to the outlet, and keeps the emitted text.
+
+    Args:
+        outlet: The event stream of the session.
+        correlation_id: The correlation id of the message.
+    """
+
+    __slots__ = ("_bytes", "_chunks", "_closed", "_correlation_id", "_outlet")
+
+    def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
+        self._outlet = outlet
+        self._correlation_id = correlation_id
+        self._chunks: list[str] = []
+        self._bytes = 0
+        self._closed = False
+
+    async def append(
+        self, event: Event, size: int, on_append: Callable[[], None] | None = None
+    ) -> None:
+        """Append an event; waits for room in the log, and for room in the channel to the writer.
+
+        Args:
+            event: The event.
+            size: Its size in bytes.
+            on_append: Called right before it is appended, when there is room.
+
+        Raises:
+            trio.ClosedResourceError: If the run has ended.
+        """
+        outlet = self._outlet
+        if outlet.has_room(size):
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await outlet.wait_for_room(size)
+        if self._closed:
+            raise trio.ClosedResourceError("the run has ended")
+        if on_append is not None:
+            on_append()
+        waiting = outlet.append(event, size, self._correlation_id)
+        if waiting is not None:
+            await waiting
+
+    def append_now(self, event: Event, size: int) -> None:
+        """Append an event without waiting for room, also after the end of the run."""
+        self._outlet.append_now(event, size, self._correlation_id)
+
+    def show_question(self, run_id: RunId, question: JsonObject) -> None:
+        """Show an open question to a client that resumes the session."""
+        self._outlet.show_question(run_id, question)
+
+    def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
+        """Show a question no longer, because it is closed."""
+        self._outlet.hide_question(run_id, question_id)
+
+    def is_for(self, reader: object) -> bool:
+        """Whether the events go to this event stream."""
+        return self._outlet is reader
+
+    async def append_delta(self, run_id: RunId, text: str) -> None:
+        """Append a delta as `append` does, and keep its text for the result."""
+        size = len(text) if text.isascii() else json_size(text)
+        outlet = self._outlet
+        if outlet.has_room(size):
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await outlet.wait_for_room(size)
+        if self._closed:
+            raise trio.ClosedResourceError("the run has ended")
+        waiting = outlet.append(PartialResult(run_id, text), size, self._correlation_id)
+        if self._bytes <= EVENT_BYTES:
+            self._chunks.append(text)
+            self._bytes += size
+        if waiting is not None:
+            await waiting
+
+    def close(self) -> None:
+        """Refuse more events, because the end of the run is the last one."""
+        self._closed = True
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run has ended."""
+        return self._closed
+
+    @property
+    def has_text(self) -> bool:
+        """Whether text was emitted."""
+        return bool(self._chunks)
+
+    @property
+    def text(self) -> str:
+        """The emitted text, as much of it as a result may have."""
+        return "".join(self._chunks)
+
+
+def history_text(text: str) -> tuple[str, bool]:
+    """Return the text of an agent for the history, and whether it was cut."""
+    return cut_text(text, HISTORY_TEXT_BYTES)
