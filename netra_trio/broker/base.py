@@ -27,6 +27,7 @@ ANSWER_SECONDS = 1.0  # for one answer: a slow server must not hold an upgrade f
 KEY_SECONDS = 300.0  # docs/protocol.md: the key of an event of a room
 INBOX_MAIL = 16_384  # of a node: a node that takes nothing for its lease is gone
 MAIL_BYTES = 1024 * 1024  # of one message to a node; a relayed frame is at most 16 times 64 KiB
+ROOM_SECONDS = 86_400.0  # a room that was not used for so long starts a new epoch
 DELIVERIES = 10_000  # events of rooms that wait for a node; the oldest are lost beyond it
 
 
@@ -300,6 +301,13 @@ class Broker(Protocol):
             data: The event.
             limits: How much of the room is kept.
             key: Of two events with one key within `KEY_SECONDS`, only the first is published.
+        """
+        ...
+
+    async def forget(self, room: str) -> None:
+        """Drop the events of a room and their keys; its next event is the first of a new epoch.
+
+        Subscriptions stay.
         """
         ...
 

@@ -8,7 +8,7 @@ messages. Times are seconds of Trio's clock.
 """
 
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +21,7 @@ from netra_trio.broker.base import (
     INBOX_MAIL,
     KEY_SECONDS,
     LEASE_SECONDS,
+    ROOM_SECONDS,
     Appended,
     Batch,
     Delivery,
@@ -36,6 +37,8 @@ from netra_trio.broker.memory_limits import LimitsState, MemoryLimits
 from netra_trio.broker.memory_threads import MemoryThreads, ThreadsState
 from netra_trio.ids import NodeId, SessionId, new_node_id
 
+SWEPT = 2  # other rooms that each use of a room examines; a use makes one room at most
+
 
 @define(eq=False)
 class _Session:
@@ -48,9 +51,10 @@ class _Session:
 class _Room:
     epoch: str = field(factory=lambda: secrets.token_urlsafe(9))
     offset: int = 0
+    used: float = 0.0
     seconds: float = 0.0  # for which events are kept
     events: deque[tuple[float, Delivery]] = field(factory=deque)
-    keys: dict[str, tuple[float, Published]] = field(factory=dict)
+    keys: OrderedDict[str, tuple[float, Published]] = field(factory=OrderedDict)
 
 
 @define(eq=False)
@@ -95,7 +99,7 @@ class MemoryServer:
         self.leases: dict[NodeId, Lease] = {}
         self.inboxes: dict[NodeId, _Inbox] = {}
         self.sessions: dict[SessionId, _Session] = {}
-        self.rooms: dict[str, _Room] = {}
+        self.rooms: OrderedDict[str, _Room] = OrderedDict()
         self.subscribers: dict[str, dict[NodeId, _Inbox]] = {}
         self.threads = ThreadsState(self.is_live)
         self.limits = LimitsState()
@@ -138,6 +142,33 @@ class MemoryServer:
             del self.sessions[session_id]
             return None
         return session
+
+    def room(self, name: str) -> _Room:
+        """Return a room, for a use of it; it is made if it does not exist.
+
+        A room without subscribers goes `ROOM_SECONDS` after its last use, and what has expired in a
+        room goes with a later use of any room.
+        """
+        now = trio.current_time()
+        room = self.rooms.get(name)
+        if room is not None and self._is_expired(name, room, now):
+            room = None
+        if room is None:
+            room = self.rooms[name] = _Room()
+        room.used = now
+        for _ in range(min(SWEPT, len(self.rooms))):
+            other = next(iter(self.rooms))
+            if self._is_expired(other, self.rooms[other], now):
+                del self.rooms[other]
+            else:
+                self.rooms.move_to_end(other)
+        return room
+
+    def _is_expired(self, name: str, room: _Room, now: float) -> bool:
+        """Drop what has expired in a room; return whether the room itself has."""
+        _trim(room, now)
+        is_kept = room.events or room.keys or name in self.subscribers
+        return not is_kept and room.used + ROOM_SECONDS <= now
 
 
 @define(eq=False)
@@ -293,7 +324,7 @@ class MemoryBroker:
     ) -> Published:
         """Append an event to a room, and deliver it."""
         await trio.lowlevel.checkpoint()
-        now, state = trio.current_time(), self._room(room)
+        now, state = trio.current_time(), self._server.room(room)
         state.seconds = limits.seconds
         _trim(state, now)
         if key is not None and key in state.keys:
@@ -312,11 +343,16 @@ class MemoryBroker:
             inbox.put([delivery])
         return published
 
+    async def forget(self, room: str) -> None:
+        """Drop the events of a room and their keys; its next event is the first of a new epoch."""
+        await trio.lowlevel.checkpoint()
+        self._server.rooms.pop(room, None)
+
     async def subscribe(self, room: str) -> History:
         """Receive the events of a room from now on."""
         await trio.lowlevel.checkpoint()
         self._server.subscribers.setdefault(room, {})[self.node] = self._deliveries
-        state = self._room(room)
+        state = self._server.room(room)
         return History(state.epoch, state.offset, (), is_exact=True)
 
     async def unsubscribe(self, room: str) -> None:
@@ -330,10 +366,9 @@ class MemoryBroker:
     async def history(self, room: str, *, epoch: str, after: int) -> History:
         """Return the events of a room after an offset."""
         await trio.lowlevel.checkpoint()
-        state = self._room(room)
+        state = self._server.room(room)
         if epoch != state.epoch or after > state.offset:
             return History(state.epoch, state.offset, (), is_exact=False)
-        _trim(state, trio.current_time())
         events = tuple(each for _, each in state.events if each.offset > after)
         is_exact = len(events) == state.offset - after
         return History(state.epoch, state.offset, events, is_exact)
@@ -341,9 +376,6 @@ class MemoryBroker:
     async def receive(self) -> Sequence[Delivery]:
         """Wait for events of the subscribed rooms."""
         return await self._deliveries.take()
-
-    def _room(self, name: str) -> _Room:
-        return self._server.rooms.setdefault(name, _Room())
 
 
 @define(eq=False)
@@ -384,8 +416,9 @@ def _trim(room: _Room, now: float) -> None:
     events = room.events
     while events and events[0][0] + room.seconds <= now:
         events.popleft()
-    for key in [key for key, (at, _) in room.keys.items() if at + KEY_SECONDS <= now]:
-        del room.keys[key]
+    keys = room.keys
+    while keys and next(iter(keys.values()))[0] + KEY_SECONDS <= now:
+        keys.popitem(last=False)
 
 
 @frozen

@@ -4,18 +4,20 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 import trio
+import trio.testing
 from support.worlds import World
 
 from netra_trio.broker.base import (
     DELIVERIES,
     KEY_SECONDS,
+    ROOM_SECONDS,
     Broker,
     Delivery,
     History,
     HistoryLimits,
     Published,
 )
-from netra_trio.broker.memory import MemoryBackend
+from netra_trio.broker.memory import MemoryBackend, MemoryServer
 
 LIMITS = HistoryLimits()
 ROOM = "lobby"
@@ -216,11 +218,112 @@ async def test_any_name_is_a_room(world: World, name: str) -> None:
     assert (await two.history(name, epoch=place.epoch, after=0)).is_exact
 
 
+@pytest.mark.parametrize("kept", [HistoryLimits(events=0, seconds=1), HistoryLimits(events=1)])
+async def test_a_room_of_the_server_delivers_with_little_history(
+    world: World, kept: HistoryLimits
+) -> None:
+    one, two = [(await world.node()).broker for _ in range(2)]
+    room = ":presence:team:a"
+    epoch = (await two.subscribe(room)).epoch
+    for at in range(3):
+        await one.publish(room, b"%d" % at, limits=kept)
+    assert await received(two, 3) == [Delivery(room, epoch, at + 1, b"%d" % at) for at in range(3)]
+    found = await one.history(room, epoch=epoch, after=0)
+    assert (len(found.events), found.offset, found.is_exact) == (kept.events, 3, False)
+
+
+# --- the end of a room
+
+
+async def test_a_forgotten_room_goes_on_in_a_new_epoch(world: World) -> None:
+    one, two = [(await world.node()).broker for _ in range(2)]
+    await two.subscribe(ROOM)
+    await one.publish("other", b"0", limits=LIMITS)
+    first = [await one.publish(ROOM, b"%d" % at, limits=LIMITS, key=f"{at}") for at in (1, 2)]
+    await one.forget(ROOM)
+    await one.forget(ROOM)
+    await one.forget("unknown")
+    found = await two.history(ROOM, epoch=first[0].epoch, after=2)
+    assert (found.offset, found.events, found.is_exact) == (0, (), False)
+    assert found.epoch != first[0].epoch
+    again = await one.publish(ROOM, b"3", limits=LIMITS, key="1")  # its event is forgotten too
+    assert again == Published(found.epoch, 1)
+    assert await one.publish(ROOM, b"4", limits=LIMITS, key="1") == Published(
+        found.epoch, 1, is_duplicate=True
+    )
+    assert [(each.epoch, each.offset) for each in await received(two, 3)] == [
+        (first[0].epoch, 1),
+        (first[0].epoch, 2),
+        (found.epoch, 1),
+    ]
+    assert (await one.publish("other", b"1", limits=LIMITS)).offset == 2
+
+
+async def test_a_room_that_is_not_used_starts_a_new_epoch(world: World) -> None:
+    one = (await world.node()).broker
+    epoch = (await one.publish(ROOM, b"1", limits=LIMITS)).epoch
+    world.elapse(ROOM_SECONDS - 1)
+    assert await one.publish(ROOM, b"2", limits=LIMITS) == Published(epoch, 2)
+    world.elapse(ROOM_SECONDS - 1)
+    assert (await one.history(ROOM, epoch=epoch, after=2)).is_exact  # this is a use, too
+    world.elapse(ROOM_SECONDS - 1)
+    assert await one.publish(ROOM, b"3", limits=LIMITS) == Published(epoch, 3)
+    world.elapse(ROOM_SECONDS + 1)
+    again = await one.publish(ROOM, b"4", limits=LIMITS)
+    assert (again.epoch != epoch, again.offset) == (True, 1)
+
+
+async def test_rooms_in_memory_go_when_they_have_expired(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = MemoryServer()
+    broker = MemoryBackend(server=server).broker
+    await broker.subscribe("subscribed")
+    for at in range(1000):
+        await broker.publish(f"room-{at}", b"data", limits=LIMITS, key="key")
+    assert len(server.rooms) == 1001
+    await trio.sleep(LIMITS.seconds)
+    for _ in range(501):  # each use examines two others
+        await broker.publish(ROOM, b"data", limits=HistoryLimits(events=1))
+    assert len(server.rooms) == 1002  # the offsets go on
+    kept = [name for name, room in server.rooms.items() if room.events or room.keys]
+    assert kept == [ROOM]
+    await trio.sleep(ROOM_SECONDS - LIMITS.seconds)
+    for _ in range(501):
+        await broker.publish(ROOM, b"data", limits=HistoryLimits(events=1))
+    assert sorted(server.rooms) == [ROOM, "subscribed"]
+    await broker.unsubscribe("subscribed")
+    await broker.publish(ROOM, b"data", limits=LIMITS)
+    assert sorted(server.rooms) == [ROOM]
+
+
+async def test_what_a_use_of_a_room_in_memory_drops_is_bounded(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = MemoryServer()
+    broker = MemoryBackend(server=server).broker
+    for at in range(100):
+        await broker.publish(f"room-{at}", b"data", limits=LIMITS)
+    await trio.sleep(ROOM_SECONDS)
+    for expected in (99, 98, 97):  # one is made, and two others go
+        await broker.history(f"new-{expected}", epoch="", after=0)
+        assert len(server.rooms) == expected
+
+
+async def test_a_room_that_is_only_read_goes_too(autojump_clock: trio.testing.MockClock) -> None:
+    server = MemoryServer()
+    broker = MemoryBackend(server=server).broker
+    epoch = (await broker.history(ROOM, epoch="", after=0)).epoch
+    await trio.sleep(ROOM_SECONDS)
+    assert (await broker.history(ROOM, epoch=epoch, after=0)).epoch != epoch
+
+
 # --- cancellation
 
 CALLS: Mapping[str, Callable[[Broker], Awaitable[object]]] = {
     "publish": lambda each: each.publish("cancelled", b"data", limits=LIMITS, key="k"),
     "subscribe": lambda each: each.subscribe("cancelled"),
+    "forget": lambda each: each.forget("cancelled"),
     "unsubscribe": lambda each: each.unsubscribe("cancelled"),
     "history": lambda each: each.history("cancelled", epoch="", after=0),
     "receive": lambda each: each.receive(),

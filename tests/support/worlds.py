@@ -4,7 +4,7 @@ one, two = await world.node(), await world.node()
 await world.elapse(3.0)
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 
 import trio
 from attrs import define, evolve
@@ -111,4 +111,7 @@ def _age(server: MemoryServer, seconds: float) -> None:
         session.until -= seconds
     for room in server.rooms.values():
         room.events = deque((at - seconds, event) for at, event in room.events)
-        room.keys = {key: (at - seconds, place) for key, (at, place) in room.keys.items()}
+        room.keys = OrderedDict(
+            (key, (at - seconds, place)) for key, (at, place) in room.keys.items()
+        )
+        room.used -= seconds

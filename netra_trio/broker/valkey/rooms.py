@@ -11,6 +11,7 @@ from attrs import define, field
 from netra_trio.broker.base import (
     DELIVERIES,
     KEY_SECONDS,
+    ROOM_SECONDS,
     Delivery,
     History,
     HistoryLimits,
@@ -24,7 +25,6 @@ from netra_trio.broker.valkey.lasting import LastingConnection
 from netra_trio.broker.valkey.listening import Listening
 from netra_trio.ids import NodeId
 
-ROOM_SECONDS = 86_400.0  # a room that no one has used for so long starts a new epoch
 CHANNELS = 500  # of one command
 ROOMS = 20  # whose missed events are read at once
 
@@ -71,6 +71,10 @@ class ValkeyBroker:
             is_bulk=True,
         )
         return Published(epoch.decode(), offset, bool(is_duplicate))
+
+    async def forget(self, room: str) -> None:
+        """Drop the events of a room; its next event is the first of a new epoch."""
+        await self._calls.run_all([("DEL", keys.room(room), keys.events(room))])
 
     async def subscribe(self, room: str) -> History:
         """Receive the events of a room from now on."""

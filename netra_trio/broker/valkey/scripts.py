@@ -208,12 +208,13 @@ end
 
 # KEYS: room, its events, the idempotency key. ARGV: candidate for the epoch, data, how many events
 # are kept, their milliseconds, those of the key (0 without one), those of the room, channel.
+# A key of an earlier epoch does not count: the room was forgotten since.
 PUBLISH = Script(
     _ROOM
     + """
 if ARGV[5] ~= '0' then
   local known = redis.call('HMGET', KEYS[3], 'epoch', 'offset')
-  if known[1] then
+  if known[1] and known[1] == redis.call('HGET', KEYS[1], 'epoch') then
     return {known[1], tonumber(known[2]), 1}
   end
 end
