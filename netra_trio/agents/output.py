@@ -1,10 +1,11 @@
-"""The output of a run: its events on their way to the session, and the emitted text."""
+"""The output of a run: its events on their way to the session, the emitted text, and the steps."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 
+from netra_trio.agents.steps import STEP_EVENTS, Steps
 from netra_trio.ids import CorrelationId, QuestionId, RunId
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import Event, PartialResult
@@ -47,20 +48,21 @@ class Outlet(Protocol):
 
 
 class Output:
-    """Sends the events of one run to the outlet, and keeps the emitted text.
+    """Sends the events of one run to the outlet, and keeps the emitted text and the steps.
 
     Args:
         outlet: The event stream of the session.
         correlation_id: The correlation id of the message.
     """
 
-    __slots__ = ("_bytes", "_chunks", "_closed", "_correlation_id", "_outlet")
+    __slots__ = ("_bytes", "_chunks", "_closed", "_correlation_id", "_outlet", "_steps")
 
     def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
         self._outlet = outlet
         self._correlation_id = correlation_id
         self._chunks: list[str] = []
         self._bytes = 0
+        self._steps: Steps | None = None  # made for the first one, because most runs have none
         self._closed = False
 
     async def append(
@@ -85,6 +87,10 @@ class Output:
             raise trio.ClosedResourceError("the run has ended")
         if on_append is not None:
             on_append()
+        if type(event) in STEP_EVENTS:
+            if self._steps is None:
+                self._steps = Steps(self._chunks)
+            self._steps.note(event)
         waiting = outlet.append(event, size, self._correlation_id)
         if waiting is not None:
             await waiting
@@ -140,6 +146,11 @@ class Output:
     def text(self) -> str:
         """The emitted text, as much of it as a result may have."""
         return "".join(self._chunks)
+
+    @property
+    def steps(self) -> bytes | None:
+        """The steps as JSON, for the history; None if there are none."""
+        return None if self._steps is None else self._steps.encode()
 
 
 def history_text(text: str) -> tuple[str, bool]:

@@ -6,7 +6,7 @@
 (['ab'], [])
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -60,3 +60,20 @@ def cut_json(value: Any, limit: int) -> tuple[bytes, bool]:
     while len(data := orjson.dumps(text)) > limit:
         text = text[: min(len(text) - 1, len(text) * limit // len(data))]
     return data, True
+
+
+def fair_limit(sizes: Sequence[int], total: int) -> int:
+    """Return the maximum size of each text, so that all together have at most `total`.
+
+    Texts that are shorter keep their size, and leave more for the others; 0 if `total` is not
+    positive. Without a text that has to be shortened, this is `total`.
+
+    >>> fair_limit([10, 50, 60], 90)
+    40
+    """
+    left = max(total, 0)
+    for count, size in zip(range(len(sizes), 0, -1), sorted(sizes), strict=True):
+        if size * count > left:
+            return left // count
+        left -= size
+    return max(total, 0)

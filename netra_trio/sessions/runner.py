@@ -328,6 +328,8 @@ class Runner:
             truncated,
             self._wall_clock(),
             self._within_log(_completed(message.run_id, ending)),
+            milliseconds(ending.duration),
+            execution.output.steps,
         )
         stood: StoredEnd | None = None
         try:

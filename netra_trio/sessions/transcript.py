@@ -29,7 +29,7 @@ from netra_trio.protocol.messages import (
     PartialResult,
     RunStatus,
 )
-from netra_trio.protocol.text import cut_front
+from netra_trio.protocol.text import cut_front, fair_limit
 from netra_trio.sessions.event_log import Entry
 
 RUNS_BYTES = 192 * 1024  # of all texts together: docs/protocol.md, Limits
@@ -169,7 +169,7 @@ class Transcript:
     def runs(self) -> tuple[JsonObject, ...]:
         """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together."""
         texts = {run_id: "".join(run_text.chunks) for run_id, run_text in self._runs.items()}
-        limit = _fair_limit([len(text.encode()) for text in texts.values()])
+        limit = fair_limit([len(text.encode()) for text in texts.values()], RUNS_BYTES)
         questions_left = QUESTIONS_BYTES
         listed = []
         for run_id, run_text in self._runs.items():
@@ -196,13 +196,3 @@ def _shortened(question: JsonObject) -> JsonObject:
     """Return a question without its texts, which are in the thread's history."""
     kept = ("question_id", "kind", "expires_at")
     return {**{name: question[name] for name in kept}, "truncated": True}
-
-
-def _fair_limit(sizes: list[int]) -> int:
-    """Return the maximum size of each text, so that all together have at most `RUNS_BYTES`."""
-    left = RUNS_BYTES
-    for count, size in zip(range(len(sizes), 0, -1), sorted(sizes), strict=True):
-        if size * count > left:
-            return left // count
-        left -= size
-    return RUNS_BYTES

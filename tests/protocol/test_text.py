@@ -21,6 +21,7 @@ from netra_trio.protocol.text import (
     PIECE_CHARACTERS,
     cut_json,
     cut_text,
+    fair_limit,
     json_size,
     pieces,
 )
@@ -122,3 +123,19 @@ def test_values_that_cannot_be_encoded_are_refused() -> None:
     for value in ("\ud800", {1, 2}, object(), 2**64):
         with pytest.raises(TypeError):
             cut_json(value, 100)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "limit"),
+    [
+        ([], 10, 10),
+        ([3, 4], 7, 7),
+        ([3, 4], 6, 3),
+        ([10, 50, 60], 90, 40),
+        ([5], 0, 0),
+        ([5], -1, 0),
+    ],
+)
+def test_fair_limit(sizes: list[int], total: int, limit: int) -> None:
+    assert fair_limit(sizes, total) == limit
+    assert sum(min(size, limit) for size in sizes) <= max(total, 0)
