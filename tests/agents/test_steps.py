@@ -204,7 +204,7 @@ def test_any_run(events: list[Event | str]) -> None:
     assert len(steps) <= len(expected)
     for step, (kind, place, text) in zip(steps, expected, strict=False):
         assert (step["type"], step["at"]) == (kind, place)
-        shown = step.get("thought", step.get("arguments", step.get("question_id")))
+        shown: Any = step.get("thought", step.get("arguments", step.get("question_id")))
         if not step.get("truncated"):
             assert shown == text
         elif shown != text:
