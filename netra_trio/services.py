@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from netra_trio.auth.tickets import LocalTickets, Tickets
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.broker.base import Broker, HistoryLimits
+from netra_trio.broker.memory import MemoryBackend
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, UserId
 from netra_trio.protocol.messages import Answer
+from netra_trio.rooms.publisher import Publisher
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.instruments import Instruments
 
@@ -76,6 +79,8 @@ class Services:
         other_nodes: Reaches the runs of other nodes; None if there is one node.
         wall_clock: Returns Unix seconds.
         admission: Admits messages over all nodes; None if there is only this one.
+        broker: Has the rooms; in the memory of this process if there is only this node.
+        publisher: Publishes messages to rooms.
     """
 
     settings: Settings
@@ -86,3 +91,15 @@ class Services:
     other_nodes: OtherNodes | None = None
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None
+    broker: Broker = field(factory=lambda: MemoryBackend().broker)
+    publisher: Publisher = field(
+        init=False,
+        default=Factory(
+            lambda self: Publisher(self.broker, _history_limits(self.settings), self.wall_clock),
+            takes_self=True,
+        ),
+    )
+
+
+def _history_limits(settings: Settings) -> HistoryLimits:
+    return HistoryLimits(settings.room_history_events, settings.room_history_seconds)

@@ -145,6 +145,7 @@ class Node:
                 tickets=SharedTickets(backend.limits),
                 other_nodes=shared.runs,
                 admission=shared.admission,
+                broker=backend.broker,
             )
 
     async def serve(
