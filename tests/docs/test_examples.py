@@ -53,7 +53,19 @@ from netra_trio.protocol.messages import (
     Pong,
     ServerDraining,
     ThreadHistory,
+    UserMessage,
 )
+from netra_trio.protocol.rooms import (
+    Presence,
+    PresenceChanged,
+    RoomConfirmed,
+    RoomGap,
+    RoomJoined,
+    RoomLeft,
+    RoomMessage,
+)
+from netra_trio.protocol.threads import ThreadChanged, ThreadList
+from netra_trio.rooms.event import ROOM_EVENT, RoomEvent
 from netra_trio.stores.base import Store
 from netra_trio.testing import open_network
 
@@ -201,9 +213,17 @@ CONTROL = {
         AuthExpiring,
         ServerDraining,
         ThreadHistory,
+        RoomJoined,
+        RoomLeft,
+        RoomConfirmed,
+        RoomGap,
+        Presence,
+        PresenceChanged,
+        ThreadList,
+        ThreadChanged,
     )
 }
-SERVER_TYPES = {*EVENTS, *CONTROL, "error"}
+SERVER_TYPES = {*EVENTS, *CONTROL, ROOM_EVENT, "error"}
 
 
 def values_of(block: Block) -> list[Any]:
@@ -248,6 +268,8 @@ def faults_of_message(value: Any) -> Iterator[Fault]:
     yield from (f"{name}: missing" for name in needed - value.keys())
     if kind == "error":
         yield from faults_of_error(value["payload"])
+    elif kind == ROOM_EVENT:
+        yield from faults_of_room_event(value)
     elif kind == Pong.TYPE:
         yield from faults_of(value["payload"], dict[str, Any], "payload")
     elif kind in EVENTS or kind in CONTROL:
@@ -256,6 +278,20 @@ def faults_of_message(value: Any) -> Iterator[Fault]:
         yield f"type: expected one of {sorted(SERVER_TYPES)}, got {kind}"
     if kind == AgentCompleted.TYPE and "error" in value["payload"]:
         yield from faults_of_error(value["payload"]["error"])
+
+
+def faults_of_room_event(value: Any) -> Iterator[Fault]:
+    """Compare an event of a room with the frame that the server makes of its fields."""
+    payload = dict(value["payload"])
+    event = payload.pop("event")
+    made = json.loads(RoomEvent(data=json.dumps(event).encode(), **payload).frame)
+    if made != value:
+        yield f"expected {made}"
+    kinds = {**EVENTS, UserMessage.TYPE: None, RoomMessage.TYPE: None}
+    if kinds.get(event["type"]) is not None:
+        yield from faults_of(event["payload"], kinds[event["type"]], "payload.event.payload")
+    elif event["type"] not in kinds:
+        yield f"payload.event.type: {event['type']} is unknown"
 
 
 def faults_of_error(body: dict[str, Any]) -> Iterator[Fault]:
@@ -303,7 +339,9 @@ def faults_of_object(value: Any, kind: type, path: str) -> Iterator[Fault]:
         yield f"{path}: expected an object"
         return
     hints = get_type_hints(kind)
-    attributes = {attribute.name: attribute for attribute in attrs.fields(kind)}
+    # `from` is a word of Python.
+    attributes = {attribute.name.rstrip("_"): attribute for attribute in attrs.fields(kind)}
+    hints |= {name.rstrip("_"): hint for name, hint in hints.items()}
     yield from (f"{path}.{name}: unknown" for name in value.keys() - attributes.keys())
     for name, attribute in attributes.items():
         if name in value:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netra_trio.ids import RunId
-from netra_trio.protocol import codec, messages
+from netra_trio.protocol import codec, messages, rooms, threads
 from netra_trio.protocol.codec import (
     NESTING_LEVELS,
     OPEN_PAYLOAD_BYTES,
@@ -125,7 +125,9 @@ def test_an_unknown_type_is_refused(kind: str) -> None:
     assert bad.problem.code is ErrorCode.UNKNOWN_MESSAGE_TYPE
     assert str(bad) == (
         "$.type: expected one of ping, pong, auth, ack, user_message, agent_request, stop_agent, "
-        f"answer, get_thread_history, got {show(kind)}"
+        "answer, get_thread_history, join_room, leave_room, room_message, get_presence, "
+        "watch_thread, unwatch_thread, list_threads, rename_thread, mark_read, delete_thread, "
+        f"feedback, got {show(kind)}"
     )
     assert bad.correlation_id == "c-1"
 
@@ -379,6 +381,7 @@ def test_an_open_payload_is_encoded_as_it_was_decoded(payload: dict[str, Any]) -
 
 RUN = {"run_id": "run_1"}
 ASKED = {**RUN, "question_id": "q_1"}
+ROOM = {"room": "news"}
 CALL = {**RUN, "tool_call_id": "call_1", "tool_name": "calculate"}
 CONFIRMED = {"message_id": "m", "run_id": "r", "thread_id": "t", "status": Confirmation.QUEUED}
 ESTABLISHED = {
@@ -390,6 +393,8 @@ ESTABLISHED = {
     "features": {"resume": True},
     "limits": {"max_message_size": 10_240},
     "resume": messages.ResumeState(Verdict.NEW),
+    "user_room": "user:abc",
+    "agents": (),
 }
 # Each message: its required fields, and its optional fields, each with a value.
 OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
@@ -449,6 +454,29 @@ OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
         {**RUN, "model": "qwen3", "input_tokens": 1, "output_tokens": 2},
         {"cost": 0.5},
     ),
+    "room_joined": (
+        rooms.RoomJoined,
+        {**ROOM, "epoch": "e", "offset": 1, "verdict": messages.Verdict.NEW, "replayed": 0},
+        {"runs": ()},
+    ),
+    "room_left": (rooms.RoomLeft, ROOM, {}),
+    "room_confirmed": (
+        rooms.RoomConfirmed,
+        {**ROOM, "offset": 1, "status": rooms.RoomConfirmation.ACCEPTED},
+        {},
+    ),
+    "presence": (rooms.Presence, {**ROOM, "members": ()}, {}),
+    "presence_changed": (
+        rooms.PresenceChanged,
+        {**ROOM, "user_id": "bob", "change": rooms.PresenceChange.LEFT},
+        {},
+    ),
+    "thread_list": (threads.ThreadList, {"threads": (), "has_more": False}, {}),
+    "thread_changed": (
+        threads.ThreadChanged,
+        {"thread_id": "t", "change": threads.ThreadChange.UPDATED},
+        {"thread": threads.ListedThread("t", "r", "T", 1.0, 2.0, 0, False, 0)},  # type: ignore[arg-type]
+    ),
     "agent_completed": (
         messages.AgentCompleted,
         {**RUN, "status": RunStatus.COMPLETED, "duration_ms": 5},
@@ -460,10 +488,17 @@ OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
 def test_every_outbound_class_is_in_the_table() -> None:
     outbound = {
         value
-        for value in vars(messages).values()
+        for module in (messages, rooms, threads)
+        for value in vars(module).values()
         if isinstance(value, type) and attrs.has(value) and "TYPE" in vars(value)
     } - (set(INBOUND.values()) - {messages.Pong})
-    assert {message_class for message_class, *_ in OUTBOUND.values()} == outbound
+    # `from` of a `room_gap` is a word of Python, see below.
+    assert {message_class for message_class, *_ in OUTBOUND.values()} == outbound - {rooms.RoomGap}
+
+
+def test_a_gap_of_a_room_has_its_documented_fields() -> None:
+    frame = orjson.loads(encode(rooms.RoomGap("news", 3, 5), 1640995200.25))
+    assert frame["payload"] == {"room": "news", "from": 3, "to": 5}
 
 
 @pytest.mark.parametrize("kind", OUTBOUND)
@@ -479,8 +514,9 @@ def test_an_outbound_message_has_its_documented_fields(kind: str) -> None:
             continue
         assert set(frame["payload"]) == set(given_fields)
         for name, value in given_fields.items():
-            if name not in {"resume", "messages"}:
-                assert frame["payload"][name] == value
+            if name not in {"resume", "messages", "thread"}:
+                shown = list(value) if isinstance(value, tuple) else value
+                assert frame["payload"][name] == shown
 
 
 def test_the_resume_state_has_its_documented_fields() -> None:

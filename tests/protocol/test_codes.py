@@ -26,6 +26,7 @@ CODES = {  # code: (HTTP status, recoverable)
     "RUN_NOT_FOUND": (404, True),
     "THREAD_NOT_FOUND": (404, True),
     "ANSWER_REJECTED": (409, True),
+    "FORBIDDEN": (403, True),
     "AGENT_ERROR": (500, True),
     "AGENT_TIMEOUT": (504, True),
     "AUTH_REQUIRED": (401, False),

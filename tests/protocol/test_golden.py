@@ -22,7 +22,7 @@ from netra_trio.ids import (
     ToolCallId,
     UserId,
 )
-from netra_trio.protocol import messages
+from netra_trio.protocol import messages, rooms, threads
 from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
 from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 from netra_trio.protocol.inbound import INBOUND
@@ -38,9 +38,11 @@ from netra_trio.protocol.messages import (
     Confirmation,
     ConnectionEstablished,
     Heartbeat,
+    HistoryFeedback,
     HistoryMessage,
     HistoryQuestion,
     HistoryRun,
+    ListedAgent,
     MessageConfirmed,
     PartialResult,
     Pong,
@@ -56,6 +58,20 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.protocol.problem import problem
+from netra_trio.protocol.rooms import (
+    Presence,
+    PresenceChange,
+    PresenceChanged,
+    PresentUser,
+    RoomConfirmation,
+    RoomConfirmed,
+    RoomGap,
+    RoomJoined,
+    RoomLeft,
+    thread_room,
+)
+from netra_trio.protocol.threads import ListedThread, ThreadChange, ThreadChanged, ThreadList
+from netra_trio.rooms.event import RoomEvent
 
 Example = dict[str, Any]
 
@@ -131,6 +147,8 @@ def established(resume: ResumeState) -> bytes:
             "resume_window": 120_000,
         },
         resume=resume,
+        user_room="user:Z3mTqO0hB2cVt1pXkA9d4w",
+        agents=(ListedAgent("echo", "Echo", ("Hello",)),),
     )
     return encode(message, NOW)
 
@@ -164,9 +182,49 @@ PAGE = ThreadHistory(
             "Hello",
             NOW,
             CorrelationId("c-4"),
-            HistoryRun(RUN, "echo", RunStatus.COMPLETED),
+            HistoryRun(RUN, "echo", RunStatus.COMPLETED, duration_ms=1200),
         ),
-        HistoryMessage(MessageId("msg_2"), "agent", "Hel", NOW, truncated=True),
+        HistoryMessage(
+            MessageId("msg_2"),
+            "agent",
+            "Hel",
+            NOW,
+            run=HistoryRun(RUN, "echo", RunStatus.COMPLETED, duration_ms=1200),
+            truncated=True,
+            reply_to=MESSAGE,
+            steps=[
+                {
+                    "type": "thought",
+                    "at": 0,
+                    "thought": "Looking it up.",
+                    "step_number": 1,
+                    "total_steps": 3,
+                },
+                {
+                    "type": "tool",
+                    "at": 0,
+                    "tool_call_id": "call_1",
+                    "tool_name": "calculate",
+                    "arguments": {"expression": "6*7"},
+                    "success": True,
+                    "result": 42,
+                    "duration_ms": 12,
+                },
+                {
+                    "type": "tool",
+                    "at": 1,
+                    "tool_call_id": "call_2",
+                    "tool_name": "calculate",
+                    "arguments": '{"expr',
+                    "success": False,
+                    "error": "Division by zero.",
+                    "duration_ms": 12,
+                    "truncated": True,
+                },
+                {"type": "question", "at": 2, "question_id": "q_1"},
+            ],
+            feedback=HistoryFeedback("down", "Too short."),
+        ),
     ),
     has_more=True,
 )
@@ -208,6 +266,21 @@ ASKED = ThreadHistory(
     ),
     has_more=False,
 )
+ROOM, WATCHED = "team:red", thread_room(UserId("alice"), THREAD)
+LISTED = ListedThread(THREAD, WATCHED, "Hello", NOW, NOW, runs_active=1, asks=True, unread=2)
+
+
+def joined(verdict: Verdict, *, epoch: str = "e1", offset: int, replayed: int = 0) -> bytes:
+    return encode(RoomJoined(ROOM, epoch, offset, verdict, replayed), NOW, "c-7")
+
+
+def room_event(
+    room: str, offset: int, kind: str, payload: dict[str, Any], *, offset_from: int | None = None
+) -> bytes:
+    event = orjson.dumps({"type": kind, "payload": payload})
+    return RoomEvent(room, "e1", offset, event, NOW, offset_from=offset_from).frame
+
+
 ERROR_TEXT = "$.payload.content: expected a string, got 5"
 CUT = '{"expression":"6'
 WRITTEN: dict[str, bytes] = {
@@ -411,6 +484,89 @@ WRITTEN: dict[str, bytes] = {
 }
 
 
+WRITTEN |= {
+    "room_joined: from now on": joined(Verdict.NEW, offset=43),
+    "room_joined: exact": joined(Verdict.EXACT, offset=41, replayed=2),
+    "room_joined: a gap in an empty room": joined(Verdict.GAP, epoch="e2", offset=0),
+    "room_joined: a watched thread": encode(
+        RoomJoined(
+            WATCHED,
+            "e1",
+            12,
+            Verdict.NEW,
+            0,
+            (
+                {
+                    "run_id": "run_1",
+                    "message_id": "msg_1",
+                    "agent_name": "echo",
+                    "status": RunStatus.RUNNING,
+                    "content": "Hel",
+                    "questions": [
+                        {
+                            "question_id": "q_1",
+                            "kind": "question",
+                            "prompt": "On which day?",
+                            "expires_at": END,
+                            "schema": {"type": "string"},
+                        }
+                    ],
+                    "truncated": True,
+                },
+                {
+                    "run_id": "run_2",
+                    "message_id": "msg_3",
+                    "agent_name": "echo",
+                    "status": RunStatus.QUEUED,
+                    "content": "",
+                    "questions": [],
+                },
+            ),
+        ),
+        NOW,
+        "c-7",
+    ),
+    "room_left: asked for": encode(RoomLeft(ROOM), NOW, "c-7"),
+    "room_left: by the server": encode(RoomLeft(ROOM), NOW),
+    "room_confirmed: accepted": encode(
+        RoomConfirmed(ROOM, 43, RoomConfirmation.ACCEPTED), NOW, "c-8"
+    ),
+    "room_confirmed: duplicate": encode(
+        RoomConfirmed(ROOM, 43, RoomConfirmation.DUPLICATE), NOW, "c-8"
+    ),
+    "room_event: of a client": room_event(
+        ROOM, 43, "room_message", {"user_id": "alice", "content": "Hello"}
+    ),
+    "room_event: of the application": room_event(ROOM, 44, "room_message", {"content": {"x": 1}}),
+    "room_event: a message of a thread": room_event(
+        WATCHED,
+        12,
+        "user_message",
+        {"message_id": "msg_1", "run_id": "run_1", "user_id": "alice", "content": "Hello"},
+    ),
+    "room_event: merged": room_event(
+        WATCHED, 15, "partial_result", {"run_id": "run_1", "content": "Hello you"}, offset_from=13
+    ),
+    "room_gap": encode(RoomGap(ROOM, 44, 61), NOW),
+    "room_gap: a new epoch": encode(RoomGap(ROOM, 1, 0), NOW),
+    "presence": encode(Presence(ROOM, (PresentUser(UserId("alice"), 2),)), NOW, "c-9"),
+    "presence: an empty room": encode(Presence(ROOM, ()), NOW, "c-9"),
+    "presence_changed: joined": encode(
+        PresenceChanged(ROOM, UserId("bob"), PresenceChange.JOINED), NOW
+    ),
+    "presence_changed: left": encode(
+        PresenceChanged(ROOM, UserId("bob"), PresenceChange.LEFT), NOW
+    ),
+    "thread_list": encode(ThreadList((LISTED,), has_more=True), NOW, "c-10"),
+    "thread_list: empty": encode(ThreadList((), has_more=False), NOW, "c-10"),
+    "thread_changed: renamed": encode(
+        ThreadChanged(THREAD, ThreadChange.RENAMED, LISTED), NOW, "c-11"
+    ),
+    "thread_changed: updated": encode(ThreadChanged(THREAD, ThreadChange.UPDATED, LISTED), NOW),
+    "thread_changed: deleted": encode(ThreadChanged(THREAD, ThreadChange.DELETED), NOW),
+}
+
+
 def test_every_server_example_is_written_here() -> None:
     assert set(WRITTEN) == set(OUTBOUND_EXAMPLES)
 
@@ -425,7 +581,8 @@ def test_what_the_server_sends(name: str) -> None:
 
 OUTBOUND = [
     kind
-    for kind in vars(messages).values()
+    for module in (messages, rooms, threads)
+    for kind in vars(module).values()
     if attrs.has(kind) and hasattr(kind, "TYPE") and kind not in INBOUND.values()
 ]
 
@@ -438,11 +595,13 @@ def test_the_server_examples_have_every_field(kind: type[attrs.AttrsInstance]) -
         if example["frame"]["type"] == kind.TYPE  # type: ignore[attr-defined]
     ]
     assert {name for payload in payloads for name in payload} == {
-        field.name for field in attrs.fields(kind)
+        field.name.rstrip("_")
+        for field in attrs.fields(kind)  # `from` is a word of Python
     }
 
 
 def test_the_server_examples_have_every_outcome() -> None:
     text = orjson.dumps([example["frame"] for example in OUTBOUND_EXAMPLES.values()]).decode()
-    for word in (*Verdict, *ResetReason, *RunStatus, *Confirmation):
+    words = (*Verdict, *ResetReason, *RunStatus, *Confirmation, *RoomConfirmation)
+    for word in (*words, *PresenceChange, *ThreadChange):
         assert f'"{word}"' in text

@@ -20,6 +20,8 @@ from netra_trio.protocol.messages import (
     StopAgent,
     UserMessage,
 )
+from netra_trio.protocol.rooms import JoinRoom, RoomMessage, WatchThread
+from netra_trio.protocol.threads import Feedback, ListThreads, Rating
 
 Payload = dict[str, Any]
 
@@ -33,11 +35,23 @@ SMALLEST: dict[str, Payload] = {  # only the required fields
     "stop_agent": {"run_id": "run_1"},
     "answer": {"question_id": "q_1"},
     "get_thread_history": {"thread_id": "main"},
+    "join_room": {"room": "news"},
+    "leave_room": {"room": "news"},
+    "room_message": {"room": "news", "content": "Hello"},
+    "get_presence": {"room": "news"},
+    "watch_thread": {"thread_id": "main"},
+    "unwatch_thread": {"thread_id": "main"},
+    "list_threads": {},
+    "rename_thread": {"thread_id": "main", "title": "A title"},
+    "mark_read": {"thread_id": "main", "message_id": "msg_1"},
+    "delete_thread": {"thread_id": "main"},
+    "feedback": {"message_id": "msg_1", "rating": "up"},
 }
 
 STRING, INTEGER, BOOLEAN = "a string", "an integer", "true or false"
 NOT_NULL = "a value that is not null"
 BUSY, INPUT = "one of enqueue, reject, interrupt", "an object or a string"
+RATING = "one of up, down"
 FIELDS = {
     ("auth", "token"): STRING,
     ("ack", "seq"): INTEGER,
@@ -47,6 +61,7 @@ FIELDS = {
     ("user_message", "agent"): STRING,
     ("user_message", "on_busy"): BUSY,
     ("user_message", "deadline_ms"): INTEGER,
+    ("user_message", "replaces"): STRING,
     ("agent_request", "agent"): STRING,
     ("agent_request", "input"): INPUT,
     ("agent_request", "thread_id"): STRING,
@@ -59,6 +74,30 @@ FIELDS = {
     ("get_thread_history", "thread_id"): STRING,
     ("get_thread_history", "limit"): INTEGER,
     ("get_thread_history", "before"): STRING,
+    ("join_room", "room"): STRING,
+    ("join_room", "after"): INTEGER,
+    ("join_room", "epoch"): STRING,
+    ("leave_room", "room"): STRING,
+    ("room_message", "room"): STRING,
+    ("room_message", "content"): INPUT,
+    ("get_presence", "room"): STRING,
+    ("watch_thread", "thread_id"): STRING,
+    ("watch_thread", "owner"): STRING,
+    ("watch_thread", "after"): INTEGER,
+    ("watch_thread", "epoch"): STRING,
+    ("unwatch_thread", "thread_id"): STRING,
+    ("unwatch_thread", "owner"): STRING,
+    ("list_threads", "limit"): INTEGER,
+    ("list_threads", "before"): STRING,
+    ("list_threads", "query"): STRING,
+    ("rename_thread", "thread_id"): STRING,
+    ("rename_thread", "title"): STRING,
+    ("mark_read", "thread_id"): STRING,
+    ("mark_read", "message_id"): STRING,
+    ("delete_thread", "thread_id"): STRING,
+    ("feedback", "message_id"): STRING,
+    ("feedback", "rating"): RATING,
+    ("feedback", "comment"): STRING,
 }
 
 SHOWN: list[tuple[object, str]] = [
@@ -87,6 +126,7 @@ RIGHT_TYPE = {
     INPUT: (str, dict),
     BOOLEAN: (bool,),
     NOT_NULL: (),
+    RATING: (type(None),),
 }
 
 
@@ -159,6 +199,25 @@ def test_optional_fields_may_be_omitted(kind: str) -> None:
             GetThreadHistory("t", 7, "m"),  # type: ignore[arg-type]
         ),
         ("get_thread_history", {"thread_id": "t"}, GetThreadHistory("t", 50)),  # type: ignore[arg-type]
+        ("join_room", {"room": "a:b", "after": 0, "epoch": "e"}, JoinRoom("a:b", 0, "e")),
+        ("room_message", {"room": "a", "content": {"x": 1}}, RoomMessage("a", {"x": 1})),
+        (
+            "watch_thread",
+            {"thread_id": "t", "owner": "bob", "after": 3, "epoch": "e"},
+            WatchThread("t", "bob", 3, "e"),  # type: ignore[arg-type]
+        ),
+        (
+            "list_threads",
+            {"limit": 7, "before": "t", "query": "q"},
+            ListThreads(7, "t", "q"),  # type: ignore[arg-type]
+        ),
+        ("list_threads", {}, ListThreads(50)),
+        (
+            "feedback",
+            {"message_id": "m", "rating": "down", "comment": ""},
+            Feedback("m", Rating.DOWN, ""),  # type: ignore[arg-type]
+        ),
+        ("feedback", {"message_id": "m", "rating": None}, Feedback("m", None)),  # type: ignore[arg-type]
     ],
 )
 def test_every_field_is_decoded(kind: str, payload: Payload, expected: object) -> None:
@@ -212,6 +271,13 @@ THREAD = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 KEY = "1 to 128 characters"
 THREADS: list[object] = ["t", "t" * 64, "A-z_0"]
 INVALID_THREADS: list[object] = ["", "t" * 65, "a b", "a.b", "t\n", "\u00e9", "\u0663", "a/b"]
+ROOM = "1 to 128 characters out of A-Z, a-z, 0-9, _, . and -, with : between the parts"
+ROOMS: list[object] = ["r", "r" * 128, "A.b-c_9:0:x", "..", "-"]
+INVALID_ROOMS: list[object] = [
+    *("", "r" * 129, "a::b", ":a", "a:", "a b", "a/b", "a\n", "\u00e9", "\u0663"),
+]
+NOT_BLANK = "a text that is not blank"
+BLANK: list[object] = ["", " ", "\n\t"]
 EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
     ("user_message", "thread_id", THREADS, THREAD, INVALID_THREADS),
     ("agent_request", "thread_id", THREADS, THREAD, INVALID_THREADS),
@@ -232,13 +298,38 @@ EDGES: list[tuple[str, str, list[object], str, list[object]]] = [
     ("stop_agent", "run_id", ["r"], "a name", [""]),
     ("get_thread_history", "limit", [1, 100], "an integer from 1 to 100", [0, 101, -1]),
     ("get_thread_history", "before", ["m"], "a name", [""]),
+    ("user_message", "replaces", ["m"], "a name", [""]),
+    *(
+        (kind, "room", ROOMS, ROOM, INVALID_ROOMS)
+        for kind in ("join_room", "leave_room", "room_message", "get_presence")
+    ),
+    *(
+        (kind, "thread_id", THREADS, THREAD, INVALID_THREADS)
+        for kind in ("watch_thread", "unwatch_thread", "rename_thread", "mark_read")
+    ),
+    ("delete_thread", "thread_id", THREADS, THREAD, INVALID_THREADS),
+    ("join_room", "after", [0, 2**63], "an integer from 0", [-1]),
+    ("join_room", "epoch", ["e"], "a name", [""]),
+    ("watch_thread", "after", [0, 2**63], "an integer from 0", [-1]),
+    ("watch_thread", "epoch", ["e"], "a name", [""]),
+    ("watch_thread", "owner", ["o"], "a name", [""]),
+    ("unwatch_thread", "owner", ["o"], "a name", [""]),
+    ("list_threads", "limit", [1, 100], "an integer from 1 to 100", [0, 101, -1]),
+    ("list_threads", "before", THREADS, THREAD, INVALID_THREADS),
+    ("list_threads", "query", ["q", "q" * 200], NOT_BLANK, BLANK),
+    ("list_threads", "query", ["\u00e9" * 200], "at most 200 characters", ["q" * 201]),
+    ("rename_thread", "title", ["t", "t" * 200], NOT_BLANK, BLANK),
+    ("rename_thread", "title", ["\u00e9" * 200], "at most 200 characters", ["t" * 201]),
+    ("mark_read", "message_id", ["m"], "a name", [""]),
+    ("feedback", "message_id", ["m"], "a name", [""]),
+    ("feedback", "comment", ["", "c" * 2000], "at most 2000 characters", ["c" * 2001]),
 ]
 
 
 @pytest.mark.parametrize(
     ("kind", "field", "valid", "expected", "invalid"),
     EDGES,
-    ids=[f"{kind}.{field}" for kind, field, *_ in EDGES],
+    ids=[f"{kind}.{field}: {expected}" for kind, field, _, expected, _ in EDGES],
 )
 def test_valid_and_invalid_values_at_the_limits(
     kind: str, field: str, valid: list[object], expected: str, invalid: list[object]
