@@ -76,7 +76,7 @@ class Cluster:
         self._dropped: list[SessionRecord] = []
         self._has_dropped = trio.Event()
         self.mailbox.handle_now(LINK, self.links.deliver)
-        self.membership.on_gone = self.links.break_all
+        self.membership.on_gone.append(self.links.break_all)
         self.membership.on_lost = self._copy_all_again
 
     @property

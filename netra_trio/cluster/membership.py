@@ -28,13 +28,15 @@ class Membership:
 
     Attributes:
         on_lost: Called when this node found its lease gone.
-        on_gone: Called for each node that is not live any more.
+        on_new: Called for each node that has become live, after `peers` has it.
+        on_gone: Called for each node that is not live any more, after it has left `peers`.
         peers: The other live nodes; for each, whether it drains.
     """
 
     def __init__(self, directory: Directory) -> None:
         self.on_lost: Callable[[], None] = _do_nothing
-        self.on_gone: Callable[[NodeId], None] = _ignore
+        self.on_new: list[Callable[[NodeId], None]] = []
+        self.on_gone: list[Callable[[NodeId], None]] = []
         self.peers: dict[NodeId, bool] = {}
         self._directory = directory
         self._has_started = False
@@ -71,10 +73,12 @@ class Membership:
         self._has_started = True
         nodes = dict(await directory.nodes())
         nodes.pop(directory.node, None)
-        gone = self.peers.keys() - nodes.keys()
+        gone, new = self.peers.keys() - nodes.keys(), nodes.keys() - self.peers.keys()
         self.peers = nodes
-        for node in gone:
-            self.on_gone(node)
+        for functions, changed in ((self.on_gone, gone), (self.on_new, new)):
+            for node in changed:
+                for function in functions:
+                    function(node)
 
     async def run(self) -> None:
         """Renew the lease until cancelled."""
@@ -96,8 +100,4 @@ class Membership:
 
 
 def _do_nothing() -> None:
-    """Do nothing."""
-
-
-def _ignore(_node: NodeId) -> None:
     """Do nothing."""

@@ -20,14 +20,17 @@ def membership(server: MemoryServer, node: NodeId) -> Membership:
 async def test_nodes_see_each_other(autojump_clock: MockClock) -> None:
     server = MemoryServer()
     one, two = membership(server, ONE), membership(server, TWO)
+    new: list[NodeId] = []
     gone: list[NodeId] = []
-    one.on_gone = gone.append
+    one.on_new.append(new.append)
+    one.on_gone.append(gone.append)
     await one.renew()
     assert not one.has_peers_beside(())
     await two.renew()
     await one.renew()
     assert one.has_peers_beside(())
     assert one.peers.keys() == {TWO}
+    assert (new, gone) == ([TWO], [])
     two.start_draining()
     await two.renew()
     await one.renew()
@@ -35,7 +38,7 @@ async def test_nodes_see_each_other(autojump_clock: MockClock) -> None:
     await two.resign()
     await one.renew()
     assert TWO not in one.peers
-    assert gone == [TWO]
+    assert (new, gone) == ([TWO], [TWO])
 
 
 @pytest.mark.parametrize("how", ["expired", "empty", "older data"])
