@@ -14,7 +14,7 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.services import Services
 from netra_trio.transports.asgi import Receive
 
-BODY_BYTES = 16 * 1024  # of a request; the longest expected body is a user id
+BODY_BYTES = 16 * 1024  # of a request, unless its endpoint has another limit
 BODY_SECONDS = 10.0  # for a whole body, as for a request head
 
 
@@ -42,25 +42,36 @@ class Call:
         Raises:
             Refused: BAD_REQUEST, with status 413, 408 or 400.
         """
-        body = b""
-        with trio.move_on_after(BODY_SECONDS) as patience:
-            more = True
-            while more:
-                message = await self.receive()
-                if message["type"] == "http.disconnect":
-                    break
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > BODY_BYTES:
-                    text = f"The body has more than {BODY_BYTES} bytes."
-                    raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=413))
-        if patience.cancelled_caught:
-            text = f"The body did not come within {BODY_SECONDS:g} s."
-            raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
+        body = await self.read_body(BODY_BYTES)
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
             raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
+
+    async def read_body(self, limit: int) -> bytes:
+        """Read the body, at most `limit` bytes within 10 s.
+
+        Raises:
+            Refused: BAD_REQUEST, with status 413, 408 or 400.
+        """
+        parts: list[bytes] = []
+        size, more = 0, True
+        with trio.move_on_after(BODY_SECONDS) as patience:
+            while more:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    text = "The body is not complete."
+                    raise Refused(problem(ErrorCode.BAD_REQUEST, text))
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                more = message.get("more_body", False)
+                if size > limit:
+                    text = f"The body has more than {limit} bytes."
+                    raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=413))
+        if patience.cancelled_caught:
+            text = f"The body did not come within {BODY_SECONDS:g} s."
+            raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
+        return b"".join(parts)
 
 
 Endpoint: TypeAlias = Callable[[Call], Awaitable[Answer]]

@@ -25,6 +25,7 @@ from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, SUBP
 from netra_trio.services import Services
 
 ADMINISTRATOR = "netra:admin"  # the permission for /ws/stats
+PUBLISHER = "netra:publish"  # the permission for /ws/rooms/{room}
 SESSION_ID_CHARACTERS = 128  # far longer than any session id
 
 _JWT_PROTOCOL = "jwt."
@@ -67,11 +68,7 @@ async def check_administrator(request: Request, services: Services, *, now: floa
         Refused: AUTH_REQUIRED or INVALID_TOKEN, FORBIDDEN where the token lacks the permission,
             USER_NOT_FOUND or USER_DISABLED.
     """
-    identity = await _check_header(request, services, now)
-    if ADMINISTRATOR not in identity.permissions:
-        text = f"The token does not have the permission {ADMINISTRATOR}."
-        help_ = "Use a token that has it."
-        raise Refused(problem(ErrorCode.FORBIDDEN, text, help=help_))
+    _check_has(await _check_header(request, services, now), ADMINISTRATOR)
 
 
 def check_metrics_token(request: Request, token: str) -> None:
@@ -96,6 +93,19 @@ async def check_ticket_request(request: Request, services: Services, *, now: flo
     """
     check_origin(request, services.settings)
     return await _check_header(request, services, now)
+
+
+async def check_permission(
+    request: Request, services: Services, permission: str, *, now: float
+) -> Identity:
+    """Check a request as one for a ticket, and a permission of its token.
+
+    Raises:
+        Refused: With the first fault; FORBIDDEN where the token lacks the permission.
+    """
+    identity = await check_ticket_request(request, services, now=now)
+    _check_has(identity, permission)
+    return identity
 
 
 def check_origin(request: Request, settings: Settings) -> None:
@@ -218,6 +228,12 @@ async def _identify(
     if kind == "subprotocol":
         value = _decode_token(value)
     return await services.verifier.verify(value, services.wall_clock())
+
+
+def _check_has(identity: Identity, permission: str) -> None:
+    if permission not in identity.permissions:
+        text = f"The token does not have the permission {permission}."
+        raise Refused(problem(ErrorCode.FORBIDDEN, text, help="Use a token that has it."))
 
 
 def _decode_token(value: str) -> str:

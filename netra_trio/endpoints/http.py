@@ -26,12 +26,15 @@ from netra_trio.endpoints.paths import (
     HEALTH,
     METRICS,
     PAGE,
+    ROOM,
     STATS,
     TICKET,
     WEBSOCKET_PATHS,
+    endpoint_of,
     no_such_path,
 )
 from netra_trio.endpoints.request import Request
+from netra_trio.endpoints.rooms import publish
 from netra_trio.endpoints.statistics import metrics, stats
 from netra_trio.endpoints.tickets import ticket
 from netra_trio.node.node import Node
@@ -66,6 +69,7 @@ class Router:
             STATS: partial(stats, overview),
             METRICS: partial(metrics, overview, Exposition()),
             DEV_TOKEN: dev_token,
+            ROOM: partial(publish, node.capacity.check_room),
         }
         self._routes: dict[str, dict[str, Endpoint]] = {
             path: dict.fromkeys(methods, functions[path]) for path, methods in ENDPOINTS.items()
@@ -86,13 +90,14 @@ class Router:
 
     def _endpoint_name(self, path: str) -> str:
         """Return the metrics' label of a path: a client may ask for any path."""
-        if path in ENDPOINTS:
-            return path
+        endpoint = endpoint_of(path)
+        if endpoint in ENDPOINTS:
+            return endpoint
         return "page" if path in self._page else "other"
 
     async def _answer(self, call: Call) -> Answer:
         page = {"GET": self._page_file} if call.path in self._page else {}
-        methods = self._routes.get(call.path, page)
+        methods = self._routes.get(endpoint_of(call.path), page)
         # An endpoint with POST checks the origin itself, in its order among the other checks.
         if call.method == "OPTIONS" or (call.method == "POST" and "POST" not in methods):
             self._check_origin(call)

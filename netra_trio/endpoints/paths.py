@@ -12,6 +12,8 @@ STATS = "/ws/stats"
 METRICS = "/metrics"
 DEV_TOKEN = "/ws/dev-token"  # noqa: S105 - a path
 PAGE = "/"
+ROOM_PREFIX = "/ws/rooms/"
+ROOM = ROOM_PREFIX + "{room}"
 
 ENDPOINTS: Mapping[str, tuple[str, ...]] = {
     PAGE: ("GET",),
@@ -21,10 +23,20 @@ ENDPOINTS: Mapping[str, tuple[str, ...]] = {
     STATS: ("GET",),
     METRICS: ("GET",),
     DEV_TOKEN: ("POST",),
+    ROOM: ("POST",),
 }
-"""The HTTP endpoints and their methods; HEAD follows GET, OPTIONS is answered for each."""
+"""The HTTP endpoints and their methods; HEAD follows GET, OPTIONS is answered for each.
+
+The key of `ROOM` is a pattern: `endpoint_of` returns it for the path of each room.
+"""
 
 WEBSOCKET_PATHS = frozenset({"/ws", "/ws/"})
+
+
+def endpoint_of(path: str) -> str:
+    """Return the key of a path in `ENDPOINTS`; the path itself if it is not there."""
+    room = path.removeprefix(ROOM_PREFIX)
+    return ROOM if room != path and room and "/" not in room else path
 
 
 def check_websocket_path(path: str) -> None:

@@ -157,7 +157,7 @@ def _one_of(value: Any, kind: type[Enum]) -> Enum:
 def _object_or_string(value: Any, _: Any) -> Any:
     if type(value) is not str and type(value) is not dict:
         raise _MismatchError("an object or a string", value)
-    if _too_deep(value):
+    if is_too_deep(value):
         raise _MismatchError(_NESTING_TEXT, value)
     return value
 
@@ -165,7 +165,7 @@ def _object_or_string(value: Any, _: Any) -> Any:
 def _json_value(value: Any, _: Any) -> Any:
     if value is None:
         raise _MismatchError("a value that is not null", value)
-    if _too_deep(value):
+    if is_too_deep(value):
         raise _MismatchError(_NESTING_TEXT, value)
     return value
 
@@ -485,7 +485,7 @@ def _structure_strictly(value: JsonObject) -> Frame:
 
 def _payload(message_class: type[Inbound], payload: JsonObject) -> Inbound:
     if message_class is Ping or message_class is Pong:
-        if _too_deep(payload):
+        if is_too_deep(payload):
             raise _UnfitPayloadError(_NESTING_TEXT)
         size = len(orjson.dumps(payload))
         if size > OPEN_PAYLOAD_BYTES:
@@ -555,7 +555,7 @@ def _bytes(data: str | bytes) -> int:
     return len(data.encode(errors="surrogatepass"))
 
 
-def _too_deep(value: object) -> bool:
+def is_too_deep(value: object) -> bool:
     """Whether JSON is nested deeper than the limit; without recursion, which has a limit too."""
     level = [value]
     for _ in range(NESTING_LEVELS):

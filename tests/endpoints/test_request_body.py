@@ -47,6 +47,14 @@ async def test_a_body_of_the_longest_size_and_one_byte_more() -> None:
     assert await refused(call_with((0, part(longest + b" ")))) == 413
 
 
+async def test_a_body_with_a_limit_of_its_own() -> None:
+    parts = (0.0, part(b"12", more=True)), (0.0, part(b"34"))
+    assert await call_with(*parts).read_body(4) == b"1234"
+    with pytest.raises(Refused) as error:
+        await call_with(*parts).read_body(3)
+    assert error.value.problem.status == 413
+
+
 async def test_a_body_in_time_and_a_second_late(autojump_clock: MockClock) -> None:
     begun = (0.0, part(b"[", more=True))
     assert await call_with(begun, (BODY_SECONDS - 1, part(b"]"))).read_json() == []
@@ -54,7 +62,8 @@ async def test_a_body_in_time_and_a_second_late(autojump_clock: MockClock) -> No
 
 
 async def test_a_peer_that_leaves_within_the_body() -> None:
-    call = call_with((0, part(b"[", more=True)), (0, {"type": "http.disconnect"}))
+    # What came looks complete, and is not used all the same.
+    call = call_with((0, part(b"[]", more=True)), (0, {"type": "http.disconnect"}))
     assert await refused(call) == 400
 
 
