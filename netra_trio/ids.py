@@ -21,6 +21,7 @@ CorrelationId = NewType("CorrelationId", str)
 QuestionId = NewType("QuestionId", str)
 UsageId = NewType("UsageId", str)
 NodeId = NewType("NodeId", str)
+NotificationId = NewType("NotificationId", str)
 
 # Ids that are not secret are ordered by time, so that a database index over them grows at one end.
 # They cost a tenth of uuid4. The random part is different in each process; the counter makes ids of
@@ -71,6 +72,11 @@ def new_question_id() -> QuestionId:
 def new_usage_id() -> UsageId:
     """Return a new id of a reported usage, time-ordered."""
     return UsageId(_ordered("use"))
+
+
+def new_notification_id() -> NotificationId:
+    """Return a new id of a notification, time-ordered."""
+    return NotificationId(_ordered("ntf"))
 
 
 def new_node_id() -> NodeId:

@@ -31,6 +31,7 @@ from netra_trio.protocol.messages import (
     RunStatus,
 )
 from netra_trio.protocol.text import json_size
+from netra_trio.stores.notifications import Notification, NotificationStore
 from netra_trio.stores.threads import ThreadStore
 from netra_trio.values import frozen
 
@@ -87,7 +88,7 @@ class NewMessage:
     @property
     def is_awaited(self) -> bool:
         """Whether it is recorded before `Store.record` returns, and its end is waited for."""
-        return self.key is not None or self.session_id is not None
+        return (self.key or self.session_id or self.replaces) is not None
 
 
 @frozen
@@ -101,6 +102,7 @@ class RunEnd:
         completed: The payload of its `agent_completed` as JSON, for duplicates of its message.
         duration_ms: From its start; 0 if it has not started.
         steps: What the agent did, as JSON: `HistoryMessage.steps`; None for nothing.
+        notification: To store with the end, if this end stands.
     """
 
     run_id: RunId
@@ -112,6 +114,12 @@ class RunEnd:
     completed: bytes
     duration_ms: int = 0
     steps: bytes | None = None
+    notification: Notification | None = None
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is a message of the agent."""
+        return bool(self.text) or self.steps is not None
 
 
 @frozen
@@ -157,6 +165,7 @@ class NewQuestion:
         digest: The SHA-256 of the tool and its arguments, which the approval is bound to.
         created_at: Unix seconds.
         expires_at: Unix seconds.
+        notification: To store with the question.
     """
 
     question_id: QuestionId
@@ -170,6 +179,7 @@ class NewQuestion:
     tool_name: str | None = None
     arguments: bytes | None = None
     digest: bytes | None = None
+    notification: Notification | None = None
 
     @property
     def size(self) -> int:
@@ -354,7 +364,7 @@ STORED: Awaitable[None] = Settled(None)
 """What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
 
 
-class Store(ThreadStore, Protocol):
+class Store(ThreadStore, NotificationStore, Protocol):
     """Users, threads, messages and runs, which several nodes may share.
 
     Every method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.

@@ -25,6 +25,7 @@ from typing import Self
 from netra_trio.ids import (
     MessageId,
     NodeId,
+    NotificationId,
     QuestionId,
     RunId,
     SessionId,
@@ -33,6 +34,7 @@ from netra_trio.ids import (
     new_node_id,
 )
 from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import (
     STORED,
     Duplicate,
@@ -48,6 +50,8 @@ from netra_trio.stores.base import (
     User,
 )
 from netra_trio.stores.memory_data import MemoryData
+from netra_trio.stores.notifications import DueNotification, Notification
+from netra_trio.stores.threads import StoredThread, UnfinishedRun, feedback_of
 
 USERS = 100_000  # some 40 MB
 THREADS = 20_000  # of all users: five messages in each thread are MESSAGES
@@ -160,6 +164,8 @@ class MemoryStore:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
+            MessageNotFound: If the thread has no message that it replaces.
             StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         return self._data.record(message, self.owner)
@@ -169,6 +175,7 @@ class MemoryStore:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
         """
         return self._data.find(message)
 
@@ -269,3 +276,82 @@ class MemoryStore:
             MessageNotFound: If `before` is no message of the thread, or was dropped.
         """
         return self._data.history(user_id, thread_id, limit=limit, before=before)
+
+    # Threads.
+
+    async def list_threads(
+        self,
+        user_id: UserId,
+        *,
+        limit: int,
+        before: ThreadId | None = None,
+        query: str | None = None,
+    ) -> tuple[Sequence[StoredThread], bool]:
+        """Return threads, the newest update first, and whether there are more."""
+        return self._data.list_threads(user_id, limit=limit, before=before, query=query)
+
+    async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
+        """Return one thread as it is listed, None if the user has no such thread."""
+        return self._data.get_thread((user_id, thread_id))
+
+    async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a room, or None."""
+        return self._data.threads.find_room(room)
+
+    async def set_title(
+        self, user_id: UserId, thread_id: ThreadId, title: str, *, by_user: bool
+    ) -> bool:
+        """Set the title of a thread; return whether it was set."""
+        return self._data.threads.set_title((user_id, thread_id), title, by_user=by_user)
+
+    async def mark_read(self, user_id: UserId, thread_id: ThreadId, message_id: MessageId) -> bool:
+        """Set the read mark to a message; return whether there is such a thread."""
+        return self._data.threads.mark_read((user_id, thread_id), message_id)
+
+    async def set_feedback(
+        self, user_id: UserId, message_id: MessageId, rating: Rating | None, comment: str | None
+    ) -> ThreadId | None:
+        """Store, replace or remove the feedback on an answer; return its thread."""
+        return self._data.set_feedback(user_id, message_id, feedback_of(rating, comment))
+
+    async def unfinished_runs(
+        self, user_id: UserId | None = None, thread_id: ThreadId | None = None
+    ) -> Sequence[UnfinishedRun]:
+        """Return the runs that have not ended, oldest first: all, a user's, or a thread's."""
+        return self._data.unfinished_runs(user_id, thread_id)
+
+    async def count_unattended(self, user_id: UserId) -> int:
+        """Return how many unattended runs of a user have not ended."""
+        return sum(run.unattended for run in self._data.unfinished_runs(user_id, None))
+
+    async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:
+        """Delete a thread with all that belongs to it; return whether there was such a thread."""
+        return self._data.delete_thread((user_id, thread_id))
+
+    # Notifications, and stops of runs.
+
+    async def add_notification(self, notification: Notification) -> None:
+        """Store a notification, due at once; one that comes twice is stored once."""
+        self._data.notifications.add(notification)
+
+    async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:
+        """Take notifications that are due; no node takes them again for some seconds."""
+        return self._data.notifications.take(limit=limit, seconds=seconds)
+
+    async def postpone_notification(
+        self, notification_id: NotificationId, *, seconds: float
+    ) -> None:
+        """Make a notification due again in some seconds."""
+        self._data.notifications.postpone(notification_id, seconds=seconds)
+
+    async def drop_notification(self, notification_id: NotificationId) -> None:
+        """Delete a notification."""
+        self._data.notifications.drop(notification_id)
+
+    async def request_stop(self, run_id: RunId) -> bool:
+        """Ask the node of a run to stop it; return whether the run has not ended."""
+        return self._data.request_stop(run_id)
+
+    async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
+        """Return the newest request, and the runs whose stop was requested after another one."""
+        return self._data.notifications.stops(after)

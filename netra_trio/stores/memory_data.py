@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 import trio
 from attrs import evolve
 
-from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
+from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable, ThreadDeleted
 from netra_trio.ids import (
     CorrelationId,
     MessageId,
@@ -25,7 +25,7 @@ from netra_trio.ids import (
     UserId,
     new_node_id,
 )
-from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.protocol.messages import HistoryFeedback, HistoryMessage, RunStatus
 from netra_trio.stores.base import (
     HAND_OVER_SECONDS,
     HISTORY_LISTED_BYTES,
@@ -41,8 +41,13 @@ from netra_trio.stores.base import (
     StoredQuestion,
     interrupted,
 )
+from netra_trio.stores.memory_notifications import MemoryNotifications
 from netra_trio.stores.memory_rows import Message, Question, Run, Thread, ThreadKey
+from netra_trio.stores.memory_threads import MemoryThreads
 from netra_trio.stores.memory_users import MemoryUsers
+from netra_trio.stores.threads import DELETED_KEY_SECONDS, StoredThread, UnfinishedRun
+
+Key = tuple[UserId, CorrelationId]
 
 KEY_HOURS = 24  # for which docs/protocol.md promises that a key is known
 
@@ -60,6 +65,8 @@ class MemoryData:
 
     Attributes:
         users: The users.
+        threads: The threads.
+        notifications: The notifications that wait, and the requests to stop runs.
         openings: How many servers hold the store open.
     """
 
@@ -70,20 +77,20 @@ class MemoryData:
         self._max_bytes = text_bytes
         self._number = itertools.count()
 
-        self._threads_of: dict[UserId, int] = {}
-        self.users = MemoryUsers(users, self._threads_of)
-
-        self._threads: dict[ThreadKey, Thread] = {}
+        self.threads = MemoryThreads()
+        self.users = MemoryUsers(users, self.threads.by_user)
         # Both in the order of their threads' last write: those with a loose message, and those
         # without a held one. The second one needs no sorting: a message removes a thread from it,
         # and an end adds it.
         self._droppable: OrderedDict[Thread, None] = OrderedDict()
         self._idle: OrderedDict[Thread, None] = OrderedDict()
 
-        self._keys: dict[tuple[UserId, CorrelationId], Message] = {}
+        self._keys: dict[Key, Message] = {}
+        self._deleted_keys: dict[Key, tuple[bytes, float]] = {}  # a fingerprint, and until when
         self._questions: dict[QuestionId, Run] = {}
         self._held: dict[RunId, tuple[Message, Run]] = {}
         self._ended: dict[RunId, Run] = {}
+        self.notifications = MemoryNotifications()
         self._uncopied: dict[SessionId, tuple[int, float]] = {}  # a number, and when it was noted
         self._leases: dict[NodeId, float] = {}  # of runs that were handed over
         self._held_bytes = 0
@@ -96,7 +103,7 @@ class MemoryData:
         """Return how much is kept, how many runs have not ended, and how much was dropped."""
         return {
             "users": len(self.users.rows),
-            "threads": len(self._threads),
+            "threads": len(self.threads.by_key),
             "messages": self._messages,
             "text_bytes": self._bytes,
             "keys": len(self._keys),
@@ -113,6 +120,8 @@ class MemoryData:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
+            MessageNotFound: If the thread has no message that it replaces.
             StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         known = self.find(message)
@@ -120,11 +129,17 @@ class MemoryData:
             return known
         text = message.content.encode()
         key = (message.user_id, message.thread_id)
+        branch = None
+        if message.replaces is not None:
+            branch = self._message_of(key, message.replaces)
         self._check_room(key, len(text))
         self._make_room_for_thread(key, message.created_at)
         self._touch(key)
         self._make_room(1, len(text), message.created_at)
-        self._insert(message, text, self._open_thread(key), owner)
+        thread = self.threads.add(key, message.content, message.created_at)
+        if branch is not None:
+            thread.hide_from((branch.question or branch).number)
+        self._insert(message, text, thread, owner)
         return None
 
     def find(self, message: NewMessage) -> Duplicate | None:
@@ -132,12 +147,19 @@ class MemoryData:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
         """
         self._end_leases()
         if message.key is None:
             return None
-        known = self._keys.get((message.user_id, message.key))
-        return None if known is None else _duplicate(known, message.fingerprint)
+        key = (message.user_id, message.key)
+        known = self._keys.get(key)
+        if known is not None:
+            return _duplicate(known, message.fingerprint)
+        fingerprint, until = self._deleted_keys.get(key, (None, 0.0))
+        if fingerprint is None or until <= trio.current_time():
+            return None
+        raise ThreadDeleted if fingerprint == message.fingerprint else KeyConflict
 
     def start_run(self, run_id: RunId, owner: NodeId) -> None:
         """Set the status of a node's run to `running`."""
@@ -158,11 +180,13 @@ class MemoryData:
             is_own = stands == StoredEnd(end.run_id, end.status, end.completed)
             return None if is_own else stands
         if run.owner == owner:
+            run.duration_ms = end.duration_ms
             self._end(message, run, StoredEnd(end.run_id, end.status, end.completed))
-            text = end.text.encode()
-            if text:
-                self._answer(message.thread, end, text)
+            if end.has_answer:
+                self._answer(message, end)
             self._settle(message.thread, end.created_at)
+            if end.notification is not None:
+                self.notifications.add(end.notification)
         return None
 
     def _end(self, message: Message, run: Run, end: StoredEnd) -> None:
@@ -171,7 +195,7 @@ class MemoryData:
         del self._held[run.id]
         self._ended[run.id] = run
         self._held_bytes -= message.size
-        thread.held -= 1
+        del thread.held[run.id]
         run.owner = None
         run.status = end.status
         run.completed = end.completed
@@ -293,6 +317,8 @@ class MemoryData:
         run.questions[question.question_id] = new
         self._questions[question.question_id] = run
         self._hold(new.size)
+        if question.notification is not None:
+            self.notifications.add(question.notification)
 
     def end_question(self, end: QuestionEnd, owner: NodeId) -> None:
         """Store how a question was closed, without its answer if there is no room for that."""
@@ -331,26 +357,110 @@ class MemoryData:
             MessageNotFound: If `before` is no message of the thread, or was dropped.
         """
         self._end_leases()
-        thread = self._threads.get((user_id, thread_id))
+        thread = self.threads.by_key.get((user_id, thread_id))
         if thread is None:
             return None
-        if before is None:
-            message = thread.newest
-        elif before in thread.messages:
-            message = thread.messages[before].older
-        else:
-            raise MessageNotFound(before)
+        listed = (
+            message
+            for question in thread.newest_first()
+            for message in reversed(question.with_answer())
+        )
+        if before is not None:
+            end = self._message_of(thread.key, before).place
+            listed = (message for message in listed if message.place < end)
         page: list[HistoryMessage] = []
         size = 0
-        while message is not None and len(page) < limit:
-            size += len(message.text) + HISTORY_LISTED_BYTES
-            size += 0 if message.run is None else message.run.questions_size
-            if page and size > HISTORY_PAGE_BYTES:
-                break
+        for message in listed:
+            size += message.listed_size + HISTORY_LISTED_BYTES
+            if len(page) == limit or (page and size > HISTORY_PAGE_BYTES):
+                return page[::-1], True
             page.append(message.listed())
-            message = message.older
-        page.reverse()
-        return page, message is not None
+        return page[::-1], False
+
+    def _message_of(self, key: ThreadKey, message_id: MessageId) -> Message:
+        """Return a message of a thread.
+
+        Raises:
+            MessageNotFound: If there is none.
+        """
+        thread = self.threads.by_key.get(key)
+        message = None if thread is None else thread.messages.get(message_id)
+        if message is None:
+            raise MessageNotFound(message_id)
+        return message
+
+    # Threads.
+
+    def set_feedback(
+        self, user_id: UserId, message_id: MessageId, feedback: HistoryFeedback | None
+    ) -> ThreadId | None:
+        """Store, replace or remove the feedback on an answer; return its thread."""
+        for thread in self.threads.by_user.get(user_id, {}).values():
+            message = thread.messages.get(message_id)
+            if message is not None and message.question is not None:
+                self._bytes -= message.size
+                message.feedback = feedback
+                self._bytes += message.size
+                self._make_room(0, 0, message.created_at)
+                return thread.key[1]
+        return None
+
+    def list_threads(
+        self, user_id: UserId, *, limit: int, before: ThreadId | None, query: str | None
+    ) -> tuple[list[StoredThread], bool]:
+        """Return threads, the newest update first, and whether there are more.
+
+        Raises:
+            ThreadNotFound: If the user has no thread `before`.
+        """
+        self._end_leases()
+        return self.threads.listed(user_id, limit=limit, before=before, query=query)
+
+    def get_thread(self, key: ThreadKey) -> StoredThread | None:
+        """Return a thread as it is listed, None if there is none."""
+        self._end_leases()
+        thread = self.threads.by_key.get(key)
+        return None if thread is None else thread.stored()
+
+    def unfinished_runs(
+        self, user_id: UserId | None, thread_id: ThreadId | None
+    ) -> list[UnfinishedRun]:
+        """Return the runs that have not ended, oldest first."""
+        self._end_leases()
+        found: list[UnfinishedRun] = []
+        for message, run in self._held.values():
+            user, thread = message.thread.key
+            if user_id in {None, user} and thread_id in {None, thread} and run.owner is not None:
+                found.append(run.unfinished(message.thread.key, run.owner, message.created_at))
+        return found
+
+    def request_stop(self, run_id: RunId) -> bool:
+        """Add a request to stop a run; return whether the run has not ended."""
+        self._end_leases()
+        if run_id not in self._held:
+            return False
+        self.notifications.request_stop(run_id)
+        return True
+
+    def delete_thread(self, key: ThreadKey) -> bool:
+        """Delete a thread with all that belongs to it; return whether there was such a thread."""
+        thread = self.threads.by_key.get(key)
+        if thread is None:
+            return False
+        moment = trio.current_time()
+        self._deleted_keys = {k: v for k, v in self._deleted_keys.items() if v[1] > moment}
+        for message in thread.messages.values():
+            run = message.run
+            if run is not None:
+                if self._held.pop(run.id, None) is not None:
+                    self._held_bytes -= message.size
+                if run.key is not None:
+                    until = moment + DELETED_KEY_SECONDS
+                    self._deleted_keys[key[0], run.key] = (run.fingerprint, until)
+            self._forget(message)
+        self._droppable.pop(thread, None)
+        self._forget_thread(thread)
+        return True
 
     def _insert(self, new: NewMessage, text: bytes, thread: Thread, owner: NodeId) -> None:
         run = Run(
@@ -361,43 +471,39 @@ class MemoryData:
             new.fingerprint,
             owner,
             new.session_id,
+            new.unattended,
         )
         message = Message(next(self._number), thread, new.message_id, text, new.created_at, run)
-        self._append(message)
-        thread.held += 1
+        thread.append(message)
+        self._count(message)
         self._idle.pop(thread, None)
+        thread.held[new.run_id] = message
         self._held[new.run_id] = (message, run)
         self._held_bytes += message.size
         if new.key is not None:
             self._keys[new.user_id, new.key] = message
 
-    def _answer(self, thread: Thread, end: RunEnd, text: bytes) -> None:
+    def _answer(self, question: Message, end: RunEnd) -> None:
         message = Message(
             next(self._number),
-            thread,
+            question.thread,
             end.message_id,
-            text,
+            end.text.encode(),
             end.created_at,
             truncated=end.truncated,
+            question=question,
+            steps=end.steps,
         )
-        self._append(message)
-        thread.loosen(message)
+        question.thread.answer(question, message)
+        self._count(message)
 
-    def _append(self, message: Message) -> None:
-        message.thread.append(message)
+    def _count(self, message: Message) -> None:
         self._messages += 1
         self._bytes += message.size
 
-    def _open_thread(self, key: ThreadKey) -> Thread:
-        thread = self._threads.get(key)
-        if thread is None:
-            thread = self._threads[key] = Thread(key)
-            self._threads_of[key[0]] = self._threads_of.get(key[0], 0) + 1
-        return thread
-
     def _touch(self, key: ThreadKey) -> None:
         """Make the thread the most recently written one."""
-        thread = self._threads.get(key)
+        thread = self.threads.by_key.get(key)
         if thread is not None and thread in self._droppable:
             self._droppable.move_to_end(thread)
 
@@ -409,12 +515,12 @@ class MemoryData:
             raise StoreUnavailable(f"all {self._max_messages} messages have unfinished runs")
         if self._held_bytes + size > self._max_bytes:
             raise StoreUnavailable(_NO_ROOM.format(size))
-        busy = len(self._threads) - len(self._idle)
-        if key not in self._threads and busy >= self._max_threads:
+        busy = len(self.threads.by_key) - len(self._idle)
+        if key not in self.threads.by_key and busy >= self._max_threads:
             raise StoreUnavailable(f"all {self._max_threads} threads have unfinished runs")
 
     def _make_room_for_thread(self, key: ThreadKey, now: float) -> None:
-        if key not in self._threads and len(self._threads) >= self._max_threads:
+        if key not in self.threads.by_key and len(self.threads.by_key) >= self._max_threads:
             thread = next(iter(self._idle))
             while thread.messages:
                 self._drop_message(thread, now)
@@ -427,30 +533,32 @@ class MemoryData:
 
     def _drop_message(self, thread: Thread, now: float) -> None:
         message = thread.drop_oldest()
-        self._messages -= 1
-        self._bytes -= message.size
-        self._messages_dropped += 1
-        run, user_id = message.run, thread.key[0]
-        if run is not None and run.key is not None:
-            del self._keys[user_id, run.key]
+        if message.run is not None and message.run.key is not None:
             self._early_keys_dropped += now - message.created_at < KEY_HOURS * 3600
-        if run is not None:
-            del self._ended[run.id]
-            for question_id in run.questions:
-                del self._questions[question_id]
+        for each in message.with_answer():
+            self._messages_dropped += 1
+            self._forget(each)
         if not thread.loose:
             del self._droppable[thread]
         if not thread.messages:
             self._forget_thread(thread)
 
+    def _forget(self, message: Message) -> None:
+        """Forget what belongs to a message that is removed from its thread."""
+        self._messages -= 1
+        self._bytes -= message.size
+        run = message.run
+        if run is not None:
+            if run.key is not None:
+                del self._keys[message.thread.key[0], run.key]
+            self._ended.pop(run.id, None)
+            for question_id in run.questions:
+                del self._questions[question_id]
+
     def _forget_thread(self, thread: Thread) -> None:
-        del self._idle[thread]
-        del self._threads[thread.key]
-        user_id = thread.key[0]
-        self._threads_of[user_id] -= 1
-        if not self._threads_of[user_id]:
-            del self._threads_of[user_id]
-            self.users.reconsider(user_id)
+        self._idle.pop(thread, None)
+        self.threads.remove(thread)
+        self.users.reconsider(thread.key[0])
 
 
 def _duplicate(known: Message, fingerprint: bytes) -> Duplicate:

@@ -1,8 +1,11 @@
 """The rows of the store in memory: threads, messages, runs and questions."""
 
+import itertools
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from attrs import define, field
+from orjson import loads
 
 from netra_trio.ids import (
     CorrelationId,
@@ -14,7 +17,13 @@ from netra_trio.ids import (
     ThreadId,
     UserId,
 )
-from netra_trio.protocol.messages import HistoryMessage, HistoryQuestion, HistoryRun, RunStatus
+from netra_trio.protocol.messages import (
+    HistoryFeedback,
+    HistoryMessage,
+    HistoryQuestion,
+    HistoryRun,
+    RunStatus,
+)
 from netra_trio.stores.base import (
     NewQuestion,
     QuestionEnd,
@@ -25,6 +34,7 @@ from netra_trio.stores.base import (
     questions_size,
     questions_within,
 )
+from netra_trio.stores.threads import StoredThread, UnfinishedRun
 
 ThreadKey = tuple[UserId, ThreadId]
 
@@ -67,8 +77,10 @@ class Run:
     fingerprint: bytes
     owner: NodeId | None
     session_id: SessionId | None
+    is_unattended: bool = False
     status: RunStatus = RunStatus.QUEUED
     completed: bytes | None = None
+    duration_ms: int = 0
     questions: dict[QuestionId, Question] = field(factory=dict)
 
     @property
@@ -89,6 +101,21 @@ class Run:
         asked = [(each.listed(self.status), each.size) for each in self.questions.values()]
         return HistoryRun(self.id, self.agent_name, self.status, questions_within(asked))
 
+    def answering(self) -> HistoryRun:
+        """Return the run as history lists it with the agent's message."""
+        return HistoryRun(self.id, self.agent_name, self.status, duration_ms=self.duration_ms)
+
+    def unfinished(self, thread: ThreadKey, owner: NodeId, created_at: float) -> UnfinishedRun:
+        """Return the run of a message in a thread as an unfinished one."""
+        return UnfinishedRun(
+            self.id, *thread, self.agent_name, self.status, owner, self.is_unattended, created_at
+        )
+
+    @property
+    def asks(self) -> bool:
+        """Whether one of its questions is open."""
+        return any(question.end is None for question in self.questions.values())
+
     @property
     def questions_size(self) -> int:
         """The bytes that its questions take in history, at most."""
@@ -98,12 +125,16 @@ class Run:
 
 @define(eq=False, repr=False)
 class Message:
-    """A message, linked with the older and the newer one of its thread.
+    """A message of a user, or an agent's answer to one.
 
     Attributes:
         number: Its position in the order of recording, over all threads.
         text: In UTF-8: in a `str`, one emoji makes every character take four bytes.
-        run: The run that it started; None for an agent's message.
+        run: The run that it started; None for an answer.
+        question: The message that an answer belongs to; None for a user's message.
+        answer: The answer to a user's message.
+        is_hidden: Whether a later message of the user has replaced this one.
+        older, newer: Of a user's message, its neighbours of this kind in the thread.
     """
 
     number: int
@@ -113,55 +144,124 @@ class Message:
     created_at: float
     run: Run | None = None
     truncated: bool = False
+    question: "Message | None" = None
+    answer: "Message | None" = None
+    steps: bytes | None = None
+    feedback: HistoryFeedback | None = None
+    is_hidden: bool = False
     older: "Message | None" = None
     newer: "Message | None" = None
 
     @property
     def size(self) -> int:
-        """The bytes that count against the bound: its text, questions, and end for duplicates."""
-        return len(self.text) + (0 if self.run is None else self.run.size)
+        """The bytes that count against the bound: its texts, questions, end for duplicates."""
+        size = len(self.text) + len(self.steps or b"") + _comment_size(self.feedback)
+        return size + (0 if self.run is None else self.run.size)
+
+    @property
+    def listed_size(self) -> int:
+        """The bytes that it takes in history, at most."""
+        asked = 0 if self.run is None else self.run.questions_size
+        return len(self.text) + len(self.steps or b"") + _comment_size(self.feedback) + asked
 
     def listed(self) -> HistoryMessage:
         """Return the message as an item of history."""
-        text, run = self.text.decode(), self.run
-        if run is None:
-            truncated = self.truncated or None
-            return HistoryMessage(self.id, "agent", text, self.created_at, truncated=truncated)
+        text, run, question = self.text.decode(), self.run, self.question
+        if run is not None:
+            return HistoryMessage(
+                self.id, "user", text, self.created_at, run.correlation_id, run.listed()
+            )
         return HistoryMessage(
-            self.id, "user", text, self.created_at, run.correlation_id, run.listed()
+            self.id,
+            "agent",
+            text,
+            self.created_at,
+            run=None if question is None or question.run is None else question.run.answering(),
+            truncated=self.truncated or None,
+            reply_to=None if question is None else question.id,
+            steps=None if self.steps is None else loads(self.steps),
+            feedback=self.feedback,
         )
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place in the history: an answer is behind its question."""
+        return (self.number if self.question is None else self.question.number, self.number)
+
+    def with_answer(self) -> "tuple[Message, ...]":
+        """Return a user's message, and its answer if there is one."""
+        return (self,) if self.answer is None else (self, self.answer)
+
+
+def _comment_size(feedback: HistoryFeedback | None) -> int:
+    return 0 if feedback is None or feedback.comment is None else len(feedback.comment.encode())
 
 
 @define(eq=False, repr=False)
 class Thread:
-    """A thread of a user, with its messages as a doubly linked list.
+    """A thread of a user, with the user's messages as a doubly linked list.
 
     Attributes:
-        loose: The messages that may be dropped, as a heap by number: a run may end before an older
-            run of the thread.
-        held: How many messages may not be dropped.
+        number: Its position in the order of creation.
+        title: See `StoredThread`.
+        is_titled_by_user: Whether no agent may replace the title.
+        read: The number of the newest message of the user whose answer is read.
+        messages: All messages, answers included.
+        loose: The user's messages that may be dropped, with their answers, as a heap by number: a
+            run may end before an older run of the thread.
+        held: The messages whose runs have not ended; they may not be dropped.
     """
 
+    number: int
     key: ThreadKey
+    title: str
+    created_at: float
+    updated_at: float
+    is_titled_by_user: bool = False
+    read: int = -1
     messages: dict[MessageId, Message] = field(factory=dict)
     newest: Message | None = None
     loose: list[tuple[int, Message]] = field(factory=list)
-    held: int = 0
+    held: dict[RunId, Message] = field(factory=dict)
+
+    def newest_first(self) -> Iterator[Message]:
+        """Return the user's messages that are listed, from the newest to the oldest."""
+        message = self.newest
+        while message is not None:
+            if not message.is_hidden:
+                yield message
+            message = message.older
 
     def append(self, message: Message) -> None:
-        """Add the newest message."""
+        """Add the newest message of the user."""
         message.older = self.newest
         if self.newest is not None:
             self.newest.newer = message
         self.newest = message
+        self._add(message)
+
+    def answer(self, question: Message, message: Message) -> None:
+        """Add the answer to a message."""
+        question.answer = message
+        self._add(message)
+
+    def _add(self, message: Message) -> None:
         self.messages[message.id] = message
+        self.updated_at = max(self.updated_at, message.created_at)
+
+    def hide_from(self, number: int) -> None:
+        """Take the user's messages from a number on out of the history, with their answers."""
+        for message in self.newest_first():
+            if message.number < number:
+                break
+            message.is_hidden = True
 
     def loosen(self, message: Message) -> None:
         """Note that a message may be dropped."""
         heappush(self.loose, (message.number, message))
 
     def drop_oldest(self) -> Message:
-        """Remove the oldest message that may be dropped, and return it."""
+        """Remove the oldest message that may be dropped, with its answer, and return it."""
         _, message = heappop(self.loose)
         if message.newer is None:
             self.newest = message.older
@@ -169,5 +269,20 @@ class Thread:
             message.newer.older = message.older
         if message.older is not None:
             message.older.newer = message.newer
-        del self.messages[message.id]
+        for each in message.with_answer():
+            del self.messages[each.id]
         return message
+
+    def stored(self) -> StoredThread:
+        """Return the thread as it is listed."""
+        unread = itertools.takewhile(lambda each: each.number > self.read, self.newest_first())
+        runs = (message.run for message in self.held.values())
+        return StoredThread(
+            self.key[1],
+            self.title,
+            self.created_at,
+            self.updated_at,
+            runs_active=len(self.held),
+            asks=any(run is not None and run.asks for run in runs),
+            unread=sum(each.answer is not None for each in unread),
+        )

@@ -1,12 +1,12 @@
 """The users of the store in memory, within a bound.
 
->>> users = MemoryUsers(2, threads_of={})
+>>> users = MemoryUsers(2, threads_of=())
 >>> users.add(UserId("alice")).user.enabled
 True
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container
 from heapq import heappop, heappush
 
 from attrs import define
@@ -35,14 +35,14 @@ class MemoryUsers:
 
     Args:
         bound: The maximum number of users.
-        threads_of: How many threads each user has; a user without threads is not in it.
+        threads_of: The users that have a thread.
 
     Attributes:
         rows: The users by id.
         dropped: How many were dropped.
     """
 
-    def __init__(self, bound: int, threads_of: Mapping[UserId, int]) -> None:
+    def __init__(self, bound: int, threads_of: Container[UserId]) -> None:
         self.rows: dict[UserId, UserRow] = {}
         self.dropped = 0
         self._bound = bound

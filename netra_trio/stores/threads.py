@@ -1,10 +1,14 @@
-"""The part of the interface `Store` for threads, and the values that it takes and returns."""
+"""The part of the interface `Store` for threads, and the values that it takes and returns.
+
+>>> auto_title("  Which day   is it? ")
+'Which day is it?'
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from netra_trio.ids import MessageId, NodeId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import RunStatus
+from netra_trio.protocol.messages import HistoryFeedback, RunStatus
 from netra_trio.protocol.threads import Rating
 from netra_trio.values import frozen
 
@@ -52,6 +56,22 @@ class UnfinishedRun:
     owner: NodeId
     unattended: bool
     created_at: float
+
+
+def auto_title(content: str) -> str:
+    """Return the title of a thread whose first message is this one: its first words."""
+    title = ""
+    for word in content.lstrip()[: 2 * AUTO_TITLE_CHARACTERS].split():
+        longer = f"{title} {word}" if title else word[:AUTO_TITLE_CHARACTERS]
+        if len(longer) > AUTO_TITLE_CHARACTERS:
+            break
+        title = longer
+    return title
+
+
+def feedback_of(rating: Rating | None, comment: str | None) -> HistoryFeedback | None:
+    """Return a feedback as history lists it; None for none, which has no comment either."""
+    return None if rating is None else HistoryFeedback(rating, comment)
 
 
 class ThreadStore(Protocol):
@@ -124,6 +144,10 @@ class ThreadStore(Protocol):
         self, user_id: UserId | None = None, thread_id: ThreadId | None = None
     ) -> Sequence[UnfinishedRun]:
         """Return the runs that have not ended, oldest first: all, a user's, or a thread's."""
+        ...
+
+    async def count_unattended(self, user_id: UserId) -> int:
+        """Return how many unattended runs of a user have not ended."""
         ...
 
     async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:

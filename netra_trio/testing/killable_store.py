@@ -13,6 +13,7 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import (
     MessageId,
     NodeId,
+    NotificationId,
     QuestionId,
     RunId,
     SessionId,
@@ -20,6 +21,7 @@ from netra_trio.ids import (
     UserId,
 )
 from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import (
     Duplicate,
     NewMessage,
@@ -33,6 +35,8 @@ from netra_trio.stores.base import (
     Usage,
     User,
 )
+from netra_trio.stores.notifications import DueNotification, Notification
+from netra_trio.stores.threads import StoredThread, UnfinishedRun
 
 
 @define
@@ -155,6 +159,87 @@ class KillableStore:
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return a page of a thread."""
         return await self._reachable().history(user_id, thread_id, limit=limit, before=before)
+
+    # Threads
+
+    async def list_threads(
+        self,
+        user_id: UserId,
+        *,
+        limit: int,
+        before: ThreadId | None = None,
+        query: str | None = None,
+    ) -> tuple[Sequence[StoredThread], bool]:
+        """Return threads, the newest update first, and whether there are more."""
+        return await self._reachable().list_threads(
+            user_id, limit=limit, before=before, query=query
+        )
+
+    async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
+        """Return one thread as it is listed, None if the user has no such thread."""
+        return await self._reachable().get_thread(user_id, thread_id)
+
+    async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a room, or None."""
+        return await self._reachable().find_room(room)
+
+    async def set_title(
+        self, user_id: UserId, thread_id: ThreadId, title: str, *, by_user: bool
+    ) -> bool:
+        """Set the title of a thread; return whether it was set."""
+        return await self._reachable().set_title(user_id, thread_id, title, by_user=by_user)
+
+    async def mark_read(self, user_id: UserId, thread_id: ThreadId, message_id: MessageId) -> bool:
+        """Set the read mark to a message; return whether there is such a thread."""
+        return await self._reachable().mark_read(user_id, thread_id, message_id)
+
+    async def set_feedback(
+        self, user_id: UserId, message_id: MessageId, rating: Rating | None, comment: str | None
+    ) -> ThreadId | None:
+        """Store, replace or remove the feedback on an answer; return its thread."""
+        return await self._reachable().set_feedback(user_id, message_id, rating, comment)
+
+    async def unfinished_runs(
+        self, user_id: UserId | None = None, thread_id: ThreadId | None = None
+    ) -> Sequence[UnfinishedRun]:
+        """Return the runs that have not ended, oldest first: all, a user's, or a thread's."""
+        return await self._reachable().unfinished_runs(user_id, thread_id)
+
+    async def count_unattended(self, user_id: UserId) -> int:
+        """Return how many unattended runs of a user have not ended."""
+        return await self._reachable().count_unattended(user_id)
+
+    async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:
+        """Delete a thread with all that belongs to it; return whether there was such a thread."""
+        return await self._reachable().delete_thread(user_id, thread_id)
+
+    # Notifications, and stops of runs
+
+    async def add_notification(self, notification: Notification) -> None:
+        """Store a notification, due at once; one that comes twice is stored once."""
+        await self._reachable().add_notification(notification)
+
+    async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:
+        """Take notifications that are due; no node takes them again for some seconds."""
+        return await self._reachable().take_notifications(limit=limit, seconds=seconds)
+
+    async def postpone_notification(
+        self, notification_id: NotificationId, *, seconds: float
+    ) -> None:
+        """Make a notification due again in some seconds."""
+        await self._reachable().postpone_notification(notification_id, seconds=seconds)
+
+    async def drop_notification(self, notification_id: NotificationId) -> None:
+        """Delete a notification."""
+        await self._reachable().drop_notification(notification_id)
+
+    async def request_stop(self, run_id: RunId) -> bool:
+        """Ask the node of a run to stop it; return whether the run has not ended."""
+        return await self._reachable().request_stop(run_id)
+
+    async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
+        """Return the newest request, and the runs whose stop was requested after another one."""
+        return await self._reachable().stop_requests(after)
 
     def _reachable(self) -> Store:
         if self.is_killed:

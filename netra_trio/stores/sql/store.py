@@ -63,6 +63,7 @@ from netra_trio.stores.sql.lookups import Lookups
 from netra_trio.stores.sql.ownership import find_run, hand_over, interrupt_run, take_over
 from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
+from netra_trio.stores.sql.thread_calls import ThreadCalls
 from netra_trio.stores.sql.uncopied import find_uncopied, note_uncopied
 from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.user_changes import find_changes, set_enabled
@@ -77,7 +78,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-class SqlStore:
+class SqlStore(ThreadCalls):
     """A `Store` in a database.
 
     Args:
