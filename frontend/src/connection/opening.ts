@@ -5,7 +5,7 @@
 
 import { asHttpAddress, asWebSocketAddress, discoveryAddress, readConfig, type ServerConfig } from "../protocol/discovery.js";
 import { isObject } from "../protocol/check.js";
-import { errorBody } from "../protocol/decode.js";
+import { errorBody } from "../protocol/shapes.js";
 import { SUBPROTOCOL, type ErrorBody } from "../protocol/messages.js";
 import { toBase64Url } from "../core/names.js";
 import { afterStatus, localError, retryAfterMs } from "../core/retry-rules.js";

@@ -29,25 +29,34 @@ import {
 import {
   CONFIRMATIONS,
   END_STATUSES,
-  QUESTION_KINDS,
-  RESET_REASONS,
+  PRESENCE_CHANGES,
+  ROOM_CONFIRMATIONS,
+  ROOM_VERDICTS,
   RUN_STATUSES,
-  VERDICTS,
-  type AskedQuestion,
+  THREAD_CHANGES,
   type ControlPayloads,
   type ControlType,
-  type ErrorBody,
   type EventPayloads,
   type EventType,
-  type HistoryMessage,
-  type HistoryQuestion,
-  type ResumedQuestion,
-  type ResumedRun,
-  type ResumeState,
-  type ServerFeatures,
-  type ServerLimits,
+  type RoomEvents,
+  type RoomEventBody,
+  type RoomEventType,
   type ServerMessage,
 } from "./messages.js";
+import {
+  agent,
+  ERROR,
+  errorBody,
+  features,
+  historyMessage,
+  limits,
+  listedThread,
+  member,
+  QUESTION,
+  resume,
+  roomEvent,
+  watchedRun,
+} from "./shapes.js";
 
 export type Decoded =
   | { readonly ok: true; readonly message: ServerMessage }
@@ -61,95 +70,6 @@ export type Decoded =
       readonly seq_from?: number;
     };
 
-const FEATURES: Shape<ServerFeatures> = {
-  json_first: must(truth),
-  auth_required: must(truth),
-  heartbeat_supported: must(truth),
-  reconnection_supported: must(truth),
-  rate_limiting: must(truth),
-  message_queuing: must(truth),
-  resume: must(truth),
-  tickets: must(truth),
-};
-
-const LIMITS: Shape<ServerLimits> = {
-  max_connections_per_user: must(integer(0)),
-  max_message_rate: must(integer(1)),
-  heartbeat_interval: must(integer(1)),
-  max_message_size: must(integer(1)),
-  resume_window: must(integer(0)),
-};
-
-export const features = object(FEATURES);
-export const limits = object(LIMITS);
-
-const ERROR: Shape<ErrorBody> = {
-  code: must(name),
-  error: must(text),
-  timestamp: must(number),
-  recoverable: must(truth),
-  help: must(text),
-  retry_after_ms: may(integer(0)),
-  error_id: may(name),
-};
-
-export const errorBody = object(ERROR);
-
-const QUESTION: Shape<AskedQuestion> = {
-  question_id: must(name),
-  kind: must(oneOf(QUESTION_KINDS)),
-  prompt: must(text),
-  schema: may(anyObject),
-  tool_name: may(text),
-  arguments: may(anyObject),
-  expires_at: must(number),
-};
-
-const RESUMED_QUESTION: Shape<ResumedQuestion> = { ...QUESTION, prompt: may(text), truncated: may(truth) };
-
-const HISTORY_QUESTION: Shape<HistoryQuestion> = {
-  ...QUESTION,
-  outcome: may(name),
-  answer: may(anything),
-  user_id: may(name),
-  truncated: may(truth),
-};
-
-const RESUMED_RUN: Shape<ResumedRun> = {
-  run_id: must(name),
-  thread_id: must(name),
-  correlation_id: must(name),
-  status: must(oneOf(RUN_STATUSES)),
-  content: must(text),
-  truncated: may(truth),
-  questions: may(eachOf(object(RESUMED_QUESTION))),
-};
-
-const RESUME: Shape<ResumeState> = {
-  verdict: must(oneOf(VERDICTS)),
-  reason: may(oneOf(RESET_REASONS)),
-  replayed: must(integer(0)),
-  last_seq: must(integer(0)),
-  runs: must(eachOf(object(RESUMED_RUN))),
-};
-
-const HISTORY_RUN: Shape<NonNullable<HistoryMessage["run"]>> = {
-  run_id: must(name),
-  agent_name: must(text),
-  status: must(oneOf(RUN_STATUSES)),
-  questions: may(eachOf(object(HISTORY_QUESTION))),
-};
-
-const HISTORY_MESSAGE: Shape<HistoryMessage> = {
-  message_id: must(name),
-  role: must(oneOf(["user", "agent"])),
-  content: must(text),
-  created_at: must(number),
-  correlation_id: may(name),
-  run: may(object(HISTORY_RUN)),
-  truncated: may(truth),
-};
-
 type Shapes<P> = { readonly [T in keyof P]: Shape<P[T]> };
 
 const CONTROL: Shapes<Omit<ControlPayloads, "pong">> = {
@@ -161,7 +81,9 @@ const CONTROL: Shapes<Omit<ControlPayloads, "pong">> = {
     heartbeat_interval: must(integer(1)),
     features: must(features),
     limits: must(limits),
-    resume: must(object(RESUME)),
+    resume: must(resume),
+    user_room: must(name),
+    agents: must(eachOf(agent)),
   },
   heartbeat: { server_time: must(number) },
   auth_ok: { expires_at: must(number) },
@@ -169,8 +91,35 @@ const CONTROL: Shapes<Omit<ControlPayloads, "pong">> = {
   server_draining: { reason: must(text), reconnect_after_ms: must(integer(0)) },
   thread_history: {
     thread_id: must(name),
-    messages: must(eachOf(object(HISTORY_MESSAGE))),
+    messages: must(eachOf(historyMessage)),
     has_more: must(truth),
+  },
+  room_joined: {
+    room: must(name),
+    epoch: must(name),
+    offset: must(integer(0)),
+    verdict: must(oneOf(ROOM_VERDICTS)),
+    replayed: must(integer(0)),
+    runs: may(eachOf(watchedRun)),
+  },
+  room_left: { room: must(name) },
+  room_confirmed: { room: must(name), offset: must(integer(1)), status: must(oneOf(ROOM_CONFIRMATIONS)) },
+  room_event: {
+    room: must(name),
+    offset: must(integer(1)),
+    epoch: must(name),
+    event: must(roomEvent),
+    timestamp: must(number),
+    offset_from: may(integer(1)),
+  },
+  room_gap: { room: must(name), from: must(integer(1)), to: must(integer(0)) },
+  presence: { room: must(name), members: must(eachOf(member)) },
+  presence_changed: { room: must(name), user_id: must(name), change: must(oneOf(PRESENCE_CHANGES)) },
+  thread_list: { threads: must(eachOf(listedThread)), has_more: must(truth) },
+  thread_changed: {
+    thread_id: must(name),
+    change: must(oneOf(THREAD_CHANGES)),
+    thread: may(listedThread),
   },
   error: ERROR,
 };
@@ -240,15 +189,39 @@ const EVENTS: Shapes<EventPayloads> = {
   },
 };
 
+const ROOM_EVENTS: Shapes<Pick<RoomEvents, "room_message" | "user_message">> = {
+  room_message: { user_id: may(name), content: must(anything) },
+  user_message: {
+    message_id: must(name),
+    run_id: must(name),
+    user_id: must(name),
+    content: must(text),
+    replaces: may(name),
+  },
+};
+
 const checks = (shapes: object): ReadonlyMap<string, Check> =>
   new Map(Object.entries(shapes).map(([type, shape]) => [type, object(shape as Shape<object>)]));
 
 const CONTROL_CHECKS = new Map([...checks(CONTROL), ["pong", anyObject] as const]);
 const EVENT_CHECKS = checks(EVENTS);
+const { message_confirmed: _, ...RUN_EVENTS } = EVENTS;
+const ROOM_EVENT_CHECKS = checks({ ...RUN_EVENTS, ...ROOM_EVENTS });
 
 export const isEventType = (type: string): type is EventType => EVENT_CHECKS.has(type);
 export const isServerType = (type: string): type is EventType | ControlType =>
   EVENT_CHECKS.has(type) || CONTROL_CHECKS.has(type);
+
+export type RoomEvent = {
+  [T in RoomEventType]: { readonly type: T; readonly payload: RoomEvents[T] };
+}[RoomEventType];
+
+/** Returns an event of a room; null for one of an unknown type, or with a payload that does not fit. */
+export function readRoomEvent(event: RoomEventBody): RoomEvent | null {
+  const check = ROOM_EVENT_CHECKS.get(event.type);
+  const isKnown = check !== undefined && check(event.payload, "") === null;
+  return isKnown ? (event as unknown as RoomEvent) : null;
+}
 
 const number1 = integer(1);
 const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");

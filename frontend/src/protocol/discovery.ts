@@ -1,7 +1,7 @@
 /** The document of `/ws/config`: the server's features, limits and addresses. */
 
 import { eachOf, isObject, must, name, number, object, text, type Check, type Shape } from "./check.js";
-import { features, limits } from "./decode.js";
+import { features, limits } from "./shapes.js";
 import type { ServerFeatures, ServerLimits } from "./messages.js";
 
 /** The server's configuration, from `/ws/config`. */

@@ -1,7 +1,7 @@
 /** Encodes a message as a frame, after the checks that the server makes, so that faults show at once. */
 
 import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, notNull, show, truth, type Check, type Shape } from "./check.js";
-import { ON_BUSY, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
+import { ON_BUSY, RATINGS, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
 
 const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong: docs/protocol.md, Limits
 
@@ -9,6 +9,17 @@ const THREAD_ID = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 characters out of A
 // Counted in code points, as the server does: [^] with `u` matches one.
 const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
 const NOT_BLANK = matching(/\S/, "a text that is not blank");
+const ROOM = matching(
+  /^(?=[^]{1,128}$)[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)*$/,
+  "1 to 128 characters out of A-Z, a-z, 0-9, _, . and -, with : between the parts",
+);
+const QUERY_CHARACTERS = 200;
+const TITLE_CHARACTERS = 200;
+const COMMENT_CHARACTERS = 2_000;
+
+const atMost = (characters: number): Check =>
+  matching(new RegExp(`^[^]{0,${characters}}$`, "u"), `at most ${characters} characters`);
+const both = (first: Check, second: Check): Check => (value, path) => first(value, path) ?? second(value, path);
 
 const openPayload: Check = (value, path) => {
   const fault = anyObject(value, path);
@@ -27,6 +38,7 @@ const USER_MESSAGE: Shape<UserMessagePayload> = {
   agent: may(name),
   on_busy: may(oneOf(ON_BUSY)),
   deadline_ms: may(integer(1)),
+  replaces: may(name),
 };
 
 const AGENT_REQUEST: Shape<AgentRequestPayload> = {
@@ -36,6 +48,8 @@ const AGENT_REQUEST: Shape<AgentRequestPayload> = {
   on_busy: may(oneOf(ON_BUSY)),
   deadline_ms: may(integer(1)),
 };
+
+const rating: Check = (value, path) => (value === null ? null : oneOf(RATINGS)(value, path));
 
 const closed = <T>(shape: Shape<T>): Check => object(shape, true);
 
@@ -56,6 +70,33 @@ const PAYLOADS: Readonly<Record<ClientType, Check>> = {
     question_id: must(name),
     answer: may(notNull),
     approve: may(truth),
+  }),
+  join_room: closed<ClientPayloads["join_room"]>({ room: must(ROOM), after: may(integer(0)), epoch: may(name) }),
+  leave_room: closed<ClientPayloads["leave_room"]>({ room: must(ROOM) }),
+  room_message: closed<ClientPayloads["room_message"]>({ room: must(ROOM), content: must(objectOrText) }),
+  get_presence: closed<ClientPayloads["get_presence"]>({ room: must(ROOM) }),
+  watch_thread: closed<ClientPayloads["watch_thread"]>({
+    thread_id: must(THREAD_ID),
+    owner: may(name),
+    after: may(integer(0)),
+    epoch: may(name),
+  }),
+  unwatch_thread: closed<ClientPayloads["unwatch_thread"]>({ thread_id: must(THREAD_ID), owner: may(name) }),
+  list_threads: closed<ClientPayloads["list_threads"]>({
+    limit: may(integer(1, 100)),
+    before: may(THREAD_ID),
+    query: may(both(NOT_BLANK, atMost(QUERY_CHARACTERS))),
+  }),
+  rename_thread: closed<ClientPayloads["rename_thread"]>({
+    thread_id: must(THREAD_ID),
+    title: must(both(NOT_BLANK, atMost(TITLE_CHARACTERS))),
+  }),
+  mark_read: closed<ClientPayloads["mark_read"]>({ thread_id: must(THREAD_ID), message_id: must(name) }),
+  delete_thread: closed<ClientPayloads["delete_thread"]>({ thread_id: must(THREAD_ID) }),
+  feedback: closed<ClientPayloads["feedback"]>({
+    message_id: must(name),
+    rating: must(rating),
+    comment: may(atMost(COMMENT_CHARACTERS)),
   }),
 };
 

@@ -4,122 +4,25 @@
  * The names are the server's. `npm run asyncapi` fails if these types and `docs/asyncapi.yaml` differ.
  */
 
-export type JsonValue =
-  | null
-  | boolean
-  | number
-  | string
-  | readonly JsonValue[]
-  | { readonly [name: string]: JsonValue };
-export type JsonObject = { readonly [name: string]: JsonValue };
+import type {
+  Confirmation,
+  EndStatus,
+  ErrorBody,
+  JsonObject,
+  JsonValue,
+  PresenceChange,
+  QuestionKind,
+  Rating,
+  ResetReason,
+  RoomConfirmation,
+  RoomVerdict,
+  RunStatus,
+  ThreadChange,
+  Verdict,
+} from "./values.js";
 
-export const SUBPROTOCOL = "netra.v1";
-
-export const ON_BUSY = ["enqueue", "reject", "interrupt"] as const;
-export type OnBusy = (typeof ON_BUSY)[number];
-
-export const END_STATUSES = [
-  "completed",
-  "failed",
-  "cancelled",
-  "timed_out",
-  "interrupted",
-] as const;
-export type EndStatus = (typeof END_STATUSES)[number];
-
-export const RUN_STATUSES = ["queued", "running", ...END_STATUSES] as const;
-export type RunStatus = (typeof RUN_STATUSES)[number];
-
-export const CONFIRMATIONS = ["accepted", "queued", "duplicate"] as const;
-export type Confirmation = (typeof CONFIRMATIONS)[number];
-
-export const VERDICTS = ["new", "exact", "gap", "reset"] as const;
-export type Verdict = (typeof VERDICTS)[number];
-
-export const RESET_REASONS = ["unknown", "ahead"] as const;
-export type ResetReason = (typeof RESET_REASONS)[number];
-
-export const QUESTION_KINDS = ["question", "approval"] as const;
-export type QuestionKind = (typeof QUESTION_KINDS)[number];
-
-/** The outcomes that this version knows; a newer server may have more. */
-export const QUESTION_OUTCOMES = ["answered", "approved", "denied", "expired", "cancelled"] as const;
-export type QuestionOutcome = (typeof QUESTION_OUTCOMES)[number];
-
-/** The body of an error, in a frame, at the end of a run and in an HTTP answer. */
-export interface ErrorBody {
-  readonly code: string;
-  readonly error: string;
-  /** Unix seconds. */
-  readonly timestamp: number;
-  readonly recoverable: boolean;
-  readonly help: string;
-  readonly retry_after_ms?: number;
-  readonly error_id?: string;
-}
-
-// Client to server.
-
-export interface UserMessagePayload {
-  readonly content: string;
-  readonly thread_id?: string;
-  readonly correlation_id?: string;
-  readonly agent?: string;
-  readonly on_busy?: OnBusy;
-  readonly deadline_ms?: number;
-}
-
-export interface AgentRequestPayload {
-  readonly agent: string;
-  readonly input: JsonObject | string;
-  readonly thread_id?: string;
-  readonly on_busy?: OnBusy;
-  readonly deadline_ms?: number;
-}
-
-export interface ClientPayloads {
-  ping: JsonObject;
-  pong: JsonObject;
-  auth: { readonly token: string };
-  ack: { readonly seq: number };
-  user_message: UserMessagePayload;
-  agent_request: AgentRequestPayload;
-  stop_agent: { readonly run_id: string };
-  get_thread_history: {
-    readonly thread_id: string;
-    readonly limit?: number;
-    readonly before?: string;
-  };
-  answer: {
-    readonly question_id: string;
-    /** Of a question; not null. */
-    readonly answer?: JsonValue;
-    /** Of an approval. */
-    readonly approve?: boolean;
-  };
-}
-export type ClientType = keyof ClientPayloads;
-
-/** A frame as the client writes it. */
-export type ClientMessage = {
-  [T in ClientType]: {
-    readonly type: T;
-    readonly payload: ClientPayloads[T];
-    readonly correlation_id?: string;
-    readonly timestamp?: number;
-  };
-}[ClientType];
-
-/** A message that starts a run, and is confirmed by the server. */
-export type RunRequest = Extract<ClientMessage, { readonly type: "user_message" | "agent_request" }>;
-
-/** A message that is answered directly, or not at all, and is never stored. */
-export type ControlRequest = Extract<
-  ClientMessage,
-  { readonly type: "ping" | "pong" | "stop_agent" | "get_thread_history" | "answer" }
->;
-
-// Server to client.
+export * from "./requests.js";
+export * from "./values.js";
 
 export interface ServerFeatures {
   readonly json_first: boolean;
@@ -196,6 +99,31 @@ export interface ResumeState {
   readonly runs: readonly ResumedRun[];
 }
 
+/** A thing that an agent did, at a place in its answer: after the first `at` characters (code points). */
+export type HistoryStep =
+  | {
+      readonly type: "thought";
+      readonly at: number;
+      readonly thought: string;
+      readonly step_number?: number;
+      readonly total_steps?: number;
+      readonly truncated?: boolean;
+    }
+  | {
+      readonly type: "tool";
+      readonly at: number;
+      readonly tool_call_id: string;
+      readonly tool_name: string;
+      readonly arguments: JsonValue;
+      /** Absent if the run ended before the tool. */
+      readonly success?: boolean;
+      readonly result?: JsonValue;
+      readonly error?: string;
+      readonly duration_ms?: number;
+      readonly truncated?: boolean;
+    }
+  | { readonly type: "question"; readonly at: number; readonly question_id: string };
+
 export interface HistoryMessage {
   readonly message_id: string;
   readonly role: "user" | "agent";
@@ -208,8 +136,60 @@ export interface HistoryMessage {
     readonly agent_name: string;
     readonly status: RunStatus;
     readonly questions?: readonly HistoryQuestion[];
+    readonly duration_ms?: number;
   };
   readonly truncated?: boolean;
+  /** The message that an agent's message answers. */
+  readonly reply_to?: string;
+  /** What the agent did, in order. */
+  readonly steps?: readonly HistoryStep[];
+  /** The user's, on an agent's message. */
+  readonly feedback?: { readonly rating: Rating; readonly comment?: string };
+}
+
+/** An agent that the client may ask. */
+export interface ListedAgent {
+  readonly name: string;
+  readonly title: string;
+  /** Messages that show what it can do. */
+  readonly examples: readonly string[];
+}
+
+/** A run of a watched thread, as of the `offset` of its `room_joined`. */
+export interface WatchedRun {
+  readonly run_id: string;
+  readonly message_id: string;
+  readonly agent_name: string;
+  readonly status: RunStatus;
+  /** Its text so far. */
+  readonly content: string;
+  readonly truncated?: boolean;
+  /** Those that are open. */
+  readonly questions: readonly ResumedQuestion[];
+}
+
+/** An event of a room: a type of `RoomEvents`, or another one of a newer server. */
+export interface RoomEventBody {
+  readonly type: string;
+  readonly payload: JsonObject;
+}
+
+/** A thread in the list of its user. */
+export interface ListedThread {
+  readonly thread_id: string;
+  /** The name of its room. */
+  readonly room: string;
+  readonly title: string;
+  /** Unix seconds. */
+  readonly created_at: number;
+  /** Of its newest message, in Unix seconds. */
+  readonly updated_at: number;
+  /** The number of its runs that have not ended. */
+  readonly runs_active: number;
+  /** Whether one of them waits for an answer. */
+  readonly asks: boolean;
+  /** The number of agents' messages after the read mark. */
+  readonly unread: number;
 }
 
 export interface ControlPayloads {
@@ -222,6 +202,10 @@ export interface ControlPayloads {
     readonly features: ServerFeatures;
     readonly limits: ServerLimits;
     readonly resume: ResumeState;
+    /** The room of the user. */
+    readonly user_room: string;
+    /** The first one is the default. */
+    readonly agents: readonly ListedAgent[];
   };
   pong: JsonObject;
   heartbeat: { readonly server_time: number };
@@ -232,6 +216,49 @@ export interface ControlPayloads {
     readonly thread_id: string;
     readonly messages: readonly HistoryMessage[];
     readonly has_more: boolean;
+  };
+  room_joined: {
+    readonly room: string;
+    readonly epoch: string;
+    /** Events after this one follow. */
+    readonly offset: number;
+    readonly verdict: RoomVerdict;
+    readonly replayed: number;
+    /** Of a thread: the runs that have not ended. */
+    readonly runs?: readonly WatchedRun[];
+  };
+  room_left: { readonly room: string };
+  room_confirmed: {
+    readonly room: string;
+    readonly offset: number;
+    readonly status: RoomConfirmation;
+  };
+  room_event: {
+    readonly room: string;
+    readonly offset: number;
+    readonly epoch: string;
+    readonly event: RoomEventBody;
+    /** Unix seconds. */
+    readonly timestamp: number;
+    /** Of merged text: the first offset that it stands for. */
+    readonly offset_from?: number;
+  };
+  room_gap: { readonly room: string; readonly from: number; readonly to: number };
+  presence: {
+    readonly room: string;
+    readonly members: readonly { readonly user_id: string; readonly connections: number }[];
+  };
+  presence_changed: {
+    readonly room: string;
+    readonly user_id: string;
+    readonly change: PresenceChange;
+  };
+  thread_list: { readonly threads: readonly ListedThread[]; readonly has_more: boolean };
+  thread_changed: {
+    readonly thread_id: string;
+    readonly change: ThreadChange;
+    /** Absent if it is deleted. */
+    readonly thread?: ListedThread;
   };
   error: ErrorBody;
 }
@@ -303,6 +330,19 @@ export interface EventPayloads {
     readonly abandoned?: true;
   };
 }
+
+/** The events of rooms that this version knows, besides those of runs. */
+export interface RoomEvents extends Omit<EventPayloads, "message_confirmed"> {
+  room_message: { readonly user_id?: string; readonly content: JsonValue };
+  user_message: {
+    readonly message_id: string;
+    readonly run_id: string;
+    readonly user_id: string;
+    readonly content: string;
+    readonly replaces?: string;
+  };
+}
+export type RoomEventType = keyof RoomEvents;
 
 export type ControlType = keyof ControlPayloads;
 export type EventType = keyof EventPayloads;
