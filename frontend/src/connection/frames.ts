@@ -67,12 +67,12 @@ export class FrameHandler {
         if (this.#sender.isLate(message.correlation_id)) return;
         this.#error(message);
         break;
-      case "thread_history":
-        if (message.correlation_id !== undefined) this.#sender.forget(message.correlation_id);
-        break;
       case "connection_established":
       case "pong":
         break;
+      default:
+        // The answers to requests; the same messages without an id are unasked.
+        if (message.correlation_id !== undefined) this.#sender.forget(message.correlation_id);
     }
     this.#owner.update({ kind: "message", message });
   }

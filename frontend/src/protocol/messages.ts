@@ -99,30 +99,25 @@ export interface ResumeState {
   readonly runs: readonly ResumedRun[];
 }
 
-/** A thing that an agent did, at a place in its answer: after the first `at` characters (code points). */
-export type HistoryStep =
-  | {
-      readonly type: "thought";
-      readonly at: number;
-      readonly thought: string;
-      readonly step_number?: number;
-      readonly total_steps?: number;
-      readonly truncated?: boolean;
-    }
-  | {
-      readonly type: "tool";
-      readonly at: number;
-      readonly tool_call_id: string;
-      readonly tool_name: string;
-      readonly arguments: JsonValue;
-      /** Absent if the run ended before the tool. */
-      readonly success?: boolean;
-      readonly result?: JsonValue;
-      readonly error?: string;
-      readonly duration_ms?: number;
-      readonly truncated?: boolean;
-    }
-  | { readonly type: "question"; readonly at: number; readonly question_id: string };
+/** What an agent did: a `thought`, a `tool` call, a `question`, or a type of a newer server. */
+export interface HistoryStep {
+  readonly type: string;
+  /** Its place in the answer: after so many characters (Unicode code points). */
+  readonly at: number;
+  readonly thought?: string;
+  readonly step_number?: number;
+  readonly total_steps?: number;
+  readonly tool_call_id?: string;
+  readonly tool_name?: string;
+  readonly arguments?: JsonValue;
+  /** Absent if the run ended before the tool. */
+  readonly success?: boolean;
+  readonly result?: JsonValue;
+  readonly error?: string;
+  readonly duration_ms?: number;
+  readonly question_id?: string;
+  readonly truncated?: boolean;
+}
 
 export interface HistoryMessage {
   readonly message_id: string;

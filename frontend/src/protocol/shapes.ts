@@ -5,7 +5,6 @@ import {
   anything,
   eachOf,
   integer,
-  isObject,
   may,
   must,
   name,
@@ -14,7 +13,6 @@ import {
   oneOf,
   text,
   truth,
-  type Check,
   type Shape,
 } from "./check.js";
 import {
@@ -38,6 +36,8 @@ import {
   type ServerLimits,
   type WatchedRun,
 } from "./messages.js";
+
+const INTEGER = integer(Number.MIN_SAFE_INTEGER);
 
 const FEATURES: Shape<ServerFeatures> = {
   json_first: must(truth),
@@ -119,46 +119,21 @@ const HISTORY_RUN: Shape<NonNullable<HistoryMessage["run"]>> = {
   duration_ms: may(integer(0)),
 };
 
-type StepOf<T extends HistoryStep["type"]> = Extract<HistoryStep, { readonly type: T }>;
-
-const THOUGHT_STEP: Shape<StepOf<"thought">> = {
+const STEP: Shape<HistoryStep> = {
   type: must(name),
   at: must(integer(0)),
-  thought: must(text),
-  step_number: may(integer(0)),
-  total_steps: may(integer(0)),
-  truncated: may(truth),
-};
-
-const TOOL_STEP: Shape<StepOf<"tool">> = {
-  type: must(name),
-  at: must(integer(0)),
-  tool_call_id: must(name),
-  tool_name: must(text),
-  arguments: must(anything),
+  thought: may(text),
+  step_number: may(INTEGER),
+  total_steps: may(INTEGER),
+  tool_call_id: may(name),
+  tool_name: may(text),
+  arguments: may(anything),
   success: may(truth),
   result: may(anything),
   error: may(text),
   duration_ms: may(integer(0)),
+  question_id: may(name),
   truncated: may(truth),
-};
-
-const QUESTION_STEP: Shape<StepOf<"question">> = {
-  type: must(name),
-  at: must(integer(0)),
-  question_id: must(name),
-};
-
-const STEPS: Readonly<Record<string, Check>> = {
-  thought: object(THOUGHT_STEP),
-  tool: object(TOOL_STEP),
-  question: object(QUESTION_STEP),
-};
-
-const step: Check = (value, path) => {
-  if (!isObject(value)) return anyObject(value, path);
-  const fault = oneOf(Object.keys(STEPS))(value["type"], `${path}.type`);
-  return fault ?? (STEPS[value["type"] as string] as Check)(value, path);
 };
 
 const FEEDBACK: Shape<NonNullable<HistoryMessage["feedback"]>> = {
@@ -175,7 +150,7 @@ const HISTORY_MESSAGE: Shape<HistoryMessage> = {
   run: may(object(HISTORY_RUN)),
   truncated: may(truth),
   reply_to: may(name),
-  steps: may(eachOf(step)),
+  steps: may(eachOf(object(STEP))),
   feedback: may(object(FEEDBACK)),
 };
 

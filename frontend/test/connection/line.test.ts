@@ -91,7 +91,7 @@ describe("a line", () => {
     const { browser, client } = await connected();
     await client.sendMessage(hello);
     const { socket, session, run } = browser.server;
-    socket.deliver({ type: "room_event", payload: { room: "news" }, timestamp: 1 });
+    socket.deliver({ type: "room_news", payload: { room: "news" }, timestamp: 1 });
     session.seq += 1;
     session.written = session.seq;
     socket.deliver({ type: "agent_dreaming", payload: { run_id: run.id }, timestamp: 1, seq: session.seq });

@@ -244,6 +244,8 @@ export class FakeServer {
           last_seq: last,
           runs: verdict === "exact" || verdict === "gap" ? this.#resumed(session, last) : [],
         },
+        user_room: `user:${user}`,
+        agents: [{ name: "echo", title: "Echo", examples: [] }],
       },
       timestamp: this.clock.now / 1000,
     });
