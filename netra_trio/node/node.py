@@ -37,7 +37,7 @@ from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, n
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.host import SessionHost
-from netra_trio.node.registry import ResumeRequest, Sessions, check_kind, resume
+from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, check_kind, resume
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
 from netra_trio.protocol.codes import EndReason, ErrorCode
@@ -297,7 +297,7 @@ class Node:
                 if connection.frames_out or state.verdict in {Verdict.EXACT, Verdict.GAP}:
                     self._on_disconnect(session, connection.reason)
                 else:  # the client has not received the session id, so it cannot resume
-                    self.sessions.close(session, "never_opened")
+                    self.sessions.close(session, NEVER_OPENED)
 
     def _on_connect(
         self, session: Session, state: ResumeState, since: float | None
@@ -423,6 +423,7 @@ class Node:
         finally:
             if session.is_closing:  # by an exception or a cancellation
                 self.sessions.close(session, "ended", RunStatus.INTERRUPTED)
+                self.sessions.note_served(session)
 
     async def drain(
         self,
@@ -476,7 +477,7 @@ class Node:
         self.capacity.is_draining = True
         for connection in list(self._connections.values()):
             connection.abort()
-        for session in self.sessions:
+        for session in [*self.sessions, *self.sessions.left]:
             self.sessions.close(session, "closed", RunStatus.INTERRUPTED)
         self._drained.set()
 
@@ -501,14 +502,15 @@ class Node:
         """Return the current gauges, for the metrics."""
         statistics = [session.statistics() for session in self.sessions]
         depths = [each["log_events"] for each in statistics]
+        runs = [*statistics, *(session.statistics() for session in self.sessions.left)]
         detached = self.sessions.statistics()["detached"]
         return Gauges(
             connections=len(self._connections),
             users=self._users.by_connections(),
             sessions={"attached": len(statistics) - detached, "detached": detached},
             runs={
-                "active": sum(each["active"] for each in statistics),
-                "waiting": sum(each["waiting"] for each in statistics),
+                "active": sum(each["active"] for each in runs),
+                "waiting": sum(each["waiting"] for each in runs),
             },
             log_events=sum(depths),
             log_events_max=max(depths, default=0),

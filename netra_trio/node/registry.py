@@ -24,6 +24,13 @@ from netra_trio.telemetry.instruments import Instruments
 
 MOVED = "moved"  # why a session ends that this node has given to another one, or to any
 TOO_MANY = "too_many_sessions"  # why a session ends beyond the limit of its user
+WINDOW_PASSED = "window_passed"  # why a session ends that no client has resumed in time
+CONNECTION_ENDED = "connection_ended"  # why it ends if sessions are not kept without a connection
+NEVER_OPENED = "never_opened"  # why it ends if its client has not received its id
+
+OUTLIVED = frozenset({TOO_MANY, WINDOW_PASSED, CONNECTION_ENDED, NEVER_OPENED})
+"""The ends of a session after which runs go on that outlive it: no client can come back to it."""
+
 POLL_SECONDS = 1.0  # between two checks for cancelled runs that are still running
 
 
@@ -85,12 +92,18 @@ class Sessions:
         # When the resume window of each ends; in the order in which they were detached.
         self._detached: dict[SessionId, float] = {}
         self._busy: set[Session] = set()
+        self._left: set[Session] = set()
         self.on_close: Callable[[Session], None] = _ignore
         self._has_detached = trio.Event()
         self._has_busy = trio.Event()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._all.values()))
+
+    @property
+    def left(self) -> list[Session]:
+        """The sessions that have ended, and in which runs go on that outlive them."""
+        return list(self._left)
 
     def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
         """Return the session of a resume request, if it is live and belongs to the user."""
@@ -139,15 +152,22 @@ class Sessions:
     def detach(self, session: Session) -> None:
         """Keep a session without a connection for the resume window."""
         if not self._window:
-            self.close(session, "connection_ended")
+            self.close(session, CONNECTION_ENDED)
         elif session.id in self._all:
             self._detached[session.id] = trio.current_time() + self._window
             self._has_detached.set()
             self._note_changed(session)
 
     def close(self, session: Session, why: str, status: RunStatus = RunStatus.CANCELLED) -> None:
-        """End a session: its runs end with `status`, and it cannot be resumed any more."""
+        """End a session: its runs end with `status`, and it cannot be resumed any more.
+
+        Where no client can come back to it, the runs that outlive it go on. Closing it again ends
+        them.
+        """
         if self._all.pop(session.id, None) is None:
+            if session in self._left:
+                self._left.discard(session)
+                session.close(status)
             return
         self._detached.pop(session.id, None)
         if self.watch is not None:
@@ -157,16 +177,21 @@ class Sessions:
     def _end(self, session: Session, why: str, status: RunStatus) -> None:
         session.user.sessions.discard(session.id)
         self.on_close(session)
+        unattended = session.leave() if why in OUTLIVED else 0
         self._instruments.note(
             SessionEnded(
                 session.id,
                 session.user.id,
                 why,
                 seconds=round(trio.current_time() - session.opened_at, 3),
+                unattended=unattended,
                 was_lost=session.is_lost,
             )
         )
-        session.close(status)
+        if unattended:
+            self._left.add(session)
+        else:
+            session.close(status)
 
     def get(self, session_id: SessionId) -> Session | None:
         """Return a session by its id."""
@@ -214,6 +239,11 @@ class Sessions:
         self._busy.add(session)
         self._has_busy.set()
 
+    def note_served(self, session: Session) -> None:
+        """Forget a session that is closed, and whose tasks have ended."""
+        self._busy.discard(session)
+        self._left.discard(session)
+
     async def expire(self) -> None:
         """End the sessions whose resume window has passed, until cancelled."""
         while True:
@@ -224,7 +254,7 @@ class Sessions:
             now = trio.current_time()
             due = [session_id for session_id, until in self._detached.items() if until <= now]
             for session_id in due:
-                self.close(self._all[session_id], "window_passed")
+                self.close(self._all[session_id], WINDOW_PASSED)
 
     async def reap(self) -> None:
         """End cancelled runs whose tasks do not end, and suspend idle sessions, until cancelled."""

@@ -35,6 +35,8 @@ from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
 
+UNATTENDED_RUNS = 8  # of a user, on all nodes: docs/protocol.md, Limits
+
 SendError = Callable[[Problem, CorrelationId | None], Awaitable[None]]
 
 
@@ -69,6 +71,7 @@ class Admission:
         "_default_thread",
         "_duplicates",
         "_events",
+        "_has_left",
         "_metrics",
         "_runner",
         "_send_error",
@@ -113,12 +116,18 @@ class Admission:
         self._default_thread = default_thread
         self._shared = shared
         self._stopped: RunStatus | None = None
+        self._has_left = False
         self.is_held = False
 
     def stop(self, status: RunStatus) -> None:
         """Refuse new messages; the run of a message that is being recorded ends with `status`."""
         self._stopped = status
-        self.is_held = False
+        self.is_held = self._has_left = False
+
+    def leave(self) -> None:
+        """Refuse new messages; a run that is being recorded goes on if it outlives the session."""
+        self.stop(RunStatus.CANCELLED)
+        self._has_left = True
 
     def hold(self) -> None:
         """Refuse new messages; the run of a message that is being recorded waits."""
@@ -196,17 +205,23 @@ class Admission:
         place = self._runner.enter(live, first=False, shared=self._shared)
         if self._shared is not None:
             self._shared.adopt(self._user.id, place)
-        if self._stopped is not None and not self.is_held:
-            self._spawn(self._runner.finish, live, Ending(self._stopped))
+        stopped = self._stopped_for(spec.message)
+        if stopped is not None:
+            self._spawn(self._runner.finish, live, Ending(stopped))
             return None
         starts, _ = self._runner.schedule(live, starts_at=trio.current_time(), interrupts=False)
         return live if starts else None
+
+    def _stopped_for(self, message: NewMessage) -> RunStatus | None:
+        """Return the status with which a recorded run ends at once; None if it may start."""
+        goes_on = self.is_held or (self._has_left and message.unattended)
+        return None if goes_on else self._stopped
 
     def _confirm(self, live: LiveRun, work: Work, starts_at: float) -> bool:
         """Confirm a recorded message; return whether the caller has to execute its run now."""
         record = live.execution.spec.message
         self._events.start_delta_timer(record.run_id, work.received)
-        stopped = live.execution.stopped or (None if self.is_held else self._stopped)
+        stopped = live.execution.stopped or self._stopped_for(record)
         if stopped is not None:  # it was stopped while the message was being recorded
             self._append_confirmation(record, None)
             self._spawn(self._runner.finish, live, Ending(stopped))
@@ -232,6 +247,8 @@ class Admission:
         """
         record = live.execution.spec.message
         try:
+            if record.unattended:
+                await self._check_unattended(live)
             place, starts_at = await self._take_slot(live, on_busy)
         except Refused:
             if record.key is None or self._stopped is not None:
@@ -276,6 +293,28 @@ class Admission:
         except StoreUnavailable:
             raise refusals.not_stored() from None
         return known
+
+    async def _check_unattended(self, live: LiveRun) -> None:
+        """Refuse a run that outlives its session if its user has too many of them.
+
+        Raises:
+            Refused: QUEUE_FULL, or SERVICE_UNAVAILABLE if the store cannot answer now.
+        """
+        try:
+            stored = await self._store.unfinished_runs(self._user.id)
+        except StoreUnavailable:
+            raise refusals.not_stored() from None
+        # Of those that are being recorded in this process, only the earlier ones count.
+        others = {run.run_id for run in stored if run.unattended}
+        for run_id, other in self._user.runs.items():
+            if other is live:
+                break
+            if other.is_unattended:
+                others.add(run_id)
+        if len(others) >= UNATTENDED_RUNS:
+            raise refusals.queue_full(
+                f"{UNATTENDED_RUNS} runs of the user that outlive their session have not ended"
+            )
 
     async def _take_slot(self, live: LiveRun, on_busy: OnBusy) -> tuple[Place, float]:
         """Take a slot of the message rate and a place in the thread, if the message is admitted.

@@ -334,6 +334,36 @@ class EventLog:
             self._unreserved_count -= 1
 
 
+class NoLog(EventLog):
+    """The log of a session that no client can resume: there is always room, and nothing is kept."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(max_events=0, max_bytes=0, acknowledging=True)
+
+    @property
+    def is_over_bytes(self) -> bool:
+        """Return False: no bytes are used."""
+        return False
+
+    def has_room(self, size: int) -> bool:  # noqa: ARG002 - as of a log that keeps events
+        """Return True: an event uses no room."""
+        return True
+
+    def append(
+        self,
+        event: Any,
+        size: int,
+        reserved: bool = False,
+        timestamp: float = 0.0,
+        correlation_id: str | None = None,
+    ) -> Entry:
+        """Return the entry of an event, and keep nothing of it."""
+        self.last += 1
+        return Entry(self.last, event, size, reserved, timestamp, correlation_id)
+
+
 def _merged(entries: Iterable[Entry]) -> list[Entry]:
     """Return the entries with adjacent deltas of one run merged; the originals do not change."""
     merged: list[Entry] = []

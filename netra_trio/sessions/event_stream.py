@@ -37,7 +37,7 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.sessions.delivery_times import DeliveryTimes
 from netra_trio.sessions.event_feed import EventFeed
-from netra_trio.sessions.event_log import PLACES_PER_MESSAGE, Entry, EventLog
+from netra_trio.sessions.event_log import PLACES_PER_MESSAGE, Entry, EventLog, NoLog
 from netra_trio.sessions.log_copy import Base, LogCopy
 from netra_trio.sessions.replica import Replica
 from netra_trio.sessions.transcript import Transcript
@@ -78,14 +78,14 @@ class EventStream:
     ) -> None:
         resumes = settings.resume_window_ms > 0
         self.acknowledging = acknowledging
-        self._log = EventLog(
+        self._log: EventLog = EventLog(
             max_events=settings.replay_events,
             max_bytes=settings.replay_bytes,
             acknowledging=acknowledging,
             keeps_ring=resumes,
         )
         self.has_room = self._log.has_room  # no wrapper: it is called for each delta
-        self._transcript = Transcript() if resumes else None
+        self._transcript: Transcript | None = Transcript() if resumes else None
         self._times = DeliveryTimes(metrics)
         self._wall_clock = wall_clock
         self._feed: EventFeed | None = None
@@ -93,6 +93,15 @@ class EventStream:
         self._room_freed: trio.Event | None = None  # set when events leave the log, if a run waits
 
     # For the session and its runs.
+
+    def drop(self) -> None:
+        """Keep no events any more, because no client can resume the session; no agent waits."""
+        self._times.flush()
+        self._times.on_disconnect()
+        self._log = NoLog()
+        self.has_room = self._log.has_room
+        self._transcript = None
+        self._wake_agents()
 
     def reserve(self) -> bool:
         """Reserve the two places of a message; return False if there are not enough."""

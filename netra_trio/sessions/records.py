@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from orjson import OPT_SORT_KEYS, dumps
 
+from netra_trio.agents.options import options_of
 from netra_trio.agents.run import Agent, RunSpec, content_of
 from netra_trio.ids import (
     CorrelationId,
@@ -36,18 +37,20 @@ def new_message(
     With a session id, another node may take the session and the run over.
     """
     content = message.content if isinstance(message, UserMessage) else content_of(message.input)
+    agent_name = message.agent or next(iter(agents))
     return NewMessage(
         user_id=user_id,
         thread_id=thread_id,
         message_id=new_message_id(),
         run_id=new_run_id(),
-        agent_name=message.agent or next(iter(agents)),
+        agent_name=agent_name,
         correlation_id=key or new_correlation_id(),
         key=key,
         fingerprint=b"" if key is None else _fingerprint(message),
         content=content,
         created_at=created_at,
         session_id=session_id,
+        unattended=options_of(agents[agent_name]).unattended == "continue",
     )
 
 

@@ -17,7 +17,7 @@ from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.output import history_text
-from netra_trio.agents.run import RoomPublisher, RunSpec, milliseconds
+from netra_trio.agents.run import RunSpec, milliseconds
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
@@ -67,6 +67,11 @@ class LiveRun:
         return self.execution.spec.message.run_id
 
     @property
+    def is_unattended(self) -> bool:
+        """Whether it outlives its session."""
+        return self.execution.spec.message.unattended
+
+    @property
     def status(self) -> RunStatus:
         """`running` if the run has started, otherwise `queued`; the store has it a moment later."""
         return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
@@ -83,7 +88,6 @@ class Runner:
         user: The user, with the live runs of all sessions.
         events: Receives the events and the ends.
         store: Stores the ends.
-        publisher: Publishes messages of agents to rooms.
         settings: The limits.
         instruments: Receive the telemetry.
         wall_clock: Returns Unix seconds.
@@ -100,7 +104,6 @@ class Runner:
         "_is_stopped",
         "_keeps_waiting",
         "_live",
-        "_publisher",
         "_scheduler",
         "_settings",
         "_spawn",
@@ -116,7 +119,6 @@ class Runner:
         user: User,
         events: EventStream,
         store: Store,
-        publisher: RoomPublisher,
         settings: Settings,
         instruments: Instruments,
         wall_clock: Callable[[], float],
@@ -126,7 +128,6 @@ class Runner:
         self._user = user
         self._events = events
         self._store = store
-        self._publisher = publisher
         self._settings = settings
         self._instruments = instruments
         self._wall_clock = wall_clock
@@ -155,7 +156,6 @@ class Runner:
             self._events,
             self._store,
             self._wall_clock,
-            publisher=self._publisher,
             context=context,
             open_questions=self._user.questions,
             note=self._instruments.note,
@@ -235,11 +235,25 @@ class Runner:
     def stop(self, live: LiveRun) -> None:
         """Stop a run, whether it has started or not."""
         self._events.start_stop_timer(live.id)
+        self._stop(live, RunStatus.CANCELLED)
+
+    def _stop(self, live: LiveRun, status: RunStatus) -> None:
         if self._scheduler.withdraw(live.id):
-            self._spawn(self.finish, live, Ending(RunStatus.CANCELLED))
+            self._spawn(self.finish, live, Ending(status))
             self._set_timer(trio.current_time())  # other runs may be due now
         else:
-            live.execution.stop(RunStatus.CANCELLED)
+            live.execution.stop(status)
+
+    @property
+    def unattended(self) -> int:
+        """The number of live runs that outlive the session."""
+        return sum(live.is_unattended for live in self._live.values())
+
+    def stop_attended(self, status: RunStatus) -> None:
+        """Stop all runs that do not outlive the session; they end with `status`."""
+        for live in self._live.values():
+            if not live.is_unattended:
+                self._stop(live, status)
 
     def stop_all(self, status: RunStatus) -> None:
         """Cancel all active runs; they end with `status`."""

@@ -132,7 +132,6 @@ class Session:
             user=user,
             events=self.events,
             store=services.store,
-            publisher=services.publisher,
             settings=settings,
             instruments=instruments,
             wall_clock=services.wall_clock,
@@ -310,6 +309,35 @@ class Session:
         """Finish all active runs, even if their tasks are still running."""
         await self._runner.abandon()
 
+    def leave(self) -> int:
+        """Go on without a client for the runs that outlive the session; its other runs end.
+
+        New messages are refused, and no event is kept. The session closes itself when its last run
+        has ended.
+
+        Returns:
+            The number of runs that go on; with 0 nothing has changed, and `close` has to follow.
+        """
+        unattended = 0 if self.is_closing else self._runner.unattended
+        if not unattended:
+            return 0
+        is_draining = self.is_held
+        self._admission.leave()
+        self._duplicates.close()
+        self.events.drop()
+        self._runner.stop_attended(RunStatus.CANCELLED)
+        if is_draining:
+            self._runner.stop_starting(RunStatus.INTERRUPTED, draining=True)
+        if len(self._inbox):
+            self._tasks.ensure_leader()  # it refuses the messages in the inbox
+        self._inbox.close()
+        self._spawn(self._close_when_idle)
+        return unattended
+
+    async def _close_when_idle(self) -> None:
+        await self._runner.wait_idle()
+        self.close()
+
     def close(self, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End the session: its runs end with `status`, and then its agent task ends."""
         if self._closing is not None:
@@ -321,7 +349,8 @@ class Session:
         self._runner.stop_all(status)
         if self._nursery is not None and len(self._inbox):
             self._tasks.ensure_leader()  # it refuses the messages in the inbox
-        if self._inbox.is_open:  # `serve` is running, or is about to run
+        # `serve` is running, or is about to run.
+        if self._inbox.is_open or self._serving_ended is not None:
             self._inbox.close()
             self._end_serving()
         else:

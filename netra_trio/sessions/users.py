@@ -48,6 +48,11 @@ class LiveRun(Protocol):
     watchers: dict[SessionId, Callable[[RunEnd], None]]
 
     @property
+    def is_unattended(self) -> bool:
+        """Whether it outlives its session."""
+        ...
+
+    @property
     def status(self) -> RunStatus:
         """`queued` or `running`."""
         ...

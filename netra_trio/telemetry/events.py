@@ -136,6 +136,7 @@ class SessionEnded:
     """A session ended.
 
     Attributes:
+        unattended: The number of its runs that go on without it.
         was_lost: Whether its last connection was lost, and not closed.
     """
 
@@ -145,6 +146,7 @@ class SessionEnded:
     user_id: str
     reason: str
     seconds: float
+    unattended: int = 0
     was_lost: bool = unlogged(default=False)
     repeated: int = 0
 

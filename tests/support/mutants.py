@@ -130,7 +130,7 @@ MUTANTS = (
         "a session that never expires",
         "when the resume window has passed, the session and its runs end",
         "netra_trio/node/registry.py",
-        'self.close(self._all[session_id], "window_passed")',
+        "self.close(self._all[session_id], WINDOW_PASSED)",
         "del self._detached[session_id]",
         (*_RESUME, "-k", "window"),
     ),

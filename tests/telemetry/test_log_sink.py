@@ -51,6 +51,7 @@ async def test_an_event_is_logged(logs: Logs) -> None:
             "user_id": "alice",
             "reason": "window_passed",
             "seconds": 2.5,
+            "unattended": 0,
             "repeated": 0,
         }
     ]
