@@ -18,7 +18,7 @@ from attrs import evolve
 from netra_trio.agents.context import run_in_context
 from netra_trio.agents.output import Outlet, Output
 from netra_trio.agents.questions import Question, Questions
-from netra_trio.agents.run import Run, RunNursery, RunSpec
+from netra_trio.agents.run import RoomPublisher, Run, RunNursery, RunSpec
 from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
@@ -85,6 +85,7 @@ class Execution:
         outlet: Receives the events.
         store: Records the start, and has the history.
         wall_clock: Returns Unix seconds.
+        publisher: Publishes messages of the agent to rooms.
         context: The context variables of the agent; no other run may use it.
         open_questions: The open questions of the user, for the answers.
         note: Receives the telemetry events of its tool calls.
@@ -103,6 +104,7 @@ class Execution:
         store: Store,
         wall_clock: Callable[[], float],
         *,
+        publisher: RoomPublisher,
         context: Context,
         open_questions: MutableMapping[QuestionId, Question],
         note: Callable[[TelemetryEvent], None] = lambda _: None,
@@ -115,6 +117,7 @@ class Execution:
         self.has_ended = False
         self._note = note
         self._store = store
+        self._publisher = publisher
         self._wall_clock = wall_clock
         self._scope: trio.CancelScope | None = None  # of the current attempt or pause
         # Of the newest attempt:
@@ -308,6 +311,7 @@ class Execution:
             nursery=self._nursery,
             output=self.output,
             store=self._store,
+            publisher=self._publisher,
             wall_clock=self._wall_clock,
             note=self._note,
         )

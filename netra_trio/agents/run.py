@@ -18,6 +18,7 @@ from netra_trio.agents.questions import (
 from netra_trio.errors import QuestionExpired, ToolDenied, ToolError
 from netra_trio.ids import (
     MessageId,
+    UserId,
     new_tool_call_id,
     new_usage_id,
 )
@@ -62,6 +63,16 @@ class RunControl(Protocol):
     @property
     def questions(self) -> Questions:
         """The questions of the run."""
+        ...
+
+
+class RoomPublisher(Protocol):
+    """Publishes messages to rooms: `netra_trio.rooms.publisher.Publisher`."""
+
+    async def publish(
+        self, room: str, content: JsonObject | str, *, user_id: UserId | None
+    ) -> object:
+        """Publish a message of a user to a room."""
         ...
 
 
@@ -129,6 +140,7 @@ class Run:
         nursery: RunNursery,
         output: Output,
         store: Store,
+        publisher: RoomPublisher,
         wall_clock: Callable[[], float],
         note: Callable[[TelemetryEvent], None],
     ) -> None:
@@ -147,6 +159,7 @@ class Run:
         self.traceparent = TRACEPARENT.get()
         self._output = output
         self._store = store
+        self._publisher = publisher
         self._wall_clock = wall_clock
         self._note = note
 
@@ -240,6 +253,26 @@ class Run:
         if closed.outcome is QuestionOutcome.CANCELLED:  # the run has ended without this task
             raise trio.ClosedResourceError("the run has ended")
         return closed.answer
+
+    async def publish(self, room: str, payload: JsonObject | str) -> None:
+        """Publish a `room_message` of the run's user to a room, for all its members.
+
+        The application is not asked whether the user may publish there. Cancelling is safe; the
+        message may have been published all the same.
+
+        Args:
+            room: The name of the room.
+            payload: The content of the message: a text, or an object that can be encoded as JSON.
+
+        Raises:
+            TypeError: If `payload` is neither, or cannot be encoded as JSON.
+            ValueError: If the name of the room is not valid, or the event has more than 256 KiB.
+            BrokerUnavailable: If the broker does not answer in time.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if self._output.is_closed:
+            raise trio.ClosedResourceError("the run has ended")
+        await self._publisher.publish(room, payload, user_id=self.user)
 
     async def usage(
         self, *, model: str, input_tokens: int, output_tokens: int, cost: float | None = None

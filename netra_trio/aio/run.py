@@ -6,6 +6,7 @@ from typing import Any
 
 from netra_trio.agents.run import EXPIRES
 from netra_trio.aio.bridge import Bridge, Call, Leave, ToolBlock
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import HistoryMessage
 
 
@@ -159,6 +160,16 @@ class AsyncioRun:
             QuestionExpired: If no user answered in time.
         """
         return await self._bridge.call("ask", prompt, schema, expires)
+
+    async def publish(self, room: str, payload: JsonObject | str) -> None:
+        """Publish a message of the run's user to a room, as `Run.publish`.
+
+        Raises:
+            TypeError: If `payload` is no text and no object, or cannot be encoded as JSON.
+            ValueError: If the name of the room is not valid, or the event has more than 256 KiB.
+            BrokerUnavailable: If the broker does not answer in time.
+        """
+        await self._bridge.call("publish", room, payload)
 
     async def usage(
         self, *, model: str, input_tokens: int, output_tokens: int, cost: float | None = None

@@ -20,7 +20,7 @@ from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
 from netra_trio.aio.recognition import prepared
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.broker.base import Backend
+from netra_trio.broker.base import Backend, Published
 from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
@@ -33,9 +33,11 @@ from netra_trio.endpoints.overview import Overview, Topic, WorkerGroup
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.endpoints.request import Request
 from netra_trio.endpoints.upgrade import serve_upgrade
-from netra_trio.ids import NodeId
+from netra_trio.ids import NodeId, ThreadId, UserId
 from netra_trio.node.node import Node, open_node
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Problem
+from netra_trio.protocol.rooms import thread_room, user_room
 from netra_trio.server.asgi import AsgiAdapter
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
@@ -169,6 +171,39 @@ class Application:
             finally:
                 self._open = None
                 instruments.log_sink.write_summaries(inf)
+
+    async def publish(
+        self, room: str, payload: JsonObject | str, key: str | None = None
+    ) -> Published:
+        """Publish a `room_message` to a room, for all its members on all nodes.
+
+        Cancelling is safe; the message may have been published all the same.
+
+        Args:
+            room: The name of the room.
+            payload: The content of the message: a text, or an object that can be encoded as JSON.
+            key: Of two messages with one key within 300 seconds, the first one is published; 1 to
+                128 characters.
+
+        Returns:
+            The place of the message in the room: its `epoch` and `offset`, and `is_duplicate`.
+
+        Raises:
+            TypeError: If `payload` is neither, or cannot be encoded as JSON.
+            ValueError: If the name of the room or the key is not valid, or the event has more than
+                256 KiB.
+            BrokerUnavailable: If the broker does not answer in time.
+            RuntimeError: If the application does not run.
+        """
+        return await self.node.services.publisher.publish(room, payload, key=key)
+
+    def user_room(self, user: str) -> str:
+        """Return the name of the room of a user, which that user alone may join."""
+        return user_room(UserId(user))
+
+    def thread_room(self, user: str, thread_id: str) -> str:
+        """Return the name of the room of a thread of a user."""
+        return thread_room(UserId(user), ThreadId(thread_id))
 
     async def drain(self) -> None:
         """Accept no more connections and close every open one, within the drain timeout."""

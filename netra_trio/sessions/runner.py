@@ -17,7 +17,7 @@ from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.output import history_text
-from netra_trio.agents.run import RunSpec, milliseconds
+from netra_trio.agents.run import RoomPublisher, RunSpec, milliseconds
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
@@ -88,6 +88,7 @@ class Runner:
         user: The user, with the live runs of all sessions.
         events: Receives the events and the ends.
         store: Stores the ends.
+        publisher: Publishes messages of agents to rooms.
         settings: The limits.
         instruments: Receive the telemetry.
         wall_clock: Returns Unix seconds.
@@ -104,6 +105,7 @@ class Runner:
         "_is_stopped",
         "_keeps_waiting",
         "_live",
+        "_publisher",
         "_scheduler",
         "_settings",
         "_spawn",
@@ -119,6 +121,7 @@ class Runner:
         user: User,
         events: EventStream,
         store: Store,
+        publisher: RoomPublisher,
         settings: Settings,
         instruments: Instruments,
         wall_clock: Callable[[], float],
@@ -128,6 +131,7 @@ class Runner:
         self._user = user
         self._events = events
         self._store = store
+        self._publisher = publisher
         self._settings = settings
         self._instruments = instruments
         self._wall_clock = wall_clock
@@ -156,6 +160,7 @@ class Runner:
             self._events,
             self._store,
             self._wall_clock,
+            publisher=self._publisher,
             context=context,
             open_questions=self._user.questions,
             note=self._instruments.note,

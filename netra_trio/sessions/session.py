@@ -132,6 +132,7 @@ class Session:
             user=user,
             events=self.events,
             store=services.store,
+            publisher=services.publisher,
             settings=settings,
             instruments=instruments,
             wall_clock=services.wall_clock,

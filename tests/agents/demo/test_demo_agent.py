@@ -27,6 +27,8 @@ from netra_trio.agents.demo.calculator import calculate
 from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.execution import Ending, Execution, execute_runs
 from netra_trio.agents.run import Agent, RunSpec
+from netra_trio.broker.base import HistoryLimits
+from netra_trio.broker.memory import MemoryBackend
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import (
     CorrelationId,
@@ -48,6 +50,7 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
     ToolExecuting,
 )
+from netra_trio.rooms.publisher import Publisher
 from netra_trio.stores.base import NewMessage, RunEnd, Store
 from netra_trio.stores.memory import MemoryStore
 
@@ -113,6 +116,7 @@ def execution(
         outlet,
         store or MemoryStore(),
         wall_clock=lambda: 0.0,
+        publisher=Publisher(MemoryBackend().broker, HistoryLimits(), lambda: 0.0),
         context=copy_context(),
         open_questions={},
     )
