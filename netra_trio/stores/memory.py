@@ -33,7 +33,7 @@ from netra_trio.ids import (
     UserId,
     new_node_id,
 )
-from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import (
     STORED,
@@ -347,6 +347,10 @@ class MemoryStore:
     async def drop_notification(self, notification_id: NotificationId) -> None:
         """Delete a notification."""
         self._data.notifications.drop(notification_id)
+
+    async def run_status(self, run_id: RunId) -> RunStatus | None:
+        """Return the status of a run, None if it is unknown."""
+        return self._data.run_status(run_id)
 
     async def request_stop(self, run_id: RunId) -> bool:
         """Ask the node of a run to stop it; return whether the run has not ended."""

@@ -272,6 +272,12 @@ class MemoryData:
             return None
         return None if run.owner is None else RunOwner(run.owner, run.status)
 
+    def run_status(self, run_id: RunId) -> RunStatus | None:
+        """Return the status of a run, None if it is unknown."""
+        self._end_leases()
+        run = self._run(run_id)
+        return None if run is None else run.status
+
     def interrupt_run(self, run_id: RunId, owner: NodeId) -> StoredEnd | None:
         """End a run if `owner` still has it; return its end, None if it has none."""
         self._end_leases()

@@ -37,10 +37,10 @@ class MemoryNotifications:
         self._stopped = 0  # the number of the newest one
 
     def add(self, notification: Notification) -> None:
-        """Add a notification, due at once, unless there is one with its id."""
+        """Add a notification, due at once, in place of one with its id."""
         now = trio.current_time()
         new = _Waiting(DueNotification(notification, 0), now, now + NOTIFICATION_SECONDS)
-        self._waiting.setdefault(notification.id, new)
+        self._waiting[notification.id] = new
 
     def take(self, *, limit: int, seconds: float) -> list[DueNotification]:
         """Take notifications that are due; they are due again in some seconds."""

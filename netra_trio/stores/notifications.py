@@ -56,9 +56,10 @@ class NotificationStore(Protocol):
     """
 
     async def add_notification(self, notification: Notification) -> None:
-        """Store a notification, due at once; one that comes twice is stored once.
+        """Store a notification, due at once; it replaces one with the same id, if there is one.
 
-        It is gone after `NOTIFICATION_SECONDS`, sent or not.
+        So does the notification of a run's end or of a question. It is gone after
+        `NOTIFICATION_SECONDS`, sent or not.
         """
         ...
 
@@ -82,6 +83,10 @@ class NotificationStore(Protocol):
 
     async def drop_notification(self, notification_id: NotificationId) -> None:
         """Delete a notification: it was sent, or must not be; one that is gone is ignored."""
+        ...
+
+    async def run_status(self, run_id: RunId) -> RunStatus | None:
+        """Return the status of a run, None if it is unknown."""
         ...
 
     async def request_stop(self, run_id: RunId) -> bool:

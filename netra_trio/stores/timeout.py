@@ -21,7 +21,7 @@ from netra_trio.ids import (
     ThreadId,
     UserId,
 )
-from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import (
     Duplicate,
@@ -237,6 +237,10 @@ class TimeoutStore:
     async def drop_notification(self, notification_id: NotificationId) -> None:
         """Delete a notification."""
         await self._within(self.store.drop_notification(notification_id))
+
+    async def run_status(self, run_id: RunId) -> RunStatus | None:
+        """Return the status of a run, None if it is unknown."""
+        return await self._within(self.store.run_status(run_id))
 
     async def request_stop(self, run_id: RunId) -> bool:
         """Ask the node of a run to stop it; return whether the run has not ended."""

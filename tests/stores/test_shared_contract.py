@@ -96,6 +96,19 @@ async def start(store: Store, *messages: NewMessage) -> None:
 # Nodes
 
 
+async def test_each_node_knows_the_status_of_a_run(nodes: Nodes) -> None:
+    one, other = nodes
+    message = new(session=SESSION)
+    assert await other.run_status(message.run_id) is None
+    await record(one, message)
+    assert await other.run_status(message.run_id) is RunStatus.QUEUED
+    await start(one, message)
+    assert await other.run_status(message.run_id) is RunStatus.RUNNING
+    await one.end_run(end_of(message))
+    assert await other.run_status(message.run_id) is RunStatus.COMPLETED
+    assert await one.run_status(message.run_id) is RunStatus.COMPLETED
+
+
 async def test_each_node_has_an_id_of_its_own(nodes: Nodes) -> None:
     one, other = nodes
     assert one.owner != other.owner

@@ -94,6 +94,12 @@ def find_run(connection: Connection, user_id: UserId, run_id: RunId) -> RunOwner
     return None if row is None else RunOwner(row.owner, RunStatus(row.status))
 
 
+def run_status(connection: Connection, run_id: RunId) -> RunStatus | None:
+    """Return the status of a run, None if it is unknown."""
+    status = connection.scalar(select(runs.c.status).where(runs.c.run_id == run_id))
+    return None if status is None else RunStatus(status)
+
+
 def interrupt_run(connection: Connection, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
     """End a run if `owner` still has it; return its end, None if it has none."""
     interrupt(connection, runs.c.run_id == run_id, runs.c.owner == owner)

@@ -30,7 +30,7 @@ from netra_trio.ids import (
     UserId,
     new_node_id,
 )
-from netra_trio.protocol.messages import HistoryMessage
+from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.stores.base import (
     HAND_OVER_SECONDS,
     STORED,
@@ -60,7 +60,13 @@ from netra_trio.stores.sql.entries import (
 from netra_trio.stores.sql.history import read_page
 from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.lookups import Lookups
-from netra_trio.stores.sql.ownership import find_run, hand_over, interrupt_run, take_over
+from netra_trio.stores.sql.ownership import (
+    find_run,
+    hand_over,
+    interrupt_run,
+    run_status,
+    take_over,
+)
 from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
 from netra_trio.stores.sql.thread_calls import ThreadCalls
@@ -336,6 +342,11 @@ class SqlStore(ThreadCalls):
         """Return the node of an unfinished run of this user, None if there is none."""
         await self._writes.flush()
         return await self.database.read(partial(find_run, user_id=user_id, run_id=run_id))
+
+    async def run_status(self, run_id: RunId) -> RunStatus | None:
+        """Return the status of a run, None if it is unknown."""
+        await self._writes.flush()
+        return await self.database.read(partial(run_status, run_id=run_id))
 
     async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
         """End a run of a node that is gone; return the end that it has afterwards."""
