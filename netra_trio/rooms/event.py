@@ -12,14 +12,14 @@ import orjson
 from attrs import define
 
 from netra_trio.broker.base import Delivery
-from netra_trio.ids import SessionId
+from netra_trio.ids import NodeId, SessionId
 from netra_trio.protocol.codec import encode_payload
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import PartialResult
 
 ROOM_EVENT = "room_event"
 _DELTA = b'{"type":"%b"' % PartialResult.TYPE.encode()
-MISSING = b"null"  # instead of an event: its publisher has lost one or more events here
+_MISSING = b"null"  # instead of an event: one or more events of a node are lost here
 
 
 def pack(
@@ -36,9 +36,14 @@ def pack(
     return _pack(orjson.dumps({"type": kind, "payload": payload}), timestamp, session_id)
 
 
-def pack_missing(*, timestamp: float) -> bytes:
-    """Return what is published instead of events that are lost: members get a `room_gap`."""
-    return _pack(MISSING, timestamp, None)
+def pack_missing(*, timestamp: float, node: NodeId | None = None) -> bytes:
+    """Return what is published instead of events that are lost: members get a `room_gap`.
+
+    Args:
+        timestamp: Unix seconds.
+        node: The node whose events are lost, if that is known.
+    """
+    return _pack(b"%b %b" % (_MISSING, (node or "").encode()), timestamp, None)
 
 
 def _pack(event: bytes, timestamp: float, session_id: SessionId | None) -> bytes:
@@ -87,8 +92,14 @@ class RoomEvent:
 
     @property
     def is_missing(self) -> bool:
-        """Whether its publisher has lost events here."""
-        return self.data == MISSING
+        """Whether it stands for events that are lost."""
+        return self.data.startswith(_MISSING)
+
+    @property
+    def missing_node(self) -> NodeId | None:
+        """The node whose events are lost here; None if any node's may be."""
+        node = self.data.partition(b" ")[2].decode()
+        return NodeId(node) if self.is_missing and node else None
 
     @cached_property
     def event(self) -> JsonObject:
