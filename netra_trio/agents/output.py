@@ -9,8 +9,10 @@ from netra_trio.agents.steps import STEP_EVENTS, Steps
 from netra_trio.ids import CorrelationId, QuestionId, RunId
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import Event, PartialResult
-from netra_trio.protocol.text import EVENT_BYTES, cut_text, json_size
+from netra_trio.protocol.text import EVENT_BYTES, TextTail, cut_text, json_size
 from netra_trio.stores.base import HISTORY_TEXT_BYTES
+
+NEWEST_TEXT_BYTES = 192 * 1024  # UTF-8: what a connection that begins to watch gets at most
 
 
 class Outlet(Protocol):
@@ -47,15 +49,39 @@ class Outlet(Protocol):
         ...
 
 
+class Mirror(Protocol):
+    """Receives a copy of the events of a run, because its thread is watched."""
+
+    def add(self, event: Event) -> None:
+        """Copy an event, without waiting."""
+        ...
+
+    def add_delta(self, text: str, size: int) -> None:
+        """Copy a delta of `size` bytes of UTF-8, without waiting."""
+        ...
+
+
 class Output:
     """Sends the events of one run to the outlet, and keeps the emitted text and the steps.
 
     Args:
         outlet: The event stream of the session.
         correlation_id: The correlation id of the message.
+
+    Attributes:
+        mirror: Receives copies of the events; None unless the thread of the run is watched.
     """
 
-    __slots__ = ("_bytes", "_chunks", "_closed", "_correlation_id", "_outlet", "_steps")
+    __slots__ = (
+        "_bytes",
+        "_chunks",
+        "_closed",
+        "_correlation_id",
+        "_outlet",
+        "_steps",
+        "_tail",
+        "mirror",
+    )
 
     def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
         self._outlet = outlet
@@ -63,6 +89,8 @@ class Output:
         self._chunks: list[str] = []
         self._bytes = 0
         self._steps: Steps | None = None  # made for the first one, because most runs have none
+        self._tail: TextTail | None = None  # of a text that is longer than a result
+        self.mirror: Mirror | None = None
         self._closed = False
 
     async def append(
@@ -92,12 +120,16 @@ class Output:
                 self._steps = Steps(self._chunks)
             self._steps.note(event)
         waiting = outlet.append(event, size, self._correlation_id)
+        if self.mirror is not None:
+            self.mirror.add(event)
         if waiting is not None:
             await waiting
 
     def append_now(self, event: Event, size: int) -> None:
         """Append an event without waiting for room, also after the end of the run."""
         self._outlet.append_now(event, size, self._correlation_id)
+        if self.mirror is not None:
+            self.mirror.add(event)
 
     def show_question(self, run_id: RunId, question: JsonObject) -> None:
         """Show an open question to a client that resumes the session."""
@@ -125,6 +157,12 @@ class Output:
         if self._bytes <= EVENT_BYTES:
             self._chunks.append(text)
             self._bytes += size
+        else:
+            if self._tail is None:
+                self._tail = TextTail(NEWEST_TEXT_BYTES, self._chunks)
+            self._tail.add(text, size)
+        if self.mirror is not None:
+            self.mirror.add_delta(text, size)
         if waiting is not None:
             await waiting
 
@@ -146,6 +184,11 @@ class Output:
     def text(self) -> str:
         """The emitted text, as much of it as a result may have."""
         return "".join(self._chunks)
+
+    @property
+    def newest_text(self) -> TextTail:
+        """The end of the emitted text: all of it, or at least `NEWEST_TEXT_BYTES`."""
+        return self._tail or TextTail(NEWEST_TEXT_BYTES, self._chunks)
 
     @property
     def steps(self) -> bytes | None:

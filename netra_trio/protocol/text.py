@@ -6,13 +6,14 @@
 (['ab'], [])
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
 EVENT_BYTES = 250 * 1024  # of the variable part of a payload: an event is at most 256 KiB
 PIECE_CHARACTERS = 32 * 1024  # of a delta: at most 192 KiB as JSON, if each one is escaped
+_SPARE_BYTES = 64 * 1024  # beyond the limit of a tail, so that it is not cut at each piece
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -77,3 +78,38 @@ def fair_limit(sizes: Sequence[int], total: int) -> int:
             return left // count
         left -= size
     return max(total, 0)
+
+
+class TextTail:
+    """The end of a text that grows: its last `limit` bytes of UTF-8, and some more before them.
+
+    >>> tail = TextTail(3)
+    >>> tail.add("hello", 5)
+    >>> tail.text, tail.is_cut
+    ('hello', False)
+
+    Attributes:
+        is_cut: Whether the text has more in front.
+    """
+
+    __slots__ = ("_limit", "_pieces", "_size", "is_cut")
+
+    def __init__(self, limit: int, pieces: Iterable[str] = (), *, is_cut: bool = False) -> None:
+        self._limit = limit
+        self._pieces = list(pieces)
+        self._size = sum(json_size(piece) for piece in self._pieces)
+        self.is_cut = is_cut
+
+    def add(self, piece: str, size: int) -> None:
+        """Append a piece of `size` bytes of UTF-8."""
+        self._pieces.append(piece)
+        self._size += size
+        if self._size > self._limit + _SPARE_BYTES:
+            kept = cut_front("".join(self._pieces), self._limit)
+            self._pieces, self.is_cut = [kept], True
+            self._size = len(kept.encode())
+
+    @property
+    def text(self) -> str:
+        """The end of the text."""
+        return "".join(self._pieces)

@@ -10,7 +10,7 @@ The events that are in the log are replayed. So the transcript needs the text th
 log any more: the text of removed events. A run is removed when its end is removed from the log.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -29,12 +29,11 @@ from netra_trio.protocol.messages import (
     PartialResult,
     RunStatus,
 )
-from netra_trio.protocol.text import cut_front, fair_limit
+from netra_trio.protocol.text import TextTail, cut_front, fair_limit
 from netra_trio.sessions.event_log import Entry
 
 RUNS_BYTES = 192 * 1024  # of all texts together: docs/protocol.md, Limits
 QUESTIONS_BYTES = 64 * 1024  # of all open questions together: likewise
-_CUT_ABOVE = RUNS_BYTES + 64 * 1024  # so that a long text is not cut at each delta
 
 
 @define(eq=False)
@@ -44,18 +43,8 @@ class _RunText:
     thread_id: ThreadId
     correlation_id: CorrelationId
     status: RunStatus = RunStatus.QUEUED
-    chunks: list[str] = field(factory=list)
-    size: int = 0
-    is_cut: bool = False
+    text: TextTail = field(factory=lambda: TextTail(RUNS_BYTES))
     questions: dict[QuestionId, JsonObject] = field(factory=dict)
-
-    def add(self, text: str, size: int) -> None:
-        self.chunks.append(text)
-        self.size += size
-        if self.size > _CUT_ABOVE:
-            kept = cut_front("".join(self.chunks), RUNS_BYTES)
-            self.chunks, self.is_cut = [kept], True
-            self.size = len(kept.encode())
 
 
 class Transcript:
@@ -94,14 +83,14 @@ class Transcript:
                 if event.run_id != run_id:
                     run_id, run_text = event.run_id, self._runs.get(event.run_id)
                 if run_text is not None:
-                    run_text.add(event.content, entry.size)
+                    run_text.text.add(event.content, entry.size)
             elif event.TYPE == AgentCompleted.TYPE:
                 self._runs.pop(event.run_id, None)
 
     def mark_cut(self, run_ids: Iterable[RunId]) -> None:
         """Mark the texts of runs as truncated: another node has sent more than is known here."""
         for run_id in run_ids:
-            self._runs[run_id].is_cut = True
+            self._runs[run_id].text.is_cut = True
 
     def unfinished(self) -> list[tuple[RunId, CorrelationId]]:
         """Return the runs that have not ended, each with its correlation id."""
@@ -124,8 +113,8 @@ class Transcript:
                 "thread_id": run_text.thread_id,
                 "correlation_id": run_text.correlation_id,
                 "status": run_text.status,
-                "content": "".join(run_text.chunks),
-                "is_cut": run_text.is_cut,
+                "content": run_text.text.text,
+                "is_cut": run_text.text.is_cut,
                 "questions": list(run_text.questions.values()),
             }
             for run_id, run_text in self._runs.items()
@@ -134,14 +123,11 @@ class Transcript:
     def load(self, dumped: Iterable[JsonObject]) -> None:
         """Fill a new transcript with what `dump` returned."""
         for run in dumped:
-            content = run["content"]
             self._runs[RunId(run["run_id"])] = _RunText(
                 ThreadId(run["thread_id"]),
                 CorrelationId(run["correlation_id"]),
                 RunStatus(run["status"]),
-                [content],
-                len(content.encode()),
-                run["is_cut"],
+                TextTail(RUNS_BYTES, [run["content"]], is_cut=run["is_cut"]),
                 {QuestionId(each["question_id"]): each for each in run["questions"]},
             )
 
@@ -168,12 +154,10 @@ class Transcript:
 
     def runs(self) -> tuple[JsonObject, ...]:
         """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together."""
-        texts = {run_id: "".join(run_text.chunks) for run_id, run_text in self._runs.items()}
-        limit = fair_limit([len(text.encode()) for text in texts.values()], RUNS_BYTES)
-        questions_left = QUESTIONS_BYTES
+        texts = fit_texts([run_text.text for run_text in self._runs.values()])
+        questions = QuestionList()
         listed = []
-        for run_id, run_text in self._runs.items():
-            content = cut_front(texts[run_id], limit)
+        for (run_id, run_text), (content, is_cut) in zip(self._runs.items(), texts, strict=True):
             run: dict[str, Any] = {
                 "run_id": run_id,
                 "thread_id": run_text.thread_id,
@@ -181,18 +165,41 @@ class Transcript:
                 "status": run_text.status,
                 "content": content,
             }
-            if run_text.is_cut or len(content) < len(texts[run_id]):
+            if is_cut:
                 run["truncated"] = True
             if run_text.questions:
-                run["questions"] = questions = []
-                for question in run_text.questions.values():
-                    questions_left -= len(dumps(question))
-                    questions.append(question if questions_left >= 0 else _shortened(question))
+                run["questions"] = questions.fit(run_text.questions.values())
             listed.append(run)
         return tuple(listed)
 
 
-def _shortened(question: JsonObject) -> JsonObject:
+def fit_texts(texts: Sequence[TextTail]) -> list[tuple[str, bool]]:
+    """Return the ends of texts, `RUNS_BYTES` together, and of each whether it was cut in front."""
+    whole = [tail.text for tail in texts]
+    limit = fair_limit([len(text.encode()) for text in whole], RUNS_BYTES)
+    fitting = [cut_front(text, limit) for text in whole]
+    return [
+        (text, tail.is_cut or len(text) < len(before))
+        for text, before, tail in zip(fitting, whole, texts, strict=True)
+    ]
+
+
+class QuestionList:
+    """Lists the questions of several runs; shortens those beyond `QUESTIONS_BYTES`."""
+
+    def __init__(self) -> None:
+        self._left = QUESTIONS_BYTES
+
+    def fit(self, questions: Iterable[JsonObject]) -> list[JsonObject]:
+        """Return the questions of the next run."""
+        fitting = []
+        for question in questions:
+            self._left -= len(dumps(question))
+            fitting.append(question if self._left >= 0 else shortened(question))
+        return fitting
+
+
+def shortened(question: JsonObject) -> JsonObject:
     """Return a question without its texts, which are in the thread's history."""
     kept = ("question_id", "kind", "expires_at")
     return {**{name: question[name] for name in kept}, "truncated": True}

@@ -19,6 +19,7 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.text import (
     EVENT_BYTES,
     PIECE_CHARACTERS,
+    TextTail,
     cut_json,
     cut_text,
     fair_limit,
@@ -139,3 +140,17 @@ def test_values_that_cannot_be_encoded_are_refused() -> None:
 def test_fair_limit(sizes: list[int], total: int, limit: int) -> None:
     assert fair_limit(sizes, total) == limit
     assert sum(min(size, limit) for size in sizes) <= max(total, 0)
+
+
+TAIL, SPARE = 1000, 64 * 1024  # bytes; a tail is cut when it has more than both
+
+
+def test_a_tail_keeps_the_end_of_a_text() -> None:
+    whole = TextTail(TAIL, ["é"])
+    whole.add("x" * (TAIL + SPARE - 2), TAIL + SPARE - 2)
+    assert (len(whole.text), whole.is_cut) == (TAIL + SPARE - 1, False)
+    whole.add("y", 1)
+    assert (whole.text, whole.is_cut) == ("x" * (TAIL - 1) + "y", True)
+    whole.add("z", 1)
+    assert whole.text.endswith("xyz")
+    assert TextTail(TAIL, is_cut=True).is_cut

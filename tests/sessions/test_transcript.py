@@ -117,7 +117,7 @@ def test_a_long_run_uses_bounded_memory() -> None:
     assert run["truncated"] is True
     assert run["content"].endswith("00001999" * 128)
     assert total_bytes(transcript) <= RUNS_BYTES
-    kept = sum(len(chunk) for chunk in transcript._runs[RunId("a")].chunks)
+    kept = len(transcript._runs[RunId("a")].text.text)
     assert kept <= RUNS_BYTES + 64 * 1024 + 1024
 
 
