@@ -52,12 +52,24 @@ class Outlet(Protocol):
 class Mirror(Protocol):
     """Receives a copy of the events of a run, because its thread is watched."""
 
+    def confirm(self) -> None:
+        """Copy the message of the run, because it is confirmed."""
+        ...
+
     def add(self, event: Event) -> None:
         """Copy an event, without waiting."""
         ...
 
     def add_delta(self, text: str, size: int) -> None:
         """Copy a delta of `size` bytes of UTF-8, without waiting."""
+        ...
+
+    def end(self, completed: bytes) -> None:
+        """Copy the end of the run: the payload of its `agent_completed`, as JSON."""
+        ...
+
+    def detach(self) -> None:
+        """Copy no more events: the run has ended, has left this node, or is not watched."""
         ...
 
 

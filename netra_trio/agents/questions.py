@@ -347,7 +347,7 @@ class Questions:
         def shown() -> None:
             question.is_shown = True
             self._of_user[asking.question_id] = question
-            self._output.show_question(asking.run_id, _listed(asking))
+            self._output.show_question(asking.run_id, listed(asking))
 
         await self._output.append(asking, size, shown)
 
@@ -438,7 +438,7 @@ def _asking(new: NewQuestion) -> AgentAsking:
     )
 
 
-def _listed(asking: AgentAsking) -> JsonObject:
+def listed(asking: AgentAsking) -> JsonObject:
     """Return an open question as `resume` lists it."""
     payload: JsonObject = payload_of(asking)
     del payload["run_id"]

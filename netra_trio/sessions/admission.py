@@ -202,6 +202,7 @@ class Admission:
     def adopt(self, spec: RunSpec, context: Context) -> LiveRun | None:
         """Register a run that waited on another node; arguments and result are as of `admit`."""
         live = self._runner.register(spec, context)
+        live.is_confirmed = True
         place = self._runner.enter(live, first=False, shared=self._shared)
         if self._shared is not None:
             self._shared.adopt(self._user.id, place)
@@ -223,20 +224,22 @@ class Admission:
         self._events.start_delta_timer(record.run_id, work.received)
         stopped = live.execution.stopped or self._stopped_for(record)
         if stopped is not None:  # it was stopped while the message was being recorded
-            self._append_confirmation(record, None)
+            self._append_confirmation(live, None)
             self._spawn(self._runner.finish, live, Ending(stopped))
             return False
         interrupts = work.message.on_busy is OnBusy.INTERRUPT
         starts, position = self._runner.schedule(live, starts_at=starts_at, interrupts=interrupts)
-        self._append_confirmation(record, position)
+        self._append_confirmation(live, position)
         return starts
 
-    def _append_confirmation(self, record: NewMessage, position: int | None) -> None:
+    def _append_confirmation(self, live: LiveRun, position: int | None) -> None:
+        record = live.message
         status = Confirmation.ACCEPTED if position is None else Confirmation.QUEUED
         confirmed = MessageConfirmed(
             record.message_id, record.run_id, record.thread_id, status, position
         )
         self._events.confirm(confirmed, record.correlation_id)
+        live.confirmed()
 
     async def _record(self, live: LiveRun, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
         """Record a message, unless it was recorded before.

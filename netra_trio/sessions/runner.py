@@ -17,18 +17,21 @@ from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.output import history_text
+from netra_trio.agents.questions import listed
 from netra_trio.agents.run import RoomPublisher, RunSpec, milliseconds
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
 from netra_trio.protocol.codec import payload_of
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import AgentCompleted, RunStatus
-from netra_trio.protocol.text import cut_json
+from netra_trio.protocol.text import TextTail, cut_json
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
-from netra_trio.stores.base import STORED, RunEnd, Store, StoredEnd
+from netra_trio.sessions.watched_thread import RunMirror
+from netra_trio.stores.base import STORED, NewMessage, RunEnd, Store, StoredEnd
 from netra_trio.telemetry.events import RunEnded
 from netra_trio.telemetry.instruments import Instruments
 
@@ -51,14 +54,16 @@ class LiveRun:
 
     Attributes:
         execution: Its execution.
+        is_confirmed: Whether its message is confirmed; before that it may be refused.
         watchers: Called once with its end, for sessions that sent the same message again.
     """
 
-    __slots__ = ("_runner", "execution", "watchers")
+    __slots__ = ("_runner", "execution", "is_confirmed", "watchers")
 
     def __init__(self, runner: "Runner", execution: Execution) -> None:
         self._runner = runner
         self.execution = execution
+        self.is_confirmed = False
         self.watchers: dict[SessionId, Callable[[RunEnd], None]] = {}
 
     @property
@@ -80,6 +85,39 @@ class LiveRun:
         """Stop the run, whether it has started or not; its `agent_completed` is the reply."""
         self._runner.stop(self)
 
+    # For connections that watch its thread.
+
+    @property
+    def message(self) -> NewMessage:
+        """Its message."""
+        return self.execution.spec.message
+
+    @property
+    def session_id(self) -> SessionId | None:
+        """The session that has its events in its log; None if none has."""
+        return self._runner.session_id
+
+    @property
+    def newest_text(self) -> TextTail:
+        """The end of its text."""
+        return self.execution.output.newest_text
+
+    @property
+    def open_questions(self) -> list[JsonObject]:
+        """Its open questions, as `resume` lists them."""
+        return self._runner.open_questions(self.id)
+
+    def set_mirror(self, mirror: RunMirror | None) -> None:
+        """Copy its events to a mirror from now on, or to none."""
+        self.execution.output.mirror = mirror
+
+    def confirmed(self) -> None:
+        """Note that its message is confirmed."""
+        self.is_confirmed = True
+        mirror = self.execution.output.mirror
+        if mirror is not None:
+            mirror.confirm()
+
 
 class Runner:
     """The live runs of one session.
@@ -94,6 +132,10 @@ class Runner:
         wall_clock: Returns Unix seconds.
         execute: Starts an agent task that executes a run.
         spawn: Starts another task of the session.
+        session_id: The session.
+
+    Attributes:
+        session_id: The session that keeps the events in its log; None if it keeps none any more.
     """
 
     __slots__ = (
@@ -113,6 +155,7 @@ class Runner:
         "_timer",
         "_user",
         "_wall_clock",
+        "session_id",
     )
 
     def __init__(
@@ -127,7 +170,9 @@ class Runner:
         wall_clock: Callable[[], float],
         execute: Callable[[LiveRun], None],
         spawn: Callable[..., None],
+        session_id: SessionId | None = None,
     ) -> None:
+        self.session_id = session_id
         self._user = user
         self._events = events
         self._store = store
@@ -165,9 +210,11 @@ class Runner:
             open_questions=self._user.questions,
             note=self._instruments.note,
         )
-        live = LiveRun(self, execution)
-        run_id = spec.message.run_id
-        self._live[run_id] = self._user.runs[run_id] = live
+        live, message = LiveRun(self, execution), spec.message
+        self._live[message.run_id] = self._user.runs[message.run_id] = live
+        watched = self._user.watched.get((message.user_id, message.thread_id))
+        if watched is not None:
+            watched.add(live)
         return live
 
     def forget(self, live: LiveRun) -> None:
@@ -175,10 +222,18 @@ class Runner:
         run_id = live.id
         del self._live[run_id]
         self._user.runs.pop(run_id, None)
+        mirror = live.execution.output.mirror
+        if mirror is not None:
+            mirror.detach()
         self._scheduler.ended(run_id)
         if self._became_idle is not None and self.is_settled:
             self._became_idle.set()
             self._became_idle = None
+
+    def open_questions(self, run_id: RunId) -> list[JsonObject]:
+        """Return the open questions of a run, as `resume` lists them."""
+        questions = self._user.questions.values()
+        return [listed(each.asking) for each in questions if each.asking.run_id == run_id]
 
     def has(self, run_id: RunId) -> bool:
         """Whether this is a live run of this session."""
@@ -371,10 +426,13 @@ class Runner:
                 with trio.CancelScope(shield=True, deadline=deadline):
                     stood = await stored
         finally:
+            mirror = execution.output.mirror
             self.forget(live)
             if stood is not None:
                 end = evolve(end, status=stood.status, completed=self._within_log(stood.completed))
             self._events.end(message.run_id, end.status, end.completed, message.correlation_id)
+            if mirror is not None:
+                mirror.end(end.completed)
             for watcher in live.watchers.values():
                 watcher(end)
             execution.context.run(

@@ -138,6 +138,7 @@ class Session:
             wall_clock=services.wall_clock,
             execute=self._execute,
             spawn=self._spawn,
+            session_id=self.id,
         )
         self._duplicates = Duplicates(
             self.id,

@@ -10,17 +10,18 @@ True
 
 from collections.abc import Callable
 from heapq import nlargest
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from attrs import define, field
 
 from netra_trio.agents.questions import Question
-from netra_trio.ids import QuestionId, RunId, SessionId, UserId
+from netra_trio.ids import QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import SlidingWindow
 from netra_trio.sessions.thread_lines import ThreadLines
+from netra_trio.sessions.watched_thread import WatchedRun, WatchedThread
 from netra_trio.stores.base import RunEnd
 from netra_trio.telemetry.metrics import CONNECTIONS, Key
 
@@ -38,7 +39,11 @@ class ClosableConnection(Protocol):
         ...
 
 
-class LiveRun(Protocol):
+WatchedThreads: TypeAlias = dict[tuple[UserId, ThreadId], WatchedThread]
+"""The threads that are watched, on any node, of all users."""
+
+
+class LiveRun(WatchedRun, Protocol):
     """The part of a live run that other sessions of its user use.
 
     Attributes:
@@ -73,6 +78,7 @@ class User:
         runs: The user's runs that have not ended.
         threads: The order of these runs in their threads.
         questions: The open questions of these runs.
+        watched: The watched threads of all users.
     """
 
     id: UserId
@@ -82,6 +88,7 @@ class User:
     runs: dict[RunId, LiveRun] = field(factory=dict)
     threads: ThreadLines = field(factory=ThreadLines)
     questions: dict[QuestionId, Question] = field(factory=dict)
+    watched: WatchedThreads = field(factory=dict)
 
     def is_idle(self, now: float) -> bool:
         """Whether the user can be removed without losing anything."""
@@ -94,9 +101,13 @@ class Users:
 
     A user is removed when none of these is left. So the rate limit is kept over a reconnect, and
     memory is bounded by the number of users of the last minute.
+
+    Attributes:
+        watched: The threads that are watched.
     """
 
     def __init__(self, *, rate: int, waiting: int) -> None:
+        self.watched: WatchedThreads = {}
         self._rate = rate
         self._waiting = waiting
         self._users: dict[UserId, User] = {}
@@ -106,7 +117,8 @@ class Users:
         self._remove_idle(now)
         user = self._users.pop(user_id, None)
         if user is None:
-            user = User(user_id, SlidingWindow(rate=self._rate, waiting=self._waiting))
+            window = SlidingWindow(rate=self._rate, waiting=self._waiting)
+            user = User(user_id, window, watched=self.watched)
         self._users[user_id] = user
         return user
 

@@ -1,0 +1,238 @@
+"""Publishes the events of the runs of one watched thread to its room, in order.
+
+    publisher = ThreadPublisher(room, broker, node=node, …)
+    publisher.add(b"…")
+    publisher.add_delta(run_id, "Hel", 3, session_id)
+    place = await publisher.flush()         # of the newest event that it has published
+
+A run never waits for it. While an event is on its way to the broker, the deltas that follow are
+merged. Beyond its bounds the events that wait are dropped, and members of the room get a gap.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from netra_trio.broker.base import Broker, HistoryLimits
+from netra_trio.errors import BrokerUnavailable
+from netra_trio.ids import NodeId, RunId, SessionId
+from netra_trio.protocol.messages import PartialResult
+from netra_trio.rooms.event import pack, pack_missing
+
+WAITING_EVENTS, WAITING_BYTES = 1000, 1024 * 1024  # of one thread: docs/protocol.md, Limits
+MERGED_BYTES = 64 * 1024  # of the text of merged deltas
+RETRY_SECONDS = 0.25  # while the broker does not answer
+
+_log = structlog.get_logger(__name__)
+
+
+@frozen
+class Place:
+    """The place of an event in its room; the offset is 0 before the first one."""
+
+    epoch: str = ""
+    offset: int = 0
+
+
+@define(eq=False)
+class _Event:
+    """An event that waits, encoded."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def encode(self) -> bytes:
+        return self.data
+
+
+@define(eq=False)
+class _Deltas:
+    """Adjacent deltas of one run that wait."""
+
+    run_id: RunId
+    session_id: SessionId | None
+    timestamp: float
+    pieces: list[str]
+    size: int
+
+    def encode(self) -> bytes:
+        payload = {"run_id": self.run_id, "content": "".join(self.pieces)}
+        return pack(
+            PartialResult.TYPE, payload, timestamp=self.timestamp, session_id=self.session_id
+        )
+
+
+@define(eq=False)
+class _Barrier:
+    """A call of `flush` that waits for the events before it."""
+
+    place: Place = field(factory=Place)
+    passed: trio.Event = field(factory=trio.Event)
+
+
+class ThreadPublisher:
+    """Publishes the events of the runs of one thread, of this node.
+
+    Args:
+        room: The room of the thread.
+        broker: Has the room.
+        node: This node.
+        limits: How much of the room is kept.
+        wall_clock: Returns Unix seconds.
+        start_soon: Starts a task of the node.
+    """
+
+    __slots__ = (
+        "_broker",
+        "_context",
+        "_is_closed",
+        "_is_lossy",
+        "_is_running",
+        "_limits",
+        "_node",
+        "_place",
+        "_queue",
+        "_room",
+        "_size",
+        "_start_soon",
+        "_wall_clock",
+    )
+
+    def __init__(
+        self,
+        room: str,
+        broker: Broker,
+        *,
+        node: NodeId,
+        limits: HistoryLimits,
+        wall_clock: Callable[[], float],
+        start_soon: Callable[..., Any],
+    ) -> None:
+        self._room = room
+        self._broker = broker
+        self._node = node
+        self._limits = limits
+        self._wall_clock = wall_clock
+        self._start_soon = start_soon
+        self._context = copy_context()  # of the node, and not of the run that adds an event
+        self._queue: deque[_Event | _Deltas | _Barrier] = deque()
+        self._size = 0
+        self._is_lossy = False  # whether members have to be told of a loss, before all that waits
+        self._is_running = False
+        self._is_closed = False
+        self._place = Place()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything is published."""
+        return not self._is_running
+
+    def add(self, kind: str, payload: Any, session_id: SessionId | None) -> None:
+        """Publish an event that is no delta; arguments as of `rooms.event.pack`."""
+        timestamp = self._wall_clock()
+        self._put(_Event(pack(kind, payload, timestamp=timestamp, session_id=session_id)))
+
+    def add_delta(self, run_id: RunId, text: str, size: int, session_id: SessionId | None) -> None:
+        """Publish a delta of `size` bytes; it may be merged with the one before."""
+        last = self._queue[-1] if self._queue else None
+        if (
+            type(last) is _Deltas
+            and last.run_id == run_id
+            and last.session_id == session_id
+            and last.size + size <= MERGED_BYTES
+            and self._size + size <= WAITING_BYTES
+        ):
+            last.pieces.append(text)
+            last.size += size
+            self._size += size
+        else:
+            self._put(_Deltas(run_id, session_id, self._wall_clock(), [text], size))
+
+    def add_missing(self) -> None:
+        """Tell the members that events may be missing here."""
+        self._drop()
+        self._start()
+
+    async def flush(self) -> Place:
+        """Wait until everything that was added before is published; cancelling is safe.
+
+        Returns:
+            The place of the newest event that was published; `Place()` if none was.
+        """
+        if self.is_idle:
+            await trio.lowlevel.checkpoint()
+            return self._place
+        barrier = _Barrier()
+        self._queue.append(barrier)
+        await barrier.passed.wait()
+        return barrier.place
+
+    def close(self) -> None:
+        """Publish what waits, but try nothing again: the thread is not watched any more."""
+        self._is_closed = True
+
+    def reopen(self) -> None:
+        """Go on after `close`, because the thread is watched again."""
+        self._is_closed = False
+
+    def _put(self, entry: _Event | _Deltas) -> None:
+        if len(self._queue) >= WAITING_EVENTS or self._size + entry.size > WAITING_BYTES:
+            self._drop()
+        self._queue.append(entry)
+        self._size += entry.size
+        self._start()
+
+    def _drop(self) -> None:
+        """Drop all events that wait; the calls of `flush` stay."""
+        barriers = [entry for entry in self._queue if type(entry) is _Barrier]
+        self._queue.clear()
+        self._queue.extend(barriers)
+        self._size = 0
+        self._is_lossy = True
+
+    def _start(self) -> None:
+        if not self._is_running:
+            self._is_running = True
+            self._context.run(self._start_soon, self._publish_all)
+
+    async def _publish_all(self) -> None:
+        """Publish until nothing waits."""
+        while self._queue or self._is_lossy:
+            if self._is_lossy:
+                self._is_lossy = False
+                data = pack_missing(timestamp=self._wall_clock(), node=self._node)
+            else:
+                entry = self._queue.popleft()
+                if isinstance(entry, _Barrier):
+                    entry.place = self._place
+                    entry.passed.set()
+                    continue
+                self._size -= entry.size
+                data = entry.encode()
+            if not await self._publish(data) and self._is_closed:
+                self._drop()
+                self._is_lossy = False
+        self._is_running = False
+
+    async def _publish(self, data: bytes) -> bool:
+        """Publish an event; if that fails, it may have been published all the same."""
+        try:
+            published = await self._broker.publish(self._room, data, limits=self._limits)
+        except BrokerUnavailable:
+            self._is_lossy = True
+        except Exception:
+            _log.exception("publish_failed", room=self._room)
+            self._is_lossy = True
+        else:
+            self._place = Place(published.epoch, published.offset)
+            return True
+        await trio.sleep(RETRY_SECONDS)
+        return False

@@ -1,0 +1,335 @@
+"""The runs of a watched thread on all nodes: implements `rooms.snapshot.Snapshot`.
+
+    snapshot = ThreadSnapshot([part_of_this_node, part_of_another_node])
+    snapshot.apply(event)
+    snapshot.runs()
+
+Each node gives its part as of the newest event that it has published. The events of a room come
+from several nodes. So an event belongs to a part already if its offset is not above the part's, and
+changes the runs otherwise; or it has to be taken back, for a connection that gets it again.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from attrs import asdict, define, evolve, field, frozen
+
+from netra_trio.ids import MessageId, NodeId, RunId
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import (
+    AgentAnswered,
+    AgentAsking,
+    AgentCompleted,
+    AgentStarted,
+    PartialResult,
+    RunStatus,
+    UserMessage,
+)
+from netra_trio.protocol.text import TextTail, json_size
+from netra_trio.rooms.event import RoomEvent
+from netra_trio.sessions.transcript import RUNS_BYTES, QuestionList, fit_texts
+
+
+@frozen
+class RunPart:
+    """A run of a watched thread, as its node knows it.
+
+    Attributes:
+        status: `queued` or `running`; the one before its end if it has ended.
+        content: The end of its text.
+        is_cut: Whether the text has more in front.
+        questions: Its open questions.
+        asked: Its questions that members of the room know, shortened.
+    """
+
+    run_id: RunId
+    message_id: MessageId
+    agent_name: str
+    status: RunStatus
+    content: str
+    is_cut: bool = False
+    questions: Sequence[JsonObject] = ()
+    asked: Sequence[JsonObject] = ()
+
+
+@frozen
+class ThreadPart:
+    """The runs of a watched thread at one node.
+
+    Attributes:
+        node: The node.
+        epoch: Of `offset`.
+        offset: Of the newest event that is included; 0 for none.
+        runs: The runs that have not ended.
+        ended: Runs that have ended lately.
+    """
+
+    node: NodeId
+    epoch: str
+    offset: int
+    runs: Sequence[RunPart]
+    ended: Sequence[RunPart] = ()
+
+    def encode(self, limit: int) -> bytes:
+        """Encode it for another node, with shorter texts if it has more than `limit` bytes.
+
+        Without texts it has less: the questions of a part have at most 64 KiB together.
+        """
+        part: Any = self
+        while len(data := orjson.dumps(part, default=_as_json)) > limit and part.has_text:
+            part = part.shorten()
+        return data
+
+    @property
+    def has_text(self) -> bool:
+        """Whether a run has text."""
+        return any(run.content for run in (*self.runs, *self.ended))
+
+    def shorten(self) -> "ThreadPart":
+        """Return it with texts of half the length."""
+        runs, ended = (
+            [
+                evolve(run, content=run.content[(len(run.content) + 1) // 2 :], is_cut=True)
+                for run in each
+            ]
+            for each in (self.runs, self.ended)
+        )
+        return evolve(self, runs=runs, ended=ended)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "ThreadPart":
+        """Return what `encode` has encoded."""
+        fields = orjson.loads(data)
+        for name in ("runs", "ended"):
+            fields[name] = [
+                RunPart(**{**each, "status": RunStatus(each["status"])}) for each in fields[name]
+            ]
+        return cls(**fields)
+
+
+def _as_json(value: Any) -> JsonObject:
+    return asdict(value, recurse=False)
+
+
+@define(eq=False)
+class _Run:
+    """A run, as it is after some of the events.
+
+    Attributes:
+        node: Its node; None if no part has the run.
+        included: How many events of the sequence its part includes.
+        is_listed: Whether it is confirmed and has not ended.
+    """
+
+    run_id: RunId
+    message_id: MessageId
+    agent_name: str
+    status: RunStatus
+    node: NodeId | None = None
+    included: int = 0
+    is_listed: bool = True
+    text: TextTail = field(factory=lambda: TextTail(RUNS_BYTES))
+    questions: dict[str, JsonObject] = field(factory=dict)
+    asked: dict[str, JsonObject] = field(factory=dict)
+
+    @classmethod
+    def of(cls, part: RunPart, node: NodeId, included: int, *, is_listed: bool) -> "_Run":
+        return cls(
+            part.run_id,
+            part.message_id,
+            part.agent_name,
+            part.status,
+            node,
+            included,
+            is_listed,
+            TextTail(RUNS_BYTES, [part.content], is_cut=part.is_cut),
+            {each["question_id"]: each for each in part.questions},
+            {each["question_id"]: each for each in part.asked},
+        )
+
+    def lose_text(self) -> None:
+        """Have no text: a part of it is missing, and what is before that is cut off."""
+        is_cut = self.text.is_cut or bool(self.text.text) or self.status is RunStatus.RUNNING
+        self.text = TextTail(RUNS_BYTES, is_cut=is_cut)
+
+    def apply(self, kind: str, payload: JsonObject) -> None:
+        """Change it by an event."""
+        if kind == PartialResult.TYPE:
+            self.text.add(payload["content"], json_size(payload["content"]))
+        elif kind == AgentStarted.TYPE:
+            self.status, self.agent_name = RunStatus.RUNNING, payload["agent_name"]
+        elif kind == AgentAsking.TYPE:
+            question = {name: value for name, value in payload.items() if name != "run_id"}
+            self.questions[payload["question_id"]] = question
+        elif kind == AgentAnswered.TYPE:
+            self.questions.pop(payload["question_id"], None)
+        elif kind == AgentCompleted.TYPE:
+            self.is_listed = False
+
+    def take_back(self, kind: str, payload: JsonObject) -> None:
+        """Be as before an event; the texts are those of `_move_back`."""
+        if kind == AgentStarted.TYPE:
+            if payload["attempt"] == 1:
+                self.status = RunStatus.QUEUED
+        elif kind == AgentAsking.TYPE:
+            self.questions.pop(payload["question_id"], None)
+        elif kind == AgentAnswered.TYPE:
+            question_id = payload["question_id"]
+            known = self.asked.get(question_id, {"question_id": question_id})
+            self.questions[question_id] = {**known, "truncated": True}
+        elif kind == AgentCompleted.TYPE:
+            self.is_listed = True
+        elif kind == UserMessage.TYPE:
+            self.is_listed = False
+
+
+class ThreadSnapshot:
+    """The runs of a thread; see the module.
+
+    Args:
+        parts: One of each node.
+    """
+
+    def __init__(self, parts: Sequence[ThreadPart]) -> None:
+        self._parts = parts
+        self._events: list[RoomEvent] = []
+
+    @property
+    def offset(self) -> int:
+        """The newest offset that any part includes; 0 for none."""
+        return max((part.offset for part in self._parts), default=0)
+
+    def apply(self, event: RoomEvent) -> None:
+        """Include an event; no effect for one that is included. Called in the order of offsets."""
+        self._events.append(event)
+
+    def runs(self, without: Sequence[RoomEvent] = ()) -> tuple[JsonObject, ...]:
+        """Return the runs for `room_joined.runs`; see `rooms.snapshot.Snapshot`."""
+        applied = {(event.epoch, event.offset) for event in self._events}
+        older = [event for event in without if (event.epoch, event.offset) not in applied]
+        events = older + self._events
+        end = len(events) - len(without)
+        losses = _losses(events)
+        runs = self._runs_of_parts(events)
+        for run in list(runs.values()):
+            _move(run, events, losses, end)
+        for run in _runs_of_events(events[:end], losses, known=runs.keys()):
+            runs[run.run_id] = run
+        return _listed([run for run in runs.values() if run.is_listed])
+
+    def _runs_of_parts(self, events: Sequence[RoomEvent]) -> dict[RunId, _Run]:
+        runs = {}
+        for part in self._parts:
+            included = _included(part, events)
+            for is_listed, of_part in ((False, part.ended), (True, part.runs)):
+                for each in of_part:
+                    runs[each.run_id] = _Run.of(each, part.node, included, is_listed=is_listed)
+        return runs
+
+
+_Losses = dict[int, NodeId | None]
+"""Indexes of events; between such an event and the one before it, events of a node are missing."""
+
+
+def _losses(events: Sequence[RoomEvent]) -> _Losses:
+    losses: _Losses = {}
+    for index, event in enumerate(events):
+        before = events[index - 1] if index else None
+        if event.is_missing:
+            losses[index] = event.missing_node
+        if before is not None and (before.epoch, before.offset + 1) != (event.epoch, event.offset):
+            losses[index] = None
+    return losses
+
+
+def _is_lost(run: _Run, losses: _Losses, index: int) -> bool:
+    """Whether events of a run may be missing before an event."""
+    return index in losses and (losses[index] is None or run.node in {None, losses[index]})
+
+
+def _included(part: ThreadPart, events: Sequence[RoomEvent]) -> int:
+    """Return how many of the events a part includes: all up to the last one that it knows."""
+    for index in range(len(events), 0, -1):
+        event = events[index - 1]
+        if event.epoch == part.epoch and event.offset <= part.offset:
+            return index
+    return 0
+
+
+def _move(run: _Run, events: Sequence[RoomEvent], losses: _Losses, end: int) -> None:
+    """Change a run so that it includes the first `end` events."""
+    for index in range(run.included, end):
+        if _is_lost(run, losses, index):
+            run.lose_text()
+        kind, payload = _read(events[index])
+        if payload.get("run_id") == run.run_id:
+            run.apply(kind, payload)
+    if end < run.included:
+        _move_back(run, events, losses, end)
+
+
+def _move_back(run: _Run, events: Sequence[RoomEvent], losses: _Losses, end: int) -> None:
+    """Take back all events of a run but the first `end` ones."""
+    text, is_cut = run.text.text, run.text.is_cut
+    length = len(text)
+    is_known = True  # whether no event is missing between this one and those that are taken back
+    for index in range(run.included - 1, end - 1, -1):
+        kind, payload = _read(events[index])
+        if payload.get("run_id") == run.run_id:
+            if kind == PartialResult.TYPE:
+                piece = payload["content"]
+                start = length - len(piece)
+                if is_known and start >= 0 and text.startswith(piece, start):
+                    length = start
+                else:  # it is in front of the text that is kept, or its place is not known
+                    length, is_cut = 0, True
+            else:
+                run.take_back(kind, payload)
+        is_known = is_known and not _is_lost(run, losses, index)
+    run.text = TextTail(RUNS_BYTES, [text[:length]], is_cut=is_cut)
+
+
+def _runs_of_events(
+    events: Sequence[RoomEvent], losses: _Losses, known: Iterable[RunId]
+) -> list[_Run]:
+    """Return the runs that no part has: they were confirmed after their node gave its part."""
+    runs: dict[RunId, _Run] = {}
+    for index, event in enumerate(events):
+        for run in runs.values():
+            if _is_lost(run, losses, index):
+                run.lose_text()
+        kind, payload = _read(event)
+        run_id = payload.get("run_id")
+        if kind == UserMessage.TYPE and run_id not in known:
+            # The name of the agent follows when the run starts.
+            runs[run_id] = _Run(run_id, payload["message_id"], "", RunStatus.QUEUED)
+        elif run_id in runs:
+            runs[run_id].apply(kind, payload)
+    return list(runs.values())
+
+
+def _read(event: RoomEvent) -> tuple[str, Any]:
+    """Return the type and the payload of an event."""
+    if event.is_missing:
+        return "", {}
+    return event.event["type"], event.event["payload"]
+
+
+def _listed(runs: Sequence[_Run]) -> tuple[JsonObject, ...]:
+    """Return runs as `room_joined` lists them."""
+    questions = QuestionList()
+    listed = []
+    for run, (content, is_cut) in zip(runs, fit_texts([run.text for run in runs]), strict=True):
+        fields: JsonObject = {
+            "run_id": run.run_id,
+            "message_id": run.message_id,
+            "agent_name": run.agent_name,
+            "status": run.status,
+            "content": content,
+            "questions": questions.fit(run.questions.values()),
+        }
+        if is_cut:
+            fields["truncated"] = True
+        listed.append(fields)
+    return tuple(listed)
