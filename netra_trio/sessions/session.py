@@ -327,6 +327,7 @@ class Session:
         self._admission.leave()
         self._duplicates.close()
         self.events.drop()
+        self._runner.session_id = None
         self._runner.stop_attended(RunStatus.CANCELLED)
         if is_draining:
             self._runner.stop_starting(RunStatus.INTERRUPTED, draining=True)
