@@ -15,10 +15,11 @@ from netra_trio.broker.base import Broker, HistoryLimits
 from netra_trio.broker.memory import MemoryBackend
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
-from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, UserId
+from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.messages import Answer
+from netra_trio.protocol.threads import ThreadChange
 from netra_trio.rooms.publisher import Publisher
-from netra_trio.stores.base import Store
+from netra_trio.stores.base import NewMessage, Store
 from netra_trio.telemetry.instruments import Instruments
 
 
@@ -66,6 +67,58 @@ class OtherNodes(Protocol):
         ...
 
 
+class UserThreads(Protocol):
+    """The threads of users, as all sessions of a user on all nodes see them."""
+
+    def note(self, session_id: SessionId, message: NewMessage, change: ThreadChange) -> None:
+        """Tell sessions what a message or its run has changed in its thread; does not wait.
+
+        `updated` goes to the other sessions of the user, once for several changes that follow each
+        other within a moment; `renamed` goes to all sessions at once.
+
+        Args:
+            session_id: The session of the run.
+            message: The message.
+            change: `updated` or `renamed`.
+        """
+        ...
+
+    def tell(
+        self, user_id: UserId, thread_id: ThreadId, change: ThreadChange, *, but: SessionId
+    ) -> None:
+        """Tell all sessions of a user but one that a thread has changed; does not wait.
+
+        Args:
+            user_id: The user.
+            thread_id: The thread.
+            change: How it has changed.
+            but: The session that has changed it, which gets a reply.
+        """
+        ...
+
+    async def wait_until_told(self, user_id: UserId) -> None:
+        """Wait until the changes that other nodes make are received here, for a second at most."""
+        ...
+
+    async def delete(self, user_id: UserId, thread_id: ThreadId, *, by: SessionId) -> bool:
+        """Stop the runs of a thread on all nodes, delete it, and tell all sessions but one.
+
+        Cancelling is safe: the deletion goes on.
+
+        Args:
+            user_id: The user.
+            thread_id: The thread.
+            by: The session that asks, which gets a reply.
+
+        Returns:
+            Whether there was such a thread.
+
+        Raises:
+            StoreUnavailable: If the store cannot answer now.
+        """
+        ...
+
+
 @frozen(kw_only=True)
 class Services:
     """Objects that the endpoints, the node and its connections share.
@@ -75,6 +128,7 @@ class Services:
         store: Holds users, threads, messages and runs.
         verifier: Verifies tokens.
         instruments: Receive the telemetry.
+        threads: The threads of users, as their sessions see them.
         tickets: The issued tickets that have not been used.
         other_nodes: Reaches the runs of other nodes; None if there is one node.
         wall_clock: Returns Unix seconds.
@@ -87,6 +141,7 @@ class Services:
     store: Store
     verifier: TokenVerifier
     instruments: Instruments
+    threads: UserThreads
     tickets: Tickets = field(factory=LocalTickets)
     other_nodes: OtherNodes | None = None
     wall_clock: Callable[[], float] = time.time

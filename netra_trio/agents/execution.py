@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import Context
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from attrs import evolve
 from netra_trio.agents.context import run_in_context
 from netra_trio.agents.output import Outlet, Output
 from netra_trio.agents.questions import Question, Questions
-from netra_trio.agents.run import RoomPublisher, Run, RunNursery, RunSpec
+from netra_trio.agents.run import ChangeThread, RoomPublisher, Run, RunNursery, RunSpec
 from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
@@ -26,6 +27,7 @@ from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import AgentStarted, RunStatus
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text
+from netra_trio.protocol.threads import ThreadChange
 from netra_trio.stores.base import Store
 from netra_trio.telemetry.events import TelemetryEvent
 from netra_trio.values import frozen
@@ -89,6 +91,7 @@ class Execution:
         context: The context variables of the agent; no other run may use it.
         open_questions: The open questions of the user, for the answers.
         note: Receives the telemetry events of its tool calls.
+        changed: Receives what it changes in its thread.
 
     Attributes:
         output: Sends the events of the run to the outlet.
@@ -108,6 +111,7 @@ class Execution:
         context: Context,
         open_questions: MutableMapping[QuestionId, Question],
         note: Callable[[TelemetryEvent], None] = lambda _: None,
+        changed: ChangeThread = lambda _message, _change: None,
     ) -> None:
         self.spec = spec
         self.context = context
@@ -116,6 +120,7 @@ class Execution:
         self.stopped: RunStatus | None = None
         self.has_ended = False
         self._note = note
+        self._changed = changed
         self._store = store
         self._publisher = publisher
         self._wall_clock = wall_clock
@@ -155,6 +160,7 @@ class Execution:
                 open_questions=self._open_questions,
                 wall_clock=self._wall_clock,
                 note=self._note,
+                changed=partial(self._changed, self.spec.message, ThreadChange.UPDATED),
             )
         return self._questions
 
@@ -314,6 +320,7 @@ class Execution:
             publisher=self._publisher,
             wall_clock=self._wall_clock,
             note=self._note,
+            changed=self._changed,
         )
         return await spec.agent(run)
 

@@ -225,6 +225,7 @@ class Questions:
         open_questions: The open questions of the user, by id, for the answers.
         wall_clock: Returns Unix seconds.
         note: Receives the telemetry events.
+        changed: Called when a question is asked or closed, which the list of threads shows.
     """
 
     def __init__(
@@ -237,6 +238,7 @@ class Questions:
         open_questions: MutableMapping[QuestionId, Question],
         wall_clock: Callable[[], float],
         note: Callable[[TelemetryEvent], None],
+        changed: Callable[[], None],
     ) -> None:
         self._message = message
         self._output = output
@@ -245,6 +247,7 @@ class Questions:
         self._of_user = open_questions
         self._wall_clock = wall_clock
         self._note = note
+        self._changed = changed
         self._open: dict[QuestionId, Question] = {}
         self._places = trio.Semaphore(OPEN_QUESTIONS)
         self._asked = 0
@@ -348,6 +351,7 @@ class Questions:
             question.is_shown = True
             self._of_user[asking.question_id] = question
             self._output.show_question(asking.run_id, listed(asking))
+            self._changed()
 
         await self._output.append(asking, size, shown)
 
@@ -385,6 +389,7 @@ class Questions:
             return
         del self._of_user[asking.question_id]
         self._output.hide_question(asking.run_id, asking.question_id)
+        self._changed()
         for reader, correlation_id in question.readers:
             reader.append_now(closed, question.end_size, correlation_id)
         seconds = round(trio.current_time() - question.asked_at, 3)

@@ -40,6 +40,7 @@ from netra_trio.protocol.text import (
     json_size,
     pieces,
 )
+from netra_trio.protocol.threads import TITLE_CHARACTERS, ThreadChange
 from netra_trio.stores.base import NewMessage, Store, Usage
 from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted, UsageReported
 from netra_trio.telemetry.trace_context import TRACEPARENT
@@ -50,6 +51,10 @@ TOOL_NAME_BYTES = 256  # UTF-8
 MODEL_NAME_BYTES = 256  # UTF-8
 TOKENS_MAX = 2**53 - 1  # of one report of usage, for the same reason
 EXPIRES = 300.0  # seconds for an answer, unless the agent says otherwise
+
+
+ChangeThread = Callable[[NewMessage, ThreadChange], None]
+"""Receives what a message or its run has changed in its thread; it does not wait."""
 
 
 class RunControl(Protocol):
@@ -143,8 +148,10 @@ class Run:
         publisher: RoomPublisher,
         wall_clock: Callable[[], float],
         note: Callable[[TelemetryEvent], None],
+        changed: ChangeThread,
     ) -> None:
         message = spec.message
+        self._message = message
         self.id = message.run_id
         self.user = message.user_id
         self.permissions = spec.permissions
@@ -162,6 +169,7 @@ class Run:
         self._publisher = publisher
         self._wall_clock = wall_clock
         self._note = note
+        self._changed = changed
 
     @property
     def deadline(self) -> float:
@@ -391,6 +399,30 @@ class Run:
         if ToolCall.of(name, arguments).digest != call.digest:
             raise ToolDenied(name, "changed")
 
+    async def set_title(self, title: str) -> bool:
+        """Name the thread; all sessions of the user see it.
+
+        Args:
+            title: The title, not blank, at most 200 characters.
+
+        Returns:
+            Whether it was set: a title that the user has given stays.
+
+        Raises:
+            TypeError: If `title` is not a string.
+            ValueError: If it is blank or too long, or cannot be encoded as UTF-8.
+            StoreUnavailable: If the store cannot answer now.
+            NotStorable: If the store can never keep it.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        _check_title(title)
+        if self.has_ended:
+            raise trio.ClosedResourceError("the run has ended")
+        is_set = await self._store.set_title(self.user, self.thread_id, title, by_user=False)
+        if is_set:
+            self._changed(self._message, ThreadChange.RENAMED)
+        return is_set
+
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
         """Return up to `limit` earlier messages of the thread, oldest first.
 
@@ -468,6 +500,14 @@ def _check_usage(
     if not (isfinite(cost) and cost >= 0):
         raise ValueError(f"a cost is a finite number from 0, got {cost}")
     return float(cost)
+
+
+def _check_title(title: str) -> None:
+    if not isinstance(title, str):
+        raise TypeError(f"a title is a str, got {type(title).__name__}")
+    if not title.strip() or len(title) > TITLE_CHARACTERS:
+        raise ValueError(f"a title is not blank and has at most {TITLE_CHARACTERS} characters")
+    title.encode()
 
 
 def _check_tool_name(name: str) -> None:

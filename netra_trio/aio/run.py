@@ -178,6 +178,17 @@ class AsyncioRun:
         tokens = {"input_tokens": input_tokens, "output_tokens": output_tokens}
         await self._bridge.call("usage", model=model, cost=cost, **tokens)
 
+    async def set_title(self, title: str) -> bool:
+        """Name the thread, as `Run.set_title`; return whether the title was set.
+
+        Raises:
+            TypeError: If `title` is not a string.
+            ValueError: If it is blank or too long, or cannot be encoded as UTF-8.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        is_set: bool = await self._bridge.call("set_title", title)
+        return is_set
+
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
         """Return up to `limit` earlier messages of the thread, oldest first.
 

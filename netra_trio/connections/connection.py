@@ -12,7 +12,7 @@ from netra_trio.auth.identity import Identity
 from netra_trio.config.settings import Settings
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.errors import TransportClosed
-from netra_trio.ids import ConnectionId, new_connection_id
+from netra_trio.ids import ConnectionId, SessionId, new_connection_id
 from netra_trio.protocol.codes import ABNORMAL, EndReason
 from netra_trio.protocol.keepalive import Liveness, TokenLife
 from netra_trio.protocol.messages import Outbound
@@ -85,6 +85,11 @@ class Connection:
     def metrics(self) -> Metrics:
         """The metrics of the server."""
         return self.services.instruments.metrics
+
+    @property
+    def session_id(self) -> SessionId:
+        """The id of its session."""
+        return self.session.id
 
     def end(self, reason: EndReason, problem: Problem | None = None) -> None:
         """End the connection, with an error as its last frame; the first reason counts."""

@@ -18,7 +18,8 @@ from attrs import evolve
 from netra_trio.agents.questions import rejected
 from netra_trio.auth.identity import Identity, user_refusal
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.errors import MessageNotFound, StoreUnavailable
+from netra_trio.connections.thread_commands import ThreadCommands, Turn, thread_not_found
+from netra_trio.errors import MessageNotFound, NotStorable, StoreUnavailable
 from netra_trio.ids import RunId
 from netra_trio.protocol.codec import BadFrame, Frame, encode_newest, show
 from netra_trio.protocol.codes import EndReason, ErrorCode
@@ -45,13 +46,21 @@ from netra_trio.protocol.problem import (
     store_unavailable,
 )
 from netra_trio.protocol.ratelimit import TokenBucket
-from netra_trio.services import OtherNodes
+from netra_trio.protocol.threads import (
+    DeleteThread,
+    Feedback,
+    ListThreads,
+    MarkRead,
+    RenameThread,
+)
+from netra_trio.services import OtherNodes, UserThreads
+from netra_trio.sessions.refusals import never_stored
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, Store
 from netra_trio.telemetry.metrics import Metrics
 
 CONTROL_RATE, CONTROL_BURST = 100, 1000  # frames a second, frames: docs/protocol.md, Limits
-HISTORY_RATE, HISTORY_BURST = 10, 10  # requests a second, requests: docs/protocol.md, Limits
+LIST_RATE, LIST_BURST = 10, 10  # requests a second, requests: docs/protocol.md, Limits
 BACKGROUND_REQUESTS = 10  # of each kind at the same time: docs/protocol.md, Limits
 
 
@@ -91,6 +100,7 @@ class CommandDispatcher:
         metrics: Count refused commands.
         wall_clock: Returns Unix seconds.
         nursery: Holds the background requests.
+        threads: Tells the other sessions of the user what changes in its threads.
         other_nodes: Reaches the runs of other nodes; None if there is one node.
     """
 
@@ -98,13 +108,14 @@ class CommandDispatcher:
         "_background",
         "_client",
         "_control",
-        "_history",
+        "_lists",
         "_metrics",
         "_nursery",
         "_other_nodes",
         "_renewals",
         "_session",
         "_store",
+        "_threads",
         "_verifier",
         "_wall_clock",
     )
@@ -119,6 +130,7 @@ class CommandDispatcher:
         metrics: Metrics,
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
+        threads: UserThreads,
         other_nodes: OtherNodes | None = None,
     ) -> None:
         now = trio.current_time()
@@ -130,10 +142,13 @@ class CommandDispatcher:
         self._wall_clock = wall_clock
         self._nursery = nursery
         self._other_nodes = other_nodes
-        self._background: Counter[Callable[[Frame], Awaitable[None]]] = Counter()
+        self._background: Counter[Callable[..., Awaitable[None]]] = Counter()
         self._renewals = trio.Lock()
         self._control = TokenBucket(rate=CONTROL_RATE, burst=CONTROL_BURST, now=now)
-        self._history = TokenBucket(rate=HISTORY_RATE, burst=HISTORY_BURST, now=now)
+        self._lists = TokenBucket(rate=LIST_RATE, burst=LIST_BURST, now=now)
+        self._threads = ThreadCommands(
+            client, user_id=session.user.id, session_id=session.id, store=store, threads=threads
+        )
 
     async def dispatch(self, frame: Frame) -> None:
         """Handle a command; a refused command is answered with an `error`.
@@ -253,32 +268,76 @@ class CommandDispatcher:
 
     async def get_history(self, frame: Frame) -> None:
         """Fetch a page of a thread, in the background."""
-        self.take_control()
-        wait = self._history.take(trio.current_time())
-        if wait:
-            raise self._rate_limited("history", f"{HISTORY_RATE} history requests a second", wait)
+        self.take_list()
         self._start_background(self._fetch_history, frame)
+
+    async def list_threads(self, frame: Frame) -> None:
+        """Fetch a page of the threads of the user, in the background."""
+        self.take_list()
+        self._start_background(self._threads.list_threads, frame)
+
+    async def change_thread(self, frame: Frame) -> None:
+        """Change a thread of the user, in the background and in the order of the commands."""
+        self.take_control()
+        threads = self._threads
+        request = {
+            RenameThread: threads.rename,
+            MarkRead: threads.mark_read,
+            DeleteThread: threads.delete,
+            Feedback: threads.rate,
+        }[type(frame.message)]
+        self._start_background(request, frame, turn_of=threads.turn_of)
+
+    def take_list(self) -> None:
+        """Take a token of the control rate, and one of the rate of lists and histories.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        self.take_control()
+        wait = self._lists.take(trio.current_time())
+        if wait:
+            text = f"{LIST_RATE} requests a second for lists and histories"
+            raise self._rate_limited("history", text, wait)
 
     def _rate_limited(self, limit: str, text: str, wait: float) -> Refused:
         self._metrics.rate_events[limit, "refused"] += 1
         help_ = f"Wait {wait:.2g} s and send again."
         return Refused(rate_limited(f"Too fast: at most {text}.", wait, help=help_))
 
-    def _start_background(self, request: Callable[[Frame], Awaitable[None]], frame: Frame) -> None:
+    def _start_background(
+        self,
+        request: Callable[..., Awaitable[None]],
+        frame: Frame,
+        turn_of: Callable[[Any], Turn] | None = None,
+    ) -> None:
+        """Start a background request.
+
+        Args:
+            request: An async function.
+            frame: Its first argument.
+            turn_of: Returns its second argument, for the command; called in the order of arrival.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
         if self._background[request] >= BACKGROUND_REQUESTS:
             raise self._rate_limited("requests", f"{BACKGROUND_REQUESTS} requests at once", 0.1)
         self._background[request] += 1
-        self._nursery.start_soon(self._run_background, request, frame)
+        more = () if turn_of is None else (turn_of(frame.message),)
+        self._nursery.start_soon(self._run_background, request, frame, *more)
 
     async def _run_background(
-        self, request: Callable[[Frame], Awaitable[None]], frame: Frame
+        self, request: Callable[..., Awaitable[None]], frame: Frame, *more: object
     ) -> None:
         try:
-            await request(frame)
+            await request(frame, *more)
         except Refused as refused:
             await self._client.send_error(refused.problem, frame.correlation_id)
         except StoreUnavailable:
             await self._client.send_error(store_unavailable(), frame.correlation_id)
+        except NotStorable:
+            await self._client.send_error(never_stored().problem, frame.correlation_id)
         finally:
             self._background[request] -= 1
 
@@ -314,8 +373,7 @@ class CommandDispatcher:
             text = f"$.payload.before: expected a message of the thread, got {show(request.before)}"
             raise Refused(problem(ErrorCode.VALIDATION_ERROR, text)) from None
         if page is None:
-            text = "You have no thread of that id."
-            raise Refused(problem(ErrorCode.THREAD_NOT_FOUND, text))
+            raise thread_not_found()
         messages, has_more = page
         fitting = encode_newest(messages, HISTORY_PAGE_BYTES)
         has_more = has_more or len(fitting) < len(messages)
@@ -356,4 +414,9 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     StopAgent: CommandDispatcher.stop,
     Answer: CommandDispatcher.answer,
     GetThreadHistory: CommandDispatcher.get_history,
+    ListThreads: CommandDispatcher.list_threads,
+    RenameThread: CommandDispatcher.change_thread,
+    MarkRead: CommandDispatcher.change_thread,
+    DeleteThread: CommandDispatcher.change_thread,
+    Feedback: CommandDispatcher.change_thread,
 }

@@ -78,6 +78,7 @@ async def _read(connection: Connection, nursery: trio.Nursery) -> None:
         metrics=services.instruments.metrics,
         wall_clock=services.wall_clock,
         nursery=nursery,
+        threads=services.threads,
         other_nodes=services.other_nodes,
     )
     try:

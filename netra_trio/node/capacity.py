@@ -17,7 +17,7 @@ from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.sessions.refusals import RECONNECT_AFTER_MS
-from netra_trio.sessions.users import ClosableConnection, User, Users
+from netra_trio.sessions.users import User, UserConnection, Users
 
 FULL_RETRY_MS = 5000  # before a client without a slot retries: by then other connections may end
 
@@ -76,8 +76,8 @@ class Capacity:
             self.slots_used -= 1
 
     def connection_to_evict(
-        self, user: User, replaced: ClosableConnection | None
-    ) -> ClosableConnection | None:
+        self, user: User, replaced: UserConnection | None
+    ) -> UserConnection | None:
         """Return the connection that a new connection of a user evicts; None if it evicts none.
 
         Args:
@@ -103,7 +103,7 @@ class Capacity:
         """Return the error for a new connection beyond the limit of its user."""
         return Refused(self._limit_problem(retry_after_ms=FULL_RETRY_MS))
 
-    def evict(self, connection: ClosableConnection) -> None:
+    def evict(self, connection: UserConnection) -> None:
         """End a connection because of the limit of its user."""
         connection.end(EndReason.EVICTED, self._limit_problem(recoverable=False))
 
@@ -172,7 +172,7 @@ class LocalPlace:
 
     __slots__ = ("_capacity", "_evicted")
 
-    def __init__(self, capacity: Capacity, evicted: ClosableConnection | None) -> None:
+    def __init__(self, capacity: Capacity, evicted: UserConnection | None) -> None:
         self._capacity = capacity
         self._evicted = evicted
 

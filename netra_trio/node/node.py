@@ -40,6 +40,7 @@ from netra_trio.node.host import SessionHost
 from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, check_kind, resume
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
+from netra_trio.node.user_threads import NodeThreads
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     ConnectionEstablished,
@@ -100,6 +101,8 @@ class Node:
         services: Services,
         *,
         agents: Mapping[str, Agent],
+        users: Users,
+        threads: NodeThreads,
         nursery: trio.Nursery,
         service_nursery: trio.Nursery,
         backend: Backend | None = None,
@@ -114,7 +117,8 @@ class Node:
         self._listed_agents = listed(agents)
         self._nursery = nursery
         self._service_nursery = service_nursery
-        self._users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
+        self._users = users
+        self._threads = threads
         self._connections: dict[ConnectionId, Connection] = {}
         self._newest: dict[SessionId, Connection] = {}  # the newest connection of each session
         local_limit = LocalConnectionLimit(self.capacity, self._users, self._newest)
@@ -147,6 +151,7 @@ class Node:
                 admission=shared.admission,
                 broker=backend.broker,
             )
+        threads.connect(self.services)
 
     async def serve(
         self,
@@ -286,12 +291,14 @@ class Node:
         session = connection.session
         session.user.connections.append(connection)
         self._connections[connection.id] = self._newest[session.id] = connection
+        self._threads.attached(connection)
         opened = self._on_connect(session, state, since)
         try:
             return await serve_connection(connection, opened)
         finally:
             del self._connections[connection.id]
             session.user.connections.remove(connection)
+            self._threads.detached(connection)
             if self._newest.get(session.id) is connection:
                 del self._newest[session.id]
                 if connection.frames_out or state.verdict in {Verdict.EXACT, Verdict.GAP}:
@@ -545,16 +552,21 @@ async def open_node(
     opened = nullcontext() if backend is None else backend.open()
     async with opened, store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
+            users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
+            threads = NodeThreads(users, store, service_nursery.start_soon)
             services = Services(
                 settings=settings,
                 store=store,
                 verifier=verifier,
                 instruments=instruments or Instruments(Metrics(tuple(agents))),
                 wall_clock=wall_clock,
+                threads=threads,
             )
             node = Node(
                 services,
                 agents=agents,
+                users=users,
+                threads=threads,
                 nursery=nursery,
                 service_nursery=service_nursery,
                 backend=backend,

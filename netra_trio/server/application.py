@@ -16,6 +16,7 @@ from attrs import frozen
 
 from netra_trio.agents.demo.agent import demo
 from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.options import agent as with_options
 from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
 from netra_trio.aio.recognition import prepared
@@ -50,7 +51,19 @@ from netra_trio.telemetry.otlp import is_installed
 from netra_trio.transports.asgi import Message, Receive, Send
 from netra_trio.transports.base import Transport
 
-DEMO_AGENTS: Mapping[str, Agent] = {"demo": demo, "echo": echo}
+DEMO_AGENTS: Mapping[str, Agent] = {
+    "demo": with_options(
+        demo,
+        title="Demo",
+        examples=(
+            "What is 12*(3+4)?",
+            "What time is it in New York and Tokyo?",
+            "What did I say?",
+            "Count slowly",
+        ),
+    ),
+    "echo": with_options(echo, title="Echo"),
+}
 """The agents of a server that is given none; the first one is the default."""
 
 Resource = Callable[[], AbstractAsyncContextManager[Any]]

@@ -11,10 +11,16 @@ from contextvars import Context
 import trio
 
 from netra_trio.agents.execution import Ending
-from netra_trio.agents.run import Agent, RunSpec
+from netra_trio.agents.run import Agent, ChangeThread, RunSpec
 from netra_trio.broker.threads import Outcome, SharedAdmission
 from netra_trio.config.settings import Settings
-from netra_trio.errors import KeyConflict, NotStorable, StoreUnavailable
+from netra_trio.errors import (
+    KeyConflict,
+    MessageNotFound,
+    NotStorable,
+    StoreUnavailable,
+    ThreadDeleted,
+)
 from netra_trio.ids import CorrelationId, ThreadId
 from netra_trio.protocol.messages import (
     Confirmation,
@@ -23,6 +29,7 @@ from netra_trio.protocol.messages import (
     RunStatus,
 )
 from netra_trio.protocol.problem import Problem, Refused
+from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions import refusals
 from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_stream import EventStream
@@ -60,6 +67,7 @@ class Admission:
         spawn: Starts a task of the session.
         send_error: Sends an error to the client, if there is a connection.
         default_thread: The thread of messages that name none.
+        changed: Receives what the messages change in their threads.
         shared: Admits messages over all nodes; None if this process decides alone.
 
     Attributes:
@@ -68,6 +76,7 @@ class Admission:
 
     __slots__ = (
         "_agents",
+        "_changed",
         "_default_thread",
         "_duplicates",
         "_events",
@@ -100,6 +109,7 @@ class Admission:
         spawn: Callable[..., None],
         send_error: SendError,
         default_thread: ThreadId,
+        changed: ChangeThread,
         shared: SharedAdmission | None = None,
     ) -> None:
         self._user = user
@@ -114,6 +124,7 @@ class Admission:
         self._spawn = spawn
         self._send_error = send_error
         self._default_thread = default_thread
+        self._changed = changed
         self._shared = shared
         self._stopped: RunStatus | None = None
         self._has_left = False
@@ -240,6 +251,7 @@ class Admission:
         )
         self._events.confirm(confirmed, record.correlation_id)
         live.confirmed()
+        self._changed(record, ThreadChange.UPDATED)
 
     async def _record(self, live: LiveRun, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
         """Record a message, unless it was recorded before.
@@ -291,6 +303,10 @@ class Admission:
                 known = await self._store.find(record) or known
         except KeyConflict:
             raise refusals.key_conflict() from None
+        except ThreadDeleted:
+            raise refusals.thread_deleted() from None
+        except MessageNotFound:
+            raise refusals.nothing_to_replace(record.replaces) from None
         except NotStorable:
             raise refusals.never_stored() from None
         except StoreUnavailable:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-from netra_trio.errors import KeyConflict, StoreUnavailable
+from netra_trio.errors import KeyConflict, StoreUnavailable, ThreadDeleted
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.messages import Confirmation, MessageConfirmed
 from netra_trio.sessions.event_stream import EventStream
@@ -125,9 +125,9 @@ class Duplicates:
             known = await self._store.find(message)
         except StoreUnavailable:
             return False
-        except KeyConflict:
+        except (KeyConflict, ThreadDeleted):
             known = None
-        if known is None:  # the retention of the store has removed the message
+        if known is None:  # the retention of the store, or its user, has removed the message
             self._events.release(1)
         elif known.completed is None:
             return False

@@ -51,6 +51,7 @@ def new_message(
         created_at=created_at,
         session_id=session_id,
         unattended=options_of(agents[agent_name]).unattended == "continue",
+        replaces=message.replaces if isinstance(message, UserMessage) else None,
     )
 
 
@@ -80,6 +81,8 @@ def _fingerprint(message: WorkMessage) -> bytes:
     """Return a digest of the fields that must be equal in messages with the same key."""
     content = message.content if isinstance(message, UserMessage) else message.input
     compared = [message.TYPE, content, message.agent, message.thread_id]
+    if isinstance(message, UserMessage) and message.replaces is not None:
+        compared.append(message.replaces)  # else the fingerprints of version 0.1 stay valid
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from netra_trio.agents.run import Agent, milliseconds
+from netra_trio.ids import MessageId
+from netra_trio.protocol.codec import show
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import WorkMessage
 from netra_trio.protocol.problem import Refused, problem, rate_limited, store_unavailable
@@ -49,6 +51,19 @@ def too_fast(rate: int, seconds: float) -> Refused:
 def key_conflict() -> Refused:
     """Return the error for a key that was used before with different content."""
     text = "$.correlation_id: expected a new one, got one that came with other content"
+    return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
+
+
+def thread_deleted() -> Refused:
+    """Return the error for a message that was sent before, to a thread that is deleted."""
+    text = "The message was sent before, and its thread is deleted."
+    help_ = "Send it under a new key; it begins the thread again."
+    return Refused(problem(ErrorCode.THREAD_NOT_FOUND, text, help=help_))
+
+
+def nothing_to_replace(message_id: MessageId | None) -> Refused:
+    """Return the error for a message that replaces one that its thread does not have."""
+    text = f"$.payload.replaces: expected a message of the thread, got {show(message_id)}"
     return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
 
 

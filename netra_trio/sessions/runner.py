@@ -18,7 +18,7 @@ from orjson import Fragment, dumps, loads
 from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.output import history_text
 from netra_trio.agents.questions import listed
-from netra_trio.agents.run import RoomPublisher, RunSpec, milliseconds
+from netra_trio.agents.run import ChangeThread, RoomPublisher, RunSpec, milliseconds
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
@@ -26,6 +26,7 @@ from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import AgentCompleted, RunStatus
 from netra_trio.protocol.text import TextTail, cut_json
+from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.thread_lines import Place
@@ -133,6 +134,7 @@ class Runner:
         execute: Starts an agent task that executes a run.
         spawn: Starts another task of the session.
         session_id: The session.
+        changed: Receives what the runs change in their threads.
 
     Attributes:
         session_id: The session that keeps the events in its log; None if it keeps none any more.
@@ -140,6 +142,7 @@ class Runner:
 
     __slots__ = (
         "_became_idle",
+        "_changed",
         "_events",
         "_execute",
         "_instruments",
@@ -170,6 +173,7 @@ class Runner:
         wall_clock: Callable[[], float],
         execute: Callable[[LiveRun], None],
         spawn: Callable[..., None],
+        changed: ChangeThread,
         session_id: SessionId | None = None,
     ) -> None:
         self.session_id = session_id
@@ -182,6 +186,7 @@ class Runner:
         self._wall_clock = wall_clock
         self._execute = execute
         self._spawn = spawn
+        self._changed = changed
         self._scheduler = Scheduler(
             user.threads, max_active=CONCURRENT_RUNS, max_waiting=settings.run_queue
         )
@@ -209,6 +214,7 @@ class Runner:
             context=context,
             open_questions=self._user.questions,
             note=self._instruments.note,
+            changed=self._changed,
         )
         live, message = LiveRun(self, execution), spec.message
         self._live[message.run_id] = self._user.runs[message.run_id] = live
@@ -435,6 +441,7 @@ class Runner:
                 mirror.end(end.completed)
             for watcher in live.watchers.values():
                 watcher(end)
+            self._changed(message, ThreadChange.UPDATED)
             execution.context.run(
                 self._instruments.note,
                 RunEnded(

@@ -14,6 +14,7 @@ A suspended session has no task; its next message starts one.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -128,6 +129,7 @@ class Session:
         self._serving_ended: trio.Event | None = None  # set when it is suspended or closed
         self.context = copy_context()
         self._inbox = Inbox()
+        changed = partial(services.threads.note, self.id)  # without a reference to the session
         self._runner = Runner(
             user=user,
             events=self.events,
@@ -139,6 +141,7 @@ class Session:
             execute=self._execute,
             spawn=self._spawn,
             session_id=self.id,
+            changed=changed,
         )
         self._duplicates = Duplicates(
             self.id,
@@ -161,6 +164,7 @@ class Session:
             spawn=self._spawn,
             send_error=self._send_error,
             default_thread=self.default_thread,
+            changed=changed,
             shared=services.admission,
         )
         self._tasks = AgentTasks(

@@ -17,7 +17,7 @@ from attrs import define, field
 from netra_trio.agents.questions import Question
 from netra_trio.ids import QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.codes import EndReason
-from netra_trio.protocol.messages import RunStatus
+from netra_trio.protocol.messages import Outbound, RunStatus
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import SlidingWindow
 from netra_trio.sessions.thread_lines import ThreadLines
@@ -26,8 +26,17 @@ from netra_trio.stores.base import RunEnd
 from netra_trio.telemetry.metrics import CONNECTIONS, Key
 
 
-class ClosableConnection(Protocol):
-    """The part of a connection that the connection limit of its user needs."""
+class UserConnection(Protocol):
+    """The part of a connection that other connections of its user, and the limit of them, need."""
+
+    @property
+    def session_id(self) -> SessionId:
+        """Its session."""
+        ...
+
+    def try_send(self, message: Outbound) -> bool:
+        """Send a control frame if there is room; return whether there was."""
+        ...
 
     @property
     def reason(self) -> EndReason | None:
@@ -83,7 +92,7 @@ class User:
 
     id: UserId
     window: SlidingWindow
-    connections: list[ClosableConnection] = field(factory=list)
+    connections: list[UserConnection] = field(factory=list)
     sessions: set[SessionId] = field(factory=set)
     runs: dict[RunId, LiveRun] = field(factory=dict)
     threads: ThreadLines = field(factory=ThreadLines)

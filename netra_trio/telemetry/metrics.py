@@ -34,6 +34,7 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
     Verdict,
 )
+from netra_trio.protocol.threads import ThreadChanged, ThreadList
 from netra_trio.telemetry.events import (
     SESSION_ENDS,
     TOOL_OUTCOMES,
@@ -103,6 +104,8 @@ _CONTROL = (
     AuthExpiring,
     ServerDraining,
     ThreadHistory,
+    ThreadList,
+    ThreadChanged,
 )
 CONTROL = (*(kind.TYPE for kind in _CONTROL), "error")
 

@@ -378,8 +378,9 @@ async def test_a_client_that_never_reads_is_dropped_and_the_run_ends(
         await trio.testing.wait_all_tasks_blocked()
         async with server.connect() as again:
             await again.send("get_thread_history", {"thread_id": "t"})
-            (message,) = (await again.expect("thread_history"))["payload"]["messages"]
+            message, answer = (await again.expect("thread_history"))["payload"]["messages"]
             assert message["run"]["status"] == "cancelled"
+            assert answer["steps"][0]["type"] == "thought"  # without any text
 
 
 async def test_a_client_that_does_not_read_does_not_delay_other_clients(

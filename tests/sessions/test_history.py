@@ -75,15 +75,22 @@ async def test_the_history_of_a_conversation(autojump_clock: MockClock) -> None:
         payload = (await client.until("agent_completed"))[0]["payload"]
         history = await page(client)
         user, agent = history["messages"]
+        run = {
+            "run_id": payload["run_id"],
+            "agent_name": "answer",
+            "status": "completed",
+            "duration_ms": 0,
+        }
         assert user == {
             "message_id": payload["message_id"],
             "role": "user",
             "content": "hello",
             "created_at": EPOCH + 1.5,
             "correlation_id": "k",
-            "run": {"run_id": payload["run_id"], "agent_name": "answer", "status": "completed"},
+            "run": run,
         }
-        assert set(agent) == {"message_id", "role", "content", "created_at"}
+        assert set(agent) == {"message_id", "role", "content", "created_at", "run", "reply_to"}
+        assert (agent["run"], agent["reply_to"]) == (run, payload["message_id"])
         assert agent["role"] == "agent"
         assert agent["content"] == "about hello"
         assert agent["created_at"] == EPOCH + 1.5
@@ -119,8 +126,8 @@ async def test_the_history_has_the_current_status_of_a_run(autojump_clock: MockC
         assert await statuses() == [("a", "completed"), ("b", "running")]
         await client.until("agent_completed")
         assert await statuses() == [("a", "completed"), ("b", "completed")]
-        # The message of the agent is stored with the end, so it follows the waiting message.
-        assert contents(await page(watcher)) == ["a", "b", "part", "part"]
+        # Each answer is behind its question, also where the next question came first.
+        assert contents(await page(watcher)) == ["a", "part", "b", "part"]
 
 
 @pytest.mark.parametrize("ending", ["failed", "timed_out", "cancelled"])

@@ -421,7 +421,7 @@ async def test_runs_are_cancelled_when_their_session_ends(autojump_clock: MockCl
         async with server.connect() as again:
             await again.send("get_thread_history", {"thread_id": "t"})
             messages = (await again.expect("thread_history"))["payload"]["messages"]
-    assert [message["run"]["status"] for message in messages if "run" in message] == [
+    assert [message["run"]["status"] for message in messages if message["role"] == "user"] == [
         "cancelled",
         "cancelled",
     ]

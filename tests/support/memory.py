@@ -58,6 +58,8 @@ class Client:
         refused: The error of a connection that was refused.
         done: Set when the call of `Node.serve` has returned.
         scope: The cancel scope of that call.
+        skipped: Types of frames that are dropped. The other sessions of a user change its threads
+            at any time, so only tests of that receive `thread_changed`.
     """
 
     peer: MemoryClient
@@ -67,6 +69,7 @@ class Client:
     refused: Refused | None = None
     done: trio.Event = field(factory=trio.Event)
     scope: trio.CancelScope = field(factory=trio.CancelScope)
+    skipped: frozenset[str] = frozenset({"thread_changed"})
 
     async def send(
         self, kind: str, payload: Any = None, correlation_id: str | None = None, **more: Any
@@ -88,9 +91,11 @@ class Client:
         await self.send("user_message", {"content": content, **payload}, correlation_id)
 
     async def next(self) -> Frame:
-        """Return the next frame, of any type."""
-        frame: Frame = orjson.loads(await self.peer.receive())
-        return frame
+        """Return the next frame that is not skipped."""
+        while True:
+            frame: Frame = orjson.loads(await self.peer.receive())
+            if frame["type"] not in self.skipped:
+                return frame
 
     async def expect(self, kind: str) -> Frame:
         """Return the next frame, which must have this type."""

@@ -1,0 +1,197 @@
+"""Tells the sessions of a user at this node which threads of the user have changed.
+
+    changes = ThreadChanges(users, store, start_soon)
+    changes.tell(Change(user_id, thread_id, ThreadChange.RENAMED))
+    changes.note(session_id, user_id, thread_id)            # `updated`, for several changes at once
+
+The entry of a thread is read when a connection has room for it: so it is always the newest one, and
+a connection that does not read costs one place for each thread that has changed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from attrs import frozen
+
+from netra_trio.connections.thread_commands import listed_thread
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import SessionId, ThreadId, UserId
+from netra_trio.protocol.threads import ThreadChange, ThreadChanged
+from netra_trio.sessions.users import User, UserConnection, Users
+from netra_trio.stores.threads import ThreadStore
+
+COALESCE_SECONDS = 0.2  # in which several changes of runs in a thread are told once
+ROOM_SECONDS = 0.2  # before a connection that had no room is tried again
+STORE_SECONDS = 1.0  # before the store is asked again
+PENDING_CHANGES = 256  # of one connection that does not read; the oldest are dropped beyond it
+
+
+@frozen
+class Change:
+    """A change of a thread.
+
+    Attributes:
+        but: The session that is not told; None if all are.
+    """
+
+    user_id: UserId
+    thread_id: ThreadId
+    change: ThreadChange
+    but: SessionId | None = None
+
+    @property
+    def key(self) -> tuple[UserId, ThreadId, bool]:
+        """Equal for changes of which one is told."""
+        return self.user_id, self.thread_id, self.change is ThreadChange.DELETED
+
+    def merged(self, later: "Change") -> "Change":
+        """Return what is told instead of this and a later change of the same key."""
+        is_renamed = ThreadChange.RENAMED in {self.change, later.change}
+        change = ThreadChange.RENAMED if is_renamed else later.change
+        but = self.but if self.but == later.but else None
+        return Change(self.user_id, self.thread_id, change, but)
+
+
+class ThreadChanges:
+    """The changes that the connections of this node are to be told.
+
+    Args:
+        users: The users of this node.
+        store: Has the threads.
+        start_soon: Starts a task that ends with the node.
+
+    Attributes:
+        relay: Tells the other nodes; None if there are none.
+    """
+
+    def __init__(self, users: Users, store: ThreadStore, start_soon: Callable[..., Any]) -> None:
+        self.relay: Callable[[Change], None] | None = None
+        self._users = users
+        self._store = store
+        self._start_soon = start_soon
+        self._noted: dict[tuple[UserId, ThreadId], SessionId | None] = {}
+        self._pending: dict[UserConnection, dict[tuple[ThreadId, bool], ThreadChange]] = {}
+        self._sending: set[UserId] = set()
+
+    def note(self, session_id: SessionId, user_id: UserId, thread_id: ThreadId) -> None:
+        """Tell the other sessions of a user, in a moment, that a thread was updated."""
+        key = (user_id, thread_id)
+        if key in self._noted:
+            if self._noted[key] != session_id:
+                self._noted[key] = None  # each of both sessions has to know the other's change
+        elif self.relay is not None or self._has_other(user_id, session_id):
+            if not self._noted:
+                self._start_soon(self._tell_noted)
+            self._noted[key] = session_id
+
+    def tell(self, change: Change) -> None:
+        """Tell the sessions of a user, on all nodes, that a thread has changed."""
+        self.deliver(change)
+        if self.relay is not None:
+            self.relay(change)
+
+    def deliver(self, change: Change) -> None:
+        """Tell the sessions of a user at this node that a thread has changed."""
+        user = self._users.find(change.user_id)
+        if user is None:
+            return
+        for connection in user.connections:
+            if connection.reason is None and connection.session_id != change.but:
+                self._add(connection, change)
+        if self._first(user, ()) is not None and user.id not in self._sending:
+            self._sending.add(user.id)
+            self._start_soon(self._send, user.id)
+
+    def forget(self, connection: UserConnection) -> None:
+        """Forget a connection that has ended."""
+        self._pending.pop(connection, None)
+
+    def _has_other(self, user_id: UserId, session_id: SessionId) -> bool:
+        user = self._users.find(user_id)
+        return user is not None and any(
+            connection.session_id != session_id for connection in user.connections
+        )
+
+    async def _tell_noted(self) -> None:
+        await trio.sleep(COALESCE_SECONDS)
+        noted, self._noted = self._noted, {}
+        for (user_id, thread_id), but in noted.items():
+            self.tell(Change(user_id, thread_id, ThreadChange.UPDATED, but))
+
+    def _add(self, connection: UserConnection, change: Change) -> None:
+        pending = self._pending.setdefault(connection, {})
+        thread_id, told = change.thread_id, change.change
+        if told is ThreadChange.DELETED:
+            pending.pop((thread_id, False), None)
+        elif pending.get((thread_id, False)) is ThreadChange.RENAMED:
+            return
+        pending[thread_id, told is ThreadChange.DELETED] = told
+        if len(pending) > PENDING_CHANGES:
+            del pending[next(iter(pending))]
+
+    def _first(
+        self, user: User, full: "set[UserConnection] | tuple[()]"
+    ) -> tuple[ThreadId, bool] | None:
+        """Return the oldest change of a connection that may have room."""
+        for connection in user.connections:
+            if connection not in full and (pending := self._pending.get(connection)):
+                return next(iter(pending))
+        return None
+
+    async def _send(self, user_id: UserId) -> None:
+        """Send what is pending for a user, until nothing is."""
+        full: set[UserConnection] = set()
+        try:
+            while (user := self._users.find(user_id)) is not None:
+                key = self._first(user, full)
+                if key is not None:
+                    full |= await self._send_one(user, key)
+                elif full:
+                    await trio.sleep(ROOM_SECONDS)
+                    full.clear()
+                else:
+                    return
+        finally:
+            self._sending.discard(user_id)
+
+    async def _send_one(self, user: User, key: tuple[ThreadId, bool]) -> set[UserConnection]:
+        """Send a change to each connection that is to be told; return those without room."""
+        thread_id, is_deleted = key
+        told = {
+            connection: pending.pop(key)
+            for connection in user.connections
+            if (pending := self._pending.get(connection)) and key in pending
+        }
+        thread = None
+        if not is_deleted:
+            try:
+                stored = await self._store.get_thread(user.id, thread_id)
+            except StoreUnavailable:
+                self._put_back(told, key)
+                await trio.sleep(STORE_SECONDS)
+                return set()
+            if stored is None:  # it was deleted meanwhile, which is told
+                return set()
+            thread = listed_thread(user.id, stored)
+        full = {
+            connection: change
+            for connection, change in told.items()
+            if connection.reason is None
+            and not connection.try_send(ThreadChanged(thread_id, change, thread))
+        }
+        self._put_back(full, key)
+        return set(full)
+
+    def _put_back(
+        self, told: dict[UserConnection, ThreadChange], key: tuple[ThreadId, bool]
+    ) -> None:
+        """Keep a change for connections that could not be told, unless a later one replaces it."""
+        for connection, change in told.items():
+            pending = self._pending.get(connection)
+            if pending is None or (key[0], True) in pending:
+                continue
+            pending[key] = max(change, pending.get(key, change), key=_RANK.index)
+
+
+_RANK = (ThreadChange.UPDATED, ThreadChange.RENAMED, ThreadChange.DELETED)

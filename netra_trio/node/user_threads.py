@@ -1,0 +1,197 @@
+"""The threads of the users of a node: who is told of their changes, and how they are deleted.
+
+threads = NodeThreads(users, store, start_soon)         # `Services.threads`
+threads.connect(services)
+threads.share(cluster, rooms)                           # with other nodes
+threads.attached(connection), threads.detached(connection)
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+import trio
+from attrs import define, field
+
+from netra_trio.broker.base import Broker
+from netra_trio.cluster.cluster import Cluster
+from netra_trio.connections.connection import Connection
+from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.ids import RunId, SessionId, ThreadId, UserId
+from netra_trio.node.shared_changes import Listening, SharedChanges
+from netra_trio.node.thread_changes import Change, ThreadChanges
+from netra_trio.protocol.problem import Refused
+from netra_trio.protocol.rooms import thread_room
+from netra_trio.protocol.threads import ThreadChange
+from netra_trio.services import OtherNodes, Services
+from netra_trio.sessions.users import LiveRun, Users
+from netra_trio.stores.base import NewMessage, Store
+
+STOP_SECONDS = 5.0  # for the runs of a thread to end: docs/protocol.md, Threads
+POLL_SECONDS = 0.1  # between two looks at the runs of a thread that is being deleted
+
+_log = structlog.get_logger(__name__)
+
+
+@define(eq=False)
+class _Deletion:
+    """A deletion of a thread.
+
+    Attributes:
+        was_there: Whether there was such a thread.
+        failure: Why it failed.
+    """
+
+    user_id: UserId
+    thread_id: ThreadId
+    by: SessionId
+    was_there: bool = False
+    failure: StoreUnavailable | None = None
+    has_ended: trio.Event = field(factory=trio.Event)
+
+
+class NodeThreads:
+    """The threads of users, for the sessions of one node; it is the `UserThreads` of the services.
+
+    Args:
+        users: The users of this node.
+        store: Has the threads.
+        start_soon: Starts a task that ends with the node.
+    """
+
+    def __init__(self, users: Users, store: Store, start_soon: Callable[..., Any]) -> None:
+        self._users = users
+        self._store = store
+        self._start_soon = start_soon
+        self._changes = ThreadChanges(users, store, start_soon)
+        self._broker: Broker
+        self._shared: SharedChanges | None = None
+        self._other_nodes: OtherNodes | None = None
+
+    def connect(self, services: Services) -> None:
+        """Use the broker and the other nodes of the services; called before any connection."""
+        self._broker = services.broker
+        self._other_nodes = services.other_nodes
+
+    def share(self, cluster: Cluster, rooms: Listening) -> None:
+        """Exchange changes with the other nodes; called before any connection.
+
+        Args:
+            cluster: The other nodes.
+            rooms: Receives the changes.
+        """
+        self._shared = SharedChanges(
+            rooms,
+            cluster.backend.broker,
+            cluster.node,
+            deliver=self._changes.deliver,
+            is_attached=self._is_attached,
+            has_peers=lambda: bool(cluster.membership.peers),
+            start_soon=self._start_soon,
+        )
+        self._changes.relay = self._shared.publish
+
+    def attached(self, connection: Connection) -> None:
+        """Note a connection that was added to its user."""
+        if self._shared is not None:
+            self._shared.watch(connection.session.user.id)
+
+    def detached(self, connection: Connection) -> None:
+        """Note a connection that was removed from its user."""
+        self._changes.forget(connection)
+        if self._shared is not None:
+            self._shared.watch(connection.session.user.id)
+
+    def _is_attached(self, user_id: UserId) -> bool:
+        user = self._users.find(user_id)
+        return user is not None and bool(user.connections)
+
+    # For the sessions.
+
+    def note(self, session_id: SessionId, message: NewMessage, change: ThreadChange) -> None:
+        """Tell sessions what a message or its run has changed in its thread."""
+        if change is ThreadChange.UPDATED:
+            self._changes.note(session_id, message.user_id, message.thread_id)
+        else:
+            self._changes.tell(Change(message.user_id, message.thread_id, change))
+
+    def tell(
+        self, user_id: UserId, thread_id: ThreadId, change: ThreadChange, *, but: SessionId
+    ) -> None:
+        """Tell all sessions of a user but one that a thread has changed."""
+        self._changes.tell(Change(user_id, thread_id, change, but))
+
+    async def wait_until_told(self, user_id: UserId) -> None:
+        """Wait until the changes that other nodes make are received here, for a second at most."""
+        if self._shared is not None:
+            await self._shared.wait_until_ready(user_id)
+
+    # Deletion.
+
+    async def delete(self, user_id: UserId, thread_id: ThreadId, *, by: SessionId) -> bool:
+        """Stop the runs of a thread on all nodes, delete it, and tell all sessions but one.
+
+        In a task of the node: a client that leaves meanwhile does not undo its wish.
+        """
+        deletion = _Deletion(user_id, thread_id, by)
+        self._start_soon(self._run_deletion, deletion)
+        await deletion.has_ended.wait()
+        if deletion.failure is not None:
+            raise deletion.failure
+        return deletion.was_there
+
+    async def _run_deletion(self, deletion: _Deletion) -> None:
+        try:
+            await self._delete(deletion)
+        except StoreUnavailable as unavailable:
+            deletion.failure = unavailable
+        finally:
+            deletion.has_ended.set()
+
+    async def _delete(self, deletion: _Deletion) -> None:
+        user_id, thread_id = deletion.user_id, deletion.thread_id
+        if await self._store.get_thread(user_id, thread_id) is None:
+            return
+        await self._stop_runs(user_id, thread_id)
+        deletion.was_there = await self._store.delete_thread(user_id, thread_id)
+        if not deletion.was_there:
+            return
+        with suppress(BrokerUnavailable):  # the room ends by its age
+            await self._broker.forget(thread_room(user_id, thread_id))
+        self._changes.tell(Change(user_id, thread_id, ThreadChange.DELETED, deletion.by))
+
+    async def _stop_runs(self, user_id: UserId, thread_id: ThreadId) -> None:
+        """Stop the runs of a thread, also new ones, until there is none or the time is over."""
+        stopped: set[RunId] = set()
+        with trio.move_on_after(STOP_SECONDS):
+            async with trio.open_nursery() as nursery:
+                while True:
+                    here = self._runs_here(user_id, thread_id)
+                    known = await self._store.unfinished_runs(user_id, thread_id)
+                    elsewhere = {run.run_id for run in known} - here.keys()
+                    if not here and not elsewhere:
+                        break
+                    for run_id in here.keys() - stopped:
+                        here[run_id].stop()
+                    for run_id in elsewhere - stopped:
+                        nursery.start_soon(self._stop_elsewhere, user_id, run_id)
+                    stopped |= here.keys() | elsewhere
+                    await trio.sleep(POLL_SECONDS)
+                nursery.cancel_scope.cancel()
+
+    def _runs_here(self, user_id: UserId, thread_id: ThreadId) -> dict[RunId, LiveRun]:
+        user = self._users.find(user_id)
+        runs = {} if user is None else user.runs
+        return {
+            run_id: live for run_id, live in runs.items() if live.message.thread_id == thread_id
+        }
+
+    async def _stop_elsewhere(self, user_id: UserId, run_id: RunId) -> None:
+        """Stop a run of another node; if that is not possible, its end is dropped by the store."""
+        if self._other_nodes is None:
+            return
+        try:
+            await self._other_nodes.stop_run(user_id, run_id)
+        except (Refused, StoreUnavailable) as reason:
+            _log.warning("run_not_stopped", run_id=run_id, reason=str(reason))
