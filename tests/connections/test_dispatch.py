@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from netra_trio.auth.identity import Identity
 from netra_trio.connections.dispatch import CommandDispatcher
-from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId, UserId
+from netra_trio.ids import CorrelationId, MessageId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.codec import BadFrame, Frame
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.fields import JsonValue
@@ -30,6 +30,14 @@ from netra_trio.protocol.messages import (
     UserMessage,
 )
 from netra_trio.protocol.problem import Problem
+from netra_trio.protocol.threads import (
+    DeleteThread,
+    Feedback,
+    ListThreads,
+    MarkRead,
+    Rating,
+    RenameThread,
+)
 from netra_trio.sessions.session import Session
 
 KEY = CorrelationId("c-1")
@@ -43,6 +51,11 @@ COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
     Answer: (Answer(QuestionId("q_1"), JsonValue(1)), ["ANSWER_REJECTED"]),
     StopAgent: (StopAgent(RunId("run_1")), ["RUN_NOT_FOUND"]),
     GetThreadHistory: (GetThreadHistory(ThreadId("t")), ["THREAD_NOT_FOUND"]),
+    ListThreads: (ListThreads(), ["thread_list"]),
+    RenameThread: (RenameThread(ThreadId("t"), "T"), ["THREAD_NOT_FOUND"]),
+    MarkRead: (MarkRead(ThreadId("t"), MessageId("m")), ["THREAD_NOT_FOUND"]),
+    DeleteThread: (DeleteThread(ThreadId("t")), ["THREAD_NOT_FOUND"]),
+    Feedback: (Feedback(MessageId("m"), Rating.UP), ["VALIDATION_ERROR"]),
 }
 """A command of each type, and its replies: types of messages, or error codes."""
 
@@ -90,6 +103,7 @@ async def open_dispatcher() -> AsyncIterator[tuple[CommandDispatcher, RecordingC
                 metrics=services.instruments.metrics,
                 wall_clock=services.wall_clock,
                 nursery=nursery,
+                threads=services.threads,
             ),
             client,
             session,

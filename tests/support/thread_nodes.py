@@ -27,6 +27,7 @@ from netra_trio.cluster.admission import CHECK, FIRST, INTERRUPT, ClusterAdmissi
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId, RunId, ThreadId, UserId
+from netra_trio.node.user_threads import NodeThreads
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import OnBusy, UserMessage
 from netra_trio.protocol.problem import Refused
@@ -202,6 +203,7 @@ class Node:
             store=self.store,
             verifier=TokenVerifier("x" * 32),
             instruments=Instruments(metrics),
+            threads=NodeThreads(self.users, self.store, self.start_soon),
             admission=self.admission,
         )
         self.ready = trio.Event()
@@ -231,6 +233,10 @@ class Node:
             for session in self.sessions:
                 session.abandon_overdue()
                 session.suspend()
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Start a task that ends with the node."""
+        self.nursery.start_soon(function, *args)
 
     def new_session(self) -> Session:
         """Open a session."""
