@@ -75,7 +75,7 @@ class MemoryThreads:
 
     def _admit(self, wish: Wish) -> Admitted:
         now, state = trio.current_time(), self._state
-        window = self._window(wish, now)
+        window = self._window(wish.user_id, wish.rate, wish.burst, now)
         slot = window.next_slot(now)
         if slot is None:
             retry = window.retry_after(now)
@@ -101,6 +101,11 @@ class MemoryThreads:
             order=order,
             position=max(ahead, 1) if line[0].slot <= now else ahead + 1,
         )
+
+    async def take_slot(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        """Take a rate slot for a message that may not wait."""
+        now = trio.current_time()
+        return await _answer(self._window(user_id, rate, burst, now).take_now(now))
 
     def leave(
         self, user_id: UserId, thread_id: ThreadId, run_id: RunId, *, slot: float | None = None
@@ -140,12 +145,11 @@ class MemoryThreads:
         self._settle(entry.user_id, entry.thread_id, line)
         return await _answer(line[0].as_first())
 
-    def _window(self, wish: Wish, now: float) -> SlidingWindow:
+    def _window(self, user_id: UserId, rate: int, burst: int, now: float) -> SlidingWindow:
         windows = self._state.windows
         for idle in [user_id for user_id, each in windows.items() if each.is_idle(now)]:
             del windows[idle]
-        window = SlidingWindow(rate=wish.rate, waiting=wish.burst)
-        return windows.setdefault(wish.user_id, window)
+        return windows.setdefault(user_id, SlidingWindow(rate=rate, waiting=burst))
 
     def _line(self, user_id: UserId, thread_id: ThreadId) -> list[_Run]:
         """Return the line of a thread, without the runs of nodes that are gone."""

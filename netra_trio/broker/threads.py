@@ -137,6 +137,19 @@ class ThreadDirectory(Protocol):
         """
         ...
 
+    async def take_slot(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        """Take a rate slot for a message that may not wait, outside of all threads.
+
+        Args:
+            user_id: The user.
+            rate: Messages of the user in each minute.
+            burst: Further messages, which start later; this one is none of them.
+
+        Returns:
+            0; or the seconds until there is such a slot, and none is taken.
+        """
+        ...
+
     def leave(
         self, user_id: UserId, thread_id: ThreadId, run_id: RunId, *, slot: float | None = None
     ) -> Awaitable[First | None]:
@@ -214,6 +227,14 @@ class SharedAdmission(Protocol):
 
         Returns:
             The answer; it is in `place` too. None if this process has to decide alone.
+        """
+        ...
+
+    async def take_slot(self, user_id: UserId) -> float | None:
+        """Take a rate slot for a message that may not wait, outside of all threads.
+
+        Returns:
+            0; the seconds until there is such a slot; or None if this process has to decide alone.
         """
         ...
 

@@ -147,6 +147,20 @@ class ClusterAdmission:
         place.is_granted = None
         return None
 
+    async def take_slot(self, user_id: UserId) -> float | None:
+        """Take a rate slot for a message that may not wait; None if this node decides alone."""
+        if self._is_shared:
+            try:
+                return await self._threads.take_slot(
+                    user_id,
+                    rate=self._settings.max_message_rate,
+                    burst=self._settings.burst_queue,
+                )
+            except BrokerUnavailable as unavailable:
+                self._note_unavailable(unavailable)
+        self._metrics.broker_fallbacks["messages"] += 1
+        return None
+
     def _enter(self, user_id: UserId, place: SharedPlace, *, first: bool) -> _Run:
         # An estimate, behind all runs that this node has admitted.
         self._latest = max(trio.current_time() + self._clock, self._latest + ORDER_STEP)

@@ -88,6 +88,18 @@ class SlidingWindow:
             self.use(slot)
         return slot
 
+    def take_now(self, now: float) -> float:
+        """Use a slot for a message that may not wait.
+
+        Returns:
+            0; or the seconds until there is such a slot, and none is used.
+        """
+        self._drop_expired(now)
+        if self._used < self._rate:
+            self.use(now)
+            return 0.0
+        return self._time_when_free(self._used - self._rate + 1) - now
+
     def give_back(self, slot: float) -> None:
         """Give back a slot that was not needed; no effect if it has expired."""
         for group in reversed(self._groups):

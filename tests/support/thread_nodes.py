@@ -172,6 +172,9 @@ class FaultyThreads:
         answer = self.inner.leave(user_id, thread_id, run_id, slot=slot)
         return self._call(lambda: answer)
 
+    async def take_slot(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        return await self._call(lambda: self.inner.take_slot(user_id, rate=rate, burst=burst))
+
     async def hold(self, entries: Sequence[Entry]) -> Held:
         return await self._call(lambda: self.inner.hold(entries))
 

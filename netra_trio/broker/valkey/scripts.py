@@ -437,6 +437,7 @@ return string.sub(kept, start + size)
 """)
 
 ADMIT = Script(thread_lua.ADMIT)
+TAKE_SLOT = Script(thread_lua.TAKE_SLOT)
 LEAVE = Script(thread_lua.LEAVE)
 HOLD = Script(thread_lua.HOLD)
 THREADS_EPOCH = Script(thread_lua.EPOCH)
@@ -460,6 +461,7 @@ SCRIPTS = (
     ADD_TICKET,
     TAKE_TICKET,
     ADMIT,
+    TAKE_SLOT,
     LEAVE,
     HOLD,
     THREADS_EPOCH,

@@ -77,6 +77,35 @@ local function keep_window(key, groups)
     redis.call('SET', key, cmsgpack.pack(groups), 'PX', math.ceil((latest + 60 - now) * 1000) + 1)
   end
 end
+local function used_of(groups)
+  local used = 0
+  for _, group in ipairs(groups) do
+    used = used + group[3]
+  end
+  return used
+end
+local function when_free(groups, slots)
+  for _, group in ipairs(groups) do
+    slots = slots - group[3]
+    if slots <= 0 then
+      return group[2] + 60
+    end
+  end
+end
+local function use_slot(key, groups, slot, group_seconds)
+  local place = #groups
+  while place > 0 and groups[place][1] > slot do
+    place = place - 1
+  end
+  local before = groups[place]
+  if before and slot - before[1] < group_seconds then
+    before[2] = math.max(before[2], slot)
+    before[3] = before[3] + 1
+  else
+    table.insert(groups, place + 1, {slot, slot, 1})
+  end
+  keep_window(key, groups)
+end
 """
 
 # KEYS: window, line, epoch. ARGV: candidate for the epoch, run, node, on_busy, rate, burst, seconds
@@ -91,30 +120,19 @@ local rate, burst = tonumber(ARGV[5]), tonumber(ARGV[6])
 local group_seconds, step = tonumber(ARGV[7]), tonumber(ARGV[10])
 
 local groups = window_of(KEYS[1])
-local used, later = 0, 0
-for _, group in ipairs(groups) do
-  used = used + group[3]
-end
+local used, later = used_of(groups), 0
 for at = #groups, 1, -1 do
   if groups[at][2] <= now then
     break
   end
   later = later + groups[at][3]
 end
-local function when_free(slots)
-  for _, group in ipairs(groups) do
-    slots = slots - group[3]
-    if slots <= 0 then
-      return group[2] + 60
-    end
-  end
-end
 local slot = now
 if used >= rate then
   if later < burst then
-    slot = when_free(used - rate + 1)
+    slot = when_free(groups, used - rate + 1)
   elseif burst == 0 then
-    return {'too_fast', epoch, text(when_free(used - rate + 1) - now)}
+    return {'too_fast', epoch, text(when_free(groups, used - rate + 1) - now)}
   else
     for _, group in ipairs(groups) do
       if group[2] > now then
@@ -137,18 +155,7 @@ for _, run in ipairs(line) do
   end
 end
 
-local place = #groups
-while place > 0 and groups[place][1] > slot do
-  place = place - 1
-end
-local before = groups[place]
-if before and slot - before[1] < group_seconds then
-  before[2] = math.max(before[2], slot)
-  before[3] = before[3] + 1
-else
-  table.insert(groups, place + 1, {slot, slot, 1})
-end
-keep_window(KEYS[1], groups)
+use_slot(KEYS[1], groups, slot, group_seconds)
 
 local mine = {ARGV[2], ARGV[3], order, slot, 0}
 line[#line + 1] = mine
@@ -162,6 +169,22 @@ end
 local position = line[1][4] <= now and math.max(ahead, 1) or ahead + 1
 return {mine[5] == 1 and 'first' or 'behind', epoch, text(slot - now), text(slot), text(order),
   position}
+"""
+)
+
+# KEYS: window. ARGV: rate, seconds of a group.
+# Returns 0 for a slot, or the seconds until there is one.
+TAKE_SLOT = (
+    _COMMON
+    + _WINDOW
+    + """
+local rate, groups = tonumber(ARGV[1]), window_of(KEYS[1])
+local used = used_of(groups)
+if used >= rate then
+  return text(when_free(groups, used - rate + 1) - now)
+end
+use_slot(KEYS[1], groups, now, tonumber(ARGV[2]))
+return '0'
 """
 )
 

@@ -87,6 +87,13 @@ class ValkeyThreads:
             position,
         )
 
+    async def take_slot(self, user_id: UserId, *, rate: int, burst: int) -> float:  # noqa: ARG002 - none waits
+        """Take a rate slot for a message that may not wait."""
+        seconds = await self._calls.run(
+            scripts.TAKE_SLOT, [keys.of_user(user_id)["rate"]], [rate, repr(group_seconds(rate))]
+        )
+        return float(seconds)
+
     def leave(
         self, user_id: UserId, thread_id: ThreadId, run_id: RunId, *, slot: float | None = None
     ) -> Awaitable[First | None]:
