@@ -18,7 +18,9 @@ from netra_trio.config.settings import Settings
 from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.messages import Answer
 from netra_trio.protocol.threads import ThreadChange
+from netra_trio.rooms.permission import May
 from netra_trio.rooms.publisher import Publisher
+from netra_trio.rooms.rooms import Rooms
 from netra_trio.stores.base import NewMessage, Store
 from netra_trio.telemetry.instruments import Instruments
 
@@ -119,6 +121,17 @@ class UserThreads(Protocol):
         ...
 
 
+def _rooms(services: "Services") -> Rooms:
+    return Rooms(
+        services.broker,
+        services.store.find_room,
+        limits=_history_limits(services.settings),
+        may=services.may,
+        metrics=services.instruments.metrics,
+        wall_clock=services.wall_clock,
+    )
+
+
 @frozen(kw_only=True)
 class Services:
     """Objects that the endpoints, the node and its connections share.
@@ -134,7 +147,9 @@ class Services:
         wall_clock: Returns Unix seconds.
         admission: Admits messages over all nodes; None if there is only this one.
         broker: Has the rooms; in the memory of this process if there is only this node.
+        may: Decides what users do in rooms; None if there are only the server's own rooms.
         publisher: Publishes messages to rooms.
+        rooms: The rooms with members at this node.
     """
 
     settings: Settings
@@ -147,6 +162,7 @@ class Services:
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None
     broker: Broker = field(factory=lambda: MemoryBackend().broker)
+    may: May | None = None
     publisher: Publisher = field(
         init=False,
         default=Factory(
@@ -154,6 +170,7 @@ class Services:
             takes_self=True,
         ),
     )
+    rooms: Rooms = field(init=False, default=Factory(_rooms, takes_self=True))
 
 
 def _history_limits(settings: Settings) -> HistoryLimits:

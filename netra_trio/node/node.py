@@ -52,6 +52,7 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.rooms import user_room
 from netra_trio.protocol.wire_format import WireFormat
+from netra_trio.rooms.permission import May
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import User, Users
@@ -536,6 +537,7 @@ async def open_node(
     wall_clock: Callable[[], float] = time.time,
     instruments: Instruments | None = None,
     backend: Backend | None = None,
+    may: May | None = None,
 ) -> AsyncIterator[Node]:
     """Open the store and the nursery of all sessions.
 
@@ -561,6 +563,7 @@ async def open_node(
                 instruments=instruments or Instruments(Metrics(tuple(agents))),
                 wall_clock=wall_clock,
                 threads=threads,
+                may=may,
             )
             node = Node(
                 services,
@@ -573,6 +576,7 @@ async def open_node(
             )
             node.start_soon(node.sessions.expire)
             node.start_soon(node.sessions.reap)
+            node.start_soon(node.services.rooms.run)
             if node.cluster is not None:
                 node.start_soon(node.cluster.run)
             try:

@@ -39,6 +39,7 @@ from netra_trio.node.node import Node, open_node
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.rooms import thread_room, user_room
+from netra_trio.rooms.permission import May
 from netra_trio.server.asgi import AsgiAdapter
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
@@ -103,6 +104,7 @@ class Application:
         page: Mapping[str, Asset],
         more_instruments: Sequence[Instrument] = (),
         backend: Backend | None = None,
+        may: May | None = None,
     ) -> None:
         self.settings = settings
         metrics = Metrics(tuple(agents), tuple(ENDPOINTS))
@@ -112,6 +114,7 @@ class Application:
         self._agents = agents
         self._store = store
         self._backend = backend
+        self._may = may
         self._verifier = verifier
         self._page = page
         # Opened in this order before the node starts, and closed in reverse order after it ends.
@@ -170,6 +173,7 @@ class Application:
                     wall_clock=self.wall_clock,
                     instruments=self.instruments,
                     backend=self._backend,
+                    may=self._may,
                 )
             )
             instruments = self.instruments
@@ -272,6 +276,7 @@ def create_app(
     store: Store | None = None,
     wall_clock: Callable[[], float] = time.time,
     backend: Backend | None = None,
+    rooms: May | None = None,
 ) -> Application:
     """Make the application.
 
@@ -283,6 +288,7 @@ def create_app(
         wall_clock: Returns Unix seconds.
         backend: What several nodes share; by default the one of the settings' broker, none without
             one. It and the store must have the same node id.
+        rooms: Decides what users do in rooms; without it there are only the server's own rooms.
 
     Raises:
         SettingsError: With every fault of the settings, or if the framework of an agent is too
@@ -312,6 +318,7 @@ def create_app(
         page=read_page(),
         more_instruments=_traces(),
         backend=backend,
+        may=rooms,
     )
 
 

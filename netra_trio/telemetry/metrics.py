@@ -34,6 +34,7 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
     Verdict,
 )
+from netra_trio.protocol.rooms import RoomConfirmed
 from netra_trio.protocol.threads import ThreadChanged, ThreadList
 from netra_trio.telemetry.events import (
     SESSION_ENDS,
@@ -93,6 +94,7 @@ RATE_EVENTS = (
     ("requests", "refused"),
 )
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
+ROOM_EVENTS = ("published", "delivered", "merged", "dropped")
 FALLBACKS = ("connections", "messages", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
@@ -106,6 +108,7 @@ _CONTROL = (
     ThreadHistory,
     ThreadList,
     ThreadChanged,
+    RoomConfirmed,
 )
 CONTROL = (*(kind.TYPE for kind in _CONTROL), "error")
 
@@ -167,6 +170,8 @@ class Gauges:
         relayed: Open connections of sessions at other nodes, and of sessions here with a socket
             there: both ends are counted.
         uncopied: Sessions with events that wait to be copied to the broker.
+        rooms: Rooms with members at this node.
+        room_members: Their members at this node.
     """
 
     connections: int = 0
@@ -181,6 +186,8 @@ class Gauges:
     nodes: int = 0
     relayed: int = 0
     uncopied: int = 0
+    rooms: int = 0
+    room_members: int = 0
 
 
 @define(eq=False)
@@ -232,6 +239,7 @@ class Metrics:
     usage_tokens: dict[Key, int] = field(init=False)
     usage_cost: dict[Key, float] = field(init=False)
     requests: dict[Key, Histogram] = field(init=False)
+    room_events: dict[Key, int] = field(factory=lambda: _zeros(ROOM_EVENTS))
     broker_fallbacks: dict[Key, int] = field(factory=lambda: _zeros(FALLBACKS))
     loop_lag: Histogram = field(factory=lambda: Histogram(FAST))
 

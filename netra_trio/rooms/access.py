@@ -1,0 +1,110 @@
+"""The access to rooms: the rules of the server's own rooms, and the application's function.
+
+access = Access(may, store.find_room)
+is_lasting = await access.check(user_id, "team:red", Action.JOIN)
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from netra_trio.errors import NetraError, StoreUnavailable
+from netra_trio.ids import ThreadId, UserId
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.protocol.rooms import THREAD_PREFIX, USER_PREFIX, user_room
+from netra_trio.rooms.permission import Action, May
+
+MAY_SECONDS = 5.0  # for one answer of the application's function
+RETRY_MS = 1000
+
+FindRoom = Callable[[str], Awaitable[tuple[UserId, ThreadId] | None]]
+
+_log = structlog.get_logger(__name__)
+
+
+class MayFailed(NetraError):
+    """The application's function has raised, or has not answered in time."""
+
+
+class Access:
+    """Decides what users do in rooms.
+
+    Args:
+        may: The application's function; None if there are only the server's own rooms.
+        find_room: Finds the user and the thread of a room, as `Store.find_room` does.
+    """
+
+    def __init__(self, may: May | None, find_room: FindRoom) -> None:
+        self._may = may
+        self._find_room = find_room
+
+    async def check(self, user_id: UserId, room: str, action: Action) -> bool:
+        """Check that a user may do something in a room. Cancelling is safe.
+
+        Returns:
+            Whether the answer is lasting, so that it is not asked for again.
+
+        Raises:
+            Refused: FORBIDDEN; SERVICE_UNAVAILABLE if the application's function fails.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        try:
+            granted = await self._decide(user_id, room, action)
+        except MayFailed:
+            text = "The permission could not be checked."
+            fault = problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
+            raise Refused(fault) from None
+        if granted is None:
+            return True
+        if not granted:
+            raise forbidden()
+        return False
+
+    async def still_may(self, user_id: UserId, room: str, action: Action) -> bool:
+        """Return whether a user still may do something; True if that is not known now."""
+        try:
+            granted = await self._decide(user_id, room, action)
+        except Refused:
+            return False
+        except (MayFailed, StoreUnavailable):
+            return True
+        return granted is not False
+
+    async def _decide(self, user_id: UserId, room: str, action: Action) -> bool | None:
+        """Return whether a user may, or None if the server's own rules say so.
+
+        Raises:
+            Refused: FORBIDDEN by the server's own rules.
+            MayFailed: If the application's function fails.
+        """
+        if room.startswith(USER_PREFIX):
+            if room != user_room(user_id):
+                raise forbidden()
+            return None
+        if room.startswith(THREAD_PREFIX):
+            if action is Action.PUBLISH:
+                raise forbidden()
+            found = await self._find_room(room)
+            if found is None:
+                raise forbidden()
+            if found[0] == user_id:
+                return None
+        return await self._ask(user_id, room, action)
+
+    async def _ask(self, user_id: UserId, room: str, action: Action) -> bool:
+        if self._may is None:
+            return False
+        try:
+            with trio.fail_after(MAY_SECONDS):
+                return bool(await self._may(user_id, room, action.value))
+        except Exception as error:  # of the application, or TooSlowError
+            _log.exception("room_permission_failed", room=room, action=action.value)
+            raise MayFailed(str(error)) from error
+
+
+def forbidden() -> Refused:
+    """Return the error for what a user may not do in a room."""
+    text = "You may not do this in this room."
+    return Refused(problem(ErrorCode.FORBIDDEN, text))

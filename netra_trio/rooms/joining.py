@@ -1,0 +1,194 @@
+"""A join: finds what a member has missed, replies, and gives it what follows, in order and once.
+
+join = Join(room, broker, membership, after=41, epoch="x")
+await join.run(attach)
+"""
+
+from collections.abc import Callable, Sequence
+
+import trio
+from attrs import define, frozen
+
+from netra_trio.broker.base import Broker, History
+from netra_trio.errors import BrokerUnavailable
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import Verdict
+from netra_trio.protocol.problem import Refused, broker_unavailable
+from netra_trio.protocol.rooms import RoomJoined
+from netra_trio.rooms.access import forbidden
+from netra_trio.rooms.event import RoomEvent
+from netra_trio.rooms.membership import Held, Membership
+from netra_trio.rooms.room import Room
+from netra_trio.rooms.snapshot import Snapshot, TakeSnapshot
+
+SMALL_BYTES = 512  # of a reply without runs, at most
+CATCH_UP_SECONDS = 1.0  # for the events that a snapshot includes
+TRIES = 3  # to find the current epoch
+
+
+@frozen
+class _Missed:
+    """What the history has for a member that comes back.
+
+    Attributes:
+        is_exact: Whether nothing is missing after the client's offset.
+        after: The offset after which events were asked for.
+    """
+
+    history: History
+    is_exact: bool
+    after: int
+
+
+@frozen
+class _Start:
+    """Where a membership starts.
+
+    Attributes:
+        following: The events after its offset, oldest first, which the member has to get.
+    """
+
+    verdict: Verdict
+    offset: int
+    following: Sequence[RoomEvent] = ()
+
+
+@define(eq=False)
+class Join:
+    """One join of a room; the room is subscribed meanwhile.
+
+    Args:
+        room: The room.
+        broker: Has its history.
+        membership: The membership, which is new.
+        after: The newest offset that the client has; None if it wants no earlier events.
+        epoch: The epoch of that offset; None for the current one.
+        correlation_id: The correlation id of the reply.
+        take_snapshot: Takes a snapshot of the runs of a thread; None for another room.
+    """
+
+    room: Room
+    broker: Broker
+    membership: Membership
+    after: int | None = None
+    epoch: str | None = None
+    correlation_id: str | None = None
+    take_snapshot: TakeSnapshot | None = None
+
+    async def run(self, attach: Callable[[Membership], None]) -> None:
+        """Reply, and give what follows. The caller removes the membership if it raises.
+
+        Args:
+            attach: Called at the reply: the membership replaces an earlier one.
+
+        Raises:
+            Refused: FORBIDDEN if the membership was ended meanwhile; SERVICE_UNAVAILABLE if the
+                runs of the thread change too fast.
+            BrokerUnavailable: If the broker does not answer.
+        """
+        membership, room, feed = self.membership, self.room, self.membership.feed
+        if self.after is None and self.take_snapshot is None:
+            await feed.wait_for_room(SMALL_BYTES)
+            room.members[membership] = None
+            membership.start(room.epoch, room.offset)
+            attach(membership)
+            feed.add_reply(membership.lane, self._reply(_Start(Verdict.NEW, room.offset), None))
+            return
+        membership.held = held = Held()
+        room.members[membership] = None
+        start, runs = await self._find_start(held)
+        reply = self._reply(start, runs)
+        membership.start(room.epoch, start.offset)
+        held.restrict()
+        await feed.wait_for_room(len(reply))
+        if self._is_ended():
+            raise forbidden()
+        attach(membership)
+        feed.add_reply(membership.lane, reply)
+        for event in start.following:
+            await feed.wait_for_room(len(event.data))
+            if self._is_ended():
+                return
+            membership.give(event)
+        membership.release(room.epoch, room.offset)
+
+    def _is_ended(self) -> bool:
+        return self.membership.is_ended  # it may have changed at each checkpoint
+
+    def _reply(self, start: _Start, runs: tuple[JsonObject, ...] | None) -> bytes:
+        joined = RoomJoined(
+            self.room.name,
+            self.room.epoch,
+            start.offset,
+            start.verdict,
+            sum(not each.is_missing for each in self._given(start)),
+            runs,
+        )
+        return self.membership.feed.encode(joined, self.correlation_id)
+
+    def _given(self, start: _Start) -> list[RoomEvent]:
+        """Return the events that the connection gets after the reply."""
+        return [each for each in start.following if self.membership.is_given(each)]
+
+    async def _find_start(self, held: Held) -> tuple[_Start, tuple[JsonObject, ...] | None]:
+        """Return where the membership starts, and the runs as of there."""
+        room = self.room
+        since = (room.epoch, room.offset)
+        snapshot, missed = None, None
+        if self.take_snapshot is not None:
+            snapshot = await self.take_snapshot()
+            await self._wait_for(snapshot)
+        if self.after is not None:
+            missed = await self._find_missed(self.after)
+        # No checkpoint from here on: the room keeps its position.
+        held.keep_only(room.epoch, after=0)  # others are of an epoch before
+        known = {each.offset: each for each in held.events}
+        newest = room.offset
+        if missed is not None:
+            newest = max(newest, missed.history.offset)
+            for delivery in missed.history.events:
+                known.setdefault(delivery.offset, RoomEvent.unpack(delivery))
+        held.keep_only(room.epoch, after=newest)
+        events = [known[offset] for offset in sorted(known)]
+        start = _start_of(missed, events, newest)
+        if snapshot is None:
+            return start, None
+        if not held.is_complete or since[0] != room.epoch:
+            raise Refused(broker_unavailable("The runs of the thread change too fast."))
+        for event in events:
+            if event.offset > since[1]:
+                snapshot.apply(event)
+        return start, snapshot.runs(without=self._given(start))
+
+    async def _wait_for(self, snapshot: Snapshot) -> None:
+        """Wait until the room has received the events that a snapshot includes."""
+        with trio.move_on_after(CATCH_UP_SECONDS):
+            await self.room.wait_for(snapshot.offset)
+            return
+        await self.room.catch_up()
+
+    async def _find_missed(self, after: int) -> _Missed:
+        """Read the events after an offset, in the epoch that the room has at this node too."""
+        room, broker = self.room, self.broker
+        for _ in range(TRIES):
+            wanted = self.epoch or room.epoch
+            history = await broker.history(room.name, epoch=wanted, after=after)
+            is_exact = history.is_exact
+            if history.epoch != wanted or after > history.offset:
+                after = 0  # of another epoch, or of numbers that the broker has lost
+                history = await broker.history(room.name, epoch=history.epoch, after=0)
+            if history.epoch == room.epoch:
+                return _Missed(history, is_exact, after)
+            await room.catch_up()
+        raise BrokerUnavailable(f"the room {room.name} has no lasting epoch")
+
+
+def _start_of(missed: _Missed | None, events: Sequence[RoomEvent], newest: int) -> _Start:
+    """Return where a membership starts, given the events that are known, oldest first."""
+    if missed is None:
+        return _Start(Verdict.NEW, newest)
+    following = [each for each in events if each.offset > missed.after]
+    if missed.is_exact:
+        return _Start(Verdict.EXACT, missed.after, following)
+    oldest = following[0].offset - 1 if following else newest
+    return _Start(Verdict.GAP, oldest, following)

@@ -1,0 +1,379 @@
+"""The rooms of one node: joins, leaves, events in both directions, and who is removed.
+
+    rooms = Rooms(broker, store.find_room, limits=HistoryLimits(), may=may, …)
+    nursery.start_soon(rooms.run)
+    feed = rooms.open_feed(user_id, session_id, wake=…)       # one for each connection
+    await rooms.join(feed, "news", after=41, epoch="x")
+    await rooms.leave(feed, "news")
+
+Events come from the broker, also those of this node: their order is the same for all members.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import orjson
+import structlog
+import trio
+
+from netra_trio.broker.base import Broker, Delivery, HistoryLimits, Published
+from netra_trio.errors import BrokerUnavailable
+from netra_trio.ids import SessionId, UserId
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.problem import Refused, broker_unavailable
+from netra_trio.protocol.rooms import check_room_name
+from netra_trio.rooms.access import Access, FindRoom
+from netra_trio.rooms.feed import RoomFeed
+from netra_trio.rooms.joining import SMALL_BYTES, Join
+from netra_trio.rooms.membership import Membership
+from netra_trio.rooms.permission import Action, May
+from netra_trio.rooms.rechecks import Rechecks
+from netra_trio.rooms.room import Room
+from netra_trio.rooms.snapshot import TakeSnapshot
+from netra_trio.telemetry.metrics import Metrics
+
+EVENT_BYTES = 256 * 1024  # docs/protocol.md, Limits
+KICKS = ":kicks"  # a room of the nodes: clients cannot name it
+DELIVERED = 1000  # to members, before other tasks of the process get their turn
+
+Listener = Callable[[Delivery], None]
+
+_log = structlog.get_logger(__name__)
+
+
+class Watch(Protocol):
+    """Is told about the members of the rooms of this node."""
+
+    def joined(self, membership: Membership) -> None:
+        """Note that a connection has joined a room; a join that replaces another is none."""
+        ...
+
+    def left(self, membership: Membership) -> None:
+        """Note that a connection has left a room, or has ended."""
+        ...
+
+
+class Rooms:
+    """The rooms of one node.
+
+    Args:
+        broker: Publishes the events; nothing else receives from it.
+        find_room: Finds the user and the thread of a room, as `Store.find_room` does.
+        limits: How much of each room is kept.
+        may: The application's function; None if there are only the server's own rooms.
+        metrics: Count the events.
+        wall_clock: Returns Unix seconds.
+
+    Attributes:
+        access: Decides what users do in rooms.
+        watches: Are told about members.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        find_room: FindRoom,
+        *,
+        limits: HistoryLimits,
+        may: May | None,
+        metrics: Metrics,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.access = Access(may, find_room)
+        self.watches: list[Watch] = []
+        self._broker = broker
+        self._limits = limits
+        self._nursery: trio.Nursery | None = None
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._rooms: dict[str, Room] = {}
+        self._memberships: dict[RoomFeed, dict[str, Membership]] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._rechecks = Rechecks(self.access, self._remove)
+        self._has_rechecks = False
+        self._kicks = trio.Lock()
+
+    async def run(self) -> None:
+        """Deliver events, and ask for permissions again, until it is cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            while True:
+                delivered = 0
+                for delivery in await self._broker.receive():
+                    delivered += 1 + self._deliver(delivery)
+                    if delivered >= DELIVERED:
+                        delivered = 0
+                        await trio.lowlevel.checkpoint()
+
+    def _start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
+            self._nursery.start_soon(function, *args)
+
+    def _deliver(self, delivery: Delivery) -> int:
+        """Give an event to its listener or its members; return to how many."""
+        try:
+            listener = self._listeners.get(delivery.room)
+            if listener is not None:
+                listener(delivery)
+                return 1
+            room = self._rooms.get(delivery.room)
+            if room is None:
+                return 0
+            room.deliver(delivery)
+            return len(room.members)
+        except Exception:  # one event that is not as it should be must not end all rooms
+            _log.exception("room_event_failed", room=delivery.room)
+            return 0
+
+    # Members.
+
+    def open_feed(
+        self, user_id: UserId, session_id: SessionId, *, wake: Callable[[], None]
+    ) -> RoomFeed:
+        """Return the feed of a connection; when it is closed, the connection leaves all rooms.
+
+        Args:
+            user_id: The user of the connection.
+            session_id: Its session.
+            wake: Wakes its writer.
+        """
+        feed = RoomFeed(
+            user_id, session_id, wake=wake, wall_clock=self._wall_clock, metrics=self._metrics
+        )
+        self._memberships[feed] = {}
+        feed.on_close = lambda: self._leave_all(feed)
+        return feed
+
+    async def join(
+        self,
+        feed: RoomFeed,
+        name: str,
+        *,
+        after: int | None = None,
+        epoch: str | None = None,
+        correlation_id: str | None = None,
+        take_snapshot: TakeSnapshot | None = None,
+        is_own: bool = False,
+    ) -> None:
+        """Join a room: the reply and everything that follows it go into the feed.
+
+        Waits while the feed is full. A membership of the connection in this room is replaced.
+        Cancelling is safe: then the connection is not in the room.
+
+        Args:
+            feed: The feed of the connection.
+            name: The room.
+            after: The newest offset that the client has; None if it wants no earlier events.
+            epoch: The epoch of that offset; None for the current one.
+            correlation_id: The correlation id of the reply.
+            take_snapshot: Takes a snapshot of the runs of a thread; None for another room.
+            is_own: Whether it is a room of the user, so that no permission is asked for.
+
+        Raises:
+            Refused: QUEUE_FULL, FORBIDDEN or SERVICE_UNAVAILABLE; an earlier membership stays.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        with feed.reserve(name):
+            lasting = is_own or await self.access.check(feed.user_id, name, Action.JOIN)
+            membership = Membership(feed, name, lasting)
+            try:
+                async with feed.joins, self._used(name) as room:
+                    join = Join(
+                        room, self._broker, membership, after, epoch, correlation_id, take_snapshot
+                    )
+                    try:
+                        await join.run(self._attach)
+                    except BaseException:
+                        self._end(membership)
+                        raise
+            except BrokerUnavailable:
+                raise Refused(broker_unavailable()) from None
+
+    async def leave(self, feed: RoomFeed, name: str, *, correlation_id: str | None = None) -> None:
+        """Leave a room, and reply; the same for a room in which the connection is not.
+
+        Waits while the feed is full. Cancelling is safe; the connection may be in the room or not.
+        """
+        await feed.wait_for_room(SMALL_BYTES)
+        membership = self._memberships.get(feed, {}).get(name) or Membership(feed, name)
+        membership.tell_left(correlation_id)
+        self._end(membership)
+
+    def members(self, name: str) -> Sequence[Membership]:
+        """Return the members of a room at this node, without the joins that have not ended."""
+        room = self._rooms.get(name)
+        members = () if room is None else room.members
+        return [each for each in members if self._is_attached(each)]
+
+    def names(self) -> Sequence[str]:
+        """Return the rooms with members at this node."""
+        return [name for name, room in self._rooms.items() if room.members]
+
+    def position(self, name: str) -> tuple[str, int] | None:
+        """Return the epoch and the offset of a room that has members at this node."""
+        room = self._rooms.get(name)
+        return None if room is None or not room.is_subscribed else (room.epoch, room.offset)
+
+    async def kick(self, name: str, user_id: UserId) -> None:
+        """Remove a user from a room, on all nodes. Whether it may join again is another question.
+
+        Raises:
+            ValueError: If it is no name of a room.
+            BrokerUnavailable: If the broker does not answer.
+        """
+        check_room_name(name)
+        data = orjson.dumps({"room": name, "user_id": user_id})
+        await self._broker.publish(KICKS, data, limits=self._limits)
+
+    def _on_kick(self, delivery: Delivery) -> None:
+        kick: JsonObject = orjson.loads(delivery.data)
+        room = self._rooms.get(kick["room"])
+        if room is not None:
+            for membership in list(room.members):
+                if membership.user_id == kick["user_id"]:
+                    self._remove(membership)
+
+    def _remove(self, membership: Membership) -> None:
+        """End a membership, and tell the member."""
+        if self._is_attached(membership):
+            membership.tell_left()
+        self._end(membership)
+
+    def _attach(self, membership: Membership) -> None:
+        """Make a membership the one of its connection in its room."""
+        memberships = self._memberships.get(membership.feed)
+        if memberships is None:  # the connection has ended
+            self._end(membership)
+            return
+        replaced = memberships.get(membership.room)
+        memberships[membership.room] = membership
+        if not membership.is_lasting:
+            self._ask_again(membership)
+        if replaced is None:
+            membership.feed.hold(membership.room)
+            for watch in self.watches:
+                watch.joined(membership)
+        else:
+            self._forget(replaced)
+
+    def _ask_again(self, membership: Membership) -> None:
+        """Ask for a permission again, a while from now."""
+        self._rechecks.add(membership)
+        if not self._has_rechecks:
+            self._has_rechecks = True
+            self._start_soon(self._rechecks.run)
+
+    def _is_attached(self, membership: Membership) -> bool:
+        memberships = self._memberships.get(membership.feed, {})
+        return memberships.get(membership.room) is membership
+
+    def _end(self, membership: Membership) -> None:
+        """End a membership, attached or not."""
+        if self._is_attached(membership):
+            del self._memberships[membership.feed][membership.room]
+            membership.feed.release(membership.room)
+            for watch in self.watches:
+                watch.left(membership)
+        self._forget(membership)
+
+    def _forget(self, membership: Membership) -> None:
+        membership.is_ended = True
+        membership.feed.forget(membership.lane)
+        room = self._rooms.get(membership.room)
+        if room is not None:
+            room.members.pop(membership, None)
+            self._close_soon(room)
+
+    def _leave_all(self, feed: RoomFeed) -> None:
+        for membership in list(self._memberships[feed].values()):
+            self._end(membership)
+        del self._memberships[feed]
+
+    # Subscriptions.
+
+    @asynccontextmanager
+    async def _used(self, name: str) -> AsyncIterator[Room]:
+        """Have a room subscribed during the block, and as long as it has members.
+
+        Raises:
+            BrokerUnavailable: If the broker does not answer.
+        """
+        async with self._kicks:
+            if KICKS not in self._listeners:
+                await self.listen(KICKS, self._on_kick)
+        while True:
+            room = self._rooms.get(name)
+            if room is None:
+                room = self._rooms[name] = Room(name, self._broker, self._start_soon)
+            room.uses += 1
+            try:
+                async with room.lock:
+                    is_current = self._rooms.get(name) is room
+                    if is_current:
+                        await room.subscribe()
+                if is_current:
+                    yield room
+                    return
+            finally:
+                room.uses -= 1
+                self._close_soon(room)
+
+    def _close_soon(self, room: Room) -> None:
+        if not room.is_used and self._rooms.get(room.name) is room:
+            self._start_soon(self._close, room)
+
+    async def _close(self, room: Room) -> None:
+        """Unsubscribe from a room, unless it is used again."""
+        async with room.lock:
+            if room.is_used or self._rooms.get(room.name) is not room:
+                return
+            try:
+                await self._broker.unsubscribe(room.name)
+            except BrokerUnavailable:
+                pass  # its events are ignored, and a new connection does not subscribe to it
+            finally:
+                del self._rooms[room.name]
+
+    async def listen(self, name: str, listener: Listener) -> None:
+        """Have the events of a room of the nodes, whose name begins with ":", given to a function.
+
+        Events may be missing after a lost connection to the broker.
+
+        Raises:
+            BrokerUnavailable: If the broker does not answer; then nothing is given.
+        """
+        self._listeners[name] = listener
+        try:
+            await self._broker.subscribe(name)
+        except BaseException:
+            self._listeners.pop(name, None)
+            raise
+
+    async def unlisten(self, name: str) -> None:
+        """Take back a `listen`.
+
+        Raises:
+            BrokerUnavailable: If the broker does not answer; nothing is given all the same.
+        """
+        self._listeners.pop(name, None)
+        await self._broker.unsubscribe(name)
+
+    # Events.
+
+    async def publish_event(self, name: str, data: bytes, *, key: str | None = None) -> Published:
+        """Publish a packed event in a room of any name, and return its place.
+
+        Raises:
+            ValueError: If the event has more than 256 KiB.
+            BrokerUnavailable: If the broker does not answer; it may be published all the same.
+        """
+        if len(data) > EVENT_BYTES:
+            raise ValueError(f"an event of {len(data)} bytes, of at most {EVENT_BYTES}")
+        published = await self._broker.publish(name, data, limits=self._limits, key=key)
+        self._metrics.room_events["published"] += not published.is_duplicate
+        return published
+
+    def statistics(self) -> dict[str, int]:
+        """Return the numbers of rooms with members at this node, and of their members."""
+        members = sum(len(each) for each in self._memberships.values())
+        return {"rooms": len(self._rooms), "members": members}
