@@ -18,6 +18,7 @@ from netra_trio.protocol.keepalive import Liveness, TokenLife
 from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.wire_format import WireFormat
+from netra_trio.rooms.feed import RoomFeed
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.telemetry.metrics import Metrics
@@ -148,6 +149,11 @@ class Connection:
         self.metrics.note_error(problem.code)
         now = self.services.wall_clock()
         await self.outgoing.put(self.wire.encode_problem(problem, now, correlation_id))
+
+    def open_rooms(self) -> RoomFeed:
+        """Return the feed of its rooms."""
+        session = self.session
+        return self.outgoing.open_rooms(self.services.rooms, session.user.id, session.id)
 
     def _token_life(self) -> TokenLife:
         return TokenLife(expires_at=self.identity.expires_at, now=self.services.wall_clock())

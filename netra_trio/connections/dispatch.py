@@ -18,6 +18,7 @@ from attrs import evolve
 from netra_trio.agents.questions import rejected
 from netra_trio.auth.identity import Identity, user_refusal
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.connections.room_commands import RoomCommands
 from netra_trio.connections.thread_commands import ThreadCommands, Turn, thread_not_found
 from netra_trio.errors import MessageNotFound, NotStorable, StoreUnavailable
 from netra_trio.ids import RunId
@@ -46,6 +47,7 @@ from netra_trio.protocol.problem import (
     store_unavailable,
 )
 from netra_trio.protocol.ratelimit import TokenBucket
+from netra_trio.protocol.rooms import JoinRoom, LeaveRoom, RoomMessage
 from netra_trio.protocol.threads import (
     DeleteThread,
     Feedback,
@@ -101,6 +103,7 @@ class CommandDispatcher:
         wall_clock: Returns Unix seconds.
         nursery: Holds the background requests.
         threads: Tells the other sessions of the user what changes in its threads.
+        rooms: Handles the commands that concern rooms.
         other_nodes: Reaches the runs of other nodes; None if there is one node.
     """
 
@@ -113,6 +116,7 @@ class CommandDispatcher:
         "_nursery",
         "_other_nodes",
         "_renewals",
+        "_rooms",
         "_session",
         "_store",
         "_threads",
@@ -131,6 +135,7 @@ class CommandDispatcher:
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
         threads: UserThreads,
+        rooms: RoomCommands,
         other_nodes: OtherNodes | None = None,
     ) -> None:
         now = trio.current_time()
@@ -141,6 +146,7 @@ class CommandDispatcher:
         self._metrics = metrics
         self._wall_clock = wall_clock
         self._nursery = nursery
+        self._rooms = rooms
         self._other_nodes = other_nodes
         self._background: Counter[Callable[..., Awaitable[None]]] = Counter()
         self._renewals = trio.Lock()
@@ -300,6 +306,20 @@ class CommandDispatcher:
             text = f"{LIST_RATE} requests a second for lists and histories"
             raise self._rate_limited("history", text, wait)
 
+    async def join_room(self, frame: Frame) -> None:
+        """Join a room, in the background."""
+        self.take_control()
+        self._rooms.join(frame)
+
+    async def leave_room(self, frame: Frame) -> None:
+        """Leave a room, in the background."""
+        self.take_control()
+        self._rooms.leave(frame)
+
+    async def publish(self, frame: Frame) -> None:
+        """Publish a message in a room, in the background."""
+        self._rooms.publish(frame)
+
     def _rate_limited(self, limit: str, text: str, wait: float) -> Refused:
         self._metrics.rate_events[limit, "refused"] += 1
         help_ = f"Wait {wait:.2g} s and send again."
@@ -419,4 +439,7 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     MarkRead: CommandDispatcher.change_thread,
     DeleteThread: CommandDispatcher.change_thread,
     Feedback: CommandDispatcher.change_thread,
+    JoinRoom: CommandDispatcher.join_room,
+    LeaveRoom: CommandDispatcher.leave_room,
+    RoomMessage: CommandDispatcher.publish,
 }

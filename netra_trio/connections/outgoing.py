@@ -5,14 +5,19 @@
     await outgoing.wait()
     frames = outgoing.take_control()       # before any event
     entries = outgoing.feed.take(max_bytes=65536)
+    frames = outgoing.take_rooms(max_bytes=65536)
 
-Three channels, each with a bound: control frames, large replies, and the feed of the session's
-events. The writer waits on the feed only. A sender of a control frame therefore wakes it there; the
-frame is written before all events.
+Four channels, each with a bound: control frames, large replies, the feed of the session's events,
+and the feed of its rooms. The writer waits on the feed of the session only. A sender of a control
+frame or of a room frame therefore wakes it there; control frames are written before all events, and
+room frames behind them.
 """
 
 import trio
 
+from netra_trio.ids import SessionId, UserId
+from netra_trio.rooms.feed import RoomFeed
+from netra_trio.rooms.rooms import Rooms
 from netra_trio.sessions.event_feed import EventFeed
 
 CONTROL_FRAMES = 64  # of at most 2 KiB each; if the channel is full, the reader waits
@@ -27,7 +32,16 @@ class Outgoing:
         feed: The events of the session.
     """
 
-    __slots__ = ("_closed", "_control", "_has_control", "_large", "_written", "feed")
+    __slots__ = (
+        "_closed",
+        "_control",
+        "_has_control",
+        "_large",
+        "_rooms",
+        "_waits",
+        "_written",
+        "feed",
+    )
 
     def __init__(self, feed: EventFeed) -> None:
         self.feed = feed
@@ -38,7 +52,9 @@ class Outgoing:
         self._large: (
             tuple[trio.MemorySendChannel[bytes], trio.MemoryReceiveChannel[bytes]] | None
         ) = None
+        self._rooms: RoomFeed | None = None  # opened for the first room
         self._has_control = False
+        self._waits = False
         self._closed = False
 
     def offer(self, frame: bytes) -> bool:
@@ -95,7 +111,22 @@ class Outgoing:
         self._control.close()
         if self._large is not None:
             self._large[0].close()
+        if self._rooms is not None:
+            self._rooms.close()
         self.feed.close()
+
+    def open_rooms(self, rooms: Rooms, user_id: UserId, session_id: SessionId) -> RoomFeed:
+        """Return the feed of the rooms of this connection, which is closed with it."""
+        if self._rooms is None:
+            self._rooms = rooms.open_feed(user_id, session_id, wake=self._wake_for_rooms)
+            if self._closed:
+                self._rooms.close()
+        return self._rooms
+
+    def _wake_for_rooms(self) -> None:
+        if self._waits:  # otherwise the writer looks before it waits
+            self._waits = False
+            self.feed.wake()
 
     async def wait(self) -> None:
         """Wait until there may be something to write. Cancelling is safe.
@@ -103,8 +134,11 @@ class Outgoing:
         Raises:
             trio.EndOfChannel: If the connection has ended; there may still be control frames.
         """
-        if not self._has_control or self._closed:
+        has_frames = self._has_control or (self._rooms is not None and self._rooms.has_pending)
+        if not has_frames or self._closed:
+            self._waits = True
             await self.feed.wait()
+            self._waits = False
 
     def take_control(self) -> list[bytes]:
         """Return the control frames in the channel, and at most one large reply."""
@@ -125,3 +159,7 @@ class Outgoing:
             else:
                 self._has_control = True  # there may be another large reply
         return frames
+
+    def take_rooms(self, *, max_bytes: int, lags: bool) -> list[bytes]:
+        """Return the next room frames (see `RoomFeed.take`)."""
+        return [] if self._rooms is None else self._rooms.take(max_bytes=max_bytes, lags=lags)

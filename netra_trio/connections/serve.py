@@ -13,6 +13,7 @@ from netra_trio.connections.connection import CLOSE_WAIT, Connection
 from netra_trio.connections.dispatch import CommandDispatcher
 from netra_trio.connections.heartbeat import watch
 from netra_trio.connections.reader import Reader
+from netra_trio.connections.room_commands import RoomCommands
 from netra_trio.connections.writer import finish, write
 from netra_trio.errors import TransportClosed
 from netra_trio.ids import new_error_id
@@ -79,6 +80,7 @@ async def _read(connection: Connection, nursery: trio.Nursery) -> None:
         wall_clock=services.wall_clock,
         nursery=nursery,
         threads=services.threads,
+        rooms=RoomCommands(connection.session, connection, services=services, nursery=nursery),
         other_nodes=services.other_nodes,
     )
     try:

@@ -1,4 +1,4 @@
-"""The writer: sends control frames first, then events; all that are ready in one write.
+"""The writer: sends control frames first, then events, then room frames, in one write.
 
 If the peer stops reading, the writer waits in `send`. Then the feed fills, and the agents wait.
 """
@@ -8,7 +8,7 @@ import trio
 from netra_trio.connections.connection import Connection
 from netra_trio.protocol.codes import EndReason
 
-WRITE_BYTES = 64 * 1024  # of events in one write: a control frame waits for one write at most
+WRITE_BYTES = 64 * 1024  # of events in one write, and of room frames: control frames wait for it
 
 
 async def write(connection: Connection) -> None:
@@ -28,6 +28,7 @@ async def write(connection: Connection) -> None:
             break
         frames = outgoing.take_control()
         frames += [encode_event(e) for e in feed.take(max_bytes=WRITE_BYTES, lags=lags)]
+        frames += outgoing.take_rooms(max_bytes=WRITE_BYTES, lags=lags)
         ping, connection.ping_due = connection.ping_due, False
         if frames or ping:
             connection.frames_out += len(frames)

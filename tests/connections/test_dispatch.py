@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 
+import orjson
 import pytest
 import trio
 import trio.testing
@@ -12,7 +14,8 @@ from trio.testing import MockClock
 
 from netra_trio.auth.identity import Identity
 from netra_trio.connections.dispatch import CommandDispatcher
-from netra_trio.ids import CorrelationId, MessageId, QuestionId, RunId, ThreadId, UserId
+from netra_trio.connections.room_commands import RoomCommands
+from netra_trio.ids import CorrelationId, MessageId, QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.codec import BadFrame, Frame
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.fields import JsonValue
@@ -30,6 +33,7 @@ from netra_trio.protocol.messages import (
     UserMessage,
 )
 from netra_trio.protocol.problem import Problem
+from netra_trio.protocol.rooms import JoinRoom, LeaveRoom, RoomMessage
 from netra_trio.protocol.threads import (
     DeleteThread,
     Feedback,
@@ -38,6 +42,8 @@ from netra_trio.protocol.threads import (
     Rating,
     RenameThread,
 )
+from netra_trio.rooms.feed import RoomFeed
+from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 
 KEY = CorrelationId("c-1")
@@ -56,17 +62,35 @@ COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
     MarkRead: (MarkRead(ThreadId("t"), MessageId("m")), ["THREAD_NOT_FOUND"]),
     DeleteThread: (DeleteThread(ThreadId("t")), ["THREAD_NOT_FOUND"]),
     Feedback: (Feedback(MessageId("m"), Rating.UP), ["VALIDATION_ERROR"]),
+    JoinRoom: (JoinRoom("news"), ["FORBIDDEN"]),
+    LeaveRoom: (LeaveRoom("news"), ["room_left"]),
+    RoomMessage: (RoomMessage("news", "hello"), ["FORBIDDEN"]),
 }
 """A command of each type, and its replies: types of messages, or error codes."""
 
 
-@define
+@define(slots=False)
 class RecordingClient:
     """A client that records the replies, with their correlation ids."""
 
     identity: Identity
+    services: Services
     replies: list[tuple[str, str | None]] = field(factory=list)
     ended: list[EndReason] = field(factory=list)
+
+    @cached_property
+    def _feed(self) -> RoomFeed:
+        return self.services.rooms.open_feed(
+            self.identity.user_id, SessionId("s"), wake=self._take_rooms
+        )
+
+    def open_rooms(self) -> RoomFeed:
+        return self._feed
+
+    def _take_rooms(self) -> None:
+        for data in self._feed.take(max_bytes=100_000, lags=False):
+            frame = orjson.loads(data)
+            self.replies.append((frame["type"], frame.get("correlation_id")))
 
     def renew(self, identity: Identity) -> None:
         self.identity = identity
@@ -92,8 +116,8 @@ async def open_dispatcher() -> AsyncIterator[tuple[CommandDispatcher, RecordingC
         identity = Identity(UserId("alice"), 1e12)
         user = node._users.get(identity.user_id, trio.current_time())
         session = node._new_session(user, identity, acknowledging=True)
-        client = RecordingClient(identity)
         services = node.services
+        client = RecordingClient(identity, services)
         yield (
             CommandDispatcher(
                 session,
@@ -104,6 +128,7 @@ async def open_dispatcher() -> AsyncIterator[tuple[CommandDispatcher, RecordingC
                 wall_clock=services.wall_clock,
                 nursery=nursery,
                 threads=services.threads,
+                rooms=RoomCommands(session, client, services=services, nursery=nursery),
             ),
             client,
             session,

@@ -1,0 +1,200 @@
+"""The commands of a client that concern rooms.
+
+    rooms = RoomCommands(session, client, services=services, nursery=nursery)
+    rooms.join(frame)
+
+Each command is a background request. Those of one room are handled in the order of arrival, so that
+a client may join, send and leave without waiting for the replies.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import trio
+from attrs import define, field
+
+from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.protocol.codec import Frame
+from netra_trio.protocol.messages import Outbound
+from netra_trio.protocol.problem import (
+    Problem,
+    Refused,
+    broker_unavailable,
+    rate_limited,
+    store_unavailable,
+)
+from netra_trio.protocol.rooms import RoomConfirmation, RoomConfirmed
+from netra_trio.rooms.feed import ROOMS, RoomFeed
+from netra_trio.rooms.permission import Action
+from netra_trio.services import Services
+from netra_trio.sessions import refusals
+from netra_trio.sessions.session import Session
+
+REQUESTS = 2 * ROOMS  # at work and waiting: a client that comes back joins all its rooms at once
+RETRY_SECONDS = 0.1
+
+Request: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class RoomClient(Protocol):
+    """The part of a connection that these commands use."""
+
+    def open_rooms(self) -> RoomFeed:
+        """Return the feed of its rooms."""
+        ...
+
+    async def send(self, message: Outbound, correlation_id: str | None = None) -> None:
+        """Send a control frame; waits for room if the peer does not read."""
+        ...
+
+    async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
+        """Send an error; waits for room if the peer does not read."""
+        ...
+
+
+@define(eq=False)
+class RoomCommands:
+    """Handles the commands of one client that concern rooms.
+
+    Args:
+        session: The session of the client.
+        client: Receives the replies.
+        services: The services of the application.
+        nursery: Holds the background requests.
+    """
+
+    _session: Session
+    _client: RoomClient
+    _services: Services = field(kw_only=True)
+    _nursery: trio.Nursery = field(kw_only=True)
+    _waiting: dict[str, deque[tuple[Frame, Request]]] = field(factory=dict)  # of rooms at work
+    _requests: int = 0
+
+    def join(self, frame: Frame) -> None:
+        """Join a room.
+
+        Raises:
+            Refused: QUEUE_FULL or RATE_LIMIT_EXCEEDED.
+        """
+        wanted, feed = frame.message, self._client.open_rooms()
+        join = partial(
+            self._services.rooms.join,
+            feed,
+            wanted.room,
+            after=wanted.after,
+            epoch=wanted.epoch,
+            correlation_id=frame.correlation_id,
+        )
+        self.start_join(feed, wanted.room, frame, join)
+
+    def start_join(self, feed: RoomFeed, room: str, frame: Frame, join: Request) -> None:
+        """Join a room with a function, in the background; its place is taken at once.
+
+        Raises:
+            Refused: QUEUE_FULL or RATE_LIMIT_EXCEEDED.
+        """
+        feed.hold(room)
+
+        async def request() -> None:
+            try:
+                await join()
+            finally:
+                feed.release(room)
+
+        try:
+            self.start(room, frame, request)
+        except Refused:
+            feed.release(room)
+            raise
+
+    def leave(self, frame: Frame) -> None:
+        """Leave a room; the reply is the same where the connection is not in it.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        self.start_leave(frame.message.room, frame)
+
+    def start_leave(self, room: str, frame: Frame) -> None:
+        """Leave a room in the background.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        feed = self._client.open_rooms()
+        leave = self._services.rooms.leave
+        self.start(room, frame, partial(leave, feed, room, correlation_id=frame.correlation_id))
+
+    def publish(self, frame: Frame) -> None:
+        """Publish a message of the client.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        self.start(frame.message.room, frame, partial(self._publish, frame))
+
+    async def _publish(self, frame: Frame) -> None:
+        services, message, user = self._services, frame.message, self._session.user
+        await services.rooms.access.check(user.id, message.room, Action.PUBLISH)
+        await self._take_slot()
+        published = await services.publisher.publish(
+            message.room, message.content, user_id=user.id, key=frame.correlation_id
+        )
+        confirmation = (
+            RoomConfirmation.DUPLICATE if published.is_duplicate else RoomConfirmation.ACCEPTED
+        )
+        confirmed = RoomConfirmed(message.room, published.offset, confirmation)
+        await self._client.send(confirmed, frame.correlation_id)
+
+    async def _take_slot(self) -> None:
+        """Take a slot of the user's message rate that may be used now.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        services, user = self._services, self._session.user
+        seconds = None
+        if services.admission is not None:
+            seconds = await services.admission.take_slot(user.id)
+        if seconds is None:
+            seconds = user.window.take_now(trio.current_time())
+        if seconds:
+            services.instruments.metrics.rate_events["messages", "refused"] += 1
+            raise refusals.too_fast(services.settings.max_message_rate, seconds)
+
+    def start(self, room: str, frame: Frame, request: Request) -> None:
+        """Run a request in the background, after the earlier ones of this room.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED if too many are at work.
+        """
+        if self._requests >= REQUESTS:
+            self._services.instruments.metrics.rate_events["requests", "refused"] += 1
+            text = f"Too fast: at most {REQUESTS} requests for rooms at once."
+            raise Refused(rate_limited(text, RETRY_SECONDS))
+        self._requests += 1
+        waiting = self._waiting.get(room)
+        if waiting is not None:
+            waiting.append((frame, request))
+        else:
+            self._waiting[room] = deque([(frame, request)])
+            self._nursery.start_soon(self._run, room)
+
+    async def _run(self, room: str) -> None:
+        """Handle the requests of a room, in order."""
+        waiting = self._waiting[room]
+        while waiting:
+            frame, request = waiting.popleft()
+            try:
+                await request()
+            except Refused as refused:
+                await self._client.send_error(refused.problem, frame.correlation_id)
+            except StoreUnavailable:
+                await self._client.send_error(store_unavailable(), frame.correlation_id)
+            except BrokerUnavailable:
+                await self._client.send_error(broker_unavailable(), frame.correlation_id)
+            finally:
+                self._requests -= 1
+        del self._waiting[room]
