@@ -1,6 +1,7 @@
-"""Agents by name, from `[NAME=]module:function`.
+"""Agents by name, from `[NAME=]module:function`, and the permissions in rooms.
 
     agents = import_agents(["my_agents:shout", "old=my_agents:whisper"])
+    may = import_permissions("my_rooms:may")
 
 Two steps: `load_agent` imports the object that the text names, and `as_agent` returns the agent
 that the object is. An error names the file and the line, and says what to do.
@@ -17,7 +18,7 @@ from typing import Any, cast
 from attrs import frozen
 
 from netra_trio.agents.run import Agent
-from netra_trio.aio.recognition import recognized
+from netra_trio.aio.recognition import prepared
 from netra_trio.cli.agent_faults import (
     import_fault,
     missing_attribute,
@@ -26,6 +27,7 @@ from netra_trio.cli.agent_faults import (
 )
 from netra_trio.cli.errors import CommandError
 from netra_trio.errors import AgentUnusable
+from netra_trio.rooms.permission import May
 
 _MISSING = object()
 
@@ -36,15 +38,17 @@ class AgentFault(CommandError):
 
 @frozen
 class AgentSpec:
-    """What `--agent` is given.
+    """What `--agent` or `--rooms` is given.
 
     Attributes:
+        option: The option.
         text: The whole text.
-        name: The name of the agent.
+        name: The name of the agent; of `--rooms`, that of the function.
         module: The module to import.
         attribute: The object in the module.
     """
 
+    option: str
     text: str
     name: str
     module: str
@@ -61,7 +65,7 @@ class AgentSpec:
         module, colon, attribute = place.partition(":")
         if not (module and colon and attribute):
             raise AgentFault(f"--agent: expected [NAME=]module:function, got {text!r}")
-        return cls(text, name or attribute, module, attribute)
+        return cls("--agent", text, name or attribute, module, attribute)
 
 
 def import_agents(texts: Sequence[str]) -> dict[str, Agent]:
@@ -71,7 +75,7 @@ def import_agents(texts: Sequence[str]) -> dict[str, Agent]:
         AgentFault: A text has another form, its object cannot be imported or is no agent, or a
             name is repeated.
     """
-    sys.path.insert(0, str(Path.cwd()))
+    _find_in_working_directory()
     agents: dict[str, Agent] = {}
     for text in texts:
         spec = AgentSpec.parse(text)
@@ -81,6 +85,39 @@ def import_agents(texts: Sequence[str]) -> dict[str, Agent]:
             )
         agents[spec.name] = as_agent(load_agent(spec), spec)
     return agents
+
+
+def import_permissions(text: str) -> May:
+    """Import the function that decides who may do what in a room, from the working directory too.
+
+    Args:
+        text: `module:function`.
+
+    Raises:
+        AgentFault: The text has another form, the function cannot be imported, or it is not an
+            async function of a user, a room and an action.
+    """
+    _find_in_working_directory()
+    module, colon, attribute = text.partition(":")
+    if not (module and colon and attribute):
+        raise AgentFault(f"--rooms: expected module:function, got {text!r}")
+    spec = AgentSpec("--rooms", text, attribute, module, attribute)
+    found: Any = load_agent(spec)
+    function = _function_of(found)
+    if not inspect.iscoroutinefunction(function):
+        expected = "an async function of a user, a room and an action"
+        raise _fault(spec, f"expected {expected}, got {type(found).__name__}")
+    try:
+        inspect.signature(function).bind("user", "room", "join")
+    except TypeError as error:
+        raise _fault(spec, f"cannot be called with a user, a room and an action: {error}") from None
+    return cast("May", found)
+
+
+def _find_in_working_directory() -> None:
+    """Let modules of the working directory be imported, once, however often this is called."""
+    if sys.path[:1] != [str(Path.cwd())]:
+        sys.path.insert(0, str(Path.cwd()))
 
 
 def load_agent(spec: AgentSpec) -> object:
@@ -107,7 +144,7 @@ def as_agent(found: object, spec: AgentSpec) -> Agent:
             framework that cannot be used.
     """
     try:
-        found = recognized(found)
+        found = prepared(found)
     except (AgentUnusable, TypeError) as error:
         raise _fault(spec, str(error)) from None
     function = _function_of(found)
@@ -127,4 +164,4 @@ def _function_of(found: object) -> Any:
 
 
 def _fault(spec: AgentSpec, what: str) -> AgentFault:
-    return AgentFault(f"--agent {spec.text}: {what}")
+    return AgentFault(f"{spec.option} {spec.text}: {what}")

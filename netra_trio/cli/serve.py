@@ -30,6 +30,7 @@ def serve(
     base_url: OptionalText = None,
     mcp: Annotated[Texts, Parameter(name="--mcp", negative=(), show_default=False)] = (),
     system: OptionalText = None,
+    rooms: OptionalText = None,
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=(), show_default=False)] = False,
@@ -59,6 +60,9 @@ def serve(
         given more than once.
     system
         The system prompt of the model.
+    rooms
+        The async function of a user, a room and an action (join, publish or see) that returns
+        whether the user may, as module:function. Without it only the server's own rooms exist.
     certfile
         The certificate for TLS, with its chain (PEM).
     keyfile
@@ -78,7 +82,15 @@ def serve(
     if not 1 <= workers <= MOST_WORKERS:
         raise CommandError(f"--workers: expected 1 to {MOST_WORKERS} processes, got {workers}")
     options = ServeOptions(
-        agent, certfile, keyfile, open_page, model=model, base_url=base_url, mcp=mcp, system=system
+        agent,
+        certfile,
+        keyfile,
+        open_page,
+        model=model,
+        base_url=base_url,
+        mcp=mcp,
+        system=system,
+        rooms=rooms,
     )
     options.tls()  # its faults are reported before anything is opened
     loaded = load(os.environ, directory=Path.cwd())

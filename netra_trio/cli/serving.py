@@ -21,7 +21,7 @@ from attrs import evolve, frozen
 
 from netra_trio.agents.run import Agent
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.cli.agent_import import import_agents
+from netra_trio.cli.agent_import import import_agents, import_permissions
 from netra_trio.cli.login import DEV_USER
 from netra_trio.cli.workers.channel import Channel
 from netra_trio.cli.workers.group import Group
@@ -53,6 +53,7 @@ class ServeOptions:
         base_url: The address of its server.
         mcp: The MCP servers whose tools it may call.
         system: Its instructions.
+        rooms: The function that decides about rooms, as module:function.
     """
 
     agents: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class ServeOptions:
     base_url: str | None = None
     mcp: tuple[str, ...] = ()
     system: str | None = None
+    rooms: str | None = None
 
     def tls(self) -> ssl.SSLContext | None:
         """Return the TLS context; None for plain TCP.
@@ -115,10 +117,11 @@ class CommandServer:
         """Import the agents and make the application.
 
         Raises:
-            CommandError: An agent cannot be imported, or is none.
+            CommandError: An agent cannot be imported, or is none; or the function for rooms.
         """
         agents = _agents_of(options)
-        application = create_app(agents=agents, settings=loaded.settings)
+        may = None if options.rooms is None else import_permissions(options.rooms)
+        application = create_app(agents=agents, settings=loaded.settings, rooms=may)
         return cls(options, loaded, application, tuple(agents), supervised)
 
     def run(self, socks: Sequence[socket.socket]) -> None:

@@ -8,7 +8,14 @@ import pytest
 import trio
 
 from netra_trio.cli import agent_faults
-from netra_trio.cli.agent_import import AgentFault, AgentSpec, as_agent, import_agents, load_agent
+from netra_trio.cli.agent_import import (
+    AgentFault,
+    AgentSpec,
+    as_agent,
+    import_agents,
+    import_permissions,
+    load_agent,
+)
 
 AGENTS = """
 from functools import partial
@@ -233,3 +240,55 @@ def test_the_two_steps() -> None:
     assert (spec.name, spec.module, spec.attribute) == ("name", "my_agents", "shout")
     found = load_agent(spec)
     assert as_agent(found, spec) is found
+
+
+ROOMS = """
+async def may(user, room, action):
+    return (user, room, action) == ("alice", "news", "join")
+
+
+async def too_few(user, room):
+    return True
+
+
+def not_async(user, room, action):
+    return True
+"""
+
+
+EXPECTED = "expected an async function of a user, a room and an action"
+CANNOT = "cannot be called with a user, a room and an action"
+
+
+def test_the_function_for_rooms(folder: Path) -> None:
+    (folder / "my_rooms.py").write_text(ROOMS)
+    may = import_permissions("my_rooms:may")
+    assert trio.run(may, "alice", "news", "join") is True
+    assert trio.run(may, "alice", "news", "publish") is False
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("my_rooms", "--rooms: expected module:function, got 'my_rooms'"),
+        ("my_rooms:", "--rooms: expected module:function, got 'my_rooms:'"),
+        (
+            "my_rooms:not_async",
+            f"--rooms my_rooms:not_async: {EXPECTED}, got function",
+        ),
+        (
+            "my_rooms:too_few",
+            f"--rooms my_rooms:too_few: {CANNOT}: too many positional arguments",
+        ),
+    ],
+)
+def test_a_function_that_is_not_for_rooms(folder: Path, text: str, expected: str) -> None:
+    (folder / "my_rooms.py").write_text(ROOMS)
+    with pytest.raises(AgentFault) as raised:
+        import_permissions(text)
+    assert str(raised.value) == expected
+
+
+def test_the_module_of_the_function_for_rooms_is_missing() -> None:
+    with pytest.raises(AgentFault, match=r"^--rooms my_roms:may: "):
+        import_permissions("my_roms:may")
