@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from bench.dialects import Dialect, is_event
+from bench.dialects import Dialect, is_event, is_of_room
 from bench.frames import CLOSE, INCOMPLETE, KEY, PING, PONG, TEXT, bounds, client_frame
 
 ACK_EVENTS = 32  # most numbers from one acknowledgement to the next
@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
         on_delta: Called with the received data and the bounds of each delta in it; None if deltas
             are only counted.
         on_pong: Called for each answer to a `ping`.
+        on_room: Called as `on_event`, for each frame of a room.
         seen: The last number received.
     """
 
@@ -123,6 +124,7 @@ class Connection(asyncio.Protocol):
         self.on_event: OnEvent = _ignore
         self.on_delta: OnDelta | None = None
         self.on_pong: Callable[[], None] = _do_nothing
+        self.on_room: OnEvent = _ignore
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._delta = dialect.delta
@@ -259,6 +261,9 @@ class Connection(asyncio.Protocol):
         if is_event(kind):
             self.on_event(self, kind, payload)
             return True
+        if is_of_room(kind):
+            self.on_room(self, kind, payload)
+            return False
         if kind == b"connection_established":
             self._hello = payload
             self._counters.connections.add(self)

@@ -12,6 +12,7 @@ import orjson
 from attrs import evolve, field, frozen
 
 _CONTROL = {b"connection_established", b"heartbeat", b"pong", b"error", b"server_draining"}
+_ROOMS = {b"room_joined", b"room_confirmed", b"room_event", b"room_gap", b"room_left"}
 
 
 @frozen
@@ -64,7 +65,12 @@ class Dialect:
 
 def is_event(kind: bytes) -> bool:
     """Return whether messages of this type are events of a run, which have numbers."""
-    return bool(kind) and kind not in _CONTROL
+    return bool(kind) and kind not in _CONTROL and not is_of_room(kind)
+
+
+def is_of_room(kind: bytes) -> bool:
+    """Return whether messages of this type are about rooms, which have no numbers."""
+    return kind in _ROOMS
 
 
 _PLAIN = Dialect("/ws?token={token}")

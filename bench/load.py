@@ -19,11 +19,12 @@ from bench.connection import LoadError, Target
 from bench.dialects import DIALECTS
 from bench.pacing import PACED
 from bench.resuming import RESUMING
+from bench.rooms import ROOMS
 from bench.scenarios import SCENARIOS, Processes, Result, Scenario, loading
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-ALL_SCENARIOS: Mapping[str, Scenario] = {**SCENARIOS, **PACED, **RESUMING}
+ALL_SCENARIOS: Mapping[str, Scenario] = {**SCENARIOS, **PACED, **RESUMING, **ROOMS}
 """Every function of the load, by the name that a workload has for it."""
 
 

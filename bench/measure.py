@@ -48,8 +48,11 @@ class Plan:
 
     def servers_of(self, workload: str) -> list[str]:
         """Return the servers that support a workload; none if it compares others."""
-        resumes, compares = WORKLOADS[workload].resumes, WORKLOADS[workload].compares
-        found = [name for name in self.servers if kind_of(name).resumes or not resumes]
+        wanted = WORKLOADS[workload]
+        compares = wanted.compares
+        found = [name for name in self.servers if kind_of(name).resumes or not wanted.resumes]
+        if wanted.rooms:
+            found = [name for name in found if kind_of(name).rooms is not None]
         if not compares:
             return found
         found = [name for name in found if Name.parse(name).kind in compares]
@@ -124,7 +127,10 @@ def _measure_one(
     heartbeat, unlimited = float(parameters["heartbeat"]), WORKLOADS[workload].unlimited
     cpus = separate_cpus() if WORKLOADS[workload].pinned else None
     server_cpus, load_cpus = cpus or (None, None)
-    with running(name, heartbeat=heartbeat, unlimited=unlimited, cpus=server_cpus) as server:
+    rooms = WORKLOADS[workload].rooms
+    with running(
+        name, heartbeat=heartbeat, unlimited=unlimited, rooms=rooms, cpus=server_cpus
+    ) as server:
         dialect = kind_of(name).dialect
         job = Job(
             port=server.port,

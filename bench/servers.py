@@ -51,6 +51,7 @@ class Kind:
         needs: Modules that must be installed.
         only_full: Whether a quick pass leaves it out, unless it is requested.
         resumes: Whether a client can resume its session.
+        rooms: The arguments with which it has rooms; None if it has none.
         has_checkouts: Whether it can run with the source of another checkout: it is started with
             public names of this project only.
         workers: How many of its processes serve connections.
@@ -64,6 +65,7 @@ class Kind:
     needs: Sequence[str] = ()
     only_full: bool = False
     resumes: bool = False
+    rooms: Sequence[str] | None = None
     has_checkouts: bool = False
     workers: int = 1
     has_broker: bool = False
@@ -96,6 +98,7 @@ class Server:
 
 
 _AGENTS = ("echo", "stream", "paced")
+_ROOMS = ("--rooms", "bench.peers.netra:may")
 
 
 def _serve(module: str) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ SERVERS: Mapping[str, Kind] = {
         _serve("bench.peers.netra"),
         dialect="netra",
         resumes=True,
+        rooms=_ROOMS,
         has_checkouts=True,
     ),
     BROKER: Kind(
@@ -118,6 +122,7 @@ SERVERS: Mapping[str, Kind] = {
         dialect="netra",
         only_full=True,
         resumes=True,
+        rooms=_ROOMS,
         has_checkouts=True,
         has_broker=True,
         bases=(NETRA,),
@@ -128,6 +133,7 @@ SERVERS: Mapping[str, Kind] = {
         dialect="netra",
         only_full=True,
         resumes=True,
+        rooms=_ROOMS,
         has_checkouts=True,
         workers=2,
         has_broker=True,
@@ -152,12 +158,14 @@ SERVERS: Mapping[str, Kind] = {
     FASTAPI: Kind(
         "FastAPI on uvicorn, as the guide describes",
         ("-m", "bench.peers.fastapi"),
+        rooms=(),
         needs=("fastapi", "uvicorn", "uvloop", "httptools", "websockets"),
     ),
     "socketio": Kind(
         "python-socketio on uvicorn",
         ("-m", "bench.peers.socketio"),
         dialect="socketio",
+        rooms=(),
         needs=("socketio", "pydantic", "uvicorn", "uvloop", "httptools", "websockets"),
     ),
     FLOOR: Kind(
@@ -203,6 +211,7 @@ def running(
     *,
     heartbeat: float,
     unlimited: bool,
+    rooms: bool = False,
     cpus: Collection[int] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
@@ -212,6 +221,7 @@ def running(
         name: Of a kind, maybe with a folder.
         heartbeat: Seconds between two heartbeats.
         unlimited: Whether the rate limit of messages is raised.
+        rooms: Whether it needs rooms.
         cpus: For the server; its Valkey runs on any.
         environ: More settings.
 
@@ -236,7 +246,7 @@ def running(
             file = stack.enter_context(output.open("wb"))
             process = stack.enter_context(
                 child(
-                    [sys.executable, *kind_of(name).command],
+                    [sys.executable, *kind_of(name).command, *_room_arguments(name, rooms)],
                     cpus=cpus,
                     cwd=directory,
                     env=settings,
@@ -249,6 +259,11 @@ def running(
             yield Server(process.pid, port, settings["JWT_SECRET_KEY"], output, broker)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _room_arguments(name: str, rooms: bool) -> Sequence[str]:
+    """Return the arguments for rooms; without the need, other checkouts may not know them."""
+    return (kind_of(name).rooms or ()) if rooms else ()
 
 
 def _python_path(directory: Path, checkout: Path) -> str:

@@ -35,6 +35,7 @@ class Workload:
         bases: The servers that ratios refer to.
         unlimited: Whether the rate limit of messages is raised.
         resumes: Whether it needs a server with sessions that a client can resume.
+        rooms: Whether it needs a server with rooms.
         pinned: Whether the server runs on one CPU, and the load on the others.
         compares: The kinds of servers that it compares, if two of them are measured; empty for all.
     """
@@ -49,6 +50,7 @@ class Workload:
     bases: Sequence[str] = (FASTAPI,)
     unlimited: bool = True
     resumes: bool = False
+    rooms: bool = False
     pinned: bool = False
     compares: Sequence[str] = ()
 
@@ -189,6 +191,26 @@ WORKLOADS: Mapping[str, Workload] = {
         resumes=True,
         quick={"connections": 200, "seconds": 1},
         full={"connections": 1000, "seconds": 5},
+    ),
+    "fanout": Workload(
+        "one client publishes 20 events a second to a room of 1 000 members",
+        "fanout",
+        unit="frame",
+        figure="cpu_us",
+        rooms=True,
+        always={"rate": 20},
+        quick={"connections": 200, "warm_up": 0.5, "seconds": 2},
+        full={"connections": 1000, "warm_up": 3, "seconds": 15},
+    ),
+    "fanout-slow": Workload(
+        "as fanout, with one more member that reads nothing, and one that reads 1 KiB a second",
+        "fanout",
+        unit="frame",
+        figure="p99_ms",
+        rooms=True,
+        always={"rate": 20, "slow": 2},
+        quick={"connections": 200, "warm_up": 0.5, "seconds": 2},
+        full={"connections": 1000, "warm_up": 3, "seconds": 15},
     ),
     "workers": Workload(
         "as paced, with more runs: one process and two",

@@ -27,11 +27,15 @@ FORBIDDEN, EVICTED, SILENT = 4401, 4429, 4408
 
 settings = Settings.load()
 
+Queue = asyncio.Queue[Payload | str]
+"""What waits for a connection: events, and texts that several connections share."""
+
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the store, and write all pending rows in the end."""
     app.state.core = Core(settings)
+    app.state.rooms = {}
     yield
     await app.state.core.store.close()
 
@@ -55,7 +59,8 @@ async def endpoint(websocket: WebSocket) -> None:
         await websocket.close(FORBIDDEN)  # before the upgrade: the client gets a 403
         return
     await websocket.accept()
-    queue: asyncio.Queue[Payload] = asyncio.Queue(QUEUE)
+    queue: Queue = asyncio.Queue(QUEUE)
+    rooms: dict[str, set[Queue]] = websocket.app.state.rooms
 
     async def send(kind: str, payload: Payload, key: str | None) -> None:
         event: Payload = {"type": kind, "payload": payload, "timestamp": time.time()}
@@ -66,16 +71,23 @@ async def endpoint(websocket: WebSocket) -> None:
     async def evict() -> None:
         await websocket.close(EVICTED)
 
-    connection = Connection(core, user_id, send, evict)
+    async def join(room: str) -> None:
+        rooms.setdefault(room, set()).add(queue)
+
+    async def broadcast(room: str, kind: str, payload: Payload) -> None:
+        event = {"type": kind, "payload": payload, "timestamp": time.time()}
+        text = orjson.dumps(event).decode()  # once for all members
+        for member in list(rooms.get(room, ())):
+            await member.put(text)
+
+    connection = Connection(core, user_id, send, evict, join, broadcast)
     with core.registered(connection) as surplus:
         for one in surplus:
             await one.evict()
         await _run(websocket, connection, queue)
 
 
-async def _run(
-    websocket: WebSocket, connection: Connection, queue: "asyncio.Queue[Payload]"
-) -> None:
+async def _run(websocket: WebSocket, connection: Connection, queue: Queue) -> None:
     """Read, write and send heartbeats until one side ends."""
     tasks = [
         asyncio.create_task(_write(websocket, connection, queue)),
@@ -90,17 +102,18 @@ async def _run(
     finally:
         for task in tasks:
             task.cancel()
+        for members in websocket.app.state.rooms.values():
+            members.discard(queue)
         await asyncio.gather(*tasks, return_exceptions=True)
         await connection.end()
 
 
-async def _write(
-    websocket: WebSocket, connection: Connection, queue: "asyncio.Queue[Payload]"
-) -> None:
+async def _write(websocket: WebSocket, connection: Connection, queue: Queue) -> None:
     """Send the events in the queue."""
     while True:
         event = await queue.get()
-        await websocket.send_text(orjson.dumps(event).decode())
+        text = event if isinstance(event, str) else orjson.dumps(event).decode()
+        await websocket.send_text(text)
         connection.sent += 1
 
 

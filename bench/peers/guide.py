@@ -96,8 +96,38 @@ class Control(Strict):
     correlation_id: str | None = Field(default=None, min_length=1, max_length=ID_CHARACTERS)
 
 
-_INBOUND: TypeAdapter[UserMessage | Control] = TypeAdapter(
-    Annotated[UserMessage | Control, Field(discriminator="type")]
+class RoomPayload(Strict):
+    """The name of a room."""
+
+    room: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+
+
+class JoinRoom(Strict):
+    """A request for the events of a room."""
+
+    type: Literal["join_room"]
+    payload: RoomPayload
+    timestamp: float | None = None
+    correlation_id: str | None = Field(default=None, min_length=1, max_length=ID_CHARACTERS)
+
+
+class EventPayload(RoomPayload):
+    """An event for a room."""
+
+    content: str | Payload
+
+
+class RoomMessage(Strict):
+    """An event of a client for a room."""
+
+    type: Literal["room_message"]
+    payload: EventPayload
+    timestamp: float | None = None
+    correlation_id: str | None = Field(default=None, min_length=1, max_length=ID_CHARACTERS)
+
+
+_INBOUND: TypeAdapter[UserMessage | Control | JoinRoom | RoomMessage] = TypeAdapter(
+    Annotated[UserMessage | Control | JoinRoom | RoomMessage, Field(discriminator="type")]
 )
 
 
@@ -125,6 +155,8 @@ def new_id(prefix: str) -> str:
 
 
 Send = Callable[[str, Payload, str | None], Awaitable[None]]
+Join = Callable[[str], Awaitable[None]]
+Broadcast = Callable[[str, str, Payload], Awaitable[None]]
 
 
 @define(eq=False)
@@ -134,12 +166,16 @@ class Connection:
     Attributes:
         send: Sends a message with a type, a payload, and a correlation id or None.
         evict: Closes it, because the user has newer ones.
+        join: Makes it a member of a room.
+        broadcast: Sends a message to the members of a room: the room, a type and a payload.
     """
 
     core: "Core"
     user_id: str
     send: Send
     evict: Callable[[], Awaitable[None]]
+    join: Join
+    broadcast: Broadcast
     id: str = field(factory=lambda: new_id("conn"))
     thread_id: str = field(factory=lambda: new_id("thread"))
     opened_at: float = field(factory=time.monotonic)
@@ -174,8 +210,33 @@ class Connection:
             return
         if isinstance(message, UserMessage):
             await self._admit(message)
+        elif isinstance(message, JoinRoom):
+            await self._join(message.payload.room, message.correlation_id)
+        elif isinstance(message, RoomMessage):
+            await self._publish(message)
         elif message.type == "ping":
             await self.send("pong", message.payload, message.correlation_id)
+
+    async def _join(self, room: str, key: str | None) -> None:
+        """Join a room; as in the guide, nothing is replayed."""
+        await self.join(room)
+        await self.send("room_joined", {"room": room, "offset": self.core.offset(room)}, key)
+
+    async def _publish(self, message: RoomMessage) -> None:
+        """Send an event to all members of a room."""
+        room, key = message.payload.room, message.correlation_id
+        if not self.core.limit_of(self.user_id).allows(time.monotonic()):
+            await self.refuse("RATE_LIMIT_EXCEEDED", "too many messages", key)
+            return
+        offset = self.core.next_offset(room)
+        content = {"user_id": self.user_id, "content": message.payload.content}
+        event = {
+            "room": room,
+            "offset": offset,
+            "event": {"type": "room_message", "payload": content},
+        }
+        await self.broadcast(room, "room_event", event)
+        await self.send("room_confirmed", {"room": room, "offset": offset}, key)
 
     async def refuse(self, code: str, error: str, key: str | None = None) -> None:
         """Send an error."""
@@ -300,6 +361,16 @@ class Core:
         self.store = Store(Path("peer.db"))
         self.connections: dict[str, list[Connection]] = {}
         self._limits: dict[str, RateLimit] = {}
+        self._offsets: dict[str, int] = {}
+
+    def offset(self, room: str) -> int:
+        """Return the number of the newest event of a room."""
+        return self._offsets.get(room, 0)
+
+    def next_offset(self, room: str) -> int:
+        """Return the number of the next event of a room."""
+        self._offsets[room] = offset = self.offset(room) + 1
+        return offset
 
     async def authenticate(self, token: str | None) -> str | None:
         """Return the user of a token, None if the token or the user is not valid."""

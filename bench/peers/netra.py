@@ -16,6 +16,11 @@ from bench.peers.work import TOKENS, paced_tokens, seconds_until
 from netra_trio import Run
 
 
+async def may(user: str, room: str, action: str) -> bool:  # noqa: ARG001 - its interface
+    """Allow everything in every room."""
+    return True
+
+
 async def echo(run: Run) -> str:
     """Emit the text once, and return it."""
     await run.emit(run.content)

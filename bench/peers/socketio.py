@@ -71,7 +71,13 @@ async def connect(sid: str, environ: dict[str, Any], _auth: Any = None) -> bool:
     async def evict() -> None:
         await sio.disconnect(sid)
 
-    connection = Connection(core, user_id, send, evict)
+    async def join(room: str) -> None:
+        await sio.enter_room(sid, room)
+
+    async def broadcast(room: str, kind: str, payload: Payload) -> None:
+        await sio.emit(kind, {"payload": payload, "timestamp": time.time()}, room=room)
+
+    connection = Connection(core, user_id, send, evict, join, broadcast)
     stack = ExitStack()
     for one in stack.enter_context(core.registered(connection)):
         await one.evict()
@@ -99,6 +105,8 @@ sio.on("disconnect", disconnect)
 sio.on("user_message", receive)
 sio.on("ping", receive)
 sio.on("pong", receive)
+sio.on("join_room", receive)
+sio.on("room_message", receive)
 
 
 async def start() -> None:
