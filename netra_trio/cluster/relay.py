@@ -12,7 +12,7 @@ import trio
 from netra_trio.cluster.link import Link
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL, CloseCode
-from netra_trio.transports.base import Transport
+from netra_trio.transports.base import SendFramed, Transport
 
 FRAMES, TEXT, BINARY, ALIVE = "frames", "text", "binary", "alive"
 CLOSE, CLOSED, TOO_BIG = "close", "closed", "too_big"
@@ -57,6 +57,11 @@ class RelayTransport:
         """Send text messages; return whether the client does not keep up."""
         header = {"sizes": [len(frame) for frame in frames], "ping": ping}
         return await self._link.send(FRAMES, header, b"".join(frames))
+
+    @property
+    def send_framed(self) -> SendFramed | None:
+        """It cannot."""
+        return None
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame."""

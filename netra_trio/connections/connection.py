@@ -22,7 +22,7 @@ from netra_trio.rooms.feed import RoomFeed
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.telemetry.metrics import Metrics
-from netra_trio.transports.base import Transport
+from netra_trio.transports.base import Sent, Transport
 
 CLOSE_WAIT = 2.0  # seconds for the peer to reply to the close frame: two slow round trips
 
@@ -153,7 +153,21 @@ class Connection:
     def open_rooms(self) -> RoomFeed:
         """Return the feed of its rooms."""
         session = self.session
-        return self.outgoing.open_rooms(self.services.rooms, session.user.id, session.id)
+        can_send = self.transport.send_framed is not None
+        return self.outgoing.open_rooms(
+            self.services.rooms, session.user.id, session.id, self._send_now if can_send else None
+        )
+
+    def _send_now(self, framed: bytes) -> bool:
+        """Send a frame past the writer, if nothing has to wait; return whether it was sent."""
+        send_framed = self.transport.send_framed
+        sent = Sent.NOTHING if send_framed is None else send_framed(framed)
+        if sent is Sent.NOTHING:
+            return False
+        self.frames_out += 1
+        if sent is Sent.PART:
+            self.outgoing.flush()
+        return True
 
     def _token_life(self) -> TokenLife:
         return TokenLife(expires_at=self.identity.expires_at, now=self.services.wall_clock())

@@ -13,6 +13,8 @@ frame or of a room frame therefore wakes it there; control frames are written be
 room frames behind them.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from netra_trio.ids import SessionId, UserId
@@ -36,6 +38,7 @@ class Outgoing:
         "_closed",
         "_control",
         "_has_control",
+        "_has_rest",
         "_large",
         "_rooms",
         "_waits",
@@ -54,6 +57,7 @@ class Outgoing:
         ) = None
         self._rooms: RoomFeed | None = None  # opened for the first room
         self._has_control = False
+        self._has_rest = False
         self._waits = False
         self._closed = False
 
@@ -115,10 +119,18 @@ class Outgoing:
             self._rooms.close()
         self.feed.close()
 
-    def open_rooms(self, rooms: Rooms, user_id: UserId, session_id: SessionId) -> RoomFeed:
+    def open_rooms(
+        self,
+        rooms: Rooms,
+        user_id: UserId,
+        session_id: SessionId,
+        send_now: Callable[[bytes], bool] | None,
+    ) -> RoomFeed:
         """Return the feed of the rooms of this connection, which is closed with it."""
         if self._rooms is None:
-            self._rooms = rooms.open_feed(user_id, session_id, wake=self._wake_for_rooms)
+            self._rooms = rooms.open_feed(
+                user_id, session_id, wake=self._wake_for_rooms, send_now=send_now
+            )
             if self._closed:
                 self._rooms.close()
         return self._rooms
@@ -128,13 +140,24 @@ class Outgoing:
             self._waits = False
             self.feed.wake()
 
+    def flush(self) -> None:
+        """Let the writer send the rest of a frame, of which the transport has sent a part."""
+        self._has_rest = True
+        self._wake_for_rooms()
+
+    def take_rest(self) -> bool:
+        """Return whether `flush` was called since the last call."""
+        has_rest, self._has_rest = self._has_rest, False
+        return has_rest
+
     async def wait(self) -> None:
         """Wait until there may be something to write. Cancelling is safe.
 
         Raises:
             trio.EndOfChannel: If the connection has ended; there may still be control frames.
         """
-        has_frames = self._has_control or (self._rooms is not None and self._rooms.has_pending)
+        has_frames = self._has_control or self._has_rest
+        has_frames |= self._rooms is not None and self._rooms.has_pending
         if not has_frames or self._closed:
             self._waits = True
             await self.feed.wait()

@@ -16,6 +16,7 @@ from netra_trio.ids import NodeId, SessionId
 from netra_trio.protocol.codec import encode_payload
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import PartialResult
+from netra_trio.transports.frames import text_frame
 
 ROOM_EVENT = "room_event"
 _DELTA = b'{"type":"%b"' % PartialResult.TYPE.encode()
@@ -111,6 +112,11 @@ class RoomEvent:
     def is_delta(self) -> bool:
         """Whether it is a `partial_result`, which may be merged."""
         return self.data.startswith(_DELTA)
+
+    @cached_property
+    def framed(self) -> bytes:
+        """The WebSocket frame, the same one for all members."""
+        return text_frame(self.frame)
 
     @cached_property
     def frame(self) -> bytes:

@@ -24,7 +24,7 @@ from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, broker_unavailable
 from netra_trio.protocol.rooms import check_room_name
 from netra_trio.rooms.access import Access, FindRoom
-from netra_trio.rooms.feed import RoomFeed
+from netra_trio.rooms.feed import DirectSends, RoomFeed
 from netra_trio.rooms.joining import SMALL_BYTES, Join
 from netra_trio.rooms.membership import Membership
 from netra_trio.rooms.permission import Action, May
@@ -93,17 +93,21 @@ class Rooms:
         self._rechecks = Rechecks(self.access, self._remove)
         self._has_rechecks = False
         self._kicks = trio.Lock()
+        self._direct = DirectSends()
 
     async def run(self) -> None:
         """Deliver events, and ask for permissions again, until it is cancelled."""
         async with trio.open_nursery() as self._nursery:
             while True:
                 delivered = 0
-                for delivery in await self._broker.receive():
+                deliveries = await self._broker.receive()
+                self._direct.renew()
+                for delivery in deliveries:
                     delivered += 1 + self._deliver(delivery)
                     if delivered >= DELIVERED:
                         delivered = 0
                         await trio.lowlevel.checkpoint()
+                        self._direct.renew()
 
     def _start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
@@ -128,7 +132,12 @@ class Rooms:
     # Members.
 
     def open_feed(
-        self, user_id: UserId, session_id: SessionId, *, wake: Callable[[], None]
+        self,
+        user_id: UserId,
+        session_id: SessionId,
+        *,
+        wake: Callable[[], None],
+        send_now: Callable[[bytes], bool] | None = None,
     ) -> RoomFeed:
         """Return the feed of a connection; when it is closed, the connection leaves all rooms.
 
@@ -136,9 +145,16 @@ class Rooms:
             user_id: The user of the connection.
             session_id: Its session.
             wake: Wakes its writer.
+            send_now: Sends a WebSocket frame at once, if it can; None where it never can.
         """
         feed = RoomFeed(
-            user_id, session_id, wake=wake, wall_clock=self._wall_clock, metrics=self._metrics
+            user_id,
+            session_id,
+            wake=wake,
+            wall_clock=self._wall_clock,
+            metrics=self._metrics,
+            send_now=send_now,
+            direct=self._direct,
         )
         self._memberships[feed] = {}
         feed.on_close = lambda: self._leave_all(feed)

@@ -12,6 +12,7 @@ import trio
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import NO_STATUS
+from netra_trio.transports.base import SendFramed
 from netra_trio.transports.byte_stream import LAG_SECONDS
 
 Message = MutableMapping[str, Any]
@@ -85,6 +86,11 @@ class AsgiTransport:
             for frame in frames:
                 await self._put({"type": "websocket.send", "text": frame.decode()})
         return trio.current_time() - begun > LAG_SECONDS
+
+    @property
+    def send_framed(self) -> SendFramed | None:
+        """It cannot."""
+        return None
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame."""

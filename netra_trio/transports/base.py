@@ -1,7 +1,25 @@
 """The transport: one WebSocket, as a connection uses it."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+
+class Sent(Enum):
+    """How much of a frame was sent at once.
+
+    ALL: All of it.
+    PART: The beginning; the transport sends the rest before anything else, with the next `send`.
+    NOTHING: Nothing, because it would have to wait.
+    """
+
+    ALL = "all"
+    PART = "part"
+    NOTHING = "nothing"
+
+
+SendFramed: TypeAlias = Callable[[bytes], Sent]
+"""Sends a whole WebSocket frame without waiting."""
 
 
 class Transport(Protocol):
@@ -44,6 +62,15 @@ class Transport(Protocol):
         Raises:
             TransportClosed: If the connection is lost, or the peer took nothing for the send
                 timeout.
+        """
+        ...
+
+    @property
+    def send_framed(self) -> SendFramed | None:
+        """Sends a text frame that many connections share, without waking the writer.
+
+        It takes the bytes of the WebSocket frame (`transports.frames.text_frame`). None where the
+        transport cannot: then the frame takes the way of all others.
         """
         ...
 

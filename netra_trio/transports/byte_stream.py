@@ -136,6 +136,14 @@ class SocketByteStream:
             raise
         return True
 
+    def write_now(self, data: bytes) -> int:
+        """Write what the kernel takes at once; return how many bytes that were.
+
+        Raises:
+            TransportClosed: If the connection is lost.
+        """
+        return self._send(data)
+
     async def send_eof(self) -> None:
         """Close the sending direction."""
         with suppress(OSError):

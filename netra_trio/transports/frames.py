@@ -10,12 +10,18 @@ from functools import lru_cache
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the 7-bit and the 16-bit length
 HEADERS = 512  # that are kept: the sizes of nearly all frames
 
+_TEXT = 0x1
 _FINAL = 0x80  # FIN: the last frame of its message
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
     """Return one frame that holds the whole payload."""
     return _header(opcode, len(payload)) + payload
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a text frame."""
+    return frame(_TEXT, payload)
 
 
 def frames(opcode: int, payloads: Sequence[bytes]) -> bytes:

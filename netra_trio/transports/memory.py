@@ -18,6 +18,7 @@ from attrs import define
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
+from netra_trio.transports.base import SendFramed
 
 BUFFER_BYTES = 128 * 1024  # of one direction; measured: loopback holds that before a send blocks
 
@@ -210,6 +211,11 @@ class MemoryTransport:
         if ping:
             waits.append(await self._put(None))
         return any(waits)
+
+    @property
+    def send_framed(self) -> SendFramed | None:
+        """It cannot."""
+        return None
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame; the peer closes its own direction when it reads it."""

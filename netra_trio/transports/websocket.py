@@ -14,7 +14,8 @@ from websockets.frames import Close, Opcode
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.transports.byte_stream import ByteStream, end_sending
+from netra_trio.transports.base import SendFramed, Sent
+from netra_trio.transports.byte_stream import ByteStream, SocketByteStream, end_sending
 from netra_trio.transports.frames import frame
 from netra_trio.transports.frames import frames as joined
 from netra_trio.transports.inbound import (
@@ -61,13 +62,16 @@ class WebSocketTransport:
         self._pongs: list[bytes] = []  # payloads of pings that were not answered yet
         self._is_alive = False  # the peer has sent a frame that was no message
         self._message: str | bytes | None = None  # received behind pings that are not answered yet
+        self._is_accepted = False
         self._close_sent = False
+        self._rest = b""  # of a frame of which the beginning is sent
         self._gone: TransportClosed | None = None
         self._write_error: TransportClosed | None = None
 
     async def accept(self) -> None:
         """Accept the upgrade."""
         await self._write(self._response)
+        self._is_accepted = True
 
     async def receive(self) -> str | bytes | None:
         """Wait for the peer's next message; None for a frame that is no message."""
@@ -102,6 +106,27 @@ class WebSocketTransport:
         """Send text messages, and a ping, in one write; return whether it waited for the peer."""
         data = joined(_TEXT, frames)
         return await self._write(data + frame(Opcode.PING, b"") if ping else data)
+
+    @property
+    def send_framed(self) -> SendFramed | None:
+        """Sends a text frame that many connections share; only for a socket."""
+        return self._send_framed if isinstance(self._stream, SocketByteStream) else None
+
+    def _send_framed(self, data: bytes) -> Sent:
+        stream = self._stream
+        is_free = self._is_accepted and not (self._close_sent or self._rest or self._lock.locked())
+        if not is_free or not isinstance(stream, SocketByteStream):
+            return Sent.NOTHING
+        try:
+            sent = stream.write_now(data)
+        except TransportClosed:  # the reader and the writer notice it
+            return Sent.NOTHING
+        if sent == len(data):
+            return Sent.ALL
+        if sent:
+            self._rest = data[sent:]
+            return Sent.PART
+        return Sent.NOTHING
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame, once."""
@@ -173,7 +198,9 @@ class WebSocketTransport:
             return
         self._close_sent = True
         async with self._lock:
-            await self._stream.write(self._pending_pongs() + frame(Opcode.CLOSE, payload))
+            await self._stream.write(
+                self._take_rest() + self._pending_pongs() + frame(Opcode.CLOSE, payload)
+            )
 
     async def _write(self, data: bytes) -> bool:
         """Write the data and the pending pongs, without a checkpoint if all is taken at once."""
@@ -185,13 +212,17 @@ class WebSocketTransport:
         try:
             if self._close_sent:  # nothing may follow a close frame (RFC 6455, 5.5.1)
                 raise TransportClosed
-            data += self._pending_pongs()
+            data = self._take_rest() + data + self._pending_pongs()
             while data:
                 waited |= await self._stream.write(data)
                 data = self._pending_pongs()
         finally:
             self._lock.release()
         return waited
+
+    def _take_rest(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        return rest
 
     def _pending_pongs(self) -> bytes:
         if not self._pongs:
