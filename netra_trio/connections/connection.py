@@ -4,6 +4,7 @@ connection.end(EndReason.EVICTED, problem)    # from any task, without waiting
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import trio
 from attrs import define, field
@@ -22,7 +23,7 @@ from netra_trio.rooms.feed import RoomFeed
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.telemetry.metrics import Metrics
-from netra_trio.transports.base import Sent, Transport
+from netra_trio.transports.base import SendFramed, Sent, Transport
 
 CLOSE_WAIT = 2.0  # seconds for the peer to reply to the close frame: two slow round trips
 
@@ -152,16 +153,13 @@ class Connection:
 
     def open_rooms(self) -> RoomFeed:
         """Return the feed of its rooms."""
-        session = self.session
-        can_send = self.transport.send_framed is not None
-        return self.outgoing.open_rooms(
-            self.services.rooms, session.user.id, session.id, self._send_now if can_send else None
-        )
+        session, send_framed = self.session, self.transport.send_framed
+        send_now = None if send_framed is None else partial(self._send_now, send_framed)
+        return self.outgoing.open_rooms(self.services.rooms, session.user.id, session.id, send_now)
 
-    def _send_now(self, framed: bytes) -> bool:
+    def _send_now(self, send_framed: SendFramed, framed: bytes) -> bool:
         """Send a frame past the writer, if nothing has to wait; return whether it was sent."""
-        send_framed = self.transport.send_framed
-        sent = Sent.NOTHING if send_framed is None else send_framed(framed)
+        sent = send_framed(framed)
         if sent is Sent.NOTHING:
             return False
         self.frames_out += 1

@@ -86,12 +86,12 @@ class RoomEvent:
             SessionId(session_id.decode()) if session_id else None,
         )
 
-    @property
+    @cached_property
     def first(self) -> int:
         """The first offset that it stands for."""
         return self.offset if self.offset_from is None else self.offset_from
 
-    @property
+    @cached_property
     def is_missing(self) -> bool:
         """Whether it stands for events that are lost."""
         return self.data.startswith(_MISSING)

@@ -248,9 +248,7 @@ class RoomFeed:
 
     def add_event(self, lane: Lane, event: RoomEvent) -> None:
         """Append an event, merge it, or drop it and note a gap; never waits."""
-        if self.is_closed:
-            return
-        if self._sends_directly(event):
+        if self.is_closed or self._sends_directly(event):
             return
         size = len(event.data)
         if not self._has_room(size):

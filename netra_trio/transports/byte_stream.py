@@ -126,7 +126,7 @@ class SocketByteStream:
 
     async def write(self, data: bytes) -> bool:
         """Write all of the data, without a checkpoint if the kernel takes it at once."""
-        sent = self._send(data)
+        sent = self.write_now(data)
         if sent == len(data):
             return False
         try:
@@ -136,13 +136,18 @@ class SocketByteStream:
             raise
         return True
 
-    def write_now(self, data: bytes) -> int:
+    def write_now(self, data: bytes | memoryview) -> int:
         """Write what the kernel takes at once; return how many bytes that were.
 
         Raises:
             TransportClosed: If the connection is lost.
         """
-        return self._send(data)
+        try:
+            return self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            raise TransportClosed from None
 
     async def send_eof(self) -> None:
         """Close the sending direction."""
@@ -165,15 +170,7 @@ class SocketByteStream:
             if patience.cancelled_caught and waiting_for_peer(self.sock.fileno()) >= waiting:
                 self.abort()
                 raise TransportClosed(timed_out=True)
-            data = data[self._send(data) :]
-
-    def _send(self, data: bytes | memoryview) -> int:
-        try:
-            return self.sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError:
-            raise TransportClosed from None
+            data = data[self.write_now(data) :]
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
         try:

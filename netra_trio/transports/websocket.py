@@ -62,7 +62,8 @@ class WebSocketTransport:
         self._pongs: list[bytes] = []  # payloads of pings that were not answered yet
         self._is_alive = False  # the peer has sent a frame that was no message
         self._message: str | bytes | None = None  # received behind pings that are not answered yet
-        self._is_accepted = False
+        self._write_now = stream.write_now if isinstance(stream, SocketByteStream) else None
+        self._is_open = False  # from the acceptance to the close frame
         self._close_sent = False
         self._rest = b""  # of a frame of which the beginning is sent
         self._gone: TransportClosed | None = None
@@ -71,7 +72,7 @@ class WebSocketTransport:
     async def accept(self) -> None:
         """Accept the upgrade."""
         await self._write(self._response)
-        self._is_accepted = True
+        self._is_open = not self._close_sent
 
     async def receive(self) -> str | bytes | None:
         """Wait for the peer's next message; None for a frame that is no message."""
@@ -110,15 +111,13 @@ class WebSocketTransport:
     @property
     def send_framed(self) -> SendFramed | None:
         """Sends a text frame that many connections share; only for a socket."""
-        return self._send_framed if isinstance(self._stream, SocketByteStream) else None
+        return None if self._write_now is None else self._send_framed
 
     def _send_framed(self, data: bytes) -> Sent:
-        stream = self._stream
-        is_free = self._is_accepted and not (self._close_sent or self._rest or self._lock.locked())
-        if not is_free or not isinstance(stream, SocketByteStream):
+        if not self._is_open or self._rest or self._write_now is None or self._lock.locked():
             return Sent.NOTHING
         try:
-            sent = stream.write_now(data)
+            sent = self._write_now(data)
         except TransportClosed:  # the reader and the writer notice it
             return Sent.NOTHING
         if sent == len(data):
@@ -197,6 +196,7 @@ class WebSocketTransport:
         if self._close_sent:
             return
         self._close_sent = True
+        self._is_open = False
         async with self._lock:
             await self._stream.write(
                 self._take_rest() + self._pending_pongs() + frame(Opcode.CLOSE, payload)
