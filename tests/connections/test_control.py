@@ -9,11 +9,14 @@ from support.memory import EPOCH, Client, Frame, Server, kinds, open_server, tok
 from support.stores import ScriptedStore
 from trio.testing import MockClock
 
+from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.options import agent
 from netra_trio.agents.run import Run
 from netra_trio.connections.dispatch import BACKGROUND_REQUESTS, CONTROL_BURST
 from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import BAD_FRAME, EndReason, ErrorCode
+from netra_trio.protocol.rooms import user_room
 
 SIZE = 10_240  # bytes of a message, the default
 HARD_SIZE = 16 * SIZE
@@ -66,7 +69,8 @@ async def assert_alive(client: Client) -> None:
 
 
 async def test_connection_established_is_first_and_complete(autojump_clock: MockClock) -> None:
-    async with open_server(max_message_rate=7, heartbeat_interval_ms=9000) as server:
+    agents = {"echo": agent(echo, title="Chosen", examples=["Hello"])}
+    async with open_server(agents, max_message_rate=7, heartbeat_interval_ms=9000) as server:
         await trio.sleep(1.5)
         client = server.start()
         await client.send("ping")  # before the first frame of the server
@@ -100,6 +104,8 @@ async def test_connection_established_is_first_and_complete(autojump_clock: Mock
             "resume_window": payload["limits"]["resume_window"],
         },
         "resume": {"verdict": "new", "replayed": 0, "last_seq": 0, "runs": []},
+        "user_room": user_room(UserId("alice")),
+        "agents": [{"name": "echo", "title": "Chosen", "examples": ["Hello"]}],
     }
 
 
