@@ -70,7 +70,7 @@ async def assert_alive(client: Client) -> None:
 
 async def test_connection_established_is_first_and_complete(autojump_clock: MockClock) -> None:
     agents = {"echo": agent(echo, title="Chosen", examples=["Hello"])}
-    async with open_server(agents, max_message_rate=7, heartbeat_interval_ms=9000) as server:
+    async with open_server(agents=agents, max_message_rate=7, heartbeat_interval_ms=9000) as server:
         await trio.sleep(1.5)
         client = server.start()
         await client.send("ping")  # before the first frame of the server
