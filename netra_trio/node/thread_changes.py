@@ -156,12 +156,12 @@ class ThreadChanges:
             self._sending.discard(user_id)
 
     async def _send_one(self, user: User, key: tuple[ThreadId, bool]) -> set[UserConnection]:
-        """Send a change to each connection that is to be told; return those without room."""
+        """Send a change to each connection whose oldest it is; return those without room."""
         thread_id, is_deleted = key
         told = {
             connection: pending.pop(key)
             for connection in user.connections
-            if (pending := self._pending.get(connection)) and key in pending
+            if (pending := self._pending.get(connection)) and next(iter(pending)) == key
         }
         thread = None
         if not is_deleted:
@@ -191,7 +191,8 @@ class ThreadChanges:
             pending = self._pending.get(connection)
             if pending is None or (key[0], True) in pending:
                 continue
-            pending[key] = max(change, pending.get(key, change), key=_RANK.index)
+            newest = max(change, pending.pop(key, change), key=_RANK.index)
+            self._pending[connection] = {key: newest, **pending}  # it stays the oldest
 
 
 _RANK = (ThreadChange.UPDATED, ThreadChange.RENAMED, ThreadChange.DELETED)
