@@ -152,7 +152,7 @@ class Node:
                 admission=shared.admission,
                 broker=backend.broker,
             )
-        threads.connect(self.services)
+        threads.connect(self.services, self.cluster)
 
     async def serve(
         self,

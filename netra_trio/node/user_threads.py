@@ -1,8 +1,7 @@
 """The threads of the users of a node: who is told of their changes, and how they are deleted.
 
 threads = NodeThreads(users, store, start_soon)         # `Services.threads`
-threads.connect(services)
-threads.share(cluster, rooms)                           # with other nodes
+threads.connect(services, cluster)
 threads.attached(connection), threads.detached(connection)
 """
 
@@ -19,7 +18,7 @@ from netra_trio.cluster.cluster import Cluster
 from netra_trio.connections.connection import Connection
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import RunId, SessionId, ThreadId, UserId
-from netra_trio.node.shared_changes import Listening, SharedChanges
+from netra_trio.node.shared_changes import SharedChanges
 from netra_trio.node.thread_changes import Change, ThreadChanges
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.rooms import thread_room
@@ -69,21 +68,20 @@ class NodeThreads:
         self._shared: SharedChanges | None = None
         self._other_nodes: OtherNodes | None = None
 
-    def connect(self, services: Services) -> None:
-        """Use the broker and the other nodes of the services; called before any connection."""
-        self._broker = services.broker
-        self._other_nodes = services.other_nodes
-
-    def share(self, cluster: Cluster, rooms: Listening) -> None:
-        """Exchange changes with the other nodes; called before any connection.
+    def connect(self, services: Services, cluster: Cluster | None) -> None:
+        """Connect it to the rooms and to the other nodes; called before any connection.
 
         Args:
-            cluster: The other nodes.
-            rooms: Receives the changes.
+            services: The services of the node.
+            cluster: The other nodes; None if there is one node.
         """
+        self._broker = services.broker
+        self._other_nodes = services.other_nodes
+        if cluster is None:
+            return
         self._shared = SharedChanges(
-            rooms,
-            cluster.backend.broker,
+            services.rooms,
+            services.broker,
             cluster.node,
             deliver=self._changes.deliver,
             is_attached=self._is_attached,

@@ -1,0 +1,246 @@
+"""Changes of threads are told to the sessions of a user at other nodes."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from support.devices import call, changed, converse, devices, history, threads
+from support.memory import Client, Frame
+from support.shared_nodes import LinkedNode, open_nodes
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from netra_trio.agents.run import Run
+from netra_trio.ids import UserId
+from netra_trio.node import shared_changes
+from netra_trio.node.shared_changes import RETRY_SECONDS
+from netra_trio.node.thread_changes import COALESCE_SECONDS
+
+ALICE = UserId("alice")
+
+
+async def answer(run: Run) -> None:
+    if run.content == "work":
+        await run.emit("working")
+        await trio.sleep(60)
+    if run.content.startswith("title"):
+        await run.set_title(run.content)
+    await run.emit(f"about {run.content}")
+
+
+@asynccontextmanager
+async def two_nodes(
+    count: int = 2, **options: Any
+) -> AsyncIterator[tuple[Sequence[LinkedNode], Sequence[Client]]]:
+    """Open nodes, each with a connection of one user."""
+    async with (
+        open_nodes(
+            count, agents={"answer": answer}, heartbeat_interval_ms=3_600_000, **options
+        ) as nodes,
+        trio.open_nursery() as nursery,
+    ):
+        clients: list[Client] = []
+        leave = trio.Event()
+
+        async def hold(node: LinkedNode, opened: trio.Event) -> None:
+            async with devices(node, 1) as (client,):
+                clients.append(client)
+                opened.set()
+                await leave.wait()
+
+        for node in nodes:
+            opened = trio.Event()
+            nursery.start_soon(hold, node, opened)
+            await opened.wait()
+        await trio.sleep(1)  # until each node knows the others
+        yield nodes, clients
+        leave.set()
+
+
+async def test_every_change_is_told_at_all_nodes(autojump_clock: MockClock) -> None:
+    async with two_nodes(3) as (_, (one, two, three)):
+        begin = trio.current_time()
+        await converse(one, "hello")
+        for other in (two, three):
+            told = await changed(other)
+            assert (told["change"], told["thread"]["unread"]) == ("updated", 1)
+        assert trio.current_time() - begin == pytest.approx(COALESCE_SECONDS)
+        answered = (await history(two))[1]["message_id"]
+        for request, kind in (
+            ({"thread_id": "t", "title": "Mine"}, "rename_thread"),
+            ({"thread_id": "t", "message_id": answered}, "mark_read"),
+            ({"message_id": answered, "rating": "up"}, "feedback"),
+            ({"thread_id": "t"}, "delete_thread"),
+        ):
+            begin = trio.current_time()
+            reply = await call(two, kind, request)
+            assert await changed(one) == reply
+            assert await changed(three) == reply
+            assert trio.current_time() == begin
+        for client in (one, two, three):
+            assert await client.sync() == []
+            assert await threads(client) == []
+
+
+async def test_a_title_by_an_agent_is_told_at_all_nodes(autojump_clock: MockClock) -> None:
+    async with two_nodes() as (_, (one, two)):
+        await converse(one, "title of it")
+        assert (await changed(two))["thread"]["title"] == "title of it"
+
+
+async def test_sessions_of_one_node_and_of_another(autojump_clock: MockClock) -> None:
+    async with two_nodes() as (nodes, (one, two)), devices(nodes[0], 1) as (beside,):
+        await converse(one, "hello")
+        assert await changed(beside) == await changed(two)
+        await trio.sleep(1)
+        for client in (one, beside, two):
+            assert await client.sync() == []
+
+
+async def test_another_user_is_told_nothing(autojump_clock: MockClock) -> None:
+    async with two_nodes() as (nodes, (one, two)), devices(nodes[1], 1, user="bob") as (bob,):
+        await converse(one, "hello")
+        await changed(two)
+        await trio.sleep(1)
+        assert await bob.sync() == []
+
+
+async def test_a_node_listens_while_a_session_is_attached(autojump_clock: MockClock) -> None:
+    async with two_nodes() as ((first, second), (one, two)):
+        subscribers = first.memory.server.subscribers
+        [room] = [name for name in subscribers if name.startswith(":user:")]
+        assert room == shared_changes.changes_room(ALICE)
+        assert set(subscribers[room]) == {first.id, second.id}
+        async with devices(second, 1):
+            two.peer.close()
+            await two.done.wait()
+            await trio.sleep(1)
+            assert set(subscribers[room]) == {first.id, second.id}
+        await trio.sleep(1)
+        assert set(subscribers[room]) == {first.id}
+        one.peer.close()
+        await one.done.wait()
+        await trio.sleep(1)
+        assert room not in subscribers
+        assert not first.node._threads._shared._links  # type: ignore[union-attr]
+
+
+async def test_a_session_that_leaves_and_comes_back_at_once(autojump_clock: MockClock) -> None:
+    async with two_nodes() as ((_, second), (one, two)):
+        waiting, go_on = trio.Event(), trio.Event()
+
+        async def delay(name: str) -> None:
+            if name in {"subscribe", "unsubscribe"}:
+                waiting.set()
+                await go_on.wait()
+
+        second.link.on_call = delay
+        two.peer.close()
+        await two.done.wait()
+        await waiting.wait()
+        async with devices(second, 1) as (again,):
+            await wait_all_tasks_blocked()
+            go_on.set()
+            await trio.sleep(1)
+            await converse(one, "hello")
+            assert (await changed(again))["change"] == "updated"
+
+
+async def test_a_list_is_read_once_changes_are_received(autojump_clock: MockClock) -> None:
+    """So no change is missing between the list and the first one that is told."""
+    async with two_nodes() as ((_, second), (one, _)):
+        await converse(one, "hello")
+        go_on = trio.Event()
+
+        async def delay(name: str) -> None:
+            if name == "subscribe":
+                await go_on.wait()
+
+        second.link.on_call = delay
+        async with devices(second, 1, user="bob") as (bob,):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(threads, bob)
+                await wait_all_tasks_blocked()
+                assert bob.peer is not None
+                begin = trio.current_time()
+                await trio.sleep(0.5)
+                assert nursery.child_tasks
+                go_on.set()
+            assert trio.current_time() - begin == 0.5
+
+
+async def test_a_list_waits_for_a_second_at_most(autojump_clock: MockClock) -> None:
+    async with two_nodes() as ((_, second), _):
+        second.link.is_cut = True
+        async with devices(second, 1, user="bob") as (bob,):
+            begin = trio.current_time()
+            assert await threads(bob) == []
+            assert trio.current_time() - begin <= shared_changes.READY_SECONDS
+
+
+@pytest.mark.parametrize("call_name", ["publish", "subscribe"])
+async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> None:
+    """What is changed meanwhile is told once the link is healed."""
+    async with two_nodes() as ((first, second), (one, two)):
+        cut = first if call_name == "publish" else second
+
+        async def fail(name: str) -> None:
+            cut.link.is_cut = name == call_name
+
+        if call_name == "subscribe":
+            two.peer.close()
+            await two.done.wait()
+            await trio.sleep(1)
+            cut.link.on_call = fail
+            async with devices(second, 1) as (again,):
+                await trio.sleep(3)
+                cut.link.on_call = None
+                cut.link.is_cut = False
+                await trio.sleep(2)
+                await converse(one, "hello")
+                assert (await changed(again))["change"] == "updated"
+            return
+        cut.link.on_call = fail
+        await converse(one, "hello")
+        await call(one, "rename_thread", {"thread_id": "t", "title": "Mine"})
+        await trio.sleep(3)
+        assert await two.sync() == []
+        cut.link.on_call = None
+        cut.link.is_cut = False
+        await trio.sleep(2 * RETRY_SECONDS)
+        told = await two.sync()
+        assert [frame["payload"]["change"] for frame in told] == ["renamed"]
+        assert told[0]["payload"]["thread"]["title"] == "Mine"
+
+
+async def test_what_is_unsent_is_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_changes, "UNSENT_CHANGES", 2)
+    async with two_nodes() as ((first, _), (one, two)):
+        for name in "abc":
+            await converse(one, name, thread_id=name)
+        await trio.sleep(1)
+        await two.sync()
+
+        async def fail(name: str) -> None:
+            first.link.is_cut = name == "publish"
+
+        first.link.on_call = fail
+        for name in "abc":
+            await call(one, "rename_thread", {"thread_id": name, "title": f"new {name}"})
+            await trio.sleep(0.1)
+        first.link.on_call = None
+        first.link.is_cut = False
+        await trio.sleep(2 * RETRY_SECONDS)
+        told: list[Frame] = await two.sync()
+        assert {frame["payload"]["thread_id"] for frame in told} == {"b", "c"}
+
+
+async def test_one_node_alone_publishes_nothing(autojump_clock: MockClock) -> None:
+    async with two_nodes(1) as ((first,), (one,)):
+        await converse(one, "hello")
+        await trio.sleep(1)
+        await call(one, "rename_thread", {"thread_id": "t", "title": "Mine"})
+        assert "publish" not in first.link.calls
