@@ -33,6 +33,7 @@ from netra_trio.agents.questions import (
 )
 from netra_trio.auth.tickets import TICKET_SECONDS, TICKETS_PER_USER
 from netra_trio.auth.tokens import TOKEN_CHARACTERS
+from netra_trio.broker.base import KEY_SECONDS
 from netra_trio.client.retry import Next, after_close
 from netra_trio.config.capabilities import auth_methods, connection_limits, document, features
 from netra_trio.config.origins import ENVIRONMENTS
@@ -69,6 +70,25 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.protocol.problem import Problem, problem
+from netra_trio.protocol.rooms import (
+    ROOM_NAME_CHARACTERS,
+    Presence,
+    PresenceChanged,
+    RoomConfirmed,
+    RoomGap,
+    RoomJoined,
+    RoomLeft,
+)
+from netra_trio.protocol.threads import (
+    COMMENT_CHARACTERS,
+    QUERY_CHARACTERS,
+    TITLE_CHARACTERS,
+    ListedThread,
+    ThreadChange,
+    ThreadChanged,
+    ThreadList,
+)
+from netra_trio.rooms.event import ROOM_EVENT, RoomEvent
 from netra_trio.server.request_head import HEAD_BYTES, HEAD_SECONDS
 from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
@@ -96,6 +116,14 @@ CONTROL_FRAMES: dict[str, type] = {
         AuthOk,
         ServerDraining,
         ThreadHistory,
+        RoomJoined,
+        RoomLeft,
+        RoomConfirmed,
+        RoomGap,
+        Presence,
+        PresenceChanged,
+        ThreadList,
+        ThreadChanged,
     )
 }
 EVENT_KINDS: dict[str, type] = {kind.TYPE: kind for kind in get_args(Event)}
@@ -130,7 +158,8 @@ def sent_by_client(kind: type) -> Fields:
 
 def sent_by_server(kind: type) -> Fields:
     """Return the fields of a message of the server, which omits those that are None."""
-    return {field.name: field.default is None for field in attrs.fields(kind)}
+    # `from` is a word of Python.
+    return {field.name.rstrip("_"): field.default is None for field in attrs.fields(kind)}
 
 
 def names_below(heading: str, level: int) -> list[str]:
@@ -149,7 +178,7 @@ def test_the_page_has_every_message_of_a_client() -> None:
 
 
 def test_the_page_has_every_control_frame_and_every_event() -> None:
-    assert sorted(names_below(CONTROL, 4)) == sorted([*CONTROL_FRAMES, "error"])
+    assert sorted(names_below(CONTROL, 4)) == sorted([*CONTROL_FRAMES, ROOM_EVENT, "error"])
     assert sorted(names_below(EVENTS, 4)) == sorted(EVENT_KINDS)
 
 
@@ -175,6 +204,14 @@ def test_an_open_payload_has_no_table_but_its_bound(name: str) -> None:
     assert f"at most {grouped(OPEN_PAYLOAD_BYTES)} bytes" in prose_of(tokens)
 
 
+def test_the_fields_of_an_event_of_a_room() -> None:
+    event = RoomEvent("news", "e", 2, b"{}", 1.0)
+    least = json.loads(event.frame)["payload"].keys()
+    most = json.loads(attrs.evolve(event, offset_from=1).frame)["payload"].keys()
+    expected = {name: name not in least for name in most}
+    assert documented_fields(fields_table(CONTROL, ROOM_EVENT)) == expected
+
+
 def test_the_fields_of_an_error() -> None:
     fault = problem(ErrorCode.SERVER_FULL, "What happened.")
     least = fault.body(0.0).keys()
@@ -195,6 +232,7 @@ def test_the_fields_of_a_frame() -> None:
         ("Field of a message", HistoryMessage),
         ("Field of its run", HistoryRun),
         ("Field of `resume`", ResumeState),
+        ("Field of a thread", ListedThread),
     ],
 )
 def test_the_fields_of_a_part(heading: str, kind: type) -> None:
@@ -219,6 +257,7 @@ def test_the_fields_of_a_resumed_run() -> None:
         ("Confirmation", Confirmation),
         ("Run status", RunStatus),
         ("`on_busy`", OnBusy),
+        ("Thread change", ThreadChange),
     ],
 )
 def test_a_table_has_every_value(heading: str, kind: type[StrEnum]) -> None:
@@ -286,7 +325,17 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "payload of ping and pong": octets(OPEN_PAYLOAD_BYTES),
     "control frames of a connection per second": str(CONTROL_RATE),
     "control frames of a connection at once, after idle time": grouped(CONTROL_BURST),
-    "get_thread_history of a connection per second": str(HISTORY_RATE),
+    "get_thread_history, list_threads and get_presence of a connection per second, together": str(
+        HISTORY_RATE
+    ),
+    "rooms of a connection, watched threads included": str(ROOMS_PER_CONNECTION),
+    "events of rooms that wait to be written on a connection": grouped(FEED_EVENTS_OF_ROOMS),
+    "bytes of such events": octets(FEED_BYTES_OF_ROOMS),
+    "time for which the key of a room_message is kept": seconds(KEY_SECONDS),
+    "characters of the name of a room": str(ROOM_NAME_CHARACTERS),
+    "characters of a title, and of a query": str(max(TITLE_CHARACTERS, QUERY_CHARACTERS)),
+    "characters of the comment of a feedback": grouped(COMMENT_CHARACTERS),
+    "unattended runs of a user": str(UNATTENDED_RUNS),
     "auth, get_thread_history, late answer of a connection in progress, each": str(
         BACKGROUND_REQUESTS
     ),
@@ -320,6 +369,8 @@ def default_of(variable: str) -> str:
     shown = row.show(value)
     if shown.endswith(" ms"):
         return seconds(value / 1000)
+    if shown.endswith(" s"):
+        return seconds(value)
     return octets(value) if shown.endswith(" bytes") else grouped(value)
 
 
