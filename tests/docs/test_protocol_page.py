@@ -42,7 +42,7 @@ from netra_trio.connections.dispatch import (
     BACKGROUND_REQUESTS,
     CONTROL_BURST,
     CONTROL_RATE,
-    HISTORY_RATE,
+    LIST_RATE,
 )
 from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.ids import CorrelationId, RunId, ThreadId
@@ -89,7 +89,11 @@ from netra_trio.protocol.threads import (
     ThreadList,
 )
 from netra_trio.rooms.event import ROOM_EVENT, RoomEvent
+from netra_trio.rooms.feed import FEED_BYTES as ROOM_FEED_BYTES
+from netra_trio.rooms.feed import FEED_EVENTS as ROOM_FEED_EVENTS
+from netra_trio.rooms.feed import ROOMS
 from netra_trio.server.request_head import HEAD_BYTES, HEAD_SECONDS
+from netra_trio.sessions.admission import UNATTENDED_RUNS
 from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
@@ -326,11 +330,11 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "control frames of a connection per second": str(CONTROL_RATE),
     "control frames of a connection at once, after idle time": grouped(CONTROL_BURST),
     "get_thread_history, list_threads and get_presence of a connection per second, together": str(
-        HISTORY_RATE
+        LIST_RATE
     ),
-    "rooms of a connection, watched threads included": str(ROOMS_PER_CONNECTION),
-    "events of rooms that wait to be written on a connection": grouped(FEED_EVENTS_OF_ROOMS),
-    "bytes of such events": octets(FEED_BYTES_OF_ROOMS),
+    "rooms of a connection, watched threads included": str(ROOMS),
+    "events of rooms that wait to be written on a connection": grouped(ROOM_FEED_EVENTS),
+    "bytes of such events": octets(ROOM_FEED_BYTES),
     "time for which the key of a room_message is kept": seconds(KEY_SECONDS),
     "characters of the name of a room": str(ROOM_NAME_CHARACTERS),
     "characters of a title, and of a query": str(max(TITLE_CHARACTERS, QUERY_CHARACTERS)),

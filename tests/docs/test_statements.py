@@ -29,7 +29,7 @@ DEFAULTS = {row.env: getattr(Settings(), name) for name, row in TABLE.items()}
 # Defaults.
 
 UNITS = {"s": 1000, "second": 1000, "minute": 60_000, "KiB": 1024, "MiB": 1024 * 1024}
-"""What one unit is, in the unit of the setting; 1 for any other."""
+"""What one unit is, in the unit of the setting; 1 for any other, and where `SECONDS` is its name."""
 
 AMOUNT = r"(?P<digits>\d[\d ,]*)(?: (?P<unit>[A-Za-z]+))?"
 BESIDE = (  # a default beside the name of its setting
@@ -48,6 +48,8 @@ def stated_defaults() -> Iterator[tuple[str, str, str, int]]:
                 if match["name"] in DEFAULTS:
                     digits, unit = match["digits"], match["unit"] or ""
                     factor = UNITS.get(unit, UNITS.get(unit.removesuffix("s"), 1))
+                    if match["name"].endswith("_SECONDS"):
+                        factor //= UNITS["second"]
                     number = int(re.sub("[ ,]", "", digits)) * factor
                     yield page.name, match[0], match["name"], number
 
