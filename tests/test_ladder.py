@@ -51,6 +51,7 @@ SANS_IO = {
     "sessions.event_log",
     "sessions.scheduler",
     "sessions.thread_lines",
+    "sessions.thread_snapshot",
     "sessions.transcript",
 }
 """Modules without await, clock, randomness, log or socket: the caller passes in `now`."""

@@ -9,7 +9,8 @@ from several nodes. So an event belongs to a part already if its offset is not a
 changes the runs otherwise; or it has to be taken back, for a connection that gets it again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -52,6 +53,12 @@ class RunPart:
     questions: Sequence[JsonObject] = ()
     asked: Sequence[JsonObject] = ()
 
+    def shorten(self) -> "RunPart":
+        """Return it with the second half of its text."""
+        if not self.content:
+            return self
+        return evolve(self, content=self.content[(len(self.content) + 1) // 2 :], is_cut=True)
+
 
 @frozen
 class ThreadPart:
@@ -88,13 +95,7 @@ class ThreadPart:
 
     def shorten(self) -> "ThreadPart":
         """Return it with texts of half the length."""
-        runs, ended = (
-            [
-                evolve(run, content=run.content[(len(run.content) + 1) // 2 :], is_cut=True)
-                for run in each
-            ]
-            for each in (self.runs, self.ended)
-        )
+        runs, ended = ([run.shorten() for run in each] for each in (self.runs, self.ended))
         return evolve(self, runs=runs, ended=ended)
 
     @classmethod
@@ -184,6 +185,43 @@ class _Run:
             self.is_listed = False
 
 
+@define(eq=False)
+class _Step:
+    """An event of the room, between a part and the place of the connection.
+
+    Attributes:
+        follows: Whether the connection gets it after the snapshot.
+        is_behind_loss: Whether events are missing before it.
+    """
+
+    event: RoomEvent
+    follows: bool
+    is_behind_loss: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Its type; empty for one that stands for lost events."""
+        return "" if self.event.is_missing else str(self.event.event["type"])
+
+    @property
+    def payload(self) -> JsonObject:
+        """Its payload."""
+        payload: JsonObject = {} if self.event.is_missing else self.event.event["payload"]
+        return payload
+
+    @property
+    def run_id(self) -> RunId:
+        """Its run; empty for one that stands for lost events."""
+        return RunId(self.payload.get("run_id", ""))
+
+    def loses(self, run: _Run) -> bool:
+        """Whether events of a run may be missing before it."""
+        if self.is_behind_loss:
+            return True
+        node = self.event.missing_node
+        return self.event.is_missing and (node is None or run.node in {None, node})
+
+
 class ThreadSnapshot:
     """The runs of a thread; see the module.
 
@@ -208,18 +246,20 @@ class ThreadSnapshot:
         """Return the runs for `room_joined.runs`; see `rooms.snapshot.Snapshot`."""
         applied = {(event.epoch, event.offset) for event in self._events}
         older = [event for event in without if (event.epoch, event.offset) not in applied]
-        events = older + self._events
-        end = len(events) - len(without)
-        losses = _losses(events)
+        follow = {(event.epoch, event.offset) for event in without}
+        events = [
+            _Step(event, (event.epoch, event.offset) in follow) for event in older + self._events
+        ]
+        _note_losses(events[len(older) :])
         runs = self._runs_of_parts(events)
-        for run in list(runs.values()):
-            _move(run, events, losses, end)
-        for run in _runs_of_events(events[:end], losses, known=runs.keys()):
-            runs[run.run_id] = run
+        for run in runs.values():
+            _move_back(run, events)
+            _move_on(run, events[run.included :])
+        runs |= _runs_of_events(events, known=runs.keys())
         return _listed([run for run in runs.values() if run.is_listed])
 
-    def _runs_of_parts(self, events: Sequence[RoomEvent]) -> dict[RunId, _Run]:
-        runs = {}
+    def _runs_of_parts(self, events: Sequence[_Step]) -> dict[RunId, _Run]:
+        runs: dict[RunId, _Run] = {}
         for part in self._parts:
             included = _included(part, events)
             for is_listed, of_part in ((False, part.ended), (True, part.runs)):
@@ -228,92 +268,63 @@ class ThreadSnapshot:
         return runs
 
 
-_Losses = dict[int, NodeId | None]
-"""Indexes of events; between such an event and the one before it, events of a node are missing."""
+def _note_losses(events: Sequence[_Step]) -> None:
+    """Note where events are missing in a sequence that should have all offsets."""
+    for before, each in pairwise(events):
+        place = (before.event.epoch, before.event.offset + 1)
+        each.is_behind_loss = place != (each.event.epoch, each.event.offset)
 
 
-def _losses(events: Sequence[RoomEvent]) -> _Losses:
-    losses: _Losses = {}
-    for index, event in enumerate(events):
-        before = events[index - 1] if index else None
-        if event.is_missing:
-            losses[index] = event.missing_node
-        if before is not None and (before.epoch, before.offset + 1) != (event.epoch, event.offset):
-            losses[index] = None
-    return losses
-
-
-def _is_lost(run: _Run, losses: _Losses, index: int) -> bool:
-    """Whether events of a run may be missing before an event."""
-    return index in losses and (losses[index] is None or run.node in {None, losses[index]})
-
-
-def _included(part: ThreadPart, events: Sequence[RoomEvent]) -> int:
+def _included(part: ThreadPart, events: Sequence[_Step]) -> int:
     """Return how many of the events a part includes: all up to the last one that it knows."""
     for index in range(len(events), 0, -1):
-        event = events[index - 1]
+        event = events[index - 1].event
         if event.epoch == part.epoch and event.offset <= part.offset:
             return index
     return 0
 
 
-def _move(run: _Run, events: Sequence[RoomEvent], losses: _Losses, end: int) -> None:
-    """Change a run so that it includes the first `end` events."""
-    for index in range(run.included, end):
-        if _is_lost(run, losses, index):
+def _move_on(run: _Run, events: Sequence[_Step]) -> None:
+    """Change a run by the events that its part does not include, and that do not follow."""
+    for each in events:
+        if each.follows:
+            continue
+        if each.loses(run):
             run.lose_text()
-        kind, payload = _read(events[index])
-        if payload.get("run_id") == run.run_id:
-            run.apply(kind, payload)
-    if end < run.included:
-        _move_back(run, events, losses, end)
+        if each.run_id == run.run_id:
+            run.apply(each.kind, each.payload)
 
 
-def _move_back(run: _Run, events: Sequence[RoomEvent], losses: _Losses, end: int) -> None:
-    """Take back all events of a run but the first `end` ones."""
+def _move_back(run: _Run, events: Sequence[_Step]) -> None:
+    """Take back the events that its part includes, and that follow."""
     text, is_cut = run.text.text, run.text.is_cut
     length = len(text)
     is_known = True  # whether no event is missing between this one and those that are taken back
-    for index in range(run.included - 1, end - 1, -1):
-        kind, payload = _read(events[index])
-        if payload.get("run_id") == run.run_id:
-            if kind == PartialResult.TYPE:
-                piece = payload["content"]
+    for each in reversed(events[: run.included]):
+        if each.follows and each.run_id == run.run_id:
+            if each.kind == PartialResult.TYPE:
+                piece = each.payload["content"]
                 start = length - len(piece)
                 if is_known and start >= 0 and text.startswith(piece, start):
                     length = start
                 else:  # it is in front of the text that is kept, or its place is not known
                     length, is_cut = 0, True
             else:
-                run.take_back(kind, payload)
-        is_known = is_known and not _is_lost(run, losses, index)
+                run.take_back(each.kind, each.payload)
+        is_known = is_known and not each.loses(run)
     run.text = TextTail(RUNS_BYTES, [text[:length]], is_cut=is_cut)
 
 
-def _runs_of_events(
-    events: Sequence[RoomEvent], losses: _Losses, known: Iterable[RunId]
-) -> list[_Run]:
+def _runs_of_events(events: Sequence[_Step], known: Container[RunId]) -> dict[RunId, _Run]:
     """Return the runs that no part has: they were confirmed after their node gave its part."""
     runs: dict[RunId, _Run] = {}
-    for index, event in enumerate(events):
-        for run in runs.values():
-            if _is_lost(run, losses, index):
-                run.lose_text()
-        kind, payload = _read(event)
-        run_id = payload.get("run_id")
-        if kind == UserMessage.TYPE and run_id not in known:
+    for index, each in enumerate(events):
+        if each.kind == UserMessage.TYPE and each.run_id not in known and not each.follows:
             # The name of the agent follows when the run starts.
-            runs[run_id] = _Run(run_id, payload["message_id"], "", RunStatus.QUEUED)
-        elif run_id in runs:
-            runs[run_id].apply(kind, payload)
-    return list(runs.values())
-
-
-def _read(event: RoomEvent) -> tuple[str, Any]:
-    """Return the type and the payload of an event."""
-    if event.is_missing:
-        return "", {}
-    return event.event["type"], event.event["payload"]
+            run = _Run(each.run_id, each.payload["message_id"], "", RunStatus.QUEUED)
+            _move_on(run, events[index + 1 :])
+            runs[run.run_id] = run
+    return runs
 
 
 def _listed(runs: Sequence[_Run]) -> tuple[JsonObject, ...]:
