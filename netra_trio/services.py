@@ -5,6 +5,7 @@ services = Services(settings=settings, store=store, verifier=verifier, instrumen
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from attrs import Factory, field, frozen
@@ -21,6 +22,7 @@ from netra_trio.protocol.threads import ThreadChange
 from netra_trio.rooms.permission import May
 from netra_trio.rooms.publisher import Publisher
 from netra_trio.rooms.rooms import Rooms
+from netra_trio.rooms.snapshot import Snapshot
 from netra_trio.stores.base import NewMessage, Store
 from netra_trio.telemetry.instruments import Instruments
 
@@ -121,6 +123,32 @@ class UserThreads(Protocol):
         ...
 
 
+class ThreadWatch(Protocol):
+    """The runs of watched threads, on all nodes."""
+
+    def hold(self, user_id: UserId, thread_id: ThreadId) -> AbstractAsyncContextManager[None]:
+        """Have the runs of a thread mirrored to its room, in the block and while it is watched.
+
+        The room is subscribed in the block. Entering raises `BrokerUnavailable`.
+        """
+        ...
+
+    async def take_snapshot(
+        self, user_id: UserId, thread_id: ThreadId, *, with_ended: bool
+    ) -> Snapshot:
+        """Return the runs of a held thread; cancelling is safe.
+
+        Args:
+            user_id: The user of the thread.
+            thread_id: The thread.
+            with_ended: Whether the client may get events of runs that have ended.
+
+        Raises:
+            Refused: SERVICE_UNAVAILABLE, if a live node does not answer.
+        """
+        ...
+
+
 def _rooms(services: "Services") -> Rooms:
     return Rooms(
         services.broker,
@@ -150,6 +178,7 @@ class Services:
         may: Decides what users do in rooms; None if there are only the server's own rooms.
         publisher: Publishes messages to rooms.
         rooms: The rooms with members at this node.
+        watch: The runs of watched threads; the node has it.
     """
 
     settings: Settings
@@ -170,6 +199,7 @@ class Services:
             takes_self=True,
         ),
     )
+    watch: ThreadWatch | None = None
     rooms: Rooms = field(init=False, default=Factory(_rooms, takes_self=True))
 
 

@@ -10,7 +10,7 @@ Events come from the broker, also those of this node: their order is the same fo
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Protocol
 
 import orjson
@@ -170,6 +170,7 @@ class Rooms:
         correlation_id: str | None = None,
         take_snapshot: TakeSnapshot | None = None,
         is_own: bool = False,
+        hold: AbstractAsyncContextManager[None] | None = None,
     ) -> None:
         """Join a room: the reply and everything that follows it go into the feed.
 
@@ -184,6 +185,8 @@ class Rooms:
             correlation_id: The correlation id of the reply.
             take_snapshot: Takes a snapshot of the runs of a thread; None for another room.
             is_own: Whether it is a room of the user, so that no permission is asked for.
+            hold: Entered when the join is permitted, before the room is subscribed; left when the
+                connection has joined.
 
         Raises:
             Refused: QUEUE_FULL, FORBIDDEN or SERVICE_UNAVAILABLE; an earlier membership stays.
@@ -193,7 +196,7 @@ class Rooms:
             lasting = is_own or await self.access.check(feed.user_id, name, Action.JOIN)
             membership = Membership(feed, name, lasting)
             try:
-                async with feed.joins, self._used(name) as room:
+                async with feed.joins, hold or nullcontext(), self._used(name) as room:
                     join = Join(
                         room, self._broker, membership, after, epoch, correlation_id, take_snapshot
                     )
