@@ -47,7 +47,13 @@ from netra_trio.protocol.problem import (
     store_unavailable,
 )
 from netra_trio.protocol.ratelimit import TokenBucket
-from netra_trio.protocol.rooms import JoinRoom, LeaveRoom, RoomMessage
+from netra_trio.protocol.rooms import (
+    JoinRoom,
+    LeaveRoom,
+    RoomMessage,
+    UnwatchThread,
+    WatchThread,
+)
 from netra_trio.protocol.threads import (
     DeleteThread,
     Feedback,
@@ -316,6 +322,16 @@ class CommandDispatcher:
         self.take_control()
         self._rooms.leave(frame)
 
+    async def watch_thread(self, frame: Frame) -> None:
+        """Join the room of a thread, in the background."""
+        self.take_control()
+        self._rooms.watch(frame)
+
+    async def unwatch_thread(self, frame: Frame) -> None:
+        """Leave the room of a thread, in the background."""
+        self.take_control()
+        self._rooms.unwatch(frame)
+
     async def publish(self, frame: Frame) -> None:
         """Publish a message in a room, in the background."""
         self._rooms.publish(frame)
@@ -442,4 +458,6 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     JoinRoom: CommandDispatcher.join_room,
     LeaveRoom: CommandDispatcher.leave_room,
     RoomMessage: CommandDispatcher.publish,
+    WatchThread: CommandDispatcher.watch_thread,
+    UnwatchThread: CommandDispatcher.unwatch_thread,
 }

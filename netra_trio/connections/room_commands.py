@@ -16,6 +16,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.ids import UserId
 from netra_trio.protocol.codec import Frame
 from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import (
@@ -25,7 +26,13 @@ from netra_trio.protocol.problem import (
     rate_limited,
     store_unavailable,
 )
-from netra_trio.protocol.rooms import RoomConfirmation, RoomConfirmed
+from netra_trio.protocol.rooms import (
+    RoomConfirmation,
+    RoomConfirmed,
+    UnwatchThread,
+    WatchThread,
+    thread_room,
+)
 from netra_trio.rooms.feed import ROOMS, RoomFeed
 from netra_trio.rooms.permission import Action
 from netra_trio.services import Services
@@ -108,6 +115,46 @@ class RoomCommands:
         except Refused:
             feed.release(room)
             raise
+
+    def watch(self, frame: Frame) -> None:
+        """Join the room of a thread, with the runs of the thread.
+
+        Raises:
+            Refused: QUEUE_FULL or RATE_LIMIT_EXCEEDED.
+        """
+        wanted, feed = frame.message, self._client.open_rooms()
+        owner = self._owner_of(wanted)
+        room = thread_room(owner, wanted.thread_id)
+        self.start_join(feed, room, frame, partial(self._watch, feed, room, owner, frame))
+
+    async def _watch(self, feed: RoomFeed, room: str, owner: UserId, frame: Frame) -> None:
+        services, wanted = self._services, frame.message
+        watch = services.watch
+        assert watch is not None  # noqa: S101 - for mypy: a node has it
+        await services.rooms.join(
+            feed,
+            room,
+            after=wanted.after,
+            epoch=wanted.epoch,
+            correlation_id=frame.correlation_id,
+            take_snapshot=partial(
+                watch.take_snapshot, owner, wanted.thread_id, with_ended=wanted.after is not None
+            ),
+            is_own=owner == self._session.user.id,
+            hold=watch.hold(owner, wanted.thread_id),
+        )
+
+    def unwatch(self, frame: Frame) -> None:
+        """Leave the room of a thread.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        wanted = frame.message
+        self.start_leave(thread_room(self._owner_of(wanted), wanted.thread_id), frame)
+
+    def _owner_of(self, wanted: WatchThread | UnwatchThread) -> UserId:
+        return wanted.owner or self._session.user.id
 
     def leave(self, frame: Frame) -> None:
         """Leave a room; the reply is the same where the connection is not in it.

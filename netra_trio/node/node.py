@@ -40,6 +40,7 @@ from netra_trio.node.host import SessionHost
 from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, check_kind, resume
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
+from netra_trio.node.thread_watch import watch_threads
 from netra_trio.node.user_threads import NodeThreads
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
@@ -95,6 +96,7 @@ class Node:
         capacity: Decides whether a new connection is accepted.
         connection_limit: Counts the connections of each user.
         cluster: Its part in a cluster; None without other nodes.
+        watch: The threads that are watched.
     """
 
     def __init__(
@@ -152,6 +154,11 @@ class Node:
                 admission=shared.admission,
                 broker=backend.broker,
             )
+        self.watch = watch = watch_threads(
+            self.services, self._users, self.cluster, self.start_soon
+        )
+        self.services = evolve(self.services, watch=watch)
+        self.services.rooms.watches.append(watch)
         threads.connect(self.services, self.cluster)
 
     async def serve(
@@ -577,6 +584,7 @@ async def open_node(
             node.start_soon(node.sessions.expire)
             node.start_soon(node.sessions.reap)
             node.start_soon(node.services.rooms.run)
+            node.start_soon(node.watch.run)
             if node.cluster is not None:
                 node.start_soon(node.cluster.run)
             try:
@@ -584,6 +592,7 @@ async def open_node(
             finally:
                 node.close()
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
+        await node.watch.stop()
         if node.cluster is not None:
             await node.cluster.stop()
         service_nursery.cancel_scope.cancel()

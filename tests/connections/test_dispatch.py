@@ -33,7 +33,7 @@ from netra_trio.protocol.messages import (
     UserMessage,
 )
 from netra_trio.protocol.problem import Problem
-from netra_trio.protocol.rooms import JoinRoom, LeaveRoom, RoomMessage
+from netra_trio.protocol.rooms import JoinRoom, LeaveRoom, RoomMessage, UnwatchThread, WatchThread
 from netra_trio.protocol.threads import (
     DeleteThread,
     Feedback,
@@ -65,6 +65,8 @@ COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
     JoinRoom: (JoinRoom("news"), ["FORBIDDEN"]),
     LeaveRoom: (LeaveRoom("news"), ["room_left"]),
     RoomMessage: (RoomMessage("news", "hello"), ["FORBIDDEN"]),
+    WatchThread: (WatchThread(ThreadId("t")), ["room_joined"]),
+    UnwatchThread: (UnwatchThread(ThreadId("t")), ["room_left"]),
 }
 """A command of each type, and its replies: types of messages, or error codes."""
 

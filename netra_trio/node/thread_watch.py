@@ -1,0 +1,439 @@
+"""The watched threads of a node: who watches them, on any node, and the runs of all nodes.
+
+    watch = ThreadWatch(services, users, node=node, start_soon=…, mailbox=…, membership=…)
+    async with watch.hold(user_id, thread_id):
+        snapshot = await watch.take_snapshot(user_id, thread_id, with_ended=False)
+
+A node with watchers of a thread tells all other nodes. Each node mirrors its runs of the thread to
+the room while a node is interested. Interests are told again every `ANNOUNCE_SECONDS`, and end
+`LINGER_SECONDS` after the last word of them, so that a client that has lost its connection comes
+back without a gap. The first watcher after that starts a new epoch of the room: what has happened
+meanwhile was not published, and is a gap for a client that comes back with an earlier offset.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from math import inf
+from typing import Any, TypeAlias
+
+import structlog
+import trio
+from attrs import define, field
+
+from netra_trio.broker.base import MAIL_BYTES, Broker, HistoryLimits
+from netra_trio.cluster.cluster import Cluster
+from netra_trio.cluster.mailbox import Mailbox
+from netra_trio.cluster.membership import Membership as Nodes
+from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.ids import NodeId, ThreadId, UserId, new_node_id
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.problem import Refused, broker_unavailable
+from netra_trio.protocol.rooms import THREAD_PREFIX, thread_room
+from netra_trio.rooms.access import FindRoom
+from netra_trio.rooms.event import pack_missing
+from netra_trio.rooms.membership import Membership
+from netra_trio.services import Services
+from netra_trio.sessions.thread_publisher import ThreadPublisher
+from netra_trio.sessions.thread_snapshot import ThreadPart, ThreadSnapshot
+from netra_trio.sessions.users import Users
+from netra_trio.sessions.watched_thread import WatchedThread
+
+ANNOUNCE_SECONDS = 10.0  # between two announcements of all that a node watches
+LINGER_SECONDS = 30.0  # for which an interest lasts without a word of it
+TICK_SECONDS = 2.0  # between two looks for interests that have ended
+ASK_SECONDS = 1.0  # for the part of another node
+PATIENCE_SECONDS = 4.0  # for all parts: a lease, and a second; a node that is gone is not awaited
+RETRY_SECONDS = 0.1
+STOP_SECONDS = 1.0  # to publish the last events when the node is closed
+ANNOUNCED = 1000  # threads of one message, which has at most `MAIL_BYTES`
+WATCH, WATCHING, UNWATCHED, LEAVING = "watch", "watching", "unwatched", "leaving"
+
+Key: TypeAlias = tuple[UserId, ThreadId]
+
+_log = structlog.get_logger(__name__)
+
+
+@define(eq=False)
+class _Local:
+    """A room of a thread that connections of this node watch, or have watched lately.
+
+    Attributes:
+        key: The thread; None while it is looked up.
+        holds: The connections that watch it, and those that are about to.
+        until: When the interest ends; `inf` while there are such connections.
+        is_told: Whether the other nodes have been told.
+        lock: Held while the first one starts a new epoch.
+    """
+
+    key: Key | None = None
+    holds: int = 0
+    until: float = inf
+    is_told: bool = False
+    lock: trio.Lock = field(factory=trio.Lock)
+
+
+class ThreadWatch:
+    """The watched threads; see the module.
+
+    Args:
+        users: The users of this node, with their live runs and the watched threads.
+        broker: Has the rooms.
+        find_room: Finds the user and the thread of a room, as `Store.find_room` does.
+        node: This node.
+        limits: How much of a room is kept.
+        wall_clock: Returns Unix seconds.
+        start_soon: Starts a task of the node.
+        mailbox: Sends messages to other nodes; None if there are none.
+        nodes: The other live nodes; None if there are none.
+    """
+
+    def __init__(
+        self,
+        users: Users,
+        broker: Broker,
+        find_room: FindRoom,
+        *,
+        node: NodeId,
+        limits: HistoryLimits,
+        wall_clock: Callable[[], float],
+        start_soon: Callable[..., Any],
+        mailbox: Mailbox | None = None,
+        nodes: Nodes | None = None,
+    ) -> None:
+        self._users = users
+        self._watched = users.watched
+        self._broker = broker
+        self._find_room = find_room
+        self._node = node
+        self._limits = limits
+        self._wall_clock = wall_clock
+        self._start_soon = start_soon
+        self._mailbox = mailbox
+        self._nodes = nodes
+        self._local: dict[str, _Local] = {}
+        # Until when each node is interested in a thread, on Trio's clock; this node too.
+        self._interests: dict[Key, dict[NodeId, float]] = {}
+        self._ending: dict[Key, WatchedThread] = {}  # with events that are not published yet
+        self._has_interests = trio.Event()
+        self._left: set[NodeId] = set()  # nodes that have said so, and whose runs have ended
+        if mailbox is not None and nodes is not None:
+            mailbox.handle(WATCH, self._on_watch)
+            mailbox.handle_now(WATCHING, self._on_watching)
+            mailbox.handle_now(UNWATCHED, self._on_unwatched)
+            mailbox.handle_now(LEAVING, self._on_leaving)
+            nodes.on_new.append(self._on_new)
+            nodes.on_gone.append(self._on_gone)
+
+    # For the connections of this node.
+
+    @asynccontextmanager
+    async def hold(self, user_id: UserId, thread_id: ThreadId) -> AsyncIterator[None]:
+        """Be interested in a thread during the block, and while a connection is in its room.
+
+        The room is subscribed in the block, and not before.
+
+        Raises:
+            BrokerUnavailable: If the broker does not answer.
+        """
+        key, room = (user_id, thread_id), thread_room(user_id, thread_id)
+        local = self._hold(room)
+        try:
+            async with local.lock:
+                if local.key is None:
+                    if key not in self._interests:
+                        await self._broker.forget(room)
+                    local.key = key
+                    self._begin(key, self._node, inf, may_miss=False)
+            yield
+        finally:
+            self._release(room)
+
+    async def take_snapshot(
+        self, user_id: UserId, thread_id: ThreadId, *, with_ended: bool
+    ) -> ThreadSnapshot:
+        """Return the runs of a held thread, on all nodes. Cancelling is safe.
+
+        Args:
+            user_id: The user of the thread.
+            thread_id: The thread.
+            with_ended: Whether the client comes back, and may get events of runs that have ended.
+
+        Raises:
+            Refused: SERVICE_UNAVAILABLE, if a live node does not answer in time.
+        """
+        key, local = (user_id, thread_id), self._local[thread_room(user_id, thread_id)]
+        header = {"thread": key, "ended": with_ended, "held": local.is_told}
+        parts: list[ThreadPart] = []
+        silent: list[NodeId] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_own, key, with_ended, parts, silent)
+            for node in self._peers:
+                nursery.start_soon(self._ask, node, header, parts, silent)
+        if silent:
+            raise Refused(broker_unavailable("Another node does not answer now."))
+        local.is_told = True
+        return ThreadSnapshot(parts)
+
+    async def _ask_own(
+        self, key: Key, with_ended: bool, parts: list[ThreadPart], silent: list[NodeId]
+    ) -> None:
+        """Get the part of this node."""
+        with trio.move_on_after(PATIENCE_SECONDS):
+            parts.append(await self._watched[key].part(with_ended=with_ended))
+            return
+        silent.append(self._node)
+
+    async def _ask(
+        self, node: NodeId, header: JsonObject, parts: list[ThreadPart], silent: list[NodeId]
+    ) -> None:
+        """Ask a node for its part, until it answers or is gone."""
+        assert self._mailbox is not None  # noqa: S101 - for mypy: there are other nodes
+        deadline = trio.current_time() + PATIENCE_SECONDS
+        while node in self._peers:
+            with suppress(BrokerUnavailable):
+                answer = await self._mailbox.ask(node, WATCH, header, seconds=ASK_SECONDS)
+                parts.append(ThreadPart.decode(answer.data))
+                return
+            if trio.current_time() + RETRY_SECONDS >= deadline:
+                silent.append(node)
+                return
+            await trio.sleep(RETRY_SECONDS)
+
+    @property
+    def _peers(self) -> Collection[NodeId]:
+        """The other live nodes."""
+        return () if self._nodes is None else self._nodes.peers
+
+    def joined(self, membership: Membership) -> None:
+        """Note that a connection has joined a room."""
+        room = membership.room
+        if room.startswith(THREAD_PREFIX) and self._hold(room).key is None:
+            self._start_soon(self._find_key, room)  # it was joined by its name
+
+    def left(self, membership: Membership) -> None:
+        """Note that a connection has left a room, or has ended."""
+        if membership.room.startswith(THREAD_PREFIX):
+            self._release(membership.room)
+
+    def _hold(self, room: str) -> _Local:
+        local = self._local.setdefault(room, _Local())
+        local.holds += 1
+        local.until = inf
+        return local
+
+    def _release(self, room: str) -> None:
+        local = self._local[room]
+        local.holds -= 1
+        if not local.holds:
+            local.until = trio.current_time() + LINGER_SECONDS
+            if local.key is None:
+                del self._local[room]
+
+    async def _find_key(self, room: str) -> None:
+        """Find the thread of a room that was joined by its name, and be interested in it."""
+        local, found = self._local.get(room), None
+        while local is not None and local.key is None:
+            try:
+                found = await self._find_room(room)
+            except StoreUnavailable:
+                await trio.sleep(TICK_SECONDS)
+                continue
+            local = self._local.get(room)
+            if found is None or local is None or local.key is not None:
+                return
+            local.key = found
+            self._begin(found, self._node, inf, may_miss=True)
+            local.is_told = True
+            self._post_all(WATCHING, [found], held=True, asks=False)
+
+    # Interests.
+
+    def _begin(self, key: Key, node: NodeId, until: float, *, may_miss: bool) -> None:
+        """Note that a node is interested in a thread; mirror its runs if none was before.
+
+        Args:
+            key: The thread.
+            node: The node.
+            until: When the interest ends.
+            may_miss: Whether connections of the node may miss what has happened before.
+        """
+        self._interests.setdefault(key, {})[node] = until
+        self._has_interests.set()
+        if key in self._watched:
+            return
+        thread = self._ending.pop(key, None) or self._make(key)
+        self._watched[key] = thread
+        user = self._users.find(key[0])
+        runs = () if user is None else tuple(user.runs.values())
+        thread.begin([run for run in runs if run.message.thread_id == key[1]], may_miss=may_miss)
+
+    def _make(self, key: Key) -> WatchedThread:
+        publisher = ThreadPublisher(
+            thread_room(*key),
+            self._broker,
+            node=self._node,
+            limits=self._limits,
+            wall_clock=self._wall_clock,
+            start_soon=self._start_soon,
+        )
+        return WatchedThread(self._node, publisher)
+
+    def _end(self, key: Key, node: NodeId) -> None:
+        """Note that a node is not interested in a thread any more."""
+        interests = self._interests.get(key, {})
+        if interests.pop(node, None) is None or interests:
+            return
+        del self._interests[key]
+        thread = self._watched.pop(key)
+        thread.end()
+        if not thread.publisher.is_idle:
+            self._ending[key] = thread
+
+    async def run(self) -> None:
+        """End interests, and tell other nodes what this one watches, until cancelled."""
+        announced = -inf
+        while True:
+            if not self._interests:
+                self._has_interests = trio.Event()
+                await self._has_interests.wait()
+            await trio.sleep(TICK_SECONDS)
+            now = trio.current_time()
+            self._expire(now)
+            if now >= announced + ANNOUNCE_SECONDS:
+                announced = now
+                told = [
+                    local.key
+                    for local in self._local.values()
+                    if local.key is not None and local.is_told
+                ]
+                # A node that does not know it of one of them may have kept back events.
+                self._post_all(WATCHING, told, held=True, asks=False)
+
+    def _expire(self, now: float) -> None:
+        """End the interests whose time is over."""
+        ended = [room for room, local in self._local.items() if local.until <= now]
+        keys = [key for room in ended if (key := self._local.pop(room).key) is not None]
+        for key in keys:
+            self._end(key, self._node)
+        self._post_all(UNWATCHED, keys)
+        for key, interests in list(self._interests.items()):
+            for node in [node for node, until in interests.items() if until <= now]:
+                self._end(key, node)
+        for key in [key for key, thread in self._ending.items() if thread.publisher.is_idle]:
+            del self._ending[key]
+
+    def _held(self) -> list[Key]:
+        """Return the threads that this node is interested in."""
+        return [local.key for local in self._local.values() if local.key is not None]
+
+    async def stop(self) -> None:
+        """Publish what waits, and tell the other nodes that the runs of this one have ended."""
+        if self._mailbox is None:
+            return
+        with trio.move_on_after(STOP_SECONDS, shield=True):
+            for thread in (*self._watched.values(), *self._ending.values()):
+                await thread.publisher.flush()
+            for node in self._peers:
+                with suppress(BrokerUnavailable):
+                    await self._mailbox.post(node, LEAVING, {})
+
+    # Other nodes.
+
+    def _post_all(self, kind: str, keys: list[Key], **header: bool) -> None:
+        """Tell all other nodes of threads; see `_on_watching` for the header."""
+        if keys:
+            for node in self._peers:
+                self._start_soon(self._post, node, kind, keys, header)
+
+    async def _post(self, node: NodeId, kind: str, keys: list[Key], header: JsonObject) -> None:
+        """Tell a node of threads; what is lost is told again, or ends by itself."""
+        assert self._mailbox is not None  # noqa: S101 - for mypy: there are other nodes
+        with suppress(BrokerUnavailable):
+            for at in range(0, max(len(keys), 1), ANNOUNCED):
+                some = {"threads": keys[at : at + ANNOUNCED]}
+                await self._mailbox.post(node, kind, {**header, **some})
+
+    def _on_new(self, node: NodeId) -> None:
+        """Tell a new node what this one watches, and ask for what it watches."""
+        self._left.discard(node)
+        header = {"held": False, "asks": True}
+        self._start_soon(self._post, node, WATCHING, self._held(), header)
+
+    def _on_gone(self, node: NodeId) -> None:
+        """Tell members that events of a killed node are missing; its interests end in a while."""
+        if node in self._left:
+            self._left.discard(node)
+            return
+        for room, local in self._local.items():
+            if local.holds:
+                self._start_soon(self._note_missing, room, node)
+
+    async def _note_missing(self, room: str, node: NodeId) -> None:
+        """Publish that events of a node are missing; of several nodes, one does."""
+        data = pack_missing(timestamp=self._wall_clock(), node=node)
+        key = f"gone:{node}"
+        with suppress(BrokerUnavailable):  # another node does, or the members see a new epoch
+            await self._broker.publish(room, data, limits=self._limits, key=key)
+
+    async def _on_watch(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
+        """Answer with the runs of this node; the sender is interested in the thread."""
+        assert self._mailbox is not None  # noqa: S101 - for mypy: it has received this
+        key = _key_of(header["thread"])
+        until = trio.current_time() + LINGER_SECONDS
+        self._begin(key, sender, until, may_miss=header["held"])
+        with trio.move_on_after(ASK_SECONDS):
+            part = await self._watched[key].part(with_ended=header["ended"])
+            # The header of the mail has a few bytes.
+            await self._mailbox.answer(sender, header, {}, part.encode(MAIL_BYTES - 1024))
+
+    def _on_watching(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
+        """Note what another node watches.
+
+        With `held` it has told so before, and with `asks` it wants to know what this one watches.
+        """
+        until = trio.current_time() + LINGER_SECONDS
+        for each in header["threads"]:
+            self._begin(_key_of(each), sender, until, may_miss=header["held"])
+        if header["asks"]:
+            answer = {"held": False, "asks": False}
+            self._start_soon(self._post, sender, WATCHING, self._held(), answer)
+
+    def _on_unwatched(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
+        """Note what another node watches no longer."""
+        for each in header["threads"]:
+            self._end(_key_of(each), sender)
+
+    def _on_leaving(self, sender: NodeId, _header: JsonObject, _data: bytes) -> None:
+        """Note that a node ends, and that all its events are published."""
+        if sender in self._peers:
+            self._left.add(sender)
+
+
+def _key_of(value: list[str]) -> Key:
+    user_id, thread_id = value
+    return UserId(user_id), ThreadId(thread_id)
+
+
+def watch_threads(
+    services: Services, users: Users, cluster: Cluster | None, start_soon: Callable[..., Any]
+) -> ThreadWatch:
+    """Return the watched threads of a node.
+
+    Args:
+        services: The services of the application.
+        users: The users of the node.
+        cluster: Its part in a cluster; None without other nodes.
+        start_soon: Starts a task of the node.
+    """
+    settings = services.settings
+    return ThreadWatch(
+        users,
+        services.broker,
+        services.store.find_room,
+        node=new_node_id() if cluster is None else cluster.node,
+        limits=HistoryLimits(settings.room_history_events, settings.room_history_seconds),
+        wall_clock=services.wall_clock,
+        start_soon=start_soon,
+        mailbox=None if cluster is None else cluster.mailbox,
+        nodes=None if cluster is None else cluster.membership,
+    )
