@@ -46,7 +46,7 @@ class _Deletion:
     thread_id: ThreadId
     by: SessionId
     was_there: bool = False
-    failure: StoreUnavailable | None = None
+    failure: Exception | None = None
     has_ended: trio.Event = field(factory=trio.Event)
 
 
@@ -142,8 +142,8 @@ class NodeThreads:
     async def _run_deletion(self, deletion: _Deletion) -> None:
         try:
             await self._delete(deletion)
-        except StoreUnavailable as unavailable:
-            deletion.failure = unavailable
+        except Exception as failure:  # raised again in the task of the request
+            deletion.failure = failure
         finally:
             deletion.has_ended.set()
 
@@ -163,20 +163,18 @@ class NodeThreads:
         """Stop the runs of a thread, also new ones, until there is none or the time is over."""
         stopped: set[RunId] = set()
         with trio.move_on_after(STOP_SECONDS):
-            async with trio.open_nursery() as nursery:
-                while True:
-                    here = self._runs_here(user_id, thread_id)
-                    known = await self._store.unfinished_runs(user_id, thread_id)
-                    elsewhere = {run.run_id for run in known} - here.keys()
-                    if not here and not elsewhere:
-                        break
-                    for run_id in here.keys() - stopped:
-                        here[run_id].stop()
-                    for run_id in elsewhere - stopped:
-                        nursery.start_soon(self._stop_elsewhere, user_id, run_id)
-                    stopped |= here.keys() | elsewhere
-                    await trio.sleep(POLL_SECONDS)
-                nursery.cancel_scope.cancel()
+            while True:
+                here = self._runs_here(user_id, thread_id)
+                known = await self._store.unfinished_runs(user_id, thread_id)
+                elsewhere = {run.run_id for run in known} - here.keys()
+                if not here and not elsewhere:
+                    return
+                for run_id in here.keys() - stopped:
+                    here[run_id].stop()
+                for run_id in elsewhere - stopped:
+                    self._start_soon(self._stop_elsewhere, user_id, run_id)
+                stopped |= here.keys() | elsewhere
+                await trio.sleep(POLL_SECONDS)
 
     def _runs_here(self, user_id: UserId, thread_id: ThreadId) -> dict[RunId, LiveRun]:
         user = self._users.find(user_id)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 import trio
 from structlog.testing import capture_logs
@@ -9,7 +10,7 @@ from support.memory import EPOCH, Client, Frame, kinds, open_server
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import StoreUnavailable, ToolError
 from netra_trio.ids import MessageId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.stores.memory import MemoryStore
@@ -124,6 +125,102 @@ async def test_the_history_has_the_current_status_of_a_run(autojump_clock: MockC
         assert await statuses() == [("a", "completed"), ("b", "completed")]
         # Each answer is behind its question, also where the next question came first.
         assert contents(await page(watcher)) == ["a", "part", "b", "part"]
+
+
+async def test_three_quick_questions_have_their_answers_in_order(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        open_server(agents={"answer": answer}) as server,
+        server.connect() as client,
+    ):
+        for content in ("a", "b", "c"):
+            await client.say(content, content, thread_id="t")
+        for _ in range(3):
+            await client.until("agent_completed")
+        messages = (await page(client))["messages"]
+        assert contents({"messages": messages}) == [
+            "a",
+            "about a",
+            "b",
+            "about b",
+            "c",
+            "about c",
+        ]
+        for question, answered in zip(messages[::2], messages[1::2], strict=True):
+            assert answered["reply_to"] == question["message_id"]
+            assert answered["run"]["run_id"] == question["run"]["run_id"]
+        # Pages follow that order: a page may begin between a question and its answer.
+        assert contents(await page(client, limit=3)) == ["about b", "c", "about c"]
+        before = messages[3]["message_id"]
+        assert contents(await page(client, limit=2, before=before)) == ["about a", "b"]
+
+
+@pytest.mark.parametrize(
+    "ending", ["completed", "failed", "timed_out", "cancelled", "abandoned", "interrupted"]
+)
+async def test_the_steps_are_kept_for_any_status(autojump_clock: MockClock, ending: str) -> None:
+    async def act(run: Run) -> None:
+        await run.think("first", step=1, total=2)
+        async with run.tool("find", path="x") as tool:
+            await run.emit("Look: ")
+            tool.result = {"found": 1}
+        with pytest.raises(ToolError):
+            async with run.tool("fail"):
+                raise ToolError("no such file")
+        async with run.tool("slow"):
+            await trio.sleep(1)
+            if ending == "failed":
+                raise ValueError("broken")
+            if ending == "abandoned":
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(30)
+            elif ending != "completed":
+                await trio.sleep_forever()
+
+    store = MemoryStore()
+    with capture_logs():
+        async with (
+            open_server(
+                agents={"act": act}, agent_timeout_ms=5000, drain_timeout_ms=4000, store=store
+            ) as server,
+            server.connect() as client,
+        ):
+            await client.say("x", "k", thread_id="t")
+            frames = await client.until("partial_result")
+            await trio.sleep(1.5)
+            if ending in {"cancelled", "abandoned"}:
+                await client.send("stop_agent", {"run_id": frames[0]["payload"]["run_id"]})
+            if ending == "interrupted":
+                server.nursery.start_soon(server.node.drain)
+            end = (await client.until("agent_completed"))[-1]["payload"]
+            page_ = await store.history(UserId("alice"), ThreadId("t"), limit=50)
+    assert page_ is not None
+    question, answered = page_[0]
+    status = {"abandoned": "cancelled"}.get(ending, ending)
+    assert end["status"] == status
+    assert answered.content == "Look: "
+    assert answered.run is not None
+    assert (answered.run.status, answered.run.duration_ms) == (status, end["duration_ms"])
+    assert end["duration_ms"] >= 1000
+    assert answered.reply_to == question.message_id
+    steps = orjson.loads(orjson.dumps(answered.steps))
+    assert steps[0] == {
+        "type": "thought",
+        "at": 0,
+        "thought": "first",
+        "step_number": 1,
+        "total_steps": 2,
+    }
+    assert [(step.get("tool_name"), step["at"]) for step in steps[1:]] == [
+        ("find", 0),
+        ("fail", 6),
+        ("slow", 6),
+    ]
+    assert (steps[1]["success"], steps[1]["result"]) == (True, {"found": 1})
+    assert (steps[2]["success"], steps[2]["error"]) == (False, "no such file")
+    is_cut_off = ending not in {"completed", "failed"}
+    assert ("success" in steps[3]) is not is_cut_off
 
 
 @pytest.mark.parametrize("ending", ["failed", "timed_out", "cancelled"])
