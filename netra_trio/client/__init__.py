@@ -15,6 +15,7 @@ from netra_trio.client.errors import (
     ConnectionRefused,
     GaveUp,
     MessageRefused,
+    MessageUncertain,
     OutboxFull,
     OutboxUnusable,
     RunFailed,
@@ -25,9 +26,12 @@ from netra_trio.client.errors import (
 from netra_trio.client.event import Event
 from netra_trio.client.feed import Events
 from netra_trio.client.network import Network
+from netra_trio.client.rooms import Published, Room
 from netra_trio.client.run import Run
 from netra_trio.client.sockets import Dialer, NoAnswer, OpeningRefused, Socket, SocketClosed
 from netra_trio.client.stats import Stats, Status
+from netra_trio.client.threads import Threads
+from netra_trio.client.watch import Watch
 
 __all__ = [
     "Client",
@@ -40,11 +44,14 @@ __all__ = [
     "Events",
     "GaveUp",
     "MessageRefused",
+    "MessageUncertain",
     "Network",
     "NoAnswer",
     "OpeningRefused",
     "OutboxFull",
     "OutboxUnusable",
+    "Published",
+    "Room",
     "Run",
     "RunFailed",
     "RunLost",
@@ -52,7 +59,9 @@ __all__ = [
     "SocketClosed",
     "Stats",
     "Status",
+    "Threads",
     "TokenFailed",
     "TokenUnavailable",
+    "Watch",
     "connect",
 ]

@@ -27,17 +27,19 @@ _CONTINUATION = 0x80  # the two top bits of a byte of UTF-8 that does not begin 
 class _Item:
     event: Event
     size: int  # bytes, without those of `text`
-    first: int | None
+    first: Event  # of merged ones
     text: bytearray | None = None  # of merged deltas, in UTF-8
 
     def whole(self) -> Event:
         """Return the event with all of its text."""
         if self.text is None:
             return self.event
-        event = self.event
-        payload = {**event.payload, "content": self.text.decode()}
+        event, seq, offset = self.event, self.first.first, self.first.first_offset
         return evolve(
-            event, payload=payload, seq_from=self.first if self.first != event.seq else None
+            event,
+            payload={**event.payload, "content": self.text.decode()},
+            seq_from=seq if seq != event.seq else None,
+            offset_from=offset if offset != event.offset else None,
         )
 
 
@@ -67,7 +69,7 @@ class Backlog:
         if event.type == DELTA:
             self._push_delta(event)
         else:
-            self._items.append(_Item(event, size, event.first))
+            self._items.append(_Item(event, size, event))
             self.others += 1
             self.size += size
         while self.others > EVENTS or (self.size > BYTES and self.others > 1):
@@ -102,7 +104,7 @@ class Backlog:
         self._text_bytes += len(text)
         last = self._items[-1] if self._items else None
         if last is None or last.text is None or last.event.run_id != event.run_id:
-            self._items.append(_Item(event, 0, event.first, bytearray(text)))
+            self._items.append(_Item(event, 0, event, bytearray(text)))
         else:
             last.text += text
             last.event = event

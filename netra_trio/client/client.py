@@ -8,8 +8,8 @@ async with connect("ws://localhost:8000/ws", token=token) as client:
 
 import random as random_module
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +20,22 @@ from netra_trio.client.errors import ClientClosed
 from netra_trio.client.event import Event
 from netra_trio.client.feed import Events
 from netra_trio.client.manager import ConnectionManager
+from netra_trio.client.membership import Place
+from netra_trio.client.messages import check_key
 from netra_trio.client.network import Network
 from netra_trio.client.outbox_file import OutboxFile
 from netra_trio.client.retry import BackOff
+from netra_trio.client.rooms import Room, entered_room
 from netra_trio.client.run import Run
 from netra_trio.client.session import ClientSession
 from netra_trio.client.sockets import Dialer
 from netra_trio.client.stats import Stats, Status
+from netra_trio.client.threads import Threads
 from netra_trio.client.tokens import GetToken, Tokens
+from netra_trio.client.watch import Watch, watched_thread
 from netra_trio.errors import is_only
 from netra_trio.ids import new_correlation_id
-from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, HISTORY_PAGE
+from netra_trio.protocol.fields import HISTORY_PAGE
 
 OnBusy = Literal["enqueue", "reject", "interrupt"]
 
@@ -162,6 +167,16 @@ class Client:
         """The discovery document of the server; empty if the server gave none."""
         return self.connection.config or {}
 
+    @property
+    def agents(self) -> Sequence[Mapping[str, Any]]:
+        """The agents of the server, the default one first: `name`, `title`, `examples` of each."""
+        return self.session.agents
+
+    @property
+    def user_room(self) -> str:
+        """The name of the room of the user, which all its sessions may join and publish to."""
+        return self.session.user_room
+
     async def send(
         self,
         content: str,
@@ -171,6 +186,7 @@ class Client:
         on_busy: OnBusy | None = None,
         deadline_ms: int | None = None,
         correlation_id: str | None = None,
+        replaces: str | None = None,
     ) -> Run:
         """Send a message to an agent; return when the server has confirmed it.
 
@@ -186,6 +202,7 @@ class Client:
             deadline_ms: Milliseconds that the run may take.
             correlation_id: The key: a second message with the same key and content is a duplicate
                 and starts nothing, even after a restart. A new key if None.
+            replaces: A message of the thread: its question and all that follows leave the history.
 
         Raises:
             MessageRefused: The server refused it, or it is too large.
@@ -202,6 +219,7 @@ class Client:
             "agent": agent,
             "on_busy": on_busy,
             "deadline_ms": deadline_ms,
+            "replaces": replaces,
         }
         return await self._post("user_message", payload, correlation_id)
 
@@ -257,7 +275,7 @@ class Client:
             orjson.dumps({"question_id": question_id, "answer": answer, "approve": approve})
         )
         # A frame beyond the limit would end each connection that it is sent over.
-        self.session.messages.make("answer", payload, new_correlation_id())
+        self.session.check_size("answer", payload)
         closed = await self.session.requests.ask("answer", payload)
         assert closed is not None  # noqa: S101 - only a request to stop a run is settled with None
         return closed
@@ -295,6 +313,63 @@ class Client:
         assert page is not None  # noqa: S101 - only a request to stop a run is settled with None
         return page.payload
 
+    def room(
+        self, name: str, *, after: int | None = None, epoch: str | None = None
+    ) -> AbstractAsyncContextManager[Room]:
+        """Be in a room during an `async with` block, which gives a `Room`.
+
+        The block begins when the server has let the client in, and leaves the room at its end.
+        After a lost connection the client joins again by itself, with the place that it has
+        reached: nothing is lost or comes twice, or a `room_gap` says what is lost. Blocks for the
+        same room share one membership. Cancelling is safe.
+
+        Args:
+            name: The room.
+            after: The offset after which events are wanted; None for those from now on.
+            epoch: The epoch of `after`.
+
+        Raises:
+            MessageRefused: The client may not join (FORBIDDEN), or is in too many rooms
+                (QUEUE_FULL).
+            ClientError: The client ended first.
+            ValueError: There is an epoch, and no `after`.
+        """
+        if after is None and epoch is not None:
+            raise ValueError("epoch: expected together with after")
+        self._check_usable()
+        return entered_room(self.session, name, None if after is None else Place(after, epoch))
+
+    def watch(
+        self, thread_id: str, *, owner: str | None = None
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Watch a thread during an `async with` block, which gives a `Watch`.
+
+        It has the runs of every session, those of this client too. After a lost connection the
+        client watches again by itself. Cancelling is safe.
+
+        Args:
+            thread_id: The thread; it need not exist yet.
+            owner: The user of the thread, if it is another one's.
+
+        Raises:
+            MessageRefused: The client may not watch it (FORBIDDEN), or is in too many rooms
+                (QUEUE_FULL).
+            ClientError: The client ended first.
+        """
+        self._check_usable()
+        return watched_thread(self.session, thread_id, owner)
+
+    def threads(self) -> Threads:
+        """Return the threads of the user: to list and change them, and to follow their changes.
+
+        Each call returns another object, with an iteration of its own.
+
+        Raises:
+            ClientError: The client has ended.
+        """
+        self._check_usable()
+        return Threads(self.session)
+
     async def reconnect(self) -> None:
         """Connect again now, after a failure or instead of the present connection; wait for it.
 
@@ -312,10 +387,7 @@ class Client:
     async def _post(self, kind: str, payload: Mapping[str, Any], key: str | None) -> Run:
         self._check_usable()
         key = new_correlation_id() if key is None else key
-        if not 1 <= len(key) <= CORRELATION_ID_CHARACTERS:
-            raise ValueError(
-                f"correlation_id: expected 1 to {CORRELATION_ID_CHARACTERS} characters"
-            )
+        check_key(key)
         messages = self.session.messages
         message = messages.make(kind, payload, key)
         # One after the other, so that they are sent in the order of the calls.

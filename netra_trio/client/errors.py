@@ -85,6 +85,18 @@ class MessageRefused(ClientError):
         self.correlation_id = correlation_id
 
 
+class MessageUncertain(ClientError):
+    """A room may have a message or not: the server has forgotten its key before it answered.
+
+    Attributes:
+        key: The key of the message.
+    """
+
+    def __init__(self, text: str, *, key: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
 class OutboxFull(ClientError):
     """Too many messages are unconfirmed or have a run that is not over."""
 

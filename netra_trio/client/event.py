@@ -26,13 +26,17 @@ class Event:
     """One event.
 
     Attributes:
-        type: A message type of the protocol, or, for an event of the client itself, one of
-            `connected`, `disconnected`, `gap`, `reset`, `lagged`, `lost`.
+        type: A message type of the protocol, the type of an event of a room, or, for an event of
+            the client itself, one of `connected`, `disconnected`, `gap`, `reset`, `lagged`,
+            `lost`.
         payload: Its fields.
         seq: Its number in the session; None for control frames and for events of the client.
         seq_from: The first number that a merged event covers, else None.
         timestamp: Unix seconds.
         correlation_id: The key of the message that the event belongs to.
+        offset: Its place in the numbered events of a room; None for any other event.
+        offset_from: The first offset that a merged event covers, else None.
+        epoch: The numbering that `offset` belongs to.
     """
 
     type: str
@@ -41,11 +45,19 @@ class Event:
     seq_from: int | None = None
     timestamp: float = 0.0
     correlation_id: str | None = None
+    offset: int | None = None
+    offset_from: int | None = None
+    epoch: str | None = None
 
     @property
     def first(self) -> int | None:
         """The first number that the event covers: `seq`, unless the event is a merged one."""
         return self.seq if self.seq_from is None else self.seq_from
+
+    @property
+    def first_offset(self) -> int | None:
+        """The first offset that the event covers."""
+        return self.offset if self.offset_from is None else self.offset_from
 
     @property
     def run_id(self) -> str | None:

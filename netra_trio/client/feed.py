@@ -51,6 +51,11 @@ class Feed:
         return None if self._channel is None else self._channel.held_from
 
     @property
+    def is_finished(self) -> bool:
+        """Whether no more events follow, unless `resume` is called."""
+        return self._is_finished
+
+    @property
     def dropped(self) -> int:
         """How many events were dropped since the last `lagged`."""
         return self._backlog.dropped
@@ -88,6 +93,12 @@ class Feed:
             with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
                 event = self._channel.take()
         return event
+
+    def clear(self) -> None:
+        """Drop every event, and what is known of dropped ones."""
+        self._backlog = Backlog()
+        if self._channel is not None:
+            self._channel.clear()
 
     def finish(self, failure: ClientError | None = None) -> None:
         """End the feed: the reader gets the rest, then the failure."""
@@ -193,6 +204,11 @@ class _Channel:
 
     def close(self) -> None:
         self._send.close()
+
+    def clear(self) -> None:
+        self.drain()
+        self.count = self.size = 0
+        self.held_from = None
 
     def drain(self) -> list[tuple[Event, int]]:
         left = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import orjson
-from attrs import frozen
+from attrs import evolve, frozen
 
 from netra_trio.client.event import Event, InvalidEvent
 
@@ -38,6 +38,29 @@ def parse_object(data: bytes | str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def message_of(confirmed: Event, text: str | None, user_id: str) -> Event:
+    """Return the `user_message` of a watched thread for a message of the own session.
+
+    Args:
+        confirmed: Its `message_confirmed`.
+        text: Its frame; None if the client does not have it.
+        user_id: The user.
+    """
+    sent = as_object((parse_object(text or "") or {}).get("payload"))
+    content = sent.get("content", sent.get("input", ""))
+    if not isinstance(content, str):
+        content = orjson.dumps(content).decode()
+    payload = {
+        "message_id": confirmed.payload.get("message_id"),
+        "run_id": confirmed.payload.get("run_id"),
+        "user_id": user_id,
+        "content": content,
+    }
+    if "replaces" in sent:
+        payload["replaces"] = sent["replaces"]
+    return evolve(confirmed, type="user_message", payload=payload)
+
+
 @frozen
 class Hello:
     """The payload of `connection_established`, as far as the client needs it.
@@ -50,6 +73,9 @@ class Hello:
         reason: Why the session could not be resumed; empty where it could.
         heartbeat_ms: Milliseconds between two heartbeats of the server.
         limits: The limits of the server.
+        user_id: The user of the session.
+        user_room: The room of the user; empty if the server has no rooms.
+        agents: The agents that may be asked.
     """
 
     session_id: str
@@ -61,6 +87,9 @@ class Hello:
     reason: str
     heartbeat_ms: int
     limits: Mapping[str, Any]
+    user_id: str
+    user_room: str
+    agents: Sequence[dict[str, Any]]
 
     @classmethod
     def parse(cls, event: Event) -> Self:
@@ -84,6 +113,9 @@ class Hello:
                 reason=str(resume.get("reason", "")),
                 heartbeat_ms=int(payload["heartbeat_interval"]),
                 limits=as_object(payload.get("limits")),
+                user_id=str(payload["user_id"]),
+                user_room=str(payload.get("user_room", "")),
+                agents=[dict(agent) for agent in payload.get("agents", ())],
             )
         except (KeyError, TypeError, ValueError):
             raise InvalidEvent(f"{HELLO} lacks a required field") from None

@@ -10,8 +10,19 @@ from netra_trio.client.outbox_file import OutboxFile
 from netra_trio.client.reply import Reply
 from netra_trio.client.run import Run
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS
 
 DEFAULT_MAX_BYTES = 10_240  # of one message until the server says more (docs/protocol.md)
+
+
+def check_key(key: str) -> None:
+    """Check a key of the application.
+
+    Raises:
+        ValueError: It is not 1 to 128 characters.
+    """
+    if not 1 <= len(key) <= CORRELATION_ID_CHARACTERS:
+        raise ValueError(f"correlation_id: expected 1 to {CORRELATION_ID_CHARACTERS} characters")
 
 
 class Messages:

@@ -17,21 +17,13 @@ from math import inf
 
 from attrs import define, field
 
+from netra_trio.client.refusals import TEMPORARY, wait_seconds
 from netra_trio.protocol.codes import ErrorCode
 
 MESSAGES = 1000  # unconfirmed, or with a run that is not over (docs/client.md, Bounds)
 MESSAGE_BYTES = 16 * 1024 * 1024  # of all of them: some hundred of the largest that are allowed
-RETRY_SECONDS = 1.0  # if a temporary error does not say how long to wait
 
-_TEMPORARY = frozenset(
-    {
-        ErrorCode.RATE_LIMIT_EXCEEDED,
-        ErrorCode.QUEUE_FULL,
-        ErrorCode.SERVICE_UNAVAILABLE,
-        ErrorCode.SERVER_DRAINING,
-    }
-)
-"""The codes after which a message is sent again under its key; every other one is final."""
+_TEMPORARY = TEMPORARY | {ErrorCode.QUEUE_FULL}  # every other code is final for a message
 
 
 @define(eq=False)
@@ -129,7 +121,7 @@ class Outbox:
             return message
         if message is self._in_flight:
             self._in_flight = None
-            wait = RETRY_SECONDS if retry_after_ms is None else retry_after_ms / 1000
+            wait = wait_seconds(retry_after_ms)
             # A draining server accepts no more messages: the next connection does.
             self.pause(inf if code == ErrorCode.SERVER_DRAINING else now + wait)
         return None

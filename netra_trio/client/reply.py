@@ -15,17 +15,21 @@ T = TypeVar("T")
 
 
 class Reply(Generic[T]):
-    """The outcome of a message or a request; it is settled once."""
+    """The outcome of a message or a request; it is settled once.
+
+    Attributes:
+        settled: Set when the outcome is known.
+    """
 
     def __init__(self) -> None:
-        self._settled = trio.Event()
+        self.settled = trio.Event()
         self._answer: T | None = None
         self._failure: ClientError | None = None
 
     def settle(self, answer: T | None = None, failure: ClientError | None = None) -> None:
         """Give the answer, or the error that is raised instead."""
         self._answer, self._failure = answer, failure
-        self._settled.set()
+        self.settled.set()
 
     async def result(self) -> T | None:
         """Wait for the answer. Cancelling is safe.
@@ -33,7 +37,7 @@ class Reply(Generic[T]):
         Raises:
             ClientError: There is no answer.
         """
-        await self._settled.wait()
+        await self.settled.wait()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         return self._answer

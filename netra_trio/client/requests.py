@@ -7,16 +7,18 @@ A request is sent again on each new connection until it is answered. The frames 
 that ask to the connection's writer through a memory channel of `CONTROL_FRAMES` places.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
 from attrs import define, field
 
-from netra_trio.client.errors import ClientError
+from netra_trio.client.errors import ClientError, MessageRefused, MessageUncertain
 from netra_trio.client.event import Event
 from netra_trio.client.frames import frame_of
 from netra_trio.client.outbox import MESSAGES
+from netra_trio.client.refusals import TEMPORARY, wait_seconds
 from netra_trio.client.reply import Reply
 from netra_trio.ids import new_correlation_id
 
@@ -35,6 +37,9 @@ class Request:
         payload: Its payload.
         run_id: The run that is to be stopped, if that is the request.
         is_answer: Whether it answers a question of an agent.
+        key_seconds: How long the server keeps its key; None for a request that may be repeated at
+            any time.
+        written_at: When it was first written, on Trio's clock.
         reply: The answer: an event, or None if the run has ended.
     """
 
@@ -42,6 +47,8 @@ class Request:
     payload: Mapping[str, Any]
     run_id: str | None = None
     is_answer: bool = False
+    key_seconds: float | None = None
+    written_at: float | None = None
     reply: Reply[Event] = field(factory=Reply)
 
     def is_settled_by(self, closed: Event) -> bool:
@@ -52,6 +59,12 @@ class Request:
         if payload["approve"] is None:
             return outcome == "answered" and payload["answer"] == closed.payload.get("answer")
         return outcome == ("approved" if payload["approve"] else "denied")
+
+    def is_forgotten(self, now: float) -> bool:
+        """Return whether the server may have forgotten the key of this request."""
+        if self.key_seconds is None or self.written_at is None:
+            return False
+        return now - self.written_at >= self.key_seconds
 
 
 class Requests:
@@ -65,68 +78,122 @@ class Requests:
         self._notify = notify
         self._unanswered: dict[str, Request] = {}  # by key
         self._held: list[Request] = []  # sent again when the replay of the connection is complete
-        self._send, self._receive = trio.open_memory_channel[str](CONTROL_FRAMES)
+        self._send, self._receive = trio.open_memory_channel[str | Request](CONTROL_FRAMES)
         self._slots = trio.Semaphore(REQUESTS)
         self._failure: ClientError | None = None
 
     async def ask(
-        self, kind: str, payload: Mapping[str, Any], *, run_id: str | None = None
+        self,
+        kind: str,
+        payload: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        key_seconds: float | None = None,
+        run_id: str | None = None,
     ) -> Event | None:
         """Send a request and wait for its answer; None if the run that it stops has ended.
 
-        Waits while `REQUESTS` others are unanswered. Cancelling is safe: the request is not sent
-        again, but may have been sent.
+        Waits while `REQUESTS` others are unanswered, and while another one has the same key.
+        Cancelling is safe: the request is not sent again, but may have been sent.
+
+        Args:
+            kind: Its type.
+            payload: Its payload.
+            key: Its correlation id; a new one if None.
+            key_seconds: How long the server keeps the key; without it, the request may be repeated
+                at any time.
+            run_id: The run that it stops.
 
         Raises:
+            MessageUncertain: No answer came, and the server has forgotten the key.
             ClientError: The request was rejected, or the client ended first.
         """
+        key = new_correlation_id() if key is None else key
         async with self._slots:
+            while (other := self._unanswered.get(key)) is not None:
+                await other.reply.settled.wait()
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
-            key = new_correlation_id()
             text = frame_of(kind, payload, key)
-            request = Request(text, payload, run_id, is_answer=kind == ANSWER)
+            is_answer = kind == ANSWER
+            request = Request(text, payload, run_id, is_answer=is_answer, key_seconds=key_seconds)
             self._unanswered[key] = request
-            self.send(request.text)
+            self.send(request)
             try:
                 return await request.reply.result()
             finally:
-                self._unanswered.pop(key, None)
+                if self._unanswered.get(key) is request:
+                    del self._unanswered[key]
+                    request.reply.settled.set()  # cancelled: one that waits for the key goes on
 
-    def send(self, text: str) -> None:
-        """Hand a control frame to the writer; it is not repeated on the next connection."""
-        self._send.send_nowait(text)
+    async def ask_again(
+        self,
+        kind: str,
+        payload: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        key_seconds: float | None = None,
+    ) -> Event:
+        """Send a request until its answer is no temporary error; otherwise like `ask`."""
+        while True:
+            try:
+                answer = await self.ask(kind, payload, key=key, key_seconds=key_seconds)
+            except MessageRefused as refused:
+                if refused.code not in TEMPORARY:
+                    raise
+                wait = wait_seconds(refused.retry_after_ms)
+            else:
+                assert answer is not None  # noqa: S101 - it stops no run
+                return answer
+            await trio.sleep(wait)
+
+    def send(self, frame: "str | Request") -> None:
+        """Hand a control frame to the writer; a text is not repeated on the next connection."""
+        self._send.send_nowait(frame)
         self._notify()
 
-    def next(self) -> str | None:
+    def next(self, now: float) -> str | None:
         """Return the next control frame to write; None if there is none."""
         try:
-            return self._receive.receive_nowait()
+            frame = self._receive.receive_nowait()
         except trio.WouldBlock:
             return None
+        if isinstance(frame, str):
+            return frame
+        if frame.written_at is None:
+            frame.written_at = now
+        return frame.text
 
-    def begin_connection(self, *, is_replayed: bool) -> None:
+    def begin_connection(self, now: float, *, is_replayed: bool) -> None:
         """Begin on a new connection: each request that is not answered is sent again.
 
         Args:
+            now: The present time on Trio's clock.
             is_replayed: Whether a replay follows: it may show that an answer has arrived, which
                 would be rejected if it were sent again. So answers wait for the end of the replay.
         """
-        while self.next() is not None:
-            pass
+        with contextlib.suppress(trio.WouldBlock):
+            while True:
+                self._receive.receive_nowait()
         self._held.clear()
-        for request in self._unanswered.values():
-            if is_replayed and request.is_answer:
+        for key, request in list(self._unanswered.items()):
+            if request.is_forgotten(now):
+                del self._unanswered[key]
+                text = (
+                    f"no answer came in the {request.key_seconds:g} s that the server keeps a key"
+                )
+                request.reply.settle(failure=MessageUncertain(text, key=key))
+            elif is_replayed and request.is_answer:
                 self._held.append(request)
             else:
-                self.send(request.text)
+                self.send(request)
 
     def end_replay(self) -> None:
         """Send the answers that the replay has not shown to have arrived."""
         held, self._held = self._held, []
         for request in held:
             if request in self._unanswered.values():
-                self.send(request.text)
+                self.send(request)
 
     def take(self, key: str | None) -> Request | None:
         """Return the request that an answer with this key belongs to; it is answered then."""

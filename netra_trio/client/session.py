@@ -9,8 +9,9 @@ What outlives a connection (the outbox, the runs, the requests) is kept here.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import trio
 from attrs import define, field
@@ -18,11 +19,13 @@ from attrs import define, field
 from netra_trio.client.errors import ClientError, MessageRefused, OutboxFull
 from netra_trio.client.event import ANSWERED, Event, InvalidEvent
 from netra_trio.client.feed import Feed
-from netra_trio.client.frames import HELLO, Hello, frame_of
-from netra_trio.client.messages import Messages
+from netra_trio.client.frames import HELLO, Hello, frame_of, message_of
+from netra_trio.client.memberships import ROOM_FRAMES, Memberships
+from netra_trio.client.messages import Messages, check_key
 from netra_trio.client.notifier import Notifier
 from netra_trio.client.outbox import MESSAGE_BYTES, MESSAGES, Outbox, OutboxMessage
 from netra_trio.client.outbox_file import OutboxFile
+from netra_trio.client.refusals import refusal_of
 from netra_trio.client.requests import Request, Requests
 from netra_trio.client.run import Run
 from netra_trio.client.runs import Runs
@@ -37,7 +40,12 @@ REPLAY_SECONDS = 5.0  # wait for the replay before unconfirmed messages are sent
 HEARTBEAT_MS = 30_000  # until a server says more (docs/protocol.md)
 
 # Frames that the client answers itself, and does not deliver as events.
-_INTERNAL = frozenset({"heartbeat", "pong", "thread_history", "auth_ok", HELLO})
+_INTERNAL = frozenset(
+    {
+        *("heartbeat", "pong", "auth_ok", HELLO),
+        *("thread_history", "thread_list", "room_confirmed", "presence"),
+    }
+)
 
 
 @define
@@ -94,6 +102,10 @@ class ClientSession:
         messages: The messages of the application.
         requests: The requests of the application.
         connection: The state of the connection.
+        rooms: The rooms and threads that the application is in.
+        thread_changes: Feeds of the changes of threads.
+        user_id, user_room, agents: What the server has told about itself.
+        wall_clock: Returns Unix seconds.
         to_write: Notified when there may be a frame to write.
         token_expiring: Notified when the server asks for a new token.
     """
@@ -108,7 +120,7 @@ class ClientSession:
     ) -> None:
         self._stats = stats
         self._stop = stop
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
         self._sequence = SequenceTracker()
         self._outbox = Outbox()
         self._readers: set[Feed] = set()
@@ -121,6 +133,10 @@ class ClientSession:
         self.connection = ConnectionState()
         self.messages = Messages(self._outbox, file, self._changed)
         self.requests = Requests(self.to_write.notify)
+        self.rooms = Memberships(self.to_write.notify)
+        self.thread_changes: WeakSet[Feed] = WeakSet()
+        self.user_id = self.user_room = ""
+        self.agents: Sequence[Mapping[str, Any]] = ()
         self._runs = Runs(self._outbox, self.requests, self.tell, wall_clock)
 
     # For the connection.
@@ -156,8 +172,9 @@ class ClientSession:
         self.to_write.notify()
 
     def discard(self) -> None:
-        """Drop the events that were held back: the next connection gets them again."""
+        """Note the end of a connection: the next one gets the events that were held back."""
         self._held = None
+        self.rooms.end_connection()
 
     def is_unwanted(self, hello: Hello) -> bool:
         """Return whether a new connection would cost runs that the open one may still end."""
@@ -180,8 +197,9 @@ class ClientSession:
         stats.messages_received += 1
         stats.reconnections += 0 if is_first else 1
         stats.last_resume_verdict = hello.verdict
-        stats.connected_at = stats.last_activity = self._wall_clock()
+        stats.connected_at = stats.last_activity = self.wall_clock()
         stats.connection_id, stats.session_id = hello.connection_id, hello.session_id
+        self.user_id, self.user_room, self.agents = hello.user_id, hello.user_room, hello.agents
 
         self._repeat_unanswered(is_replayed=bool(replayed))
         self.tell("connected", {"verdict": hello.verdict, "session_id": hello.session_id})
@@ -189,9 +207,13 @@ class ClientSession:
             runs = list(hello.runs)
             self.tell("gap", {"last_seq": last_seq, "runs": runs})
             self._runs.recover_from_gap(runs)
+            self.rooms.lose_own(runs)
         elif hello.verdict != "exact" and not is_first:
             self.tell("reset", {"reason": hello.reason})
             self._runs.recover_from_reset(hello.reason)
+            self.rooms.lose_own(None)
+        if not is_first:
+            self._push_thread_change(Event("gap", timestamp=self.wall_clock()))
         self.to_write.notify()
 
     def receive(self, text: str) -> None:
@@ -201,7 +223,7 @@ class ClientSession:
             InvalidEvent: It is not a frame of the protocol.
         """
         self._stats.messages_received += 1
-        self._stats.last_activity = self._wall_clock()
+        self._stats.last_activity = self.wall_clock()
         event = Event.parse(text)
         if event.seq is None:
             self._receive_control(event, len(text))
@@ -216,7 +238,9 @@ class ClientSession:
         if self._owes_pong:
             self._owes_pong = False
             return frame_of("pong", {})
-        control = self.requests.next()
+        control = self.requests.next(now)
+        if control is None:
+            control = self.rooms.next_frame(now)
         if control is not None:
             return control
         seq = self._sequence.ack(now, self._held_from)
@@ -230,7 +254,8 @@ class ClientSession:
 
     def next_at(self) -> float:
         """Return when there will be a frame to write, if nothing happens before."""
-        return min(self._sequence.ack_at(self._held_from), self._outbox.next_at())
+        due = (self._sequence.ack_at(self._held_from), self._outbox.next_at(), self.rooms.next_at())
+        return min(due)
 
     def authenticate(self, token: str) -> None:
         """Send a new token."""
@@ -238,12 +263,52 @@ class ClientSession:
 
     def tell(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Deliver an event of the client itself to the readers of all events."""
-        self.feed.push(Event(kind, dict(payload), timestamp=self._wall_clock()))
+        self.feed.push(Event(kind, dict(payload), timestamp=self.wall_clock()))
 
     # For the client.
 
     def __len__(self) -> int:
         return len(self._outbox)
+
+    def check_size(self, kind: str, payload: Mapping[str, Any], key: str | None = None) -> None:
+        """Check that a request is not too large: the server could not say which one it was.
+
+        Raises:
+            MessageRefused: It is.
+            TypeError: It cannot be encoded as JSON.
+        """
+        self.messages.make(kind, payload, new_correlation_id() if key is None else key)
+
+    async def ask(
+        self,
+        kind: str,
+        payload: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        key_seconds: float | None = None,
+    ) -> Event:
+        """Send a request, again after temporary errors; return its answer.
+
+        Cancelling is safe; the request may have been sent.
+
+        Args:
+            kind: Its type.
+            payload: Its payload.
+            key: Its correlation id; a new one if None.
+            key_seconds: How long the server keeps the key, see `Requests.ask`.
+
+        Raises:
+            MessageRefused: The server refused it, or it is too large.
+            MessageUncertain: No answer came, and the server has forgotten the key.
+            ClientError: The client ended first.
+            ValueError: The key is not 1 to 128 characters.
+            TypeError: It cannot be encoded as JSON.
+        """
+        if key is not None:
+            check_key(key)
+        self.check_size(kind, payload, key)
+        requests = self.requests
+        return await requests.ask_again(kind, payload, key=key, key_seconds=key_seconds)
 
     def check_room(self, message: OutboxMessage) -> None:
         """Check that one more message fits.
@@ -268,13 +333,17 @@ class ClientSession:
         """
         self.messages.fail(for_tasks)
         self.requests.fail(for_tasks)
-        self.feed.finish(failure)
+        self.rooms.fail(failure, for_tasks)
+        for feed in [self.feed, *self.thread_changes]:
+            feed.finish(failure)
         self._runs.finish(for_tasks)
 
     def resume(self) -> None:
         """Continue after `fail`."""
         self.requests.resume()
-        self.feed.resume()
+        self.rooms.resume()
+        for feed in [self.feed, *self.thread_changes]:
+            feed.resume()
         self._runs.resume()
 
     # Internals.
@@ -294,7 +363,7 @@ class ClientSession:
         # The limit may be that of another server than the one the messages were made for.
         for message in self._outbox.take_larger_than(self.messages.max_bytes):
             self._refuse(message, self.messages.too_large(message))
-        self.requests.begin_connection(is_replayed=is_replayed)
+        self.requests.begin_connection(trio.current_time(), is_replayed=is_replayed)
         self._owes_pong = False
 
     def _receive_numbered(self, event: Event, size: int) -> None:
@@ -311,6 +380,7 @@ class ClientSession:
                 self._confirm(event)
             else:
                 self._runs.deliver(event, size)
+                self.rooms.receive_own(event, size)
                 if event.type == ANSWERED:
                     self._receive_answered(event)
         if self._sequence.caught_up():
@@ -331,6 +401,9 @@ class ClientSession:
         if event.run_id is None or not required <= event.payload.keys():
             raise InvalidEvent("a confirmation lacks a required field")
         message = self._outbox.confirm(event.correlation_id)
+        if event.payload["status"] != "duplicate":
+            shown = message_of(event, None if message is None else message.text, self.user_id)
+            self.rooms.receive_own(event, len(str(shown.payload)), shown)
         if message is None:
             return
         if message.is_repeat:
@@ -343,6 +416,10 @@ class ClientSession:
             reply.settle(run)
 
     def _receive_control(self, event: Event, size: int) -> None:
+        if event.type in ROOM_FRAMES:
+            self.connection.made_progress |= event.type == "room_event"
+            self.rooms.receive(event, size)
+            return
         request = self.requests.take(event.correlation_id)
         if event.type == "error":
             if request is None and event.payload.get("code") == ErrorCode.ANSWER_REJECTED:
@@ -356,37 +433,40 @@ class ClientSession:
         elif event.type == "auth_expiring":
             self.token_expiring.notify()
         elif event.type == "server_draining":
-            # The server accepts no more messages: they wait for the next connection.
-            wait = event.payload.get("reconnect_after_ms")
-            seconds = max(0, wait) / 1000 if type(wait) is int else 0.0
-            self.connection.reconnect_at = trio.current_time() + seconds
-            self.connection.draining.set()
-            self._outbox.pause(math.inf)
+            self._receive_draining(event)
+        if event.type == "thread_changed":
+            self._push_thread_change(event, size)
         if event.type not in _INTERNAL:
             self.feed.push(event, size)
 
+    def _receive_draining(self, event: Event) -> None:
+        """Note that the server accepts no more messages: they wait for the next connection."""
+        wait = event.payload.get("reconnect_after_ms")
+        seconds = max(0, wait) / 1000 if type(wait) is int else 0.0
+        self.connection.reconnect_at = trio.current_time() + seconds
+        self.connection.draining.set()
+        self._outbox.pause(math.inf)
+
+    def _push_thread_change(self, event: Event, size: int = 0) -> None:
+        for feed in self.thread_changes:
+            feed.push(event, size)
+
     def _receive_error(self, event: Event, request: Request | None) -> None:
-        code = str(event.payload.get("code"))
-        wait = event.payload.get("retry_after_ms")
-        retry_after_ms = wait if type(wait) is int else None
-        refusal = MessageRefused(
-            code,
-            str(event.payload.get("error", "")),
-            str(event.payload.get("help", "")),
-            retry_after_ms=retry_after_ms,
-            correlation_id=event.correlation_id,
-        )
+        refusal = refusal_of(event)
+        code, now = refusal.code, trio.current_time()
         if request is not None:
             # A run that has ended, or does not exist, need not be stopped.
             is_done = request.run_id is not None and code == ErrorCode.RUN_NOT_FOUND
             request.reply.settle(event, None if is_done else refusal)
+            return
+        if self.rooms.refuse(refusal, now):
             return
         if code == ErrorCode.TOKEN_EXPIRED:
             self.connection.token_ended = True
         key, in_flight = event.correlation_id, self._outbox.in_flight
         if key is None and in_flight is not None and code in BAD_FRAME:
             key = in_flight.key  # no other frame that this client writes can be a bad one
-        message = self._outbox.refuse(key, code, retry_after_ms, trio.current_time())
+        message = self._outbox.refuse(key, code, refusal.retry_after_ms, now)
         if message is not None:
             self._refuse(message, refusal)
 
@@ -403,4 +483,8 @@ class ClientSession:
         return min((first for first in held if first is not None), default=None)
 
     def _new_feed(self) -> Feed:
-        return Feed(self._readers, self._wall_clock, self.to_write.notify)
+        return Feed(self._readers, self.wall_clock, self.to_write.notify)
+
+    def new_room_feed(self) -> Feed:
+        """Return a feed whose reader holds no acknowledgements back: room events have none."""
+        return Feed(set(), self.wall_clock, lambda: None)

@@ -1,0 +1,255 @@
+"""A thread as a client watches it: what `Client.watch` gives.
+
+async with client.watch("main") as thread:
+    async for event in thread:
+        print(event.type, event.payload)
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from netra_trio.client.event import Event
+from netra_trio.client.feed import Events, Feed
+from netra_trio.client.frames import frame_of
+from netra_trio.client.membership import Joined, Member, Membership, Place
+from netra_trio.client.memberships import Memberships
+from netra_trio.client.run_states import RunStates
+from netra_trio.client.session import ClientSession
+from netra_trio.protocol.messages import Verdict
+
+WATCH, UNWATCH = "watch_thread", "unwatch_thread"
+BEGIN, GAP = "room_joined", "gap"
+
+
+@asynccontextmanager
+async def watched_thread(
+    session: ClientSession, thread_id: str, owner: str | None
+) -> AsyncIterator["Watch"]:
+    """Watch a thread during the block; see `Client.watch`."""
+    session.check_size(WATCH, {"thread_id": thread_id, "owner": owner})
+    owner = None if owner == session.user_id else owner
+    member = Member(session.new_room_feed())
+    rooms = session.rooms
+    membership = rooms.get(
+        ("thread", thread_id, owner or ""),
+        lambda: WatchMembership(thread_id, owner, rooms, session.wall_clock),
+    )
+    rooms.enter(membership, member)
+    try:
+        joined = await member.started.result()
+        assert joined is not None  # noqa: S101 - it is settled with an answer or an error
+        yield Watch(thread_id, membership, member, joined)
+    finally:
+        member.feed.finish()
+        await rooms.leave(membership, member)
+
+
+class Watch:
+    """A thread that is watched.
+
+    Iterating over it gives `room_joined`, with the runs that have not ended, and then every event
+    of every run of the thread, whichever session has asked: its `user_message`, `agent_started`, …,
+    `agent_completed`. Deltas come in order, without a gap and each once. Where events are lost, a
+    `gap` has the `runs` as they are now, in place of everything before. After a `room_left` the
+    server has ended the membership, and the iteration ends. It raises `MessageRefused` if the
+    server refuses to let the client watch again after a reconnection, and `ClientError` if the
+    client fails. One task at a time may iterate.
+
+    Attributes:
+        thread_id: The thread.
+        room: The name of its room.
+        runs: The runs that have not ended, as the last `room_joined` or `gap` that the iteration
+            has taken lists them: `run_id`, `message_id`, `agent_name`, `status`, `content` (the
+            text so far) and `questions` (those that are open) of each.
+    """
+
+    def __init__(
+        self, thread_id: str, membership: "WatchMembership", member: Member, joined: Joined
+    ) -> None:
+        self.thread_id = thread_id
+        self.room = joined.room
+        self.runs = joined.runs
+        self._membership = membership
+        self._member = member
+
+    def __repr__(self) -> str:
+        return f"<Watch {self.thread_id}>"
+
+    def __aiter__(self) -> Events:
+        return _WatchEvents(self._member.feed, self)
+
+    def note(self, event: Event) -> None:
+        """Note an event that an iteration has taken; for the client."""
+        if event.type in {BEGIN, GAP}:
+            self.runs = event.payload["runs"]
+        elif event.type == "lagged":
+            self._membership.begin_again(self._member)
+
+
+class _WatchEvents(Events):
+    """An iteration that notes in the watch what was taken."""
+
+    def __init__(self, feed: Feed, watch: Watch) -> None:
+        super().__init__(feed)
+        self._watch = watch
+
+    async def __anext__(self) -> Event:
+        event = await super().__anext__()
+        self._watch.note(event)
+        return event
+
+
+class WatchMembership(Membership):
+    """The members of this client that watch a thread; they all have the same place.
+
+    The events of runs of the own session come outside of the room, and are put in between.
+    """
+
+    def __init__(
+        self,
+        thread_id: str,
+        owner: str | None,
+        rooms: Memberships,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        super().__init__(None, thread_id if owner is None else None)
+        self._thread = {"thread_id": thread_id, "owner": owner}
+        self._rooms = rooms
+        self._wall_clock = wall_clock
+        self._runs = RunStates()  # of other sessions
+        self._place: Place | None = None  # None: events are lost, a new listing has to come first
+
+    def join_frame(self, key: str, after: Place | None) -> str:
+        """See `Membership`."""
+        place = {} if after is None else {"after": after.offset, "epoch": after.epoch}
+        return frame_of(WATCH, {**self._thread, **place}, key)
+
+    def leave_frame(self, key: str) -> str:
+        """See `Membership`."""
+        return frame_of(UNWATCH, self._thread, key)
+
+    def place(self) -> Place | None:
+        """See `Membership`."""
+        return self._place
+
+    def start_here(self, member: Member) -> None:
+        """See `Membership`."""
+        place = self._place
+        assert place is not None  # noqa: S101 - otherwise it is behind
+        payload = {
+            "room": self.room,
+            "epoch": place.epoch,
+            "offset": place.offset,
+            "verdict": Verdict.NEW.value,
+            "replayed": 0,
+        }
+        self._start(member, Joined(payload, self.room or "", place, Verdict.NEW, []))
+
+    def receive_joined(self, joined: Joined, after: Place | None, member: Member | None) -> None:
+        """See `Membership`."""
+        if after is not None and self._place is None and joined.verdict == Verdict.EXACT:
+            self.is_behind = True  # events were lost after this was asked for
+            return
+        is_exact = joined.verdict == Verdict.EXACT and after == joined.place
+        if not (is_exact and self._knows(joined)):
+            self._place = joined.place
+            own = self._rooms.own_runs
+            self._runs.replace(run for run in joined.runs if run.get("run_id") not in own)
+            self._tell_gap()
+        if member is not None:
+            self._start(member, joined)
+
+    def receive_other_joined(self, joined: Joined) -> None:
+        """See `Membership`."""
+        place = self._place
+        if place is None:
+            return
+        if place.epoch != joined.place.epoch or place.offset < joined.place.offset:
+            self.is_behind = True
+
+    def receive_event(self, event: Event, size: int) -> None:
+        """See `Membership`."""
+        offset, first = event.offset, event.first_offset
+        assert offset is not None  # noqa: S101 - it is an event of a room
+        assert first is not None  # noqa: S101 - likewise
+        if self._place is None:
+            return
+        if event.epoch != self._place.epoch:
+            self._lose()
+        elif first > self._place.offset:
+            self._place = Place(offset, event.epoch)
+            self._runs.apply(event)
+            self.push(event, size)
+        elif offset > self._place.offset:  # merged across what is known: it cannot be taken apart
+            self._lose()
+
+    def receive_gap(self, gap: Event, first: int, last: int) -> None:  # noqa: ARG002
+        """See `Membership`."""
+        is_restart = first == 1
+        if self._place is not None and (last > self._place.offset or is_restart):
+            self._lose()
+
+    def receive_own(self, event: Event, size: int) -> None:
+        """See `Membership`."""
+        if self._place is None:
+            return
+        if event.run_id in self._runs:
+            # It was listed before its first event came: what it has by now replaces that.
+            self._runs.discard(event.run_id)
+            self._tell_gap()
+        else:
+            self.push(event, size)
+
+    def lose_own(self, *, is_new_session: bool) -> None:
+        """See `Membership`."""
+        if is_new_session:
+            # The runs of the old session are those of another one now.
+            self._lose()
+        elif self._place is not None:
+            self._tell_gap()
+
+    def begin_again(self, member: Member) -> None:
+        """Give a member whose events were dropped the runs as they are, and what follows."""
+        if member.feed.is_finished:
+            return
+        member.feed.clear()
+        if self._place is not None:  # otherwise another `gap` is about to come
+            member.feed.push(self._gap())
+
+    def _knows(self, joined: Joined) -> bool:
+        """Return whether no run is listed that is neither known nor the own session's."""
+        own = self._rooms.own_runs
+        listed = (run.get("run_id") for run in joined.runs)
+        return all(run_id in self._runs or run_id in own for run_id in listed)
+
+    def _lose(self) -> None:
+        self._place = None
+        self.is_behind = True
+
+    def _start(self, member: Member, joined: Joined) -> None:
+        runs = self._listed()
+        payload = {**joined.payload, "runs": runs}
+        place = joined.place
+        begin = Event(
+            BEGIN, payload, timestamp=self._wall_clock(), offset=place.offset, epoch=place.epoch
+        )
+        member.start(Joined(payload, joined.room, place, joined.verdict, runs))
+        member.feed.push(begin)
+
+    def _tell_gap(self) -> None:
+        gap = self._gap()
+        self.push(gap, sum(len(str(run["content"])) for run in gap.payload["runs"]))
+
+    def _gap(self) -> Event:
+        place = self._place
+        assert place is not None  # noqa: S101 - the callers have checked
+        payload = {"room": self.room, "runs": self._listed()}
+        return Event(
+            GAP, payload, timestamp=self._wall_clock(), offset=place.offset, epoch=place.epoch
+        )
+
+    def _listed(self) -> list[dict[str, Any]]:
+        own = self._rooms.own_runs
+        mine = [] if self.own_thread is None else own.listed(self.own_thread)
+        return [*self._runs.listed(), *mine]
