@@ -97,7 +97,7 @@ class Memberships:
         """Return the next frame to write; None if there is none."""
         for membership in list(self._due):
             text = membership.next_frame(now)
-            self._changed(membership)
+            self._settle(membership)
             if text is not None:
                 return text
         return None
@@ -189,7 +189,12 @@ class Memberships:
         return next((each for each in self._memberships.values() if each.asked_key == key), None)
 
     def _changed(self, membership: Membership) -> None:
-        """Keep what is known of a membership up to date after it has changed."""
+        """Keep what is known of a membership up to date, and write what it wants to be written."""
+        self._settle(membership)
+        if membership in self._due:
+            self._notify()
+
+    def _settle(self, membership: Membership) -> None:
         if not membership.members and membership.is_joined and self._is_shared(membership):
             membership.is_joined = False  # the other one needs the room
         if membership.is_over:
@@ -201,7 +206,6 @@ class Memberships:
                     self._index()
         elif membership.next_at < inf:
             self._due.add(membership)
-            self._notify()
         else:
             self._due.discard(membership)
 

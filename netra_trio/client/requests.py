@@ -135,6 +135,7 @@ class Requests:
         key_seconds: float | None = None,
     ) -> Event:
         """Send a request until its answer is no temporary error; otherwise like `ask`."""
+        key = new_correlation_id() if key is None else key
         while True:
             try:
                 answer = await self.ask(kind, payload, key=key, key_seconds=key_seconds)
