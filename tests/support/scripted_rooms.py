@@ -66,11 +66,18 @@ class Desk:
 
     async def leave(self) -> Frame:
         """Expect a request to leave, and answer it; return its payload."""
-        request = await self.peer.next()
+        while (request := await self.peer.next())["type"] == "ack":
+            pass
         assert request["type"] in {"leave_room", "unwatch_thread"}, request
         self.peer.control("room_left", {"room": self.room}, request["correlation_id"])
         payload: Frame = request["payload"]
         return payload
+
+
+def user_message(run_id: str = "run_9", **more: Any) -> Frame:
+    """Return the payload of a `user_message` of a room."""
+    said = {"message_id": "msg_9", "run_id": run_id, "user_id": "alice", "content": "hi"}
+    return {**said, **more}
 
 
 def run_state(content: str = "", run_id: str = "run_9", **more: Any) -> Frame:
