@@ -84,6 +84,21 @@ async def test_history_has_the_earlier_messages() -> None:
     assert end_of(frames)["result"] == ["user: two", "agent: I heard two."]
 
 
+async def test_an_agent_names_its_thread() -> None:
+    @asyncio_agent
+    async def agent(run: AsyncioRun) -> list[bool]:
+        with pytest.raises(ValueError, match="at most 200 characters"):
+            await run.set_title("x" * 201)
+        return [await run.set_title("A title")]
+
+    async with serve_agents(agent=agent) as server, server.connect() as client:
+        frames = await ask(client, "hello", thread_id="t-1")
+        await client.send("list_threads")
+        listed = await client.expect("thread_list")
+    assert end_of(frames)["result"] == [True]
+    assert [thread["title"] for thread in listed["payload"]["threads"]] == ["A title"]
+
+
 async def test_a_result_of_none_is_the_text() -> None:
     @asyncio_agent
     async def agent(run: AsyncioRun) -> None:
