@@ -20,6 +20,7 @@ from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, ThreadId, Us
 from netra_trio.protocol.messages import Answer
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.rooms.permission import May
+from netra_trio.rooms.presence import Presence
 from netra_trio.rooms.publisher import Publisher
 from netra_trio.rooms.rooms import Rooms
 from netra_trio.rooms.snapshot import Snapshot
@@ -179,6 +180,7 @@ class Services:
         publisher: Publishes messages to rooms.
         rooms: The rooms with members at this node.
         watch: The runs of watched threads; the node has it.
+        presence: The users in the rooms.
     """
 
     settings: Settings
@@ -201,6 +203,12 @@ class Services:
     )
     watch: ThreadWatch | None = None
     rooms: Rooms = field(init=False, default=Factory(_rooms, takes_self=True))
+    presence: Presence = field(
+        init=False,
+        default=Factory(
+            lambda self: Presence(self.rooms, self.broker, self.wall_clock), takes_self=True
+        ),
+    )
 
 
 def _history_limits(settings: Settings) -> HistoryLimits:

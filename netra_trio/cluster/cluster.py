@@ -72,7 +72,7 @@ class Cluster:
         self._sessions: dict[Session, Replica] = {}
         self._seconds_left: Callable[[Session], float]
         self._host: Host
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: list[Callable[[], None]] = []
         self._dropped: list[SessionRecord] = []
         self._has_dropped = trio.Event()
         self.mailbox.handle_now(LINK, self.links.deliver)
@@ -222,8 +222,8 @@ class Cluster:
     def _copy_all_again(self) -> None:
         for replica in self._sessions.values():
             replica.register()
-        if self.on_lost is not None:
-            self.on_lost()
+        for function in self.on_lost:
+            function()
 
     async def _keep(self) -> None:
         """Extend the life of the copies, until cancelled."""

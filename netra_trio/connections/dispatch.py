@@ -48,6 +48,7 @@ from netra_trio.protocol.problem import (
 )
 from netra_trio.protocol.ratelimit import TokenBucket
 from netra_trio.protocol.rooms import (
+    GetPresence,
     JoinRoom,
     LeaveRoom,
     RoomMessage,
@@ -332,6 +333,11 @@ class CommandDispatcher:
         self.take_control()
         self._rooms.unwatch(frame)
 
+    async def get_presence(self, frame: Frame) -> None:
+        """Fetch the users in a room, in the background."""
+        self.take_list()
+        self._rooms.get_presence(frame)
+
     async def publish(self, frame: Frame) -> None:
         """Publish a message in a room, in the background."""
         self._rooms.publish(frame)
@@ -460,4 +466,5 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     RoomMessage: CommandDispatcher.publish,
     WatchThread: CommandDispatcher.watch_thread,
     UnwatchThread: CommandDispatcher.unwatch_thread,
+    GetPresence: CommandDispatcher.get_presence,
 }

@@ -27,6 +27,7 @@ from netra_trio.protocol.problem import (
     store_unavailable,
 )
 from netra_trio.protocol.rooms import (
+    Presence,
     RoomConfirmation,
     RoomConfirmed,
     UnwatchThread,
@@ -181,6 +182,21 @@ class RoomCommands:
             Refused: RATE_LIMIT_EXCEEDED.
         """
         self.start(frame.message.room, frame, partial(self._publish, frame))
+
+    def get_presence(self, frame: Frame) -> None:
+        """Reply with the users in a room.
+
+        Raises:
+            Refused: RATE_LIMIT_EXCEEDED.
+        """
+        self.start(frame.message.room, frame, partial(self._get_presence, frame))
+
+    async def _get_presence(self, frame: Frame) -> None:
+        services, room, user_id = self._services, frame.message.room, self._session.user.id
+        for action in (Action.JOIN, Action.SEE):
+            await services.rooms.access.check(user_id, room, action)
+        members = await services.presence.find(room)
+        await self._client.send(Presence(room, members), frame.correlation_id)
 
     async def _publish(self, frame: Frame) -> None:
         services, message, user = self._services, frame.message, self._session.user

@@ -26,6 +26,7 @@ from netra_trio.broker.base import Backend, SessionRecord
 from netra_trio.cluster.cluster import Cluster
 from netra_trio.cluster.link import Link
 from netra_trio.cluster.moves import Missing
+from netra_trio.cluster.presence import share_presence
 from netra_trio.cluster.relay import relay
 from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.config.capabilities import connection_limits, features
@@ -159,6 +160,7 @@ class Node:
         )
         self.services = evolve(self.services, watch=watch)
         self.services.rooms.watches.append(watch)
+        share_presence(self.services.presence, self.cluster)
         threads.connect(self.services, self.cluster)
 
     async def serve(
@@ -581,10 +583,9 @@ async def open_node(
                 service_nursery=service_nursery,
                 backend=backend,
             )
-            node.start_soon(node.sessions.expire)
-            node.start_soon(node.sessions.reap)
-            node.start_soon(node.services.rooms.run)
-            node.start_soon(node.watch.run)
+            own, given = node.sessions, node.services
+            for task in (own.expire, own.reap, given.rooms.run, given.presence.run, node.watch.run):
+                node.start_soon(task)
             if node.cluster is not None:
                 node.start_soon(node.cluster.run)
             try:

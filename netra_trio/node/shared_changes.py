@@ -30,7 +30,7 @@ READY_SECONDS = 1.0  # to wait for the broker before a list is read
 class Listening(Protocol):
     """Gives the events of rooms of the nodes to functions: `Rooms`."""
 
-    async def listen(self, name: str, listener: Callable[[Delivery], None]) -> None:
+    async def listen(self, name: str, listener: Callable[[Delivery], None]) -> object:
         """Have the events of a room given to a function; raises `BrokerUnavailable`."""
         ...
 

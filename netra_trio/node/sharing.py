@@ -80,7 +80,7 @@ def share(
     mailbox.handle(remote_runs.STOP, requests.on_stop)
     mailbox.handle(remote_runs.ANSWER_QUESTION, requests.on_answer)
     mailbox.handle(remote_runs.ANSWERED, requests.on_answered)
-    cluster.on_lost = limits.report_all
+    cluster.on_lost.append(limits.report_all)
     start_soon(limits.run)
     start_soon(UserWatch(parts.users, store).run)
     admission = ClusterAdmission(

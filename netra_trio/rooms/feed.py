@@ -17,14 +17,14 @@ from contextlib import contextmanager
 
 import orjson
 import trio
-from attrs import define
+from attrs import define, frozen
 
 from netra_trio.ids import SessionId, UserId
 from netra_trio.protocol.codec import encode
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.protocol.rooms import PresenceChange, PresenceChanged, RoomGap
+from netra_trio.protocol.rooms import PresenceChange, RoomGap
 from netra_trio.rooms.event import RoomEvent
 from netra_trio.telemetry.metrics import Metrics
 
@@ -66,6 +66,20 @@ class DirectSends:
     def renew(self) -> None:
         """Start afresh, because other tasks had their turn."""
         self.left = DIRECT_SENDS
+
+
+@frozen
+class Change:
+    """A change of presence.
+
+    Attributes:
+        kind: Whether the user has joined or left.
+        frame: Its frame, the same one for all members.
+    """
+
+    user_id: UserId
+    kind: PresenceChange
+    frame: bytes
 
 
 @define(eq=False)
@@ -182,7 +196,7 @@ class RoomFeed:
         self._places = 0
         self._bytes = 0
         self._gaps: dict[Lane, None] = {}
-        self._presence: dict[tuple[Lane, UserId], PresenceChange] = {}  # that has found no room
+        self._presence: dict[tuple[Lane, UserId], Change] = {}  # that have found no room
         self._not_compacted = 0
         self._taken: trio.Event | None = None
 
@@ -292,15 +306,15 @@ class RoomFeed:
         lane.gap = None
         self.note_gap(lane, 1, last)
 
-    def add_presence(self, lane: Lane, user_id: UserId, change: PresenceChange) -> None:
-        """Append a change of presence; where the queue is full, a later change replaces it."""
+    def add_presence(self, lane: Lane, change: Change) -> None:
+        """Append a change of presence; where the queue is full, the opposite takes it back."""
         if self.is_closed:
             return
         if not self._presence and self._has_room(0):
-            self._append_presence(lane, user_id, change)
+            self._append_presence(lane, change)
             return
-        key = (lane, user_id)
-        if self._presence.pop(key, change) is change:
+        key = (lane, change.user_id)
+        if self._presence.pop(key, change).kind is change.kind:
             self._presence[key] = change  # otherwise both changes together are none
 
     def forget(self, lane: Lane) -> None:
@@ -405,13 +419,12 @@ class RoomFeed:
 
     def _flush_presence(self) -> None:
         while self._presence and self._has_room(0):
-            lane, user_id = key = next(iter(self._presence))
-            self._append_presence(lane, user_id, self._presence.pop(key))
+            lane, user_id = next(iter(self._presence))
+            self._append_presence(lane, self._presence.pop((lane, user_id)))
 
-    def _append_presence(self, lane: Lane, user_id: UserId, change: PresenceChange) -> None:
-        data = self.encode(PresenceChanged(lane.room, user_id, change))
+    def _append_presence(self, lane: Lane, change: Change) -> None:
         last = lane.last
-        self._append(_Frame(lane, data, len(data), places=1))
+        self._append(_Frame(lane, change.frame, len(change.frame), places=1))
         lane.last = last  # it has no offset: events before and after it may be merged
 
     def _notify(self) -> None:

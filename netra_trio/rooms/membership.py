@@ -15,9 +15,9 @@ from collections import deque
 from attrs import define, field
 
 from netra_trio.ids import UserId
-from netra_trio.protocol.rooms import PresenceChange, RoomLeft
+from netra_trio.protocol.rooms import RoomLeft
 from netra_trio.rooms.event import RoomEvent
-from netra_trio.rooms.feed import FEED_BYTES, FEED_EVENTS, Lane, RoomFeed
+from netra_trio.rooms.feed import FEED_BYTES, FEED_EVENTS, Change, Lane, RoomFeed
 
 HELD_EVENTS = 10_000  # during a join, until its reply is known: that takes some seconds at most
 HELD_BYTES = 4 * FEED_BYTES
@@ -151,10 +151,10 @@ class Membership:
             first, self.offset = self.offset + 1, offset
             self.feed.note_gap(self._lane, first, offset)
 
-    def change_presence(self, user_id: UserId, change: PresenceChange) -> None:
+    def change_presence(self, change: Change) -> None:
         """Tell the member that a user has come or gone."""
         if not self.is_ended:
-            self.feed.add_presence(self._lane, user_id, change)
+            self.feed.add_presence(self._lane, change)
 
     def tell_left(self, correlation_id: str | None = None) -> None:
         """Tell the member that it has left, as its last frame of the room."""

@@ -17,7 +17,7 @@ import orjson
 import structlog
 import trio
 
-from netra_trio.broker.base import Broker, Delivery, HistoryLimits, Published
+from netra_trio.broker.base import Broker, Delivery, History, HistoryLimits, Published
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.protocol.fields import JsonObject
@@ -353,17 +353,18 @@ class Rooms:
             finally:
                 del self._rooms[room.name]
 
-    async def listen(self, name: str, listener: Listener) -> None:
+    async def listen(self, name: str, listener: Listener) -> History:
         """Have the events of a room of the nodes, whose name begins with ":", given to a function.
 
-        Events may be missing after a lost connection to the broker.
+        Events may be missing after a lost connection to the broker. Returns the position of the
+        room, without events.
 
         Raises:
             BrokerUnavailable: If the broker does not answer; then nothing is given.
         """
         self._listeners[name] = listener
         try:
-            await self._broker.subscribe(name)
+            return await self._broker.subscribe(name)
         except BaseException:
             self._listeners.pop(name, None)
             raise

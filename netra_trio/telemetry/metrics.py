@@ -34,7 +34,7 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
     Verdict,
 )
-from netra_trio.protocol.rooms import RoomConfirmed
+from netra_trio.protocol.rooms import Presence, RoomConfirmed
 from netra_trio.protocol.threads import ThreadChanged, ThreadList
 from netra_trio.telemetry.events import (
     SESSION_ENDS,
@@ -109,6 +109,7 @@ _CONTROL = (
     ThreadList,
     ThreadChanged,
     RoomConfirmed,
+    Presence,
 )
 CONTROL = (*(kind.TYPE for kind in _CONTROL), "error")
 

@@ -33,7 +33,14 @@ from netra_trio.protocol.messages import (
     UserMessage,
 )
 from netra_trio.protocol.problem import Problem
-from netra_trio.protocol.rooms import JoinRoom, LeaveRoom, RoomMessage, UnwatchThread, WatchThread
+from netra_trio.protocol.rooms import (
+    GetPresence,
+    JoinRoom,
+    LeaveRoom,
+    RoomMessage,
+    UnwatchThread,
+    WatchThread,
+)
 from netra_trio.protocol.threads import (
     DeleteThread,
     Feedback,
@@ -67,6 +74,7 @@ COMMANDS: dict[type[Inbound], tuple[Inbound, list[str]]] = {
     RoomMessage: (RoomMessage("news", "hello"), ["FORBIDDEN"]),
     WatchThread: (WatchThread(ThreadId("t")), ["room_joined"]),
     UnwatchThread: (UnwatchThread(ThreadId("t")), ["room_left"]),
+    GetPresence: (GetPresence("news"), ["FORBIDDEN"]),
 }
 """A command of each type, and its replies: types of messages, or error codes."""
 

@@ -79,7 +79,7 @@ async def test_a_key_that_is_none(key: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [None, 5, [1], b"x", {1: 2}, {"at": object()}, {"n": 2**64}, "\ud800"],
-    ids=repr,
+    ids=["none", "number", "array", "bytes", "key", "object", "integer", "surrogate"],
 )
 async def test_a_content_that_is_none(content: Any) -> None:
     server = MemoryServer()

@@ -13,8 +13,9 @@ from netra_trio.protocol.rooms import user_room
 from netra_trio.rooms.feed import ROOMS
 
 
-async def anyone(_user: str, _room: str, _action: str) -> bool:
-    return True
+async def anyone(_user: str, _room: str, action: str) -> bool:
+    """Allow everything but to see others: changes of presence would be between the events."""
+    return action != "see"
 
 
 async def join(client: Client, room: str = "news", **position: Any) -> Frame:

@@ -1,0 +1,63 @@
+"""The presence of the rooms of this node, for the other nodes, and theirs for this one.
+
+share_presence(presence, cluster)       # before both run
+"""
+
+from collections.abc import Collection
+
+import orjson
+from attrs import frozen
+
+from netra_trio.cluster.cluster import Cluster
+from netra_trio.cluster.mailbox import Mailbox
+from netra_trio.cluster.membership import Membership
+from netra_trio.ids import NodeId
+from netra_trio.protocol.fields import JsonObject
+from netra_trio.rooms.presence import Presence
+from netra_trio.rooms.presence_sharing import Counts
+
+PRESENCE = "presence"  # the kind of the message that asks for the counts of a room
+ASK_SECONDS = 1.0  # for the answer of a node: a live one needs milliseconds
+
+
+@frozen
+class ClusterPeers:
+    """The other nodes, as the presence sees them."""
+
+    _mailbox: Mailbox
+    _membership: Membership
+
+    @property
+    def node(self) -> NodeId:
+        """The id of this node."""
+        return self._mailbox.node
+
+    def live(self) -> Collection[NodeId]:
+        """Return the other live nodes."""
+        return self._membership.peers.keys()
+
+    async def ask(self, node: NodeId, room: str) -> Counts:
+        """Return the counts of another node.
+
+        Raises:
+            BrokerUnavailable: If it does not answer.
+        """
+        answer = await self._mailbox.ask(node, PRESENCE, {"room": room}, seconds=ASK_SECONDS)
+        return Counts(answer.header["number"], **orjson.loads(answer.data))
+
+
+def share_presence(presence: Presence, cluster: Cluster | None) -> None:
+    """Share the presence of this node with the other nodes, if there may be any."""
+    if cluster is None:
+        return
+    mailbox, membership = cluster.mailbox, cluster.membership
+    sharing = presence.connect(ClusterPeers(mailbox, membership))
+
+    async def on_asked(node: NodeId, asked: JsonObject, _: bytes) -> None:
+        counts = sharing.own_counts(presence.get(asked["room"]))
+        data = orjson.dumps({"users": counts.users, "ages": counts.ages})
+        await mailbox.answer(node, asked, {"number": counts.number}, data)
+
+    mailbox.handle(PRESENCE, on_asked)
+    membership.on_gone.append(sharing.forget)
+    cluster.on_lost.append(sharing.announce_all)

@@ -1,0 +1,363 @@
+"""Presence on one node: who is in a room, who is told, and the limits of the requests."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from attrs import define, field
+from support.memory import Client, Frame, Server, open_server
+from trio.testing import MockClock
+
+from netra_trio.ids import UserId
+from netra_trio.protocol.rooms import user_room
+from netra_trio.rooms.permission import May
+
+ROOM = "team:red"
+GRACE = 10.0
+SEE = 60.0
+
+
+@define
+class Rules:
+    """The application's function, with what each user must not do.
+
+    Attributes:
+        denied: Pairs of a user and an action.
+        asked: Each question.
+    """
+
+    denied: set[tuple[str, str]] = field(factory=set)
+    asked: list[tuple[str, str]] = field(factory=list)
+    fails: bool = False
+    hangs: bool = False
+
+    async def may(self, user: str, _room: str, action: str) -> bool:
+        """Answer a question."""
+        self.asked.append((user, action))
+        if action == "see" and self.fails:
+            raise OSError("the application's database is away")
+        if action == "see" and self.hangs:
+            await trio.sleep_forever()
+        return (user, action) not in self.denied
+
+    def count(self, user: str, action: str) -> int:
+        """Return how often a question was asked."""
+        return self.asked.count((user, action))
+
+
+async def anyone(_user: str, _room: str, _action: str) -> bool:
+    return True
+
+
+async def join(client: Client, room: str = ROOM) -> None:
+    await client.send("join_room", {"room": room})
+    assert (await client.expect("room_joined"))["payload"]["room"] == room
+
+
+async def leave(client: Client, room: str = ROOM) -> None:
+    await client.send("leave_room", {"room": room})
+    await client.expect("room_left")
+
+
+async def change(client: Client) -> tuple[str, str]:
+    """Return the user and the change of the next frame, which must be a change of presence."""
+    frame = await client.expect("presence_changed")
+    assert frame.keys() == {"type", "payload", "timestamp"}
+    payload = frame["payload"]
+    assert payload.keys() == {"room", "user_id", "change"}
+    assert payload["room"] == ROOM
+    return payload["user_id"], payload["change"]
+
+
+async def presence(client: Client, room: str = ROOM) -> dict[str, int]:
+    """Return the connections of each user."""
+    await client.send("get_presence", {"room": room}, "p-1")
+    frame = await client.expect("presence")
+    assert frame["correlation_id"] == "p-1"
+    assert frame["payload"]["room"] == room
+    members: Sequence[Frame] = frame["payload"]["members"]
+    assert all(member.keys() == {"user_id", "connections"} for member in members)
+    return {member["user_id"]: member["connections"] for member in members}
+
+
+async def quiet(*clients: Client) -> None:
+    """Check that these clients get nothing more."""
+    await trio.testing.wait_all_tasks_blocked()
+    for client in clients:
+        assert await client.sync() == []
+
+
+@asynccontextmanager
+async def serving(may: May = anyone, **settings: Any) -> AsyncIterator[Server]:
+    users = ("alice", "bob", "carol", "dave")
+    settings = {"heartbeat_interval_ms": 3_600_000, **settings}
+    async with open_server(may=may, users=users, **settings) as server:
+        yield server
+
+
+async def test_a_user_joins_and_leaves(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob:
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+            assert await presence(alice) == {"alice": 1, "bob": 1}
+            await leave(bob)
+            left_at = trio.current_time()
+            await quiet(bob, alice)
+            assert await presence(alice) == {"alice": 1}
+            assert await change(alice) == ("bob", "left")
+            assert trio.current_time() - left_at == pytest.approx(GRACE)
+            await quiet(bob)
+
+
+async def test_a_lost_connection_leaves(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        bob = server.start("bob")
+        await bob.expect("connection_established")
+        await join(bob)
+        assert await change(alice) == ("bob", "joined")
+        bob.peer.cut()
+        await bob.done.wait()
+        lost_at = trio.current_time()
+        assert await change(alice) == ("bob", "left")
+        assert trio.current_time() - lost_at == pytest.approx(GRACE)
+
+
+async def test_who_comes_back_in_time_has_not_left(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        for away in (GRACE - 0.5, GRACE + 0.5):
+            async with server.connect("bob") as bob:
+                await join(bob)
+                if away < GRACE:
+                    assert await change(alice) == ("bob", "joined")
+                await quiet(alice)
+            with trio.move_on_after(away):
+                assert await change(alice) == ("bob", "left")
+        async with server.connect("bob") as bob:
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+
+
+async def test_two_connections_of_a_user_are_one_presence(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as one:
+            await join(one)
+            assert await change(alice) == ("bob", "joined")
+            async with server.connect("bob") as two:
+                await join(two)
+                await join(two)  # once more replaces the membership
+                assert await presence(alice) == {"alice": 1, "bob": 2}
+                await quiet(alice, one, two)
+            await trio.sleep(2 * GRACE)
+            await quiet(alice, one)
+            assert await presence(alice) == {"alice": 1, "bob": 1}
+        assert await change(alice) == ("bob", "left")
+
+
+async def test_who_joins_while_another_is_away_is_told_of_the_return(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob:
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+            await leave(bob)
+            async with server.connect("carol") as carol:
+                await join(carol)
+                assert await change(alice) == ("carol", "joined")
+                assert await presence(carol) == {"alice": 1, "carol": 1}
+                await join(bob)  # alice still has bob as present
+                assert await change(carol) == ("bob", "joined")
+                await quiet(alice, bob)
+                await leave(bob)
+                assert await change(carol) == ("bob", "left")
+                assert await change(alice) == ("bob", "left")
+
+
+async def test_rooms_are_apart(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob:
+            await join(bob, "other")
+            await quiet(alice)
+            assert await presence(alice, "other") == {"bob": 1}
+            assert await presence(alice, "empty") == {}
+            assert await presence(alice) == {"alice": 1}
+
+
+async def test_only_who_may_see_is_told(autojump_clock: MockClock) -> None:
+    rules = Rules({("bob", "see")})
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(rules.may))
+        clients = [
+            await stack.enter_async_context(server.connect(user)) for user in ("alice", "bob")
+        ]
+        alice, bob = clients
+        await join(alice)
+        await join(bob)
+        assert await change(alice) == ("bob", "joined")
+        carol = await stack.enter_async_context(server.connect("carol"))
+        await join(carol)
+        assert await change(alice) == ("carol", "joined")
+        await quiet(bob)
+        for user, error in (("bob", "see"), ("dave", "join")):
+            rules.denied.add((user, error))
+        dave = await stack.enter_async_context(server.connect("dave"))
+        for client in (bob, dave):
+            await client.send("get_presence", {"room": ROOM}, "p-2")
+            refused = await client.expect("error")
+            assert refused["correlation_id"] == "p-2"
+            assert refused["payload"]["code"] == "FORBIDDEN"
+        assert await presence(alice) == {"alice": 1, "bob": 1, "carol": 1}
+
+
+async def test_a_permission_to_see_is_asked_for_again(autojump_clock: MockClock) -> None:
+    rules = Rules()
+    async with serving(rules.may) as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob:
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+            await leave(bob)
+            assert await change(alice) == ("bob", "left")
+            assert rules.count("alice", "see") == 1
+            rules.denied.add(("alice", "see"))
+            await trio.sleep(SEE - GRACE)
+            await join(bob)
+            await quiet(alice)
+            assert rules.count("alice", "see") == 2
+            rules.denied.clear()
+            await trio.sleep(SEE)
+            async with server.connect("carol") as carol:
+                await join(carol)
+                assert await change(alice) == ("carol", "joined")
+
+
+async def test_a_failing_application_keeps_its_last_answer(autojump_clock: MockClock) -> None:
+    rules = Rules(fails=True)
+    async with serving(rules.may) as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob, server.connect("carol") as carol:
+            await join(bob)
+            await quiet(alice)  # it is not known yet whether alice may see others
+            await alice.send("get_presence", {"room": ROOM})
+            assert (await alice.error())["code"] == "SERVICE_UNAVAILABLE"
+            rules.fails = False
+            await join(carol)
+            assert await change(alice) == ("carol", "joined")
+            await change(bob)
+            rules.fails = True
+            await trio.sleep(SEE + 1)
+            await leave(carol)
+            assert await change(alice) == ("carol", "left")
+            rules.hangs, rules.fails = True, False
+            await join(carol)
+            assert await change(alice) == ("carol", "joined")  # after five seconds
+
+
+async def test_a_change_that_is_taken_back_while_the_application_is_asked(
+    autojump_clock: MockClock,
+) -> None:
+    rules = Rules(hangs=True)
+    async with serving(rules.may) as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob:
+            await join(bob)
+            for _ in range(3):  # each question takes five seconds
+                await leave(bob)
+                await trio.sleep(GRACE + 0.1)
+                await join(bob)
+            await trio.sleep(20)
+            assert await alice.sync() == []
+            rules.hangs = False
+            await leave(bob)
+            assert await change(alice) == ("bob", "left")
+
+
+async def test_the_rooms_of_the_server(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as one, server.connect("alice") as two:
+        own = user_room(UserId("alice"))
+        await join(one, own)
+        await join(two, own)
+        await quiet(one)
+        assert await presence(one, own) == {"alice": 2}
+        async with server.connect("bob") as bob:
+            await bob.send("get_presence", {"room": own})
+            assert (await bob.error())["code"] == "FORBIDDEN"
+
+
+async def test_without_a_function_of_the_application(autojump_clock: MockClock) -> None:
+    async with open_server() as server, server.connect("alice") as alice:
+        await alice.send("get_presence", {"room": ROOM})
+        assert (await alice.error())["code"] == "FORBIDDEN"
+
+
+async def test_a_kick_ends_the_presence(autojump_clock: MockClock) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        async with server.connect("bob") as bob:
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+            await server.node.services.rooms.kick(ROOM, UserId("bob"))
+            await bob.expect("room_left")
+            assert await presence(alice) == {"alice": 1}
+            assert await change(alice) == ("bob", "left")
+
+
+@pytest.mark.parametrize("others", [0, 5])
+async def test_requests_share_a_rate(autojump_clock: MockClock, others: int) -> None:
+    async with serving() as server, server.connect("alice") as alice:
+        await join(alice)
+        for _ in range(others):
+            await alice.send("get_thread_history", {"thread_id": "none"})
+            assert (await alice.error())["code"] == "THREAD_NOT_FOUND"
+        for _ in range(10 - others):
+            assert await presence(alice) == {"alice": 1}
+        await alice.send("get_presence", {"room": ROOM}, "p-11")
+        refused = await alice.expect("error")
+        assert (refused["payload"]["code"], refused["correlation_id"]) == (
+            "RATE_LIMIT_EXCEEDED",
+            "p-11",
+        )
+        await trio.sleep(refused["payload"]["retry_after_ms"] / 1000)
+        assert await presence(alice) == {"alice": 1}
+        await alice.send("get_thread_history", {"thread_id": "none"})
+        assert (await alice.error())["code"] == "RATE_LIMIT_EXCEEDED"
+
+
+async def test_nothing_is_kept_of_empty_rooms(autojump_clock: MockClock) -> None:
+    async with serving() as server:
+        known = server.node.services.presence
+        async with server.connect("alice") as alice, server.connect("bob") as bob:
+            await join(alice)
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+            assert [room.name for room in known.rooms()] == [ROOM]
+            await leave(alice)
+            await leave(bob)
+            assert not list(known.rooms())
+            await trio.sleep(2 * GRACE)
+            await quiet(alice, bob)
+
+
+async def test_many_changes_at_once_are_told_in_order(autojump_clock: MockClock) -> None:
+    users = tuple(f"user-{at}" for at in range(60))
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(
+            open_server(may=anyone, users=(*users, "alice"), max_connections_per_user=5)
+        )
+        alice = await stack.enter_async_context(server.connect("alice"))
+        await join(alice)
+        for user in users:
+            client = await stack.enter_async_context(server.connect(user))
+            await client.send("join_room", {"room": ROOM})
+        assert [await change(alice) for _ in users] == [(user, "joined") for user in users]
+        assert await presence(alice) == {"alice": 1, **dict.fromkeys(users, 1)}
