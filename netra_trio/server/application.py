@@ -214,6 +214,19 @@ class Application:
         """
         return await self.node.services.publisher.publish(room, payload, key=key)
 
+    async def kick(self, room: str, user: str) -> None:
+        """End the memberships of a user in a room, on all nodes; each gets `room_left`.
+
+        Whether the user may join again is decided by the function `rooms` of `create_app`.
+        Cancelling is safe; the memberships may end all the same.
+
+        Raises:
+            ValueError: If the name of the room is not valid.
+            BrokerUnavailable: If the broker does not answer in time.
+            RuntimeError: If the application does not run.
+        """
+        await self.node.services.rooms.kick(room, UserId(user))
+
     def user_room(self, user: str) -> str:
         """Return the name of the room of a user, which that user alone may join."""
         return user_room(UserId(user))
