@@ -19,10 +19,11 @@ async def test_what_it_publishes_is_in_order_and_of_its_user() -> None:
         return "done"
 
     async with serve_agents(agent=agent) as server, server.connect() as client:
-        broker = server.node.services.broker
-        await broker.subscribe(ROOM)
         assert end_of(await ask(client))["result"] == "done"
-        events = [RoomEvent.unpack(each).event for each in await broker.receive()]
+        broker = server.node.services.broker
+        epoch = (await broker.history(ROOM, epoch="", after=0)).epoch
+        found = await broker.history(ROOM, epoch=epoch, after=0)
+        events = [RoomEvent.unpack(each).event for each in found.events]
     assert [each["payload"] for each in events] == [
         {"user_id": "alice", "content": {"number": number}} for number in range(20)
     ]
