@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Any, TypeAlias
 
-import structlog
 import trio
 from attrs import define, field
 
@@ -49,8 +48,6 @@ ANNOUNCED = 1000  # threads of one message, which has at most `MAIL_BYTES`
 WATCH, WATCHING, UNWATCHED, LEAVING = "watch", "watching", "unwatched", "leaving"
 
 Key: TypeAlias = tuple[UserId, ThreadId]
-
-_log = structlog.get_logger(__name__)
 
 
 @define(eq=False)
@@ -332,7 +329,7 @@ class ThreadWatch:
             return
         with trio.move_on_after(STOP_SECONDS, shield=True):
             for thread in (*self._watched.values(), *self._ending.values()):
-                await thread.publisher.flush()
+                await thread.publisher.finish()
             for node in self._peers:
                 with suppress(BrokerUnavailable):
                     await self._mailbox.post(node, LEAVING, {})

@@ -95,12 +95,12 @@ class ThreadPublisher:
         "_context",
         "_is_closed",
         "_is_lossy",
-        "_is_running",
         "_limits",
         "_node",
         "_place",
         "_queue",
         "_room",
+        "_running",
         "_size",
         "_start_soon",
         "_wall_clock",
@@ -126,14 +126,14 @@ class ThreadPublisher:
         self._queue: deque[_Event | _Deltas | _Barrier] = deque()
         self._size = 0
         self._is_lossy = False  # whether members have to be told of a loss, before all that waits
-        self._is_running = False
+        self._running: trio.Event | None = None  # of the task that publishes; set when it ends
         self._is_closed = False
         self._place = Place()
 
     @property
     def is_idle(self) -> bool:
         """Whether everything is published."""
-        return not self._is_running
+        return self._running is None
 
     def add(self, kind: str, payload: Any, session_id: SessionId | None) -> None:
         """Publish an event that is no delta; arguments as of `rooms.event.pack`."""
@@ -175,6 +175,13 @@ class ThreadPublisher:
         await barrier.passed.wait()
         return barrier.place
 
+    async def finish(self) -> None:
+        """Publish everything, also if the tasks of the node are cancelled; for its end."""
+        while self._running is not None:
+            await self._running.wait()
+        self._running = trio.Event()
+        await self._publish_all()
+
     def close(self) -> None:
         """Publish what waits, but try nothing again: the thread is not watched any more."""
         self._is_closed = True
@@ -199,28 +206,39 @@ class ThreadPublisher:
         self._is_lossy = True
 
     def _start(self) -> None:
-        if not self._is_running:
-            self._is_running = True
+        if self._running is None:
+            self._running = trio.Event()
             self._context.run(self._start_soon, self._publish_all)
 
     async def _publish_all(self) -> None:
         """Publish until nothing waits."""
-        while self._queue or self._is_lossy:
-            if self._is_lossy:
-                self._is_lossy = False
-                data = pack_missing(timestamp=self._wall_clock(), node=self._node)
-            else:
-                entry = self._queue.popleft()
-                if isinstance(entry, _Barrier):
-                    entry.place = self._place
-                    entry.passed.set()
-                    continue
-                self._size -= entry.size
-                data = entry.encode()
-            if not await self._publish(data) and self._is_closed:
+        try:
+            while self._queue or self._is_lossy:
+                await self._publish_next()
+        finally:
+            running, self._running = self._running, None
+            if running is not None:
+                running.set()
+
+    async def _publish_next(self) -> None:
+        """Publish what comes next."""
+        if self._is_lossy:
+            self._is_lossy = False
+            data = pack_missing(timestamp=self._wall_clock(), node=self._node)
+        else:
+            entry = self._queue.popleft()
+            if isinstance(entry, _Barrier):
+                entry.place = self._place
+                entry.passed.set()
+                return
+            self._size -= entry.size
+            data = entry.encode()
+        if not await self._publish(data):
+            if self._is_closed:
                 self._drop()
                 self._is_lossy = False
-        self._is_running = False
+            else:
+                await trio.sleep(RETRY_SECONDS)
 
     async def _publish(self, data: bytes) -> bool:
         """Publish an event; if that fails, it may have been published all the same."""
@@ -231,8 +249,10 @@ class ThreadPublisher:
         except Exception:
             _log.exception("publish_failed", room=self._room)
             self._is_lossy = True
+        except trio.Cancelled:
+            self._is_lossy = True
+            raise
         else:
             self._place = Place(published.epoch, published.offset)
             return True
-        await trio.sleep(RETRY_SECONDS)
         return False

@@ -243,7 +243,10 @@ class ThreadSnapshot:
         self._events.append(event)
 
     def runs(self, without: Sequence[RoomEvent] = ()) -> tuple[JsonObject, ...]:
-        """Return the runs for `room_joined.runs`; see `rooms.snapshot.Snapshot`."""
+        """Return the runs for `room_joined.runs`, those that wait behind the others.
+
+        See `rooms.snapshot.Snapshot`.
+        """
         applied = {(event.epoch, event.offset) for event in self._events}
         older = [event for event in without if (event.epoch, event.offset) not in applied]
         follow = {(event.epoch, event.offset) for event in without}
@@ -256,7 +259,8 @@ class ThreadSnapshot:
             _move_back(run, events)
             _move_on(run, events[run.included :])
         runs |= _runs_of_events(events, known=runs.keys())
-        return _listed([run for run in runs.values() if run.is_listed])
+        listed = [run for run in runs.values() if run.is_listed]
+        return _listed(sorted(listed, key=lambda run: run.status is RunStatus.QUEUED))
 
     def _runs_of_parts(self, events: Sequence[_Step]) -> dict[RunId, _Run]:
         runs: dict[RunId, _Run] = {}

@@ -215,10 +215,6 @@ class WatchedThread:
             )
             left -= len(content.encode())
 
-    def note_missing(self) -> None:
-        """Tell the members that they may miss events."""
-        self._publisher.add_missing()
-
     async def part(self, *, with_ended: bool) -> ThreadPart:
         """Return the runs as they are now; waits until all earlier events are published.
 

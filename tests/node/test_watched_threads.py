@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio import agent
 from netra_trio.agents.run import Run
-from netra_trio.errors import RetryableAgentError, ToolError
+from netra_trio.errors import RetryableAgentError, StoreUnavailable, ToolError
 from netra_trio.ids import ThreadId, UserId
 from netra_trio.node.thread_watch import LINGER_SECONDS, TICK_SECONDS
 from netra_trio.protocol.rooms import thread_room
@@ -545,6 +545,38 @@ async def test_a_room_of_a_thread_that_is_joined_by_its_name_is_mirrored_too(
         view = View(ROOM, (joined["epoch"], 1))
         await view.until(other, "agent_completed")
         assert text.endswith(view.texts.popitem()[1])
+
+
+@pytest.mark.parametrize("how", ["down at first", "deleted", "left"])
+async def test_a_room_that_is_joined_by_its_name_while_the_store_fails(
+    how: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        open_server(agents=AGENTS, **QUIET) as server,
+        server.connect() as asking,
+        server.connect() as other,
+    ):
+        await say(asking, "1", agent="burst")
+        await text_of(asking)
+        watch, calls = server.node.watch, 0
+        find = watch._find_room
+
+        async def find_room(room: str) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1 and how != "deleted":
+                raise StoreUnavailable("down")
+            return None if how == "deleted" else await find(room)
+
+        monkeypatch.setattr(watch, "_find_room", find_room)
+        await other.send("join_room", {"room": ROOM})
+        await other.expect("room_joined")
+        if how == "left":
+            await other.send("leave_room", {"room": ROOM})
+            await other.expect("room_left")
+        await trio.sleep(2 * TICK_SECONDS)
+        assert bool(mirrored(server)) == (how == "down at first")
+        assert calls == (1 if how == "deleted" else 2)
 
 
 # Sessions that end.

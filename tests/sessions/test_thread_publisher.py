@@ -82,8 +82,7 @@ class Scene:
         self.publisher.add_delta(run, text, len(text.encode()), session)
 
 
-@pytest.fixture
-async def scene(nursery: trio.Nursery) -> Scene:
+async def make_scene(nursery: trio.Nursery) -> Scene:
     broker: Any = Broker()
     await broker.memory.subscribe(ROOM)
     publisher = ThreadPublisher(
@@ -95,6 +94,11 @@ async def scene(nursery: trio.Nursery) -> Scene:
         start_soon=nursery.start_soon,
     )
     return Scene(broker, publisher)
+
+
+@pytest.fixture
+async def scene(nursery: trio.Nursery) -> Scene:
+    return await make_scene(nursery)
 
 
 async def test_events_are_published_in_order_with_their_session(
@@ -301,6 +305,33 @@ async def test_a_closed_publisher_publishes_what_waits_and_tries_nothing_again(
     scene.publisher.reopen()
     scene.publisher.add_missing()
     assert await scene.broker.shown() == [None]
+
+
+async def test_the_rest_is_published_when_the_tasks_of_the_node_are_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        scene = await make_scene(nursery)
+        scene.broker.gate = trio.Event()
+        scene.say("on its way")
+        await trio.sleep(1)
+        scene.say("waits")
+        nursery.cancel_scope.cancel()
+        scene.broker.gate.set()
+        with trio.CancelScope(shield=True):
+            await scene.publisher.finish()
+            assert scene.publisher.is_idle
+            assert await scene.broker.shown() == [None, "waits"]
+            await scene.publisher.finish()  # with nothing to do
+
+
+async def test_the_rest_is_published_by_the_task_if_that_goes_on(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
+    scene.say("a")
+    scene.say("b", OTHER)
+    await scene.publisher.finish()
+    assert await scene.broker.shown() == ["a", "b"]
 
 
 async def test_the_node_of_a_loss_is_known(scene: Scene, autojump_clock: MockClock) -> None:
