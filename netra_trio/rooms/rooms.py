@@ -17,7 +17,7 @@ import orjson
 import structlog
 import trio
 
-from netra_trio.broker.base import Broker, Delivery, History, HistoryLimits, Published
+from netra_trio.broker.base import Broker, Delivery, History, HistoryLimits
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.protocol.fields import JsonObject
@@ -33,7 +33,6 @@ from netra_trio.rooms.room import Room
 from netra_trio.rooms.snapshot import TakeSnapshot
 from netra_trio.telemetry.metrics import Metrics
 
-EVENT_BYTES = 256 * 1024  # docs/protocol.md, Limits
 KICKS = ":kicks"  # a room of the nodes: clients cannot name it
 DELIVERED = 1000  # to members, before other tasks of the process get their turn
 
@@ -123,6 +122,7 @@ class Rooms:
             room = self._rooms.get(delivery.room)
             if room is None:
                 return 0
+            self._metrics.room_events["received"] += 1
             room.deliver(delivery)
             return len(room.members)
         except Exception:  # one event that is not as it should be must not end all rooms
@@ -377,21 +377,6 @@ class Rooms:
         """
         self._listeners.pop(name, None)
         await self._broker.unsubscribe(name)
-
-    # Events.
-
-    async def publish_event(self, name: str, data: bytes, *, key: str | None = None) -> Published:
-        """Publish a packed event in a room of any name, and return its place.
-
-        Raises:
-            ValueError: If the event has more than 256 KiB.
-            BrokerUnavailable: If the broker does not answer; it may be published all the same.
-        """
-        if len(data) > EVENT_BYTES:
-            raise ValueError(f"an event of {len(data)} bytes, of at most {EVENT_BYTES}")
-        published = await self._broker.publish(name, data, limits=self._limits, key=key)
-        self._metrics.room_events["published"] += not published.is_duplicate
-        return published
 
     def statistics(self) -> dict[str, int]:
         """Return the numbers of rooms with members at this node, and of their members."""

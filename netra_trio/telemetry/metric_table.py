@@ -358,6 +358,23 @@ METRICS: tuple[Metric, ...] = (
         lambda m, _: m.broker_fallbacks,
         "limit",
     ),
+    _row("gauge", "server", "rooms", "Rooms with members at this node", lambda _, g: g.rooms),
+    _row(
+        "gauge",
+        "server",
+        "room_members",
+        "Connections in rooms at this node, once for each room",
+        lambda _, g: g.room_members,
+    ),
+    _row(
+        "counter",
+        "server",
+        "room_events_total",
+        "Events of rooms: received from the broker, delivered to members, merged into the frame of "
+        "another one, or dropped for a member that did not keep up",
+        lambda m, _: m.room_events,
+        "change",
+    ),
     _row(
         "histogram",
         "server",

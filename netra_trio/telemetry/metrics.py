@@ -94,7 +94,7 @@ RATE_EVENTS = (
     ("requests", "refused"),
 )
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
-ROOM_EVENTS = ("published", "delivered", "merged", "dropped")
+ROOM_EVENTS = ("received", "delivered", "merged", "dropped")
 FALLBACKS = ("connections", "messages", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
