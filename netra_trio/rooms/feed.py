@@ -265,10 +265,10 @@ class RoomFeed:
         if self.is_closed or self._sends_directly(event):
             return
         size = len(event.data)
-        if not self._has_room(size):
+        while not self._has_room(size):
             if self._merge_into_last(lane, event, size):
                 return
-            if not self._compact() or not self._has_room(size):
+            if not self._compact():
                 self._metrics.room_events["dropped"] += 1
                 self.note_gap(lane, event.first, event.offset)
                 return
@@ -435,7 +435,7 @@ class RoomFeed:
     def _merge_into_last(self, lane: Lane, event: RoomEvent, size: int) -> bool:
         """Merge a new event into the newest one of its room in the queue, if that is possible."""
         last = lane.last
-        if last is None or lane.gap is not None:
+        if last is None or lane.gap is not None or self._bytes + size > FEED_BYTES:
             return False
         before = last.size
         if not last.merge(event, None, size):

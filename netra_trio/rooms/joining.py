@@ -5,6 +5,7 @@ await join.run(attach)
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import trio
 from attrs import define, frozen
@@ -17,6 +18,7 @@ from netra_trio.protocol.problem import Refused, broker_unavailable
 from netra_trio.protocol.rooms import RoomJoined
 from netra_trio.rooms.access import forbidden
 from netra_trio.rooms.event import RoomEvent
+from netra_trio.rooms.feed import FEED_EVENTS
 from netra_trio.rooms.membership import Held, Membership
 from netra_trio.rooms.room import Room
 from netra_trio.rooms.snapshot import Snapshot, TakeSnapshot
@@ -105,7 +107,7 @@ class Join:
             raise forbidden()
         attach(membership)
         feed.add_reply(membership.lane, reply)
-        for event in start.following:
+        for event in chain(start.following, held.take(FEED_EVENTS)):
             await feed.wait_for_room(len(event.data))
             if self._is_ended():
                 return
@@ -173,12 +175,12 @@ class Join:
         for _ in range(TRIES):
             wanted = self.epoch or room.epoch
             history = await broker.history(room.name, epoch=wanted, after=after)
-            is_exact = history.is_exact
+            is_exact, since = history.is_exact, after
             if history.epoch != wanted or after > history.offset:
-                after = 0  # of another epoch, or of numbers that the broker has lost
+                since = 0  # it is of another epoch, or of numbers that the broker has lost
                 history = await broker.history(room.name, epoch=history.epoch, after=0)
             if history.epoch == room.epoch:
-                return _Missed(history, is_exact, after)
+                return _Missed(history, is_exact, since)
             await room.catch_up()
         raise BrokerUnavailable(f"the room {room.name} has no lasting epoch")
 

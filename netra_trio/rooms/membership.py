@@ -1,7 +1,7 @@
 """A membership: one connection in one room, with the position of what it was given.
 
     membership = Membership(feed, "news")
-    membership.hold()                      # a join begins: events are kept aside
+    membership.held = Held()               # a join begins: events are kept aside
     membership.start(epoch, offset)        # as the reply says
     membership.deliver(event)              # what the room receives
     membership.release()                   # the events that were kept aside, and all later ones
@@ -11,6 +11,7 @@ what it has and notes what it lacks.
 """
 
 from collections import deque
+from collections.abc import Iterator
 
 from attrs import define, field
 
@@ -48,6 +49,14 @@ class Held:
         """Have the bounds of a feed from now on, as the peer decides how long this takes."""
         self._max_events, self._max_bytes = FEED_EVENTS, FEED_BYTES
         self._trim()
+
+    def take(self, limit: int) -> Iterator[RoomEvent]:
+        """Yield and remove the oldest events, those that are added meanwhile too."""
+        while self.events and limit:
+            event = self.events.popleft()
+            self._bytes -= len(event.data)
+            limit -= 1
+            yield event
 
     def keep_only(self, epoch: str, *, after: int) -> None:
         """Drop the events of other epochs, and those up to an offset."""
@@ -96,10 +105,6 @@ class Membership:
     def lane(self) -> Lane:
         """Its state in the feed."""
         return self._lane
-
-    def hold(self) -> None:
-        """Keep events aside from now on."""
-        self.held = Held()
 
     def start(self, epoch: str, offset: int) -> None:
         """Set its position."""
