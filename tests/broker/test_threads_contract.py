@@ -173,6 +173,19 @@ async def test_a_slot_is_given_back(nodes: Nodes) -> None:
     assert (await nodes.two.admit(wish("b", rate=1, burst=0))).outcome is Outcome.FIRST
 
 
+async def test_a_message_that_may_not_wait_takes_a_slot_of_the_same_rate(nodes: Nodes) -> None:
+    assert await nodes.one.take_slot(ALICE, rate=3, burst=2) == 0
+    assert (await nodes.two.admit(wish("a", rate=3, burst=2))).seconds == 0
+    assert await nodes.three.take_slot(ALICE, rate=3, burst=2) == 0
+    seconds = await nodes.one.take_slot(ALICE, rate=3, burst=2)
+    assert 50 < seconds <= 60
+    assert await nodes.two.take_slot(BOB, rate=3, burst=2) == 0
+    delayed = [await nodes.two.admit(wish(run_id, rate=3, burst=2)) for run_id in ("b", "c")]
+    assert all(each.seconds > 50 for each in delayed)  # the refused one has taken nothing
+    assert (await nodes.two.admit(wish("d", rate=3, burst=2))).outcome is Outcome.TOO_FAST
+    assert await nodes.one.take_slot(ALICE, rate=3, burst=2) > seconds - 10
+
+
 async def test_a_busy_thread_and_a_full_rate_take_nothing(nodes: Nodes) -> None:
     await nodes.one.admit(wish("a", rate=2, burst=0))
     for _ in range(3):
@@ -343,9 +356,9 @@ async def test_runs_of_a_node_whose_lease_has_ended_are_removed(autojump_clock: 
 def test_the_script_is_a_sliding_window(valkey_server: Server, rate: int) -> None:
     """At chosen times: the script takes them as its last argument instead of asking the server."""
     valkey_server.command("FLUSHALL")
-    admit, give_back = (
+    admit, give_back, take = (
         script.text.replace("redis.call('TIME')", "{ARGV[#ARGV], 0}")
-        for script in (scripts.ADMIT, scripts.LEAVE)
+        for script in (scripts.ADMIT, scripts.LEAVE, scripts.TAKE_SLOT)
     )
     chance, now = random.Random(rate), 1000.0  # noqa: S311 - repeatable
     window = SlidingWindow(rate=rate, waiting=2)
@@ -359,6 +372,10 @@ def test_the_script_is_a_sliding_window(valkey_server: Server, rate: int) -> Non
             valkey_server.command("EVAL", *call, repr(now))
             continue
         group = repr(group_seconds(rate))
+        if chance.random() < 0.2:
+            seconds = valkey_server.command("EVAL", take, "1", "w", str(rate), group, repr(now))
+            assert float(seconds) == window.take_now(now)
+            continue
         call = ["r", "n", "enqueue", str(rate), "2", group, "1000", "nt:n:", "1e-6", repr(now)]
         keys = ["3", "w", f"l{number}", "e"]
         outcome, _, seconds, *_ = valkey_server.command("EVAL", admit, *keys, "epoch", *call)

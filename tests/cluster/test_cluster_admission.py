@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,6 +90,11 @@ class Threads:
             return self._call("leave", None)
         answer = self.inner.leave(user_id, thread_id, run_id, slot=slot)
         return self._call("leave", lambda: answer)
+
+    async def take_slot(self, user_id: UserId, *, rate: int, burst: int) -> float:
+        call = partial(self.inner.take_slot, user_id, rate=rate, burst=burst)
+        seconds: float = await self._call("take_slot", call)
+        return seconds
 
     async def hold(self, entries: Sequence[Entry]) -> Held:
         held: Held = await self._call(f"hold {len(entries)}", lambda: self.inner.hold(entries))
@@ -418,6 +424,21 @@ async def test_a_node_decides_alone_while_the_directory_does_not_answer(
         await wait_all_tasks_blocked()
         assert one.line() == ["a", "b", "c", "d", "e"]
         assert (granted(b), granted(adopted)) == (False, False)
+
+
+async def test_a_message_outside_of_threads_takes_a_slot_of_all_nodes(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_nodes(rate=2) as (one, two):
+        await one.admit("a")
+        assert await two.admission.take_slot(ALICE) == 0
+        assert await one.admission.take_slot(ALICE) == 60
+        one.threads.is_down = True
+        for _ in range(2):
+            assert await one.admission.take_slot(ALICE) is None
+        assert one.threads.calls.count("take_slot") == 2  # the answer is not waited for again
+        assert one.metrics.broker_fallbacks["messages"] == 2
+        assert await two.admission.take_slot(ALICE) == 60
 
 
 async def test_a_run_leaves_after_an_outage(autojump_clock: MockClock) -> None:

@@ -46,6 +46,26 @@ def test_a_window_has_at_most_the_rate(rate: int, waiting: int, steps: list[floa
     assert slots == sorted(slots)
 
 
+@given(RATES, WAITING, STEPS, st.lists(st.booleans(), min_size=60, max_size=60))
+def test_a_message_that_may_not_wait_has_a_slot_of_the_same_rate(
+    rate: int, waiting: int, steps: list[float], waits: list[bool]
+) -> None:
+    window = SlidingWindow(rate=rate, waiting=waiting)
+    slots: list[float] = []
+    for now, may_wait in zip(times(steps), waits, strict=False):
+        if may_wait:
+            slot = window.take(now)
+            if slot is not None:
+                slots.append(slot)
+        else:
+            seconds = window.take_now(now)
+            earliest = now if len(slots) < rate else max(now, sorted(slots)[-rate] + WINDOW)
+            assert seconds == earliest - now
+            if not seconds:
+                slots.append(now)
+        check_rate(sorted(slots), rate)
+
+
 @given(RATES, WAITING, STEPS)
 def test_a_slot_is_not_later_than_the_rate_requires(
     rate: int, waiting: int, steps: list[float]
