@@ -521,7 +521,6 @@ class Node:
         depths = [each["log_events"] for each in statistics]
         runs = [*statistics, *(session.statistics() for session in self.sessions.left)]
         detached = self.sessions.statistics()["detached"]
-        rooms = self.services.rooms.statistics()
         return Gauges(
             connections=len(self._connections),
             users=self._users.by_connections(),
@@ -532,8 +531,7 @@ class Node:
             },
             log_events=sum(depths),
             log_events_max=max(depths, default=0),
-            rooms=rooms["rooms"],
-            room_members=rooms["members"],
+            **self.services.rooms.gauges(),
             tasks=trio.lowlevel.current_statistics().tasks_living,
             **({} if self.cluster is None else self.cluster.gauges()),
         )

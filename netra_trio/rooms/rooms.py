@@ -11,7 +11,7 @@ Events come from the broker, also those of this node: their order is the same fo
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -382,3 +382,8 @@ class Rooms:
         """Return the numbers of rooms with members at this node, and of their members."""
         members = sum(len(each) for each in self._memberships.values())
         return {"rooms": len(self._rooms), "members": members}
+
+    def gauges(self) -> dict[str, Any]:
+        """Return the gauges of the metrics."""
+        statistics = self.statistics()
+        return {"rooms": statistics["rooms"], "room_members": statistics["members"]}

@@ -9,8 +9,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.broker.base import Delivery
 from netra_trio.ids import SessionId, UserId
+from netra_trio.protocol.codec import encode
 from netra_trio.protocol.problem import Refused
-from netra_trio.protocol.rooms import PresenceChange, RoomLeft
+from netra_trio.protocol.rooms import PresenceChange, PresenceChanged, RoomLeft
 from netra_trio.rooms.event import RoomEvent, pack
 from netra_trio.rooms.feed import (
     COMPACTED_EVENTS,
@@ -18,6 +19,7 @@ from netra_trio.rooms.feed import (
     FEED_EVENTS,
     MERGED_BYTES,
     ROOMS,
+    Change,
     Lane,
     RoomFeed,
 )
@@ -56,18 +58,17 @@ class Feed(RoomFeed):
 
 
 def short(data: bytes) -> Any:
-    frame = orjson.loads(data)
+    frame: dict[str, Any] = orjson.loads(data)
     payload = frame["payload"]
-    match frame["type"]:
-        case "room_event":
-            content = payload["event"]["payload"]["content"]
-            return (payload.get("offset_from", payload["offset"]), payload["offset"], content)
-        case "room_gap":
-            return ("gap", payload["from"], payload["to"])
-        case "presence_changed":
-            return (payload["change"], payload["user_id"])
-        case kind:
-            return kind
+    kind = frame["type"]
+    if kind == "room_event":
+        content = payload["event"]["payload"]["content"]
+        return (payload.get("offset_from", payload["offset"]), payload["offset"], content)
+    if kind == "room_gap":
+        return ("gap", payload["from"], payload["to"])
+    if kind == "presence_changed":
+        return (payload["change"], payload["user_id"])
+    return kind
 
 
 def message(offset: int, content: str = "x", *, epoch: str = "e") -> RoomEvent:
@@ -78,6 +79,10 @@ def message(offset: int, content: str = "x", *, epoch: str = "e") -> RoomEvent:
 def delta(offset: int, text: str, run: str = "r", *, epoch: str = "e") -> RoomEvent:
     data = pack("partial_result", {"run_id": run, "content": text}, timestamp=1.0)
     return RoomEvent.unpack(Delivery("news", epoch, offset, data))
+
+
+def change(user_id: UserId, kind: PresenceChange) -> Change:
+    return Change(user_id, kind, encode(PresenceChanged("news", user_id, kind), 7.0))
 
 
 def of_size(offset: int, size: int) -> RoomEvent:
@@ -93,7 +98,7 @@ def test_as_many_events_fit_as_the_bound_allows_and_not_one_more() -> None:
     for offset in range(1, FEED_EVENTS + 1):
         feed.add_event(lane, message(offset))
     assert feed.statistics()["events"] == FEED_EVENTS
-    assert lane.gap is None
+    assert not feed._gaps
     feed.add_event(lane, message(FEED_EVENTS + 1))
     assert lane.gap == (FEED_EVENTS + 1, FEED_EVENTS + 1)
     feed.add_event(lane, message(FEED_EVENTS + 2))
@@ -210,7 +215,7 @@ def test_what_does_not_belong_together_is_not_merged() -> None:
     feed.add_event(lane, delta(1, "e", "s", epoch="f"))  # of another epoch
     feed.add_reply(lane, feed.encode(RoomLeft("news")))
     feed.add_event(lane, delta(2, "f", "s", epoch="f"))  # after a reply
-    feed.add_presence(lane, ALICE, PresenceChange.JOINED)
+    feed.add_presence(lane, change(ALICE, PresenceChange.JOINED))
     feed.add_event(lane, delta(3, "g", "s", epoch="f"))
     feed.add_event(lane, message(4, epoch="f"))  # beyond the bound
     assert feed.read_all()[filler:] == [
@@ -311,21 +316,21 @@ def test_changes_of_presence_replace_each_other_while_the_queue_is_full() -> Non
     feed, lane, bob, carol = Feed(), Lane("news"), UserId("bob"), UserId("carol")
     for offset in range(1, FEED_EVENTS):
         feed.add_event(lane, message(offset))
-    feed.add_presence(lane, ALICE, PresenceChange.JOINED)
+    feed.add_presence(lane, change(ALICE, PresenceChange.JOINED))
     assert feed.statistics()["events"] == FEED_EVENTS
-    feed.add_presence(lane, bob, PresenceChange.LEFT)
-    feed.add_presence(lane, carol, PresenceChange.JOINED)
-    feed.add_presence(lane, carol, PresenceChange.LEFT)
-    feed.add_presence(lane, ALICE, PresenceChange.LEFT)
+    feed.add_presence(lane, change(bob, PresenceChange.LEFT))
+    feed.add_presence(lane, change(carol, PresenceChange.JOINED))
+    feed.add_presence(lane, change(carol, PresenceChange.LEFT))
+    feed.add_presence(lane, change(ALICE, PresenceChange.LEFT))
     assert feed.read(max_bytes=1) == [(1, 1, "x")]
-    feed.add_presence(lane, bob, PresenceChange.JOINED)
+    feed.add_presence(lane, change(bob, PresenceChange.JOINED))
     assert feed.read_all()[-4:] == [
         ("joined", "alice"),
         ("left", "bob"),
         ("left", "alice"),
         ("joined", "bob"),
     ]
-    feed.add_presence(lane, carol, PresenceChange.JOINED)
+    feed.add_presence(lane, change(carol, PresenceChange.JOINED))
     assert feed.read_all() == [("joined", "carol")]
 
 
@@ -360,7 +365,7 @@ async def test_who_waits_goes_on_when_the_connection_ends(autojump_clock: MockCl
     feed.add_reply(lane, b"{}")
     feed.add_notice(lane, b"{}")
     feed.add_event(lane, message(1))
-    feed.add_presence(lane, ALICE, PresenceChange.JOINED)
+    feed.add_presence(lane, change(ALICE, PresenceChange.JOINED))
     assert not feed.has_pending
     assert feed.statistics()["events"] == 0
 
@@ -369,7 +374,7 @@ def test_what_belongs_to_a_room_that_was_left_is_forgotten() -> None:
     feed, lane = Feed(), Lane("news")
     for offset in range(1, FEED_EVENTS + 2):
         feed.add_event(lane, message(offset))
-    feed.add_presence(lane, ALICE, PresenceChange.LEFT)
+    feed.add_presence(lane, change(ALICE, PresenceChange.LEFT))
     feed.add_notice(lane, feed.encode(RoomLeft("news")))
     feed.forget(lane)
     assert feed.read_all()[-3:] == [

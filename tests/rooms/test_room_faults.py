@@ -308,7 +308,7 @@ async def test_a_session_gets_no_copies_of_its_own_runs(autojump_clock: MockCloc
 
 async def test_a_member_that_does_not_read_slows_no_other(autojump_clock: MockClock) -> None:
     async with open_rooms() as (one,):
-        members = [one.member(f"user-{number}") for number in range(50)]
+        members = [one.member(f"user-{number}") for number in range(20)]
         stalled = one.member("stalled")
         for member in (*members, stalled):
             await member.join()
@@ -349,17 +349,17 @@ async def test_a_slow_member_of_a_thread_gets_merged_deltas(autojump_clock: Mock
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_slowly)
-            for number in range(5000):
+            for number in range(2000):
                 await one.emit("news", "r", f"{number:04} ")
                 await trio.sleep(0.01)
                 fast.read()
                 assert slow.feed.statistics()["events"] <= FEED_EVENTS
             await trio.sleep(60)
             nursery.cancel_scope.cancel()
-        assert fast.offsets() == list(range(1, 5001))
+        assert fast.offsets() == list(range(1, 2001))
         assert "".join(slow.contents()) == "".join(fast.contents())
         assert slow.gaps() == []
-        assert len(slow.events()) < 1000
+        assert len(slow.events()) < 500
 
 
 async def test_a_replay_longer_than_the_queue_waits_for_the_reader(
@@ -432,7 +432,7 @@ async def test_a_broker_that_does_not_answer_refuses_a_join(autojump_clock: Mock
         assert one.rooms.statistics() == {"rooms": 0, "members": 0}
 
 
-@define
+@define(eq=False)
 class CancelledAt(trio.abc.Instrument):
     """Cancels a task at one of its steps.
 

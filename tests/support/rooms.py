@@ -160,7 +160,7 @@ class Member:
     user: str
     session: str
     feed: RoomFeed = field(init=False)
-    positions: dict[str, tuple[str, int]] = field(factory=dict)
+    positions: dict[str, tuple[str | None, int]] = field(factory=dict)
     frames: list[Payload] = field(factory=list)
     wakes: int = 0
 
@@ -219,22 +219,23 @@ class Member:
 
     def _check(self, kind: str, payload: Payload) -> None:
         room = payload["room"]
+        epoch: str | None
         epoch, offset = self.positions.get(room, ("", 0))
         if kind == "room_joined":
             if payload["verdict"] == "exact":
                 assert offset == payload["offset"] or room not in self.positions
             self.positions[room] = (payload["epoch"], payload["offset"])
         elif kind == "room_event":
-            first = payload.get("offset_from", payload["offset"])
+            first: int = payload.get("offset_from") or payload["offset"]
             if epoch is None:  # the numbers have started again
                 epoch = payload["epoch"]
             assert epoch == payload["epoch"]
-            assert first > offset, (payload, offset)
-            assert payload["offset"] >= first
+            number: int = payload["offset"]
+            assert offset < first <= number, (payload, offset)
             self.positions[room] = (epoch, payload["offset"])
         elif kind == "room_gap":
             if payload["from"] == 1 and offset > 0:
-                self.positions[room] = (None, payload["to"])  # type: ignore[assignment]
+                self.positions[room] = (None, payload["to"])
             else:
                 assert payload["from"] > offset, (payload, offset)
                 assert payload["to"] >= payload["from"]
