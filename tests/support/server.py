@@ -340,10 +340,15 @@ def bearer(user: str = "alice", **options: Any) -> tuple[str, str]:
 
 @define(eq=False)
 class Client:
-    """A client with an independent WebSocket implementation: trio-websocket."""
+    """A client with an independent WebSocket implementation: trio-websocket.
+
+    Attributes:
+        skipped: Types of frames that are dropped: those that come at any time.
+    """
 
     socket: trio_websocket.WebSocketConnection
     hello: Frame = field(factory=dict)
+    skipped: frozenset[str] = frozenset({"heartbeat", "thread_changed"})
 
     async def send(self, kind: str, payload: Any = None, correlation_id: str | None = None) -> None:
         """Send a message."""
@@ -363,10 +368,10 @@ class Client:
         await self.send("user_message", {"content": content, **payload}, correlation_id)
 
     async def next(self) -> Frame:
-        """Return the next frame of any type, except heartbeats."""
+        """Return the next frame that is not skipped."""
         while True:
             frame: Frame = orjson.loads(await self.socket.get_message())
-            if frame["type"] != "heartbeat":
+            if frame["type"] not in self.skipped:
                 return frame
 
     async def expect(self, kind: str) -> Frame:
