@@ -242,10 +242,13 @@ async def test_a_thread_on_both_workers(shared: Server) -> None:
     async with AsyncExitStack() as stack:
         clients: dict[str, Client] = {}
         while len(clients) < len(workers_of(shared.process)):
-            client = await stack.enter_async_context(shared.connect("dora"))
-            await client.say("hi")
-            frames = await client.until("agent_completed")
-            clients[frames[-1]["payload"]["result"]] = client
+            async with AsyncExitStack() as own:
+                client = await own.enter_async_context(shared.connect("dora"))
+                await client.say("hi")
+                answered = (await client.until("agent_completed"))[-1]["payload"]["result"]
+                if answered not in clients:
+                    clients[answered] = client
+                    stack.push_async_exit(own.pop_all())
         one, two = clients.values()
         one.skipped = two.skipped = frozenset({"heartbeat"})
         for client in (one, two):
