@@ -27,7 +27,7 @@ from netra_trio.cluster.membership import Membership
 from netra_trio.cluster.replicator import Replicator
 from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
-from netra_trio.ids import NodeId, RunId, SessionId
+from netra_trio.ids import NodeId, RunId, SessionId, ThreadId
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, store_unavailable
@@ -87,6 +87,10 @@ class Host(Protocol):
 
     def adopt(self, session: Session, record: SessionRecord) -> None:
         """Register a session that was restored, and copy it from now on."""
+        ...
+
+    def note_end(self, session: Session, thread_id: ThreadId) -> None:
+        """Note that a run has ended that another node had."""
         ...
 
     def hold(self, session: Session) -> float:
@@ -280,7 +284,7 @@ class Moves:
             ends = await self._store.take_over(
                 record.session_id,
                 owner=record.lease,
-                runs=[run_id for run_id, _ in unfinished],
+                runs=[run_id for run_id, _, _ in unfinished],
                 waiting=list(waiting),
             )
         except BaseException:
@@ -288,12 +292,13 @@ class Moves:
                 await self._put_down(record)
             raise
         self._host.adopt(session, evolve(record, lease=self._store.owner, waiting=b""))
-        for run_id, correlation_id in unfinished:
+        for run_id, thread_id, correlation_id in unfinished:
             end = ends.get(run_id) or interrupted(run_id)
             if ends.get(run_id, end) is None and run_id in waiting:
                 session.adopt(waiting[run_id])
             else:
                 session.events.end_lost(run_id, end.status, end.completed, correlation_id)
+                self._host.note_end(session, thread_id)
         _log.info(
             "session_taken_over",
             session_id=record.session_id,

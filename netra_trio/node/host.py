@@ -14,11 +14,13 @@ from netra_trio.cluster.link import Link
 from netra_trio.cluster.relay import RelayTransport
 from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.connections.connection import Connection
-from netra_trio.ids import SessionId
+from netra_trio.ids import SessionId, ThreadId
 from netra_trio.node.registry import Sessions, check_kind, is_of
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.threads import ThreadChange
 from netra_trio.protocol.wire_format import WireFormat
+from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import NewMessage
 from netra_trio.transports.base import Transport
@@ -27,6 +29,7 @@ from netra_trio.transports.base import Transport
 class ClusterNode(Protocol):
     """The part of the node that this module uses."""
 
+    services: Services
     sessions: Sessions
 
     def new_session(self, identity: Identity, record: SessionRecord) -> Session:
@@ -106,6 +109,11 @@ class SessionHost:
         """Register a session that was restored, and copy it from now on."""
         self._cluster.replicate(session, record)
         self._sessions.adopt(session)
+
+    def note_end(self, session: Session, thread_id: ThreadId) -> None:
+        """Tell the other sessions of the user that a run has ended that another node had."""
+        threads = self._node.services.threads
+        threads.tell(session.user.id, thread_id, ThreadChange.UPDATED, but=session.id)
 
     def hold(self, session: Session) -> float:
         """Take a session out of the registry; return the seconds that it is kept."""

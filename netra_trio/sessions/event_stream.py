@@ -22,7 +22,7 @@ from typing import Any
 import trio
 
 from netra_trio.config.settings import Settings
-from netra_trio.ids import CorrelationId, QuestionId, RunId
+from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
 from netra_trio.protocol.codec import Encoded
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
@@ -344,7 +344,7 @@ class EventStream:
 
     def restore(
         self, copy: LogCopy, last_seq: int, *, is_whole: bool
-    ) -> list[tuple[RunId, CorrelationId]]:
+    ) -> list[tuple[RunId, ThreadId, CorrelationId]]:
         """Fill a new stream with the copy of the same session's events on another node.
 
         Args:
@@ -355,10 +355,10 @@ class EventStream:
                 resume is a `gap`.
 
         Returns:
-            The runs that have no end in the copy, each with its correlation id. The caller
-            continues or ends each of them.
+            The runs that have no end in the copy, each with its thread and its correlation id. The
+            caller continues or ends each of them.
         """
-        unfinished: list[tuple[RunId, CorrelationId]] = []
+        unfinished: list[tuple[RunId, ThreadId, CorrelationId]] = []
         if self._transcript is not None:
             self._transcript.load(copy.base.runs)
             self._transcript.replay(copy.entries)
@@ -367,7 +367,7 @@ class EventStream:
         if last_seq > copy.last or not is_whole:
             self._on_removed(self._log.acknowledge(copy.last))
             if self._transcript is not None:
-                self._transcript.mark_cut(run_id for run_id, _ in unfinished)
+                self._transcript.mark_cut(run_id for run_id, _, _ in unfinished)
             # Without a number in between, the client would not notice what is missing.
             self._log.skip_to(max(copy.last, last_seq) + (not is_whole))
         if not self.acknowledging:

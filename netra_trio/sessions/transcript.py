@@ -92,10 +92,10 @@ class Transcript:
         for run_id in run_ids:
             self._runs[run_id].text.is_cut = True
 
-    def unfinished(self) -> list[tuple[RunId, CorrelationId]]:
-        """Return the runs that have not ended, each with its correlation id."""
+    def unfinished(self) -> list[tuple[RunId, ThreadId, CorrelationId]]:
+        """Return the runs that have not ended, each with its thread and its correlation id."""
         return [
-            (run_id, run_text.correlation_id)
+            (run_id, run_text.thread_id, run_text.correlation_id)
             for run_id, run_text in self._runs.items()
             if run_text.status in {RunStatus.QUEUED, RunStatus.RUNNING}
         ]

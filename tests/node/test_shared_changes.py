@@ -214,6 +214,30 @@ async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> 
         assert told[0]["payload"]["thread"]["title"] == "Mine"
 
 
+async def test_the_run_of_a_node_that_is_gone(autojump_clock: MockClock) -> None:
+    """Another node takes its session over, and ends the run."""
+    async with (
+        open_nodes(3, agents={"answer": answer}, heartbeat_interval_ms=3_600_000) as (
+            first,
+            second,
+            third,
+        ),
+        devices(third, 1) as (other,),
+    ):
+        await trio.sleep(1)
+        one = first.start()
+        hello = await one.expect("connection_established")
+        await one.say("work", "k", thread_id="t")
+        await one.until("partial_result")
+        assert (await changed(other))["thread"]["runs_active"] == 1
+        await first.kill()
+        session_id = hello["payload"]["session_id"]
+        async with second.connect(session_id=session_id) as again:
+            end = (await again.until("agent_completed"))[-1]
+            assert end["payload"]["status"] == "interrupted"
+            assert (await changed(other))["thread"]["runs_active"] == 0
+
+
 async def test_what_is_unsent_is_bounded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
