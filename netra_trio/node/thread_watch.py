@@ -7,8 +7,8 @@
 A node with watchers of a thread tells all other nodes. Each node mirrors its runs of the thread to
 the room while a node is interested. Interests are told again every `ANNOUNCE_SECONDS`, and end
 `LINGER_SECONDS` after the last word of them, so that a client that has lost its connection comes
-back without a gap. The first watcher after that starts a new epoch of the room: what has happened
-meanwhile was not published, and is a gap for a client that comes back with an earlier offset.
+back without a gap. Then the broker forgets the room, and it has a new epoch: what happens meanwhile
+is not published, and is a gap for a client that comes back with an earlier offset.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection
@@ -59,7 +59,7 @@ class _Local:
         holds: The connections that watch it, and those that are about to.
         until: When the interest ends; `inf` while there are such connections.
         is_told: Whether the other nodes have been told.
-        lock: Held while the first one starts a new epoch.
+        lock: Held while the first one looks for events of an earlier time.
     """
 
     key: Key | None = None
@@ -138,12 +138,18 @@ class ThreadWatch:
             async with local.lock:
                 if local.key is None:
                     if key not in self._interests:
-                        await self._broker.forget(room)
+                        await self._begin_epoch(room)
                     local.key = key
                     self._begin(key, self._node, inf, may_miss=False)
             yield
         finally:
             self._release(room)
+
+    async def _begin_epoch(self, room: str) -> None:
+        """Forget a room that has events, because it was not forgotten when its interests ended."""
+        position = await self._broker.history(room, epoch="", after=0)
+        if position.offset:
+            await self._broker.forget(room)
 
     async def take_snapshot(
         self, user_id: UserId, thread_id: ThreadId, *, with_ended: bool
@@ -281,10 +287,17 @@ class ThreadWatch:
         if interests.pop(node, None) is None or interests:
             return
         del self._interests[key]
+        self._start_soon(self._forget, key)
         thread = self._watched.pop(key)
         thread.end()
         if not thread.publisher.is_idle:
             self._ending[key] = thread
+
+    async def _forget(self, key: Key) -> None:
+        """Have the broker forget the room of a thread that no node is interested in."""
+        if key not in self._interests:
+            with suppress(BrokerUnavailable):  # the next watcher does
+                await self._broker.forget(thread_room(*key))
 
     async def run(self) -> None:
         """End interests, and tell other nodes what this one watches, until cancelled."""

@@ -251,7 +251,7 @@ async def test_what_a_node_has_kept_back_is_a_gap(autojump_clock: MockClock) -> 
         await text_of(asking)
         two.link.lost.clear()
         await view.rest(other, ANNOUNCE_SECONDS + TICK_SECONDS)
-        assert view.gaps == [(1, 1)]
+        assert view.gaps == [(1, 0), (1, 1)]  # a new epoch, and what was kept back
         await say(asking)
         await view.until(other, "agent_completed")
         assert list(view.texts.values()) == [WHOLE]
@@ -285,6 +285,27 @@ async def test_watchers_at_two_nodes_at_once(autojump_clock: MockClock) -> None:
         for client, view in views.items():
             await view.until(client, "agent_completed")
             assert list(view.texts.values()) == [WHOLE]
+
+
+async def test_a_room_that_was_not_forgotten_starts_a_new_epoch(
+    autojump_clock: MockClock,
+) -> None:
+    async with nodes() as (one, two), one.connect() as asking, two.connect() as other:
+        view = View()
+        await view.watch(other)
+        await say(asking, "3", agent="burst")
+        await view.until(other, "agent_completed")
+        await other.send("unwatch_thread", {"thread_id": THREAD})
+        await trio.sleep(LINGER_SECONDS - 5)
+        for node in (one, two):
+            node.link.is_cut = True
+        await trio.sleep(10)
+        for node in (one, two):
+            node.link.is_cut = False
+        await trio.sleep(5)
+        assert await published(one) > 0
+        joined = await view.again(other)
+        assert (joined["verdict"], joined["offset"]) == ("gap", 0)
 
 
 # Nodes that come and go.

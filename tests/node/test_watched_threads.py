@@ -352,6 +352,21 @@ async def test_a_client_that_comes_back_late_is_told_of_a_gap(autojump_clock: Mo
         assert joined["epoch"] != place[0]
 
 
+async def test_a_client_that_has_seen_no_event_is_told_of_a_gap_too(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as asking:
+        view = View()
+        async with server.connect() as other:
+            assert (await view.watch(other))["offset"] == 0
+        await trio.sleep(LINGER_SECONDS + 2 * TICK_SECONDS)
+        await say(asking, "1", agent="burst")
+        await text_of(asking)
+        async with server.connect() as back:
+            joined = await view.again(back)
+        assert (joined["verdict"], joined["offset"], joined["runs"]) == ("gap", 0, [])
+
+
 async def test_a_thread_is_mirrored_for_a_while_after_its_last_watcher(
     autojump_clock: MockClock,
 ) -> None:
@@ -374,7 +389,7 @@ async def test_a_thread_is_mirrored_for_a_while_after_its_last_watcher(
         assert not mirrored(server)
         await say(asking, "1", agent="burst")
         await text_of(asking)
-        assert await published(server) == 4
+        assert await published(server) == 0
 
 
 async def test_a_thread_that_no_one_watches_costs_nothing(autojump_clock: MockClock) -> None:

@@ -6,14 +6,30 @@ await view.until(client, "agent_completed")
 assert view.texts == {run_id: "hello"}
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from attrs import define, field
 
-from support.memory import Client, Frame
-
 THREAD = "t"
+
+Frame = dict[str, Any]
+
+
+class Client(Protocol):
+    """A client over any transport."""
+
+    async def send(self, kind: str, payload: Any = None, correlation_id: str | None = None) -> None:
+        """Send a message."""
+        ...
+
+    async def next(self) -> Frame:
+        """Return the next frame."""
+        ...
+
+    async def until(self, kind: str) -> list[Frame]:
+        """Return the frames up to and including the next one of this type."""
+        ...
 
 
 @define(eq=False)
@@ -69,8 +85,11 @@ class View:
         return frames
 
     async def next(self, client: Client) -> Frame:
-        """Apply the next frame; return its payload."""
-        return self.take(await client.next())
+        """Apply the next frame of the room; return its payload."""
+        frame = await client.next()
+        while frame["type"] == "thread_changed":  # at any time
+            frame = await client.next()
+        return self.take(frame)
 
     def take(self, frame: Frame) -> Frame:
         """Apply a frame; return its payload."""
@@ -83,7 +102,7 @@ class View:
         assert "seq" not in frame
         epoch, offset = self.place
         if payload["epoch"] == epoch:
-            first = int(payload.get("offset_from", payload["offset"]))
+            first = payload.get("offset_from") or payload["offset"]
             assert first > offset
         self.place = (payload["epoch"], payload["offset"])
         self.apply(payload["event"])
