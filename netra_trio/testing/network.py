@@ -23,6 +23,7 @@ from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.client import Client, Event, NoAnswer, OpeningRefused, SocketClosed, connect
 from netra_trio.config.settings import Settings
 from netra_trio.errors import is_only
+from netra_trio.rooms.permission import May
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing.connection import HELLO, MemoryConnection
@@ -71,6 +72,7 @@ class MemoryNetwork:
         settings: Settings,
         store: Store,
         buffer_bytes: int,
+        rooms: May | None,
         nursery: trio.Nursery,
     ) -> None:
         self.store = store
@@ -88,6 +90,7 @@ class MemoryNetwork:
             parts=lambda: (store, None),
             buffer_bytes=buffer_bytes,
             conditions=self._conditions,
+            rooms=rooms,
         )
 
     @asynccontextmanager
@@ -206,6 +209,7 @@ async def open_network(
     *,
     store: Store | None = None,
     buffer_bytes: int = BUFFER_BYTES,
+    rooms: May | None = None,
     **settings: Any,
 ) -> AsyncIterator[MemoryNetwork]:
     """Open a network with a server of these agents; leave its clients before you leave it.
@@ -218,6 +222,7 @@ async def open_network(
         store: The store of the server; in memory if None. One that uses threads needs a real clock:
             a virtual one does not wait for them.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
+        rooms: Decides what users do in rooms; None for the server's own rooms only.
         settings: Fields of `Settings`, such as `heartbeat_interval_ms`.
 
     Raises:
@@ -233,6 +238,7 @@ async def open_network(
                     settings=evolve(Settings(), jwt_secret_key=_SECRET, **settings),
                     store=MemoryStore() if store is None else store,
                     buffer_bytes=buffer_bytes,
+                    rooms=rooms,
                     nursery=nursery,
                 )
                 await nursery.start(network.server.serve)

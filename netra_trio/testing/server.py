@@ -16,6 +16,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
 from netra_trio.protocol.codes import ABNORMAL
+from netra_trio.rooms.permission import May
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.base import Store
 from netra_trio.testing.connection import MemoryConnection
@@ -53,6 +54,7 @@ class MemoryServer:
             crash.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
         conditions: Delay and throughput of the connections.
+        rooms: Decides what users do in rooms; None for the server's own rooms only.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class MemoryServer:
         parts: Callable[[], tuple[Store, Backend | None]],
         buffer_bytes: int,
         conditions: NetworkConditions,
+        rooms: May | None = None,
     ) -> None:
         self._agents = agents
         self._settings = settings
         self._parts = parts
         self._buffer_bytes = buffer_bytes
         self._conditions = conditions
+        self._rooms = rooms
         self._process: _Process | None = None
         self._back_at = -inf
 
@@ -88,6 +92,7 @@ class MemoryServer:
                 store=store,
                 wall_clock=wall_clock,
                 backend=backend,
+                rooms=self._rooms,
             )
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery, app.running():
