@@ -255,10 +255,9 @@ class Presence:
         return [
             membership
             for membership in self._all_rooms.members(room.name)
-            if any(
-                _concerns(each, user_id, room.members[membership.feed], membership)
-                for user_id, each in news.items()
-            )
+            # One without a seat has come after this room was forgotten, and has a later one.
+            if (seat := room.members.get(membership.feed)) is not None
+            and any(_concerns(each, user_id, seat, membership) for user_id, each in news.items())
         ]
 
     async def _ask(self, room: PresentRoom, members: Iterable[Membership]) -> None:
