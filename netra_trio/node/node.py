@@ -499,8 +499,9 @@ class Node:
         self._drained.set()
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that is cancelled when the node is closed and its last session has ended."""
-        self._service_nursery.start_soon(function, *args)
+        """Start a task that ends with the node; none after that, when connections may still end."""
+        if not self._service_nursery.cancel_scope.cancel_called:
+            self._service_nursery.start_soon(function, *args)
 
     def statistics(self) -> dict[str, int]:
         """Return the numbers of slots, connections, sessions, detached sessions and users."""
@@ -559,8 +560,7 @@ async def open_node(
         DatabaseUnusable: If the store can never work.
     """
     store = TimeoutStore(store)
-    # The store and the tasks that expire sessions outlive the sessions: they are opened before the
-    # first session and closed after the last one.
+    # The store and the tasks that expire sessions are opened first, and closed after the sessions.
     opened = nullcontext() if backend is None else backend.open()
     async with opened, store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
