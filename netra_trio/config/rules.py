@@ -38,19 +38,20 @@ def combined_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[s
         for line in str(error).splitlines():
             yield f"{TABLE['allowed_origins'].env}: {line}"
     yield from _key_faults(settings, invalid)
+    yield from _webhook_faults(settings, invalid)
     if settings.environment == DEVELOPMENT:
         return
     for name, row in TABLE.items():
         if row.required and row.env not in invalid and not getattr(settings, name):
             expected = f"{row.kind.expected} in {settings.environment}"
             yield fault_line(row.env, "nothing", expected, row.required)
-    key = settings.jwt_secret_key
-    if key is not None and len(key.encode()) < SECRET_BYTES:
-        row = TABLE["jwt_secret_key"]
-        expected = f"{row.kind.expected} in {settings.environment}"
-        yield fault_line(
-            row.env, f"{len(key.encode())} bytes (kept secret)", expected, "use a longer one"
-        )
+    for name in ("jwt_secret_key", "notify_webhook_secret"):
+        row, key = TABLE[name], getattr(settings, name)
+        if key is not None and len(key.encode()) < SECRET_BYTES:
+            expected = f"{row.kind.expected} in {settings.environment}"
+            yield fault_line(
+                row.env, f"{len(key.encode())} bytes (kept secret)", expected, "use a longer one"
+            )
     if not settings.require_auth:
         expected = f"true in {settings.environment}"
         fix = "unset it: anonymous users are for development only"
@@ -91,6 +92,21 @@ def _key_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
         yield fault_line(algorithms.env, ", ".join(listed), expected, fix)
 
 
+def _webhook_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
+    """Check that what the webhook gets is signed, and cannot be read on the way."""
+    webhook, secret = TABLE["notify_webhook"], TABLE["notify_webhook_secret"]
+    url = settings.notify_webhook
+    if url is None or {webhook.env, secret.env} & invalid:
+        return
+    if settings.notify_webhook_secret is None:
+        expected = f"{secret.kind.expected}, because {webhook.env} is set"
+        yield fault_line(secret.env, "nothing", expected, _MAKE_A_KEY)
+    if settings.environment != DEVELOPMENT and not url.lower().startswith("https:"):
+        expected = f"https:// in {settings.environment}"
+        fix = "use https: over http anyone on the way can read what your users do"
+        yield fault_line(webhook.env, "http://", expected, fix)
+
+
 def combined_warnings(settings: Settings) -> Iterator[str]:
     """Return a line for each valid combination that is probably not intended."""
     key = settings.jwt_secret_key
@@ -113,6 +129,9 @@ def combined_warnings(settings: Settings) -> Iterator[str]:
                 f"{TABLE['redis_url'].env}: without TLS anyone on the way to the server can read "
                 "and change sessions; use rediss:// (or sentinels://), or a private network"
             )
+    if settings.notify_webhook_secret is not None and settings.notify_webhook is None:
+        secret, webhook = TABLE["notify_webhook_secret"].env, TABLE["notify_webhook"].env
+        yield f"{secret}: without {webhook} it has no effect"
     if settings.environment == PRODUCTION and settings.metrics_token is None:
         token, public = TABLE["metrics_token"].env, TABLE["metrics_public"].env
         if settings.metrics_public:

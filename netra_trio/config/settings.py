@@ -355,6 +355,26 @@ class Settings:
             "they are dropped",
         ),
     )
+    notify_webhook: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_row(
+            "NOTIFY_WEBHOOK",
+            WebUrl("https://app.example.com/hooks/netra", hides_path=True),
+            "where the server reports that a run without a session has ended or asks, while its "
+            "user has no connection; outside development it must be https",
+        ),
+    )
+    notify_webhook_secret: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_row(
+            "NOTIFY_WEBHOOK_SECRET",
+            Text(f"a secret of {SECRET_BYTES} bytes or more", secret=True),
+            "the key that signs these reports; NOTIFY_WEBHOOK requires it",
+            in_file=True,
+        ),
+    )
     history_retention_days: int = field(
         default=0,
         metadata=_row(

@@ -186,7 +186,15 @@ class Text:
 
 @frozen
 class WebUrl:
-    """An absolute http or https URL without credentials; an invalid one is never shown."""
+    """An absolute http or https URL without credentials; an invalid one is never shown.
+
+    Attributes:
+        example: A valid URL.
+        hides_path: Whether only the host is shown, because the path may be a secret.
+    """
+
+    example: str = "https://login.example.com/jwks"
+    hides_path: bool = False
 
     @property
     def expected(self) -> str:
@@ -210,7 +218,7 @@ class WebUrl:
         except ValueError:
             is_whole = False
         if not is_whole:
-            raise ValueError("write it like https://login.example.com/jwks")
+            raise ValueError(f"write it like {self.example}")
         if "@" in parts.netloc:
             raise ValueError("leave out user and password")
         if "#" in url:
@@ -218,8 +226,11 @@ class WebUrl:
         return url
 
     def show(self, value: str) -> str:
-        """Show the URL; a valid one contains no secret."""
-        return value
+        """Show the URL; a valid one contains no secret, except in its path."""
+        if not self.hides_path:
+            return value
+        parts = urlsplit(value)
+        return f"{parts.scheme}://{parts.netloc}/…"
 
 
 @frozen

@@ -64,7 +64,7 @@ def test_an_invalid_environment_is_reported_alone(tmp_path: Path) -> None:
         ("WEBSOCKET_BURST_QUEU", "WEBSOCKET_BURST_QUEUE"),
         ("WEBSOCKET_HEARTBEAT_INTERVAL_MS", "WEBSOCKET_HEARTBEAT_INTERVAL"),
         ("WEBSOCKET_AGENT_TIMEOUT", "AGENT_TIMEOUT"),
-        ("ROOM_HISTORY_EVENT", None),
+        ("ROOM_HISTORY_EVENT", "ROOM_HISTORY_EVENTS"),
         ("FILES_BYTES", None),
         ("USAGE_LIMIT", None),
         ("NOTIFY_URL", None),

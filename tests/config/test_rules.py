@@ -200,3 +200,66 @@ def test_the_burst_of_openings_follows_their_rate(tmp_path: Path) -> None:
     for rate, burst in ((10, 200), (1, 20)):
         settings = loaded(tmp_path, WEBSOCKET_OPENING_RATE=str(rate)).settings
         assert (settings.opening_rate, settings.opening_burst) == (rate, burst)
+
+
+WEBHOOK = {
+    "NOTIFY_WEBHOOK": "https://app.example.com/hooks/k3y",
+    "NOTIFY_WEBHOOK_SECRET": "w" * 32,
+}
+
+
+@pytest.mark.parametrize("environment", ["development", "staging", "production"])
+def test_a_webhook_with_its_secret_is_accepted(tmp_path: Path, environment: str) -> None:
+    outcome = load({**STRICT, **WEBHOOK, "ENVIRONMENT": environment}, directory=tmp_path)
+    assert outcome.settings.notify_webhook == WEBHOOK["NOTIFY_WEBHOOK"]
+    assert outcome.settings.notify_webhook_secret == WEBHOOK["NOTIFY_WEBHOOK_SECRET"]
+    assert [line for line in outcome.warnings if line.startswith("NOTIFY_")] == []
+    shown = {name: value for name, value, _, _ in describe(outcome)}
+    assert shown["NOTIFY_WEBHOOK"] == "https://app.example.com/…"
+    assert "k3y" not in repr(outcome.settings)
+    assert "www" not in str(shown) + repr(outcome.settings)
+
+
+def test_the_secret_of_the_webhook_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("w" * 40)
+    file.chmod(0o600)
+    environ = {"NOTIFY_WEBHOOK": WEBHOOK["NOTIFY_WEBHOOK"], "NOTIFY_WEBHOOK_SECRET_FILE": "secret"}
+    assert loaded(tmp_path, **environ).settings.notify_webhook_secret == "w" * 40
+
+
+@pytest.mark.parametrize("environment", ["development", "staging", "production"])
+@pytest.mark.parametrize(
+    ("changed", "line", "in_development"),
+    [
+        ({"NOTIFY_WEBHOOK_SECRET": ""}, "NOTIFY_WEBHOOK_SECRET: got nothing, expected a s", True),
+        (
+            {"NOTIFY_WEBHOOK_SECRET": "w" * 31},
+            "NOTIFY_WEBHOOK_SECRET: got 31 bytes (kept secret), expected",
+            False,
+        ),
+        (
+            {"NOTIFY_WEBHOOK": "http://127.0.0.1/k3y"},
+            "NOTIFY_WEBHOOK: got http://, expected https",
+            False,
+        ),
+        ({"NOTIFY_WEBHOOK": "ftp://k3y"}, "NOTIFY_WEBHOOK: got 9 bytes (kept secret), e", True),
+        ({"NOTIFY_WEBHOOK": "https://u:k3y@h/"}, "NOTIFY_WEBHOOK: got 16 bytes (kept", True),
+    ],
+)
+def test_faults_of_the_webhook(
+    tmp_path: Path, environment: str, changed: dict[str, str], line: str, in_development: bool
+) -> None:
+    environ = {**STRICT, **WEBHOOK, **changed, "ENVIRONMENT": environment}
+    if environment == "development" and not in_development:
+        load(environ, directory=tmp_path)
+        return
+    (found,) = faults(tmp_path, environ)
+    assert found.startswith(line)
+    assert "k3y" not in found
+
+
+def test_a_secret_without_its_webhook_is_a_warning(tmp_path: Path) -> None:
+    outcome = loaded(tmp_path, NOTIFY_WEBHOOK_SECRET="w" * 32)
+    [line] = [line for line in outcome.warnings if line.startswith("NOTIFY_")]
+    assert line == "NOTIFY_WEBHOOK_SECRET: without NOTIFY_WEBHOOK it has no effect"
