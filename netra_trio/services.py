@@ -26,6 +26,7 @@ from netra_trio.rooms.rooms import Rooms
 from netra_trio.rooms.snapshot import Snapshot
 from netra_trio.stores.base import NewMessage, Store
 from netra_trio.telemetry.instruments import Instruments
+from netra_trio.webhook.notifier import Notifier
 
 
 class OtherNodes(Protocol):
@@ -181,6 +182,7 @@ class Services:
         rooms: The rooms with members at this node.
         watch: The runs of watched threads; the node has it.
         presence: The users in the rooms.
+        notifier: Tells the webhook of runs that have left their session; None without a webhook.
     """
 
     settings: Settings
@@ -192,6 +194,7 @@ class Services:
     other_nodes: OtherNodes | None = None
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None
+    notifier: Notifier | None = None
     broker: Broker = field(factory=lambda: MemoryBackend().broker)
     may: May | None = None
     publisher: Publisher = field(

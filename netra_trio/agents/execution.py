@@ -29,6 +29,7 @@ from netra_trio.protocol.problem import problem
 from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.stores.base import Store
+from netra_trio.stores.notifications import Notification
 from netra_trio.telemetry.events import TelemetryEvent
 from netra_trio.values import frozen
 
@@ -92,6 +93,7 @@ class Execution:
         open_questions: The open questions of the user, for the answers.
         note: Receives the telemetry events of its tool calls.
         changed: Receives what it changes in its thread.
+        notification_of: Returns what is told of a question outside, None for nothing.
 
     Attributes:
         output: Sends the events of the run to the outlet.
@@ -112,6 +114,7 @@ class Execution:
         open_questions: MutableMapping[QuestionId, Question],
         note: Callable[[TelemetryEvent], None] = lambda _: None,
         changed: ChangeThread = lambda _message, _change: None,
+        notification_of: Callable[[QuestionId], Notification | None] = lambda _: None,
     ) -> None:
         self.spec = spec
         self.context = context
@@ -121,6 +124,7 @@ class Execution:
         self.has_ended = False
         self._note = note
         self._changed = changed
+        self._notification_of = notification_of
         self._store = store
         self._publisher = publisher
         self._wall_clock = wall_clock
@@ -161,8 +165,14 @@ class Execution:
                 wall_clock=self._wall_clock,
                 note=self._note,
                 changed=partial(self._changed, self.spec.message, ThreadChange.UPDATED),
+                notification_of=self._notification_of,
             )
         return self._questions
+
+    @property
+    def asking(self) -> list[QuestionId]:
+        """The questions of the run that are not closed."""
+        return [] if self._questions is None else self._questions.asking
 
     def cancel_questions(self) -> None:
         """Close the open questions as `cancelled`, because the run ends."""

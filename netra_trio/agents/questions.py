@@ -33,6 +33,7 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.text import json_size
 from netra_trio.stores.base import NewMessage, NewQuestion, QuestionEnd, Store
+from netra_trio.stores.notifications import Notification
 from netra_trio.telemetry.events import QuestionClosed, TelemetryEvent
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ class Questions:
         wall_clock: Returns Unix seconds.
         note: Receives the telemetry events.
         changed: Called when a question is asked or closed, which the list of threads shows.
+        notification_of: Returns what is told of a question outside, None for nothing.
     """
 
     def __init__(
@@ -239,6 +241,7 @@ class Questions:
         wall_clock: Callable[[], float],
         note: Callable[[TelemetryEvent], None],
         changed: Callable[[], None],
+        notification_of: Callable[[QuestionId], Notification | None],
     ) -> None:
         self._message = message
         self._output = output
@@ -248,9 +251,15 @@ class Questions:
         self._wall_clock = wall_clock
         self._note = note
         self._changed = changed
+        self._notification_of = notification_of
         self._open: dict[QuestionId, Question] = {}
         self._places = trio.Semaphore(OPEN_QUESTIONS)
         self._asked = 0
+
+    @property
+    def asking(self) -> list[QuestionId]:
+        """The questions that are not closed, also those that are being stored."""
+        return [each for each, question in self._open.items() if question.closed is None]
 
     async def ask(
         self,
@@ -300,9 +309,9 @@ class Questions:
         schema: bytes | None,
         call: ToolCall | None,
     ) -> NewQuestion:
-        now = self._wall_clock()
+        now, question_id = self._wall_clock(), new_question_id()
         return NewQuestion(
-            new_question_id(),
+            question_id,
             self._message.run_id,
             self._message.user_id,
             kind,
@@ -313,6 +322,7 @@ class Questions:
             None if call is None else call.name,
             None if call is None else call.arguments,
             None if call is None else call.digest,
+            self._notification_of(question_id),
         )
 
     async def _ask(

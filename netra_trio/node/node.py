@@ -35,6 +35,7 @@ from netra_trio.connections.connection import Connection
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
+from netra_trio.node.attendance import serve_unattended
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.host import SessionHost
@@ -155,6 +156,7 @@ class Node:
                 admission=shared.admission,
                 broker=backend.broker,
             )
+        self.services = serve_unattended(self.services, users, self.sessions.watch, self.start_soon)
         self.watch = watch = watch_threads(
             self.services, self._users, self.cluster, self.start_soon
         )
@@ -520,16 +522,12 @@ class Node:
         """Return the current gauges, for the metrics."""
         statistics = [session.statistics() for session in self.sessions]
         depths = [each["log_events"] for each in statistics]
-        runs = [*statistics, *(session.statistics() for session in self.sessions.left)]
         detached = self.sessions.statistics()["detached"]
         return Gauges(
             connections=len(self._connections),
             users=self._users.by_connections(),
             sessions={"attached": len(statistics) - detached, "detached": detached},
-            runs={
-                "active": sum(each["active"] for each in runs),
-                "waiting": sum(each["waiting"] for each in runs),
-            },
+            runs=self.sessions.run_statistics(),
             log_events=sum(depths),
             log_events_max=max(depths, default=0),
             **self.services.rooms.gauges(),

@@ -21,6 +21,7 @@ from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import User
 from netra_trio.telemetry.events import SessionEnded
 from netra_trio.telemetry.instruments import Instruments
+from netra_trio.telemetry.metrics import Key
 
 MOVED = "moved"  # why a session ends that this node has given to another one, or to any
 TOO_MANY = "too_many_sessions"  # why a session ends beyond the limit of its user
@@ -52,6 +53,13 @@ class SessionWatch(Protocol):
     @property
     def is_counting(self) -> bool:
         """Whether it can count now; otherwise each node applies the limit to its own sessions."""
+        ...
+
+    async def is_attached_elsewhere(self, user_id: UserId) -> bool:
+        """Return whether a user has a session with a connection at another node.
+
+        False if it is not known.
+        """
         ...
 
     def added(self, session: Session) -> None:
@@ -272,6 +280,11 @@ class Sessions:
     def statistics(self) -> dict[str, int]:
         """Return the number of sessions, and of those without a connection."""
         return {"sessions": len(self._all), "detached": len(self._detached)}
+
+    def run_statistics(self) -> dict[Key, int]:
+        """Return the numbers of active and of waiting runs, also of those that have left."""
+        each = [session.statistics() for session in [*self._all.values(), *self._left]]
+        return {state: sum(runs[state] for runs in each) for state in ("active", "waiting")}
 
     def _note_changed(self, session: Session) -> None:
         if self.watch is not None and session.id in self._all:

@@ -316,6 +316,24 @@ class SharedLimits:
         if place.is_known and (is_kept or place.session_id is None):
             self._changes_of(place.user_id).closed_connections.add(place.connection_id)
 
+    async def is_attached_elsewhere(self, user_id: UserId) -> bool:
+        """Return whether a user has a session with a connection at another node.
+
+        False if it is not known, because the broker does not answer.
+        """
+        if not self.is_counting:
+            return False
+        try:
+            [known] = await self._limits.update([UserUpdate(user_id, max_sessions=0)])
+            live = await self._directory.nodes() if known else {}
+        except BrokerUnavailable as error:
+            self._note_unavailable(error)
+            return False
+        return any(
+            session.detached is None and session.node in live and session.node != self._node
+            for session in known
+        )
+
     # Sessions.
 
     def added(self, session: Session) -> None:

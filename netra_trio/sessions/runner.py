@@ -8,6 +8,7 @@ await runner.finish(live, ending)       # stores the end, then appends `agent_co
 
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from math import inf
 
 import structlog
@@ -28,6 +29,7 @@ from netra_trio.protocol.messages import AgentCompleted, RunStatus
 from netra_trio.protocol.text import TextTail, cut_json
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions.event_stream import EventStream
+from netra_trio.sessions.notices import Notices
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
@@ -135,6 +137,7 @@ class Runner:
         spawn: Starts another task of the session.
         session_id: The session.
         changed: Receives what the runs change in their threads.
+        notices: Makes the notifications of runs that have left the session.
 
     Attributes:
         session_id: The session that keeps the events in its log; None if it keeps none any more.
@@ -150,6 +153,7 @@ class Runner:
         "_is_stopped",
         "_keeps_waiting",
         "_live",
+        "_notices",
         "_publisher",
         "_scheduler",
         "_settings",
@@ -175,8 +179,10 @@ class Runner:
         spawn: Callable[..., None],
         changed: ChangeThread,
         session_id: SessionId | None = None,
+        notices: Notices,
     ) -> None:
         self.session_id = session_id
+        self._notices = notices
         self._user = user
         self._events = events
         self._store = store
@@ -215,6 +221,7 @@ class Runner:
             open_questions=self._user.questions,
             note=self._instruments.note,
             changed=self._changed,
+            notification_of=partial(self._notices.of_question, spec.message),
         )
         live, message = LiveRun(self, execution), spec.message
         self._live[message.run_id] = self._user.runs[message.run_id] = live
@@ -315,11 +322,13 @@ class Runner:
         """The number of live runs that outlive the session."""
         return sum(live.is_unattended for live in self._live.values())
 
-    def stop_attended(self, status: RunStatus) -> None:
-        """Stop all runs that do not outlive the session; they end with `status`."""
+    def leave(self, status: RunStatus) -> None:
+        """Let the runs go on that outlive the session; all others are stopped, with `status`."""
+        self.session_id = None
         for live in self._live.values():
             if not live.is_unattended:
                 self._stop(live, status)
+        self._notices.leave(live.execution for live in self._live.values() if live.is_unattended)
 
     def stop_all(self, status: RunStatus) -> None:
         """Cancel all active runs; they end with `status`."""
@@ -415,6 +424,7 @@ class Runner:
             self._within_log(_completed(message.run_id, ending)),
             milliseconds(ending.duration),
             execution.output.steps,
+            self._notices.of_end(message, ending.status),
         )
         stood: StoredEnd | None = None
         try:

@@ -31,6 +31,7 @@ from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_feed import EventFeed
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import INBOX_MESSAGES, Adopted, Inbox, Work
+from netra_trio.sessions.notices import Notices
 from netra_trio.sessions.runner import LiveRun, Runner
 from netra_trio.sessions.users import User
 from netra_trio.telemetry.log_context import set_log_context
@@ -142,6 +143,7 @@ class Session:
             spawn=self._spawn,
             session_id=self.id,
             changed=changed,
+            notices=Notices(services.notifier),
         )
         self._duplicates = Duplicates(
             self.id,
@@ -331,8 +333,7 @@ class Session:
         self._admission.leave()
         self._duplicates.close()
         self.events.drop()
-        self._runner.session_id = None
-        self._runner.stop_attended(RunStatus.CANCELLED)
+        self._runner.leave(RunStatus.CANCELLED)
         if is_draining:
             self._runner.stop_starting(RunStatus.INTERRUPTED, draining=True)
         if len(self._inbox):

@@ -135,6 +135,16 @@ class Users:
         """Return the user; None if it is not known."""
         return self._users.get(user_id)
 
+    def find_run(self, run_id: RunId) -> LiveRun | None:
+        """Return a live run of any user; None if it is not live here."""
+        found = (user.runs.get(run_id) for user in self._users.values())
+        return next((live for live in found if live is not None), None)
+
+    @property
+    def have_runs(self) -> bool:
+        """Whether any user has a live run."""
+        return any(user.runs for user in self._users.values())
+
     def __len__(self) -> int:
         return len(self._users)
 

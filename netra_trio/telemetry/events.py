@@ -226,6 +226,61 @@ class QuestionClosed:
 
 
 @frozen
+class NotificationSent:
+    """The webhook has accepted a notification.
+
+    Attributes:
+        kind: The `type` of the notification.
+        attempts: How many there were, this one included.
+        seconds: The time until the webhook's answer.
+    """
+
+    EVENT: ClassVar[str] = "notification_sent"
+    LEVEL: ClassVar[str | None] = "info"
+    notification_id: str
+    run_id: str
+    kind: str
+    attempts: int
+    seconds: float
+
+
+@frozen
+class NotificationFailed:
+    """The webhook has not accepted a notification, which is sent again.
+
+    Attributes:
+        kind: The `type` of the notification.
+        attempts: How many there were, this one included.
+        reason: The status of the answer, or what went wrong.
+        retry_in: The seconds until the next attempt.
+    """
+
+    EVENT: ClassVar[str] = "notification_failed"
+    LEVEL: ClassVar[str | None] = "warning"
+    notification_id: str
+    run_id: str
+    kind: str
+    attempts: int
+    reason: str
+    retry_in: float
+
+
+@frozen
+class NotificationDropped:
+    """A notification is not sent, because the user has a connection.
+
+    Attributes:
+        kind: The `type` of the notification.
+    """
+
+    EVENT: ClassVar[str] = "notification_dropped"
+    LEVEL: ClassVar[str | None] = "debug"
+    notification_id: str
+    run_id: str
+    kind: str
+
+
+@frozen
 class UsageReported:
     """A run has used a model."""
 
@@ -275,6 +330,9 @@ TelemetryEvent = (
     | ToolStarted
     | ToolEnded
     | QuestionClosed
+    | NotificationSent
+    | NotificationFailed
+    | NotificationDropped
     | UsageReported
     | ListenerCrowded
     | RequestAnswered

@@ -304,6 +304,15 @@ METRICS: tuple[Metric, ...] = (
     _row(
         "counter",
         "runs",
+        "notifications_total",
+        "Attempts to tell the webhook of a run, sent or failed, and those that are dropped because "
+        "the user has a connection",
+        lambda m, _: m.notifications,
+        "outcome",
+    ),
+    _row(
+        "counter",
+        "runs",
         "usage_tokens_total",
         "Tokens of models that agents have reported, read (input) and written (output)",
         lambda m, _: m.usage_tokens,

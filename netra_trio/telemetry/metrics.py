@@ -42,6 +42,9 @@ from netra_trio.telemetry.events import (
     ConnectionEnded,
     ConnectionOpened,
     ConnectionResumed,
+    NotificationDropped,
+    NotificationFailed,
+    NotificationSent,
     OpeningRefused,
     QuestionClosed,
     RequestAnswered,
@@ -95,6 +98,7 @@ RATE_EVENTS = (
 )
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
 ROOM_EVENTS = ("received", "delivered", "merged", "dropped")
+NOTIFICATIONS = ("sent", "failed", "dropped")
 FALLBACKS = ("connections", "messages", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
@@ -237,6 +241,7 @@ class Metrics:
     runs_ended: dict[Key, int] = field(init=False)
     tool_duration: dict[Key, Histogram] = field(factory=lambda: _histograms(TOOL_OUTCOMES, LONG))
     questions: dict[Key, int] = field(factory=lambda: _zeros(QUESTIONS))
+    notifications: dict[Key, int] = field(factory=lambda: _zeros(NOTIFICATIONS))
     usage_tokens: dict[Key, int] = field(init=False)
     usage_cost: dict[Key, float] = field(init=False)
     requests: dict[Key, Histogram] = field(init=False)
@@ -338,6 +343,18 @@ def _question_closed(metrics: Metrics, event: QuestionClosed) -> None:
     metrics.questions[event.kind, event.outcome] += 1
 
 
+def _notification_sent(metrics: Metrics, _: NotificationSent) -> None:
+    metrics.notifications["sent"] += 1
+
+
+def _notification_failed(metrics: Metrics, _: NotificationFailed) -> None:
+    metrics.notifications["failed"] += 1
+
+
+def _notification_dropped(metrics: Metrics, _: NotificationDropped) -> None:
+    metrics.notifications["dropped"] += 1
+
+
 def _usage_reported(metrics: Metrics, event: UsageReported) -> None:
     metrics.usage_tokens[event.agent, "input"] += event.input_tokens
     metrics.usage_tokens[event.agent, "output"] += event.output_tokens
@@ -359,6 +376,9 @@ _COUNTED: dict[type[Any], Callable[[Metrics, Any], None]] = {
     RunEnded: _run_ended,
     ToolEnded: _tool_ended,
     QuestionClosed: _question_closed,
+    NotificationSent: _notification_sent,
+    NotificationFailed: _notification_failed,
+    NotificationDropped: _notification_dropped,
     UsageReported: _usage_reported,
     RequestAnswered: _request_answered,
 }
