@@ -207,16 +207,18 @@ class ReadingStore(MemoryStore):
     Attributes:
         read: The threads, in order.
         failures: How many calls fail.
+        seconds: How long each call takes.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.read: list[ThreadId] = []
         self.failures = 0
+        self.seconds = 0.0
 
     async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-        await trio.lowlevel.checkpoint()
         self.read.append(thread_id)
+        await trio.sleep(self.seconds)
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("scripted")
@@ -275,6 +277,41 @@ async def test_a_change_during_a_failure_is_told_once(autojump_clock: MockClock)
             await trio.sleep(0.5)
             tell(server, "t", second)
             assert [each["change"] for each in await read_all(one)] == expected
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+async def test_a_thread_that_is_deleted_while_it_is_read(
+    autojump_clock: MockClock, failures: int
+) -> None:
+    store = ReadingStore()
+    async with (
+        open_server(agents=AGENTS, store=store, **QUIET) as server,
+        devices(server, 1) as (one,),
+    ):
+        await converse(one, "hello")
+        store.failures, store.seconds = failures, 0.5
+        tell(server, "t", ThreadChange.UPDATED)
+        await trio.sleep(0.2)
+        await store.delete_thread(ALICE, ThreadId("t"))
+        tell(server, "t", ThreadChange.DELETED)
+        assert [each["change"] for each in await read_all(one)] == ["deleted"]
+
+
+async def test_a_user_that_leaves_while_a_thread_is_read(autojump_clock: MockClock) -> None:
+    store = ReadingStore()
+    async with open_server(agents=AGENTS, store=store, **QUIET) as server:
+        async with devices(server, 1) as (one,):
+            await converse(one, "hello")
+            store.seconds = 0.5
+            tell(server, "t", ThreadChange.UPDATED)
+            await wait_all_tasks_blocked()
+        await trio.sleep(1)
+        for user_id in (ALICE, UserId("never here")):
+            server.node._threads._changes.deliver(
+                Change(user_id, ThreadId("t"), ThreadChange.DELETED)
+            )
+        await trio.sleep(1)
+        assert store.read == ["t"]
 
 
 async def test_a_client_that_does_not_read_is_told_later(autojump_clock: MockClock) -> None:
