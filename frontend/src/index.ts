@@ -6,11 +6,24 @@
 
 export { browserPorts, memoryStorage } from "./browser.js";
 export { RequestError } from "./client/api.js";
-export type { ClientOptions, Handler, HistoryPage, NetraClient, OutgoingMessage, Subscribe } from "./client/api.js";
+export type {
+  ClientOptions,
+  Handler,
+  HistoryPage,
+  JoinOptions,
+  NetraClient,
+  OutgoingMessage,
+  Subscribe,
+  ThreadsPage,
+  WatchOptions,
+} from "./client/api.js";
 export { createClient } from "./client/client.js";
 export type * from "./ports.js";
 export type { ServerConfig } from "./protocol/discovery.js";
 export type * from "./protocol/messages.js";
+export { roomKey } from "./core/rooms.js";
+export type { RoomItem, RoomState, RoomStatus, RoomTarget } from "./core/rooms.js";
+export type { ThreadList } from "./core/thread-list.js";
 export type { Reply } from "./core/questions.js";
 export { expiresIn, isEnd, isOpen } from "./core/snapshot.js";
 export type * from "./core/snapshot.js";

@@ -2,8 +2,11 @@
 
 import type { Reply } from "../core/questions.js";
 import type {
+  ClientPayloads,
   ControlPayloads,
   ErrorBody,
+  Rating,
+  RoomContent,
   ServerMessage,
   ServerMessageOf,
   ServerType,
@@ -57,6 +60,19 @@ export interface HistoryPage {
   readonly before?: string;
 }
 
+export interface WatchOptions {
+  /** The user of a thread that is shared. Its history is not read: it is this other user's. */
+  readonly owner?: string | undefined;
+}
+
+export interface JoinOptions {
+  /** Begins with the events that the room still has, instead of now. */
+  readonly history?: boolean | undefined;
+}
+
+/** A part of the user's threads. */
+export type ThreadsPage = ClientPayloads["list_threads"];
+
 export interface NetraClient {
   /** Connects, unless it is connected or connecting. */
   connect(): void;
@@ -93,5 +109,37 @@ export interface NetraClient {
   loadThread(threadId: string, page?: HistoryPage): Promise<ControlPayloads["thread_history"]>;
   /** Shows another thread; new messages belong to it. */
   openThread(threadId: string): void;
+  /**
+   * Shows the runs of a thread as they happen, whichever session or device asked, and reads its
+   * history. Ends when the returned function is called.
+   */
+  watchThread(threadId: string, options?: WatchOptions): () => void;
+  /**
+   * Follows a room: its state is `getSnapshot().rooms.get(roomKey(…))`. Ends when the returned
+   * function is called; the room is left a second after the last one.
+   */
+  joinRoom(room: string, options?: JoinOptions): () => void;
+  /**
+   * Publishes in a room. Resolves once it is published, once, however often it has to be sent.
+   * Rejects with `RequestError`: `FORBIDDEN` if the user may not. Offline, it waits, but does not
+   * survive a reload.
+   */
+  publish(room: string, content: RoomContent): Promise<ControlPayloads["room_confirmed"]>;
+  /** Asks who is in a room. Rejects with `RequestError`. */
+  getPresence(room: string): Promise<ControlPayloads["presence"]>;
+  /** Keeps `getSnapshot().threads` up to date until the returned function is called. */
+  followThreads(): () => void;
+  /** Adds older threads to `getSnapshot().threads`. Rejects with `RequestError`. */
+  loadMoreThreads(): Promise<void>;
+  /** Reads a page of the user's threads, and shows it nowhere. Rejects with `RequestError`. */
+  listThreads(page?: ThreadsPage): Promise<ControlPayloads["thread_list"]>;
+  /** The following resolve once it is done, in all sessions. They reject with `RequestError`. */
+  renameThread(threadId: string, title: string): Promise<void>;
+  /** The user has read a thread up to a message. */
+  markRead(threadId: string, messageId: string): Promise<void>;
+  /** Deletes a thread with all that belongs to it; its runs are stopped. */
+  deleteThread(threadId: string): Promise<void>;
+  /** Rates an agent's message; null takes the rating back. */
+  sendFeedback(messageId: string, rating: Rating | null, comment?: string): Promise<void>;
   clearError(): void;
 }

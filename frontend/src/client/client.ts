@@ -11,20 +11,32 @@ import type { OutboxMessage } from "../core/outbox.js";
 import type { Reply } from "../core/questions.js";
 import { isEnd, type Snapshot } from "../core/snapshot.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ClientPayloads, ControlPayloads, ControlRequest, RunRequest } from "../protocol/messages.js";
+import type {
+  ClientPayloads,
+  ControlPayloads,
+  ControlRequest,
+  Rating,
+  RoomContent,
+  RunRequest,
+} from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
 import {
   RequestError,
   type ClientOptions,
   type HistoryPage,
+  type JoinOptions,
   type NetraClient,
   type OutgoingMessage,
   type Subscribe,
+  type ThreadsPage,
+  type WatchOptions,
 } from "./api.js";
 import { clientClosed, invalid } from "./errors.js";
 import { Listeners } from "./listeners.js";
 import { Tab } from "./tab.js";
 
+/** Messages that the client sends by itself: `joinRoom` and `watchThread` join a room for all tabs. */
+const INTERNAL: ReadonlySet<string> = new Set(["ack", "auth", "join_room", "leave_room", "watch_thread", "unwatch_thread"]);
 const FIRST_WAIT = 1_000; // ms, the guide's `reconnectInterval`
 
 export function createClient(options: ClientOptions, ports: Ports): NetraClient {
@@ -96,8 +108,7 @@ class Client implements NetraClient {
       payload: startsRun ? { thread_id: this.#tab.threads.current, ...rest } : payload,
       correlation_id: key,
     };
-    const isInternal = type === "ack" || type === "auth";
-    const fault = isInternal ? `$.type: the client itself sends ${type}` : outgoingFault(message);
+    const fault = INTERNAL.has(type) ? `$.type: the client itself sends ${type}` : outgoingFault(message);
     if (fault !== null || typeof key !== "string") {
       const error = invalid(this.#ports.timers.now(), fault ?? "$.correlation_id: expected a string");
       this.#tab.reject(typeof key === "string" ? key : null, error);
@@ -106,6 +117,13 @@ class Client implements NetraClient {
     if (type === "answer") {
       const { question_id, ...reply } = payload as unknown as ClientPayloads["answer"];
       return this.#tab.answers.send(question_id, reply).then(
+        () => true,
+        () => false,
+      );
+    }
+    if (type === "room_message") {
+      const { room, content } = payload as unknown as ClientPayloads["room_message"];
+      return this.#tab.calls.publish(room, content, key).then(
         () => true,
         () => false,
       );
@@ -155,26 +173,62 @@ class Client implements NetraClient {
   }
 
   loadThread(threadId: string, page: HistoryPage = {}): Promise<ControlPayloads["thread_history"]> {
-    const id = this.#ports.uniqueId();
-    const payload = { thread_id: threadId, ...page };
-    const message = { type: "get_thread_history", payload, correlation_id: id } as const;
-    const fault = outgoingFault(message);
-    const now = this.#ports.timers.now();
-    if (fault !== null) return Promise.reject(new RequestError(invalid(now, fault)));
-    if (this.#isClosed) return Promise.reject(new RequestError(clientClosed(now)));
-    this.#tab.threads.show(threadId);
-    return new Promise((resolve, reject) => {
-      this.#tab.ask(id, message, {
-        written: () => undefined,
-        answered: (answer) => {
-          if (answer.error !== null) reject(new RequestError(answer.error));
-          else if (answer.message.type === "thread_history") resolve(answer.message.payload);
-        },
-      });
-    });
+    if (!this.#isClosed) this.#tab.threads.show(threadId);
+    return this.#tab.calls.call("get_thread_history", { thread_id: threadId, ...page });
   }
 
   openThread(threadId: string): void {
     this.#tab.openThread(threadId);
+  }
+
+  watchThread(threadId: string, { owner }: WatchOptions = {}): () => void {
+    if (this.#isClosed) return () => undefined;
+    return this.#tab.rooms.join({ kind: "thread", thread_id: threadId, owner: owner ?? null });
+  }
+
+  joinRoom(room: string, { history = false }: JoinOptions = {}): () => void {
+    if (this.#isClosed) return () => undefined;
+    return this.#tab.rooms.join({ kind: "room", room, history });
+  }
+
+  publish(room: string, content: RoomContent): Promise<ControlPayloads["room_confirmed"]> {
+    return this.#tab.calls.publish(room, content);
+  }
+
+  getPresence(room: string): Promise<ControlPayloads["presence"]> {
+    return this.#tab.calls.call("get_presence", { room });
+  }
+
+  followThreads(): () => void {
+    return this.#isClosed ? () => undefined : this.#tab.list.follow();
+  }
+
+  async loadMoreThreads(): Promise<void> {
+    const { threads, hasMore } = this.#tab.list.value;
+    const before = threads.at(-1)?.thread_id;
+    if (before === undefined || !hasMore) return;
+    const { threads: older, has_more } = await this.listThreads({ before });
+    this.#tab.list.add(older, has_more);
+  }
+
+  listThreads(page: ThreadsPage = {}): Promise<ControlPayloads["thread_list"]> {
+    return this.#tab.calls.call("list_threads", page);
+  }
+
+  async renameThread(threadId: string, title: string): Promise<void> {
+    await this.#tab.calls.call("rename_thread", { thread_id: threadId, title });
+  }
+
+  async markRead(threadId: string, messageId: string): Promise<void> {
+    await this.#tab.calls.call("mark_read", { thread_id: threadId, message_id: messageId });
+  }
+
+  async deleteThread(threadId: string): Promise<void> {
+    await this.#tab.calls.call("delete_thread", { thread_id: threadId });
+  }
+
+  async sendFeedback(messageId: string, rating: Rating | null, comment?: string): Promise<void> {
+    const reason = comment === undefined ? {} : { comment };
+    await this.#tab.calls.call("feedback", { message_id: messageId, rating, ...reason });
   }
 }

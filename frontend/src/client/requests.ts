@@ -39,6 +39,10 @@ export class Requests {
     return id !== undefined && this.#open.has(id);
   }
 
+  message(id: string | undefined): ControlRequest | undefined {
+    return id === undefined ? undefined : this.#open.get(id)?.message;
+  }
+
   open(): readonly (readonly [string, ControlRequest])[] {
     return [...this.#open].map(([id, { message }]) => [id, message]);
   }

@@ -1,6 +1,8 @@
 /** Composes the snapshot, with the same arrays as before for what has not changed. */
 
 import type { ChatMessage, ConnectionState, Role, Run, Snapshot } from "../core/snapshot.js";
+import type { RoomState } from "../core/rooms.js";
+import type { ThreadList } from "../core/thread-list.js";
 import type { ErrorBody } from "../protocol/messages.js";
 import type { View } from "../store/view.js";
 
@@ -9,7 +11,10 @@ export interface SnapshotParts {
   readonly lastError: ErrorBody | null;
   readonly role: Role;
   readonly threadId: string;
-  readonly threads: ReadonlySet<string>;
+  /** The threads whose messages are shown. */
+  readonly shown: ReadonlySet<string>;
+  readonly rooms: ReadonlyMap<string, RoomState>;
+  readonly threads: ThreadList;
   /** Messages that no outbox has accepted yet. */
   readonly unaccepted: number;
 }
@@ -17,7 +22,7 @@ export interface SnapshotParts {
 export class SnapshotComposer {
   readonly #view: View;
   #version = -1;
-  #threads: ReadonlySet<string> | null = null;
+  #shown: ReadonlySet<string> | null = null;
   #messages: readonly ChatMessage[] = [];
   #runs: readonly Run[] = [];
 
@@ -25,12 +30,12 @@ export class SnapshotComposer {
     this.#view = view;
   }
 
-  compose({ state, lastError, role, threadId, threads, unaccepted }: SnapshotParts): Snapshot {
-    if (this.#version !== this.#view.version || this.#threads !== threads) {
+  compose({ state, lastError, role, threadId, shown, rooms, threads, unaccepted }: SnapshotParts): Snapshot {
+    if (this.#version !== this.#view.version || this.#shown !== shown) {
       this.#version = this.#view.version;
-      this.#threads = threads;
-      this.#messages = this.#view.messages(threads);
-      this.#runs = this.#view.runs(threads);
+      this.#shown = shown;
+      this.#messages = this.#view.messages(shown);
+      this.#runs = this.#view.runs(shown);
     }
     const queued = state.stats.queued + unaccepted;
     return {
@@ -49,6 +54,8 @@ export class SnapshotComposer {
       clockOffset: state.clockOffset,
       role,
       threadId,
+      rooms,
+      threads,
     };
   }
 }

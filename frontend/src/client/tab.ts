@@ -16,18 +16,24 @@ import type { ControlRequest, ErrorBody, ServerMessage } from "../protocol/messa
 import type { Ports } from "../ports.js";
 import { View } from "../store/view.js";
 import type { Command } from "../tabs/channel.js";
-import type { FollowerOwner, Sync } from "../tabs/follower.js";
+import type { Sync } from "../tabs/follower.js";
 import { TabGroup } from "../tabs/group.js";
 import type { Leadership } from "../tabs/leader.js";
-import type { LeaderOwner } from "../tabs/service.js";
 import { Answers } from "./answers.js";
-import { clientClosed, outboxFull, tooManyRequests, userChanged } from "./errors.js";
+import { Calls } from "./calls.js";
+import { clientClosed, userChanged } from "./errors.js";
 import { LatestError } from "./latest-error.js";
+import { Memberships } from "./memberships.js";
 import { Requests, type RequestCallbacks } from "./requests.js";
+import { asFollower, asLeader, type Roles } from "./roles.js";
+import { Rooms } from "./rooms.js";
 import { RunStops } from "./run-stops.js";
 import { SnapshotComposer } from "./snapshot.js";
 import { Submissions } from "./submissions.js";
+import { ThreadLists } from "./thread-list.js";
+import { ThreadEvents } from "./thread-events.js";
 import { Threads } from "./threads.js";
+import { Transit } from "./transit.js";
 import { Updates } from "./updates.js";
 import { UserTracker } from "./user.js";
 
@@ -51,12 +57,17 @@ export class Tab {
   readonly threads: Threads;
   readonly stops: RunStops;
   readonly answers: Answers;
+  readonly calls: Calls;
+  readonly rooms: Rooms;
+  readonly list: ThreadLists;
   readonly #ports: Ports;
   readonly #owner: TabOwner;
   readonly #view = new View();
   readonly #composer = new SnapshotComposer(this.#view);
   readonly #errors = new LatestError();
   readonly #connection: Connection;
+  readonly #memberships: Memberships;
+  readonly #transit: Transit;
   readonly #group: TabGroup;
   readonly #submissions: Submissions;
   readonly #requests: Requests;
@@ -71,8 +82,11 @@ export class Tab {
     this.#owner = owner;
     const address = serverAddress(ports, options.url);
     const name = serverName(address);
-    this.threads = new Threads(ports, `${name}:thread`, options.threadId, (id) => owner.loadThread(id));
-    this.#submissions = new Submissions(ports.tab, `${name}:unsent`, (message) => this.#deliver(message));
+    this.threads = new Threads(ports, `${name}:thread`, options.threadId, {
+      load: (id) => owner.loadThread(id),
+      isWatched: (id) => this.rooms.isWatched(id),
+    });
+    this.#submissions = new Submissions(ports.tab, `${name}:unsent`, (message) => this.#transit.deliver(message));
     this.#requests = new Requests((id) => this.#connection.forget(id));
     const asking = {
       uniqueId: () => ports.uniqueId(),
@@ -81,12 +95,27 @@ export class Tab {
     };
     this.stops = new RunStops(asking);
     this.answers = new Answers(ports, this.#view, asking);
-    this.#updates = new Updates(this.#view, this.#requests, this.stops, this.answers, {
+    this.calls = new Calls(ports, asking);
+    this.list = new ThreadLists(ports, {
+      ...asking,
+      isFirst: () => this.#group.role !== "follower",
+      isConnected: () => this.snapshot.isConnected,
+      changed: () => this.#changed(),
+    });
+    const events = new ThreadEvents(this.#view, this.threads, this.stops, this.answers);
+    this.rooms = new Rooms(ports, events, {
+      want: (rooms) => void (this.#group.want(rooms) || this.#memberships.want("", rooms)),
+      message: (message) => owner.message(message),
+      changed: () => this.#changed(),
+    });
+    this.#updates = new Updates(this.#view, this.#requests, this.stops, this.answers, this.rooms, {
       isAlone: () => this.#group.role === "alone",
       isOwnId: (id) => this.#ownIds.has(id),
       isShown: (threadId) => this.threads.shown.has(threadId),
       settled: (key, ok, error) => this.#settle(key, ok, error),
       connected: (verdict) => this.threads.connected(verdict),
+      received: (message) => this.list.received(message),
+      reload: (threadId) => this.threads.reload(threadId),
       message: (message) => owner.message(message),
       changed: () => this.#changed(),
     });
@@ -113,10 +142,32 @@ export class Tab {
       pageIsBack: () => this.#command("wake"),
       changed: () => this.#connectionChanged(),
     });
+    this.#memberships = new Memberships(ports, this.#connection, (update) => this.#report(update));
+    const roles: Roles = {
+      connection: this.#connection,
+      view: this.#view,
+      submissions: this.#submissions,
+      memberships: this.#memberships,
+      requests: this.#requests,
+      updates: this.#updates,
+      errors: this.#errors,
+      accept: (message) => this.#transit.accept(message),
+      execute: (command) => this.#execute(command),
+      sync: (message) => this.#sync(message),
+      now: () => this.#now(),
+      changed: () => this.#changed(),
+    };
     this.#group = new TabGroup(ports, address, options.isShared, {
-      asLeader: this.#asLeader(),
-      asFollower: this.#asFollower(),
+      asLeader: asLeader(roles),
+      asFollower: asFollower(roles),
       lost: () => this.#rejoin(true),
+      present: () => this.rooms.announce(),
+    });
+    this.#transit = new Transit(this.#submissions, this.#requests, {
+      group: this.#group,
+      connection: this.#connection,
+      publish: (update) => this.#publish(update),
+      now: () => this.#now(),
     });
   }
 
@@ -153,6 +204,9 @@ export class Tab {
   close(): void {
     this.#connection.abort();
     this.#leave(false);
+    this.rooms.close();
+    this.list.close();
+    this.calls.close();
     this.answers.failAll(clientClosed(this.#now()));
     this.#requests.failAll(clientClosed(this.#now()));
     this.#submissions.giveUp();
@@ -190,10 +244,7 @@ export class Tab {
     // One key is one message, however often it is submitted.
     const known = this.#submissions.known(key);
     if (known !== null) return known;
-    if (this.#submissions.isFull) {
-      this.#publish({ kind: "settled", message: { key, message }, ok: false, error: outboxFull(this.#now()) });
-      return Promise.resolve(false);
-    }
+    if (this.#submissions.isFull) return this.#transit.refuse({ key, message });
     const { thread_id } = message.payload;
     if (thread_id !== undefined) this.threads.show(thread_id);
     return this.#handOver({ key, message: { ...message, timestamp: this.#now() / 1000 } });
@@ -202,10 +253,8 @@ export class Tab {
   ask(id: string, message: ControlRequest, callbacks: RequestCallbacks): void {
     this.#ownIds.set(id, true);
     this.#requests.add(id, message, callbacks);
-    this.#pass(id, message);
+    this.#transit.pass(id, message);
   }
-
-  // Messages and requests: to the connection of this tab, or to the leader.
 
   #handOver(message: OutboxMessage): Promise<boolean> {
     this.#ownIds.set(message.key, true);
@@ -214,45 +263,21 @@ export class Tab {
     return done;
   }
 
-  #deliver(message: OutboxMessage): void {
-    if (!this.#group.submit(message) && this.#group.isLeader) this.#accept(message);
-  }
-
-  #pass(id: string, message: ControlRequest): void {
-    if (this.#group.request(id, message) || this.#connection.request(id, message)) return;
-    this.#requests.answer(id, { error: tooManyRequests(this.#now()) });
-  }
-
-  /** Hands everything that is open to a new leader. */
-  #passAll(isQueued: (key: string) => boolean = () => false): void {
-    for (const message of this.#submissions.open()) if (!isQueued(message.key)) this.#deliver(message);
-    for (const [id, message] of this.#requests.open()) this.#pass(id, message);
-  }
-
-  /** Puts a message of this tab or another one into the outbox. */
-  #accept(message: OutboxMessage): void {
-    if (this.#connection.submit(message)) {
-      this.#group.post({ kind: "accepted", key: message.key });
-      this.#submissions.accepted(message.key);
-    } else {
-      this.#publish({ kind: "settled", message, ok: false, error: outboxFull(this.#now()) });
-    }
-  }
-
   // The leadership, and its user.
 
   #lead(subject: string | null): Promise<Leadership> {
     const isFirst = this.#user.use(subject);
     const leadership = this.#group.join(subject);
     if (isFirst) this.#restoreUnsent();
-    if (this.#group.role === "follower") this.#passAll();
+    if (this.#group.role === "follower") this.#transit.passAll();
     this.#changed();
     return leadership;
   }
 
   #ready(): void {
     this.#group.ready();
-    this.#passAll();
+    this.#transit.passAll();
+    this.rooms.announce();
   }
 
   #restoreUnsent(): void {
@@ -271,11 +296,14 @@ export class Tab {
     this.#requests.failAll(userChanged(this.#now()));
     this.#submissions.clear();
     this.threads.renew();
+    this.rooms.reset();
+    this.list.reset();
   }
 
   #leave(wasTaken: boolean): void {
     // Stored before the leadership ends: the next leader reads it.
     this.#connection.resign(wasTaken);
+    this.#memberships.clear();
     this.#group.leave();
     this.threads.cancelReloads();
   }
@@ -290,6 +318,11 @@ export class Tab {
 
   /** Applies an update of this tab's own connection, in all tabs. */
   #publish(update: Update): void {
+    for (const one of this.#memberships.route(update)) this.#report(one);
+    if (update.kind === "message" && update.message.type === "connection_established") this.#memberships.attach();
+  }
+
+  #report(update: Update): void {
     this.#group.post({ kind: "update", update });
     this.#updates.apply(update);
   }
@@ -308,43 +341,6 @@ export class Tab {
 
   // The other tabs.
 
-  #asLeader(): LeaderOwner {
-    const connection = this.#connection;
-    const view = this.#view;
-    const submissions = this.#submissions;
-    return {
-      get state() {
-        return connection.state;
-      },
-      get view() {
-        return view.state();
-      },
-      get queued() {
-        return connection.outbox.map(({ key }) => key);
-      },
-      get settled() {
-        return submissions.settled;
-      },
-      accept: (message) => this.#accept(message),
-      request: (id, message) => (connection.request(id, message) ? null : tooManyRequests(this.#now())),
-      execute: (command) => this.#execute(command),
-    };
-  }
-
-  #asFollower(): Omit<FollowerOwner, "following"> {
-    return {
-      apply: (update) => this.#updates.apply(update),
-      sync: (message) => this.#sync(message),
-      accepted: (key) => this.#submissions.accepted(key),
-      written: (id) => this.#requests.written(id),
-      isOwedAcceptance: () => this.#submissions.unaccepted > 0,
-      stateChanged: ({ lastError }) => {
-        this.#errors.connection(lastError);
-        this.#changed();
-      },
-    };
-  }
-
   #sync({ view, state, settled, queued }: Sync): void {
     this.#view.adopt(view);
     this.answers.check();
@@ -354,8 +350,10 @@ export class Tab {
     for (const { key, ok, error } of settled) this.#settle(key, ok, error);
     for (const key of queued) this.#submissions.accepted(key);
     const keys = new Set(queued);
-    this.#passAll((key) => keys.has(key));
+    this.#transit.passAll((key) => keys.has(key));
+    this.rooms.announce();
     if (state.status === "CONNECTED") this.threads.synced();
+    this.list.connected();
     this.#changed();
   }
 
@@ -383,7 +381,9 @@ export class Tab {
       lastError: this.#errors.latest(state.lastError),
       role: this.#group.role,
       threadId: this.threads.current,
-      threads: this.threads.shown,
+      shown: this.threads.shown,
+      rooms: this.rooms.states,
+      threads: this.list.value,
       unaccepted: this.#submissions.unaccepted,
     });
   }

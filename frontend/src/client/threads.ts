@@ -8,11 +8,18 @@ import { tryToStore } from "./storage.js";
 const RELOADS = 3; // of a thread whose history the server could not send
 const RELOAD_AFTER = 5_000; // ms, where the server states no delay
 
+export interface ThreadsOwner {
+  /** Reads a thread's history from the server; rejects with `RequestError`. */
+  load(threadId: string): Promise<unknown>;
+  /** Whether a thread is watched: then its history is read once it is joined. */
+  isWatched(threadId: string): boolean;
+}
+
 export class Threads {
   readonly #ports: Pick<Ports, "timers" | "tab" | "uniqueId">;
   readonly #name: string;
   readonly #isChosen: boolean;
-  readonly #load: (threadId: string) => Promise<unknown>;
+  readonly #owner: ThreadsOwner;
   readonly #reloads = new Map<string, Cancel>();
   #current: string;
   #shown: ReadonlySet<string>;
@@ -22,18 +29,17 @@ export class Threads {
   /**
    * @param name Of the stored thread id.
    * @param chosen The thread that the application chose, if it did.
-   * @param load Reads a thread's history from the server; rejects with `RequestError`.
    */
   constructor(
     ports: Pick<Ports, "timers" | "tab" | "uniqueId">,
     name: string,
     chosen: string | undefined,
-    load: (threadId: string) => Promise<unknown>,
+    owner: ThreadsOwner,
   ) {
     this.#ports = ports;
     this.#name = name;
     this.#isChosen = chosen !== undefined;
-    this.#load = load;
+    this.#owner = owner;
     const stored = ports.tab.get(name);
     this.#hasHistory = chosen !== undefined || stored !== null;
     this.#current = chosen ?? stored ?? ports.uniqueId();
@@ -57,7 +63,12 @@ export class Threads {
   open(threadId: string): void {
     this.#hasHistory = true;
     this.#showOnly(threadId);
-    this.#reload(threadId);
+    if (!this.#owner.isWatched(threadId)) this.reload(threadId);
+  }
+
+  /** Reads a thread's history; a thread that the server does not know is empty. */
+  reload(threadId: string): void {
+    this.#reload(threadId, RELOADS);
   }
 
   /** Begins a new thread for another user, unless the application chose the thread. */
@@ -84,14 +95,14 @@ export class Threads {
     const isFirst = !this.#hasConnected;
     this.#hasConnected = true;
     if (!this.#hasHistory || (!isFirst && verdict === "exact")) return;
-    for (const thread of this.#shown) this.#reload(thread);
+    for (const thread of this.#shown) if (!this.#owner.isWatched(thread)) this.reload(thread);
   }
 
   /** The tab received the state of a leader that is connected. */
   synced(): void {
     if (this.#hasConnected) return;
     this.#hasConnected = true;
-    if (this.#hasHistory) this.#reload(this.#current);
+    if (this.#hasHistory && !this.#owner.isWatched(this.#current)) this.reload(this.#current);
   }
 
   cancelReloads(): void {
@@ -101,15 +112,14 @@ export class Threads {
 
   #showOnly(threadId: string): void {
     this.#current = threadId;
-    this.#shown = new Set([threadId]);
+    this.#shown = new Set([threadId, ...[...this.#shown].filter((id) => this.#owner.isWatched(id))]);
     this.store();
   }
 
-  /** Reads a thread's history; a thread that the server does not know is empty. */
-  #reload(thread: string, left = RELOADS): void {
+  #reload(thread: string, left: number): void {
     this.#reloads.get(thread)?.();
     this.#reloads.delete(thread);
-    this.#load(thread).catch((error: unknown) => {
+    this.#owner.load(thread).catch((error: unknown) => {
       if (!(error instanceof RequestError)) throw error;
       const { code, retry_after_ms = RELOAD_AFTER } = error.body;
       if (left === 0 || (code !== "RATE_LIMIT_EXCEEDED" && code !== "SERVICE_UNAVAILABLE")) return;

@@ -290,11 +290,11 @@ export class Connection {
   }
 
   #established(message: ServerMessageOf<"connection_established">): void {
-    const { session_id, connection_id, user_id, server_time, resume, limits } = message.payload;
+    const { session_id, connection_id, user_id, user_room, agents, server_time, resume, limits } = message.payload;
     const { verdict, reason = null, last_seq } = resume;
     this.#sender.limits = limits;
     this.#receiver.start(session_id, last_seq);
-    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason }, server_time);
+    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason, user_room, agents }, server_time);
     this.#retry.connected();
     this.#owner.update({ kind: "message", message });
     if (this.#line !== null) this.#sender.attach(this.#line, (id) => this.#owner.isClosed(id, resume.runs));

@@ -4,12 +4,16 @@ import type { HistoryMessage } from "../protocol/messages.js";
 
 export type Page = readonly HistoryMessage[];
 
-/** The list with a page merged into it: a newer page, an older one, or one that overlaps. */
-export function withPage(known: Page, page: Page): Page {
+/**
+ * The list with a page merged into it: a newer page, an older one, or one that overlaps.
+ *
+ * @param isNewest Whether no message follows the page: known ones behind it have left the history.
+ */
+export function withPage(known: Page, page: Page, isNewest: boolean): Page {
   const [first] = page;
   const last = page.at(-1);
   const [oldest] = known;
-  if (first === undefined || last === undefined) return known;
+  if (first === undefined || last === undefined) return isNewest ? page : known;
   if (oldest === undefined) return page;
   const ids = new Set(page.map((message) => message.message_id));
   const isInPage = (message: HistoryMessage): boolean => ids.has(message.message_id);
@@ -21,6 +25,6 @@ export function withPage(known: Page, page: Page): Page {
   }
   const end = known.findLastIndex(isInPage);
   // The page was read later than the known messages, so it replaces those that both have.
-  const reachesEnd = ids.has(known[known.length - 1]?.message_id ?? "");
+  const reachesEnd = isNewest || ids.has(known[known.length - 1]?.message_id ?? "");
   return [...known.slice(0, begin), ...page, ...(reachesEnd ? [] : known.slice(end + 1))];
 }

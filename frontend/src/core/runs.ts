@@ -1,10 +1,10 @@
 /** Runs assembled from their events, and from the runs that a resume reports. */
 
-import type { EventMessage, EventPayloads, HistoryMessage, ResumedRun } from "../protocol/messages.js";
+import type { EventMessage, EventPayloads, HistoryMessage, HistoryStep, ResumedRun } from "../protocol/messages.js";
 import { closedExcept, UNKNOWN, withAnswered, withAsked, withHistory, withResumed } from "./questions.js";
-import { isEnd, type Run, type ToolCall, type Usage } from "./snapshot.js";
+import { isEnd, type Run, type Thought, type ToolCall, type Usage } from "./snapshot.js";
 
-const NEW_RUN: Run = {
+export const NEW_RUN: Run = {
   run_id: "",
   correlation_id: null,
   thread_id: null,
@@ -118,7 +118,7 @@ export function afterResume(before: Run | undefined, resumed: ResumedRun, isComp
  */
 export function afterHistory(
   before: Run | undefined,
-  message: HistoryMessage & { readonly run: NonNullable<HistoryMessage["run"]> },
+  message: WithRun,
   thread_id: string,
   keepsText: boolean,
 ): Run | undefined {
@@ -135,6 +135,58 @@ export function afterHistory(
   if (!isMissedEnd) return { ...run, questions };
   const text = keepsText ? run.text : "";
   return { ...run, status, text, position: null, questions: closedExcept(questions, [], "cancelled") };
+}
+
+type WithRun = HistoryMessage & { readonly run: NonNullable<HistoryMessage["run"]> };
+
+/** An ended run, from its question and its answer in the history: what it did, and how long it took. */
+export function runFromHistory(question: WithRun, answer: HistoryMessage, thread_id: string): Run {
+  const { run_id, agent_name, status, questions = [], duration_ms = answer.run?.duration_ms ?? null } = question.run;
+  const steps = answer.steps ?? [];
+  return {
+    ...NEW_RUN,
+    run_id,
+    correlation_id: question.correlation_id ?? null,
+    thread_id,
+    agent_name,
+    status,
+    attempt: 1,
+    text: answer.content,
+    truncated: answer.truncated === true,
+    thoughts: steps.flatMap(thoughtOf),
+    tools: steps.flatMap(toolOf),
+    questions: closedExcept(withHistory([], run_id, questions), [], "cancelled"),
+    duration_ms,
+  };
+}
+
+function thoughtOf({ type, thought, step_number, total_steps }: HistoryStep): Thought[] {
+  if (type !== "thought" || thought === undefined) return [];
+  return [
+    {
+      thought,
+      ...(step_number === undefined ? {} : { step_number }),
+      ...(total_steps === undefined ? {} : { total_steps }),
+    },
+  ];
+}
+
+function toolOf(step: HistoryStep): ToolCall[] {
+  const { type, at: _, success, tool_call_id, tool_name, arguments: given = null, ...rest } = step;
+  if (type !== "tool" || tool_call_id === undefined || tool_name === undefined) return [];
+  const { result, error, duration_ms, truncated } = rest;
+  return [
+    {
+      tool_call_id,
+      tool_name,
+      arguments: given,
+      status: success === undefined ? "cut" : success ? "succeeded" : "failed",
+      ...(result === undefined ? {} : { result }),
+      ...(error === undefined ? {} : { error }),
+      ...(duration_ms === undefined ? {} : { duration_ms }),
+      ...(truncated === undefined ? {} : { truncated }),
+    },
+  ];
 }
 
 /** The sums for each model. */

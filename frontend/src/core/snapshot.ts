@@ -5,12 +5,15 @@ import type {
   ErrorBody,
   JsonObject,
   JsonValue,
+  ListedAgent,
   QuestionKind,
   ResetReason,
   RunStatus,
   Verdict,
 } from "../protocol/messages.js";
 import type { ServerConfig } from "../protocol/discovery.js";
+import type { RoomState } from "./rooms.js";
+import type { ThreadList } from "./thread-list.js";
 
 export type Status =
   | "CONNECTING"
@@ -158,6 +161,10 @@ export interface SessionInfo {
   readonly user_id: string;
   readonly verdict: Verdict;
   readonly reason: ResetReason | null;
+  /** The room of the user, which the application may publish in. */
+  readonly user_room: string;
+  /** The agents that may be asked, the default one first. */
+  readonly agents: readonly ListedAgent[];
 }
 
 /** The next attempt to connect, while the client waits for it. */
@@ -205,6 +212,10 @@ export interface Snapshot {
   readonly clockOffset: number;
   readonly role: Role;
   readonly threadId: string;
+  /** The rooms and watched threads of this tab, by key: see `roomKey`. */
+  readonly rooms: ReadonlyMap<string, RoomState>;
+  /** The user's threads, while a component follows them. */
+  readonly threads: ThreadList;
 }
 
 export const isEnd = (status: RunStatus): status is EndStatus =>

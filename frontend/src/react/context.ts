@@ -14,6 +14,17 @@ export type Methods = Pick<
   | "answer"
   | "loadThread"
   | "openThread"
+  | "watchThread"
+  | "joinRoom"
+  | "publish"
+  | "getPresence"
+  | "followThreads"
+  | "loadMoreThreads"
+  | "listThreads"
+  | "renameThread"
+  | "markRead"
+  | "deleteThread"
+  | "sendFeedback"
   | "clearError"
   | "forceReconnect"
   | "disconnect"
@@ -38,6 +49,17 @@ export function createHandle(client: NetraClient): ClientHandle {
     answer: (questionId, reply) => client.answer(questionId, reply),
     loadThread: (threadId, page) => client.loadThread(threadId, page),
     openThread: (threadId) => client.openThread(threadId),
+    watchThread: (threadId, options) => client.watchThread(threadId, options),
+    joinRoom: (room, options) => client.joinRoom(room, options),
+    publish: (room, content) => client.publish(room, content),
+    getPresence: (room) => client.getPresence(room),
+    followThreads: () => client.followThreads(),
+    loadMoreThreads: () => client.loadMoreThreads(),
+    listThreads: (page) => client.listThreads(page),
+    renameThread: (threadId, title) => client.renameThread(threadId, title),
+    markRead: (threadId, messageId) => client.markRead(threadId, messageId),
+    deleteThread: (threadId) => client.deleteThread(threadId),
+    sendFeedback: (messageId, rating, comment) => client.sendFeedback(messageId, rating, comment),
     clearError: () => client.clearError(),
     forceReconnect: () => client.forceReconnect(),
     disconnect: () => client.disconnect(),

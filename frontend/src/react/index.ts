@@ -9,4 +9,15 @@
 export type { EnhancedWebSocket } from "./context.js";
 export { useEnhancedWebSocket, useNetra, useNetraClient } from "./hooks.js";
 export { EnhancedWebSocketProvider, type EnhancedWebSocketProviderProps } from "./provider.js";
+export {
+  useRoom,
+  useThread,
+  useThreads,
+  useWatch,
+  type Room,
+  type RoomOptions,
+  type Thread,
+  type Threads,
+  type Watch,
+} from "./rooms.js";
 export { shallowEqual } from "./selection.js";

@@ -6,10 +6,16 @@ import { isEnd, type AgentEntry, type ChatMessage, type Run, type UserEntry } fr
 import { answerFromHistory, questionFromHistory, runEntry } from "./entries.js";
 
 export interface ConversationData {
-  readonly runs: ReadonlyMap<string, Run>;
+  readonly runs: { readonly all: ReadonlyMap<string, Run>; isHidden(runId: string | null): boolean };
   readonly users: ReadonlyMap<string, UserEntry>;
   /** By thread. */
   readonly history: ReadonlyMap<string, Page>;
+}
+
+interface Listed {
+  /** Message ids and correlation ids. */
+  readonly messages: Set<string>;
+  readonly runs: Set<string>;
 }
 
 export class Conversation {
@@ -17,6 +23,7 @@ export class Conversation {
   // An unchanged message stays the same object, so that a list renders again only what changed.
   readonly #answers = new WeakMap<Run, AgentEntry>();
   readonly #old = new WeakMap<HistoryMessage, ChatMessage>();
+  readonly #statuses = new WeakMap<UserEntry, UserEntry>();
 
   constructor(data: ConversationData) {
     this.#data = data;
@@ -25,59 +32,81 @@ export class Conversation {
   messages(threads: ReadonlySet<string>): readonly ChatMessage[] {
     const { runs, users } = this.#data;
     const list: ChatMessage[] = [];
-    const listedKeys = new Set<string>();
-    const listedRuns = new Set<string>();
-    for (const thread of threads) this.#addHistory(thread, list, listedKeys, listedRuns);
+    const listed = { messages: new Set<string>(), runs: new Set<string>() };
+    for (const thread of threads) this.#addHistory(thread, list, listed);
+    const questions = new Map<string, UserEntry>();
     for (const user of users.values()) {
-      if (!isIn(threads, user.thread_id) || listedKeys.has(user.id)) continue;
-      list.push(user);
-      const run = user.run_id === null ? undefined : runs.get(user.run_id);
-      if (run === undefined || listedRuns.has(run.run_id)) continue;
-      listedRuns.add(run.run_id);
-      list.push(this.#answer(run));
+      if (user.run_id !== null) questions.set(user.run_id, user);
+      if (!isIn(threads, user.thread_id) || runs.isHidden(user.run_id)) continue;
+      if (listed.messages.has(user.id) || listed.messages.has(user.message_id ?? "")) continue;
+      list.push(this.#withStatus(user));
+      const run = user.run_id === null ? undefined : runs.all.get(user.run_id);
+      if (run === undefined || listed.runs.has(run.run_id)) continue;
+      listed.runs.add(run.run_id);
+      list.push(this.#answer(run, user));
     }
-    for (const run of runs.values()) {
-      if (isIn(threads, run.thread_id) && !listedRuns.has(run.run_id)) list.push(this.#answer(run));
+    for (const run of runs.all.values()) {
+      if (!isIn(threads, run.thread_id) || listed.runs.has(run.run_id)) continue;
+      list.push(this.#answer(run, questions.get(run.run_id)));
     }
     return list;
   }
 
-  #addHistory(thread: string, list: ChatMessage[], keys: Set<string>, runs: Set<string>): void {
+  #addHistory(thread: string, list: ChatMessage[], listed: Listed): void {
     const page = this.#data.history.get(thread) ?? [];
-    const texts = counted(page.filter(({ role }) => role === "agent").map(({ content }) => content));
+    const answers = page.filter(({ role }) => role === "agent");
+    const answered = new Set(answers.map(({ run }) => run?.run_id));
+    const texts = counted(answers.filter(({ run }) => run === undefined).map(({ content }) => content));
     let agent: string | null = null;
     for (const message of page) {
       // The history names the agent at the question; the answer that follows is that agent's.
       agent = message.run?.agent_name ?? agent;
       list.push(this.#fromHistory(message, thread, agent));
-      if (message.correlation_id !== undefined) keys.add(message.correlation_id);
-      const run = message.run && this.#data.runs.get(message.run.run_id);
-      if (run === undefined) continue;
-      runs.add(run.run_id);
-      // A run whose answer is in the history is not listed again.
+      listed.messages.add(message.message_id);
+      if (message.correlation_id !== undefined) listed.messages.add(message.correlation_id);
+      if (message.run === undefined) continue;
+      listed.runs.add(message.run.run_id);
+      const run = this.#data.runs.all.get(message.run.run_id);
+      if (run === undefined || answered.has(run.run_id)) continue;
+      // An answer of before 0.2 does not say which run it is of: it is found by its text.
       const left = texts.get(run.text) ?? 0;
       texts.set(run.text, left - 1);
-      if (!isEnd(run.status) || (run.text !== "" && left <= 0)) list.push(this.#answer(run));
+      if (!isEnd(run.status) || (run.text !== "" && left <= 0)) list.push(this.#answer(run, undefined));
     }
   }
 
   #fromHistory(message: HistoryMessage, thread: string, agent: string | null): ChatMessage {
-    const { run } = message;
-    const run_status = run === undefined ? null : (this.#data.runs.get(run.run_id)?.status ?? run.status);
+    const run = this.#data.runs.all.get(message.run?.run_id ?? "");
+    const run_status = run?.status ?? message.run?.status ?? null;
+    // The history shortens long answers; the live one is complete.
+    const isLonger = message.role === "agent" && message.truncated === true && (run?.text.length ?? 0) > message.content.length;
+    const content = isLonger && run !== undefined ? run.text : message.content;
     const known = this.#old.get(message);
-    if (known !== undefined && (known.role === "agent" || known.run_status === run_status)) return known;
+    if (known?.content === content && (known.role === "agent" || known.run_status === run_status)) return known;
     const entry =
-      message.role === "agent"
-        ? answerFromHistory(message, thread, agent)
-        : { ...questionFromHistory(message, thread), run_status };
+      message.role === "user"
+        ? { ...questionFromHistory(message, thread), run_status }
+        : { ...answerFromHistory(message, thread, agent), ...(isLonger ? { content, truncated: run?.truncated === true } : {}) };
     this.#old.set(message, entry);
     return entry;
   }
 
-  #answer(run: Run): AgentEntry {
+  /** A question of another session with the status of its run, which only the run has. */
+  #withStatus(user: UserEntry): UserEntry {
+    const run_status = this.#data.runs.all.get(user.run_id ?? "")?.status ?? user.run_status;
+    if (run_status === user.run_status) return user;
+    const known = this.#statuses.get(user);
+    if (known?.run_status === run_status) return known;
+    const entry = { ...user, run_status };
+    this.#statuses.set(user, entry);
+    return entry;
+  }
+
+  #answer(run: Run, question: UserEntry | undefined): AgentEntry {
     const known = this.#answers.get(run);
     if (known !== undefined) return known;
-    const entry = runEntry(run, this.#data.users.get(run.correlation_id ?? "")?.timestamp ?? 0);
+    const asked = question ?? this.#data.users.get(run.correlation_id ?? "");
+    const entry = runEntry(run, asked?.timestamp ?? 0);
     this.#answers.set(run, entry);
     return entry;
   }

@@ -2,6 +2,7 @@
 
 import type { HistoryMessage } from "../protocol/messages.js";
 import type { OutboxMessage } from "../core/outbox.js";
+import type { UserMessageEvent } from "../core/rooms.js";
 import type { AgentEntry, Run, UserEntry } from "../core/snapshot.js";
 
 /** @param timestamp In Unix seconds. */
@@ -23,6 +24,26 @@ export function userEntry(
     run_id: null,
     run_status: null,
     status: "pending",
+    error: null,
+    timestamp,
+  };
+}
+
+/** A message that another session has sent. */
+export function watchedEntry(message: UserMessageEvent, thread: string, timestamp: number): UserEntry {
+  const { message_id, run_id, content } = message;
+  return {
+    role: "user",
+    id: message_id,
+    type: "user_message",
+    payload: { content },
+    content,
+    correlation_id: null,
+    thread_id: thread,
+    message_id,
+    run_id,
+    run_status: null,
+    status: "confirmed",
     error: null,
     timestamp,
   };
@@ -71,22 +92,30 @@ export function questionFromHistory(message: HistoryMessage, thread: string): Us
   };
 }
 
+/** @param asked The agent that the last question was for; a message of before 0.2 has no run. */
 export function answerFromHistory(
   message: HistoryMessage,
   thread: string,
-  agent: string | null,
+  asked: string | null,
 ): AgentEntry {
+  const { run, feedback } = message;
+  const agent = run?.agent_name ?? asked;
   return {
     role: "agent",
-    id: message.message_id,
+    // The same as while the run was live.
+    id: run?.run_id ?? message.message_id,
     type: "agent_message",
-    payload: { content: message.content, ...(agent === null ? {} : { agent_name: agent }) },
+    payload: {
+      content: message.content,
+      ...(agent === null ? {} : { agent_name: agent }),
+      ...(feedback === undefined ? {} : { feedback }),
+    },
     content: message.content,
     correlation_id: null,
     thread_id: thread,
     message_id: message.message_id,
-    run_id: null,
-    status: "completed",
+    run_id: run?.run_id ?? null,
+    status: run?.status ?? "completed",
     error: null,
     truncated: message.truncated === true,
     timestamp: message.created_at,

@@ -9,12 +9,14 @@
 import type { ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
 import { withPage, type Page } from "../core/history.js";
 import type { OutboxMessage } from "../core/outbox.js";
-import { afterEvent, afterHistory, afterResume } from "../core/runs.js";
+import { afterEvent, afterHistory, afterResume, runFromHistory } from "../core/runs.js";
+import type { UserMessageEvent } from "../core/rooms.js";
 import { EventSequence } from "../core/sequence.js";
 import { isEnd, type ChatMessage, type Question, type Run, type UserEntry } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import { Conversation, isIn } from "./conversation.js";
-import { contentOf, isAnswerOf, userEntry } from "./entries.js";
+import { contentOf, isAnswerOf, userEntry, watchedEntry } from "./entries.js";
+import { RunStore } from "./runs.js";
 import type { Position } from "./session-store.js";
 
 /** The state that a leader sends to a tab that joins. */
@@ -25,14 +27,17 @@ export interface ViewState {
   readonly users: readonly UserEntry[];
 }
 
+/** The updates of a session; those of rooms come by `watch` and `addQuestion`. */
+export type ViewUpdate = Exclude<Update, { readonly kind: "room" | "room_state" }>;
+
 export type Outcome = "applied" | "duplicate" | "missed";
 
-const KEPT = 500; // messages and ended runs; older ones are in the server's history
+const KEPT = 500; // messages; older ones are in the server's history
 
 export class View {
   #session: string | null = null;
   #sequence = new EventSequence();
-  readonly #runs = new Map<string, Run>();
+  readonly #runs = new RunStore();
   readonly #users = new Map<string, UserEntry>();
   readonly #history = new Map<string, Page>();
   readonly #conversation = new Conversation({ runs: this.#runs, users: this.#users, history: this.#history });
@@ -53,27 +58,32 @@ export class View {
   }
 
   question(questionId: string): Question | undefined {
-    for (const { questions } of this.#runs.values()) {
+    for (const { questions } of this.#runs.all.values()) {
       const found = questions.find(({ question_id }) => question_id === questionId);
       if (found !== undefined) return found;
     }
     return undefined;
   }
 
-  /** Whether a run is not over. */
+  /** Whether a message replaces another one of its thread. */
+  replaces(key: string | undefined): boolean {
+    return key !== undefined && this.#users.get(key)?.payload["replaces"] !== undefined;
+  }
+
+  /** Whether a run of this session is not over. */
   get hasRuns(): boolean {
-    return [...this.#runs.values()].some(({ status }) => !isEnd(status));
+    return this.#runs.isActive;
   }
 
   runs(threads: ReadonlySet<string>): readonly Run[] {
-    return [...this.#runs.values()].filter((run) => isIn(threads, run.thread_id));
+    return [...this.#runs.all.values()].filter((run) => isIn(threads, run.thread_id));
   }
 
   messages(threads: ReadonlySet<string>): readonly ChatMessage[] {
     return this.#conversation.messages(threads);
   }
 
-  apply(update: Update): Outcome {
+  apply(update: ViewUpdate): Outcome {
     const outcome = update.kind === "message" ? this.#applyMessage(update.message) : this.#applyOther(update);
     if (outcome === "applied") this.#version += 1;
     return outcome;
@@ -92,16 +102,49 @@ export class View {
     this.#version += 1;
   }
 
-  addHistory({ thread_id, messages }: ServerMessageOf<"thread_history">["payload"]): void {
-    this.#history.set(thread_id, withPage(this.#history.get(thread_id) ?? [], messages));
+  /** @param isNewest Whether the page has the newest messages of the thread. */
+  addHistory({ thread_id, messages }: ServerMessageOf<"thread_history">["payload"], isNewest: boolean): void {
+    this.#history.set(thread_id, withPage(this.#history.get(thread_id) ?? [], messages, isNewest));
     for (const { run, ...message } of messages) {
-      if (run === undefined) continue;
-      const known = this.#runs.get(run.run_id);
+      if (run === undefined || message.role === "agent") continue;
+      const answer = messages.find((other) => other.role === "agent" && other.run?.run_id === run.run_id);
+      if (answer !== undefined && isEnd(run.status)) {
+        this.#runs.list(runFromHistory({ ...message, run }, answer, thread_id));
+        continue;
+      }
+      const known = this.#runs.ofSession(run.run_id) ?? this.#runs.get(run.run_id);
       // After a crash the history may lack the answer: then the received text is kept.
       const keepsText = known !== undefined && !messages.some((other) => isAnswerOf(other, known));
       const after = afterHistory(known, { ...message, run }, thread_id, keepsText);
-      if (after !== undefined) this.#runs.set(run.run_id, after);
+      if (after !== undefined && after !== known) this.#runs.set(after);
     }
+    this.#version += 1;
+  }
+
+  /** The runs of a watched thread; null: it is not watched any more. */
+  watch(thread: string, runs: ReadonlyMap<string, Run> | null): void {
+    this.#runs.watch(thread, runs);
+    this.#version += 1;
+  }
+
+  /** Adds a message that another session of a watched thread has sent. */
+  addQuestion(thread: string, message: UserMessageEvent, timestamp: number): void {
+    if (message.replaces !== undefined) this.#hideFrom(thread, message.replaces, message.run_id);
+    const isKnown = [...this.#users.values()].some(({ message_id }) => message_id === message.message_id);
+    if (!isKnown) this.#users.set(message.message_id, watchedEntry(message, thread, timestamp));
+    this.#prune();
+    this.#version += 1;
+  }
+
+  /** A thread is deleted: what waits to be sent to it stays. */
+  drop(thread: string): void {
+    for (const { run_id } of this.runs(new Set([thread])).filter(({ thread_id }) => thread_id === thread)) {
+      this.#runs.hide(run_id);
+    }
+    for (const [id, user] of this.#users) {
+      if (user.thread_id === thread && user.message_id !== null) this.#users.delete(id);
+    }
+    this.#history.delete(thread);
     this.#version += 1;
   }
 
@@ -118,7 +161,7 @@ export class View {
     return {
       session: this.#session,
       last: this.#sequence.last,
-      runs: [...this.#runs.values()],
+      runs: this.#runs.sessions,
       users: [...this.#users.values()],
     };
   }
@@ -129,10 +172,28 @@ export class View {
     if (!isCurrent) {
       this.#session = state.session;
       this.#sequence.startAfter(state.last);
-      this.#runs.clear();
-      for (const run of state.runs) this.#runs.set(run.run_id, run);
+      this.#runs.replaceAll(state.runs);
     }
     for (const user of state.users) this.#users.set(user.id, user);
+    this.#version += 1;
+  }
+
+  /** Hides a message, its question and everything after it; not what waits to be sent, nor the new run. */
+  #hideFrom(thread: string, messageId: string, newRun: string): void {
+    const entries = this.messages(new Set([thread]));
+    const at = entries.findIndex(({ message_id }) => message_id === messageId);
+    if (at < 0) return;
+    const found = entries[at];
+    const question = found?.role === "agent" ? entries.findLastIndex(({ role }, index) => index < at && role === "user") : at;
+    const hidden = entries.slice(Math.max(question, 0)).filter(
+      (entry) => entry.run_id !== newRun && (entry.role === "agent" || entry.message_id !== null),
+    );
+    const ids = new Set(hidden.map(({ message_id }) => message_id));
+    this.#history.set(thread, (this.#history.get(thread) ?? []).filter(({ message_id }) => !ids.has(message_id)));
+    for (const { id, run_id } of hidden) {
+      this.#users.delete(id);
+      if (run_id !== null) this.#runs.hide(run_id);
+    }
     this.#version += 1;
   }
 
@@ -142,11 +203,11 @@ export class View {
     const place = this.#sequence.place(message.seq, message.seq_from);
     if (place !== "next") return place === "duplicate" ? "duplicate" : "missed";
     this.#sequence.take(message.seq);
-    const known = this.#runs.get(message.payload.run_id);
+    const known = this.#runs.ofSession(message.payload.run_id);
     // This session answered a question of another session: it learns the outcome, but has no such run.
     if (known === undefined && message.type === "agent_answered") return "applied";
     const run = afterEvent(known, message);
-    this.#runs.set(run.run_id, run);
+    this.#runs.event(run);
     this.#linkQuestion(run, message);
     if (message.type === "agent_completed") this.#prune();
     return "applied";
@@ -160,13 +221,14 @@ export class View {
     const { last } = this.#sequence;
     if (isSame && resume.verdict === "exact" && last < resume.last_seq) return "missed";
     const isAhead = isSame && last > resume.last_seq;
+    if (!isSame) this.#runs.begin();
     this.#session = session_id;
     if (!isAhead) this.#sequence.startAfter(resume.last_seq);
     for (const resumed of resume.runs) {
-      const known = this.#runs.get(resumed.run_id);
+      const known = this.#runs.ofSession(resumed.run_id);
       if (isAhead && known !== undefined) continue;
       const isComplete = isSame && last === resume.last_seq;
-      this.#runs.set(resumed.run_id, afterResume(known, resumed, isComplete));
+      this.#runs.event(afterResume(known, resumed, isComplete));
     }
     return "applied";
   }
@@ -181,10 +243,16 @@ export class View {
       message.type === "message_confirmed"
         ? { message_id: message.payload.message_id, thread_id: message.payload.thread_id }
         : {};
+    if (message.type === "message_confirmed" && user.message_id === null) {
+      // Listed in the order of confirmations, as in the history: other sessions may have sent meanwhile.
+      this.#users.delete(key);
+      const { replaces } = user.payload;
+      if (typeof replaces === "string") this.#hideFrom(message.payload.thread_id, replaces, run.run_id);
+    }
     this.#users.set(key, { ...user, ...confirmed, run_id: run.run_id, run_status: run.status });
   }
 
-  #applyOther(update: Exclude<Update, { kind: "message" }>): Outcome {
+  #applyOther(update: Exclude<ViewUpdate, { kind: "message" }>): Outcome {
     switch (update.kind) {
       case "unconfirmed":
         for (const key of update.keys) this.#mark(key, { status: "unconfirmed" });
@@ -223,9 +291,6 @@ export class View {
       if (this.#users.size <= KEPT) break;
       if (user.status === "confirmed" || user.status === "failed") this.#users.delete(key);
     }
-    for (const [key, run] of this.#runs) {
-      if (this.#runs.size <= KEPT) break;
-      if (isEnd(run.status)) this.#runs.delete(key);
-    }
+    this.#runs.prune();
   }
 }

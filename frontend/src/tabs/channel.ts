@@ -4,15 +4,17 @@
  *
  *     a tab that joins     join →            the leader answers `sync` with its whole state
  *     the leader           leader, sync, state, update, accepted, written
- *     a follower           join, submit, request, command
+ *     a follower           join, submit, request, command, rooms
  *
  * A follower keeps a message until the leader has accepted it, and submits it again to the next
- * leader; keys make that harmless.
+ * leader; keys make that harmless. It tells each leader which rooms it wants; the leader notices by a
+ * lock that a follower is gone.
  */
 
 import { isObject } from "../protocol/check.js";
 import type { ControlRequest, ErrorBody } from "../protocol/messages.js";
 import type { OutboxMessage } from "../core/outbox.js";
+import type { WantedRoom } from "../core/rooms.js";
 import type { ConnectionState } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import type { Channel, Ports } from "../ports.js";
@@ -48,11 +50,19 @@ export type FollowerMessage =
   | { readonly kind: "join"; readonly from: string }
   | { readonly kind: "submit"; readonly message: OutboxMessage }
   | { readonly kind: "request"; readonly id: string; readonly message: ControlRequest }
-  | { readonly kind: "command"; readonly command: Command };
+  | { readonly kind: "command"; readonly command: Command }
+  /** All rooms that a tab wants now. */
+  | { readonly kind: "rooms"; readonly from: string; readonly rooms: readonly WantedRoom[] };
 
 export type TabMessage = LeaderMessage | FollowerMessage;
 
-const FROM_FOLLOWERS: ReadonlySet<string> = new Set<FollowerMessage["kind"]>(["join", "submit", "request", "command"]);
+const FROM_FOLLOWERS: ReadonlySet<string> = new Set<FollowerMessage["kind"]>([
+  "join",
+  "submit",
+  "request",
+  "command",
+  "rooms",
+]);
 
 export const isFromFollower = (message: TabMessage): message is FollowerMessage =>
   FROM_FOLLOWERS.has(message.kind);

@@ -1,6 +1,7 @@
 /** The tabs of one user, as one of them sees them: the election, and its part as leader or follower. */
 
 import type { OutboxMessage } from "../core/outbox.js";
+import type { WantedRoom } from "../core/rooms.js";
 import type { ConnectionState, Role } from "../core/snapshot.js";
 import type { ControlRequest } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
@@ -14,6 +15,8 @@ export interface TabGroupOwner {
   readonly asFollower: Omit<FollowerOwner, "following">;
   /** Another tab has taken the leadership away. */
   lost(): void;
+  /** From now on the leader accepts what rooms this tab wants. */
+  present(): void;
 }
 
 export class TabGroup {
@@ -25,6 +28,7 @@ export class TabGroup {
     const election = new LeaderElection(ports, address, isShared, {
       received: (message) => this.#received(message),
       lost: () => owner.lost(),
+      present: () => owner.present(),
     });
     this.#election = election;
     this.#follower = new Follower(ports.timers, { ...owner.asFollower, following: () => this.#following() });
@@ -33,6 +37,7 @@ export class TabGroup {
         return election.role === "leader";
       },
       post: (message) => this.post(message),
+      watch: (tab, gone) => election.watch(tab, gone),
     });
   }
 
@@ -65,6 +70,7 @@ export class TabGroup {
   }
 
   leave(): void {
+    this.#service.ended();
     this.#election.leave();
     this.#follower.ended();
   }
@@ -94,6 +100,13 @@ export class TabGroup {
   request(id: string, message: ControlRequest): boolean {
     if (this.role !== "follower") return false;
     this.#election.channel?.post({ kind: "request", id, message });
+    return true;
+  }
+
+  want(rooms: readonly WantedRoom[]): boolean {
+    if (this.role !== "follower") return false;
+    const { channel, isPresent } = this.#election;
+    if (channel !== null && isPresent) channel.post({ kind: "rooms", from: channel.id, rooms });
     return true;
   }
 

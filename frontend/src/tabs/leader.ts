@@ -23,9 +23,11 @@ export interface ElectionEvents {
   received(message: TabMessage): void;
   /** Another tab has taken the leadership away. */
   lost(): void;
+  /** From now on a leader can notice that this tab is gone. */
+  present(): void;
 }
 
-const VERSION = 3; // of the messages between tabs: pages of different versions do not mix
+const VERSION = 4; // of the messages between tabs: pages of different versions do not mix
 
 type SharingPorts = Ports & {
   readonly locks: Locks;
@@ -41,6 +43,9 @@ interface Candidacy {
   readonly leadership: Promise<Leadership>;
   readonly steal: () => void;
   readonly leave: Cancel;
+  /** Calls back once another tab is gone. */
+  readonly watch: (tab: string, gone: () => void) => Cancel;
+  isPresent: boolean;
   store: SessionStore | null;
   hasFollowed: boolean;
 }
@@ -73,6 +78,16 @@ export class LeaderElection {
   /** The channel to the other tabs, if there are any. */
   get channel(): TabChannel | null {
     return this.#current?.channel ?? null;
+  }
+
+  /** Whether a leader would notice that this tab is gone. */
+  get isPresent(): boolean {
+    return this.#current?.isPresent === true;
+  }
+
+  /** Calls back once another tab of this user is gone: closed, crashed, or no longer in the group. */
+  watch(tab: string, gone: () => void): Cancel {
+    return this.#current?.watch(tab, gone) ?? (() => undefined);
   }
 
   /** Settles once this tab leads; never, if it leaves before that. */
@@ -122,7 +137,9 @@ export class LeaderElection {
     const store = new SessionStore(this.#ports.tab, name);
     const leave = store.claim(this.#ports);
     const leadership = Promise.resolve({ store, hasFollowed: false });
-    return { channel: null, leadership, steal: () => undefined, leave, store, hasFollowed: false };
+    const none = (): void => undefined;
+    const watch = (): Cancel => none;
+    return { channel: null, leadership, steal: none, leave, watch, isPresent: false, store, hasFollowed: false };
   }
 
   #compete(ports: SharingPorts, name: string): Candidacy {
@@ -143,6 +160,13 @@ export class LeaderElection {
     const lost = (): void => {
       if (this.#current === current) this.#events.lost();
     };
+    // Each tab holds a lock of its own: another tab gets it only once this one is gone.
+    const present = (): void => {
+      current.isPresent = true;
+      if (this.#current === current) this.#events.present();
+    };
+    const lockOf = (tab: string): string => `${versioned}:${tab}`;
+    const vanish = ports.locks.request(lockOf(channel.id), present, () => undefined);
     let release = ports.locks.request(versioned, granted, lost);
     const current: Candidacy = {
       channel,
@@ -155,7 +179,20 @@ export class LeaderElection {
         // The channel first: the next leader's messages are not for this tab.
         channel.close();
         release();
+        vanish();
       },
+      watch: (tab, gone) => {
+        const cancel = ports.locks.request(
+          lockOf(tab),
+          () => {
+            cancel();
+            gone();
+          },
+          () => undefined,
+        );
+        return cancel;
+      },
+      isPresent: false,
       store: null,
       hasFollowed: false,
     };

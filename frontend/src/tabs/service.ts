@@ -1,8 +1,10 @@
 /** The leader's side of the channel: accepts messages of the other tabs, and reports to them. */
 
 import type { OutboxMessage } from "../core/outbox.js";
+import type { WantedRoom } from "../core/rooms.js";
 import type { ConnectionState } from "../core/snapshot.js";
 import type { ControlRequest, ErrorBody } from "../protocol/messages.js";
+import type { Cancel } from "../ports.js";
 import type { ViewState } from "../store/view.js";
 import type { Command, FollowerMessage, LeaderMessage, Settled } from "./channel.js";
 
@@ -15,6 +17,8 @@ export interface LeaderOwner {
   accept(message: OutboxMessage): void;
   /** Sends a request; the error if it cannot be accepted. */
   request(id: string, message: ControlRequest): ErrorBody | null;
+  /** All rooms that another tab wants now. */
+  want(tab: string, rooms: readonly WantedRoom[]): void;
   execute(command: Command): void;
 }
 
@@ -22,11 +26,15 @@ export interface Followers {
   /** Whether this tab still leads. */
   readonly isLeader: boolean;
   post(message: LeaderMessage): void;
+  /** Calls back once a tab is gone. */
+  watch(tab: string, gone: () => void): Cancel;
 }
 
 export class LeaderService {
   readonly #owner: LeaderOwner;
   readonly #followers: Followers;
+  /** The tabs that want rooms. */
+  readonly #watched = new Map<string, Cancel>();
   #isReporting = false;
 
   constructor(owner: LeaderOwner, followers: Followers) {
@@ -50,11 +58,20 @@ export class LeaderService {
         if (error !== null) this.#decline(message.id, error);
         break;
       }
+      case "rooms":
+        this.#want(message.from, message.rooms);
+        break;
       case "command":
         owner.execute(message.command);
         this.#report();
         break;
     }
+  }
+
+  /** This tab does not lead any more. */
+  ended(): void {
+    for (const cancel of this.#watched.values()) cancel();
+    this.#watched.clear();
   }
 
   /** Reports the state of the connection: once for all changes of the current task. */
@@ -69,6 +86,17 @@ export class LeaderService {
 
   #report(): void {
     if (this.#followers.isLeader) this.#followers.post({ kind: "state", state: this.#owner.state });
+  }
+
+  #want(tab: string, rooms: readonly WantedRoom[]): void {
+    if (!this.#watched.has(tab)) {
+      const gone = (): void => {
+        this.#watched.delete(tab);
+        this.#owner.want(tab, []);
+      };
+      this.#watched.set(tab, this.#followers.watch(tab, gone));
+    }
+    this.#owner.want(tab, rooms);
   }
 
   #submit(message: OutboxMessage): void {

@@ -200,7 +200,12 @@ describe("history", () => {
     ["the same", page(1, 2), page(1, 2), [1, 2]],
     ["newer, with an unknown gap", page(1, 2), page(8, 9), [8, 9]],
     ["empty", page(1), page(), [1]],
-  ])("%s", (_, known, more, all) => expect(numbers(withPage(known, more))).toEqual(all));
+  ])("%s", (_, known, more, all) => expect(numbers(withPage(known, more, false))).toEqual(all));
+
+  it.each([
+    ["hides what follows it", page(1, 2, 3), page(2, 4), [1, 2, 4]],
+    ["has everything", page(1, 2), page(), []],
+  ])("whose newest page %s", (_, known, more, all) => expect(numbers(withPage(known, more, true))).toEqual(all));
 });
 
 describe("statistics", () => {

@@ -9,13 +9,17 @@ import {
   useEnhancedWebSocket,
   useNetra,
   useNetraClient,
+  useRoom,
+  useThread,
+  useThreads,
 } from "../../src/react/index.js";
 
 function Page(): ReactNode {
   const { messages, isConnected } = useEnhancedWebSocket();
   const status = useNetra((netra) => netra.status);
   const client = useNetraClient();
-  return <p>{`${status} ${messages.length} ${isConnected} ${client.getSnapshot().role}`}</p>;
+  const rest = [useRoom("news").status, useThread("main").status, useThreads().isLoaded].join(" ");
+  return <p>{`${status} ${messages.length} ${isConnected} ${client.getSnapshot().role} ${rest}`}</p>;
 }
 
 it("renders on a server, and neither asks for a token nor starts a timer", () => {
@@ -27,6 +31,6 @@ it("renders on a server, and neither asks for a token nor starts a timer", () =>
       <Page />
     </EnhancedWebSocketProvider>,
   );
-  expect(html).toBe("<p>DISCONNECTED 0 false alone</p>");
+  expect(html).toBe("<p>DISCONNECTED 0 false alone joining joining false</p>");
   expect(process.getActiveResourcesInfo().filter((name) => name === "Timeout")).toHaveLength(before);
 });

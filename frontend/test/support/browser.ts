@@ -18,17 +18,24 @@ interface LockRequest {
 }
 
 export class Browser {
-  readonly clock = new Clock();
-  readonly server = new FakeServer(this.clock);
+  readonly clock: Clock;
+  readonly server: FakeServer;
   readonly shared = memoryStorage();
   /** From 0 to 1: the value of each random number. */
   chance = 0.5;
   hasLocks = true;
   /** True: messages over channels are lost. */
   losesMessages = false;
-  #ids = 0;
+  #ids: number;
   #locks = new Map<string, LockRequest[]>();
   #channels = new Map<string, Set<(message: unknown) => void>>();
+
+  /** @param other Another browser at the same server. */
+  constructor(other?: Browser) {
+    this.clock = other?.clock ?? new Clock();
+    this.server = other?.server ?? new FakeServer(this.clock);
+    this.#ids = other === undefined ? 0 : 1_000_000;
+  }
 
   tab(storage: Storage = memoryStorage()): Tab {
     return new Tab(this, storage);

@@ -21,6 +21,7 @@ import type {
   SocketClass,
 } from "../../src/index.js";
 import type { Clock } from "./clock.js";
+import { FakeRooms } from "./rooms.js";
 
 interface Session {
   readonly id: string;
@@ -32,7 +33,7 @@ interface Session {
   socket: FakeSocket | null;
 }
 
-interface Run {
+export interface Run {
   readonly id: string;
   readonly session: Session;
   readonly thread: string;
@@ -61,6 +62,9 @@ export class FakeServer {
   readonly sessions = new Map<string, Session>();
   readonly runs = new Map<string, Run>();
   readonly threads = new Map<string, HistoryMessage[]>();
+  readonly rooms = new FakeRooms(this);
+  /** True: questions and answers are recorded in `threads`. */
+  keepsHistory = false;
   readonly requests: HttpRequest[] = [];
   /** The frames of all sockets, in order. */
   readonly received: ClientMessage[] = [];
@@ -319,6 +323,8 @@ export class FakeServer {
       else this.end(run.id, "cancelled");
     } else if (message.type === "user_message" || message.type === "agent_request") {
       this.#work(session, message);
+    } else {
+      this.rooms.take(socket, message);
     }
   }
 
@@ -346,7 +352,32 @@ export class FakeServer {
       thread_id: thread,
       status: "accepted",
     });
+    const content = message.type === "user_message" ? message.payload.content : "";
+    const replaces = message.type === "user_message" ? message.payload.replaces : undefined;
+    this.#record(run, "user", content, replaces);
+    const asked = { message_id: `msg-${run.id}`, run_id: run.id, user_id: session.user, content };
+    this.rooms.mirror(thread, "user_message", replaces === undefined ? asked : { ...asked, replaces }, session.id);
     this.emit(session, "agent_started", key, { run_id: run.id, agent_name: "echo", thread_id: thread, attempt: 1 });
+  }
+
+  /** Adds a message to the history: an answer behind its question. */
+  #record(run: Run, role: "user" | "agent", content: string, replaces?: string): void {
+    if (!this.keepsHistory) return;
+    const known = this.threads.get(run.thread) ?? [];
+    // A branch begins at the question of what it replaces.
+    const at = known.findIndex((one) => one.message_id === replaces);
+    const kept = at < 0 ? known : known.slice(0, known[at]?.role === "agent" ? at - 1 : at);
+    const id = `msg-${run.id}`;
+    const about = { run_id: run.id, agent_name: "echo", status: run.status, ...(run.end === null ? {} : { duration_ms: 5 }) };
+    const created_at = this.clock.now / 1000;
+    if (role === "user") {
+      const question: HistoryMessage = { message_id: id, role, content, created_at, correlation_id: run.key, run: about };
+      this.threads.set(run.thread, [...kept, question]);
+      return;
+    }
+    const answer: HistoryMessage = { message_id: `${id}-answer`, role, content, created_at, run: about, reply_to: id };
+    const answered = kept.flatMap((one) => (one.message_id === id ? [{ ...one, run: about }, answer] : [one]));
+    this.threads.set(run.thread, answered);
   }
 
   /** The newest run. */
@@ -403,6 +434,7 @@ export class FakeServer {
     run.status = status;
     for (const { question_id } of run.questions) this.close(question_id, "cancelled");
     run.end = { run_id: run.id, status, duration_ms: 5, result: run.text };
+    this.#record(run, "agent", run.text);
     this.emit(run.session, "agent_completed", run.key, run.end);
   }
 
@@ -421,6 +453,8 @@ export class FakeServer {
       seq: session.seq,
     } as ServerMessage & { seq: number };
     session.events.push(event);
+    const run = this.runs.get(payload.run_id);
+    if (run !== undefined && type !== "message_confirmed") this.rooms.mirror(run.thread, type, payload, session.id);
     if (session.socket?.state !== "open") return;
     session.written = session.seq;
     session.socket.deliver(event);

@@ -1,0 +1,90 @@
+/** Requests that an application waits for: each resolves to the server's answer. */
+
+import { resendDelay } from "../core/backoff.js";
+import { SEND_AGAIN } from "../core/retry-rules.js";
+import { outgoingFault } from "../protocol/encode.js";
+import type { ClientPayloads, ControlPayloads, ControlRequest, ErrorBody, RoomContent } from "../protocol/messages.js";
+import type { Cancel, Ports } from "../ports.js";
+import { RequestError } from "./api.js";
+import { clientClosed, invalid } from "./errors.js";
+import type { Answer, Asking } from "./requests.js";
+
+const ROOM_TRIES = 5; // of a message that the server cannot take now; its key is kept 300 s
+
+/** The answer to each request. */
+interface Answers {
+  get_thread_history: "thread_history";
+  room_message: "room_confirmed";
+  get_presence: "presence";
+  list_threads: "thread_list";
+  rename_thread: "thread_changed";
+  mark_read: "thread_changed";
+  delete_thread: "thread_changed";
+  feedback: "thread_changed";
+}
+type Call = keyof Answers;
+
+export class Calls {
+  readonly #timers: Ports["timers"];
+  readonly #asking: Asking;
+  /** The messages to rooms that wait before they are sent again. */
+  readonly #paused = new Map<() => void, Cancel>();
+  #isClosed = false;
+
+  constructor(ports: Pick<Ports, "timers">, asking: Asking) {
+    this.#timers = ports.timers;
+    this.#asking = asking;
+  }
+
+  /** Asks the server. Rejects with `RequestError`. */
+  call<T extends Call>(type: T, payload: ClientPayloads[T], id = this.#asking.uniqueId()): Promise<ControlPayloads[Answers[T]]> {
+    const message = { type, payload, correlation_id: id };
+    const fault = outgoingFault(message);
+    if (fault !== null) return Promise.reject(this.#error(invalid(this.#timers.now(), fault)));
+    if (this.#isClosed) return Promise.reject(this.#error(clientClosed(this.#timers.now())));
+    return new Promise((resolve, reject) => {
+      this.#asking.ask(id, message as unknown as ControlRequest, {
+        written: () => undefined,
+        answered: (answer: Answer) => {
+          if (answer.error !== null) reject(this.#error(answer.error));
+          else resolve(answer.message.payload as unknown as ControlPayloads[Answers[T]]);
+        },
+      });
+    });
+  }
+
+  /** Publishes in a room, under one key however often it is sent. Rejects with `RequestError`. */
+  async publish(room: string, content: RoomContent, key = this.#asking.uniqueId()): Promise<ControlPayloads["room_confirmed"]> {
+    for (let rejections = 0; ; rejections += 1) {
+      try {
+        return await this.call("room_message", { room, content }, key);
+      } catch (error) {
+        const isLast = rejections + 1 >= ROOM_TRIES || this.#isClosed;
+        if (!(error instanceof RequestError) || !SEND_AGAIN.has(error.body.code) || isLast) throw error;
+        await this.#pause(resendDelay(rejections, error.body.retry_after_ms));
+      }
+    }
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const [go, cancel] of this.#paused) {
+      cancel();
+      go();
+    }
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const go = (): void => {
+        this.#paused.delete(go);
+        resolve();
+      };
+      this.#paused.set(go, this.#timers.setTimeout(go, ms));
+    });
+  }
+
+  #error(body: ErrorBody): RequestError {
+    return new RequestError(body);
+  }
+}
