@@ -29,6 +29,8 @@ async def test_successful_connection_establishment(server: Server) -> None:
             "features",
             "limits",
             "resume",
+            "user_room",
+            "agents",
         }
         assert payload["user_id"] == "alice"
         assert payload["heartbeat_interval"] == 30_000
