@@ -43,9 +43,11 @@ TICK_SECONDS = 2.0  # between two looks for interests that have ended
 ASK_SECONDS = 1.0  # for the part of another node
 PATIENCE_SECONDS = 4.0  # for all parts: a lease, and a second; a node that is gone is not awaited
 RETRY_SECONDS = 0.1
+INTEREST_SECONDS = 0.25  # for the answer of another node, which is not necessary
 STOP_SECONDS = 1.0  # to publish the last events when the node is closed
 ANNOUNCED = 1000  # threads of one message, which has at most `MAIL_BYTES`
-WATCH, WATCHING, UNWATCHED, LEAVING = "watch", "watching", "unwatched", "leaving"
+WATCH, WATCHING, UNWATCHED = "watch", "watching", "unwatched"
+INTEREST, LEAVING = "interest", "leaving"
 
 Key: TypeAlias = tuple[UserId, ThreadId]
 
@@ -115,6 +117,7 @@ class ThreadWatch:
         self._left: set[NodeId] = set()  # nodes that have said so, and whose runs have ended
         if mailbox is not None and nodes is not None:
             mailbox.handle(WATCH, self._on_watch)
+            mailbox.handle(INTEREST, self._on_interest)
             mailbox.handle_now(WATCHING, self._on_watching)
             mailbox.handle_now(UNWATCHED, self._on_unwatched)
             mailbox.handle_now(LEAVING, self._on_leaving)
@@ -138,18 +141,43 @@ class ThreadWatch:
             async with local.lock:
                 if local.key is None:
                     if key not in self._interests:
-                        await self._begin_epoch(room)
+                        await self._begin_epoch(key, room)
                     local.key = key
                     self._begin(key, self._node, inf, may_miss=False)
             yield
         finally:
             self._release(room)
 
-    async def _begin_epoch(self, room: str) -> None:
-        """Forget a room that has events, because it was not forgotten when its interests ended."""
+    async def _begin_epoch(self, key: Key, room: str) -> None:
+        """Forget a room that has events, unless another node has watchers of it.
+
+        It was not forgotten when the interests of its time ended, or this node has not been told yet
+        of a watcher at another one.
+        """
         position = await self._broker.history(room, epoch="", after=0)
-        if position.offset:
+        if not position.offset:
+            return
+        async with trio.open_nursery() as nursery:
+            for node in self._peers:
+                nursery.start_soon(self._ask_interest, node, key)
+        if key not in self._interests:
             await self._broker.forget(room)
+
+    async def _ask_interest(self, node: NodeId, key: Key) -> None:
+        """Ask a node whether it is interested in a thread."""
+        assert self._mailbox is not None  # noqa: S101 - for mypy: there are other nodes
+        with suppress(BrokerUnavailable):
+            header = {"thread": key}
+            answer = await self._mailbox.ask(node, INTEREST, header, seconds=INTEREST_SECONDS)
+            if answer.header["is_interested"]:
+                until = trio.current_time() + LINGER_SECONDS
+                self._begin(key, node, until, may_miss=False)
+
+    async def _on_interest(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
+        """Answer whether this node is interested in a thread."""
+        assert self._mailbox is not None  # noqa: S101 - for mypy: it has received this
+        is_interested = self._node in self._interests.get(_key_of(header["thread"]), {})
+        await self._mailbox.answer(sender, header, {"is_interested": is_interested})
 
     async def take_snapshot(
         self, user_id: UserId, thread_id: ThreadId, *, with_ended: bool
