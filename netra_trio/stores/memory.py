@@ -331,7 +331,7 @@ class MemoryStore:
     # Notifications, and stops of runs.
 
     async def add_notification(self, notification: Notification) -> None:
-        """Store a notification, due at once; one that comes twice is stored once."""
+        """Store a notification, due at once, in place of one with its id."""
         self._data.notifications.add(notification)
 
     async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:

@@ -1,29 +1,41 @@
 """The SQL of a batch: how a sequence of entries is written in one transaction.
 
-Messages are numbered in the order of the entries, which is the order of history, so the messages of
-users and of agents are inserted together. Every step is one statement, or a few, whatever the
-number of entries:
+Messages are numbered in the order of the entries, which is the order of questions in the history,
+so the messages of users and of agents are inserted together. Every step is one statement, or a few,
+whatever the number of entries:
 
     1  create users, delete messages that are compensated
     2  select     keys that are known; after a failure, messages that are stored already
     3  lock       runs that an earlier batch inserted, and that this node still has
     4  insert     threads, then messages, then runs
-    5  update     the locked runs
-    6  insert     questions and usage, and update questions that were closed
+    5  update     the locked runs, and the times of the threads
+    6  insert     questions, usage and notifications, and update questions that were closed
     7  select     the ends of runs that this node does not have any more
+
+A message that replaces another one begins with a select of that one, and takes it out of the
+history once it is inserted itself. Such messages are rare: each begins a part of the batch, for
+which the steps are done alone.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import define, field
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import Connection, select, text, update
 
 from netra_trio.ids import MessageId, NodeId, RunId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.text import json_size
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
+from netra_trio.stores.sql.branches import (
+    AGENT,
+    USER,
+    Branch,
+    delete_messages,
+    find_branch,
+    hide_branch,
+)
 from netra_trio.stores.sql.ends import end_rows, find_ends, is_unfinished, locked
 from netra_trio.stores.sql.entries import (
     CreateUser,
@@ -38,17 +50,16 @@ from netra_trio.stores.sql.entries import (
     StartRun,
 )
 from netra_trio.stores.sql.known_keys import find_known
+from netra_trio.stores.sql.outbox import add_notifications
 from netra_trio.stores.sql.questions import write_questions, write_usage
 from netra_trio.stores.sql.rows import Insert, insert_missing
 from netra_trio.stores.sql.schema import exact, messages, runs, users
-from netra_trio.stores.sql.thread_numbers import ThreadKey, ThreadNumbers
+from netra_trio.stores.sql.thread_numbers import ThreadKey, ThreadNumbers, note_updates
 from netra_trio.stores.sql.write_behind import Entry
-
-USER, AGENT = "user", "agent"
 
 _EntryT = TypeVar("_EntryT", bound=Entry)
 
-_INSERT_MESSAGES = Insert(messages)
+_INSERT_MESSAGES = Insert(messages, omitted=("rating", "comment", "replaced_by"))
 _INSERT_RUNS = Insert(runs)
 _LAST_NUMBER = text("SELECT seq FROM sqlite_sequence WHERE name = 'messages'")
 _NEXT_NUMBERS = text(
@@ -82,17 +93,35 @@ class Batch:
 
     def write(self, connection: Connection) -> dict[RecordMessage, Known]:
         """Write all entries; return the recordings whose key was known, with what is known."""
+        parts = list(_parts(self.entries))
+        if len(parts) == 1:
+            return self._write(connection)
+        known: dict[RecordMessage, Known] = {}
+        found: dict[ThreadKey, int] = {}
+        for entries in parts:
+            part = Batch(entries, self.owner, self.numbers, self.may_be_partial)
+            known.update(part._write(connection))
+            found.update(part.threads)
+        self.threads = found
+        return known
+
+    def _write(self, connection: Connection) -> dict[RecordMessage, Known]:
         self._create_users(connection)
         self._delete_messages(connection)
         duplicates = self._find_duplicates(connection)
         recorded = self._to_record(connection, duplicates)
+        branch = self._find_branch(connection, recorded)
         ends = self._ends()
         earlier = self._lock_earlier(connection, (ends.keys() | self._asking()) - recorded.keys())
         numbers = self._insert_messages(connection, recorded, ends, earlier)
+        if branch is not None:
+            replacement = next(iter(recorded))  # the first message of its part
+            hide_branch(connection, branch, numbers[replacement])
         self._insert_runs(connection, recorded, ends, numbers)
         self._start_earlier(connection, recorded.keys() | ends.keys())
         self._end_earlier(connection, ends, earlier)
         self._write_questions(connection, recorded.keys() | earlier.keys())
+        self._write_notifications(connection, recorded.keys() | earlier.keys(), ends)
         self._find_stood(connection, recorded.keys() | earlier.keys())
         return duplicates
 
@@ -118,8 +147,16 @@ class Batch:
         run_ids = [entry.run_id for entry in self._of(DeleteMessage)]
         if run_ids:
             these = (runs.c.run_id.in_(run_ids), runs.c.owner == self.owner)
-            numbers = connection.scalars(locked(select(runs.c.message).where(*these))).all()
-            connection.execute(delete(messages).where(messages.c.number.in_(numbers)))
+            rows = connection.execute(
+                locked(
+                    select(runs.c.message, messages.c.thread)
+                    .join(messages, messages.c.number == runs.c.message)
+                    .where(*these)
+                )
+            ).all()
+            if rows:
+                delete_messages(connection, {row.message: row.thread for row in rows})
+                self.numbers.clear()  # a thread may be gone
 
     def _find_duplicates(self, connection: Connection) -> dict[RecordMessage, Known]:
         """Return the recordings whose key is in the database, or earlier in this batch."""
@@ -135,7 +172,7 @@ class Batch:
             recorded = known.get(key)
             if recorded is None:
                 known[key] = _as_known(entry.message)
-            elif recorded.duplicate.run_id != entry.message.run_id:  # else by a lost answer
+            elif not recorded.is_of(entry.message):  # else by a lost answer
                 found[entry] = recorded
         return found
 
@@ -149,6 +186,19 @@ class Batch:
         if self.may_be_partial:
             entries = _not_stored(connection, entries)
         return {entry.message.run_id: entry for entry in entries}
+
+    def _find_branch(
+        self, connection: Connection, recorded: dict[RunId, RecordMessage]
+    ) -> Branch | None:
+        """Return the branch that a message replaces; leave the message out if there is none."""
+        entry = next(iter(recorded.values()), None)
+        if entry is None or entry.message.replaces is None:
+            return None
+        branch = find_branch(connection, entry.message)
+        if branch is None:
+            entry.lacks_branch = True
+            del recorded[entry.message.run_id]
+        return branch
 
     def _ends(self) -> dict[RunId, RunEnd]:
         """Return the ends by their runs; the first end of a run is the one that counts."""
@@ -194,26 +244,31 @@ class Batch:
         free = iter(_take_numbers(connection, len(recorded) + len(ends)))
         numbers: dict[RunId, int] = {}
         values: list[object] = []
+        updated: dict[int, float] = {}
         for entry in self.entries:
             if type(entry) is RecordMessage:
                 new = entry.message
                 run_id = new.run_id
                 if recorded.get(run_id) is entry:
                     number = numbers[run_id] = next(free)
-                    values += _user_row(number, threads[new.user_id, new.thread_id], new)
+                    thread = threads[new.user_id, new.thread_id]
+                    values += _user_row(number, thread, new)
+                    updated[thread] = max(updated.get(thread, 0.0), new.created_at)
             elif type(entry) is EndRun:
                 end = entry.end
                 run_id = end.run_id
-                if end.text and ends[run_id] is end:
+                if end.has_answer and ends[run_id] is end:
                     if run_id in numbers:
                         new = recorded[run_id].message
-                        thread = threads[new.user_id, new.thread_id]
+                        place, thread = numbers[run_id], threads[new.user_id, new.thread_id]
                     elif run_id in earlier:
-                        _, thread = earlier[run_id]
+                        place, thread = earlier[run_id]
                     else:
                         continue
-                    values += _agent_row(next(free), thread, end)
+                    values += _agent_row(next(free), thread, place, end)
+                    updated[thread] = max(updated.get(thread, 0.0), end.created_at)
         _INSERT_MESSAGES.execute(connection, values)
+        note_updates(connection, updated)
         return numbers
 
     def _insert_runs(
@@ -235,7 +290,8 @@ class Batch:
                 state = ("running", None, self.owner)
             else:
                 state = ("queued", None, self.owner)
-            values += _run_row(numbers[run_id], entry.message, state)
+            duration = None if end is None else end.duration_ms
+            values += _run_row(numbers[run_id], entry.message, state, duration)
         _INSERT_RUNS.execute(connection, values)
 
     def _start_earlier(self, connection: Connection, done: Iterable[RunId]) -> None:
@@ -255,14 +311,13 @@ class Batch:
         ends: Mapping[RunId, RunEnd],
         earlier: Mapping[RunId, tuple[int, int]],
     ) -> None:
-        end_rows(
-            connection,
-            [
-                (message, StoredEnd(run_id, ends[run_id].status, ends[run_id].completed))
-                for run_id, (message, _) in earlier.items()
-                if run_id in ends
-            ],
-        )
+        rows: list[tuple[int, StoredEnd, int]] = []
+        for run_id, (message, _) in earlier.items():
+            end = ends.get(run_id)
+            if end is not None:
+                stored = StoredEnd(run_id, end.status, end.completed)
+                rows.append((message, stored, end.duration_ms))
+        end_rows(connection, rows)
 
     def _write_questions(self, connection: Connection, own: Collection[RunId]) -> None:
         write_questions(
@@ -273,6 +328,16 @@ class Batch:
         reports = [entry.usage for entry in self._of(RecordUsage)]
         if reports:
             write_usage(connection, reports)
+
+    def _write_notifications(
+        self, connection: Connection, own: Collection[RunId], ends: Mapping[RunId, RunEnd]
+    ) -> None:
+        asked = [entry.question for entry in self._of(RecordQuestion)]
+        noted = [(end.run_id, end.notification) for end in ends.values()]
+        noted += [(question.run_id, question.notification) for question in asked]
+        new = [note for run_id, note in noted if note is not None and run_id in own]
+        if new:
+            add_notifications(connection, new)
 
     def _find_stood(self, connection: Connection, own: Collection[RunId]) -> None:
         """Find what stands instead of the ends that were not written, if a caller waits for them.
@@ -314,18 +379,23 @@ def _not_stored(connection: Connection, entries: Sequence[RecordMessage]) -> lis
 def _user_row(number: int, thread: int, new: NewMessage) -> tuple[object, ...]:
     """Return the row of a user's message, in the order of `schema.messages`."""
     content, size = exact(new.content), json_size(new.content)
-    return (number, thread, new.message_id, USER, content, size, False, new.created_at)
+    created_at = new.created_at
+    return (number, thread, new.message_id, USER, content, size, False, created_at, number, None)
 
 
-def _agent_row(number: int, thread: int, end: RunEnd) -> tuple[object, ...]:
+def _agent_row(number: int, thread: int, place: int, end: RunEnd) -> tuple[object, ...]:
     """Return the row of an agent's message, likewise."""
-    content, size = exact(end.text), json_size(end.text)
-    created_at, truncated = end.created_at, end.truncated
-    return (number, thread, end.message_id, AGENT, content, size, truncated, created_at)
+    content, steps = exact(end.text), end.steps
+    size = json_size(end.text) + (0 if steps is None else len(steps))
+    start = (number, thread, end.message_id, AGENT, content, size, end.truncated)
+    return (*start, end.created_at, place, steps)
 
 
 def _run_row(
-    number: int, new: NewMessage, state: tuple[str, bytes | None, str | None]
+    number: int,
+    new: NewMessage,
+    state: tuple[str, bytes | None, str | None],
+    duration_ms: int | None,
 ) -> tuple[object, ...]:
     """Return the row of a run, in the order of `schema.runs`."""
     return (
@@ -338,4 +408,16 @@ def _run_row(
         exact(new.agent_name),
         *state,
         new.session_id,
+        new.unattended,
+        duration_ms,
     )
+
+
+def _parts(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Return the parts of a batch: each message that replaces another one begins a part."""
+    start = 0
+    for place, entry in enumerate(entries):
+        if place > start and type(entry) is RecordMessage and entry.message.replaces is not None:
+            yield entries[start:place]
+            start = place
+    yield entries[start:]

@@ -105,9 +105,9 @@ class BatchWriter:
     async def _refuse(self, entry: Entry, error: Exception) -> None:
         """Drop an entry that the database rejects, so that it does not block the others."""
         _log.error("write_refused", write=type(entry).__name__, reason=_where_and_why(error))
-        if isinstance(entry, EndRun) and entry.end.text:
-            # Store the end without the agent's text; else the run would stay `running`.
-            plain = EndRun(evolve(entry.end, text="", truncated=True))
+        if isinstance(entry, EndRun) and entry.end.has_answer:
+            # Store the end without the agent's message; else the run would stay `running`.
+            plain = EndRun(evolve(entry.end, text="", truncated=True, steps=None))
             plain.completion = entry.completion
             await self._write_batch([plain])
             entry.stood = plain.stood

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from sqlalchemy import URL, Connection, ExceptionContext, create_engine, event, 
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from netra_trio.errors import DatabaseUnusable, NotStorable, StoreUnavailable
+from netra_trio.stores.search import Matcher
 from netra_trio.stores.sql.errors import (
     BELONGS_TO_DATABASE,
     NEEDS_NEW_CONNECTION,
@@ -29,6 +30,7 @@ from netra_trio.stores.sql.errors import (
     fault_of,
     reason,
 )
+from netra_trio.stores.sql.schema import SEARCH, as_written
 
 _T = TypeVar("_T")
 
@@ -372,6 +374,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
         "cache_size=-1024",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
+    connection.create_function(SEARCH, 2, _contains, deterministic=True)
+
+
+def _contains(stored: str, query: str) -> bool:
+    return _matcher(query).matches(as_written(stored))
+
+
+_matcher = lru_cache(maxsize=16)(Matcher)
 
 
 def _begin_sqlite(connection: Connection) -> None:

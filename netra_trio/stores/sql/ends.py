@@ -23,7 +23,10 @@ is_unfinished: ColumnElement[Any] = literal_column("runs.status IN ('queued', 'r
 """A condition in the words of the indexes: with parameters, SQLite would not use them."""
 
 # Past SQLAlchemy, as the inserts are: a hundred at once cost a third.
-_END_RUN = "UPDATE runs SET status = {0}, completed = {0}, owner = NULL WHERE message = {0}"
+_END_RUN = (
+    "UPDATE runs SET status = {0}, completed = {0}, duration_ms = {0}, owner = NULL "
+    "WHERE message = {0}"
+)
 
 
 def locked(query: Select[Any]) -> Select[Any]:
@@ -35,11 +38,11 @@ def locked(query: Select[Any]) -> Select[Any]:
     return query.order_by(runs.c.message).with_for_update(of=runs, key_share=True)
 
 
-def end_rows(connection: Connection, ends: Collection[tuple[int, StoredEnd]]) -> None:
-    """Store ends of locked runs, each with the number of the run's message."""
+def end_rows(connection: Connection, ends: Collection[tuple[int, StoredEnd, int]]) -> None:
+    """Store ends of locked runs, each with the number of the run's message, and its duration."""
     if ends:
         rows: list[tuple[object, ...]] = [
-            (str(end.status), end.completed, message) for message, end in ends
+            (str(end.status), end.completed, duration, message) for message, end, duration in ends
         ]
         connection.exec_driver_sql(_END_RUN.format(placeholder(connection)), rows)
 
@@ -48,8 +51,13 @@ def interrupt(connection: Connection, *these: ColumnElement[bool]) -> int:
     """End the unfinished runs of a condition as `interrupted`; return how many there were."""
     query = select(runs.c.message, runs.c.run_id).where(is_unfinished, *these)
     rows = connection.execute(locked(query)).all()
-    end_rows(connection, [(row.message, interrupted(RunId(row.run_id))) for row in rows])
+    interrupt_rows(connection, rows)
     return len(rows)
+
+
+def interrupt_rows(connection: Connection, rows: Collection[Row[Any]]) -> None:
+    """End locked runs as `interrupted`; each row has a run and the number of its message."""
+    end_rows(connection, [(row.message, interrupted(RunId(row.run_id)), 0) for row in rows])
 
 
 def find_ends(

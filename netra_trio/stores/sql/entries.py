@@ -5,7 +5,7 @@ entry = RecordMessage(message, size=len(message.content))
 
 from attrs import define, frozen
 
-from netra_trio.errors import KeyConflict
+from netra_trio.errors import KeyConflict, ThreadDeleted
 from netra_trio.ids import CorrelationId, RunId, UserId
 from netra_trio.stores.base import (
     Duplicate,
@@ -29,19 +29,27 @@ class Known:
 
     Attributes:
         fingerprint: The fingerprint that a message of the same key must have.
+        duplicate: The message; None if its thread is deleted.
     """
 
     fingerprint: bytes
-    duplicate: Duplicate
+    duplicate: Duplicate | None
+
+    def is_of(self, message: NewMessage) -> bool:
+        """Whether this is that message itself."""
+        return self.duplicate is not None and self.duplicate.run_id == message.run_id
 
     def duplicate_of(self, message: NewMessage) -> Duplicate:
         """Return the recorded message for a message of the same key.
 
         Raises:
             KeyConflict: If the fingerprints differ.
+            ThreadDeleted: If its thread is deleted.
         """
         if self.fingerprint != message.fingerprint:
             raise KeyConflict
+        if self.duplicate is None:
+            raise ThreadDeleted
         return self.duplicate
 
 
@@ -52,11 +60,14 @@ class RecordMessage(Entry):
     Attributes:
         is_started: Whether the run started while this was queued: it is inserted as `running`.
         known: What was recorded earlier under its key; set when this is written.
+        lacks_branch: Whether its thread has no message that it replaces, so that it is not
+            recorded; set when this is written.
     """
 
     message: NewMessage
     is_started: bool = False
     known: Known | None = None
+    lacks_branch: bool = False
 
     def compensation(self) -> Entry:
         """Return the entry that removes the message and its run."""

@@ -1,14 +1,25 @@
-"""Pages of history: the newest messages of a thread, or the newest before one of them."""
+"""Pages of history: the newest messages of a thread, or the newest before one of them.
+
+Each answer is listed behind its question.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from orjson import loads
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from netra_trio.errors import MessageNotFound
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
-from netra_trio.protocol.messages import HistoryMessage, HistoryQuestion, HistoryRun, RunStatus
+from netra_trio.protocol.messages import (
+    HistoryFeedback,
+    HistoryMessage,
+    HistoryQuestion,
+    HistoryRun,
+    RunStatus,
+)
 from netra_trio.stores.base import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
+from netra_trio.stores.sql.branches import USER, is_listed, of_question, question
 from netra_trio.stores.sql.questions import read_questions, read_sizes
 from netra_trio.stores.sql.schema import messages, runs, threads
 
@@ -30,28 +41,31 @@ def read_page(
     thread = connection.scalar(select(threads.c.number).where(*this))
     if thread is None:
         return None
-    earlier = messages.c.thread == thread
+    earlier = and_(messages.c.thread == thread, is_listed)
     if before is not None:
-        cursor = connection.scalar(
-            select(messages.c.number).where(earlier, messages.c.message_id == before)
-        )
+        cursor = connection.execute(
+            select(messages.c.place, messages.c.number).where(
+                messages.c.thread == thread, messages.c.message_id == before
+            )
+        ).one_or_none()
         if cursor is None:
             raise MessageNotFound(before)
-        earlier &= messages.c.number < cursor
+        # The first condition is the range of the index; PostgreSQL makes none of an OR.
+        earlier &= messages.c.place <= cursor.place
+        earlier &= or_(messages.c.place < cursor.place, messages.c.number < cursor.number)
     # Sizes are read before texts: a hundred of the longest texts are 25 times the size of a page.
     newest = connection.execute(
-        select(messages.c.number, messages.c.bytes)
-        .where(earlier)
-        .order_by(messages.c.number.desc())
+        _SIZES.where(earlier)
+        .order_by(messages.c.place.desc(), messages.c.number.desc())
         .limit(limit + 1)
     ).all()
     asked = read_sizes(connection, [row.number for row in newest[:limit]]) if newest else {}
-    count = _how_many_fit([row.bytes + asked.get(row.number, 0) for row in newest[:limit]])
+    count = _how_many_fit([row.size + asked.get(row.number, 0) for row in newest[:limit]])
     if not count:  # the only message of the thread was deleted: there is no such thread
         return None if before is None else ((), False)
-    numbers = messages.c.number.between(newest[count - 1].number, newest[0].number)
-    page = connection.execute(_LISTED.where(messages.c.thread == thread, numbers)).all()
-    statuses = {RunId(row.run_id): RunStatus(row.status) for row in page if row.run_id is not None}
+    these = messages.c.number.in_([row.number for row in newest[:count]])
+    page = connection.execute(_LISTED.where(these)).all()
+    statuses = {RunId(row.run_id): RunStatus(row.status) for row in page if row.role == USER}
     questions = read_questions(connection, statuses) if asked else {}
     return [_listed(row, questions.get(row.run_id)) for row in page], count < len(newest)
 
@@ -66,6 +80,16 @@ def _how_many_fit(sizes: Sequence[int]) -> int:
     return len(sizes)
 
 
+# Characters of a comment, which have one byte in nearly all; the page is cut by bytes later.
+_SIZES: Select[Any] = (
+    select(
+        messages.c.number,
+        (messages.c.bytes + func.coalesce(func.length(messages.c.comment), 0)).label("size"),
+    )
+    .select_from(messages)
+    .join(question, of_question)
+)
+
 _LISTED: Select[Any] = (
     select(
         messages.c.message_id,
@@ -73,23 +97,48 @@ _LISTED: Select[Any] = (
         messages.c.content,
         messages.c.truncated,
         messages.c.created_at,
+        messages.c.steps,
+        messages.c.rating,
+        messages.c.comment,
+        question.c.message_id.label("reply_to"),
         runs.c.run_id,
         runs.c.correlation_id,
         runs.c.agent_name,
         runs.c.status,
+        runs.c.duration_ms,
     )
-    .outerjoin(runs, runs.c.message == messages.c.number)
-    .order_by(messages.c.number)
+    .select_from(messages)
+    .join(question, of_question)
+    .outerjoin(runs, runs.c.message == messages.c.place)
+    .order_by(messages.c.place, messages.c.number)
 )
 
 
 def _listed(row: Row[Any], questions: tuple[HistoryQuestion, ...] | None) -> HistoryMessage:
     message_id = MessageId(row.message_id)
-    if row.run_id is None:
-        truncated = row.truncated or None
+    if row.role == USER:
         return HistoryMessage(
-            message_id, row.role, row.content, row.created_at, truncated=truncated
+            message_id,
+            row.role,
+            row.content,
+            row.created_at,
+            CorrelationId(row.correlation_id),
+            HistoryRun(RunId(row.run_id), row.agent_name, RunStatus(row.status), questions),
         )
-    run = HistoryRun(RunId(row.run_id), row.agent_name, RunStatus(row.status), questions)
-    correlation_id = CorrelationId(row.correlation_id)
-    return HistoryMessage(message_id, row.role, row.content, row.created_at, correlation_id, run)
+    run: HistoryRun | None = None
+    reply_to: MessageId | None = None
+    if row.run_id is not None:
+        status, duration_ms = RunStatus(row.status), row.duration_ms
+        run = HistoryRun(RunId(row.run_id), row.agent_name, status, duration_ms=duration_ms)
+        reply_to = MessageId(row.reply_to)
+    return HistoryMessage(
+        message_id,
+        row.role,
+        row.content,
+        row.created_at,
+        run=run,
+        truncated=row.truncated or None,
+        reply_to=reply_to,
+        steps=None if row.steps is None else loads(row.steps),
+        feedback=None if row.rating is None else HistoryFeedback(row.rating, row.comment),
+    )

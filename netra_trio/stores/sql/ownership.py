@@ -12,8 +12,8 @@ from sqlalchemy import Connection, select, update
 
 from netra_trio.ids import NodeId, RunId, SessionId, UserId
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import RunOwner, StoredEnd, interrupted
-from netra_trio.stores.sql.ends import end_rows, find_ends, interrupt, is_unfinished, locked
+from netra_trio.stores.base import RunOwner, StoredEnd
+from netra_trio.stores.sql.ends import find_ends, interrupt, interrupt_rows, is_unfinished, locked
 from netra_trio.stores.sql.leases import now
 from netra_trio.stores.sql.rows import insert_missing
 from netra_trio.stores.sql.schema import owners, runs
@@ -54,7 +54,7 @@ def take_over(
     }
     _give(connection, adopted, taker)
     others = [row for row in rows if row.message not in adopted]
-    end_rows(connection, [(row.message, interrupted(RunId(row.run_id))) for row in others])
+    interrupt_rows(connection, others)
     found = find_ends(connection, {*asked, *waiting})
     return Taken(
         {run_id: found[run_id][1] for run_id in asked if run_id in found},

@@ -7,7 +7,7 @@ The inserts of a batch are most of what a server writes. SQLAlchemy takes some 2
 an `executemany`, this 1 µs beside the database's own work.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,15 +20,17 @@ would keep each one prepared, for each connection: a megabyte and more."""
 
 
 class Insert:
-    """An insert of every column of a table.
+    """An insert into columns of a table.
 
     Args:
         table: The table. The caller has to convert texts as `schema.ExactText` does.
+        omitted: The columns that get their defaults.
     """
 
-    def __init__(self, table: Table) -> None:
-        self._width = len(table.columns)
-        columns = ", ".join(column.name for column in table.columns)
+    def __init__(self, table: Table, *, omitted: Collection[str] = ()) -> None:
+        names = [column.name for column in table.columns if column.name not in omitted]
+        self._width = len(names)
+        columns = ", ".join(names)
         self._head = f"INSERT INTO {table.name} ({columns}) VALUES "  # noqa: S608 - names of our own
         self._statement = lru_cache(maxsize=None)(self._make_statement)
 
@@ -58,6 +60,14 @@ def insert_missing(connection: Connection, table: Table) -> Any:
     """Return an insert that skips rows which exist already."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     return dialect.insert(table).on_conflict_do_nothing()
+
+
+def replace_or_insert(connection: Connection, table: Table) -> Any:
+    """Return an insert that replaces rows with the same key."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(table)
+    values = {column.name: statement.excluded[column.name] for column in table.columns}
+    return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
 
 
 def _pieces(count: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,9 @@ The migrations create them; a test compares the result with these definitions.
     questions the questions of runs, and how each was closed
     usage     what runs have used of models
     user_changes  the users that were enabled or disabled in the last hour
+    deleted_keys  the keys of deleted threads, for a day
+    notifications the notifications that wait to be sent
+    stops     the runs whose stop was requested in the last hour
 """
 
 from typing import Any
@@ -28,17 +31,28 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """The migrations in their order; the last one results in the tables below."""
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
 
 # PostgreSQL's text cannot contain U+0000, and SQLite's own functions stop at it. It is escaped with
 # U+001A, which is escaped itself: every text is read as it was written, and most stay readable.
+SEARCH = "netra_contains"
+"""SQLite's function of a stored text and a text to search for: whether it has that in any case."""
+
 _MARK, _ZERO = "\x1a", "\x00"
+
+
+def as_written(stored: str) -> str:
+    """Return a text of the database as it was written."""
+    if _MARK not in stored:
+        return stored
+    return stored.replace(_MARK + "0", _ZERO).replace(_MARK + "1", _MARK)
 
 
 def exact(text: str) -> str:
@@ -60,9 +74,7 @@ class ExactText(TypeDecorator[str]):
 
     def process_result_value(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
         """Return the text as it was written."""
-        if value is None or _MARK not in value:
-            return value
-        return value.replace(_MARK + "0", _ZERO).replace(_MARK + "1", _MARK)
+        return None if value is None else as_written(value)
 
 
 metadata = MetaData()
@@ -83,7 +95,14 @@ threads = Table(
     Column("user_id", ExactText, nullable=False),
     Column("thread_id", ExactText, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("room", Text),  # the name of its room
+    Column("title", ExactText, nullable=False, server_default=text("''")),
+    Column("titled_by_user", Boolean, nullable=False, server_default=false()),
+    Column("updated_at", Double, nullable=False, server_default="0"),
+    Column("read_mark", NUMBER, nullable=False, server_default="0"),  # a place: read up to there
     UniqueConstraint("user_id", "thread_id", name="threads_of_user"),
+    Index("threads_by_room", "room", unique=True),
+    Index("threads_by_update", "user_id", "updated_at", "number"),
     sqlite_autoincrement=True,  # the number of a deleted thread is never used again
 )
 
@@ -95,11 +114,18 @@ messages = Table(
     Column("message_id", ExactText, nullable=False),
     Column("role", Text, nullable=False),
     Column("content", ExactText, nullable=False),
-    Column("bytes", Integer, nullable=False),  # of the content in UTF-8, for the size of a page
+    Column("bytes", Integer, nullable=False),  # of content and steps, for the size of a page
     Column("truncated", Boolean, nullable=False),
     Column("created_at", Double, nullable=False),
+    # The number of the question that an answer belongs to; its own for any other message.
+    Column("place", NUMBER, nullable=False, server_default="0"),
+    Column("steps", LargeBinary),  # of an answer, as JSON
+    Column("rating", Text),  # of an answer, with the next
+    Column("comment", ExactText),
+    # The number of the message that has replaced this question, and with it all its answers.
+    Column("replaced_by", NUMBER),
     UniqueConstraint("message_id", name="messages_by_id"),
-    Index("messages_of_thread", "thread", "number"),
+    Index("messages_of_thread", "thread", "place", "number"),
     Index("messages_by_age", "created_at"),  # numbers are no order of time: clocks jump
     sqlite_autoincrement=True,
 )
@@ -124,6 +150,8 @@ runs = Table(
     Column("completed", LargeBinary),  # the payload of its agent_completed, as it was sent
     Column("owner", Text),  # the lease of its node; NULL once the run has ended
     Column("session", Text),  # if another node may take that session over
+    Column("unattended", Boolean, nullable=False, server_default=false()),
+    Column("duration_ms", Integer),  # of a run that has ended
     UniqueConstraint("run_id", name="runs_by_id"),
     Index(
         "runs_by_key",
@@ -136,6 +164,12 @@ runs = Table(
     Index(
         "runs_unfinished",
         "owner",
+        sqlite_where=text("status IN ('queued', 'running')"),
+        postgresql_where=text("status IN ('queued', 'running')"),
+    ),
+    Index(
+        "runs_of_user",
+        "user_id",
         sqlite_where=text("status IN ('queued', 'running')"),
         postgresql_where=text("status IN ('queued', 'running')"),
     ),
@@ -161,6 +195,42 @@ user_changes = Table(
     metadata,
     Column("number", NUMBER, primary_key=True),
     Column("user_id", ExactText, nullable=False),
+    Column("changed_at", Double, nullable=False),  # Unix seconds on the database's clock
+    sqlite_autoincrement=True,  # the number of a deleted row is never used again
+)
+
+deleted_keys = Table(
+    "deleted_keys",
+    metadata,
+    # In this order: a batch looks for its correlation ids, and mostly finds none.
+    Column("correlation_id", ExactText, primary_key=True),
+    Column("user_id", ExactText, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("deleted_at", Double, nullable=False),  # Unix seconds on the database's clock
+    Index("deleted_keys_by_age", "deleted_at"),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("notification_id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("user_id", ExactText, nullable=False),
+    Column("thread_id", ExactText, nullable=False),
+    Column("run_id", ExactText, nullable=False),
+    Column("status", Text),
+    Column("question_id", ExactText),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),  # Unix seconds on the database's clock
+    Column("due_at", Double, nullable=False),  # likewise; later while a node sends it
+    Index("notifications_due", "due_at"),
+)
+
+stops = Table(
+    "stops",
+    metadata,
+    Column("number", NUMBER, primary_key=True),
+    Column("run_id", ExactText, nullable=False),
     Column("changed_at", Double, nullable=False),  # Unix seconds on the database's clock
     sqlite_autoincrement=True,  # the number of a deleted row is never used again
 )

@@ -13,13 +13,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeVar
 
 import structlog
 import trio
-from sqlalchemy import Connection, select, text
+from sqlalchemy import select, text
 
-from netra_trio.errors import DatabaseUnusable, NotStorable, StoreUnavailable
+from netra_trio.errors import MessageNotFound, StoreUnavailable
 from netra_trio.ids import (
     MessageId,
     NodeId,
@@ -78,8 +77,6 @@ from netra_trio.stores.sql.write_behind import Entry, WriteBehind
 FLUSH_SECONDS = 1.0  # on closing, for what is not written yet: the whole drain has 10 s
 ROW_BYTES = 200  # of a row without its text
 ROOM_SECONDS = 3.0  # that a report of usage waits for room, as a message does
-
-_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -228,6 +225,8 @@ class SqlStore(ThreadCalls):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
+            MessageNotFound: If the thread has no message that it replaces.
             NotStorable: If the database can never store it; only with a key or a session id.
         """
         entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
@@ -242,6 +241,8 @@ class SqlStore(ThreadCalls):
             await self._write_alone((message.user_id, message.key), entry)
         if entry.known is not None:
             return entry.known.duplicate_of(message)
+        if entry.lacks_branch:
+            raise MessageNotFound(message.replaces)
         self._awaited.add(message.run_id)
         return None
 
@@ -264,6 +265,7 @@ class SqlStore(ThreadCalls):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
+            ThreadDeleted: If the key is that of a message of a deleted thread.
         """
         if message.key is None:
             return None
@@ -282,7 +284,8 @@ class SqlStore(ThreadCalls):
 
     def end_run(self, end: RunEnd) -> Awaitable[StoredEnd | None]:
         """Note how the run ended; only its first end counts, and unknown runs are ignored."""
-        entry = EndRun(end, size=ROW_BYTES + len(end.text) + len(end.completed))
+        size = ROW_BYTES + len(end.text) + len(end.steps or b"") + len(end.completed)
+        entry = EndRun(end, size=size)
         if end.run_id not in self._awaited:
             self._writes.put(entry)
             return STORED
@@ -340,29 +343,15 @@ class SqlStore(ThreadCalls):
 
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""
-        await self._writes.flush()
-        return await self.database.read(partial(find_run, user_id=user_id, run_id=run_id))
+        return await self._read(partial(find_run, user_id=user_id, run_id=run_id))
 
     async def run_status(self, run_id: RunId) -> RunStatus | None:
         """Return the status of a run, None if it is unknown."""
-        await self._writes.flush()
-        return await self.database.read(partial(run_status, run_id=run_id))
+        return await self._read(partial(run_status, run_id=run_id))
 
     async def interrupt_run(self, run_id: RunId, *, owner: NodeId) -> StoredEnd | None:
         """End a run of a node that is gone; return the end that it has afterwards."""
         return await self._change(partial(interrupt_run, run_id=run_id, owner=owner))
-
-    async def _change(self, work: Callable[[Connection], _T]) -> _T:
-        """Write what is queued, then do work on runs, which may be repeated."""
-        await self._writes.flush()
-        return await self._write_now(work)
-
-    async def _write_now(self, work: Callable[[Connection], _T]) -> _T:
-        """Do work that may be repeated, past the queue."""
-        try:
-            return await self.database.write_repeatable(work)
-        except (DatabaseUnusable, NotStorable) as error:  # it was usable at the start
-            raise StoreUnavailable(str(error)) from error
 
     # Questions and usage
 
@@ -383,10 +372,7 @@ class SqlStore(ThreadCalls):
         self, user_id: UserId, question_id: QuestionId
     ) -> StoredQuestion | None:
         """Return a question that this user may answer, None if there is none."""
-        await self._writes.flush()
-        return await self.database.read(
-            partial(find_question, user_id=user_id, question_id=question_id)
-        )
+        return await self._read(partial(find_question, user_id=user_id, question_id=question_id))
 
     async def record_usage(self, usage: Usage) -> None:
         """Store later what a run has used; wait for room in the queue, for a while."""
@@ -413,8 +399,7 @@ class SqlStore(ThreadCalls):
         before: MessageId | None = None,
     ) -> tuple[Sequence[HistoryMessage], bool] | None:
         """Return the newest `limit` messages strictly before `before`, oldest first."""
-        await self._writes.flush()
-        return await self.database.read(
+        return await self._read(
             partial(read_page, user_id=user_id, thread_id=thread_id, limit=limit, before=before)
         )
 

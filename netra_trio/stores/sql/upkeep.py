@@ -17,6 +17,7 @@ from netra_trio.errors import DatabaseUnusable, StoreUnavailable, place_of
 from netra_trio.ids import NodeId
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.errors import reason
+from netra_trio.stores.sql.known_keys import forget_deleted
 from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease, now
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.questions import day_of
@@ -91,14 +92,19 @@ class Upkeep:
             await self._try(self.renew, report)
 
     async def renew(self) -> None:
-        """Renew the lease, and end the runs of processes that are gone.
+        """Renew the lease, end the runs of processes that are gone, and forget old keys.
 
         Raises:
             StoreUnavailable: If the database cannot do it now.
         """
-        ended = await self._write(self.lease.renew)
+        ended = await self._write(self._renew)
         if ended:
             _log.warning("runs_interrupted", runs=ended)
+
+    def _renew(self, connection: Connection) -> int:
+        ended = self.lease.renew(connection)
+        forget_deleted(connection)
+        return ended
 
     async def probe(self) -> None:
         """Return if there is room for a large message; raises as `renew` does."""
