@@ -3,7 +3,7 @@
 import functools
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 import trio
-from stores.samples import change
+from stores.implementations import SHARED_STORES, STORES, Factory, Nodes, other_node
+from stores.samples import ALICE, BOB, PATIENCE, change
 from structlog.testing import capture_logs
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import PostgresServer
 
+from netra_trio.stores.base import Store
+from netra_trio.stores.sql import write_behind
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.schema import metadata
@@ -194,3 +197,32 @@ def unused(database: Database) -> Database:
     if database._writers is limiter:  # one connection for all, which two threads cannot share
         database._writers = database._limiter
     return database
+
+
+@pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
+async def store(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
+    """Open a store with the users Alice and Bob, and nothing else."""
+    monkeypatch.setattr(write_behind, "SLOW_SECONDS", PATIENCE)  # a busy machine is no outage
+    factory: Factory = request.param
+    empty = factory(request)
+    async with empty.open():
+        await empty.create_user(ALICE)
+        await empty.create_user(BOB)
+        yield empty
+
+
+@pytest.fixture(params=SHARED_STORES, ids=lambda factory: factory.__name__)
+async def nodes(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Nodes]:
+    """Open the stores of two nodes on the same data, with the users Alice and Bob."""
+    monkeypatch.setattr(write_behind, "SLOW_SECONDS", PATIENCE)  # a busy machine is no outage
+    factory: Factory = request.param
+    one = factory(request)
+    other = other_node(one)
+    async with one.open(), other.open():
+        await one.create_user(ALICE)
+        await one.create_user(BOB)
+        yield one, other

@@ -2,7 +2,7 @@
 
 message = new("hello", key="c-1")
 end = end_of(message, "answer")
-assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
 """
 
 import json
@@ -39,6 +39,7 @@ from netra_trio.stores.base import (
     RunEnd,
     Store,
 )
+from netra_trio.stores.notifications import Notification
 from netra_trio.stores.sql.database import Database
 
 T = TypeVar("T")
@@ -60,6 +61,8 @@ def new(
     at: float = NOW,
     agent: str = "echo",
     session: SessionId | None = None,
+    replaces: MessageId | None = None,
+    unattended: bool = False,
 ) -> NewMessage:
     """Return a message to record, by default with a unique key."""
     correlation_id = CorrelationId(key) if key is not None else new_correlation_id()
@@ -75,6 +78,8 @@ def new(
         content=content,
         created_at=at,
         session_id=session,
+        replaces=replaces,
+        unattended=unattended,
     )
 
 
@@ -85,6 +90,8 @@ def end_of(
     status: RunStatus = RunStatus.COMPLETED,
     truncated: bool = False,
     at: float = NOW + 1,
+    steps: object = None,
+    notification: Notification | None = None,
 ) -> RunEnd:
     """Return an end of the message's run."""
     payload = {"run_id": message.run_id, "status": status, "duration_ms": 1}
@@ -96,6 +103,9 @@ def end_of(
         truncated=truncated,
         created_at=at,
         completed=json.dumps(payload).encode(),
+        duration_ms=1,
+        steps=None if steps is None else json.dumps(steps).encode(),
+        notification=notification,
     )
 
 
@@ -111,14 +121,17 @@ def of_user(message: NewMessage, status: RunStatus = RunStatus.QUEUED) -> Histor
     )
 
 
-def of_agent(end: RunEnd) -> HistoryMessage:
-    """Return an agent's message as an item of history."""
+def of_agent(end: RunEnd, message: NewMessage) -> HistoryMessage:
+    """Return the answer to a message as an item of history."""
     return HistoryMessage(
         message_id=end.message_id,
         role="agent",
         content=end.text,
         created_at=end.created_at,
+        run=HistoryRun(message.run_id, message.agent_name, end.status, duration_ms=end.duration_ms),
         truncated=True if end.truncated else None,
+        reply_to=message.message_id,
+        steps=None if end.steps is None else json.loads(end.steps),
     )
 
 

@@ -4,23 +4,15 @@ A store joins by adding its factory to `stores.implementations.STORES`. The test
 that a store may delay.
 """
 
-from collections.abc import AsyncIterator, Sequence
-
 import pytest
 import trio
-from attrs import evolve
-from orjson import dumps, loads
-from stores.implementations import STORES, Factory
 from stores.samples import (
     ALICE,
     BOB,
     MAIN,
     NOW,
     OTHER,
-    PATIENCE,
     again,
-    answer_to,
-    asked_by,
     duplicate_of,
     end_of,
     new,
@@ -32,36 +24,24 @@ from stores.samples import (
     wait_until,
 )
 
-from netra_trio.errors import KeyConflict, MessageNotFound
+from netra_trio.errors import KeyConflict
 from netra_trio.ids import (
-    MessageId,
-    RunId,
     ThreadId,
     UserId,
-    new_message_id,
-    new_question_id,
     new_usage_id,
 )
 from netra_trio.protocol.messages import (
-    HistoryMessage,
-    HistoryQuestion,
-    QuestionOutcome,
     RunStatus,
 )
 from netra_trio.stores.base import (
-    HISTORY_PAGE_BYTES,
     HISTORY_TEXT_BYTES,
     Duplicate,
     NewMessage,
-    NewQuestion,
-    QuestionEnd,
     RunEnd,
     Store,
-    StoredQuestion,
     Usage,
     User,
 )
-from netra_trio.stores.sql import write_behind
 
 ENDS = [status for status in RunStatus if status not in {RunStatus.QUEUED, RunStatus.RUNNING}]
 TEXTS = [
@@ -74,20 +54,6 @@ TEXTS = [
     "a zero\x00within",
     "\U0010ffff",
 ]
-
-
-@pytest.fixture(params=STORES, ids=lambda factory: factory.__name__)
-async def store(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Store]:
-    """Open a store with the users Alice and Bob, and nothing else."""
-    monkeypatch.setattr(write_behind, "SLOW_SECONDS", PATIENCE)  # a busy machine is no outage
-    factory: Factory = request.param
-    empty = factory(request)
-    async with empty.open():
-        await empty.create_user(ALICE)
-        await empty.create_user(BOB)
-        yield empty
 
 
 async def test_an_open_store_answers(store: Store) -> None:
@@ -195,7 +161,7 @@ async def test_texts_are_read_as_they_were_written(store: Store, text: str) -> N
     end = end_of(message, text)
     await record(store, message)
     await store.end_run(end)
-    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
     assert await page_of(store) == (expected, False)
 
 
@@ -387,7 +353,7 @@ async def test_an_ended_run_has_its_status_and_text(
     if started:
         store.start_run(message.run_id)
     await store.end_run(end)
-    assert await page_of(store) == ([of_user(message, status), of_agent(end)], False)
+    assert await page_of(store) == ([of_user(message, status), of_agent(end, message)], False)
 
 
 @pytest.mark.parametrize("status", ENDS)
@@ -404,7 +370,7 @@ async def test_an_end_without_a_key_is_stored_soon(store: Store) -> None:
     await record(store, message)
     store.start_run(message.run_id)
     await store.end_run(end)
-    await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end)])
+    await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end, message)])
 
 
 async def test_the_longest_text_of_an_agent_is_kept_whole(store: Store) -> None:
@@ -413,11 +379,11 @@ async def test_the_longest_text_of_an_agent_is_kept_whole(store: Store) -> None:
     await record(store, message)
     await store.end_run(end)
     page, _ = await page_of(store)
-    assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    assert page == [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
     assert page[1].truncated is True
 
 
-async def test_an_agents_message_is_placed_where_its_run_ended(store: Store) -> None:
+async def test_each_answer_is_listed_behind_its_question(store: Store) -> None:
     first, second = new("1"), new("2", at=NOW + 100)
     second_end, first_end = end_of(second), end_of(first, status=RunStatus.CANCELLED)
     await record(store, first, second)
@@ -427,10 +393,10 @@ async def test_an_agents_message_is_placed_where_its_run_ended(store: Store) -> 
     await store.end_run(first_end)
     expected = [
         of_user(first, RunStatus.CANCELLED),
+        of_agent(first_end, first),
         of_user(second, RunStatus.COMPLETED),
-        of_agent(second_end),
+        of_agent(second_end, second),
         of_user(third),
-        of_agent(first_end),
     ]
     assert await page_of(store) == (expected, False)
 
@@ -442,7 +408,7 @@ async def test_an_end_changes_no_other_run(store: Store) -> None:
     await store.end_run(end)
     assert await page_of(store) == ([of_user(mine)], False)
     assert await page_of(store, user=BOB) == ([of_user(theirs)], False)
-    expected = [of_user(there, RunStatus.COMPLETED), of_agent(end)]
+    expected = [of_user(there, RunStatus.COMPLETED), of_agent(end, there)]
     assert await page_of(store, thread=OTHER) == (expected, False)
 
 
@@ -460,7 +426,7 @@ async def test_cancelling_does_not_undo_an_end(store: Store) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await store.end_run(end)
-    await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end)])
+    await wait_for_history(store, [of_user(message, RunStatus.COMPLETED), of_agent(end, message)])
 
 
 async def test_concurrent_runs_all_end(store: Store) -> None:
@@ -482,281 +448,10 @@ async def test_concurrent_runs_all_end(store: Store) -> None:
         question, answer = places[message.message_id], places[end.message_id]
         assert question < answer
         assert page[question] == of_user(message, RunStatus.COMPLETED)
-        assert page[answer] == of_agent(end)
+        assert page[answer] == of_agent(end, message)
 
 
-# History
-
-
-@pytest.fixture
-async def listed(store: Store) -> list[HistoryMessage]:
-    """Record five messages with answers in Alice's thread, and return the expected history."""
-    expected: list[HistoryMessage] = []
-    for n in range(5):
-        message = new(f"question {n}")
-        end = end_of(message, f"answer {n}")
-        await record(store, message)
-        await store.end_run(end)
-        expected += [of_user(message, RunStatus.COMPLETED), of_agent(end)]
-    return expected
-
-
-async def test_a_page_has_the_newest_messages(store: Store, listed: list[HistoryMessage]) -> None:
-    for limit in (1, 2, 9, 10, 11, 100, 101):
-        assert await page_of(store, limit=limit) == (listed[-limit:], limit < len(listed))
-
-
-@pytest.mark.parametrize("limit", [1, 4, 5, 100])
-async def test_a_page_is_strictly_before_the_cursor(
-    store: Store, listed: list[HistoryMessage], limit: int
-) -> None:
-    for place, message in enumerate(listed):
-        page = await page_of(store, limit=limit, before=message.message_id)
-        start = max(0, place - limit)
-        assert page == (listed[start:place], start > 0)
-
-
-async def test_all_pages_together_are_the_thread(
-    store: Store, listed: list[HistoryMessage]
-) -> None:
-    for limit in (1, 2, 3, 7):
-        seen: list[HistoryMessage] = []
-        before, has_more = None, True
-        while has_more:
-            page, has_more = await page_of(store, limit=limit, before=before)
-            assert 0 < len(page) <= limit
-            before = page[0].message_id
-            seen = page + seen
-        assert seen == listed
-
-
-async def test_pages_stay_the_same_while_the_thread_grows(
-    store: Store, listed: list[HistoryMessage]
-) -> None:
-    await record(store, new())
-    page = await page_of(store, limit=4, before=listed[6].message_id)
-    assert page == (listed[2:6], True)
-
-
-async def test_the_cursor_has_to_be_a_message_of_the_thread(store: Store) -> None:
-    here, there, theirs = new(), new(thread=OTHER), new(user=BOB)
-    await record(store, here, there, theirs)
-    strangers = [
-        there.message_id,
-        theirs.message_id,
-        new_message_id(),
-        MessageId(there.run_id),
-        MessageId(""),
-    ]
-    for stranger in strangers:
-        with pytest.raises(MessageNotFound):
-            await store.history(ALICE, MAIN, limit=10, before=stranger)
-
-
-async def test_an_unknown_thread_is_reported_before_an_unknown_cursor(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    assert await store.history(ALICE, OTHER, limit=10, before=message.message_id) is None
-    assert await store.history(BOB, MAIN, limit=10, before=message.message_id) is None
-    assert await store.history(UserId("carol"), MAIN, limit=10) is None
-
-
-async def test_two_users_may_have_threads_of_the_same_name(store: Store) -> None:
-    mine, theirs = new("mine"), new("theirs", user=BOB)
-    await record(store, mine)
-    assert await store.history(BOB, MAIN, limit=10) is None
-    await record(store, theirs)
-    await store.end_run(end_of(theirs, ""))
-    assert await page_of(store) == ([of_user(mine)], False)
-    expected = [of_user(theirs, RunStatus.COMPLETED)]
-    assert await page_of(store, user=BOB) == (expected, False)
-
-
-def size(page: Sequence[HistoryMessage]) -> int:
-    """Return the bytes of a page's texts."""
-    return sum(len(message.content.encode()) for message in page)
-
-
-@pytest.mark.parametrize("letter", ["x", "é", "😀"])
-async def test_a_page_has_at_most_256_kib(store: Store, letter: str) -> None:
-    text = letter * (HISTORY_TEXT_BYTES // len(letter.encode()))
-    messages = [new(text) for _ in range(6)]
-    await record(store, *messages)
-    page, has_more = await page_of(store)
-    # Four texts have the size of a page: with their ids there is room for three.
-    assert page == [of_user(message) for message in messages[3:]]
-    assert has_more
-    assert size(page) <= HISTORY_PAGE_BYTES
-    page, has_more = await page_of(store, before=page[0].message_id)
-    assert page == [of_user(message) for message in messages[:3]]
-    assert not has_more
-
-
-async def test_a_hundred_short_messages_fit_in_a_page(store: Store) -> None:
-    messages = [new(f"{n}" + "x" * 1000) for n in range(100)]
-    await record(store, *messages)
-    assert await page_of(store) == ([of_user(message) for message in messages], False)
-
-
-@pytest.mark.parametrize("length", [HISTORY_PAGE_BYTES, HISTORY_PAGE_BYTES + 1])
-async def test_a_page_has_at_least_one_message_of_any_size(store: Store, length: int) -> None:
-    short, long = new("short"), new("x" * length)
-    await record(store, short, long)
-    assert await page_of(store) == ([of_user(long)], True)
-    assert await page_of(store, before=long.message_id) == ([of_user(short)], False)
-
-
-async def test_the_end_of_an_unknown_run_changes_nothing(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    store.start_run(RunId("run_unknown"))
-    await store.end_run(end_of(new()))
-    assert await page_of(store) == ([of_user(message)], False)
-
-
-# Questions
-
-
-def shown(question: NewQuestion, end: QuestionEnd | None = None) -> HistoryQuestion:
-    """Return the question as history lists it."""
-    return HistoryQuestion(
-        question.question_id,
-        question.kind,
-        question.prompt,
-        question.expires_at,
-        {"type": "string"},
-        "delete",
-        {"path": "x"},
-        None if end is None else end.outcome,
-        None if end is None or end.answer is None else loads(end.answer),
-        None if end is None else end.user_id,
-    )
-
-
-async def questions_of(store: Store) -> tuple[HistoryQuestion, ...] | None:
-    """Return the questions of the run of the first message in history."""
-    (message, *_), _ = await page_of(store)
-    assert message.run is not None
-    return message.run.questions
-
-
-@pytest.mark.parametrize("keyed", [False, True])
-async def test_a_question_is_open_until_it_is_answered(store: Store, keyed: bool) -> None:
-    message = new(keyed=keyed)
-    await store.record(message)
-    store.start_run(message.run_id)
-    question = asked_by(message)
-    await store.record_question(question)
-    assert await questions_of(store) == (shown(question),)
-    found = await store.find_question(ALICE, question.question_id)
-    assert found == StoredQuestion(None, store.owner)
-    end = answer_to(question)
-    await store.end_question(end)
-    assert await questions_of(store) == (shown(question, end),)
-    found = await store.find_question(ALICE, question.question_id)
-    assert found == StoredQuestion(end.outcome, store.owner)
-
-
-async def test_only_the_first_end_of_a_question_counts(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    question = asked_by(message)
-    await store.record_question(question)
-    first, second = answer_to(question), answer_to(question, b'"no"')
-    await store.end_question(first)
-    await store.end_question(second)
-    assert await questions_of(store) == (shown(question, first),)
-
-
-async def test_questions_are_listed_in_order(store: Store) -> None:
-    message, other = new(), new()
-    await record(store, message, other)
-    asked = [asked_by(message, at=NOW + number) for number in range(12)]
-    for question in asked:
-        await store.record_question(question)
-    await store.record_question(asked_by(other))
-    assert await questions_of(store) == tuple(shown(question) for question in asked)
-
-
-async def test_an_open_question_ends_with_its_run(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    question = asked_by(message)
-    await store.record_question(question)
-    await store.end_run(end_of(message))
-    found = await store.find_question(ALICE, question.question_id)
-    assert found is not None
-    assert found.outcome is QuestionOutcome.CANCELLED
-    cancelled = QuestionEnd(question.question_id, message.run_id, QuestionOutcome.CANCELLED)
-    assert await questions_of(store) == (shown(question, cancelled),)
-
-
-async def test_a_question_is_found_by_its_user_only(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    question = asked_by(message)
-    await store.record_question(question)
-    assert await store.find_question(BOB, question.question_id) is None
-    assert await store.find_question(ALICE, new_question_id()) is None
-
-
-async def test_a_question_of_an_unknown_run_is_ignored(store: Store) -> None:
-    message, unknown = new(), new()
-    await record(store, message)
-    question = asked_by(unknown)
-    await store.record_question(question)
-    await store.end_question(answer_to(question))
-    assert await store.find_question(ALICE, question.question_id) is None
-    assert await questions_of(store) is None
-
-
-async def test_the_end_of_an_unknown_question_changes_nothing(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    question = asked_by(message)
-    await store.end_question(answer_to(question))
-    await store.record_question(question)
-    assert await questions_of(store) == (shown(question),)
-
-
-async def test_a_page_counts_its_questions(store: Store) -> None:
-    messages = [new(f"{number}") for number in range(4)]
-    for message in messages:
-        await store.record(message)
-        for _ in range(2):
-            large = evolve(asked_by(message), arguments=dumps("x" * 40_000))
-            await store.record_question(large)
-    page, has_more = await page_of(store)  # of 256 KiB, where each message takes 80 KiB
-    assert [message.content for message in page] == ["1", "2", "3"]
-    assert has_more
-
-
-async def test_the_older_closed_questions_of_a_run_are_shortened(store: Store) -> None:
-    message = new()
-    await record(store, message)
-    asked = [
-        evolve(asked_by(message, at=NOW + number), arguments=dumps("x" * 50_000), prompt="y" * 300)
-        for number in range(5)
-    ]
-    for question in asked:
-        await store.record_question(question)
-    for question in asked[1:]:
-        await store.end_question(answer_to(question, b"1"))
-    questions = await questions_of(store)
-    assert questions is not None
-    assert [question.question_id for question in questions] == [q.question_id for q in asked]
-    assert [question.truncated for question in questions] == [None, True, True, True, None]
-    assert questions[0].arguments == "x" * 50_000  # it is open
-    assert questions[1] == HistoryQuestion(
-        asked[1].question_id,
-        asked[1].kind,
-        "y" * 200,
-        asked[1].expires_at,
-        tool_name="delete",
-        outcome=QuestionOutcome.ANSWERED,
-        user_id=ALICE,
-        truncated=True,
-    )
+# Usage
 
 
 async def test_usage_is_taken_at_any_time(store: Store) -> None:

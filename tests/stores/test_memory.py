@@ -73,10 +73,10 @@ def test_messages_at_the_bound_are_kept_and_one_more_drops_the_oldest() -> None:
     settle(store, new("1"), new("2"), text="a")
     assert contents(store) == ["1", "a", "2", "a"]
     settle(store, new("3"))
-    assert contents(store) == ["a", "2", "a", "3"]
+    assert contents(store) == ["2", "a", "3"]  # an answer goes with its question
     settle(store, new("4"), text="b")
-    assert contents(store) == ["a", "3", "4", "b"]
-    assert store.statistics()["messages_dropped"] == 3
+    assert contents(store) == ["3", "4", "b"]
+    assert store.statistics()["messages_dropped"] == 4
 
 
 def test_the_least_recently_written_thread_loses_messages_first() -> None:
@@ -138,7 +138,7 @@ def test_a_message_of_an_unfinished_run_is_never_dropped() -> None:
     assert contents(store) == ["running", "9"]
     assert contents(store, "other") == ["8"]
     result(store.end_run(end_of(running, "late")))
-    assert contents(store) == ["running", "9", "late"]
+    assert contents(store) == ["running", "late", "9"]
 
 
 def test_only_unfinished_runs_make_the_store_unavailable() -> None:
@@ -163,7 +163,7 @@ def test_an_end_drops_messages_to_make_room_for_its_text() -> None:
     record(store, first, second)
     result(store.end_run(end_of(second, "answer")))
     assert contents(store, "a") == ["1"]
-    assert contents(store, "b") == ["answer"]
+    assert contents(store, "b") is None
 
 
 # Bytes

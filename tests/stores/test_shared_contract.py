@@ -1,12 +1,12 @@
 """The contract of a store that several nodes share, for every implementation."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
-from stores.implementations import SHARED_STORES, Factory, other_node
+from stores.implementations import Nodes
 from stores.samples import (
     ALICE,
     BOB,
@@ -45,27 +45,9 @@ from netra_trio.stores.base import (
     StoredQuestion,
     interrupted,
 )
-from netra_trio.stores.sql import write_behind
 
 SESSION = new_session_id()
 ROUNDS = 8  # of a race
-
-Nodes = tuple[Store, Store]
-
-
-@pytest.fixture(params=SHARED_STORES, ids=lambda factory: factory.__name__)
-async def nodes(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Nodes]:
-    """Open the stores of two nodes on the same data, with the users Alice and Bob."""
-    monkeypatch.setattr(write_behind, "SLOW_SECONDS", PATIENCE)  # a busy machine is no outage
-    factory: Factory = request.param
-    one = factory(request)
-    other = other_node(one)
-    async with one.open(), other.open():
-        await one.create_user(ALICE)
-        await one.create_user(BOB)
-        yield one, other
 
 
 def of(message: NewMessage, end: RunEnd) -> StoredEnd:
@@ -126,7 +108,7 @@ async def test_a_message_of_a_session_is_recorded_at_once_and_its_end_is_awaited
     assert await page_of(other) == ([of_user(message)], False)
     end = end_of(message)
     assert await one.end_run(end) is None
-    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
     assert await page_of(other) == (expected, False)
 
 
@@ -208,7 +190,7 @@ async def test_an_end_that_is_stored_stays(nodes: Nodes) -> None:
     end = end_of(message)
     assert await one.end_run(end) is None
     assert await other.interrupt_run(message.run_id, owner=one.owner) == of(message, end)
-    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
     assert await page_of(other) == (expected, False)
 
 
@@ -272,7 +254,7 @@ async def test_an_adopted_run_is_the_takers(nodes: Nodes) -> None:
     end = end_of(message)
     assert await other.end_run(end) is None
     assert await adopt(owner=one.owner) == {message.run_id: of(message, end)}
-    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+    expected = [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
     assert await page_of(one) == (expected, False)
 
 
@@ -359,7 +341,7 @@ async def test_the_owners_end_and_a_takeover_agree(nodes: Nodes, taker_first: bo
         page, _ = await page_of(other, thread=thread)
         stands = told["owner"]
         assert stands is not None
-        texts = [of_agent(end)] if stands.status is RunStatus.COMPLETED else []
+        texts = [of_agent(end, message)] if stands.status is RunStatus.COMPLETED else []
         assert page == [of_user(message, stands.status), *texts]
 
 

@@ -389,7 +389,7 @@ async def test_a_batch_whose_answer_is_lost_is_stored_once(
         expected = [
             of_user(unkeyed, RunStatus.RUNNING),
             of_user(keyed, RunStatus.COMPLETED),
-            of_agent(end),
+            of_agent(end, keyed),
         ]
         assert await page_of(store) == (expected, False)
         lost.times = 1

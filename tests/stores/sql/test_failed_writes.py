@@ -103,8 +103,8 @@ async def test_messages_without_a_key_are_stored_once_after_a_lost_answer(
     await record(store, third)
     expected = [
         of_user(first, RunStatus.COMPLETED),
+        of_agent(end, first),
         of_user(second, RunStatus.RUNNING),
-        of_agent(end),
         of_user(third),
     ]
     await wait_for_history(store, expected)
@@ -122,7 +122,10 @@ async def test_an_end_is_stored_once_after_a_lost_answer(store: SqlStore) -> Non
         message, RunStatus.COMPLETED, end.completed
     )
     await store.end_run(late)  # only the first end counts
-    assert await page_of(store) == ([of_user(message, RunStatus.COMPLETED), of_agent(end)], False)
+    assert await page_of(store) == (
+        [of_user(message, RunStatus.COMPLETED), of_agent(end, message)],
+        False,
+    )
 
 
 async def test_a_message_and_its_end_are_stored_once_after_a_lost_answer(
@@ -136,7 +139,10 @@ async def test_a_message_and_its_end_are_stored_once_after_a_lost_answer(
     store.start_run(message.run_id)
     await store.end_run(end)
     await wait_for_event(logs, "store_available")
-    assert await page_of(store) == ([of_user(message, RunStatus.COMPLETED), of_agent(end)], False)
+    assert await page_of(store) == (
+        [of_user(message, RunStatus.COMPLETED), of_agent(end, message)],
+        False,
+    )
 
 
 # Cancellation
@@ -214,7 +220,7 @@ async def test_a_rejected_write_does_not_delay_the_others(own_url: str, logs: li
         await store.end_run(end_of(bad))  # of a message that was not stored
         end = end_of(after)
         await store.end_run(end)
-        expected = [of_user(before), of_user(after, RunStatus.COMPLETED), of_agent(end)]
+        expected = [of_user(before), of_user(after, RunStatus.COMPLETED), of_agent(end, after)]
         await wait_for_history(store, expected)
         await store.check()
     (refused,) = [log for log in logs if log["event"] == "write_refused"]

@@ -261,7 +261,7 @@ async def test_a_change_of_a_user_waits_for_the_one_with_a_lower_number(postgres
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(other.set_user_enabled, bob, enabled=False))
                 await wait_until_blocked(postgres_url)
-                assert await one.changed_users(0) == (0, ())
+                assert await one.changed_users(0) == (0, [])
                 transaction.commit()
         database.close()
         assert await one.changed_users(0) == (2, [ALICE, bob])
@@ -348,7 +348,7 @@ async def test_the_own_end_that_was_stored_without_an_answer_stands(url: str) ->
         lost.times = 1
         end = end_of(message)
         assert await store.end_run(end) is None
-        expected = [of_user(message, RunStatus.COMPLETED), of_agent(end)]
+        expected = [of_user(message, RunStatus.COMPLETED), of_agent(end, message)]
         assert await page_of(store) == (expected, False)
 
 

@@ -20,13 +20,16 @@ from stores.samples import (
     duplicate_of,
     end_of,
     new,
+    of_agent,
     of_user,
     page_of,
     record,
     wait_until,
 )
 
+from netra_trio.errors import MessageNotFound
 from netra_trio.protocol.messages import RunStatus
+from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import NewMessage
 from netra_trio.stores.sql import retention, upkeep
 from netra_trio.stores.sql.database import Database
@@ -77,9 +80,9 @@ def counts(url: str) -> tuple[int, ...]:
 
 async def test_old_messages_are_deleted_with_their_runs_and_keys(url: str, logs: list[Any]) -> None:
     async with store_of(url) as store:
-        old = await ended(store, new("old", at=LIMIT - 1), "an old answer")
+        old = await ended(store, new("old", at=LIMIT - 1))
         young = await ended(store, new("young", at=LIMIT + 1))
-        assert counts(url) == (1, 3, 2)
+        assert counts(url) == (1, 2, 2)
         await delete_now(store)
         assert counts(url) == (1, 1, 1)
         assert await page_of(store) == ([of_user(young, RunStatus.COMPLETED)], False)
@@ -88,9 +91,55 @@ async def test_old_messages_are_deleted_with_their_runs_and_keys(url: str, logs:
         resent = again(old, fingerprint=b"other")
         assert await store.record(resent) is None
     assert logs == [
-        {"event": "history_deleted", "log_level": "info", "messages": 2, "days": DAYS},
+        {"event": "history_deleted", "log_level": "info", "messages": 1, "days": DAYS},
         *logs[1:],
     ]
+
+
+async def test_an_answer_goes_with_its_question(url: str) -> None:
+    """In the history each answer is behind its question, whatever their dates are."""
+    async with store_of(url) as store:
+        first, second = new("first", at=LIMIT - 1), new("second", at=LIMIT)
+        await record(store, first, second)
+        end = end_of(second, "early", at=LIMIT - 1)
+        await store.end_run(end)
+        await delete_now(store)
+        assert counts(url) == (1, 3, 2)  # the first run has not ended
+        await store.end_run(end_of(first, "late", at=NOW))
+        await delete_now(store)
+        expected = [of_user(second, RunStatus.COMPLETED), of_agent(end, second)]
+        assert await page_of(store) == (expected, False)
+        assert counts(url) == (1, 2, 1)
+
+
+async def test_an_old_message_takes_its_feedback_and_marks_with_it(url: str) -> None:
+    async with store_of(url) as store:
+        old, young = new("old", at=LIMIT - 1), new("young", at=LIMIT)
+        ends = [end_of(old, "1", at=LIMIT - 1), end_of(young, "2", at=LIMIT)]
+        await record(store, old, young)
+        for end in ends:
+            await store.end_run(end)
+        assert await store.set_feedback(ALICE, ends[0].message_id, Rating.UP, None) == MAIN
+        assert await store.mark_read(ALICE, MAIN, ends[0].message_id)
+        await delete_now(store)
+        assert await store.set_feedback(ALICE, ends[0].message_id, Rating.UP, None) is None
+        with pytest.raises(MessageNotFound):
+            await store.mark_read(ALICE, MAIN, ends[0].message_id)
+        thread = await store.get_thread(ALICE, MAIN)
+        assert thread is not None
+        assert (thread.unread, thread.title) == (1, "old")
+        assert await store.mark_read(ALICE, MAIN, ends[1].message_id)
+
+
+async def test_a_replaced_branch_is_deleted_like_all_others(url: str) -> None:
+    async with store_of(url) as store:
+        first, other = new("first", at=LIMIT - 1), new("other", at=LIMIT)
+        await ended(store, first, "answer")
+        await ended(store, other, "answer")
+        again_ = await ended(store, new("again", at=LIMIT, replaces=first.message_id))
+        await delete_now(store)
+        assert counts(url) == (1, 3, 2)
+        assert await page_of(store) == ([of_user(again_, RunStatus.COMPLETED)], False)
 
 
 @pytest.mark.parametrize(("at", "stays"), [(LIMIT, True), (LIMIT - 1, False), (LIMIT + 1, True)])
@@ -146,7 +195,13 @@ def fill(url: str, dates: Sequence[float], *, status: RunStatus | None = None) -
         connection.execute(
             insert(messages),
             [
-                {**row, "number": number, "message_id": f"m{number}", "created_at": date}
+                {
+                    **row,
+                    "number": number,
+                    "place": number,
+                    "message_id": f"m{number}",
+                    "created_at": date,
+                }
                 for number, date in zip(numbers, dates, strict=True)
             ],
         )

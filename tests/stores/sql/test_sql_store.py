@@ -106,7 +106,7 @@ async def test_a_run_starts_and_ends_once(store: SqlStore) -> None:
     store.start_run(message.run_id)
     page, _ = await page_of(store)
     assert page[0] == of_user(message, RunStatus.COMPLETED)
-    assert page[1:] in ([of_agent(first)], [of_agent(second)])
+    assert page[1:] in ([of_agent(first, message)], [of_agent(second, message)])
 
 
 async def test_statistics_count_queued_writes(store: SqlStore) -> None:
