@@ -60,4 +60,5 @@ def share_presence(presence: Presence, cluster: Cluster | None) -> None:
 
     mailbox.handle(PRESENCE, on_asked)
     membership.on_gone.append(sharing.forget)
+    membership.on_new.append(sharing.meet)
     cluster.on_lost.append(sharing.announce_all)

@@ -195,7 +195,7 @@ class RoomCommands:
         services, room, user_id = self._services, frame.message.room, self._session.user.id
         for action in (Action.JOIN, Action.SEE):
             await services.rooms.access.check(user_id, room, action)
-        members = await services.presence.find(room)
+        members = await services.presence.find(room, self._client.open_rooms())
         await self._client.send(Presence(room, members), frame.correlation_id)
 
     async def _publish(self, frame: Frame) -> None:

@@ -16,6 +16,7 @@ from itertools import count, islice
 from math import inf
 
 import trio
+from attrs import evolve
 
 from netra_trio.broker.base import Broker
 from netra_trio.errors import StoreUnavailable
@@ -24,7 +25,7 @@ from netra_trio.protocol.codec import encode
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.rooms import PresenceChange, PresenceChanged, PresentUser
-from netra_trio.rooms.feed import Change
+from netra_trio.rooms.feed import Change, RoomFeed
 from netra_trio.rooms.membership import Membership
 from netra_trio.rooms.permission import Action
 from netra_trio.rooms.presence_room import News, PresentRoom, Seat
@@ -86,8 +87,12 @@ class Presence:
         nursery.start_soon(function, *args)
         return True
 
-    async def find(self, name: str) -> tuple[PresentUser, ...]:
+    async def find(self, name: str, feed: RoomFeed | None = None) -> tuple[PresentUser, ...]:
         """Return the users in a room over all nodes, by their id. Cancelling is safe.
+
+        Args:
+            name: The room.
+            feed: The feed of the connection that gets them.
 
         Raises:
             Refused: SERVICE_UNAVAILABLE if another node does not answer.
@@ -97,6 +102,9 @@ class Presence:
             totals = {} if room is None else room.table.totals()
         else:
             totals = await self._sharing.totals(name, room)
+        seat = None if room is None or feed is None else room.members.get(feed)
+        if seat is not None:
+            seat.read = next(self._numbers)
         return tuple(PresentUser(user_id, totals[user_id]) for user_id in sorted(totals))
 
     def rooms(self) -> Iterable[PresentRoom]:
@@ -186,9 +194,12 @@ class Presence:
 
     def _add(self, room: PresentRoom, user_id: UserId, news: News) -> None:
         pending = room.pending.pop(user_id, None)
-        if pending is None or pending.since:  # otherwise both changes together are none
-            room.pending[user_id] = news
-            self._tell_soon(room)
+        if pending is not None and pending.kind is news.kind:
+            news = evolve(news, since=min(pending.since, news.since))
+        elif pending is not None and not pending.since:
+            return  # both changes together are none
+        room.pending[user_id] = news
+        self._tell_soon(room)
 
     async def _expire(self) -> None:
         """Let users leave who have no connection for long enough."""
@@ -296,4 +307,6 @@ class Presence:
 
 def _concerns(news: News, user_id: UserId, seat: Seat, membership: Membership) -> bool:
     """Whether a change of a user has to be told to a member, if it may see others."""
-    return news.since < seat.number < news.number and membership.user_id != user_id
+    if membership.user_id == user_id or seat.number >= news.number:
+        return False
+    return seat.knows > news.since

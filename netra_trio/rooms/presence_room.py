@@ -52,17 +52,24 @@ class Shared:
             self._became_current = None
 
 
-@frozen
+@define(eq=False)
 class Seat:
     """A join of a member.
 
     Attributes:
-        number: Joins and changes are numbered together.
+        number: Its number: joins, changes and reads are numbered together.
         time: On Trio's clock.
+        read: The number of its newest read of the presence.
     """
 
     number: int
     time: float
+    read: int = 0
+
+    @property
+    def knows(self) -> int:
+        """The number up to which the member knows who has a connection."""
+        return max(self.number, self.read)
 
 
 @frozen
@@ -71,7 +78,8 @@ class News:
 
     Attributes:
         number: Members that have joined later need not be told.
-        since: Members that have joined earlier know it already: the user has come back in time.
+        since: The user has come back in time, after it went with this number: members that know
+            nothing newer still have it as present.
     """
 
     kind: PresenceChange

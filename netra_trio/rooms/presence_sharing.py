@@ -26,6 +26,7 @@ from netra_trio.rooms.rooms import Rooms
 
 PREFIX = ":presence:"  # of the rooms of the nodes: clients cannot name them
 KEPT = HistoryLimits(events=100, seconds=3600.0)  # for nodes that have lost their connection
+CHECK_SECONDS = 30.0  # between two looks whether an event is lost
 RETRY_SECONDS = 1.0  # before the broker, or a node, is asked again
 ANSWER_SECONDS = 2.0  # for the counts of all nodes, until a client is refused
 USERS = 500  # in one event
@@ -109,9 +110,16 @@ class Sharing:
         self._rooms = rooms
         self._broker = broker
         self._numbers = count(1)
+        self._forgotten: set[NodeId] = set()
 
     async def run(self) -> None:
-        """Forget nodes that have gone before this node has noticed them, until it is cancelled."""
+        """Repair what no event shows, until it is cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._forget_strangers)
+            nursery.start_soon(self._check_all)
+
+    async def _forget_strangers(self) -> None:
+        """Forget nodes that have gone before this node has noticed them."""
         before: set[NodeId] = set()
         while True:
             await trio.sleep(LEASE_SECONDS)
@@ -120,6 +128,28 @@ class Sharing:
             for node in strangers & before:
                 self.forget(node)
             before = strangers
+
+    async def _check_all(self) -> None:
+        """Look whether the newest event of a room is lost: only a later one would show that."""
+        while True:
+            await trio.sleep(CHECK_SECONDS)
+            for room in self._host.rooms():
+                try:
+                    await self._check(room)
+                except BrokerUnavailable:
+                    break
+
+    async def _check(self, room: PresentRoom) -> None:
+        shared, known = room.shared, room.shared.position
+        if known is None or not shared.is_listening:
+            return
+        epoch, offset = known
+        found = await self._broker.history(PREFIX + room.name, epoch=epoch, after=offset)
+        newest = (found.epoch, found.offset)
+        if newest != known == shared.position:
+            shared.position = newest
+            self._ask_again(room)
+            self.work_soon(room)
 
     def own_counts(self, room: PresentRoom | None) -> Counts:
         """Return the counts of this node, for another node."""
@@ -135,8 +165,18 @@ class Sharing:
             room.shared.dirty.update(room.table.own)
             self.work_soon(room)
 
+    def meet(self, node: NodeId) -> None:
+        """Ask a live node for its counts, if they were forgotten: it was not gone after all."""
+        if node in self._forgotten:
+            self._forgotten.remove(node)
+            for room in self._host.rooms():
+                if room.shared.is_listening:
+                    room.shared.asked.setdefault(node, {})
+                    self.work_soon(room)
+
     def forget(self, node: NodeId) -> None:
         """Forget the counts of a node that is gone."""
+        self._forgotten.add(node)
         for room in self._host.rooms():
             room.shared.numbers.pop(node, None)
             room.shared.asked.pop(node, None)
@@ -290,10 +330,11 @@ class Sharing:
     def _deliver(self, room: PresentRoom, delivery: Delivery) -> None:
         """Take an event with counts."""
         shared, before = room.shared, room.shared.position
-        shared.position = (delivery.epoch, delivery.offset)
-        if before is not None and before != (delivery.epoch, delivery.offset - 1):
-            self._ask_again(room)
-            self.work_soon(room)
+        if before is None or before[0] != delivery.epoch or before[1] < delivery.offset:
+            shared.position = (delivery.epoch, delivery.offset)
+            if before is not None and before != (delivery.epoch, delivery.offset - 1):
+                self._ask_again(room)
+                self.work_soon(room)
         message: JsonObject = orjson.loads(delivery.data)
         node, number, users = NodeId(message["node"]), message["number"], message["users"]
         if node == self._peers.node:

@@ -4,20 +4,41 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 import trio
 import trio.testing
 from attrs import define, field
+from structlog.testing import capture_logs
 from support.memory import Client, Frame, Server, open_server
 from trio.testing import MockClock
 
-from netra_trio.ids import UserId
+from netra_trio.broker.base import HistoryLimits
+from netra_trio.broker.memory import MemoryBackend
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import SessionId, ThreadId, UserId
 from netra_trio.protocol.rooms import user_room
 from netra_trio.rooms.permission import May
+from netra_trio.rooms.presence import CROWD, CROWD_SECONDS, Presence
+from netra_trio.rooms.rooms import Rooms
+from netra_trio.stores.memory import MemoryStore
+from netra_trio.telemetry.metrics import Metrics
 
 ROOM = "team:red"
 GRACE = 10.0
 SEE = 60.0
+
+
+class SometimesStore(MemoryStore):
+    """A store that cannot always find rooms."""
+
+    is_away = False
+
+    async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
+        """Find a room, if it can."""
+        if self.is_away:
+            raise StoreUnavailable
+        return await super().find_room(room)
 
 
 @define
@@ -182,6 +203,28 @@ async def test_who_joins_while_another_is_away_is_told_of_the_return(
                 assert await change(alice) == ("bob", "left")
 
 
+async def test_who_reads_the_presence_while_another_is_away_is_told_of_the_return(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        serving() as server,
+        server.connect("alice") as alice,
+        server.connect("carol") as carol,
+        server.connect("bob") as bob,
+    ):
+        await join(alice)
+        await join(carol)
+        assert await change(alice) == ("carol", "joined")
+        await join(bob)
+        for client in (alice, carol):
+            assert await change(client) == ("bob", "joined")
+        await leave(bob)
+        assert await presence(alice) == {"alice": 1, "carol": 1}
+        await join(bob)
+        assert await change(alice) == ("bob", "joined")
+        await quiet(alice, bob, carol)  # carol has not read that bob was away
+
+
 async def test_rooms_are_apart(autojump_clock: MockClock) -> None:
     async with serving() as server, server.connect("alice") as alice:
         await join(alice)
@@ -243,6 +286,11 @@ async def test_a_permission_to_see_is_asked_for_again(autojump_clock: MockClock)
 
 async def test_a_failing_application_keeps_its_last_answer(autojump_clock: MockClock) -> None:
     rules = Rules(fails=True)
+    with capture_logs():
+        await _fail_and_hang(rules)
+
+
+async def _fail_and_hang(rules: Rules) -> None:
     async with serving(rules.may) as server, server.connect("alice") as alice:
         await join(alice)
         async with server.connect("bob") as bob, server.connect("carol") as carol:
@@ -267,6 +315,11 @@ async def test_a_change_that_is_taken_back_while_the_application_is_asked(
     autojump_clock: MockClock,
 ) -> None:
     rules = Rules(hangs=True)
+    with capture_logs():
+        await _take_back(rules)
+
+
+async def _take_back(rules: Rules) -> None:
     async with serving(rules.may) as server, server.connect("alice") as alice:
         await join(alice)
         async with server.connect("bob") as bob:
@@ -361,3 +414,92 @@ async def test_many_changes_at_once_are_told_in_order(autojump_clock: MockClock)
             await client.send("join_room", {"room": ROOM})
         assert [await change(alice) for _ in users] == [(user, "joined") for user in users]
         assert await presence(alice) == {"alice": 1, **dict.fromkeys(users, 1)}
+
+
+async def test_a_crowd_is_told_changes_together(autojump_clock: MockClock) -> None:
+    users = tuple(f"user-{at:03}" for at in range(CROWD + 1))
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(
+            open_server(may=anyone, users=(*users, "bob", "carol"))
+        )
+        clients = [await stack.enter_async_context(server.connect(user)) for user in users]
+        for client in clients:
+            await client.send("join_room", {"room": ROOM})
+        await trio.sleep(1)
+        for client in clients:
+            await client.sync()
+        began = trio.current_time()
+        bob = await stack.enter_async_context(server.connect("bob"))
+        await join(bob)
+        carol = await stack.enter_async_context(server.connect("carol"))
+        await join(carol)
+        for client in clients:
+            assert [await change(client), await change(client)] == [
+                ("bob", "joined"),
+                ("carol", "joined"),
+            ]
+        assert trio.current_time() - began == pytest.approx(CROWD_SECONDS)
+        assert await change(bob) == ("carol", "joined")
+
+
+async def test_the_owner_of_a_thread_sees_those_whom_it_is_shared_with(
+    autojump_clock: MockClock,
+) -> None:
+    store = SometimesStore()
+    async with (
+        serving(store=store) as server,
+        server.connect("alice") as alice,
+        server.connect("bob") as bob,
+        server.connect("carol") as carol,
+    ):
+        await alice.say("hello", thread_id="main")
+        await alice.until("agent_completed")
+        for client in (alice, bob):
+            await client.send("watch_thread", {"thread_id": "main", "owner": "alice"})
+        room = (await alice.until("room_joined"))[-1]["payload"]["room"]
+        frame = await alice.expect("presence_changed")
+        assert frame["payload"] == {"room": room, "user_id": "bob", "change": "joined"}
+        await bob.until("room_joined")
+        await trio.sleep(SEE + 1)
+        store.is_away = True  # alice's permission is lasting, bob's last answer is kept
+        await carol.send("get_presence", {"room": room})
+        assert (await carol.error())["code"] == "SERVICE_UNAVAILABLE"
+        await bob.send("leave_room", {"room": room})
+        await bob.until("room_left")
+        assert (await alice.until("presence_changed"))[-1]["payload"]["change"] == "left"
+
+
+async def test_what_happens_before_it_runs_is_told_then(autojump_clock: MockClock) -> None:
+    broker = MemoryBackend().broker
+    metrics = Metrics()
+
+    async def find_room(_name: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    rooms = Rooms(
+        broker,
+        find_room,
+        limits=HistoryLimits(),
+        may=anyone,
+        metrics=metrics,
+        wall_clock=trio.current_time,
+    )
+    presence = Presence(rooms, broker, trio.current_time)
+    feeds = [
+        rooms.open_feed(UserId(user), SessionId(user), wake=lambda: None)
+        for user in ("alice", "bob")
+    ]
+    for feed in feeds:
+        await rooms.join(feed, ROOM)
+        feed.take(max_bytes=10_000, lags=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(presence.run)
+        await trio.sleep(1)
+        (frame,) = [orjson.loads(each) for each in feeds[0].take(max_bytes=10_000, lags=False)]
+        assert frame["payload"] == {"room": ROOM, "user_id": "bob", "change": "joined"}
+        assert feeds[1].take(max_bytes=10_000, lags=False) == []
+        nursery.cancel_scope.cancel()
+    feeds[1].close()  # after it has ended: no task is started
+    assert [each.user_id for each in await presence.find(ROOM)] == ["alice"]
+    feeds[0].close()
+    assert not list(presence.rooms())

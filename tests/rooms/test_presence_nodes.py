@@ -187,6 +187,7 @@ async def test_a_node_that_was_taken_for_gone_comes_back(autojump_clock: MockClo
             assert await presence(alice) == {"alice": 1}
             two.link.is_cut = False
             await trio.sleep(2 * NOTICED)
+            assert await change(alice) == ("bob", "joined")  # alice has read that bob was away
             assert await presence(alice) == {"alice": 1, "bob": 1}
             assert await presence(bob) == {"alice": 1, "bob": 1}
             await trio.sleep(GRACE)
