@@ -4,10 +4,13 @@
     changes.relay = shared.publish
     shared.watch(user_id)       # a node listens while a session of the user is attached
 
-What is published while the broker does not answer is published later, once for each thread.
+What is published while the broker does not answer is published later, once for each thread. Nodes
+that listen to the room of a user tell each other, so that nothing is published for a user whose
+sessions are all at one node.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, Protocol
 
 import orjson
@@ -23,8 +26,10 @@ from netra_trio.protocol.threads import ThreadChange
 KEPT = HistoryLimits(events=100, seconds=60.0)  # for a node whose connection was lost
 UNSENT_CHANGES = 10_000  # while the broker does not answer; the oldest are dropped beyond it
 PUBLISHED = 50  # at the same time
+CHANGED, HERE, HERE_TOO, GONE = "changed", "here", "here_too", "gone"
 RETRY_SECONDS = 1.0  # before the broker is asked again
 READY_SECONDS = 1.0  # to wait for the broker before a list is read
+SKIPPED_CHANGES = 8  # of a user, which are published if a node begins to listen a moment later
 
 
 class Listening(Protocol):
@@ -49,13 +54,17 @@ class _Link:
     """The room of a user, as this node listens to it.
 
     Attributes:
-        ready: Set while it listens.
+        ready: Set while it listens, and the other nodes know that.
         is_switching: Whether a task makes it listen, or stops that.
+        others: The nodes that have said that they listen.
+        skipped: The newest changes that were not published, because no other node listens.
     """
 
     is_listening: bool = False
     is_switching: bool = False
     ready: trio.Event = field(factory=trio.Event)
+    others: set[NodeId] = field(factory=set)
+    skipped: dict[object, Change] = field(factory=dict)
 
 
 class SharedChanges:
@@ -67,7 +76,7 @@ class SharedChanges:
         node: This node, which does not need its own.
         deliver: Tells the sessions of this node.
         is_attached: Whether a user has a connection at this node.
-        has_peers: Whether there are other nodes now.
+        peers: Returns the other live nodes.
         start_soon: Starts a task that ends with the node.
     """
 
@@ -79,7 +88,7 @@ class SharedChanges:
         *,
         deliver: Callable[[Change], None],
         is_attached: Callable[[UserId], bool],
-        has_peers: Callable[[], bool],
+        peers: Callable[[], Collection[NodeId]],
         start_soon: Callable[..., Any],
     ) -> None:
         self._rooms = rooms
@@ -87,7 +96,7 @@ class SharedChanges:
         self._node = node
         self._deliver = deliver
         self._is_attached = is_attached
-        self._has_peers = has_peers
+        self._peers = peers
         self._start_soon = start_soon
         self._links: dict[UserId, _Link] = {}
         self._unsent: dict[object, Change] = {}
@@ -95,12 +104,14 @@ class SharedChanges:
 
     def publish(self, change: Change) -> None:
         """Tell the other nodes about a change; does not wait."""
-        if not self._has_peers():
-            return
-        known = self._unsent.pop(change.key, None)
-        self._unsent[change.key] = change if known is None else known.merged(change)
-        if len(self._unsent) > UNSENT_CHANGES:
-            del self._unsent[next(iter(self._unsent))]
+        link = self._links.get(change.user_id)
+        if link is not None and link.ready.is_set() and link.others.isdisjoint(self._peers()):
+            _keep(link.skipped, change, SKIPPED_CHANGES)
+        elif self._peers():
+            self._queue(change)
+
+    def _queue(self, change: Change) -> None:
+        _keep(self._unsent, change, UNSENT_CHANGES)
         if not self._is_sending:
             self._is_sending = True
             self._start_soon(self._send)
@@ -119,9 +130,13 @@ class SharedChanges:
     async def wait_until_ready(self, user_id: UserId) -> None:
         """Wait until changes of other nodes are received, for a second at most."""
         link = self._links.get(user_id)
-        if link is not None:
-            with trio.move_on_after(READY_SECONDS):
-                await link.ready.wait()
+        if link is None:
+            return
+        with trio.move_on_after(READY_SECONDS):
+            await link.ready.wait()
+            if self._peers():  # one of them may have missed it
+                with suppress(BrokerUnavailable):
+                    await self._say(user_id, HERE)
 
     async def _switch(self, user_id: UserId, link: _Link) -> None:
         """Listen, or no longer, as it is needed."""
@@ -130,11 +145,13 @@ class SharedChanges:
             try:
                 if is_needed:
                     await self._rooms.listen(room, self._receive)
+                    await self._say(user_id, HERE)
                     link.ready.set()
                 else:
                     link.ready = trio.Event()
                     link.is_listening = False
                     await self._rooms.unlisten(room)
+                    await self._say(user_id, GONE)
             except BrokerUnavailable:  # what is unlistened to is ignored all the same
                 if is_needed:
                     await trio.sleep(RETRY_SECONDS)
@@ -144,19 +161,42 @@ class SharedChanges:
         if not link.is_listening:
             del self._links[user_id]
 
+    async def _say(self, user_id: UserId, word: str) -> None:
+        """Tell the other nodes whether this one listens; raises `BrokerUnavailable`."""
+        said = orjson.dumps({"node": self._node, "word": word})
+        await self._broker.publish(changes_room(user_id), said, limits=KEPT)
+
+    async def _answer(self, user_id: UserId) -> None:
+        with suppress(BrokerUnavailable):  # the other node publishes what it need not
+            await self._say(user_id, HERE_TOO)
+
     def _receive(self, delivery: Delivery) -> None:
         told = orjson.loads(delivery.data)
-        if told["node"] == self._node:
+        node, word = NodeId(told["node"]), told["word"]
+        user_id = UserId(delivery.room.removeprefix(changes_room(UserId(""))))
+        if node == self._node:
             return
-        but = told["but"]
-        self._deliver(
-            Change(
-                UserId(delivery.room.removeprefix(changes_room(UserId("")))),
-                ThreadId(told["thread"]),
-                ThreadChange(told["change"]),
-                None if but is None else SessionId(but),
+        if word == CHANGED:
+            but = told["but"]
+            self._deliver(
+                Change(
+                    user_id,
+                    ThreadId(told["thread"]),
+                    ThreadChange(told["change"]),
+                    None if but is None else SessionId(but),
+                )
             )
-        )
+        elif (link := self._links.get(user_id)) is None:
+            return
+        elif word == GONE:
+            link.others.discard(node)
+        else:
+            link.others.add(node)
+            for change in link.skipped.values():
+                self._queue(change)
+            link.skipped.clear()
+            if word == HERE:
+                self._start_soon(self._answer, user_id)
 
     async def _send(self) -> None:
         """Publish what is unsent, until nothing is."""
@@ -178,6 +218,7 @@ class SharedChanges:
     async def _publish(self, change: Change, failed: list[Change]) -> None:
         told = {
             "node": self._node,
+            "word": CHANGED,
             "thread": change.thread_id,
             "change": change.change,
             "but": change.but,
@@ -188,3 +229,11 @@ class SharedChanges:
             )
         except BrokerUnavailable:
             failed.append(change)
+
+
+def _keep(changes: dict[object, Change], change: Change, limit: int) -> None:
+    """Keep a change as the newest of at most `limit`, merged with an earlier one."""
+    earlier = changes.pop(change.key, None)
+    changes[change.key] = change if earlier is None else earlier.merged(change)
+    if len(changes) > limit:
+        del changes[next(iter(changes))]

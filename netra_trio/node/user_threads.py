@@ -85,7 +85,7 @@ class NodeThreads:
             cluster.node,
             deliver=self._changes.deliver,
             is_attached=self._is_attached,
-            has_peers=lambda: bool(cluster.membership.peers),
+            peers=lambda: cluster.membership.peers,
             start_soon=self._start_soon,
         )
         self._changes.relay = self._shared.publish

@@ -262,9 +262,125 @@ async def test_what_is_unsent_is_bounded(
         assert {frame["payload"]["thread_id"] for frame in told} == {"b", "c"}
 
 
-async def test_one_node_alone_publishes_nothing(autojump_clock: MockClock) -> None:
-    async with two_nodes(1) as ((first,), (one,)):
-        await converse(one, "hello")
+def published(node: LinkedNode) -> int:
+    """Return how often a node has published."""
+    return node.link.calls.count("publish")
+
+
+async def use(client: Client) -> None:
+    """Change a thread in both ways: by a run and by a command."""
+    key = f"at {trio.current_time()}"
+    await converse(client, key)
+    await trio.sleep(1)
+    await call(client, "rename_thread", {"thread_id": "t", "title": "Mine"})
+    await trio.sleep(1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_nothing_is_published_for_sessions_of_one_node(
+    autojump_clock: MockClock, count: int
+) -> None:
+    async with open_nodes(
+        count, agents={"answer": answer}, heartbeat_interval_ms=3_600_000
+    ) as nodes:
+        first = nodes[0]
+        async with devices(first, 2) as (one, two):
+            await trio.sleep(1)
+            before = published(first)
+            await use(one)
+            assert [frame["payload"]["change"] for frame in await two.sync()] == [
+                "updated",
+                "renamed",
+            ]
+            assert published(first) == before
+
+
+async def test_a_node_whose_sessions_leave_is_told_nothing(autojump_clock: MockClock) -> None:
+    async with two_nodes() as ((first, second), (one, two)):
+        before = published(first)
+        await use(one)
+        assert published(first) == before + 2
+        two.peer.close()
+        await two.done.wait()
         await trio.sleep(1)
-        await call(one, "rename_thread", {"thread_id": "t", "title": "Mine"})
-        assert "publish" not in first.link.calls
+        before = published(first)
+        await use(one)
+        assert published(first) == before
+        async with devices(second, 1) as (again,):
+            await trio.sleep(1)
+            await again.sync()
+            await use(one)
+            assert len(await again.sync()) == 2
+
+
+async def test_a_node_that_is_gone_is_told_nothing(autojump_clock: MockClock) -> None:
+    async with two_nodes() as ((first, second), (one, _)):
+        await second.kill()
+        await trio.sleep(5)
+        before = published(first)
+        await use(one)
+        assert published(first) == before
+
+
+async def test_what_was_changed_right_before_is_told(autojump_clock: MockClock) -> None:
+    """A session is attached at another node, which has not said so yet."""
+    async with two_nodes() as ((_, second), (one, two)):
+        two.peer.close()
+        await two.done.wait()
+        await trio.sleep(1)
+        for number in range(shared_changes.SKIPPED_CHANGES + 1):
+            await converse(one, f"hello {number}", thread_id=f"t{number}")
+            await trio.sleep(0.5)
+        go_on = trio.Event()
+
+        async def delay(name: str) -> None:
+            if name == "publish":
+                await go_on.wait()
+
+        second.link.on_call = delay
+        async with devices(second, 1) as (again,):
+            await wait_all_tasks_blocked()
+            await call(one, "rename_thread", {"thread_id": "t5", "title": "Mine"})
+            go_on.set()
+            await trio.sleep(1)
+            told = {
+                frame["payload"]["thread_id"]: frame["payload"]["change"]
+                for frame in await again.sync()
+            }
+            assert set(told) == {f"t{number}" for number in range(1, 9)}
+            assert told.pop("t5") == "renamed"
+            assert set(told.values()) == {"updated"}
+
+
+async def test_a_node_that_was_not_heard_says_it_again(autojump_clock: MockClock) -> None:
+    """With each list that a client asks for."""
+    async with two_nodes() as ((first, _), (one, two)):
+        links = first.node._threads._shared._links  # type: ignore[union-attr]
+        links[ALICE].others.clear()
+        await use(one)
+        assert await two.sync() == []
+        await threads(two)
+        await trio.sleep(1)
+        assert [frame["payload"]["change"] for frame in await two.sync()] == ["renamed"]
+
+
+async def test_an_answer_that_is_lost(autojump_clock: MockClock) -> None:
+    """A node that does not know of another one listens all the same."""
+    async with two_nodes() as ((first, second), (one, two)):
+        two.peer.close()
+        await two.done.wait()
+        await trio.sleep(1)
+
+        async def fail(name: str) -> None:
+            first.link.is_cut = name == "publish"
+
+        first.link.on_call = fail
+        async with devices(second, 1) as (again,):
+            await trio.sleep(1)
+            first.link.on_call = None
+            first.link.is_cut = False
+            await use(one)
+            assert len(await again.sync()) == 2
+            await threads(one)  # so the other node is told again that this one listens
+            await use(again)
+            assert len(await one.sync()) == 2
