@@ -140,11 +140,8 @@ async def test_a_server_that_does_not_answer_and_comes_back(*, is_killed: bool) 
             assert caught.value.problem.code == "SERVICE_UNAVAILABLE"
             assert trio.current_time() - started < 5
             (valkey.start if is_killed else valkey.go_on)()
-
-            async def join() -> dict[str, Any]:
-                return await late.join(after=0)
-
-            joined = await again(join)
+            await again(lambda: two.rooms.join(late.feed, "news", after=0))
+            joined = late.read()[0]["payload"]
             assert joined["verdict"] == "exact"
             assert joined["replayed"] == (0 if is_killed else 1)
             await again(lambda: two.say("news", "b"))
