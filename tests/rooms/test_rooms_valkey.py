@@ -9,6 +9,7 @@ import trio
 from support.rooms import Member, RoomsNode
 from support.valkey import Server, server
 
+from netra_trio.broker.valkey import keys
 from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import UserId, new_node_id
@@ -40,6 +41,11 @@ async def until(condition: Callable[[], object]) -> None:
         await trio.sleep(0.005)
 
 
+async def until_read(member: Member, events: int) -> None:
+    """Wait until a member has read so many events."""
+    await until(lambda: len(member.contents()) == events)
+
+
 async def again(call: Callable[[], Awaitable[Any]]) -> Any:
     """Call until the server answers."""
     while True:
@@ -63,7 +69,7 @@ async def test_two_publishers_at_two_nodes_have_one_order(valkey_server: Server)
             for number, node in enumerate(nodes):
                 nursery.start_soon(publish, node, f"node-{number}")
         for member in members:
-            await until(lambda member=member: len(member.contents()) == 200)
+            await until_read(member, 200)
             assert member.offsets() == list(range(1, 201))
             assert member.contents() == members[0].contents()
 
@@ -82,7 +88,7 @@ async def test_cuts_of_every_member_after_every_event(valkey_server: Server) -> 
                     member.connect(nodes[(number + place) // 2 % 2])
                     await member.rejoin()
         for member in members:
-            await until(lambda member=member: len(member.contents()) == 20)
+            await until_read(member, 20)
             assert member.offsets() == list(range(1, 21))
             assert member.gaps() == []
 
@@ -97,7 +103,7 @@ async def test_members_get_what_was_published_while_the_line_was_lost(
         await until(lambda: member.contents() == ["a"])
         valkey_server.command("CLIENT", "KILL", "TYPE", "pubsub")
         await again(lambda: two.say("news", "b", "c"))
-        await until(lambda: len(member.contents()) == 3)
+        await until_read(member, 3)
         assert member.contents() == ["a", "b", "c"]
         assert member.gaps() == []
         await one.rooms.kick("news", UserId("alice"))
@@ -112,17 +118,38 @@ async def test_a_server_that_lost_everything(valkey_server: Server) -> None:
             await member.join()
         await one.say("news", "a", "b")
         for member in (*members, away):
-            await until(lambda member=member: len(member.contents()) == 2)
+            await until_read(member, 2)
         away.cut()
         valkey_server.command("FLUSHALL")
         await two.say("news", "c")
         for member in members:
-            await until(lambda member=member: len(member.contents()) == 3)
+            await until_read(member, 3)
             assert member.gaps() == [(1, 0)]
         away.connect(one)
         joined = await away.rejoin()
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("gap", 0, 1)
         await until(lambda: away.contents() == ["a", "b", "c"])
+
+
+async def test_a_server_with_older_data_begins_a_new_epoch(valkey_server: Server) -> None:
+    """As after a fail-over to a replica that had not received the newest events."""
+    async with open_nodes(valkey_server) as (one, two):
+        members = [one.member("alice"), one.member("bob")]
+        for member in members:
+            await member.join()
+        await one.say("news", "a", "b", "c")
+        for member in members:
+            await until_read(member, 3)
+        valkey_server.command("HSET", keys.room("news"), "offset", 1)
+        newest = valkey_server.command("XREVRANGE", keys.events("news"), "+", "-", "COUNT", 2)
+        valkey_server.command("XDEL", keys.events("news"), *(entry_id for entry_id, _ in newest))
+        valkey_server.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: not valkey_server.command("EXISTS", keys.events("news")))
+        await two.say("news", "d", "e", "f", "g")
+        for member in members:
+            await until(lambda: member.contents()[-1:] == ["g"])  # noqa: B023 - it is awaited here
+            assert member.contents() == list("abcdefg")
+            assert member.gaps() == [(1, 0)]
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
