@@ -255,6 +255,29 @@ async def test_a_restart_that_only_a_join_notices(autojump_clock: MockClock) -> 
         assert late.contents() == ["c"]
 
 
+async def test_a_restart_that_two_tasks_notice(autojump_clock: MockClock) -> None:
+    async with open_rooms() as (one,):
+        member = one.member()
+        await member.join()
+        await one.say("news", "a")
+        await settled()
+        one.server.clear()
+        one.broker.lost = 1
+        await one.say("news", "b")
+        await settled()
+        one.broker.before_answer = partial(trio.sleep, 1)
+        room = one.rooms._rooms["news"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room.catch_up)
+            await trio.sleep(1.2)
+            one.broker.lost = 1
+            await one.say("news", "c")  # after the second answer, before the third
+            await trio.sleep(0.3)
+            nursery.start_soon(room.catch_up)
+        assert member.contents() == ["a", "b", "c"]
+        assert member.gaps() == [(1, 0)]
+
+
 async def test_an_empty_restart_that_only_a_join_notices(autojump_clock: MockClock) -> None:
     async with open_rooms() as (one,):
         member, late = one.member("alice"), one.member("bob")
