@@ -43,7 +43,7 @@ from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, chec
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
 from netra_trio.node.thread_watch import watch_threads
-from netra_trio.node.user_threads import NodeThreads
+from netra_trio.node.user_threads import NodeThreads, starting_in
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     ConnectionEstablished,
@@ -563,7 +563,7 @@ async def open_node(
     async with opened, store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
             users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
-            threads = NodeThreads(users, store, service_nursery.start_soon)
+            threads = NodeThreads(users, store, starting_in(service_nursery))
             services = Services(
                 settings=settings,
                 store=store,

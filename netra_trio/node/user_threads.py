@@ -5,7 +5,7 @@ threads.connect(services, cluster)
 threads.attached(connection), threads.detached(connection)
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -48,6 +48,19 @@ class _Deletion:
     was_there: bool = False
     failure: Exception | None = None
     has_ended: trio.Event = field(factory=trio.Event)
+
+
+def starting_in(nursery: trio.Nursery) -> Callable[..., None]:
+    """Return a function that starts tasks in a nursery, and none after its end.
+
+    A connection may end later than the nursery of its node.
+    """
+
+    def start_soon(function: Callable[..., Awaitable[object]], *args: object) -> None:
+        if not nursery.cancel_scope.cancel_called:
+            nursery.start_soon(function, *args)
+
+    return start_soon
 
 
 class NodeThreads:
