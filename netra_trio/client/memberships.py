@@ -63,13 +63,17 @@ class Memberships:
         membership.add(member)
         self._changed(membership)
 
+    def remove(self, membership: Membership, member: Member) -> None:
+        """Remove a member; after the last one the room is left."""
+        membership.remove(member)
+        self._changed(membership)
+
     async def leave(self, membership: Membership, member: Member) -> None:
         """Remove a member; after the last one wait until the server knows, `LEAVE_SECONDS` at most.
 
         Cancelling is safe: the room is left all the same.
         """
-        membership.remove(member)
-        self._changed(membership)
+        self.remove(membership, member)
         if not membership.members and membership.is_joined:
             with trio.move_on_after(LEAVE_SECONDS):
                 await membership.left.wait()

@@ -144,7 +144,7 @@ class RoomMembership(Membership):
         super().__init__(name)
         self._name = name
         self._wall_clock = wall_clock
-        self._is_restart_told = False
+        self._restart_told: set[Member] = set()  # until the next event, which has the new epoch
 
     def join_frame(self, key: str, after: Place | None) -> str:
         """See `Membership`."""
@@ -185,20 +185,19 @@ class RoomMembership(Membership):
         """See `Membership`."""
         for member in self.started:
             self._give(member, event, size)
-        self._is_restart_told = False
+        self._restart_told.clear()
 
     def receive_gap(self, gap: Event, first: int, last: int) -> None:
         """See `Membership`."""
         for member in self.started:
             place = member.place
             assert place is not None  # noqa: S101 - it has started
-            if first > place.offset:
+            if first == 1 and (place.offset or not last):
+                member.feed.push(gap)
+                self._restart_told.add(member)
+            elif first > place.offset:
                 member.place = Place(max(place.offset, last), place.epoch)
                 self._tell_gap(member, Place(first - 1, place.epoch), member.place)
-            elif first == 1 and place.offset:
-                # The numbering has restarted; the next event has the new epoch.
-                member.feed.push(gap)
-                self._is_restart_told = True
             elif last > place.offset:
                 member.place = Place(last, place.epoch)
                 self._tell_gap(member, place, member.place)
@@ -229,7 +228,7 @@ class RoomMembership(Membership):
         assert first is not None  # noqa: S101 - likewise
         now = Place(offset, event.epoch)
         if place.epoch != event.epoch:
-            if not self._is_restart_told:
+            if member not in self._restart_told:
                 self._tell_gap(member, place, Place(first - 1, event.epoch))
         elif offset <= place.offset:
             return
