@@ -18,11 +18,13 @@ from attrs import define, field
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import UserId
 from netra_trio.protocol.codec import Frame
+from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import (
     Problem,
     Refused,
     broker_unavailable,
+    problem,
     rate_limited,
     store_unavailable,
 )
@@ -36,6 +38,7 @@ from netra_trio.protocol.rooms import (
 )
 from netra_trio.rooms.feed import ROOMS, RoomFeed
 from netra_trio.rooms.permission import Action
+from netra_trio.rooms.publisher import ROOM_EVENT_BYTES, EventTooLarge
 from netra_trio.services import Services
 from netra_trio.sessions import refusals
 from netra_trio.sessions.session import Session
@@ -202,9 +205,13 @@ class RoomCommands:
         services, message, user = self._services, frame.message, self._session.user
         await services.rooms.access.check(user.id, message.room, Action.PUBLISH)
         await self._take_slot()
-        published = await services.publisher.publish(
-            message.room, message.content, user_id=user.id, key=frame.correlation_id
-        )
+        try:
+            published = await services.publisher.publish(
+                message.room, message.content, user_id=user.id, key=frame.correlation_id
+            )
+        except EventTooLarge:
+            text = f"The event has more than {ROOM_EVENT_BYTES} bytes."
+            raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text)) from None
         confirmation = (
             RoomConfirmation.DUPLICATE if published.is_duplicate else RoomConfirmation.ACCEPTED
         )

@@ -94,9 +94,9 @@ class Room:
         Raises:
             BrokerUnavailable: If the broker does not answer.
         """
-        broker, name = self._broker, self.name
-        history = await broker.history(name, epoch=self.epoch, after=self.offset)
-        if history.epoch != self.epoch:
+        broker, name, epoch = self._broker, self.name, self.epoch
+        history = await broker.history(name, epoch=epoch, after=self.offset)
+        if history.epoch != epoch:
             history = await broker.history(name, epoch=history.epoch, after=0)
         for delivery in history.events:
             self._give(RoomEvent.unpack(delivery))

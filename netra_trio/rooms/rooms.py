@@ -224,15 +224,6 @@ class Rooms:
         members = () if room is None else room.members
         return [each for each in members if self._is_attached(each)]
 
-    def names(self) -> Sequence[str]:
-        """Return the rooms with members at this node."""
-        return [name for name, room in self._rooms.items() if room.members]
-
-    def position(self, name: str) -> tuple[str, int] | None:
-        """Return the epoch and the offset of a room that has members at this node."""
-        room = self._rooms.get(name)
-        return None if room is None or not room.is_subscribed else (room.epoch, room.offset)
-
     async def kick(self, name: str, user_id: UserId) -> None:
         """Remove a user from a room, on all nodes. Whether it may join again is another question.
 

@@ -219,6 +219,33 @@ async def test_connections_are_spread_and_answered_in_the_name_of_all(shared: Se
     assert shared.http("GET", "/ws/stats").status_code == 401
 
 
+async def test_a_room_has_members_at_all_workers(shared: Server) -> None:
+    clients: dict[int, Client] = {}  # by worker
+    async with AsyncExitStack() as stack:
+        while set(clients) != set(workers_of(shared.process)):
+            line = AsyncExitStack()
+            client = await line.enter_async_context(shared.connect())
+            await client.say("hi")
+            frames = await client.until("partial_result")
+            await client.until("agent_completed")
+            pid = int(frames[-1]["payload"]["content"].split()[1])
+            if pid in clients:
+                await line.aclose()
+            else:
+                clients[pid] = client
+                await stack.enter_async_context(line)
+        for client in clients.values():
+            await client.send("join_room", {"room": client.hello["payload"]["user_room"]})
+            room = (await client.until("room_joined"))[-1]["payload"]["room"]
+        for pid, client in clients.items():
+            await client.send("room_message", {"room": room, "content": f"{pid}"})
+        for client in clients.values():
+            events = [(await client.until("room_event"))[-1]["payload"] for _ in clients]
+            assert [event["offset"] for event in events] == [1, 2]
+            contents = {event["event"]["payload"]["content"] for event in events}
+            assert contents == {f"{pid}" for pid in clients}
+
+
 async def test_connections_of_a_user_on_both_workers(shared: Server) -> None:
     admin = bearer("root", permissions=["netra:admin"])
     async with AsyncExitStack() as stack:

@@ -96,23 +96,20 @@ class RoomsNode:
     """The rooms of one node.
 
     Attributes:
-        server: What the nodes share.
-        broker: Its broker.
+        broker: Its broker; the one in memory is a `FaultyBroker`.
         metrics: Of the node.
         rooms: Its rooms.
         publisher: Publishes at this node.
     """
 
-    server: MemoryServer
-    limits: HistoryLimits
-    may: May | None
-    broker: FaultyBroker = field(init=False)
+    broker: Any
+    limits: HistoryLimits = field(factory=HistoryLimits)
+    may: May | None = anyone
     metrics: Metrics = field(factory=Metrics)
     rooms: Rooms = field(init=False)
     publisher: Publisher = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.broker = FaultyBroker(new_node_id(), self.server)
         self.rooms = Rooms(
             self.broker,
             no_room,
@@ -122,6 +119,12 @@ class RoomsNode:
             wall_clock=trio.current_time,
         )
         self.publisher = Publisher(self.broker, self.limits, trio.current_time)
+
+    @property
+    def server(self) -> MemoryServer:
+        """What the nodes in memory share."""
+        server: MemoryServer = self.broker._server
+        return server
 
     def member(self, user: str = "alice", session: str | None = None) -> "Member":
         """Return a member without a connection."""
@@ -279,7 +282,8 @@ async def open_rooms(
     """Open the rooms of some nodes."""
     server = MemoryServer()
     async with trio.open_nursery() as nursery:
-        opened = [RoomsNode(server, limits or HistoryLimits(), may) for _ in range(nodes)]
+        brokers = [FaultyBroker(new_node_id(), server) for _ in range(nodes)]
+        opened = [RoomsNode(broker, limits or HistoryLimits(), may) for broker in brokers]
         for node in opened:
             nursery.start_soon(node.rooms.run)
         await wait_all_tasks_blocked()
