@@ -50,6 +50,11 @@ app.command(
     name="usage",
     help="Sum what agents have used of models, as they have reported it.",
 )
+app.command(
+    "netra_trio.cli.runs:runs",
+    name="runs",
+    help="List the runs that have not ended, on all nodes, or stop one of them.",
+)
 app.command("netra_trio.cli.user:users", name="user", help="Add, disable, enable and list users.")
 
 

@@ -16,7 +16,7 @@ from netra_trio.cli import streams
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.main import app, main
 
-COMMANDS = ["chat", "check", "serve", "token", "usage", "user"]
+COMMANDS = ["chat", "check", "runs", "serve", "token", "usage", "user"]
 HELP_ONLY = """
 import sys
 from netra_trio.cli.main import main

@@ -82,6 +82,12 @@ class Lease:
     def _own(self) -> ColumnElement[bool]:
         return owners.c.owner == self.id
 
+    def end_gone(self, connection: Connection) -> int:
+        """End the runs of processes that are gone, without taking the lease; return how many."""
+        moment = now(connection)
+        is_new = moment - _up_since(connection) < LEASE_SECONDS
+        return self._end_gone(connection, moment, in_grace=is_new)
+
     def probe_space(self, connection: Connection) -> None:
         """Write as much as a large message needs, and delete it in the same transaction."""
         name = f"{self.id} tries"

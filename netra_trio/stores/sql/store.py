@@ -345,6 +345,10 @@ class SqlStore(ThreadCalls):
         """Return the node of an unfinished run of this user, None if there is none."""
         return await self._read(partial(find_run, user_id=user_id, run_id=run_id))
 
+    async def end_gone_runs(self) -> int:
+        """End the runs of processes that are gone; return how many. The store need not be open."""
+        return await self._write_now(self._upkeep.lease.end_gone)
+
     async def run_status(self, run_id: RunId) -> RunStatus | None:
         """Return the status of a run, None if it is unknown."""
         return await self._read(partial(run_status, run_id=run_id))

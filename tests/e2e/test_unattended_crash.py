@@ -1,0 +1,126 @@
+"""Runs without a session, and the webhook, of real servers that are killed and drained."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+from support.receiver import SILENT, Receiver, free_port, receiving
+from support.server import PATIENCE, Client, Frame, Server, serving, write_agents
+
+AGENTS = """
+import trio
+from netra_trio import agent
+
+
+async def sleep(run):
+    await run.emit("I sleep. ")
+    await trio.sleep(float(run.content))
+    await run.emit("I slept.")
+    return "slept"
+
+
+async def ask(run):
+    await trio.sleep(float(run.content))
+    return await run.ask("Well?")
+
+
+sleeper = agent(sleep, unattended="continue")
+asker = agent(ask, unattended="continue")
+"""
+ARGUMENTS = ["--agent", "outside_agents:sleeper", "--agent", "outside_agents:asker"]
+FAST = """
+from netra_trio.webhook import endpoint, notifier
+notifier.GOES_ON_SECONDS = notifier.POLL_SECONDS = 0.3
+notifier.TAKEN_SECONDS = 1.5
+endpoint.ANSWER_SECONDS = endpoint.Endpoint.__init__.__kwdefaults__["seconds"] = 0.5
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the url of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'unattended.db'}"
+    return str(request.getfixturevalue("database_url"))
+
+
+def settings(receiver: Receiver, url: str, window: int = 200) -> dict[str, str]:
+    return {**receiver.environ, "WEBSOCKET_RESUME_WINDOW": str(window), "DATABASE_URL": url}
+
+
+async def leave(server: Server, content: str, agent: str, thread: str) -> str:
+    """Start a run and leave; return its id."""
+    async with server.connect() as client:
+        await client.say(content, f"k-{thread}", agent=agent, thread_id=thread)
+        started = await client.until("agent_started")
+    run_id: str = started[-1]["payload"]["run_id"]
+    return run_id
+
+
+async def history(client: Client, thread: str) -> list[Frame]:
+    await client.send("get_thread_history", {"thread_id": thread})
+    messages: list[Frame] = (await client.expect("thread_history"))["payload"]["messages"]
+    return messages
+
+
+async def wait(receiver: Receiver, count: int) -> None:
+    """Wait until the receiver has accepted a number of notifications."""
+    with trio.fail_after(PATIENCE):
+        while len(receiver.accepted) < count:  # noqa: ASYNC110 - another thread, without an event
+            await trio.sleep(0.05)
+
+
+async def test_ends_and_questions_are_told_over_failures_and_kills(
+    tmp_path: Path, url: str
+) -> None:
+    write_agents(tmp_path, AGENTS)
+    receiver = Receiver(free_port())  # nothing listens there yet
+    with serving(tmp_path, *ARGUMENTS, before=FAST, **settings(receiver, url)) as server:
+        ends = await leave(server, "1", "sleeper", "ends")
+        asks = await leave(server, "1", "asker", "asks")
+        goes_on = await leave(server, "1000", "sleeper", "goes-on")
+        await trio.to_thread.run_sync(server.process.wait_log, "notification_failed", 2)
+        receiver.script = [500, SILENT]
+        with receiving(receiver):
+            await wait(receiver, 2)
+        told = {(each["run_id"], each["type"]): each for each in receiver.accepted.values()}
+        assert told[ends, "agent_completed"]["status"] == "completed"
+        question_id = told[asks, "agent_asking"]["question_id"]
+        async with server.connect() as client:  # a third device: what it is told of is there
+            asked, answered = await history(client, "ends")
+            assert asked["run"]["status"] == "completed"
+            assert answered["content"] == "I sleep. I slept."
+            await client.send("answer", {"question_id": question_id, "answer": "yes"})
+            await client.expect("agent_answered")
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    with (
+        receiving(receiver),
+        serving(tmp_path, *ARGUMENTS, before=FAST, **settings(receiver, url)) as server,
+    ):
+        await wait(receiver, 3)
+        told = {(each["run_id"], each["type"]): each for each in receiver.accepted.values()}
+        assert told[goes_on, "agent_completed"]["status"] == "interrupted"
+        async with server.connect() as client:
+            asked, *_ = await history(client, "goes-on")
+            assert asked["run"]["status"] == "interrupted"
+            await client.say("1000", "k-goes-on", agent="sleeper", thread_id="goes-on")
+            copies = await client.until("agent_completed")
+            assert copies[0]["payload"]["status"] == "duplicate"
+    ids = [each.told["id"] for each in receiver.deliveries if each.status == 200]
+    assert len(ids) == len(set(ids))
+
+
+async def test_a_drain_in_the_middle_is_told_after_the_restart(tmp_path: Path) -> None:
+    write_agents(tmp_path, AGENTS)
+    url = f"sqlite:///{tmp_path / 'unattended.db'}"
+    receiver = Receiver(free_port())
+    environ = {**settings(receiver, url), "WEBSOCKET_DRAIN_TIMEOUT": "400"}
+    with serving(tmp_path, *ARGUMENTS, before=FAST, **environ) as server:
+        run_id = await leave(server, "1000", "sleeper", "t")
+        await trio.to_thread.run_sync(server.process.wait_log, "session_ended")
+    with receiving(receiver), serving(tmp_path, *ARGUMENTS, before=FAST, **environ):
+        await wait(receiver, 1)
+    [told] = receiver.accepted.values()
+    assert (told["run_id"], told["status"]) == (run_id, "interrupted")
