@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
 import trio
 from attrs import evolve
@@ -16,7 +17,9 @@ from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
+from netra_trio.ids import SessionId, UserId
 from netra_trio.rooms.event import RoomEvent
+from netra_trio.rooms.permission import May
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.memory import MemoryStore
 
@@ -24,12 +27,20 @@ SETTINGS = evolve(Settings(), jwt_secret_key="x" * 32)
 ROOM = "news"
 
 
+async def anyone(_user: str, _room: str, action: str) -> bool:
+    return action != "see"
+
+
 @asynccontextmanager
-async def running(backend: Backend | None = None, **options: Any) -> AsyncIterator[Application]:
+async def running(
+    backend: Backend | None = None, *, rooms: May | None = None, **options: Any
+) -> AsyncIterator[Application]:
     """Run an application."""
     store = MemoryStore() if backend is None else MemoryStore(backend.directory.node)
     settings = evolve(SETTINGS, **options)
-    app = create_app(agents={"echo": echo}, settings=settings, store=store, backend=backend)
+    app = create_app(
+        agents={"echo": echo}, settings=settings, store=store, backend=backend, rooms=rooms
+    )
     async with app.running():
         yield app
 
@@ -88,6 +99,30 @@ async def test_an_application_that_does_not_run() -> None:
     assert app.user_room("alice") != app.user_room("bob")
     assert app.thread_room("alice", "main").startswith("thread:")
     assert app.thread_room("alice", "main") != app.thread_room("bob", "main")
+
+
+async def test_a_user_is_kicked_on_all_nodes() -> None:
+    shared = MemoryServer()
+    async with (
+        running(MemoryBackend(server=shared), rooms=anyone) as one,
+        running(MemoryBackend(server=shared), rooms=anyone) as two,
+    ):
+        rooms = two.node.services.rooms
+        feeds = {
+            user: rooms.open_feed(UserId(user), SessionId(user), wake=lambda: None)
+            for user in ("alice", "bob")
+        }
+        for feed in feeds.values():
+            await rooms.join(feed, ROOM)
+            feed.take(max_bytes=10_000, lags=False)
+        await one.kick(ROOM, "alice")
+        with trio.fail_after(10):
+            while [each.user_id for each in rooms.members(ROOM)] != ["bob"]:
+                await trio.lowlevel.checkpoint()
+        (left,) = feeds["alice"].take(max_bytes=10_000, lags=False)
+        assert orjson.loads(left)["type"] == "room_left"
+        with pytest.raises(ValueError, match="room: expected"):
+            await one.kick("a::b", "alice")
 
 
 async def test_the_broker_is_away_and_comes_back() -> None:
