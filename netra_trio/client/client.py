@@ -314,7 +314,7 @@ class Client:
         return page.payload
 
     def room(
-        self, name: str, *, after: int | None = None, epoch: str | None = None
+        self, name: str, after: int | None = None, epoch: str | None = None
     ) -> AbstractAsyncContextManager[Room]:
         """Be in a room during an `async with` block, which gives a `Room`.
 
@@ -339,9 +339,7 @@ class Client:
         self._check_usable()
         return entered_room(self.session, name, None if after is None else Place(after, epoch))
 
-    def watch(
-        self, thread_id: str, *, owner: str | None = None
-    ) -> AbstractAsyncContextManager[Watch]:
+    def watch(self, thread_id: str, owner: str | None = None) -> AbstractAsyncContextManager[Watch]:
         """Watch a thread during an `async with` block, which gives a `Watch`.
 
         It has the runs of every session, those of this client too. After a lost connection the

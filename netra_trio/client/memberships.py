@@ -41,7 +41,7 @@ class Memberships:
         self._notify = notify
         self._memberships: dict[Key, Membership] = {}
         self._by_room: dict[str, list[Membership]] = {}
-        self._by_thread: dict[str, list[Membership]] = {}
+        self._by_thread: dict[str | None, list[Membership]] = {}
         self._due: set[Membership] = set()
         self.own_runs = RunStates()
 
@@ -145,10 +145,10 @@ class Memberships:
             size: Its bytes.
             shown: What the members get in its place; None for the event itself.
         """
-        thread_id = self.own_runs.thread_of(event.run_id)
-        self.own_runs.apply(event)
-        thread_id = thread_id or self.own_runs.thread_of(event.run_id)
-        for membership in self._by_thread.get(thread_id or "", ()):
+        thread_id = self.own_runs.apply(event)
+        if thread_id not in self._by_thread:
+            return
+        for membership in self._by_thread[thread_id]:
             membership.receive_own(event if shown is None else shown, size)
             self._changed(membership)
 

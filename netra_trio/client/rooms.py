@@ -83,7 +83,7 @@ class Room:
     def __aiter__(self) -> Events:
         return _RoomEvents(self._feed, self)
 
-    async def send(self, content: Mapping[str, Any] | str, *, key: str | None = None) -> Published:
+    async def send(self, content: Mapping[str, Any] | str, key: str | None = None) -> Published:
         """Publish a message; return when the server has it.
 
         While there is no connection it waits, and after a temporary error it tries again. If the

@@ -59,15 +59,6 @@ class RunStates:
     def __contains__(self, run_id: str | None) -> bool:
         return run_id in self._runs
 
-    def thread_of(self, run_id: str | None) -> str | None:
-        """Return the thread of a run; None if it is not known."""
-        run = self._runs.get(run_id or "")
-        return None if run is None else run.thread_id
-
-    def threads(self) -> set[str]:
-        """Return the threads of the runs."""
-        return {run.thread_id for run in self._runs.values() if run.thread_id is not None}
-
     def replace(self, listed: Iterable[Mapping[str, Any]]) -> None:
         """Take the states that the server lists instead of all others.
 
@@ -87,24 +78,26 @@ class RunStates:
         """Forget a run."""
         self._runs.pop(run_id or "", None)
 
-    def apply(self, event: Event) -> None:
-        """Take an event of a run; others have no effect."""
-        if event.run_id is None:
-            return
-        payload = event.payload
-        if event.type == "user_message":
-            self._add(event.run_id, message_id=payload.get("message_id"), status="queued")
-        elif event.type == "message_confirmed":
-            self._add(event.run_id, message_id=payload.get("message_id"), status="queued")
-            self._runs[event.run_id].thread_id = payload.get("thread_id")
+    def apply(self, event: Event) -> str | None:
+        """Take an event of a run, others have no effect; return the thread of the run."""
+        run_id, payload = event.run_id, event.payload
+        if run_id is None:
+            return None
+        run = self._runs.get(run_id)
+        if run is not None and event.type == DELTA:
+            run.append(str(payload.get("content", "")))
+        elif event.type in {"user_message", "message_confirmed"}:
+            run = self._add(run_id, message_id=payload.get("message_id"), status="queued")
+            run.thread_id = payload.get("thread_id")
         elif event.type == "agent_started":
-            started = self._runs.get(event.run_id) or self._add(event.run_id)
-            started.state |= {"agent_name": payload.get("agent_name"), "status": "running"}
-            started.thread_id = payload.get("thread_id")
+            run = run or self._add(run_id)
+            run.state |= {"agent_name": payload.get("agent_name"), "status": "running"}
+            run.thread_id = payload.get("thread_id")
         elif event.type == END:
-            self.discard(event.run_id)
-        elif (run := self._runs.get(event.run_id)) is not None:
-            _apply(run, event)
+            self.discard(run_id)
+        elif run is not None:
+            _apply_question(run.state["questions"], event)
+        return None if run is None else run.thread_id
 
     def listed(self, thread_id: str | None = None) -> list[dict[str, Any]]:
         """Return the states as the server lists them; of one thread if it is given."""
@@ -119,12 +112,9 @@ class RunStates:
         return run
 
 
-def _apply(run: _Run, event: Event) -> None:
-    """Take an event that is neither the beginning nor the end of a run."""
-    questions: list[dict[str, Any]] = run.state["questions"]
-    if event.type == DELTA:
-        run.append(str(event.payload.get("content", "")))
-    elif event.type == "agent_asking":
+def _apply_question(questions: list[dict[str, Any]], event: Event) -> None:
+    """Note that a question was asked or closed."""
+    if event.type == "agent_asking":
         questions.append({name: it for name, it in event.payload.items() if name != "run_id"})
     elif event.type == ANSWERED:
         question_id = event.payload.get("question_id")
