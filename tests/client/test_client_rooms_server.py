@@ -201,6 +201,28 @@ async def test_watched_in_the_middle_of_a_run(autojump_clock: MockClock, seconds
         assert said[-1] == WHOLE[0][-1]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+async def test_the_node_of_the_watching_client_drains(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    got: dict[str, list[Said]] = {}
+    async with (
+        open_cluster({"talker": talker}) as cluster,
+        cluster.connect() as asking,
+        cluster.connect() as client,
+        watching(client, got),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(talk, asking)
+        await trio.sleep(seconds)
+        node = cluster.node(1)
+        assert node is not None
+        await node.drain(has_peers=True, random=lambda: 0.1)
+        await trio.sleep(5)
+        assert client.stats.reconnections >= 1
+    assert got == {name: whole_of(name) for name in NAMES}
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.04])
 async def test_the_node_of_the_asking_session_is_killed(
     autojump_clock: MockClock, seconds: float
