@@ -326,6 +326,7 @@ async def test_a_question_that_was_closed_meanwhile(autojump_clock: MockClock) -
 
         async def first(name: str) -> None:
             if name == "post":
+                two.link.on_call = None
                 await answer(owner, asked["question_id"], answer="blue")
                 await owner.until("agent_completed")
 
