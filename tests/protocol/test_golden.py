@@ -182,7 +182,7 @@ PAGE = ThreadHistory(
             "Hello",
             NOW,
             CorrelationId("c-4"),
-            HistoryRun(RUN, "echo", RunStatus.COMPLETED, duration_ms=1200),
+            HistoryRun(RUN, "echo", RunStatus.COMPLETED),
         ),
         HistoryMessage(
             MessageId("msg_2"),
