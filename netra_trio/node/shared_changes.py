@@ -151,7 +151,10 @@ class SharedChanges:
                     link.ready = trio.Event()
                     link.is_listening = False
                     await self._rooms.unlisten(room)
-                    await self._say(user_id, GONE)
+                    if link.others.isdisjoint(self._peers()):
+                        await self._broker.forget(room)  # it would be kept for a day
+                    else:
+                        await self._say(user_id, GONE)
             except BrokerUnavailable:  # what is unlistened to is ignored all the same
                 if is_needed:
                     await trio.sleep(RETRY_SECONDS)

@@ -123,6 +123,7 @@ async def test_a_node_listens_while_a_session_is_attached(autojump_clock: MockCl
         await one.done.wait()
         await trio.sleep(1)
         assert room not in subscribers
+        assert room not in first.memory.server.rooms
         assert not first.node._threads._shared._links  # type: ignore[union-attr]
 
 
