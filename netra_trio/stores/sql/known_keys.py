@@ -7,7 +7,18 @@ forget_deleted(connection)              # in a transaction, may be executed twic
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    column,
+    delete,
+    literal_column,
+    select,
+    values,
+)
 
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
@@ -15,14 +26,18 @@ from netra_trio.stores.base import Duplicate
 from netra_trio.stores.sql.ends import stored_end
 from netra_trio.stores.sql.entries import Key, Known
 from netra_trio.stores.sql.leases import now
-from netra_trio.stores.sql.schema import deleted_keys, messages, runs, threads
+from netra_trio.stores.sql.schema import ExactText, deleted_keys, messages, runs, threads
 from netra_trio.stores.threads import DELETED_KEY_SECONDS
 
 
 def find_known(connection: Connection, keys: Sequence[Key]) -> dict[Key, Known]:
     """Return what is recorded under these keys, without the keys that are unknown."""
-    these = tuple_(runs.c.user_id, runs.c.correlation_id).in_(keys)
-    rows = connection.execute(_RECORDED.where(runs.c.keyed, these))
+    # A join: with a condition of pairs, SQLite would read all runs.
+    given = _GIVEN.data(list(keys)).cte("given")
+    is_given = and_(
+        runs.c.user_id == given.c.user_id, runs.c.correlation_id == given.c.correlation_id
+    )
+    rows = connection.execute(_RECORDED.join(given, is_given).where(_IS_KEYED))
     known = {
         (UserId(row.user_id), CorrelationId(row.correlation_id)): Known(
             row.fingerprint, _duplicate(row)
@@ -42,6 +57,11 @@ def forget_deleted(connection: Connection) -> None:
     old = deleted_keys.c.deleted_at < now(connection) - DELETED_KEY_SECONDS
     connection.execute(delete(deleted_keys).where(old))
 
+
+# In the words of the index: with `keyed = 1`, as SQLAlchemy writes it, SQLite would not use it.
+_IS_KEYED: ColumnElement[bool] = literal_column("runs.keyed")
+
+_GIVEN = values(column("user_id", ExactText), column("correlation_id", ExactText), name="given")
 
 _RECORDED: Select[Any] = (
     select(

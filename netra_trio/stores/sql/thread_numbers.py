@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, tuple_
+from sqlalchemy import Connection, Select, select
 
 from netra_trio.ids import ThreadId, UserId
 from netra_trio.protocol.rooms import thread_room
@@ -108,7 +108,8 @@ def _create(
         for (user_id, thread_id), first in missing.items()
     ]
     connection.execute(insert_missing(connection, threads), rows)
-    these = tuple_(threads.c.user_id, threads.c.thread_id).in_(list(missing))
+    # By their rooms: with a condition of pairs, SQLite may read all threads.
+    these = threads.c.room.in_([row["room"] for row in rows])
     return {
         (UserId(row.user_id), ThreadId(row.thread_id)): row.number
         for row in connection.execute(_KEYS.where(these))

@@ -122,9 +122,12 @@ def _has_text(connection: Connection, query: str) -> ColumnElement[bool]:
             is_listed,
             _contains(connection, messages.c.content, query),
         )
+        .limit(1)
         .correlate(threads)
+        .scalar_subquery()
     )
-    return or_(_contains(connection, threads.c.title, query), in_message.exists())
+    # Not EXISTS: PostgreSQL may search the messages of all users once, instead of each thread.
+    return or_(_contains(connection, threads.c.title, query), in_message.is_not(None))
 
 
 def _contains(
@@ -252,7 +255,8 @@ def unfinished_runs(
         these.append(runs.c.user_id == user_id)
     if thread_id is not None:
         these.append(threads.c.thread_id == thread_id)
-    rows = connection.execute(_UNFINISHED.where(*these).order_by(runs.c.message))
+    # Sorted here: for the order, SQLite would read all runs by their primary key.
+    rows = connection.execute(_UNFINISHED.where(*these)).all()
     return [
         UnfinishedRun(
             RunId(row.run_id),
@@ -264,12 +268,13 @@ def unfinished_runs(
             row.unattended,
             row.created_at,
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: row.message)
     ]
 
 
 _UNFINISHED: Select[Any] = (
     select(
+        runs.c.message,
         runs.c.run_id,
         runs.c.user_id,
         threads.c.thread_id,
