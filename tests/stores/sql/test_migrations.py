@@ -27,15 +27,17 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import OperationalError
-from stores.samples import ALICE, BOB, MAIN, PATIENCE, change, new, page_of
+from stores.samples import ALICE, BOB, MAIN, PATIENCE, change, end_of, new, page_of
 
 from netra_trio.errors import DatabaseUnusable, KeyConflict
-from netra_trio.ids import CorrelationId, MessageId, RunId
+from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId
 from netra_trio.protocol.messages import HistoryMessage, HistoryRun, RunStatus
+from netra_trio.protocol.rooms import thread_room
 from netra_trio.stores.base import Duplicate, User
 from netra_trio.stores.sql import migrate as migrating
 from netra_trio.stores.sql.migrate import SCRIPTS, current_revision, migrate
-from netra_trio.stores.sql.schema import REVISIONS, metadata
+from netra_trio.stores.sql.migrations.versions import v0006_threads
+from netra_trio.stores.sql.schema import REVISIONS, exact, metadata
 from netra_trio.stores.sql.store import SqlStore
 
 T = TypeVar("T")
@@ -320,6 +322,62 @@ async def test_an_old_database_keeps_its_rows(fresh_url: str, logs: list[Any]) -
         ("runs_interrupted", 2),
     ]
     assert differences(fresh_url) == []
+
+
+async def test_an_old_database_gets_its_list_of_threads(
+    fresh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(v0006_threads, "CHUNK", 2)
+    build_old(fresh_url)
+    change(fresh_url, _add_old_threads)
+    store = SqlStore(fresh_url)
+    async with store.open():
+        page, has_more = await store.list_threads(ALICE, limit=10)
+        assert ([(thread.thread_id, thread.title) for thread in page], has_more) == (
+            [("t3", "zero\x00 in it"), ("t2", "x" * 80), ("t1", "question"), ("main", MAIN_TITLE)],
+            False,
+        )
+        assert [thread.updated_at - thread.created_at for thread in page] == [1.0, 1.0, 1.0, 3.0]
+        assert [thread.unread for thread in page] == [0, 0, 0, 0]
+        for thread in ("main", "t1", "t2", "t3"):
+            room = thread_room(ALICE, ThreadId(thread))
+            assert await store.find_room(room) == (ALICE, thread)
+        assert await store.get_thread(ALICE, ThreadId("empty")) is None
+        # An old answer keeps its place, and is neither unread nor assigned to a question.
+        old, _ = await page_of(store)
+        assert [(each.reply_to, each.run) for each in old if each.role == "agent"] == [(None, None)]
+        assert await store.mark_read(ALICE, MAIN, old[1].message_id)
+        message = new("another")
+        await store.record(message)
+        await store.end_run(end_of(message))
+        thread_ = await store.get_thread(ALICE, MAIN)
+        assert thread_ is not None
+        assert (thread_.unread, thread_.title) == (1, MAIN_TITLE)
+        # An old answer is replaced from the user's message before it on.
+        assert await store.record(new("again", replaces=old[1].message_id)) is None
+        page_now, _ = await page_of(store)
+        assert [each.content for each in page_now] == ["again"]
+
+
+MAIN_TITLE = "What is 6 * 7?"
+
+
+def _add_old_threads(connection: Connection) -> None:
+    """Add threads of a user, and one without messages, to a database of the schema 0001."""
+    texts = {"t1": "question", "t2": "x" * 300, "t3": exact("zero\x00 in it"), "empty": None}
+    thread_sql = text(
+        "INSERT INTO threads (user_id, thread_id, created_at) VALUES ('alice', :id, :at)"
+    )
+    message_sql = text(
+        "INSERT INTO messages (thread, message_id, role, content, bytes, truncated, created_at) "
+        "SELECT number, :message, 'user', :content, 1, :no, :at FROM threads WHERE thread_id = :id"
+    )
+    for place, (name, content) in enumerate(texts.items()):
+        at = 1_700_000_000.0 + place
+        connection.execute(thread_sql, {"id": name, "at": at})
+        if content is not None:
+            row = {"id": name, "message": f"m-{name}", "content": content, "no": False}
+            connection.execute(message_sql, {**row, "at": at + 1})
 
 
 def _said(number: int, content: str, status: RunStatus) -> HistoryMessage:
