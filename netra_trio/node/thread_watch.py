@@ -45,7 +45,7 @@ PATIENCE_SECONDS = 4.0  # for all parts: a lease, and a second; a node that is g
 RETRY_SECONDS = 0.1
 INTEREST_SECONDS = 0.25  # for the answer of another node, which is not necessary
 STOP_SECONDS = 1.0  # to publish the last events when the node is closed
-ANNOUNCED = 1000  # threads of one message, which has at most `MAIL_BYTES`
+ANNOUNCED = 500  # threads of one message, each of at most 1.1 KiB: less than `MAIL_BYTES`
 WATCH, WATCHING, UNWATCHED = "watch", "watching", "unwatched"
 INTEREST, LEAVING = "interest", "leaving"
 

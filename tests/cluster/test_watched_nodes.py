@@ -14,13 +14,14 @@ from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.auth.tokens import TokenVerifier
-from netra_trio.broker.base import LEASE_SECONDS, RENEW_SECONDS
+from netra_trio.broker.base import LEASE_SECONDS, MAIL_BYTES, RENEW_SECONDS
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.config.settings import Settings
 from netra_trio.ids import NodeId, ThreadId, UserId
 from netra_trio.node.node import open_node
 from netra_trio.node.thread_watch import (
     ANNOUNCE_SECONDS,
+    ANNOUNCED,
     LINGER_SECONDS,
     PATIENCE_SECONDS,
     TICK_SECONDS,
@@ -306,6 +307,19 @@ async def test_a_room_that_was_not_forgotten_starts_a_new_epoch(
         assert await published(one) > 0
         joined = await view.again(other)
         assert (joined["verdict"], joined["offset"]) == ("gap", 0)
+
+
+async def test_a_node_tells_of_any_number_of_threads(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ANNOUNCED * 1100 < MAIL_BYTES
+    monkeypatch.setattr("netra_trio.node.thread_watch.ANNOUNCED", 2)
+    async with nodes() as (one, two), two.connect() as other:
+        threads = [ThreadId(f"t{number}") for number in range(5)]
+        for thread in threads:
+            await View().watch(other, thread)
+        await trio.sleep(2 * ENDED)
+        assert one.node._users.watched.keys() == {(ALICE, thread) for thread in threads}
 
 
 # Nodes that come and go.
