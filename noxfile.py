@@ -273,6 +273,14 @@ def simulate_threads(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate_watching(session: nox.Session) -> None:
+    """Simulate watchers of one thread on nodes with faults (`-- 0:100`: these seeds)."""
+    _install(session, "test")
+    with session.chdir("tests"):
+        session.run("python", "-m", "support.watching_nodes", *(session.posargs or ["0:500"]))
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Talk and break things for an hour (`-- --minutes 3`: less), and see that nothing is left."""
     _install(session)
