@@ -151,8 +151,8 @@ class ThreadWatch:
     async def _begin_epoch(self, key: Key, room: str) -> None:
         """Forget a room that has events, unless another node has watchers of it.
 
-        It was not forgotten when the interests of its time ended, or this node has not been told yet
-        of a watcher at another one.
+        It was not forgotten when the interests of its time ended, or this node has not been told
+        yet of a watcher at another one.
         """
         position = await self._broker.history(room, epoch="", after=0)
         if not position.offset:
