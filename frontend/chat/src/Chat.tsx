@@ -1,8 +1,8 @@
 // The page: conversations at the side, the messages, and the box to type in. It selects little of the
 // client's state, so that it does not render again while an answer is streamed.
 
-import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
-import { useNetra } from "../../src/react/index.ts";
+import { useCallback, useEffect, useRef, useState } from "react";
+import { useNetra, useThreads, useWatch } from "../../src/react/index.ts";
 import { Composer } from "./Composer.tsx";
 import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
 import { conversationOf } from "./conversation.ts";
@@ -10,8 +10,9 @@ import { MessageList } from "./MessageList.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { DownIcon, ICON, MenuIcon } from "./icons.tsx";
 import { titleOf } from "./text.ts";
-import { addressOf, newThreadId, Threads } from "./threads.ts";
+import { addressOf, newThreadId } from "./threads.ts";
 import { useHistory } from "./useHistory.ts";
+import { useMarkRead } from "./useMarkRead.ts";
 import { useSend } from "./useSend.ts";
 import { useStickToEnd } from "./useStickToEnd.ts";
 
@@ -24,12 +25,13 @@ interface Props {
 }
 
 export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Props) {
-  const threads = useMemo(() => new Threads(user), [user]);
-  const listed = useSyncExternalStore(threads.subscribe, threads.list);
+  const threads = useThreads();
+  useWatch(threadId);
   const isEmpty = useNetra((netra) => conversationOf(netra, threadId).keys.length === 0);
   const first = useNetra((netra) => conversationOf(netra, threadId).first);
   const activeRunId = useNetra((netra) => conversationOf(netra, threadId).activeRunId);
   const stopRun = useNetra((netra) => netra.stopRun);
+  const subscribe = useNetra((netra) => netra.subscribe);
   const { send, sendAgain } = useSend();
   const { hasEarlier, loadEarlier } = useHistory(threadId);
   const [isDrawerOpen, setDrawerOpen] = useState(false);
@@ -37,25 +39,20 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
   const opener = useRef<HTMLButtonElement>(null);
   const { scroller, content, isAtEnd, toEnd } = useStickToEnd(threadId);
 
-  const title = listed.find((thread) => thread.id === threadId)?.title ?? "New conversation";
+  const listed = threads.threads.find((thread) => thread.thread_id === threadId);
+  useMarkRead(threadId, listed?.unread ?? 0, activeRunId !== undefined);
+  // A new thread is listed a moment after its first message.
+  const title = listed?.title ?? (first ? titleOf(first.content) : "New conversation");
   useEffect(() => {
     document.title = isEmpty ? "Chat" : `${title} – Chat`;
   }, [title, isEmpty]);
 
-  // A thread that was opened by its address alone is listed once it has a message.
-  useEffect(() => {
-    if (first && !threads.has(threadId)) {
-      threads.touch(threadId, titleOf(first.content), first.timestamp * 1000);
-    }
-  }, [first, threadId, threads]);
-
   const sendHere = useCallback(
     (text: string) => {
       send(text);
-      threads.touch(threadId, titleOf(text), Date.now());
       toEnd();
     },
-    [send, threads, threadId, toEnd],
+    [send, toEnd],
   );
   const stop = useCallback(() => {
     if (activeRunId !== undefined) void stopRun(activeRunId);
@@ -65,6 +62,14 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
     setDrawerOpen(false);
     box.current?.focus();
   }, []);
+  // The open thread was deleted, here or on another device.
+  useEffect(
+    () =>
+      subscribe("thread_changed", ({ payload }) => {
+        if (payload.change === "deleted" && payload.thread_id === threadId) begin();
+      }),
+    [subscribe, threadId, begin],
+  );
 
   const wasOpen = useRef(false);
   useEffect(() => {
@@ -88,16 +93,12 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
   return (
     <div className="layout">
       <Sidebar
-        threads={listed}
+        threads={threads}
         current={threadId}
         user={user}
         isOpen={isDrawerOpen}
         onClose={() => setDrawerOpen(false)}
         onNew={begin}
-        onRemove={(id) => {
-          threads.remove(id);
-          if (id === threadId) begin();
-        }}
         onSignOut={onSignOut}
       />
       <main className="main" inert={isDrawerOpen}>

@@ -1,23 +1,24 @@
-// The list of the user's conversations in this browser, and the user's name.
+// The list of the user's conversations, and the user's name.
 
 import { useEffect, useRef, useState } from "react";
-import { AutoIcon, BinIcon, CloseIcon, LeaveIcon, MoonIcon, PlusIcon, SunIcon } from "./icons.tsx";
+import type { Threads } from "../../src/react/index.ts";
+import { AutoIcon, CloseIcon, LeaveIcon, MoonIcon, PlusIcon, SunIcon } from "./icons.tsx";
 import { applyTheme, storedTheme, nextTheme, type Theme } from "./theme.ts";
-import { addressOf, type Thread } from "./threads.ts";
+import { ThreadItem } from "./ThreadItem.tsx";
 
 interface Props {
-  readonly threads: readonly Thread[];
+  readonly threads: Threads;
   readonly current: string;
   readonly user: string;
   readonly isOpen: boolean;
   readonly onClose: () => void;
   readonly onNew: () => void;
-  readonly onRemove: (id: string) => void;
   /** Absent if the embedding page controls the sign-in. */
   readonly onSignOut: (() => void) | undefined;
 }
 
-export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onRemove, onSignOut }: Props) {
+export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onSignOut }: Props) {
+  const { threads: list, hasMore, loadMore, rename, remove } = threads;
   const close = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     if (isOpen) close.current?.focus();
@@ -41,29 +42,25 @@ export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onRemo
             <CloseIcon />
           </button>
         </div>
-        {threads.length === 0 && <p className="note">Your conversations are listed here.</p>}
+        {list.length === 0 && <p className="note">Your conversations are listed here.</p>}
         <ul className="threads">
-          {threads.map((thread) => (
-            <li key={thread.id}>
-              <a
-                href={addressOf(thread.id)}
-                aria-current={thread.id === current ? "page" : undefined}
-                onClick={onClose}
-                title={thread.title}
-              >
-                {thread.title}
-              </a>
-              <button
-                type="button"
-                className="square"
-                aria-label={`Remove from the list: ${thread.title}`}
-                title="Remove from the list"
-                onClick={() => onRemove(thread.id)}
-              >
-                <BinIcon />
+          {list.map((thread) => (
+            <ThreadItem
+              key={thread.thread_id}
+              thread={thread}
+              isCurrent={thread.thread_id === current}
+              onOpen={onClose}
+              onRename={rename}
+              onDelete={remove}
+            />
+          ))}
+          {hasMore && (
+            <li>
+              <button type="button" className="quiet" onClick={() => void loadMore().catch(() => undefined)}>
+                Show more
               </button>
             </li>
-          ))}
+          )}
         </ul>
         <div className="sidebar-end">
           <span className="avatar" aria-hidden="true">{(user[0] ?? "?").toUpperCase()}</span>

@@ -57,6 +57,7 @@ export const ThoughtIcon = () => (
 );
 export const RetryIcon = () => <Icon><path d="M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6" /></Icon>;
 export const BinIcon = () => <Icon><path d="M5 7h14M10 7V5h4v2M7 7l1 12h8l1-12" /></Icon>;
+export const PenIcon = () => <Icon><path d="M4 20h4L19 9l-4-4L4 16ZM13 7l4 4" /></Icon>;
 export const AlertIcon = () => <Icon><path d="M12 8v5M12 16.5v.01M12 3 2.5 20h19Z" /></Icon>;
 export const QuestionIcon = () => (
   <Icon><path d="M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 2.1M12 17.5v.01M21 12a9 9 0 1 1-18 0 9 9 0 0 1 18 0Z" /></Icon>
