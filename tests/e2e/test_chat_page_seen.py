@@ -150,11 +150,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """Return the page of somebody who is in."""
+def page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """Return the page of a user of its own."""
     with visiting(browser, server.address) as visitor:
         page = visitor.page()
-        sign_in(page)
+        sign_in(page, request.node.name)
         yield page
 
 
@@ -317,7 +317,8 @@ def test_conversations_are_listed_and_their_history_comes_back(page: Page) -> No
     expect(answers(page).locator(".markdown")).to_have_text(["first subject"])
     page.go_back()
     expect(said(page)).to_have_text(["second subject"])
-    page.get_by_role("button", name="Remove from the list: first subject").click()
+    page.get_by_role("button", name="Delete: first subject").click()
+    page.get_by_role("button", name="Delete permanently: first subject").click()
     expect(listed).to_have_text(["second subject"])
 
 
@@ -328,8 +329,7 @@ def test_somebody_else_sees_nothing_of_it(browser: Browser, server: Server) -> N
         say(page, "something private")
         expect(answers(page)).to_have_count(1)
         page.get_by_role("button", name="Sign out").click()
-        page.get_by_label("User name").fill("somebody-else")
-        sign_in(page)
+        sign_in(page, "somebody-else")
         expect(articles(page)).to_have_count(0)
         expect(page.get_by_text("something private")).to_have_count(0)
         say(page, "hello")
@@ -358,6 +358,7 @@ def test_keys(page: Page) -> None:
 def test_everything_can_be_reached_by_keyboard(page: Page) -> None:
     say(page, "work")
     expect(answers(page)).to_contain_text("It is done.")
+    expect(page.get_by_role("link", name="work")).to_be_visible()
     message_box(page).focus()
     reached = set()
     for _ in range(20):
@@ -424,7 +425,7 @@ def test_themes(browser: Browser, server: Server) -> None:
 def test_a_narrow_screen(browser: Browser, server: Server) -> None:
     with visiting(browser, server.address, viewport={"width": 360, "height": 640}) as visitor:
         page = visitor.page()
-        sign_in(page)
+        sign_in(page, "narrow")
         say(page, "markdown")
         expect(answers(page)).to_contain_text("quoted")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

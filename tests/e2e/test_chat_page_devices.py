@@ -1,0 +1,214 @@
+"""The chat page on several devices of one user: each is a browser context with its own storage."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from support.browser import (
+    Visitor,
+    answers,
+    articles,
+    axe_faults,
+    chromium,
+    connected,
+    said,
+    say,
+    sign_in,
+    visiting,
+)
+from support.server import SOON, Server, serving, write_agents
+
+AGENTS = '''
+from pathlib import Path
+
+import trio
+
+from netra_trio import agent
+
+
+async def talk(run):
+    """Emit the words behind the first one, each when the test has made its file."""
+    name, *words = run.content.split()
+    await run.think(f"About {name}")
+    async with run.tool("look", name=name) as tool:
+        tool.result = name.upper()
+    for number, word in enumerate(words):
+        while not Path(f"{name}-{number}").exists():
+            await trio.sleep(0.01)
+        await run.emit(word + " ")
+
+
+talk = agent(talk, unattended="continue")
+'''
+WINDOW_MS = 500
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=SOON * 1000)
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    write_agents(folder, AGENTS)
+    settings = {"WEBSOCKET_RESUME_WINDOW": str(WINDOW_MS), "WEBSOCKET_MAX_MESSAGE_RATE": "1000"}
+    with serving(folder, "--agent", "outside_agents:talk", **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def devices(browser: Browser, server: Server) -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def device(devices: ExitStack, browser: Browser, server: Server, thread: str) -> Page:
+    """Open the page on one more device, at a thread; each thread has a user of its own."""
+    visitor: Visitor = devices.enter_context(visiting(browser, server.address))
+    page = visitor.page(f"/#/{thread}")
+    sign_in(page, f"user-of-{thread}")
+    return page
+
+
+def release(folder: Path, name: str, *numbers: int) -> None:
+    for number in numbers:
+        (folder / f"{name}-{number}").touch()
+
+
+def texts(page: Page) -> list[str]:
+    """Return the messages in order, as they are shown: what was said, and the text of answers."""
+    return [
+        text.strip()
+        for text in page.locator("[role=log] :is(.bubble, .markdown)").all_text_contents()
+    ]
+
+
+def test_another_device_sees_every_word(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    one, two = (device(devices, browser, server, "words") for _ in range(2))
+    say(one, "one red green blue")
+    expect(said(two)).to_have_text(["one red green blue"])
+    shown = ""
+    for number, word in enumerate(("red", "green", "blue")):
+        release(folder, "one", number)
+        shown = f"{shown} {word}".strip()
+        for page in (two, one):
+            expect(answers(page).locator(".markdown")).to_have_text([shown])
+    for page in (one, two):
+        expect(answers(page)).to_have_attribute("aria-busy", "false")
+        expect(answers(page).get_by_text("1 thought")).to_be_visible()
+    # The other way round, and a third device that comes in the middle of the answer.
+    say(two, "two yellow brown")
+    release(folder, "two", 0)
+    three = device(devices, browser, server, "words")
+    for page in (one, two, three):
+        expect(answers(page).nth(1).locator(".markdown")).to_have_text("yellow")
+    release(folder, "two", 1)
+    expected = ["one red green blue", "red green blue", "two yellow brown", "yellow brown"]
+    for page in (one, two, three):
+        expect(answers(page).nth(1).locator(".markdown")).to_have_text("yellow brown")
+        assert texts(page) == expected
+    for page in (one, three):
+        page.reload()
+        connected(page)
+        expect(articles(page)).to_have_count(4)
+        assert texts(page) == expected
+        for answer, name in zip(answers(page).all(), ("one", "two"), strict=True):
+            answer.get_by_text("1 thought").click()
+            expect(answer.get_by_text(f"About {name}")).to_be_visible()
+            answer.get_by_text("look").click()
+            expect(answer.get_by_label("Result")).to_have_text(name.upper())
+            expect(answer.get_by_text("took")).to_be_visible()
+
+
+def test_three_quick_questions_keep_their_answers(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    one, two = (device(devices, browser, server, "quick") for _ in range(2))
+    names = ("first", "second", "third")
+    for name in names:
+        say(one, f"{name} answer-to-{name}")
+    expect(said(two)).to_have_count(3)
+    for name in names:
+        release(folder, name, 0)
+    expected = [text for name in names for text in (f"{name} answer-to-{name}", f"answer-to-{name}")]
+    for page in (one, two):
+        expect(answers(page).locator(".markdown")).to_have_count(3)
+        assert texts(page) == expected
+        page.reload()
+        connected(page)
+        expect(answers(page).locator(".markdown")).to_have_count(3)
+        assert texts(page) == expected
+
+
+def test_a_run_is_stopped_on_another_device(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    one, two = (device(devices, browser, server, "stopped") for _ in range(2))
+    say(one, "stopped word never")
+    release(folder, "stopped", 0)
+    expect(answers(two)).to_contain_text("word")
+    two.get_by_role("button", name="Stop", exact=True).click()
+    for page in (one, two):
+        expect(answers(page)).to_contain_text("Stopped.")
+
+
+def test_an_answer_that_nobody_waited_for(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    with ExitStack() as both:
+        one, two = (device(both, browser, server, "alone") for _ in range(2))
+        say(one, "alone begun finished")
+        release(folder, "alone", 0)
+        for page in (one, two):
+            expect(answers(page)).to_contain_text("begun")
+    # Both are closed for longer than the window: the run leaves its session, and goes on.
+    server.process.wait_log("session_ended", user_id="user-of-alone", unattended=1)
+    release(folder, "alone", 1)
+    three = device(devices, browser, server, "alone")
+    expect(answers(three).locator(".markdown")).to_have_text(["begun finished"])
+    expect(answers(three)).to_have_attribute("aria-busy", "false")
+    assert texts(three) == ["alone begun finished", "begun finished"]
+
+
+def test_the_list_is_the_same_on_every_device(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    one, two = (device(devices, browser, server, "list") for _ in range(2))
+    two.get_by_role("button", name="New conversation").click()
+    say(one, "listed word")
+    item = two.get_by_role("listitem").filter(has_text="listed word")
+    expect(item.get_by_role("link")).to_have_text("listed word")
+    expect(item.get_by_role("img", name="Running")).to_be_visible()
+    assert axe_faults(two) == []
+    release(folder, "listed", 0)
+    expect(item.get_by_role("img", name="1 unread answer")).to_be_visible()
+    # The device that shows the answer has marked it, but only while it is in front.
+    one.bring_to_front()
+    item.get_by_role("link").click()
+    expect(answers(two).locator(".markdown")).to_have_text(["word"])
+    two.get_by_role("button", name="Rename: listed word").click()
+    two.get_by_role("textbox", name="Title").fill("A new title")
+    two.keyboard.press("Enter")
+    expect(one.get_by_role("link", name="A new title")).to_be_visible()
+    expect(one.get_by_role("heading", level=1)).to_have_text("A new title")
+    two.get_by_role("button", name="Rename: A new title").click()
+    two.get_by_role("textbox", name="Title").fill("Not this one")
+    two.keyboard.press("Escape")
+    expect(two.get_by_role("link", name="A new title")).to_be_visible()
+    two.get_by_role("button", name="Delete: A new title").click()
+    expect(one.get_by_role("link", name="A new title")).to_be_visible()
+    two.get_by_role("button", name="Delete permanently: A new title").click()
+    for page in (one, two):
+        expect(page.get_by_role("link", name="A new title")).to_have_count(0)
+        expect(articles(page)).to_have_count(0)
