@@ -141,7 +141,9 @@ def test_three_quick_questions_keep_their_answers(
     expect(said(two)).to_have_count(3)
     for name in names:
         release(folder, name, 0)
-    expected = [text for name in names for text in (f"{name} answer-to-{name}", f"answer-to-{name}")]
+    expected = [
+        text for name in names for text in (f"{name} answer-to-{name}", f"answer-to-{name}")
+    ]
     for page in (one, two):
         expect(answers(page).locator(".markdown")).to_have_count(3)
         assert texts(page) == expected
