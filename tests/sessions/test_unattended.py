@@ -6,6 +6,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 from support.memory import Client, Frame, Server, kinds, open_server
+from support.watching import THREAD, View
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.options import agent
@@ -278,6 +279,37 @@ async def test_the_finished_answer_is_in_the_history_of_a_third_session(
             [asked, answered] = (await third.expect("thread_history"))["payload"]["messages"]
             assert asked["run"]["status"] == "completed"
             assert answered["content"] == "I sleep. I slept."
+
+
+async def test_the_live_run_is_seen_by_a_third_session(autojump_clock: MockClock) -> None:
+    async with serving() as server:
+        async with server.connect() as client, server.connect() as other:
+            await client.say("200", "k", agent="sleeper", thread_id=THREAD)
+            await client.until("partial_result")
+            await View().watch(other)  # a second device, which leaves too
+        await trio.sleep(WINDOW + 1)
+        assert server.node.sessions.left
+        async with server.connect() as third:
+            view = View()
+            [run] = (await view.watch(third))["runs"]
+            assert (run["status"], run["content"]) == ("running", "I sleep. ")
+            await view.until(third, "agent_completed")
+            assert view.texts == {run["run_id"]: "I sleep. I slept."}
+            assert not view.gaps
+
+
+async def test_a_watcher_sees_the_run_before_and_after_it_leaves(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving() as server, server.connect() as other:
+        view = View()
+        async with server.connect() as client:
+            await client.say(f"{WINDOW + 5}", "k", agent="sleeper", thread_id=THREAD)
+            await client.until("partial_result")
+            await view.watch(other)
+        await view.until(other, "agent_completed")
+        assert trio.current_time() > WINDOW
+        assert list(view.texts.values()) == ["I sleep. I slept."]
 
 
 async def test_it_is_stopped_from_another_session(autojump_clock: MockClock) -> None:
