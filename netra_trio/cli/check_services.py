@@ -1,9 +1,10 @@
-"""Whether the services that the settings name answer: database, key server and broker.
+"""Whether the services that the settings name answer: database, key server, broker, webhook.
 
 ok, text = (await check_services(settings))["database"]
 """
 
 import os
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from netra_trio.stores.sql.database import Database, database_file, is_in_memory
 from netra_trio.stores.sql.errors import advice, is_answer
 from netra_trio.stores.sql.rehearsal import rehearse
 from netra_trio.stores.sql.schema import REVISIONS
+from netra_trio.webhook.endpoint import Endpoint, NotDelivered
 
 ANSWER_SECONDS = 5.0  # for a database: it connects within 3 s and cancels a statement after 2 s
 
@@ -36,6 +38,7 @@ async def check_services(settings: Settings) -> dict[str, Answer]:
         "database": await check_database(settings),
         "key server": await check_key_server(settings),
         "broker": await check_broker(settings),
+        "webhook": await check_webhook(settings),
     }
     return {service: answer for service, answer in answers.items() if answer is not None}
 
@@ -115,6 +118,21 @@ async def check_broker(settings: Settings) -> Answer | None:
         return False, f"does not answer as needed: {error}"
     doubt = "" if server.policy else "; its maxmemory-policy is unknown, and must be noeviction"
     return True, f"answers, {server.name}, takes writes, running servers: {nodes}{doubt}"
+
+
+async def check_webhook(settings: Settings) -> Answer | None:
+    """Return whether the webhook accepts connections, and a text about it; None without one.
+
+    Nothing is sent to it: its receiver acts on what it gets.
+    """
+    url, secret = settings.notify_webhook, settings.notify_webhook_secret
+    if url is None or secret is None:
+        return None
+    try:
+        await Endpoint(url, secret, wall_clock=time.time, seconds=ANSWER_SECONDS).check()
+    except NotDelivered as reason:
+        return False, f"does not accept a connection ({reason})"
+    return True, "accepts connections; nothing was sent to it"
 
 
 def reason_of(error: Exception) -> str:

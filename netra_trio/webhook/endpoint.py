@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx2
 import trio
 
+from netra_trio.errors import leaves
 from netra_trio.stores.notifications import Notification
 from netra_trio.webhook.signature import body_of, signature
 
@@ -60,6 +61,31 @@ class Endpoint:
                 yield self
             finally:
                 self._client = None
+
+    async def check(self) -> None:
+        """Return if the webhook accepts connections; nothing is sent to it.
+
+        Raises:
+            NotDelivered: It does not, in time.
+        """
+        parts = urlsplit(self._url)
+        is_tls = parts.scheme.lower() == "https"
+        host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
+        with trio.move_on_after(self._seconds):
+            try:
+                if is_tls:
+                    stream = await trio.open_ssl_over_tcp_stream(
+                        host, port, ssl_context=self._trust(), https_compatible=True
+                    )
+                    async with stream:
+                        await stream.do_handshake()
+                else:
+                    await (await trio.open_tcp_stream(host, port)).aclose()
+            except (OSError, ValueError, trio.BrokenResourceError) as error:
+                root = next(iter(leaves(error.__cause__ or error)))
+                raise NotDelivered(type(root).__name__) from None
+            return
+        raise NotDelivered(f"no answer within {self._seconds:g} s")
 
     async def send(self, notification: Notification) -> None:
         """Send a notification; redirects are not followed. Cancelling is safe.

@@ -38,4 +38,4 @@ def test_a_fault_of_the_nodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         """Do nothing: nothing is ever fenced, and all events are held until they are given up."""
 
     monkeypatch.setattr("netra_trio.sessions.replica.Replica.settle", settle)
-    assert any(simulate(make_plan(seed)) for seed in range(20))
+    assert any(simulate(make_plan(seed)) for seed in range(40))

@@ -37,7 +37,7 @@ async def test_another_node_tells_of_a_run_whose_node_was_killed(
             "WEBSOCKET_RESUME_WINDOW": "200",
         }
         with Nodes(tmp_path, 2, [PLACE, PLACE], **settings) as nodes:
-            runs = {}
+            runs: dict[str, str] = {}
             for number, content in ((0, "1000"), (1, "2"), (0, "2")):
                 async with nodes.server(number).connect() as client:
                     await client.say(

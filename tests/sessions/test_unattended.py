@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.options import agent
 from netra_trio.agents.run import Run
+from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.sessions.admission import UNATTENDED_RUNS
@@ -443,6 +444,20 @@ async def test_messages_of_two_sessions_at_once_do_not_exceed_the_limit(
             await two.say("1000", "b", agent="sleeper", thread_id="b")
             assert (await two.error())["code"] == "QUEUE_FULL"
             await one.until("partial_result")
+
+
+async def test_without_an_answer_of_the_store_a_message_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    class DownStore(MemoryStore):
+        async def unfinished_runs(self, *_: Any, **__: Any) -> Any:
+            raise StoreUnavailable("down")
+
+    async with serving(DownStore()) as server, server.connect() as client:
+        await client.say("1", "k", agent="sleeper")
+        assert (await client.error())["code"] == "SERVICE_UNAVAILABLE"
+        await client.say("1", "k", agent="attended")
+        await client.until("agent_completed")
 
 
 async def test_the_deadline_holds(autojump_clock: MockClock) -> None:

@@ -10,6 +10,8 @@ import trustme
 from support.faulty import answering, silent
 from support.receiver import SECRET, SILENT, Receiver, check_signature, free_port, receiving
 
+from netra_trio.cli.check_services import check_services
+from netra_trio.config.settings import Settings
 from netra_trio.ids import NotificationId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.notifications import Notification
@@ -140,6 +142,46 @@ async def test_the_certificate_is_verified() -> None:
         assert await why(receiver.url) == "ConnectError"
         await send(receiver.url, ENDED, tls=trusted)
         assert len(receiver.deliveries) == 1
+
+
+async def check(url: str, **options: Any) -> str | None:
+    """Return why a webhook accepts no connection, None if it does."""
+    try:
+        await Endpoint(url, SECRET, wall_clock=time.time, **options).check()
+    except NotDelivered as reason:
+        return str(reason)
+    return None
+
+
+async def test_whether_it_accepts_connections() -> None:
+    with receiving() as receiver:
+        assert await check(receiver.url) is None
+        assert receiver.deliveries == []
+    assert await check(receiver.url) == "ConnectionRefusedError"
+    assert await check("http://no-such-host.invalid/") == "gaierror"
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(trusted)
+    with receiving(tls=served) as receiver:
+        assert await check(receiver.url, tls=trusted) is None
+        assert await check(receiver.url) == "SSLCertVerificationError"
+    with silent() as address:
+        assert await check(f"https://{address}/", seconds=0.1) == "no answer within 0.1 s"
+
+
+async def test_the_command_check_tries_it() -> None:
+    with receiving() as receiver:
+        settings = Settings(
+            notify_webhook=receiver.url, notify_webhook_secret=SECRET, database_url="sqlite://"
+        )
+        expected = (True, "accepts connections; nothing was sent to it")
+        assert (await check_services(settings))["webhook"] == expected
+        assert receiver.deliveries == []
+    refused = (False, "does not accept a connection (ConnectionRefusedError)")
+    assert (await check_services(settings))["webhook"] == refused
+    assert "webhook" not in await check_services(Settings(database_url="sqlite://"))
 
 
 def test_a_signature_is_of_the_time_and_the_body() -> None:
