@@ -18,6 +18,8 @@ from netra_trio.stores.notifications import (
     Notification,
 )
 
+NOTIFICATIONS = 10_000  # that wait; beyond it, the oldest is dropped
+
 
 @define
 class _Waiting:
@@ -40,7 +42,10 @@ class MemoryNotifications:
         """Add a notification, due at once, in place of one with its id."""
         now = trio.current_time()
         new = _Waiting(DueNotification(notification, 0), now, now + NOTIFICATION_SECONDS)
+        self._waiting.pop(notification.id, None)
         self._waiting[notification.id] = new
+        if len(self._waiting) > NOTIFICATIONS:
+            del self._waiting[next(iter(self._waiting))]
 
     def take(self, *, limit: int, seconds: float) -> list[DueNotification]:
         """Take notifications that are due; they are due again in some seconds."""

@@ -9,6 +9,7 @@ from netra_trio.ids import (
     CorrelationId,
     MessageId,
     NodeId,
+    NotificationId,
     QuestionId,
     RunId,
     SessionId,
@@ -26,6 +27,7 @@ from netra_trio.stores.base import (
     interrupted,
 )
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.notifications import Notification
 from netra_trio.testing.killable_store import KillableStore
 
 ALICE, RUN = UserId("alice"), RunId("run_1")
@@ -48,6 +50,8 @@ QUESTION = NewQuestion(
     QuestionId("q_1"), RUN, ALICE, QuestionKind.QUESTION, "Well?", created_at=1.0, expires_at=9.0
 )
 ANSWER = QuestionEnd(QUESTION.question_id, RUN, QuestionOutcome.ANSWERED, b"1", ALICE)
+THREAD = ThreadId("t")
+NOTIFICATION = Notification(NotificationId("ntf_1"), "agent_asking", ALICE, THREAD, RUN)
 USAGE = Usage(UsageId("use_1"), RUN, ALICE, "a", "qwen3", 1, 1, None, 1.0)
 
 READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
@@ -66,7 +70,23 @@ READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "uncopied_from": lambda killable: killable.uncopied_from(SESSION),
     "find_run": lambda killable: killable.find_run(ALICE, RUN),
     "interrupt_run": lambda killable: killable.interrupt_run(RUN, owner=GONE),
-    "history": lambda killable: killable.history(ALICE, ThreadId("t"), limit=1),
+    "history": lambda killable: killable.history(ALICE, THREAD, limit=1),
+    "list_threads": lambda killable: killable.list_threads(ALICE, limit=1),
+    "get_thread": lambda killable: killable.get_thread(ALICE, THREAD),
+    "find_room": lambda killable: killable.find_room("thread:x"),
+    "set_title": lambda killable: killable.set_title(ALICE, THREAD, "x", by_user=True),
+    "mark_read": lambda killable: killable.mark_read(ALICE, THREAD, MessageId("m")),
+    "set_feedback": lambda killable: killable.set_feedback(ALICE, MessageId("m"), None, None),
+    "unfinished_runs": lambda killable: killable.unfinished_runs(),
+    "count_unattended": lambda killable: killable.count_unattended(ALICE),
+    "delete_thread": lambda killable: killable.delete_thread(ALICE, THREAD),
+    "add_notification": lambda killable: killable.add_notification(NOTIFICATION),
+    "take_notifications": lambda killable: killable.take_notifications(limit=1, seconds=1),
+    "postpone": lambda killable: killable.postpone_notification(NOTIFICATION.id, seconds=1),
+    "drop_notification": lambda killable: killable.drop_notification(NOTIFICATION.id),
+    "run_status": lambda killable: killable.run_status(RUN),
+    "request_stop": lambda killable: killable.request_stop(RUN),
+    "stop_requests": lambda killable: killable.stop_requests(0),
 }
 
 

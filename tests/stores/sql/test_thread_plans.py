@@ -180,7 +180,7 @@ def plans_of(connection: Connection, work: Work) -> list[str]:
     prefix = EXPLAIN[connection.dialect.name]
 
     def explain(_: object, cursor: Any, statement: str, values: Any, *rest: Any) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+        if statement.startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
             cursor.execute(prefix + statement, values[0] if rest[-1] else values)
             found.extend(str(row[-1]).strip() for row in cursor.fetchall())
 
