@@ -7,6 +7,7 @@ Only one task admits at a time, so messages are recorded and confirmed in the or
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
+from itertools import takewhile
 
 import trio
 
@@ -21,7 +22,7 @@ from netra_trio.errors import (
     StoreUnavailable,
     ThreadDeleted,
 )
-from netra_trio.ids import CorrelationId, ThreadId
+from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.messages import (
     Confirmation,
     MessageConfirmed,
@@ -319,21 +320,26 @@ class Admission:
         Raises:
             Refused: QUEUE_FULL, or SERVICE_UNAVAILABLE if the store cannot answer now.
         """
+        user_id = self._user.id
         try:
-            stored = await self._store.unfinished_runs(self._user.id)
+            # Most of those of this process are counted twice, so this is the usual case only.
+            stored = await self._store.count_unattended(user_id)
+            if stored + len(self._earlier_unattended(live)) < UNATTENDED_RUNS:
+                return
+            unfinished = await self._store.unfinished_runs(user_id)
         except StoreUnavailable:
             raise refusals.not_stored() from None
-        # Of those that are being recorded in this process, only the earlier ones count.
-        others = {run.run_id for run in stored if run.unattended}
-        for run_id, other in self._user.runs.items():
-            if other is live:
-                break
-            if other.is_unattended:
-                others.add(run_id)
+        others = {run.run_id for run in unfinished if run.unattended}
+        others |= self._earlier_unattended(live)
         if len(others) >= UNATTENDED_RUNS:
             raise refusals.queue_full(
                 f"{UNATTENDED_RUNS} runs of the user that outlive their session have not ended"
             )
+
+    def _earlier_unattended(self, live: LiveRun) -> set[RunId]:
+        """Return the user's runs of this process that came before one, recorded or not."""
+        earlier = takewhile(lambda run: run[1] is not live, self._user.runs.items())
+        return {run_id for run_id, other in earlier if other.is_unattended}
 
     async def _take_slot(self, live: LiveRun, on_busy: OnBusy) -> tuple[Place, float]:
         """Take a slot of the message rate and a place in the thread, if the message is admitted.

@@ -450,7 +450,7 @@ async def test_without_an_answer_of_the_store_a_message_is_refused(
     autojump_clock: MockClock,
 ) -> None:
     class DownStore(MemoryStore):
-        async def unfinished_runs(self, *_: Any, **__: Any) -> Any:
+        async def count_unattended(self, *_: Any) -> int:
             raise StoreUnavailable("down")
 
     async with serving(DownStore()) as server, server.connect() as client:
