@@ -43,6 +43,7 @@ class Memberships:
         self._by_room: dict[str, list[Membership]] = {}
         self._by_thread: dict[str | None, list[Membership]] = {}
         self._due: set[Membership] = set()
+        self._paused_until = -inf
         self.own_runs = RunStates()
 
     def __len__(self) -> int:
@@ -97,8 +98,22 @@ class Memberships:
             membership.end_connection()
             self._changed(membership)
 
+    def pause(self, until: float) -> None:
+        """Join no room before `until`, or before `go_on`.
+
+        A thread is watched when the replay of the own session is complete: the server lists runs of
+        the own session, too, which would not be known as such before.
+        """
+        self._paused_until = until
+
+    def go_on(self) -> None:
+        """End the pause."""
+        self._paused_until = -inf
+
     def next_frame(self, now: float) -> str | None:
         """Return the next frame to write; None if there is none."""
+        if now < self._paused_until:
+            return None
         for membership in list(self._due):
             text = membership.next_frame(now)
             self._settle(membership)
@@ -108,7 +123,8 @@ class Memberships:
 
     def next_at(self) -> float:
         """Return when there is a frame to write, if nothing happens before."""
-        return min((membership.next_at for membership in self._due), default=inf)
+        due = min((membership.next_at for membership in self._due), default=inf)
+        return max(due, self._paused_until)
 
     def receive(self, frame: Event, size: int) -> None:
         """Take a frame of a room.

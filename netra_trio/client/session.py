@@ -360,6 +360,9 @@ class ClientSession:
         if is_replayed:
             # The replay may have the confirmation of a message that seems unconfirmed.
             self._outbox.pause(trio.current_time() + REPLAY_SECONDS)
+            self.rooms.pause(trio.current_time() + REPLAY_SECONDS)
+        else:
+            self.rooms.go_on()
         # The limit may be that of another server than the one the messages were made for.
         for message in self._outbox.take_larger_than(self.messages.max_bytes):
             self._refuse(message, self.messages.too_large(message))
@@ -385,6 +388,7 @@ class ClientSession:
                     self._receive_answered(event)
         if self._sequence.caught_up():
             self._outbox.resume()
+            self.rooms.go_on()
             self.requests.end_replay()
 
     def _receive_answered(self, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -384,6 +385,27 @@ async def test_listed_before_its_confirmation_came(
             events = await taken(thread, 3)
             assert kinds(events) == ["room_joined", "gap", "partial_result"]
             assert texts(thread.runs) == {"run_1": ""}
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+async def test_watched_again_after_the_replay(
+    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, is_complete: bool
+) -> None:
+    """The server lists runs of the own session, whose beginning is in the replay."""
+    async with opened(network) as (client, peer), trio.open_nursery() as nursery:
+        desk.peer = peer
+        async with watched(client, desk, offset=4) as thread:
+            nursery.start_soon(partial(client.send, "hi", thread_id="main"))
+            message = await peer.expect("user_message")
+            desk.peer = again = await reconnected(network, peer, replayed=2)
+            again.confirm(message)
+            await trio.sleep(4.9)
+            assert not [frame for frame in again.received if frame["type"] == "watch_thread"]
+            if is_complete:
+                start(again)
+            await desk.join(verdict="exact", offset=4, runs=[run_state("Hel", "run_1")])
+            expected = ["room_joined", "user_message", "agent_started"][: 3 if is_complete else 2]
+            assert kinds(await taken(thread, len(expected))) == expected
 
 
 async def test_a_duplicate_is_no_run_of_the_own_session(
