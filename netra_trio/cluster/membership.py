@@ -73,7 +73,9 @@ class Membership:
         self._has_started = True
         nodes = dict(await directory.nodes())
         nodes.pop(directory.node, None)
-        gone, new = self.peers.keys() - nodes.keys(), nodes.keys() - self.peers.keys()
+        # In the order of the directory: the order of a set would depend on the ids.
+        gone = [node for node in self.peers if node not in nodes]
+        new = [node for node in nodes if node not in self.peers]
         self.peers = nodes
         for functions, changed in ((self.on_gone, gone), (self.on_new, new)):
             for node in changed:
