@@ -147,6 +147,7 @@ class ThreadWatch(Protocol):
 
         Raises:
             Refused: SERVICE_UNAVAILABLE, if a live node does not answer.
+            BrokerUnavailable: If the broker does not answer.
         """
         ...
 

@@ -42,6 +42,7 @@ class Membership:
         self._has_started = False
         self._is_draining = False
         self._woken = trio.Event()
+        self._looking = trio.Lock()
         self._empty_since = -SETTLE_SECONDS
 
     def has_peers_beside(self, nodes: Collection[NodeId]) -> bool:
@@ -71,8 +72,22 @@ class Membership:
             self.note_unregistered()
             self.on_lost()
         self._has_started = True
-        nodes = dict(await directory.nodes())
-        nodes.pop(directory.node, None)
+        await self.look()
+
+    async def look(self) -> None:
+        """Look at the other nodes now: one may have started since the last renewal.
+
+        Raises:
+            BrokerUnavailable: If the directory does not answer.
+        """
+        directory = self._directory
+        async with self._looking:  # an older answer must not be applied after a newer one
+            nodes = dict(await directory.nodes())
+            nodes.pop(directory.node, None)
+            self._note(nodes)
+
+    def _note(self, nodes: dict[NodeId, bool]) -> None:
+        """Note the other live nodes."""
         # In the order of the directory: the order of a set would depend on the ids.
         gone = [node for node in self.peers if node not in nodes]
         new = [node for node in nodes if node not in self.peers]

@@ -157,6 +157,8 @@ class ThreadWatch:
         position = await self._broker.history(room, epoch="", after=0)
         if not position.offset:
             return
+        if self._nodes is not None:
+            await self._nodes.look()
         async with trio.open_nursery() as nursery:
             for node in self._peers:
                 nursery.start_soon(self._ask_interest, node, key)
@@ -191,11 +193,14 @@ class ThreadWatch:
 
         Raises:
             Refused: SERVICE_UNAVAILABLE, if a live node does not answer in time.
+            BrokerUnavailable: If the broker does not answer.
         """
         key, local = (user_id, thread_id), self._local[thread_room(user_id, thread_id)]
         header = {"thread": key, "ended": with_ended, "held": local.is_told}
         parts: list[ThreadPart] = []
         silent: list[NodeId] = []
+        if self._nodes is not None:
+            await self._nodes.look()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_own, key, with_ended, parts, silent)
             for node in self._peers:

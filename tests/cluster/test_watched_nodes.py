@@ -344,6 +344,25 @@ async def test_a_node_that_joins_later_mirrors_its_runs(autojump_clock: MockCloc
                 assert (await View().watch(another))["epoch"] == view.place[0]
 
 
+@pytest.mark.parametrize("watching", [0, 1])
+async def test_nodes_that_have_just_started_see_each_other(
+    watching: int, autojump_clock: MockClock
+) -> None:
+    """Before they have looked at each other again, as they do at each renewal of their leases."""
+    async with (
+        open_nodes(2, agents=AGENTS, heartbeat_interval_ms=3_600_000) as opened,
+        opened[1 - watching].connect() as asking,
+        opened[watching].connect() as other,
+    ):
+        view = View()
+        await view.watch(other)
+        await say(asking, "3", agent="burst")
+        await view.until(other, "agent_completed")
+        assert trio.current_time() < RENEW_SECONDS
+        assert list(view.texts.values()) == ["0 1 2 "]
+        assert not view.gaps
+
+
 async def test_a_watcher_at_a_node_that_joins_later(autojump_clock: MockClock) -> None:
     server = MemoryServer()
     async with nodes(1, server=server) as (one,), one.connect() as asking:
