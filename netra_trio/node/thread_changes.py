@@ -8,6 +8,7 @@ The entry of a thread is read when a connection has room for it: so it is always
 a connection that does not read costs one place for each thread that has changed.
 """
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from netra_trio.sessions.users import User, UserConnection, Users
 from netra_trio.stores.threads import ThreadStore
 
 COALESCE_SECONDS = 0.2  # in which several changes of runs in a thread are told once
+COALESCE_SPREAD = 0.25  # of it
 ROOM_SECONDS = 0.2  # before a connection that had no room is tried again
 STORE_SECONDS = 1.0  # before the store is asked again
 PENDING_CHANGES = 256  # of one connection that does not read; the oldest are dropped beyond it
@@ -116,7 +118,8 @@ class ThreadChanges:
         return False
 
     async def _tell_noted(self) -> None:
-        await trio.sleep(COALESCE_SECONDS)
+        # Spread, so that several nodes do not ask the store for one change at the same moment.
+        await trio.sleep(COALESCE_SECONDS * (1 - COALESCE_SPREAD * random.random()))  # noqa: S311 - no secret
         noted, self._noted = self._noted, {}
         for (user_id, thread_id), but in noted.items():
             self.tell(Change(user_id, thread_id, ThreadChange.UPDATED, but))
