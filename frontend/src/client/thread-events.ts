@@ -41,7 +41,6 @@ export class ThreadEvents {
       this.#view.addQuestion(thread, event.payload, timestamp);
       if (event.payload.replaces !== undefined) this.#threads.reload(thread);
     }
-    if (event.type === "agent_answered") this.#answers.closed(event.payload);
     if (event.type === "agent_completed") this.#stops.ended(event.payload.run_id);
   }
 }

@@ -160,6 +160,20 @@ describe("the memberships of a connection", () => {
     expect(line.asked).toHaveLength(2);
   });
 
+  it("ask anew on the next line, and for any epoch once the numbers have begun again", () => {
+    const line = new Line();
+    line.rooms.want("a", [want(NEWS, { epoch: "e", offset: 3 })]);
+    line.rooms.attach();
+    expect(line.forgotten).toEqual([line.asked[0]?.correlation_id]);
+    line.joined(3);
+    line.take({ type: "room_gap", payload: { room: "news", from: 1, to: 2 } });
+    line.rooms.attach();
+    expect(line.payloads.slice(1)).toEqual([
+      { type: "join_room", room: "news", after: 3, epoch: "e" },
+      { type: "join_room", room: "news", after: 2 },
+    ]);
+  });
+
   it("watch a thread again once after several losses, without a position", () => {
     const line = new Line();
     line.rooms.want("a", [want({ kind: "thread", thread_id: "main", owner: null })]);

@@ -146,6 +146,23 @@ describe("the list of threads", () => {
     expect(browser.server.of("list_threads")).toHaveLength(before + 1);
   });
 
+  it("is changed in every tab, and a deleted thread is shown in none", async () => {
+    const browser = new Browser();
+    const clients = [await browser.tab().open({ threadId: "main" }), await browser.tab().open({ threadId: "main" })];
+    const changes: string[] = [];
+    for (const client of clients) client.subscribe("thread_changed", ({ payload }) => changes.push(payload.change));
+    void clients[1]?.sendMessage({ type: "user_message", payload: { content: "hello" } });
+    await browser.clock.advance(10);
+    browser.server.end(browser.server.run.id);
+    browser.server.rooms.list("main");
+    await browser.clock.advance(10);
+    expect(clients[0]?.getSnapshot().messages).toHaveLength(2);
+    void clients[1]?.deleteThread("main");
+    await browser.clock.advance(10);
+    expect(changes).toEqual(["deleted", "deleted"]);
+    for (const client of clients) expect(client.getSnapshot().messages).toEqual([]);
+  });
+
   it("has nothing of the user before", async () => {
     const browser = new Browser();
     const tab = browser.tab();

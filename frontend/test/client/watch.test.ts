@@ -185,13 +185,34 @@ describe("a watched thread", () => {
     expect(watches.at(-1)).toEqual({ thread_id: "main" });
   });
 
+  it("shows a run of its own session as the session has it, and reads the history once", async () => {
+    const here = new Browser();
+    const { server, clock } = here;
+    server.keepsHistory = true;
+    const client = await here.tab().open({ threadId: "main" });
+    void say(client, "hello");
+    await clock.advance(10);
+    server.say(server.run.id, "one ");
+    const before = server.of("get_thread_history").length;
+    client.watchThread("main");
+    client.openThread("main");
+    await clock.advance(10);
+    server.say(server.run.id, "two");
+    expect(shown(client)).toEqual(["user: hello", "agent: one two"]);
+    expect(server.of("get_thread_history")).toHaveLength(before + 1);
+    client.openThread("other");
+    expect(shown(client)).toEqual(["user: hello", "agent: one two"]);
+  });
+
   it("reads the history where watching is refused, as without watching", async () => {
     const here = new Browser();
     const { server, clock } = here;
     server.rooms.refusals.set("thread:main", { code: "UNKNOWN_MESSAGE_TYPE" });
     server.threads.set("main", [{ message_id: "m", role: "user", content: "old", created_at: 1 }]);
-    const client = await here.tab().open({ threadId: "main" });
+    const client = await here.tab().open();
+    client.disconnect();
     client.watchThread("main");
+    client.connect();
     await clock.advance(10);
     expect(shown(client)).toEqual(["user: old"]);
     server.socket.drop(1006);
@@ -260,7 +281,9 @@ describe("a message that replaces another one", () => {
     expect(answer).toMatchObject({ role: "agent", id: server.run.id, run_id: server.run.id });
     void say(asking, "hello", { replaces: answer?.message_id ?? question?.message_id ?? "" });
     expect(shown(asking)).toEqual(["user: hello", "agent: bad"]);
+    const before = server.of("get_thread_history").length;
     await clock.advance(10);
+    expect(server.of("get_thread_history")).toHaveLength(before + 2); // each device reads it
     server.say(server.run.id, "good");
     expect(shown(asking)).toEqual(["user: hello", "agent: good"]);
   });

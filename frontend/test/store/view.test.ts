@@ -79,6 +79,20 @@ describe("a view", () => {
     expect(follower.run("r")?.text).toBe("one two");
   });
 
+  it("lists messages in the order of their confirmations, also those of other sessions", () => {
+    const view = new View();
+    view.show(message("own"), "own", "user_message", 1);
+    const other = { message_id: "m1", run_id: "r1", user_id: "alice", content: "other" };
+    view.addQuestion("t", other, 2);
+    view.addQuestion("t", other, 2);
+    expect(view.messages(THREAD).map(({ content }) => content)).toEqual(["own", "other"]);
+    const payload = { message_id: "m2", run_id: "r2", thread_id: "t", status: "accepted" } as const;
+    view.apply({ kind: "message", message: { type: "message_confirmed", payload, timestamp: 3, seq: 1, correlation_id: "own" } });
+    expect(view.messages(THREAD).map(({ content }) => content)).toEqual(["other", "own", ""]);
+    view.drop("t");
+    expect(view.messages(THREAD)).toEqual([]);
+  });
+
   it("gives the same objects for what has not changed", () => {
     const view = new View();
     view.apply({ kind: "message", message: delta(1, "r1", "a") });

@@ -195,6 +195,28 @@ describe("the tabs of a user", () => {
     }
   });
 
+  it("read the history after a time without messages of the leader", async () => {
+    const { browser, clients } = await threeTabs();
+    const { server, clock } = browser;
+    const asking = await new Browser(browser).tab().open({ threadId: "main" });
+    clients[1].watchThread("main");
+    await clock.advance(10);
+    const ask = async (content: string): Promise<void> => {
+      void asking.sendMessage({ type: "user_message", payload: { content } });
+      await clock.advance(10);
+      server.say(server.run.id, `answer to ${content}`);
+      server.end(server.run.id);
+      await clock.advance(10);
+    };
+    await ask("first");
+    browser.losesMessages = true;
+    await ask("second");
+    browser.losesMessages = false;
+    await ask("third");
+    const contents = clients[1].getSnapshot().messages.map(({ content }) => content);
+    expect(contents).toEqual(["first", "second", "third"].flatMap((content) => [content, `answer to ${content}`]));
+  });
+
   it("have nothing of a room of the user before", async () => {
     const browser = new Browser();
     const tab = browser.tab();
