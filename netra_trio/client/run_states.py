@@ -59,6 +59,11 @@ class RunStates:
     def __contains__(self, run_id: str | None) -> bool:
         return run_id in self._runs
 
+    def text_of(self, run_id: str | None) -> str:
+        """Return the text of a run so far; empty if the run is not known."""
+        run = self._runs.get(run_id or "")
+        return "" if run is None else run.text()
+
     def replace(self, listed: Iterable[Mapping[str, Any]]) -> None:
         """Take the states that the server lists instead of all others.
 

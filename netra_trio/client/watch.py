@@ -151,8 +151,7 @@ class WatchMembership(Membership):
         if after is not None and self._place is None and joined.verdict == Verdict.EXACT:
             self.is_behind = True  # events were lost after this was asked for
             return
-        is_exact = joined.verdict == Verdict.EXACT and after == joined.place
-        if not (is_exact and self._knows(joined)):
+        if joined.verdict != Verdict.EXACT or after != joined.place:
             self._place = joined.place
             own = self._rooms.own_runs
             self._runs.replace(run for run in joined.runs if run.get("run_id") not in own)
@@ -194,9 +193,10 @@ class WatchMembership(Membership):
         """See `Membership`."""
         if self._place is None:
             return
-        if event.run_id in self._runs:
-            # It was listed before its first event came: what it has by now replaces that.
-            self._runs.discard(event.run_id)
+        listed_text = self._runs.text_of(event.run_id)
+        self._runs.discard(event.run_id)
+        if listed_text:
+            # The run was listed before its first event came: what it has by now replaces that.
             self._tell_gap()
         else:
             self.push(event, size)
@@ -216,12 +216,6 @@ class WatchMembership(Membership):
         member.feed.clear()
         if self._place is not None:  # otherwise another `gap` is about to come
             member.feed.push(self._gap())
-
-    def _knows(self, joined: Joined) -> bool:
-        """Return whether no run is listed that is neither known nor the own session's."""
-        own = self._rooms.own_runs
-        listed = (run.get("run_id") for run in joined.runs)
-        return all(run_id in self._runs or run_id in own for run_id in listed)
 
     def _lose(self) -> None:
         self._place = None

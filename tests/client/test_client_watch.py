@@ -178,18 +178,6 @@ async def test_a_gap_after_a_reconnection(
             assert delta.payload["content"] == "d"
 
 
-async def test_a_run_that_was_not_known(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
-) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4) as thread:
-            desk.peer = await reconnected(network, peer)
-            await desk.join(verdict="exact", offset=4, runs=[run_state("abc")])
-            assert kinds(await taken(thread, 2)) == ["room_joined", "gap"]
-            assert texts(thread.runs) == {"run_9": "abc"}
-
-
 @pytest.mark.parametrize("cause", ["gap", "restart", "epoch", "merged"])
 async def test_it_watches_again_by_itself(
     autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, cause: str
@@ -374,16 +362,18 @@ async def test_watched_in_the_middle_of_an_own_run(
                 assert (second.runs[0]["content"], second.runs[0]["questions"]) == ("Hello", [])
 
 
+@pytest.mark.parametrize("text", ["", "He"])
 async def test_listed_before_its_confirmation_came(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, text: str
 ) -> None:
     async with opened(network) as (client, peer):
         desk.peer = peer
-        async with watched(client, desk, runs=[run_state("He", "run_1")]) as thread:
+        async with watched(client, desk, runs=[run_state(text, "run_1")]) as thread:
             await ask(client, peer)
             peer.delta("He")
             events = await taken(thread, 3)
-            assert kinds(events) == ["room_joined", "gap", "partial_result"]
+            second = "gap" if text else "user_message"
+            assert kinds(events) == ["room_joined", second, "partial_result"]
             assert texts(thread.runs) == {"run_1": ""}
 
 
