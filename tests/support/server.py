@@ -36,6 +36,7 @@ SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
 # Bounds on what hangs, in seconds. A busy machine takes many times as long as an idle one, and no
 # test depends on their size.
 PATIENCE = 120.0  # for the whole connection of a test, or the end of a process
+UNREAD = 16  # frames that a client holds for a test that does not read them
 SOON = 100.0  # for one step: its failure is reported before PATIENCE ends
 STARTING = 180.0  # for a program to load its modules and be ready
 CLOSING = 2.0  # seconds for a server to reply to a close frame
@@ -493,6 +494,9 @@ async def open_client(
                 f"{parts.path}?{parts.query}" if parts.query else parts.path,
                 subprotocols=list(subprotocols) or None,
                 extra_headers=[(name.encode(), value.encode()) for name, value in headers],
+                # Otherwise a frame that a test does not read, such as a change of a thread, would
+                # keep the close frame of the server from being read.
+                message_queue_size=UNREAD,
                 max_message_size=FRAME_BYTES,
             )
             try:
