@@ -18,6 +18,7 @@ from support.commands import Typed
 from support.processes import children_of
 from support.server import (
     SOON,
+    Client,
     Process,
     Server,
     bearer,
