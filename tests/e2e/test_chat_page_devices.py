@@ -164,7 +164,7 @@ def test_a_run_is_stopped_on_another_device(
         expect(answers(page)).to_contain_text("Stopped.")
 
 
-def test_an_answer_that_nobody_waited_for(
+def test_an_answer_while_no_device_is_connected(
     browser: Browser, server: Server, folder: Path, devices: ExitStack
 ) -> None:
     with ExitStack() as both:

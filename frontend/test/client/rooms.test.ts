@@ -206,7 +206,7 @@ describe("in a room", () => {
     expect(seen(client)).toEqual(["1", "2-4 missing", "5", "1-0 missing", "1 again", "2 again"]);
   });
 
-  it("a new epoch without a word is a gap", async () => {
+  it("a new epoch that no frame has announced is a gap", async () => {
     const { browser, client } = await connected();
     const { rooms } = browser.server;
     client.joinRoom("news");

@@ -180,7 +180,7 @@ describe("the list of threads", () => {
 });
 
 describe("a thread", () => {
-  it("is renamed, marked, rated and deleted, and tells who asked when it is done", async () => {
+  it("is renamed, marked, rated and deleted, and each request resolves when it is done", async () => {
     const { browser, client } = await withThreads(2);
     client.followThreads();
     await browser.clock.advance(10);

@@ -157,6 +157,26 @@ describe("a watched thread", () => {
     },
   );
 
+  it("goes on with a run that has outlived its session", async () => {
+    const { here, asking } = await devices();
+    const { server, clock } = here;
+    void say(asking, "hello");
+    await clock.advance(10);
+    const { id, session } = server.run;
+    server.say(id, "one ");
+    server.open.find((socket) => socket.session === session.id)?.drop(1006);
+    server.sessions.delete(session.id);
+    server.say(id, "two ");
+    await clock.advance(5_000);
+    expect(asking.getSnapshot().session?.verdict).toBe("reset");
+    server.say(id, "three");
+    expect(shown(asking)).toEqual(["user: hello", "agent: one two three"]);
+    server.end(id);
+    await clock.advance(10);
+    expect(runOf(asking, id)).toMatchObject({ status: "completed", text: "one two three" });
+    expect(shown(asking)).toEqual(["user: hello", "agent: one two three"]);
+  });
+
   it("watches again and reads the history after a gap, and learns what ended meanwhile", async () => {
     const { here, asking, watching } = await devices();
     const { server, clock } = here;

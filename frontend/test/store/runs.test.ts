@@ -30,7 +30,7 @@ describe("a run", () => {
     expect(runs.isActive).toBe(false);
   });
 
-  it("does not go on after its end, whoever reports it", () => {
+  it("does not go on after its end, in any report", () => {
     const runs = new RunStore();
     runs.watch("t", watched("so far"));
     runs.list(run("all", { status: "completed" }));
@@ -47,7 +47,7 @@ describe("a run", () => {
     expect(runs.get("r")).toMatchObject({ status: "completed", text: "all", usage });
   });
 
-  it("that is hidden is not shown, whoever reports it", () => {
+  it("that is hidden is not shown, in any report", () => {
     const runs = new RunStore();
     runs.watch("t", watched("x"));
     runs.hide("r");

@@ -100,7 +100,7 @@ export class FakeRooms {
     room.members.clear();
   }
 
-  /** Publishes an event of a run in the room of its thread, if anyone watches it. */
+  /** Publishes an event of a run in the room of its thread, if a socket watches it. */
   mirror(thread: string, type: string, payload: EventPayloads[keyof EventPayloads] | object, session: string | null): void {
     const name = `${THREAD}${thread}`;
     if (this.members(name).length === 0) return;

@@ -1,4 +1,4 @@
-/** Rooms of several tabs: one membership of the connection that they share, whoever leads. */
+/** Rooms of several tabs: one membership of the connection that they share, whichever tab leads. */
 
 import { describe, expect, it } from "vitest";
 import { roomKey, type NetraClient, type RoomState } from "../../src/index.js";
@@ -132,7 +132,7 @@ describe("the tabs of a user", () => {
     expect(stateOf(clients[1])).toBeUndefined();
   });
 
-  it("leave the rooms of a tab that is gone without a word", async () => {
+  it("leave the rooms of a tab that ends without a message", async () => {
     const { browser, tabs, clients } = await threeTabs();
     const { server, clock } = browser;
     clients[1].joinRoom("news");
