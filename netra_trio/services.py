@@ -16,8 +16,8 @@ from netra_trio.broker.base import Broker, HistoryLimits
 from netra_trio.broker.memory import MemoryBackend
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
-from netra_trio.ids import CorrelationId, NodeId, RunId, SessionId, ThreadId, UserId
-from netra_trio.protocol.messages import Answer
+from netra_trio.ids import CorrelationId, NodeId, QuestionId, RunId, SessionId, ThreadId, UserId
+from netra_trio.protocol.messages import Answer, Event
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.rooms.permission import May
 from netra_trio.rooms.presence import Presence
@@ -51,6 +51,7 @@ class OtherNodes(Protocol):
         node: NodeId,
         given: Answer,
         *,
+        owner: UserId,
         user_id: UserId,
         session_id: SessionId,
         correlation_id: CorrelationId | None,
@@ -60,6 +61,7 @@ class OtherNodes(Protocol):
         Args:
             node: The node of the run.
             given: The answer.
+            owner: The user of the run.
             user_id: The user who answers.
             session_id: The session that answers, which gets a copy of how the question is closed.
             correlation_id: The correlation id of the answer.
@@ -73,8 +75,39 @@ class OtherNodes(Protocol):
         ...
 
 
+class EventReader(Protocol):
+    """The events of a session."""
+
+    def append_now(self, event: Event, size: int, correlation_id: str | None) -> None:
+        """Append an event of another session, without waiting for room."""
+        ...
+
+
+class OpenQuestion(Protocol):
+    """A question of a run of this node."""
+
+    def answer(
+        self,
+        given: Answer,
+        *,
+        user_id: UserId,
+        reader: EventReader,
+        correlation_id: str | None,
+    ) -> None:
+        """Answer it; the reader gets a copy of how it is closed.
+
+        Raises:
+            Refused: ANSWER_REJECTED.
+        """
+        ...
+
+
 class UserThreads(Protocol):
     """The threads of users, as all sessions of a user on all nodes see them."""
+
+    def question(self, user_id: UserId, question_id: QuestionId) -> OpenQuestion | None:
+        """Return a question of a run of this user that is open at this node, or None."""
+        ...
 
     def note(self, session_id: SessionId, message: NewMessage, change: ThreadChange) -> None:
         """Tell sessions what a message or its run has changed in its thread; does not wait.

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import trio
 from attrs import evolve
 
-from netra_trio.agents.questions import rejected
 from netra_trio.auth.identity import Identity, user_refusal
 from netra_trio.auth.tokens import TokenVerifier
+from netra_trio.connections.answers import Answers
 from netra_trio.connections.room_commands import RoomCommands
 from netra_trio.connections.thread_commands import ThreadCommands, Turn, thread_not_found
 from netra_trio.errors import MessageNotFound, NotStorable, StoreUnavailable
@@ -111,10 +111,12 @@ class CommandDispatcher:
         nursery: Holds the background requests.
         threads: Tells the other sessions of the user what changes in its threads.
         rooms: Handles the commands that concern rooms.
+        answers: Answers the questions of agents.
         other_nodes: Reaches the runs of other nodes; None if there is one node.
     """
 
     __slots__ = (
+        "_answers",
         "_background",
         "_client",
         "_control",
@@ -143,10 +145,12 @@ class CommandDispatcher:
         nursery: trio.Nursery,
         threads: UserThreads,
         rooms: RoomCommands,
+        answers: Answers,
         other_nodes: OtherNodes | None = None,
     ) -> None:
         now = trio.current_time()
         self._session = session
+        self._answers = answers
         self._client = client
         self._store = store
         self._verifier = verifier
@@ -238,41 +242,10 @@ class CommandDispatcher:
             raise _run_not_found()
 
     async def answer(self, frame: Frame) -> None:
-        """Answer a question of a run of this user; its `agent_answered` is the reply."""
+        """Answer a question of an agent; its `agent_answered` is the reply."""
         self.take_control()
-        session, given = self._session, frame.message
-        question = session.user.questions.get(given.question_id)
-        if question is None:
-            self._start_background(self._answer_elsewhere, frame)
-        else:
-            question.answer(
-                given,
-                user_id=session.user.id,
-                reader=session.events,
-                correlation_id=frame.correlation_id,
-            )
-
-    async def _answer_elsewhere(self, frame: Frame) -> None:
-        """Answer a question that is not open here; an error says how it was closed.
-
-        Raises:
-            Refused: ANSWER_REJECTED, or SERVICE_UNAVAILABLE.
-            StoreUnavailable: If the store cannot answer now.
-        """
-        session, given, others = self._session, frame.message, self._other_nodes
-        known = await self._store.find_question(session.user.id, given.question_id)
-        if others is not None and known is not None and known.owner is not None:
-            is_open = await others.answer(
-                known.owner,
-                given,
-                user_id=session.user.id,
-                session_id=session.id,
-                correlation_id=frame.correlation_id,
-            )
-            if is_open:
-                return
-            known = await self._store.find_question(session.user.id, given.question_id)
-        raise rejected(None if known is None else known.outcome)
+        if not self._answers.answer_now(frame):
+            self._start_background(self._answers.answer_later, frame)
 
     async def auth(self, frame: Frame) -> None:
         """Verify a new token of the same user, in the background."""

@@ -9,6 +9,7 @@ close frame. No task of a connection outlives `serve_connection`; its session ma
 import structlog
 import trio
 
+from netra_trio.connections.answers import Answers
 from netra_trio.connections.connection import CLOSE_WAIT, Connection
 from netra_trio.connections.dispatch import CommandDispatcher
 from netra_trio.connections.heartbeat import watch
@@ -81,6 +82,7 @@ async def _read(connection: Connection, nursery: trio.Nursery) -> None:
         nursery=nursery,
         threads=services.threads,
         rooms=RoomCommands(connection.session, connection, services=services, nursery=nursery),
+        answers=Answers(connection.session, services),
         other_nodes=services.other_nodes,
     )
     try:

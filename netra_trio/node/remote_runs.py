@@ -79,6 +79,7 @@ class RemoteRuns:
         node: NodeId,
         given: Answer,
         *,
+        owner: UserId,
         user_id: UserId,
         session_id: SessionId,
         correlation_id: CorrelationId | None,
@@ -93,6 +94,7 @@ class RemoteRuns:
         if not await self._is_live(node):  # the question ends with its run
             raise rejected(QuestionOutcome.CANCELLED)
         header = {
+            "owner": owner,
             "user": user_id,
             "question": given.question_id,
             "session": session_id,
@@ -183,7 +185,7 @@ class RunRequests:
     async def on_answer(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
         """Answer a question; a copy of how it was closed is sent once it is stored."""
         user_id, question_id = UserId(header["user"]), QuestionId(header["question"])
-        user = self._users.find(user_id)
+        user = self._users.find(UserId(header["owner"]))
         question = None if user is None else user.questions.get(question_id)
         error = None
         if question is not None:

@@ -13,11 +13,12 @@ import structlog
 import trio
 from attrs import define, field
 
+from netra_trio.agents.questions import Question
 from netra_trio.broker.base import Broker
 from netra_trio.cluster.cluster import Cluster
 from netra_trio.connections.connection import Connection
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
-from netra_trio.ids import RunId, SessionId, ThreadId, UserId
+from netra_trio.ids import QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.node.shared_changes import SharedChanges
 from netra_trio.node.thread_changes import Change, ThreadChanges
 from netra_trio.protocol.problem import Refused
@@ -132,6 +133,11 @@ class NodeThreads:
     ) -> None:
         """Tell all sessions of a user but one that a thread has changed."""
         self._changes.tell(Change(user_id, thread_id, change, but))
+
+    def question(self, user_id: UserId, question_id: QuestionId) -> Question | None:
+        """Return a question of a run of this user that is open at this node, or None."""
+        user = self._users.find(user_id)
+        return None if user is None else user.questions.get(question_id)
 
     async def wait_until_told(self, user_id: UserId) -> None:
         """Wait until the changes that other nodes make are received here, for a second at most."""

@@ -352,6 +352,13 @@ class MemoryData:
             return None
         return run.questions[question_id].stored(run)
 
+    def find_question_thread(self, question_id: QuestionId) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a question of an unfinished run, or None."""
+        self._end_leases()
+        run = self._questions.get(question_id)
+        held = None if run is None else self._held.get(run.id)
+        return None if held is None else held[0].thread.key
+
     # History.
 
     def history(

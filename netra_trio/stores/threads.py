@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from netra_trio.ids import MessageId, NodeId, RunId, ThreadId, UserId
+from netra_trio.ids import MessageId, NodeId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryFeedback, RunStatus
 from netra_trio.protocol.threads import Rating
 from netra_trio.values import frozen
@@ -107,6 +107,10 @@ class ThreadStore(Protocol):
 
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
         """Return the user and the thread of a room (`protocol.rooms.thread_room`), or None."""
+        ...
+
+    async def find_question_thread(self, question_id: QuestionId) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a question of an unfinished run, or None."""
         ...
 
     async def set_title(

@@ -188,6 +188,10 @@ class TimeoutStore:
         """Return the user and the thread of a room, or None."""
         return await self._within(self.store.find_room(room))
 
+    async def find_question_thread(self, question_id: QuestionId) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a question of an unfinished run, or None."""
+        return await self._within(self.store.find_question_thread(question_id))
+
     async def set_title(
         self, user_id: UserId, thread_id: ThreadId, title: str, *, by_user: bool
     ) -> bool:

@@ -183,6 +183,10 @@ class KillableStore:
         """Return the user and the thread of a room, or None."""
         return await self._reachable().find_room(room)
 
+    async def find_question_thread(self, question_id: QuestionId) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a question of an unfinished run, or None."""
+        return await self._reachable().find_question_thread(question_id)
+
     async def set_title(
         self, user_id: UserId, thread_id: ThreadId, title: str, *, by_user: bool
     ) -> bool:

@@ -13,6 +13,7 @@ from support.memory import open_server
 from trio.testing import MockClock
 
 from netra_trio.auth.identity import Identity
+from netra_trio.connections.answers import Answers
 from netra_trio.connections.dispatch import CommandDispatcher
 from netra_trio.connections.room_commands import RoomCommands
 from netra_trio.ids import CorrelationId, MessageId, QuestionId, RunId, SessionId, ThreadId, UserId
@@ -139,6 +140,7 @@ async def open_dispatcher() -> AsyncIterator[tuple[CommandDispatcher, RecordingC
                 nursery=nursery,
                 threads=services.threads,
                 rooms=RoomCommands(session, client, services=services, nursery=nursery),
+                answers=Answers(session, services),
             ),
             client,
             session,

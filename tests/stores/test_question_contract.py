@@ -113,6 +113,21 @@ async def test_a_question_is_found_by_its_user_only(store: Store) -> None:
     assert await store.find_question(ALICE, new_question_id()) is None
 
 
+async def test_the_thread_of_a_question_is_found_until_its_run_ends(store: Store) -> None:
+    message = new()
+    await record(store, message)
+    question = asked_by(message)
+    assert await store.find_question_thread(question.question_id) is None
+    await store.record_question(question)
+    thread = (message.user_id, message.thread_id)
+    assert await store.find_question_thread(question.question_id) == thread
+    await store.end_question(answer_to(question))
+    assert await store.find_question_thread(question.question_id) == thread
+    await store.end_run(end_of(message))
+    assert await store.find_question_thread(question.question_id) is None
+    assert await store.find_question_thread(new_question_id()) is None
+
+
 async def test_a_question_of_an_unknown_run_is_ignored(store: Store) -> None:
     message, unknown = new(), new()
     await record(store, message)

@@ -74,6 +74,7 @@ READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "list_threads": lambda killable: killable.list_threads(ALICE, limit=1),
     "get_thread": lambda killable: killable.get_thread(ALICE, THREAD),
     "find_room": lambda killable: killable.find_room("thread:x"),
+    "find_question_thread": lambda killable: killable.find_question_thread(QUESTION.question_id),
     "set_title": lambda killable: killable.set_title(ALICE, THREAD, "x", by_user=True),
     "mark_read": lambda killable: killable.mark_read(ALICE, THREAD, MessageId("m")),
     "set_feedback": lambda killable: killable.set_feedback(ALICE, MessageId("m"), None, None),

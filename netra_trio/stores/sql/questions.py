@@ -12,7 +12,7 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
 
-from netra_trio.ids import QuestionId, RunId, UserId
+from netra_trio.ids import QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, QuestionOutcome, RunStatus
 from netra_trio.stores.base import (
     UNFINISHED,
@@ -26,7 +26,7 @@ from netra_trio.stores.base import (
     questions_within,
 )
 from netra_trio.stores.sql.rows import insert_missing
-from netra_trio.stores.sql.schema import questions, runs, usage
+from netra_trio.stores.sql.schema import messages, questions, runs, threads, usage
 
 _END = (
     update(questions)
@@ -97,6 +97,21 @@ def find_question(
     return StoredQuestion(
         outcome_of(row.outcome, status), row.owner if status in UNFINISHED else None
     )
+
+
+def find_question_thread(
+    connection: Connection, question_id: QuestionId
+) -> tuple[UserId, ThreadId] | None:
+    """Return the user and the thread of a question of an unfinished run, or None."""
+    row = connection.execute(
+        select(threads.c.user_id, threads.c.thread_id)
+        .select_from(questions)
+        .join(runs, runs.c.run_id == questions.c.run_id)
+        .join(messages, messages.c.number == runs.c.message)
+        .join(threads, threads.c.number == messages.c.thread)
+        .where(questions.c.question_id == question_id, runs.c.status.in_(UNFINISHED))
+    ).one_or_none()
+    return None if row is None else (UserId(row.user_id), ThreadId(row.thread_id))
 
 
 def read_questions(

@@ -7,7 +7,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from netra_trio.errors import DatabaseUnusable, NotStorable, StoreUnavailable
-from netra_trio.ids import MessageId, NotificationId, RunId, ThreadId, UserId
+from netra_trio.ids import MessageId, NotificationId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.threads import Rating
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.sql.database import Database
@@ -18,6 +18,7 @@ from netra_trio.stores.sql.outbox import (
     postpone,
     take_notifications,
 )
+from netra_trio.stores.sql.questions import find_question_thread
 from netra_trio.stores.sql.stops import find_stops, request_stop
 from netra_trio.stores.sql.threads import (
     count_unattended,
@@ -85,6 +86,10 @@ class ThreadCalls:
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
         """Return the user and the thread of a room, or None."""
         return await self._read(partial(find_room, room=room))
+
+    async def find_question_thread(self, question_id: QuestionId) -> tuple[UserId, ThreadId] | None:
+        """Return the user and the thread of a question of an unfinished run, or None."""
+        return await self._read(partial(find_question_thread, question_id=question_id))
 
     async def set_title(
         self, user_id: UserId, thread_id: ThreadId, title: str, *, by_user: bool
