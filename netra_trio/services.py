@@ -19,7 +19,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.ids import CorrelationId, NodeId, QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.messages import Answer, Event
 from netra_trio.protocol.threads import ThreadChange
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.rooms.presence import Presence
 from netra_trio.rooms.publisher import Publisher
 from netra_trio.rooms.rooms import Rooms
@@ -230,7 +230,7 @@ class Services:
     admission: SharedAdmission | None = None
     notifier: Notifier | None = None
     broker: Broker = field(factory=lambda: MemoryBackend().broker)
-    may: May | None = None
+    may: PermissionCheck | None = None
     publisher: Publisher = field(
         init=False,
         default=Factory(

@@ -27,7 +27,7 @@ from netra_trio.cli.agent_faults import (
 )
 from netra_trio.cli.errors import CommandError
 from netra_trio.errors import AgentUnusable
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 
 _MISSING = object()
 
@@ -87,7 +87,7 @@ def import_agents(texts: Sequence[str]) -> dict[str, Agent]:
     return agents
 
 
-def import_permissions(text: str) -> May:
+def import_permissions(text: str) -> PermissionCheck:
     """Import the function that decides who may do what in a room, from the working directory too.
 
     Args:
@@ -111,7 +111,7 @@ def import_permissions(text: str) -> May:
         inspect.signature(function).bind("user", "room", "join")
     except TypeError as error:
         raise _fault(spec, f"cannot be called with a user, a room and an action: {error}") from None
-    return cast("May", found)
+    return cast("PermissionCheck", found)
 
 
 def _find_in_working_directory() -> None:

@@ -1,4 +1,4 @@
-"""The presence of the rooms of this node, for the other nodes, and theirs for this one.
+"""Exchanges the presence of rooms with the other nodes.
 
 share_presence(presence, cluster)       # before both run
 """
@@ -16,13 +16,13 @@ from netra_trio.protocol.fields import JsonObject
 from netra_trio.rooms.presence import Presence
 from netra_trio.rooms.presence_sharing import Counts
 
-PRESENCE = "presence"  # the kind of the message that asks for the counts of a room
+PRESENCE = "presence"  # the kind of the message that requests the counts of a room
 ASK_SECONDS = 1.0  # for the answer of a node: a live one needs milliseconds
 
 
 @frozen
 class ClusterPeers:
-    """The other nodes, as the presence sees them."""
+    """The other nodes, as `presence_sharing.Peers`."""
 
     _mailbox: Mailbox
     _membership: Membership
@@ -53,12 +53,12 @@ def share_presence(presence: Presence, cluster: Cluster | None) -> None:
     mailbox, membership = cluster.mailbox, cluster.membership
     sharing = presence.connect(ClusterPeers(mailbox, membership))
 
-    async def on_asked(node: NodeId, asked: JsonObject, _: bytes) -> None:
-        counts = sharing.own_counts(presence.get(asked["room"]))
+    async def on_request(node: NodeId, request: JsonObject, _: bytes) -> None:
+        counts = sharing.own_counts(presence.get(request["room"]))
         data = orjson.dumps({"users": counts.users, "ages": counts.ages})
-        await mailbox.answer(node, asked, {"number": counts.number}, data)
+        await mailbox.answer(node, request, {"number": counts.number}, data)
 
-    mailbox.handle(PRESENCE, on_asked)
+    mailbox.handle(PRESENCE, on_request)
     membership.on_gone.append(sharing.forget)
-    membership.on_new.append(sharing.meet)
+    membership.on_new.append(sharing.request_forgotten)
     cluster.on_lost.append(sharing.announce_all)

@@ -55,7 +55,7 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.rooms import user_room
 from netra_trio.protocol.wire_format import WireFormat
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import User, Users
@@ -161,7 +161,7 @@ class Node:
             self.services, self._users, self.cluster, self.start_soon
         )
         self.services = evolve(self.services, watch=watch)
-        self.services.rooms.watches.append(watch)
+        self.services.rooms.observers.append(watch)
         share_presence(self.services.presence, self.cluster)
         threads.connect(self.services, self.cluster)
 
@@ -546,7 +546,7 @@ async def open_node(
     wall_clock: Callable[[], float] = time.time,
     instruments: Instruments | None = None,
     backend: Backend | None = None,
-    may: May | None = None,
+    may: PermissionCheck | None = None,
 ) -> AsyncIterator[Node]:
     """Open the store and the nursery of all sessions.
 

@@ -14,9 +14,9 @@ from netra_trio.ids import ThreadId, UserId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import THREAD_PREFIX, USER_PREFIX, user_room
-from netra_trio.rooms.permission import Action, May
+from netra_trio.rooms.permission import Action, PermissionCheck
 
-MAY_SECONDS = 5.0  # for one answer of the application's function
+PERMISSION_SECONDS = 5.0  # for one call of the application's function
 RETRY_MS = 1000
 
 FindRoom = Callable[[str], Awaitable[tuple[UserId, ThreadId] | None]]
@@ -24,27 +24,27 @@ FindRoom = Callable[[str], Awaitable[tuple[UserId, ThreadId] | None]]
 _log = structlog.get_logger(__name__)
 
 
-class MayFailed(NetraError):
-    """The application's function has raised, or has not answered in time."""
+class PermissionCheckFailed(NetraError):
+    """The application's function has raised, or has not returned in time."""
 
 
 class Access:
-    """Decides what users do in rooms.
+    """Checks the permissions of users in rooms.
 
     Args:
         may: The application's function; None if there are only the server's own rooms.
         find_room: Finds the user and the thread of a room, as `Store.find_room` does.
     """
 
-    def __init__(self, may: May | None, find_room: FindRoom) -> None:
+    def __init__(self, may: PermissionCheck | None, find_room: FindRoom) -> None:
         self._may = may
         self._find_room = find_room
 
     async def check(self, user_id: UserId, room: str, action: Action) -> bool:
-        """Check that a user may do something in a room. Cancelling is safe.
+        """Check that a user has a permission in a room. Cancelling is safe.
 
         Returns:
-            Whether the answer is lasting, so that it is not asked for again.
+            Whether the permission is lasting, so that it needs no repeated check.
 
         Raises:
             Refused: FORBIDDEN; SERVICE_UNAVAILABLE if the application's function fails.
@@ -52,7 +52,7 @@ class Access:
         """
         try:
             granted = await self._decide(user_id, room, action)
-        except MayFailed:
+        except PermissionCheckFailed:
             text = "The permission could not be checked."
             fault = problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
             raise Refused(fault) from None
@@ -62,22 +62,22 @@ class Access:
             raise forbidden()
         return False
 
-    async def still_may(self, user_id: UserId, room: str, action: Action) -> bool:
-        """Return whether a user still may do something; True if that is not known now."""
+    async def is_still_permitted(self, user_id: UserId, room: str, action: Action) -> bool:
+        """Return whether a user still has a permission; True if the check fails for now."""
         try:
             granted = await self._decide(user_id, room, action)
         except Refused:
             return False
-        except (MayFailed, StoreUnavailable):
+        except (PermissionCheckFailed, StoreUnavailable):
             return True
         return granted is not False
 
     async def _decide(self, user_id: UserId, room: str, action: Action) -> bool | None:
-        """Return whether a user may, or None if the server's own rules say so.
+        """Return whether the application permits it, or None if the server's own rules do.
 
         Raises:
             Refused: FORBIDDEN by the server's own rules.
-            MayFailed: If the application's function fails.
+            PermissionCheckFailed: If the application's function fails.
         """
         if room.startswith(USER_PREFIX):
             if room != user_room(user_id):
@@ -91,20 +91,20 @@ class Access:
                 raise forbidden()
             if found[0] == user_id:
                 return None
-        return await self._ask(user_id, room, action)
+        return await self._call(user_id, room, action)
 
-    async def _ask(self, user_id: UserId, room: str, action: Action) -> bool:
+    async def _call(self, user_id: UserId, room: str, action: Action) -> bool:
         if self._may is None:
             return False
         try:
-            with trio.fail_after(MAY_SECONDS):
+            with trio.fail_after(PERMISSION_SECONDS):
                 return bool(await self._may(user_id, room, action.value))
         except Exception as error:  # of the application, or TooSlowError
             _log.exception("room_permission_failed", room=room, action=action.value)
-            raise MayFailed(str(error)) from error
+            raise PermissionCheckFailed(str(error)) from error
 
 
 def forbidden() -> Refused:
-    """Return the error for what a user may not do in a room."""
+    """Return the error for an action without permission."""
     text = "You may not do this in this room."
     return Refused(problem(ErrorCode.FORBIDDEN, text))

@@ -1,4 +1,4 @@
-"""An event of a room: as the broker carries it, and as a frame for the members.
+"""An event of a room: its encoding for the broker, and its frame for the members.
 
 data = pack(RoomMessage…, timestamp=1.0)
 event = RoomEvent.unpack(delivery)
@@ -20,29 +20,29 @@ from netra_trio.transports.frames import text_frame
 
 ROOM_EVENT = "room_event"
 _DELTA = b'{"type":"%b"' % PartialResult.TYPE.encode()
-_MISSING = b"null"  # instead of an event: one or more events of a node are lost here
+_MISSING = b"null"  # in place of an event: events of a node are lost here
 
 
 def pack(
     kind: str, payload: Any, *, timestamp: float, session_id: SessionId | None = None
 ) -> bytes:
-    """Return an event as the broker carries it.
+    """Encode an event for the broker.
 
     Args:
         kind: The type of the event.
         payload: Its payload, which orjson can encode.
         timestamp: Unix seconds.
-        session_id: The session that has the event in its own log, and gets no copy.
+        session_id: The session whose own log has the event, and which gets no copy.
     """
     return _pack(orjson.dumps({"type": kind, "payload": payload}), timestamp, session_id)
 
 
 def pack_missing(*, timestamp: float, node: NodeId | None = None) -> bytes:
-    """Return what is published instead of events that are lost: members get a `room_gap`.
+    """Encode an entry in place of lost events: members get a `room_gap`.
 
     Args:
         timestamp: Unix seconds.
-        node: The node whose events are lost, if that is known.
+        node: The node of the lost events; None if it is unknown.
     """
     return _pack(b"%b %b" % (_MISSING, (node or "").encode()), timestamp, None)
 
@@ -53,7 +53,7 @@ def _pack(event: bytes, timestamp: float, session_id: SessionId | None) -> bytes
 
 @define(eq=False, slots=False)
 class RoomEvent:
-    """An event of a room, which all its members share.
+    """An event of a room; one object for all its members.
 
     Attributes:
         room: The name of the room.
@@ -61,7 +61,7 @@ class RoomEvent:
         offset: Its number; the last one of a merged event.
         data: The event as JSON: `type` and `payload`.
         timestamp: When it was published, in Unix seconds.
-        session_id: The session that has the event in its own log; None if none has.
+        session_id: The session whose own log has the event; None if there is none.
         offset_from: The first offset of a merged event; None for any other event.
     """
 
@@ -88,17 +88,17 @@ class RoomEvent:
 
     @cached_property
     def first(self) -> int:
-        """The first offset that it stands for."""
+        """The first offset that it covers."""
         return self.offset if self.offset_from is None else self.offset_from
 
     @cached_property
     def is_missing(self) -> bool:
-        """Whether it stands for events that are lost."""
+        """Whether it is in place of lost events."""
         return self.data.startswith(_MISSING)
 
     @property
     def missing_node(self) -> NodeId | None:
-        """The node whose events are lost here; None if any node's may be."""
+        """The node of the lost events; None if it is unknown."""
         node = self.data.partition(b" ")[2].decode()
         return NodeId(node) if self.is_missing and node else None
 

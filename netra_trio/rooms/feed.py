@@ -1,10 +1,10 @@
 """The feed of a connection's rooms: a bounded queue of frames between its rooms and its writer.
 
     feed = RoomFeed(user_id, session_id, wake=…, wall_clock=…, metrics=…)
-    lane = Lane("news")                    # one for each membership
-    feed.add_event(lane, event)            # never waits
-    await feed.wait_for_room(len(reply))   # replies wait
-    feed.add_reply(lane, reply)
+    state = MemberState("news")             # one for each membership
+    feed.add_event(state, event)           # never waits
+    await feed.wait_for_space(len(reply))  # replies wait
+    feed.add_reply(state, reply)
     frames = feed.take(max_bytes=65536, lags=False)
 
 A slow member must not slow a room. Beyond the bounds, deltas in the queue are merged; if that does
@@ -34,17 +34,17 @@ MERGED_BYTES = 64 * 1024  # of the text of a merged delta
 COMPACTED_EVENTS = 128  # new ones before the queue is searched for deltas to merge again
 ROOMS = 100  # of one connection
 JOINS = 4  # at the same time: each may hold the history of a room in memory
-DIRECT_SENDS = 1000  # of all connections together, in one pass of the event loop
+DIRECT_SENDS = 1000  # of all connections together, before other tasks run
 RETRY_MS = 1000
 
 
 @define(eq=False)
-class Lane:
-    """The state of one membership in the feed.
+class MemberState:
+    """The state of one membership in the feed of its connection.
 
     Attributes:
         room: The name of the room.
-        gap: The first and last offset that is missing, which the member was not told yet.
+        gap: The first and last missing offset; its `room_gap` is not in the queue yet.
         last: The newest event in the queue, if a delta may be merged into it.
     """
 
@@ -55,16 +55,16 @@ class Lane:
 
 @define(eq=False)
 class DirectSends:
-    """How many frames may be sent directly before other tasks get their turn: 10 ms of work.
+    """The number of frames that may be sent directly before other tasks run: 10 ms of work.
 
     Attributes:
-        left: How many are left; beyond it the writers send.
+        left: The remaining number; at 0, the writers send.
     """
 
     left: int = DIRECT_SENDS
 
     def renew(self) -> None:
-        """Start afresh, because other tasks had their turn."""
+        """Reset the number, because other tasks have run."""
         self.left = DIRECT_SENDS
 
 
@@ -84,17 +84,17 @@ class Change:
 
 @define(eq=False)
 class _Frame:
-    """A frame in the queue that is no event.
+    """A frame in the queue that is not an event.
 
     Attributes:
         size: The bytes that count against the bound.
-        places: 1 if it counts as an event, else 0.
+        slots: 1 if it counts as an event, else 0.
     """
 
-    lane: Lane
+    state: MemberState
     data: bytes
     size: int
-    places: int
+    slots: int
 
 
 @define(eq=False)
@@ -103,15 +103,15 @@ class _Event:
 
     Attributes:
         size: The bytes that count against the bound.
-        first: The first offset that it stands for.
+        first: The first offset that it covers.
         texts: The texts of a merged delta; None for any other event.
     """
 
-    lane: Lane
+    state: MemberState
     event: RoomEvent
     size: int
     first: int
-    places: int = 1
+    slots: int = 1
     texts: list[str] | None = None
 
     def merge(self, event: RoomEvent, texts: list[str] | None, size: int) -> bool:
@@ -155,17 +155,17 @@ class RoomFeed:
     """The frames of all rooms of one connection.
 
     Args:
-        wake: Wakes the writer, because there is something to take.
+        wake: Wakes the writer, because the queue has a frame.
         wall_clock: Returns Unix seconds.
-        metrics: Count the events.
-        send_now: Sends a WebSocket frame at once and returns whether it did; None where that is
-            not possible.
-        direct: Bounds the frames that are sent so, for all feeds of the process.
+        metrics: Counts the events.
+        send_now: Sends a WebSocket frame at once and returns whether it was sent; None where
+            that is not possible.
+        direct: Bounds the frames that are sent in this way, for all feeds of the process.
 
     Attributes:
         user_id: The user of the connection.
         session_id: Its session, which gets no copies of the events of its own runs.
-        joins: Limits the joins at the same time.
+        joins: Limits the concurrent joins.
         is_closed: Whether the connection has ended.
         on_close: Called when it is closed.
     """
@@ -191,12 +191,12 @@ class RoomFeed:
         self._direct = DirectSends() if direct is None else direct
         self._wall_clock = wall_clock
         self._metrics = metrics
-        self._rooms: dict[str, int] = {}  # how many memberships and joins of each
+        self._rooms: dict[str, int] = {}  # the memberships and joins of each
         self._queue: deque[_Event | _Frame] = deque()
-        self._places = 0
+        self._slots = 0
         self._bytes = 0
-        self._gaps: dict[Lane, None] = {}
-        self._presence: dict[tuple[Lane, UserId], Change] = {}  # that have found no room
+        self._gaps: dict[MemberState, None] = {}
+        self._presence: dict[tuple[MemberState, UserId], Change] = {}  # while the queue is full
         self._not_compacted = 0
         self._taken: trio.Event | None = None
 
@@ -204,10 +204,10 @@ class RoomFeed:
 
     @contextmanager
     def reserve(self, room: str) -> Iterator[None]:
-        """Hold a place for a room during a join.
+        """Reserve one of the rooms of the connection during a join.
 
         Raises:
-            Refused: QUEUE_FULL if the connection has as many other rooms as it may have.
+            Refused: QUEUE_FULL if the connection already has `ROOMS` other rooms.
         """
         self.hold(room)
         try:
@@ -219,7 +219,7 @@ class RoomFeed:
         """Count a room; each call is followed by a `release`.
 
         Raises:
-            Refused: QUEUE_FULL if the connection has as many other rooms as it may have.
+            Refused: QUEUE_FULL if the connection already has `ROOMS` other rooms.
         """
         if room not in self._rooms and len(self._rooms) >= ROOMS:
             text = f"The connection is in {ROOMS} rooms already."
@@ -229,7 +229,7 @@ class RoomFeed:
         self._rooms[room] = self._rooms.get(room, 0) + 1
 
     def release(self, room: str) -> None:
-        """Take back a `hold`."""
+        """Undo a `hold`."""
         count = self._rooms.pop(room) - 1
         if count:
             self._rooms[room] = count
@@ -240,46 +240,46 @@ class RoomFeed:
         """Return a frame for this connection."""
         return encode(message, self._wall_clock(), correlation_id)
 
-    async def wait_for_room(self, size: int) -> None:
-        """Wait until so many bytes fit into the queue, or the connection has ended.
+    async def wait_for_space(self, size: int) -> None:
+        """Wait until `size` bytes fit into the queue, or the connection has ended.
 
-        No checkpoint if there is room. Cancelling is safe.
+        No checkpoint if there is space. Cancelling is safe.
         """
-        while not self._has_room(size):
+        while not self._has_space(size):
             if self._taken is None:
                 self._taken = trio.Event()
             await self._taken.wait()
 
-    def add_reply(self, lane: Lane, data: bytes) -> None:
-        """Append a reply, after `wait_for_room`."""
-        self._flush_gap(lane)
-        self._append(_Frame(lane, data, len(data), places=1))
+    def add_reply(self, state: MemberState, data: bytes) -> None:
+        """Append a reply, after `wait_for_space`."""
+        self._flush_gap(state)
+        self._append(_Frame(state, data, len(data), slots=1))
 
-    def add_notice(self, lane: Lane, data: bytes) -> None:
-        """Append a frame that needs no place; there is at most one for each membership."""
-        self._flush_gap(lane)
-        self._append(_Frame(lane, data, 0, places=0))
+    def add_notice(self, state: MemberState, data: bytes) -> None:
+        """Append a frame outside of the bounds; at most one for each membership."""
+        self._flush_gap(state)
+        self._append(_Frame(state, data, 0, slots=0))
 
-    def add_event(self, lane: Lane, event: RoomEvent) -> None:
+    def add_event(self, state: MemberState, event: RoomEvent) -> None:
         """Append an event, merge it, or drop it and note a gap; never waits."""
-        if self.is_closed or self._sends_directly(event):
+        if self.is_closed or self._send_directly(event):
             return
         size = len(event.data)
-        while not self._has_room(size):
-            if self._merge_into_last(lane, event, size):
+        while not self._has_space(size):
+            if self._merge_into_last(state, event, size):
                 return
             if not self._compact():
                 self._metrics.room_events["dropped"] += 1
-                self.note_gap(lane, event.first, event.offset)
+                self.note_gap(state, event.first, event.offset)
                 return
-        self._flush_gap(lane)
-        entry = _Event(lane, event, size, event.first)
-        lane.last = entry
+        self._flush_gap(state)
+        entry = _Event(state, event, size, event.first)
+        state.last = entry
         self._not_compacted += 1
         self._append(entry)
 
-    def _sends_directly(self, event: RoomEvent) -> bool:
-        """Send an event past the queue, if nothing waits; return whether it was sent.
+    def _send_directly(self, event: RoomEvent) -> bool:
+        """Send an event without the queue, if that is empty; return whether it was sent.
 
         Waking a writer costs several times as much as a write.
         """
@@ -292,44 +292,44 @@ class RoomFeed:
         self._metrics.room_events["delivered"] += 1
         return True
 
-    def note_gap(self, lane: Lane, first: int, last: int) -> None:
-        """Note that offsets are missing; the member is told before its next event."""
-        start = first if lane.gap is None else min(lane.gap[0], first)
-        lane.gap = (start, last)
-        lane.last = None
-        self._gaps[lane] = None
+    def note_gap(self, state: MemberState, first: int, last: int) -> None:
+        """Note that offsets are missing; a `room_gap` precedes the next event."""
+        start = first if state.gap is None else min(state.gap[0], first)
+        state.gap = (start, last)
+        state.last = None
+        self._gaps[state] = None
         if not self._queue:
-            self._flush_gap(lane)
+            self._flush_gap(state)
 
-    def note_restart(self, lane: Lane, last: int) -> None:
-        """Note that the numbers started again: what was missing of the old ones is among that."""
-        lane.gap = None
-        self.note_gap(lane, 1, last)
+    def note_restart(self, state: MemberState, last: int) -> None:
+        """Note that a new epoch has begun; it replaces a gap of the previous epoch."""
+        state.gap = None
+        self.note_gap(state, 1, last)
 
-    def add_presence(self, lane: Lane, change: Change) -> None:
-        """Append a change of presence; where the queue is full, the opposite takes it back."""
+    def add_presence(self, state: MemberState, change: Change) -> None:
+        """Append a change of presence; in a full queue, two opposite changes cancel each other."""
         if self.is_closed:
             return
-        if not self._presence and self._has_room(0):
-            self._append_presence(lane, change)
+        if not self._presence and self._has_space(0):
+            self._append_presence(state, change)
             return
-        key = (lane, change.user_id)
+        key = (state, change.user_id)
         if self._presence.pop(key, change).kind is change.kind:
-            self._presence[key] = change  # otherwise both changes together are none
+            self._presence[key] = change  # otherwise the two changes cancel each other
 
-    def forget(self, lane: Lane) -> None:
-        """Forget a membership that has ended; its frames in the queue stay."""
-        self._gaps.pop(lane, None)
-        for key in [key for key in self._presence if key[0] is lane]:
+    def forget(self, state: MemberState) -> None:
+        """Remove the state of an ended membership; its frames in the queue stay."""
+        self._gaps.pop(state, None)
+        for key in [key for key in self._presence if key[0] is state]:
             del self._presence[key]
 
     def close(self) -> None:
-        """Drop everything, because the connection has ended; calls that wait return."""
+        """Drop all frames, because the connection has ended; waiting calls return."""
         self.is_closed = True
         self._queue.clear()
         self._gaps.clear()
         self._presence.clear()
-        self._places = self._bytes = 0
+        self._slots = self._bytes = 0
         self._notify()
         if self.on_close is not None:
             self.on_close()
@@ -338,7 +338,7 @@ class RoomFeed:
 
     @property
     def has_pending(self) -> bool:
-        """Whether there is something to take."""
+        """Whether there are frames to take."""
         return bool(self._queue)
 
     def take(self, *, max_bytes: int, lags: bool) -> list[bytes]:
@@ -346,7 +346,7 @@ class RoomFeed:
 
         Args:
             max_bytes: The size of all of them together.
-            lags: Whether the transport blocked in the previous write: neighbouring deltas are
+            lags: Whether the transport blocked in the previous write: adjacent deltas are
                 merged.
         """
         frames: list[bytes] = []
@@ -360,8 +360,8 @@ class RoomFeed:
                 while lags and queue and self._merges_next(entry, queue[0]):
                     self._pop()
                     self._metrics.room_events["merged"] += 1
-                if entry.lane.last is entry:
-                    entry.lane.last = None
+                if entry.state.last is entry:
+                    entry.state.last = None
                 self._metrics.room_events["delivered"] += 1
                 data = entry.encode()
             else:
@@ -369,73 +369,73 @@ class RoomFeed:
             frames.append(data)
             size += len(data)
         if not queue:
-            for lane in list(self._gaps):
-                self._flush_gap(lane)
+            for state in list(self._gaps):
+                self._flush_gap(state)
         if self._presence:
             self._flush_presence()
         self._notify()
         return frames
 
     def statistics(self) -> dict[str, int]:
-        """Return how much waits for the writer."""
-        return {"events": self._places, "bytes": self._bytes, "rooms": len(self._rooms)}
+        """Return the number of waiting events, their bytes, and the number of rooms."""
+        return {"events": self._slots, "bytes": self._bytes, "rooms": len(self._rooms)}
 
     def _merges_next(self, entry: _Event, following: "_Event | _Frame") -> bool:
         return (
             isinstance(following, _Event)
-            and following.lane is entry.lane
+            and following.state is entry.state
             and entry.merge(following.event, following.texts, following.size)
         )
 
-    def _has_room(self, size: int) -> bool:
-        if self.is_closed or not self._places:
+    def _has_space(self, size: int) -> bool:
+        if self.is_closed or not self._slots:
             return True
-        return self._places < FEED_EVENTS and self._bytes + size <= FEED_BYTES
+        return self._slots < FEED_EVENTS and self._bytes + size <= FEED_BYTES
 
     def _append(self, entry: "_Event | _Frame") -> None:
         if self.is_closed:
             return
         was_empty = not self._queue
         if isinstance(entry, _Frame):
-            entry.lane.last = None  # no event is merged across it
+            entry.state.last = None  # no event is merged across it
         self._queue.append(entry)
-        self._places += entry.places
+        self._slots += entry.slots
         self._bytes += entry.size
         if was_empty:
             self._wake()
 
     def _pop(self) -> None:
         entry = self._queue.popleft()
-        self._places -= entry.places
+        self._slots -= entry.slots
         self._bytes -= entry.size
 
-    def _flush_gap(self, lane: Lane) -> None:
-        if lane.gap is None:
+    def _flush_gap(self, state: MemberState) -> None:
+        if state.gap is None:
             return
-        first, last = lane.gap
-        lane.gap = None
-        self._gaps.pop(lane, None)
-        self._append(_Frame(lane, self.encode(RoomGap(lane.room, first, last)), 0, places=0))
+        first, last = state.gap
+        state.gap = None
+        self._gaps.pop(state, None)
+        self._append(_Frame(state, self.encode(RoomGap(state.room, first, last)), 0, slots=0))
 
     def _flush_presence(self) -> None:
-        while self._presence and self._has_room(0):
-            lane, user_id = next(iter(self._presence))
-            self._append_presence(lane, self._presence.pop((lane, user_id)))
+        while self._presence and self._has_space(0):
+            state, user_id = next(iter(self._presence))
+            self._append_presence(state, self._presence.pop((state, user_id)))
 
-    def _append_presence(self, lane: Lane, change: Change) -> None:
-        last = lane.last
-        self._append(_Frame(lane, change.frame, len(change.frame), places=1))
-        lane.last = last  # it has no offset: events before and after it may be merged
+    def _append_presence(self, state: MemberState, change: Change) -> None:
+        last = state.last
+        self._append(_Frame(state, change.frame, len(change.frame), slots=1))
+        state.last = last  # it has no offset: events before and after it may be merged
 
     def _notify(self) -> None:
         if self._taken is not None:
             self._taken.set()
             self._taken = None
 
-    def _merge_into_last(self, lane: Lane, event: RoomEvent, size: int) -> bool:
+    def _merge_into_last(self, state: MemberState, event: RoomEvent, size: int) -> bool:
         """Merge a new event into the newest one of its room in the queue, if that is possible."""
-        last = lane.last
-        if last is None or lane.gap is not None or self._bytes + size > FEED_BYTES:
+        last = state.last
+        if last is None or state.gap is not None or self._bytes + size > FEED_BYTES:
             return False
         before = last.size
         if not last.merge(event, None, size):
@@ -445,27 +445,27 @@ class RoomFeed:
         return True
 
     def _compact(self) -> bool:
-        """Merge all deltas in the queue; return whether there was something to try."""
+        """Merge all deltas in the queue; return False if too few were added since the last time."""
         if self._not_compacted < COMPACTED_EVENTS:
             return False
         self._not_compacted = 0
         kept: deque[_Event | _Frame] = deque()
-        newest: dict[Lane, _Event | None] = {}
+        newest: dict[MemberState, _Event | None] = {}
         for entry in self._queue:
             if isinstance(entry, _Frame):
-                newest[entry.lane] = None
+                newest[entry.state] = None
                 kept.append(entry)
                 continue
-            last = newest.get(entry.lane)
+            last = newest.get(entry.state)
             if last is not None and last.merge(entry.event, entry.texts, entry.size):
                 self._metrics.room_events["merged"] += 1
                 continue
-            newest[entry.lane] = entry
+            newest[entry.state] = entry
             kept.append(entry)
-        for lane, last in newest.items():
-            lane.last = last
+        for state, last in newest.items():
+            state.last = last
         self._queue = kept
-        self._places = sum(entry.places for entry in kept)
+        self._slots = sum(entry.slots for entry in kept)
         self._bytes = sum(entry.size for entry in kept)
         return True
 

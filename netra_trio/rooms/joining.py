@@ -1,4 +1,4 @@
-"""A join: finds what a member has missed, replies, and gives it what follows, in order and once.
+"""A join: finds the missed events, replies, and delivers all events in order and once.
 
 join = Join(room, broker, membership, after=41, epoch="x")
 await join.run(attach)
@@ -30,11 +30,11 @@ TRIES = 3  # to find the current epoch
 
 @frozen
 class _Missed:
-    """What the history has for a member that comes back.
+    """The history for a member that joins again.
 
     Attributes:
         is_exact: Whether nothing is missing after the client's offset.
-        after: The offset after which events were asked for.
+        after: The offset after which events were requested.
     """
 
     history: History
@@ -47,7 +47,7 @@ class _Start:
     """Where a membership starts.
 
     Attributes:
-        following: The events after its offset, oldest first, which the member has to get.
+        following: The events after its offset, oldest first, which the member gets.
     """
 
     verdict: Verdict
@@ -57,13 +57,13 @@ class _Start:
 
 @define(eq=False)
 class Join:
-    """One join of a room; the room is subscribed meanwhile.
+    """One join of a room, which is subscribed during the join.
 
     Args:
         room: The room.
         broker: Has its history.
         membership: The membership, which is new.
-        after: The newest offset that the client has; None if it wants no earlier events.
+        after: The newest offset that the client has; None for new events only.
         epoch: The epoch of that offset; None for the current one.
         correlation_id: The correlation id of the reply.
         take_snapshot: Takes a snapshot of the runs of a thread; None for another room.
@@ -78,10 +78,10 @@ class Join:
     take_snapshot: TakeSnapshot | None = None
 
     async def run(self, attach: Callable[[Membership], None]) -> None:
-        """Reply, and give what follows. The caller removes the membership if it raises.
+        """Reply, and deliver what follows. The caller removes the membership if this raises.
 
         Args:
-            attach: Called at the reply: the membership replaces an earlier one.
+            attach: Called with the reply: the membership replaces an earlier one.
 
         Raises:
             Refused: FORBIDDEN if the membership was ended meanwhile; SERVICE_UNAVAILABLE if the
@@ -90,11 +90,11 @@ class Join:
         """
         membership, room, feed = self.membership, self.room, self.membership.feed
         if self.after is None and self.take_snapshot is None:
-            await feed.wait_for_room(SMALL_BYTES)
+            await feed.wait_for_space(SMALL_BYTES)
             room.members[membership] = None
             membership.start(room.epoch, room.offset)
             attach(membership)
-            feed.add_reply(membership.lane, self._reply(_Start(Verdict.NEW, room.offset), None))
+            feed.add_reply(membership.state, self._reply(_Start(Verdict.NEW, room.offset), None))
             return
         membership.held = held = Held()
         room.members[membership] = None
@@ -102,16 +102,16 @@ class Join:
         reply = self._reply(start, runs)
         membership.start(room.epoch, start.offset)
         held.restrict()
-        await feed.wait_for_room(len(reply))
+        await feed.wait_for_space(len(reply))
         if self._is_ended():
             raise forbidden()
         attach(membership)
-        feed.add_reply(membership.lane, reply)
+        feed.add_reply(membership.state, reply)
         for event in chain(start.following, held.take(FEED_EVENTS)):
-            await feed.wait_for_room(len(event.data))
+            await feed.wait_for_space(len(event.data))
             if self._is_ended():
                 return
-            membership.give(event)
+            membership.enqueue(event)
         membership.release(room.epoch, room.offset)
 
     def _is_ended(self) -> bool:
@@ -123,17 +123,17 @@ class Join:
             self.room.epoch,
             start.offset,
             start.verdict,
-            sum(not each.is_missing for each in self._given(start)),
+            sum(not each.is_missing for each in self._visible(start)),
             runs,
         )
         return self.membership.feed.encode(joined, self.correlation_id)
 
-    def _given(self, start: _Start) -> list[RoomEvent]:
+    def _visible(self, start: _Start) -> list[RoomEvent]:
         """Return the events that the connection gets after the reply."""
-        return [each for each in start.following if self.membership.is_given(each)]
+        return [each for each in start.following if self.membership.is_visible(each)]
 
     async def _find_start(self, held: Held) -> tuple[_Start, tuple[JsonObject, ...] | None]:
-        """Return where the membership starts, and the runs as of there."""
+        """Return the start of the membership, and the runs as of its offset."""
         room = self.room
         since = (room.epoch, room.offset)
         snapshot, missed = None, None
@@ -142,8 +142,8 @@ class Join:
             await self._wait_for(snapshot)
         if self.after is not None:
             missed = await self._find_missed(self.after)
-        # No checkpoint from here on: the room keeps its position.
-        held.keep_only(room.epoch, after=0)  # others are of an epoch before
+        # No checkpoint from here on, so the position of the room does not change.
+        held.keep_only(room.epoch, after=0)  # others have an earlier epoch
         known = {each.offset: each for each in held.events}
         newest = room.offset
         if missed is not None:
@@ -160,7 +160,7 @@ class Join:
         for event in events:
             if event.offset > since[1]:
                 snapshot.apply(event)
-        return start, snapshot.runs(without=self._given(start))
+        return start, snapshot.runs(without=self._visible(start))
 
     async def _wait_for(self, snapshot: Snapshot) -> None:
         """Wait until the room has received the events that a snapshot includes."""
@@ -170,14 +170,14 @@ class Join:
         await self.room.catch_up()
 
     async def _find_missed(self, after: int) -> _Missed:
-        """Read the events after an offset, in the epoch that the room has at this node too."""
+        """Read the events after an offset, in the epoch of the room at this node."""
         room, broker = self.room, self.broker
         for _ in range(TRIES):
             wanted = self.epoch or room.epoch
             history = await broker.history(room.name, epoch=wanted, after=after)
             is_exact, since = history.is_exact, after
             if history.epoch != wanted or after > history.offset:
-                since = 0  # it is of another epoch, or of numbers that the broker has lost
+                since = 0  # another epoch, or the broker has lost the offset
                 history = await broker.history(room.name, epoch=history.epoch, after=0)
             if history.epoch == room.epoch:
                 return _Missed(history, is_exact, since)
@@ -186,7 +186,7 @@ class Join:
 
 
 def _start_of(missed: _Missed | None, events: Sequence[RoomEvent], newest: int) -> _Start:
-    """Return where a membership starts, given the events that are known, oldest first."""
+    """Return the start of a membership for the known events, oldest first."""
     if missed is None:
         return _Start(Verdict.NEW, newest)
     following = [each for each in events if each.offset > missed.after]

@@ -1,13 +1,13 @@
-"""A membership: one connection in one room, with the position of what it was given.
+"""A membership: one connection in one room, with its position in the events of the room.
 
     membership = Membership(feed, "news")
-    membership.held = Held()               # a join begins: events are kept aside
-    membership.start(epoch, offset)        # as the reply says
-    membership.deliver(event)              # what the room receives
-    membership.release()                   # the events that were kept aside, and all later ones
+    membership.held = Held()               # a join begins: events are held
+    membership.start(epoch, offset)        # as in the reply
+    membership.deliver(event)              # of the room
+    membership.release(epoch, offset)      # the held events, and all later ones
 
-Each membership has its own position, so a room gives all members the same event, and each one skips
-what it has and notes what it lacks.
+Each membership has its own position. So a room delivers the same event to all members; each one
+skips events that it already has, and notes missing offsets.
 """
 
 from collections import deque
@@ -18,19 +18,19 @@ from attrs import define, field
 from netra_trio.ids import UserId
 from netra_trio.protocol.rooms import RoomLeft
 from netra_trio.rooms.event import RoomEvent
-from netra_trio.rooms.feed import FEED_BYTES, FEED_EVENTS, Change, Lane, RoomFeed
+from netra_trio.rooms.feed import FEED_BYTES, FEED_EVENTS, Change, MemberState, RoomFeed
 
-HELD_EVENTS = 10_000  # during a join, until its reply is known: that takes some seconds at most
+HELD_EVENTS = 10_000  # during a join, until its reply is ready: some seconds at most
 HELD_BYTES = 4 * FEED_BYTES
 
 
 @define(eq=False)
 class Held:
-    """Events that are kept aside; beyond the bounds, the oldest are dropped.
+    """Events that are held during a join; beyond the bounds, the oldest are dropped.
 
     Attributes:
         events: The events, oldest first.
-        is_complete: Whether none was dropped.
+        is_complete: Whether no event was dropped.
     """
 
     events: deque[RoomEvent] = field(factory=deque)
@@ -40,18 +40,18 @@ class Held:
     _max_bytes: int = HELD_BYTES
 
     def add(self, event: RoomEvent) -> None:
-        """Keep one more event."""
+        """Hold one more event."""
         self.events.append(event)
         self._bytes += len(event.data)
         self._trim()
 
     def restrict(self) -> None:
-        """Have the bounds of a feed from now on, as the peer decides how long this takes."""
+        """Use the bounds of a feed from now on: the peer decides how long the rest takes."""
         self._max_events, self._max_bytes = FEED_EVENTS, FEED_BYTES
         self._trim()
 
     def take(self, limit: int) -> Iterator[RoomEvent]:
-        """Yield and remove the oldest events, those that are added meanwhile too."""
+        """Yield and remove at most `limit` of the oldest events, also those added meanwhile."""
         while self.events and limit:
             event = self.events.popleft()
             self._bytes -= len(event.data)
@@ -77,11 +77,11 @@ class Membership:
     Attributes:
         feed: The feed of the connection.
         room: The name of the room.
-        is_lasting: Whether its permission is not asked for again.
+        is_lasting: Whether its permission needs no repeated check.
         epoch: The epoch of its position.
-        offset: The newest offset that it was given, that it skips, or that it was told is missing.
-        held: The events that are kept aside; None unless it is joining.
-        is_ended: Whether it gets nothing more.
+        offset: The newest offset that was delivered, skipped or noted as missing.
+        held: The held events; None unless it is joining.
+        is_ended: Whether it has ended: no more events follow.
     """
 
     feed: RoomFeed
@@ -91,10 +91,10 @@ class Membership:
     offset: int = 0
     held: Held | None = None
     is_ended: bool = False
-    _lane: Lane = field(init=False)
+    _state: MemberState = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._lane = Lane(self.room)
+        self._state = MemberState(self.room)
 
     @property
     def user_id(self) -> UserId:
@@ -102,66 +102,66 @@ class Membership:
         return self.feed.user_id
 
     @property
-    def lane(self) -> Lane:
+    def state(self) -> MemberState:
         """Its state in the feed."""
-        return self._lane
+        return self._state
 
     def start(self, epoch: str, offset: int) -> None:
         """Set its position."""
         self.epoch, self.offset = epoch, offset
 
     def release(self, epoch: str, offset: int) -> None:
-        """Give what was kept aside, up to the position of its room, and everything later."""
+        """Deliver the held events, up to the position of the room, and all later ones directly."""
         held, self.held = self.held, None
         if held is not None:
             for event in held.events:
                 self.deliver(event)
         self.advance(epoch, offset)
 
-    def is_given(self, event: RoomEvent) -> bool:
-        """Whether an event is shown to this connection: it has those of its own runs already."""
+    def is_visible(self, event: RoomEvent) -> bool:
+        """Whether the member gets an event: the session's log has those of its own runs."""
         return event.session_id is None or event.session_id != self.feed.session_id
 
     def deliver(self, event: RoomEvent) -> None:
-        """Take an event of the room."""
+        """Receive an event of the room."""
         if self.held is not None:
             self.held.add(event)
         elif not self.is_ended:
-            self.give(event)
+            self.enqueue(event)
 
-    def give(self, event: RoomEvent) -> None:
-        """Put an event into the feed, unless the member has it; note what is missing before it."""
+    def enqueue(self, event: RoomEvent) -> None:
+        """Put a new event into the feed; note missing offsets before it."""
         first = event.first
         if event.epoch != self.epoch:
             self.epoch, self.offset = event.epoch, first - 1
-            self.feed.note_restart(self._lane, first - 1)
+            self.feed.note_restart(self._state, first - 1)
         if event.offset <= self.offset:
             return
         if first > self.offset + 1:
-            self.feed.note_gap(self._lane, self.offset + 1, first - 1)
+            self.feed.note_gap(self._state, self.offset + 1, first - 1)
         self.offset = event.offset
         if event.is_missing:
-            self.feed.note_gap(self._lane, event.offset, event.offset)
-        elif self.is_given(event):
-            self.feed.add_event(self._lane, event)
+            self.feed.note_gap(self._state, event.offset, event.offset)
+        elif self.is_visible(event):
+            self.feed.add_event(self._state, event)
 
     def advance(self, epoch: str, offset: int) -> None:
-        """Note that everything up to an offset is missing, unless the member has it."""
+        """Move to an offset; note the offsets in between as missing."""
         if self.is_ended or self.held is not None:
             return
         if epoch != self.epoch:
             self.epoch, self.offset = epoch, offset
-            self.feed.note_restart(self._lane, offset)
+            self.feed.note_restart(self._state, offset)
         elif offset > self.offset:
             first, self.offset = self.offset + 1, offset
-            self.feed.note_gap(self._lane, first, offset)
+            self.feed.note_gap(self._state, first, offset)
 
     def change_presence(self, change: Change) -> None:
-        """Tell the member that a user has come or gone."""
+        """Send the member a change of presence."""
         if not self.is_ended:
-            self.feed.add_presence(self._lane, change)
+            self.feed.add_presence(self._state, change)
 
-    def tell_left(self, correlation_id: str | None = None) -> None:
-        """Tell the member that it has left, as its last frame of the room."""
+    def send_left(self, correlation_id: str | None = None) -> None:
+        """Send `room_left`, the last frame of the room for this member."""
         left = self.feed.encode(RoomLeft(self.room), correlation_id)
-        self.feed.add_notice(self._lane, left)
+        self.feed.add_notice(self._state, left)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 
 class Action(StrEnum):
-    """What a user does in a room."""
+    """An action of a user in a room."""
 
     JOIN = "join"
     PUBLISH = "publish"
@@ -20,5 +20,5 @@ class Action(StrEnum):
     ANSWER = "answer"
 
 
-May: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
-"""Whether a user (its id) may do something (an `Action`) in a room (its name)."""
+PermissionCheck: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
+"""Whether a user (its id) has the permission for an `Action` in a room (its name)."""

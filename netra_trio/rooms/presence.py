@@ -6,8 +6,8 @@
     users = await presence.find("team:red")
 
 A user joins a room with its first connection there, and leaves ten seconds after its last one. Each
-node keeps a table of the rooms that have members at this node, and tells these members. A change
-goes to the members that may see others, except to those of the user itself.
+node keeps a table of the rooms that have members at this node, and sends changes to these members:
+to those that may see others, except those of the user itself.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -28,25 +28,25 @@ from netra_trio.protocol.rooms import PresenceChange, PresenceChanged, PresentUs
 from netra_trio.rooms.feed import Change, RoomFeed
 from netra_trio.rooms.membership import Membership
 from netra_trio.rooms.permission import Action
-from netra_trio.rooms.presence_room import News, PresentRoom, Seat
+from netra_trio.rooms.presence_room import JoinRecord, PendingChange, PresentRoom
 from netra_trio.rooms.presence_sharing import Peers, Sharing
 from netra_trio.rooms.rooms import Rooms
 
 GRACE_SECONDS = 10.0  # docs/protocol.md, Rooms
-SEE_SECONDS = 60.0  # for which an answer of the application is used
-ASKED_AT_ONCE = 16  # questions to the application for one change
-TOLD_AT_ONCE = 500  # changes for members, before other tasks of the process get their turn
-CROWD = 100  # members: in a room with more, changes are told together
-CROWD_SECONDS = 0.2
+SEE_SECONDS = 60.0  # for which the result of a permission check is used
+CHECKS_AT_ONCE = 16  # concurrent permission checks for one change
+SENT_AT_ONCE = 500  # changes for members, before other tasks of the process run
+LARGE_ROOM = 100  # members: in a room with more, changes are collected
+LARGE_ROOM_SECONDS = 0.2
 
 _UNKNOWN = (False, -inf)  # whether a user may see others, and until when that is used
 
 
 class Presence:
-    """The users in the rooms, as this node knows them.
+    """The users in the rooms that have members at this node.
 
     Args:
-        rooms: Tell who joins and leaves at this node.
+        rooms: Report the joins and leaves at this node.
         broker: Carries the changes between nodes.
         wall_clock: Returns Unix seconds.
     """
@@ -61,7 +61,7 @@ class Presence:
         self._due: list[tuple[float, int, PresentRoom, UserId]] = []
         self._has_due = trio.Event()
         self._nursery: trio.Nursery | None = None
-        rooms.watches.append(self)
+        rooms.observers.append(self)
 
     def connect(self, peers: Peers) -> Sharing:
         """Share the presence with other nodes; called before `run`."""
@@ -69,18 +69,18 @@ class Presence:
         return self._sharing
 
     async def run(self) -> None:
-        """Tell members, and share with other nodes, until it is cancelled."""
+        """Send changes to members and to other nodes, until it is cancelled."""
         async with trio.open_nursery() as self._nursery:
             if self._sharing is not None:
                 self._nursery.start_soon(self._sharing.run)
             for room in self._rooms.values():
-                self._tell_soon(room)
+                self._send_soon(room)
                 if self._sharing is not None:
                     self._sharing.work_soon(room)
             await self._expire()
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> bool:
-        """Start a task; return whether it was started, as `run` is running."""
+        """Start a task, if `run` is running; return whether it was started."""
         nursery = self._nursery
         if nursery is None or nursery.cancel_scope.cancel_called:
             return False
@@ -92,7 +92,7 @@ class Presence:
 
         Args:
             name: The room.
-            feed: The feed of the connection that gets them.
+            feed: The feed of the connection that requests them.
 
         Raises:
             Refused: SERVICE_UNAVAILABLE if another node does not answer.
@@ -102,9 +102,9 @@ class Presence:
             totals = {} if room is None else room.table.totals()
         else:
             totals = await self._sharing.totals(name, room)
-        seat = None if room is None or feed is None else room.members.get(feed)
-        if seat is not None:
-            seat.read = next(self._numbers)
+        record = None if room is None or feed is None else room.members.get(feed)
+        if record is not None:
+            record.read = next(self._numbers)
         return tuple(PresentUser(user_id, totals[user_id]) for user_id in sorted(totals))
 
     def rooms(self) -> Iterable[PresentRoom]:
@@ -129,7 +129,7 @@ class Presence:
         if room is None:
             room = self._rooms[name] = PresentRoom(name)
         now = trio.current_time()
-        room.members[membership.feed] = Seat(next(self._numbers), now)
+        room.members[membership.feed] = JoinRecord(next(self._numbers), now)
         room.since.setdefault(user_id, now)
         room.table.add_own(user_id, 1)
         self._changed(room, user_id)
@@ -137,10 +137,10 @@ class Presence:
     def left(self, membership: Membership) -> None:
         """Note that a connection has left a room, or has ended."""
         room, user_id = self._rooms[membership.room], membership.user_id
-        del room.members[membership.feed]  # the membership may be one that has replaced another
+        del room.members[membership.feed]  # an earlier membership may have added it
         if not room.table.add_own(user_id, -1):
             del room.since[user_id]
-            room.sees.pop(user_id, None)
+            room.can_see.pop(user_id, None)
         self._changed(room, user_id)
 
     def _changed(self, room: PresentRoom, user_id: UserId) -> None:
@@ -157,156 +157,164 @@ class Presence:
         """Note that the counts of users may have changed."""
         for user_id in users:
             if room.table.count(user_id):
-                since = room.table.come(user_id)
+                since = room.table.mark_present(user_id)
                 if since is not None:
                     self._joins(room, user_id, since)
             else:
                 number = next(self._numbers)
                 if room.early.pop(user_id, None) is not None:
-                    room.table.dismiss(user_id)  # its join was not told
-                elif room.table.go(user_id, number):
+                    room.table.remove(user_id)  # its join was not sent
+                elif room.table.mark_absent(user_id, number):
                     due = trio.current_time() + GRACE_SECONDS
                     heappush(self._due, (due, number, room, user_id))
                     self._has_due.set()
 
     def settle(self, room: PresentRoom) -> None:
-        """Tell the joins that waited until the counts of all nodes are known.
+        """Send the joins that waited until the counts of all nodes are known.
 
-        Users of other nodes were there before the first member of this node, unless they came
-        while the other nodes were asked.
+        Users of other nodes were present before the first member of this node, unless they joined
+        while the counts of the other nodes were requested.
         """
         early, found = room.early, room.found
         room.early, room.found = {}, {}
         for user_id, number in early.items():
             if not room.table.is_elsewhere(user_id):
-                self._add(room, user_id, News(PresenceChange.JOINED, number))
+                self._add(room, user_id, PendingChange(PresenceChange.JOINED, number))
         for user_id, time in found.items():
-            before = [seat.number for seat in room.members.values() if seat.time < time]
+            before = [record.number for record in room.members.values() if record.time < time]
             if before and room.table.is_elsewhere(user_id) and user_id not in room.table.own:
-                self._add(room, user_id, News(PresenceChange.JOINED, max(before) + 1))
+                self._add(room, user_id, PendingChange(PresenceChange.JOINED, max(before) + 1))
 
     def _joins(self, room: PresentRoom, user_id: UserId, since: int) -> None:
         number = next(self._numbers)
         if self._sharing is None or room.shared.is_settled:
-            self._add(room, user_id, News(PresenceChange.JOINED, number, since))
+            self._add(room, user_id, PendingChange(PresenceChange.JOINED, number, since))
         elif user_id in room.table.own:
             room.early[user_id] = number
 
-    def _add(self, room: PresentRoom, user_id: UserId, news: News) -> None:
+    def _add(self, room: PresentRoom, user_id: UserId, change: PendingChange) -> None:
         pending = room.pending.pop(user_id, None)
-        if pending is not None and pending.kind is news.kind:
-            news = evolve(news, since=min(pending.since, news.since))
+        if pending is not None and pending.kind is change.kind:
+            change = evolve(change, since=min(pending.since, change.since))
         elif pending is not None and not pending.since:
-            return  # both changes together are none
-        room.pending[user_id] = news
-        self._tell_soon(room)
+            return  # the two changes cancel each other
+        room.pending[user_id] = change
+        self._send_soon(room)
 
     async def _expire(self) -> None:
-        """Let users leave who have no connection for long enough."""
+        """Remove users after `GRACE_SECONDS` without a connection."""
         while True:
             self._has_due = trio.Event()
             now = trio.current_time()
             while self._due and self._due[0][0] <= now:
                 _, number, room, user_id = heappop(self._due)
                 if room.table.expire(user_id, number):
-                    self._add(room, user_id, News(PresenceChange.LEFT, number))
+                    self._add(room, user_id, PendingChange(PresenceChange.LEFT, number))
             with trio.move_on_at(self._due[0][0] if self._due else inf):
                 await self._has_due.wait()
 
-    # Telling.
+    # Sending.
 
-    def _tell_soon(self, room: PresentRoom) -> None:
-        if room.pending and not room.is_telling:
-            room.is_telling = self.start_soon(self._tell, room)
+    def _send_soon(self, room: PresentRoom) -> None:
+        if room.pending and not room.is_sending:
+            room.is_sending = self.start_soon(self._send_pending, room)
 
-    async def _tell(self, room: PresentRoom) -> None:
-        """Tell the members of a room its changes, in their order."""
+    async def _send_pending(self, room: PresentRoom) -> None:
+        """Send the changes of a room to its members, in their order."""
         try:
             while room.pending:
-                if len(room.members) > CROWD:
-                    await trio.sleep(CROWD_SECONDS)
-                pending = dict(islice(room.pending.items(), TOLD_AT_ONCE))
-                await self._ask(room, self._viewers(room, pending))
-                # Meanwhile the opposite of a change may have happened.
-                news = {
+                if len(room.members) > LARGE_ROOM:
+                    await trio.sleep(LARGE_ROOM_SECONDS)
+                pending = dict(islice(room.pending.items(), SENT_AT_ONCE))
+                await self._check_permissions(room, self._viewers(room, pending))
+                # Meanwhile an opposite change may have replaced it.
+                changes = {
                     user_id: each
                     for user_id, each in pending.items()
                     if room.pending.get(user_id) is each
                 }
-                for user_id in news:
+                for user_id in changes:
                     del room.pending[user_id]
-                await self._give(room, news)
+                await self._send_to_members(room, changes)
         finally:
-            room.is_telling = False
+            room.is_sending = False
 
-    async def _give(self, room: PresentRoom, news: Mapping[UserId, News]) -> None:
-        """Tell changes to the members that may see them."""
-        changes = {
+    async def _send_to_members(
+        self, room: PresentRoom, changes: Mapping[UserId, PendingChange]
+    ) -> None:
+        """Send changes to the members that may see others."""
+        frames = {
             user_id: Change(user_id, each.kind, self._encode(room, user_id, each.kind))
-            for user_id, each in news.items()
+            for user_id, each in changes.items()
         }
-        told = 0
-        for membership in self._viewers(room, news):
-            seat = room.members.get(membership.feed)
-            if seat is None or not room.sees.get(membership.user_id, _UNKNOWN)[0]:
+        sent = 0
+        for membership in self._viewers(room, changes):
+            record = room.members.get(membership.feed)
+            if record is None or not room.can_see.get(membership.user_id, _UNKNOWN)[0]:
                 continue
-            for user_id, each in news.items():
-                if _concerns(each, user_id, seat, membership):
-                    membership.change_presence(changes[user_id])
-                    told += 1
-            if told >= TOLD_AT_ONCE:
-                told = 0
+            for user_id, each in changes.items():
+                if _concerns(each, user_id, record, membership):
+                    membership.change_presence(frames[user_id])
+                    sent += 1
+            if sent >= SENT_AT_ONCE:
+                sent = 0
                 await trio.lowlevel.checkpoint()
 
     def _encode(self, room: PresentRoom, user_id: UserId, kind: PresenceChange) -> bytes:
         return encode(PresenceChanged(room.name, user_id, kind), self._wall_clock())
 
-    def _viewers(self, room: PresentRoom, news: Mapping[UserId, News]) -> list[Membership]:
-        """Return the members that have to be told a change, if they may see others."""
+    def _viewers(
+        self, room: PresentRoom, changes: Mapping[UserId, PendingChange]
+    ) -> list[Membership]:
+        """Return the members that get a change, if they may see others."""
         return [
             membership
             for membership in self._all_rooms.members(room.name)
-            # One without a seat has come after this room was forgotten, and has a later one.
-            if (seat := room.members.get(membership.feed)) is not None
-            and any(_concerns(each, user_id, seat, membership) for user_id, each in news.items())
+            # A member without a record joined after this room was removed; another object has it.
+            if (record := room.members.get(membership.feed)) is not None
+            and any(
+                _concerns(each, user_id, record, membership) for user_id, each in changes.items()
+            )
         ]
 
-    async def _ask(self, room: PresentRoom, members: Iterable[Membership]) -> None:
-        """Ask whether these members may see others, unless that is known."""
+    async def _check_permissions(self, room: PresentRoom, members: Iterable[Membership]) -> None:
+        """Check whether these members may see others, unless the result is known."""
         now = trio.current_time()
         users = {membership.user_id for membership in members}
-        unknown = [each for each in users if room.sees.get(each, _UNKNOWN)[1] <= now]
+        unknown = [each for each in users if room.can_see.get(each, _UNKNOWN)[1] <= now]
         if not unknown:
             await trio.lowlevel.checkpoint()
             return
-        limiter = trio.CapacityLimiter(ASKED_AT_ONCE)
+        limiter = trio.CapacityLimiter(CHECKS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for user_id in unknown:
                 await limiter.acquire_on_behalf_of(user_id)
-                nursery.start_soon(self._ask_for, room, user_id, limiter)
+                nursery.start_soon(self._check_permission, room, user_id, limiter)
 
-    async def _ask_for(
+    async def _check_permission(
         self, room: PresentRoom, user_id: UserId, limiter: trio.CapacityLimiter
     ) -> None:
-        before = room.sees.get(user_id, _UNKNOWN)[0]
+        before = room.can_see.get(user_id, _UNKNOWN)[0]
         until = trio.current_time() + SEE_SECONDS
         try:
             try:
                 is_lasting = await self._all_rooms.access.check(user_id, room.name, Action.SEE)
-                answer = (True, inf if is_lasting else until)
+                result = (True, inf if is_lasting else until)
             except Refused as refused:
                 is_forbidden = refused.problem.code is ErrorCode.FORBIDDEN
-                answer = (False, until) if is_forbidden else (before, -inf)
+                result = (False, until) if is_forbidden else (before, -inf)
             except StoreUnavailable:
-                answer = (before, -inf)
+                result = (before, -inf)
             if user_id in room.table.own:
-                room.sees[user_id] = answer
+                room.can_see[user_id] = result
         finally:
             limiter.release_on_behalf_of(user_id)
 
 
-def _concerns(news: News, user_id: UserId, seat: Seat, membership: Membership) -> bool:
-    """Whether a change of a user has to be told to a member, if it may see others."""
-    if membership.user_id == user_id or seat.number >= news.number:
+def _concerns(
+    change: PendingChange, user_id: UserId, record: JoinRecord, membership: Membership
+) -> bool:
+    """Whether a member gets a change of a user, if it may see others."""
+    if membership.user_id == user_id or record.number >= change.number:
         return False
-    return seat.knows > news.since
+    return record.seen > change.since

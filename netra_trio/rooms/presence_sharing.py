@@ -1,9 +1,9 @@
-"""The presence of several nodes: each one publishes its counts, and asks for those of the others.
+"""The presence of several nodes: each one publishes its counts, and requests those of the others.
 
-The counts of a room are published in a room of the nodes, which each node with members listens to.
-They are absolute, so a repeated one does no harm. A node whose first member joins asks the other
-nodes for their counts; so does one that has lost an event. Each answer and each event has a number
-of its node, which tells what is newer.
+The counts of a room are published in an internal room; each node with members listens to it. They
+are absolute values, so repeating them is harmless. A node requests the counts of the other nodes
+when its first member joins, and after a lost event. Each answer and each event has a number of its
+node, which orders them.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -24,11 +24,11 @@ from netra_trio.rooms.presence_room import PresentRoom
 from netra_trio.rooms.presence_table import PresenceTable, total_of
 from netra_trio.rooms.rooms import Rooms
 
-PREFIX = ":presence:"  # of the rooms of the nodes: clients cannot name them
-KEPT = HistoryLimits(events=100, seconds=3600.0)  # for nodes that have lost their connection
-CHECK_SECONDS = 30.0  # between two looks whether an event is lost
-RETRY_SECONDS = 1.0  # before the broker, or a node, is asked again
-ANSWER_SECONDS = 2.0  # for the counts of all nodes, until a client is refused
+PREFIX = ":presence:"  # of these internal rooms: clients cannot name them
+KEPT = HistoryLimits(events=100, seconds=3600.0)  # for nodes that had no connection
+CHECK_SECONDS = 30.0  # between two checks for lost events
+RETRY_SECONDS = 1.0  # before a request to the broker or a node is repeated
+ANSWER_SECONDS = 2.0  # for the counts of all nodes; then a client is refused
 USERS = 500  # in one event
 
 Step = Callable[[PresentRoom], Awaitable[None]]
@@ -39,7 +39,7 @@ class Counts:
     """The counts of one node.
 
     Attributes:
-        number: Greater than that of each event which the node has published before.
+        number: Greater than that of each earlier event of the node.
         users: The number of connections of each user.
         ages: The seconds since the presence of each user at this node began.
     """
@@ -100,8 +100,8 @@ class Sharing:
     Args:
         host: The presence of this node.
         peers: The other nodes.
-        rooms: Listens to the rooms of the nodes.
-        broker: Publishes in them.
+        rooms: Listens to the internal rooms.
+        broker: Publishes to them.
     """
 
     def __init__(self, host: Host, peers: Peers, rooms: Rooms, broker: Broker) -> None:
@@ -113,24 +113,24 @@ class Sharing:
         self._forgotten: set[NodeId] = set()
 
     async def run(self) -> None:
-        """Repair what no event shows, until it is cancelled."""
+        """Detect lost events and missed ends of nodes, until it is cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._forget_strangers)
+            nursery.start_soon(self._forget_unknown_nodes)
             nursery.start_soon(self._check_all)
 
-    async def _forget_strangers(self) -> None:
-        """Forget nodes that have gone before this node has noticed them."""
+    async def _forget_unknown_nodes(self) -> None:
+        """Remove nodes that ended before this node has seen them live."""
         before: set[NodeId] = set()
         while True:
             await trio.sleep(LEASE_SECONDS)
             known = {node for room in self._host.rooms() for node in room.table.others}
-            strangers = known - set(self._peers.live())
-            for node in strangers & before:
+            unknown = known - set(self._peers.live())
+            for node in unknown & before:
                 self.forget(node)
-            before = strangers
+            before = unknown
 
     async def _check_all(self) -> None:
-        """Look whether the newest event of a room is lost: only a later one would show that."""
+        """Check whether the newest event of a room is lost: else only a later one shows that."""
         while True:
             await trio.sleep(CHECK_SECONDS)
             for room in self._host.rooms():
@@ -148,7 +148,7 @@ class Sharing:
         newest = (found.epoch, found.offset)
         if newest != known == shared.position:
             shared.position = newest
-            self._ask_again(room)
+            self._request_again(room)
             self.work_soon(room)
 
     def own_counts(self, room: PresentRoom | None) -> Counts:
@@ -160,26 +160,26 @@ class Sharing:
         return Counts(next(self._numbers), dict(room.table.own), ages)
 
     def announce_all(self) -> None:
-        """Publish all counts again: other nodes may have taken this one for gone."""
+        """Publish all counts again: other nodes may have removed this one."""
         for room in self._host.rooms():
             room.shared.dirty.update(room.table.own)
             self.work_soon(room)
 
-    def meet(self, node: NodeId) -> None:
-        """Ask a live node for its counts, if they were forgotten: it was not gone after all."""
+    def request_forgotten(self, node: NodeId) -> None:
+        """Request the counts of a live node, if they were removed: it has not ended."""
         if node in self._forgotten:
             self._forgotten.remove(node)
             for room in self._host.rooms():
                 if room.shared.is_listening:
-                    room.shared.asked.setdefault(node, {})
+                    room.shared.awaited.setdefault(node, {})
                     self.work_soon(room)
 
     def forget(self, node: NodeId) -> None:
-        """Forget the counts of a node that is gone."""
+        """Remove the counts of a node that has ended."""
         self._forgotten.add(node)
         for room in self._host.rooms():
             room.shared.numbers.pop(node, None)
-            room.shared.asked.pop(node, None)
+            room.shared.awaited.pop(node, None)
             self._host.note(room, room.table.others.pop(node, {}))
             self._settle(room)
 
@@ -188,7 +188,7 @@ class Sharing:
 
         Args:
             name: The room.
-            room: What this node knows of it; None if it has no members here.
+            room: Its presence at this node; None if it has no members here.
 
         Raises:
             Refused: SERVICE_UNAVAILABLE if a node does not answer.
@@ -203,7 +203,7 @@ class Sharing:
         return room.table.totals()
 
     async def _gather(self, name: str) -> dict[UserId, int]:
-        """Ask all nodes for a room without members at this one."""
+        """Request the counts of all nodes, for a room without members at this one."""
         answers: list[Counts] = []
         failures: list[BrokerUnavailable] = []
 
@@ -220,10 +220,10 @@ class Sharing:
             raise failures[0]
         return total_of([each.users for each in answers])
 
-    # What has to be done for a room, by one task at a time.
+    # The work for a room, by one task at a time.
 
     def work_soon(self, room: PresentRoom) -> None:
-        """Share a room, if there is something to share."""
+        """Start the task that shares a room, unless it is running."""
         if not room.shared.is_working:
             room.shared.is_working = self._host.start_soon(self._work, room)
 
@@ -244,7 +244,7 @@ class Sharing:
         if shared.dirty:
             return self._publish
         if room.members:
-            return self._ask if shared.asked else None
+            return self._request_counts if shared.awaited else None
         if shared.is_listening:
             return self._unlisten
         self._host.forget(room)
@@ -257,19 +257,19 @@ class Sharing:
         if shared.position is None:
             shared.position = (history.epoch, history.offset)
         shared.is_listening = True
-        self._ask_again(room)
+        self._request_again(room)
         self._settle(room)
 
     async def _unlisten(self, room: PresentRoom) -> None:
         shared = room.shared
         shared.is_listening = shared.is_settled = False
-        shared.asked.clear()
+        shared.awaited.clear()
         shared.numbers.clear()
-        room.table = PresenceTable()  # without members, its users are those of other nodes
+        room.table = PresenceTable()  # without members, it has users of other nodes only
         try:
             await self._rooms.unlisten(PREFIX + room.name)
         except BrokerUnavailable:
-            return  # nothing is delivered all the same
+            return  # still, nothing more is delivered
 
     async def _publish(self, room: PresentRoom) -> None:
         dirty = set(islice(room.shared.dirty, USERS))
@@ -286,8 +286,8 @@ class Sharing:
             room.shared.dirty |= dirty
             raise
 
-    async def _ask(self, room: PresentRoom) -> None:
-        asked = room.shared.asked
+    async def _request_counts(self, room: PresentRoom) -> None:
+        awaited = room.shared.awaited
 
         async def ask(node: NodeId) -> None:
             sent = trio.current_time()
@@ -295,9 +295,9 @@ class Sharing:
                 counts = await self._peers.ask(node, room.name)
             except BrokerUnavailable:
                 return
-            if node in asked:  # otherwise it has gone meanwhile
+            if node in awaited:  # otherwise the node has ended meanwhile
                 now = trio.current_time()
-                later = asked.pop(node)
+                later = awaited.pop(node)
                 newer = {user: each[1] for user, each in later.items() if each[0] > counts.number}
                 if not room.shared.is_settled:
                     answered = (sent + now) / 2
@@ -310,14 +310,14 @@ class Sharing:
                 self._settle(room)
 
         async with trio.open_nursery() as nursery:
-            for node in list(asked):
+            for node in list(awaited):
                 nursery.start_soon(ask, node)
-        if asked:
+        if awaited:
             raise BrokerUnavailable("a node did not answer")
 
-    def _ask_again(self, room: PresentRoom) -> None:
+    def _request_again(self, room: PresentRoom) -> None:
         for node in self._peers.live():
-            room.shared.asked.setdefault(node, {})
+            room.shared.awaited.setdefault(node, {})
 
     def _settle(self, room: PresentRoom) -> None:
         """Note that the counts of all nodes are known, if they are."""
@@ -328,18 +328,18 @@ class Sharing:
                 self._host.settle(room)
 
     def _deliver(self, room: PresentRoom, delivery: Delivery) -> None:
-        """Take an event with counts."""
+        """Receive an event with counts."""
         shared, before = room.shared, room.shared.position
         if before is None or before[0] != delivery.epoch or before[1] < delivery.offset:
             shared.position = (delivery.epoch, delivery.offset)
             if before is not None and before != (delivery.epoch, delivery.offset - 1):
-                self._ask_again(room)
+                self._request_again(room)
                 self.work_soon(room)
         message: JsonObject = orjson.loads(delivery.data)
         node, number, users = NodeId(message["node"]), message["number"], message["users"]
         if node == self._peers.node:
             return
-        later = shared.asked.get(node)
+        later = shared.awaited.get(node)
         if later is not None:
             later.update({user_id: (number, users[user_id]) for user_id in users})
         elif number > shared.numbers.get(node, 0):
@@ -351,5 +351,5 @@ class Sharing:
 
 
 def _find(room: PresentRoom, user_id: UserId, time: float) -> None:
-    """Note when a user of another node came, before this node knows all nodes."""
+    """Note when a user of another node joined, before the counts of all nodes are known."""
     room.found[user_id] = min(time, room.found.get(user_id, time))

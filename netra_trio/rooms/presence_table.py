@@ -1,11 +1,11 @@
-"""The users in one room, as one node knows them: counts of connections, for each node.
+"""The users in one room: counts of connections, for each node.
 
 table = PresenceTable()
 table.add_own("alice", 1)
-if table.come("alice") == 0:
+if table.mark_present("alice") == 0:
     ...                             # her first connection, over all nodes
 table.add_own("alice", -1)
-table.go("alice", number)           # her last one has ended, and she may come back
+table.mark_absent("alice", number)  # her last one has ended; she may return
 if table.expire("alice", number):
     ...                             # she has left
 """
@@ -29,7 +29,9 @@ class PresenceTable:
     own: dict[UserId, int] = field(factory=dict)
     others: dict[NodeId, dict[UserId, int]] = field(factory=dict)
     _present: set[UserId] = field(factory=set)
-    _leaving: dict[UserId, int] = field(factory=dict)  # of those without one, the number of `go`
+    _leaving: dict[UserId, int] = field(
+        factory=dict
+    )  # absent users, each with the number of `mark_absent`
 
     def count(self, user_id: UserId) -> int:
         """Return the number of connections of a user over all nodes."""
@@ -45,7 +47,7 @@ class PresenceTable:
         return total_of([self.own, *self.others.values()])
 
     def add_own(self, user_id: UserId, connections: int) -> bool:
-        """Count connections of this node, or fewer; return whether the user has some left here."""
+        """Add connections of this node (-1 removes one); return whether the user has any here."""
         count = self.own.pop(user_id, 0) + connections
         if count:
             self.own[user_id] = count
@@ -67,34 +69,34 @@ class PresenceTable:
         self.update(node, users)
         return before.keys() | users.keys()
 
-    def come(self, user_id: UserId) -> int | None:
+    def mark_present(self, user_id: UserId) -> int | None:
         """Note that a user has a connection.
 
         Returns:
-            0 if the user was not present; the number of its `go` if it has come back in time; None
-            if it was present.
+            0 if the user was not present; the number of its `mark_absent` if it has returned within
+            the grace period; None if it was present.
         """
-        going = self._leaving.pop(user_id, None)
-        if going is not None:
-            return going
+        number = self._leaving.pop(user_id, None)
+        if number is not None:
+            return number
         if user_id in self._present:
             return None
         self._present.add(user_id)
         return 0
 
-    def go(self, user_id: UserId, number: int) -> bool:
-        """Note that a user has no connection, with a number; return whether that is new."""
+    def mark_absent(self, user_id: UserId, number: int) -> bool:
+        """Note that a user has no connection, with a number; return whether that is a change."""
         if user_id not in self._present or user_id in self._leaving:
             return False
         self._leaving[user_id] = number
         return True
 
-    def dismiss(self, user_id: UserId) -> None:
+    def remove(self, user_id: UserId) -> None:
         """Remove a user without a connection at once."""
         self._present.discard(user_id)
 
     def expire(self, user_id: UserId, number: int) -> bool:
-        """Remove a user that went with a number; return whether it has not come back."""
+        """Remove a user that became absent with a number; return False if it has returned."""
         if self._leaving.get(user_id) != number:
             return False
         del self._leaving[user_id]

@@ -3,7 +3,7 @@
     publisher = Publisher(broker, HistoryLimits(), time.time)
     place = await publisher.publish("news", {"headline": "…"}, key="k-1")
 
-It checks no permission: what a client publishes has been checked before.
+It checks no permission: the command of a client has been checked before.
 """
 
 from collections.abc import Callable

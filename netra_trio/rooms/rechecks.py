@@ -1,4 +1,4 @@
-"""The permissions of members, asked for again: not all of them at once.
+"""Repeated checks of the permissions of members, spread over time.
 
 rechecks = Rechecks(access, end=…)
 rechecks.add(membership)
@@ -18,16 +18,16 @@ from netra_trio.rooms.membership import Membership
 from netra_trio.rooms.permission import Action
 
 RECHECK_SECONDS = 60.0  # docs/protocol.md, Rooms
-SPREAD_SECONDS = 10.0  # so much earlier at most: members that join together are spread
-AT_ONCE = 16  # questions to the application
+SPREAD_SECONDS = 10.0  # at most this much earlier: it spreads members that join together
+AT_ONCE = 16  # concurrent calls of the application's function
 
 
 @define(eq=False)
 class Rechecks:
-    """Asks again whether each member may be in its room.
+    """Checks repeatedly whether each member may be in its room.
 
     Args:
-        access: Asks the application.
+        access: Checks the permissions.
         end: Ends a membership.
         random: Returns a number from 0 to 1.
     """
@@ -41,13 +41,13 @@ class Rechecks:
     _limiter: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(AT_ONCE))
 
     def add(self, membership: Membership) -> None:
-        """Ask for a membership again, a while from now."""
+        """Schedule the next check of a membership."""
         seconds = RECHECK_SECONDS - SPREAD_SECONDS * self._random()
         heappush(self._due, (trio.current_time() + seconds, next(self._numbers), membership))
         self._changed.set()
 
     async def run(self) -> None:
-        """Ask until it is cancelled."""
+        """Check until it is cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
@@ -63,7 +63,7 @@ class Rechecks:
     async def _check(self, membership: Membership) -> None:
         try:
             user_id, room = membership.user_id, membership.room
-            if await self._access.still_may(user_id, room, Action.JOIN):
+            if await self._access.is_still_permitted(user_id, room, Action.JOIN):
                 self.add(membership)
             elif not membership.is_ended:
                 self._end(membership)

@@ -1,11 +1,13 @@
 """A room at this node: subscribed while it has members, with one position for all of them.
 
-    async with rooms.used("news") as room:     # subscribed meanwhile
-        room.members[membership] = None
+    room = Room("news", broker, start_soon)
+    async with room.lock:
+        await room.subscribe()
+    room.members[membership] = None
 
 The broker delivers the events of a room in order. A jump of the offset shows that deliveries were
-lost, and another epoch that the broker has lost the room. Then later deliveries are held until the
-history of the room has been read; what the history does not have is a gap for each member.
+lost; another epoch shows that the broker has lost the room. Then later deliveries are held until
+the history of the room has been read. Events that are not in it are a gap for each member.
 """
 
 from collections import deque
@@ -21,8 +23,8 @@ from netra_trio.errors import BrokerUnavailable
 from netra_trio.rooms.event import RoomEvent
 from netra_trio.rooms.membership import Membership
 
-REPAIRS = 3  # that fail, before what is missing is given up
-REPAIR_SECONDS = 1.0  # between two of them
+REPAIRS = 3  # that fail, before missing events become a gap
+REPAIR_SECONDS = 1.0  # between two repairs
 
 _log = structlog.get_logger(__name__)
 
@@ -34,8 +36,8 @@ class Room:
     Attributes:
         name: Its name.
         epoch: The epoch of its position.
-        offset: The newest offset that its members were given.
-        members: Its members, and the joins that have not ended.
+        offset: The newest offset that was delivered to its members.
+        members: Its members, and the unfinished joins.
         uses: The number of tasks that need its subscription.
         lock: Held while it is subscribed or unsubscribed.
         is_subscribed: Whether the broker delivers its events.
@@ -55,7 +57,7 @@ class Room:
 
     @property
     def is_used(self) -> bool:
-        """Whether it has members, or tasks that need it."""
+        """Whether it has members, or tasks that need its subscription."""
         return bool(self.members or self.uses)
 
     async def subscribe(self) -> None:
@@ -71,25 +73,25 @@ class Room:
             self._settle_soon()
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take a delivery of the broker."""
+        """Receive a delivery of the broker."""
         event = RoomEvent.unpack(delivery)
         if self._held is not None:
             self._held.append(event)
         elif event.epoch == self.epoch and event.offset <= self.offset + 1:
-            self._give(event)
+            self._deliver_new(event)
         else:
             self._held = deque((event,), DELIVERIES)
             self._settle_soon()
 
     async def wait_for(self, offset: int) -> None:
-        """Wait until its members were given an offset. Cancelling is safe."""
+        """Wait until an offset was delivered to its members. Cancelling is safe."""
         while self.offset < offset:
             if self._moved is None:
                 self._moved = trio.Event()
             await self._moved.wait()
 
     async def catch_up(self) -> None:
-        """Read what its members were not given, and give it to them. Cancelling is safe.
+        """Read the history after its position, and deliver it to its members. Cancelling is safe.
 
         Raises:
             BrokerUnavailable: If the broker does not answer.
@@ -99,14 +101,14 @@ class Room:
         if history.epoch != epoch:
             history = await broker.history(name, epoch=history.epoch, after=0)
         for delivery in history.events:
-            self._give(RoomEvent.unpack(delivery))
+            self._deliver_new(RoomEvent.unpack(delivery))
         if history.epoch != self.epoch or history.offset > self.offset:
             self._move(history.epoch, history.offset)
             for member in self.members:
                 member.advance(history.epoch, history.offset)
 
-    def _give(self, event: RoomEvent) -> None:
-        """Give an event to all members, unless they were given it."""
+    def _deliver_new(self, event: RoomEvent) -> None:
+        """Deliver a new event to all members."""
         if event.epoch == self.epoch and event.offset <= self.offset:
             return
         self._move(event.epoch, event.offset)
@@ -124,18 +126,18 @@ class Room:
             self._start_soon(self._repair)
 
     def _settle(self) -> bool:
-        """Give the held events that continue the position; return whether none is left."""
+        """Deliver the held events that continue the position; return whether none is left."""
         held = self._held
         while held:
             event = held[0]
             if event.epoch != self.epoch or event.offset > self.offset + 1:
                 return False
-            self._give(held.popleft())
+            self._deliver_new(held.popleft())
         self._held = None
         return True
 
     async def _repair(self) -> None:
-        """Read what is missing before the held events, and give them."""
+        """Read the missing events before the held ones, and deliver both."""
         failures = 0
         while not self._settle():
             before, has_failed = (self.epoch, self.offset), False
@@ -148,11 +150,11 @@ class Room:
                     continue
                 has_failed = True
                 _log.warning("room_not_repaired", room=self.name, reason=str(unavailable))
-            except Exception:  # an event that is not as it should be: the others go on
+            except Exception:  # a malformed event: the others are still delivered
                 has_failed = True
                 _log.exception("room_not_repaired", room=self.name)
             if (self.epoch, self.offset) == before and self._held:
-                # The history does not have it: the members note the jump.
+                # The history does not have the missing events: the members note a gap.
                 event = self._held.popleft()
                 if event.epoch == self.epoch or has_failed:
-                    self._give(event)  # otherwise it is one of an epoch before
+                    self._deliver_new(event)  # otherwise it has an earlier epoch

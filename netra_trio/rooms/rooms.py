@@ -1,4 +1,4 @@
-"""The rooms of one node: joins, leaves, events in both directions, and who is removed.
+"""The rooms of one node: joins, leaves, kicks, and the delivery of events.
 
     rooms = Rooms(broker, store.find_room, limits=HistoryLimits(), may=may, …)
     nursery.start_soon(rooms.run)
@@ -6,7 +6,7 @@
     await rooms.join(feed, "news", after=41, epoch="x")
     await rooms.leave(feed, "news")
 
-Events come from the broker, also those of this node: their order is the same for all members.
+All events come from the broker, also those of this node: all members get them in the same order.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -27,25 +27,25 @@ from netra_trio.rooms.access import Access, FindRoom
 from netra_trio.rooms.feed import DirectSends, RoomFeed
 from netra_trio.rooms.joining import SMALL_BYTES, Join
 from netra_trio.rooms.membership import Membership
-from netra_trio.rooms.permission import Action, May
+from netra_trio.rooms.permission import Action, PermissionCheck
 from netra_trio.rooms.rechecks import Rechecks
 from netra_trio.rooms.room import Room
 from netra_trio.rooms.snapshot import TakeSnapshot
 from netra_trio.telemetry.metrics import Metrics
 
-KICKS = ":kicks"  # a room of the nodes: clients cannot name it
-DELIVERED = 1000  # to members, before other tasks of the process get their turn
+KICKS = ":kicks"  # an internal room: clients cannot name it
+DELIVERED = 1000  # to members, before other tasks of the process run
 
 Listener = Callable[[Delivery], None]
 
 _log = structlog.get_logger(__name__)
 
 
-class Watch(Protocol):
-    """Is told about the members of the rooms of this node."""
+class MemberObserver(Protocol):
+    """Observes the members of the rooms of this node."""
 
     def joined(self, membership: Membership) -> None:
-        """Note that a connection has joined a room; a join that replaces another is none."""
+        """Note that a connection has joined a room; not called for a repeated join."""
         ...
 
     def left(self, membership: Membership) -> None:
@@ -57,16 +57,16 @@ class Rooms:
     """The rooms of one node.
 
     Args:
-        broker: Publishes the events; nothing else receives from it.
+        broker: Delivers the events; no other object receives from it.
         find_room: Finds the user and the thread of a room, as `Store.find_room` does.
         limits: How much of each room is kept.
         may: The application's function; None if there are only the server's own rooms.
-        metrics: Count the events.
+        metrics: Counts the events.
         wall_clock: Returns Unix seconds.
 
     Attributes:
-        access: Decides what users do in rooms.
-        watches: Are told about members.
+        access: Checks the permissions of users.
+        observers: Called for each member that joins or leaves.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Rooms:
         find_room: FindRoom,
         *,
         limits: HistoryLimits,
-        may: May | None,
+        may: PermissionCheck | None,
         metrics: Metrics,
         wall_clock: Callable[[], float],
     ) -> None:
         self.access = Access(may, find_room)
-        self.watches: list[Watch] = []
+        self.observers: list[MemberObserver] = []
         self._broker = broker
         self._limits = limits
         self._nursery: trio.Nursery | None = None
@@ -95,7 +95,7 @@ class Rooms:
         self._direct = DirectSends()
 
     async def run(self) -> None:
-        """Deliver events, and ask for permissions again, until it is cancelled."""
+        """Deliver events, and repeat permission checks, until it is cancelled."""
         async with trio.open_nursery() as self._nursery:
             while True:
                 delivered = 0
@@ -113,7 +113,7 @@ class Rooms:
             self._nursery.start_soon(function, *args)
 
     def _deliver(self, delivery: Delivery) -> int:
-        """Give an event to its listener or its members; return to how many."""
+        """Deliver an event to its listener or its members; return the number of receivers."""
         try:
             listener = self._listeners.get(delivery.room)
             if listener is not None:
@@ -125,7 +125,7 @@ class Rooms:
             self._metrics.room_events["received"] += 1
             room.deliver(delivery)
             return len(room.members)
-        except Exception:  # one event that is not as it should be must not end all rooms
+        except Exception:  # one malformed event must not end all rooms
             _log.exception("room_event_failed", room=delivery.room)
             return 0
 
@@ -145,7 +145,7 @@ class Rooms:
             user_id: The user of the connection.
             session_id: Its session.
             wake: Wakes its writer.
-            send_now: Sends a WebSocket frame at once, if it can; None where it never can.
+            send_now: Sends a WebSocket frame at once, if possible; None where it never is.
         """
         feed = RoomFeed(
             user_id,
@@ -172,7 +172,7 @@ class Rooms:
         is_own: bool = False,
         hold: AbstractAsyncContextManager[None] | None = None,
     ) -> None:
-        """Join a room: the reply and everything that follows it go into the feed.
+        """Join a room: the reply and all later frames go into the feed.
 
         Waits while the feed is full. A membership of the connection in this room is replaced.
         Cancelling is safe: then the connection is not in the room.
@@ -180,13 +180,13 @@ class Rooms:
         Args:
             feed: The feed of the connection.
             name: The room.
-            after: The newest offset that the client has; None if it wants no earlier events.
+            after: The newest offset that the client has; None for new events only.
             epoch: The epoch of that offset; None for the current one.
             correlation_id: The correlation id of the reply.
             take_snapshot: Takes a snapshot of the runs of a thread; None for another room.
-            is_own: Whether it is a room of the user, so that no permission is asked for.
-            hold: Entered when the join is permitted, before the room is subscribed; left when the
-                connection has joined.
+            is_own: Whether it is a room of the user, which needs no permission check.
+            hold: Entered when the join is permitted, before the room is subscribed; exited when
+                the connection has joined.
 
         Raises:
             Refused: QUEUE_FULL, FORBIDDEN or SERVICE_UNAVAILABLE; an earlier membership stays.
@@ -196,7 +196,7 @@ class Rooms:
             lasting = is_own or await self.access.check(feed.user_id, name, Action.JOIN)
             membership = Membership(feed, name, lasting)
             try:
-                async with feed.joins, hold or nullcontext(), self._used(name) as room:
+                async with feed.joins, hold or nullcontext(), self._subscribed(name) as room:
                     join = Join(
                         room, self._broker, membership, after, epoch, correlation_id, take_snapshot
                     )
@@ -209,26 +209,26 @@ class Rooms:
                 raise Refused(broker_unavailable()) from None
 
     async def leave(self, feed: RoomFeed, name: str, *, correlation_id: str | None = None) -> None:
-        """Leave a room, and reply; the same for a room in which the connection is not.
+        """Leave a room, and reply; without a membership, only reply.
 
-        Waits while the feed is full. Cancelling is safe; the connection may be in the room or not.
+        Waits while the feed is full. Cancelling is safe: the membership then stays or ends.
         """
-        await feed.wait_for_room(SMALL_BYTES)
+        await feed.wait_for_space(SMALL_BYTES)
         membership = self._memberships.get(feed, {}).get(name) or Membership(feed, name)
-        membership.tell_left(correlation_id)
+        membership.send_left(correlation_id)
         self._end(membership)
 
     def members(self, name: str) -> Sequence[Membership]:
-        """Return the members of a room at this node, without the joins that have not ended."""
+        """Return the members of a room at this node, without unfinished joins."""
         room = self._rooms.get(name)
         members = () if room is None else room.members
         return [each for each in members if self._is_attached(each)]
 
     async def kick(self, name: str, user_id: UserId) -> None:
-        """Remove a user from a room, on all nodes. Whether it may join again is another question.
+        """Remove a user from a room, on all nodes. The user may join again if permitted.
 
         Raises:
-            ValueError: If it is no name of a room.
+            ValueError: If the name of the room is not valid.
             BrokerUnavailable: If the broker does not answer.
         """
         check_room_name(name)
@@ -244,13 +244,13 @@ class Rooms:
                     self._remove(membership)
 
     def _remove(self, membership: Membership) -> None:
-        """End a membership, and tell the member."""
+        """End a membership, and send `room_left` to the member."""
         if self._is_attached(membership):
-            membership.tell_left()
+            membership.send_left()
         self._end(membership)
 
     def _attach(self, membership: Membership) -> None:
-        """Make a membership the one of its connection in its room."""
+        """Make this the membership of its connection in its room; it replaces an earlier one."""
         memberships = self._memberships.get(membership.feed)
         if memberships is None:  # the connection has ended
             self._end(membership)
@@ -258,16 +258,16 @@ class Rooms:
         replaced = memberships.get(membership.room)
         memberships[membership.room] = membership
         if not membership.is_lasting:
-            self._ask_again(membership)
+            self._schedule_recheck(membership)
         if replaced is None:
             membership.feed.hold(membership.room)
-            for watch in self.watches:
-                watch.joined(membership)
+            for observer in self.observers:
+                observer.joined(membership)
         else:
             self._forget(replaced)
 
-    def _ask_again(self, membership: Membership) -> None:
-        """Ask for a permission again, a while from now."""
+    def _schedule_recheck(self, membership: Membership) -> None:
+        """Schedule the next check of a permission."""
         self._rechecks.add(membership)
         if not self._has_rechecks:
             self._has_rechecks = True
@@ -282,13 +282,13 @@ class Rooms:
         if self._is_attached(membership):
             del self._memberships[membership.feed][membership.room]
             membership.feed.release(membership.room)
-            for watch in self.watches:
-                watch.left(membership)
+            for observer in self.observers:
+                observer.left(membership)
         self._forget(membership)
 
     def _forget(self, membership: Membership) -> None:
         membership.is_ended = True
-        membership.feed.forget(membership.lane)
+        membership.feed.forget(membership.state)
         room = self._rooms.get(membership.room)
         if room is not None:
             room.members.pop(membership, None)
@@ -302,8 +302,8 @@ class Rooms:
     # Subscriptions.
 
     @asynccontextmanager
-    async def _used(self, name: str) -> AsyncIterator[Room]:
-        """Have a room subscribed during the block, and as long as it has members.
+    async def _subscribed(self, name: str) -> AsyncIterator[Room]:
+        """Keep a room subscribed during the block, and as long as it has members.
 
         Raises:
             BrokerUnavailable: If the broker does not answer.
@@ -345,13 +345,13 @@ class Rooms:
                 del self._rooms[room.name]
 
     async def listen(self, name: str, listener: Listener) -> History:
-        """Have the events of a room of the nodes, whose name begins with ":", given to a function.
+        """Call a function with each event of an internal room, whose name begins with ":".
 
         Events may be missing after a lost connection to the broker. Returns the position of the
         room, without events.
 
         Raises:
-            BrokerUnavailable: If the broker does not answer; then nothing is given.
+            BrokerUnavailable: If the broker does not answer; then nothing is delivered.
         """
         self._listeners[name] = listener
         try:
@@ -361,10 +361,10 @@ class Rooms:
             raise
 
     async def unlisten(self, name: str) -> None:
-        """Take back a `listen`.
+        """Undo a `listen`.
 
         Raises:
-            BrokerUnavailable: If the broker does not answer; nothing is given all the same.
+            BrokerUnavailable: If the broker does not answer; still, nothing more is delivered.
         """
         self._listeners.pop(name, None)
         await self._broker.unsubscribe(name)

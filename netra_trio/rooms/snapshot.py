@@ -10,8 +10,8 @@ from netra_trio.rooms.event import RoomEvent
 class Snapshot(Protocol):
     """The runs of a thread that have not ended, taken on all nodes after the room was subscribed.
 
-    The room first waits until it has received every event up to `offset`; then it applies what it
-    has received since it was subscribed, and shows the runs as of its own offset.
+    The join first waits until the room has received every event up to `offset`. Then it applies the
+    events since the subscription, and returns the runs as of the offset of the room.
     """
 
     @property
@@ -20,7 +20,7 @@ class Snapshot(Protocol):
         ...
 
     def apply(self, event: RoomEvent) -> None:
-        """Include an event; no effect for one that is included. Called in the order of offsets."""
+        """Apply an event; no effect if it is included. Called in the order of offsets."""
         ...
 
     def runs(self, without: Sequence[RoomEvent] = ()) -> tuple[JsonObject, ...]:

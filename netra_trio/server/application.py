@@ -39,7 +39,7 @@ from netra_trio.node.node import Node, open_node
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.rooms import thread_room, user_room
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.server.asgi import AsgiAdapter
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
@@ -104,7 +104,7 @@ class Application:
         page: Mapping[str, Asset],
         more_instruments: Sequence[Instrument] = (),
         backend: Backend | None = None,
-        may: May | None = None,
+        may: PermissionCheck | None = None,
     ) -> None:
         self.settings = settings
         metrics = Metrics(tuple(agents), tuple(ENDPOINTS))
@@ -289,7 +289,7 @@ def create_app(
     store: Store | None = None,
     wall_clock: Callable[[], float] = time.time,
     backend: Backend | None = None,
-    rooms: May | None = None,
+    rooms: PermissionCheck | None = None,
 ) -> Application:
     """Make the application.
 

@@ -23,7 +23,7 @@ from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.client import Client, Event, NoAnswer, OpeningRefused, SocketClosed, connect
 from netra_trio.config.settings import Settings
 from netra_trio.errors import is_only
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing.connection import HELLO, MemoryConnection
@@ -72,7 +72,7 @@ class MemoryNetwork:
         settings: Settings,
         store: Store,
         buffer_bytes: int,
-        rooms: May | None,
+        rooms: PermissionCheck | None,
         nursery: trio.Nursery,
     ) -> None:
         self.store = store
@@ -209,7 +209,7 @@ async def open_network(
     *,
     store: Store | None = None,
     buffer_bytes: int = BUFFER_BYTES,
-    rooms: May | None = None,
+    rooms: PermissionCheck | None = None,
     **settings: Any,
 ) -> AsyncIterator[MemoryNetwork]:
     """Open a network with a server of these agents; leave its clients before you leave it.

@@ -16,7 +16,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.base import Store
 from netra_trio.testing.connection import MemoryConnection
@@ -65,7 +65,7 @@ class MemoryServer:
         parts: Callable[[], tuple[Store, Backend | None]],
         buffer_bytes: int,
         conditions: NetworkConditions,
-        rooms: May | None = None,
+        rooms: PermissionCheck | None = None,
     ) -> None:
         self._agents = agents
         self._settings = settings

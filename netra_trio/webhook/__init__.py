@@ -1,1 +1,1 @@
-"""The webhook that is told of runs that have left their session: `NOTIFY_WEBHOOK`."""
+"""The webhook for the ends and questions of runs that have left their session: `NOTIFY_WEBHOOK`."""

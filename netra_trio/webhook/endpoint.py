@@ -22,7 +22,7 @@ ANSWER_SECONDS = 10.0  # for a whole request, from connecting to the head of the
 
 
 class NotDelivered(Exception):
-    """The webhook has not accepted a notification; the text has the reason."""
+    """The webhook has not accepted a notification; the text is the reason."""
 
 
 class Endpoint:
@@ -54,7 +54,7 @@ class Endpoint:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
-        """Hold connections to the webhook open; `send` works only in this block."""
+        """Open the HTTP client; `send` works only in this block."""
         async with httpx2.AsyncClient(verify=self._trust(), timeout=None) as client:
             self._client = client
             try:
@@ -63,10 +63,10 @@ class Endpoint:
                 self._client = None
 
     async def check(self) -> None:
-        """Return if the webhook accepts connections; nothing is sent to it.
+        """Check that the webhook accepts connections; nothing is sent to it.
 
         Raises:
-            NotDelivered: It does not, in time.
+            NotDelivered: If it accepts none in time.
         """
         parts = urlsplit(self._url)
         is_tls = parts.scheme.lower() == "https"
@@ -91,8 +91,8 @@ class Endpoint:
         """Send a notification; redirects are not followed. Cancelling is safe.
 
         Raises:
-            NotDelivered: The webhook has not answered with a status from 200 to 299 in time. It
-                may have got the notification all the same.
+            NotDelivered: If the webhook does not answer with a status from 200 to 299 in time. It
+                may have received the notification all the same.
         """
         body = body_of(notification)
         headers = {
@@ -118,7 +118,7 @@ class Endpoint:
             ) as answer:
                 return answer.status_code
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-            # Only the kind of the fault: its text may quote the URL, which may be a secret.
+            # Only the type of the error: its text may contain the URL, which may be a secret.
             raise NotDelivered(type(error).__name__) from None
 
     def _trust(self) -> ssl.SSLContext:

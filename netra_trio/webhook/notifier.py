@@ -5,12 +5,12 @@
     notifier.add([notification])            # for a run that has left its session
     notifier.wake()                         # a notification was stored with an end or a question
 
-A run that leaves its session gets the notification of its end at that moment, without a status, so
-that the death of its node is told too. While the run goes on, whichever node takes it from the
-outbox puts it back. The end of the run replaces it in the same transaction, with its status.
+When a run leaves its session, the notification of its end is stored without a status, so that it is
+sent even if the node of the run is killed. While the run continues, a node that takes this
+notification postpones it. The end of the run replaces it in the same transaction, with its status.
 
-A node takes a notification for `TAKEN_SECONDS`; if it dies meanwhile, another one sends it. Whether
-the user has a connection is asked once, before the first attempt.
+A node takes a notification for `TAKEN_SECONDS`; if the node is killed meanwhile, another one sends
+it. The notifier checks once, before the first attempt, whether the user has a connection.
 """
 
 from collections import deque
@@ -35,11 +35,11 @@ from netra_trio.telemetry.events import (
 )
 from netra_trio.webhook.endpoint import Endpoint, NotDelivered
 
-SENDING = 8  # notifications at the same time: the receiver is one program
+SENDS_AT_ONCE = 8  # concurrent requests: the receiver is one program
 TAKEN_SECONDS = 30.0  # for one attempt: 10 s for the webhook, and 3 s for each call of the store
-POLL_SECONDS = 5.0  # between two looks at the outbox, for what other nodes have left there
-SOON = (0.0, 0.1, 1.0)  # seconds: when to look for what is being stored
-GOES_ON_SECONDS = 30.0  # between two looks at a run that has left its session
+POLL_SECONDS = 5.0  # between two polls of the outbox, for notifications of other nodes
+STORED_DELAYS = (0.0, 0.1, 1.0)  # seconds until the polls for a notification that is being stored
+UNFINISHED_SECONDS = 30.0  # between two polls of the status of an unfinished run
 BACK_OFF = 1.0  # seconds, the longest pause after the first failure; doubles with each one
 BACK_OFF_MAX = 600.0  # seconds
 
@@ -50,7 +50,7 @@ class Notifier:
     """Sends notifications, at least once.
 
     Args:
-        store: Has the outbox.
+        store: The store, which has the outbox.
         endpoint: The webhook.
         is_attached: Returns whether a user has a connection, at any node.
         note: Receives the telemetry events.
@@ -72,46 +72,46 @@ class Notifier:
         self._note = note
         self._jitter = jitter
         self._new: deque[Notification] = deque()  # not stored yet
-        self._looks: list[float] = []  # when to look at the outbox, a heap of times on Trio's clock
+        self._poll_times: list[float] = []  # of the outbox, a heap of times on Trio's clock
         self._woken = trio.Event()
         self._sending = 0
 
     def add(self, notifications: Sequence[Notification]) -> None:
         """Store notifications as soon as the store takes them, and send them."""
         self._new.extend(notifications)
-        self._look_in(0.0)
+        self._poll_in(0.0)
 
     def wake(self) -> None:
-        """Look at the outbox: a notification is being stored."""
-        for seconds in SOON:
-            self._look_in(seconds)
+        """Poll the outbox soon: a notification is being stored."""
+        for seconds in STORED_DELAYS:
+            self._poll_in(seconds)
 
-    def _look_in(self, seconds: float) -> None:
-        heappush(self._looks, trio.current_time() + seconds)
+    def _poll_in(self, seconds: float) -> None:
+        heappush(self._poll_times, trio.current_time() + seconds)
         self._woken.set()
 
     async def run(self) -> None:
-        """Send what is due, until cancelled."""
+        """Send due notifications, until cancelled."""
         async with self._endpoint.open(), trio.open_nursery() as nursery:
             while True:
                 self._woken = trio.Event()
-                free = SENDING - self._sending
+                free = SENDS_AT_ONCE - self._sending
                 taken = await self._take(free) if free else ()
                 self._sending += len(taken)
                 for due in taken:
                     nursery.start_soon(self._process, due)
-                with trio.move_on_at(inf if len(taken) == free else self._next_look()):
+                with trio.move_on_at(inf if len(taken) == free else self._next_poll()):
                     await self._woken.wait()
 
-    def _next_look(self) -> float:
-        """Return when to look at the outbox next, on Trio's clock."""
+    def _next_poll(self) -> float:
+        """Return when to poll the outbox next, on Trio's clock."""
         now = trio.current_time()
-        while self._looks and self._looks[0] <= now:
-            heappop(self._looks)
-        return min([now + POLL_SECONDS, *self._looks[:1]])
+        while self._poll_times and self._poll_times[0] <= now:
+            heappop(self._poll_times)
+        return min([now + POLL_SECONDS, *self._poll_times[:1]])
 
     async def _take(self, limit: int) -> Sequence[DueNotification]:
-        """Store what is new, and take what is due; nothing while the store cannot answer."""
+        """Store new notifications, and take due ones; none while the store cannot answer."""
         try:
             while self._new:
                 await self._store.add_notification(self._new[0])
@@ -124,7 +124,7 @@ class Notifier:
         try:
             await self._try(due)
         except StoreUnavailable:
-            # What was sent is sent again after `TAKEN_SECONDS`: the receiver knows its id.
+            # It is sent again after `TAKEN_SECONDS`; the receiver ignores a known id.
             _log.warning("notification_not_settled", notification_id=due.notification.id)
         except Exception:  # of one notification: all others are still sent
             _log.exception("notifier_failed", notification_id=due.notification.id)
@@ -143,12 +143,12 @@ class Notifier:
             await self._send(new, due.attempts)
 
     async def _settle(self, new: Notification) -> None:
-        """Give the notification of a run's end its status, once the run has ended."""
+        """Set the status in the notification of a run's end, once the run has ended."""
         status = await self._store.run_status(new.run_id)
         if status is None:  # its thread was deleted
             await self._store.drop_notification(new.id)
         elif status in UNFINISHED:
-            await self._postpone(new, GOES_ON_SECONDS)
+            await self._postpone(new, UNFINISHED_SECONDS)
         else:
             await self._store.add_notification(evolve(new, status=status))
 
@@ -172,4 +172,4 @@ class Notifier:
     async def _postpone(self, new: Notification, seconds: float) -> None:
         await self._store.postpone_notification(new.id, seconds=seconds)
         if seconds < POLL_SECONDS:
-            self._look_in(seconds)
+            self._poll_in(seconds)

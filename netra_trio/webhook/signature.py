@@ -31,7 +31,7 @@ def signature(body: bytes, secret: str, *, at: int) -> str:
     Args:
         body: The body of the request.
         secret: The key.
-        at: When it is signed, in Unix seconds: a receiver refuses what is too old.
+        at: When it is signed, in Unix seconds: a receiver refuses old requests.
     """
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
     return f"t={at},v1={digest}"

@@ -31,7 +31,7 @@ asker = agent(ask, unattended="continue")
 ARGUMENTS = ["--agent", "outside_agents:sleeper", "--agent", "outside_agents:asker"]
 FAST = """
 from netra_trio.webhook import endpoint, notifier
-notifier.GOES_ON_SECONDS = notifier.POLL_SECONDS = 0.3
+notifier.UNFINISHED_SECONDS = notifier.POLL_SECONDS = 0.3
 notifier.TAKEN_SECONDS = 1.5
 endpoint.ANSWER_SECONDS = endpoint.Endpoint.__init__.__kwdefaults__["seconds"] = 0.5
 """

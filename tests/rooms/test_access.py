@@ -11,7 +11,7 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import ThreadId, UserId
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.rooms import thread_room, user_room
-from netra_trio.rooms.access import MAY_SECONDS, Access
+from netra_trio.rooms.access import PERMISSION_SECONDS, Access
 from netra_trio.rooms.permission import Action
 from netra_trio.rooms.rechecks import AT_ONCE, RECHECK_SECONDS, SPREAD_SECONDS
 
@@ -57,7 +57,7 @@ async def test_who_may_do_what(
     with pytest.raises(Refused) as caught:
         await access.check(user, room, action)
     assert caught.value.problem.code == "FORBIDDEN"
-    assert await access.still_may(user, room, action) is False
+    assert await access.is_still_permitted(user, room, action) is False
 
 
 async def test_a_thread_of_another_user_is_the_applications_decision() -> None:
@@ -79,7 +79,7 @@ async def test_a_thread_of_another_user_is_the_applications_decision() -> None:
         await Access(None, find_room).check(BOB, THREAD, Action.JOIN)
 
 
-@pytest.mark.parametrize("seconds", [MAY_SECONDS - 0.1, MAY_SECONDS + 0.1, None])
+@pytest.mark.parametrize("seconds", [PERMISSION_SECONDS - 0.1, PERMISSION_SECONDS + 0.1, None])
 async def test_an_answer_that_does_not_come(
     seconds: float | None, autojump_clock: MockClock
 ) -> None:
@@ -90,7 +90,7 @@ async def test_an_answer_that_does_not_come(
         return True
 
     access = Access(may, find_room)
-    if seconds is not None and seconds < MAY_SECONDS:
+    if seconds is not None and seconds < PERMISSION_SECONDS:
         assert await access.check(ALICE, "news", Action.JOIN) is ASKED_AGAIN
         return
     with pytest.raises(Refused) as caught:
@@ -98,7 +98,7 @@ async def test_an_answer_that_does_not_come(
     assert caught.value.problem.code == "SERVICE_UNAVAILABLE"
     assert caught.value.problem.recoverable
     assert caught.value.problem.retry_after_ms == 1000
-    assert await access.still_may(ALICE, "news", Action.JOIN)
+    assert await access.is_still_permitted(ALICE, "news", Action.JOIN)
 
 
 async def test_a_store_that_cannot_answer_takes_no_permission_away() -> None:
@@ -108,7 +108,7 @@ async def test_a_store_that_cannot_answer_takes_no_permission_away() -> None:
     access = Access(None, fail)
     with pytest.raises(StoreUnavailable):
         await access.check(ALICE, THREAD, Action.JOIN)
-    assert await access.still_may(ALICE, THREAD, Action.JOIN)
+    assert await access.is_still_permitted(ALICE, THREAD, Action.JOIN)
 
 
 class Permissions:
@@ -145,7 +145,7 @@ async def asked_again(permissions: Permissions) -> None:
     await permissions.ended.wait()
     await settled()
     seconds = permissions.asked[-1][0] - last
-    assert RECHECK_SECONDS - SPREAD_SECONDS <= seconds <= RECHECK_SECONDS + MAY_SECONDS
+    assert RECHECK_SECONDS - SPREAD_SECONDS <= seconds <= RECHECK_SECONDS + PERMISSION_SECONDS
 
 
 async def test_each_membership_is_asked_for_again(autojump_clock: MockClock) -> None:
@@ -157,7 +157,7 @@ async def test_each_membership_is_asked_for_again(autojump_clock: MockClock) -> 
             await asked_again(permissions)
         permissions.fails = True
         await asked_again(permissions)
-        permissions.fails, permissions.seconds = False, MAY_SECONDS + 1
+        permissions.fails, permissions.seconds = False, PERMISSION_SECONDS + 1
         await asked_again(permissions)
         permissions.seconds = 0
         assert member.read() == []

@@ -4,7 +4,7 @@ from attrs import define, field
 
 from netra_trio.ids import SessionId, UserId
 from netra_trio.rooms.event import RoomEvent
-from netra_trio.rooms.feed import DIRECT_SENDS, DirectSends, Lane, RoomFeed
+from netra_trio.rooms.feed import DIRECT_SENDS, DirectSends, MemberState, RoomFeed
 from netra_trio.telemetry.metrics import Metrics
 
 
@@ -40,30 +40,30 @@ def event(offset: int) -> RoomEvent:
 def test_an_event_is_sent_directly_if_nothing_waits() -> None:
     line = Line()
     feed, first = feed_of(line), event(1)
-    feed.add_event(Lane("news"), first)
+    feed.add_event(MemberState("news"), first)
     assert line.sent == [first.framed]
     assert first.framed.endswith(first.frame)
     assert not feed.has_pending
 
 
 def test_an_event_waits_behind_those_in_the_queue() -> None:
-    line, lane, events = Line(is_free=False), Lane("news"), [event(n) for n in (1, 2)]
+    line, state, events = Line(is_free=False), MemberState("news"), [event(n) for n in (1, 2)]
     feed = feed_of(line)
-    feed.add_event(lane, events[0])
+    feed.add_event(state, events[0])
     line.is_free = True
-    feed.add_event(lane, events[1])
+    feed.add_event(state, events[1])
     assert line.sent == []
     assert feed.take(max_bytes=65_536, lags=False) == [each.frame for each in events]
     third = event(3)
-    feed.add_event(lane, third)
+    feed.add_event(state, third)
     assert line.sent == [third.framed]
 
 
 def test_an_event_waits_behind_a_gap() -> None:
-    line, lane = Line(), Lane("news")
+    line, state = Line(), MemberState("news")
     feed, later = feed_of(line), event(3)
-    feed.note_gap(lane, 1, 2)
-    feed.add_event(lane, later)
+    feed.note_gap(state, 1, 2)
+    feed.add_event(state, later)
     assert line.sent == []
     gap, last = feed.take(max_bytes=65_536, lags=False)
     assert b'"room_gap"' in gap
@@ -75,9 +75,9 @@ def test_beyond_the_bound_the_writers_send() -> None:
     feeds = [feed_of(line, direct) for line in lines]
     first = event(1)
     for feed in feeds:
-        feed.add_event(Lane("news"), first)
+        feed.add_event(MemberState("news"), first)
     assert [len(line.sent) for line in lines] == [1] * DIRECT_SENDS + [0]
     assert feeds[-1].has_pending
     direct.renew()
-    feeds[0].add_event(Lane("news"), event(2))
+    feeds[0].add_event(MemberState("news"), event(2))
     assert len(lines[0].sent) == 2

@@ -20,7 +20,7 @@ from netra_trio.rooms.feed import (
     MERGED_BYTES,
     ROOMS,
     Change,
-    Lane,
+    MemberState,
     RoomFeed,
 )
 from netra_trio.telemetry.metrics import Metrics
@@ -94,14 +94,14 @@ def of_size(offset: int, size: int) -> RoomEvent:
 
 
 def test_as_many_events_fit_as_the_bound_allows_and_not_one_more() -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS + 1):
-        feed.add_event(lane, message(offset))
+        feed.add_event(state, message(offset))
     assert feed.statistics()["events"] == FEED_EVENTS
     assert not feed._gaps
-    feed.add_event(lane, message(FEED_EVENTS + 1))
-    assert lane.gap == (FEED_EVENTS + 1, FEED_EVENTS + 1)
-    feed.add_event(lane, message(FEED_EVENTS + 2))
+    feed.add_event(state, message(FEED_EVENTS + 1))
+    assert state.gap == (FEED_EVENTS + 1, FEED_EVENTS + 1)
+    feed.add_event(state, message(FEED_EVENTS + 2))
     assert len(feed.read()) == FEED_EVENTS
     assert feed.read() == [("gap", FEED_EVENTS + 1, FEED_EVENTS + 2)]
     assert not feed.has_pending
@@ -110,22 +110,22 @@ def test_as_many_events_fit_as_the_bound_allows_and_not_one_more() -> None:
 
 
 def test_as_many_bytes_fit_as_the_bound_allows_and_not_one_more() -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     size = FEED_BYTES // 8
     for offset in range(1, 8):
-        feed.add_event(lane, of_size(offset, size))
-    feed.add_event(lane, of_size(8, size + 1))
-    assert lane.gap == (8, 8)
-    feed.add_event(lane, of_size(9, size))
+        feed.add_event(state, of_size(offset, size))
+    feed.add_event(state, of_size(8, size + 1))
+    assert state.gap == (8, 8)
+    feed.add_event(state, of_size(9, size))
     assert feed.statistics()["bytes"] == FEED_BYTES
-    feed.add_event(lane, of_size(10, 60))
+    feed.add_event(state, of_size(10, 60))
     assert [each[:2] for each in feed.read_all() if each[0] != "gap"] == [
         (offset, offset) for offset in (*range(1, 8), 9)
     ]
 
 
 def test_a_gap_is_told_before_the_next_event_that_fits() -> None:
-    feed, one, two = Feed(), Lane("news"), Lane("other")
+    feed, one, two = Feed(), MemberState("news"), MemberState("other")
     for offset in range(1, FEED_EVENTS + 3):
         feed.add_event(one, message(offset))
     assert feed.read(max_bytes=1) == [(1, 1, "x")]
@@ -140,13 +140,13 @@ def test_a_gap_is_told_before_the_next_event_that_fits() -> None:
 
 
 def test_a_gap_without_a_later_event_is_told_at_once_or_when_the_queue_is_empty() -> None:
-    feed, lane = Feed(), Lane("news")
-    feed.note_gap(lane, 3, 4)
+    feed, state = Feed(), MemberState("news")
+    feed.note_gap(state, 3, 4)
     assert feed.wakes == 1
     assert feed.read() == [("gap", 3, 4)]
-    feed.add_event(lane, message(5))
-    feed.note_gap(lane, 6, 6)
-    feed.note_gap(lane, 7, 9)
+    feed.add_event(state, message(5))
+    feed.note_gap(state, 6, 6)
+    feed.note_gap(state, 7, 9)
     assert feed.read() == [(5, 5, "x")]
     assert feed.has_pending
     assert feed.read() == [("gap", 6, 9)]
@@ -154,21 +154,21 @@ def test_a_gap_without_a_later_event_is_told_at_once_or_when_the_queue_is_empty(
 
 
 def test_a_restart_replaces_the_gap_of_the_numbers_before() -> None:
-    feed, lane = Feed(), Lane("news")
-    feed.add_event(lane, message(5))
-    feed.note_gap(lane, 6, 9)
-    feed.note_restart(lane, 0)
-    feed.add_event(lane, message(1, epoch="f"))
+    feed, state = Feed(), MemberState("news")
+    feed.add_event(state, message(5))
+    feed.note_gap(state, 6, 9)
+    feed.note_restart(state, 0)
+    feed.add_event(state, message(1, epoch="f"))
     assert feed.read() == [(5, 5, "x"), ("gap", 1, 0), (1, 1, "x")]
 
 
 def test_deltas_are_merged_before_an_event_is_dropped() -> None:
-    feed, lane, other = Feed(), Lane("news"), Lane("other")
+    feed, state, other = Feed(), MemberState("news"), MemberState("other")
     for offset in range(1, FEED_EVENTS):
-        feed.add_event(lane, delta(offset, "a", "r" if offset <= 500 else "s"))
+        feed.add_event(state, delta(offset, "a", "r" if offset <= 500 else "s"))
     feed.add_event(other, message(1))
     assert feed.statistics()["events"] == FEED_EVENTS
-    feed.add_event(lane, delta(FEED_EVENTS, "b", "s"))  # into the newest one of its room
+    feed.add_event(state, delta(FEED_EVENTS, "b", "s"))  # into the newest one of its room
     assert feed.statistics()["events"] == FEED_EVENTS
     feed.add_event(other, message(2))  # all others
     assert feed.statistics()["events"] == 4
@@ -183,11 +183,11 @@ def test_deltas_are_merged_before_an_event_is_dropped() -> None:
 
 
 def test_a_merged_delta_is_bounded() -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     text = "a" * 1000
     count = 3 * FEED_BYTES // 1000
     for offset in range(1, count + 1):
-        feed.add_event(lane, delta(offset, text))
+        feed.add_event(state, delta(offset, text))
         assert feed.statistics()["bytes"] <= FEED_BYTES
     frames = feed.read_all()
     gaps = [each for each in frames if each[0] == "gap"]
@@ -201,23 +201,23 @@ def test_a_merged_delta_is_bounded() -> None:
 
 
 def test_what_does_not_belong_together_is_not_merged() -> None:
-    feed, lane, other = Feed(), Lane("news"), Lane("other")
+    feed, state, other = Feed(), MemberState("news"), MemberState("other")
     filler = FEED_EVENTS - 10
     for offset in range(1, filler + 1):
         feed.add_event(other, message(offset))
-    feed.add_event(lane, delta(1, "a", "r"))
-    feed.add_event(lane, delta(2, "b", "s"))  # of another run
-    feed.add_event(lane, message(3))  # no delta
-    feed.add_event(lane, delta(4, "c", "s"))
-    feed.note_gap(lane, 5, 5)
-    feed.add_event(lane, delta(6, "d", "s"))  # after a gap
-    feed.note_restart(lane, 0)
-    feed.add_event(lane, delta(1, "e", "s", epoch="f"))  # of another epoch
-    feed.add_reply(lane, feed.encode(RoomLeft("news")))
-    feed.add_event(lane, delta(2, "f", "s", epoch="f"))  # after a reply
-    feed.add_presence(lane, change(ALICE, PresenceChange.JOINED))
-    feed.add_event(lane, delta(3, "g", "s", epoch="f"))
-    feed.add_event(lane, message(4, epoch="f"))  # beyond the bound
+    feed.add_event(state, delta(1, "a", "r"))
+    feed.add_event(state, delta(2, "b", "s"))  # of another run
+    feed.add_event(state, message(3))  # no delta
+    feed.add_event(state, delta(4, "c", "s"))
+    feed.note_gap(state, 5, 5)
+    feed.add_event(state, delta(6, "d", "s"))  # after a gap
+    feed.note_restart(state, 0)
+    feed.add_event(state, delta(1, "e", "s", epoch="f"))  # of another epoch
+    feed.add_reply(state, feed.encode(RoomLeft("news")))
+    feed.add_event(state, delta(2, "f", "s", epoch="f"))  # after a reply
+    feed.add_presence(state, change(ALICE, PresenceChange.JOINED))
+    feed.add_event(state, delta(3, "g", "s", epoch="f"))
+    feed.add_event(state, message(4, epoch="f"))  # beyond the bound
     assert feed.read_all()[filler:] == [
         (1, 1, "a"),
         (2, 2, "b"),
@@ -236,12 +236,12 @@ def test_what_does_not_belong_together_is_not_merged() -> None:
 
 
 def test_a_delta_is_not_merged_across_a_gap_that_was_not_told() -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS):
-        feed.add_event(lane, message(offset))
-    feed.add_event(lane, delta(FEED_EVENTS, "a"))
-    feed.add_event(lane, message(FEED_EVENTS + 1))
-    feed.add_event(lane, delta(FEED_EVENTS + 2, "b"))
+        feed.add_event(state, message(offset))
+    feed.add_event(state, delta(FEED_EVENTS, "a"))
+    feed.add_event(state, message(FEED_EVENTS + 1))
+    feed.add_event(state, delta(FEED_EVENTS + 2, "b"))
     assert feed.read_all()[-2:] == [
         (FEED_EVENTS, FEED_EVENTS, "a"),
         ("gap", FEED_EVENTS + 1, FEED_EVENTS + 2),
@@ -249,10 +249,10 @@ def test_a_delta_is_not_merged_across_a_gap_that_was_not_told() -> None:
 
 
 def test_the_queue_is_not_searched_for_each_event() -> None:
-    feed, lane, other = Feed(), Lane("news"), Lane("other")
+    feed, state, other = Feed(), MemberState("news"), MemberState("other")
     for offset in range(1, FEED_EVENTS + 1):
-        feed.add_event(lane, message(offset))
-    feed.add_event(lane, message(FEED_EVENTS + 1))  # searches in vain
+        feed.add_event(state, message(offset))
+    feed.add_event(state, message(FEED_EVENTS + 1))  # searches in vain
     assert feed.read(max_bytes=1) == [(1, 1, "x")]
     for offset in range(COMPACTED_EVENTS - 1):
         feed.add_event(other, delta(2 * offset + 1, "a"))
@@ -260,27 +260,27 @@ def test_the_queue_is_not_searched_for_each_event() -> None:
         assert feed.statistics()["events"] == FEED_EVENTS - 1
     feed.add_event(other, delta(1000, "a"))
     assert feed.statistics()["events"] == FEED_EVENTS
-    feed.add_event(lane, message(FEED_EVENTS + 2))  # now there are enough new ones
+    feed.add_event(state, message(FEED_EVENTS + 2))  # now there are enough new ones
     assert feed.statistics()["events"] < FEED_EVENTS
 
 
 def test_deltas_are_merged_when_the_transport_lags() -> None:
-    feed, lane, other = Feed(), Lane("news"), Lane("other")
+    feed, state, other = Feed(), MemberState("news"), MemberState("other")
     for offset, text in enumerate("abc", 1):
-        feed.add_event(lane, delta(offset, text))
+        feed.add_event(state, delta(offset, text))
     feed.add_event(other, delta(1, "x"))
-    feed.add_event(lane, delta(4, "d"))
+    feed.add_event(state, delta(4, "d"))
     assert feed.read(lags=True) == [(1, 3, "abc"), (1, 1, "x"), (4, 4, "d")]
     for offset, text in enumerate("efg", 5):
-        feed.add_event(lane, delta(offset, text))
+        feed.add_event(state, delta(offset, text))
     assert feed.read() == [(5, 5, "e"), (6, 6, "f"), (7, 7, "g")]
     assert feed.metrics.room_events["merged"] == 2
 
 
 def test_a_merged_frame_says_what_it_stands_for() -> None:
-    feed, lane = Feed(), Lane("news")
-    feed.add_event(lane, delta(3, "ä"))
-    feed.add_event(lane, delta(5, "b"))  # 4 is of a run of the own session
+    feed, state = Feed(), MemberState("news")
+    feed.add_event(state, delta(3, "ä"))
+    feed.add_event(state, delta(5, "b"))  # 4 is of a run of the own session
     (data,) = feed.take(max_bytes=ALL, lags=True)
     assert orjson.loads(data)["payload"] == {
         "room": "news",
@@ -293,9 +293,9 @@ def test_a_merged_frame_says_what_it_stands_for() -> None:
 
 
 def test_one_write_takes_no_more_than_it_may() -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     for offset in range(1, 5):
-        feed.add_event(lane, of_size(offset, 1000))
+        feed.add_event(state, of_size(offset, 1000))
     frame = len(of_size(1, 1000).frame)
     assert len(feed.take(max_bytes=2 * frame + 999, lags=False)) == 2
     assert len(feed.take(max_bytes=2 * frame + 1000, lags=False)) == 2
@@ -303,50 +303,50 @@ def test_one_write_takes_no_more_than_it_may() -> None:
 
 
 def test_the_writer_is_woken_once_for_what_it_has_not_taken() -> None:
-    feed, lane = Feed(), Lane("news")
-    feed.add_event(lane, message(1))
-    feed.add_event(lane, message(2))
+    feed, state = Feed(), MemberState("news")
+    feed.add_event(state, message(1))
+    feed.add_event(state, message(2))
     assert feed.wakes == 1
     feed.read()
-    feed.add_event(lane, message(3))
+    feed.add_event(state, message(3))
     assert feed.wakes == 2
 
 
 def test_changes_of_presence_replace_each_other_while_the_queue_is_full() -> None:
-    feed, lane, bob, carol = Feed(), Lane("news"), UserId("bob"), UserId("carol")
+    feed, state, bob, carol = Feed(), MemberState("news"), UserId("bob"), UserId("carol")
     for offset in range(1, FEED_EVENTS):
-        feed.add_event(lane, message(offset))
-    feed.add_presence(lane, change(ALICE, PresenceChange.JOINED))
+        feed.add_event(state, message(offset))
+    feed.add_presence(state, change(ALICE, PresenceChange.JOINED))
     assert feed.statistics()["events"] == FEED_EVENTS
-    feed.add_presence(lane, change(bob, PresenceChange.LEFT))
-    feed.add_presence(lane, change(carol, PresenceChange.JOINED))
-    feed.add_presence(lane, change(carol, PresenceChange.LEFT))
-    feed.add_presence(lane, change(ALICE, PresenceChange.LEFT))
+    feed.add_presence(state, change(bob, PresenceChange.LEFT))
+    feed.add_presence(state, change(carol, PresenceChange.JOINED))
+    feed.add_presence(state, change(carol, PresenceChange.LEFT))
+    feed.add_presence(state, change(ALICE, PresenceChange.LEFT))
     assert feed.read(max_bytes=1) == [(1, 1, "x")]
-    feed.add_presence(lane, change(bob, PresenceChange.JOINED))
+    feed.add_presence(state, change(bob, PresenceChange.JOINED))
     assert feed.read_all()[-4:] == [
         ("joined", "alice"),
         ("left", "bob"),
         ("left", "alice"),
         ("joined", "bob"),
     ]
-    feed.add_presence(lane, change(carol, PresenceChange.JOINED))
+    feed.add_presence(state, change(carol, PresenceChange.JOINED))
     assert feed.read_all() == [("joined", "carol")]
 
 
 async def test_a_reply_waits_for_room_and_an_event_does_not(autojump_clock: MockClock) -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS + 1):
-        feed.add_event(lane, message(offset))
+        feed.add_event(state, message(offset))
     async with trio.open_nursery() as nursery:
 
         async def reply() -> None:
-            await feed.wait_for_room(10)
-            feed.add_reply(lane, feed.encode(RoomLeft("news")))
+            await feed.wait_for_space(10)
+            feed.add_reply(state, feed.encode(RoomLeft("news")))
 
         nursery.start_soon(reply)
         with trio.move_on_after(1):
-            await feed.wait_for_room(10)  # cancelled: nothing has changed
+            await feed.wait_for_space(10)  # cancelled: nothing has changed
         assert feed.statistics()["events"] == FEED_EVENTS
         feed.read(max_bytes=1)
         await wait_all_tasks_blocked()
@@ -355,28 +355,28 @@ async def test_a_reply_waits_for_room_and_an_event_does_not(autojump_clock: Mock
 
 
 async def test_who_waits_goes_on_when_the_connection_ends(autojump_clock: MockClock) -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS + 1):
-        feed.add_event(lane, message(offset))
+        feed.add_event(state, message(offset))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed.wait_for_room, 10)
+        nursery.start_soon(feed.wait_for_space, 10)
         await wait_all_tasks_blocked()
         feed.close()
-    feed.add_reply(lane, b"{}")
-    feed.add_notice(lane, b"{}")
-    feed.add_event(lane, message(1))
-    feed.add_presence(lane, change(ALICE, PresenceChange.JOINED))
+    feed.add_reply(state, b"{}")
+    feed.add_notice(state, b"{}")
+    feed.add_event(state, message(1))
+    feed.add_presence(state, change(ALICE, PresenceChange.JOINED))
     assert not feed.has_pending
     assert feed.statistics()["events"] == 0
 
 
 def test_what_belongs_to_a_room_that_was_left_is_forgotten() -> None:
-    feed, lane = Feed(), Lane("news")
+    feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS + 2):
-        feed.add_event(lane, message(offset))
-    feed.add_presence(lane, change(ALICE, PresenceChange.LEFT))
-    feed.add_notice(lane, feed.encode(RoomLeft("news")))
-    feed.forget(lane)
+        feed.add_event(state, message(offset))
+    feed.add_presence(state, change(ALICE, PresenceChange.LEFT))
+    feed.add_notice(state, feed.encode(RoomLeft("news")))
+    feed.forget(state)
     assert feed.read_all()[-3:] == [
         (FEED_EVENTS, FEED_EVENTS, "x"),
         ("gap", FEED_EVENTS + 1, FEED_EVENTS + 1),

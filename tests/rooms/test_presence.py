@@ -18,8 +18,8 @@ from netra_trio.broker.memory import MemoryBackend
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, ThreadId, UserId
 from netra_trio.protocol.rooms import user_room
-from netra_trio.rooms.permission import May
-from netra_trio.rooms.presence import CROWD, CROWD_SECONDS, Presence
+from netra_trio.rooms.permission import PermissionCheck
+from netra_trio.rooms.presence import LARGE_ROOM, LARGE_ROOM_SECONDS, Presence
 from netra_trio.rooms.rooms import Rooms
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.telemetry.metrics import Metrics
@@ -112,7 +112,7 @@ async def quiet(*clients: Client) -> None:
 
 
 @asynccontextmanager
-async def serving(may: May = anyone, **settings: Any) -> AsyncIterator[Server]:
+async def serving(may: PermissionCheck = anyone, **settings: Any) -> AsyncIterator[Server]:
     users = ("alice", "bob", "carol", "dave")
     settings = {"heartbeat_interval_ms": 3_600_000, **settings}
     async with open_server(may=may, users=users, **settings) as server:
@@ -417,7 +417,7 @@ async def test_many_changes_at_once_are_told_in_order(autojump_clock: MockClock)
 
 
 async def test_a_crowd_is_told_changes_together(autojump_clock: MockClock) -> None:
-    users = tuple(f"user-{at:03}" for at in range(CROWD + 1))
+    users = tuple(f"user-{at:03}" for at in range(LARGE_ROOM + 1))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
             open_server(may=anyone, users=(*users, "bob", "carol"))
@@ -438,7 +438,7 @@ async def test_a_crowd_is_told_changes_together(autojump_clock: MockClock) -> No
                 ("bob", "joined"),
                 ("carol", "joined"),
             ]
-        assert trio.current_time() - began == pytest.approx(CROWD_SECONDS)
+        assert trio.current_time() - began == pytest.approx(LARGE_ROOM_SECONDS)
         assert await change(bob) == ("carol", "joined")
 
 

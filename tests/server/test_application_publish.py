@@ -19,7 +19,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.rooms.event import RoomEvent
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.memory import MemoryStore
 
@@ -33,7 +33,7 @@ async def anyone(_user: str, _room: str, action: str) -> bool:
 
 @asynccontextmanager
 async def running(
-    backend: Backend | None = None, *, rooms: May | None = None, **options: Any
+    backend: Backend | None = None, *, rooms: PermissionCheck | None = None, **options: Any
 ) -> AsyncIterator[Application]:
     """Run an application."""
     store = MemoryStore() if backend is None else MemoryStore(backend.directory.node)

@@ -28,7 +28,7 @@ from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.base import Transport
@@ -210,7 +210,7 @@ async def open_server(
     store: Store | None = None,
     users: tuple[str, ...] = ("alice", "bob"),
     backend: Backend | None = None,
-    may: May | None = None,
+    may: PermissionCheck | None = None,
     **settings: Any,
 ) -> AsyncIterator[Server]:
     """Open a server on the memory transport; `settings` are fields of `Settings`."""

@@ -23,7 +23,7 @@ from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import SessionId, ThreadId, UserId, new_node_id
 from netra_trio.rooms.event import pack
 from netra_trio.rooms.feed import RoomFeed
-from netra_trio.rooms.permission import May
+from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.rooms.publisher import Publisher
 from netra_trio.rooms.rooms import Rooms
 from netra_trio.telemetry.metrics import Metrics
@@ -104,7 +104,7 @@ class RoomsNode:
 
     broker: Any
     limits: HistoryLimits = field(factory=HistoryLimits)
-    may: May | None = anyone
+    may: PermissionCheck | None = anyone
     metrics: Metrics = field(factory=Metrics)
     rooms: Rooms = field(init=False)
     publisher: Publisher = field(init=False)
@@ -277,7 +277,7 @@ class Member:
 
 @asynccontextmanager
 async def open_rooms(
-    nodes: int = 1, *, limits: HistoryLimits | None = None, may: May | None = anyone
+    nodes: int = 1, *, limits: HistoryLimits | None = None, may: PermissionCheck | None = anyone
 ) -> AsyncIterator[list[RoomsNode]]:
     """Open the rooms of some nodes."""
     server = MemoryServer()

@@ -38,10 +38,10 @@ from netra_trio.telemetry.events import (
 )
 from netra_trio.webhook.notifier import (
     BACK_OFF_MAX,
-    GOES_ON_SECONDS,
     POLL_SECONDS,
-    SENDING,
+    SENDS_AT_ONCE,
     TAKEN_SECONDS,
+    UNFINISHED_SECONDS,
     Notifier,
 )
 
@@ -251,10 +251,10 @@ async def test_a_limited_number_is_sent_at_the_same_time(autojump_clock: MockClo
     async with world() as here:
         notifier, _ = here.start()
         here.webhook.seconds = 1.0
-        notifier.add([asking() for _ in range(3 * SENDING)])
+        notifier.add([asking() for _ in range(3 * SENDS_AT_ONCE)])
         await trio.sleep(3.5)
-        assert here.webhook.most == SENDING
-        assert len(here.webhook.accepted) == 3 * SENDING
+        assert here.webhook.most == SENDS_AT_ONCE
+        assert len(here.webhook.accepted) == 3 * SENDS_AT_ONCE
         assert trio.current_time() == 3.5
 
 
@@ -329,7 +329,7 @@ async def test_the_death_of_a_node_is_told_by_another_one(autojump_clock: MockCl
         dies.cancel()
         await trio.sleep(10)
         here.store.end_runs_of(here.store.owner)
-        await trio.sleep(GOES_ON_SECONDS + POLL_SECONDS)
+        await trio.sleep(UNFINISHED_SECONDS + POLL_SECONDS)
         [told] = here.webhook.accepted
         assert (told.id, told.status) == (announced.id, RunStatus.INTERRUPTED)
 
