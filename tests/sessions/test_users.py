@@ -1,43 +1,17 @@
 """The state of users: kept while it is needed, and removed after that."""
 
-from collections.abc import Callable
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.ids import RunId, SessionId, UserId
-from netra_trio.protocol.codes import EndReason
-from netra_trio.protocol.messages import RunStatus
-from netra_trio.protocol.problem import Problem
+from netra_trio.ids import RunId, UserId
 from netra_trio.protocol.ratelimit import WINDOW
-from netra_trio.sessions.users import User, Users
-from netra_trio.stores.base import RunEnd
+from netra_trio.sessions.users import LiveRun, User, UserConnection, Users
 
-
-class FakeConnection:
-    """A connection that counts its ends."""
-
-    reason: EndReason | None = None
-
-    def __init__(self) -> None:
-        self.ends = 0
-
-    def end(self, reason: EndReason, problem: Problem | None = None) -> None:  # noqa: ARG002
-        self.ends += 1
-
-
-class FakeRun:
-    """A run that has not ended."""
-
-    def __init__(self) -> None:
-        self.watchers: dict[SessionId, Callable[[RunEnd], None]] = {}
-
-    @property
-    def status(self) -> RunStatus:
-        return RunStatus.RUNNING
-
-    def stop(self) -> None:
-        """Do nothing."""
+# Users counts them and calls nothing of them.
+CONNECTION = cast("UserConnection", object())
+RUN = cast("LiveRun", object())
 
 
 def test_a_user_is_kept_while_its_rate_window_is_in_use() -> None:
@@ -56,10 +30,10 @@ def test_a_user_is_kept_while_its_rate_window_is_in_use() -> None:
 def test_a_user_with_a_connection_or_a_run_is_kept() -> None:
     users = Users(rate=1, waiting=0)
     alice = users.get(UserId("alice"), 0.0)
-    alice.connections.append(FakeConnection())
+    alice.connections.append(CONNECTION)
     assert not alice.is_idle(0.0)
     assert users.get(UserId("alice"), 1e6) is alice
-    alice.runs[RunId("r")] = FakeRun()
+    alice.runs[RunId("r")] = RUN
     alice.connections.clear()
     assert users.get(UserId("alice"), 2e6) is alice
     alice.runs.clear()
@@ -70,12 +44,11 @@ def test_two_users_share_no_state() -> None:
     users = Users(rate=1, waiting=0)
     alice, bob = (users.get(UserId(name), 0.0) for name in ("alice", "bob"))
     alice.window.take(0.0)
-    alice.connections.append(FakeConnection())
-    alice.runs[RunId("r")] = FakeRun()
+    alice.connections.append(CONNECTION)
+    alice.runs[RunId("r")] = RUN
     assert bob.window.take(0.0) == 0.0
     assert not bob.connections
     assert not bob.runs
-    assert alice.runs[RunId("r")].watchers == {}
 
 
 def test_idle_users_are_removed() -> None:
@@ -97,10 +70,10 @@ def test_idle_users_are_removed_beside_users_that_stay() -> None:
     users = Users(rate=60, waiting=20)
     staying = [users.get(UserId(f"stays-{number}"), 0.0) for number in range(100)]
     for user in staying:
-        user.connections.append(FakeConnection())
+        user.connections.append(CONNECTION)
     for number in range(100):
         staying[number] = users.get(UserId(f"stays-{number}"), 0.0)
-        staying[number].connections[:] = [FakeConnection()]
+        staying[number].connections[:] = [CONNECTION]
     for number in range(10_000):
         users.get(UserId(f"passer-by-{number}"), 0.0)
         assert len(users) <= 2 * len(staying) + 2
@@ -132,11 +105,11 @@ def test_no_user_is_removed_too_early(steps: list[tuple[str, str, float]]) -> No
         if what == "say":
             user.window.take(now)
         elif what == "open":
-            user.connections.append(FakeConnection())
+            user.connections.append(CONNECTION)
         elif what == "close":
             user.connections.clear()
         elif what == "run":
-            user.runs[RunId(f"r{now}")] = FakeRun()
+            user.runs[RunId(f"r{now}")] = RUN
         elif what == "end":
             user.runs.clear()
         assert len(users) <= len(known)
