@@ -51,7 +51,7 @@ SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
     "How to": (
         *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
-        *("models", "client", "testing", "react", "chat-page"),
+        *("models", "rooms", "unattended", "client", "testing", "react", "chat-page"),
         *("deployment", "scaling", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),
