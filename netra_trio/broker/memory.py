@@ -18,6 +18,7 @@ from attrs import Factory, define, evolve, field, frozen
 
 from netra_trio.broker.base import (
     DELIVERIES,
+    EMPTY_ROOM_SECONDS,
     INBOX_MAIL,
     KEY_SECONDS,
     LEASE_SECONDS,
@@ -146,8 +147,9 @@ class MemoryServer:
     def room(self, name: str) -> _Room:
         """Return a room, for a use of it; it is made if it does not exist.
 
-        A room without subscribers goes `ROOM_SECONDS` after its last use, and what has expired in a
-        room goes with a later use of any room.
+        A room without subscribers goes `ROOM_SECONDS` after its last use, one that never had an
+        event after `EMPTY_ROOM_SECONDS`. What has expired in a room goes with a later use of any
+        room.
         """
         now = trio.current_time()
         room = self.rooms.get(name)
@@ -168,7 +170,8 @@ class MemoryServer:
         """Drop what has expired in a room; return whether the room itself has."""
         _trim(room, now)
         is_kept = room.events or room.keys or name in self.subscribers
-        return not is_kept and room.used + ROOM_SECONDS <= now
+        seconds = ROOM_SECONDS if room.offset else EMPTY_ROOM_SECONDS
+        return not is_kept and room.used + seconds <= now
 
 
 @define(eq=False)

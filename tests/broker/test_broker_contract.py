@@ -9,6 +9,7 @@ from support.worlds import World
 
 from netra_trio.broker.base import (
     DELIVERIES,
+    EMPTY_ROOM_SECONDS,
     KEY_SECONDS,
     ROOM_SECONDS,
     Broker,
@@ -273,6 +274,39 @@ async def test_a_room_that_is_not_used_starts_a_new_epoch(world: World) -> None:
     assert (again.epoch != epoch, again.offset) == (True, 1)
 
 
+@pytest.mark.parametrize("has_event", [False, True])
+async def test_a_room_without_events_goes_soon_after_its_last_subscriber(
+    world: World, has_event: bool
+) -> None:
+    one, two = (await world.node()).broker, (await world.node()).broker
+    epoch = (await one.subscribe(ROOM)).epoch
+    assert (await two.subscribe(ROOM)).epoch == epoch
+    if has_event:
+        await one.publish(ROOM, b"1", limits=LIMITS)
+    await one.unsubscribe(ROOM)
+    world.elapse(EMPTY_ROOM_SECONDS + 1)  # the other node is subscribed
+    assert (await two.history(ROOM, epoch="", after=0)).epoch == epoch
+    await two.unsubscribe(ROOM)
+    world.elapse(EMPTY_ROOM_SECONDS - 1)
+    assert (await two.subscribe(ROOM)).epoch == epoch
+    await two.unsubscribe(ROOM)
+    world.elapse(EMPTY_ROOM_SECONDS + 1)
+    assert ((await one.history(ROOM, epoch="", after=0)).epoch == epoch) is has_event
+
+
+async def test_joins_and_leaves_of_many_names_keep_no_memory(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = MemoryServer()
+    broker = MemoryBackend(server=server).broker
+    for round_ in range(4):
+        for at in range(100):
+            await broker.subscribe(f"room-{round_}-{at}")
+            await broker.unsubscribe(f"room-{round_}-{at}")
+        assert len(server.rooms) == 100
+        await trio.sleep(EMPTY_ROOM_SECONDS)
+
+
 async def test_rooms_in_memory_go_when_they_have_expired(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -314,7 +348,7 @@ async def test_a_room_that_is_only_read_goes_too(autojump_clock: trio.testing.Mo
     server = MemoryServer()
     broker = MemoryBackend(server=server).broker
     epoch = (await broker.history(ROOM, epoch="", after=0)).epoch
-    await trio.sleep(ROOM_SECONDS)
+    await trio.sleep(EMPTY_ROOM_SECONDS)
     assert (await broker.history(ROOM, epoch=epoch, after=0)).epoch != epoch
 
 

@@ -10,6 +10,7 @@ from attrs import define, field
 
 from netra_trio.broker.base import (
     DELIVERIES,
+    EMPTY_ROOM_SECONDS,
     KEY_SECONDS,
     ROOM_SECONDS,
     Delivery,
@@ -91,8 +92,12 @@ class ValkeyBroker:
         """Receive the events of a room no longer."""
         channel = keys.room_channel(self._database, room)
         self._rooms.pop(channel.encode(), None)
-        self._seen.pop(room, None)
+        _, offset = self._seen.pop(room, ("", 0))
         await self._command("UNSUBSCRIBE", channel)
+        if not offset:
+            await self._calls.run(
+                scripts.ABANDON, [keys.room(room)], [channel, milliseconds(EMPTY_ROOM_SECONDS)]
+            )
 
     async def _command(self, name: str, channel: str) -> None:
         for value in await self.lasting.subscribe((name, channel)):

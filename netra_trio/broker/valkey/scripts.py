@@ -252,6 +252,16 @@ return {epoch, offset, redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', offse
 """
 )
 
+# KEYS: room. ARGV: channel, milliseconds.
+# A room that never had an event expires sooner when its last subscriber has gone: a client may join
+# and leave any number of names. No position is lost with it.
+ABANDON = Script("""
+if redis.call('HGET', KEYS[1], 'offset') == '0'
+    and redis.call('PUBSUB', 'NUMSUB', ARGV[1])[2] == 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+""")
+
 # KEYS: the inbox. ARGV: its milliseconds, channel.
 # A probe goes the way of all messages and events, so that a listener that receives nothing is
 # noticed. Where messages wait already, they are the probe, and none of them is lost for it.
@@ -454,6 +464,7 @@ SCRIPTS = (
     RESUME,
     PUBLISH,
     HISTORY,
+    ABANDON,
     PROBE,
     OPEN_CONNECTION,
     TAKE_OPENING,
