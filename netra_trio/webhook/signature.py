@@ -1,7 +1,7 @@
 """The body of a notification, and its signature.
 
 >>> signature(b"{}", "secret", at=1640995200)[:23]
-'t=1640995200,v1=cf1e3f6'
+'t=1640995200,v1=886ce92'
 """
 
 import hmac
