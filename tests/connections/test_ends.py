@@ -54,10 +54,6 @@ class Recorder:
             raise self.fault
         return await self.inner.send(frames, ping=ping)
 
-    @property
-    def send_framed(self) -> None:
-        """None: each frame goes through `send`, which is recorded."""
-
     async def close(self, code: int, reason: str) -> None:
         self.written.append(f"close {code} {reason}")
         await self.inner.close(code, reason)
