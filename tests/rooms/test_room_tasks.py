@@ -55,7 +55,7 @@ async def test_members_go_on_after_a_failure_of_their_presence(
         await alice.send("join_room", {"room": "news"})
         await alice.expect("room_joined")
         with monkeypatch.context() as failing:
-            failing.setattr(Presence, "_give", fail)
+            failing.setattr(Presence, "_send_to_members", fail)
             await bob.send("join_room", {"room": "news"})
             await bob.expect("room_joined")
             await trio.sleep(1)

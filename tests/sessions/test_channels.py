@@ -1,7 +1,7 @@
 """The channels between the tasks: each is a memory channel with its documented bound.
 
 Every channel in the table "Tasks and channels" of docs/architecture.md is filled to its bound here,
-and gets one item more.
+and gets one item more; the room feed in tests/rooms/test_feed.py.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,6 +20,8 @@ from netra_trio.connections.outgoing import (
     Outgoing,
 )
 from netra_trio.protocol.messages import UserMessage
+from netra_trio.rooms.feed import FEED_BYTES as ROOM_BYTES
+from netra_trio.rooms.feed import FEED_EVENTS as ROOM_EVENTS
 from netra_trio.sessions.event_feed import FEED_EVENTS, EventFeed
 from netra_trio.sessions.event_log import Entry, EventLog
 from netra_trio.sessions.inbox import INBOX_MESSAGES, Adopted, Inbox, Work
@@ -29,6 +31,7 @@ BOUNDS = {
     "feed": f"{FEED_EVENTS} events",
     "control": f"{CONTROL_FRAMES} frames",
     "large replies": f"{LARGE_REPLIES} replies",
+    "room feed": f"{ROOM_EVENTS:_} frames, or {ROOM_BYTES // 1024**2} MiB".replace("_", " "),
 }
 """The names of the channels in the table, and their bounds."""
 
