@@ -74,7 +74,7 @@ class ThreadNotFound(NetraError):
 
 
 class ThreadDeleted(NetraError):
-    """The message was sent before, and its thread is deleted."""
+    """The message is a repeated one, and its thread is deleted."""
 
 
 class TransportClosed(NetraError):

@@ -103,17 +103,17 @@ class OpenQuestion(Protocol):
 
 
 class UserThreads(Protocol):
-    """The threads of users, as all sessions of a user on all nodes see them."""
+    """The threads of users, for the sessions of this node."""
 
     def question(self, user_id: UserId, question_id: QuestionId) -> OpenQuestion | None:
         """Return a question of a run of this user that is open at this node, or None."""
         ...
 
     def note(self, session_id: SessionId, message: NewMessage, change: ThreadChange) -> None:
-        """Tell sessions what a message or its run has changed in its thread; does not wait.
+        """Send a change of a thread by a message or its run to sessions; does not wait.
 
-        `updated` goes to the other sessions of the user, once for several changes that follow each
-        other within a moment; `renamed` goes to all sessions at once.
+        `updated` is sent to the other sessions of the user, shortly later and once for several
+        changes; `renamed` is sent to all sessions at once.
 
         Args:
             session_id: The session of the run.
@@ -130,7 +130,7 @@ class UserThreads(Protocol):
         Args:
             user_id: The user.
             thread_id: The thread.
-            change: How it has changed.
+            change: The kind of change.
             but: The session that has changed it, which gets a reply.
         """
         ...
@@ -147,7 +147,7 @@ class UserThreads(Protocol):
         Args:
             user_id: The user.
             thread_id: The thread.
-            by: The session that asks, which gets a reply.
+            by: The session of the request, which gets a reply.
 
         Returns:
             Whether there was such a thread.
@@ -162,7 +162,7 @@ class ThreadWatch(Protocol):
     """The runs of watched threads, on all nodes."""
 
     def hold(self, user_id: UserId, thread_id: ThreadId) -> AbstractAsyncContextManager[None]:
-        """Have the runs of a thread mirrored to its room, in the block and while it is watched.
+        """Mirror the runs of a thread to its room, in the block and while it is watched.
 
         The room is subscribed in the block. Entering raises `BrokerUnavailable`.
         """
@@ -205,18 +205,18 @@ class Services:
         store: Holds users, threads, messages and runs.
         verifier: Verifies tokens.
         instruments: Receive the telemetry.
-        threads: The threads of users, as their sessions see them.
+        threads: The threads of users, for the sessions of this node.
         tickets: The issued tickets that have not been used.
         other_nodes: Reaches the runs of other nodes; None if there is one node.
         wall_clock: Returns Unix seconds.
         admission: Admits messages over all nodes; None if there is only this one.
-        broker: Has the rooms; in the memory of this process if there is only this node.
-        may: Decides what users do in rooms; None if there are only the server's own rooms.
+        broker: The broker of rooms; in the memory of this process if there is only this node.
+        may: The function for permissions in rooms; None if there are only the server's own rooms.
         publisher: Publishes messages to rooms.
         rooms: The rooms with members at this node.
-        watch: The runs of watched threads; the node has it.
+        watch: The watched threads; set by the node.
         presence: The users in the rooms.
-        notifier: Tells the webhook of runs that have left their session; None without a webhook.
+        notifier: Notifies the webhook about runs that have left their session; None without one.
     """
 
     settings: Settings

@@ -92,8 +92,8 @@ class Execution:
         context: The context variables of the agent; no other run may use it.
         open_questions: The open questions of the user, for the answers.
         note: Receives the telemetry events of its tool calls.
-        changed: Receives what it changes in its thread.
-        notification_of: Returns what is told of a question outside, None for nothing.
+        changed: Called for each change of its thread.
+        notification_of: Returns the notification of a question, None for none.
 
     Attributes:
         output: Sends the events of the run to the outlet.

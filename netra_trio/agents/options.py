@@ -1,4 +1,4 @@
-"""Options of an agent: a name for people, examples, and whether its runs outlive their session.
+"""Options of an agent: a title, examples, and whether its runs outlive their session.
 
 app = create_app(agents={"report": agent(write_report, unattended="continue")})
 """
@@ -13,7 +13,7 @@ from netra_trio.protocol.messages import ListedAgent
 
 Unattended = Literal["cancel", "continue"]
 
-EXAMPLES = 12  # of one agent: they are in the first frame of each connection
+EXAMPLES = 12  # of one agent, in the first frame of each connection
 EXAMPLE_CHARACTERS = 500
 TITLE_CHARACTERS = 100
 
@@ -24,8 +24,8 @@ class AgentOptions:
 
     Attributes:
         unattended: What happens to its runs when the resume window of their session passes.
-        title: A name for people; None for the name that the agent is served under.
-        examples: Messages that show what it can do.
+        title: The displayed name; None for the name of the agent.
+        examples: Example messages.
     """
 
     unattended: Unattended = "cancel"
@@ -56,11 +56,11 @@ def agent(
 
     Args:
         function: The agent; one of a framework that `netra_trio.aio` adapts is wrapped.
-        unattended: "cancel": when the client of a session does not come back within the resume
-            window, the run is cancelled. "continue": the run goes on without its session; its end
-            is stored, and the watchers of its thread see it.
-        title: A name for people, at most 100 characters.
-        examples: Messages that show what it can do: at most 12, of at most 500 characters.
+        unattended: "cancel": if no client resumes the session within the resume window, the run is
+            cancelled. "continue": the run continues without its session; its end is stored, and the
+            watchers of its thread get its events.
+        title: The displayed name, at most 100 characters.
+        examples: Example messages: at most 12, of at most 500 characters.
 
     Raises:
         TypeError: If an option has the wrong type.

@@ -12,7 +12,7 @@ from netra_trio.protocol.messages import Event, PartialResult
 from netra_trio.protocol.text import EVENT_BYTES, TextTail, cut_text, json_size
 from netra_trio.stores.base import HISTORY_TEXT_BYTES
 
-NEWEST_TEXT_BYTES = 192 * 1024  # UTF-8: what a connection that begins to watch gets at most
+NEWEST_TEXT_BYTES = 192 * 1024  # of UTF-8: the maximum for a connection that begins to watch
 
 
 class Outlet(Protocol):
@@ -37,15 +37,15 @@ class Outlet(Protocol):
         ...
 
     def append_now(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
-        """Append an event without room for it: the end of a question, of at most a hundred."""
+        """Append an event without a check for room: the end of one of at most 100 questions."""
         ...
 
     def show_question(self, run_id: RunId, question: JsonObject) -> None:
-        """Show an open question to a client that resumes the session."""
+        """Add an open question to the list for resuming clients."""
         ...
 
     def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
-        """Show a question no longer, because it is closed."""
+        """Remove a closed question from the list for resuming clients."""
         ...
 
 
@@ -69,7 +69,7 @@ class Mirror(Protocol):
         ...
 
     def detach(self) -> None:
-        """Copy no more events: the run has ended, has left this node, or is not watched."""
+        """Copy no more events: the run has ended or moved, or its thread is not watched."""
         ...
 
 
@@ -100,7 +100,7 @@ class Output:
         self._correlation_id = correlation_id
         self._chunks: list[str] = []
         self._bytes = 0
-        self._steps: Steps | None = None  # made for the first one, because most runs have none
+        self._steps: Steps | None = None  # created for the first step, because most runs have none
         self._tail: TextTail | None = None  # of a text that is longer than a result
         self.mirror: Mirror | None = None
         self._closed = False
@@ -144,11 +144,11 @@ class Output:
             self.mirror.add(event)
 
     def show_question(self, run_id: RunId, question: JsonObject) -> None:
-        """Show an open question to a client that resumes the session."""
+        """Add an open question to the list for resuming clients."""
         self._outlet.show_question(run_id, question)
 
     def hide_question(self, run_id: RunId, question_id: QuestionId) -> None:
-        """Show a question no longer, because it is closed."""
+        """Remove a closed question from the list for resuming clients."""
         self._outlet.hide_question(run_id, question_id)
 
     def is_for(self, reader: object) -> bool:

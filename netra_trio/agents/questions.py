@@ -226,8 +226,8 @@ class Questions:
         open_questions: The open questions of the user, by id, for the answers.
         wall_clock: Returns Unix seconds.
         note: Receives the telemetry events.
-        changed: Called when a question is asked or closed, which the list of threads shows.
-        notification_of: Returns what is told of a question outside, None for nothing.
+        changed: Called when a question is opened or closed, which changes the list of threads.
+        notification_of: Returns the notification of a question, None for none.
     """
 
     def __init__(

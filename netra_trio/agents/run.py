@@ -54,7 +54,7 @@ EXPIRES = 300.0  # seconds for an answer, unless the agent says otherwise
 
 
 ChangeThread = Callable[[NewMessage, ThreadChange], None]
-"""Receives what a message or its run has changed in its thread; it does not wait."""
+"""Called for each change of a thread by a message or its run; does not wait."""
 
 
 class RunControl(Protocol):
@@ -265,8 +265,8 @@ class Run:
     async def publish(self, room: str, payload: JsonObject | str) -> None:
         """Publish a `room_message` of the run's user to a room, for all its members.
 
-        The application is not asked whether the user may publish there. Cancelling is safe; the
-        message may have been published all the same.
+        The permission of the user is not checked. Cancelling is safe; the message may have been
+        published all the same.
 
         Args:
             room: The name of the room.
@@ -400,13 +400,13 @@ class Run:
             raise ToolDenied(name, "changed")
 
     async def set_title(self, title: str) -> bool:
-        """Name the thread; all sessions of the user see it.
+        """Set the title of the thread; all sessions of the user get it.
 
         Args:
             title: The title, not blank, at most 200 characters.
 
         Returns:
-            Whether it was set: a title that the user has given stays.
+            Whether it was set: it does not replace a title of the user.
 
         Raises:
             TypeError: If `title` is not a string.

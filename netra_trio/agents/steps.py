@@ -1,4 +1,4 @@
-"""The steps of a run: what the agent did, each with its place in the text, for the history.
+"""The steps of a run, each with its position in the text, for the history.
 
     >>> from netra_trio.ids import QuestionId, RunId
     >>> chunks = ["Hello "]
@@ -7,8 +7,8 @@
     >>> steps.encode()
     b'[{"type":"thought","at":6,"thought":"a greeting first"}]'
 
-They have at most `STEPS_BYTES` of JSON. Beyond that the results of tools are shortened first, the
-longest ones most, then arguments and thoughts. Then the last steps are left out.
+They have at most `STEPS_BYTES` of JSON. Beyond that, the results of tools are shortened first, the
+longest ones most, then arguments and thoughts. Then the last steps are dropped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +28,8 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.text import cut_json, fair_limit
 
 STEPS_BYTES = 16 * 1024  # JSON, of all steps of a run: docs/protocol.md, get_thread_history
-_KEPT_BYTES = 4 * STEPS_BYTES  # while the run goes on; more is shortened at once
-_SHORTEST = 64  # bytes of a text that is shortened, and of its mark
+_KEPT_BYTES = 4 * STEPS_BYTES  # during the run; more is shortened at once
+_SHORTEST = 64  # bytes of a shortened text, including its mark
 _MARK = len(b'"truncated":true,')
 
 STEP_EVENTS = frozenset({AgentThinking, ToolExecuting, ToolCompleted, AgentAsking})
@@ -41,7 +41,7 @@ class _Step:
     """A step.
 
     Attributes:
-        fields: Its fields of a few bytes.
+        fields: Its short fields.
         texts: Its arguments or its thought, as JSON.
         results: Its result or its error, as JSON.
     """
@@ -79,7 +79,7 @@ class Steps:
     """The steps of one run.
 
     Args:
-        chunks: The text that was emitted, which its owner extends.
+        chunks: The emitted text; the owner appends to it.
     """
 
     __slots__ = ("_at", "_chunks", "_counted", "_is_full", "_open", "_size", "_steps")
@@ -90,11 +90,11 @@ class Steps:
         self._at = 0
         self._steps: list[_Step] = []
         self._open: dict[ToolCallId, _Step] = {}
-        self._size = 1  # the brackets are one byte more than a comma that is not there
+        self._size = 1  # two brackets, minus the comma that the first step does not need
         self._is_full = False
 
     def note(self, event: Event) -> None:
-        """Note an event of the run; no effect for one that belongs to no step."""
+        """Note an event of the run; events without a step have no effect."""
         if isinstance(event, ToolCompleted):
             self._complete(event)
         elif not self._is_full:

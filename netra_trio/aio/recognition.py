@@ -78,7 +78,7 @@ def recognized(found: Any) -> Any:
 
 
 def prepared(found: Any) -> Any:
-    """Return the agent that an object is, as `recognized` does, also inside `agent(…)`."""
+    """Return the agent for an object, like `recognized`, also inside `agent(…)`."""
     if isinstance(found, AgentWithOptions):
         return evolve(found, function=recognized(found.function))
     return recognized(found)

@@ -165,7 +165,7 @@ class AsyncioRun:
         """Publish a message of the run's user to a room, as `Run.publish`.
 
         Raises:
-            TypeError: If `payload` is no text and no object, or cannot be encoded as JSON.
+            TypeError: If `payload` is neither a text nor an object, or cannot be encoded as JSON.
             ValueError: If the name of the room is not valid, or the event has more than 256 KiB.
             BrokerUnavailable: If the broker does not answer in time.
         """
@@ -179,7 +179,7 @@ class AsyncioRun:
         await self._bridge.call("usage", model=model, cost=cost, **tokens)
 
     async def set_title(self, title: str) -> bool:
-        """Name the thread, as `Run.set_title`; return whether the title was set.
+        """Set the title of the thread, as `Run.set_title`; return whether it was set.
 
         Raises:
             TypeError: If `title` is not a string.

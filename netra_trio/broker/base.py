@@ -27,8 +27,8 @@ ANSWER_SECONDS = 1.0  # for one answer: a slow server must not hold an upgrade f
 KEY_SECONDS = 300.0  # docs/protocol.md: the key of an event of a room
 INBOX_MAIL = 16_384  # of a node: a node that takes nothing for its lease is gone
 MAIL_BYTES = 1024 * 1024  # of one message to a node; a relayed frame is at most 16 times 64 KiB
-ROOM_SECONDS = 86_400.0  # a room that was not used for so long starts a new epoch
-EMPTY_ROOM_SECONDS = 300.0  # the same for a room that never had an event, and has no subscribers
+ROOM_SECONDS = 86_400.0  # an unused room starts a new epoch after this time
+EMPTY_ROOM_SECONDS = 300.0  # the same for a room without subscribers that never had an event
 DELIVERIES = 10_000  # events of rooms that wait for a node; the oldest are lost beyond it
 
 

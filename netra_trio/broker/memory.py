@@ -145,11 +145,11 @@ class MemoryServer:
         return session
 
     def room(self, name: str) -> _Room:
-        """Return a room, for a use of it; it is made if it does not exist.
+        """Return a room, for a use of it; it is created if it does not exist.
 
-        A room without subscribers goes `ROOM_SECONDS` after its last use, one that never had an
-        event after `EMPTY_ROOM_SECONDS`. What has expired in a room goes with a later use of any
-        room.
+        A room without subscribers is removed `ROOM_SECONDS` after its last use, or after
+        `EMPTY_ROOM_SECONDS` if it never had an event. Expired events and keys of a room are removed
+        at a later use of any room.
         """
         now = trio.current_time()
         room = self.rooms.get(name)
@@ -167,7 +167,7 @@ class MemoryServer:
         return room
 
     def _is_expired(self, name: str, room: _Room, now: float) -> bool:
-        """Drop what has expired in a room; return whether the room itself has."""
+        """Drop expired events and keys of a room; return whether the room itself has expired."""
         _trim(room, now)
         is_kept = room.events or room.keys or name in self.subscribers
         seconds = ROOM_SECONDS if room.offset else EMPTY_ROOM_SECONDS

@@ -143,7 +143,7 @@ class ThreadDirectory(Protocol):
         Args:
             user_id: The user.
             rate: Messages of the user in each minute.
-            burst: Further messages, which start later; this one is none of them.
+            burst: Further messages, which start later; they are not used here.
 
         Returns:
             0; or the seconds until there is such a slot, and none is taken.
@@ -234,7 +234,7 @@ class SharedAdmission(Protocol):
         """Take a rate slot for a message that may not wait, outside of all threads.
 
         Returns:
-            0; the seconds until there is such a slot; or None if this process has to decide alone.
+            0; the seconds until there is such a slot; or None if this process decides alone.
         """
         ...
 

@@ -38,12 +38,12 @@ class AgentFault(CommandError):
 
 @frozen
 class AgentSpec:
-    """What `--agent` or `--rooms` is given.
+    """The value of `--agent` or `--rooms`.
 
     Attributes:
         option: The option.
         text: The whole text.
-        name: The name of the agent; of `--rooms`, that of the function.
+        name: The name of the agent; for `--rooms`, the name of the function.
         module: The module to import.
         attribute: The object in the module.
     """
@@ -88,7 +88,7 @@ def import_agents(texts: Sequence[str]) -> dict[str, Agent]:
 
 
 def import_permissions(text: str) -> PermissionCheck:
-    """Import the function that decides who may do what in a room, from the working directory too.
+    """Import the function for permissions in rooms, also from the working directory.
 
     Args:
         text: `module:function`.
@@ -115,7 +115,7 @@ def import_permissions(text: str) -> PermissionCheck:
 
 
 def _find_in_working_directory() -> None:
-    """Let modules of the working directory be imported, once, however often this is called."""
+    """Add the working directory to the import path, unless it is in it."""
     if sys.path[:1] != [str(Path.cwd())]:
         sys.path.insert(0, str(Path.cwd()))
 

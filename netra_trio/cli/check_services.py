@@ -123,7 +123,7 @@ async def check_broker(settings: Settings) -> Answer | None:
 async def check_webhook(settings: Settings) -> Answer | None:
     """Return whether the webhook accepts connections, and a text about it; None without one.
 
-    Nothing is sent to it: its receiver acts on what it gets.
+    Nothing is sent to it, because its receiver acts on each request.
     """
     url, secret = settings.notify_webhook, settings.notify_webhook_secret
     if url is None or secret is None:

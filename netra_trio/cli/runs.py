@@ -25,9 +25,11 @@ from netra_trio.stores.sql.database import Database, is_in_memory
 from netra_trio.stores.sql.store import SqlStore
 from netra_trio.stores.threads import UnfinishedRun
 
-STOP_SECONDS = 10.0  # for a run to end: its node looks each second, and abandons it after 2 more
-LOOK_SECONDS = 0.1  # between two looks whether it has
-WIDE = 250  # columns of a table that is no terminal's: nothing is cut
+STOP_SECONDS = (
+    10.0  # for a run to end: its node polls each second, and abandons the run after 2 more
+)
+LOOK_SECONDS = 0.1  # between two polls of the status
+WIDE = 250  # columns of a table outside of a terminal: nothing is cut
 
 
 def runs(
@@ -43,10 +45,10 @@ def runs(
     user
         Only the runs of this user.
     stop
-        The id of a run to stop. The command waits until the run has ended, for 10 s at most. The
-        run of a server that is gone ends as interrupted.
+        The id of a run to stop. The command waits until the run has ended, for 10 s at most. A run
+        of an ended server ends as interrupted.
     json
-        Print one JSON object for each line, for programs.
+        Print one JSON object on each line.
     """
     settings = load_settings()
     owner = None if user is None else UserId(user)
@@ -70,7 +72,7 @@ class Stopped:
 
     Attributes:
         status: Its status.
-        was_ended: Whether it had ended before.
+        was_ended: Whether it had ended before the command.
     """
 
     run_id: RunId
@@ -93,7 +95,7 @@ async def stop_run(settings: Settings, run_id: RunId, user: UserId | None) -> St
     """Stop a run, and wait until it has ended.
 
     Raises:
-        CommandError: There is no such run, it does not end, or as `list_runs`.
+        CommandError: There is no such run, it does not end, or an error of `list_runs`.
         DatabaseUnusable: The database can never work.
     """
     async with _open_runs(settings) as store:
@@ -101,7 +103,7 @@ async def stop_run(settings: Settings, run_id: RunId, user: UserId | None) -> St
         found = [run for run in await store.unfinished_runs(user) if run.run_id == run_id]
         if not found or not await store.request_stop(run_id):
             status = await store.run_status(run_id)
-            if status is None or status in UNFINISHED:  # another user's
+            if status is None or status in UNFINISHED:  # it belongs to another user
                 whose = "" if user is None else f" of user {user!r}"
                 raise CommandError(
                     f"there is no run {run_id!r}{whose}; list those at work with: netra-trio runs"
@@ -110,7 +112,7 @@ async def stop_run(settings: Settings, run_id: RunId, user: UserId | None) -> St
         with trio.move_on_after(STOP_SECONDS):
             while (status := await store.run_status(run_id)) in UNFINISHED:  # noqa: ASYNC110 - a database sends no event
                 await trio.sleep(LOOK_SECONDS)
-            # None if its thread was deleted meanwhile, which stops its runs.
+            # None if its thread was deleted meanwhile, which also stops its runs.
             return Stopped(run_id, status or RunStatus.CANCELLED)
     raise CommandError(
         f"{run_id} has not ended within {STOP_SECONDS:g} s: its node {found[0].owner} does not "

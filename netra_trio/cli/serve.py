@@ -61,8 +61,8 @@ def serve(
     system
         The system prompt of the model.
     rooms
-        The async function of a user, a room and an action (join, publish or see) that returns
-        whether the user may, as module:function. Without it only the server's own rooms exist.
+        The async function for permissions in rooms, as module:function. It gets a user, a room and
+        an action (join, publish, see or answer). Without it only the server's own rooms exist.
     certfile
         The certificate for TLS, with its chain (PEM).
     keyfile

@@ -53,7 +53,7 @@ class ServeOptions:
         base_url: The address of its server.
         mcp: The MCP servers whose tools it may call.
         system: Its instructions.
-        rooms: The function that decides about rooms, as module:function.
+        rooms: The function for permissions in rooms, as module:function.
     """
 
     agents: tuple[str, ...] = ()

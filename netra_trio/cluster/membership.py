@@ -28,7 +28,7 @@ class Membership:
 
     Attributes:
         on_lost: Called when this node found its lease gone.
-        on_new: Called for each node that has become live, after `peers` has it.
+        on_new: Called for each node that has become live, after it is in `peers`.
         on_gone: Called for each node that is not live any more, after it has left `peers`.
         peers: The other live nodes; for each, whether it drains.
     """
@@ -75,7 +75,7 @@ class Membership:
         await self.look()
 
     async def look(self) -> None:
-        """Look at the other nodes now: one may have started since the last renewal.
+        """Read the live nodes now: one may have started since the last renewal.
 
         Raises:
             BrokerUnavailable: If the directory does not answer.

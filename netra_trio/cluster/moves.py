@@ -90,7 +90,7 @@ class Host(Protocol):
         ...
 
     def note_end(self, session: Session, thread_id: ThreadId) -> None:
-        """Note that a run has ended that another node had."""
+        """Note the end of a run of another node."""
         ...
 
     def hold(self, session: Session) -> float:

@@ -60,7 +60,7 @@ class RelayTransport:
 
     @property
     def send_framed(self) -> SendFramed | None:
-        """It cannot."""
+        """Not supported."""
         return None
 
     async def close(self, code: int, reason: str) -> None:

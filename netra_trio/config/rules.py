@@ -93,7 +93,7 @@ def _key_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
 
 
 def _webhook_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
-    """Check that what the webhook gets is signed, and cannot be read on the way."""
+    """Check that requests to the webhook are signed, and encrypted outside development."""
     webhook, secret = TABLE["notify_webhook"], TABLE["notify_webhook_secret"]
     url = settings.notify_webhook
     if url is None or {webhook.env, secret.env} & invalid:
@@ -103,7 +103,7 @@ def _webhook_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[s
         yield fault_line(secret.env, "nothing", expected, _MAKE_A_KEY)
     if settings.environment != DEVELOPMENT and not url.lower().startswith("https:"):
         expected = f"https:// in {settings.environment}"
-        fix = "use https: over http anyone on the way can read what your users do"
+        fix = "use https: http is not encrypted"
         yield fault_line(webhook.env, "http://", expected, fix)
 
 

@@ -158,7 +158,7 @@ class Connection:
         return self.outgoing.open_rooms(self.services.rooms, session.user.id, session.id, send_now)
 
     def _send_now(self, send_framed: SendFramed, framed: bytes) -> bool:
-        """Send a frame past the writer, if nothing has to wait; return whether it was sent."""
+        """Send a frame without the writer, if no frame is waiting; return whether it was sent."""
         sent = send_framed(framed)
         if sent is Sent.NOTHING:
             return False

@@ -109,7 +109,7 @@ class CommandDispatcher:
         metrics: Count refused commands.
         wall_clock: Returns Unix seconds.
         nursery: Holds the background requests.
-        threads: Tells the other sessions of the user what changes in its threads.
+        threads: Sends changes of threads to the other sessions of the user.
         rooms: Handles the commands that concern rooms.
         answers: Answers the questions of agents.
         other_nodes: Reaches the runs of other nodes; None if there is one node.

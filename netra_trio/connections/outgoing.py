@@ -136,12 +136,12 @@ class Outgoing:
         return self._rooms
 
     def _wake_for_rooms(self) -> None:
-        if self._waits:  # otherwise the writer looks before it waits
+        if self._waits:  # otherwise the writer checks before it waits
             self._waits = False
             self.feed.wake()
 
     def flush(self) -> None:
-        """Let the writer send the rest of a frame, of which the transport has sent a part."""
+        """Wake the writer to send the rest of a frame that the transport has sent in part."""
         self._has_rest = True
         self._wake_for_rooms()
 

@@ -1,10 +1,10 @@
-"""The commands of a client that concern rooms.
+"""The commands of a client for rooms.
 
     rooms = RoomCommands(session, client, services=services, nursery=nursery)
     rooms.join(frame)
 
-Each command is a background request. Those of one room are handled in the order of arrival, so that
-a client may join, send and leave without waiting for the replies.
+Each command is a background request. Those of one room are executed in the order of arrival, so a
+client may join, send and leave without waiting for the replies.
 """
 
 from collections import deque
@@ -43,7 +43,9 @@ from netra_trio.services import Services
 from netra_trio.sessions import refusals
 from netra_trio.sessions.session import Session
 
-REQUESTS = 2 * ROOMS  # at work and waiting: a client that comes back joins all its rooms at once
+REQUESTS = (
+    2 * ROOMS
+)  # active and waiting: after a reconnection a client joins all its rooms at once
 RETRY_SECONDS = 0.1
 
 Request: TypeAlias = Callable[[], Awaitable[None]]
@@ -67,7 +69,7 @@ class RoomClient(Protocol):
 
 @define(eq=False)
 class RoomCommands:
-    """Handles the commands of one client that concern rooms.
+    """Executes the commands of one client for rooms.
 
     Args:
         session: The session of the client.
@@ -80,7 +82,9 @@ class RoomCommands:
     _client: RoomClient
     _services: Services = field(kw_only=True)
     _nursery: trio.Nursery = field(kw_only=True)
-    _waiting: dict[str, deque[tuple[Frame, Request]]] = field(factory=dict)  # of rooms at work
+    _waiting: dict[str, deque[tuple[Frame, Request]]] = field(
+        factory=dict
+    )  # of rooms with an active request
     _requests: int = 0
 
     def join(self, frame: Frame) -> None:
@@ -101,7 +105,7 @@ class RoomCommands:
         self.start_join(feed, wanted.room, frame, join)
 
     def start_join(self, feed: RoomFeed, room: str, frame: Frame, join: Request) -> None:
-        """Join a room with a function, in the background; its place is taken at once.
+        """Join a room with a function, in the background; the room is reserved at once.
 
         Raises:
             Refused: QUEUE_FULL or RATE_LIMIT_EXCEEDED.
@@ -161,7 +165,7 @@ class RoomCommands:
         return wanted.owner or self._session.user.id
 
     def leave(self, frame: Frame) -> None:
-        """Leave a room; the reply is the same where the connection is not in it.
+        """Leave a room; the reply is the same without a membership.
 
         Raises:
             Refused: RATE_LIMIT_EXCEEDED.
@@ -219,7 +223,7 @@ class RoomCommands:
         await self._client.send(confirmed, frame.correlation_id)
 
     async def _take_slot(self) -> None:
-        """Take a slot of the user's message rate that may be used now.
+        """Take a slot of the user's message rate, without waiting.
 
         Raises:
             Refused: RATE_LIMIT_EXCEEDED.
@@ -238,7 +242,7 @@ class RoomCommands:
         """Run a request in the background, after the earlier ones of this room.
 
         Raises:
-            Refused: RATE_LIMIT_EXCEEDED if too many are at work.
+            Refused: RATE_LIMIT_EXCEEDED if too many are active or waiting.
         """
         if self._requests >= REQUESTS:
             self._services.instruments.metrics.rate_events["requests", "refused"] += 1
@@ -253,7 +257,7 @@ class RoomCommands:
             self._nursery.start_soon(self._run, room)
 
     async def _run(self, room: str) -> None:
-        """Handle the requests of a room, in order."""
+        """Execute the requests of a room, in order."""
         waiting = self._waiting[room]
         while waiting:
             frame, request = waiting.popleft()

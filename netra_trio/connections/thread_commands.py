@@ -1,11 +1,11 @@
-"""The commands of a client about its threads: list, title, read mark, deletion and feedback.
+"""The commands of a client for threads: list, title, read mark, deletion and feedback.
 
     commands = ThreadCommands(client, user_id=user_id, session_id=session_id, store=…, threads=…)
     await commands.list_threads(frame)
     await commands.rename(frame, commands.turn_of(frame.message))
 
-Each one asks the store, so the dispatcher runs it as a background request. The changes of one
-thread are made in the order in which they were sent.
+Each one uses the store, so the dispatcher runs it as a background request. The changes of one
+thread are executed in the order of arrival.
 """
 
 from types import TracebackType
@@ -46,7 +46,7 @@ class ReplyClient(Protocol):
 
 
 def listed_thread(user_id: UserId, stored: StoredThread) -> ListedThread:
-    """Return a thread of a user as clients see it."""
+    """Return a thread of a user for clients."""
     return ListedThread(
         stored.thread_id,
         thread_room(user_id, stored.thread_id),
@@ -70,7 +70,7 @@ class Turn:
     """The place of a command among those of one thread: `async with` waits for those before it.
 
     Attributes:
-        has_ended: Set when the next command may go on.
+        has_ended: Set when the next command may continue.
     """
 
     _turns: "dict[object, Turn]"
@@ -91,21 +91,21 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let the next command go on."""
+        """Let the next command continue."""
         self.has_ended.set()
         if self._turns[self._key] is self:
             del self._turns[self._key]
 
 
 class ThreadCommands:
-    """Handles the commands of one client about threads.
+    """Executes the commands of one client for threads.
 
     Args:
         client: Gets the replies.
         user_id: The user.
         session_id: The session of the client.
         store: Has the threads.
-        threads: Tells the other sessions of the user.
+        threads: Sends changes to the other sessions of the user.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ThreadCommands:
         self._turns: dict[object, Turn] = {}
 
     def turn_of(self, command: ChangeCommand) -> Turn:
-        """Return the place of a command behind the earlier ones; it has to be entered."""
+        """Return the place of a command after the earlier ones; the caller has to enter it."""
         key = (
             ("message", command.message_id)
             if isinstance(command, Feedback)
@@ -143,7 +143,7 @@ class ThreadCommands:
             StoreUnavailable: If the store cannot answer now.
         """
         request = frame.message
-        # What changes after the page is read is told, also by other nodes.
+        # From now on, changes are received, also from other nodes: none after the page is missed.
         await self._threads.wait_until_told(self._user_id)
         try:
             threads, has_more = await self._store.list_threads(
@@ -155,7 +155,7 @@ class ThreadCommands:
         await self._client.send(ThreadList(listed, has_more), frame.correlation_id)
 
     async def rename(self, frame: Frame, turn: Turn) -> None:
-        """Give a thread a title.
+        """Set the title of a thread.
 
         Raises:
             Refused: THREAD_NOT_FOUND.
@@ -174,7 +174,7 @@ class ThreadCommands:
         """Set the read mark of a thread.
 
         Raises:
-            Refused: THREAD_NOT_FOUND, or VALIDATION_ERROR for another message.
+            Refused: THREAD_NOT_FOUND, or VALIDATION_ERROR if the message is not in the thread.
             StoreUnavailable: If the store cannot answer now.
         """
         async with turn:
@@ -217,7 +217,7 @@ class ThreadCommands:
             await self._client.send(changed, frame.correlation_id)
 
     async def _changed(self, thread_id: ThreadId, change: ThreadChange, frame: Frame) -> None:
-        """Tell all sessions of the user about a change; the client as the reply."""
+        """Send a change to all sessions of the user; the client gets it as the reply."""
         self._threads.tell(self._user_id, thread_id, change, but=self._session_id)
         stored = await self._store.get_thread(self._user_id, thread_id)
         if stored is None:  # it was deleted a moment later

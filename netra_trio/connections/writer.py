@@ -8,7 +8,7 @@ import trio
 from netra_trio.connections.connection import Connection
 from netra_trio.protocol.codes import EndReason
 
-WRITE_BYTES = 64 * 1024  # of events in one write, and of room frames: control frames wait for it
+WRITE_BYTES = 64 * 1024  # of events, and of room frames, in one write, which delays control frames
 
 
 async def write(connection: Connection) -> None:

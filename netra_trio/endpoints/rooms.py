@@ -1,4 +1,4 @@
-"""`POST /ws/rooms/{room}`: publishes a message to a room, for other programs of the application."""
+"""`POST /ws/rooms/{room}`: publishes a message to a room, for other programs."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,14 +19,14 @@ from netra_trio.protocol.problem import Refused, broker_unavailable, problem
 from netra_trio.protocol.rooms import RoomConfirmation, RoomConfirmed, check_room_name
 from netra_trio.rooms.publisher import ROOM_EVENT_BYTES, EventTooLarge
 
-BODY_BYTES = 2 * ROOM_EVENT_BYTES  # of a request: an escaped character has more bytes in it
+BODY_BYTES = 2 * ROOM_EVENT_BYTES  # of a request: escaped characters have more bytes
 
 _FIELDS = frozenset({"content", "key"})
 _SHOWN_CHARACTERS = 40  # of the name of an unknown field
 
 
 async def publish(check_room: Callable[[], None], call: Call) -> Answer:
-    """Publish a message to the room of the path, in the name of the token's user.
+    """Publish a message of the token's user to the room of the path.
 
     Args:
         check_room: Raises `Refused` while the server drains or is full.

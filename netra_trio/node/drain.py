@@ -88,7 +88,7 @@ async def drain(
                     nursery.start_soon(_drain_session, sessions, session, connection, plan, wait)
                 else:
                     nursery.start_soon(_move_session, sessions, session, newest, plan, wait)
-            for session in sessions.left:  # no client comes for them: they stay here
+            for session in sessions.left:  # no client can resume them: they stay here
                 nursery.start_soon(_drain_session, sessions, session, None, plan, None)
 
 

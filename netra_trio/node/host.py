@@ -111,7 +111,7 @@ class SessionHost:
         self._sessions.adopt(session)
 
     def note_end(self, session: Session, thread_id: ThreadId) -> None:
-        """Tell the other sessions of the user that a run has ended that another node had."""
+        """Send the other sessions of the user the change of a thread by a run of another node."""
         threads = self._node.services.threads
         threads.tell(session.user.id, thread_id, ThreadChange.UPDATED, but=session.id)
 

@@ -35,7 +35,6 @@ from netra_trio.connections.connection import Connection
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
-from netra_trio.node.attendance import serve_unattended
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.host import SessionHost
@@ -43,6 +42,7 @@ from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, chec
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
 from netra_trio.node.thread_watch import watch_threads
+from netra_trio.node.unattended import serve_unattended
 from netra_trio.node.user_threads import NodeThreads, starting_in
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (

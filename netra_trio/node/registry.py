@@ -25,12 +25,12 @@ from netra_trio.telemetry.metrics import Key
 
 MOVED = "moved"  # why a session ends that this node has given to another one, or to any
 TOO_MANY = "too_many_sessions"  # why a session ends beyond the limit of its user
-WINDOW_PASSED = "window_passed"  # why a session ends that no client has resumed in time
-CONNECTION_ENDED = "connection_ended"  # why it ends if sessions are not kept without a connection
-NEVER_OPENED = "never_opened"  # why it ends if its client has not received its id
+WINDOW_PASSED = "window_passed"  # the end of a session that no client has resumed in time
+CONNECTION_ENDED = "connection_ended"  # the end if sessions are not kept without a connection
+NEVER_OPENED = "never_opened"  # the end if its client has not received its id
 
 OUTLIVED = frozenset({TOO_MANY, WINDOW_PASSED, CONNECTION_ENDED, NEVER_OPENED})
-"""The ends of a session after which runs go on that outlive it: no client can come back to it."""
+"""The ends after which unattended runs continue: no client can resume the session."""
 
 POLL_SECONDS = 1.0  # between two checks for cancelled runs that are still running
 
@@ -110,7 +110,7 @@ class Sessions:
 
     @property
     def left(self) -> list[Session]:
-        """The sessions that have ended, and in which runs go on that outlive them."""
+        """The ended sessions whose unattended runs continue."""
         return list(self._left)
 
     def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
@@ -169,8 +169,7 @@ class Sessions:
     def close(self, session: Session, why: str, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End a session: its runs end with `status`, and it cannot be resumed any more.
 
-        Where no client can come back to it, the runs that outlive it go on. Closing it again ends
-        them.
+        If no client can resume it, its unattended runs continue; closing it again ends them.
         """
         if self._all.pop(session.id, None) is None:
             if session in self._left:
@@ -282,7 +281,7 @@ class Sessions:
         return {"sessions": len(self._all), "detached": len(self._detached)}
 
     def run_statistics(self) -> dict[Key, int]:
-        """Return the numbers of active and of waiting runs, also of those that have left."""
+        """Return the numbers of active and of waiting runs, also of runs without a session."""
         each = [session.statistics() for session in [*self._all.values(), *self._left]]
         return {state: sum(runs[state] for runs in each) for state in ("active", "waiting")}
 

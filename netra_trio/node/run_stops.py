@@ -25,10 +25,10 @@ class RunStops:
         self._store = store
 
     async def run(self) -> None:
-        """Poll until cancelled; while the store cannot answer, this continues a second later."""
+        """Poll until cancelled; if the store cannot answer, poll again a second later."""
         newest = -1
         while True:
-            # What was requested before this node has started is for none of its runs.
+            # Requests from before the start of this node concern none of its runs.
             if newest < 0 or self._users.have_runs:
                 try:
                     newest, requested = await self._store.stop_requests(newest)

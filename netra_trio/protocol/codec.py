@@ -231,7 +231,7 @@ def _strict_converter() -> cattrs.Converter:
     converter.register_structure_hook_factory(
         _is_optional, lambda kind: converter.get_structure_hook(get_args(kind)[0])
     )
-    # Except here: null takes a rating back.
+    # Except here: null removes a rating.
     converter.register_structure_hook_func(lambda kind: kind == Rating | None, _rating)
     renamed = make_dict_unstructure_fn(RoomGap, converter, from_=cattrs.override(rename="from"))
     converter.register_unstructure_hook(RoomGap, renamed)

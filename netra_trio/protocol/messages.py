@@ -136,7 +136,7 @@ class UserMessage:
     """A message of the user to an agent.
 
     Attributes:
-        replaces: A message of the thread: it and what follows it leave the history.
+        replaces: A message of the thread; it and all later messages are removed from the history.
     """
 
     TYPE: ClassVar[str] = "user_message"
@@ -222,12 +222,12 @@ class ResumeState:
 
 @frozen
 class ListedAgent:
-    """An agent, as the first frame lists it.
+    """An agent in the first frame.
 
     Attributes:
         name: The name for `agent` in a message.
-        title: A name for people.
-        examples: Messages that show what it can do.
+        title: The displayed name.
+        examples: Example messages.
     """
 
     name: str
@@ -241,7 +241,7 @@ class ConnectionEstablished:
 
     Attributes:
         user_room: The room of the user.
-        agents: The agents that the client may ask; the first one is the default.
+        agents: The agents; the first one is the default.
     """
 
     TYPE: ClassVar[str] = "connection_established"
@@ -322,7 +322,7 @@ class HistoryRun:
 
     Attributes:
         questions: The questions that it has asked, in order; None if there are none.
-        duration_ms: Of a run that has ended.
+        duration_ms: The duration of an ended run.
     """
 
     run_id: RunId
@@ -345,9 +345,9 @@ class HistoryMessage:
     """A message of a thread in its history.
 
     Attributes:
-        run: The run that the message of a user started, or that an agent's message answers.
-        reply_to: The message that an agent's message answers; None for one of before 0.2.
-        steps: What the agent did, each with the place in the text where it happened.
+        run: The run of the message.
+        reply_to: The question of an agent's message; None for messages of version 0.1.
+        steps: The steps of the agent, each with its position in the text.
         feedback: The user's feedback on an agent's message.
     """
 

@@ -27,14 +27,14 @@ from netra_trio.protocol.messages import Verdict
 from netra_trio.values import frozen
 
 ROOM_NAME_CHARACTERS = 128
-THREAD_PREFIX, USER_PREFIX = "thread:", "user:"  # of the rooms that the server makes
+THREAD_PREFIX, USER_PREFIX = "thread:", "user:"  # of the server's own rooms
 
 _ROOM_NAME = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)*")
 _ROOM_NAME_TEXT = (
     f"1 to {ROOM_NAME_CHARACTERS} characters out of A-Z, a-z, 0-9, _, . and -, "
     "with : between the parts"
 )
-_DIGEST_BYTES = 16  # 22 characters: two rooms of one name are as likely as two equal UUIDs
+_DIGEST_BYTES = 16  # 22 characters: a collision is as unlikely as that of two UUIDs
 
 
 def is_room_name(name: str) -> bool:
@@ -46,7 +46,7 @@ def check_room_name(name: str) -> None:
     """Check the name of a room.
 
     Raises:
-        ValueError: If it is no name of a room.
+        ValueError: If the name is not valid.
     """
     if not is_room_name(name):
         raise ValueError(f"room: expected {_ROOM_NAME_TEXT}, got {name[:40]!r}")
@@ -68,7 +68,7 @@ def user_room(user_id: UserId) -> str:
 
 
 def _digest(*parts: str) -> str:
-    # Without a length, ("ab", "c") and ("a", "bc") would be one room.
+    # Without a length, ("ab", "c") and ("a", "bc") would have the same name.
     data = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
     return urlsafe_b64encode(blake2b(data, digest_size=_DIGEST_BYTES).digest()).decode().rstrip("=")
 
@@ -88,7 +88,7 @@ def _check_offset(_: object, attribute: "attrs.Attribute[Any]", value: int | Non
 
 @frozen
 class JoinRoom:
-    """A request for the events of a room, from now on or after an offset."""
+    """A request for the events of a room: new ones, or those after an offset."""
 
     TYPE: ClassVar[str] = "join_room"
     room: str = field(validator=_check_room)
@@ -98,7 +98,7 @@ class JoinRoom:
 
 @frozen
 class LeaveRoom:
-    """A request for no more events of a room."""
+    """A request to end the membership in a room."""
 
     TYPE: ClassVar[str] = "leave_room"
     room: str = field(validator=_check_room)
@@ -115,7 +115,7 @@ class RoomMessage:
 
 @frozen
 class GetPresence:
-    """A request for the users that are in a room."""
+    """A request for the users in a room."""
 
     TYPE: ClassVar[str] = "get_presence"
     room: str = field(validator=_check_room)
@@ -123,10 +123,10 @@ class GetPresence:
 
 @frozen
 class WatchThread:
-    """A request for the events of all runs of a thread, from now on or after an offset.
+    """A request for the events of all runs of a thread: new ones, or those after an offset.
 
     Attributes:
-        owner: The user of a thread that is shared; the user of the session by default.
+        owner: The user of the thread; by default the user of the session.
     """
 
     TYPE: ClassVar[str] = "watch_thread"
@@ -138,7 +138,7 @@ class WatchThread:
 
 @frozen
 class UnwatchThread:
-    """A request for no more events of a thread."""
+    """A request to end the membership in the room of a thread."""
 
     TYPE: ClassVar[str] = "unwatch_thread"
     thread_id: ThreadId = field(validator=check_thread_id)
@@ -167,14 +167,14 @@ class RoomJoined:
 
 @frozen
 class RoomLeft:
-    """The connection is no longer in the room: the reply to `leave_room`, or the server's will."""
+    """The connection is no longer in the room: a reply, or the server has removed it."""
 
     TYPE: ClassVar[str] = "room_left"
     room: str
 
 
 class RoomConfirmation(StrEnum):
-    """How a `room_message` was confirmed."""
+    """The result of a `room_message`."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
@@ -202,7 +202,7 @@ class RoomGap:
 
 @frozen
 class PresentUser:
-    """A user that is in a room, and the number of its connections there."""
+    """A user in a room, and the number of its connections there."""
 
     user_id: UserId
     connections: int
@@ -210,7 +210,7 @@ class PresentUser:
 
 @frozen
 class Presence:
-    """The users that are in a room."""
+    """The users in a room."""
 
     TYPE: ClassVar[str] = "presence"
     room: str
@@ -218,7 +218,7 @@ class Presence:
 
 
 class PresenceChange(StrEnum):
-    """How the presence of a user has changed."""
+    """A kind of change of presence."""
 
     JOINED = "joined"
     LEFT = "left"
@@ -226,7 +226,7 @@ class PresenceChange(StrEnum):
 
 @frozen
 class PresenceChanged:
-    """A user has come into a room, or has had no connection in it for ten seconds."""
+    """A user has joined a room, or has had no connection in it for ten seconds."""
 
     TYPE: ClassVar[str] = "presence_changed"
     room: str

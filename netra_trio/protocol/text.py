@@ -13,7 +13,7 @@ import orjson
 
 EVENT_BYTES = 250 * 1024  # of the variable part of a payload: an event is at most 256 KiB
 PIECE_CHARACTERS = 32 * 1024  # of a delta: at most 192 KiB as JSON, if each one is escaped
-_SPARE_BYTES = 64 * 1024  # beyond the limit of a tail, so that it is not cut at each piece
+_SPARE_BYTES = 64 * 1024  # beyond the limit of a tail, so that not every piece needs a cut
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -66,8 +66,8 @@ def cut_json(value: Any, limit: int) -> tuple[bytes, bool]:
 def fair_limit(sizes: Sequence[int], total: int) -> int:
     """Return the maximum size of each text, so that all together have at most `total`.
 
-    Texts that are shorter keep their size, and leave more for the others; 0 if `total` is not
-    positive. Without a text that has to be shortened, this is `total`.
+    Shorter texts keep their size, and leave more for the others; 0 if `total` is not positive, and
+    `total` if no text has to be shortened.
 
     >>> fair_limit([10, 50, 60], 90)
     40
@@ -89,7 +89,7 @@ class TextTail:
     ('hello', False)
 
     Attributes:
-        is_cut: Whether the text has more in front.
+        is_cut: Whether the beginning of the text is cut off.
     """
 
     __slots__ = ("_limit", "_pieces", "_size", "is_cut")

@@ -45,7 +45,7 @@ class Rating(StrEnum):
 
 @frozen
 class ListThreads:
-    """A request for the threads of the user, the newest update first.
+    """A request for the threads of the user, newest update first.
 
     Attributes:
         before: The list begins after this thread.
@@ -71,7 +71,7 @@ class RenameThread:
 
 @frozen
 class MarkRead:
-    """The user has read a thread up to and including a message."""
+    """A new read mark: the user has read a thread up to and including a message."""
 
     TYPE: ClassVar[str] = "mark_read"
     thread_id: ThreadId = field(validator=check_thread_id)
@@ -80,7 +80,7 @@ class MarkRead:
 
 @frozen
 class DeleteThread:
-    """A request to delete a thread and everything that belongs to it."""
+    """A request to delete a thread and all its data."""
 
     TYPE: ClassVar[str] = "delete_thread"
     thread_id: ThreadId = field(validator=check_thread_id)
@@ -88,7 +88,7 @@ class DeleteThread:
 
 @frozen
 class Feedback:
-    """A rating of an agent's message; None (null on the wire) takes it back."""
+    """A rating of an agent's message; None (null on the wire) removes it."""
 
     TYPE: ClassVar[str] = "feedback"
     message_id: MessageId = field(validator=check_name)
@@ -108,7 +108,7 @@ class ListedThread:
     Attributes:
         room: The name of its room.
         created_at: Unix seconds.
-        updated_at: Of its newest message, in Unix seconds.
+        updated_at: The time of its newest message, in Unix seconds.
         runs_active: The number of its runs that have not ended.
         asks: Whether one of them has an open question.
         unread: The number of agents' messages after the read mark.
@@ -134,7 +134,7 @@ class ThreadList:
 
 
 class ThreadChange(StrEnum):
-    """How a thread has changed."""
+    """A kind of change of a thread."""
 
     RENAMED = "renamed"
     UPDATED = "updated"
@@ -146,7 +146,7 @@ class ThreadChanged:
     """A thread of the user has changed.
 
     Attributes:
-        thread: The thread as it is now; None if it is deleted.
+        thread: The current entry of the thread; None if it is deleted.
     """
 
     TYPE: ClassVar[str] = "thread_changed"

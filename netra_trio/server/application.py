@@ -199,11 +199,11 @@ class Application:
         Args:
             room: The name of the room.
             payload: The content of the message: a text, or an object that can be encoded as JSON.
-            key: Of two messages with one key within 300 seconds, the first one is published; 1 to
-                128 characters.
+            key: Of two messages with one key within 300 seconds, only the first one is published;
+                1 to 128 characters.
 
         Returns:
-            The place of the message in the room: its `epoch` and `offset`, and `is_duplicate`.
+            The position of the message in the room: `epoch`, `offset`, and `is_duplicate`.
 
         Raises:
             TypeError: If `payload` is neither, or cannot be encoded as JSON.
@@ -217,7 +217,7 @@ class Application:
     async def kick(self, room: str, user: str) -> None:
         """End the memberships of a user in a room, on all nodes; each gets `room_left`.
 
-        Whether the user may join again is decided by the function `rooms` of `create_app`.
+        The user may join again with the permission of the function `rooms` of `create_app`.
         Cancelling is safe; the memberships may end all the same.
 
         Raises:
@@ -301,7 +301,7 @@ def create_app(
         wall_clock: Returns Unix seconds.
         backend: What several nodes share; by default the one of the settings' broker, none without
             one. It and the store must have the same node id.
-        rooms: Decides what users do in rooms; without it there are only the server's own rooms.
+        rooms: The function for permissions in rooms; without it there are only the server's own.
 
     Raises:
         SettingsError: With every fault of the settings, or if the framework of an agent is too

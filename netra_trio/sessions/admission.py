@@ -68,7 +68,7 @@ class Admission:
         spawn: Starts a task of the session.
         send_error: Sends an error to the client, if there is a connection.
         default_thread: The thread of messages that name none.
-        changed: Receives what the messages change in their threads.
+        changed: Called for each change of a thread by a message.
         shared: Admits messages over all nodes; None if this process decides alone.
 
     Attributes:
@@ -137,7 +137,7 @@ class Admission:
         self.is_held = self._has_left = False
 
     def leave(self) -> None:
-        """Refuse new messages; a run that is being recorded goes on if it outlives the session."""
+        """Refuse new messages; an unattended run that is being recorded continues."""
         self.stop(RunStatus.CANCELLED)
         self._has_left = True
 
@@ -322,7 +322,7 @@ class Admission:
         """
         user_id = self._user.id
         try:
-            # Most of those of this process are counted twice, so this is the usual case only.
+            # Most runs of this process are counted twice, so this covers only the usual case.
             stored = await self._store.count_unattended(user_id)
             if stored + len(self._earlier_unattended(live)) < UNATTENDED_RUNS:
                 return
@@ -333,11 +333,11 @@ class Admission:
         others |= self._earlier_unattended(live)
         if len(others) >= UNATTENDED_RUNS:
             raise refusals.queue_full(
-                f"{UNATTENDED_RUNS} runs of the user that outlive their session have not ended"
+                f"the user has {UNATTENDED_RUNS} unattended runs that have not ended"
             )
 
     def _earlier_unattended(self, live: LiveRun) -> set[RunId]:
-        """Return the user's runs of this process that came before one, recorded or not."""
+        """Return the user's earlier unattended runs of this process, recorded or not."""
         earlier = takewhile(lambda run: run[1] is not live, self._user.runs.items())
         return {run_id for run_id, other in earlier if other.is_unattended}
 

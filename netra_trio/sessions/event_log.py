@@ -335,7 +335,7 @@ class EventLog:
 
 
 class NoLog(EventLog):
-    """The log of a session that no client can resume: there is always room, and nothing is kept."""
+    """The log of a session that no client can resume: it keeps no event, and always has room."""
 
     __slots__ = ()
 
@@ -359,7 +359,7 @@ class NoLog(EventLog):
         timestamp: float = 0.0,
         correlation_id: str | None = None,
     ) -> Entry:
-        """Return the entry of an event, and keep nothing of it."""
+        """Return the entry of an event, without keeping it."""
         self.last += 1
         return Entry(self.last, event, size, reserved, timestamp, correlation_id)
 

@@ -95,7 +95,7 @@ class EventStream:
     # For the session and its runs.
 
     def drop(self) -> None:
-        """Keep no events any more, because no client can resume the session; no agent waits."""
+        """Keep no more events, because no client can resume the session; wake waiting agents."""
         self._times.flush()
         self._times.on_disconnect()
         self._log = NoLog()

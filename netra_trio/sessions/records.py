@@ -82,7 +82,7 @@ def _fingerprint(message: WorkMessage) -> bytes:
     content = message.content if isinstance(message, UserMessage) else message.input
     compared = [message.TYPE, content, message.agent, message.thread_id]
     if isinstance(message, UserMessage) and message.replaces is not None:
-        compared.append(message.replaces)  # else the fingerprints of version 0.1 stay valid
+        compared.append(message.replaces)  # otherwise the fingerprints of version 0.1 stay valid
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 

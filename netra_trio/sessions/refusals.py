@@ -55,14 +55,14 @@ def key_conflict() -> Refused:
 
 
 def thread_deleted() -> Refused:
-    """Return the error for a message that was sent before, to a thread that is deleted."""
+    """Return the error for a repeated message of a deleted thread."""
     text = "The message was sent before, and its thread is deleted."
     help_ = "Send it under a new key; it begins the thread again."
     return Refused(problem(ErrorCode.THREAD_NOT_FOUND, text, help=help_))
 
 
 def nothing_to_replace(message_id: MessageId | None) -> Refused:
-    """Return the error for a message that replaces one that its thread does not have."""
+    """Return the error for a message that replaces an unknown message."""
     text = f"$.payload.replaces: expected a message of the thread, got {show(message_id)}"
     return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
 

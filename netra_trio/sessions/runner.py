@@ -29,7 +29,7 @@ from netra_trio.protocol.messages import AgentCompleted, RunStatus
 from netra_trio.protocol.text import TextTail, cut_json
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.notices import Notices
+from netra_trio.sessions.notifications import RunNotifications
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
@@ -97,7 +97,7 @@ class LiveRun:
 
     @property
     def session_id(self) -> SessionId | None:
-        """The session that has its events in its log; None if none has."""
+        """The session whose log has its events; None if there is none."""
         return self._runner.session_id
 
     @property
@@ -136,11 +136,11 @@ class Runner:
         execute: Starts an agent task that executes a run.
         spawn: Starts another task of the session.
         session_id: The session.
-        changed: Receives what the runs change in their threads.
-        notices: Makes the notifications of runs that have left the session.
+        changed: Called for each change of a thread by a run.
+        notifications: Makes the notifications of runs that have left the session.
 
     Attributes:
-        session_id: The session that keeps the events in its log; None if it keeps none any more.
+        session_id: The session whose log keeps the events; None after the runs have left it.
     """
 
     __slots__ = (
@@ -153,7 +153,7 @@ class Runner:
         "_is_stopped",
         "_keeps_waiting",
         "_live",
-        "_notices",
+        "_notifications",
         "_publisher",
         "_scheduler",
         "_settings",
@@ -179,10 +179,10 @@ class Runner:
         spawn: Callable[..., None],
         changed: ChangeThread,
         session_id: SessionId | None = None,
-        notices: Notices,
+        notifications: RunNotifications,
     ) -> None:
         self.session_id = session_id
-        self._notices = notices
+        self._notifications = notifications
         self._user = user
         self._events = events
         self._store = store
@@ -221,7 +221,7 @@ class Runner:
             open_questions=self._user.questions,
             note=self._instruments.note,
             changed=self._changed,
-            notification_of=partial(self._notices.of_question, spec.message),
+            notification_of=partial(self._notifications.of_question, spec.message),
         )
         live, message = LiveRun(self, execution), spec.message
         self._live[message.run_id] = self._user.runs[message.run_id] = live
@@ -323,12 +323,14 @@ class Runner:
         return sum(live.is_unattended for live in self._live.values())
 
     def leave(self, status: RunStatus) -> None:
-        """Let the runs go on that outlive the session; all others are stopped, with `status`."""
+        """Continue the runs that outlive the session; stop all others, with `status`."""
         self.session_id = None
         for live in self._live.values():
             if not live.is_unattended:
                 self._stop(live, status)
-        self._notices.leave(live.execution for live in self._live.values() if live.is_unattended)
+        self._notifications.leave(
+            live.execution for live in self._live.values() if live.is_unattended
+        )
 
     def stop_all(self, status: RunStatus) -> None:
         """Cancel all active runs; they end with `status`."""
@@ -424,7 +426,7 @@ class Runner:
             self._within_log(_completed(message.run_id, ending)),
             milliseconds(ending.duration),
             execution.output.steps,
-            self._notices.of_end(message, ending.status),
+            self._notifications.of_end(message, ending.status),
         )
         stood: StoredEnd | None = None
         try:

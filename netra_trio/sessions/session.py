@@ -31,7 +31,7 @@ from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_feed import EventFeed
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.inbox import INBOX_MESSAGES, Adopted, Inbox, Work
-from netra_trio.sessions.notices import Notices
+from netra_trio.sessions.notifications import RunNotifications
 from netra_trio.sessions.runner import LiveRun, Runner
 from netra_trio.sessions.users import User
 from netra_trio.telemetry.log_context import set_log_context
@@ -143,7 +143,7 @@ class Session:
             spawn=self._spawn,
             session_id=self.id,
             changed=changed,
-            notices=Notices(services.notifier),
+            notifications=RunNotifications(services.notifier),
         )
         self._duplicates = Duplicates(
             self.id,
@@ -318,13 +318,14 @@ class Session:
         await self._runner.abandon()
 
     def leave(self) -> int:
-        """Go on without a client for the runs that outlive the session; its other runs end.
+        """Continue without a client, for the runs that outlive the session; end its other runs.
 
-        New messages are refused, and no event is kept. The session closes itself when its last run
-        has ended.
+        New messages are refused, and no event is kept. The session closes when its last run has
+        ended.
 
         Returns:
-            The number of runs that go on; with 0 nothing has changed, and `close` has to follow.
+            The number of runs that continue. With 0 nothing has changed, and the caller has to
+            `close` the session.
         """
         unattended = 0 if self.is_closing else self._runner.unattended
         if not unattended:

@@ -27,7 +27,7 @@ from netra_trio.telemetry.metrics import CONNECTIONS, Key
 
 
 class UserConnection(Protocol):
-    """The part of a connection that other connections of its user, and the limit of them, need."""
+    """The part of a connection that its user, and the limit of connections, use."""
 
     @property
     def session_id(self) -> SessionId:
@@ -35,7 +35,7 @@ class UserConnection(Protocol):
         ...
 
     def try_send(self, message: Outbound) -> bool:
-        """Send a control frame if there is room; return whether there was."""
+        """Send a control frame if there is space; return whether it was sent."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class UserConnection(Protocol):
 
 
 WatchedThreads: TypeAlias = dict[tuple[UserId, ThreadId], WatchedThread]
-"""The threads that are watched, on any node, of all users."""
+"""The watched threads of all users; the watchers may be at any node."""
 
 
 class LiveRun(WatchedRun, Protocol):

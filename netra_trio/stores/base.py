@@ -67,7 +67,7 @@ class NewMessage:
         content: The text that history shows.
         created_at: Unix seconds.
         session_id: The session of its run, if another node may take that session over; else None.
-        replaces: A message of the thread that leaves the history, with all that follows it.
+        replaces: A message of the thread; it and all later messages are removed from the history.
         unattended: Whether its run outlives its session.
     """
 
@@ -101,8 +101,8 @@ class RunEnd:
         created_at: Unix seconds.
         completed: The payload of its `agent_completed` as JSON, for duplicates of its message.
         duration_ms: From its start; 0 if it has not started.
-        steps: What the agent did, as JSON: `HistoryMessage.steps`; None for nothing.
-        notification: To store with the end, if this end stands.
+        steps: The steps of the agent as JSON, see `HistoryMessage.steps`; None for none.
+        notification: Stored with the end, if this is the first end of the run.
     """
 
     run_id: RunId
@@ -165,7 +165,7 @@ class NewQuestion:
         digest: The SHA-256 of the tool and its arguments, which the approval is bound to.
         created_at: Unix seconds.
         expires_at: Unix seconds.
-        notification: To store with the question.
+        notification: Stored with the question.
     """
 
     question_id: QuestionId
@@ -437,8 +437,8 @@ class Store(ThreadStore, NotificationStore, Protocol):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
-            MessageNotFound: If the thread has no message that it replaces.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
+            MessageNotFound: If the replaced message is not in the thread.
             NotStorable: If the message can never be stored; its sender is not asked to retry.
         """
         ...
@@ -448,7 +448,7 @@ class Store(ThreadStore, NotificationStore, Protocol):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
         """
         ...
 

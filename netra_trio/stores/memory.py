@@ -164,8 +164,8 @@ class MemoryStore:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
-            MessageNotFound: If the thread has no message that it replaces.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
+            MessageNotFound: If the replaced message is not in the thread.
             StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         return self._data.record(message, self.owner)
@@ -175,7 +175,7 @@ class MemoryStore:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
         """
         return self._data.find(message)
 
@@ -287,11 +287,11 @@ class MemoryStore:
         before: ThreadId | None = None,
         query: str | None = None,
     ) -> tuple[Sequence[StoredThread], bool]:
-        """Return threads, the newest update first, and whether there are more."""
+        """Return threads, newest update first, and whether there are more."""
         return self._data.list_threads(user_id, limit=limit, before=before, query=query)
 
     async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-        """Return one thread as it is listed, None if the user has no such thread."""
+        """Return one listed thread, None if the user has no such thread."""
         return self._data.get_thread((user_id, thread_id))
 
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
@@ -325,7 +325,7 @@ class MemoryStore:
         return self._data.unfinished_runs(user_id, thread_id)
 
     async def count_unattended(self, user_id: UserId) -> int:
-        """Return how many unattended runs of a user have not ended."""
+        """Return the number of a user's unattended runs that have not ended."""
         return sum(run.unattended for run in self._data.unfinished_runs(user_id, None))
 
     async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:
@@ -335,17 +335,17 @@ class MemoryStore:
     # Notifications, and stops of runs.
 
     async def add_notification(self, notification: Notification) -> None:
-        """Store a notification, due at once, in place of one with its id."""
+        """Store a notification, due at once; it replaces one with its id."""
         self._data.notifications.add(notification)
 
     async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:
-        """Take notifications that are due; no node takes them again for some seconds."""
+        """Take due notifications; no node takes them again for `seconds`."""
         return self._data.notifications.take(limit=limit, seconds=seconds)
 
     async def postpone_notification(
         self, notification_id: NotificationId, *, seconds: float
     ) -> None:
-        """Make a notification due again in some seconds."""
+        """Make a notification due again in `seconds`."""
         self._data.notifications.postpone(notification_id, seconds=seconds)
 
     async def drop_notification(self, notification_id: NotificationId) -> None:
@@ -357,9 +357,9 @@ class MemoryStore:
         return self._data.run_status(run_id)
 
     async def request_stop(self, run_id: RunId) -> bool:
-        """Ask the node of a run to stop it; return whether the run has not ended."""
+        """Request that the node of a run stops it; return whether the run is unfinished."""
         return self._data.request_stop(run_id)
 
     async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
-        """Return the newest request, and the runs whose stop was requested after another one."""
+        """Return the newest number of a request, and the runs of requests after `after`."""
         return self._data.notifications.stops(after)

@@ -66,7 +66,7 @@ class MemoryData:
     Attributes:
         users: The users.
         threads: The threads.
-        notifications: The notifications that wait, and the requests to stop runs.
+        notifications: The waiting notifications, and the requests to stop runs.
         openings: How many servers hold the store open.
     """
 
@@ -86,7 +86,7 @@ class MemoryData:
         self._idle: OrderedDict[Thread, None] = OrderedDict()
 
         self._keys: dict[Key, Message] = {}
-        self._deleted_keys: dict[Key, tuple[bytes, float]] = {}  # a fingerprint, and until when
+        self._deleted_keys: dict[Key, tuple[bytes, float]] = {}  # a fingerprint, and its expiry
         self._questions: dict[QuestionId, Run] = {}
         self._held: dict[RunId, tuple[Message, Run]] = {}
         self._ended: dict[RunId, Run] = {}
@@ -120,8 +120,8 @@ class MemoryData:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
-            MessageNotFound: If the thread has no message that it replaces.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
+            MessageNotFound: If the replaced message is not in the thread.
             StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         known = self.find(message)
@@ -147,7 +147,7 @@ class MemoryData:
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
         """
         self._end_leases()
         if message.key is None:
@@ -421,16 +421,16 @@ class MemoryData:
     def list_threads(
         self, user_id: UserId, *, limit: int, before: ThreadId | None, query: str | None
     ) -> tuple[list[StoredThread], bool]:
-        """Return threads, the newest update first, and whether there are more.
+        """Return threads, newest update first, and whether there are more.
 
         Raises:
-            ThreadNotFound: If the user has no thread `before`.
+            ThreadNotFound: If `before` is not a thread of the user.
         """
         self._end_leases()
         return self.threads.listed(user_id, limit=limit, before=before, query=query)
 
     def get_thread(self, key: ThreadKey) -> StoredThread | None:
-        """Return a thread as it is listed, None if there is none."""
+        """Return a listed thread, None if there is none."""
         self._end_leases()
         thread = self.threads.by_key.get(key)
         return None if thread is None else thread.stored()
@@ -448,7 +448,7 @@ class MemoryData:
         return found
 
     def request_stop(self, run_id: RunId) -> bool:
-        """Add a request to stop a run; return whether the run has not ended."""
+        """Add a request to stop a run; return whether the run is unfinished."""
         self._end_leases()
         if run_id not in self._held:
             return False
@@ -557,7 +557,7 @@ class MemoryData:
             self._forget_thread(thread)
 
     def _forget(self, message: Message) -> None:
-        """Forget what belongs to a message that is removed from its thread."""
+        """Remove the data of a message that is removed from its thread."""
         self._messages -= 1
         self._bytes -= message.size
         run = message.run

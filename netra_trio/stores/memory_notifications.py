@@ -18,16 +18,16 @@ from netra_trio.stores.notifications import (
     Notification,
 )
 
-NOTIFICATIONS = 10_000  # that wait; beyond it, the oldest is dropped
+NOTIFICATIONS = 10_000  # waiting ones; beyond it, the oldest is dropped
 
 
 @define
 class _Waiting:
-    """A notification that waits; its times are Trio's."""
+    """A waiting notification, with times on Trio's clock."""
 
     due: DueNotification
     due_at: float
-    gone_at: float
+    expires_at: float
 
 
 class MemoryNotifications:
@@ -35,11 +35,13 @@ class MemoryNotifications:
 
     def __init__(self) -> None:
         self._waiting: dict[NotificationId, _Waiting] = {}
-        self._stops: dict[RunId, tuple[int, float]] = {}  # its number and time, the oldest first
-        self._stopped = 0  # the number of the newest one
+        self._stops: dict[
+            RunId, tuple[int, float]
+        ] = {}  # number and time of each request, oldest first
+        self._stopped = 0  # the number of the newest request
 
     def add(self, notification: Notification) -> None:
-        """Add a notification, due at once, in place of one with its id."""
+        """Add a notification, due at once; it replaces one with its id."""
         now = trio.current_time()
         new = _Waiting(DueNotification(notification, 0), now, now + NOTIFICATION_SECONDS)
         self._waiting.pop(notification.id, None)
@@ -48,10 +50,10 @@ class MemoryNotifications:
             del self._waiting[next(iter(self._waiting))]
 
     def take(self, *, limit: int, seconds: float) -> list[DueNotification]:
-        """Take notifications that are due; they are due again in some seconds."""
+        """Take due notifications; they are due again in `seconds`."""
         now = trio.current_time()
-        gone = [key for key, each in self._waiting.items() if each.gone_at <= now]
-        for key in gone:
+        expired = [key for key, each in self._waiting.items() if each.expires_at <= now]
+        for key in expired:
             del self._waiting[key]
         due = sorted(
             (each for each in self._waiting.values() if each.due_at <= now),
@@ -65,17 +67,17 @@ class MemoryNotifications:
         return taken
 
     def postpone(self, notification_id: NotificationId, *, seconds: float) -> None:
-        """Make a notification due again in some seconds."""
+        """Make a notification due again in `seconds`."""
         waiting = self._waiting.get(notification_id)
         if waiting is not None:
             waiting.due_at = trio.current_time() + seconds
 
     def drop(self, notification_id: NotificationId) -> None:
-        """Forget a notification."""
+        """Remove a notification."""
         self._waiting.pop(notification_id, None)
 
     def request_stop(self, run_id: RunId) -> None:
-        """Add a request to stop a run, and forget those that are too old."""
+        """Add a request to stop a run, and remove expired requests."""
         now = trio.current_time()
         self._stopped += 1
         self._stops.pop(run_id, None)
@@ -85,7 +87,7 @@ class MemoryNotifications:
         self._stops[run_id] = (self._stopped, now)
 
     def stops(self, after: int) -> tuple[int, list[RunId]]:
-        """Return the newest request, and the runs that were named after another one; -1: none."""
+        """Return the newest number of a request, and the runs of later requests; none for -1."""
         runs: list[RunId] = []
         if after >= 0:
             newest_first = reversed(self._stops.items())

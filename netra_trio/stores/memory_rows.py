@@ -102,7 +102,7 @@ class Run:
         return HistoryRun(self.id, self.agent_name, self.status, questions_within(asked))
 
     def answering(self) -> HistoryRun:
-        """Return the run as history lists it with the agent's message."""
+        """Return the run, as in the history of the agent's message."""
         return HistoryRun(self.id, self.agent_name, self.status, duration_ms=self.duration_ms)
 
     def unfinished(self, thread: ThreadKey, owner: NodeId, created_at: float) -> UnfinishedRun:
@@ -134,7 +134,7 @@ class Message:
         question: The message that an answer belongs to; None for a user's message.
         answer: The answer to a user's message.
         is_hidden: Whether a later message of the user has replaced this one.
-        older, newer: Of a user's message, its neighbours of this kind in the thread.
+        older, newer: Of a user's message, the adjacent messages of the user in the thread.
     """
 
     number: int
@@ -160,7 +160,7 @@ class Message:
 
     @property
     def listed_size(self) -> int:
-        """The bytes that it takes in history, at most."""
+        """The maximum bytes that it has in the history."""
         asked = 0 if self.run is None else self.run.questions_size
         return len(self.text) + len(self.steps or b"") + _comment_size(self.feedback) + asked
 
@@ -185,7 +185,7 @@ class Message:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Its place in the history: an answer is behind its question."""
+        """Its position in the history: an answer follows its question."""
         return (self.number if self.question is None else self.question.number, self.number)
 
     def with_answer(self) -> "tuple[Message, ...]":
@@ -204,7 +204,7 @@ class Thread:
     Attributes:
         number: Its position in the order of creation.
         title: See `StoredThread`.
-        is_titled_by_user: Whether no agent may replace the title.
+        is_titled_by_user: Whether the user has set the title; agents do not replace it.
         read: The number of the newest message of the user whose answer is read.
         messages: All messages, answers included.
         loose: The user's messages that may be dropped, with their answers, as a heap by number: a
@@ -250,7 +250,7 @@ class Thread:
         self.updated_at = max(self.updated_at, message.created_at)
 
     def hide_from(self, number: int) -> None:
-        """Take the user's messages from a number on out of the history, with their answers."""
+        """Remove the user's messages from a number on from the history, with their answers."""
         for message in self.newest_first():
             if message.number < number:
                 break
@@ -274,7 +274,7 @@ class Thread:
         return message
 
     def stored(self) -> StoredThread:
-        """Return the thread as it is listed."""
+        """Return the listed thread."""
         unread = itertools.takewhile(lambda each: each.number > self.read, self.newest_first())
         runs = (message.run for message in self.held.values())
         return StoredThread(

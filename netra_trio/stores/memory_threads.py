@@ -1,4 +1,4 @@
-"""The threads of the store in memory, as they are found and listed.
+"""The threads of the store in memory, indexed by user, id and room.
 
 >>> threads = MemoryThreads()
 >>> threads.add((UserId("alice"), ThreadId("main")), "Hello", 0.0).stored().title
@@ -22,7 +22,7 @@ class MemoryThreads:
 
     Attributes:
         by_key: All threads.
-        by_user: Those of each user; a user without threads is not in it.
+        by_user: The threads of each user; users without threads are absent.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class MemoryThreads:
         self._number = itertools.count()
 
     def add(self, key: ThreadKey, content: str, created_at: float) -> Thread:
-        """Return the thread of a key, which is created, with its first message, if it is new."""
+        """Return the thread of a key; a new one is created with its first message."""
         thread = self.by_key.get(key)
         if thread is None:
             title = auto_title(content)
@@ -59,10 +59,10 @@ class MemoryThreads:
     def listed(
         self, user_id: UserId, *, limit: int, before: ThreadId | None, query: str | None
     ) -> tuple[list[StoredThread], bool]:
-        """Return threads, the newest update first, and whether there are more.
+        """Return threads, newest update first, and whether there are more.
 
         Raises:
-            ThreadNotFound: If the user has no thread `before`.
+            ThreadNotFound: If `before` is not a thread of the user.
         """
         these = sorted(self.by_user.get(user_id, {}).values(), key=_place, reverse=True)
         if before is not None:
@@ -86,10 +86,10 @@ class MemoryThreads:
         return True
 
     def mark_read(self, key: ThreadKey, message_id: MessageId) -> bool:
-        """Set the read mark to a message, never back; return whether there is such a thread.
+        """Move the read mark forward to a message; return whether there is such a thread.
 
         Raises:
-            MessageNotFound: If it is no message of the thread.
+            MessageNotFound: If the message is not in the thread.
         """
         thread = self.by_key.get(key)
         if thread is None:
@@ -97,7 +97,7 @@ class MemoryThreads:
         message = thread.messages.get(message_id)
         if message is None:
             raise MessageNotFound(message_id)
-        # The answer of a message that is read may come later.
+        # The answer of a read message may be stored later.
         read = message.number - 1 if message.question is None else message.question.number
         thread.read = max(thread.read, read)
         return True

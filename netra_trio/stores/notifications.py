@@ -1,4 +1,4 @@
-"""The part of the interface `Store` for notifications that wait to be sent, and for stops of runs.
+"""The part of the interface `Store` for waiting notifications, and for stops of runs.
 
 await store.add_notification(notification)
 for due in await store.take_notifications(limit=10, seconds=30):
@@ -13,18 +13,18 @@ from netra_trio.ids import NotificationId, QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.values import frozen
 
-NOTIFICATION_SECONDS = 86_400.0  # for which a notification that cannot be sent is kept
-STOP_SECONDS = 3600.0  # for which a request to stop a run is known
+NOTIFICATION_SECONDS = 86_400.0  # for which an unsent notification is kept
+STOP_SECONDS = 3600.0  # for which a request to stop a run is valid
 
 
 @frozen
 class Notification:
-    """What a webhook is told of a run.
+    """The content of a request to the webhook, about a run.
 
     Attributes:
         type: "agent_completed" or "agent_asking".
-        status: Of a run that has ended.
-        question_id: Of the question that a run asks.
+        status: The status of an ended run.
+        question_id: The id of a question.
     """
 
     id: NotificationId
@@ -41,7 +41,7 @@ class DueNotification:
     """A notification to send now.
 
     Attributes:
-        attempts: How often it was taken before.
+        attempts: The number of earlier attempts.
     """
 
     notification: Notification
@@ -52,37 +52,37 @@ class NotificationStore(Protocol):
     """Notifications that are sent at least once, and requests to stop runs of any node.
 
     The rules of `Store` hold: errors, cancelling, several nodes. A notification can also be stored
-    together with what it tells of: `RunEnd.notification`, `NewQuestion.notification`.
+    together with its end or question: `RunEnd.notification`, `NewQuestion.notification`.
     """
 
     async def add_notification(self, notification: Notification) -> None:
-        """Store a notification, due at once; it replaces one with the same id, if there is one.
+        """Store a notification, due at once; it replaces one with the same id.
 
-        So does the notification of a run's end or of a question. It is gone after
-        `NOTIFICATION_SECONDS`, sent or not.
+        The same applies to `RunEnd.notification` and `NewQuestion.notification`. A notification is
+        deleted after `NOTIFICATION_SECONDS`, sent or not.
         """
         ...
 
     async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:
-        """Take notifications that are due, those that are due for the longest time first.
+        """Take due notifications, in the order of the times at which they were due.
 
         No node takes them again for `seconds`, unless they are postponed to an earlier time. If
         none is due, this is one cheap query.
 
         Args:
             limit: The most notifications to take.
-            seconds: For how long they are this node's: longer than sending them takes.
+            seconds: How long this node keeps them: longer than sending them takes.
         """
         ...
 
     async def postpone_notification(
         self, notification_id: NotificationId, *, seconds: float
     ) -> None:
-        """Make a notification due again in some seconds; one that is gone is ignored."""
+        """Make a notification due again in `seconds`; a deleted one is ignored."""
         ...
 
     async def drop_notification(self, notification_id: NotificationId) -> None:
-        """Delete a notification: it was sent, or must not be; one that is gone is ignored."""
+        """Delete a notification, because it was sent or is not needed; a deleted one is ignored."""
         ...
 
     async def run_status(self, run_id: RunId) -> RunStatus | None:
@@ -90,17 +90,17 @@ class NotificationStore(Protocol):
         ...
 
     async def request_stop(self, run_id: RunId) -> bool:
-        """Ask the node of a run to stop it; the store need not be open.
+        """Request that the node of a run stops it; the store need not be open.
 
         Returns:
-            Whether there is such a run, and it has not ended.
+            Whether there is such a run that has not ended.
         """
         ...
 
     async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
         """Return the runs whose stop was requested after a request; one cheap query.
 
-        Requests are known for `STOP_SECONDS` at least. Each run is named once.
+        Requests are kept for `STOP_SECONDS` at least. Each run is named once.
 
         Args:
             after: The number of that request; -1 for the newest number only.

@@ -5,8 +5,8 @@ True
 >>> pattern_of("aÄ.") == r"[aA][Ää]\."
 True
 
-The pattern names both cases of each character. So it needs no rules of a database, whose own depend
-on its locale, or know ASCII only, and it is at the same time a regular expression of Python and of
+The pattern has both cases of each character. So it does not depend on the case rules of a database,
+which depend on a locale or cover only ASCII. It is a valid regular expression in Python and in
 PostgreSQL.
 """
 
@@ -36,7 +36,7 @@ def pattern_of(query: str) -> str:
 def _character(character: str) -> str:
     """Return the pattern of a character: itself, and its other cases."""
     other = (character.lower(), character.upper(), character.title(), character.casefold())
-    # Where another case has several characters, as "ß" has, it is left out.
+    # Another case with several characters, as of "ß", is left out.
     cases = dict.fromkeys(each for each in (character, *other) if len(each) == 1)
     if len(cases) > 1:
         return f"[{''.join(cases)}]"

@@ -21,9 +21,9 @@ class StoredThread:
     """A thread in the list of its user.
 
     Attributes:
-        title: The first words of its first message, until an agent or the user names it.
+        title: The first words of its first message, until an agent or the user sets another one.
         created_at: Unix seconds.
-        updated_at: Of its newest message, in Unix seconds.
+        updated_at: The time of its newest message, in Unix seconds.
         runs_active: The number of its runs that have not ended.
         asks: Whether one of them has an open question.
         unread: The number of agents' messages after the read mark.
@@ -45,7 +45,7 @@ class UnfinishedRun:
     Attributes:
         owner: Its node.
         unattended: Whether it outlives its session.
-        created_at: Of its message, in Unix seconds.
+        created_at: The time of its message, in Unix seconds.
     """
 
     run_id: RunId
@@ -59,7 +59,7 @@ class UnfinishedRun:
 
 
 def auto_title(content: str) -> str:
-    """Return the title of a thread whose first message is this one: its first words."""
+    """Return the title of a thread with this first message: its first words."""
     title = ""
     for word in content.lstrip()[: 2 * AUTO_TITLE_CHARACTERS].split():
         longer = f"{title} {word}" if title else word[:AUTO_TITLE_CHARACTERS]
@@ -70,14 +70,14 @@ def auto_title(content: str) -> str:
 
 
 def feedback_of(rating: Rating | None, comment: str | None) -> HistoryFeedback | None:
-    """Return a feedback as history lists it; None for none, which has no comment either."""
+    """Return the feedback for the history; None without a rating."""
     return None if rating is None else HistoryFeedback(rating, comment)
 
 
 class ThreadStore(Protocol):
     """The threads of users. The rules of `Store` hold: errors, cancelling, several nodes.
 
-    Every method sees what this node has written before, whether it was written behind or not.
+    Every method reads all earlier writes of this node, also those that are still queued.
     """
 
     async def list_threads(
@@ -88,7 +88,7 @@ class ThreadStore(Protocol):
         before: ThreadId | None = None,
         query: str | None = None,
     ) -> tuple[Sequence[StoredThread], bool]:
-        """Return threads, the newest update first, and whether there are more.
+        """Return threads, newest update first, and whether there are more.
 
         Args:
             user_id: The user.
@@ -97,12 +97,12 @@ class ThreadStore(Protocol):
             query: Only threads with this text, in any case, in their title or a listed message.
 
         Raises:
-            ThreadNotFound: If the user has no thread `before`.
+            ThreadNotFound: If `before` is not a thread of the user.
         """
         ...
 
     async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-        """Return one thread as it is listed, None if the user has no such thread."""
+        """Return one listed thread, None if the user has no such thread."""
         ...
 
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
@@ -116,7 +116,7 @@ class ThreadStore(Protocol):
     async def set_title(
         self, user_id: UserId, thread_id: ThreadId, title: str, *, by_user: bool
     ) -> bool:
-        """Set the title of a thread; an agent's title does not replace one that the user has set.
+        """Set the title of a thread; an agent does not replace a title of the user.
 
         Returns:
             Whether the title was set: there is such a thread, and its title may be replaced.
@@ -124,13 +124,13 @@ class ThreadStore(Protocol):
         ...
 
     async def mark_read(self, user_id: UserId, thread_id: ThreadId, message_id: MessageId) -> bool:
-        """Set the read mark to a message; a mark never goes back.
+        """Set the read mark to a message; it never moves back.
 
         Returns:
             Whether there is such a thread.
 
         Raises:
-            MessageNotFound: If it is no message of the thread.
+            MessageNotFound: If the message is not in the thread.
         """
         ...
 
@@ -151,14 +151,14 @@ class ThreadStore(Protocol):
         ...
 
     async def count_unattended(self, user_id: UserId) -> int:
-        """Return how many unattended runs of a user have not ended."""
+        """Return the number of a user's unattended runs that have not ended."""
         ...
 
     async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:
         """Delete a thread with its messages, runs, questions and feedback.
 
         The end of a run of the thread that is stored later is ignored. The keys of its messages are
-        known for `DELETED_KEY_SECONDS`: `record` and `find` raise `ThreadDeleted` for them.
+        kept for `DELETED_KEY_SECONDS`: `record` and `find` raise `ThreadDeleted` for them.
 
         Returns:
             Whether there was such a thread.

@@ -136,7 +136,7 @@ class SessionEnded:
     """A session ended.
 
     Attributes:
-        unattended: The number of its runs that go on without it.
+        unattended: The number of its runs that continue without it.
         was_lost: Whether its last connection was lost, and not closed.
     """
 
@@ -231,7 +231,7 @@ class NotificationSent:
 
     Attributes:
         kind: The `type` of the notification.
-        attempts: How many there were, this one included.
+        attempts: The number of attempts, this one included.
         seconds: The time until the webhook's answer.
     """
 
@@ -246,12 +246,12 @@ class NotificationSent:
 
 @frozen
 class NotificationFailed:
-    """The webhook has not accepted a notification, which is sent again.
+    """The webhook has not accepted a notification; it is sent again.
 
     Attributes:
         kind: The `type` of the notification.
-        attempts: How many there were, this one included.
-        reason: The status of the answer, or what went wrong.
+        attempts: The number of attempts, this one included.
+        reason: The status of the answer, or the error.
         retry_in: The seconds until the next attempt.
     """
 

@@ -170,13 +170,13 @@ class KillableStore:
         before: ThreadId | None = None,
         query: str | None = None,
     ) -> tuple[Sequence[StoredThread], bool]:
-        """Return threads, the newest update first, and whether there are more."""
+        """Return threads, newest update first, and whether there are more."""
         return await self._reachable().list_threads(
             user_id, limit=limit, before=before, query=query
         )
 
     async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-        """Return one thread as it is listed, None if the user has no such thread."""
+        """Return one listed thread, None if the user has no such thread."""
         return await self._reachable().get_thread(user_id, thread_id)
 
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
@@ -210,7 +210,7 @@ class KillableStore:
         return await self._reachable().unfinished_runs(user_id, thread_id)
 
     async def count_unattended(self, user_id: UserId) -> int:
-        """Return how many unattended runs of a user have not ended."""
+        """Return the number of a user's unattended runs that have not ended."""
         return await self._reachable().count_unattended(user_id)
 
     async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:
@@ -220,17 +220,17 @@ class KillableStore:
     # Notifications, and stops of runs
 
     async def add_notification(self, notification: Notification) -> None:
-        """Store a notification, due at once, in place of one with its id."""
+        """Store a notification, due at once; it replaces one with its id."""
         await self._reachable().add_notification(notification)
 
     async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:
-        """Take notifications that are due; no node takes them again for some seconds."""
+        """Take due notifications; no node takes them again for `seconds`."""
         return await self._reachable().take_notifications(limit=limit, seconds=seconds)
 
     async def postpone_notification(
         self, notification_id: NotificationId, *, seconds: float
     ) -> None:
-        """Make a notification due again in some seconds."""
+        """Make a notification due again in `seconds`."""
         await self._reachable().postpone_notification(notification_id, seconds=seconds)
 
     async def drop_notification(self, notification_id: NotificationId) -> None:
@@ -242,11 +242,11 @@ class KillableStore:
         return await self._reachable().run_status(run_id)
 
     async def request_stop(self, run_id: RunId) -> bool:
-        """Ask the node of a run to stop it; return whether the run has not ended."""
+        """Request that the node of a run stops it; return whether the run is unfinished."""
         return await self._reachable().request_stop(run_id)
 
     async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
-        """Return the newest request, and the runs whose stop was requested after another one."""
+        """Return the newest number of a request, and the runs of requests after `after`."""
         return await self._reachable().stop_requests(after)
 
     def _reachable(self) -> Store:

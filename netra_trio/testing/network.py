@@ -222,7 +222,7 @@ async def open_network(
         store: The store of the server; in memory if None. One that uses threads needs a real clock:
             a virtual one does not wait for them.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
-        rooms: Decides what users do in rooms; None for the server's own rooms only.
+        rooms: The function for permissions in rooms; None for the server's own rooms only.
         settings: Fields of `Settings`, such as `heartbeat_interval_ms`.
 
     Raises:

@@ -54,7 +54,7 @@ class MemoryServer:
             crash.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
         conditions: Delay and throughput of the connections.
-        rooms: Decides what users do in rooms; None for the server's own rooms only.
+        rooms: The function for permissions in rooms; None for the server's own rooms only.
     """
 
     def __init__(

@@ -89,7 +89,7 @@ class AsgiTransport:
 
     @property
     def send_framed(self) -> SendFramed | None:
-        """It cannot."""
+        """Not supported."""
         return None
 
     async def close(self, code: int, reason: str) -> None:

@@ -6,11 +6,11 @@ from typing import Protocol, TypeAlias
 
 
 class Sent(Enum):
-    """How much of a frame was sent at once.
+    """The part of a frame that was sent at once.
 
-    ALL: All of it.
+    ALL: The whole frame.
     PART: The beginning; the transport sends the rest before anything else, with the next `send`.
-    NOTHING: Nothing, because it would have to wait.
+    NOTHING: Nothing, because sending would wait.
     """
 
     ALL = "all"
@@ -69,8 +69,8 @@ class Transport(Protocol):
     def send_framed(self) -> SendFramed | None:
         """Sends a text frame that many connections share, without waking the writer.
 
-        It takes the bytes of the WebSocket frame (`transports.frames.text_frame`). None where the
-        transport cannot: then the frame takes the way of all others.
+        Its argument is the WebSocket frame (`transports.frames.text_frame`). None if the transport
+        does not support this; then the writer sends the frame.
         """
         ...
 

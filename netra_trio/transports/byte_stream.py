@@ -137,7 +137,7 @@ class SocketByteStream:
         return True
 
     def write_now(self, data: bytes | memoryview) -> int:
-        """Write what the kernel takes at once; return how many bytes that were.
+        """Write the bytes that the kernel accepts at once; return their number.
 
         Raises:
             TransportClosed: If the connection is lost.

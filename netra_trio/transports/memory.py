@@ -214,7 +214,7 @@ class MemoryTransport:
 
     @property
     def send_framed(self) -> SendFramed | None:
-        """It cannot."""
+        """Not supported."""
         return None
 
     async def close(self, code: int, reason: str) -> None:

@@ -65,7 +65,7 @@ class WebSocketTransport:
         self._write_now = stream.write_now if isinstance(stream, SocketByteStream) else None
         self._is_open = False  # from the acceptance to the close frame
         self._close_sent = False
-        self._rest = b""  # of a frame of which the beginning is sent
+        self._rest = b""  # of a frame that was sent in part
         self._gone: TransportClosed | None = None
         self._write_error: TransportClosed | None = None
 

@@ -1,6 +1,6 @@
 """The notifier: sends the notifications of the outbox, which is a table of the store.
 
-    notifier = Notifier(store, endpoint, is_attached=attendance.is_attached, note=instruments.note)
+    notifier = Notifier(store, endpoint, is_attached=attached.is_attached, note=instruments.note)
     nursery.start_soon(notifier.run)
     notifier.add([notification])            # for a run that has left its session
     notifier.wake()                         # a notification was stored with an end or a question

@@ -150,7 +150,7 @@ class ValkeyBroker:
         for each, value in zip(seen, values, strict=True):
             missed = _history(*each, value)
             if missed.epoch == each[1] and missed.offset < each[2]:
-                # A fail-over to older data: the next events must not get numbers that were used.
+                # A fail-over to older data: the next events must not reuse offsets.
                 await self.forget(each[0])
             if missed.epoch != each[1]:  # all events of the new epoch are missed ones
                 missed = await self.history(each[0], epoch=missed.epoch, after=0)

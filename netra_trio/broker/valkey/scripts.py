@@ -208,7 +208,7 @@ end
 
 # KEYS: room, its events, the idempotency key. ARGV: candidate for the epoch, data, how many events
 # are kept, their milliseconds, those of the key (0 without one), those of the room, channel.
-# A key of an earlier epoch does not count: the room was forgotten since.
+# A key of an earlier epoch is ignored: the room was forgotten since then.
 PUBLISH = Script(
     _ROOM
     + """

@@ -12,9 +12,9 @@ whatever the number of entries:
     6  insert     questions, usage and notifications, and update questions that were closed
     7  select     the ends of runs that this node does not have any more
 
-A message that replaces another one begins with a select of that one, and takes it out of the
-history once it is inserted itself. Such messages are rare: each begins a part of the batch, for
-which the steps are done alone.
+For a message that replaces another one, that one is selected first, and removed from the history
+after the insert. Such messages are rare: each begins a part of the batch, and each part executes
+the steps.
 """
 
 from collections import defaultdict
@@ -156,7 +156,7 @@ class Batch:
             ).all()
             if rows:
                 delete_messages(connection, {row.message: row.thread for row in rows})
-                self.numbers.clear()  # a thread may be gone
+                self.numbers.clear()  # a thread may be deleted
 
     def _find_duplicates(self, connection: Connection) -> dict[RecordMessage, Known]:
         """Return the recordings whose key is in the database, or earlier in this batch."""
@@ -172,7 +172,7 @@ class Batch:
             recorded = known.get(key)
             if recorded is None:
                 known[key] = _as_known(entry.message)
-            elif not recorded.is_of(entry.message):  # else by a lost answer
+            elif not recorded.is_of(entry.message):  # otherwise by an attempt whose answer was lost
                 found[entry] = recorded
         return found
 

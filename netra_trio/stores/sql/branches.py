@@ -29,7 +29,7 @@ question = messages.alias("question")
 """The message that a message belongs to: an answer's question, or the message itself."""
 
 is_listed: ColumnElement[bool] = question.c.replaced_by.is_(None)
-"""Whether a message is in the history; it is joined with its question."""
+"""Whether a message is in the history; the query joins it with its question."""
 
 of_question: ColumnElement[bool] = question.c.number == messages.c.place
 """The condition of that join."""
@@ -39,7 +39,7 @@ is_answer: ColumnElement[bool] = messages.c.role == literal_column(f"'{AGENT}'")
 
 @frozen
 class Branch:
-    """A message to replace, with all that follows it.
+    """A message to replace, with all later messages.
 
     Attributes:
         thread: The number of its thread.
@@ -51,7 +51,7 @@ class Branch:
 
 
 def find_branch(connection: Connection, message: NewMessage) -> Branch | None:
-    """Return what a message replaces, None if its thread has no such message."""
+    """Return the branch that a message replaces, None if its thread has no such message."""
     row = connection.execute(
         select(messages.c.thread, messages.c.place, messages.c.role)
         .join(threads, threads.c.number == messages.c.thread)
@@ -72,7 +72,7 @@ def find_branch(connection: Connection, message: NewMessage) -> Branch | None:
 
 
 def hide_branch(connection: Connection, branch: Branch, number: int) -> None:
-    """Take a branch out of the history; the message with this number has replaced it."""
+    """Remove a branch from the history; the message with this number has replaced it."""
     these = (
         messages.c.thread == branch.thread,
         messages.c.place.between(branch.place, number - 1),
@@ -83,7 +83,7 @@ def hide_branch(connection: Connection, branch: Branch, number: int) -> None:
 
 
 def delete_messages(connection: Connection, numbers: Mapping[int, int]) -> None:
-    """Delete messages of users with their answers; what they have replaced is listed again.
+    """Delete messages of users with their answers; messages that they replaced are listed again.
 
     Args:
         connection: In a transaction.

@@ -1,4 +1,4 @@
-"""Numbered changes that other nodes notice soon: each node asks for those after the last it knows.
+"""Numbered changes that other nodes poll: each node selects those after the last known number.
 
 changes = Changes(user_changes, user_changes.c.user_id, kept_seconds=3600.0)
 changes.note(connection, user_id)                       # in a transaction
@@ -17,12 +17,12 @@ _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 
 
 class Changes:
-    """A table of changes: `number`, what was changed, and `changed_at`.
+    """A table of changes: `number`, the changed subject, and `changed_at`.
 
     Args:
         table: The table.
-        subject: Its column with what was changed.
-        kept_seconds: How long a change is known, at least.
+        subject: Its column of the changed subjects.
+        kept_seconds: The minimum time for which a change is kept.
     """
 
     def __init__(self, table: Table, subject: ColumnElement[Any], *, kept_seconds: float) -> None:
@@ -34,10 +34,10 @@ class Changes:
         self._newest = select(func.max(every.c.number)).scalar_subquery()
 
     def lock(self, connection: Connection) -> None:
-        """Let no other transaction note a change until this one ends.
+        """Prevent changes by other transactions until this one ends.
 
-        Numbers are taken before the commit: without the lock, a change could become visible after
-        one with a higher number, and who has seen that one would never see it.
+        Numbers are taken before the commit. Without the lock, a change could become visible after
+        one with a higher number, and a node that has read that one would never read it.
         """
         if connection.dialect.name == "postgresql":
             connection.execute(_LOCK, {"lock": LOCK})
@@ -53,7 +53,7 @@ class Changes:
         connection.execute(insert(table).values({self._name: subject, "changed_at": moment}))
 
     def find(self, connection: Connection, after: int) -> tuple[int, list[str]]:
-        """Return the newest number, and what was changed after a number; -1: nothing."""
+        """Return the newest number, and the subjects that changed after a number; none for -1."""
         number = self._table.c.number
         is_newest = number == self._newest
         these = is_newest if after < 0 else or_(number > after, is_newest)
@@ -61,5 +61,5 @@ class Changes:
         if not rows:
             return 0, []
         changed = [row.subject for row in rows if 0 <= after < row.number]
-        # The last place of each subject counts.
+        # The last occurrence of each subject counts.
         return rows[-1].number, list(dict.fromkeys(reversed(changed)))[::-1]

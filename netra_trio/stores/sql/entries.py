@@ -60,7 +60,7 @@ class RecordMessage(Entry):
     Attributes:
         is_started: Whether the run started while this was queued: it is inserted as `running`.
         known: What was recorded earlier under its key; set when this is written.
-        lacks_branch: Whether its thread has no message that it replaces, so that it is not
+        lacks_branch: Whether the message that it replaces does not exist, so that it is not
             recorded; set when this is written.
     """
 

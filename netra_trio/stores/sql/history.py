@@ -1,6 +1,6 @@
 """Pages of history: the newest messages of a thread, or the newest before one of them.
 
-Each answer is listed behind its question.
+Each answer is listed directly after its question.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def read_page(
         ).one_or_none()
         if cursor is None:
             raise MessageNotFound(before)
-        # The first condition is the range of the index; PostgreSQL makes none of an OR.
+        # The first condition gives the range of the index; PostgreSQL derives none from an OR.
         earlier &= messages.c.place <= cursor.place
         earlier &= or_(messages.c.place < cursor.place, messages.c.number < cursor.number)
     # Sizes are read before texts: a hundred of the longest texts are 25 times the size of a page.
@@ -80,7 +80,7 @@ def _how_many_fit(sizes: Sequence[int]) -> int:
     return len(sizes)
 
 
-# Characters of a comment, which have one byte in nearly all; the page is cut by bytes later.
+# Characters of a comment, mostly of one byte; the page is cut by bytes later.
 _SIZES: Select[Any] = (
     select(
         messages.c.number,

@@ -1,7 +1,7 @@
-"""Finds what was recorded under idempotency keys, and the keys of deleted threads.
+"""Finds the runs that were recorded under idempotency keys, and the keys of deleted threads.
 
 known = find_known(connection, keys)
-forget_deleted(connection)              # in a transaction, may be executed twice
+forget_deleted(connection)              # in a transaction; may be repeated
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from netra_trio.stores.sql.leases import now
 from netra_trio.stores.sql.schema import as_written, deleted_keys, exact
 from netra_trio.stores.threads import DELETED_KEY_SECONDS
 
-# Past SQLAlchemy, as the inserts are: each batch with keys executes it. It is a join, because with
-# a condition of pairs SQLite would read all runs.
+# Without SQLAlchemy, like the inserts: each batch with keys executes it. It is a join, because with
+# a condition on pairs SQLite would read all runs.
 _RECORDED = (
     "WITH given (user_id, correlation_id) AS ({}) "
     "SELECT runs.run_id, runs.user_id, runs.correlation_id, runs.fingerprint, runs.status, "
@@ -38,7 +38,7 @@ def find_known(connection: Connection, keys: Sequence[Key]) -> dict[Key, Known]:
     for row in _recorded(connection, keys):
         key = (UserId(as_written(row.user_id)), CorrelationId(as_written(row.correlation_id)))
         known[key] = Known(row.fingerprint, _duplicate(row))
-    # After the runs: in one transaction a run is deleted and its key is added to these.
+    # After the runs: one transaction deletes a run and adds its key here.
     correlation_ids = {correlation_id for _, correlation_id in keys}
     deleted = select(deleted_keys).where(deleted_keys.c.correlation_id.in_(correlation_ids))
     for row in connection.execute(deleted):
@@ -51,7 +51,7 @@ def _recorded(connection: Connection, keys: Sequence[Key]) -> Sequence[Row[Any]]
     if connection.dialect.name == "postgresql":
         values: tuple[object, ...] = tuple(list(column) for column in zip(*stored, strict=True))
         return connection.exec_driver_sql(_RECORDED.format(_ARRAYS), values).all()
-    # One of few numbers of rows, so that few statements are prepared; a key may be there twice.
+    # The number of rows is rounded up, so that few statements are prepared; a key may be repeated.
     size = 4
     while size < len(stored):
         size *= 4

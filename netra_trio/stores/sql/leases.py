@@ -83,7 +83,7 @@ class Lease:
         return owners.c.owner == self.id
 
     def end_gone(self, connection: Connection) -> int:
-        """End the runs of processes that are gone, without taking the lease; return how many."""
+        """End the runs of ended processes, without taking the lease; return their number."""
         moment = now(connection)
         is_new = moment - _up_since(connection) < LEASE_SECONDS
         return self._end_gone(connection, moment, in_grace=is_new)

@@ -1,4 +1,4 @@
-"""Notifications that wait to be sent.
+"""The notifications that wait to be sent.
 
 add_notifications(connection, [notification])               # in a transaction
 if is_any_due(connection):
@@ -23,7 +23,7 @@ from netra_trio.stores.sql.schema import notifications
 
 
 def add_notifications(connection: Connection, new: Sequence[Notification]) -> None:
-    """Store notifications, due at once, in place of those with the same ids."""
+    """Store notifications, due at once; they replace those with the same ids."""
     moment = now(connection)
     rows = [
         {
@@ -53,7 +53,7 @@ def is_any_due(connection: Connection) -> bool:
 def take_notifications(
     connection: Connection, *, limit: int, seconds: float
 ) -> list[DueNotification]:
-    """Take notifications that are due, and delete those that are too old."""
+    """Take due notifications, and delete expired ones."""
     moment = now(connection)
     due = (
         select(notifications)
@@ -79,7 +79,7 @@ def take_notifications(
 
 
 def postpone(connection: Connection, notification_id: NotificationId, *, seconds: float) -> None:
-    """Make a notification due again in some seconds."""
+    """Make a notification due again in `seconds`."""
     this = notifications.c.notification_id == notification_id
     change = update(notifications).where(this).values(due_at=now(connection) + seconds)
     connection.execute(change)

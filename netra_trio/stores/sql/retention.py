@@ -10,7 +10,7 @@ from netra_trio.stores.sql.branches import delete_messages
 from netra_trio.stores.sql.schema import messages, runs, usage
 
 CHUNK = (
-    500  # messages of one transaction, without answers: some ms, so that it delays no other write
+    500  # messages of one transaction, without answers: some ms, so that other writes wait little
 )
 DAY = 86_400.0  # seconds
 USAGE_DAYS = 400  # the shortest time to keep reports of usage: a year, and a month to compare
@@ -26,8 +26,8 @@ def delete_old(connection: Connection, *, older_than: float) -> int:
         older_than: Unix seconds.
 
     Returns:
-        How many messages were deleted, without their answers; if it is less than `CHUNK`, no others
-        are left, except those that another server deletes at the same time.
+        How many messages were deleted, without their answers; if it is less than `CHUNK`, none
+        is left, except those that another server deletes at the same time.
     """
     is_unfinished = exists().where(
         runs.c.message == messages.c.number, runs.c.status.in_(UNFINISHED)

@@ -43,7 +43,7 @@ NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INT
 # PostgreSQL's text cannot contain U+0000, and SQLite's own functions stop at it. It is escaped with
 # U+001A, which is escaped itself: every text is read as it was written, and most stay readable.
 SEARCH = "netra_contains"
-"""SQLite's function of a stored text and a text to search for: whether it has that in any case."""
+"""The name of SQLite's function that searches a stored text for another one, in any case."""
 
 _MARK, _ZERO = "\x1a", "\x00"
 
@@ -99,7 +99,9 @@ threads = Table(
     Column("title", ExactText, nullable=False, server_default=text("''")),
     Column("titled_by_user", Boolean, nullable=False, server_default=false()),
     Column("updated_at", Double, nullable=False, server_default="0"),
-    Column("read_mark", NUMBER, nullable=False, server_default="0"),  # a place: read up to there
+    Column(
+        "read_mark", NUMBER, nullable=False, server_default="0"
+    ),  # a value of `place`: messages up to it are read
     UniqueConstraint("user_id", "thread_id", name="threads_of_user"),
     Index("threads_by_room", "room", unique=True),
     Index("threads_by_update", "user_id", "updated_at", "number"),
@@ -196,13 +198,13 @@ user_changes = Table(
     Column("number", NUMBER, primary_key=True),
     Column("user_id", ExactText, nullable=False),
     Column("changed_at", Double, nullable=False),  # Unix seconds on the database's clock
-    sqlite_autoincrement=True,  # the number of a deleted row is never used again
+    sqlite_autoincrement=True,  # the number of a deleted row is never reused
 )
 
 deleted_keys = Table(
     "deleted_keys",
     metadata,
-    # In this order: a batch looks for its correlation ids, and mostly finds none.
+    # In this order: a batch searches its correlation ids, and mostly finds none.
     Column("correlation_id", ExactText, primary_key=True),
     Column("user_id", ExactText, primary_key=True),
     Column("fingerprint", LargeBinary, nullable=False),
@@ -222,7 +224,7 @@ notifications = Table(
     Column("question_id", ExactText),
     Column("attempts", Integer, nullable=False),
     Column("created_at", Double, nullable=False),  # Unix seconds on the database's clock
-    Column("due_at", Double, nullable=False),  # likewise; later while a node sends it
+    Column("due_at", Double, nullable=False),  # likewise; postponed while a node sends it
     Index("notifications_due", "due_at"),
 )
 
@@ -232,7 +234,7 @@ stops = Table(
     Column("number", NUMBER, primary_key=True),
     Column("run_id", ExactText, nullable=False),
     Column("changed_at", Double, nullable=False),  # Unix seconds on the database's clock
-    sqlite_autoincrement=True,  # the number of a deleted row is never used again
+    sqlite_autoincrement=True,  # the number of a deleted row is never reused
 )
 
 uncopied = Table(

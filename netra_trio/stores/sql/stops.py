@@ -1,4 +1,4 @@
-"""Requests to stop runs, numbered, so that their nodes notice them soon.
+"""Numbered requests to stop runs, which the nodes poll.
 
 is_unfinished = request_stop(connection, run_id)
 newest, run_ids = find_stops(connection, after=newest)
@@ -18,7 +18,7 @@ _STOPS = Changes(stops, stops.c.run_id, kept_seconds=STOP_SECONDS)
 
 
 def request_stop(connection: Connection, run_id: RunId) -> bool:
-    """Note that a run is to be stopped; return whether there is such an unfinished run."""
+    """Add a request to stop a run; return whether there is such an unfinished run."""
     this = select(runs.c.message).where(runs.c.run_id == run_id, is_unfinished)
     if connection.scalar(this) is None:
         return False
@@ -28,6 +28,6 @@ def request_stop(connection: Connection, run_id: RunId) -> bool:
 
 
 def find_stops(connection: Connection, after: int) -> tuple[int, Sequence[RunId]]:
-    """Return the newest request, and the runs that were named after another one; -1: none."""
+    """Return the newest number of a request, and the runs of later requests; none for -1."""
     newest, found = _STOPS.find(connection, after)
     return newest, [RunId(run_id) for run_id in found]

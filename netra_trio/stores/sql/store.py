@@ -225,8 +225,8 @@ class SqlStore(ThreadCalls):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
-            MessageNotFound: If the thread has no message that it replaces.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
+            MessageNotFound: If the replaced message is not in the thread.
             NotStorable: If the database can never store it; only with a key or a session id.
         """
         entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
@@ -265,7 +265,7 @@ class SqlStore(ThreadCalls):
 
         Raises:
             KeyConflict: If the key is known with another fingerprint.
-            ThreadDeleted: If the key is that of a message of a deleted thread.
+            ThreadDeleted: If the key belongs to a message of a deleted thread.
         """
         if message.key is None:
             return None
@@ -346,7 +346,7 @@ class SqlStore(ThreadCalls):
         return await self._read(partial(find_run, user_id=user_id, run_id=run_id))
 
     async def end_gone_runs(self) -> int:
-        """End the runs of processes that are gone; return how many. The store need not be open."""
+        """End the runs of ended processes; return their number. The store need not be open."""
         return await self._write_now(self._upkeep.lease.end_gone)
 
     async def run_status(self, run_id: RunId) -> RunStatus | None:

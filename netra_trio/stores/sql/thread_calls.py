@@ -48,17 +48,17 @@ class ThreadCalls:
     _writes: WriteBehind
 
     async def _read(self, work: Callable[[Connection], _T]) -> _T:
-        """Write what is queued, then read."""
+        """Write the queued entries, then read."""
         await self._writes.flush()
         return await self.database.read(work)
 
     async def _change(self, work: Callable[[Connection], _T]) -> _T:
-        """Write what is queued, then do work that may be repeated."""
+        """Write the queued entries, then do work that may be repeated."""
         await self._writes.flush()
         return await self._write_now(work)
 
     async def _write_now(self, work: Callable[[Connection], _T]) -> _T:
-        """Do work that may be repeated, past the queue."""
+        """Do work that may be repeated, without waiting for the queue."""
         try:
             return await self.database.write_repeatable(work)
         except (DatabaseUnusable, NotStorable) as error:  # it was usable at the start
@@ -74,13 +74,13 @@ class ThreadCalls:
         before: ThreadId | None = None,
         query: str | None = None,
     ) -> tuple[Sequence[StoredThread], bool]:
-        """Return threads, the newest update first, and whether there are more."""
+        """Return threads, newest update first, and whether there are more."""
         return await self._read(
             partial(list_threads, user_id=user_id, limit=limit, before=before, query=query)
         )
 
     async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-        """Return one thread as it is listed, None if the user has no such thread."""
+        """Return one listed thread, None if the user has no such thread."""
         return await self._read(partial(get_thread, user_id=user_id, thread_id=thread_id))
 
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:
@@ -125,7 +125,7 @@ class ThreadCalls:
         return await self._read(partial(unfinished_runs, user_id=user_id, thread_id=thread_id))
 
     async def count_unattended(self, user_id: UserId) -> int:
-        """Return how many unattended runs of a user have not ended."""
+        """Return the number of a user's unattended runs that have not ended."""
         return await self._read(partial(count_unattended, user_id=user_id))
 
     async def delete_thread(self, user_id: UserId, thread_id: ThreadId) -> bool:
@@ -142,11 +142,11 @@ class ThreadCalls:
     # Notifications, and stops of runs
 
     async def add_notification(self, notification: Notification) -> None:
-        """Store a notification, due at once, in place of one with its id."""
+        """Store a notification, due at once; it replaces one with its id."""
         await self._write_now(partial(add_notifications, new=[notification]))
 
     async def take_notifications(self, *, limit: int, seconds: float) -> Sequence[DueNotification]:
-        """Take notifications that are due; no node takes them again for some seconds."""
+        """Take due notifications; no node takes them again for `seconds`."""
         if not await self.database.read(is_any_due):
             return ()
         return await self._write_now(partial(take_notifications, limit=limit, seconds=seconds))
@@ -154,7 +154,7 @@ class ThreadCalls:
     async def postpone_notification(
         self, notification_id: NotificationId, *, seconds: float
     ) -> None:
-        """Make a notification due again in some seconds."""
+        """Make a notification due again in `seconds`."""
         await self._write_now(partial(postpone, notification_id=notification_id, seconds=seconds))
 
     async def drop_notification(self, notification_id: NotificationId) -> None:
@@ -162,9 +162,9 @@ class ThreadCalls:
         await self._write_now(partial(drop, notification_id=notification_id))
 
     async def request_stop(self, run_id: RunId) -> bool:
-        """Ask the node of a run to stop it; return whether the run has not ended."""
+        """Request that the node of a run stops it; return whether the run is unfinished."""
         return await self._change(partial(request_stop, run_id=run_id))
 
     async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
-        """Return the newest request, and the runs whose stop was requested after another one."""
+        """Return the newest number of a request, and the runs of requests after `after`."""
         return await self.database.read(partial(find_stops, after=after))

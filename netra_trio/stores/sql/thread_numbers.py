@@ -81,7 +81,7 @@ def note_updates(connection: Connection, updated: Mapping[int, float]) -> None:
 
 _UPDATE_SQLITE = "UPDATE threads SET updated_at = ? WHERE number = ? AND updated_at < ?"
 # The rows are locked in the order of their numbers: two transactions that update the same threads
-# never wait for each other in a circle.
+# cannot deadlock.
 _UPDATE_POSTGRESQL = (
     "UPDATE threads SET updated_at = new.time FROM ("
     "SELECT threads.number, given.time FROM unnest(%s::bigint[], %s::float8[]) "
@@ -108,7 +108,7 @@ def _create(
         for (user_id, thread_id), first in missing.items()
     ]
     connection.execute(insert_missing(connection, threads), rows)
-    # By their rooms: with a condition of pairs, SQLite may read all threads.
+    # By their rooms: with a condition on pairs, SQLite may read all threads.
     these = threads.c.room.in_([row["room"] for row in rows])
     return {
         (UserId(row.user_id), ThreadId(row.thread_id)): row.number

@@ -1,4 +1,4 @@
-"""The threads of users as they are listed, their titles and marks, and feedback on answers.
+"""The list of a user's threads, titles, read marks, and feedback on answers.
 
 page, has_more = list_threads(connection, user_id, limit=50, before=None, query=None)
 """
@@ -42,7 +42,7 @@ from netra_trio.stores.sql.schema import (
 )
 from netra_trio.stores.threads import StoredThread, UnfinishedRun
 
-CHUNK = 5000  # messages of one statement: a second, and the time limit is two
+CHUNK = 5000  # messages of one statement: about a second, and the time limit is two
 
 _UNREAD = (
     select(func.count())
@@ -86,10 +86,10 @@ def list_threads(
     before: ThreadId | None,
     query: str | None,
 ) -> tuple[Sequence[StoredThread], bool]:
-    """Return threads, the newest update first, and whether there are more.
+    """Return threads, newest update first, and whether there are more.
 
     Raises:
-        ThreadNotFound: If the user has no thread `before`.
+        ThreadNotFound: If `before` is not a thread of the user.
     """
     these = threads.c.user_id == user_id
     if before is not None:
@@ -98,7 +98,7 @@ def list_threads(
         ).one_or_none()
         if cursor is None:
             raise ThreadNotFound(before)
-        # The first condition is the range of the index; PostgreSQL makes none of an OR.
+        # The first condition gives the range of the index; PostgreSQL derives none from an OR.
         these &= threads.c.updated_at <= cursor.updated_at
         these &= or_(threads.c.updated_at < cursor.updated_at, threads.c.number < cursor.number)
     if query is not None:
@@ -148,7 +148,7 @@ def stored_pattern(query: str) -> str:
 
 
 def get_thread(connection: Connection, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-    """Return a thread as it is listed, None if there is none."""
+    """Return a listed thread, None if there is none."""
     rows = connection.execute(_LISTED.where(_this(user_id, thread_id))).all()
     return next(iter(_stored(connection, user_id, rows)), None)
 
@@ -160,7 +160,7 @@ def _this(user_id: UserId, thread_id: ThreadId) -> ColumnElement[bool]:
 def _stored(
     connection: Connection, user_id: UserId, rows: Sequence[Row[Any]]
 ) -> Sequence[StoredThread]:
-    """Return threads with what their unfinished runs are."""
+    """Return threads, with the state of their unfinished runs."""
     if not rows:
         return ()
     active: Mapping[int, Row[Any]] = {
@@ -205,10 +205,10 @@ def set_title(
 def mark_read(
     connection: Connection, user_id: UserId, thread_id: ThreadId, message_id: MessageId
 ) -> bool:
-    """Set the read mark to a message, never back; return whether there is such a thread.
+    """Move the read mark forward to a message; return whether there is such a thread.
 
     Raises:
-        MessageNotFound: If it is no message of the thread.
+        MessageNotFound: If the message is not in the thread.
     """
     thread = connection.scalar(select(threads.c.number).where(_this(user_id, thread_id)))
     if thread is None:
@@ -219,7 +219,7 @@ def mark_read(
     ).one_or_none()
     if row is None:
         raise MessageNotFound(message_id)
-    # The answer of a question that is read may come later.
+    # The answer of a read question may be stored later.
     read = row.place if row.is_answer else row.place - 1
     forward = (threads.c.number == thread, threads.c.read_mark < read)
     connection.execute(update(threads).where(*forward).values(read_mark=read))
@@ -255,7 +255,7 @@ def unfinished_runs(
         these.append(runs.c.user_id == user_id)
     if thread_id is not None:
         these.append(threads.c.thread_id == thread_id)
-    # Sorted here: for the order, SQLite would read all runs by their primary key.
+    # Sorted here: to sort them, SQLite would read all runs by their primary key.
     rows = connection.execute(_UNFINISHED.where(*these)).all()
     return [
         UnfinishedRun(
@@ -290,7 +290,7 @@ _UNFINISHED: Select[Any] = (
 
 
 def count_unattended(connection: Connection, user_id: UserId) -> int:
-    """Return how many unattended runs of a user have not ended."""
+    """Return the number of a user's unattended runs that have not ended."""
     these = (runs.c.user_id == user_id, is_unfinished, runs.c.unattended)
     return connection.scalar(select(func.count()).select_from(runs).where(*these)) or 0
 
@@ -298,7 +298,7 @@ def count_unattended(connection: Connection, user_id: UserId) -> int:
 def delete_thread(connection: Connection, user_id: UserId, thread_id: ThreadId) -> bool:
     """Delete a thread with all that belongs to it; return whether there was such a thread.
 
-    Its unfinished runs are locked first, as a batch does that ends them.
+    Its unfinished runs are locked first, like in a batch that ends them.
     """
     number = connection.scalar(select(threads.c.number).where(_this(user_id, thread_id)))
     if number is None:

@@ -92,7 +92,7 @@ class Upkeep:
             await self._try(self.renew, report)
 
     async def renew(self) -> None:
-        """Renew the lease, end the runs of processes that are gone, and forget old keys.
+        """Renew the lease, end the runs of ended processes, and delete old keys.
 
         Raises:
             StoreUnavailable: If the database cannot do it now.

@@ -1,4 +1,4 @@
-"""Adds the list of threads, the places of answers, deleted keys, notifications and stops."""
+"""Adds the list of threads, the positions of answers, deleted keys, notifications and stops."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ _NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _UNFINISHED = "status IN ('queued', 'running')"
 _BEGINNING = 1000  # characters of a message, from which its title is made
 
-# Nothing tells which message an old answer belongs to: it keeps its place by its own number. All
-# that is there counts as read.
+# The question of an old answer is unknown: the answer keeps its position by its own number. All
+# existing messages count as read.
 _PLACES = "UPDATE messages SET place = number"
 _EMPTY = (
     "DELETE FROM threads WHERE NOT EXISTS (SELECT 1 FROM messages WHERE thread = threads.number)"
@@ -89,7 +89,7 @@ def _columns() -> dict[str, tuple[sa.Column[Any], ...]]:
 
 
 def upgrade() -> None:
-    """Add the columns, indexes and tables; name each thread."""
+    """Add the columns, indexes and tables; set the title of each thread."""
     for table, columns in _columns().items():
         for column in columns:
             op.add_column(table, column)
@@ -161,7 +161,7 @@ def _create_tables() -> None:
 
 
 def downgrade() -> None:
-    """Drop what was added: replaced messages are listed again."""
+    """Drop the added columns and tables: replaced messages are listed again."""
     for table in ("stops", "notifications", "deleted_keys"):
         op.drop_table(table)
     op.drop_index("runs_of_user", "runs")

@@ -1,4 +1,4 @@
-"""Whether a user has a connection, at any node; and the tasks that runs without a session need.
+"""The tasks of a node for runs without a session, and whether a user is attached at any node.
 
 services = serve_unattended(services, users, sessions.watch, node.start_soon)
 """
@@ -17,12 +17,12 @@ from netra_trio.webhook.endpoint import Endpoint
 from netra_trio.webhook.notifier import Notifier
 
 
-class Attendance:
-    """The connections of users, at this node and at the others.
+class AttachedUsers:
+    """The users that have a connection, at this node or at another one.
 
     Args:
         users: The users of this node.
-        others: Knows the other nodes; None if there are none.
+        others: The sessions of other nodes; None if there are none.
     """
 
     def __init__(self, users: Users, others: SessionWatch | None) -> None:
@@ -30,7 +30,7 @@ class Attendance:
         self._others = others
 
     async def is_attached(self, user_id: UserId) -> bool:
-        """Return whether a user has a connection; False if it is not known. Cancelling is safe."""
+        """Return whether a user has a connection; False if unknown. Cancelling is safe."""
         user = self._users.find(user_id)
         if user is not None and any(each.reason is None for each in user.connections):
             return True
@@ -48,7 +48,7 @@ def serve_unattended(
     Args:
         services: The services of the node.
         users: The users of the node.
-        others: Knows the other nodes; None if there are none.
+        others: The sessions of other nodes; None if there are none.
         start_soon: Starts a task of the node.
 
     Returns:
@@ -61,7 +61,7 @@ def serve_unattended(
     notifier = Notifier(
         services.store,
         Endpoint(url, secret, wall_clock=services.wall_clock),
-        is_attached=Attendance(users, others).is_attached,
+        is_attached=AttachedUsers(users, others).is_attached,
         note=services.instruments.note,
     )
     start_soon(notifier.run)

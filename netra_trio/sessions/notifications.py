@@ -1,8 +1,8 @@
-"""The notifications of the runs of one session that have left it, for the webhook.
+"""The notifications for the webhook, of the runs that have left one session.
 
-notices = Notices(services.notifier)
-notices.leave(executions)                       # the session has left its runs
-notification = notices.of_end(message, status)  # to be stored with the end
+notifications = RunNotifications(services.notifier)
+notifications.leave(executions)                       # its runs leave the session
+notification = notifications.of_end(message, status)  # to be stored with the end
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from netra_trio.stores.notifications import Notification
 from netra_trio.webhook.notifier import Notifier
 
 
-class Notices:
-    """Makes the notifications of a session's runs; none before the session has left them.
+class RunNotifications:
+    """Makes the notifications of the runs that have left one session.
 
     Args:
         notifier: Sends them; None without a webhook.
@@ -30,9 +30,9 @@ class Notices:
         self._ends: dict[RunId, NotificationId] = {}  # of the runs that have not ended
 
     def leave(self, executions: Iterable[Execution]) -> None:
-        """Announce the ends of runs, and tell what they ask already.
+        """Send notifications of open questions, and store those of ends, without a status.
 
-        An end is announced before it is known, so that the death of this node is told too.
+        A notification of an end is stored in advance, so that it is sent if this node is killed.
         """
         if self._notifier is None:
             return

@@ -13,7 +13,7 @@ from netra_trio.agents.options import agent
 from netra_trio.agents.run import Run
 from netra_trio.broker.base import LEASE_SECONDS
 from netra_trio.ids import UserId
-from netra_trio.node import attendance
+from netra_trio.node import unattended
 from netra_trio.node.shared_limits import SharedLimits
 from netra_trio.stores.memory import MemoryStore
 
@@ -44,7 +44,7 @@ async def asker(run: Run) -> str:
 AGENTS = {
     "sleeper": agent(sleeper, unattended="continue"),
     "asker": agent(asker, unattended="continue"),
-    "attended": agent(sleeper),
+    "attached": agent(sleeper),
 }
 
 
@@ -52,7 +52,7 @@ AGENTS = {
 def webhook(monkeypatch: pytest.MonkeyPatch) -> ScriptedWebhook:
     """Replace the webhook's endpoint."""
     scripted = ScriptedWebhook()
-    monkeypatch.setattr(attendance, "Endpoint", scripted)
+    monkeypatch.setattr(unattended, "Endpoint", scripted)
     return scripted
 
 
@@ -95,7 +95,7 @@ async def test_the_end_of_a_run_with_a_key_is_told(
         assert webhook.told == [("agent_completed", "completed")]
 
 
-@pytest.mark.parametrize("name", ["attended", "sleeper"])
+@pytest.mark.parametrize("name", ["attached", "sleeper"])
 async def test_a_run_that_ends_in_its_session_is_not_told(
     autojump_clock: MockClock, webhook: ScriptedWebhook, name: str
 ) -> None:
@@ -203,7 +203,7 @@ async def test_a_connection_at_another_node_counts(
         await trio.sleep(WINDOW + 1)
         if is_relayed:  # its session is at the other node, and its socket at the first one
             async with other.connect() as before:
-                await before.say("1000", agent="attended", thread_id="t")
+                await before.say("1000", agent="attached", thread_id="t")
                 await before.until("partial_result")
             session_id = before.hello["payload"]["session_id"]
             await trio.sleep(0.1)
@@ -235,13 +235,13 @@ async def test_what_is_not_known_is_no_connection(
         await trio.sleep(0.1)
         limits = one.node.connection_limit
         assert isinstance(limits, SharedLimits)
-        attended = attendance.Attendance(one.node._users, limits)
-        assert await attended.is_attached(ALICE)
-        assert not await attended.is_attached(UserId("bob"))
+        attached = unattended.AttachedUsers(one.node._users, limits)
+        assert await attached.is_attached(ALICE)
+        assert not await attached.is_attached(UserId("bob"))
         one.link.is_cut = True
-        assert not await attended.is_attached(ALICE)
+        assert not await attached.is_attached(ALICE)
         assert not limits.is_counting
-        assert not await attended.is_attached(ALICE)  # without asking again
+        assert not await attached.is_attached(ALICE)  # without asking again
 
 
 async def test_a_connection_at_a_dead_node_does_not_count(
