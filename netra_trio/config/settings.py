@@ -361,8 +361,8 @@ class Settings:
         metadata=_row(
             "NOTIFY_WEBHOOK",
             WebUrl("https://app.example.com/hooks/netra", hides_path=True),
-            "where the server reports that a run without a session has ended or asks, while its "
-            "user has no connection; outside development it must be https",
+            "where the server reports that a run without a session has ended or asks a "
+            "question, while its user has no connection; outside development it must be https",
         ),
     )
     notify_webhook_secret: str | None = field(

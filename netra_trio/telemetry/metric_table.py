@@ -305,8 +305,8 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "runs",
         "notifications_total",
-        "Attempts to tell the webhook of a run, sent or failed, and those that are dropped because "
-        "the user has a connection",
+        "Attempts to notify the webhook of a run, sent or failed, and those that are dropped "
+        "because the user has a connection",
         lambda m, _: m.notifications,
         "outcome",
     ),
