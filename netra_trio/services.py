@@ -122,25 +122,25 @@ class UserThreads(Protocol):
         """
         ...
 
-    def tell(
-        self, user_id: UserId, thread_id: ThreadId, change: ThreadChange, *, but: SessionId
+    def publish(
+        self, user_id: UserId, thread_id: ThreadId, change: ThreadChange, *, excluded: SessionId
     ) -> None:
-        """Tell all sessions of a user but one that a thread has changed; does not wait.
+        """Send a change of a thread to all sessions of a user except one; does not wait.
 
         Args:
             user_id: The user.
             thread_id: The thread.
             change: The kind of change.
-            but: The session that has changed it, which gets a reply.
+            excluded: The session that has changed it, which gets a reply.
         """
         ...
 
-    async def wait_until_told(self, user_id: UserId) -> None:
-        """Wait until the changes that other nodes make are received here, for a second at most."""
+    async def wait_until_ready(self, user_id: UserId) -> None:
+        """Wait until changes by other nodes are received here, for a second at most."""
         ...
 
     async def delete(self, user_id: UserId, thread_id: ThreadId, *, by: SessionId) -> bool:
-        """Stop the runs of a thread on all nodes, delete it, and tell all sessions but one.
+        """Stop the runs of a thread on all nodes, delete it, and notify all sessions except one.
 
         Cancelling is safe: the deletion goes on.
 

@@ -144,7 +144,7 @@ class ThreadCommands:
         """
         request = frame.message
         # From now on, changes are received, also from other nodes: none after the page is missed.
-        await self._threads.wait_until_told(self._user_id)
+        await self._threads.wait_until_ready(self._user_id)
         try:
             threads, has_more = await self._store.list_threads(
                 self._user_id, limit=request.limit, before=request.before, query=request.query
@@ -218,7 +218,7 @@ class ThreadCommands:
 
     async def _changed(self, thread_id: ThreadId, change: ThreadChange, frame: Frame) -> None:
         """Send a change to all sessions of the user; the client gets it as the reply."""
-        self._threads.tell(self._user_id, thread_id, change, but=self._session_id)
+        self._threads.publish(self._user_id, thread_id, change, excluded=self._session_id)
         stored = await self._store.get_thread(self._user_id, thread_id)
         if stored is None:  # it was deleted a moment later
             raise thread_not_found()

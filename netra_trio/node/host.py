@@ -113,7 +113,7 @@ class SessionHost:
     def note_end(self, session: Session, thread_id: ThreadId) -> None:
         """Send the other sessions of the user the change of a thread by a run of another node."""
         threads = self._node.services.threads
-        threads.tell(session.user.id, thread_id, ThreadChange.UPDATED, but=session.id)
+        threads.publish(session.user.id, thread_id, ThreadChange.UPDATED, excluded=session.id)
 
     def hold(self, session: Session) -> float:
         """Take a session out of the registry; return the seconds that it is kept."""

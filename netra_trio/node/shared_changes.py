@@ -224,7 +224,7 @@ class SharedChanges:
             "word": CHANGED,
             "thread": change.thread_id,
             "change": change.change,
-            "but": change.but,
+            "but": change.excluded,
         }
         try:
             await self._broker.publish(

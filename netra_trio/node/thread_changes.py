@@ -1,11 +1,11 @@
-"""Tells the sessions of a user at this node which threads of the user have changed.
+"""Sends the changes of a user's threads to the sessions of the user at this node.
 
     changes = ThreadChanges(users, store, start_soon)
-    changes.tell(Change(user_id, thread_id, ThreadChange.RENAMED))
+    changes.publish(Change(user_id, thread_id, ThreadChange.RENAMED))
     changes.note(session_id, user_id, thread_id)            # `updated`, for several changes at once
 
-The entry of a thread is read when a connection has room for it: so it is always the newest one, and
-a connection that does not read costs one place for each thread that has changed.
+The entry of a thread is read when a connection has space for a frame, so it is always current. A
+connection that does not read costs one pending change for each changed thread.
 """
 
 import random
@@ -22,10 +22,10 @@ from netra_trio.protocol.threads import ThreadChange, ThreadChanged
 from netra_trio.sessions.users import User, UserConnection, Users
 from netra_trio.stores.threads import ThreadStore
 
-COALESCE_SECONDS = 0.2  # in which several changes of runs in a thread are told once
-COALESCE_SPREAD = 0.25  # of it
-ROOM_SECONDS = 0.2  # before a connection that had no room is tried again
-STORE_SECONDS = 1.0  # before the store is asked again
+COALESCE_SECONDS = 0.2  # several changes of a thread by runs in this time are sent as one
+COALESCE_SPREAD = 0.25  # of these seconds, at random
+FULL_SECONDS = 0.2  # before a full connection is tried again
+STORE_SECONDS = 1.0  # before a request to the store is repeated
 PENDING_CHANGES = 256  # of one connection that does not read; the oldest are dropped beyond it
 
 
@@ -34,29 +34,29 @@ class Change:
     """A change of a thread.
 
     Attributes:
-        but: The session that is not told; None if all are.
+        excluded: The session that does not get the change; None for none.
     """
 
     user_id: UserId
     thread_id: ThreadId
     change: ThreadChange
-    but: SessionId | None = None
+    excluded: SessionId | None = None
 
     @property
     def key(self) -> tuple[UserId, ThreadId, bool]:
-        """Equal for changes of which one is told."""
+        """Equal for changes that are sent as one."""
         return self.user_id, self.thread_id, self.change is ThreadChange.DELETED
 
     def merged(self, later: "Change") -> "Change":
-        """Return what is told instead of this and a later change of the same key."""
+        """Return the change that replaces this and a later one of the same key."""
         is_renamed = ThreadChange.RENAMED in {self.change, later.change}
         change = ThreadChange.RENAMED if is_renamed else later.change
-        but = self.but if self.but == later.but else None
-        return Change(self.user_id, self.thread_id, change, but)
+        excluded = self.excluded if self.excluded == later.excluded else None
+        return Change(self.user_id, self.thread_id, change, excluded)
 
 
 class ThreadChanges:
-    """The changes that the connections of this node are to be told.
+    """The changes of threads for the connections of this node.
 
     Args:
         users: The users of this node.
@@ -64,7 +64,7 @@ class ThreadChanges:
         start_soon: Starts a task that ends with the node.
 
     Attributes:
-        relay: Tells the other nodes; None if there are none.
+        relay: Sends a change to the other nodes; None if there are none.
     """
 
     def __init__(self, users: Users, store: ThreadStore, start_soon: Callable[..., Any]) -> None:
@@ -77,29 +77,29 @@ class ThreadChanges:
         self._sending: set[UserId] = set()
 
     def note(self, session_id: SessionId, user_id: UserId, thread_id: ThreadId) -> None:
-        """Tell the other sessions of a user, in a moment, that a thread was updated."""
+        """Send `updated` to the other sessions of a user, shortly later and once."""
         key = (user_id, thread_id)
         if key in self._noted:
             if self._noted[key] != session_id:
-                self._noted[key] = None  # each of both sessions has to know the other's change
+                self._noted[key] = None  # both sessions have changed it: each one gets the change
         elif self.relay is not None or self._has_other(user_id, session_id):
             if not self._noted:
-                self._start_soon(self._tell_noted)
+                self._start_soon(self._publish_noted)
             self._noted[key] = session_id
 
-    def tell(self, change: Change) -> None:
-        """Tell the sessions of a user, on all nodes, that a thread has changed."""
+    def publish(self, change: Change) -> None:
+        """Send a change to the sessions of a user, on all nodes."""
         self.deliver(change)
         if self.relay is not None:
             self.relay(change)
 
     def deliver(self, change: Change) -> None:
-        """Tell the sessions of a user at this node that a thread has changed."""
+        """Send a change to the sessions of a user at this node."""
         user = self._users.find(change.user_id)
         if user is None:
             return
         for connection in user.connections:
-            if connection.reason is None and connection.session_id != change.but:
+            if connection.reason is None and connection.session_id != change.excluded:
                 self._add(connection, change)
         if self._first(user, ()) is not None and user.id not in self._sending:
             self._sending.add(user.id)
@@ -117,35 +117,35 @@ class ThreadChanges:
                     return True
         return False
 
-    async def _tell_noted(self) -> None:
-        # Spread, so that several nodes do not ask the store for one change at the same moment.
+    async def _publish_noted(self) -> None:
+        # Spread over time, so that several nodes do not read the store at the same moment.
         await trio.sleep(COALESCE_SECONDS * (1 - COALESCE_SPREAD * random.random()))  # noqa: S311 - no secret
         noted, self._noted = self._noted, {}
-        for (user_id, thread_id), but in noted.items():
-            self.tell(Change(user_id, thread_id, ThreadChange.UPDATED, but))
+        for (user_id, thread_id), excluded in noted.items():
+            self.publish(Change(user_id, thread_id, ThreadChange.UPDATED, excluded))
 
     def _add(self, connection: UserConnection, change: Change) -> None:
         pending = self._pending.setdefault(connection, {})
-        thread_id, told = change.thread_id, change.change
-        if told is ThreadChange.DELETED:
+        thread_id, kind = change.thread_id, change.change
+        if kind is ThreadChange.DELETED:
             pending.pop((thread_id, False), None)
         elif pending.get((thread_id, False)) is ThreadChange.RENAMED:
             return
-        pending[thread_id, told is ThreadChange.DELETED] = told
+        pending[thread_id, kind is ThreadChange.DELETED] = kind
         if len(pending) > PENDING_CHANGES:
             del pending[next(iter(pending))]
 
     def _first(
         self, user: User, full: "set[UserConnection] | tuple[()]"
     ) -> tuple[ThreadId, bool] | None:
-        """Return the oldest change of a connection that may have room."""
+        """Return the oldest change of a connection that may have space."""
         for connection in user.connections:
             if connection not in full and (pending := self._pending.get(connection)):
                 return next(iter(pending))
         return None
 
     async def _send(self, user_id: UserId) -> None:
-        """Send what is pending for a user, until nothing is."""
+        """Send the pending changes of a user, until there are none."""
         full: set[UserConnection] = set()
         try:
             while (user := self._users.find(user_id)) is not None:
@@ -153,7 +153,7 @@ class ThreadChanges:
                 if key is not None:
                     full |= await self._send_one(user, key)
                 elif full:
-                    await trio.sleep(ROOM_SECONDS)
+                    await trio.sleep(FULL_SECONDS)
                     full.clear()
                 else:
                     return
@@ -161,9 +161,9 @@ class ThreadChanges:
             self._sending.discard(user_id)
 
     async def _send_one(self, user: User, key: tuple[ThreadId, bool]) -> set[UserConnection]:
-        """Send a change to each connection whose oldest it is; return those without room."""
+        """Send a change to each connection whose oldest it is; return the full connections."""
         thread_id, is_deleted = key
-        told = {
+        changes = {
             connection: pending.pop(key)
             for connection in user.connections
             if (pending := self._pending.get(connection)) and next(iter(pending)) == key
@@ -173,15 +173,15 @@ class ThreadChanges:
             try:
                 stored = await self._store.get_thread(user.id, thread_id)
             except StoreUnavailable:
-                self._put_back(told, key)
+                self._put_back(changes, key)
                 await trio.sleep(STORE_SECONDS)
                 return set()
-            if stored is None:  # it was deleted meanwhile, which is told
+            if stored is None:  # it was deleted meanwhile: that is another change
                 return set()
             thread = listed_thread(user.id, stored)
         full = {
             connection: change
-            for connection, change in told.items()
+            for connection, change in changes.items()
             if connection.reason is None
             and not connection.try_send(ThreadChanged(thread_id, change, thread))
         }
@@ -189,10 +189,10 @@ class ThreadChanges:
         return set(full)
 
     def _put_back(
-        self, told: dict[UserConnection, ThreadChange], key: tuple[ThreadId, bool]
+        self, changes: dict[UserConnection, ThreadChange], key: tuple[ThreadId, bool]
     ) -> None:
-        """Keep a change for connections that could not be told, unless a later one replaces it."""
-        for connection, change in told.items():
+        """Keep a change for connections that did not get it, unless a later one replaces it."""
+        for connection, change in changes.items():
             pending = self._pending.get(connection)
             if pending is None or (key[0], True) in pending:
                 continue

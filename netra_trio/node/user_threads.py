@@ -1,4 +1,4 @@
-"""The threads of the users of a node: who is told of their changes, and how they are deleted.
+"""The threads of the users of a node: sends their changes to sessions, and deletes threads.
 
 threads = NodeThreads(users, store, start_soon)         # `Services.threads`
 threads.connect(services, cluster)
@@ -29,7 +29,7 @@ from netra_trio.sessions.users import LiveRun, Users
 from netra_trio.stores.base import NewMessage, Store
 
 STOP_SECONDS = 5.0  # for the runs of a thread to end: docs/protocol.md, Threads
-POLL_SECONDS = 0.1  # between two looks at the runs of a thread that is being deleted
+POLL_SECONDS = 0.1  # between two polls of the runs of a thread that is being deleted
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class _Deletion:
 
     Attributes:
         was_there: Whether there was such a thread.
-        failure: Why it failed.
+        failure: The exception, if it failed.
     """
 
     user_id: UserId
@@ -52,7 +52,7 @@ class _Deletion:
 
 
 def starting_in(nursery: trio.Nursery) -> Callable[..., None]:
-    """Return a function that starts tasks in a nursery, and none after its end.
+    """Return a function that starts tasks in a nursery, until it is cancelled.
 
     A connection may end later than the nursery of its node.
     """
@@ -83,7 +83,7 @@ class NodeThreads:
         self._other_nodes: OtherNodes | None = None
 
     def connect(self, services: Services, cluster: Cluster | None) -> None:
-        """Connect it to the rooms and to the other nodes; called before any connection.
+        """Connect to the rooms and the other nodes; called before any client connects.
 
         Args:
             services: The services of the node.
@@ -122,34 +122,34 @@ class NodeThreads:
     # For the sessions.
 
     def note(self, session_id: SessionId, message: NewMessage, change: ThreadChange) -> None:
-        """Tell sessions what a message or its run has changed in its thread."""
+        """Send a change of a thread by a message or its run to sessions."""
         if change is ThreadChange.UPDATED:
             self._changes.note(session_id, message.user_id, message.thread_id)
         else:
-            self._changes.tell(Change(message.user_id, message.thread_id, change))
+            self._changes.publish(Change(message.user_id, message.thread_id, change))
 
-    def tell(
-        self, user_id: UserId, thread_id: ThreadId, change: ThreadChange, *, but: SessionId
+    def publish(
+        self, user_id: UserId, thread_id: ThreadId, change: ThreadChange, *, excluded: SessionId
     ) -> None:
-        """Tell all sessions of a user but one that a thread has changed."""
-        self._changes.tell(Change(user_id, thread_id, change, but))
+        """Send a change of a thread to all sessions of a user except one."""
+        self._changes.publish(Change(user_id, thread_id, change, excluded))
 
     def question(self, user_id: UserId, question_id: QuestionId) -> Question | None:
         """Return a question of a run of this user that is open at this node, or None."""
         user = self._users.find(user_id)
         return None if user is None else user.questions.get(question_id)
 
-    async def wait_until_told(self, user_id: UserId) -> None:
-        """Wait until the changes that other nodes make are received here, for a second at most."""
+    async def wait_until_ready(self, user_id: UserId) -> None:
+        """Wait until changes by other nodes are received here, for a second at most."""
         if self._shared is not None:
             await self._shared.wait_until_ready(user_id)
 
     # Deletion.
 
     async def delete(self, user_id: UserId, thread_id: ThreadId, *, by: SessionId) -> bool:
-        """Stop the runs of a thread on all nodes, delete it, and tell all sessions but one.
+        """Stop the runs of a thread on all nodes, delete it, and notify all sessions except one.
 
-        In a task of the node: a client that leaves meanwhile does not undo its wish.
+        A task of the node does this, so the end of the connection does not cancel it.
         """
         deletion = _Deletion(user_id, thread_id, by)
         self._start_soon(self._run_deletion, deletion)
@@ -174,12 +174,12 @@ class NodeThreads:
         deletion.was_there = await self._store.delete_thread(user_id, thread_id)
         if not deletion.was_there:
             return
-        with suppress(BrokerUnavailable):  # the room ends by its age
+        with suppress(BrokerUnavailable):  # the room expires
             await self._broker.forget(thread_room(user_id, thread_id))
-        self._changes.tell(Change(user_id, thread_id, ThreadChange.DELETED, deletion.by))
+        self._changes.publish(Change(user_id, thread_id, ThreadChange.DELETED, deletion.by))
 
     async def _stop_runs(self, user_id: UserId, thread_id: ThreadId) -> None:
-        """Stop the runs of a thread, also new ones, until there is none or the time is over."""
+        """Stop the runs of a thread, also new ones, for at most `STOP_SECONDS`."""
         stopped: set[RunId] = set()
         with trio.move_on_after(STOP_SECONDS):
             while True:

@@ -3,10 +3,10 @@
     publisher = ThreadPublisher(room, broker, node=node, …)
     publisher.add(b"…")
     publisher.add_delta(run_id, "Hel", 3, session_id)
-    place = await publisher.flush()         # of the newest event that it has published
+    place = await publisher.flush()         # of the newest published event
 
-A run never waits for it. While an event is on its way to the broker, the deltas that follow are
-merged. Beyond its bounds the events that wait are dropped, and members of the room get a gap.
+A run never waits for it. While an event is being published, the following deltas are merged. Beyond
+its bounds, the waiting events are dropped, and the members of the room get a `room_gap`.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class Place:
-    """The place of an event in its room; the offset is 0 before the first one."""
+    """The position of an event in its room; the offset is 0 before the first event."""
 
     epoch: str = ""
     offset: int = 0
@@ -41,7 +41,7 @@ class Place:
 
 @define(eq=False)
 class _Event:
-    """An event that waits, encoded."""
+    """A waiting event, encoded."""
 
     data: bytes
 
@@ -55,7 +55,7 @@ class _Event:
 
 @define(eq=False)
 class _Deltas:
-    """Adjacent deltas of one run that wait."""
+    """Waiting adjacent deltas of one run."""
 
     run_id: RunId
     session_id: SessionId | None
@@ -72,18 +72,18 @@ class _Deltas:
 
 @define(eq=False)
 class _Barrier:
-    """A call of `flush` that waits for the events before it."""
+    """A call of `flush`, which waits for the events before it."""
 
     place: Place = field(factory=Place)
     passed: trio.Event = field(factory=trio.Event)
 
 
 class ThreadPublisher:
-    """Publishes the events of the runs of one thread, of this node.
+    """Publishes the events of the runs of one thread at this node.
 
     Args:
         room: The room of the thread.
-        broker: Has the room.
+        broker: The broker.
         node: This node.
         limits: How much of the room is kept.
         wall_clock: Returns Unix seconds.
@@ -122,11 +122,13 @@ class ThreadPublisher:
         self._limits = limits
         self._wall_clock = wall_clock
         self._start_soon = start_soon
-        self._context = copy_context()  # of the node, and not of the run that adds an event
+        self._context = (
+            copy_context()
+        )  # that of the node, instead of that of the run that adds an event
         self._queue: deque[_Event | _Deltas | _Barrier] = deque()
         self._size = 0
-        self._is_lossy = False  # whether members have to be told of a loss, before all that waits
-        self._running: trio.Event | None = None  # of the task that publishes; set when it ends
+        self._is_lossy = False  # whether a `room_gap` has to precede the waiting events
+        self._running: trio.Event | None = None  # the end of the task that publishes
         self._is_closed = False
         self._place = Place()
 
@@ -136,7 +138,7 @@ class ThreadPublisher:
         return self._running is None
 
     def add(self, kind: str, payload: Any, session_id: SessionId | None) -> None:
-        """Publish an event that is no delta; arguments as of `rooms.event.pack`."""
+        """Publish an event other than a delta; see `rooms.event.pack` for the arguments."""
         timestamp = self._wall_clock()
         self._put(_Event(pack(kind, payload, timestamp=timestamp, session_id=session_id)))
 
@@ -157,15 +159,15 @@ class ThreadPublisher:
             self._put(_Deltas(run_id, session_id, self._wall_clock(), [text], size))
 
     def add_missing(self) -> None:
-        """Tell the members that events may be missing here."""
+        """Publish that events may be missing here."""
         self._drop()
         self._start()
 
     async def flush(self) -> Place:
-        """Wait until everything that was added before is published; cancelling is safe.
+        """Wait until all events that were added before are published; cancelling is safe.
 
         Returns:
-            The place of the newest event that was published; `Place()` if none was.
+            The position of the newest published event; `Place()` if there is none.
         """
         if self.is_idle:
             await trio.lowlevel.checkpoint()
@@ -176,18 +178,18 @@ class ThreadPublisher:
         return barrier.place
 
     async def finish(self) -> None:
-        """Publish everything, also if the tasks of the node are cancelled; for its end."""
+        """Publish all waiting events, also if the tasks of the node are cancelled; at its end."""
         while self._running is not None:
             await self._running.wait()
         self._running = trio.Event()
         await self._publish_all()
 
     def close(self) -> None:
-        """Publish what waits, but try nothing again: the thread is not watched any more."""
+        """Publish the waiting events without retries, because the thread is no longer watched."""
         self._is_closed = True
 
     def reopen(self) -> None:
-        """Go on after `close`, because the thread is watched again."""
+        """Continue after `close`, because the thread is watched again."""
         self._is_closed = False
 
     def _put(self, entry: _Event | _Deltas) -> None:
@@ -198,7 +200,7 @@ class ThreadPublisher:
         self._start()
 
     def _drop(self) -> None:
-        """Drop all events that wait; the calls of `flush` stay."""
+        """Drop all waiting events; the calls of `flush` stay."""
         barriers = [entry for entry in self._queue if type(entry) is _Barrier]
         self._queue.clear()
         self._queue.extend(barriers)
@@ -211,7 +213,7 @@ class ThreadPublisher:
             self._context.run(self._start_soon, self._publish_all)
 
     async def _publish_all(self) -> None:
-        """Publish until nothing waits."""
+        """Publish until no event waits."""
         try:
             while self._queue or self._is_lossy:
                 await self._publish_next()
@@ -221,7 +223,7 @@ class ThreadPublisher:
                 running.set()
 
     async def _publish_next(self) -> None:
-        """Publish what comes next."""
+        """Publish the next event."""
         if self._is_lossy:
             self._is_lossy = False
             data = pack_missing(timestamp=self._wall_clock(), node=self._node)

@@ -4,9 +4,9 @@
     snapshot.apply(event)
     snapshot.runs()
 
-Each node gives its part as of the newest event that it has published. The events of a room come
-from several nodes. So an event belongs to a part already if its offset is not above the part's, and
-changes the runs otherwise; or it has to be taken back, for a connection that gets it again.
+The part of each node is as of the newest event that the node has published. The room has the events
+of several nodes. A part includes the events of its node up to the offset of the part; later ones
+are applied to it. An included event that the connection gets after the snapshot is reverted.
 """
 
 from collections.abc import Container, Sequence
@@ -34,14 +34,14 @@ from netra_trio.sessions.transcript import RUNS_BYTES, QuestionList, fit_texts
 
 @frozen
 class RunPart:
-    """A run of a watched thread, as its node knows it.
+    """The state of a run of a watched thread, from its node.
 
     Attributes:
-        status: `queued` or `running`; the one before its end if it has ended.
+        status: `queued` or `running`; the last one of an ended run.
         content: The end of its text.
-        is_cut: Whether the text has more in front.
+        is_cut: Whether the beginning of the text is cut off.
         questions: Its open questions.
-        asked: Its questions that members of the room know, shortened.
+        asked: Its published questions, shortened.
     """
 
     run_id: RunId
@@ -54,7 +54,7 @@ class RunPart:
     asked: Sequence[JsonObject] = ()
 
     def shorten(self) -> "RunPart":
-        """Return it with the second half of its text."""
+        """Return a copy with the second half of the text."""
         if not self.content:
             return self
         return evolve(self, content=self.content[(len(self.content) + 1) // 2 :], is_cut=True)
@@ -66,10 +66,10 @@ class ThreadPart:
 
     Attributes:
         node: The node.
-        epoch: Of `offset`.
-        offset: Of the newest event that is included; 0 for none.
-        runs: The runs that have not ended.
-        ended: Runs that have ended lately.
+        epoch: The epoch of `offset`.
+        offset: The offset of the newest included event; 0 for none.
+        runs: The unfinished runs.
+        ended: Recently ended runs.
     """
 
     node: NodeId
@@ -81,7 +81,7 @@ class ThreadPart:
     def encode(self, limit: int) -> bytes:
         """Encode it for another node, with shorter texts if it has more than `limit` bytes.
 
-        Without texts it has less: the questions of a part have at most 64 KiB together.
+        Without texts it is smaller: the questions of a part have at most 64 KiB together.
         """
         part: Any = self
         while len(data := orjson.dumps(part, default=_as_json)) > limit and part.has_text:
@@ -94,13 +94,13 @@ class ThreadPart:
         return any(run.content for run in (*self.runs, *self.ended))
 
     def shorten(self) -> "ThreadPart":
-        """Return it with texts of half the length."""
+        """Return a copy with texts of half the length."""
         runs, ended = ([run.shorten() for run in each] for each in (self.runs, self.ended))
         return evolve(self, runs=runs, ended=ended)
 
     @classmethod
     def decode(cls, data: bytes) -> "ThreadPart":
-        """Return what `encode` has encoded."""
+        """Decode a result of `encode`."""
         fields = orjson.loads(data)
         for name in ("runs", "ended"):
             fields[name] = [
@@ -115,11 +115,11 @@ def _as_json(value: Any) -> JsonObject:
 
 @define(eq=False)
 class _Run:
-    """A run, as it is after some of the events.
+    """The state of a run after some of the events.
 
     Attributes:
         node: Its node; None if no part has the run.
-        included: How many events of the sequence its part includes.
+        included: The number of events of the sequence that its part includes.
         is_listed: Whether it is confirmed and has not ended.
     """
 
@@ -150,12 +150,12 @@ class _Run:
         )
 
     def lose_text(self) -> None:
-        """Have no text: a part of it is missing, and what is before that is cut off."""
+        """Drop the text, because a part of it is missing."""
         is_cut = self.text.is_cut or bool(self.text.text) or self.status is RunStatus.RUNNING
         self.text = TextTail(RUNS_BYTES, is_cut=is_cut)
 
     def apply(self, kind: str, payload: JsonObject) -> None:
-        """Change it by an event."""
+        """Apply an event."""
         if kind == PartialResult.TYPE:
             self.text.add(payload["content"], json_size(payload["content"]))
         elif kind == AgentStarted.TYPE:
@@ -168,8 +168,8 @@ class _Run:
         elif kind == AgentCompleted.TYPE:
             self.is_listed = False
 
-    def take_back(self, kind: str, payload: JsonObject) -> None:
-        """Be as before an event; the texts are those of `_move_back`."""
+    def revert(self, kind: str, payload: JsonObject) -> None:
+        """Revert an event, except its text: see `_move_back`."""
         if kind == AgentStarted.TYPE:
             if payload["attempt"] == 1:
                 self.status = RunStatus.QUEUED
@@ -187,7 +187,7 @@ class _Run:
 
 @define(eq=False)
 class _Step:
-    """An event of the room, between a part and the place of the connection.
+    """An event of the room, between a part and the position of the connection.
 
     Attributes:
         follows: Whether the connection gets it after the snapshot.
@@ -200,7 +200,7 @@ class _Step:
 
     @property
     def kind(self) -> str:
-        """Its type; empty for one that stands for lost events."""
+        """Its type; empty in place of lost events."""
         return "" if self.event.is_missing else str(self.event.event["type"])
 
     @property
@@ -211,7 +211,7 @@ class _Step:
 
     @property
     def run_id(self) -> RunId:
-        """Its run; empty for one that stands for lost events."""
+        """Its run; empty in place of lost events."""
         return RunId(self.payload.get("run_id", ""))
 
     def loses(self, run: _Run) -> bool:
@@ -226,7 +226,7 @@ class ThreadSnapshot:
     """The runs of a thread; see the module.
 
     Args:
-        parts: One of each node.
+        parts: The parts of all nodes.
     """
 
     def __init__(self, parts: Sequence[ThreadPart]) -> None:
@@ -239,11 +239,11 @@ class ThreadSnapshot:
         return max((part.offset for part in self._parts), default=0)
 
     def apply(self, event: RoomEvent) -> None:
-        """Include an event; no effect for one that is included. Called in the order of offsets."""
+        """Apply an event; no effect if it is included. Called in the order of offsets."""
         self._events.append(event)
 
     def runs(self, without: Sequence[RoomEvent] = ()) -> tuple[JsonObject, ...]:
-        """Return the runs for `room_joined.runs`, those that wait behind the others.
+        """Return the runs for `room_joined.runs`, waiting ones last.
 
         See `rooms.snapshot.Snapshot`.
         """
@@ -280,7 +280,7 @@ def _note_losses(events: Sequence[_Step]) -> None:
 
 
 def _included(part: ThreadPart, events: Sequence[_Step]) -> int:
-    """Return how many of the events a part includes: all up to the last one that it knows."""
+    """Return the number of events that a part includes: all up to its offset."""
     for index in range(len(events), 0, -1):
         event = events[index - 1].event
         if event.epoch == part.epoch and event.offset <= part.offset:
@@ -289,7 +289,7 @@ def _included(part: ThreadPart, events: Sequence[_Step]) -> int:
 
 
 def _move_on(run: _Run, events: Sequence[_Step]) -> None:
-    """Change a run by the events that its part does not include, and that do not follow."""
+    """Apply the events that the part of a run does not include, and that do not follow."""
     for each in events:
         if each.follows:
             continue
@@ -300,10 +300,10 @@ def _move_on(run: _Run, events: Sequence[_Step]) -> None:
 
 
 def _move_back(run: _Run, events: Sequence[_Step]) -> None:
-    """Take back the events that its part includes, and that follow."""
+    """Revert the events that the part of a run includes, and that follow."""
     text, is_cut = run.text.text, run.text.is_cut
     length = len(text)
-    is_known = True  # whether no event is missing between this one and those that are taken back
+    is_known = True  # whether no event is missing between this one and the reverted ones
     for each in reversed(events[: run.included]):
         if each.follows and each.run_id == run.run_id:
             if each.kind == PartialResult.TYPE:
@@ -311,20 +311,20 @@ def _move_back(run: _Run, events: Sequence[_Step]) -> None:
                 start = length - len(piece)
                 if is_known and start >= 0 and text.startswith(piece, start):
                     length = start
-                else:  # it is in front of the text that is kept, or its place is not known
+                else:  # it is before the kept text, or its position is unknown
                     length, is_cut = 0, True
             else:
-                run.take_back(each.kind, each.payload)
+                run.revert(each.kind, each.payload)
         is_known = is_known and not each.loses(run)
     run.text = TextTail(RUNS_BYTES, [text[:length]], is_cut=is_cut)
 
 
 def _runs_of_events(events: Sequence[_Step], known: Container[RunId]) -> dict[RunId, _Run]:
-    """Return the runs that no part has: they were confirmed after their node gave its part."""
+    """Return the runs that no part has: they were confirmed after the part of their node."""
     runs: dict[RunId, _Run] = {}
     for index, each in enumerate(events):
         if each.kind == UserMessage.TYPE and each.run_id not in known and not each.follows:
-            # The name of the agent follows when the run starts.
+            # The start of the run has the name of the agent.
             run = _Run(each.run_id, each.payload["message_id"], "", RunStatus.QUEUED)
             _move_on(run, events[index + 1 :])
             runs[run.run_id] = run

@@ -1,12 +1,12 @@
-"""A thread that is watched: its runs at this node are mirrored to its room.
+"""A watched thread: its runs at this node are mirrored to its room.
 
     thread = WatchedThread(node, publisher)
-    thread.begin(runs)                      # those that are live
-    thread.add(run)                         # a new one
+    thread.begin(runs)                      # the live runs
+    thread.add(run)                         # a new run
     part = await thread.part()              # for a connection that begins to watch
     thread.end()
 
-A run of a thread that is not watched has no mirror, and nothing of it is encoded or kept.
+A run of another thread has no mirror: none of its events is encoded or kept for a room.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ from netra_trio.sessions.thread_snapshot import RunPart, ThreadPart
 from netra_trio.sessions.transcript import RUNS_BYTES, QuestionList, fit_texts, shortened
 from netra_trio.stores.base import NewMessage
 
-ENDED_RUNS = 8  # of a thread, which are kept for connections that join again
+ENDED_RUNS = 8  # of a thread, kept for connections that join again
 
 
 class WatchedRun(Protocol):
@@ -57,7 +57,7 @@ class WatchedRun(Protocol):
 
     @property
     def session_id(self) -> SessionId | None:
-        """The session that has its events in its own log; None if none has."""
+        """The session whose own log has its events; None if there is none."""
         ...
 
     @property
@@ -134,12 +134,12 @@ class RunMirror(Mirror):
         self._publisher.add(AgentCompleted.TYPE, payload, self._run.session_id)
 
     def detach(self) -> None:
-        """Copy no more events: the run has left this node, or the thread is not watched."""
+        """Copy no more events: the run has moved, or the thread is not watched."""
         self._run.set_mirror(None)
         self._thread.remove(self._run_id)
 
     def part(self) -> RunPart:
-        """Return the run as it is now."""
+        """Return the current state of the run."""
         run, text = self._run, self._run.newest_text
         return RunPart(
             self._run_id,
@@ -184,7 +184,7 @@ class WatchedThread:
 
         Args:
             runs: The runs.
-            may_miss: Whether members of the room may miss earlier events, of runs that have ended.
+            may_miss: Whether members of the room may miss earlier events, of ended runs.
         """
         self._publisher.reopen()
         self._ended.clear()
@@ -200,11 +200,11 @@ class WatchedThread:
         run.set_mirror(mirror)
 
     def remove(self, run_id: RunId) -> None:
-        """Forget a run that is not mirrored any more."""
+        """Remove a run that is no longer mirrored."""
         del self._mirrors[run_id]
 
     def keep(self, ended: RunPart) -> None:
-        """Keep a run that ends, for connections that join again; with at most 192 KiB of texts."""
+        """Keep an ended run for connections that join again; at most 192 KiB of texts."""
         self._ended.append(ended)
         left = RUNS_BYTES
         for index in range(len(self._ended) - 1, -1, -1):
@@ -216,10 +216,10 @@ class WatchedThread:
             left -= len(content.encode())
 
     async def part(self, *, with_ended: bool) -> ThreadPart:
-        """Return the runs as they are now; waits until all earlier events are published.
+        """Return the current runs; waits until all earlier events are published.
 
         Args:
-            with_ended: Whether to include runs that have ended lately.
+            with_ended: Whether to include recently ended runs.
         """
         mirrors = [mirror.part() for mirror in self._mirrors.values() if mirror.is_confirmed]
         ended = tuple(self._ended) if with_ended else ()
@@ -227,7 +227,7 @@ class WatchedThread:
         return ThreadPart(self._node, place.epoch, place.offset, _fit(mirrors), ended)
 
     def end(self) -> None:
-        """Mirror nothing more, because the thread is not watched any more."""
+        """Stop mirroring, because the thread is no longer watched."""
         for mirror in list(self._mirrors.values()):
             mirror.detach()
         self._publisher.close()

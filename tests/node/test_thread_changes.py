@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.agents.run import Run
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, ThreadId, UserId
+from netra_trio.node import thread_changes
 from netra_trio.node.thread_changes import COALESCE_SECONDS, PENDING_CHANGES, Change
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.stores.memory import MemoryStore
@@ -36,6 +37,11 @@ async def at_once(run: Run) -> None:
 
 async def name_it(run: Run) -> str:
     return str(await run.set_title(run.content))
+
+
+@pytest.fixture(autouse=True)
+def exact_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_changes, "COALESCE_SPREAD", 0.0)
 
 
 AGENTS = {"at_once": at_once, "one_second": one_second, "ask": ask, "name_it": name_it}
@@ -227,7 +233,7 @@ class ReadingStore(MemoryStore):
 
 def tell(server: Server, thread_id: str, change: ThreadChange) -> None:
     """Tell all sessions that a thread has changed."""
-    server.node._threads.tell(ALICE, ThreadId(thread_id), change, but=SessionId("none"))
+    server.node._threads.publish(ALICE, ThreadId(thread_id), change, excluded=SessionId("none"))
 
 
 async def fill(client: Client) -> None:
@@ -376,8 +382,8 @@ async def test_a_client_that_leaves_is_forgotten(autojump_clock: MockClock) -> N
 
 
 def test_changes_of_one_thread_are_merged() -> None:
-    def change(kind: ThreadChange, but: str | None) -> Change:
-        session_id = None if but is None else SessionId(but)
+    def change(kind: ThreadChange, excluded: str | None) -> Change:
+        session_id = None if excluded is None else SessionId(excluded)
         return Change(ALICE, ThreadId("t"), kind, session_id)
 
     updated, renamed = ThreadChange.UPDATED, ThreadChange.RENAMED
