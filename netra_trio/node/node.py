@@ -163,7 +163,7 @@ class Node:
         self.services = evolve(self.services, watch=watch)
         self.services.rooms.observers.append(watch)
         share_presence(self.services.presence, self.cluster)
-        threads.connect(self.services, self.cluster)
+        threads.connect(self.services, self.cluster, watch)
 
     async def serve(
         self,

@@ -14,7 +14,7 @@ is not published, and is a gap for a client that comes back with an earlier offs
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -25,10 +25,10 @@ from netra_trio.cluster.mailbox import Mailbox
 from netra_trio.cluster.membership import Membership as Nodes
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import NodeId, ThreadId, UserId, new_node_id
+from netra_trio.node.lost_runs import Key, LostRuns
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, broker_unavailable
 from netra_trio.protocol.rooms import THREAD_PREFIX, thread_room
-from netra_trio.rooms.access import FindRoom
 from netra_trio.rooms.event import pack_missing
 from netra_trio.rooms.membership import Membership
 from netra_trio.services import Services
@@ -36,6 +36,7 @@ from netra_trio.sessions.thread_publisher import ThreadPublisher
 from netra_trio.sessions.thread_snapshot import ThreadPart, ThreadSnapshot
 from netra_trio.sessions.users import Users
 from netra_trio.sessions.watched_thread import WatchedThread
+from netra_trio.stores.threads import ThreadStore
 
 ANNOUNCE_SECONDS = 10.0  # between two announcements of all that a node watches
 LINGER_SECONDS = 30.0  # for which an interest lasts without a word of it
@@ -48,8 +49,6 @@ STOP_SECONDS = 1.0  # to publish the last events when the node is closed
 ANNOUNCED = 500  # threads of one message, each of at most 1.1 KiB: less than `MAIL_BYTES`
 WATCH, WATCHING, UNWATCHED = "watch", "watching", "unwatched"
 INTEREST, LEAVING = "interest", "leaving"
-
-Key: TypeAlias = tuple[UserId, ThreadId]
 
 
 @define(eq=False)
@@ -77,20 +76,24 @@ class ThreadWatch:
     Args:
         users: The users of this node, with their live runs and the watched threads.
         broker: Has the rooms.
-        find_room: Finds the user and the thread of a room, as `Store.find_room` does.
+        store: Finds the user and the thread of a room, and the runs of nodes that are gone.
         node: This node.
         limits: How much of a room is kept.
         wall_clock: Returns Unix seconds.
         start_soon: Starts a task of the node.
         mailbox: Sends messages to other nodes; None if there are none.
         nodes: The other live nodes; None if there are none.
+
+    Attributes:
+        on_lost: Called with each thread, watched or not, in which the store has ended the runs of
+            a killed node.
     """
 
     def __init__(
         self,
         users: Users,
         broker: Broker,
-        find_room: FindRoom,
+        store: ThreadStore,
         *,
         node: NodeId,
         limits: HistoryLimits,
@@ -102,7 +105,9 @@ class ThreadWatch:
         self._users = users
         self._watched = users.watched
         self._broker = broker
-        self._find_room = find_room
+        self.on_lost: Callable[[UserId, ThreadId], None] = lambda _user_id, _thread_id: None
+        self._find_room = store.find_room
+        self._lost = LostRuns(store)
         self._node = node
         self._limits = limits
         self._wall_clock = wall_clock
@@ -407,14 +412,26 @@ class ThreadWatch:
         if node in self._left:
             self._left.discard(node)
             return
+        self._start_soon(self._note_gone, node)
+
+    async def _note_gone(self, node: NodeId) -> None:
+        """Tell members that events of a killed node are missing, and again when its runs ended.
+
+        What the store ends before the first of both is in the history that a member then reads.
+        """
+        lost = await self._lost.find(node)
         for room, local in self._local.items():
             if local.holds:
-                self._start_soon(self._note_missing, room, node)
+                self._start_soon(self._note_missing, room, node, f"gone:{node}")
+        async for key in self._lost.ended(node, self._held() if lost is None else lost):
+            room = thread_room(*key)
+            if room in self._local and self._local[room].holds:
+                self._start_soon(self._note_missing, room, node, f"ended:{node}")
+            self.on_lost(*key)
 
-    async def _note_missing(self, room: str, node: NodeId) -> None:
+    async def _note_missing(self, room: str, node: NodeId, key: str) -> None:
         """Publish that events of a node are missing; of several nodes, one does."""
         data = pack_missing(timestamp=self._wall_clock(), node=node)
-        key = f"gone:{node}"
         with suppress(BrokerUnavailable):  # another node does, or the members see a new epoch
             await self._broker.publish(room, data, limits=self._limits, key=key)
 
@@ -472,7 +489,7 @@ def watch_threads(
     return ThreadWatch(
         users,
         services.broker,
-        services.store.find_room,
+        services.store,
         node=new_node_id() if cluster is None else cluster.node,
         limits=HistoryLimits(settings.room_history_events, settings.room_history_seconds),
         wall_clock=services.wall_clock,

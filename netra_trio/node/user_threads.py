@@ -1,7 +1,7 @@
 """The threads of the users of a node: sends their changes to sessions, and deletes threads.
 
 threads = NodeThreads(users, store, start_soon)         # `Services.threads`
-threads.connect(services, cluster)
+threads.connect(services, cluster, watch)
 threads.attached(connection), threads.detached(connection)
 """
 
@@ -21,6 +21,7 @@ from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.node.shared_changes import SharedChanges
 from netra_trio.node.thread_changes import Change, ThreadChanges
+from netra_trio.node.thread_watch import ThreadWatch
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.rooms import thread_room
 from netra_trio.protocol.threads import ThreadChange
@@ -82,13 +83,15 @@ class NodeThreads:
         self._shared: SharedChanges | None = None
         self._other_nodes: OtherNodes | None = None
 
-    def connect(self, services: Services, cluster: Cluster | None) -> None:
+    def connect(self, services: Services, cluster: Cluster | None, watch: ThreadWatch) -> None:
         """Connect to the rooms and the other nodes; called before any client connects.
 
         Args:
             services: The services of the node.
             cluster: The other nodes; None if there is one node.
+            watch: Tells of threads with runs of killed nodes.
         """
+        watch.on_lost = self._note_lost
         self._broker = services.broker
         self._other_nodes = services.other_nodes
         if cluster is None:
@@ -114,6 +117,10 @@ class NodeThreads:
         self._changes.forget(connection)
         if self._shared is not None:
             self._shared.watch(connection.session.user.id)
+
+    def _note_lost(self, user_id: UserId, thread_id: ThreadId) -> None:
+        """Tell the sessions at this node that runs of a thread have ended with their node."""
+        self._changes.deliver(Change(user_id, thread_id, ThreadChange.UPDATED))
 
     def _is_attached(self, user_id: UserId) -> bool:
         user = self._users.find(user_id)

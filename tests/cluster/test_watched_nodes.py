@@ -18,6 +18,7 @@ from netra_trio.broker.base import LEASE_SECONDS, MAIL_BYTES, RENEW_SECONDS
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.config.settings import Settings
 from netra_trio.ids import NodeId, ThreadId, UserId
+from netra_trio.node.lost_runs import FOLLOW_SECONDS
 from netra_trio.node.node import open_node
 from netra_trio.node.thread_watch import (
     ANNOUNCE_SECONDS,
@@ -422,6 +423,44 @@ async def test_the_events_of_a_killed_node_are_a_gap(
             await view.rest(client, 2 * LEASE_SECONDS)
             assert len(view.gaps) == 1  # one node has told all
             assert (await view.watch(client))["runs"] == []
+
+
+async def test_watchers_and_sessions_are_told_when_the_store_ends_the_runs_of_a_killed_node(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        nodes(3) as (one, two, three),
+        one.connect() as asking,
+        two.connect() as other,
+        two.connect(user="bob") as foreign,
+        three.connect() as another,
+    ):
+        view = View()
+        await view.watch(other)
+        await say(asking, agent="work")
+        await say(asking, agent="work", on_busy="enqueue")
+        await view.until(other, "partial_result")
+        await one.kill()
+        while not view.gaps:
+            await view.next(other)
+        assert (await view.watch(other))["runs"] == []
+        await view.rest(other, 20)  # the lease in the store has not ended
+        assert len(view.gaps) == 1
+        await another.sync()
+        await foreign.sync()
+        another.skipped = foreign.skipped = frozenset()
+        assert one.store.end_runs_of(one.memory.node) == 2
+        while len(view.gaps) == 1:
+            await view.next(other)
+        await other.send("get_thread_history", {"thread_id": THREAD})
+        messages = (await other.until("thread_history"))[-1]["payload"]["messages"]
+        assert [each["run"]["status"] for each in messages] == ["interrupted", "interrupted"]
+        (changed,) = await another.sync()
+        assert (changed["type"], changed["payload"]["change"]) == ("thread_changed", "updated")
+        assert changed["payload"]["thread"]["runs_active"] == 0
+        await view.rest(other, 2 * FOLLOW_SECONDS)
+        assert len(view.gaps) == 2
+        assert await another.sync() == await foreign.sync() == []
 
 
 async def test_a_node_that_ends_in_order_leaves_no_gap(autojump_clock: MockClock) -> None:

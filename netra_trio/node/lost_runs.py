@@ -1,0 +1,61 @@
+"""The runs of killed nodes: which threads have them, and when the store has ended them.
+
+lost = LostRuns(store)
+threads = await lost.find(node)                  # None if the store does not answer
+async for key in lost.ended(node, threads):      # later: the lease of the node in the store ends
+
+A killed node has its unfinished runs until the store ends them: at once when a client resumes its
+session at another node, else when the node's lease in the store has ended. No node has these runs
+then, so nothing else tells anybody of their end.
+"""
+
+from collections.abc import AsyncIterator, Collection
+from typing import TypeAlias
+
+import trio
+from attrs import define
+
+from netra_trio.errors import StoreUnavailable
+from netra_trio.ids import NodeId, ThreadId, UserId
+from netra_trio.stores.threads import ThreadStore
+
+FIND_SECONDS = 1.0  # for the store: the members of the rooms wait for it
+POLL_SECONDS = 1.0
+FOLLOW_SECONDS = 90.0  # two leases in the store and a half: a node that is gone has no runs then
+
+Key: TypeAlias = tuple[UserId, ThreadId]
+
+
+@define(eq=False)
+class LostRuns:
+    """Finds the runs of killed nodes in the store.
+
+    Args:
+        store: Has the runs.
+    """
+
+    _store: ThreadStore
+
+    async def find(self, node: NodeId) -> set[Key] | None:
+        """Return the threads with unfinished runs of a node; None if the store does not answer."""
+        with trio.move_on_after(FIND_SECONDS):
+            try:
+                runs = await self._store.unfinished_runs()
+            except StoreUnavailable:
+                return None
+            return {(run.user_id, run.thread_id) for run in runs if run.owner == node}
+        return None
+
+    async def ended(self, node: NodeId, threads: Collection[Key]) -> AsyncIterator[Key]:
+        """Yield each of these threads when the store has no unfinished run of the node there.
+
+        Ends with the last one, or after `FOLLOW_SECONDS`: then the node is not gone for the store.
+        """
+        left, until = set(threads), trio.current_time() + FOLLOW_SECONDS
+        while left and trio.current_time() < until:
+            await trio.sleep(POLL_SECONDS)
+            unfinished = await self.find(node)
+            if unfinished is not None:
+                for key in sorted(left - unfinished):
+                    yield key
+                left &= unfinished
