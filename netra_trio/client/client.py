@@ -174,7 +174,7 @@ class Client:
 
     @property
     def user_room(self) -> str:
-        """The name of the room of the user, which all its sessions may join and publish to."""
+        """The name of the room of the user; all its sessions may join it and publish to it."""
         return self.session.user_room
 
     async def send(
@@ -202,7 +202,7 @@ class Client:
             deadline_ms: Milliseconds that the run may take.
             correlation_id: The key: a second message with the same key and content is a duplicate
                 and starts nothing, even after a restart. A new key if None.
-            replaces: A message of the thread: its question and all that follows leave the history.
+            replaces: A message of the thread: its question and all later ones leave the history.
 
         Raises:
             MessageRefused: The server refused it, or it is too large.
@@ -316,23 +316,23 @@ class Client:
     def room(
         self, name: str, after: int | None = None, epoch: str | None = None
     ) -> AbstractAsyncContextManager[Room]:
-        """Be in a room during an `async with` block, which gives a `Room`.
+        """Join a room during an `async with` block, which returns a `Room`.
 
-        The block begins when the server has let the client in, and leaves the room at its end.
-        After a lost connection the client joins again by itself, with the place that it has
-        reached: nothing is lost or comes twice, or a `room_gap` says what is lost. Blocks for the
-        same room share one membership. Cancelling is safe.
+        The block begins when the server has confirmed the join, and leaves the room at its end.
+        After a lost connection the client joins again automatically, from its last position: no
+        event is repeated, and a `room_gap` reports each loss. Blocks for the same room share one
+        membership. Cancelling is safe.
 
         Args:
             name: The room.
-            after: The offset after which events are wanted; None for those from now on.
+            after: The offset after which events are requested; None for new ones only.
             epoch: The epoch of `after`.
 
         Raises:
-            MessageRefused: The client may not join (FORBIDDEN), or is in too many rooms
-                (QUEUE_FULL).
+            MessageRefused: The user has no permission to join (FORBIDDEN), or the client is in too
+                many rooms (QUEUE_FULL).
             ClientError: The client ended first.
-            ValueError: There is an epoch, and no `after`.
+            ValueError: `epoch` is given without `after`.
         """
         if after is None and epoch is not None:
             raise ValueError("epoch: expected together with after")
@@ -340,27 +340,27 @@ class Client:
         return entered_room(self.session, name, None if after is None else Place(after, epoch))
 
     def watch(self, thread_id: str, owner: str | None = None) -> AbstractAsyncContextManager[Watch]:
-        """Watch a thread during an `async with` block, which gives a `Watch`.
+        """Watch a thread during an `async with` block, which returns a `Watch`.
 
-        It has the runs of every session, those of this client too. After a lost connection the
-        client watches again by itself. Cancelling is safe.
+        It has the runs of all sessions, also of this client. After a lost connection the client
+        watches again automatically. Cancelling is safe.
 
         Args:
             thread_id: The thread; it need not exist yet.
-            owner: The user of the thread, if it is another one's.
+            owner: The user of the thread, if it is another user.
 
         Raises:
-            MessageRefused: The client may not watch it (FORBIDDEN), or is in too many rooms
-                (QUEUE_FULL).
+            MessageRefused: The user has no permission to watch it (FORBIDDEN), or the client is in
+                too many rooms (QUEUE_FULL).
             ClientError: The client ended first.
         """
         self._check_usable()
         return watched_thread(self.session, thread_id, owner)
 
     def threads(self) -> Threads:
-        """Return the threads of the user: to list and change them, and to follow their changes.
+        """Return the threads of the user: to list and change them, and to iterate over changes.
 
-        Each call returns another object, with an iteration of its own.
+        Each call returns a new object with its own iteration.
 
         Raises:
             ClientError: The client has ended.

@@ -86,7 +86,7 @@ class MessageRefused(ClientError):
 
 
 class MessageUncertain(ClientError):
-    """A room may have a message or not: the server has forgotten its key before it answered.
+    """It is unknown whether a message was published: its key expired before an answer.
 
     Attributes:
         key: The key of the message.

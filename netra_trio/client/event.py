@@ -34,9 +34,9 @@ class Event:
         seq_from: The first number that a merged event covers, else None.
         timestamp: Unix seconds.
         correlation_id: The key of the message that the event belongs to.
-        offset: Its place in the numbered events of a room; None for any other event.
+        offset: Its offset in a room; None for any other event.
         offset_from: The first offset that a merged event covers, else None.
-        epoch: The numbering that `offset` belongs to.
+        epoch: The epoch of `offset`.
     """
 
     type: str

@@ -95,7 +95,7 @@ class Feed:
         return event
 
     def clear(self) -> None:
-        """Drop every event, and what is known of dropped ones."""
+        """Drop all events, and the record of dropped ones."""
         self._backlog = Backlog()
         if self._channel is not None:
             self._channel.clear()

@@ -75,7 +75,7 @@ class Hello:
         limits: The limits of the server.
         user_id: The user of the session.
         user_room: The room of the user; empty if the server has no rooms.
-        agents: The agents that may be asked.
+        agents: The agents of the server.
     """
 
     session_id: str

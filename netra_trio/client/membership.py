@@ -1,11 +1,11 @@
-"""One room of a client: what is asked of the server, and what was answered.
+"""The state of a client in one room: the requests to the server, and their answers.
 
     membership.add(member)
     text = membership.next_frame(now)       # join_room, join_room again, leave_room
     membership.take_joined(joined, key)
 
-At most one of these frames is unanswered at a time, so none of them overtakes another. Nothing in
-here waits. `RoomMembership` and `WatchMembership` say what becomes of the events.
+At most one of these frames is unanswered at a time, so the order of answers is known. Nothing in
+this module waits. `RoomMembership` and `WatchMembership` process the events.
 """
 
 from abc import ABC, abstractmethod
@@ -25,10 +25,10 @@ from netra_trio.ids import new_correlation_id
 
 @frozen
 class Place:
-    """A place in the events of a room: those with a larger offset follow.
+    """A position in the events of a room: those with a larger offset follow.
 
     Attributes:
-        epoch: The numbering; None if it is not known.
+        epoch: The epoch; None if unknown.
     """
 
     offset: int
@@ -40,8 +40,8 @@ class Joined:
     """The payload of `room_joined`.
 
     Attributes:
-        payload: The whole of it.
-        place: The events after this follow.
+        payload: The whole payload.
+        place: The position after which events follow.
         runs: The runs of a watched thread that have not ended.
     """
 
@@ -56,7 +56,7 @@ class Joined:
         """Read a frame.
 
         Raises:
-            InvalidEvent: It lacks a required field.
+            InvalidEvent: A required field is missing.
         """
         payload = frame.payload
         try:
@@ -77,31 +77,31 @@ class Member:
 
     Attributes:
         feed: The events for it.
-        after: Where it wants to begin; None for now.
+        after: The position to begin after; None for new events only.
         started: The answer to its join, or the error.
-        place: The last event that it was given; None before its start.
-        is_expelled: Whether the server has ended its membership.
+        place: The position of its newest event; None before its start.
+        is_removed: Whether the server has ended its membership.
     """
 
     feed: Feed
     after: Place | None = None
     started: Reply[Joined] = field(factory=Reply)
     place: Place | None = None
-    is_expelled: bool = False
+    is_removed: bool = False
 
     def start(self, joined: Joined) -> None:
-        """Give it its place; the events after that follow."""
+        """Start it at a position; the events after that follow."""
         self.place = joined.place
         self.started.settle(joined)
 
 
 @frozen
-class _Asked:
-    """A frame that is not answered.
+class _Unanswered:
+    """An unanswered frame.
 
     Attributes:
-        after: After which place a join asks for events; None for a leave, and for now.
-        member: The member that starts with this join; None if it is for those that have started.
+        after: The position of a join; None for new events only, and for a leave.
+        member: The member that starts with this join; None for a repeated join.
         is_leave: Whether it leaves the room.
         key: Its correlation id.
     """
@@ -116,14 +116,14 @@ class Membership(ABC):
     """A room, and the members of this client in it.
 
     Args:
-        room: The name of the room; None until the server has told it.
-        own_thread: The thread of the client's own user whose runs it follows, if it does.
+        room: The name of the room; None before the first answer.
+        own_thread: The watched thread, if it belongs to the client's own user.
 
     Attributes:
-        members: The blocks that are in the room, or about to be.
+        members: The blocks in the room, or joining it.
         is_joined: Whether the connection is in the room.
-        is_behind: Whether events may be missing that a further join would bring.
-        left: Set when the room was left, or there is no connection to leave it on.
+        is_behind: Whether events may be missing, so that a repeated join is needed.
+        left: Set when the room was left, or the connection has ended.
     """
 
     def __init__(self, room: str | None, own_thread: str | None = None) -> None:
@@ -133,10 +133,10 @@ class Membership(ABC):
         self.is_joined = False
         self.is_behind = False
         self.left = trio.Event()
-        self._asked: _Asked | None = None
+        self._unanswered: _Unanswered | None = None
         self._not_before = -inf
 
-    # What the kinds of rooms decide.
+    # For the kinds of rooms.
 
     @abstractmethod
     def join_frame(self, key: str, after: Place | None) -> str:
@@ -148,11 +148,11 @@ class Membership(ABC):
 
     @abstractmethod
     def place(self) -> Place | None:
-        """Return the place after which the members that have started need events; None for now."""
+        """Return the position after which started members need events; None for new ones only."""
 
     @abstractmethod
     def start_here(self, member: Member) -> None:
-        """Start a member that begins now, at the place of those that have started."""
+        """Start a member at the position of the started ones."""
 
     @abstractmethod
     def receive_joined(self, joined: Joined, after: Place | None, member: Member | None) -> None:
@@ -160,15 +160,15 @@ class Membership(ABC):
 
         Args:
             joined: The answer.
-            after: What was asked for.
-            member: The member that starts with it; None if it is for those that have started.
+            after: The requested position.
+            member: The member that starts with it; None for a repeated join.
         """
 
     @abstractmethod
     def receive_other_joined(self, joined: Joined) -> None:
         """Take the answer to another membership of this client in the same room.
 
-        The connection is in each room once, so this one begins anew there, too.
+        A connection is in each room once, so this membership begins at that position, too.
         """
 
     @abstractmethod
@@ -188,39 +188,43 @@ class Membership(ABC):
     # The frames to the server.
 
     @property
-    def asked_key(self) -> str | None:
+    def unanswered_key(self) -> str | None:
         """The correlation id of the unanswered frame; None if there is none."""
-        return None if self._asked is None else self._asked.key
+        return None if self._unanswered is None else self._unanswered.key
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is wanted of the server, and nothing is expected."""
-        return not self.members and not self.is_joined and self._asked is None
+        """Whether there is no frame to send, and no answer to wait for."""
+        return not self.members and not self.is_joined and self._unanswered is None
 
     @property
     def next_at(self) -> float:
         """When there is a frame to write; infinity if there will be none."""
-        return inf if self._asked is not None or self._wanted() is None else self._not_before
+        return (
+            inf
+            if self._unanswered is not None or self._next_unanswered() is None
+            else self._not_before
+        )
 
     def next_frame(self, now: float) -> str | None:
         """Return the frame to write now; None if there is none."""
-        if self._asked is not None or now < self._not_before:
+        if self._unanswered is not None or now < self._not_before:
             return None
-        asked = self._wanted()
-        if asked is None:
+        frame = self._next_unanswered()
+        if frame is None:
             return None
-        self._asked = asked
-        if asked.is_leave:
-            return self.leave_frame(asked.key)
-        return self.join_frame(asked.key, asked.after)
+        self._unanswered = frame
+        if frame.is_leave:
+            return self.leave_frame(frame.key)
+        return self.join_frame(frame.key, frame.after)
 
-    def _wanted(self) -> _Asked | None:
+    def _next_unanswered(self) -> _Unanswered | None:
         if not self.members:
-            return _Asked(is_leave=True) if self.is_joined else None
+            return _Unanswered(is_leave=True) if self.is_joined else None
         if self.started and (not self.is_joined or self.is_behind):
-            return _Asked(self.place())
+            return _Unanswered(self.place())
         waiting = next((each for each in self.members if each.place is None), None)
-        return None if waiting is None else _Asked(waiting.after, waiting)
+        return None if waiting is None else _Unanswered(waiting.after, waiting)
 
     @property
     def started(self) -> list[Member]:
@@ -235,62 +239,62 @@ class Membership(ABC):
         self._start_waiting()
 
     def remove(self, member: Member) -> None:
-        """Remove a member; does nothing if it is none."""
+        """Remove a member; no effect if it was removed before."""
         if member in self.members:
             self.members.remove(member)
         self.left = trio.Event()
 
-    # What the server says.
+    # From the server.
 
     def take_joined(self, joined: Joined) -> None:
-        """Take the answer to the join that is unanswered."""
-        asked, self._asked = self._asked, None
-        assert asked is not None  # noqa: S101 - the caller has found this by its key
+        """Take the answer to the unanswered join."""
+        frame, self._unanswered = self._unanswered, None
+        assert frame is not None  # noqa: S101 - the caller has found it by its key
         self.room = joined.room
         self.is_joined = True
-        if asked.member is None:
+        if frame.member is None:
             self.is_behind = False
         # A member that was removed meanwhile does not start.
-        member = asked.member if asked.member in self.members else None
+        member = frame.member if frame.member in self.members else None
         if self.members:
-            self.receive_joined(joined, asked.after, member)
+            self.receive_joined(joined, frame.after, member)
         self._start_waiting()
 
     def take_left(self) -> None:
-        """Take the answer to the leave that is unanswered."""
-        self._asked = None
+        """Take the answer to the unanswered leave."""
+        self._unanswered = None
         self.is_joined = False
         self.left.set()
 
     def take_refusal(self, refusal: MessageRefused, now: float) -> None:
-        """Take an error in answer to the frame that is unanswered."""
-        asked, self._asked = self._asked, None
-        assert asked is not None  # noqa: S101 - the caller has found this by its key
+        """Take an error in answer to the unanswered frame."""
+        frame, self._unanswered = self._unanswered, None
+        assert frame is not None  # noqa: S101 - the caller has found it by its key
         if refusal.code in TEMPORARY:
             self._not_before = now + wait_seconds(refusal.retry_after_ms)
-        elif asked.is_leave:
+        elif frame.is_leave:
             self.take_left()
         else:
-            for member in self.started if asked.member is None else [asked.member]:
+            for member in self.started if frame.member is None else [frame.member]:
                 self._end(member, refusal)
             self.is_behind = False
 
-    def take_expulsion(self, left: Event, size: int) -> None:
-        """Take a `room_left` that is no answer: the membership ends."""
+    def take_removal(self, left: Event, size: int) -> None:
+        """Take a `room_left` without a request: the membership ends."""
         self.is_joined = False
         for member in self.started:
             member.feed.push(left, size)
             self._end(member)
 
     def end_connection(self) -> None:
-        """Forget what the connection knew."""
-        self._asked = None
+        """Reset the state of the connection."""
+        self._unanswered = None
         self._not_before = -inf
         self.is_joined = False
         self.left.set()
 
     def fail(self, failure: ClientError | None, for_tasks: ClientError) -> None:
-        """End each member: with `failure`, or with `for_tasks` one that has not started."""
+        """End each member with `failure`, and with `for_tasks` if it has not started."""
         for member in list(self.members):
             if member.place is None:
                 self._end(member, for_tasks)
@@ -303,7 +307,7 @@ class Membership(ABC):
             member.feed.resume()
 
     def push(self, event: Event, size: int = 0) -> None:
-        """Deliver an event to each member that has started."""
+        """Deliver an event to each started member."""
         for member in self.started:
             member.feed.push(event, size)
 
@@ -320,5 +324,5 @@ class Membership(ABC):
         if member.place is None:
             member.started.settle(failure=failure)
         else:
-            member.is_expelled = True
+            member.is_removed = True
             member.feed.finish(failure)

@@ -1,12 +1,12 @@
-"""The rooms that a client is in: joined, joined again on each connection, and left.
+"""The rooms of a client: joined, joined again on each connection, and left.
 
     membership = memberships.get(("room", "news"), lambda: RoomMembership("news"))
     memberships.enter(membership, member)
-    memberships.receive(frame, size)        # of the server
-    text = memberships.next_frame(now)      # for the server
+    memberships.receive(frame, size)        # from the server
+    text = memberships.next_frame(now)      # to the server
 
-A room has one membership, however many blocks of the application use it. Nothing in here waits,
-except `leave`.
+A room has one membership for all blocks of the application. Nothing in this module waits, except
+`leave`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from netra_trio.client.event import Event, InvalidEvent
 from netra_trio.client.membership import Joined, Member, Membership
 from netra_trio.client.run_states import RunStates
 
-LEAVE_SECONDS = 2.0  # for the answer to `leave_room`: a block does not wait longer for its end
+LEAVE_SECONDS = 2.0  # for the answer to `leave_room`: bounds the end of a block
 ROOM_FRAMES = frozenset({"room_joined", "room_event", "room_gap", "room_left", "presence_changed"})
 
 Key = tuple[str, ...]
@@ -34,7 +34,7 @@ class Memberships:
         notify: Called when there is a frame to write.
 
     Attributes:
-        own_runs: The runs of the client's own session, whose events come outside of rooms.
+        own_runs: The runs of the client's own session, whose events are not room events.
     """
 
     def __init__(self, notify: Callable[[], None]) -> None:
@@ -57,7 +57,7 @@ class Memberships:
         if found is None:
             found = self._memberships[key] = make()
             self._index()
-        return found  # type: ignore[return-value] # a key belongs to one kind
+        return found  # type: ignore[return-value] # a key has one kind
 
     def enter(self, membership: Membership, member: Member) -> None:
         """Add a member to a membership; it starts when `Member.started` is settled."""
@@ -70,9 +70,9 @@ class Memberships:
         self._changed(membership)
 
     async def leave(self, membership: Membership, member: Member) -> None:
-        """Remove a member; after the last one wait until the server knows, `LEAVE_SECONDS` at most.
+        """Remove a member; after the last one wait for the answer, `LEAVE_SECONDS` at most.
 
-        Cancelling is safe: the room is left all the same.
+        Cancelling is safe: the room is still left.
         """
         self.remove(membership, member)
         if not membership.members and membership.is_joined:
@@ -99,14 +99,14 @@ class Memberships:
             self._changed(membership)
 
     def pause(self, until: float) -> None:
-        """Join no room before `until`, or before `go_on`.
+        """Join no room before `until`, or before `end_pause`.
 
-        A thread is watched when the replay of the own session is complete: the server lists runs of
-        the own session, too, which would not be known as such before.
+        A thread is watched after the replay of the own session: the server also lists runs of the
+        own session, which the client cannot recognize before.
         """
         self._paused_until = until
 
-    def go_on(self) -> None:
+    def end_pause(self) -> None:
         """End the pause."""
         self._paused_until = -inf
 
@@ -122,7 +122,7 @@ class Memberships:
         return None
 
     def next_at(self) -> float:
-        """Return when there is a frame to write, if nothing happens before."""
+        """Return when the next frame has to be written, without further events."""
         due = min((membership.next_at for membership in self._due), default=inf)
         return max(due, self._paused_until)
 
@@ -130,12 +130,12 @@ class Memberships:
         """Take a frame of a room.
 
         Raises:
-            InvalidEvent: It lacks a required field.
+            InvalidEvent: A required field is missing.
         """
         room = frame.payload.get("room")
         if not isinstance(room, str):
             raise InvalidEvent("$.payload.room: expected a string")
-        asked = self._asked(frame.correlation_id)
+        asked = self._find_unanswered(frame.correlation_id)
         if frame.type == "room_joined":
             if asked is not None:
                 self._receive_joined(asked, Joined.parse(frame))
@@ -147,19 +147,19 @@ class Memberships:
 
     def refuse(self, refusal: MessageRefused, now: float) -> bool:
         """Take an error; return whether it was the answer to a frame of a room."""
-        asked = self._asked(refusal.correlation_id)
+        asked = self._find_unanswered(refusal.correlation_id)
         if asked is not None:
             asked.take_refusal(refusal, now)
             self._changed(asked)
         return asked is not None
 
     def receive_own(self, event: Event, size: int, shown: Event | None = None) -> None:
-        """Take an event of a run of the client's own session, which comes outside of rooms.
+        """Take an event of a run of the client's own session, which is not a room event.
 
         Args:
             event: The event.
             size: Its bytes.
-            shown: What the members get in its place; None for the event itself.
+            shown: The event for the members; None for the event itself.
         """
         thread_id = self.own_runs.apply(event)
         if thread_id not in self._by_thread:
@@ -172,7 +172,7 @@ class Memberships:
         """Note that events of the own session are lost.
 
         Args:
-            listed: Its runs as the server lists them; None if the session itself is lost.
+            listed: Its runs in the listing of the server; None if the session itself is lost.
         """
         self.own_runs.replace(listed or ())
         for membership in self._each():
@@ -193,7 +193,7 @@ class Memberships:
     def _pass_on(self, frame: Event, size: int, room: str) -> None:
         for membership in self._by_room.get(room, ()):
             if frame.type == "room_left":
-                membership.take_expulsion(frame, size)
+                membership.take_removal(frame, size)
             elif frame.type == "room_gap":
                 membership.receive_gap(frame, *_range_of(frame))
             elif frame.type == "room_event":
@@ -202,21 +202,23 @@ class Memberships:
                 membership.push(frame, size)
             self._changed(membership)
 
-    def _asked(self, key: str | None) -> Membership | None:
-        """Return the membership that has sent the unanswered frame of this key."""
+    def _find_unanswered(self, key: str | None) -> Membership | None:
+        """Return the membership whose unanswered frame has this key."""
         if key is None:
             return None
-        return next((each for each in self._memberships.values() if each.asked_key == key), None)
+        return next(
+            (each for each in self._memberships.values() if each.unanswered_key == key), None
+        )
 
     def _changed(self, membership: Membership) -> None:
-        """Keep what is known of a membership up to date, and write what it wants to be written."""
+        """Update the index after a change of a membership, and have its next frame written."""
         self._settle(membership)
         if membership in self._due:
             self._notify()
 
     def _settle(self, membership: Membership) -> None:
         if not membership.members and membership.is_joined and self._is_shared(membership):
-            membership.is_joined = False  # the other one needs the room
+            membership.is_joined = False  # another membership needs the room
         if membership.is_over:
             self._due.discard(membership)
             membership.left.set()

@@ -1,4 +1,4 @@
-"""Errors of the server as exceptions, and which of them pass by themselves.
+"""Errors of the server as exceptions, and which of them are temporary.
 
 >>> refusal = refusal_of(Event("error", {"code": "QUEUE_FULL", "error": "Full.", "help": "Wait."}))
 >>> refusal.code, wait_seconds(refusal.retry_after_ms)
@@ -9,7 +9,7 @@ from netra_trio.client.errors import MessageRefused
 from netra_trio.client.event import Event
 from netra_trio.protocol.codes import ErrorCode
 
-RETRY_SECONDS = 1.0  # if a temporary error does not say how long to wait
+RETRY_SECONDS = 1.0  # after a temporary error without `retry_after_ms`
 
 TEMPORARY = frozenset(
     {

@@ -37,8 +37,8 @@ class Request:
         payload: Its payload.
         run_id: The run that is to be stopped, if that is the request.
         is_answer: Whether it answers a question of an agent.
-        key_seconds: How long the server keeps its key; None for a request that may be repeated at
-            any time.
+        key_seconds: How long the server keeps its key; None if the request may be repeated at any
+            time.
         written_at: When it was first written, on Trio's clock.
         reply: The answer: an event, or None if the run has ended.
     """
@@ -124,7 +124,7 @@ class Requests:
             finally:
                 if self._unanswered.get(key) is request:
                     del self._unanswered[key]
-                    request.reply.settled.set()  # cancelled: one that waits for the key goes on
+                    request.reply.settled.set()  # cancelled: continue one that waits for the key
 
     async def ask_again(
         self,
@@ -134,7 +134,7 @@ class Requests:
         key: str | None = None,
         key_seconds: float | None = None,
     ) -> Event:
-        """Send a request until its answer is no temporary error; otherwise like `ask`."""
+        """Like `ask`, but repeat the request after a temporary error."""
         key = new_correlation_id() if key is None else key
         while True:
             try:
@@ -180,9 +180,7 @@ class Requests:
         for key, request in list(self._unanswered.items()):
             if request.is_forgotten(now):
                 del self._unanswered[key]
-                text = (
-                    f"no answer came in the {request.key_seconds:g} s that the server keeps a key"
-                )
+                text = f"no answer within the {request.key_seconds:g} s that the server keeps a key"
                 request.reply.settle(failure=MessageUncertain(text, key=key))
             elif is_replayed and request.is_answer:
                 self._held.append(request)

@@ -1,4 +1,4 @@
-"""A room as a client sees it: what `Client.room` gives.
+"""A room of a client: the result of `Client.room`.
 
 async with client.room("news") as room:
     await room.send({"headline": "It rains."})
@@ -18,15 +18,15 @@ from netra_trio.client.session import ClientSession
 from netra_trio.protocol.messages import Verdict
 
 JOIN, GAP = "join_room", "room_gap"
-KEY_SECONDS = 300.0  # how long a server keeps the key of a room's message (docs/protocol.md)
+KEY_SECONDS = 300.0  # the server keeps the key of a message (docs/protocol.md)
 
 
 class Published(NamedTuple):
     """The confirmation of a message to a room.
 
     Attributes:
-        offset: Its place among the events of the room.
-        status: `accepted`, or `duplicate` if the room has a message with this key already.
+        offset: Its offset in the room.
+        status: `accepted`, or `duplicate` if a message with this key was published before.
     """
 
     offset: int
@@ -53,20 +53,20 @@ async def entered_room(
 
 
 class Room:
-    """A room that the client is in.
+    """A joined room.
 
-    Iterating over it gives its events, in order, each once: those that users and the application
-    publish, `room_gap` where events are lost, `presence_changed`, and `lagged` if more events came
-    than are kept for a reader. After a `room_left` the server has ended the membership, and the
-    iteration ends. It raises `MessageRefused` if the server refuses to let the client in again
-    after a reconnection, and `ClientError` if the client fails. One task at a time may iterate.
+    Iterating over it returns its events, in order and once: those of users and of the application,
+    `room_gap` in place of lost events, `presence_changed`, and `lagged` if events were dropped
+    because the iteration is too slow. After a `room_left` the server has ended the membership, and
+    the iteration ends. It raises `MessageRefused` if the server refuses the join after a
+    reconnection, and `ClientError` if the client fails. One task at a time may iterate.
 
     Attributes:
         name: Its name.
         verdict: `new`, or with `after`: `exact`, or `gap` if events between are lost.
-        offset: The place of the last event that the iteration has taken; at first the place after
-            which events follow.
-        epoch: The numbering of `offset`. Both together are the place to resume from.
+        offset: The offset of the last event that the iteration has returned; at first the offset
+            after which events follow.
+        epoch: The epoch of `offset`. Both together are the position to resume from.
     """
 
     def __init__(self, name: str, session: ClientSession, member: Member, joined: Joined) -> None:
@@ -84,19 +84,19 @@ class Room:
         return _RoomEvents(self._feed, self)
 
     async def send(self, content: Mapping[str, Any] | str, key: str | None = None) -> Published:
-        """Publish a message; return when the server has it.
+        """Publish a message; return its confirmation.
 
-        While there is no connection it waits, and after a temporary error it tries again. If the
+        Waits while there is no connection, and repeats the request after a temporary error. If the
         connection is lost, the message is sent again under its key, so it is published once.
         Cancelling is safe; the message may have been sent.
 
         Args:
             content: A text, or a JSON object.
-            key: The key: for 300 seconds a second message with it is a duplicate. A new one if
+            key: The key: a second message with it within 300 seconds is a duplicate. A new one if
                 None.
 
         Raises:
-            MessageRefused: The client may not publish here, or the message is too large.
+            MessageRefused: The user has no permission to publish, or the message is too large.
             MessageUncertain: The connection was lost for longer than the server keeps the key.
             ClientError: The client ended first.
         """
@@ -105,12 +105,12 @@ class Room:
         return Published(answer.payload["offset"], answer.payload["status"])
 
     async def presence(self) -> list[dict[str, Any]]:
-        """Return the users that are in the room: `user_id` and `connections` of each.
+        """Return the users in the room: `user_id` and `connections` of each.
 
         Cancelling is safe.
 
         Raises:
-            MessageRefused: The client may not see them.
+            MessageRefused: The user has no permission to see them.
             ClientError: The client ended first.
         """
         answer = await self._session.ask("get_presence", {"room": self.name})
@@ -119,7 +119,7 @@ class Room:
 
 
 class _RoomEvents(Events):
-    """An iteration that notes in the room how far it has come."""
+    """An iteration that stores its position in the room."""
 
     def __init__(self, feed: Feed, room: Room) -> None:
         super().__init__(feed)
@@ -138,13 +138,13 @@ def _join(name: str, after: Place | None) -> dict[str, Any]:
 
 
 class RoomMembership(Membership):
-    """The members of this client in a room; each has a place of its own."""
+    """The members of this client in a room; each one has its own position."""
 
     def __init__(self, name: str, wall_clock: Callable[[], float]) -> None:
         super().__init__(name)
         self._name = name
         self._wall_clock = wall_clock
-        self._restart_told: set[Member] = set()  # until the next event, which has the new epoch
+        self._restart_pushed: set[Member] = set()  # until the next event, which has the new epoch
 
     def join_frame(self, key: str, after: Place | None) -> str:
         """See `Membership`."""
@@ -155,7 +155,7 @@ class RoomMembership(Membership):
         return frame_of("leave_room", {"room": self._name}, key)
 
     def place(self) -> Place | None:
-        """Return the place of the member that is furthest behind."""
+        """Return the earliest position of the members."""
         places = [member.place for member in self.started if member.place is not None]
         return min(places, key=lambda place: place.offset)
 
@@ -169,23 +169,23 @@ class RoomMembership(Membership):
     def receive_joined(self, joined: Joined, after: Place | None, member: Member | None) -> None:
         """See `Membership`."""
         for each in self.started:
-            self._follow(each, joined, is_asked=member is None)
+            self._follow(each, joined, is_requested=member is None)
         if member is None:
             return
         member.start(joined)
         if joined.verdict == Verdict.GAP:
-            self._tell_gap(member, after, joined.place)
+            self._push_gap(member, after, joined.place)
 
     def receive_other_joined(self, joined: Joined) -> None:
         """See `Membership`."""
         for each in self.started:
-            self._follow(each, joined, is_asked=False)
+            self._follow(each, joined, is_requested=False)
 
     def receive_event(self, event: Event, size: int) -> None:
         """See `Membership`."""
         for member in self.started:
             self._give(member, event, size)
-        self._restart_told.clear()
+        self._restart_pushed.clear()
 
     def receive_gap(self, gap: Event, first: int, last: int) -> None:
         """See `Membership`."""
@@ -194,32 +194,32 @@ class RoomMembership(Membership):
             assert place is not None  # noqa: S101 - it has started
             if first == 1 and (place.offset or not last):
                 member.feed.push(gap)
-                self._restart_told.add(member)
+                self._restart_pushed.add(member)
             elif first > place.offset:
                 member.place = Place(max(place.offset, last), place.epoch)
-                self._tell_gap(member, Place(first - 1, place.epoch), member.place)
+                self._push_gap(member, Place(first - 1, place.epoch), member.place)
             elif last > place.offset:
                 member.place = Place(last, place.epoch)
-                self._tell_gap(member, place, member.place)
+                self._push_gap(member, place, member.place)
 
-    def _follow(self, member: Member, joined: Joined, *, is_asked: bool) -> None:
-        """Take a join for a member that has started.
+    def _follow(self, member: Member, joined: Joined, *, is_requested: bool) -> None:
+        """Take a join for a started member.
 
         Args:
             member: The member.
             joined: The answer.
-            is_asked: Whether the server was asked for the events after the member's place.
+            is_requested: Whether the join requested the events after the position of the member.
         """
         place = member.place
         assert place is not None  # noqa: S101 - it has started
         if place.epoch == joined.place.epoch and place.offset >= joined.place.offset:
             return
-        if place.epoch == joined.place.epoch and not is_asked:
-            # The connection has begun anew further on: this member needs the events between.
+        if place.epoch == joined.place.epoch and not is_requested:
+            # The connection has a later position now: this member needs the events in between.
             self.is_behind = True
             return
         member.place = joined.place
-        self._tell_gap(member, place, joined.place)
+        self._push_gap(member, place, joined.place)
 
     def _give(self, member: Member, event: Event, size: int) -> None:
         place, offset, first = member.place, event.offset, event.first_offset
@@ -228,20 +228,20 @@ class RoomMembership(Membership):
         assert first is not None  # noqa: S101 - likewise
         now = Place(offset, event.epoch)
         if place.epoch != event.epoch:
-            if member not in self._restart_told:
-                self._tell_gap(member, place, Place(first - 1, event.epoch))
+            if member not in self._restart_pushed:
+                self._push_gap(member, place, Place(first - 1, event.epoch))
         elif offset <= place.offset:
             return
         elif first <= place.offset:
-            # Merged across what this member has: it cannot be taken apart.
+            # Merged with events that this member has: it cannot be split.
             member.place = now
-            self._tell_gap(member, place, now)
+            self._push_gap(member, place, now)
             return
         member.place = now
         member.feed.push(event, size)
 
-    def _tell_gap(self, member: Member, before: Place | None, after: Place) -> None:
-        """Tell a member that the events between two places are lost."""
+    def _push_gap(self, member: Member, before: Place | None, after: Place) -> None:
+        """Push a `room_gap` for the events between two positions."""
         first = 1
         if before is not None and before.offset <= after.offset:
             first += before.offset if before.epoch in {after.epoch, None} else 0

@@ -1,4 +1,4 @@
-"""The state of runs that have not ended, from their events: text so far, questions, status.
+"""The states of unfinished runs, from their events: text so far, questions, status.
 
 >>> runs = RunStates()
 >>> runs.apply(Event("agent_started", {"run_id": "run_1", "agent_name": "echo"}))
@@ -7,7 +7,7 @@
 >>> [(run["status"], run["content"]) for run in runs.listed()]
 [('running', 'Hello')]
 
-For threads that are watched: a block that begins later gets the same states without the server.
+For watched threads: a later block gets the same states without a request to the server.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,12 +17,12 @@ from attrs import define, field
 
 from netra_trio.client.event import ANSWERED, DELTA, END, Event
 
-TEXT_CHARACTERS = 256 * 1024  # of one run; more is cut at the front, as by the server
+TEXT_CHARACTERS = 256 * 1024  # of one run; a longer text is cut at the beginning, as by the server
 
 
 @define(eq=False)
 class _Run:
-    """The state of a run: as the server lists it, and the text that has been appended."""
+    """The state of a run: the listing of the server, and the appended text."""
 
     state: dict[str, Any]
     thread_id: str | None = None
@@ -32,7 +32,7 @@ class _Run:
     def append(self, text: str) -> None:
         self.pieces.append(text)
         self.characters += len(text)
-        if self.characters > 2 * TEXT_CHARACTERS:  # so that each character is moved once at most
+        if self.characters > 2 * TEXT_CHARACTERS:  # so each character is copied at most once
             self.pieces = [self.text()[-TEXT_CHARACTERS:]]
             self.characters = TEXT_CHARACTERS
             self.state["truncated"] = True
@@ -42,7 +42,7 @@ class _Run:
         return self.pieces[0]
 
     def listed(self) -> dict[str, Any]:
-        """Return the state as the server lists it."""
+        """Return the state in the format of the server's listing."""
         text = self.text()
         listed = {**self.state, "questions": list(self.state.get("questions", ()))}
         if len(text) > TEXT_CHARACTERS:
@@ -51,7 +51,7 @@ class _Run:
 
 
 class RunStates:
-    """Runs that have not ended, in the order in which they became known."""
+    """Unfinished runs, in the order in which they became known."""
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
@@ -65,9 +65,9 @@ class RunStates:
         return "" if run is None else run.text()
 
     def replace(self, listed: Iterable[Mapping[str, Any]]) -> None:
-        """Take the states that the server lists instead of all others.
+        """Replace all states by those of a listing.
 
-        What they don't say is kept.
+        Fields that the listing does not have are kept.
         """
         before, self._runs = self._runs, {}
         for state in listed:
@@ -84,7 +84,7 @@ class RunStates:
         self._runs.pop(run_id or "", None)
 
     def apply(self, event: Event) -> str | None:
-        """Take an event of a run, others have no effect; return the thread of the run."""
+        """Apply an event of a run; other events have no effect. Return the thread of the run."""
         run_id, payload = event.run_id, event.payload
         if run_id is None:
             return None
@@ -105,7 +105,7 @@ class RunStates:
         return None if run is None else run.thread_id
 
     def listed(self, thread_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the states as the server lists them; of one thread if it is given."""
+        """Return the states in the format of the server's listing; of one thread if it is given."""
         return [
             run.listed()
             for run in self._runs.values()

@@ -102,9 +102,9 @@ class ClientSession:
         messages: The messages of the application.
         requests: The requests of the application.
         connection: The state of the connection.
-        rooms: The rooms and threads that the application is in.
+        rooms: The joined rooms and watched threads.
         thread_changes: Feeds of the changes of threads.
-        user_id, user_room, agents: What the server has told about itself.
+        user_id, user_room, agents: From the first frame of the server.
         wall_clock: Returns Unix seconds.
         to_write: Notified when there may be a frame to write.
         token_expiring: Notified when the server asks for a new token.
@@ -271,10 +271,10 @@ class ClientSession:
         return len(self._outbox)
 
     def check_size(self, kind: str, payload: Mapping[str, Any], key: str | None = None) -> None:
-        """Check that a request is not too large: the server could not say which one it was.
+        """Check that a request is not too large: the error of the server has no correlation id.
 
         Raises:
-            MessageRefused: It is.
+            MessageRefused: It is too large.
             TypeError: It cannot be encoded as JSON.
         """
         self.messages.make(kind, payload, new_correlation_id() if key is None else key)
@@ -287,7 +287,7 @@ class ClientSession:
         key: str | None = None,
         key_seconds: float | None = None,
     ) -> Event:
-        """Send a request, again after temporary errors; return its answer.
+        """Send a request, and repeat it after temporary errors; return its answer.
 
         Cancelling is safe; the request may have been sent.
 
@@ -362,7 +362,7 @@ class ClientSession:
             self._outbox.pause(trio.current_time() + REPLAY_SECONDS)
             self.rooms.pause(trio.current_time() + REPLAY_SECONDS)
         else:
-            self.rooms.go_on()
+            self.rooms.end_pause()
         # The limit may be that of another server than the one the messages were made for.
         for message in self._outbox.take_larger_than(self.messages.max_bytes):
             self._refuse(message, self.messages.too_large(message))
@@ -388,7 +388,7 @@ class ClientSession:
                     self._receive_answered(event)
         if self._sequence.caught_up():
             self._outbox.resume()
-            self.rooms.go_on()
+            self.rooms.end_pause()
             self.requests.end_replay()
 
     def _receive_answered(self, event: Event) -> None:
@@ -444,7 +444,7 @@ class ClientSession:
             self.feed.push(event, size)
 
     def _receive_draining(self, event: Event) -> None:
-        """Note that the server accepts no more messages: they wait for the next connection."""
+        """Note that the server accepts no more messages; they wait for the next connection."""
         wait = event.payload.get("reconnect_after_ms")
         seconds = max(0, wait) / 1000 if type(wait) is int else 0.0
         self.connection.reconnect_at = trio.current_time() + seconds

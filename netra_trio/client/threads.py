@@ -1,4 +1,4 @@
-"""The threads of the user: what `Client.threads` gives.
+"""The threads of the user: the result of `Client.threads`.
 
 threads = client.threads()
 page = await threads.list(query="invoice")
@@ -23,14 +23,14 @@ _NULL = orjson.Fragment(b"null")  # in a frame; fields that are None are left ou
 class Threads:
     """The threads of the user.
 
-    Iterating over it gives a `thread_changed` for each change, also those by other sessions of the
-    user, from the call of `Client.threads` on; `gap` after a reconnection, because changes may be
-    missing: list the threads again then; and `lagged` if more events came than are kept for a
-    reader. The iteration ends when the client is left, and raises when the client fails. One task
-    at a time may iterate.
+    Iterating over it returns a `thread_changed` for each change by any session of the user, from
+    the call of `Client.threads` on; `gap` after a reconnection, because changes may be missing:
+    list the threads again; and `lagged` if the iteration is too slow and events were dropped. The
+    iteration ends with the block of the client, and raises when the client fails. One task at a
+    time may iterate.
 
     Its methods raise `MessageRefused` if the server refuses, and `ClientError` if the client ends
-    first. After a temporary error, and after a lost connection, they try again. Cancelling is safe;
+    first. They repeat the request after a temporary error or a lost connection. Cancelling is safe;
     the request may have been sent.
     """
 
@@ -47,23 +47,23 @@ class Threads:
     ) -> dict[str, Any]:
         """Return a page of the threads, newest update first: `threads` and `has_more`.
 
-        Each has `thread_id`, `room`, `title`, `created_at`, `updated_at` (Unix seconds),
+        Each thread has `thread_id`, `room`, `title`, `created_at`, `updated_at` (Unix seconds),
         `runs_active`, `asks` and `unread`.
 
         Args:
             limit: The most threads to return, 1 to 100.
-            before: A thread id: the page begins behind it.
-            query: A text, 1 to 200 characters: only threads with it in their title or a message.
+            before: A thread id: the page begins after it.
+            query: A text of 1 to 200 characters: only threads with it in their title or a message.
         """
         payload = {"limit": limit, "before": before, "query": query}
         return (await self._session.ask("list_threads", payload)).payload
 
     async def rename(self, thread_id: str, title: str) -> Event:
-        """Give a thread a title of at most 200 characters; return its `thread_changed`."""
+        """Set the title of a thread, at most 200 characters; return its `thread_changed`."""
         return await self._session.ask("rename_thread", {"thread_id": thread_id, "title": title})
 
     async def mark_read(self, thread_id: str, message_id: str) -> Event:
-        """Note that a thread is read up to a message; return its `thread_changed`."""
+        """Set the read mark of a thread to a message; return its `thread_changed`."""
         payload = {"thread_id": thread_id, "message_id": message_id}
         return await self._session.ask("mark_read", payload)
 
@@ -82,7 +82,7 @@ class Threads:
 
         Args:
             message_id: The message.
-            rating: `up` or `down`; None takes it back.
+            rating: `up` or `down`; None removes it.
             comment: A text of at most 2 000 characters.
         """
         given = _NULL if rating is None else rating

@@ -1,4 +1,4 @@
-"""A thread as a client watches it: what `Client.watch` gives.
+"""A watched thread of a client: the result of `Client.watch`.
 
 async with client.watch("main") as thread:
     async for event in thread:
@@ -46,15 +46,14 @@ async def watched_thread(
 
 
 class Watch:
-    """A thread that is watched.
+    """A watched thread.
 
-    Iterating over it gives `room_joined`, with the runs that have not ended, and then every event
-    of every run of the thread, whichever session has asked: its `user_message`, `agent_started`, …,
-    `agent_completed`. Deltas come in order, without a gap and each once. Where events are lost, a
-    `gap` has the `runs` as they are now, in place of everything before. After a `room_left` the
-    server has ended the membership, and the iteration ends. It raises `MessageRefused` if the
-    server refuses to let the client watch again after a reconnection, and `ClientError` if the
-    client fails. One task at a time may iterate.
+    Iterating over it returns `room_joined`, with the unfinished runs, and then every event of every
+    run of the thread, of any session: `user_message`, `agent_started`, …, `agent_completed`. Deltas
+    are in order, without gaps, and each once. After lost events, a `gap` has the current `runs`,
+    which replace all earlier states. After a `room_left` the server has ended the membership, and
+    the iteration ends. It raises `MessageRefused` if the server refuses to watch again after a
+    reconnection, and `ClientError` if the client fails. One task at a time may iterate.
 
     Attributes:
         thread_id: The thread.
@@ -80,15 +79,15 @@ class Watch:
         return _WatchEvents(self._member.feed, self)
 
     def note(self, event: Event) -> None:
-        """Note an event that an iteration has taken; for the client."""
+        """Note an event that an iteration has returned; for the client."""
         if event.type in {BEGIN, GAP}:
             self.runs = event.payload["runs"]
         elif event.type == "lagged":
-            self._membership.begin_again(self._member)
+            self._membership.restart(self._member)
 
 
 class _WatchEvents(Events):
-    """An iteration that notes in the watch what was taken."""
+    """An iteration that stores the listed runs in the watch."""
 
     def __init__(self, feed: Feed, watch: Watch) -> None:
         super().__init__(feed)
@@ -101,9 +100,9 @@ class _WatchEvents(Events):
 
 
 class WatchMembership(Membership):
-    """The members of this client that watch a thread; they all have the same place.
+    """The members of this client that watch a thread; they all have the same position.
 
-    The events of runs of the own session come outside of the room, and are put in between.
+    The events of runs of the own session are not room events; they are inserted in between.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class WatchMembership(Membership):
         self._rooms = rooms
         self._wall_clock = wall_clock
         self._runs = RunStates()  # of other sessions
-        self._place: Place | None = None  # None: events are lost, a new listing has to come first
+        self._place: Place | None = None  # None: events are lost, until the next listing
 
     def join_frame(self, key: str, after: Place | None) -> str:
         """See `Membership`."""
@@ -149,13 +148,13 @@ class WatchMembership(Membership):
     def receive_joined(self, joined: Joined, after: Place | None, member: Member | None) -> None:
         """See `Membership`."""
         if after is not None and self._place is None and joined.verdict == Verdict.EXACT:
-            self.is_behind = True  # events were lost after this was asked for
+            self.is_behind = True  # events were lost after this request
             return
         if joined.verdict != Verdict.EXACT or after != joined.place:
             self._place = joined.place
             own = self._rooms.own_runs
             self._runs.replace(run for run in joined.runs if run.get("run_id") not in own)
-            self._tell_gap()
+            self._push_gap()
         if member is not None:
             self._start(member, joined)
 
@@ -175,19 +174,19 @@ class WatchMembership(Membership):
         if self._place is None:
             return
         if event.epoch != self._place.epoch:
-            self._lose()
+            self._note_loss()
         elif first > self._place.offset:
             self._place = Place(offset, event.epoch)
             self._runs.apply(event)
             self.push(event, size)
-        elif offset > self._place.offset:  # merged across what is known: it cannot be taken apart
-            self._lose()
+        elif offset > self._place.offset:  # merged with known events: it cannot be split
+            self._note_loss()
 
     def receive_gap(self, gap: Event, first: int, last: int) -> None:  # noqa: ARG002
         """See `Membership`."""
         is_restart = first == 1
         if self._place is not None and (last > self._place.offset or is_restart):
-            self._lose()
+            self._note_loss()
 
     def receive_own(self, event: Event, size: int) -> None:
         """See `Membership`."""
@@ -196,28 +195,28 @@ class WatchMembership(Membership):
         listed_text = self._runs.text_of(event.run_id)
         self._runs.discard(event.run_id)
         if listed_text:
-            # The run was listed before its first event came: what it has by now replaces that.
-            self._tell_gap()
+            # It was listed before its first event: its current state replaces the listed one.
+            self._push_gap()
         else:
             self.push(event, size)
 
     def lose_own(self, *, is_new_session: bool) -> None:
         """See `Membership`."""
         if is_new_session:
-            # The runs of the old session are those of another one now.
-            self._lose()
+            # The runs of the old session now belong to another session.
+            self._note_loss()
         elif self._place is not None:
-            self._tell_gap()
+            self._push_gap()
 
-    def begin_again(self, member: Member) -> None:
-        """Give a member whose events were dropped the runs as they are, and what follows."""
+    def restart(self, member: Member) -> None:
+        """Push the current runs to a member whose events were dropped; later events follow."""
         if member.feed.is_finished:
             return
         member.feed.clear()
-        if self._place is not None:  # otherwise another `gap` is about to come
+        if self._place is not None:  # otherwise another `gap` follows
             member.feed.push(self._gap())
 
-    def _lose(self) -> None:
+    def _note_loss(self) -> None:
         self._place = None
         self.is_behind = True
 
@@ -231,7 +230,7 @@ class WatchMembership(Membership):
         member.start(Joined(payload, joined.room, place, joined.verdict, runs))
         member.feed.push(begin)
 
-    def _tell_gap(self) -> None:
+    def _push_gap(self) -> None:
         gap = self._gap()
         self.push(gap, sum(len(str(run["content"])) for run in gap.payload["runs"]))
 
