@@ -37,6 +37,7 @@ FRAMEWORK_TESTS = "tests/frameworks"  # likewise
 NODE_FAULTS = "tests/nodes"
 PARTITIONS = "tests/partitions"  # needs the permission to administer the network
 FAULT_ROUNDS = 50
+CRASHES = ("tests/e2e/test_crash.py", "tests/e2e/test_unattended_crash.py")
 ADAPTERS = "netra_trio/aio/frameworks/{}.py"
 DOCTESTS = (
     *("pytest", "--doctest-modules", "netra_trio", "-q", f"--ignore={MIGRATIONS}"),
@@ -204,6 +205,14 @@ def faults(session: nox.Session) -> None:
         session.run("pytest", "-q", *(chosen or ["--numprocesses=2", NODE_FAULTS]))
         if not chosen:
             session.run("pytest", "-q", PARTITIONS)
+
+
+@nox.session
+def crashes(session: nox.Session) -> None:
+    """Kill one server fifty times on each database; `tests` does it ten times."""
+    _install(session, "test")
+    rounds = {"CRASH_ROUNDS": str(FAULT_ROUNDS)}
+    session.run("pytest", "-q", *(session.posargs or ["--numprocesses=2", *CRASHES]), env=rounds)
 
 
 @nox.session(reuse_venv=False)
