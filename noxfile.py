@@ -202,7 +202,8 @@ def faults(session: nox.Session) -> None:
     rounds, *chosen = session.posargs or [str(FAULT_ROUNDS)]
     for number in range(1, int(rounds) + 1):
         session.log(f"round {number} of {rounds}")
-        session.run("pytest", "-q", *(chosen or ["--numprocesses=2", NODE_FAULTS]))
+        databases = {"FAULT_DATABASES": "sqlite,postgres"}
+        session.run("pytest", "-q", *(chosen or ["--numprocesses=2", NODE_FAULTS]), env=databases)
         if not chosen:
             session.run("pytest", "-q", PARTITIONS)
 
