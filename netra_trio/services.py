@@ -25,6 +25,7 @@ from netra_trio.rooms.publisher import Publisher
 from netra_trio.rooms.rooms import Rooms
 from netra_trio.rooms.snapshot import Snapshot
 from netra_trio.stores.base import NewMessage, Store
+from netra_trio.stores.threads import StoredThread
 from netra_trio.telemetry.instruments import Instruments
 from netra_trio.webhook.notifier import Notifier
 
@@ -132,6 +133,16 @@ class UserThreads(Protocol):
             thread_id: The thread.
             change: The kind of change.
             excluded: The session that has changed it, which gets a reply.
+        """
+        ...
+
+    async def read(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
+        """Return a thread as it is after all changes that were sent to sessions of this node.
+
+        None if the user has no thread of this id.
+
+        Raises:
+            StoreUnavailable: If the store cannot answer now.
         """
         ...
 

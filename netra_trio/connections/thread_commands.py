@@ -219,7 +219,7 @@ class ThreadCommands:
     async def _changed(self, thread_id: ThreadId, change: ThreadChange, frame: Frame) -> None:
         """Send a change to all sessions of the user; the client gets it as the reply."""
         self._threads.publish(self._user_id, thread_id, change, excluded=self._session_id)
-        stored = await self._store.get_thread(self._user_id, thread_id)
+        stored = await self._threads.read(self._user_id, thread_id)
         if stored is None:  # it was deleted a moment later
             raise thread_not_found()
         changed = ThreadChanged(thread_id, change, listed_thread(self._user_id, stored))

@@ -20,7 +20,7 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import SessionId, ThreadId, UserId
 from netra_trio.protocol.threads import ThreadChange, ThreadChanged
 from netra_trio.sessions.users import User, UserConnection, Users
-from netra_trio.stores.threads import ThreadStore
+from netra_trio.stores.threads import StoredThread, ThreadStore
 
 COALESCE_SECONDS = 0.2  # several changes of a thread by runs in this time are sent as one
 COALESCE_SPREAD = 0.25  # of these seconds, at random
@@ -75,6 +75,7 @@ class ThreadChanges:
         self._noted: dict[tuple[UserId, ThreadId], SessionId | None] = {}
         self._pending: dict[UserConnection, dict[tuple[ThreadId, bool], ThreadChange]] = {}
         self._sending: set[UserId] = set()
+        self._reads: dict[tuple[UserId, ThreadId], list[trio.Event]] = {}  # that are in progress
 
     def note(self, session_id: SessionId, user_id: UserId, thread_id: ThreadId) -> None:
         """Send `updated` to the other sessions of a user, shortly later and once."""
@@ -95,6 +96,8 @@ class ThreadChanges:
 
     def deliver(self, change: Change) -> None:
         """Send a change to the sessions of a user at this node."""
+        for is_outdated in self._reads.get((change.user_id, change.thread_id), ()):
+            is_outdated.set()
         user = self._users.find(change.user_id)
         if user is None:
             return
@@ -104,6 +107,28 @@ class ThreadChanges:
         if self._first(user, ()) is not None and user.id not in self._sending:
             self._sending.add(user.id)
             self._start_soon(self._send, user.id)
+
+    async def read(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
+        """Return a thread as it is now, for a frame that is sent without another checkpoint.
+
+        A thread that changes meanwhile is read again: otherwise the last of several frames could
+        have an entry from before the last change. Cancelling is safe.
+
+        Raises:
+            StoreUnavailable: If the store cannot answer now.
+        """
+        key = (user_id, thread_id)
+        while True:
+            is_outdated = trio.Event()
+            self._reads.setdefault(key, []).append(is_outdated)
+            try:
+                stored = await self._store.get_thread(user_id, thread_id)
+            finally:
+                self._reads[key].remove(is_outdated)
+                if not self._reads[key]:
+                    del self._reads[key]
+            if not is_outdated.is_set():
+                return stored
 
     def forget(self, connection: UserConnection) -> None:
         """Forget a connection that has ended."""
@@ -171,7 +196,7 @@ class ThreadChanges:
         thread = None
         if not is_deleted:
             try:
-                stored = await self._store.get_thread(user.id, thread_id)
+                stored = await self.read(user.id, thread_id)
             except StoreUnavailable:
                 self._put_back(changes, key)
                 await trio.sleep(STORE_SECONDS)

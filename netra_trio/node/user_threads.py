@@ -28,6 +28,7 @@ from netra_trio.protocol.threads import ThreadChange
 from netra_trio.services import OtherNodes, Services
 from netra_trio.sessions.users import LiveRun, Users
 from netra_trio.stores.base import NewMessage, Store
+from netra_trio.stores.threads import StoredThread
 
 STOP_SECONDS = 5.0  # for the runs of a thread to end: docs/protocol.md, Threads
 POLL_SECONDS = 0.1  # between two polls of the runs of a thread that is being deleted
@@ -140,6 +141,10 @@ class NodeThreads:
     ) -> None:
         """Send a change of a thread to all sessions of a user except one."""
         self._changes.publish(Change(user_id, thread_id, change, excluded))
+
+    async def read(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
+        """Return a thread as it is now, None if the user has none of this id."""
+        return await self._changes.read(user_id, thread_id)
 
     def question(self, user_id: UserId, question_id: QuestionId) -> Question | None:
         """Return a question of a run of this user that is open at this node, or None."""

@@ -231,6 +231,20 @@ class ReadingStore(MemoryStore):
         return await super().get_thread(user_id, thread_id)
 
 
+class SlowStore(MemoryStore):
+    """A store whose next reads of a thread take these seconds to return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delays: list[float] = []
+
+    async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
+        stored = await super().get_thread(user_id, thread_id)
+        if self.delays:
+            await trio.sleep(self.delays.pop(0))
+        return stored
+
+
 def tell(server: Server, thread_id: str, change: ThreadChange) -> None:
     """Tell all sessions that a thread has changed."""
     server.node._threads.publish(ALICE, ThreadId(thread_id), change, excluded=SessionId("none"))
@@ -263,6 +277,27 @@ async def test_a_store_that_does_not_answer_is_asked_again(autojump_clock: MockC
         await converse(one, "hello")
         assert (await changed(two))["change"] == "updated"
         assert trio.current_time() == 2 + COALESCE_SECONDS
+
+
+@pytest.mark.parametrize("delays", [[1.0, 0.0], [0.0, 1.0]], ids=["reply", "other session"])
+async def test_the_last_frame_has_the_last_title_though_a_read_before_it_is_slow(
+    delays: list[float], autojump_clock: MockClock
+) -> None:
+    store = SlowStore()
+    async with (
+        open_server(agents=AGENTS, store=store, **QUIET) as server,
+        devices(server, 2) as (one, two),
+    ):
+        await converse(one, "hello")
+        await changed(two)
+        store.delays = list(delays)
+        await two.send("rename_thread", {"thread_id": "t", "title": "Two"}, "two")
+        await trio.sleep(0.5)
+        await one.send("rename_thread", {"thread_id": "t", "title": "One"}, "one")
+        for client in (one, two):
+            titles = [each["thread"]["title"] for each in await read_all(client)]
+            assert titles[-1] == "One"
+        assert not server.node._threads._changes._reads
 
 
 async def test_a_change_during_a_failure_is_told_once(autojump_clock: MockClock) -> None:
