@@ -13,8 +13,8 @@ from netra_trio.agents.run import Run
 from netra_trio.ids import RunId, ThreadId, UserId, new_node_id
 from netra_trio.node.user_threads import POLL_SECONDS, STOP_SECONDS
 from netra_trio.protocol.rooms import thread_room
+from netra_trio.stores import memory_data
 from netra_trio.stores.memory import MemoryStore
-from netra_trio.stores.threads import DELETED_KEY_SECONDS
 
 QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 
@@ -187,7 +187,11 @@ async def test_a_message_after_the_deletion_begins_the_thread_again(
         assert told[1]["thread"]["title"] == "second"
 
 
-async def test_a_key_of_a_deleted_thread_is_refused(autojump_clock: MockClock) -> None:
+async def test_a_key_of_a_deleted_thread_is_refused(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A day of heartbeats takes long; tests/stores/test_memory_threads.py waits for it.
+    monkeypatch.setattr(memory_data, "DELETED_KEY_SECONDS", 600.0)
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         await one.say("first", "k", agent="at_once", thread_id="t")
         await one.until("agent_completed")
@@ -203,7 +207,7 @@ async def test_a_key_of_a_deleted_thread_is_refused(autojump_clock: MockClock) -
             await client.say("first", "k", agent="at_once", thread_id="u")
             assert (await client.until("error"))[-1]["payload"]["code"] == "VALIDATION_ERROR"
         assert await threads(one) == []
-        await trio.sleep(DELETED_KEY_SECONDS + 1)
+        await trio.sleep(601)
         async with devices(server, 1) as (later,):
             await later.say("first", "k", agent="at_once", thread_id="t")
             confirmed = await later.expect("message_confirmed")
