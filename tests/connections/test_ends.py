@@ -19,7 +19,7 @@ from netra_trio.ids import UserId
 from netra_trio.protocol.codes import CloseCode, EndReason, ErrorCode
 from netra_trio.protocol.problem import problem
 from netra_trio.stores.base import NewMessage
-from netra_trio.transports.base import Transport
+from netra_trio.transports.base import SendFramed, Transport
 from netra_trio.transports.memory import MemoryTransport
 
 ALICE = UserId("alice")
@@ -57,6 +57,10 @@ class Recorder:
     async def close(self, code: int, reason: str) -> None:
         self.written.append(f"close {code} {reason}")
         await self.inner.close(code, reason)
+
+    @property
+    def send_framed(self) -> SendFramed | None:
+        return self.inner.send_framed
 
 
 @define(eq=False)
