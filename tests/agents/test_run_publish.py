@@ -27,7 +27,7 @@ def message(content: Any, user: str = "alice") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", [None, MemoryBackend()])
-async def test_what_it_publishes_is_of_its_user(backend: MemoryBackend | None) -> None:
+async def test_its_messages_have_its_user(backend: MemoryBackend | None) -> None:
     async def agent(run: Run) -> None:
         await run.publish(ROOM, "one")
         await run.publish(ROOM, {"two": [2]})
@@ -44,7 +44,7 @@ async def test_what_it_publishes_is_of_its_user(backend: MemoryBackend | None) -
         ]
 
 
-async def test_what_cannot_be_published_is_raised() -> None:
+async def test_invalid_messages_raise_errors() -> None:
     wrong: list[tuple[str, Any, type[Exception]]] = [
         (":internal", "x", ValueError),
         (ROOM, 5, TypeError),

@@ -98,11 +98,11 @@ def test_the_fields_of_each_step() -> None:
     ]
 
 
-def test_what_belongs_to_no_step() -> None:
+def test_events_without_a_step() -> None:
     assert noted(AgentUsage(RUN, "m", 1, 1), done(9, 1)) == []
 
 
-def test_what_was_cut_on_the_wire_is_marked() -> None:
+def test_a_text_that_is_cut_on_the_wire_is_marked() -> None:
     cut = ToolExecuting(RUN, ToolCallId("c1"), "find", '{"a', truncated=True)
     ended = ToolCompleted(RUN, ToolCallId("c2"), "find", True, 1, "[1", truncated=True)
     assert [step.get("truncated") for step in noted(cut, call(2, {}), ended)] == [True, True]
@@ -188,7 +188,7 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_any_run(events: list[Event | str]) -> None:
-    """Within the bound, in order, and complete unless it says otherwise."""
+    """Within the bound, in order, and complete unless `is_exact` is false."""
     expected: list[tuple[str, int, Any]] = []
     at = 0
     for event in events:

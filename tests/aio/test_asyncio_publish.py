@@ -11,7 +11,7 @@ from netra_trio.rooms.event import RoomEvent
 ROOM = "team:red"
 
 
-async def test_what_it_publishes_is_in_order_and_of_its_user() -> None:
+async def test_its_messages_are_in_order_and_have_its_user() -> None:
     @asyncio_agent
     async def agent(run: AsyncioRun) -> str:
         for number in range(20):
@@ -33,7 +33,7 @@ async def test_what_it_publishes_is_in_order_and_of_its_user() -> None:
     ("room", "payload", "error"),
     [("a::b", "x", ValueError), (ROOM, 5, TypeError), (ROOM, "x" * 262_144, ValueError)],
 )
-async def test_what_cannot_be_published_is_raised(
+async def test_invalid_messages_raise_errors(
     room: str, payload: Any, error: type[Exception]
 ) -> None:
     @asyncio_agent

@@ -236,7 +236,7 @@ async def test_a_room_of_the_server_delivers_with_little_history(
 # --- the end of a room
 
 
-async def test_a_forgotten_room_goes_on_in_a_new_epoch(world: World) -> None:
+async def test_a_forgotten_room_has_a_new_epoch(world: World) -> None:
     one, two = [(await world.node()).broker for _ in range(2)]
     await two.subscribe(ROOM)
     await one.publish("other", b"0", limits=LIMITS)
@@ -331,7 +331,7 @@ async def test_rooms_in_memory_go_when_they_have_expired(
     assert sorted(server.rooms) == [ROOM]
 
 
-async def test_what_a_use_of_a_room_in_memory_drops_is_bounded(
+async def test_a_use_of_a_room_in_memory_drops_a_bounded_number_of_rooms(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = MemoryServer()
@@ -339,7 +339,7 @@ async def test_what_a_use_of_a_room_in_memory_drops_is_bounded(
     for at in range(100):
         await broker.publish(f"room-{at}", b"data", limits=LIMITS)
     await trio.sleep(ROOM_SECONDS)
-    for expected in (99, 98, 97):  # one is made, and two others go
+    for expected in (99, 98, 97):  # one is created, and two others are removed
         await broker.history(f"new-{expected}", epoch="", after=0)
         assert len(server.rooms) == expected
 

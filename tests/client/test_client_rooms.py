@@ -80,7 +80,7 @@ async def test_events_of_a_room(autojump_clock: MockClock, network: ScriptedNetw
             assert (room.verdict, room.offset, room.epoch) == ("new", 4, "e1")
             assert repr(room) == "<Room news>"
             desk.say(5, "hello")
-            desk.say(7, {"n": 1})  # a number may be left out: it is no loss
+            desk.say(7, {"n": 1})  # offsets may skip numbers without a loss
             peer.control("presence_changed", {"room": "news", "user_id": "bob", "change": "left"})
             first, second, third = await taken(room, 3)
             assert (first.type, first.offset, first.epoch) == ("room_message", 5, "e1")
@@ -208,7 +208,7 @@ async def test_a_draining_server_is_replaced(
             await wait_all_tasks_blocked()
             desk.peer.hello("exact")
             await wait_all_tasks_blocked()
-            old.say(6, "two")  # too late: it comes on the new connection
+            old.say(6, "two")  # too late: the new connection gets it
             assert await desk.join(verdict="exact", offset=5) == {
                 "room": "news",
                 "after": 5,
@@ -625,7 +625,7 @@ async def test_a_second_block_that_skips_events_of_the_first(
         async with entered(client, desk, offset=4) as (first, _), trio.open_nursery() as nursery:
             nursery.start_soon(desk.join_once, {"verdict": "gap", "offset": 7})
             async with client.room("news", after=1) as second:
-                # The connection has begun anew behind 7: the first block asks for 5 to 7.
+                # The connection has position 7 now: the first block requests 5 to 7.
                 again = await desk.join(verdict="exact", offset=4)
                 assert again == {"room": "news", "after": 4, "epoch": "e1"}
                 for offset in (5, 6, 7, 8):

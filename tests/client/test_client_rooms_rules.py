@@ -1,4 +1,4 @@
-"""The rules of rooms against a model of a server: nothing is lost without a gap, or comes twice."""
+"""The rules of rooms against a model of a server: no event is repeated, or lost without a gap."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -169,7 +169,7 @@ def check(member: Member, began: Place, server: Server) -> None:
     while (event := member.feed.pop()) is not None:
         first = event.payload["from"] if event.type == "room_gap" else event.first_offset
         assert first is not None
-        if event.offset is None:  # the server says that the numbers have started again
+        if event.offset is None:  # a new epoch has begun
             assert first == 1
             is_restarted, offset = True, event.payload["to"]
             continue

@@ -149,7 +149,7 @@ async def test_a_thread_over_faults(autojump_clock: MockClock, fault: Fault, num
 
 @NUMBERS
 async def test_the_own_runs_over_faults(autojump_clock: MockClock, number: int) -> None:
-    """A session watches the threads in which it asks."""
+    """A session watches the threads of its own runs."""
     got: dict[str, list[Said]] = {}
     async with (
         open_network({"talker": talker}, [Every(number, Drop())]) as network,
@@ -351,7 +351,7 @@ async def may(user: str, room: str, action: str) -> bool:
 allowed: set[str] = set()
 
 
-async def test_who_may(autojump_clock: MockClock) -> None:
+async def test_permissions_in_rooms(autojump_clock: MockClock) -> None:
     allowed.add("news")
     async with open_network({"talker": talker}, rooms=may) as network:
         async with network.connect("mallory") as mallory:
@@ -432,7 +432,7 @@ async def test_the_list_of_threads(autojump_clock: MockClock) -> None:
         history = (await client.history("one"))["messages"]
         assert [message["content"] for message in history] == ["invoice", TEXT]
 
-        await trio.sleep(1)  # changes of a thread within a moment are told together
+        await trio.sleep(1)  # changes of a thread in a short time are sent together
         await threads.delete("one")
         with pytest.raises(MessageRefused, match="THREAD_NOT_FOUND"):
             await client.history("one")

@@ -1,4 +1,4 @@
-"""The list of threads of the client, and what the server tells about itself, scripted."""
+"""The list of threads of the client, and the fields of the first frame, scripted."""
 
 import gc
 from typing import Any
@@ -161,7 +161,9 @@ async def test_the_end_of_the_client(autojump_clock: MockClock, network: Scripte
         client.threads()
 
 
-async def test_what_the_server_tells(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+async def test_the_first_frame_has_the_agents_and_the_user_room(
+    autojump_clock: MockClock, network: ScriptedNetwork
+) -> None:
     async with opened(network) as (client, peer):
         assert (list(client.agents), client.user_room) == ([], "")
         peer.close(1006)

@@ -219,7 +219,7 @@ async def test_events_are_lost_while_it_watches_again(
             request = await desk.peer.expect("watch_thread")
             desk.gap(5, 6)
             desk.joined(request, verdict="exact", offset=4, runs=[run_state("a")])
-            # `exact` is true of the place that was asked for, and no longer of this one.
+            # `exact` is valid for the requested position, and not for this one.
             assert await desk.join(offset=7, runs=[run_state("abc")]) == {"thread_id": "main"}
             assert kinds(await taken(thread, 2)) == ["room_joined", "gap"]
             assert texts(thread.runs) == {"run_9": "abc"}
@@ -348,7 +348,7 @@ async def test_watched_in_the_middle_of_an_own_run(
         peer.delta("Hel")
         asked = {"question_id": "q_1", "kind": "question", "prompt": "?", "expires_at": 5.0}
         peer.event("agent_asking", {"run_id": "run_1", **asked})
-        # The server's listing may be older or newer than what has come so far.
+        # The server's listing may be older or newer than the received events.
         async with watched(client, desk, runs=[run_state("He", "run_1")]) as thread:
             (run,) = thread.runs
             assert (run["content"], run["questions"]) == ("Hel", [asked])

@@ -1,4 +1,4 @@
-"""A thread is seen live from any node, while nodes come, go and lose the broker."""
+"""A thread is watched from any node, while nodes start, end and lose the broker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +66,7 @@ async def nodes(number: int = 2, **options: Any) -> AsyncIterator[tuple[LinkedNo
     async with open_nodes(
         number, agents=AGENTS, heartbeat_interval_ms=3_600_000, **options
     ) as opened:
-        await trio.sleep(2 * RENEW_SECONDS)  # until they know each other
+        await trio.sleep(2 * RENEW_SECONDS)  # until both are live for each other
         yield opened
 
 
@@ -163,7 +163,7 @@ async def test_a_watcher_may_join_at_any_moment_of_a_fast_run_elsewhere(
 
 
 @pytest.mark.parametrize("after", range(0, WORDS + 3, 2))
-async def test_a_watcher_comes_back_at_another_node(after: int, autojump_clock: MockClock) -> None:
+async def test_a_watcher_reconnects_to_another_node(after: int, autojump_clock: MockClock) -> None:
     async with nodes(3) as (one, two, three), one.connect() as asking:
         view = View()
         client = two.start()
@@ -233,7 +233,7 @@ async def test_nodes_without_watchers_publish_nothing(autojump_clock: MockClock)
         assert await published(one) == 0
 
 
-async def test_an_interest_lasts_while_it_is_told_again(autojump_clock: MockClock) -> None:
+async def test_an_interest_lasts_while_it_is_announced(autojump_clock: MockClock) -> None:
     async with nodes() as (one, two), two.connect() as other:
         await View().watch(other)
         await trio.sleep(4 * ENDED)
@@ -243,7 +243,7 @@ async def test_an_interest_lasts_while_it_is_told_again(autojump_clock: MockCloc
         assert not watched(one)
 
 
-async def test_what_a_node_has_kept_back_is_a_gap(autojump_clock: MockClock) -> None:
+async def test_unpublished_events_of_a_node_are_a_gap(autojump_clock: MockClock) -> None:
     async with nodes() as (one, two), one.connect() as asking, two.connect() as other:
         view = View()
         await view.watch(other)
@@ -271,7 +271,7 @@ async def test_a_thread_that_another_node_watches_keeps_its_epoch(
 
 
 async def test_watchers_at_two_nodes_at_once(autojump_clock: MockClock) -> None:
-    """If both start an epoch, the members of the first are told of a gap, or ask again."""
+    """If both begin an epoch, the members of the first get a gap, or join again."""
     async with (
         nodes() as (one, two),
         one.connect() as asking,
@@ -310,7 +310,7 @@ async def test_a_room_that_was_not_forgotten_starts_a_new_epoch(
         assert (joined["verdict"], joined["offset"]) == ("gap", 0)
 
 
-async def test_a_node_tells_of_any_number_of_threads(
+async def test_a_node_announces_any_number_of_threads(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ANNOUNCED * 1100 < MAIL_BYTES
@@ -323,7 +323,7 @@ async def test_a_node_tells_of_any_number_of_threads(
         assert one.node._users.watched.keys() == {(ALICE, thread) for thread in threads}
 
 
-# Nodes that come and go.
+# Nodes that start and end.
 
 
 async def test_a_node_that_joins_later_mirrors_its_runs(autojump_clock: MockClock) -> None:
@@ -340,7 +340,7 @@ async def test_a_node_that_joins_later_mirrors_its_runs(autojump_clock: MockCloc
             await view.until(other, "agent_completed")
             assert list(view.texts.values()) == [WHOLE]
             assert not view.gaps
-            # It knows a thread that was watched before it started, and keeps its epoch.
+            # It has a thread that was watched before its start, and keeps the epoch.
             async with new.connect() as another:
                 assert (await View().watch(another))["epoch"] == view.place[0]
 
@@ -421,7 +421,7 @@ async def test_the_events_of_a_killed_node_are_a_gap(
         await one.kill()
         for client, view in views.items():
             await view.rest(client, 2 * LEASE_SECONDS)
-            assert len(view.gaps) == 1  # one node has told all
+            assert len(view.gaps) == 1  # one node has published it for all
             assert (await view.watch(client))["runs"] == []
 
 
@@ -541,7 +541,7 @@ async def test_a_live_node_that_does_not_answer_refuses_a_watcher(
 # The broker.
 
 
-async def test_a_run_goes_on_without_the_broker_and_is_seen_whole_afterwards(
+async def test_a_run_continues_without_the_broker_and_is_complete_afterwards(
     autojump_clock: MockClock,
 ) -> None:
     async with nodes() as (one, two), one.connect() as asking, two.connect() as other:
@@ -586,7 +586,7 @@ async def test_without_the_broker_a_second_watcher_is_refused_in_time(
         one.link.is_cut = False
 
 
-async def test_without_the_broker_no_one_can_begin_to_watch(autojump_clock: MockClock) -> None:
+async def test_without_the_broker_a_watch_is_refused(autojump_clock: MockClock) -> None:
     async with nodes() as (one, _), one.connect() as other:
         one.link.is_cut = True
         await other.send("watch_thread", {"thread_id": THREAD}, "w")

@@ -1,4 +1,4 @@
-"""Watchers of one thread on three nodes: what they show is what was said, or they know of a gap."""
+"""Watchers of one thread on three nodes: they show the texts of the agents, or have a gap."""
 
 import logging
 
@@ -8,7 +8,7 @@ from support.watching_nodes import simulate
 
 @pytest.mark.parametrize("faulty", [False, True])
 @pytest.mark.parametrize("seed", range(2))
-def test_what_watchers_show_is_what_was_said(
+def test_watchers_show_the_text_of_the_agents(
     seed: int, *, faulty: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)

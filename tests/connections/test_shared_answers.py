@@ -41,7 +41,7 @@ class Permissions:
 
 @asynccontextmanager
 async def asking(permissions: Permissions, nodes: int) -> AsyncIterator[tuple[Client, Client, str]]:
-    """Yield the client of alice, whose run asks, the client of bob, and the question."""
+    """Yield the client of alice, whose run has a question, the client of bob, and the question."""
     options: dict[str, Any] = {"agents": {"ask": ask}, "may": permissions.may, **QUIET}
     if nodes == 1:
         async with (

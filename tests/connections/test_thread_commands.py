@@ -68,7 +68,7 @@ async def test_a_listed_thread(autojump_clock: MockClock) -> None:
         ]
 
 
-async def test_the_newest_update_comes_first_in_pages(autojump_clock: MockClock) -> None:
+async def test_pages_are_in_the_order_of_updates(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 1) as (client,):
         for number, name in enumerate("abcb"):
             await converse(client, f"hello {number}", thread_id=name)
@@ -281,7 +281,7 @@ async def test_a_deletion_is_seen_by_all_devices(autojump_clock: MockClock) -> N
 
 
 class SlowStore(MemoryStore):
-    """A store whose calls about threads take as long as they are told.
+    """A store whose calls for threads take a scripted time.
 
     Attributes:
         delays: Seconds of the next calls; None for a call that fails.
@@ -403,7 +403,7 @@ async def test_a_client_leaves_during_its_request(autojump_clock: MockClock, kin
         one.peer.cut()
         await one.done.wait()
         await trio.sleep(2)
-        if kind == "delete_thread":  # it goes on: the user wants the thread to be gone
+        if kind == "delete_thread":  # it continues: the request is not cancelled
             assert (await changed(two))["change"] == "deleted"
             assert await threads(two) == []
         else:

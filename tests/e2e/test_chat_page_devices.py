@@ -85,14 +85,14 @@ def release(folder: Path, name: str, *numbers: int) -> None:
 
 
 def texts(page: Page) -> list[str]:
-    """Return the messages in order, as they are shown: what was said, and the text of answers."""
+    """Return the messages in order, as they are shown: questions, and the text of answers."""
     return [
         text.strip()
         for text in page.locator("[role=log] :is(.bubble, .markdown)").all_text_contents()
     ]
 
 
-def test_another_device_sees_every_word(
+def test_another_device_shows_every_word(
     browser: Browser, server: Server, folder: Path, devices: ExitStack
 ) -> None:
     one, two = (device(devices, browser, server, "words") for _ in range(2))
@@ -107,7 +107,7 @@ def test_another_device_sees_every_word(
     for page in (one, two):
         expect(answers(page)).to_have_attribute("aria-busy", "false")
         expect(answers(page).get_by_text("1 thought")).to_be_visible()
-    # The other way round, and a third device that comes in the middle of the answer.
+    # The other way round, and a third device that begins in the middle of the answer.
     say(two, "two yellow brown")
     release(folder, "two", 0)
     three = device(devices, browser, server, "words")
@@ -173,7 +173,7 @@ def test_an_answer_while_no_device_is_connected(
         release(folder, "alone", 0)
         for page in (one, two):
             expect(answers(page)).to_contain_text("begun")
-    # Both are closed for longer than the window: the run leaves its session, and goes on.
+    # Both are closed for longer than the window: the run leaves its session, and continues.
     server.process.wait_log("session_ended", user_id="user-of-alone", unattended=1)
     release(folder, "alone", 1)
     three = device(devices, browser, server, "alone")

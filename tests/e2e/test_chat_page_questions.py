@@ -156,7 +156,7 @@ def test_two_tabs_race(visitor: Visitor, page: Page) -> None:
     expect(told).to_have_count(1 if has_pressed else 0)
 
 
-def test_every_device_may_answer_and_sees_the_outcome(browser: Browser, server: Server) -> None:
+def test_every_device_may_answer_and_shows_the_outcome(browser: Browser, server: Server) -> None:
     with visiting(browser, server.address) as one, visiting(browser, server.address) as two:
         first, second = one.page("/#t-lost"), two.page("/#t-lost")
         sign_in(first)

@@ -221,7 +221,7 @@ def test_the_metrics_have_the_pattern_of_the_path(dev: Server) -> None:
     assert "/ws/rooms/news" not in text
 
 
-def test_a_publisher_is_told_that_the_broker_is_away(deployed: Broken) -> None:
+def test_a_publisher_gets_an_error_without_the_broker(deployed: Broken) -> None:
     server, broker = deployed.server, deployed.broker
     content = {"content": "x", "key": "once"}
     assert publish(server, content).json()["status"] == "accepted"

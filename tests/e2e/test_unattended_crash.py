@@ -65,7 +65,7 @@ async def history(client: Client, thread: str) -> list[Frame]:
     return messages
 
 
-async def told_of(receiver: Receiver, run_id: str, kind: str) -> dict[str, Any]:
+async def notification_of(receiver: Receiver, run_id: str, kind: str) -> dict[str, Any]:
     """Wait until the receiver has accepted a notification of a run; return it."""
     with trio.fail_after(PATIENCE):
         while True:  # another thread, without an event
@@ -75,7 +75,7 @@ async def told_of(receiver: Receiver, run_id: str, kind: str) -> dict[str, Any]:
             await trio.sleep(0.05)
 
 
-async def test_ends_and_questions_are_told_over_failures_and_kills(
+async def test_ends_and_questions_are_sent_despite_failures_and_kills(
     tmp_path: Path, url: str
 ) -> None:
     write_agents(tmp_path, AGENTS)
@@ -87,10 +87,12 @@ async def test_ends_and_questions_are_told_over_failures_and_kills(
         await trio.to_thread.run_sync(server.process.wait_log, "notification_failed", 2)
         receiver.script = [500, SILENT]
         with receiving(receiver):
-            assert (await told_of(receiver, ends, "agent_completed"))["status"] == "completed"
-            question_id = (await told_of(receiver, asks, "agent_asking"))["question_id"]
+            assert (await notification_of(receiver, ends, "agent_completed"))[
+                "status"
+            ] == "completed"
+            question_id = (await notification_of(receiver, asks, "agent_asking"))["question_id"]
         assert len(receiver.accepted) == 2
-        async with server.connect() as client:  # a third device: what it is told of is there
+        async with server.connect() as client:  # a third device: the announced data exists
             asked, answered = await history(client, "ends")
             assert asked["run"]["status"] == "completed"
             assert answered["content"] == "I sleep. I slept."
@@ -103,7 +105,7 @@ async def test_ends_and_questions_are_told_over_failures_and_kills(
         serving(tmp_path, *ARGUMENTS, before=FAST, **settings(receiver, url)) as server,
     ):
         # The run that was answered may have been killed before its end, and then is told of, too.
-        told = await told_of(receiver, goes_on, "agent_completed")
+        told = await notification_of(receiver, goes_on, "agent_completed")
         assert told["status"] == "interrupted"
         async with server.connect() as client:
             asked, *_ = await history(client, "goes-on")
@@ -111,11 +113,11 @@ async def test_ends_and_questions_are_told_over_failures_and_kills(
             await client.say("1000", "k-goes-on", agent="sleeper", thread_id="goes-on")
             copies = await client.until("agent_completed")
             assert copies[0]["payload"]["status"] == "duplicate"
-    ids = [each.told["id"] for each in receiver.deliveries if each.status == 200]
+    ids = [each.notification["id"] for each in receiver.deliveries if each.status == 200]
     assert len(ids) == len(set(ids))
 
 
-async def test_a_drain_in_the_middle_is_told_after_the_restart(tmp_path: Path) -> None:
+async def test_the_end_by_a_drain_is_sent_after_the_restart(tmp_path: Path) -> None:
     write_agents(tmp_path, AGENTS)
     url = f"sqlite:///{tmp_path / 'unattended.db'}"
     receiver = Receiver(free_port())
@@ -124,6 +126,6 @@ async def test_a_drain_in_the_middle_is_told_after_the_restart(tmp_path: Path) -
         run_id = await leave(server, "1000", "sleeper", "t")
         await trio.to_thread.run_sync(server.process.wait_log, "session_ended")
     with receiving(receiver), serving(tmp_path, *ARGUMENTS, before=FAST, **environ):
-        told = await told_of(receiver, run_id, "agent_completed")
+        told = await notification_of(receiver, run_id, "agent_completed")
     assert told["status"] == "interrupted"
     assert list(receiver.accepted.values()) == [told]

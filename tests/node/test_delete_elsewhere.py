@@ -50,7 +50,7 @@ async def delete(client: Client) -> Frame:
 
 
 async def told(client: Client) -> list[str]:
-    """Return what a client that had runs is told up to the deletion."""
+    """Return the frames of a client with runs, up to the deletion."""
     found = []
     while True:
         frame = await client.next()
@@ -98,7 +98,7 @@ async def test_the_node_of_a_run_does_not_answer(autojump_clock: MockClock, lost
         assert await threads(two) == []
 
 
-async def test_the_node_of_a_run_is_gone(autojump_clock: MockClock) -> None:
+async def test_the_node_of_a_run_has_ended(autojump_clock: MockClock) -> None:
     async with (
         open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
         devices(second, 1) as (two,),
@@ -150,7 +150,7 @@ async def test_the_store_does_not_answer(autojump_clock: MockClock, name: str) -
 
 
 async def test_a_run_cannot_be_looked_up(autojump_clock: MockClock) -> None:
-    """Its stop fails, and the deletion goes on without it."""
+    """Its stop fails, and the deletion continues without it."""
     async with (
         open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
         devices(first, 1) as (one,),

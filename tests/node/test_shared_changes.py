@@ -1,4 +1,4 @@
-"""Changes of threads are told to the sessions of a user at other nodes."""
+"""Changes of threads are sent to the sessions of a user at other nodes."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -53,12 +53,12 @@ async def two_nodes(
             opened = trio.Event()
             nursery.start_soon(hold, node, opened)
             await opened.wait()
-        await trio.sleep(1)  # until each node knows the others
+        await trio.sleep(1)  # until each node has the others
         yield nodes, clients
         leave.set()
 
 
-async def test_every_change_is_told_at_all_nodes(autojump_clock: MockClock) -> None:
+async def test_every_change_is_sent_at_all_nodes(autojump_clock: MockClock) -> None:
     async with two_nodes(3) as (_, (one, two, three)):
         begin = trio.current_time()
         await converse(one, "hello")
@@ -84,7 +84,7 @@ async def test_every_change_is_told_at_all_nodes(autojump_clock: MockClock) -> N
             assert await threads(client) == []
 
 
-async def test_a_title_by_an_agent_is_told_at_all_nodes(autojump_clock: MockClock) -> None:
+async def test_a_title_by_an_agent_is_sent_at_all_nodes(autojump_clock: MockClock) -> None:
     async with two_nodes() as (_, (one, two)):
         await converse(one, "title of it")
         assert (await changed(two))["thread"]["title"] == "title of it"
@@ -99,7 +99,7 @@ async def test_sessions_of_one_node_and_of_another(autojump_clock: MockClock) ->
             assert await client.sync() == []
 
 
-async def test_another_user_is_told_nothing(autojump_clock: MockClock) -> None:
+async def test_another_user_gets_no_changes(autojump_clock: MockClock) -> None:
     async with two_nodes() as (nodes, (one, two)), devices(nodes[1], 1, user="bob") as (bob,):
         await converse(one, "hello")
         await changed(two)
@@ -128,7 +128,7 @@ async def test_a_node_listens_while_a_session_is_attached(autojump_clock: MockCl
         assert not first.node._threads._shared._links  # type: ignore[union-attr]
 
 
-async def test_a_session_that_leaves_and_comes_back_at_once(autojump_clock: MockClock) -> None:
+async def test_a_session_that_reconnects_at_once(autojump_clock: MockClock) -> None:
     async with two_nodes() as ((_, second), (one, two)):
         waiting, go_on = trio.Event(), trio.Event()
 
@@ -150,7 +150,7 @@ async def test_a_session_that_leaves_and_comes_back_at_once(autojump_clock: Mock
 
 
 async def test_a_list_is_read_once_changes_are_received(autojump_clock: MockClock) -> None:
-    """So no change is missing between the list and the first one that is told."""
+    """So no change is missing between the list and the first change."""
     async with two_nodes() as ((_, second), (one, _)):
         await converse(one, "hello")
         go_on = trio.Event()
@@ -183,7 +183,7 @@ async def test_a_list_waits_for_a_second_at_most(autojump_clock: MockClock) -> N
 
 @pytest.mark.parametrize("call_name", ["publish", "subscribe"])
 async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> None:
-    """What is changed meanwhile is told once the link is healed."""
+    """Changes in the meantime are sent when the link is back."""
     async with two_nodes() as ((first, second), (one, two)):
         cut = first if call_name == "publish" else second
 
@@ -216,7 +216,7 @@ async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> 
         assert told[0]["payload"]["thread"]["title"] == "Mine"
 
 
-async def test_the_run_of_a_node_that_is_gone(autojump_clock: MockClock) -> None:
+async def test_the_run_of_an_ended_node(autojump_clock: MockClock) -> None:
     """Another node takes its session over, and ends the run."""
     async with (
         open_nodes(3, agents={"answer": answer}, heartbeat_interval_ms=3_600_000) as (
@@ -240,7 +240,7 @@ async def test_the_run_of_a_node_that_is_gone(autojump_clock: MockClock) -> None
             assert (await changed(other))["thread"]["runs_active"] == 0
 
 
-async def test_what_is_unsent_is_bounded(
+async def test_unsent_changes_are_bounded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_changes, "UNSENT_CHANGES", 2)
@@ -297,7 +297,7 @@ async def test_nothing_is_published_for_sessions_of_one_node(
             assert published(first) == before
 
 
-async def test_a_node_whose_sessions_leave_is_told_nothing(autojump_clock: MockClock) -> None:
+async def test_a_node_without_sessions_gets_no_changes(autojump_clock: MockClock) -> None:
     async with two_nodes() as ((first, second), (one, two)):
         before = published(first)
         await use(one)
@@ -315,7 +315,7 @@ async def test_a_node_whose_sessions_leave_is_told_nothing(autojump_clock: MockC
             assert len(await again.sync()) == 2
 
 
-async def test_a_node_that_is_gone_is_told_nothing(autojump_clock: MockClock) -> None:
+async def test_an_ended_node_gets_no_changes(autojump_clock: MockClock) -> None:
     async with two_nodes() as ((first, second), (one, _)):
         await second.kill()
         await trio.sleep(5)
@@ -324,8 +324,8 @@ async def test_a_node_that_is_gone_is_told_nothing(autojump_clock: MockClock) ->
         assert published(first) == before
 
 
-async def test_what_was_changed_right_before_is_told(autojump_clock: MockClock) -> None:
-    """A session is attached at another node, which has not said so yet."""
+async def test_changes_right_before_the_announcement_are_sent(autojump_clock: MockClock) -> None:
+    """A session is attached at another node, which has not announced it yet."""
     async with two_nodes() as ((_, second), (one, two)):
         two.peer.close()
         await two.done.wait()
@@ -354,8 +354,8 @@ async def test_what_was_changed_right_before_is_told(autojump_clock: MockClock) 
             assert set(told.values()) == {"updated"}
 
 
-async def test_a_node_that_was_not_heard_says_it_again(autojump_clock: MockClock) -> None:
-    """With each list that a client asks for."""
+async def test_a_lost_announcement_is_repeated(autojump_clock: MockClock) -> None:
+    """With each list that a client requests."""
     async with two_nodes() as ((first, _), (one, two)):
         links = first.node._threads._shared._links  # type: ignore[union-attr]
         links[ALICE].others.clear()
@@ -367,7 +367,7 @@ async def test_a_node_that_was_not_heard_says_it_again(autojump_clock: MockClock
 
 
 async def test_an_answer_that_is_lost(autojump_clock: MockClock) -> None:
-    """A node that does not know of another one listens all the same."""
+    """A node without an announcement of another one still listens."""
     async with two_nodes() as ((first, second), (one, two)):
         two.peer.close()
         await two.done.wait()
@@ -383,6 +383,6 @@ async def test_an_answer_that_is_lost(autojump_clock: MockClock) -> None:
             first.link.is_cut = False
             await use(one)
             assert len(await again.sync()) == 2
-            await threads(one)  # so the other node is told again that this one listens
+            await threads(one)  # so this node announces again that it listens
             await use(again)
             assert len(await one.sync()) == 2

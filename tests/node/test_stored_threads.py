@@ -32,7 +32,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
 
 
 async def agent(run: Run) -> Any:
-    """Do what the message says, with steps."""
+    """Do the steps in the message."""
     await run.think("Hm.")
     await run.emit(f"about {run.content}")
     if run.content == "title":
@@ -79,7 +79,7 @@ def user_of(client: Client) -> UserId:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds, in real time."""
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - nothing tells
+        while not condition():  # noqa: ASYNC110 - there is no event
             await trio.sleep(0.01)
 
 
@@ -127,7 +127,7 @@ async def change(_: Sequence[Server], one: Client, two: Client) -> None:
     await converse(one, "title")
     seen = (await told(two, change="renamed"))["thread"]
     assert seen["title"] == "By the agent"
-    if seen["runs_active"]:  # otherwise both changes were told at once
+    if seen["runs_active"]:  # otherwise both changes were sent as one
         await told(two, runs_active=0)
     renamed = await call(two, "rename_thread", {"thread_id": "t", "title": "Mine"})
     assert await told(one, change="renamed", title="Mine") == renamed

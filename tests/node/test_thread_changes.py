@@ -1,4 +1,4 @@
-"""The other sessions of a user are told what a run changes in its thread: once in a moment."""
+"""The other sessions of a user get the changes of a thread by runs, collected for a short time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def exact_times(monkeypatch: pytest.MonkeyPatch) -> None:
 AGENTS = {"at_once": at_once, "one_second": one_second, "ask": ask, "name_it": name_it}
 
 
-async def test_a_message_and_its_end_are_told_once_in_a_moment(autojump_clock: MockClock) -> None:
+async def test_a_message_and_its_end_are_one_change(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         for number in range(3):
             await converse(one, f"hello {number}")
@@ -61,7 +61,7 @@ async def test_a_message_and_its_end_are_told_once_in_a_moment(autojump_clock: M
         assert await one.sync() == []  # it has the events themselves
 
 
-async def test_a_long_run_is_told_twice(autojump_clock: MockClock) -> None:
+async def test_a_long_run_is_two_changes(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         await converse(one, "hello", agent="one_second")
         assert (await changed(two))["thread"]["runs_active"] == 1
@@ -69,7 +69,7 @@ async def test_a_long_run_is_told_twice(autojump_clock: MockClock) -> None:
         assert trio.current_time() == 1 + COALESCE_SECONDS
 
 
-async def test_two_threads_are_told_each(autojump_clock: MockClock) -> None:
+async def test_two_threads_are_two_changes(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         await converse(one, "a", thread_id="t")
         await converse(one, "b", thread_id="u")
@@ -77,7 +77,7 @@ async def test_two_threads_are_told_each(autojump_clock: MockClock) -> None:
         assert trio.current_time() == COALESCE_SECONDS
 
 
-async def test_a_question_is_told_when_it_is_asked_and_closed(autojump_clock: MockClock) -> None:
+async def test_opening_and_closing_a_question_are_changes(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         await one.say("hello", agent="ask", thread_id="t")
         asked = (await one.until("agent_asking"))[-1]["payload"]
@@ -90,7 +90,7 @@ async def test_a_question_is_told_when_it_is_asked_and_closed(autojump_clock: Mo
         assert thread["payload"]["thread"]["asks"] is False
 
 
-async def test_two_devices_that_write_at_once_are_told_both(autojump_clock: MockClock) -> None:
+async def test_two_devices_that_write_at_once_get_both_changes(autojump_clock: MockClock) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         await converse(one, "a")
         await converse(two, "b")
@@ -123,7 +123,9 @@ async def test_the_run_of_a_session_without_a_connection(autojump_clock: MockClo
         assert (await changed(two))["thread"]["runs_active"] == 0
 
 
-async def test_a_session_is_not_told_what_it_gets_by_its_resume(autojump_clock: MockClock) -> None:
+async def test_a_session_does_not_get_changes_that_its_resume_replays(
+    autojump_clock: MockClock,
+) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         await one.say("hello", agent="one_second", thread_id="t")
         await one.until("partial_result")
@@ -267,7 +269,7 @@ async def read_all(client: Client) -> Sequence[Frame]:
             return [frame["payload"] for frame in frames if frame["type"] == "thread_changed"]
 
 
-async def test_a_store_that_does_not_answer_is_asked_again(autojump_clock: MockClock) -> None:
+async def test_a_failed_read_of_the_store_is_repeated(autojump_clock: MockClock) -> None:
     store = ReadingStore()
     async with (
         open_server(agents=AGENTS, store=store, **QUIET) as server,
@@ -300,7 +302,7 @@ async def test_the_last_frame_has_the_last_title_though_a_read_before_it_is_slow
         assert not server.node._threads._changes._reads
 
 
-async def test_a_change_during_a_failure_is_told_once(autojump_clock: MockClock) -> None:
+async def test_a_change_during_a_failure_is_sent_once(autojump_clock: MockClock) -> None:
     store = ReadingStore()
     async with (
         open_server(agents=AGENTS, store=store, **QUIET) as server,
@@ -355,8 +357,8 @@ async def test_a_user_that_leaves_while_a_thread_is_read(autojump_clock: MockClo
         assert store.read == ["t"]
 
 
-async def test_a_client_that_does_not_read_is_told_later(autojump_clock: MockClock) -> None:
-    """The other one is told at once, and both are told the newest."""
+async def test_a_client_that_does_not_read_gets_changes_later(autojump_clock: MockClock) -> None:
+    """The other one gets it at once, and both get the newest one."""
     store = ReadingStore()
     async with (
         open_server(agents=AGENTS, store=store, send_timeout_ms=3_600_000, **QUIET) as server,
@@ -383,7 +385,7 @@ async def test_a_client_that_does_not_read_is_told_later(autojump_clock: MockClo
         assert await quick.sync() == []
 
 
-async def test_what_waits_for_a_client_is_bounded(autojump_clock: MockClock) -> None:
+async def test_pending_changes_of_a_client_are_bounded(autojump_clock: MockClock) -> None:
     store = ReadingStore()
     async with (
         open_server(agents=AGENTS, store=store, **QUIET) as server,

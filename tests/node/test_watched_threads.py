@@ -81,7 +81,7 @@ def mirrored(server: Server) -> object:
 # Two sessions of one user.
 
 
-async def test_another_session_sees_the_whole_run(autojump_clock: MockClock) -> None:
+async def test_another_session_gets_the_whole_run(autojump_clock: MockClock) -> None:
     async with (
         open_server(agents=AGENTS, **QUIET) as server,
         server.connect() as asking,
@@ -299,12 +299,12 @@ async def test_a_long_text_is_cut_in_front(autojump_clock: MockClock) -> None:
         assert list(view.texts.values()) == [text[-RUNS_BYTES:] + "the end"]
 
 
-# A client that comes back.
+# A client that reconnects.
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0, 20.0])
 @pytest.mark.parametrize("after", range(WORDS + 3))
-async def test_a_watcher_comes_back_after_every_event(
+async def test_a_watcher_reconnects_after_every_event(
     after: int, seconds: float, autojump_clock: MockClock
 ) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as asking:
@@ -331,8 +331,8 @@ async def test_a_watcher_comes_back_after_every_event(
         assert not view.gaps
 
 
-async def test_a_client_that_comes_back_late_is_told_of_a_gap(autojump_clock: MockClock) -> None:
-    """What happened while no one watched was not published."""
+async def test_a_client_that_reconnects_late_gets_a_gap(autojump_clock: MockClock) -> None:
+    """Events without a watcher were not published."""
     async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as asking:
         view = View()
         async with server.connect() as other:
@@ -352,7 +352,7 @@ async def test_a_client_that_comes_back_late_is_told_of_a_gap(autojump_clock: Mo
         assert joined["epoch"] != place[0]
 
 
-async def test_a_client_that_has_seen_no_event_is_told_of_a_gap_too(
+async def test_a_client_without_events_gets_a_gap_too(
     autojump_clock: MockClock,
 ) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as asking:
@@ -392,7 +392,7 @@ async def test_a_thread_is_mirrored_for_a_while_after_its_last_watcher(
         assert await published(server) == 0
 
 
-async def test_a_thread_that_no_one_watches_costs_nothing(autojump_clock: MockClock) -> None:
+async def test_a_thread_without_watchers_has_no_cost(autojump_clock: MockClock) -> None:
     async with (
         open_server(agents=AGENTS, **QUIET) as server,
         server.connect() as asking,
@@ -479,7 +479,7 @@ async def test_a_watcher_that_does_not_read_never_slows_the_run(
 
 
 @pytest.mark.parametrize("own_thread", [True, False])
-async def test_a_shared_thread_is_seen_by_those_who_may(
+async def test_a_shared_thread_needs_a_permission(
     own_thread: bool, autojump_clock: MockClock
 ) -> None:
     asked: list[tuple[str, str, str]] = []

@@ -1,4 +1,4 @@
-"""A run without a session whose node is killed: another node tells the webhook."""
+"""A run without a session whose node is killed: another node notifies the webhook."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ PLACE = Place(options=["--agent", "outside_agents:sleeper"])
 
 
 @pytest.mark.parametrize("database", DATABASES)
-async def test_another_node_tells_of_a_run_whose_node_was_killed(
+async def test_another_node_sends_the_end_of_a_run_whose_node_was_killed(
     database: str, *, tmp_path: Path, valkey_url: str, database_url: str
 ) -> None:
     write_agents(tmp_path, AGENTS)
@@ -54,8 +54,8 @@ async def test_another_node_tells_of_a_run_whose_node_was_killed(
                 nodes.kill(0)
                 while len(receiver.accepted) < 3:  # noqa: ASYNC110 - likewise
                     await trio.sleep(0.1)
-        told = {each["run_id"]: each["status"] for each in receiver.accepted.values()}
-        assert told == {
+        sent = {each["run_id"]: each["status"] for each in receiver.accepted.values()}
+        assert sent == {
             run_id: "interrupted" if content == "1000" else "completed"
             for run_id, content in runs.items()
         }

@@ -124,7 +124,7 @@ def test_as_many_bytes_fit_as_the_bound_allows_and_not_one_more() -> None:
     ]
 
 
-def test_a_gap_is_told_before_the_next_event_that_fits() -> None:
+def test_a_gap_precedes_the_next_event_that_fits() -> None:
     feed, one, two = Feed(), MemberState("news"), MemberState("other")
     for offset in range(1, FEED_EVENTS + 3):
         feed.add_event(one, message(offset))
@@ -139,7 +139,7 @@ def test_a_gap_is_told_before_the_next_event_that_fits() -> None:
     ]
 
 
-def test_a_gap_without_a_later_event_is_told_at_once_or_when_the_queue_is_empty() -> None:
+def test_a_gap_without_a_later_event_is_sent_when_the_queue_is_empty() -> None:
     feed, state = Feed(), MemberState("news")
     feed.note_gap(state, 3, 4)
     assert feed.wakes == 1
@@ -200,7 +200,7 @@ def test_a_merged_delta_is_bounded() -> None:
     assert offsets == list(range(1, count + 1))
 
 
-def test_what_does_not_belong_together_is_not_merged() -> None:
+def test_different_deltas_are_not_merged() -> None:
     feed, state, other = Feed(), MemberState("news"), MemberState("other")
     filler = FEED_EVENTS - 10
     for offset in range(1, filler + 1):
@@ -235,7 +235,7 @@ def test_what_does_not_belong_together_is_not_merged() -> None:
     ]
 
 
-def test_a_delta_is_not_merged_across_a_gap_that_was_not_told() -> None:
+def test_a_delta_is_not_merged_across_a_pending_gap() -> None:
     feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS):
         feed.add_event(state, message(offset))
@@ -277,7 +277,7 @@ def test_deltas_are_merged_when_the_transport_lags() -> None:
     assert feed.metrics.room_events["merged"] == 2
 
 
-def test_a_merged_frame_says_what_it_stands_for() -> None:
+def test_a_merged_frame_has_its_first_offset() -> None:
     feed, state = Feed(), MemberState("news")
     feed.add_event(state, delta(3, "ä"))
     feed.add_event(state, delta(5, "b"))  # 4 is of a run of the own session
@@ -302,7 +302,7 @@ def test_one_write_takes_no_more_than_it_may() -> None:
     assert not feed.has_pending
 
 
-def test_the_writer_is_woken_once_for_what_it_has_not_taken() -> None:
+def test_the_writer_is_woken_once_for_several_frames() -> None:
     feed, state = Feed(), MemberState("news")
     feed.add_event(state, message(1))
     feed.add_event(state, message(2))
@@ -354,7 +354,7 @@ async def test_a_reply_waits_for_room_and_an_event_does_not(autojump_clock: Mock
     assert feed.read_all()[-1] == "room_left"
 
 
-async def test_who_waits_goes_on_when_the_connection_ends(autojump_clock: MockClock) -> None:
+async def test_waiting_calls_return_when_the_connection_ends(autojump_clock: MockClock) -> None:
     feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS + 1):
         feed.add_event(state, message(offset))
@@ -370,7 +370,7 @@ async def test_who_waits_goes_on_when_the_connection_ends(autojump_clock: MockCl
     assert feed.statistics()["events"] == 0
 
 
-def test_what_belongs_to_a_room_that_was_left_is_forgotten() -> None:
+def test_the_state_of_a_left_room_is_removed() -> None:
     feed, state = Feed(), MemberState("news")
     for offset in range(1, FEED_EVENTS + 2):
         feed.add_event(state, message(offset))

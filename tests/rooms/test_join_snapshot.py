@@ -91,7 +91,7 @@ async def test_runs_are_as_of_the_offset_of_the_reply(autojump_clock: MockClock)
         assert seen(member, joined) == "abcde"
 
 
-async def test_one_that_comes_back_gets_runs_without_what_follows(
+async def test_a_returning_member_gets_runs_without_the_following_events(
     autojump_clock: MockClock,
 ) -> None:
     async with open_rooms() as (one,):
@@ -106,7 +106,7 @@ async def test_one_that_comes_back_gets_runs_without_what_follows(
             assert seen(member, joined) == "abcdef"
 
 
-async def test_what_is_gone_from_the_history_is_in_the_runs(autojump_clock: MockClock) -> None:
+async def test_events_that_left_the_history_are_in_the_runs(autojump_clock: MockClock) -> None:
     async with open_rooms(limits=HistoryLimits(events=2)) as (one,):
         thread = Thread(one)
         await thread.emit(*"abcdef")

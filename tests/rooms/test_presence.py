@@ -1,4 +1,4 @@
-"""Presence on one node: who is in a room, who is told, and the limits of the requests."""
+"""Presence on one node: users in a room, changes for members, and the limits of requests."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -65,7 +65,7 @@ class Rules:
         return (user, action) not in self.denied
 
     def count(self, user: str, action: str) -> int:
-        """Return how often a question was asked."""
+        """Return the number of permission checks."""
         return self.asked.count((user, action))
 
 
@@ -149,7 +149,7 @@ async def test_a_lost_connection_leaves(autojump_clock: MockClock) -> None:
         assert trio.current_time() - lost_at == pytest.approx(GRACE)
 
 
-async def test_who_comes_back_in_time_has_not_left(autojump_clock: MockClock) -> None:
+async def test_a_user_who_returns_in_time_has_not_left(autojump_clock: MockClock) -> None:
     async with serving() as server, server.connect("alice") as alice:
         await join(alice)
         for away in (GRACE - 0.5, GRACE + 0.5):
@@ -182,7 +182,7 @@ async def test_two_connections_of_a_user_are_one_presence(autojump_clock: MockCl
         assert await change(alice) == ("bob", "left")
 
 
-async def test_who_joins_while_another_is_away_is_told_of_the_return(
+async def test_a_member_that_joins_during_an_absence_gets_the_return(
     autojump_clock: MockClock,
 ) -> None:
     async with serving() as server, server.connect("alice") as alice:
@@ -203,7 +203,7 @@ async def test_who_joins_while_another_is_away_is_told_of_the_return(
                 assert await change(alice) == ("bob", "left")
 
 
-async def test_who_reads_the_presence_while_another_is_away_is_told_of_the_return(
+async def test_a_member_that_reads_during_an_absence_gets_the_return(
     autojump_clock: MockClock,
 ) -> None:
     async with (
@@ -236,7 +236,9 @@ async def test_rooms_are_apart(autojump_clock: MockClock) -> None:
             assert await presence(alice) == {"alice": 1}
 
 
-async def test_only_who_may_see_is_told(autojump_clock: MockClock) -> None:
+async def test_only_members_with_the_permission_to_see_get_changes(
+    autojump_clock: MockClock,
+) -> None:
     rules = Rules({("bob", "see")})
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving(rules.may))
@@ -262,7 +264,7 @@ async def test_only_who_may_see_is_told(autojump_clock: MockClock) -> None:
         assert await presence(alice) == {"alice": 1, "bob": 1, "carol": 1}
 
 
-async def test_a_permission_to_see_is_asked_for_again(autojump_clock: MockClock) -> None:
+async def test_a_permission_to_see_is_checked_again(autojump_clock: MockClock) -> None:
     rules = Rules()
     async with serving(rules.may) as server, server.connect("alice") as alice:
         await join(alice)
@@ -295,7 +297,7 @@ async def _fail_and_hang(rules: Rules) -> None:
         await join(alice)
         async with server.connect("bob") as bob, server.connect("carol") as carol:
             await join(bob)
-            await quiet(alice)  # it is not known yet whether alice may see others
+            await quiet(alice)  # the permission of alice to see others is not checked yet
             await alice.send("get_presence", {"room": ROOM})
             assert (await alice.error())["code"] == "SERVICE_UNAVAILABLE"
             rules.fails = False
@@ -311,7 +313,7 @@ async def _fail_and_hang(rules: Rules) -> None:
             assert await change(alice) == ("carol", "joined")  # after five seconds
 
 
-async def test_a_change_that_is_taken_back_while_the_application_is_asked(
+async def test_a_change_that_is_reversed_during_a_permission_check(
     autojump_clock: MockClock,
 ) -> None:
     rules = Rules(hangs=True)
@@ -401,7 +403,7 @@ async def test_nothing_is_kept_of_empty_rooms(autojump_clock: MockClock) -> None
             await quiet(alice, bob)
 
 
-async def test_many_changes_at_once_are_told_in_order(autojump_clock: MockClock) -> None:
+async def test_many_changes_at_once_are_sent_in_order(autojump_clock: MockClock) -> None:
     users = tuple(f"user-{at}" for at in range(60))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
@@ -416,7 +418,7 @@ async def test_many_changes_at_once_are_told_in_order(autojump_clock: MockClock)
         assert await presence(alice) == {"alice": 1, **dict.fromkeys(users, 1)}
 
 
-async def test_a_crowd_is_told_changes_together(autojump_clock: MockClock) -> None:
+async def test_a_large_room_gets_changes_together(autojump_clock: MockClock) -> None:
     users = tuple(f"user-{at:03}" for at in range(LARGE_ROOM + 1))
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(
@@ -442,7 +444,7 @@ async def test_a_crowd_is_told_changes_together(autojump_clock: MockClock) -> No
         assert await change(bob) == ("carol", "joined")
 
 
-async def test_the_owner_of_a_thread_sees_those_whom_it_is_shared_with(
+async def test_the_owner_of_a_shared_thread_gets_its_watchers(
     autojump_clock: MockClock,
 ) -> None:
     store = SometimesStore()
@@ -469,7 +471,7 @@ async def test_the_owner_of_a_thread_sees_those_whom_it_is_shared_with(
         assert (await alice.until("presence_changed"))[-1]["payload"]["change"] == "left"
 
 
-async def test_what_happens_before_it_runs_is_told_then(autojump_clock: MockClock) -> None:
+async def test_changes_before_it_runs_are_sent_then(autojump_clock: MockClock) -> None:
     broker = MemoryBackend().broker
     metrics = Metrics()
 

@@ -20,7 +20,7 @@ from netra_trio.rooms.rooms import Listener
 ROOM = "team:red"
 GRACE = 10.0
 NOTICED = 1.0  # until a node has looked at the other nodes
-SETTLED = 0.5  # for what nodes tell each other
+SETTLED = 0.5  # for messages between nodes
 
 
 async def anyone(_user: str, _room: str, _action: str) -> bool:
@@ -36,7 +36,7 @@ async def serving(count: int, **options: Any) -> AsyncIterator[tuple[LinkedNode,
     users = ("alice", "bob", "carol")
     options = {"heartbeat_interval_ms": 3_600_000, "users": users, "may": anyone, **options}
     async with open_nodes(count, **options) as nodes:
-        await trio.sleep(NOTICED)  # until they know each other
+        await trio.sleep(NOTICED)  # until both are live for each other
         yield nodes
 
 
@@ -85,7 +85,7 @@ async def test_a_user_joins_and_leaves_at_another_node(autojump_clock: MockClock
             assert trio.current_time() - left_at == pytest.approx(GRACE, abs=0.1)
 
 
-async def test_the_first_member_of_a_node_knows_all_others(autojump_clock: MockClock) -> None:
+async def test_the_first_member_of_a_node_gets_all_others(autojump_clock: MockClock) -> None:
     async with AsyncExitStack() as stack:
         one, two, three = await stack.enter_async_context(serving(3))
         alice, again, bob = [
@@ -104,7 +104,7 @@ async def test_the_first_member_of_a_node_knows_all_others(autojump_clock: MockC
         await quiet(carol, alice)
 
 
-async def test_who_joins_while_the_nodes_are_asked_is_told(autojump_clock: MockClock) -> None:
+async def test_a_join_during_the_requests_to_nodes_is_sent(autojump_clock: MockClock) -> None:
     async with serving(2) as (one, two), AsyncExitStack() as stack:
         alice, bob, carol = [
             await stack.enter_async_context(node.connect(user))
@@ -144,7 +144,7 @@ async def test_a_user_at_two_nodes_is_one_presence(autojump_clock: MockClock) ->
                 assert await change(alice) == ("bob", "left")
 
 
-async def test_who_comes_back_at_another_node_has_not_left(autojump_clock: MockClock) -> None:
+async def test_a_user_who_returns_at_another_node_has_not_left(autojump_clock: MockClock) -> None:
     async with serving(2) as (one, two), one.connect("alice") as alice:
         await join(alice)
         async with one.connect("bob") as bob:
@@ -176,7 +176,7 @@ async def test_the_users_of_a_killed_node_leave(autojump_clock: MockClock) -> No
                 await quiet(alice, again)
 
 
-async def test_a_node_that_was_taken_for_gone_comes_back(autojump_clock: MockClock) -> None:
+async def test_a_node_whose_lease_had_expired_returns(autojump_clock: MockClock) -> None:
     async with serving(2) as (one, two), one.connect("alice") as alice:
         await join(alice)
         async with two.connect("bob") as bob:
@@ -194,7 +194,7 @@ async def test_a_node_that_was_taken_for_gone_comes_back(autojump_clock: MockClo
             await quiet(alice, bob)
 
 
-async def test_changes_while_the_broker_is_away_are_told_later(autojump_clock: MockClock) -> None:
+async def test_changes_without_the_broker_are_sent_later(autojump_clock: MockClock) -> None:
     async with serving(2) as (one, two), one.connect("alice") as alice:
         await join(alice)
         async with two.connect("bob") as bob, two.connect("carol") as carol:
@@ -282,7 +282,7 @@ async def test_a_join_that_is_over_before_the_other_nodes_have_answered(
         assert await presence(alice) == {"alice": 1}
 
 
-async def test_a_node_that_goes_before_it_was_noticed(autojump_clock: MockClock) -> None:
+async def test_a_node_that_ends_before_it_was_live(autojump_clock: MockClock) -> None:
     async with serving(1) as (one,), one.connect("alice") as alice:
         await join(alice)
         await trio.sleep(SETTLED)

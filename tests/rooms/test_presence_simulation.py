@@ -1,4 +1,4 @@
-"""Presence under a seeded script of faults: in the end every member knows who is there.
+"""Presence under a seeded script of faults: in the end every member has the presence.
 
 Clients of three nodes join and leave a room, while links are cut, answers and events are lost, and
 the broker restarts empty. Each member reads the presence once, after it has joined, and then
@@ -39,7 +39,7 @@ class Member:
     """A client that joins the room and follows its presence.
 
     Attributes:
-        view: The users that it knows to be there; None before it has read the presence.
+        view: The users that are present for it; None before it has read the presence.
         is_member: Whether it is in the room.
     """
 
@@ -153,7 +153,7 @@ class Script:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_in_the_end_each_member_knows_who_is_there(
+async def test_in_the_end_each_member_has_the_presence(
     autojump_clock: MockClock, seed: int
 ) -> None:
     with capture_logs():
@@ -161,7 +161,7 @@ async def test_in_the_end_each_member_knows_who_is_there(
 
 
 async def simulate(seed: int) -> None:
-    """Play the script of a seed, and check what the members know after it."""
+    """Play the script of a seed, and check the presence of the members after it."""
     options: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000, "max_connections_per_user": 100}
     options |= {"users": USERS, "may": anyone, "opening_rate": 10_000}
     async with open_nodes(NODES, **options) as nodes, trio.open_nursery() as nursery:

@@ -47,7 +47,7 @@ async def only_alice(user: str, _room: str, action: str) -> bool:
         (BOB, "news", Action.JOIN, FORBIDDEN),
     ],
 )
-async def test_who_may_do_what(
+async def test_the_rules_of_rooms(
     user: UserId, room: str, action: Action, expected: bool | str
 ) -> None:
     access = Access(only_alice, find_room)
@@ -140,7 +140,7 @@ class Permissions:
 
 
 async def asked_again(permissions: Permissions) -> None:
-    """Wait until the application was asked again, and has answered."""
+    """Wait until the permission was checked again."""
     last = permissions.asked[-1][0]
     await permissions.ended.wait()
     await settled()
@@ -148,7 +148,7 @@ async def asked_again(permissions: Permissions) -> None:
     assert RECHECK_SECONDS - SPREAD_SECONDS <= seconds <= RECHECK_SECONDS + PERMISSION_SECONDS
 
 
-async def test_each_membership_is_asked_for_again(autojump_clock: MockClock) -> None:
+async def test_each_membership_is_checked_again(autojump_clock: MockClock) -> None:
     permissions = Permissions()
     async with open_rooms(may=permissions.may) as (one,):
         member = one.member()
@@ -180,7 +180,7 @@ async def test_each_membership_is_asked_for_again(autojump_clock: MockClock) -> 
         lambda member: member.node.rooms._remove(member.node.rooms.members("news")[0]),
     ],
 )
-async def test_a_membership_that_has_ended_is_not_asked_for(
+async def test_an_ended_membership_is_not_checked(
     end: Callable[[Member], None], autojump_clock: MockClock
 ) -> None:
     permissions = Permissions()
@@ -194,7 +194,7 @@ async def test_a_membership_that_has_ended_is_not_asked_for(
         assert [user for _, user in permissions.asked] == ["alice", "bob", "bob"]
 
 
-async def test_a_membership_that_ends_while_it_is_asked_for(autojump_clock: MockClock) -> None:
+async def test_a_membership_that_ends_during_its_check(autojump_clock: MockClock) -> None:
     permissions = Permissions()
     async with open_rooms(may=permissions.may) as (one,):
         member = one.member()
@@ -207,7 +207,7 @@ async def test_a_membership_that_ends_while_it_is_asked_for(autojump_clock: Mock
         assert one.rooms.statistics() == {"rooms": 0, "members": 0}
 
 
-async def test_own_rooms_are_not_asked_for_again(autojump_clock: MockClock) -> None:
+async def test_own_rooms_are_not_checked_again(autojump_clock: MockClock) -> None:
     permissions = Permissions()
     async with open_rooms(may=permissions.may) as (one,):
         member = one.member()
@@ -218,7 +218,7 @@ async def test_own_rooms_are_not_asked_for_again(autojump_clock: MockClock) -> N
         assert one.rooms.statistics() == {"rooms": 2, "members": 2}
 
 
-async def test_not_all_members_are_asked_for_at_once(autojump_clock: MockClock) -> None:
+async def test_not_all_members_are_checked_at_once(autojump_clock: MockClock) -> None:
     permissions = Permissions()
     async with open_rooms(may=permissions.may) as (one,):
         for number in range(5 * AT_ONCE):

@@ -223,7 +223,7 @@ async def test_room_frames_do_not_change_the_order_of_events(autojump_clock: Moc
         assert await client.sync() == []
 
 
-async def test_what_is_written_together_has_room_frames_last(autojump_clock: MockClock) -> None:
+async def test_one_write_has_room_frames_last(autojump_clock: MockClock) -> None:
     async with (
         open_server(may=anyone) as server,
         server.connect(acknowledging=True, buffer_bytes=300) as client,
@@ -354,7 +354,7 @@ ACTIONS: dict[str, Callable[[Client], object]] = {
 
 
 async def converse(server: Server, client: Client) -> None:
-    """Join rooms, send, come back to one, and leave."""
+    """Join rooms, send, join one again, and leave."""
     await client.expect("connection_established")
     own = user_room(UserId("alice"))
     await client.send("join_room", {"room": own}, "1")
@@ -393,7 +393,7 @@ async def ends_at(step: int, act: Callable[[Client], object]) -> bool:
         rooms = server.node.services.rooms
         assert rooms.statistics() == {"rooms": 0, "members": 0}
         assert not rooms._memberships
-        assert trio.lowlevel.current_statistics().tasks_living <= tasks + 1  # asks again
+        assert trio.lowlevel.current_statistics().tasks_living <= tasks + 1  # the repeated checks
     return instrument.steps >= step
 
 

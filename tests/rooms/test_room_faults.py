@@ -1,4 +1,4 @@
-"""Rooms of several nodes: nothing is lost in silence, and nothing comes twice."""
+"""Rooms of several nodes: each loss is reported, and no event is repeated."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -58,7 +58,7 @@ async def test_a_room_under_cuts_of_every_member(
 
 
 def _skipped(member: Member) -> set[int]:
-    """Return the offsets that a `gap` verdict of a reply has said to be missing."""
+    """Return the missing offsets of a reply with the verdict `gap`."""
     missing: set[int] = set()
     known = 0
     for frame in member.frames:
@@ -116,7 +116,7 @@ async def test_lost_deliveries_are_read_from_the_history(autojump_clock: MockClo
         assert one.broker.histories == 1
 
 
-async def test_what_the_history_does_not_have_is_a_gap_for_each_member(
+async def test_events_missing_in_the_history_are_a_gap_for_each_member(
     autojump_clock: MockClock,
 ) -> None:
     async with open_rooms(limits=HistoryLimits(events=2)) as (one,):
@@ -212,7 +212,9 @@ async def test_a_broker_that_restarts_empty_begins_a_new_epoch(autojump_clock: M
             assert member.offsets()[-2:] == [2, 3]
 
 
-async def test_one_that_was_away_during_a_restart_is_told(autojump_clock: MockClock) -> None:
+async def test_a_member_that_was_away_during_a_restart_gets_a_gap(
+    autojump_clock: MockClock,
+) -> None:
     async with open_rooms(nodes=2) as (one, two):
         member, other = one.member("alice"), two.member("bob")
         await member.join()
@@ -234,7 +236,7 @@ async def test_one_that_was_away_during_a_restart_is_told(autojump_clock: MockCl
         assert other.gaps() == [(1, 0)]
 
 
-async def test_a_restart_that_only_a_join_notices(autojump_clock: MockClock) -> None:
+async def test_a_restart_that_only_a_join_detects(autojump_clock: MockClock) -> None:
     """The members of the node get the events of the new epoch, which were not delivered."""
     async with open_rooms() as (one,):
         member, late = one.member("alice"), one.member("bob")
@@ -255,7 +257,7 @@ async def test_a_restart_that_only_a_join_notices(autojump_clock: MockClock) -> 
         assert late.contents() == ["c"]
 
 
-async def test_a_restart_that_two_tasks_notice(autojump_clock: MockClock) -> None:
+async def test_a_restart_that_two_tasks_detect(autojump_clock: MockClock) -> None:
     async with open_rooms() as (one,):
         member = one.member()
         await member.join()
@@ -278,7 +280,7 @@ async def test_a_restart_that_two_tasks_notice(autojump_clock: MockClock) -> Non
         assert member.gaps() == [(1, 0)]
 
 
-async def test_an_empty_restart_that_only_a_join_notices(autojump_clock: MockClock) -> None:
+async def test_an_empty_restart_that_only_a_join_detects(autojump_clock: MockClock) -> None:
     async with open_rooms() as (one,):
         member, late = one.member("alice"), one.member("bob")
         await member.join()
@@ -396,7 +398,7 @@ async def test_a_replay_longer_than_the_queue_waits_for_the_reader(
             nursery.start_soon(lambda: one.rooms.join(member.feed, "news", after=0))
             await settled()
             assert member.feed.statistics()["events"] == FEED_EVENTS
-            await one.say("news", *range(count + 1, count + 11))  # kept aside
+            await one.say("news", *range(count + 1, count + 11))  # held
             await settled()
             while member.feed.has_pending:
                 member.read(max_bytes=4096)
@@ -406,7 +408,7 @@ async def test_a_replay_longer_than_the_queue_waits_for_the_reader(
         assert member.gaps() == []
 
 
-async def test_what_is_kept_aside_for_a_reader_that_does_not_read_is_bounded(
+async def test_held_events_of_a_slow_reader_are_bounded(
     autojump_clock: MockClock,
 ) -> None:
     async with open_rooms(limits=HistoryLimits(events=5000)) as (one,):
@@ -487,7 +489,7 @@ class CancelledAt(trio.abc.Instrument):
 async def test_a_join_cancelled_at_each_checkpoint(
     after: int | None, autojump_clock: MockClock
 ) -> None:
-    """A connection that ends in a join leaves nothing behind, and its room goes on."""
+    """A connection that ends in a join leaves no state, and its room continues."""
     for step in range(1, 100):
         async with open_rooms() as (one,):
             await one.say("news", "a")

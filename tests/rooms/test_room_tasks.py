@@ -1,4 +1,4 @@
-"""An exception in a background task of the rooms is logged, and the node goes on."""
+"""An exception in a background task of the rooms is logged, and the node continues."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -44,7 +44,7 @@ async def test_a_cancellation_passes(autojump_clock: MockClock) -> None:
     assert scope.cancelled_caught
 
 
-async def test_members_go_on_after_a_failure_of_their_presence(
+async def test_members_stay_after_a_failure_of_their_presence(
     monkeypatch: pytest.MonkeyPatch, log: Lines, autojump_clock: MockClock
 ) -> None:
     async with (

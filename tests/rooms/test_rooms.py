@@ -80,7 +80,7 @@ async def test_a_message_reaches_all_members_in_one_order(
         assert await contents(alice, 1) == [(2, {"n": 1})]
 
 
-async def test_one_who_has_left_gets_nothing_more(autojump_clock: MockClock) -> None:
+async def test_no_events_follow_after_a_leave(autojump_clock: MockClock) -> None:
     async with open_server(may=anyone) as server, server.connect() as client:
         await join(client)
         await client.send("leave_room", {"room": "news"}, "bye")
@@ -103,7 +103,7 @@ async def test_commands_of_a_room_are_handled_in_their_order(autojump_clock: Moc
         assert server.node.services.rooms.members("news") == []
 
 
-async def test_one_that_comes_back_gets_what_it_missed(autojump_clock: MockClock) -> None:
+async def test_a_member_that_joins_again_gets_the_missed_events(autojump_clock: MockClock) -> None:
     async with open_server(may=anyone) as server:
         async with server.connect() as client:
             epoch = (await join(client))["epoch"]
@@ -121,7 +121,7 @@ async def test_one_that_comes_back_gets_what_it_missed(autojump_clock: MockClock
             assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("new", 4, 0)
 
 
-async def test_what_is_gone_is_told(autojump_clock: MockClock) -> None:
+async def test_lost_events_are_reported(autojump_clock: MockClock) -> None:
     settings: dict[str, Any] = {"room_history_events": 3}
     async with open_server(may=anyone, **settings) as server, server.connect() as client:
         await publish(server, *range_of("abcdef"))  # d, e, f are kept

@@ -93,7 +93,7 @@ async def test_cuts_of_every_member_after_every_event(valkey_server: Server) -> 
             assert member.gaps() == []
 
 
-async def test_members_get_what_was_published_while_the_line_was_lost(
+async def test_members_get_events_from_the_time_of_a_lost_connection(
     valkey_server: Server,
 ) -> None:
     async with open_nodes(valkey_server) as (one, two):
@@ -153,7 +153,7 @@ async def test_a_server_with_older_data_begins_a_new_epoch(valkey_server: Server
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-async def test_a_server_that_does_not_answer_and_comes_back(*, is_killed: bool) -> None:
+async def test_a_server_that_stops_answering_for_a_while(*, is_killed: bool) -> None:
     with server("valkey") as valkey:
         async with open_nodes(valkey) as (one, two):
             member, late = one.member("alice"), two.member("bob")
@@ -177,7 +177,7 @@ async def test_a_server_that_does_not_answer_and_comes_back(*, is_killed: bool) 
             assert member.gaps() == ([(1, 0)] if is_killed else [])  # it keeps nothing on disk
 
 
-def test_a_member_checks_what_it_gets() -> None:
+def test_a_member_checks_its_events() -> None:
     """The checks of the tests themselves find a lost and a doubled event."""
     member = object.__new__(Member)
     member.positions = {"news": ("e", 3)}

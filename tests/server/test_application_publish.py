@@ -79,7 +79,7 @@ async def test_all_nodes_have_the_same_rooms() -> None:
         assert (again.epoch, again.offset, again.is_duplicate) == (first.epoch, 1, True)
 
 
-async def test_what_is_no_message() -> None:
+async def test_invalid_messages() -> None:
     wrong: Any = 5
     async with running() as app:
         with pytest.raises(ValueError, match="room: expected"):
@@ -125,7 +125,7 @@ async def test_a_user_is_kicked_on_all_nodes() -> None:
             await one.kick("a::b", "alice")
 
 
-async def test_the_broker_is_away_and_comes_back() -> None:
+async def test_the_broker_is_away_for_a_while() -> None:
     with valkey_server() as valkey:
         store = MemoryStore()
         app = create_app(

@@ -239,7 +239,7 @@ async def test_a_duplicate_that_waits_for_an_end_elsewhere(autojump_clock: MockC
 async def test_the_end_of_a_run_of_a_deleted_thread_is_still_sent(
     autojump_clock: MockClock,
 ) -> None:
-    """To its own session, which shows it until it is told of the deletion."""
+    """To its own session, which shows it until the deletion is reported."""
     async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
         started = await start(one, "work", "k")
         await trio.sleep(1)
@@ -290,7 +290,7 @@ async def test_the_room_of_the_thread_is_forgotten(autojump_clock: MockClock) ->
         assert (after.offset, after.epoch != before.epoch) == (1, True)
 
 
-async def test_a_run_that_only_the_store_knows(autojump_clock: MockClock) -> None:
+async def test_a_run_that_is_only_in_the_store(autojump_clock: MockClock) -> None:
     """A server without a broker cannot stop the runs of another one: it waits, then deletes."""
     store = MemoryStore()
     other_store = store.for_node(new_node_id())

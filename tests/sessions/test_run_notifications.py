@@ -1,4 +1,4 @@
-"""What the webhook is told of runs that have left their session, by one server and by two."""
+"""The requests to the webhook for runs that have left their session, of one server and of two."""
 
 from typing import Any
 
@@ -28,14 +28,14 @@ SETTINGS: dict[str, Any] = {
 
 
 async def sleeper(run: Run) -> str:
-    """Sleep for as many seconds as the message says."""
+    """Sleep for the number of seconds in the message."""
     await run.emit("I sleep. ")
     await trio.sleep(float(run.content))
     return "slept"
 
 
 async def asker(run: Run) -> str:
-    """Ask after as many seconds as the message says."""
+    """Ask a question after the number of seconds in the message."""
     await run.emit("I wait. ")
     await trio.sleep(float(run.content))
     return str(await run.ask("Which one?", expires=3600))
@@ -69,7 +69,7 @@ async def leave_run(server: Server | LinkedNode, name: str, content: str, **more
     return run_id
 
 
-async def test_the_end_of_a_run_is_told(
+async def test_the_end_of_a_run_is_sent(
     autojump_clock: MockClock, webhook: ScriptedWebhook
 ) -> None:
     async with serving() as server:
@@ -77,14 +77,18 @@ async def test_the_end_of_a_run_is_told(
         await trio.sleep(19.9)
         assert webhook.attempts == []
         await trio.sleep(0.3)
-        [told] = webhook.accepted
-        assert (told.type, told.status) == ("agent_completed", "completed")
-        assert (told.user_id, told.thread_id, told.run_id) == ("alice", "t", run_id)
+        [notification] = webhook.accepted
+        assert (notification.type, notification.status) == ("agent_completed", "completed")
+        assert (notification.user_id, notification.thread_id, notification.run_id) == (
+            "alice",
+            "t",
+            run_id,
+        )
         await trio.sleep(100)
         assert len(webhook.attempts) == 1
 
 
-async def test_the_end_of_a_run_with_a_key_is_told(
+async def test_the_end_of_a_run_with_a_key_is_sent(
     autojump_clock: MockClock, webhook: ScriptedWebhook
 ) -> None:
     async with serving() as server:
@@ -92,11 +96,11 @@ async def test_the_end_of_a_run_with_a_key_is_told(
             await client.say("20", "k", agent="sleeper")
             await client.until("partial_result")
         await trio.sleep(21)
-        assert webhook.told == [("agent_completed", "completed")]
+        assert webhook.results == [("agent_completed", "completed")]
 
 
 @pytest.mark.parametrize("name", ["attached", "sleeper"])
-async def test_a_run_that_ends_in_its_session_is_not_told(
+async def test_a_run_that_ends_in_its_session_sends_nothing(
     autojump_clock: MockClock, webhook: ScriptedWebhook, name: str
 ) -> None:
     async with serving() as server:
@@ -105,21 +109,27 @@ async def test_a_run_that_ends_in_its_session_is_not_told(
         assert webhook.attempts == []
 
 
-async def test_what_a_run_asks_is_told(autojump_clock: MockClock, webhook: ScriptedWebhook) -> None:
+async def test_a_question_of_a_run_is_sent(
+    autojump_clock: MockClock, webhook: ScriptedWebhook
+) -> None:
     async with serving() as server:
         await leave_run(server, "asker", "20", thread_id="t")
         await trio.sleep(21)
-        [told] = webhook.accepted
-        assert (told.type, told.thread_id, told.status) == ("agent_asking", "t", None)
+        [notification] = webhook.accepted
+        assert (notification.type, notification.thread_id, notification.status) == (
+            "agent_asking",
+            "t",
+            None,
+        )
         async with server.connect() as client:
-            assert told.question_id is not None
-            await client.send("answer", {"question_id": told.question_id, "answer": "this"})
+            assert notification.question_id is not None
+            await client.send("answer", {"question_id": notification.question_id, "answer": "this"})
             await client.expect("agent_answered")
             await trio.sleep(5)
         assert len(webhook.attempts) == 1  # the user had a connection when the run ended
 
 
-async def test_what_a_run_asks_when_it_leaves_is_told_then(
+async def test_an_open_question_is_sent_when_its_run_leaves(
     autojump_clock: MockClock, webhook: ScriptedWebhook
 ) -> None:
     async with serving() as server:
@@ -127,13 +137,13 @@ async def test_what_a_run_asks_when_it_leaves_is_told_then(
         await trio.sleep(WINDOW - 1)
         assert webhook.attempts == []
         await trio.sleep(1.1)
-        assert [kind for kind, _ in webhook.told] == ["agent_asking"]
+        assert [kind for kind, _ in webhook.results] == ["agent_asking"]
         await trio.sleep(3600)
-        assert [kind for kind, _ in webhook.told] == ["agent_asking", "agent_completed"]
-        assert webhook.told[1][1] == "failed"  # the question has expired
+        assert [kind for kind, _ in webhook.results] == ["agent_asking", "agent_completed"]
+        assert webhook.results[1][1] == "failed"  # the question has expired
 
 
-async def test_a_question_that_is_being_stored_when_its_run_leaves_is_told(
+async def test_a_question_that_is_being_stored_when_its_run_leaves_is_sent(
     autojump_clock: MockClock, webhook: ScriptedWebhook
 ) -> None:
     class SlowStore(MemoryStore):
@@ -144,7 +154,7 @@ async def test_a_question_that_is_being_stored_when_its_run_leaves_is_told(
     async with serving(store=SlowStore()) as server:
         await leave_run(server, "asker", f"{WINDOW - 1}")
         await trio.sleep(WINDOW + 5)
-        assert [kind for kind, _ in webhook.told] == ["agent_asking"]
+        assert [kind for kind, _ in webhook.results] == ["agent_asking"]
 
 
 async def test_the_user_has_a_connection(
@@ -166,7 +176,7 @@ async def test_another_user_has_a_connection(
     async with serving() as server, server.connect("bob"):
         await leave_run(server, "sleeper", "20")
         await trio.sleep(21)
-        assert webhook.told == [("agent_completed", "completed")]
+        assert webhook.results == [("agent_completed", "completed")]
 
 
 async def test_a_drain_and_a_restart(autojump_clock: MockClock, webhook: ScriptedWebhook) -> None:
@@ -179,7 +189,7 @@ async def test_a_drain_and_a_restart(autojump_clock: MockClock, webhook: Scripte
     webhook.default = None
     async with serving(store=store):
         await trio.sleep(60)
-    assert webhook.told == [("agent_completed", "interrupted")]
+    assert webhook.results == [("agent_completed", "interrupted")]
 
 
 async def test_without_a_webhook_nothing_is_stored(autojump_clock: MockClock) -> None:
@@ -225,10 +235,10 @@ async def test_a_session_without_a_connection_at_another_node_does_not_count(
         async with other.connect():
             pass
         await trio.sleep(11)
-        assert webhook.told == [("agent_completed", "completed")]
+        assert webhook.results == [("agent_completed", "completed")]
 
 
-async def test_what_is_not_known_is_no_connection(
+async def test_an_unknown_state_is_no_connection(
     autojump_clock: MockClock, webhook: ScriptedWebhook
 ) -> None:
     async with open_nodes(2, agents=AGENTS, **SETTINGS) as (one, other), other.connect():
@@ -241,7 +251,7 @@ async def test_what_is_not_known_is_no_connection(
         one.link.is_cut = True
         assert not await attached.is_attached(ALICE)
         assert not limits.is_counting
-        assert not await attached.is_attached(ALICE)  # without asking again
+        assert not await attached.is_attached(ALICE)  # without another request
 
 
 async def test_a_connection_at_a_dead_node_does_not_count(
@@ -255,7 +265,7 @@ async def test_a_connection_at_a_dead_node_does_not_count(
         await trio.sleep(0.1)
         other.link.is_cut = True  # as if it were killed: its lease ends
         await trio.sleep(2 * LEASE_SECONDS + 10)
-        assert webhook.told == [("agent_completed", "completed")]
+        assert webhook.results == [("agent_completed", "completed")]
 
 
 async def test_two_nodes_tell_it_once(autojump_clock: MockClock, webhook: ScriptedWebhook) -> None:
@@ -277,9 +287,11 @@ async def test_a_question_is_answered_from_another_node(
     async with open_nodes(2, agents=AGENTS, **SETTINGS) as (one, other):
         run_id = await leave_run(one, "asker", "20")
         await trio.sleep(21)
-        [told] = webhook.accepted
+        [notification] = webhook.accepted
         async with other.connect() as client:
-            await client.send("answer", {"question_id": told.question_id, "answer": "this"}, "a")
+            await client.send(
+                "answer", {"question_id": notification.question_id, "answer": "this"}, "a"
+            )
             answered = await client.expect("agent_answered")
             assert answered["payload"]["run_id"] == run_id
             assert answered["correlation_id"] == "a"

@@ -199,7 +199,7 @@ async def test_a_delta_that_could_be_merged_counts_against_the_bytes_too(
     assert await scene.broker.shown() == ["first", None, "w"]
 
 
-async def test_an_agent_goes_on_while_the_broker_does_not_answer(
+async def test_an_agent_continues_while_the_broker_does_not_answer(
     scene: Scene, autojump_clock: MockClock
 ) -> None:
     scene.broker.failure = BrokerUnavailable("down")
@@ -233,9 +233,7 @@ async def test_an_unexpected_failure_ends_neither_the_node_nor_the_publisher(
     assert await scene.broker.shown() == [None, "kept"]
 
 
-async def test_a_flush_waits_for_what_was_added_before(
-    scene: Scene, autojump_clock: MockClock
-) -> None:
+async def test_a_flush_waits_for_earlier_events(scene: Scene, autojump_clock: MockClock) -> None:
     assert await scene.publisher.flush() == Place()
     scene.broker.gate = trio.Event()
     scene.say("a")
@@ -288,7 +286,7 @@ async def test_a_cancelled_flush_changes_nothing(scene: Scene, autojump_clock: M
     assert await scene.broker.shown() == ["a", "b"]
 
 
-async def test_a_closed_publisher_publishes_what_waits_and_tries_nothing_again(
+async def test_a_closed_publisher_publishes_waiting_events_without_retries(
     scene: Scene,
     autojump_clock: MockClock,
 ) -> None:
@@ -325,7 +323,7 @@ async def test_the_rest_is_published_when_the_tasks_of_the_node_are_cancelled(
             await scene.publisher.finish()  # with nothing to do
 
 
-async def test_the_rest_is_published_by_the_task_if_that_goes_on(
+async def test_the_rest_is_published_by_a_task_that_continues(
     scene: Scene, autojump_clock: MockClock
 ) -> None:
     scene.say("a")

@@ -24,7 +24,7 @@ ALICE = UserId("alice")
 
 
 async def sleeper(run: Run) -> str:
-    """Sleep for as many seconds as the message says."""
+    """Sleep for the number of seconds in the message."""
     await run.emit("I sleep. ")
     await trio.sleep(float(run.content))
     await run.emit("I slept.")
@@ -32,7 +32,7 @@ async def sleeper(run: Run) -> str:
 
 
 async def talker(run: Run) -> str:
-    """Emit more than any log holds, and then say so."""
+    """Emit more than any log keeps, and then report it."""
     for _ in range(3000):
         await run.emit("x" * 1000)
     return "said"
@@ -97,7 +97,7 @@ def resume_of(client: Client) -> Frame:
 
 
 @pytest.mark.parametrize("acknowledging", [False, True])
-async def test_a_run_goes_on_when_the_window_has_passed(
+async def test_a_run_continues_when_the_window_has_passed(
     autojump_clock: MockClock, acknowledging: bool
 ) -> None:
     async with serving() as server:
@@ -156,7 +156,7 @@ async def test_waiting_runs_start_without_the_session(autojump_clock: MockClock)
         assert server.node.sessions.left == []
 
 
-async def test_a_run_that_waits_for_room_goes_on_and_keeps_nothing(
+async def test_a_run_that_waits_for_room_continues_and_keeps_nothing(
     autojump_clock: MockClock,
 ) -> None:
     async with serving() as server:
@@ -219,7 +219,7 @@ async def test_the_session_cannot_be_resumed(autojump_clock: MockClock) -> None:
         assert len(list(server.node.sessions)) == 1
 
 
-async def test_a_message_that_is_being_recorded_goes_on(autojump_clock: MockClock) -> None:
+async def test_a_message_that_is_being_recorded_continues(autojump_clock: MockClock) -> None:
     store = SlowStore()
     async with serving(store, resume_window_ms=0) as server:
         client = server.start()
@@ -299,7 +299,7 @@ async def test_the_live_run_is_seen_by_a_third_session(autojump_clock: MockClock
             assert not view.gaps
 
 
-async def test_a_watcher_sees_the_run_before_and_after_it_leaves(
+async def test_a_watcher_gets_the_run_before_and_after_it_leaves(
     autojump_clock: MockClock,
 ) -> None:
     async with serving() as server, server.connect() as other:
@@ -345,7 +345,7 @@ async def test_its_question_is_answered_from_another_session(autojump_clock: Moc
         assert await status(server) is RunStatus.COMPLETED
 
 
-async def test_a_question_is_asked_and_expires_without_a_session(
+async def test_a_question_opens_and_expires_without_a_session(
     autojump_clock: MockClock,
 ) -> None:
     async def late(run: Run) -> None:

@@ -141,7 +141,7 @@ async def test_a_notification_is_stored_with_a_question(store: Store) -> None:
 # Stops
 
 
-async def test_stops_are_told_after_a_number(store: Store) -> None:
+async def test_stops_are_returned_after_a_number(store: Store) -> None:
     messages = [new() for _ in range(3)]
     await record(store, *messages)
     first, second, third = (message.run_id for message in messages)

@@ -78,7 +78,7 @@ async def start(store: Store, *messages: NewMessage) -> None:
 # Nodes
 
 
-async def test_each_node_knows_the_status_of_a_run(nodes: Nodes) -> None:
+async def test_each_node_reads_the_status_of_a_run(nodes: Nodes) -> None:
     one, other = nodes
     message = new(session=SESSION)
     assert await other.run_status(message.run_id) is None

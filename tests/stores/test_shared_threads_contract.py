@@ -37,7 +37,7 @@ def note(message: NewMessage) -> Notification:
     )
 
 
-async def test_each_node_sees_the_changes_of_the_other(nodes: Nodes) -> None:
+async def test_each_node_reads_the_changes_of_the_other(nodes: Nodes) -> None:
     one, other = nodes
     message = new("hello", unattended=True)
     await record(one, message)
@@ -74,10 +74,10 @@ async def test_an_answer_of_another_node_to_a_replaced_message_is_left_out(nodes
     assert len(await other.take_notifications(limit=9, seconds=LONG)) == 1
 
 
-async def test_a_thread_that_another_node_deletes_is_gone(nodes: Nodes) -> None:
+async def test_a_thread_that_another_node_deletes_is_deleted_here(nodes: Nodes) -> None:
     one, other = nodes
     message, ended = new("running", session=None), new("ended")
-    await record(one, message, ended)  # it knows the number of the thread from now on
+    await record(one, message, ended)  # it caches the number of the thread from now on
     await one.end_run(end_of(ended))
     assert await other.delete_thread(ALICE, MAIN) is True
     with pytest.raises(ThreadDeleted):
@@ -157,7 +157,7 @@ async def test_two_nodes_never_take_the_same_notification(nodes: Nodes) -> None:
     assert taken == Counter(each.id for each in notes)
 
 
-async def test_a_node_is_told_the_stops_that_another_node_was_asked_for(nodes: Nodes) -> None:
+async def test_a_node_reads_the_stops_that_were_requested_at_another_node(nodes: Nodes) -> None:
     one, other = nodes
     messages = [new() for _ in range(6)]
     await record(one, *messages)

@@ -78,7 +78,7 @@ async def test_a_user_without_threads_has_an_empty_list(store: Store) -> None:
     assert await store.get_thread(BOB, MAIN) is None
 
 
-async def test_a_thread_is_listed_with_what_it_is(store: Store) -> None:
+async def test_a_thread_is_listed_with_its_fields(store: Store) -> None:
     message = new("What is\nthe  time?", at=NOW)
     await record(store, message)
     expected = StoredThread(MAIN, "What is the time?", NOW, NOW, 1, asks=False, unread=0)
@@ -104,7 +104,7 @@ async def test_the_newest_update_is_listed_first(store: Store) -> None:
     assert await names(store) == (["d", "c", "b", "a"], False)
     await say(store, "b", at=NOW + 10)
     assert await names(store) == (["b", "d", "c", "a"], False)
-    await say(store, "a", at=NOW - 10)  # of a clock that is behind
+    await say(store, "a", at=NOW - 10)  # of a slow clock
     assert await names(store) == (["b", "d", "c", "a"], False)
     assert (await thread_of(store, ThreadId("a"))).updated_at == NOW
     await store.end_run(end_of(await say(store, "c"), at=NOW + 20))
@@ -429,7 +429,7 @@ async def test_unattended_runs_of_a_user_are_counted(store: Store) -> None:
 # Deleting
 
 
-async def test_a_deleted_thread_is_gone_with_all_that_belongs_to_it(store: Store) -> None:
+async def test_a_thread_is_deleted_with_all_its_data(store: Store) -> None:
     message, end = await answered(store)
     running = await say(store, "main")
     question = asked_by(running)

@@ -1,4 +1,4 @@
-"""Several sessions of one user, which see how the threads of the user change.
+"""Several sessions of one user, which get the changes of the user's threads.
 
 async with open_server() as server, devices(server, 2) as (one, two):
     await one.say("hello", "k", thread_id="t")
@@ -25,7 +25,7 @@ async def devices(server: Server, count: int, **options: Any) -> AsyncIterator[S
 
 
 async def call(client: Client, kind: str, payload: Any = None, key: str = "c-1") -> Frame:
-    """Send a message, and return the payload of its reply; what comes before is dropped."""
+    """Send a message, and return the payload of its reply; earlier frames are dropped."""
     await client.send(kind, payload, key)
     frame = await client.next()
     while frame.get("correlation_id") != key:

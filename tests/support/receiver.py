@@ -1,4 +1,4 @@
-"""A receiver of webhooks on this machine, which verifies signatures and fails as it is told.
+"""A receiver of webhooks on this machine, which verifies signatures and fails as scripted.
 
 with receiving() as receiver:
     …                                   # a server with receiver.environ
@@ -35,7 +35,7 @@ class Delivery:
     status: int
 
     @property
-    def told(self) -> dict[str, Any]:
+    def notification(self) -> dict[str, Any]:
         """The body."""
         decoded: dict[str, Any] = json.loads(self.body)
         return decoded
@@ -78,13 +78,17 @@ class Receiver:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The settings of a server that tells it."""
+        """The settings of a server that notifies it."""
         return {"NOTIFY_WEBHOOK": self.url, "NOTIFY_WEBHOOK_SECRET": SECRET}
 
     @property
     def accepted(self) -> dict[str, dict[str, Any]]:
-        """What it was told and has accepted, by id: a receiver ignores what it knows."""
-        return {each.told["id"]: each.told for each in self.deliveries if each.status == 200}
+        """The accepted notifications by id: a receiver ignores repeated ones."""
+        return {
+            each.notification["id"]: each.notification
+            for each in self.deliveries
+            if each.status == 200
+        }
 
     def wait(self, count: int) -> Sequence[Delivery]:
         """Wait for a number of requests, and return all."""

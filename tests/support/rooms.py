@@ -149,12 +149,12 @@ class RoomsNode:
 
 @define(eq=False)
 class Member:
-    """A client of one node: it reads when it is told to, and checks what it gets.
+    """A client of one node: it reads on request, and checks its frames.
 
     Attributes:
         node: The node.
         feed: Its feed.
-        positions: By room: the epoch and the newest offset that it has, or knows to be missing.
+        positions: By room: the epoch and the newest offset that it has, or that is missing.
         frames: All frames that it has read.
         wakes: How often its writer was woken.
     """
@@ -271,7 +271,7 @@ class Member:
         ]
 
     def missing(self, room: str = "news") -> set[int]:
-        """Return the offsets that it knows to be missing by a `room_gap`."""
+        """Return the offsets that are missing by a `room_gap`."""
         return {offset for first, last in self.gaps(room) for offset in range(first, last + 1)}
 
 

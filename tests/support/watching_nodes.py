@@ -92,7 +92,7 @@ class Watcher:
                 await self._watch(client)
 
     async def _watch(self, client: Client) -> None:
-        """Watch; until the reply comes, what the earlier membership gets still counts."""
+        """Watch; until the reply, events of the earlier membership still count."""
         epoch, offset = self.view.place
         place: Frame = {"epoch": epoch, "after": offset} if self.is_whole else {}
         while True:

@@ -1,4 +1,4 @@
-"""A webhook without a network: what is told, and answers as a test decides, in virtual time.
+"""A webhook without a network: its requests, and scripted answers, in virtual time.
 
 webhook = ScriptedWebhook()
 webhook.script = ["status 500", None]       # the first attempt fails; None: it is accepted
@@ -15,7 +15,7 @@ from netra_trio.webhook.endpoint import NotDelivered
 
 
 class ScriptedWebhook:
-    """Stands for `Endpoint`.
+    """Replaces `Endpoint`.
 
     Attributes:
         script: The results of the next attempts: None, or why one fails.
@@ -59,6 +59,6 @@ class ScriptedWebhook:
         self.accepted.append(notification)
 
     @property
-    def told(self) -> list[tuple[str, str]]:
+    def results(self) -> list[tuple[str, str]]:
         """What was accepted: type, and status or question."""
         return [(each.type, each.status or each.question_id or "") for each in self.accepted]

@@ -180,7 +180,7 @@ async def test_a_notification_is_sent_at_once_and_once(autojump_clock: MockClock
         assert (sent.notification_id, sent.attempts, sent.kind) == (new.id, 1, "agent_asking")
 
 
-async def test_what_was_stored_with_an_end_is_sent_a_moment_later(
+async def test_a_notification_that_is_stored_with_an_end_is_sent_soon(
     autojump_clock: MockClock,
 ) -> None:
     async with world() as here:
@@ -191,7 +191,7 @@ async def test_what_was_stored_with_an_end_is_sent_a_moment_later(
         await trio.sleep(0.05)
         await here.store.end_run(end_of(ended()))
         await trio.sleep(0.1)
-        assert here.webhook.told == [("agent_completed", "completed")]
+        assert here.webhook.results == [("agent_completed", "completed")]
 
 
 async def test_failures_are_repeated_with_growing_pauses_for_a_day(
@@ -261,7 +261,7 @@ async def test_a_limited_number_is_sent_at_the_same_time(autojump_clock: MockClo
 # Whether the user has a connection.
 
 
-async def test_a_user_with_a_connection_is_not_told(autojump_clock: MockClock) -> None:
+async def test_a_user_with_a_connection_causes_no_request(autojump_clock: MockClock) -> None:
     async with world() as here:
         notifier, _ = here.start()
         here.attached = {ALICE}
@@ -273,7 +273,7 @@ async def test_a_user_with_a_connection_is_not_told(autojump_clock: MockClock) -
         assert len(here.of(NotificationDropped)) == 1
 
 
-async def test_what_was_to_be_told_is_told_though_the_user_has_come_back(
+async def test_a_failed_notification_is_sent_again_although_the_user_is_back(
     autojump_clock: MockClock,
 ) -> None:
     async with world() as here:
@@ -286,7 +286,7 @@ async def test_what_was_to_be_told_is_told_though_the_user_has_come_back(
         assert len(here.webhook.accepted) == here.asked == 1
 
 
-# The end of a run, which is announced before it is known.
+# The end of a run, whose notification is stored in advance.
 
 
 async def test_an_announced_end_waits_for_the_end(autojump_clock: MockClock) -> None:
@@ -312,13 +312,13 @@ async def test_an_announced_end_waits_for_the_end(autojump_clock: MockClock) -> 
         )
         notifier.wake()
         await trio.sleep(0.5)
-        [told] = here.webhook.accepted
-        assert (told.id, told.status) == (announced.id, RunStatus.COMPLETED)
+        [notification] = here.webhook.accepted
+        assert (notification.id, notification.status) == (announced.id, RunStatus.COMPLETED)
         await trio.sleep(1000)
         assert len(here.webhook.attempts) == 1
 
 
-async def test_the_death_of_a_node_is_told_by_another_one(autojump_clock: MockClock) -> None:
+async def test_another_node_sends_the_end_after_a_kill(autojump_clock: MockClock) -> None:
     async with world() as here:
         notifier, dies = here.start()
         here.start()
@@ -330,11 +330,11 @@ async def test_the_death_of_a_node_is_told_by_another_one(autojump_clock: MockCl
         await trio.sleep(10)
         here.store.end_runs_of(here.store.owner)
         await trio.sleep(UNFINISHED_SECONDS + POLL_SECONDS)
-        [told] = here.webhook.accepted
-        assert (told.id, told.status) == (announced.id, RunStatus.INTERRUPTED)
+        [notification] = here.webhook.accepted
+        assert (notification.id, notification.status) == (announced.id, RunStatus.INTERRUPTED)
 
 
-async def test_a_run_whose_thread_was_deleted_is_not_told(autojump_clock: MockClock) -> None:
+async def test_a_run_of_a_deleted_thread_sends_nothing(autojump_clock: MockClock) -> None:
     async with world() as here:
         notifier, _ = here.start()
         notifier.add([ended(status=None, run_id=RunId("run_gone"))])
@@ -342,7 +342,7 @@ async def test_a_run_whose_thread_was_deleted_is_not_told(autojump_clock: MockCl
         assert (here.webhook.attempts, here.waiting) == ([], 0)
 
 
-# Several nodes, and nodes that die.
+# Several nodes, and nodes that are killed.
 
 
 async def test_two_nodes_send_each_once(autojump_clock: MockClock) -> None:
@@ -358,7 +358,7 @@ async def test_two_nodes_send_each_once(autojump_clock: MockClock) -> None:
         assert {each.id for each in here.webhook.accepted} == {each.id for each in new}
 
 
-async def test_another_node_sends_what_a_dead_one_has_taken(autojump_clock: MockClock) -> None:
+async def test_another_node_sends_what_a_killed_node_has_taken(autojump_clock: MockClock) -> None:
     async with world() as here:
         one, dies = here.start()
         here.webhook.seconds = 9.0
@@ -377,7 +377,7 @@ async def test_another_node_sends_what_a_dead_one_has_taken(autojump_clock: Mock
 # Faults.
 
 
-async def test_it_goes_on_when_the_store_answers_again(autojump_clock: MockClock) -> None:
+async def test_it_continues_when_the_store_answers_again(autojump_clock: MockClock) -> None:
     async with world() as here:
         notifier, _ = here.start()
         here.store.is_down = True
@@ -390,7 +390,7 @@ async def test_it_goes_on_when_the_store_answers_again(autojump_clock: MockClock
         assert {each.id for each in here.webhook.accepted} == {each.id for each in new}
 
 
-async def test_what_was_sent_is_sent_again_if_that_cannot_be_noted(
+async def test_a_sent_notification_is_repeated_if_its_deletion_fails(
     autojump_clock: MockClock,
 ) -> None:
     async with world() as here:

@@ -55,7 +55,7 @@ async def test_a_request_has_the_notification_its_key_and_a_signature() -> None:
     with receiving() as receiver:
         await send(receiver.url, ENDED, ASKING)
     ended, asking = receiver.deliveries  # the receiver has verified the signatures
-    assert ended.told == {
+    assert ended.notification == {
         "id": "ntf_1",
         "type": "agent_completed",
         "user_id": "ålice",
@@ -63,7 +63,7 @@ async def test_a_request_has_the_notification_its_key_and_a_signature() -> None:
         "run_id": "run_1",
         "status": "completed",
     }
-    assert asking.told == {
+    assert asking.notification == {
         "id": "ntf_2",
         "type": "agent_asking",
         "user_id": "alice",

@@ -97,7 +97,7 @@ async def test_old_messages_are_deleted_with_their_runs_and_keys(url: str, logs:
 
 
 async def test_an_answer_goes_with_its_question(url: str) -> None:
-    """In the history each answer is behind its question, whatever their dates are."""
+    """In the history each answer follows its question, for any dates."""
     async with store_of(url) as store:
         first, second = new("first", at=LIMIT - 1), new("second", at=LIMIT)
         await record(store, first, second)

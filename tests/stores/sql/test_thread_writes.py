@@ -100,7 +100,7 @@ async def test_a_lost_answer_replaces_a_branch_once(store: SqlStore) -> None:
     edited = new("edited", replaces=first.message_id)
     recording = RecordMessage(edited)
     entries = [recording, EndRun(end_of(edited))]
-    # Its transaction was committed, and the answer was lost: the batch comes again.
+    # Its transaction was committed, and the answer was lost: the batch is repeated.
     for may_be_partial in (False, True):
         batch = Batch(entries, store.owner, ThreadNumbers(), may_be_partial)
         await store.database.write(batch.write)
@@ -183,7 +183,7 @@ async def test_a_deleted_thread_leaves_no_row(
         assert count(url) == {"owners": 1, "deleted_keys": 2}
 
 
-async def test_a_deletion_whose_answer_was_lost_is_told_as_one(store: SqlStore) -> None:
+async def test_a_deletion_whose_answer_was_lost_is_reported(store: SqlStore) -> None:
     await record(store, new())
     write, calls = store.database.write, 0
 
@@ -230,7 +230,7 @@ async def test_keys_of_deleted_threads_are_forgotten_after_a_day(
 # Notifications and stops
 
 
-async def test_notifications_are_gone_after_a_day(store: SqlStore, url: str) -> None:
+async def test_notifications_are_deleted_after_a_day(store: SqlStore, url: str) -> None:
     notes = [
         Notification(new_notification_id(), "agent_completed", ALICE, MAIN, RunId(f"run_{number}"))
         for number in range(2)
