@@ -8,7 +8,9 @@ async with client.room("news") as room:
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
+
+from attrs import frozen
 
 from netra_trio.client.event import Event
 from netra_trio.client.feed import Events, Feed
@@ -21,7 +23,8 @@ JOIN, GAP = "join_room", "room_gap"
 KEY_SECONDS = 300.0  # the server keeps the key of a message (docs/protocol.md)
 
 
-class Published(NamedTuple):
+@frozen
+class Published:
     """The confirmation of a message to a room.
 
     Attributes:

@@ -17,6 +17,7 @@ from netra_trio.client import (
     Event,
     MessageRefused,
     MessageUncertain,
+    Published,
     Room,
 )
 
@@ -677,7 +678,7 @@ async def test_a_message(autojump_clock: MockClock, network: ScriptedNetwork) ->
 
         async with entered(client, desk) as (room, _):
             nursery.start_soon(confirm, "accepted")
-            assert await room.send({"n": 1}) == (7, "accepted")
+            assert await room.send({"n": 1}) == Published(7, "accepted")
             nursery.start_soon(confirm, "duplicate")
             published = await room.send({"n": 1}, key="k-1")
             assert (published.offset, published.status) == (7, "duplicate")
