@@ -29,6 +29,7 @@ INBOX_MAIL = 16_384  # of a node: a node that takes nothing for its lease is gon
 MAIL_BYTES = 1024 * 1024  # of one message to a node; a relayed frame is at most 16 times 64 KiB
 ROOM_SECONDS = 86_400.0  # an unused room starts a new epoch after this time
 EMPTY_ROOM_SECONDS = 300.0  # the same for a room without subscribers that never had an event
+INTERNAL = ":"  # begins the names of rooms of the nodes: without subscribers they are as empty ones
 DELIVERIES = 10_000  # events of rooms that wait for a node; the oldest are lost beyond it
 
 

@@ -20,6 +20,7 @@ from netra_trio.broker.base import (
     DELIVERIES,
     EMPTY_ROOM_SECONDS,
     INBOX_MAIL,
+    INTERNAL,
     KEY_SECONDS,
     LEASE_SECONDS,
     ROOM_SECONDS,
@@ -169,8 +170,9 @@ class MemoryServer:
     def _is_expired(self, name: str, room: _Room, now: float) -> bool:
         """Drop expired events and keys of a room; return whether the room itself has expired."""
         _trim(room, now)
-        is_kept = room.events or room.keys or name in self.subscribers
-        seconds = ROOM_SECONDS if room.offset else EMPTY_ROOM_SECONDS
+        is_internal = name.startswith(INTERNAL)
+        is_kept = (room.events and not is_internal) or room.keys or name in self.subscribers
+        seconds = ROOM_SECONDS if room.offset and not is_internal else EMPTY_ROOM_SECONDS
         return not is_kept and room.used + seconds <= now
 
 

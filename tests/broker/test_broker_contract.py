@@ -21,6 +21,7 @@ from netra_trio.broker.base import (
 from netra_trio.broker.memory import MemoryBackend, MemoryServer
 
 LIMITS = HistoryLimits()
+KEPT = HistoryLimits(seconds=3600)
 ROOM = "lobby"
 
 
@@ -274,24 +275,27 @@ async def test_a_room_that_is_not_used_starts_a_new_epoch(world: World) -> None:
     assert (again.epoch != epoch, again.offset) == (True, 1)
 
 
-@pytest.mark.parametrize("has_event", [False, True])
-async def test_a_room_without_events_goes_soon_after_its_last_subscriber(
-    world: World, has_event: bool
+@pytest.mark.parametrize(
+    ("room", "has_event", "is_kept"),
+    [(ROOM, False, False), (ROOM, True, True), (":of-nodes", True, False)],
+)
+async def test_a_room_whose_offsets_are_not_needed_goes_soon_after_its_last_subscriber(
+    world: World, room: str, has_event: bool, is_kept: bool
 ) -> None:
     one, two = (await world.node()).broker, (await world.node()).broker
-    epoch = (await one.subscribe(ROOM)).epoch
-    assert (await two.subscribe(ROOM)).epoch == epoch
+    epoch = (await one.subscribe(room)).epoch
+    assert (await two.subscribe(room)).epoch == epoch
     if has_event:
-        await one.publish(ROOM, b"1", limits=LIMITS)
-    await one.unsubscribe(ROOM)
+        await one.publish(room, b"1", limits=KEPT)
+    await one.unsubscribe(room)
     world.elapse(EMPTY_ROOM_SECONDS + 1)  # the other node is subscribed
-    assert (await two.history(ROOM, epoch="", after=0)).epoch == epoch
-    await two.unsubscribe(ROOM)
+    assert (await two.history(room, epoch="", after=0)).epoch == epoch
+    await two.unsubscribe(room)
     world.elapse(EMPTY_ROOM_SECONDS - 1)
-    assert (await two.subscribe(ROOM)).epoch == epoch
-    await two.unsubscribe(ROOM)
+    assert (await two.subscribe(room)).epoch == epoch
+    await two.unsubscribe(room)
     world.elapse(EMPTY_ROOM_SECONDS + 1)
-    assert ((await one.history(ROOM, epoch="", after=0)).epoch == epoch) is has_event
+    assert ((await one.history(room, epoch="", after=0)).epoch == epoch) is is_kept
 
 
 async def test_joins_and_leaves_of_many_names_keep_no_memory(

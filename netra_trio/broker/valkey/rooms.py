@@ -11,6 +11,7 @@ from attrs import define, field
 from netra_trio.broker.base import (
     DELIVERIES,
     EMPTY_ROOM_SECONDS,
+    INTERNAL,
     KEY_SECONDS,
     ROOM_SECONDS,
     Delivery,
@@ -94,9 +95,12 @@ class ValkeyBroker:
         self._rooms.pop(channel.encode(), None)
         _, offset = self._seen.pop(room, ("", 0))
         await self._command("UNSUBSCRIBE", channel)
-        if not offset:
+        is_internal = room.startswith(INTERNAL)
+        if is_internal or not offset:
             await self._calls.run(
-                scripts.ABANDON, [keys.room(room)], [channel, milliseconds(EMPTY_ROOM_SECONDS)]
+                scripts.ABANDON,
+                [keys.room(room), keys.events(room)],
+                [channel, milliseconds(EMPTY_ROOM_SECONDS), int(is_internal)],
             )
 
     async def _command(self, name: str, channel: str) -> None:

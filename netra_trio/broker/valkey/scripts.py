@@ -252,13 +252,14 @@ return {epoch, offset, redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', offse
 """
 )
 
-# KEYS: room. ARGV: channel, milliseconds.
-# A room that never had an event expires sooner when its last subscriber has gone: a client may join
-# and leave any number of names. No position is lost with it.
+# KEYS: room, its events. ARGV: channel, milliseconds, whether it is a room of the nodes.
+# A room whose offsets are not needed expires earlier after its last subscriber has left: a client
+# may join and leave any number of rooms. A room that never had an event has no offsets.
 ABANDON = Script("""
-if redis.call('HGET', KEYS[1], 'offset') == '0'
+if (ARGV[3] == '1' or redis.call('HGET', KEYS[1], 'offset') == '0')
     and redis.call('PUBSUB', 'NUMSUB', ARGV[1])[2] == 0 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
 """)
 
