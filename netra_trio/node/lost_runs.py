@@ -1,12 +1,12 @@
-"""The runs of killed nodes: which threads have them, and when the store has ended them.
+"""The runs of killed nodes: finds their threads, and detects their ends in the store.
 
 lost = LostRuns(store)
 threads = await lost.find(node)                  # None if the store does not answer
 async for key in lost.ended(node, threads):      # later: the lease of the node in the store ends
 
-A killed node has its unfinished runs until the store ends them: at once when a client resumes its
-session at another node, else when the node's lease in the store has ended. No node has these runs
-then, so nothing else tells anybody of their end.
+The runs of a killed node stay unfinished until the store ends them: when a client resumes the
+session at another node, or when the lease of the node in the store has ended. No node has these
+runs, so no node reports their ends.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -19,9 +19,9 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import NodeId, ThreadId, UserId
 from netra_trio.stores.threads import ThreadStore
 
-FIND_SECONDS = 1.0  # for the store: the members of the rooms wait for it
+FIND_SECONDS = 1.0  # for the store: it delays the gap for the members of rooms
 POLL_SECONDS = 1.0
-FOLLOW_SECONDS = 90.0  # two leases in the store and a half: a node that is gone has no runs then
+FOLLOW_SECONDS = 90.0  # two and a half leases in the store: then an ended node has no runs
 
 Key: TypeAlias = tuple[UserId, ThreadId]
 
@@ -49,7 +49,7 @@ class LostRuns:
     async def ended(self, node: NodeId, threads: Collection[Key]) -> AsyncIterator[Key]:
         """Yield each of these threads when the store has no unfinished run of the node there.
 
-        Ends with the last one, or after `FOLLOW_SECONDS`: then the node is not gone for the store.
+        Ends with the last one, or after `FOLLOW_SECONDS`, if the store has not ended the runs.
         """
         left, until = set(threads), trio.current_time() + FOLLOW_SECONDS
         while left and trio.current_time() < until:

@@ -1,14 +1,15 @@
-"""The watched threads of a node: who watches them, on any node, and the runs of all nodes.
+"""The watched threads of a node: the interests of all nodes, and the runs of all nodes.
 
     watch = ThreadWatch(services, users, node=node, start_soon=…, mailbox=…, membership=…)
     async with watch.hold(user_id, thread_id):
         snapshot = await watch.take_snapshot(user_id, thread_id, with_ended=False)
 
-A node with watchers of a thread tells all other nodes. Each node mirrors its runs of the thread to
-the room while a node is interested. Interests are told again every `ANNOUNCE_SECONDS`, and end
-`LINGER_SECONDS` after the last word of them, so that a client that has lost its connection comes
-back without a gap. Then the broker forgets the room, and it has a new epoch: what happens meanwhile
-is not published, and is a gap for a client that comes back with an earlier offset.
+A node with watchers of a thread announces its interest to all other nodes. Each node mirrors its
+runs of the thread to the room while a node is interested. Interests are announced again every
+`ANNOUNCE_SECONDS`, and end `LINGER_SECONDS` after the last announcement, so that a client that has
+lost its connection watches again without a gap. Then the room is removed from the broker, and the
+next watcher begins a new epoch: events in between are not published, and are a gap for a client
+with an earlier offset.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection
@@ -39,10 +40,10 @@ from netra_trio.sessions.watched_thread import WatchedThread
 from netra_trio.stores.threads import ThreadStore
 
 ANNOUNCE_SECONDS = 10.0  # between two announcements of all that a node watches
-LINGER_SECONDS = 30.0  # for which an interest lasts without a word of it
-TICK_SECONDS = 2.0  # between two looks for interests that have ended
-ASK_SECONDS = 1.0  # for the part of another node
-PATIENCE_SECONDS = 4.0  # for all parts: a lease, and a second; a node that is gone is not awaited
+LINGER_SECONDS = 30.0  # for which an interest lasts after its last announcement
+TICK_SECONDS = 2.0  # between two checks for ended interests
+ASK_SECONDS = 1.0  # for one answer with the part of another node
+PATIENCE_SECONDS = 4.0  # for all parts: a lease, and a second; ended nodes are not awaited
 RETRY_SECONDS = 0.1
 INTEREST_SECONDS = 0.25  # for the answer of another node, which is not necessary
 STOP_SECONDS = 1.0  # to publish the last events when the node is closed
@@ -53,20 +54,20 @@ INTEREST, LEAVING = "interest", "leaving"
 
 @define(eq=False)
 class _Local:
-    """A room of a thread that connections of this node watch, or have watched lately.
+    """The room of a thread that connections of this node watch, or have watched recently.
 
     Attributes:
         key: The thread; None while it is looked up.
-        holds: The connections that watch it, and those that are about to.
+        holds: The number of connections that watch it, or are joining.
         until: When the interest ends; `inf` while there are such connections.
-        is_told: Whether the other nodes have been told.
-        lock: Held while the first one looks for events of an earlier time.
+        is_announced: Whether the interest was announced to the other nodes.
+        lock: Held while the first watcher checks for events of an earlier epoch.
     """
 
     key: Key | None = None
     holds: int = 0
     until: float = inf
-    is_told: bool = False
+    is_announced: bool = False
     lock: trio.Lock = field(factory=trio.Lock)
 
 
@@ -75,7 +76,7 @@ class ThreadWatch:
 
     Args:
         users: The users of this node, with their live runs and the watched threads.
-        broker: Has the rooms.
+        broker: The broker of the rooms.
         store: Finds the user and the thread of a room, and the runs of nodes that are gone.
         node: This node.
         limits: How much of a room is kept.
@@ -115,11 +116,11 @@ class ThreadWatch:
         self._mailbox = mailbox
         self._nodes = nodes
         self._local: dict[str, _Local] = {}
-        # Until when each node is interested in a thread, on Trio's clock; this node too.
+        # The end of each node's interest in a thread, on Trio's clock; also of this node.
         self._interests: dict[Key, dict[NodeId, float]] = {}
         self._ending: dict[Key, WatchedThread] = {}  # with events that are not published yet
         self._has_interests = trio.Event()
-        self._left: set[NodeId] = set()  # nodes that have said so, and whose runs have ended
+        self._left: set[NodeId] = set()  # nodes that have announced their end, without runs
         if mailbox is not None and nodes is not None:
             mailbox.handle(WATCH, self._on_watch)
             mailbox.handle(INTEREST, self._on_interest)
@@ -133,7 +134,7 @@ class ThreadWatch:
 
     @asynccontextmanager
     async def hold(self, user_id: UserId, thread_id: ThreadId) -> AsyncIterator[None]:
-        """Be interested in a thread during the block, and while a connection is in its room.
+        """Hold the interest in a thread during the block, and while a connection is in its room.
 
         The room is subscribed in the block, and not before.
 
@@ -156,8 +157,8 @@ class ThreadWatch:
     async def _begin_epoch(self, key: Key, room: str) -> None:
         """Forget a room that has events, unless another node has watchers of it.
 
-        It was not forgotten when the interests of its time ended, or this node has not been told
-        yet of a watcher at another one.
+        It was not forgotten when the interests had ended, or the interest of another node is not
+        known here yet.
         """
         position = await self._broker.history(room, epoch="", after=0)
         if not position.offset:
@@ -166,12 +167,12 @@ class ThreadWatch:
             await self._nodes.look()
         async with trio.open_nursery() as nursery:
             for node in self._peers:
-                nursery.start_soon(self._ask_interest, node, key)
+                nursery.start_soon(self._request_interest, node, key)
         if key not in self._interests:
             await self._broker.forget(room)
 
-    async def _ask_interest(self, node: NodeId, key: Key) -> None:
-        """Ask a node whether it is interested in a thread."""
+    async def _request_interest(self, node: NodeId, key: Key) -> None:
+        """Request whether a node is interested in a thread."""
         assert self._mailbox is not None  # noqa: S101 - for mypy: there are other nodes
         with suppress(BrokerUnavailable):
             header = {"thread": key}
@@ -194,28 +195,28 @@ class ThreadWatch:
         Args:
             user_id: The user of the thread.
             thread_id: The thread.
-            with_ended: Whether the client comes back, and may get events of runs that have ended.
+            with_ended: Whether the client watches again, and may get events of ended runs.
 
         Raises:
             Refused: SERVICE_UNAVAILABLE, if a live node does not answer in time.
             BrokerUnavailable: If the broker does not answer.
         """
         key, local = (user_id, thread_id), self._local[thread_room(user_id, thread_id)]
-        header = {"thread": key, "ended": with_ended, "held": local.is_told}
+        header = {"thread": key, "ended": with_ended, "held": local.is_announced}
         parts: list[ThreadPart] = []
         silent: list[NodeId] = []
         if self._nodes is not None:
             await self._nodes.look()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask_own, key, with_ended, parts, silent)
+            nursery.start_soon(self._add_own_part, key, with_ended, parts, silent)
             for node in self._peers:
-                nursery.start_soon(self._ask, node, header, parts, silent)
+                nursery.start_soon(self._request_part, node, header, parts, silent)
         if silent:
             raise Refused(broker_unavailable("Another node does not answer now."))
-        local.is_told = True
+        local.is_announced = True
         return ThreadSnapshot(parts)
 
-    async def _ask_own(
+    async def _add_own_part(
         self, key: Key, with_ended: bool, parts: list[ThreadPart], silent: list[NodeId]
     ) -> None:
         """Get the part of this node."""
@@ -224,10 +225,10 @@ class ThreadWatch:
             return
         silent.append(self._node)
 
-    async def _ask(
+    async def _request_part(
         self, node: NodeId, header: JsonObject, parts: list[ThreadPart], silent: list[NodeId]
     ) -> None:
-        """Ask a node for its part, until it answers or is gone."""
+        """Request the part of a node, until it answers or has ended."""
         assert self._mailbox is not None  # noqa: S101 - for mypy: there are other nodes
         deadline = trio.current_time() + PATIENCE_SECONDS
         while node in self._peers:
@@ -249,7 +250,7 @@ class ThreadWatch:
         """Note that a connection has joined a room."""
         room = membership.room
         if room.startswith(THREAD_PREFIX) and self._hold(room).key is None:
-            self._start_soon(self._find_key, room)  # it was joined by its name
+            self._start_soon(self._find_key, room)  # joined by `join_room`
 
     def left(self, membership: Membership) -> None:
         """Note that a connection has left a room, or has ended."""
@@ -271,7 +272,7 @@ class ThreadWatch:
                 del self._local[room]
 
     async def _find_key(self, room: str) -> None:
-        """Find the thread of a room that was joined by its name, and be interested in it."""
+        """Find the thread of a room after a `join_room`, and begin the interest in it."""
         local, found = self._local.get(room), None
         while local is not None and local.key is None:
             try:
@@ -284,7 +285,7 @@ class ThreadWatch:
                 return
             local.key = found
             self._begin(found, self._node, inf, may_miss=True)
-            local.is_told = True
+            local.is_announced = True
             self._post_all(WATCHING, [found], held=True, asks=False)
 
     # Interests.
@@ -296,7 +297,7 @@ class ThreadWatch:
             key: The thread.
             node: The node.
             until: When the interest ends.
-            may_miss: Whether connections of the node may miss what has happened before.
+            may_miss: Whether connections of the node may miss earlier events.
         """
         self._interests.setdefault(key, {})[node] = until
         self._has_interests.set()
@@ -320,7 +321,7 @@ class ThreadWatch:
         return WatchedThread(self._node, publisher)
 
     def _end(self, key: Key, node: NodeId) -> None:
-        """Note that a node is not interested in a thread any more."""
+        """Note that a node is no longer interested in a thread."""
         interests = self._interests.get(key, {})
         if interests.pop(node, None) is None or interests:
             return
@@ -332,13 +333,13 @@ class ThreadWatch:
             self._ending[key] = thread
 
     async def _forget(self, key: Key) -> None:
-        """Have the broker forget the room of a thread that no node is interested in."""
+        """Remove the room of a thread without interests from the broker."""
         if key not in self._interests:
-            with suppress(BrokerUnavailable):  # the next watcher does
+            with suppress(BrokerUnavailable):  # the next watcher removes it
                 await self._broker.forget(thread_room(*key))
 
     async def run(self) -> None:
-        """End interests, and tell other nodes what this one watches, until cancelled."""
+        """End interests, and announce those of this node, until cancelled."""
         announced = -inf
         while True:
             if not self._interests:
@@ -349,16 +350,16 @@ class ThreadWatch:
             self._expire(now)
             if now >= announced + ANNOUNCE_SECONDS:
                 announced = now
-                told = [
+                announced_keys = [
                     local.key
                     for local in self._local.values()
-                    if local.key is not None and local.is_told
+                    if local.key is not None and local.is_announced
                 ]
-                # A node that does not know it of one of them may have kept back events.
-                self._post_all(WATCHING, told, held=True, asks=False)
+                # A node without an earlier announcement may not have published its events.
+                self._post_all(WATCHING, announced_keys, held=True, asks=False)
 
     def _expire(self, now: float) -> None:
-        """End the interests whose time is over."""
+        """End expired interests."""
         ended = [room for room, local in self._local.items() if local.until <= now]
         keys = [key for room in ended if (key := self._local.pop(room).key) is not None]
         for key in keys:
@@ -375,7 +376,7 @@ class ThreadWatch:
         return [local.key for local in self._local.values() if local.key is not None]
 
     async def stop(self) -> None:
-        """Publish what waits, and tell the other nodes that the runs of this one have ended."""
+        """Publish waiting events, and announce to the other nodes that all runs have ended."""
         if self._mailbox is None:
             return
         with trio.move_on_after(STOP_SECONDS, shield=True):
@@ -388,13 +389,13 @@ class ThreadWatch:
     # Other nodes.
 
     def _post_all(self, kind: str, keys: list[Key], **header: bool) -> None:
-        """Tell all other nodes of threads; see `_on_watching` for the header."""
+        """Send threads to all other nodes; see `_on_watching` for the header."""
         if keys:
             for node in self._peers:
                 self._start_soon(self._post, node, kind, keys, header)
 
     async def _post(self, node: NodeId, kind: str, keys: list[Key], header: JsonObject) -> None:
-        """Tell a node of threads; what is lost is told again, or ends by itself."""
+        """Send threads to a node; a lost message is repeated, or the interest expires."""
         assert self._mailbox is not None  # noqa: S101 - for mypy: there are other nodes
         with suppress(BrokerUnavailable):
             for at in range(0, max(len(keys), 1), ANNOUNCED):
@@ -402,22 +403,22 @@ class ThreadWatch:
                 await self._mailbox.post(node, kind, {**header, **some})
 
     def _on_new(self, node: NodeId) -> None:
-        """Tell a new node what this one watches, and ask for what it watches."""
+        """Announce the interests of this node to a new one, and request its interests."""
         self._left.discard(node)
         header = {"held": False, "asks": True}
         self._start_soon(self._post, node, WATCHING, self._held(), header)
 
     def _on_gone(self, node: NodeId) -> None:
-        """Tell members that events of a killed node are missing; its interests end in a while."""
+        """Report to members that events of a killed node are missing; its interests expire."""
         if node in self._left:
             self._left.discard(node)
             return
         self._start_soon(self._note_gone, node)
 
     async def _note_gone(self, node: NodeId) -> None:
-        """Tell members that events of a killed node are missing, and again when its runs ended.
+        """Report missing events of a killed node to members, and again when its runs have ended.
 
-        What the store ends before the first of both is in the history that a member then reads.
+        Ends before the first report are in the history that a member then reads.
         """
         lost = await self._lost.find(node)
         for room, local in self._local.items():
@@ -430,9 +431,11 @@ class ThreadWatch:
             self.on_lost(*key)
 
     async def _note_missing(self, room: str, node: NodeId, key: str) -> None:
-        """Publish that events of a node are missing; of several nodes, one does."""
+        """Publish that events of a node are missing; only one node publishes it."""
         data = pack_missing(timestamp=self._wall_clock(), node=node)
-        with suppress(BrokerUnavailable):  # another node does, or the members see a new epoch
+        with suppress(
+            BrokerUnavailable
+        ):  # another node publishes it, or the members get a new epoch
             await self._broker.publish(room, data, limits=self._limits, key=key)
 
     async def _on_watch(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
@@ -447,9 +450,9 @@ class ThreadWatch:
             await self._mailbox.answer(sender, header, {}, part.encode(MAIL_BYTES - 1024))
 
     def _on_watching(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
-        """Note what another node watches.
+        """Note the interests of another node.
 
-        With `held` it has told so before, and with `asks` it wants to know what this one watches.
+        `held`: they were announced before. `asks`: the node requests those of this one.
         """
         until = trio.current_time() + LINGER_SECONDS
         for each in header["threads"]:
@@ -459,7 +462,7 @@ class ThreadWatch:
             self._start_soon(self._post, sender, WATCHING, self._held(), answer)
 
     def _on_unwatched(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
-        """Note what another node watches no longer."""
+        """Note that interests of another node have ended."""
         for each in header["threads"]:
             self._end(_key_of(each), sender)
 
