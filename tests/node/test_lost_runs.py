@@ -61,7 +61,7 @@ async def test_a_store_that_does_not_answer_is_not_awaited(
     assert trio.current_time() == (FIND_SECONDS if fault == "hangs" else 0)
 
 
-async def test_each_thread_is_told_once_its_runs_have_ended(autojump_clock: MockClock) -> None:
+async def test_each_thread_is_reported_when_its_runs_have_ended(autojump_clock: MockClock) -> None:
     store = Runs(run_of(ONE), run_of(TWO), run_of(TWO))
     told: list[tuple[tuple[UserId, ThreadId], float]] = []
 
@@ -90,6 +90,6 @@ async def test_a_node_whose_runs_do_not_end_is_not_followed_for_ever(
     assert trio.current_time() == FOLLOW_SECONDS
 
 
-async def test_nothing_is_asked_for_without_threads(autojump_clock: MockClock) -> None:
+async def test_the_store_is_not_read_without_threads(autojump_clock: MockClock) -> None:
     assert [key async for key in LostRuns(Runs()).ended(GONE, ())] == []
     assert trio.current_time() == 0

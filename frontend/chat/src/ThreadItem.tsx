@@ -1,4 +1,4 @@
-// One conversation in the list: its title, what happens in it, and how to rename and delete it.
+// One conversation in the list: its title, its state, and buttons to rename and delete it.
 
 import { type KeyboardEvent, memo, type SubmitEvent, useState } from "react";
 import { RequestError, type ListedThread } from "../../src/index.ts";
@@ -105,7 +105,7 @@ function RenameForm({ title, onDone }: FormProps) {
   );
 }
 
-/** What the user should know of a conversation without opening it. */
+/** The state of a conversation in the list. */
 function markOf({ runs_active, asks, unread }: ListedThread, isCurrent: boolean) {
   if (asks) return { kind: "asks", text: "Waits for your answer" };
   if (runs_active > 0) return { kind: "running", text: "Running" };

@@ -3,7 +3,7 @@
 import { useEffect, useSyncExternalStore } from "react";
 import { useNetra } from "../../src/react/index.ts";
 
-/** Marks a thread as read while the user sees it. @param unread The number of answers after the mark. */
+/** Marks a thread as read while it is visible. @param unread The number of answers after the mark. */
 export function useMarkRead(threadId: string, unread: number, isRunning: boolean): void {
   const loadThread = useNetra((netra) => netra.loadThread);
   const markRead = useNetra((netra) => netra.markRead);
@@ -11,7 +11,7 @@ export function useMarkRead(threadId: string, unread: number, isRunning: boolean
   const isDue = isSeen && unread > 0 && !isRunning;
   useEffect(() => {
     if (!isDue) return;
-    // Only the history knows the id of an answer that was streamed.
+    // Only the history has the id of a streamed answer.
     loadThread(threadId)
       .then(({ messages }) => messages.findLast(({ role }) => role === "agent"))
       .then((answer) => answer && markRead(threadId, answer.message_id))

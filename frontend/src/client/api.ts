@@ -110,7 +110,7 @@ export interface NetraClient {
   /** Shows another thread; new messages belong to it. */
   openThread(threadId: string): void;
   /**
-   * Shows the runs of a thread as they happen, whichever session or device asked, and reads its
+   * Shows the runs of a thread live, of any session or device, and reads its
    * history. Ends when the returned function is called.
    */
   watchThread(threadId: string, options?: WatchOptions): () => void;
@@ -125,7 +125,7 @@ export interface NetraClient {
    * survive a reload.
    */
   publish(room: string, content: RoomContent): Promise<ControlPayloads["room_confirmed"]>;
-  /** Asks who is in a room. Rejects with `RequestError`. */
+  /** Requests the users in a room. Rejects with `RequestError`. */
   getPresence(room: string): Promise<ControlPayloads["presence"]>;
   /** Keeps `getSnapshot().threads` up to date until the returned function is called. */
   followThreads(): () => void;

@@ -1,5 +1,5 @@
 /**
- * The rooms of a connection, for all tabs that share it: each is joined once, whichever tabs want it,
+ * The rooms of a connection, for all tabs that share it: each is joined once for all of them,
  * joined again on each new line with what is known of it, and left when no tab wants it any more.
  *
  * The tab that has the connection runs it, and reports to all tabs, itself included: `room` with a
@@ -43,7 +43,7 @@ export interface RequestSender {
 interface Membership {
   state: RoomState;
   readonly tabs: Set<string>;
-  /** `due`: to be joined; `asked`: the reply is awaited; `done`: joined, or refused on this line. */
+  /** `due`: to be joined; `asked`: waits for the reply; `done`: joined, or refused on this line. */
   step: "due" | "asked" | "done";
   /** Of the request whose reply is awaited. */
   request: string | null;
@@ -74,7 +74,7 @@ export class Memberships {
     this.#report = report;
   }
 
-  /** These are the rooms that a tab wants now. */
+  /** Sets the rooms that a tab needs. */
   want(tab: string, rooms: readonly WantedRoom[]): void {
     const keys = new Set(rooms.map(({ target }) => roomKey(target)));
     for (const [key, room] of this.#rooms) if (!keys.has(key)) this.#release(tab, key, room);
@@ -89,7 +89,7 @@ export class Memberships {
     this.#isAttached = false;
   }
 
-  /** Returns the updates that tell the tabs about an update of the connection. */
+  /** Returns the updates for the tabs after an update of the connection. */
   route(update: Update): readonly Update[] {
     if (update.kind !== "message") return [update];
     const { message } = update;

@@ -1,4 +1,4 @@
-/** The rooms and threads that this tab follows, as its users of each have asked for them. */
+/** The rooms and threads that the components of this tab follow. */
 
 import {
   adopted,
@@ -25,7 +25,7 @@ const LINGER = 1_000; // ms: a page that changes its components leaves and joins
 export type RoomUpdate = Extract<Update, { readonly kind: "room" | "room_state" }>;
 
 export interface RoomsOwner {
-  /** Tells the tab that has the connection what this tab wants. */
+  /** Sends the rooms of this tab to the tab with the connection. */
   want(rooms: readonly WantedRoom[]): void;
   /** A message for the application's handlers. */
   message(message: ServerMessage): void;
@@ -44,7 +44,7 @@ export class Rooms {
   readonly #owner: RoomsOwner;
   readonly #uses = new Map<string, Use>();
   #states: ReadonlyMap<string, RoomState> = new Map();
-  /** What was announced last, so that a lost answer is not asked for again with every frame. */
+  /** The last announcement, so that a lost answer is not requested again with every frame. */
   readonly #asked = new Set<string>();
 
   constructor(ports: Pick<Ports, "timers">, events: ThreadEvents, owner: RoomsOwner) {
@@ -58,7 +58,7 @@ export class Rooms {
     return this.#states;
   }
 
-  /** The rooms that this tab wants. */
+  /** The rooms that this tab needs. */
   get wanted(): readonly WantedRoom[] {
     return [...this.#uses].map(([key, { target, isNew }]) => {
       const { epoch, offset } = this.#states.get(key) ?? newRoom(target);
@@ -101,7 +101,7 @@ export class Rooms {
     };
   }
 
-  /** Tells the tab that has the connection what this tab wants, and has. */
+  /** Sends the rooms and positions of this tab to the tab with the connection. */
   announce(): void {
     this.#owner.want(this.wanted);
   }

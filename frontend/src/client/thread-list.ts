@@ -64,7 +64,7 @@ export class ThreadLists {
     if (this.#users > 0) this.#readAfter(0);
   }
 
-  /** A message of the server, whichever tab it answers. */
+  /** A message of the server, for any tab. */
   received(message: ServerMessage): void {
     if (message.type === "connection_established") {
       this.connected();

@@ -66,7 +66,7 @@ export class Threads {
     if (!this.#owner.isWatched(threadId)) this.reload(threadId);
   }
 
-  /** Reads a thread's history; a thread that the server does not know is empty. */
+  /** Reads a thread's history; an unknown thread is empty. */
   reload(threadId: string): void {
     this.#reload(threadId, RELOADS);
   }

@@ -16,7 +16,7 @@ export interface UpdatesOwner {
   isShown(threadId: string): boolean;
   settled(key: string, ok: boolean, error: ErrorBody | null): void;
   connected(verdict: Verdict): void;
-  /** A message of the server, whichever tab it concerns. */
+  /** A message of the server, for any tab. */
   received(message: ServerMessage): void;
   /** The history of a thread has changed. */
   reload(threadId: string): void;
@@ -90,7 +90,7 @@ export class Updates {
   #concerns(message: ServerMessage): boolean {
     const id = message.correlation_id;
     if (this.#owner.isAlone() || (id !== undefined && this.#owner.isOwnId(id))) return true;
-    // Each tab shows the threads, whichever tab has changed one.
+    // Each tab shows the threads, after a change by any tab.
     if (!("seq" in message)) return id === undefined || message.type === "thread_changed";
     const thread = this.#view.run(message.payload.run_id)?.thread_id;
     return thread == null || this.#owner.isShown(thread);

@@ -76,10 +76,10 @@ export interface RoomPosition {
   readonly offset: number | null;
 }
 
-/** A room that a tab wants, and what the tab has of it. */
+/** A room that a tab needs, and its state in the tab. */
 export interface WantedRoom extends RoomPosition {
   readonly target: RoomTarget;
-  /** The tab has just asked for it: it is tried again if the server refused or ended it. */
+  /** The tab has just requested it: it is joined again if the server refused or ended it. */
   readonly isNew: boolean;
 }
 
@@ -146,7 +146,7 @@ export function afterJoined(state: RoomState, joined: ControlPayloads["room_join
   };
 }
 
-/** The runs as of the reply. One that is not listed has ended: the history of the own thread says how. */
+/** The runs as of the reply. Unlisted runs have ended; the history of an own thread has their ends. */
 function joinedRuns(
   { runs: known }: RoomState,
   target: RoomTarget & { readonly kind: "thread" },
@@ -197,7 +197,7 @@ function withEvent({ runs }: RoomState, thread_id: string, event: RoomEvent, tim
 }
 
 export function afterRoomGap(state: RoomState, { from, to }: ControlPayloads["room_gap"]): RoomState {
-  // The numbers have begun again: the next event says in which epoch.
+  // A new epoch has begun: the next event has its name.
   const isRestart = from <= (state.offset ?? 0);
   const gap: RoomItem = { kind: "gap", epoch: state.epoch, from, to, isRestart };
   return {
@@ -227,7 +227,7 @@ const gapAfter = ({ epoch, offset }: RoomPosition, isSameEpoch: boolean, to: num
   isRestart: !isSameEpoch,
 });
 
-/** Adds an item at its place among those of its epoch; what is known already is not added again. */
+/** Adds an item at its place among those of its epoch; known items are not added again. */
 function withItem(items: readonly RoomItem[], item: RoomItem): readonly RoomItem[] {
   const end = endOf(item);
   const last = items.findLastIndex(({ epoch }) => epoch === item.epoch);

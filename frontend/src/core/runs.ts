@@ -139,7 +139,7 @@ export function afterHistory(
 
 type WithRun = HistoryMessage & { readonly run: NonNullable<HistoryMessage["run"]> };
 
-/** An ended run, from its question and its answer in the history: what it did, and how long it took. */
+/** An ended run, from its question and its answer in the history, with its steps and duration. */
 export function runFromHistory(question: WithRun, answer: HistoryMessage, thread_id: string): Run {
   const { run_id, agent_name, status, questions = [], duration_ms = answer.run?.duration_ms ?? null } = question.run;
   const steps = answer.steps ?? [];

@@ -163,7 +163,7 @@ export interface SessionInfo {
   readonly reason: ResetReason | null;
   /** The room of the user, which the application may publish in. */
   readonly user_room: string;
-  /** The agents that may be asked, the default one first. */
+  /** The agents, the default one first. */
   readonly agents: readonly ListedAgent[];
 }
 

@@ -29,7 +29,7 @@ export function withChanged(list: ThreadList, { thread_id, thread }: ControlPayl
   const isKnown = others.length < list.threads.length;
   if (thread === undefined) return isKnown ? { ...list, threads: others } : list;
   const at = others.findIndex(({ updated_at }) => updated_at <= thread.updated_at);
-  // One that is older than all in the list comes when the user reads on.
+  // A thread that is older than all in the list is on a later page.
   if (at < 0 && list.hasMore && !isKnown) return list;
   const place = at < 0 ? others.length : at;
   return { ...list, threads: [...others.slice(0, place), thread, ...others.slice(place)] };

@@ -142,11 +142,11 @@ export interface HistoryMessage {
   readonly feedback?: { readonly rating: Rating; readonly comment?: string };
 }
 
-/** An agent that the client may ask. */
+/** An agent of the server. */
 export interface ListedAgent {
   readonly name: string;
   readonly title: string;
-  /** Messages that show what it can do. */
+  /** Example messages. */
   readonly examples: readonly string[];
 }
 
@@ -326,7 +326,7 @@ export interface EventPayloads {
   };
 }
 
-/** The events of rooms that this version knows, besides those of runs. */
+/** The known events of rooms, besides those of runs. */
 export interface RoomEvents extends Omit<EventPayloads, "message_confirmed"> {
   room_message: { readonly user_id?: string; readonly content: JsonValue };
   user_message: {

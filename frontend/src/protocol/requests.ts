@@ -9,7 +9,7 @@ export interface UserMessagePayload {
   readonly agent?: string;
   readonly on_busy?: OnBusy;
   readonly deadline_ms?: number;
-  /** A `message_id` of the thread: that message and what follows it leave the history. */
+  /** A `message_id` of the thread: that message and all later ones leave the history. */
   readonly replaces?: string;
 }
 

@@ -53,7 +53,7 @@ export type Rating = (typeof RATINGS)[number];
 export const QUESTION_KINDS = ["question", "approval"] as const;
 export type QuestionKind = (typeof QUESTION_KINDS)[number];
 
-/** The outcomes that this version knows; a newer server may have more. */
+/** The known outcomes; a newer server may have more. */
 export const QUESTION_OUTCOMES = ["answered", "approved", "denied", "expired", "cancelled"] as const;
 export type QuestionOutcome = (typeof QUESTION_OUTCOMES)[number];
 

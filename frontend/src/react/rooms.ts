@@ -18,14 +18,14 @@ export interface Watch {
 export interface Room extends Watch {
   /** The newest events, oldest first, and gaps where events are missing. */
   readonly events: readonly RoomItem[];
-  /** The users in the room; null unless `presence` is asked for, and until it is known. */
+  /** The users in the room; null without `presence`, and until it is received. */
   readonly members: readonly string[] | null;
   /** Publishes in this room. Rejects with `RequestError`. */
   readonly publish: (content: RoomContent) => Promise<ControlPayloads["room_confirmed"]>;
 }
 
 export interface RoomOptions extends JoinOptions {
-  /** Follows who is in the room; needs the permission to see it. */
+  /** Follows the users in the room; needs the permission `see`. */
   readonly presence?: boolean | undefined;
 }
 

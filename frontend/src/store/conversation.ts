@@ -68,7 +68,7 @@ export class Conversation {
       listed.runs.add(message.run.run_id);
       const run = this.#data.runs.all.get(message.run.run_id);
       if (run === undefined || answered.has(run.run_id)) continue;
-      // An answer of before 0.2 does not say which run it is of: it is found by its text.
+      // An answer of a version before 0.2 has no run: it is found by its text.
       const left = texts.get(run.text) ?? 0;
       texts.set(run.text, left - 1);
       if (!isEnd(run.status) || (run.text !== "" && left <= 0)) list.push(this.#answer(run, undefined));

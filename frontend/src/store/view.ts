@@ -136,7 +136,7 @@ export class View {
     this.#version += 1;
   }
 
-  /** A thread is deleted: what waits to be sent to it stays. */
+  /** A thread is deleted; its unsent messages stay. */
   drop(thread: string): void {
     for (const { run_id } of this.runs(new Set([thread])).filter(({ thread_id }) => thread_id === thread)) {
       this.#runs.hide(run_id);
@@ -178,7 +178,7 @@ export class View {
     this.#version += 1;
   }
 
-  /** Hides a message, its question and everything after it; not what waits to be sent, nor the new run. */
+  /** Hides a message, its question and all later ones, except unsent messages and the new run. */
   #hideFrom(thread: string, messageId: string, newRun: string): void {
     const entries = this.messages(new Set([thread]));
     const at = entries.findIndex(({ message_id }) => message_id === messageId);

@@ -51,7 +51,7 @@ export type FollowerMessage =
   | { readonly kind: "submit"; readonly message: OutboxMessage }
   | { readonly kind: "request"; readonly id: string; readonly message: ControlRequest }
   | { readonly kind: "command"; readonly command: Command }
-  /** All rooms that a tab wants now. */
+  /** All rooms that a tab needs now. */
   | { readonly kind: "rooms"; readonly from: string; readonly rooms: readonly WantedRoom[] };
 
 export type TabMessage = LeaderMessage | FollowerMessage;

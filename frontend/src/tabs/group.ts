@@ -15,7 +15,7 @@ export interface TabGroupOwner {
   readonly asFollower: Omit<FollowerOwner, "following">;
   /** Another tab has taken the leadership away. */
   lost(): void;
-  /** From now on the leader accepts what rooms this tab wants. */
+  /** From now on the leader accepts the rooms of this tab. */
   present(): void;
 }
 

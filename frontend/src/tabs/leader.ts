@@ -23,7 +23,7 @@ export interface ElectionEvents {
   received(message: TabMessage): void;
   /** Another tab has taken the leadership away. */
   lost(): void;
-  /** From now on a leader can notice that this tab is gone. */
+  /** From now on a leader can detect the end of this tab. */
   present(): void;
 }
 
@@ -43,7 +43,7 @@ interface Candidacy {
   readonly leadership: Promise<Leadership>;
   readonly steal: () => void;
   readonly leave: Cancel;
-  /** Calls back once another tab is gone. */
+  /** Calls back when another tab has ended. */
   readonly watch: (tab: string, gone: () => void) => Cancel;
   isPresent: boolean;
   store: SessionStore | null;
@@ -80,12 +80,12 @@ export class LeaderElection {
     return this.#current?.channel ?? null;
   }
 
-  /** Whether a leader would notice that this tab is gone. */
+  /** Whether a leader can detect the end of this tab. */
   get isPresent(): boolean {
     return this.#current?.isPresent === true;
   }
 
-  /** Calls back once another tab of this user is gone: closed, crashed, or no longer in the group. */
+  /** Calls back when another tab of this user has ended: closed, crashed, or no longer in the group. */
   watch(tab: string, gone: () => void): Cancel {
     return this.#current?.watch(tab, gone) ?? (() => undefined);
   }
@@ -160,7 +160,7 @@ export class LeaderElection {
     const lost = (): void => {
       if (this.#current === current) this.#events.lost();
     };
-    // Each tab holds a lock of its own: another tab gets it only once this one is gone.
+    // Each tab holds a lock of its own: another tab gets it only after the end of this one.
     const present = (): void => {
       current.isPresent = true;
       if (this.#current === current) this.#events.present();

@@ -17,7 +17,7 @@ export interface LeaderOwner {
   accept(message: OutboxMessage): void;
   /** Sends a request; the error if it cannot be accepted. */
   request(id: string, message: ControlRequest): ErrorBody | null;
-  /** All rooms that another tab wants now. */
+  /** All rooms that another tab needs now. */
   want(tab: string, rooms: readonly WantedRoom[]): void;
   execute(command: Command): void;
 }
@@ -26,14 +26,14 @@ export interface Followers {
   /** Whether this tab still leads. */
   readonly isLeader: boolean;
   post(message: LeaderMessage): void;
-  /** Calls back once a tab is gone. */
+  /** Calls back when a tab has ended. */
   watch(tab: string, gone: () => void): Cancel;
 }
 
 export class LeaderService {
   readonly #owner: LeaderOwner;
   readonly #followers: Followers;
-  /** The tabs that want rooms. */
+  /** The tabs that need rooms. */
   readonly #watched = new Map<string, Cancel>();
   #isReporting = false;
 
