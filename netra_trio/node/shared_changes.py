@@ -1,15 +1,16 @@
 """Carries the changes of threads between nodes: a room of the nodes for each user.
 
-    shared = SharedChanges(rooms, broker, node, deliver=changes.deliver, start_soon=…, has_peers=…)
+    shared = SharedChanges(rooms, broker, node, deliver=changes.deliver, start_soon=…, nodes=…)
     changes.relay = shared.publish
     shared.watch(user_id)       # a node listens while a session of the user is attached
 
 What is published while the broker does not answer is published later, once for each thread. Nodes
 that listen to the room of a user tell each other, so that nothing is published for a user whose
-sessions are all at one node.
+sessions are all at one node. A node that has just started may listen before the others have seen
+its lease: what is changed meanwhile is published when they have.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -44,6 +45,21 @@ class Listening(Protocol):
         ...
 
 
+class Nodes(Protocol):
+    """The other nodes, as this one has seen them last: `Membership`."""
+
+    on_new: list[Callable[[NodeId], None]]
+
+    @property
+    def peers(self) -> Collection[NodeId]:
+        """The live ones."""
+        ...
+
+    async def look(self) -> None:
+        """Look at them now; raises `BrokerUnavailable`."""
+        ...
+
+
 def changes_room(user_id: UserId) -> str:
     """Return the name of the room of a user, which clients cannot name."""
     return f":user:{user_id}"
@@ -57,7 +73,8 @@ class _Link:
         ready: Set while it listens, and the other nodes know that.
         is_switching: Whether a task makes it listen, or stops that.
         others: The nodes that have said that they listen.
-        skipped: The newest changes that were not published, because no other node listens.
+        skipped: The newest changes that were not published, because no node that is known to be
+            live listens.
     """
 
     is_listening: bool = False
@@ -76,7 +93,7 @@ class SharedChanges:
         node: This node, which does not need its own.
         deliver: Tells the sessions of this node.
         is_attached: Whether a user has a connection at this node.
-        peers: Returns the other live nodes.
+        nodes: The other nodes.
         start_soon: Starts a task that ends with the node.
     """
 
@@ -88,7 +105,7 @@ class SharedChanges:
         *,
         deliver: Callable[[Change], None],
         is_attached: Callable[[UserId], bool],
-        peers: Callable[[], Collection[NodeId]],
+        nodes: Nodes,
         start_soon: Callable[..., Any],
     ) -> None:
         self._rooms = rooms
@@ -96,18 +113,52 @@ class SharedChanges:
         self._node = node
         self._deliver = deliver
         self._is_attached = is_attached
-        self._peers = peers
+        self._nodes = nodes
+        nodes.on_new.append(self._meet)
         self._start_soon = start_soon
         self._links: dict[UserId, _Link] = {}
         self._unsent: dict[object, Change] = {}
+        self._unseen: dict[object, Change] = {}  # while this node knows no other one
         self._is_sending = False
 
     def publish(self, change: Change) -> None:
         """Tell the other nodes about a change; does not wait."""
         link = self._links.get(change.user_id)
-        if link is not None and link.ready.is_set() and link.others.isdisjoint(self._peers()):
+        is_alone = not self._nodes.peers
+        if link is None and is_alone:
+            if not self._unseen:
+                self._start_soon(self._look_first)
+            _keep(self._unseen, change, UNSENT_CHANGES)
+        elif link is not None and (
+            is_alone or (link.ready.is_set() and not self._has_listener(link))
+        ):
             _keep(link.skipped, change, SKIPPED_CHANGES)
-        elif self._peers():
+        else:
+            self._queue(change)
+
+    def _has_listener(self, link: _Link) -> bool:
+        return not link.others.isdisjoint(self._nodes.peers)
+
+    async def _look_first(self) -> None:
+        """Publish changes of users without a session here if there is another node after all."""
+        changes, self._unseen = self._unseen, {}
+        with suppress(BrokerUnavailable):
+            await self._nodes.look()
+        if self._nodes.peers:
+            self._queue_all(changes.values())
+
+    def _meet(self, node: NodeId) -> None:
+        """Publish what was skipped before the lease of a node that listens was seen."""
+        for link in self._links.values():
+            if node in link.others:
+                self._publish_skipped(link)
+
+    def _publish_skipped(self, link: _Link) -> None:
+        self._queue_all(link.skipped.values())
+        link.skipped.clear()
+
+    def _queue_all(self, changes: Iterable[Change]) -> None:
+        for change in changes:
             self._queue(change)
 
     def _queue(self, change: Change) -> None:
@@ -134,7 +185,7 @@ class SharedChanges:
             return
         with trio.move_on_after(READY_SECONDS):
             await link.ready.wait()
-            if self._peers():  # one of them may have missed it
+            if self._nodes.peers:  # one of them may have missed it
                 with suppress(BrokerUnavailable):
                     await self._say(user_id, HERE)
 
@@ -151,7 +202,7 @@ class SharedChanges:
                     link.ready = trio.Event()
                     link.is_listening = False
                     await self._rooms.unlisten(room)
-                    if link.others.isdisjoint(self._peers()):
+                    if not self._has_listener(link):
                         await self._broker.forget(room)  # it would be kept for a day
                     else:
                         await self._say(user_id, GONE)
@@ -195,9 +246,8 @@ class SharedChanges:
             link.others.discard(node)
         else:
             link.others.add(node)
-            for change in link.skipped.values():
-                self._queue(change)
-            link.skipped.clear()
+            if node in self._nodes.peers:
+                self._publish_skipped(link)
             if word == HERE:
                 self._start_soon(self._answer, user_id)
 

@@ -103,7 +103,7 @@ class NodeThreads:
             cluster.node,
             deliver=self._changes.deliver,
             is_attached=self._is_attached,
-            peers=lambda: cluster.membership.peers,
+            nodes=cluster.membership,
             start_soon=self._start_soon,
         )
         self._changes.relay = self._shared.publish
