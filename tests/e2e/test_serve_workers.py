@@ -19,6 +19,7 @@ from support.processes import children_of
 from support.server import (
     SOON,
     Client,
+    Frame,
     Process,
     Server,
     bearer,
@@ -253,6 +254,56 @@ async def test_connections_of_a_user_on_both_workers(shared: Server) -> None:
         shown = shared.http("GET", "/ws/stats", [admin]).json()["connections"]
         (carol,) = [user for user in shown["per_user"] if user["user_id"] == "carol"]
         assert (carol["connections"], shown["connections"]) == (5, 5)
+
+
+async def test_a_thread_on_both_workers(shared: Server) -> None:
+    """Its runs are in order, and its changes are told, whichever worker a session is at."""
+
+    async def changed(client: Client, change: str) -> Frame:
+        frames = await client.until("thread_changed")
+        while frames[-1]["payload"]["change"] != change:
+            frames = await client.until("thread_changed")
+        payload: Frame = frames[-1]["payload"]
+        return payload
+
+    async with AsyncExitStack() as stack:
+        clients: dict[str, Client] = {}
+        while len(clients) < len(workers_of(shared.process)):
+            async with AsyncExitStack() as own:
+                client = await own.enter_async_context(shared.connect("dora"))
+                await client.say("hi")
+                answered = (await client.until("agent_completed"))[-1]["payload"]["result"]
+                if answered not in clients:
+                    clients[answered] = client
+                    stack.push_async_exit(own.pop_all())
+        one, two = clients.values()
+        one.skipped = two.skipped = frozenset({"heartbeat"})
+        for client in (one, two):
+            await client.send("list_threads")
+            await client.until("thread_list")  # from now on, all changes are received
+        await one.say("wait", "a", thread_id="t")
+        await one.until("partial_result")
+        places = []
+        for client, key in ((two, "b"), (one, "c"), (two, "d")):
+            await client.say("hi", key, thread_id="t")
+            places.append((await client.until("message_confirmed"))[-1]["payload"]["position"])
+        assert places == [1, 2, 3]
+        await two.send("rename_thread", {"thread_id": "t", "title": "Ours"}, "r")
+        assert (await changed(one, "renamed"))["thread"]["title"] == "Ours"
+        await two.send("list_threads", {"query": "ours"}, "l")
+        (listed,) = (await two.until("thread_list"))[-1]["payload"]["threads"]
+        assert (listed["thread_id"], listed["runs_active"]) == ("t", 4)
+        await one.say("wait", "e", thread_id="t", on_busy="interrupt")
+        ends = [(await one.until("agent_completed"))[-1]]
+        assert (ends[0]["correlation_id"], ends[0]["payload"]["status"]) == ("a", "cancelled")
+        await two.send("delete_thread", {"thread_id": "t"}, "x")
+        frames = await two.until("thread_changed")
+        while frames[-1].get("correlation_id") != "x":
+            frames += await two.until("thread_changed")
+        assert frames[-1]["payload"] == {"thread_id": "t", "change": "deleted"}
+        ended = [each["correlation_id"] for each in frames if each["type"] == "agent_completed"]
+        assert sorted(ended) == ["b", "d"]
+        assert (await changed(one, "deleted"))["thread_id"] == "t"
 
 
 def test_the_lines_of_the_log_have_the_number_of_their_worker(shared: Server) -> None:
