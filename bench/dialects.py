@@ -12,7 +12,10 @@ import orjson
 from attrs import evolve, field, frozen
 
 _CONTROL = {b"connection_established", b"heartbeat", b"pong", b"error", b"server_draining"}
-_ROOMS = {b"room_joined", b"room_confirmed", b"room_event", b"room_gap", b"room_left"}
+_ROOMS = {
+    *(b"room_joined", b"room_confirmed", b"room_event", b"room_gap", b"room_left"),
+    *(b"presence_changed", b"thread_changed"),
+}
 
 
 @frozen

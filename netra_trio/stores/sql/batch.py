@@ -135,7 +135,8 @@ class Batch:
         by_id = {entry.user_id: entry for entry in entries}
         rows = [
             {"user_id": entry.user_id, "enabled": True, "created_at": entry.created_at}
-            for entry in by_id.values()
+            # In one order: two nodes that create the same users cannot deadlock.
+            for _, entry in sorted(by_id.items())
         ]
         connection.execute(insert_missing(connection, users), rows)
         these = select(users).where(users.c.user_id.in_(by_id))

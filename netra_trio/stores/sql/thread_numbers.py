@@ -105,7 +105,8 @@ def _create(
             "title": auto_title(first.content),
             "updated_at": first.created_at,
         }
-        for (user_id, thread_id), first in missing.items()
+        # In one order: two transactions that create the same threads cannot deadlock.
+        for (user_id, thread_id), first in sorted(missing.items(), key=lambda item: item[0])
     ]
     connection.execute(insert_missing(connection, threads), rows)
     # By their rooms: with a condition on pairs, SQLite may read all threads.
