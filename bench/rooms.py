@@ -59,7 +59,7 @@ class Members:
                 raise LoadError(f"{len(connections) - self._joined} members could not join")
             await self.load.run_for(0.01)
 
-    def _on_room(self, connection: Connection, kind: bytes, frame: bytes) -> None:  # noqa: ARG002
+    def _on_room(self, connection: Connection, kind: bytes, frame: bytes) -> None:  # noqa: ARG002 - its interface
         if kind == b"room_event":
             start = frame.index(_CONTENT) + len(_CONTENT)
             self.seconds.append(perf_counter() - float(frame[start : start + _DIGITS]))
