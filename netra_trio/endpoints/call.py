@@ -42,11 +42,7 @@ class Call:
         Raises:
             Refused: BAD_REQUEST, with status 413, 408 or 400.
         """
-        body = await self.read_body(BODY_BYTES)
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
+        return decode_json(await self.read_body(BODY_BYTES))
 
     async def read_body(self, limit: int) -> bytes:
         """Read the body, at most `limit` bytes within 10 s.
@@ -72,6 +68,18 @@ class Call:
             text = f"The body did not come within {BODY_SECONDS:g} s."
             raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
         return b"".join(parts)
+
+
+def decode_json(body: bytes) -> Any:
+    """Return the value of a body.
+
+    Raises:
+        Refused: BAD_REQUEST if it is not JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
 
 
 Endpoint: TypeAlias = Callable[[Call], Awaitable[Answer]]

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import orjson
 import trio
 
 from netra_trio.endpoints.answer import Answer
-from netra_trio.endpoints.call import Call
+from netra_trio.endpoints.call import Call, decode_json
 from netra_trio.endpoints.checks import PUBLISHER, check_permission
 from netra_trio.endpoints.paths import ROOM_PREFIX
 from netra_trio.errors import BrokerUnavailable
@@ -63,10 +62,7 @@ def _decode(body: bytes) -> Any:
     Raises:
         Refused: BAD_REQUEST or VALIDATION_ERROR.
     """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
+    value = decode_json(body)
     faults = list(_faults(value))
     if not faults and may_have_out_of_range(body):
         out_of_range = find_out_of_range(body)
