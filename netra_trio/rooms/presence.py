@@ -249,7 +249,7 @@ class Presence:
             for user_id, each in changes.items()
         }
         sent = 0
-        for membership in self._viewers(room, changes):
+        for membership in self._all_rooms.members(room.name):
             record = room.members.get(membership.feed)
             if record is None or not room.can_see.get(membership.user_id, _UNKNOWN)[0]:
                 continue
