@@ -30,7 +30,8 @@ async def write(connection: Connection) -> None:
         frames += [encode_event(e) for e in feed.take(max_bytes=WRITE_BYTES, lags=lags)]
         frames += outgoing.take_rooms(max_bytes=WRITE_BYTES, lags=lags)
         ping, connection.ping_due = connection.ping_due, False
-        if frames or ping or outgoing.take_rest():
+        has_rest = outgoing.take_rest()
+        if frames or ping or has_rest:
             connection.frames_out += len(frames)
             lags = await transport.send(frames, ping=ping)
             frames = []  # frees their memory while it waits for the next ones
