@@ -31,7 +31,7 @@ from netra_trio.rooms.permission import Action
 from netra_trio.rooms.presence_room import JoinRecord, PendingChange, PresentRoom
 from netra_trio.rooms.presence_sharing import Peers, Sharing
 from netra_trio.rooms.rooms import Rooms
-from netra_trio.rooms.tasks import run_contained
+from netra_trio.rooms.tasks import start_contained
 
 GRACE_SECONDS = 10.0  # docs/protocol.md, Rooms
 SEE_SECONDS = 60.0  # for which the result of a permission check is used
@@ -82,11 +82,7 @@ class Presence:
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> bool:
         """Start a task, if `run` is running; return whether it was started."""
-        nursery = self._nursery
-        if nursery is None or nursery.cancel_scope.cancel_called:
-            return False
-        nursery.start_soon(run_contained, function, *args)
-        return True
+        return start_contained(self._nursery, function, *args)
 
     async def find(self, name: str, feed: RoomFeed | None = None) -> tuple[PresentUser, ...]:
         """Return the users in a room over all nodes, by their id. Cancelling is safe.

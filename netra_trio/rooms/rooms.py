@@ -31,7 +31,7 @@ from netra_trio.rooms.permission import Action, PermissionCheck
 from netra_trio.rooms.rechecks import Rechecks
 from netra_trio.rooms.room import Room
 from netra_trio.rooms.snapshot import TakeSnapshot
-from netra_trio.rooms.tasks import run_contained
+from netra_trio.rooms.tasks import start_contained
 from netra_trio.telemetry.metrics import Metrics
 
 KICKS = ":kicks"  # an internal room: clients cannot name it
@@ -110,8 +110,7 @@ class Rooms:
                         self._direct.renew()
 
     def _start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
-        if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
-            self._nursery.start_soon(run_contained, function, *args)
+        start_contained(self._nursery, function, *args)
 
     def _deliver(self, delivery: Delivery) -> int:
         """Deliver an event to its listener or its members; return the number of receivers."""
