@@ -10,6 +10,7 @@ background request: a task of its own, and a limited number of them run at the s
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -18,9 +19,10 @@ from attrs import evolve
 from netra_trio.auth.identity import Identity, user_refusal
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.connections.answers import Answers
+from netra_trio.connections.requests import run_request
 from netra_trio.connections.room_commands import RoomCommands
 from netra_trio.connections.thread_commands import ThreadCommands, Turn, thread_not_found
-from netra_trio.errors import MessageNotFound, NotStorable, StoreUnavailable
+from netra_trio.errors import MessageNotFound
 from netra_trio.ids import RunId
 from netra_trio.protocol.codec import BadFrame, Frame, encode_newest, show
 from netra_trio.protocol.codes import EndReason, ErrorCode
@@ -39,13 +41,7 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
     UserMessage,
 )
-from netra_trio.protocol.problem import (
-    Problem,
-    Refused,
-    problem,
-    rate_limited,
-    store_unavailable,
-)
+from netra_trio.protocol.problem import Problem, Refused, problem, rate_limited
 from netra_trio.protocol.ratelimit import TokenBucket
 from netra_trio.protocol.rooms import (
     GetPresence,
@@ -63,7 +59,6 @@ from netra_trio.protocol.threads import (
     RenameThread,
 )
 from netra_trio.services import OtherNodes, UserThreads
-from netra_trio.sessions.refusals import never_stored
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import HISTORY_PAGE_BYTES, Store
 from netra_trio.telemetry.metrics import Metrics
@@ -346,13 +341,7 @@ class CommandDispatcher:
         self, request: Callable[..., Awaitable[None]], frame: Frame, *more: object
     ) -> None:
         try:
-            await request(frame, *more)
-        except Refused as refused:
-            await self._client.send_error(refused.problem, frame.correlation_id)
-        except StoreUnavailable:
-            await self._client.send_error(store_unavailable(), frame.correlation_id)
-        except NotStorable:
-            await self._client.send_error(never_stored().problem, frame.correlation_id)
+            await run_request(self._client, frame, partial(request, frame, *more))
         finally:
             self._background[request] -= 1
 

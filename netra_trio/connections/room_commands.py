@@ -15,19 +15,12 @@ from typing import Protocol, TypeAlias
 import trio
 from attrs import define, field
 
-from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.connections.requests import run_request
 from netra_trio.ids import UserId
 from netra_trio.protocol.codec import Frame
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import Outbound
-from netra_trio.protocol.problem import (
-    Problem,
-    Refused,
-    broker_unavailable,
-    problem,
-    rate_limited,
-    store_unavailable,
-)
+from netra_trio.protocol.problem import Problem, Refused, problem, rate_limited
 from netra_trio.protocol.rooms import (
     Presence,
     RoomConfirmation,
@@ -262,13 +255,7 @@ class RoomCommands:
         while waiting:
             frame, request = waiting.popleft()
             try:
-                await request()
-            except Refused as refused:
-                await self._client.send_error(refused.problem, frame.correlation_id)
-            except StoreUnavailable:
-                await self._client.send_error(store_unavailable(), frame.correlation_id)
-            except BrokerUnavailable:
-                await self._client.send_error(broker_unavailable(), frame.correlation_id)
+                await run_request(self._client, frame, request)
             finally:
                 self._requests -= 1
         del self._waiting[room]
