@@ -10,7 +10,7 @@ from support.memory import open_server
 from trio.testing import MockClock
 
 from netra_trio.rooms.presence import Presence
-from netra_trio.rooms.tasks import run_contained
+from netra_trio.rooms.tasks import run_contained, start_contained
 
 Lines = list[MutableMapping[str, Any]]
 
@@ -42,6 +42,23 @@ async def test_a_cancellation_passes(autojump_clock: MockClock) -> None:
     with trio.move_on_after(1) as scope:
         await run_contained(trio.sleep_forever)
     assert scope.cancelled_caught
+
+
+async def test_a_task_needs_a_nursery_that_is_not_cancelled(autojump_clock: MockClock) -> None:
+    ran = trio.Event()
+
+    async def run(argument: str) -> None:
+        await trio.lowlevel.checkpoint()
+        assert argument == "argument"
+        ran.set()
+
+    assert not start_contained(None, run, "argument")
+    async with trio.open_nursery() as nursery:
+        assert start_contained(nursery, run, "argument")
+        await ran.wait()
+        nursery.cancel_scope.cancel()
+        assert not start_contained(nursery, run, "argument")
+        assert not nursery.child_tasks
 
 
 async def test_members_stay_after_a_failure_of_their_presence(
