@@ -6,10 +6,11 @@
     text = memberships.next_frame(now)      # to the server
 
 A room has one membership for all blocks of the application. Nothing in this module waits, except
-`leave`.
+`entered` and `leave`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from math import inf
 from typing import Any, TypeVar
 
@@ -58,6 +59,25 @@ class Memberships:
             found = self._memberships[key] = make()
             self._index()
         return found  # type: ignore[return-value] # a key has one kind
+
+    @asynccontextmanager
+    async def entered(self, membership: Membership, member: Member) -> AsyncIterator[Joined]:
+        """Have a member in a membership during the block, which returns the answer to its join.
+
+        Cancelling is safe: the room is still left.
+
+        Raises:
+            MessageRefused: The server refused the join.
+            ClientError: The client ended first.
+        """
+        self.enter(membership, member)
+        try:
+            joined = await member.started.result()
+            assert joined is not None  # noqa: S101 - it is settled with an answer or an error
+            yield joined
+        finally:
+            member.feed.finish()
+            await self.leave(membership, member)
 
     def enter(self, membership: Membership, member: Member) -> None:
         """Add a member to a membership; it starts when `Member.started` is settled."""

@@ -45,14 +45,8 @@ async def entered_room(
     member = Member(session.new_room_feed(), after)
     rooms = session.rooms
     membership = rooms.get(("room", name), lambda: RoomMembership(name, session.wall_clock))
-    rooms.enter(membership, member)
-    try:
-        joined = await member.started.result()
-        assert joined is not None  # noqa: S101 - it is settled with an answer or an error
+    async with rooms.entered(membership, member) as joined:
         yield Room(name, session, member, joined)
-    finally:
-        member.feed.finish()
-        await rooms.leave(membership, member)
 
 
 class Room:

@@ -35,14 +35,8 @@ async def watched_thread(
         ("thread", thread_id, owner or ""),
         lambda: WatchMembership(thread_id, owner, rooms, session.wall_clock),
     )
-    rooms.enter(membership, member)
-    try:
-        joined = await member.started.result()
-        assert joined is not None  # noqa: S101 - it is settled with an answer or an error
+    async with rooms.entered(membership, member) as joined:
         yield Watch(thread_id, membership, member, joined)
-    finally:
-        member.feed.finish()
-        await rooms.leave(membership, member)
 
 
 class Watch:
