@@ -240,10 +240,15 @@ class Events(AsyncIterator[Event]):
     Leaving the loop, by `break` or an exception, ends the iteration: events that come afterwards
     are merged as if no task read, and another loop continues from there. Cancelling is safe: no
     event is lost.
+
+    Args:
+        feed: The events.
+        note: Called with each event before the iteration returns it.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, note: Callable[[Event], None] | None = None) -> None:
         self._feed = feed
+        self._note = note
         self._has_entered = False
 
     def __aiter__(self) -> Self:
@@ -261,6 +266,8 @@ class Events(AsyncIterator[Event]):
         if event is None:
             self.close()
             raise StopAsyncIteration
+        if self._note is not None:
+            self._note(event)
         return event
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from netra_trio.client.event import Event
-from netra_trio.client.feed import Events, Feed
+from netra_trio.client.feed import Events
 from netra_trio.client.frames import frame_of
 from netra_trio.client.membership import Joined, Member, Membership, Place
 from netra_trio.client.session import ClientSession
@@ -78,7 +78,12 @@ class Room:
         return f"<Room {self.name}>"
 
     def __aiter__(self) -> Events:
-        return _RoomEvents(self._feed, self)
+        return Events(self._feed, self._note)
+
+    def _note(self, event: Event) -> None:
+        """Store the position of an event that an iteration returns."""
+        if event.offset is not None and event.epoch is not None:
+            self.offset, self.epoch = event.offset, event.epoch
 
     async def send(self, content: Mapping[str, Any] | str, key: str | None = None) -> Published:
         """Publish a message; return its confirmation.
@@ -113,20 +118,6 @@ class Room:
         answer = await self._session.ask("get_presence", {"room": self.name})
         members: list[dict[str, Any]] = answer.payload["members"]
         return members
-
-
-class _RoomEvents(Events):
-    """An iteration that stores its position in the room."""
-
-    def __init__(self, feed: Feed, room: Room) -> None:
-        super().__init__(feed)
-        self._room = room
-
-    async def __anext__(self) -> Event:
-        event = await super().__anext__()
-        if event.offset is not None and event.epoch is not None:
-            self._room.offset, self._room.epoch = event.offset, event.epoch
-        return event
 
 
 def _join(name: str, after: Place | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from netra_trio.client.event import Event
-from netra_trio.client.feed import Events, Feed
+from netra_trio.client.feed import Events
 from netra_trio.client.frames import frame_of
 from netra_trio.client.membership import Joined, Member, Membership, Place
 from netra_trio.client.memberships import Memberships
@@ -70,27 +70,14 @@ class Watch:
         return f"<Watch {self.thread_id}>"
 
     def __aiter__(self) -> Events:
-        return _WatchEvents(self._member.feed, self)
+        return Events(self._member.feed, self._note)
 
-    def note(self, event: Event) -> None:
-        """Note an event that an iteration has returned; for the client."""
+    def _note(self, event: Event) -> None:
+        """Store the listed runs of an event that an iteration returns."""
         if event.type in {BEGIN, GAP}:
             self.runs = event.payload["runs"]
         elif event.type == "lagged":
             self._membership.restart(self._member)
-
-
-class _WatchEvents(Events):
-    """An iteration that stores the listed runs in the watch."""
-
-    def __init__(self, feed: Feed, watch: Watch) -> None:
-        super().__init__(feed)
-        self._watch = watch
-
-    async def __anext__(self) -> Event:
-        event = await super().__anext__()
-        self._watch.note(event)
-        return event
 
 
 class WatchMembership(Membership):
