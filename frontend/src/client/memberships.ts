@@ -23,14 +23,13 @@ import {
   type RoomTarget,
   type WantedRoom,
 } from "../core/rooms.js";
+import { LATER } from "../core/retry-rules.js";
 import type { Update } from "../core/updates.js";
 import { NamedTimers } from "../connection/timers.js";
 import type { ControlRequest, ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
 
 const AT_ONCE = 20; // joins that wait for their reply
-/** Errors after which a room is joined again later; the others are final for this line. */
-const LATER: ReadonlySet<string> = new Set(["RATE_LIMIT_EXCEEDED", "SERVICE_UNAVAILABLE"]);
 
 /** What it needs of the connection. */
 export interface RequestSender {
@@ -198,6 +197,7 @@ export class Memberships {
   }
 
   #refused(key: string, room: Membership, error: ErrorBody): void {
+    // The other errors are final for this line.
     const isFinal = !LATER.has(error.code);
     room.state = afterRefusal(room.state, error, isFinal && error.code !== "SERVER_DRAINING");
     if (isFinal) return;

@@ -5,6 +5,7 @@
  */
 
 import { resendDelay } from "../core/backoff.js";
+import { LATER } from "../core/retry-rules.js";
 import { withChanged, withThreads, type ThreadList } from "../core/thread-list.js";
 import { NamedTimers } from "../connection/timers.js";
 import type { ListedThread, ServerMessage } from "../protocol/messages.js";
@@ -111,7 +112,7 @@ export class ThreadLists {
       answered: ({ error }) => {
         if (error === null) return;
         this.#set({ ...this.#list, error });
-        if (error.code !== "RATE_LIMIT_EXCEEDED" && error.code !== "SERVICE_UNAVAILABLE") return;
+        if (!LATER.has(error.code)) return;
         this.#timers.set("read", resendDelay(this.#rejections, error.retry_after_ms), () => this.#read());
         this.#rejections += 1;
       },

@@ -1,5 +1,6 @@
 /** The threads that this tab shows, and when their history is read from the server. */
 
+import { LATER } from "../core/retry-rules.js";
 import type { Verdict } from "../protocol/messages.js";
 import type { Cancel, Ports } from "../ports.js";
 import { RequestError } from "./api.js";
@@ -122,7 +123,7 @@ export class Threads {
     this.#owner.load(thread).catch((error: unknown) => {
       if (!(error instanceof RequestError)) throw error;
       const { code, retry_after_ms = RELOAD_AFTER } = error.body;
-      if (left === 0 || (code !== "RATE_LIMIT_EXCEEDED" && code !== "SERVICE_UNAVAILABLE")) return;
+      if (left === 0 || !LATER.has(code)) return;
       const again = (): void => this.#reload(thread, left - 1);
       this.#reloads.set(thread, this.#ports.timers.setTimeout(again, retry_after_ms));
     });

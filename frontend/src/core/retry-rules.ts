@@ -79,6 +79,9 @@ export const SEND_AGAIN: ReadonlySet<string> = new Set([
   "SERVER_DRAINING",
 ]);
 
+/** Error codes after which a request that is not a message succeeds later on the same line. */
+export const LATER: ReadonlySet<string> = new Set(["RATE_LIMIT_EXCEEDED", "SERVICE_UNAVAILABLE"]);
+
 /** Whether the client stopped because the token was refused. */
 export const isTokenRefused = ({ status, lastError }: ConnectionState): boolean =>
   status === "ERROR" && lastError !== null && TOKEN_REFUSED.has(lastError.code);
