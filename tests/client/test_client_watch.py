@@ -19,11 +19,6 @@ def network() -> ScriptedNetwork:
     return ScriptedNetwork()
 
 
-@pytest.fixture
-def desk() -> Desk:
-    return Desk(Peer("", {}, ()), THREAD_ROOM)
-
-
 @asynccontextmanager
 async def watched(
     client: Client, desk: Desk, *, owner: str | None = None, **answer: Any
@@ -40,6 +35,17 @@ async def watched(
         async with client.watch("main", owner=owner) as thread:
             yield thread
             nursery.start_soon(desk.leave)
+
+
+@asynccontextmanager
+async def watching(
+    network: ScriptedNetwork, **answer: Any
+) -> AsyncIterator[tuple[Client, Desk, Watch]]:
+    """Open a client that watches a thread."""
+    async with opened(network) as (client, peer):
+        desk = Desk(peer, THREAD_ROOM)
+        async with watched(client, desk, **answer) as thread:
+            yield client, desk, thread
 
 
 async def taken(thread: Watch, count: int) -> list[Event]:
@@ -87,33 +93,31 @@ def start(peer: Peer) -> None:
 
 
 async def test_a_run_of_another_session(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("Hel")]) as thread:
-            assert (thread.thread_id, thread.room) == ("main", THREAD_ROOM)
-            assert repr(thread) == "<Watch main>"
-            assert thread.runs == [run_state("Hel")]
-            desk.delta(5, "lo")
-            desk.event(6, "agent_completed", {"run_id": "run_9", "status": "completed"})
-            desk.event(7, "user_message", user_message("run_10"))
-            begin, delta, end, message = await taken(thread, 4)
-            assert (begin.type, begin.offset, begin.epoch) == ("room_joined", 4, "e1")
-            assert begin.payload["runs"] == [run_state("Hel")]
-            assert (delta.payload["content"], delta.offset, end.type) == (
-                "lo",
-                5,
-                "agent_completed",
-            )
-            assert message.payload["content"] == "hi"
+    async with watching(network, offset=4, runs=[run_state("Hel")]) as (_, desk, thread):
+        assert (thread.thread_id, thread.room) == ("main", THREAD_ROOM)
+        assert repr(thread) == "<Watch main>"
+        assert thread.runs == [run_state("Hel")]
+        desk.delta(5, "lo")
+        desk.event(6, "agent_completed", {"run_id": "run_9", "status": "completed"})
+        desk.event(7, "user_message", user_message("run_10"))
+        begin, delta, end, message = await taken(thread, 4)
+        assert (begin.type, begin.offset, begin.epoch) == ("room_joined", 4, "e1")
+        assert begin.payload["runs"] == [run_state("Hel")]
+        assert (delta.payload["content"], delta.offset, end.type) == (
+            "lo",
+            5,
+            "agent_completed",
+        )
+        assert message.payload["content"] == "hi"
 
 
 async def test_a_thread_of_another_user(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer):
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         async with watched(client, desk, owner="bob", offset=4) as thread:
             start(peer)  # of the own session, in a thread of the same name
             desk.delta(5, "hello")
@@ -146,108 +150,96 @@ async def test_a_refusal(autojump_clock: MockClock, network: ScriptedNetwork) ->
 
 
 async def test_exact_after_a_reconnection(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("a")]) as thread:
-            desk.delta(5, "b")
-            await wait_all_tasks_blocked()
-            desk.peer = await reconnected(network, peer)
-            asked = await desk.join(verdict="exact", offset=5, runs=[run_state("ab")])
-            assert asked == {"thread_id": "main", "after": 5, "epoch": "e1"}
-            desk.delta(6, "c")
-            events = await taken(thread, 3)
-            assert [event.payload.get("content") for event in events] == [None, "b", "c"]
+    async with watching(network, offset=4, runs=[run_state("a")]) as (_, desk, thread):
+        desk.delta(5, "b")
+        await wait_all_tasks_blocked()
+        desk.peer = await reconnected(network, desk.peer)
+        asked = await desk.join(verdict="exact", offset=5, runs=[run_state("ab")])
+        assert asked == {"thread_id": "main", "after": 5, "epoch": "e1"}
+        desk.delta(6, "c")
+        events = await taken(thread, 3)
+        assert [event.payload.get("content") for event in events] == [None, "b", "c"]
 
 
 async def test_a_gap_after_a_reconnection(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("a")]) as thread:
-            await taken(thread, 1)
-            desk.peer, desk.epoch = await reconnected(network, peer), "e2"
-            await desk.join(verdict="gap", offset=0, runs=[run_state("abc")])
-            desk.delta(1, "d")
-            gap, delta = await taken(thread, 2)
-            assert (gap.type, gap.offset, gap.epoch) == ("gap", 0, "e2")
-            assert gap.payload == {"room": THREAD_ROOM, "runs": [run_state("abc")]}
-            assert thread.runs == [run_state("abc")]
-            assert delta.payload["content"] == "d"
+    async with watching(network, offset=4, runs=[run_state("a")]) as (_, desk, thread):
+        await taken(thread, 1)
+        desk.peer, desk.epoch = await reconnected(network, desk.peer), "e2"
+        await desk.join(verdict="gap", offset=0, runs=[run_state("abc")])
+        desk.delta(1, "d")
+        gap, delta = await taken(thread, 2)
+        assert (gap.type, gap.offset, gap.epoch) == ("gap", 0, "e2")
+        assert gap.payload == {"room": THREAD_ROOM, "runs": [run_state("abc")]}
+        assert thread.runs == [run_state("abc")]
+        assert delta.payload["content"] == "d"
 
 
 @pytest.mark.parametrize("cause", ["gap", "restart", "epoch", "merged"])
 async def test_it_watches_again_by_itself(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, cause: str
+    autojump_clock: MockClock, network: ScriptedNetwork, cause: str
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("a")]) as thread:
-            desk.gap(3, 4)  # it has that
-            desk.delta(4, "a")
-            desk.delta(5, "b")
-            if cause == "gap":
-                desk.gap(6, 7)
-            elif cause == "restart":
-                desk.gap(1, 2)
-            elif cause == "merged":
-                desk.delta(7, "bcd", offset_from=5)
-            else:
-                desk.epoch = "e2"
-                desk.delta(1, "x")
-            desk.delta(8, "not before the runs are known")
-            desk.gap(9, 9)
-            asked = await desk.join(offset=9, runs=[run_state("abcdef")])
-            assert asked == {"thread_id": "main"}
-            desk.delta(9, "f")
-            desk.delta(10, "g")
-            events = await taken(thread, 4)
-            assert kinds(events) == ["room_joined", "partial_result", "gap", "partial_result"]
-            assert [event.payload.get("content") for event in events] == [None, "b", None, "g"]
-            assert texts(thread.runs) == {"run_9": "abcdef"}
+    async with watching(network, offset=4, runs=[run_state("a")]) as (_, desk, thread):
+        desk.gap(3, 4)  # it has that
+        desk.delta(4, "a")
+        desk.delta(5, "b")
+        if cause == "gap":
+            desk.gap(6, 7)
+        elif cause == "restart":
+            desk.gap(1, 2)
+        elif cause == "merged":
+            desk.delta(7, "bcd", offset_from=5)
+        else:
+            desk.epoch = "e2"
+            desk.delta(1, "x")
+        desk.delta(8, "not before the runs are known")
+        desk.gap(9, 9)
+        asked = await desk.join(offset=9, runs=[run_state("abcdef")])
+        assert asked == {"thread_id": "main"}
+        desk.delta(9, "f")
+        desk.delta(10, "g")
+        events = await taken(thread, 4)
+        assert kinds(events) == ["room_joined", "partial_result", "gap", "partial_result"]
+        assert [event.payload.get("content") for event in events] == [None, "b", None, "g"]
+        assert texts(thread.runs) == {"run_9": "abcdef"}
 
 
 async def test_events_are_lost_while_it_watches_again(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("a")]) as thread:
-            desk.peer = await reconnected(network, peer)
-            request = await desk.peer.expect("watch_thread")
-            desk.gap(5, 6)
-            desk.joined(request, verdict="exact", offset=4, runs=[run_state("a")])
-            # `exact` is valid for the requested position, and not for this one.
-            assert await desk.join(offset=7, runs=[run_state("abc")]) == {"thread_id": "main"}
-            assert kinds(await taken(thread, 2)) == ["room_joined", "gap"]
-            assert texts(thread.runs) == {"run_9": "abc"}
+    async with watching(network, offset=4, runs=[run_state("a")]) as (_, desk, thread):
+        desk.peer = await reconnected(network, desk.peer)
+        request = await desk.peer.expect("watch_thread")
+        desk.gap(5, 6)
+        desk.joined(request, verdict="exact", offset=4, runs=[run_state("a")])
+        # `exact` is valid for the requested position, and not for this one.
+        assert await desk.join(offset=7, runs=[run_state("abc")]) == {"thread_id": "main"}
+        assert kinds(await taken(thread, 2)) == ["room_joined", "gap"]
+        assert texts(thread.runs) == {"run_9": "abc"}
 
 
-async def test_a_reader_far_behind(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
-) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, runs=[run_state("a")]) as thread:
-            desk.delta(1, "b")
-            for offset in range(2, 1003):
-                desk.event(offset, "agent_thinking", {"run_id": "run_9", "thought": "hm"})
-            desk.delta(1003, "c")
-            await wait_all_tasks_blocked()
-            lagged, gap = await taken(thread, 2)
-            assert (lagged.type, lagged.payload["dropped"]) == ("lagged", 2)
-            assert (gap.type, gap.offset, texts(thread.runs)) == ("gap", 1003, {"run_9": "abc"})
-            desk.delta(1004, "d")
-            assert (await taken(thread, 1))[0].payload["content"] == "d"
+async def test_a_reader_far_behind(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+    async with watching(network, runs=[run_state("a")]) as (_, desk, thread):
+        desk.delta(1, "b")
+        for offset in range(2, 1003):
+            desk.event(offset, "agent_thinking", {"run_id": "run_9", "thought": "hm"})
+        desk.delta(1003, "c")
+        await wait_all_tasks_blocked()
+        lagged, gap = await taken(thread, 2)
+        assert (lagged.type, lagged.payload["dropped"]) == ("lagged", 2)
+        assert (gap.type, gap.offset, texts(thread.runs)) == ("gap", 1003, {"run_9": "abc"})
+        desk.delta(1004, "d")
+        assert (await taken(thread, 1))[0].payload["content"] == "d"
 
 
 async def test_a_reader_far_behind_at_the_end(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         nursery.start_soon(desk.join_once, {"runs": []})
         async with client.watch("main") as thread:
             for offset in range(1, 1001):
@@ -259,58 +251,54 @@ async def test_a_reader_far_behind_at_the_end(
 
 
 async def test_a_reader_far_behind_while_it_watches_again(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk) as thread:
-            for offset in range(1, 1002):
-                desk.event(offset, "agent_thinking", {"run_id": "run_9", "thought": "hm"})
-            desk.gap(1002, 1003)
-            request = await peer.expect("watch_thread")
-            assert kinds(await taken(thread, 1)) == ["lagged"]
-            desk.joined(request, offset=1005, runs=[run_state("x")])
-            (gap,) = await taken(thread, 1)
-            assert (gap.type, gap.offset) == ("gap", 1005)
+    async with watching(network) as (_, desk, thread):
+        for offset in range(1, 1002):
+            desk.event(offset, "agent_thinking", {"run_id": "run_9", "thought": "hm"})
+        desk.gap(1002, 1003)
+        request = await desk.peer.expect("watch_thread")
+        assert kinds(await taken(thread, 1)) == ["lagged"]
+        desk.joined(request, offset=1005, runs=[run_state("x")])
+        (gap,) = await taken(thread, 1)
+        assert (gap.type, gap.offset) == ("gap", 1005)
 
 
 # --- runs of the own session
 
 
 async def test_a_run_of_the_own_session(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4) as thread:
-            run = await ask(client, peer, replaces="msg_0")
-            start(peer)
-            peer.delta("Hel")
-            peer.delta("lo")
-            peer.complete()
-            desk.event(9, "user_message", user_message())
-            events = await taken(thread, 7)
-            assert kinds(events) == [
-                *("room_joined", "user_message", "agent_started", "partial_result"),
-                *("partial_result", "agent_completed", "user_message"),
-            ]
-            assert events[1].payload == {
-                "message_id": "msg_1",
-                "run_id": "run_1",
-                "user_id": "alice",
-                "content": "hi",
-                "replaces": "msg_0",
-            }
-            assert [event.seq for event in events] == [None, 1, 2, 3, 4, 5, None]
-            assert await run.text() == "Hello"
+    async with watching(network, offset=4) as (client, desk, thread):
+        run = await ask(client, desk.peer, replaces="msg_0")
+        start(desk.peer)
+        desk.peer.delta("Hel")
+        desk.peer.delta("lo")
+        desk.peer.complete()
+        desk.event(9, "user_message", user_message())
+        events = await taken(thread, 7)
+        assert kinds(events) == [
+            *("room_joined", "user_message", "agent_started", "partial_result"),
+            *("partial_result", "agent_completed", "user_message"),
+        ]
+        assert events[1].payload == {
+            "message_id": "msg_1",
+            "run_id": "run_1",
+            "user_id": "alice",
+            "content": "hi",
+            "replaces": "msg_0",
+        }
+        assert [event.seq for event in events] == [None, 1, 2, 3, 4, 5, None]
+        assert await run.text() == "Hello"
 
 
 @pytest.mark.parametrize(("given", "shown"), [("hi", "hi"), ({"city": "Oslo"}, '{"city":"Oslo"}')])
 async def test_a_request_of_the_own_session(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, given: Any, shown: str
+    autojump_clock: MockClock, network: ScriptedNetwork, given: Any, shown: str
 ) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         async with watched(client, desk) as thread:
 
             async def request() -> None:
@@ -323,26 +311,24 @@ async def test_a_request_of_the_own_session(
 
 
 async def test_a_reader_of_a_thread_holds_no_acknowledgement_back(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk) as thread:
-            iteration = aiter(thread)
-            await anext(iteration)
-            await ask(client, peer)
-            for _ in range(40):
-                peer.delta("x")
-            await trio.sleep(2)
-            assert max(peer.acks()) == 41
-            peer.received.clear()
+    async with watching(network) as (client, desk, thread):
+        iteration = aiter(thread)
+        await anext(iteration)
+        await ask(client, desk.peer)
+        for _ in range(40):
+            desk.peer.delta("x")
+        await trio.sleep(2)
+        assert max(desk.peer.acks()) == 41
+        desk.peer.received.clear()
 
 
 async def test_watched_in_the_middle_of_an_own_run(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer):
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         await ask(client, peer)
         start(peer)
         peer.delta("Hel")
@@ -364,26 +350,24 @@ async def test_watched_in_the_middle_of_an_own_run(
 
 @pytest.mark.parametrize("text", ["", "He"])
 async def test_listed_before_its_confirmation_came(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, text: str
+    autojump_clock: MockClock, network: ScriptedNetwork, text: str
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, runs=[run_state(text, "run_1")]) as thread:
-            await ask(client, peer)
-            peer.delta("He")
-            events = await taken(thread, 3)
-            second = "gap" if text else "user_message"
-            assert kinds(events) == ["room_joined", second, "partial_result"]
-            assert texts(thread.runs) == {"run_1": ""}
+    async with watching(network, runs=[run_state(text, "run_1")]) as (client, desk, thread):
+        await ask(client, desk.peer)
+        desk.peer.delta("He")
+        events = await taken(thread, 3)
+        second = "gap" if text else "user_message"
+        assert kinds(events) == ["room_joined", second, "partial_result"]
+        assert texts(thread.runs) == {"run_1": ""}
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
 async def test_watched_again_after_the_replay(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk, is_complete: bool
+    autojump_clock: MockClock, network: ScriptedNetwork, is_complete: bool
 ) -> None:
     """The server lists runs of the own session, whose beginning is in the replay."""
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         async with watched(client, desk, offset=4) as thread:
             nursery.start_soon(partial(client.send, "hi", thread_id="main"))
             message = await peer.expect("user_message")
@@ -399,10 +383,10 @@ async def test_watched_again_after_the_replay(
 
 
 async def test_a_duplicate_is_no_run_of_the_own_session(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         async with watched(client, desk, offset=4, runs=[run_state("a", "run_1")]) as thread:
 
             async def send() -> None:
@@ -419,98 +403,88 @@ async def test_a_duplicate_is_no_run_of_the_own_session(
 
 
 async def test_events_of_the_session_are_lost(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("x")]) as thread:
-            await ask(client, peer)
-            state = {"run_id": "run_1", "thread_id": "main", "status": "running", "content": "Hel"}
-            desk.peer = again = await reconnected(
-                network, peer, verdict="gap", last_seq=7, runs=[state]
-            )
-            await desk.join(verdict="exact", offset=4, runs=[run_state("x"), run_state("H")])
-            again.delta("lo")
-            events = await taken(thread, 4)
-            assert kinds(events) == ["room_joined", "user_message", "gap", "partial_result"]
-            assert texts(thread.runs) == {"run_9": "x", "run_1": "Hel"}
-            assert thread.runs[1]["message_id"] == "msg_1"
+    async with watching(network, offset=4, runs=[run_state("x")]) as (client, desk, thread):
+        await ask(client, desk.peer)
+        state = {"run_id": "run_1", "thread_id": "main", "status": "running", "content": "Hel"}
+        desk.peer = again = await reconnected(
+            network, desk.peer, verdict="gap", last_seq=7, runs=[state]
+        )
+        await desk.join(verdict="exact", offset=4, runs=[run_state("x"), run_state("H")])
+        again.delta("lo")
+        events = await taken(thread, 4)
+        assert kinds(events) == ["room_joined", "user_message", "gap", "partial_result"]
+        assert texts(thread.runs) == {"run_9": "x", "run_1": "Hel"}
+        assert thread.runs[1]["message_id"] == "msg_1"
 
 
-async def test_the_session_is_lost(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
-) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4) as thread:
-            await ask(client, peer)
-            await taken(thread, 2)
-            again = await reconnected(
-                network, peer, verdict="reset", session_id="sess_2", reason="unknown"
-            )
-            desk.peer = again
-            requests: dict[str, Frame] = {}
-            for _ in range(2):
-                request = await again.next()
-                requests[request["type"]] = request
-            assert requests["watch_thread"]["payload"] == {"thread_id": "main"}
-            desk.joined(requests["watch_thread"], offset=9, runs=[run_state("He", "run_1")])
-            desk.delta(10, "llo", "run_1")
-            gap, delta = await taken(thread, 2)
-            assert (texts(gap.payload["runs"]), delta.payload["content"]) == (
-                {"run_1": "He"},
-                "llo",
-            )
+async def test_the_session_is_lost(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
+    async with watching(network, offset=4) as (client, desk, thread):
+        await ask(client, desk.peer)
+        await taken(thread, 2)
+        again = await reconnected(
+            network, desk.peer, verdict="reset", session_id="sess_2", reason="unknown"
+        )
+        desk.peer = again
+        requests: dict[str, Frame] = {}
+        for _ in range(2):
+            request = await again.next()
+            requests[request["type"]] = request
+        assert requests["watch_thread"]["payload"] == {"thread_id": "main"}
+        desk.joined(requests["watch_thread"], offset=9, runs=[run_state("He", "run_1")])
+        desk.delta(10, "llo", "run_1")
+        gap, delta = await taken(thread, 2)
+        assert (texts(gap.payload["runs"]), delta.payload["content"]) == (
+            {"run_1": "He"},
+            "llo",
+        )
 
 
 async def test_a_long_text_is_cut_at_its_front(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, runs=[run_state("a" * 300_000)]):
-            desk.delta(1, "b" * 100_000)
-            desk.delta(2, "c" * 200_000)
-            await wait_all_tasks_blocked()
-            async with client.watch("main") as second:
-                (run,) = second.runs
-                assert run["content"] == "b" * (256 * 1024 - 200_000) + "c" * 200_000
-                assert run["truncated"] is True
+    async with watching(network, runs=[run_state("a" * 300_000)]) as (client, desk, _):
+        desk.delta(1, "b" * 100_000)
+        desk.delta(2, "c" * 200_000)
+        await wait_all_tasks_blocked()
+        async with client.watch("main") as second:
+            (run,) = second.runs
+            assert run["content"] == "b" * (256 * 1024 - 200_000) + "c" * 200_000
+            assert run["truncated"] is True
 
 
 # --- several blocks
 
 
 async def test_two_blocks_for_one_thread(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk.peer = peer
-        async with watched(client, desk, offset=4, runs=[run_state("a")]) as first:
-            desk.event(5, "user_message", user_message("run_10"))
-            started = {"run_id": "run_10", "agent_name": "echo", "thread_id": "main"}
-            desk.event(6, "agent_started", started)
-            desk.delta(7, "b")
-            await wait_all_tasks_blocked()
-            async with client.watch("main") as second:
-                assert texts(second.runs) == {"run_9": "ab", "run_10": ""}
-                assert [run["status"] for run in second.runs] == ["running", "running"]
-                desk.delta(8, "c")
-                begin, delta = await taken(second, 2)
-                assert (begin.type, begin.offset, begin.payload["verdict"]) == (
-                    *("room_joined", 7),
-                    "new",
-                )
-                assert delta.payload["content"] == "c"
-                assert (await taken(first, 4))[-1].payload["content"] == "bc"
-            assert not peer.received
+    async with watching(network, offset=4, runs=[run_state("a")]) as (client, desk, first):
+        desk.event(5, "user_message", user_message("run_10"))
+        started = {"run_id": "run_10", "agent_name": "echo", "thread_id": "main"}
+        desk.event(6, "agent_started", started)
+        desk.delta(7, "b")
+        await wait_all_tasks_blocked()
+        async with client.watch("main") as second:
+            assert texts(second.runs) == {"run_9": "ab", "run_10": ""}
+            assert [run["status"] for run in second.runs] == ["running", "running"]
+            desk.delta(8, "c")
+            begin, delta = await taken(second, 2)
+            assert (begin.type, begin.offset, begin.payload["verdict"]) == (
+                *("room_joined", 7),
+                "new",
+            )
+            assert delta.payload["content"] == "c"
+            assert (await taken(first, 4))[-1].payload["content"] == "bc"
+        assert not desk.peer.received
 
 
 async def test_a_block_that_begins_while_events_are_lost(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         async with watched(client, desk, offset=4, runs=[run_state("a")]):
             desk.gap(5, 6)
             request = await peer.expect("watch_thread")
@@ -529,10 +503,10 @@ async def test_a_block_that_begins_while_events_are_lost(
 
 
 async def test_a_thread_that_is_watched_and_joined_as_a_room(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
+    autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         async with watched(client, desk, offset=4) as thread:
             nursery.start_soon(desk.join_once, {"verdict": "new", "offset": 6})
             async with client.room(THREAD_ROOM) as room:
@@ -550,11 +524,9 @@ async def test_a_thread_that_is_watched_and_joined_as_a_room(
             assert not peer.received  # the thread needs the room
 
 
-async def test_removed_by_the_server(
-    autojump_clock: MockClock, network: ScriptedNetwork, desk: Desk
-) -> None:
+async def test_removed_by_the_server(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
     async with opened(network) as (client, peer), trio.open_nursery() as nursery:
-        desk.peer = peer
+        desk = Desk(peer, THREAD_ROOM)
         nursery.start_soon(desk.join_once, {"runs": []})
         async with client.watch("main") as thread:
             peer.control("room_left", {"room": THREAD_ROOM})
