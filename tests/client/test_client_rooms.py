@@ -44,6 +44,15 @@ async def entered(
             nursery.start_soon(desk.leave)
 
 
+@asynccontextmanager
+async def in_room(network: ScriptedNetwork, **options: Any) -> AsyncIterator[tuple[Desk, Room]]:
+    """Open a client that is in a room."""
+    async with opened(network) as (client, peer):
+        desk = Desk(peer)
+        async with entered(client, desk, **options) as (room, _):
+            yield desk, room
+
+
 async def taken(room: Room, count: int) -> list[Event]:
     """Take so many events."""
     events = []
@@ -106,16 +115,14 @@ def unread(client: Client) -> list[Event]:
 async def test_the_place_is_that_of_the_last_event_taken(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=4) as (room, _):
-            for offset in (5, 6, 7):
-                desk.say(offset, offset)
-            await wait_all_tasks_blocked()
-            assert room.offset == 4
-            assert said(await taken(room, 2)) == [5, 6]
-            assert room.offset == 6
-            assert said(await taken(room, 1)) == [7]
+    async with in_room(network, offset=4) as (desk, room):
+        for offset in (5, 6, 7):
+            desk.say(offset, offset)
+        await wait_all_tasks_blocked()
+        assert room.offset == 4
+        assert said(await taken(room, 2)) == [5, 6]
+        assert room.offset == 6
+        assert said(await taken(room, 1)) == [7]
 
 
 @pytest.mark.parametrize(
@@ -143,12 +150,10 @@ async def test_resumed_in_another_epoch(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
     place = {"after": 41, "epoch": "e0"}
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, place=place, verdict="gap", offset=60) as (room, _):
-            (event,) = await taken(room, 1)
-            assert said([event]) == [gap(1, 60)]
-            assert (room.offset, room.epoch) == (event.offset, event.epoch) == (60, "e1")
+    async with in_room(network, place=place, verdict="gap", offset=60) as (_, room):
+        (event,) = await taken(room, 1)
+        assert said([event]) == [gap(1, 60)]
+        assert (room.offset, room.epoch) == (event.offset, event.epoch) == (60, "e1")
 
 
 async def test_an_epoch_without_an_offset(
@@ -165,16 +170,14 @@ async def test_an_epoch_without_an_offset(
 async def test_joined_again_with_its_place(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=4) as (room, _):
-            desk.say(5, "one")
-            await wait_all_tasks_blocked()
-            desk.peer = await reconnected(network, peer)
-            asked = await desk.join(verdict="exact", offset=5)
-            assert asked == {"room": "news", "after": 5, "epoch": "e1"}
-            desk.say(6, "two")
-            assert said(await taken(room, 2)) == ["one", "two"]
+    async with in_room(network, offset=4) as (desk, room):
+        desk.say(5, "one")
+        await wait_all_tasks_blocked()
+        desk.peer = await reconnected(network, desk.peer)
+        asked = await desk.join(verdict="exact", offset=5)
+        assert asked == {"room": "news", "after": 5, "epoch": "e1"}
+        desk.say(6, "two")
+        assert said(await taken(room, 2)) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -187,14 +190,12 @@ async def test_a_gap_after_a_reconnection(
     offset: int,
     lost: tuple[str, Frame],
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=5) as (room, _):
-            desk.peer, desk.epoch = await reconnected(network, peer), epoch
-            await desk.join(verdict="gap", offset=offset)
-            desk.say(offset + 1, "next")
-            assert said(await taken(room, 2)) == [lost, "next"]
-            assert (room.offset, room.epoch) == (offset + 1, epoch)
+    async with in_room(network, offset=5) as (desk, room):
+        desk.peer, desk.epoch = await reconnected(network, desk.peer), epoch
+        await desk.join(verdict="gap", offset=offset)
+        desk.say(offset + 1, "next")
+        assert said(await taken(room, 2)) == [lost, "next"]
+        assert (room.offset, room.epoch) == (offset + 1, epoch)
 
 
 async def test_a_draining_server_is_replaced(
@@ -256,56 +257,48 @@ async def test_a_room_event_is_progress(
 
 
 async def test_a_gap_in_between(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=4) as (room, _):
-            desk.gap(6, 8)
-            desk.gap(2, 3)  # known to be lost, or had
-            desk.gap(3, 10)
-            desk.say(8, "had")
-            desk.say(11, "next")
-            assert said(await taken(room, 3)) == [gap(6, 8), gap(9, 10), "next"]
+    async with in_room(network, offset=4) as (desk, room):
+        desk.gap(6, 8)
+        desk.gap(2, 3)  # known to be lost, or had
+        desk.gap(3, 10)
+        desk.say(8, "had")
+        desk.say(11, "next")
+        assert said(await taken(room, 3)) == [gap(6, 8), gap(9, 10), "next"]
 
 
 async def test_a_new_epoch(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=40) as (room, _):
-            desk.gap(1, 2)
-            desk.epoch = "e2"
-            desk.say(3, "three")
-            desk.say(4, "four")
-            assert said(await taken(room, 3)) == [gap(1, 2), "three", "four"]
-            assert (room.offset, room.epoch) == (4, "e2")
-            desk.epoch = "e3"
-            desk.say(1, "untold")
-            assert said(await taken(room, 2)) == [gap(1, 0), "untold"]
+    async with in_room(network, offset=40) as (desk, room):
+        desk.gap(1, 2)
+        desk.epoch = "e2"
+        desk.say(3, "three")
+        desk.say(4, "four")
+        assert said(await taken(room, 3)) == [gap(1, 2), "three", "four"]
+        assert (room.offset, room.epoch) == (4, "e2")
+        desk.epoch = "e3"
+        desk.say(1, "untold")
+        assert said(await taken(room, 2)) == [gap(1, 0), "untold"]
 
 
 async def test_merged_across_the_place(autojump_clock: MockClock, network: ScriptedNetwork) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=4) as (room, _):
-            desk.delta(6, "ab", offset_from=5)
-            desk.delta(6, "b")
-            desk.delta(8, "bcd", offset_from=6)
-            merged, lost = await taken(room, 2)
-            assert (merged.payload["content"], merged.offset_from, merged.offset) == ("ab", 5, 6)
-            assert said([lost]) == [gap(7, 8)]
+    async with in_room(network, offset=4) as (desk, room):
+        desk.delta(6, "ab", offset_from=5)
+        desk.delta(6, "b")
+        desk.delta(8, "bcd", offset_from=6)
+        merged, lost = await taken(room, 2)
+        assert (merged.payload["content"], merged.offset_from, merged.offset) == ("ab", 5, 6)
+        assert said([lost]) == [gap(7, 8)]
 
 
 async def test_unread_deltas_are_merged(
     autojump_clock: MockClock, network: ScriptedNetwork
 ) -> None:
-    async with opened(network) as (client, peer):
-        desk = Desk(peer)
-        async with entered(client, desk, offset=0) as (room, _):
-            for offset in (1, 2, 4):
-                desk.delta(offset, str(offset))
-            await wait_all_tasks_blocked()
-            (event,) = await taken(room, 1)
-            assert event.payload == {"run_id": "run_9", "content": "124"}
-            assert (event.offset_from, event.offset, event.seq_from) == (1, 4, None)
+    async with in_room(network, offset=0) as (desk, room):
+        for offset in (1, 2, 4):
+            desk.delta(offset, str(offset))
+        await wait_all_tasks_blocked()
+        (event,) = await taken(room, 1)
+        assert event.payload == {"run_id": "run_9", "content": "124"}
+        assert (event.offset_from, event.offset, event.seq_from) == (1, 4, None)
 
 
 async def test_a_room_that_no_task_reads_is_bounded(
