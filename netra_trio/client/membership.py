@@ -9,6 +9,7 @@ this module waits. `RoomMembership` and `WatchMembership` process the events.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import inf
 from typing import Any, Self
 
@@ -117,6 +118,7 @@ class Membership(ABC):
 
     Args:
         room: The name of the room; None before the first answer.
+        wall_clock: Returns Unix seconds.
         own_thread: The watched thread, if it belongs to the client's own user.
 
     Attributes:
@@ -126,8 +128,11 @@ class Membership(ABC):
         left: Set when the room was left, or the connection has ended.
     """
 
-    def __init__(self, room: str | None, own_thread: str | None = None) -> None:
+    def __init__(
+        self, room: str | None, wall_clock: Callable[[], float], own_thread: str | None = None
+    ) -> None:
         self.room = room
+        self._wall_clock = wall_clock
         self.own_thread = own_thread
         self.members: list[Member] = []
         self.is_joined = False
@@ -310,6 +315,11 @@ class Membership(ABC):
         """Deliver an event to each started member."""
         for member in self.started:
             member.feed.push(event, size)
+
+    def make_event(self, kind: str, payload: dict[str, Any], place: Place) -> Event:
+        """Return an event of the client itself, at a position."""
+        now = self._wall_clock()
+        return Event(kind, payload, timestamp=now, offset=place.offset, epoch=place.epoch)
 
     def _start_waiting(self) -> None:
         if not self.started or not self.is_joined or self.is_behind:

@@ -129,9 +129,8 @@ class RoomMembership(Membership):
     """The members of this client in a room; each one has its own position."""
 
     def __init__(self, name: str, wall_clock: Callable[[], float]) -> None:
-        super().__init__(name)
+        super().__init__(name, wall_clock)
         self._name = name
-        self._wall_clock = wall_clock
         self._restart_pushed: set[Member] = set()  # until the next event, which has the new epoch
 
     def join_frame(self, key: str, after: Place | None) -> str:
@@ -234,5 +233,4 @@ class RoomMembership(Membership):
         if before is not None and before.offset <= after.offset:
             first += before.offset if before.epoch in {after.epoch, None} else 0
         payload = {"room": self._name, "from": first, "to": after.offset}
-        now = self._wall_clock()
-        member.feed.push(Event(GAP, payload, timestamp=now, offset=after.offset, epoch=after.epoch))
+        member.feed.push(self.make_event(GAP, payload, after))

@@ -93,10 +93,9 @@ class WatchMembership(Membership):
         rooms: Memberships,
         wall_clock: Callable[[], float],
     ) -> None:
-        super().__init__(None, thread_id if owner is None else None)
+        super().__init__(None, wall_clock, thread_id if owner is None else None)
         self._thread = {"thread_id": thread_id, "owner": owner}
         self._rooms = rooms
-        self._wall_clock = wall_clock
         self._runs = RunStates()  # of other sessions
         self._place: Place | None = None  # None: events are lost, until the next listing
 
@@ -204,12 +203,8 @@ class WatchMembership(Membership):
     def _start(self, member: Member, joined: Joined) -> None:
         runs = self._listed()
         payload = {**joined.payload, "runs": runs}
-        place = joined.place
-        begin = Event(
-            BEGIN, payload, timestamp=self._wall_clock(), offset=place.offset, epoch=place.epoch
-        )
-        member.start(Joined(payload, joined.room, place, joined.verdict, runs))
-        member.feed.push(begin)
+        member.start(Joined(payload, joined.room, joined.place, joined.verdict, runs))
+        member.feed.push(self.make_event(BEGIN, payload, joined.place))
 
     def _push_gap(self) -> None:
         gap = self._gap()
@@ -218,10 +213,7 @@ class WatchMembership(Membership):
     def _gap(self) -> Event:
         place = self._place
         assert place is not None  # noqa: S101 - the callers have checked
-        payload = {"room": self.room, "runs": self._listed()}
-        return Event(
-            GAP, payload, timestamp=self._wall_clock(), offset=place.offset, epoch=place.epoch
-        )
+        return self.make_event(GAP, {"room": self.room, "runs": self._listed()}, place)
 
     def _listed(self) -> list[dict[str, Any]]:
         own = self._rooms.own_runs
