@@ -3,7 +3,7 @@
 import { resendDelay } from "../core/backoff.js";
 import { SEND_AGAIN } from "../core/retry-rules.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ClientPayloads, ControlPayloads, ControlRequest, ErrorBody, RoomContent } from "../protocol/messages.js";
+import type { ClientPayloads, ControlPayloads, ControlRequest, RoomContent } from "../protocol/messages.js";
 import type { Cancel, Ports } from "../ports.js";
 import { RequestError } from "./api.js";
 import { clientClosed, invalid } from "./errors.js";
@@ -40,13 +40,13 @@ export class Calls {
   call<T extends Call>(type: T, payload: ClientPayloads[T], id = this.#asking.uniqueId()): Promise<ControlPayloads[Answers[T]]> {
     const message = { type, payload, correlation_id: id };
     const fault = outgoingFault(message);
-    if (fault !== null) return Promise.reject(this.#error(invalid(this.#timers.now(), fault)));
-    if (this.#isClosed) return Promise.reject(this.#error(clientClosed(this.#timers.now())));
+    if (fault !== null) return Promise.reject(new RequestError(invalid(this.#timers.now(), fault)));
+    if (this.#isClosed) return Promise.reject(new RequestError(clientClosed(this.#timers.now())));
     return new Promise((resolve, reject) => {
       this.#asking.ask(id, message as unknown as ControlRequest, {
         written: () => undefined,
         answered: (answer: Answer) => {
-          if (answer.error !== null) reject(this.#error(answer.error));
+          if (answer.error !== null) reject(new RequestError(answer.error));
           else resolve(answer.message.payload as unknown as ControlPayloads[Answers[T]]);
         },
       });
@@ -82,9 +82,5 @@ export class Calls {
       };
       this.#paused.set(go, this.#timers.setTimeout(go, ms));
     });
-  }
-
-  #error(body: ErrorBody): RequestError {
-    return new RequestError(body);
   }
 }
