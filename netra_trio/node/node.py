@@ -9,7 +9,7 @@ Each context manager removes what it registered.
 
 import random as random_module
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -99,6 +99,7 @@ class Node:
         connection_limit: Counts the connections of each user.
         cluster: Its part in a cluster; None without other nodes.
         watch: The threads that are watched.
+        start_soon: Starts a task that ends with the node; none after its end.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Node:
         users: Users,
         threads: NodeThreads,
         nursery: trio.Nursery,
-        service_nursery: trio.Nursery,
+        start_soon: Callable[..., None],
         backend: Backend | None = None,
     ) -> None:
         settings = services.settings
@@ -121,7 +122,7 @@ class Node:
         self._agents = agents
         self._listed_agents = listed(agents)
         self._nursery = nursery
-        self._service_nursery = service_nursery
+        self.start_soon = start_soon
         self._users = users
         self._threads = threads
         self._connections: dict[ConnectionId, Connection] = {}
@@ -500,11 +501,6 @@ class Node:
             self.sessions.close(session, "closed", RunStatus.INTERRUPTED)
         self._drained.set()
 
-    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a task that ends with the node; none after that, when connections may still end."""
-        if not self._service_nursery.cancel_scope.cancel_called:
-            self._service_nursery.start_soon(function, *args)
-
     def statistics(self) -> dict[str, int]:
         """Return the numbers of slots, connections, sessions, detached sessions and users."""
         return {
@@ -563,7 +559,8 @@ async def open_node(
     async with opened, store.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
             users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
-            threads = NodeThreads(users, store, starting_in(service_nursery))
+            start_soon = starting_in(service_nursery)
+            threads = NodeThreads(users, store, start_soon)
             services = Services(
                 settings=settings,
                 store=store,
@@ -579,7 +576,7 @@ async def open_node(
                 users=users,
                 threads=threads,
                 nursery=nursery,
-                service_nursery=service_nursery,
+                start_soon=start_soon,
                 backend=backend,
             )
             own, given = node.sessions, node.services
