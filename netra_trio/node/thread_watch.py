@@ -305,9 +305,7 @@ class ThreadWatch:
             return
         thread = self._ending.pop(key, None) or self._make(key)
         self._watched[key] = thread
-        user = self._users.find(key[0])
-        runs = () if user is None else tuple(user.runs.values())
-        thread.begin([run for run in runs if run.message.thread_id == key[1]], may_miss=may_miss)
+        thread.begin(self._users.runs_of(*key).values(), may_miss=may_miss)
 
     def _make(self, key: Key) -> WatchedThread:
         publisher = ThreadPublisher(

@@ -26,7 +26,7 @@ from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.rooms import thread_room
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.services import OtherNodes, Services
-from netra_trio.sessions.users import LiveRun, Users
+from netra_trio.sessions.users import Users
 from netra_trio.stores.base import NewMessage, Store
 from netra_trio.stores.threads import StoredThread
 
@@ -195,7 +195,7 @@ class NodeThreads:
         stopped: set[RunId] = set()
         with trio.move_on_after(STOP_SECONDS):
             while True:
-                here = self._runs_here(user_id, thread_id)
+                here = self._users.runs_of(user_id, thread_id)
                 known = await self._store.unfinished_runs(user_id, thread_id)
                 elsewhere = {run.run_id for run in known} - here.keys()
                 if not here and not elsewhere:
@@ -206,13 +206,6 @@ class NodeThreads:
                     self._start_soon(self._stop_elsewhere, user_id, run_id)
                 stopped |= here.keys() | elsewhere
                 await trio.sleep(POLL_SECONDS)
-
-    def _runs_here(self, user_id: UserId, thread_id: ThreadId) -> dict[RunId, LiveRun]:
-        user = self._users.find(user_id)
-        runs = {} if user is None else user.runs
-        return {
-            run_id: live for run_id, live in runs.items() if live.message.thread_id == thread_id
-        }
 
     async def _stop_elsewhere(self, user_id: UserId, run_id: RunId) -> None:
         """Stop a run of another node; if that is not possible, its end is dropped by the store."""

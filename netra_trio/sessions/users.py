@@ -140,6 +140,14 @@ class Users:
         found = (user.runs.get(run_id) for user in self._users.values())
         return next((live for live in found if live is not None), None)
 
+    def runs_of(self, user_id: UserId, thread_id: ThreadId) -> dict[RunId, LiveRun]:
+        """Return the live runs of a thread."""
+        user = self._users.get(user_id)
+        runs = {} if user is None else user.runs
+        return {
+            run_id: live for run_id, live in runs.items() if live.message.thread_id == thread_id
+        }
+
     @property
     def have_runs(self) -> bool:
         """Whether any user has a live run."""
