@@ -200,7 +200,7 @@ def _rooms(services: "Services") -> Rooms:
     return Rooms(
         services.broker,
         services.store.find_room,
-        limits=_history_limits(services.settings),
+        limits=history_limits(services.settings),
         may=services.may,
         metrics=services.instruments.metrics,
         wall_clock=services.wall_clock,
@@ -245,7 +245,7 @@ class Services:
     publisher: Publisher = field(
         init=False,
         default=Factory(
-            lambda self: Publisher(self.broker, _history_limits(self.settings), self.wall_clock),
+            lambda self: Publisher(self.broker, history_limits(self.settings), self.wall_clock),
             takes_self=True,
         ),
     )
@@ -259,5 +259,6 @@ class Services:
     )
 
 
-def _history_limits(settings: Settings) -> HistoryLimits:
+def history_limits(settings: Settings) -> HistoryLimits:
+    """Return how much of a room is kept."""
     return HistoryLimits(settings.room_history_events, settings.room_history_seconds)

@@ -32,7 +32,7 @@ from netra_trio.protocol.problem import Refused, broker_unavailable
 from netra_trio.protocol.rooms import THREAD_PREFIX, thread_room
 from netra_trio.rooms.event import pack_missing
 from netra_trio.rooms.membership import Membership
-from netra_trio.services import Services
+from netra_trio.services import Services, history_limits
 from netra_trio.sessions.thread_publisher import ThreadPublisher
 from netra_trio.sessions.thread_snapshot import ThreadPart, ThreadSnapshot
 from netra_trio.sessions.users import Users
@@ -486,13 +486,12 @@ def watch_threads(
         cluster: Its part in a cluster; None without other nodes.
         start_soon: Starts a task of the node.
     """
-    settings = services.settings
     return ThreadWatch(
         users,
         services.broker,
         services.store,
         node=new_node_id() if cluster is None else cluster.node,
-        limits=HistoryLimits(settings.room_history_events, settings.room_history_seconds),
+        limits=history_limits(services.settings),
         wall_clock=services.wall_clock,
         start_soon=start_soon,
         mailbox=None if cluster is None else cluster.mailbox,
