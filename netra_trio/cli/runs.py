@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated
 
@@ -15,13 +15,13 @@ from rich.table import Table
 
 from netra_trio.cli.arguments import OptionalText
 from netra_trio.cli.errors import CommandError
-from netra_trio.cli.user import load_settings, open_users
+from netra_trio.cli.user import load_settings, open_store
 from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import RunId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import UNFINISHED
-from netra_trio.stores.sql.database import Database, is_in_memory
+from netra_trio.stores.sql.database import is_in_memory
 from netra_trio.stores.sql.store import SqlStore
 from netra_trio.stores.threads import UnfinishedRun
 
@@ -127,11 +127,9 @@ async def _open_runs(settings: Settings) -> AsyncIterator[SqlStore]:
         raise CommandError(
             "runs in memory are known to their server only: set DATABASE_URL to its database"
         )
-    async with open_users(settings):
-        pass  # the time limit of this context is too short for a stop
-    with closing(Database(settings.database_url)) as database:
+    async with open_store(settings) as store:
         try:
-            yield SqlStore(database)
+            yield store
         except StoreUnavailable as error:
             raise CommandError(f"the database does not answer: {error}") from None
 

@@ -1,9 +1,8 @@
 """The command `usage`: sums what agents have used of models."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import date
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import cyclopts
 import orjson
@@ -12,12 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from netra_trio.cli.errors import CommandError
-from netra_trio.cli.user import load_settings, open_users
+from netra_trio.cli.user import load_settings, open_store
 from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
-from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.questions import UsageSum
-from netra_trio.stores.sql.store import SqlStore
 
 SUM_SECONDS = 600  # for the statement that reads the whole table, which may be large
 
@@ -59,13 +56,9 @@ async def sum_usage(settings: Settings, by: Sequence[str], since: str | None) ->
         CommandError: There is no database, it does not answer, or it takes too long to sum.
         DatabaseUnusable: The database can never work.
     """
-    async with open_users(settings):
-        pass  # the schema is up to date; the time limit of this context is too short for a sum
-    url = cast("str", settings.database_url)  # `open_users` rejects None
-    database = Database(url, statement_seconds=SUM_SECONDS)
-    with closing(database):
+    async with open_store(settings, statement_seconds=SUM_SECONDS) as store:
         try:
-            return await SqlStore(database).sum_usage(by, since)
+            return await store.sum_usage(by, since)
         except StoreUnavailable as error:
             raise CommandError(
                 f"the usage cannot be summed: {error}; if it takes too long, use --since"

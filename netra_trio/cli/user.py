@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import cyclopts
 import trio
@@ -17,7 +18,7 @@ from netra_trio.config.loading import load
 from netra_trio.config.settings import Settings
 from netra_trio.errors import NotStorable, StoreUnavailable
 from netra_trio.ids import UserId
-from netra_trio.stores.sql.database import is_in_memory
+from netra_trio.stores.sql.database import STATEMENT_SECONDS, Database, is_in_memory
 from netra_trio.stores.sql.store import SqlStore
 from netra_trio.telemetry import logs
 
@@ -116,6 +117,29 @@ async def open_users(settings: Settings) -> AsyncIterator[SqlStore]:
         raise CommandError(f"the database refuses it: {error}") from None
     finally:
         store.database.close()
+
+
+@asynccontextmanager
+async def open_store(
+    settings: Settings, *, statement_seconds: int = STATEMENT_SECONDS
+) -> AsyncIterator[SqlStore]:
+    """Open the configured database for longer than `open_users`; its schema is up to date.
+
+    The caller handles `StoreUnavailable` in the block.
+
+    Args:
+        settings: The settings.
+        statement_seconds: After this time PostgreSQL cancels a statement.
+
+    Raises:
+        CommandError: As `open_users`.
+        DatabaseUnusable: The database can never work.
+    """
+    async with open_users(settings):
+        pass  # the time limit of this context is short
+    url = cast("str", settings.database_url)  # `open_users` rejects None
+    with closing(Database(url, statement_seconds=statement_seconds)) as database:
+        yield SqlStore(database)
 
 
 async def add_user(settings: Settings, name: str) -> bool:
