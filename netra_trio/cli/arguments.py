@@ -24,3 +24,4 @@ TEXT = Parameter(validator=_check_text)
 Text = Annotated[str, TEXT]
 OptionalText = Annotated[str | None, TEXT]
 Texts = Annotated[tuple[str, ...], TEXT]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]

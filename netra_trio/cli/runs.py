@@ -4,17 +4,15 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Annotated
+from typing import Any
 
-import cyclopts
-import orjson
 import trio
 from attrs import frozen
 from rich.console import Console
-from rich.table import Table
 
-from netra_trio.cli.arguments import OptionalText
+from netra_trio.cli.arguments import Flag, OptionalText
 from netra_trio.cli.errors import CommandError
+from netra_trio.cli.rows import new_table, print_row
 from netra_trio.cli.user import load_settings, open_store
 from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
@@ -36,7 +34,7 @@ def runs(
     *,
     user: OptionalText = None,
     stop: OptionalText = None,
-    json: Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)] = False,
+    json: Flag = False,
 ) -> None:
     """List the runs that have not ended, on all nodes, or stop one of them.
 
@@ -59,7 +57,7 @@ def runs(
     found = trio.run(list_runs, settings, owner)
     if json:
         for each in found:
-            print(_encoded(each))  # noqa: T201 - a command's own output
+            print_row(_row(each))
     elif found:
         _print_table(found)
     else:
@@ -134,8 +132,8 @@ async def _open_runs(settings: Settings) -> AsyncIterator[SqlStore]:
             raise CommandError(f"the database does not answer: {error}") from None
 
 
-def _encoded(run: UnfinishedRun) -> str:
-    row = {
+def _row(run: UnfinishedRun) -> dict[str, Any]:
+    return {
         "run_id": run.run_id,
         "user_id": run.user_id,
         "thread_id": run.thread_id,
@@ -145,21 +143,19 @@ def _encoded(run: UnfinishedRun) -> str:
         "unattended": run.unattended,
         "created_at": run.created_at,
     }
-    return orjson.dumps(row).decode()
 
 
 def _print_stopped(stopped: Stopped, *, as_json: bool) -> None:
     if as_json:
-        row = {"run_id": stopped.run_id, "status": stopped.status}
-        print(orjson.dumps(row).decode())  # noqa: T201 - a command's own output
+        print_row({"run_id": stopped.run_id, "status": stopped.status})
     elif stopped.was_ended:
-        print(f"{stopped.run_id}: has ended before, {stopped.status}")  # noqa: T201 - likewise
+        print(f"{stopped.run_id}: has ended before, {stopped.status}")  # noqa: T201 - a command's own output
     else:
         print(f"{stopped.run_id}: {stopped.status}")  # noqa: T201 - likewise
 
 
 def _print_table(found: Sequence[UnfinishedRun]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = new_table()
     for name in ("Run", "User", "Thread", "Agent", "Status", "Unattended", "Age", "Node"):
         table.add_column(name, overflow="fold")
     now = time.time()

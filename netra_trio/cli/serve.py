@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from netra_trio.cli.arguments import OptionalText, Texts
+from netra_trio.cli.arguments import Flag, OptionalText, Texts
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.serving import CommandServer, ServeOptions, reloaded_settings
 from netra_trio.cli.streams import report
@@ -34,7 +34,7 @@ def serve(
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=(), show_default=False)] = False,
-    reload: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    reload: Flag = False,
     workers: int = 1,
 ) -> None:
     """Run the server; settings come from the environment, and development needs none.

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
-import orjson
 import trio
 from rich.console import Console
 from rich.table import Table
 
+from netra_trio.cli.arguments import Flag
 from netra_trio.cli.errors import CommandError
+from netra_trio.cli.rows import new_table, print_row
 from netra_trio.cli.user import load_settings, open_store
 from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
@@ -25,7 +26,7 @@ def usage(
         tuple[Literal["user", "agent", "model", "day"], ...], cyclopts.Parameter(negative=())
     ] = ("day",),
     since: str | None = None,
-    json: Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)] = False,
+    json: Flag = False,
 ) -> None:
     """Sum what agents have used of models, as they have reported it.
 
@@ -42,7 +43,7 @@ def usage(
     sums = trio.run(sum_usage, load_settings(), chosen, _day(since))
     if json:
         for each in sums:
-            print(_encoded(each))  # noqa: T201 - a command's own output
+            print_row(_row(each))
     elif sums:
         Console().print(_table(chosen, sums))
     else:
@@ -74,20 +75,19 @@ def _day(text: str | None) -> str | None:
         raise CommandError(f"--since: expected a day like 2026-11-30, got {text!r}") from None
 
 
-def _encoded(each: UsageSum) -> str:
+def _row(each: UsageSum) -> dict[str, Any]:
     cost = {} if each.cost is None else {"cost": each.cost}
-    row = {
+    return {
         **each.by,
         "runs": each.runs,
         "input_tokens": each.input_tokens,
         "output_tokens": each.output_tokens,
         **cost,
     }
-    return orjson.dumps(row).decode()
 
 
 def _table(by: Sequence[str], sums: Sequence[UsageSum]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = new_table()
     for name in by:
         table.add_column(name.title(), no_wrap=True)
     for name in ("Runs", "Input tokens", "Output tokens", "Cost"):
