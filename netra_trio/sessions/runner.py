@@ -308,26 +308,26 @@ class Runner:
     def stop(self, live: LiveRun) -> None:
         """Stop a run, whether it has started or not."""
         self._events.start_stop_timer(live.id)
-        self._stop(live, RunStatus.CANCELLED)
+        self._stop(live)
 
-    def _stop(self, live: LiveRun, status: RunStatus) -> None:
+    def _stop(self, live: LiveRun) -> None:
         if self._scheduler.withdraw(live.id):
-            self._spawn(self.finish, live, Ending(status))
+            self._spawn(self.finish, live, Ending(RunStatus.CANCELLED))
             self._set_timer(trio.current_time())  # other runs may be due now
         else:
-            live.execution.stop(status)
+            live.execution.stop(RunStatus.CANCELLED)
 
     @property
     def unattended(self) -> int:
         """The number of live runs that outlive the session."""
         return sum(live.is_unattended for live in self._live.values())
 
-    def leave(self, status: RunStatus) -> None:
-        """Continue the runs that outlive the session; stop all others, with `status`."""
+    def leave(self) -> None:
+        """Continue the runs that outlive the session; stop all others."""
         self.session_id = None
         for live in self._live.values():
             if not live.is_unattended:
-                self._stop(live, status)
+                self._stop(live)
         self._notifications.leave(
             live.execution for live in self._live.values() if live.is_unattended
         )

@@ -334,7 +334,7 @@ class Session:
         self._admission.leave()
         self._duplicates.close()
         self.events.drop()
-        self._runner.leave(RunStatus.CANCELLED)
+        self._runner.leave()
         if is_draining:
             self._runner.stop_starting(RunStatus.INTERRUPTED, draining=True)
         if len(self._inbox):
