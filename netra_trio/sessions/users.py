@@ -17,7 +17,7 @@ from attrs import define, field
 from netra_trio.agents.questions import Question
 from netra_trio.ids import QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.codes import EndReason
-from netra_trio.protocol.messages import Outbound, RunStatus
+from netra_trio.protocol.messages import Outbound
 from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.ratelimit import SlidingWindow
 from netra_trio.sessions.thread_lines import ThreadLines
@@ -64,11 +64,6 @@ class LiveRun(WatchedRun, Protocol):
     @property
     def is_unattended(self) -> bool:
         """Whether it outlives its session."""
-        ...
-
-    @property
-    def status(self) -> RunStatus:
-        """`queued` or `running`."""
         ...
 
     def stop(self) -> None:
