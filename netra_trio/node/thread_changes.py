@@ -49,8 +49,7 @@ class Change:
 
     def merged(self, later: "Change") -> "Change":
         """Return the change that replaces this and a later one of the same key."""
-        is_renamed = ThreadChange.RENAMED in {self.change, later.change}
-        change = ThreadChange.RENAMED if is_renamed else later.change
+        change = _stronger(self.change, later.change)
         excluded = self.excluded if self.excluded == later.excluded else None
         return Change(self.user_id, self.thread_id, change, excluded)
 
@@ -152,11 +151,10 @@ class ThreadChanges:
     def _add(self, connection: UserConnection, change: Change) -> None:
         pending = self._pending.setdefault(connection, {})
         thread_id, kind = change.thread_id, change.change
+        key = (thread_id, kind is ThreadChange.DELETED)
         if kind is ThreadChange.DELETED:
             pending.pop((thread_id, False), None)
-        elif pending.get((thread_id, False)) is ThreadChange.RENAMED:
-            return
-        pending[thread_id, kind is ThreadChange.DELETED] = kind
+        pending[key] = _stronger(pending.get(key, kind), kind)
         if len(pending) > PENDING_CHANGES:
             del pending[next(iter(pending))]
 
@@ -221,8 +219,13 @@ class ThreadChanges:
             pending = self._pending.get(connection)
             if pending is None or (key[0], True) in pending:
                 continue
-            newest = max(change, pending.pop(key, change), key=_RANK.index)
-            self._pending[connection] = {key: newest, **pending}  # it stays the oldest
+            kept = _stronger(change, pending.pop(key, change))
+            self._pending[connection] = {key: kept, **pending}  # it stays the oldest
 
 
 _RANK = (ThreadChange.UPDATED, ThreadChange.RENAMED, ThreadChange.DELETED)
+
+
+def _stronger(one: ThreadChange, other: ThreadChange) -> ThreadChange:
+    """Return the change that replaces both."""
+    return max(one, other, key=_RANK.index)
