@@ -523,7 +523,7 @@ async def test_cancelled_before_the_answer(
         assert scope.cancelled_caught
         request = await peer.expect("join_room")
         await wait_all_tasks_blocked()
-        assert not peer.received  # the leave must not overtake the join
+        assert not peer.received  # no leave is sent before the reply to the join
         desk.joined(request)
         assert await desk.leave() == {"room": "news"}
         # The same, and it is refused in the end.

@@ -329,7 +329,7 @@ def test_somebody_else_sees_nothing_of_it(browser: Browser, server: Server) -> N
         say(page, "something private")
         expect(answers(page)).to_have_count(1)
         page.get_by_role("button", name="Sign out").click()
-        sign_in(page, "somebody-else")
+        sign_in(page, "other-user")
         expect(articles(page)).to_have_count(0)
         expect(page.get_by_text("something private")).to_have_count(0)
         say(page, "hello")

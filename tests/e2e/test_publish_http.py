@@ -105,7 +105,7 @@ def test_the_credential_is_checked_as_for_a_ticket(dev: Server, deployed: Broken
     refused(publish(dev, content, ("Authorization", "Bearer wrong")), 401, "INVALID_TOKEN")
     refused(publish(dev, content, publisher(seconds=-60)), 401, "TOKEN_EXPIRED")
     refused(publish(dev, content, publisher(), publisher()), 401, "INVALID_TOKEN")
-    refused(publish(deployed.server, content, publisher("nobody")), 403, "USER_NOT_FOUND")
+    refused(publish(deployed.server, content, publisher("unknown")), 403, "USER_NOT_FOUND")
 
 
 def test_the_earlier_check_refuses(dev: Server) -> None:
