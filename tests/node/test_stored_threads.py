@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from support.devices import call, devices, history, threads
+from support.devices import call, converse, devices, history, threads
 from support.memory import Client, Frame, Server, open_server
 
 from netra_trio.agents.run import Run
@@ -81,14 +81,6 @@ async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(10):
         while not condition():  # noqa: ASYNC110 - there is no event
             await trio.sleep(0.01)
-
-
-async def converse(client: Client, content: str, **payload: Any) -> Frame:
-    """Send a message, and return the payload of its confirmation once its run has ended."""
-    await client.say(content, content, **{"thread_id": "t", **payload})
-    confirmed: Frame = (await client.until("message_confirmed"))[-1]["payload"]
-    await client.until("agent_completed")
-    return confirmed
 
 
 async def told(client: Client, **expected: Any) -> Frame:
