@@ -1,6 +1,6 @@
 """Presence on one node: users in a room, changes for members, and the limits of requests."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,9 @@ import trio
 import trio.testing
 from attrs import define, field
 from structlog.testing import capture_logs
-from support.memory import Client, Frame, Server, open_server
+from support.memory import Client, Server, open_server
+from support.room_clients import ROOM, change, join, leave, presence
+from support.rooms import anyone
 from trio.testing import MockClock
 
 from netra_trio.broker.base import HistoryLimits
@@ -24,7 +26,6 @@ from netra_trio.rooms.rooms import Rooms
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.telemetry.metrics import Metrics
 
-ROOM = "team:red"
 GRACE = 10.0
 SEE = 60.0
 
@@ -67,41 +68,6 @@ class Rules:
     def count(self, user: str, action: str) -> int:
         """Return the number of permission checks."""
         return self.asked.count((user, action))
-
-
-async def anyone(_user: str, _room: str, _action: str) -> bool:
-    return True
-
-
-async def join(client: Client, room: str = ROOM) -> None:
-    await client.send("join_room", {"room": room})
-    assert (await client.expect("room_joined"))["payload"]["room"] == room
-
-
-async def leave(client: Client, room: str = ROOM) -> None:
-    await client.send("leave_room", {"room": room})
-    await client.expect("room_left")
-
-
-async def change(client: Client) -> tuple[str, str]:
-    """Return the user and the change of the next frame, which must be a change of presence."""
-    frame = await client.expect("presence_changed")
-    assert frame.keys() == {"type", "payload", "timestamp"}
-    payload = frame["payload"]
-    assert payload.keys() == {"room", "user_id", "change"}
-    assert payload["room"] == ROOM
-    return payload["user_id"], payload["change"]
-
-
-async def presence(client: Client, room: str = ROOM) -> dict[str, int]:
-    """Return the connections of each user."""
-    await client.send("get_presence", {"room": room}, "p-1")
-    frame = await client.expect("presence")
-    assert frame["correlation_id"] == "p-1"
-    assert frame["payload"]["room"] == room
-    members: Sequence[Frame] = frame["payload"]["members"]
-    assert all(member.keys() == {"user_id", "connections"} for member in members)
-    return {member["user_id"]: member["connections"] for member in members}
 
 
 async def quiet(*clients: Client) -> None:

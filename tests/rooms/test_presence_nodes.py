@@ -9,6 +9,8 @@ import pytest
 import trio
 import trio.testing
 from support.memory import Client
+from support.room_clients import ROOM, change, join, leave, presence
+from support.rooms import anyone
 from support.shared_nodes import LinkedNode, open_nodes
 from trio.testing import MockClock
 
@@ -17,14 +19,9 @@ from netra_trio.errors import BrokerUnavailable
 from netra_trio.rooms.presence_sharing import KEPT, PREFIX, USERS
 from netra_trio.rooms.rooms import Listener
 
-ROOM = "team:red"
 GRACE = 10.0
 NOTICED = 1.0  # until a node has looked at the other nodes
 SETTLED = 0.5  # for messages between nodes
-
-
-async def anyone(_user: str, _room: str, _action: str) -> bool:
-    return True
 
 
 async def only_alice_sees(user: str, _room: str, action: str) -> bool:
@@ -38,28 +35,6 @@ async def serving(count: int, **options: Any) -> AsyncIterator[tuple[LinkedNode,
     async with open_nodes(count, **options) as nodes:
         await trio.sleep(NOTICED)  # until both are live for each other
         yield nodes
-
-
-async def join(client: Client, room: str = ROOM) -> None:
-    await client.send("join_room", {"room": room})
-    await client.expect("room_joined")
-
-
-async def leave(client: Client) -> None:
-    await client.send("leave_room", {"room": ROOM})
-    await client.expect("room_left")
-
-
-async def change(client: Client) -> tuple[str, str]:
-    payload = (await client.expect("presence_changed"))["payload"]
-    assert payload["room"] == ROOM
-    return payload["user_id"], payload["change"]
-
-
-async def presence(client: Client) -> dict[str, int]:
-    await client.send("get_presence", {"room": ROOM})
-    members = (await client.expect("presence"))["payload"]["members"]
-    return {member["user_id"]: member["connections"] for member in members}
 
 
 async def quiet(*clients: Client) -> None:

@@ -16,6 +16,7 @@ import trio.testing
 from attrs import define, field
 from structlog.testing import capture_logs
 from support.memory import Client
+from support.rooms import anyone
 from support.shared_nodes import LinkedNode, open_nodes
 from trio.testing import MockClock
 
@@ -28,10 +29,6 @@ NODES = 3
 STEPS = 60
 SEEDS = range(8)
 HEALED = 60.0  # seconds after the last fault: half of it until a lost event is noticed
-
-
-async def anyone(_user: str, _room: str, _action: str) -> bool:
-    return True
 
 
 @define(eq=False)

@@ -8,6 +8,7 @@ import pytest
 import trio
 from attrs import define
 from support.memory import EPOCH, Client, Frame, Server, kinds, open_server
+from support.room_clients import join, unseen
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
@@ -22,18 +23,6 @@ from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.memory import NetworkConditions
 
 NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 300_000}
-
-
-async def anyone(_user: str, _room: str, action: str) -> bool:
-    """Allow everything but to see others: changes of presence would be between the events."""
-    return action != "see"
-
-
-async def join(client: Client, room: str = "news", **position: Any) -> Frame:
-    """Join a room, and return the payload of the reply."""
-    await client.send("join_room", {"room": room, **position})
-    payload: Frame = (await client.expect("room_joined"))["payload"]
-    return payload
 
 
 async def say(client: Client, content: str, key: str | None = None, room: str = "news") -> Frame:
@@ -56,7 +45,7 @@ async def open_nodes(**settings: Any) -> AsyncIterator[tuple[Server, Server]]:
     shared, store = MemoryServer(), MemoryStore()
     async with AsyncExitStack() as stack:
         backends = [MemoryBackend(store.owner, shared), MemoryBackend(server=shared)]
-        options: dict[str, Any] = {"may": anyone, "store": store, **NO_HEARTBEAT, **settings}
+        options: dict[str, Any] = {"may": unseen, "store": store, **NO_HEARTBEAT, **settings}
         one, two = [
             await stack.enter_async_context(open_server(backend=backend, **options))
             for backend in backends
@@ -70,7 +59,7 @@ async def test_members_at_two_nodes_get_the_same_frames(autojump_clock: MockCloc
         one.connect("alice", acknowledging=True) as alice,
         two.connect("bob") as bob,
     ):
-        assert await join(alice) == await join(bob)
+        assert await join(alice, "news") == await join(bob, "news")
         async with two.connect("bob") as other:
             for number in range(20):
                 confirmed = await say(other, f"{number}", f"k{number}")
@@ -85,7 +74,7 @@ async def test_members_at_two_nodes_get_the_same_frames(autojump_clock: MockCloc
 
 async def test_the_key_of_a_message_is_of_its_user_and_room(autojump_clock: MockClock) -> None:
     async with (
-        open_server(may=anyone, **NO_HEARTBEAT) as server,
+        open_server(may=unseen, **NO_HEARTBEAT) as server,
         server.connect("alice") as alice,
         server.connect("bob") as bob,
     ):
@@ -135,7 +124,7 @@ async def test_a_refused_message_takes_no_slot(autojump_clock: MockClock) -> Non
 
 async def test_a_message_that_is_too_large_for_an_event(autojump_clock: MockClock) -> None:
     async with (
-        open_server(may=anyone, max_message_size=1_000_000) as server,
+        open_server(may=unseen, max_message_size=1_000_000) as server,
         server.connect(max_bytes=16_000_000) as client,
     ):
         empty = len('{"type":"room_message","payload":{"user_id":"alice","content":""}}')
@@ -146,7 +135,7 @@ async def test_a_message_that_is_too_large_for_an_event(autojump_clock: MockCloc
 
 async def test_a_stalled_member_changes_nothing_for_the_others(autojump_clock: MockClock) -> None:
     async with (
-        open_server(may=anyone, **NO_HEARTBEAT) as server,
+        open_server(may=unseen, **NO_HEARTBEAT) as server,
         AsyncExitStack() as stack,
     ):
         connecting = [server.connect("alice" if n % 2 else "bob") for n in range(4)]
@@ -154,7 +143,7 @@ async def test_a_stalled_member_changes_nothing_for_the_others(autojump_clock: M
         stalled = server.start("carol", buffer_bytes=2048)
         await stalled.expect("connection_established")
         for member in (*members, stalled):
-            await join(member)
+            await join(member, "news")
         started = trio.current_time()
         for number in range(FEED_EVENTS + 200):
             await publish(server, f"{number}")
@@ -174,14 +163,14 @@ async def test_a_stalled_member_changes_nothing_for_the_others(autojump_clock: M
 
 async def test_a_member_at_a_kilobyte_a_second(autojump_clock: MockClock) -> None:
     async with (
-        open_server(may=anyone, **NO_HEARTBEAT) as server,
+        open_server(may=unseen, **NO_HEARTBEAT) as server,
         server.connect("alice") as fast,
         server.connect(
             "bob", buffer_bytes=4096, conditions=NetworkConditions(rate=1024), send_timeout=60.0
         ) as slow,
     ):
-        await join(fast)
-        await join(slow)
+        await join(fast, "news")
+        await join(slow, "news")
         count = 2 * FEED_EVENTS
         for number in range(count):
             await publish(server, f"{number}")
@@ -205,10 +194,10 @@ async def test_room_frames_do_not_change_the_order_of_events(autojump_clock: Moc
             await run.publish("news", "y")
 
     async with (
-        open_server(agents={"talk": talk}, may=anyone) as server,
+        open_server(agents={"talk": talk}, may=unseen) as server,
         server.connect(acknowledging=True) as client,
     ):
-        await join(client)
+        await join(client, "news")
         await client.say("go")
         numbers: list[int] = []
         offsets: list[int] = []
@@ -225,10 +214,10 @@ async def test_room_frames_do_not_change_the_order_of_events(autojump_clock: Moc
 
 async def test_one_write_has_room_frames_last(autojump_clock: MockClock) -> None:
     async with (
-        open_server(may=anyone) as server,
+        open_server(may=unseen) as server,
         server.connect(acknowledging=True, buffer_bytes=300) as client,
     ):
-        await join(client)
+        await join(client, "news")
         for content in ("x" * 300, "y"):  # one is in the line, the writer waits with the other
             await publish(server, content)
             await wait_all_tasks_blocked()
@@ -293,10 +282,10 @@ async def test_a_store_that_does_not_answer(autojump_clock: MockClock) -> None:
 
 
 async def test_members_during_a_drain(autojump_clock: MockClock) -> None:
-    async with open_server(may=anyone) as server:
+    async with open_server(may=unseen) as server:
         client = server.start()
         await client.expect("connection_established")
-        await join(client)
+        await join(client, "news")
         await publish(server, "x")
         await client.expect("room_event")
         await server.node.drain()
@@ -308,12 +297,12 @@ async def test_members_during_a_drain(autojump_clock: MockClock) -> None:
 
 async def test_the_figures_of_rooms(autojump_clock: MockClock) -> None:
     async with (
-        open_server(may=anyone) as server,
+        open_server(may=unseen) as server,
         server.connect("alice") as alice,
         server.connect("bob") as bob,
     ):
-        await join(alice)
-        await join(bob)
+        await join(alice, "news")
+        await join(bob, "news")
         await join(bob, "other")
         await publish(server, "x", "y")
         for client in (alice, bob):
@@ -375,7 +364,7 @@ async def converse(server: Server, client: Client) -> None:
 
 async def ends_at(step: int, act: Callable[[Client], object]) -> bool:
     """Interrupt the conversation at a step; return whether the step was reached."""
-    async with open_server(may=anyone) as server:
+    async with open_server(may=unseen) as server:
         await publish(server, "first")
         tasks = trio.lowlevel.current_statistics().tasks_living
         client = server.start(expires_at=EPOCH + 1e9)

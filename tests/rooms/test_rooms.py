@@ -5,27 +5,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import trio
-from support.memory import Client, Frame, Server, kinds, open_server
+from support.memory import Client, Server, kinds, open_server
+from support.room_clients import join, unseen
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.ids import UserId
 from netra_trio.protocol.rooms import user_room
 from netra_trio.rooms.feed import ROOMS
-
-
-async def anyone(_user: str, _room: str, action: str) -> bool:
-    """Allow everything but to see others: changes of presence would be between the events."""
-    return action != "see"
-
-
-async def join(client: Client, room: str = "news", **position: Any) -> Frame:
-    """Join a room, and return the payload of the reply."""
-    await client.send("join_room", {"room": room, **position}, "join")
-    frame = await client.expect("room_joined")
-    assert frame["correlation_id"] == "join"
-    payload: Frame = frame["payload"]
-    assert payload["room"] == room
-    return payload
 
 
 async def tell(client: Client, content: Any, room: str = "news", key: str | None = None) -> None:
@@ -50,10 +36,10 @@ async def contents(client: Client, count: int) -> list[tuple[int, Any]]:
 async def test_a_message_reaches_all_members_in_one_order(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server(may=anyone) as server, AsyncExitStack() as stack:
+    async with open_server(may=unseen) as server, AsyncExitStack() as stack:
         connecting = [server.connect(user) for user in ("alice", "bob")]
         alice, bob = [await stack.enter_async_context(each) for each in connecting]
-        first, second = await join(alice), await join(bob)
+        first, second = await join(alice, "news"), await join(bob, "news")
         assert first == second
         assert (first["offset"], first["verdict"], first["replayed"]) == (0, "new", 0)
         assert "runs" not in first
@@ -81,8 +67,8 @@ async def test_a_message_reaches_all_members_in_one_order(
 
 
 async def test_no_events_follow_after_a_leave(autojump_clock: MockClock) -> None:
-    async with open_server(may=anyone) as server, server.connect() as client:
-        await join(client)
+    async with open_server(may=unseen) as server, server.connect() as client:
+        await join(client, "news")
         await client.send("leave_room", {"room": "news"}, "bye")
         left = await client.expect("room_left")
         assert (left["correlation_id"], left["payload"]) == ("bye", {"room": "news"})
@@ -92,7 +78,7 @@ async def test_no_events_follow_after_a_leave(autojump_clock: MockClock) -> None
 
 
 async def test_commands_of_a_room_are_handled_in_their_order(autojump_clock: MockClock) -> None:
-    async with open_server(may=anyone) as server, server.connect() as client:
+    async with open_server(may=unseen) as server, server.connect() as client:
         for n in range(10):
             await client.send("join_room", {"room": "news"}, f"join-{n}")
             await client.send("leave_room", {"room": "news"}, f"leave-{n}")
@@ -104,45 +90,45 @@ async def test_commands_of_a_room_are_handled_in_their_order(autojump_clock: Moc
 
 
 async def test_a_member_that_joins_again_gets_the_missed_events(autojump_clock: MockClock) -> None:
-    async with open_server(may=anyone) as server:
+    async with open_server(may=unseen) as server:
         async with server.connect() as client:
-            epoch = (await join(client))["epoch"]
+            epoch = (await join(client, "news"))["epoch"]
         await publish(server, "a", "b", "c")
         async with server.connect() as client:
             for position in ({"after": 1, "epoch": epoch}, {"after": 1}):
-                joined = await join(client, **position)
+                joined = await join(client, "news", **position)
                 assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("exact", 1, 2)
                 assert await contents(client, 2) == [(2, "b"), (3, "c")]
             await publish(server, "d")
             assert await contents(client, 1) == [(4, "d")]
-            joined = await join(client, after=4)
+            joined = await join(client, "news", after=4)
             assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("exact", 4, 0)
-            joined = await join(client)
+            joined = await join(client, "news")
             assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("new", 4, 0)
 
 
 async def test_lost_events_are_reported(autojump_clock: MockClock) -> None:
     settings: dict[str, Any] = {"room_history_events": 3}
-    async with open_server(may=anyone, **settings) as server, server.connect() as client:
+    async with open_server(may=unseen, **settings) as server, server.connect() as client:
         await publish(server, *range_of("abcdef"))  # d, e, f are kept
-        joined = await join(client, after=2)
+        joined = await join(client, "news", after=2)
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("gap", 3, 3)
         assert await contents(client, 3) == [(4, "d"), (5, "e"), (6, "f")]
-        joined = await join(client, after=3)
+        joined = await join(client, "news", after=3)
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("exact", 3, 3)
         await contents(client, 3)
-        joined = await join(client, after=6, epoch="another")
+        joined = await join(client, "news", after=6, epoch="another")
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("gap", 3, 3)
         await contents(client, 3)
-        joined = await join(client, after=7)
+        joined = await join(client, "news", after=7)
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("gap", 3, 3)
         await contents(client, 3)
         for _ in range(10):
             await trio.sleep(30)
             await client.sync()
-        joined = await join(client, after=5)
+        joined = await join(client, "news", after=5)
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("gap", 6, 0)
-        joined = await join(client, after=6)
+        joined = await join(client, "news", after=6)
         assert (joined["verdict"], joined["offset"], joined["replayed"]) == ("exact", 6, 0)
 
 
@@ -181,7 +167,7 @@ async def contents_of_own(client: Client) -> Any:
 
 
 async def test_the_101st_room_is_refused(autojump_clock: MockClock) -> None:
-    async with open_server(may=anyone) as server, server.connect() as client:
+    async with open_server(may=unseen) as server, server.connect() as client:
         for n in range(ROOMS + 1):
             await client.send("join_room", {"room": f"room:{n}"}, f"{n}")
         frames = [await client.next() for _ in range(ROOMS + 1)]
@@ -197,14 +183,14 @@ async def test_the_101st_room_is_refused(autojump_clock: MockClock) -> None:
 
 
 async def test_a_connection_that_ends_leaves_its_rooms(autojump_clock: MockClock) -> None:
-    async with open_server(may=anyone) as server:
+    async with open_server(may=unseen) as server:
         async with server.connect() as client:
-            await join(client)
+            await join(client, "news")
         await wait_all_tasks_blocked()
         assert server.node.services.rooms.statistics() == {"rooms": 0, "members": 0}
         client = server.start()
         await client.expect("connection_established")
-        await join(client)
+        await join(client, "news")
         client.peer.cut()
         await client.done.wait()
         await wait_all_tasks_blocked()
@@ -215,12 +201,12 @@ async def test_a_connection_that_ends_leaves_its_rooms(autojump_clock: MockClock
 async def test_a_kick_ends_all_memberships_of_a_user(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_server(may=anyone) as server, AsyncExitStack() as stack:
+    async with open_server(may=unseen) as server, AsyncExitStack() as stack:
         users = ("alice", "bob", "alice")
         connecting = [server.connect(user) for user in users]
         alice, bob, again = [await stack.enter_async_context(each) for each in connecting]
         for client in (alice, bob, again):
-            await join(client)
+            await join(client, "news")
         await server.node.services.rooms.kick("news", UserId("alice"))
         for client in (alice, again):
             frame = await client.expect("room_left")
@@ -232,7 +218,7 @@ async def test_a_kick_ends_all_memberships_of_a_user(
 
 async def test_messages_count_for_the_rate_and_are_never_queued(autojump_clock: MockClock) -> None:
     settings: dict[str, Any] = {"max_message_rate": 2}
-    async with open_server(may=anyone, **settings) as server, server.connect() as client:
+    async with open_server(may=unseen, **settings) as server, server.connect() as client:
         await trio.sleep(1)
         await tell(client, "a", key="1")
         await client.expect("room_confirmed")
