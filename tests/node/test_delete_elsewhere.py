@@ -7,6 +7,7 @@ import trio
 from support.devices import call, changed, devices, threads
 from support.memory import Client, Frame
 from support.shared_nodes import open_nodes
+from support.threads import shielded
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
@@ -21,13 +22,6 @@ ALICE = UserId("alice")
 async def work(run: Run) -> None:
     await run.emit("working")
     await trio.sleep(60)
-
-
-async def shielded(run: Run) -> None:
-    """Ignore the cancellation."""
-    await run.emit("going on")
-    with trio.CancelScope(shield=True):
-        await trio.sleep(30)
 
 
 AGENTS = {"work": work, "shielded": shielded}

@@ -6,6 +6,7 @@ import pytest
 import trio
 from support.devices import call, changed, devices, history
 from support.memory import Client, Frame, open_server
+from support.threads import shielded
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
@@ -18,13 +19,6 @@ async def answer(run: Run) -> None:
     known = "|".join(message.content for message in await run.history())
     await run.emit(f"({known}) {run.content}")
     await trio.sleep(float(run.content) if run.content.isdigit() else 0)
-
-
-async def shielded(run: Run) -> None:
-    """Ignore the cancellation."""
-    await run.emit("going on")
-    with trio.CancelScope(shield=True):
-        await trio.sleep(30)
 
 
 AGENTS = {"answer": answer, "shielded": shielded}

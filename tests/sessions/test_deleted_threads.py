@@ -7,6 +7,7 @@ import trio
 from structlog.testing import capture_logs
 from support.devices import changed, devices, history, threads
 from support.memory import Client, Frame, Server, kinds, open_server
+from support.threads import shielded
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
@@ -22,13 +23,6 @@ QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 async def work(run: Run) -> None:
     await run.emit("working")
     await trio.sleep(60)
-
-
-async def shielded(run: Run) -> None:
-    """Ignore the cancellation."""
-    await run.emit("going on")
-    with trio.CancelScope(shield=True):
-        await trio.sleep(30)
 
 
 async def at_once(run: Run) -> None:

@@ -7,7 +7,7 @@ import pytest
 import trio
 from support.memory import Client, Frame, open_server
 from support.stores import ScriptedStore
-from support.threads import end_of, say
+from support.threads import end_of, say, shielded
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
@@ -23,13 +23,6 @@ async def one_second(run: Run) -> str:
 async def wait_forever(run: Run) -> None:
     await run.emit("going on")
     await trio.sleep_forever()
-
-
-async def shielded(run: Run) -> None:
-    """Ignore the cancellation."""
-    await run.emit("going on")
-    with trio.CancelScope(shield=True):
-        await trio.sleep(30)
 
 
 async def ask(run: Run) -> None:

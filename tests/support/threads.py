@@ -2,7 +2,17 @@
 
 from typing import Any
 
+import trio
+
+from netra_trio.agents.run import Run
 from support.memory import Client, Frame
+
+
+async def shielded(run: Run) -> None:
+    """Ignore the cancellation."""
+    await run.emit("going on")
+    with trio.CancelScope(shield=True):
+        await trio.sleep(30)
 
 
 async def say(client: Client, key: str, **payload: Any) -> Frame:
