@@ -1,12 +1,14 @@
 """A thread is deleted whose runs are at another node."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 from support.devices import call, changed, devices, threads
 from support.memory import Client, Frame
-from support.shared_nodes import open_nodes
+from support.shared_nodes import LinkedNode, open_nodes
 from support.threads import shielded
 from trio.testing import MockClock
 
@@ -27,6 +29,17 @@ async def work(run: Run) -> None:
 AGENTS = {"work": work, "shielded": shielded}
 
 
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[LinkedNode, LinkedNode, Client, Client]]:
+    """Open two nodes, each with a session of one user."""
+    async with (
+        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
+        devices(first, 1) as (one,),
+        devices(second, 1) as (two,),
+    ):
+        yield first, second, one, two
+
+
 async def start(client: Client, agent: str) -> None:
     await client.say("x", "k", agent=agent, thread_id="t")
     await client.until("partial_result")
@@ -36,11 +49,7 @@ async def start(client: Client, agent: str) -> None:
 
 async def delete(client: Client) -> Frame:
     """Delete the thread, and return the payload of the reply; other frames are dropped."""
-    await client.send("delete_thread", {"thread_id": "t"}, "d-1")
-    while (frame := await client.next()).get("correlation_id") != "d-1":
-        pass
-    payload: Frame = frame["payload"]
-    return payload
+    return await call(client, "delete_thread", {"thread_id": "t"})
 
 
 async def told(client: Client) -> list[str]:
@@ -57,11 +66,7 @@ async def told(client: Client) -> list[str]:
 async def test_the_runs_of_another_node_end_first(
     autojump_clock: MockClock, agent: str, seconds: float
 ) -> None:
-    async with (
-        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
-        devices(first, 1) as (one,),
-        devices(second, 1) as (two,),
-    ):
+    async with opened() as (_, second, one, two):
         await start(one, agent)
         begin = trio.current_time()
         assert await delete(two) == {"thread_id": "t", "change": "deleted"}
@@ -77,11 +82,7 @@ async def test_the_runs_of_another_node_end_first(
 @pytest.mark.parametrize("lost", ["stop", "answer"])
 async def test_the_node_of_a_run_does_not_answer(autojump_clock: MockClock, lost: str) -> None:
     """The thread is deleted all the same, and the end of the run is dropped."""
-    async with (
-        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
-        devices(first, 1) as (one,),
-        devices(second, 1) as (two,),
-    ):
+    async with opened() as (first, second, one, two):
         await start(one, "work")
         first.link.lost = second.link.lost = {lost}
         begin = trio.current_time()
@@ -105,11 +106,7 @@ async def test_the_node_of_a_run_has_ended(autojump_clock: MockClock) -> None:
 
 
 async def test_the_broker_does_not_answer(autojump_clock: MockClock) -> None:
-    async with (
-        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
-        devices(first, 1) as (one,),
-        devices(second, 1) as (two,),
-    ):
+    async with opened() as (_, second, one, two):
         await start(one, "work")
         second.link.is_cut = True
         begin = trio.current_time()
@@ -123,11 +120,7 @@ async def test_the_broker_does_not_answer(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("name", ["get_thread", "unfinished_runs", "delete_thread"])
 async def test_the_store_does_not_answer(autojump_clock: MockClock, name: str) -> None:
-    async with (
-        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
-        devices(first, 1) as (one,),
-        devices(second, 1) as (two,),
-    ):
+    async with opened() as (_, second, one, two):
         await start(one, "work")
         real = getattr(second.store, name)
         await trio.sleep(1)
@@ -145,11 +138,7 @@ async def test_the_store_does_not_answer(autojump_clock: MockClock, name: str) -
 
 async def test_a_run_cannot_be_looked_up(autojump_clock: MockClock) -> None:
     """Its stop fails, and the deletion continues without it."""
-    async with (
-        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
-        devices(first, 1) as (one,),
-        devices(second, 1) as (two,),
-    ):
+    async with opened() as (_, second, one, two):
         await start(one, "work")
 
         async def fail(*_: object, **__: object) -> None:
@@ -162,18 +151,13 @@ async def test_a_run_cannot_be_looked_up(autojump_clock: MockClock) -> None:
 
 
 async def test_a_deleted_thread_is_unknown_at_each_node(autojump_clock: MockClock) -> None:
-    async with (
-        open_nodes(2, agents=AGENTS, **QUIET) as (first, second),
-        devices(first, 1) as (one,),
-        devices(second, 1) as (two,),
-    ):
+    async with opened() as (_, _, one, two):
         await start(one, "work")
         await delete(one)
         await trio.sleep(1)
         for client in (one, two):
             await client.sync()
-            error = await call(client, "delete_thread", {"thread_id": "t"})
-            assert error["code"] == "THREAD_NOT_FOUND"
+            assert (await delete(client))["code"] == "THREAD_NOT_FOUND"
             await client.say("x", "k", agent="work", thread_id="t")
             assert (await client.until("error"))[-1]["payload"]["code"] == "THREAD_NOT_FOUND"
         await two.say("new", "n", agent="work", thread_id="t")
