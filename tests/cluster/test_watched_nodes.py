@@ -1,15 +1,15 @@
 """A thread is watched from any node, while nodes start, end and lose the broker."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 from attrs import evolve
-from support.memory import Client, Server, kinds
+from support.memory import Server, kinds
 from support.shared_nodes import LinkedNode, open_nodes
-from support.watching import THREAD, View, text_of
+from support.watching import THREAD, WHOLE, WORDS, View, burst, count, say, text_of
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
@@ -34,22 +34,7 @@ from netra_trio.protocol.rooms import thread_room
 ALICE = UserId("alice")
 KEY = (ALICE, ThreadId(THREAD))
 ROOM = thread_room(*KEY)
-WORDS = 8
-WHOLE = "".join(f"{number} " for number in range(WORDS))
 ENDED = LINGER_SECONDS + 2 * TICK_SECONDS
-
-
-async def count(run: Run) -> None:
-    """Emit a word each second."""
-    for number in range(WORDS):
-        await run.emit(f"{number} ")
-        await trio.sleep(1)
-
-
-async def burst(run: Run) -> None:
-    """Emit as fast as possible."""
-    for number in range(int(run.content)):
-        await run.emit(f"{number} ")
 
 
 async def work(run: Run) -> None:
@@ -61,17 +46,16 @@ async def work(run: Run) -> None:
 AGENTS = {"count": count, "burst": burst, "work": work}
 
 
+def new_nodes(number: int, **options: Any) -> AbstractAsyncContextManager[tuple[LinkedNode, ...]]:
+    """Open nodes that have not seen each other's leases yet."""
+    return open_nodes(number, agents=AGENTS, heartbeat_interval_ms=3_600_000, **options)
+
+
 @asynccontextmanager
 async def nodes(number: int = 2, **options: Any) -> AsyncIterator[tuple[LinkedNode, ...]]:
-    async with open_nodes(
-        number, agents=AGENTS, heartbeat_interval_ms=3_600_000, **options
-    ) as opened:
+    async with new_nodes(number, **options) as opened:
         await trio.sleep(2 * RENEW_SECONDS)  # until both are live for each other
         yield opened
-
-
-async def say(client: Client, content: str = "hello", **more: Any) -> None:
-    await client.say(content, thread_id=THREAD, **more)
 
 
 async def published(node: LinkedNode) -> int:
@@ -332,7 +316,7 @@ async def test_a_node_that_joins_later_mirrors_its_runs(autojump_clock: MockCloc
         view = View()
         await view.watch(other)
         async with (
-            open_nodes(1, server=server, agents=AGENTS, heartbeat_interval_ms=3_600_000) as (new,),
+            new_nodes(1, server=server) as (new,),
             new.connect() as asking,
         ):
             await say(asking)
@@ -351,7 +335,7 @@ async def test_nodes_that_have_just_started_see_each_other(
 ) -> None:
     """Before they have looked at each other again, as they do at each renewal of their leases."""
     async with (
-        open_nodes(2, agents=AGENTS, heartbeat_interval_ms=3_600_000) as opened,
+        new_nodes(2) as opened,
         opened[1 - watching].connect() as asking,
         opened[watching].connect() as other,
     ):
@@ -370,7 +354,7 @@ async def test_a_watcher_at_a_node_that_joins_later(autojump_clock: MockClock) -
         await say(asking)
         await trio.sleep(1.5)
         async with (
-            open_nodes(1, server=server, agents=AGENTS, heartbeat_interval_ms=3_600_000) as (new,),
+            new_nodes(1, server=server) as (new,),
             new.connect() as other,
         ):
             view = View()
@@ -388,7 +372,7 @@ async def test_a_node_that_does_not_hear_of_a_new_one_at_first(autojump_clock: M
         await view.watch(other)
         one.link.lost.add(WATCHING)
         async with (
-            open_nodes(1, server=server, agents=AGENTS, heartbeat_interval_ms=3_600_000) as (new,),
+            new_nodes(1, server=server) as (new,),
             new.connect() as asking,
         ):
             await say(asking)

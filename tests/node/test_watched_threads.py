@@ -1,11 +1,13 @@
 """A thread is seen live: by another session of the user, and by users it is shared with."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 from support.memory import Client, Server, kinds, open_server
-from support.watching import THREAD, View, text_of
+from support.watching import THREAD, WHOLE, WORDS, View, burst, count, say, text_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio import agent
@@ -18,21 +20,6 @@ from netra_trio.sessions.transcript import RUNS_BYTES
 
 QUIET: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 ALICE, ROOM = UserId("alice"), thread_room(UserId("alice"), ThreadId(THREAD))
-WORDS = 8
-
-
-async def count(run: Run) -> str:
-    """Emit a word each second."""
-    for number in range(WORDS):
-        await run.emit(f"{number} ")
-        await trio.sleep(1)
-    return "counted"
-
-
-async def burst(run: Run) -> None:
-    """Emit as fast as possible."""
-    for number in range(int(run.content)):
-        await run.emit(f"{number} ")
 
 
 async def everything(run: Run) -> str:
@@ -65,8 +52,15 @@ async def long(run: Run) -> None:
 AGENTS = {"count": count, "burst": burst, "everything": everything, "long": long}
 
 
-async def say(client: Client, content: str = "hello", **more: Any) -> None:
-    await client.say(content, thread_id=THREAD, **more)
+@asynccontextmanager
+async def two_sessions() -> AsyncIterator[tuple[Server, Client, Client]]:
+    """Open a server, and two sessions of one user."""
+    async with (
+        open_server(agents=AGENTS, **QUIET) as server,
+        server.connect() as asking,
+        server.connect() as other,
+    ):
+        yield server, asking, other
 
 
 async def published(server: Server) -> int:
@@ -82,11 +76,7 @@ def mirrored(server: Server) -> object:
 
 
 async def test_another_session_gets_the_whole_run(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (_, asking, other):
         view = View()
         joined = await view.watch(other)
         assert joined == {
@@ -120,11 +110,7 @@ async def test_another_session_gets_the_whole_run(autojump_clock: MockClock) -> 
 
 
 async def test_the_asking_session_gets_nothing_twice(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (_, asking, other):
         view = View()
         await view.watch(asking)
         await say(asking, agent="burst", content="3")
@@ -139,11 +125,7 @@ async def test_the_asking_session_gets_nothing_twice(autojump_clock: MockClock) 
 
 
 async def test_every_event_of_a_run_is_seen(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (server, asking, other):
         view = View()
         await view.watch(other)
         await say(asking, agent="everything")
@@ -205,8 +187,7 @@ async def test_messages_that_wait_are_seen(autojump_clock: MockClock) -> None:
         assert view.statuses == {first: "running", second: "cancelled", third: "queued"}
         await view.until(watching, "agent_completed")
         await view.until(watching, "agent_completed")
-        whole = "".join(f"{number} " for number in range(WORDS))
-        assert view.texts == {first: whole, second: "", third: whole}
+        assert view.texts == {first: WHOLE, second: "", third: WHOLE}
         assert set(view.statuses.values()) == {"completed", "cancelled"}
 
 
@@ -269,11 +250,7 @@ async def test_a_watcher_may_join_at_any_moment_of_a_fast_run(
 
 
 async def test_after_the_run_there_is_nothing_to_show(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (_, asking, other):
         await say(asking)
         await text_of(asking)
         joined = await View().watch(other)
@@ -281,11 +258,7 @@ async def test_after_the_run_there_is_nothing_to_show(autojump_clock: MockClock)
 
 
 async def test_a_long_text_is_cut_in_front(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (_, asking, other):
         await say(asking, agent="long")
         await asking.until("agent_started")
         text = "".join(
@@ -544,11 +517,7 @@ async def test_a_thread_does_not_have_to_exist(owner: str, autojump_clock: MockC
 async def test_a_room_of_a_thread_that_is_joined_by_its_name_is_mirrored_too(
     autojump_clock: MockClock,
 ) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (_, asking, other):
         await say(asking)
         await asking.expect("message_confirmed")
         await other.send("join_room", {"room": ROOM}, "j")
@@ -566,11 +535,7 @@ async def test_a_room_of_a_thread_that_is_joined_by_its_name_is_mirrored_too(
 async def test_a_room_that_is_joined_by_its_name_while_the_store_fails(
     how: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (server, asking, other):
         await say(asking, "1", agent="burst")
         await text_of(asking)
         watch, calls = server.node.watch, 0
@@ -611,8 +576,7 @@ async def test_a_run_that_has_left_its_session_is_seen(autojump_clock: MockClock
         await client.until("partial_result")
         client.peer.cut()
         await view.until(other, "agent_completed")
-        whole = "".join(f"{number} " for number in range(WORDS))
-        assert list(view.texts.values()) == [whole]
+        assert list(view.texts.values()) == [WHOLE]
         assert list(view.statuses.values()) == ["completed"]
 
 
@@ -636,11 +600,7 @@ async def test_the_end_of_a_session_ends_its_runs_for_watchers_too(
 
 
 async def test_a_refused_message_is_not_seen(autojump_clock: MockClock) -> None:
-    async with (
-        open_server(agents=AGENTS, **QUIET) as server,
-        server.connect() as asking,
-        server.connect() as other,
-    ):
+    async with two_sessions() as (server, asking, other):
         view = View()
         await view.watch(other)
         await say(asking, "1", agent="burst", correlation_id="k")

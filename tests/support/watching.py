@@ -11,7 +11,11 @@ from typing import Any, Protocol
 import trio
 from attrs import define, field
 
+from netra_trio.agents.run import Run
+
 THREAD = "t"
+WORDS = 8
+WHOLE = "".join(f"{number} " for number in range(WORDS))  # what `count` emits
 
 Frame = dict[str, Any]
 
@@ -23,6 +27,10 @@ class Client(Protocol):
         """Send a message."""
         ...
 
+    async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
+        """Send a `user_message`."""
+        ...
+
     async def next(self) -> Frame:
         """Return the next frame."""
         ...
@@ -30,6 +38,25 @@ class Client(Protocol):
     async def until(self, kind: str) -> list[Frame]:
         """Return the frames up to and including the next one of this type."""
         ...
+
+
+async def count(run: Run) -> str:
+    """Emit a word each second."""
+    for number in range(WORDS):
+        await run.emit(f"{number} ")
+        await trio.sleep(1)
+    return "counted"
+
+
+async def burst(run: Run) -> None:
+    """Emit as fast as possible."""
+    for number in range(int(run.content)):
+        await run.emit(f"{number} ")
+
+
+async def say(client: Client, content: str = "hello", **more: Any) -> None:
+    """Send a message to the thread."""
+    await client.say(content, thread_id=THREAD, **more)
 
 
 @define(eq=False)
