@@ -75,12 +75,12 @@ async def test_a_request_has_the_notification_its_key_and_a_signature() -> None:
     assert ended.headers["user-agent"].startswith("netra-trio/")
 
 
-@pytest.mark.parametrize(("status", "is_delivered"), [(200, True), (204, True), (299, True)])
-async def test_an_answer_from_200_to_299_counts(status: int, is_delivered: bool) -> None:
+@pytest.mark.parametrize("status", [200, 204, 299])
+async def test_an_answer_from_200_to_299_counts(status: int) -> None:
     with receiving() as receiver:
         receiver.script = [status]
         await send(receiver.url, ENDED)
-        assert len(receiver.deliveries) == is_delivered
+        assert len(receiver.deliveries) == 1
 
 
 @pytest.mark.parametrize("status", [300, 301, 308, 400, 404, 410, 429, 500, 503])
