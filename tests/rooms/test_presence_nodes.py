@@ -37,6 +37,17 @@ async def serving(count: int, **options: Any) -> AsyncIterator[tuple[LinkedNode,
         yield nodes
 
 
+@asynccontextmanager
+async def alice_and_bob() -> AsyncIterator[tuple[LinkedNode, LinkedNode, Client, Client]]:
+    """Open two nodes; alice joins at the first one, and gets the join of bob at the second."""
+    async with serving(2) as (one, two), one.connect("alice") as alice:
+        await join(alice)
+        async with two.connect("bob") as bob:
+            await join(bob)
+            assert await change(alice) == ("bob", "joined")
+            yield one, two, alice, bob
+
+
 async def quiet(*clients: Client) -> None:
     """Check that these clients get nothing more."""
     await trio.sleep(SETTLED)
@@ -45,19 +56,15 @@ async def quiet(*clients: Client) -> None:
 
 
 async def test_a_user_joins_and_leaves_at_another_node(autojump_clock: MockClock) -> None:
-    async with serving(2) as (one, two), one.connect("alice") as alice:
-        await join(alice)
-        async with two.connect("bob") as bob:
-            await join(bob)
-            assert await change(alice) == ("bob", "joined")
-            for client in (alice, bob):
-                assert await presence(client) == {"alice": 1, "bob": 1}
-            await leave(bob)
-            left_at = trio.current_time()
-            await quiet(alice, bob)
-            assert await presence(alice) == {"alice": 1}
-            assert await change(alice) == ("bob", "left")
-            assert trio.current_time() - left_at == pytest.approx(GRACE, abs=0.1)
+    async with alice_and_bob() as (_, _, alice, bob):
+        for client in (alice, bob):
+            assert await presence(client) == {"alice": 1, "bob": 1}
+        await leave(bob)
+        left_at = trio.current_time()
+        await quiet(alice, bob)
+        assert await presence(alice) == {"alice": 1}
+        assert await change(alice) == ("bob", "left")
+        assert trio.current_time() - left_at == pytest.approx(GRACE, abs=0.1)
 
 
 async def test_the_first_member_of_a_node_gets_all_others(autojump_clock: MockClock) -> None:
@@ -152,21 +159,17 @@ async def test_the_users_of_a_killed_node_leave(autojump_clock: MockClock) -> No
 
 
 async def test_a_node_whose_lease_had_expired_returns(autojump_clock: MockClock) -> None:
-    async with serving(2) as (one, two), one.connect("alice") as alice:
-        await join(alice)
-        async with two.connect("bob") as bob:
-            await join(bob)
-            assert await change(alice) == ("bob", "joined")
-            two.link.is_cut = True
-            await trio.sleep(LEASE_SECONDS + NOTICED)
-            assert await presence(alice) == {"alice": 1}
-            two.link.is_cut = False
-            await trio.sleep(2 * NOTICED)
-            assert await change(alice) == ("bob", "joined")  # alice has read that bob was away
-            assert await presence(alice) == {"alice": 1, "bob": 1}
-            assert await presence(bob) == {"alice": 1, "bob": 1}
-            await trio.sleep(GRACE)
-            await quiet(alice, bob)
+    async with alice_and_bob() as (_, two, alice, bob):
+        two.link.is_cut = True
+        await trio.sleep(LEASE_SECONDS + NOTICED)
+        assert await presence(alice) == {"alice": 1}
+        two.link.is_cut = False
+        await trio.sleep(2 * NOTICED)
+        assert await change(alice) == ("bob", "joined")  # alice has read that bob was away
+        assert await presence(alice) == {"alice": 1, "bob": 1}
+        assert await presence(bob) == {"alice": 1, "bob": 1}
+        await trio.sleep(GRACE)
+        await quiet(alice, bob)
 
 
 async def test_changes_without_the_broker_are_sent_later(autojump_clock: MockClock) -> None:
@@ -206,18 +209,14 @@ async def test_a_lost_event_is_repaired(autojump_clock: MockClock) -> None:
 
 
 async def test_a_broker_that_restarts_empty(autojump_clock: MockClock) -> None:
-    async with serving(2) as (one, two), one.connect("alice") as alice:
-        await join(alice)
-        async with two.connect("bob") as bob:
-            await join(bob)
-            assert await change(alice) == ("bob", "joined")
-            one.memory.server.clear()
-            await trio.sleep(2 * NOTICED)
-            assert await presence(alice) == {"alice": 1, "bob": 1}
-            await trio.sleep(GRACE)
-            for client in (alice, bob):
-                frames = await client.sync()
-                assert {frame["type"] for frame in frames} <= {"room_gap"}
+    async with alice_and_bob() as (one, _, alice, bob):
+        one.memory.server.clear()
+        await trio.sleep(2 * NOTICED)
+        assert await presence(alice) == {"alice": 1, "bob": 1}
+        await trio.sleep(GRACE)
+        for client in (alice, bob):
+            frames = await client.sync()
+            assert {frame["type"] for frame in frames} <= {"room_gap"}
 
 
 async def test_a_node_that_does_not_answer(autojump_clock: MockClock) -> None:
