@@ -6,8 +6,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,23 @@ async def said(server: Server, content: str = "hi") -> tuple[str, int]:
         return text, int(pid)
 
 
+@asynccontextmanager
+async def one_of_each(server: Server, user: str = "alice") -> AsyncIterator[dict[int, Client]]:
+    """Open connections until each worker has one; those are given by its process id."""
+    async with AsyncExitStack() as stack:
+        clients: dict[int, Client] = {}
+        while set(clients) != set(workers_of(server.process)):
+            async with AsyncExitStack() as own:
+                client = await own.enter_async_context(server.connect(user))
+                await client.say("hi")
+                answered = (await client.until("agent_completed"))[-1]["payload"]["result"]
+                pid = int(answered.split()[1])
+                if pid not in clients:
+                    clients[pid] = client
+                    stack.push_async_exit(own.pop_all())
+        yield clients
+
+
 def ready_lines(process: Process) -> list[str]:
     return [line for line in process.out.lines if line.startswith("Ready on")]
 
@@ -220,20 +237,7 @@ async def test_connections_are_spread_and_answered_in_the_name_of_all(shared: Se
 
 
 async def test_a_room_has_members_at_all_workers(shared: Server) -> None:
-    clients: dict[int, Client] = {}  # by worker
-    async with AsyncExitStack() as stack:
-        while set(clients) != set(workers_of(shared.process)):
-            line = AsyncExitStack()
-            client = await line.enter_async_context(shared.connect())
-            await client.say("hi")
-            frames = await client.until("partial_result")
-            await client.until("agent_completed")
-            pid = int(frames[-1]["payload"]["content"].split()[1])
-            if pid in clients:
-                await line.aclose()
-            else:
-                clients[pid] = client
-                await stack.enter_async_context(line)
+    async with one_of_each(shared) as clients:
         for client in clients.values():
             await client.send("join_room", {"room": client.hello["payload"]["user_room"]})
             room = (await client.until("room_joined"))[-1]["payload"]["room"]
@@ -266,16 +270,7 @@ async def test_a_thread_on_both_workers(shared: Server) -> None:
         payload: Frame = frames[-1]["payload"]
         return payload
 
-    async with AsyncExitStack() as stack:
-        clients: dict[str, Client] = {}
-        while len(clients) < len(workers_of(shared.process)):
-            async with AsyncExitStack() as own:
-                client = await own.enter_async_context(shared.connect("dora"))
-                await client.say("hi")
-                answered = (await client.until("agent_completed"))[-1]["payload"]["result"]
-                if answered not in clients:
-                    clients[answered] = client
-                    stack.push_async_exit(own.pop_all())
+    async with one_of_each(shared, "dora") as clients:
         one, two = clients.values()
         one.skipped = two.skipped = frozenset({"heartbeat"})
         for client in (one, two):
