@@ -38,3 +38,11 @@ def typed(
         return code, shown.out, shown.err
 
     return run_here
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the url of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'netra.db'}"
+    return str(request.getfixturevalue("database_url"))

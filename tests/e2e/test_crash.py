@@ -90,14 +90,6 @@ SPOKEN: dict[str, Callable[[str], str]] = {
 """The answer of each agent to a content."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the url of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'conversations.db'}"
-    return str(request.getfixturevalue("database_url"))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_agents(tmp_path, AGENTS, MODULE)

@@ -19,14 +19,6 @@ MODULE = "asking_agents"
 ARGUMENTS = ["--agent", f"{MODULE}:asking", "--agent", f"{MODULE}:deleting"]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the url of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'questions.db'}"
-    return str(request.getfixturevalue("database_url"))
-
-
 async def ask(client: Client, agent: str) -> Frame:
     await client.say("file", "k", agent=agent, thread_id="main")
     payload: Frame = (await client.until("agent_asking"))[-1]["payload"]

@@ -4,7 +4,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 from support.receiver import SILENT, Receiver, free_port, receiving
 from support.server import PATIENCE, Client, Frame, Server, serving, write_agents
@@ -36,14 +35,6 @@ notifier.UNFINISHED_SECONDS = notifier.POLL_SECONDS = 0.3
 notifier.TAKEN_SECONDS = 1.5
 endpoint.ANSWER_SECONDS = endpoint.Endpoint.__init__.__kwdefaults__["seconds"] = 0.5
 """
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the url of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'unattended.db'}"
-    return str(request.getfixturevalue("database_url"))
 
 
 def settings(receiver: Receiver, url: str, window: int = 200) -> dict[str, str]:
