@@ -1,5 +1,7 @@
 """The messages that a client may send."""
 
+from typing import get_args
+
 from netra_trio.protocol.messages import (
     Ack,
     AgentRequest,
@@ -49,13 +51,5 @@ Inbound = (
     | DeleteThread
     | Feedback
 )
-INBOUND: dict[str, type[Inbound]] = {
-    cls.TYPE: cls
-    for cls in (
-        *(Ping, Pong, Auth, Ack),
-        *(UserMessage, AgentRequest, StopAgent, Answer, GetThreadHistory),
-        *(JoinRoom, LeaveRoom, RoomMessage, GetPresence, WatchThread, UnwatchThread),
-        *(ListThreads, RenameThread, MarkRead, DeleteThread, Feedback),
-    )
-}
+INBOUND: dict[str, type[Inbound]] = {kind.TYPE: kind for kind in get_args(Inbound)}
 """The messages that a client may send, by type."""
