@@ -11,6 +11,7 @@ from netra_trio.protocol.fields import (
     HISTORY_PAGE,
     ExpectationError,
     check_name,
+    check_not_blank,
     check_page_size,
     check_thread_id,
 )
@@ -25,8 +26,8 @@ def _check_characters(limit: int, *, is_blank_valid: bool) -> Any:
     def check(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
         if value is None:
             return
-        if not is_blank_valid and not value.strip():
-            raise ExpectationError("a text that is not blank", attribute.name, value)
+        if not is_blank_valid:
+            check_not_blank(_, attribute, value)
         if len(value) > limit:
             raise ExpectationError(f"at most {limit} characters", attribute.name, value)
 
