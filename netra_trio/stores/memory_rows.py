@@ -155,14 +155,17 @@ class Message:
     @property
     def size(self) -> int:
         """The bytes that count against the bound: its texts, questions, end for duplicates."""
-        size = len(self.text) + len(self.steps or b"") + _comment_size(self.feedback)
-        return size + (0 if self.run is None else self.run.size)
+        return self._texts_size + (0 if self.run is None else self.run.size)
 
     @property
     def listed_size(self) -> int:
         """The maximum bytes that it has in the history."""
-        asked = 0 if self.run is None else self.run.questions_size
-        return len(self.text) + len(self.steps or b"") + _comment_size(self.feedback) + asked
+        return self._texts_size + (0 if self.run is None else self.run.questions_size)
+
+    @property
+    def _texts_size(self) -> int:
+        comment = None if self.feedback is None else self.feedback.comment
+        return len(self.text) + len(self.steps or b"") + len((comment or "").encode())
 
     def listed(self) -> HistoryMessage:
         """Return the message as an item of history."""
@@ -191,10 +194,6 @@ class Message:
     def with_answer(self) -> "tuple[Message, ...]":
         """Return a user's message, and its answer if there is one."""
         return (self,) if self.answer is None else (self, self.answer)
-
-
-def _comment_size(feedback: HistoryFeedback | None) -> int:
-    return 0 if feedback is None or feedback.comment is None else len(feedback.comment.encode())
 
 
 @define(eq=False, repr=False)
