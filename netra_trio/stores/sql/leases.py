@@ -72,11 +72,8 @@ class Lease:
             connection.execute(insert(owners).values(**row, lease_until=until))
         else:
             connection.execute(update(owners).where(self._own).values(lease_until=until))
-        # While the database was out of reach, no process could renew its lease: each one gets
-        # the time to do so now.
         was_out = had_until is not None and had_until < moment
-        is_new = moment - _up_since(connection) < LEASE_SECONDS
-        return self._end_gone(connection, moment, in_grace=was_out or is_new)
+        return self._end_gone(connection, moment, was_out=was_out)
 
     @property
     def _own(self) -> ColumnElement[bool]:
@@ -84,9 +81,7 @@ class Lease:
 
     def end_gone(self, connection: Connection) -> int:
         """End the runs of ended processes, without taking the lease; return their number."""
-        moment = now(connection)
-        is_new = moment - _up_since(connection) < LEASE_SECONDS
-        return self._end_gone(connection, moment, in_grace=is_new)
+        return self._end_gone(connection, now(connection), was_out=False)
 
     def probe_space(self, connection: Connection) -> None:
         """Write as much as a large message needs, and delete it in the same transaction."""
@@ -109,8 +104,11 @@ class Lease:
         """
         _held_here.discard(self.id)
 
-    def _end_gone(self, connection: Connection, moment: float, *, in_grace: bool) -> int:
+    def _end_gone(self, connection: Connection, moment: float, *, was_out: bool) -> int:
         ended = 0
+        # While the database was out of reach, no process could renew its lease: each one gets
+        # the time to do so now.
+        in_grace = was_out or moment - _up_since(connection) < LEASE_SECONDS
         # A lease from before the clock was set back would be valid for too long.
         longest = case((_is_handed_over, HAND_OVER_SECONDS), else_=LEASE_SECONDS)
         too_long = owners.c.lease_until > moment + longest + LEASE_SECONDS
