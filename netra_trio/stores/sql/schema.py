@@ -40,11 +40,11 @@ REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
 
-# PostgreSQL's text cannot contain U+0000, and SQLite's own functions stop at it. It is escaped with
-# U+001A, which is escaped itself: every text is read as it was written, and most stay readable.
 SEARCH = "netra_contains"
 """The name of SQLite's function that searches a stored text for another one, in any case."""
 
+# PostgreSQL's text cannot contain U+0000, and SQLite's own functions stop at it. It is escaped with
+# U+001A, which is escaped itself: every text is read as it was written, and most stay readable.
 _MARK, _ZERO = "\x1a", "\x00"
 
 
