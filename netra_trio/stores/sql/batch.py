@@ -120,9 +120,10 @@ class Batch:
         self._insert_runs(connection, recorded, ends, numbers)
         self._start_earlier(connection, recorded.keys() | ends.keys())
         self._end_earlier(connection, ends, earlier)
-        self._write_questions(connection, recorded.keys() | earlier.keys())
-        self._write_notifications(connection, recorded.keys() | earlier.keys(), ends)
-        self._find_stood(connection, recorded.keys() | earlier.keys())
+        own = recorded.keys() | earlier.keys()
+        self._write_questions(connection, own)
+        self._write_notifications(connection, own, ends)
+        self._find_stood(connection, own)
         return duplicates
 
     def _of(self, kind: type[_EntryT]) -> list[_EntryT]:
