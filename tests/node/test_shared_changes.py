@@ -58,6 +58,27 @@ async def two_nodes(
         leave.set()
 
 
+async def leave(client: Client) -> None:
+    """Close a connection, and wait until its node does not listen for it any more."""
+    client.peer.close()
+    await client.done.wait()
+    await trio.sleep(1)
+
+
+def cut(node: LinkedNode, call_name: str) -> None:
+    """Let all calls of this name fail, until `mend`."""
+
+    async def check(name: str) -> None:
+        node.link.is_cut = name == call_name
+
+    node.link.on_call = check
+
+
+def mend(node: LinkedNode) -> None:
+    node.link.on_call = None
+    node.link.is_cut = False
+
+
 async def test_every_change_is_sent_at_all_nodes(autojump_clock: MockClock) -> None:
     async with two_nodes(3) as (_, (one, two, three)):
         begin = trio.current_time()
@@ -114,15 +135,11 @@ async def test_a_node_listens_while_a_session_is_attached(autojump_clock: MockCl
         assert room == shared_changes.changes_room(ALICE)
         assert set(subscribers[room]) == {first.id, second.id}
         async with devices(second, 1):
-            two.peer.close()
-            await two.done.wait()
-            await trio.sleep(1)
+            await leave(two)
             assert set(subscribers[room]) == {first.id, second.id}
         await trio.sleep(1)
         assert set(subscribers[room]) == {first.id}
-        one.peer.close()
-        await one.done.wait()
-        await trio.sleep(1)
+        await leave(one)
         assert room not in subscribers
         assert room not in first.memory.server.rooms
         assert not first.node._threads._shared._links  # type: ignore[union-attr]
@@ -185,31 +202,22 @@ async def test_a_list_waits_for_a_second_at_most(autojump_clock: MockClock) -> N
 async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> None:
     """Changes in the meantime are sent when the link is back."""
     async with two_nodes() as ((first, second), (one, two)):
-        cut = first if call_name == "publish" else second
-
-        async def fail(name: str) -> None:
-            cut.link.is_cut = name == call_name
-
         if call_name == "subscribe":
-            two.peer.close()
-            await two.done.wait()
-            await trio.sleep(1)
-            cut.link.on_call = fail
+            await leave(two)
+            cut(second, call_name)
             async with devices(second, 1) as (again,):
                 await trio.sleep(3)
-                cut.link.on_call = None
-                cut.link.is_cut = False
+                mend(second)
                 await trio.sleep(2)
                 await converse(one, "hello")
                 assert (await changed(again))["change"] == "updated"
             return
-        cut.link.on_call = fail
+        cut(first, call_name)
         await converse(one, "hello")
         await call(one, "rename_thread", {"thread_id": "t", "title": "Mine"})
         await trio.sleep(3)
         assert await two.sync() == []
-        cut.link.on_call = None
-        cut.link.is_cut = False
+        mend(first)
         await trio.sleep(2 * RETRY_SECONDS)
         told = await two.sync()
         assert [frame["payload"]["change"] for frame in told] == ["renamed"]
@@ -250,15 +258,11 @@ async def test_unsent_changes_are_bounded(
         await trio.sleep(1)
         await two.sync()
 
-        async def fail(name: str) -> None:
-            first.link.is_cut = name == "publish"
-
-        first.link.on_call = fail
+        cut(first, "publish")
         for name in "abc":
             await call(one, "rename_thread", {"thread_id": name, "title": f"new {name}"})
             await trio.sleep(0.1)
-        first.link.on_call = None
-        first.link.is_cut = False
+        mend(first)
         await trio.sleep(2 * RETRY_SECONDS)
         told: list[Frame] = await two.sync()
         assert {frame["payload"]["thread_id"] for frame in told} == {"b", "c"}
@@ -302,9 +306,7 @@ async def test_a_node_without_sessions_gets_no_changes(autojump_clock: MockClock
         before = published(first)
         await use(one)
         assert published(first) == before + 2
-        two.peer.close()
-        await two.done.wait()
-        await trio.sleep(1)
+        await leave(two)
         before = published(first)
         await use(one)
         assert published(first) == before
@@ -327,9 +329,7 @@ async def test_an_ended_node_gets_no_changes(autojump_clock: MockClock) -> None:
 async def test_changes_right_before_the_announcement_are_sent(autojump_clock: MockClock) -> None:
     """A session is attached at another node, which has not announced it yet."""
     async with two_nodes() as ((_, second), (one, two)):
-        two.peer.close()
-        await two.done.wait()
-        await trio.sleep(1)
+        await leave(two)
         for number in range(shared_changes.SKIPPED_CHANGES + 1):
             await converse(one, f"hello {number}", thread_id=f"t{number}")
             await trio.sleep(0.5)
@@ -369,18 +369,12 @@ async def test_a_lost_announcement_is_repeated(autojump_clock: MockClock) -> Non
 async def test_an_answer_that_is_lost(autojump_clock: MockClock) -> None:
     """A node without an announcement of another one still listens."""
     async with two_nodes() as ((first, second), (one, two)):
-        two.peer.close()
-        await two.done.wait()
-        await trio.sleep(1)
+        await leave(two)
 
-        async def fail(name: str) -> None:
-            first.link.is_cut = name == "publish"
-
-        first.link.on_call = fail
+        cut(first, "publish")
         async with devices(second, 1) as (again,):
             await trio.sleep(1)
-            first.link.on_call = None
-            first.link.is_cut = False
+            mend(first)
             await use(one)
             assert len(await again.sync()) == 2
             await threads(one)  # so this node announces again that it listens
