@@ -55,12 +55,15 @@ def recognized(found: Any) -> Any:
     """Return the agent that an object is: wrapped by its adapter if it is of a known framework.
 
     Args:
-        found: Any object; one that can be called is an agent of this project already.
+        found: Any object; one that can be called is an agent of this project already. In one that
+            `agent(…)` has made, the agent inside is recognized.
 
     Raises:
         AgentUnusable: If it is a graph that is not compiled, or its framework is too old.
         TypeError: If its adapter needs more than the object.
     """
+    if isinstance(found, AgentWithOptions):
+        return evolve(found, function=recognized(found.function))
     if callable(found):
         return found
     framework = framework_of(found)
@@ -75,13 +78,6 @@ def recognized(found: Any) -> Any:
         )
         raise AgentUnusable(text) from error
     return adapter(found)
-
-
-def prepared(found: Any) -> Any:
-    """Return the agent for an object, like `recognized`, also inside `agent(…)`."""
-    if isinstance(found, AgentWithOptions):
-        return evolve(found, function=recognized(found.function))
-    return recognized(found)
 
 
 def framework_of(found: object) -> Framework | None:

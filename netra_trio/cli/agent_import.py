@@ -18,7 +18,7 @@ from typing import Any, cast
 from attrs import frozen
 
 from netra_trio.agents.run import Agent
-from netra_trio.aio.recognition import prepared
+from netra_trio.aio.recognition import recognized
 from netra_trio.cli.agent_faults import (
     import_fault,
     missing_attribute,
@@ -144,7 +144,7 @@ def as_agent(found: object, spec: AgentSpec) -> Agent:
             framework that cannot be used.
     """
     try:
-        found = prepared(found)
+        found = recognized(found)
     except (AgentUnusable, TypeError) as error:
         raise _fault(spec, str(error)) from None
     function = _function_of(found)

@@ -19,7 +19,7 @@ from netra_trio.agents.demo.echo import echo
 from netra_trio.agents.options import agent as with_options
 from netra_trio.agents.resources import resources_of
 from netra_trio.agents.run import Agent
-from netra_trio.aio.recognition import prepared
+from netra_trio.aio.recognition import recognized
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend, Published
 from netra_trio.broker.valkey.choice import backend_of
@@ -321,7 +321,7 @@ def create_app(
         backend = backend_of(settings.redis_url, store.owner)
     return Application(
         agents={
-            name: prepared(agent)
+            name: recognized(agent)
             for name, agent in (DEMO_AGENTS if agents is None else agents).items()
         },
         settings=settings,

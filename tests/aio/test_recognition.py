@@ -9,6 +9,7 @@ from attrs import evolve
 
 import netra_trio.aio
 from netra_trio import Run, Settings, create_app
+from netra_trio.agents.options import agent, options_of
 from netra_trio.aio import AsyncioRun, asyncio_agent
 from netra_trio.aio.recognition import FRAMEWORKS, Framework, framework_of, recognized
 from netra_trio.cli.agent_import import import_agents
@@ -59,9 +60,18 @@ async def asynchronous(run: AsyncioRun) -> str:
     return run.content
 
 
-@pytest.mark.parametrize("agent", [native, asynchronous], ids=["native", "asyncio"])
-def test_what_can_be_called_stays_as_it_is(agent: Any) -> None:
-    assert recognized(agent) is agent
+@pytest.mark.parametrize("found", [native, asynchronous], ids=["native", "asyncio"])
+def test_what_can_be_called_stays_as_it_is(found: Any) -> None:
+    assert recognized(found) is found
+
+
+def test_an_agent_with_options_is_recognized_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = of_class("google.adk.agents.base_agent", "BaseAgent")
+    monkeypatch.setitem(vars(netra_trio.aio), "adk", {found: native}.get)
+    given = agent(found, title="Shop", unattended="continue")
+    wrapped = recognized(given)
+    assert wrapped.function is native
+    assert options_of(wrapped) == options_of(given)
 
 
 def test_an_adapter_wraps_and_the_application_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
