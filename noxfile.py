@@ -17,7 +17,8 @@ PYTHONS = nox.project.python_versions(PYPROJECT)  # from the classifiers: stated
 COVERED = 90  # percent of lines and branches, of every file
 SPELLED = (
     *("bench", "deploy", "docs", "netra_trio", "tests", "noxfile.py", "pyproject.toml"),
-    *("frontend/src", "frontend/test", "frontend/scripts", "frontend/chat/src"),
+    *("frontend/src", "frontend/test", "frontend/scripts"),
+    *("frontend/pages/chat", "frontend/pages/shared"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "frontend/README.md"),
 )
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser
@@ -93,15 +94,15 @@ def frontend(session: nox.Session) -> None:
     """Check the TypeScript client and the chat page; arguments go to vitest."""
     _install(session, "frontend", package=False)
     _install_node(session)
-    client, page = Path("frontend").absolute(), Path("frontend", "chat").absolute()
+    client, pages = Path("frontend").absolute(), Path("frontend", "pages").absolute()
     _install_packages(session, client)
     if not session.posargs:
-        _install_packages(session, page)
+        _install_packages(session, pages)
     with session.chdir(client):
         if session.posargs:
             session.run("npm", "run", "test", "--", *session.posargs)
         else:
-            session.run("npm", "run", "check", "--", "chat:lint", "chat:types")
+            session.run("npm", "run", "check", "--", "pages:lint", "pages:types")
 
 
 @nox.session

@@ -27,7 +27,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sources = tmp_path / "frontend"
-    for part in ("chat", "src"):
+    for part in ("pages", "src"):
         shutil.copytree(
             ROOT / "frontend" / part,
             sources / part,
@@ -48,7 +48,7 @@ def test_it_is_built_where_it_is_missing_or_old(hook: ModuleType) -> None:
     assert hook.is_wanted()
     pretend_to_build(hook)
     assert not hook.is_wanted()
-    for name in ("chat/index.html", "src/index.ts"):
+    for name in ("pages/index.html", "src/index.ts"):
         source = hook.SOURCES / name
         source.write_text(source.read_text() + "\n")
         assert hook.is_wanted()
@@ -58,7 +58,7 @@ def test_it_is_built_where_it_is_missing_or_old(hook: ModuleType) -> None:
 
 def test_what_is_installed_beside_the_sources_is_none_of_them(hook: ModuleType) -> None:
     before = hook.digest()
-    packages = hook.SOURCES / "chat" / "node_modules"
+    packages = hook.SOURCES / "pages" / "node_modules"
     packages.mkdir()
     (packages / "index.js").write_text("1")
     assert hook.digest() == before
@@ -119,6 +119,6 @@ def test_the_page_is_in_the_packages(tmp_path: Path) -> None:
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {"hatch_build.py", "frontend/chat/index.html", "frontend/chat/package-lock.json"}
+    sources = {"hatch_build.py", "frontend/pages/index.html", "frontend/pages/package-lock.json"}
     assert page | sources | {"frontend/src/index.ts"} <= in_sdist
     assert not [name for name in in_sdist if "node_modules" in name]

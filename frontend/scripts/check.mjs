@@ -2,9 +2,9 @@
  * Runs scripts in parallel, as many at once as there are cores, and prints the output of each when it
  * has ended. Fails if any of them fails.
  *
- *     node scripts/check.mjs lint build+size chat:types
+ *     node scripts/check.mjs lint build+size pages:types
  *
- * `build+size` runs one after the other; `chat:types` is a script of that folder.
+ * `build+size` runs one after the other; `pages:types` is a script of that folder.
  */
 
 import { spawn } from "node:child_process";

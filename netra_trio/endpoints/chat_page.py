@@ -17,7 +17,7 @@ from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.request import Request
 
 FOLDER = Path(__file__).parent.parent / "page"
-"""The output of the build of `frontend/chat`."""
+"""The output of the build of `frontend/pages`."""
 
 INDEX = "index.html"
 PERMANENT_SECONDS = 365 * 24 * 3600  # a year: the longest max-age that caches honour

@@ -122,7 +122,7 @@ def test_the_page_describes_what_the_features_promise() -> None:
 # References from the source.
 
 REFERENCE = re.compile(r"docs/([\w-]+)\.md(?:#([\w-]+)|, ([A-Z][\w ,:'.`-]*))?")
-SOURCE_FOLDERS = ("netra_trio", "tests", "bench", "frontend/src", "frontend/chat/src", "deploy")
+SOURCE_FOLDERS = ("netra_trio", "tests", "bench", "frontend/src", "frontend/pages", "deploy")
 SUFFIXES = {".py", ".ts", ".tsx", ".conf", ".ini", ".service", ".yaml"}
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from support.markdown import ROOT
 
-FOLDERS = ("netra_trio", "tests", "docs", "bench", "deploy", "frontend/src", "frontend/chat/src")
+FOLDERS = (
+    "netra_trio",
+    "tests",
+    "docs",
+    "bench",
+    "deploy",
+    "frontend/src",
+    "frontend/pages/chat",
+    "frontend/pages/shared",
+)
 SECTION = re.compile(
     r"(?<!RFC \d{4}, )\b(?:section|chapter|part|paragraph)s?[ \n]+\d|§", re.IGNORECASE
 )

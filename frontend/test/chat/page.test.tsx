@@ -32,13 +32,14 @@ const { counted, renders } = vi.hoisted(() => {
   };
 });
 
-vi.mock("../../chat/src/Sidebar.tsx", (load) => counted(load, ["Sidebar"]));
-vi.mock("../../chat/src/Composer.tsx", (load) => counted(load, ["Composer"]));
-vi.mock("../../chat/src/Connection.tsx", (load) => counted(load, ["ConnectionState", "Banner"]));
-vi.mock("../../chat/src/MessageList.tsx", (load) => counted(load, ["MessageList"]));
-vi.mock("../../chat/src/Messages.tsx", (load) => counted(load, ["UserMessage", "AgentMessage"]));
+vi.mock("../../pages/chat/threads/Sidebar.tsx", (load) => counted(load, ["Sidebar"]));
+vi.mock("../../pages/chat/composer/Composer.tsx", (load) => counted(load, ["Composer"]));
+vi.mock("../../pages/chat/Connection.tsx", (load) => counted(load, ["ConnectionState", "Banner"]));
+vi.mock("../../pages/chat/messages/MessageList.tsx", (load) => counted(load, ["MessageList"]));
+vi.mock("../../pages/chat/messages/UserMessage.tsx", (load) => counted(load, ["UserMessage"]));
+vi.mock("../../pages/chat/messages/AgentMessage.tsx", (load) => counted(load, ["AgentMessage"]));
 // The page's own packages are not installed for these tests.
-vi.mock("../../chat/src/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
+vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 
 const browser = new Browser();
 let page: HTMLElement;
@@ -50,7 +51,7 @@ beforeEach(async () => {
     observe(): void {}
     disconnect(): void {}
   });
-  const source = new URL("../../chat/src/Chat.tsx", import.meta.url).pathname;
+  const source = new URL("../../pages/chat/Chat.tsx", import.meta.url).pathname;
   const { Chat } = (await import(/* @vite-ignore */ source)) as { Chat: ComponentType<Props> };
   const none = (): void => undefined;
   page = document.body.appendChild(document.createElement("div"));

@@ -8,7 +8,7 @@ import { Browser } from "../support/browser.js";
 import { tokenFor } from "../support/server.js";
 
 // The page's own packages are not installed for these tests.
-vi.mock("../../chat/src/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
+vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 
 let browser: Browser;
 let page: HTMLElement;
@@ -57,7 +57,7 @@ beforeEach(async () => {
     observe(): void {}
     disconnect(): void {}
   });
-  const source = new URL("../../chat/src/Chat.tsx", import.meta.url).pathname;
+  const source = new URL("../../pages/chat/Chat.tsx", import.meta.url).pathname;
   const { Chat } = (await import(/* @vite-ignore */ source)) as { Chat: ComponentType<Record<string, unknown>> };
   const none = (): void => undefined;
   browser = new Browser();

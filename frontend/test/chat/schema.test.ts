@@ -20,7 +20,7 @@ type Texts = Readonly<Record<string, string>>;
 type Reading = { readonly ok: true; readonly answer: JsonValue } | { readonly ok: false; readonly faults: ReadonlyMap<string, string> };
 
 // The page's sources are compiled with options of their own.
-const source = new URL("../../chat/src/schema.ts", import.meta.url).pathname;
+const source = new URL("../../pages/chat/questions/schema.ts", import.meta.url).pathname;
 const { formOf, initialTexts, readForm } = (await import(/* @vite-ignore */ source)) as {
   readonly formOf: (schema: JsonObject | null) => Form;
   readonly initialTexts: (form: Form) => Texts;
