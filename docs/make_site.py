@@ -52,7 +52,7 @@ SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "How to": (
         *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
         *("models", "rooms", "unattended", "client", "testing", "react", "chat-page"),
-        *("deployment", "scaling", "troubleshooting", "stores"),
+        *("deployment", "scaling", "admin", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),
     "Explanation": ("architecture", "threat-model", "performance"),

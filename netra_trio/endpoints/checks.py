@@ -19,12 +19,12 @@ from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
 from netra_trio.errors import NotStorable, StoreUnavailable
 from netra_trio.ids import SessionId, UserId
 from netra_trio.node.registry import ResumeRequest
+from netra_trio.protocol.admin import ADMINISTRATOR
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, SUBPROTOCOL, WireFormat
 from netra_trio.services import Services
 
-ADMINISTRATOR = "netra:admin"  # the permission for /ws/stats
 PUBLISHER = "netra:publish"  # the permission for /ws/rooms/{room}
 SESSION_ID_CHARACTERS = 128  # far longer than any session id
 
