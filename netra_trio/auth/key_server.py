@@ -1,4 +1,4 @@
-"""Fetches the key set of a key server over HTTP.
+"""Fetches the key set of a key server, or another document of a login service, over HTTP.
 
     body = await KeyServer("https://login.example.com/jwks").fetch()
 
@@ -18,10 +18,10 @@ ANSWER_BYTES = 256 * 1024  # of the answer: a hundred keys with their certificat
 
 
 class KeyServer:
-    """Fetches keys over HTTP; the proxy variables of the environment are used.
+    """Fetches a document over HTTP; the proxy variables of the environment are used.
 
     Args:
-        url: The URL of the key set, `http` or `https`.
+        url: The URL of the document, `http` or `https`.
         seconds: Time limit of a fetch.
         tls: The trusted authorities; those of the system by default.
     """

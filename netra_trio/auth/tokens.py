@@ -26,6 +26,7 @@ from netra_trio.auth.identity import (
 from netra_trio.auth.jwk import Key, PublicKey, matching
 from netra_trio.auth.key_server import KeyServer
 from netra_trio.auth.key_set import KeySet
+from netra_trio.auth.provider import IdentityProvider
 from netra_trio.config.settings import (
     KEY_BYTES,
     KEY_SERVER_ALGORITHMS,
@@ -59,6 +60,10 @@ class TokenVerifier:
             a secret and keys every token is refused.
         issuer: The required `iss` claim; None accepts any.
         audience: The required member of the `aud` claim; None accepts any.
+        provider: The OpenID Connect provider of the keys, if they are those of one.
+
+    Attributes:
+        provider: The same.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class TokenVerifier:
         algorithms: Iterable[str] | None = None,
         issuer: str | None = None,
         audience: str | None = None,
+        provider: IdentityProvider | None = None,
     ) -> None:
+        self.provider = provider
         default = default_algorithms(has_secret=secret is not None, has_keys=keys is not None)
         listed = default if algorithms is None else tuple(algorithms)
         self._secret = secret
@@ -86,17 +93,21 @@ class TokenVerifier:
         Raises:
             SettingsError: There is neither a secret nor a key server.
         """
-        if settings.jwt_secret_key is None and settings.jwt_jwks_url is None:
+        if settings.jwt_secret_key is None and not settings.has_public_keys:
             raise SettingsError(
-                "JWT_SECRET_KEY: not set, expected a secret for tokens; set it, or JWT_JWKS_URL"
+                "JWT_SECRET_KEY: not set, expected a secret for tokens; set it, or JWT_JWKS_URL or "
+                "OIDC_ISSUER"
             )
-        url = settings.jwt_jwks_url
+        url, issuer = settings.jwt_jwks_url, settings.oidc_issuer
+        provider = IdentityProvider(issuer) if issuer is not None and url is None else None
+        source = provider if url is None else KeyServer(url)
         return cls(
             settings.jwt_secret_key,
-            keys=None if url is None else KeySet(KeyServer(url).fetch),
+            keys=None if source is None else KeySet(source.fetch),
             algorithms=settings.jwt_algorithms,
             issuer=settings.jwt_issuer,
             audience=settings.jwt_audience,
+            provider=provider,
         )
 
     @property
@@ -150,7 +161,7 @@ class TokenVerifier:
             raise SettingsError(
                 "JWT_SECRET_KEY: there is no secret for tokens, or JWT_ALGORITHMS has no algorithm "
                 f"for it ({', '.join(KEY_BYTES)}); get a token from the login whose keys are at "
-                "JWT_JWKS_URL"
+                "JWT_JWKS_URL, or that OIDC_ISSUER names"
             )
         claims: dict[str, Any] = {"sub": user_id, "exp": int(expires_at)}
         if self._issuer is not None:

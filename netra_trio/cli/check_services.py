@@ -1,4 +1,4 @@
-"""Whether the services that the settings name answer: database, key server, broker, webhook.
+"""Whether the services that the settings name answer: database, login, broker, webhook.
 
 ok, text = (await check_services(settings))["database"]
 """
@@ -12,6 +12,7 @@ import trio
 
 from netra_trio.auth.jwk import KeysUnavailable, parse_keys
 from netra_trio.auth.key_server import KeyServer
+from netra_trio.auth.provider import IdentityProvider
 from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.config.settings import Settings
 from netra_trio.errors import (
@@ -37,6 +38,7 @@ async def check_services(settings: Settings) -> dict[str, Answer]:
     answers = {
         "database": await check_database(settings),
         "key server": await check_key_server(settings),
+        "identity provider": await check_provider(settings),
         "broker": await check_broker(settings),
         "webhook": await check_webhook(settings),
     }
@@ -99,6 +101,29 @@ async def check_key_server(settings: Settings) -> Answer | None:
         keys = parse_keys(await KeyServer(settings.jwt_jwks_url).fetch())
     except KeysUnavailable as error:
         return False, str(error)
+    return True, f"answers, {len(keys)} usable keys ({', '.join(key.algorithm for key in keys)})"
+
+
+async def check_provider(settings: Settings) -> Answer | None:
+    """Return whether users can sign in at the provider, and a text about it.
+
+    None without a provider, and if this server does not ask it, because JWT_JWKS_URL is set.
+    """
+    if settings.oidc_issuer is None or settings.jwt_jwks_url is not None:
+        return None
+    provider = IdentityProvider(settings.oidc_issuer)
+    try:
+        keys = parse_keys(await provider.fetch())
+    except KeysUnavailable as error:
+        return False, str(error)
+    document, accepted = provider.document, settings.jwt_algorithms or ()
+    if document is not None:
+        signed = document.algorithms
+        if signed and not set(signed) & set(accepted):
+            listed = ", ".join(signed)
+            return False, f"signs tokens with {listed}, and only {', '.join(accepted)} are accepted"
+        if document.challenge_methods is not None and "S256" not in document.challenge_methods:
+            return False, "does not offer PKCE with S256, which the pages use to sign in"
     return True, f"answers, {len(keys)} usable keys ({', '.join(key.algorithm for key in keys)})"
 
 

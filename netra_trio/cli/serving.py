@@ -196,7 +196,12 @@ class CommandServer:
                 lines[1] += f", token of user {DEV_USER!r}: {token}"
                 lines.append(hint)
             else:
-                login = "--token TOKEN (from the login whose keys are at JWT_JWKS_URL)"
+                named = (
+                    "that OIDC_ISSUER names"
+                    if verifier.provider is not None
+                    else "whose keys are at JWT_JWKS_URL"
+                )
+                login = f"--token TOKEN (from the login {named})"
                 lines.append(f"{hint} {login}")
         lines += [f"Also on http{s}://{other}" for other in others]
         lines.append("Ctrl-C stops it.")

@@ -48,15 +48,36 @@ def auth_methods(settings: Settings) -> list[str]:
     return ["header", "subprotocol", "ticket", *(["query"] if settings.query_token else [])]
 
 
+def sign_in(settings: Settings) -> dict[str, str] | None:
+    """Return how the pages sign users in with OpenID Connect; None without a provider.
+
+    `token` is the token that the server accepts: an access token is only a JWT for an audience of
+    its own where the provider is configured so, but the `aud` of an ID token is the client id.
+    """
+    issuer, client_id = settings.oidc_issuer, settings.oidc_client_id
+    if issuer is None or client_id is None:
+        return None
+    return {
+        "issuer": issuer,
+        "client_id": client_id,
+        "scope": settings.oidc_scope,
+        "token": "id_token" if settings.jwt_audience == client_id else "access_token",
+    }
+
+
 def document(settings: Settings, server_time: float) -> dict[str, Any]:
     """Return the document of `/ws/config`; `server_time` is Unix seconds."""
+    provider = sign_in(settings)
+    auth: dict[str, Any] = {"methods": auth_methods(settings)}
+    if provider is not None:
+        auth["oidc"] = provider
     return {
         "websocket_config": {
             "version": VERSION,
             "features": features(settings),
             "endpoints": ENDPOINTS,
             "connection_limits": connection_limits(settings),
-            "auth": {"methods": auth_methods(settings)},
+            "auth": auth,
             "server_time": server_time,
         }
     }

@@ -150,8 +150,8 @@ def _read_values(given: Mapping[str, str], files: _Files) -> tuple[dict[str, Any
 def _accepted_algorithms(settings: Settings) -> tuple[str, ...]:
     if settings.jwt_algorithms is not None:
         return settings.jwt_algorithms
-    has_secret, has_keys = settings.jwt_secret_key is not None, settings.jwt_jwks_url is not None
-    return default_algorithms(has_secret=has_secret, has_keys=has_keys)
+    has_secret = settings.jwt_secret_key is not None
+    return default_algorithms(has_secret=has_secret, has_keys=settings.has_public_keys)
 
 
 def _unknown_names(given: Mapping[str, str]) -> Iterator[str]:

@@ -38,6 +38,7 @@ def combined_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[s
         for line in str(error).splitlines():
             yield f"{TABLE['allowed_origins'].env}: {line}"
     yield from _key_faults(settings, invalid)
+    yield from _provider_faults(settings, invalid)
     yield from _webhook_faults(settings, invalid)
     if settings.environment == DEVELOPMENT:
         return
@@ -60,16 +61,19 @@ def combined_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[s
 
 def _key_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
     """Check that each algorithm has a key, and each key an algorithm."""
-    secret, server, algorithms = (
-        TABLE[name] for name in ("jwt_secret_key", "jwt_jwks_url", "jwt_algorithms")
+    secret, server, provider, algorithms = (
+        TABLE[name] for name in ("jwt_secret_key", "jwt_jwks_url", "oidc_issuer", "jwt_algorithms")
     )
-    if {secret.env, server.env, algorithms.env} & invalid:
+    if {secret.env, server.env, provider.env, algorithms.env} & invalid:
         return
     url, environment = settings.jwt_jwks_url, settings.environment
     generates_secret = environment == DEVELOPMENT
-    if not (settings.jwt_secret_key or url or generates_secret):
-        expected = f"{secret.kind.expected}, or {server.env}, in {environment}"
-        fix = f"{_MAKE_A_KEY}, or set {server.env} to where your login publishes its keys"
+    if not (settings.jwt_secret_key or settings.has_public_keys or generates_secret):
+        expected = f"{secret.kind.expected}, or {server.env} or {provider.env}, in {environment}"
+        fix = (
+            f"{_MAKE_A_KEY}, or set {server.env} to where your login publishes its keys, or "
+            f"{provider.env} to your OpenID Connect provider"
+        )
         yield fault_line(secret.env, "nothing", expected, fix)
         return
     if url and not (generates_secret or url.lower().startswith("https:") or is_loopback(url)):
@@ -83,13 +87,32 @@ def _key_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
     if shared and not (settings.jwt_secret_key or generates_secret):
         fix = f"set {secret.env}, or remove {', '.join(shared)}"
         yield fault_line(algorithms.env, ", ".join(shared), has_key, fix)
-    if public and not url:
-        fix = f"set {server.env}, or remove {', '.join(public)}"
+    if public and not settings.has_public_keys:
+        fix = f"set {server.env} or {provider.env}, or remove {', '.join(public)}"
         yield fault_line(algorithms.env, ", ".join(public), has_key, fix)
-    if url and listed and not public:
+    if settings.has_public_keys and listed and not public:
         expected = f"one of {', '.join(KEY_SERVER_ALGORITHMS)} too, for the key server"
-        fix = f"add the algorithm of your login service, or unset {server.env}"
+        source = server.env if url else provider.env
+        fix = f"add the algorithm of your login service, or unset {source}"
         yield fault_line(algorithms.env, ", ".join(listed), expected, fix)
+
+
+def _provider_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
+    """Check that the pages know their client id, and that nobody on the way can sign users in."""
+    provider, client = TABLE["oidc_issuer"], TABLE["oidc_client_id"]
+    issuer = settings.oidc_issuer
+    if issuer is None or {provider.env, client.env} & invalid:
+        return
+    if settings.oidc_client_id is None:
+        expected = f"{client.kind.expected}, because {provider.env} is set"
+        fix = "set it to the id that the provider has given to the page"
+        yield fault_line(client.env, "nothing", expected, fix)
+    is_local = settings.environment == DEVELOPMENT and is_loopback(issuer)
+    if not (issuer.lower().startswith("https:") or is_local):
+        or_local = ", or a loopback address" if settings.environment == DEVELOPMENT else ""
+        expected = f"https:// in {settings.environment}{or_local}"
+        fix = "use https: over http anyone on the way can sign in as any user"
+        yield fault_line(provider.env, "http://", expected, fix)
 
 
 def _webhook_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
@@ -132,6 +155,9 @@ def combined_warnings(settings: Settings) -> Iterator[str]:
     if settings.notify_webhook_secret is not None and settings.notify_webhook is None:
         secret, webhook = TABLE["notify_webhook_secret"].env, TABLE["notify_webhook"].env
         yield f"{secret}: without {webhook} it has no effect"
+    if settings.oidc_client_id is not None and settings.oidc_issuer is None:
+        client, provider = TABLE["oidc_client_id"].env, TABLE["oidc_issuer"].env
+        yield f"{client}: without {provider} it has no effect"
     if settings.environment == PRODUCTION and settings.metrics_token is None:
         token, public = TABLE["metrics_token"].env, TABLE["metrics_public"].env
         if settings.metrics_public:

@@ -20,6 +20,7 @@ from netra_trio.config.value_kinds import (
     DatabaseUrl,
     Flag,
     Integer,
+    Scope,
     Setting,
     Text,
     WebUrl,
@@ -256,7 +257,7 @@ class Settings:
             "JWT_SECRET_KEY",
             Text(f"a secret of {SECRET_BYTES} bytes or more", secret=True),
             "the key that signs tokens; generated in development, staging and production require "
-            "it or JWT_JWKS_URL",
+            "it, JWT_JWKS_URL or OIDC_ISSUER",
             in_file=True,
         ),
     )
@@ -265,8 +266,33 @@ class Settings:
         metadata=_row(
             "JWT_JWKS_URL",
             WebUrl(),
-            "where the login service publishes the keys of its tokens; outside development it must "
-            "be https or a loopback address",
+            "where the login service publishes the keys of its tokens; by default OIDC_ISSUER is "
+            "asked for it; outside development it must be https or a loopback address",
+        ),
+    )
+    oidc_issuer: str | None = field(
+        default=None,
+        metadata=_row(
+            "OIDC_ISSUER",
+            WebUrl("https://login.example.com", has_query=False),
+            "the OpenID Connect provider at which the users of the pages sign in, and whose tokens "
+            "are accepted; it must be https, in development also http on this machine",
+        ),
+    )
+    oidc_client_id: str | None = field(
+        default=None,
+        metadata=_row(
+            "OIDC_CLIENT_ID",
+            Text("a text"),
+            "the id of the pages at this provider, as a public client; OIDC_ISSUER requires it",
+        ),
+    )
+    oidc_scope: str = field(
+        default="openid profile",
+        metadata=_row(
+            "OIDC_SCOPE",
+            Scope(),
+            "the scopes that the pages request at this provider",
         ),
     )
     jwt_algorithms: tuple[str, ...] | None = field(
@@ -275,22 +301,25 @@ class Settings:
             "JWT_ALGORITHMS",
             WordList("signing algorithms", (*KEY_BYTES, *KEY_SERVER_ALGORITHMS)),
             "algorithms a token may be signed with; by default HS256 with a secret, and RS256, "
-            "ES256 and EdDSA with a key server",
+            "ES256 and EdDSA with a key server or a provider",
             "401 INVALID_TOKEN",
         ),
     )
     jwt_issuer: str | None = field(
-        default=None,
+        default=Factory(lambda self: self.oidc_issuer, takes_self=True),
         metadata=_row(
-            "JWT_ISSUER", Text("a text"), "the iss claim a token must have", "401 INVALID_TOKEN"
+            "JWT_ISSUER",
+            Text("a text"),
+            "the iss claim a token must have; by default OIDC_ISSUER, if that is set",
+            "401 INVALID_TOKEN",
         ),
     )
     jwt_audience: str | None = field(
-        default=None,
+        default=Factory(lambda self: self.oidc_client_id, takes_self=True),
         metadata=_row(
             "JWT_AUDIENCE",
             Text("a text"),
-            "the aud claim a token must contain",
+            "the aud claim a token must contain; by default OIDC_CLIENT_ID, if that is set",
             "401 INVALID_TOKEN",
         ),
     )
@@ -393,6 +422,11 @@ class Settings:
             "403 USER_NOT_FOUND",
         ),
     )
+
+    @property
+    def has_public_keys(self) -> bool:
+        """Whether tokens are verified with the keys of a key server or a provider."""
+        return self.jwt_jwks_url is not None or self.oidc_issuer is not None
 
     @property
     def opening_burst(self) -> int:

@@ -185,21 +185,47 @@ class Text:
 
 
 @frozen
+class Scope:
+    """The scopes of an OpenID Connect request; the characters are those of RFC 6749, 3.3."""
+
+    @property
+    def expected(self) -> str:
+        """How it is written, and the scope that it needs."""
+        return "scopes separated with blanks, one of which is openid"
+
+    def read(self, text: str) -> str:
+        """Read the scopes in their order, without repetitions."""
+        words = tuple(dict.fromkeys(text.split()))
+        if not all(re.fullmatch(r"[!#-\[\]-~]+", word) for word in words):
+            raise ValueError("leave out quotes, backslashes, control and non-ASCII characters")
+        if "openid" not in words:
+            raise ValueError("add openid")
+        return " ".join(words)
+
+    def show(self, value: str) -> str:
+        """Show the scopes as they are written."""
+        return value
+
+
+@frozen
 class WebUrl:
     """An absolute http or https URL without credentials; an invalid one is never shown.
 
     Attributes:
         example: A valid URL.
         hides_path: Whether only the host is shown, because the path may be a secret.
+        has_query: Whether it may have a query.
     """
 
     example: str = "https://login.example.com/jwks"
     hides_path: bool = False
+    has_query: bool = True
 
     @property
     def expected(self) -> str:
         """How it begins and what it must not contain."""
-        return "a URL with https:// or http://, without user, password and fragment"
+        without = "user, password and fragment" if self.has_query else "user, query and fragment"
+        return f"a URL with https:// or http://, without {without}"
 
     @property
     def secret(self) -> bool:
@@ -223,6 +249,8 @@ class WebUrl:
             raise ValueError("leave out user and password")
         if "#" in url:
             raise ValueError("leave out the # and what follows")
+        if "?" in url and not self.has_query:
+            raise ValueError("leave out the ? and what follows")
         return url
 
     def show(self, value: str) -> str:

@@ -7,14 +7,17 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 
+from netra_trio.auth.provider import discovery_url
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.request import Request
+from netra_trio.services import Services
 
 FOLDER = Path(__file__).parent.parent / "page"
 """The output of the build of `frontend/pages`."""
@@ -118,7 +121,9 @@ async def page_file(files: Mapping[str, Asset], call: Call) -> Answer:
     hosts = call.request.headers.get("host", [])
     headers = {
         "cache-control": asset.cache_control,
-        "content-security-policy": content_security_policy(hosts[0] if len(hosts) == 1 else None),
+        "content-security-policy": content_security_policy(
+            hosts[0] if len(hosts) == 1 else None, sign_in_urls(call.services)
+        ),
         "cross-origin-opener-policy": "same-origin",
         "etag": asset.etag,
         "referrer-policy": "no-referrer",
@@ -138,14 +143,34 @@ def _has_etag(request: Request, etag: str) -> bool:
     return any(part.strip().removeprefix("W/") in {etag, "*"} for part in known.split(","))
 
 
-def content_security_policy(host: str | None) -> str:
+def sign_in_urls(services: Services) -> tuple[str, ...]:
+    """Return the URLs at the OpenID Connect provider that the page needs to sign in.
+
+    While this server does not know the provider's document, this is the whole origin of the issuer:
+    the token endpoint is there at most providers.
+    """
+    issuer, provider = services.settings.oidc_issuer, services.verifier.provider
+    if issuer is None:
+        return ()
+    if provider is None or provider.document is None:
+        parts = urlsplit(issuer)
+        return (f"{parts.scheme}://{parts.netloc}",)
+    return (discovery_url(issuer), provider.document.token_endpoint)
+
+
+def content_security_policy(host: str | None, urls: Iterable[str] = ()) -> str:
     """Return the page's policy: its own scripts and styles, and connections to its own server.
 
     Args:
         host: The Host header. It is listed because `'self'` does not include WebSockets in every
             browser; an invalid one is left out.
+        urls: Other URLs that the page may connect to.
     """
-    sockets = f" ws://{host} wss://{host}" if host is not None and _HOST.fullmatch(host) else ""
+    sockets = (
+        [f"ws://{host}", f"wss://{host}"] if host is not None and _HOST.fullmatch(host) else []
+    )
+    others = [source for url in urls if (source := _source_of(url)) is not None]
+    connections = " ".join(dict.fromkeys(["'self'", *sockets, *others]))
     return "; ".join(
         (
             "default-src 'none'",
@@ -153,10 +178,20 @@ def content_security_policy(host: str | None) -> str:
             "style-src 'self'",
             "img-src 'self' data:",
             "font-src 'self'",
-            f"connect-src 'self'{sockets}",
+            f"connect-src {connections}",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
             "require-trusted-types-for 'script'",
         )
     )
+
+
+def _source_of(url: str) -> str | None:
+    """Return the source expression that allows one URL; None if there is none."""
+    parts = urlsplit(url)
+    if not _HOST.fullmatch(parts.netloc):
+        return None
+    # A query is not part of a source expression, and these two characters would end it.
+    path = parts.path.replace(";", "%3B").replace(",", "%2C")
+    return f"{parts.scheme}://{parts.netloc}{path}"
