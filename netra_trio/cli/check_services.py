@@ -14,7 +14,7 @@ from netra_trio.auth.jwk import KeysUnavailable, parse_keys
 from netra_trio.auth.key_server import KeyServer
 from netra_trio.auth.provider import IdentityProvider
 from netra_trio.broker.valkey.choice import backend_of
-from netra_trio.config.settings import Settings
+from netra_trio.config.settings import KEY_SERVER_ALGORITHMS, Settings
 from netra_trio.errors import (
     BrokerUnavailable,
     BrokerUnusable,
@@ -116,7 +116,8 @@ async def check_provider(settings: Settings) -> Answer | None:
         keys = parse_keys(await provider.fetch())
     except KeysUnavailable as error:
         return False, str(error)
-    document, accepted = provider.document, settings.jwt_algorithms or ()
+    document = provider.document
+    accepted = [name for name in settings.jwt_algorithms or () if name in KEY_SERVER_ALGORITHMS]
     if document is not None:
         signed = document.algorithms
         if signed and not set(signed) & set(accepted):

@@ -315,11 +315,13 @@ class Settings:
         ),
     )
     jwt_audience: str | None = field(
-        default=Factory(lambda self: self.oidc_client_id, takes_self=True),
+        default=Factory(
+            lambda self: None if self.oidc_issuer is None else self.oidc_client_id, takes_self=True
+        ),
         metadata=_row(
             "JWT_AUDIENCE",
             Text("a text"),
-            "the aud claim a token must contain; by default OIDC_CLIENT_ID, if that is set",
+            "the aud claim a token must contain; by default OIDC_CLIENT_ID, with OIDC_ISSUER",
             "401 INVALID_TOKEN",
         ),
     )

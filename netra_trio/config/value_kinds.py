@@ -224,8 +224,10 @@ class WebUrl:
     @property
     def expected(self) -> str:
         """How it begins and what it must not contain."""
-        without = "user, password and fragment" if self.has_query else "user, query and fragment"
-        return f"a URL with https:// or http://, without {without}"
+        parts = "user, password and fragment"
+        if not self.has_query:
+            parts = "user, password, query and fragment"
+        return f"a URL with https:// or http://, without {parts}"
 
     @property
     def secret(self) -> bool:

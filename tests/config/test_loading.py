@@ -68,7 +68,7 @@ def test_an_invalid_environment_is_reported_alone(tmp_path: Path) -> None:
         ("FILES_BYTES", None),
         ("USAGE_LIMIT", None),
         ("NOTIFY_URL", None),
-        ("OIDC_ISSUER", None),
+        ("OIDC_ISSUERS", "OIDC_ISSUER"),
         ("OIDC_JWT_ISSUER", "JWT_ISSUER"),
         ("WEBSOCKET_ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ", None),
     ],

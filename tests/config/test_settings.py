@@ -13,7 +13,7 @@ INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(r
 
 
 def test_the_table_has_each_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 37
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 40
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in INTEGERS), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in INTEGERS)
@@ -43,6 +43,9 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         replay_bytes=1_048_576,
         jwt_secret_key=None,
         jwt_jwks_url=None,
+        oidc_issuer=None,
+        oidc_client_id=None,
+        oidc_scope="openid profile",
         jwt_algorithms=None,
         jwt_issuer=None,
         jwt_audience=None,

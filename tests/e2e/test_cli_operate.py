@@ -1,6 +1,7 @@
 """The commands `user` and `check`: users, database, key server and broker."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -184,6 +185,29 @@ def test_check_of_a_key_server_that_does_not_answer(typed: Typed) -> None:
     assert code == 1
     assert "key server: it cannot be reached" in out
     assert "a service that they name does not answer" in err
+
+
+@pytest.mark.parametrize(
+    ("members", "code", "line"),
+    [
+        ({}, 0, "answers, 3 usable keys (RS256, ES256, EdDSA)"),
+        ({"issuer": "https://evil.example.com"}, 1, "its discovery document is of another issuer"),
+        (
+            {"id_token_signing_alg_values_supported": ["PS256", "HS256"]},
+            1,
+            "signs tokens with PS256, HS256, and only RS256, ES256, EdDSA are accepted",
+        ),
+        ({"code_challenge_methods_supported": ["plain"]}, 1, "does not offer PKCE with S256"),
+    ],
+)
+def test_check_of_an_identity_provider(
+    typed: Typed, members: dict[str, Any], code: int, line: str
+) -> None:
+    with key_server(*SIGNERS.values()) as server:
+        server.describe(**members)
+        given, out, _ = typed("check", OIDC_ISSUER=server.issuer, OIDC_CLIENT_ID="netra-chat")
+    assert given == code
+    assert f"identity provider: {line}" in out
 
 
 def test_check_of_a_broker(typed: Typed, valkey_server: Valkey, valkey_url: str) -> None:

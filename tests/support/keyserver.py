@@ -28,6 +28,8 @@ from support.ports import HOST, kept_port
 Jwk = dict[str, Any]
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
+DISCOVERY = "/.well-known/openid-configuration"
+
 MAKERS: dict[str, Callable[[], Private]] = {
     "RS256": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
     "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -136,6 +138,8 @@ class LoopbackKeyServer:
         pause: Seconds between the bytes of an answer; 0 for all at once.
         is_mute: Whether it accepts requests and does not answer.
         requests: The number of requests.
+        answers: Other answers, by path.
+        paths: The paths of the requests.
     """
 
     answer: bytes
@@ -144,13 +148,32 @@ class LoopbackKeyServer:
     pause: float = 0.0
     is_mute: bool = False
     requests: int = 0
+    answers: dict[str, bytes] = field(factory=dict)
+    paths: list[str] = field(factory=list)
     _leaving: threading.Event = field(factory=threading.Event)
     _listener: socketserver.TCPServer | None = None
 
     @property
+    def issuer(self) -> str:
+        """The URL of this server without a path."""
+        return f"{'http' if self.tls is None else 'https'}://localhost:{self.port}"
+
+    @property
     def url(self) -> str:
         """The URL of its key set."""
-        return f"{'http' if self.tls is None else 'https'}://localhost:{self.port}/jwks"
+        return f"{self.issuer}/jwks"
+
+    def describe(self, **more: Any) -> None:
+        """Answer with a discovery document; a member that is `...` is left out."""
+        members = {
+            "issuer": self.issuer,
+            "jwks_uri": self.url,
+            "authorization_endpoint": f"{self.issuer}/auth",
+            "token_endpoint": f"{self.issuer}/token",
+            **more,
+        }
+        known = {name: value for name, value in members.items() if value is not ...}
+        self.answers[DISCOVERY] = http_answer(json.dumps(known).encode())
 
     def publish(self, *keys: Signer | Jwk) -> None:
         """Answer with these keys from now on."""
@@ -194,15 +217,17 @@ class LoopbackKeyServer:
                     return
                 head += piece
             self.requests += 1
-            self._speak(line)
+            path = head.partition(b" ")[2].partition(b" ")[0].decode()
+            self.paths.append(path)
+            self._speak(line, self.answers.get(path, self.answer))
 
-    def _speak(self, line: socket.socket) -> None:
+    def _speak(self, line: socket.socket, answer: bytes) -> None:
         if self.is_mute:
             self._leaving.wait()
         elif not self.pause:
-            line.sendall(self.answer)
+            line.sendall(answer)
         else:
-            for byte in self.answer:
+            for byte in answer:
                 line.sendall(bytes([byte]))
                 if self._leaving.wait(self.pause):
                     return
