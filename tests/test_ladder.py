@@ -33,6 +33,7 @@ SANS_IO = {
     "client.sequence",
     "client.stats",
     "config.origins",
+    "protocol.admin",
     "protocol.codec",
     "protocol.codes",
     "protocol.fields",
