@@ -182,7 +182,13 @@ class Execution:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the deadline stand still while the block runs."""
+        """Let the deadline stand still while the block runs, which waits for an answer."""
+        waits = self.output.waits
+        with waits.begin("answer", now=trio.current_time()), self._standing_still():
+            yield
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
         if self.is_cut_off:  # it stays so, also for a cleanup that asks
             yield
             return
@@ -283,7 +289,11 @@ class Execution:
     async def back_off(self) -> None:
         """Pause before the next attempt; a stop or the deadline ends the pause."""
         seconds = BACK_OFF * 2 ** (self.attempts - 1) * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
-        with trio.CancelScope(deadline=self._deadline) as self._scope:
+        waits = self.output.waits
+        with (
+            waits.begin("retry", now=trio.current_time()),
+            trio.CancelScope(deadline=self._deadline) as self._scope,
+        ):
             if self.is_cut_off:
                 self._scope.cancel()
             await trio.sleep(seconds)

@@ -6,6 +6,7 @@ from typing import Protocol
 import trio
 
 from netra_trio.agents.steps import STEP_EVENTS, Steps
+from netra_trio.agents.waits import Wait, Waits
 from netra_trio.ids import CorrelationId, QuestionId, RunId
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import Event, PartialResult
@@ -82,6 +83,7 @@ class Output:
 
     Attributes:
         mirror: Receives copies of the events; None unless the thread of the run is watched.
+        waits: What the run waits for.
     """
 
     __slots__ = (
@@ -93,6 +95,7 @@ class Output:
         "_steps",
         "_tail",
         "mirror",
+        "waits",
     )
 
     def __init__(self, outlet: Outlet, correlation_id: CorrelationId) -> None:
@@ -103,6 +106,7 @@ class Output:
         self._steps: Steps | None = None  # created for the first step, because most runs have none
         self._tail: TextTail | None = None  # of a text that is longer than a result
         self.mirror: Mirror | None = None
+        self.waits = Waits()
         self._closed = False
 
     async def append(
@@ -122,7 +126,8 @@ class Output:
         if outlet.has_room(size):
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            await outlet.wait_for_room(size)
+            with self._client_wait():
+                await outlet.wait_for_room(size)
         if self._closed:
             raise trio.ClosedResourceError("the run has ended")
         if on_append is not None:
@@ -135,7 +140,8 @@ class Output:
         if self.mirror is not None:
             self.mirror.add(event)
         if waiting is not None:
-            await waiting
+            with self._client_wait():
+                await waiting
 
     def append_now(self, event: Event, size: int) -> None:
         """Append an event without waiting for room, also after the end of the run."""
@@ -162,7 +168,8 @@ class Output:
         if outlet.has_room(size):
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            await outlet.wait_for_room(size)
+            with self._client_wait():
+                await outlet.wait_for_room(size)
         if self._closed:
             raise trio.ClosedResourceError("the run has ended")
         waiting = outlet.append(PartialResult(run_id, text), size, self._correlation_id)
@@ -176,7 +183,11 @@ class Output:
         if self.mirror is not None:
             self.mirror.add_delta(text, size)
         if waiting is not None:
-            await waiting
+            with self._client_wait():
+                await waiting
+
+    def _client_wait(self) -> Wait:
+        return self.waits.begin("client", now=trio.current_time())
 
     def close(self) -> None:
         """Refuse more events, because the end of the run is the last one."""

@@ -15,6 +15,7 @@ from netra_trio.agents.questions import (
     Questions,
     ToolCall,
 )
+from netra_trio.agents.waits import Wait
 from netra_trio.errors import QuestionExpired, ToolDenied, ToolError
 from netra_trio.ids import (
     MessageId,
@@ -22,6 +23,7 @@ from netra_trio.ids import (
     new_tool_call_id,
     new_usage_id,
 )
+from netra_trio.protocol.admin import Waits as WaitKind
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentThinking,
@@ -302,19 +304,31 @@ class Run:
         event = AgentUsage(self.id, model, input_tokens, output_tokens, cost)
         await self._output.append(event, json_size(model))
         self._note(UsageReported(self.id, self.agent_name, input_tokens, output_tokens, cost))
-        await self._store.record_usage(
-            Usage(
-                new_usage_id(),
-                self.id,
-                self.user,
-                self.agent_name,
-                model,
-                input_tokens,
-                output_tokens,
-                cost,
-                self._wall_clock(),
-            )
+        usage = Usage(
+            new_usage_id(),
+            self.id,
+            self.user,
+            self.agent_name,
+            model,
+            input_tokens,
+            output_tokens,
+            cost,
+            self._wall_clock(),
         )
+        with self._waiting("store"):
+            await self._store.record_usage(usage)
+
+    def model_call(self) -> Wait:
+        """Show the run as waiting for its language model, on the live page, in a `with` block.
+
+        For an agent that calls a model itself; agents of `netra_trio.models` do this already. It
+        does not wait.
+        """
+        return self._waiting("model")
+
+    def _waiting(self, kind: WaitKind, *, name: str = "", call_id: str = "") -> Wait:
+        now = trio.current_time()
+        return self._output.waits.begin(kind, now=now, name=name, call_id=call_id)
 
     @asynccontextmanager
     async def tool(
@@ -367,7 +381,8 @@ class Run:
         outcome = "cut_off"
         try:
             try:
-                yield tool
+                with self._waiting("tool", name=name, call_id=call_id):
+                    yield tool
                 outcome = "completed"
             except Exception:
                 outcome = "failed"
@@ -418,7 +433,8 @@ class Run:
         _check_title(title)
         if self.has_ended:
             raise trio.ClosedResourceError("the run has ended")
-        is_set = await self._store.set_title(self.user, self.thread_id, title, by_user=False)
+        with self._waiting("store"):
+            is_set = await self._store.set_title(self.user, self.thread_id, title, by_user=False)
         if is_set:
             self._changed(self._message, ThreadChange.RENAMED)
         return is_set
@@ -434,9 +450,10 @@ class Run:
         earlier: list[HistoryMessage] = []
         before: MessageId | None = None
         while len(earlier) < limit:
-            page = await self._store.history(
-                self.user, self.thread_id, limit=limit + 1, before=before
-            )
+            with self._waiting("store"):
+                page = await self._store.history(
+                    self.user, self.thread_id, limit=limit + 1, before=before
+                )
             messages, has_more = page if page is not None else ((), False)
             earlier[:0] = [message for message in messages if self._is_past(message)]
             if not has_more:

@@ -179,7 +179,8 @@ class Chat:
         while True:
             tools = self._tools()
             request = self._request(messages, tools)
-            completion = await self._provider.answer(request, output.forward)
+            with run.model_call():
+                completion = await self._provider.answer(request, output.forward)
             await output.end()
             await self._count(run, completion)
             if completion.finish_reason == "content_filter":

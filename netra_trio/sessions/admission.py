@@ -194,7 +194,8 @@ class Admission:
         )
         live = self._runner.register(spec, context)
         try:
-            known, starts_at = await self._record(live, message.on_busy)
+            with live.execution.output.waits.begin("store", now=trio.current_time()):
+                known, starts_at = await self._record(live, message.on_busy)
         except BaseException as error:
             self._runner.forget(live)
             self._events.release()
