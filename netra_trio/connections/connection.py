@@ -131,6 +131,9 @@ class Connection:
         self.token = self._token_life()
         self.changed.set()
         self.changed = trio.Event()
+        rooms = self.outgoing.rooms
+        if rooms is not None:
+            self.services.rooms.note_permissions(rooms)
 
     async def send(self, message: Outbound, correlation_id: str | None = None) -> None:
         """Send a control frame; waits for room if the peer does not read. Cancelling is safe."""
@@ -155,7 +158,12 @@ class Connection:
         """Return the feed of its rooms."""
         session, send_framed = self.session, self.transport.send_framed
         send_now = None if send_framed is None else partial(self._send_now, send_framed)
-        return self.outgoing.open_rooms(self.services.rooms, session.user.id, session.id, send_now)
+        return self.outgoing.open_rooms(
+            self.services.rooms, session.user.id, session.id, send_now, self._permissions
+        )
+
+    def _permissions(self) -> frozenset[str]:
+        return self.identity.permissions
 
     def _send_now(self, send_framed: SendFramed, framed: bytes) -> bool:
         """Send a frame without the writer, if no frame is waiting; return whether it was sent."""

@@ -13,7 +13,7 @@ frame or of a room frame therefore wakes it there; control frames are written be
 room frames behind them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
@@ -125,14 +125,24 @@ class Outgoing:
         user_id: UserId,
         session_id: SessionId,
         send_now: Callable[[bytes], bool] | None,
+        permissions: Callable[[], Collection[str]],
     ) -> RoomFeed:
         """Return the feed of the rooms of this connection, which is closed with it."""
         if self._rooms is None:
             self._rooms = rooms.open_feed(
-                user_id, session_id, wake=self._wake_for_rooms, send_now=send_now
+                user_id,
+                session_id,
+                wake=self._wake_for_rooms,
+                send_now=send_now,
+                permissions=permissions,
             )
             if self._closed:
                 self._rooms.close()
+        return self._rooms
+
+    @property
+    def rooms(self) -> RoomFeed | None:
+        """The feed of the rooms; None before the first room."""
         return self._rooms
 
     def _wake_for_rooms(self) -> None:

@@ -193,9 +193,10 @@ class RoomCommands:
 
     async def _get_presence(self, frame: Frame) -> None:
         services, room, user_id = self._services, frame.message.room, self._session.user.id
+        feed = self._client.open_rooms()
         for action in (Action.JOIN, Action.SEE):
-            await services.rooms.access.check(user_id, room, action)
-        members = await services.presence.find(room, self._client.open_rooms())
+            await services.rooms.access.check(user_id, room, action, feed.permissions())
+        members = await services.presence.find(room, feed)
         await self._client.send(Presence(room, members), frame.correlation_id)
 
     async def _publish(self, frame: Frame) -> None:

@@ -16,7 +16,8 @@ from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS
 from netra_trio.protocol.numbers import find_out_of_range, may_have_out_of_range
 from netra_trio.protocol.problem import Refused, broker_unavailable, problem
 from netra_trio.protocol.rooms import RoomConfirmation, RoomConfirmed, check_room_name
-from netra_trio.rooms.publisher import ROOM_EVENT_BYTES, EventTooLarge
+from netra_trio.rooms.access import forbidden
+from netra_trio.rooms.publisher import ROOM_EVENT_BYTES, EventTooLarge, ReservedRoom
 
 BODY_BYTES = 2 * ROOM_EVENT_BYTES  # of a request: escaped characters have more bytes
 
@@ -47,6 +48,8 @@ async def publish(check_room: Callable[[], None], call: Call) -> Answer:
         published = await services.publisher.publish(
             room, body["content"], user_id=identity.user_id, key=body.get("key")
         )
+    except ReservedRoom:
+        raise forbidden() from None
     except EventTooLarge as error:
         raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, f"$.{error}")) from None
     except BrokerUnavailable:

@@ -4,13 +4,14 @@ access = Access(may, store.find_room)
 is_lasting = await access.check(user_id, "team:red", Action.JOIN)
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 import trio
 
 from netra_trio.errors import NetraError, StoreUnavailable
 from netra_trio.ids import ThreadId, UserId
+from netra_trio.protocol.admin import ADMIN_ROOM, ADMINISTRATOR
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import THREAD_PREFIX, USER_PREFIX, user_room
@@ -40,8 +41,16 @@ class Access:
         self._may = may
         self._find_room = find_room
 
-    async def check(self, user_id: UserId, room: str, action: Action) -> bool:
+    async def check(
+        self, user_id: UserId, room: str, action: Action, permissions: Collection[str] = ()
+    ) -> bool:
         """Check that a user has a permission in a room. Cancelling is safe.
+
+        Args:
+            user_id: The user.
+            room: The room.
+            action: The action.
+            permissions: The permissions of the token of the user's connection.
 
         Returns:
             Whether the permission is lasting, so that it needs no repeated check.
@@ -51,7 +60,7 @@ class Access:
             StoreUnavailable: If the store cannot answer now.
         """
         try:
-            granted = await self._decide(user_id, room, action)
+            granted = await self._decide(user_id, room, action, permissions)
         except PermissionCheckFailed:
             text = "The permission could not be checked."
             fault = problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
@@ -62,23 +71,31 @@ class Access:
             raise forbidden()
         return False
 
-    async def is_still_permitted(self, user_id: UserId, room: str, action: Action) -> bool:
+    async def is_still_permitted(
+        self, user_id: UserId, room: str, action: Action, permissions: Collection[str] = ()
+    ) -> bool:
         """Return whether a user still has a permission; True if the check fails for now."""
         try:
-            granted = await self._decide(user_id, room, action)
+            granted = await self._decide(user_id, room, action, permissions)
         except Refused:
             return False
         except (PermissionCheckFailed, StoreUnavailable):
             return True
         return granted is not False
 
-    async def _decide(self, user_id: UserId, room: str, action: Action) -> bool | None:
+    async def _decide(
+        self, user_id: UserId, room: str, action: Action, permissions: Collection[str]
+    ) -> bool | None:
         """Return whether the application permits it, or None if the server's own rules do.
 
         Raises:
             Refused: FORBIDDEN by the server's own rules.
             PermissionCheckFailed: If the application's function fails.
         """
+        if room == ADMIN_ROOM:
+            if action is not Action.JOIN or ADMINISTRATOR not in permissions:
+                raise forbidden()
+            return True  # a new token may not have the permission
         if room.startswith(USER_PREFIX):
             if room != user_room(user_id):
                 raise forbidden()

@@ -12,7 +12,7 @@ not help, the event is dropped, and the member gets a `room_gap` in its place.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import orjson
@@ -161,6 +161,7 @@ class RoomFeed:
         send_now: Sends a WebSocket frame at once and returns whether it was sent; None where
             that is not possible.
         direct: Bounds the frames that are sent in this way, for all feeds of the process.
+        permissions: Returns the permissions of the newest token of the connection.
 
     Attributes:
         user_id: The user of the connection.
@@ -168,6 +169,7 @@ class RoomFeed:
         joins: Limits the concurrent joins.
         is_closed: Whether the connection has ended.
         on_close: Called when it is closed.
+        permissions: Returns the permissions of the newest token of the connection.
     """
 
     def __init__(
@@ -180,9 +182,11 @@ class RoomFeed:
         metrics: Metrics,
         send_now: Callable[[bytes], bool] | None = None,
         direct: DirectSends | None = None,
+        permissions: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self.user_id = user_id
         self.session_id = session_id
+        self.permissions = permissions
         self.joins = trio.Semaphore(JOINS)
         self.is_closed = False
         self.on_close: Callable[[], None] | None = None

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from netra_trio.broker.base import Broker, HistoryLimits, Published
 from netra_trio.ids import UserId
+from netra_trio.protocol.admin import ADMIN_ROOM
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, JsonObject
 from netra_trio.protocol.rooms import RoomMessage, check_room_name
 from netra_trio.rooms.event import pack
@@ -21,6 +22,10 @@ ROOM_EVENT_BYTES = 256 * 1024  # of an event as JSON: docs/protocol.md, Limits
 
 class EventTooLarge(ValueError):
     """An event has more than `ROOM_EVENT_BYTES`."""
+
+
+class ReservedRoom(ValueError):
+    """Only the server itself publishes to the room."""
 
 
 @frozen
@@ -57,10 +62,13 @@ class Publisher:
         Raises:
             TypeError: If `content` is neither, or cannot be encoded as JSON.
             ValueError: If the name of the room or the key is not valid.
+            ReservedRoom: If only the server publishes to this room.
             EventTooLarge: If the event has more than `ROOM_EVENT_BYTES`.
             BrokerUnavailable: If the broker does not answer in time.
         """
         check_room_name(room)
+        if room == ADMIN_ROOM:
+            raise ReservedRoom(f"room: only the server publishes to {room}")
         if key is not None and not 1 <= len(key) <= CORRELATION_ID_CHARACTERS:
             text = f"expected 1 to {CORRELATION_ID_CHARACTERS} characters, got {len(key)}"
             raise ValueError(f"key: {text}")

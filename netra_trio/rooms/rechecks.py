@@ -63,7 +63,8 @@ class Rechecks:
     async def _check(self, membership: Membership) -> None:
         try:
             user_id, room = membership.user_id, membership.room
-            if await self._access.is_still_permitted(user_id, room, Action.JOIN):
+            permissions = membership.feed.permissions()
+            if await self._access.is_still_permitted(user_id, room, Action.JOIN, permissions):
                 self.add(membership)
             elif not membership.is_ended:
                 self._end(membership)

@@ -9,7 +9,7 @@
 All events come from the broker, also those of this node: all members get them in the same order.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import trio
 from netra_trio.broker.base import Broker, Delivery, History, HistoryLimits
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import SessionId, UserId
+from netra_trio.protocol.admin import ADMIN_ROOM, ADMINISTRATOR
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, broker_unavailable
 from netra_trio.protocol.rooms import check_room_name
@@ -138,6 +139,7 @@ class Rooms:
         *,
         wake: Callable[[], None],
         send_now: Callable[[bytes], bool] | None = None,
+        permissions: Callable[[], Collection[str]] = frozenset,
     ) -> RoomFeed:
         """Return the feed of a connection; when it is closed, the connection leaves all rooms.
 
@@ -146,6 +148,7 @@ class Rooms:
             session_id: Its session.
             wake: Wakes its writer.
             send_now: Sends a WebSocket frame at once, if possible; None where it never is.
+            permissions: Returns the permissions of the newest token of the connection.
         """
         feed = RoomFeed(
             user_id,
@@ -155,6 +158,7 @@ class Rooms:
             metrics=self._metrics,
             send_now=send_now,
             direct=self._direct,
+            permissions=permissions,
         )
         self._memberships[feed] = {}
         feed.on_close = lambda: self._leave_all(feed)
@@ -193,7 +197,9 @@ class Rooms:
             StoreUnavailable: If the store cannot answer now.
         """
         with feed.reserve(name):
-            lasting = is_own or await self.access.check(feed.user_id, name, Action.JOIN)
+            lasting = is_own or await self.access.check(
+                feed.user_id, name, Action.JOIN, feed.permissions()
+            )
             membership = Membership(feed, name, lasting)
             try:
                 async with feed.joins, hold or nullcontext(), self._subscribed(name) as room:
@@ -242,6 +248,12 @@ class Rooms:
             for membership in list(room.members):
                 if membership.user_id == kick["user_id"]:
                     self._remove(membership)
+
+    def note_permissions(self, feed: RoomFeed) -> None:
+        """End the memberships for which a new token of the connection lacks the permission."""
+        membership = self._memberships.get(feed, {}).get(ADMIN_ROOM)
+        if membership is not None and ADMINISTRATOR not in feed.permissions():
+            self._remove(membership)
 
     def _remove(self, membership: Membership) -> None:
         """End a membership, and send `room_left` to the member."""

@@ -133,6 +133,10 @@ def test_no_names_of_rooms(dev: Server, name: str) -> None:
     assert text.startswith("room: expected 1 to 128 characters")
 
 
+def test_nobody_publishes_to_the_room_of_the_live_page(dev: Server) -> None:
+    refused(publish(dev, {"content": {}}, path="/ws/rooms/admin:live"), 403, "FORBIDDEN")
+
+
 @pytest.mark.parametrize("path", ["/ws/rooms", "/ws/rooms/", "/ws/rooms/a/b", "/ws/rooms/a%2Fb"])
 def test_paths_of_no_room(dev: Server, path: str) -> None:
     answer = publish(dev, {"content": "x"}, path=path)

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import ThreadId, UserId
+from netra_trio.protocol.admin import ADMIN_ROOM, ADMINISTRATOR
 from netra_trio.protocol.problem import Refused
 from netra_trio.protocol.rooms import thread_room, user_room
 from netra_trio.rooms.access import PERMISSION_SECONDS, Access
@@ -45,6 +46,8 @@ async def only_alice(user: str, _room: str, action: str) -> bool:
         (ALICE, "news", Action.JOIN, ASKED_AGAIN),
         (ALICE, "news", Action.PUBLISH, FORBIDDEN),
         (BOB, "news", Action.JOIN, FORBIDDEN),
+        (ALICE, ADMIN_ROOM, Action.JOIN, FORBIDDEN),
+        (ALICE, f"{ADMIN_ROOM}:x", Action.JOIN, ASKED_AGAIN),
     ],
 )
 async def test_the_rules_of_rooms(
@@ -58,6 +61,29 @@ async def test_the_rules_of_rooms(
         await access.check(user, room, action)
     assert caught.value.problem.code == "FORBIDDEN"
     assert await access.is_still_permitted(user, room, action) is False
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (Action.JOIN, ASKED_AGAIN),
+        (Action.SEE, FORBIDDEN),
+        (Action.PUBLISH, FORBIDDEN),
+        (Action.ANSWER, FORBIDDEN),
+    ],
+)
+async def test_an_administrator_may_only_join_the_room_of_the_live_page(
+    action: Action, expected: bool | str
+) -> None:
+    access = Access(None, find_room)
+    permissions = {ADMINISTRATOR}
+    still = await access.is_still_permitted(ALICE, ADMIN_ROOM, action, permissions)
+    assert still is (expected is not FORBIDDEN)
+    if expected is FORBIDDEN:
+        with pytest.raises(Refused):
+            await access.check(ALICE, ADMIN_ROOM, action, permissions)
+    else:
+        assert await access.check(ALICE, ADMIN_ROOM, action, permissions) is expected
 
 
 async def test_a_thread_of_another_user_is_the_applications_decision() -> None:
