@@ -63,3 +63,9 @@ export const QuestionIcon = () => (
   <Icon><path d="M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 2.1M12 17.5v.01M21 12a9 9 0 1 1-18 0 9 9 0 0 1 18 0Z" /></Icon>
 );
 export const ShieldIcon = () => <Icon><path d="M12 3 5 6v5c0 4.6 2.9 8.3 7 10 4.1-1.7 7-5.4 7-10V6ZM9 12l2.2 2.2L15 10.4" /></Icon>;
+export const MoreIcon = () => <Icon><path d="M6 12v.01M12 12v.01M18 12v.01" strokeWidth="3" /></Icon>;
+export const SearchIcon = () => <Icon><path d="M16 16l4.5 4.5M18 10.5a7.5 7.5 0 1 1-15 0 7.5 7.5 0 0 1 15 0Z" /></Icon>;
+export const PanelIcon = () => <Icon><rect x="3.5" y="4.5" width="17" height="15" rx="2" /><path d="M9.5 4.5v15" /></Icon>;
+export const BellIcon = () => <Icon><path d="M6 17V11a6 6 0 0 1 12 0v6l1.5 1.5h-15ZM10 21.2h4" /></Icon>;
+export const BellOffIcon = () => <Icon><path d="M6 17V11a6 6 0 0 1 12 0v6l1.5 1.5h-15ZM10 21.2h4M4 3l16 18" /></Icon>;
+export const KeyboardIcon = () => <Icon><rect x="2.5" y="6" width="19" height="12" rx="2" /><path d="M6.5 10v.01M10.2 10v.01M13.8 10v.01M17.5 10v.01M8 14h8" /></Icon>;
