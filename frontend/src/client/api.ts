@@ -82,6 +82,12 @@ export interface NetraClient {
   close(): void;
   /** Connects anew at once, whatever the state. */
   forceReconnect(): void;
+  /**
+   * Ends the wait before the next attempt to connect: `getSnapshot().retry`. An attempt begins at
+   * most once a second, however often this is called, and not before the time that the server gave
+   * with `Retry-After`. Does nothing in any other state.
+   */
+  retryNow(): void;
   /** The current state: the same object until something changes. Needs no `this`. */
   readonly getSnapshot: () => Snapshot;
   readonly subscribe: Subscribe;
@@ -90,6 +96,12 @@ export interface NetraClient {
    * it is written), to false if it was refused. Offline, the message waits, and survives a reload.
    */
   sendMessage(message: OutgoingMessage): Promise<boolean>;
+  /**
+   * The error with which `sendMessage` would refuse a message now, without sending or showing
+   * anything; null if it would not. Offline too: the limits are those of the last connection, or the
+   * server's defaults before the first one.
+   */
+  checkMessage(message: OutgoingMessage): ErrorBody | null;
   /** Shows a message at once and returns its correlation id; `sendMessage` sends it. */
   sendOptimisticMessage(content: string, type?: string): string;
   /** Shows and sends a message again under a new key. Returns the key, or null if it is unknown. */

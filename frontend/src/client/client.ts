@@ -12,9 +12,9 @@ import type { Reply } from "../core/questions.js";
 import { isEnd, type Snapshot } from "../core/snapshot.js";
 import { outgoingFault } from "../protocol/encode.js";
 import type {
-  ClientPayloads,
   ControlPayloads,
   ControlRequest,
+  ErrorBody,
   Rating,
   RoomContent,
   RunRequest,
@@ -33,10 +33,9 @@ import {
 } from "./api.js";
 import { clientClosed, invalid } from "./errors.js";
 import { Listeners } from "./listeners.js";
+import { outgoing, type Outgoing } from "./outgoing.js";
 import { Tab } from "./tab.js";
 
-/** Messages that the client sends by itself: `joinRoom` and `watchThread` join a room for all tabs. */
-const INTERNAL: ReadonlySet<string> = new Set(["ack", "auth", "join_room", "leave_room", "watch_thread", "unwatch_thread"]);
 const FIRST_WAIT = 1_000; // ms, the guide's `reconnectInterval`
 
 export function createClient(options: ClientOptions, ports: Ports): NetraClient {
@@ -87,6 +86,10 @@ class Client implements NetraClient {
     if (!this.#isClosed) this.#tab.forceReconnect();
   }
 
+  retryNow(): void {
+    if (!this.#isClosed) this.#tab.commands.run("retryNow");
+  }
+
   clearError(): void {
     if (!this.#isClosed) this.#tab.clearError();
   }
@@ -98,37 +101,36 @@ class Client implements NetraClient {
     this.#listeners.clear();
   }
 
-  sendMessage({ type, payload = {}, correlation_id }: OutgoingMessage): Promise<boolean> {
+  checkMessage(message: OutgoingMessage): ErrorBody | null {
+    const now = this.#ports.timers.now();
+    if (this.#isClosed) return clientClosed(now);
+    const made = this.#make(message);
+    return made.fault === null ? this.#tab.transit.check(made.message, made.key) : invalid(now, made.fault);
+  }
+
+  sendMessage(outgoingMessage: OutgoingMessage): Promise<boolean> {
     if (this.#isClosed) return Promise.resolve(false);
-    const { correlation_id: inside, ...rest } = payload;
-    const startsRun = type === "user_message" || type === "agent_request";
-    const key = correlation_id ?? (startsRun ? inside : undefined) ?? this.#ports.uniqueId();
-    const message = {
-      type,
-      payload: startsRun ? { thread_id: this.#tab.threads.current, ...rest } : payload,
-      correlation_id: key,
-    };
-    const fault = INTERNAL.has(type) ? `$.type: the client itself sends ${type}` : outgoingFault(message);
-    if (fault !== null || typeof key !== "string") {
-      const error = invalid(this.#ports.timers.now(), fault ?? "$.correlation_id: expected a string");
-      this.#tab.reject(typeof key === "string" ? key : null, error);
+    const made = this.#make(outgoingMessage);
+    if (made.fault !== null) {
+      this.#tab.reject(made.key, invalid(this.#ports.timers.now(), made.fault));
       return Promise.resolve(false);
     }
-    if (type === "answer") {
-      const { question_id, ...reply } = payload as unknown as ClientPayloads["answer"];
+    const { key, message } = made;
+    if (message.type === "answer") {
+      const { question_id, ...reply } = message.payload;
       return this.#tab.answers.send(question_id, reply).then(
         () => true,
         () => false,
       );
     }
-    if (type === "room_message") {
-      const { room, content } = payload as unknown as ClientPayloads["room_message"];
+    if (message.type === "room_message") {
+      const { room, content } = message.payload;
       return this.#tab.calls.publish(room, content, key).then(
         () => true,
         () => false,
       );
     }
-    if (startsRun) return this.#tab.submit({ key, message: message as unknown as RunRequest });
+    if (message.type === "user_message" || message.type === "agent_request") return this.#tab.submit({ key, message });
     return new Promise((resolve) => {
       this.#tab.ask(key, message as ControlRequest, {
         written: () => resolve(true),
@@ -230,5 +232,9 @@ class Client implements NetraClient {
   async sendFeedback(messageId: string, rating: Rating | null, comment?: string): Promise<void> {
     const reason = comment === undefined ? {} : { comment };
     await this.#tab.calls.call("feedback", { message_id: messageId, rating, ...reason });
+  }
+
+  #make(message: OutgoingMessage): Outgoing {
+    return outgoing(message, this.#tab.threads.current, () => this.#ports.uniqueId());
   }
 }

@@ -3,24 +3,24 @@
  * of the tab that leads.
  */
 
-import { Connection, type ConnectionOptions } from "../connection/connection.js";
+import { Connection } from "../connection/connection.js";
 import { serverAddress } from "../connection/opening.js";
+import type { ConnectionOptions } from "../connection/owner.js";
 import { BoundedMap } from "../core/bounded-map.js";
 import { serverName } from "../core/names.js";
 import type { OutboxMessage } from "../core/outbox.js";
 import { isClosed } from "../core/questions.js";
-import { isTokenRefused } from "../core/retry-rules.js";
 import { isEnd, type ChatMessage, type Run, type Snapshot } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import type { ControlRequest, ErrorBody, ServerMessage } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
 import { View } from "../store/view.js";
-import type { Command } from "../tabs/channel.js";
 import type { Sync } from "../tabs/follower.js";
 import { TabGroup } from "../tabs/group.js";
 import type { Leadership } from "../tabs/leader.js";
 import { Answers } from "./answers.js";
 import { Calls } from "./calls.js";
+import { Commands } from "./commands.js";
 import { clientClosed, userChanged } from "./errors.js";
 import { LatestError } from "./latest-error.js";
 import { Memberships } from "./memberships.js";
@@ -60,6 +60,8 @@ export class Tab {
   readonly calls: Calls;
   readonly rooms: Rooms;
   readonly list: ThreadLists;
+  readonly transit: Transit;
+  readonly commands: Commands;
   readonly #ports: Ports;
   readonly #owner: TabOwner;
   readonly #view = new View();
@@ -67,7 +69,6 @@ export class Tab {
   readonly #errors = new LatestError();
   readonly #connection: Connection;
   readonly #memberships: Memberships;
-  readonly #transit: Transit;
   readonly #group: TabGroup;
   readonly #submissions: Submissions;
   readonly #requests: Requests;
@@ -86,7 +87,7 @@ export class Tab {
       load: (id) => owner.loadThread(id),
       isWatched: (id) => this.rooms.isWatched(id),
     });
-    this.#submissions = new Submissions(ports.tab, `${name}:unsent`, (message) => this.#transit.deliver(message));
+    this.#submissions = new Submissions(ports.tab, `${name}:unsent`, (message) => this.transit.deliver(message));
     this.#requests = new Requests((id) => this.#connection.forget(id));
     const asking = {
       uniqueId: () => ports.uniqueId(),
@@ -139,10 +140,15 @@ export class Tab {
         this.#requests.written(id);
       },
       // The user sees this tab; the connection may be that of a tab in the background.
-      pageIsBack: () => this.#command("wake"),
+      pageIsBack: () => this.commands.run("wake"),
       changed: () => this.#connectionChanged(),
     });
     this.#memberships = new Memberships(ports, this.#connection, (update) => this.#report(update));
+    this.commands = new Commands({
+      connection: this.#connection,
+      pass: (command) => this.#group.command(command),
+      rejoin: () => this.#rejoin(false),
+    });
     const roles: Roles = {
       connection: this.#connection,
       view: this.#view,
@@ -151,8 +157,8 @@ export class Tab {
       requests: this.#requests,
       updates: this.#updates,
       errors: this.#errors,
-      accept: (message) => this.#transit.accept(message),
-      execute: (command) => this.#execute(command),
+      accept: (message) => this.transit.accept(message),
+      execute: (command) => this.commands.execute(command),
       sync: (message) => this.#sync(message),
       now: () => this.#now(),
       changed: () => this.#changed(),
@@ -163,7 +169,7 @@ export class Tab {
       lost: () => this.#rejoin(true),
       present: () => this.rooms.announce(),
     });
-    this.#transit = new Transit(this.#submissions, this.#requests, {
+    this.transit = new Transit(this.#submissions, this.#requests, {
       group: this.#group,
       connection: this.#connection,
       publish: (update) => this.#publish(update),
@@ -179,7 +185,7 @@ export class Tab {
   connect(): void {
     this.#group.wantConnection(true);
     if (this.#group.role !== "follower") this.threads.store();
-    this.#command("connect");
+    this.commands.run("connect");
   }
 
   disconnect(): void {
@@ -191,12 +197,12 @@ export class Tab {
 
   forceReconnect(): void {
     this.#group.wantConnection(true);
-    this.#command("forceReconnect");
+    this.commands.run("forceReconnect");
   }
 
   clearError(): void {
     this.#errors.own(null);
-    this.#command("clearError");
+    this.commands.run("clearError");
     this.#changed();
   }
 
@@ -244,16 +250,21 @@ export class Tab {
     // One key is one message, however often it is submitted.
     const known = this.#submissions.known(key);
     if (known !== null) return known;
-    if (this.#submissions.isFull) return this.#transit.refuse({ key, message });
+    const stamped = { key, message: { ...message, timestamp: this.#now() / 1000 } };
+    const fault = this.transit.fault(stamped.message);
+    if (fault !== null) {
+      this.#errors.own(fault);
+      return this.transit.refuse(stamped, fault);
+    }
     const { thread_id } = message.payload;
     if (thread_id !== undefined) this.threads.show(thread_id);
-    return this.#handOver({ key, message: { ...message, timestamp: this.#now() / 1000 } });
+    return this.#handOver(stamped);
   }
 
   ask(id: string, message: ControlRequest, callbacks: RequestCallbacks): void {
     this.#ownIds.set(id, true);
     this.#requests.add(id, message, callbacks);
-    this.#transit.pass(id, message);
+    this.transit.pass(id, message);
   }
 
   #handOver(message: OutboxMessage): Promise<boolean> {
@@ -269,14 +280,14 @@ export class Tab {
     const isFirst = this.#user.use(subject);
     const leadership = this.#group.join(subject);
     if (isFirst) this.#restoreUnsent();
-    if (this.#group.role === "follower") this.#transit.passAll();
+    if (this.#group.role === "follower") this.transit.passAll();
     this.#changed();
     return leadership;
   }
 
   #ready(): void {
     this.#group.ready();
-    this.#transit.passAll();
+    this.transit.passAll();
     this.rooms.announce();
   }
 
@@ -350,28 +361,11 @@ export class Tab {
     for (const { key, ok, error } of settled) this.#settle(key, ok, error);
     for (const key of queued) this.#submissions.accepted(key);
     const keys = new Set(queued);
-    this.#transit.passAll((key) => keys.has(key));
+    this.transit.passAll((key) => keys.has(key));
     this.rooms.announce();
     if (state.status === "CONNECTED") this.threads.synced();
     this.list.connected();
     this.#changed();
-  }
-
-  /** Executes a command here, or passes it to the leader. */
-  #command(command: Command): void {
-    if (this.#group.command(command)) return;
-    if (command === "connect") this.#connection.start();
-    else if (command === "forceReconnect") this.#connection.restart();
-    else if (command === "wake") this.#connection.wake();
-    else this.#connection.clearError();
-  }
-
-  /** Executes a command of another tab. */
-  #execute(command: Command): void {
-    const isConnect = command === "connect" || command === "forceReconnect";
-    // The token of this tab was refused; the other tab may have a better one.
-    if (isConnect && isTokenRefused(this.#connection.state)) this.#rejoin(false);
-    else this.#command(command);
   }
 
   #compose(): Snapshot {

@@ -2,8 +2,9 @@
 
 import type { Connection } from "../connection/connection.js";
 import type { OutboxMessage } from "../core/outbox.js";
+import { DEFAULT_MAX_SIZE, LONGEST_TIME, sizeFault } from "../core/size.js";
 import type { Update } from "../core/updates.js";
-import type { ControlRequest } from "../protocol/messages.js";
+import type { ClientMessage, ControlRequest, ErrorBody, RunRequest } from "../protocol/messages.js";
 import type { TabGroup } from "../tabs/group.js";
 import { outboxFull, tooManyRequests } from "./errors.js";
 import type { Requests } from "./requests.js";
@@ -25,6 +26,21 @@ export class Transit {
     this.#submissions = submissions;
     this.#requests = requests;
     this.#owner = owner;
+  }
+
+  /** The error with which a message would be refused now, whenever it is sent; null if it would not. */
+  check(message: ClientMessage, key: string): ErrorBody | null {
+    const now = this.#owner.now();
+    if (this.#isFull(message) && this.#submissions.known(key) === null) return outboxFull(now);
+    return sizeFault(message, this.#maxSize ?? DEFAULT_MAX_SIZE, now, LONGEST_TIME);
+  }
+
+  /** The error with which a new message is refused; null if it is not. */
+  fault(message: RunRequest): ErrorBody | null {
+    const now = this.#owner.now();
+    if (this.#isFull(message)) return outboxFull(now);
+    // The server may allow more than by default, so an unknown limit refuses nothing.
+    return sizeFault(message, this.#maxSize ?? Infinity, now);
   }
 
   deliver(message: OutboxMessage): void {
@@ -51,13 +67,23 @@ export class Transit {
       group.post({ kind: "accepted", key: message.key });
       this.#submissions.accepted(message.key);
     } else {
-      void this.refuse(message);
+      void this.refuse(message, outboxFull(this.#owner.now()));
     }
   }
 
-  /** Reports that the outbox is full; resolves to false. */
-  refuse(message: OutboxMessage): Promise<boolean> {
-    this.#owner.publish({ kind: "settled", message, ok: false, error: outboxFull(this.#owner.now()) });
+  /** Reports that a message cannot be sent; resolves to false. */
+  refuse(message: OutboxMessage, error: ErrorBody): Promise<boolean> {
+    this.#owner.publish({ kind: "settled", message, ok: false, error });
     return Promise.resolve(false);
+  }
+
+  #isFull({ type }: ClientMessage): boolean {
+    return (type === "user_message" || type === "agent_request") && this.#submissions.isFull;
+  }
+
+  /** The limit of the server, in bytes; null before it is known. */
+  get #maxSize(): number | null {
+    const { group, connection } = this.#owner;
+    return (group.leaderState ?? connection.state).config?.connection_limits.max_message_size ?? null;
   }
 }

@@ -9,48 +9,23 @@
 import type { OutboxMessage } from "../core/outbox.js";
 import { closeError, closeKind, localError, notOpened, retriesExhausted } from "../core/retry-rules.js";
 import type { ConnectionState, Status } from "../core/snapshot.js";
-import type { Update } from "../core/updates.js";
 import type { ServerConfig } from "../protocol/discovery.js";
-import type { ControlRequest, ErrorBody, ResumedRun, ServerMessageOf } from "../protocol/messages.js";
+import type { ControlRequest, ErrorBody, ServerMessageOf } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
-import type { Position, SessionStore } from "../store/session-store.js";
-import type { Leadership } from "../tabs/leader.js";
+import type { SessionStore } from "../store/session-store.js";
 import { FrameHandler } from "./frames.js";
 import { Line, type LineEvents } from "./line.js";
 import { Opener } from "./opener.js";
-import { OpeningError, openSocket, type GetToken } from "./opening.js";
+import { OpeningError, openSocket } from "./opening.js";
+import type { ConnectionOptions, ConnectionOwner } from "./owner.js";
 import { PageEvents } from "./page.js";
 import { Receiver } from "./receiver.js";
 import { Renewal } from "./renewal.js";
-import { RetryTimer, type RetryOptions } from "./retry.js";
+import { RetryTimer } from "./retry.js";
 import { Sender } from "./sender.js";
 import { StateTracker } from "./state.js";
 import { Switch } from "./switch.js";
 import { NamedTimers } from "./timers.js";
-
-export interface ConnectionOptions extends RetryOptions {
-  readonly url?: string | undefined;
-  readonly getToken: GetToken | null;
-}
-
-export interface ConnectionOwner {
-  /** Waits until this tab may connect as this user; null for a token that names no user. */
-  lead(subject: string | null): Promise<Leadership>;
-  /** The stored outbox is loaded: messages that wait elsewhere may be submitted. */
-  ready(): void;
-  /** The position up to which this tab has seen every event. */
-  position(): Position | null;
-  /** Whether a question is closed, by its events so far and the runs of a resume. */
-  isClosed(questionId: string, runs: readonly ResumedRun[]): boolean;
-  /** Whether a run is not over. */
-  hasRuns(): boolean;
-  update(update: Update): void;
-  /** A request was written. */
-  written(id: string): void;
-  /** The page came to the front, or the network is back. */
-  pageIsBack(): void;
-  changed(): void;
-}
 
 export class Connection {
   readonly #ports: Ports;
@@ -105,14 +80,14 @@ export class Connection {
     this.#frames = new FrameHandler(this.#sender, this.#receiver, this.#renewal, {
       now: () => this.#now(),
       hasLine: () => this.#line !== null,
-      update: (update) => owner.update(update),
+      update: (update) => {
+        if (update.kind === "message") this.#state.stats.message(update.message);
+        owner.update(update);
+      },
       progress: () => this.#retry.reset(),
       draining: (reconnectAfter) => this.#switch.plan(this.#line, reconnectAfter),
       failed: (error) => this.#failed(error),
-      serverError: (error, explainsClose) => {
-        this.#state.stats.failed();
-        this.#state.reported(error, explainsClose);
-      },
+      serverError: (error, explainsClose) => this.#state.reported(error, explainsClose),
       outOfOrder: (fault) => this.#outOfOrder(fault),
     });
     this.#switch = new Switch(ports, options.reconnectInterval, this.#opener, this.#receiver, this.#retry, {
@@ -155,10 +130,16 @@ export class Connection {
     this.#begin(true);
   }
 
+  /** Brings the next attempt forward, if one waits. Returns whether one waits. */
+  retryNow(): boolean {
+    const isWaiting = this.#retry.hurry();
+    if (isWaiting) this.#owner.changed();
+    return isWaiting;
+  }
+
   /** Ends a wait between attempts, or checks whether the current line still delivers. */
   wake(): void {
-    if (this.#retry.mayStartEarly) this.#begin(false);
-    else this.#line?.probe(this.#ports.uniqueId());
+    if (!this.retryNow()) this.#line?.probe();
   }
 
   /** Closes the connection normally; the session can be resumed within its window. */
@@ -279,12 +260,15 @@ export class Connection {
     return {
       received: () => stats.received(this.#now()),
       handled: () => this.#owner.changed(),
-      sent: () => stats.sent(this.#now()),
+      sent: (message) => stats.sent(message, this.#now()),
       established: (message) => this.#established(message),
       message: (message) => this.#frames.message(message),
       unreadable: (frame) => this.#frames.unreadable(frame),
       closed: (code) => this.#closed(code),
-      silent: () => this.#lineFailed(closeError(1006, this.#now())),
+      silent: () => {
+        stats.failed();
+        this.#lineFailed(closeError(1006, this.#now()));
+      },
       outOfOrder: (fault) => this.#outOfOrder(fault),
     };
   }
@@ -293,6 +277,7 @@ export class Connection {
     const { session_id, connection_id, user_id, user_room, agents, server_time, resume, limits } = message.payload;
     const { verdict, reason = null, last_seq } = resume;
     this.#sender.limits = limits;
+    this.#state.limits = limits;
     this.#receiver.start(session_id, last_seq);
     this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason, user_room, agents }, server_time);
     this.#retry.connected();
@@ -315,6 +300,7 @@ export class Connection {
     const error = (this.#line?.isEstablished === true ? closeError : notOpened)(reason, this.#now());
     const next = after === "retry" ? this.#switch.release() : null;
     this.#endLine();
+    if (next === null && after !== "done") this.#state.stats.failed();
     if (next !== null) this.#goOn(next, reason === code ? error : null);
     else if (after === "retry" || after === "token") this.#tryLater(error, 0);
     // An error that the server sent before it closed says more than the close code.
@@ -375,7 +361,7 @@ export class Connection {
   #rest(status: "DISCONNECTED" | "ERROR"): void {
     this.#attempt += 1;
     this.#retry.cancel();
-    this.#state.stats.ended();
+    this.#state.stats.stopped(status === "DISCONNECTED");
     this.#state.status = status;
     this.#owner.changed();
   }

@@ -1,6 +1,9 @@
 /**
  * One WebSocket, from its creation to its end: decodes frames, answers heartbeats, and detects a
  * socket that no longer delivers anything. It never reconnects; it reports its end once.
+ *
+ * A browser does not report that a line is dead. So the line is probed if a heartbeat is missing, or
+ * if nothing at all arrives after a message, and ends if the probe is not answered.
  */
 
 import { decode, type Decoded } from "../protocol/decode.js";
@@ -16,10 +19,16 @@ import { ANSWER_WITHIN } from "./opening.js";
 import { NamedTimers } from "./timers.js";
 
 const OPEN = 1; // `readyState` of a WebSocket
-const SILENT_INTERVALS = 2.5; // heartbeat intervals, as the server's own limit
+const LATE_INTERVALS = 1.2; // heartbeat intervals: a heartbeat is missing, the line is probed
+const REPLY_WITHIN = 3_000; // ms after a message without any answer: the line is probed
 const PROBE_WITHIN = 5_000; // ms to answer a probe
+const UPLOAD_RATE = 16; // bytes in a ms: a message that is still on its way over a slow line is no silence
+const PROBE_ID = "netra-probe"; // the correlation id of a probe, whose answer is for no application
 const HELD = 10_000; // numbered frames; a server sends a tenth of that without an acknowledgement
 const CLOSE_WITHIN = 1_000; // ms for the server's half of the closing handshake
+
+/** The server need not answer these. */
+const UNANSWERED: ReadonlySet<ClientMessage["type"]> = new Set(["ack", "pong"]);
 
 export type UnreadableFrame = Extract<Decoded, { readonly ok: false }>;
 
@@ -31,7 +40,7 @@ export interface LineEvents {
   established(message: ServerMessageOf<"connection_established">): void;
   message(message: ServerMessage): void;
   unreadable(frame: UnreadableFrame): void;
-  sent(): void;
+  sent(message: ClientMessage): void;
   /** The socket closed, or did not open in time. */
   closed(code: number): void;
   /** The socket is open, and delivers nothing. */
@@ -46,7 +55,12 @@ export class Line {
   readonly #events: LineEvents;
   #isEstablished = false;
   #isEnded = false;
+  #heartbeatInterval = Infinity;
   #heardAt = 0;
+  /** When the first message was sent that nothing has arrived after; null if there is none. */
+  #askedAt: number | null = null;
+  /** The characters that were sent since a frame arrived. */
+  #unheard = 0;
   /** Numbered frames that are held back; null if they are passed on as they arrive. */
   #held: (() => void)[] | null = null;
 
@@ -75,15 +89,21 @@ export class Line {
   send(message: ClientMessage): void {
     // Frames still arrive after the other side has begun to close; nothing can be sent by then.
     if (this.#socket.readyState !== OPEN) return;
-    this.#socket.send(encode(message, this.#timers.now() / 1000));
-    this.#events.sent();
+    const frame = encode(message, this.#timers.now() / 1000);
+    this.#socket.send(frame);
+    this.#unheard += frame.length;
+    if (!UNANSWERED.has(message.type) && this.#askedAt === null) {
+      this.#askedAt = this.#timers.now();
+      this.#watch();
+    }
+    this.#events.sent(message);
   }
 
   /** Sends a ping, and reports silence if nothing arrives within seconds. */
-  probe(correlation_id: string): void {
+  probe(): void {
     if (!this.#isEstablished || this.#timers.has("probe")) return;
     this.#timers.set("probe", PROBE_WITHIN, () => this.#events.silent());
-    this.send({ type: "ping", payload: {}, correlation_id });
+    this.send({ type: "ping", payload: {}, correlation_id: PROBE_ID });
   }
 
   /** Holds numbered frames back from now on; other frames are passed on. */
@@ -129,7 +149,10 @@ export class Line {
 
   #received(data: unknown): void {
     this.#heardAt = this.#timers.now();
+    this.#askedAt = null;
+    this.#unheard = 0;
     this.#timers.cancel("probe");
+    if (this.#isEstablished && !this.#timers.has("watch")) this.#watch();
     this.#events.received();
     const decoded = decode(data);
     if (!decoded.ok) this.#unreadable(decoded);
@@ -147,7 +170,8 @@ export class Line {
   #established(message: ServerMessageOf<"connection_established">): void {
     this.#isEstablished = true;
     this.#timers.cancel("opening");
-    this.#watch(message.payload.heartbeat_interval);
+    this.#heartbeatInterval = message.payload.heartbeat_interval;
+    this.#watch();
     this.#events.established(message);
   }
 
@@ -156,6 +180,7 @@ export class Line {
       this.#events.outOfOrder("expected connection_established once");
       return;
     }
+    if (message.type === "pong" && message.correlation_id === PROBE_ID) return;
     if (message.type === "heartbeat") this.send({ type: "pong", payload: {} });
     this.#pass("seq" in message, () => this.#events.message(message));
   }
@@ -165,13 +190,17 @@ export class Line {
     else if (this.#held.push(pass) > HELD) this.#events.outOfOrder("events without an acknowledgement");
   }
 
-  #watch(interval: number): void {
-    const limit = interval * SILENT_INTERVALS;
-    const check = (): void => {
-      const left = this.#heardAt + limit - this.#timers.now();
-      if (left > 0) this.#timers.set("watchdog", left, check);
-      else this.#events.silent();
-    };
-    check();
+  /** Probes the line once it has been silent for too long. */
+  #watch(): void {
+    const left = this.#dueAt - this.#timers.now();
+    if (left > 0) this.#timers.set("watch", left, () => this.#watch());
+    else this.probe();
+  }
+
+  /** When the next frame is due. */
+  get #dueAt(): number {
+    const heartbeat = this.#heardAt + this.#heartbeatInterval * LATE_INTERVALS;
+    const reply = (this.#askedAt ?? Infinity) + REPLY_WITHIN;
+    return Math.min(heartbeat, reply) + this.#unheard / UPLOAD_RATE;
   }
 }

@@ -24,6 +24,8 @@ export class PageEvents {
     this.#cancels = [
       ports.onPage("online", this.#back),
       ports.onPage("visible", this.#back),
+      // A page that comes back from the browser's cache may have lost its socket without an event.
+      ports.onPage("show", this.#back),
       ports.onPage("hide", this.#hide),
     ];
   }

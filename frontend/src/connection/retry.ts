@@ -4,7 +4,7 @@ import { fullJitter } from "../core/backoff.js";
 import type { Retry } from "../core/snapshot.js";
 import type { Cancel, Ports } from "../ports.js";
 
-const EARLY_EVERY = 1_000; // ms between attempts that an event of the page starts
+const EARLY_EVERY = 1_000; // ms between attempts that the user or an event of the page brings forward
 export const SHORTEST_GAP = 250; // ms between any two attempts: an answer must not drive a loop
 
 export interface RetryOptions {
@@ -19,6 +19,7 @@ export class RetryTimer {
   #startedAt = 0;
   #notBefore = 0;
   #retry: Retry | null = null;
+  #run: () => void = () => undefined;
   #cancel: Cancel | null = null;
 
   constructor(ports: Pick<Ports, "timers" | "random">, options: RetryOptions) {
@@ -33,12 +34,6 @@ export class RetryTimer {
 
   get hasFailed(): boolean {
     return this.#failures > 0;
-  }
-
-  /** Whether an event of the page may start the waiting attempt now. */
-  get mayStartEarly(): boolean {
-    const now = this.#ports.timers.now();
-    return this.#retry !== null && now >= this.#notBefore && now - this.#startedAt >= EARLY_EVERY;
   }
 
   /** An attempt begins. */
@@ -75,9 +70,26 @@ export class RetryTimer {
     this.#notBefore = Math.max(this.#notBefore, now + atLeast);
     const jitter = fullJitter(this.#failures, this.#options.reconnectInterval, this.#ports.random());
     const delay = Math.max(jitter, this.#notBefore - now, Math.min(SHORTEST_GAP, this.#startedAt + SHORTEST_GAP - now));
-    this.#retry = { at: now + delay, delay_ms: delay, attempt: this.#failures };
-    this.#cancel = this.#ports.timers.setTimeout(run, delay);
+    this.#run = run;
+    this.#schedule(now, delay);
     return true;
+  }
+
+  /** Brings the waiting attempt forward as far as allowed. Returns whether an attempt waits. */
+  hurry(): boolean {
+    const now = this.#ports.timers.now();
+    if (this.#retry === null) return false;
+    const at = Math.max(now, this.#retry.earliest);
+    if (at < this.#retry.at) this.#schedule(now, at - now);
+    return true;
+  }
+
+  #schedule(now: number, delay: number): void {
+    this.#cancel?.();
+    const at = now + delay;
+    const earliest = Math.min(at, Math.max(this.#notBefore, this.#startedAt + EARLY_EVERY));
+    this.#retry = { at, delay_ms: delay, attempt: this.#failures, earliest };
+    this.#cancel = this.#ports.timers.setTimeout(this.#run, delay);
   }
 
   cancel(): void {

@@ -8,8 +8,8 @@ import { BoundedMap } from "../core/bounded-map.js";
 import { Outbox, type OutboxMessage } from "../core/outbox.js";
 import { RateWindow } from "../core/rate.js";
 import { localError, SEND_AGAIN } from "../core/retry-rules.js";
+import { sizeFault } from "../core/size.js";
 import type { Update } from "../core/updates.js";
-import { encode, utf8Bytes } from "../protocol/encode.js";
 import type { ClientMessage, ControlRequest, ErrorBody, ServerLimits } from "../protocol/messages.js";
 import type { SessionStore } from "../store/session-store.js";
 import type { NamedTimers } from "./timers.js";
@@ -180,7 +180,7 @@ export class Sender {
     if (line?.isWritable !== true) return;
     for (const [id, request] of this.#requests) {
       if (request.isSent) continue;
-      const fault = this.#sizeFault(request.message, this.#timers.now());
+      const fault = sizeFault(request.message, this.#maxSize, this.#timers.now());
       if (fault !== null) {
         this.#requests.delete(id);
         const error = { type: "error", payload: fault, timestamp: fault.timestamp, correlation_id: id } as const;
@@ -206,7 +206,7 @@ export class Sender {
 
   /** Writes a message, or fails one that is too large; returns the ms that it has to wait instead. */
   #send(line: Writable, message: OutboxMessage, now: number): number {
-    const fault = this.#sizeFault(message.message, now);
+    const fault = sizeFault(message.message, this.#maxSize, now);
     if (fault !== null) {
       this.#events.failed(fault);
       this.#settle(message.key, false, fault);
@@ -218,13 +218,6 @@ export class Sender {
     this.#events.update({ kind: "sending", message });
     line.send(message.message);
     return 0;
-  }
-
-  #sizeFault(message: ClientMessage, now: number): ErrorBody | null {
-    const size = utf8Bytes(encode(message, now / 1000));
-    if (size <= this.#maxSize) return null;
-    const error = `The message has ${size} bytes; at most ${this.#maxSize} are allowed.`;
-    return localError(now, "MESSAGE_TOO_LARGE", error, "Send a shorter message.");
   }
 
   #settle(key: string, ok: boolean, error: ErrorBody | null): void {

@@ -1,7 +1,7 @@
 /** The state of the connection that applications see, and the rules for its last error. */
 
 import type { ServerConfig } from "../protocol/discovery.js";
-import type { ErrorBody } from "../protocol/messages.js";
+import type { ErrorBody, ServerLimits } from "../protocol/messages.js";
 import type { ConnectionState, SessionInfo, Status } from "../core/snapshot.js";
 import { Stats } from "../core/stats.js";
 
@@ -13,6 +13,11 @@ export class StateTracker {
   #clockOffset = 0;
   #lastError: ErrorBody | null = null;
   #explainsStatus = false;
+
+  /** The limits of the server that this client is connected to, which may be newer than those of `config`. */
+  set limits(connection_limits: ServerLimits) {
+    if (this.config !== null) this.config = { ...this.config, connection_limits };
+  }
 
   /** The error that explains why there is no connection, or null. */
   get cause(): ErrorBody | null {

@@ -28,11 +28,19 @@ export interface ConnectionStats {
   readonly connected_at?: number;
   /** Milliseconds since 1970, of the last frame in either direction. */
   readonly last_activity?: number;
+  /**
+   * Messages of the application: `user_message`, `agent_request`, `room_message` and `answer`. One
+   * that is sent again counts once.
+   */
   readonly messages_sent: number;
+  /** Messages of agents (`agent_started`, `partial_result`, …) and of rooms. */
   readonly messages_received: number;
+  /** `error` messages of the server, failed attempts to connect, lost connections, unreadable frames. */
   readonly errors_encountered: number;
+  /** Connections after the first one, unless the application had disconnected. */
   readonly reconnections: number;
   readonly connection_id?: string;
+  /** From the loss of a connection to the next one. */
   readonly average_reconnection_ms?: number;
   /** Messages that wait for a connection, for the rate limit, or for their confirmation. */
   readonly queued: number;
@@ -175,6 +183,8 @@ export interface Retry {
   readonly delay_ms: number;
   /** Counts from 1; starts again after a connection that delivered something. */
   readonly attempt: number;
+  /** Milliseconds since 1970: `retryNow` does not begin the attempt before that. */
+  readonly earliest: number;
 }
 
 /** `leader`: this tab has the connection for all tabs; `follower`: another one has; `alone`: no sharing. */

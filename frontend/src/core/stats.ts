@@ -1,6 +1,16 @@
 /** The statistics of a connection. The value is replaced on each change, never modified. */
 
+import type { ClientMessage, ServerMessage } from "../protocol/messages.js";
+import { BoundedMap } from "./bounded-map.js";
 import type { ConnectionStats } from "./snapshot.js";
+
+/** What an application sends; the rest are acknowledgements, pings and requests. */
+const SENT: ReadonlySet<ClientMessage["type"]> = new Set(["user_message", "agent_request", "room_message", "answer"]);
+const REMEMBERED = 1_000; // keys of sent messages: more than are unconfirmed at any time
+
+/** Messages of agents and of rooms; the rest confirm, answer, or concern the connection. */
+const isReceived = (message: ServerMessage): boolean =>
+  "seq" in message ? message.type !== "message_confirmed" : message.type === "room_event";
 
 export class Stats {
   #stats: ConnectionStats = {
@@ -10,6 +20,7 @@ export class Stats {
     reconnections: 0,
     queued: 0,
   };
+  readonly #sent = new BoundedMap<string, true>(REMEMBERED);
   #lostAt: number | null = null;
   #reconnecting = 0;
 
@@ -17,12 +28,22 @@ export class Stats {
     return this.#stats;
   }
 
-  sent(now: number): void {
-    this.#set({ messages_sent: this.#stats.messages_sent + 1, last_activity: now });
+  /** A frame was sent. A message that is sent again under its key counts once. */
+  sent({ type, correlation_id = "" }: ClientMessage, now: number): void {
+    const isNew = SENT.has(type) && !this.#sent.has(correlation_id);
+    if (isNew) this.#sent.set(correlation_id, true);
+    this.#set({ messages_sent: this.#stats.messages_sent + (isNew ? 1 : 0), last_activity: now });
   }
 
+  /** A frame arrived. */
   received(now: number): void {
-    this.#set({ messages_received: this.#stats.messages_received + 1, last_activity: now });
+    this.#set({ last_activity: now });
+  }
+
+  /** A message arrived, for the first time. */
+  message(message: ServerMessage): void {
+    if (message.type === "error") this.failed();
+    else if (isReceived(message)) this.#set({ messages_received: this.#stats.messages_received + 1 });
   }
 
   failed(): void {
@@ -49,9 +70,13 @@ export class Stats {
     this.#down();
   }
 
-  /** The connection ended on purpose: the next one does not count as a reconnection. */
-  ended(): void {
-    this.#lostAt = null;
+  /**
+   * There is no connection, and no attempt to get one.
+   *
+   * @param isWanted The application ended it: the next one does not count as a reconnection.
+   */
+  stopped(isWanted: boolean): void {
+    if (isWanted) this.#lostAt = null;
     this.#down();
   }
 

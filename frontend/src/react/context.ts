@@ -7,6 +7,7 @@ import type { Snapshot } from "../core/snapshot.js";
 export type Methods = Pick<
   NetraClient,
   | "sendMessage"
+  | "checkMessage"
   | "sendOptimisticMessage"
   | "subscribe"
   | "resend"
@@ -27,6 +28,7 @@ export type Methods = Pick<
   | "sendFeedback"
   | "clearError"
   | "forceReconnect"
+  | "retryNow"
   | "disconnect"
 >;
 
@@ -42,6 +44,7 @@ export interface ClientHandle {
 export function createHandle(client: NetraClient): ClientHandle {
   const methods: Methods = {
     sendMessage: (message) => client.sendMessage(message),
+    checkMessage: (message) => client.checkMessage(message),
     sendOptimisticMessage: (content, type) => client.sendOptimisticMessage(content, type),
     subscribe: client.subscribe,
     resend: (correlationId) => client.resend(correlationId),
@@ -62,6 +65,7 @@ export function createHandle(client: NetraClient): ClientHandle {
     sendFeedback: (messageId, rating, comment) => client.sendFeedback(messageId, rating, comment),
     clearError: () => client.clearError(),
     forceReconnect: () => client.forceReconnect(),
+    retryNow: () => client.retryNow(),
     disconnect: () => client.disconnect(),
   };
   let last: { readonly snapshot: Snapshot; readonly value: EnhancedWebSocket } | null = null;

@@ -28,7 +28,7 @@ export interface Settled {
 }
 
 /** What a follower may ask the leader to do with the connection. */
-export type Command = "connect" | "forceReconnect" | "wake" | "clearError";
+export type Command = "connect" | "forceReconnect" | "retryNow" | "wake" | "clearError";
 
 export type LeaderMessage =
   | { readonly kind: "leader" }

@@ -17,7 +17,9 @@ describe("renewing a token", () => {
     const { browser, tab } = await connected();
     browser.server.isMute = true;
     browser.server.control(browser.server.socket, "auth_expiring", { expires_at: 1 });
-    await browser.clock.advance(10_500);
+    await browser.clock.advance(5_000);
+    browser.server.control(browser.server.socket, "heartbeat", { server_time: 1 });
+    await browser.clock.advance(5_500);
     expect(tab.tokensGiven).toBe(3);
     expect(browser.server.of("auth")).toHaveLength(2);
   });

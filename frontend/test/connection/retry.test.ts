@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import type { NetraClient } from "../../src/index.js";
 import { Browser } from "../support/browser.js";
 import { connected } from "../support/connected.js";
 
@@ -114,5 +115,87 @@ describe("reconnecting", () => {
     }
     expect(browser.server.sockets.length).toBeGreaterThan(10);
     expect(browser.server.sockets.length).toBeLessThanOrEqual(1 + 4 * 10);
+  });
+});
+
+describe("retryNow", () => {
+  /** A client whose next attempt is half a minute away, and the number of attempts so far. */
+  async function waiting(): Promise<{ browser: Browser; client: NetraClient; attempts: () => number }> {
+    const browser = new Browser();
+    browser.chance = 0.999;
+    browser.server.isUp = false;
+    const client = await browser.tab().open();
+    await browser.clock.advance(120_000);
+    return { browser, client, attempts: () => browser.server.requests.length };
+  }
+
+  it("ends the wait, however long it is", async () => {
+    const { browser, client } = await waiting();
+    expect(client.getSnapshot().retry?.delay_ms).toBeGreaterThan(20_000);
+    browser.server.isUp = true;
+    client.retryNow();
+    await browser.clock.advance(10);
+    expect(client.getSnapshot()).toMatchObject({ isConnected: true, retry: null, lastError: null });
+  });
+
+  it("begins at most one attempt a second, however often it is called", async () => {
+    const { browser, client, attempts } = await waiting();
+    const before = attempts();
+    for (let n = 0; n < 1_000; n += 1) {
+      client.retryNow();
+      await browser.clock.advance(10);
+    }
+    expect(attempts() - before).toBeGreaterThan(5);
+    expect(attempts() - before).toBeLessThanOrEqual(1 + 10);
+    expect(client.getSnapshot().status).toBe("RECONNECTING");
+  });
+
+  it("does not try before the time of Retry-After, which the state tells", async () => {
+    const browser = new Browser();
+    browser.server.answers = [{ status: 503, retryAfter: "40" }];
+    const client = await browser.tab().open();
+    const { at, earliest } = client.getSnapshot().retry ?? { at: 0, earliest: 1 };
+    expect(earliest).toBe(at);
+    client.retryNow();
+    await browser.clock.advance(39_000);
+    expect(browser.server.requests).toHaveLength(1);
+    await browser.clock.advance(2_000);
+    expect(client.getSnapshot().isConnected).toBe(true);
+  });
+
+  it("does nothing while connected, connecting, disconnected or closed", async () => {
+    const { browser, client } = await connected();
+    client.retryNow();
+    await browser.clock.advance(10);
+    expect(browser.server.sockets).toHaveLength(1);
+    client.disconnect();
+    await browser.clock.advance(10);
+    client.retryNow();
+    await browser.clock.advance(10_000);
+    expect(client.getSnapshot().status).toBe("DISCONNECTED");
+    client.connect();
+    client.retryNow();
+    await browser.clock.advance(10);
+    expect(browser.server.sockets).toHaveLength(2);
+    client.close();
+    client.retryNow();
+    await browser.clock.advance(10_000);
+    expect(browser.server.sockets).toHaveLength(2);
+  });
+
+  it("is passed on by a tab that follows", async () => {
+    const browser = new Browser();
+    browser.chance = 0.999;
+    await browser.tab().open();
+    const follower = await browser.tab().open();
+    browser.server.isUp = false;
+    browser.server.socket.drop(1006);
+    await browser.clock.advance(60_000);
+    expect(follower.getSnapshot()).toMatchObject({ role: "follower", status: "RECONNECTING" });
+    expect(follower.getSnapshot().retry?.delay_ms).toBeGreaterThan(20_000);
+    browser.server.isUp = true;
+    follower.retryNow();
+    await browser.clock.advance(20);
+    expect(follower.getSnapshot().isConnected).toBe(true);
   });
 });

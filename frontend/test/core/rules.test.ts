@@ -218,8 +218,13 @@ describe("statistics", () => {
     stats.lost(5_000);
     stats.connected(6_000, "c3");
     expect(stats.value).toMatchObject({ reconnections: 2, average_reconnection_ms: 2_000, connection_id: "c3" });
-    stats.ended();
+    stats.lost(7_000);
+    stats.stopped(true);
     stats.connected(9_000, "c4");
     expect(stats.value.reconnections).toBe(2);
+    stats.lost(10_000);
+    stats.stopped(false); // it gave up
+    stats.connected(15_000, "c5");
+    expect(stats.value).toMatchObject({ reconnections: 3, average_reconnection_ms: 3_000 });
   });
 });
