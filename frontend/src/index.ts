@@ -25,5 +25,6 @@ export { roomKey } from "./core/rooms.js";
 export type { RoomItem, RoomState, RoomStatus, RoomTarget } from "./core/rooms.js";
 export type { ThreadList } from "./core/thread-list.js";
 export type { Reply } from "./core/questions.js";
+export { partText } from "./core/parts.js";
 export { expiresIn, isEnd, isOpen } from "./core/snapshot.js";
 export type * from "./core/snapshot.js";

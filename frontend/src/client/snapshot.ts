@@ -1,6 +1,6 @@
 /** Composes the snapshot, with the same arrays as before for what has not changed. */
 
-import type { ChatMessage, ConnectionState, Role, Run, Snapshot } from "../core/snapshot.js";
+import type { ChatMessage, ConnectionState, Outline, Role, Run, Snapshot } from "../core/snapshot.js";
 import type { RoomState } from "../core/rooms.js";
 import type { ThreadList } from "../core/thread-list.js";
 import type { ErrorBody } from "../protocol/messages.js";
@@ -23,20 +23,25 @@ export class SnapshotComposer {
   readonly #view: View;
   #version = -1;
   #shown: ReadonlySet<string> | null = null;
-  #messages: readonly ChatMessage[] = [];
-  #runs: readonly Run[] = [];
+  #outline: Outline = { messages: [], runs: [] };
+  #lists: Lists;
 
   constructor(view: View) {
     this.#view = view;
+    this.#lists = new Lists(view, this.#outline, view.writing);
   }
 
   compose({ state, lastError, role, threadId, shown, rooms, threads, unaccepted }: SnapshotParts): Snapshot {
-    if (this.#version !== this.#view.version || this.#shown !== shown) {
-      this.#version = this.#view.version;
+    const view = this.#view;
+    if (this.#version !== view.version || this.#shown !== shown) {
+      this.#version = view.version;
       this.#shown = shown;
-      this.#messages = this.#view.messages(shown);
-      this.#runs = this.#view.runs(shown);
+      this.#outline = { messages: view.messages(shown), runs: view.runs(shown) };
     }
+    if (this.#lists.outline !== this.#outline || this.#lists.writing !== view.writing) {
+      this.#lists = new Lists(view, this.#outline, view.writing);
+    }
+    const lists = this.#lists;
     const queued = state.stats.queued + unaccepted;
     return {
       status: state.status,
@@ -45,8 +50,14 @@ export class SnapshotComposer {
       config: state.config,
       connectionStats: unaccepted === 0 ? state.stats : { ...state.stats, queued },
       lastError,
-      messages: this.#messages,
-      runs: this.#runs,
+      get messages() {
+        return lists.messages;
+      },
+      get runs() {
+        return lists.runs;
+      },
+      outline: lists.outline,
+      writing: lists.writing,
       queued,
       retry: state.retry,
       session: state.session,
@@ -57,5 +68,37 @@ export class SnapshotComposer {
       rooms,
       threads,
     };
+  }
+}
+
+/** The messages and runs of one snapshot. A delta costs the same however many they are, until somebody reads them. */
+class Lists {
+  readonly #view: View;
+  #messages: readonly ChatMessage[] | null = null;
+  #runs: readonly Run[] | null = null;
+
+  constructor(
+    view: View,
+    readonly outline: Outline,
+    readonly writing: ReadonlyMap<string, Run>,
+  ) {
+    this.#view = view;
+  }
+
+  get messages(): readonly ChatMessage[] {
+    const { writing, outline } = this;
+    if (writing.size === 0) return outline.messages;
+    this.#messages ??= outline.messages.map((entry) => {
+      const run = entry.role === "agent" && entry.run_id !== null ? writing.get(entry.run_id) : undefined;
+      return run === undefined || entry.role === "user" ? entry : this.#view.withText(entry, run);
+    });
+    return this.#messages;
+  }
+
+  get runs(): readonly Run[] {
+    const { writing, outline } = this;
+    if (writing.size === 0) return outline.runs;
+    this.#runs ??= outline.runs.map((run) => writing.get(run.run_id) ?? run);
+    return this.#runs;
   }
 }

@@ -48,13 +48,21 @@ export function withResumed(questions: Questions, run_id: string, open: readonly
 
 /** Adds the questions of a run in the history, and their outcomes. A known outcome is kept. */
 export function withHistory(questions: Questions, run_id: string, listed: readonly HistoryQuestion[]): Questions {
-  const all = listed.reduce((known, asked) => withAsked(known, run_id, asked), questions);
+  const all = inOrder(listed.reduce((known, asked) => withAsked(known, run_id, asked), questions), listed);
   return listed.reduce((known, { question_id, outcome, ...rest }) => {
     const before = known.find((one) => one.question_id === question_id)?.outcome ?? UNKNOWN;
     return outcome === undefined || before !== UNKNOWN
       ? known
       : withAnswered(known, { ...rest, run_id, question_id, outcome });
   }, all);
+}
+
+/** The questions as they were asked: a resume lists open ones alone, before the history lists all. */
+function inOrder(questions: Questions, listed: readonly HistoryQuestion[]): Questions {
+  const places = new Map(listed.map(({ question_id }, index) => [question_id, index]));
+  const place = ({ question_id }: Question): number => places.get(question_id) ?? places.size;
+  const isSorted = questions.every((one, index) => index === 0 || place(questions[index - 1] ?? one) <= place(one));
+  return isSorted ? questions : [...questions].sort((a, b) => place(a) - place(b));
 }
 
 export function withAnswered(questions: Questions, answered: EventPayloads["agent_answered"]): Questions {

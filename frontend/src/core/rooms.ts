@@ -18,6 +18,7 @@ import type {
 import { afterEvent, afterResume, NEW_RUN } from "./runs.js";
 import { isEnd, type Run } from "./snapshot.js";
 
+const ENDED_RUNS = 8; // of a watched thread, besides those that run: each event makes a new map of them
 export const ROOM_ITEMS = 1_000; // of a room that a tab keeps, as many as a server keeps by default
 
 /** A room by its name, or the room of a thread. */
@@ -193,7 +194,14 @@ function withEvent({ runs }: RoomState, thread_id: string, event: RoomEvent, tim
   const before = runs.get(run_id) ?? { ...NEW_RUN, run_id, thread_id };
   // The rules of a session's events; a room's have no number.
   const after = event.type === "user_message" ? before : afterEvent(before, { ...event, timestamp, seq: 0 });
-  return new Map(runs).set(run_id, { ...after, thread_id });
+  const changed = new Map(runs).set(run_id, { ...after, thread_id });
+  return event.type === "agent_completed" ? withoutOldest(changed) : changed;
+}
+
+function withoutOldest(runs: Map<string, Run>): ReadonlyMap<string, Run> {
+  const ended = [...runs.values()].filter(({ status }) => isEnd(status));
+  for (const { run_id } of ended.slice(0, -ENDED_RUNS)) runs.delete(run_id);
+  return runs;
 }
 
 export function afterRoomGap(state: RoomState, { from, to }: ControlPayloads["room_gap"]): RoomState {

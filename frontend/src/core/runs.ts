@@ -1,6 +1,15 @@
 /** Runs assembled from their events, and from the runs that a resume reports. */
 
 import type { EventMessage, EventPayloads, HistoryMessage, HistoryStep, ResumedRun } from "../protocol/messages.js";
+import {
+  beforeText,
+  mergedPlaces,
+  partsAt,
+  placesOf,
+  placesOfSteps,
+  withQuestionParts,
+  withStep,
+} from "./parts.js";
 import { closedExcept, UNKNOWN, withAnswered, withAsked, withHistory, withResumed } from "./questions.js";
 import { isEnd, type Run, type Thought, type ToolCall, type Usage } from "./snapshot.js";
 
@@ -14,6 +23,7 @@ export const NEW_RUN: Run = {
   attempt: 0,
   text: "",
   truncated: false,
+  parts: [],
   thoughts: [],
   tools: [],
   questions: [],
@@ -51,16 +61,17 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
     }
     case "agent_thinking": {
       const { run_id: _, ...thought } = event.payload;
-      return { ...run, thoughts: [...run.thoughts, thought] };
+      const parts = withStep(run.parts, { type: "thought", index: run.thoughts.length }, run.text.length);
+      return { ...run, thoughts: [...run.thoughts, thought], parts };
     }
     case "partial_result":
-      return { ...run, text: run.text + event.payload.content };
+      return withText(run, event.payload.content);
     case "tool_executing":
-      return { ...run, tools: withTool(run.tools, startedTool(event.payload)) };
+      return withTool(run, startedTool(event.payload));
     case "tool_completed":
-      return { ...run, tools: withTool(run.tools, endedTool(run.tools, event.payload)) };
+      return withTool(run, endedTool(run.tools, event.payload));
     case "agent_asking":
-      return { ...run, questions: withAsked(run.questions, run.run_id, event.payload) };
+      return withQuestionParts({ ...run, questions: withAsked(run.questions, run.run_id, event.payload) });
     case "agent_answered":
       return { ...run, questions: withAnswered(run.questions, event.payload) };
     case "agent_usage":
@@ -68,19 +79,16 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
     case "agent_completed": {
       const { status, result, error, duration_ms, truncated, abandoned = false } = event.payload;
       return {
-        ...run,
+        // An agent may return its answer without streaming it.
+        ...(run.text === "" && typeof result === "string" ? withText(run, result) : run),
         status,
         position: null,
         result,
         error: error ?? null,
         duration_ms,
         abandoned,
-        // An agent may return its answer without streaming it.
-        text: run.text === "" && typeof result === "string" ? result : run.text,
         truncated: run.truncated || (run.text === "" && truncated === true),
-        tools: run.tools.map((tool) =>
-          tool.status === "running" ? { ...tool, status: "cut" } : tool,
-        ),
+        tools: cutOff(run.tools),
         questions: closedExcept(run.questions, [], "cancelled"),
       };
     }
@@ -88,26 +96,29 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
 }
 
 /**
- * The run as a resume reports it: the server's text replaces the client's.
+ * The run as a resume reports it: the server's text and steps replace the client's.
  *
  * @param isComplete Whether the client has every event that the server's text covers. Then its own
  *   text is kept if the server's lacks its beginning, and the outcomes of questions closed meanwhile arrive as events.
  */
 export function afterResume(before: Run | undefined, resumed: ResumedRun, isComplete: boolean): Run {
-  const { questions: open = [] } = resumed;
-  const questions = withResumed((before ?? NEW_RUN).questions, resumed.run_id, open);
+  const { questions: open = [], steps = [] } = resumed;
+  const known = before ?? NEW_RUN;
+  const questions = withResumed(known.questions, resumed.run_id, open);
   const keepsText = before !== undefined && isComplete && resumed.truncated === true;
-  return {
-    ...(before ?? NEW_RUN),
+  const text = keepsText ? known.text : resumed.content;
+  const hasAll = keepsText || (isComplete && text === known.text);
+  return withQuestionParts({
+    ...(hasAll ? known : withSteps(known, steps, text)),
     run_id: resumed.run_id,
     thread_id: resumed.thread_id,
     correlation_id: resumed.correlation_id,
     // The end follows as an event, with its result.
     status: isEnd(resumed.status) ? (before?.status ?? "running") : resumed.status,
-    text: keepsText ? before.text : resumed.content,
-    truncated: keepsText ? before.truncated : resumed.truncated === true,
+    text,
+    truncated: keepsText ? known.truncated : resumed.truncated === true,
     questions: isComplete ? questions : closedExcept(questions, open, UNKNOWN),
-  };
+  });
 }
 
 /**
@@ -127,38 +138,76 @@ export function afterHistory(
   const asking = isAsking
     ? { ...NEW_RUN, run_id, agent_name, thread_id, correlation_id: message.correlation_id ?? null, status }
     : undefined;
-  const run = before ?? asking;
-  if (run === undefined) return undefined;
+  const known = before ?? asking;
+  if (known === undefined) return undefined;
+  // A resume does not name the agent.
+  const run = known.agent_name === null ? { ...known, agent_name } : known;
   const isMissedEnd = isEnd(status) && !isEnd(run.status);
   if (listed.length === 0 && !isMissedEnd) return run;
   const questions = withHistory(run.questions, run_id, listed);
-  if (!isMissedEnd) return { ...run, questions };
+  if (!isMissedEnd) return withQuestionParts({ ...run, questions });
   const text = keepsText ? run.text : "";
-  return { ...run, status, text, position: null, questions: closedExcept(questions, [], "cancelled") };
+  return withQuestionParts({
+    ...run,
+    status,
+    text,
+    parts: keepsText ? run.parts : partsAt(placesOf(run.parts), text.length),
+    position: null,
+    tools: cutOff(run.tools),
+    questions: closedExcept(questions, [], "cancelled"),
+  });
 }
 
 type WithRun = HistoryMessage & { readonly run: NonNullable<HistoryMessage["run"]> };
 
-/** An ended run, from its question and its answer in the history, with its steps and duration. */
-export function runFromHistory(question: WithRun, answer: HistoryMessage, thread_id: string): Run {
-  const { run_id, agent_name, status, questions = [], duration_ms = answer.run?.duration_ms ?? null } = question.run;
-  const steps = answer.steps ?? [];
-  return {
-    ...NEW_RUN,
-    run_id,
-    correlation_id: question.correlation_id ?? null,
+/**
+ * An ended run, from its answer in the history, with its steps and duration.
+ *
+ * @param question The message that it answers, which lists the questions of the run; undefined if it is on another page.
+ */
+export function runFromHistory(answer: WithRun, question: HistoryMessage | undefined, thread_id: string): Run {
+  const { run_id, agent_name, status, duration_ms = question?.run?.duration_ms ?? null } = answer.run;
+  const { content: text, steps = [] } = answer;
+  const { questions = [] } = question?.run ?? {};
+  const run = withSteps({ ...NEW_RUN, run_id }, steps, text);
+  return withQuestionParts({
+    ...run,
+    correlation_id: question?.correlation_id ?? null,
     thread_id,
     agent_name,
     status,
     attempt: 1,
-    text: answer.content,
+    text,
     truncated: answer.truncated === true,
-    thoughts: steps.flatMap(thoughtOf),
-    tools: steps.flatMap(toolOf),
+    tools: cutOff(run.tools),
     questions: closedExcept(withHistory([], run_id, questions), [], "cancelled"),
     duration_ms,
+  });
+}
+
+/** The run with reported steps at their places in a reported text. Steps that are known whole are kept. */
+function withSteps(known: Run, steps: readonly HistoryStep[], text: string): Run {
+  const thoughts = steps.flatMap(thoughtOf);
+  const tools = steps.flatMap(toolOf).reduce((all, tool) => {
+    const before = all.find(({ tool_call_id }) => tool_call_id === tool.tool_call_id);
+    return before === undefined || before.status === "running" ? withToolIn(all, tool) : all;
+  }, known.tools);
+  const places = mergedPlaces(placesOfSteps(steps, text), placesOf(known.parts));
+  return {
+    ...known,
+    thoughts: [...known.thoughts, ...thoughts.slice(known.thoughts.length)],
+    tools,
+    parts: partsAt(places, text.length),
   };
 }
+
+function withText(run: Run, added: string): Run {
+  if (added === "") return run;
+  return { ...run, text: run.text + added, parts: beforeText(run.parts, run.text.length) };
+}
+
+const cutOff = (tools: readonly ToolCall[]): readonly ToolCall[] =>
+  tools.map((tool) => (tool.status === "running" ? { ...tool, status: "cut" } : tool));
 
 function thoughtOf({ type, thought, step_number, total_steps }: HistoryStep): Thought[] {
   if (type !== "thought" || thought === undefined) return [];
@@ -180,7 +229,7 @@ function toolOf(step: HistoryStep): ToolCall[] {
       tool_call_id,
       tool_name,
       arguments: given,
-      status: success === undefined ? "cut" : success ? "succeeded" : "failed",
+      status: success === undefined ? "running" : success ? "succeeded" : "failed",
       ...(result === undefined ? {} : { result }),
       ...(error === undefined ? {} : { error }),
       ...(duration_ms === undefined ? {} : { duration_ms }),
@@ -217,7 +266,12 @@ function endedTool(tools: readonly ToolCall[], ended: Ended): ToolCall {
   return { arguments: null, ...started, ...rest, status: success ? "succeeded" : "failed" };
 }
 
-function withTool(tools: readonly ToolCall[], tool: ToolCall): ToolCall[] {
+function withTool(run: Run, tool: ToolCall): Run {
+  const parts = withStep(run.parts, { type: "tool", tool_call_id: tool.tool_call_id }, run.text.length);
+  return { ...run, tools: withToolIn(run.tools, tool), parts };
+}
+
+function withToolIn(tools: readonly ToolCall[], tool: ToolCall): readonly ToolCall[] {
   const index = tools.findIndex((other) => other.tool_call_id === tool.tool_call_id);
   return index < 0 ? [...tools, tool] : tools.map((other, at) => (at === index ? tool : other));
 }

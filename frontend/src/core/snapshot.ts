@@ -98,6 +98,19 @@ export interface Usage {
   readonly cost?: number;
 }
 
+/**
+ * A part of an answer: a piece of its text, or a step of the agent at its place in the text.
+ *
+ * `from` and `to` count as JavaScript's strings do; `to` is null while the text may go on.
+ */
+export type RunPart =
+  | { readonly type: "text"; readonly from: number; readonly to: number | null }
+  /** One of `thoughts`. */
+  | { readonly type: "thought"; readonly index: number }
+  | { readonly type: "tool"; readonly tool_call_id: string }
+  /** One of `questions`; a long one is known once the thread's history is loaded. */
+  | { readonly type: "question"; readonly question_id: string };
+
 /** One run of an agent, assembled from its events. */
 export interface Run {
   readonly run_id: string;
@@ -112,6 +125,8 @@ export interface Run {
   readonly text: string;
   /** The text lacks its beginning or its end. */
   readonly truncated: boolean;
+  /** The text, thoughts, tools and questions in the order in which they happened. Text that follows text changes nothing here. */
+  readonly parts: readonly RunPart[];
   readonly thoughts: readonly Thought[];
   readonly tools: readonly ToolCall[];
   /** Open and closed ones, in the order in which they were asked. */
@@ -158,6 +173,10 @@ export interface AgentEntry {
   readonly status: RunStatus;
   readonly error: ErrorBody | null;
   readonly truncated: boolean;
+  /** The order of the text and of the run's thoughts, tools and questions. */
+  readonly parts: readonly RunPart[];
+  /** The `message_id` of the message that it answers; null if that is not known. */
+  readonly reply_to: string | null;
   readonly timestamp: number;
 }
 
@@ -202,6 +221,12 @@ export interface ConnectionState {
   readonly clockOffset: number;
 }
 
+/** Messages and runs, which belong to one state. */
+export interface Outline {
+  readonly messages: readonly ChatMessage[];
+  readonly runs: readonly Run[];
+}
+
 export interface Snapshot {
   readonly status: Status;
   readonly isConnected: boolean;
@@ -209,8 +234,17 @@ export interface Snapshot {
   readonly config: ServerConfig | null;
   readonly connectionStats: ConnectionStats;
   readonly lastError: ErrorBody | null;
+  /** Composed when it is read, because each word of an answer changes it: see `outline`. */
   readonly messages: readonly ChatMessage[];
+  /** Likewise. */
   readonly runs: readonly Run[];
+  /**
+   * `messages` and `runs` without the text that follows text: the same object while answers are only
+   * written on. A list that selects from it does not change with each word.
+   */
+  readonly outline: Outline;
+  /** The runs that received text since the outline changed, with that text, by id. */
+  readonly writing: ReadonlyMap<string, Run>;
   readonly queued: number;
   readonly retry: Retry | null;
   readonly session: SessionInfo | null;

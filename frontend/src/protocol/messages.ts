@@ -89,6 +89,8 @@ export interface ResumedRun {
   readonly truncated?: boolean;
   /** Those that are open. */
   readonly questions?: readonly ResumedQuestion[];
+  /** What the agent did before the end of `content`, in order. */
+  readonly steps?: readonly HistoryStep[];
 }
 
 export interface ResumeState {
@@ -161,6 +163,8 @@ export interface WatchedRun {
   readonly truncated?: boolean;
   /** Those that are open. */
   readonly questions: readonly ResumedQuestion[];
+  /** What the agent did so far, in order. */
+  readonly steps?: readonly HistoryStep[];
 }
 
 /** An event of a room: a type of `RoomEvents`, or another one of a newer server. */

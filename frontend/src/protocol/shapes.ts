@@ -93,6 +93,23 @@ const HISTORY_QUESTION: Shape<HistoryQuestion> = {
   truncated: may(truth),
 };
 
+const STEP: Shape<HistoryStep> = {
+  type: must(name),
+  at: must(integer(0)),
+  thought: may(text),
+  step_number: may(INTEGER),
+  total_steps: may(INTEGER),
+  tool_call_id: may(name),
+  tool_name: may(text),
+  arguments: may(anything),
+  success: may(truth),
+  result: may(anything),
+  error: may(text),
+  duration_ms: may(integer(0)),
+  question_id: may(name),
+  truncated: may(truth),
+};
+
 const RESUMED_RUN: Shape<ResumedRun> = {
   run_id: must(name),
   thread_id: must(name),
@@ -101,6 +118,7 @@ const RESUMED_RUN: Shape<ResumedRun> = {
   content: must(text),
   truncated: may(truth),
   questions: may(eachOf(object(RESUMED_QUESTION))),
+  steps: may(eachOf(object(STEP))),
 };
 
 const RESUME: Shape<ResumeState> = {
@@ -117,23 +135,6 @@ const HISTORY_RUN: Shape<NonNullable<HistoryMessage["run"]>> = {
   status: must(oneOf(RUN_STATUSES)),
   questions: may(eachOf(object(HISTORY_QUESTION))),
   duration_ms: may(integer(0)),
-};
-
-const STEP: Shape<HistoryStep> = {
-  type: must(name),
-  at: must(integer(0)),
-  thought: may(text),
-  step_number: may(INTEGER),
-  total_steps: may(INTEGER),
-  tool_call_id: may(name),
-  tool_name: may(text),
-  arguments: may(anything),
-  success: may(truth),
-  result: may(anything),
-  error: may(text),
-  duration_ms: may(integer(0)),
-  question_id: may(name),
-  truncated: may(truth),
 };
 
 const FEEDBACK: Shape<NonNullable<HistoryMessage["feedback"]>> = {
@@ -164,6 +165,7 @@ const WATCHED_RUN: Shape<WatchedRun> = {
   content: must(text),
   truncated: may(truth),
   questions: must(eachOf(object(RESUMED_QUESTION))),
+  steps: may(eachOf(object(STEP))),
 };
 
 const ROOM_EVENT: Shape<RoomEventBody> = { type: must(name), payload: must(anyObject) };

@@ -71,7 +71,11 @@ export function createHandle(client: NetraClient): ClientHandle {
   let last: { readonly snapshot: Snapshot; readonly value: EnhancedWebSocket } | null = null;
   const read = (): EnhancedWebSocket => {
     const snapshot = client.getSnapshot();
-    if (last?.snapshot !== snapshot) last = { snapshot, value: { ...snapshot, ...methods } };
+    if (last?.snapshot !== snapshot) {
+      // Descriptors, because `messages` and `runs` are composed only if they are read.
+      const value = Object.defineProperties({ ...methods }, Object.getOwnPropertyDescriptors(snapshot));
+      last = { snapshot, value: value as EnhancedWebSocket };
+    }
     return last.value;
   };
   return { client, read };

@@ -12,10 +12,15 @@ export interface ConversationData {
   readonly history: ReadonlyMap<string, Page>;
 }
 
-interface Listed {
-  /** Message ids and correlation ids. */
-  readonly messages: Set<string>;
-  readonly runs: Set<string>;
+interface Placed {
+  /** The messages that are older than a message of the history and newer than the one before it, by its id. */
+  readonly before: ReadonlyMap<string, readonly UserEntry[]>;
+  /** The ids of messages of the history from before they were in it. */
+  readonly ids: ReadonlyMap<string, string>;
+  /** The messages behind the history. */
+  readonly newer: readonly UserEntry[];
+  /** Those that the server has not confirmed. */
+  readonly waiting: readonly UserEntry[];
 }
 
 export class Conversation {
@@ -30,52 +35,99 @@ export class Conversation {
   }
 
   messages(threads: ReadonlySet<string>): readonly ChatMessage[] {
-    const { runs, users } = this.#data;
+    const { runs, users, history } = this.#data;
+    const pages = [...threads].map((thread) => ({ thread, page: history.get(thread) ?? [] }));
+    const placed = this.#placed(threads, pages.flatMap(({ page }) => page));
     const list: ChatMessage[] = [];
-    const listed = { messages: new Set<string>(), runs: new Set<string>() };
-    for (const thread of threads) this.#addHistory(thread, list, listed);
+    const listed = new Set<string>();
     const questions = new Map<string, UserEntry>();
-    for (const user of users.values()) {
-      if (user.run_id !== null) questions.set(user.run_id, user);
-      if (!isIn(threads, user.thread_id) || runs.isHidden(user.run_id)) continue;
-      if (listed.messages.has(user.id) || listed.messages.has(user.message_id ?? "")) continue;
+    for (const user of users.values()) if (user.run_id !== null) questions.set(user.run_id, user);
+    const add = (user: UserEntry): void => {
       list.push(this.#withStatus(user));
       const run = user.run_id === null ? undefined : runs.all.get(user.run_id);
-      if (run === undefined || listed.runs.has(run.run_id)) continue;
-      listed.runs.add(run.run_id);
+      if (run === undefined || listed.has(run.run_id)) return;
+      listed.add(run.run_id);
       list.push(this.#answer(run, user));
-    }
+    };
+    for (const { thread, page } of pages) this.#addHistory(thread, page, placed, list, listed, add);
+    for (const user of placed.newer) add(user);
     for (const run of runs.all.values()) {
-      if (!isIn(threads, run.thread_id) || listed.runs.has(run.run_id)) continue;
+      if (!isIn(threads, run.thread_id) || listed.has(run.run_id)) continue;
       list.push(this.#answer(run, questions.get(run.run_id)));
     }
+    for (const user of placed.waiting) add(user);
     return list;
   }
 
-  #addHistory(thread: string, list: ChatMessage[], listed: Listed): void {
-    const page = this.#data.history.get(thread) ?? [];
+  /** An answer whose run has received text, and nothing else, since the answer was listed. */
+  withText(entry: AgentEntry, run: Run): AgentEntry {
+    const known = this.#answers.get(run);
+    if (known !== undefined) return known;
+    const written = { ...entry, payload: { content: run.text }, content: run.text };
+    this.#answers.set(run, written);
+    return written;
+  }
+
+  /** The place of each message that the history does not list. */
+  #placed(threads: ReadonlySet<string>, pages: Page): Placed {
+    const { runs, users } = this.#data;
+    const stored = new Map<string, string>();
+    for (const { message_id, correlation_id } of pages) {
+      stored.set(message_id, message_id);
+      if (correlation_id !== undefined) stored.set(correlation_id, message_id);
+    }
+    const [before, ids] = [new Map<string, readonly UserEntry[]>(), new Map<string, string>()];
+    const newer = new Map<string | null, UserEntry[]>();
+    const waiting: UserEntry[] = [];
+    for (const user of users.values()) {
+      const { id, message_id, thread_id, status } = user;
+      if (!isIn(threads, thread_id) || runs.isHidden(user.run_id)) continue;
+      const found = stored.get(id) ?? stored.get(message_id ?? "");
+      if (found !== undefined) {
+        ids.set(found, id);
+        // Those that were confirmed earlier are older than the oldest message of the loaded page.
+        before.set(found, newer.get(thread_id) ?? []);
+        newer.delete(thread_id);
+      } else if (message_id === null && (status === "pending" || status === "unconfirmed")) {
+        waiting.push(user);
+      } else {
+        newer.set(thread_id, [...(newer.get(thread_id) ?? []), user]);
+      }
+    }
+    return { before, ids, newer: [...newer.values()].flat(), waiting };
+  }
+
+  #addHistory(
+    thread: string,
+    page: Page,
+    { before, ids }: Placed,
+    list: ChatMessage[],
+    listed: Set<string>,
+    add: (user: UserEntry) => void,
+  ): void {
     const answers = page.filter(({ role }) => role === "agent");
     const answered = new Set(answers.map(({ run }) => run?.run_id));
     const texts = counted(answers.filter(({ run }) => run === undefined).map(({ content }) => content));
     let agent: string | null = null;
     for (const message of page) {
+      for (const user of before.get(message.message_id) ?? []) add(user);
       // The history names the agent at the question; the answer that follows is that agent's.
       agent = message.run?.agent_name ?? agent;
-      list.push(this.#fromHistory(message, thread, agent));
-      listed.messages.add(message.message_id);
-      if (message.correlation_id !== undefined) listed.messages.add(message.correlation_id);
+      list.push(this.#fromHistory(message, thread, agent, ids.get(message.message_id)));
       if (message.run === undefined) continue;
-      listed.runs.add(message.run.run_id);
+      listed.add(message.run.run_id);
       const run = this.#data.runs.all.get(message.run.run_id);
       if (run === undefined || answered.has(run.run_id)) continue;
       // An answer of a version before 0.2 has no run: it is found by its text.
       const left = texts.get(run.text) ?? 0;
       texts.set(run.text, left - 1);
-      if (!isEnd(run.status) || (run.text !== "" && left <= 0)) list.push(this.#answer(run, undefined));
+      const question = list.at(-1);
+      const isShown = !isEnd(run.status) || (run.text !== "" && left <= 0);
+      if (isShown) list.push(this.#answer(run, question?.role === "user" ? question : undefined));
     }
   }
 
-  #fromHistory(message: HistoryMessage, thread: string, agent: string | null): ChatMessage {
+  #fromHistory(message: HistoryMessage, thread: string, agent: string | null, id: string | undefined): ChatMessage {
     const run = this.#data.runs.all.get(message.run?.run_id ?? "");
     const run_status = run?.status ?? message.run?.status ?? null;
     // The history shortens long answers; the live one is complete.
@@ -83,10 +135,11 @@ export class Conversation {
     const content = isLonger && run !== undefined ? run.text : message.content;
     const known = this.#old.get(message);
     if (known?.content === content && (known.role === "agent" || known.run_status === run_status)) return known;
+    const longer = run !== undefined && isLonger ? { content, truncated: run.truncated, parts: run.parts } : {};
     const entry =
       message.role === "user"
-        ? { ...questionFromHistory(message, thread), run_status }
-        : { ...answerFromHistory(message, thread, agent), ...(isLonger ? { content, truncated: run?.truncated === true } : {}) };
+        ? { ...questionFromHistory(message, thread, id), run_status }
+        : { ...answerFromHistory(message, thread, agent), ...longer };
     this.#old.set(message, entry);
     return entry;
   }
@@ -106,7 +159,7 @@ export class Conversation {
     const known = this.#answers.get(run);
     if (known !== undefined) return known;
     const asked = question ?? this.#data.users.get(run.correlation_id ?? "");
-    const entry = runEntry(run, asked?.timestamp ?? 0);
+    const entry = runEntry(run, asked);
     this.#answers.set(run, entry);
     return entry;
   }

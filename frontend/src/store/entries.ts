@@ -2,6 +2,7 @@
 
 import type { HistoryMessage } from "../protocol/messages.js";
 import type { OutboxMessage } from "../core/outbox.js";
+import { partsAt, placesOfSteps } from "../core/parts.js";
 import type { UserMessageEvent } from "../core/rooms.js";
 import type { AgentEntry, Run, UserEntry } from "../core/snapshot.js";
 
@@ -55,8 +56,8 @@ export function contentOf({ message }: OutboxMessage): string {
   return typeof input === "string" ? input : JSON.stringify(input);
 }
 
-/** @param timestamp Of the question, in Unix seconds. */
-export function runEntry(run: Run, timestamp: number): AgentEntry {
+/** The answer of a run, to a message that may not be known. */
+export function runEntry(run: Run, question: UserEntry | undefined): AgentEntry {
   return {
     role: "agent",
     id: run.run_id,
@@ -70,14 +71,17 @@ export function runEntry(run: Run, timestamp: number): AgentEntry {
     status: run.status,
     error: run.error,
     truncated: run.truncated,
-    timestamp,
+    parts: run.parts,
+    reply_to: question?.message_id ?? null,
+    timestamp: question?.timestamp ?? 0,
   };
 }
 
-export function questionFromHistory(message: HistoryMessage, thread: string): UserEntry {
+/** @param id The id of the same message before it was in the history, if it was shown. */
+export function questionFromHistory(message: HistoryMessage, thread: string, id: string | undefined): UserEntry {
   return {
     role: "user",
-    id: message.correlation_id ?? message.message_id,
+    id: id ?? message.correlation_id ?? message.message_id,
     type: "user_message",
     payload: { content: message.content },
     content: message.content,
@@ -118,6 +122,8 @@ export function answerFromHistory(
     status: run?.status ?? "completed",
     error: null,
     truncated: message.truncated === true,
+    parts: partsAt(placesOfSteps(message.steps ?? [], message.content), message.content.length),
+    reply_to: message.reply_to ?? null,
     timestamp: message.created_at,
   };
 }

@@ -6,20 +6,23 @@
 import { BoundedMap } from "../core/bounded-map.js";
 import { isEnd, type Run } from "../core/snapshot.js";
 
+type Runs = ReadonlyMap<string, Run>;
+
 const KEPT = 500; // ended runs; older ones are in the server's history
 
 export class RunStore {
   readonly #sessions = new Map<string, Run>();
   /** The runs of the current session: its events are complete, and a watched thread has none of them. */
   readonly #own = new Set<string>();
-  readonly #watched = new Map<string, ReadonlyMap<string, Run>>();
+  readonly #watched = new Map<string, Runs>();
   /** Ended runs whose answer is in the history. */
   readonly #listed = new Map<string, Run>();
   readonly #hidden = new BoundedMap<string, true>(KEPT);
-  #merged: ReadonlyMap<string, Run> | null = null;
+  /** All runs that are shown; null until they are merged again. An event replaces one run in it. */
+  #merged: Map<string, Run> | null = null;
 
-  /** All runs that are shown, by id: the same map until something changes. */
-  get all(): ReadonlyMap<string, Run> {
+  /** All runs that are shown, by id. */
+  get all(): Runs {
     this.#merged ??= this.#merge();
     return this.#merged;
   }
@@ -51,7 +54,8 @@ export class RunStore {
 
   set(run: Run): void {
     this.#sessions.set(run.run_id, run);
-    this.#merged = null;
+    if (this.#own.has(run.run_id)) this.#replace(run, () => run);
+    else this.#merged = null;
   }
 
   /** Another session begins: what it does not report is no longer its own. */
@@ -60,18 +64,40 @@ export class RunStore {
     this.#merged = null;
   }
 
-  /** The runs of a watched thread; null: it is not watched any more. */
-  watch(thread: string, runs: ReadonlyMap<string, Run> | null): void {
+  /**
+   * The runs of a watched thread; null: it is not watched any more.
+   *
+   * @returns The runs that changed; null if a run is gone.
+   */
+  watch(thread: string, runs: Runs | null): readonly Run[] | null {
+    const before = this.#watched.get(thread) ?? new Map<string, Run>();
     if (runs === null) this.#watched.delete(thread);
     else this.#watched.set(thread, runs);
-    this.#merged = null;
+    const gone = [...before.values()].filter(({ run_id }) => runs?.has(run_id) !== true);
+    // The room keeps only its newest ended runs.
+    if (runs !== null) for (const run of gone) if (isEnd(run.status) && !this.#listed.has(run.run_id)) this.#listed.set(run.run_id, run);
+    const isGone = runs === null || gone.length > 0;
+    if (isGone) this.#merged = null;
+    const changed = [...(runs ?? [])].map(([, run]) => run).filter((run) => before.get(run.run_id) !== run);
+    for (const run of changed) {
+      if (!this.#own.has(run.run_id)) this.#replace(run, (known) => newer(known, run));
+    }
+    return isGone ? null : changed;
+  }
+
+  /** Replaces one run in the merged ones, which costs the same however many they are. */
+  #replace({ run_id }: Run, change: (known: Run) => Run): void {
+    const known = this.#merged?.get(run_id);
+    if (known !== undefined) this.#merged?.set(run_id, change(known));
+    else if (!this.isHidden(run_id)) this.#merged = null;
   }
 
   /** An ended run, as the history has it; what was seen of it alive is kept, unless its end was missed. */
   list(run: Run): void {
     const { run_id } = run;
     const known = this.#sessions.get(run_id);
-    this.#listed.set(run_id, known === undefined ? run : { ...run, usage: known.usage });
+    const seen = known === undefined ? {} : { usage: known.usage, attempt: Math.max(known.attempt, run.attempt) };
+    this.#listed.set(run_id, { ...run, ...seen });
     if (known !== undefined && !isEnd(known.status)) this.#sessions.delete(run_id);
     this.#merged = null;
   }
@@ -110,7 +136,7 @@ export class RunStore {
     this.#merged = null;
   }
 
-  #merge(): ReadonlyMap<string, Run> {
+  #merge(): Map<string, Run> {
     const all = new Map(this.#listed);
     for (const [id, run] of this.#sessions) all.set(id, this.#own.has(id) ? run : newer(all.get(id), run));
     for (const watched of this.#watched.values()) {

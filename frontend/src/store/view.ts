@@ -6,13 +6,13 @@
  * replaces the tab's own.
  */
 
-import type { ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import type { ErrorBody, HistoryMessage, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
 import { withPage, type Page } from "../core/history.js";
 import type { OutboxMessage } from "../core/outbox.js";
 import { afterEvent, afterHistory, afterResume, runFromHistory } from "../core/runs.js";
 import type { UserMessageEvent } from "../core/rooms.js";
 import { EventSequence } from "../core/sequence.js";
-import { isEnd, type ChatMessage, type Question, type Run, type UserEntry } from "../core/snapshot.js";
+import { isEnd, type AgentEntry, type ChatMessage, type Question, type Run, type UserEntry } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
 import { Conversation, isIn } from "./conversation.js";
 import { contentOf, isAnswerOf, userEntry, watchedEntry } from "./entries.js";
@@ -33,6 +33,7 @@ export type ViewUpdate = Exclude<Update, { readonly kind: "room" | "room_state" 
 export type Outcome = "applied" | "duplicate" | "missed";
 
 const KEPT = 500; // messages; older ones are in the server's history
+const NONE: ReadonlyMap<string, Run> = new Map();
 
 export class View {
   #session: string | null = null;
@@ -42,10 +43,16 @@ export class View {
   readonly #history = new Map<string, Page>();
   readonly #conversation = new Conversation({ runs: this.#runs, users: this.#users, history: this.#history });
   #version = 0;
+  #writing: ReadonlyMap<string, Run> = NONE;
 
-  /** Increases with every change. */
+  /** Increases with every change, except when a run that is shown receives more text. */
   get version(): number {
     return this.#version;
+  }
+
+  /** The runs that received text since the version changed: another map after each text. */
+  get writing(): ReadonlyMap<string, Run> {
+    return this.#writing;
   }
 
   /** The number up to which the view has every event of its session. */
@@ -83,9 +90,15 @@ export class View {
     return this.#conversation.messages(threads);
   }
 
+  /** An answer with the text that its run has received since the version changed. */
+  withText(entry: AgentEntry, run: Run): AgentEntry {
+    return this.#conversation.withText(entry, run);
+  }
+
   apply(update: ViewUpdate): Outcome {
-    const outcome = update.kind === "message" ? this.#applyMessage(update.message) : this.#applyOther(update);
-    if (outcome === "applied") this.#version += 1;
+    if (update.kind === "message") return this.#applyMessage(update.message);
+    const outcome = this.#applyOther(update);
+    if (outcome === "applied") this.#changed();
     return outcome;
   }
 
@@ -94,37 +107,44 @@ export class View {
     if (this.#users.has(message.key)) return;
     this.#users.set(message.key, userEntry(message, type, content, timestamp));
     this.#prune();
-    this.#version += 1;
+    this.#changed();
   }
 
   fail(key: string, error: ErrorBody): void {
     this.#mark(key, { status: "failed", error });
-    this.#version += 1;
+    this.#changed();
   }
 
   /** @param isNewest Whether the page has the newest messages of the thread. */
   addHistory({ thread_id, messages }: ServerMessageOf<"thread_history">["payload"], isNewest: boolean): void {
     this.#history.set(thread_id, withPage(this.#history.get(thread_id) ?? [], messages, isNewest));
+    const { questions, answers } = byRun(this.#history.get(thread_id) ?? []);
     for (const { run, ...message } of messages) {
-      if (run === undefined || message.role === "agent") continue;
-      const answer = messages.find((other) => other.role === "agent" && other.run?.run_id === run.run_id);
-      if (answer !== undefined && isEnd(run.status)) {
-        this.#runs.list(runFromHistory({ ...message, run }, answer, thread_id));
-        continue;
+      if (run === undefined) continue;
+      // One of the two may be on another page.
+      const answer = answers.get(run.run_id);
+      if (answer?.run !== undefined && isEnd(answer.run.status)) {
+        const { run: ended, ...rest } = answer;
+        this.#runs.list(runFromHistory({ ...rest, run: ended }, questions.get(run.run_id), thread_id));
       }
+      if (answer !== undefined || message.role === "agent") continue;
       const known = this.#runs.ofSession(run.run_id) ?? this.#runs.get(run.run_id);
       // After a crash the history may lack the answer: then the received text is kept.
       const keepsText = known !== undefined && !messages.some((other) => isAnswerOf(other, known));
       const after = afterHistory(known, { ...message, run }, thread_id, keepsText);
       if (after !== undefined && after !== known) this.#runs.set(after);
     }
-    this.#version += 1;
+    this.#changed();
   }
 
   /** The runs of a watched thread; null: it is not watched any more. */
   watch(thread: string, runs: ReadonlyMap<string, Run> | null): void {
-    this.#runs.watch(thread, runs);
-    this.#version += 1;
+    const shown = this.#runs.all;
+    const before = (runs === null ? [] : [...runs.keys()]).map((id) => shown.get(id));
+    const changed = this.#runs.watch(thread, runs);
+    const isText = changed?.every((run) => this.#isText(before.find((one) => one?.run_id === run.run_id), run)) ?? false;
+    if (!isText) this.#changed();
+    else if (changed !== null && changed.length > 0) this.#wrote(changed);
   }
 
   /** Adds a message that another session of a watched thread has sent. */
@@ -133,7 +153,7 @@ export class View {
     const isKnown = [...this.#users.values()].some(({ message_id }) => message_id === message.message_id);
     if (!isKnown) this.#users.set(message.message_id, watchedEntry(message, thread, timestamp));
     this.#prune();
-    this.#version += 1;
+    this.#changed();
   }
 
   /** A thread is deleted; its unsent messages stay. */
@@ -145,7 +165,7 @@ export class View {
       if (user.thread_id === thread && user.message_id !== null) this.#users.delete(id);
     }
     this.#history.delete(thread);
-    this.#version += 1;
+    this.#changed();
   }
 
   clear(): void {
@@ -154,7 +174,7 @@ export class View {
     this.#runs.clear();
     this.#users.clear();
     this.#history.clear();
-    this.#version += 1;
+    this.#changed();
   }
 
   state(): ViewState {
@@ -175,7 +195,7 @@ export class View {
       this.#runs.replaceAll(state.runs);
     }
     for (const user of state.users) this.#users.set(user.id, user);
-    this.#version += 1;
+    this.#changed();
   }
 
   /** Hides a message, its question and all later ones, except unsent messages and the new run. */
@@ -194,11 +214,15 @@ export class View {
       this.#users.delete(id);
       if (run_id !== null) this.#runs.hide(run_id);
     }
-    this.#version += 1;
+    this.#changed();
   }
 
   #applyMessage(message: ServerMessage): Outcome {
-    if (message.type === "connection_established") return this.#established(message.payload);
+    if (message.type === "connection_established") {
+      const outcome = this.#established(message.payload);
+      if (outcome === "applied") this.#changed();
+      return outcome;
+    }
     if (!("seq" in message)) return "applied";
     const place = this.#sequence.place(message.seq, message.seq_from);
     if (place !== "next") return place === "duplicate" ? "duplicate" : "missed";
@@ -208,9 +232,34 @@ export class View {
     if (known === undefined && message.type === "agent_answered") return "applied";
     const run = afterEvent(known, message);
     this.#runs.event(run);
+    if (this.#isText(known, run)) {
+      this.#wrote([run]);
+      return "applied";
+    }
     this.#linkQuestion(run, message);
     if (message.type === "agent_completed") this.#prune();
+    this.#changed();
     return "applied";
+  }
+
+  /** Whether text follows the text that a run has shown before, and nothing else changes. */
+  #isText(before: Run | undefined, after: Run): boolean {
+    if (before === undefined || before.parts !== after.parts || before.parts.at(-1)?.type !== "text") return false;
+    const keys = Object.keys(after) as (keyof Run)[];
+    return keys.every((key) => key === "text" || before[key] === after[key]);
+  }
+
+  #wrote(runs: readonly Run[]): void {
+    const writing = new Map(this.#writing);
+    for (const run of runs) {
+      if (this.#runs.get(run.run_id) === run) writing.set(run.run_id, run);
+    }
+    this.#writing = writing;
+  }
+
+  #changed(): void {
+    this.#version += 1;
+    this.#writing = NONE;
   }
 
   #established({
@@ -283,7 +332,10 @@ export class View {
 
   #mark(key: string, change: Partial<UserEntry>): void {
     const user = this.#users.get(key);
-    if (user !== undefined) this.#users.set(key, { ...user, ...change });
+    if (user === undefined) return;
+    // A refused message stays below those that were confirmed before.
+    if (change.status === "failed") this.#users.delete(key);
+    this.#users.set(key, { ...user, ...change });
   }
 
   #prune(): void {
@@ -293,4 +345,18 @@ export class View {
     }
     this.#runs.prune();
   }
+}
+
+interface ByRun {
+  readonly questions: ReadonlyMap<string, HistoryMessage>;
+  readonly answers: ReadonlyMap<string, HistoryMessage>;
+}
+
+/** The messages of a history by the runs that they belong to. */
+function byRun(messages: Page): ByRun {
+  const [questions, answers] = [new Map<string, HistoryMessage>(), new Map<string, HistoryMessage>()];
+  for (const message of messages) {
+    if (message.run !== undefined) (message.role === "user" ? questions : answers).set(message.run.run_id, message);
+  }
+  return { questions, answers };
 }

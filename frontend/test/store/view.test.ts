@@ -73,7 +73,7 @@ describe("a view", () => {
     follower.show(message("own"), "own", "user_message", 1);
     follower.adopt(leader.state());
     expect(follower.run("r")?.text).toBe("one two");
-    expect(follower.messages(THREAD).map(({ id }) => id)).toEqual(["own", "r"]);
+    expect(follower.messages(THREAD).map(({ id }) => id)).toEqual(["r", "own"]);
     const old = new View().state();
     follower.adopt(old);
     expect(follower.run("r")?.text).toBe("one two");
@@ -85,7 +85,7 @@ describe("a view", () => {
     const other = { message_id: "m1", run_id: "r1", user_id: "alice", content: "other" };
     view.addQuestion("t", other, 2);
     view.addQuestion("t", other, 2);
-    expect(view.messages(THREAD).map(({ content }) => content)).toEqual(["own", "other"]);
+    expect(view.messages(THREAD).map(({ content }) => content)).toEqual(["other", "own"]);
     const payload = { message_id: "m2", run_id: "r2", thread_id: "t", status: "accepted" } as const;
     view.apply({ kind: "message", message: { type: "message_confirmed", payload, timestamp: 3, seq: 1, correlation_id: "own" } });
     expect(view.messages(THREAD).map(({ content }) => content)).toEqual(["other", "own", ""]);
