@@ -55,7 +55,11 @@ app.command(
     name="runs",
     help="List the runs that have not ended, on all nodes, or stop one of them.",
 )
-app.command("netra_trio.cli.user:users", name="user", help="Add, disable, enable and list users.")
+app.command(
+    "netra_trio.cli.user:users",
+    name="user",
+    help="Add, disable, enable, list, export and delete users.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The command `user`: adds, disables, enables and lists users."""
+"""The command `user`: adds, disables, enables and lists users; `user_data` exports and deletes."""
 
 import os
 from collections.abc import AsyncIterator
@@ -26,7 +26,11 @@ PAGE = 1000  # users that are read at once
 
 _STATE = {True: "enabled", False: "disabled"}
 
-users = cyclopts.App(name="user", help="Add, disable, enable and list users.")
+users = cyclopts.App(name="user", help="Add, disable, enable, list, export and delete users.")
+users.command(
+    "netra_trio.cli.user_data:user_export", name="export", help="Print all data of a user."
+)
+users.command("netra_trio.cli.user_data:user_delete", name="delete", help="Delete a user for good.")
 
 
 @users.command(name="add")
@@ -46,7 +50,7 @@ def user_add(*user: Text) -> None:
 
 @users.command(name="disable")
 def user_disable(*user: Text) -> None:
-    """Disable users: they are refused, and their connections end within a minute (4403).
+    """Disable users: they are refused, and their connections end within seconds (4403).
 
     Parameters
     ----------
@@ -144,7 +148,7 @@ async def open_store(
 
 async def add_user(settings: Settings, name: str) -> bool:
     """Add a user, enabled; return whether the user is new."""
-    user_id = _user_id(name)
+    user_id = user_id_of(name)
     async with open_users(settings) as store:
         known = await store.get_user(user_id)
         await store.create_user(user_id)
@@ -157,7 +161,7 @@ async def set_user_enabled(settings: Settings, name: str, *, enabled: bool) -> N
     Raises:
         CommandError: There is no such user.
     """
-    user_id = _user_id(name)
+    user_id = user_id_of(name)
     async with open_users(settings) as store:
         if not await store.set_user_enabled(user_id, enabled=enabled):
             raise CommandError(f"there is no user {name!r}; add it with: netra-trio user add")
@@ -174,7 +178,12 @@ async def list_users(settings: Settings) -> list[tuple[str, bool]]:
     return [(user.id, user.enabled) for user in found]
 
 
-def _user_id(name: str) -> UserId:
+def user_id_of(name: str) -> UserId:
+    """Return a user id.
+
+    Raises:
+        CommandError: If it can be none.
+    """
     if not is_user_id(name):
         raise CommandError(f"expected a printable user id of 1 to 255 characters, got {name!r}")
     return UserId(name)

@@ -44,6 +44,7 @@ from netra_trio.node.sharing import share
 from netra_trio.node.thread_watch import watch_threads
 from netra_trio.node.unattended import serve_unattended
 from netra_trio.node.user_threads import NodeThreads, starting_in
+from netra_trio.node.user_watch import UserWatch
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     ConnectionEstablished,
@@ -157,6 +158,7 @@ class Node:
                 admission=shared.admission,
                 broker=backend.broker,
             )
+        self.start_soon(UserWatch(users, services.store).run)
         self.services = serve_unattended(self.services, users, self.sessions.watch, self.start_soon)
         self.watch = watch = watch_threads(
             self.services, self._users, self.cluster, self.start_soon

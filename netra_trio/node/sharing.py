@@ -18,7 +18,6 @@ from netra_trio.node import remote_runs, shared_limits
 from netra_trio.node.capacity import LocalConnectionLimit
 from netra_trio.node.remote_runs import RemoteRuns, RunRequests
 from netra_trio.node.shared_limits import NodeParts, SharedLimits
-from netra_trio.node.user_watch import UserWatch
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.stores.base import Store
 
@@ -82,7 +81,6 @@ def share(
     mailbox.handle(remote_runs.ANSWERED, requests.on_answered)
     cluster.on_lost.append(limits.report_all)
     start_soon(limits.run)
-    start_soon(UserWatch(parts.users, store).run)
     admission = ClusterAdmission(
         cluster.backend.threads, mailbox.post, settings=parts.settings, metrics=parts.metrics
     )

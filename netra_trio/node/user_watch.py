@@ -1,4 +1,4 @@
-"""Ends the connections of users that are disabled, on whichever node they are, within two seconds.
+"""Ends the connections of users that are disabled or deleted, on every node, within two seconds.
 
 nursery.start_soon(UserWatch(users, store).run)
 """
@@ -17,7 +17,7 @@ OPENING_SECONDS = 10.0  # a connection whose upgrade checked the user before is 
 
 
 class UserWatch:
-    """Polls the store for users that were enabled or disabled.
+    """Polls the store for users that were enabled, disabled or deleted.
 
     Args:
         users: The users of this node.

@@ -80,11 +80,12 @@ async def test_while_the_store_does_not_answer_it_is_asked_again(
         assert connection.reason is EndReason.USER_DISABLED
 
 
-async def test_one_node_alone_does_not_poll(autojump_clock: MockClock) -> None:
+async def test_one_node_alone_polls_too(autojump_clock: MockClock) -> None:
+    """A command of the operator changes the users of its database."""
     async with open_server() as server:
-
-        async def fail(*_: object) -> None:
-            raise AssertionError("it polled")
-
-        server.node.services.store.store.changed_users = fail  # type: ignore[attr-defined]
-        await trio.sleep(10)
+        client = server.start()
+        await client.expect("connection_established")
+        await server.node.services.store.set_user_enabled(ALICE, enabled=False)
+        await trio.sleep(SOON)
+        frames, code = await client.rest()
+        assert (frames[-1]["payload"]["code"], code) == ("USER_DISABLED", 4403)
