@@ -7,14 +7,13 @@ provider can come back with others.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import jwt
 import pytest
 import trio
 from attrs import define, field
-from jwt.algorithms import get_default_algorithms
 from support.keyserver import SIGNERS, Signer
 from support.node import running_script
 from support.ports import kept_port
@@ -37,7 +36,7 @@ class IdentityProvider:
         """Run it with these keys."""
         argument = {
             "port": self._port,
-            "keys": [private_jwk(signer) for signer in signers],
+            "keys": [signer.private_jwk() for signer in signers],
             "client": CLIENT,
             "secret": PASSWORD,
             "audience": AUDIENCE,
@@ -64,14 +63,6 @@ class IdentityProvider:
         )
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
-
-
-def private_jwk(signer: Signer) -> dict[str, Any]:
-    """Return a private key in the form that the provider requires."""
-    writer = cast("Any", get_default_algorithms()[signer.algorithm])
-    jwk = {**writer.to_jwk(signer.private, as_dict=True), "kid": signer.kid, "use": "sig"}
-    jwk.pop("key_ops", None)
-    return {**jwk, "alg": signer.algorithm}
 
 
 @pytest.fixture

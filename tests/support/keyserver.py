@@ -59,6 +59,13 @@ class Signer:
         members = {**public, "use": "sig", "alg": self.algorithm, **named, **more}
         return {name: value for name, value in members.items() if value is not ...}
 
+    def private_jwk(self) -> Jwk:
+        """Return the private key, for a provider that signs with it."""
+        writer = cast("Any", get_default_algorithms()[self.algorithm])
+        jwk = {**writer.to_jwk(self.private, as_dict=True), "kid": self.kid, "use": "sig"}
+        jwk.pop("key_ops", None)
+        return {**jwk, "alg": self.algorithm}
+
     def sign(self, claims: dict[str, Any] | None = None, **header: Any) -> str:
         """Return a token; a header that is `...` is left out."""
         named = {} if self.kid is None else {"kid": self.kid}

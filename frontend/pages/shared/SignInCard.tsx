@@ -1,59 +1,48 @@
-// Signing in: with one click on a developer's own machine, elsewhere with a pasted token.
+// Signing in: at the server's provider, with one click on a developer's own machine, or with a pasted token.
 
-import { type SyntheticEvent, useState } from "react";
+import { type ReactNode, useEffect, useState } from "react";
+import { DeveloperForm } from "./DeveloperForm.tsx";
 import { AlertIcon, ICON } from "./icons.tsx";
+import { currentConfig, type OidcConfig } from "./oidc/config.ts";
+import type { OidcSession } from "./oidc/session.ts";
+import type { Problem } from "./problem.ts";
+import { ProviderSignIn } from "./ProviderSignIn.tsx";
+import { mayBeDeveloper, type SignIn } from "./signin.ts";
 import { ThemeButton } from "./ThemeButton.tsx";
-import { DEVELOPER, developerToken, mayBeDeveloper, type SignIn, SignInFailed, userOf } from "./signin.ts";
-
-interface Problem {
-  readonly error: string;
-  readonly help: string;
-}
+import { TokenForm } from "./TokenForm.tsx";
 
 interface Props {
-  readonly onSignIn: (signIn: SignIn) => void;
+  readonly title: string;
   /** Why the user has to sign in again. */
   readonly why: Problem | null;
+  /** The session at the provider that the user has just signed out of. */
+  readonly ended: OidcSession | null;
+  readonly onSignIn: (signIn: SignIn) => void;
+  /** Go to the provider. */
+  readonly onProvider: () => void;
 }
 
-export function SignInCard({ onSignIn, why }: Props) {
+export function SignInCard({ title, why, ended, onSignIn, onProvider }: Props) {
   const [problem, setProblem] = useState<Problem | null>(why);
-  const [user, setUser] = useState(DEVELOPER);
-  const [token, setToken] = useState("");
-  const [isBusy, setBusy] = useState(false);
   const [offersDeveloper, setOffersDeveloper] = useState(mayBeDeveloper);
+  const config = useConfig();
+  if (config === undefined) return <main className="sign-in" />;
 
-  const asDeveloper = async (event: SyntheticEvent) => {
-    event.preventDefault();
-    const name = user.trim() || DEVELOPER;
-    setBusy(true);
-    setProblem(null);
-    try {
-      await developerToken(name);
-      onSignIn({ kind: "developer", user: name });
-    } catch (error) {
-      const known = error instanceof SignInFailed;
-      setProblem({
-        error: known ? error.message : "The server does not answer.",
-        help: known ? error.help : "Check that it is running, and try again.",
-      });
-      setOffersDeveloper(mayBeDeveloper());
-      setBusy(false);
-    }
+  const forms: { name: string; form: (isMain: boolean) => ReactNode }[] = [
+    {
+      name: "with a token",
+      form: (isMain) => <TokenForm isMain={isMain} onSignIn={onSignIn} onProblem={setProblem} />,
+    },
+  ];
+  const developed = (found: Problem | null) => {
+    setProblem(found);
+    setOffersDeveloper(mayBeDeveloper());
   };
-  const withToken = (event: SyntheticEvent) => {
-    event.preventDefault();
-    const trimmed = token.trim();
-    const found = userOf(trimmed);
-    if (found === null) {
-      setProblem({
-        error: "This is no token.",
-        help: "A token has three parts with dots between them. `netra-trio token --user alice` prints one.",
-      });
-      return;
-    }
-    onSignIn({ kind: "token", user: found, token: trimmed });
-  };
+  if (offersDeveloper) {
+    const form = (isMain: boolean) => <DeveloperForm isMain={isMain} onSignIn={onSignIn} onProblem={developed} />;
+    forms.unshift({ name: "as developer", form });
+  }
+  const main = config === null ? forms.shift() : undefined;
   return (
     <main className="sign-in">
       <div className="corner">
@@ -61,7 +50,7 @@ export function SignInCard({ onSignIn, why }: Props) {
       </div>
       <div className="card">
         <img src={ICON} alt="" width="48" height="48" />
-        <h1>Sign in to chat</h1>
+        <h1>{title}</h1>
         {problem && (
           <div className="problem" role="alert">
             <AlertIcon />
@@ -70,60 +59,26 @@ export function SignInCard({ onSignIn, why }: Props) {
             </p>
           </div>
         )}
-        {offersDeveloper && (
-          <form onSubmit={(event) => void asDeveloper(event)}>
-            <label htmlFor="user">User name</label>
-            <input
-              id="user"
-              value={user}
-              onChange={(event) => setUser(event.target.value)}
-              autoComplete="off"
-              spellCheck={false}
-              maxLength={128}
-            />
-            <button type="submit" className="primary" disabled={isBusy}>
-              Sign in as developer
-            </button>
-          </form>
+        {config && (
+          <ProviderSignIn config={config} hasFailed={why !== null} ended={ended} onProvider={onProvider} />
         )}
-        {offersDeveloper ? (
-          <details>
-            <summary>Sign in with a token instead</summary>
-            <TokenForm token={token} setToken={setToken} onSubmit={withToken} isMain={false} />
+        {main?.form(true)}
+        {forms.map(({ name, form }) => (
+          <details key={name}>
+            <summary>Sign in {name} instead</summary>
+            {form(false)}
           </details>
-        ) : (
-          <TokenForm token={token} setToken={setToken} onSubmit={withToken} isMain />
-        )}
+        ))}
       </div>
     </main>
   );
 }
 
-interface TokenFormProps {
-  readonly token: string;
-  readonly setToken: (token: string) => void;
-  readonly onSubmit: (event: SyntheticEvent) => void;
-  readonly isMain: boolean;
-}
-
-function TokenForm({ token, setToken, onSubmit, isMain }: TokenFormProps) {
-  return (
-    <form onSubmit={onSubmit}>
-      <label htmlFor="token">Token</label>
-      <textarea
-        id="token"
-        className="token"
-        rows={4}
-        value={token}
-        onChange={(event) => setToken(event.target.value)}
-        autoComplete="off"
-        spellCheck={false}
-        placeholder="eyJhbGci…"
-      />
-      <p className="note">It is stored in this tab only, until you close the tab.</p>
-      <button type="submit" className={isMain ? "primary" : "secondary"} disabled={!token.trim()}>
-        Sign in with token
-      </button>
-    </form>
-  );
+/** The provider of the server; null if there is none, undefined until that is known. */
+function useConfig(): OidcConfig | null | undefined {
+  const [config, setConfig] = useState<OidcConfig | null>();
+  useEffect(() => {
+    currentConfig().then(setConfig, () => setConfig(null));
+  }, []);
+  return config;
 }

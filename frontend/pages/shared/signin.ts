@@ -1,13 +1,20 @@
-// Signing in: as a developer of this machine, with a pasted token, or as a user of the embedding page.
+// Signing in: at the server's OpenID Connect provider, as a developer of this machine, with a pasted token,
+// or as a user of the embedding page.
 //
-// A developer's name and token are stored for all tabs, and the token is renewed when needed. A pasted
-// token is stored for its tab only, and cannot be renewed.
+// Tokens of a provider are in memory only; what is stored is that the user signed in there. A developer's
+// name and token are stored for all tabs, and the token is renewed when needed. A pasted token is stored
+// for its tab only, and cannot be renewed.
+
+import { claimsOf, userOf } from "./claims.ts";
+import type { OidcSession } from "./oidc/session.ts";
+import { SignInFailed } from "./problem.ts";
 
 export type SignIn =
+  | { readonly kind: "oidc"; readonly user: string; readonly session: OidcSession }
   | { readonly kind: "developer"; readonly user: string }
   | { readonly kind: "token"; readonly user: string; readonly token: string }
   /** Signed in on the embedding page; its first token names the user. */
-  | { readonly kind: "host"; readonly user: string | null };
+  | { readonly kind: "host"; readonly user: string };
 
 /** The options that a page may set as `window.netraTrio` before this page's script runs. */
 export interface HostPage {
@@ -30,30 +37,27 @@ const TOKEN = "netra.developer-token";
 const SPARE = 60_000; // ms that a stored token must be valid for: the server warns a minute before its end
 const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
-export class SignInFailed extends Error {
-  readonly help: string;
-  constructor(error: string, help: string) {
-    super(error);
-    this.help = help;
-  }
-}
-
 /** Set once the server has answered that it gives no tokens to developers. */
 let isDeployed = false;
 
 /** Whether to offer the developer's sign-in, which the server allows on its own machine only. */
 export const mayBeDeveloper = () => LOOPBACK.has(location.hostname) && !isDeployed;
 
-export function currentSignIn(): SignIn | null {
-  if (window.netraTrio?.getToken) return { kind: "host", user: null };
+/** The stored sign-in; `"oidc"` if the user signed in at the provider, whose tokens are not stored. */
+export function storedSignIn(): SignIn | "oidc" | null {
   return read(sessionStorage) ?? read(localStorage);
 }
 
 export function remember(signIn: SignIn): void {
   if (signIn.kind === "host") return;
-  const storage = signIn.kind === "developer" ? localStorage : sessionStorage;
   try {
-    storage.setItem(STORED, JSON.stringify(signIn));
+    if (signIn.kind === "oidc") {
+      sessionStorage.removeItem(STORED);
+      localStorage.setItem(STORED, JSON.stringify({ kind: "oidc" }));
+    } else {
+      const storage = signIn.kind === "developer" ? localStorage : sessionStorage;
+      storage.setItem(STORED, JSON.stringify(signIn));
+    }
   } catch {
     // Without storage the user signs in again after a reload.
   }
@@ -88,6 +92,8 @@ export async function hostSignIn(): Promise<SignIn> {
 /** Return the function that gives the client a valid token. */
 export function tokensOf(signIn: SignIn): () => Promise<string> {
   switch (signIn.kind) {
+    case "oidc":
+      return signIn.session.token;
     case "host":
       return async () => (await window.netraTrio?.getToken?.()) ?? "";
     case "token":
@@ -154,28 +160,10 @@ function storedToken(user: string): string | null {
   }
 }
 
-/** The user that a token names. It only names local things: the server verifies the token. */
-export const userOf = (token: string): string | null => claimsOf(token)?.sub ?? null;
-
-interface Claims {
-  readonly sub: string;
-  readonly exp?: number;
-}
-
-function claimsOf(token: string): Claims | null {
-  try {
-    const coded = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
-    const bytes = Uint8Array.from(atob(coded), (character) => character.charCodeAt(0));
-    const claims = JSON.parse(new TextDecoder().decode(bytes)) as Partial<Claims> | null;
-    return typeof claims?.sub === "string" && claims.sub ? (claims as Claims) : null;
-  } catch {
-    return null;
-  }
-}
-
-function read(storage: Storage): SignIn | null {
+function read(storage: Storage): SignIn | "oidc" | null {
   try {
     const stored = JSON.parse(storage.getItem(STORED) ?? "null") as SignIn | null;
+    if (stored?.kind === "oidc") return "oidc";
     if (stored?.kind === "developer" && typeof stored.user === "string") return stored;
     if (stored?.kind === "token" && typeof stored.token === "string") return stored;
   } catch {
