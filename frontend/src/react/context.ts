@@ -39,9 +39,20 @@ export interface ClientHandle {
   readonly client: NetraClient;
   /** The current value: the same object until something changes. */
   readonly read: () => EnhancedWebSocket;
+  /** The value of the HTML that a server renders, which never changes: see `createHandle`. */
+  readonly readInitial: () => EnhancedWebSocket;
 }
 
-export function createHandle(client: NetraClient): ClientHandle {
+/**
+ * Joins a client that has not connected yet with its methods.
+ *
+ * The initial value is the same on a server and in a browser, so the browser can take over the HTML of
+ * the server, also parts that it takes over when the client is connected already. So it cannot have
+ * the id of a thread that the tab itself creates or has stored.
+ *
+ * @param threadId The thread that the application chose, if it did.
+ */
+export function createHandle(client: NetraClient, threadId: string | undefined): ClientHandle {
   const methods: Methods = {
     sendMessage: (message) => client.sendMessage(message),
     checkMessage: (message) => client.checkMessage(message),
@@ -78,7 +89,8 @@ export function createHandle(client: NetraClient): ClientHandle {
     }
     return last.value;
   };
-  return { client, read };
+  const initial: EnhancedWebSocket = { ...client.getSnapshot(), threadId: threadId ?? "", ...methods };
+  return { client, read, readInitial: () => initial };
 }
 
 export const HandleContext = createContext<ClientHandle | null>(null);

@@ -12,8 +12,8 @@ export function useNetraClient(): NetraClient {
 
 /** The whole state and the methods. The component renders again after every change. */
 export function useEnhancedWebSocket(): EnhancedWebSocket {
-  const { client, read } = useHandle();
-  return useSyncExternalStore<EnhancedWebSocket>(client.subscribe, read, read);
+  const { client, read, readInitial } = useHandle();
+  return useSyncExternalStore<EnhancedWebSocket>(client.subscribe, read, readInitial);
 }
 
 /**
@@ -29,13 +29,17 @@ export function useNetra<T>(
   selector: (netra: EnhancedWebSocket) => T,
   isEqual: Equality<T> = Object.is,
 ): T {
-  const { client, read } = useHandle();
+  const { client, read, readInitial } = useHandle();
   const [selection] = useState(() => new Selection<EnhancedWebSocket, T>());
   const select = useMemo(
     () => selection.reader(read, selector, isEqual),
     [selection, read, selector, isEqual],
   );
-  const value = useSyncExternalStore<T>(client.subscribe, select, select);
+  const selectInitial = useMemo(
+    () => selection.reader(readInitial, selector, isEqual),
+    [selection, readInitial, selector, isEqual],
+  );
+  const value = useSyncExternalStore<T>(client.subscribe, select, selectInitial);
   useEffect(() => selection.rendered(value), [selection, value]);
   return value;
 }

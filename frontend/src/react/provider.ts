@@ -77,7 +77,7 @@ export function EnhancedWebSocketProvider(props: EnhancedWebSocketProviderProps)
     const tokens = new LatestToken(getToken);
     const asks = getToken && { getToken: () => tokens.get() };
     const client = createClient({ ...options, ...asks }, ports ?? browserPorts());
-    return { key, tokens, ...createHandle(client) };
+    return { key, tokens, ...createHandle(client, threadId) };
   };
   const [held, setHeld] = useState(hold);
   const current = held.key === key ? held : hold();

@@ -87,7 +87,11 @@ function useMembers(room: string, isFollowed: boolean): readonly string[] | null
 export function useWatch(threadId: string, { owner }: WatchOptions = {}): Watch {
   const client = useNetraClient();
   const key = roomKey(targetOf(threadId, owner));
-  useEffect(() => client.watchThread(threadId, { owner }), [client, threadId, owner]);
+  useEffect(
+    // Empty until the browser has taken over the HTML of a server: see `createHandle`.
+    () => (threadId === "" ? undefined : client.watchThread(threadId, { owner })),
+    [client, threadId, owner],
+  );
   return useNetra((netra) => watchOf(stateOf(netra, key)), shallowEqual);
 }
 

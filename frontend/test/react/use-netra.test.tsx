@@ -1,6 +1,6 @@
 /** How often components render: a delta renders only the message that it belongs to. */
 
-import { act, memo, Profiler, useState, type ReactNode } from "react";
+import { act, memo, Profiler, StrictMode, useState, type ReactNode } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
@@ -168,6 +168,36 @@ describe("useNetra", () => {
     await act(async () => choose());
     await act(async () => browser.server.control(browser.server.socket, "heartbeat", { server_time: 1 }));
     expect(seen.at(-1)).toBe(before);
+  });
+
+  it("renders as rarely under StrictMode, and selects nothing once it is unmounted", async () => {
+    let selections = 0;
+    function Count(): ReactNode {
+      const count = useNetra((netra) => {
+        selections += 1;
+        return netra.messages.length;
+      });
+      return <u>{count}</u>;
+    }
+    const both = (isShown: boolean): Promise<void> =>
+      show(
+        <StrictMode>
+          {isShown && <Counted name="count"><Count /></Counted>}
+          <Composer />
+        </StrictMode>,
+      );
+    await both(true);
+    await pass();
+    const run = await ask();
+    await act(async () => browser.server.say(run, "x"));
+    renders = {};
+    for (let n = 0; n < 20; n += 1) await act(async () => browser.server.say(run, "x"));
+    expect(renders).toEqual({});
+    expect(page.querySelector("u")?.textContent).toBe("2");
+    await both(false);
+    selections = 0;
+    await act(async () => browser.server.say(run, "x"));
+    expect(selections).toBe(0);
   });
 
   it("follows every value that it selects", async () => {
