@@ -51,7 +51,8 @@ SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "Tutorial": ("getting-started",),
     "How to": (
         *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
-        *("models", "rooms", "unattended", "client", "testing", "react", "chat-page"),
+        *("models", "rooms", "unattended", "client", "testing"),
+        *("react-vite", "react", "chat-page"),
         *("deployment", "scaling", "admin", "troubleshooting", "stores"),
     ),
     "Reference": ("settings", "protocol", "errors", "logs", "metrics", "traces", "api/index"),

@@ -8,9 +8,9 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 
 function run(...words) {
   // The output of `npm pack` is the name of the archive, and only that.
-  const { status, error } = spawnSync("npm", words, {
+  // The npm that runs this script, which need not be on the path.
+  const { status, error } = spawnSync(process.execPath, [process.env.npm_execpath, ...words], {
     cwd: root,
-    shell: process.platform === "win32",
     stdio: ["ignore", process.stderr, process.stderr],
   });
   if (error !== undefined) throw error;

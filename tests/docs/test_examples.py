@@ -83,7 +83,19 @@ Fault = str
 
 def test_every_block_has_a_known_language() -> None:
     run = {"python", "json", "console"}
-    known = run | {"html", "ini", "js", "mermaid", "nginx", "sh", "text", "ts", "tsx", "yaml"}
+    known = run | {
+        "css",
+        "html",
+        "ini",
+        "js",
+        "mermaid",
+        "nginx",
+        "sh",
+        "text",
+        "ts",
+        "tsx",
+        "yaml",
+    }
     assert [f"{block}: {block.info}" for block in BLOCKS if block.language not in known] == []
 
 

