@@ -20,6 +20,7 @@ import { isEnd, type Run } from "./snapshot.js";
 
 const ENDED_RUNS = 8; // of a watched thread, besides those that run: each event makes a new map of them
 export const ROOM_ITEMS = 1_000; // of a room that a tab keeps, as many as a server keeps by default
+export const ROOM_CHARACTERS = 4_000_000; // of their payloads as JSON; an event may have 256 KiB
 
 /** A room by its name, or the room of a thread. */
 export type RoomTarget =
@@ -37,6 +38,8 @@ export type RoomItem =
       readonly payload: RoomEventBody["payload"];
       /** Unix seconds. */
       readonly timestamp: number;
+      /** Of the payload as JSON, in characters. */
+      readonly size: number;
     }
   | {
       readonly kind: "gap";
@@ -184,7 +187,9 @@ export function afterRoomEvent(state: RoomState, payload: ControlPayloads["room_
     return read === null || isTorn ? moved : { ...moved, runs: withEvent(state, viewName(state.target), read, timestamp) };
   }
   const before = isRestart ? withItem(state.items, gapAfter(state, false, offset - 1)) : state.items;
-  const item: RoomItem = { kind: "event", epoch, offset, type: event.type, payload: event.payload, timestamp };
+  const { type, payload: content } = event;
+  const size = JSON.stringify(content).length;
+  const item: RoomItem = { kind: "event", epoch, offset, type, payload: content, timestamp, size };
   return { ...moved, items: withItem(before, item) };
 }
 
@@ -235,7 +240,7 @@ const gapAfter = ({ epoch, offset }: RoomPosition, isSameEpoch: boolean, to: num
   isRestart: !isSameEpoch,
 });
 
-/** Adds an item at its place among those of its epoch; known items are not added again. */
+/** Adds an item at its place among those of its epoch; known items are not added again, and the oldest drop out. */
 function withItem(items: readonly RoomItem[], item: RoomItem): readonly RoomItem[] {
   const end = endOf(item);
   const last = items.findLastIndex(({ epoch }) => epoch === item.epoch);
@@ -244,7 +249,15 @@ function withItem(items: readonly RoomItem[], item: RoomItem): readonly RoomItem
     if (endOf(other) === end && other.kind === item.kind) return items;
     at -= 1;
   }
-  return [...items.slice(0, at), item, ...items.slice(at)].slice(-ROOM_ITEMS);
+  return newest([...items.slice(0, at), item, ...items.slice(at)]);
+}
+
+/** The newest items within both bounds, and at least one. */
+function newest(items: readonly RoomItem[]): readonly RoomItem[] {
+  let left = ROOM_CHARACTERS;
+  const isFull = (item: RoomItem): boolean => (left -= item.kind === "event" ? item.size : 0) < 0;
+  const last = items.findLastIndex(isFull);
+  return items.slice(Math.max(Math.min(last + 1, items.length - 1), items.length - ROOM_ITEMS, 0));
 }
 
 const endOf = (item: RoomItem): number =>

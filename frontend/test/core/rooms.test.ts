@@ -8,6 +8,8 @@ import {
   afterRoomGap,
   newItems,
   newRoom,
+  ROOM_CHARACTERS,
+  ROOM_ITEMS,
   type RoomItem,
   type RoomState,
 } from "../../src/core/rooms.js";
@@ -49,6 +51,35 @@ describe("a room", () => {
   it("counts a merged event that overlaps as a loss", () => {
     expect(event(after([1, 2]), 4, "e", 2).losses).toBe(2);
     expect(event(after([1, 2]), 4, "e", 3).losses).toBe(1);
+  });
+});
+
+describe("the events that are kept", () => {
+  const sized = (sizes: readonly number[]): readonly RoomItem[] =>
+    sizes.reduce(
+      (state, size, index) =>
+        afterRoomEvent(state, {
+          room: "r",
+          offset: index + 1,
+          epoch: "e",
+          event: { type: "room_message", payload: { content: "x".repeat(size - `{"content":""}`.length) } },
+          timestamp: 1,
+        }),
+      room(),
+    ).items;
+
+  it("are the newest, up to a number", () => {
+    const all = Array.from({ length: ROOM_ITEMS + 1 }, (_, index) => index + 1);
+    expect(after(all.slice(0, -1)).items).toHaveLength(ROOM_ITEMS);
+    expect(shown(after(all).items).slice(0, 2)).toEqual(["2", "3"]);
+  });
+
+  it("are the newest, up to a number of characters, and at least one", () => {
+    const half = ROOM_CHARACTERS / 2;
+    expect(shown(sized([100, half, half]))).toEqual(["2", "3"]);
+    expect(shown(sized([100, half, half + 1]))).toEqual(["3"]);
+    expect(shown(sized([100, ROOM_CHARACTERS + 1]))).toEqual(["2"]);
+    expect(shown(sized([100, ROOM_CHARACTERS + 1, 50]))).toEqual(["3"]);
   });
 });
 
