@@ -18,7 +18,7 @@ COVERED = 90  # percent of lines and branches, of every file
 SPELLED = (
     *("bench", "deploy", "docs", "netra_trio", "tests", "noxfile.py", "pyproject.toml"),
     *("frontend/src", "frontend/test", "frontend/scripts"),
-    *("frontend/pages/chat", "frontend/pages/shared"),
+    *("frontend/pages/admin", "frontend/pages/chat", "frontend/pages/shared"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "frontend/README.md"),
 )
 MERMAID = "12.3.0"  # draws the pictures of the documentation, in the reader's browser

@@ -12,9 +12,9 @@ export default defineConfig({
         test: { name: "react-19", include: ["test/react/**/*.test.tsx"], environment: "jsdom" },
       },
       {
-        // The sources of the chat page, with the React of these tests instead of the page's own.
+        // The sources of the pages, with the React of these tests instead of the page's own.
         resolve: { dedupe: ["react", "react-dom"] },
-        test: { name: "chat", include: ["test/chat/**/*.test.tsx"], environment: "jsdom" },
+        test: { name: "pages", include: ["test/{admin,chat}/**/*.test.tsx"], environment: "jsdom" },
       },
       {
         // The tests of the binding with the oldest supported React.

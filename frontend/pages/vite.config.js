@@ -19,6 +19,7 @@ export default defineConfig(({ mode }) => ({
     target: "es2022",
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rolldownOptions: { input: ["index.html", "admin.html"].map(here) },
     minify: mode !== "development",
   },
   server: { proxy: { "/ws": { target: "http://127.0.0.1:8000", ws: true } } },

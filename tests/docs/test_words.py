@@ -15,6 +15,7 @@ FOLDERS = (
     "bench",
     "deploy",
     "frontend/src",
+    "frontend/pages/admin",
     "frontend/pages/chat",
     "frontend/pages/shared",
 )

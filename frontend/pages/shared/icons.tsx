@@ -69,3 +69,5 @@ export const PanelIcon = () => <Icon><rect x="3.5" y="4.5" width="17" height="15
 export const BellIcon = () => <Icon><path d="M6 17V11a6 6 0 0 1 12 0v6l1.5 1.5h-15ZM10 21.2h4" /></Icon>;
 export const BellOffIcon = () => <Icon><path d="M6 17V11a6 6 0 0 1 12 0v6l1.5 1.5h-15ZM10 21.2h4M4 3l16 18" /></Icon>;
 export const KeyboardIcon = () => <Icon><rect x="2.5" y="6" width="19" height="12" rx="2" /><path d="M6.5 10v.01M10.2 10v.01M13.8 10v.01M17.5 10v.01M8 14h8" /></Icon>;
+export const DrainIcon = () => <Icon><path d="M12 4v9M8 9.5 12 13.5l4-4M5 18.5h14" /></Icon>;
+export const BlockIcon = () => <Icon><circle cx="12" cy="12" r="8" /><path d="M6.5 6.5l11 11" /></Icon>;

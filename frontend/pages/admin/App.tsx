@@ -1,0 +1,23 @@
+// The sign-in of the operator, and the connection.
+
+import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
+import type { Arrival } from "../shared/arrival.ts";
+import { type SignedIn, SignInGate } from "../shared/SignInGate.tsx";
+import { LivePage } from "./LivePage.tsx";
+
+export function App({ arrival }: { readonly arrival: Arrival }) {
+  return (
+    <SignInGate arrival={arrival} title="Sign in to the live page">
+      {(signedIn) => <ConnectedPage {...signedIn} />}
+    </SignInGate>
+  );
+}
+
+function ConnectedPage({ signIn, getToken, signOut, signInAgain }: SignedIn) {
+  // A connection of its own: a chat in another tab may belong to another user.
+  return (
+    <EnhancedWebSocketProvider getToken={getToken} shareAcrossTabs={false}>
+      <LivePage user={signIn.user} getToken={getToken} onSignOut={signOut} onSignInAgain={signInAgain} />
+    </EnhancedWebSocketProvider>
+  );
+}

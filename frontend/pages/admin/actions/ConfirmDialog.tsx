@@ -1,0 +1,58 @@
+// Asks for a confirmation of an action, and shows its outcome.
+
+import { useEffect, useRef, useState } from "react";
+import { AlertIcon } from "../../shared/icons.tsx";
+import { type Action, type Outcome, perform, WORDS } from "./request.ts";
+
+interface Props {
+  readonly action: Action;
+  readonly getToken: () => Promise<string>;
+  /** `outcome` is null if the operator has cancelled, or the last one failed. */
+  readonly onClose: (outcome: Outcome | null) => void;
+}
+
+export function ConfirmDialog({ action, getToken, onClose }: Props) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  const [isBusy, setBusy] = useState(false);
+  const [problem, setProblem] = useState("");
+  const { title, effect, button } = WORDS[action.kind];
+  useEffect(() => {
+    // The browser returns the focus to the button that has opened it.
+    const shown = dialog.current;
+    shown?.showModal();
+    return () => shown?.close();
+  }, []);
+  const confirm = async () => {
+    setBusy(true);
+    setProblem("");
+    const outcome = await perform(action, getToken);
+    if (outcome.isDone) onClose(outcome);
+    else {
+      setBusy(false);
+      setProblem(outcome.text);
+    }
+  };
+  return (
+    <dialog ref={dialog} className="confirm" aria-labelledby="confirm-title" onCancel={() => onClose(null)}>
+      <h2 id="confirm-title">{title}</h2>
+      <p>
+        <code>{action.target}</code> {action.about}
+      </p>
+      <p className="help">{effect}</p>
+      {problem && (
+        <div className="problem" role="alert">
+          <AlertIcon />
+          <p>{problem}</p>
+        </div>
+      )}
+      <div className="buttons">
+        <button type="button" className="secondary" onClick={() => onClose(null)}>
+          Cancel
+        </button>
+        <button type="button" className="primary danger" disabled={isBusy} onClick={() => void confirm()}>
+          {isBusy ? "Sending…" : button}
+        </button>
+      </div>
+    </dialog>
+  );
+}
