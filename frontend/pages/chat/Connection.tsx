@@ -1,12 +1,12 @@
 // The state of the connection: a short text at the top, and a banner for errors.
 
-import { type ReactNode, useSyncExternalStore } from "react";
+import { type ReactNode, type RefObject, useLayoutEffect, useRef, useState, useSyncExternalStore } from "react";
 import type { ErrorBody, Snapshot } from "../../src/index.ts";
 import { shallowEqual, useNetra } from "../../src/react/index.ts";
 import { threadOf } from "./messages/conversation.ts";
 import { AlertIcon, CloseIcon } from "../shared/icons.tsx";
 import { useNow } from "../shared/useNow.ts";
-import { connection, wantsSignIn } from "./connectionText.ts";
+import { connection, explain, wantsSignIn } from "./connectionText.ts";
 
 const NOTICE_MS = 50_000; // before a sign-in ends: a renewal, a minute before, is complete by then
 
@@ -18,15 +18,65 @@ export function ConnectionState() {
   const isOnline = useSyncExternalStore(onLine, () => navigator.onLine);
   const now = useNow(state.retry !== null);
   const shown = connection(state, isOnline, now);
+  const place = useRef<HTMLDivElement>(null);
   return (
-    <div role="status" aria-label="Connection" className={`connection ${shown.mood}`}>
+    <div ref={place} tabIndex={-1} className={`connection ${shown.mood}`}>
       <span className="lamp" aria-hidden="true" />
-      <span>
+      <span role="status" aria-label="Connection">
         {shown.text}
         {shown.countdown && <span aria-hidden="true">{shown.countdown}</span>}
         {shown.more}
       </span>
+      <TryNow retry={state.retry} isReconnecting={state.status === "RECONNECTING" && isOnline} place={place} />
     </div>
+  );
+}
+
+const LONG_MS = 3_000; // a shorter wait is over before a reader could use the button
+
+interface TryNowProps {
+  readonly retry: Snapshot["retry"];
+  readonly isReconnecting: boolean;
+  /** Gets the focus when the button that has it goes. */
+  readonly place: RefObject<HTMLElement | null>;
+}
+
+/** Ends a long wait before the next attempt. It stays until there is a connection, with the focus. */
+function TryNow({ retry, isReconnecting, place }: TryNowProps) {
+  const retryNow = useNetra((netra) => netra.retryNow);
+  const [isShown, setIsShown] = useState(false);
+  const shouldShow = isReconnecting && (isShown || (retry !== null && retry.delay_ms >= LONG_MS));
+  if (shouldShow !== isShown) setIsShown(shouldShow);
+  if (!shouldShow) return null;
+  return <TryNowButton isWaiting={retry !== null && retry.earliest < retry.at} onTry={retryNow} place={place} />;
+}
+
+interface TryNowButtonProps extends Pick<TryNowProps, "place"> {
+  readonly isWaiting: boolean;
+  readonly onTry: () => void;
+}
+
+function TryNowButton({ isWaiting, onTry, place }: TryNowButtonProps) {
+  const button = useRef<HTMLButtonElement>(null);
+  useLayoutEffect(() => {
+    const own = button.current;
+    const next = place.current;
+    return () => {
+      if (own !== null && own === document.activeElement) next?.focus();
+    };
+  }, [place]);
+  return (
+    <button
+      ref={button}
+      type="button"
+      className="quiet try-now"
+      aria-disabled={!isWaiting}
+      onClick={() => {
+        if (isWaiting) onTry();
+      }}
+    >
+      Try now
+    </button>
   );
 }
 
@@ -71,6 +121,7 @@ export function Banner({ threadId, onSignInAgain }: BannerProps) {
   const forceReconnect = useNetra((netra) => netra.forceReconnect);
   const clearError = useNetra((netra) => netra.clearError);
   if (error === null) return null;
+  const { text, help, details } = explain(error);
   let action: ReactNode = null;
   if (!isConnected && wantsSignIn(error)) {
     action = (
@@ -88,10 +139,17 @@ export function Banner({ threadId, onSignInAgain }: BannerProps) {
   return (
     <div className={status === "RECONNECTING" ? "banner calm" : "banner"} role="alert">
       <AlertIcon />
-      <p>
-        {error.error} {error.help && <span className="help">{error.help}</span>}
-        {error.error_id && <span className="help"> Error id: {error.error_id}</span>}
-      </p>
+      <div className="said">
+        <p>
+          {text} {help && <span className="help">{help}</span>}
+        </p>
+        {details !== null && (
+          <details>
+            <summary>Details</summary>
+            <p>{details}</p>
+          </details>
+        )}
+      </div>
       {action}
       <button type="button" className="square" aria-label="Dismiss" onClick={() => clearError()}>
         <CloseIcon />

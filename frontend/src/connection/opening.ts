@@ -138,7 +138,8 @@ async function ask(ports: Ports, request: HttpRequest): Promise<HttpAnswer> {
   try {
     return await ports.http(request);
   } catch {
-    const help = "Check the network; and, from a page of another origin, WEBSOCKET_ALLOWED_ORIGINS.";
+    // A browser reports a refused origin in the same way as a network without an answer.
+    const help = "Check the network. If it works, ask the administrator whether this page may connect.";
     throw new OpeningError(localError(ports.timers.now(), "NO_ANSWER", "The server did not answer.", help), true);
   }
 }
