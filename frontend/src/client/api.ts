@@ -94,6 +94,10 @@ export interface NetraClient {
   /**
    * Resolves to true once the server has confirmed the message (types without a confirmation: once
    * it is written), to false if it was refused. Offline, the message waits, and survives a reload.
+   *
+   * It also resolves to false if there has been no attempt to connect for five seconds: before
+   * `connect`, after `disconnect`, or in the status ERROR. A `user_message` or `agent_request` then
+   * stays queued and is sent with the next connection; its entry in `messages` tells what became of it.
    */
   sendMessage(message: OutgoingMessage): Promise<boolean>;
   /**

@@ -15,5 +15,10 @@ export const invalid = (now: number, fault: string): ErrorBody =>
 export const userChanged = (now: number): ErrorBody =>
   localError(now, "USER_CHANGED", "Another user is logged in.", "Send the request again as this user.");
 
+export const NOT_CONNECTED = "NOT_CONNECTED";
+
+export const notConnected = (now: number): ErrorBody =>
+  localError(now, NOT_CONNECTED, "There is no connection, and none is being opened.", "Connect, and try again.");
+
 export const clientClosed = (now: number): ErrorBody =>
   localError(now, "CLOSED", "The client was closed.", "Create a new one.");

@@ -47,6 +47,10 @@ export class Requests {
     return [...this.#open].map(([id, { message }]) => [id, message]);
   }
 
+  get isEmpty(): boolean {
+    return this.#open.size === 0;
+  }
+
   written(id: string): void {
     const request = this.#open.get(id);
     if (request === undefined) return;

@@ -13,9 +13,22 @@ const REMEMBERED = 1_000; // settled messages: more than are under way at any ti
 
 interface Pending {
   readonly message: OutboxMessage;
+  /** The promises of those that sent it, which is one; null once it was settled early. */
+  waiting: Deferred | null;
+  isAccepted: boolean;
+}
+
+interface Deferred {
   readonly done: Promise<boolean>;
   readonly resolve: (ok: boolean) => void;
-  isAccepted: boolean;
+}
+
+function deferred(): Deferred {
+  let resolve: (ok: boolean) => void = () => undefined;
+  const done = new Promise<boolean>((settle) => {
+    resolve = settle;
+  });
+  return { done, resolve };
 }
 
 export class Submissions {
@@ -53,7 +66,7 @@ export class Submissions {
   /** The outcome of a message with this key that was submitted before; null for a new key. */
   known(key: string): Promise<boolean> | null {
     const pending = this.#pending.get(key);
-    if (pending !== undefined) return pending.done;
+    if (pending !== undefined) return (pending.waiting ??= deferred()).done;
     return this.#settled.get(key)?.ok === true ? Promise.resolve(true) : null;
   }
 
@@ -63,14 +76,11 @@ export class Submissions {
 
   /** Resolves once the message is settled: true if it was confirmed. */
   add(message: OutboxMessage): Promise<boolean> {
-    let resolve: (ok: boolean) => void = () => undefined;
-    const done = new Promise<boolean>((settle) => {
-      resolve = settle;
-    });
-    this.#pending.set(message.key, { message, done, resolve, isAccepted: false });
+    const waiting = deferred();
+    this.#pending.set(message.key, { message, waiting, isAccepted: false });
     this.#save();
     this.#deliver(message);
-    return done;
+    return waiting.done;
   }
 
   /** The messages that were stored before a reload. */
@@ -97,13 +107,26 @@ export class Submissions {
     if (pending === undefined) return false;
     this.#pending.delete(settled.key);
     this.#save();
-    pending.resolve(settled.ok);
+    pending.waiting?.resolve(settled.ok);
     return true;
+  }
+
+  /** Whether a promise waits for its message. */
+  get isWaiting(): boolean {
+    return [...this.#pending.values()].some(({ waiting }) => waiting !== null);
+  }
+
+  /** Resolves all promises to false. The messages stay, and are sent with the next connection. */
+  settleEarly(): void {
+    for (const pending of this.#pending.values()) {
+      pending.waiting?.resolve(false);
+      pending.waiting = null;
+    }
   }
 
   /** Gives up all open messages. What is stored stays stored. */
   giveUp(): void {
-    for (const { resolve } of this.#pending.values()) resolve(false);
+    this.settleEarly();
     this.#pending.clear();
   }
 

@@ -5,14 +5,13 @@
 
 import { Connection } from "../connection/connection.js";
 import { serverAddress } from "../connection/opening.js";
-import type { ConnectionOptions } from "../connection/owner.js";
 import { BoundedMap } from "../core/bounded-map.js";
 import { serverName } from "../core/names.js";
 import type { OutboxMessage } from "../core/outbox.js";
 import { isClosed } from "../core/questions.js";
 import { isEnd, type ChatMessage, type Run, type Snapshot } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
-import type { ControlRequest, ErrorBody, ServerMessage } from "../protocol/messages.js";
+import type { ControlRequest, ErrorBody } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
 import { View } from "../store/view.js";
 import type { Sync } from "../tabs/follower.js";
@@ -21,9 +20,10 @@ import type { Leadership } from "../tabs/leader.js";
 import { Answers } from "./answers.js";
 import { Calls } from "./calls.js";
 import { Commands } from "./commands.js";
-import { clientClosed, userChanged } from "./errors.js";
+import { clientClosed, notConnected, userChanged } from "./errors.js";
 import { LatestError } from "./latest-error.js";
 import { Memberships } from "./memberships.js";
+import type { TabOptions, TabOwner } from "./owner.js";
 import { Requests, type RequestCallbacks } from "./requests.js";
 import { asFollower, asLeader, type Roles } from "./roles.js";
 import { Rooms } from "./rooms.js";
@@ -34,24 +34,11 @@ import { ThreadLists } from "./thread-list.js";
 import { ThreadEvents } from "./thread-events.js";
 import { Threads } from "./threads.js";
 import { Transit } from "./transit.js";
+import { Unattended } from "./unattended.js";
 import { Updates } from "./updates.js";
 import { UserTracker } from "./user.js";
 
 const REMEMBERED = 1_000; // own ids: more than are under way at any time
-
-export interface TabOptions extends ConnectionOptions {
-  readonly threadId?: string | undefined;
-  readonly isShared: boolean;
-}
-
-export interface TabOwner {
-  /** The snapshot has changed. */
-  changed(): void;
-  /** A message of the server that concerns this tab. */
-  message(message: ServerMessage): void;
-  /** Reads a thread's history; rejects with `RequestError`. */
-  loadThread(threadId: string): Promise<unknown>;
-}
 
 export class Tab {
   readonly threads: Threads;
@@ -73,6 +60,7 @@ export class Tab {
   readonly #submissions: Submissions;
   readonly #requests: Requests;
   readonly #updates: Updates;
+  readonly #unattended: Unattended;
   readonly #user: UserTracker;
   /** Ids that this tab made: answers to the ids of other tabs do not concern it. */
   readonly #ownIds = new BoundedMap<string, true>(REMEMBERED);
@@ -169,6 +157,14 @@ export class Tab {
       lost: () => this.#rejoin(true),
       present: () => this.rooms.announce(),
     });
+    this.#unattended = new Unattended(ports.timers, {
+      isWaiting: () => this.#submissions.isWaiting || !this.#requests.isEmpty,
+      status: () => (this.#group.leaderState ?? this.#connection.state).status,
+      settle: () => {
+        this.#submissions.settleEarly();
+        this.#requests.failAll(notConnected(this.#now()));
+      },
+    });
     this.transit = new Transit(this.#submissions, this.#requests, {
       group: this.#group,
       connection: this.#connection,
@@ -216,6 +212,7 @@ export class Tab {
     this.answers.failAll(clientClosed(this.#now()));
     this.#requests.failAll(clientClosed(this.#now()));
     this.#submissions.giveUp();
+    this.#unattended.check();
   }
 
   run(runId: string): Run | undefined {
@@ -265,6 +262,7 @@ export class Tab {
     this.#ownIds.set(id, true);
     this.#requests.add(id, message, callbacks);
     this.transit.pass(id, message);
+    this.#unattended.check();
   }
 
   #handOver(message: OutboxMessage): Promise<boolean> {
@@ -384,6 +382,7 @@ export class Tab {
 
   #changed(): void {
     this.#snapshot = null;
+    this.#unattended.check();
     this.#owner.changed();
   }
 

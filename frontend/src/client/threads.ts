@@ -4,6 +4,7 @@ import { LATER } from "../core/retry-rules.js";
 import type { Verdict } from "../protocol/messages.js";
 import type { Cancel, Ports } from "../ports.js";
 import { RequestError } from "./api.js";
+import { NOT_CONNECTED } from "./errors.js";
 import { tryToStore } from "./storage.js";
 
 const RELOADS = 3; // of a thread whose history the server could not send
@@ -22,6 +23,8 @@ export class Threads {
   readonly #isChosen: boolean;
   readonly #owner: ThreadsOwner;
   readonly #reloads = new Map<string, Cancel>();
+  /** Threads whose history could not be asked for, because there was no connection. */
+  readonly #owed = new Set<string>();
   #current: string;
   #shown: ReadonlySet<string>;
   #hasHistory: boolean;
@@ -95,8 +98,11 @@ export class Threads {
   connected(verdict: Verdict): void {
     const isFirst = !this.#hasConnected;
     this.#hasConnected = true;
-    if (!this.#hasHistory || (!isFirst && verdict === "exact")) return;
-    for (const thread of this.#shown) if (!this.#owner.isWatched(thread)) this.reload(thread);
+    const isComplete = !this.#hasHistory || (!isFirst && verdict === "exact");
+    for (const thread of isComplete ? this.#owed : this.#shown) {
+      if (!this.#owner.isWatched(thread)) this.reload(thread);
+    }
+    this.#owed.clear();
   }
 
   /** The tab received the state of a leader that is connected. */
@@ -123,6 +129,7 @@ export class Threads {
     this.#owner.load(thread).catch((error: unknown) => {
       if (!(error instanceof RequestError)) throw error;
       const { code, retry_after_ms = RELOAD_AFTER } = error.body;
+      if (code === NOT_CONNECTED) this.#owed.add(thread);
       if (left === 0 || !LATER.has(code)) return;
       const again = (): void => this.#reload(thread, left - 1);
       this.#reloads.set(thread, this.#ports.timers.setTimeout(again, retry_after_ms));

@@ -53,7 +53,7 @@ export class SessionStore {
   claim(ports: Ports): Cancel {
     const name = `${this.#name}:taken`;
     if (this.#storage.get(name) !== null) this.position = null;
-    const mark = (): void => this.#storage.set(name, "1");
+    const mark = (): void => void this.#write("taken", 1);
     const unmark = (): void => this.#storage.remove(name);
     mark();
     const cancels = [ports.onPage("hide", unmark), ports.onPage("show", mark)];

@@ -99,14 +99,14 @@ export class TabGroup {
 
   request(id: string, message: ControlRequest): boolean {
     if (this.role !== "follower") return false;
-    this.#election.channel?.post({ kind: "request", id, message });
+    this.#follower.ask({ kind: "request", id, message });
     return true;
   }
 
   want(rooms: readonly WantedRoom[]): boolean {
     if (this.role !== "follower") return false;
     const { channel, isPresent } = this.#election;
-    if (channel !== null && isPresent) channel.post({ kind: "rooms", from: channel.id, rooms });
+    if (channel !== null && isPresent) this.#follower.ask({ kind: "rooms", from: channel.id, rooms });
     return true;
   }
 

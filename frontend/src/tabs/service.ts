@@ -56,10 +56,12 @@ export class LeaderService {
       case "request": {
         const error = owner.request(message.id, message.message);
         if (error !== null) this.#decline(message.id, error);
+        this.#report();
         break;
       }
       case "rooms":
         this.#want(message.from, message.rooms);
+        this.#report();
         break;
       case "command":
         owner.execute(message.command);
