@@ -6,7 +6,7 @@
  * frame, and the position before it; `room_state` with the whole state, after each reply.
  */
 
-import { resendDelay } from "../core/backoff.js";
+import { resendDelay, Spacing } from "../core/backoff.js";
 import {
   afterJoined,
   afterLeft,
@@ -48,6 +48,8 @@ interface Membership {
   request: string | null;
   /** A thread with a loss: joined without a position. */
   isAnew: boolean;
+  /** Of joins after losses. */
+  readonly spacing: Spacing;
   rejections: number;
 }
 
@@ -124,7 +126,7 @@ export class Memberships {
     const known = this.#rooms.get(key);
     if (known === undefined) {
       const state = newRoom(target, { epoch, offset });
-      this.#rooms.set(key, { state, tabs: new Set([tab]), step: "due", request: null, isAnew: false, rejections: 0 });
+      this.#rooms.set(key, { state, tabs: new Set([tab]), step: "due", request: null, isAnew: false, spacing: new Spacing(), rejections: 0 });
       return;
     }
     known.tabs.add(tab);
@@ -216,10 +218,22 @@ export class Memberships {
     const update: Update = { kind: "room", key, before, message };
     if (state.target.kind === "thread" && room.state.losses > state.losses && room.step === "done") {
       room.isAnew = true;
-      room.step = "due";
-      this.#join();
+      this.#joinAnew(key, room);
     }
     return [update];
+  }
+
+  /** A server that answers each join with another loss must not drive a loop. */
+  #joinAnew(key: string, room: Membership): void {
+    const now = this.#timers.now();
+    const join = (): void => {
+      room.spacing.done(this.#timers.now());
+      room.step = "due";
+      this.#join();
+    };
+    const delay = room.spacing.delay(now);
+    if (delay === 0) join();
+    else if (!this.#timers.has(key)) this.#timers.set(key, delay, join);
   }
 
   #tell(key: string, { state }: Membership): void {

@@ -14,6 +14,8 @@ import type { Asking } from "./requests.js";
 
 const SHARED = "threads:"; // the ids of requests whose answer concerns all tabs
 const SETTLED = 300; // ms after an event of this session: a confirmation and its start are one change
+const READS = 3; // at most in any three seconds, however many events there are
+const READS_WITHIN = 3_000; // ms
 const FOLLOWS = 800; // ms by which a tab without the connection waits for the answer of the other one
 const SPREAD = 1_000; // ms
 
@@ -37,6 +39,8 @@ export class ThreadLists {
   readonly #owner: ThreadListOwner;
   #users = 0;
   #rejections = 0;
+  /** When the list was read, the last times. */
+  #reads: readonly number[] = [];
   #list: ThreadList = EMPTY;
 
   constructor(ports: Pick<Ports, "timers" | "random">, owner: ThreadListOwner) {
@@ -101,11 +105,14 @@ export class ThreadLists {
   #readAfter(ms: number): void {
     if (this.#timers.has("read")) return;
     const behind = this.#owner.isFirst() ? 0 : FOLLOWS + Math.floor(this.#ports.random() * SPREAD);
-    this.#timers.set("read", ms + behind, () => this.#read());
+    const oldest = this.#reads.length < READS ? -Infinity : (this.#reads[0] ?? -Infinity);
+    const gap = oldest + READS_WITHIN - this.#timers.now();
+    this.#timers.set("read", Math.max(ms, gap) + behind, () => this.#read());
   }
 
   #read(): void {
     if (this.#users === 0) return;
+    this.#reads = [...this.#reads, this.#timers.now()].slice(-READS);
     const id = `${SHARED}${this.#owner.uniqueId()}`;
     this.#owner.ask(id, { type: "list_threads", payload: {}, correlation_id: id }, {
       written: () => undefined,

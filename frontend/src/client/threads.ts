@@ -1,5 +1,7 @@
 /** The threads that this tab shows, and when their history is read from the server. */
 
+import { resendDelay, Spacing } from "../core/backoff.js";
+import { BoundedMap } from "../core/bounded-map.js";
 import { LATER } from "../core/retry-rules.js";
 import type { Verdict } from "../protocol/messages.js";
 import type { Cancel, Ports } from "../ports.js";
@@ -8,6 +10,7 @@ import { NOT_CONNECTED } from "./errors.js";
 import { tryToStore } from "./storage.js";
 
 const RELOADS = 3; // of a thread whose history the server could not send
+const SPACED = 100; // threads whose last reloads are remembered
 const RELOAD_AFTER = 5_000; // ms, where the server states no delay
 
 export interface ThreadsOwner {
@@ -23,6 +26,7 @@ export class Threads {
   readonly #isChosen: boolean;
   readonly #owner: ThreadsOwner;
   readonly #reloads = new Map<string, Cancel>();
+  readonly #spacings = new BoundedMap<string, Spacing>(SPACED);
   /** Threads whose history could not be asked for, because there was no connection. */
   readonly #owed = new Set<string>();
   #current: string;
@@ -67,12 +71,14 @@ export class Threads {
   open(threadId: string): void {
     this.#hasHistory = true;
     this.#showOnly(threadId);
-    if (!this.#owner.isWatched(threadId)) this.reload(threadId);
+    if (!this.#owner.isWatched(threadId)) this.#reload(threadId, 0);
   }
 
-  /** Reads a thread's history; an unknown thread is empty. */
+  /** Reads a thread's history, now or soon; an unknown thread is empty. */
   reload(threadId: string): void {
-    this.#reload(threadId, RELOADS);
+    const delay = this.#spacingOf(threadId).delay(this.#ports.timers.now());
+    if (delay === 0) this.#reload(threadId, 0);
+    else if (!this.#reloads.has(threadId)) this.#reloadAfter(threadId, delay, 0);
   }
 
   /** Begins a new thread for another user, unless the application chose the thread. */
@@ -123,16 +129,27 @@ export class Threads {
     this.store();
   }
 
-  #reload(thread: string, left: number): void {
+  #spacingOf(thread: string): Spacing {
+    const known = this.#spacings.get(thread) ?? new Spacing();
+    this.#spacings.set(thread, known);
+    return known;
+  }
+
+  #reload(thread: string, rejections: number): void {
     this.#reloads.get(thread)?.();
     this.#reloads.delete(thread);
+    this.#spacingOf(thread).done(this.#ports.timers.now());
     this.#owner.load(thread).catch((error: unknown) => {
       if (!(error instanceof RequestError)) throw error;
       const { code, retry_after_ms = RELOAD_AFTER } = error.body;
       if (code === NOT_CONNECTED) this.#owed.add(thread);
-      if (left === 0 || !LATER.has(code)) return;
-      const again = (): void => this.#reload(thread, left - 1);
-      this.#reloads.set(thread, this.#ports.timers.setTimeout(again, retry_after_ms));
+      if (rejections === RELOADS || !LATER.has(code)) return;
+      this.#reloadAfter(thread, resendDelay(rejections, retry_after_ms), rejections + 1);
     });
+  }
+
+  #reloadAfter(thread: string, delay: number, rejections: number): void {
+    this.#reloads.get(thread)?.();
+    this.#reloads.set(thread, this.#ports.timers.setTimeout(() => this.#reload(thread, rejections), delay));
   }
 }

@@ -75,6 +75,7 @@ export class Connection {
       isSameUser: (token) => this.#opener.isSameUser(token),
       sendToken: (token) => this.#sendToken(token),
       userChanged: () => this.restart(),
+      random: () => ports.random(),
       failed: (error) => this.#failed(error),
     });
     this.#frames = new FrameHandler(this.#sender, this.#receiver, this.#renewal, {

@@ -21,6 +21,8 @@ export interface RenewalOwner {
   /** The token is for another user, who needs another connection. */
   userChanged(): void;
   failed(error: ErrorBody): void;
+  /** From 0 up to 1. */
+  random(): number;
 }
 
 export class Renewal {
@@ -81,7 +83,7 @@ export class Renewal {
   async #attempt(): Promise<void> {
     const line = this.#line;
     this.#isAsking = true;
-    this.#schedule.started(this.#timers.now());
+    this.#schedule.started(this.#timers.now(), this.#owner.random());
     try {
       const token = await this.#owner.obtainToken();
       if (line !== this.#line || token === null) return;

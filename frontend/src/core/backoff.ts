@@ -16,6 +16,31 @@ export function fullJitter(attempt: number, first: number, random: number): numb
   return Math.floor(random * Math.min(LONGEST_WAIT, first * 2 ** (attempt - 1)));
 }
 
+const AT_ONCE = 3; // of an action that is spaced
+
+/**
+ * Spaces an action that a server's answers may drive: the first ones are due at once, later ones back
+ * off up to `LONGEST_WAIT`, and after a calm of that length it begins anew.
+ */
+export class Spacing {
+  #times = 0;
+  #lastAt = -Infinity;
+
+  /** Milliseconds until the action is due. */
+  delay(now: number): number {
+    if (now - this.#lastAt >= LONGEST_WAIT) this.#times = 0;
+    if (this.#times < AT_ONCE) return 0;
+    const gap = Math.min(LONGEST_WAIT, FIRST_RESEND * 2 ** (this.#times - AT_ONCE));
+    return Math.max(0, this.#lastAt + gap - now);
+  }
+
+  /** The action is done now. */
+  done(now: number): void {
+    this.#times += 1;
+    this.#lastAt = now;
+  }
+}
+
 /**
  * The delay in ms before a rejected message is sent again. The server's `retry_after_ms` is a lower
  * bound; a message that is rejected repeatedly backs off even if the server asks for no delay.

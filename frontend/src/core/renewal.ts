@@ -2,11 +2,13 @@
 
 const GAP = 5_000; // ms: the shortest time between two attempts
 const LONGEST_GAP = 30_000; // ms: half of the minute that is left when the server first warns
+const SPREAD = 0.25; // of a gap, at random: the tokens of many clients may end together
 const LASTING = 120_000; // ms left: twice the server's warning time, so the token is not ending
 
 export class RenewalSchedule {
   #attempts = 0;
   #lastAt = -Infinity;
+  #chance = 0;
 
   /**
    * Milliseconds until the next attempt; 0: now.
@@ -18,13 +20,16 @@ export class RenewalSchedule {
     const backoff = Math.min(LONGEST_GAP, GAP * 2 ** Math.max(0, this.#attempts - 1));
     const left = endsAt - this.#lastAt;
     // A token that ends sooner gets its attempts sooner, but never closer together than the gap.
-    const gap = left > 0 ? Math.max(GAP, Math.min(backoff, left / 2)) : backoff;
+    const shortest = left > 0 ? Math.max(GAP, Math.min(backoff, left / 2)) : backoff;
+    const gap = shortest * (1 + SPREAD * this.#chance);
     // A clock that was set back must not stop the renewal.
     return Math.min(gap, Math.max(0, this.#lastAt + gap - now));
   }
 
-  started(now: number): void {
+  /** @param chance From 0 up to 1. */
+  started(now: number, chance: number): void {
     this.#attempts += 1;
+    this.#chance = chance;
     this.#lastAt = now;
   }
 

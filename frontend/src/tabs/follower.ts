@@ -11,6 +11,7 @@ import type { Outcome } from "../store/view.js";
 import type { Command, FollowerMessage, LeaderMessage } from "./channel.js";
 
 const ANSWER_WITHIN = 10_000; // ms: a busy page answers by then, a frozen one never does
+const LONGEST_WAIT = 320_000; // ms: tabs that cannot hear each other take the leadership more and more rarely
 
 export type Sync = Extract<LeaderMessage, { readonly kind: "sync" }>;
 
@@ -46,6 +47,7 @@ export class Follower {
   /** The leader knows that this tab wants a connection. */
   #hasAsked = false;
   #answerTimeout: Cancel | null = null;
+  #patience = ANSWER_WITHIN;
 
   constructor(timers: Timers, owner: FollowerOwner) {
     this.#timers = timers;
@@ -85,6 +87,7 @@ export class Follower {
   received(message: LeaderMessage): void {
     this.#handle(message);
     this.#answered();
+    this.#patience = ANSWER_WITHIN;
     // The leader is alive, but that does not accept the messages that were submitted to it.
     if (this.#owner.isOwedAcceptance() && this.#owner.following() !== null) this.expectAnswer(true);
   }
@@ -93,15 +96,20 @@ export class Follower {
   expectAnswer(isAlive = false): void {
     if (this.#answerTimeout !== null) return;
     const asked = this.#timers.now();
+    const patience = this.#patience;
     this.#answerTimeout = this.#timers.setTimeout(() => {
       this.#answerTimeout = null;
       const following = this.#owner.following();
       if (following === null) return;
       // If this tab itself was suspended, an answer may be waiting: it asks once more.
-      const wasSuspended = this.#timers.now() - asked > 2 * ANSWER_WITHIN;
-      if (isAlive || wasSuspended) this.ask({ kind: "join", from: following.id });
-      else following.steal();
-    }, ANSWER_WITHIN);
+      const wasSuspended = this.#timers.now() - asked > 2 * patience;
+      if (isAlive || wasSuspended) {
+        this.ask({ kind: "join", from: following.id });
+        return;
+      }
+      this.#patience = Math.min(LONGEST_WAIT, 2 * patience);
+      following.steal();
+    }, patience);
   }
 
   #answered(): void {

@@ -45,7 +45,7 @@ describe("the renewal of a token", () => {
     expect(schedule.delay(0, 10 * MINUTE)).toBe(0);
     const delays: number[] = [];
     for (let now = 0; delays.length < 6; now += delays.at(-1) ?? 0) {
-      schedule.started(now);
+      schedule.started(now, 0);
       delays.push(schedule.delay(now, now + 10 * MINUTE));
     }
     expect(delays).toEqual([5_000, 10_000, 20_000, 30_000, 30_000, 30_000]);
@@ -53,7 +53,7 @@ describe("the renewal of a token", () => {
 
   it("waits half of the time that is left, and never less than 5 s", () => {
     const schedule = new RenewalSchedule();
-    for (let n = 0; n < 5; n += 1) schedule.started(0);
+    for (let n = 0; n < 5; n += 1) schedule.started(0, 0);
     expect([MINUTE, 40_000, 10_000, 5_000, 1].map((endsAt) => schedule.delay(0, endsAt))).toEqual([
       30_000, 20_000, 5_000, 5_000, 5_000,
     ]);
@@ -61,7 +61,7 @@ describe("the renewal of a token", () => {
 
   it("begins without back-off after a token that lasts, but not within 5 s", () => {
     const schedule = new RenewalSchedule();
-    for (let n = 0; n < 5; n += 1) schedule.started(0);
+    for (let n = 0; n < 5; n += 1) schedule.started(0, 0);
     schedule.accepted(119_999);
     expect(schedule.delay(0, 10 * MINUTE)).toBe(30_000);
     schedule.accepted(120_000);
@@ -71,9 +71,9 @@ describe("the renewal of a token", () => {
 
   it("is not stopped by a clock that was set back, or by a token whose end has passed", () => {
     const schedule = new RenewalSchedule();
-    schedule.started(10 * MINUTE);
+    schedule.started(10 * MINUTE, 0);
     expect(schedule.delay(0, 20 * MINUTE)).toBe(5_000);
-    schedule.started(10 * MINUTE);
+    schedule.started(10 * MINUTE, 0);
     expect(schedule.delay(10 * MINUTE, 0)).toBe(10_000);
   });
 });

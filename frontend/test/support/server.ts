@@ -68,6 +68,8 @@ export class FakeServer {
   readonly requests: HttpRequest[] = [];
   /** The frames of all sockets, in order. */
   readonly received: ClientMessage[] = [];
+  /** When each of them arrived. */
+  readonly times: number[] = [];
   limits = {
     max_connections_per_user: 5,
     max_message_rate: 60,
@@ -99,6 +101,8 @@ export class FakeServer {
   serverAhead = 0;
   /** True: tokens expire, with a warning a minute before, as on a real server. */
   checksTokens = false;
+  /** Answers a message itself, and returns true, or leaves it to the server. */
+  intercept: (socket: FakeSocket, message: ClientMessage) => boolean = () => false;
   #tickets = new Map<string, string>();
   #count = 0;
 
@@ -294,7 +298,8 @@ export class FakeServer {
   #take(socket: FakeSocket, data: string): void {
     const message = JSON.parse(data) as ClientMessage;
     this.received.push(message);
-    if (this.isMute) return;
+    this.times.push(this.clock.now);
+    if (this.isMute || this.intercept(socket, message)) return;
     const session = this.sessions.get(socket.session);
     if (session === undefined) return;
     const id = message.correlation_id;
