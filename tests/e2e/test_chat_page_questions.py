@@ -7,7 +7,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from support.browser import (
     Visitor,
     answers,
-    axe_faults,
     chromium,
     connected,
     message_box,
@@ -235,24 +234,3 @@ def test_stop_ends_a_question(page: Page) -> None:
     expect(question(page)).to_have_count(1)
     button(page, "Stop").click()
     expect(line(page)).to_have_text("Which one?cancelled with its run")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, server: Server, scheme: str) -> None:
-    options = {"color_scheme": scheme, "reduced_motion": "reduce"}
-    with visiting(browser, server.address, **options) as visitor:
-        page = visitor.page()
-        sign_in(page)
-        say(page, "delete it")
-        approval(page).wait_for()
-        assert axe_faults(page) == []
-        button(page, "Deny").click()
-        line(page).click()
-        say(page, "form")
-        question(page).wait_for()
-        button(page, "Answer").click()
-        assert axe_faults(page) == []
-        page.set_viewport_size({"width": 360, "height": 640})
-        assert axe_faults(page) == []
-        widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert widths[0] <= widths[1]

@@ -9,7 +9,6 @@ from support.browser import (
     DEVELOPER,
     answers,
     articles,
-    axe_faults,
     chromium,
     connected,
     message_box,
@@ -523,33 +522,6 @@ def test_deep_output_does_not_break_the_page(page: Page) -> None:
 
 
 # --- for everybody
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, server: Server, scheme: str) -> None:
-    options = {"color_scheme": scheme, "reduced_motion": "reduce"}
-    with visiting(browser, server.address, **options) as visitor:
-        page = visitor.page()
-        page.get_by_role("button", name=DEVELOPER).wait_for()
-        assert axe_faults(page) == []
-        sign_in(page)
-        assert axe_faults(page) == []
-        for text in ("work", "markdown", "fail"):
-            say(page, text)
-            expect(answers(page).last).to_have_attribute("aria-busy", "false")
-        expect(answers(page)).to_have_count(3)
-        for summary in page.locator("summary").all():
-            summary.click()
-        say(page, f"hold axe-{scheme}")
-        expect(answers(page).last).to_contain_text("first")
-        say(page, "waits")
-        expect(said(page).last).to_contain_text("Waiting its turn")
-        assert axe_faults(page) == []
-        page.set_viewport_size({"width": 360, "height": 640})
-        page.get_by_role("button", name="Open conversations").click()
-        page.wait_for_timeout(300)
-        assert axe_faults(page) == []
-        release(server, f"axe-{scheme}")
 
 
 def test_what_a_screen_reader_is_told(page: Page, server: Server) -> None:

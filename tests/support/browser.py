@@ -75,11 +75,18 @@ def _axe() -> str:
     return (installed() / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
-def axe_faults(page: Page) -> list[Any]:
-    """Return what axe finds wrong: its rule, and where."""
+def axe_faults(page: Page, *rules: str) -> list[Any]:
+    """Return what axe finds wrong: its rule, and where.
+
+    Args:
+        page: The page.
+        rules: The names of the rules; without any, all rules of the WCAG and of good practice.
+    """
     # Axe's script is put in over the debugger, past the page's policy, which has no say there.
-    page.evaluate(_axe())
-    found = page.evaluate("rules => axe.run(document, {runOnly: rules})", _AXE_RULES)
+    if page.evaluate("typeof axe === 'undefined'"):
+        page.evaluate(_axe())
+    only = {"type": "rule", "values": rules} if rules else {"type": "tag", "values": _AXE_RULES}
+    found = page.evaluate("only => axe.run(document, {runOnly: only})", only)
     return [
         (fault["id"], [node["html"][:200] for node in fault["nodes"]])
         for fault in found["violations"]
