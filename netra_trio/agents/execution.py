@@ -20,6 +20,7 @@ from netra_trio.agents.context import run_in_context
 from netra_trio.agents.output import Outlet, Output
 from netra_trio.agents.questions import Question, Questions
 from netra_trio.agents.run import ChangeThread, RoomPublisher, Run, RunNursery, RunSpec
+from netra_trio.agents.waits import Wait
 from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
@@ -179,6 +180,10 @@ class Execution:
         if self._questions is not None:
             self._questions.cancel_all()
             self._questions = None  # it refers to this object
+
+    def storing(self) -> Wait:
+        """Mark that it waits for the store, in a `with` block."""
+        return self.output.waits.begin("store", now=trio.current_time())
 
     @contextmanager
     def paused(self) -> Iterator[None]:

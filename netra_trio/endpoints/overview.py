@@ -7,17 +7,13 @@
 With several workers any of them may be asked, and each answers for all of them.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
-import trio
-
-from netra_trio.errors import BrokerUnavailable, NetraError, StoreUnavailable
 from netra_trio.ids import NodeId
+from netra_trio.node.health import check_dependencies
 from netra_trio.node.node import Node
 from netra_trio.telemetry.snapshot import Snapshot
-
-CHECK_SECONDS = 2.0  # for a dependency to answer a health check
 
 Topic: TypeAlias = Literal["health", "metrics"]
 """What a worker reports of itself."""
@@ -72,18 +68,12 @@ class Overview:
         return Snapshot.take(metrics, self._node.largest_users())
 
     async def _own_health(self) -> dict[str, Any]:
-        services = self._node.services
-        checks = {"store": await _check(services.store.check, StoreUnavailable)}
-        if self._node.cluster is not None:
-            check = self._node.cluster.backend.check
-            checks["broker"] = await _check(check, BrokerUnavailable)
-        keys = services.verifier.is_key_server_available
-        if keys is not None:
-            checks["keys"] = _OK if keys else "unavailable"
+        node = self._node
+        checks = await check_dependencies(node.services, node.cluster)
         is_healthy = all(outcome == _OK for outcome in checks.values())
         status = _HEALTHY if is_healthy else _DEGRADED
         return {
-            "status": _DRAINING if self._node.capacity.is_draining else status,
+            "status": _DRAINING if node.capacity.is_draining else status,
             "checks": checks,
         }
 
@@ -110,16 +100,3 @@ def merged_health(reports: Sequence[Mapping[str, Any]], expected: int) -> dict[s
         "checks": checks,
         "workers": {"ready": len(reports), "expected": expected},
     }
-
-
-async def _check(check: Callable[[], Awaitable[None]], unavailable: type[NetraError]) -> str:
-    """Return the outcome of the check of a dependency, which raises `unavailable` if it fails."""
-    outcome = _OK
-    with trio.move_on_after(CHECK_SECONDS) as patience:
-        try:
-            await check()
-        except unavailable:
-            outcome = "unavailable"
-    if patience.cancelled_caught:
-        outcome = "no answer"
-    return outcome

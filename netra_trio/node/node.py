@@ -37,7 +37,9 @@ from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
+from netra_trio.node.gauges import read_gauges
 from netra_trio.node.host import SessionHost
+from netra_trio.node.live_view import open_live_view
 from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, check_kind, resume
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
@@ -100,6 +102,7 @@ class Node:
         connection_limit: Counts the connections of each user.
         cluster: Its part in a cluster; None without other nodes.
         watch: The threads that are watched.
+        live: The live page.
         start_soon: Starts a task that ends with the node; none after its end.
     """
 
@@ -167,6 +170,15 @@ class Node:
         self.services.rooms.observers.append(watch)
         share_presence(self.services.presence, self.cluster)
         threads.connect(self.services, self.cluster, watch)
+        self.live = open_live_view(
+            self.services,
+            sessions=self.sessions,
+            users=users,
+            capacity=self.capacity,
+            connections=self._connections.__len__,
+            cluster=self.cluster,
+            start_soon=start_soon,
+        )
 
     async def serve(
         self,
@@ -518,19 +530,8 @@ class Node:
 
     def _gauges(self) -> Gauges:
         """Return the current gauges, for the metrics."""
-        statistics = [session.statistics() for session in self.sessions]
-        depths = [each["log_events"] for each in statistics]
-        detached = self.sessions.statistics()["detached"]
-        return Gauges(
-            connections=len(self._connections),
-            users=self._users.by_connections(),
-            sessions={"attached": len(statistics) - detached, "detached": detached},
-            runs=self.sessions.run_statistics(),
-            log_events=sum(depths),
-            log_events_max=max(depths, default=0),
-            **self.services.rooms.gauges(),
-            tasks=trio.lowlevel.current_statistics().tasks_living,
-            **({} if self.cluster is None else self.cluster.gauges()),
+        return read_gauges(
+            self.sessions, self._users, len(self._connections), self.services.rooms, self.cluster
         )
 
 
@@ -592,6 +593,7 @@ async def open_node(
                 node.close()
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
         await node.watch.stop()
+        await node.live.stop()
         if node.cluster is not None:
             await node.cluster.stop()
         service_nursery.cancel_scope.cancel()

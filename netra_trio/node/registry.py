@@ -113,6 +113,11 @@ class Sessions:
         """The ended sessions whose unattended runs continue."""
         return list(self._left)
 
+    @property
+    def busy(self) -> list[Session]:
+        """The sessions with an agent task: among them each one that has a run."""
+        return list(self._busy)
+
     def find(self, wanted: ResumeRequest | None, identity: Identity) -> Session | None:
         """Return the session of a resume request, if it is live and belongs to the user."""
         session = None if wanted is None else self._all.get(wanted.session_id)

@@ -4,7 +4,8 @@ Each class is the `content` of a `room_message` in `ADMIN_ROOM`; docs/admin.md d
 Times without another unit are seconds; `at` is in Unix seconds.
 """
 
-from typing import Literal, TypeAlias, TypedDict
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, TypedDict
 
 ADMIN_ROOM = "admin:live"
 ADMINISTRATOR = "netra:admin"  # the permission for this room, its actions and /ws/stats
@@ -147,7 +148,7 @@ class NodePart(TypedDict):
     capacity: Capacity
     broker: BrokerPart | None
     store: StorePart
-    users_by_connections: dict[str, int]
+    users_by_connections: Mapping[Any, int]
     totals: Totals
     truncated: bool
     sessions: list[SessionPart]

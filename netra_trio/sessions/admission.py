@@ -194,7 +194,7 @@ class Admission:
         )
         live = self._runner.register(spec, context)
         try:
-            with live.execution.output.waits.begin("store", now=trio.current_time()):
+            with live.execution.storing():
                 known, starts_at = await self._record(live, message.on_busy)
         except BaseException as error:
             self._runner.forget(live)

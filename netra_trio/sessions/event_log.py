@@ -149,6 +149,16 @@ class EventLog:
         """The number of events in the log."""
         return len(self._pending) + len(self._kept)
 
+    @property
+    def unsent(self) -> int:
+        """The number of events that are not written on the current connection."""
+        return len(self._pending)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all events in the log."""
+        return self._bytes + self._ring_bytes
+
     def has_room(self, size: int) -> bool:
         """Whether there is room for an event of `size` bytes; any event fits into an empty log."""
         if self._unreserved_count >= self._max_events:

@@ -383,9 +383,15 @@ class EventStream:
         self.end(run_id, status, payload, correlation_id)
 
     def statistics(self) -> dict[str, int]:
-        """Return the largest event number, and the number of events in the log."""
+        """Return the largest event number, and how much is in the log."""
         self._times.flush()
-        return {"last_seq": self._log.last, "log_events": self._log.depth}
+        log = self._log
+        return {
+            "last_seq": log.last,
+            "log_events": log.depth,
+            "log_bytes": log.size,
+            "unsent": log.unsent,
+        }
 
     def _on_removed(self, entries: Iterable[Entry]) -> None:
         if entries:

@@ -20,7 +20,6 @@ from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.output import history_text
 from netra_trio.agents.questions import listed
 from netra_trio.agents.run import ChangeThread, RoomPublisher, RunSpec, milliseconds
-from netra_trio.agents.waits import Wait
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
@@ -387,6 +386,11 @@ class Runner:
                 self._became_idle = trio.Event()
             await self._became_idle.wait()
 
+    @property
+    def live_runs(self) -> list[LiveRun]:
+        """The runs that have not ended."""
+        return list(self._live.values())
+
     def statistics(self) -> dict[str, int]:
         """Return the numbers of active and of waiting runs."""
         return self._scheduler.statistics()
@@ -435,7 +439,7 @@ class Runner:
                 # Otherwise another node might know the end of a run, and not all of its text.
                 if before_waiting is not None:
                     before_waiting()
-                with self._storing(execution), trio.CancelScope(shield=True):
+                with execution.storing(), trio.CancelScope(shield=True):
                     await self._events.flush()
             stored = self._store.end_run(end)
             if stored is not STORED:
@@ -443,7 +447,7 @@ class Runner:
                     before_waiting()
                 deadline = trio.current_time() + self.store_seconds
                 scope = trio.CancelScope(shield=True, deadline=deadline)
-                with self._storing(execution), scope:
+                with execution.storing(), scope:
                     stood = await stored
         finally:
             mirror = execution.output.mirror
@@ -469,9 +473,6 @@ class Runner:
                     else ending.error["code"],
                 ),
             )
-
-    def _storing(self, execution: Execution) -> Wait:
-        return execution.output.waits.begin("store", now=trio.current_time())
 
     def _within_log(self, completed: bytes) -> bytes:
         """Return the payload of an `agent_completed`, shortened while the log has no room."""

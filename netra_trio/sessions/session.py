@@ -382,8 +382,17 @@ class Session:
             self._serving_ended = None
 
     def statistics(self) -> dict[str, int]:
-        """Return the numbers of active and waiting runs, and of events in the log."""
-        return {**self._runner.statistics(), **self.events.statistics()}
+        """Return the numbers of active and waiting runs, of messages in the inbox, and its log."""
+        return {
+            "inbox": len(self._inbox),
+            **self._runner.statistics(),
+            **self.events.statistics(),
+        }
+
+    @property
+    def live_runs(self) -> list[LiveRun]:
+        """Its runs that have not ended."""
+        return self._runner.live_runs
 
     def _execute(self, live: LiveRun) -> None:
         self._tasks.execute(live)
