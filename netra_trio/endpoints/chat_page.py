@@ -1,8 +1,8 @@
-"""The chat page: its files, which are read once at the start, and the endpoint that serves them.
+"""The pages: their files, which are read once at the start, and the endpoint that serves them.
 
 >>> page = read_page(Path("/no/such/folder"))
->>> page["/"].status, page["/"].media_type
-(503, 'text/html; charset=utf-8')
+>>> page["/"].status, page["/admin"].status, page["/"].media_type
+(503, 503, 'text/html; charset=utf-8')
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from attrs import evolve, field, frozen
 from netra_trio.auth.provider import discovery_url
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call
+from netra_trio.endpoints.paths import ADMIN_PAGE
 from netra_trio.endpoints.request import Request
 from netra_trio.services import Services
 
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parent.parent / "page"
 """The output of the build of `frontend/pages`."""
 
 INDEX = "index.html"
+ADMIN = "admin.html"  # the live page, at `/admin`
 PERMANENT_SECONDS = 365 * 24 * 3600  # a year: the longest max-age that caches honour
 
 MEDIA_TYPES = {
@@ -42,8 +44,8 @@ _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5}
 _NOT_BUILT = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
-<title>netra_trio: the chat page is not built</title>
-<h1>The chat page is not built</h1>
+<title>netra_trio: the page is not built</title>
+<h1>The page is not built</h1>
 <p>This installation comes from a checkout, and was made without the page. The server works.
 <p>To build the page, run this in the checkout, and start the server again:
 <pre>pip install .</pre>
@@ -83,14 +85,17 @@ class Asset:
         return "no-cache"
 
 
+_MISSING = Asset(_NOT_BUILT.encode(), MEDIA_TYPES[".html"], status=503)
+
+
 def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """Return the files of the page by path; where it was not built, a page that explains that.
+    """Return the files of the pages by path; for one that was not built, a page that explains that.
 
     The script and the style sheet are also at `/chat.js` and `/chat.css`: other pages that load
     them cannot know the hashed names.
     """
     if not (folder / INDEX).is_file():
-        return {"/": Asset(_NOT_BUILT.encode(), MEDIA_TYPES[".html"], status=503)}
+        return {"/": _MISSING, ADMIN_PAGE: _MISSING}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     assets = {
         f"/{path.relative_to(folder).as_posix()}": Asset(
@@ -107,7 +112,8 @@ def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
         for path, suffix in _ENTRY.findall(index.content.decode())
         if path in assets
     }
-    return {"/": index, **assets, **entries}
+    admin = assets.pop(f"/{ADMIN}", _MISSING)
+    return {"/": index, ADMIN_PAGE: admin, **assets, **entries}
 
 
 async def page_file(files: Mapping[str, Asset], call: Call) -> Answer:

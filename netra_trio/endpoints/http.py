@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from netra_trio.endpoints.admin import AdminEndpoint
 from netra_trio.endpoints.answer import Answer, problem_answer, refusal, send_answer
 from netra_trio.endpoints.call import Call, Endpoint
 from netra_trio.endpoints.chat_page import Asset, page_file
@@ -20,6 +21,8 @@ from netra_trio.endpoints.discovery import config
 from netra_trio.endpoints.health import health
 from netra_trio.endpoints.overview import Overview
 from netra_trio.endpoints.paths import (
+    ADMIN_ACTIONS,
+    ADMIN_PAGE,
     CONFIG,
     DEV_TOKEN,
     ENDPOINTS,
@@ -70,6 +73,8 @@ class Router:
             METRICS: partial(metrics, overview, Exposition()),
             DEV_TOKEN: dev_token,
             ROOM: partial(publish, node.capacity.check_room),
+            ADMIN_PAGE: self._page_file,
+            **dict.fromkeys(ADMIN_ACTIONS, AdminEndpoint(node.admin.actions).act),
         }
         self._routes: dict[str, dict[str, Endpoint]] = {
             path: dict.fromkeys(methods, functions[path]) for path, methods in ENDPOINTS.items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from netra_trio.protocol.admin import AdminAction
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 
@@ -14,6 +15,14 @@ DEV_TOKEN = "/ws/dev-token"  # noqa: S105 - a path
 PAGE = "/"
 ROOM_PREFIX = "/ws/rooms/"
 ROOM = ROOM_PREFIX + "{room}"
+ADMIN_PAGE = "/admin"
+ADMIN_ACTIONS: Mapping[str, AdminAction] = {
+    "/ws/admin/runs/{run_id}/stop": AdminAction.STOP_RUN,
+    "/ws/admin/sessions/{session_id}/end": AdminAction.END_SESSION,
+    "/ws/admin/users/{user_id}/disable": AdminAction.DISABLE_USER,
+    "/ws/admin/nodes/{node_id}/drain": AdminAction.DRAIN_NODE,
+}
+"""The actions of administrators, by the patterns of their paths."""
 
 ENDPOINTS: Mapping[str, tuple[str, ...]] = {
     PAGE: ("GET",),
@@ -24,10 +33,12 @@ ENDPOINTS: Mapping[str, tuple[str, ...]] = {
     METRICS: ("GET",),
     DEV_TOKEN: ("POST",),
     ROOM: ("POST",),
+    ADMIN_PAGE: ("GET",),
+    **dict.fromkeys(ADMIN_ACTIONS, ("POST",)),
 }
 """The HTTP endpoints and their methods; HEAD follows GET, OPTIONS is answered for each.
 
-The key of `ROOM` is a pattern: `endpoint_of` returns it for the path of each room.
+A key with braces is a pattern: `endpoint_of` returns it for each path that matches.
 """
 
 WEBSOCKET_PATHS = frozenset({"/ws", "/ws/"})
@@ -36,7 +47,20 @@ WEBSOCKET_PATHS = frozenset({"/ws", "/ws/"})
 def endpoint_of(path: str) -> str:
     """Return the key of a path in `ENDPOINTS`; the path itself if it is not there."""
     room = path.removeprefix(ROOM_PREFIX)
-    return ROOM if room != path and room and "/" not in room else path
+    if room != path:
+        return ROOM if room and "/" not in room else path
+    return next((pattern for pattern in ADMIN_ACTIONS if target_of(path, pattern)), path)
+
+
+def target_of(path: str, pattern: str) -> str | None:
+    """Return the id in the path of an action; None if the path does not match.
+
+    The path is decoded, so the id of a user may have slashes.
+    """
+    before, _, after = pattern.partition("{")
+    end = after.partition("}")[2]
+    target = path[len(before) : len(path) - len(end)]
+    return target if target and path == before + target + end else None
 
 
 def check_websocket_path(path: str) -> None:

@@ -10,23 +10,17 @@ Nothing is computed or published by a node that knows of no member.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import orjson
 import trio
 
 from netra_trio.broker.base import Broker, HistoryLimits
-from netra_trio.cluster.cluster import Cluster
 from netra_trio.cluster.mailbox import Mailbox
 from netra_trio.cluster.membership import Membership as Nodes
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
-from netra_trio.node.capacity import Capacity
-from netra_trio.node.health import check_dependencies
 from netra_trio.node.live_part import CONTENT_BYTES, LiveParts, encode, make_part
-from netra_trio.node.registry import Sessions
 from netra_trio.protocol.admin import (
     ADMIN_ROOM,
     PART_SECONDS,
@@ -38,9 +32,6 @@ from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.rooms import RoomMessage
 from netra_trio.rooms.event import pack
 from netra_trio.rooms.membership import Membership
-from netra_trio.rooms.tasks import run_contained
-from netra_trio.services import Services
-from netra_trio.sessions.users import Users
 from netra_trio.telemetry.samples import Samples
 
 ANNOUNCE_SECONDS = 2.0  # between two announcements of a node with members
@@ -248,53 +239,3 @@ class LiveView:
         if is_watched and self._mailbox is not None:
             with trio.move_on_after(STOP_SECONDS, shield=True):
                 await self._publish_gone(self._parts.node)
-
-
-def open_live_view(
-    services: Services,
-    *,
-    sessions: Sessions,
-    users: Users,
-    capacity: Capacity,
-    connections: Callable[[], int],
-    cluster: Cluster | None,
-    start_soon: Callable[..., Any],
-) -> LiveView:
-    """Return the live page of a node, which has its tasks in the node.
-
-    Args:
-        services: The services of the node.
-        sessions: Its sessions.
-        users: Its users.
-        capacity: How full it is.
-        connections: Returns the number of open connections.
-        cluster: Its part in a cluster; None without other nodes.
-        start_soon: Starts a task of the node.
-    """
-    parts = LiveParts(
-        node=services.store.owner if cluster is None else cluster.node,
-        version=version("netra-trio"),
-        settings=services.settings,
-        sessions=sessions,
-        users=users,
-        capacity=capacity,
-        connections=connections,
-        cluster=cluster,
-        wall_clock=services.wall_clock,
-        opened_at=trio.current_time(),
-    )
-    metrics = services.instruments.metrics
-    samples = Samples(metrics, parts.levels, wall_clock=services.wall_clock)
-    view = LiveView(
-        parts,
-        samples,
-        services.broker,
-        check=partial(check_dependencies, services, cluster),
-        start_soon=start_soon,
-        mailbox=None if cluster is None else cluster.mailbox,
-        nodes=None if cluster is None else cluster.membership,
-    )
-    services.rooms.observers.append(view)
-    for task in (samples.run, view.run):  # a fault of it must not end the node
-        start_soon(run_contained, task)
-    return view

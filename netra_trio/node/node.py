@@ -35,11 +35,11 @@ from netra_trio.connections.connection import Connection
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.connections.serve import serve_connection
 from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
+from netra_trio.node.admin import open_admin
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.gauges import read_gauges
 from netra_trio.node.host import SessionHost
-from netra_trio.node.live_view import open_live_view
 from netra_trio.node.registry import NEVER_OPENED, ResumeRequest, Sessions, check_kind, resume
 from netra_trio.node.shared_limits import NodeParts
 from netra_trio.node.sharing import share
@@ -102,7 +102,7 @@ class Node:
         connection_limit: Counts the connections of each user.
         cluster: Its part in a cluster; None without other nodes.
         watch: The threads that are watched.
-        live: The live page.
+        admin: Its part of the live page.
         start_soon: Starts a task that ends with the node; none after its end.
     """
 
@@ -170,14 +170,16 @@ class Node:
         self.services.rooms.observers.append(watch)
         share_presence(self.services.presence, self.cluster)
         threads.connect(self.services, self.cluster, watch)
-        self.live = open_live_view(
+        self.admin = open_admin(
             self.services,
             sessions=self.sessions,
             users=users,
             capacity=self.capacity,
-            connections=self._connections.__len__,
+            connections=self._connections,
+            newest=self._newest,
             cluster=self.cluster,
             start_soon=start_soon,
+            drain=self.drain,
         )
 
     async def serve(
@@ -593,7 +595,7 @@ async def open_node(
                 node.close()
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
         await node.watch.stop()
-        await node.live.stop()
+        await node.admin.view.stop()
         if node.cluster is not None:
             await node.cluster.stop()
         service_nursery.cancel_scope.cancel()

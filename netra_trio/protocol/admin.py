@@ -5,6 +5,7 @@ Times without another unit are seconds; `at` is in Unix seconds.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Literal, TypeAlias, TypedDict
 
 ADMIN_ROOM = "admin:live"
@@ -14,6 +15,16 @@ PART_SECONDS = 1.0  # between two parts of a node
 SAMPLE_SECONDS = 10.0  # between two samples
 SAMPLES = 360  # an hour
 PART_SESSIONS, PART_RUNS, PART_TOOLS = 200, 500, 20  # at most; tools of one run
+
+
+class AdminAction(StrEnum):
+    """An action of an administrator."""
+
+    STOP_RUN = "stop_run"
+    END_SESSION = "end_session"
+    DISABLE_USER = "disable_user"
+    DRAIN_NODE = "drain_node"
+
 
 Waits: TypeAlias = Literal["model", "tool", "client", "store", "answer", "queue", "retry"]
 """What a run waits for; None in its place if it waits for nothing, or only its agent knows."""

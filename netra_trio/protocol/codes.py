@@ -174,6 +174,7 @@ class EndReason(Enum):
     TAKEN_OVER = ("taken_over", CloseCode.TAKEN_OVER)
     EVICTED = ("evicted", CloseCode.EVICTED)
     FENCED = ("fenced", CloseCode.RESTART)
+    SESSION_ENDED = ("session_ended", CloseCode.NORMAL)
 
     def __init__(self, label: str, close_code: CloseCode | None) -> None:
         self.label = label

@@ -91,6 +91,8 @@ class Application:
         wall_clock: Returns Unix seconds.
         instruments: Receive its telemetry.
         group: The workers that this process is one of, set before it runs; None for one process.
+        terminate: Ends this process as SIGTERM does, which drains it; None where something else
+            decides when it ends. Then it only drains, if an administrator asks for it.
     """
 
     def __init__(
@@ -111,6 +113,8 @@ class Application:
         self.instruments = Instruments(metrics, more_instruments)
         self.wall_clock = wall_clock
         self.group: WorkerGroup | None = None
+        self.terminate: Callable[[], None] | None = None
+        self._drains_alone = False
         self._agents = agents
         self._store = store
         self._backend = backend
@@ -176,6 +180,7 @@ class Application:
                     may=self._may,
                 )
             )
+            node.admin.actions.drain = self._drain_alone
             instruments = self.instruments
             lag = instruments.metrics.loop_lag
             node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
@@ -239,11 +244,19 @@ class Application:
         """Accept no more connections and close every open one, within the drain timeout."""
         if self._open is None:
             return
-        if self.group is None:
+        if self.group is None or self._drains_alone:
             await self._open.node.drain()
         else:
             group = self.group
             await self._open.node.drain(beside=group.nodes, is_last=group.owns_broker)
+
+    async def _drain_alone(self) -> None:
+        """Drain this process at the request of an administrator; other workers go on."""
+        self._drains_alone = True
+        if self.terminate is None:
+            await self.drain()
+        else:
+            self.terminate()
 
     def statistics(self) -> dict[str, int]:
         """Return how many connections, sessions and users there are now."""

@@ -4,11 +4,13 @@ trio.run(serve, app, listen("127.0.0.1", 8000))
 """
 
 import gc
+import os
 import signal
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import trio
 
@@ -66,6 +68,7 @@ async def serve(
                 listeners.stop_accepting()
             await app.drain()
 
+        app.terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
         async with trio.open_nursery() as nursery:
             numbers = (signal.SIGTERM,) if is_supervised else SIGNALS
             drained: trio.Event = await nursery.start(drain_on_signal, drain, watchdog, numbers)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import attrs
 from attrs import field
 
+from netra_trio.protocol.admin import AdminAction
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.messages import (
     QuestionKind,
@@ -317,6 +318,24 @@ class RequestAnswered:
     seconds: float
 
 
+@frozen
+class AdminActed:
+    """An administrator has asked for an action.
+
+    Attributes:
+        actor: The user of the token.
+        target: The id of a run, a session, a user or a node.
+        result: `done`, the code of the refusal, or `unknown` after a fault of the server.
+    """
+
+    EVENT: ClassVar[str] = "admin_action"
+    LEVEL: ClassVar[str | None] = "info"
+    actor: str
+    action: AdminAction
+    target: str
+    result: str
+
+
 TelemetryEvent = (
     UpgradeStarted
     | OpeningRefused
@@ -336,6 +355,7 @@ TelemetryEvent = (
     | UsageReported
     | ListenerCrowded
     | RequestAnswered
+    | AdminActed
 )
 
 LOST = frozenset({EndReason.PEER_LOST, EndReason.SEND_TIMEOUT, EndReason.HEARTBEAT_MISSED})
@@ -353,6 +373,7 @@ SESSION_ENDS = (
     "too_many_sessions",
     "never_opened",
     "user_disabled",
+    "ended_by_administrator",
     "drained",
     "closed",
     "ended",

@@ -385,6 +385,15 @@ METRICS: tuple[Metric, ...] = (
         "change",
     ),
     _row(
+        "counter",
+        "server",
+        "admin_actions_total",
+        "Actions of administrators that were done, or refused",
+        lambda m, _: m.admin_actions,
+        "action",
+        "result",
+    ),
+    _row(
         "histogram",
         "server",
         "event_loop_lag_seconds",

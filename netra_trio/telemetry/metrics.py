@@ -18,6 +18,7 @@ from typing import Any, get_args
 import trio
 from attrs import define, field, frozen
 
+from netra_trio.protocol.admin import AdminAction
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
@@ -39,6 +40,7 @@ from netra_trio.protocol.threads import ThreadChanged, ThreadList
 from netra_trio.telemetry.events import (
     SESSION_ENDS,
     TOOL_OUTCOMES,
+    AdminActed,
     ConnectionEnded,
     ConnectionOpened,
     ConnectionResumed,
@@ -98,6 +100,7 @@ RATE_EVENTS = (
 )
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
 ROOM_EVENTS = ("received", "delivered", "merged", "dropped")
+ADMIN_ACTIONS = tuple(product(AdminAction, ("done", "refused")))
 NOTIFICATIONS = ("sent", "failed", "dropped")
 FALLBACKS = ("connections", "messages", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
@@ -246,6 +249,7 @@ class Metrics:
     usage_cost: dict[Key, float] = field(init=False)
     requests: dict[Key, Histogram] = field(init=False)
     room_events: dict[Key, int] = field(factory=lambda: _zeros(ROOM_EVENTS))
+    admin_actions: dict[Key, int] = field(factory=lambda: _zeros(ADMIN_ACTIONS))
     broker_fallbacks: dict[Key, int] = field(factory=lambda: _zeros(FALLBACKS))
     loop_lag: Histogram = field(factory=lambda: Histogram(FAST))
 
@@ -361,6 +365,10 @@ def _usage_reported(metrics: Metrics, event: UsageReported) -> None:
     metrics.usage_cost[event.agent] += event.cost or 0.0
 
 
+def _admin_acted(metrics: Metrics, event: AdminActed) -> None:
+    metrics.admin_actions[event.action, "done" if event.result == "done" else "refused"] += 1
+
+
 def _request_answered(metrics: Metrics, event: RequestAnswered) -> None:
     metrics.requests[event.endpoint].observe(event.seconds)
 
@@ -381,4 +389,5 @@ _COUNTED: dict[type[Any], Callable[[Metrics, Any], None]] = {
     NotificationDropped: _notification_dropped,
     UsageReported: _usage_reported,
     RequestAnswered: _request_answered,
+    AdminActed: _admin_acted,
 }

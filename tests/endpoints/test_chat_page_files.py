@@ -43,10 +43,20 @@ def folder(tmp_path: Path) -> Path:
 def test_only_known_media_types_are_served(folder: Path) -> None:
     assert set(read_page(folder)) == {
         "/",
+        "/admin",
         "/icon.svg",
         "/assets/index-Ab_-1234.js",
         "/assets/plain.css",
     }
+
+
+def test_the_live_page_has_its_own_path(folder: Path) -> None:
+    assert read_page(folder)["/admin"].status == 503
+    make(folder, admin_dot_html="<p>live")
+    page = read_page(folder)
+    assert page["/admin"].content == b"<p>live"
+    assert page["/admin"].cache_control == "no-cache"
+    assert "/admin.html" not in page
 
 
 def test_hashed_files_are_cached_permanently(folder: Path) -> None:
@@ -78,7 +88,7 @@ def test_the_etag_depends_on_the_content(folder: Path) -> None:
 
 def test_without_a_build_the_page_explains_how_to_build_it(tmp_path: Path) -> None:
     page = read_page(tmp_path)
-    assert set(page) == {"/"}
+    assert set(page) == {"/", "/admin"}
     assert (page["/"].status, page["/"].cache_control) == (503, "no-store")
     assert b"pip install ." in page["/"].content
 

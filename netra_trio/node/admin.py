@@ -1,0 +1,99 @@
+"""What a node has for the live page: the view of itself, and the actions of an administrator.
+
+admin = open_admin(services, sessions=…, …)
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import trio
+from attrs import frozen
+
+from netra_trio.cluster.cluster import Cluster
+from netra_trio.connections.connection import Connection
+from netra_trio.ids import ConnectionId, SessionId
+from netra_trio.node.admin_actions import AdminActions, DrainNode
+from netra_trio.node.capacity import Capacity
+from netra_trio.node.health import check_dependencies
+from netra_trio.node.live_part import LiveParts
+from netra_trio.node.live_view import LiveView
+from netra_trio.node.registry import Sessions
+from netra_trio.rooms.tasks import run_contained
+from netra_trio.services import Services
+from netra_trio.sessions.users import Users
+from netra_trio.telemetry.samples import Samples
+
+
+@frozen
+class Admin:
+    """The live page of a node."""
+
+    view: LiveView
+    actions: AdminActions
+
+
+def open_admin(
+    services: Services,
+    *,
+    sessions: Sessions,
+    users: Users,
+    capacity: Capacity,
+    connections: Mapping[ConnectionId, Connection],
+    newest: Mapping[SessionId, Connection],
+    cluster: Cluster | None,
+    start_soon: Callable[..., Any],
+    drain: DrainNode,
+) -> Admin:
+    """Return the live page of a node, whose tasks end with the node.
+
+    Args:
+        services: The services of the node.
+        sessions: Its sessions.
+        users: Its users.
+        capacity: How full it is.
+        connections: Its open connections.
+        newest: The newest connection of each session.
+        cluster: Its part in a cluster; None without other nodes.
+        start_soon: Starts a task of the node.
+        drain: Drains the node.
+    """
+    node = services.store.owner if cluster is None else cluster.node
+    parts = LiveParts(
+        node=node,
+        version=version("netra-trio"),
+        settings=services.settings,
+        sessions=sessions,
+        users=users,
+        capacity=capacity,
+        connections=connections.__len__,
+        cluster=cluster,
+        wall_clock=services.wall_clock,
+        opened_at=trio.current_time(),
+    )
+    metrics = services.instruments.metrics
+    samples = Samples(metrics, parts.levels, wall_clock=services.wall_clock)
+    view = LiveView(
+        parts,
+        samples,
+        services.broker,
+        check=partial(check_dependencies, services, cluster),
+        start_soon=start_soon,
+        mailbox=None if cluster is None else cluster.mailbox,
+        nodes=None if cluster is None else cluster.membership,
+    )
+    services.rooms.observers.append(view)
+    for task in (samples.run, view.run):  # a fault of it must not end the node
+        start_soon(run_contained, task)
+    actions = AdminActions(
+        node=node,
+        users=users,
+        sessions=sessions,
+        newest=newest,
+        store=services.store,
+        cluster=cluster,
+        start_soon=start_soon,
+        drain=drain,
+    )
+    return Admin(view, actions)
