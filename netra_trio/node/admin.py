@@ -1,12 +1,12 @@
 """What a node has for the live page: the view of itself, and the actions of an administrator.
 
-admin = open_admin(services, sessions=…, …)
+admin = open_admin(node, users, connections, newest)
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Protocol
 
 import trio
 from attrs import frozen
@@ -14,7 +14,7 @@ from attrs import frozen
 from netra_trio.cluster.cluster import Cluster
 from netra_trio.connections.connection import Connection
 from netra_trio.ids import ConnectionId, SessionId
-from netra_trio.node.admin_actions import AdminActions, DrainNode
+from netra_trio.node.admin_actions import AdminActions
 from netra_trio.node.capacity import Capacity
 from netra_trio.node.health import check_dependencies
 from netra_trio.node.live_part import LiveParts
@@ -34,39 +34,43 @@ class Admin:
     actions: AdminActions
 
 
+class AdministeredNode(Protocol):
+    """The part of the node that this module uses."""
+
+    services: Services
+    sessions: Sessions
+    capacity: Capacity
+    cluster: Cluster | None
+    start_soon: Callable[..., None]
+
+    async def drain(self) -> None:
+        """Drain the node."""
+        ...
+
+
 def open_admin(
-    services: Services,
-    *,
-    sessions: Sessions,
+    host: AdministeredNode,
     users: Users,
-    capacity: Capacity,
     connections: Mapping[ConnectionId, Connection],
     newest: Mapping[SessionId, Connection],
-    cluster: Cluster | None,
-    start_soon: Callable[..., Any],
-    drain: DrainNode,
 ) -> Admin:
     """Return the live page of a node, whose tasks end with the node.
 
     Args:
-        services: The services of the node.
-        sessions: Its sessions.
+        host: The node.
         users: Its users.
-        capacity: How full it is.
         connections: Its open connections.
         newest: The newest connection of each session.
-        cluster: Its part in a cluster; None without other nodes.
-        start_soon: Starts a task of the node.
-        drain: Drains the node.
     """
+    services, cluster, start_soon = host.services, host.cluster, host.start_soon
     node = services.store.owner if cluster is None else cluster.node
     parts = LiveParts(
         node=node,
         version=version("netra-trio"),
         settings=services.settings,
-        sessions=sessions,
+        sessions=host.sessions,
         users=users,
-        capacity=capacity,
+        capacity=host.capacity,
         connections=connections.__len__,
         cluster=cluster,
         wall_clock=services.wall_clock,
@@ -89,11 +93,11 @@ def open_admin(
     actions = AdminActions(
         node=node,
         users=users,
-        sessions=sessions,
+        sessions=host.sessions,
         newest=newest,
         store=services.store,
         cluster=cluster,
         start_soon=start_soon,
-        drain=drain,
+        drain=host.drain,
     )
     return Admin(view, actions)

@@ -170,17 +170,7 @@ class Node:
         self.services.rooms.observers.append(watch)
         share_presence(self.services.presence, self.cluster)
         threads.connect(self.services, self.cluster, watch)
-        self.admin = open_admin(
-            self.services,
-            sessions=self.sessions,
-            users=users,
-            capacity=self.capacity,
-            connections=self._connections,
-            newest=self._newest,
-            cluster=self.cluster,
-            start_soon=start_soon,
-            drain=self.drain,
-        )
+        self.admin = open_admin(self, users, self._connections, self._newest)
 
     async def serve(
         self,
