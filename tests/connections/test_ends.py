@@ -289,8 +289,9 @@ async def test_a_send_timeout_is_reported_even_if_the_reader_fails_first(
 
 
 def test_every_end_reason_is_tested() -> None:
-    # FENCED needs two nodes: tests/cluster/test_zombies.py.
-    elsewhere = {EndReason.SEND_TIMEOUT, EndReason.FENCED}
+    # FENCED needs two nodes: tests/cluster/test_zombies.py. SESSION_ENDED is an action of an
+    # administrator: tests/node/test_admin_actions.py.
+    elsewhere = {EndReason.SEND_TIMEOUT, EndReason.FENCED, EndReason.SESSION_ENDED}
     assert {reason for _, reason, *_ in ENDS} | elsewhere == set(EndReason)
 
 

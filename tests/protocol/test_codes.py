@@ -68,6 +68,7 @@ END_REASONS = {
     "taken_over": 4409,
     "evicted": 4429,
     "fenced": 1012,
+    "session_ended": 1000,
 }
 
 
