@@ -1,5 +1,7 @@
 """The settings of the OpenID Connect provider: rules, defaults of tokens, and discovery."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,13 @@ def test_a_provider_needs_one_of_its_algorithms(
 ) -> None:
     found = faults(tmp_path, {**WITHOUT_SECRET, **environ, "ENVIRONMENT": "production"})
     assert found[0].startswith(line)
+
+
+def test_the_settings_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chat-page.md").read_text(encoding="utf-8")
+    block = re.search(r"```sh\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    environ = dict(line.split("=", 1) for line in shlex.split(block[1]))
+    outcome = load(environ, directory=tmp_path)
+    assert outcome.settings.jwt_issuer == environ["OIDC_ISSUER"]
+    assert [w for w in outcome.warnings if "METRICS" not in w] == []
