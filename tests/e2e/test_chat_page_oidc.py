@@ -101,7 +101,7 @@ def stored(page: Page) -> str:
 
 def test_sign_in_reload_and_sign_out(browser: Browser, login: Login) -> None:
     with visited(browser, login.server, "/#/t-before") as (visitor, page):
-        expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_focused()
+        expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
         expect(page.get_by_text("Sign in as developer instead")).to_be_visible()
         assert axe_faults(page) == []
         address = page.url
@@ -145,6 +145,7 @@ def test_consent_that_is_denied(browser: Browser, login: Login) -> None:
         log_in(page, "carol")
         page.get_by_role("link", name=re.compile("Cancel|Abort")).click()
         expect(page.get_by_role("alert")).to_contain_text("You are not signed in.")
+        expect(page.get_by_role("button", name="Try again")).to_be_focused()
         assert page.url.endswith("/#/t-denied")
         assert axe_faults(page) == []
         page.get_by_role("button", name="Try again").click()

@@ -16,7 +16,7 @@ export function ProviderSignIn({ config, hasFailed, ended, onProvider }: Props) 
   const logoutAddress = ended?.logoutAddress ?? null;
   return (
     <div className="provider">
-      <button type="button" className="primary" autoFocus onClick={onProvider}>
+      <button type="button" className="primary" autoFocus={hasFailed || ended !== null} onClick={onProvider}>
         {hasFailed ? "Try again" : "Sign in"}
       </button>
       {logoutAddress === null ? (
