@@ -14,6 +14,7 @@ from support.server import serving, write_agents
 from netra_trio.cli import user_data
 from netra_trio.cli.user import open_users
 from netra_trio.config.settings import Settings
+from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import UserId, new_usage_id
 from netra_trio.protocol.messages import QuestionOutcome
 from netra_trio.protocol.threads import Rating
@@ -148,8 +149,8 @@ async def test_a_user_at_work_is_deleted(tmp_path: Path, typed: Typed) -> None:
             code, out, err = await trio.to_thread.run_sync(delete)
             assert (code, err) == (0, "")
             assert out == "alice: deleted (threads: 1, reports of usage: 0)\n"
-            frames, code = await client.rest()
-            assert (code, frames[-1]["payload"]["code"]) == (4403, "USER_DISABLED")
+            frames, close_code = await client.rest()
+            assert (close_code, frames[-1]["payload"]["code"]) == (4403, "USER_DISABLED")
     export = partial(typed, "user", "export", "alice", DATABASE_URL=url)
     assert (await trio.to_thread.run_sync(export))[0] == 1
 
@@ -191,7 +192,7 @@ def test_a_database_that_stops_answering(
     typed: Typed, url: str, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise user_data.StoreUnavailable("it is gone")
+        raise StoreUnavailable("it is gone")
 
     monkeypatch.setattr(user_data, "has_data", fail)
     code, out, err = typed("user", command, "alice", DATABASE_URL=url)
