@@ -1,19 +1,13 @@
 // The sign-in, and the connection of the user who is signed in.
 
+import { useCallback } from "react";
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import type { Arrival } from "../shared/arrival.ts";
 import { type SignedIn, SignInGate } from "../shared/SignInGate.tsx";
 import { Chat } from "./Chat.tsx";
+import { forgetAllUnsent } from "./composer/unsent.ts";
+import { drafts } from "./composer/useDraft.ts";
 import { useThreadId } from "./threads/useThreadId.ts";
-
-/** Examples for the demo agent of a new server. */
-const EXAMPLES = [
-  "What is 12*(3+4)?",
-  "What time is it in New York and Tokyo?",
-  "What did I say?",
-  "Count slowly",
-];
-const NONE: readonly string[] = [];
 
 export function App({ arrival }: { readonly arrival: Arrival }) {
   return (
@@ -24,14 +18,20 @@ export function App({ arrival }: { readonly arrival: Arrival }) {
 }
 
 function ConnectedChat({ signIn, getToken, signOut, signInAgain }: SignedIn) {
+  const { user } = signIn;
   const threadId = useThreadId();
+  const leave = useCallback(() => {
+    // The next user of this browser must not find them.
+    drafts.forget(user);
+    forgetAllUnsent(user);
+    signOut?.();
+  }, [user, signOut]);
   return (
     <EnhancedWebSocketProvider getToken={getToken} url={window.netraTrio?.url} threadId={threadId}>
       <Chat
-        user={signIn.user}
+        user={user}
         threadId={threadId}
-        examples={signIn.kind === "developer" ? EXAMPLES : NONE}
-        onSignOut={signOut}
+        onSignOut={signOut && leave}
         onSignInAgain={signInAgain}
       />
     </EnhancedWebSocketProvider>

@@ -2,30 +2,34 @@
 // client's state, so that it does not render again while an answer is streamed.
 
 import { useCallback, useEffect, useRef, useState } from "react";
+import type { Run } from "../../src/index.ts";
 import { useNetra, useThreads, useWatch } from "../../src/react/index.ts";
 import { Composer } from "./composer/Composer.tsx";
 import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
 import { conversationOf } from "./messages/conversation.ts";
 import { MessageList } from "./messages/MessageList.tsx";
 import { Sidebar } from "./threads/Sidebar.tsx";
+import { isComposing } from "../shared/keys.ts";
 import { DownIcon, MenuIcon } from "../shared/icons.tsx";
 import { titleOf } from "./threads/title.ts";
 import { addressOf, newThreadId } from "./threads/address.ts";
 import { useHistory } from "./messages/useHistory.ts";
 import { useMarkRead } from "./threads/useMarkRead.ts";
-import { useSend } from "./composer/useSend.ts";
+import { ActionsContext } from "./composer/actions.ts";
+import { UnsentMessages } from "./composer/UnsentMessages.tsx";
+import { useMessageActions } from "./composer/useMessageActions.ts";
+import { useAgents } from "./agents/useAgents.ts";
 import { useStickToEnd } from "./messages/useStickToEnd.ts";
 import { Welcome } from "./Welcome.tsx";
 
 interface Props {
   readonly user: string;
   readonly threadId: string;
-  readonly examples: readonly string[];
   readonly onSignOut: (() => void) | undefined;
   readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
 }
 
-export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Props) {
+export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
   const threads = useThreads();
   useWatch(threadId);
   const isEmpty = useNetra((netra) => conversationOf(netra, threadId).keys.length === 0);
@@ -33,7 +37,6 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
   const activeRunId = useNetra((netra) => conversationOf(netra, threadId).activeRunId);
   const stopRun = useNetra((netra) => netra.stopRun);
   const subscribe = useNetra((netra) => netra.subscribe);
-  const { send, sendAgain } = useSend();
   const { hasEarlier, loadEarlier } = useHistory(threadId);
   const [isDrawerOpen, setDrawerOpen] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);
@@ -48,13 +51,9 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
     document.title = isEmpty ? "Chat" : `${title} – Chat`;
   }, [title, isEmpty]);
 
-  const sendHere = useCallback(
-    (text: string) => {
-      send(text);
-      toEnd();
-    },
-    [send, toEnd],
-  );
+  const agents = useAgents(user, threadId, useNetra((netra) => lastAgent(netra.runs, threadId)));
+  const agent = agents.agents.length > 1 ? agents.current?.name : undefined;
+  const actions = useMessageActions({ user, threadId, agent, onSent: toEnd });
   const stop = useCallback(() => {
     if (activeRunId !== undefined) void stopRun(activeRunId);
   }, [stopRun, activeRunId]);
@@ -83,7 +82,7 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       // While an input method composes a character, Escape cancels only that.
-      if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
+      if (event.key !== "Escape" || event.defaultPrevented || isComposing(event)) return;
       if (isDrawerOpen) setDrawerOpen(false);
       else stop();
     };
@@ -92,6 +91,7 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
   }, [isDrawerOpen, stop]);
 
   return (
+    <ActionsContext value={actions}>
     <div className="layout">
       <Sidebar
         threads={threads}
@@ -127,8 +127,9 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
                 Show earlier messages
               </button>
             )}
-            {isEmpty && <Welcome examples={examples} onPick={sendHere} />}
-            <MessageList threadId={threadId} onSendAgain={sendAgain} />
+            {isEmpty && <Welcome agent={agents.current} onPick={actions.send} />}
+            <MessageList threadId={threadId} onSendAgain={actions.again} />
+            <UnsentMessages />
           </div>
         </div>
         <div className="foot">
@@ -138,16 +139,14 @@ export function Chat({ user, threadId, examples, onSignOut, onSignInAgain }: Pro
               Latest
             </button>
           )}
-          <Composer
-            key={threadId}
-            box={box}
-            draftName={`netra.draft.${user}.${threadId}`}
-            isRunning={activeRunId !== undefined}
-            onSend={sendHere}
-            onStop={stop}
-          />
+          <Composer key={threadId} box={box} agents={agents} isRunning={activeRunId !== undefined} onStop={stop} />
         </div>
       </main>
     </div>
+    </ActionsContext>
   );
 }
+
+/** The agent of the newest run of a thread. */
+const lastAgent = (runs: readonly Run[], threadId: string) =>
+  runs.findLast(({ thread_id, agent_name }) => thread_id === threadId && agent_name !== null)?.agent_name ?? null;

@@ -5,7 +5,7 @@ import type { ReactNode } from "react";
 /** The page's icon, from the server that sent this script. */
 export const ICON = new URL("/icon.svg", import.meta.url).href;
 
-function Icon({ children }: { children: ReactNode }) {
+export function Icon({ children }: { children: ReactNode }) {
   return (
     <svg
       className="icon" viewBox="0 0 24 24" fill="none" stroke="currentColor" strokeWidth="2"

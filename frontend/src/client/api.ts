@@ -35,6 +35,9 @@ export interface OutgoingMessage {
   readonly correlation_id?: string | undefined;
 }
 
+/** The optional fields of a `user_message`. */
+export type MessageOptions = Omit<ClientPayloads["user_message"], "content" | "correlation_id">;
+
 export type Handler<M> = (message: M) => void;
 
 /** The server answered a request with an error, or the client was closed before the answer. */
@@ -106,8 +109,15 @@ export interface NetraClient {
    * server's defaults before the first one.
    */
   checkMessage(message: OutgoingMessage): ErrorBody | null;
-  /** Shows a message at once and returns its correlation id; `sendMessage` sends it. */
-  sendOptimisticMessage(content: string, type?: string): string;
+  /**
+   * Shows a message at once and returns its correlation id; `sendMessage` sends it.
+   *
+   * @param options Further fields of the payload, the same as for `sendMessage`: with `replaces`, the
+   * replaced messages disappear once this one is confirmed.
+   */
+  sendOptimisticMessage(content: string, type?: string, options?: MessageOptions): string;
+  /** Stops showing a message of this tab that failed. Returns whether it was shown. */
+  discardMessage(correlationId: string): boolean;
   /** Shows and sends a message again under a new key. Returns the key, or null if it is unknown. */
   resend(correlationId: string): string | null;
   /** Resolves to true once the run has ended, to false if the server refuses to stop it. */

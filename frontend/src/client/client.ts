@@ -25,6 +25,7 @@ import {
   type ClientOptions,
   type HistoryPage,
   type JoinOptions,
+  type MessageOptions,
   type NetraClient,
   type OutgoingMessage,
   type Subscribe,
@@ -139,12 +140,16 @@ class Client implements NetraClient {
     });
   }
 
-  sendOptimisticMessage(content: string, type = "user_message"): string {
+  sendOptimisticMessage(content: string, type = "user_message", options: MessageOptions = {}): string {
     const key = this.#ports.uniqueId();
-    const payload = { thread_id: this.#tab.threads.current, content };
+    const payload = { thread_id: this.#tab.threads.current, ...options, content };
     const message: OutboxMessage = { key, message: { type: "user_message", payload, correlation_id: key } };
     this.#tab.show(message, content, type);
     return key;
+  }
+
+  discardMessage(correlationId: string): boolean {
+    return this.#tab.discard(correlationId);
   }
 
   resend(correlationId: string): string | null {

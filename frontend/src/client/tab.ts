@@ -230,6 +230,13 @@ export class Tab {
     this.#changed();
   }
 
+  /** Stops showing a message that failed; false if no such message is shown. */
+  discard(key: string): boolean {
+    const isShown = this.#view.discard(key);
+    if (isShown) this.#changed();
+    return isShown;
+  }
+
   openThread(threadId: string): void {
     this.threads.open(threadId);
     this.#changed();

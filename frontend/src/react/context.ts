@@ -9,6 +9,7 @@ export type Methods = Pick<
   | "sendMessage"
   | "checkMessage"
   | "sendOptimisticMessage"
+  | "discardMessage"
   | "subscribe"
   | "resend"
   | "stopRun"
@@ -56,7 +57,8 @@ export function createHandle(client: NetraClient, threadId: string | undefined):
   const methods: Methods = {
     sendMessage: (message) => client.sendMessage(message),
     checkMessage: (message) => client.checkMessage(message),
-    sendOptimisticMessage: (content, type) => client.sendOptimisticMessage(content, type),
+    sendOptimisticMessage: (content, type, options) => client.sendOptimisticMessage(content, type, options),
+    discardMessage: (correlationId) => client.discardMessage(correlationId),
     subscribe: client.subscribe,
     resend: (correlationId) => client.resend(correlationId),
     stopRun: (runId) => client.stopRun(runId),

@@ -115,6 +115,14 @@ export class View {
     this.#changed();
   }
 
+  /** Stops showing a message that failed; false if no such message is shown. */
+  discard(key: string): boolean {
+    if (this.#users.get(key)?.status !== "failed") return false;
+    this.#users.delete(key);
+    this.#changed();
+    return true;
+  }
+
   /** @param isNewest Whether the page has the newest messages of the thread. */
   addHistory({ thread_id, messages }: ServerMessageOf<"thread_history">["payload"], isNewest: boolean): void {
     this.#history.set(thread_id, withPage(this.#history.get(thread_id) ?? [], messages, isNewest));

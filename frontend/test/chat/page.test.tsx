@@ -59,7 +59,7 @@ beforeEach(async () => {
   await act(async () =>
     root.render(
       <EnhancedWebSocketProvider getToken={() => getToken()} ports={browser.tab().ports} threadId="t">
-        <Chat user="alice" threadId="t" examples={["First", "Second"]} onSignOut={none} onSignInAgain={none} />
+        <Chat user="alice" threadId="t" onSignOut={none} onSignInAgain={none} />
       </EnhancedWebSocketProvider>,
     ),
   );

@@ -67,7 +67,7 @@ beforeEach(async () => {
   await act(async () =>
     root.render(
       <EnhancedWebSocketProvider getToken={() => tokenFor("alice")} ports={ports} threadId="t">
-        <Chat user="alice" threadId="t" examples={["First"]} onSignOut={none} onSignInAgain={none} />
+        <Chat user="alice" threadId="t" onSignOut={none} onSignInAgain={none} />
       </EnhancedWebSocketProvider>,
     ),
   );

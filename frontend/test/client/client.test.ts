@@ -44,6 +44,37 @@ describe("the client", () => {
     expect(browser.server.runs.size).toBe(1);
   });
 
+  it("shows an optimistic edit, and hides what it replaces once it is confirmed", async () => {
+    const { browser, client } = await connected();
+    await client.sendMessage(hello);
+    browser.server.end(browser.server.run.id);
+    const [{ message_id: replaces } = { message_id: null }] = client.getSnapshot().messages;
+    browser.server.isMute = true;
+    const options = { replaces: replaces ?? "", agent: "echo" };
+    const correlation_id = client.sendOptimisticMessage("better", "user_message", options);
+    const sent = client.sendMessage({ type: "user_message", payload: { ...options, content: "better", correlation_id } });
+    const users = (): string[] => client.getSnapshot().messages.filter(({ role }) => role === "user").map(({ content }) => content);
+    expect(users()).toEqual(["hello", "better"]);
+    browser.server.isMute = false;
+    browser.server.socket.drop(1006);
+    await browser.clock.advance(1_000);
+    expect(await sent).toBe(true);
+    expect(users()).toEqual(["better"]);
+  });
+
+  it("stops showing a message that failed, and no other one", async () => {
+    const { browser, client } = await connected();
+    browser.server.rejection = { code: "VALIDATION_ERROR" };
+    const failed = client.sendOptimisticMessage("hello");
+    expect(client.discardMessage(failed)).toBe(false);
+    expect(await client.sendMessage({ type: "user_message", payload: { content: "hello", correlation_id: failed } })).toBe(false);
+    const pending = client.sendOptimisticMessage("waits");
+    expect(client.discardMessage(pending)).toBe(false);
+    expect(client.discardMessage(failed)).toBe(true);
+    expect(client.discardMessage(failed)).toBe(false);
+    expect(client.getSnapshot().messages).toMatchObject([{ content: "waits", status: "pending" }]);
+  });
+
   it("stops a run, and treats a run that has ended as stopped", async () => {
     const { browser, client } = await connected();
     await client.sendMessage(hello);

@@ -13,6 +13,7 @@ import type {
   HttpAnswer,
   HttpRequest,
   JsonValue,
+  ListedAgent,
   ResumedQuestion,
   ResumedRun,
   RunStatus,
@@ -78,6 +79,7 @@ export class FakeServer {
     resume_window: 120_000,
   };
   features = FEATURES;
+  agents: ListedAgent[] = [{ name: "echo", title: "Echo", examples: ["First", "Second"] }];
   /** HTTP answers that replace the server's own, each once; `null` is no answer. */
   answers: (Partial<HttpAnswer> | null)[] = [];
   /** False: requests and upgrades fail. */
@@ -253,7 +255,7 @@ export class FakeServer {
           runs: verdict === "exact" || verdict === "gap" ? this.#resumed(session, last) : [],
         },
         user_room: `user:${user}`,
-        agents: [{ name: "echo", title: "Echo", examples: [] }],
+        agents: this.agents,
       },
       timestamp: this.clock.now / 1000,
     });

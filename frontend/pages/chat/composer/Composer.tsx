@@ -1,50 +1,53 @@
-// The box to type in: Enter sends, Shift and Enter begins a new line, Escape stops the answer.
+// The box for a new message, with the choice of its agent. The text stays until the message is accepted.
 
-import { type KeyboardEvent, type RefObject, useEffect, useLayoutEffect, useState } from "react";
+import { type RefObject, useDeferredValue, useState } from "react";
 import { SendIcon, StopIcon } from "../../shared/icons.tsx";
+import { useTouch } from "../../shared/useTouch.ts";
+import { AgentPicker } from "../agents/AgentPicker.tsx";
+import type { Agents } from "../agents/useAgents.ts";
+import { useActions } from "./actions.ts";
+import { faultText } from "./excess.ts";
+import { MessageBox } from "./MessageBox.tsx";
+import { useDraft } from "./useDraft.ts";
 
 interface Props {
   readonly box: RefObject<HTMLTextAreaElement | null>;
-  /** The draft is stored under this name until it is sent. */
-  readonly draftName: string;
+  readonly agents: Agents;
   readonly isRunning: boolean;
-  readonly onSend: (content: string) => void;
   readonly onStop: () => void;
 }
 
-const MAX_HEIGHT = 220; // pixels: about nine lines, then the box scrolls
+export function Composer({ box, agents, isRunning, onStop }: Props) {
+  const { user, threadId, send, check } = useActions();
+  const [text, setText] = useDraft(user, threadId);
+  const [wasRefused, setRefused] = useState(false);
+  // After a refusal the text is checked while the user shortens it.
+  const checked = useDeferredValue(text);
+  const error = wasRefused && checked.trim() ? check(checked) : null;
+  const isTouch = useTouch();
 
-export function Composer({ box, draftName, isRunning, onSend, onStop }: Props) {
-  const [text, setText] = useState(() => readDraft(draftName));
-  useEffect(() => storeDraft(draftName, text), [draftName, text]);
-  useLayoutEffect(() => fit(box.current), [box, text]);
-
-  const send = () => {
+  const submit = (isUrgent: boolean) => {
     if (!text.trim()) return;
-    onSend(text);
-    setText("");
+    const isSent = send(text, { isUrgent: isUrgent && isRunning }) === null;
+    setRefused(!isSent);
+    if (isSent) setText("");
     box.current?.focus();
-  };
-  const onKeyDown = (event: KeyboardEvent) => {
-    // While an input method composes a character, Enter accepts it.
-    if (event.key === "Enter" && !event.shiftKey && !event.nativeEvent.isComposing) {
-      event.preventDefault();
-      send();
-    }
   };
   return (
     <div className="composer">
+      {error && (
+        <p className="fault" id="composer-fault" role="alert">{faultText(checked, error, check)}</p>
+      )}
       <div className="box">
-        <textarea
-          ref={box}
-          aria-label="Message"
-          aria-describedby="keys"
+        <MessageBox
+          box={box}
+          label="Message"
+          text={text}
+          onChange={setText}
+          onSend={submit}
+          describedBy={error ? "composer-fault keys" : "keys"}
+          isInvalid={error !== null}
           placeholder="Message the agent"
-          rows={1}
-          value={text}
-          onChange={(event) => setText(event.target.value)}
-          onKeyDown={onKeyDown}
-          autoFocus
         />
         {isRunning && (
           <button type="button" className="round stop" aria-label="Stop" title="Stop (Esc)" onClick={onStop}>
@@ -55,40 +58,29 @@ export function Composer({ box, draftName, isRunning, onSend, onStop }: Props) {
           type="button"
           className="round send"
           aria-label="Send"
-          title="Send (Enter)"
+          title={isTouch ? "Send" : "Send (Enter)"}
           disabled={!text.trim()}
-          onClick={send}
+          onClick={() => submit(false)}
         >
           <SendIcon />
         </button>
       </div>
-      <p className="keys" id="keys">
-        Enter sends, Shift+Enter begins a new line, Esc stops the answer
-      </p>
+      <div className="under">
+        <AgentPicker {...agents} />
+        {isRunning && text.trim() !== "" && (
+          <button type="button" className="quiet" title="Ctrl+Enter" onClick={() => submit(true)}>
+            Stop the answer and send
+          </button>
+        )}
+        <p className="keys" id="keys">
+          {isTouch ? "Enter begins a new line, the arrow sends" : hint(isRunning)}
+        </p>
+      </div>
     </div>
   );
 }
 
-/** Make the box as high as its text. */
-function fit(area: HTMLTextAreaElement | null): void {
-  if (!area) return;
-  area.style.height = "auto";
-  area.style.height = `${Math.min(area.scrollHeight, MAX_HEIGHT)}px`;
-}
-
-function readDraft(name: string): string {
-  try {
-    return sessionStorage.getItem(name) ?? "";
-  } catch {
-    return "";
-  }
-}
-
-function storeDraft(name: string, text: string): void {
-  try {
-    if (text) sessionStorage.setItem(name, text);
-    else sessionStorage.removeItem(name);
-  } catch {
-    // Without storage the draft lasts as long as the page.
-  }
-}
+const hint = (isRunning: boolean) =>
+  isRunning
+    ? "Enter sends after this answer, Esc stops it"
+    : "Enter sends, Shift+Enter begins a new line";

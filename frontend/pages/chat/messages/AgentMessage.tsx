@@ -3,10 +3,12 @@
 import { memo, useCallback, useDeferredValue, useRef, useState } from "react";
 import type { AgentEntry, ErrorBody, Run, RunStatus } from "../../../src/index.ts";
 import { isEnd, isOpen } from "../../../src/index.ts";
-import { CopyButton } from "../../shared/CopyButton.tsx";
+import { RetryIcon } from "../../shared/icons.tsx";
 import { pretty } from "../../shared/text.ts";
+import { useAgentTitle } from "../agents/useAgents.ts";
 import { Markdown } from "../markdown/Markdown.tsx";
 import { ClosedQuestion, OpenQuestion } from "../questions/Questions.tsx";
+import { MessageActions } from "./MessageActions.tsx";
 import { Problem } from "./Problem.tsx";
 import { Thoughts } from "./Thoughts.tsx";
 import { Tool } from "./Tool.tsx";
@@ -33,8 +35,7 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
   const text = (entry?.content ?? run?.text) || resultOf(run);
   const shown = useDeferredValue(text);
   const end = ending(status, run?.error ?? entry?.error ?? null);
-  const name = run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined) ?? "Agent";
-  const error: ErrorBody | null = run?.error ?? entry?.error ?? null;
+  const name = useAgentTitle(run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined));
   return (
     // Screen readers do not read a busy element: it is busy until it is complete, or shows a question.
     <article className="message agent" aria-label={name} aria-busy={isLive && open.length === 0}>
@@ -85,12 +86,19 @@ export const AgentMessage = memo(function AgentMessage({ entry, run, status, onR
         />
       ))}
       {isLive && !shown && open.length === 0 && <span className="dots" aria-hidden="true" />}
-      {end && <Problem {...end} id={error?.error_id} isCalm={status === "cancelled"} onRetry={onRetry} />}
+      {end && (
+        <Problem {...end} isCalm={status === "cancelled"}>
+          {onRetry && (
+            <button type="button" className="quiet" onClick={onRetry}>
+              <RetryIcon />
+              Regenerate
+            </button>
+          )}
+        </Problem>
+      )}
       {run?.abandoned && <p className="note">A part of this run did not stop, and may still be running.</p>}
-      {!isLive && text && (
-        <div className="actions">
-          <CopyButton text={text} source={answer} what="answer" />
-        </div>
+      {!isLive && (
+        <MessageActions entry={entry} text={text} source={answer} onRegenerate={end ? undefined : onRetry} />
       )}
     </article>
   );

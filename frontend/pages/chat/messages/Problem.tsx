@@ -1,29 +1,29 @@
-// An error at a message, with a button to send the message again.
+// An error at a message, with buttons for what helps.
 
-import { AlertIcon, RetryIcon } from "../../shared/icons.tsx";
+import type { ReactNode } from "react";
+import { AlertIcon } from "../../shared/icons.tsx";
+import { Details } from "../../shared/Details.tsx";
 
 interface ProblemProps {
   readonly text: string;
   readonly help: string;
-  readonly id?: string | undefined;
+  readonly details?: string | null | undefined;
   readonly isCalm?: boolean;
-  readonly onRetry: (() => void) | undefined;
+  /** Buttons. */
+  readonly children?: ReactNode;
 }
 
-export function Problem({ text, help, id, isCalm = false, onRetry }: ProblemProps) {
+export function Problem({ text, help, details = null, isCalm = false, children }: ProblemProps) {
   return (
     <div className={isCalm ? "problem calm" : "problem"}>
       {!isCalm && <AlertIcon />}
-      <p>
-        {text} {help && <span className="help">{help}</span>}
-        {id && <span className="help"> Error id: {id}</span>}
-      </p>
-      {onRetry && (
-        <button type="button" className="quiet" onClick={onRetry}>
-          <RetryIcon />
-          Send again
-        </button>
-      )}
+      <div className="problem-text">
+        <p>
+          <span dir="auto">{text}</span> {help && <span className="help">{help}</span>}
+        </p>
+        <Details text={details} />
+      </div>
+      {children}
     </div>
   );
 }

@@ -2,6 +2,7 @@
 
 import type { ErrorBody, Run, RunStatus, UserEntry } from "../../../src/index.ts";
 import { duration } from "../../shared/text.ts";
+import { explain } from "../errorText.ts";
 
 /** The state of a message, unless it is simply confirmed. */
 export function delivery(
@@ -27,36 +28,22 @@ export function delivery(
 export interface EndWords {
   readonly text: string;
   readonly help: string;
-  readonly mayRetry: boolean;
+  readonly details: string | null;
 }
 
 /** How a run ended, unless it completed. */
 export function ending(status: RunStatus, error: ErrorBody | null): EndWords | null {
-  switch (status) {
-    case "cancelled":
-      return { text: "Stopped.", help: "", mayRetry: true };
-    case "timed_out":
-      return {
-        text: error?.error ?? "The answer took too long and was cut off.",
-        help: error?.help ?? "",
-        mayRetry: true,
-      };
-    case "interrupted":
-      return {
-        text: error?.error ?? "The server ended before the answer was complete.",
-        help: error?.help ?? "Send it again to get the whole answer.",
-        mayRetry: true,
-      };
-    case "failed":
-      return {
-        text: error?.error ?? "The agent failed.",
-        help: error?.help ?? "",
-        mayRetry: true,
-      };
-    default:
-      return null;
-  }
+  const words = ENDINGS[status];
+  if (words === undefined) return null;
+  return error === null || status === "cancelled" && error.code !== "BUDGET_EXCEEDED" ? { ...words, details: null } : explain(error);
 }
+
+const ENDINGS: Readonly<Partial<Record<RunStatus, Omit<EndWords, "details">>>> = {
+  cancelled: { text: "Stopped.", help: "" },
+  timed_out: { text: "The answer took too long and was cut off.", help: "Ask for less at once, or try again." },
+  interrupted: { text: "The server ended before the answer was complete.", help: "Ask again to get the whole answer." },
+  failed: { text: "The agent failed.", help: "" },
+};
 
 export const durationText = (run: Run | undefined): string =>
   run?.duration_ms ? `took ${duration(run.duration_ms)}` : "";

@@ -74,6 +74,7 @@ function FieldInput({ field, text, fault, onChange }: FieldProps) {
   const described = [help && `${id}-help`, fault && `${id}-fault`].filter(Boolean).join(" ") || undefined;
   const shared = {
     value: text,
+    dir: "auto",
     "aria-invalid": fault !== undefined,
     "aria-describedby": described,
     "aria-required": isRequired,
@@ -81,14 +82,14 @@ function FieldInput({ field, text, fault, onChange }: FieldProps) {
   };
   const notes = (
     <>
-      {help && <p className="note" id={`${id}-help`}>{help}</p>}
+      {help && <p className="note" id={`${id}-help`} dir="auto">{help}</p>}
       {fault && <p className="fault" id={`${id}-fault`} role="alert">{fault}</p>}
     </>
   );
   if (kind === "choice" && isRequired && choices.length <= RADIOS) {
     return (
       <fieldset role="radiogroup" className="field" aria-required aria-describedby={described} aria-invalid={fault !== undefined}>
-        <legend>{label}</legend>
+        <legend dir="auto">{label}</legend>
         <div className="radios">
           {choices.map((choice, index) => (
             <label key={index}>
@@ -109,7 +110,7 @@ function FieldInput({ field, text, fault, onChange }: FieldProps) {
   }
   return (
     <div className="field">
-      <label htmlFor={id}>{label}</label>
+      <label htmlFor={id} dir="auto">{label}</label>
       {kind === "choice" && (
         <select id={id} {...shared}>
           <option value="">{isRequired ? "Choose…" : "None"}</option>

@@ -5,6 +5,7 @@ import type { ErrorBody, Question, Reply } from "../../../src/index.ts";
 import { expiresIn, RequestError } from "../../../src/index.ts";
 import { useNetra } from "../../../src/react/index.ts";
 import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, QuestionIcon, ShieldIcon } from "../../shared/icons.tsx";
+import { explain } from "../errorText.ts";
 import { QuestionForm } from "./QuestionForm.tsx";
 import { pretty } from "../../shared/text.ts";
 import { useNow } from "../../shared/useNow.ts";
@@ -58,7 +59,7 @@ export const OpenQuestion = memo(function OpenQuestion({ question, focused, prob
         <h2 id={`${id}-title`}>{kind === "approval" ? "Approval needed" : "Question"}</h2>
         <TimeLeft question={question} />
       </header>
-      <p className="prompt" id={`${id}-prompt`}>{prompt}</p>
+      <p className="prompt" id={`${id}-prompt`} dir="auto">{prompt}</p>
       <Proposal question={question} />
       {kind === "approval" ? (
         <div className="buttons">
@@ -77,7 +78,7 @@ export const OpenQuestion = memo(function OpenQuestion({ question, focused, prob
         <div className="problem" role="alert">
           <AlertIcon />
           <p>
-            {problem.error} <span className="help">{problem.help}</span>
+            {explain(problem).text} <span className="help">{explain(problem).help}</span>
           </p>
         </div>
       )}
@@ -133,7 +134,7 @@ export const ClosedQuestion = memo(function ClosedQuestion({ question, focused, 
       <details className={`tool ${isGood ? "succeeded" : "closed"}`}>
         <summary ref={line}>
           {kind === "approval" ? <ShieldIcon /> : <QuestionIcon />}
-          <span className="summary">{tool_name === null ? prompt : <code>{tool_name}</code>}</span>
+          <span className="summary" dir="auto">{tool_name === null ? prompt : <code>{tool_name}</code>}</span>
           <span className="tool-state">
             {isGood ? <CheckIcon /> : <CrossIcon />}
             {outcomeText(question)}
@@ -142,7 +143,7 @@ export const ClosedQuestion = memo(function ClosedQuestion({ question, focused, 
         </summary>
         <dl>
           <dt>{kind === "approval" ? "Approval" : "Question"}</dt>
-          <dd className="prompt">{prompt}</dd>
+          <dd className="prompt" dir="auto">{prompt}</dd>
         </dl>
         <Proposal question={question} />
         {answer !== undefined && (
@@ -156,7 +157,7 @@ export const ClosedQuestion = memo(function ClosedQuestion({ question, focused, 
       </details>
       {problem && (
         <p className="note" role="alert">
-          Your answer was not accepted. {problem.error}
+          Your answer was not accepted. {explain(problem).text}
         </p>
       )}
     </li>

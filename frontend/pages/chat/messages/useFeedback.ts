@@ -1,0 +1,65 @@
+// The user's rating of an answer. The server stores it with the answer, and has it in the history.
+
+import { useCallback, useRef, useState } from "react";
+import type { AgentEntry, ErrorBody } from "../../../src/index.ts";
+import { RequestError } from "../../../src/index.ts";
+import { useNetraClient } from "../../../src/react/index.ts";
+
+export interface Feedback {
+  readonly rating: "up" | "down" | null;
+  readonly comment: string;
+}
+
+interface Rated extends Feedback {
+  readonly problem: ErrorBody | null;
+  readonly rate: (rating: Feedback["rating"], comment?: string) => void;
+}
+
+const NONE: Feedback = { rating: null, comment: "" };
+
+export function useFeedback(entry: AgentEntry, threadId: string): Rated {
+  const client = useNetraClient();
+  const { message_id, run_id } = entry;
+  const [given, setGiven] = useState<Feedback | null>(null);
+  const [problem, setProblem] = useState<ErrorBody | null>(null);
+  const queue = useRef(Promise.resolve());
+  const stored = storedIn(entry);
+  const { rating, comment } = given ?? stored;
+
+  const rate = useCallback(
+    (next: Feedback["rating"], text = "") => {
+      const before = { rating, comment };
+      setGiven({ rating: next, comment: text });
+      setProblem(null);
+      // One after the other: the last one counts.
+      queue.current = queue.current
+        .then(async () => {
+          const id = message_id ?? (await idOf(client, threadId, run_id));
+          await client.sendFeedback(id, next, ...(text === "" ? [] : [text]));
+        })
+        .catch((error: unknown) => {
+          if (!(error instanceof RequestError)) throw error;
+          setGiven(before);
+          setProblem(error.body);
+        });
+    },
+    [client, threadId, message_id, run_id, rating, comment],
+  );
+  return { rating, comment, problem, rate };
+}
+
+function storedIn({ payload }: AgentEntry): Feedback {
+  const { rating, comment = "" } = (payload["feedback"] ?? NONE) as Partial<Feedback>;
+  return rating === undefined ? NONE : { rating, comment };
+}
+
+type Client = ReturnType<typeof useNetraClient>;
+
+/** The id of an answer that was streamed: only the history has it. */
+async function idOf(client: Client, threadId: string, runId: string | null): Promise<string> {
+  const { messages } = await client.loadThread(threadId);
+  const answer = messages.find(({ role, run }) => role === "agent" && run?.run_id === runId);
+  if (answer !== undefined) return answer.message_id;
+  const text = { error: "This answer is not stored.", help: "Reload the page.", recoverable: true };
+  throw new RequestError({ code: "NOT_STORED", ...text, timestamp: Date.now() / 1000 });
+}
