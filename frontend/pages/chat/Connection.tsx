@@ -6,7 +6,9 @@ import { shallowEqual, useNetra } from "../../src/react/index.ts";
 import { threadOf } from "./messages/conversation.ts";
 import { AlertIcon, CloseIcon } from "../shared/icons.tsx";
 import { useNow } from "../shared/useNow.ts";
-import { connection, explain, wantsSignIn } from "./connectionText.ts";
+import { Details } from "../shared/Details.tsx";
+import { connection, wantsSignIn } from "./connectionText.ts";
+import { explain } from "./errorText.ts";
 
 const NOTICE_MS = 50_000; // before a sign-in ends: a renewal, a minute before, is complete by then
 
@@ -143,12 +145,7 @@ export function Banner({ threadId, onSignInAgain }: BannerProps) {
         <p>
           {text} {help && <span className="help">{help}</span>}
         </p>
-        {details !== null && (
-          <details>
-            <summary>Details</summary>
-            <p>{details}</p>
-          </details>
-        )}
+        <Details text={details} />
       </div>
       {action}
       <button type="button" className="square" aria-label="Dismiss" onClick={() => clearError()}>

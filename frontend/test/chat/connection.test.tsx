@@ -115,7 +115,7 @@ it.each([
   "TOKEN_UNAVAILABLE",
   "UNSUPPORTED_SUBPROTOCOL",
 ])("says %s in plain words", async (code) => {
-  const { explain } = await load<Texts>("connectionText.ts");
+  const { explain } = await load<Texts>("errorText.ts");
   const error = { code, error: "$.payload: expected an object", help: "Set WEBSOCKET_X.", timestamp: 1, recoverable: false };
   const { text, help, details } = explain(error);
   expect(`${text} ${help}`).not.toMatch(/[A-Z]{2}|_|\$|token|frame|origin|JSON/);

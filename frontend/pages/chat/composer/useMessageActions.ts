@@ -54,6 +54,9 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
   const forget = useCallback(
     (entry: UserEntry) => {
       client.discardMessage(entry.id);
+      // The banner shows an error that no message shows.
+      const { lastError } = client.getSnapshot();
+      if (lastError?.timestamp === entry.error?.timestamp) client.clearError();
       forgetUnsent(user, threadId, entry.id);
     },
     [client, user, threadId],
