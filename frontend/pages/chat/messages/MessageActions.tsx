@@ -25,7 +25,7 @@ export function MessageActions({ entry, text, source, onRegenerate }: Props) {
   return (
     <div className="actions">
       {entry !== undefined && entry.timestamp > 0 && <Time seconds={entry.timestamp} />}
-      {text !== "" && <CopyButton text={text} source={source} what={isOwn ? "message" : "answer"} />}
+      {text !== "" && <CopyButton text={text} source={source} what={isOwn ? "message" : "answer"} isRich={!isOwn} />}
       {isOwn && entry.message_id !== null && entry.type === "user_message" && (
         <button type="button" className="quiet" aria-label="Edit message" onClick={() => edit(entry.id)}>
           <PenIcon />
