@@ -12,8 +12,8 @@ export default defineConfig({
         test: { name: "react-19", include: ["test/react/**/*.test.tsx"], environment: "jsdom" },
       },
       {
-        // The sources of the pages, with the React of these tests instead of the page's own.
-        resolve: { dedupe: ["react", "react-dom"] },
+        // The sources of the pages, with the packages of these tests instead of the page's own.
+        resolve: { dedupe: ["react", "react-dom", "@lezer/common", "@lezer/markdown"] },
         test: { name: "pages", include: ["test/{admin,chat}/**/*.test.tsx"], environment: "jsdom" },
       },
       {

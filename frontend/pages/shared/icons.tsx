@@ -29,6 +29,7 @@ export const CopyIcon = () => (
     <path d="M5 15V6a2 2 0 0 1 2-2h9" />
   </Icon>
 );
+export const DownloadIcon = () => <Icon><path d="M12 4v11M7 10.5l5 5 5-5M5 20h14" /></Icon>;
 export const CheckIcon = () => <Icon><path d="M5 12.5 10 17.5 19 7" /></Icon>;
 export const CrossIcon = () => <Icon><path d="M7 7l10 10M17 7 7 17" /></Icon>;
 export const ChevronIcon = () => <Icon><path d="m9 6 6 6-6 6" /></Icon>;

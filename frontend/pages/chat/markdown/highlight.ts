@@ -8,7 +8,8 @@ export interface Piece {
   readonly kind: Kind | null;
 }
 
-const MAX_CHARACTERS = 20_000; // of a block: it is parsed again with each delta
+const CHUNK_LINES = 40; // lines that are rendered together
+const MAX_CHARACTERS = 20_000; // that are highlighted again with each delta: a longer comment ends the highlighting
 
 interface Language {
   readonly comment: string;
@@ -69,25 +70,74 @@ const LANGUAGES: ReadonlyMap<string, Language> = new Map([
   ["sql", SQL],
 ]);
 
-/** The pieces of a text; one piece if its language is unknown. */
-export function highlight(text: string, name: string): readonly Piece[] {
-  const language = LANGUAGES.get(name.toLowerCase());
-  if (language === undefined || text.length > MAX_CHARACTERS) return [{ text, kind: null }];
-  const pattern = `(?<comment>${language.comment})|(?<string>${language.string})|(?<number>\\b\\d[\\w.]*)|(?<word>[A-Za-z_$][\\w$]*)`;
-  const pieces: Piece[] = [];
-  let end = 0;
-  const add = (from: number, to: number, kind: Kind | null): void => {
-    if (from > end) pieces.push({ text: text.slice(end, from), kind: null });
-    pieces.push({ text: text.slice(from, to), kind });
-    end = to;
-  };
-  for (const found of text.matchAll(new RegExp(pattern, "g"))) {
+/** Highlights code that grows: finished chunks of lines are kept as they are. */
+export class Highlighter {
+  #text = "";
+  #name = "";
+  #chunks: (readonly Piece[])[] = [];
+  /** The end of the finished chunks. */
+  #end = 0;
+  #isPlain = false;
+
+  /** The pieces of a text, in chunks of lines. */
+  read(text: string, name: string): readonly (readonly Piece[])[] {
+    if (name !== this.#name || !text.startsWith(this.#text)) {
+      this.#chunks = [];
+      this.#end = 0;
+      this.#isPlain = false;
+    }
+    this.#text = text;
+    this.#name = name;
+    const language = this.#isPlain ? undefined : LANGUAGES.get(name.toLowerCase());
+    const rest = this.#split(language ? tokens(text, this.#end, language) : [{ text: text.slice(this.#end), kind: null }]);
+    this.#isPlain ||= text.length - this.#end > MAX_CHARACTERS;
+    // A copy: the finished ones are added to the list, and a rendered list must stay.
+    return rest.length > 0 ? [...this.#chunks, rest] : [...this.#chunks];
+  }
+
+  /** Adds finished chunks; returns the pieces of the rest. */
+  #split(pieces: Iterable<Piece>): readonly Piece[] {
+    const lastLine = this.#text.lastIndexOf("\n") + 1;
+    let chunk: Piece[] = [];
+    let lines = 0;
+    let at = this.#end;
+    for (const { text, kind } of pieces) {
+      let from = 0;
+      for (let line = text.indexOf("\n"); line >= 0; line = text.indexOf("\n", line + 1)) {
+        lines += 1;
+        // Only between pieces is it known that more text changes nothing.
+        if (kind !== null || lines < CHUNK_LINES || at + line + 1 >= lastLine) continue;
+        chunk.push({ text: text.slice(from, line + 1), kind });
+        this.#chunks.push(chunk);
+        from = line + 1;
+        this.#end = at + from;
+        chunk = [];
+        lines = 0;
+      }
+      if (from < text.length) chunk.push({ text: text.slice(from), kind });
+      at += text.length;
+    }
+    return chunk;
+  }
+}
+
+/** The pieces of a text from a position on. */
+function* tokens(text: string, from: number, language: Language): Iterable<Piece> {
+  const pattern = new RegExp(
+    `(?<comment>${language.comment})|(?<string>${language.string})|(?<number>\\b\\d[\\w.]*)|(?<word>[A-Za-z_$][\\w$]*)`,
+    "g",
+  );
+  pattern.lastIndex = from;
+  let end = from;
+  for (let found = pattern.exec(text); found; found = pattern.exec(text)) {
     const to = found.index + found[0].length;
     const kind = kindOf(found.groups ?? {}, language, text[to] === "(");
-    if (kind !== null) add(found.index, to, kind);
+    if (kind === null) continue;
+    if (found.index > end) yield { text: text.slice(end, found.index), kind: null };
+    yield { text: found[0], kind };
+    end = to;
   }
-  if (end < text.length) pieces.push({ text: text.slice(end), kind: null });
-  return pieces;
+  if (end < text.length) yield { text: text.slice(end), kind: null };
 }
 
 function kindOf(
