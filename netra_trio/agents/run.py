@@ -318,17 +318,22 @@ class Run:
         with self._waiting("store"):
             await self._store.record_usage(usage)
 
-    def model_call(self) -> Wait:
+    def model_call(self, *, now: float | None = None) -> Wait:
         """Show the run as waiting for its language model, on the live page, in a `with` block.
 
         For an agent that calls a model itself; agents of `netra_trio.models` do this already. It
         does not wait.
-        """
-        return self._waiting("model")
 
-    def _waiting(self, kind: WaitKind, *, name: str = "", call_id: str = "") -> Wait:
-        now = trio.current_time()
-        return self._output.waits.begin(kind, now=now, name=name, call_id=call_id)
+        Args:
+            now: The time on Trio's clock, in another thread.
+        """
+        return self._waiting("model", now=now)
+
+    def _waiting(
+        self, kind: WaitKind, *, name: str = "", call_id: str = "", now: float | None = None
+    ) -> Wait:
+        since = trio.current_time() if now is None else now
+        return self._output.waits.begin(kind, now=since, name=name, call_id=call_id)
 
     @asynccontextmanager
     async def tool(

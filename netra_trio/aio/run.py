@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from netra_trio.agents.run import EXPIRES
+from netra_trio.agents.waits import Wait
 from netra_trio.aio.bridge import Bridge, Call, Leave, ToolBlock
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import HistoryMessage
@@ -94,6 +95,11 @@ class AsyncioRun:
     def deadline(self) -> float:
         """When the run ends `timed_out`, on the clock of the loop: for `asyncio.timeout_at`."""
         return self._bridge.run.deadline + self._bridge.clock_offset
+
+    def model_call(self) -> Wait:
+        """Show the run as waiting for its language model, on the live page, in a `with` block."""
+        bridge = self._bridge
+        return bridge.run.model_call(now=bridge.thread.loop.time() - bridge.clock_offset)
 
     async def emit(self, text: str) -> None:
         """Send a piece of the answer; waits while the client does not keep up.

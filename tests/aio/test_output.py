@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.asyncio_agents import ask, end_of, serve_agents, text_of
+from support.live import waits_of
 from support.memory import Frame, kinds
 
 from netra_trio.aio import AsyncioRun, asyncio_agent
@@ -212,3 +213,25 @@ def test_arguments_are_a_dictionary(value: Any, expected: dict[str, Any]) -> Non
 )
 def test_a_question_is_the_text_of_a_call(arguments: dict[str, Any], prompt: str) -> None:
     assert prompt_of("ask", arguments) == prompt
+
+
+async def test_a_call_of_a_model_is_what_the_run_waits_for() -> None:
+    seen: list[list[str | None]] = []
+
+    @asyncio_agent
+    async def agent(run: AsyncioRun) -> None:
+        output = FrameworkOutput(run)
+        seen.append(waits_of(server))
+        with run.model_call():
+            seen.append(waits_of(server))
+        output.model_started()
+        output.model_started()
+        output.model_ended()
+        seen.append(waits_of(server))
+        await output.report_usage()  # the other one has failed
+        seen.append(waits_of(server))
+        output.model_ended()  # no effect
+
+    async with serve_agents(agent=agent) as server, server.connect() as client:
+        end_of(await ask(client))
+    assert seen == [[None], ["model"], ["model"], [None]]

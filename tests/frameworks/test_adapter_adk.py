@@ -14,6 +14,7 @@ from google.adk.tools.long_running_tool import LongRunningFunctionTool
 from google.genai import types
 from pydantic import BaseModel
 from support.asyncio_agents import ask, end_of, serve_agents, text_of
+from support.live import waits_of
 from support.memory import Frame
 
 from netra_trio.aio import AsyncioRun, adk
@@ -144,3 +145,22 @@ async def test_the_model_is_read_as_fast_as_the_client_reads() -> None:
         with trio.move_on_after(0.5):
             await done.wait()
         assert 1 <= len(model.count) < most / 2
+
+
+async def test_the_run_waits_for_the_model_while_it_is_asked() -> None:
+    seen: list[list[str | None]] = []
+
+    class Watched(Fake):
+        """Notes what the run waits for while the model is asked."""
+
+        async def generate_content_async(
+            self, llm_request: Any, stream: bool = False
+        ) -> AsyncIterator[LlmResponse]:
+            """Yield one response."""
+            seen.append(waits_of(server))
+            yield LlmResponse(content=types.Content(role="model", parts=[types.Part(text="Hi.")]))
+
+    agent = adk(LlmAgent(name="root", model=Watched(model="watched")))
+    async with serve_agents(agent=agent) as server, server.connect() as client:
+        end_of(await ask(client))
+    assert seen == [["model"]]

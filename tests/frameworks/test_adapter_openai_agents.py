@@ -1,6 +1,6 @@
 """What the adapter for the OpenAI Agents SDK does beyond the agents that the command serves."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 from agents import Agent, RunContextWrapper, function_tool
@@ -11,6 +11,7 @@ from openai.types.responses import (
     ResponseOutputText,
 )
 from support.asyncio_agents import ask, end_of, serve_agents, text_of
+from support.live import waits_of
 from support.memory import Frame
 
 from netra_trio.aio import AsyncioRun, openai_agents
@@ -96,3 +97,25 @@ async def test_servers_of_tools_are_connected_with_the_application() -> None:
     async with serve_agents(agent=openai_agents(first)):
         assert events == ["connect shared", "connect own"]
     assert events[2:] == ["close own", "close shared"]
+
+
+class Watched(Whole):
+    """Notes what the run waits for while the model is asked."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__(ResponseOutputText(annotations=[], text="Hello.", type="output_text"))
+        self._note = note
+
+    async def stream_response(self, *args: Any, **options: Any) -> AsyncIterator[Any]:
+        """Yield the end of an answer only."""
+        self._note()
+        async for event in super().stream_response(*args, **options):
+            yield event
+
+
+async def test_the_run_waits_for_the_model_while_it_is_asked() -> None:
+    seen: list[list[str | None]] = []
+    agent = Agent(name="watched", model=Watched(lambda: seen.append(waits_of(server))))
+    async with serve_agents(agent=openai_agents(agent)) as server, server.connect() as client:
+        end_of(await ask(client))
+    assert seen == [["model"]]

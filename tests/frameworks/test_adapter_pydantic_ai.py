@@ -10,6 +10,7 @@ from pydantic_ai.capabilities import HandleDeferredToolCalls
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 from support.asyncio_agents import ask, end_of, serve_agents, text_of
+from support.live import waits_of
 from support.memory import Frame, kinds
 
 from netra_trio import RetryableAgentError
@@ -142,3 +143,16 @@ async def test_the_model_is_read_as_fast_as_the_client_reads() -> None:
         with trio.move_on_after(0.5):
             await done.wait()
         assert 1 <= read < most / 2  # 1 MiB of the log, and a few batches on their way
+
+
+async def test_the_run_waits_for_the_model_while_it_is_asked() -> None:
+    seen: list[list[str | None]] = []
+
+    async def model(_messages: list[Any], _info: Any) -> AsyncIterator[str]:
+        seen.append(waits_of(server))
+        yield "Hello."
+
+    agent = Agent(FunctionModel(stream_function=model))
+    async with serve_agents(agent=pydantic_ai(agent)) as server, server.connect() as client:
+        end_of(await ask(client))
+    assert seen == [["model"]]

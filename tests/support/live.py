@@ -12,7 +12,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.protocol.admin import ADMIN_ROOM, ADMINISTRATOR
-from support.memory import Client, Frame, wall_clock
+from support.memory import Client, Frame, Server, wall_clock
 from support.room_clients import join
 
 ADMIN = frozenset({ADMINISTRATOR})
@@ -91,3 +91,10 @@ class LivePage:
         """Return the newest state of a session."""
         sessions = [each for part in self.parts.values() for each in part["sessions"]]
         return next((each for each in sessions if each["session_id"] == session_id), None)
+
+
+def waits_of(server: Server) -> list[str | None]:
+    """Return what each run of a server waits for, also in another thread."""
+    runs = [live for session in server.node.sessions for live in session.live_runs]
+    waits = [live.execution.output.waits.newest for live in runs]
+    return [None if wait is None else wait.kind for wait in waits]

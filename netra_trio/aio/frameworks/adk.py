@@ -184,10 +184,16 @@ class _Tools(BasePlugin):
     def __init__(self) -> None:
         super().__init__(name="netra_trio_tools")
 
+    async def before_model_callback(self, *, callback_context: Any, llm_request: Any) -> None:
+        """Mark the time in which the model is asked."""
+        _SHOWN.get().output.model_started()
+
     async def after_model_callback(self, *, callback_context: Any, llm_response: Any) -> None:
         """Show a piece of a model, before the model goes on."""
         if llm_response.partial:
             await _SHOWN.get().piece(llm_response.content)
+        else:
+            _SHOWN.get().output.model_ended()
 
     async def before_tool_callback(
         self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any

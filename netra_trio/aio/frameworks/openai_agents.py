@@ -83,8 +83,15 @@ class _Hooks(RunHooks[Any]):
         """Show the result of a tool."""
         await self._output.end_tool(_call_id(context, tool), result)
 
+    async def on_llm_start(
+        self, context: Any, agent: Any, system_prompt: Any, input_items: Any
+    ) -> None:
+        """Mark the time in which the model is asked."""
+        self._output.model_started()
+
     async def on_llm_end(self, context: Any, agent: Any, response: Any) -> None:
         """Count the tokens of a request."""
+        self._output.model_ended()
         usage = response.usage
         self._output.add_usage(_model_name(agent), usage.input_tokens, usage.output_tokens)
 

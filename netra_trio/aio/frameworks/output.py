@@ -14,6 +14,7 @@ import orjson
 
 from netra_trio.agents.questions import PROMPT_BYTES
 from netra_trio.agents.run import tool_arguments
+from netra_trio.agents.waits import Wait
 from netra_trio.aio.run import AsyncioRun, AsyncioTool
 from netra_trio.protocol.text import cut_text
 
@@ -35,6 +36,7 @@ class FrameworkOutput:
         self._thought = ""
         self._tools: dict[str, AsyncioTool] = {}
         self._usage: dict[str, tuple[int, int]] = {}
+        self._model_calls: list[Wait] = []
 
     async def text(self, text: str) -> None:
         """Emit a piece of text."""
@@ -91,6 +93,15 @@ class FrameworkOutput:
         if tool is not None:
             tool.cut()
 
+    def model_started(self) -> None:
+        """Note that a model is asked; agents may ask several side by side."""
+        self._model_calls.append(self._run.model_call())
+
+    def model_ended(self) -> None:
+        """Note that a model has answered."""
+        if self._model_calls:
+            self._model_calls.pop().end()
+
     def add_usage(self, model: str | None, input_tokens: int, output_tokens: int) -> None:
         """Add the tokens of one request; `report_usage` sends the sums."""
         name = model or "unknown"
@@ -98,7 +109,9 @@ class FrameworkOutput:
         self._usage[name] = (before[0] + input_tokens, before[1] + output_tokens)
 
     async def report_usage(self) -> None:
-        """Send the usage of each model since the last report."""
+        """Send the usage of each model since the last report; no model is asked any more."""
+        while self._model_calls:  # of one that has failed
+            self.model_ended()
         usage, self._usage = self._usage, {}
         for model, (input_tokens, output_tokens) in usage.items():
             if input_tokens or output_tokens:

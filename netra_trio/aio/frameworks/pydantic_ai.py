@@ -98,6 +98,11 @@ class _Shown(AbstractCapability[Any]):
                 await self._show(event.delta)
             yield event
 
+    async def wrap_model_request(self, ctx: Any, *, request_context: Any, handler: Any) -> Any:
+        """Mark the time in which the model is asked."""
+        with self._run.model_call():
+            return await handler(request_context)
+
     async def wrap_tool_execute(
         self,
         ctx: Any,
