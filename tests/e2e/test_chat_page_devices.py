@@ -11,6 +11,7 @@ from support.browser import (
     answers,
     articles,
     axe_faults,
+    bubbles,
     chromium,
     connected,
     said,
@@ -97,7 +98,7 @@ def test_another_device_shows_every_word(
 ) -> None:
     one, two = (device(devices, browser, server, "words") for _ in range(2))
     say(one, "one red green blue")
-    expect(said(two)).to_have_text(["one red green blue"])
+    expect(bubbles(two)).to_have_text(["one red green blue"])
     shown = ""
     for number, word in enumerate(("red", "green", "blue")):
         release(folder, "one", number)

@@ -18,6 +18,7 @@ from support.browser import (
     DEVELOPER,
     Visitor,
     answers,
+    bubbles,
     chromium,
     connected,
     said,
@@ -126,7 +127,7 @@ def test_a_server_that_is_killed_in_mid_stream(browser: Browser, folder: Path) -
             expect(answers(page).first).to_contain_text("The server ended")
             expect(answers(page).first).to_contain_text("first")
             expect(answers(page).last).to_contain_text("typed while it was away")
-            expect(said(page)).to_have_text(["hold never", "typed while it was away"])
+            expect(bubbles(page)).to_have_text(["hold never", "typed while it was away"])
             no_storm(page, visitor, most)
 
 
@@ -143,9 +144,9 @@ def test_what_a_crash_cut_off_is_sent_again(browser: Browser, folder: Path) -> N
         (folder / "again").touch()
         with talking(folder, port):
             connected(page)
-            answers(page).get_by_role("button", name="Send again").click()
-            expect(answers(page).last).to_contain_text("first second")
-            expect(said(page)).to_have_text(["hold again", "hold again"])
+            answers(page).get_by_role("button", name="Regenerate").click()
+            expect(answers(page)).to_contain_text("first second")
+            expect(bubbles(page)).to_have_text(["hold again"])
 
 
 def test_a_drain(browser: Browser, folder: Path) -> None:
@@ -189,7 +190,7 @@ def test_the_network_goes_off_and_on(browser: Browser, relay: Relay) -> None:
         visitor.context.set_offline(False)
         connected(page)
         expect(answers(page).locator(".markdown")).to_have_text(["before", "one", "two"])
-        expect(said(page)).to_have_text(["before", "one", "two"])
+        expect(bubbles(page)).to_have_text(["before", "one", "two"])
         assert visitor.open_sockets == 1
         assert len(visitor.sockets) <= before + 3
 
@@ -203,11 +204,11 @@ def test_each_message_runs_once_whatever_the_line_does(browser: Browser, relay: 
             relay.drop()
         connected(page)
         expected = [f"message {number}" for number in range(5)]
-        expect(said(page)).to_have_text(expected)
+        expect(bubbles(page)).to_have_text(expected)
         expect(answers(page).locator(".markdown")).to_have_text(expected)
         page.reload()
         connected(page)
-        expect(said(page)).to_have_text(expected)
+        expect(bubbles(page)).to_have_text(expected)
         expect(answers(page).locator(".markdown")).to_have_text(expected)
 
 
@@ -225,7 +226,7 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
         expect(state(page)).to_contain_text("Reconnecting")
         say(page, "typed meanwhile")
         asked = ["hold resumed", "in line", "typed meanwhile"]
-        expect(said(page).locator(".bubble")).to_have_text(asked)
+        expect(bubbles(page)).to_have_text(asked)
         # What is written meanwhile is waiting when the line is back.
         (folder / "resumed").touch()
         expect(answers(page).locator(".markdown")).to_have_text(["first"])
@@ -233,7 +234,7 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
         connected(page)
         answered = ["first second", "in line", "typed meanwhile"]
         expect(answers(page).locator(".markdown")).to_have_text(answered)
-        expect(said(page)).to_have_text(asked)
+        expect(bubbles(page)).to_have_text(asked)
         expect(page.get_by_text("Stopped")).to_have_count(0)
 
 
@@ -254,7 +255,7 @@ def test_a_reload_while_an_answer_is_written(
         expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
         (folder / "reloaded").touch()
         expect(answers(page).locator(".markdown")).to_have_text(["first second"])
-        expect(said(page)).to_have_text(["hold reloaded"])
+        expect(bubbles(page)).to_have_text(["hold reloaded"])
         assert visitor.open_sockets == 1
 
 
@@ -278,7 +279,7 @@ def test_a_reload_with_messages_that_wait(browser: Browser, relay: Relay) -> Non
         visitor.context.unroute(re.compile("/ws"), refuse)
         connected(page)
         expect(answers(page).locator(".markdown")).to_have_text(["one", "two"])
-        expect(said(page)).to_have_text(["one", "two"])
+        expect(bubbles(page)).to_have_text(["one", "two"])
 
 
 # --- tokens and refusals
@@ -446,7 +447,7 @@ def test_ten_tabs_have_one_socket(browser: Browser, folder: Path, server: Server
             connected(page)
         (folder / "taken-over").touch()
         expect(answers(others[0]).last.locator(".markdown")).to_have_text("first second")
-        expect(said(others[0]).last).to_have_text("hold taken-over")
+        expect(bubbles(others[0]).last).to_have_text("hold taken-over")
         say(others[4], "after it has gone")
         expect(answers(others[4]).last).to_contain_text("after it has gone")
         no_storm(others[0], visitor, 3)

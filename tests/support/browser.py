@@ -196,7 +196,7 @@ def state(page: Page) -> Locator:
 
 def message_box(page: Page) -> Locator:
     """Return the text box for messages."""
-    return page.get_by_role("textbox", name="Message")
+    return page.get_by_role("textbox", name="Message", exact=True)
 
 
 def say(page: Page, text: str) -> None:
@@ -213,6 +213,11 @@ def articles(page: Page) -> Locator:
 def said(page: Page) -> Locator:
     """Return the messages of the user."""
     return page.get_by_role("log").get_by_role("article", name="You")
+
+
+def bubbles(page: Page) -> Locator:
+    """Return the texts of these messages."""
+    return said(page).locator(".bubble")
 
 
 def answers(page: Page) -> Locator:

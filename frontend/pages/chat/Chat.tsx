@@ -6,6 +6,7 @@ import type { Run } from "../../src/index.ts";
 import { useNetra, useThreads, useWatch } from "../../src/react/index.ts";
 import { Composer } from "./composer/Composer.tsx";
 import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
+import { ExportMenu } from "./export/ExportMenu.tsx";
 import { conversationOf } from "./messages/conversation.ts";
 import { MessageList } from "./messages/MessageList.tsx";
 import { Sidebar } from "./threads/Sidebar.tsx";
@@ -117,6 +118,7 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
           </button>
           <h1>{title}</h1>
           <ConnectionState />
+          {!isEmpty && <ExportMenu title={title} />}
         </header>
         <SignInNotice onSignInAgain={onSignInAgain} />
         <Banner threadId={threadId} onSignInAgain={onSignInAgain} />

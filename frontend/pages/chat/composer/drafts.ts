@@ -91,7 +91,9 @@ export class Drafts {
     const forever = new Promise<never>(() => undefined);
     await this.#locks?.request(LOCK + this.#tab, { ifAvailable: true }, (lock) => {
       if (lock !== null) return forever;
+      const original = this.#tab;
       this.#tab = this.#newTab();
+      for (const { user, thread, tab, text } of drafts()) if (tab === original) this.write(user, thread, text);
       void this.#locks?.request(LOCK + this.#tab, () => forever);
       return undefined;
     });

@@ -3,6 +3,7 @@
 
 import type { AgentEntry, ChatMessage, Run, RunStatus, Snapshot, UserEntry } from "../../../src/index.ts";
 import { isEnd } from "../../../src/index.ts";
+import { withoutReplaced } from "../composer/replaced.ts";
 
 /** One entry of the list: a message of the user, or an agent's answer. */
 export type Item =
@@ -51,7 +52,7 @@ export function conversationOf(source: Source, threadId: string): Conversation {
 }
 
 function compute({ messages, runs }: Source, threadId: string): Conversation {
-  const entries = messages.filter((entry) => threadOf(entry) === threadId);
+  const entries = withoutReplaced(messages.filter((entry) => threadOf(entry) === threadId));
   const byId = new Map(runs.map((run) => [run.run_id, run]));
   const items = itemsOf(entries, byId);
   const active = entries

@@ -1,0 +1,108 @@
+// The menu of the open conversation: copied or downloaded as Markdown, and printed, each as a whole.
+
+import { useEffect, useState } from "react";
+import { RequestError } from "../../../src/index.ts";
+import { useNetraClient } from "../../../src/react/index.ts";
+import { CopyIcon } from "../../shared/icons.tsx";
+import { Menu } from "../../shared/Menu.tsx";
+import { useActions } from "../composer/actions.ts";
+import { explain } from "../errorText.ts";
+import { DownloadIcon, PrintIcon } from "./icons.tsx";
+import { loadAll } from "./loadAll.ts";
+import { conversationMarkdown, fileNameOf } from "./markdown.ts";
+
+const SHOWN_MS = 4_000; // that a result is shown
+
+interface Status {
+  readonly text: string;
+  readonly isOver: boolean;
+}
+
+export function ExportMenu({ title }: { title: string }) {
+  const { threadId } = useActions();
+  const client = useNetraClient();
+  const [status, setStatus] = useState<Status | null>(null);
+  useEffect(() => {
+    if (status?.isOver !== true) return undefined;
+    const timer = setTimeout(() => setStatus(null), SHOWN_MS);
+    return () => clearTimeout(timer);
+  }, [status]);
+
+  const load = async () => {
+    setStatus({ text: "Loading the whole conversation…", isOver: false });
+    await loadAll(client, threadId, (count) =>
+      setStatus({ text: `Loading the whole conversation… ${count} earlier messages`, isOver: false }),
+    );
+    const { messages, session } = client.getSnapshot();
+    const titleOf = (name: string | null) => session?.agents.find((agent) => agent.name === name)?.title ?? name ?? "Agent";
+    return conversationMarkdown(title, messages, threadId, titleOf);
+  };
+  /** @param work Returns what to tell the user. */
+  const run = (work: () => Promise<string>) => {
+    // One after the other: the menu stays usable, but a second export of a long thread would not help.
+    if (status?.isOver === false) return;
+    work().then(
+      (text) => setStatus(text === "" ? null : { text, isOver: true }),
+      (error: unknown) => {
+        const reason = error instanceof RequestError ? explain(error.body).text : "The browser did not allow it.";
+        setStatus({ text: `This did not work. ${reason}`, isOver: true });
+      },
+    );
+  };
+  return (
+    <>
+      <p role="status" className={status === null ? "only-read" : "export-status"}>{status?.text}</p>
+      <Menu
+        label="Conversation"
+        items={[
+          {
+            text: "Copy as Markdown",
+            icon: <CopyIcon />,
+            onPick: () =>
+              run(async () => {
+                await copyLater(load());
+                return "Copied as Markdown";
+              }),
+          },
+          {
+            text: "Download as Markdown",
+            icon: <DownloadIcon />,
+            onPick: () =>
+              run(async () => {
+                download(fileNameOf(title), await load());
+                return "Downloaded";
+              }),
+          },
+          {
+            text: "Print",
+            icon: <PrintIcon />,
+            onPick: () =>
+              run(async () => {
+                await load();
+                // Rendered before the browser takes the page.
+                await new Promise((resolve) => requestAnimationFrame(() => resolve(null)));
+                print();
+                return "";
+              }),
+          },
+        ]}
+      />
+    </>
+  );
+}
+
+/** Copies a text that is not loaded yet: a browser permits that only while it handles the click. */
+async function copyLater(text: Promise<string>): Promise<void> {
+  if (typeof ClipboardItem === "undefined") return navigator.clipboard.writeText(await text);
+  const blob = text.then((content) => new Blob([content], { type: "text/plain" }));
+  return navigator.clipboard.write([new ClipboardItem({ "text/plain": blob })]);
+}
+
+function download(name: string, text: string): void {
+  const address = URL.createObjectURL(new Blob([text], { type: "text/markdown" }));
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(address);
+}

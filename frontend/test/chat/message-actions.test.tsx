@@ -1,0 +1,260 @@
+/** Editing, regenerating, rating and copying messages, and the choice of an agent. */
+
+import { act } from "react";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import type { ClientMessage } from "../../src/index.js";
+import { ChatPage } from "../support/chat.js";
+
+vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
+
+interface Shortcuts {
+  readonly execute: (command: "edit-last") => boolean;
+}
+const source = new URL("../../pages/chat/shortcuts.ts", import.meta.url).pathname;
+const { execute } = (await import(/* @vite-ignore */ source)) as Shortcuts;
+
+let page: ChatPage;
+
+beforeEach(async () => {
+  localStorage.clear();
+  page = new ChatPage();
+  page.browser.server.agents = [
+    { name: "echo", title: "Echo", examples: ["First", "Second"] },
+    { name: "wise", title: "The Sage", examples: ["Third"] },
+  ];
+  await page.show();
+});
+
+afterEach(() => page.close());
+
+type Sent = Extract<ClientMessage, { type: "user_message" }>["payload"];
+const sent = (): Sent[] => page.browser.server.of("user_message").map(({ payload }) => payload);
+const bubbles = (): string[] => page.texts(".bubble");
+const editor = (): HTMLTextAreaElement => {
+  const [area] = page.all<HTMLTextAreaElement>(".edit textarea");
+  if (area === undefined) throw new Error("nothing is edited");
+  return area;
+};
+
+describe("an edit", () => {
+  beforeEach(async () => {
+    await page.answered("first", "one");
+    await page.answered("second", "two");
+  });
+
+  it("replaces the message and its answer once it is confirmed", async () => {
+    await page.click("Edit message");
+    expect(editor().value).toBe("second");
+    expect(document.activeElement).toBe(editor());
+    expect(page.texts("#edit-note")).toEqual(["The answer is replaced by a new one."]);
+    await page.type("better", editor());
+    page.browser.server.isMute = true;
+    await page.press("Enter", {}, editor());
+    expect(sent().at(-1)).toMatchObject({ content: "better", replaces: "msg-run-5" });
+    expect(bubbles()).toEqual(["first", "better"]);
+    expect(document.activeElement).toBe(page.box);
+    page.browser.server.isMute = false;
+    await act(async () => page.browser.server.socket.drop(1006));
+    await page.pass(1_000);
+    expect(bubbles()).toEqual(["first", "better"]);
+    expect(page.texts(".message.agent .parts, .message.agent > div")).not.toContain("two");
+  });
+
+  it("shows the old messages again if it is refused", async () => {
+    await page.click("Edit message");
+    await page.type("worse", editor());
+    page.browser.server.rejection = { code: "BUDGET_EXCEEDED" };
+    await page.press("Enter", {}, editor());
+    expect(bubbles()).toEqual(["first", "second", "worse"]);
+    page.browser.server.rejection = null;
+    await page.click("Send again");
+    expect(sent().at(-1)).toMatchObject({ content: "worse", replaces: "msg-run-5" });
+    expect(bubbles()).toEqual(["first", "worse"]);
+  });
+
+  it("of an earlier message says that later ones go", async () => {
+    const [first] = page.all("button").filter((button) => button.getAttribute("aria-label") === "Edit message");
+    await act(async () => first?.click());
+    expect(page.texts("#edit-note")).toEqual(["This message and all that follows are replaced."]);
+    await page.type("new", editor());
+    await act(async () => page.all<HTMLFormElement>(".edit")[0]?.requestSubmit());
+    await page.pass();
+    expect(bubbles()).toEqual(["new"]);
+  });
+
+  it("is discarded with Escape, and is not sent if it is too long or blank", async () => {
+    await page.click("Edit message");
+    await page.type("x".repeat(20_000), editor());
+    await page.press("Enter", {}, editor());
+    expect(page.texts("#edit-fault")[0]).toContain("too long by");
+    await page.type(" ", editor());
+    await page.press("Enter", {}, editor());
+    await page.press("Escape", {}, editor());
+    expect(bubbles()).toEqual(["first", "second"]);
+    expect(sent()).toHaveLength(2);
+    expect(document.activeElement).toBe(page.box);
+    expect(page.box.value).toBe("");
+  });
+
+  it("of the last message is a command", async () => {
+    await act(async () => execute("edit-last"));
+    expect(editor().value).toBe("second");
+  });
+
+  it("keeps its text in the box if the message disappears", async () => {
+    await page.click("Edit message");
+    await page.type("precious", editor());
+    await page.show("other");
+    await page.show("t");
+    expect(page.box.value).toBe("precious");
+  });
+});
+
+describe("another answer", () => {
+  it("is requested for the last question, from the chosen agent", async () => {
+    await page.answered("first", "one");
+    await page.answered("second", "two");
+    expect(page.all("button").filter(({ textContent }) => textContent === "Regenerate")).toHaveLength(1);
+    const [picker] = page.all<HTMLSelectElement>("select");
+    await page.type("wise", picker as unknown as HTMLTextAreaElement);
+    await page.click("Regenerate");
+    expect(sent().at(-1)).toEqual({ thread_id: "t", content: "second", replaces: "msg-run-5", agent: "wise" });
+    expect(bubbles()).toEqual(["first", "second"]);
+  });
+
+  it("is offered once for an answer that was stopped", async () => {
+    await page.say("first");
+    await page.click("Stop");
+    expect(page.all("button").filter(({ textContent }) => textContent === "Regenerate")).toHaveLength(1);
+    expect(page.has("Send again")).toBe(false);
+    await page.click("Regenerate");
+    expect(sent().at(-1)).toMatchObject({ content: "first", replaces: "msg-run-4" });
+    expect(bubbles()).toEqual(["first"]);
+  });
+});
+
+describe("the agents", () => {
+  const [picker, examples] = [
+    (): HTMLSelectElement | undefined => page.all<HTMLSelectElement>("select")[0],
+    (): string[] => page.texts(".examples button"),
+  ];
+
+  it("are chosen for a thread, with their examples", async () => {
+    expect(picker()?.labels[0]?.textContent).toBe("AgentEchoThe Sage");
+    expect(examples()).toEqual(["First", "Second"]);
+    await page.type("wise", picker() as unknown as HTMLTextAreaElement);
+    expect(examples()).toEqual(["Third"]);
+    expect(page.texts(".welcome-agent")).toEqual(["The Sage"]);
+    await page.click("Third");
+    expect(sent()).toEqual([{ thread_id: "t", content: "Third", agent: "wise" }]);
+    // Another thread begins with the agent chosen last; the choice of a thread stays.
+    await page.show("other");
+    expect(picker()?.value).toBe("wise");
+    await page.type("echo", picker() as unknown as HTMLTextAreaElement);
+    await page.show("t");
+    expect(picker()?.value).toBe("wise");
+    await page.close();
+    page = new ChatPage();
+    await page.show();
+    expect(picker()).toBeUndefined();
+    await page.say("to the only one");
+    expect(sent()).toEqual([{ thread_id: "t", content: "to the only one" }]);
+  });
+
+  it("are named on their answers by their titles", async () => {
+    await page.answered("hello", "hi");
+    expect(page.texts(".agent-name")).toEqual(["Echo"]);
+  });
+});
+
+describe("a rating", () => {
+  const feedback = (): unknown[] => page.browser.server.of("feedback").map(({ payload }) => payload);
+  const pressed = (): (string | null)[] => page.all(".thumb").map((one) => one.getAttribute("aria-pressed"));
+
+  it("is given, commented and taken back, on an answer that was streamed", async () => {
+    await page.answered("hello", "hi");
+    await page.click("Good answer");
+    expect(pressed()).toEqual(["true", "false"]);
+    const message_id = "msg-run-4-answer";
+    expect(feedback()).toEqual([{ message_id, rating: "up" }]);
+    await page.click("Comment");
+    const [area] = page.all<HTMLTextAreaElement>(".feedback textarea");
+    expect(document.activeElement).toBe(area);
+    await page.type("so good", area);
+    await page.click("Send comment");
+    expect(feedback().at(-1)).toEqual({ message_id, rating: "up", comment: "so good" });
+    expect(page.has("Edit comment")).toBe(true);
+    await page.click("Bad answer");
+    expect(feedback().at(-1)).toEqual({ message_id, rating: "down", comment: "so good" });
+    await page.click("Bad answer");
+    expect(feedback().at(-1)).toEqual({ message_id, rating: null });
+    expect(pressed()).toEqual(["false", "false"]);
+    expect(page.has("Comment")).toBe(false);
+  });
+
+  it("is shown after a reload", async () => {
+    await page.answered("hello", "hi");
+    const known = page.browser.server.threads.get("t") ?? [];
+    page.browser.server.threads.set(
+      "t",
+      known.map((one) => (one.role === "agent" ? { ...one, feedback: { rating: "down", comment: "no" } } : one)),
+    );
+    const { browser } = page;
+    await page.close();
+    page = new ChatPage(browser);
+    await page.show();
+    expect(pressed()).toEqual(["false", "true"]);
+    expect(page.has("Edit comment")).toBe(true);
+  });
+
+  it("is taken back on the page if the server does not store it", async () => {
+    await page.answered("hello", "hi");
+    page.browser.server.rejection = { code: "SERVICE_UNAVAILABLE" };
+    await page.click("Good answer");
+    expect(pressed()).toEqual(["false", "false"]);
+    expect(page.texts(".actions [role=alert]")).toEqual([
+      "Your rating was not stored. The server cannot do this now.",
+    ]);
+  });
+});
+
+describe("a message", () => {
+  it("stands below its day", async () => {
+    await page.answered("first", "one");
+    await page.pass(86_400_000);
+    await page.answered("second", "two");
+    await page.answered("third", "three");
+    const order = page.all(".day, .bubble").map(({ className }) => className);
+    expect(order).toEqual(["day", "bubble", "day", "bubble", "bubble"]);
+  });
+
+  it.each([
+    [0, "Today"],
+    [1, "Yesterday"],
+    [3, "Friday"],
+    [6, "Tuesday"],
+    [7, "November 23"],
+    [400, "October 26, 2025"],
+  ])("of %i days ago stands below %s", async (ago, text) => {
+    const time = new URL("../../pages/chat/messages/time.ts", import.meta.url).pathname;
+    const { dayOf, dayText } = (await import(/* @vite-ignore */ time)) as {
+      dayOf: (ms: number) => number;
+      dayText: (day: number, now: number, language: string) => string;
+    };
+    const now = new Date(2026, 10, 30, 1, 30);
+    const at = new Date(2026, 10, 30 - ago, 23, 30);
+    expect(dayText(dayOf(at.getTime()), now.getTime(), "en")).toBe(text);
+  });
+
+  it("has its time and a button that copies it", async () => {
+    const copied: string[] = [];
+    const clipboard = { writeText: (text: string) => Promise.resolve(copied.push(text)) };
+    Object.defineProperty(navigator, "clipboard", { value: clipboard, configurable: true });
+    await page.answered("**hello**", "*hi*");
+    const [time] = page.all<HTMLTimeElement>(".message.user time");
+    expect(Math.abs(Date.parse(time?.dateTime ?? "") - page.browser.clock.now)).toBeLessThan(1_000);
+    await page.click("Copy message");
+    await page.click("Copy answer");
+    expect(copied).toEqual(["**hello**", "*hi*"]);
+  });
+});
