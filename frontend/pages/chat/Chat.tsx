@@ -1,26 +1,36 @@
 // The page: conversations at the side, the messages, and the box to type in. It selects little of the
 // client's state, so that it does not render again while an answer is streamed.
 
-import { useCallback, useEffect, useRef, useState } from "react";
+import { useCallback, useRef } from "react";
 import type { Run } from "../../src/index.ts";
-import { useNetra, useThreads, useWatch } from "../../src/react/index.ts";
+import { useNetra, useWatch } from "../../src/react/index.ts";
 import { Composer } from "./composer/Composer.tsx";
 import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
 import { ExportMenu } from "./export/ExportMenu.tsx";
 import { conversationOf } from "./messages/conversation.ts";
 import { MessageList } from "./messages/MessageList.tsx";
 import { Sidebar } from "./threads/Sidebar.tsx";
-import { isComposing } from "../shared/keys.ts";
 import { DownIcon, MenuIcon } from "../shared/icons.tsx";
+import { useFocusKept } from "../shared/useFocusKept.ts";
+import { Shortcuts } from "./Shortcuts.tsx";
 import { titleOf } from "./threads/title.ts";
 import { addressOf, newThreadId } from "./threads/address.ts";
+import { waitingIn } from "./threads/changes.ts";
+import { Toasts } from "./threads/Toasts.tsx";
+import { useBadge } from "./threads/useBadge.ts";
+import { useDeletedThread } from "./threads/useDeletedThread.ts";
 import { useHistory } from "./messages/useHistory.ts";
 import { useMarkRead } from "./threads/useMarkRead.ts";
 import { ActionsContext } from "./composer/actions.ts";
 import { UnsentMessages } from "./composer/UnsentMessages.tsx";
 import { useMessageActions } from "./composer/useMessageActions.ts";
 import { useAgents } from "./agents/useAgents.ts";
+import { useNotifications } from "./threads/useNotifications.ts";
+import { usePageKeys } from "./usePageKeys.ts";
+import { usePanel } from "./threads/usePanel.ts";
 import { useStickToEnd } from "./messages/useStickToEnd.ts";
+import { useThreadList } from "./threads/useThreadList.ts";
+import { useVisible } from "./threads/useVisible.ts";
 import { Welcome } from "./Welcome.tsx";
 
 interface Props {
@@ -31,26 +41,27 @@ interface Props {
 }
 
 export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
-  const threads = useThreads();
+  const list = useThreadList(user);
   useWatch(threadId);
   const isEmpty = useNetra((netra) => conversationOf(netra, threadId).keys.length === 0);
   const first = useNetra((netra) => conversationOf(netra, threadId).first);
   const activeRunId = useNetra((netra) => conversationOf(netra, threadId).activeRunId);
   const stopRun = useNetra((netra) => netra.stopRun);
-  const subscribe = useNetra((netra) => netra.subscribe);
   const { hasEarlier, loadEarlier } = useHistory(threadId);
-  const [isDrawerOpen, setDrawerOpen] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);
+  const searchBox = useRef<HTMLInputElement>(null);
   const opener = useRef<HTMLButtonElement>(null);
+  const panel = usePanel(opener);
+  useFocusKept(useCallback(() => box.current, []));
   const { scroller, content, isAtEnd, toEnd } = useStickToEnd(threadId);
 
-  const listed = threads.threads.find((thread) => thread.thread_id === threadId);
+  const listed = list.threads.find((thread) => thread.thread_id === threadId);
   useMarkRead(threadId, listed?.unread ?? 0, activeRunId !== undefined);
   // A new thread is listed a moment after its first message.
   const title = listed?.title ?? (first ? titleOf(first.content) : "New conversation");
-  useEffect(() => {
-    document.title = isEmpty ? "Chat" : `${title} – Chat`;
-  }, [title, isEmpty]);
+  const isVisible = useVisible();
+  useBadge(isEmpty ? null : title, waitingIn(list.threads, isVisible ? threadId : null));
+  const notifying = useNotifications(user, list);
 
   const agents = useAgents(user, threadId, useNetra((netra) => lastAgent(netra.runs, threadId)));
   const agent = agents.agents.length > 1 ? agents.current?.name : undefined;
@@ -58,48 +69,26 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
   const stop = useCallback(() => {
     if (activeRunId !== undefined) void stopRun(activeRunId);
   }, [stopRun, activeRunId]);
+  const { isDrawer, isOpen: isPanelOpen, close: closePanel, open: openPanel } = panel;
+  const isDrawerOpen = isDrawer && isPanelOpen;
   const begin = useCallback(() => {
     location.hash = addressOf(newThreadId());
-    setDrawerOpen(false);
+    if (isDrawer) closePanel();
     box.current?.focus();
-  }, []);
-  // The open thread was deleted, here or on another device.
-  useEffect(
-    () =>
-      subscribe("thread_changed", ({ payload }) => {
-        if (payload.change === "deleted" && payload.thread_id === threadId) begin();
-      }),
-    [subscribe, threadId, begin],
-  );
-
-  const wasOpen = useRef(false);
-  useEffect(() => {
-    // A closed drawer returns the focus to its button, unless another element has it.
-    const isFree = document.activeElement?.matches("body, #sidebar *") ?? true;
-    if (wasOpen.current && !isDrawerOpen && isFree) opener.current?.focus();
-    wasOpen.current = isDrawerOpen;
-  }, [isDrawerOpen]);
-
-  useEffect(() => {
-    const onKey = (event: KeyboardEvent) => {
-      // While an input method composes a character, Escape cancels only that.
-      if (event.key !== "Escape" || event.defaultPrevented || isComposing(event)) return;
-      if (isDrawerOpen) setDrawerOpen(false);
-      else stop();
-    };
-    addEventListener("keydown", onKey);
-    return () => removeEventListener("keydown", onKey);
-  }, [isDrawerOpen, stop]);
+  }, [isDrawer, closePanel]);
+  const undoDeletion = useDeletedThread(threadId, list.deletion, begin);
+  usePageKeys({ threadId, panel, searchBox, onNew: begin, onStop: stop });
 
   return (
     <ActionsContext value={actions}>
-    <div className="layout">
+    <div className={isPanelOpen || isDrawer ? "layout" : "layout wide-open"}>
       <Sidebar
-        threads={threads}
+        list={list}
         current={threadId}
         user={user}
-        isOpen={isDrawerOpen}
-        onClose={() => setDrawerOpen(false)}
+        panel={panel}
+        searchBox={searchBox}
+        notifying={notifying}
         onNew={begin}
         onSignOut={onSignOut}
       />
@@ -108,15 +97,15 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
           <button
             ref={opener}
             type="button"
-            className="square only-narrow"
+            className="square opener"
             aria-label="Open conversations"
-            aria-expanded={isDrawerOpen}
+            aria-expanded={isPanelOpen}
             aria-controls="sidebar"
-            onClick={() => setDrawerOpen(true)}
+            onClick={openPanel}
           >
             <MenuIcon />
           </button>
-          <h1>{title}</h1>
+          <h1 dir="auto" title={title}>{title}</h1>
           <ConnectionState />
           {!isEmpty && <ExportMenu title={title} />}
         </header>
@@ -144,6 +133,8 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
           <Composer key={threadId} box={box} agents={agents} isRunning={activeRunId !== undefined} onStop={stop} />
         </div>
       </main>
+      <Toasts deletion={list.deletion} onUndo={undoDeletion} />
+      <Shortcuts />
     </div>
     </ActionsContext>
   );

@@ -1,70 +1,75 @@
-// The list of the user's conversations, and the user's name.
+// The user's conversations with their search, and the user's name. On a narrow screen it is a drawer.
 
-import { useEffect, useRef } from "react";
-import type { Threads } from "../../../src/react/index.ts";
-import { CloseIcon, LeaveIcon, PlusIcon } from "../../shared/icons.tsx";
+import { type RefObject, useEffect, useRef } from "react";
+import { CloseIcon, KeyboardIcon, LeaveIcon, PanelIcon, PlusIcon } from "../../shared/icons.tsx";
 import { ThemeButton } from "../../shared/ThemeButton.tsx";
-import { ThreadItem } from "./ThreadItem.tsx";
+import { execute, namesOf, SHORTCUTS, type Command } from "../shortcuts.ts";
+import { NotifyButton } from "./NotifyButton.tsx";
+import { SearchBox } from "./SearchBox.tsx";
+import { ThreadList } from "./ThreadList.tsx";
+import type { Notifying } from "./useNotifications.ts";
+import type { Panel } from "./usePanel.ts";
+import type { ThreadListState } from "./useThreadList.ts";
 
 interface Props {
-  readonly threads: Threads;
+  readonly list: ThreadListState;
   readonly current: string;
   readonly user: string;
-  readonly isOpen: boolean;
-  readonly onClose: () => void;
+  readonly panel: Panel;
+  readonly searchBox: RefObject<HTMLInputElement | null>;
+  readonly notifying: Notifying;
   readonly onNew: () => void;
   /** Absent if the embedding page controls the sign-in. */
   readonly onSignOut: (() => void) | undefined;
 }
 
-export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onSignOut }: Props) {
-  const { threads: list, hasMore, loadMore, rename, remove } = threads;
-  const close = useRef<HTMLButtonElement>(null);
+const keysOf = (command: Command) => {
+  const found = SHORTCUTS.find((shortcut) => shortcut.command === command);
+  return found === undefined ? "" : namesOf(found).join("+");
+};
+
+export function Sidebar({ list, current, user, panel, searchBox, notifying, onNew, onSignOut }: Props) {
+  const { isDrawer, isOpen, close } = panel;
+  const begin = useRef<HTMLButtonElement>(null);
+  const closer = useRef<HTMLButtonElement>(null);
   useEffect(() => {
-    if (isOpen) close.current?.focus();
-  }, [isOpen]);
+    if (isDrawer && isOpen) closer.current?.focus();
+  }, [isDrawer, isOpen]);
   return (
     <>
-      {isOpen && <div className="backdrop" onClick={onClose} aria-hidden="true" />}
+      {isDrawer && isOpen && <div className="backdrop" onClick={close} aria-hidden="true" />}
       <nav className={isOpen ? "sidebar open" : "sidebar"} id="sidebar" aria-label="Conversations">
         <div className="sidebar-top">
-          <button type="button" className="wide" onClick={onNew}>
+          <button ref={begin} type="button" className="wide" title={`New conversation (${keysOf("new")})`} onClick={onNew}>
             <PlusIcon />
             New conversation
           </button>
           <button
-            ref={close}
+            ref={closer}
             type="button"
-            className="square only-narrow"
+            className="square"
             aria-label="Close conversations"
-            onClick={onClose}
+            title={isDrawer ? "Close" : `Hide the conversations (${keysOf("sidebar")})`}
+            onClick={close}
           >
-            <CloseIcon />
+            {isDrawer ? <CloseIcon /> : <PanelIcon />}
           </button>
         </div>
-        {list.length === 0 && <p className="note">Your conversations are listed here.</p>}
-        <ul className="threads">
-          {list.map((thread) => (
-            <ThreadItem
-              key={thread.thread_id}
-              thread={thread}
-              isCurrent={thread.thread_id === current}
-              onOpen={onClose}
-              onRename={rename}
-              onDelete={remove}
-            />
-          ))}
-          {hasMore && (
-            <li>
-              <button type="button" className="quiet" onClick={() => void loadMore().catch(() => undefined)}>
-                Show more
-              </button>
-            </li>
-          )}
-        </ul>
+        <SearchBox search={list.search} box={searchBox} keys={keysOf("search")} />
+        <ThreadList list={list} current={current} onOpen={isDrawer ? close : stay} home={searchBox} />
         <div className="sidebar-end">
-          <span className="avatar" aria-hidden="true">{(user[0] ?? "?").toUpperCase()}</span>
-          <span className="user-name" title={user}>{user}</span>
+          <span className="avatar" aria-hidden="true">{String.fromCodePoint(user.codePointAt(0) ?? 63).toUpperCase()}</span>
+          <span className="user-name" title={user} dir="auto">{user}</span>
+          <NotifyButton notifying={notifying} />
+          <button
+            type="button"
+            className="square only-wide"
+            aria-label="Keyboard shortcuts"
+            title={`Keyboard shortcuts (${keysOf("help")})`}
+            onClick={() => execute("help")}
+          >
+            <KeyboardIcon />
+          </button>
           <ThemeButton />
           {onSignOut && (
             <button type="button" className="square" aria-label="Sign out" title="Sign out" onClick={onSignOut}>
@@ -76,3 +81,5 @@ export function Sidebar({ threads, current, user, isOpen, onClose, onNew, onSign
     </>
   );
 }
+
+const stay = () => undefined;

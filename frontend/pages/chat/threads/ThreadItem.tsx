@@ -1,109 +1,103 @@
-// One conversation in the list: its title, its state, and buttons to rename and delete it.
+// One conversation in the list: its title, its state, and what can be done with it. A screen without a
+// pointer that hovers has a menu instead of the buttons.
 
-import { type KeyboardEvent, memo, type SubmitEvent, useState } from "react";
-import { RequestError, type ListedThread } from "../../../src/index.ts";
+import { type KeyboardEvent, memo, type MouseEvent, useEffect, useRef, useState } from "react";
+import type { ListedThread } from "../../../src/index.ts";
 import { BinIcon, PenIcon } from "../../shared/icons.tsx";
+import { Menu } from "../../shared/Menu.tsx";
 import { addressOf } from "./address.ts";
+import { RenameForm } from "./RenameForm.tsx";
+import type { ThreadActions } from "./useThreadList.ts";
 
 interface Props {
   readonly thread: ListedThread;
   readonly isCurrent: boolean;
+  readonly problem: string | undefined;
+  readonly hasMenu: boolean;
   readonly onOpen: () => void;
-  readonly onRename: (id: string, title: string) => Promise<void>;
-  readonly onDelete: (id: string) => Promise<void>;
+  readonly onRename: ThreadActions["rename"];
+  /** @param row The element that is about to be removed. */
+  readonly onDelete: (thread: ListedThread, row: HTMLElement | null) => void;
 }
 
-export const ThreadItem = memo(function ThreadItem({ thread, isCurrent, onOpen, onRename, onDelete }: Props) {
-  const { thread_id: id, title } = thread;
+export const ThreadItem = memo(function ThreadItem(props: Props) {
+  const { thread, isCurrent, problem, hasMenu, onOpen, onRename, onDelete } = props;
+  const { thread_id: id } = thread;
   const [isRenaming, setRenaming] = useState(false);
-  const [isArmed, setArmed] = useState(false);
-  const [problem, setProblem] = useState("");
+  const [newTitle, setNewTitle] = useState<string | null>(null); // that the server has not confirmed
+  const row = useRef<HTMLLIElement>(null);
+  const link = useRef<HTMLAnchorElement>(null);
+  const isFocusDue = useRef(false);
+  const title = newTitle ?? thread.title;
   const mark = markOf(thread, isCurrent);
 
-  const attempt = (done: Promise<void>) => {
-    setProblem("");
-    done.catch((error: unknown) => setProblem(error instanceof RequestError ? error.body.error : "It failed."));
+  useEffect(() => {
+    if (!isRenaming && isFocusDue.current) link.current?.focus();
+    isFocusDue.current = false;
+  }, [isRenaming]);
+
+  const rename = () => setRenaming(true);
+  const remove = () => onDelete(thread, row.current);
+  const onDone = (next: string | null, byKey: boolean) => {
+    isFocusDue.current = byKey;
+    setRenaming(false);
+    if (next === null) return;
+    setNewTitle(next);
+    void onRename(id, next).then(() => setNewTitle(null));
   };
-  const deletes = isArmed ? `Delete permanently: ${title}` : `Delete: ${title}`;
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.key === "F2") rename();
+    else if (event.key === "Delete") remove();
+    else return;
+    event.preventDefault();
+  };
+  const onDoubleClick = (event: MouseEvent) => {
+    event.preventDefault();
+    rename();
+  };
   return (
-    <li>
+    <li ref={row}>
       {isRenaming ? (
-        <RenameForm
-          title={title}
-          onDone={(next) => {
-            setRenaming(false);
-            if (next && next !== title) attempt(onRename(id, next));
-          }}
-        />
+        <RenameForm title={title} onDone={onDone} />
       ) : (
         <>
-          <a href={addressOf(id)} aria-current={isCurrent ? "page" : undefined} onClick={onOpen} title={title}>
+          <a
+            ref={link}
+            href={addressOf(id)}
+            aria-current={isCurrent ? "page" : undefined}
+            dir="auto"
+            title={title}
+            onClick={onOpen}
+            onDoubleClick={onDoubleClick}
+            onKeyDown={onKeyDown}
+          >
             {title}
           </a>
           {mark && <span className={`mark ${mark.kind}`} role="img" aria-label={mark.text} title={mark.text} />}
-          <button
-            type="button"
-            className="square"
-            aria-label={`Rename: ${title}`}
-            title="Rename"
-            onClick={() => setRenaming(true)}
-          >
-            <PenIcon />
-          </button>
-          <button
-            type="button"
-            className={isArmed ? "square armed" : "square"}
-            aria-label={deletes}
-            title={isArmed ? "Delete permanently" : "Delete"}
-            onBlur={() => setArmed(false)}
-            onClick={() => {
-              setArmed(!isArmed);
-              if (isArmed) attempt(onDelete(id));
-            }}
-          >
-            <BinIcon />
-          </button>
+          {hasMenu ? (
+            <Menu
+              label={`Actions: ${title}`}
+              items={[
+                { text: "Rename", name: `Rename: ${title}`, icon: <PenIcon />, onPick: rename },
+                { text: "Delete", name: `Delete: ${title}`, icon: <BinIcon />, onPick: remove, isHarmful: true },
+              ]}
+            />
+          ) : (
+            <>
+              <button type="button" className="square" aria-label={`Rename: ${title}`} title="Rename" onClick={rename}>
+                <PenIcon />
+              </button>
+              <button type="button" className="square" aria-label={`Delete: ${title}`} title="Delete" onClick={remove}>
+                <BinIcon />
+              </button>
+            </>
+          )}
         </>
       )}
       {problem && <p className="note" role="alert">{problem}</p>}
     </li>
   );
 });
-
-interface FormProps {
-  readonly title: string;
-  /** The new title; empty if it is not changed. */
-  readonly onDone: (title: string) => void;
-}
-
-const TITLE_CHARACTERS = 200; // that the server accepts
-
-function RenameForm({ title, onDone }: FormProps) {
-  const [text, setText] = useState(title);
-  const submit = (event: SubmitEvent) => {
-    event.preventDefault();
-    onDone(text.trim());
-  };
-  const onKeyDown = (event: KeyboardEvent) => {
-    if (event.key !== "Escape" || event.nativeEvent.isComposing) return;
-    event.preventDefault();
-    onDone("");
-  };
-  return (
-    <form onSubmit={submit}>
-      <input
-        aria-label="Title"
-        value={text}
-        maxLength={TITLE_CHARACTERS}
-        autoFocus
-        onFocus={(event) => event.target.select()}
-        onChange={(event) => setText(event.target.value)}
-        onKeyDown={onKeyDown}
-        onBlur={() => onDone("")}
-      />
-    </form>
-  );
-}
 
 /** The state of a conversation in the list. */
 function markOf({ runs_active, asks, unread }: ListedThread, isCurrent: boolean) {

@@ -1,0 +1,117 @@
+// Notifications of the system when an answer is complete or an agent asks, while no tab is visible. They
+// show the title of the conversation only. Of several tabs one notifies.
+
+import { useCallback, useEffect, useRef, useState } from "react";
+import type { ListedThread } from "../../../src/index.ts";
+import { ICON } from "../../shared/icons.tsx";
+import { addressOf } from "./address.ts";
+import { newsOf, type News } from "./changes.ts";
+import { holdLock, isLocked } from "./locks.ts";
+import { useVisible } from "./useVisible.ts";
+
+const NEWS: Record<News["kind"], string> = {
+  asks: "The agent waits for your answer.",
+  answer: "The answer is complete.",
+};
+
+export interface Notifying {
+  /** False where the browser has no notifications for pages. */
+  readonly isPossible: boolean;
+  readonly isOn: boolean;
+  /** The browser refuses them for this page. */
+  readonly isDenied: boolean;
+  readonly toggle: () => Promise<void>;
+}
+
+// Android's browsers show notifications of service workers only.
+const isPossible = () => "Notification" in window && "locks" in navigator && !navigator.userAgent.includes("Android");
+
+export function useNotifications(user: string, list: { readonly threads: readonly ListedThread[]; readonly isLoaded: boolean }): Notifying {
+  const name = `netra.notify.${user}`;
+  const [isWanted, setWanted] = useState(() => stored(name));
+  const [isDenied, setDenied] = useState(false);
+  const possible = isPossible();
+  const isOn = possible && isWanted && Notification.permission === "granted";
+
+  useEffect(() => {
+    const onStorage = ({ key }: StorageEvent) => {
+      if (key === name) setWanted(stored(name));
+    };
+    addEventListener("storage", onStorage);
+    return () => removeEventListener("storage", onStorage);
+  }, [name]);
+  const toggle = useCallback(async () => {
+    // The browser asks the user only now.
+    const permission = isOn ? "granted" : await Notification.requestPermission();
+    setDenied(permission === "denied");
+    const isNext = !isOn && permission === "granted";
+    store(name, isNext);
+    setWanted(isNext);
+  }, [isOn, name]);
+
+  useNews(name, isOn, list);
+  return { isPossible: possible, isOn, isDenied, toggle };
+}
+
+function useNews(name: string, isOn: boolean, { threads, isLoaded }: { readonly threads: readonly ListedThread[]; readonly isLoaded: boolean }): void {
+  const isVisible = useVisible();
+  const isFirst = useRef(false); // of the tabs
+  const before = useRef<readonly ListedThread[] | null>(null);
+  const shown = useRef<Notification[]>([]);
+  const seen = `${name}.visible`;
+
+  useEffect(() => {
+    if (!isOn) return undefined;
+    const release = holdLock(name, "exclusive", () => {
+      isFirst.current = true;
+    });
+    return () => {
+      isFirst.current = false;
+      release();
+    };
+  }, [isOn, name]);
+
+  useEffect(() => {
+    if (!isOn || !isVisible) return undefined;
+    for (const notification of shown.current.splice(0)) notification.close();
+    return holdLock(seen, "shared");
+  }, [isOn, isVisible, seen]);
+
+  useEffect(() => {
+    if (!isLoaded) return;
+    const news = before.current === null ? [] : newsOf(before.current, threads);
+    before.current = threads;
+    if (!isOn || !isFirst.current || isVisible || news.length === 0) return;
+    void isLocked(seen).then((isSeen) => {
+      if (!isSeen) shown.current.push(...news.map(notify));
+    });
+  }, [threads, isLoaded, isOn, isVisible, seen]);
+}
+
+function notify({ thread: { thread_id, title }, kind }: News): Notification {
+  // A newer one of the same conversation replaces it.
+  const notification = new Notification(title, { body: NEWS[kind], tag: `netra.${thread_id}`, icon: ICON, dir: "auto" });
+  notification.onclick = () => {
+    window.focus();
+    location.hash = addressOf(thread_id);
+    notification.close();
+  };
+  return notification;
+}
+
+function stored(name: string): boolean {
+  try {
+    return localStorage.getItem(name) === "on";
+  } catch {
+    return false;
+  }
+}
+
+function store(name: string, isOn: boolean): void {
+  try {
+    if (isOn) localStorage.setItem(name, "on");
+    else localStorage.removeItem(name);
+  } catch {
+    // Without storage the choice lasts as long as the page.
+  }
+}
