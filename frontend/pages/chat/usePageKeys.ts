@@ -1,6 +1,7 @@
 // The keys of the whole page: Escape, and the shortcuts that concern more than one part.
 
 import { type RefObject, useEffect } from "react";
+import { flushSync } from "react-dom";
 import { useNetraClient } from "../../src/react/index.ts";
 import { threadOf } from "./messages/conversation.ts";
 import { onCommand } from "./shortcuts.ts";
@@ -23,12 +24,9 @@ export function usePageKeys({ threadId, panel, searchBox, onNew, onStop }: Parts
   useEffect(
     () =>
       onCommand("search", () => {
-        open();
-        // The list may become visible only now.
-        requestAnimationFrame(() => {
-          searchBox.current?.focus();
-          searchBox.current?.select();
-        });
+        flushSync(open); // A hidden box takes no focus.
+        searchBox.current?.focus();
+        searchBox.current?.select();
       }),
     [open, searchBox],
   );

@@ -1,0 +1,290 @@
+/** The list of conversations on the chat page: dates, the search, renaming. */
+
+import { act } from "react";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Browser } from "../support/browser.js";
+import { openPage, type ChatPage } from "../support/chat-page.js";
+import { stubLayers } from "../support/layers.js";
+
+// The page's own packages are not installed for these tests.
+vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
+stubLayers();
+
+const NOW = new Date(2026, 2, 30, 12); // a day after the clocks go forward in many countries
+const SEARCH = "[aria-label='Search conversations']";
+
+let browser: Browser;
+let page: ChatPage;
+
+const links = (): string[] => page.all(".threads li > a").map(({ textContent }) => textContent);
+const notes = (): string[] => page.all(".threads .note").map(({ textContent }) => textContent);
+const focused = (): string | null => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent ?? null;
+const asked = (type: "list_threads" | "rename_thread"): unknown[] => browser.server.of(type).map(({ payload }) => payload);
+const list = (name: string, time = NOW, more: Parameters<Browser["server"]["rooms"]["list"]>[1] = {}): void =>
+  browser.server.rooms.list(name, { title: `About ${name}`, updated_at: time.getTime() / 1000, ...more });
+/** The time of the page passes. */
+const wait = async (ms: number): Promise<void> => {
+  await act(async () => void (await vi.advanceTimersByTimeAsync(ms)));
+  await page.pass();
+};
+const daysAgo = (days: number, hour = 12): Date => new Date(2026, 2, 30 - days, hour);
+async function open(...names: string[]): Promise<void> {
+  names.forEach((name, index) => list(name, new Date(NOW.getTime() - index * 1000)));
+  page = await openPage(browser);
+}
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout"], now: NOW });
+  browser = new Browser();
+  localStorage.clear();
+  location.hash = "#/t";
+});
+
+afterEach(async () => {
+  await page.close();
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+describe("the dates", () => {
+  const groups = (): readonly (readonly (string | null)[])[] =>
+    page.all(".threads section").map((section) => [
+      section.getAttribute("aria-label"),
+      ...[...section.querySelectorAll("a")].map(({ textContent }) => textContent),
+    ]);
+
+  it("group the list by local days", async () => {
+    list("ahead", new Date(NOW.getTime() + 1000));
+    list("today", daysAgo(0, 0));
+    list("late", daysAgo(1, 23));
+    list("yesterday", daysAgo(1, 0));
+    list("two", daysAgo(2, 23));
+    list("seven", daysAgo(7, 0));
+    list("eight", daysAgo(8, 23));
+    list("thirty", daysAgo(30, 0));
+    list("february", daysAgo(31, 23));
+    list("december", daysAgo(100));
+    list("older", daysAgo(900));
+    page = await openPage(browser);
+    expect(groups()).toEqual([
+      ["Today", "About ahead", "About today"],
+      ["Yesterday", "About late", "About yesterday"],
+      ["Previous 7 days", "About two", "About seven"],
+      ["Previous 30 days", "About eight", "About thirty"],
+      ["February", "About february"],
+      ["December 2025", "About december"],
+      ["October 2023", "About older"],
+    ]);
+  });
+
+  it("change at midnight while the page is open", async () => {
+    await open("one");
+    expect(groups()[0]?.[0]).toBe("Today");
+    await wait(12 * 3600_000 - 1);
+    expect(groups()[0]?.[0]).toBe("Today");
+    await wait(1);
+    expect(groups()[0]?.[0]).toBe("Yesterday");
+    await wait(24 * 3600_000);
+    expect(groups()[0]?.[0]).toBe("Previous 7 days");
+    vi.setSystemTime(daysAgo(-9));
+    await act(async () => void document.dispatchEvent(new Event("visibilitychange")));
+    expect(groups()[0]?.[0]).toBe("Previous 30 days");
+  });
+});
+
+describe("the list", () => {
+  it("has placeholders until it is loaded, and then says that it is empty", async () => {
+    browser.server.isMute = true;
+    page = await openPage(browser);
+    expect(page.all(".placeholders span")).toHaveLength(6);
+    browser.server.isMute = false;
+    await act(async () => browser.server.socket.drop(1006));
+    await page.pass(5_000);
+    expect(notes()).toEqual(["Your conversations are listed here."]);
+  });
+
+  it("says that it is offline, or why it cannot be read", async () => {
+    browser.server.isUp = false;
+    page = await openPage(browser);
+    expect(notes()[0]).toMatch(/^You are offline/);
+    browser.server.isUp = true;
+    browser.server.rooms.take = (socket, message) => browser.server.error(socket, "FORBIDDEN", message.correlation_id);
+    await page.pass(40_000);
+    expect(notes()).toEqual(["The conversations cannot be listed. This is FORBIDDEN."]);
+  });
+
+  it("shows more, and moves the focus to the first that is new", async () => {
+    await open(...Array.from({ length: 120 }, (_, index) => `t${index + 1}`));
+    expect(links()).toHaveLength(50);
+    await page.click("Show more");
+    expect(focused()).toBe("About t51");
+    await page.click("Show more");
+    expect(links()).toHaveLength(120);
+    expect(focused()).toBe("About t101");
+    expect(page.has("Show more")).toBe(false);
+  });
+
+  it("moves with the arrow keys", async () => {
+    await open("one", "two", "three");
+    page.find(SEARCH).focus();
+    const seen = [];
+    for (const key of ["ArrowDown", "ArrowDown", "End", "ArrowDown", "ArrowUp", "Home", "ArrowUp"]) {
+      await page.press(key);
+      seen.push(focused()?.replace("About ", ""));
+    }
+    expect(seen).toEqual(["one", "two", "three", "three", "two", "one", "Search conversations"]);
+  });
+
+  it("has a menu for each conversation where nothing hovers", async () => {
+    vi.stubGlobal("matchMedia", (query: string) => ({
+      matches: query === "(hover: none)",
+      addEventListener: () => undefined,
+      removeEventListener: () => undefined,
+    }));
+    await open("one");
+    await page.click("Actions: About one");
+    await page.click("Rename: About one");
+    expect(focused()).toBe("Title");
+  });
+});
+
+describe("the search", () => {
+  it("asks once for what is typed quickly, and shows what the server finds", async () => {
+    await open("one", "two", "three");
+    for (const text of ["t", "tw", "two"]) {
+      await page.type(SEARCH, text);
+      await wait(240);
+    }
+    expect(asked("list_threads")).toEqual([{}]);
+    await wait(10);
+    expect(asked("list_threads")).toEqual([{}, { query: "two" }]);
+    expect(links()).toEqual(["About two"]);
+    expect(page.find(".threads [aria-live]").textContent).toBe("1 conversation found");
+    await page.type(SEARCH, "nothing ");
+    expect(page.find(".threads").getAttribute("aria-busy")).toBe("true");
+    await wait(250);
+    expect(notes()).toEqual(["No matches for “nothing”."]);
+    await page.click("Clear the search");
+    expect([focused(), links().length]).toEqual(["Search conversations", 3]);
+  });
+
+  it("sends no request for spaces, and none while offline", async () => {
+    await open("one");
+    await page.type(SEARCH, "   ");
+    await wait(1_000);
+    browser.server.isUp = false;
+    await act(async () => browser.server.socket.drop(1006));
+    await page.type(SEARCH, "one");
+    await wait(1_000);
+    expect(asked("list_threads")).toEqual([{}]);
+    expect(notes()[0]).toMatch(/^You are offline/);
+    browser.server.isUp = true;
+    await page.pass(40_000);
+    await wait(250);
+    expect(links()).toEqual(["About one"]);
+  });
+
+  it("waits as long as a busy server says, and shows another error", async () => {
+    await open("one");
+    const { rooms } = browser.server;
+    const take = rooms.take.bind(rooms);
+    let code = "RATE_LIMIT_EXCEEDED";
+    rooms.take = (socket, message) => browser.server.error(socket, code, message.correlation_id, { retry_after_ms: 3_000 });
+    await page.type(SEARCH, "one");
+    await wait(250);
+    expect(asked("list_threads")).toHaveLength(2);
+    rooms.take = take;
+    await wait(2_990);
+    expect(asked("list_threads")).toHaveLength(2);
+    await wait(10);
+    expect(links()).toEqual(["About one"]);
+    code = "FORBIDDEN";
+    rooms.take = (socket, message) => browser.server.error(socket, code, message.correlation_id);
+    await page.type(SEARCH, "on");
+    await wait(250);
+    expect(notes()).toEqual(["This is FORBIDDEN."]);
+  });
+
+  it("is used by keyboard, and keeps up with other devices", async () => {
+    await open("one", "two");
+    await page.press("k", { ctrlKey: true });
+    expect(focused()).toBe("Search conversations");
+    await page.type(SEARCH, "About");
+    await wait(250);
+    const { rooms } = browser.server;
+    rooms.list("two", { title: "Renamed" });
+    await act(async () => rooms.changed("two", "renamed"));
+    expect(links()).toEqual(["About one", "Renamed"]);
+    rooms.listed.delete("two");
+    await act(async () => rooms.changed("two", "deleted"));
+    expect(links()).toEqual(["About one"]);
+    await page.press("Enter");
+    await wait(0);
+    expect(location.hash).toBe("#/one");
+    page.find(SEARCH).focus();
+    await page.press("Escape");
+    expect((page.find(SEARCH) as HTMLInputElement).value).toBe("");
+  });
+
+  it("shows more of what it found", async () => {
+    await open(...Array.from({ length: 60 }, (_, index) => `x${index + 1}`), "other");
+    await page.type(SEARCH, "x");
+    await wait(250);
+    expect(links()).toHaveLength(50);
+    await page.click("Show more");
+    expect(links()).toHaveLength(60);
+    expect(asked("list_threads").at(-1)).toEqual({ query: "x", before: "x50" });
+  });
+});
+
+describe("renaming", () => {
+  const edit = (text: string): Promise<void> => page.type("[aria-label=Title]", text);
+  const submit = (): Promise<void> => act(async () => (page.find("[aria-label=Title]") as HTMLInputElement).form?.requestSubmit());
+
+  it.each(["button", "F2", "double click"])("begins by %s", async (way) => {
+    await open("one");
+    const link = page.find("About one");
+    link.focus();
+    if (way === "button") await page.click("Rename: About one");
+    else if (way === "F2") await page.press("F2");
+    else await act(async () => void link.dispatchEvent(new MouseEvent("dblclick", { bubbles: true, cancelable: true })));
+    await edit(" New  name ");
+    await submit();
+    await page.pass();
+    expect(asked("rename_thread")).toEqual([{ thread_id: "one", title: "New  name" }]);
+    expect([links(), focused()]).toEqual([["New  name"], "New  name"]);
+  });
+
+  it("is not done at Escape, nor without a change", async () => {
+    await open("one");
+    for (const [text, key] of [["Other", "Escape"], ["About one", ""], ["  ", ""]] as const) {
+      await page.click("Rename: About one");
+      await edit(text);
+      if (key) await page.press(key);
+      else await submit();
+      expect(focused()).toBe("About one");
+    }
+    expect(asked("rename_thread")).toEqual([]);
+  });
+
+  it("is done when the field is left, without taking the focus back", async () => {
+    await open("one");
+    browser.server.isMute = true; // The new title is shown at once.
+    await page.click("Rename: About one");
+    await edit("Left");
+    await act(async () => page.find(SEARCH).focus());
+    expect(asked("rename_thread")).toHaveLength(1);
+    expect([links(), focused()]).toEqual([["Left"], "Search conversations"]);
+  });
+
+  it("that fails shows the old title and the reason at the conversation", async () => {
+    await open("one", "two");
+    browser.server.rooms.listed.delete("one");
+    await page.click("Rename: About one");
+    await edit("New");
+    await submit();
+    await page.pass();
+    expect(links()).toEqual(["About one", "About two"]);
+    expect(page.all(".threads li")[0]?.querySelector("[role=alert]")?.textContent).toBe("Not renamed. This is THREAD_NOT_FOUND.");
+  });
+});
