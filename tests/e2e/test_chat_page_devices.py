@@ -1,5 +1,6 @@
 """The chat page on several devices of one user: each is a browser context with its own storage."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,35 @@ async def talk(run):
 talk = agent(talk, unattended="continue")
 '''
 WINDOW_MS = 500
+
+# A browser without a window shows no notifications, and calls the permission that it has given denied.
+RECORD = """
+window.shown = [];
+window.notifications = [];
+window.Notification = class extends Notification {
+    static permission = "default";
+    static async requestPermission() {
+        return (this.permission = await super.requestPermission());
+    }
+    constructor(title, options) {
+        super(title, options);
+        shown.push(`${title}: ${options.body}`);
+        notifications.push(this);
+    }
+};
+"""
+# No page of a browser without a window is ever hidden.
+HIDE = """() => {
+    Object.defineProperty(document, "visibilityState", {value: "hidden", configurable: true});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+SHOW = """() => {
+    delete document.visibilityState;
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+BUTTONS = """() => [...document.querySelectorAll("button:enabled")]
+    .filter(each => each.checkVisibility({visibilityProperty: true}))
+    .map(each => each.getAttribute("aria-label") ?? each.textContent)"""
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +244,90 @@ def test_the_list_is_the_same_on_every_device(
     two.keyboard.press("Enter")
     expect(two.get_by_role("heading", level=1)).to_have_text("A new title")
     expect(one.get_by_role("link", name="A new title")).to_be_visible()
-    two.get_by_role("button", name="Delete: A new title").click()
+    for text, found in (("nothing like this", 0), ("new title", 1)):
+        one.get_by_role("textbox", name="Search conversations").fill(text)
+        expect(one.get_by_role("navigation").get_by_role("link")).to_have_count(found)
+    # Deleting can be undone; closing the page completes it.
+    deleting = two.get_by_role("button", name="Delete: A new title")
+    deleting.click()
+    expect(two.get_by_role("link", name="A new title")).to_have_count(0)
+    expect(articles(two)).to_have_count(0)
+    two.get_by_role("button", name="Undo deleting: A new title").click()
+    expect(answers(two).locator(".markdown")).to_have_text(["word"])
     expect(one.get_by_role("link", name="A new title")).to_be_visible()
-    two.get_by_role("button", name="Delete permanently: A new title").click()
+    deleting.click()
+    two.reload()
+    connected(two)
     for page in (one, two):
         expect(page.get_by_role("link", name="A new title")).to_have_count(0)
         expect(articles(page)).to_have_count(0)
+
+
+def test_a_tab_in_the_background_asks_for_attention(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    visitor: Visitor = devices.enter_context(
+        visiting(browser, server.address, permissions=["notifications"])
+    )
+    visitor.context.add_init_script(RECORD)
+    one = visitor.page("/#/first")
+    sign_in(one, "user-of-attention")
+    one.get_by_role("button", name="Notifications").click()
+    two = visitor.page("/#/second")
+    two.evaluate("Notification.permission = 'granted'")
+    connected(two)
+    say(one, "noticed word")
+    expect(two.get_by_role("link", name="noticed word")).to_be_visible()
+    for page in (one, two):
+        expect(page.get_by_role("button", name="Notifications", pressed=True)).to_be_visible()
+        page.evaluate(HIDE)
+    release(folder, "noticed", 0)
+    for page in (one, two):
+        expect(page).to_have_title(re.compile(r"^\(1\) "))
+        expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("waiting"))
+    # One notification for both tabs, with no word of the answer; a click opens the conversation.
+    shown = [page.evaluate("window.shown") for page in (one, two)]
+    assert sum(shown, []) == ["noticed word: The answer is complete."]
+    notifying = one if shown[0] else two
+    notifying.evaluate("notifications[0].onclick()")
+    expect(notifying).to_have_url(re.compile("#/first$"))
+    for page in (one, two):
+        page.evaluate(SHOW)
+        expect(page).not_to_have_title(re.compile(r"^\("))
+
+
+def test_the_focus_stays_on_the_page(
+    browser: Browser, server: Server, folder: Path, devices: ExitStack
+) -> None:
+    visitor: Visitor = devices.enter_context(visiting(browser, server.address))
+
+    def opened() -> Page:
+        page = visitor.page("/#/focus")
+        if page.get_by_role("button", name="Sign in as developer").is_visible():
+            sign_in(page, "user-of-focus")
+        else:
+            connected(page)
+        return page
+
+    page = opened()
+    say(page, "focus answer")
+    release(folder, "focus", 0)
+    expect(answers(page)).to_have_attribute("aria-busy", "false")
+    say(page, "never shown")
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+    names = dict.fromkeys(page.evaluate(BUTTONS))
+    expected = {"New conversation", "Rename: focus answer", "Delete: focus answer", "Stop"}
+    assert expected <= names.keys()
+    names.pop("Sign out")
+    lost = []
+    for name in (*names, "Sign out"):
+        button = page.get_by_role("button", name=name, exact=True).first
+        if not button.is_visible():
+            page.close()
+            page = opened()
+            expect(button := page.get_by_role("button", name=name, exact=True).first).to_be_visible()
+        button.click()
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+        if page.evaluate("document.activeElement === document.body"):
+            lost.append(name)
+    assert lost == []

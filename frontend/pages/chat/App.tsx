@@ -4,12 +4,16 @@ import { useCallback } from "react";
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import type { Arrival } from "../shared/arrival.ts";
 import { type SignedIn, SignInGate } from "../shared/SignInGate.tsx";
+import { useFocusKept } from "../shared/useFocusKept.ts";
 import { Chat } from "./Chat.tsx";
 import { forgetAllUnsent } from "./composer/unsent.ts";
 import { drafts } from "./composer/useDraft.ts";
 import { useThreadId } from "./threads/useThreadId.ts";
 
+const FOCUS_HOME = ".composer textarea, .card input, .card button";
+
 export function App({ arrival }: { readonly arrival: Arrival }) {
+  useFocusKept(FOCUS_HOME);
   return (
     <SignInGate arrival={arrival} title="Sign in to chat">
       {(signedIn) => <ConnectedChat {...signedIn} />}

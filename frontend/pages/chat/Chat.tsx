@@ -11,7 +11,6 @@ import { conversationOf } from "./messages/conversation.ts";
 import { MessageList } from "./messages/MessageList.tsx";
 import { Sidebar } from "./threads/Sidebar.tsx";
 import { DownIcon, MenuIcon } from "../shared/icons.tsx";
-import { useFocusKept } from "../shared/useFocusKept.ts";
 import { Shortcuts } from "./Shortcuts.tsx";
 import { titleOf } from "./threads/title.ts";
 import { addressOf, newThreadId } from "./threads/address.ts";
@@ -52,7 +51,6 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
   const searchBox = useRef<HTMLInputElement>(null);
   const opener = useRef<HTMLButtonElement>(null);
   const panel = usePanel(opener);
-  useFocusKept(useCallback(() => box.current, []));
   const { scroller, content, isAtEnd, toEnd } = useStickToEnd(threadId);
 
   const listed = list.threads.find((thread) => thread.thread_id === threadId);

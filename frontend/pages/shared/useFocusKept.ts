@@ -5,8 +5,8 @@ import { useEffect } from "react";
 
 const FOCUSABLE = "a[href], button:enabled, input:enabled, select:enabled, textarea:enabled, summary, [tabindex='0']";
 
-/** @param home Returns the element that takes the focus if there is none nearer. */
-export function useFocusKept(home: () => HTMLElement | null): void {
+/** @param home A selector of the elements that take the focus if there is none nearer; the first one does. */
+export function useFocusKept(home: string): void {
   useEffect(() => {
     let last: readonly HTMLElement[] = []; // the focused element, and those around it
     const onFocus = ({ target }: FocusEvent) => {
@@ -19,8 +19,8 @@ export function useFocusKept(home: () => HTMLElement | null): void {
     const check = () => {
       const [focused] = last;
       if (focused === undefined || document.activeElement !== document.body || isUsable(focused)) return;
-      const place = last.find((element) => element.isConnected && element !== focused && element.matches(":not(main, body)") && nearest(element) !== null);
-      (place === undefined ? home() : nearest(place))?.focus();
+      const place = last.find((element) => element.isConnected && element !== focused && element.matches(":not(main, body, body > *)") && nearest(element) !== null);
+      (place === undefined ? document.querySelector<HTMLElement>(home) : nearest(place))?.focus();
     };
     const observer = new MutationObserver(check);
     observer.observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ["disabled", "hidden"] });

@@ -41,10 +41,12 @@ export async function openPage(browser: Browser, { user = "alice" }: PageOptions
   const load = (path: string): Promise<unknown> => import(/* @vite-ignore */ new URL(path, import.meta.url).pathname);
   const { Chat } = (await load("../../pages/chat/Chat.tsx")) as { Chat: Page };
   const { useThreadId } = (await load("../../pages/chat/threads/useThreadId.ts")) as { useThreadId: () => string };
+  const { useFocusKept } = (await load("../../pages/shared/useFocusKept.ts")) as { useFocusKept: (home: string) => void };
   const none = (): void => undefined;
   const { ports } = browser.tab();
   const Opened: ComponentType = () => {
     const threadId = useThreadId();
+    useFocusKept(".composer textarea");
     return (
       <EnhancedWebSocketProvider getToken={() => tokenFor(user)} ports={ports} threadId={threadId}>
         <Chat user={user} threadId={threadId} examples={["First"]} onSignOut={none} onSignInAgain={none} />
