@@ -307,6 +307,9 @@ def test_the_focus_stays_on_the_page(
             sign_in(page, "user-of-focus")
         else:
             connected(page)
+        hidden = page.get_by_role("button", name="Open conversations")
+        if hidden.is_visible():
+            hidden.click()
         return page
 
     page = opened()

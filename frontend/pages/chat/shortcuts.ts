@@ -2,6 +2,8 @@
 // that browsers and screen readers do not use them: Alt and a letter that no browser's menu has (with
 // Command on a Mac, where Alt alone types characters), Ctrl+K for a search as on many pages, Ctrl+/.
 
+import { isComposing } from "../shared/keys.ts";
+
 export type Command = "new" | "search" | "sidebar" | "edit-last" | "copy-last" | "help";
 
 interface Shortcut {
@@ -40,13 +42,23 @@ export function namesOf({ keys }: Pick<Shortcut, "keys">, mac = isMac()): readon
 
 type Keys = Pick<
   KeyboardEvent,
-  "key" | "code" | "ctrlKey" | "altKey" | "metaKey" | "shiftKey" | "isComposing" | "repeat" | "getModifierState" | "target"
+  | "key"
+  | "code"
+  | "keyCode"
+  | "ctrlKey"
+  | "altKey"
+  | "metaKey"
+  | "shiftKey"
+  | "isComposing"
+  | "repeat"
+  | "getModifierState"
+  | "target"
 >;
 
 /** The command of a key that is pressed. */
 export function commandOf(event: Keys, mac = isMac()): Command | null {
   // AltGr types characters. On Windows it looks like Ctrl and Alt.
-  if (event.isComposing || event.repeat || event.getModifierState("AltGraph")) return null;
+  if (isComposing(event) || event.repeat || event.getModifierState("AltGraph")) return null;
   const { ctrlKey, altKey, metaKey, shiftKey, target } = event;
   if (!ctrlKey && !altKey && !metaKey) return plainCommandOf(event.key, shiftKey, target);
   const [isMod, isOther] = mac ? [metaKey, ctrlKey] : [ctrlKey, metaKey];

@@ -3,6 +3,7 @@
 import { type RefObject, useEffect } from "react";
 import { flushSync } from "react-dom";
 import { useNetraClient } from "../../src/react/index.ts";
+import { isComposing } from "../shared/keys.ts";
 import { threadOf } from "./messages/conversation.ts";
 import { onCommand } from "./shortcuts.ts";
 import type { Panel } from "./threads/usePanel.ts";
@@ -43,7 +44,7 @@ export function usePageKeys({ threadId, panel, searchBox, onNew, onStop }: Parts
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       // While an input method composes a character, Escape cancels only that; a dialog closes itself.
-      if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
+      if (event.key !== "Escape" || event.defaultPrevented || isComposing(event)) return;
       if (document.querySelector("dialog[open]") !== null) return;
       if (isDrawer && isOpen) close();
       else onStop();

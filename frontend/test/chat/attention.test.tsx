@@ -129,11 +129,11 @@ describe("notifications", () => {
     page = await openPage(browser);
     expect([requests, button().getAttribute("aria-pressed")]).toEqual([0, "false"]);
     await page.click("Notifications");
-    expect([requests, button().getAttribute("aria-pressed"), localStorage.getItem(WANTED)]).toEqual([1, "true", "on"]);
+    expect([requests, button().getAttribute("aria-pressed"), localStorage.getItem(WANTED)]).toEqual([1, "true", "true"]);
     await page.click("Notifications");
     expect([button().getAttribute("aria-pressed"), localStorage.getItem(WANTED)]).toEqual(["false", null]);
     expect(document.activeElement).toBe(button());
-    localStorage.setItem(WANTED, "on"); // in another tab
+    localStorage.setItem(WANTED, "true"); // in another tab
     await act(async () => void dispatchEvent(new StorageEvent("storage", { key: WANTED })));
     expect(button().getAttribute("aria-pressed")).toBe("true");
   });
@@ -154,7 +154,7 @@ describe("notifications", () => {
 
   it("name the conversation when an answer is complete or an agent asks, while the page is hidden", async () => {
     permission = "granted";
-    localStorage.setItem(WANTED, "on");
+    localStorage.setItem(WANTED, "true");
     browser.server.rooms.list("one", { title: "About one", unread: 1, updated_at: browser.clock.now / 1000 - 60 });
     page = await openPage(browser);
     await change("one", { unread: 2 });
@@ -175,7 +175,7 @@ describe("notifications", () => {
 
   it("are shown once for several tabs, and not while another tab is visible", async () => {
     permission = "granted";
-    localStorage.setItem(WANTED, "on");
+    localStorage.setItem(WANTED, "true");
     page = await openPage(browser);
     const other = await openPage(browser);
     await other.pass(3_000); // A tab without the connection reads the list later.

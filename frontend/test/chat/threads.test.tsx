@@ -267,6 +267,16 @@ describe("renaming", () => {
     expect(asked("rename_thread")).toEqual([]);
   });
 
+  it("is not done at an Enter that accepts composed characters", async () => {
+    await open("one");
+    await page.click("Rename: About one");
+    const enter = new KeyboardEvent("keydown", { key: "Enter", isComposing: true, bubbles: true, cancelable: true });
+    await act(async () => void page.find("[aria-label=Title]").dispatchEvent(enter));
+    expect(enter.defaultPrevented).toBe(true);
+    await page.press("Escape", { isComposing: true });
+    expect(page.has("[aria-label=Title]")).toBe(true);
+  });
+
   it("is done when the field is left, without taking the focus back", async () => {
     await open("one");
     browser.server.isMute = true; // The new title is shown at once.

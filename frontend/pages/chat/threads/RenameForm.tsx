@@ -1,6 +1,7 @@
 // The title of a thread while it is edited: Enter and leaving the field store it, Escape does not.
 
 import { type KeyboardEvent, type SubmitEvent, useRef, useState } from "react";
+import { isComposing } from "../../shared/keys.ts";
 
 interface Props {
   readonly title: string;
@@ -24,9 +25,11 @@ export function RenameForm({ title, onDone }: Props) {
     finish(true, true);
   };
   const onKeyDown = (event: KeyboardEvent) => {
-    if (event.key !== "Escape" || event.nativeEvent.isComposing) return;
+    // Escape and Enter may end the composition of an input method.
+    const isComposed = isComposing(event.nativeEvent);
+    if (event.key === "Escape" && !isComposed) finish(false, true);
+    else if (event.key !== "Enter" || !isComposed) return;
     event.preventDefault();
-    finish(false, true);
   };
   return (
     <form onSubmit={submit}>

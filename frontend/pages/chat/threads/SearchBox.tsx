@@ -2,6 +2,7 @@
 
 import type { KeyboardEvent, RefObject } from "react";
 import { CloseIcon, SearchIcon } from "../../shared/icons.tsx";
+import { isComposing } from "../../shared/keys.ts";
 import { linksIn } from "./ThreadList.tsx";
 import { QUERY_CHARACTERS, type Search } from "./useSearch.ts";
 
@@ -18,7 +19,7 @@ export function SearchBox({ search: { text, setText, isSearching }, box, keys }:
     box.current?.focus();
   };
   const onKeyDown = (event: KeyboardEvent) => {
-    if (event.nativeEvent.isComposing) return;
+    if (isComposing(event.nativeEvent)) return;
     const [first] = linksIn(box.current?.closest("nav") ?? null);
     if (event.key === "Escape" && text !== "") clear();
     else if (event.key === "ArrowDown") first?.focus();

@@ -1,6 +1,7 @@
 // The threads that the user has deleted, while that can be undone: hidden at once, deleted on the
 // server later. They are stored for all tabs, so that a page that is closed does not lose them.
 
+import { readStored, store } from "../../shared/storage.ts";
 import { newThreadId } from "./address.ts";
 
 export interface Deletion {
@@ -19,8 +20,8 @@ export const TAB = newThreadId();
 export class Deletions {
   readonly #name: string;
   readonly #listeners = new Set<() => void>();
-  #text: string | null = null;
   #all = NONE;
+  #isStored = true;
 
   constructor(user: string) {
     this.#name = `netra.deleting.${user}`;
@@ -60,40 +61,17 @@ export class Deletions {
   }
 
   #read(): void {
-    const text = stored(this.#name);
-    if (text === undefined || text === this.#text) return;
-    this.#text = text;
-    this.#all = parsed(text);
+    const stored = readStored(() => localStorage, this.#name);
+    const all = Array.isArray(stored) ? stored.filter(isDeletion) : NONE;
+    if (!this.#isStored || JSON.stringify(all) === JSON.stringify(this.#all)) return;
+    this.#all = all;
   }
 
   #write(all: readonly Deletion[]): void {
     this.#all = all;
-    this.#text = all.length === 0 ? null : JSON.stringify(all);
-    try {
-      if (this.#text === null) localStorage.removeItem(this.#name);
-      else localStorage.setItem(this.#name, this.#text);
-    } catch {
-      // Without storage they last as long as the page.
-    }
+    // Without storage they last as long as the page.
+    this.#isStored = store(() => localStorage, this.#name, all.length === 0 ? null : all);
     for (const run of this.#listeners) run();
-  }
-}
-
-/** Undefined if there is no storage. */
-function stored(name: string): string | null | undefined {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return undefined;
-  }
-}
-
-function parsed(text: string | null): readonly Deletion[] {
-  try {
-    const all: unknown = JSON.parse(text ?? "[]");
-    return Array.isArray(all) ? all.filter(isDeletion) : NONE;
-  } catch {
-    return NONE;
   }
 }
 

@@ -4,6 +4,7 @@
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { ListedThread } from "../../../src/index.ts";
 import { ICON } from "../../shared/icons.tsx";
+import { readStored, store } from "../../shared/storage.ts";
 import { addressOf } from "./address.ts";
 import { newsOf, type News } from "./changes.ts";
 import { holdLock, isLocked } from "./locks.ts";
@@ -23,19 +24,21 @@ export interface Notifying {
   readonly toggle: () => Promise<void>;
 }
 
+const isStored = (name: string) => readStored(() => localStorage, name) === true;
+
 // Android's browsers show notifications of service workers only.
 const isPossible = () => "Notification" in window && "locks" in navigator && !navigator.userAgent.includes("Android");
 
 export function useNotifications(user: string, list: { readonly threads: readonly ListedThread[]; readonly isLoaded: boolean }): Notifying {
   const name = `netra.notify.${user}`;
-  const [isWanted, setWanted] = useState(() => stored(name));
+  const [isWanted, setWanted] = useState(() => isStored(name));
   const [isDenied, setDenied] = useState(false);
   const possible = isPossible();
   const isOn = possible && isWanted && Notification.permission === "granted";
 
   useEffect(() => {
     const onStorage = ({ key }: StorageEvent) => {
-      if (key === name) setWanted(stored(name));
+      if (key === name) setWanted(isStored(name));
     };
     addEventListener("storage", onStorage);
     return () => removeEventListener("storage", onStorage);
@@ -45,7 +48,7 @@ export function useNotifications(user: string, list: { readonly threads: readonl
     const permission = isOn ? "granted" : await Notification.requestPermission();
     setDenied(permission === "denied");
     const isNext = !isOn && permission === "granted";
-    store(name, isNext);
+    store(() => localStorage, name, isNext || null);
     setWanted(isNext);
   }, [isOn, name]);
 
@@ -97,21 +100,4 @@ function notify({ thread: { thread_id, title }, kind }: News): Notification {
     notification.close();
   };
   return notification;
-}
-
-function stored(name: string): boolean {
-  try {
-    return localStorage.getItem(name) === "on";
-  } catch {
-    return false;
-  }
-}
-
-function store(name: string, isOn: boolean): void {
-  try {
-    if (isOn) localStorage.setItem(name, "on");
-    else localStorage.removeItem(name);
-  } catch {
-    // Without storage the choice lasts as long as the page.
-  }
 }

@@ -1,6 +1,7 @@
 // Whether the conversations are shown: beside the open one, or on a narrow screen as a drawer above it.
 
 import { type RefObject, useCallback, useEffect, useRef, useState } from "react";
+import { readStored, store } from "../../shared/storage.ts";
 import { useMedia } from "../../shared/useMedia.ts";
 
 export interface Panel {
@@ -12,13 +13,13 @@ export interface Panel {
   readonly toggle: () => void;
 }
 
-const STORED = "netra.conversations"; // "hidden" where the user has hidden them on a wide screen
+const STORED = "netra.conversations-hidden"; // on a wide screen
 
 /** @param opener Gets the focus when the conversations are hidden, unless another element has it. */
 export function usePanel(opener: RefObject<HTMLElement | null>): Panel {
   const isDrawer = useMedia("(max-width: 46rem)");
   const [isDrawerOpen, setDrawerOpen] = useState(false);
-  const [isShown, setShown] = useState(() => !isStoredHidden());
+  const [isShown, setShown] = useState(() => readStored(() => localStorage, STORED) !== true);
   const isOpen = isDrawer ? isDrawerOpen : isShown;
 
   const set = useCallback(
@@ -28,7 +29,7 @@ export function usePanel(opener: RefObject<HTMLElement | null>): Panel {
         return;
       }
       setShown(next);
-      store(next);
+      store(() => localStorage, STORED, next ? null : true);
     },
     [isDrawer],
   );
@@ -47,21 +48,4 @@ export function usePanel(opener: RefObject<HTMLElement | null>): Panel {
     wasOpen.current = isOpen;
   }, [isOpen, isDrawer, opener]);
   return { isDrawer, isOpen, open, close, toggle };
-}
-
-function isStoredHidden(): boolean {
-  try {
-    return localStorage.getItem(STORED) === "hidden";
-  } catch {
-    return false;
-  }
-}
-
-function store(isShown: boolean): void {
-  try {
-    if (isShown) localStorage.removeItem(STORED);
-    else localStorage.setItem(STORED, "hidden");
-  } catch {
-    // Without storage the choice lasts as long as the page.
-  }
 }
