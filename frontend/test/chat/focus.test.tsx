@@ -60,7 +60,7 @@ afterEach(async () => {
 it("stays on the page after each of its buttons", async () => {
   await fill();
   const names = new Set(page.all("button:enabled").map(nameOf).filter((name) => !/About (?!1$)/.test(name)));
-  for (const name of ["Approve", "Send again", "Dismiss", "Show more", "Stop", "Rename: About 1", "Delete: About 1"]) {
+  for (const name of ["Approve", "Dismiss", "Show more", "Stop", "Rename: About 1", "Delete: About 1"]) {
     expect(names).toContain(name);
   }
   const lost: string[] = [];
