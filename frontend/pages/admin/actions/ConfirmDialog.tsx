@@ -1,6 +1,6 @@
 // Asks for a confirmation of an action, and shows its outcome.
 
-import { useEffect, useRef, useState } from "react";
+import { useLayoutEffect, useRef, useState } from "react";
 import { AlertIcon } from "../../shared/icons.tsx";
 import { type Action, type Outcome, perform, WORDS } from "./request.ts";
 
@@ -16,8 +16,9 @@ export function ConfirmDialog({ action, getToken, onClose }: Props) {
   const [isBusy, setBusy] = useState(false);
   const [problem, setProblem] = useState("");
   const { title, effect, button } = WORDS[action.kind];
-  useEffect(() => {
-    // The browser returns the focus to the button that has opened it.
+  // In a layout effect, the dialog is closed before it is removed: the browser then returns the focus to the
+  // button that has opened it.
+  useLayoutEffect(() => {
     const shown = dialog.current;
     shown?.showModal();
     return () => shown?.close();
