@@ -6,8 +6,8 @@ import { rolldown } from "rolldown";
 
 const LIMITS = [
   // Bytes: about 5 % above the current sizes.
-  ["dist/index.js", 31_200],
-  ["dist/react/index.js", 32_900],
+  ["dist/index.js", 34_500],
+  ["dist/react/index.js", 36_200],
 ];
 
 let isTooLarge = false;
