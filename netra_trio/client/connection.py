@@ -13,15 +13,18 @@ import trio
 
 from netra_trio.client.errors import TokenFailed
 from netra_trio.client.event import InvalidEvent
+from netra_trio.client.notifier import Notifier
 from netra_trio.client.session import ClientSession
 from netra_trio.client.sockets import NoAnswer, Socket, SocketClosed
 from netra_trio.client.tokens import Tokens
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.protocol.keepalive import MISSED_INTERVALS
 
 LATE_SECONDS = 1.0  # a watchdog that wakes up later than this was itself stalled
 READ_PASSES = 20  # of Trio's scheduler: one reads the socket, the others hand the frame on
-TOKEN_SECONDS = 5.0  # between two calls of `get_token` while the present token is valid
+LATE_INTERVALS = 1.2  # heartbeat intervals: a heartbeat is missing, the connection is probed
+REPLY_SECONDS = 3.0  # after a frame without any answer: the connection is probed
+PROBE_SECONDS = 5.0  # to answer a probe
+UPLOAD_RATE = 16 * 1024  # bytes a second: a large message on a slow connection is no silence
 
 
 class Connection:
@@ -33,6 +36,7 @@ class Connection:
         tokens: The token.
         replace: Runs among the tasks of the connection; it opens another one when this one is about
             to be closed.
+        random: Returns a number from 0 to 1.
 
     Attributes:
         is_replaced: Whether another connection has taken its place.
@@ -44,11 +48,14 @@ class Connection:
         session: ClientSession,
         tokens: Tokens,
         replace: Callable[[], Awaitable[None]],
+        random: Callable[[], float],
     ) -> None:
         self._socket = socket
         self._session = session
         self._tokens = tokens
         self._replace = replace
+        self._random = random
+        self._asked = Notifier()  # a frame that needs an answer was written
         self._heard_at = trio.current_time()
         self._scope = trio.CancelScope()
         self.is_replaced = False
@@ -102,34 +109,63 @@ class Connection:
                 with trio.move_on_at(session.next_at()):
                     await session.to_write.wait()
                 continue
+            self._asked.notify()
             try:
                 await self._socket.send(text)
             except SocketClosed:
                 return  # the reader gets the close code
 
     async def _watch(self) -> None:
-        """Drop the connection when the server was silent for too long.
+        """Drop the connection when the server does not answer.
 
-        A stall of this process is not the server's silence: frames that have arrived are read
-        first, and after a late wake-up the server has the whole time again.
+        It is probed if a heartbeat is missing, or if nothing at all is received after a frame that
+        needs an answer: a connection that is dead reports nothing. A stall of this process is not
+        the server's silence: frames that have arrived are read first, and after a late wake-up the
+        server has the whole time again.
         """
-        timeout = MISSED_INTERVALS * self._session.connection.heartbeat_ms / 1000
         while True:
-            deadline = self._heard_at + timeout
-            await trio.sleep_until(deadline)
-            for _ in range(READ_PASSES):
-                await trio.lowlevel.checkpoint()
-            now = trio.current_time()
-            if now - deadline > LATE_SECONDS:
-                self._heard_at = now
-            elif self._heard_at + timeout <= now:
+            due = self._due_at()
+            if trio.current_time() < due:
+                with trio.move_on_at(due):
+                    await self._asked.wait()
+                continue
+            await self._read_what_has_arrived(due)
+            probed_at = trio.current_time()
+            if self._due_at() > probed_at:
+                continue
+            self._session.probe()
+            await trio.sleep_until(probed_at + PROBE_SECONDS)
+            await self._read_what_has_arrived(probed_at + PROBE_SECONDS)
+            if self._heard_at < probed_at:
                 self.drop()
                 return
 
+    async def _read_what_has_arrived(self, deadline: float) -> None:
+        """Let the reader read; a wake-up long after the deadline counts as a frame."""
+        for _ in range(READ_PASSES):
+            await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        if now - deadline > LATE_SECONDS:
+            self._heard_at = now
+            self._session.connection.asked_at = None
+
+    def _due_at(self) -> float:
+        """Return when the next frame is due."""
+        state = self._session.connection
+        due = self._heard_at + LATE_INTERVALS * state.heartbeat_ms / 1000
+        if state.asked_at is not None:
+            due = min(due, state.asked_at + REPLY_SECONDS)
+        return due + state.unheard // UPLOAD_RATE
+
     async def _renew_token(self) -> None:
         """Renew the token whenever the server says that it expires."""
+        renewals = self._tokens.renewals
         while self._tokens.can_renew:
             await self._session.token_expiring.wait()
+            left = self._session.connection.token_seconds
+            # The new token may expire soon, or be the old one: the server says so at once.
+            await trio.sleep(renewals.pause(trio.current_time(), left))
+            renewals.started(trio.current_time(), self._random())
             self._tokens.forget()
             try:
                 self._session.authenticate(await self._tokens.get())
@@ -137,5 +173,3 @@ class Connection:
                 self._session.token_expiring.notify()
             except TokenFailed:
                 return  # the connection ends with its token, and the next attempt reports this
-            # The new token may expire soon, or be the old one: the server says so at once.
-            await trio.sleep(TOKEN_SECONDS)

@@ -320,7 +320,9 @@ class ConnectionManager:
             self._switching.progressed()
         session.begin(hello)
         self._line = line
-        self._connection = Connection(socket, session, self._tokens, lambda: self._replace(line))
+        self._connection = Connection(
+            socket, session, self._tokens, lambda: self._replace(line), self._random
+        )
         self._was_connected = True
         self._was_renewed = False
         if not self.is_left:

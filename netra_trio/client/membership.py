@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from netra_trio.client.errors import ClientError, MessageRefused
 from netra_trio.client.event import Event, InvalidEvent
 from netra_trio.client.feed import Feed
-from netra_trio.client.refusals import TEMPORARY, wait_seconds
+from netra_trio.client.refusals import TEMPORARY, Spacing, wait_seconds
 from netra_trio.client.reply import Reply
 from netra_trio.ids import new_correlation_id
 
@@ -140,6 +140,9 @@ class Membership(ABC):
         self.left = trio.Event()
         self._unanswered: _Unanswered | None = None
         self._not_before = -inf
+        self._refusals = 0  # one after the other
+        self._losses = Spacing()  # of joins after losses
+        self._rejoin_at: float | None = None  # when the next one is due
 
     # For the kinds of rooms.
 
@@ -218,6 +221,14 @@ class Membership(ABC):
         frame = self._next_unanswered()
         if frame is None:
             return None
+        if self.is_behind and self.is_joined and frame.member is None and not frame.is_leave:
+            # A server that answers each join with another loss must not drive a loop.
+            if self._rejoin_at is None:
+                self._rejoin_at = now + self._losses.start(now)
+            if now < self._rejoin_at:
+                self._not_before = self._rejoin_at
+                return None
+            self._rejoin_at = None
         self._unanswered = frame
         if frame.is_leave:
             return self.leave_frame(frame.key)
@@ -257,6 +268,7 @@ class Membership(ABC):
         assert frame is not None  # noqa: S101 - the caller has found it by its key
         self.room = joined.room
         self.is_joined = True
+        self._refusals = 0
         if frame.member is None:
             self.is_behind = False
         # A member that was removed meanwhile does not start.
@@ -276,7 +288,8 @@ class Membership(ABC):
         frame, self._unanswered = self._unanswered, None
         assert frame is not None  # noqa: S101 - the caller has found it by its key
         if refusal.code in TEMPORARY:
-            self._not_before = now + wait_seconds(refusal.retry_after_ms)
+            self._not_before = now + wait_seconds(refusal.retry_after_ms, self._refusals)
+            self._refusals += 1
         elif frame.is_leave:
             self.take_left()
         else:
@@ -295,6 +308,8 @@ class Membership(ABC):
         """Reset the state of the connection."""
         self._unanswered = None
         self._not_before = -inf
+        self._refusals = 0
+        self._rejoin_at = None
         self.is_joined = False
         self.left.set()
 

@@ -35,12 +35,16 @@ class OutboxMessage:
         text: The whole frame: a message that is sent again is the same to the last byte.
         is_repeat: Whether it was confirmed before, and is sent again to learn the end of its run.
         is_written: Whether it was ever handed to a socket.
+        is_counted: Whether it counts in the statistics.
+        refusals: How often the server refused it for now, one after the other.
     """
 
     key: str
     text: str = field(repr=False)
     is_repeat: bool = False
     is_written: bool = False
+    is_counted: bool = False
+    refusals: int = 0
     size: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -121,7 +125,8 @@ class Outbox:
             return message
         if message is self._in_flight:
             self._in_flight = None
-            wait = wait_seconds(retry_after_ms)
+            wait = wait_seconds(retry_after_ms, message.refusals)
+            message.refusals += 1
             # A draining server accepts no more messages: the next connection does.
             self.pause(inf if code == ErrorCode.SERVER_DRAINING else now + wait)
         return None

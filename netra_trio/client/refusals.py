@@ -5,11 +5,15 @@
 ('QUEUE_FULL', 1.0)
 """
 
+from math import inf
+
 from netra_trio.client.errors import MessageRefused
 from netra_trio.client.event import Event
 from netra_trio.protocol.codes import ErrorCode
 
 RETRY_SECONDS = 1.0  # after a temporary error without `retry_after_ms`
+SHORTEST_SECONDS = 0.25  # whatever the server says: an answer must not drive a loop
+LONGEST_SECONDS = 30.0  # that repeated errors without `retry_after_ms` lead to
 
 TEMPORARY = frozenset(
     {
@@ -34,6 +38,50 @@ def refusal_of(event: Event) -> MessageRefused:
     )
 
 
-def wait_seconds(retry_after_ms: int | None) -> float:
-    """Return how long to wait after a temporary error."""
-    return RETRY_SECONDS if retry_after_ms is None else max(0, retry_after_ms) / 1000
+def wait_seconds(retry_after_ms: int | None, refusals: int = 0) -> float:
+    """Return how long to wait after a temporary error.
+
+    A server that asks for less than `RETRY_SECONDS`, or for nothing, is asked more and more rarely.
+
+    Args:
+        retry_after_ms: Milliseconds that the server asks for; None if it does not say.
+        refusals: How often the frame was refused before this time.
+    """
+    asked = RETRY_SECONDS if retry_after_ms is None else retry_after_ms / 1000
+    if retry_after_ms is not None and asked >= RETRY_SECONDS:
+        return asked
+    return max(SHORTEST_SECONDS, asked) if refusals == 0 else back_off_seconds(refusals - 1)
+
+
+def back_off_seconds(times: int) -> float:
+    """Return a pause that doubles each time, from `RETRY_SECONDS` to `LONGEST_SECONDS`."""
+    # The exponent is bounded: the power would overflow a float.
+    return min(LONGEST_SECONDS, RETRY_SECONDS * 2.0 ** min(times, 10))
+
+
+class Spacing:
+    """Spaces an action that answers of a server may drive: later ones back off.
+
+    >>> spacing = Spacing()
+    >>> [spacing.start(now=0.0) for _ in range(5)]
+    [0.0, 0.0, 0.0, 1.0, 2.0]
+    >>> spacing.start(now=60.0)
+    0.0
+    """
+
+    _AT_ONCE = 3  # of them
+
+    def __init__(self) -> None:
+        self._times = 0
+        self._last_at = -inf
+
+    def start(self, now: float) -> float:
+        """Count the action; return the seconds after which it is due."""
+        if now - self._last_at > LONGEST_SECONDS:
+            self._times = 0
+        self._times += 1
+        pause = 0.0
+        if self._times > self._AT_ONCE:
+            pause = back_off_seconds(self._times - self._AT_ONCE - 1)
+        self._last_at = now + pause
+        return pause

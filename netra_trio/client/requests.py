@@ -8,6 +8,7 @@ that ask to the connection's writer through a memory channel of `CONTROL_FRAMES`
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -72,10 +73,12 @@ class Requests:
 
     Args:
         notify: Called when there is a frame to write.
+        note_sent: Called when an answer to a question or a message to a room is written first.
     """
 
-    def __init__(self, notify: Callable[[], None]) -> None:
+    def __init__(self, notify: Callable[[], None], note_sent: Callable[[], None]) -> None:
         self._notify = notify
+        self._note_sent = note_sent
         self._unanswered: dict[str, Request] = {}  # by key
         self._held: list[Request] = []  # sent again when the replay of the connection is complete
         self._send, self._receive = trio.open_memory_channel[str | Request](CONTROL_FRAMES)
@@ -136,17 +139,18 @@ class Requests:
     ) -> Event:
         """Like `ask`, but repeat the request after a temporary error."""
         key = new_correlation_id() if key is None else key
-        while True:
+        for refusals in itertools.count():
             try:
                 answer = await self.ask(kind, payload, key=key, key_seconds=key_seconds)
             except MessageRefused as refused:
                 if refused.code not in TEMPORARY:
                     raise
-                wait = wait_seconds(refused.retry_after_ms)
+                wait = wait_seconds(refused.retry_after_ms, refusals)
             else:
                 assert answer is not None  # noqa: S101 - it stops no run
                 return answer
             await trio.sleep(wait)
+        raise AssertionError  # the loop has no end
 
     def send(self, frame: "str | Request") -> None:
         """Hand a control frame to the writer; a text is not repeated on the next connection."""
@@ -163,6 +167,8 @@ class Requests:
             return frame
         if frame.written_at is None:
             frame.written_at = now
+            if frame.is_answer or frame.key_seconds is not None:
+                self._note_sent()
         return frame.text
 
     def begin_connection(self, now: float, *, is_replayed: bool) -> None:

@@ -37,6 +37,7 @@ from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 HELD_EVENTS = 8192  # eight full logs of a server, which sends no more without an acknowledgement
 HELD_BYTES = 16 * 1024 * 1024  # likewise sixteen of them
 REPLAY_SECONDS = 5.0  # wait for the replay before unconfirmed messages are sent all the same
+PROBE = "netra-probe"  # the correlation id of a ping of the client itself
 HEARTBEAT_MS = 30_000  # until a server says more (docs/protocol.md)
 
 # Frames that the client answers itself, and does not deliver as events.
@@ -56,7 +57,11 @@ class ConnectionState:
         heartbeat_ms: Milliseconds between two heartbeats of the server.
         made_progress: Whether a new event was received.
         token_ended: Whether the server said that the token has expired.
+        token_seconds: Seconds that the token lasts, by the last warning of the server.
         draining: Set when the server said that it is about to close the connection.
+        asked_at: When the first frame was written that needs an answer, and that nothing was
+            received after, on Trio's clock; None if there is none.
+        unheard: Bytes that were written since something was received.
         reconnect_at: When the server wants the next connection of an idle client at the earliest,
             on Trio's clock.
         is_urgent: Set when a message waits that the draining server does not accept.
@@ -65,7 +70,10 @@ class ConnectionState:
     heartbeat_ms: int = HEARTBEAT_MS
     made_progress: bool = False
     token_ended: bool = False
+    token_seconds: float = math.inf
     draining: trio.Event = field(factory=trio.Event)
+    asked_at: float | None = None
+    unheard: int = 0
     reconnect_at: float = -math.inf
     is_urgent: trio.Event = field(factory=trio.Event)
 
@@ -127,12 +135,14 @@ class ClientSession:
         self._limits: dict[str, Any] = {}
         self._owes_pong = False
         self._held: _Held | None = None
+        self._lost_at: float | None = None  # on Trio's clock
+        self._reconnecting = 0.0  # seconds, of all reconnections
         self.to_write = Notifier()
         self.token_expiring = Notifier()
         self.feed = self._new_feed()
         self.connection = ConnectionState()
         self.messages = Messages(self._outbox, file, self._changed)
-        self.requests = Requests(self.to_write.notify)
+        self.requests = Requests(self.to_write.notify, self._note_sent)
         self.rooms = Memberships(self.to_write.notify)
         self.thread_changes: WeakSet[Feed] = WeakSet()
         self.user_id = self.user_room = ""
@@ -173,6 +183,8 @@ class ClientSession:
 
     def discard(self) -> None:
         """Note the end of a connection: the next one gets the events that were held back."""
+        if self._lost_at is None:
+            self._lost_at = trio.current_time()
         self._held = None
         self.rooms.end_connection()
 
@@ -194,8 +206,9 @@ class ClientSession:
         self.set_limits(hello.limits)
 
         stats = self._stats
-        stats.messages_received += 1
-        stats.reconnections += 0 if is_first else 1
+        if not is_first:
+            self._note_reconnection()
+        self._lost_at = None
         stats.last_resume_verdict = hello.verdict
         stats.connected_at = stats.last_activity = self.wall_clock()
         stats.connection_id, stats.session_id = hello.connection_id, hello.session_id
@@ -222,8 +235,9 @@ class ClientSession:
         Raises:
             InvalidEvent: It is not a frame of the protocol.
         """
-        self._stats.messages_received += 1
         self._stats.last_activity = self.wall_clock()
+        self.connection.asked_at = None
+        self.connection.unheard = 0
         event = Event.parse(text)
         if event.seq is None:
             self._receive_control(event, len(text))
@@ -235,22 +249,35 @@ class ClientSession:
 
     def next_frame(self, now: float) -> str | None:
         """Return the next frame to write, or None: control frames first, then messages."""
+        text, is_asking = self._next(now)
+        if text is None:
+            return None
+        if is_asking and self.connection.asked_at is None:
+            self.connection.asked_at = now
+        self.connection.unheard += len(text)
+        self._stats.last_activity = self.wall_clock()
+        return text
+
+    def _next(self, now: float) -> tuple[str | None, bool]:
+        """Return the next frame, and whether the server has to answer it."""
         if self._owes_pong:
             self._owes_pong = False
-            return frame_of("pong", {})
+            return frame_of("pong", {}), False
         control = self.requests.next(now)
         if control is None:
             control = self.rooms.next_frame(now)
         if control is not None:
-            return control
+            return control, True
         seq = self._sequence.ack(now, self._held_from)
         if seq is not None:
-            return frame_of("ack", {"seq": seq})
+            return frame_of("ack", {"seq": seq}), False
         message = self._outbox.next(now)
         if message is None:
-            return None
-        self._stats.messages_sent += 1
-        return message.text
+            return None, False
+        if not (message.is_counted or message.is_repeat):
+            message.is_counted = True
+            self._note_sent()
+        return message.text, True
 
     def next_at(self) -> float:
         """Return when there will be a frame to write, if nothing happens before."""
@@ -260,6 +287,10 @@ class ClientSession:
     def authenticate(self, token: str) -> None:
         """Send a new token."""
         self.requests.send(frame_of("auth", {"token": token}, new_correlation_id()))
+
+    def probe(self) -> None:
+        """Send a ping that the server has to answer."""
+        self.requests.send(frame_of("ping", {}, PROBE))
 
     def tell(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Deliver an event of the client itself to the readers of all events."""
@@ -348,6 +379,15 @@ class ClientSession:
 
     # Internals.
 
+    def _note_sent(self) -> None:
+        self._stats.messages_sent += 1
+
+    def _note_reconnection(self) -> None:
+        stats, now = self._stats, trio.current_time()
+        self._reconnecting += now - (now if self._lost_at is None else self._lost_at)
+        stats.reconnections += 1
+        stats.average_reconnection_ms = self._reconnecting * 1000 / stats.reconnections
+
     def _changed(self) -> None:
         """Notify the tasks of the connection that there may be a message to send."""
         self.to_write.notify()
@@ -382,6 +422,7 @@ class ClientSession:
             if event.type == "message_confirmed":
                 self._confirm(event)
             else:
+                self._stats.messages_received += 1
                 self._runs.deliver(event, size)
                 self.rooms.receive_own(event, size)
                 if event.type == ANSWERED:
@@ -421,7 +462,9 @@ class ClientSession:
 
     def _receive_control(self, event: Event, size: int) -> None:
         if event.type in ROOM_FRAMES:
-            self.connection.made_progress |= event.type == "room_event"
+            is_message = event.type == "room_event"
+            self.connection.made_progress |= is_message
+            self._stats.messages_received += is_message
             self.rooms.receive(event, size)
             return
         request = self.requests.take(event.correlation_id)
@@ -435,13 +478,20 @@ class ClientSession:
         elif event.type == "heartbeat":
             self._owes_pong = True
         elif event.type == "auth_expiring":
-            self.token_expiring.notify()
+            self._receive_expiring(event)
         elif event.type == "server_draining":
             self._receive_draining(event)
         if event.type == "thread_changed":
             self._push_thread_change(event, size)
         if event.type not in _INTERNAL:
             self.feed.push(event, size)
+
+    def _receive_expiring(self, event: Event) -> None:
+        """Note when the token ends, by the clock of the server."""
+        ends_at = event.payload.get("expires_at")
+        if isinstance(ends_at, int | float) and event.timestamp is not None:
+            self.connection.token_seconds = ends_at - event.timestamp
+        self.token_expiring.notify()
 
     def _receive_draining(self, event: Event) -> None:
         """Note that the server accepts no more messages; they wait for the next connection."""

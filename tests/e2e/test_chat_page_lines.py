@@ -238,6 +238,31 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
         expect(page.get_by_text("Stopped")).to_have_count(0)
 
 
+def test_a_line_that_is_dead_is_noticed_and_a_long_wait_can_be_ended(
+    browser: Browser, relay: Relay
+) -> None:
+    with visiting(browser, relay.address) as visitor:
+        page = visitor.page()
+        sign_in(page)
+        page.evaluate("Math.random = () => 0.999")  # the longest pauses
+        relay.freeze()  # no event of the browser tells
+        say(page, "into the void")
+        expect(state(page)).to_contain_text("Connected")
+        relay.restore()
+        expect(state(page)).to_contain_text("Reconnecting")
+        connected(page)
+        expect(answers(page)).to_contain_text("into the void")
+        relay.cut()
+        try_now = page.get_by_role("button", name="Try now")
+        expect(try_now).to_be_visible()
+        relay.restore()
+        try_now.click()
+        connected(page)
+        expect(try_now).to_have_count(0)
+        assert page.evaluate("document.activeElement !== document.body")
+        no_storm(page, visitor, len(visitor.sockets))
+
+
 # --- a reload
 
 

@@ -18,6 +18,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.client import Client, NoAnswer, OpeningRefused, SocketClosed, connect
+from netra_trio.client.session import PROBE
 
 URL = "ws://server.example:8000/ws"
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the virtual clock
@@ -42,7 +43,12 @@ class _Socket:
         await trio.lowlevel.checkpoint()
         if self._peer.closed is not None:
             raise SocketClosed(self._peer.closed)
-        self._peer.received.append(orjson.loads(text))
+        frame = orjson.loads(text)
+        if frame.get("correlation_id") == PROBE:
+            if not self._peer.deaf:
+                self._peer.control("pong", {}, PROBE)
+            return
+        self._peer.received.append(frame)
         self._peer.ring()
 
     async def receive(self) -> str:
@@ -72,7 +78,7 @@ class Peer:
         headers: The headers.
         received: Frames of the client that the test has not taken.
         client_closed: The code with which the client closed; None before that.
-        deaf: Whether a close frame of the client gets no answer.
+        deaf: Whether close frames and probes of the client get no answer.
         gone: Set when the client has released the connection.
     """
 
