@@ -260,7 +260,6 @@ def test_a_line_that_is_dead_is_noticed_and_a_long_wait_can_be_ended(
         connected(page)
         expect(try_now).to_have_count(0)
         assert page.evaluate("document.activeElement !== document.body")
-        no_storm(page, visitor, len(visitor.sockets))
 
 
 # --- a reload
