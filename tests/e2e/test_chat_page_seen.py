@@ -168,7 +168,7 @@ def release(server: Server, name: str) -> None:
 def test_the_first_message(browser: Browser, server: Server) -> None:
     with visiting(browser, server.address) as visitor:
         page = visitor.page()
-        expect(page.get_by_role("status")).to_have_count(0)
+        expect(page.get_by_role("status", name="Connection")).to_have_count(0)
         page.get_by_role("button", name=DEVELOPER).click()
         connected(page)
         expect(message_box(page)).to_be_focused()
@@ -530,7 +530,7 @@ def test_deep_output_does_not_break_the_page(page: Page) -> None:
 def test_what_a_screen_reader_is_told(page: Page, server: Server) -> None:
     log = page.get_by_role("log", name="Conversation")
     expect(log).to_have_count(1)
-    expect(page.get_by_role("status")).to_have_count(1)
+    expect(page.get_by_role("status", name="Connection")).to_have_count(1)
     expect(page.get_by_role("main")).to_have_count(1)
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     say(page, "hold reader")

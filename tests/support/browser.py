@@ -191,7 +191,7 @@ def connected(page: Page) -> None:
 
 def state(page: Page) -> Locator:
     """Return the element with the state of the connection."""
-    return page.get_by_role("status")
+    return page.get_by_role("status", name="Connection")
 
 
 def message_box(page: Page) -> Locator:
