@@ -31,7 +31,7 @@ describe("inline marks", () => {
     ["&lt;b&gt; &#65; &nope; \\*", "<p>&lt;b&gt; A &amp;nope; *</p>"],
     ["[a](https://e.com/x)", '<p><a href="https://e.com/x">a</a></p>'],
     ["[a](javascript:alert(1)) [b](data:text/html,x) [c](/x)", '<p><span class="no-link">a</span> <span class="no-link">b</span> <span class="no-link">c</span></p>'],
-    ["<https://e.com/> me@e.com", '<p><a href="https://e.com/">https://e.com/</a> <a href="mailto:me@e.com">me@e.com</a></p>'],
+    ["<https://e.com/> me@e.com", '<p><a href="https://e.com/" dir="ltr" class="shows-address">https://e.com/</a> <a href="mailto:me@e.com" dir="ltr" class="shows-address">me@e.com</a></p>'],
     ["![a cat](https://e.com/c.png)", '<p><a href="https://e.com/c.png">image: a cat</a></p>'],
     ["[a][1] [2] [3]\n\n[1]: https://e.com/1\n[2]: <https://e.com/2>", '<p><a href="https://e.com/1">a</a> <a href="https://e.com/2">2</a> [3]</p>'],
     ["a[^1]\n\n[^1]: b", '<p>a<sup>1</sup></p><p class="footnote"><sup>1</sup> b</p>'],

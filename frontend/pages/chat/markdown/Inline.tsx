@@ -106,9 +106,9 @@ function element(text: string, node: SyntaxNode, depth: number): ReactNode {
     case "HTMLTag":
       return /^<br\s*\/?>$/i.test(raw) ? <br /> : raw;
     case "URL":
-      return <Link href={/^www\./i.test(raw) ? `https://${raw}` : addressOf(raw)}>{raw}</Link>;
+      return <Link href={/^www\./i.test(raw) ? `https://${raw}` : addressOf(raw)} isAddress>{raw}</Link>;
     case "Autolink":
-      return <Link href={addressOf(raw.slice(1, -1))}>{raw.slice(1, -1)}</Link>;
+      return <Link href={addressOf(raw.slice(1, -1))} isAddress>{raw.slice(1, -1)}</Link>;
     case "FootnoteReference":
       return <sup>{raw.slice(2, -1)}</sup>;
     case "Math":
@@ -176,11 +176,25 @@ function Reference({ name, before, after, children }: ReferenceProps) {
   );
 }
 
-function Link({ href, children }: { readonly href: string; readonly children: ReactNode }) {
+interface LinkProps {
+  readonly href: string;
+  /** Whether the text is the address. */
+  readonly isAddress?: boolean;
+  readonly children: ReactNode;
+}
+
+function Link({ href, isAddress = false, children }: LinkProps) {
   const safe = safeLink(href);
   if (safe === null) return <span className="no-link">{children}</span>;
   return (
-    <a href={safe} target="_blank" rel="noopener noreferrer" title={safe}>
+    <a
+      href={safe}
+      target="_blank"
+      rel="noopener noreferrer"
+      title={safe}
+      dir={isAddress ? "ltr" : undefined}
+      className={isAddress ? "shows-address" : undefined}
+    >
       {children}
     </a>
   );
