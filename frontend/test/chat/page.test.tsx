@@ -38,8 +38,6 @@ vi.mock("../../pages/chat/Connection.tsx", (load) => counted(load, ["ConnectionS
 vi.mock("../../pages/chat/messages/MessageList.tsx", (load) => counted(load, ["MessageList"]));
 vi.mock("../../pages/chat/messages/UserMessage.tsx", (load) => counted(load, ["UserMessage"]));
 vi.mock("../../pages/chat/messages/AgentMessage.tsx", (load) => counted(load, ["AgentMessage"]));
-// The page's own packages are not installed for these tests.
-vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 
 const browser = new Browser();
 let page: HTMLElement;

@@ -7,8 +7,6 @@ import { EnhancedWebSocketProvider } from "../../src/react/index.js";
 import { Browser } from "../support/browser.js";
 import { tokenFor } from "../support/server.js";
 
-// The page's own packages are not installed for these tests.
-vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 
 let browser: Browser;
 let page: HTMLElement;
