@@ -144,6 +144,11 @@ def test_sign_in_reload_and_sign_out(browser: Browser, login: Login) -> None:
         expect(page.get_by_role("navigation")).to_contain_text("Bob Example")
 
 
+def test_the_command_names_the_login_that_gives_tokens(login: Login) -> None:
+    hint = "--token TOKEN (from the login that OIDC_ISSUER names)"
+    assert hint in login.server.process.out.text
+
+
 def test_consent_that_is_denied(browser: Browser, login: Login) -> None:
     with visited(browser, login.server, "/#/t-denied") as (visitor, page):
         page.get_by_role("button", name="Sign in", exact=True).click()

@@ -64,7 +64,10 @@ export async function goToProvider(isSilent: boolean): Promise<Phase> {
 async function complete(callback: Callback): Promise<Phase> {
   try {
     const config = await currentConfig();
-    if (config === null) return card(null);
+    if (config === null) {
+      const { phase, next } = stored();
+      return await (next ?? phase);
+    }
     const provider = await Provider.discover(config);
     const session = new OidcSession(provider, await provider.complete(callback));
     const signIn: SignIn = { kind: "oidc", user: session.name, session };

@@ -303,6 +303,14 @@ describe("the answer of the provider", () => {
     expect(provider.requests).toHaveLength(1);
   });
 
+  it("is ignored by a page without a provider", async () => {
+    vi.stubGlobal("fetch", async () => json({ websocket_config: { auth: {} } }));
+    expect(await comeBack({ code: "code-1" }, "s")).toEqual({ at: "card", why: null, ended: null });
+    local.setItem("netra.sign-in", '{"kind":"developer","user":"dev"}');
+    const signIn = { kind: "developer", user: "dev" };
+    expect(await comeBack({ code: "code-1" }, "s")).toEqual({ at: "signed-in", signIn });
+  });
+
   it("is refused from another issuer", async () => {
     await leave();
     const phase = await comeBack({ code: "code-1", iss: "https://evil.example.com" });
