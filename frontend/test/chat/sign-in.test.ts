@@ -423,6 +423,20 @@ describe("renewal", () => {
     expect(refreshes()).toHaveLength(1);
   });
 
+  it("is made once, however long it takes", async () => {
+    const session = await signIn();
+    let answer: () => void = () => undefined;
+    const isAnswered = new Promise<void>((resolve) => (answer = resolve));
+    vi.stubGlobal("fetch", failing(() => isAnswered.then(() => provider.fetch(`${ISSUER}/token`))));
+    later(3600_000 - 60_000);
+    const first = session.token();
+    later(8_000);
+    const second = session.token();
+    answer();
+    expect([numberIn(await first), numberIn(await second)]).toEqual([2, 2]);
+    expect(refreshes()).toHaveLength(1);
+  });
+
   it("is spaced, however short the tokens last", async () => {
     provider.seconds = 5;
     const session = await signIn();
