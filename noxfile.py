@@ -253,6 +253,14 @@ def screenshots(session: nox.Session) -> None:
 
 
 @nox.session
+def page_speed(session: nox.Session) -> None:
+    """Measure the chat page while a long answer is streamed."""
+    _install(session, "test")
+    with session.chdir("tests"):
+        session.run("python", "-m", "support.page_speed")
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Put known faults into a copy, one at a time: the tests have to see each; or those named."""
     _install(session, "test")

@@ -111,7 +111,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 def box(locator: Locator) -> dict[str, float]:
     found = locator.bounding_box()
     assert found is not None
-    return dict(found)
+    return {"x": found["x"], "height": found["height"]}
 
 
 def style(locator: Locator, name: str) -> str:
