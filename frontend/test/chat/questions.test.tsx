@@ -82,6 +82,15 @@ afterEach(async () => {
 
 const APPROVAL = { prompt: "Delete it?", tool_name: "delete", arguments: { path: "/tmp/a" } };
 
+it("does not submit an answer with the Enter of an input method", async () => {
+  await ask({ kind: "question", prompt: "Name?", schema: { type: "object", properties: { name: { type: "string" } }, required: ["name"] } });
+  const input = card().querySelector("input");
+  const enter = (init: KeyboardEventInit): boolean =>
+    input?.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...init })) ?? false;
+  // A prevented Enter submits nothing.
+  expect([enter({ keyCode: 229 }), enter({ isComposing: true }), enter({ keyCode: 13 })]).toEqual([false, false, true]);
+});
+
 describe("an approval", () => {
   it("shows the tool with its arguments and the time that is left, and is named for screen readers", async () => {
     await ask(APPROVAL);

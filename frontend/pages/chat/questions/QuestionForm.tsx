@@ -1,7 +1,8 @@
 // The inputs for an answer, made from its JSON Schema.
 
-import { type SyntheticEvent, useId, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, type SyntheticEvent, useId, useMemo, useRef, useState } from "react";
 import type { JsonObject, JsonValue } from "../../../src/index.ts";
+import { isComposing } from "../../shared/keys.ts";
 import { type Faults, type Field, formOf, initialTexts, readForm } from "./schema.ts";
 
 interface Props {
@@ -31,9 +32,14 @@ export function QuestionForm({ schema, isBusy, onAnswer }: Props) {
     const wrong = form.fields.findIndex(({ name }) => reading.faults.has(name));
     element.current?.querySelectorAll<HTMLElement>(".field")[wrong]?.querySelector<HTMLElement>(INPUTS)?.focus();
   };
+  // Safari would submit the form with the Enter that ends a composition.
+  const onKeyDown = (event: KeyboardEvent) => {
+    const isInput = event.target instanceof HTMLInputElement;
+    if (event.key === "Enter" && isInput && isComposing(event.nativeEvent)) event.preventDefault();
+  };
   return (
     // Without the browser's validation: the page shows each error at its field.
-    <form ref={element} onSubmit={submit} noValidate>
+    <form ref={element} onSubmit={submit} onKeyDown={onKeyDown} noValidate>
       {form.fields.map((field) => (
         <FieldInput
           key={field.name}
