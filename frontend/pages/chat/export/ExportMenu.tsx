@@ -93,8 +93,12 @@ export function ExportMenu({ title }: { title: string }) {
 
 /** Copies a text that is not loaded yet: a browser permits that only while it handles the click. */
 async function copyLater(text: Promise<string>): Promise<void> {
-  if (typeof ClipboardItem === "undefined") return navigator.clipboard.writeText(await text);
+  if (typeof ClipboardItem === "undefined") {
+    const content = await text;
+    return navigator.clipboard.writeText(content);
+  }
   const blob = text.then((content) => new Blob([content], { type: "text/plain" }));
+  blob.catch(() => undefined); // Without https there is no clipboard that would handle it.
   return navigator.clipboard.write([new ClipboardItem({ "text/plain": blob })]);
 }
 
