@@ -35,6 +35,8 @@ FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agen
     "google-adk": ("google-adk", "adk", ()),
 }
 FRAMEWORK_TESTS = "tests/frameworks"  # likewise
+FIREFOX_TESTS = "tests/firefox"  # session `firefox`
+FIREFOX_DRIVER = "playwright==1.64.1"  # later ones send commands that Debian's Firefox lacks
 NODE_FAULTS = "tests/nodes"
 PARTITIONS = "tests/partitions"  # needs the permission to administer the network
 FAULT_ROUNDS = 50
@@ -238,6 +240,14 @@ def frameworks(session: nox.Session, extra: str) -> None:
 
 
 @nox.session
+def firefox(session: nox.Session) -> None:
+    """Use the chat page in Debian's Firefox, which is unpacked and not installed."""
+    _install(session, "test")
+    session.install("--quiet", FIREFOX_DRIVER)
+    session.run("pytest", "-q", *(session.posargs or [FIREFOX_TESTS]))
+
+
+@nox.session
 def autobahn(session: nox.Session) -> None:
     """Run the WebSocket cases of Autobahn over both hosts; arguments go to kosoku."""
     session.install("--quiet", "--editable", ".", AUTOBAHN)
@@ -329,7 +339,9 @@ def _chosen(session: nox.Session) -> list[str]:
         return list(session.posargs)
     # One more than cores: many tests wait for seconds, and leave theirs to others.
     workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
-    ignored = [f"--ignore={path}" for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, PARTITIONS)]
+    ignored = [
+        f"--ignore={path}" for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, FIREFOX_TESTS, PARTITIONS)
+    ]
     return [workers, *ignored, "--durations=15", "--durations-min=5"]
 
 
