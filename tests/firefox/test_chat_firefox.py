@@ -242,9 +242,10 @@ def test_two_windows_share_a_connection(browser: Browser, server: Server) -> Non
 
 def test_two_devices_show_the_same_thread(browser: Browser, server: Server) -> None:
     with visiting(browser, server.address) as first, visiting(browser, server.address) as second:
-        pages = [visitor.page("/#/shared") for visitor in (first, second)]
-        for page in pages:
-            sign_in(page, "two-devices")
+        pages = []
+        for visitor in (first, second):
+            pages.append(visitor.page("/#/shared"))
+            sign_in(pages[-1], "two-devices")
         one, two = pages
         say(one, "hold devices")
         for page in pages:
