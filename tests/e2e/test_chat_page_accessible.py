@@ -157,7 +157,39 @@ def drawer(page: Page) -> None:
     page.get_by_role("button", name=re.compile("^Close conversations")).wait_for()
 
 
-STATES: list[Callable[[Page], None]] = [empty, talk, run, approval, form, drawer]
+def forms(page: Page) -> None:
+    """Show the comment on an answer, and a message that is edited."""
+    for text in ("one", "two"):
+        say(page, text)
+        expect(answers(page).last).to_have_attribute("aria-busy", "false")
+    page.get_by_role("button", name="Bad answer").last.click()
+    page.get_by_role("button", name="Comment", exact=True).click()
+    page.get_by_role("form", name="Comment on this answer").wait_for()
+    page.get_by_role("button", name="Edit message").first.click()
+    page.get_by_role("form", name="Edit message").wait_for()
+
+
+def list_of_conversations(page: Page) -> None:
+    """Show a conversation that is renamed, a search, and one that is deleted and can be undone."""
+    for text in ("first subject", "second subject", "third subject"):
+        say(page, text)
+        expect(answers(page)).to_have_count(1)
+        page.get_by_role("button", name="New conversation").click()
+    page.get_by_role("button", name="Delete: first subject").click()
+    page.get_by_role("button", name="Undo deleting: first subject").wait_for()
+    page.get_by_label("Search conversations").fill("subject")
+    page.get_by_role("button", name="Rename: second subject").click()
+    page.get_by_role("textbox", name="Title").wait_for()
+
+
+def shortcuts(page: Page) -> None:
+    page.get_by_role("button", name="Keyboard shortcuts").click()
+    page.get_by_role("dialog").wait_for()
+
+
+STATES: list[Callable[[Page], None]] = [
+    *(empty, talk, run, approval, form, forms, drawer, list_of_conversations, shortcuts),
+]
 
 
 @pytest.fixture(scope="module")

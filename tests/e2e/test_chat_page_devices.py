@@ -328,7 +328,9 @@ def test_the_focus_stays_on_the_page(
         if not button.is_visible():
             page.close()
             page = opened()
-            expect(button := page.get_by_role("button", name=name, exact=True).first).to_be_visible()
+            expect(
+                button := page.get_by_role("button", name=name, exact=True).first
+            ).to_be_visible()
         button.press("Enter")
         page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
         if page.evaluate("document.activeElement === document.body"):
