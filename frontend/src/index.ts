@@ -27,5 +27,5 @@ export type { RoomItem, RoomState, RoomStatus, RoomTarget } from "./core/rooms.j
 export type { ThreadList } from "./core/thread-list.js";
 export type { Reply } from "./core/questions.js";
 export { partText } from "./core/parts.js";
-export { expiresIn, isEnd, isOpen } from "./core/snapshot.js";
+export { expiresIn, isEnd, isOpen, runOf } from "./core/snapshot.js";
 export type * from "./core/snapshot.js";

@@ -8,6 +8,7 @@ import { Composer } from "./composer/Composer.tsx";
 import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
 import { ExportMenu } from "./export/ExportMenu.tsx";
 import { conversationOf } from "./messages/conversation.ts";
+import { EarlierMessages } from "./messages/EarlierMessages.tsx";
 import { MessageList } from "./messages/MessageList.tsx";
 import { Sidebar } from "./threads/Sidebar.tsx";
 import { DownIcon, MenuIcon } from "../shared/icons.tsx";
@@ -18,7 +19,6 @@ import { waitingIn } from "./threads/changes.ts";
 import { Toasts } from "./threads/Toasts.tsx";
 import { useBadge } from "./threads/useBadge.ts";
 import { useDeletedThread } from "./threads/useDeletedThread.ts";
-import { useHistory } from "./messages/useHistory.ts";
 import { useMarkRead } from "./threads/useMarkRead.ts";
 import { ActionsContext } from "./composer/actions.ts";
 import { UnsentMessages } from "./composer/UnsentMessages.tsx";
@@ -46,12 +46,11 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
   const first = useNetra((netra) => conversationOf(netra, threadId).first);
   const activeRunId = useNetra((netra) => conversationOf(netra, threadId).activeRunId);
   const stopRun = useNetra((netra) => netra.stopRun);
-  const { hasEarlier, loadEarlier } = useHistory(threadId);
   const box = useRef<HTMLTextAreaElement>(null);
   const searchBox = useRef<HTMLInputElement>(null);
   const opener = useRef<HTMLButtonElement>(null);
   const panel = usePanel(opener);
-  const { scroller, content, isAtEnd, toEnd } = useStickToEnd(threadId);
+  const { scroller, content, isAtEnd, toEnd, hold } = useStickToEnd(threadId);
 
   const listed = list.threads.find((thread) => thread.thread_id === threadId);
   useMarkRead(threadId, listed?.unread ?? 0, activeRunId !== undefined);
@@ -61,7 +60,7 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
   useBadge(isEmpty ? null : title, waitingIn(list.threads, isVisible ? threadId : null));
   const notifying = useNotifications(user, list);
 
-  const agents = useAgents(user, threadId, useNetra((netra) => lastAgent(netra.runs, threadId)));
+  const agents = useAgents(user, threadId, useNetra((netra) => lastAgent(netra.outline.runs, threadId)));
   const agent = agents.agents.length > 1 ? agents.current?.name : undefined;
   const actions = useMessageActions({ user, threadId, agent, onSent: toEnd });
   const stop = useCallback(() => {
@@ -111,11 +110,7 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
         <Banner threadId={threadId} onSignInAgain={onSignInAgain} />
         <div className="scroller" ref={scroller} tabIndex={-1}>
           <div className="column" ref={content}>
-            {hasEarlier && (
-              <button type="button" className="quiet earlier" onClick={loadEarlier}>
-                Show earlier messages
-              </button>
-            )}
+            <EarlierMessages threadId={threadId} hold={hold} />
             {isEmpty && <Welcome agent={agents.current} onPick={actions.send} />}
             <MessageList threadId={threadId} onSendAgain={actions.again} />
             <UnsentMessages />

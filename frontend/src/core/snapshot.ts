@@ -262,6 +262,17 @@ export interface Snapshot {
   readonly threads: ThreadList;
 }
 
+const byId = new WeakMap<Outline, ReadonlyMap<string, Run>>();
+
+/** A run with its newest text; undefined if it is not shown. Costs the same however many runs there are. */
+export function runOf({ outline, writing }: Pick<Snapshot, "outline" | "writing">, runId: string): Run | undefined {
+  const written = writing.get(runId);
+  if (written !== undefined) return written;
+  const known = byId.get(outline) ?? new Map(outline.runs.map((run) => [run.run_id, run]));
+  byId.set(outline, known);
+  return known.get(runId);
+}
+
 export const isEnd = (status: RunStatus): status is EndStatus =>
   status !== "queued" && status !== "running";
 

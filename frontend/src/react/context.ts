@@ -3,6 +3,7 @@
 import { createContext, useContext } from "react";
 import type { NetraClient } from "../client/api.js";
 import type { Snapshot } from "../core/snapshot.js";
+import { RunListeners } from "./run-listeners.js";
 
 export type Methods = Pick<
   NetraClient,
@@ -42,6 +43,7 @@ export interface ClientHandle {
   readonly read: () => EnhancedWebSocket;
   /** The value of the HTML that a server renders, which never changes: see `createHandle`. */
   readonly readInitial: () => EnhancedWebSocket;
+  readonly runs: RunListeners;
 }
 
 /**
@@ -92,7 +94,7 @@ export function createHandle(client: NetraClient, threadId: string | undefined):
     return last.value;
   };
   const initial: EnhancedWebSocket = { ...client.getSnapshot(), threadId: threadId ?? "", ...methods };
-  return { client, read, readInitial: () => initial };
+  return { client, read, readInitial: () => initial, runs: new RunListeners(client) };
 }
 
 export const HandleContext = createContext<ClientHandle | null>(null);

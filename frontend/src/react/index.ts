@@ -20,4 +20,5 @@ export {
   type Threads,
   type Watch,
 } from "./rooms.js";
+export { useRun } from "./runs.js";
 export { shallowEqual } from "./selection.js";

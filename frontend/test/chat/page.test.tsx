@@ -38,6 +38,7 @@ vi.mock("../../pages/chat/Connection.tsx", (load) => counted(load, ["ConnectionS
 vi.mock("../../pages/chat/messages/MessageList.tsx", (load) => counted(load, ["MessageList"]));
 vi.mock("../../pages/chat/messages/UserMessage.tsx", (load) => counted(load, ["UserMessage"]));
 vi.mock("../../pages/chat/messages/AgentMessage.tsx", (load) => counted(load, ["AgentMessage"]));
+vi.mock("../../pages/chat/markdown/Markdown.tsx", (load) => counted(load, ["Markdown"]));
 
 const browser = new Browser();
 let page: HTMLElement;
@@ -45,6 +46,9 @@ let root: Root;
 
 beforeEach(async () => {
   (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
+  frames = [];
+  vi.stubGlobal("requestAnimationFrame", (show: FrameRequestCallback) => frames.push(show));
+  vi.stubGlobal("cancelAnimationFrame", () => (frames = []));
   vi.stubGlobal("ResizeObserver", class {
     observe(): void {}
     disconnect(): void {}
@@ -74,7 +78,15 @@ afterEach(async () => {
 const valid = (): Promise<string> => Promise.resolve(tokenFor("alice"));
 let getToken = valid;
 
-it("renders one message for each delta", async () => {
+/** Text is shown once for each frame of the screen. */
+let frames: FrameRequestCallback[] = [];
+const frame = async (): Promise<void> => {
+  const due = frames;
+  frames = [];
+  await act(async () => due.forEach((show) => show(0)));
+};
+
+it("renders only the text of one message for new words, and once for each frame", async () => {
   const buttons = [...page.querySelectorAll("button")];
   await act(async () => buttons.find(({ textContent }) => textContent === "First")?.click());
   await act(async () => browser.clock.advance(10));
@@ -82,8 +94,12 @@ it("renders one message for each delta", async () => {
   await act(async () => browser.server.say(id, "word"));
   expect(renders["Sidebar"]).toBeGreaterThan(0);
   for (const name of Object.keys(renders)) renders[name] = 0;
-  for (let n = 0; n < 20; n += 1) await act(async () => browser.server.say(id, ` ${n}`));
-  expect(page.textContent).toContain("word 0 1 2");
+  for (let n = 0; n < 20; n += 1) {
+    await act(async () => browser.server.say(id, ` ${n},`));
+    await act(async () => browser.server.say(id, " and"));
+    await frame();
+  }
+  expect(page.textContent).toContain("word 0, and 1, and 2, and");
   expect(renders).toEqual({
     Sidebar: 0,
     Composer: 0,
@@ -91,7 +107,8 @@ it("renders one message for each delta", async () => {
     Banner: 0,
     MessageList: 0,
     UserMessage: 0,
-    AgentMessage: 20,
+    AgentMessage: 0,
+    Markdown: 20,
   });
 });
 

@@ -31,8 +31,9 @@ export function useAgents(user: string, threadId: string, answered: string | nul
   return { agents, current: found ?? agents[0], choose };
 }
 
+/** The agents of the server, for a list of answers: each answer would select them again with each word. */
+export const useAgentList = (): readonly ListedAgent[] => useNetra((netra) => netra.session?.agents ?? NONE);
+
 /** The title of the agent that gave an answer. */
-export function useAgentTitle(name: string | null | undefined): string {
-  const title = useNetra((netra) => netra.session?.agents.find((agent) => agent.name === name)?.title);
-  return title ?? name ?? "Agent";
-}
+export const titleOfAgent = (agents: readonly ListedAgent[], name: string | null | undefined): string =>
+  agents.find((agent) => agent.name === name)?.title ?? name ?? "Agent";

@@ -11,7 +11,7 @@ import { putBack } from "./useDraft.ts";
 
 export function EditForm({ entry }: { entry: UserEntry }) {
   const { user, threadId, edit, replace, check } = useActions();
-  const isLast = useNetra((netra) => isLastQuestion(netra.messages, entry));
+  const isLast = useNetra((netra) => isLastQuestion(netra.outline.messages, entry));
   const [text, setText] = useState(entry.content);
   const [wasRefused, setRefused] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);

@@ -13,7 +13,7 @@ import { putBack } from "./useDraft.ts";
 
 export function UnsentMessages() {
   const { user, threadId } = useActions();
-  const failed = useNetra((netra) => failedIn(netra.messages, threadId), shallowEqual);
+  const failed = useNetra((netra) => failedIn(netra.outline.messages, threadId), shallowEqual);
   useEffect(() => {
     for (const { id, content, error } of failed) rememberUnsent(user, threadId, { id, content, error, at: Date.now() });
   }, [user, threadId, failed]);

@@ -1,10 +1,12 @@
-// The messages of a thread. Each selects its own part of the state, so a delta renders one message.
+// The messages of a thread. The list renders when a message or the state of a run changes; the text
+// of a running answer renders by itself.
 
 import { Fragment, memo, useMemo } from "react";
 import type { UserEntry } from "../../../src/index.ts";
 import { shallowEqual, useNetra } from "../../../src/react/index.ts";
-import { conversationOf } from "./conversation.ts";
+import { titleOfAgent, useAgentList } from "../agents/useAgents.ts";
 import { AgentMessage } from "./AgentMessage.tsx";
+import { conversationOf, type AgentItem, type Item } from "./conversation.ts";
 import { DaySeparator } from "./DaySeparator.tsx";
 import { UserMessage } from "./UserMessage.tsx";
 
@@ -14,53 +16,41 @@ interface ListProps {
 }
 
 export const MessageList = memo(function MessageList({ threadId, onSendAgain }: ListProps) {
-  const keys = useNetra((netra) => conversationOf(netra, threadId).keys, shallowEqual);
+  const items = useNetra((netra) => conversationOf(netra, threadId).items);
+  const agents = useAgentList();
   return (
     <div role="log" aria-label="Conversation" className="log">
-      {keys.map((key, index) => (
-        <Fragment key={key}>
-          <Day threadId={threadId} itemKey={key} before={keys[index - 1]} />
-          <Message itemKey={key} threadId={threadId} isLast={index === keys.length - 1} onSendAgain={onSendAgain} />
+      {items.map((item, index) => (
+        <Fragment key={item.key}>
+          <DaySeparator timestamp={item.entry?.timestamp ?? 0} before={items[index - 1]?.entry?.timestamp} />
+          <Message
+            item={item}
+            title={item.kind === "agent" ? titleOfAgent(agents, agentOf(item)) : ""}
+            isLast={index === items.length - 1}
+            onSendAgain={onSendAgain}
+          />
         </Fragment>
       ))}
     </div>
   );
 });
 
-interface MessageProps extends ListProps {
-  readonly itemKey: string;
+const agentOf = ({ entry, run }: AgentItem) =>
+  run?.agent_name ?? (entry?.payload["agent_name"] as string | undefined);
+
+interface MessageProps extends Pick<ListProps, "onSendAgain"> {
+  readonly item: Item;
+  /** Of the agent that answers. */
+  readonly title: string;
   readonly isLast: boolean;
 }
 
-const Message = memo(function Message({ itemKey, threadId, isLast, onSendAgain }: MessageProps) {
-  const item = useNetra((netra) => conversationOf(netra, threadId).items.get(itemKey), shallowEqual);
-  const isConnected = useNetra((netra) => netra.isConnected);
-  const question = item?.kind === "agent" && isLast ? item.question : undefined;
+const isSame = (before: MessageProps, after: MessageProps) =>
+  shallowEqual({ ...before, item: null }, { ...after, item: null }) && shallowEqual(before.item, after.item);
+
+const Message = memo(function Message({ item, title, isLast, onSendAgain }: MessageProps) {
+  const question = item.kind === "agent" && isLast ? item.question : undefined;
   const onRetry = useMemo(() => question && (() => onSendAgain(question)), [question, onSendAgain]);
-  if (item === undefined) return null;
-  if (item.kind === "user") {
-    return (
-      <UserMessage
-        entry={item.entry}
-        runStatus={item.runStatus}
-        position={item.position}
-        isConnected={isConnected}
-        onRetry={onSendAgain}
-      />
-    );
-  }
-  return <AgentMessage entry={item.entry} run={item.run} status={item.status} onRetry={onRetry} />;
-});
-
-interface DayProps {
-  readonly threadId: string;
-  readonly itemKey: string;
-  readonly before: string | undefined;
-}
-
-/** The day of a message, if it is not that of the message before. */
-const Day = memo(function Day({ threadId, itemKey, before }: DayProps) {
-  const timestamp = useNetra((netra) => conversationOf(netra, threadId).items.get(itemKey)?.entry?.timestamp ?? 0);
-  const earlier = useNetra((netra) => conversationOf(netra, threadId).items.get(before ?? "")?.entry?.timestamp);
-  return <DaySeparator timestamp={timestamp} before={earlier} />;
-});
+  if (item.kind === "user") return <UserMessage item={item} onRetry={onSendAgain} />;
+  return <AgentMessage item={item} title={title} onRetry={onRetry} />;
+}, isSame);

@@ -1,28 +1,35 @@
-// The thoughts of a run: the last one while it runs, all of them on request.
+// Neighbouring thoughts: the last one while the run goes on there, all of them on request.
 
-import type { Run } from "../../../src/index.ts";
+import { memo } from "react";
+import type { Thought } from "../../../src/index.ts";
 import { ChevronIcon, ThoughtIcon } from "../../shared/icons.tsx";
 
-export function Thoughts({ run, isLive }: { run: Run; isLive: boolean }) {
-  const last = run.thoughts.at(-1);
+interface ThoughtsProps {
+  readonly thoughts: readonly Thought[];
+  /** The run goes on here. */
+  readonly isLast: boolean;
+}
+
+export const Thoughts = memo(function Thoughts({ thoughts, isLast }: ThoughtsProps) {
+  const last = thoughts.at(-1);
   if (!last) return null;
-  const steps = last.total_steps ? `${last.step_number ?? run.thoughts.length} of ${last.total_steps}` : "";
-  const count = run.thoughts.length;
+  const count = thoughts.length;
+  const steps = last.total_steps ? `${last.step_number ?? count} of ${last.total_steps}` : "";
   return (
     <details className="thoughts">
       <summary>
         <ThoughtIcon />
-        <span className={isLive && !run.text ? "summary shimmers" : "summary"}>
-          {isLive ? last.thought : `${count} ${count === 1 ? "thought" : "thoughts"}`}
+        <span className={isLast ? "summary shimmers" : "summary"} dir="auto">
+          {isLast ? last.thought : `${count} ${count === 1 ? "thought" : "thoughts"}`}
         </span>
-        {isLive && steps && <span className="note">{steps}</span>}
+        {isLast && steps && <span className="note">{steps}</span>}
         <ChevronIcon />
       </summary>
       <ol>
-        {run.thoughts.map((thought, index) => (
-          <li key={index}>{thought.thought}</li>
+        {thoughts.map((thought, index) => (
+          <li key={index} dir="auto">{thought.thought}</li>
         ))}
       </ol>
     </details>
   );
-}
+});

@@ -1,5 +1,6 @@
 // A call of a tool: its name and state, and on request its arguments and result.
 
+import { memo } from "react";
 import type { ToolCall } from "../../../src/index.ts";
 import { CheckIcon, ChevronIcon, CrossIcon, ToolIcon } from "../../shared/icons.tsx";
 import { duration, pretty } from "../../shared/text.ts";
@@ -11,7 +12,7 @@ const TOOL_STATE: Record<ToolCall["status"], string> = {
   cut: "cut off",
 };
 
-export function Tool({ tool }: { tool: ToolCall }) {
+export const Tool = memo(function Tool({ tool }: { tool: ToolCall }) {
   const output = tool.status === "failed" ? tool.error : tool.result;
   return (
     <li>
@@ -33,13 +34,13 @@ export function Tool({ tool }: { tool: ToolCall }) {
         <dl>
           <dt>Arguments</dt>
           <dd>
-            <pre tabIndex={0} aria-label="Arguments">{pretty(tool.arguments)}</pre>
+            <pre tabIndex={0} dir="auto" aria-label="Arguments">{pretty(tool.arguments)}</pre>
           </dd>
           {output !== undefined && (
             <>
               <dt>{tool.status === "failed" ? "Error" : "Result"}</dt>
               <dd>
-                <pre tabIndex={0} aria-label="Result">{pretty(output)}</pre>
+                <pre tabIndex={0} dir="auto" aria-label="Result">{pretty(output)}</pre>
               </dd>
             </>
           )}
@@ -48,4 +49,4 @@ export function Tool({ tool }: { tool: ToolCall }) {
       </details>
     </li>
   );
-}
+});

@@ -6,8 +6,12 @@ import { conversationOf } from "./conversation.ts";
 
 const PAGE = 50; // messages of the history at a time
 
+/** `failed` until the next attempt; `loaded`: the number of messages of the last page. */
+type Progress = "none" | "loading" | "failed" | { readonly loaded: number };
+
 interface History {
   readonly hasEarlier: boolean;
+  readonly progress: Progress;
   readonly loadEarlier: () => void;
 }
 
@@ -16,6 +20,10 @@ export function useHistory(threadId: string): History {
   const loadThread = useNetra((netra) => netra.loadThread);
   const oldest = useNetra((netra) => conversationOf(netra, threadId).oldest);
   const [more, setMore] = useState<Readonly<Record<string, boolean>>>({});
+  const [{ thread, progress }, setState] = useState<{ readonly thread: string; readonly progress: Progress }>({
+    thread: threadId,
+    progress: "none",
+  });
   const paged = useRef(new Set<string>());
 
   useEffect(
@@ -28,13 +36,20 @@ export function useHistory(threadId: string): History {
     [subscribe],
   );
 
+  const shown = thread === threadId ? progress : "none";
+  const isLoading = shown === "loading";
   const loadEarlier = useCallback(() => {
-    if (oldest === undefined) return;
+    if (oldest === undefined || isLoading) return;
+    const report = (value: Progress) => setState({ thread: threadId, progress: value });
+    report("loading");
     paged.current.add(threadId);
     loadThread(threadId, { limit: PAGE, before: oldest }).then(
-      (page) => setMore((known) => ({ ...known, [threadId]: page.has_more })),
-      () => undefined, // The button stays, so the user can try again.
+      (page) => {
+        report({ loaded: page.messages.length });
+        setMore((known) => ({ ...known, [threadId]: page.has_more }));
+      },
+      () => report("failed"),
     );
-  }, [loadThread, threadId, oldest]);
-  return { hasEarlier: more[threadId] === true, loadEarlier };
+  }, [loadThread, threadId, oldest, isLoading]);
+  return { hasEarlier: more[threadId] === true, progress: shown, loadEarlier };
 }
