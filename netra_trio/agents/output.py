@@ -91,7 +91,9 @@ class Output:
         "_chunks",
         "_closed",
         "_correlation_id",
+        "_counted",
         "_outlet",
+        "_place_counted",
         "_steps",
         "_tail",
         "mirror",
@@ -103,6 +105,8 @@ class Output:
         self._correlation_id = correlation_id
         self._chunks: list[str] = []
         self._bytes = 0
+        self._counted = 0  # of the chunks
+        self._place_counted = 0  # characters of them
         self._steps: Steps | None = None  # created for the first step, because most runs have none
         self._tail: TextTail | None = None  # of a text that is longer than a result
         self.mirror: Mirror | None = None
@@ -134,8 +138,8 @@ class Output:
             on_append()
         if type(event) in STEP_EVENTS:
             if self._steps is None:
-                self._steps = Steps(self._chunks)
-            self._steps.note(event)
+                self._steps = Steps()
+            self._steps.note(event, self._place())
         waiting = outlet.append(event, size, self._correlation_id)
         if self.mirror is not None:
             self.mirror.add(event)
@@ -188,6 +192,13 @@ class Output:
 
     def _client_wait(self) -> Wait:
         return self.waits.begin("client", now=trio.current_time())
+
+    def _place(self) -> int:
+        """Return the number of characters of the kept text, counted for steps only."""
+        for index in range(self._counted, len(self._chunks)):
+            self._place_counted += len(self._chunks[index])
+        self._counted = len(self._chunks)
+        return self._place_counted
 
     def close(self) -> None:
         """Refuse more events, because the end of the run is the last one."""

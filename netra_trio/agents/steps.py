@@ -1,9 +1,8 @@
-"""The steps of a run, each with its position in the text, for the history.
+"""The steps of a run, each with its position in the text, for the history and for a resume.
 
     >>> from netra_trio.ids import QuestionId, RunId
-    >>> chunks = ["Hello "]
-    >>> steps = Steps(chunks)
-    >>> steps.note(AgentThinking(RunId("r1"), "a greeting first"))
+    >>> steps = Steps()
+    >>> steps.note(AgentThinking(RunId("r1"), "a greeting first"), len("Hello "))
     >>> steps.encode()
     b'[{"type":"thought","at":6,"thought":"a greeting first"}]'
 
@@ -11,7 +10,7 @@ They have at most `STEPS_BYTES` of JSON. Beyond that, the results of tools are s
 longest ones most, then arguments and thoughts. Then the last steps are dropped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import define, field
 from orjson import Fragment, dumps, loads
@@ -31,6 +30,8 @@ STEPS_BYTES = 16 * 1024  # JSON, of all steps of a run: docs/protocol.md, get_th
 _KEPT_BYTES = 4 * STEPS_BYTES  # during the run; more is shortened at once
 _SHORTEST = 64  # bytes of a shortened text, including its mark
 _MARK = len(b'"truncated":true,')
+_TEXTS = ("thought", "arguments")
+_RESULTS = ("result", "error")
 
 STEP_EVENTS = frozenset({AgentThinking, ToolExecuting, ToolCompleted, AgentAsking})
 """The classes of the events that belong to a step."""
@@ -76,29 +77,42 @@ class _Step:
 
 
 class Steps:
-    """The steps of one run.
+    """The steps of one run."""
 
-    Args:
-        chunks: The emitted text; the owner appends to it.
-    """
+    __slots__ = ("_is_full", "_open", "_size", "_steps")
 
-    __slots__ = ("_at", "_chunks", "_counted", "_is_full", "_open", "_size", "_steps")
-
-    def __init__(self, chunks: Sequence[str]) -> None:
-        self._chunks = chunks
-        self._counted = 0  # of the chunks
-        self._at = 0
+    def __init__(self) -> None:
         self._steps: list[_Step] = []
         self._open: dict[ToolCallId, _Step] = {}
         self._size = 1  # two brackets, minus the comma that the first step does not need
         self._is_full = False
 
-    def note(self, event: Event) -> None:
-        """Note an event of the run; events without a step have no effect."""
+    @classmethod
+    def restored(cls, steps: Iterable[JsonObject]) -> "Steps":
+        """Return the steps that `encode` has returned, decoded."""
+        restored = cls()
+        for each in steps:
+            fields = dict(each)
+            step = _Step(fields)
+            for texts, names in ((step.texts, _TEXTS), (step.results, _RESULTS)):
+                texts |= {name: dumps(fields.pop(name)) for name in names if name in fields}
+            restored._steps.append(step)
+            restored._size += step.size
+            if fields["type"] == "tool" and "success" not in fields:
+                restored._open[fields["tool_call_id"]] = step
+        return restored
+
+    def note(self, event: Event, at: int) -> None:
+        """Note an event of the run; events without a step have no effect.
+
+        Args:
+            event: The event.
+            at: The number of characters that were emitted before it.
+        """
         if isinstance(event, ToolCompleted):
             self._complete(event)
         elif not self._is_full:
-            self._add(event)
+            self._add(event, at)
         if self._size > _KEPT_BYTES:
             self._shorten()
 
@@ -108,8 +122,8 @@ class Steps:
             self._shorten()
         return dumps([step.json() for step in self._steps])
 
-    def _add(self, event: Event) -> None:
-        step = _Step({"type": "", "at": self._place()})
+    def _add(self, event: Event, at: int) -> None:
+        step = _Step({"type": "", "at": at})
         fields = step.fields
         if isinstance(event, AgentThinking):
             fields["type"] = "thought"
@@ -145,13 +159,6 @@ class Steps:
         if event.truncated:
             step.fields["truncated"] = True
         self._size += step.size - before
-
-    def _place(self) -> int:
-        """Return the number of characters that were emitted."""
-        for index in range(self._counted, len(self._chunks)):
-            self._at += len(self._chunks[index])
-        self._counted = len(self._chunks)
-        return self._at
 
     def _shorten(self) -> None:
         """Shorten all, so that the steps have at most `STEPS_BYTES`."""

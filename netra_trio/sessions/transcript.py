@@ -6,16 +6,18 @@
     >>> [run["status"].value for run in transcript.runs()]
     ['queued']
 
-The events that are in the log are replayed. So the transcript needs the text that is not in the
-log any more: the text of removed events. A run is removed when its end is removed from the log.
+The events that are in the log are replayed. So the transcript needs the text and the steps that are
+not in the log any more: those of removed events. A run is removed when its end is removed from the
+log.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field
 from orjson import dumps, loads
 
+from netra_trio.agents.steps import STEP_EVENTS, Steps
 from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
 from netra_trio.protocol.codec import Encoded
 from netra_trio.protocol.fields import JsonObject
@@ -25,6 +27,7 @@ from netra_trio.protocol.messages import (
     AgentCompleted,
     AgentStarted,
     Confirmation,
+    Event,
     MessageConfirmed,
     PartialResult,
     RunStatus,
@@ -34,17 +37,36 @@ from netra_trio.sessions.event_log import Entry
 
 RUNS_BYTES = 192 * 1024  # of all texts together: docs/protocol.md, Limits
 QUESTIONS_BYTES = 64 * 1024  # of all open questions together: likewise
+ALL_STEPS_BYTES = 64 * 1024  # of the steps of all runs together: likewise
+_STEP_EVENTS: dict[str, Any] = {cast("Any", each).TYPE: each for each in STEP_EVENTS}
 
 
 @define(eq=False)
 class _RunText:
-    """The text of one run that is not in the log any more, and its status."""
+    """The text and the steps of one run that are not in the log any more, and its status.
+
+    Attributes:
+        length: The number of characters of the whole text.
+    """
 
     thread_id: ThreadId
     correlation_id: CorrelationId
     status: RunStatus = RunStatus.QUEUED
     text: TextTail = field(factory=lambda: TextTail(RUNS_BYTES))
     questions: dict[QuestionId, JsonObject] = field(factory=dict)
+    length: int = 0
+    steps: Steps | None = None
+
+    def add(self, text: str, size: int) -> None:
+        """Append a text of `size` bytes."""
+        self.text.add(text, size)
+        self.length += len(text)
+
+    def note(self, event: Event) -> None:
+        """Note a step."""
+        if self.steps is None:
+            self.steps = Steps()
+        self.steps.note(event, self.length)
 
 
 class Transcript:
@@ -75,7 +97,7 @@ class Transcript:
             self._runs[run_id].questions.pop(question_id, None)
 
     def add_removed(self, entries: Iterable[Entry]) -> None:
-        """Add the texts of entries that were removed from the log; remove runs that ended."""
+        """Add the texts and steps of entries that were removed from the log; remove ended runs."""
         run_id, run_text = None, None
         for entry in entries:
             event = entry.event
@@ -83,9 +105,11 @@ class Transcript:
                 if event.run_id != run_id:
                     run_id, run_text = event.run_id, self._runs.get(event.run_id)
                 if run_text is not None:
-                    run_text.text.add(event.content, entry.size)
+                    run_text.add(event.content, entry.size)
             elif event.TYPE == AgentCompleted.TYPE:
                 self._runs.pop(event.run_id, None)
+            elif event.TYPE in _STEP_EVENTS and event.run_id in self._runs:
+                self._runs[event.run_id].note(_decoded(event))
 
     def mark_cut(self, run_ids: Iterable[RunId]) -> None:
         """Mark the texts of runs as truncated: another node has sent more than is known here."""
@@ -116,6 +140,8 @@ class Transcript:
                 "content": run_text.text.text,
                 "is_cut": run_text.text.is_cut,
                 "questions": list(run_text.questions.values()),
+                "length": run_text.length,
+                "steps": [] if run_text.steps is None else loads(run_text.steps.encode()),
             }
             for run_id, run_text in self._runs.items()
         ]
@@ -129,6 +155,8 @@ class Transcript:
                 RunStatus(run["status"]),
                 TextTail(RUNS_BYTES, [run["content"]], is_cut=run["is_cut"]),
                 {QuestionId(each["question_id"]): each for each in run["questions"]},
+                run["length"],
+                Steps.restored(run["steps"]) if run["steps"] else None,
             )
 
     def replay(self, entries: Iterable[Entry]) -> None:
@@ -153,9 +181,13 @@ class Transcript:
                 self.hide_questions(event.run_id)
 
     def runs(self) -> tuple[JsonObject, ...]:
-        """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together."""
+        """Return the runs for `resume.runs`; their texts have at most `RUNS_BYTES` together.
+
+        The places of the steps are in the returned text, which may lack its beginning.
+        """
         texts = fit_texts([run_text.text for run_text in self._runs.values()])
         questions = QuestionList()
+        steps_left = ALL_STEPS_BYTES
         listed = []
         for (run_id, run_text), (content, is_cut) in zip(self._runs.items(), texts, strict=True):
             run: dict[str, Any] = {
@@ -169,8 +201,26 @@ class Transcript:
                 run["truncated"] = True
             if run_text.questions:
                 run["questions"] = questions.fit(run_text.questions.values())
+            if run_text.steps is not None:
+                encoded = run_text.steps.encode()
+                steps_left -= len(encoded)
+                if steps_left >= 0:
+                    run["steps"] = placed_in(content, run_text.length, loads(encoded))
             listed.append(run)
         return tuple(listed)
+
+
+def placed_in(content: str, length: int, steps: Iterable[JsonObject]) -> list[JsonObject]:
+    """Return steps of a text of `length` characters, with their places in its end `content`."""
+    missing = length - len(content)
+    return [{**step, "at": max(step["at"] - missing, 0)} for step in steps]
+
+
+def _decoded(event: Any) -> Event:
+    """Return an event of a step, which is encoded in the copy of another node's log."""
+    if type(event) is not Encoded:
+        return cast("Event", event)
+    return cast("Event", _STEP_EVENTS[event.TYPE](**loads(event.payload)))
 
 
 def fit_texts(texts: Sequence[TextTail]) -> list[tuple[str, bool]]:

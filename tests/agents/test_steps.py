@@ -44,13 +44,12 @@ def ask(number: int) -> AgentAsking:
 
 def noted(*events: Event | str) -> list[dict[str, Any]]:
     """Return the steps of events and deltas (`str`), as history has them."""
-    chunks: list[str] = []
-    steps = Steps(chunks)
+    steps, at = Steps(), 0
     for event in events:
         if isinstance(event, str):
-            chunks.append(event)
+            at += len(event)
         else:
-            steps.note(event)
+            steps.note(event, at)
     encoded = steps.encode()
     assert len(encoded) <= STEPS_BYTES
     found: list[dict[str, Any]] = loads(encoded)
@@ -159,14 +158,12 @@ def test_then_arguments_and_thoughts_and_then_the_last_steps_go() -> None:
 
 
 def test_a_long_run_keeps_little_and_its_first_steps() -> None:
-    chunks: list[str] = []
-    steps = Steps(chunks)
+    steps = Steps()
     for number in range(3000):
-        steps.note(call(number, {"n": "x" * 500}))
-        steps.note(done(number - 1, "y" * 500))
-        chunks.append("z")
+        steps.note(call(number, {"n": "x" * 500}), number)
+        steps.note(done(number - 1, "y" * 500), number)
         assert steps._size <= 5 * STEPS_BYTES
-    steps.note(done(2999, "late"))
+    steps.note(done(2999, "late"), 3000)
     found = loads(steps.encode())
     assert [step["tool_call_id"] for step in found] == [f"c{n}" for n in range(len(found))]
     assert [step["at"] for step in found] == list(range(len(found)))

@@ -1,13 +1,27 @@
 """The runs that a resume lists: their texts, within a bound."""
 
-import pytest
+from typing import Any
 
-from netra_trio.ids import CorrelationId, RunId, ThreadId
-from netra_trio.protocol.codec import Encoded
+import pytest
+from orjson import dumps, loads
+
+from netra_trio.agents.steps import STEPS_BYTES, Steps
+from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId, ToolCallId
+from netra_trio.protocol.codec import Encoded, payload_of
 from netra_trio.protocol.fields import JsonObject
-from netra_trio.protocol.messages import AgentCompleted, PartialResult, RunStatus
+from netra_trio.protocol.messages import (
+    AgentAsking,
+    AgentCompleted,
+    AgentThinking,
+    Event,
+    PartialResult,
+    QuestionKind,
+    RunStatus,
+    ToolCompleted,
+    ToolExecuting,
+)
 from netra_trio.sessions.event_log import Entry
-from netra_trio.sessions.transcript import RUNS_BYTES, Transcript
+from netra_trio.sessions.transcript import ALL_STEPS_BYTES, RUNS_BYTES, Transcript
 
 
 def transcript_of(*names: str) -> Transcript:
@@ -128,3 +142,74 @@ def test_a_text_that_another_node_has_gone_on_with_is_marked() -> None:
     runs = runs_by_id(transcript)
     assert (runs["a"]["content"], runs["a"]["truncated"]) == ("text", True)
     assert "truncated" not in runs["b"]
+
+
+RUN = RunId("a")
+CALL = ToolCallId("c1")
+
+
+def entry(event: Any) -> list[Entry]:
+    return [Entry(1, event, 1, False, 0.0, None)]
+
+
+def encoded(event: Event) -> list[Entry]:
+    """Return the entry as the copy of another node's log has it."""
+    payload = dumps(payload_of(event))
+    return entry(Encoded(event.TYPE, RUN, payload))
+
+
+STORY: list[Event] = [
+    AgentThinking(RUN, "first", 1, 2),
+    PartialResult(RUN, "Hi 😀"),
+    ToolExecuting(RUN, CALL, "look", {"n": 1}),
+    AgentAsking(RUN, QuestionId("q1"), QuestionKind.QUESTION, "Which?", 9.0),
+    PartialResult(RUN, " there"),
+    ToolCompleted(RUN, CALL, "look", True, 7, [1]),
+]
+
+
+@pytest.mark.parametrize("cut", range(len(STORY) + 1))
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_run_is_listed_with_the_steps_that_left_the_log(cut: int, moves: bool) -> None:
+    expected, at = Steps(), 0
+    transcript = transcript_of("a")
+    for event in STORY[:cut]:
+        if isinstance(event, PartialResult):
+            at += len(event.content)
+            transcript.add_removed(entry(event))
+        else:
+            expected.note(event, at)
+            transcript.add_removed(encoded(event) if moves else entry(event))
+        if moves:
+            copy = transcript.dump()
+            transcript = Transcript()
+            transcript.load(loads(dumps(copy)))
+    steps = loads(expected.encode())
+    assert runs_by_id(transcript)["a"].get("steps", []) == steps
+    assert ("steps" in runs_by_id(transcript)["a"]) == (cut > 0)
+
+
+def test_the_places_of_steps_are_in_the_text_that_is_left() -> None:
+    transcript = transcript_of("a")
+    transcript.add_removed(entry(AgentThinking(RUN, "early")))
+    transcript.add_removed(delta("a", "x" * (2 * RUNS_BYTES)))
+    transcript.add_removed(entry(AgentThinking(RUN, "late")) + delta("a", "end"))
+    run = runs_by_id(transcript)["a"]
+    assert [step["at"] for step in run["steps"]] == [0, len(run["content"]) - 3]
+
+
+def test_all_steps_have_at_most_64_kib_together() -> None:
+    names = [f"r{number}" for number in range(5)]
+    transcript = transcript_of(*names)
+    for name in names:
+        long = ToolExecuting(RunId(name), CALL, "look", "x" * STEPS_BYTES)
+        transcript.add_removed(entry(long))
+    listed = [len(dumps(run["steps"])) for run in transcript.runs() if "steps" in run]
+    assert len(listed) == 4
+    assert ALL_STEPS_BYTES - 200 < sum(listed) <= ALL_STEPS_BYTES
+
+
+def test_steps_of_an_unknown_run_are_ignored() -> None:
+    transcript = Transcript()
+    transcript.add_removed(entry(AgentThinking(RUN, "x")))
+    assert transcript.runs() == ()
