@@ -5,6 +5,8 @@ const KEPT = new Set([
   "STRONG", "SUP", "TABLE", "TBODY", "TD", "TH", "THEAD", "TR", "UL",
 ]);
 const DROPPED = new Set(["BUTTON", "FIGCAPTION", "SVG", "svg"]);
+/** What an agent did, among the texts of its answer. */
+const STEPS = ".thoughts, .tools, .question, .dots";
 const EMPTY = new Set(["BR", "HR"]);
 const ATTRIBUTES = ["href", "start", "dir"];
 
@@ -15,7 +17,7 @@ export function plainHtml(element: Element): string {
 
 function one(node: Node): string {
   if (node.nodeType === Node.TEXT_NODE) return escaped(node.textContent ?? "");
-  if (!(node instanceof Element) || DROPPED.has(node.tagName)) return "";
+  if (!(node instanceof Element) || DROPPED.has(node.tagName) || node.matches(STEPS)) return "";
   const inside = plainHtml(node);
   if (!KEPT.has(node.tagName)) return inside;
   const name = node.tagName.toLowerCase();
