@@ -22,6 +22,7 @@ export const SHORTCUTS: readonly Shortcut[] = [
   { command: "sidebar", text: "Show or hide the conversations", keys: ["Alt", "O"] },
   { command: null, text: "Send the message", keys: ["Enter"] },
   { command: null, text: "New line", keys: ["Shift", "Enter"] },
+  { command: null, text: "Stop the answer and send", keys: ["Mod", "Enter"] },
   { command: "edit-last", text: "Edit your last message", keys: ["↑"], where: "in the empty message box" },
   { command: "copy-last", text: "Copy the last answer", keys: ["Alt", "A"] },
   { command: null, text: "Stop the answer", keys: ["Esc"] },

@@ -69,14 +69,14 @@ describe("the command of a key", () => {
   it("edits the last message in the empty message box only", () => {
     document.body.innerHTML = "<textarea></textarea><div class=composer><textarea></textarea></div>";
     const [other, box] = document.querySelectorAll("textarea");
-    const commandIn = (target: HTMLTextAreaElement | undefined, more: KeyboardEventInit = {}): string | null => {
+    const commandAt = (target: HTMLTextAreaElement | undefined, more: KeyboardEventInit = {}): string | null => {
       const event = press("ArrowUp", { bubbles: true, ...more });
       target?.dispatchEvent(event);
       return commandOf(event, false);
     };
-    expect([commandIn(box), commandIn(other), commandIn(box, shift)]).toEqual(["edit-last", null, null]);
+    expect([commandAt(box), commandAt(other), commandAt(box, shift)]).toEqual(["edit-last", null, null]);
     if (box !== undefined) box.value = "text";
-    expect(commandIn(box)).toBeNull();
+    expect(commandAt(box)).toBeNull();
   });
 });
 
