@@ -21,6 +21,7 @@ const stopped = (): unknown[] => browser.server.of("stop_agent");
 /** Answers, an error, a question, a rejected message, conversations and more of them. */
 async function fill(): Promise<void> {
   const { server } = browser;
+  server.keepsHistory = true;
   for (let index = 0; index < 60; index += 1) {
     server.rooms.list(`t${index}`, { title: `About ${index}`, updated_at: browser.clock.now / 1000 - index - 10 });
   }
