@@ -67,12 +67,12 @@ function placeIn(text: string, start: number, at: number): Place {
   const begun = text.slice(line, at);
   const after = fenceAfter(begun, fence);
   if (fence !== null || after !== null) return behindFence(text, line, fence);
-  if (isBlock || BLOCK.test(begun)) return behindBlock(text, at);
+  if (isBlock || BLOCK.test(begun)) return behindBlock(text, at, true);
   // At the begin of a line a step is between two lines.
   if (begun.startsWith("#")) return behindLine(text, at);
-  if (isOpen(text.slice(paragraph, at))) return behindBlock(text, at);
+  if (isOpen(text.slice(paragraph, at))) return behindBlock(text, at, false);
   const next = text.slice(at, at + 1);
-  if (WORD.test(next) && WORD.test(text.slice(at - 1, at))) return behindBlock(text, at);
+  if (WORD.test(next) && WORD.test(text.slice(at - 1, at))) return behindBlock(text, at, false);
   return { at, isSettled: next !== "" };
 }
 
@@ -100,7 +100,7 @@ function behindFence(text: string, from: number, fence: string | null): Place {
 }
 
 /** Behind the list, quote, table or paragraph: at the next blank line outside of a code block. */
-function behindBlock(text: string, at: number): Place {
+function behindBlock(text: string, at: number, isList: boolean): Place {
   let fence: string | null = null;
   for (let line = text.lastIndexOf("\n", at - 1) + 1; line < text.length; ) {
     const end = text.indexOf("\n", line);
@@ -109,8 +109,8 @@ function behindBlock(text: string, at: number): Place {
     if (line >= at && fence === null && read.trim() === "") {
       // A blank line inside a list: it goes on with an item or an indented line.
       const next = text.slice(end + 1).split("\n", 1)[0] ?? "";
-      if (next === "") return { at: line, isSettled: text.length > end + 1 };
-      if (!/^\s/.test(next) || ITEM.test(next)) return { at: line, isSettled: true };
+      if (next === "") return { at: line, isSettled: !isList || text.length > end + 1 };
+      if (!isList || !(/^\s/.test(next) || ITEM.test(next))) return { at: line, isSettled: true };
     }
     fence = fenceAfter(read, fence);
     line = end + 1;
