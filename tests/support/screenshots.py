@@ -1,17 +1,18 @@
-"""Take the screenshots of the chat page for the documentation: `nox -s screenshots`.
+"""Take the screenshots of the pages for the documentation: `nox -s screenshots`.
 
-They show the page of a running server, while an agent answers.
+They show the chat page of a running server while an agent answers, and the live page meanwhile.
 """
 
 import re
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
 from support.browser import answers, chromium, said, say, sign_in, visiting
-from support.server import Server, serving, write_agents
+from support.server import Server, serving, sign, write_agents
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE = {"width": 1200, "height": 880}
@@ -21,6 +22,8 @@ LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": WIDE},
     "narrow": {"color_scheme": "light", "viewport": NARROW},
 }
+USERS = {"light": "dev", "dark": "alice", "narrow": "bob"}
+SAMPLED_MS = 30_000  # three samples of the live page's metrics
 QUESTION = "How do I give up on a slow call with Trio?"
 
 AGENTS = '''
@@ -75,14 +78,23 @@ def converse(page: Page) -> None:
 
 
 def take(server: Server, folder: Path) -> None:
-    """Take a screenshot for each of `LOOKS`."""
-    with chromium() as browser:
+    """Take a screenshot of the chat page for each of `LOOKS`, and one of the live page."""
+    with chromium() as browser, ExitStack() as stack:
         for name, options in LOOKS.items():
-            with visiting(browser, server.address, **options) as visitor:
-                page = visitor.page()
-                sign_in(page)
-                converse(page)
-                page.screenshot(path=folder / f"chat-{name}.png")
+            # The pages stay open: the live page shows their sessions.
+            visitor = stack.enter_context(visiting(browser, server.address, **options))
+            page = visitor.page()
+            sign_in(page, USERS[name])
+            converse(page)
+            page.screenshot(path=folder / f"chat-{name}.png")
+        operator = stack.enter_context(visiting(browser, server.address, viewport=WIDE))
+        live = operator.page("/admin")
+        live.get_by_text("Sign in with a token instead").click()
+        live.get_by_label("Token").fill(sign("root", permissions=["netra:admin"]))
+        live.get_by_role("button", name="Sign in with token").click()
+        expect(live.get_by_role("region", name="Connection metrics")).to_be_visible()
+        live.wait_for_timeout(SAMPLED_MS)
+        live.screenshot(path=folder / "live.png")
 
 
 def main() -> None:
@@ -93,7 +105,7 @@ def main() -> None:
         write_agents(folder, AGENTS)
         with serving(folder, "--agent", "outside_agents:guide") as server:
             take(server, IMAGES)
-    sys.stdout.write("".join(f"{path}\n" for path in sorted(IMAGES.glob("chat-*.png"))))
+    sys.stdout.write("".join(f"{path}\n" for path in sorted(IMAGES.glob("*.png"))))
 
 
 if __name__ == "__main__":
