@@ -98,7 +98,12 @@ from netra_trio.sessions.event_feed import FEED_EVENTS
 from netra_trio.sessions.event_log import MERGED_BYTES, RESERVED_PLACES
 from netra_trio.sessions.inbox import INBOX_MESSAGES
 from netra_trio.sessions.runner import CONCURRENT_RUNS
-from netra_trio.sessions.transcript import QUESTIONS_BYTES, RUNS_BYTES, Transcript
+from netra_trio.sessions.transcript import (
+    ALL_STEPS_BYTES,
+    QUESTIONS_BYTES,
+    RUNS_BYTES,
+    Transcript,
+)
 from netra_trio.stores.base import (
     HISTORY_PAGE_BYTES,
     HISTORY_QUESTIONS_BYTES,
@@ -247,7 +252,10 @@ def test_the_fields_of_a_resumed_run() -> None:
     transcript = Transcript()
     transcript.begin(RunId("r"), ThreadId("t"), CorrelationId("c"))
     (run,) = transcript.runs()
-    expected = {**dict.fromkeys(run, False), "questions": True, "truncated": True}
+    expected = {
+        **dict.fromkeys(run, False),
+        **dict.fromkeys(("questions", "steps", "truncated"), True),
+    }
     assert documented_fields(table_of(PAGE, "Field of a run in `runs`")) == expected
 
 
@@ -358,6 +366,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "answer to a question": octets(ANSWER_BYTES),
     "questions of a run in the history": octets(HISTORY_QUESTIONS_BYTES),
     "questions in resume.runs together": octets(QUESTIONS_BYTES),
+    "steps in resume.runs together": octets(ALL_STEPS_BYTES),
     "silence of a client": seconds(MISSED_INTERVALS * Settings().heartbeat_interval_ms / 1000),
     "validity of a ticket": seconds(TICKET_SECONDS),
     "unused tickets of a user": str(TICKETS_PER_USER),
