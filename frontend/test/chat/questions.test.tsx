@@ -85,7 +85,7 @@ const APPROVAL = { prompt: "Delete it?", tool_name: "delete", arguments: { path:
 it("does not submit an answer with the Enter of an input method", async () => {
   await ask({ kind: "question", prompt: "Name?", schema: { type: "object", properties: { name: { type: "string" } }, required: ["name"] } });
   const input = card().querySelector("input");
-  const enter = (init: KeyboardEventInit): boolean =>
+  const enter = (init: object): boolean =>
     input?.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...init })) ?? false;
   // A prevented Enter submits nothing.
   expect([enter({ keyCode: 229 }), enter({ isComposing: true }), enter({ keyCode: 13 })]).toEqual([false, false, true]);

@@ -106,7 +106,7 @@ const json = (body: unknown, status = 200): Response =>
   new Response(JSON.stringify(body), { status, headers: { "Content-Type": "application/json" } });
 const claimsIn = (token: string): Json =>
   JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as Json;
-const numberIn = (token: string): unknown => claimsIn(token)["number"];
+const numberOf = (token: string): unknown => claimsIn(token)["number"];
 
 let skew: number;
 const serverNow = (): number => Date.now() + skew;
@@ -381,7 +381,7 @@ describe("the answer of the provider", () => {
     vi.setSystemTime(end - 76_000);
     expect(await session.token()).toBe(token);
     vi.setSystemTime(end - 74_000);
-    expect(numberIn(await session.token())).toBe(2);
+    expect(numberOf(await session.token())).toBe(2);
   });
 
   it("has the address that ends the session at the provider", async () => {
@@ -406,12 +406,12 @@ describe("renewal", () => {
     const session = await signIn();
     const end = Number(claimsIn(await session.token())["exp"]) * 1000;
     vi.setSystemTime(end - 75_001);
-    expect(numberIn(await session.token())).toBe(1);
+    expect(numberOf(await session.token())).toBe(1);
     later(1);
-    expect(numberIn(await session.token())).toBe(2);
-    expect(numberIn(await session.token())).toBe(2);
+    expect(numberOf(await session.token())).toBe(2);
+    expect(numberOf(await session.token())).toBe(2);
     later(3600_000 - 60_000);
-    expect(numberIn(await session.token())).toBe(3);
+    expect(numberOf(await session.token())).toBe(3);
     expect(refreshes()).toEqual(["refresh-1", "refresh-2"]);
   });
 
@@ -419,7 +419,7 @@ describe("renewal", () => {
     const session = await signIn();
     later(3600_000 - 60_000);
     const tokens = await Promise.all(Array.from({ length: 50 }, session.token));
-    expect(tokens.map(numberIn)).toEqual(Array.from({ length: 50 }, () => 2));
+    expect(tokens.map(numberOf)).toEqual(Array.from({ length: 50 }, () => 2));
     expect(refreshes()).toHaveLength(1);
   });
 
@@ -433,7 +433,7 @@ describe("renewal", () => {
     later(8_000);
     const second = session.token();
     answer();
-    expect([numberIn(await first), numberIn(await second)]).toEqual([2, 2]);
+    expect([numberOf(await first), numberOf(await second)]).toEqual([2, 2]);
     expect(refreshes()).toHaveLength(1);
   });
 
@@ -473,7 +473,7 @@ describe("renewal", () => {
     provider.tokens = { refresh_token: undefined };
     const session = await signIn();
     later(3600_000 - 10_000);
-    expect(numberIn(await session.token())).toBe(1);
+    expect(numberOf(await session.token())).toBe(1);
     expect(refreshes()).toEqual([]);
   });
 
@@ -486,7 +486,7 @@ describe("renewal", () => {
     prepare();
     for (let n = 0; n < 3; n += 1) {
       later(n === 0 ? 3600_000 - 60_000 : 10_000);
-      expect(numberIn(await session.token())).toBe(1);
+      expect(numberOf(await session.token())).toBe(1);
     }
     expect(refreshes()).toHaveLength(1);
   });
@@ -500,12 +500,12 @@ describe("renewal", () => {
     const session = await signIn();
     prepare();
     later(3600_000 - 60_000);
-    expect(numberIn(await session.token())).toBe(1);
+    expect(numberOf(await session.token())).toBe(1);
     vi.stubGlobal("fetch", provider.fetch);
     provider.answer = null;
-    expect(numberIn(await session.token()), "not at once").toBe(1);
+    expect(numberOf(await session.token()), "not at once").toBe(1);
     later(4_000);
-    expect(numberIn(await session.token())).toBeGreaterThan(1);
+    expect(numberOf(await session.token())).toBeGreaterThan(1);
   });
 
   const failing = (answer: () => Promise<Response>) => (url: string | URL) =>
