@@ -3,9 +3,13 @@
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import type { Arrival } from "../shared/arrival.ts";
 import { type SignedIn, SignInGate } from "../shared/SignInGate.tsx";
+import { useFocusKept } from "../shared/useFocusKept.ts";
 import { LivePage } from "./LivePage.tsx";
 
+const FOCUS_HOME = ".content input, .content button, .card input, .card button";
+
 export function App({ arrival }: { readonly arrival: Arrival }) {
+  useFocusKept(FOCUS_HOME);
   return (
     <SignInGate arrival={arrival} title="Sign in to the live page">
       {(signedIn) => <ConnectedPage {...signedIn} />}

@@ -2,7 +2,9 @@
 
 import { type ReactNode, useCallback, useState } from "react";
 import { useNetra } from "../../src/react/index.ts";
-import { Banner, ConnectionState, SignInNotice } from "../chat/Connection.tsx";
+import { Banner } from "../shared/connection/Banner.tsx";
+import { ConnectionState } from "../shared/connection/ConnectionState.tsx";
+import { SignInNotice } from "../shared/connection/SignInNotice.tsx";
 import { LeaveIcon } from "../shared/icons.tsx";
 import type { Problem } from "../shared/problem.ts";
 import { ThemeButton } from "../shared/ThemeButton.tsx";
@@ -28,7 +30,7 @@ interface Props {
 
 export function LivePage({ user, getToken, onSignOut, onSignInAgain }: Props) {
   const { live, updatedAt, status } = useLive();
-  const threadId = useNetra((netra) => netra.threadId);
+  const error = useNetra((netra) => netra.lastError);
   const [action, setAction] = useState<Action | null>(null);
   const [taken, setTaken] = useState<readonly TakenAction[]>([]);
   const parts = partsOf(live);
@@ -71,7 +73,7 @@ export function LivePage({ user, getToken, onSignOut, onSignInAgain }: Props) {
         )}
       </header>
       <SignInNotice onSignInAgain={onSignInAgain} />
-      <Banner threadId={threadId} onSignInAgain={onSignInAgain} />
+      <Banner error={error} onSignInAgain={onSignInAgain} />
       <main className="content">
         {content}
         <ActionLog taken={taken} />

@@ -4,8 +4,11 @@
 import { useCallback, useRef } from "react";
 import type { Run } from "../../src/index.ts";
 import { useNetra, useWatch } from "../../src/react/index.ts";
+import { ConnectionState } from "../shared/connection/ConnectionState.tsx";
+import { SignInNotice } from "../shared/connection/SignInNotice.tsx";
+import type { Problem } from "../shared/problem.ts";
+import { ChatBanner } from "./ChatBanner.tsx";
 import { Composer } from "./composer/Composer.tsx";
-import { Banner, ConnectionState, SignInNotice } from "./Connection.tsx";
 import { ExportMenu } from "./export/ExportMenu.tsx";
 import { conversationOf } from "./messages/conversation.ts";
 import { EarlierMessages } from "./messages/EarlierMessages.tsx";
@@ -36,7 +39,7 @@ interface Props {
   readonly user: string;
   readonly threadId: string;
   readonly onSignOut: (() => void) | undefined;
-  readonly onSignInAgain: (why: { readonly error: string; readonly help: string }) => void;
+  readonly onSignInAgain: (why: Problem) => void;
 }
 
 export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
@@ -107,7 +110,7 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
           {!isEmpty && <ExportMenu title={title} />}
         </header>
         <SignInNotice onSignInAgain={onSignInAgain} />
-        <Banner threadId={threadId} onSignInAgain={onSignInAgain} />
+        <ChatBanner threadId={threadId} onSignInAgain={onSignInAgain} />
         <div className="scroller" ref={scroller} tabIndex={-1}>
           <div className="column" ref={content}>
             <EarlierMessages threadId={threadId} hold={hold} />

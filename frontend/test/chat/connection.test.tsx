@@ -8,13 +8,13 @@ import { EnhancedWebSocketProvider } from "../../src/react/index.js";
 import { Browser } from "../support/browser.js";
 import { tokenFor } from "../support/server.js";
 
-type Components = Record<"ConnectionState" | "Banner", ComponentType<Record<string, unknown>>>;
+type Component = ComponentType<Record<string, unknown>>;
 interface Texts {
   readonly explain: (error: ErrorBody) => { text: string; help: string; details: string | null };
 }
 
 const load = async <T,>(name: string): Promise<T> =>
-  (await import(/* @vite-ignore */ new URL(`../../pages/chat/${name}`, import.meta.url).pathname)) as T;
+  (await import(/* @vite-ignore */ new URL(name, import.meta.url).pathname)) as T;
 
 let browser: Browser;
 let page: HTMLElement;
@@ -22,7 +22,8 @@ let root: Root;
 
 beforeEach(async () => {
   (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
-  const { ConnectionState, Banner } = await load<Components>("Connection.tsx");
+  const { ConnectionState } = await load<{ ConnectionState: Component }>("../../pages/shared/connection/ConnectionState.tsx");
+  const { ChatBanner } = await load<{ ChatBanner: Component }>("../../pages/chat/ChatBanner.tsx");
   browser = new Browser();
   browser.chance = 0.999;
   page = document.body.appendChild(document.createElement("div"));
@@ -32,7 +33,7 @@ beforeEach(async () => {
     root.render(
       <EnhancedWebSocketProvider getToken={() => tokenFor("alice")} ports={browser.tab().ports} threadId="t">
         <ConnectionState />
-        <Banner threadId="t" onSignInAgain={none} />
+        <ChatBanner threadId="t" onSignInAgain={none} />
       </EnhancedWebSocketProvider>,
     ),
   );
@@ -115,7 +116,7 @@ it.each([
   "TOKEN_UNAVAILABLE",
   "UNSUPPORTED_SUBPROTOCOL",
 ])("says %s in plain words", async (code) => {
-  const { explain } = await load<Texts>("errorText.ts");
+  const { explain } = await load<Texts>("../../pages/shared/errorText.ts");
   const error = { code, error: "$.payload: expected an object", help: "Set WEBSOCKET_X.", timestamp: 1, recoverable: false };
   const { text, help, details } = explain(error);
   expect(`${text} ${help}`).not.toMatch(/[A-Z]{2}|_|\$|token|frame|origin|JSON/);

@@ -7,7 +7,7 @@ import type { ErrorBody } from "../../src/index.js";
 interface Texts {
   readonly explain: (error: ErrorBody) => { text: string; help: string; details: string | null };
 }
-const source = new URL("../../pages/chat/errorText.ts", import.meta.url).pathname;
+const source = new URL("../../pages/shared/errorText.ts", import.meta.url).pathname;
 const { explain } = (await import(/* @vite-ignore */ source)) as Texts;
 
 const server = readFileSync(new URL("../../../netra_trio/protocol/codes.py", import.meta.url), "utf8");

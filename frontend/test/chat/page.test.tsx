@@ -34,7 +34,8 @@ const { counted, renders } = vi.hoisted(() => {
 
 vi.mock("../../pages/chat/threads/Sidebar.tsx", (load) => counted(load, ["Sidebar"]));
 vi.mock("../../pages/chat/composer/Composer.tsx", (load) => counted(load, ["Composer"]));
-vi.mock("../../pages/chat/Connection.tsx", (load) => counted(load, ["ConnectionState", "Banner"]));
+vi.mock("../../pages/shared/connection/ConnectionState.tsx", (load) => counted(load, ["ConnectionState"]));
+vi.mock("../../pages/shared/connection/Banner.tsx", (load) => counted(load, ["Banner"]));
 vi.mock("../../pages/chat/messages/MessageList.tsx", (load) => counted(load, ["MessageList"]));
 vi.mock("../../pages/chat/messages/UserMessage.tsx", (load) => counted(load, ["UserMessage"]));
 vi.mock("../../pages/chat/messages/AgentMessage.tsx", (load) => counted(load, ["AgentMessage"]));

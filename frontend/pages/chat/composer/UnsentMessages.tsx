@@ -6,7 +6,7 @@ import type { ChatMessage, UserEntry } from "../../../src/index.ts";
 import { threadOf } from "../messages/conversation.ts";
 import { AlertIcon } from "../../shared/icons.tsx";
 import { Details } from "../../shared/Details.tsx";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 import { useActions } from "./actions.ts";
 import { forgetUnsent, onUnsent, rememberUnsent, unsentIn } from "./unsent.ts";
 import { putBack } from "./useDraft.ts";

@@ -1,7 +1,7 @@
 // How much of a message is too much.
 
 import type { ErrorBody } from "../../../src/index.ts";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 
 type Check = (content: string) => ErrorBody | null;
 

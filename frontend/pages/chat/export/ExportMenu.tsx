@@ -6,7 +6,7 @@ import { useNetraClient } from "../../../src/react/index.ts";
 import { CopyIcon } from "../../shared/icons.tsx";
 import { Menu } from "../../shared/Menu.tsx";
 import { useActions } from "../composer/actions.ts";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 import { DownloadIcon, PrintIcon } from "./icons.tsx";
 import { loadAll } from "./loadAll.ts";
 import { conversationMarkdown, fileNameOf } from "./markdown.ts";

@@ -3,7 +3,7 @@
 import type { UserEntry } from "../../../src/index.ts";
 import { PenIcon, RetryIcon } from "../../shared/icons.tsx";
 import { useActions } from "../composer/actions.ts";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 import { Problem } from "./Problem.tsx";
 
 /** Errors that the same text gets again. */

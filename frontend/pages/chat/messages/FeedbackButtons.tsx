@@ -2,7 +2,7 @@
 
 import { useRef, useState } from "react";
 import type { AgentEntry } from "../../../src/index.ts";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 import { useActions } from "../composer/actions.ts";
 import { FeedbackForm } from "./FeedbackForm.tsx";
 import { CommentIcon, ThumbDownIcon, ThumbUpIcon } from "./icons.tsx";

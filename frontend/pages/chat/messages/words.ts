@@ -2,7 +2,7 @@
 
 import type { ErrorBody, Run, RunStatus, UserEntry } from "../../../src/index.ts";
 import { duration } from "../../shared/text.ts";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 
 /** The state of a message, unless it is simply confirmed. */
 export function delivery(

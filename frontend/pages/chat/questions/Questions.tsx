@@ -5,7 +5,7 @@ import type { ErrorBody, Question, Reply } from "../../../src/index.ts";
 import { expiresIn, RequestError } from "../../../src/index.ts";
 import { useNetra } from "../../../src/react/index.ts";
 import { AlertIcon, CheckIcon, ChevronIcon, CrossIcon, QuestionIcon, ShieldIcon } from "../../shared/icons.tsx";
-import { explain } from "../errorText.ts";
+import { explain } from "../../shared/errorText.ts";
 import { QuestionForm } from "./QuestionForm.tsx";
 import { pretty } from "../../shared/text.ts";
 import { useNow } from "../../shared/useNow.ts";

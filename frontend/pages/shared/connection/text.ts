@@ -1,6 +1,6 @@
 // Texts for the state of the connection.
 
-import type { ErrorBody, Snapshot } from "../../src/index.ts";
+import type { ErrorBody, Snapshot } from "../../../src/index.ts";
 
 export type Mood = "good" | "busy" | "bad";
 
