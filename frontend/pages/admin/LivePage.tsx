@@ -1,6 +1,6 @@
 // The live page: the totals, the nodes, the sessions as a tree, and the metrics of the last hour.
 
-import { type ReactNode, useCallback, useState } from "react";
+import { type ReactNode, useCallback, useMemo, useState } from "react";
 import { useNetra } from "../../src/react/index.ts";
 import { Banner } from "../shared/connection/Banner.tsx";
 import { ConnectionState } from "../shared/connection/ConnectionState.tsx";
@@ -33,7 +33,7 @@ export function LivePage({ user, getToken, onSignOut, onSignInAgain }: Props) {
   const error = useNetra((netra) => netra.lastError);
   const [action, setAction] = useState<Action | null>(null);
   const [taken, setTaken] = useState<readonly TakenAction[]>([]);
-  const parts = partsOf(live);
+  const parts = useMemo(() => partsOf(live), [live]);
 
   const onClose = useCallback(
     (outcome: Outcome | null) => {
@@ -41,7 +41,8 @@ export function LivePage({ user, getToken, onSignOut, onSignInAgain }: Props) {
         const entry = { action, text: outcome.text, at: Date.now() };
         setTaken((all) => [...all, entry].slice(-LOGGED));
       }
-      setAction(null);
+      // The operator may have cancelled meanwhile, and opened the dialog of another action.
+      setAction((now) => (now === action ? null : now));
     },
     [action],
   );

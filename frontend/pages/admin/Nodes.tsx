@@ -1,5 +1,6 @@
 // The nodes: their capacity, their state, and that of the broker and the stores.
 
+import { memo } from "react";
 import { DrainIcon } from "../shared/icons.tsx";
 import type { Action } from "./actions/request.ts";
 import { age, bytes, count, orNone, time } from "./format.ts";
@@ -10,7 +11,7 @@ interface Props {
   readonly onAction: (action: Action) => void;
 }
 
-export function Nodes({ parts, onAction }: Props) {
+export const Nodes = memo(function Nodes({ parts, onAction }: Props) {
   return (
     <section aria-label="Nodes">
       <h2>Nodes</h2>
@@ -40,7 +41,7 @@ export function Nodes({ parts, onAction }: Props) {
       </div>
     </section>
   );
-}
+});
 
 function NodeRow({ part, onAction }: { part: NodePart; onAction: Props["onAction"] }) {
   const { node, version, pid, capacity, totals, broker, draining } = part;

@@ -1,7 +1,8 @@
 // The totals of all nodes.
 
+import { memo } from "react";
 import { amount, count } from "./format.ts";
-import { sumOf } from "./live/series.ts";
+import { lastMinute, sumOf } from "./live/series.ts";
 import type { Live } from "./live/state.ts";
 import type { NodePart } from "./live/types.ts";
 
@@ -10,12 +11,9 @@ interface Props {
   readonly samples: Live["samples"];
 }
 
-const SAMPLES_A_MINUTE = 6;
-
-export function Totals({ parts, samples }: Props) {
+export const Totals = memo(function Totals({ parts, samples }: Props) {
   const sum = (pick: (part: NodePart) => number) => parts.reduce((all, part) => all + pick(part), 0);
-  const lastMinute = [...samples.values()].flatMap((all) => all.slice(-SAMPLES_A_MINUTE));
-  const errors = lastMinute.reduce((all, sample) => all + sumOf(sample.errors), 0);
+  const errors = lastMinute(samples, (sample) => sumOf(sample.errors));
   const waiting = sum(({ runs }) => runs.filter(({ waits_for }) => waits_for === "answer").length);
   return (
     <dl className="totals" aria-label="Totals">
@@ -39,7 +37,7 @@ export function Totals({ parts, samples }: Props) {
       <Total name="Errors in a minute" value={count(errors)} isBad={errors > 0} />
     </dl>
   );
-}
+});
 
 interface TotalProps {
   readonly name: string;

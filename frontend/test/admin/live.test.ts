@@ -10,8 +10,8 @@ import { nodePart, runPart, sample, sessionPart } from "../support/live.js";
 
 const load = (path: string): Promise<unknown> =>
   import(/* @vite-ignore */ new URL(`../../pages/admin/${path}`, import.meta.url).pathname);
-const { afterContent, afterPause, HISTORY, NOTHING, partsOf, withoutSilent } = (await load("live/state.ts")) as typeof State;
-const { countsOf, largest, shares, stepsOf, sums } = (await load("live/series.ts")) as typeof Series;
+const { afterContent, afterPause, HISTORY, NOTHING, partsOf, silentAt, withoutSilent } = (await load("live/state.ts")) as typeof State;
+const { countsOf, largest, lastMinute, shares, stepsOf, sums } = (await load("live/series.ts")) as typeof Series;
 const { treeOf } = (await load("live/tree.ts")) as typeof Tree;
 const { pathOf } = (await load("charts/path.ts")) as typeof Path;
 const { age, amount, bytes, orNone, percent, time } = (await load("format.ts")) as typeof Format;
@@ -45,6 +45,7 @@ describe("the nodes", () => {
     const live = after(nodePart("a", { interval: 2 }));
     expect(withoutSilent(live, 11_000)).toBe(live);
     expect(partsOf(withoutSilent(live, 11_001))).toEqual([]);
+    expect([silentAt(live), silentAt(afterContent(live, nodePart("b"), 1000)), silentAt(NOTHING)]).toEqual([11_001, 6_001, Infinity]);
   });
 
   it("have their time again after the page had no connection", () => {
@@ -70,6 +71,22 @@ describe("the samples", () => {
     const all = Array.from({ length: HISTORY + 1 }, (_, index) => index * 10);
     expect(timesOf(after(history("a", ...all)), "a").slice(0, 2)).toEqual([10, 20]);
     expect(timesOf(after(history("a", ...all)), "a")).toHaveLength(HISTORY);
+  });
+});
+
+describe("the samples of a node that has ended", () => {
+  it("stay for their hour", () => {
+    const live = after(history("old", 1000), { kind: "gone", node: "old", at: 1001 }, history("new", 4599));
+    expect(timesOf(live, "old")).toEqual([1000]);
+    expect([...after(history("old", 1000), history("new", 4600)).samples.keys()]).toEqual(["new"]);
+  });
+
+  it("do not count in the last minute for ever", () => {
+    const errors = { X: 1 };
+    const samples = (now: number): State.Live["samples"] =>
+      new Map([["old", [sample({ at: 100, errors })]], ["new", [sample({ at: now - 10, errors }), sample({ at: now })]]]);
+    const count = (now: number): number => lastMinute(samples(now), (one) => one.errors["X"] ?? 0);
+    expect([count(159), count(160)]).toEqual([2, 1]);
   });
 });
 

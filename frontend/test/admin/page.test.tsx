@@ -1,6 +1,6 @@
 /** The live page with a simulated server: what it shows of the nodes, and its actions. */
 
-import { act, type ComponentType } from "react";
+import { act, type ComponentType, Profiler } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { JsonObject } from "../../src/index.js";
@@ -33,6 +33,7 @@ let browser: Browser;
 let page: HTMLElement;
 let root: Root;
 let signIns: unknown[];
+let renders: number;
 
 const pass = (ms = 10): Promise<void> => act(async () => browser.clock.advance(ms));
 const text = (): string => page.textContent;
@@ -59,7 +60,9 @@ async function show(): Promise<void> {
   await act(async () =>
     root.render(
       <EnhancedWebSocketProvider getToken={tab.getToken} ports={tab.ports} shareAcrossTabs={false}>
-        <LivePage {...props} />
+        <Profiler id="page" onRender={() => (renders += 1)}>
+          <LivePage {...props} />
+        </Profiler>
       </EnhancedWebSocketProvider>,
     ),
   );
@@ -79,6 +82,7 @@ afterEach(async () => {
   await act(async () => root.unmount());
   page.remove();
   vi.useRealTimers();
+  vi.restoreAllMocks();
   vi.unstubAllGlobals();
 });
 
@@ -126,6 +130,19 @@ it("draws the last hour, with the newest value of each chart", async () => {
   for (const heading of ["Connection metrics", "Message metrics", "Health indicators"]) expect(named(heading)).toBeTruthy();
 });
 
+it("renders for what its nodes send, and not by itself", async () => {
+  await show();
+  await say(part);
+  await pass();
+  renders = 0;
+  await act(async () => vi.advanceTimersByTime(4_000));
+  expect(renders).toBe(0);
+  const late = Date.now() + 5_001;
+  vi.spyOn(Date, "now").mockReturnValue(late);
+  await act(async () => vi.advanceTimersByTime(1_100));
+  expect(named("Nodes").textContent).not.toContain("node-1");
+});
+
 it("says which permission is missing, and offers another sign-in", async () => {
   browser.server.rooms.refusals.set(ROOM, { code: "FORBIDDEN" });
   await show();
@@ -161,6 +178,23 @@ describe("an action", () => {
     expect(asked).toEqual([{ path: `/ws/admin/${path}`, token: "Bearer a.token" }]);
     expect(page.querySelector("dialog")).toBeNull();
     expect(named("Actions on this page").textContent).toContain("accepted at node-1");
+  });
+
+  it.each([
+    ["done", () => Response.json({ status: "stopping" }, { status: 202 }), "Stop the run: run-1 – stopping"],
+    ["refused", () => Response.json({ error: "It has ended." }, { status: 404 }), "Stop the run: run-1 – It has ended."],
+  ])("that is %s after its dialog was closed is noted, and closes no other dialog", async (_, answer, note) => {
+    let respond = (_response: Response): void => undefined;
+    answers.push(() => new Promise<Response>((resolve) => (respond = resolve)));
+    await click("Stop the run run-1");
+    await click("Stop the run");
+    await click("Sending…");
+    await click("Cancel");
+    await click("Drain node-1");
+    await act(async () => respond(answer()));
+    expect(asked).toHaveLength(1);
+    expect(page.querySelector("dialog")?.textContent).toContain("Drain this node?");
+    expect(named("Actions on this page").textContent).toContain(note);
   });
 
   it("is not sent if it is cancelled", async () => {

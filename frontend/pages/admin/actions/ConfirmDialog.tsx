@@ -7,7 +7,7 @@ import { type Action, type Outcome, perform, WORDS } from "./request.ts";
 interface Props {
   readonly action: Action;
   readonly getToken: () => Promise<string>;
-  /** `outcome` is null if the operator has cancelled, or the last one failed. */
+  /** `outcome` is null if the operator cancels; it may follow, if the request was on its way. */
   readonly onClose: (outcome: Outcome | null) => void;
 }
 
@@ -24,10 +24,11 @@ export function ConfirmDialog({ action, getToken, onClose }: Props) {
     return () => shown?.close();
   }, []);
   const confirm = async () => {
+    if (isBusy) return;
     setBusy(true);
     setProblem("");
     const outcome = await perform(action, getToken);
-    if (outcome.isDone) onClose(outcome);
+    if (outcome.isDone || dialog.current === null) onClose(outcome);
     else {
       setBusy(false);
       setProblem(outcome.text);
@@ -50,7 +51,7 @@ export function ConfirmDialog({ action, getToken, onClose }: Props) {
         <button type="button" className="secondary" onClick={() => onClose(null)}>
           Cancel
         </button>
-        <button type="button" className="primary danger" disabled={isBusy} onClick={() => void confirm()}>
+        <button type="button" className="primary danger" aria-disabled={isBusy} onClick={() => void confirm()}>
           {isBusy ? "Sending…" : button}
         </button>
       </div>

@@ -47,6 +47,8 @@ export const WORDS: Record<Kind, Words> = {
   },
 };
 
+const ANSWER_WITHIN = 30_000; // ms: a node may ask another one
+
 export interface Outcome {
   readonly isDone: boolean;
   readonly text: string;
@@ -65,7 +67,8 @@ export async function perform({ kind, target }: Action, getToken: () => Promise<
   const path = `/ws/admin/${WORDS[kind].path}/${encodeURIComponent(target)}/${kind}`;
   try {
     const token = await getToken();
-    const answer = await fetch(path, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+    const headers = { Authorization: `Bearer ${token}` };
+    const answer = await fetch(path, { method: "POST", headers, signal: AbortSignal.timeout(ANSWER_WITHIN) });
     const body = await bodyOf(answer);
     if (answer.ok) return { isDone: true, text: doneText(body) };
     const text = [body.error ?? `The server answered ${answer.status}.`, body.help].filter(Boolean).join(" ");

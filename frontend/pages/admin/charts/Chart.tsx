@@ -2,7 +2,8 @@
 
 import { type PointerEvent, useMemo, useState } from "react";
 import { orNone } from "../format.ts";
-import { type Series, STEP } from "../live/series.ts";
+import type { Series } from "../live/series.ts";
+import { STEP } from "../live/state.ts";
 import { pathOf } from "./path.ts";
 
 export interface Line {

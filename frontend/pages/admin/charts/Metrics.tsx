@@ -1,23 +1,22 @@
 // The metrics of the last hour over all nodes, under the headings of the guide.
 
-import { type ReactNode, useMemo } from "react";
+import { memo, type ReactNode, useMemo } from "react";
 import { amount, bytes, count, percent, time } from "../format.ts";
 import { countsOf, largest, type Series, shares, stepsOf, type Steps, sumOf, sums } from "../live/series.ts";
-import type { Live } from "../live/state.ts";
+import { type Live, newestOf, STEP } from "../live/state.ts";
 import type { NodePart, Sample } from "../live/types.ts";
 import { Bars } from "./Bars.tsx";
 import { Chart, type Line } from "./Chart.tsx";
 
-const PER_MINUTE = 6; // samples
+const PER_MINUTE = 60 / STEP; // samples
 
 interface Props {
   readonly samples: Live["samples"];
   readonly parts: readonly NodePart[];
 }
 
-export function Metrics({ samples, parts }: Props) {
-  const newest = Math.max(0, ...[...samples.values()].map((all) => all.at(-1)?.at ?? 0));
-  const steps = useMemo(() => stepsOf(samples, newest), [samples, newest]);
+export const Metrics = memo(function Metrics({ samples, parts }: Props) {
+  const steps = useMemo(() => stepsOf(samples, newestOf(samples)), [samples]);
   const all = useMemo(() => chartsOf(steps), [steps]);
   const perUser = useMemo(() => perUserOf(parts), [parts]);
   return (
@@ -35,7 +34,7 @@ export function Metrics({ samples, parts }: Props) {
       <Group title="Capacity">{all.capacity}</Group>
     </>
   );
-}
+});
 
 function Group({ title, children }: { title: string; children: ReactNode }) {
   return (

@@ -1,9 +1,9 @@
 // The samples of all nodes as series for charts: a value for each ten seconds of the last hour.
 
-import { HISTORY } from "./state.ts";
+import { HISTORY, newestOf, STEP } from "./state.ts";
 import type { Sample } from "./types.ts";
 
-export const STEP = 10; // seconds of a sample
+const MINUTE = 60; // seconds
 
 /** A value for each step of the last hour, the oldest first; null where there is none. */
 export type Series = readonly (number | null)[];
@@ -62,3 +62,9 @@ export function countsOf(
 
 export const sumOf = (record: Readonly<Record<string, number>>): number =>
   Object.values(record).reduce((sum, count) => sum + count, 0);
+
+/** The sum of a count over the samples of the last minute, of all nodes. */
+export function lastMinute(samples: ReadonlyMap<string, readonly Sample[]>, pick: (sample: Sample) => number): number {
+  const oldest = newestOf(samples) - MINUTE;
+  return total([...samples.values()].flat().filter(({ at }) => at > oldest), pick);
+}

@@ -2,6 +2,7 @@
 
 import type { LiveContent, NodeHistory, NodePart, Sample } from "./types.ts";
 
+export const STEP = 10; // seconds of a sample
 export const HISTORY = 360; // samples: an hour
 const SILENT = 5; // intervals without a part, after which a node counts as gone
 
@@ -39,22 +40,36 @@ function afterPart(live: Live, part: NodePart, now: number): Live {
   if (part.sample === null) return { ...live, nodes };
   const known = live.samples.get(part.node) ?? [];
   if (known.some(({ at }) => at === part.sample?.at)) return { ...live, nodes };
-  return { nodes, samples: new Map(live.samples).set(part.node, inOrder([...known, part.sample])) };
+  return { nodes, samples: withSamples(live.samples, part.node, [...known, part.sample]) };
 }
 
 function afterHistory(live: Live, { node, samples }: NodeHistory): Live {
   const byTime = new Map((live.samples.get(node) ?? []).map((sample) => [sample.at, sample]));
   for (const sample of samples) byTime.set(sample.at, sample);
-  return { ...live, samples: new Map(live.samples).set(node, inOrder([...byTime.values()])) };
+  return { ...live, samples: withSamples(live.samples, node, [...byTime.values()]) };
 }
 
-const inOrder = (samples: readonly Sample[]): readonly Sample[] =>
-  [...samples].sort((a, b) => a.at - b.at).slice(-HISTORY);
+/** The samples of a node replaced. Nodes that ended more than an hour ago are left out. */
+function withSamples(all: Live["samples"], node: string, samples: readonly Sample[]): Live["samples"] {
+  const ordered = [...samples].sort((a, b) => a.at - b.at).slice(-HISTORY);
+  const changed = new Map(all).set(node, ordered);
+  const oldest = newestOf(changed) - HISTORY * STEP;
+  return new Map([...changed].filter(([, own]) => (own.at(-1)?.at ?? 0) > oldest));
+}
+
+/** When the newest sample of all nodes ended, in Unix seconds; 0 without a sample. */
+export const newestOf = (samples: Live["samples"]): number =>
+  Math.max(0, ...[...samples.values()].map((own) => own.at(-1)?.at ?? 0));
+
+/** When a node counts as gone unless a part comes from it, in ms. */
+const endOf = ({ part, receivedAt }: LiveNode): number => receivedAt + SILENT * part.interval * 1000 + 1;
+
+/** When the first node counts as gone, in ms; infinite without nodes. */
+export const silentAt = ({ nodes }: Live): number => Math.min(...[...nodes.values()].map(endOf));
 
 /** The state without nodes of which nothing has come for five intervals. The same object if there is none. */
 export function withoutSilent(live: Live, now: number): Live {
-  const isSilent = ({ part, receivedAt }: LiveNode) => now - receivedAt > SILENT * part.interval * 1000;
-  const silent = [...live.nodes].filter(([, node]) => isSilent(node)).map(([id]) => id);
+  const silent = [...live.nodes].filter(([, node]) => now >= endOf(node)).map(([id]) => id);
   return silent.length === 0 ? live : { ...live, nodes: silent.reduce(without, live.nodes) };
 }
 

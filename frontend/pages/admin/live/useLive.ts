@@ -3,8 +3,7 @@
 import { useEffect, useReducer } from "react";
 import { roomKey, type RoomStatus } from "../../../src/index.ts";
 import { useNetra, useNetraClient } from "../../../src/react/index.ts";
-import { useNow } from "../../shared/useNow.ts";
-import { afterContent, afterPause, type Live, NOTHING, withoutSilent } from "./state.ts";
+import { afterContent, afterPause, type Live, NOTHING, silentAt, withoutSilent } from "./state.ts";
 import type { LiveContent } from "./types.ts";
 
 const ROOM = "admin:live";
@@ -45,14 +44,18 @@ export function useLive(): LiveView {
       end();
     };
   }, [client]);
-  // While the page itself has no connection, no node counts as silent.
-  const now = useNow(isConnected);
   useEffect(() => {
     if (isConnected) dispatch({ kind: "connected", now: Date.now() });
   }, [isConnected]);
+  // While the page itself has no connection, no node counts as silent.
+  const due = isConnected ? silentAt(state.live) : Infinity;
   useEffect(() => {
-    if (isConnected) dispatch({ kind: "tick", now });
-  }, [isConnected, now]);
+    if (due === Infinity) return undefined;
+    // Not before it is due, also if the clock was set back meanwhile.
+    const tick = () => dispatch({ kind: "tick", now: Math.max(Date.now(), due) });
+    const timer = setTimeout(tick, due - Date.now());
+    return () => clearTimeout(timer);
+  }, [due]);
   return { ...state, status };
 }
 

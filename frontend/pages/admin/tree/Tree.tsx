@@ -1,6 +1,6 @@
 // The sessions of all nodes with their runs and tools.
 
-import { useDeferredValue, useMemo, useState } from "react";
+import { memo, useDeferredValue, useMemo, useState } from "react";
 import type { Action } from "../actions/request.ts";
 import { count } from "../format.ts";
 import { treeOf } from "../live/tree.ts";
@@ -14,7 +14,7 @@ interface Props {
 
 const SHOWN = 200; // sessions: of a node there are as many in its part
 
-export function Tree({ parts, onAction }: Props) {
+export const Tree = memo(function Tree({ parts, onAction }: Props) {
   const [text, setText] = useState("");
   const [idle, setIdle] = useState(false);
   const filter = useDeferredValue(text);
@@ -60,7 +60,7 @@ export function Tree({ parts, onAction }: Props) {
       )}
     </section>
   );
-}
+});
 
 function emptyText(filter: string, idle: boolean, total: number): string {
   if (filter.trim()) return "No session matches.";
