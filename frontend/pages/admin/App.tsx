@@ -3,6 +3,7 @@
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import type { Arrival } from "../shared/arrival.ts";
 import { type SignedIn, SignInGate } from "../shared/SignInGate.tsx";
+import { nameOf } from "../shared/signin.ts";
 import { useFocusKept } from "../shared/useFocusKept.ts";
 import { LivePage } from "./LivePage.tsx";
 
@@ -21,7 +22,13 @@ function ConnectedPage({ signIn, getToken, signOut, signInAgain }: SignedIn) {
   // A connection of its own: a chat in another tab may belong to another user.
   return (
     <EnhancedWebSocketProvider getToken={getToken} shareAcrossTabs={false}>
-      <LivePage user={signIn.user} getToken={getToken} onSignOut={signOut} onSignInAgain={signInAgain} />
+      <LivePage
+        user={signIn.user}
+        name={nameOf(signIn)}
+        getToken={getToken}
+        onSignOut={signOut}
+        onSignInAgain={signInAgain}
+      />
     </EnhancedWebSocketProvider>
   );
 }

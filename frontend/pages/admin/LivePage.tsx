@@ -22,13 +22,16 @@ import { Tree } from "./tree/Tree.tsx";
 const LOGGED = 20; // actions
 
 interface Props {
+  /** The id of the user. */
   readonly user: string;
+  /** The user's name for display, if it is another one. */
+  readonly name?: string;
   readonly getToken: () => Promise<string>;
   readonly onSignOut: (() => void) | undefined;
   readonly onSignInAgain: (why: Problem) => void;
 }
 
-export function LivePage({ user, getToken, onSignOut, onSignInAgain }: Props) {
+export function LivePage({ user, name = user, getToken, onSignOut, onSignInAgain }: Props) {
   const { live, updatedAt, status } = useLive();
   const error = useNetra((netra) => netra.lastError);
   const [action, setAction] = useState<Action | null>(null);
@@ -65,7 +68,7 @@ export function LivePage({ user, getToken, onSignOut, onSignInAgain }: Props) {
       <header className="top">
         <h1>Live</h1>
         <ConnectionState />
-        <span className="user-name" title={user}>{user}</span>
+        <span className="user-name" title={user} dir="auto">{name}</span>
         <ThemeButton />
         {onSignOut && (
           <button type="button" className="square" aria-label="Sign out" title="Sign out" onClick={onSignOut}>

@@ -1,13 +1,11 @@
 // The sign-in, and the connection of the user who is signed in.
 
-import { useCallback } from "react";
 import { EnhancedWebSocketProvider } from "../../src/react/index.ts";
 import type { Arrival } from "../shared/arrival.ts";
 import { type SignedIn, SignInGate } from "../shared/SignInGate.tsx";
+import { nameOf } from "../shared/signin.ts";
 import { useFocusKept } from "../shared/useFocusKept.ts";
 import { Chat } from "./Chat.tsx";
-import { forgetAllUnsent } from "./composer/unsent.ts";
-import { drafts } from "./composer/useDraft.ts";
 import { useThreadId } from "./threads/useThreadId.ts";
 
 const FOCUS_HOME = ".composer textarea, .card input, .card button";
@@ -22,20 +20,14 @@ export function App({ arrival }: { readonly arrival: Arrival }) {
 }
 
 function ConnectedChat({ signIn, getToken, signOut, signInAgain }: SignedIn) {
-  const { user } = signIn;
   const threadId = useThreadId();
-  const leave = useCallback(() => {
-    // The next user of this browser must not find them.
-    drafts.forget(user);
-    forgetAllUnsent(user);
-    signOut?.();
-  }, [user, signOut]);
   return (
     <EnhancedWebSocketProvider getToken={getToken} url={window.netraTrio?.url} threadId={threadId}>
       <Chat
-        user={user}
+        user={signIn.user}
+        name={nameOf(signIn)}
         threadId={threadId}
-        onSignOut={signOut && leave}
+        onSignOut={signOut}
         onSignInAgain={signInAgain}
       />
     </EnhancedWebSocketProvider>

@@ -36,13 +36,16 @@ import { useVisible } from "./threads/useVisible.ts";
 import { Welcome } from "./Welcome.tsx";
 
 interface Props {
+  /** The id of the user. */
   readonly user: string;
+  /** The user's name for display, if it is another one. */
+  readonly name?: string;
   readonly threadId: string;
   readonly onSignOut: (() => void) | undefined;
   readonly onSignInAgain: (why: Problem) => void;
 }
 
-export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
+export function Chat({ user, name = user, threadId, onSignOut, onSignInAgain }: Props) {
   const list = useThreadList(user);
   useWatch(threadId);
   const isEmpty = useNetra((netra) => conversationOf(netra, threadId).keys.length === 0);
@@ -85,7 +88,7 @@ export function Chat({ user, threadId, onSignOut, onSignInAgain }: Props) {
       <Sidebar
         list={list}
         current={threadId}
-        user={user}
+        user={name}
         panel={panel}
         searchBox={searchBox}
         notifying={notifying}

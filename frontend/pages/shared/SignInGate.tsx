@@ -6,11 +6,13 @@
 //     </SignInGate>
 
 import { Fragment, type ReactNode, useCallback, useEffect, useMemo, useState } from "react";
+import { flushSync } from "react-dom";
 import { type Arrival, card, goToProvider, type Phase, stored } from "./arrival.ts";
 import { HostSignIn } from "./HostSignIn.tsx";
 import type { Problem } from "./problem.ts";
 import { forget, onOtherTab, remember, type SignIn, storedSignIn, tokensOf } from "./signin.ts";
 import { SignInCard } from "./SignInCard.tsx";
+import { forgetUser, onSignOut, reportSignOut } from "./userData.ts";
 
 export interface SignedIn {
   readonly signIn: SignIn;
@@ -49,9 +51,17 @@ export function SignInGate({ arrival, title, children }: Props) {
       onOtherTab(() => {
         // The user has signed in or out in another tab. At a provider each tab has tokens of its own.
         const isSame = phase.at === "signed-in" && phase.signIn.kind === "oidc" && storedSignIn() === "oidc";
-        if (!isSame && phase.at !== "host" && phase.at !== "provider") follow(stored());
+        if (!isSame && phase.at !== "host" && phase.at !== "provider") flushSync(() => follow(stored()));
       }),
     [phase, follow],
+  );
+  useEffect(
+    () =>
+      onSignOut((user) => {
+        // The page of that user is gone by now, and may have stored an unfinished text when it went.
+        if (phase.at !== "signed-in" || phase.signIn.user !== user) forgetUser(user);
+      }),
+    [phase],
   );
   useEffect(() => onShownAgain(() => setPhase((now) => (now.at === "provider" ? card(null) : now))), []);
 
@@ -93,7 +103,10 @@ function Inside({ signIn, setPhase, onProvider, children }: InsideProps) {
   const getToken = useMemo(() => tokensOf(signIn), [signIn]);
   const signOut = useCallback(() => {
     forget();
-    setPhase(card(null, signIn.kind === "oidc" ? signIn.session : null));
+    // At once: what the page stores when it goes is removed too.
+    flushSync(() => setPhase(card(null, signIn.kind === "oidc" ? signIn.session : null)));
+    forgetUser(signIn.user);
+    reportSignOut(signIn.user);
   }, [signIn, setPhase]);
   const signInAgain = useCallback(
     (why: Problem) => {
@@ -136,8 +149,6 @@ function onShownAgain(run: () => void): () => void {
 
 const keyOf = (signIn: SignIn) => {
   switch (signIn.kind) {
-    case "oidc":
-      return `oidc ${signIn.session.subject}`;
     case "token":
       return `token ${signIn.token}`;
     default:

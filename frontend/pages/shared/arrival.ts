@@ -70,7 +70,7 @@ async function complete(callback: Callback): Promise<Phase> {
     }
     const provider = await Provider.discover(config);
     const session = new OidcSession(provider, await provider.complete(callback));
-    const signIn: SignIn = { kind: "oidc", user: session.name, session };
+    const signIn: SignIn = { kind: "oidc", user: session.subject, session };
     remember(signIn);
     return { at: "signed-in", signIn };
   } catch (error) {

@@ -9,6 +9,7 @@ import { claimsOf, userOf } from "./claims.ts";
 import type { OidcSession } from "./oidc/session.ts";
 import { SignInFailed } from "./problem.ts";
 
+/** `user` is the id of the user: names are not unique. */
 export type SignIn =
   | { readonly kind: "oidc"; readonly user: string; readonly session: OidcSession }
   | { readonly kind: "developer"; readonly user: string }
@@ -36,6 +37,9 @@ const STORED = "netra.sign-in";
 const TOKEN = "netra.developer-token";
 const SPARE = 60_000; // ms that a stored token must be valid for: the server warns a minute before its end
 const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+/** The name of the user for display. */
+export const nameOf = (signIn: SignIn) => (signIn.kind === "oidc" ? signIn.session.name : signIn.user);
 
 /** Set once the server has answered that it gives no tokens to developers. */
 let isDeployed = false;

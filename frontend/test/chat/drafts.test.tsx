@@ -7,13 +7,13 @@ interface DraftsOf {
   read(user: string, thread: string): string;
   write(user: string, thread: string, text: string): void;
   takeOver(user: string, thread: string): Promise<void>;
-  forget(user: string): void;
 }
 const load = async <T,>(name: string): Promise<T> => {
-  const source = new URL(`../../pages/chat/composer/${name}`, import.meta.url).pathname;
+  const source = new URL(name, import.meta.url).pathname;
   return (await import(/* @vite-ignore */ source)) as T;
 };
-const { Drafts } = await load<{ Drafts: new (locks: Locks | undefined) => DraftsOf }>("drafts.ts");
+const { forgetUser } = await load<{ forgetUser: (user: string) => void }>("../../pages/shared/userData.ts");
+const { Drafts } = await load<{ Drafts: new (locks: Locks | undefined) => DraftsOf }>("../../pages/chat/composer/drafts.ts");
 
 /** The locks of a browser; `close` ends a tab. */
 class Browser {
@@ -119,7 +119,7 @@ describe("drafts", () => {
     const { drafts } = browser.tab();
     drafts.write("alice", "t", "secret");
     drafts.write("bob", "t", "other");
-    drafts.forget("alice");
+    forgetUser("alice");
     expect(drafts.read("alice", "t")).toBe("");
     expect(stored()).toBe(1);
   });
@@ -149,13 +149,12 @@ describe("refused messages", () => {
     readonly unsentIn: (user: string, thread: string) => readonly { id: string }[];
     readonly rememberUnsent: (user: string, thread: string, message: object) => void;
     readonly forgetUnsent: (user: string, thread: string, id: string) => void;
-    readonly forgetAllUnsent: (user: string) => void;
   }
   const message = (id: string, at = Date.now()): object => ({ id, content: id, error: null, at });
   const ids = (list: readonly { id: string }[]): string[] => list.map(({ id }) => id);
 
   it("are the newest 20 of a thread, for 30 days, each once", async () => {
-    const { unsentIn, rememberUnsent, forgetUnsent } = await load<Unsent>("unsent.ts");
+    const { unsentIn, rememberUnsent, forgetUnsent } = await load<Unsent>("../../pages/chat/composer/unsent.ts");
     for (let n = 0; n <= 20; n += 1) rememberUnsent("alice", "t", message(`m-${n}`));
     rememberUnsent("alice", "t", message("m-20"));
     expect(unsentIn("alice", "t")).toHaveLength(20);
@@ -167,11 +166,19 @@ describe("refused messages", () => {
     expect(unsentIn("alice", "old")).toEqual([]);
   });
 
+  it("are those of 50 threads, the newest ones, and no old ones stay stored", async () => {
+    const { unsentIn, rememberUnsent } = await load<Unsent>("../../pages/chat/composer/unsent.ts");
+    const now = Date.now();
+    rememberUnsent("alice", "old", message("m", now - 30 * 86_400_000));
+    for (let n = 0; n <= 50; n += 1) rememberUnsent("alice", `t-${n}`, message("m", now + n));
+    expect([unsentIn("alice", "t-0").length, unsentIn("alice", "t-1").length, stored()]).toEqual([0, 1, 50]);
+  });
+
   it("are removed when their user signs out", async () => {
-    const { unsentIn, rememberUnsent, forgetAllUnsent } = await load<Unsent>("unsent.ts");
+    const { unsentIn, rememberUnsent } = await load<Unsent>("../../pages/chat/composer/unsent.ts");
     rememberUnsent("alice", "t", message("m"));
     rememberUnsent("alice2", "t", message("m"));
-    forgetAllUnsent("alice");
+    forgetUser("alice");
     expect(unsentIn("alice", "t")).toEqual([]);
     expect(unsentIn("alice2", "t")).toHaveLength(1);
   });

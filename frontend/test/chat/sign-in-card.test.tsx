@@ -1,6 +1,6 @@
 /** The card for signing in, and the gate around a page. */
 
-import { act, createElement, type ComponentType } from "react";
+import { act, createElement, useEffect, type ComponentType } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 
@@ -45,10 +45,18 @@ type SignedIn = Readonly<Record<"signOut" | "signInAgain", (() => void) | undefi
 
 let inside: SignedIn;
 
+const DRAFT = 'netra.draft ["user-7","t","x"]';
+
+/** A page that stores an unfinished text when it goes, as an open form does. */
+function Inside({ user }: { readonly user: string }): string {
+  useEffect(() => () => localStorage.setItem(DRAFT, "of the form"), []);
+  return `inside as ${user}`;
+}
+
 async function show(phase: Props, next: Promise<Props> | null = null): Promise<void> {
   const children = (signedIn: SignedIn): string => {
     inside = signedIn;
-    return `inside as ${signedIn.signIn.user}`;
+    return createElement(Inside, { key: signedIn.signIn.user, user: signedIn.signIn.user });
   };
   await act(async () =>
     root.render(createElement(Gate, { arrival: { phase, next }, title: "Sign in to chat", children })),
@@ -70,7 +78,7 @@ const fromOtherTab = (value: string | null): Promise<void> =>
   });
 
 const session = { subject: "user-7", logoutAddress: "https://login.example.com/logout", token: async () => "t" };
-const ada = { at: "signed-in", signIn: { kind: "oidc", user: "Ada", session } };
+const ada = { at: "signed-in", signIn: { kind: "oidc", user: "user-7", session } };
 
 it("has the provider first, and the other ways behind it", async () => {
   await show(CARD);
@@ -117,12 +125,39 @@ it("is the card again when Back leads to the page from the provider", async () =
 it("signs out of the page, and offers to sign out of the provider", async () => {
   localStorage.setItem("netra.sign-in", '{"kind":"oidc"}');
   await show(ada);
-  expect(text()).toBe("inside as Ada");
+  expect(text()).toBe("inside as user-7");
   await act(async () => inside.signOut?.());
   expect(localStorage.getItem("netra.sign-in")).toBeNull();
   expect(text()).toContain("You are signed out of this page, but not of login.example.com.");
   expect(buttons().slice(0, 2)).toEqual(["Sign in", "Sign out there too"]);
   expect(document.activeElement?.textContent).toBe("Sign in");
+});
+
+it("leaves nothing that the user wrote at a sign-out", async () => {
+  const others = { 'netra.draft ["user-70","t","x"]': "1", 'netra.draft [': "2", "netra.theme": "dark" };
+  const own = { [DRAFT]: "3", 'netra.unsent ["user-7","t"]': "4", 'netra.agents ["user-7"]': "5" };
+  for (const [name, value] of Object.entries({ ...others, ...own })) localStorage.setItem(name, value);
+  await show(ada);
+  await act(async () => inside.signOut?.());
+  expect(Object.fromEntries(Object.entries(localStorage))).toEqual(others);
+});
+
+it("leaves nothing of the user who signs out in another tab", async () => {
+  await show(ada);
+  const signedOut = (user: string): Promise<void> =>
+    act(async () => {
+      window.dispatchEvent(new StorageEvent("storage", { key: "netra.signed-out", newValue: JSON.stringify(user) }));
+      window.dispatchEvent(new StorageEvent("storage", { key: "netra.signed-out", newValue: null }));
+    });
+  localStorage.setItem(DRAFT, "being written");
+  await signedOut("user-7"); // with a token of its own, this tab stays signed in
+  expect(localStorage.getItem(DRAFT)).toBe("being written");
+  await fromOtherTab(null);
+  expect(localStorage.getItem(DRAFT)).toBe("of the form");
+  await signedOut("user-70");
+  expect(localStorage.getItem(DRAFT)).toBe("of the form");
+  await signedOut("user-7");
+  expect(localStorage.getItem(DRAFT)).toBeNull();
 });
 
 it("goes to the provider when the sign-in has ended", async () => {
@@ -134,7 +169,7 @@ it("goes to the provider when the sign-in has ended", async () => {
 it("follows the sign-out of another tab, and keeps its own tokens otherwise", async () => {
   await show(ada);
   await fromOtherTab('{"kind":"oidc"}');
-  expect(text()).toBe("inside as Ada");
+  expect(text()).toBe("inside as user-7");
   await fromOtherTab(null);
   expect(buttons()[0]).toBe("Sign in");
   // Signed in again in another tab: this tab asks the provider for tokens of its own.

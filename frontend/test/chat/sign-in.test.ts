@@ -254,7 +254,7 @@ describe("the answer of the provider", () => {
     const verifier = (JSON.parse(tab.getItem("netra.sign-in-attempt") ?? "") as Json)["verifier"];
     const phase = await comeBack({ code: "code-1" });
     expect(place.hash).toBe("#/t-1");
-    expect(phase.signIn).toMatchObject({ kind: "oidc", user: "Ada Example" });
+    expect(phase.signIn).toMatchObject({ kind: "oidc", user: "user-7" });
     expect(phase.signIn.session.subject).toBe("user-7");
     expect(Object.fromEntries(provider.requests[0] ?? [])).toEqual({
       grant_type: "authorization_code",

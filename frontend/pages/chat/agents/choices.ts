@@ -1,6 +1,7 @@
 // The agent that the user has chosen, for each thread, and for new threads the one chosen last.
 
 import { readStored, store } from "../../shared/storage.ts";
+import { dataName } from "../../shared/userData.ts";
 
 const KEPT = 100; // threads with a choice, the newest ones
 const local = () => localStorage;
@@ -11,7 +12,7 @@ interface Choices {
   readonly threads: readonly (readonly [thread: string, agent: string])[];
 }
 
-const nameOf = (user: string) => `netra.agents ${user}`;
+const nameOf = (user: string) => dataName("agents", user);
 
 function choicesOf(user: string): Choices {
   const value = readStored(local, nameOf(user)) as Partial<Choices> | null;

@@ -2,9 +2,9 @@
 // the same thread do not overwrite each other. A text stays stored if the tab is closed or crashes; the
 // next tab that opens the thread takes it over.
 
-import { namesIn, readStored, store } from "../../shared/storage.ts";
+import { readStored, store } from "../../shared/storage.ts";
+import { dataName, dataOf, onForgotten } from "../../shared/userData.ts";
 
-const BEGIN = "netra.draft ";
 const TAB = "netra.tab";
 const LOCK = "netra.tab ";
 const KEPT = 50; // drafts in this browser, the newest ones
@@ -38,6 +38,10 @@ export class Drafts {
     const stored = readStored(session, TAB);
     this.#tab = typeof stored === "string" ? stored : this.#newTab();
     void this.#hold();
+    onForgotten(() => {
+      this.#texts.clear();
+      for (const run of this.#listeners) run();
+    });
   }
 
   readonly subscribe = (run: () => void): (() => void) => {
@@ -53,7 +57,8 @@ export class Drafts {
   write(user: string, thread: string, text: string): void {
     const name = nameOf(user, thread, this.#tab);
     const isNew = text !== "" && storedAt(name) === null;
-    this.#texts.set(name, text);
+    if (text === "") this.#texts.delete(name);
+    else this.#texts.set(name, text);
     store(local, name, text === "" ? null : { text, at: Date.now() });
     if (isNew) prune();
     for (const run of this.#listeners) run();
@@ -70,13 +75,6 @@ export class Drafts {
       this.write(user, thread, text);
       return;
     }
-  }
-
-  /** Removes the drafts of a user who signs out. */
-  forget(user: string): void {
-    for (const one of drafts()) if (one.user === user) store(local, one.name, null);
-    this.#texts.clear();
-    for (const run of this.#listeners) run();
   }
 
   #newTab(): string {
@@ -105,15 +103,7 @@ export class Drafts {
   }
 }
 
-const nameOf = (user: string, thread: string, tab: string) => BEGIN + JSON.stringify([user, thread, tab]);
-
-function partsOf(name: string): readonly string[] {
-  try {
-    return JSON.parse(name.slice(BEGIN.length)) as readonly string[];
-  } catch {
-    return [];
-  }
-}
+const nameOf = (user: string, thread: string, tab: string) => dataName("draft", user, thread, tab);
 
 function storedAt(name: string): { readonly text: string; readonly at: number } | null {
   const value = readStored(local, name) as { text?: unknown; at?: unknown } | null;
@@ -123,12 +113,10 @@ function storedAt(name: string): { readonly text: string; readonly at: number } 
 
 /** The stored drafts, the newest first. */
 function drafts(): readonly Stored[] {
-  return namesIn(local, BEGIN)
-    .flatMap((name): Stored[] => {
-      const [user, thread, tab] = partsOf(name);
+  return dataOf("draft")
+    .flatMap(({ name, user, more: [thread, tab] }): Stored[] => {
       const value = storedAt(name);
-      if (user === undefined || thread === undefined || tab === undefined || value === null) return [];
-      return [{ name, user, thread, tab, ...value }];
+      return thread === undefined || tab === undefined || value === null ? [] : [{ name, user, thread, tab, ...value }];
     })
     .sort((a, b) => b.at - a.at);
 }

@@ -1,10 +1,11 @@
 // Messages that were refused. They are stored, so that their texts survive a reload and a crash.
 
 import type { ErrorBody } from "../../../src/index.ts";
-import { namesIn, readStored, store } from "../../shared/storage.ts";
+import { readStored, store } from "../../shared/storage.ts";
+import { dataName, dataOf, onForgotten } from "../../shared/userData.ts";
 
-const BEGIN = "netra.unsent ";
 const KEPT = 20; // messages of a thread, the newest ones
+const THREADS = 50; // with such messages, those with the newest ones
 const DAYS = 30;
 const DAY = 86_400_000; // ms
 const NONE: readonly Unsent[] = [];
@@ -22,12 +23,14 @@ export interface Unsent {
 const listeners = new Set<() => void>();
 let cache: { readonly name: string; readonly text: string; readonly value: readonly Unsent[] } | null = null;
 
-const nameOf = (user: string, thread: string) => BEGIN + JSON.stringify([user, thread]);
+const nameOf = (user: string, thread: string) => dataName("unsent", user, thread);
 
 export function onUnsent(run: () => void): () => void {
   listeners.add(run);
   addEventListener("storage", run);
+  const end = onForgotten(run);
   return () => {
+    end();
     listeners.delete(run);
     removeEventListener("storage", run);
   };
@@ -39,9 +42,7 @@ export function unsentIn(user: string, thread: string): readonly Unsent[] {
   const value = readStored(local, name);
   const text = JSON.stringify(value);
   if (cache?.name !== name || cache.text !== text) {
-    const oldest = Date.now() - DAYS * DAY;
-    const list = Array.isArray(value) ? (value as readonly Unsent[]).filter(({ at }) => at > oldest) : NONE;
-    cache = { name, text, value: list };
+    cache = { name, text, value: kept(value) };
   }
   return cache.value;
 }
@@ -50,6 +51,7 @@ export function rememberUnsent(user: string, thread: string, message: Unsent): v
   const known = unsentIn(user, thread);
   if (known.some(({ id }) => id === message.id)) return;
   save(user, thread, [...known, message].slice(-KEPT));
+  if (known.length === 0) prune();
 }
 
 export function forgetUnsent(user: string, thread: string, id: string): void {
@@ -57,10 +59,19 @@ export function forgetUnsent(user: string, thread: string, id: string): void {
   if (known.some((one) => one.id === id)) save(user, thread, known.filter((one) => one.id !== id));
 }
 
-/** Removes the messages of a user who signs out. */
-export function forgetAllUnsent(user: string): void {
-  for (const name of namesIn(local, `${BEGIN}${JSON.stringify([user]).slice(0, -1)},`)) store(local, name, null);
-  for (const run of listeners) run();
+/** The messages of a stored list that are not too old. */
+function kept(value: unknown): readonly Unsent[] {
+  const oldest = Date.now() - DAYS * DAY;
+  return Array.isArray(value) ? (value as readonly Unsent[]).filter(({ at }) => at > oldest) : NONE;
+}
+
+function prune(): void {
+  dataOf("unsent")
+    .map(({ name }) => ({ name, newest: kept(readStored(local, name)).at(-1)?.at ?? 0 }))
+    .sort((a, b) => b.newest - a.newest)
+    .forEach(({ name, newest }, index) => {
+      if (index >= THREADS || newest === 0) store(local, name, null);
+    });
 }
 
 function save(user: string, thread: string, list: readonly Unsent[]): void {

@@ -14,6 +14,7 @@ import type { ThreadListState } from "./useThreadList.ts";
 interface Props {
   readonly list: ThreadListState;
   readonly current: string;
+  /** The name of the user. */
   readonly user: string;
   readonly panel: Panel;
   readonly searchBox: RefObject<HTMLInputElement | null>;
