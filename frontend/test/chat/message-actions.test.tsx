@@ -110,6 +110,53 @@ describe("an edit", () => {
   });
 });
 
+describe("an edit during a run", () => {
+  const edit = async (index: number, text: string): Promise<void> => {
+    const button = page.all("button").filter((one) => one.getAttribute("aria-label") === "Edit message")[index];
+    await act(async () => button?.click());
+    await page.type(text, editor());
+    await page.press("Enter", {}, editor());
+  };
+  const stopped = (): string[] => page.browser.server.of("stop_agent").map(({ payload }) => payload.run_id);
+
+  beforeEach(async () => {
+    const { server } = page.browser;
+    await page.say("first");
+    server.intercept = (socket, message) => {
+      const session = server.sessions.get(socket.session);
+      if (message.type !== "user_message" || session === undefined) return false;
+      server.emit(session, "message_confirmed", message.correlation_id ?? "", {
+        message_id: "msg-waiting",
+        run_id: "run-waiting",
+        thread_id: "t",
+        status: "queued",
+        position: 1,
+      });
+      return true;
+    };
+    await page.say("second");
+    server.intercept = () => false;
+  });
+
+  it("stops the answer that it replaces, and those that wait behind it", async () => {
+    await edit(0, "better");
+    expect(sent().at(-1)).toMatchObject({ content: "better", replaces: "msg-run-4", on_busy: "interrupt" });
+    expect(stopped()).toEqual(["run-waiting"]);
+  });
+
+  it("does not stop the answer to an earlier message", async () => {
+    await edit(1, "better");
+    expect(sent().at(-1)).toMatchObject({ content: "better", replaces: "msg-waiting" });
+    expect(sent().at(-1)).not.toHaveProperty("on_busy");
+    expect(stopped()).toEqual(["run-waiting"]);
+  });
+
+  it("stops nothing if it is not sent", async () => {
+    await edit(0, "x".repeat(20_000));
+    expect(stopped()).toEqual([]);
+  });
+});
+
 describe("another answer", () => {
   it("is requested for the last question, from the chosen agent", async () => {
     await page.answered("first", "one");

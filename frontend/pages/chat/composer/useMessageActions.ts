@@ -1,7 +1,8 @@
 // Sends, edits and discards the messages of the open thread.
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "react";
-import type { MessageOptions, UserEntry } from "../../../src/index.ts";
+import type { MessageOptions, Run, Snapshot, UserEntry } from "../../../src/index.ts";
+import { isEnd } from "../../../src/index.ts";
 import { useNetra, useNetraClient } from "../../../src/react/index.ts";
 import { threadOf } from "../messages/conversation.ts";
 import { onCommand } from "../shortcuts.ts";
@@ -62,12 +63,24 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
     [client, user, threadId],
   );
 
+  const submitFor = useCallback(
+    (entry: UserEntry, content: string) => {
+      const active = replacedRuns(client.getSnapshot(), threadId, entry);
+      const isRunning = active.some(({ status }) => status === "running");
+      const fault = submit(content, { ...replacing(entry), ...(isRunning ? { on_busy: "interrupt" } : {}) });
+      // The message interrupts the running one only; waiting ones would answer replaced questions.
+      const waiting = fault === null ? active.filter(({ status }) => status === "queued") : [];
+      for (const { run_id } of waiting) void client.stopRun(run_id);
+      return fault;
+    },
+    [client, threadId, submit],
+  );
   const again = useCallback(
     (entry: UserEntry) => {
-      const isSent = submit(entry.content, replacing(entry)) === null;
+      const isSent = submitFor(entry, entry.content) === null;
       if (isSent && entry.status === "failed") forget(entry);
     },
-    [submit, forget],
+    [submitFor, forget],
   );
 
   useEffect(
@@ -99,12 +112,12 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
       },
       discard: forget,
       replace: (entry, content) => {
-        const fault = submit(content, replacing(entry));
+        const fault = submitFor(entry, content);
         if (fault === null) edit(null);
         return fault;
       },
     }),
-    [user, threadId, editing, edit, checkMessage, options, submit, onSent, again, forget],
+    [user, threadId, editing, edit, checkMessage, options, submit, submitFor, onSent, again, forget],
   );
 }
 
@@ -112,4 +125,12 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
 function replacing({ message_id, payload }: UserEntry): MessageOptions {
   const replaces = message_id ?? payload["replaces"];
   return typeof replaces === "string" ? { replaces } : {};
+}
+
+/** The runs that have not ended, of a message and of all later ones of its thread. */
+function replacedRuns({ messages, runs }: Snapshot, threadId: string, { message_id }: UserEntry): readonly Run[] {
+  const entries = messages.filter((entry) => threadOf(entry) === threadId);
+  const begin = message_id === null ? -1 : entries.findIndex((entry) => entry.message_id === message_id);
+  const replaced = begin < 0 ? [] : entries.slice(begin).map(({ run_id }) => run_id);
+  return runs.filter(({ run_id, status }) => !isEnd(status) && replaced.includes(run_id));
 }
