@@ -41,6 +41,15 @@ export class RunStore {
     return [...this.#sessions.values()];
   }
 
+  /** The ids of the runs of the current session. */
+  get own(): readonly string[] {
+    return [...this.#own];
+  }
+
+  isOwn(id: string): boolean {
+    return this.#own.has(id);
+  }
+
   /** Whether a run of the current session is not over. */
   get isActive(): boolean {
     return this.sessions.some(({ run_id, status }) => this.#own.has(run_id) && !isEnd(status));
@@ -112,15 +121,17 @@ export class RunStore {
     return id !== null && this.#hidden.has(id);
   }
 
-  replaceAll(runs: readonly Run[]): void {
+  /** @param own The ids of those of the current session. */
+  replaceAll(runs: readonly Run[], own: readonly string[]): void {
     this.#sessions.clear();
     this.#own.clear();
-    for (const run of runs) this.event(run);
+    for (const id of own) this.#own.add(id);
+    for (const run of runs) this.#sessions.set(run.run_id, run);
     this.#merged = null;
   }
 
   clear(): void {
-    this.replaceAll([]);
+    this.replaceAll([], []);
     this.#watched.clear();
     this.#listed.clear();
     this.#hidden.clear();

@@ -24,6 +24,8 @@ export interface ViewState {
   readonly session: string | null;
   readonly last: number;
   readonly runs: readonly Run[];
+  /** The ids of those of this session: what a watched thread reports of them is older. */
+  readonly own: readonly string[];
   readonly users: readonly UserEntry[];
 }
 
@@ -190,6 +192,7 @@ export class View {
       session: this.#session,
       last: this.#sequence.last,
       runs: this.#runs.sessions,
+      own: this.#runs.own,
       users: [...this.#users.values()],
     };
   }
@@ -200,7 +203,7 @@ export class View {
     if (!isCurrent) {
       this.#session = state.session;
       this.#sequence.startAfter(state.last);
-      this.#runs.replaceAll(state.runs);
+      this.#runs.replaceAll(state.runs, state.own);
     }
     for (const user of state.users) this.#users.set(user.id, user);
     this.#changed();
@@ -236,9 +239,13 @@ export class View {
     if (place !== "next") return place === "duplicate" ? "duplicate" : "missed";
     this.#sequence.take(message.seq);
     const known = this.#runs.ofSession(message.payload.run_id);
-    // This session answered a question of another session: it learns the outcome, but has no such run.
-    if (known === undefined && message.type === "agent_answered") return "applied";
     const run = afterEvent(known, message);
+    if (message.type === "agent_answered" && !this.#runs.isOwn(run.run_id)) {
+      // This session answered a question of another one, and gets no further events of its run.
+      if (known !== undefined) this.#runs.set(run);
+      this.#changed();
+      return "applied";
+    }
     this.#runs.event(run);
     if (this.#isText(known, run)) {
       this.#wrote([run]);

@@ -112,6 +112,41 @@ describe("a watched thread", () => {
     expect(runOf(asking, id).status).toBe("cancelled");
   });
 
+  it.each(["the device that joins", "another tab of that device"])(
+    "goes on after an answer of %s, whose history has the question",
+    async (which) => {
+      const here = new Browser();
+      here.server.keepsHistory = true;
+      const { server, clock } = here;
+      const asking = await here.tab().open({ threadId: "main" });
+      void say(asking, "hello");
+      await clock.advance(10);
+      const { id } = server.run;
+      const first = server.ask(id);
+      const { questions } = server.run;
+      const stored = server.threads.get("main") ?? [];
+      server.threads.set(
+        "main",
+        stored.map((one) => (one.run === undefined ? one : { ...one, run: { ...one.run, questions } })),
+      );
+      const there = new Browser(here);
+      let watching = await there.tab().open({ threadId: "main" });
+      await watching.loadThread("main");
+      if (which.startsWith("another")) watching = await there.tab().open({ threadId: "main" });
+      watching.watchThread("main");
+      await clock.advance(10);
+      const answered = watching.answer(first, { approve: true });
+      await clock.advance(10);
+      expect(await answered).toBe("approved");
+      server.say(id, "booked");
+      server.ask(id, { question_id: "next" });
+      await clock.advance(10);
+      const shows = runOf(watching, id);
+      expect(shows.text).toBe("booked");
+      expect(shows.questions).toMatchObject([{ outcome: "approved" }, { question_id: "next", outcome: null }]);
+    },
+  );
+
   it("learns from the room that a question of another session was answered, or expired", async () => {
     const { here, asking, watching } = await devices();
     const { server, clock } = here;
