@@ -87,6 +87,7 @@ class Output:
     """
 
     __slots__ = (
+        "_beyond",
         "_bytes",
         "_chunks",
         "_closed",
@@ -109,6 +110,7 @@ class Output:
         self._place_counted = 0  # characters of them
         self._steps: Steps | None = None  # created for the first step, because most runs have none
         self._tail: TextTail | None = None  # of a text that is longer than a result
+        self._beyond = 0  # characters after the chunks
         self.mirror: Mirror | None = None
         self.waits = Waits()
         self._closed = False
@@ -139,7 +141,7 @@ class Output:
         if type(event) in STEP_EVENTS:
             if self._steps is None:
                 self._steps = Steps()
-            self._steps.note(event, self._place())
+            self._steps.note(event, self.length)
         waiting = outlet.append(event, size, self._correlation_id)
         if self.mirror is not None:
             self.mirror.add(event)
@@ -184,6 +186,7 @@ class Output:
             if self._tail is None:
                 self._tail = TextTail(NEWEST_TEXT_BYTES, self._chunks)
             self._tail.add(text, size)
+            self._beyond += len(text)
         if self.mirror is not None:
             self.mirror.add_delta(text, size)
         if waiting is not None:
@@ -193,12 +196,13 @@ class Output:
     def _client_wait(self) -> Wait:
         return self.waits.begin("client", now=trio.current_time())
 
-    def _place(self) -> int:
-        """Return the number of characters of the kept text, counted for steps only."""
+    @property
+    def length(self) -> int:
+        """The number of characters of the emitted text, counted on demand."""
         for index in range(self._counted, len(self._chunks)):
             self._place_counted += len(self._chunks[index])
         self._counted = len(self._chunks)
-        return self._place_counted
+        return self._place_counted + self._beyond
 
     def close(self) -> None:
         """Refuse more events, because the end of the run is the last one."""

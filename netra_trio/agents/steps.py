@@ -116,6 +116,16 @@ class Steps:
         if self._size > _KEPT_BYTES:
             self._shorten()
 
+    def revert(self, event: Event) -> None:
+        """Revert the newest event that was noted; no effect if its step was dropped."""
+        if isinstance(event, ToolCompleted):
+            self._reopen(event.tool_call_id)
+            return
+        for index in range(len(self._steps) - 1, -1, -1):
+            if _is_of(self._steps[index], event):
+                self._size -= self._steps.pop(index).size
+                return
+
     def encode(self) -> bytes:
         """Return the steps as JSON: an array of objects, of at most `STEPS_BYTES`."""
         if self._size > STEPS_BYTES:
@@ -160,6 +170,15 @@ class Steps:
             step.fields["truncated"] = True
         self._size += step.size - before
 
+    def _reopen(self, tool_call_id: ToolCallId) -> None:
+        for step in self._steps:
+            if step.fields.get("tool_call_id") == tool_call_id and "success" in step.fields:
+                before = step.size
+                del step.fields["success"], step.fields["duration_ms"]
+                step.results.clear()
+                self._open[tool_call_id] = step
+                self._size += step.size - before
+
     def _shorten(self) -> None:
         """Shorten all, so that the steps have at most `STEPS_BYTES`."""
         steps = self._steps
@@ -177,6 +196,17 @@ class Steps:
         while self._size > STEPS_BYTES:
             self._is_full = True
             self._size -= steps.pop().size
+
+
+def _is_of(step: _Step, event: Event) -> bool:
+    """Whether a step was added for an event; its thought may be shortened."""
+    fields = step.fields
+    if isinstance(event, AgentThinking):
+        thought = step.texts.get("thought")
+        return thought is not None and event.thought.startswith(loads(thought))
+    if isinstance(event, ToolExecuting):
+        return bool(fields.get("tool_call_id") == event.tool_call_id)
+    return isinstance(event, AgentAsking) and fields.get("question_id") == event.question_id
 
 
 def _sizes(texts: Iterator[dict[str, bytes]] | Sequence[dict[str, bytes]]) -> Iterator[int]:

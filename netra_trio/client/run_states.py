@@ -1,4 +1,4 @@
-"""The states of unfinished runs, from their events: text so far, questions, status.
+"""The states of unfinished runs, from their events: text so far, steps, questions, status.
 
 >>> runs = RunStates()
 >>> runs.apply(Event("agent_started", {"run_id": "run_1", "agent_name": "echo"}))
@@ -16,21 +16,30 @@ from typing import Any
 from attrs import define, field
 
 from netra_trio.client.event import ANSWERED, DELTA, END, Event
+from netra_trio.client.run_steps import RunSteps
 
 TEXT_CHARACTERS = 256 * 1024  # of one run; a longer text is cut at the beginning, as by the server
 
 
 @define(eq=False)
 class _Run:
-    """The state of a run: the listing of the server, and the appended text."""
+    """The state of a run: the listing of the server, and the appended text and steps.
+
+    Attributes:
+        characters: Of the kept text.
+        length: The characters of the text from the listing on, also those that were cut.
+    """
 
     state: dict[str, Any]
     thread_id: str | None = None
     pieces: list[str] = field(factory=list)
     characters: int = 0
+    length: int = 0
+    steps: RunSteps = field(factory=RunSteps)
 
     def append(self, text: str) -> None:
         self.pieces.append(text)
+        self.length += len(text)
         self.characters += len(text)
         if self.characters > 2 * TEXT_CHARACTERS:  # so each character is copied at most once
             self.pieces = [self.text()[-TEXT_CHARACTERS:]]
@@ -47,7 +56,8 @@ class _Run:
         listed = {**self.state, "questions": list(self.state.get("questions", ()))}
         if len(text) > TEXT_CHARACTERS:
             text, listed["truncated"] = text[-TEXT_CHARACTERS:], True
-        return {**listed, "content": text}
+        steps = self.steps.listed(text, self.length)
+        return {**listed, "content": text, **({"steps": steps} if steps else {})}
 
 
 class RunStates:
@@ -78,6 +88,7 @@ class RunStates:
                 state.get("thread_id") or (None if known is None else known.thread_id),
             )
             run.append(str(run.state.pop("content", "")))
+            run.steps = RunSteps(run.state.pop("steps", ()))
 
     def discard(self, run_id: str | None) -> None:
         """Forget a run."""
@@ -101,6 +112,7 @@ class RunStates:
         elif event.type == END:
             self.discard(run_id)
         elif run is not None:
+            run.steps.apply(event, run.length)
             _apply_question(run.state["questions"], event)
         return None if run is None else run.thread_id
 

@@ -54,7 +54,8 @@ class Watch:
         room: The name of its room.
         runs: The runs that have not ended, as the last `room_joined` or `gap` that the iteration
             has taken lists them: `run_id`, `message_id`, `agent_name`, `status`, `content` (the
-            text so far) and `questions` (those that are open) of each.
+            text so far), `questions` (those that are open) and `steps` (if there are any, in order)
+            of each.
     """
 
     def __init__(

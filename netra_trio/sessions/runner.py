@@ -17,7 +17,7 @@ from attrs import evolve
 from orjson import Fragment, dumps, loads
 
 from netra_trio.agents.execution import Ending, Execution
-from netra_trio.agents.output import history_text
+from netra_trio.agents.output import Output, history_text
 from netra_trio.agents.questions import listed
 from netra_trio.agents.run import ChangeThread, RoomPublisher, RunSpec, milliseconds
 from netra_trio.broker.threads import SharedAdmission
@@ -26,7 +26,7 @@ from netra_trio.ids import RunId, SessionId, new_message_id
 from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import AgentCompleted, RunStatus
-from netra_trio.protocol.text import TextTail, cut_json
+from netra_trio.protocol.text import cut_json
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.notifications import RunNotifications
@@ -101,9 +101,9 @@ class LiveRun:
         return self._runner.session_id
 
     @property
-    def newest_text(self) -> TextTail:
-        """The end of its text."""
-        return self.execution.output.newest_text
+    def output(self) -> Output:
+        """Its text and its steps."""
+        return self.execution.output
 
     @property
     def open_questions(self) -> list[JsonObject]:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from attrs import asdict, define, evolve, field, frozen
 
+from netra_trio.agents.steps import Steps
 from netra_trio.ids import MessageId, NodeId, RunId
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
@@ -29,7 +30,15 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.text import TextTail, json_size
 from netra_trio.rooms.event import RoomEvent
-from netra_trio.sessions.transcript import RUNS_BYTES, QuestionList, fit_texts
+from netra_trio.sessions.transcript import (
+    RUNS_BYTES,
+    QuestionList,
+    StepsList,
+    fit_texts,
+    is_step,
+    placed_in,
+    step_event,
+)
 
 
 @frozen
@@ -42,6 +51,8 @@ class RunPart:
         is_cut: Whether the beginning of the text is cut off.
         questions: Its open questions.
         asked: Its published questions, shortened.
+        length: The number of characters of its whole text.
+        steps: Its steps, with their positions in the whole text.
     """
 
     run_id: RunId
@@ -52,6 +63,8 @@ class RunPart:
     is_cut: bool = False
     questions: Sequence[JsonObject] = ()
     asked: Sequence[JsonObject] = ()
+    length: int = 0
+    steps: Sequence[JsonObject] = ()
 
     def shorten(self) -> "RunPart":
         """Return a copy with the second half of the text."""
@@ -81,7 +94,8 @@ class ThreadPart:
     def encode(self, limit: int) -> bytes:
         """Encode it for another node, with shorter texts if it has more than `limit` bytes.
 
-        Without texts it is smaller: the questions of a part have at most 64 KiB together.
+        Without texts it is smaller: the questions of a part have at most 64 KiB together, and the
+        steps of its runs and those of ended ones too.
         """
         part: Any = self
         while len(data := orjson.dumps(part, default=_as_json)) > limit and part.has_text:
@@ -121,6 +135,8 @@ class _Run:
         node: Its node; None if no part has the run.
         included: The number of events of the sequence that its part includes.
         is_listed: Whether it is confirmed and has not ended.
+        length: The number of characters of the whole text. After a loss it may be too small or too
+            large: then the kept text begins behind the loss.
     """
 
     run_id: RunId
@@ -133,6 +149,8 @@ class _Run:
     text: TextTail = field(factory=lambda: TextTail(RUNS_BYTES))
     questions: dict[str, JsonObject] = field(factory=dict)
     asked: dict[str, JsonObject] = field(factory=dict)
+    length: int = 0
+    steps: Steps = field(factory=Steps)
 
     @classmethod
     def of(cls, part: RunPart, node: NodeId, included: int, *, is_listed: bool) -> "_Run":
@@ -147,6 +165,8 @@ class _Run:
             TextTail(RUNS_BYTES, [part.content], is_cut=part.is_cut),
             {each["question_id"]: each for each in part.questions},
             {each["question_id"]: each for each in part.asked},
+            part.length,
+            Steps.restored(part.steps),
         )
 
     def lose_text(self) -> None:
@@ -156,8 +176,11 @@ class _Run:
 
     def apply(self, kind: str, payload: JsonObject) -> None:
         """Apply an event."""
+        if is_step(kind):
+            self.steps.note(step_event(kind, payload), self.length)
         if kind == PartialResult.TYPE:
             self.text.add(payload["content"], json_size(payload["content"]))
+            self.length += len(payload["content"])
         elif kind == AgentStarted.TYPE:
             self.status, self.agent_name = RunStatus.RUNNING, payload["agent_name"]
         elif kind == AgentAsking.TYPE:
@@ -170,6 +193,8 @@ class _Run:
 
     def revert(self, kind: str, payload: JsonObject) -> None:
         """Revert an event, except its text: see `_move_back`."""
+        if is_step(kind):
+            self.steps.revert(step_event(kind, payload))
         if kind == AgentStarted.TYPE:
             if payload["attempt"] == 1:
                 self.status = RunStatus.QUEUED
@@ -308,6 +333,7 @@ def _move_back(run: _Run, events: Sequence[_Step]) -> None:
         if each.follows and each.run_id == run.run_id:
             if each.kind == PartialResult.TYPE:
                 piece = each.payload["content"]
+                run.length -= len(piece)
                 start = length - len(piece)
                 if is_known and start >= 0 and text.startswith(piece, start):
                     length = start
@@ -333,7 +359,7 @@ def _runs_of_events(events: Sequence[_Step], known: Container[RunId]) -> dict[Ru
 
 def _listed(runs: Sequence[_Run]) -> tuple[JsonObject, ...]:
     """Return runs as `room_joined` lists them."""
-    questions = QuestionList()
+    questions, steps = QuestionList(), StepsList()
     listed = []
     for run, (content, is_cut) in zip(runs, fit_texts([run.text for run in runs]), strict=True):
         fields: JsonObject = {
@@ -346,5 +372,8 @@ def _listed(runs: Sequence[_Run]) -> tuple[JsonObject, ...]:
         }
         if is_cut:
             fields["truncated"] = True
+        fitting = steps.fit(orjson.loads(run.steps.encode()))
+        if fitting:
+            fields["steps"] = placed_in(content, run.length, fitting)
         listed.append(fields)
     return tuple(listed)

@@ -14,7 +14,7 @@ log.
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from attrs import define, field
+from attrs import define, field, fields_dict
 from orjson import dumps, loads
 
 from netra_trio.agents.steps import STEP_EVENTS, Steps
@@ -108,7 +108,7 @@ class Transcript:
                     run_text.add(event.content, entry.size)
             elif event.TYPE == AgentCompleted.TYPE:
                 self._runs.pop(event.run_id, None)
-            elif event.TYPE in _STEP_EVENTS and event.run_id in self._runs:
+            elif is_step(event.TYPE) and event.run_id in self._runs:
                 self._runs[event.run_id].note(_decoded(event))
 
     def mark_cut(self, run_ids: Iterable[RunId]) -> None:
@@ -187,7 +187,7 @@ class Transcript:
         """
         texts = fit_texts([run_text.text for run_text in self._runs.values()])
         questions = QuestionList()
-        steps_left = ALL_STEPS_BYTES
+        steps = StepsList()
         listed = []
         for (run_id, run_text), (content, is_cut) in zip(self._runs.items(), texts, strict=True):
             run: dict[str, Any] = {
@@ -202,10 +202,9 @@ class Transcript:
             if run_text.questions:
                 run["questions"] = questions.fit(run_text.questions.values())
             if run_text.steps is not None:
-                encoded = run_text.steps.encode()
-                steps_left -= len(encoded)
-                if steps_left >= 0:
-                    run["steps"] = placed_in(content, run_text.length, loads(encoded))
+                fitting = steps.fit(loads(run_text.steps.encode()))
+                if fitting:
+                    run["steps"] = placed_in(content, run_text.length, fitting)
             listed.append(run)
         return tuple(listed)
 
@@ -213,14 +212,26 @@ class Transcript:
 def placed_in(content: str, length: int, steps: Iterable[JsonObject]) -> list[JsonObject]:
     """Return steps of a text of `length` characters, with their places in its end `content`."""
     missing = length - len(content)
-    return [{**step, "at": max(step["at"] - missing, 0)} for step in steps]
+    return [{**step, "at": min(max(step["at"] - missing, 0), len(content))} for step in steps]
 
 
 def _decoded(event: Any) -> Event:
     """Return an event of a step, which is encoded in the copy of another node's log."""
     if type(event) is not Encoded:
         return cast("Event", event)
-    return cast("Event", _STEP_EVENTS[event.TYPE](**loads(event.payload)))
+    return step_event(event.TYPE, loads(event.payload))
+
+
+def is_step(kind: str) -> bool:
+    """Whether events of a type belong to steps."""
+    return kind in _STEP_EVENTS
+
+
+def step_event(kind: str, payload: JsonObject) -> Event:
+    """Return the event of a step; fields of newer nodes are ignored."""
+    of_kind = _STEP_EVENTS[kind]
+    known = fields_dict(of_kind).keys() & payload.keys()
+    return cast("Event", of_kind(**{name: payload[name] for name in known}))
 
 
 def fit_texts(texts: Sequence[TextTail]) -> list[tuple[str, bool]]:
@@ -247,6 +258,19 @@ class QuestionList:
             self._left -= len(dumps(question))
             fitting.append(question if self._left >= 0 else shortened(question))
         return fitting
+
+
+class StepsList:
+    """Lists the steps of several runs; leaves out those of the runs beyond `ALL_STEPS_BYTES`."""
+
+    def __init__(self) -> None:
+        self._left = ALL_STEPS_BYTES
+
+    def fit(self, steps: Sequence[JsonObject]) -> Sequence[JsonObject]:
+        """Return the steps of the next run, or none."""
+        if steps:
+            self._left -= len(dumps(steps))
+        return steps if self._left >= 0 else ()
 
 
 def shortened(question: JsonObject) -> JsonObject:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from attrs import evolve
-from orjson import Fragment
+from orjson import Fragment, loads
 
 from netra_trio.agents.output import Mirror
 from netra_trio.ids import NodeId, QuestionId, RunId, SessionId
@@ -30,10 +30,35 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.text import EVENT_BYTES, TextTail, cut_front, cut_json
 from netra_trio.sessions.thread_publisher import ThreadPublisher
 from netra_trio.sessions.thread_snapshot import RunPart, ThreadPart
-from netra_trio.sessions.transcript import RUNS_BYTES, QuestionList, fit_texts, shortened
+from netra_trio.sessions.transcript import (
+    RUNS_BYTES,
+    QuestionList,
+    StepsList,
+    fit_texts,
+    shortened,
+)
 from netra_trio.stores.base import NewMessage
 
 ENDED_RUNS = 8  # of a thread, kept for connections that join again
+
+
+class WatchedOutput(Protocol):
+    """The part of the output of a run that its mirror uses: see `agents.output.Output`."""
+
+    @property
+    def newest_text(self) -> TextTail:
+        """The end of its text."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """The number of characters of its whole text."""
+        ...
+
+    @property
+    def steps(self) -> bytes | None:
+        """Its steps as JSON; None if there are none."""
+        ...
 
 
 class WatchedRun(Protocol):
@@ -61,8 +86,8 @@ class WatchedRun(Protocol):
         ...
 
     @property
-    def newest_text(self) -> TextTail:
-        """The end of its text."""
+    def output(self) -> WatchedOutput:
+        """Its text and its steps."""
         ...
 
     @property
@@ -140,7 +165,8 @@ class RunMirror(Mirror):
 
     def part(self) -> RunPart:
         """Return the current state of the run."""
-        run, text = self._run, self._run.newest_text
+        run, output = self._run, self._run.output
+        text = output.newest_text
         return RunPart(
             self._run_id,
             run.message.message_id,
@@ -150,6 +176,8 @@ class RunMirror(Mirror):
             text.is_cut,
             run.open_questions,
             tuple(self._asked.values()),
+            output.length,
+            loads(output.steps or b"[]"),
         )
 
     @property
@@ -204,14 +232,21 @@ class WatchedThread:
         del self._mirrors[run_id]
 
     def keep(self, ended: RunPart) -> None:
-        """Keep an ended run for connections that join again; at most 192 KiB of texts."""
+        """Keep an ended run for connections that join again.
+
+        All kept ones have at most 192 KiB of texts and 64 KiB of steps.
+        """
         self._ended.append(ended)
         left = RUNS_BYTES
+        steps = StepsList()
         for index in range(len(self._ended) - 1, -1, -1):
             run = self._ended[index]
             content = cut_front(run.content, left)
             self._ended[index] = evolve(
-                run, content=content, is_cut=run.is_cut or len(content) < len(run.content)
+                run,
+                content=content,
+                is_cut=run.is_cut or len(content) < len(run.content),
+                steps=steps.fit(run.steps),
             )
             left -= len(content.encode())
 
@@ -234,10 +269,16 @@ class WatchedThread:
 
 
 def _fit(runs: Sequence[RunPart]) -> list[RunPart]:
-    """Return runs with texts and questions within the limits of all of them together."""
+    """Return runs with texts, questions and steps within the limits of all of them together."""
     texts = [TextTail(RUNS_BYTES, [run.content], is_cut=run.is_cut) for run in runs]
-    questions = QuestionList()
+    questions, steps = QuestionList(), StepsList()
     return [
-        evolve(run, content=content, is_cut=is_cut, questions=questions.fit(run.questions))
+        evolve(
+            run,
+            content=content,
+            is_cut=is_cut,
+            questions=questions.fit(run.questions),
+            steps=steps.fit(run.steps),
+        )
         for run, (content, is_cut) in zip(runs, fit_texts(texts), strict=True)
     ]

@@ -97,6 +97,33 @@ def test_the_fields_of_each_step() -> None:
     ]
 
 
+def test_each_event_is_reverted() -> None:
+    begin: list[Event] = [think("a"), call(1, {"n": 1}), ask(1), think("a")]
+    events = [*begin, done(1, [1]), think("b"), call(2, 2)]
+    for count in range(len(events) + 1):
+        steps, expected = Steps(), Steps()
+        for at, event in enumerate(events):
+            steps.note(event, at)
+            if at < count:
+                expected.note(event, at)
+        for event in reversed(events[count:]):
+            steps.revert(event)
+        assert steps.encode() == expected.encode()
+        steps.note(done(1, [1]), 9)  # the call is open again
+        expected.note(done(1, [1]), 9)
+        assert steps.encode() == expected.encode()
+
+
+def test_events_of_dropped_and_shortened_steps_are_reverted() -> None:
+    steps = Steps()
+    steps.note(think("a" * STEPS_BYTES * 5), 0)
+    for event in (think("b"), call(1, 1), done(1), ask(1), AgentUsage(RUN, "m", 1, 1)):
+        steps.revert(event)
+    assert len(loads(steps.encode())) == 1
+    steps.revert(think("a" * STEPS_BYTES * 5))
+    assert steps.encode() == b"[]"
+
+
 def test_events_without_a_step() -> None:
     assert noted(AgentUsage(RUN, "m", 1, 1), done(9, 1)) == []
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import trio
+from orjson import dumps
 from support.scripted import Frame, Peer, ScriptedNetwork, opened
 from support.scripted_rooms import THREAD_ROOM, Desk, run_state, user_message
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.client import Client, Event, MessageRefused, Run, Watch
+from netra_trio.client.run_states import TEXT_CHARACTERS
+from netra_trio.client.run_steps import STEPS_BYTES
 
 
 @pytest.fixture
@@ -452,6 +455,60 @@ async def test_a_long_text_is_cut_at_its_front(
             (run,) = second.runs
             assert run["content"] == "b" * (256 * 1024 - 200_000) + "c" * 200_000
             assert run["truncated"] is True
+
+
+async def test_the_steps_go_on_after_the_listing(
+    autojump_clock: MockClock, network: ScriptedNetwork
+) -> None:
+    thought = {"type": "thought", "at": 2, "thought": "hm"}
+    async with watching(network, runs=[{**run_state("Hel"), "steps": [thought]}]) as (
+        client,
+        desk,
+        first,
+    ):
+        assert first.runs[0]["steps"] == [thought]
+        call = {"tool_call_id": "c", "tool_name": "add", "arguments": {"n": 1}}
+        ended = {"tool_call_id": "c", "success": True, "duration_ms": 5, "result": [2]}
+        desk.delta(1, "lo")
+        desk.event(2, "tool_executing", {"run_id": "run_9", **call})
+        desk.delta(3, "!")
+        desk.event(4, "agent_asking", {"run_id": "run_9", "question_id": "q", "prompt": "Which?"})
+        desk.event(5, "tool_completed", {"run_id": "run_9", "tool_name": "add", **ended})
+        desk.event(6, "agent_thinking", {"run_id": "run_9", "thought": "so", "step_number": 2})
+        await wait_all_tasks_blocked()
+        async with client.watch("main") as second:
+            assert second.runs[0]["steps"] == [
+                thought,
+                {"type": "tool", "at": 5, **call, **ended},
+                {"type": "question", "at": 6, "question_id": "q"},
+                {"type": "thought", "at": 6, "thought": "so", "step_number": 2},
+            ]
+        desk.delta(7, "a" * TEXT_CHARACTERS)
+        await wait_all_tasks_blocked()
+        async with client.watch("main") as third:
+            assert [step["at"] for step in third.runs[0]["steps"]] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+async def test_the_steps_of_a_client_have_a_limit(
+    beyond: int, autojump_clock: MockClock, network: ScriptedNetwork
+) -> None:
+    async with watching(network, runs=[run_state("")]) as (client, desk, _):
+        call = {"tool_call_id": "c", "tool_name": "add", "arguments": 1}
+        ended = {"success": True, "result": ""}
+        used = len(dumps({"type": "tool", "at": 0, **call})) + len(dumps(ended))
+        ended["result"] = "x" * (STEPS_BYTES - used + beyond)
+        desk.event(1, "tool_executing", {"run_id": "run_9", **call})
+        desk.event(2, "tool_completed", {"run_id": "run_9", "tool_call_id": "c", **ended})
+        await wait_all_tasks_blocked()
+        async with client.watch("main") as second:
+            (step,) = second.runs[0]["steps"]
+            assert ("result" in step, "truncated" in step) == (beyond == 0, beyond == 1)
+            assert step["success"] is True
+        desk.event(3, "agent_thinking", {"run_id": "run_9", "thought": "x" * STEPS_BYTES})
+        await wait_all_tasks_blocked()
+        async with client.watch("main") as third:
+            assert len(third.runs[0]["steps"]) == 1
 
 
 # --- several blocks

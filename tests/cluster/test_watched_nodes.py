@@ -9,7 +9,7 @@ import trio
 from attrs import evolve
 from support.memory import Server, kinds
 from support.shared_nodes import LinkedNode, open_nodes
-from support.watching import THREAD, WHOLE, WORDS, View, burst, count, say, text_of
+from support.watching import THREAD, WHOLE, WORDS, View, burst, count, say, steps, text_of
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
@@ -43,7 +43,7 @@ async def work(run: Run) -> None:
     await trio.sleep_forever()
 
 
-AGENTS = {"count": count, "burst": burst, "work": work}
+AGENTS = {"count": count, "burst": burst, "work": work, "steps": steps}
 
 
 def new_nodes(number: int, **options: Any) -> AbstractAsyncContextManager[tuple[LinkedNode, ...]]:
@@ -93,6 +93,21 @@ async def test_a_run_of_any_node_is_seen_from_any_node(
         assert list(view.texts.values()) == [WHOLE]
         assert list(view.statuses.values()) == ["completed"]
         assert not view.gaps
+
+
+async def test_the_steps_of_a_run_are_seen_from_another_node(autojump_clock: MockClock) -> None:
+    async with nodes() as (one, two), one.connect() as asking, two.connect() as other:
+        await say(asking, agent="steps")
+        await trio.sleep(3.5)
+        view = View()
+        (run,) = (await view.watch(other))["runs"]
+        thought, tool = run["steps"]
+        assert thought == {"type": "thought", "at": 0, "thought": "hm"}
+        assert (tool["tool_name"], tool["at"], "success" in tool) == ("add", 3, False)
+        await view.until(other, "agent_completed")
+        assert [kind for kind in view.events if kind != "partial_result"] == [
+            *("tool_completed", "agent_thinking", "agent_completed")
+        ]
 
 
 async def test_runs_of_both_nodes_are_in_one_order(autojump_clock: MockClock) -> None:

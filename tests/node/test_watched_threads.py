@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 from support.memory import Client, Server, kinds, open_server
-from support.watching import THREAD, WHOLE, WORDS, View, burst, count, say, text_of
+from support.watching import THREAD, WHOLE, WORDS, View, burst, count, say, steps, text_of
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio import agent
@@ -45,11 +45,22 @@ async def long(run: Run) -> None:
     """Emit more than a result and a snapshot have."""
     for number in range(40):
         await run.emit(f"{number:04}" * 2048)
+    await run.think("nearly done")
     await trio.sleep(1)
     await run.emit("the end")
+    await trio.sleep(1)
 
 
-AGENTS = {"count": count, "burst": burst, "everything": everything, "long": long}
+STEP_TYPES = {"agent_thinking", "tool_executing", "tool_completed"}
+
+
+AGENTS = {
+    "count": count,
+    "burst": burst,
+    "everything": everything,
+    "long": long,
+    "steps": steps,
+}
 
 
 @asynccontextmanager
@@ -225,16 +236,51 @@ async def test_a_watcher_that_joins_in_mid_run_has_the_text_so_far(
             assert not view.gaps
 
 
+@pytest.mark.parametrize("seconds", range(7))
+async def test_a_watcher_that_joins_in_mid_run_has_the_steps_so_far(
+    seconds: int, autojump_clock: MockClock
+) -> None:
+    """What is listed, and what follows, is each event once."""
+    async with two_sessions() as (_, asking, other):
+        await say(asking, agent="steps")
+        await trio.sleep(seconds + 0.5)
+        view = View()
+        (run,) = (await view.watch(other))["runs"]
+        listed = run["steps"]
+        assert run["content"] == ["", "a😀 ", "a😀 ", "a😀 b", "a😀 b", "a😀 b", "a😀 bc"][seconds]
+        assert [step["at"] for step in listed] == [0, 3, 4][: len(listed)]
+        events = [step["type"] for step in listed]
+        if any("success" in step for step in listed):
+            events.insert(2, "end")
+        assert len(events) == [1, 1, 2, 2, 3, 4, 4][seconds]
+        await view.until(other, "agent_completed")
+        followed = [kind for kind in view.events if kind in STEP_TYPES]
+        expected = ["agent_thinking", "tool_executing", "tool_completed", "agent_thinking"]
+        assert followed == expected[len(events) :]
+
+
+async def test_steps_in_a_text_that_is_longer_than_a_result_have_their_places(
+    autojump_clock: MockClock,
+) -> None:
+    async with two_sessions() as (_, asking, other):
+        await say(asking, agent="long")
+        await trio.sleep(1.5)
+        (run,) = (await View().watch(other))["runs"]
+        (step,) = run["steps"]
+        assert run["truncated"] is True
+        assert run["content"][step["at"] :] == "the end"
+
+
 @pytest.mark.parametrize("burst_of", [1, 30, 300])
 async def test_a_watcher_may_join_at_any_moment_of_a_fast_run(
     burst_of: int, autojump_clock: MockClock
 ) -> None:
     async with open_server(agents=AGENTS, **QUIET) as server, server.connect() as asking:
-        for steps in range(12):
+        for steps_before in range(12):
             async with server.connect() as other:
                 view = View()
                 await say(asking, str(burst_of), agent="burst")
-                for _ in range(steps):
+                for _ in range(steps_before):
                     await trio.lowlevel.checkpoint()
                 await other.send("watch_thread", {"thread_id": THREAD}, "watch")
                 text = await text_of(asking)

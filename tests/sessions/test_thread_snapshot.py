@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orjson import dumps
 
 from netra_trio.broker.base import Delivery
-from netra_trio.ids import MessageId, NodeId, RunId, SessionId, ThreadId
+from netra_trio.ids import MessageId, NodeId, RunId, SessionId, ThreadId, ToolCallId
 from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.messages import (
     AgentAnswered,
@@ -24,10 +24,12 @@ from netra_trio.protocol.messages import (
     QuestionKind,
     QuestionOutcome,
     RunStatus,
+    ToolCompleted,
+    ToolExecuting,
 )
 from netra_trio.rooms.event import RoomEvent, pack, pack_missing
 from netra_trio.sessions.thread_snapshot import RunPart, ThreadPart, ThreadSnapshot
-from netra_trio.sessions.transcript import RUNS_BYTES
+from netra_trio.sessions.transcript import ALL_STEPS_BYTES, RUNS_BYTES
 
 A, B = NodeId("a"), NodeId("b")
 R1, R2 = RunId("r1"), RunId("r2")
@@ -66,6 +68,15 @@ class Room:
 
     def say(self, run: RunId, text: str) -> None:
         self.add(PartialResult(run, text))
+
+    def think(self, run: RunId, thought: str) -> None:
+        self.add(AgentThinking(run, thought))
+
+    def call(self, run: RunId, call: str) -> None:
+        self.add(ToolExecuting(run, ToolCallId(call), "look", {"n": 1}))
+
+    def complete(self, run: RunId, call: str) -> None:
+        self.add(ToolCompleted(run, ToolCallId(call), "look", True, 7, [1]))
 
     def ask(self, run: RunId, question: str) -> None:
         kind = QuestionKind.QUESTION
@@ -125,6 +136,16 @@ def fields_of(status: str, content: str = "", **more: Any) -> dict[str, Any]:
     }
 
 
+def tool_step(at: int, *, ended: bool) -> dict[str, Any]:
+    step = {"type": "tool", "at": at, "tool_call_id": "c", "tool_name": "look"}
+    end = {"success": True, "duration_ms": 7, "result": [1]} if ended else {}
+    return {**step, **end, "arguments": {"n": 1}}
+
+
+def question_step(question: str, at: int) -> dict[str, Any]:
+    return {"type": "question", "at": at, "question_id": question}
+
+
 def test_the_runs_of_all_nodes_are_listed() -> None:
     parts = [part(3, running(R1, "Hel")), part(5, queued(R2), node=B), part(0)]
     assert ThreadSnapshot(parts).offset == 5
@@ -156,10 +177,12 @@ def test_each_event_changes_a_run() -> None:
     note()
     room.start(R1)
     note()
-    room.add(AgentThinking(R1, "hm"))
+    room.think(R1, "hm")
     room.say(R1, "a")
     room.start(R1, attempt=2)
     note()
+    room.call(R1, "c")
+    room.complete(R1, "c")
     room.ask(R1, "q1")
     room.ask(R1, "q2")
     room.answer(R1, "q1")
@@ -167,11 +190,17 @@ def test_each_event_changes_a_run() -> None:
     room.end(R1)
     note()
     question = {"question_id": "q2", "kind": "question", "prompt": "Which?", "expires_at": 9.0}
+    steps = [
+        {"type": "thought", "at": 0, "thought": "hm"},
+        tool_step(1, ended=True),
+        {"type": "question", "at": 1, "question_id": "q1"},
+        {"type": "question", "at": 1, "question_id": "q2"},
+    ]
     assert states == [
         {**fields_of("queued"), "agent_name": ""},
         fields_of("running"),
-        fields_of("running", "a"),
-        fields_of("running", "a", questions=[question]),
+        fields_of("running", "a", steps=steps[:1]),
+        fields_of("running", "a", questions=[question], steps=steps),
         None,
     ]
 
@@ -203,14 +232,15 @@ def whole_story() -> tuple[Room, list[dict[str, Any]]]:
     then({R1: fields_of("running", "one ")})
     room.start(R1, attempt=2)
     then({R1: fields_of("running", "one ")})
+    steps = {"steps": [question_step("q", 4)]}
     room.ask(R1, "q")
-    then({R1: fields_of("running", "one ", questions=[long])})
+    then({R1: fields_of("running", "one ", questions=[long], **steps)})
     room.confirm(R2)
-    then({R1: fields_of("running", "one ", questions=[long]), R2: fields_of("queued")})
+    then({R1: fields_of("running", "one ", questions=[long], **steps), R2: fields_of("queued")})
     room.answer(R1, "q")
-    then({R1: fields_of("running", "one "), R2: fields_of("queued")})
+    then({R1: fields_of("running", "one ", **steps), R2: fields_of("queued")})
     room.say(R1, "twö")
-    then({R1: fields_of("running", "one twö"), R2: fields_of("queued")})
+    then({R1: fields_of("running", "one twö", **steps), R2: fields_of("queued")})
     room.end(R1)
     then({R2: fields_of("queued")})
     room.start(R2)
@@ -234,7 +264,8 @@ def test_the_runs_are_shown_as_of_any_offset(at: int) -> None:
     room, states = whole_story()
     newest = len(room.events)
     asked = [{"question_id": "q", "kind": "question", "expires_at": 9.0, "truncated": True}]
-    ended = [running(R1, "one twö", asked=asked)]
+    steps = [question_step("q", 4)]
+    ended = [running(R1, "one twö", asked=asked, length=7, steps=steps)]
     last = part(newest, running(R2, "x"), ended=ended)
     followed = room.events[at:]
     # Whether the question is whole depends on whether it is open in the part.
@@ -271,6 +302,99 @@ def test_the_events_of_the_own_session_stay_included() -> None:
         R1: fields_of("running", "ab"),
         R2: fields_of("running", "x"),
     }
+
+
+# Steps.
+
+
+def steps_story() -> tuple[Room, list[tuple[str, list[dict[str, Any]]]]]:
+    """Return a room, and the text and the steps of its run as of each offset."""
+    room = Room()
+    states: list[tuple[str, list[dict[str, Any]]]] = [("", [])]
+    thought = {"type": "thought", "at": 0, "thought": "hm"}
+    started, ended = tool_step(3, ended=False), tool_step(3, ended=True)
+    question, again = question_step("q", 4), {**thought, "at": 4}
+
+    def then(text: str, *steps: dict[str, Any]) -> None:
+        states.append((text, list(steps)))
+
+    room.think(R1, "hm")
+    then("", thought)
+    room.say(R1, "a😀 ")
+    then("a😀 ", thought)
+    room.call(R1, "c")
+    then("a😀 ", thought, started)
+    room.say(R1, "b")
+    then("a😀 b", thought, started)
+    room.ask(R1, "q")
+    then("a😀 b", thought, started, question)
+    room.complete(R1, "c")
+    then("a😀 b", thought, ended, question)
+    room.think(R1, "hm")
+    then("a😀 b", thought, ended, question, again)
+    room.say(R1, "c")
+    then("a😀 bc", thought, ended, question, again)
+    return room, states
+
+
+@pytest.mark.parametrize("taken", range(9))
+@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_steps_are_shown_as_of_any_offset(taken: int, at: int, moves: bool) -> None:
+    """A part as of each offset, of this node or of another one, and each position of a client."""
+    room, states = steps_story()
+    text, steps = states[taken]
+    of_node = part(taken, running(R1, text, length=len(text), steps=steps))
+    parts = [ThreadPart.decode(of_node.encode(10_000)) if moves else of_node]
+    run = shown(parts, room.events, room.events[at:])[R1]
+    assert (run["content"], run.get("steps", [])) == states[at]
+
+
+def test_the_steps_of_a_text_that_is_cut_in_front() -> None:
+    room = Room()
+    room.think(R1, "later")
+    room.say(R1, "c")
+    early = [{"type": "thought", "at": at, "thought": "hm"} for at in (3, 9)]
+    parts = [part(0, running(R1, "ab", is_cut=True, length=10, steps=early))]
+    run = shown(parts, room.events)[R1]
+    assert run["content"] == "abc"
+    assert [step["at"] for step in run["steps"]] == [0, 1, 2]
+    room.lose(A)
+    room.say(R1, "d")
+    run = shown(parts, room.events)[R1]
+    assert run["content"] == "d"
+    assert [step["at"] for step in run["steps"]] == [0, 0, 0]
+
+
+def test_the_steps_of_a_text_that_is_taken_back_beyond_a_loss() -> None:
+    room = Room()
+    room.say(R1, "aa")
+    room.lose(A)
+    room.say(R1, "b")
+    steps = [{"type": "thought", "at": at, "thought": "hm"} for at in (2, 6)]
+    parts = [part(3, running(R1, "aaxxxb", length=6, steps=steps))]
+    run = shown(parts, [], room.events)[R1]
+    assert run["content"] == ""
+    assert [step["at"] for step in run["steps"]] == [0, 0]
+
+
+def test_a_field_of_a_newer_node_is_ignored() -> None:
+    room = Room()
+    payload = {"run_id": R1, "thought": "hm", "colour": "blue"}
+    room.publish(pack("agent_thinking", payload, timestamp=1.0))
+    step = {"type": "thought", "at": 0, "thought": "hm"}
+    assert shown([part(0, running(R1))], room.events) == {R1: fields_of("running", steps=[step])}
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_the_steps_of_all_runs_have_at_most_64_kib(beyond: int) -> None:
+    frame = len(dumps([{"type": "thought", "at": 0, "thought": ""}]))
+    size = ALL_STEPS_BYTES // 5 - frame
+    sizes = [size] * 4 + [ALL_STEPS_BYTES - 4 * (size + frame) - frame + beyond]
+    steps = [[{"type": "thought", "at": 0, "thought": "x" * size}] for size in sizes]
+    runs = [running(RunId(f"r{number}"), steps=each) for number, each in enumerate(steps)]
+    listed = shown([part(1, *runs)], [])
+    assert ["steps" in run for run in listed.values()] == [True] * 4 + [beyond == 0]
 
 
 # Events that are missing.

@@ -5,6 +5,7 @@ from typing import Any
 
 import trio
 from attrs import define, field
+from orjson import dumps
 from trio.testing import MockClock
 
 from netra_trio.broker.base import HistoryLimits
@@ -44,6 +45,7 @@ class Run:
     content: str = "hello"
     replaces: MessageId | None = None
     mirror: RunMirror | None = None
+    steps: bytes | None = None
 
     @property
     def message(self) -> NewMessage:
@@ -62,8 +64,16 @@ class Run:
         )
 
     @property
+    def output(self) -> "Run":
+        return self
+
+    @property
     def newest_text(self) -> TextTail:
         return TextTail(RUNS_BYTES, [self.text])
+
+    @property
+    def length(self) -> int:
+        return len(self.text)
 
     def set_mirror(self, mirror: RunMirror | None) -> None:
         self.mirror = mirror
@@ -224,3 +234,22 @@ async def test_the_runs_of_a_part_share_the_limits(
     assert first.questions == [question]
     assert "prompt" not in second.questions[0]
     assert second.questions[0]["truncated"] is True
+
+
+async def test_the_steps_of_runs_and_of_ended_ones_are_limited(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    scene = Scene()
+    thread = scene.thread(nursery)
+    step = {"type": "thought", "at": 2, "thought": "x" * 15_000}
+    runs = [Run(name, "text", steps=dumps([step])) for name in "abcdef"]
+    thread.begin(runs, may_miss=False)
+    listed = (await thread.part(with_ended=False)).runs
+    assert [list(run.steps) for run in listed] == [[step]] * 4 + [[], []]
+    assert {run.length for run in listed} == {4}
+    for run in runs:
+        assert run.mirror is not None
+        run.mirror.end(b"{}")
+        run.mirror.detach()
+    ended = (await thread.part(with_ended=True)).ended
+    assert [len(run.steps) for run in ended] == [0, 0, 1, 1, 1, 1]

@@ -54,6 +54,24 @@ async def burst(run: Run) -> None:
         await run.emit(f"{number} ")
 
 
+async def steps(run: Run) -> None:
+    """Have one event each second."""
+    await run.think("hm")
+    await trio.sleep(1)
+    await run.emit("a😀 ")
+    await trio.sleep(1)
+    async with run.tool("add", one=1) as tool:
+        await trio.sleep(1)
+        await run.emit("b")
+        await trio.sleep(1)
+        tool.result = 2
+    await trio.sleep(1)
+    await run.think("hm")
+    await trio.sleep(1)
+    await run.emit("c")
+    await trio.sleep(1)
+
+
 async def say(client: Client, content: str = "hello", **more: Any) -> None:
     """Send a message to the thread."""
     await client.say(content, thread_id=THREAD, **more)
