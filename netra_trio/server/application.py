@@ -251,7 +251,12 @@ class Application:
             await self._open.node.drain(beside=group.nodes, is_last=group.owns_broker)
 
     async def _drain_alone(self) -> None:
-        """Drain this process at the request of an administrator; other workers go on."""
+        """Drain this process at the request of an administrator; other workers go on.
+
+        No effect if it drains already: a second SIGTERM would end it at once.
+        """
+        if self._drains_alone or self._open is None or self._open.node.capacity.is_draining:
+            return
         self._drains_alone = True
         if self.terminate is None:
             await self.drain()

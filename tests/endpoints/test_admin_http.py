@@ -182,10 +182,21 @@ async def test_a_drain_ends_the_process_where_it_may(autojump_clock: MockClock) 
         api.app.terminate = lambda: calls.append("SIGTERM")
         await api.post(f"/ws/admin/nodes/{api.app.node_id}/drain", ADMIN)
         assert calls == []
+        await api.post(f"/ws/admin/nodes/{api.app.node_id}/drain", ADMIN)
         await trio.sleep(0.2)
-        assert calls == ["SIGTERM"]
+        assert calls == ["SIGTERM"]  # a second one would end the process at once
         await api.app.drain()
         assert api.drains()
+
+
+async def test_a_drain_by_a_signal_is_not_repeated(autojump_clock: MockClock) -> None:
+    async with running() as api:
+        calls: list[str] = []
+        api.app.terminate = lambda: calls.append("SIGTERM")
+        await api.app.drain()
+        accepted = await api.post(f"/ws/admin/nodes/{api.app.node_id}/drain", ADMIN)
+        await trio.sleep(0.2)
+        assert (accepted.status, calls) == (202, [])
 
 
 async def test_each_action_is_logged_and_counted(autojump_clock: MockClock) -> None:
