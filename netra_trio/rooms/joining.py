@@ -84,8 +84,8 @@ class Join:
             attach: Called with the reply: the membership replaces an earlier one.
 
         Raises:
-            Refused: FORBIDDEN if the membership was ended meanwhile; SERVICE_UNAVAILABLE if the
-                runs of the thread change too fast.
+            Refused: FORBIDDEN if the membership was ended meanwhile, or `attach` refuses it;
+                SERVICE_UNAVAILABLE if the runs of the thread change too fast.
             BrokerUnavailable: If the broker does not answer.
         """
         membership, room, feed = self.membership, self.room, self.membership.feed

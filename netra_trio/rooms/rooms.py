@@ -24,7 +24,7 @@ from netra_trio.protocol.admin import ADMIN_ROOM, ADMINISTRATOR
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, broker_unavailable
 from netra_trio.protocol.rooms import check_room_name
-from netra_trio.rooms.access import Access, FindRoom
+from netra_trio.rooms.access import Access, FindRoom, forbidden
 from netra_trio.rooms.feed import DirectSends, RoomFeed
 from netra_trio.rooms.joining import SMALL_BYTES, Join
 from netra_trio.rooms.membership import Membership
@@ -252,8 +252,13 @@ class Rooms:
     def note_permissions(self, feed: RoomFeed) -> None:
         """End the memberships for which a new token of the connection lacks the permission."""
         membership = self._memberships.get(feed, {}).get(ADMIN_ROOM)
-        if membership is not None and ADMINISTRATOR not in feed.permissions():
+        if membership is not None and not self._may_attach(membership):
             self._remove(membership)
+
+    def _may_attach(self, membership: Membership) -> bool:
+        """Return whether the newest token of the connection has the permission for the room."""
+        is_admin = membership.room == ADMIN_ROOM
+        return not is_admin or ADMINISTRATOR in membership.feed.permissions()
 
     def _remove(self, membership: Membership) -> None:
         """End a membership, and send `room_left` to the member."""
@@ -262,11 +267,17 @@ class Rooms:
         self._end(membership)
 
     def _attach(self, membership: Membership) -> None:
-        """Make this the membership of its connection in its room; it replaces an earlier one."""
+        """Make this the membership of its connection in its room; it replaces an earlier one.
+
+        Raises:
+            Refused: FORBIDDEN, if the newest token lacks the permission.
+        """
         memberships = self._memberships.get(membership.feed)
         if memberships is None:  # the connection has ended
             self._end(membership)
             return
+        if not self._may_attach(membership):  # there was a new token during the join
+            raise forbidden()
         replaced = memberships.get(membership.room)
         memberships[membership.room] = membership
         if not membership.is_lasting:

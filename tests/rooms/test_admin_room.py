@@ -6,6 +6,7 @@ import pytest
 import trio
 from support.memory import EPOCH, SECRET, Client, Server, open_server
 from support.room_clients import join
+from support.shared_nodes import open_nodes
 from trio.testing import MockClock
 
 from netra_trio.auth.tokens import TokenVerifier
@@ -106,6 +107,27 @@ async def test_a_new_token_without_the_permission_ends_the_membership(
         await left(client)
         assert members(server) == 0
         assert await refusal(client, "join_room") == "FORBIDDEN"
+
+
+async def test_a_new_token_without_the_permission_ends_a_join(autojump_clock: MockClock) -> None:
+    subscribing, renewed = trio.Event(), trio.Event()
+
+    async def wait(call: str) -> None:
+        if call == "subscribe":
+            subscribing.set()
+            await renewed.wait()
+
+    async with open_nodes(1, **QUIET) as (one,), one.connect(permissions=ADMIN) as client:
+        one.link.on_call = wait
+        await client.send("join_room", {"room": ADMIN_ROOM}, "join")
+        await subscribing.wait()  # the permission was checked
+        await renew(client)
+        await client.until("auth_ok")
+        renewed.set()
+        assert (await client.error())["code"] == "FORBIDDEN"
+        assert members(one) == 0
+        await trio.sleep(5)
+        assert await client.sync() == []
 
 
 async def test_the_permission_is_checked_again(autojump_clock: MockClock) -> None:
