@@ -170,7 +170,10 @@ class LiveView:
                 nursery.cancel_scope.cancel()
 
     async def _publish_once(self) -> None:
-        """Publish the part, and the history if a member needs it; then wait for the next time."""
+        """Publish the part, and the history if a member needs it; then wait for the next time.
+
+        Without the broker, the next part replaces this one, and the history is published again.
+        """
         started = trio.current_time()
         self._changed = trio.Event()
         needs_history, self._needs_history = self._needs_history, False
@@ -178,8 +181,9 @@ class LiveView:
             self._announce(fresh=False)
         await self._publish(self._encoded_part())
         if needs_history:
-            for content in self._encoded_history():
-                await self._publish(content)
+            published = [await self._publish(content) for content in self._encoded_history()]
+            if not all(published):
+                self._needs_history = True  # a member still has none
         await trio.sleep(SHORTEST_SECONDS)
         with trio.move_on_at(started + PART_SECONDS):
             await self._changed.wait()
@@ -209,12 +213,14 @@ class LiveView:
             for group in groups
         ]
 
-    async def _publish(self, content: bytes, *, key: str | None = None) -> None:
-        """Publish a content; without the broker, the next one makes up for it."""
+    async def _publish(self, content: bytes, *, key: str | None = None) -> bool:
+        """Publish a content; return False if the broker is not available."""
         payload = {"content": orjson.Fragment(content)}
         data = pack(RoomMessage.TYPE, payload, timestamp=self._parts.wall_clock())
         with suppress(BrokerUnavailable):
             await self._broker.publish(ADMIN_ROOM, data, limits=LIMITS, key=key)
+            return True
+        return False
 
     async def _check_always(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

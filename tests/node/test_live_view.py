@@ -11,7 +11,7 @@ from support.shared_nodes import open_nodes
 from trio.testing import MockClock
 
 from netra_trio.broker.base import LEASE_SECONDS
-from netra_trio.errors import StoreUnavailable
+from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.node import live_view
 from netra_trio.node.live_view import INTEREST_SECONDS, SHORTEST_SECONDS
 from netra_trio.protocol.admin import ADMIN_ROOM, SAMPLE_SECONDS, SAMPLES
@@ -185,6 +185,33 @@ async def test_the_broker_may_fail_for_a_while(autojump_clock: MockClock) -> Non
         part = await page.until(lambda: page.parts.get(two.id), 10)
         assert part["broker"]["nodes"] == 2
         assert [each["broker"]["state"] for each in page.parts.values()] == ["ok", "ok"]
+
+
+async def test_the_last_hour_comes_after_an_outage_of_the_broker(
+    autojump_clock: MockClock,
+) -> None:
+    failed = 0
+
+    async def fail(call: str) -> None:
+        nonlocal failed
+        await trio.lowlevel.checkpoint()
+        if call == "publish":
+            failed += 1
+            raise BrokerUnavailable("down")
+
+    async with open_nodes(2, **QUIET) as (one, two), one.connect(permissions=ADMIN) as client:
+        await trio.sleep(SAMPLE_SECONDS + 1)
+        two.link.on_call = fail
+        page = await LivePage.join(client)
+        await page.until(lambda: one.id in page.samples)
+        await read_for(page, 3)
+        assert failed > 2
+        assert page.parts.keys() == {one.id}
+        two.link.on_call = None
+        await page.until(lambda: two.id in page.samples, 3)
+        await read_for(page, 5)
+        histories = [each["node"] for _, each in page.received if each["kind"] == "history"]
+        assert sorted(histories) == sorted([one.id, two.id])
 
 
 async def test_the_first_announcement_may_be_lost(autojump_clock: MockClock) -> None:
