@@ -208,11 +208,12 @@ class Membership(ABC):
     @property
     def next_at(self) -> float:
         """When there is a frame to write; infinity if there will be none."""
-        return (
-            inf
-            if self._unanswered is not None or self._next_unanswered() is None
-            else self._not_before
-        )
+        frame = self._next_unanswered()
+        if self._unanswered is not None or frame is None:
+            return inf
+        if self._rejoin_at is not None and self._is_rejoin(frame):
+            return max(self._not_before, self._rejoin_at)
+        return self._not_before
 
     def next_frame(self, now: float) -> str | None:
         """Return the frame to write now; None if there is none."""
@@ -221,18 +222,22 @@ class Membership(ABC):
         frame = self._next_unanswered()
         if frame is None:
             return None
-        if self.is_behind and self.is_joined and frame.member is None and not frame.is_leave:
+        if self._is_rejoin(frame):
             # A server that answers each join with another loss must not drive a loop.
             if self._rejoin_at is None:
                 self._rejoin_at = now + self._losses.start(now)
             if now < self._rejoin_at:
-                self._not_before = self._rejoin_at
                 return None
             self._rejoin_at = None
         self._unanswered = frame
         if frame.is_leave:
             return self.leave_frame(frame.key)
         return self.join_frame(frame.key, frame.after)
+
+    def _is_rejoin(self, frame: _Unanswered) -> bool:
+        """Return whether a frame joins again after a loss on the same connection."""
+        is_join = frame.member is None and not frame.is_leave
+        return is_join and self.is_joined and self.is_behind
 
     def _next_unanswered(self) -> _Unanswered | None:
         if not self.members:

@@ -8,7 +8,6 @@ that ask to the connection's writer through a memory channel of `CONTROL_FRAMES`
 """
 
 import contextlib
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -139,7 +138,8 @@ class Requests:
     ) -> Event:
         """Like `ask`, but repeat the request after a temporary error."""
         key = new_correlation_id() if key is None else key
-        for refusals in itertools.count():
+        refusals = 0
+        while True:
             try:
                 answer = await self.ask(kind, payload, key=key, key_seconds=key_seconds)
             except MessageRefused as refused:
@@ -149,8 +149,8 @@ class Requests:
             else:
                 assert answer is not None  # noqa: S101 - it stops no run
                 return answer
+            refusals += 1
             await trio.sleep(wait)
-        raise AssertionError  # the loop has no end
 
     def send(self, frame: "str | Request") -> None:
         """Hand a control frame to the writer; a text is not repeated on the next connection."""

@@ -84,20 +84,40 @@ async def test_refusals_of_requests(
             assert 1 <= count[kind] <= 9
 
 
-async def test_a_loss_after_each_join_of_a_thread(autojump_clock: MockClock) -> None:
+def losing() -> Answer:
+    """Answer each join of a thread with another loss."""
     offset = 0
 
     def lose(peer: Peer, frame: Frame) -> None:
         nonlocal offset
+        key = frame.get("correlation_id")
+        if frame["type"] == "unwatch_thread":
+            peer.control("room_left", {"room": "thread:x"}, key)
         if frame["type"] != "watch_thread":
             return
         joined = {"room": "thread:x", "epoch": "e", "offset": offset, "verdict": "gap"}
-        key = frame["correlation_id"]
         peer.control("room_joined", {**joined, "replayed": 0, "runs": []}, key)
         peer.control("room_gap", {"room": "thread:x", "from": offset + 1, "to": offset + 5})
         offset += 5
 
-    async with answering(lose) as (client, count, _):
+    return lose
+
+
+async def test_a_pause_before_another_join_does_not_delay_the_leave(
+    autojump_clock: MockClock,
+) -> None:
+    async with answering(losing()) as (client, count, _):
+        async with client.watch("main"):
+            await trio.sleep(10.5)  # the next join is due at 15 s
+        assert trio.current_time() == 10.5
+        assert count["unwatch_thread"] == 1
+        joins = count["watch_thread"]
+        await trio.sleep(MINUTE)
+        assert count["watch_thread"] == joins
+
+
+async def test_a_loss_after_each_join_of_a_thread(autojump_clock: MockClock) -> None:
+    async with answering(losing()) as (client, count, _):
         with trio.move_on_after(MINUTE):
             async with client.watch("main") as watch:
                 async for _ in watch:
