@@ -91,12 +91,18 @@ class TokenVerifier:
         """Return the verifier for these settings.
 
         Raises:
-            SettingsError: There is neither a secret nor a key server.
+            SettingsError: There is neither a secret nor a key server, or there is a provider, and
+                no issuer or audience that its tokens must have.
         """
         if settings.jwt_secret_key is None and not settings.has_public_keys:
             raise SettingsError(
                 "JWT_SECRET_KEY: not set, expected a secret for tokens; set it, or JWT_JWKS_URL or "
                 "OIDC_ISSUER"
+            )
+        if settings.oidc_issuer and not (settings.jwt_issuer and settings.jwt_audience):
+            raise SettingsError(
+                "JWT_ISSUER, JWT_AUDIENCE: not set, expected both with OIDC_ISSUER; without "
+                "them, tokens for other clients of the provider are accepted; set OIDC_CLIENT_ID"
             )
         url, issuer = settings.jwt_jwks_url, settings.oidc_issuer
         provider = IdentityProvider(issuer) if issuer is not None and url is None else None
