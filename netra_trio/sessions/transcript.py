@@ -255,8 +255,12 @@ class QuestionList:
         """Return the questions of the next run."""
         fitting = []
         for question in questions:
-            self._left -= len(dumps(question))
-            fitting.append(question if self._left >= 0 else shortened(question))
+            size = len(dumps(question))
+            if size <= self._left:
+                self._left -= size
+                fitting.append(question)
+            else:
+                fitting.append(shortened(question))
         return fitting
 
 
@@ -268,9 +272,11 @@ class StepsList:
 
     def fit(self, steps: Sequence[JsonObject]) -> Sequence[JsonObject]:
         """Return the steps of the next run, or none."""
-        if steps:
-            self._left -= len(dumps(steps))
-        return steps if self._left >= 0 else ()
+        size = len(dumps(steps)) if steps else 0
+        if size > self._left:
+            return ()  # those of a later run may still fit
+        self._left -= size
+        return steps
 
 
 def shortened(question: JsonObject) -> JsonObject:

@@ -209,6 +209,16 @@ def test_all_steps_have_at_most_64_kib_together() -> None:
     assert ALL_STEPS_BYTES - 200 < sum(listed) <= ALL_STEPS_BYTES
 
 
+def test_steps_that_do_not_fit_leave_their_place_to_those_of_other_runs() -> None:
+    names = [f"r{number}" for number in range(5)]
+    transcript = transcript_of(*names, "last")
+    for name, size in zip(names, [STEPS_BYTES] * 3 + [STEPS_BYTES - 500, STEPS_BYTES], strict=True):
+        transcript.add_removed(entry(ToolExecuting(RunId(name), CALL, "look", "x" * size)))
+    transcript.add_removed(entry(AgentThinking(RunId("last"), "short")))
+    listed = runs_by_id(transcript)
+    assert [name for name in (*names, "last") if "steps" not in listed[name]] == ["r4"]
+
+
 def test_steps_of_an_unknown_run_are_ignored() -> None:
     transcript = Transcript()
     transcript.add_removed(entry(AgentThinking(RUN, "x")))
