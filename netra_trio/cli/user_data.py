@@ -164,13 +164,13 @@ async def _rows(store: SqlStore, user_id: UserId) -> AsyncIterator[tuple[str, di
         yield "user", user
     thread = 0
     while page := await read(partial(read_threads, user_id=user_id, after=thread)):
-        for thread, row in page:
+        for thread, row in page:  # the next page begins after the last one
             yield "thread", row
             async for each in _messages(store, thread, row["thread_id"]):
                 yield each
     report = ""
     while reports := await read(partial(read_usage, user_id=user_id, after=report)):
-        for report, row in reports:  # noqa: B007 - likewise
+        for report, row in reports:  # noqa: B007 - the next page begins after the last one
             yield "usage", row
 
 

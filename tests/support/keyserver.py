@@ -143,6 +143,7 @@ class LoopbackKeyServer:
         port: The port, the same after each start.
         tls: The TLS context; None without TLS.
         pause: Seconds between the bytes of an answer; 0 for all at once.
+        delays: Seconds before an answer, by path.
         is_mute: Whether it accepts requests and does not answer.
         requests: The number of requests.
         answers: Other answers, by path.
@@ -153,6 +154,7 @@ class LoopbackKeyServer:
     port: int
     tls: ssl.SSLContext | None = None
     pause: float = 0.0
+    delays: dict[str, float] = field(factory=dict)
     is_mute: bool = False
     requests: int = 0
     answers: dict[str, bytes] = field(factory=dict)
@@ -226,6 +228,8 @@ class LoopbackKeyServer:
             self.requests += 1
             path = head.partition(b" ")[2].partition(b" ")[0].decode()
             self.paths.append(path)
+            if self._leaving.wait(self.delays.get(path, 0.0)):
+                return
             self._speak(line, self.answers.get(path, self.answer))
 
     def _speak(self, line: socket.socket, answer: bytes) -> None:
