@@ -3,7 +3,7 @@
 admin = open_admin(node, users, connections, newest)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Protocol
@@ -24,6 +24,8 @@ from netra_trio.rooms.tasks import run_contained
 from netra_trio.services import Services
 from netra_trio.sessions.users import Users
 from netra_trio.telemetry.samples import Samples
+
+RESTART_SECONDS = 10.0  # after a fault: the next part may be made without it
 
 
 @frozen
@@ -88,8 +90,8 @@ def open_admin(
         nodes=None if cluster is None else cluster.membership,
     )
     services.rooms.observers.append(view)
-    for task in (samples.run, view.run):  # a fault of it must not end the node
-        start_soon(run_contained, task)
+    for task in (samples.run, view.run):
+        start_soon(_run_always, task)
     actions = AdminActions(
         node=node,
         users=users,
@@ -101,3 +103,10 @@ def open_admin(
         drain=host.drain,
     )
     return Admin(view, actions)
+
+
+async def _run_always(task: Callable[[], Awaitable[None]]) -> None:
+    """Run a task until cancelled; a fault of it is logged, and must not end the node."""
+    while True:
+        await run_contained(task)
+        await trio.sleep(RESTART_SECONDS)

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from netra_trio.broker.base import LEASE_SECONDS
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.node import live_view
+from netra_trio.node.admin import RESTART_SECONDS
 from netra_trio.node.live_view import INTEREST_SECONDS, SHORTEST_SECONDS
 from netra_trio.protocol.admin import ADMIN_ROOM, SAMPLE_SECONDS, SAMPLES
 from netra_trio.stores.memory import MemoryStore
@@ -265,8 +266,10 @@ async def test_a_fault_of_the_live_page_does_not_end_the_node(
     def fail(*_: object, **__: object) -> bytes:
         raise ValueError("a fault")
 
-    monkeypatch.setattr(live_view, "make_part", fail)
     async with open_server(**QUIET) as server, server.connect(permissions=ADMIN) as client:
-        await join(client, ADMIN_ROOM)
-        await trio.sleep(5)
-        assert await client.sync() == []
+        with monkeypatch.context() as patched:
+            patched.setattr(live_view, "make_part", fail)
+            page = await LivePage.join(client)
+            await trio.sleep(5)
+            assert await client.sync() == []
+        await page.until(lambda: page.parts, RESTART_SECONDS)
