@@ -118,7 +118,7 @@ def test_the_scope(tmp_path: Path, scope: str, result: str) -> None:
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
-        ({**OIDC, "JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS: got HS256, expected algorithms tha"),
+        ({**OIDC, "JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS: got HS256, expected algorithms"),
         (
             {**KEY, **OIDC, "JWT_ALGORITHMS": "HS256"},
             "JWT_ALGORITHMS: got HS256, expected one of RS256, ES256, EdDSA too, for the key serv",
