@@ -3,6 +3,7 @@
 import { act } from "react";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { ClientMessage } from "../../src/index.js";
+import { Browser } from "../support/browser.js";
 import { ChatPage } from "../support/chat.js";
 
 vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
@@ -177,6 +178,40 @@ describe("another answer", () => {
     await page.click("Regenerate");
     expect(sent().at(-1)).toMatchObject({ content: "first", replaces: "msg-run-4" });
     expect(bubbles()).toEqual(["first"]);
+  });
+});
+
+describe("an answer without text", () => {
+  it("is shown, also on another device, and may be asked for again", async () => {
+    await page.say("first");
+    await act(async () => page.browser.server.end(page.browser.server.run.id));
+    await page.pass();
+    const { server } = page.browser;
+    server.threads.set("t", (server.threads.get("t") ?? []).filter(({ role }) => role === "user"));
+    expect(page.texts(".message.agent > .note")).toEqual(["This answer has no text."]);
+    const device = new Browser(page.browser);
+    await page.close();
+    page = new ChatPage(device);
+    await page.show();
+    expect(page.texts(".message.agent > .note")).toEqual(["No text of this answer is stored."]);
+    await page.click("Regenerate");
+    expect(sent().at(-1)).toMatchObject({ content: "first", replaces: "msg-run-4" });
+  });
+
+  it("is not shown beside an old answer that names no run", async () => {
+    await page.answered("first", "one");
+    const { server } = page.browser;
+    const known = server.threads.get("t") ?? [];
+    server.threads.set(
+      "t",
+      known.map(({ run, reply_to: _, ...one }) => (one.role === "user" && run ? { ...one, run } : one)),
+    );
+    const device = new Browser(page.browser);
+    await page.close();
+    page = new ChatPage(device);
+    await page.show();
+    expect(page.all(".message.agent")).toHaveLength(1);
+    expect(page.texts(".message.agent .parts")).toEqual(["one"]);
   });
 });
 

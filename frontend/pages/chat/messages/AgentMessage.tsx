@@ -24,6 +24,7 @@ export const AgentMessage = memo(function AgentMessage({ item, title, onRetry }:
   const isLive = !isEnd(status);
   const isAsking = run?.questions.some(isOpen) === true;
   const text = (entry?.content ?? run?.text) || resultOf(run);
+  const isEmpty = status === "completed" && text.trim() === "" && (run?.parts ?? entry?.parts ?? []).length === 0;
   const end = ending(status, run?.error ?? entry?.error ?? null);
   return (
     // Screen readers do not read a busy element: it is busy until it is complete, or shows a question.
@@ -37,6 +38,7 @@ export const AgentMessage = memo(function AgentMessage({ item, title, onRetry }:
       {(entry?.truncated || run?.truncated) && (
         <p className="note">This answer is too long to be shown completely.</p>
       )}
+      {isEmpty && <p className="note">{run ? "This answer has no text." : "No text of this answer is stored."}</p>}
       <div className="parts" ref={answer}>
         <Answer runId={run?.run_id ?? null} text={text} isLive={isLive} />
       </div>

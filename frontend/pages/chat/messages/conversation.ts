@@ -87,7 +87,7 @@ function itemsOf(entries: readonly ChatMessage[], runs: ReadonlyMap<string, Run>
     if (entry.run_id !== null) asked.set(`run ${entry.run_id}`, entry);
     if (entry.message_id !== null) asked.set(entry.message_id, entry);
   }
-  return entries.flatMap((entry): readonly Item[] => {
+  return entries.flatMap((entry, index): readonly Item[] => {
     const run = entry.run_id === null ? undefined : runs.get(entry.run_id);
     if (entry.role === "agent") {
       const status = run?.status ?? entry.status;
@@ -98,8 +98,10 @@ function itemsOf(entries: readonly ChatMessage[], runs: ReadonlyMap<string, Run>
     }
     const user: UserItem = { kind: "user", key: entry.id, entry, runStatus: run?.status, position: run?.position ?? null };
     const status = run?.status ?? entry.run_status;
-    const hasNoText = status !== null && status !== "queued" && status !== "completed";
-    if (!hasNoText || (entry.run_id !== null && answered.has(entry.run_id))) return [user];
+    const isAnswered = entry.run_id !== null && answered.has(entry.run_id);
+    // An answer of a version before 0.2 has no run: it follows its question.
+    const isFollowed = status === "completed" && entries[index + 1]?.role === "agent";
+    if (status === null || status === "queued" || isAnswered || isFollowed) return [user];
     const key = entry.run_id ?? `${entry.id} answer`;
     return [user, { kind: "agent", key, entry: undefined, run, status, question: entry }];
   });
