@@ -48,7 +48,9 @@ export class Anchor {
     const path: Element[] = [];
     let within: Element | null = this.#content.querySelector(".log");
     while (within !== null && path.length < MAX_DEPTH) {
-      const next: Element | null = firstBelow(within.children, top);
+      let next: Element | null = firstBelow(within.children, top);
+      // The line of a day moves to an earlier message once that is loaded.
+      while (path.length === 0 && next !== null && !next.matches(".message")) next = next.nextElementSibling;
       if (next === null) break;
       path.push(next);
       // An element that begins in the visible part needs no smaller one.

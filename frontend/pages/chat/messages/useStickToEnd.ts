@@ -54,7 +54,11 @@ export function useStickToEnd(place: string): StickToEnd {
       else if (area.scrollTop < last) follows.current = false;
       last = area.scrollTop;
       setAtEnd(follows.current);
-      if (!follows.current) kept.take();
+      if (follows.current) return;
+      // The content may have changed since: the event comes before the observer in a frame.
+      kept.restore();
+      kept.take();
+      last = area.scrollTop;
     };
     const onResize = () => {
       if (follows.current) area.scrollTop = area.scrollHeight;
