@@ -21,7 +21,13 @@ from netra_trio.protocol.messages import (
     ToolExecuting,
 )
 from netra_trio.sessions.event_log import Entry
-from netra_trio.sessions.transcript import ALL_STEPS_BYTES, RUNS_BYTES, Transcript
+from netra_trio.sessions.transcript import (
+    ALL_STEPS_BYTES,
+    QUESTIONS_BYTES,
+    RUNS_BYTES,
+    QuestionList,
+    Transcript,
+)
 
 
 def transcript_of(*names: str) -> Transcript:
@@ -217,6 +223,16 @@ def test_steps_that_do_not_fit_leave_their_place_to_those_of_other_runs() -> Non
     transcript.add_removed(entry(AgentThinking(RunId("last"), "short")))
     listed = runs_by_id(transcript)
     assert [name for name in (*names, "last") if "steps" not in listed[name]] == ["r4"]
+
+
+def test_a_question_that_does_not_fit_leaves_its_place_to_later_ones() -> None:
+    long, short = (
+        {"question_id": prompt[:1], "kind": "question", "expires_at": 9.0, "prompt": prompt}
+        for prompt in ("x" * QUESTIONS_BYTES, "y")
+    )
+    shortened = {name: long[name] for name in ("question_id", "kind", "expires_at")}
+    listed = QuestionList().fit([long, short])
+    assert listed == [{**shortened, "truncated": True}, short]
 
 
 def test_steps_of_an_unknown_run_are_ignored() -> None:
