@@ -1,5 +1,6 @@
 """The commands `user export` and `user delete`: everything that is stored of a user."""
 
+import sys
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -11,6 +12,7 @@ from attrs import frozen
 from netra_trio.cli.arguments import Flag, Text
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.rows import print_row
+from netra_trio.cli.terminal import Screen
 from netra_trio.cli.user import load_settings, open_store, user_id_of
 from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
@@ -79,13 +81,13 @@ class Deleted:
 
 
 async def export_user(settings: Settings, name: str, *, as_json: bool) -> None:
-    """Print everything that is stored of a user.
+    """Print everything that is stored of a user; on a terminal without its control characters.
 
     Raises:
         CommandError: There is no such user, no database, or it does not answer.
         DatabaseUnusable: The database can never work.
     """
-    user_id = user_id_of(name)
+    user_id, screen = user_id_of(name), Screen(sys.stdout)
     async with open_store(settings) as store:
         try:
             await _check_known(store, user_id)
@@ -93,7 +95,7 @@ async def export_user(settings: Settings, name: str, *, as_json: bool) -> None:
                 if as_json:
                     print_row({"type": kind, **row})
                 else:
-                    print(_text(kind, row))  # noqa: T201 - a command's own output
+                    screen.answer(f"{_text(kind, row)}\n")
         except StoreUnavailable as error:
             raise CommandError(f"the database does not answer: {error}") from None
 

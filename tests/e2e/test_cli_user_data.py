@@ -1,6 +1,7 @@
 """The commands `user export` and `user delete`, with a real database and a real server."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,24 @@ def test_an_export_for_people_is_markdown(typed: Typed, url: str) -> None:
         "2022-01-01 00:00 UTC qwen3: 12 + 7 tokens\n",
     ):
         assert text in out
+
+
+@pytest.mark.usefixtures("written")
+def test_an_export_does_not_control_the_terminal(
+    typed: Typed, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "one \x1b]0;title\x07\x9b2J two\n\tthree"
+
+    async def write() -> None:
+        async with open_users(Settings(database_url=url)) as store, store.open():
+            await record(store, new(hostile, key="k-9"))
+
+    trio.run(write)
+    assert hostile in typed("user", "export", "alice", DATABASE_URL=url)[1]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _, out, _ = typed("user", "export", "alice", DATABASE_URL=url)
+    assert "one ]0;title2J two\n\tthree\n" in out
+    assert not {"\x1b", "\x07", "\x9b", "\x00"} & set(out)
 
 
 @pytest.mark.usefixtures("written")
