@@ -4,8 +4,7 @@
     keys = KeySet(provider.fetch)
 
 OpenID Connect Discovery 1.0 defines the document. It is untrusted input: a document of another
-issuer, or one that names an address over which anyone on the way could replace the keys, is
-refused.
+issuer is refused, and one with an address without TLS, whose answers could be replaced on the way.
 """
 
 import ssl

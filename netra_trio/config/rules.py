@@ -98,7 +98,7 @@ def _key_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
 
 
 def _provider_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[str]:
-    """Check that the pages know their client id, and that nobody on the way can sign users in."""
+    """Check that the pages have a client id, and that the keys of tokens come over TLS."""
     provider, client = TABLE["oidc_issuer"], TABLE["oidc_client_id"]
     issuer = settings.oidc_issuer
     if issuer is None or {provider.env, client.env} & invalid:
@@ -111,7 +111,7 @@ def _provider_faults(settings: Settings, invalid: AbstractSet[str]) -> Iterator[
     if not (issuer.lower().startswith("https:") or is_local):
         or_local = ", or a loopback address" if settings.environment == DEVELOPMENT else ""
         expected = f"https:// in {settings.environment}{or_local}"
-        fix = "use https: over http anyone on the way can sign in as any user"
+        fix = "use https: over http an attacker in the network can sign in as any user"
         yield fault_line(provider.env, "http://", expected, fix)
 
 

@@ -5,7 +5,7 @@
     nursery.start_soon(view.run)
 
 A node with members announces this to all other nodes, at each join and every `ANNOUNCE_SECONDS`.
-Nothing is computed or published by a node that knows of no member.
+Without a known member a node computes and publishes nothing.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

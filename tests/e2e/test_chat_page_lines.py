@@ -245,7 +245,7 @@ def test_a_line_that_is_dead_is_noticed_and_a_long_wait_can_be_ended(
         page = visitor.page()
         sign_in(page)
         page.evaluate("Math.random = () => 0.999")  # the longest pauses
-        relay.freeze()  # no event of the browser tells
+        relay.freeze()  # the browser reports no event
         say(page, "into the void")
         expect(state(page)).to_contain_text("Connected")
         relay.restore()

@@ -1,4 +1,4 @@
-"""The chat page in Debian's Firefox: what differs between browsers, and what everybody does."""
+"""The chat page in Debian's Firefox: differences between browsers, and the most used functions."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""The room of the live page: when each node publishes to it, and what it says of other nodes."""
+"""The room of the live page: when each node publishes to it, also about other nodes."""
 
 from typing import Any
 

@@ -240,7 +240,7 @@ async def test_a_watcher_that_joins_in_mid_run_has_the_text_so_far(
 async def test_a_watcher_that_joins_in_mid_run_has_the_steps_so_far(
     seconds: int, autojump_clock: MockClock
 ) -> None:
-    """What is listed, and what follows, is each event once."""
+    """Each event is either in the listing or follows it, once."""
     async with two_sessions() as (_, asking, other):
         await say(asking, agent="steps")
         await trio.sleep(seconds + 0.5)
