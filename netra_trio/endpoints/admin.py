@@ -5,7 +5,7 @@ import trio
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.checks import check_permission
-from netra_trio.endpoints.paths import ADMIN_ACTIONS, endpoint_of, no_such_path, target_of
+from netra_trio.endpoints.paths import ADMIN_ACTIONS, endpoint_of, target_of
 from netra_trio.node.admin_actions import AdminActions
 from netra_trio.protocol.admin import ADMINISTRATOR, AdminAction
 from netra_trio.protocol.problem import Refused, rate_limited
@@ -44,8 +44,7 @@ class AdminEndpoint:
         services, now = call.services, trio.current_time()
         pattern = endpoint_of(call.path)
         target = target_of(call.path, pattern)
-        if target is None:
-            raise no_such_path()
+        assert target is not None  # noqa: S101 - for mypy: the router has matched the path
         identity = await check_permission(call.request, services, ADMINISTRATOR, now=now)
         wait = self._bucket.take(trio.current_time())
         if wait:

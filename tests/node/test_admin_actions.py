@@ -14,6 +14,7 @@ from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio import Run, agent
+from netra_trio.errors import NotStorable
 from netra_trio.ids import UserId
 from netra_trio.node.admin_actions import DRAIN_DELAY_SECONDS
 from netra_trio.protocol.admin import AdminAction
@@ -168,7 +169,6 @@ async def test_a_user_is_disabled(nodes: int, autojump_clock: MockClock) -> None
         await it.client.done.wait()
         assert await it.perform(DISABLE, "alice") == []  # is disabled already
         assert await it.code(DISABLE, "nobody") == ("USER_NOT_FOUND", 404)
-        assert await it.code(DISABLE, "a\ud800") == ("USER_NOT_FOUND", 404)
 
 
 @both
@@ -222,6 +222,24 @@ async def test_a_user_is_disabled_also_while_a_node_does_not_answer(
         assert await one.node.admin.actions.perform(DISABLE, "alice") == []
         _, code = await client.rest()
         assert code == 4403
+
+
+async def test_an_id_that_cannot_be_stored_is_no_user(autojump_clock: MockClock) -> None:
+    class Strict(ScriptedStore):
+        """Refuses what a database refuses."""
+
+        async def set_user_enabled(self, user_id: UserId, *, enabled: bool) -> bool:
+            if not is_encodable(user_id):
+                raise NotStorable("UnicodeEncodeError")
+            return await super().set_user_enabled(user_id, enabled=enabled)
+
+    async with world(1, store=Strict()) as it:
+        assert await it.code(DISABLE, "a\ud800") == ("USER_NOT_FOUND", 404)
+        assert await it.perform(DISABLE, "alice") == [it.owner_id]
+
+
+def is_encodable(text: str) -> bool:
+    return text.encode(errors="ignore").decode() == text
 
 
 async def test_a_user_is_not_disabled_without_the_store(autojump_clock: MockClock) -> None:
