@@ -125,6 +125,8 @@ it("draws the last hour, with the newest value of each chart", async () => {
   await say({ kind: "history", node: "node-1", at: 100, interval: 10, samples });
   await say(part);
   expect(named("Active connections: now 5; highest in the last hour 5")).toBeTruthy();
+  // Without a single value there is no highest one either.
+  expect(named("Error recovery success rate: now –; highest in the last hour –")).toBeTruthy();
   expect(named("Message metrics").textContent).toContain("AGENT_ERROR4");
   expect(named("Totals").textContent).toContain("Errors in a minute4");
   for (const heading of ["Connection metrics", "Message metrics", "Health indicators"]) expect(named(heading)).toBeTruthy();

@@ -25,10 +25,10 @@ const HEIGHT = 60;
 
 export function Chart({ title, lines, format, top }: Props) {
   const [at, setAt] = useState<number | null>(null);
-  const highest = useMemo(() => Math.max(0, ...lines.flatMap(({ series }) => series.map((value) => value ?? 0))), [lines]);
+  const highest = useMemo(() => highestOf(lines), [lines]);
   const shown = lines.map(({ name, series }) => ({ name, value: at === null ? newest(series) : (series[at] ?? null) }));
   const paths = useMemo(
-    () => lines.map(({ series }) => pathOf(series, { width: WIDTH, height: HEIGHT, top: top ?? highest })),
+    () => lines.map(({ series }) => pathOf(series, { width: WIDTH, height: HEIGHT, top: top ?? highest ?? 0 })),
     [lines, top, highest],
   );
   const length = lines[0]?.series.length ?? 0;
@@ -53,7 +53,7 @@ export function Chart({ title, lines, format, top }: Props) {
       </figcaption>
       <svg
         role="img"
-        aria-label={`${title}: now ${values}; highest in the last hour ${format(highest)}`}
+        aria-label={`${title}: now ${values}; highest in the last hour ${orNone(highest, format)}`}
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
         preserveAspectRatio="none"
         onPointerMove={onPointerMove}
@@ -67,10 +67,16 @@ export function Chart({ title, lines, format, top }: Props) {
       </svg>
       <p className="chart-scale" aria-hidden="true">
         <span>{at === null ? "1 h ago" : agoText((length - 1 - at) * STEP)}</span>
-        <span>highest {format(highest)}</span>
+        <span>highest {orNone(highest, format)}</span>
       </p>
     </figure>
   );
+}
+
+/** The largest value of all lines; null without any. */
+function highestOf(lines: readonly Line[]): number | null {
+  const values = lines.flatMap(({ series }) => series.filter((value) => value !== null));
+  return values.length === 0 ? null : Math.max(...values);
 }
 
 function newest(series: Series): number | null {

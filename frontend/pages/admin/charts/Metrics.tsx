@@ -138,7 +138,7 @@ function chartsOf(steps: Steps) {
           lines={[line("running", (sample) => sample.running), line("queued", (sample) => sample.queued)]}
           format={count}
         />
-        <Chart title="Connected users" lines={one(sums(steps, (sample) => sample.users))} format={count} />
+        <Chart title="Users with sessions" lines={one(sums(steps, (sample) => sample.users))} format={count} />
         <Chart title="Event loop delay" lines={one(largest(steps, (sample) => sample.loop_lag))} format={time} />
         <Chart title="Memory" lines={one(sums(steps, (sample) => sample.memory))} format={bytes} />
       </>
