@@ -66,6 +66,9 @@ def user_delete(user: Text, *, json: Flag = False) -> None:
     else:
         what = f"threads: {deleted.threads}, reports of usage: {deleted.usage}"
         print(f"{user}: deleted ({what})")  # noqa: T201 - a command's own output
+    if deleted.unfinished:
+        text = f"{deleted.unfinished} runs have not ended and may still store their usage"
+        print(f"{text}; repeat the command later", file=sys.stderr)  # noqa: T201 - likewise
 
 
 @frozen
@@ -74,10 +77,12 @@ class Deleted:
 
     Attributes:
         usage: The number of reports of usage.
+        unfinished: The number of runs that did not end within `STOP_SECONDS`.
     """
 
     threads: int
     usage: int
+    unfinished: int
 
 
 async def export_user(settings: Settings, name: str, *, as_json: bool) -> None:
@@ -115,14 +120,14 @@ async def delete_user(settings: Settings, name: str) -> Deleted:
         try:
             await _check_known(store, user_id)
             await store.set_user_enabled(user_id, enabled=False)
-            await _stop_runs(store, user_id)
+            unfinished = await _stop_runs(store, user_id)
             threads = usage = 0
             # A connection may store a last message meanwhile.
             while await store.database.read(partial(has_data, user_id=user_id)):
                 threads += await _delete_threads(store, user_id)
                 usage += await _delete_usage(store, user_id)
                 await store.database.write_repeatable(partial(remove_user, user_id=user_id))
-            return Deleted(threads, usage)
+            return Deleted(threads, usage, unfinished)
         except StoreUnavailable as error:
             raise CommandError(f"the database does not answer: {error}") from None
 
@@ -144,14 +149,18 @@ async def _delete_usage(store: SqlStore, user_id: UserId) -> int:
     return count
 
 
-async def _stop_runs(store: SqlStore, user_id: UserId) -> None:
-    """Stop the runs of a user, and wait until they have ended; a run of an ended server ends."""
+async def _stop_runs(store: SqlStore, user_id: UserId) -> int:
+    """Stop the runs of a user, and wait until they have ended; return how many have not.
+
+    A run of an ended server ends.
+    """
     await store.end_gone_runs()
     for run in await store.unfinished_runs(user_id):
         await store.request_stop(run.run_id)
     with trio.move_on_after(STOP_SECONDS):
         while await store.unfinished_runs(user_id):  # noqa: ASYNC110 - a database sends no event
             await trio.sleep(LOOK_SECONDS)
+    return len(await store.unfinished_runs(user_id))
 
 
 async def _check_known(store: SqlStore, user_id: UserId) -> None:

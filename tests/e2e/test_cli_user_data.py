@@ -187,8 +187,9 @@ def test_a_run_that_does_not_end_is_not_waited_for(
             message = new("late", key="k-9", user=UserId("alice"))
             await record(store, message)
             delete = partial(typed, "user", "delete", "alice", "--json", DATABASE_URL=url)
-            code, out, _ = await trio.to_thread.run_sync(delete)
+            code, out, err = await trio.to_thread.run_sync(delete)
             assert (code, rows(out)[0]["threads"]) == (0, 2)
+            assert err.endswith("may still store their usage; repeat the command later\n")
             await store.end_run(end_of(message))
             assert await store.history(UserId("alice"), message.thread_id, limit=9) is None
 
