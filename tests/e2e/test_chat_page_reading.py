@@ -156,6 +156,18 @@ def test_a_streamed_answer_is_followed_until_the_reader_scrolls_or_opens(page: P
     expect(page.locator("details.tool")).to_have_attribute("open", "")
     grow(page)
     assert top_of(card) == pytest.approx(before, abs=PIXELS)
+    # Another device that comes in the middle of the run shows the card too, before the text.
+    browser = page.context.browser
+    assert browser is not None
+    address, _, conversation = page.url.removeprefix("http://").partition("/")
+    with visiting(browser, address) as device:
+        other = device.page(f"/{conversation}")
+        sign_in(other)
+        line = "Line 0 of the answer."
+        expect(other.get_by_text(line)).to_be_attached()
+        _, answer = other.locator("[role=log] > article").evaluate_all(OUTLINE)
+        assert answer[1:3] == ["look", line]
+        assert answer.count("look") == 1
     page.get_by_role("button", name="Stop").click()
     expect(answers(page)).to_have_attribute("aria-busy", "false")
     assert top_of(card) == pytest.approx(before, abs=PIXELS)
