@@ -1,7 +1,9 @@
-"""Measure the chat page while a long answer is streamed: `nox -s page_speed`.
+"""Measure the chat page while long answers are streamed: `nox -s page_speed`.
 
 An answer of 10 000 tokens is streamed token by token. Reported are the CPU time of the page's main
-thread, and its tasks of more than 50 ms, which a user notices. Run it on a quiet machine.
+thread, and its tasks of more than 50 ms, which a user notices. Then the conversation goes on to 50
+such answers. Reported are the memory of the tab after 5 and after 50, and the CPU time of the
+scripts for each token of these two. Run it on a quiet machine.
 """
 
 import sys
@@ -9,13 +11,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from support.browser import answers, chromium, say, sign_in, visiting
 from support.server import serving, write_agents
 
 TOKENS = 10_000
 PATIENCE_MS = 600_000
+ANSWERS = 50
+FIRST = 5  # the first answer after which the memory is measured
 
 AGENTS = f'''
 import trio
@@ -49,9 +53,10 @@ SIZE = 4  # characters of a token
 
 async def writer(run):
     text = PART * ({TOKENS} * SIZE // len(PART) + 1)
+    together = 10 if run.content == "go" else 100
     for n in range({TOKENS}):
         await run.emit(text[n * SIZE : (n + 1) * SIZE])
-        if n % 10 == 9:
+        if n % together == together - 1:
             await trio.sleep(0.02)
 '''
 
@@ -75,28 +80,74 @@ def main() -> None:
             page = visitor.page()
             sign_in(page)
             page.evaluate(_WATCH)
-            session = page.context.new_cdp_session(page)
-            session.send("Performance.enable", {"timeDomain": "threadTicks"})
-            before = _metrics(session.send("Performance.getMetrics"))
-            started = time.monotonic()
-            say(page, "go")
-            expect(answers(page)).to_have_attribute("aria-busy", "true")
-            expect(answers(page)).to_have_attribute("aria-busy", "false", timeout=PATIENCE_MS)
-            seconds = time.monotonic() - started
-            after = _metrics(session.send("Performance.getMetrics"))
-            tasks: list[float] = page.evaluate("window.tasks")
-    spent = {figure: after[figure] - before[figure] for figure in after}
+            meter = _Meter(page)
+            _report_answer(meter)
+            _report_conversation(meter)
+
+
+class _Meter:
+    """Measures the main thread and the memory of a page."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self._count = 0
+
+    def answer(self, pace: str = "go") -> dict[str, float]:
+        """Have one more answer, in full; return what the main thread has spent."""
+        self._count += 1
+        before = self._metrics()
+        say(self.page, pace)
+        answer = answers(self.page).nth(self._count - 1)
+        expect(answer).to_have_attribute("aria-busy", "true", timeout=PATIENCE_MS)
+        expect(answer).to_have_attribute("aria-busy", "false", timeout=PATIENCE_MS)
+        after = self._metrics()
+        return {figure: after[figure] - before[figure] for figure in after}
+
+    def memory(self) -> tuple[float, float]:
+        """Return the MiB of the heap of the scripts, and the number of nodes, without garbage."""
+        self._session.send("HeapProfiler.collectGarbage")
+        metrics = self._metrics()
+        return metrics["JSHeapUsedSize"] / 2**20, metrics["Nodes"]
+
+    def _metrics(self) -> dict[str, float]:
+        metrics = self._session.send("Performance.getMetrics")["metrics"]
+        return {str(one["name"]): one["value"] for one in metrics}
+
+
+def _report_answer(meter: _Meter) -> None:
+    started = time.monotonic()
+    spent = meter.answer()
+    seconds = time.monotonic() - started
+    tasks: list[float] = meter.page.evaluate("window.tasks")
     layout = spent["LayoutDuration"] + spent["RecalcStyleDuration"]
-    sys.stdout.write(
-        f"{TOKENS} tokens in {seconds:.1f} s\n"
+    _write(
+        f"{TOKENS} tokens in {seconds:.1f} s",
         f"main thread: {spent['TaskDuration']:.2f} s, of it "
-        f"scripts {spent['ScriptDuration']:.2f} s, style and layout {layout:.2f} s\n"
-        f"tasks of more than 50 ms: {len(tasks)}, the longest {max(tasks, default=0):.0f} ms\n"
+        f"scripts {spent['ScriptDuration']:.2f} s, style and layout {layout:.2f} s",
+        f"tasks of more than 50 ms: {len(tasks)}, the longest {max(tasks, default=0):.0f} ms",
     )
 
 
-def _metrics(answer: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    return {str(one["name"]): one["value"] for one in answer["metrics"]}
+def _report_conversation(meter: _Meter) -> None:
+    for number in range(2, ANSWERS + 1):
+        if number not in {FIRST, ANSWERS}:
+            meter.answer("fast")
+            continue
+        spent = meter.answer()
+        heap, nodes = meter.memory()
+        layout = spent["LayoutDuration"] + spent["RecalcStyleDuration"]
+        _write(
+            f"after {number} answers: heap {heap:.1f} MiB, {nodes:.0f} nodes; for a token of the "
+            f"last one: scripts {spent['ScriptDuration'] / TOKENS * 1000:.3f} ms, "
+            f"style and layout {layout / TOKENS * 1000:.3f} ms",
+        )
+
+
+def _write(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
