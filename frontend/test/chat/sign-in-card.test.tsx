@@ -1,6 +1,6 @@
 /** The card for signing in, and the gate around a page. */
 
-import { act, createElement, useEffect, type ComponentType } from "react";
+import { act, createElement, useEffect, type ComponentType, type ReactNode } from "react";
 import { createRoot, type Root } from "react-dom/client";
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
 
@@ -54,7 +54,7 @@ function Inside({ user }: { readonly user: string }): string {
 }
 
 async function show(phase: Props, next: Promise<Props> | null = null): Promise<void> {
-  const children = (signedIn: SignedIn): string => {
+  const children = (signedIn: SignedIn): ReactNode => {
     inside = signedIn;
     return createElement(Inside, { key: signedIn.signIn.user, user: signedIn.signIn.user });
   };
