@@ -34,7 +34,7 @@ export const SHORTCUTS: readonly Shortcut[] = [
 const MAC: Readonly<Record<string, string>> = { Mod: "⌘", Alt: "⌥ ⌘", Shift: "⇧", Enter: "↩", Del: "⌦" };
 const OTHER: Readonly<Record<string, string>> = { Mod: "Ctrl" };
 
-export const isMac = () => /Macintosh|iPhone|iPad/.test(navigator.userAgent);
+const isMac = () => /Macintosh|iPhone|iPad/.test(navigator.userAgent);
 
 /** The keys as they are written on the user's keyboard. */
 export function namesOf({ keys }: Pick<Shortcut, "keys">, mac = isMac()): readonly string[] {

@@ -126,5 +126,5 @@ export function isClosed(question: Question | undefined, resumed: readonly Resum
   return run !== undefined && !isAmong(run.questions, question_id);
 }
 
-export const isAmong = (open: readonly ResumedQuestion[] | undefined, questionId: string): boolean =>
+const isAmong = (open: readonly ResumedQuestion[] | undefined, questionId: string): boolean =>
   open?.some(({ question_id }) => question_id === questionId) === true;

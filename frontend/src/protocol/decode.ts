@@ -208,8 +208,8 @@ const EVENT_CHECKS = checks(EVENTS);
 const { message_confirmed: _, ...RUN_EVENTS } = EVENTS;
 const ROOM_EVENT_CHECKS = checks({ ...RUN_EVENTS, ...ROOM_EVENTS });
 
-export const isEventType = (type: string): type is EventType => EVENT_CHECKS.has(type);
-export const isServerType = (type: string): type is EventType | ControlType =>
+const isEventType = (type: string): type is EventType => EVENT_CHECKS.has(type);
+const isServerType = (type: string): type is EventType | ControlType =>
   EVENT_CHECKS.has(type) || CONTROL_CHECKS.has(type);
 
 export type RoomEvent = {

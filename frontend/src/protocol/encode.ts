@@ -107,7 +107,7 @@ const ENVELOPE = {
   correlation_id: may(CORRELATION_ID),
 };
 
-export const isClientType = (type: unknown): type is ClientType =>
+const isClientType = (type: unknown): type is ClientType =>
   typeof type === "string" && Object.hasOwn(PAYLOADS, type);
 
 /** The first fault of a frame that is about to be sent, with its path; null if there is none. */

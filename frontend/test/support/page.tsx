@@ -28,7 +28,7 @@ interface Piece {
 
 /** The functions below the components. */
 export async function modules(): Promise<Modules> {
-  const names = ["parser.ts", "text.ts", "unfinished.ts", "highlight.ts", "download.ts"];
+  const names = ["parser.ts", "text.ts", "unfinished.ts", "highlight.ts", "fileName.ts"];
   return Object.assign({}, ...(await Promise.all(names.map(load)))) as Modules;
 }
 

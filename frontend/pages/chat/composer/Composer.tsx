@@ -5,6 +5,7 @@ import { SendIcon, StopIcon } from "../../shared/icons.tsx";
 import { useTouch } from "../../shared/useTouch.ts";
 import { AgentPicker } from "../agents/AgentPicker.tsx";
 import type { Agents } from "../agents/useAgents.ts";
+import { namesOf } from "../shortcuts.ts";
 import { useActions } from "./actions.ts";
 import { faultText } from "./excess.ts";
 import { MessageBox } from "./MessageBox.tsx";
@@ -68,7 +69,7 @@ export function Composer({ box, agents, isRunning, onStop }: Props) {
       <div className="under">
         <AgentPicker {...agents} />
         {isRunning && text.trim() !== "" && (
-          <button type="button" className="quiet" title="Ctrl+Enter" onClick={() => submit(true)}>
+          <button type="button" className="quiet" title={URGENT} onClick={() => submit(true)}>
             Stop the answer and send
           </button>
         )}
@@ -79,6 +80,8 @@ export function Composer({ box, agents, isRunning, onStop }: Props) {
     </div>
   );
 }
+
+const URGENT = namesOf({ keys: ["Mod", "Enter"] }).join("+");
 
 const hint = (isRunning: boolean) =>
   isRunning

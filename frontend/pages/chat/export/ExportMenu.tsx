@@ -3,11 +3,13 @@
 import { useEffect, useState } from "react";
 import { RequestError } from "../../../src/index.ts";
 import { useNetraClient } from "../../../src/react/index.ts";
-import { CopyIcon } from "../../shared/icons.tsx";
+import { CopyIcon, DownloadIcon } from "../../shared/icons.tsx";
 import { Menu } from "../../shared/Menu.tsx";
+import { saveText } from "../../shared/saveText.ts";
+import { titleOfAgent } from "../agents/useAgents.ts";
 import { useActions } from "../composer/actions.ts";
 import { explain } from "../../shared/errorText.ts";
-import { DownloadIcon, PrintIcon } from "./icons.tsx";
+import { PrintIcon } from "./icons.tsx";
 import { loadAll } from "./loadAll.ts";
 import { conversationMarkdown, fileNameOf } from "./markdown.ts";
 
@@ -34,8 +36,7 @@ export function ExportMenu({ title }: { title: string }) {
       setStatus({ text: `Loading the whole conversation… ${count} earlier messages`, isOver: false }),
     );
     const { messages, session } = client.getSnapshot();
-    const titleOf = (name: string | null) => session?.agents.find((agent) => agent.name === name)?.title ?? name ?? "Agent";
-    return conversationMarkdown(title, messages, threadId, titleOf);
+    return conversationMarkdown(title, messages, threadId, (name) => titleOfAgent(session?.agents ?? [], name));
   };
   /** @param work Returns what to tell the user. */
   const run = (work: () => Promise<string>) => {
@@ -69,7 +70,7 @@ export function ExportMenu({ title }: { title: string }) {
             icon: <DownloadIcon />,
             onPick: () =>
               run(async () => {
-                download(fileNameOf(title), await load());
+                saveText(await load(), fileNameOf(title), "text/markdown");
                 return "Downloaded";
               }),
           },
@@ -100,13 +101,4 @@ async function copyLater(text: Promise<string>): Promise<void> {
   const blob = text.then((content) => new Blob([content], { type: "text/plain" }));
   blob.catch(() => undefined); // Without https there is no clipboard that would handle it.
   return navigator.clipboard.write([new ClipboardItem({ "text/plain": blob })]);
-}
-
-function download(name: string, text: string): void {
-  const address = URL.createObjectURL(new Blob([text], { type: "text/markdown" }));
-  const link = document.createElement("a");
-  link.href = address;
-  link.download = name;
-  link.click();
-  URL.revokeObjectURL(address);
 }

@@ -57,7 +57,7 @@ const Block = memo(function Block({ text, node, isLast }: BlockProps) {
 }, isSameBlock);
 
 /** Whether two blocks look the same: the text of each is what it is made from. */
-export function isSameBlock(one: BlockProps, other: BlockProps): boolean {
+function isSameBlock(one: BlockProps, other: BlockProps): boolean {
   return (
     one.isLast === other.isLast &&
     one.node.name === other.node.name &&

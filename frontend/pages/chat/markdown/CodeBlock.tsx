@@ -3,8 +3,9 @@
 import { memo, useMemo, useRef, useState } from "react";
 import { CopyButton } from "../../shared/CopyButton.tsx";
 import { DownloadIcon } from "../../shared/icons.tsx";
+import { saveText } from "../../shared/saveText.ts";
 import { type Piece, Highlighter } from "./highlight.ts";
-import { fileName, saveText } from "./download.ts";
+import { fileName } from "./fileName.ts";
 
 const MANY = 10; // chunks of lines
 

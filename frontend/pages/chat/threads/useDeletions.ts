@@ -34,11 +34,11 @@ export function useDeletions(user: string, onFailed: (id: string, problem: strin
   const deletions = useMemo(() => new Deletions(user), [user]);
   const all = useSyncExternalStore(deletions.subscribe, deletions.all);
   const [titles, setTitles] = useState<ReadonlyMap<string, string>>(new Map());
-  const onBegun = useCallback(
+  const forgetTitle = useCallback(
     (id: string) => setTitles((known) => new Map([...known].filter(([other]) => other !== id))),
     [],
   );
-  useExecution(deletions, onBegun, onFailed);
+  useExecution(deletions, forgetTitle, onFailed);
 
   const remove = useCallback<ThreadDeletion["remove"]>(
     ({ thread_id, title }) => {
@@ -47,7 +47,13 @@ export function useDeletions(user: string, onFailed: (id: string, problem: strin
     },
     [deletions],
   );
-  const undo = useCallback((id: string) => deletions.remove(id), [deletions]);
+  const undo = useCallback(
+    (id: string) => {
+      forgetTitle(id);
+      deletions.remove(id);
+    },
+    [deletions, forgetTitle],
+  );
   const extend = useCallback(
     (id: string, ms: number) => {
       if (deletions.all().some(({ thread }) => thread === id)) deletions.set(id, Date.now() + ms);
@@ -89,7 +95,11 @@ function useExecution(
       open.current.add(id);
       onBegun(id);
       deleteThread(id).then(
-        () => deletions.remove(id),
+        () => {
+          deletions.remove(id);
+          tries.current.delete(id);
+          open.current.delete(id);
+        },
         (error: unknown) => {
           open.current.delete(id);
           const body = error instanceof RequestError ? error.body : null;

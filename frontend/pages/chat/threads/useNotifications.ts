@@ -85,9 +85,11 @@ function useNews(name: string, isOn: boolean, { threads, isLoaded }: { readonly 
     const news = before.current === null ? [] : newsOf(before.current, threads);
     before.current = threads;
     if (!isOn || !isFirst.current || isVisible || news.length === 0) return;
-    void isLocked(seen).then((isSeen) => {
-      if (!isSeen) shown.current.push(...news.map(notify));
-    });
+    isLocked(seen)
+      .then((isSeen) => {
+        if (!isSeen) shown.current.push(...news.map(notify));
+      })
+      .catch(() => undefined); // Some browsers offer notifications to a page, and then refuse them.
   }, [threads, isLoaded, isOn, isVisible, seen]);
 }
 

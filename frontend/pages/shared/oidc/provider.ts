@@ -24,7 +24,7 @@ export interface Tokens {
 }
 
 /** The address that the provider redirects to: this page, without query and hash. */
-export const pageAddress = () => location.origin + location.pathname;
+const pageAddress = () => location.origin + location.pathname;
 
 export class Provider {
   readonly #config: OidcConfig;
