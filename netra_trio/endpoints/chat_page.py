@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from netra_trio.auth.provider import discovery_url
 from netra_trio.endpoints.answer import Answer
@@ -38,7 +38,8 @@ MEDIA_TYPES = {
 """The media types by file suffix; other files are not served."""
 
 _HASHED = re.compile(r"assets/.+-[A-Za-z0-9_-]{8}\.[a-z0-9]+")  # files that never change
-_ENTRY = re.compile(r'"(/assets/[^"]+(\.js|\.css))"')  # the page's script and style
+_SCRIPT = re.compile(r'<script[^>]*\bsrc="/(assets/[^"]+\.js)"')  # with those it imports
+_STYLE = re.compile(r'<link[^>]*\bhref="/(assets/[^"]+\.css)"')
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 _NOT_BUILT = """<!doctype html>
@@ -91,8 +92,8 @@ _MISSING = Asset(_NOT_BUILT.encode(), MEDIA_TYPES[".html"], status=503)
 def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
     """Return the files of the pages by path; for one that was not built, a page that explains that.
 
-    The script and the style sheet are also at `/chat.js` and `/chat.css`: other pages that load
-    them cannot know the hashed names.
+    `/chat.js` and `/chat.css` import the script and the style sheet: other pages that load them
+    cannot know the hashed names.
     """
     if not (folder / INDEX).is_file():
         return {"/": _MISSING, ADMIN_PAGE: _MISSING}
@@ -107,10 +108,12 @@ def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
         if path.suffix in MEDIA_TYPES
     }
     index = assets.pop(f"/{INDEX}")
+    html = index.content.decode()
     entries = {
-        f"/chat{suffix}": evolve(assets[path], is_permanent=False)
-        for path, suffix in _ENTRY.findall(index.content.decode())
-        if path in assets
+        f"/chat{suffix}": Asset(imports.encode(), MEDIA_TYPES[suffix])
+        for suffix, pattern, form in ((".js", _SCRIPT, "import"), (".css", _STYLE, "@import"))
+        # Relative to the server's origin, and not to that of the page which loads them.
+        if (imports := "".join(f'{form} "./{path}";\n' for path in pattern.findall(html)))
     }
     admin = assets.pop(f"/{ADMIN}", _MISSING)
     return {"/": index, ADMIN_PAGE: admin, **assets, **entries}

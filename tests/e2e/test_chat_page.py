@@ -61,11 +61,13 @@ def test_the_page_has_nothing_inline(server: Server) -> None:
 
 
 def test_names_that_stay(server: Server) -> None:
-    for path, name in zip(files_of(server), ("/icon.svg", "/chat.js", "/chat.css"), strict=True):
+    for name in ("/icon.svg", "/chat.js", "/chat.css"):
         answer = server.http("GET", name, [LOCAL])
-        assert answer.content == server.http("GET", path).content
         assert answer.headers["cache-control"] == "no-cache"
-        assert answer.headers["access-control-allow-origin"] == LOCAL[1]
+        for path in ("", *re.findall(r'import "\.(/assets/[^"]+)"', answer.text)):
+            answer = server.http("GET", path or name, [LOCAL])
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == LOCAL[1]
 
 
 def test_what_the_page_may_do(server: Server) -> None:

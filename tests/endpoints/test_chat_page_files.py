@@ -67,15 +67,17 @@ def test_hashed_files_are_cached_permanently(folder: Path) -> None:
         assert page[path].cache_control == "no-cache"
 
 
-def test_the_script_has_a_stable_name_too(folder: Path) -> None:
-    index = (
-        '<script src="/assets/index-Ab_-1234.js"></script><link href="/assets/gone-12345678.css">'
+def test_the_script_and_the_style_have_stable_names_too(folder: Path) -> None:
+    (folder / "index.html").write_text(
+        '<script type="module" crossorigin src="/assets/index-Ab_-1234.js"></script>'
+        '<link rel="modulepreload" crossorigin href="/assets/shared-12345678.js">'
+        '<link rel="stylesheet" crossorigin href="/assets/plain.css">'
     )
-    (folder / "index.html").write_text(index)
     page = read_page(folder)
-    assert page["/chat.js"].content == page["/assets/index-Ab_-1234.js"].content
-    assert page["/chat.js"].cache_control == "no-cache"
-    assert "/chat.css" not in page
+    assert page["/chat.js"].content == b'import "./assets/index-Ab_-1234.js";\n'
+    assert page["/chat.css"].content == b'@import "./assets/plain.css";\n'
+    for path in ("/chat.js", "/chat.css"):
+        assert page[path].cache_control == "no-cache"
 
 
 def test_the_etag_depends_on_the_content(folder: Path) -> None:
