@@ -173,6 +173,25 @@ describe("notifications", () => {
     expect(shown[1]?.isClosed).toBe(true);
   });
 
+  it("that the browser refuses later do no harm", async () => {
+    permission = "granted";
+    localStorage.setItem(WANTED, "true");
+    browser.server.rooms.list("one", { title: "About one", updated_at: browser.clock.now / 1000 - 60 });
+    page = await openPage(browser);
+    const refuse = (): never => {
+      throw new TypeError("Illegal constructor");
+    };
+    vi.stubGlobal("Notification", Object.assign(refuse, { permission }));
+    const refused: unknown[] = [];
+    const onRejection = (reason: unknown): void => void refused.push(reason);
+    process.on("unhandledRejection", onRejection);
+    await show("hidden");
+    await change("one", { unread: 1 });
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off("unhandledRejection", onRejection);
+    expect([refused, document.title]).toEqual([[], "(1) Chat"]);
+  });
+
   it("are shown once for several tabs, and not while another tab is visible", async () => {
     permission = "granted";
     localStorage.setItem(WANTED, "true");
@@ -203,24 +222,27 @@ class Locks {
   readonly #held: { readonly name: string; readonly mode: LockMode }[] = [];
   readonly #waiting: (() => boolean)[] = [];
 
-  request(name: string, { mode, signal }: { mode: LockMode; signal: AbortSignal }, run: () => unknown): Promise<void> {
+  request(name: string, options: LockOptions, run: (lock: object | null) => unknown): Promise<void> {
+    const { mode = "exclusive", signal, ifAvailable = false } = options;
     return new Promise((resolve, reject) => {
       const grant = (): boolean => {
-        if (signal.aborted) {
+        if (signal?.aborted) {
           reject(new Error("aborted"));
           return true;
         }
         if (this.#held.some((lock) => lock.name === name && (mode === "exclusive" || lock.mode === "exclusive"))) return false;
         const lock = { name, mode };
         this.#held.push(lock);
-        void Promise.resolve(run()).then(() => {
+        void Promise.resolve(run(lock)).then(() => {
           this.#held.splice(this.#held.indexOf(lock), 1);
           this.#waiting.splice(0).forEach((next) => next() || this.#waiting.push(next));
           resolve();
         });
         return true;
       };
-      if (!grant()) this.#waiting.push(grant);
+      if (grant()) return;
+      if (ifAvailable) resolve(run(null) as undefined);
+      else this.#waiting.push(grant);
     });
   }
 

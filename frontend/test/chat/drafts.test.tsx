@@ -133,6 +133,15 @@ describe("drafts", () => {
     expect(drafts.read("alice", "t")).toBe("text");
   });
 
+  it("of other tabs stay where they are if the browser refuses locks", async () => {
+    browser.tab().drafts.write("alice", "t", "of one");
+    sessionStorage.clear();
+    const drafts = new Drafts({ request: () => Promise.reject(new DOMException("not here", "SecurityError")) });
+    await drafts.takeOver("alice", "t");
+    await settle();
+    expect(drafts.read("alice", "t")).toBe("");
+  });
+
   it("last as long as the page without storage", () => {
     vi.spyOn(Storage.prototype, "setItem").mockImplementation(() => {
       throw new DOMException("full", "QuotaExceededError");

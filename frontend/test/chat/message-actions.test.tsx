@@ -310,6 +310,18 @@ describe("a message", () => {
     expect(order).toEqual(["day", "bubble", "day", "bubble", "bubble"]);
   });
 
+  it("stands below another name of its day after midnight", async () => {
+    await page.answered("first", "one");
+    const { now } = page.browser.clock;
+    const nameAt = async (ms: number): Promise<string | undefined> => {
+      vi.useFakeTimers({ toFake: ["Date"], now: ms });
+      await act(async () => void document.dispatchEvent(new Event("visibilitychange")));
+      return page.texts(".day")[0];
+    };
+    expect([await nameAt(now), await nameAt(now + 86_400_000)]).toEqual(["Today", "Yesterday"]);
+    vi.useRealTimers();
+  });
+
   it.each([
     [0, "Today"],
     [1, "Yesterday"],

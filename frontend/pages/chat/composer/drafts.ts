@@ -37,7 +37,7 @@ export class Drafts {
     this.#locks = locks;
     const stored = readStored(session, TAB);
     this.#tab = typeof stored === "string" ? stored : this.#newTab();
-    void this.#hold();
+    this.#hold().catch(() => undefined); // Refused locks are as none.
     onForgotten(() => {
       this.#texts.clear();
       for (const run of this.#listeners) run();
@@ -99,7 +99,7 @@ export class Drafts {
 
   async #isClosed(tab: string): Promise<boolean> {
     if (this.#locks === undefined) return false;
-    return this.#locks.request(LOCK + tab, { ifAvailable: true }, (lock) => lock !== null);
+    return this.#locks.request(LOCK + tab, { ifAvailable: true }, (lock) => lock !== null).catch(() => false);
   }
 }
 

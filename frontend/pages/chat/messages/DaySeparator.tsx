@@ -1,6 +1,6 @@
 // The day above the first message of a day.
 
-import { useState } from "react";
+import { useToday } from "../threads/useToday.ts";
 import { dayOf, dayText } from "./time.ts";
 
 interface Props {
@@ -11,13 +11,13 @@ interface Props {
 }
 
 export function DaySeparator({ timestamp, before }: Props) {
-  const [now] = useState(Date.now);
+  const today = useToday();
   if (timestamp === 0) return null;
   const day = dayOf(timestamp * 1000);
   if (before !== undefined && (before === 0 || dayOf(before * 1000) === day)) return null;
   return (
     <p className="day">
-      <time dateTime={new Date(timestamp * 1000).toISOString()}>{dayText(day, now)}</time>
+      <time dateTime={new Date(timestamp * 1000).toISOString()}>{dayText(day, today.getTime())}</time>
     </p>
   );
 }
