@@ -97,6 +97,11 @@ ARABIC = "\u0643\u064a\u0641 \u062d\u0627\u0644\u0643\u061f (Trio 0.32)"
 WIDE: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 780}
 WIDTHS = (320, 390, 768, 1280)
+# In forced colours only a border shows these.
+BORDERLESS = """[...document.querySelectorAll(".mark, .bubble")]
+    .filter(one => getComputedStyle(one).borderTopWidth === "0px")
+    .map(one => one.className)
+"""
 OUTSIDE = """() => {
   const scrolls = (one) => /auto|scroll/.test(getComputedStyle(one).overflowX);
   const isScrolled = (one) => one !== null && (scrolls(one) || isScrolled(one.parentElement));
@@ -237,6 +242,9 @@ def is_for_everybody(page: Page) -> None:
     faults["dark"] = axe_faults(page, "color-contrast")
     page.emulate_media(color_scheme="light", forced_colors="active")
     faults["forced colours"] = axe_faults(page, "color-contrast")
+    borderless = page.evaluate(BORDERLESS)
+    if borderless:
+        faults["forced colours hide"] = borderless
     page.emulate_media(color_scheme="light", forced_colors="none")
     height = WIDE["height"]
     for direction in ("ltr", "rtl"):
