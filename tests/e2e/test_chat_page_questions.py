@@ -61,7 +61,7 @@ async def ask(run):
         return "Too late."
 """
 
-OUTCOME = re.compile("(approved|denied|answered|expired .*)$")  # of a closed question
+OUTCOME = re.compile("(approved|denied|answered|expired .*|cancelled .*)$")  # of a closed question
 
 
 @pytest.fixture(scope="module")
