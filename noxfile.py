@@ -61,6 +61,9 @@ APART = "mcp-server-time"  # a program of its own, whose ranges are not those of
 NPM_ATTEMPTS = 3
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
+# With it, each of the processes that share the tests would compile all of them, every time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 nox.needs_version = ">=2025.5"
 nox.options.sessions = [
     *("lint", "types", "frontend", "tests", "frameworks", "ranges(lowest)", "nginx", "deploy"),
