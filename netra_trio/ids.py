@@ -6,6 +6,7 @@ True
 """
 
 import itertools
+import os
 import secrets
 import time
 from typing import NewType
@@ -26,12 +27,20 @@ NotificationId = NewType("NotificationId", str)
 # Ids that are not secret are ordered by time, so that a database index over them grows at one end.
 # They cost a tenth of uuid4. The random part is different in each process; the counter makes ids of
 # one process different.
-_PROCESS = secrets.token_hex(4)
+_process = secrets.token_hex(4)
 _counter = itertools.count()
 
 
+def _renew() -> None:
+    global _process  # noqa: PLW0603 - a forked process has what its parent had
+    _process = secrets.token_hex(4)
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
 def _ordered(prefix: str) -> str:
-    return f"{prefix}_{time.time_ns() // 1_000_000:011x}{next(_counter) & 0xFFFFFF:06x}{_PROCESS}"
+    return f"{prefix}_{time.time_ns() // 1_000_000:011x}{next(_counter) & 0xFFFFFF:06x}{_process}"
 
 
 def new_connection_id() -> ConnectionId:
