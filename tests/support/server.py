@@ -15,8 +15,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -31,6 +29,8 @@ import orjson
 import trio
 import trio_websocket
 from attrs import define, field, frozen
+
+from support.forking import begin
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
 # Bounds on what hangs, in seconds. A busy machine takes many times as long as an idle one, and no
@@ -153,16 +153,8 @@ class Process:
         before: Sequence[str] = (),
     ) -> None:
         self.directory = directory
-        self.popen = subprocess.Popen(  # noqa: S603 - a test's own command line
-            [*before, sys.executable, *arguments],
-            cwd=directory,
-            env=clean_environ(directory, environ, measured=measured),
-            stdin=subprocess.PIPE if typed else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-        )
+        clean = clean_environ(directory, environ, measured=measured)
+        self.popen = begin(arguments, directory, clean, typed=typed, before=before)
         assert self.popen.stdout is not None
         assert self.popen.stderr is not None
         self.out = Output(self.popen.stdout)
