@@ -55,7 +55,6 @@ _READY = re.compile(
 _STOCK_READY = re.compile(r"Running on https?://(?P<address>[^\s\"]+)")
 STOCK_APP = "netra_trio.asgi:app"
 _MAIN = "from netra_trio.__main__ import main; main()"
-_PREPARED = "import sys; from netra_trio.__main__ import main; sys.stdin.readline(); main()"
 PATIENT = """
 from netra_trio.server import request_head
 request_head.HEAD_SECONDS = 3600
@@ -523,26 +522,14 @@ def serving(
 def servings(directory: Path, *arguments: str, **environ: str) -> Iterator[Callable[[], Server]]:
     """Yield a function that starts a new `netra-trio serve` at each call.
 
-    Most of the time of a start is for loading modules, so the next process does that in advance; it
-    gets its arguments when it is needed. Their coverage is not measured.
+    Their coverage is not measured: most are killed, and cannot write it.
     """
-    command = ["-c", _PREPARED, "serve", "--port", "0", *arguments]
+    command = ["-m", "netra_trio", "serve", "--port", "0", *arguments]
     with ExitStack() as processes:
 
-        def prepare() -> Process:
-            process = Process(
-                command, directory=directory, environ=environ, typed=True, measured=False
-            )
-            return processes.enter_context(process)
-
-        prepared = prepare()
-
         def start() -> Server:
-            nonlocal prepared
-            process = prepared
-            process.type("")
-            prepared = prepare()
-            return ready(process)
+            process = Process(command, directory=directory, environ=environ, measured=False)
+            return ready(processes.enter_context(process))
 
         yield start
 
