@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -219,12 +220,15 @@ def _origin(*, measured: bool) -> socket.socket:
     environ = {
         name: value
         for name, value in os.environ.items()
-        if name == "PATH" or (measured and name.startswith(("COVERAGE_", "COV_CORE_")))
+        if name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
+        or (measured and name.startswith(("COVERAGE_", "COV_CORE_")))
     }
+    # Coverage shortens the paths of files below the directory that it begins in: there are none.
+    folder = tempfile.TemporaryDirectory()
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - the program is above
             [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-            cwd="/",
+            cwd=folder.name,
             env={**environ, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.PIPE,
@@ -234,6 +238,7 @@ def _origin(*, measured: bool) -> socket.socket:
     def end() -> None:
         ours.close()
         process.communicate()  # it writes its coverage data
+        folder.cleanup()
 
     atexit.register(end)
     return ours
