@@ -8,7 +8,7 @@ import { samples } from "../support/markdown.js";
 
 type CreateParse = (...parameters: Parameters<MarkdownParser["createParse"]>) => PartialParse;
 
-const { BlockReader, parseInline, splitText, unfinished, endOfBlocks } = await modules();
+const { BlockReader, OuterBlocks, parseInline, splitText, unfinished, endOfBlocks } = await modules();
 
 let characters = 0; // that the parsers read
 const inputs: number[] = []; // the lengths of their texts
@@ -51,6 +51,36 @@ const growing: Readonly<Record<string, (count: number) => string>> = {
   "paragraphs of a quote": (count) => lines(count, (n) => `> paragraph ${n} of it\n>`),
   "blocks of a model": (count) => lines(count / 10, () => `${samples["table"]}\n\n${samples["lists"]}\n\n${samples["fence"]}\n`),
 };
+
+describe("the outer blocks of a growing text", () => {
+  const text = lines(30, (n) => `Paragraph ${n} with **bold** text.\n`);
+
+  it("keep their elements, and refer to their own text and tree alone", () => {
+    const [reader, outer] = [new BlockReader(), new OuterBlocks()];
+    const read = (end: number) => outer.read(text.slice(0, end), reader.read(text.slice(0, end)), true);
+    const before = read(text.length - 40);
+    for (let end = text.length - 39; end < text.length; end += 1) read(end);
+    const after = read(text.length);
+    expect(after).toHaveLength(30);
+    expect(after.slice(0, before.length - 1)).toEqual(before.slice(0, -1));
+    after.slice(0, before.length - 1).forEach((element, index) => expect(element).toBe(before[index]));
+    for (const { props } of after.slice(0, -1)) {
+      expect(props.text).toMatch(/^Paragraph \d+ with \*\*bold\*\* text\.$/);
+      expect(props.node.from).toBe(0);
+      expect(props.node.to).toBe(props.text.length);
+      expect(props.node.parent).toBeNull();
+    }
+  });
+
+  it("get another element where the text before them changed", () => {
+    const [reader, outer] = [new BlockReader(), new OuterBlocks()];
+    const show = (whole: string) => outer.read(whole, reader.read(whole), false);
+    const [first, second] = show("one\n\ntwo");
+    const after = show("# one\n\ntwo");
+    expect(after[0]).not.toBe(first);
+    expect(after[1]).toBe(second);
+  });
+});
 
 describe("the characters that are read for a delta", () => {
   it.each(Object.entries(growing))("do not depend on the %s before the last", async (_, textOf) => {

@@ -1,7 +1,7 @@
 /** The Markdown of the chat page, rendered. */
 
 import type { SyntaxNode, Tree } from "@lezer/common";
-import { act, type ComponentType } from "react";
+import { act, type ComponentType, type ReactElement } from "react";
 import { createRoot } from "react-dom/client";
 
 type Markdown = ComponentType<{ text: string; isWriting: boolean }>;
@@ -14,6 +14,7 @@ const load = (name: string): Promise<unknown> => {
 
 interface Modules {
   readonly BlockReader: new () => { read(text: string): Tree };
+  readonly OuterBlocks: new () => { read(text: string, tree: Tree, isGrowing: boolean): readonly OuterBlock[] };
   readonly parseInline: (text: string) => SyntaxNode | null;
   readonly splitText: (text: string) => string[];
   readonly unfinished: (text: string) => { readonly text: string };
@@ -21,14 +22,15 @@ interface Modules {
   readonly Highlighter: new () => { read(text: string, name: string): readonly (readonly Piece[])[] };
   readonly fileName: (language: string) => string;
 }
+type OuterBlock = ReactElement<{ readonly text: string; readonly node: SyntaxNode }>;
 interface Piece {
   readonly text: string;
   readonly kind: string | null;
 }
 
-/** The functions below the components. */
+/** What the components are made with. */
 export async function modules(): Promise<Modules> {
-  const names = ["parser.ts", "text.ts", "unfinished.ts", "highlight.ts", "fileName.ts"];
+  const names = ["Blocks.tsx", "parser.ts", "text.ts", "unfinished.ts", "highlight.ts", "fileName.ts"];
   return Object.assign({}, ...(await Promise.all(names.map(load)))) as Modules;
 }
 

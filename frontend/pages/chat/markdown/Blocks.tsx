@@ -1,8 +1,8 @@
 // The blocks of a text: paragraphs, headings, lists, quotes. A block is rendered again only if its
 // own text changed.
 
-import type { SyntaxNode } from "@lezer/common";
-import { type ReactNode, memo } from "react";
+import type { SyntaxNode, Tree } from "@lezer/common";
+import { type ReactElement, type ReactNode, memo } from "react";
 import { CodeBlock } from "./CodeBlock.tsx";
 import { Inline } from "./Inline.tsx";
 import { Table } from "./Table.tsx";
@@ -10,7 +10,7 @@ import { childrenOf } from "./parser.ts";
 import { definitionsOf, directionOf, textWithin } from "./text.ts";
 
 interface BlockProps {
-  /** The whole text. */
+  /** The text that the positions of the node are in. */
   readonly text: string;
   readonly node: SyntaxNode;
   /** Whether it is the last block of a text that grows. */
@@ -19,9 +19,45 @@ interface BlockProps {
 
 const NO_BLOCKS = /^(?:ListMark|QuoteMark|HeaderMark)$/;
 
-/** The blocks in a node. */
-export function Blocks({ text, node, isLast }: BlockProps) {
-  const nodes = childrenOf(node).filter(({ name }) => !NO_BLOCKS.test(name));
+interface KnownBlock {
+  readonly name: string;
+  readonly text: string;
+  readonly isLast: boolean;
+  readonly element: ReactElement;
+}
+
+/**
+ * The elements of a growing text's outer blocks. A block keeps its element while its own text is the
+ * same, and refers to nothing of the whole text: each of a thousand blocks would keep another version of it.
+ */
+export class OuterBlocks {
+  #known: readonly KnownBlock[] = [];
+
+  /** @param isGrowing Whether the last block may go on. */
+  read(text: string, tree: Tree, isGrowing: boolean): readonly ReactElement[] {
+    const nodes = blocksIn(tree.topNode);
+    this.#known = nodes.map((node, index) => {
+      const isLast = isGrowing && index === nodes.length - 1;
+      const piece = text.slice(node.from, isLast ? text.length : node.to);
+      const known = this.#known[index];
+      if (known?.name === node.name && known.isLast === isLast && known.text === piece) return known;
+      const own = ownCopy(piece);
+      const element = <Block key={index} text={own} node={node.toTree().topNode} isLast={isLast} />;
+      return { name: node.name, text: own, isLast, element };
+    });
+    return this.#known.map(({ element }) => element);
+  }
+}
+
+/** A text that does not share its memory: engines keep the whole text alive for a part of it. */
+const ownCopy = (part: string): string => ` ${part}`.slice(1);
+
+const blocksIn = (node: SyntaxNode): readonly SyntaxNode[] =>
+  childrenOf(node).filter(({ name }) => !NO_BLOCKS.test(name));
+
+/** The blocks in a block. */
+function Blocks({ text, node, isLast }: BlockProps) {
+  const nodes = blocksIn(node);
   return nodes.map((child, index) => (
     <Block key={index} text={text} node={child} isLast={isLast && index === nodes.length - 1} />
   ));
