@@ -30,7 +30,9 @@ users = cyclopts.App(name="user", help="Add, disable, enable, list, export and d
 users.command(
     "netra_trio.cli.user_data:user_export", name="export", help="Print all data of a user."
 )
-users.command("netra_trio.cli.user_data:user_delete", name="delete", help="Delete a user for good.")
+users.command(
+    "netra_trio.cli.user_data:user_delete", name="delete", help="Delete a user permanently."
+)
 
 
 @users.command(name="add")

@@ -66,7 +66,7 @@ async def leave(client: Client) -> None:
 
 
 def cut(node: LinkedNode, call_name: str) -> None:
-    """Let all calls of this name fail, until `mend`."""
+    """Let all calls of this name fail, until `restore`."""
 
     async def check(name: str) -> None:
         node.link.is_cut = name == call_name
@@ -74,7 +74,7 @@ def cut(node: LinkedNode, call_name: str) -> None:
     node.link.on_call = check
 
 
-def mend(node: LinkedNode) -> None:
+def restore(node: LinkedNode) -> None:
     node.link.on_call = None
     node.link.is_cut = False
 
@@ -207,7 +207,7 @@ async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> 
             cut(second, call_name)
             async with devices(second, 1) as (again,):
                 await trio.sleep(3)
-                mend(second)
+                restore(second)
                 await trio.sleep(2)
                 await converse(one, "hello")
                 assert (await changed(again))["change"] == "updated"
@@ -217,7 +217,7 @@ async def test_a_link_that_is_cut(autojump_clock: MockClock, call_name: str) -> 
         await call(one, "rename_thread", {"thread_id": "t", "title": "Mine"})
         await trio.sleep(3)
         assert await two.sync() == []
-        mend(first)
+        restore(first)
         await trio.sleep(2 * RETRY_SECONDS)
         told = await two.sync()
         assert [frame["payload"]["change"] for frame in told] == ["renamed"]
@@ -262,7 +262,7 @@ async def test_unsent_changes_are_bounded(
         for name in "abc":
             await call(one, "rename_thread", {"thread_id": name, "title": f"new {name}"})
             await trio.sleep(0.1)
-        mend(first)
+        restore(first)
         await trio.sleep(2 * RETRY_SECONDS)
         told: list[Frame] = await two.sync()
         assert {frame["payload"]["thread_id"] for frame in told} == {"b", "c"}
@@ -374,7 +374,7 @@ async def test_an_answer_that_is_lost(autojump_clock: MockClock) -> None:
         cut(first, "publish")
         async with devices(second, 1) as (again,):
             await trio.sleep(1)
-            mend(first)
+            restore(first)
             await use(one)
             assert len(await again.sync()) == 2
             await threads(one)  # so this node announces again that it listens

@@ -71,7 +71,7 @@ export class SnapshotComposer {
   }
 }
 
-/** The messages and runs of one snapshot. A delta costs the same however many they are, until somebody reads them. */
+/** The messages and runs of one snapshot. A delta costs the same however many they are, until they are read. */
 class Lists {
   readonly #view: View;
   #messages: readonly ChatMessage[] | null = null;
