@@ -8,6 +8,7 @@
 import { claimsOf, userOf } from "./claims.ts";
 import type { OidcSession } from "./oidc/session.ts";
 import { SignInFailed } from "./problem.ts";
+import { local, readStored, session, store } from "./storage.ts";
 
 /** `user` is the id of the user: names are not unique. */
 export type SignIn =
@@ -49,33 +50,29 @@ export const mayBeDeveloper = () => LOOPBACK.has(location.hostname) && !isDeploy
 
 /** The stored sign-in; `"oidc"` if the user signed in at the provider, whose tokens are not stored. */
 export function storedSignIn(): SignIn | "oidc" | null {
-  return read(sessionStorage) ?? read(localStorage);
+  return read(session) ?? read(local);
 }
 
 export function remember(signIn: SignIn): void {
-  if (signIn.kind === "host") return;
-  try {
-    if (signIn.kind === "oidc") {
-      sessionStorage.removeItem(STORED);
-      localStorage.setItem(STORED, JSON.stringify({ kind: "oidc" }));
-    } else {
-      const storage = signIn.kind === "developer" ? localStorage : sessionStorage;
-      storage.setItem(STORED, JSON.stringify(signIn));
-    }
-  } catch {
-    // Without storage the user signs in again after a reload.
+  // Without storage the user signs in again after a reload.
+  switch (signIn.kind) {
+    case "oidc":
+      store(session, STORED, null);
+      store(local, STORED, { kind: "oidc" });
+      break;
+    case "developer":
+      store(local, STORED, signIn);
+      break;
+    case "token":
+      store(session, STORED, signIn);
+      break;
+    case "host":
+      break;
   }
 }
 
 export function forget(): void {
-  for (const storage of [sessionStorage, localStorage]) {
-    try {
-      storage.removeItem(STORED);
-      storage.removeItem(TOKEN);
-    } catch {
-      // Without storage there is nothing to remove.
-    }
-  }
+  for (const storage of [session, local]) for (const name of [STORED, TOKEN]) store(storage, name, null);
 }
 
 /** Call back when the user signs in or out in another tab. */
@@ -164,14 +161,10 @@ function storedToken(user: string): string | null {
   }
 }
 
-function read(storage: Storage): SignIn | "oidc" | null {
-  try {
-    const stored = JSON.parse(storage.getItem(STORED) ?? "null") as SignIn | null;
-    if (stored?.kind === "oidc") return "oidc";
-    if (stored?.kind === "developer" && typeof stored.user === "string") return stored;
-    if (stored?.kind === "token" && typeof stored.token === "string") return stored;
-  } catch {
-    // An unreadable value counts as absent.
-  }
+function read(storage: () => Storage): SignIn | "oidc" | null {
+  const stored = readStored(storage, STORED) as SignIn | null;
+  if (stored?.kind === "oidc") return "oidc";
+  if (stored?.kind === "developer" && typeof stored.user === "string") return stored;
+  if (stored?.kind === "token" && typeof stored.token === "string") return stored;
   return null;
 }

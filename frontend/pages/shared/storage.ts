@@ -1,5 +1,9 @@
 // The storage of the browser, which may be full, blocked, or hold another version's values.
 
+/** The storages are named as functions: where they are blocked, even naming them throws. */
+export const local = () => localStorage;
+export const session = () => sessionStorage;
+
 export function readStored(storage: () => Storage, name: string): unknown {
   try {
     return JSON.parse(storage().getItem(name) ?? "null") as unknown;

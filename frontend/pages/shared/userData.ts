@@ -1,6 +1,6 @@
 // What this browser stores for a user, besides the sign-in: it is removed when the user signs out.
 
-import { namesIn, store } from "./storage.ts";
+import { local, namesIn, store } from "./storage.ts";
 
 /** Drafts, messages that were refused, and chosen agents. */
 type Kind = "draft" | "unsent" | "agents";
@@ -9,7 +9,6 @@ const KINDS: readonly Kind[] = ["draft", "unsent", "agents"];
 /** The user who has signed out in this browser, for its other tabs. */
 const SIGNED_OUT = "netra.signed-out";
 
-const local = () => localStorage;
 const listeners = new Set<(user: string) => void>();
 
 const beginOf = (kind: Kind) => `netra.${kind} `;

@@ -246,6 +246,18 @@ describe("the redirect to the provider", () => {
   });
 });
 
+it("begins with the card where the browser blocks the storages", () => {
+  for (const name of ["localStorage", "sessionStorage"]) {
+    Object.defineProperty(globalThis, name, {
+      configurable: true,
+      get: () => {
+        throw new DOMException("not allowed", "SecurityError");
+      },
+    });
+  }
+  expect(page.arrive()).toEqual({ phase: { at: "card", why: null, ended: null }, next: null });
+});
+
 const down = (): Promise<Response> => Promise.reject(new TypeError("Failed to fetch"));
 
 describe("the answer of the provider", () => {

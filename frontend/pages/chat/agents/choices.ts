@@ -1,10 +1,9 @@
 // The agent that the user has chosen, for each thread, and for new threads the one chosen last.
 
-import { readStored, store } from "../../shared/storage.ts";
+import { local, readStored, store } from "../../shared/storage.ts";
 import { dataName } from "../../shared/userData.ts";
 
 const KEPT = 100; // threads with a choice, the newest ones
-const local = () => localStorage;
 
 interface Choices {
   readonly last: string | null;

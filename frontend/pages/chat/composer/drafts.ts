@@ -2,7 +2,7 @@
 // the same thread do not overwrite each other. A text stays stored if the tab is closed or crashes; the
 // next tab that opens the thread takes it over.
 
-import { readStored, store } from "../../shared/storage.ts";
+import { local, readStored, session, store } from "../../shared/storage.ts";
 import { dataName, dataOf, onForgotten } from "../../shared/userData.ts";
 
 const TAB = "netra.tab";
@@ -10,9 +10,6 @@ const LOCK = "netra.tab ";
 const KEPT = 50; // drafts in this browser, the newest ones
 const DAYS = 30; // that a draft is kept
 const DAY = 86_400_000; // ms
-
-const local = () => localStorage;
-const session = () => sessionStorage;
 
 interface Stored {
   readonly name: string;

@@ -1,7 +1,7 @@
 // Messages that were refused. They are stored, so that their texts survive a reload and a crash.
 
 import type { ErrorBody } from "../../../src/index.ts";
-import { readStored, store } from "../../shared/storage.ts";
+import { local, readStored, store } from "../../shared/storage.ts";
 import { dataName, dataOf, onForgotten } from "../../shared/userData.ts";
 
 const KEPT = 20; // messages of a thread, the newest ones
@@ -9,8 +9,6 @@ const THREADS = 50; // with such messages, those with the newest ones
 const DAYS = 30;
 const DAY = 86_400_000; // ms
 const NONE: readonly Unsent[] = [];
-
-const local = () => localStorage;
 
 export interface Unsent {
   readonly id: string;

@@ -1,7 +1,7 @@
 // The threads that the user has deleted, while that can be undone: hidden at once, deleted on the
 // server later. They are stored for all tabs, so that a page that is closed does not lose them.
 
-import { readStored, store } from "../../shared/storage.ts";
+import { local, readStored, store } from "../../shared/storage.ts";
 import { newThreadId } from "./address.ts";
 
 export interface Deletion {
@@ -61,7 +61,7 @@ export class Deletions {
   }
 
   #read(): void {
-    const stored = readStored(() => localStorage, this.#name);
+    const stored = readStored(local, this.#name);
     const all = Array.isArray(stored) ? stored.filter(isDeletion) : NONE;
     if (!this.#isStored || JSON.stringify(all) === JSON.stringify(this.#all)) return;
     this.#all = all;
@@ -70,7 +70,7 @@ export class Deletions {
   #write(all: readonly Deletion[]): void {
     this.#all = all;
     // Without storage they last as long as the page.
-    this.#isStored = store(() => localStorage, this.#name, all.length === 0 ? null : all);
+    this.#isStored = store(local, this.#name, all.length === 0 ? null : all);
     for (const run of this.#listeners) run();
   }
 }

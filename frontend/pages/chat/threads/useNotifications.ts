@@ -4,7 +4,7 @@
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { ListedThread } from "../../../src/index.ts";
 import { ICON } from "../../shared/icons.tsx";
-import { readStored, store } from "../../shared/storage.ts";
+import { local, readStored, store } from "../../shared/storage.ts";
 import { addressOf } from "./address.ts";
 import { newsOf, type News } from "./changes.ts";
 import { holdLock, isLocked } from "./locks.ts";
@@ -24,7 +24,7 @@ export interface Notifying {
   readonly toggle: () => Promise<void>;
 }
 
-const isStored = (name: string) => readStored(() => localStorage, name) === true;
+const isStored = (name: string) => readStored(local, name) === true;
 
 // Android's browsers show notifications of service workers only.
 const isPossible = () => "Notification" in window && "locks" in navigator && !navigator.userAgent.includes("Android");
@@ -48,7 +48,7 @@ export function useNotifications(user: string, list: { readonly threads: readonl
     const permission = isOn ? "granted" : await Notification.requestPermission();
     setDenied(permission === "denied");
     const isNext = !isOn && permission === "granted";
-    store(() => localStorage, name, isNext || null);
+    store(local, name, isNext || null);
     setWanted(isNext);
   }, [isOn, name]);
 

@@ -1,7 +1,7 @@
 // Whether the conversations are shown: beside the open one, or on a narrow screen as a drawer above it.
 
 import { type RefObject, useCallback, useEffect, useRef, useState } from "react";
-import { readStored, store } from "../../shared/storage.ts";
+import { local, readStored, store } from "../../shared/storage.ts";
 import { useMedia } from "../../shared/useMedia.ts";
 
 export interface Panel {
@@ -19,7 +19,7 @@ const STORED = "netra.conversations-hidden"; // on a wide screen
 export function usePanel(opener: RefObject<HTMLElement | null>): Panel {
   const isDrawer = useMedia("(max-width: 46rem)");
   const [isDrawerOpen, setDrawerOpen] = useState(false);
-  const [isShown, setShown] = useState(() => readStored(() => localStorage, STORED) !== true);
+  const [isShown, setShown] = useState(() => readStored(local, STORED) !== true);
   const isOpen = isDrawer ? isDrawerOpen : isShown;
 
   const set = useCallback(
@@ -29,7 +29,7 @@ export function usePanel(opener: RefObject<HTMLElement | null>): Panel {
         return;
       }
       setShown(next);
-      store(() => localStorage, STORED, next ? null : true);
+      store(local, STORED, next ? null : true);
     },
     [isDrawer],
   );

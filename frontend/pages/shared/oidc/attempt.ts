@@ -1,6 +1,8 @@
 // An attempt to sign in, from the redirect to the provider until the redirect back. It is stored for the
 // tab only, and contains no token.
 
+import { readStored, session, store } from "../storage.ts";
+
 /** What the answer of the provider must fit. */
 export interface Attempt {
   readonly state: string;
@@ -21,10 +23,8 @@ export interface Callback {
 
 const STORED = "netra.sign-in-attempt";
 
-/** Stores an attempt. Throws if the browser allows no storage. */
-export function keepAttempt(attempt: Attempt): void {
-  sessionStorage.setItem(STORED, JSON.stringify(attempt));
-}
+/** Stores an attempt. Returns whether the browser allows that. */
+export const keepAttempt = (attempt: Attempt): boolean => store(session, STORED, attempt);
 
 /** Takes the provider's answer out of the page's address; null if there is none. */
 export function takeCallback(): Callback | null {
@@ -37,11 +37,7 @@ export function takeCallback(): Callback | null {
 }
 
 function takeAttempt(): Attempt | null {
-  try {
-    const stored = sessionStorage.getItem(STORED);
-    sessionStorage.removeItem(STORED);
-    return stored === null ? null : (JSON.parse(stored) as Attempt);
-  } catch {
-    return null; // without storage, no attempt could be stored either
-  }
+  const stored = readStored(session, STORED) as Attempt | null;
+  store(session, STORED, null);
+  return stored;
 }

@@ -70,9 +70,7 @@ export class Provider {
       ...(isSilent ? { prompt: "none" } : {}),
     };
     for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value);
-    try {
-      keepAttempt(attempt);
-    } catch {
+    if (!keepAttempt(attempt)) {
       throw new SignInFailed("This browser does not allow this page to store data.", "Allow it, and try again.");
     }
     // With a silent redirect in its history, the browser's Back button would sign in again.
