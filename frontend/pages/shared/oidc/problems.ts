@@ -27,13 +27,19 @@ export const OUTDATED = new SignInFailed(
   "It was begun some time ago, or in another tab. Please try again.",
 );
 
+/** The code that the library gives its errors; undefined for others. */
+export const codeOf = (error: unknown): unknown => (error instanceof Error && "code" in error ? error.code : undefined);
+
+/** Whether there was no answer: then `fetch` rejects with a TypeError, which has no code. */
+export const isSilence = (error: unknown): boolean => error instanceof TypeError && codeOf(error) === undefined;
+
 export function problemOf(error: unknown): Problem {
   if (error instanceof SignInFailed) return error;
   if (error instanceof oauth.AuthorizationResponseError) return ofAnswer(error.error);
   if (error instanceof oauth.ResponseBodyError) {
     return error.error === "invalid_grant" ? OUTDATED : ofAnswer(error.error);
   }
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  const code = codeOf(error);
   if (code === oauth.JWT_TIMESTAMP_CHECK) {
     return {
       error: "The clock of this device differs from that of the sign-in service.",
@@ -41,9 +47,7 @@ export function problemOf(error: unknown): Problem {
     };
   }
   if (code === oauth.RESPONSE_IS_NOT_CONFORM) return TROUBLE;
-  // `fetch` rejects with a TypeError without a code if there is no answer.
-  const isSilence = code === undefined && error instanceof TypeError;
-  if (isSilence || (error instanceof DOMException && error.name === "TimeoutError")) {
+  if (isSilence(error) || (error instanceof DOMException && error.name === "TimeoutError")) {
     return {
       error: "The sign-in service does not answer.",
       help: "Check your connection, and try again in a moment.",

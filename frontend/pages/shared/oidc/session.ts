@@ -1,6 +1,7 @@
 // The tokens of a user who has signed in at a provider: in memory only, and renewed in time.
 
 import * as oauth from "oauth4webapi";
+import { codeOf, isSilence } from "./problems.ts";
 import type { Provider, Tokens } from "./provider.ts";
 
 const SPARE = 75_000; // ms left: the server asks for a new token a minute before the end
@@ -62,9 +63,5 @@ export class OidcSession {
 }
 
 /** Whether there was no answer, or only one of a server in trouble. */
-function isTransient(error: unknown): boolean {
-  if (error instanceof DOMException) return true;
-  if (!(error instanceof Error)) return false;
-  const code = "code" in error ? error.code : undefined;
-  return code === oauth.RESPONSE_IS_NOT_CONFORM || (code === undefined && error instanceof TypeError);
-}
+const isTransient = (error: unknown): boolean =>
+  error instanceof DOMException || isSilence(error) || codeOf(error) === oauth.RESPONSE_IS_NOT_CONFORM;
