@@ -4,6 +4,11 @@ import { type SyntheticEvent, useState } from "react";
 import { type Problem, SignInFailed } from "./problem.ts";
 import { DEVELOPER, developerToken, type SignIn } from "./signin.ts";
 
+const SILENCE: Problem = {
+  error: "The server does not answer.",
+  help: "Check that it is running, and try again.",
+};
+
 interface Props {
   readonly isMain: boolean;
   readonly onSignIn: (signIn: SignIn) => void;
@@ -22,12 +27,8 @@ export function DeveloperForm({ isMain, onSignIn, onProblem }: Props) {
       await developerToken(name);
       onSignIn({ kind: "developer", user: name });
     } catch (error) {
-      const known = error instanceof SignInFailed;
       setBusy(false);
-      onProblem({
-        error: known ? error.message : "The server does not answer.",
-        help: known ? error.help : "Check that it is running, and try again.",
-      });
+      onProblem(error instanceof SignInFailed ? error : SILENCE);
     }
   };
   return (
