@@ -1,6 +1,6 @@
-// The page's shortcuts: which keys execute which command, and who executes it. The keys are chosen so
-// that browsers and screen readers do not use them: Alt and a letter that no browser's menu has (with
-// Command on a Mac, where Alt alone types characters), Ctrl+K for a search as on many pages, Ctrl+/.
+// The page's shortcuts: which keys execute which command, and the handlers of the commands. The keys are
+// chosen so that browsers and screen readers do not use them: Alt and a letter that no browser's menu
+// has (with Command on a Mac, where Alt alone types characters), Ctrl+K for a search as on many pages, Ctrl+/.
 
 import { isComposing } from "../shared/keys.ts";
 

@@ -5,7 +5,7 @@ import type { ErrorBody } from "../../src/index.ts";
 export interface Explanation {
   readonly text: string;
   readonly help: string;
-  /** The error as the server or the client reported it, for who runs the server; null if `text` is that. */
+  /** The error as the server or the client reported it, for the people who run the server; null if `text` is that. */
   readonly details: string | null;
 }
 

@@ -1,4 +1,4 @@
-/** The page's shortcuts: which keys execute a command, and who is asked to execute it. */
+/** The page's shortcuts: which keys execute a command, and which handler does. */
 
 import { afterEach, describe, expect, it } from "vitest";
 import type * as Shortcuts from "../../pages/chat/shortcuts.ts";

@@ -1,5 +1,5 @@
-// What of a growing text is shown. Its end may be half of a mark, `**` or `[text](htt`: that is held
-// back until more text decides it, so that no mark flickers and what is shown stays as it is.
+// The part of a growing text that is shown. Its end may be half of a mark, `**` or `[text](htt`: that is
+// held back until more text decides it, so that no mark flickers and what is shown stays as it is.
 
 import type { SyntaxNode, Tree } from "@lezer/common";
 import { mathLength } from "./parser.ts";
