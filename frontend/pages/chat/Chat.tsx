@@ -48,7 +48,7 @@ interface Props {
 export function Chat({ user, name = user, threadId, onSignOut, onSignInAgain }: Props) {
   const list = useThreadList(user);
   useWatch(threadId);
-  const isEmpty = useNetra((netra) => conversationOf(netra, threadId).keys.length === 0);
+  const isEmpty = useNetra((netra) => conversationOf(netra, threadId).items.length === 0);
   const first = useNetra((netra) => conversationOf(netra, threadId).first);
   const activeRunId = useNetra((netra) => conversationOf(netra, threadId).activeRunId);
   const stopRun = useNetra((netra) => netra.stopRun);

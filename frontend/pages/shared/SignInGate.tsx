@@ -5,7 +5,7 @@
 //       {({ signIn, getToken, signOut, signInAgain }) => …}
 //     </SignInGate>
 
-import { Fragment, type ReactNode, useCallback, useEffect, useMemo, useState } from "react";
+import { type ReactNode, useCallback, useEffect, useMemo, useState } from "react";
 import { flushSync } from "react-dom";
 import { type Arrival, card, goToProvider, type Phase, stored } from "./arrival.ts";
 import { HostSignIn } from "./HostSignIn.tsx";
@@ -121,11 +121,7 @@ function Inside({ signIn, setPhase, onProvider, children }: InsideProps) {
     },
     [signIn, setPhase, onProvider],
   );
-  return (
-    <Fragment>
-      {children({ signIn, getToken, signOut: signIn.kind === "host" ? undefined : signOut, signInAgain })}
-    </Fragment>
-  );
+  return children({ signIn, getToken, signOut: signIn.kind === "host" ? undefined : signOut, signInAgain });
 }
 
 function OnTheWay() {
@@ -147,11 +143,4 @@ function onShownAgain(run: () => void): () => void {
   return () => removeEventListener("pageshow", listen);
 }
 
-const keyOf = (signIn: SignIn) => {
-  switch (signIn.kind) {
-    case "token":
-      return `token ${signIn.token}`;
-    default:
-      return `${signIn.kind} ${signIn.user}`;
-  }
-};
+const keyOf = (signIn: SignIn) => `${signIn.kind} ${signIn.kind === "token" ? signIn.token : signIn.user}`;

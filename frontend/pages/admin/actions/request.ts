@@ -57,7 +57,6 @@ export interface Outcome {
 interface Answer {
   readonly status?: string;
   readonly nodes?: readonly string[];
-  readonly code?: string;
   readonly error?: string;
   readonly help?: string;
 }

@@ -9,16 +9,14 @@ import type { LiveContent } from "./types.ts";
 const ROOM = "admin:live";
 const KEY = roomKey({ kind: "room", room: ROOM, history: false });
 
-export interface LiveView {
+interface State {
   readonly live: Live;
   /** When the newest part was received, in ms; null before the first one. */
   readonly updatedAt: number | null;
-  readonly status: RoomStatus;
 }
 
-interface State {
-  readonly live: Live;
-  readonly updatedAt: number | null;
+export interface LiveView extends State {
+  readonly status: RoomStatus;
 }
 
 type Action =

@@ -16,7 +16,7 @@ export interface Agents {
 
 /** @param answered The agent of the thread's last answer. */
 export function useAgents(user: string, threadId: string, answered: string | null): Agents {
-  const agents = useNetra((netra) => netra.session?.agents ?? NONE);
+  const agents = useAgentList();
   const [choice, setChoice] = useState<{ readonly thread: string; readonly name: string } | null>(null);
   const { here, last } = chosenAgent(user, threadId);
   const wanted = [choice?.thread === threadId ? choice.name : null, here, answered, last];

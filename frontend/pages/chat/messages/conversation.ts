@@ -31,7 +31,6 @@ export type Item = UserItem | AgentItem;
 
 export interface Conversation {
   readonly items: readonly Item[];
-  readonly keys: readonly string[];
   /** The first message of the user, which names the thread. */
   readonly first: UserEntry | undefined;
   /** The id of the oldest message that the server has stored. */
@@ -65,7 +64,6 @@ function compute({ messages, runs }: Snapshot["outline"], threadId: string): Con
   const activeRun = active.find((run) => run.status === "running") ?? active[0];
   return {
     items,
-    keys: items.map((item) => item.key),
     first: items.find((item) => item.kind === "user")?.entry,
     oldest: entries.find((entry) => entry.message_id !== null)?.message_id ?? undefined,
     activeRunId: activeRun?.run_id,

@@ -31,7 +31,6 @@ const keysOf = (command: Command) => {
 
 export function Sidebar({ list, current, user, panel, searchBox, notifying, onNew, onSignOut }: Props) {
   const { isDrawer, isOpen, close } = panel;
-  const begin = useRef<HTMLButtonElement>(null);
   const closer = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     if (isDrawer && isOpen) closer.current?.focus();
@@ -41,7 +40,7 @@ export function Sidebar({ list, current, user, panel, searchBox, notifying, onNe
       {isDrawer && isOpen && <div className="backdrop" onClick={close} aria-hidden="true" />}
       <nav className={isOpen ? "sidebar open" : "sidebar"} id="sidebar" aria-label="Conversations">
         <div className="sidebar-top">
-          <button ref={begin} type="button" className="wide" title={`New conversation (${keysOf("new")})`} onClick={onNew}>
+          <button type="button" className="wide" title={`New conversation (${keysOf("new")})`} onClick={onNew}>
             <PlusIcon />
             New conversation
           </button>

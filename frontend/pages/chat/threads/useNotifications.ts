@@ -8,7 +8,10 @@ import { local, readStored, store } from "../../shared/storage.ts";
 import { addressOf } from "./address.ts";
 import { newsOf, type News } from "./changes.ts";
 import { holdLock, isLocked } from "./locks.ts";
+import type { ThreadListState } from "./useThreadList.ts";
 import { useVisible } from "./useVisible.ts";
+
+type List = Pick<ThreadListState, "threads" | "isLoaded">;
 
 const NEWS: Record<News["kind"], string> = {
   asks: "The agent waits for your answer.",
@@ -29,7 +32,7 @@ const isStored = (name: string) => readStored(local, name) === true;
 // Android's browsers show notifications of service workers only.
 const isPossible = () => "Notification" in window && "locks" in navigator && !navigator.userAgent.includes("Android");
 
-export function useNotifications(user: string, list: { readonly threads: readonly ListedThread[]; readonly isLoaded: boolean }): Notifying {
+export function useNotifications(user: string, list: List): Notifying {
   const name = `netra.notify.${user}`;
   const [isWanted, setWanted] = useState(() => isStored(name));
   const [isDenied, setDenied] = useState(false);
@@ -56,7 +59,7 @@ export function useNotifications(user: string, list: { readonly threads: readonl
   return { isPossible: possible, isOn, isDenied, toggle };
 }
 
-function useNews(name: string, isOn: boolean, { threads, isLoaded }: { readonly threads: readonly ListedThread[]; readonly isLoaded: boolean }): void {
+function useNews(name: string, isOn: boolean, { threads, isLoaded }: List): void {
   const isVisible = useVisible();
   const isFirst = useRef(false); // of the tabs
   const before = useRef<readonly ListedThread[] | null>(null);

@@ -2,7 +2,7 @@
 
 import { useSyncExternalStore } from "react";
 
-export const isVisible = () => document.visibilityState === "visible";
+const isVisible = () => document.visibilityState === "visible";
 
 export function useVisible(): boolean {
   return useSyncExternalStore(onVisibility, isVisible);
