@@ -331,13 +331,12 @@ describe("a message", () => {
     [400, "October 26, 2025"],
   ])("of %i days ago stands below %s", async (ago, text) => {
     const time = new URL("../../pages/chat/messages/time.ts", import.meta.url).pathname;
-    const { dayOf, dayText } = (await import(/* @vite-ignore */ time)) as {
-      dayOf: (ms: number) => number;
-      dayText: (day: number, now: number, language: string) => string;
+    const { dayText } = (await import(/* @vite-ignore */ time)) as {
+      dayText: (time: Date, now: Date, language: string) => string;
     };
     const now = new Date(2026, 10, 30, 1, 30);
     const at = new Date(2026, 10, 30 - ago, 23, 30);
-    expect(dayText(dayOf(at.getTime()), now.getTime(), "en")).toBe(text);
+    expect(dayText(at, now, "en")).toBe(text);
   });
 
   it("has its time and a button that copies it", async () => {

@@ -1,7 +1,8 @@
 // The day above the first message of a day.
 
+import { dayOf } from "../day.ts";
 import { useToday } from "../threads/useToday.ts";
-import { dayOf, dayText } from "./time.ts";
+import { dayText } from "./time.ts";
 
 interface Props {
   /** Unix seconds; 0 if unknown. */
@@ -13,11 +14,13 @@ interface Props {
 export function DaySeparator({ timestamp, before }: Props) {
   const today = useToday();
   if (timestamp === 0) return null;
-  const day = dayOf(timestamp * 1000);
-  if (before !== undefined && (before === 0 || dayOf(before * 1000) === day)) return null;
+  const time = timeOf(timestamp);
+  if (before !== undefined && (before === 0 || dayOf(timeOf(before)) === dayOf(time))) return null;
   return (
     <p className="day">
-      <time dateTime={new Date(timestamp * 1000).toISOString()}>{dayText(day, today.getTime())}</time>
+      <time dateTime={time.toISOString()}>{dayText(time, today)}</time>
     </p>
   );
 }
+
+const timeOf = (seconds: number) => new Date(seconds * 1000);

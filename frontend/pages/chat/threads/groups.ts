@@ -1,20 +1,12 @@
 // The list of threads, grouped by the day of their newest update in the user's time zone.
 
 import type { ListedThread } from "../../../src/index.ts";
+import { dayOf } from "../day.ts";
 
 export interface Group {
   readonly name: string;
   readonly threads: readonly ListedThread[];
 }
-
-const DAY = 24 * 3600 * 1000;
-
-/** The number of a local day. Days are counted by the calendar: some last 23 or 25 hours. */
-export const dayOf = (time: Date) => Date.UTC(time.getFullYear(), time.getMonth(), time.getDate()) / DAY;
-
-/** Milliseconds until the next local midnight. */
-export const untilMidnight = (now: Date) =>
-  new Date(now.getFullYear(), now.getMonth(), now.getDate() + 1).getTime() - now.getTime();
 
 /** @param threads The newest update first. */
 export function groupsOf(threads: readonly ListedThread[], now: Date): readonly Group[] {

@@ -1,7 +1,7 @@
 // The current day, which may change while the page is open.
 
 import { useMemo, useSyncExternalStore } from "react";
-import { dayOf, untilMidnight } from "./groups.ts";
+import { dayOf, untilMidnight } from "../day.ts";
 
 /** A time of the current local day: another one after midnight. */
 export function useToday(): Date {
