@@ -1,18 +1,15 @@
 // All messages of a thread: the pages that are not loaded yet, one after the other.
 
-import { RequestError } from "../../../src/index.ts";
-import type { useNetraClient } from "../../../src/react/index.ts";
+import { type NetraClient, RequestError } from "../../../src/index.ts";
+import { LATER } from "../later.ts";
 import { conversationOf } from "../messages/conversation.ts";
-
-type Client = ReturnType<typeof useNetraClient>;
 
 const PAGE = 100; // messages, the most that the server sends at once
 const TRIES = 5; // of a page that the server cannot send now
 const PAUSE = 1_000; // ms, where the server states no delay
-const LATER = new Set(["RATE_LIMIT_EXCEEDED", "SERVICE_UNAVAILABLE"]);
 
 /** Loads the whole history of a thread. Rejects with `RequestError`. */
-export async function loadAll(client: Client, threadId: string, onProgress: (messages: number) => void): Promise<void> {
+export async function loadAll(client: NetraClient, threadId: string, onProgress: (messages: number) => void): Promise<void> {
   let count = 0;
   for (let before = oldestOf(client, threadId); before !== undefined; ) {
     const page = await loadPage(client, threadId, before);
@@ -22,9 +19,9 @@ export async function loadAll(client: Client, threadId: string, onProgress: (mes
   }
 }
 
-const oldestOf = (client: Client, threadId: string) => conversationOf(client.getSnapshot(), threadId).oldest;
+const oldestOf = (client: NetraClient, threadId: string) => conversationOf(client.getSnapshot(), threadId).oldest;
 
-async function loadPage(client: Client, threadId: string, before: string) {
+async function loadPage(client: NetraClient, threadId: string, before: string) {
   for (let tries = 1; ; tries += 1) {
     try {
       return await client.loadThread(threadId, { limit: PAGE, before });

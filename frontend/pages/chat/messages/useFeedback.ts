@@ -1,7 +1,7 @@
 // The user's rating of an answer. The server stores it with the answer, and has it in the history.
 
 import { useCallback, useRef, useState } from "react";
-import type { AgentEntry, ErrorBody } from "../../../src/index.ts";
+import type { AgentEntry, ErrorBody, NetraClient } from "../../../src/index.ts";
 import { RequestError } from "../../../src/index.ts";
 import { useNetraClient } from "../../../src/react/index.ts";
 
@@ -53,10 +53,8 @@ function storedIn({ payload }: AgentEntry): Feedback {
   return rating === undefined ? NONE : { rating, comment };
 }
 
-type Client = ReturnType<typeof useNetraClient>;
-
 /** The id of an answer that was streamed: only the history has it. */
-async function idOf(client: Client, threadId: string, runId: string | null): Promise<string> {
+async function idOf(client: NetraClient, threadId: string, runId: string | null): Promise<string> {
   const { messages } = await client.loadThread(threadId);
   const answer = messages.find(({ role, run }) => role === "agent" && run?.run_id === runId);
   if (answer !== undefined) return answer.message_id;

@@ -3,6 +3,7 @@
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import { RequestError, type ListedThread } from "../../../src/index.ts";
 import { useNetra } from "../../../src/react/index.ts";
+import { LATER } from "../later.ts";
 import { Deletions, TAB } from "./deletions.ts";
 
 const UNDO = 7_000; // ms
@@ -10,7 +11,6 @@ const HELD = 60_000; // ms, while the pointer or the focus is on the message
 const GRACE = 2_000; // ms after which another tab deletes what a closed one has left
 const RETRY = 5_000; // ms, where the server states no delay
 const TRIES = 5;
-const LATER: ReadonlySet<string> = new Set(["RATE_LIMIT_EXCEEDED", "SERVICE_UNAVAILABLE", "SERVER_DRAINING"]);
 
 export interface Undo {
   readonly id: string;
