@@ -1,50 +1,17 @@
 /** Deleting a conversation on the chat page, with the time to undo it. */
 
 import { act } from "react";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Browser } from "../support/browser.js";
-import { openPage, type ChatPage } from "../support/chat-page.js";
+import { describe, expect, it, vi } from "vitest";
 import { stubLayers } from "../support/layers.js";
+import { browser, eachWithOwnPage, focused, links, notes, open, page, SEARCH, wait } from "./list-page.js";
 
 // The page's own packages are not installed for these tests.
 vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 stubLayers();
+eachWithOwnPage();
 
-const NOW = new Date(2026, 2, 30, 12);
-const SEARCH = "[aria-label='Search conversations']";
 const STORED = "netra.deleting.alice";
-
-let browser: Browser;
-let page: ChatPage;
-
-const links = (): string[] => page.all(".threads li > a").map(({ textContent }) => textContent);
-const notes = (): string[] => page.all(".threads .note").map(({ textContent }) => textContent);
-const focused = (): string | null => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent ?? null;
 const deleted = (): unknown[] => browser.server.of("delete_thread").map(({ payload }) => payload);
-const list = (name: string, time = NOW, more: Parameters<Browser["server"]["rooms"]["list"]>[1] = {}): void =>
-  browser.server.rooms.list(name, { title: `About ${name}`, updated_at: time.getTime() / 1000, ...more });
-/** The time of the page passes. */
-const wait = async (ms: number): Promise<void> => {
-  await act(async () => void (await vi.advanceTimersByTimeAsync(ms)));
-  await page.pass();
-};
-async function open(...names: string[]): Promise<void> {
-  names.forEach((name, index) => list(name, new Date(NOW.getTime() - index * 1000)));
-  page = await openPage(browser);
-}
-
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout"], now: NOW });
-  browser = new Browser();
-  localStorage.clear();
-  location.hash = "#/t";
-});
-
-afterEach(async () => {
-  await page.close();
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
-});
 
 describe("deleting", () => {
   const stored = (): { thread: string; due: number; tab: string }[] =>

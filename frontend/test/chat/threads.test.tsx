@@ -1,50 +1,17 @@
 /** The list of conversations on the chat page: dates, the search, renaming. */
 
 import { act } from "react";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Browser } from "../support/browser.js";
-import { openPage, type ChatPage } from "../support/chat-page.js";
+import { describe, expect, it, vi } from "vitest";
 import { stubLayers } from "../support/layers.js";
+import { browser, eachWithOwnPage, focused, links, list, notes, NOW, open, page, SEARCH, wait } from "./list-page.js";
 
 // The page's own packages are not installed for these tests.
 vi.mock("../../pages/chat/markdown/Markdown.tsx", () => ({ Markdown: ({ text }: { text: string }) => text }));
 stubLayers();
+eachWithOwnPage();
 
-const NOW = new Date(2026, 2, 30, 12); // a day after the clocks go forward in many countries
-const SEARCH = "[aria-label='Search conversations']";
-
-let browser: Browser;
-let page: ChatPage;
-
-const links = (): string[] => page.all(".threads li > a").map(({ textContent }) => textContent);
-const notes = (): string[] => page.all(".threads .note").map(({ textContent }) => textContent);
-const focused = (): string | null => document.activeElement?.getAttribute("aria-label") ?? document.activeElement?.textContent ?? null;
 const asked = (type: "list_threads" | "rename_thread"): unknown[] => browser.server.of(type).map(({ payload }) => payload);
-const list = (name: string, time = NOW, more: Parameters<Browser["server"]["rooms"]["list"]>[1] = {}): void =>
-  browser.server.rooms.list(name, { title: `About ${name}`, updated_at: time.getTime() / 1000, ...more });
-/** The time of the page passes. */
-const wait = async (ms: number): Promise<void> => {
-  await act(async () => void (await vi.advanceTimersByTimeAsync(ms)));
-  await page.pass();
-};
 const daysAgo = (days: number, hour = 12): Date => new Date(2026, 2, 30 - days, hour);
-async function open(...names: string[]): Promise<void> {
-  names.forEach((name, index) => list(name, new Date(NOW.getTime() - index * 1000)));
-  page = await openPage(browser);
-}
-
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["Date", "setTimeout", "clearTimeout"], now: NOW });
-  browser = new Browser();
-  localStorage.clear();
-  location.hash = "#/t";
-});
-
-afterEach(async () => {
-  await page.close();
-  vi.useRealTimers();
-  vi.unstubAllGlobals();
-});
 
 describe("the dates", () => {
   const groups = (): readonly (readonly (string | null)[])[] =>
@@ -65,7 +32,7 @@ describe("the dates", () => {
     list("february", daysAgo(31, 23));
     list("december", daysAgo(100));
     list("older", daysAgo(900));
-    page = await openPage(browser);
+    await open();
     expect(groups()).toEqual([
       ["Today", "About ahead", "About today"],
       ["Yesterday", "About late", "About yesterday"],
@@ -95,7 +62,7 @@ describe("the dates", () => {
 describe("the list", () => {
   it("has placeholders until it is loaded, and then says that it is empty", async () => {
     browser.server.isMute = true;
-    page = await openPage(browser);
+    await open();
     expect(page.all(".placeholders span")).toHaveLength(6);
     browser.server.isMute = false;
     await act(async () => browser.server.socket.drop(1006));
@@ -105,7 +72,7 @@ describe("the list", () => {
 
   it("says that it is offline, or why it cannot be read", async () => {
     browser.server.isUp = false;
-    page = await openPage(browser);
+    await open();
     expect(notes()[0]).toMatch(/^You are offline/);
     browser.server.isUp = true;
     browser.server.rooms.take = (socket, message) => browser.server.error(socket, "FORBIDDEN", message.correlation_id);
