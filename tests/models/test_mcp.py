@@ -391,6 +391,31 @@ async def test_servers_that_cannot_be_reached_do_not_stop_the_start(journal: Pat
     assert "secret" not in str(logs)
 
 
+async def test_an_error_during_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting = trio.Event()
+
+    async def fail() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise trio.BrokenResourceError
+
+    @asynccontextmanager
+    async def broken(*_: object) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            connecting.set()
+            await trio.Event().wait()
+            yield
+
+    monkeypatch.setattr(connection, "open_transport", broken)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.McpConnection(McpServer("a-command")).run)
+        await connecting.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "START_SECONDS", 0.3)
     with capture_logs() as logs:

@@ -132,6 +132,7 @@ class McpConnection:
         """Hold a connection until it is lost; return the reason."""
         self._lost, self._changed, self._calls = trio.Event(), trio.Event(), OpenCalls()
         limit = trio.CancelScope(deadline=trio.current_time() + START_SECONDS)
+        reason = "it ended"
         try:
             with limit:
                 async with self._new_client() as client:
@@ -141,11 +142,11 @@ class McpConnection:
                     self._client = client
                     self.tried.set()
                     await self._hold(client)
-        except Exception as error:
-            return _reason(error)
+        except* Exception as errors:  # also beside a cancellation, which goes on
+            reason = _reason(errors)
         finally:
             self._client = None
-        return f"no answer within {START_SECONDS:g} s" if limit.cancelled_caught else "it ended"
+        return f"no answer within {START_SECONDS:g} s" if limit.cancelled_caught else reason
 
     def _new_client(self) -> Client:
         transport: Any = open_transport(self.server, self._calls, self._lost.set)
