@@ -17,7 +17,7 @@ import { Sidebar } from "./threads/Sidebar.tsx";
 import { DownIcon, MenuIcon } from "../shared/icons.tsx";
 import { Shortcuts } from "./Shortcuts.tsx";
 import { titleOf } from "./threads/title.ts";
-import { addressOf, newThreadId } from "./threads/address.ts";
+import { newThreadId, openThread } from "./threads/address.ts";
 import { waitingIn } from "./threads/changes.ts";
 import { Toasts } from "./threads/Toasts.tsx";
 import { useBadge } from "./threads/useBadge.ts";
@@ -75,7 +75,7 @@ export function Chat({ user, name = user, threadId, onSignOut, onSignInAgain }: 
   const { isDrawer, isOpen: isPanelOpen, close: closePanel, open: openPanel } = panel;
   const isDrawerOpen = isDrawer && isPanelOpen;
   const begin = useCallback(() => {
-    location.hash = addressOf(newThreadId());
+    openThread(newThreadId());
     if (isDrawer) closePanel();
     box.current?.focus();
   }, [isDrawer, closePanel]);

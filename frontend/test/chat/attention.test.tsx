@@ -167,7 +167,7 @@ describe("notifications", () => {
     await change("one", { unread: 0 });
     expect(texts()).toEqual(["About new: The answer is complete.", "About one: The agent waits for your answer."]);
     expect(shown[0]?.options).toMatchObject({ tag: "netra.new", dir: "auto" });
-    shown[0]?.onclick?.();
+    act(() => shown[0]?.onclick?.());
     expect([location.hash, shown[0]?.isClosed, shown[1]?.isClosed]).toEqual(["#/new", true, false]);
     await show("visible");
     expect(shown[1]?.isClosed).toBe(true);

@@ -265,3 +265,22 @@ describe("renaming", () => {
     expect(page.all(".threads li")[0]?.querySelector("[role=alert]")?.textContent).toBe("Not renamed. This is THREAD_NOT_FOUND.");
   });
 });
+
+describe("another conversation", () => {
+  // The browser's own event of a new address comes later than keys may.
+  const boxAfter = (name: string): readonly [former: HTMLElement, now: HTMLElement] => {
+    const former = page.find(".composer textarea");
+    act(() => page.find(name).click());
+    return [former, page.find(".composer textarea")];
+  };
+
+  it("has its own box at once", async () => {
+    list("one");
+    await open();
+    for (const name of ["New conversation", "About one"]) {
+      const [former, now] = boxAfter(name);
+      expect(now).not.toBe(former);
+    }
+    expect(location.hash).toBe("#/one");
+  });
+});

@@ -5,7 +5,7 @@ import { type KeyboardEvent, memo, type MouseEvent, useEffect, useRef, useState 
 import type { ListedThread } from "../../../src/index.ts";
 import { BinIcon, PenIcon } from "../../shared/icons.tsx";
 import { Menu } from "../../shared/Menu.tsx";
-import { addressOf } from "./address.ts";
+import { addressOf, openThread } from "./address.ts";
 import { RenameForm } from "./RenameForm.tsx";
 import type { ThreadActions } from "./useThreadList.ts";
 
@@ -51,6 +51,10 @@ export const ThreadItem = memo(function ThreadItem(props: Props) {
     else return;
     event.preventDefault();
   };
+  const onClick = ({ ctrlKey, metaKey, shiftKey, altKey }: MouseEvent) => {
+    if (!ctrlKey && !metaKey && !shiftKey && !altKey) openThread(id); // else in another tab or window
+    onOpen();
+  };
   const onDoubleClick = (event: MouseEvent) => {
     event.preventDefault();
     rename();
@@ -67,7 +71,7 @@ export const ThreadItem = memo(function ThreadItem(props: Props) {
             aria-current={isCurrent ? "page" : undefined}
             dir="auto"
             title={title}
-            onClick={onOpen}
+            onClick={onClick}
             onDoubleClick={onDoubleClick}
             onKeyDown={onKeyDown}
           >

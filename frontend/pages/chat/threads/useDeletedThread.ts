@@ -2,7 +2,7 @@
 
 import { useCallback, useEffect, useRef } from "react";
 import { useNetra } from "../../../src/react/index.ts";
-import { addressOf } from "./address.ts";
+import { openThread } from "./address.ts";
 import type { ThreadDeletion } from "./useDeletions.ts";
 
 /**
@@ -36,7 +36,7 @@ export function useDeletedThread(
     (id: string) => {
       undo(id);
       const { thread, address } = left.current ?? {};
-      if (thread === id && address === location.hash) location.hash = addressOf(id);
+      if (thread === id && address === location.hash) openThread(id);
     },
     [undo],
   );

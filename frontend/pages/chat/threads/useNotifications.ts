@@ -5,7 +5,7 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import type { ListedThread } from "../../../src/index.ts";
 import { ICON } from "../../shared/icons.tsx";
 import { local, readStored, store } from "../../shared/storage.ts";
-import { addressOf } from "./address.ts";
+import { openThread } from "./address.ts";
 import { newsOf, type News } from "./changes.ts";
 import { holdLock, isLocked } from "./locks.ts";
 import type { ThreadListState } from "./useThreadList.ts";
@@ -101,7 +101,7 @@ function notify({ thread: { thread_id, title }, kind }: News): Notification {
   const notification = new Notification(title, { body: NEWS[kind], tag: `netra.${thread_id}`, icon: ICON, dir: "auto" });
   notification.onclick = () => {
     window.focus();
-    location.hash = addressOf(thread_id);
+    openThread(thread_id);
     notification.close();
   };
   return notification;
