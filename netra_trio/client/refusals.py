@@ -9,6 +9,7 @@ from math import inf
 
 from netra_trio.client.errors import MessageRefused
 from netra_trio.client.event import Event
+from netra_trio.client.retry import doubled
 from netra_trio.protocol.codes import ErrorCode
 
 RETRY_SECONDS = 1.0  # after a temporary error without `retry_after_ms`
@@ -55,8 +56,7 @@ def wait_seconds(retry_after_ms: int | None, refusals: int = 0) -> float:
 
 def back_off_seconds(times: int) -> float:
     """Return a pause that doubles each time, from `RETRY_SECONDS` to `LONGEST_SECONDS`."""
-    # The exponent is bounded: the power would overflow a float.
-    return min(LONGEST_SECONDS, RETRY_SECONDS * 2.0 ** min(times, 10))
+    return doubled(RETRY_SECONDS, LONGEST_SECONDS, times)
 
 
 class Spacing:

@@ -81,6 +81,12 @@ def after_refusal(status: int, *, is_final: bool = True) -> Next:
     return Next.RETRY if is_temporary or not is_final else Next.STOP
 
 
+def doubled(first: float, most: float, times: int) -> float:
+    """Return a pause that was doubled so often, at most `most`; `first` for no times or fewer."""
+    # The exponent is bounded: after a day of failures the power would overflow a float.
+    return min(most, first * 2.0 ** min(max(times, 0), 10))
+
+
 class BackOff:
     """Pauses between attempts: exponential, with full jitter.
 
@@ -114,6 +120,4 @@ class BackOff:
                 the same number to all of its clients.
         """
         first, most = BACK_OFF_SECONDS
-        # The exponent is bounded: after a day of failures the power would overflow a float.
-        ceiling = min(most, first * 2.0 ** min(max(self.failures - 1, 0), 10))
-        return at_least + ceiling * chance
+        return at_least + doubled(first, most, self.failures - 1) * chance

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from netra_trio.client.errors import TokenFailed, TokenUnavailable
+from netra_trio.client.retry import doubled
 from netra_trio.client.sockets import NoAnswer
 
 TOKEN_SECONDS = 5.0  # between two calls of `get_token` while the present token is valid
@@ -41,7 +42,7 @@ class Renewals:
             now: The present time, in seconds.
             left: Seconds that the present token lasts.
         """
-        back_off = min(LONGEST_SECONDS, TOKEN_SECONDS * 2.0 ** min(max(0, self._attempts - 1), 10))
+        back_off = doubled(TOKEN_SECONDS, LONGEST_SECONDS, self._attempts - 1)
         # A token that ends sooner gets its attempts sooner, but never closer together.
         gap = max(TOKEN_SECONDS, min(back_off, left / 2)) * (1 + SPREAD * self._chance)
         return max(0.0, self._last_at + gap - now)
