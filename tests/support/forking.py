@@ -129,22 +129,17 @@ class Forked:
         self.returncode: int | None = None
         self.stdin: IO[str] | None = None
         self._looking = threading.Lock()
-        status, theirs = os.pipe()
-        given = [theirs]
-        ours = []
-        for _ in range(2):
-            end, other = os.pipe()
-            ours.append(end)
-            given.insert(-1, other)
         if typed:
             source, write = os.pipe()
             self.stdin = os.fdopen(write, "w", encoding="utf-8")
         else:
             source = os.open(os.devnull, os.O_RDONLY)
-        given.insert(0, source)
-        self.stdout, self.stderr = (
-            os.fdopen(end, "r", encoding="utf-8", errors="replace") for end in ours
-        )
+        out, its_out = os.pipe()
+        err, its_err = os.pipe()
+        status, its_status = os.pipe()
+        given = [source, its_out, its_err, its_status]
+        self.stdout = os.fdopen(out, "r", encoding="utf-8", errors="replace")
+        self.stderr = os.fdopen(err, "r", encoding="utf-8", errors="replace")
         self._status = os.fdopen(status, "rb", buffering=0)
         request = {
             "arguments": arguments,
@@ -182,10 +177,6 @@ class Forked:
     def kill(self) -> None:
         """Kill it."""
         self.send_signal(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self.send_signal(signal.SIGTERM)
 
     def _has_news(self, seconds: float) -> bool:
         return bool(select.select([self._status], [], [], seconds)[0])
@@ -231,13 +222,13 @@ def _origin(*, measured: bool) -> socket.socket:
             cwd=folder.name,
             env={**environ, "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"},
             pass_fds=[theirs.fileno()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
 
     def end() -> None:
         ours.close()
-        process.communicate()  # it writes its coverage data
+        process.wait()  # it writes its coverage data
         folder.cleanup()
 
     atexit.register(end)
