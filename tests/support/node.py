@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -58,10 +58,20 @@ def evaluate(source: str) -> str:
 def running_script(name: str, argument: Any) -> Iterator[Any]:
     """Run a program of `tests/browser` during the block; yield its first line of output, JSON."""
     folder = installed()
+    arguments = [str(_script(folder, name)), json.dumps(argument)]
+    with running_node(arguments, folder, _environ(folder)) as output:
+        yield output.wait_for(_first_json)
+
+
+@contextmanager
+def running_node(
+    arguments: Sequence[str], folder: Path, environ: Mapping[str, str]
+) -> Iterator[Output]:
+    """Run Node.js in a folder during the block; yield its output."""
     node = subprocess.Popen(  # noqa: S603 - a test's own command line
-        [str(node_program()), str(_script(folder, name)), json.dumps(argument)],
+        [str(node_program()), *arguments],
         cwd=folder,
-        env=_environ(folder),
+        env=environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -70,7 +80,7 @@ def running_script(name: str, argument: Any) -> Iterator[Any]:
     try:
         assert node.stdout is not None
         output = Output(node.stdout)
-        yield output.wait_for(_first_json)
+        yield output
     finally:
         node.kill()
         node.wait()

@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.markdown import DOCS, ROOT, TOKENS
-from support.node import KEPT_IN, node_program, npm_program
-from support.server import Output
+from support.node import KEPT_IN, node_program, npm_program, running_node
 
 SECONDS = 300.0  # for one command; an installation may have to fetch packages
 ALSO = ("sirv",)  # what the part about a server installs
@@ -94,23 +93,8 @@ def npm(folder: Path, *words: str, **environ: str) -> str:
 @contextmanager
 def running(folder: Path, *words: str, **environ: str) -> Iterator[str]:
     """Run a program of Node during the block; yield the address that it prints."""
-    process = subprocess.Popen(  # noqa: S603 - a test's own command line
-        [str(node_program()), *words],
-        cwd=folder,
-        env=_environ(environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
-    try:
-        assert process.stdout is not None
-        output = Output(process.stdout)
+    with running_node(words, folder, _environ(environ)) as output:
         yield output.wait_for(_printed_address)
-    finally:
-        process.kill()
-        process.wait()
-        output.join()
 
 
 def _printed_address(lines: list[str]) -> str | None:
