@@ -42,7 +42,7 @@ from netra_trio.rooms.publisher import ROOM_EVENT_BYTES
 from netra_trio.sessions.runner import LiveRun
 from netra_trio.sessions.session import Session
 from netra_trio.sessions.users import Users
-from netra_trio.telemetry.samples import Levels, resident_memory
+from netra_trio.telemetry.samples import Levels
 
 CONTENT_BYTES = ROOM_EVENT_BYTES - 256  # of JSON: an event has a type and a payload around it
 
@@ -106,15 +106,14 @@ def make_part(
         parts: The node.
         checks: The state of each dependency, by name.
         loop_lag: The delay of the event loop in seconds.
-        now: The metrics up to now.
+        now: The metrics up to now, which has the current quantities too.
         sample: The newest finished sample, which orjson can encode; None before the first one.
     """
     time, sessions = trio.current_time(), parts.sessions
-    levels, capacity = parts.levels(), parts.capacity
-    all_runs = parts.runs()
+    capacity, all_runs = parts.capacity, parts.runs()
     shown = nsmallest(PART_RUNS, all_runs, key=lambda run: _urgency(run[1], time))
     shown_sessions = _chosen_sessions(sessions, shown)
-    count = levels.attached + levels.detached
+    count = now["attached"] + now["detached"]
     return {
         "kind": "node",
         "node": parts.node,
@@ -125,11 +124,11 @@ def make_part(
         "uptime": round(time - parts.opened_at, 3),
         "draining": capacity.is_draining,
         "loop_lag": loop_lag,
-        "memory": resident_memory(),
+        "memory": now["memory"],
         "capacity": {
             "connections": capacity.slots_used,
             "connections_max": parts.settings.max_connections,
-            "runs": levels.running,
+            "runs": now["running"],
             "runs_max": None,
         },
         "broker": parts.broker(checks),
@@ -137,11 +136,11 @@ def make_part(
         "users_by_connections": dict(parts.users.by_connections()),
         "totals": {
             "sessions": count,
-            "attached": levels.attached,
-            "detached": levels.detached,
-            "running": levels.running,
-            "queued": levels.queued,
-            "users": levels.users,
+            "attached": now["attached"],
+            "detached": now["detached"],
+            "running": now["running"],
+            "queued": now["queued"],
+            "users": now["users"],
         },
         "truncated": len(all_runs) > len(shown) or count > len(shown_sessions),
         "sessions": [_session_part(sessions, each, time) for each in shown_sessions],

@@ -172,11 +172,11 @@ class Samples:
             "unrecovered": after.unrecovered - before.unrecovered,
             "discovery_p95": _difference(before.discovery, after.discovery).quantile(0.95),
             "loop_lag": _mean(before.loop_lag, after.loop_lag) or 0.0,
-            "memory": resident_memory(),
+            "memory": _resident_memory(),
         }
 
 
-def resident_memory() -> int:
+def _resident_memory() -> int:
     """Return the bytes of resident memory of this process; 0 where the system does not say."""
     return next((int(value_of(each)) for each in PROCESS.collect() if each.name == _MEMORY), 0)
 
