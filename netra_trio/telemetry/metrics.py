@@ -156,6 +156,15 @@ class Histogram:
         return next((bound for bound, count in found if count >= wanted > 0), None)
 
 
+def summed(histograms: Iterable[Histogram]) -> Histogram:
+    """Return a new histogram with the observations of several ones, which have the same bounds."""
+    summands = list(histograms)
+    total = Histogram(summands[0].bounds)
+    total.counts = [sum(counts) for counts in zip(*(h.counts for h in summands), strict=True)]
+    total.total = sum(h.total for h in summands)
+    return total
+
+
 def _zeros(keys: Iterable[Key]) -> dict[Key, int]:
     return dict.fromkeys(keys, 0)
 

@@ -9,7 +9,7 @@ takes about 200 KiB.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ import trio
 from attrs import frozen
 
 from netra_trio.protocol.admin import SAMPLE_SECONDS, SAMPLES, Sample
-from netra_trio.telemetry.metrics import Histogram, Key, Metrics
+from netra_trio.telemetry.metrics import Histogram, Key, Metrics, summed
 from netra_trio.telemetry.snapshot import PROCESS, value_of
 
 DISCOVERY = "/ws/config"  # the endpoint whose latency is that of service discovery
@@ -71,17 +71,17 @@ class _Reading:
             sent=metrics.events_sent + sum(metrics.control_sent.values()),
             errors=dict(metrics.errors),
             rate_events=dict(metrics.rate_events),
-            processing=_sum(metrics.processing.values()),
-            first_delta=_sum([metrics.first_delta]),
+            processing=summed(metrics.processing.values()),
+            first_delta=summed([metrics.first_delta]),
             openings=sum(metrics.openings.values()),
             opened=metrics.openings["opened"],
             reconnections=opened - metrics.opened["new"],
-            away=_sum([metrics.away]),
-            duration=_sum([metrics.duration]),
+            away=summed([metrics.away]),
+            duration=summed([metrics.duration]),
             recovered=sum(count for key, count in recoveries if key[1] == "recovered"),
             unrecovered=sum(count for key, count in recoveries if key[1] == "failed"),
-            discovery=_sum([metrics.requests.get(DISCOVERY, Histogram(()))]),
-            loop_lag=_sum([metrics.loop_lag]),
+            discovery=summed([metrics.requests.get(DISCOVERY, Histogram(()))]),
+            loop_lag=summed([metrics.loop_lag]),
         )
 
 
@@ -122,7 +122,7 @@ class Samples:
 
     def newest_lag(self) -> float:
         """Return the mean delay of the event loop since the last call, in seconds."""
-        lag = _sum([self._metrics.loop_lag])
+        lag = summed([self._metrics.loop_lag])
         before, self._lag = self._lag, lag
         return _mean(before, lag) or 0.0
 
@@ -189,15 +189,6 @@ def _changed(before: Mapping[Key, int], after: Mapping[Key, int]) -> dict[str, i
 
 def _name(key: Any) -> str:
     return str(key) if isinstance(key, str) else "/".join(map(str, key))
-
-
-def _sum(histograms: Iterable[Histogram]) -> Histogram:
-    """Return a new histogram with the observations of several ones, which have the same bounds."""
-    summands = list(histograms)
-    total = Histogram(summands[0].bounds)
-    total.counts = [sum(counts) for counts in zip(*(h.counts for h in summands), strict=True)]
-    total.total = sum(h.total for h in summands)
-    return total
 
 
 def _difference(before: Histogram, after: Histogram) -> Histogram:

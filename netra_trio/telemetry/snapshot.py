@@ -13,7 +13,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.metrics_core import Metric as Family
 
 from netra_trio.telemetry.metric_table import METRICS
-from netra_trio.telemetry.metrics import Histogram, Key, Metrics
+from netra_trio.telemetry.metrics import Histogram, Key, Metrics, summed
 
 Labels: TypeAlias = tuple[str, ...]
 Number: TypeAlias = float | Histogram
@@ -106,10 +106,7 @@ def value_of(family: Family) -> float:
 
 def _merged(name: str, one: Number, other: Number) -> Number:
     if isinstance(one, Histogram) and isinstance(other, Histogram):
-        both = Histogram(one.bounds)
-        both.counts = [sum(pair) for pair in zip(one.counts, other.counts, strict=True)]
-        both.total = one.total + other.total
-        return both
+        return summed((one, other))
     first, second = cast("float", one), cast("float", other)
     if name == _START_TIME:
         return min(first, second)
