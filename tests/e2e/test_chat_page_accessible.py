@@ -183,6 +183,7 @@ def list_of_conversations(page: Page) -> None:
     page.get_by_role("button", name="Delete: first subject").click()
     page.get_by_role("button", name="Undo deleting: first subject").wait_for()
     page.get_by_label("Search conversations").fill("subject")
+    page.get_by_role("link", name="second subject").hover()  # shows its buttons
     page.get_by_role("button", name="Rename: second subject").click()
     page.get_by_role("textbox", name="Title").wait_for()
 

@@ -18,6 +18,7 @@ from support.browser import (
     said,
     say,
     sign_in,
+    state,
     visiting,
 )
 from support.server import SOON, Server, serving, write_agents
@@ -304,7 +305,9 @@ def test_the_focus_stays_on_the_page(
 
     def opened() -> Page:
         page = visitor.page("/#/focus")
-        if page.get_by_role("button", name="Sign in as developer").is_visible():
+        form = page.get_by_role("button", name="Sign in as developer")
+        form.or_(state(page)).first.wait_for()
+        if form.is_visible():
             sign_in(page, "user-of-focus")
         else:
             connected(page)

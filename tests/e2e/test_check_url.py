@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -417,7 +418,7 @@ def test_a_server_that_drains(typed: Typed, tmp_path: Path) -> None:
             async with server.connect("alice") as client:
                 await client.say("hello")
                 await client.until("partial_result")
-                server.process.popen.terminate()
+                server.process.send_signal(signal.SIGTERM)
                 await client.until("server_draining")
                 found = await trio.to_thread.run_sync(check, typed, server.address)
                 (tmp_path / "go").touch()

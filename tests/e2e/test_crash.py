@@ -470,7 +470,7 @@ async def test_kills_lose_nothing_and_repeat_nothing(folder: Path, url: str) -> 
         assert server.process.end() == 0
     # The test covers every possible outcome of a message.
     assert trace.outcomes.keys() >= {*ENDED, "duplicate"}
-    assert trace.said.keys() > trace.accepted, "no confirmation was lost"
+    assert trace.said.keys() >= trace.accepted
 
 
 async def settle(server: Server, user: str, trace: Trace) -> None:

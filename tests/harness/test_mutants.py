@@ -12,7 +12,7 @@ MUTANT = Mutant(
     "come back at once",
     "pauses grow",
     "netra_trio/client/retry.py",
-    "return at_least + ceiling * chance",
+    "return at_least + doubled(first, most, self.failures - 1) * chance",
     "return at_least",
     ("tests/client/test_client_rules.py", "-k", "pause"),
 )
@@ -46,7 +46,11 @@ def test_a_mutant_that_does_not_fit_raises_an_error(tmp_path: Path, old: str) ->
 def test_a_mutant_is_detected_or_survives(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    harmless = evolve(MUTANT, name="harmless", new="return at_least + chance * ceiling")
+    harmless = evolve(
+        MUTANT,
+        name="harmless",
+        new="return at_least + chance * doubled(first, most, self.failures - 1)",
+    )
     missing = evolve(MUTANT, name="missing", old="no such text")
     untested = evolve(MUTANT, name="untested", tests=(MUTANT.tests[0], "-k", "nothing_at_all"))
     monkeypatch.setattr(mutating, "MUTANTS", (MUTANT, harmless, missing, untested))
