@@ -7,6 +7,7 @@ Their texts are for developers and operators, and are not sent to clients, excep
 
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -18,6 +19,21 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             left += reversed(inner.exceptions)
         else:
             yield inner
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the only exception of a nursery's group as it is.
+
+    For a nursery whose block raises exceptions that callers expect, and whose tasks raise none.
+    """
+    try:
+        yield
+    except ExceptionGroup as group:
+        errors = list(leaves(group))
+        if len(errors) > 1:
+            raise
+        raise errors[0] from errors[0].__cause__
 
 
 def place_of(error: BaseException) -> str:

@@ -31,6 +31,7 @@ def serve(
     mcp: Annotated[Texts, Parameter(name="--mcp", negative=(), show_default=False)] = (),
     system: OptionalText = None,
     rooms: OptionalText = None,
+    door: Annotated[Texts, Parameter(name="--door", negative=(), show_default=False)] = (),
     certfile: str | None = None,
     keyfile: str | None = None,
     open_page: Annotated[bool, Parameter(name="--open", negative=(), show_default=False)] = False,
@@ -63,6 +64,9 @@ def serve(
     rooms
         The async function for permissions in rooms, as module:function. It gets a user, a room and
         an action (join, publish, see or answer). Without it only the server's own rooms exist.
+    door
+        Another protocol through which clients reach the agents: openai, vercel, ag-ui or events.
+        May be given more than once; it replaces DOORS.
     certfile
         The certificate for TLS, with its chain (PEM).
     keyfile
@@ -92,6 +96,8 @@ def serve(
         system=system,
         rooms=rooms,
     )
+    if door:
+        os.environ["DOORS"] = ",".join(door)  # where the workers read it too
     options.tls()  # its faults are reported before anything is opened
     loaded = load(os.environ, directory=Path.cwd())
     is_supervised = reload or workers > 1

@@ -8,6 +8,7 @@
 from typing import Any
 
 from netra_trio.config.settings import Settings
+from netra_trio.protocol.doors import DOOR_PATHS
 
 VERSION = "1.0"  # of the structure of this document
 ENDPOINTS = {
@@ -68,6 +69,7 @@ def sign_in(settings: Settings) -> dict[str, str] | None:
 def document(settings: Settings, server_time: float) -> dict[str, Any]:
     """Return the document of `/ws/config`; `server_time` is Unix seconds."""
     provider = sign_in(settings)
+    doors = {name: dict(DOOR_PATHS[name]) for name in settings.doors}
     auth: dict[str, Any] = {"methods": auth_methods(settings)}
     if provider is not None:
         auth["oidc"] = provider
@@ -78,6 +80,7 @@ def document(settings: Settings, server_time: float) -> dict[str, Any]:
             "endpoints": ENDPOINTS,
             "connection_limits": connection_limits(settings),
             "auth": auth,
+            **({"doors": doors} if doors else {}),
             "server_time": server_time,
         }
     }

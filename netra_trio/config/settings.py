@@ -27,6 +27,7 @@ from netra_trio.config.value_kinds import (
     WordList,
 )
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR
+from netra_trio.protocol.doors import DOOR_PATHS
 
 SECRET_BYTES = 32  # UTF-8 bytes: the length of the hash; a shorter key is easier to guess
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -106,6 +107,14 @@ class Settings:
     query_token: bool = field(
         default=True,
         metadata=_row("WEBSOCKET_QUERY_TOKEN", Flag(), "accept a token as ?token= in the URL"),
+    )
+    doors: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            "DOORS",
+            WordList("doors", tuple(DOOR_PATHS)),
+            "other protocols through which clients reach the agents; the option --door sets it too",
+        ),
     )
     max_connections_per_user: int = field(
         default=5,

@@ -107,12 +107,15 @@ async def send_answer(
         {
             "type": f"{kind}.response.start",
             "status": answer.status,
-            "headers": [
-                (name.encode(), value.encode("latin-1")) for name, value in headers.items()
-            ],
+            "headers": encoded_headers(headers),
         }
     )
     await send({"type": f"{kind}.response.body", "body": body})
+
+
+def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def http1_bytes(answer: Answer) -> bytes:

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
+from netra_trio.endpoints.responder import Responder
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.services import Services
@@ -28,6 +29,7 @@ class Call:
         request: Its headers, query and peer.
         services: The services of the application.
         receive: The ASGI call's receive, for the body.
+        responder: Sends the answer of an endpoint that answers in pieces.
     """
 
     method: str
@@ -35,6 +37,7 @@ class Call:
     request: Request
     services: Services
     receive: Receive
+    responder: Responder
 
     async def read_json(self) -> Any:
         """Read the body, at most 16 KiB within 10 s, and return it as JSON.
@@ -82,5 +85,5 @@ def decode_json(body: bytes) -> Any:
         raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not JSON.")) from None
 
 
-Endpoint: TypeAlias = Callable[[Call], Awaitable[Answer]]
-"""Answers one request. It raises `Refused` to reject it."""
+Endpoint: TypeAlias = Callable[[Call], Awaitable[Answer | None]]
+"""Answers one request; None if its responder has answered. It raises `Refused` to reject it."""

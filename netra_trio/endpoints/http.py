@@ -1,6 +1,6 @@
 """The HTTP side: which endpoint answers which path and method.
 
-router = Router(node, page=read_page(), overview=overview)
+router = Router(entrance, page=read_page(), overview=overview)
 await router.handle(scope, receive, send)
 """
 
@@ -11,13 +11,15 @@ from typing import Any
 import trio
 
 from netra_trio.endpoints.admin import AdminEndpoint
-from netra_trio.endpoints.answer import Answer, problem_answer, refusal, send_answer
+from netra_trio.endpoints.answer import Answer, problem_answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint
 from netra_trio.endpoints.chat_page import Asset, page_file
 from netra_trio.endpoints.checks import check_origin
 from netra_trio.endpoints.cors import cors_headers
 from netra_trio.endpoints.dev_token import dev_token
 from netra_trio.endpoints.discovery import config
+from netra_trio.endpoints.doors.table import open_doors
+from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.health import health
 from netra_trio.endpoints.overview import Overview
 from netra_trio.endpoints.paths import (
@@ -37,10 +39,10 @@ from netra_trio.endpoints.paths import (
     no_such_path,
 )
 from netra_trio.endpoints.request import Request
+from netra_trio.endpoints.responder import Responder
 from netra_trio.endpoints.rooms import publish
 from netra_trio.endpoints.statistics import metrics, stats
 from netra_trio.endpoints.tickets import ticket
-from netra_trio.node.node import Node
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.events import RequestAnswered
@@ -55,12 +57,15 @@ class Router:
     """Answers HTTP requests with the endpoint of their path and method.
 
     Args:
-        node: The node; its services are passed to the endpoints.
+        entrance: Admits connections to the node, whose services are passed to the endpoints.
         page: The files of the chat page, by path.
         overview: Reports on the server.
     """
 
-    def __init__(self, node: Node, *, page: Mapping[str, Asset], overview: Overview) -> None:
+    def __init__(
+        self, entrance: Entrance, *, page: Mapping[str, Asset], overview: Overview
+    ) -> None:
+        node = entrance.node
         self._services = node.services
         self._page = page
         self._page_file: Endpoint = partial(page_file, page)
@@ -79,30 +84,37 @@ class Router:
         self._routes: dict[str, dict[str, Endpoint]] = {
             path: dict.fromkeys(methods, functions[path]) for path, methods in ENDPOINTS.items()
         }
+        self._doors = open_doors(node.services.settings.doors, entrance)
+        self._routes |= {path: dict(methods) for path, methods in self._doors.items()}
 
     async def handle(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request; the arguments are those of an ASGI call."""
         services = self._services
         since, note = trio.current_time(), services.instruments.note
         request = Request.of_scope(scope)
-        call = Call(scope["method"].upper(), scope["path"], request, services, receive)
+        headers = cors_headers(request, services.settings)
+        send_timeout = services.settings.send_timeout_ms / 1000
+        responder = Responder(receive, send, headers, send_timeout)
+        call = Call(scope["method"].upper(), scope["path"], request, services, receive, responder)
+        answer: Answer | None
         try:
             answer = await self._answer(call)
         except Refused as refused:
             answer = refusal(refused.problem, services.wall_clock(), request, call.path, note)
-        await send_answer(send, "http", answer, cors_headers(request, services.settings))
-        note(RequestAnswered(self._endpoint_name(call.path), trio.current_time() - since))
+        if answer is not None:  # else it was a stream, whose duration is that of a run
+            await responder.answer(answer)
+            note(RequestAnswered(self._endpoint_name(call.path), trio.current_time() - since))
 
     def _endpoint_name(self, path: str) -> str:
         """Return the metrics' label of a path: a client may ask for any path."""
-        endpoint = endpoint_of(path)
-        if endpoint in ENDPOINTS:
+        endpoint = endpoint_of(path, self._doors)
+        if endpoint in self._routes:
             return endpoint
         return "page" if path in self._page else "other"
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Call) -> Answer | None:
         page = {"GET": self._page_file} if call.path in self._page else {}
-        methods = self._routes.get(endpoint_of(call.path), page)
+        methods = self._routes.get(endpoint_of(call.path, self._doors), page)
         # An endpoint with POST checks the origin itself, in its order among the other checks.
         if call.method == "OPTIONS" or (call.method == "POST" and "POST" not in methods):
             self._check_origin(call)
@@ -112,7 +124,7 @@ class Router:
             text = "This is a WebSocket endpoint: open it with an upgrade."
             return self._problem(text, UPGRADE_REQUIRED, {"connection": "upgrade"})
         if not methods and call.path not in WEBSOCKET_PATHS:
-            raise no_such_path()
+            raise no_such_path(self._doors)
         allowed = {*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}
         allow = {"allow": ", ".join(sorted(allowed))}
         if call.method == "OPTIONS":
@@ -121,7 +133,8 @@ class Router:
             text = f"The method {call.method[:20]!r} is not for this path."
             return self._problem(text, 405, allow)
         answer = await methods["GET" if call.method == "HEAD" else call.method](call)
-        answer.headers.setdefault("cache-control", "no-store")
+        if answer is not None:
+            answer.headers.setdefault("cache-control", "no-store")
         return answer
 
     def _problem(self, text: str, status: int, headers: dict[str, str]) -> Answer:
@@ -138,5 +151,5 @@ class Router:
             check_origin(call.request, self._services.settings)
         except Refused:
             if call.path == DEV_TOKEN:
-                raise no_such_path() from None
+                raise no_such_path(self._doors) from None
             raise

@@ -1,6 +1,6 @@
 """The paths that the server answers, and the error for every other one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from netra_trio.protocol.admin import AdminAction
 from netra_trio.protocol.codes import ErrorCode
@@ -44,18 +44,24 @@ A key with braces is a pattern: `endpoint_of` returns it for each path that matc
 WEBSOCKET_PATHS = frozenset({"/ws", "/ws/"})
 
 
-def endpoint_of(path: str) -> str:
-    """Return the key of a path in `ENDPOINTS`; the path itself if it is not there."""
+def endpoint_of(path: str, doors: Collection[str] = ()) -> str:
+    """Return the key of a path in `ENDPOINTS`; the path itself if it is not there.
+
+    Args:
+        path: The path, decoded.
+        doors: The paths of doors, which are keys too.
+    """
     room = path.removeprefix(ROOM_PREFIX)
     if room != path:
         return ROOM if room and "/" not in room else path
-    return next((pattern for pattern in ADMIN_ACTIONS if target_of(path, pattern)), path)
+    patterns = (*ADMIN_ACTIONS, *(door for door in doors if "{" in door))
+    return next((pattern for pattern in patterns if target_of(path, pattern)), path)
 
 
 def target_of(path: str, pattern: str) -> str | None:
     """Return the id in the path of an action; None if the path does not match.
 
-    The path is decoded, so the id of a user may have slashes.
+    The path is decoded, so the id of a user may have slashes. A pattern has one id.
     """
     before, _, after = pattern.partition("{")
     end = after.partition("}")[2]
@@ -73,11 +79,11 @@ def check_websocket_path(path: str) -> None:
         raise no_such_path()
 
 
-def no_such_path() -> Refused:
-    """Return the error for a path without an endpoint.
+def no_such_path(doors: Collection[str] = ()) -> Refused:
+    """Return the error for a path without an endpoint; `doors` are the paths of doors.
 
     Its help does not list the development token's path: outside development it does not exist.
     """
     text = "There is nothing at this path."
-    known = ", ".join(["/ws", *(path for path in ENDPOINTS if path != DEV_TOKEN)])
+    known = ", ".join(["/ws", *(path for path in ENDPOINTS if path != DEV_TOKEN), *doors])
     return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help=f"There are: {known}."))

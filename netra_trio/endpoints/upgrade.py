@@ -1,6 +1,6 @@
 """Serve an upgrade to a WebSocket: from the request to the end of the connection.
 
-answer = await serve_upgrade(node, request, "/ws", make_transport)
+answer = await serve_upgrade(entrance, request, "/ws", make_transport)
 """
 
 from collections.abc import Callable
@@ -9,20 +9,16 @@ import trio
 
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.checks import AcceptedUpgrade, check_upgrade
-from netra_trio.endpoints.opening_rate import OpeningRate
+from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import check_websocket_path
 from netra_trio.endpoints.request import Request, trace_of
-from netra_trio.node.node import Node
 from netra_trio.protocol.problem import Problem, Refused
 from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.transports.base import Transport
 
-REJECTED = frozenset({400, 401, 403, 404, 426})  # the statuses that count for an address
-
 
 async def serve_upgrade(
-    node: Node,
-    rate: OpeningRate,
+    entrance: Entrance,
     request: Request,
     path: str,
     make_transport: Callable[[AcceptedUpgrade], Transport],
@@ -34,46 +30,28 @@ async def serve_upgrade(
     Cancelling aborts the connection.
 
     Args:
-        node: The node that serves it.
-        rate: The rate of openings.
+        entrance: Admits it to its node.
         request: Its headers, query and peer.
         path: Its path, decoded.
         make_transport: Makes the transport, after every check has passed.
         fault: The fault of the handshake itself, if it has one.
     """
-    since, note = trio.current_time(), node.services.instruments.note
+    since, services = trio.current_time(), entrance.node.services
+    note = services.instruments.note
     note(UpgradeStarted(trace_of(request)))
+
+    async def check() -> AcceptedUpgrade:
+        if fault is not None:
+            raise Refused(fault)
+        check_websocket_path(path)
+        return await check_upgrade(request, services, now=since)
+
     try:
-        with node.capacity.connection_slot():
-            rate.check_address(request.peer, since)
-            _check_handshake(path, fault)
-            accepted = await check_upgrade(request, node.services, now=since)
-            user_id = accepted.identity.user_id
-            wait = await node.connection_limit.take_opening(user_id)
-            if wait is None:
-                rate.take(user_id, since)
-            else:
-                rate.check(wait)
-            await node.serve(
-                make_transport(accepted),
-                accepted.identity,
-                accepted.wire,
-                wanted=accepted.wanted,
-                since=since,
-                traceparent=accepted.traceparent,
-            )
+        await entrance.serve(request, check, make_transport)
     except Refused as refused:
-        if refused.problem.status in REJECTED:
-            rate.note_rejected(request.peer, since)
-        now = node.services.wall_clock()
+        now = services.wall_clock()
         return refusal(refused.problem, now, request, path, note, upgrade=True)
     except Exception:
         note(UpgradeFailed())
         raise
     return None
-
-
-def _check_handshake(path: str, fault: Problem | None) -> None:
-    if fault is not None:
-        raise Refused(fault)
-    check_websocket_path(path)

@@ -28,6 +28,8 @@ from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.checks import AcceptedUpgrade
+from netra_trio.endpoints.doors.table import door_paths
+from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.http import Router
 from netra_trio.endpoints.opening_rate import OpeningRate
 from netra_trio.endpoints.overview import Overview, Topic, WorkerGroup
@@ -80,7 +82,7 @@ class _RunningParts:
     node: Node
     router: Router
     overview: Overview
-    rate: OpeningRate
+    entrance: Entrance
 
 
 class Application:
@@ -109,7 +111,7 @@ class Application:
         may: PermissionCheck | None = None,
     ) -> None:
         self.settings = settings
-        metrics = Metrics(tuple(agents), tuple(ENDPOINTS))
+        metrics = Metrics(tuple(agents), (*ENDPOINTS, *door_paths(settings.doors)))
         self.instruments = Instruments(metrics, more_instruments)
         self.wall_clock = wall_clock
         self.group: WorkerGroup | None = None
@@ -185,9 +187,10 @@ class Application:
             lag = instruments.metrics.loop_lag
             node.start_soon(watch_loop, lag.observe, instruments.log_sink.write_summaries)
             overview = Overview(node, self.group)
-            router = Router(node, page=self._page, overview=overview)
             rate = OpeningRate(self.settings.opening_rate, self.settings.opening_burst)
-            self._open = _RunningParts(node, router, overview, rate)
+            entrance = Entrance(node, rate)
+            router = Router(entrance, page=self._page, overview=overview)
+            self._open = _RunningParts(node, router, overview, entrance)
             try:
                 yield node
             finally:
@@ -290,8 +293,8 @@ class Application:
         Raises:
             RuntimeError: If the application does not run.
         """
-        opened = self._opened()
-        return await serve_upgrade(opened.node, opened.rate, request, path, transport, fault=fault)
+        entrance = self._opened().entrance
+        return await serve_upgrade(entrance, request, path, transport, fault=fault)
 
     def _opened(self) -> _RunningParts:
         if self._open is None:

@@ -12,6 +12,7 @@ that the line of a sampled event stands for.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import attrs
@@ -318,6 +319,33 @@ class RequestAnswered:
     seconds: float
 
 
+class DoorOutcome(StrEnum):
+    """How the answer of a door ended.
+
+    COMPLETED: All of it was sent.
+    LEFT: The client left before the end.
+    STALLED: The client took nothing for the send timeout.
+    LOST: The connection to the run ended first, for instance by a drain.
+    REFUSED: The request was refused.
+    """
+
+    COMPLETED = "completed"
+    LEFT = "left"
+    STALLED = "stalled"
+    LOST = "lost"
+    REFUSED = "refused"
+
+
+@frozen
+class DoorAnswered:
+    """A request at a door was answered, or its answer was cut."""
+
+    EVENT: ClassVar[str] = "door_answered"
+    LEVEL: ClassVar[str | None] = "debug"
+    door: str
+    outcome: DoorOutcome
+
+
 @frozen
 class AdminActed:
     """An administrator has asked for an action.
@@ -355,6 +383,7 @@ TelemetryEvent = (
     | UsageReported
     | ListenerCrowded
     | RequestAnswered
+    | DoorAnswered
     | AdminActed
 )
 
@@ -372,6 +401,7 @@ SESSION_ENDS = (
     "connection_ended",
     "too_many_sessions",
     "never_opened",
+    "door_done",
     "user_disabled",
     "ended_by_administrator",
     "drained",

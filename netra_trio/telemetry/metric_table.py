@@ -195,6 +195,15 @@ METRICS: tuple[Metric, ...] = (
         "outcome",
     ),
     _row(
+        "counter",
+        "connections",
+        "door_requests_total",
+        "Requests at doors, by door and by how their answer ended",
+        lambda m, _: m.door_requests,
+        "door",
+        "outcome",
+    ),
+    _row(
         "histogram",
         "health",
         "http_request_duration_seconds",

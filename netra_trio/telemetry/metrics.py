@@ -20,6 +20,7 @@ from attrs import define, field, frozen
 
 from netra_trio.protocol.admin import AdminAction
 from netra_trio.protocol.codes import EndReason, ErrorCode
+from netra_trio.protocol.doors import DOOR_PATHS
 from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import (
     AuthExpiring,
@@ -44,6 +45,8 @@ from netra_trio.telemetry.events import (
     ConnectionEnded,
     ConnectionOpened,
     ConnectionResumed,
+    DoorAnswered,
+    DoorOutcome,
     NotificationDropped,
     NotificationFailed,
     NotificationSent,
@@ -258,6 +261,9 @@ class Metrics:
     usage_cost: dict[Key, float] = field(init=False)
     requests: dict[Key, Histogram] = field(init=False)
     room_events: dict[Key, int] = field(factory=lambda: _zeros(ROOM_EVENTS))
+    door_requests: dict[Key, int] = field(
+        factory=lambda: _zeros(product(DOOR_PATHS, map(str, DoorOutcome)))
+    )
     admin_actions: dict[Key, int] = field(factory=lambda: _zeros(ADMIN_ACTIONS))
     broker_fallbacks: dict[Key, int] = field(factory=lambda: _zeros(FALLBACKS))
     loop_lag: Histogram = field(factory=lambda: Histogram(FAST))
@@ -378,6 +384,10 @@ def _admin_acted(metrics: Metrics, event: AdminActed) -> None:
     metrics.admin_actions[event.action, "done" if event.result == "done" else "refused"] += 1
 
 
+def _door_answered(metrics: Metrics, event: DoorAnswered) -> None:
+    metrics.door_requests[event.door, str(event.outcome)] += 1
+
+
 def _request_answered(metrics: Metrics, event: RequestAnswered) -> None:
     metrics.requests[event.endpoint].observe(event.seconds)
 
@@ -398,5 +408,6 @@ _COUNTED: dict[type[Any], Callable[[Metrics, Any], None]] = {
     NotificationDropped: _notification_dropped,
     UsageReported: _usage_reported,
     RequestAnswered: _request_answered,
+    DoorAnswered: _door_answered,
     AdminActed: _admin_acted,
 }

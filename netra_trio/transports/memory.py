@@ -108,6 +108,11 @@ class _Direction:
         self._is_stalled = True
 
     @property
+    def has_pending(self) -> bool:
+        """Whether a frame has arrived."""
+        return self._next_arrival() <= trio.current_time()
+
+    @property
     def _known_end(self) -> int | None:
         """The code of the close, None while it is open or the close cannot be seen."""
         return None if self._is_stalled else self.closed
@@ -161,6 +166,11 @@ class MemoryClient:
             if isinstance(frame, bytes):
                 return frame
             self.pings += 1
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a frame can be received without waiting."""
+        return self._to_client.has_pending
 
     def close(self, code: int = 1000) -> None:
         """Send a close frame; frames sent before it arrive."""

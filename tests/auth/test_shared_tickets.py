@@ -2,6 +2,7 @@
 
 import math
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import trio
@@ -99,7 +100,7 @@ async def issued_at(node: LinkedNode) -> str:
 
     answer = await ticket(
         node.node.capacity.check_room,
-        Call("POST", "/ws/ticket", request_for_ticket(), node.node.services, no_body),
+        Call("POST", "/ws/ticket", request_for_ticket(), node.node.services, no_body, ANY),
     )
     assert answer.status == 200
     value: str = answer.body["ticket"]

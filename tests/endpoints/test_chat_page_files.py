@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import trio
@@ -142,10 +143,10 @@ async def test_the_page_may_connect_to_the_endpoints_of_the_provider() -> None:
             with trio.fail_after(PATIENCE):
                 while services.verifier.is_key_server_available is not True:  # noqa: ASYNC110
                     await trio.sleep(0.01)  # another thread answers
-            call = Call("GET", "/", Request.of_scope(SCOPE), services, _no_body)
+            call = Call("GET", "/", Request.of_scope(SCOPE), services, _no_body, ANY)
             policy = (await page_file(page, call)).headers["content-security-policy"]
             etag = SCOPE | {"headers": [(b"if-none-match", page["/"].etag.encode())]}
-            call = Call("GET", "/", Request.of_scope(etag), services, _no_body)
+            call = Call("GET", "/", Request.of_scope(etag), services, _no_body, ANY)
             unchanged = await page_file(page, call)
         urls = f"{server.issuer}/.well-known/openid-configuration {server.issuer}/oauth/token"
         assert f"connect-src 'self' {urls}; base-uri" in policy

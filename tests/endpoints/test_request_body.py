@@ -23,7 +23,7 @@ def call_with(*messages: tuple[float, Message]) -> Call:
         await trio.sleep(seconds)
         return message
 
-    return Call("POST", "/", request=ANY, services=ANY, receive=receive)
+    return Call("POST", "/", request=ANY, services=ANY, receive=receive, responder=ANY)
 
 
 def part(body: bytes, *, more: bool = False) -> Message:

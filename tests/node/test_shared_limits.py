@@ -16,6 +16,7 @@ from netra_trio.broker.base import LEASE_SECONDS, Batch, SessionRecord
 from netra_trio.broker.limits import USER_SECONDS
 from netra_trio.broker.memory import MemoryServer
 from netra_trio.endpoints.answer import Answer
+from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.opening_rate import OpeningRate
 from netra_trio.endpoints.request import Request
 from netra_trio.endpoints.upgrade import serve_upgrade
@@ -271,7 +272,9 @@ async def open_upgrade(node: LinkedNode, rate: OpeningRate) -> int | None:
     answers: list[Answer | None] = []
 
     async def serve() -> None:
-        answers.append(await serve_upgrade(node.node, rate, request, "/ws", lambda _: server))
+        answers.append(
+            await serve_upgrade(Entrance(node.node, rate), request, "/ws", lambda _: server)
+        )
         client.close(1006)
 
     node.nursery.start_soon(serve)

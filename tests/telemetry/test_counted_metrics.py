@@ -15,6 +15,8 @@ from netra_trio.telemetry.events import (
     ConnectionEnded,
     ConnectionOpened,
     ConnectionResumed,
+    DoorAnswered,
+    DoorOutcome,
     OpeningRefused,
     RequestAnswered,
     RunEnded,
@@ -123,6 +125,10 @@ NOTED: list[tuple[Any, list[tuple[str, tuple[str, ...]]]]] = [
     (
         RequestAnswered("other", 0.01),
         [("netra_http_request_duration_seconds_count", ("other",))],
+    ),
+    (
+        DoorAnswered("openai", DoorOutcome.LEFT),
+        [("netra_door_requests_total", ("openai", "left"))],
     ),
     (UpgradeStarted({}), []),
 ]

@@ -1,0 +1,1 @@
+"""The doors: other protocols through which clients reach the agents, over the same sessions."""

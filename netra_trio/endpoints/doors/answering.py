@@ -1,0 +1,103 @@
+"""How a door answers with the events of a run: the same for every protocol.
+
+outcome = await stream_run(responder, connection, runs.events(started), translator)
+
+A translator writes the events in the format of its protocol, and does no I/O.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Protocol
+
+from netra_trio.endpoints.doors.connection import DoorConnection
+from netra_trio.endpoints.doors.runs import ConnectionEnded, Frame
+from netra_trio.endpoints.responder import Responder
+from netra_trio.errors import TransportClosed
+from netra_trio.protocol.codes import CloseCode, ErrorCode
+from netra_trio.protocol.messages import Heartbeat
+from netra_trio.protocol.problem import Problem, Refused, problem
+from netra_trio.telemetry.events import DoorOutcome
+
+WRITE_BYTES = 16 * 1024  # of translated events in one write
+
+
+class Translator(Protocol):
+    """Writes the events of one run in the format of a protocol.
+
+    Attributes:
+        headers: The headers of the answer.
+        keep_alive: Sent when there is no event for a heartbeat interval.
+        is_complete: Whether the answer is complete: after the end of the run, or where the protocol
+            ends an answer before that.
+    """
+
+    headers: Mapping[str, str]
+    keep_alive: bytes
+    is_complete: bool
+
+    def begin(self) -> bytes:
+        """Return what comes before the first event."""
+        ...
+
+    def event(self, frame: Frame) -> bytes:
+        """Return an event; empty if the protocol has nothing for it."""
+        ...
+
+    def lost(self, fault: Problem) -> bytes:
+        """Return the end of an answer whose run was lost, or goes on without it."""
+        ...
+
+
+async def stream_run(
+    responder: Responder,
+    connection: DoorConnection,
+    frames: AsyncIterator[Frame],
+    translator: Translator,
+) -> DoorOutcome:
+    """Send the events of a run as a stream. Cancelling cuts the answer.
+
+    Args:
+        responder: Sends the answer.
+        connection: The connection that the events come from.
+        frames: The events.
+        translator: Writes them.
+    """
+    try:
+        async with responder.until_gone():
+            await responder.start(translator.headers)
+            data = translator.begin()
+            try:
+                async with aclosing(frames):  # type: ignore[type-var]  # an async generator
+                    async for frame in frames:
+                        data += translator.event(frame)
+                        if frame["type"] == Heartbeat.TYPE:
+                            data = data or translator.keep_alive
+                        if translator.is_complete:
+                            break
+                        if data and (len(data) >= WRITE_BYTES or not connection.has_pending):
+                            await responder.send(data)
+                            await connection.note_alive()
+                            data = b""
+            except (ConnectionEnded, Refused) as ended:
+                await responder.end(data + translator.lost(fault_of(ended)))
+                return DoorOutcome.LOST
+            await responder.end(data)
+    except TransportClosed as closed:
+        return DoorOutcome.STALLED if closed.timed_out else DoorOutcome.LEFT
+    return DoorOutcome.LEFT if responder.is_gone else DoorOutcome.COMPLETED
+
+
+def fault_of(ended: ConnectionEnded | Refused) -> Problem:
+    """Return the error that a client is told when the connection of its answer has ended."""
+    if isinstance(ended, Refused):
+        return ended.problem
+    if ended.code == CloseCode.RESTART:
+        return problem(ErrorCode.SERVER_DRAINING, "The server is about to restart.")
+    if ended.code == CloseCode.TOKEN_EXPIRED:
+        return problem(ErrorCode.TOKEN_EXPIRED, "The token has expired.")
+    if ended.code == CloseCode.USER_DISABLED:
+        return problem(ErrorCode.USER_DISABLED, "The user is disabled.")
+    if ended.code == CloseCode.EVICTED:
+        text = "A newer connection of the user exceeded the connection limit."
+        return problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text)
+    return problem(ErrorCode.SERVICE_UNAVAILABLE, "The connection to the run has ended.")

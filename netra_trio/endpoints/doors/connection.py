@@ -1,0 +1,155 @@
+"""A connection of a session whose transport is in memory: a door translates what it carries.
+
+    async with open_connection(entrance, request, check) as connection:
+        await connection.send("user_message", {"content": "hello"}, key)
+        frame = await connection.receive()
+
+The connection is served as that of a WebSocket is: with a reader, a writer and a heartbeat, the
+same limits and the same close codes. It holds a bounded number of bytes. If the door takes nothing
+for the send timeout, the connection ends.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import trio
+
+from netra_trio.endpoints.checks import AcceptedUpgrade
+from netra_trio.endpoints.entrance import Entrance
+from netra_trio.endpoints.request import Request
+from netra_trio.errors import TransportClosed, unwrapped
+from netra_trio.ids import SessionId
+from netra_trio.protocol.codes import ABNORMAL, ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.transports.memory import MemoryClient, memory_pair
+
+BUFFER_BYTES = 64 * 1024  # of frames that the door has not taken; the event log has the others
+DONE = "door_done"  # why a session ends whose door has nothing more to do
+ACKNOWLEDGE_EVENTS = 32  # taken events that may be unacknowledged
+
+
+class DoorConnection:
+    """One connection of a session, as a door uses it. One task receives.
+
+    Attributes:
+        hello: The payload of `connection_established`.
+        session_id: The id of its session.
+    """
+
+    def __init__(self, entrance: Entrance, client: MemoryClient, hello: dict[str, Any]) -> None:
+        self._entrance = entrance
+        self._client = client
+        self.hello = hello
+        self.session_id = SessionId(hello["session_id"])
+        self._taken = self._acknowledged = int(hello["resume"]["last_seq"])
+
+    async def send(
+        self, kind: str, payload: dict[str, Any], correlation_id: str | None = None
+    ) -> None:
+        """Send a message to the server. Cancelling is safe.
+
+        Raises:
+            TransportClosed: If the connection has ended.
+        """
+        frame: dict[str, Any] = {"type": kind, "payload": payload}
+        if correlation_id is not None:
+            frame["correlation_id"] = correlation_id
+        await self._client.send(orjson.dumps(frame).decode())
+
+    async def send_text(self, frame: str) -> None:
+        """Send a frame as the client of the door has sent it."""
+        await self._client.send(frame)
+
+    async def receive(self) -> dict[str, Any]:
+        """Wait for the next frame; this acknowledges the events that were received before it.
+
+        Cancelling is safe: nothing is lost.
+
+        Raises:
+            TransportClosed: If the connection has ended, with the close code of the server.
+        """
+        if self._taken >= self._acknowledged + ACKNOWLEDGE_EVENTS:
+            await self.acknowledge(self._taken)
+        frame: dict[str, Any] = orjson.loads(await self._client.receive())
+        self._taken = frame.get("seq", self._taken)
+        return frame
+
+    async def receive_bytes(self) -> bytes:
+        """Wait for the next frame, encoded; it is not acknowledged.
+
+        Raises:
+            TransportClosed: If the connection has ended, with the close code of the server.
+        """
+        return await self._client.receive()
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a frame can be received without waiting."""
+        return self._client.has_pending
+
+    async def acknowledge(self, seq: int) -> None:
+        """Acknowledge the events up to this number."""
+        self._acknowledged = seq
+        await self.send("ack", {"seq": seq})
+
+    async def note_alive(self) -> None:
+        """Tell the heartbeat that the peer is alive."""
+        await self._client.pong()
+
+    def end_session(self) -> None:
+        """End the session; a run of it that has not ended is stopped."""
+        sessions = self._entrance.node.sessions
+        session = sessions.get(self.session_id)
+        if session is not None:
+            sessions.close(session, DONE)
+
+
+@asynccontextmanager
+async def open_connection(
+    entrance: Entrance,
+    request: Request,
+    check: Callable[[], Awaitable[AcceptedUpgrade]],
+    *,
+    buffer_bytes: int = BUFFER_BYTES,
+) -> AsyncIterator[DoorConnection]:
+    """Open a connection; at the end of the block it is closed, and its session waits for another.
+
+    Args:
+        entrance: Admits it to the node.
+        request: The request, for its limits.
+        check: Checks the request.
+        buffer_bytes: Of the frames, each way, that wait to be taken.
+
+    Raises:
+        Refused: If the server refuses the connection.
+    """
+    settings = entrance.node.services.settings
+    transport, client = memory_pair(
+        buffer_bytes=buffer_bytes,
+        send_timeout=settings.send_timeout_ms / 1000,
+        max_bytes=settings.hard_message_size,
+    )
+    refused: list[Refused] = []
+
+    async def serve() -> None:
+        try:
+            await entrance.serve(request, check, lambda _: transport)
+        except Refused as error:
+            refused.append(error)
+        finally:
+            client.close(ABNORMAL)  # without effect if the server has closed it
+
+    with unwrapped():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            try:
+                hello = orjson.loads(await client.receive())["payload"]
+            except TransportClosed:
+                fault = problem(ErrorCode.SERVICE_UNAVAILABLE, "The connection has ended.")
+                raise (refused or [Refused(fault)])[0] from None
+            try:
+                yield DoorConnection(entrance, client, hello)
+            finally:
+                client.close()

@@ -1,0 +1,378 @@
+"""The events of one run, for the doors: of a new run, or of one that another request started.
+
+    runs = RunReader(connection)
+    started = await runs.start({"content": "hello", "thread_id": "travel"}, key="m-1")
+    async for frame in runs.events(started):
+        print(frame["type"], frame["payload"])
+
+A run is always read in the same way: its events in their order, from `agent_started` to
+`agent_completed`. Of a run that has begun, the text and the steps so far become such events first.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from attrs import define, frozen
+
+from netra_trio.endpoints.doors.connection import DoorConnection
+from netra_trio.errors import NetraError, TransportClosed
+from netra_trio.ids import new_correlation_id
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.messages import (
+    AgentAnswered,
+    AgentAsking,
+    AgentCompleted,
+    AgentStarted,
+    AgentThinking,
+    Confirmation,
+    Heartbeat,
+    MessageConfirmed,
+    PartialResult,
+    RunStatus,
+    ServerDraining,
+    ThreadHistory,
+    ToolCompleted,
+    ToolExecuting,
+)
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.protocol.rooms import RoomGap, RoomJoined, RoomLeft
+
+HISTORY_PAGES = 5  # of 100 messages, in which a run that has ended is looked up
+ERROR = "error"
+
+Frame: TypeAlias = dict[str, Any]
+
+
+class ConnectionEnded(NetraError):
+    """The connection of a door has ended before its run.
+
+    Attributes:
+        code: The close code of the server; 1006 without one.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the connection has ended with {code}")
+        self.code = code
+
+
+@frozen
+class StartedRun:
+    """A run whose message is confirmed.
+
+    Attributes:
+        run_id: The run.
+        message_id: Its message.
+        thread_id: Its thread.
+        is_duplicate: Whether an earlier message with the same key has started it.
+        run_status: Of a duplicate: the status of the run.
+    """
+
+    run_id: str
+    message_id: str
+    thread_id: str
+    is_duplicate: bool
+    run_status: str | None
+
+
+@define
+class _Sent:
+    """The part of a run that has been yielded: characters of its text, and steps."""
+
+    characters: int = 0
+    steps: int = 0
+    has_started: bool = False
+
+
+class RunReader:
+    """Starts and reads runs over the connection of a door. One task uses it.
+
+    Args:
+        connection: The connection.
+    """
+
+    def __init__(self, connection: DoorConnection) -> None:
+        self._connection = connection
+        self._early: deque[Frame] = deque()  # events that came before the reply to a request
+
+    async def start(self, message: Mapping[str, Any], key: str | None = None) -> StartedRun:
+        """Send a `user_message`, and wait for its confirmation.
+
+        Args:
+            message: The payload.
+            key: Its correlation id, so that a repeated message starts no second run.
+
+        Raises:
+            Refused: The server refused the message.
+            ConnectionEnded: The connection has ended.
+        """
+        reply = await self.request("user_message", dict(message), MessageConfirmed.TYPE, key)
+        payload = reply["payload"]
+        return StartedRun(
+            payload["run_id"],
+            payload["message_id"],
+            payload["thread_id"],
+            payload["status"] == Confirmation.DUPLICATE,
+            payload.get("run_status"),
+        )
+
+    async def events(self, run: StartedRun) -> AsyncIterator[Frame]:
+        """Return the events of a run, up to its `agent_completed`.
+
+        An agent that returns a text and emits none has its text sent before its end. Heartbeats and
+        `server_draining` are returned too.
+
+        Raises:
+            Refused: The thread of a duplicate cannot be read now.
+            ConnectionEnded: The connection has ended before the run.
+        """
+        if run.is_duplicate:
+            frames = self.follow(run.thread_id, run.run_id)
+        else:
+            frames = self._own_events(run.run_id)
+        has_text = False
+        async for frame in frames:
+            has_text |= frame["type"] == PartialResult.TYPE
+            if frame["type"] == AgentCompleted.TYPE and not has_text:
+                result = frame["payload"].get("result")
+                if isinstance(result, str) and result:
+                    yield _frame(PartialResult.TYPE, run_id=run.run_id, content=result)
+            yield frame
+
+    async def follow(
+        self, thread_id: str, run_id: str, *, after: str | None = None
+    ) -> AsyncIterator[Frame]:
+        """Return the events of a run of another session, from its start to its end.
+
+        Args:
+            thread_id: Its thread.
+            run_id: The run.
+            after: A question of the run: only what follows it is returned.
+
+        Raises:
+            Refused: The thread cannot be read now.
+            ConnectionEnded: The connection has ended before the run.
+        """
+        sent = _Sent()
+        listed = await self.watch(thread_id)
+        while True:
+            state = next((each for each in listed if each["run_id"] == run_id), None)
+            if state is None:
+                async for frame in self._ended(thread_id, run_id, sent, after):
+                    yield frame
+                return
+            for frame in _news(state, sent, after):
+                yield frame
+            after = None
+            async for frame in self._room_events(run_id, sent):
+                if frame["type"] == RoomGap.TYPE:
+                    break
+                yield frame
+                if frame["type"] == AgentCompleted.TYPE:
+                    return
+            listed = await self.watch(thread_id)
+
+    async def watch(self, thread_id: str) -> list[dict[str, Any]]:
+        """Watch a thread; return its runs that have not ended.
+
+        Raises:
+            Refused: The thread cannot be watched now.
+            ConnectionEnded: The connection has ended.
+        """
+        reply = await self.request("watch_thread", {"thread_id": thread_id}, RoomJoined.TYPE)
+        return list(reply["payload"].get("runs", ()))
+
+    async def history(self, thread_id: str, before: str | None = None) -> dict[str, Any]:
+        """Return a page of a thread: `messages` and `has_more`.
+
+        Raises:
+            Refused: The thread does not exist, or cannot be read now.
+            ConnectionEnded: The connection has ended.
+        """
+        request = {"thread_id": thread_id, "limit": 100}
+        if before is not None:
+            request["before"] = before
+        reply = await self.request("get_thread_history", request, ThreadHistory.TYPE)
+        payload: dict[str, Any] = reply["payload"]
+        return payload
+
+    async def request(
+        self, kind: str, payload: dict[str, Any], reply_type: str, key: str | None = None
+    ) -> Frame:
+        """Send a message, and return the reply of this type.
+
+        Raises:
+            Refused: The reply is an `error`.
+            ConnectionEnded: The connection has ended.
+        """
+        key = new_correlation_id() if key is None else key
+        try:
+            await self._connection.send(kind, payload, key)
+        except TransportClosed as closed:
+            raise _ended(closed) from None
+        while True:
+            frame = await self._receive()
+            if frame.get("correlation_id") == key and frame["type"] in {reply_type, ERROR}:
+                if frame["type"] == ERROR:
+                    raise _refusal(frame["payload"])
+                return frame
+            self._early.append(frame)
+
+    async def _receive(self) -> Frame:
+        try:
+            return await self._connection.receive()
+        except TransportClosed as closed:
+            raise _ended(closed) from None
+
+    async def _frames(self) -> AsyncIterator[Frame]:
+        """Return the frames in their order; an error that ends the connection is raised."""
+        while True:
+            frame = self._early.popleft() if self._early else await self._receive()
+            if frame["type"] == ERROR and not frame["payload"]["recoverable"]:
+                raise _refusal(frame["payload"])
+            yield frame
+
+    async def _own_events(self, run_id: str) -> AsyncIterator[Frame]:
+        async for frame in self._frames():
+            if frame["type"] in {Heartbeat.TYPE, ServerDraining.TYPE}:
+                yield frame
+            elif frame["payload"].get("run_id") == run_id:
+                yield frame
+                if frame["type"] == AgentCompleted.TYPE:
+                    return
+
+    async def _room_events(self, run_id: str, sent: _Sent) -> AsyncIterator[Frame]:
+        """Return the events of a run from the room of its thread; a `room_gap` is the last."""
+        async for frame in self._frames():
+            kind = frame["type"]
+            if kind in {Heartbeat.TYPE, ServerDraining.TYPE}:
+                yield frame
+            elif kind in {RoomGap.TYPE, RoomLeft.TYPE}:
+                yield _frame(RoomGap.TYPE)
+                return
+            elif kind == "room_event":
+                event = frame["payload"]["event"]
+                if event["payload"].get("run_id") == run_id:
+                    _note(event, sent)
+                    yield event
+            elif frame["payload"].get("run_id") == run_id and kind == AgentAnswered.TYPE:
+                yield frame  # the copy for the session that answered
+
+    async def _ended(
+        self, thread_id: str, run_id: str, sent: _Sent, after: str | None
+    ) -> AsyncIterator[Frame]:
+        """Return the rest of a run that has ended, from the history of its thread."""
+        found: dict[str, Any] = {"run": {"run_id": run_id, "status": RunStatus.INTERRUPTED}}
+        before = None
+        for _ in range(HISTORY_PAGES):
+            page = await self.history(thread_id, before)
+            of_run = [
+                each for each in page["messages"] if each.get("run", {}).get("run_id") == run_id
+            ]
+            found = of_run[-1] if of_run else found
+            if of_run or not page["has_more"]:
+                break
+            before = page["messages"][0]["message_id"]
+        state = {
+            "run_id": run_id,
+            "status": "running",
+            "agent_name": found["run"].get("agent_name", ""),
+            "content": found.get("content", "") if found.get("role") == "agent" else "",
+            "steps": found.get("steps", ()),
+            "questions": (),
+        }
+        for frame in _news(state, sent, after):
+            yield frame
+        told = [
+            frame
+            for frame in self._early  # the copy of the end that follows a duplicate
+            if frame["type"] == AgentCompleted.TYPE and frame["payload"]["run_id"] == run_id
+        ]
+        if told:
+            yield told[0]
+            return
+        end = {
+            "run_id": run_id,
+            "status": found["run"]["status"],
+            "duration_ms": found["run"].get("duration_ms", 0),
+        }
+        yield {"type": AgentCompleted.TYPE, "payload": end}
+
+
+def _note(event: Mapping[str, Any], sent: _Sent) -> None:
+    kind = event["type"]
+    if kind == PartialResult.TYPE:
+        sent.characters += len(event["payload"]["content"])
+    elif kind in {AgentThinking.TYPE, ToolExecuting.TYPE, AgentAsking.TYPE}:
+        sent.steps += 1
+    elif kind == AgentStarted.TYPE:
+        sent.has_started = True
+
+
+def _news(state: Mapping[str, Any], sent: _Sent, after: str | None) -> Iterator[Frame]:
+    """Return the events of a listed run that were not sent yet, in their order.
+
+    Args:
+        state: The run, as a listing or the history has it.
+        sent: The part that was sent; it is updated.
+        after: A question: only what follows it is returned.
+    """
+    run_id, text = state["run_id"], state["content"]
+    questions = {each["question_id"]: each for each in state.get("questions", ())}
+    steps = list(state.get("steps", ()))
+    if after is not None:
+        places = [place for place, step in enumerate(steps) if step.get("question_id") == after]
+        sent.steps = places[-1] + 1 if places else len(steps)
+        sent.characters = steps[places[-1]]["at"] if places else len(text)
+        sent.has_started = True
+    if not sent.has_started and state["status"] != RunStatus.QUEUED:
+        sent.has_started = True
+        yield _frame(AgentStarted.TYPE, run_id=run_id, agent_name=state["agent_name"], attempt=1)
+    for step in steps[sent.steps :]:
+        at = step["at"]
+        if at > sent.characters:
+            yield _frame(PartialResult.TYPE, run_id=run_id, content=text[sent.characters : at])
+            sent.characters = at
+        yield from _step_frames(run_id, step, questions)
+        sent.steps += 1
+    if len(text) > sent.characters:
+        yield _frame(PartialResult.TYPE, run_id=run_id, content=text[sent.characters :])
+        sent.characters = len(text)
+
+
+def _step_frames(
+    run_id: str, step: Mapping[str, Any], questions: Mapping[str, Any]
+) -> Iterator[Frame]:
+    fields = {name: value for name, value in step.items() if name not in {"type", "at"}}
+    if step["type"] == "thought":
+        yield _frame(AgentThinking.TYPE, run_id=run_id, **fields)
+    elif step["type"] == "tool":
+        call = {name: fields[name] for name in ("tool_call_id", "tool_name")}
+        arguments = fields.get("arguments")
+        yield _frame(ToolExecuting.TYPE, run_id=run_id, **call, arguments=arguments)
+        if "success" in fields:
+            fields.pop("arguments", None)
+            yield _frame(ToolCompleted.TYPE, run_id=run_id, **fields)
+    elif step.get("question_id") in questions:
+        yield _frame(AgentAsking.TYPE, run_id=run_id, **questions[step["question_id"]])
+
+
+def _frame(kind: str, **payload: Any) -> Frame:
+    return {"type": kind, "payload": payload}
+
+
+def _ended(closed: TransportClosed) -> ConnectionEnded:
+    return ConnectionEnded(closed.code or 1006)
+
+
+def _refusal(body: Mapping[str, Any]) -> Refused:
+    """Return the error that an `error` frame reports."""
+    return Refused(
+        problem(
+            ErrorCode(body["code"]),
+            body["error"],
+            help=body["help"],
+            retry_after_ms=body.get("retry_after_ms"),
+            error_id=body.get("error_id"),
+        )
+    )
