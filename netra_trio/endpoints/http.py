@@ -6,6 +6,7 @@ await router.handle(scope, receive, send)
 
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from typing import Any
 
 import trio
@@ -47,7 +48,7 @@ from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.events import RequestAnswered
 from netra_trio.telemetry.prometheus import Exposition
-from netra_trio.transports.asgi import Receive, Send
+from netra_trio.transports.asgi import EXTENSION, Receive, Send
 from netra_trio.transports.handshake import UPGRADE_REQUIRED
 
 SERVER = "*"  # the target of an OPTIONS request for the whole server (RFC 9112, 3.2.4)
@@ -93,7 +94,9 @@ class Router:
         since, note = trio.current_time(), services.instruments.note
         request = Request.of_scope(scope)
         headers = cors_headers(request, services.settings)
-        send_timeout = services.settings.send_timeout_ms / 1000
+        # Our own host bounds a send by the progress of the peer, which is kept if it is slow.
+        is_bounded = EXTENSION in scope.get("extensions", {})
+        send_timeout = inf if is_bounded else services.settings.send_timeout_ms / 1000
         responder = Responder(receive, send, headers, send_timeout)
         call = Call(scope["method"].upper(), scope["path"], request, services, receive, responder)
         answer: Answer | None

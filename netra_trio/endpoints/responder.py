@@ -24,7 +24,7 @@ class Responder:
         receive: The ASGI call's receive; its body has been read when the peer is watched.
         send: The ASGI call's send.
         headers: Headers that every answer has, such as those of CORS.
-        send_timeout: Seconds that the client may take nothing.
+        send_timeout: Seconds that one send may take; infinity where the host bounds it.
 
     Attributes:
         has_started: Whether the answer was begun.

@@ -5,7 +5,7 @@ outcome = await stream_run(responder, connection, runs.events(started), translat
 A translator writes the events in the format of its protocol, and does no I/O.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -51,7 +51,7 @@ class Translator(Protocol):
 async def stream_run(
     responder: Responder,
     connection: DoorConnection,
-    frames: AsyncIterator[Frame],
+    frames: AsyncGenerator[Frame, None],
     translator: Translator,
 ) -> DoorOutcome:
     """Send the events of a run as a stream. Cancelling cuts the answer.
@@ -67,7 +67,7 @@ async def stream_run(
             await responder.start(translator.headers)
             data = translator.begin()
             try:
-                async with aclosing(frames):  # type: ignore[type-var]  # an async generator
+                async with aclosing(frames):
                     async for frame in frames:
                         data += translator.event(frame)
                         if frame["type"] == Heartbeat.TYPE:

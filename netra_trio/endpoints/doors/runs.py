@@ -10,7 +10,8 @@ A run is always read in the same way: its events in their order, from `agent_sta
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 from attrs import define, frozen
@@ -38,8 +39,12 @@ from netra_trio.protocol.messages import (
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import RoomGap, RoomJoined, RoomLeft
 
+ROOM_EVENT = "room_event"
 HISTORY_PAGES = 5  # of 100 messages, in which a run that has ended is looked up
 ERROR = "error"
+
+_OF_CONNECTION = frozenset({Heartbeat.TYPE, ServerDraining.TYPE})
+"""The frames of no run that a door passes on."""
 
 Frame: TypeAlias = dict[str, Any]
 
@@ -116,11 +121,11 @@ class RunReader:
             payload.get("run_status"),
         )
 
-    async def events(self, run: StartedRun) -> AsyncIterator[Frame]:
+    async def events(self, run: StartedRun) -> AsyncGenerator[Frame, None]:
         """Return the events of a run, up to its `agent_completed`.
 
         An agent that returns a text and emits none has its text sent before its end. Heartbeats and
-        `server_draining` are returned too.
+        `server_draining` are returned too. Close the generator if it is not read to its end.
 
         Raises:
             Refused: The thread of a duplicate cannot be read now.
@@ -131,18 +136,21 @@ class RunReader:
         else:
             frames = self._own_events(run.run_id)
         has_text = False
-        async for frame in frames:
-            has_text |= frame["type"] == PartialResult.TYPE
-            if frame["type"] == AgentCompleted.TYPE and not has_text:
-                result = frame["payload"].get("result")
-                if isinstance(result, str) and result:
-                    yield _frame(PartialResult.TYPE, run_id=run.run_id, content=result)
-            yield frame
+        async with aclosing(frames):
+            async for frame in frames:
+                has_text |= frame["type"] == PartialResult.TYPE
+                if frame["type"] == AgentCompleted.TYPE and not has_text:
+                    result = frame["payload"].get("result")
+                    if isinstance(result, str) and result:
+                        yield _frame(PartialResult.TYPE, run_id=run.run_id, content=result)
+                yield frame
 
     async def follow(
         self, thread_id: str, run_id: str, *, after: str | None = None
-    ) -> AsyncIterator[Frame]:
+    ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run of another session, from its start to its end.
+
+        Close the generator if it is not read to its end.
 
         Args:
             thread_id: Its thread.
@@ -154,23 +162,21 @@ class RunReader:
             ConnectionEnded: The connection has ended before the run.
         """
         sent = _Sent()
-        listed = await self.watch(thread_id)
         while True:
+            listed = await self.watch(thread_id)
             state = next((each for each in listed if each["run_id"] == run_id), None)
             if state is None:
-                async for frame in self._ended(thread_id, run_id, sent, after):
+                for frame in await self._ended(thread_id, run_id, sent, after):
                     yield frame
                 return
             for frame in _news(state, sent, after):
                 yield frame
             after = None
-            async for frame in self._room_events(run_id, sent):
-                if frame["type"] == RoomGap.TYPE:
-                    break
-                yield frame
-                if frame["type"] == AgentCompleted.TYPE:
+            while (event := await self._next_in_room(run_id)) is not None:
+                _note(event, sent)
+                yield event
+                if event["type"] == AgentCompleted.TYPE:
                     return
-            listed = await self.watch(thread_id)
 
     async def watch(self, thread_id: str) -> list[dict[str, Any]]:
         """Watch a thread; return its runs that have not ended.
@@ -180,6 +186,9 @@ class RunReader:
             ConnectionEnded: The connection has ended.
         """
         reply = await self.request("watch_thread", {"thread_id": thread_id}, RoomJoined.TYPE)
+        # What came from the room before the reply is part of the listing.
+        of_room = {ROOM_EVENT, RoomGap.TYPE}
+        self._early = deque(frame for frame in self._early if frame["type"] not in of_room)
         return list(reply["payload"].get("runs", ()))
 
     async def history(self, thread_id: str, before: str | None = None) -> dict[str, Any]:
@@ -212,9 +221,10 @@ class RunReader:
             raise _ended(closed) from None
         while True:
             frame = await self._receive()
-            if frame.get("correlation_id") == key and frame["type"] in {reply_type, ERROR}:
-                if frame["type"] == ERROR:
-                    raise _refusal(frame["payload"])
+            given = frame.get("correlation_id")
+            if frame["type"] == ERROR and given in {key, None}:  # none: the frame was not decoded
+                raise _refusal(frame["payload"])
+            if frame["type"] == reply_type and given == key:
                 return frame
             self._early.append(frame)
 
@@ -224,43 +234,40 @@ class RunReader:
         except TransportClosed as closed:
             raise _ended(closed) from None
 
-    async def _frames(self) -> AsyncIterator[Frame]:
-        """Return the frames in their order; an error that ends the connection is raised."""
-        while True:
-            frame = self._early.popleft() if self._early else await self._receive()
-            if frame["type"] == ERROR and not frame["payload"]["recoverable"]:
-                raise _refusal(frame["payload"])
-            yield frame
+    async def _next(self) -> Frame:
+        """Return the next frame; an error that ends the connection is raised."""
+        frame = self._early.popleft() if self._early else await self._receive()
+        if frame["type"] == ERROR and not frame["payload"]["recoverable"]:
+            raise _refusal(frame["payload"])
+        return frame
 
-    async def _own_events(self, run_id: str) -> AsyncIterator[Frame]:
-        async for frame in self._frames():
-            if frame["type"] in {Heartbeat.TYPE, ServerDraining.TYPE}:
+    async def _own_events(self, run_id: str) -> AsyncGenerator[Frame, None]:
+        while True:
+            frame = await self._next()
+            kind = frame["type"]
+            if kind in _OF_CONNECTION or frame["payload"].get("run_id") == run_id:
                 yield frame
-            elif frame["payload"].get("run_id") == run_id:
-                yield frame
-                if frame["type"] == AgentCompleted.TYPE:
+                if kind == AgentCompleted.TYPE:
                     return
 
-    async def _room_events(self, run_id: str, sent: _Sent) -> AsyncIterator[Frame]:
-        """Return the events of a run from the room of its thread; a `room_gap` is the last."""
-        async for frame in self._frames():
-            kind = frame["type"]
-            if kind in {Heartbeat.TYPE, ServerDraining.TYPE}:
-                yield frame
-            elif kind in {RoomGap.TYPE, RoomLeft.TYPE}:
-                yield _frame(RoomGap.TYPE)
-                return
-            elif kind == "room_event":
-                event = frame["payload"]["event"]
-                if event["payload"].get("run_id") == run_id:
-                    _note(event, sent)
-                    yield event
-            elif frame["payload"].get("run_id") == run_id and kind == AgentAnswered.TYPE:
-                yield frame  # the copy for the session that answered
+    async def _next_in_room(self, run_id: str) -> Frame | None:
+        """Return the next event of a run in the room of its thread; None if events are lost."""
+        while True:
+            frame = await self._next()
+            kind, payload = frame["type"], frame["payload"]
+            if kind in _OF_CONNECTION:
+                return frame
+            if kind in {RoomGap.TYPE, RoomLeft.TYPE}:
+                return None
+            if kind == ROOM_EVENT and payload["event"]["payload"].get("run_id") == run_id:
+                event: Frame = payload["event"]
+                return event
+            if kind == AgentAnswered.TYPE and payload["run_id"] == run_id:
+                return frame  # the copy for the session that has answered
 
     async def _ended(
         self, thread_id: str, run_id: str, sent: _Sent, after: str | None
-    ) -> AsyncIterator[Frame]:
+    ) -> list[Frame]:
         """Return the rest of a run that has ended, from the history of its thread."""
         found: dict[str, Any] = {"run": {"run_id": run_id, "status": RunStatus.INTERRUPTED}}
         before = None
@@ -273,30 +280,22 @@ class RunReader:
             if of_run or not page["has_more"]:
                 break
             before = page["messages"][0]["message_id"]
+        run = found["run"]
         state = {
             "run_id": run_id,
-            "status": "running",
-            "agent_name": found["run"].get("agent_name", ""),
-            "content": found.get("content", "") if found.get("role") == "agent" else "",
+            "status": RunStatus.RUNNING,
+            "agent_name": run.get("agent_name", ""),
+            "content": found["content"] if found.get("role") == "agent" else "",
             "steps": found.get("steps", ()),
-            "questions": (),
         }
-        for frame in _news(state, sent, after):
-            yield frame
-        told = [
+        duration = run.get("duration_ms", 0)
+        end = _frame(AgentCompleted.TYPE, run_id=run_id, status=run["status"], duration_ms=duration)
+        copies = [
             frame
             for frame in self._early  # the copy of the end that follows a duplicate
             if frame["type"] == AgentCompleted.TYPE and frame["payload"]["run_id"] == run_id
         ]
-        if told:
-            yield told[0]
-            return
-        end = {
-            "run_id": run_id,
-            "status": found["run"]["status"],
-            "duration_ms": found["run"].get("duration_ms", 0),
-        }
-        yield {"type": AgentCompleted.TYPE, "payload": end}
+        return [*_news(state, sent, after), *(copies[:1] or [end])]
 
 
 def _note(event: Mapping[str, Any], sent: _Sent) -> None:

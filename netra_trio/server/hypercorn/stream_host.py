@@ -11,6 +11,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 from netra_trio.errors import TransportClosed
 from netra_trio.server.hypercorn.inbox import AppInbox
 from netra_trio.server.hypercorn.limits import Limits
+from netra_trio.transports.asgi import EXTENSION
 from netra_trio.transports.pacing import Turns
 
 AppSend: TypeAlias = Callable[[ASGISendEvent | None], Awaitable[None]]
@@ -50,7 +51,10 @@ class StreamHost(ABC):
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application for an HTTP request; return what passes messages to it."""
         del config  # the host's own
-        return self.start_app(app, scope, self._checked(send)).put
+        # Its sends are bounded by the progress of the peer.
+        extensions: dict[str, Any] = {**cast("Any", scope).get("extensions", {}), EXTENSION: {}}
+        bounded = cast("Scope", {**scope, "extensions": extensions})
+        return self.start_app(app, bounded, self._checked(send)).put
 
     def start_app(self, app: AppWrapper, scope: Scope, send: AppSend) -> AppInbox:
         """Start the application and return its inbox."""
