@@ -54,7 +54,7 @@ async def check_upgrade(request: Request, services: Services, *, now: float) -> 
         Refused: With the first fault.
     """
     wire = _check_subprotocols(request.subprotocols)
-    wanted = _check_resume(request.query)
+    wanted = check_resume(request.query)
     check_origin(request, services.settings)
     identity = await _identify(request, services, _credentials(request, services.settings), now)
     await check_user_exists(identity, services)
@@ -93,6 +93,51 @@ async def check_ticket_request(request: Request, services: Services, *, now: flo
     """
     check_origin(request, services.settings)
     return await _check_header(request, services, now)
+
+
+async def check_caller(request: Request, services: Services, *, now: float) -> Identity:
+    """Check the origin and the credential of a request at a door, not its user.
+
+    Raises:
+        Refused: With the first fault.
+    """
+    check_origin(request, services.settings)
+    return await _identify(request, services, _credentials(request, services.settings), now)
+
+
+async def check_door(
+    request: Request, services: Services, *, now: float, wanted: ResumeRequest | None = None
+) -> AcceptedUpgrade:
+    """Check a request that opens a connection at a door; its session acknowledges.
+
+    Args:
+        request: The request.
+        services: The services of the application.
+        now: Seconds of Trio's clock.
+        wanted: The session to resume; None for a new one.
+
+    Raises:
+        Refused: With the first fault.
+    """
+    identity = await check_caller(request, services, now=now)
+    return await accept_caller(identity, request, services, wanted=wanted)
+
+
+async def accept_caller(
+    identity: Identity,
+    request: Request,
+    services: Services,
+    *,
+    wanted: ResumeRequest | None = None,
+) -> AcceptedUpgrade:
+    """Check the user of a request at a door, whose credential is checked.
+
+    Raises:
+        Refused: USER_NOT_FOUND, USER_DISABLED or SERVICE_UNAVAILABLE.
+    """
+    await check_user_exists(identity, services)
+    traceparent = trace_of(request).get(TRACE_HEADERS[0])
+    return AcceptedUpgrade(identity, JSON_ACKNOWLEDGING, wanted, traceparent)
 
 
 async def check_permission(
@@ -158,7 +203,12 @@ def _check_subprotocols(offered: tuple[str, ...]) -> WireFormat:
     return JSON_ACKNOWLEDGING
 
 
-def _check_resume(query: Mapping[str, list[str]]) -> ResumeRequest | None:
+def check_resume(query: Mapping[str, list[str]]) -> ResumeRequest | None:
+    """Return the session that a query asks to resume; None for a new one.
+
+    Raises:
+        Refused: BAD_REQUEST.
+    """
     sessions, seqs = query.get("session_id", []), query.get("last_seq", [])
     if len(sessions) > 1 or len(seqs) > 1:
         raise _bad_request("session_id and last_seq may be given once each.")

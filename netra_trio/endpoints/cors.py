@@ -19,7 +19,7 @@ def cors_headers(request: Request, settings: Settings) -> dict[str, str]:
     return {
         "access-control-allow-origin": request.origins[0],
         "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
-        "access-control-allow-headers": "authorization, content-type",
+        "access-control-allow-headers": "authorization, content-type, last-event-id",
         "access-control-expose-headers": "retry-after",
         "access-control-max-age": str(CORS_SECONDS),
         "vary": "Origin",

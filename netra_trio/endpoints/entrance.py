@@ -6,7 +6,8 @@ A WebSocket and a door differ in their transport only: slots, rates, checks, the
 and the drain are the same.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 from attrs import frozen
@@ -50,24 +51,30 @@ class Entrance:
             Refused: With the first fault, before anything is sent on the transport.
         """
         since, node = trio.current_time(), self.node
+        with self.counting(request), node.capacity.connection_slot():
+            self.rate.check_address(request.peer, since)
+            accepted = await check()
+            user_id = accepted.identity.user_id
+            wait = await node.connection_limit.take_opening(user_id)
+            if wait is None:
+                self.rate.take(user_id, since)
+            else:
+                self.rate.check(wait)
+            await node.serve(
+                make_transport(accepted),
+                accepted.identity,
+                accepted.wire,
+                wanted=accepted.wanted,
+                since=since,
+                traceparent=accepted.traceparent,
+            )
+
+    @contextmanager
+    def counting(self, request: Request) -> Iterator[None]:
+        """Count a refusal in the block for the address of the request."""
+        since = trio.current_time()
         try:
-            with node.capacity.connection_slot():
-                self.rate.check_address(request.peer, since)
-                accepted = await check()
-                user_id = accepted.identity.user_id
-                wait = await node.connection_limit.take_opening(user_id)
-                if wait is None:
-                    self.rate.take(user_id, since)
-                else:
-                    self.rate.check(wait)
-                await node.serve(
-                    make_transport(accepted),
-                    accepted.identity,
-                    accepted.wire,
-                    wanted=accepted.wanted,
-                    since=since,
-                    traceparent=accepted.traceparent,
-                )
+            yield
         except Refused as refused:
             if refused.problem.status in REJECTED:
                 self.rate.note_rejected(request.peer, since)

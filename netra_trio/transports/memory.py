@@ -55,6 +55,7 @@ class _Direction:
         self._changed = trio.lowlevel.ParkingLot()
         self._is_stalled = False
         self.closed: int | None = None
+        self.reason = ""  # of the close
 
     async def put(self, frame: str | bytes | None, patience: float = inf) -> bool:
         """Add a frame when there is room; return whether it had to wait for room.
@@ -64,7 +65,7 @@ class _Direction:
             patience: Seconds for each wait; then `TransportClosed` with `timed_out` is raised.
         """
         size, waited = _size(frame), False
-        while self._bytes and self._bytes + size > self._max_bytes and self._known_end is None:
+        while self._is_full_for(size) and self._known_end is None:
             waited = True
             with trio.move_on_after(patience) as wait:
                 await self._changed.park()
@@ -79,6 +80,10 @@ class _Direction:
         await trio.lowlevel.checkpoint()
         return waited
 
+    def _is_full_for(self, size: int) -> bool:
+        """Whether a frame of this size has to wait; a ping or pong has no bytes."""
+        return bool(size and self._bytes) and self._bytes + size > self._max_bytes
+
     async def get(self) -> str | bytes | None:
         await trio.lowlevel.checkpoint()
         while (arrival := self._next_arrival()) > trio.current_time():
@@ -91,10 +96,10 @@ class _Direction:
         self._changed.unpark_all()
         return frame
 
-    def close(self, code: int) -> None:
+    def close(self, code: int, reason: str = "") -> None:
         """Close the direction; frames on their way can still be read."""
         if self.closed is None:
-            self.closed = code
+            self.closed, self.reason = code, reason
         self._changed.unpark_all()
 
     def cut(self) -> None:
@@ -148,7 +153,7 @@ class MemoryClient:
         await self._to_server.put(frame)
 
     async def pong(self) -> None:
-        """Send a protocol pong."""
+        """Send a protocol pong; it does not wait for room."""
         await self._to_server.put(None)
 
     async def receive(self) -> bytes:
@@ -171,6 +176,16 @@ class MemoryClient:
     def has_pending(self) -> bool:
         """Whether a frame can be received without waiting."""
         return self._to_client.has_pending
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether either end has closed the connection; frames may still be received."""
+        return self._to_client.closed is not None
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that the server closed with; empty without one."""
+        return self._to_client.reason
 
     def close(self, code: int = 1000) -> None:
         """Send a close frame; frames sent before it arrive."""
@@ -232,8 +247,7 @@ class MemoryTransport:
         await trio.lowlevel.checkpoint()
         if self._to_client.closed is not None:
             raise TransportClosed(self._to_client.closed)
-        del reason  # nothing in memory shows it
-        self._to_client.close(code)
+        self._to_client.close(code, reason)
 
     async def _put(self, frame: bytes | None) -> bool:
         if self._is_broken:

@@ -180,7 +180,7 @@ async def test_a_failure_of_the_server_is_an_error(
     def fail(_: Any) -> bool:
         raise ValueError("a fault")
 
-    monkeypatch.setattr("netra_trio.endpoints.checks._check_resume", fail)
+    monkeypatch.setattr("netra_trio.endpoints.checks.check_resume", fail)
     with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
         async with traced(agent) as server:
             await server.open()

@@ -10,7 +10,7 @@ for the send timeout, the connection ends.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -34,14 +34,17 @@ class DoorConnection:
     """One connection of a session, as a door uses it. One task receives.
 
     Attributes:
-        hello: The payload of `connection_established`.
+        first_frame: The frame `connection_established`, encoded.
+        hello: Its payload.
         session_id: The id of its session.
     """
 
-    def __init__(self, entrance: Entrance, client: MemoryClient, hello: dict[str, Any]) -> None:
+    def __init__(self, entrance: Entrance, client: MemoryClient, first_frame: bytes) -> None:
         self._entrance = entrance
         self._client = client
-        self.hello = hello
+        self.first_frame = first_frame
+        self.hello: dict[str, Any] = orjson.loads(first_frame)["payload"]
+        hello = self.hello
         self.session_id = SessionId(hello["session_id"])
         self._taken = self._acknowledged = int(hello["resume"]["last_seq"])
 
@@ -89,14 +92,29 @@ class DoorConnection:
         """Whether a frame can be received without waiting."""
         return self._client.has_pending
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection has ended; frames may still be received."""
+        return self._client.is_closed
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that the server closed the connection with; empty without one."""
+        return self._client.close_reason
+
+    def abandon(self) -> None:
+        """End the connection as one whose client has left without a word."""
+        self._client.close(ABNORMAL)
+
     async def acknowledge(self, seq: int) -> None:
         """Acknowledge the events up to this number."""
         self._acknowledged = seq
         await self.send("ack", {"seq": seq})
 
     async def note_alive(self) -> None:
-        """Tell the heartbeat that the peer is alive."""
-        await self._client.pong()
+        """Tell the heartbeat that the peer is alive; no effect if the connection has ended."""
+        with suppress(TransportClosed):
+            await self._client.pong()
 
     def end_session(self) -> None:
         """End the session; a run of it that has not ended is stopped."""
@@ -113,6 +131,7 @@ async def open_connection(
     check: Callable[[], Awaitable[AcceptedUpgrade]],
     *,
     buffer_bytes: int = BUFFER_BYTES,
+    send_timeout: float | None = None,
 ) -> AsyncIterator[DoorConnection]:
     """Open a connection; at the end of the block it is closed, and its session waits for another.
 
@@ -121,6 +140,7 @@ async def open_connection(
         request: The request, for its limits.
         check: Checks the request.
         buffer_bytes: Of the frames, each way, that wait to be taken.
+        send_timeout: Seconds that the door may take nothing; by default those of the settings.
 
     Raises:
         Refused: If the server refuses the connection.
@@ -128,7 +148,7 @@ async def open_connection(
     settings = entrance.node.services.settings
     transport, client = memory_pair(
         buffer_bytes=buffer_bytes,
-        send_timeout=settings.send_timeout_ms / 1000,
+        send_timeout=settings.send_timeout_ms / 1000 if send_timeout is None else send_timeout,
         max_bytes=settings.hard_message_size,
     )
     refused: list[Refused] = []
@@ -145,11 +165,11 @@ async def open_connection(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             try:
-                hello = orjson.loads(await client.receive())["payload"]
+                first_frame = await client.receive()
             except TransportClosed:
                 fault = problem(ErrorCode.SERVICE_UNAVAILABLE, "The connection has ended.")
                 raise (refused or [Refused(fault)])[0] from None
             try:
-                yield DoorConnection(entrance, client, hello)
+                yield DoorConnection(entrance, client, first_frame)
             finally:
                 client.close()
