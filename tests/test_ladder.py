@@ -33,6 +33,7 @@ SANS_IO = {
     "client.sequence",
     "client.stats",
     "config.origins",
+    "endpoints.doors.event_frames",
     "endpoints.doors.sse",
     "protocol.admin",
     "protocol.codec",

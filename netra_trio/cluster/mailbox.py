@@ -68,7 +68,9 @@ class Mailbox:
         mail = Mail(kind, self.node, orjson.dumps(header), data)
         await self._directory.post(node, [mail])
 
-    async def ask(self, node: NodeId, kind: str, header: JsonObject, *, seconds: float) -> Answer:
+    async def ask(
+        self, node: NodeId, kind: str, header: JsonObject, data: bytes = b"", *, seconds: float
+    ) -> Answer:
         """Send a message to a node and wait for its answer.
 
         Raises:
@@ -79,7 +81,7 @@ class Mailbox:
         self._asked[number] = send
         try:
             with trio.move_on_after(seconds):
-                await self.post(node, kind, {**header, "ask": number})
+                await self.post(node, kind, {**header, "ask": number}, data)
                 return await receive.receive()
         finally:
             del self._asked[number]

@@ -27,11 +27,15 @@ class RelayTransport:
 
     Args:
         link: The link to that node.
+
+    Attributes:
+        edge: That node.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._is_closed = False
+        self.edge = link.peer
 
     async def accept(self) -> None:
         """Do nothing: the edge accepts the upgrade with the first frames."""

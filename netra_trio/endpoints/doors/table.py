@@ -3,13 +3,16 @@
 from collections.abc import Callable, Collection, Mapping
 
 from netra_trio.endpoints.call import Endpoint
+from netra_trio.endpoints.doors import events
 from netra_trio.endpoints.entrance import Entrance
-from netra_trio.protocol.doors import DOOR_PATHS
+from netra_trio.protocol.doors import DOOR_PATHS, EVENTS
 
 Methods = Mapping[str, Endpoint]
 """The endpoints of a path, by method."""
 
-_DOORS: Mapping[str, Callable[[Entrance], Mapping[str, Methods]]] = {}
+_DOORS: Mapping[str, Callable[[Entrance], Mapping[str, Methods]]] = {
+    EVENTS: events.open_door,
+}
 
 
 def open_doors(names: Collection[str], entrance: Entrance) -> dict[str, Methods]:

@@ -1,0 +1,232 @@
+"""The connections of long-polls, which stay open between two polls of a client.
+
+    polls = Polls(entrance, inboxes)
+    held = await polls.open(request, check)
+    body = await held.take(last_seq, wait=25.0)     # once for each poll
+
+A task of the node serves such a connection, because no request lasts as long as it. It ends one
+heartbeat interval after its last poll; then its session waits for a resume, as after any other end.
+"""
+
+from collections.abc import Awaitable, Callable
+from math import inf
+
+import structlog
+import trio
+from attrs import define, field
+
+from netra_trio.auth.identity import Identity
+from netra_trio.endpoints.checks import AcceptedUpgrade
+from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.event_frames import Close, number_of, poll_body
+from netra_trio.endpoints.doors.inboxes import Inboxes
+from netra_trio.endpoints.entrance import Entrance
+from netra_trio.endpoints.request import Request
+from netra_trio.errors import TransportClosed
+from netra_trio.ids import SessionId, new_error_id
+from netra_trio.protocol.codes import ABNORMAL, ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+
+ANSWER_BYTES = 256 * 1024  # of frames in one answer, beside its last one
+
+_log = structlog.get_logger(__name__)
+
+
+class HeldConnection:
+    """A connection between polls.
+
+    Args:
+        connection: The connection.
+        interval: The seconds after a poll for which it stays open.
+        scope: Ends it when it is cancelled.
+
+    Attributes:
+        handed: The highest number in an answer so far.
+    """
+
+    def __init__(
+        self, connection: DoorConnection, interval: float, scope: trio.CancelScope
+    ) -> None:
+        self._connection = connection
+        self._interval = interval
+        self._scope = scope
+        self._first: bytes | None = connection.first_frame
+        self._polls = 0
+        self._taking = trio.Lock()
+        self._wait = trio.CancelScope()
+        self.handed = int(connection.hello["resume"]["last_seq"])
+
+    async def take(self, last_seq: int, wait: float) -> bytes | None:
+        """Return the body of the answer to a poll; an earlier poll ends with an empty one.
+
+        If it is cancelled, what it has taken is lost to the client, as with a lost answer.
+
+        Args:
+            last_seq: The last number that the client has; this acknowledges.
+            wait: Seconds for which to wait for a frame.
+
+        Returns:
+            The body. None if the client has not the last number that was sent to it, or has a
+            later one: it has to resume its session.
+        """
+        self._polls += 1
+        number = self._polls
+        self._wait.cancel()
+        async with self._taking:
+            if number != self._polls:
+                return poll_body([])
+            if last_seq != self.handed:
+                return None
+            self._scope.deadline = inf
+            try:
+                await self._connection.note_alive()
+                await self._acknowledge(last_seq)
+                return await self._collect(wait)
+            finally:
+                self._scope.deadline = trio.current_time() + self._interval
+
+    def replaced(self) -> None:
+        """End the connection, whose session has a newer one; a poll that waits gets its close."""
+        if not self._taking.locked():
+            self._scope.cancel()
+
+    async def _acknowledge(self, seq: int) -> None:
+        """Acknowledge, if there is room: the next poll does it too.
+
+        The server may take nothing from its client before its client takes something.
+        """
+        if seq and not self._connection.is_closed:
+            with trio.move_on_after(0):
+                await self._connection.acknowledge(seq)
+
+    async def _collect(self, wait: float) -> bytes:
+        frames: list[bytes] = []
+        if self._first is not None:
+            frames.append(self._first)
+            self._first = None
+        size, close, connection = 0, None, self._connection
+        try:
+            if not frames:
+                self._wait = trio.CancelScope(deadline=trio.current_time() + wait)
+                with self._wait:
+                    frames.append(self._noted(await connection.receive_bytes()))
+            while size < ANSWER_BYTES and (connection.has_pending or connection.is_closed):
+                frames.append(self._noted(await connection.receive_bytes()))
+                size += len(frames[-1])
+        except TransportClosed as closed:
+            close = Close(closed.code or ABNORMAL, connection.close_reason)
+            self._scope.cancel()
+        return poll_body(frames, close)
+
+    def _noted(self, frame: bytes) -> bytes:
+        self.handed = number_of(frame) or self.handed
+        return frame
+
+
+@define
+class _Opening:
+    """The result of an opening, for the request that waits for it."""
+
+    is_done: trio.Event = field(factory=trio.Event)
+    held: HeldConnection | None = None
+    error: Exception | None = None
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+
+
+class Polls:
+    """The connections of long-polls of one node.
+
+    Args:
+        entrance: Admits them to the node.
+        inboxes: Gets each of them, for the frames of its client.
+    """
+
+    def __init__(self, entrance: Entrance, inboxes: Inboxes) -> None:
+        self._entrance = entrance
+        self._inboxes = inboxes
+        self._interval = entrance.node.services.settings.heartbeat_interval_ms / 1000
+        self._held: dict[SessionId, HeldConnection] = {}
+
+    def find(self, session_id: SessionId, identity: Identity) -> HeldConnection | None:
+        """Return the connection of a session of a user, if it is one of polls at this node."""
+        held = self._held.get(session_id)
+        return held if self._inboxes.find(session_id, identity) is not None else None
+
+    async def open(
+        self, request: Request, check: Callable[[], Awaitable[AcceptedUpgrade]]
+    ) -> HeldConnection:
+        """Open a connection; its first poll is due within a heartbeat interval.
+
+        Cancelling closes it.
+
+        Args:
+            request: The request, for its limits.
+            check: Checks it.
+
+        Raises:
+            Refused: If the server refuses the connection.
+        """
+        self._entrance.node.capacity.check_open()  # a node that has ended starts no task
+        opening = _Opening()
+        self._entrance.node.start_soon(self._hold, request, check, opening)
+        try:
+            await opening.is_done.wait()
+        except BaseException:
+            opening.scope.cancel()
+            raise
+        if opening.held is None:
+            raise opening.error or Refused(
+                problem(ErrorCode.SERVER_DRAINING, "The node has ended.")
+            )
+        return opening.held
+
+    async def _hold(
+        self,
+        request: Request,
+        check: Callable[[], Awaitable[AcceptedUpgrade]],
+        opening: _Opening,
+    ) -> None:
+        """Serve a connection to its end."""
+        try:
+            with opening.scope:
+                await self._serve(request, check, opening)
+        except Refused as refused:
+            opening.error = refused
+        except Exception as error:
+            _log.exception("poll_failed", error_id=new_error_id())
+            opening.error = error
+        finally:
+            opening.is_done.set()
+
+    async def _serve(
+        self,
+        request: Request,
+        check: Callable[[], Awaitable[AcceptedUpgrade]],
+        opening: _Opening,
+    ) -> None:
+        accepted: list[AcceptedUpgrade] = []
+
+        async def note_accepted() -> AcceptedUpgrade:
+            accepted.append(await check())
+            return accepted[0]
+
+        entrance = self._entrance
+        # A poll takes what there is, so until the next one the connection may stall.
+        opened = open_connection(entrance, request, note_accepted, send_timeout=2 * self._interval)
+        async with opened as connection:
+            waiting = trio.CancelScope(deadline=trio.current_time() + self._interval)
+            held = HeldConnection(connection, self._interval, waiting)
+            session_id = connection.session_id
+            with self._inboxes.registered(connection, accepted[0].identity):
+                replaced = self._held.get(session_id)
+                self._held[session_id] = opening.held = held
+                if replaced is not None:
+                    replaced.replaced()
+                opening.is_done.set()
+                try:
+                    with waiting:
+                        await trio.sleep_forever()
+                finally:
+                    if self._held.get(session_id) is held:
+                        del self._held[session_id]
+            connection.abandon()
