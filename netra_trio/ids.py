@@ -5,6 +5,7 @@
 True
 """
 
+import hashlib
 import itertools
 import os
 import secrets
@@ -23,6 +24,8 @@ QuestionId = NewType("QuestionId", str)
 UsageId = NewType("UsageId", str)
 NodeId = NewType("NodeId", str)
 NotificationId = NewType("NotificationId", str)
+
+UNLISTED = "unlisted_"  # begins the id of a thread that is in no list
 
 # Ids that are not secret are ordered by time, so that a database index over them grows at one end.
 # They cost a tenth of uuid4. The random part is different in each process; the counter makes ids of
@@ -56,6 +59,21 @@ def new_session_id() -> SessionId:
 def new_thread_id() -> ThreadId:
     """Return a new thread id, time-ordered, of the characters that a thread id may have."""
     return ThreadId(_ordered("thread"))
+
+
+def unlisted_thread_id(key: str | None) -> ThreadId:
+    """Return the id of a thread that is in no list, for a conversation that its client holds.
+
+    Args:
+        key: The idempotency key of the message, so that a retry has the same thread; None for none.
+    """
+    digest = hashlib.blake2b((key or secrets.token_hex(16)).encode(), digest_size=16)
+    return ThreadId(UNLISTED + digest.hexdigest())
+
+
+def is_listed(thread_id: ThreadId) -> bool:
+    """Return whether a thread is in the list of its user's threads."""
+    return not thread_id.startswith(UNLISTED)
 
 
 def new_message_id() -> MessageId:

@@ -94,6 +94,7 @@ class RunSpec:
         input: The payload of an `agent_request`; None for a `user_message`.
         timeout: Seconds from the first `agent_started` to the deadline.
         received: When the message was received, on Trio's clock.
+        history: What `Run.history` returns; None for the stored thread.
     """
 
     message: NewMessage
@@ -102,6 +103,7 @@ class RunSpec:
     input: JsonObject | None
     timeout: float
     received: float = 0.0
+    history: tuple[HistoryMessage, ...] | None = None
 
 
 @define
@@ -163,6 +165,7 @@ class Run:
         self.input = spec.input
         self.attempt = attempt
         self.agent_name = message.agent_name
+        self._posted = spec.history
         self._control = control
         self._nursery = nursery
         self.traceparent = TRACEPARENT.get()
@@ -445,13 +448,17 @@ class Run:
         return is_set
 
     async def history(self, limit: int = 50) -> Sequence[HistoryMessage]:
-        """Return up to `limit` earlier messages of the thread, oldest first.
+        """Return up to `limit` earlier messages of the conversation, oldest first.
 
-        The message of this run and messages whose run has not started are left out.
+        They are those of the thread; the message of this run and messages whose run has not started
+        are left out. Where the client holds the conversation itself, they are the ones it sent.
 
         Raises:
             StoreUnavailable: If the store cannot answer now.
         """
+        if self._posted is not None:
+            await trio.lowlevel.checkpoint()
+            return self._posted[max(0, len(self._posted) - limit) :]
         earlier: list[HistoryMessage] = []
         before: MessageId | None = None
         while len(earlier) < limit:

@@ -18,6 +18,7 @@ from netra_trio.ids import SessionId, ThreadId
 from netra_trio.node.registry import Sessions, check_kind, is_of
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.fields import JsonObject
+from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.services import Services
@@ -86,6 +87,7 @@ class SessionHost:
             "permissions": sorted(spec.permissions),
             "input": spec.input,
             "timeout": spec.timeout,
+            "history": None if spec.history is None else [*map(attrs.asdict, spec.history)],
         }
 
     def load_run(self, dumped: JsonObject) -> RunSpec | None:
@@ -96,6 +98,7 @@ class SessionHost:
         agent = self._agents.get(message.agent_name)
         if agent is None:
             return None
+        posted = dumped.get("history")  # of a node of an earlier version: none
         return RunSpec(
             message,
             agent,
@@ -103,6 +106,7 @@ class SessionHost:
             dumped["input"],
             dumped["timeout"],
             trio.current_time(),
+            None if posted is None else tuple(HistoryMessage(**each) for each in posted),
         )
 
     def adopt(self, session: Session, record: SessionRecord) -> None:

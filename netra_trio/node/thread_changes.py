@@ -17,7 +17,7 @@ from attrs import frozen
 
 from netra_trio.connections.thread_commands import listed_thread
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import SessionId, ThreadId, UserId
+from netra_trio.ids import SessionId, ThreadId, UserId, is_listed
 from netra_trio.protocol.threads import ThreadChange, ThreadChanged
 from netra_trio.sessions.users import User, UserConnection, Users
 from netra_trio.stores.threads import StoredThread, ThreadStore
@@ -78,6 +78,8 @@ class ThreadChanges:
 
     def note(self, session_id: SessionId, user_id: UserId, thread_id: ThreadId) -> None:
         """Send `updated` to the other sessions of a user, shortly later and once."""
+        if not is_listed(thread_id):
+            return
         key = (user_id, thread_id)
         if key in self._noted:
             if self._noted[key] != session_id:
@@ -90,7 +92,7 @@ class ThreadChanges:
     def publish(self, change: Change) -> None:
         """Send a change to the sessions of a user, on all nodes."""
         self.deliver(change)
-        if self.relay is not None:
+        if self.relay is not None and is_listed(change.thread_id):
             self.relay(change)
 
     def deliver(self, change: Change) -> None:
@@ -98,7 +100,7 @@ class ThreadChanges:
         for is_outdated in self._reads.get((change.user_id, change.thread_id), ()):
             is_outdated.set()
         user = self._users.find(change.user_id)
-        if user is None:
+        if user is None or not is_listed(change.thread_id):
             return
         for connection in user.connections:
             if connection.reason is None and connection.session_id != change.excluded:

@@ -18,7 +18,7 @@ from netra_trio.ids import (
     new_message_id,
     new_run_id,
 )
-from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
+from netra_trio.protocol.messages import AgentRequest, PostedMessage, UserMessage, WorkMessage
 from netra_trio.stores.base import NewMessage
 
 
@@ -74,15 +74,18 @@ def run_spec(
         _payload(message) if isinstance(message, AgentRequest) else None,
         timeout_ms / 1000,
         received,
+        message.history if isinstance(message, PostedMessage) else None,
     )
 
 
 def _fingerprint(message: WorkMessage) -> bytes:
     """Return a digest of the fields that must be equal in messages with the same key."""
     content = message.content if isinstance(message, UserMessage) else message.input
-    compared = [message.TYPE, content, message.agent, message.thread_id]
+    compared: list[Any] = [message.TYPE, content, message.agent, message.thread_id]
     if isinstance(message, UserMessage) and message.replaces is not None:
         compared.append(message.replaces)  # otherwise the fingerprints of version 0.1 stay valid
+    if isinstance(message, PostedMessage):
+        compared.append([[each.role, each.content] for each in message.history])
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 

@@ -10,7 +10,7 @@
 import itertools
 
 from netra_trio.errors import MessageNotFound, ThreadNotFound
-from netra_trio.ids import MessageId, ThreadId, UserId
+from netra_trio.ids import MessageId, ThreadId, UserId, is_listed
 from netra_trio.protocol.rooms import thread_room
 from netra_trio.stores.memory_rows import Thread, ThreadKey
 from netra_trio.stores.search import Matcher
@@ -64,7 +64,12 @@ class MemoryThreads:
         Raises:
             ThreadNotFound: If `before` is not a thread of the user.
         """
-        these = sorted(self.by_user.get(user_id, {}).values(), key=_place, reverse=True)
+        listed = (
+            thread
+            for thread_id, thread in self.by_user.get(user_id, {}).items()
+            if is_listed(thread_id)
+        )
+        these = sorted(listed, key=_place, reverse=True)
         if before is not None:
             cursor = self.by_key.get((user_id, before))
             if cursor is None:

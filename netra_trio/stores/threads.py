@@ -90,6 +90,8 @@ class ThreadStore(Protocol):
     ) -> tuple[Sequence[StoredThread], bool]:
         """Return threads, newest update first, and whether there are more.
 
+        Those that `netra_trio.ids.is_listed` excludes are left out.
+
         Args:
             user_id: The user.
             limit: The most threads to return.
@@ -102,7 +104,7 @@ class ThreadStore(Protocol):
         ...
 
     async def get_thread(self, user_id: UserId, thread_id: ThreadId) -> StoredThread | None:
-        """Return one listed thread, None if the user has no such thread."""
+        """Return one thread as a list has it, None if the user has no such thread."""
         ...
 
     async def find_room(self, room: str) -> tuple[UserId, ThreadId] | None:

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import SessionId, ThreadId, UserId
+from netra_trio.ids import SessionId, ThreadId, UserId, unlisted_thread_id
 from netra_trio.node import thread_changes
 from netra_trio.node.thread_changes import COALESCE_SECONDS, PENDING_CHANGES, Change
 from netra_trio.protocol.threads import ThreadChange
@@ -428,3 +428,16 @@ def test_changes_of_one_thread_are_merged() -> None:
     assert change(updated, "a").merged(change(updated, "b")) == change(updated, None)
     assert change(renamed, "a").merged(change(updated, "a")) == change(renamed, "a")
     assert change(updated, None).merged(change(renamed, "a")) == change(renamed, None)
+
+
+async def test_a_thread_that_is_not_listed_has_no_changes(autojump_clock: MockClock) -> None:
+    thread_id = unlisted_thread_id("k")
+    async with open_server(agents=AGENTS, **QUIET) as server, devices(server, 2) as (one, two):
+        await converse(one, "a title", agent="name_it", thread_id=thread_id)
+        await trio.sleep(1)
+        assert await two.sync() == []
+        server.node.services.threads.publish(
+            ALICE, thread_id, ThreadChange.UPDATED, excluded=SessionId("other")
+        )
+        await trio.sleep(1)
+        assert await two.sync() == []

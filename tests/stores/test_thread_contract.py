@@ -18,7 +18,7 @@ from stores.samples import (
 )
 
 from netra_trio.errors import KeyConflict, MessageNotFound, ThreadDeleted, ThreadNotFound
-from netra_trio.ids import ThreadId, UserId, new_message_id
+from netra_trio.ids import ThreadId, UserId, new_message_id, unlisted_thread_id
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.rooms import thread_room
 from netra_trio.protocol.threads import Rating
@@ -514,3 +514,16 @@ async def test_the_run_of_a_deleted_thread_is_unknown(store: Store) -> None:
     assert await store.run_status(message.run_id) is None
     assert await store.interrupt_run(message.run_id, owner=store.owner) is None
     assert await store.request_stop(message.run_id) is False
+
+
+async def test_a_thread_of_a_client_that_holds_the_conversation_is_not_listed(store: Store) -> None:
+    unlisted = unlisted_thread_id(None)
+    await say(store, MAIN, at=NOW)
+    await say(store, unlisted, "find me", at=NOW + 1)
+    await say(store, "unlistedX", at=NOW + 2)  # a wildcard of SQL must not match it
+    assert await names(store) == (["unlistedX", MAIN], False)
+    assert await names(store, limit=1) == (["unlistedX"], True)
+    assert await names(store, query="find me") == ([], False)
+    # Its user may still name it.
+    assert (await thread_of(store, unlisted)).title == "find me"
+    assert await store.delete_thread(ALICE, unlisted)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from netra_trio.errors import MessageNotFound, ThreadNotFound
-from netra_trio.ids import MessageId, NodeId, RunId, ThreadId, UserId
+from netra_trio.ids import UNLISTED, MessageId, NodeId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryFeedback, RunStatus
 from netra_trio.stores.search import pattern_of
 from netra_trio.stores.sql.branches import is_answer, is_listed, of_question, question
@@ -65,6 +65,7 @@ _LISTED: Select[Any] = select(
     threads.c.updated_at,
     _UNREAD.label("unread"),
 )
+_IS_IN_LIST = threads.c.thread_id.not_like(f"{UNLISTED.replace('_', '$_')}%", escape="$")
 _IS_ASKING = exists().where(questions.c.run_id == runs.c.run_id, questions.c.outcome.is_(None))
 _ACTIVE: Select[Any] = (
     select(
@@ -91,7 +92,7 @@ def list_threads(
     Raises:
         ThreadNotFound: If `before` is not a thread of the user.
     """
-    these = threads.c.user_id == user_id
+    these = and_(threads.c.user_id == user_id, _IS_IN_LIST)
     if before is not None:
         cursor = connection.execute(
             select(threads.c.number, threads.c.updated_at).where(_this(user_id, before))
