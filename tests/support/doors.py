@@ -10,6 +10,7 @@ The client of a request may stop reading, and may leave.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import orjson
@@ -149,8 +150,12 @@ async def request(
     user: str | None = "alice",
     headers: Mapping[str, str] | None = None,
     query: str = "",
+    leaves_after: float = inf,
 ) -> AsyncIterator[HttpAnswer]:
-    """Send a request; the block gets its answer when it has begun. The client leaves at its end."""
+    """Send a request; the block gets its answer when it has begun. The client leaves at its end.
+
+    It leaves earlier, `leaves_after` seconds after its request, if the answer may never begin.
+    """
     answer = HttpAnswer()
     answer.reading.set()
     if body is None:
@@ -173,7 +178,8 @@ async def request(
         if messages:
             await trio.lowlevel.checkpoint()
             return messages.pop()
-        await answer.left.wait()
+        with trio.move_on_after(leaves_after):
+            await answer.left.wait()
         return {"type": "http.disconnect"}
 
     async def call() -> None:

@@ -5,7 +5,7 @@ outcome = await stream_run(responder, connection, runs.events(started), translat
 A translator writes the events in the format of its protocol, and does no I/O.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -25,15 +25,18 @@ class Translator(Protocol):
     """Writes the events of one run in the format of a protocol.
 
     Attributes:
-        headers: The headers of the answer.
         keep_alive: Sent when there is no event for a heartbeat interval.
         is_complete: Whether the answer is complete: after the end of the run, or where the protocol
             ends an answer before that.
     """
 
-    headers: Mapping[str, str]
     keep_alive: bytes
     is_complete: bool
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the answer."""
+        ...
 
     def begin(self) -> bytes:
         """Return what comes before the first event."""
@@ -62,6 +65,7 @@ async def stream_run(
         frames: The events.
         translator: Writes them.
     """
+    outcome = DoorOutcome.LEFT
     try:
         async with responder.until_gone():
             await responder.start(translator.headers)
@@ -82,8 +86,36 @@ async def stream_run(
                 await responder.end(data + translator.lost(fault_of(ended)))
                 return DoorOutcome.LOST
             await responder.end(data)
+            outcome = DoorOutcome.COMPLETED  # even if the client leaves at this moment
     except TransportClosed as closed:
         return DoorOutcome.STALLED if closed.timed_out else DoorOutcome.LEFT
+    return outcome
+
+
+async def collect_run(
+    responder: Responder,
+    connection: DoorConnection,
+    frames: AsyncGenerator[Frame, None],
+    add: Callable[[Frame], bool],
+) -> DoorOutcome:
+    """Collect the events of a run for an answer that is no stream. Cancelling is safe.
+
+    Args:
+        responder: Notices that the client has left.
+        connection: The connection that the events come from.
+        frames: The events.
+        add: Adds an event to the answer; returns whether the answer is complete.
+
+    Raises:
+        Refused: The connection has ended with an error.
+        ConnectionEnded: The connection has ended before the answer was complete.
+    """
+    async with responder.until_gone(), aclosing(frames):
+        async for frame in frames:
+            if frame["type"] == Heartbeat.TYPE:
+                await connection.note_alive()
+            if add(frame):
+                break
     return DoorOutcome.LEFT if responder.is_gone else DoorOutcome.COMPLETED
 
 
