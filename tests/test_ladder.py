@@ -34,6 +34,8 @@ SANS_IO = {
     "client.stats",
     "config.origins",
     "endpoints.doors.event_frames",
+    "endpoints.doors.openai_answer",
+    "endpoints.doors.openai_request",
     "endpoints.doors.sse",
     "protocol.admin",
     "protocol.codec",

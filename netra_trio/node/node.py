@@ -104,6 +104,7 @@ class Node:
         watch: The threads that are watched.
         admin: Its part of the live page.
         start_soon: Starts a task that ends with the node; none after its end.
+        listed_agents: The agents as clients are told of them.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Node:
         services.instruments.metrics.read_gauges = self._gauges
         self._settings = settings
         self._agents = agents
-        self._listed_agents = listed(agents)
+        self.listed_agents = listed(agents)
         self._nursery = nursery
         self.start_soon = start_soon
         self._users = users
@@ -427,7 +428,7 @@ class Node:
             limits=connection_limits(self._settings),
             resume=resume,
             user_room=user_room(connection.session.user.id),
-            agents=self._listed_agents,
+            agents=self.listed_agents,
         )
 
     def _wake(self, session: Session) -> None:

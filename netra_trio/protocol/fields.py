@@ -14,7 +14,7 @@ HISTORY_PAGE = 50  # messages, unless the client asks for another number
 HISTORY_PAGE_MAX = 100  # messages
 
 _THREAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_THREAD_ID_TEXT = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
+THREAD_ID_TEXT = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 
 
 class ExpectationError(ValueError):
@@ -35,8 +35,13 @@ class ExpectationError(ValueError):
 
 def check_thread_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:
     """Accept a thread id, or None."""
-    if value is not None and not _THREAD_ID.fullmatch(value):
-        raise ExpectationError(_THREAD_ID_TEXT, attribute.name, value)
+    if value is not None and not is_thread_id(value):
+        raise ExpectationError(THREAD_ID_TEXT, attribute.name, value)
+
+
+def is_thread_id(value: str) -> bool:
+    """Return whether a text is a valid thread id."""
+    return _THREAD_ID.fullmatch(value) is not None
 
 
 def check_not_blank(_: object, attribute: "attrs.Attribute[Any]", value: str) -> None:

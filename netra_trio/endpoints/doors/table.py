@@ -3,15 +3,16 @@
 from collections.abc import Callable, Collection, Mapping
 
 from netra_trio.endpoints.call import Endpoint
-from netra_trio.endpoints.doors import events
+from netra_trio.endpoints.doors import events, openai
 from netra_trio.endpoints.entrance import Entrance
-from netra_trio.protocol.doors import DOOR_PATHS, EVENTS
+from netra_trio.protocol.doors import DOOR_PATHS, EVENTS, OPENAI
 
 Methods = Mapping[str, Endpoint]
 """The endpoints of a path, by method."""
 
 _DOORS: Mapping[str, Callable[[Entrance], Mapping[str, Methods]]] = {
     EVENTS: events.open_door,
+    OPENAI: openai.open_door,
 }
 
 

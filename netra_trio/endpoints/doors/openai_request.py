@@ -1,0 +1,197 @@
+"""Reads the requests of the OpenAI door.
+
+    >>> request = read_request(
+    ...     {"model": "chat", "messages": [{"role": "user", "content": "hello"}]}, 0.0
+    ... )
+    >>> request.content, request.history, request.stream
+    ('hello', (), False)
+
+What a request asks for in another form than the agents have is refused: several choices, JSON,
+audio, a call of a tool by the client. What tunes a model is the agent's own matter and ignored:
+`temperature`, `max_tokens`, `stop`, `tools` and the like.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import attrs
+from attrs import define
+
+from netra_trio.ids import MessageId
+from netra_trio.protocol import codec
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.messages import HistoryMessage, Outbound, PostedMessage, UserMessage
+from netra_trio.protocol.problem import Problem, Refused, problem
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
+from netra_trio.values import frozen
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_OF_USER = frozenset({"system", "developer", "user"})
+_RESULTS = frozenset({"tool", "function"})  # of calls that another server's answer asked for
+_KINDS = {str: "a string", bool: "true or false", dict: "an object", list: "an array"}
+
+
+@frozen
+class ChatRequest:
+    """A request for an answer.
+
+    Attributes:
+        model: The name of the agent.
+        content: The text of the last message.
+        history: The messages before it.
+        stream: Whether the answer is sent as a stream.
+        include_usage: Whether the stream ends with the usage.
+    """
+
+    model: str
+    content: str
+    history: tuple[HistoryMessage, ...]
+    stream: bool
+    include_usage: bool
+
+
+@define
+class PostedFormat:
+    """The format `netra.v1`, in which a message has the history that the client has posted.
+
+    Attributes:
+        history: The history of the next message.
+    """
+
+    history: tuple[HistoryMessage, ...] = ()
+    name: str | None = JSON_ACKNOWLEDGING.name
+    acknowledges: bool = True
+
+    def decode(self, frame: str | bytes, *, max_size: int) -> codec.Frame:
+        """Return the message of a frame; a message of the user gets the history."""
+        decoded = JSON_ACKNOWLEDGING.decode(frame, max_size=max_size)
+        if type(decoded.message) is not UserMessage:
+            return decoded
+        fields = attrs.asdict(decoded.message, recurse=False)
+        return codec.Frame(PostedMessage(**fields, history=self.history), decoded.correlation_id)
+
+    encode_event = staticmethod(codec.encode_event)
+
+    def encode_control(
+        self, message: Outbound, timestamp: float, correlation_id: str | None = None
+    ) -> bytes:
+        """Return the frame of a message without a number."""
+        return codec.encode(message, timestamp, correlation_id)
+
+    def encode_problem(
+        self, problem: Problem, timestamp: float, correlation_id: str | None = None
+    ) -> bytes:
+        """Return an `error` frame."""
+        return codec.encode_problem(problem, timestamp, correlation_id)
+
+
+def read_request(body: Any, now: float) -> ChatRequest:
+    """Return the request of a body.
+
+    Args:
+        body: The body, a value of JSON.
+        now: Unix seconds, for the messages.
+
+    Raises:
+        Refused: VALIDATION_ERROR, with the path of the field.
+    """
+    if type(body) is not dict:
+        _refuse("$", "an object", body)
+    model = _field(body, "$", "model", str)
+    if not model:
+        _refuse("$.model", "the name of an agent", model)
+    _check_form(body)
+    stream = _optional(body, "$", "stream", bool) or False
+    options = _optional(body, "$", "stream_options", dict) or {}
+    include_usage = _optional(options, "$.stream_options", "include_usage", bool) or False
+    messages = _field(body, "$", "messages", list)
+    if not messages:
+        _refuse("$.messages", "at least one message", messages)
+    *earlier, last = (_read_message(place, message) for place, message in enumerate(messages))
+    if last[0] != "user":
+        expected = "user: the agent answers the user's message"
+        _refuse(f"$.messages[{len(earlier)}].role", expected, last[0])
+    if not last[1].strip():
+        _refuse(f"$.messages[{len(earlier)}].content", "a text that is not blank", last[1])
+    return ChatRequest(model, last[1], tuple(_history(earlier, now)), stream, include_usage)
+
+
+def _history(messages: list[tuple[str, str]], now: float) -> Iterator[HistoryMessage]:
+    """Return the messages that have a text, as an agent reads them.
+
+    The instructions of a system message are the caller's, so they are words of the user: those of
+    the operator are in the agent, and stay above them.
+    """
+    for place, (role, text) in enumerate(messages):
+        if role in _RESULTS or not text.strip():
+            continue
+        name = "user" if role in _OF_USER else "agent"
+        yield HistoryMessage(MessageId(f"posted_{place}"), name, text, now)
+
+
+def _read_message(place: int, message: Any) -> tuple[str, str]:
+    """Return the role and the text of a message."""
+    path = f"$.messages[{place}]"
+    if type(message) is not dict:
+        _refuse(path, "an object", message)
+    role = _field(message, path, "role", str)
+    if role not in _ROLES:
+        _refuse(f"{path}.role", f"one of {', '.join(_ROLES)}", role)
+    content = message.get("content")
+    if type(content) is str:
+        return role, content
+    if type(content) is list:
+        return role, "\n".join(_read_parts(f"{path}.content", content))
+    if content is not None or role != "assistant":
+        _refuse(f"{path}.content", "a string or an array of text parts", content)
+    return role, ""  # it has only called tools
+
+
+def _read_parts(path: str, parts: list[Any]) -> Iterator[str]:
+    for place, part in enumerate(parts):
+        here = f"{path}[{place}]"
+        if type(part) is not dict:
+            _refuse(here, "an object", part)
+        kind = _field(part, here, "type", str)
+        if kind not in {"text", "refusal"}:
+            _refuse(f"{here}.type", '"text": agents read no images, audio or files', kind)
+        yield _field(part, here, kind, str)
+
+
+def _check_form(body: dict[str, Any]) -> None:
+    """Refuse what asks for an answer in another form than a text."""
+    choices = body.get("n")
+    if choices is not None and (type(choices) is not int or choices != 1):
+        _refuse("$.n", "1", choices)
+    if _optional(body, "$", "logprobs", bool):
+        _refuse("$.logprobs", "false: agents have none", True)
+    format_ = _optional(body, "$", "response_format", dict) or {}
+    if format_.get("type", "text") != "text":
+        expected = '"text": an agent decides about the form of its answer'
+        _refuse("$.response_format.type", expected, format_["type"])
+    choice = body.get("tool_choice")
+    if choice not in (None, "auto", "none"):
+        expected = "auto or none: the tools of an agent run on the server"
+        _refuse("$.tool_choice", expected, choice)
+    for place, kind in enumerate(_optional(body, "$", "modalities", list) or ()):
+        if kind != "text":
+            _refuse(f"$.modalities[{place}]", "text", kind)
+
+
+def _field(value: dict[str, Any], path: str, name: str, kind: type) -> Any:
+    if name not in value:
+        text = f"{path}.{name}: expected {_KINDS[kind]}, got nothing"
+        raise Refused(problem(ErrorCode.VALIDATION_ERROR, text))
+    if type(value[name]) is not kind:
+        _refuse(f"{path}.{name}", _KINDS[kind], value[name])
+    return value[name]
+
+
+def _optional(value: dict[str, Any], path: str, name: str, kind: type) -> Any:
+    """Return a field; None if it is absent or null."""
+    return None if value.get(name) is None else _field(value, path, name, kind)
+
+
+def _refuse(path: str, expected: str, value: object) -> NoReturn:
+    text = f"{path}: expected {expected}, got {codec.show(value)}"
+    raise Refused(problem(ErrorCode.VALIDATION_ERROR, text))
