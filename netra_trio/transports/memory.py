@@ -114,8 +114,10 @@ class _Direction:
 
     @property
     def has_pending(self) -> bool:
-        """Whether a frame has arrived."""
-        return self._next_arrival() <= trio.current_time()
+        """Whether a frame has arrived that is no ping."""
+        now = trio.current_time()
+        frames = () if self._is_stalled else self._frames
+        return any(arrival <= now and frame is not None for arrival, frame in frames)
 
     @property
     def _known_end(self) -> int | None:
