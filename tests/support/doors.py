@@ -18,6 +18,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.agents.run import Agent
+from netra_trio.broker.base import Backend
 from netra_trio.config.settings import Settings
 from netra_trio.protocol.doors import DOOR_PATHS
 from netra_trio.server.application import Application, create_app
@@ -33,6 +34,7 @@ async def open_app(
     agents: Mapping[str, Agent] | None = None,
     doors: tuple[str, ...] = tuple(DOOR_PATHS),
     store: Store | None = None,
+    backend: Backend | None = None,
     **settings: Any,
 ) -> AsyncIterator[Application]:
     """Run an application with doors on the virtual clock; unknown users are created."""
@@ -40,7 +42,13 @@ async def open_app(
         jwt_secret_key=SECRET, doors=doors, auth_auto_provision=True, **settings
     )
     store = MemoryStore() if store is None else store
-    app = create_app(agents=agents, settings=all_settings, store=store, wall_clock=wall_clock)
+    app = create_app(
+        agents=agents,
+        settings=all_settings,
+        store=store,
+        wall_clock=wall_clock,
+        backend=backend,
+    )
     async with app.running():
         yield app
 

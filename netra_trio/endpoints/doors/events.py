@@ -21,11 +21,12 @@ from netra_trio.endpoints.checks import (
     check_caller,
     check_door,
     check_resume,
+    check_user_exists,
 )
 from netra_trio.endpoints.doors.answering import WRITE_BYTES
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
 from netra_trio.endpoints.doors.event_frames import Close, close_event, event_of
-from netra_trio.endpoints.doors.inboxes import Inboxes
+from netra_trio.endpoints.doors.inboxes import Inboxes, NoOpenConnection
 from netra_trio.endpoints.doors.polls import Polls
 from netra_trio.endpoints.doors.sse import SSE_HEADERS
 from netra_trio.endpoints.entrance import Entrance
@@ -101,7 +102,11 @@ class EventsDoor:
             except UnicodeDecodeError:
                 text = "The body is not UTF-8."
                 raise Refused(problem(ErrorCode.BAD_REQUEST, text)) from None
-            await self._inboxes.put(wanted.session_id, identity, frame)
+            try:
+                await self._inboxes.put(wanted.session_id, identity, frame)
+            except NoOpenConnection:
+                await check_user_exists(identity, call.services)  # it may have ended for that
+                raise
         return Answer(202, headers={"content-length": "0"})
 
     @asynccontextmanager
@@ -148,20 +153,21 @@ class EventsDoor:
     async def _poll(self, call: Call) -> DoorOutcome:
         request, responder = call.request, call.responder
         wait, resumes = _wait_of(request), _resumes(request)
+        outcome = DoorOutcome.LEFT
         async with responder.until_gone():
             body = await self._take(call, wait, resumes=resumes)
             headers = {"content-type": JSON, "cache-control": "no-store"}
             await responder.answer(Answer(200, content=body, headers=headers))
-        return DoorOutcome.LEFT if responder.is_gone else DoorOutcome.COMPLETED
+            outcome = DoorOutcome.COMPLETED
+        return outcome
 
     async def _take(self, call: Call, wait: float, *, resumes: bool) -> bytes:
         """Return the answer of the open connection, or else of a new one."""
         wanted, identity = _wanted(call.request), None
         if wanted is not None:
             identity = await self._check_caller(call)
-            held = self._polls.find(wanted.session_id, identity)
-            if held is not None and not resumes:
-                body = await held.take(wanted.last_seq, wait)
+            if not resumes:
+                body = await self._polls.take(wanted.session_id, identity, wanted.last_seq, wait)
                 if body is not None:
                     return body
         check = partial(self._check_opening, call, wanted, identity)

@@ -38,6 +38,14 @@ FRAME = "door_frame"  # the kind of the message to another node
 TAKEN, BUSY, UNKNOWN, AT = "taken", "busy", "unknown", "at"
 
 
+class NoOpenConnection(Refused):
+    """A session has no open connection at this door, or is another user's."""
+
+    def __init__(self) -> None:
+        text = "This session has no open stream and no open poll."
+        super().__init__(problem(ErrorCode.BAD_REQUEST, text, status=404, help="Open one first."))
+
+
 @frozen
 class Opened:
     """An open connection, and whose it is."""
@@ -88,8 +96,8 @@ class Inboxes:
         """Give a frame to the connection of a session. Cancelling is safe, at this node.
 
         Raises:
-            Refused: BAD_REQUEST with status 404, if no node has an open connection of the session;
-                SERVICE_UNAVAILABLE, if there is no room in time, or its node does not answer.
+            NoOpenConnection: If no node has an open connection of the session.
+            Refused: SERVICE_UNAVAILABLE, if there is no room in time, or its node does not answer.
         """
         state = await self._put_here(session_id, identity, frame)
         if state == UNKNOWN and self._node.cluster is not None:
@@ -103,7 +111,7 @@ class Inboxes:
             text = "The server does not take more frames of this session now."
             raise Refused(problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS))
         if state == UNKNOWN:
-            raise no_such_session()
+            raise NoOpenConnection
 
     async def _put_here(self, session_id: SessionId, identity: Identity, frame: str) -> str:
         connection = self.find(session_id, identity)
@@ -164,15 +172,15 @@ class Inboxes:
         Raises:
             BrokerUnavailable: If the directory does not answer.
         """
+        if self._node.sessions.get(session_id) is not None:
+            edge = self._edge(session_id)
+            return [] if edge is None else [edge]
         found = await cluster.backend.directory.find(session_id)
         record = found.record
         if record is None:  # it is new, or sessions are not kept without a connection
             return list(cluster.membership.peers)
         if not is_of(identity, record.user_id, is_anonymous=record.is_anonymous):
             return []
-        if record.owner == cluster.node:
-            edge = self._edge(session_id)
-            return [] if edge is None else [edge]
         return [record.owner] if record.owner is not None and found.owner_is_live else []
 
     def _edge(self, session_id: SessionId) -> NodeId | None:
@@ -214,9 +222,3 @@ class Inboxes:
 def caller_of(header: JsonObject) -> tuple[SessionId, Identity]:
     """Return the session and the caller that another node asks for."""
     return SessionId(header["session"]), Identity.load(header["identity"])
-
-
-def no_such_session() -> Refused:
-    """Return the error for a session without an open connection, or of another user."""
-    text = "This session has no open stream and no open poll."
-    return Refused(problem(ErrorCode.BAD_REQUEST, text, status=404, help="Open one first."))

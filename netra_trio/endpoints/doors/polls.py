@@ -6,6 +6,9 @@
 
 A task of the node serves such a connection, because no request lasts as long as it. It ends one
 heartbeat interval after its last poll; then its session waits for a resume, as after any other end.
+
+A poll that reaches another node is passed on in parts, so that a node that is gone is noticed. Each
+poll would move the session otherwise, and end the memberships in rooms.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,15 +22,21 @@ from netra_trio.auth.identity import Identity
 from netra_trio.endpoints.checks import AcceptedUpgrade
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
 from netra_trio.endpoints.doors.event_frames import Close, number_of, poll_body
-from netra_trio.endpoints.doors.inboxes import Inboxes
+from netra_trio.endpoints.doors.inboxes import REPLY_SECONDS, UNKNOWN, Inboxes, caller_of
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.request import Request
 from netra_trio.errors import TransportClosed
-from netra_trio.ids import SessionId, new_error_id
+from netra_trio.ids import NodeId, SessionId, new_error_id
 from netra_trio.protocol.codes import ABNORMAL, ErrorCode
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.problem import Refused, problem
 
 ANSWER_BYTES = 256 * 1024  # of frames in one answer, beside its last one
+WRITER_STEPS = 4  # of the scheduler, in which a writer that waits for room sends a frame
+PART_SECONDS = 5.0  # for which another node waits at once
+
+POLL = "door_poll"  # the kind of the message to another node
+ANSWERED, REPLACED, RESUME = "answered", "replaced", "resume"
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +51,7 @@ class HeldConnection:
 
     Attributes:
         handed: The highest number in an answer so far.
+        polls: The number of polls so far.
     """
 
     def __init__(
@@ -51,7 +61,7 @@ class HeldConnection:
         self._interval = interval
         self._scope = scope
         self._first: bytes | None = connection.first_frame
-        self._polls = 0
+        self.polls = 0
         self._taking = trio.Lock()
         self._wait = trio.CancelScope()
         self.handed = int(connection.hello["resume"]["last_seq"])
@@ -69,11 +79,11 @@ class HeldConnection:
             The body. None if the client has not the last number that was sent to it, or has a
             later one: it has to resume its session.
         """
-        self._polls += 1
-        number = self._polls
+        self.polls += 1
+        number = self.polls
         self._wait.cancel()
         async with self._taking:
-            if number != self._polls:
+            if number != self.polls:
                 return poll_body([])
             if last_seq != self.handed:
                 return None
@@ -110,13 +120,21 @@ class HeldConnection:
                 self._wait = trio.CancelScope(deadline=trio.current_time() + wait)
                 with self._wait:
                     frames.append(self._noted(await connection.receive_bytes()))
-            while size < ANSWER_BYTES and (connection.has_pending or connection.is_closed):
+            while size < ANSWER_BYTES and (await self._has_pending() or connection.is_closed):
                 frames.append(self._noted(await connection.receive_bytes()))
                 size += len(frames[-1])
         except TransportClosed as closed:
             close = Close(closed.code or ABNORMAL, connection.close_reason)
             self._scope.cancel()
         return poll_body(frames, close)
+
+    async def _has_pending(self) -> bool:
+        """Whether there is a frame, when the writer has had the time to send another one."""
+        for _ in range(WRITER_STEPS):
+            if self._connection.has_pending:
+                return True
+            await trio.lowlevel.checkpoint()
+        return self._connection.has_pending
 
     def _noted(self, frame: bytes) -> bytes:
         self.handed = number_of(frame) or self.handed
@@ -146,11 +164,57 @@ class Polls:
         self._inboxes = inboxes
         self._interval = entrance.node.services.settings.heartbeat_interval_ms / 1000
         self._held: dict[SessionId, HeldConnection] = {}
+        self._cluster = entrance.node.cluster
+        if self._cluster is not None:
+            self._cluster.mailbox.handle(POLL, self._on_poll)
 
-    def find(self, session_id: SessionId, identity: Identity) -> HeldConnection | None:
+    async def take(
+        self, session_id: SessionId, identity: Identity, last_seq: int, wait: float
+    ) -> bytes | None:
+        """Return the answer of the open connection of a session (see `HeldConnection.take`).
+
+        Returns:
+            The body; None if there is no such connection at any node, or its client has to resume.
+
+        Raises:
+            Refused: SERVICE_UNAVAILABLE, if the broker or the node of the session does not answer.
+        """
+        held = self._find(session_id, identity)
+        if held is not None:
+            return await held.take(last_seq, wait)
+        if self._cluster is None or self._inboxes.find(session_id, identity) is not None:
+            return None
+        until = trio.current_time() + wait
+        while True:
+            part = min(max(until - trio.current_time(), 0.0), PART_SECONDS)
+            header = {"last_seq": last_seq, "wait": part}
+            answer = await self._inboxes.ask(
+                session_id, identity, POLL, header, seconds=part + REPLY_SECONDS
+            )
+            if answer is None or answer.header["state"] == RESUME:
+                return None
+            is_empty = answer.header["state"] == ANSWERED and answer.data == poll_body([])
+            if not is_empty or trio.current_time() >= until:
+                return answer.data
+
+    def _find(self, session_id: SessionId, identity: Identity) -> HeldConnection | None:
         """Return the connection of a session of a user, if it is one of polls at this node."""
         held = self._held.get(session_id)
         return held if self._inboxes.find(session_id, identity) is not None else None
+
+    async def _on_poll(self, sender: NodeId, header: JsonObject, _data: bytes) -> None:
+        """Answer a part of a poll that has reached another node.
+
+        Raises:
+            BrokerUnavailable: If the answer could not be sent.
+        """
+        session_id, identity = caller_of(header)
+        held, state, body = self._find(session_id, identity), UNKNOWN, None
+        if held is not None:
+            number = held.polls + 1
+            body = await held.take(header["last_seq"], header["wait"])
+            state = RESUME if body is None else ANSWERED if held.polls == number else REPLACED
+        await self._inboxes.answer(sender, header, session_id, {"state": state}, body or b"")
 
     async def open(
         self, request: Request, check: Callable[[], Awaitable[AcceptedUpgrade]]
