@@ -80,7 +80,7 @@ class EventsDoor:
                 await check_door(call.request, call.services, now=now)
                 return Answer(200, headers={**SSE_HEADERS})
             if _is_poll(call.request):
-                noted.outcome = await self._poll(call)
+                await self._poll(call, noted)
             else:
                 noted.outcome = await self._stream(call)
         return None
@@ -150,16 +150,15 @@ class EventsDoor:
 
     # Long-polls.
 
-    async def _poll(self, call: Call) -> DoorOutcome:
+    async def _poll(self, call: Call, noted: _Noted) -> None:
         request, responder = call.request, call.responder
         wait, resumes = _wait_of(request), _resumes(request)
-        outcome = DoorOutcome.LEFT
+        noted.outcome = DoorOutcome.LEFT
         async with responder.until_gone():
             body = await self._take(call, wait, resumes=resumes)
             headers = {"content-type": JSON, "cache-control": "no-store"}
             await responder.answer(Answer(200, content=body, headers=headers))
-            outcome = DoorOutcome.COMPLETED
-        return outcome
+            noted.outcome = DoorOutcome.COMPLETED
 
     async def _take(self, call: Call, wait: float, *, resumes: bool) -> bytes:
         """Return the answer of the open connection, or else of a new one."""
