@@ -27,10 +27,12 @@ LADDER = (  # from the bottom up; "" is the package itself, with the public name
 SANS_IO = {
     "client.backlog",
     "client.event",
+    "client.fallback",
     "client.frames",
     "client.outbox",
     "client.retry",
     "client.sequence",
+    "client.sse",
     "client.stats",
     "config.origins",
     "endpoints.doors.event_frames",

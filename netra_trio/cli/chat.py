@@ -18,10 +18,10 @@ from netra_trio.client import (
     Network,
     NoAnswer,
     OpeningRefused,
+    Socket,
     TokenFailed,
     connect,
 )
-from netra_trio.client.network import WebSocket
 from netra_trio.client.retry import Next, after_refusal
 from netra_trio.ids import new_thread_id
 from netra_trio.protocol.codes import CloseCode
@@ -135,7 +135,7 @@ class _ReportingNetwork(Network):
     @asynccontextmanager
     async def open(
         self, url: str, *, headers: Mapping[str, str], subprotocols: Sequence[str]
-    ) -> AsyncIterator[WebSocket]:
+    ) -> AsyncIterator[Socket]:
         """Open a WebSocket (see `Dialer`)."""
         try:
             async with super().open(url, headers=headers, subprotocols=subprotocols) as socket:

@@ -17,7 +17,7 @@ from attrs import frozen
 from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, Socket, SocketClosed
 from netra_trio.client.frames import parse_object
-from netra_trio.client.network import reason_of
+from netra_trio.client.http import reason_of
 from netra_trio.errors import leaves
 from netra_trio.protocol.wire_format import SUBPROTOCOL
 

@@ -24,6 +24,7 @@ from netra_trio.client.errors import (
     TokenUnavailable,
 )
 from netra_trio.client.event import Event
+from netra_trio.client.fallback import Transport
 from netra_trio.client.feed import Events
 from netra_trio.client.network import Network
 from netra_trio.client.rooms import Published, Room
@@ -62,6 +63,7 @@ __all__ = [
     "Threads",
     "TokenFailed",
     "TokenUnavailable",
+    "Transport",
     "Watch",
     "connect",
 ]

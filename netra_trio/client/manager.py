@@ -16,6 +16,7 @@ import trio
 
 from netra_trio.client.connection import Connection
 from netra_trio.client.errors import ClientError, ConnectionClosed, ConnectionRefused, GaveUp
+from netra_trio.client.fallback import Transport
 from netra_trio.client.frames import Hello, as_object
 from netra_trio.client.line import CLOSING_SECONDS, SUBPROTOCOL, Line
 from netra_trio.client.notifier import Notifier
@@ -319,6 +320,8 @@ class ConnectionManager:
         else:
             self._switching.progressed()
         session.begin(hello)
+        # Dialers of tests have sockets that do not tell.
+        self._stats.transport = getattr(socket, "transport", Transport.WEBSOCKET)
         self._line = line
         self._connection = Connection(
             socket, session, self._tokens, lambda: self._replace(line), self._random

@@ -1,31 +1,46 @@
-"""The real network: trio-websocket for the socket, httpx2 for the discovery document.
+"""The real network: WebSockets, and the events door where WebSockets do not get through.
 
 async with Network().open(url, headers={}, subprotocols=("netra.v1",)) as socket:
     print(await socket.receive())
 """
 
-import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-import httpx2
 import trio
 import trio_websocket
 from wsproto.utilities import ProtocolError
 
+from netra_trio.client.door import FRAME_BYTES, EventsDoor, LateFrame
+from netra_trio.client.fallback import Transport, TransportPolicy
 from netra_trio.client.frames import parse_object
-from netra_trio.client.sockets import InvalidDocument, NoAnswer, OpeningRefused, SocketClosed
-from netra_trio.errors import leaves
+from netra_trio.client.http import (
+    ANSWER_SECONDS,
+    TOO_SLOW,
+    Answer,
+    KeptConnection,
+    Unreachable,
+    dial,
+    host_of,
+    refusal_of,
+    target_of,
+)
+from netra_trio.client.life import Life, LivingSocket
+from netra_trio.client.sockets import (
+    InvalidDocument,
+    NoAnswer,
+    OpeningRefused,
+    Socket,
+    SocketClosed,
+)
 from netra_trio.protocol.codes import ABNORMAL
 
-ANSWER_SECONDS = 10.0  # for an upgrade and for a document; a healthy server takes a few ms
-FRAME_BYTES = 1024 * 1024  # four times the largest event (docs/protocol.md, Limits)
-SWITCHING = 101  # the HTTP status of an accepted upgrade (RFC 6455, 4.1)
+PROBE_SECONDS = 5.0  # for the discovery document, after a failure that nothing explains
 DOCUMENT_BYTES = 64 * 1024  # a hundred times the usual document
-RETRY_AFTER_DIGITS = 6  # eleven days; a larger number is a mistake
 
 _NETWORK_ERRORS = (
     trio_websocket.HandshakeError,
@@ -34,40 +49,92 @@ _NETWORK_ERRORS = (
     trio.ClosedResourceError,
     OSError,
 )
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why there was no answer: the text of the innermost error, without its wrappers."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return ", ".join(dict.fromkeys(map(_text_of, leaves(error))))
-
-
-def _text_of(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        if error.errno > 0 and not isinstance(error, ssl.SSLError):
-            return os.strerror(error.errno)  # Trio's text repeats the address
-        return str(error.strerror)
-    return str(error) or type(error).__name__
+_EXPLANATIONS: set[int] = {
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The statuses with which the server itself refuses an attempt that has reached it whole."""
 
 
 class Network:
     """A `Dialer` over TCP; it ignores the proxy variables of the environment.
 
+    Where WebSockets fail, and the discovery document names the events door of the server, sockets
+    exchange their frames over HTTP. The rules are those of `TransportPolicy`.
+
     Args:
         tls: The authorities to trust for `wss`; the system's, or those of SSL_CERT_FILE, if None.
+        fallback: Whether to use the events door.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, fallback: bool = True) -> None:
         self._tls = tls
+        self._has_fallback = fallback
+        self._door = EventsDoor(self._trust)
+        self._policy = TransportPolicy()
+        self._config_url = ""
 
     @asynccontextmanager
     async def open(
         self, url: str, *, headers: Mapping[str, str], subprotocols: Sequence[str]
+    ) -> AsyncIterator[Socket]:
+        """Open a socket (see `Dialer`)."""
+        if not self._has_fallback or self._door.paths is None:
+            async with self._open_websocket(url, headers, subprotocols) as websocket:
+                yield websocket
+            return
+        transport = self._policy.choose(trio.current_time())
+        opening: AbstractAsyncContextManager[Socket]
+        if transport is Transport.WEBSOCKET:
+            opening = self._open_websocket(url, headers, subprotocols)
+        elif transport is Transport.SSE:
+            opening = self._door.stream(url, headers=headers)
+        else:
+            opening = self._door.poll(url, headers=headers)
+        life, is_given = Life(self._policy, transport), False
+        with self._door.pausing(url) as opened:
+            try:
+                async with opening as socket:
+                    is_given = True
+                    yield LivingSocket(socket, life, opened)
+            except (OpeningRefused, NoAnswer) as failure:
+                if is_given:
+                    raise
+                if await self._is_explained(failure):
+                    self._policy.explained()
+                    raise
+                self._policy.not_opened(transport, is_late=isinstance(failure, LateFrame))
+                # Another transport may succeed where this one was refused.
+                reason = failure.reason if isinstance(failure, OpeningRefused) else str(failure)
+                raise NoAnswer(reason) from None
+            life.ended(trio.current_time())
+
+    async def _is_explained(self, failure: OpeningRefused | NoAnswer) -> bool:
+        """Return whether the transport is not the reason of a failure.
+
+        It is not if the server has refused, cannot be reached with HTTP either, or has closed its
+        door meanwhile.
+        """
+        if isinstance(failure, Unreachable):
+            return True
+        if isinstance(failure, OpeningRefused) and _has_reason(failure):
+            return True
+        with trio.move_on_after(PROBE_SECONDS):
+            try:
+                await self.discover(self._config_url)
+            except (OpeningRefused, NoAnswer):
+                return True
+            return self._door.paths is None
+        return True
+
+    @asynccontextmanager
+    async def _open_websocket(
+        self, url: str, headers: Mapping[str, str], subprotocols: Sequence[str]
     ) -> AsyncIterator["WebSocket"]:
-        """Open a WebSocket (see `Dialer`)."""
         parts = urlsplit(url)
-        stream = await self._dial(parts)
+        stream = await dial(parts, self._trust)
         try:
             async with trio.open_nursery() as nursery:
                 reader = _Reader(nursery)
@@ -76,8 +143,8 @@ class Network:
                     connection = await trio_websocket.wrap_client_stream(
                         starter,
                         stream,
-                        parts.netloc.rpartition("@")[2],
-                        urlunsplit(("", "", parts.path or "/", parts.query, "")),
+                        host_of(parts),
+                        target_of(parts),
                         subprotocols=list(subprotocols),
                         extra_headers=[(k.encode(), v.encode()) for k, v in headers.items()],
                         max_message_size=FRAME_BYTES,
@@ -93,61 +160,31 @@ class Network:
         if not reader.is_open:
             raise reader.explain()
 
-    async def _dial(
-        self, parts: SplitResult
-    ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-        assert parts.hostname is not None  # noqa: S101 - the manager has checked
-        is_tls = parts.scheme == "wss"
-        port = parts.port or (443 if is_tls else 80)
-        try:
-            with trio.fail_after(ANSWER_SECONDS):
-                if not is_tls:
-                    return await trio.open_tcp_stream(parts.hostname, port)
-                stream = await trio.open_ssl_over_tcp_stream(
-                    parts.hostname, port, ssl_context=self._trust(), https_compatible=True
-                )
-                try:
-                    await stream.do_handshake()
-                except BaseException:
-                    await trio.aclose_forcefully(stream)
-                    raise
-                return stream
-        except trio.TooSlowError:
-            raise NoAnswer(_TOO_SLOW) from None
-        except _NETWORK_ERRORS as error:
-            raise NoAnswer(reason_of(error)) from None
-
     async def discover(self, url: str) -> Mapping[str, Any]:
         """Read a JSON object (see `Dialer`)."""
-        body = bytearray()
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        with trio.move_on_after(ANSWER_SECONDS) as scope:
-            try:
-                async with (
-                    httpx2.AsyncClient(
-                        # Reading the authorities takes 20 ms and more, and http does not need them.
-                        verify=self._trust() if urlsplit(url).scheme == "https" else _NO_TRUST,
-                        timeout=None,
-                        trust_env=False,
-                    ) as client,
-                    client.stream("GET", url, headers=headers) as answer,
-                ):
-                    async for piece in answer.aiter_raw():
-                        body += piece
-                        if len(body) > DOCUMENT_BYTES:
-                            # Leaving the loop would leave the generators of the HTTP client open.
-                            scope.cancel()
-            except (httpx2.HTTPError, OSError) as error:
-                raise NoAnswer(reason_of(error)) from None
-        if len(body) > DOCUMENT_BYTES:
+        parts = urlsplit(url)
+        kept = KeptConnection(parts, self._trust)
+        answer: Answer | None = None
+        try:
+            with trio.move_on_after(ANSWER_SECONDS):
+                connection = await kept.get()
+                headers = {"accept": "application/json"}
+                answer = await connection.ask(
+                    "GET", target_of(parts), headers, limit=DOCUMENT_BYTES
+                )
+        finally:
+            await kept.close()
+        if answer is None:
+            raise NoAnswer(TOO_SLOW)
+        if len(answer.body) > DOCUMENT_BYTES:
             raise InvalidDocument(f"{url} has more than {DOCUMENT_BYTES} bytes")
-        if scope.cancelled_caught:
-            raise NoAnswer(_TOO_SLOW)
-        if answer.status_code != httpx2.codes.OK:
-            raise _refusal(answer.status_code, answer.headers, bytes(body))
-        document = parse_object(bytes(body))
+        if answer.status != HTTPStatus.OK:
+            raise refusal_of(answer)
+        document = parse_object(answer.body)
         if document is None:
             raise InvalidDocument(f"{url} is not a JSON object")
+        self._config_url = url
+        self._door.read_config(document)
         return document
 
     def _trust(self) -> ssl.SSLContext:
@@ -191,19 +228,21 @@ class _Reader:
         fault = self._fault
         if isinstance(fault, trio_websocket.ConnectionRejected):
             headers = {k.decode().lower(): v.decode("latin-1") for k, v in fault.headers or ()}
-            return _refusal(fault.status_code, headers, fault.body or b"")
+            return refusal_of(Answer(fault.status_code, headers, fault.body or b""))
         if self._has_ended:
             return NoAnswer("the connection was closed before it was open")
         if self.handshake.cancelled_caught:
-            return NoAnswer(_TOO_SLOW)
+            return NoAnswer(TOO_SLOW)
         # The server answered; trying again would give the same answer.
         error = "The server selected none of the subprotocols that were offered."
         advice = "Check that the url is that of a netra_trio server."
-        return OpeningRefused(SWITCHING, body={"error": error, "help": advice})
+        return OpeningRefused(HTTPStatus.SWITCHING_PROTOCOLS, body={"error": error, "help": advice})
 
 
 class WebSocket:
     """A `Socket` of trio-websocket, whose reader task answers pings."""
+
+    transport = Transport.WEBSOCKET
 
     def __init__(self, connection: trio_websocket.WebSocketConnection) -> None:
         self._connection = connection
@@ -228,17 +267,9 @@ class WebSocket:
         await self._connection.aclose(code)
 
 
-_NO_TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-_TOO_SLOW = f"no answer within {ANSWER_SECONDS:g} s"
+def _has_reason(refused: OpeningRefused) -> bool:
+    return refused.code is not None and refused.status in _EXPLANATIONS
 
 
 def _code(closed: trio_websocket.ConnectionClosed) -> int:
     return ABNORMAL if closed.reason is None else int(closed.reason.code)
-
-
-def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> OpeningRefused:
-    wait = headers.get("retry-after", "")
-    is_wait = wait.isascii() and wait.isdigit() and len(wait) <= RETRY_AFTER_DIGITS
-    return OpeningRefused(
-        status, retry_after=float(wait) if is_wait else None, body=parse_object(body) or {}
-    )

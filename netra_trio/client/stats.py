@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from attrs import define
 
+from netra_trio.client.fallback import Transport
+
 
 class Status(StrEnum):
     """The status of a client."""
@@ -42,6 +44,7 @@ class Stats:
         connection_id: The id of the last connection; None before the first.
         session_id: The id of the session; None before the first connection.
         queued: Messages that are not confirmed.
+        transport: How the last connection exchanges frames; None before the first.
     """
 
     messages_sent: int = 0
@@ -55,3 +58,4 @@ class Stats:
     connection_id: str | None = None
     session_id: str | None = None
     queued: int = 0
+    transport: Transport | None = None

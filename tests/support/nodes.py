@@ -198,6 +198,7 @@ class Balancer:
                         raise
                     last = error
                     continue
+                assert isinstance(socket, WebSocket)
                 self._open[socket] = number
                 try:
                     yield socket

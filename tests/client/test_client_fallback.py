@@ -1,0 +1,201 @@
+"""The client of an application behind something that lets no WebSocket through, in virtual time."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from support.doors import open_app
+from support.http_host import Host, hosting
+from support.memory import token, wall_clock
+from support.talk import WHOLE, talk, talker
+from trio.testing import MockClock
+
+from netra_trio.agents.run import Run as AgentRun
+from netra_trio.client import (
+    Client,
+    ConnectionRefused,
+    Network,
+    Transport,
+    connect,
+)
+from netra_trio.server.application import Application
+from netra_trio.testing import Trace, assert_nothing_lost
+
+
+async def echo(run: AgentRun) -> str:
+    await run.emit(run.content)
+    return run.content
+
+
+@asynccontextmanager
+async def hosted(
+    monkeypatch: pytest.MonkeyPatch, agent: Any = echo, **options: Any
+) -> AsyncIterator[tuple[Host, Application]]:
+    options.setdefault("doors", ("events",))
+    async with (
+        open_app(agents={"talker": agent}, **options) as app,
+        hosting(app, monkeypatch) as host,
+    ):
+        yield host, app
+
+
+def client_of(
+    host: Host, user: str = "alice", **options: Any
+) -> AbstractAsyncContextManager[Client]:
+    given = {"token": token(user), "random": lambda: 0.0, "wall_clock": wall_clock}
+    return connect(host.url, **{**given, **options})
+
+
+async def test_a_stream_after_two_upgrades(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(monkeypatch) as (host, _), client_of(host) as client:
+        assert client.stats.transport is Transport.SSE
+        assert client.stats.errors_encountered == 2
+        assert await (await client.send("hello")).text() == "hello"
+        assert (client.stats.transport, client.stats.reconnections) == ("sse", 0)
+    assert [target for method, target in host.requests if method == "GET"] == [
+        "/ws/config",
+        "/ws",
+        "/ws/config",
+        "/ws",
+        "/ws/config",
+        "/ws/events",
+    ]
+
+
+async def test_polls_after_a_stream_that_is_collected(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(monkeypatch) as (host, _):
+        host.collects = True
+        async with client_of(host) as client:
+            assert client.stats.transport is Transport.LONG_POLL
+            assert trio.current_time() == 5.0
+            assert await (await client.send("hello")).text() == "hello"
+
+
+# --- when a transport is changed
+
+
+async def test_a_server_without_the_door(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(monkeypatch, doors=()) as (host, _):
+        with pytest.raises(ConnectionRefused):
+            async with client_of(host):
+                pass
+    assert [target for _, target in host.requests] == ["/ws/config", "/ws"]
+
+
+async def test_the_switch_is_off(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(monkeypatch) as (host, _):
+        with pytest.raises(ConnectionRefused):
+            async with client_of(host, dialer=Network(fallback=False)):
+                pass
+    assert [target for _, target in host.requests] == ["/ws/config", "/ws"]
+
+
+async def test_a_server_that_is_down_changes_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a refused connection nor the error of a gateway counts as a failed upgrade."""
+    async with hosted(monkeypatch) as (host, _):
+        network = Network()
+        await network.discover("http://server.test/ws/config")
+        upgrades = 0
+        host.answer = lambda _: 502
+        for is_down in [True, False, True, False]:
+            host.is_down = is_down
+            with pytest.raises(Exception, match=r"refused|HTTP status 50"):
+                async with network.open(host.url, headers={}, subprotocols=("netra.v1",)):
+                    pass
+            upgrades += not is_down
+    assert [target for _, target in host.requests].count("/ws/events") == 0
+    assert [target for _, target in host.requests].count("/ws") == upgrades
+
+
+async def test_a_refusal_of_the_server_is_final(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token is refused in the same way on each transport, with the error of the server."""
+    async with hosted(monkeypatch) as (host, _):
+        with pytest.raises(ConnectionRefused) as caught:
+            async with client_of(host, token="no.such.token"):
+                pass
+        assert caught.value.status == 401
+        assert caught.value.code == "INVALID_TOKEN"
+        # The upgrades do not get through, so it is the stream that says so.
+        assert [target for _, target in host.requests][-1] == "/ws/events"
+
+
+# --- loss
+
+
+async def converse(host: Host, trace: Trace) -> Client:
+    """Check that a conversation is complete."""
+    async with trio.open_nursery() as nursery, client_of(host) as client:
+        nursery.start_soon(trace.follow, client, "alice")
+        assert await talk(client) == WHOLE
+    return client
+
+
+def every(kind: str, n: int) -> Any:
+    """Return True at each n-th thing of a kind, and no more after so many cuts."""
+    seen = 0
+
+    def cut(what: str) -> bool:
+        nonlocal seen
+        seen += what == kind
+        return what == kind and seen % n == 0
+
+    return cut
+
+
+@pytest.mark.parametrize("n", [*range(2, 9), 13, 21, 34])
+async def test_a_stream_is_cut_before_every_nth_event(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    trace = Trace()
+    async with hosted(monkeypatch, trace.recording(talker)) as (host, _):
+        host.cut = every("event", n)
+        client = await converse(host, trace)
+    assert_nothing_lost(trace)
+    assert trace.announced == []
+    assert client.stats.reconnections == host.cuts or client.stats.reconnections == host.cuts - 1
+    assert client.stats.transport in {Transport.SSE, Transport.LONG_POLL}
+
+
+@pytest.mark.parametrize("n", range(2, 8))
+async def test_every_nth_answer_to_a_poll_is_lost(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    trace = Trace()
+    async with hosted(monkeypatch, trace.recording(talker)) as (host, _):
+        host.collects = True
+        host.cut = every("poll", n)
+        client = await converse(host, trace)
+    assert_nothing_lost(trace)
+    assert trace.announced == []
+    assert host.cuts > 0
+    assert client.stats.transport is Transport.LONG_POLL
+
+
+@pytest.mark.parametrize("collects", [False, True], ids=["sse", "long-poll"])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_answer_to_every_nth_frame_is_lost(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, n: int, collects: bool
+) -> None:
+    """The server has taken the frame: a message that is sent again starts no second run."""
+    trace = Trace()
+    async with hosted(monkeypatch, trace.recording(talker)) as (host, _):
+        host.collects = collects
+        host.cut = every("post", n)
+        await converse(host, trace)
+    assert_nothing_lost(trace)
+    assert trace.announced == []
+    assert host.cuts > 0
