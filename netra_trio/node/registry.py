@@ -4,7 +4,9 @@ A session whose connection has ended is kept for the resume window. Every sessio
 after that it cannot be resumed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -99,6 +101,7 @@ class Sessions:
         self._all: dict[SessionId, Session] = {}
         # When the resume window of each ends; in the order in which they were detached.
         self._detached: dict[SessionId, float] = {}
+        self._followers: Counter[SessionId] = Counter()
         self._busy: set[Session] = set()
         self._left: set[Session] = set()
         self.on_close: Callable[[Session], None] = _ignore
@@ -170,6 +173,25 @@ class Sessions:
             self._detached[session.id] = trio.current_time() + self._window
             self._has_detached.set()
             self._note_changed(session)
+
+    @contextmanager
+    def followed(self, session_id: SessionId) -> Iterator[None]:
+        """Keep a session while a client follows a run of it over the connection of another one.
+
+        Its resume window begins when the last such client has left.
+        """
+        self._followers[session_id] += 1
+        try:
+            yield
+        finally:
+            self._followers[session_id] -= 1
+            if not self._followers[session_id]:
+                del self._followers[session_id]
+                self._restart_window(session_id)
+
+    def _restart_window(self, session_id: SessionId) -> None:
+        if self._detached.pop(session_id, None) is not None:
+            self.detach(self._all[session_id])
 
     def close(self, session: Session, why: str, status: RunStatus = RunStatus.CANCELLED) -> None:
         """End a session: its runs end with `status`, and it cannot be resumed any more.
@@ -266,7 +288,10 @@ class Sessions:
             now = trio.current_time()
             due = [session_id for session_id, until in self._detached.items() if until <= now]
             for session_id in due:
-                self.close(self._all[session_id], WINDOW_PASSED)
+                if session_id in self._followers:
+                    self._restart_window(session_id)
+                else:
+                    self.close(self._all[session_id], WINDOW_PASSED)
 
     async def reap(self) -> None:
         """End cancelled runs whose tasks do not end, and suspend idle sessions, until cancelled."""

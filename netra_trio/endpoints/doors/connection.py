@@ -9,8 +9,8 @@ same limits and the same close codes. It holds a bounded number of bytes. If the
 for the send timeout, the connection ends.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -20,7 +20,7 @@ from netra_trio.endpoints.checks import AcceptedUpgrade
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.request import Request
 from netra_trio.errors import TransportClosed, unwrapped
-from netra_trio.ids import SessionId
+from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.codes import ABNORMAL, ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.transports.memory import MemoryClient, memory_pair
@@ -115,6 +115,22 @@ class DoorConnection:
         """Tell the heartbeat that the peer is alive; no effect if the connection has ended."""
         with suppress(TransportClosed):
             await self._client.pong()
+
+    @contextmanager
+    def following(self, run_id: str) -> Iterator[None]:
+        """Keep the session of a run, if it is one of this node, while the block follows the run.
+
+        Otherwise the run would end with the resume window of the client that has started it.
+        """
+        sessions = self._entrance.node.sessions
+        mine = sessions.get(self.session_id)
+        live = None if mine is None else mine.user.runs.get(RunId(run_id))
+        owner = None if live is None else live.session_id
+        if owner is None or owner == self.session_id:
+            yield
+            return
+        with sessions.followed(owner):
+            yield
 
     def end_session(self) -> None:
         """End the session; a run of it that has not ended is stopped."""

@@ -121,31 +121,38 @@ class RunReader:
             payload.get("run_status"),
         )
 
-    async def events(self, run: StartedRun) -> AsyncGenerator[Frame, None]:
+    async def events(
+        self, run: StartedRun, *, after: str | None = None
+    ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run, up to its `agent_completed`.
 
         An agent that returns a text and emits none has its text sent before its end. Heartbeats and
         `server_draining` are returned too. Close the generator if it is not read to its end.
 
+        Args:
+            run: The run.
+            after: A question of the run: only what follows it is returned.
+
         Raises:
             Refused: The thread of a duplicate cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
+        sent = _Sent()
         if run.is_duplicate:
-            frames = self.follow(run.thread_id, run.run_id)
+            frames = self._follow(run.thread_id, run.run_id, sent, after)
         else:
             frames = self._own_events(run.run_id)
         has_text = False
         async with aclosing(frames):
             async for frame in frames:
                 has_text |= frame["type"] == PartialResult.TYPE
-                if frame["type"] == AgentCompleted.TYPE and not has_text:
+                if frame["type"] == AgentCompleted.TYPE and not (has_text or sent.characters):
                     result = frame["payload"].get("result")
                     if isinstance(result, str) and result:
                         yield _frame(PartialResult.TYPE, run_id=run.run_id, content=result)
                 yield frame
 
-    async def follow(
+    def follow(
         self, thread_id: str, run_id: str, *, after: str | None = None
     ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run of another session, from its start to its end.
@@ -161,7 +168,11 @@ class RunReader:
             Refused: The thread cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
-        sent = _Sent()
+        return self._follow(thread_id, run_id, _Sent(), after)
+
+    async def _follow(
+        self, thread_id: str, run_id: str, sent: _Sent, after: str | None
+    ) -> AsyncGenerator[Frame, None]:
         while True:
             listed = await self.watch(thread_id)
             state = next((each for each in listed if each["run_id"] == run_id), None)
@@ -215,10 +226,7 @@ class RunReader:
             ConnectionEnded: The connection has ended.
         """
         key = new_correlation_id() if key is None else key
-        try:
-            await self._connection.send(kind, payload, key)
-        except TransportClosed as closed:
-            raise _ended(closed) from None
+        await self.send(kind, payload, key)
         while True:
             frame = await self._receive()
             given = frame.get("correlation_id")
@@ -227,6 +235,17 @@ class RunReader:
             if frame["type"] == reply_type and given == key:
                 return frame
             self._early.append(frame)
+
+    async def send(self, kind: str, payload: dict[str, Any], key: str | None = None) -> None:
+        """Send a message without waiting for a reply.
+
+        Raises:
+            ConnectionEnded: The connection has ended.
+        """
+        try:
+            await self._connection.send(kind, payload, key)
+        except TransportClosed as closed:
+            raise _ended(closed) from None
 
     async def _receive(self) -> Frame:
         try:
@@ -356,7 +375,7 @@ def _step_frames(
         yield _frame(AgentAsking.TYPE, run_id=run_id, **questions[step["question_id"]])
 
 
-def _frame(kind: str, **payload: Any) -> Frame:
+def _frame(kind: str, /, **payload: Any) -> Frame:
     return {"type": kind, "payload": payload}
 
 
