@@ -39,6 +39,8 @@ SANS_IO = {
     "endpoints.doors.openai_answer",
     "endpoints.doors.openai_request",
     "endpoints.doors.sse",
+    "endpoints.doors.vercel_request",
+    "endpoints.doors.vercel_stream",
     "protocol.admin",
     "protocol.codec",
     "protocol.codes",

@@ -11,6 +11,7 @@ CORS_SECONDS = 600  # that a browser may cache a pre-flight; every browser allow
 REQUESTED_HEADERS = 32  # of a pre-flight that are allowed: OpenAI's client for browsers sends ten
 
 _HEADERS = ("authorization", "content-type", "last-event-id")
+_EXPOSED = ("retry-after", "x-request-id", "x-vercel-ai-ui-message-stream")  # the first always
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110, 5.6.2
 
 
@@ -26,9 +27,7 @@ def cors_headers(request: Request, settings: Settings) -> dict[str, str]:
         "access-control-allow-origin": request.origins[0],
         "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
         "access-control-allow-headers": ", ".join(_allowed(request, settings)),
-        "access-control-expose-headers": "retry-after, x-request-id"
-        if settings.doors
-        else "retry-after",
+        "access-control-expose-headers": ", ".join(_EXPOSED if settings.doors else _EXPOSED[:1]),
         "access-control-max-age": str(CORS_SECONDS),
         "vary": "Origin",
     }

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Mapping
 
 from netra_trio.endpoints.call import Endpoint
-from netra_trio.endpoints.doors import events, openai
+from netra_trio.endpoints.doors import events, openai, vercel
 from netra_trio.endpoints.entrance import Entrance
-from netra_trio.protocol.doors import DOOR_PATHS, EVENTS, OPENAI
+from netra_trio.protocol.doors import DOOR_PATHS, EVENTS, OPENAI, VERCEL
 
 Methods = Mapping[str, Endpoint]
 """The endpoints of a path, by method."""
@@ -13,6 +13,7 @@ Methods = Mapping[str, Endpoint]
 _DOORS: Mapping[str, Callable[[Entrance], Mapping[str, Methods]]] = {
     EVENTS: events.open_door,
     OPENAI: openai.open_door,
+    VERCEL: vercel.open_door,
 }
 
 

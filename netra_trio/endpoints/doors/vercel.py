@@ -1,0 +1,349 @@
+"""The door of the Vercel AI SDK (`useChat`): `POST /api/chat`, and the stream and stop of a chat.
+
+A chat is a thread. The history is the server's: of what a client posts, only the newest message, or
+the answers to questions, are taken. See docs/doors-vercel.md.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from attrs import define
+
+from netra_trio.endpoints.answer import Answer, refusal
+from netra_trio.endpoints.call import Call, Endpoint, decode_json
+from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
+from netra_trio.endpoints.doors.answering import fault_of, stream_run
+from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.runs import (
+    HISTORY_PAGES,
+    ConnectionEnded,
+    RunReader,
+    StartedRun,
+)
+from netra_trio.endpoints.doors.vercel_request import (
+    Chat,
+    Given,
+    Said,
+    check_chat_id,
+    decode_chat,
+)
+from netra_trio.endpoints.doors.vercel_stream import ClosedQuestion, UIMessageStream
+from netra_trio.endpoints.entrance import Entrance
+from netra_trio.endpoints.paths import target_of
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.doors import DOOR_PATHS, VERCEL
+from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS
+from netra_trio.protocol.messages import (
+    AgentAnswered,
+    OnBusy,
+    RunStatus,
+)
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
+
+BODY_BYTES = 1024 * 1024  # of a request: it has all messages of the client
+STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
+LAST = "last-event-id"  # the header with the id of the newest message that the client has
+
+_PATHS = DOOR_PATHS[VERCEL]
+_LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
+
+
+def open_door(entrance: Entrance) -> Mapping[str, Mapping[str, Endpoint]]:
+    """Return the endpoints of the door, by path and method."""
+    door = _Door(entrance)
+    return {
+        _PATHS["chat"]: {"POST": door.chat},
+        _PATHS["stream"]: {"GET": door.stream},
+        _PATHS["stop"]: {"POST": door.stop},
+    }
+
+
+@define(eq=False)
+class _Visit:
+    """One request at the door.
+
+    Attributes:
+        call: The request.
+        connection: Its connection.
+        runs: Reads runs over the connection.
+        outcome: How it was answered.
+        owns_run: Whether the session of the connection has a run that has not ended.
+    """
+
+    call: Call
+    connection: DoorConnection
+    runs: RunReader
+    outcome: DoorOutcome = DoorOutcome.COMPLETED
+    owns_run: bool = False
+
+    async def answer(self, run: StartedRun, translator: UIMessageStream, **after: str) -> None:
+        """Stream the events of a run; those of a run that it has not started, from their start."""
+        self.owns_run = not run.is_duplicate
+        with self.connection.following(run.run_id):
+            frames = self.runs.events(run, **after)
+            responder = self.call.responder
+            self.outcome = await stream_run(responder, self.connection, frames, translator)
+        self.owns_run = self.owns_run and not translator.has_ended
+
+
+_Act = Callable[[_Visit], Awaitable[Answer | None]]
+
+
+class _Door:
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
+
+    async def chat(self, call: Call) -> Answer | None:
+        """Answer `POST /api/chat`."""
+        return await self._answer(call, _chat)
+
+    async def stream(self, call: Call) -> Answer | None:
+        """Answer `GET /api/chat/{id}/stream`."""
+        return await self._answer(call, _stream)
+
+    async def stop(self, call: Call) -> Answer | None:
+        """Answer `POST /api/chat/{id}/stop`."""
+        return await self._answer(call, _stop)
+
+    async def _answer(self, call: Call, act: _Act) -> Answer | None:
+        note = call.services.instruments.note
+        try:
+            async with self._visit(call) as visit:
+                answer = await act(visit)
+            note(DoorAnswered(VERCEL, visit.outcome))
+        except (Refused, ConnectionEnded) as error:
+            note(DoorAnswered(VERCEL, DoorOutcome.REFUSED))
+            fault = fault_of(error)
+            now = call.services.wall_clock()
+            answer = refusal(fault, now, call.request, call.path, note)
+            # The client shows the body of the answer as its error message.
+            headers = {**answer.headers, "content-type": "text/plain; charset=utf-8"}
+            return Answer(answer.status, headers=headers, content=fault.error.encode())
+        return answer
+
+    @asynccontextmanager
+    async def _visit(self, call: Call) -> AsyncIterator[_Visit]:
+        """Open a connection for a request; its session ends with it unless it has a run."""
+        services = call.services
+
+        async def check() -> AcceptedUpgrade:
+            return await check_door(call.request, services, now=trio.current_time())
+
+        async with open_connection(self._entrance, call.request, check) as connection:
+            visit = _Visit(call, connection, RunReader(connection))
+            try:
+                yield visit
+            finally:
+                if not visit.owns_run:
+                    connection.end_session()
+
+
+async def _chat(visit: _Visit) -> Answer | None:
+    chat = decode_chat(decode_json(await visit.call.read_body(BODY_BYTES)))
+    if chat.said is None:
+        await _continue(visit, chat)
+        return None
+    _check(visit, chat, chat.said)
+    run = await _begin(visit.runs, chat, chat.said)
+    await visit.answer(run, UIMessageStream(run.run_id, run.thread_id))
+    return None
+
+
+async def _stream(visit: _Visit) -> Answer | None:
+    chat_id = _chat_id(visit.call, _PATHS["stream"])
+    run = await _newest(visit.runs, chat_id)
+    wanted = visit.call.request.headers.get(LAST, [])
+    if run is None and wanted:
+        found = await _find(visit.runs, chat_id, wanted[0])
+        run = None if found is None else _run_of(found, chat_id)
+    if run is None:
+        return Answer(204)
+    translator = UIMessageStream(run.run_id, chat_id)
+    if visit.call.method == "HEAD":
+        return Answer(200, headers=dict(translator.headers))
+    await visit.answer(run, translator)
+    return None
+
+
+async def _stop(visit: _Visit) -> Answer:
+    chat_id = _chat_id(visit.call, _PATHS["stop"])
+    listed = await _unfinished(visit.runs, chat_id)
+    # The waiting ones first, so that none of them starts meanwhile.
+    for each in reversed(listed):
+        await visit.runs.send("stop_agent", {"run_id": each["run_id"]})
+    with trio.move_on_after(STOP_SECONDS):
+        for each in listed:
+            async for _ in visit.runs.follow(chat_id, each["run_id"]):
+                pass
+    return Answer(200, {"stopped": len(listed)})
+
+
+def _chat_id(call: Call, pattern: str) -> str:
+    return check_chat_id(target_of(call.path, pattern), "the id in the path")
+
+
+def _check(visit: _Visit, chat: Chat, said: Said) -> None:
+    """Check the agent and the size of a message.
+
+    Raises:
+        Refused: BAD_REQUEST or MESSAGE_TOO_LARGE.
+    """
+    agents = [each["name"] for each in visit.connection.hello["agents"]]
+    if chat.agent is not None and chat.agent not in agents:
+        text = f"$.agent: expected one of {', '.join(agents)}, got {chat.agent[:100]!r}"
+        raise Refused(problem(ErrorCode.BAD_REQUEST, text))
+    limit = visit.call.services.settings.max_message_size
+    if len(said.text.encode()) > limit:
+        text = f"$.messages: the text has more than {limit} bytes."
+        raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text))
+
+
+async def _begin(runs: RunReader, chat: Chat, said: Said) -> StartedRun:
+    """Start the run of a message, or return the one that it has started before."""
+    message: dict[str, Any] = {"content": said.text, "thread_id": chat.chat_id}
+    if chat.agent is not None:
+        message["agent"] = chat.agent
+    if said.target is None and not said.regenerates:
+        return await runs.start(message, said.message_id)
+    known = await _find(runs, chat.chat_id, said.message_id)
+    replaced = known
+    if known is None and said.target is not None and not said.regenerates:
+        replaced = await _find(runs, chat.chat_id, said.target)
+    if replaced is None:
+        return await runs.start(message, said.message_id)
+    key = _key(said, replaced)
+    if known is not None and _is_sent_again(said, known, key):
+        return _run_of(known, chat.chat_id)
+    message["replaces"] = replaced["message_id"]
+    if replaced["run"]["status"] != RunStatus.QUEUED:
+        message["on_busy"] = OnBusy.INTERRUPT  # its run is for a message that is gone
+    return await runs.start(message, key)
+
+
+def _key(said: Said, replaced: Mapping[str, Any]) -> str:
+    """Return the key of a message that replaces another one."""
+    if not said.regenerates and said.target != said.message_id:
+        return said.message_id
+    of_agent = said.target if said.regenerates and said.target else replaced["run"]["run_id"]
+    key = f"{said.message_id}:{of_agent}"
+    if len(key) > CORRELATION_ID_CHARACTERS:
+        limit = CORRELATION_ID_CHARACTERS - 1
+        text = f"$.messages: the ids of both messages together have more than {limit} characters."
+        raise Refused(problem(ErrorCode.BAD_REQUEST, text))
+    return key
+
+
+def _is_sent_again(said: Said, known: Mapping[str, Any], key: str) -> bool:
+    """Whether a message that replaces another one was sent before."""
+    if known["correlation_id"] == key:
+        return True
+    if said.regenerates:  # without a target it cannot be told from the request before it
+        return said.target is None and known["run"]["status"] in _LIVE
+    return said.target == said.message_id and bool(known["content"] == said.text)
+
+
+async def _continue(visit: _Visit, chat: Chat) -> None:
+    """Answer questions, and stream what follows them.
+
+    Raises:
+        Refused: ANSWER_REJECTED if a question does not exist or the answer does not fit.
+    """
+    closed, run_id = [], ""
+    for given in chat.given:
+        run_id, question = await _close(visit.runs, chat.chat_id, given)
+        closed.append(question)
+    run = StartedRun(run_id, "", chat.chat_id, True, RunStatus.RUNNING)
+    translator = UIMessageStream(run_id, chat.chat_id, closed=closed, metadata=chat.metadata)
+    await visit.answer(run, translator, after=chat.given[-1].question_id)
+
+
+async def _close(runs: RunReader, chat_id: str, given: Given) -> tuple[str, ClosedQuestion]:
+    """Answer a question; return its run, and how it was closed, also if another answer was first.
+
+    Raises:
+        Refused: ANSWER_REJECTED.
+    """
+    fault = Refused(problem(ErrorCode.ANSWER_REJECTED, "There is no such question in this chat."))
+    for each in await _unfinished(runs, chat_id):
+        for question in each.get("questions", ()):
+            if question["question_id"] == given.question_id:
+                try:
+                    reply = await runs.request("answer", _answer_of(given), AgentAnswered.TYPE)
+                except Refused as refused:
+                    fault = refused
+                else:
+                    return each["run_id"], _closed(question, reply["payload"], given)
+    async for message in _messages(runs, chat_id):
+        for question in message.get("run", {}).get("questions", ()):
+            if question["question_id"] == given.question_id and question.get("outcome"):
+                return message["run"]["run_id"], _closed(question, question, given)
+    raise fault
+
+
+def _answer_of(given: Given) -> dict[str, Any]:
+    payload: dict[str, Any] = {"question_id": given.question_id}
+    if given.approve is not None:
+        return {**payload, "approve": given.approve}
+    return {**payload, "answer": given.answer}
+
+
+def _closed(question: Mapping[str, Any], end: Mapping[str, Any], given: Given) -> ClosedQuestion:
+    return ClosedQuestion(question, end["outcome"], given.approve, end.get("answer"))
+
+
+async def _newest(runs: RunReader, chat_id: str) -> StartedRun | None:
+    """Return the newest run of a thread that has not ended; None if there is none."""
+    listed = await _unfinished(runs, chat_id)
+    if not listed:
+        return None
+    newest = listed[-1]
+    return StartedRun(newest["run_id"], newest["message_id"], chat_id, True, newest["status"])
+
+
+async def _unfinished(runs: RunReader, chat_id: str) -> list[dict[str, Any]]:
+    """Return the runs of a thread that have not ended; none if it does not exist."""
+    try:
+        return await runs.watch(chat_id)
+    except Refused as refused:
+        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
+            return []
+        raise
+
+
+async def _find(runs: RunReader, chat_id: str, wanted: str) -> dict[str, Any] | None:
+    """Return the newest message of the user with the id that its client uses, or with its run.
+
+    A message that replaces another one has the key of its id and more; see `_key`.
+    """
+    async for message in _messages(runs, chat_id):
+        key = message.get("correlation_id", "")
+        if message["role"] != "user" or "run" not in message:
+            continue
+        if wanted in {key, message["run"]["run_id"]} or key.startswith(f"{wanted}:"):
+            return message
+    return None
+
+
+async def _messages(runs: RunReader, chat_id: str) -> AsyncIterator[dict[str, Any]]:
+    """Return the newest messages of a thread, newest first; none if it does not exist."""
+    before = None
+    for _ in range(HISTORY_PAGES):
+        try:
+            page = await runs.history(chat_id, before)
+        except Refused as refused:
+            if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
+                return
+            raise
+        for message in reversed(page["messages"]):
+            yield message
+        if not page["has_more"]:
+            return
+        before = page["messages"][0]["message_id"]
+
+
+def _run_of(message: Mapping[str, Any], chat_id: str) -> StartedRun:
+    run = message["run"]
+    return StartedRun(run["run_id"], message["message_id"], chat_id, True, run["status"])
