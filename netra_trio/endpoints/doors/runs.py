@@ -122,7 +122,11 @@ class RunReader:
         )
 
     async def events(
-        self, run: StartedRun, *, after: str | None = None
+        self,
+        run: StartedRun,
+        *,
+        after: str | None = None,
+        listed: list[dict[str, Any]] | None = None,
     ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run, up to its `agent_completed`.
 
@@ -132,6 +136,7 @@ class RunReader:
         Args:
             run: The run.
             after: A question of the run: only what follows it is returned.
+            listed: Of a duplicate: the runs of its thread, which is watched since then.
 
         Raises:
             Refused: The thread of a duplicate cannot be read now.
@@ -139,7 +144,7 @@ class RunReader:
         """
         sent = _Sent()
         if run.is_duplicate:
-            frames = self._follow(run.thread_id, run.run_id, sent, after)
+            frames = self._follow(run.thread_id, run.run_id, sent, after, listed)
         else:
             frames = self._own_events(run.run_id)
         has_text = False
@@ -168,13 +173,19 @@ class RunReader:
             Refused: The thread cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
-        return self._follow(thread_id, run_id, _Sent(), after)
+        return self._follow(thread_id, run_id, _Sent(), after, None)
 
     async def _follow(
-        self, thread_id: str, run_id: str, sent: _Sent, after: str | None
+        self,
+        thread_id: str,
+        run_id: str,
+        sent: _Sent,
+        after: str | None,
+        listed: list[dict[str, Any]] | None,
     ) -> AsyncGenerator[Frame, None]:
         while True:
-            listed = await self.watch(thread_id)
+            if listed is None:
+                listed = await self.watch(thread_id)
             state = next((each for each in listed if each["run_id"] == run_id), None)
             if state is None:
                 for frame in await self._ended(thread_id, run_id, sent, after):
@@ -188,6 +199,7 @@ class RunReader:
                 yield event
                 if event["type"] == AgentCompleted.TYPE:
                     return
+            listed = None
 
     async def watch(self, thread_id: str) -> list[dict[str, Any]]:
         """Watch a thread; return its runs that have not ended.

@@ -6,7 +6,7 @@ the answers to questions, are taken. See docs/doors-vercel.md.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 from attrs import define
@@ -47,7 +47,12 @@ BODY_BYTES = 1024 * 1024  # of a request: it has all messages of the client
 STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
 LAST = "last-event-id"  # the header with the id of the newest message that the client has
 
+T = TypeVar("T")
+
 _PATHS = DOOR_PATHS[VERCEL]
+Listed = list[dict[str, Any]]
+"""The runs of a thread that have not ended."""
+
 _LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
@@ -79,11 +84,18 @@ class _Visit:
     outcome: DoorOutcome = DoorOutcome.COMPLETED
     owns_run: bool = False
 
-    async def answer(self, run: StartedRun, translator: UIMessageStream, **after: str) -> None:
-        """Stream the events of a run; those of a run that it has not started, from their start."""
+    async def answer(
+        self,
+        run: StartedRun,
+        translator: UIMessageStream,
+        *,
+        listed: Listed | None = None,
+        after: str | None = None,
+    ) -> None:
+        """Stream the events of a run; see `RunReader.events`."""
         self.owns_run = not run.is_duplicate
         with self.connection.following(run.run_id):
-            frames = self.runs.events(run, **after)
+            frames = self.runs.events(run, listed=listed, after=after)
             responder = self.call.responder
             self.outcome = await stream_run(responder, self.connection, frames, translator)
         self.owns_run = self.owns_run and not translator.has_ended
@@ -154,17 +166,20 @@ async def _chat(visit: _Visit) -> Answer | None:
 
 async def _stream(visit: _Visit) -> Answer | None:
     chat_id = _chat_id(visit.call, _PATHS["stream"])
-    run = await _newest(visit.runs, chat_id)
+    listed = await _unfinished(visit.runs, chat_id)
     wanted = visit.call.request.headers.get(LAST, [])
-    if run is None and wanted:
-        found = await _find(visit.runs, chat_id, wanted[0])
-        run = None if found is None else _run_of(found, chat_id)
+    run = None
+    if listed:
+        last = listed[-1]
+        run = StartedRun(last["run_id"], last["message_id"], chat_id, True, last["status"])
+    elif wanted and (found := await _find(visit.runs, chat_id, wanted[0])) is not None:
+        run = _run_of(found, chat_id)
     if run is None:
         return Answer(204)
     translator = UIMessageStream(run.run_id, chat_id)
     if visit.call.method == "HEAD":
         return Answer(200, headers=dict(translator.headers))
-    await visit.answer(run, translator)
+    await visit.answer(run, translator, listed=listed)
     return None
 
 
@@ -251,36 +266,50 @@ async def _continue(visit: _Visit, chat: Chat) -> None:
     Raises:
         Refused: ANSWER_REJECTED if a question does not exist or the answer does not fit.
     """
+    listed = await _unfinished(visit.runs, chat.chat_id)
     closed, run_id = [], ""
     for given in chat.given:
-        run_id, question = await _close(visit.runs, chat.chat_id, given)
+        run_id, question = await _close(visit.runs, chat.chat_id, given, listed)
         closed.append(question)
     run = StartedRun(run_id, "", chat.chat_id, True, RunStatus.RUNNING)
     translator = UIMessageStream(run_id, chat.chat_id, closed=closed, metadata=chat.metadata)
-    await visit.answer(run, translator, after=chat.given[-1].question_id)
+    await visit.answer(run, translator, listed=listed, after=chat.given[-1].question_id)
 
 
-async def _close(runs: RunReader, chat_id: str, given: Given) -> tuple[str, ClosedQuestion]:
+async def _close(
+    runs: RunReader, chat_id: str, given: Given, listed: Listed
+) -> tuple[str, ClosedQuestion]:
     """Answer a question; return its run, and how it was closed, also if another answer was first.
 
     Raises:
         Refused: ANSWER_REJECTED.
     """
     fault = Refused(problem(ErrorCode.ANSWER_REJECTED, "There is no such question in this chat."))
-    for each in await _unfinished(runs, chat_id):
-        for question in each.get("questions", ()):
-            if question["question_id"] == given.question_id:
-                try:
-                    reply = await runs.request("answer", _answer_of(given), AgentAnswered.TYPE)
-                except Refused as refused:
-                    fault = refused
-                else:
-                    return each["run_id"], _closed(question, reply["payload"], given)
-    async for message in _messages(runs, chat_id):
-        for question in message.get("run", {}).get("questions", ()):
-            if question["question_id"] == given.question_id and question.get("outcome"):
-                return message["run"]["run_id"], _closed(question, question, given)
-    raise fault
+    for each in listed:
+        question = _question_of(each, given.question_id)
+        if question is not None:
+            try:
+                reply = await runs.request("answer", _answer_of(given), AgentAnswered.TYPE)
+            except Refused as refused:
+                fault = refused
+            else:
+                return each["run_id"], _closed(question, reply["payload"], given)
+
+    def closed(message: Mapping[str, Any]) -> tuple[str, ClosedQuestion] | None:
+        question = _question_of(message.get("run", {}), given.question_id)
+        if question is None or "outcome" not in question:
+            return None
+        return message["run"]["run_id"], _closed(question, question, given)
+
+    found = await _search(runs, chat_id, closed)
+    if found is None:
+        raise fault
+    return found
+
+
+def _question_of(run: Mapping[str, Any], question_id: str) -> Mapping[str, Any] | None:
+    questions = run.get("questions", ())
+    return next((each for each in questions if each["question_id"] == question_id), None)
 
 
 def _answer_of(given: Given) -> dict[str, Any]:
@@ -294,16 +323,7 @@ def _closed(question: Mapping[str, Any], end: Mapping[str, Any], given: Given) -
     return ClosedQuestion(question, end["outcome"], given.approve, end.get("answer"))
 
 
-async def _newest(runs: RunReader, chat_id: str) -> StartedRun | None:
-    """Return the newest run of a thread that has not ended; None if there is none."""
-    listed = await _unfinished(runs, chat_id)
-    if not listed:
-        return None
-    newest = listed[-1]
-    return StartedRun(newest["run_id"], newest["message_id"], chat_id, True, newest["status"])
-
-
-async def _unfinished(runs: RunReader, chat_id: str) -> list[dict[str, Any]]:
+async def _unfinished(runs: RunReader, chat_id: str) -> Listed:
     """Return the runs of a thread that have not ended; none if it does not exist."""
     try:
         return await runs.watch(chat_id)
@@ -313,35 +333,41 @@ async def _unfinished(runs: RunReader, chat_id: str) -> list[dict[str, Any]]:
         raise
 
 
-async def _find(runs: RunReader, chat_id: str, wanted: str) -> dict[str, Any] | None:
+async def _find(runs: RunReader, chat_id: str, wanted: str) -> Mapping[str, Any] | None:
     """Return the newest message of the user with the id that its client uses, or with its run.
 
     A message that replaces another one has the key of its id and more; see `_key`.
     """
-    async for message in _messages(runs, chat_id):
-        key = message.get("correlation_id", "")
+
+    def found(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if message["role"] != "user" or "run" not in message:
-            continue
-        if wanted in {key, message["run"]["run_id"]} or key.startswith(f"{wanted}:"):
-            return message
-    return None
+            return None
+        key = message.get("correlation_id", "")
+        is_it = wanted in {key, message["run"]["run_id"]} or key.startswith(f"{wanted}:")
+        return message if is_it else None
+
+    return await _search(runs, chat_id, found)
 
 
-async def _messages(runs: RunReader, chat_id: str) -> AsyncIterator[dict[str, Any]]:
-    """Return the newest messages of a thread, newest first; none if it does not exist."""
+async def _search(
+    runs: RunReader, chat_id: str, found: Callable[[Mapping[str, Any]], T | None]
+) -> T | None:
+    """Return the first result for a message of the history, which is searched newest first."""
     before = None
     for _ in range(HISTORY_PAGES):
         try:
             page = await runs.history(chat_id, before)
         except Refused as refused:
             if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
-                return
+                return None
             raise
         for message in reversed(page["messages"]):
-            yield message
+            if (result := found(message)) is not None:
+                return result
         if not page["has_more"]:
-            return
+            return None
         before = page["messages"][0]["message_id"]
+    return None
 
 
 def _run_of(message: Mapping[str, Any], chat_id: str) -> StartedRun:
