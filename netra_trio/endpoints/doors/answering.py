@@ -70,6 +70,9 @@ async def stream_run(
         async with responder.until_gone():
             await responder.start(translator.headers)
             data = translator.begin()
+            if data and not connection.has_pending:  # a run that waits has no event for long
+                await responder.send(data)
+                data = b""
             try:
                 async with aclosing(frames):
                     async for frame in frames:

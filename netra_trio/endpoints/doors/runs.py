@@ -6,7 +6,8 @@
         print(frame["type"], frame["payload"])
 
 A run is always read in the same way: its events in their order, from `agent_started` to
-`agent_completed`. Of a run that has begun, the text and the steps so far become such events first.
+`agent_completed`. Of a run that has begun, the text and the steps so far become such events first;
+a question that is closed becomes `question_closed`, with its id alone.
 """
 
 from collections import deque
@@ -20,6 +21,7 @@ from netra_trio.endpoints.doors.connection import DoorConnection
 from netra_trio.errors import NetraError, TransportClosed
 from netra_trio.ids import new_correlation_id
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.fields import HISTORY_PAGE_MAX
 from netra_trio.protocol.messages import (
     AgentAnswered,
     AgentAsking,
@@ -42,6 +44,7 @@ from netra_trio.protocol.rooms import RoomGap, RoomJoined, RoomLeft
 ROOM_EVENT = "room_event"
 HISTORY_PAGES = 5  # of 100 messages, in which a run that has ended is looked up
 ERROR = "error"
+QUESTION_CLOSED = "question_closed"  # stands for a question of a listed run that is not open
 
 _OF_CONNECTION = frozenset({Heartbeat.TYPE, ServerDraining.TYPE})
 """The frames of no run that a door passes on."""
@@ -121,43 +124,31 @@ class RunReader:
             payload.get("run_status"),
         )
 
-    async def events(
-        self,
-        run: StartedRun,
-        *,
-        after: str | None = None,
-        listed: list[dict[str, Any]] | None = None,
-    ) -> AsyncGenerator[Frame, None]:
+    async def events(self, run: StartedRun) -> AsyncGenerator[Frame, None]:
         """Return the events of a run, up to its `agent_completed`.
 
         An agent that returns a text and emits none has its text sent before its end. Heartbeats and
         `server_draining` are returned too. Close the generator if it is not read to its end.
 
-        Args:
-            run: The run.
-            after: A question of the run: only what follows it is returned.
-            listed: Of a duplicate: the runs of its thread, which is watched since then.
-
         Raises:
             Refused: The thread of a duplicate cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
-        sent = _Sent()
         if run.is_duplicate:
-            frames = self._follow(run.thread_id, run.run_id, sent, after, listed)
+            frames = self.follow(run.thread_id, run.run_id)
         else:
             frames = self._own_events(run.run_id)
         has_text = False
         async with aclosing(frames):
             async for frame in frames:
                 has_text |= frame["type"] == PartialResult.TYPE
-                if frame["type"] == AgentCompleted.TYPE and not (has_text or sent.characters):
+                if frame["type"] == AgentCompleted.TYPE and not has_text:
                     result = frame["payload"].get("result")
                     if isinstance(result, str) and result:
                         yield _frame(PartialResult.TYPE, run_id=run.run_id, content=result)
                 yield frame
 
-    def follow(
+    async def follow(
         self, thread_id: str, run_id: str, *, after: str | None = None
     ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run of another session, from its start to its end.
@@ -173,19 +164,9 @@ class RunReader:
             Refused: The thread cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
-        return self._follow(thread_id, run_id, _Sent(), after, None)
-
-    async def _follow(
-        self,
-        thread_id: str,
-        run_id: str,
-        sent: _Sent,
-        after: str | None,
-        listed: list[dict[str, Any]] | None,
-    ) -> AsyncGenerator[Frame, None]:
+        sent = _Sent()
         while True:
-            if listed is None:
-                listed = await self.watch(thread_id)
+            listed = await self.watch(thread_id)
             state = next((each for each in listed if each["run_id"] == run_id), None)
             if state is None:
                 for frame in await self._ended(thread_id, run_id, sent, after):
@@ -199,7 +180,6 @@ class RunReader:
                 yield event
                 if event["type"] == AgentCompleted.TYPE:
                     return
-            listed = None
 
     async def watch(self, thread_id: str) -> list[dict[str, Any]]:
         """Watch a thread; return its runs that have not ended.
@@ -214,14 +194,16 @@ class RunReader:
         self._early = deque(frame for frame in self._early if frame["type"] not in of_room)
         return list(reply["payload"].get("runs", ()))
 
-    async def history(self, thread_id: str, before: str | None = None) -> dict[str, Any]:
-        """Return a page of a thread: `messages` and `has_more`.
+    async def history(
+        self, thread_id: str, before: str | None = None, *, limit: int = HISTORY_PAGE_MAX
+    ) -> dict[str, Any]:
+        """Return a page of a thread: `messages`, at most `limit`, and `has_more`.
 
         Raises:
             Refused: The thread does not exist, or cannot be read now.
             ConnectionEnded: The connection has ended.
         """
-        request = {"thread_id": thread_id, "limit": 100}
+        request = {"thread_id": thread_id, "limit": limit}
         if before is not None:
             request["before"] = before
         reply = await self.request("get_thread_history", request, ThreadHistory.TYPE)
@@ -238,7 +220,10 @@ class RunReader:
             ConnectionEnded: The connection has ended.
         """
         key = new_correlation_id() if key is None else key
-        await self.send(kind, payload, key)
+        try:
+            await self._connection.send(kind, payload, key)
+        except TransportClosed as closed:
+            raise _ended(closed) from None
         while True:
             frame = await self._receive()
             given = frame.get("correlation_id")
@@ -247,17 +232,6 @@ class RunReader:
             if frame["type"] == reply_type and given == key:
                 return frame
             self._early.append(frame)
-
-    async def send(self, kind: str, payload: dict[str, Any], key: str | None = None) -> None:
-        """Send a message without waiting for a reply.
-
-        Raises:
-            ConnectionEnded: The connection has ended.
-        """
-        try:
-            await self._connection.send(kind, payload, key)
-        except TransportClosed as closed:
-            raise _ended(closed) from None
 
     async def _receive(self) -> Frame:
         try:
@@ -383,8 +357,10 @@ def _step_frames(
         if "success" in fields:
             fields.pop("arguments", None)
             yield _frame(ToolCompleted.TYPE, run_id=run_id, **fields)
-    elif step.get("question_id") in questions:
-        yield _frame(AgentAsking.TYPE, run_id=run_id, **questions[step["question_id"]])
+    elif step["question_id"] in questions:
+        yield _frame(AgentAsking.TYPE, **{"run_id": run_id, **questions[step["question_id"]]})
+    else:
+        yield _frame(QUESTION_CLOSED, run_id=run_id, question_id=step["question_id"])
 
 
 def _frame(kind: str, /, **payload: Any) -> Frame:
