@@ -35,6 +35,8 @@ SANS_IO = {
     "client.sse",
     "client.stats",
     "config.origins",
+    "endpoints.doors.ag_ui_events",
+    "endpoints.doors.ag_ui_input",
     "endpoints.doors.event_frames",
     "endpoints.doors.openai_answer",
     "endpoints.doors.openai_request",

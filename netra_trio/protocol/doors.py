@@ -15,7 +15,10 @@ DOOR_PATHS: Mapping[str, Mapping[str, str]] = {
         "stream": "/api/chat/{chat_id}/stream",
         "stop": "/api/chat/{chat_id}/stop",
     },
-    AG_UI: {"agent": "/ag-ui/{agent}"},
+    AG_UI: {"stop": "/ag-ui/{agent}/stop", "agent": "/ag-ui/{agent}"},
     EVENTS: {"stream": "/ws/events", "messages": "/ws/messages"},
 }
-"""The paths of each door, by their names in `/ws/config`; a path with braces is a pattern."""
+"""The paths of each door, by their names in `/ws/config`; a path with braces is a pattern.
+
+The first pattern that matches counts.
+"""

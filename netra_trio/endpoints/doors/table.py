@@ -3,17 +3,17 @@
 from collections.abc import Callable, Collection, Mapping
 
 from netra_trio.endpoints.call import Endpoint
-from netra_trio.endpoints.doors import events, openai, vercel
+from netra_trio.endpoints.doors import ag_ui, events, openai
 from netra_trio.endpoints.entrance import Entrance
-from netra_trio.protocol.doors import DOOR_PATHS, EVENTS, OPENAI, VERCEL
+from netra_trio.protocol.doors import AG_UI, DOOR_PATHS, EVENTS, OPENAI
 
 Methods = Mapping[str, Endpoint]
 """The endpoints of a path, by method."""
 
 _DOORS: Mapping[str, Callable[[Entrance], Mapping[str, Methods]]] = {
+    AG_UI: ag_ui.open_door,
     EVENTS: events.open_door,
     OPENAI: openai.open_door,
-    VERCEL: vercel.open_door,
 }
 
 
