@@ -444,7 +444,7 @@ async def test_a_full_server_answers_503(autojump_clock: MockClock) -> None:
 
 
 async def test_the_connection_limit_counts_answers(autojump_clock: MockClock) -> None:
-    reject = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
+    reject: Any = {"max_connections_per_user": 1, "connection_limit_policy": "reject"}
     async with (
         open_app(agents=AGENTS, doors=DOORS, **reject) as app,
         request(app, "POST", PATH, json=body("1000", stream=True)),
