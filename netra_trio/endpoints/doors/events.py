@@ -25,7 +25,7 @@ from netra_trio.endpoints.checks import (
 )
 from netra_trio.endpoints.doors.answering import WRITE_BYTES
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
-from netra_trio.endpoints.doors.event_frames import Close, close_event, event_of
+from netra_trio.endpoints.doors.event_frames import Close, close_event, event_of, poll_body
 from netra_trio.endpoints.doors.inboxes import Inboxes, NoOpenConnection
 from netra_trio.endpoints.doors.polls import Polls
 from netra_trio.endpoints.doors.sse import SSE_HEADERS
@@ -171,8 +171,7 @@ class EventsDoor:
                     return body
         check = partial(self._check_opening, call, wanted, identity)
         opened = await self._polls.open(call.request, check)
-        body = await opened.take(opened.handed, wait)
-        return b"" if body is None else body
+        return await opened.take(opened.handed, wait) or poll_body([])
 
     async def _check_opening(
         self, call: Call, wanted: ResumeRequest | None, identity: Identity | None
