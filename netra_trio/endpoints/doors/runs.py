@@ -124,31 +124,43 @@ class RunReader:
             payload.get("run_status"),
         )
 
-    async def events(self, run: StartedRun) -> AsyncGenerator[Frame, None]:
+    async def events(
+        self,
+        run: StartedRun,
+        *,
+        after: str | None = None,
+        listed: list[dict[str, Any]] | None = None,
+    ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run, up to its `agent_completed`.
 
         An agent that returns a text and emits none has its text sent before its end. Heartbeats and
         `server_draining` are returned too. Close the generator if it is not read to its end.
 
+        Args:
+            run: The run.
+            after: A question of the run: only what follows it is returned.
+            listed: Of a duplicate: the runs of its thread, which is watched since then.
+
         Raises:
             Refused: The thread of a duplicate cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
+        sent = _Sent()
         if run.is_duplicate:
-            frames = self.follow(run.thread_id, run.run_id)
+            frames = self._follow(run.thread_id, run.run_id, sent, after, listed)
         else:
             frames = self._own_events(run.run_id)
         has_text = False
         async with aclosing(frames):
             async for frame in frames:
                 has_text |= frame["type"] == PartialResult.TYPE
-                if frame["type"] == AgentCompleted.TYPE and not has_text:
+                if frame["type"] == AgentCompleted.TYPE and not (has_text or sent.characters):
                     result = frame["payload"].get("result")
                     if isinstance(result, str) and result:
                         yield _frame(PartialResult.TYPE, run_id=run.run_id, content=result)
                 yield frame
 
-    async def follow(
+    def follow(
         self, thread_id: str, run_id: str, *, after: str | None = None
     ) -> AsyncGenerator[Frame, None]:
         """Return the events of a run of another session, from its start to its end.
@@ -164,9 +176,19 @@ class RunReader:
             Refused: The thread cannot be read now.
             ConnectionEnded: The connection has ended before the run.
         """
-        sent = _Sent()
+        return self._follow(thread_id, run_id, _Sent(), after, None)
+
+    async def _follow(
+        self,
+        thread_id: str,
+        run_id: str,
+        sent: _Sent,
+        after: str | None,
+        listed: list[dict[str, Any]] | None,
+    ) -> AsyncGenerator[Frame, None]:
         while True:
-            listed = await self.watch(thread_id)
+            if listed is None:
+                listed = await self.watch(thread_id)
             state = next((each for each in listed if each["run_id"] == run_id), None)
             if state is None:
                 for frame in await self._ended(thread_id, run_id, sent, after):
@@ -180,6 +202,7 @@ class RunReader:
                 yield event
                 if event["type"] == AgentCompleted.TYPE:
                     return
+            listed = None
 
     async def watch(self, thread_id: str) -> list[dict[str, Any]]:
         """Watch a thread; return its runs that have not ended.
@@ -220,10 +243,7 @@ class RunReader:
             ConnectionEnded: The connection has ended.
         """
         key = new_correlation_id() if key is None else key
-        try:
-            await self._connection.send(kind, payload, key)
-        except TransportClosed as closed:
-            raise _ended(closed) from None
+        await self.send(kind, payload, key)
         while True:
             frame = await self._receive()
             given = frame.get("correlation_id")
@@ -232,6 +252,17 @@ class RunReader:
             if frame["type"] == reply_type and given == key:
                 return frame
             self._early.append(frame)
+
+    async def send(self, kind: str, payload: dict[str, Any], key: str | None = None) -> None:
+        """Send a message without waiting for a reply.
+
+        Raises:
+            ConnectionEnded: The connection has ended.
+        """
+        try:
+            await self._connection.send(kind, payload, key)
+        except TransportClosed as closed:
+            raise _ended(closed) from None
 
     async def _receive(self) -> Frame:
         try:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Mapping
 
 from netra_trio.endpoints.call import Endpoint
-from netra_trio.endpoints.doors import ag_ui, events, openai
+from netra_trio.endpoints.doors import ag_ui, events, openai, vercel
 from netra_trio.endpoints.entrance import Entrance
-from netra_trio.protocol.doors import AG_UI, DOOR_PATHS, EVENTS, OPENAI
+from netra_trio.protocol.doors import AG_UI, DOOR_PATHS, EVENTS, OPENAI, VERCEL
 
 Methods = Mapping[str, Endpoint]
 """The endpoints of a path, by method."""
@@ -14,6 +14,7 @@ _DOORS: Mapping[str, Callable[[Entrance], Mapping[str, Methods]]] = {
     AG_UI: ag_ui.open_door,
     EVENTS: events.open_door,
     OPENAI: openai.open_door,
+    VERCEL: vercel.open_door,
 }
 
 
