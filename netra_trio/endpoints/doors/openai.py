@@ -208,12 +208,14 @@ def _key(request: Request) -> str | None:
 
 
 def _thread_id(request: Request) -> str | None:
-    """Return the thread that a request names.
+    """Return the thread that a request names; None for none.
+
+    An empty name is none: clients fill it in from a template, and have no value for some requests.
 
     Raises:
         Refused: BAD_REQUEST.
     """
-    thread_id = _header(request, "X-Thread-Id")
+    thread_id = _header(request, "X-Thread-Id") or None
     if thread_id is not None and not is_thread_id(thread_id):
         raise _bad_header("X-Thread-Id", THREAD_ID_TEXT)
     return thread_id
