@@ -27,6 +27,10 @@ async def recall(run: Run) -> None:
     await run.usage(model="m", input_tokens=2, output_tokens=3)
 
 
+async def newest(run: Run) -> str:
+    return " ".join(message.content for message in await run.history(int(run.content)))
+
+
 async def count(run: Run) -> None:
     for number in range(int(run.content)):
         await run.emit(f"{number} ")
@@ -57,7 +61,9 @@ async def fail(run: Run) -> None:
     raise ValueError("not for clients")
 
 
-AGENTS = {each.__name__: each for each in (recall, count, only_return, ask, late, flood, fail)}
+AGENTS = {
+    each.__name__: each for each in (recall, newest, count, only_return, ask, late, flood, fail)
+}
 
 
 def body(content: str = "3", model: str = "count", **fields: Any) -> dict[str, Any]:
@@ -156,6 +162,15 @@ async def test_an_agent_reads_the_posted_messages(autojump_clock: MockClock) -> 
             assert values[0]["id"] == f"chatcmpl-{run_id}"
         assert answered(app) == {"completed": 4}
         assert sessions(app) == 0
+
+
+async def test_an_agent_may_read_the_newest_messages_alone(autojump_clock: MockClock) -> None:
+    earlier = [{"role": "user", "content": str(number)} for number in range(3)]
+    async with open_app(agents=AGENTS, doors=DOORS) as app:
+        for limit, expected in ((0, ""), (2, "1 2"), (9, "0 1 2")):
+            question = {"role": "user", "content": str(limit)}
+            posted = {"model": "newest", "messages": [*earlier, question]}
+            assert await text_of(app, posted) == expected
 
 
 async def test_a_result_that_is_a_text_is_the_answer(autojump_clock: MockClock) -> None:

@@ -10,8 +10,9 @@ import pytest
 import trio
 from support.chat_agents import AGENTS, OPTIONS, SOURCE, counted
 from support.event_cutting import cutting_events
+from support.markdown import blocks
 from support.ports import kept_port
-from support.server import PATIENCE, Server, serving, sign
+from support.server import PATIENCE, Server, run, serving, sign
 
 # The client leaves its own generators to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -81,6 +82,16 @@ async def test_a_conversation(server: Server) -> None:
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [5]
     assert {chunk.id for chunk in chunks} == {chunks[0].id}
+
+
+def test_the_example_of_the_documentation(server: Server, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "doors-openai.md"
+    (example,) = [block for block in blocks("python") if block.page == page]
+    source = example.text.replace("127.0.0.1:8000", server.address)
+    code, output, errors = run(
+        ["-c", source], directory=tmp_path, environ={"TOKEN": sign("reader")}
+    )
+    assert (code, output) == (0, "Hello"), errors
 
 
 async def test_the_helper_for_streams_accumulates_the_answer(server: Server) -> None:
