@@ -8,4 +8,11 @@ export default defineConfig({
   dts: true,
   clean: true,
   deps: { neverBundle: ["react"] },
+  outputOptions: {
+    // One file for the core. What its fallback shares with it would be a third one, which bundlers
+    // of applications keep apart, and which compresses worse.
+    codeSplitting: {
+      groups: [{ name: "client", test: /src\/(?!react\/|index\.ts|connection\/fallback\.ts|protocol\/sse\.ts)/ }],
+    },
+  },
 });

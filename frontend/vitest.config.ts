@@ -5,7 +5,7 @@ const older = (name: string): string =>
   fileURLToPath(new URL(`./test/react-18/node_modules/${name}`, import.meta.url));
 
 /** Tests that replace modules, or load them anew. The others share their modules, which halves the time. */
-const REPLACING = ["test/layout.test.ts", "test/chat/sign-in.test.ts"];
+const REPLACING = ["test/layout.test.ts", "test/connection/fallback-missing.test.ts", "test/chat/sign-in.test.ts"];
 
 export default defineConfig({
   test: {

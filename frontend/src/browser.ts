@@ -1,6 +1,6 @@
 /** The ports of a page: the only part of the core that uses the browser's interfaces. */
 
-import type { Cancel, Channel, Locks, PageEvent, Ports, Storage } from "./ports.js";
+import type { Cancel, Channel, Locks, PageEvent, Ports, Storage, StreamEvents, StreamRequest } from "./ports.js";
 
 export function browserPorts(): Ports {
   const channels = typeof BroadcastChannel === "function" ? { openChannel } : {};
@@ -8,6 +8,7 @@ export function browserPorts(): Ports {
   return {
     WebSocket: globalThis.WebSocket,
     http,
+    stream,
     timers: {
       now: () => Date.now(),
       setTimeout: (run, ms) => {
@@ -49,6 +50,30 @@ const http: Ports["http"] = async ({ method, url, headers, timeout_ms }) => {
     retryAfter: answer.headers.get("Retry-After"),
   };
 };
+
+const stream: NonNullable<Ports["stream"]> = (request, events) => {
+  const control = new AbortController();
+  const { signal } = control;
+  const ended = (isComplete: boolean): void => {
+    if (!signal.aborted) events.ended(isComplete);
+  };
+  void read(request, events, signal).then(() => ended(true), () => ended(false));
+  return () => control.abort();
+};
+
+async function read({ url, ...request }: StreamRequest, events: StreamEvents, signal: AbortSignal): Promise<void> {
+  const answer = await fetch(url, { ...request, cache: "no-store", credentials: "omit", signal });
+  signal.throwIfAborted();
+  const { headers } = answer;
+  events.head(answer.status, headers.get("Content-Type") ?? "", headers.get("Retry-After"));
+  const body = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const piece = await body?.read();
+    signal.throwIfAborted();
+    if (piece === undefined || piece.done) return;
+    events.text(piece.value);
+  }
+}
 
 /** The browser's storage, or, if the page must not use it, one that lasts as long as the page. */
 function webStorage(get: () => globalThis.Storage): Storage {

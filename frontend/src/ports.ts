@@ -4,6 +4,8 @@
  * their own.
  */
 
+import type { ErrorBody } from "./protocol/messages.js";
+
 export type Cancel = () => void;
 
 /** A handler whose event may have more fields than listed here, as the browser's types do. */
@@ -16,10 +18,21 @@ export interface Socket {
   readonly readyState: number;
   onopen: On<unknown>;
   onmessage: On<{ readonly data: unknown }>;
-  onclose: On<{ readonly code: number }>;
+  onclose: On<{ readonly code: number; readonly refusal?: Refusal }>;
   onerror: On<unknown>;
   send(data: string): void;
   close(code?: number, reason?: string): void;
+  /** Asks for no more frames until `resume`, if each has to be asked for. */
+  pause?(): void;
+  resume?(): void;
+}
+/** The server's reason not to open a connection; a WebSocket of a browser knows none. */
+export interface Refusal {
+  readonly body: ErrorBody;
+  /** Whether to try again automatically. */
+  readonly isRetryable: boolean;
+  /** Milliseconds to wait at least before that. */
+  readonly retryAfter: number;
 }
 export type SocketClass = new (url: string, protocols?: string[]) => Socket;
 
@@ -34,6 +47,22 @@ export interface HttpAnswer {
   readonly status: number;
   readonly body: string;
   readonly retryAfter: string | null;
+}
+
+/** A request whose answer is read piece by piece, as it arrives. */
+export interface StreamRequest {
+  readonly method: "GET" | "POST";
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: string;
+}
+export interface StreamEvents {
+  /** The answer begins. */
+  head(status: number, contentType: string, retryAfter: string | null): void;
+  /** The next piece of its text; no character is split. */
+  text(piece: string): void;
+  /** Nothing more follows. `isComplete`: there was an answer, and its body was not cut. */
+  ended(isComplete: boolean): void;
 }
 
 export interface Storage {
@@ -71,6 +100,11 @@ export interface Ports {
   readonly WebSocket: SocketClass;
   /** Rejects if there is no HTTP answer. */
   http(request: HttpRequest): Promise<HttpAnswer>;
+  /**
+   * For connections without a WebSocket; absent: there are none. Reports to `events` after it has
+   * returned, and nothing more after the returned function was called, which ends the request.
+   */
+  readonly stream?: (request: StreamRequest, events: StreamEvents) => Cancel;
   readonly timers: Timers;
   /** A number from 0 up to, not including, 1, for the jitter of retries. */
   random(): number;

@@ -4,6 +4,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { browserPorts, memoryStorage, type Ports } from "../src/index.js";
+import { settle } from "./support/clock.js";
 
 class FakePage extends EventTarget {
   visibilityState = "visible";
@@ -70,25 +71,38 @@ describe("channels", () => {
   });
 });
 
+let server: Server;
+let address: string;
+
+beforeAll(async () => {
+  server = createServer((request, response) => {
+    if (request.url === "/slow") return;
+    if (request.url === "/posted") {
+      response.writeHead(202);
+      request.setEncoding("utf8");
+      request.on("data", (text: string) => response.write(`${request.headers["content-type"]} ${text}`));
+      request.on("end", () => response.end());
+      return;
+    }
+    if (request.url === "/cut") {
+      response.writeHead(200, { "Content-Type": "text/event-stream", "Content-Length": 100 });
+      response.write("data: 1");
+      setTimeout(() => response.destroy(), 20);
+      return;
+    }
+    response.writeHead(429, { "Retry-After": "7" });
+    response.end(`${request.method} ${request.headers.authorization}`);
+  });
+  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+});
+
+afterAll(() => {
+  server.closeAllConnections();
+  server.close();
+});
+
 describe("http", () => {
-  let server: Server;
-  let address: string;
-
-  beforeAll(async () => {
-    server = createServer((request, response) => {
-      if (request.url === "/slow") return;
-      response.writeHead(429, { "Retry-After": "7" });
-      response.end(`${request.method} ${request.headers.authorization}`);
-    });
-    await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
-    address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  });
-
-  afterAll(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-
   it("returns status, body and Retry-After", async () => {
     const request = { method: "POST", url: address, headers: { Authorization: "Bearer x" }, timeout_ms: 1_000 } as const;
     expect(await ports.http(request)).toEqual({ status: 429, body: "POST Bearer x", retryAfter: "7" });
@@ -97,6 +111,86 @@ describe("http", () => {
   it("rejects without an answer in time", async () => {
     const request = { method: "GET", url: `${address}/slow`, headers: {}, timeout_ms: 30 } as const;
     await expect(ports.http(request)).rejects.toThrow();
+  });
+});
+
+describe("a streamed answer", () => {
+  type Seen = (readonly [string, ...unknown[]])[];
+  const ask = (url: string, more: { method?: "GET" | "POST"; body?: string } = {}): { seen: Seen; cancel: () => void } => {
+    const seen: Seen = [];
+    const cancel = ports.stream?.(
+      { method: "GET", url, headers: { "Content-Type": "application/json" }, ...more },
+      {
+        head: (...head) => seen.push(["head", ...head]),
+        text: (piece) => seen.push(["text", piece]),
+        ended: (isComplete) => seen.push(["ended", isComplete]),
+      },
+    );
+    return { seen, cancel: cancel ?? never };
+  };
+  const ended = (seen: Seen): Promise<void> => vi.waitFor(() => expect(seen.at(-1)?.[0]).toBe("ended"), SOON);
+  const text = (seen: Seen): string => seen.filter(([kind]) => kind === "text").map(([, piece]) => piece).join("");
+
+  it("has the same text however its bytes are cut", async () => {
+    const bytes = new TextEncoder().encode("data: ä€😀\r\n\r\n");
+    for (let at = 0; at <= bytes.length; at += 1) {
+      const pieces = [bytes.slice(0, at), bytes.slice(at)].filter(({ length }) => length > 0);
+      const body = new ReadableStream<Uint8Array>({
+        pull(control) {
+          const piece = pieces.shift();
+          if (piece === undefined) control.close();
+          else control.enqueue(piece);
+        },
+      });
+      vi.stubGlobal("fetch", () => Promise.resolve(new Response(body, { headers: { "Content-Type": "text/event-stream" } })));
+      const { seen } = ask("https://page.example/ws/events");
+      await ended(seen);
+      expect(seen[0]).toEqual(["head", 200, "text/event-stream", null]);
+      expect(text(seen)).toBe("data: ä€😀\r\n\r\n");
+      expect(seen.at(-1)).toEqual(["ended", true]);
+    }
+  });
+
+  it("to a POST can be empty", async () => {
+    const { seen } = ask(`${address}/posted`, { method: "POST", body: "{}" });
+    await ended(seen);
+    expect(seen[0]).toEqual(["head", 202, "", null]);
+    expect(text(seen)).toBe("application/json {}");
+  });
+
+  it("has a status and Retry-After", async () => {
+    const { seen } = ask(address);
+    await ended(seen);
+    expect(seen[0]).toEqual(["head", 429, "", "7"]);
+  });
+
+  it("that is cut, or that does not come, is not complete", async () => {
+    const { seen } = ask(`${address}/cut`);
+    await ended(seen);
+    expect(text(seen)).toBe("data: 1");
+    expect(seen.at(-1)).toEqual(["ended", false]);
+    const { seen: none } = ask("http://127.0.0.1:1/");
+    await ended(none);
+    expect(none).toEqual([["ended", false]]);
+  });
+
+  it.each([0, 1, 2])("reports nothing after it is cancelled, after %d reports", async (reports) => {
+    let answer: (answer: Response) => void = never;
+    let control: ReadableStreamDefaultController<Uint8Array> | undefined;
+    const body = new ReadableStream<Uint8Array>({ start: (given) => void (control = given) });
+    vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => (answer = resolve)));
+    const { seen, cancel } = ask("https://page.example/ws/events");
+    if (reports === 0) cancel();
+    answer(new Response(body));
+    await settle();
+    if (reports === 1) cancel();
+    control?.enqueue(new TextEncoder().encode("a"));
+    await settle();
+    if (reports === 2) cancel();
+    control?.enqueue(new TextEncoder().encode("b"));
+    control?.close();
+    await settle();
+    expect(seen.map(([kind]) => kind)).toEqual(["head", "text"].slice(0, reports));
   });
 });
 

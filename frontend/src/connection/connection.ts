@@ -11,12 +11,13 @@ import { closeError, closeKind, localError, notOpened, retriesExhausted } from "
 import type { ConnectionState, Status } from "../core/snapshot.js";
 import type { ServerConfig } from "../protocol/discovery.js";
 import type { ControlRequest, ErrorBody, ServerMessageOf } from "../protocol/messages.js";
-import type { Ports } from "../ports.js";
+import { RETURN_EVERY, TransportPolicy } from "../core/transports.js";
+import type { Ports, Refusal } from "../ports.js";
 import type { SessionStore } from "../store/session-store.js";
 import { FrameHandler } from "./frames.js";
 import { Line, type LineEvents } from "./line.js";
 import { Opener } from "./opener.js";
-import { OpeningError, openSocket } from "./opening.js";
+import { OpeningError } from "./opening.js";
 import type { ConnectionOptions, ConnectionOwner } from "./owner.js";
 import { PageEvents } from "./page.js";
 import { Receiver } from "./receiver.js";
@@ -32,6 +33,7 @@ export class Connection {
   readonly #owner: ConnectionOwner;
   readonly #maxAttempts: number;
   readonly #state = new StateTracker();
+  readonly #policy = new TransportPolicy();
   /** The timers of the current line's parts; all end with it. */
   readonly #timers: NamedTimers;
   readonly #opener: Opener;
@@ -54,7 +56,7 @@ export class Connection {
     this.#timers = new NamedTimers(ports.timers);
     this.#page = new PageEvents(ports, () => owner.pageIsBack(), () => this.#receiver.savePosition());
     this.#retry = new RetryTimer(ports, options);
-    this.#opener = new Opener(ports, options.url, options.getToken, {
+    this.#opener = new Opener(ports, options.url, options.getToken, this.#policy, {
       lead: (subject) => owner.lead(subject),
       leads: (store) => this.#leads(store),
       position: () => owner.position(),
@@ -227,9 +229,9 @@ export class Connection {
     const attempt = this.#attempt;
     const isStale = (): boolean => attempt !== this.#attempt;
     try {
-      const address = await this.#opener.open(isStale, isRejoining);
-      if (address === null || isStale()) return;
-      this.#line = new Line(openSocket(this.#ports, address), this.#ports.timers, this.#lineEvents());
+      const openSocket = await this.#opener.open(isStale, isRejoining);
+      if (openSocket === null || isStale()) return;
+      this.#line = new Line(openSocket(), this.#ports.timers, this.#lineEvents());
     } catch (error) {
       if (isStale()) return;
       if (!(error instanceof OpeningError)) throw error;
@@ -265,7 +267,7 @@ export class Connection {
       established: (message) => this.#established(message),
       message: (message) => this.#frames.message(message),
       unreadable: (frame) => this.#frames.unreadable(frame),
-      closed: (code) => this.#closed(code),
+      closed: (code, refusal) => this.#closed(code, refusal),
       silent: () => {
         stats.failed();
         this.#lineFailed(closeError(1006, this.#now()));
@@ -280,7 +282,10 @@ export class Connection {
     this.#sender.limits = limits;
     this.#state.limits = limits;
     this.#receiver.start(session_id, last_seq);
-    this.#state.connected(this.#now(), { session_id, connection_id, user_id, verdict, reason, user_room, agents }, server_time);
+    const transport = this.#line?.transport ?? "websocket";
+    const session = { session_id, connection_id, user_id, verdict, reason, user_room, agents };
+    this.#state.connected(this.#now(), session, server_time, transport);
+    if (transport !== "websocket") this.#planReturn();
     this.#retry.connected();
     this.#owner.update({ kind: "message", message });
     if (this.#line !== null) this.#sender.attach(this.#line, (id) => this.#owner.isClosed(id, resume.runs));
@@ -294,16 +299,25 @@ export class Connection {
 
   // Losing a line, and reconnecting.
 
-  #closed(code: number): void {
+  /** Replaces a fallback by a WebSocket, if that works again, while no run needs the connection. */
+  #planReturn(): void {
+    this.#timers.set("return", RETURN_EVERY, () => {
+      this.#planReturn();
+      if (!this.#owner.hasRuns() && this.#policy.isReturnDue(this.#now())) this.#switch.tryOnce(this.#line);
+    });
+  }
+
+  #closed(code: number, refusal?: Refusal): void {
     const cause = this.#state.cause;
     const reason = this.#switch.reason(code);
     const { after } = closeKind(reason);
-    const error = (this.#line?.isEstablished === true ? closeError : notOpened)(reason, this.#now());
+    const error = refusal?.body ?? (this.#line?.isEstablished === true ? closeError : notOpened)(reason, this.#now());
     const next = after === "retry" ? this.#switch.release() : null;
     this.#endLine();
     if (next === null && after !== "done") this.#state.stats.failed();
     if (next !== null) this.#goOn(next, reason === code ? error : null);
-    else if (after === "retry" || after === "token") this.#tryLater(error, 0);
+    else if (refusal?.isRetryable === false) this.#giveUp(error);
+    else if (after === "retry" || after === "token") this.#tryLater(error, refusal?.retryAfter ?? 0);
     // An error that the server sent before it closed says more than the close code.
     else if (after === "stop") this.#giveUp(cause ?? error);
     else this.#rest("DISCONNECTED");

@@ -14,11 +14,14 @@ import {
   type ServerMessage,
   type ServerMessageOf,
 } from "../protocol/messages.js";
-import type { Socket, Timers } from "../ports.js";
+import type { Transport } from "../core/snapshot.js";
+import type { TransportAttempt } from "../core/transports.js";
+import type { Refusal, Socket, Timers } from "../ports.js";
 import { ANSWER_WITHIN } from "./opening.js";
 import { NamedTimers } from "./timers.js";
 
 const OPEN = 1; // `readyState` of a WebSocket
+const LOST = 1006; // the close code if the other side sent none
 const LATE_INTERVALS = 1.2; // heartbeat intervals: a heartbeat is missing, the line is probed
 const REPLY_WITHIN = 3_000; // ms after a message without any answer: the line is probed
 const PROBE_WITHIN = 5_000; // ms to answer a probe
@@ -42,7 +45,7 @@ export interface LineEvents {
   unreadable(frame: UnreadableFrame): void;
   sent(message: ClientMessage): void;
   /** The socket closed, or did not open in time. */
-  closed(code: number): void;
+  closed(code: number, refusal?: Refusal): void;
   /** The socket is open, and delivers nothing. */
   silent(): void;
   /** The server broke the protocol: no later frame of this socket can be trusted. */
@@ -51,6 +54,7 @@ export interface LineEvents {
 
 export class Line {
   readonly #socket: Socket;
+  readonly #attempt: TransportAttempt;
   readonly #timers: NamedTimers;
   readonly #events: LineEvents;
   #isEstablished = false;
@@ -64,13 +68,22 @@ export class Line {
   /** Numbered frames that are held back; null if they are passed on as they arrive. */
   #held: (() => void)[] | null = null;
 
-  constructor(socket: Socket, timers: Timers, events: LineEvents) {
+  constructor(
+    { socket, attempt }: { readonly socket: Socket; readonly attempt: TransportAttempt },
+    timers: Timers,
+    events: LineEvents,
+  ) {
     this.#socket = socket;
+    this.#attempt = attempt;
     this.#timers = new NamedTimers(timers);
     this.#events = events;
     socket.onmessage = ({ data }) => this.#received(data);
-    socket.onclose = ({ code }) => this.#closed(code);
-    this.#timers.set("opening", ANSWER_WITHIN, () => this.#closed(1006));
+    socket.onclose = ({ code, refusal }) => this.#closed(code, refusal);
+    this.#timers.set("opening", ANSWER_WITHIN, () => this.#closed(LOST));
+  }
+
+  get transport(): Transport {
+    return this.#attempt.transport;
   }
 
   get isEstablished(): boolean {
@@ -102,19 +115,24 @@ export class Line {
   /** Sends a ping, and reports silence if nothing arrives within seconds. */
   probe(): void {
     if (!this.#isEstablished || this.#timers.has("probe")) return;
-    this.#timers.set("probe", PROBE_WITHIN, () => this.#events.silent());
+    this.#timers.set("probe", PROBE_WITHIN, () => {
+      this.#attempt.ended(this.#timers.now(), false);
+      this.#events.silent();
+    });
     this.send({ type: "ping", payload: {}, correlation_id: PROBE_ID });
   }
 
   /** Holds numbered frames back from now on; other frames are passed on. */
   hold(): void {
     this.#held = [];
+    this.#socket.pause?.();
   }
 
   /** Passes on what was held back, and what arrives from now on. */
   release(): void {
     const held = this.#held ?? [];
     this.#held = null;
+    this.#socket.resume?.();
     for (const pass of held) if (!this.#isEnded) pass();
     if (held.length > 0) this.#events.handled();
   }
@@ -143,8 +161,10 @@ export class Line {
     this.#socket.onerror = () => undefined;
   }
 
-  #closed(code: number): void {
-    if (!this.#isEnded) this.#events.closed(code);
+  #closed(code: number, refusal?: Refusal): void {
+    if (this.#isEnded) return;
+    this.#attempt.ended(this.#timers.now(), code !== LOST || refusal !== undefined);
+    this.#events.closed(code, refusal);
   }
 
   #received(data: unknown): void {
@@ -169,6 +189,7 @@ export class Line {
 
   #established(message: ServerMessageOf<"connection_established">): void {
     this.#isEstablished = true;
+    this.#attempt.established(this.#timers.now());
     this.#timers.cancel("opening");
     this.#heartbeatInterval = message.payload.heartbeat_interval;
     this.#watch();

@@ -6,10 +6,15 @@
 import type { ServerConfig } from "../protocol/discovery.js";
 import { subjectOf } from "../core/names.js";
 import { localError, TOKEN_REFUSED } from "../core/retry-rules.js";
-import type { Ports } from "../ports.js";
+import type { TransportAttempt, TransportPolicy } from "../core/transports.js";
+import type { Ports, Socket } from "../ports.js";
 import type { Position, SessionStore } from "../store/session-store.js";
 import type { Leadership } from "../tabs/leader.js";
-import { discover, obtainToken, OpeningError, serverAddress, socketAddress, type Address, type GetToken } from "./opening.js";
+import type { FallbackSocket } from "./fallback.js";
+import { discover, eventsEndpoints, obtainToken, OpeningError, openSocket, serverAddress, socketAddress, type GetToken } from "./opening.js";
+
+/** Begins to open a socket. Throws `OpeningError`. */
+export type OpenSocket = () => { readonly socket: Socket; readonly attempt: TransportAttempt };
 
 export interface OpenerOwner {
   /** Waits until this tab may connect as this user; null for a token that names no user. */
@@ -32,16 +37,20 @@ export class Opener {
   readonly #ports: Ports;
   readonly #url: string | undefined;
   readonly #getToken: GetToken | null;
+  readonly #policy: TransportPolicy;
   readonly #owner: OpenerOwner;
+  /** The newest token of the user of the last attempt. */
+  #token: string | null = null;
   #config: ServerConfig | null = null;
   /** The user of the last attempt; undefined before the first. */
   #subject: string | null | undefined;
   #refused: { readonly token: string | null; readonly error: OpeningError } | null = null;
 
-  constructor(ports: Ports, url: string | undefined, getToken: GetToken | null, owner: OpenerOwner) {
+  constructor(ports: Ports, url: string | undefined, getToken: GetToken | null, policy: TransportPolicy, owner: OpenerOwner) {
     this.#ports = ports;
     this.#url = url;
     this.#getToken = getToken;
+    this.#policy = policy;
     this.#owner = owner;
   }
 
@@ -56,18 +65,19 @@ export class Opener {
   }
 
   /**
-   * Returns the socket's address, or null if a newer attempt has begun.
+   * Returns a function that begins to open the socket, or null if a newer attempt has begun.
    *
    * @param isRejoining Whether this tab only waits for its next leadership: then it waits as the
    *   user of the last attempt, and does not try a refused token again.
    */
-  async open(isStale: () => boolean, isRejoining: boolean): Promise<Address | null> {
+  async open(isStale: () => boolean, isRejoining: boolean): Promise<OpenSocket | null> {
     const attempt: Attempt = { isStale, token: null };
     try {
       return await this.#prepare(attempt, isRejoining ? this.#subject : undefined);
     } catch (error) {
       if (error instanceof OpeningError && !isStale()) {
         this.forgetConfig();
+        this.#policy.explained();
         this.#refused = TOKEN_REFUSED.has(error.body.code) ? { token: attempt.token, error } : null;
       }
       throw error;
@@ -75,22 +85,24 @@ export class Opener {
   }
 
   /**
-   * Returns the address of another socket for the user of the last attempt, while one is open; null
-   * if a newer attempt has begun.
+   * Likewise for another socket for the user of the last attempt, while one is open.
    *
    * @param readPosition Called as late as possible.
    */
-  async reopen(isStale: () => boolean, readPosition: () => Position | null): Promise<Address | null> {
+  async reopen(isStale: () => boolean, readPosition: () => Position | null): Promise<OpenSocket | null> {
     const token = await this.obtainToken();
     if (isStale()) return null;
     return this.#address({ isStale, token: token === null ? null : this.#ofSameUser(token) }, readPosition);
   }
 
   async obtainToken(): Promise<string | null> {
-    return this.#getToken === null ? null : obtainToken(() => this.#ports.timers.now(), this.#getToken);
+    if (this.#getToken === null) return null;
+    const token = await obtainToken(() => this.#ports.timers.now(), this.#getToken);
+    if (this.isSameUser(token)) this.#token = token;
+    return token;
   }
 
-  async #prepare(attempt: Attempt, knownSubject: string | null | undefined): Promise<Address | null> {
+  async #prepare(attempt: Attempt, knownSubject: string | null | undefined): Promise<OpenSocket | null> {
     const store = await this.#lead(attempt, knownSubject);
     if (store === null) return null;
     const { token } = attempt;
@@ -99,7 +111,7 @@ export class Opener {
     return this.#address(attempt, () => this.#position(store));
   }
 
-  async #address(attempt: Attempt, readPosition: () => Position | null): Promise<Address | null> {
+  async #address(attempt: Attempt, readPosition: () => Position | null): Promise<OpenSocket | null> {
     const { token } = attempt;
     const server = serverAddress(this.#ports, this.#url);
     if (this.#config === null) {
@@ -114,7 +126,32 @@ export class Opener {
       attempt.token = this.#ofSameUser((await this.obtainToken()) ?? "");
       return attempt.token;
     };
-    return socketAddress(this.#ports, server, config, token, freshToken, readPosition);
+    this.#token = token;
+    const ports = this.#ports;
+    const policy = this.#policy;
+    const endpoints = eventsEndpoints(ports, server, config);
+    const transport = policy.choose(ports.timers.now(), endpoints !== null);
+    if (transport === "websocket" || endpoints === null) {
+      const address = await socketAddress(ports, server, config, null, token, freshToken, readPosition);
+      return () => ({ socket: openSocket(ports, address), attempt: policy.begin("websocket", ports.timers.now()) });
+    }
+    const Fallback = await this.#loadFallback();
+    const address = await socketAddress(ports, server, config, endpoints.stream, token, freshToken, readPosition);
+    const events = { ...address, ...endpoints, transport, token: () => this.#token };
+    return () => ({
+      socket: new Fallback(ports, events),
+      attempt: policy.begin(transport, ports.timers.now()),
+    });
+  }
+
+  /** Most pages never need this code. */
+  async #loadFallback(): Promise<typeof FallbackSocket> {
+    try {
+      return (await import("./fallback.js")).FallbackSocket;
+    } catch {
+      const help = "Nothing to do: the client tries again.";
+      throw new OpeningError(localError(this.#ports.timers.now(), "NO_ANSWER", "A part of the page is missing.", help), true);
+    }
   }
 
   /** Obtains a token and waits for the leadership of its user; null if the attempt is stale. */

@@ -9,13 +9,13 @@ import { errorBody } from "../protocol/shapes.js";
 import { SUBPROTOCOL, type ErrorBody } from "../protocol/messages.js";
 import { toBase64Url } from "../core/names.js";
 import { afterStatus, localError, retryAfterMs } from "../core/retry-rules.js";
-import type { HttpAnswer, HttpRequest, Ports, Socket } from "../ports.js";
+import type { HttpAnswer, HttpRequest, Ports, Refusal, Socket } from "../ports.js";
 import type { Position } from "../store/session-store.js";
 
 export const ANSWER_WITHIN = 15_000; // ms for each step: a proxy gives up later than that
 
 /** The steps before the socket failed. */
-export class OpeningError extends Error {
+export class OpeningError extends Error implements Refusal {
   constructor(
     readonly body: ErrorBody,
     /** Whether to try again automatically. */
@@ -63,11 +63,27 @@ export async function obtainToken(now: () => number, getToken: GetToken): Promis
 export interface Address {
   readonly url: string;
   readonly protocols: string[];
+  /** Whether the credential is a ticket in the address. */
+  readonly hasTicket: boolean;
+}
+
+/** Where connections without a WebSocket receive and send, without a query. */
+export interface EventsEndpoints {
+  readonly stream: string;
+  readonly messages: string;
+}
+
+/** The endpoints of the server's `events` door; null if the server, or the page, has no such way. */
+export function eventsEndpoints(ports: Ports, server: string, config: ServerConfig): EventsEndpoints | null {
+  const { stream, messages } = config.doors?.["events"] ?? {};
+  if (ports.stream === undefined || stream === undefined || messages === undefined) return null;
+  return { stream: ports.resolve(stream, server), messages: ports.resolve(messages, server) };
 }
 
 /**
  * The address of the socket, with the credentials. The token itself is never a part of an address.
  *
+ * @param socket Without credentials; null: that of the WebSocket.
  * @param freshToken Called once if the server rejects the token: it may have expired meanwhile.
  * @param readPosition Called last: events may arrive on another socket meanwhile.
  */
@@ -75,6 +91,7 @@ export async function socketAddress(
   ports: Ports,
   server: string,
   config: ServerConfig,
+  socket: string | null,
   token: string | null,
   freshToken: () => Promise<string>,
   readPosition: () => Position | null,
@@ -86,7 +103,8 @@ export async function socketAddress(
   const query: string[] = [];
   const protocols = [SUBPROTOCOL];
   const ticketAddress = config.features.tickets ? endpoint("ticket") : null;
-  if (token !== null && ticketAddress !== null) {
+  const hasTicket = token !== null && ticketAddress !== null;
+  if (hasTicket) {
     query.push(`ticket=${encodeURIComponent(await obtainTicket(ports, ticketAddress, token, freshToken))}`);
   } else if (token !== null) {
     protocols.push(`jwt.${toBase64Url(token)}`);
@@ -95,8 +113,8 @@ export async function socketAddress(
   if (position !== null) {
     query.push(`session_id=${encodeURIComponent(position.session)}`, `last_seq=${position.last}`);
   }
-  const socket = asWebSocketAddress(endpoint("websocket") ?? server);
-  return { url: query.length > 0 ? `${socket}?${query.join("&")}` : socket, protocols };
+  const address = socket ?? asWebSocketAddress(endpoint("websocket") ?? server);
+  return { url: query.length > 0 ? `${address}?${query.join("&")}` : address, protocols, hasTicket };
 }
 
 /** Begins to open a socket. */
@@ -155,6 +173,10 @@ function rejected(ports: Ports, answer: HttpAnswer): OpeningError {
   return new OpeningError(body, isRetryable, retryAfter);
 }
 
+/** The server's own reason for an answer; null if the answer may be that of a proxy. */
+export const refusalIn = (ports: Ports, answer: HttpAnswer): OpeningError | null =>
+  problemIn(answer.body) === null ? null : rejected(ports, answer);
+
 /** The error in an answer: its fields are at the top level, or in the payload of a frame. */
 function problemIn(text: string): ErrorBody | null {
   const value = parse(text);
@@ -173,7 +195,7 @@ function problemIn(text: string): ErrorBody | null {
   };
 }
 
-function parse(text: string): unknown {
+export function parse(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {

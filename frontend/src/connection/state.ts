@@ -2,7 +2,7 @@
 
 import type { ServerConfig } from "../protocol/discovery.js";
 import type { ErrorBody, ServerLimits } from "../protocol/messages.js";
-import type { ConnectionState, SessionInfo, Status } from "../core/snapshot.js";
+import type { ConnectionState, SessionInfo, Status, Transport } from "../core/snapshot.js";
 import { Stats } from "../core/stats.js";
 
 export class StateTracker {
@@ -43,13 +43,13 @@ export class StateTracker {
   }
 
   /** @param serverTime In Unix seconds. */
-  connected(now: number, session: SessionInfo, serverTime: number): void {
+  connected(now: number, session: SessionInfo, serverTime: number, transport: Transport): void {
     this.#clockOffset = serverTime * 1000 - now;
     this.status = "CONNECTED";
     this.session = session;
     if (this.#explainsStatus) this.clearError();
     this.#explainsStatus = false;
-    this.stats.connected(now, session.connection_id);
+    this.stats.connected(now, session.connection_id, transport);
   }
 
   clearError(): void {

@@ -38,8 +38,8 @@ import { TAKEN_OVER } from "../core/retry-rules.js";
 import type { ServerMessageOf } from "../protocol/messages.js";
 import type { Ports } from "../ports.js";
 import { Line, type LineEvents } from "./line.js";
-import type { Opener } from "./opener.js";
-import { OpeningError, openSocket, type Address } from "./opening.js";
+import type { Opener, OpenSocket } from "./opener.js";
+import { OpeningError } from "./opening.js";
 import type { Receiver } from "./receiver.js";
 import { SHORTEST_GAP, type RetryTimer } from "./retry.js";
 import { NamedTimers } from "./timers.js";
@@ -78,6 +78,8 @@ export class Switch {
   #notBefore = 0;
   /** Whether the first attempt only waits for that time. */
   #mayHurry = false;
+  /** Whether the old line can stay if the attempt fails. */
+  #isOptional = false;
   #old: Line | null = null;
   #next: Line | null = null;
   #isUncertain = false;
@@ -104,8 +106,9 @@ export class Switch {
   plan(line: Line | null, ms: number): void {
     this.#retry.postpone(ms);
     // A server that gets no acknowledgements keeps only its last events.
-    if (line?.acknowledges !== true || this.#old === line) return;
+    if (line?.acknowledges !== true || (this.#old === line && !this.#isOptional)) return;
     this.#old = line;
+    this.#isOptional = false;
     const { last } = this.#receiver;
     const now = this.#ports.timers.now();
     const wasOfUse = last !== this.#last || now - this.#plannedAt >= LASTED;
@@ -115,6 +118,14 @@ export class Switch {
     this.#notBefore = now + ms;
     this.#wait(ms, this.#useless);
     this.#mayHurry = this.#useless === 0;
+  }
+
+  /** Tries once to replace this line, which is idle and can stay. */
+  tryOnce(line: Line | null): void {
+    if (line?.acknowledges !== true || this.#old !== null) return;
+    this.#old = line;
+    this.#isOptional = true;
+    void this.#try();
   }
 
   /** A message waits for the next line: the first attempt does not wait for the server's time. */
@@ -130,7 +141,7 @@ export class Switch {
     this.#next?.end();
     this.#next = this.#old = null;
     this.#failures = 0;
-    this.#isUncertain = false;
+    this.#isUncertain = this.#isOptional = false;
   }
 
   /** What the close code of the current line means: 1006 if this client itself is the cause. */
@@ -157,12 +168,14 @@ export class Switch {
     const isStale = (): boolean => attempt !== this.#attempt;
     this.#mayHurry = false;
     this.#startedAt = this.#ports.timers.now();
+    this.#next?.end();
+    this.#next = null;
     try {
-      const address = await this.#opener.reopen(isStale, () => {
+      const openSocket = await this.#opener.reopen(isStale, () => {
         if (!isStale()) this.#old?.hold();
         return this.#receiver.position;
       });
-      if (address !== null && !isStale()) this.#connect(address);
+      if (openSocket !== null && !isStale()) this.#connect(openSocket);
     } catch (error) {
       if (isStale()) return;
       if (!(error instanceof OpeningError)) throw error;
@@ -170,22 +183,22 @@ export class Switch {
     }
   }
 
-  #connect(address: Address): void {
-    const socket = openSocket(this.#ports, address);
+  #connect(openSocket: OpenSocket): void {
     const current = this.#owner.events();
     const ifPending = (run: () => void, otherwise: () => void): void => (this.#next === line ? run() : otherwise());
-    const failed = (): void => {
+    const failed = (retryAfter = 0): void => {
       this.#next = null;
       this.#isUncertain = true;
       line.end();
-      this.#failed(0);
+      this.#failed(retryAfter);
     };
-    const line: Line = new Line(socket, this.#ports.timers, {
+    const line: Line = new Line(openSocket(), this.#ports.timers, {
       ...current,
       established: (message) =>
         ifPending(() => this.#established(line, message), () => current.established(message)),
-      closed: (code) => ifPending(failed, () => current.closed(code)),
-      outOfOrder: (fault) => ifPending(failed, () => current.outOfOrder(fault)),
+      closed: (code, refusal) =>
+        ifPending(() => failed(refusal?.retryAfter), () => current.closed(code, refusal)),
+      outOfOrder: (fault) => ifPending(() => failed(), () => current.outOfOrder(fault)),
     });
     this.#next = line;
   }
@@ -195,15 +208,25 @@ export class Switch {
     const { verdict } = message.payload.resume;
     if ((verdict === "reset" || verdict === "new") && this.#owner.hasRuns()) {
       line.end(1000);
-      this.#old?.release();
+      this.#stay();
       return;
     }
     this.#owner.replace(line, message);
   }
 
   #failed(retryAfter: number): void {
-    this.#failures += 1;
-    this.#wait(Math.max(retryAfter, this.#notBefore - this.#ports.timers.now()), this.#failures);
-    this.#old?.release();
+    if (!this.#isOptional) {
+      this.#failures += 1;
+      this.#wait(Math.max(retryAfter, this.#notBefore - this.#ports.timers.now()), this.#failures);
+    }
+    this.#stay();
+  }
+
+  /** The old line goes on. */
+  #stay(): void {
+    const old = this.#old;
+    if (this.#isOptional) this.#old = null;
+    this.#isOptional = false;
+    old?.release();
   }
 }

@@ -23,6 +23,9 @@ export type Status =
   | "RECONNECTING"
   | "ERROR";
 
+/** What carries the frames: server-sent events or long polls where WebSockets do not get through. */
+export type Transport = "websocket" | "sse" | "long-poll";
+
 export interface ConnectionStats {
   /** Milliseconds since 1970; absent without a connection. */
   readonly connected_at?: number;
@@ -40,6 +43,8 @@ export interface ConnectionStats {
   /** Connections after the first one, unless the application had disconnected. */
   readonly reconnections: number;
   readonly connection_id?: string;
+  /** Absent without a connection. */
+  readonly transport?: Transport;
   /** From the loss of a connection to the next one. */
   readonly average_reconnection_ms?: number;
   /** Messages that wait for a connection, for the rate limit, or for their confirmation. */

@@ -2,7 +2,7 @@
 
 import type { ClientMessage, ServerMessage } from "../protocol/messages.js";
 import { BoundedMap } from "./bounded-map.js";
-import type { ConnectionStats } from "./snapshot.js";
+import type { ConnectionStats, Transport } from "./snapshot.js";
 
 /** What an application sends; the rest are acknowledgements, pings and requests. */
 const SENT: ReadonlySet<ClientMessage["type"]> = new Set(["user_message", "agent_request", "room_message", "answer"]);
@@ -54,14 +54,14 @@ export class Stats {
     if (queued !== this.#stats.queued) this.#set({ queued });
   }
 
-  connected(now: number, connection_id: string): void {
+  connected(now: number, connection_id: string, transport: Transport): void {
     if (this.#lostAt !== null) {
       const reconnections = this.#stats.reconnections + 1;
       this.#reconnecting += now - this.#lostAt;
       this.#set({ reconnections, average_reconnection_ms: this.#reconnecting / reconnections });
     }
     this.#lostAt = null;
-    this.#set({ connected_at: now, connection_id });
+    this.#set({ connected_at: now, connection_id, transport });
   }
 
   /** The connection was lost; the time until the next one counts as one reconnection. */
@@ -81,7 +81,7 @@ export class Stats {
   }
 
   #down(): void {
-    const { connected_at: _, connection_id: __, ...rest } = this.#stats;
+    const { connected_at: _, connection_id: __, transport: ___, ...rest } = this.#stats;
     this.#stats = rest;
   }
 

@@ -1,6 +1,6 @@
 /** The document of `/ws/config`: the server's features, limits and addresses. */
 
-import { eachOf, isObject, must, name, number, object, text, type Check, type Shape } from "./check.js";
+import { eachOf, isObject, may, must, name, number, object, text, type Check, type Shape } from "./check.js";
 import { features, limits } from "./shapes.js";
 import type { ServerFeatures, ServerLimits } from "./messages.js";
 
@@ -14,16 +14,27 @@ export interface ServerConfig {
   readonly auth: { readonly methods: readonly string[] };
   /** Unix seconds. */
   readonly server_time: number;
+  /** The addresses of other ways to the server, by the names of the ways. */
+  readonly doors?: Readonly<Record<string, Readonly<Record<string, string>>>>;
 }
+
+const addresses: Check = (value, path) =>
+  isObject(value) && Object.values(value).every((address) => typeof address === "string")
+    ? null
+    : `${path}: expected addresses`;
 
 const endpoints: Check = (value, path) => {
   if (!isObject(value)) return `${path}: expected an object`;
-  return (
-    name(value["websocket"], `${path}.websocket`) ??
-    (Object.values(value).every((address) => typeof address === "string")
-      ? null
-      : `${path}: expected addresses`)
-  );
+  return name(value["websocket"], `${path}.websocket`) ?? addresses(value, path);
+};
+
+const doors: Check = (value, path) => {
+  if (!isObject(value)) return `${path}: expected an object`;
+  for (const [door, its] of Object.entries(value)) {
+    const fault = addresses(its, `${path}.${door}`);
+    if (fault !== null) return fault;
+  }
+  return null;
 };
 
 const CONFIG: Shape<ServerConfig> = {
@@ -33,6 +44,7 @@ const CONFIG: Shape<ServerConfig> = {
   connection_limits: must(limits),
   auth: must(object<{ methods: readonly string[] }>({ methods: must(eachOf(name)) })),
   server_time: must(number),
+  doors: may(doors),
 };
 
 /** The configuration, or the first fault of the document. */

@@ -211,20 +211,20 @@ describe("history", () => {
 describe("statistics", () => {
   it("average the time from a lost connection to the next one", () => {
     const stats = new Stats();
-    stats.connected(0, "c1");
+    stats.connected(0, "c1", "websocket");
     stats.lost(1_000);
     stats.lost(2_000);
-    stats.connected(4_000, "c2");
+    stats.connected(4_000, "c2", "websocket");
     stats.lost(5_000);
-    stats.connected(6_000, "c3");
+    stats.connected(6_000, "c3", "websocket");
     expect(stats.value).toMatchObject({ reconnections: 2, average_reconnection_ms: 2_000, connection_id: "c3" });
     stats.lost(7_000);
     stats.stopped(true);
-    stats.connected(9_000, "c4");
+    stats.connected(9_000, "c4", "websocket");
     expect(stats.value.reconnections).toBe(2);
     stats.lost(10_000);
     stats.stopped(false); // it gave up
-    stats.connected(15_000, "c5");
+    stats.connected(15_000, "c5", "websocket");
     expect(stats.value).toMatchObject({ reconnections: 3, average_reconnection_ms: 3_000 });
   });
 });

@@ -109,6 +109,7 @@ export class Tab {
     return {
       WebSocket: browser.server.WebSocket,
       http: browser.server.http,
+      stream: browser.server.events.stream,
       timers: browser.clock.timers,
       random: () => browser.chance,
       uniqueId: () => browser.uniqueId(),

@@ -22,7 +22,11 @@ import type {
   SocketClass,
 } from "../../src/index.js";
 import type { Clock } from "./clock.js";
+import { FakeEvents } from "./events.js";
 import { FakeRooms } from "./rooms.js";
+import { expiryOf, userOf } from "./tokens.js";
+
+export { tokenFor } from "./tokens.js";
 
 interface Session {
   readonly id: string;
@@ -64,6 +68,8 @@ export class FakeServer {
   readonly runs = new Map<string, Run>();
   readonly threads = new Map<string, HistoryMessage[]>();
   readonly rooms = new FakeRooms(this);
+  readonly events = new FakeEvents(this);
+  doors: Readonly<Record<string, Readonly<Record<string, string>>>> | undefined;
   /** True: questions and answers are recorded in `threads`. */
   keepsHistory = false;
   readonly requests: HttpRequest[] = [];
@@ -156,6 +162,7 @@ export class FakeServer {
         connection_limits: this.limits,
         auth: { methods: ["header", "subprotocol", "ticket"] },
         server_time: this.clock.now / 1000,
+        doors: this.doors,
       },
     });
   }
@@ -171,27 +178,29 @@ export class FakeServer {
   }
 
   #accept(socket: FakeSocket): void {
-    this.sockets.push(socket);
     this.clock.timers.setTimeout(() => {
-      if (socket.state !== "connecting") return;
-      const query = new URL(socket.url).searchParams;
-      const ticket = query.get("ticket") ?? "";
-      const token = this.#tickets.get(ticket);
-      const user = token === undefined ? (this.features.auth_required ? undefined : "anonymous") : userOf(token);
-      this.#tickets.delete(ticket);
       const isRefused = this.refusals > 0;
       if (isRefused) this.refusals -= 1;
-      if (!this.isUp || user === undefined || isRefused) {
-        socket.drop(1006);
-        return;
-      }
-      socket.state = "open";
-      socket.protocol = this.selects;
-      socket.onData = (data) => this.#take(socket, data);
-      socket.onopen?.({});
-      this.#establish(socket, user, query);
-      if (token !== undefined && this.checksTokens) this.#useToken(socket, token);
+      if (isRefused || !this.connect(socket)) socket.drop(1006);
     }, this.upgradeTime);
+    this.sockets.push(socket);
+  }
+
+  /** Opens a socket with a ticket or a token; false if that is refused. */
+  connect(socket: FakeSocket, bearer?: string): boolean {
+    if (socket.state !== "connecting") return true;
+    const ticket = socket.query.get("ticket") ?? "";
+    const token = bearer ?? this.#tickets.get(ticket);
+    const user = token === undefined ? (this.features.auth_required ? undefined : "anonymous") : userOf(token);
+    this.#tickets.delete(ticket);
+    if (!this.isUp || user === undefined) return false;
+    socket.state = "open";
+    socket.protocol = this.selects;
+    socket.onData = (data) => this.#take(socket, data);
+    socket.onopen?.({});
+    this.#establish(socket, user, socket.query);
+    if (token !== undefined && this.checksTokens) this.#useToken(socket, token);
+    return true;
   }
 
   /** Warns a minute before the token of a socket expires, or at once, and then closes the socket. */
@@ -580,17 +589,6 @@ export class FakeSocket implements Socket {
     this.onclose?.({ code });
   }
 }
-
-/** @param exp In Unix seconds. */
-export function tokenFor(user: string, exp = 2_000_000_000): string {
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  return `${part({ alg: "none" })}.${part({ sub: user, exp })}.x`;
-}
-
-const claimsOf = (token: string): { sub: string; exp: number } =>
-  JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString()) as { sub: string; exp: number };
-const userOf = (token: string): string => claimsOf(token).sub;
-const expiryOf = (token: string): number => claimsOf(token).exp;
 
 const isOpen = ({ outcome }: HistoryQuestion): boolean => outcome === undefined;
 
