@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { ErrorBody } from "../../src/index.js";
 import { EnhancedWebSocketProvider } from "../../src/react/index.js";
 import { Browser } from "../support/browser.js";
+import { DOOR } from "../support/events.js";
 import { tokenFor } from "../support/server.js";
 
 type Component = ComponentType<Record<string, unknown>>;
@@ -86,6 +87,22 @@ describe("after an outage", () => {
     await pass(5_000);
     expect(browser.server.requests).toHaveLength(before);
   });
+});
+
+it("says if there is no WebSocket, and no longer once there is one", async () => {
+  await import("../../src/connection/fallback.js"); // loaded later, in real time
+  const said = (): string | null => page.querySelector("[role=status]")?.textContent ?? null;
+  expect(said()).toBe("Connected");
+  browser.server.doors = DOOR;
+  browser.server.refusals = Infinity;
+  await act(async () => browser.server.socket.drop(1006));
+  await pass(60_000);
+  expect(said()).toBe("Connected without WebSocket");
+  browser.server.refusals = 0;
+  await pass(5 * 60_000);
+  await act(async () => browser.server.socket.drop(1012));
+  await pass(60_000);
+  expect(said()).toBe("Connected");
 });
 
 it("explains a refused origin without a word for developers, and keeps the code in the details", async () => {

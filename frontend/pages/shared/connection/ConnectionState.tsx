@@ -8,7 +8,9 @@ import { connection } from "./text.ts";
 
 export function ConnectionState() {
   const state = useNetra(
-    ({ status, isConnected, queued, retry }) => ({ status, isConnected, queued, retry }),
+    ({ status, isConnected, queued, retry, connectionStats: { transport } }) => ({
+      ...{ status, isConnected, queued, retry, transport },
+    }),
     shallowEqual,
   );
   const isOnline = useSyncExternalStore(onLine, () => navigator.onLine);

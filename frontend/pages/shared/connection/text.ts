@@ -1,6 +1,6 @@
 // Texts for the state of the connection.
 
-import type { ErrorBody, Snapshot } from "../../../src/index.ts";
+import type { ErrorBody, Snapshot, Transport } from "../../../src/index.ts";
 
 export type Mood = "good" | "busy" | "bad";
 
@@ -12,7 +12,9 @@ export interface ConnectionText {
   readonly more: string;
 }
 
-type State = Pick<Snapshot, "status" | "isConnected" | "queued" | "retry">;
+type State = Pick<Snapshot, "status" | "isConnected" | "queued" | "retry"> & {
+  readonly transport: Transport | undefined;
+};
 
 /** The state of the connection as a text. */
 export function connection(state: State, isOnline: boolean, now: number): ConnectionText {
@@ -29,7 +31,7 @@ export function connection(state: State, isOnline: boolean, now: number): Connec
   });
   switch (state.status) {
     case "CONNECTED":
-      return say("good", "Connected");
+      return say("good", state.transport === "websocket" ? "Connected" : "Connected without WebSocket");
     case "CONNECTING":
       return say("busy", "Connecting…");
     case "RECONNECTING": {
