@@ -328,4 +328,5 @@ async def test_a_fault_of_the_server_is_reported(
         monkeypatch.setattr("netra_trio.node.node.Node.serve", fail)
         async with Poller(app).asking() as answer:
             assert answer.status == 0  # the host answers 500
+        assert app.instruments.metrics.openings["failed"] == 1
         assert app.node.statistics()["slots"] == 0

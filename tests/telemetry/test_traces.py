@@ -20,6 +20,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from structlog.testing import capture_logs
+from support.doors import request
+from support.event_streams import stream
 from support.memory import SECRET, Client, token, wall_clock
 from support.server import STARTING, bearer, open_client, serving, write_agents
 from trio.testing import MockClock
@@ -83,8 +85,10 @@ class Traced:
 
 
 @asynccontextmanager
-async def traced(agent: Agent, *, with_traces: bool = True) -> AsyncIterator[Traced]:
-    settings = evolve(Settings(), jwt_secret_key=SECRET)
+async def traced(
+    agent: Agent, *, with_traces: bool = True, doors: tuple[str, ...] = ()
+) -> AsyncIterator[Traced]:
+    settings = evolve(Settings(), jwt_secret_key=SECRET, doors=doors)
     app = create_app(
         agents={"agent": agent}, settings=settings, store=MemoryStore(), wall_clock=wall_clock
     )
@@ -169,6 +173,22 @@ async def test_a_refusal_is_an_error_and_contains_no_credential(autojump_clock: 
     assert opening.status.status_code is StatusCode.ERROR
     assert dict(opening.attributes or {}) == {"netra.code": "INVALID_TOKEN", "netra.status": 401}
     assert "a-credential" not in opening.to_json()
+
+
+async def test_the_stream_of_a_door_is_an_opening(autojump_clock: MockClock) -> None:
+    async def agent(run: Run) -> None:
+        await run.emit("done")
+
+    async with traced(agent, doors=("events",)) as server:
+        headers = {"traceparent": PARENT}
+        async with stream(server.app, headers=headers) as alice:
+            await alice.send("user_message", {"content": "go"})
+            await alice.until("agent_completed")
+        opening, run = server.one(OPENING), server.one(RUN)
+        assert (ids(opening)[0], parent_of(run)) == (TRACE_ID, ids(opening)[1])
+        async with request(server.app, "GET", "/ws/events", user=None) as answer:
+            assert answer.status == 401
+        assert server.spans(OPENING)[-1].status.status_code is StatusCode.ERROR
 
 
 async def test_a_failure_of_the_server_is_an_error(

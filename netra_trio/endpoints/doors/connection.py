@@ -18,11 +18,12 @@ import trio
 
 from netra_trio.endpoints.checks import AcceptedUpgrade
 from netra_trio.endpoints.entrance import Entrance
-from netra_trio.endpoints.request import Request
+from netra_trio.endpoints.request import Request, trace_of
 from netra_trio.errors import TransportClosed, unwrapped
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.codes import ABNORMAL, ErrorCode
 from netra_trio.protocol.problem import Refused, problem
+from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
 from netra_trio.transports.memory import MemoryClient, memory_pair
 
 BUFFER_BYTES = 64 * 1024  # of frames that the door has not taken; the event log has the others
@@ -161,7 +162,9 @@ async def open_connection(
     Raises:
         Refused: If the server refuses the connection.
     """
-    settings = entrance.node.services.settings
+    services = entrance.node.services
+    settings, note = services.settings, services.instruments.note
+    note(UpgradeStarted(trace_of(request)))
     transport, client = memory_pair(
         buffer_bytes=buffer_bytes,
         send_timeout=settings.send_timeout_ms / 1000 if send_timeout is None else send_timeout,
@@ -174,6 +177,9 @@ async def open_connection(
             await entrance.serve(request, check, lambda _: transport)
         except Refused as error:
             refused.append(error)
+        except Exception:
+            note(UpgradeFailed())
+            raise
         finally:
             client.close(ABNORMAL)  # without effect if the server has closed it
 
