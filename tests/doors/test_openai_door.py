@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import orjson
 import pytest
 import trio
+from support.cluster import open_cluster
 from support.doors import HttpAnswer, open_app, request
 from support.memory import EPOCH, Client, Server, token
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
 from netra_trio.ids import UserId
@@ -46,6 +48,11 @@ async def ask(run: Run) -> None:
     await run.ask("Which one?")
 
 
+async def ask_late(run: Run) -> None:
+    await trio.sleep(5)
+    await run.ask("Which one?")
+
+
 async def late(run: Run) -> str:
     await trio.sleep(250)
     return "at last"
@@ -61,9 +68,8 @@ async def fail(run: Run) -> None:
     raise ValueError("not for clients")
 
 
-AGENTS = {
-    each.__name__: each for each in (recall, newest, count, only_return, ask, late, flood, fail)
-}
+_ALL = (recall, newest, count, only_return, ask, ask_late, late, flood, fail)
+AGENTS = {each.__name__: each for each in _ALL}
 
 
 def body(content: str = "3", model: str = "count", **fields: Any) -> dict[str, Any]:
@@ -245,6 +251,15 @@ async def test_a_bad_thread_id_is_refused(value: str, autojump_clock: MockClock)
         assert await text_of(app, body(), headers={"X-Thread-Id": "x" * 64})
 
 
+@pytest.mark.parametrize("name", ["X-Thread-Id", "Idempotency-Key"])
+async def test_a_header_is_given_once(name: str, autojump_clock: MockClock) -> None:
+    async with open_app(agents=AGENTS, doors=DOORS) as app:
+        twice = [(name, "a"), (name, "b")]
+        status, answer = await complete(app, body(), more_headers=twice)
+        assert status == 400
+        assert answer["error"]["message"].startswith(f"{name}: expected one value.")
+
+
 # Stops and retries.
 
 
@@ -309,6 +324,57 @@ async def test_a_key_has_a_limited_length(
         assert (await complete(app, body("1"), headers={"Idempotency-Key": value}))[0] == status
 
 
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_may_be_cancelled_at_any_checkpoint(
+    stream: bool, key: dict[str, str], autojump_clock: MockClock
+) -> None:
+    """The session of a request without a key ends, and that of another one has the run at most."""
+    async with open_app(agents=AGENTS, doors=DOORS, resume_window_ms=5000) as app:
+        for ticks in range(0, 60, 3):
+            headers = {name: f"{value}-{ticks}" for name, value in key.items()}
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    partial(complete, app, body("1000", stream=stream), headers=headers)
+                )
+                for _ in range(ticks):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+            assert runs(app) <= len(key)
+            assert sessions(app) <= len(key)
+            await trio.sleep(6)  # the resume window
+            assert (runs(app), sessions(app)) == (0, 0)
+
+
+async def test_a_client_that_leaves_within_its_body_starts_no_run(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_app(agents=AGENTS, doors=DOORS) as app:
+        async with request(app, "POST", PATH, body=b"{", is_cut=True) as answer:
+            assert answer.status == 400
+        assert (runs(app), sessions(app)) == (0, 0)
+
+
+async def test_another_node_has_the_answer_too(autojump_clock: MockClock) -> None:
+    async with open_cluster(AGENTS, doors=DOORS) as cluster:
+        one, other = (node.app for node in cluster.nodes)
+        assert one is not None
+        assert other is not None
+        headers = {
+            "Idempotency-Key": "k",
+            "Authorization": f"Bearer {cluster.token('alice')}",
+        }
+        sent: Any = {"json": body("10", stream=True), "user": None, "headers": headers}
+        async with request(one, "POST", PATH, **sent, leaves_after=2.5) as answer:
+            await answer.text()
+        expected = "".join(f"{number} " for number in range(10))
+        for _ in range(2):  # while the run goes on, and after it has ended
+            async with request(other, "POST", PATH, **sent) as answer:
+                assert joined(await chunks(answer)) == expected
+        assert trio.current_time() < 12
+
+
 async def test_another_device_may_stop_the_run(autojump_clock: MockClock) -> None:
     headers = {"X-Thread-Id": "t"}
     async with (
@@ -339,23 +405,18 @@ async def test_a_question_stops_the_run(headers: dict[str, str], autojump_clock:
 
 
 async def test_a_question_of_a_repeated_request_stops_the_run(autojump_clock: MockClock) -> None:
-    async with open_app(agents=AGENTS, doors=DOORS) as app, device(app) as phone:
-        # The message was sent over another connection, whose session has the run.
-        async with request(
-            app,
-            "POST",
-            PATH,
-            json=body("x", "ask", stream=True),
-            headers={"Idempotency-Key": "k", "X-Thread-Id": "t"},
-        ) as answer:
+    """The session of the first request has the run."""
+    key = {"Idempotency-Key": "k"}
+    async with open_app(agents=AGENTS, doors=DOORS) as app:
+        posted = body("x", "ask_late", stream=True)
+        async with request(app, "POST", PATH, json=posted, headers=key, leaves_after=1) as answer:
             await answer.text()
-        await phone.say("x", "p", agent="ask", thread_id="p")
-        await phone.until("agent_asking")
-        posted = body("x", "ask", stream=True)
-        headers = {"Idempotency-Key": "p", "X-Thread-Id": "p"}
-        async with request(app, "POST", PATH, json=posted, headers=headers) as answer:
-            assert answer.status == 400  # another history: none at all
         assert runs(app) == 1
+        async with request(app, "POST", PATH, json=posted, headers=key) as answer:
+            assert (await chunks(answer))[-1]["error"]["code"] == "question_not_supported"
+        assert trio.current_time() == 5
+        await trio.sleep(1)
+        assert runs(app) == 0
 
 
 async def test_a_failed_run_is_not_repeated_by_a_client(autojump_clock: MockClock) -> None:

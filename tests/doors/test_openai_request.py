@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from netra_trio.endpoints.doors.openai_request import PostedFormat, read_request
+from netra_trio.endpoints.doors.openai_request import MESSAGES, PostedFormat, read_request
 from netra_trio.protocol.messages import Ping, PostedMessage
 from netra_trio.protocol.problem import Refused
 
@@ -141,3 +141,9 @@ def test_only_messages_of_the_user_get_the_history() -> None:
     assert decoded == PostedMessage(content="hi", thread_id=decoded.thread_id, history=wire.history)
     ping = wire.decode('{"type": "ping", "payload": {}}', max_size=1000)
     assert ping.message == Ping({})
+
+
+def test_a_request_has_a_limited_number_of_messages() -> None:
+    assert len(read(*[USER] * MESSAGES).history) == MESSAGES - 1
+    expected = f"$.messages: expected at most {MESSAGES} messages, got {MESSAGES + 1}"
+    assert refusal(*[USER] * (MESSAGES + 1)) == expected

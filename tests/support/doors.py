@@ -8,7 +8,7 @@
 The client of a request may stop reading, and may leave.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
@@ -158,11 +158,14 @@ async def request(
     user: str | None = "alice",
     headers: Mapping[str, str] | None = None,
     query: str = "",
+    more_headers: Sequence[tuple[str, str]] = (),
     leaves_after: float = inf,
+    is_cut: bool = False,
 ) -> AsyncIterator[HttpAnswer]:
     """Send a request; the block gets its answer when it has begun. The client leaves at its end.
 
-    It leaves earlier, `leaves_after` seconds after its request, if the answer may never begin.
+    It leaves earlier, `leaves_after` seconds after its request, if the answer may never begin, and
+    at once, within its body, if that `is_cut`.
     """
     answer = HttpAnswer()
     answer.reading.set()
@@ -175,18 +178,21 @@ async def request(
         "type": "http",
         "method": method,
         "path": path,
-        "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+        "headers": [
+            (name.lower().encode(), value.encode())
+            for name, value in [*sent.items(), *more_headers]
+        ],
         "query_string": query.encode(),
         "client": ("127.0.0.1", 1),
         "extensions": {},
     }
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    messages = [{"type": "http.request", "body": body, "more_body": is_cut}]
 
     async def receive() -> Message:
         if messages:
             await trio.lowlevel.checkpoint()
             return messages.pop()
-        with trio.move_on_after(leaves_after):
+        with trio.move_on_after(0 if is_cut else leaves_after):
             await answer.left.wait()
         return {"type": "http.disconnect"}
 

@@ -25,6 +25,8 @@ from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
 from netra_trio.values import frozen
 
+MESSAGES = 10_000  # of one request: to read them takes about 15 ms, in which no other task runs
+
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _OF_USER = frozenset({"system", "developer", "user"})
 _RESULTS = frozenset({"tool", "function"})  # of calls that another server's answer asked for
@@ -107,6 +109,9 @@ def read_request(body: Any, now: float) -> ChatRequest:
     messages = _field(body, "$", "messages", list)
     if not messages:
         _refuse("$.messages", "at least one message", messages)
+    if len(messages) > MESSAGES:
+        text = f"$.messages: expected at most {MESSAGES} messages, got {len(messages)}"
+        raise Refused(problem(ErrorCode.VALIDATION_ERROR, text))
     *earlier, last = (_read_message(place, message) for place, message in enumerate(messages))
     if last[0] != "user":
         expected = "user: the agent answers the user's message"
@@ -130,32 +135,50 @@ def _history(messages: list[tuple[str, str]], now: float) -> Iterator[HistoryMes
 
 
 def _read_message(place: int, message: Any) -> tuple[str, str]:
-    """Return the role and the text of a message."""
-    path = f"$.messages[{place}]"
+    """Return the role and the text of a message; a path is made for an error only."""
     if type(message) is not dict:
-        _refuse(path, "an object", message)
-    role = _field(message, path, "role", str)
+        _refuse(_message(place), "an object", message)
+    role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
-        _refuse(f"{path}.role", f"one of {', '.join(_ROLES)}", role)
-    content = message.get("content")
+        role = _field(message, _message(place), "role", str)
+        _refuse(f"{_message(place)}.role", f"one of {', '.join(_ROLES)}", role)
     if type(content) is str:
         return role, content
     if type(content) is list:
-        return role, "\n".join(_read_parts(f"{path}.content", content))
+        return role, _read_parts(place, content)
     if content is not None or role != "assistant":
-        _refuse(f"{path}.content", "a string or an array of text parts", content)
+        _refuse(f"{_message(place)}.content", "a string or an array of text parts", content)
     return role, ""  # it has only called tools
 
 
-def _read_parts(path: str, parts: list[Any]) -> Iterator[str]:
-    for place, part in enumerate(parts):
-        here = f"{path}[{place}]"
-        if type(part) is not dict:
-            _refuse(here, "an object", part)
-        kind = _field(part, here, "type", str)
-        if kind not in {"text", "refusal"}:
-            _refuse(f"{here}.type", '"text": agents read no images, audio or files', kind)
-        yield _field(part, here, kind, str)
+def _read_parts(place: int, parts: list[Any]) -> str:
+    """Return the text of a message in parts."""
+    texts: list[str] = []
+    for number, part in enumerate(parts):
+        text = part.get("text") if type(part) is dict and part.get("type") == "text" else None
+        if type(text) is not str:  # not the usual case
+            text = _read_part(f"{_message(place)}.content[{number}]", part)
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _read_part(path: str, part: Any) -> str:
+    """Return the text of a part.
+
+    Raises:
+        Refused: VALIDATION_ERROR, with the path of the field.
+    """
+    if type(part) is not dict:
+        _refuse(path, "an object", part)
+    kind = _field(part, path, "type", str)
+    if kind not in {"text", "refusal"}:
+        _refuse(f"{path}.type", '"text": agents read no images, audio or files', kind)
+    text: str = _field(part, path, kind, str)
+    return text
+
+
+def _message(place: int) -> str:
+    return f"$.messages[{place}]"
 
 
 def _check_form(body: dict[str, Any]) -> None:
