@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import sys
 import tarfile
 from collections.abc import Collection
 from pathlib import Path
@@ -40,6 +41,7 @@ FIREFOX_DRIVER = "playwright==1.64.1"  # later ones send commands that Debian's 
 NODE_FAULTS = "tests/nodes"
 PARTITIONS = "tests/partitions"  # needs the permission to administer the network
 FAULT_ROUNDS = 50
+PAGELESS = {"NETRA_TRIO_PAGE": "skip"}  # one session of those that run at once builds the page
 CRASHES = ("tests/e2e/test_crash.py", "tests/e2e/test_unattended_crash.py")
 ADAPTERS = "netra_trio/aio/frameworks/{}.py"
 DOCTESTS = (
@@ -59,23 +61,36 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
 )
 APART = "mcp-server-time"  # a program of its own, whose ranges are not those of this package
 NPM_ATTEMPTS = 3
+TOGETHER = ("lint", "types", "frameworks", "deploy", "site")  # each is one process at a time
 WORKERS_MAX = 8  # processes that share the tests: with more, all would wait for the longest one
 
 # With it, each of the processes that share the tests would compile all of them, every time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.needs_version = ">=2025.5"
-nox.options.sessions = [
-    *("lint", "types", "frontend", "tests", "frameworks", "ranges(lowest)", "nginx", "deploy"),
-    "site",
-]
+nox.options.sessions = ["together", "frontend", "tests", "ranges(lowest)", "nginx"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.stop_on_first_error = False
 
 
-def _install(session: nox.Session, *groups: str, package: bool = True) -> None:
+def _install(session: nox.Session, *groups: str, package: bool = True, page: bool = True) -> None:
     requirements = nox.project.dependency_groups(PYPROJECT, *groups)
-    session.install("--quiet", *requirements, *(["--editable", "."] if package else []))
+    environ = {} if page else PAGELESS
+    session.install(
+        "--quiet", *requirements, *(["--editable", "."] if package else []), env=environ
+    )
+
+
+@nox.session(python=False)
+def together(session: nox.Session) -> None:
+    """Run `lint`, `types`, `frameworks`, `deploy` and `site`, as many at once as there are cores.
+
+    The output of each is shown when it ends. The other sessions use all cores, or measure time.
+    """
+    command = [sys.executable, "-m", "nox", "--sessions", *TOGETHER]
+    if hasattr(nox.options, "parallel"):  # since Nox 2026.8; earlier ones run them one by one
+        command += ["--allow-parallel", f"--parallel={min(_cores(), WORKERS_MAX)}"]
+    session.run(*command, external=True)
 
 
 @nox.session
@@ -167,7 +182,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def site(session: nox.Session) -> None:
     """Build the documentation as a site, where every warning and every dead link is a failure."""
-    _install(session, "site")
+    _install(session, "site", page=False)
     _install_node(session)
     folder = Path(session.create_tmp())
     archive, script = folder / f"mermaid-{MERMAID}.tgz", folder / "mermaid.min.js"
@@ -231,9 +246,12 @@ def frameworks(session: nox.Session, extra: str) -> None:
     """
     distribution, adapter, needed = FRAMEWORKS[extra]
     requirements = nox.project.dependency_groups(PYPROJECT, "frameworks")
-    session.install("--quiet", *requirements, *needed, "--editable", f".[{extra}]")
+    package = ["--editable", f".[{extra}]"]
+    session.install("--quiet", *requirements, *needed, *package, env=PAGELESS)
     session.run("pip", "check", silent=True)
     _check_newest(session, distribution)
+    # Several of these sessions run at once.
+    session.env["COVERAGE_FILE"] = os.fspath(Path(session.create_tmp(), ".coverage"))
     session.run("coverage", "erase")
     options = [f"--confcutdir={FRAMEWORK_TESTS}", f"--framework={extra}", "-q"]
     session.run("coverage", "run", "-m", "pytest", *options, FRAMEWORK_TESTS, *session.posargs)
