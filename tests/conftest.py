@@ -10,8 +10,11 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 from support.postgres import PostgresServer, postgres_server
+from support.unmeasured import pytest_runtest_protocol
 from support.valkey import Server, server
 from support.workers import ModuleScheduling, is_last
+
+__all__ = ["pytest_runtest_protocol"]  # a hook
 
 # Other workers take their part of the machine: how long an example takes says nothing. (In CI that
 # is so anyway; the rest of that profile, or of the usual one, stays as it is.)

@@ -22,6 +22,8 @@ from netra_trio.testing import (
     open_network,
 )
 
+pytestmark = pytest.mark.unmeasured
+
 MESSAGES = 8
 PIECES = 12  # deltas of a run
 

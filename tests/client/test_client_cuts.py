@@ -23,6 +23,8 @@ from netra_trio.testing import (
     open_network,
 )
 
+pytestmark = pytest.mark.unmeasured
+
 KINDS = pytest.mark.parametrize("is_plain", [False, True], ids=["acknowledging", "plain"])
 INTERRUPTED = ("agent_completed", {"status": "interrupted"})
 

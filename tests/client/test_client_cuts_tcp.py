@@ -20,6 +20,8 @@ from netra_trio.server.sockets import listen
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing import Trace, assert_nothing_lost
 
+pytestmark = pytest.mark.unmeasured
+
 pytestmark = pytest.mark.usefixtures("quiet")
 
 

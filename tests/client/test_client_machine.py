@@ -6,6 +6,7 @@ the trace is checked; the last step restores the network, and asks for the end o
 
 from typing import Any
 
+import pytest
 import trio
 from attrs import define, field
 from hypothesis import HealthCheck, settings
@@ -35,6 +36,8 @@ from netra_trio.testing import (
     assert_nothing_lost,
     open_network,
 )
+
+pytestmark = pytest.mark.unmeasured
 
 WINDOW = 60.0  # seconds that a session waits for its client
 REPLAY_EVENTS, REPLAY_BYTES = 12, 2048

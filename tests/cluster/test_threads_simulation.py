@@ -5,6 +5,8 @@ import logging
 import pytest
 from support.thread_nodes import simulate
 
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_runs_of_a_thread_are_in_order_on_three_nodes(

@@ -5,6 +5,8 @@ import logging
 import pytest
 from support.watching_nodes import simulate
 
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.mark.parametrize("faulty", [False, True])
 @pytest.mark.parametrize("seed", range(2))

@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 import orjson
+import pytest
 import trio
 from attrs import define, field, frozen
 from hypothesis import given, settings
@@ -21,6 +22,8 @@ from netra_trio.agents.run import Run
 from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.errors import TransportClosed
 from netra_trio.protocol.codes import EndReason
+
+pytestmark = pytest.mark.unmeasured
 
 SIZE = 300  # bytes of a message
 RUN = "a run"  # message_confirmed, then a run

@@ -18,6 +18,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.agents.run import Run
 from netra_trio.errors import TransportClosed
 
+pytestmark = pytest.mark.unmeasured
+
 SERVER_TASKS = ("netra_trio.", "support.memory.Server.start")  # prefixes of the names of its tasks
 STEPS_MAX = 1000  # far more than the conversation has
 ROUNDS = ((0, 128 * 1024), (1, 300))  # seed of Trio's scheduling, size of the buffer in bytes

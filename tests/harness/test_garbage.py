@@ -16,6 +16,8 @@ from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 
+pytestmark = pytest.mark.unmeasured
+
 ROUNDS = 40  # of each kind: enough to detect a leak of one object in each round
 WARM_UP = 5  # rounds, which fill all caches
 OBJECTS_PER_ROUND = 12  # of Trio: cancelled scopes and exceptions, 4 to 10 as measured

@@ -13,6 +13,8 @@ from netra_trio.broker.memory import MemoryServer
 from netra_trio.errors import TransportClosed
 from netra_trio.ids import UserId
 
+pytestmark = pytest.mark.unmeasured
+
 ALICE = UserId("alice")
 CONNECTIONS, SESSIONS = 3, 5
 STEPS = 60

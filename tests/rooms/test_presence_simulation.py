@@ -23,6 +23,8 @@ from trio.testing import MockClock
 from netra_trio.errors import TransportClosed
 from netra_trio.rooms.presence_sharing import PREFIX
 
+pytestmark = pytest.mark.unmeasured
+
 ROOM = "team:red"
 USERS = ("alice", "bob", "carol", "dave")
 NODES = 3

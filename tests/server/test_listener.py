@@ -486,7 +486,8 @@ async def proceed_to(stream: trio.SocketStream, kind: str, chance: random.Random
         await stream.receive_some(65_536)
 
 
-async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
+@pytest.mark.unmeasured
+async def test_a_thousand_connections_leave_no_task_file_or_session() -> None:
     chance = random.Random(20)  # noqa: S311 - a fixed seed
     limiter = trio.CapacityLimiter(100)
     kinds = Counter[str]()
@@ -494,7 +495,7 @@ async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
     async def live(address: str) -> None:
         kinds[await connect_and_leave(address, chance, limiter)] += 1
 
-    with trio.fail_after(600):  # a safety bound: an idle machine takes 12 s
+    with trio.fail_after(600):  # a safety bound: an idle machine takes 4 s
         async with listener(max_connections_per_user=1000, resume_window_ms=0) as (app, address):
             await trio.testing.wait_all_tasks_blocked(0.05)
             tasks = trio.lowlevel.current_statistics().tasks_living
@@ -507,7 +508,7 @@ async def test_two_thousand_connections_leave_no_task_file_or_session() -> None:
                 return there > 0 or living > tasks
 
             async with trio.open_nursery() as nursery:
-                for _ in range(2000):
+                for _ in range(1000):
                     nursery.start_soon(live, address)
             while is_left():  # noqa: ASYNC110 - there is no event for it
                 await trio.sleep(0.05)

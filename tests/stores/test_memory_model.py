@@ -3,6 +3,7 @@
 import itertools
 from unittest import mock
 
+import pytest
 import trio
 from attrs import evolve
 from hypothesis import settings
@@ -30,6 +31,8 @@ from netra_trio.protocol.rooms import thread_room
 from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import Duplicate, NewMessage, User
 from netra_trio.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.unmeasured
 
 users = st.sampled_from([UserId(name) for name in "abcde"])
 threads = st.sampled_from([ThreadId("main"), ThreadId("other")])
