@@ -57,6 +57,7 @@ def open_door(entrance: Entrance) -> Mapping[str, Mapping[str, Endpoint]]:
 class _Door:
     def __init__(self, entrance: Entrance) -> None:
         self._entrance = entrance
+        self._opened_at = int(entrance.node.services.wall_clock())
 
     async def complete(self, call: Call) -> Answer | None:
         """Answer a conversation."""
@@ -73,12 +74,11 @@ class _Door:
             self._entrance.rate.check_address(call.request.peer, now)
             identity = await check_caller(call.request, call.services, now=now)
             await check_user_exists(identity, call.services)
-        created = int(call.services.wall_clock())
         models = [
             {
                 "id": agent.name,
                 "object": "model",
-                "created": created,
+                "created": self._opened_at,
                 "owned_by": OWNER,
                 "name": agent.title,
             }
