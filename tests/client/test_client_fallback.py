@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from support.announcing import Announcing
 from support.doors import open_app
 from support.http_host import Host, hosting
 from support.memory import token, wall_clock
@@ -20,6 +21,7 @@ from netra_trio.client import (
     Transport,
     connect,
 )
+from netra_trio.client.fallback import RETURN_SECONDS
 from netra_trio.server.application import Application
 from netra_trio.testing import Trace, assert_nothing_lost
 
@@ -38,7 +40,8 @@ async def hosted(
         open_app(agents={"talker": agent}, **options) as app,
         hosting(app, monkeypatch) as host,
     ):
-        yield host, app
+        with trio.fail_after(10_000):
+            yield host, app
 
 
 def client_of(
@@ -136,9 +139,9 @@ async def test_a_refusal_of_the_server_is_final(
 # --- loss
 
 
-async def converse(host: Host, trace: Trace) -> Client:
+async def converse(host: Host, trace: Trace, **options: Any) -> Client:
     """Check that a conversation is complete."""
-    async with trio.open_nursery() as nursery, client_of(host) as client:
+    async with trio.open_nursery() as nursery, client_of(host, **options) as client:
         nursery.start_soon(trace.follow, client, "alice")
         assert await talk(client) == WHOLE
     return client
@@ -199,3 +202,128 @@ async def test_the_answer_to_every_nth_frame_is_lost(
     assert_nothing_lost(trace)
     assert trace.announced == []
     assert host.cuts > 0
+
+
+# --- connections that replace one another
+
+
+@pytest.mark.parametrize("collects", [False, True], ids=["sse", "long-poll"])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+async def test_connections_are_replaced_while_events_come(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, n: int, collects: bool
+) -> None:
+    """A poll of the old connection acknowledges nothing that the new one has to begin with."""
+    trace = Trace()
+    async with hosted(monkeypatch, trace.recording(talker)) as (host, _):
+        host.collects = collects
+        dialer = Announcing(Network(), is_due=lambda events: events % n == 0)
+        await converse(host, trace, dialer=dialer)
+        assert dialer.opened > 1
+        assert dialer.most == 2
+    assert_nothing_lost(trace)
+    assert trace.announced == []
+
+
+async def test_an_attempt_to_replace_polls_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old connection goes on with its polls."""
+    trace = Trace()
+    async with hosted(monkeypatch, trace.recording(talker)) as (host, _):
+        host.collects = True
+        dialer = Announcing(Network(), is_due=lambda events: events == 3)
+        openings = 0
+
+        def answer(target: str) -> int | None:
+            nonlocal openings
+            openings += "resume=1" in target
+            return 503 if "resume=1" in target and openings == 2 else None
+
+        host.answer = answer
+        client = await converse(host, trace, dialer=dialer)
+        assert openings > 2 or dialer.opened == 1
+        assert client.stats.errors_encountered == 3
+    assert_nothing_lost(trace)
+    assert trace.announced == []
+
+
+# --- the way back
+
+
+async def lose(host: Host, client: Client) -> None:
+    """Lose the connection, and wait for the next one."""
+    before = client.stats.reconnections
+    host.drop()
+    for _ in range(100):
+        await trio.sleep(0.1)
+    assert client.stats.reconnections == before + 1
+
+
+async def test_the_websocket_is_tried_again_after_five_minutes(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(monkeypatch) as (host, _), client_of(host) as client:
+
+        def upgrades() -> int:
+            return [target.partition("?")[0] for _, target in host.requests].count("/ws")
+
+        await lose(host, client)
+        assert upgrades() == 2
+        await trio.sleep(RETURN_SECONDS)
+        assert upgrades() == 2
+        for _ in range(2):
+            await lose(host, client)
+            assert upgrades() == 3
+            assert client.stats.transport is Transport.SSE
+            assert client.stats.last_resume_verdict == "exact"
+        assert await (await client.send("hello")).text() == "hello"
+
+
+async def test_what_worked_is_remembered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(monkeypatch) as (host, _):
+        host.collects = True
+        async with client_of(host) as client:
+            await trio.sleep(RETURN_SECONDS)
+            for _ in range(3):
+                await lose(host, client)
+            assert client.stats.transport is Transport.LONG_POLL
+        streams = [t for _, t in host.requests if t.startswith("/ws/events") and "wait" not in t]
+        assert len(streams) == 1
+
+
+async def test_a_token_is_renewed_on_a_stream(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    async def get_token() -> str:
+        await trio.lowlevel.checkpoint()
+        made.append(trio.current_time())
+        return token(expires_at=wall_clock() + 120)
+
+    async with (
+        hosted(monkeypatch) as (host, _),
+        client_of(host, token=None, get_token=get_token) as client,
+    ):
+        await trio.sleep(1000)
+        assert (client.stats.reconnections, client.stats.transport) == (0, "sse")
+        assert await (await client.send("hello")).text() == "hello"
+    assert len(made) > 8
+
+
+async def test_the_server_goes_and_comes_back(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        hosted(monkeypatch) as (host, _),
+        client_of(host, random=lambda: 0.5) as client,
+    ):
+        host.is_down = True
+        host.drop()
+        await trio.sleep(60)
+        host.is_down = False
+        await trio.sleep(60)
+        assert (client.stats.reconnections, client.stats.transport) == (1, "sse")
+        assert await (await client.send("hello")).text() == "hello"

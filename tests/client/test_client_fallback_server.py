@@ -105,12 +105,12 @@ async def test_a_proxy_that_recovers(
 ) -> None:
     url, token = f"ws://{proxy.address}/ws", sign("recovered")
     async with connect(url, token=token, random=lambda: 0.0) as client:
-        assert client.stats.transport is Transport.SSE
+        assert str(client.stats.transport) == "sse"
         run = await client.send("count", agent="count")
         monkeypatch.setattr(fallback, "RETURN_SECONDS", 0.0)
         proxy.strips = False
         await reconnected(client, proxy)
-        assert client.stats.transport is Transport.WEBSOCKET
+        assert str(client.stats.transport) == "websocket"
         assert await run.text() == COUNTED
         await use(client)
         assert client.stats.last_resume_verdict == "exact"

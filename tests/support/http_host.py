@@ -8,7 +8,8 @@ For a virtual clock. Like a proxy it may take `Upgrade` out of requests, collect
 connections. It replaces `trio.open_tcp_stream`.
 """
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -18,10 +19,13 @@ import trio
 from attrs import define, field
 from trio.testing import memory_stream_pair
 
-from netra_trio.server.application import Application
+from netra_trio.transports.asgi import Message, Receive, Send
+
+App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 CHUNK = 64 * 1024  # bytes of one read
 SSE = "text/event-stream"
+_EVENT_END = re.compile(rb"(?<=\n\n)")
 HOP_BY_HOP = {b"connection", b"upgrade"}
 
 
@@ -48,10 +52,10 @@ class Host:
             application, or None.
         requests: The method and the target of each request.
         cuts: The number of connections that were cut.
-        open: The number of open connections.
+        streams: The open connections.
     """
 
-    app: Application
+    app: App
     nursery: trio.Nursery
     collects: bool = False
     is_down: bool = False
@@ -59,7 +63,7 @@ class Host:
     answer: Callable[[str], int | None] = nothing
     requests: list[tuple[str, str]] = field(factory=list)
     cuts: int = 0
-    open: int = 0
+    streams: set[trio.abc.Stream] = field(factory=set)
     url: str = "ws://server.test/ws"
 
     async def connect(self, _host: str, _port: int) -> trio.abc.Stream:
@@ -71,8 +75,13 @@ class Host:
         self.nursery.start_soon(self._serve, far)
         return near
 
+    def drop(self) -> None:
+        """Close all connections."""
+        for stream in self.streams:
+            self.nursery.start_soon(trio.aclose_forcefully, stream)
+
     async def _serve(self, stream: trio.abc.Stream) -> None:
-        self.open += 1
+        self.streams.add(stream)
         connection = h11.Connection(h11.SERVER)
         try:
             while await _Exchange(self, connection, stream).run():
@@ -80,7 +89,7 @@ class Host:
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             pass
         finally:
-            self.open -= 1
+            self.streams.discard(stream)
             await trio.aclose_forcefully(stream)
 
 
@@ -178,14 +187,13 @@ class _Exchange:
         if self._is_stream and self._host.collects:
             self._collected += body
             body = self._collected if is_last else b""
-        for piece in body.split(b"\n\n") if self._is_stream else [body]:
+        for piece in _EVENT_END.split(body) if self._is_stream else [body]:
             if not piece:
                 continue
             if self._is_stream and self._host.cut("event"):
                 await self._hang_up()
                 return
-            data = piece + b"\n\n" * self._is_stream
-            await self._put(self._connection.send(h11.Data(data=data)))
+            await self._put(self._connection.send(h11.Data(data=piece)))
         if is_last:
             await self._put(self._connection.send(h11.EndOfMessage()))
 
@@ -202,7 +210,7 @@ class _Exchange:
 
 
 @asynccontextmanager
-async def hosting(app: Application, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
+async def hosting(app: App, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
     """Let each connection that is opened reach the application."""
     async with trio.open_nursery() as nursery:
         host = Host(app, nursery)
