@@ -238,6 +238,19 @@ async def test_when_the_window_has_passed(
             assert text_of(found) == "before after"
 
 
+async def test_a_run_that_is_read_goes_on_behind_the_window(autojump_clock: MockClock) -> None:
+    demo = Demo()
+    async with opened(demo) as app:
+        async with request(app, "POST", PATH, json=run_input(text="wait")) as answer:
+            await Stream(answer).until("TEXT_MESSAGE_CONTENT")
+        async with request(app, "POST", PATH, json=run_input(text="wait")) as answer:
+            await trio.sleep(WINDOW + 30)
+            demo.go_on.set()
+            found = await Stream(answer).rest()
+        check(found)
+        assert text_of(found) == "before after"
+
+
 async def test_a_retry_with_the_part_that_the_client_has(autojump_clock: MockClock) -> None:
     demo = Demo()
     async with opened(demo) as app:

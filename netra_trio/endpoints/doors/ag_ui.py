@@ -118,7 +118,8 @@ class AgUiDoor:
                     answered=reading.answered,
                 )
                 frames = request.runs.events(reading.run)
-                outcome = await stream_run(call.responder, connection, frames, translator)
+                with connection.following(reading.run.run_id):
+                    outcome = await stream_run(call.responder, connection, frames, translator)
                 if translator.has_ended or reading.run.is_duplicate:
                     connection.end_session()  # else it is that of a run which goes on
         finally:
