@@ -1,7 +1,7 @@
 """The unmodified client of OpenAI for Python, on Trio, with a real server."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,13 +251,19 @@ async def cutting_answers(target: int) -> AsyncIterator[int]:
         nonlocal connections
         connections += 1
         is_cut = connections == 1
-        async with near, await trio.open_tcp_stream("127.0.0.1", target) as far:
-            await far.send_all(await near.receive_some())
+        far = await trio.open_tcp_stream("127.0.0.1", target)
+        async with near, far, trio.open_nursery() as requests:
+            requests.start_soon(pump, near, far)
             if is_cut:
-                await far.receive_some()
-                return
-            while data := await far.receive_some():
-                await near.send_all(data)
+                await far.receive_some(1)
+            else:
+                await pump(far, near)
+            requests.cancel_scope.cancel()
+
+    async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await sink.send_all(data)
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
