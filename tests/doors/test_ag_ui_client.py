@@ -112,6 +112,23 @@ def test_a_full_rate(server: Server) -> None:
     assert (told["error"]["status"], told["error"]["code"]) == (429, "RATE_LIMIT_EXCEEDED")
 
 
+def test_a_page_in_a_browser(server: Server, tmp_path: Path) -> None:
+    image = tmp_path / "door-ag-ui.png"
+    given = {
+        "url": f"http://{server.address}/ag-ui/tidy",
+        "token": sign("page"),
+        "source": (PROGRAMS / "ag_ui_page.jsx").read_text(),
+        "image": str(image),
+    }
+    told = run_script("ag_ui_page.mjs", given)
+    assert told["problems"] == []
+    assert "Allow the call of remove?" in told["asked"]
+    assert told["asked"].index("nobody needs") < told["asked"].index("list_files")
+    assert "removed" in told["approved"]
+    assert image.stat().st_size > 10_000
+    server.process.wait_log("run_ended", agent="tidy", status="cancelled")
+
+
 def test_a_restart_of_the_server(tmp_path: Path) -> None:
     (tmp_path / "ag_ui_agents.py").write_text(SOURCE)
     folder = installed()

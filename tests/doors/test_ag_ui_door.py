@@ -373,6 +373,21 @@ async def test_questions_one_after_the_other(autojump_clock: MockClock) -> None:
         assert demo.runs == 1
 
 
+async def test_an_answer_that_is_too_deep_or_too_long(autojump_clock: MockClock) -> None:
+    async with opened(Demo()) as app:
+        first = await run_events(app, run_input(text="ask"))
+        deep: Any = 5
+        for _ in range(200):
+            deep = [deep]
+        fault = await refused(app, run_input(text="ask", resume=resume(first, deep)))
+        assert (fault["status"], fault["code"]) == (400, "VALIDATION_ERROR")
+        assert fault["error"].startswith("$.resume[0].payload: ")
+        fault = await refused(app, run_input(text="ask", resume=resume(first, "x" * 200_000)))
+        assert (fault["status"], fault["code"]) == (413, "MESSAGE_TOO_LARGE")
+        found = await run_events(app, run_input(text="ask", resume=resume(first, 5)))
+        assert text_of(found) == "5"
+
+
 async def test_an_answer_that_is_cut(autojump_clock: MockClock) -> None:
     async with opened(Demo()) as app:
         first = await run_events(app, run_input(text="delete"))

@@ -38,8 +38,23 @@ async def wait(run):
     await trio.sleep_forever()
 
 
+async def tidy(run):
+    if run.content == "count":
+        for number in range(100_000):
+            await run.emit(f"{number} ")
+            await trio.sleep(0.02)
+    await run.think("First I look at what is there.")
+    await run.emit("I look for files that nobody needs.")
+    async with run.tool("list_files", folder="/tmp") as tool:
+        tool.result = "old.log, report.pdf"
+    await run.emit("One of them is a log of last year.")
+    async with run.tool("remove", approve=True, path="/tmp/old.log") as tool:
+        tool.result = "removed"
+    await run.emit("It is tidy now.")
+
+
 async def quick(run):
     return "quick"
 """
-AGENTS = ("work", "remove", "question", "wait", "quick")
+AGENTS = ("work", "remove", "question", "wait", "tidy", "quick")
 OPTIONS = ("--door", "ag-ui", *(f"--agent={name}=ag_ui_agents:{name}" for name in AGENTS))

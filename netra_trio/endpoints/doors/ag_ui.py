@@ -10,6 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+import orjson
 import trio
 from attrs import evolve, frozen
 
@@ -31,7 +32,7 @@ from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
 from netra_trio.errors import TransportClosed
 from netra_trio.ids import new_correlation_id
-from netra_trio.protocol.codec import show, too_large
+from netra_trio.protocol.codec import too_large
 from netra_trio.protocol.codes import ABNORMAL, ErrorCode
 from netra_trio.protocol.doors import AG_UI, DOOR_PATHS
 from netra_trio.protocol.fields import HISTORY_PAGE_MAX
@@ -251,7 +252,7 @@ class _Request:
         else:
             fields = read_answer(entry, kind)
         if asked.outcome is None:
-            self._check_size(len(show(fields)))
+            self._check_size(len(orjson.dumps(fields)))
             request = {"question_id": entry.question_id, **fields}
             try:
                 reply = await self.runs.request("answer", request, AgentAnswered.TYPE)
